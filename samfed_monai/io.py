@@ -1,0 +1,212 @@
+"""The one way to write a file, the one way to read tensors, and strict JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from samfed_monai.errors import Problem, Problems, Refused
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@contextmanager
+def atomic_write(path: str | Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """Opens a temporary file beside ``path`` that replaces it only when the block ends without an error.
+
+    Temporary file, fsync, replace, fsync of the folder: a reader sees the old content or the new, never a torn file,
+    and a full disk leaves the old file as it was.
+
+    Args:
+        path: file to write; its folder is created.
+        mode: permission bits of the new file (private soft masks use ``0o600``).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes ``text`` as UTF-8, atomically."""
+    with atomic_write(path) as stream:
+        stream.write(text.encode())
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes ``content`` as indented UTF-8 JSON, atomically; NaN and infinity are refused by ``json``."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads JSON strictly.
+
+    Raises:
+        Refused: the file is missing, is not UTF-8 JSON (with line and column), or names a key twice in one object.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        mend = "check the path"
+        raise Refused([Problem(str(path), found=error.strerror or str(error), expected="a readable file", mend=mend)])
+    except UnicodeDecodeError as error:
+        raise Refused([Problem(str(path), found=f"byte {error.start} is not UTF-8", expected="UTF-8 JSON")])
+    problems = Problems()
+
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in seen:
+                problems.add(
+                    f"{path.name} -> {key}",
+                    found="the same key twice in one object",
+                    expected="each key once",
+                    mend="delete one of them (JSON would silently keep the last)",
+                )
+            seen[key] = value
+        return seen
+
+    try:
+        content = json.loads(text, object_pairs_hook=no_duplicates)
+    except json.JSONDecodeError as error:
+        line = text.splitlines()[error.lineno - 1].strip() if text.strip() else "an empty file"
+        problems.add(
+            f"{path.name}, line {error.lineno}, column {error.colno}",
+            found=f"{line!r} ({error.msg})",
+            expected="valid JSON",
+            mend="look for a trailing comma or a missing quote at or just before this place",
+        )
+    problems.refuse_if_any()
+    return content
+
+
+def sha256_bytes(content: bytes) -> str:
+    """SHA-256 of ``content`` in lower-case hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file in lower-case hexadecimal, read in 1 MiB pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def canonical_hash(content: Any) -> str:
+    """SHA-256 of JSON content, independent of key order and white space."""
+    return sha256_bytes(json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes named tensors as safetensors, atomically.
+
+    Args:
+        path: file to write.
+        tensors: names to tensors of any shape; they are made contiguous and moved to the CPU.
+        metadata: strings stored in the file's header (hashes, rank, size).
+    """
+    from safetensors.torch import save
+
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path) as stream:
+        stream.write(save(contiguous, metadata=dict(metadata) if metadata else None))
+
+
+def safe_load(
+    path: str | Path, *, like: Mapping[str, Tensor] | None = None, metadata: Callable[[dict], None] | None = None
+) -> dict[str, Tensor]:
+    """Reads tensors without ever unpickling code, and checks them.
+
+    Args:
+        path: a ``.safetensors`` file, or a torch file that loads with ``weights_only=True``.
+        like: names to tensors whose names, shapes and dtypes the file must match exactly; ``None`` skips that check.
+        metadata: called with the safetensors header's metadata (an empty dict for torch files).
+
+    Raises:
+        Refused: missing or unreadable file, names, shapes or dtypes that do not match, NaN or infinity.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    header: dict[str, str] = {}
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as stream:
+                header = stream.metadata() or {}
+                tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a mapping
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+            tensors = tensors.get("model", tensors) if isinstance(tensors, dict) else tensors
+    except FileNotFoundError:
+        raise Refused([Problem(str(path), found="no such file", expected="a weights file", mend="check the path")])
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise Refused([Problem(str(path), found=str(error).splitlines()[0], expected="a readable weights file")])
+    except Exception as error:  # pickle.UnpicklingError and whatever a hostile pickle provokes
+        raise Refused(
+            [Problem(str(path), found=type(error).__name__, expected="tensors only", mend="never unpickle this file")]
+        ) from None
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise Refused([Problem(str(path), found="something that is not a state dict", expected="names to tensors")])
+    problems = Problems()
+    problems.extend(check_tensors(tensors, like=like, where=path.name))
+    problems.refuse_if_any()
+    if metadata is not None:
+        metadata(header)
+    return tensors
+
+
+def check_tensors(
+    tensors: Mapping[str, Tensor], *, like: Mapping[str, Tensor] | None = None, where: str = "tensors"
+) -> list[Problem]:
+    """Problems of named tensors: names, shapes and dtypes against ``like``, and values that are not finite.
+
+    Args:
+        tensors: what arrived.
+        like: what is expected; ``None`` checks only finiteness.
+        where: file or sender, for the message.
+    """
+    problems = Problems()
+    if like is not None:
+        for name in sorted(like.keys() - tensors.keys()):
+            problems.add(f"{where} -> {name}", found="no such tensor", expected=f"shape {tuple(like[name].shape)}")
+        for name in sorted(tensors.keys() - like.keys()):
+            problems.add(f"{where} -> {name}", found="an unknown tensor", expected="only the network's own names")
+        for name in tensors.keys() & like.keys():
+            if tensors[name].shape != like[name].shape:
+                found, expected = tuple(tensors[name].shape), tuple(like[name].shape)
+                problems.add(f"{where} -> {name}", found=f"shape {found}", expected=f"shape {expected}")
+            elif tensors[name].dtype != like[name].dtype:
+                problems.add(f"{where} -> {name}", found=str(tensors[name].dtype), expected=str(like[name].dtype))
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            problems.add(f"{where} -> {name}", found="NaN or infinity", expected="finite values")
+    return list(problems)
