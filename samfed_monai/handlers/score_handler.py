@@ -1,0 +1,173 @@
+"""Scores every image that an evaluator sees, and keeps the predicted masks when asked to."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ignite.engine import Events
+from PIL import Image
+
+from samfed_monai.errors import Problem, Refused
+from samfed_monai.io import atomic_write
+from samfed_monai.metrics import Scores, segmentation_scores, summarise
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("id", "dice", "iou", "hd95", "empty", "mask")
+
+
+class ScoreHandler:
+    """Computes Dice, IoU and HD95 of each image of a MONAI ``SupervisedEvaluator`` (METHOD section 7).
+
+    Reads ``pred`` (logits) and ``label`` of ``engine.state.output``, decollated (a list of dicts) or not (a dict of
+    batches), and ``id`` of ``engine.state.batch``. After every epoch it leaves on ``engine.state``:
+
+    - ``metrics["dice" | "iou" | "hd95"]``: means over the images,
+    - ``score_summary``: those with ``n`` and the counts of empty masks,
+    - ``scores``: a list of ``{"id", "dice", "iou", "hd95", "empty"}``, one per image in the order seen.
+
+    It compares at the size that arrives: prediction and label must agree, nothing is resized.
+
+    Args:
+        output_dir: folder for ``scores.csv`` and ``masks/<id>.png`` (0 and 255), both readable by their owner only;
+            ``None`` writes nothing.
+        threshold: probability above which a pixel is foreground.
+        pooled: MedPy's HD95 instead of MONAI's; see :func:`samfed_monai.metrics.hausdorff95`.
+        id_key: key of the batch that names an image; images without one are numbered.
+
+    Raises:
+        Refused: the threshold is not inside (0, 1); later, when an image comes without a label.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.ScoreHandler", "output_dir": "@output_dir"}
+    """
+
+    def __init__(
+        self,
+        *,
+        output_dir: str | Path | None = None,
+        threshold: float = 0.5,
+        pooled: bool = False,
+        id_key: str = "id",
+    ) -> None:
+        if not 0 < threshold < 1:
+            raise Refused([Problem("ScoreHandler#threshold", found=repr(threshold), expected="a number in (0, 1)")])
+        self.output_dir = Path(output_dir) if output_dir is not None else None
+        self.pooled, self.id_key = pooled, id_key
+        # sigmoid(z) > t exactly where z > logit(t): comparing logits needs no sigmoid
+        self._logit = float(np.log(threshold) - np.log1p(-threshold))
+        self._table: list[tuple[str, Scores]] = []
+        self._files: list[str] = []
+        self._seen: Counter[str] = Counter()
+
+    def attach(self, engine: Engine) -> None:
+        """Binds the handler to an evaluator."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
+
+    def start(self, engine: Engine) -> None:
+        """Forgets the images of an earlier run."""
+        self._table, self._files, self._seen = [], [], Counter()
+
+    def __call__(self, engine: Engine) -> None:
+        names = _names(engine.state.batch, self.id_key)
+        for index, (logits, label) in enumerate(_pairs(engine.state.output)):
+            name = names[index] if index < len(names) else f"image-{len(self._table):05d}"
+            prediction = _plane(logits, "pred") > self._logit
+            self._table.append((name, segmentation_scores(prediction, _plane(label, "label") > 0.5, pooled=self.pooled)))
+            if self.output_dir is not None:
+                self._files.append(self._save(name, prediction, self.output_dir / "masks"))
+
+    def finish(self, engine: Engine) -> None:
+        """Leaves means and table on ``engine.state``, and writes ``scores.csv``."""
+        summary = summarise(scores for _, scores in self._table)
+        if not summary["n"]:
+            logger.warning("no image was scored: the evaluator's data loader is empty")
+        engine.state.scores = [{"id": name, **scores.as_dict()} for name, scores in self._table]
+        engine.state.score_summary = summary
+        engine.state.metrics.update({key: summary[key] for key in ("dice", "iou", "hd95") if summary[key] is not None})
+        if self.output_dir is not None:
+            write_scores(self.output_dir / "scores.csv", engine.state.scores, masks=self._files)
+
+    def _save(self, name: str, prediction: np.ndarray, folder: Path) -> str:
+        self._seen[name] += 1
+        repeat = f"-{self._seen[name]}" if self._seen[name] > 1 else ""
+        file_name = f"{safe_name(name)}{repeat}.png"
+        with atomic_write(folder / file_name, mode=0o600) as stream:
+            Image.fromarray(prediction.astype(np.uint8) * 255).save(stream, format="PNG")
+        return file_name
+
+
+def write_scores(path: str | Path, scores: Sequence[Mapping[str, Any]], *, masks: Sequence[str] = ()) -> None:
+    """Writes a table of scores as CSV (UTF-8), atomically and readable by its owner only, since ids are file names.
+
+    Args:
+        path: file to write.
+        scores: rows with ``id``, ``dice``, ``iou``, ``hd95`` (pixels), ``empty``.
+        masks: file names of the masks, in the same order; none leaves the column empty.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for index, row in enumerate(scores):
+        writer.writerow({**row, "mask": masks[index] if index < len(masks) else ""})
+    with atomic_write(path, mode=0o600) as stream:
+        stream.write(text.getvalue().encode())
+
+
+def safe_name(identifier: str) -> str:
+    """A file name for an image's id: unicode and spaces are kept, what could leave the folder is not.
+
+    A changed name carries the first digits of its id's SHA-256, so that two ids never share a file.
+
+    Example::
+
+        safe_name("Läsion 7")  # "Läsion 7"
+        safe_name("../a")  # "_a-" and eight digits
+    """
+    name = re.sub(r"[/\\\x00-\x1f\x7f:]+", "_", identifier).lstrip(".")[:120]
+    if name == identifier and name.strip():
+        return name
+    return f"{name}-{hashlib.sha256(identifier.encode(errors='surrogateescape')).hexdigest()[:8]}"
+
+
+def _pairs(output: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    for item in [output] if isinstance(output, Mapping) else output:
+        if item.get("label") is None:
+            mend = "evaluate a split whose items have labels, or use inference.json"
+            raise Refused([Problem("ScoreHandler", found="an image without a label", expected="a label", mend=mend)])
+        if isinstance(output, Mapping):
+            yield from zip(item["pred"], item["label"], strict=True)
+        else:
+            yield item["pred"], item["label"]
+
+
+def _names(batch: Any, key: str) -> list[str]:
+    if isinstance(batch, Mapping):
+        names = batch.get(key, [])
+        return [names] if isinstance(names, str) else [str(name) for name in names]
+    if isinstance(batch, (list, tuple)) and all(isinstance(item, Mapping) for item in batch):
+        return [str(item[key]) for item in batch if key in item]
+    return []
+
+
+def _plane(tensor: Tensor, what: str) -> np.ndarray:
+    array = tensor.detach().float().cpu().numpy()
+    if array.ndim != 3 or array.shape[0] != 1:
+        raise Refused([Problem(f"ScoreHandler, {what}", found=f"shape {array.shape}", expected="one channel (1, H, W)")])
+    return array[0]
