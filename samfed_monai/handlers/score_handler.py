@@ -89,7 +89,9 @@ class ScoreHandler:
         for index, (logits, label) in enumerate(_pairs(engine.state.output)):
             name = names[index] if index < len(names) else f"image-{len(self._table):05d}"
             prediction = _plane(logits, "pred") > self._logit
-            self._table.append((name, segmentation_scores(prediction, _plane(label, "label") > 0.5, pooled=self.pooled)))
+            self._table.append(
+                (name, segmentation_scores(prediction, _plane(label, "label") > 0.5, pooled=self.pooled))
+            )
             if self.output_dir is not None:
                 self._files.append(self._save(name, prediction, self.output_dir / "masks"))
 
@@ -98,11 +100,12 @@ class ScoreHandler:
         summary = summarise(scores for _, scores in self._table)
         if not summary["n"]:
             logger.warning("no image was scored: the evaluator's data loader is empty")
-        engine.state.scores = [{"id": name, **scores.as_dict()} for name, scores in self._table]
-        engine.state.score_summary = summary
-        engine.state.metrics.update({key: summary[key] for key in ("dice", "iou", "hd95") if summary[key] is not None})
+        state: Any = engine.state
+        state.scores = [{"id": name, **scores.as_dict()} for name, scores in self._table]
+        state.score_summary = summary
+        state.metrics.update({key: summary[key] for key in ("dice", "iou", "hd95") if summary[key] is not None})
         if self.output_dir is not None:
-            write_scores(self.output_dir / "scores.csv", engine.state.scores, masks=self._files)
+            write_scores(self.output_dir / "scores.csv", state.scores, masks=self._files)
 
     def _save(self, name: str, prediction: np.ndarray, folder: Path) -> str:
         self._seen[name] += 1
@@ -169,5 +172,7 @@ def _names(batch: Any, key: str) -> list[str]:
 def _plane(tensor: Tensor, what: str) -> np.ndarray:
     array = tensor.detach().float().cpu().numpy()
     if array.ndim != 3 or array.shape[0] != 1:
-        raise Refused([Problem(f"ScoreHandler, {what}", found=f"shape {array.shape}", expected="one channel (1, H, W)")])
+        raise Refused(
+            [Problem(f"ScoreHandler, {what}", found=f"shape {array.shape}", expected="one channel (1, H, W)")]
+        )
     return array[0]

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import csv
+import logging
+import stat
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.data import DataLoader
+from monai.engines import SupervisedEvaluator
+from PIL import Image
+
+from samfed_monai.errors import Refused
+from samfed_monai.handlers.score_handler import ScoreHandler, safe_name, write_scores
+
+
+class Half(torch.nn.Module):
+    """Predicts the left half of every image, whatever it shows."""
+
+    def forward(self, images):
+        logits = torch.full_like(images[:, :1], -5.0)
+        logits[..., : images.shape[-1] // 2] = 5.0
+        return logits
+
+
+def items(names):
+    label = torch.zeros(1, 6, 8)
+    label[..., :4] = 1
+    labels = [label, torch.zeros(1, 6, 8), torch.ones(1, 6, 8)]
+    return [{"image": torch.zeros(3, 6, 8), "label": labels[index % 3], "id": name} for index, name in enumerate(names)]
+
+
+def evaluate(handler, *, names=("a", "b", "c"), batch_size=2, decollate=True):
+    evaluator = SupervisedEvaluator(
+        device="cpu",
+        val_data_loader=DataLoader(items(names), batch_size=batch_size),
+        network=Half(),
+        decollate=decollate,
+        val_handlers=[handler],
+    )
+    logging.getLogger("ignite").setLevel(logging.ERROR)
+    evaluator.run()
+    return evaluator.state
+
+
+@pytest.mark.parametrize("decollate", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_it_scores_every_image_of_monais_evaluator(decollate, batch_size):
+    state = evaluate(ScoreHandler(), batch_size=batch_size, decollate=decollate)
+    assert [row["id"] for row in state.scores] == ["a", "b", "c"]
+    assert [row["dice"] for row in state.scores] == [1.0, 0.0, pytest.approx(2 / 3)]
+    assert [row["empty"] for row in state.scores] == ["none", "label", "none"]
+    assert state.scores[1]["hd95"] == 10.0
+    assert state.metrics["dice"] == pytest.approx(5 / 9)
+    assert state.metrics["iou"] == pytest.approx(0.5)
+    assert state.score_summary["n"] == 3
+    assert state.score_summary["empty"] == {"both": 0, "prediction": 0, "label": 1}
+
+
+def test_a_second_run_starts_afresh():
+    handler = ScoreHandler()
+    evaluate(handler)
+    assert len(evaluate(handler).scores) == 3
+
+
+def test_it_writes_private_masks_and_a_table(tmp_path):
+    evaluate(ScoreHandler(output_dir=tmp_path), names=("Läsion 7", "../b", "c"))
+    files = sorted((tmp_path / "masks").iterdir())
+    assert len(files) == 3
+    assert (tmp_path / "masks" / "Läsion 7.png").exists()
+    for file in [*files, tmp_path / "scores.csv"]:
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    mask = np.array(Image.open(tmp_path / "masks" / "c.png"))
+    assert mask.shape == (6, 8)
+    assert (mask[:, :4] == 255).all()
+    assert (mask[:, 4:] == 0).all()
+    with (tmp_path / "scores.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["id"] for row in rows] == ["Läsion 7", "../b", "c"]
+    assert (tmp_path / "masks" / rows[1]["mask"]).exists()
+    assert float(rows[0]["dice"]) == 1.0
+
+
+def test_two_images_of_one_name_keep_two_masks(tmp_path):
+    evaluate(ScoreHandler(output_dir=tmp_path), names=("a", "a"))
+    assert sorted(file.name for file in (tmp_path / "masks").iterdir()) == ["a-2.png", "a.png"]
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "..", "", "a/b", "a\\b", "a\x00b", ".hidden"])
+def test_no_id_leaves_its_folder(name, tmp_path):
+    path = (tmp_path / f"{safe_name(name)}.png").resolve()
+    assert path.parent == tmp_path.resolve()
+    assert not path.name.startswith(".")
+
+
+def test_changed_ids_never_share_a_file():
+    assert len({safe_name("a/b"), safe_name("a\\b"), safe_name("a_b")}) == 3
+
+
+@pytest.mark.parametrize("name", ["ISIC_0000001", "Läsion 7", "病变-3", "a.b"])
+def test_ordinary_ids_are_kept(name):
+    assert safe_name(name) == name
+
+
+def test_an_image_without_a_label_is_refused():
+    engine = Engine(lambda engine, batch: None)
+    engine.state.batch = {"id": ["a"]}
+    engine.state.output = [{"pred": torch.zeros(1, 2, 2)}]
+    with pytest.raises(Refused, match="an image without a label; evaluate a split whose items have labels"):
+        ScoreHandler()(engine)
+
+
+def test_two_channels_are_refused():
+    engine = Engine(lambda engine, batch: None)
+    engine.state.batch = {"id": ["a"]}
+    engine.state.output = [{"pred": torch.zeros(2, 4, 4), "label": torch.zeros(1, 4, 4)}]
+    with pytest.raises(Refused, match=r"pred: expected one channel \(1, H, W\), found shape \(2, 4, 4\)"):
+        ScoreHandler()(engine)
+
+
+def test_the_threshold_is_a_probability():
+    with pytest.raises(Refused, match=r"ScoreHandler#threshold: expected a number in \(0, 1\), found 1.5"):
+        ScoreHandler(threshold=1.5)
+    engine = Engine(lambda engine, batch: None)
+    engine.state.batch = {"id": ["a"]}
+    handler = ScoreHandler(threshold=0.9)
+    logits = torch.tensor([[[0.89, 0.91]]]).logit()
+    engine.state.output = [{"pred": logits, "label": torch.tensor([[[0.0, 1.0]]])}]
+    handler(engine)
+    handler.finish(engine)
+    assert engine.state.metrics["dice"] == 1.0
+
+
+def test_an_empty_loader_is_told(caplog):
+    engine = Engine(lambda engine, batch: None)
+    ScoreHandler().finish(engine)
+    assert engine.state.scores == []
+    assert "no image was scored" in caplog.text
+
+
+def test_a_table_without_masks_leaves_the_column_empty(tmp_path):
+    write_scores(tmp_path / "s.csv", [{"id": "a", "dice": 0.5, "iou": 0.25, "hd95": 3.0, "empty": "none"}])
+    assert (tmp_path / "s.csv").read_text() == "id,dice,iou,hd95,empty,mask\na,0.5,0.25,3.0,none,\n"
