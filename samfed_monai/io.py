@@ -74,9 +74,10 @@ def read_json(path: str | Path) -> Any:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         mend = "check the path"
-        raise Refused([Problem(str(path), found=error.strerror or str(error), expected="a readable file", mend=mend)])
+        found = error.strerror or str(error)
+        raise Refused([Problem(str(path), found=found, expected="a readable file", mend=mend)]) from error
     except UnicodeDecodeError as error:
-        raise Refused([Problem(str(path), found=f"byte {error.start} is not UTF-8", expected="UTF-8 JSON")])
+        raise Refused([Problem(str(path), found=f"byte {error.start} is not UTF-8", expected="UTF-8 JSON")]) from error
     problems = Problems()
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -166,10 +167,12 @@ def safe_load(
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
             tensors = tensors.get("model", tensors) if isinstance(tensors, dict) else tensors
-    except FileNotFoundError:
-        raise Refused([Problem(str(path), found="no such file", expected="a weights file", mend="check the path")])
+    except FileNotFoundError as error:
+        problem = Problem(str(path), found="no such file", expected="a weights file", mend="check the path")
+        raise Refused([problem]) from error
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise Refused([Problem(str(path), found=str(error).splitlines()[0], expected="a readable weights file")])
+        found = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Refused([Problem(str(path), found=found, expected="a readable weights file")]) from error
     except Exception as error:  # pickle.UnpicklingError and whatever a hostile pickle provokes
         raise Refused(
             [Problem(str(path), found=type(error).__name__, expected="tensors only", mend="never unpickle this file")]

@@ -1,0 +1,77 @@
+"""Problems are collected and refused together; every error knows its exit code."""
+
+from __future__ import annotations
+
+import pytest
+
+from samfed_monai.errors import ExitCode, Problem, Problems, Refused, SamFedError, Stopped
+
+
+def test_a_problem_reads_as_one_sentence_with_place_and_mend():
+    problem = Problem("train.json -> loss#alpha", found="'0.5' (str)", expected="a number", mend="remove the quotes")
+    assert str(problem) == "train.json -> loss#alpha: expected a number, found '0.5' (str); remove the quotes"
+
+
+def test_a_problem_without_a_mend_ends_after_what_was_found():
+    assert str(Problem("a.png", found="0 bytes", expected="an image")) == "a.png: expected an image, found 0 bytes"
+
+
+def test_refused_lists_every_problem_on_its_own_line():
+    error = Refused([Problem("a", found="1", expected="2"), Problem("b", found="3", expected="4", mend="try 4")])
+    assert str(error).splitlines() == [
+        "refused: 2 problems",
+        "  - a: expected 2, found 1",
+        "  - b: expected 4, found 3; try 4",
+    ]
+    assert [problem.where for problem in error.problems] == ["a", "b"]
+
+
+def test_refused_speaks_of_one_problem_in_the_singular():
+    assert str(Refused([Problem("a", found="1", expected="2")])).startswith("refused: 1 problem\n")
+
+
+def test_refused_reads_an_iterator_once_and_keeps_it():
+    error = Refused(Problem(name, found="x", expected="y") for name in "ab")
+    assert len(error.problems) == 2
+    assert "refused: 2 problems" in str(error)
+
+
+def test_stopped_says_how_to_go_on():
+    error = Stopped("disk full in round 3", resume="run the same command again")
+    assert str(error) == "stopped: disk full in round 3\n  to go on: run the same command again"
+    assert (error.reason, error.resume) == ("disk full in round 3", "run the same command again")
+
+
+def test_stopped_without_a_way_on_is_one_line():
+    assert str(Stopped("no site answered")) == "stopped: no site answered"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "builtin"),
+    [
+        (Refused([Problem("a", found="1", expected="2")]), 2, ValueError),
+        (Stopped("why"), 3, RuntimeError),
+    ],
+)
+def test_each_error_carries_its_exit_code_and_is_a_builtin_error_too(error, code, builtin):
+    assert int(error.exit_code) == code
+    assert isinstance(error, SamFedError)
+    assert isinstance(error, builtin)
+
+
+def test_exit_codes_are_the_documented_ones():
+    assert {code.name: int(code) for code in ExitCode} == {"DONE": 0, "REFUSED": 2, "STOPPED": 3, "INTERRUPTED": 130}
+
+
+def test_problems_collects_in_order_and_refuses_all_at_once():
+    problems = Problems()
+    problems.add("a", found="1", expected="2")
+    problems.extend([Problem("b", found="3", expected="4")])
+    assert len(problems) == 2
+    assert [problem.where for problem in problems] == ["a", "b"]
+    with pytest.raises(Refused, match=r"(?s)2 problems.*a: expected 2.*b: expected 4"):
+        problems.refuse_if_any()
+
+
+def test_no_problems_refuse_nothing():
+    Problems().refuse_if_any()
