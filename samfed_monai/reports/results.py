@@ -1,0 +1,135 @@
+"""Assembles ``results.json`` from tables of scores: a pure function, and the averages it stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from samfed_monai.errors import Refused
+from samfed_monai.metrics import Scores, summarise
+from samfed_monai.reports.schema import SCHEMA_VERSION, SPLITS, TIMES, validate_results
+
+Table = Sequence[Mapping[str, Any]] | Mapping[str, Any]
+"""Scores of a set of images: rows of ``{"id", "dice", "iou", "hd95", "empty"}``, or an already made summary."""
+
+METRICS = ("dice", "iou", "hd95")
+EMPTY = ("both", "prediction", "label")
+
+
+def build_results(
+    *,
+    variant: str,
+    rounds: int,
+    scores: Mapping[str, Mapping[str, Mapping[str, Table]]],
+    selected: str = "best",
+    model_rounds: Mapping[str, int | None] | None = None,
+    teacher_scores: Mapping[str, Mapping[str, Table]] | None = None,
+    teacher: Mapping[str, Any] | None = None,
+    traffic: Mapping[str, int] | None = None,
+    seconds: Mapping[str, float] | None = None,
+    hashes: Mapping[str, str | None] | None = None,
+    versions: Mapping[str, str] | None = None,
+    seeds: Mapping[str, int] | None = None,
+    skipped: Iterable[Mapping[str, Any]] = (),
+    command: str | None = None,
+    caveats: Iterable[str] = (),
+) -> dict[str, Any]:
+    """The content of ``results.json`` (``docs/results-schema.md`` has every key and unit).
+
+    The average is the mean over all images of all sites, the worst is the site with the lowest Dice (METHOD section 7).
+
+    Args:
+        variant: name of the variant, for instance ``samfed`` or ``dp_only``.
+        rounds: federated rounds that were run.
+        scores: model (``best``, ``last``) to site to split (``validation``, ``test``) to a table: the rows that
+            ``ScoreHandler`` leaves in ``engine.state.scores``, or a summary of them.
+        selected: the model that the top level repeats.
+        model_rounds: the round that produced each model.
+        teacher_scores: site to split to a table of the teacher's own scores; ``None`` in runs without a teacher.
+        teacher: more about the teacher: ``before`` and ``after`` (Dice by image set), ``adapt``, ``base``, ``size``, …
+        traffic: ``up_bytes`` and ``down_bytes``; 0 where missing.
+        seconds: by name of :data:`samfed_monai.reports.schema.TIMES`; 0 where missing, ``total`` then their sum.
+        hashes: SHA-256 by name, ``datalist`` among them.
+        versions: version by package.
+        seeds: ``seed`` and others.
+        skipped: ``{"round", "site", "reason"}`` of every update that was not aggregated.
+        command: command line, for the report.
+        caveats: sentences for the report, beside those that always stand there.
+
+    Raises:
+        Refused: the result would not follow the schema; every departure is listed.
+    """
+    models = {
+        name: {"round": (model_rounds or {}).get(name), **site_tables(tables)} for name, tables in scores.items()
+    }
+    times = {name: float((seconds or {}).get(name, 0.0)) for name in TIMES}
+    times["total"] = times["total"] or sum(times.values())
+    chosen = models.get(selected, {"sites": {}, "average": {}, "worst": {}})
+    results = {
+        "schema": SCHEMA_VERSION,
+        "variant": variant,
+        "rounds": rounds,
+        "selected": selected,
+        **{key: chosen[key] for key in ("sites", "average", "worst")},
+        "models": models,
+        "teacher": _teacher(teacher_scores, teacher),
+        "traffic": {key: int((traffic or {}).get(key, 0)) for key in ("up_bytes", "down_bytes")},
+        "seconds": times,
+        "hashes": dict(hashes or {}),
+        "versions": dict(versions or {}),
+        "seeds": dict(seeds or {}),
+        "skipped": [dict(update) for update in skipped],
+        "command": command,
+        "caveats": list(caveats),
+    }
+    if problems := validate_results(results):
+        raise Refused(problems)
+    return results
+
+
+def site_tables(tables: Mapping[str, Mapping[str, Table]], *, splits: Sequence[str] = SPLITS) -> dict[str, Any]:
+    """``sites``, ``average`` and ``worst`` of one model from its tables by site and split."""
+    sites = {
+        site: {split: as_summary(by_split.get(split, ())) for split in splits} for site, by_split in tables.items()
+    }
+    return {
+        "sites": sites,
+        "average": {split: pool(by_split[split] for by_split in sites.values()) for split in splits},
+        "worst": {split: _worst({site: by_split[split] for site, by_split in sites.items()}) for split in splits},
+    }
+
+
+def as_summary(table: Table) -> dict[str, Any]:
+    """Means and counts of a table of rows; a summary is passed through."""
+    if isinstance(table, Mapping):
+        return dict(table)
+    return summarise(
+        Scores(float(row["dice"]), float(row["iou"]), float(row["hd95"]), row["empty"] or "none") for row in table
+    )
+
+
+def pool(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The summary of all images behind several summaries: means weighted by ``n``, counts added."""
+    parts = [part for part in summaries if part["n"]]
+    n = sum(part["n"] for part in parts)
+    means = {key: sum(part[key] * part["n"] for part in parts) / n if n else None for key in METRICS}
+    return {**means, "n": n, "empty": {key: sum(part["empty"][key] for part in parts) for key in EMPTY}}
+
+
+def _worst(by_site: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    scored = {site: summary for site, summary in by_site.items() if summary["n"]}
+    if not scored:
+        return None
+    site = min(scored, key=lambda name: (scored[name]["dice"], name))
+    return {"site": site, **scored[site]}
+
+
+def _teacher(
+    tables: Mapping[str, Mapping[str, Table]] | None, about: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    if tables is None and about is None:
+        return None
+    tables = tables or {}
+    splits = [split for split in SPLITS if any(split in by_split for by_split in tables.values())]
+    made = site_tables(tables, splits=splits)
+    return {**dict(about or {}), "sites": made["sites"], "average": made["average"]}

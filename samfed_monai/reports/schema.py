@@ -1,0 +1,187 @@
+"""What ``results.json`` looks like, as a JSON Schema, and a check that lists every departure from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from samfed_monai.errors import Problem
+
+SCHEMA_VERSION = 1
+SPLITS = ("validation", "test")
+TIMES = ("training", "controller", "evaluation", "teacher", "soft_masks", "warm_start", "total")
+
+Schema = dict[str, Any]
+
+
+def _number(description: str, *, most: float | None = None, none: bool = False) -> Schema:
+    kind: Any = ["number", "null"] if none else "number"
+    return {"type": kind, "minimum": 0, **({} if most is None else {"maximum": most}), "description": description}
+
+
+def _count(description: str) -> Schema:
+    return {"type": "integer", "minimum": 0, "description": description}
+
+
+def _text(description: str) -> Schema:
+    return {"type": "string", "description": description}
+
+
+def _object(description: str, required: tuple[str, ...] | None = None, **properties: Schema) -> Schema:
+    names = list(properties) if required is None else list(required)
+    return {"type": "object", "description": description, "properties": properties, "required": names}
+
+
+def _map(description: str, values: Schema) -> Schema:
+    return {"type": "object", "description": description, "additionalProperties": values}
+
+
+_SCORES = {
+    "dice": _number("mean Dice over the images, in [0, 1]; null where n is 0", most=1, none=True),
+    "iou": _number("mean intersection over union, in [0, 1]; null where n is 0", most=1, none=True),
+    "hd95": _number("mean 95th percentile of the Hausdorff distance, pixels at the evaluation size", none=True),
+    "n": _count("number of images"),
+    "empty": _object(
+        "images with an empty mask, which the means count (METHOD section 7)",
+        both=_count("label and prediction empty: Dice 1, HD95 0"),
+        prediction=_count("only the prediction empty: Dice 0, HD95 the diagonal"),
+        label=_count("only the label empty: Dice 0, HD95 the diagonal"),
+    ),
+}
+SUMMARY = _object("scores of a set of images", **_SCORES)
+_WORST = _object("the site with the lowest Dice, and its scores", site=_text("its name"), **_SCORES)
+
+
+def _splits(description: str, one: Schema, required: tuple[str, ...] | None = None) -> Schema:
+    return _object(description, required, **dict.fromkeys(SPLITS, one))
+
+
+_TABLE = {
+    "sites": _map("per site", _splits("per split", SUMMARY)),
+    "average": _splits("means over all images of all sites", SUMMARY),
+    "worst": _splits("lowest site by Dice", {**_WORST, "type": ["object", "null"]}),
+}
+_MODEL = _object(
+    "one global model, evaluated after the final aggregation",
+    tuple(_TABLE),
+    round={"type": ["integer", "null"], "minimum": 0, "description": "round that produced it, counted from 0"},
+    **_TABLE,
+)
+_DICE_BY_SET = {
+    "type": ["object", "null"],
+    "description": "Dice by image set: `held_out` (public images kept out of fitting) and sites",
+    "additionalProperties": _number("Dice in [0, 1]", most=1, none=True),
+}
+_TEACHER = {
+    **_object(
+        "the SAM teacher on its own; null in runs without one",
+        ("sites", "average"),
+        sites=_map("per site", _splits("per split", SUMMARY, ())),
+        average=_splits("means over all images of all sites", SUMMARY, ()),
+        before={**_DICE_BY_SET, "description": "before adaptation. " + _DICE_BY_SET["description"]},
+        after={**_DICE_BY_SET, "description": "after adaptation. " + _DICE_BY_SET["description"]},
+        adapt=_text("`lora`, `decoder` or `none`"),
+        base=_text("SAM variant: `vit_t`, `vit_b`, `vit_l`, `vit_h`"),
+        size=_count("input size, pixels"),
+        sha256=_text("identity of base weights, adapter, size and views"),
+    ),
+    "type": ["object", "null"],
+}
+_SKIPPED = _object(
+    "one update that was not aggregated",
+    round=_count("round, counted from 0"),
+    site=_text("site"),
+    reason=_text("why"),
+)
+
+RESULTS_SCHEMA: Schema = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "results.json of a samfed run",
+    **_object(
+        "results of one federated run",
+        (
+            *("schema", "variant", "rounds", "selected", "models", *_TABLE, "teacher"),
+            *("traffic", "seconds", "hashes", "versions", "seeds"),
+        ),
+        schema={"type": "integer", "enum": [SCHEMA_VERSION], "description": "version of this layout"},
+        variant=_text("name of the variant, `samfed` by default"),
+        rounds=_count("federated rounds that were run"),
+        selected=_text("model that the top-level tables repeat: `best` by mean validation Dice, or `last`"),
+        models=_map("`best` and `last`", _MODEL),
+        **_TABLE,
+        teacher=_TEACHER,
+        traffic=_object(
+            "all rounds and sites together",
+            up_bytes=_count("site to server, bytes"),
+            down_bytes=_count("server to site, bytes"),
+        ),
+        seconds=_object(
+            "wall-clock time, seconds; 0 for what was not needed or was reused",
+            **{name: _number(f"{name.replace('_', ' ')}, seconds") for name in TIMES},
+        ),
+        hashes=_map(
+            "SHA-256 by name: `datalist`, `config`, `best`, `last`, `teacher`, …",
+            {"type": ["string", "null"], "description": "64 hexadecimal digits"},
+        ),
+        versions=_map("versions by package", _text("version")),
+        seeds=_map("seeds by use; `seed` is the run's, all others derive from it", _count("seed")),
+        skipped={"type": "array", "items": _SKIPPED, "description": "updates that were not aggregated"},
+        command={"type": ["string", "null"], "description": "command line that made the run"},
+        caveats={"type": "array", "items": _text("one sentence"), "description": "what a reader must know"},
+    ),
+}
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "object": (Mapping,),
+    "array": (list, tuple),
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "null": (type(None),),
+}
+
+
+def validate_results(results: Any, *, where: str = "results.json") -> list[Problem]:
+    """Every departure from :data:`RESULTS_SCHEMA`, each with its place; an empty list when there is none.
+
+    Unknown keys are allowed, so that a run may say more than this version knows.
+
+    Args:
+        results: content of a ``results.json``.
+        where: file name for the messages.
+    """
+    problems = list(_departures(results, RESULTS_SCHEMA, where, " -> "))
+    if not problems and results["selected"] not in results["models"]:
+        found, names = repr(results["selected"]), sorted(results["models"])
+        problems.append(Problem(f"{where} -> selected", found=found, expected=f"one of the models {names}"))
+    return problems
+
+
+def _departures(value: Any, schema: Schema, where: str, joint: str) -> Iterator[Problem]:
+    kinds = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
+    if isinstance(value, bool) or not any(isinstance(value, _TYPES[kind]) for kind in kinds):
+        yield Problem(where, found=f"{value!r} ({type(value).__name__})"[:120], expected=" or ".join(kinds))
+        return
+    if isinstance(value, (int, float)):
+        yield from _out_of_range(value, schema, where)
+    if isinstance(value, Mapping):
+        known, other = schema.get("properties", {}), schema.get("additionalProperties")
+        for name in schema.get("required", ()):
+            if name not in value:
+                yield Problem(f"{where}{joint}{name}", found="no such key", expected=known[name]["description"])
+        for name, item in value.items():
+            below = known.get(name, other)
+            if below is not None:
+                yield from _departures(item, below, f"{where}{joint}{name}", "#")
+    if isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _departures(item, schema["items"], f"{where}#{index}", "#")
+
+
+def _out_of_range(value: float, schema: Schema, where: str) -> Iterator[Problem]:
+    if "enum" in schema and value not in schema["enum"]:
+        yield Problem(where, found=str(value), expected=f"one of {schema['enum']}")
+    if not value >= schema.get("minimum", float("-inf")):
+        yield Problem(where, found=str(value), expected=f"at least {schema['minimum']}")
+    if value > schema.get("maximum", float("inf")):
+        yield Problem(where, found=str(value), expected=f"at most {schema['maximum']}")

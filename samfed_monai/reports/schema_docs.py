@@ -1,0 +1,72 @@
+"""Writes ``docs/results-schema.md`` out of the schema, so that the two cannot drift apart.
+
+``python -m samfed_monai.reports.schema_docs docs/results-schema.md``
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from samfed_monai.io import write_text
+from samfed_monai.reports.schema import RESULTS_SCHEMA, SUMMARY, Schema
+
+_HEAD = """# results.json
+
+Every run folder holds a `results.json`, written when the last model has been evaluated. Its layout is version 1, a JSON
+Schema in `samfed_monai.reports.schema.RESULTS_SCHEMA`; this page is made from it by
+`python -m samfed_monai.reports.schema_docs docs/results-schema.md`.
+
+```python
+from samfed_monai.io import read_json
+from samfed_monai.reports import validate_results
+
+results = read_json("runs/demo/results.json")
+assert not validate_results(results)
+results["sites"]["site-1"]["test"]["dice"], results["average"]["test"]["dice"], results["worst"]["test"]["site"]
+```
+
+- A site's score is the mean over its images; **average** is the mean over all images of all sites, so that a large site
+  counts for more; **worst** is the site with the lowest Dice.
+- Both masks empty counts as Dice 1 and HD95 0; one of them empty as Dice 0 and HD95 the image's diagonal. `empty` says
+  how many images that was.
+- HD95 is MONAI's (the larger of the two directed 95th percentiles), in pixels at the evaluation size.
+- `models` holds the global model that was best on validation and the last one; `selected` names the one that the top
+  level repeats. Rounds count from 0.
+- Keys that are not listed may be added by later versions and should be ignored.
+
+"""
+
+
+def schema_markdown() -> str:
+    """The page as Markdown; the same schema gives the same bytes."""
+    lines = ["## Keys", "", "| key | type | meaning |", "| --- | --- | --- |"]
+    lines += [f"| `{key}` | {kind} | {meaning} |" for key, kind, meaning in _rows(RESULTS_SCHEMA, "")]
+    lines += ["", "## Scores", "", "Wherever *scores* stand above:", ""]
+    lines += ["| key | type | meaning |", "| --- | --- | --- |"]
+    lines += [f"| `{key}` | {kind} | {meaning} |" for key, kind, meaning in _rows(SUMMARY, "")]
+    return _HEAD + "\n".join(lines) + "\n"
+
+
+def _rows(schema: Schema, prefix: str) -> Iterator[tuple[str, str, str]]:
+    for name, below in schema.get("properties", {}).items():
+        optional = "" if name in schema["required"] else " *(optional)*"
+        yield from _row(f"{prefix}{name}", below, optional)
+
+
+def _row(key: str, schema: Schema, optional: str = "") -> Iterator[tuple[str, str, str]]:
+    scores = schema is not SUMMARY and schema.get("properties", {}).keys() >= SUMMARY["properties"].keys()
+    if schema is SUMMARY or scores:
+        yield key, "scores" + (" and `site`, or null" if scores else ""), schema["description"] + optional
+        return
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    yield key, " or ".join(kinds), schema["description"] + optional
+    yield from _rows(schema, f"{key}.")
+    if "additionalProperties" in schema:
+        yield from _row(f"{key}.<name>", schema["additionalProperties"])
+    if schema.get("items", {}).get("properties"):
+        yield from _rows(schema["items"], f"{key}[].")
+
+
+if __name__ == "__main__":
+    write_text(sys.argv[1], schema_markdown())
