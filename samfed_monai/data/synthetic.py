@@ -1,0 +1,138 @@
+"""Synthetic dermoscopy-like sites on disk, for the demo, the tests and CI: no patient, no download."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from samfed_monai.errors import Problems
+from samfed_monai.io import atomic_write, sha256_bytes
+from samfed_monai.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from samfed_monai.data.datalist import DataList
+    from samfed_monai.data.items import Item
+    from samfed_monai.data.synthetic_scene.look import SiteLook
+
+logger = logging.getLogger(__name__)
+
+PUBLIC_FOLDER = "public"
+_SMALLEST = 64  # pixels; below, hairs and rulers are thinner than a pixel and lesions a handful of them
+
+
+def render_synthetic(
+    folder: str | Path,
+    *,
+    sites: int = 4,
+    labelled: bool = False,
+    images_per_site: int = 40,
+    public: int = 24,
+    validation: int = 8,
+    test: int = 12,
+    size: tuple[int, int] = (192, 256),
+    seed: int = 0,
+    progress: bool = False,
+) -> DataList:
+    """Renders sites that look different from each other and returns their data list.
+
+    Image ``index`` of a site depends on ``(seed, site, index)`` only: asking for more images or sites changes none of
+    those that exist. The public images have a plain look of their own; every site shifts away from it (skin tone, colour
+    cast, light, hair, size of lesions). It does not imitate any diagnosis and is no substitute for real images.
+
+    Args:
+        folder: receives ``<site>/images/*.jpg`` and ``<site>/masks/*.png`` (values 0 and 255); the public images lie
+            in ``public/``.
+        sites: number of sites, named ``site-1`` on; the first four have looks of their own, further ones vary them.
+        labelled: also writes masks of the unlabelled images (the oracle variant needs them).
+        images_per_site: unlabelled images of each site.
+        public: labelled public images.
+        validation: labelled validation images of each site.
+        test: labelled test images of each site.
+        size: (H, W) in pixels, at least 64 each.
+        seed: every seed gives other images.
+        progress: shows a progress bar.
+
+    Returns:
+        a :class:`~samfed_monai.data.DataList` whose paths are relative to ``folder``; it is not saved.
+
+    Raises:
+        Refused: a count or size is out of range.
+    """
+    from tqdm import tqdm
+
+    from samfed_monai.data.datalist import DataList
+    from samfed_monai.data.items import Site
+    from samfed_monai.data.synthetic_scene.look import PUBLIC, look_of
+
+    _check(sites=sites, images_per_site=images_per_site, public=public, validation=validation, test=test, size=size)
+    folder = Path(folder)
+    splits = {"unlabelled": images_per_site, "validation": validation, "test": test}
+    bar = tqdm(total=public + sites * sum(splits.values()), desc="synthetic", unit="image", disable=not progress)
+
+    def render(site: str, look: SiteLook, indices: range, with_mask: bool) -> list[Item]:
+        items = []
+        for index in indices:
+            items.append(_render_one(folder, site, look, index, size, seed, with_mask))
+            bar.update()
+        return items
+
+    with bar:
+        public_items = render(PUBLIC_FOLDER, PUBLIC, range(public), True)
+        site_entries = {}
+        for number in range(sites):
+            name, look, start, entries = f"site-{number + 1}", look_of(number, seed), 0, {}
+            # A split starts at its own multiple of 100,000, so that more unlabelled images leave the others as they are.
+            for split, count in splits.items():
+                with_mask = labelled or split != "unlabelled"
+                entries[split] = render(name, look, range(start, start + count), with_mask)
+                start += _SPLIT_STRIDE
+            site_entries[name] = Site(**entries)
+    logger.info("rendered %d synthetic images of %d sites into %s", bar.total, sites, folder)
+    return DataList(name=f"synthetic-{seed}", public=public_items, sites=site_entries)
+
+
+_SPLIT_STRIDE = 100_000
+
+
+def _check(*, sites: int, size: tuple[int, int], **counts: int) -> None:
+    problems = Problems()
+    if sites < 1:
+        problems.add("synthetic -> sites", found=str(sites), expected="at least 1")
+    for name, count in counts.items():
+        if not 0 <= count < _SPLIT_STRIDE:
+            problems.add(f"synthetic -> {name}", found=str(count), expected=f"0 to {_SPLIT_STRIDE - 1}")
+    if len(size) != 2 or min(size) < _SMALLEST:
+        problems.add("synthetic -> size", found=str(tuple(size)), expected=f"(H, W), each at least {_SMALLEST}")
+    problems.refuse_if_any()
+
+
+def _render_one(
+    folder: Path, site: str, look: SiteLook, index: int, size: tuple[int, int], seed: int, with_mask: bool
+) -> Item:
+    from samfed_monai.data.items import Item
+    from samfed_monai.data.synthetic_scene.scene import render_scene
+
+    rng = np.random.default_rng(derive_seed(seed, "synthetic", site, index))
+    image, mask = render_scene(rng, (size[0], size[1]), look)
+    image_name, mask_name = f"{site}/images/{site}_{index:06d}.jpg", f"{site}/masks/{site}_{index:06d}.png"
+    image_hash = _save(folder / image_name, image, format="JPEG", quality=look.quality)
+    mask_hash = _save(folder / mask_name, mask, format="PNG") if with_mask else None
+    return Item(
+        image=image_name, sha256=image_hash, label=mask_name if with_mask else None, label_sha256=mask_hash, group=None
+    )
+
+
+def _save(path: Path, pixels: np.ndarray, **options: object) -> str:
+    """Writes an image atomically and returns the SHA-256 of its bytes."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, **options)  # type: ignore[arg-type]
+    content = buffer.getvalue()
+    with atomic_write(path) as stream:
+        stream.write(content)
+    return sha256_bytes(content)
