@@ -1,1 +1,25 @@
+"""Client networks, the SAM teacher, and what fits and applies it; every name is imported at first use."""
 
+from samfed_monai.lazy import attach
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "CLIENT_NETWORKS": "catalogue",
+        "client_network": "catalogue",
+        "AutocastInferer": "autocast",
+        "bf16_gains": "autocast",
+        "declare_torchvision_operators": "torchvision_ops",
+        "fill_store": "soft_masks",
+        "TeacherFit": "teacher_fit",
+        "evaluation_records": "teacher_data",
+        "public_hash": "teacher_data",
+        "Teacher": "sam.teacher",
+        "build_sam": "sam.build",
+        "SAM_BUILDERS": "sam.build",
+        "apply_lora": "sam.lora",
+        "find_checkpoint": "sam.weights",
+        "install_weights": "sam.weights",
+        "weights_folder": "sam.weights",
+    },
+)

@@ -1,0 +1,63 @@
+"""Mixed precision for engines whose own ``amp`` knows only CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from monai.inferers import Inferer
+
+from samfed_monai.errors import Problem, Refused
+
+Switch = bool | Literal["auto"]
+
+
+@lru_cache
+def bf16_gains(device_type: str) -> bool:
+    """Whether bfloat16 is computed by the hardware of ``device_type`` (``"cpu"``, ``"cuda"``) rather than emulated.
+
+    On a CPU that is AVX-512 BF16 or AMX; a processor without them runs bfloat16 slower than float32.
+    """
+    if device_type == "cuda":
+        return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
+    if device_type == "cpu":
+        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return torch.backends.mkldnn.is_available() and any(getattr(torch.cpu, name, bool)() for name in checks)
+    return False
+
+
+def autocast(device_type: str, enabled: Switch = "auto", dtype: torch.dtype = torch.bfloat16) -> torch.autocast:
+    """``torch.autocast`` whose ``enabled`` may be ``"auto"``: on where :func:`bf16_gains`."""
+    return torch.autocast(device_type, dtype, enabled=bf16_gains(device_type) if enabled == "auto" else enabled)
+
+
+class AutocastInferer(Inferer):
+    """Runs a network under autocast and returns float32, so that losses and metrics never see half precision.
+
+    It gives MONAI's trainers and evaluators bfloat16 on the CPU, where their own ``amp`` does nothing. It scales no
+    gradients: bfloat16 has float32's range and needs no scaler; do not use it with ``torch.float16``.
+
+    Args:
+        enabled: ``true``, ``false``, or ``"auto"`` for wherever the processor computes bfloat16 itself.
+
+    Example::
+
+        "inferer": {"_target_": "samfed_monai.networks.AutocastInferer", "enabled": "auto"}
+    """
+
+    def __init__(self, enabled: Switch = "auto") -> None:
+        super().__init__()
+        if enabled not in (True, False, "auto"):
+            expected = "true, false or 'auto'"
+            raise Refused([Problem("AutocastInferer -> enabled", found=repr(enabled), expected=expected)])
+        self.enabled: Switch = enabled
+
+    def __call__(
+        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Returns ``network(inputs)`` as float32, whatever its shape."""
+        with autocast(inputs.device.type, self.enabled):
+            output = network(inputs, *args, **kwargs)
+        return output.float()

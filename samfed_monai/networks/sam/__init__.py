@@ -1,0 +1,21 @@
+"""Segment Anything as a teacher: builders, low-rank adaptation, adapters, weights."""
+
+from samfed_monai.lazy import attach
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "SAM_BUILDERS": "build",
+        "build_sam": "build",
+        "PromptFreeSam": "model",
+        "apply_lora": "lora",
+        "LoRAQueryValue": "lora",
+        "Adapter": "adapter",
+        "load_adapter": "adapter",
+        "save_adapter": "adapter",
+        "Teacher": "teacher",
+        "find_checkpoint": "weights",
+        "install_weights": "weights",
+        "weights_folder": "weights",
+    },
+)

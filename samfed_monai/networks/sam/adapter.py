@@ -1,0 +1,140 @@
+"""The adapter: what adaptation changed in SAM, in one small file that says which SAM it belongs to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.io import check_tensors, safe_load, save_tensors
+from samfed_monai.networks.sam.lora import apply_lora
+from samfed_monai.networks.sam.model import PromptFreeSam
+
+_FORMAT = "samfed-adapter-1"
+_MEND = "fit a new adapter with `samfed teach`, or name the adapter that was made for this teacher"
+
+
+class Adapt(str, Enum):
+    """What of SAM is trained on the public images."""
+
+    LORA = "lora"
+    DECODER = "decoder"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Header of an adapter file.
+
+    Args:
+        base: SAM's name, for instance ``vit_t``.
+        base_sha256: SHA-256 of the checkpoint that the adapter was fitted on.
+        adapt: what was trained.
+        rank: LoRA rank; 0 without LoRA.
+        size: side of the input in pixels.
+        public_hash: hash of the public images and labels that it was fitted on.
+        fit: how it was fitted (settings, seed, Dice before and after); for records only.
+    """
+
+    base: str
+    base_sha256: str
+    adapt: Adapt
+    rank: int
+    size: int
+    public_hash: str
+    fit: dict[str, Any] = field(default_factory=dict)
+
+
+def prepare(sam: PromptFreeSam, adapt: Adapt, rank: int) -> list[torch.nn.Parameter]:
+    """Freezes ``sam`` but for what ``adapt`` trains, and returns that: LoRA if asked, prompt encoder and mask decoder."""
+    sam.requires_grad_(False)
+    if adapt is Adapt.NONE:
+        return []
+    low_rank = apply_lora(sam.image_encoder, rank) if adapt is Adapt.LORA else []
+    sam.prompt_encoder.requires_grad_(True)
+    sam.mask_decoder.requires_grad_(True)
+    return [*low_rank, *sam.prompt_encoder.parameters(), *sam.mask_decoder.parameters()]
+
+
+def adapted_tensors(sam: PromptFreeSam) -> dict[str, Tensor]:
+    """The part of a :func:`prepare`-d SAM that an adapter carries: LoRA, prompt encoder, mask decoder."""
+    return {
+        name: tensor
+        for name, tensor in sam.state_dict().items()
+        if name.startswith(("prompt_encoder.", "mask_decoder.")) or name.endswith(("_a", "_b"))
+    }
+
+
+def save_adapter(path: str | Path, sam: PromptFreeSam, header: Adapter) -> None:
+    """Writes the adapted tensors with their header as safetensors, atomically."""
+    save_tensors(path, adapted_tensors(sam), {"format": _FORMAT, "adapter": json.dumps(asdict(header))})
+
+
+def read_header(path: str | Path) -> Adapter:
+    """Reads the header of an adapter file without its tensors.
+
+    Raises:
+        Refused: a missing or unreadable file, or one that is no adapter.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(Path(path), framework="pt") as stream:
+            metadata = stream.metadata() or {}
+    except FileNotFoundError:
+        mend = "check the path, or make it with `samfed teach`"
+        raise Refused([Problem(str(path), found="no such file", expected="a teacher's adapter", mend=mend)]) from None
+    except (SafetensorError, OSError) as error:
+        raise Refused([Problem(str(path), found=str(error), expected="a teacher's adapter", mend=_MEND)]) from None
+    try:
+        if metadata.get("format") != _FORMAT:
+            raise ValueError("no adapter header" if not metadata else f"format {metadata.get('format')!r}")
+        header = Adapter(**json.loads(metadata["adapter"]))
+        return Adapter(**{**asdict(header), "adapt": Adapt(header.adapt)})
+    except (KeyError, TypeError, ValueError) as error:
+        raise Refused([Problem(str(path), found=str(error), expected=f"format {_FORMAT!r}", mend=_MEND)]) from None
+
+
+def load_adapter(
+    path: str | Path,
+    sam: PromptFreeSam,
+    *,
+    base: str,
+    base_sha256: str,
+    size: int,
+    rank: int | None = None,
+    public_hash: str | None = None,
+) -> Adapter:
+    """Reads an adapter into ``sam``, in place, after checking that it was made for it.
+
+    Args:
+        path: the adapter file.
+        sam: a freshly built SAM.
+        base, base_sha256, size: what ``sam`` is; they must be the adapter's own.
+        rank: expected LoRA rank; ``None`` takes the adapter's.
+        public_hash: expected hash of the public set; ``None`` takes any.
+
+    Raises:
+        Refused: everything that does not match, at once; tensors that are missing, misshapen or not finite.
+    """
+    header = read_header(path)
+    expected = {"base": base, "base_sha256": base_sha256, "size": size, "rank": rank, "public_hash": public_hash}
+    problems = Problems()
+    for key, value in expected.items():
+        if value is not None and value != getattr(header, key):
+            found = repr(getattr(header, key))
+            problems.add(f"{path} -> {key}", found=found, expected=repr(value), mend=_MEND)
+    problems.refuse_if_any()
+    prepare(sam, header.adapt, header.rank)
+    like = adapted_tensors(sam)
+    tensors = safe_load(path)
+    problems.extend(check_tensors(tensors, like=like, where=Path(path).name))
+    problems.refuse_if_any()
+    sam.load_state_dict(tensors, strict=False)
+    return header

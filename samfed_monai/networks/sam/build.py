@@ -1,0 +1,124 @@
+"""``build_sam``: one small builder per image encoder, the rest of SAM is the same for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.io import check_tensors, safe_load
+from samfed_monai.networks.sam.model import PromptFreeSam
+from samfed_monai.networks.sam.positions import fit_positions
+from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
+from samfed_monai.registry import Registry
+
+SIZES = (256, 512, 1024)
+SAM_BUILDERS: Registry[Callable[[int], nn.Module]] = Registry("SAM encoder")
+"""Name to a builder of the image encoder for an input side in pixels."""
+
+_PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
+
+
+def vit_encoder(size: int, *, width: int, depth: int, heads: int, global_blocks: tuple[int, ...]) -> nn.Module:
+    """segment-anything's ViT (Kirillov et al. 2023) for any input side that 16 divides."""
+    declare_torchvision_operators()
+    from segment_anything.modeling import ImageEncoderViT
+
+    return ImageEncoderViT(
+        img_size=size,
+        embed_dim=width,
+        depth=depth,
+        num_heads=heads,
+        global_attn_indexes=global_blocks,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=14,
+        out_chans=256,
+    )
+
+
+@SAM_BUILDERS.register("vit_b")
+def _vit_b(size: int) -> nn.Module:
+    return vit_encoder(size, width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11))
+
+
+@SAM_BUILDERS.register("vit_l")
+def _vit_l(size: int) -> nn.Module:
+    return vit_encoder(size, width=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23))
+
+
+@SAM_BUILDERS.register("vit_h")
+def _vit_h(size: int) -> nn.Module:
+    return vit_encoder(size, width=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31))
+
+
+@SAM_BUILDERS.register("vit_t")
+def _vit_t(size: int) -> nn.Module:
+    from samfed_monai.networks.sam.tiny_vit import TinyViTEncoder
+
+    return TinyViTEncoder(size)
+
+
+def build_sam(name: str, checkpoint: str | Path | None = None, size: int = 512) -> PromptFreeSam:
+    """Builds a SAM for prompt-free decoding.
+
+    Args:
+        name: ``vit_t`` (MobileSAM), ``vit_b``, ``vit_l``, ``vit_h``, or a name added to ``SAM_BUILDERS``.
+        checkpoint: the official weights file; ``None`` leaves the weights random (tests, timing). Nothing is
+            downloaded.
+        size: side of the square input, 256, 512 or 1024 pixels; position tables are interpolated to it.
+
+    Raises:
+        Refused: an unknown name or size; a checkpoint that is missing, unreadable, or of another network.
+    """
+    if size not in SIZES:
+        raise Refused([Problem("teacher -> size", found=repr(size), expected=f"one of {list(SIZES)} pixels")])
+    sam = assemble(SAM_BUILDERS[name](size), size)
+    if checkpoint is not None:
+        _load(sam, name, Path(checkpoint))
+    return sam.eval()
+
+
+def assemble(image_encoder: nn.Module, size: int) -> PromptFreeSam:
+    """Joins an image encoder with SAM's prompt encoder and mask decoder for an input side of ``size`` pixels."""
+    declare_torchvision_operators()
+    from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+
+    grid = size // 16
+    transformer = TwoWayTransformer(depth=2, embedding_dim=256, num_heads=8, mlp_dim=2048)
+    return PromptFreeSam(
+        image_encoder,
+        PromptEncoder(256, (grid, grid), (size, size), 16),
+        MaskDecoder(transformer_dim=256, transformer=transformer),
+    )
+
+
+def _load(sam: PromptFreeSam, name: str, checkpoint: Path) -> None:
+    state: dict[str, Tensor] = safe_load(checkpoint)
+    state = {key: tensor for key, tensor in state.items() if key.startswith(_PARTS)}
+    if name == "vit_t":
+        from samfed_monai.networks.sam.tiny_vit import from_mobile_sam
+
+        prefix = _PARTS[0]
+        encoder = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+        state = {key: tensor for key, tensor in state.items() if not key.startswith(prefix)}
+        state |= {prefix + key: tensor for key, tensor in from_mobile_sam(encoder).items()}
+    like = sam.state_dict()
+    state = fit_positions(state, like)
+    found = check_tensors(state, like=like, where=checkpoint.name)
+    if found:
+        expected = f"the weights of {name}"
+        shown = Problems()
+        shown.extend(found[:5])
+        if len(found) > 5:
+            shown.add(checkpoint.name, found=f"{len(found) - 5} more such tensors", expected=expected)
+        shown.add(
+            str(checkpoint), found="another network's weights", expected=expected, mend="name the base that they are of"
+        )
+        shown.refuse_if_any()
+    with torch.no_grad():
+        sam.load_state_dict(state)

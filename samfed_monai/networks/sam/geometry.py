@@ -1,0 +1,71 @@
+"""Where an image lies in SAM's square input, and where its mask lies in SAM's square output."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MASK_STRIDE = 4
+"""SAM's mask logits have a quarter of the input's side."""
+
+
+class View(NamedTuple):
+    """One of the eight symmetries of the square: a mirror at the vertical axis, then quarter turns."""
+
+    mirror: bool
+    turns: int
+
+    def apply(self, images: Tensor) -> Tensor:
+        """``(..., H, W)`` to ``(..., H, W)``, or ``(..., W, H)`` after an odd number of turns."""
+        return torch.rot90(images.flip(-1) if self.mirror else images, self.turns, (-2, -1))
+
+    def undo(self, images: Tensor) -> Tensor:
+        """The inverse of :meth:`apply`, exactly."""
+        turned = torch.rot90(images, -self.turns, (-2, -1))
+        return turned.flip(-1) if self.mirror else turned
+
+
+VIEWS: dict[int, tuple[View, ...]] = {
+    1: (View(False, 0),),
+    2: (View(False, 0), View(True, 0)),
+    4: (View(False, 0), View(True, 0), View(False, 2), View(True, 2)),
+    8: tuple(View(mirror, turns) for mirror in (False, True) for turns in range(4)),
+}
+"""Number of test-time views to those views: none, mirror, both mirrors, mirror x quarter turns."""
+
+
+def inner_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width in pixels of an image scaled into a ``size`` x ``size`` input.
+
+    The longer side becomes ``size``. The shorter one is rounded to a multiple of 4 (SAM itself rounds to 1), so that
+    the image ends on a pixel border of the quarter-resolution mask and the mask can be cropped to cover it exactly.
+    """
+    scale = size / max(height, width)
+
+    def fit(side: int) -> int:
+        return max(MASK_STRIDE, round(side * scale / MASK_STRIDE) * MASK_STRIDE)
+
+    return fit(height), fit(width)
+
+
+def place(images: Tensor, size: int) -> Tensor:
+    """Scales ``(B, C, H, W)`` to its :func:`inner_size`; antialiased where that shrinks it."""
+    inner = inner_size(*images.shape[-2:], size)
+    if tuple(images.shape[-2:]) == inner:
+        return images
+    shrinks = inner[0] < images.shape[-2] or inner[1] < images.shape[-1]
+    return F.interpolate(images, inner, mode="bilinear", align_corners=False, antialias=shrinks)
+
+
+def pad(images: Tensor, size: int) -> Tensor:
+    """Zeros at the right and at the bottom, up to ``(B, C, size, size)``."""
+    return F.pad(images, (0, size - images.shape[-1], 0, size - images.shape[-2]))
+
+
+def crop(masks: Tensor, height: int, width: int, size: int) -> Tensor:
+    """The part ``(B, 1, h, w)`` of ``(B, 1, size / 4, size / 4)`` that covers exactly an image of ``height`` x ``width``."""
+    inner = inner_size(height, width, size)
+    return masks[..., : inner[0] // MASK_STRIDE, : inner[1] // MASK_STRIDE]

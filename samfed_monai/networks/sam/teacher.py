@@ -1,0 +1,106 @@
+"""The frozen teacher: images in, probabilities out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from samfed_monai.errors import Problem, Refused
+from samfed_monai.io import canonical_hash, sha256_file
+from samfed_monai.networks.autocast import Switch, autocast
+from samfed_monai.networks.sam.adapter import load_adapter
+from samfed_monai.networks.sam.build import build_sam
+from samfed_monai.networks.sam.geometry import VIEWS, crop, pad, place
+from samfed_monai.networks.sam.model import PromptFreeSam
+
+
+class Teacher(nn.Module):
+    """SAM, adapted or not, frozen, with test-time augmentation (``M_T`` of METHOD section 1).
+
+    Args:
+        sam: the network, adapter included.
+        sha256: identity of everything that decides the probabilities.
+        size: side of the square input in pixels.
+        views: test-time views whose probabilities are averaged: 1, 2, 4 or 8 (mirror x quarter turns).
+        bf16: bfloat16 for the encoder: ``"auto"`` is wherever the processor gains. It moves probabilities by about
+            1 % and is no part of the identity.
+    """
+
+    def __init__(self, sam: PromptFreeSam, *, sha256: str, size: int, views: int = 1, bf16: Switch = "auto") -> None:
+        super().__init__()
+        if views not in VIEWS:
+            raise Refused([Problem("teacher -> views", found=repr(views), expected=f"one of {sorted(VIEWS)}")])
+        self.sam = sam.eval().requires_grad_(False)
+        self.sha256, self.size, self.views, self.bf16 = sha256, size, views, bf16
+
+    @classmethod
+    def load(
+        cls,
+        base: str = "vit_t",
+        checkpoint: str | Path | None = None,
+        adapter: str | Path | None = None,
+        size: int = 512,
+        views: int = 1,
+        *,
+        bf16: Switch = "auto",
+        public_hash: str | None = None,
+    ) -> Teacher:
+        """Builds a teacher from files.
+
+        Args:
+            base: name of the SAM (see ``build_sam``).
+            checkpoint: its weights file; ``None`` looks into the weights folder.
+            adapter: an adapter made by ``TeacherFit``; ``None`` is SAM as it comes.
+            size, views, bf16: see the class.
+            public_hash: the public set that the adapter must have been fitted on; ``None`` takes any.
+
+        Raises:
+            Refused: weights missing, or an adapter of another SAM, size or public set.
+        """
+        if checkpoint is None:
+            from samfed_monai.networks.sam.weights import find_checkpoint
+
+            checkpoint = find_checkpoint(base)
+        sam = build_sam(base, checkpoint, size)
+        base_sha256 = sha256_file(checkpoint)
+        if adapter is not None:
+            load_adapter(adapter, sam, base=base, base_sha256=base_sha256, size=size, public_hash=public_hash)
+        adapter_sha256 = sha256_file(adapter) if adapter is not None else "none"
+        sha256 = identity(base_sha256=base_sha256, adapter_sha256=adapter_sha256, size=size, views=views)
+        return cls(sam, sha256=sha256, size=size, views=views, bf16=bf16)
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Mean probability over the test-time views.
+
+        Args:
+            images: ``(B, 3, H, W)`` float in [0, 1], RGB, any H and W.
+
+        Returns:
+            ``(B, 1, h, w)`` float32 in [0, 1] that covers exactly the image: the padding is cut off, the longer side
+            is ``size / 4`` and the aspect is the image's (square images: ``(B, 1, size / 4, size / 4)``). A bilinear
+            resize to (H, W) puts it in register with the image.
+        """
+        images = images.to(self.sam.pixel_mean.device)
+        views = VIEWS[self.views]
+        total = sum(view.undo(self.logits(view.apply(images)).sigmoid()) for view in views)
+        return torch.as_tensor(total) / len(views)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """One view of :meth:`probabilities`, before the sigmoid; the decoder runs in float32."""
+        height, width = images.shape[-2:]
+        inputs = pad(self.sam.normalise(place(images.float(), self.size)), self.size)
+        with autocast(inputs.device.type, self.bf16):
+            embeddings = self.sam.encode(inputs)
+        return crop(self.sam.decode(embeddings.float()), height, width, self.size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The same as :meth:`probabilities`."""
+        return self.probabilities(images)
+
+
+def identity(*, base_sha256: str, adapter_sha256: str, size: int, views: int) -> str:
+    """SHA-256 of what decides a teacher's probabilities; the soft-mask store is keyed by it."""
+    return canonical_hash({"base": base_sha256, "adapter": adapter_sha256, "size": size, "views": views})

@@ -1,0 +1,64 @@
+"""MobileSAM's image encoder: timm's TinyViT with SAM's neck, and the map between the two spellings of its weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
+
+_RENAMES = (
+    (r"\.c\.weight$", ".conv.weight"),
+    (r"^patch_embed\.seq\.0\.", "patch_embed.conv1."),
+    (r"^patch_embed\.seq\.2\.", "patch_embed.conv2."),
+    (r"^layers\.(\d)\.blocks\.", r"stages.\1.blocks."),
+)
+
+
+class TinyViTEncoder(nn.Module):
+    """TinyViT-5M at output stride 16 with SAM's neck (Zhang et al. 2023, arXiv 2306.14289).
+
+    Its windowed attention takes any size, so no position table depends on ``size``.
+
+    Args:
+        size: side of the square input in pixels; kept for callers that ask ``img_size``, as of SAM's own encoder.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        declare_torchvision_operators()
+        from segment_anything.modeling.common import LayerNorm2d
+        from timm.models import create_model
+
+        self.img_size = size
+        self.trunk = create_model("tiny_vit_5m_224", pretrained=False, num_classes=0)
+        self.trunk.head = nn.Identity()
+        self.trunk.stages[3].downsample.conv2.conv.stride = (1, 1)  # MobileSAM: the embedding stays at stride 16
+        self.neck = nn.Sequential(
+            nn.Conv2d(320, 256, 1, bias=False),
+            LayerNorm2d(256),
+            nn.Conv2d(256, 256, 3, padding=1, bias=False),
+            LayerNorm2d(256),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``(B, 3, size, size)`` normalised as SAM does to ``(B, 256, size / 16, size / 16)``."""
+        return self.neck(self.trunk.forward_features(images))
+
+
+def from_mobile_sam(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """MobileSAM's own names (without ``image_encoder.``) to those of :class:`TinyViTEncoder`; its class head is dropped."""
+    renamed = {}
+    for name, tensor in state.items():
+        if name.startswith(("norm_head.", "head.")):
+            continue
+        if not name.startswith("neck."):
+            for pattern, replacement in _RENAMES:
+                name = re.sub(pattern, replacement, name)
+            # what closes a stage in MobileSAM opens the next one in timm
+            name = re.sub(r"^layers\.(\d)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample.", name)
+            name = f"trunk.{name}"
+        renamed[name] = tensor
+    return renamed
