@@ -1,0 +1,150 @@
+"""The built wheel is whole: installed elsewhere and run in an empty folder, it brings its bundles and templates."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SOURCES = ["samfed_monai", "bundles", "setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"]
+WEIGHTS = {".pt", ".pth", ".safetensors"}
+
+pytestmark = pytest.mark.slow
+
+
+def run(*command: object, **kwargs) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of a copy of the sources in which a stray weights file lies, as it does after `samfed weights`."""
+    copy = tmp_path_factory.mktemp("sources")
+    for name in SOURCES:
+        source = REPOSITORY / name
+        if source.is_dir():
+            shutil.copytree(
+                source, copy / name, ignore=shutil.ignore_patterns("__pycache__", *(f"*{w}" for w in WEIGHTS))
+            )
+        else:
+            shutil.copy(source, copy / name)
+    stray = copy / "bundles" / "samfed_skin" / "models" / "stray.pt"
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_bytes(b"weights never travel in a wheel")
+    done = run(sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", copy / "dist", copy)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = (copy / "dist").glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with nothing but the installed wheel; what it depends on comes from the environment of the tests."""
+    folder = tmp_path_factory.mktemp("site")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    done = run(*pip, "install", "--no-deps", "--no-index", "--target", folder, wheel)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def samfed(site: Path, tmp_path: Path):
+    """Runs the wheel's own `samfed` in an empty folder."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SAMFED_")}
+    environment |= {"PYTHONPATH": str(site), "SAMFED_WEIGHTS": str(tmp_path / "no weights")}
+    empty = tmp_path / "empty folder"
+    empty.mkdir()
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return run(site / "bin" / "samfed", *arguments, cwd=empty, env=environment)
+
+    call.folder = empty
+    call.environment = environment
+    return call
+
+
+def tracked(folder: Path) -> set[str]:
+    """Files of a folder that git tracks or would track, relative to it."""
+    done = run("git", "ls-files", "--cached", "--others", "--exclude-standard", ".", cwd=folder)
+    if done.returncode:
+        pytest.skip("not a git checkout: cannot tell the repository's files from what runs left there")
+    return {name for name in done.stdout.splitlines() if (folder / name).is_file()}
+
+
+def test_the_wheel_carries_every_file_of_the_bundles_and_no_weights(wheel: Path):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for name in tracked(REPOSITORY / "bundles"):
+        assert f"samfed_monai/bundles/{name}" in names
+    assert not [name for name in names if Path(name).suffix in WEIGHTS]
+
+
+def test_the_wheel_carries_every_file_of_the_package_and_nothing_else(wheel: Path):
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if not name.startswith("samfed_monai/bundles/")}
+    expected = {f"samfed_monai/{name}" for name in tracked(REPOSITORY / "samfed_monai")}
+    assert {name for name in names if ".dist-info/" not in name} == expected
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_copy_that_runs_is_the_wheel_s(samfed, site: Path):
+    code = (
+        "import samfed_monai, samfed_monai.config as c; print(samfed_monai.__file__, c.packaged_bundle('samfed_skin'))"
+    )
+    done = run(sys.executable, "-c", code, cwd=samfed.folder, env=samfed.environment)
+    assert done.stdout.split() == [
+        str(site / "samfed_monai" / "__init__.py"),
+        str(site / "samfed_monai" / "bundles" / "samfed_skin"),
+    ], done.stderr
+
+
+def test_help_names_every_command(samfed):
+    done = samfed("--help")
+    assert done.returncode == 0, done.stderr
+    for command in [
+        "prepare",
+        "init",
+        "weights",
+        "teach",
+        "federate",
+        "compare",
+        "evaluate",
+        "infer",
+        "report",
+        "check",
+    ]:
+        assert command in done.stdout
+
+
+def test_init_copies_a_bundle_that_check_accepts(samfed):
+    done = samfed("init", "samfed_skin", "my bundle")
+    assert done.returncode == 0, done.stderr
+    copy, original = samfed.folder / "my bundle", REPOSITORY / "bundles" / "samfed_skin"
+    for name in tracked(original):
+        assert (copy / name).read_bytes() == (original / name).read_bytes()
+    done = samfed("check", "my bundle")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_typo_in_the_copied_bundle_is_refused_with_exit_code_2(samfed):
+    assert samfed("init", "samfed_skin", "mine").returncode == 0
+    train = samfed.folder / "mine" / "configs" / "train.json"
+    train.write_text(train.read_text().replace('"learning_rate"', '"learning_rat"', 1))
+    done = samfed("check", "mine")
+    assert done.returncode == 2
+    assert "learning_rat" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_bundles_run_by_monai_s_own_command_from_the_copy(samfed):
+    """`python -m monai.bundle` finds the components that the JSON names in the wheel."""
+    assert samfed("init", "samfed_skin", "mine").returncode == 0
+    command = (
+        "from monai.bundle import ConfigParser; p = ConfigParser(); p.read_config('mine/configs/train.json'); p.parse()"
+    )
+    done = run(sys.executable, "-c", command, cwd=samfed.folder, env=samfed.environment)
+    assert done.returncode == 0, done.stderr
