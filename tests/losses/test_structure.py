@@ -1,0 +1,91 @@
+"""The structure loss against numbers computed by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from samfed_monai.losses import StructureLoss
+from samfed_monai.losses.structure import border_weight
+
+
+def test_border_weight_by_hand() -> None:
+    target = torch.tensor([[[[0.0, 0.0, 1.0]]]])  # one row; 3 x 3 window, the rows above and below count as 0
+    # means: 0, 1/9, 1/9, so w = 1 + 5 |mean - y| = 1, 1 + 5/9, 1 + 40/9
+    assert border_weight(target, kernel_size=3).flatten().tolist() == pytest.approx([1.0, 1 + 5 / 9, 1 + 40 / 9])
+
+
+def test_two_passes_equal_the_square_window() -> None:
+    target = (torch.rand(2, 1, 40, 36, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    square = 1 + 5 * (F.avg_pool2d(target, 31, stride=1, padding=15) - target).abs()
+    torch.testing.assert_close(border_weight(target), square)
+
+
+def test_loss_by_hand_with_flat_weights() -> None:
+    loss = StructureLoss(kernel_size=1)  # the window is the pixel itself, so every weight is 1
+    logits = torch.zeros(1, 1, 1, 2)
+    target = torch.tensor([[[[1.0, 0.0]]]])
+    # CE = ln 2; overlap = 0.5, union = 1 + 1 - 0.5 = 1.5, IoU = (0.5 + 1) / (1.5 + 1) = 0.6
+    assert loss(logits, target).item() == pytest.approx(math.log(2) + 0.4)
+
+
+def test_loss_by_hand_with_border_weights() -> None:
+    logits = torch.zeros(1, 1, 1, 3)
+    target = torch.tensor([[[[0.0, 0.0, 1.0]]]])
+    weights = [1.0, 14 / 9, 49 / 9]
+    overlap, union = 0.5 * weights[2], 0.5 * sum(weights) + weights[2] - 0.5 * weights[2]
+    expected = math.log(2) + 1 - (overlap + 1) / (union + 1)
+    assert StructureLoss(kernel_size=3)(logits, target).item() == pytest.approx(expected)
+
+
+def test_a_perfect_prediction_costs_nothing() -> None:
+    target = torch.zeros(1, 1, 8, 8)
+    target[..., 2:5, 2:6] = 1
+    assert StructureLoss()((target * 2 - 1) * 50, target).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_two_classes_equal_one_class_with_the_difference_of_logits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logit = torch.randn(2, 1, 12, 12, generator=generator)
+    target = (torch.rand(2, 1, 12, 12, generator=generator) > 0.5).float()
+    two = torch.cat([torch.zeros_like(logit), logit], dim=1)
+    torch.testing.assert_close(StructureLoss()(two, target), StructureLoss()(logit, target))
+
+
+def test_mean_over_the_batch() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits, target = torch.randn(3, 1, 9, 9, generator=generator), torch.ones(3, 1, 9, 9)
+    loss = StructureLoss()
+    each = torch.stack([loss(logits[i : i + 1], target[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(loss(logits, target), each.mean())
+
+
+def test_gradient_points_towards_the_label() -> None:
+    logits = torch.zeros(1, 1, 4, 4, requires_grad=True)
+    target = torch.zeros(1, 1, 4, 4)
+    target[..., :2] = 1
+    StructureLoss(kernel_size=3)(logits, target).backward()
+    assert logits.grad is not None
+    assert bool((logits.grad[target == 1] < 0).all())
+    assert bool((logits.grad[target == 0] > 0).all())
+
+
+def test_gradient_against_differences() -> None:
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(1, 1, 3, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    target = (torch.rand(1, 1, 3, 3, generator=generator) > 0.5).double()
+    assert torch.autograd.gradcheck(lambda z: StructureLoss(kernel_size=3)(z, target), logits)
+
+
+@pytest.mark.parametrize("size", [0, -3, 30])
+def test_an_even_window_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match=f"kernel_size: expected an odd number of pixels, found {size}"):
+        StructureLoss(kernel_size=size)
+
+
+def test_a_target_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected a target of shape \(1, 1, 4, 4\), found \(1, 1, 8, 8\)"):
+        StructureLoss()(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 8, 8))
