@@ -1,0 +1,89 @@
+"""The catalogue of client networks: small segmentation networks that a JSON file can name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from samfed_monai.networks.encoder_weights import load_encoder_weights
+from samfed_monai.networks.image_size import require_image_size
+from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
+from samfed_monai.registry import Registry
+
+CLIENT_NETWORKS: Registry[Callable[..., nn.Module]] = Registry("client network")
+"""Name to a builder ``(in_channels=..., out_channels=..., **kwargs) -> nn.Module`` with random weights."""
+
+
+def client_network(
+    name: str = "deeplabv3plus_resnet18",
+    *,
+    in_channels: int = 3,
+    out_channels: int = 1,
+    weights: str | Path | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Builds a client network: ``(B, in_channels, H, W)`` to logits ``(B, out_channels, H, W)`` of the same size.
+
+    Args:
+        name: a name in ``CLIENT_NETWORKS``: ``deeplabv3plus_resnet18``, ``deeplabv3plus_resnet34``,
+            ``deeplabv3plus_efficientnet_lite0``, ``flexible_unet_resnet18``, ``basic_unet``.
+        in_channels, out_channels: of images and logits.
+        weights: a local file with ImageNet weights for the encoder (torchvision's ResNet names), read without
+            unpickling code; ``None`` starts from random weights. Nothing is downloaded.
+        kwargs: passed to the network's own class, for instance ``encoder_output_stride``.
+
+    Raises:
+        Refused: an unknown name, or weights of another encoder; and at the first forward pass, an image size that the
+            network cannot take, with the nearest ones that it can.
+
+    Example::
+
+        "network_def": {"_target_": "samfed_monai.networks.client_network", "name": "@network_name"}
+    """
+    network = CLIENT_NETWORKS[name](in_channels=in_channels, out_channels=out_channels, **kwargs)
+    if weights is not None:
+        load_encoder_weights(network, weights, name=name)
+    return network
+
+
+def _deeplabv3plus(encoder: str, in_channels: int, out_channels: int, **kwargs: Any) -> nn.Module:
+    declare_torchvision_operators()
+    from segmentation_models_pytorch import DeepLabV3Plus
+
+    # encoder_weights=None: segmentation_models_pytorch would download ImageNet weights otherwise
+    network = DeepLabV3Plus(encoder, encoder_weights=None, in_channels=in_channels, classes=out_channels, **kwargs)
+    return require_image_size(network, multiple=16, least=32)
+
+
+@CLIENT_NETWORKS.register("deeplabv3plus_resnet18")
+def _deeplabv3plus_resnet18(**kwargs: Any) -> nn.Module:
+    return _deeplabv3plus("resnet18", **kwargs)
+
+
+@CLIENT_NETWORKS.register("deeplabv3plus_resnet34")
+def _deeplabv3plus_resnet34(**kwargs: Any) -> nn.Module:
+    return _deeplabv3plus("resnet34", **kwargs)
+
+
+@CLIENT_NETWORKS.register("deeplabv3plus_efficientnet_lite0")
+def _deeplabv3plus_efficientnet_lite0(**kwargs: Any) -> nn.Module:
+    return _deeplabv3plus("timm-tf_efficientnet_lite0", **kwargs)
+
+
+@CLIENT_NETWORKS.register("flexible_unet_resnet18")
+def _flexible_unet_resnet18(in_channels: int, out_channels: int, **kwargs: Any) -> nn.Module:
+    from monai.networks.nets import FlexibleUNet
+
+    settings = {"backbone": "resnet18", "pretrained": False, "spatial_dims": 2} | kwargs
+    return require_image_size(FlexibleUNet(in_channels, out_channels, **settings), multiple=32, least=32)
+
+
+@CLIENT_NETWORKS.register("basic_unet")
+def _basic_unet(in_channels: int, out_channels: int, **kwargs: Any) -> nn.Module:
+    from monai.networks.nets import BasicUNet
+
+    # four halvings; below 32 px its instance norm would see a single pixel
+    return require_image_size(BasicUNet(2, in_channels, out_channels, **kwargs), multiple=1, least=32)

@@ -1,0 +1,70 @@
+"""Fills a site's soft-mask store: the frozen teacher sees each image once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samfed_monai.networks.sam.teacher import Teacher
+
+
+class Store(Protocol):
+    """What :func:`fill_store` needs of a ``samfed_monai.data.SoftMaskStore``."""
+
+    def missing(self, image_sha256s: Sequence[str]) -> list[str]: ...
+
+    def put(self, image_sha256: str, probabilities: Tensor) -> None: ...
+
+
+def image_tensor(path: str) -> Tensor:
+    """Reads an image as ``(1, 3, H, W)`` float32 in [0, 1]."""
+    from samfed_monai.data import read_image
+
+    return torch.from_numpy(np.ascontiguousarray(read_image(path))).permute(2, 0, 1)[None].float() / 255
+
+
+def fill_store(
+    teacher: Teacher, records: Sequence[dict[str, Any]], store: Store, *, batch_size: int = 1, progress: bool = True
+) -> int:
+    """Computes the soft masks that ``store`` lacks; repeating it, also after a kill, computes only what is missing.
+
+    The stored mask covers exactly the image: its longer side has ``teacher.size / 4`` pixels and its aspect is the
+    image's, so that a bilinear resize to the image's size puts it in register (see ``Teacher.probabilities``).
+
+    Args:
+        teacher: gives the probabilities; ``store`` must have been opened with its ``sha256``.
+        records: dicts with ``image`` (path) and ``image_sha256``; labels are not read.
+        store: where to put ``(1, h, w)`` float in [0, 1].
+        batch_size: images of one size that go through the teacher together.
+        progress: show a bar with the time left.
+
+    Returns:
+        How many masks were computed.
+    """
+    from tqdm import tqdm
+
+    paths = {record["image_sha256"]: record["image"] for record in records}
+    missing = store.missing(list(paths))
+    with tqdm(total=len(missing), desc="soft masks", unit="image", disable=not progress or not missing) as bar:
+        batch: dict[str, Tensor] = {}
+        for position, sha256 in enumerate(missing, start=1):
+            image = image_tensor(paths[sha256])
+            if batch and next(iter(batch.values())).shape != image.shape:
+                bar.update(_put(teacher, batch, store))
+            batch[sha256] = image
+            if len(batch) == batch_size or position == len(missing):
+                bar.update(_put(teacher, batch, store))
+    return len(missing)
+
+
+def _put(teacher: Teacher, batch: dict[str, Tensor], store: Store) -> int:
+    masks = teacher.probabilities(torch.cat(list(batch.values()))).cpu()
+    for sha256, mask in zip(batch, masks, strict=True):
+        store.put(sha256, mask)
+    count = len(batch)
+    batch.clear()
+    return count
