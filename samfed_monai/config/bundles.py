@@ -1,0 +1,55 @@
+"""Where bundles are: a folder the user names, the package's own in a wheel, or the repository's in a checkout."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from samfed_monai.errors import Problem, Refused
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_SHELVES = (_PACKAGE / "bundles", _PACKAGE.parent / "bundles")
+
+
+def _is_bundle(folder: Path) -> bool:
+    return (folder / "configs" / "metadata.json").is_file()
+
+
+def packaged_bundles() -> dict[str, Path]:
+    """Names and folders of the bundles that come with the package; the wheel's come before a checkout's."""
+    found: dict[str, Path] = {}
+    for shelf in _SHELVES:
+        for folder in sorted(shelf.iterdir()) if shelf.is_dir() else []:
+            if _is_bundle(folder):
+                found.setdefault(folder.name, folder)
+    return found
+
+
+def packaged_bundle(name: str) -> Path:
+    """Folder of a bundle that comes with the package, for instance ``samfed_skin``.
+
+    Raises:
+        Refused: no bundle of that name; the message lists those that exist.
+    """
+    bundles = packaged_bundles()
+    if name not in bundles:
+        close = difflib.get_close_matches(name, bundles, n=1)
+        mend = f"did you mean {close[0]!r}?" if close else ""
+        raise Refused([Problem("bundle", found=repr(name), expected=f"one of {sorted(bundles)}", mend=mend)])
+    return bundles[name]
+
+
+def find_bundle(path_or_name: str | Path) -> Path:
+    """A bundle's absolute folder, from its path or from the name of a packaged one; an existing path wins.
+
+    Raises:
+        Refused: neither a bundle folder nor a packaged bundle's name.
+    """
+    folder = Path(path_or_name).expanduser()
+    if _is_bundle(folder):
+        return folder.resolve()
+    if folder.exists() or len(folder.parts) > 1:
+        found = "no configs/metadata.json in it" if folder.is_dir() else "no such folder"
+        mend = "name the folder that holds configs/, or copy one out with `samfed init samfed_skin DIR`"
+        raise Refused([Problem(str(folder), found=found, expected="a bundle folder", mend=mend)])
+    return packaged_bundle(str(path_or_name))

@@ -1,0 +1,82 @@
+"""From an error to an exit code: 0 done, 2 refused, 3 stopped, 130 interrupted; the message alone, no traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, TypeVar
+
+from samfed_monai.config.overrides import started_by_monai
+from samfed_monai.errors import ExitCode, SamFedError
+
+T = TypeVar("T")
+
+_INTERRUPTED = "interrupted: what was complete is kept\n  to go on: type the same command again"
+
+
+def told_by(error: BaseException) -> SamFedError | KeyboardInterrupt | None:
+    """The error of ours inside whatever it was wrapped in (MONAI wraps what its ``$`` expressions raise)."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, (SamFedError, KeyboardInterrupt)):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def message_and_code(error: SamFedError | KeyboardInterrupt) -> tuple[str, ExitCode]:
+    """What to write to standard error, and the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return _INTERRUPTED, ExitCode.INTERRUPTED
+    return str(error), ExitCode(error.exit_code)
+
+
+@contextmanager
+def exit_on_refusal() -> Iterator[None]:
+    """Inside ``python -m monai.bundle run``, ends the process with our message and exit code instead of a traceback.
+
+    Anywhere else (``samfed``, tests, a notebook) the error passes through unchanged.
+
+    Raises:
+        SystemExit: the process was started by MONAI and the block refused, stopped or was interrupted.
+    """
+    try:
+        yield
+    except (SamFedError, KeyboardInterrupt, RuntimeError) as error:
+        told = told_by(error)
+        if told is None or not started_by_monai():
+            raise
+        _leave(told)
+
+
+def run_or_exit(job: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Calls ``job`` inside :func:`exit_on_refusal`.
+
+    Example::
+
+        "run": ["$samfed_monai.config.run_or_exit(@job.run)"]
+    """
+    with exit_on_refusal():
+        return job(*args, **kwargs)
+
+
+def install_exit_hook() -> None:
+    """Lets errors of ours that components raise while MONAI builds them end the process in the same way."""
+    if started_by_monai() and sys.excepthook is not _exit_hook:
+        sys.excepthook = _exit_hook
+
+
+def _exit_hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    told = told_by(error)
+    if told is None:
+        sys.__excepthook__(kind, error, traceback)
+        return
+    _leave(told)
+
+
+def _leave(error: SamFedError | KeyboardInterrupt) -> None:
+    message, code = message_and_code(error)
+    sys.stderr.write(f"{message}\n")
+    raise SystemExit(int(code)) from None

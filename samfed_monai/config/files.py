@@ -1,0 +1,84 @@
+"""Files that a configuration names: they exist, and they are the ones that their hashes say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.config.layers import BundleConfig
+from samfed_monai.errors import Problem, Refused
+from samfed_monai.io import sha256_file
+
+WEIGHT_KNOBS = ("adapter", "checkpoint", "encoder_weights", "initial_weights", "model", "teacher_checkpoint", "weights")
+"""Knobs that hold the path of a weights file or null; ``<knob>_sha256`` beside one, if not null, is its hash."""
+
+FOLDER_KNOBS = ("data_root", "dataset_dir")
+"""Knobs that hold the path of an existing folder or null."""
+
+
+def check_files(config: BundleConfig, bundle_root: Path) -> Iterator[Problem]:
+    """Weights and folders that do not exist, files whose hash differs, data lists that changed."""
+    content = config.content
+    for name in WEIGHT_KNOBS:
+        path = _given(content, name)
+        if path is not None and not path.is_file():
+            mend = "check the path, or make it with `samfed teach`" if name == "adapter" else "check the path"
+            yield Problem(config.where((name,)), found=f"no file {str(path)!r}", expected="a weights file", mend=mend)
+        elif path is not None:
+            yield from _hash(config, name, path)
+    for name in FOLDER_KNOBS:
+        path = _given(content, name)
+        if path is not None and not path.is_dir():
+            where = config.where((name,))
+            yield Problem(where, found=f"no folder {str(path)!r}", expected="a folder", mend="check the path")
+    datalist = _given(content, "datalist")
+    if datalist is not None:
+        yield from _datalist(datalist)
+    yield from _base_weights(config, bundle_root)
+
+
+def _given(content: dict[str, Any], name: str) -> Path | None:
+    value = content.get(name)
+    if not isinstance(value, str) or not value or value.startswith(("$", "@", "%")):
+        return None
+    return Path(value).expanduser()
+
+
+def _hash(config: BundleConfig, name: str, path: Path) -> Iterator[Problem]:
+    declared = config.content.get(f"{name}_sha256")
+    if not isinstance(declared, str) or declared.startswith(("$", "@", "%")):
+        return
+    found = sha256_file(path)
+    if found != declared.strip().lower():
+        yield Problem(
+            config.where((f"{name}_sha256",)),
+            found=f"{found} in {str(path)!r}",
+            expected=f"SHA-256 {declared}",
+            mend="it is another file, or a damaged one: fetch it again, or correct the hash if you trust the file",
+        )
+
+
+def _datalist(path: Path) -> Iterator[Problem]:
+    from samfed_monai.data import DataList
+
+    try:
+        DataList.load(path)
+    except Refused as refused:
+        yield from refused.problems
+
+
+def _base_weights(config: BundleConfig, bundle_root: Path) -> Iterator[Problem]:
+    """SAM's own checkpoint, which is looked up by name; not needed where the teacher is off."""
+    content = config.content
+    base = content.get("teacher_base", content.get("base"))
+    if not isinstance(base, str) or base.startswith(("$", "@")) or content.get("teacher_adapt") == "off":
+        return
+    if any(_given(content, name) is not None for name in ("checkpoint", "teacher_checkpoint")):
+        return
+    from samfed_monai.networks import find_checkpoint
+
+    try:
+        find_checkpoint(base, bundle_root)
+    except Refused as refused:
+        yield from refused.problems

@@ -1,0 +1,60 @@
+"""Ids of a bundle's configuration (``a#b#c``), looked up in plain nested dictionaries and lists."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+MISSING = object()
+_REFERENCE = re.compile(r"@(\w+(?:::\w+)*)")
+
+
+def split_id(key: str) -> tuple[str, ...]:
+    """``"a#b::0"`` as ``("a", "b", "0")``; a leading ``+`` (MONAI's "merge") is no part of the id."""
+    return tuple(key.lstrip("+").replace("#", "::").split("::"))
+
+
+def join_id(parts: Iterable[str]) -> str:
+    return "#".join(parts)
+
+
+def lookup(content: Any, parts: Iterable[str]) -> Any:
+    """What stands at an id, or ``MISSING``."""
+    for part in parts:
+        if isinstance(content, dict) and part in content:
+            content = content[part]
+        elif isinstance(content, list) and part.isdigit() and int(part) < len(content):
+            content = content[int(part)]
+        else:
+            return MISSING
+    return content
+
+
+def children(content: Any) -> Iterator[tuple[str, Any]]:
+    """Names and values one level down; nothing for plain values."""
+    if isinstance(content, dict):
+        yield from content.items()
+    elif isinstance(content, list):
+        yield from ((str(index), value) for index, value in enumerate(content))
+
+
+def walk(content: Any, parts: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every id with its value, parents before children."""
+    yield parts, content
+    for name, value in children(content):
+        yield from walk(value, (*parts, name))
+
+
+def references(text: str) -> list[tuple[str, ...]]:
+    """Ids that a string refers to with ``@``; relative ones (``@#sibling``) are left to MONAI."""
+    if not text.startswith(("@", "$")):
+        return []
+    return [tuple(match.split("::")) for match in _REFERENCE.findall(text.replace("#", "::"))]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``did you mean 'x'?``, or an empty string when nothing is close."""
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,114 @@
+"""What stands on the command line of ``python -m monai.bundle run``, which MONAI hands on without checking it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.config.ids import split_id
+from samfed_monai.errors import Refused
+from samfed_monai.io import read_json
+
+MONAI_OPTIONS = frozenset(
+    {
+        *("config_file", "meta_file", "logging_file", "args_file", "properties_path"),
+        *("run_id", "init_id", "final_id", "tracking", "workflow_type", "workflow_name"),
+    }
+)
+"""Options of ``monai.bundle run`` itself; every other one overrides an id."""
+
+
+@dataclass(frozen=True)
+class MonaiCommand:
+    """A parsed command line of ``python -m monai.bundle run``.
+
+    Args:
+        overrides: ids and values.
+        options: MONAI's own options.
+    """
+
+    overrides: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def config_files(self) -> list[Path]:
+        """The files of ``--config_file``: one, a list, or several with commas between."""
+        given = self.options.get("config_file") or []
+        if isinstance(given, str):
+            given = [given] if Path(given).is_file() else given.split(",")
+        return [Path(str(name).strip()) for name in given]
+
+
+def started_by_monai(argv: Sequence[str] | None = None) -> bool:
+    """Whether this process is ``python -m monai.bundle ...``."""
+    argv = sys.argv if argv is None else argv
+    return bool(argv) and Path(argv[0]).as_posix().endswith("monai/bundle/__main__.py")
+
+
+def monai_command(argv: Sequence[str] | None = None) -> MonaiCommand | None:
+    """The command line as MONAI understands it (it uses ``fire``), or ``None`` when MONAI did not start the process."""
+    argv = sys.argv if argv is None else argv
+    if not started_by_monai(argv):
+        return None
+    pairs = parse_pairs(argv[1:], fire_value)
+    if isinstance(pairs.get("args_file"), str):
+        with suppress(Refused):  # MONAI reads YAML, too, and tells itself what it cannot read
+            pairs = {**read_json(pairs["args_file"]), **pairs}
+    options = {key: value for key, value in pairs.items() if key in MONAI_OPTIONS}
+    overrides = {key: value for key, value in pairs.items() if key not in MONAI_OPTIONS and value is not None}
+    return MonaiCommand(overrides=overrides, options=options)
+
+
+def parse_pairs(words: Sequence[str], read_value: Any) -> dict[str, Any]:
+    """``--key value``, ``--key=value`` and a bare ``--key`` (true) as a dictionary; other words are skipped.
+
+    Hyphens in keys count as underscores, so that ``--learning-rate`` and ``--learning_rate`` are the same id.
+    """
+    pairs: dict[str, Any] = {}
+    index = 0
+    while index < len(words):
+        word = words[index]
+        index += 1
+        if not _is_flag(word):
+            continue
+        key, equals, text = word.lstrip("-").partition("=")
+        if not equals and index < len(words) and not _is_flag(words[index]):
+            text, equals = words[index], "="
+            index += 1
+        pairs[key.replace("-", "_")] = read_value(text) if equals else True
+    return pairs
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("--") or re.match(r"-[a-zA-Z]", word) is not None
+
+
+def fire_value(text: str) -> Any:
+    """A value as ``fire`` reads it: a Python literal where it is one, otherwise text."""
+    from fire.parser import DefaultParseValue
+
+    return DefaultParseValue(text)
+
+
+def samfed_value(text: str) -> Any:
+    """A value as ``samfed`` reads it: JSON (``true``, ``null``, ``[1, 2]``), a Python literal, otherwise text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError):
+        return text
+
+
+def normal_ids(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Overrides with ``a::b`` and ``a#b`` spelt alike, as ``a#b``."""
+    return {"#".join(split_id(key)): value for key, value in overrides.items()}

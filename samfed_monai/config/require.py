@@ -1,0 +1,67 @@
+"""The first thing a bundle's ``initialize`` does: check itself, with whatever the command line said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from samfed_monai.config.check import check_bundle
+from samfed_monai.config.exit_codes import exit_on_refusal, install_exit_hook
+from samfed_monai.config.layers import WORKFLOWS
+from samfed_monai.config.overrides import MonaiCommand, monai_command, normal_ids
+from samfed_monai.errors import Problem, Problems
+
+
+def require_checked(bundle_root: str | Path, workflow: str, variant: str | None = None) -> None:
+    """Refuses a bundle that has problems; names them all.
+
+    Started by ``python -m monai.bundle run``, it also checks the overrides and the files of that command line, which
+    MONAI does not, and ends the process with exit code 2 and the message alone.
+
+    Example::
+
+        "imports": ["$import samfed_monai.config"],
+        "initialize": ["$samfed_monai.config.require_checked(@bundle_root, 'train')"]
+
+    Raises:
+        Refused: with every problem; ``SystemExit(2)`` instead when MONAI started the process.
+    """
+    install_exit_hook()
+    with exit_on_refusal():
+        command = monai_command() or MonaiCommand()
+        root = _bundle_root(bundle_root, command)
+        problems = Problems()
+        problems.extend(_check_command(command, root))
+        problems.extend(
+            check_bundle(
+                root,
+                workflow,
+                variant=variant,
+                overrides=normal_ids(command.overrides),
+                files=_files(command, root, workflow),
+            )
+        )
+        problems.refuse_if_any()
+
+
+def _bundle_root(bundle_root: str | Path, command: MonaiCommand) -> Path:
+    """The folder above the given config file's ``configs``, else what the bundle calls its root."""
+    given = command.config_files
+    if given and given[0].resolve().parent.name == "configs":
+        return given[0].resolve().parent.parent
+    return Path(bundle_root)
+
+
+def _files(command: MonaiCommand, root: Path, workflow: str) -> list[Path] | None:
+    """Files of the command line, or ``None`` when they are the workflow's own."""
+    given = [path.resolve() for path in command.config_files]
+    own = [(root / "configs" / name).resolve() for name in WORKFLOWS.get(workflow, ())]
+    return given if given and given != own else None
+
+
+def _check_command(command: MonaiCommand, root: Path) -> list[Problem]:
+    """A logging configuration may be the user's own, never one that came with the bundle."""
+    logging_file = command.options.get("logging_file")
+    if not isinstance(logging_file, str) or not Path(logging_file).resolve().is_relative_to(root.resolve()):
+        return []
+    found = f"{logging_file!r}, which came with the bundle"
+    return [Problem("command line -> logging_file", found=found, expected="a logging configuration of your own")]

@@ -1,0 +1,123 @@
+"""Misspelt ids: overrides that name nothing, references that lead nowhere, knobs that nobody reads."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from samfed_monai.config.bundles import packaged_bundles
+from samfed_monai.config.ids import MISSING, children, did_you_mean, join_id, lookup, references, split_id, walk
+from samfed_monai.config.knobs import knobs_of
+from samfed_monai.config.layers import COMMAND_LINE, BundleConfig
+from samfed_monai.config.targets import parameters_of, resolve_target
+from samfed_monai.errors import Problem, Refused
+from samfed_monai.io import read_json
+
+COMPONENT_KEYS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"})
+"""Keys of a component that MONAI reads itself; they are no arguments."""
+
+_MEANS_THE_SAME = 0.8  # difflib ratio above which two knobs of one file are taken for one knob and its misspelling
+
+
+def check_override_ids(config: BundleConfig, base_layers: int) -> Iterator[Problem]:
+    """Ids that a variant or the command line sets, and that nothing below them defines (MONAI would ignore them)."""
+    for index, (layer, pairs) in enumerate(config.layers):
+        below = config.below(index)
+        for key, value in pairs.items():
+            parts = split_id(key)
+            if index == 0 or (index < base_layers and len(parts) == 1):
+                continue
+            mend = _lost(below, parts, value)
+            if mend is not None:
+                expected = "an id that this workflow has"
+                yield Problem(f"{layer} -> {join_id(parts)}", found="an unknown id", expected=expected, mend=mend)
+
+
+def _lost(below: dict[str, Any], parts: Sequence[str], value: Any) -> str | None:
+    """What to do about an id that leads nowhere, or ``None`` when it leads somewhere."""
+    for depth, part in enumerate(parts):
+        holder = lookup(below, parts[:depth])
+        if lookup(holder, (part,)) is not MISSING:
+            continue
+        names = {name for name, _ in children(holder)}
+        if isinstance(holder, dict) and depth == len(parts) - 1:
+            if "_target_" in holder:
+                arguments, anything = _arguments(holder)
+                if anything or part in arguments | COMPONENT_KEYS:
+                    return None
+                names |= arguments
+            elif depth and isinstance(value, dict) and "_target_" in value:
+                return None  # a new component in a group, for instance one more loss term
+        guess = difflib.get_close_matches(part, sorted(names), n=1)
+        if guess:
+            return f"did you mean {join_id([*parts[:depth], guess[0], *parts[depth + 1 :]])!r}?"
+        return f"known here: {', '.join(sorted(names)) or 'nothing'}"
+    return None
+
+
+def _arguments(component: dict[str, Any]) -> tuple[set[str], bool]:
+    try:
+        named, anything = parameters_of(resolve_target(component["_target_"], ""))
+    except Refused:  # told where the component itself is checked
+        return set(), True
+    return set(named), anything
+
+
+def check_references(config: BundleConfig) -> Iterator[Problem]:
+    """``@id`` that leads nowhere, and ``$`` expressions that are not Python."""
+    for parts, value in walk(config.content):
+        if not isinstance(value, str) or parts[:1] == ("_meta_",):
+            continue
+        for target in references(value):
+            if target[0] != "_meta_" and lookup(config.content, target) is MISSING:
+                yield Problem(
+                    config.where(parts),
+                    found=f"@{join_id(target)}, which does not exist",
+                    expected="a reference to an id of this workflow",
+                    mend=did_you_mean(target[0], config.content)
+                    if len(target) == 1
+                    else _lost_reference(config, target),
+                )
+        if value.startswith("$") and not _is_python(value[1:]):
+            yield Problem(config.where(parts), found=repr(value), expected="a Python expression after '$'")
+
+
+def _lost_reference(config: BundleConfig, target: Sequence[str]) -> str:
+    return _lost(config.content, target, None) or ""
+
+
+def _is_python(text: str) -> bool:
+    try:
+        ast.parse(text.replace("@", "").replace("#", "_").replace("::", "_"))
+    except SyntaxError:
+        return False
+    return True
+
+
+def check_unread_knobs(config: BundleConfig) -> Iterator[Problem]:
+    """Knobs that nothing refers to and that look like a misspelling of one that something refers to."""
+    read = {target[0] for _, value in walk(config.content) if isinstance(value, str) for target in references(value)}
+    shipped = _shipped_knobs({layer for layer, _ in config.layers})
+    for layer, pairs in config.layers:
+        if layer == COMMAND_LINE:
+            continue
+        for name in knobs_of(pairs).keys() - read - shipped:
+            close = difflib.get_close_matches(name, sorted(read & config.content.keys()), n=1, cutoff=_MEANS_THE_SAME)
+            if close:
+                mend = f"did you mean {close[0]!r}?"
+                yield Problem(f"{layer} -> {name}", found="a key that nothing reads", expected="a known key", mend=mend)
+
+
+def _shipped_knobs(files: set[str]) -> set[str]:
+    """Knobs of the packaged bundles' own files of those names, whoever reads them."""
+    paths = (folder / "configs" / name for folder in packaged_bundles().values() for name in files)
+    return {knob for path in paths if path.is_file() for knob in _knobs_of_file(path)}
+
+
+def _knobs_of_file(path: Any) -> dict[str, Any]:
+    try:
+        return knobs_of(read_json(path))
+    except Refused:
+        return {}

@@ -1,0 +1,136 @@
+"""What a bundle may name as ``_target_``: only code that was installed on purpose, resolved without running it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import os
+import types
+import typing
+from typing import Any
+
+from samfed_monai.config.ids import did_you_mean
+from samfed_monai.errors import Problem, Refused
+
+ALLOWED_PREFIXES = ("samfed_monai.", "monai.", "torch.", "ignite.")
+"""Packages whose components a bundle may name. A bundle's own ``scripts`` folder is not among them: code that comes
+with a configuration is code nobody installed. Whoever starts the command (never the bundle) can add packages with the
+environment variable ``SAMFED_ALLOW``, for instance ``SAMFED_ALLOW=my_lab.,torchvision.``"""
+
+DENIED_PREFIXES = (
+    "monai.bundle.",
+    "torch.hub.",
+    "torch.load",
+    "torch.package.",
+    "torch.serialization.",
+    "torch.utils.cpp_extension.",
+)
+"""Inside the allowed packages, what downloads, compiles, unpickles or runs other code."""
+
+
+def allowed_prefixes() -> tuple[str, ...]:
+    """The allow-list with what ``SAMFED_ALLOW`` adds to it."""
+    added = (prefix.strip().rstrip(".") + "." for prefix in os.environ.get("SAMFED_ALLOW", "").split(",") if prefix)
+    return (*ALLOWED_PREFIXES, *added)
+
+
+def resolve_target(target: Any, where: str) -> Any:
+    """The class or function that a ``_target_`` names; modules outside the allow-list are not even imported.
+
+    Args:
+        target: a full dotted path; a bare name is one of MONAI's, looked up as MONAI does.
+        where: file and id, for the message.
+
+    Raises:
+        Refused: not a dotted path, outside the allow-list, or unknown.
+    """
+    if not isinstance(target, str) or not target or target.startswith(("$", "@", "%")):
+        raise _outside(where, repr(target))
+    path = target if "." in target else _monai_path(target, where)
+    if not _allowed(path):
+        raise _outside(where, repr(target))
+    try:
+        found = _locate(path, where)
+    except ImportError as error:
+        raise Refused([Problem(where, found=str(error), expected=f"{target!r} to be importable")]) from None
+    real = f"{getattr(found, '__module__', None) or path.rpartition('.')[0]}.{getattr(found, '__qualname__', '')}"
+    if not _allowed(real):  # torch.os.system is spelt like torch's, but is not
+        raise _outside(where, f"{target!r} (really {real!r})")
+    return found
+
+
+def parameters_of(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Named parameters of a class or function, and whether it takes other names, too (``**kwargs``, or unknown)."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):  # built in C: it does not say
+        return {}, True
+    named = {n: p for n, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    return named, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+def annotations_of(target: Any) -> dict[str, Any]:
+    """Annotations of a class's or function's parameters as types; those that cannot be resolved are left out."""
+    function = getattr(target, "__init__") if inspect.isclass(target) else target  # noqa: B009 - mypy: unsound
+    try:
+        return typing.get_type_hints(function)
+    except Exception:  # an annotation that only a type checker can resolve
+        return {}
+
+
+def _allowed(path: str) -> bool:
+    dotted = f"{path}."
+    return path.startswith(allowed_prefixes()) and not dotted.startswith(DENIED_PREFIXES)
+
+
+def _outside(where: str, found: str) -> Refused:
+    expected = f"a component of {', '.join(prefix.rstrip('.') for prefix in allowed_prefixes())}"
+    mend = "if you trust that package, name it in the environment variable SAMFED_ALLOW"
+    return Refused([Problem(where, found=found, expected=expected, mend=mend)])
+
+
+def _unknown(where: str, target: str, known: set[str], holder: str) -> Refused:
+    name = target.rpartition(".")[2]
+    mend = did_you_mean(name, known) or "check the spelling"
+    return Refused([Problem(where, found=repr(target), expected=f"a component that exists in {holder}", mend=mend)])
+
+
+@functools.cache
+def _locator() -> Any:
+    from monai.bundle.config_item import ComponentLocator
+
+    return ComponentLocator()
+
+
+def _monai_path(name: str, where: str) -> str:
+    module = _locator().get_component_module_name(name)
+    if module is None:
+        raise _unknown(where, name, set(_locator()._components_table or ()), "MONAI")
+    return f"{module[0] if isinstance(module, list) else module}.{name}"
+
+
+def _locate(path: str, where: str) -> Any:
+    parts = path.split(".")
+    found: Any = importlib.import_module(parts[0]) if _importable(parts[0]) else None
+    if found is None:
+        raise _unknown(where, path, {prefix.rstrip(".") for prefix in allowed_prefixes()}, "an installed package")
+    for depth, part in enumerate(parts[1:], start=2):
+        name = ".".join(parts[:depth])
+        if isinstance(found, types.ModuleType) and not hasattr(found, part) and _importable(name):
+            found = importlib.import_module(name)
+        elif hasattr(found, part):
+            found = getattr(found, part)
+        else:
+            raise _unknown(where, path, set(dir(found)), ".".join(parts[: depth - 1]))
+    if not callable(found):
+        raise _unknown(where, path, set(dir(found)), path)
+    return found
+
+
+def _importable(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
