@@ -40,8 +40,8 @@ def render_synthetic(
     """Renders sites that look different from each other and returns their data list.
 
     Image ``index`` of a site depends on ``(seed, site, index)`` only: asking for more images or sites changes none of
-    those that exist. The public images have a plain look of their own; every site shifts away from it (skin tone, colour
-    cast, light, hair, size of lesions). It does not imitate any diagnosis and is no substitute for real images.
+    those that exist. The public images have a plain look of their own; every site shifts away from it (skin tone,
+    colour cast, light, hair, size of lesions). It does not imitate any diagnosis and is no substitute for real images.
 
     Args:
         folder: receives ``<site>/images/*.jpg`` and ``<site>/masks/*.png`` (values 0 and 255); the public images lie
@@ -85,7 +85,7 @@ def render_synthetic(
         site_entries = {}
         for number in range(sites):
             name, look, start, entries = f"site-{number + 1}", look_of(number, seed), 0, {}
-            # A split starts at its own multiple of 100,000, so that more unlabelled images leave the others as they are.
+            # A split starts at its own multiple of 100,000: more unlabelled images leave the others as they are.
             for split, count in splits.items():
                 with_mask = labelled or split != "unlabelled"
                 entries[split] = render(name, look, range(start, start + count), with_mask)

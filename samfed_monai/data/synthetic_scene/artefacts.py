@@ -23,7 +23,7 @@ class _Canvas:
         self.pen.line(fine, fill=int(255 * ink), width=max(1, round(width * _FINE)), joint="curve")
 
     def coverage(self) -> Field:
-        return np.asarray(self.image.reduce(_FINE), dtype=np.float32) / 255
+        return np.asarray(self.image.reduce(_FINE), dtype=np.float32) / np.float32(255)
 
 
 def draw_hairs(rng: np.random.Generator, shape: Shape, count: int) -> Field:

@@ -56,7 +56,7 @@ def draw_lesion(rng: np.random.Generator, shape: Shape, look: SiteLook) -> Lesio
     inside = np.clip(depth / radius, 0, 1)
     melanin = strength * body * _pigment(rng, shape, radius, inside)
     blood = float(rng.uniform(0, 0.3)) * body + float(rng.uniform(0, 0.12)) * sigmoid(depth / (0.25 * radius) + 1)
-    deep = np.zeros(shape, np.float32)
+    deep: Field = np.zeros(shape, np.float32)
     if rng.random() < 0.3:  # blue-grey veil
         deep = float(rng.uniform(0.3, 0.9)) * body * sigmoid(3 * fractal_noise(rng, shape, radius, 3) - 1 + 2 * inside)
     return Lesion(mask, melanin.astype(np.float32), blood.astype(np.float32), deep, centre, radius)

@@ -71,9 +71,9 @@ SITES = (
         pigment=(0.45, 1.0), edge=(0.08, 0.22), ruler=0.35, freckles=(0, 8), tunnel=0.05, quality=88,
     ),
     SiteLook(
-        skin=(0.82, 0.76, 0.74), light=(0.94, 0.98, 0.96), exposure=(0.68, 0.88), radius=(0.07, 0.18), ruler=0.6, ink=0.3,
-        pigment=(0.4, 1.1), tan=(0.1, 0.25), freckles=(2, 12), hairs=(0, 10), vignette=(0.25, 0.6), blur=(0.5, 1.1),
-        noise=(0.014, 0.028), tunnel=0.1, quality=85,
+        skin=(0.82, 0.76, 0.74), light=(0.94, 0.98, 0.96), exposure=(0.68, 0.88), radius=(0.07, 0.18), ruler=0.6,
+        ink=0.3, pigment=(0.4, 1.1), tan=(0.1, 0.25), freckles=(2, 12), hairs=(0, 10), vignette=(0.25, 0.6),
+        blur=(0.5, 1.1), noise=(0.014, 0.028), tunnel=0.1, quality=85,
     ),
     SiteLook(
         skin=(0.84, 0.72, 0.66), light=(1.0, 1.0, 1.02), tan=(0.25, 0.6), blush=(0.04, 0.25), radius=(0.12, 0.32),

@@ -1,0 +1,174 @@
+"""The soft-mask store: what the frozen teacher thinks of each private image, computed once and kept at the site."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import struct
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.io import atomic_write
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+_SUFFIX = ".mask"
+_MAGIC = b"SFM1"
+_HEADER = struct.Struct("<4sHHHI")  # magic, bits, height, width, CRC-32 of the key and the pixels
+_DTYPES: dict[int, np.dtype] = {8: np.dtype("u1"), 16: np.dtype("<u2")}
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+class SoftMaskStore:
+    """Teacher probabilities of images, one small file each, keyed by (image hash, teacher hash).
+
+    A probability p is kept as ``round(p * (2**bits - 1))``, so it comes back within 1/510 (8 bits) or 1/131070
+    (16 bits), up to float32's own rounding. The pixels are not compressed, so 10,000 masks of 256 x 256 are 0.7 GB
+    (1.4 GB) whatever they show. A mask is written to a temporary file that then replaces the old one: after a crash it
+    is there as a whole or not at all. A damaged file counts as missing, with a warning, and the next :meth:`put`
+    replaces it. Files have mode 0600 and folders 0700: private soft masks stay at their site. The store does not run
+    the teacher; ``fill_store`` does.
+
+    Args:
+        folder: the store; a teacher's masks lie in a folder of its own inside, so that several teachers share a store
+            without ever being mixed up.
+        teacher_sha256: identity of the teacher, 64 hexadecimal digits.
+        bits: 8 or 16, for what is written; both are read.
+
+    Raises:
+        Refused: ``teacher_sha256`` is no hash, or ``bits`` is neither 8 nor 16.
+
+    Example::
+
+        store = SoftMaskStore("run/store", teacher_sha256=teacher.sha256)
+        for image in store.missing(hashes):
+            store.put(image, probabilities)
+    """
+
+    def __init__(self, folder: str | Path, *, teacher_sha256: str, bits: int = 8) -> None:
+        problems = Problems()
+        if bits not in _DTYPES:
+            problems.add("soft-mask store -> bits", found=repr(bits), expected="8 or 16")
+        if not _is_hash(teacher_sha256):
+            problems.add(
+                "soft-mask store -> teacher_sha256",
+                found=repr(teacher_sha256),
+                expected="64 lower-case hexadecimal digits",
+                mend="take it from Teacher.sha256",
+            )
+        problems.refuse_if_any()
+        self.folder = Path(folder)
+        self.teacher_sha256 = teacher_sha256
+        self.bits = bits
+        self._masks = self.folder / teacher_sha256
+
+    def missing(self, image_sha256s: Iterable[str]) -> list[str]:
+        """The hashes among those given that have no readable mask yet, each once, in the order given."""
+        return [image for image in dict.fromkeys(image_sha256s) if image not in self]
+
+    def put(self, image_sha256: str, probabilities: Tensor) -> None:
+        """Writes one image's mask, atomically; an older one is replaced.
+
+        Args:
+            image_sha256: SHA-256 of the image file, 64 hexadecimal digits.
+            probabilities: (1, h, w) float in [0, 1], on any device; at most 65,535 pixels wide and high.
+
+        Raises:
+            Refused: wrong shape, NaN, or values outside [0, 1]. Nothing is written then.
+        """
+        path = self._path(image_sha256)
+        values = probabilities.detach().float().cpu().numpy()
+        problems = Problems()
+        if values.ndim != 3 or values.shape[0] != 1 or not 0 < min(values.shape) <= max(values.shape) < 2**16:
+            problems.add(f"soft mask of {image_sha256[:12]}", found=f"shape {values.shape}", expected="shape (1, h, w)")
+        elif not (values.min() >= 0 and values.max() <= 1):  # NaN fails both comparisons
+            found = f"values from {values.min():.4g} to {values.max():.4g}"
+            problems.add(f"soft mask of {image_sha256[:12]}", found=found, expected="probabilities in [0, 1]")
+        problems.refuse_if_any()
+        levels = 2**self.bits - 1
+        pixels = np.rint(values[0].astype(np.float64) * levels).astype(_DTYPES[self.bits]).tobytes()
+        header = _HEADER.pack(_MAGIC, self.bits, *values.shape[1:], self._checksum(image_sha256, pixels))
+        for folder in (self.folder, self._masks, path.parent):
+            _make_private(folder)
+        with atomic_write(path, mode=0o600) as stream:
+            stream.write(header + pixels)
+
+    def get(self, image_sha256: str) -> Tensor:
+        """Reads one image's mask.
+
+        Returns:
+            (1, h, w) float32 in [0, 1].
+
+        Raises:
+            Refused: there is no mask of this image by this teacher, or it is damaged.
+        """
+        import torch
+
+        pixels = self._read(image_sha256)
+        if pixels is None:
+            raise Refused(
+                [
+                    Problem(
+                        f"soft-mask store {self.folder} -> image {image_sha256[:12]}…",
+                        found=f"no readable mask by teacher {self.teacher_sha256[:12]}…",
+                        expected="a soft mask of every unlabelled image",
+                        mend="run the same command again: it computes what is missing and nothing else",
+                    )
+                ]
+            )
+        levels = np.float32(2 ** (8 * pixels.itemsize) - 1)
+        return torch.from_numpy(pixels[None].astype(np.float32) / levels)
+
+    def __contains__(self, image_sha256: object) -> bool:
+        """Whether a readable mask is there; its checksum is verified."""
+        return isinstance(image_sha256, str) and self._read(image_sha256) is not None
+
+    def __len__(self) -> int:
+        """How many masks this teacher has in the store, damaged ones included."""
+        return sum(1 for _ in self._masks.glob(f"??/*{_SUFFIX}"))
+
+    def _path(self, image_sha256: str) -> Path:
+        if not _is_hash(image_sha256):
+            expected = "64 lower-case hexadecimal digits (the SHA-256 of the image file)"
+            raise Refused([Problem("soft-mask store -> image_sha256", found=repr(image_sha256), expected=expected)])
+        return self._masks / image_sha256[:2] / f"{image_sha256}{_SUFFIX}"
+
+    def _checksum(self, image_sha256: str, pixels: bytes) -> int:
+        """CRC-32 that also covers the key: a file copied under another image's or teacher's name does not match."""
+        return zlib.crc32(pixels, zlib.crc32(bytes.fromhex(image_sha256 + self.teacher_sha256)))
+
+    def _read(self, image_sha256: str) -> np.ndarray | None:
+        """Quantised (h, w) pixels, or ``None`` if there are none that can be trusted."""
+        path = self._path(image_sha256)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        if len(content) >= _HEADER.size:
+            magic, bits, height, width, checksum = _HEADER.unpack_from(content)
+            pixels = content[_HEADER.size :]
+            whole = magic == _MAGIC and bits in _DTYPES and len(pixels) == height * width * bits // 8
+            if whole and checksum == self._checksum(image_sha256, pixels):
+                return np.frombuffer(pixels, dtype=_DTYPES[bits]).reshape(height, width)
+        logger.warning("soft mask %s is damaged: it counts as missing and will be computed again", path)
+        return None
+
+
+def _is_hash(text: object) -> bool:
+    return isinstance(text, str) and _HASH.fullmatch(text) is not None
+
+
+def _make_private(folder: Path) -> None:
+    """Creates a folder that only its owner can enter; an existing one is closed to others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.stat().st_mode & 0o077:
+        os.chmod(folder, 0o700)

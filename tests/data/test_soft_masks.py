@@ -1,0 +1,208 @@
+"""The soft-mask store: quantisation, size, damage, crashes, privacy."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from samfed_monai.data.soft_masks import SoftMaskStore
+from samfed_monai.errors import Refused
+
+TEACHER = "a" * 64
+IMAGE, OTHER = "0" * 64, "1" * 64
+
+
+def a_store(folder: Path, **options) -> SoftMaskStore:
+    return SoftMaskStore(folder, teacher_sha256=TEACHER, **options)
+
+
+def the_file(store: SoftMaskStore, image: str = IMAGE) -> Path:
+    return store.folder / store.teacher_sha256 / image[:2] / f"{image}.mask"
+
+
+def blobs(seed: int, size: int = 256) -> torch.Tensor:
+    """Soft random blobs with a noisy value at every pixel: the worst a compressor could meet."""
+    rng = np.random.default_rng(seed)
+    field = ndimage.gaussian_filter(rng.standard_normal((size, size)), 6)
+    field = field / field.std() + 0.3 * rng.standard_normal((size, size))
+    return torch.from_numpy(1 / (1 + np.exp(-2 * field))).float()[None]
+
+
+def test_a_mask_comes_back_as_it_was_put(tmp_path):
+    store = a_store(tmp_path)
+    mask = torch.tensor([[[0.0, 1.0, 0.2], [51 / 255, 0.4, 0.6]]])
+    store.put(IMAGE, mask)
+    assert IMAGE in store
+    assert len(store) == 1
+    back = store.get(IMAGE)
+    assert back.dtype == torch.float32
+    assert torch.equal(back, mask)  # all are multiples of 1/255
+
+
+@pytest.mark.parametrize(("bits", "bound"), [(8, 1 / 510), (16, 1 / 131070)])
+def test_the_quantisation_error_has_an_exact_bound(tmp_path, bits, bound):
+    store = a_store(tmp_path, bits=bits)
+    levels = 2**bits - 1
+    halves = (np.arange(levels) + 0.5) / levels  # the worst case: half-way between two levels
+    values = torch.from_numpy(np.concatenate([halves, np.linspace(0, 1, 4097)])).float().reshape(1, 17, -1)
+    store.put(IMAGE, values)
+    error = (store.get(IMAGE) - values).abs().max().item()
+    assert 0.999 * bound < error <= bound + 2**-23  # two roundings of float32 in [0, 1]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**31 - 1), st.sampled_from([8, 16]))
+def test_any_mask_comes_back_in_range_and_within_the_bound(tmp_path_factory, height, width, seed, bits):
+    store = a_store(tmp_path_factory.mktemp("store"), bits=bits)
+    mask = torch.rand(1, height, width, generator=torch.Generator().manual_seed(seed))
+    store.put(IMAGE, mask)
+    back = store.get(IMAGE)
+    assert back.shape == mask.shape
+    assert back.min() >= 0
+    assert back.max() <= 1
+    assert (back - mask).abs().max() <= 0.5 / (2**bits - 1) + 2**-23
+
+
+def test_both_depths_are_read_whatever_is_written(tmp_path):
+    a_store(tmp_path, bits=16).put(IMAGE, torch.full((1, 2, 2), 0.3))
+    assert a_store(tmp_path, bits=8).get(IMAGE).sub(0.3).abs().max() < 1e-5
+
+
+def test_ten_thousand_hard_masks_fit_in_two_gigabytes(tmp_path):
+    for bits, most in ((8, 0.7e9), (16, 1.4e9)):
+        store = a_store(tmp_path / str(bits), bits=bits)
+        for number in range(4):
+            store.put(f"{number:064x}", blobs(number))
+        size = sum(path.stat().st_blocks * 512 for path in store.folder.rglob("*.mask")) / 4  # as the disk counts
+        assert 10_000 * size < most < 2e9
+
+
+def test_reading_is_fast(tmp_path):
+    store = a_store(tmp_path)
+    store.put(IMAGE, blobs(0))
+    times = []
+    for _ in range(50):
+        start = time.perf_counter()
+        store.get(IMAGE)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 1e-3  # about 0.1 ms here; ten times that leaves room for a slow disk
+
+
+def test_only_what_is_missing_is_asked_for(tmp_path):
+    store = a_store(tmp_path)
+    store.put(IMAGE, torch.zeros(1, 4, 4))
+    assert store.missing([OTHER, IMAGE, OTHER]) == [OTHER]
+
+
+def test_another_teacher_sees_none_of_it(tmp_path):
+    a_store(tmp_path).put(IMAGE, torch.zeros(1, 4, 4))
+    other = SoftMaskStore(tmp_path, teacher_sha256="b" * 64)
+    assert IMAGE not in other
+    assert len(other) == 0
+    with pytest.raises(Refused, match=r"no readable mask by teacher bbbbbbbbbbbb….*it computes what is missing"):
+        other.get(IMAGE)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:9],
+        lambda content: content[:-1],
+        lambda content: content + b"x",
+        lambda content: content[:40] + bytes([content[40] ^ 1]) + content[41:],
+        lambda content: b"PK\x03\x04" + content[4:],
+    ],
+    ids=["empty", "torn header", "short", "long", "one bit", "another format"],
+)
+def test_a_damaged_mask_counts_as_missing_and_is_replaced(tmp_path, caplog, damage):
+    store = a_store(tmp_path)
+    mask = torch.full((1, 16, 16), 0.6)
+    store.put(IMAGE, mask)
+    the_file(store).write_bytes(damage(the_file(store).read_bytes()))
+    with caplog.at_level(logging.WARNING):
+        assert store.missing([IMAGE]) == [IMAGE]
+    assert "is damaged: it counts as missing and will be computed again" in caplog.text
+    with pytest.raises(Refused, match="run the same command again"):
+        store.get(IMAGE)
+    store.put(IMAGE, mask)
+    assert torch.equal(store.get(IMAGE), mask)
+
+
+def test_a_mask_filed_under_another_image_is_not_believed(tmp_path):
+    store = a_store(tmp_path)
+    store.put(IMAGE, torch.ones(1, 4, 4))
+    the_file(store, OTHER).parent.mkdir()
+    the_file(store, OTHER).write_bytes(the_file(store).read_bytes())
+    assert OTHER not in store
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.zeros(4, 4), r"found shape \(4, 4\)"),
+        (torch.zeros(2, 4, 4), r"found shape \(2, 4, 4\)"),
+        (torch.zeros(1, 0, 4), r"found shape \(1, 0, 4\)"),
+        (torch.full((1, 4, 4), 1.5), r"found values from 1\.5 to 1\.5"),
+        (torch.full((1, 4, 4), -0.25), r"found values from -0\.25"),
+        (torch.full((1, 4, 4), float("nan")), r"found values from nan"),
+    ],
+)
+def test_what_is_no_probability_map_is_refused(tmp_path, mask, message):
+    store = a_store(tmp_path)
+    with pytest.raises(Refused, match=message):
+        store.put(IMAGE, mask)
+    assert len(store) == 0
+
+
+@pytest.mark.parametrize("name", ["../../../etc/passwd", "A" * 64, "0" * 63, ""])
+def test_a_key_that_is_no_hash_is_refused(tmp_path, name):
+    with pytest.raises(Refused, match="64 lower-case hexadecimal digits"):
+        a_store(tmp_path).put(name, torch.zeros(1, 4, 4))
+
+
+def test_bad_arguments_are_refused_together(tmp_path):
+    with pytest.raises(Refused, match=r"2 problems(.|\n)*bits: expected 8 or 16, found 4(.|\n)*teacher_sha256"):
+        SoftMaskStore(tmp_path, teacher_sha256="none", bits=4)
+
+
+def test_fault_57_private_soft_masks_are_readable_by_their_owner_only(tmp_path):
+    folder = tmp_path / "store"
+    folder.mkdir(mode=0o755)
+    store = a_store(folder)
+    store.put(IMAGE, torch.zeros(1, 4, 4))
+    assert stat.S_IMODE(the_file(store).stat().st_mode) == 0o600
+    for parent in (store.folder, store.folder / TEACHER, the_file(store).parent):
+        assert stat.S_IMODE(parent.stat().st_mode) == 0o700
+
+
+def test_a_killed_writer_leaves_whole_masks_only(tmp_path):
+    script = (
+        "import itertools, sys, torch\n"
+        "from samfed_monai.data.soft_masks import SoftMaskStore\n"
+        f"store = SoftMaskStore(sys.argv[1], teacher_sha256={TEACHER!r})\n"
+        "for number in itertools.count():\n"
+        "    store.put(f'{number % 50:064x}', torch.rand(1, 256, 256))\n"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
+    store = a_store(tmp_path)
+    deadline = time.monotonic() + 60
+    while len(store) < 10 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    written = [path.stem for path in tmp_path.rglob("*.mask")]
+    assert len(written) >= 10
+    assert store.missing(written) == []
