@@ -1,1 +1,21 @@
+"""Dictionary transforms that a bundle can name, and the tensor functions they wrap."""
 
+from samfed_monai.lazy import attach
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "LoadRGBd": "load_rgb",
+        "LoadSoftMaskd": "load_soft_mask",
+        "StrongView": "strong_view",
+        "StrongViewd": "strong_view",
+        "WeakView": "weak_view",
+        "WeakViewd": "weak_view",
+        "box_fill": "photometry",
+        "colour_matrix": "photometry",
+        "cutmix": "cutmix",
+        "gaussian_blur": "photometry",
+        "output_to_input": "geometry",
+        "warp": "geometry",
+    },
+)

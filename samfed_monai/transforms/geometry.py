@@ -1,0 +1,80 @@
+"""Affine geometry of views as pure tensor functions: one matrix, any number of images and masks."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# From here on a bilinear sample skips pixels, so the image is shrunk with anti-aliasing first.
+_SHRINK = 1.5
+
+
+def output_to_input(
+    size: tuple[int, int],
+    *,
+    flip: bool = False,
+    quarter_turns: int = 0,
+    degrees: float = 0.0,
+    zoom: float = 1.0,
+    shear: float = 0.0,
+    shift: tuple[float, float] = (0.0, 0.0),
+) -> Tensor:
+    """The matrix that says where in the input each pixel of a view comes from.
+
+    Args:
+        size: (H, W) of the view in pixels; angles are true in it, whatever its aspect.
+        flip: mirrors left and right.
+        quarter_turns: counter-clockwise turns by 90 degrees.
+        degrees: further counter-clockwise turn.
+        zoom: above 1 magnifies.
+        shear: horizontal shear in degrees.
+        shift: the picture's (down, right) movement as a fraction of (H, W).
+
+    Returns:
+        (2, 3) float32, for ``torch.nn.functional.affine_grid`` with ``align_corners=False``.
+    """
+    height, width = size
+    angle = math.radians(degrees)
+    turn = _rotation(angle) @ _quarter(quarter_turns % 4)
+    lean = torch.tensor([[1.0, math.tan(math.radians(shear))], [0.0, 1.0]], dtype=torch.float64)
+    mirror = torch.diag(torch.tensor([-1.0 if flip else 1.0, 1.0], dtype=torch.float64))
+    pixels = torch.diag(torch.tensor([float(width), float(height)], dtype=torch.float64))
+    linear = torch.linalg.inv(pixels) @ (mirror @ lean @ turn / zoom) @ pixels
+    moved = linear @ torch.tensor([[-2.0 * shift[1]], [-2.0 * shift[0]]], dtype=torch.float64)
+    return torch.cat([linear, moved], dim=1).float()
+
+
+def _rotation(angle: float) -> Tensor:
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return torch.tensor([[cosine, -sine], [sine, cosine]], dtype=torch.float64)
+
+
+def _quarter(turns: int) -> Tensor:
+    """Rotation by whole quarter turns, without rounding, so that pixels land exactly on pixels."""
+    cosine, sine = ((1, 0), (0, 1), (-1, 0), (0, -1))[turns]
+    return torch.tensor([[cosine, -sine], [sine, cosine]], dtype=torch.float64)
+
+
+def warp(tensor: Tensor, matrix: Tensor, size: tuple[int, int], *, nearest: bool = False) -> Tensor:
+    """Samples one view of an image or mask; beyond the border the picture is reflected.
+
+    Views of tensors of different resolution but the same extent move together under one matrix.
+
+    Args:
+        tensor: (C, H, W) float.
+        matrix: (2, 3) from :func:`output_to_input`.
+        size: (H, W) of the view.
+        nearest: takes the nearest pixel (labels) rather than interpolating bilinearly (images, probabilities).
+
+    Returns:
+        (C, *size) float; with ``nearest`` only values that were there before, else within their range.
+    """
+    batch = tensor[None]
+    if not nearest and min(batch.shape[2] / size[0], batch.shape[3] / size[1]) > _SHRINK:
+        batch = functional.interpolate(batch, size=size, mode="bilinear", antialias=True, align_corners=False)
+    grid = functional.affine_grid(matrix[None].to(batch), [1, 1, *size], align_corners=False)
+    mode = "nearest" if nearest else "bilinear"
+    return functional.grid_sample(batch, grid, mode=mode, padding_mode="reflection", align_corners=False)[0]

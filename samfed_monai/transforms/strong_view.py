@@ -1,0 +1,206 @@
+"""The strong view: a photometric disturbance of the weak view that keeps its geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, RandomizableTransform
+from monai.utils import ensure_tuple
+from torch import Tensor
+
+from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.transforms.photometry import box_fill, colour_matrix, gaussian_blur, recolour
+from samfed_monai.transforms.plain import plain
+
+_MOST_STRENGTH = 2.0
+
+
+class StrongView(RandomizableTransform):
+    """Colour jitter, grey, blur, noise and cutout of one RGB image (array twin of :class:`StrongViewd`).
+
+    Order and chances follow UniMatch (arXiv 2208.09910, its public recipe: jitter 0.8, grey 0.2, blur 0.5); hue is
+    milder than there because colour carries meaning on skin and mucosa.
+
+    Args:
+        strength: multiplies every range, and every chance up to 1; 0 leaves images as they are, at most 2.
+        brightness, contrast, saturation: greatest relative change to either side.
+        hue: greatest turn to either side, in fractions of the colour circle.
+        blur: greatest deviation in pixels at 256 px; smaller images are blurred less.
+        noise: greatest deviation of Gaussian noise, in [0, 1] intensities (HSSF: 0.1).
+        cutout: greatest area of the box that is filled with the mean colour, as a fraction of the image.
+        jitter_prob, grey_prob, blur_prob, noise_prob, cutout_prob: chances of each.
+        prob: chance of any change at all.
+
+    Raises:
+        Refused: an argument is out of range; all of them are named at once.
+    """
+
+    def __init__(
+        self,
+        strength: float = 1.0,
+        *,
+        brightness: float = 0.35,
+        contrast: float = 0.35,
+        saturation: float = 0.35,
+        hue: float = 0.05,
+        blur: float = 2.0,
+        noise: float = 0.06,
+        cutout: float = 0.2,
+        jitter_prob: float = 0.8,
+        grey_prob: float = 0.2,
+        blur_prob: float = 0.5,
+        noise_prob: float = 0.5,
+        cutout_prob: float = 0.5,
+        prob: float = 1.0,
+    ) -> None:
+        RandomizableTransform.__init__(self, prob)
+        self.ranges = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+        self.ranges |= {"blur": blur, "noise": noise, "cutout": cutout}
+        self.chances = {"jitter": jitter_prob, "grey": grey_prob, "blur": blur_prob, "noise": noise_prob}
+        self.chances["cutout"] = cutout_prob
+        problems = Problems()
+        limits = {"strength": _MOST_STRENGTH, "hue": 0.25, "blur": 20.0, "cutout": 0.45, "brightness": 0.5}
+        limits |= {"contrast": 0.5, "saturation": 0.5}
+        for name, value in {"strength": strength, **self.ranges}.items():
+            if not 0 <= value <= limits.get(name, 1.0):
+                expected = f"0 to {limits.get(name, 1.0):g}"
+                problems.add(f"StrongView -> {name}", found=str(value), expected=expected)
+        for name, value in {**{f"{name}_prob": chance for name, chance in self.chances.items()}, "prob": prob}.items():
+            if not 0 <= value <= 1:
+                problems.add(f"StrongView -> {name}", found=str(value), expected="0 to 1")
+        problems.refuse_if_any()
+        self.strength = strength
+        self._on: dict[str, bool] = {}
+        self._at: dict[str, float] = {}
+        self._box = (0.0, 0.0, 0.0)
+        self._noise_seed = 0
+
+    def randomize(self, data: Any = None) -> None:
+        """Draws one view; always the same number of draws, so that one knob does not change the others' values."""
+        super().randomize(None)
+        rolls = self.R.rand(len(self.chances)) < np.array(list(self.chances.values())) * self.strength
+        self._on = {name: bool(roll) and self._do_transform for name, roll in zip(self.chances, rolls, strict=True)}
+        self._at = {}
+        for name, most in self.ranges.items():
+            either_side = name in ("brightness", "contrast", "saturation", "hue")
+            self._at[name] = float(self.R.uniform(-1 if either_side else 0, 1)) * most * self.strength
+        stretch, down, right = self.R.rand(3).tolist()
+        self._box = (float(np.exp(1.4 * stretch - 0.7)), down, right)  # sides' ratio from 1:2 to 2:1
+        self._noise_seed = int(self.R.randint(2**31 - 1))
+
+    def __call__(self, image: Any, *, randomize: bool = True) -> Tensor:
+        """Disturbs an image.
+
+        Args:
+            image: (3, H, W) in [0, 1].
+            randomize: ``False`` repeats the last draw.
+
+        Returns:
+            (3, H, W) float32 in [0, 1], a new tensor.
+        """
+        if randomize:
+            self.randomize()
+        image = plain(image)
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise Refused(
+                [Problem("StrongView", found=f"shape {tuple(image.shape)}", expected="an RGB image (3, H, W)")]
+            )
+        if self._on["jitter"] or self._on["grey"]:
+            image = self._colours(image)
+        if self._on["blur"]:
+            image = gaussian_blur(image, self._at["blur"] * min(image.shape[1:]) / 256)
+        if self._on["noise"]:
+            generator = torch.Generator().manual_seed(self._noise_seed)
+            image = torch.add(image, torch.randn(image.shape, generator=generator), alpha=self._at["noise"])
+        if self._on["cutout"]:
+            image = self._cut(image)
+        return image.clamp(0, 1)
+
+    def _colours(self, image: Tensor) -> Tensor:
+        at = self._at if self._on["jitter"] else dict.fromkeys(self._at, 0.0)
+        saturation = 0.0 if self._on["grey"] else 1 + at["saturation"]
+        matrix = colour_matrix(brightness=1 + at["brightness"], saturation=saturation, hue=at["hue"])
+        return recolour(image, matrix, 1 + at["contrast"]).clamp_(0, 1)
+
+    def _cut(self, image: Tensor) -> Tensor:
+        ratio, down, right = self._box
+        rows, columns = image.shape[1:]
+        height = min(rows, round((self._at["cutout"] * rows * columns * ratio) ** 0.5))
+        width = min(columns, round((self._at["cutout"] * rows * columns / ratio) ** 0.5))
+        return box_fill(image, round(down * (rows - height)), round(right * (columns - width)), height, width)
+
+
+class StrongViewd(RandomizableTransform, MapTransform):
+    """Dictionary version of :class:`StrongView`: adds the strong view beside the weak one.
+
+    It never moves a pixel, so labels and soft masks of the weak view hold for it as well (except inside the cutout
+    box, which the student has to fill in from its surroundings).
+
+    Args:
+        keys: the image, (3, H, W) in [0, 1].
+        output_key: where its strong view goes; ``"image"`` replaces it (labelled images).
+        arguments: those of :class:`StrongView`.
+
+    Example::
+
+        {"_target_": "samfed_monai.transforms.StrongViewd", "keys": "image", "strength": 1.0}
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        output_key: KeysCollection = "image_strong",
+        *,
+        allow_missing_keys: bool = False,
+        strength: float = 1.0,
+        brightness: float = 0.35,
+        contrast: float = 0.35,
+        saturation: float = 0.35,
+        hue: float = 0.05,
+        blur: float = 2.0,
+        noise: float = 0.06,
+        cutout: float = 0.2,
+        jitter_prob: float = 0.8,
+        grey_prob: float = 0.2,
+        blur_prob: float = 0.5,
+        noise_prob: float = 0.5,
+        cutout_prob: float = 0.5,
+        prob: float = 1.0,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, 1.0)
+        self.output_keys = ensure_tuple(output_key)
+        if len(self.output_keys) != len(self.keys):
+            found = f"{len(self.output_keys)} names for {len(self.keys)} keys"
+            raise Refused([Problem("StrongViewd -> output_key", found=found, expected="one name for each key")])
+        self.view = StrongView(
+            strength,
+            brightness=brightness,
+            contrast=contrast,
+            saturation=saturation,
+            hue=hue,
+            blur=blur,
+            noise=noise,
+            cutout=cutout,
+            jitter_prob=jitter_prob,
+            grey_prob=grey_prob,
+            blur_prob=blur_prob,
+            noise_prob=noise_prob,
+            cutout_prob=cutout_prob,
+            prob=prob,
+        )
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> StrongViewd:
+        super().set_random_state(seed, state)
+        self.view.set_random_state(state=self.R)
+        return self
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key, output_key in self.key_iterator(data, self.output_keys):
+            result[output_key] = self.view(data[key])
+        return result
