@@ -17,7 +17,7 @@ from samfed_monai.networks.sam.model import PromptFreeSam
 
 
 class Teacher(nn.Module):
-    """SAM, adapted or not, frozen, with test-time augmentation (``M_T`` of METHOD section 1).
+    """SAM, adapted or not, with test-time augmentation (``M_T`` of METHOD section 1); it never trains by itself.
 
     Args:
         sam: the network, adapter included.
@@ -32,7 +32,7 @@ class Teacher(nn.Module):
         super().__init__()
         if views not in VIEWS:
             raise Refused([Problem("teacher -> views", found=repr(views), expected=f"one of {sorted(VIEWS)}")])
-        self.sam = sam.eval().requires_grad_(False)
+        self.sam = sam.eval()
         self.sha256, self.size, self.views, self.bf16 = sha256, size, views, bf16
 
     @classmethod
@@ -69,7 +69,7 @@ class Teacher(nn.Module):
             load_adapter(adapter, sam, base=base, base_sha256=base_sha256, size=size, public_hash=public_hash)
         adapter_sha256 = sha256_file(adapter) if adapter is not None else "none"
         sha256 = identity(base_sha256=base_sha256, adapter_sha256=adapter_sha256, size=size, views=views)
-        return cls(sam, sha256=sha256, size=size, views=views, bf16=bf16)
+        return cls(sam.requires_grad_(False), sha256=sha256, size=size, views=views, bf16=bf16)
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
