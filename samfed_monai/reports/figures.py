@@ -1,0 +1,165 @@
+"""Figures of one run: scores, teacher, loss terms, time and traffic."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.reports.federation_csv import series
+from samfed_monai.reports.numbers import as_bytes, as_seconds
+from samfed_monai.reports.run_data import RunData
+from samfed_monai.reports.style import PALETTE, Picture, Theme, line_style, picture, quiet, spread_labels, subplots
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Lines = dict[str, list[tuple[int, float]]]
+
+PARTS = {
+    "teacher": "Teacher adaptation",
+    "soft_masks": "Soft masks",
+    "warm_start": "Warm start",
+    "training": "Local training",
+    "controller": "Controller",
+    "evaluation": "Evaluation",
+}
+
+
+def run_figures(run: RunData) -> list[Picture]:
+    """Every figure that the run has data for, in the order of the report."""
+    made = [curves(run), reliability(run), loss_terms(run), costs(run)]
+    return [figure for figure in made if figure is not None]
+
+
+def curves(run: RunData) -> Picture | None:
+    """Validation Dice of the global model at every site, over the rounds."""
+    lines = series(run.rounds, "dice")
+    if not lines:
+        return None
+    best = run.results["models"].get("best", {}).get("round")
+
+    def draw(theme: Theme) -> Figure:
+        figure, (ax,) = subplots(theme, height=3.9)
+        _site_lines(ax, lines, run.sites, theme, labels=True)
+        average = _average(lines, {site: run.results["sites"][site]["validation"]["n"] for site in run.sites})
+        ax.plot(*zip(*average, strict=True), color=theme.ink, linewidth=2.6, zorder=4, solid_capstyle="round")
+        if best is not None:
+            ax.axvline(best, color=theme.faint, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)
+            ax.annotate(
+                f" best: round {best}", (best, 0.02), xycoords=("data", "axes fraction"), color=theme.faint, fontsize=9
+            )
+        ax.set_ylabel("Dice")
+        return figure
+
+    text = "Dice of the global model on every site's validation images; the thick line is the average over images."
+    return picture("curves", "Validation by round", text, draw)
+
+
+def reliability(run: RunData) -> Picture | None:
+    """How far every site trusts the teacher, over the rounds (METHOD section 3.3)."""
+    panels = {name: series(run.rounds, name) for name in ("reliability", "agreement")}
+    panels = {name: lines for name, lines in panels.items() if lines}
+    if not panels:
+        return None
+    titles = {"reliability": "Reliability of the teacher", "agreement": "Share of pixels that agree"}
+
+    def draw(theme: Theme) -> Figure:
+        figure, axes = subplots(theme, len(panels), height=3.2)
+        for ax, (name, lines) in zip(axes, panels.items(), strict=True):
+            _site_lines(ax, lines, run.sites, theme, labels=True)
+            ax.set_title(titles[name], loc="left", fontsize=10)
+        return figure
+
+    text = "Reliability is 1 where teacher, student and its moving average draw the same mask, and scales SAM's say."
+    return picture("reliability", "Trust in the teacher", text, draw)
+
+
+def loss_terms(run: RunData) -> Picture | None:
+    """Every loss term's mean over a round, at every site."""
+    names = list(dict.fromkeys(name for row in run.rounds for name in row.terms))
+    panels = {name: lines for name in names if _any_value(lines := series(run.rounds, name))}
+    if not panels:
+        return None
+
+    def draw(theme: Theme) -> Figure:
+        figure, axes = subplots(theme, len(panels), height=2.5, width=max(8.6, 2.2 * len(panels)))
+        for ax, (name, lines) in zip(axes, panels.items(), strict=True):
+            _site_lines(ax, lines, run.sites, theme)
+            ax.set_title(name.replace("_", " "), loc="left", fontsize=10)
+            ax.set_ylim(bottom=0)
+        return figure
+
+    text = "Means over a round, before weights and ramps; colours are the sites of the figures above."
+    return picture("losses", "Loss terms", text, draw)
+
+
+def costs(run: RunData) -> Picture | None:
+    """Seconds by part of the run, and bytes in both directions."""
+    seconds = {title: run.results["seconds"][name] for name, title in PARTS.items()}
+    traffic = {"Sites to server": run.results["traffic"]["up_bytes"]}
+    traffic["Server to sites"] = run.results["traffic"]["down_bytes"]
+    if not any(seconds.values()) and not any(traffic.values()):
+        return None
+
+    def draw(theme: Theme) -> Figure:
+        figure, axes = subplots(theme, 2, height=2.6, width_ratios=(3, 2))
+        _bars(axes[0], seconds, as_seconds, PALETTE[0], theme)
+        _bars(axes[1], traffic, as_bytes, PALETTE[2], theme)
+        axes[0].set_title("Wall-clock time", loc="left", fontsize=10)
+        axes[1].set_title("Traffic, all rounds", loc="left", fontsize=10)
+        return figure
+
+    return picture("costs", "Time and traffic", "What was reused from an earlier run took no time.", draw)
+
+
+def _site_lines(ax: Axes, lines: Lines, sites: list[str], theme: Theme, *, labels: bool = False) -> None:
+    order = [site for site in sites if site in lines] + [site for site in lines if site not in sites]
+    for index, site in enumerate(order):
+        rounds, values = zip(*lines[site], strict=True)
+        marker = "o" if len(rounds) == 1 else None
+        ax.plot(rounds, values, **line_style(index), linewidth=1.6, marker=marker, markersize=4)
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set_xlabel("round", fontsize=9)
+    ax.margins(x=0.02)
+    if not labels:
+        return
+    low, high = ax.get_ylim()
+    ends = [lines[site][-1][1] for site in order]
+    height = ax.figure.get_size_inches()[1]  # type: ignore[union-attr]
+    for index, (site, place) in enumerate(zip(order, spread_labels(ends, (high - low) * 0.24 / height), strict=True)):
+        ax.annotate(
+            f"{site}  {ends[index]:.3f}",
+            (1.01, place),
+            xycoords=("axes fraction", "data"),
+            color=line_style(index)["color"],
+            va="center",
+            fontsize=9,
+            annotation_clip=False,
+        )
+    ax.set_ylim(low, high)
+
+
+def _any_value(lines: Lines) -> bool:
+    return any(value for line in lines.values() for _, value in line)
+
+
+def _average(lines: Lines, weights: dict[str, int]) -> list[tuple[int, float]]:
+    rounds = sorted({number for line in lines.values() for number, _ in line})
+    average = []
+    for number in rounds:
+        found = [(weights.get(site, 1) or 1, value) for site, line in lines.items() for r, value in line if r == number]
+        average.append((number, sum(w * v for w, v in found) / sum(w for w, _ in found)))
+    return average
+
+
+def _bars(ax: Axes, values: dict[str, Any], spell: Any, color: str, theme: Theme) -> None:
+    quiet(ax, theme, grid="x")
+    names = list(values)[::-1]
+    ax.barh(names, [values[name] for name in names], color=color, height=0.55)
+    top = max(values.values()) or 1
+    for place, name in enumerate(names):
+        ax.annotate(f" {spell(values[name])}", (values[name], place), va="center", fontsize=9, color=theme.ink)
+    ax.set_xlim(0, top * 1.3)
+    ax.set_xticks([])
+    ax.spines["bottom"].set_visible(False)
+    ax.tick_params(axis="y", labelcolor=theme.ink)

@@ -1,0 +1,148 @@
+"""The report of one run: ``report.html``, self-contained, with its figures beside it."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.io import atomic_write, write_text
+from samfed_monai.reports import numbers
+from samfed_monai.reports.caveats import CAVEATS, title_of
+from samfed_monai.reports.figures import run_figures
+from samfed_monai.reports.overlays import PLACES, Overlay, make_overlays
+from samfed_monai.reports.run_data import RunData
+from samfed_monai.reports.style import Picture
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).parent / "templates"
+PRIVACY = "This file shows test images and their ids: treat it as you treat the images."
+
+
+class Report:
+    """Writes ``report.html`` and ``figures/*.png`` into a run folder.
+
+    Args:
+        run_folder: folder with ``results.json``; ``run.json``, ``federation.csv`` and ``evaluation/`` add to the report.
+        datalist: data list for the overlays; ``None`` takes what ``run.json`` names.
+        data_root: folder of the images, likewise.
+        overlays: whether to show test images; ``False`` leaves every image and id out of the report.
+
+    Example::
+
+        {"_target_": "samfed_monai.reports.Report", "run_folder": "@output_dir"}
+    """
+
+    def __init__(
+        self,
+        run_folder: str | Path,
+        *,
+        datalist: str | Path | None = None,
+        data_root: str | Path | None = None,
+        overlays: bool = True,
+    ) -> None:
+        self.run_folder = Path(run_folder)
+        self.datalist, self.data_root, self.overlays = datalist, data_root, overlays
+
+    def write(self) -> Path:
+        """Renders the report and returns its path.
+
+        Raises:
+            Refused: there is no ``results.json``, or it does not follow the schema.
+        """
+        run = RunData.read(self.run_folder)
+        figures, overlays, notes = run_figures(run), [], ["left out on request"]
+        if self.overlays:
+            overlays, notes = make_overlays(
+                run,
+                datalist=self.datalist or run.setting("datalist"),
+                data_root=self.data_root or run.setting("data_root"),
+            )
+        folder = self.run_folder / "figures"
+        for figure in figures:
+            _write_png(folder / f"{figure.name}.png", figure.light)
+        for overlay in overlays:
+            number = run.sites.index(overlay.site) + 1
+            _write_png(folder / f"overlay-{number}-{overlay.place}.png", overlay.png, mode=0o600)
+        path = self.run_folder / "report.html"
+        write_text(path, render(run, figures, overlays, notes))
+        return path
+
+
+def write_report(
+    run_folder: str | Path, *, datalist: str | Path | None = None, data_root: str | Path | None = None
+) -> Path:
+    """Writes the report of a run; see :class:`Report`."""
+    return Report(run_folder, datalist=datalist, data_root=data_root).write()
+
+
+def render(run: RunData, figures: list[Picture], overlays: list[Overlay], notes: list[str]) -> str:
+    """The page as one string of HTML; everything that comes from the run is escaped."""
+    results = run.results
+    rows = {place: {o.site: o for o in overlays if o.place == place} for place in PLACES}
+    other = next((name for name in results["models"] if name != results["selected"]), None)
+    return environment().get_template("report.html.j2").render(
+        run=run,
+        results=results,
+        title=title_of(results["variant"]),
+        figures={figure.name: figure for figure in figures},
+        overlays=rows,
+        shown=[site for site in run.sites if any(site in row for row in rows.values())],
+        notes=notes,
+        other=other,
+        caveats=[*CAVEATS, *results.get("caveats", []), *([PRIVACY] if overlays else [])],
+        command=results.get("command") or run.setting("command"),
+        headlines=headlines(run),
+    )
+
+
+def headlines(run: RunData) -> list[tuple[str, str, str]]:
+    """The numbers on top: what, how much, and the small print."""
+    results = run.results
+    average, worst = results["average"]["test"], results["worst"]["test"]
+    found = [("Dice, average", numbers.as_score(average["dice"]), f"{average['n']} test images, {len(run.sites)} sites")]
+    if worst:
+        found.append(("Dice, worst site", numbers.as_score(worst["dice"]), f"{worst['site']}, {worst['n']} images"))
+    found.append(("HD95, average", f"{numbers.as_pixels(average['hd95'])} px", "lower is better"))
+    teacher = (results["teacher"] or {}).get("average", {}).get("test")
+    if teacher and teacher["n"]:
+        found.append(("Dice, teacher alone", numbers.as_score(teacher["dice"]), "same test images"))
+    found.append(("Time", numbers.as_seconds(results["seconds"]["total"]), f"{results['rounds']} rounds"))
+    traffic = results["traffic"]["up_bytes"] + results["traffic"]["down_bytes"]
+    found.append(("Traffic", numbers.as_bytes(traffic), "both directions, all sites"))
+    return found
+
+
+def environment() -> Environment:
+    """Jinja with autoescaping on and the spellings of :mod:`samfed_monai.reports.numbers` as filters."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(
+        score=numbers.as_score,
+        pixels=numbers.as_pixels,
+        bytes=numbers.as_bytes,
+        seconds=numbers.as_seconds,
+        percent=numbers.as_percent,
+        data_url=data_url,
+        variant_title=title_of,
+    )
+    return made
+
+
+def data_url(content: bytes) -> str:
+    """PNG bytes as a URL that needs no file."""
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
+def _write_png(path: Path, content: bytes, *, mode: int = 0o644) -> Any:
+    with atomic_write(path, mode=mode) as stream:
+        stream.write(content)

@@ -1,0 +1,41 @@
+"""How numbers are spelt in reports and tables."""
+
+from __future__ import annotations
+
+MISSING = "–"
+
+
+def as_score(value: float | None, digits: int = 3) -> str:
+    """A Dice or IoU, or a dash where there is none."""
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def as_pixels(value: float | None) -> str:
+    """A distance in pixels, without its unit."""
+    return MISSING if value is None else f"{value:.1f}"
+
+
+def as_bytes(count: float) -> str:
+    """Bytes in decimal units: ``1.2 MB``."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} GB" if count < 999.5 else f"{count:,.0f} GB"
+
+
+def as_seconds(seconds: float) -> str:
+    """A duration: ``0.4 s``, ``4 min 12 s``, ``1 h 03 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s" if seconds else "0 s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def as_percent(value: float | None) -> str:
+    """A share as a whole percentage."""
+    return MISSING if value is None else f"{100 * value:.0f} %"

@@ -1,0 +1,145 @@
+"""Overlays of the best, the median and the worst test image of every site."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from samfed_monai.data.reading import read_image, read_mask
+from samfed_monai.data.records import load_records
+from samfed_monai.errors import SamFedError
+from samfed_monai.metrics import surface
+from samfed_monai.reports.run_data import RunData
+
+# Okabe & Ito's green, vermilion and blue; the strengths let the skin shine through where nothing is wrong.
+COLOURS = {"TP": ((0, 158, 115), 0.30), "FP": ((213, 94, 0), 0.62), "FN": ((0, 114, 178), 0.62)}
+PLACES = ("best", "median", "worst")
+LONGEST_SIDE = 320
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """One test image beside its overlay.
+
+    Args:
+        site: name.
+        place: ``best``, ``median`` or ``worst`` by Dice.
+        id: the image's id.
+        dice: in [0, 1].
+        hd95: pixels.
+        png: the image and its overlay, side by side.
+    """
+
+    site: str
+    place: str
+    id: str
+    dice: float
+    hd95: float
+    png: bytes
+
+
+def make_overlays(
+    run: RunData, *, datalist: str | Path | None, data_root: str | Path | None
+) -> tuple[list[Overlay], list[str]]:
+    """Overlays of every site of a run that kept its masks and whose images can be read.
+
+    Args:
+        run: the run.
+        datalist: the data list of the run.
+        data_root: folder of its images.
+
+    Returns:
+        The overlays, and one note for every site without.
+    """
+    overlays: list[Overlay] = []
+    notes: list[str] = []
+    for site in run.sites:
+        rows = run.image_scores(site)
+        if not rows:
+            notes.append(f"{site}: no table of test scores in the run folder")
+        elif datalist is None or data_root is None:
+            notes.append(f"{site}: data list or data root not given")
+        else:
+            try:
+                overlays += _of_site(run, site, rows, datalist, data_root)
+            except (SamFedError, OSError, KeyError) as error:
+                notes.append(f"{site}: {_first_line(error)}")
+    return overlays, notes
+
+
+def chosen(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Best, median and worst row by Dice; fewer where there are fewer images."""
+    order = sorted(rows, key=lambda row: (-row["dice"], row["id"]))
+    picks = {"best": order[0], "median": order[(len(order) - 1) // 2], "worst": order[-1]}
+    unique: dict[str, dict[str, Any]] = {}
+    for place in ("best", "worst", "median"):
+        if all(picks[place] is not row for row in unique.values()):
+            unique[place] = picks[place]
+    return {place: unique[place] for place in PLACES if place in unique}
+
+
+def draw_overlay(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Shades right and wrong pixels and draws the label's outline.
+
+    Args:
+        image: (H, W, 3) uint8.
+        label: (H, W) bool.
+        prediction: (H, W) bool.
+
+    Returns:
+        (H, W, 3) uint8: green where both are set, vermilion where only the prediction is, blue where only the label is.
+    """
+    picture = image.astype(np.float32)
+    for kind, where in {"TP": prediction & label, "FP": prediction & ~label, "FN": ~prediction & label}.items():
+        colour, strength = COLOURS[kind]
+        picture[where] = (1 - strength) * picture[where] + strength * np.array(colour, np.float32)
+    picture[surface(label)] = 255
+    return picture.round().astype(np.uint8)
+
+
+def _of_site(
+    run: RunData, site: str, rows: list[dict[str, Any]], datalist: str | Path, data_root: str | Path
+) -> list[Overlay]:
+    records = {record["id"]: record for record in load_records(datalist, data_root, split="test", site=site)}
+    masks = run.evaluation(site) / "masks"
+    return [
+        Overlay(site, place, row["id"], row["dice"], row["hd95"], _render(records[row["id"]], masks / _mask_name(row)))
+        for place, row in chosen(rows).items()
+    ]
+
+
+def _render(record: dict[str, Any], mask: Path) -> bytes:
+    prediction = Image.open(mask).convert("L")
+    scale = LONGEST_SIDE / max(prediction.size)
+    size = (max(1, round(prediction.width * scale)), max(1, round(prediction.height * scale)))
+    image = Image.fromarray(read_image(record["image"])).resize(size, Image.Resampling.LANCZOS)
+    label = Image.fromarray(read_mask(record["label"], record.get("mask_threshold")) * np.uint8(255))
+    pixels = np.array(image)
+    shaded = draw_overlay(pixels, _resized(label, size), _resized(prediction, size))
+    gap = np.full((size[1], 6, 3), 255, np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(np.concatenate([pixels, gap, shaded], axis=1)).save(stream, format="PNG", optimize=True)
+    return stream.getvalue()
+
+
+def _resized(mask: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    return np.array(mask.resize(size, Image.Resampling.BILINEAR)) > 127
+
+
+def _mask_name(row: dict[str, Any]) -> str:
+    return row.get("mask") or f"{row['id']}.png"
+
+
+def _first_line(error: Exception) -> str:
+    problems = getattr(error, "problems", None)
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        return f"{problems[0].found}: {Path(problems[0].where).name}{more}"
+    if isinstance(error, KeyError):
+        return f"image {error.args[0]!r} has no readable record or label in the data list"
+    return f"{getattr(error, 'strerror', None) or type(error).__name__}: {Path(getattr(error, 'filename', '') or '').name}"

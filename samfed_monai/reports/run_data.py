@@ -1,0 +1,89 @@
+"""One run folder, read and checked."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.errors import Problem, Refused
+from samfed_monai.io import read_json
+from samfed_monai.reports.federation_csv import RoundRow, read_federation
+from samfed_monai.reports.schema import validate_results
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a report needs of a run.
+
+    Args:
+        folder: the run folder.
+        results: content of ``results.json``, following the schema.
+        run: content of ``run.json``; empty where there is none.
+        rounds: rows of ``federation.csv``.
+    """
+
+    folder: Path
+    results: dict[str, Any]
+    run: dict[str, Any] = field(default_factory=dict)
+    rounds: list[RoundRow] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> RunData:
+        """Reads a run folder.
+
+        Raises:
+            Refused: there is no ``results.json``, or it does not follow the schema (every departure is listed).
+        """
+        folder = Path(folder)
+        path = folder / "results.json"
+        if not path.is_file():
+            mend = "name a finished run; an interrupted one goes on with the command that started it"
+            raise Refused([Problem(str(folder), found="no results.json", expected="a finished run folder", mend=mend)])
+        results = read_json(path)
+        if problems := validate_results(results, where=str(path)):
+            raise Refused(problems)
+        run = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+        return cls(folder, results, run, read_federation(folder / "federation.csv"))
+
+    @property
+    def sites(self) -> list[str]:
+        return list(self.results["sites"])
+
+    @property
+    def seed(self) -> int:
+        """The run's seed, which pairs it with the runs of other variants."""
+        seeds = self.results["seeds"]
+        return int(seeds.get("seed", next(iter(seeds.values()), 0)))
+
+    @property
+    def skipped(self) -> list[dict[str, Any]]:
+        """Updates that were not aggregated: of ``results.json``, else as the rounds recorded them."""
+        if self.results.get("skipped"):
+            return list(self.results["skipped"])
+        return [
+            {"round": row.round, "site": row.site, "reason": row.reason or row.status}
+            for row in self.rounds
+            if row.skipped
+        ]
+
+    def setting(self, name: str) -> Any:
+        """A knob of the run as ``run.json`` keeps it, at its top or one level below; ``None`` where it is not."""
+        for level in (self.run, *(value for value in self.run.values() if isinstance(value, Mapping))):
+            if level.get(name) is not None:
+                return level[name]
+        return None
+
+    def image_scores(self, site: str, *, split: str = "test", model: str | None = None) -> list[dict[str, Any]]:
+        """Rows of ``evaluation/<model>/<site>/<split>/scores.csv``, with ``dice`` and ``hd95`` as numbers."""
+        path = self.evaluation(site, split=split, model=model) / "scores.csv"
+        if not path.is_file():
+            return []
+        with path.open(encoding="utf-8", newline="") as stream:
+            return [{**row, "dice": float(row["dice"]), "hd95": float(row["hd95"])} for row in csv.DictReader(stream)]
+
+    def evaluation(self, site: str, *, split: str = "test", model: str | None = None) -> Path:
+        """The folder of one site's evaluation."""
+        return self.folder / "evaluation" / (model or self.results["selected"]) / site / split
