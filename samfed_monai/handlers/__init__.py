@@ -1,1 +1,31 @@
+"""One Ignite handler per file: brings the unlabelled batch, adds a loss term, keeps a model, or writes a record."""
 
+from samfed_monai.lazy import attach
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "BatchGuide": "batch_guide",
+        "BestWeightsSaver": "best_weights_saver",
+        "DivergenceGuard": "divergence_guard",
+        "EmaGuide": "ema_guide",
+        "EndlessSampler": "endless_sampler",
+        "GlobalDistillationTerm": "global_distillation_term",
+        "GlobalGuide": "global_guide",
+        "Guide": "guide",
+        "Guidance": "guidance",
+        "LEARNING_RATE_SCHEDULES": "round_learning_rate",
+        "PseudoLabelTerm": "pseudo_label_term",
+        "RoundLearningRate": "round_learning_rate",
+        "SamDistillationTerm": "sam_distillation_term",
+        "ScoreHandler": "score_handler",
+        "SeedHandler": "seed_handler",
+        "Term": "term",
+        "TermLogger": "term_logger",
+        "UnlabelledStream": "unlabelled_stream",
+        "in_order": "handler_list",
+        "round_of": "rounds",
+        "site_records": "site_records",
+        "steps_per_round": "steps_per_round",
+    },
+)

@@ -1,0 +1,41 @@
+"""What a guide is: a name, and probabilities for an unlabelled batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+    from torch import Tensor
+
+
+class Guide(ABC):
+    """Gives probabilities for the weak view of an unlabelled batch, under a name that terms ask for.
+
+    A new guide subclasses this, is named in the bundle's ``guides`` and needs nothing else.
+
+    Args:
+        name: what terms call it; ``weak`` is taken by the student's own weak view.
+    """
+
+    def __init__(self, name: str) -> None:
+        if not name or name == "weak":
+            raise ValueError(f"guide name: expected a name other than 'weak' (the student's own view), found {name!r}")
+        self.name = name
+
+    def attach(self, engine: Engine) -> None:  # noqa: B027 - a guide without state binds to nothing
+        """Binds what the guide keeps to the trainer; called by :class:`UnlabelledStream`."""
+
+    @abstractmethod
+    def __call__(self, batch: Mapping[str, Any], engine: Engine) -> Tensor:
+        """Probabilities of the batch's weak view.
+
+        Args:
+            batch: the unlabelled batch on the engine's device, ``image`` is (B, 3, H, W) float in [0, 1].
+            engine: the trainer.
+
+        Returns:
+            (B, C, H, W) float in [0, 1], without gradient.
+        """

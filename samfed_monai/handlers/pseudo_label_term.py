@@ -1,0 +1,67 @@
+"""The term that trains the strong view on agreed labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from samfed_monai.handlers.guidance import Guidance
+from samfed_monai.handlers.records import record
+from samfed_monai.handlers.term import Term
+from samfed_monai.losses import AGREEMENT_RULES, weighted_pseudo_label_loss
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+    from torch import Tensor
+
+
+class PseudoLabelTerm(Term):
+    """``lambda_u(t) L_pl``: cross entropy and soft Dice of the strong view against agreed labels (METHOD 3.3, 3.4).
+
+    Also records ``reliability`` (mean ``g``) and ``agreement`` (share of pixels with one label).
+
+    Args:
+        name: under which the value is logged.
+        teacher: guide that plays the teacher; ``weak`` when a rule needs none.
+        student: guide that plays the student: its own ``weak`` view, or ``ema``.
+        rule: a name in :data:`samfed_monai.losses.AGREEMENT_RULES`.
+        tau: how sure the surer side must be where the two disagree.
+        delta: how much surer than the other it must be there.
+        weight: factor of the term.
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.PseudoLabelTerm", "teacher": "sam", "rule": "confidence", "tau": 0.9}
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "pseudo_label",
+        teacher: str = "sam",
+        student: str = "weak",
+        rule: str = "confidence",
+        tau: float = 0.9,
+        delta: float = 0.1,
+        weight: float = 1.0,
+        schedule: str = "gaussian_ramp",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        AGREEMENT_RULES[rule]  # an unknown rule is refused here, not in the first iteration
+        self.teacher, self.student, self.rule, self.tau, self.delta = teacher, student, rule, tau, delta
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Teacher and student."""
+        return (self.teacher, self.student)
+
+    def value(self, guidance: Guidance, engine: Engine) -> Tensor:
+        """``L_pl``."""
+        agreement = guidance.agree(
+            self.teacher, student=self.student, rule=self.rule, tau=self.tau, delta=self.delta, asked_by=self.where
+        )
+        record(engine, "reliability", agreement.reliability.mean())
+        record(engine, "agreement", agreement.agreed.float().mean())
+        return weighted_pseudo_label_loss(guidance.student, agreement.label, agreement.weight)

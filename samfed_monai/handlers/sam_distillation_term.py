@@ -1,0 +1,80 @@
+"""The term that distils the teacher into the strong view where teacher and student agree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from samfed_monai.handlers.guidance import Guidance
+from samfed_monai.handlers.records import record
+from samfed_monai.handlers.term import Term
+from samfed_monai.losses import AGREEMENT_RULES, distillation_kl
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+    from torch import Tensor
+
+
+class SamDistillationTerm(Term):
+    """``lambda_T g L_T``: ``T^2 KL(p_T || p_s)``, weighted per pixel by the agreement, per image by ``g`` (METHOD 3.5).
+
+    Give it the rule, tau and delta of the pseudo-label term: the agreement is then computed once for both.
+
+    Args:
+        name: under which the value is logged.
+        teacher: guide that is distilled.
+        student: guide that plays the student in the agreement: ``weak`` or ``ema``.
+        rule: a name in :data:`samfed_monai.losses.AGREEMENT_RULES`; ``teacher`` weighs all pixels alike.
+        tau: see :class:`PseudoLabelTerm`.
+        delta: see :class:`PseudoLabelTerm`.
+        adaptive: whether each image counts by its reliability ``g``.
+        temperature: ``T``.
+        weight: factor of the term.
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.SamDistillationTerm", "teacher": "sam", "weight": 1.0, "temperature": 2}
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "sam_kd",
+        teacher: str = "sam",
+        student: str = "weak",
+        rule: str = "confidence",
+        tau: float = 0.9,
+        delta: float = 0.1,
+        adaptive: bool = True,
+        temperature: float = 2.0,
+        weight: float = 1.0,
+        schedule: str = "constant",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        AGREEMENT_RULES[rule]  # an unknown rule is refused here, not in the first iteration
+        if not temperature > 0:
+            raise ValueError(f"{self.where}#temperature: expected a number > 0, found {temperature!r}")
+        self.teacher, self.student, self.rule, self.tau, self.delta = teacher, student, rule, tau, delta
+        self.adaptive, self.temperature = adaptive, temperature
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Teacher and student."""
+        return (self.teacher, self.student)
+
+    def value(self, guidance: Guidance, engine: Engine) -> Tensor:
+        """``g L_T``."""
+        agreement = guidance.agree(
+            self.teacher, student=self.student, rule=self.rule, tau=self.tau, delta=self.delta, asked_by=self.where
+        )
+        record(engine, "reliability", agreement.reliability.mean())
+        record(engine, "agreement", agreement.agreed.float().mean())
+        return distillation_kl(
+            guidance.student,
+            guidance.probabilities(self.teacher, asked_by=self.where),
+            self.temperature,
+            weight=agreement.weight,
+            scale=agreement.reliability if self.adaptive else None,
+        )

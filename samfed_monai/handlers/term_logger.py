@@ -1,0 +1,83 @@
+"""Averages what the terms recorded, and writes it down."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ignite.engine import Events
+from monai.engines.utils import IterationEvents
+
+from samfed_monai.handlers.records import record_supervised
+from samfed_monai.handlers.rounds import in_federation, round_of
+from samfed_monai.io import atomic_write
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+class TermLogger:
+    """Averages ``engine.state.terms`` over a round into ``engine.state.term_means``, logs it, and keeps a CSV.
+
+    The means hold ``supervised``, every term by its name without its weight, ``reliability`` and ``agreement``. A
+    trainer without rounds is averaged per epoch. Values stay on the device until the epoch ends.
+
+    Args:
+        path: CSV file, rewritten as a whole after each epoch, one row per epoch; ``None`` writes none.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.TermLogger", "path": "$@output_dir + '/terms.csv'"}
+    """
+
+    def __init__(self, *, path: str | Path | None = None) -> None:
+        self.path = Path(path) if path is not None else None
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._rows: list[dict[str, float | int]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Binds the logger to a trainer."""
+        engine.add_event_handler(Events.STARTED, self._reset)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, record_supervised)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
+
+    def _reset(self, engine: Any) -> None:
+        self._sums, self._counts = {}, {}
+
+    def _epoch_started(self, engine: Any) -> None:
+        if not in_federation(engine):
+            self._reset(engine)
+
+    def __call__(self, engine: Any) -> None:
+        """Adds one iteration to the averages."""
+        for name, value in engine.state.terms.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def _epoch_completed(self, engine: Any) -> None:
+        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        engine.state.term_means = means
+        number, rounds = round_of(engine)
+        listed = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+        logger.info("round %d of %d: %s", number + 1, rounds, listed)
+        if self.path is not None:
+            self._rows.append({"round": number + 1, "epoch": engine.state.epoch, **means})
+            self._write(self.path)
+
+    def _write(self, path: Path) -> None:
+        columns = list(dict.fromkeys(name for row in self._rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        with atomic_write(path) as stream:
+            stream.write(text.getvalue().encode())

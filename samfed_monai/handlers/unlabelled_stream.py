@@ -1,0 +1,124 @@
+"""Brings the unlabelled batch into MONAI's supervised trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from ignite.engine import Events
+from monai.engines.utils import IterationEvents
+from monai.networks.utils import eval_mode
+
+from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.handlers.cutmix import draw_boxes, mix
+from samfed_monai.handlers.guidance import Guidance
+from samfed_monai.losses import probabilities
+
+if TYPE_CHECKING:
+    from samfed_monai.handlers.guide import Guide
+
+
+class UnlabelledStream:
+    """Draws an unlabelled batch after each supervised forward pass and puts a :class:`Guidance` on the engine's state.
+
+    Per iteration: the student's weak view in eval mode without gradient, so that it is what evaluation would predict
+    and BatchNorm's running statistics are not touched; every guide's probabilities; the student's strong view in train
+    mode with gradient. The loader starts over at every ``STARTED`` (a round) and whenever it runs out.
+
+    Args:
+        loader: batches with ``image`` (weak view) and ``image_strong``, both (B, 3, H, W) float, and what guides read.
+        guides: guides by any key, or a list of them; their own ``name`` is what terms ask for.
+        cutmix: probability with which an image of the strong view shows a box of its neighbour in the batch; guides
+            and weak view are mixed alike. 0 is off.
+        image_key: key of the weak view.
+        strong_key: key of the strong view.
+
+    Raises:
+        Refused: two guides of one name; at ``STARTED``, a loader without images; at the first batch, missing keys.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.UnlabelledStream", "loader": "@unlabelled#dataloader", "guides": "@guides"}
+    """
+
+    def __init__(
+        self,
+        *,
+        loader: Iterable[Mapping[str, Any]],
+        guides: Mapping[str, Guide] | Sequence[Guide] = (),
+        cutmix: float = 0.0,
+        image_key: str = "image",
+        strong_key: str = "image_strong",
+    ) -> None:
+        given = list(guides.values()) if isinstance(guides, Mapping) else list(guides)
+        self.guides = [guide for guide in given if guide is not None]  # a reference to a disabled guide is None
+        problems = Problems()
+        names = [guide.name for guide in self.guides]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            problems.add("guides", found=f"two guides named {name!r}", expected="one name each", mend="rename one")
+        if not 0 <= cutmix <= 1:
+            problems.add("stream#cutmix", found=repr(cutmix), expected="a probability in [0, 1]")
+        problems.refuse_if_any()
+        self.loader, self.cutmix, self.image_key, self.strong_key = loader, cutmix, image_key, strong_key
+        self._batches: Iterator[Mapping[str, Any]] | None = None
+
+    def attach(self, engine: Any) -> None:
+        """Binds the guides, then itself."""
+        for guide in self.guides:
+            guide.attach(engine)
+        engine.state.guide_names = [guide.name for guide in self.guides]
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self)
+
+    def start(self, engine: Any) -> None:
+        """Forgets where the loader was; the next batch is its first."""
+        self._batches = None
+        dataset: Any = getattr(self.loader, "dataset", self.loader)
+        if hasattr(dataset, "__len__") and len(dataset) == 0:
+            raise Refused(
+                [
+                    Problem(
+                        "stream#loader",
+                        found="no unlabelled image at this site",
+                        expected="at least one",
+                        mend="check --site against the data list, or disable stream and every term to train on the "
+                        "public images alone",
+                    )
+                ]
+            )
+
+    def __call__(self, engine: Any) -> None:
+        """Computes the guidance of one iteration."""
+        batch = self._next_batch(engine)
+        image, strong = batch[self.image_key], batch[self.strong_key]
+        with eval_mode(engine.network):
+            weak = probabilities(engine.inferer(image, engine.network))
+        guides = {guide.name: guide(batch, engine) for guide in self.guides}
+        boxes = draw_boxes(strong, self.cutmix)
+        engine.state.guidance = Guidance(
+            student=engine.inferer(mix(strong, boxes), engine.network),
+            weak=mix(weak, boxes),
+            guides={name: mix(guide, boxes) for name, guide in guides.items()},
+        )
+
+    def _next_batch(self, engine: Any) -> dict[str, Any]:
+        if self._batches is None:
+            self._batches = iter(self.loader)
+        try:
+            batch = next(self._batches)
+        except StopIteration:
+            self._batches = iter(self.loader)
+            batch = next(self._batches)
+        problems = Problems()
+        for key in (self.image_key, self.strong_key):
+            if key not in batch:
+                mend = "let WeakViewd write the weak view and StrongViewd the strong one"
+                found = f"a batch with {sorted(batch)}"
+                problems.add("stream#loader (UnlabelledStream)", found=found, expected=f"the key {key!r}", mend=mend)
+        problems.refuse_if_any()
+        device, non_blocking = engine.state.device, engine.non_blocking
+        return {
+            key: value.to(device, non_blocking=non_blocking) if isinstance(value, torch.Tensor) else value
+            for key, value in batch.items()
+        }
