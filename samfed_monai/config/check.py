@@ -61,18 +61,20 @@ def _check_layers(
     config = BundleConfig(files, overrides)
     if config.problems:  # the rest would only guess at what the unreadable file says
         return config.problems
-    return list(_problems(config, root, base_layers))
-
-
-def _problems(config: BundleConfig, root: Path, base_layers: int) -> Iterator[Problem]:
-    yield from check_override_ids(config, base_layers)
-    yield from check_knobs(config)
-    yield from check_references(config)
-    yield from check_unread_knobs(config)
     components = ComponentCheck(config)
-    yield from components.problems()
-    yield from check_override_kinds(config, base_layers, components.judged)
-    yield from check_files(config, root)
+    problems: list[Problem] = []
+    for check in (
+        lambda: check_override_ids(config, base_layers),
+        lambda: check_knobs(config),
+        lambda: check_references(config),
+        lambda: check_unread_knobs(config),
+        components.problems,
+        lambda: check_override_kinds(config, base_layers, components.judged),
+        lambda: check_files(config, root),
+    ):
+        told = {problem.where for problem in problems}
+        problems += [problem for problem in check() if problem.where not in told]  # one place is told about once
+    return problems
 
 
 def _check_logging(root: Path) -> Iterator[Problem]:

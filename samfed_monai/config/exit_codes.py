@@ -56,7 +56,7 @@ def run_or_exit(job: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
     Example::
 
-        "run": ["$samfed_monai.config.run_or_exit(@job.run)"]
+        "run": ["$samfed_config.run_or_exit(@job.run)"]
     """
     with exit_on_refusal():
         return job(*args, **kwargs)

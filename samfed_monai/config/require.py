@@ -19,8 +19,8 @@ def require_checked(bundle_root: str | Path, workflow: str, variant: str | None 
 
     Example::
 
-        "imports": ["$import samfed_monai.config"],
-        "initialize": ["$samfed_monai.config.require_checked(@bundle_root, 'train')"]
+        "imports": ["$import samfed_monai.config as samfed_config"],
+        "initialize": ["$samfed_config.require_checked(@bundle_root, 'train')"]
 
     Raises:
         Refused: with every problem; ``SystemExit(2)`` instead when MONAI started the process.

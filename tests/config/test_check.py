@@ -1,0 +1,251 @@
+"""Faults 23 to 31 of a bundle, each told in full, all at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from samfed_monai.config import check_bundle
+from samfed_monai.config.check import workflows_of
+
+from .conftest import TRAIN, Write
+
+
+def told(bundle: Path, **arguments) -> list[str]:
+    return [str(problem) for problem in check_bundle(bundle, arguments.pop("workflow", "train"), **arguments)]
+
+
+def test_a_good_bundle_has_no_problems(bundle):
+    assert told(bundle) == []
+    assert told(bundle, variant="gentle", overrides={"rate": 1, "steps": 4, "terms#first#rate": 0.1}) == []
+    assert workflows_of(bundle) == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            {"rtae": 0.2},
+            "command line -> rtae: expected an id that this workflow has, found an unknown id; did you mean 'rate'?",
+        ),
+        (
+            {"terms#frist#rate": 0.2},
+            "command line -> terms#frist#rate: expected an id that this workflow has, found an unknown id; "
+            "did you mean 'terms#first#rate'?",
+        ),
+        (
+            {"train#trainer#stesp": 2},
+            "command line -> train#trainer#stesp: expected an id that this workflow has, found an unknown id; "
+            "did you mean 'train#trainer#steps'?",
+        ),
+    ],
+)
+def test_fault_23_misspelt_override_on_the_command_line(bundle, override, message):
+    assert told(bundle, overrides=override) == [message]
+
+
+def test_fault_23_misspelt_override_with_nothing_close_lists_what_is_known(bundle):
+    [message] = told(bundle, overrides={"terms#zzz": 1})
+    assert message.endswith("found an unknown id; known here: first")
+
+
+def test_fault_23_misspelt_id_in_a_variant(bundle, rewrite: Write):
+    rewrite("variants/gentle.json", json.dumps({"terms#fist#_disabled_": True}))
+    assert told(bundle, variant="gentle") == [
+        "gentle.json -> terms#fist#_disabled_: expected an id that this workflow has, found an unknown id; "
+        "did you mean 'terms#first#_disabled_'?"
+    ]
+
+
+def test_fault_23_misspelt_argument_of_a_component(bundle, rewrite: Write):
+    rewrite("train.json", {"loss#sigmiod": True})
+    assert told(bundle) == [
+        "train.json -> loss#sigmiod: expected an argument of DiceLoss, found an unexpected argument; "
+        "did you mean 'sigmoid'?"
+    ]
+
+
+def test_fault_23_knob_renamed_in_the_file_leaves_a_reference_that_leads_nowhere(bundle, rewrite: Write):
+    rewrite("train.json", json.dumps(TRAIN).replace('"rate": 0.1, "steps"', '"rtae": 0.1, "steps"'))
+    assert told(bundle) == [
+        "train.json -> train#trainer#rate: expected a reference to an id of this workflow, "
+        "found @rate, which does not exist; did you mean 'rtae'?"
+    ]
+
+
+def test_fault_23_knob_added_beside_the_one_it_meant(bundle, rewrite: Write):
+    rewrite("train.json", json.dumps({"ratee": 0.3, **TRAIN}))
+    assert told(bundle) == [
+        "train.json -> ratee: expected a known key, found a key that nothing reads; did you mean 'rate'?"
+    ]
+
+
+def test_fault_23_unknown_variant(bundle):
+    assert told(bundle, variant="gentel") == [
+        "variant: expected one of ['gentle', 'samfed'], found 'gentel'; did you mean 'gentle'?"
+    ]
+
+
+def test_a_variant_may_add_a_component_to_a_group(bundle, rewrite: Write):
+    term = {"_target_": "tests.config.toys.Trainer"}
+    rewrite("variants/gentle.json", json.dumps({"terms#second": term, "loss#batch": True}))
+    assert told(bundle, variant="gentle") == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("rate", "0.5", "train.json -> rate: expected a number, found '0.5' (str); remove the quotes"),
+        ("steps", 2.0, "train.json -> steps: expected a whole number or null, found 2.0 (float); write 2"),
+        ("amp", 1, "train.json -> amp: expected true or false, found 1 (int)"),
+        ("loss#sigmoid", "yes", "train.json -> loss#sigmoid: expected true or false, found 'yes' (str)"),
+    ],
+)
+def test_fault_24_wrong_type_in_the_file(bundle, rewrite: Write, key, value, message):
+    rewrite("train.json", {key: value})
+    assert told(bundle) == [message]
+
+
+def test_fault_24_wrong_type_on_the_command_line(bundle):
+    assert told(bundle, overrides={"rate": "fast", "amp": "true", "spare": 3}) == [
+        "command line -> rate: expected a number, found 'fast' (str)",
+        "command line -> amp: expected true or false, found 'true' (str); "
+        "write true without quotes (True or False on MONAI's own command line)",
+        "command line -> spare: expected a text, found 3 (int); put it in quotes",
+    ]
+
+
+def test_fault_25_unknown_component(bundle, rewrite: Write):
+    rewrite("train.json", {"loss#_target_": "monai.losses.DieLoss"})
+    assert told(bundle) == [
+        "train.json -> loss#_target_: expected a component that exists in monai.losses, "
+        "found 'monai.losses.DieLoss'; did you mean 'DiceLoss'?"
+    ]
+
+
+def test_fault_25_short_names_are_looked_up_in_monai(bundle, rewrite: Write):
+    rewrite("train.json", {"loss#_target_": "DiceLoss"})
+    assert told(bundle) == []
+    rewrite("train.json", {"loss#_target_": "DieLoss"})
+    assert told(bundle)[0].endswith("a component that exists in MONAI, found 'DieLoss'; did you mean 'DiceLoss'?")
+
+
+def test_a_missing_argument_is_told(bundle, rewrite: Write):
+    rewrite("train.json", {"loss": {"_target_": "torch.nn.Conv2d", "in_channels": 1, "out_channels": 1}})
+    assert told(bundle) == [
+        "train.json -> loss: expected the argument 'kernel_size' of Conv2d, found nothing of that name"
+    ]
+
+
+def test_fault_26_duplicate_key(bundle, rewrite: Write):
+    rewrite("train.json", '{"rate": 1, "rate": 2}')
+    assert told(bundle) == [
+        "train.json -> rate: expected each key once, found the same key twice in one object; "
+        "delete one of them (JSON would silently keep the last)"
+    ]
+
+
+def test_fault_27_trailing_comma_is_told_with_its_line(bundle, rewrite: Write):
+    rewrite("train.json", '{\n "rate": 1,\n}')
+    [message] = told(bundle)
+    assert message.startswith("train.json, line ")
+    assert "look for a trailing comma" in message
+
+
+def test_fault_28_weights_missing(bundle, rewrite: Write, tmp_path):
+    rewrite("train.json", json.dumps({"weights": str(tmp_path / "none.pt"), **TRAIN}))
+    assert told(bundle) == [
+        f"train.json -> weights: expected a weights file, found no file '{tmp_path}/none.pt'; check the path"
+    ]
+
+
+def test_fault_29_weights_of_another_hash(bundle, rewrite: Write, tmp_path):
+    (tmp_path / "w.pt").write_bytes(b"weights")
+    right = hashlib.sha256(b"weights").hexdigest()
+    knobs = {"weights": str(tmp_path / "w.pt"), "weights_sha256": right}
+    rewrite("train.json", json.dumps({**knobs, **TRAIN}))
+    assert told(bundle) == []
+    rewrite("train.json", json.dumps({**knobs, "weights_sha256": "0" * 64, **TRAIN}))
+    [message] = told(bundle)
+    assert message.startswith(f"train.json -> weights_sha256: expected SHA-256 {'0' * 64}, found {right} in ")
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["os.system", "subprocess.run", "torch.os.system", "torch.hub.load", "torch.load", "$print", "scripts.run"],
+)
+def test_fault_31_target_outside_the_allow_list(bundle, rewrite: Write, target):
+    rewrite("train.json", {"loss": {"_target_": target}})
+    [message] = told(bundle)
+    assert message.startswith("train.json -> loss#_target_: expected a component of samfed_monai, monai, torch, ignite")
+    assert repr(target) in message
+
+
+def test_fault_31_target_outside_the_allow_list_is_not_even_imported(bundle, rewrite: Write, tmp_path, monkeypatch):
+    (tmp_path / "canary.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rewrite("train.json", {"loss": {"_target_": "canary.Loss"}})
+    assert len(told(bundle)) == 1
+
+
+def test_fault_31_code_in_a_knob(bundle, rewrite: Write):
+    rewrite("train.json", {"rate": "$__import__('os').getpid()"})
+    assert told(bundle) == [
+        "train.json -> rate: expected a plain value, found \"$__import__('os').getpid()\"; "
+        "a value that begins with '$' would run code or read another file"
+    ]
+
+
+@pytest.mark.parametrize("value", ["$print(1)", "%other.json#x"])
+def test_fault_31_code_on_the_command_line(bundle, value):
+    [message] = told(bundle, overrides={"train#trainer#rate": value})
+    assert message.startswith(
+        f"command line -> train#trainer#rate: expected a plain value, found {value!r}; a value that"
+    )
+
+
+def test_fault_31_code_in_a_variants_knob(bundle, rewrite: Write):
+    rewrite("variants/gentle.json", json.dumps({"rate": "$1 / 3"}))
+    assert [message.partition(";")[0] for message in told(bundle, variant="gentle")] == [
+        "gentle.json -> rate: expected a plain value, found '$1 / 3'"
+    ]
+
+
+def test_fault_31_logging_configuration_that_comes_with_a_bundle(bundle):
+    (bundle / "configs" / "logging.conf").write_text("[handler_x]\nclass=__import__('os').system\n")
+    assert told(bundle) == [
+        "configs/logging.conf: expected none: logging is set by whoever starts the run, "
+        "found a logging configuration inside the bundle; delete the file, or pass your own with --logging_file"
+    ]
+
+
+def test_an_expression_that_is_not_python_is_told(bundle, rewrite: Write):
+    rewrite("train.json", {"run": ["$@train#trainer.run("]})
+    assert told(bundle) == ["train.json -> run#0: expected a Python expression after '$', found '$@train#trainer.run('"]
+
+
+def test_everything_is_told_at_once(bundle, rewrite: Write):
+    rewrite("train.json", {"loss#sigmiod": True, "rate": "0.5", "terms#first#_target_": "os.system"})
+    messages = told(bundle, overrides={"stesp": 1})
+    assert len(messages) == 4
+    for part in ("loss#sigmiod", "-> rate", "terms#first#_target_", "-> stesp"):
+        assert any(part in message for message in messages)
+
+
+def test_unknown_workflow(bundle):
+    [message] = told(bundle, workflow="trian")
+    assert message.endswith("found 'trian'; did you mean 'train'?")
+
+
+def test_federate_checks_the_sites_training_with_its_variant(bundle, rewrite: Write):
+    rewrite("federate.json", json.dumps({"bundle_root": ".", "rounds": 3, "variant": "samfed", "run": ["$@rounds"]}))
+    rewrite("variants/gentle.json", json.dumps({"terms#fist#_disabled_": True}))
+    assert told(bundle, workflow="federate") == []
+    messages = told(bundle, workflow="federate", overrides={"variant": "gentle", "ruonds": 3})
+    assert [message.partition(":")[0] for message in messages] == [
+        "command line -> ruonds",
+        "gentle.json -> terms#fist#_disabled_",
+    ]

@@ -1,0 +1,59 @@
+"""The command line of MONAI, recovered word by word."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from samfed_monai.config.overrides import monai_command, parse_pairs, samfed_value
+
+MONAI = "/usr/lib/python3/site-packages/monai/bundle/__main__.py"
+
+
+def test_only_monais_own_command_line_is_read():
+    assert monai_command(["/usr/bin/samfed", "federate", "--rate", "1"]) is None
+    assert monai_command(["pytest", "--rate", "1"]) is None
+
+
+def test_values_are_read_as_fire_reads_them():
+    words = "run --config_file a/train.json --rate 0.5 --amp True --name=ada --net#x [1,2] --learning-rate 1 --flag"
+    command = monai_command([MONAI, *words.split()])
+    assert command.overrides == {
+        "rate": 0.5,
+        "amp": True,
+        "name": "ada",
+        "net#x": [1, 2],
+        "learning_rate": 1,
+        "flag": True,
+    }
+    assert command.config_files == [Path("a/train.json")]
+
+
+def test_several_config_files_as_a_list_and_with_commas():
+    for given in ("['a.json','b.json']", "a.json,b.json"):
+        assert monai_command([MONAI, "run", "--config_file", given]).config_files == [Path("a.json"), Path("b.json")]
+
+
+def test_negative_numbers_are_values_and_null_overrides_nothing():
+    assert monai_command([MONAI, "run", "--a", "-1", "--b", "None"]).overrides == {"a": -1}
+
+
+def test_args_file_counts_and_the_command_line_wins(tmp_path):
+    path = tmp_path / "args.json"
+    path.write_text(json.dumps({"rate": 1, "steps": 2, "config_file": "t.json"}))
+    command = monai_command([MONAI, "run", "--args_file", str(path), "--rate", "3"])
+    assert command.overrides == {"rate": 3, "steps": 2}
+    assert command.config_files == [Path("t.json")]
+
+
+def test_samfed_reads_json_then_python_then_text():
+    words = ["--a", "true", "--b", "null", "--c", "[1,2]", "--d", "(1,2)", "--e", "site-1", "--f", "007", "--g", "1e-3"]
+    assert parse_pairs(words, samfed_value) == {
+        "a": True,
+        "b": None,
+        "c": [1, 2],
+        "d": (1, 2),
+        "e": "site-1",
+        "f": "007",
+        "g": 0.001,
+    }

@@ -1,0 +1,99 @@
+"""``python -m monai.bundle run`` on a bundle that checks itself: message alone, exit code, and nothing done."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from samfed_monai.config import require_checked, run_or_exit
+from samfed_monai.errors import Problem, Refused, Stopped
+
+from .conftest import Write
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def monai_run(bundle: Path, *words: str, config: str | None = None) -> subprocess.CompletedProcess[str]:
+    config = config or str(bundle / "configs" / "train.json")
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--config_file", config, *words]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+
+
+def test_inside_python_the_refusal_is_an_exception(bundle, rewrite: Write):
+    require_checked(bundle, "train")
+    rewrite("train.json", {"rate": "0.5"})
+    with pytest.raises(Refused, match=r"train\.json -> rate: expected a number, found '0.5'"):
+        require_checked(bundle, "train")
+
+
+def test_inside_python_run_or_exit_passes_errors_through():
+    assert run_or_exit(lambda: 3) == 3
+
+    def refuse() -> None:
+        raise Refused([Problem("x", found="1", expected="2")])
+
+    with pytest.raises(Refused):
+        run_or_exit(refuse)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (Refused([Problem("x", found="1", expected="2")]), 2, "refused: 1 problem\n  - x: expected 2, found 1\n"),
+        (
+            Stopped("the disk is full", resume="type it again"),
+            3,
+            "stopped: the disk is full\n  to go on: type it again\n",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted: what was complete is kept\n  to go on: type the same command again\n"),
+    ],
+)
+def test_under_monai_each_error_has_its_exit_code(monkeypatch, capsys, error, code, text):
+    monkeypatch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", "run"])
+
+    def job() -> None:
+        try:
+            raise error
+        except Exception as cause:
+            raise RuntimeError("Failed to evaluate") from cause
+
+    with pytest.raises(SystemExit) as left:
+        run_or_exit(job)
+    assert left.value.code == code
+    assert capsys.readouterr().err == text
+
+
+def test_under_monai_an_unknown_error_stays_what_it_is(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", "run"])
+    with pytest.raises(ZeroDivisionError):
+        run_or_exit(lambda: 1 / 0)
+
+
+@pytest.mark.slow
+def test_fault_23_misspelt_override_given_to_monai_is_refused_with_code_2(bundle):
+    done = monai_run(bundle, "--rtae", "0.2", "--amp", "True")
+    assert done.returncode == 2
+    assert "command line -> rtae: expected an id that this workflow has" in done.stderr
+    assert "did you mean 'rate'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_under_monai_a_good_bundle_runs_with_a_variant(bundle):
+    files = [str(bundle / "configs" / name) for name in ("train.json", "variants/gentle.json")]
+    done = monai_run(bundle, "--rate", "0.3", config=json.dumps(files).replace('"', "'"))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_under_monai_what_a_component_refuses_ends_with_code_2(bundle, rewrite: Write):
+    rewrite("train.json", {"run": ["$@train#trainer", "$@broken"], "broken": {"_target_": "tests.config.toys.refuse"}})
+    done = monai_run(bundle)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.rstrip().endswith("  - toy: expected nothing, found a toy")
+    assert "Traceback" not in done.stderr
