@@ -1,11 +1,8 @@
-"""Averages what the terms recorded, and writes it down."""
+"""Averages what the terms recorded over a round."""
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
@@ -13,7 +10,6 @@ from monai.engines.utils import IterationEvents
 
 from samfed_monai.handlers.records import record_supervised
 from samfed_monai.handlers.rounds import in_federation, round_of
-from samfed_monai.io import atomic_write
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -23,24 +19,19 @@ logger = logging.getLogger(__name__)
 
 
 class TermLogger:
-    """Averages ``engine.state.terms`` over a round into ``engine.state.term_means``, logs it, and keeps a CSV.
+    """Averages ``engine.state.terms`` over a round into ``engine.state.term_means`` and logs the means.
 
     The means hold ``supervised``, every term by its name without its weight, ``reliability`` and ``agreement``. A
     trainer without rounds is averaged per epoch. Values stay on the device until the epoch ends.
 
-    Args:
-        path: CSV file, rewritten as a whole after each epoch, one row per epoch; ``None`` writes none.
-
     Example::
 
-        {"_target_": "samfed_monai.handlers.TermLogger", "path": "$@output_dir + '/terms.csv'"}
+        {"_target_": "samfed_monai.handlers.TermLogger"}
     """
 
-    def __init__(self, *, path: str | Path | None = None) -> None:
-        self.path = Path(path) if path is not None else None
+    def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
-        self._rows: list[dict[str, float | int]] = []
 
     def attach(self, engine: Engine) -> None:
         """Binds the logger to a trainer."""
@@ -69,15 +60,3 @@ class TermLogger:
         number, rounds = round_of(engine)
         listed = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
         logger.info("round %d of %d: %s", number + 1, rounds, listed)
-        if self.path is not None:
-            self._rows.append({"round": number + 1, "epoch": engine.state.epoch, **means})
-            self._write(self.path)
-
-    def _write(self, path: Path) -> None:
-        columns = list(dict.fromkeys(name for row in self._rows for name in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self._rows)
-        with atomic_write(path) as stream:
-            stream.write(text.getvalue().encode())

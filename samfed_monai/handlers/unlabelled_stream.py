@@ -11,9 +11,9 @@ from monai.engines.utils import IterationEvents
 from monai.networks.utils import eval_mode
 
 from samfed_monai.errors import Problem, Problems, Refused
-from samfed_monai.handlers.cutmix import draw_boxes, mix
 from samfed_monai.handlers.guidance import Guidance
 from samfed_monai.losses import probabilities
+from samfed_monai.transforms.cutmix import cutmix
 
 if TYPE_CHECKING:
     from samfed_monai.handlers.guide import Guide
@@ -95,12 +95,11 @@ class UnlabelledStream:
         with eval_mode(engine.network):
             weak = probabilities(engine.inferer(image, engine.network))
         guides = {guide.name: guide(batch, engine) for guide in self.guides}
-        boxes = draw_boxes(strong, self.cutmix)
-        engine.state.guidance = Guidance(
-            student=engine.inferer(mix(strong, boxes), engine.network),
-            weak=mix(weak, boxes),
-            guides={name: mix(guide, boxes) for name, guide in guides.items()},
-        )
+        if self.cutmix > 0:
+            strong, weak, *mixed = cutmix(strong, weak, *guides.values(), prob=self.cutmix)
+            guides = dict(zip(guides, mixed, strict=True))
+        student = engine.inferer(strong, engine.network)
+        engine.state.guidance = Guidance(student=student, weak=weak, guides=guides)
 
     def _next_batch(self, engine: Any) -> dict[str, Any]:
         if self._batches is None:

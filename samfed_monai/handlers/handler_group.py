@@ -1,0 +1,43 @@
+"""Named parts of a bundle as one handler in the list that MONAI's trainer takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+
+
+class HandlerGroup:
+    """Attaches handlers and named groups of handlers in the order given, and passes over what a bundle disabled.
+
+    So a bundle can keep its terms in a dict, where an id such as ``terms#sam_kd#_disabled_`` finds them. MONAI drops an
+    inline component with ``_disabled_`` from its dict, but resolves a *reference* to one to ``None``, which a trainer
+    could not attach.
+
+    Args:
+        handlers: handlers, ``None``, and dicts or lists of those.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.HandlerGroup", "handlers": ["@before", "@stream", "@terms", "@after"]}
+    """
+
+    def __init__(self, *, handlers: Sequence[Any]) -> None:
+        self.handlers = list(_flat(handlers))
+
+    def attach(self, engine: Engine) -> None:
+        """Attaches each."""
+        for handler in self.handlers:
+            handler.attach(engine)
+
+
+def _flat(part: Any) -> Iterator[Any]:
+    if isinstance(part, Mapping):
+        part = list(part.values())
+    if isinstance(part, (list, tuple)):
+        for each in part:
+            yield from _flat(each)
+    elif part is not None:
+        yield part

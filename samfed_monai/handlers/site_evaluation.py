@@ -1,0 +1,113 @@
+"""One network against one split of every site."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.errors import Problem, Refused
+from samfed_monai.handlers.records_of_site import SERVER_NAMES
+from samfed_monai.io import safe_load, write_json
+
+if TYPE_CHECKING:
+    from monai.engines import SupervisedEvaluator
+
+    from samfed_monai.handlers.score_handler import ScoreHandler
+
+logger = logging.getLogger(__name__)
+
+
+class SiteEvaluation:
+    """Loads weights, runs the evaluator over a split of one site or of all, and writes what it found.
+
+    ``<output_dir>/<site>/<split>/scores.csv`` has one row per image, and predicted masks lie beside it if wanted;
+    ``<output_dir>/metrics.json`` has each site's means and the mean over all images. Sites without images in the split
+    are left out.
+
+    Args:
+        evaluator: MONAI evaluator whose handlers include ``scores``.
+        scores: the evaluator's :class:`ScoreHandler`; where it writes is set here.
+        model: weights, ``.safetensors`` or a torch file of plain tensors; names, shapes and values are checked.
+        datalist: file of the data list.
+        data_root: folder that the list's paths start from.
+        split: ``validation`` or ``test`` (``unlabelled`` only where the list has labels).
+        site: the site's name, or "" for all sites.
+        preprocessing: transform of one record.
+        batch_size: images in a batch.
+        output_dir: folder to write to.
+        limit: at most this many images of each site.
+
+    Raises:
+        Refused: weights that do not fit, an unknown site or split, images without a label.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.SiteEvaluation", "evaluator": "@validate#evaluator", "model": "@model"}
+    """
+
+    def __init__(
+        self,
+        *,
+        evaluator: SupervisedEvaluator,
+        scores: ScoreHandler,
+        model: str | Path,
+        datalist: str | Path,
+        data_root: str | Path,
+        split: str = "test",
+        site: str | None = "",
+        preprocessing: Callable[[Mapping[str, Any]], Any],
+        batch_size: int = 8,
+        output_dir: str | Path,
+        limit: int | None = None,
+    ) -> None:
+        self.evaluator, self.scores, self.model = evaluator, scores, Path(model)
+        self.datalist, self.data_root, self.split, self.site = datalist, data_root, split, site
+        self.preprocessing, self.batch_size = preprocessing, batch_size
+        self.output_dir, self.limit = Path(output_dir), limit
+
+    def run(self) -> dict[str, Any]:
+        """Evaluates and returns the content of ``metrics.json``."""
+        records = self._records()
+        network = self.evaluator.network
+        network.load_state_dict(safe_load(self.model, like=network.state_dict()))
+        sites = {name: self._one_site(name, items) for name, items in records.items()}
+        result = {"model": self.model.name, "split": self.split, "sites": sites, "average": _average(sites)}
+        write_json(self.output_dir / "metrics.json", result)
+        for name, row in {**sites, "average": result["average"]}.items():
+            logger.info("%s, %s: %s", name, self.split, ", ".join(f"{key} {value}" for key, value in row.items()))
+        return result
+
+    def _records(self) -> dict[str, list[dict[str, Any]]]:
+        from samfed_monai.data import DataList, load_records
+
+        listed = DataList.load(self.datalist)
+        names = sorted(listed.sites) if self.site is None or self.site in SERVER_NAMES else [self.site]
+        found: dict[str, list[dict[str, Any]]] = {
+            name: load_records(listed, self.data_root, split=self.split, site=name, with_labels=True, limit=self.limit)
+            for name in names
+        }
+        found = {name: records for name, records in found.items() if records}
+        if not found:
+            where = f"{self.datalist} -> {self.site or 'sites'} -> {self.split}"
+            raise Refused([Problem(where, found="no image", expected="at least one", mend="choose another split")])
+        return found
+
+    def _one_site(self, name: str, records: list[dict[str, Any]]) -> dict[str, Any]:
+        from monai.data import DataLoader, Dataset
+
+        loader = DataLoader(Dataset(records, self.preprocessing), batch_size=self.batch_size, num_workers=0)
+        self.scores.output_dir = self.output_dir / name / self.split
+        self.evaluator.data_loader = loader
+        self.evaluator.state.epoch_length = len(loader)
+        self.evaluator.run()
+        summary: dict[str, Any] = self.evaluator.state.score_summary
+        return summary
+
+
+def _average(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean over all images of all sites (METHOD section 7)."""
+    count = sum(row["n"] for row in sites.values())
+    means = {key: sum(row[key] * row["n"] for row in sites.values()) / count for key in ("dice", "iou", "hd95")}
+    return {**means, "n": count}
