@@ -1,0 +1,121 @@
+"""From a data list to the records that MONAI's datasets and transforms take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samfed_monai.data.datalist import DataList
+from samfed_monai.data.grouping import clusters, draw, subset
+from samfed_monai.data.items import Item, Split
+from samfed_monai.data.paths import confine
+from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.seeds import derive_seed
+
+Record = dict[str, Any]
+
+
+def load_records(
+    datalist: str | Path | DataList,
+    data_root: str | Path,
+    *,
+    split: str,
+    site: str | None = None,
+    with_labels: bool | None = None,
+    limit: int | None = None,
+) -> list[Record]:
+    """Records of one split, with absolute paths that are known to lie inside the data root.
+
+    Files must exist; their content is not read (:func:`samfed_monai.data.check_datalist` does that).
+
+    Args:
+        datalist: the list, or the JSON file that holds it.
+        data_root: folder that the list's paths are relative to.
+        split: ``"public"``, or one of a site's ``"unlabelled"``, ``"validation"`` and ``"test"``.
+        site: name of the site; ``None`` for the public images.
+        with_labels: whether records name their masks. ``None`` means yes, except for unlabelled images: their labels,
+            where the list has any, must be asked for (the oracle variant does).
+        limit: keep that many images, chosen by hash, in the list's order; ``None`` keeps all.
+
+    Returns:
+        One dictionary per image with ``image``, ``id`` (the file's stem), ``image_sha256`` and ``site`` (``""`` if
+        public); ``label``, ``group`` and ``mask_threshold`` where there are any.
+
+    Raises:
+        Refused: unknown site or split, missing files, or paths out of the data root, all at once.
+
+    JSON::
+
+        "train_records": "$samfed_monai.data.load_records(@datalist, @data_root, split='public')"
+    """
+    datalist = datalist if isinstance(datalist, DataList) else DataList.load(datalist)
+    if with_labels is None:
+        with_labels = split != Split.UNLABELLED
+    items = _items(datalist, split, site)
+    items = [items[index] for index in subset([item.sha256 for item in items], limit)]
+    problems = Problems()
+    records = []
+    for item in items:
+        record: Record = {"id": Path(item.image).stem, "image_sha256": item.sha256, "site": site or ""}
+        record["image"] = _existing(data_root, item.image, problems)
+        if with_labels and item.label is not None:
+            record["label"] = _existing(data_root, item.label, problems)
+            if datalist.mask_threshold is not None:
+                record["mask_threshold"] = datalist.mask_threshold
+        if item.group is not None:
+            record["group"] = item.group
+        records.append(record)
+    problems.refuse_if_any()
+    return records
+
+
+def split_public(records: list[Record], fraction: float = 0.1, seed: int = 0) -> tuple[list[Record], list[Record]]:
+    """Divides records into training and held-out ones; images of one group or with the same bytes stay together.
+
+    Args:
+        records: what :func:`load_records` returned.
+        fraction: share to hold out, in [0, 1); the nearest that whole groups allow, at least one group if positive.
+        seed: the result depends only on it and on the images' hashes.
+
+    Raises:
+        Refused: ``fraction`` out of range, or everything is one group.
+    """
+    if not 0 <= fraction < 1:
+        raise Refused([Problem("fraction", found=repr(fraction), expected="a number in [0, 1)", mend="for instance 0.1")])
+    together = clusters([r["image_sha256"] for r in records], [r.get("group") for r in records])
+    if fraction > 0 and len(together) < 2:
+        found = f"{len(together)} independent group(s) of images"
+        mend = "add public images of other groups, or set the held-out fraction to 0"
+        raise Refused([Problem("public", found=found, expected="at least 2, one of them to hold out", mend=mend)])
+    random = np.random.default_rng(derive_seed(seed, "held-out"))
+    drawn = draw([len(cluster) for cluster in together], round(fraction * len(records)) or int(fraction > 0), random)
+    held_out = {index for cluster in drawn for index in together[cluster]}
+    train = [record for index, record in enumerate(records) if index not in held_out]
+    return train, [records[index] for index in sorted(held_out)]
+
+
+def _items(datalist: DataList, split: str, site: str | None) -> list[Item]:
+    names = [name.value for name in Split]
+    if split not in names:
+        raise Refused([Problem("split", found=repr(split), expected=f"one of {names}", mend="check its spelling")])
+    if split == Split.PUBLIC:
+        return datalist.public
+    if site not in datalist.sites:
+        mend = "name one of them"
+        raise Refused([Problem("site", found=repr(site), expected=f"one of {sorted(datalist.sites)}", mend=mend)])
+    items: list[Item] = getattr(datalist.sites[site], Split(split).value)
+    return items
+
+
+def _existing(root: str | Path, relative: str, problems: Problems) -> str:
+    try:
+        path = confine(root, relative, where=relative)
+    except Refused as refused:
+        problems.extend(refused.problems)
+        return ""
+    if not path.is_file():
+        mend = f"is {str(root)!r} the data root that the list was made for?"
+        problems.add(str(path), found="no such file", expected="a file that the list names", mend=mend)
+    return str(path)

@@ -1,0 +1,174 @@
+"""Published lists of who had which image, matched to the files at hand by stem.
+
+The format is HSSF's: ``{client: {"labeled_train", "unlabeled_train", "val_list", "test_list"}}`` with file names. The
+lists of HSSF (Ma et al., IEEE TMI 2024) are known by name and SHA-256; their content is not shipped.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from samfed_monai.data.checks import stem
+from samfed_monai.data.items import Split
+from samfed_monai.data.sources.found import Found, pair_up
+from samfed_monai.data.sources.isic import find_isic
+from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.io import read_json, sha256_file
+
+KNOWN = {
+    "isic_hssf": "6ed3978862a38f5a5b77f3d6129609d968879b09a6b93218c601c95b4e68a2c7",
+    "polyp_hssf": "535b6a8e6333b47d6bb5f0e8d7fafd37cb9254966c8d522ce7c1498243b71ef3",
+}
+PARTS = {
+    "labeled_train": Split.PUBLIC,
+    "unlabeled_train": Split.UNLABELLED,
+    "val_list": Split.VALIDATION,
+    "test_list": Split.TEST,
+}
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many images of one published part are at hand.
+
+    Args:
+        client: as the list calls it.
+        split: where its images go.
+        listed: number of names in the list.
+        missing: the names that no file here matches.
+    """
+
+    client: str
+    split: Split
+    listed: int
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def found(self) -> int:
+        return self.listed - len(self.missing)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published list, matched: images by client and split (the public ones under ``""``), and what is missing."""
+
+    name: str
+    verified: bool
+    places: dict[tuple[str, Split], list[Found]]
+    coverage: list[Coverage]
+
+
+def find_published(split: str | Path, root: str | Path, *, folders: dict[str, str] | None = None) -> Published:
+    """Matches a published list to the files under a data root.
+
+    Args:
+        split: the list's JSON file, or a known name (``isic_hssf``, ``polyp_hssf``) whose file lies in ``root`` or in
+            ``root/splits``; asked for by name, its SHA-256 must be the published one (fault 29).
+        root: either one pool for all clients (``images`` and ``masks``, or an unpacked ISIC archive), or one folder
+            of that kind per client, named like the client (case and punctuation aside; ``Kvasir`` finds
+            ``kvasir_seg``).
+        folders: client to folder under ``root``, where the names do not tell.
+
+    Raises:
+        Refused: no such list or one of another format, or nothing at all at hand.
+    """
+    path, root = _list_file(split, Path(root)), Path(root)
+    clients = _read(path)
+    pools = _pools(list(clients), root, folders or {})
+    places: dict[tuple[str, Split], list[Found]] = {}
+    coverage = []
+    for client, parts in clients.items():
+        pool = {stem(found.image): found for found in pools.get(client, [])}
+        for part, names in parts.items():
+            target = PARTS[part]
+            missing = [name for name in names if stem(name) not in pool]
+            at_hand = [pool[stem(name)] for name in names if stem(name) in pool]
+            coverage += [Coverage(client, target, len(names), missing)] if names else []
+            if at_hand:
+                site = "" if target is Split.PUBLIC else client
+                places.setdefault((site, target), []).extend(at_hand)
+    if not places:
+        mend = "expected is ROOT/images with ROOT/masks, or one such folder per client; name odd ones with --folder"
+        raise Refused([Problem(str(root), found=f"none of the images of {path.name}", expected="some", mend=mend)])
+    digest = sha256_file(path)
+    verified = digest in KNOWN.values()
+    known = next((name for name, expected in KNOWN.items() if expected == digest), None)
+    name = known or (f"{path.stem} (changed)" if path.stem in KNOWN else path.stem)
+    return Published(name, verified, places, coverage)
+
+
+def _list_file(split: str | Path, root: Path) -> Path:
+    path = Path(split)
+    if path.is_file():
+        return path
+    candidates = [root / f"{split}.json", root / "splits" / f"{split}.json"]
+    if str(split) not in KNOWN:
+        mend = f"give the path of a JSON file, or one of {sorted(KNOWN)}"
+        raise Refused([Problem(str(split), found="no such file", expected="a published list", mend=mend)])
+    for candidate in candidates:
+        if candidate.is_file():
+            digest = sha256_file(candidate)
+            if digest != KNOWN[str(split)]:
+                found, expected = f"SHA-256 {digest[:12]}…", f"the published {KNOWN[str(split)][:12]}…"
+                mend = "restore the published file, or give the path of the changed one with --split"
+                raise Refused([Problem(str(candidate), found=found, expected=expected, mend=mend)])
+            return candidate
+    mend = f"put {split}.json (SHA-256 {KNOWN[str(split)][:12]}…) into {root / 'splits'}, or give its path"
+    raise Refused([Problem(str(split), found="not at hand", expected="the published list", mend=mend)])
+
+
+def _read(path: Path) -> dict[str, dict[str, list[str]]]:
+    content = read_json(path)
+    problems = Problems()
+    if not isinstance(content, dict):
+        raise Refused([Problem(path.name, found=type(content).__name__, expected="an object of clients")])
+    for client, parts in content.items():
+        if not isinstance(parts, dict):
+            problems.add(f"{path.name} -> {client}", found=type(parts).__name__, expected="an object of lists")
+            continue
+        for part, names in parts.items():
+            where = f"{path.name} -> {client} -> {part}"
+            if part not in PARTS:
+                problems.add(where, found="an unknown part", expected=f"one of {list(PARTS)}")
+            elif not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                problems.add(where, found="something else", expected="a list of file names")
+    problems.refuse_if_any()
+    return content
+
+
+def _pools(clients: list[str], root: Path, folders: dict[str, str]) -> dict[str, list[Found]]:
+    unknown = sorted(folders.keys() - set(clients))
+    if unknown:
+        raise Refused([Problem("--folder", found=str(unknown), expected=f"clients among {clients}")])
+    if (root / "images").is_dir():
+        return dict.fromkeys(clients, pair_up(root, root, ""))
+    present = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    chosen = {client: folders.get(client) or _folder_like(client, present) for client in clients}
+    pools = {
+        client: _relabel(pair_up(root / folder, root, client))
+        for client, folder in chosen.items()
+        if folder and (root / folder / "images").is_dir()
+    }
+    return pools or dict.fromkeys(clients, find_isic(root))
+
+
+def _relabel(found: list[Found]) -> list[Found]:
+    stems = [stem(one.image) for one in found]
+    twice = [one for one in found if stems.count(stem(one.image)) > 1] if len(set(stems)) < len(stems) else []
+    if twice:
+        mend = "delete or rename one of each"
+        raise Refused([Problem(one.image, found="a stem that stands twice", expected="once", mend=mend) for one in twice])
+    return found
+
+
+def _folder_like(client: str, folders: list[str]) -> str | None:
+    plain = {folder: re.sub(r"[\W_]", "", folder).lower() for folder in folders}
+    wanted = re.sub(r"[\W_]", "", client).lower()
+    exact = [folder for folder, name in plain.items() if name == wanted]
+    longer = [folder for folder, name in plain.items() if name.startswith(wanted)]
+    for candidates in (exact, longer):
+        if len(candidates) == 1:
+            return candidates[0]
+    return None
