@@ -67,7 +67,7 @@ def reliability(run: RunData) -> Picture | None:
         figure, axes = subplots(theme, len(panels), height=3.2)
         for ax, (name, lines) in zip(axes, panels.items(), strict=True):
             _site_lines(ax, lines, run.sites, theme, labels=True)
-            ax.set_title(titles[name], loc="left", fontsize=10)
+            ax.set_title(titles[name], loc="left", fontsize=10, color=theme.ink)
         return figure
 
     text = "Reliability is 1 where teacher, student and its moving average draw the same mask, and scales SAM's say."
@@ -85,7 +85,7 @@ def loss_terms(run: RunData) -> Picture | None:
         figure, axes = subplots(theme, len(panels), height=2.5, width=max(8.6, 2.2 * len(panels)))
         for ax, (name, lines) in zip(axes, panels.items(), strict=True):
             _site_lines(ax, lines, run.sites, theme)
-            ax.set_title(name.replace("_", " "), loc="left", fontsize=10)
+            ax.set_title(name.replace("_", " "), loc="left", fontsize=10, color=theme.ink)
             ax.set_ylim(bottom=0)
         return figure
 
@@ -105,8 +105,8 @@ def costs(run: RunData) -> Picture | None:
         figure, axes = subplots(theme, 2, height=2.6, width_ratios=(3, 2))
         _bars(axes[0], seconds, as_seconds, PALETTE[0], theme)
         _bars(axes[1], traffic, as_bytes, PALETTE[2], theme)
-        axes[0].set_title("Wall-clock time", loc="left", fontsize=10)
-        axes[1].set_title("Traffic, all rounds", loc="left", fontsize=10)
+        axes[0].set_title("Wall-clock time", loc="left", fontsize=10, color=theme.ink)
+        axes[1].set_title("Traffic, all rounds", loc="left", fontsize=10, color=theme.ink)
         return figure
 
     return picture("costs", "Time and traffic", "What was reused from an earlier run took no time.", draw)
@@ -126,7 +126,8 @@ def _site_lines(ax: Axes, lines: Lines, sites: list[str], theme: Theme, *, label
     low, high = ax.get_ylim()
     ends = [lines[site][-1][1] for site in order]
     height = ax.figure.get_size_inches()[1]  # type: ignore[union-attr]
-    for index, (site, place) in enumerate(zip(order, spread_labels(ends, (high - low) * 0.24 / height), strict=True)):
+    places = spread_labels(ends, gap=(high - low) * 0.24 / height, top=high)
+    for index, (site, place) in enumerate(zip(order, places, strict=True)):
         ax.annotate(
             f"{site}  {ends[index]:.3f}",
             (1.01, place),
@@ -160,6 +161,7 @@ def _bars(ax: Axes, values: dict[str, Any], spell: Any, color: str, theme: Theme
     for place, name in enumerate(names):
         ax.annotate(f" {spell(values[name])}", (values[name], place), va="center", fontsize=9, color=theme.ink)
     ax.set_xlim(0, top * 1.3)
+    ax.set_ylim(len(names) - len(PARTS) - 0.5, len(names) - 0.5)
     ax.set_xticks([])
     ax.spines["bottom"].set_visible(False)
     ax.tick_params(axis="y", labelcolor=theme.ink)

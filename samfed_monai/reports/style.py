@@ -63,6 +63,7 @@ def subplots(theme: Theme, columns: int = 1, *, width: float = 8.6, height: floa
     with matplotlib.rc_context({"font.size": 10, "font.family": "sans-serif"}):
         figure = Figure(figsize=(width, height), layout="constrained", facecolor=theme.ground)
         FigureCanvasAgg(figure)
+        figure.get_layout_engine().set(wspace=0.07)  # type: ignore[union-attr, call-arg]
         axes = figure.subplots(1, columns, squeeze=False, **kwargs)[0]
     for ax in axes:
         quiet(ax, theme)
@@ -88,8 +89,8 @@ def line_style(index: int) -> dict[str, Any]:
     return {"color": PALETTE[index % len(PALETTE)], "linestyle": DASHES[index // len(PALETTE) % len(DASHES)]}
 
 
-def spread_labels(values: list[float], gap: float) -> list[float]:
-    """Places for labels near ``values``, at least ``gap`` apart, in the order given."""
+def spread_labels(values: list[float], *, gap: float, top: float = float("inf")) -> list[float]:
+    """Places for labels near ``values``, at least ``gap`` apart and not above ``top``, in the order given."""
     order = sorted(range(len(values)), key=values.__getitem__)
     places = [values[index] for index in order]
     for _ in range(50):
@@ -97,6 +98,8 @@ def spread_labels(values: list[float], gap: float) -> list[float]:
             if (short := gap - (places[high] - places[low])) > 1e-9:
                 places[low] -= short / 2
                 places[high] += short / 2
+    over = max(0.0, max(places, default=0.0) - top)
+    places = [place - over for place in places]
     found = [0.0] * len(values)
     for place, index in zip(places, order, strict=True):
         found[index] = place

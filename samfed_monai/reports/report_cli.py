@@ -1,0 +1,42 @@
+"""``samfed report RUN [RUN ...]``: the report of a run, or the comparison of several."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_report_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Adds the command; ``args.run(args)`` carries it out and returns an exit code."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "report",
+        help="write report.html of a run, or compare several runs",
+        description="One run: writes its report.html and figures. Several: writes comparison.{html,md,csv,json}.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--datalist", type=Path, help="data list for the overlays (default: as the run recorded it)")
+    parser.add_argument("--data-root", type=Path, help="folder of the images (default: as the run recorded it)")
+    parser.add_argument("--no-overlays", action="store_true", help="leave test images and their ids out")
+    parser.add_argument("--output-dir", type=Path, help="folder of a comparison (default: beside the first run)")
+    parser.add_argument("--title", help="heading of a comparison")
+    parser.set_defaults(run=report)
+    return parser
+
+
+def report(args: argparse.Namespace) -> int:
+    """Writes the report or the comparison, and says where it lies."""
+    if len(args.runs) == 1:
+        from samfed_monai.reports.html import Report
+
+        run = Report(args.runs[0], datalist=args.datalist, data_root=args.data_root, overlays=not args.no_overlays)
+        sys.stdout.write(f"{run.write()}\n")
+        return 0
+    from samfed_monai.reports.compare import comparison_table
+    from samfed_monai.reports.compare_page import TITLE, write_comparison
+    from samfed_monai.reports.compare_text import to_text
+
+    output_dir = args.output_dir or args.runs[0].resolve().parent / "comparison"
+    path = write_comparison(output_dir, args.runs, title=args.title or TITLE)
+    sys.stdout.write(f"{to_text(comparison_table(args.runs))}\n{path}\n")
+    return 0
