@@ -1,0 +1,125 @@
+"""What every benchmark shares: taking two times side by side, and recording a figure beside its bound."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+BUNDLE = Path(__file__).resolve().parent.parent / "bundles" / "samfed_skin"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure.
+
+    Args:
+        what: the sentence that stands in the table.
+        value: the figure, in ``unit``.
+        bound: what it must not exceed (``at_least``: fall below); ``None`` for a figure that is only reported.
+        unit: ``x`` for a ratio, otherwise a unit or ``%``.
+        details: what it was computed from.
+    """
+
+    what: str
+    value: float
+    bound: float | None = None
+    at_least: bool = False
+    unit: str = "x"
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def holds(self) -> bool | None:
+        if self.bound is None:
+            return None
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+    def __str__(self) -> str:
+        if self.bound is None:
+            return f"{self.what}: {self.value:.4g} {self.unit}"
+        verdict = "holds" if self.holds else "DOES NOT HOLD"
+        sign = ">=" if self.at_least else "<="
+        return f"{self.what}: {self.value:.4g} {self.unit} (bound {sign} {self.bound:g}: {verdict})"
+
+
+def seconds(action: Callable[[], Any]) -> float:
+    """Wall seconds of one call."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def side_by_side(
+    first: Callable[[], Any], second: Callable[[], Any], *, repeats: int, warm_up: int = 1
+) -> dict[str, float]:
+    """Times two actions in turn, so that whatever else the machine does hits both.
+
+    The ratio is the median over the pairs of ``second / first``; within a pair the order alternates, so that neither
+    profits from the caches the other warmed.
+
+    Returns:
+        ``ratio`` with its quartiles ``low`` and ``high``, and the median seconds ``first`` and ``second``.
+    """
+    for _ in range(warm_up):
+        first()
+        second()
+    pairs = []
+    for repeat in range(repeats):
+        if repeat % 2:
+            b = seconds(second)
+            a = seconds(first)
+        else:
+            a = seconds(first)
+            b = seconds(second)
+        pairs.append((a, b))
+    ratios = sorted(b / a for a, b in pairs)
+    return {
+        "ratio": statistics.median(ratios),
+        "low": ratios[len(ratios) // 4],
+        "high": ratios[-1 - len(ratios) // 4],
+        "first": statistics.median(a for a, _ in pairs),
+        "second": statistics.median(b for _, b in pairs),
+        "repeats": repeats,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on."""
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0].split(":", 1)[1].strip() if names else cpu
+    return {
+        "processor": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def record(script: str, figures: Sequence[Figure]) -> None:
+    """Prints figures and writes them to ``benchmarks/results/<script>.json``, from which the table is composed."""
+    name = Path(script).stem
+    for figure in figures:
+        print(figure, flush=True)
+    RESULTS.mkdir(exist_ok=True)
+    content = {
+        "command": f"python benchmarks/{name}.py {' '.join(sys.argv[1:])}".strip(),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": machine(),
+        "figures": [asdict(figure) | {"holds": figure.holds} for figure in figures],
+    }
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")

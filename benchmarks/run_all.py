@@ -1,0 +1,82 @@
+"""Runs every benchmark and composes docs/benchmarks.md from what they recorded.
+
+``--compose`` only composes; names run a part: ``python benchmarks/run_all.py imports aggregation``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from common import RESULTS
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs" / "benchmarks.md"
+SCRIPTS = {
+    "guided_iteration": "What the guidance costs, and what the store saves",
+    "teacher_precision": "The teacher in bfloat16",
+    "semi_supervised_iteration": "The whole iteration against the supervised step",
+    "federation_overhead": "The federation's share of a round",
+    "aggregation": "Aggregation",
+    "imports": "Imports",
+}
+HEAD = """# Speed and memory
+
+Written by `make bench`; do not edit. A ratio is the median over pairs timed in turn in one process, so that whatever
+else the machine does hits both sides; seconds are for orientation only. Bounds are those this project set itself.
+"""
+
+
+def number(figure: dict, value: float) -> str:
+    return f"{value:.3g} {figure['unit'] if figure['unit'] != 'x' else '×'}"
+
+
+def section(name: str, title: str, content: dict) -> str:
+    machine = content["machine"]
+    device = machine["cuda"] or f"{machine['processor']}, {machine['threads']} threads"
+    lines = [f"## {title}", "", "| | measured | middle half | bound | |", "| --- | --- | --- | --- | --- |"]
+    for figure in content["figures"]:
+        details = figure["details"]
+        spread = f"{details['low']:.3g} to {details['high']:.3g}" if "low" in details else ""
+        bound = (
+            "" if figure["bound"] is None else f"{'≥' if figure['at_least'] else '≤'} {number(figure, figure['bound'])}"
+        )
+        verdict = {None: "", True: "holds", False: "**does not hold**"}[figure["holds"]]
+        lines.append(f"| {figure['what']} | {number(figure, figure['value'])} | {spread} | {bound} | {verdict} |")
+    source = (
+        f"`{content['command']}` · {content['date']} · {device} · Python {machine['python']}, torch {machine['torch']}"
+    )
+    return "\n".join([*lines, "", source, ""])
+
+
+def compose() -> None:
+    parts = [HEAD]
+    for name, title in SCRIPTS.items():
+        path = RESULTS / f"{name}.json"
+        if path.is_file():
+            parts.append(section(name, title, json.loads(path.read_text())))
+    PAGE.write_text("\n".join(parts))
+    print(f"written: {PAGE.relative_to(HERE.parent)}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[*SCRIPTS, []], metavar="NAME", help=", ".join(SCRIPTS))
+    parser.add_argument("--compose", action="store_true", help="run nothing, write the page from recorded results")
+    options = parser.parse_args()
+    failed = []
+    for name in [] if options.compose else options.names or SCRIPTS:
+        print(f"== {name}", flush=True)
+        if subprocess.run([sys.executable, HERE / f"{name}.py"]).returncode:
+            failed.append(name)
+    compose()
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

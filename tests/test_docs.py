@@ -1,0 +1,117 @@
+"""What the documentation shows works: examples run, JSON parses, commands and files that it names exist."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PAGES = sorted([REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *(REPOSITORY / "docs").glob("*.md")])
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+COMMANDS = {"prepare", "init", "weights", "teach", "federate", "compare", "evaluate", "infer", "report", "check"}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for kind, text in FENCE.findall(page.read_text(encoding="utf-8")) if kind == language]
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """Everything that the Python blocks of docs/extending.md define; what they register is taken out again."""
+    from samfed_monai.losses import AGREEMENT_RULES
+    from samfed_monai.networks import CLIENT_NETWORKS
+
+    names: dict = {"__name__": "docs_extending"}
+    for block in blocks(REPOSITORY / "docs" / "extending.md", "python"):
+        exec(compile(block, "docs/extending.md", "exec"), names)
+    yield names
+    AGREEMENT_RULES._entries.pop("both_sure")
+    CLIENT_NETWORKS._entries.pop("three_layers")
+
+
+def test_the_example_term_adds_its_value_by_hand(examples):
+    from samfed_monai.handlers import Guidance
+
+    term = examples["ConsistencyTerm"]()
+    student = torch.zeros(1, 1, 1, 2)  # sigmoid 0.5
+    guidance = Guidance(student=student, weak=student, guides={"ema": torch.tensor([[[[1.0, 0.5]]]])})
+    assert term.value(guidance, None).item() == pytest.approx(0.125)  # (0.25 + 0) / 2
+    assert (term.needs, term.where) == (("ema",), "terms#consistency")
+
+
+def test_the_example_guide_blurs_what_the_batch_carries(examples):
+    guide = examples["SmoothedGuide"](width=3)
+    mask = torch.zeros(1, 1, 5, 5)
+    mask[..., 2, 2] = 0.9
+    blurred = guide({"teacher": mask}, None)
+    assert blurred[0, 0, 1:4, 1:4].flatten().tolist() == pytest.approx([0.1] * 9)
+    assert guide.name == "smoothed"
+
+
+def test_the_example_rule_is_asked_by_its_name(examples):
+    from samfed_monai.losses import agree
+
+    teacher = torch.tensor([[[[0.99, 0.99, 0.01]]]])
+    student = torch.tensor([[[[0.95, 0.60, 0.99]]]])
+    agreement = agree(teacher, student, rule="both_sure", tau=0.9)
+    assert agreement.weight.flatten().tolist() == [1, 0, 0]
+    assert agreement.label.flatten().tolist() == [1, 1, 0]
+
+
+def test_the_example_network_is_built_by_its_name(examples):
+    from samfed_monai.networks import client_network
+
+    network = client_network("three_layers", width=4)
+    assert network(torch.zeros(2, 3, 8, 12)).shape == (2, 1, 8, 12)
+
+
+def test_the_example_aggregator_takes_the_median(examples):
+    from samfed_monai.federation import Envelope, Kind
+
+    strategy = examples["Median"]({"w": torch.zeros(2)}, sites=["a", "b", "c"], rounds=1)
+    sent = strategy.configure(0)
+    assert sorted(sent) == ["a", "b", "c"]
+    values = {"a": [1.0, 9.0], "b": [2.0, 8.0], "c": [300.0, -7.0]}
+    common = {"kind": Kind.WEIGHTS, "round": 0, "rounds": 1, "n": 4}
+    strategy.aggregate(0, {s: Envelope(site=s, tensors={"w": torch.tensor(v)}, **common) for s, v in values.items()})
+    assert strategy.global_weights["w"].tolist() == [2.0, 8.0]
+
+
+def test_the_example_source_pairs_images_and_masks(examples, tmp_path: Path):
+    for name in ("p1/dermoscopy.jpg", "p1/lesion.png", "p2/dermoscopy.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = examples["find_my_archive"](tmp_path)
+    assert [(item.image, item.label, item.group) for item in found] == [
+        ("p1/dermoscopy.jpg", "p1/lesion.png", "p1"),
+        ("p2/dermoscopy.jpg", None, "p2"),
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_json_on_the_page_parses(page: Path):
+    for block in blocks(page, "json"):
+        text = block if block.lstrip().startswith(("{", "[")) else "{" + block + "}"
+        json.loads(text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_make_targets_on_the_page_exist(page: Path):
+    text = "\n".join([*blocks(page, "bash"), *re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8"))])
+    named = set(re.findall(r"^samfed +([a-z]+)", text, re.MULTILINE))
+    assert named <= COMMANDS
+    targets = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"^make ([a-z]+)", text, re.MULTILINE)) <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_that_the_page_links_to_exist(page: Path):
+    written_by_a_command = {"docs/images/report.png", "docs/benchmarks.md"}
+    for link in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text(encoding="utf-8")):
+        target = (page.parent / link).resolve()
+        if target.relative_to(REPOSITORY).as_posix() not in written_by_a_command:
+            assert target.exists(), f"{page.name} links to {link}"
