@@ -13,7 +13,7 @@ __getattr__, __dir__ = attach(
         "WeakViewd": "weak_view",
         "box_fill": "photometry",
         "colour_matrix": "photometry",
-        "cutmix": "cutmix",
+        "cutmix": "batch_mix",
         "gaussian_blur": "photometry",
         "output_to_input": "geometry",
         "warp": "geometry",

@@ -34,7 +34,7 @@ def output_to_input(
         shift: the picture's (down, right) movement as a fraction of (H, W).
 
     Returns:
-        (2, 3) float32, for ``torch.nn.functional.affine_grid`` with ``align_corners=False``.
+        (2, 3) float32, as ``torch.nn.functional.affine_grid`` takes it with ``align_corners=False``.
     """
     height, width = size
     angle = math.radians(degrees)
@@ -75,6 +75,13 @@ def warp(tensor: Tensor, matrix: Tensor, size: tuple[int, int], *, nearest: bool
     batch = tensor[None]
     if not nearest and min(batch.shape[2] / size[0], batch.shape[3] / size[1]) > _SHRINK:
         batch = functional.interpolate(batch, size=size, mode="bilinear", antialias=True, align_corners=False)
-    grid = functional.affine_grid(matrix[None].to(batch), [1, 1, *size], align_corners=False)
-    mode = "nearest" if nearest else "bilinear"
-    return functional.grid_sample(batch, grid, mode=mode, padding_mode="reflection", align_corners=False)[0]
+    mode, grid = "nearest" if nearest else "bilinear", _grid(matrix, size).to(batch)
+    return functional.grid_sample(batch, grid[None], mode=mode, padding_mode="reflection", align_corners=False)[0]
+
+
+def _grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
+    """``affine_grid`` of one matrix, (H, W, 2), written as two outer sums because that is several times faster."""
+    down, right = ((torch.arange(length, dtype=torch.float32) * 2 + 1) / length - 1 for length in size)
+    columns = matrix[:, :1] * right + matrix[:, 2:]  # (2, W)
+    rows = matrix[:, 1:2] * down  # (2, H)
+    return torch.stack([columns[0] + rows[0, :, None], columns[1] + rows[1, :, None]], dim=-1)

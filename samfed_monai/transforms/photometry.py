@@ -57,9 +57,10 @@ def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     radius = min(math.ceil(2.5 * sigma), min(image.shape[1:]) - 1)
     weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float32) / sigma) ** 2)
     weights = weights / weights.sum()
-    padded = functional.pad(image[:, None], (radius,) * 4, mode="reflect")
-    across = functional.conv2d(padded, weights.view(1, 1, 1, -1))
-    return functional.conv2d(across, weights.view(1, 1, -1, 1))[:, 0]
+    channels = image.shape[0]
+    padded = functional.pad(image[None], (radius,) * 4, mode="reflect")
+    across = functional.conv2d(padded, weights.view(1, 1, 1, -1).expand(channels, -1, -1, -1), groups=channels)
+    return functional.conv2d(across, weights.view(1, 1, -1, 1).expand(channels, -1, -1, -1), groups=channels)[0]
 
 
 def box_fill(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:

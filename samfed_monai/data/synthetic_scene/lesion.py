@@ -97,10 +97,9 @@ def _pigment(rng: np.random.Generator, shape: Shape, radius: float, inside: Fiel
 
 
 def _one_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest connected part of a mask with its holes filled, smoothed by one pixel as a drawn outline is."""
-    parts, count = ndimage.label(mask)
-    if count > 1:
-        sizes = np.bincount(parts.ravel())
-        sizes[0] = 0
-        mask = parts == sizes.argmax()
-    return ndimage.binary_fill_holes(ndimage.binary_opening(mask) if mask.sum() > 50 else mask)
+    """The largest connected part of a mask without threads of one pixel and without holes, as an outline is drawn."""
+    opened = ndimage.binary_opening(mask)
+    parts, _ = ndimage.label(opened if opened.any() else mask)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    return ndimage.binary_fill_holes(parts == sizes.argmax())

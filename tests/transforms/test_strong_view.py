@@ -1,0 +1,127 @@
+"""The strong view: in range, in place, reproducible, as strong as asked for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms import Compose
+
+from samfed_monai.errors import Refused
+from samfed_monai.transforms import StrongView, StrongViewd, WeakViewd
+
+NOTHING = {"jitter_prob": 0, "grey_prob": 0, "blur_prob": 0, "noise_prob": 0, "cutout_prob": 0}
+
+
+def an_image(seed: int = 0, size: int = 32) -> torch.Tensor:
+    return torch.rand(3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**31), strength=st.floats(0, 2), height=st.integers(4, 40), width=st.integers(4, 40))
+def test_every_view_is_a_plain_image_in_range(seed, strength, height, width):
+    image = torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed % 999))
+    before = image.clone()
+    view = StrongView(strength).set_random_state(seed)(MetaTensor(image))
+    assert type(view) is torch.Tensor
+    assert view.dtype == torch.float32
+    assert view.shape == image.shape
+    assert view.min() >= 0
+    assert view.max() <= 1
+    assert torch.equal(image, before)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_the_seed_decides_and_nothing_else(seed):
+    view, again = StrongView(), StrongView()
+    view(an_image())
+    torch.manual_seed(seed // 2)  # the global state must not matter
+    assert torch.equal(view.set_random_state(seed)(an_image()), again.set_random_state(seed)(an_image()))
+
+
+def test_strength_zero_leaves_the_image_as_it_is():
+    view = StrongView(0.0).set_random_state(0)
+    for _ in range(20):
+        assert torch.equal(view(an_image()), an_image())
+
+
+def test_more_strength_changes_more():
+    def change(strength: float) -> float:
+        view = StrongView(strength).set_random_state(1)
+        return sum((view(an_image()) - an_image()).abs().mean().item() for _ in range(40))
+
+    assert 0 < change(0.25) < change(1.0) < change(2.0)
+
+
+def test_grey_makes_all_channels_equal():
+    view = StrongView(**{**NOTHING, "grey_prob": 1}).set_random_state(0)(an_image())
+    assert torch.allclose(view[0], view[1], atol=1e-6)
+    assert torch.allclose(view[0], view[2], atol=1e-6)
+
+
+def test_cutout_fills_one_box_with_the_mean():
+    image = an_image()
+    view = StrongView(**{**NOTHING, "cutout_prob": 1}, cutout=0.25).set_random_state(2)(image)
+    changed = (view != image).all(dim=0)
+    rows, columns = changed.any(dim=1).sum(), changed.any(dim=0).sum()
+    assert 0 < changed.sum() == rows * columns <= 0.26 * 32 * 32
+    assert torch.allclose(view[:, changed], image.mean(dim=(1, 2))[:, None].expand(3, int(changed.sum())))
+
+
+def test_geometry_is_kept():
+    """Without the box, the strong view of a picture of two areas still shows the same two areas."""
+    image = torch.zeros(3, 32, 32) + 0.2
+    image[:, 8:24, 8:24] = 0.8
+    view = StrongView(cutout_prob=0).set_random_state(0)
+    for _ in range(20):
+        strong = view(image).mean(dim=0)
+        middle = (strong[12:20, 12:20].mean() + strong[:4].mean()) / 2
+        assert torch.equal((strong[10:22, 10:22] > middle).float().mean().round(), torch.tensor(1.0))
+        assert torch.equal((strong[:6] > middle).float().mean().round(), torch.tensor(0.0))
+
+
+def test_the_dictionary_version_adds_a_key_and_keeps_the_weak_view():
+    item = {"image": an_image(), "teacher": torch.rand(1, 32, 32)}
+    view = StrongViewd().set_random_state(0)(item)
+    assert view["image"] is item["image"]
+    assert view["teacher"] is item["teacher"]
+    assert view["image_strong"].shape == (3, 32, 32)
+    assert "image_strong" not in item
+
+
+def test_for_labelled_images_it_replaces_the_image():
+    view = StrongViewd(output_key="image", strength=2.0).set_random_state(0)({"image": an_image()})
+    assert set(view) == {"image"}
+    assert not torch.equal(view["image"], an_image())
+
+
+def test_a_chain_is_reproducible_through_compose():
+    item = {"image": an_image(size=48), "label": torch.ones(1, 48, 48)}
+    chains = [Compose([WeakViewd(size=32), StrongViewd()]) for _ in range(2)]
+    first, second = (chain.set_random_state(9)(item) for chain in chains)
+    assert torch.equal(first["image_strong"], second["image_strong"])
+    assert not torch.equal(first["image_strong"], first["image"])
+
+
+def test_a_knob_does_not_change_the_other_draws():
+    few, many = StrongView(noise=0.0).set_random_state(4), StrongView(noise=0.1).set_random_state(4)
+    for _ in range(10):
+        few.randomize()
+        many.randomize()
+        assert few._at["brightness"] == many._at["brightness"]
+        assert few._box == many._box
+
+
+def test_bad_arguments_are_refused_together():
+    with pytest.raises(Refused, match=r"2 problems(.|\n)*strength: expected 0 to 2, found 3(.|\n)*grey_prob"):
+        StrongViewd(strength=3, grey_prob=1.5)
+    with pytest.raises(Refused, match="2 names for 1 keys"):
+        StrongViewd(output_key=("a", "b"))
+
+
+def test_only_rgb_is_accepted():
+    with pytest.raises(Refused, match=r"expected an RGB image \(3, H, W\), found shape \(1, 8, 8\)"):
+        StrongView()(torch.zeros(1, 8, 8))

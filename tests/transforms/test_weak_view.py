@@ -1,0 +1,131 @@
+"""The weak view: everything moves together, labels stay labels, seeds decide."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.data.meta_tensor import MetaTensor
+from monai.data.utils import set_rnd
+from monai.transforms import Compose
+from scipy import ndimage
+
+from samfed_monai.errors import Refused
+from samfed_monai.transforms import WeakView, WeakViewd
+
+
+def an_item(seed: int, height: int = 48, width: int = 64) -> dict:
+    """An image whose channels, label and soft mask are the same blobs."""
+    noise = torch.rand(height, width, generator=torch.Generator().manual_seed(seed)).numpy()
+    smooth = ndimage.gaussian_filter(noise, 4)
+    blobs = torch.from_numpy(smooth > smooth.mean()).float()[None]
+    return {"image": blobs.repeat(3, 1, 1), "label": blobs, "teacher": blobs.clone(), "id": "a"}
+
+
+sizes = st.sampled_from([None, 32, (32, 32), (40, 56), 64])
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**31), size=sizes, prob=st.sampled_from([0.0, 1.0]))
+def test_image_label_and_soft_mask_move_together(seed, size, prob):
+    item = an_item(seed % 1000)
+    view = WeakViewd(size=size, prob=prob).set_random_state(seed)(item)
+    expected = (48, 64) if size is None else (size, size) if isinstance(size, int) else size
+    assert view["image"].shape == (3, *expected)
+    assert view["label"].shape == view["teacher"].shape == (1, *expected)
+    assert torch.equal(view["image"][:1], view["teacher"])
+    assert set(view["label"].unique().tolist()) <= {0.0, 1.0}
+    # Where the interpolated image is (nearly) pure, all its neighbours agree, so the nearest one must agree as well.
+    image, label = view["image"][:1], view["label"]
+    if min(48 / expected[0], 64 / expected[1]) <= 1.5:
+        assert (label[image > 0.999] == 1).all()
+        assert (label[image < 0.001] == 0).all()
+    assert ((image > 0.5) != (label > 0.5)).float().mean() < 0.06
+    assert image.min() >= 0
+    assert image.max() <= 1 + 1e-6
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_a_soft_mask_of_lower_resolution_moves_alike(seed):
+    full = torch.zeros(1, 64, 64)
+    full[:, 8:40, 24:40] = 1
+    item = {"image": full.repeat(3, 1, 1), "teacher": torch.nn.functional.avg_pool2d(full, 4)}
+    view = WeakViewd(size=64).set_random_state(seed)(item)
+    assert ((view["image"][:1] > 0.5) != (view["teacher"] > 0.5)).float().mean() < 0.03
+
+
+@given(seed=st.integers(0, 2**31))
+@settings(max_examples=20, deadline=None)
+def test_the_seed_decides_and_nothing_else(seed):
+    item = an_item(1)
+    view, again = WeakViewd(size=32), WeakViewd(size=32)
+    view(item)  # whatever ran before
+    first, second = view.set_random_state(seed)(item), again.set_random_state(seed)(item)
+    assert torch.equal(first["image"], second["image"])
+    assert torch.equal(first["label"], second["label"])
+
+
+def test_views_differ_from_draw_to_draw():
+    item, view = an_item(2), WeakViewd(size=32).set_random_state(0)
+    assert not torch.equal(view(item)["image"], view(item)["image"])
+
+
+def test_monai_reaches_its_random_state():
+    item = an_item(3)
+    views = []
+    for reseed in (lambda c: c.set_random_state(5), lambda c: c.set_random_state(5)):
+        chain = Compose([WeakViewd(size=32)])
+        reseed(chain)
+        views.append(chain(item)["image"])
+    assert torch.equal(*views)
+    holder = type("Dataset", (), {})()
+    holder.transform, seeded = WeakViewd(size=32), WeakViewd(size=32).set_random_state(7)
+    set_rnd(holder, seed=7)
+    assert torch.equal(holder.transform(item)["image"], seeded(item)["image"])
+
+
+def test_the_item_that_came_in_is_left_as_it_was():
+    item = an_item(4)
+    before = item["image"].clone()
+    view = WeakViewd().set_random_state(0)(item)
+    assert torch.equal(item["image"], before)
+    assert view["id"] == "a"
+
+
+def test_missing_keys_are_skipped_unless_forbidden():
+    item = {"image": torch.rand(3, 16, 16)}
+    assert set(WeakViewd()(item)) == {"image"}
+    with pytest.raises(KeyError, match="label"):
+        WeakViewd(allow_missing_keys=False)(item)
+
+
+def test_plain_float32_tensors_come_out_whatever_goes_in():
+    item = {"image": MetaTensor(torch.rand(3, 16, 16, dtype=torch.float64)), "label": torch.ones(1, 16, 16).byte()}
+    view = WeakViewd()(item)
+    for key in ("image", "label"):
+        assert type(view[key]) is torch.Tensor
+        assert view[key].dtype == torch.float32
+
+
+def test_switches_do_not_change_the_other_draws():
+    plain, flipping = WeakView(flip=False).set_random_state(3), WeakView().set_random_state(3)
+    for _ in range(20):
+        plain.randomize()
+        flipping.randomize()
+        assert plain._drawn["zoom"] == flipping._drawn["zoom"]
+        assert 0.8 <= plain._drawn["zoom"] <= 1.25
+        assert not plain._drawn["flip"]
+
+
+def test_a_view_that_is_not_square_turns_by_half_turns_only():
+    item = torch.arange(8.0).expand(1, 4, 8)
+    view = WeakView(prob=0.0, flip=False).set_random_state(0)
+    seen = {tuple(view(item)[0, 0].round().int().tolist()) for _ in range(30)}
+    assert seen == {tuple(range(8)), tuple(reversed(range(8)))}
+
+
+def test_bad_arguments_are_refused_together():
+    with pytest.raises(Refused, match=r"3 problems(.|\n)*size(.|\n)*zoom(.|\n)*rotate: expected 0 to 180, found -1"):
+        WeakViewd(size=0, zoom=(1.2, 0.8), rotate=-1)
