@@ -1,1 +1,36 @@
+"""Messages, clients, strategies, transports and the controller of a federation."""
 
+from samfed_monai.lazy import attach
+
+_EXPORTS = {
+    "COLUMNS": "run_folder",
+    "Envelope": "envelope",
+    "Failure": "failure",
+    "FedAvg": "fedavg",
+    "FederatedJob": "job",
+    "Inbox": "inbox",
+    "Interrupted": "signals",
+    "Kind": "envelope",
+    "LocalTransport": "local_transport",
+    "MessageRefused": "envelope",
+    "Progress": "progress",
+    "RoundController": "controller",
+    "RoundStore": "round_store",
+    "RunFolder": "run_folder",
+    "RunResult": "controller",
+    "SamFedAlgo": "algo",
+    "Strategy": "strategy",
+    "Task": "transport",
+    "Traffic": "transport",
+    "Transport": "transport",
+    "UpdateGuard": "clip",
+    "from_bytes": "wire",
+    "from_exchange": "exchange",
+    "scrub": "failure",
+    "to_bytes": "wire",
+    "to_exchange": "exchange",
+    "wire_size": "wire",
+}
+__all__ = list(_EXPORTS)
+
+__getattr__, __dir__ = attach(__name__, _EXPORTS)

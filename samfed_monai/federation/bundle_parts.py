@@ -1,0 +1,76 @@
+"""What a client needs from its bundle beyond MONAI FL's own properties: a split's loader, a count, a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.errors import Problem, Refused
+
+if TYPE_CHECKING:
+    from monai.engines import SupervisedEvaluator
+
+#: Configuration id of each split's data loader.
+LOADER_IDS = {"validation": "validate#dataloader", "test": "test#dataloader"}
+
+
+def private_count(workflow: Any, ids: tuple[str, ...]) -> int:
+    """Length of the first data set among ``ids`` that the bundle has; 0 when it has none of them."""
+    parser = getattr(workflow, "parser", None)
+    for name in ids:
+        if parser is not None and name in parser:
+            dataset = parser.get_parsed_content(name)
+            if isinstance(dataset, Sized):
+                return len(dataset)
+    return 0
+
+
+@contextmanager
+def evaluation_parts(evaluator: SupervisedEvaluator, workflow: Any, split: str, folder: Path | None) -> Iterator[None]:
+    """Lends an evaluator another split's data loader, and its score handlers a folder, for the time of a block.
+
+    Args:
+        evaluator: the bundle's evaluator.
+        workflow: the workflow that it came from.
+        split: ``validation`` or ``test``.
+        folder: where handlers with an ``output_dir`` write; ``None`` leaves them writing nothing.
+
+    Raises:
+        Refused: no such split, or the bundle has no data loader for it.
+    """
+    loader = _loader(evaluator, workflow, split)
+    own_loader, own_length = evaluator.data_loader, evaluator.state.epoch_length
+    handlers = [handler for handler in _handlers(workflow) if hasattr(handler, "output_dir")]
+    own_folders = [handler.output_dir for handler in handlers]
+    evaluator.data_loader = loader
+    evaluator.state.epoch_length = len(loader) if isinstance(loader, Sized) else None
+    evaluator.state.metrics, evaluator.state.scores, evaluator.state.score_summary = {}, None, None
+    for handler in handlers:
+        handler.output_dir = folder
+    try:
+        yield
+    finally:
+        evaluator.data_loader, evaluator.state.epoch_length = own_loader, own_length
+        for handler, own_folder in zip(handlers, own_folders, strict=True):
+            handler.output_dir = own_folder
+
+
+def _loader(evaluator: SupervisedEvaluator, workflow: Any, split: str) -> Any:
+    if split not in LOADER_IDS:
+        raise Refused([Problem("split", found="another split", expected=f"one of {sorted(LOADER_IDS)}")])
+    parser = getattr(workflow, "parser", None)
+    if parser is not None and LOADER_IDS[split] in parser:
+        return parser.get_parsed_content(LOADER_IDS[split])
+    if split == "validation":
+        return evaluator.data_loader
+    mend = f"define {LOADER_IDS[split]} in evaluate.json"
+    raise Refused([Problem(LOADER_IDS[split], found="no such id in the bundle", expected="a data loader", mend=mend)])
+
+
+def _handlers(workflow: Any) -> list[Any]:
+    parser = getattr(workflow, "parser", None)
+    if parser is None or "validate#handlers" not in parser:
+        return []
+    return list(parser.get_parsed_content("validate#handlers") or [])

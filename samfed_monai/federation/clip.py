@@ -1,0 +1,69 @@
+"""A guard against updates that are finite and yet far too large."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import torch
+
+from samfed_monai.errors import Problem, Problems
+from samfed_monai.federation.envelope import MessageRefused
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Action(str, Enum):
+    """What happens to an update beyond the limit."""
+
+    CLIP = "clip"
+    SKIP = "skip"
+
+
+class UpdateGuard:
+    """Limits the norm of an update, ``|update - global| <= limit * |global|``, over all floating-point tensors.
+
+    Args:
+        limit: largest ratio of the two L2 norms. An honest round moves weights by a fraction of their norm; 10 leaves
+            room for the batch-norm statistics of a network that starts from scratch.
+        action: ``clip`` scales the step back to the limit, ``skip`` leaves the update out.
+
+    Raises:
+        Refused: a limit that is not a positive number, or an unknown action.
+    """
+
+    def __init__(self, *, limit: float = 10.0, action: str = "clip") -> None:
+        problems = Problems()
+        if not (isinstance(limit, (int, float)) and math.isfinite(limit) and limit > 0):
+            problems.add("UpdateGuard#limit", found=repr(limit), expected="a positive number")
+        if action not in {known.value for known in Action}:
+            problems.add("UpdateGuard#action", found=repr(action), expected="'clip' or 'skip'")
+        problems.refuse_if_any()
+        self.limit, self.action = float(limit), Action(action)
+
+    def share(self, update: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
+        """How much of the step from ``reference`` to ``update`` may be taken, in (0, 1].
+
+        Raises:
+            MessageRefused: the step is too long and ``action`` is ``skip``.
+        """
+        allowed = self.limit * max(_norm(reference.values()), 1e-12)
+        # |u - g| <= |u| + |g|: mostly that settles it with one read and no temporary
+        if _norm(update.values()) + allowed / self.limit <= allowed:
+            return 1.0
+        pairs = (update[name] - reference[name] for name in reference if reference[name].is_floating_point())
+        length = _norm(pairs)
+        if length <= allowed:
+            return 1.0
+        if self.action == Action.CLIP:
+            return allowed / length
+        found, expected = f"a step of norm {length:.3g}", f"at most {allowed:.3g}"
+        raise MessageRefused([Problem("message -> tensors", found=found, expected=expected)])
+
+
+def _norm(tensors: object) -> float:
+    norms = [torch.linalg.vector_norm(t) for t in tensors if t.is_floating_point()]  # type: ignore[attr-defined]
+    return math.sqrt(sum(float(norm) ** 2 for norm in norms))

@@ -1,0 +1,238 @@
+"""The conductor: rounds of training, aggregation and evaluation, kept in a run folder, resumed where they stopped."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.errors import Problems, Stopped
+from samfed_monai.federation.clock import Clock
+from samfed_monai.federation.envelope import Envelope, Kind
+from samfed_monai.federation.failure import Failure
+from samfed_monai.federation.inbox import Inbox
+from samfed_monai.federation.progress import Progress
+from samfed_monai.federation.records import round_record, site_record
+from samfed_monai.federation.run_folder import RunFolder, best_round
+from samfed_monai.federation.scoring import average, site_scores, worst
+from samfed_monai.federation.signals import Interrupted, Terminated, Termination
+from samfed_monai.federation.strategy import Strategy
+from samfed_monai.federation.transport import Task, Transport
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+ACTIVITIES = ("training", "controller", "evaluation")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Args:
+        models: ``best`` and ``last``, each ``{"round", "sha256", "sites": {site: {split: scores}}, "average": {split:
+            ...}, "worst": {split: ...}}``.
+        records: ``round.json`` of every round.
+        traffic: ``up_bytes`` and ``down_bytes`` of all rounds and of the evaluation.
+        seconds: ``training``, ``controller`` and ``evaluation``, over all rounds and the evaluation.
+    """
+
+    models: dict[str, dict[str, Any]]
+    records: list[dict[str, Any]]
+    traffic: dict[str, int]
+    seconds: dict[str, float]
+
+
+class RoundController:
+    """Runs a federation; the same class on every transport.
+
+    A round: the strategy's messages go out, answers are checked and taken in as they come, the aggregated model is
+    validated at every site, and the round is stored. An answer that fails or is refused is left out, with its reason
+    in the record, as long as enough others came. After the last round the best model (mean validation Dice over all
+    images) and the last one are evaluated at every site.
+
+    Args:
+        transport: carries messages.
+        strategy: makes answers into weights.
+        folder: an open run folder.
+        rounds: number of rounds.
+        seed: the run's seed, sent to the sites.
+        quorum: answers that a round needs; ``None`` needs more than half of the sites.
+        timeout: seconds that a round's training may take; ``None`` waits.
+        allow_single_site: permits rounds with one site's update, which the "aggregate" then equals (fault 61).
+        splits: splits on which the best and the last model are evaluated.
+        resume_hint: what a user types to go on, for messages.
+        progress: where progress is shown; ``None`` shows it on a terminal only.
+
+    Raises:
+        Refused: no rounds, a quorum that the sites cannot reach, or one site without ``allow_single_site``.
+    """
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        strategy: Strategy,
+        folder: RunFolder,
+        rounds: int,
+        seed: int = 0,
+        quorum: int | None = None,
+        timeout: float | None = None,
+        allow_single_site: bool = False,
+        splits: tuple[str, ...] = ("validation", "test"),
+        resume_hint: str = "run the same command again",
+        progress: Progress | None = None,
+    ) -> None:
+        self.transport, self.strategy, self.folder = transport, strategy, folder
+        self.rounds, self.seed, self.timeout, self.splits = rounds, seed, timeout, splits
+        self.resume_hint, self.progress = resume_hint, progress or Progress()
+        self._writing = 0.0
+        sites = len(transport.sites)
+        least = 1 if allow_single_site else 2
+        self.quorum = max(least, sites // 2 + 1) if quorum is None else max(least, quorum)
+        problems = Problems()
+        if rounds < 1:
+            problems.add("rounds", found=str(rounds), expected="at least 1")
+        if sites < least:
+            mend = "allow_single_site=True says that this is meant"
+            problems.add("sites", found=str(sites), expected="at least 2, so that no update stands alone", mend=mend)
+        elif quorum is not None and not 1 <= quorum <= sites:
+            problems.add("quorum", found=str(quorum), expected=f"a number from 1 to {sites}, the number of sites")
+        problems.refuse_if_any()
+
+    def run(self) -> RunResult:
+        """Runs what is left of the rounds, and the evaluation.
+
+        Raises:
+            Stopped: below quorum (fault 47), disk full (49), SIGTERM (53); the rounds that were stored stay.
+            Interrupted: Ctrl-C; likewise.
+        """
+        try:
+            with Termination() as termination:
+                records = self._resume()
+                with self.progress.rounds(self.rounds, len(records)) as bar:
+                    for round in range(len(records), self.rounds):
+                        records.append(self._round(round, records, termination))
+                        bar.update()
+                return self._result(records)
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted; {self._kept()}", self.resume_hint) from None
+        except Terminated:
+            raise Stopped(f"asked to end (SIGTERM); {self._kept()}", self.resume_hint) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            resume = f"make room, then {self.resume_hint}"
+            raise Stopped(f"the disk is full ({self.folder.path}); {self._kept()}", resume) from error
+
+    def evaluate(
+        self, weights: Mapping[str, Tensor], split: str, *, round: int = 0, model: str = "current"
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        """Scores of a model at every site, and the reasons of the sites that gave none."""
+        extra = {"split": split, "model": model}
+        messages = {
+            site: Envelope(Kind.WEIGHTS, site, round, self.rounds, self.seed, tensors=dict(weights), extra=extra)
+            for site in self.transport.sites
+        }
+        inbox = Inbox(round=round, sites=messages, like=None)
+        replies = self.transport.exchange(Task.EVALUATE, messages, on_reply=inbox.check)
+        scores = {site: site_scores(reply) for site, reply in replies.items() if isinstance(reply, Envelope)}
+        return scores, {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
+
+    def _resume(self) -> list[dict[str, Any]]:
+        stored = self.folder.store.latest()
+        if stored is None:
+            return []
+        self.strategy.load_state_dict(self.folder.store.weights(stored.round))
+        self.transport.load_state(stored.folder / "clients")
+        logger.info("going on after round %d of %d", stored.round + 1, self.rounds)
+        return self.folder.store.records(stored.round)
+
+    def _round(self, round: int, records: list[dict[str, Any]], termination: Termination) -> dict[str, Any]:
+        clock = self._clock()
+        with clock("controller"):
+            messages = self.strategy.configure(round)
+            inbox = Inbox(round=round, sites=messages, like=self.strategy.global_weights)
+
+            def take(site: str, reply: Envelope) -> None:
+                with clock("controller"):
+                    inbox.check(site, reply)
+                    self.strategy.accept(round, site, reply)
+
+            with clock("training"):
+                replies = self.transport.exchange(
+                    Task.TRAIN, messages, quorum=self.quorum, timeout=self.timeout, on_reply=take
+                )
+            failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
+            if len(replies) - len(failures) < self.quorum:
+                reasons = "".join(f"\n  - {site}: {reason}" for site, reason in sorted(failures.items()))
+                came = f"{len(replies) - len(failures)} of {len(replies)} updates, {self.quorum} needed"
+                raise Stopped(f"round {round}: {came}{reasons}\n  {self._kept()}", f"mend it, then {self.resume_hint}")
+            self.strategy.finish(round)
+            with clock("evaluation"):
+                scores, unscored = self.evaluate(self.strategy.global_weights, "validation", round=round)
+            traffic = self.transport.take_traffic()
+            sites = {
+                site: site_record(replies[site], scores.get(site), unscored.get(site), traffic.get(site))
+                for site in messages
+            }
+            with termination.deferred():
+                record = round_record(round, self.rounds, sites, dict(clock.seconds))
+                started = time.perf_counter()
+                stored = self.folder.write_round(
+                    self.strategy.global_weights, [*records, record], self.transport.save_state
+                )
+                self._writing = time.perf_counter() - started
+                return stored.record
+
+    def _clock(self) -> Clock:
+        # a round's record cannot hold the seconds that it takes to write it: they count in the next one
+        clock = Clock()
+        clock.seconds["controller"], self._writing = self._writing, 0.0
+        return clock
+
+    def _result(self, records: list[dict[str, Any]]) -> RunResult:
+        clock = self._clock()
+        rounds = {"best": best_round(records), "last": len(records) - 1}
+        with clock("evaluation"):
+            models = {name: self._model(name, round, records) for name, round in rounds.items()}
+        traffic = {"up_bytes": 0, "down_bytes": 0}
+        for entry in (entry for record in records for entry in record["sites"].values()):
+            traffic = {name: traffic[name] + entry[name] for name in traffic}
+        for extra in self.transport.take_traffic().values():
+            traffic = {"up_bytes": traffic["up_bytes"] + extra.up, "down_bytes": traffic["down_bytes"] + extra.down}
+        seconds = {
+            name: sum(record["seconds"].get(name, 0.0) for record in records) + clock.seconds.get(name, 0.0)
+            for name in ACTIVITIES
+        }
+        return RunResult(models, records, traffic, seconds)
+
+    def _model(self, name: str, round: int, records: list[dict[str, Any]]) -> dict[str, Any]:
+        weights = self.folder.store.weights(round)
+        sites: dict[str, dict[str, Any]] = {site: {} for site in self.transport.sites}
+        for split in self.splits:
+            scores, reasons = self.evaluate(weights, split, round=round, model=name)
+            for site, reason in reasons.items():
+                logger.warning("%s has no %s scores of the %s model: %s", site, split, name, reason)
+            for site in sites:
+                sites[site][split] = scores.get(site)
+        by_split = {
+            split: {site: entry[split] for site, entry in sites.items() if entry[split]} for split in self.splits
+        }
+        return {
+            "round": round,
+            "sha256": records[round]["files"]["global.safetensors"],
+            "sites": sites,
+            "average": {split: average(scores) for split, scores in by_split.items()},
+            "worst": {split: worst(scores) for split, scores in by_split.items()},
+        }
+
+    def _kept(self) -> str:
+        done = len(self.folder.store.rounds())
+        return f"{done} of {self.rounds} rounds are kept in {Path(self.folder.path)}"

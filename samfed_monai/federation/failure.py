@@ -1,0 +1,59 @@
+"""A client that did not answer, and what may be said about why."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from types import TracebackType
+
+from samfed_monai.federation.envelope import MessageRefused
+
+#: Packages whose module names and line numbers say nothing about a site's data.
+PUBLIC_PACKAGES = frozenset({"samfed_monai", "monai", "ignite", "torch", "torchvision", "numpy", "PIL", "safetensors"})
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A site's missing or refused answer.
+
+    Args:
+        site: the site.
+        reason: one line without paths, file names or values from the site (see :func:`scrub`).
+    """
+
+    site: str
+    reason: str
+
+
+def scrub(error: BaseException) -> str:
+    """What may leave a site about an exception: its type, the system's own words, and where in public code it arose.
+
+    The message itself never does, because it may hold a path, a file name or a patient's name, and no pattern finds
+    all of those. Only :class:`MessageRefused` keeps its text: it is made of the server's tensor names and of numbers.
+
+    Example::
+
+        scrub(FileNotFoundError(2, "...", "/data/Jane Doe.png"))  # "FileNotFoundError (No such file or directory)"
+    """
+    if isinstance(error, MessageRefused):
+        return "; ".join(str(problem) for problem in error.problems[:3]) + _more(len(error.problems) - 3)
+    known = type(error).__module__.partition(".")[0] in PUBLIC_PACKAGES | {"builtins"}
+    text = type(error).__name__ if known else "an error of the site's own code"
+    if isinstance(error, OSError) and isinstance(error.errno, int):
+        text += f" ({os.strerror(error.errno)})"
+    return text + _place(error.__traceback__)
+
+
+def _more(count: int) -> str:
+    return f"; and {count} more" if count > 0 else ""
+
+
+def _place(traceback: TracebackType | None) -> str:
+    place = ""
+    while traceback is not None:
+        module = traceback.tb_frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] in PUBLIC_PACKAGES and module in sys.modules:
+            place = f" in {module}, line {traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return place

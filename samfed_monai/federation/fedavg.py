@@ -1,0 +1,102 @@
+"""FedAvg: the mean of the sites' weights, weighted by their numbers of private images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from samfed_monai.federation.clip import UpdateGuard
+from samfed_monai.federation.envelope import Envelope, Kind
+from samfed_monai.federation.strategy import Strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class FedAvg(Strategy):
+    """Federated averaging (McMahan et al., arXiv 1602.05629, algorithm 1).
+
+    The mean is kept as it grows, ``m += (n_i / (n_1 + ... + n_i)) (w_i - m)``, in one buffer that changes places with
+    the global weights when the round is finished: two models in memory, whatever the number of sites, and equal
+    weights stay equal to the last bit. Integer tensors (BatchNorm's counters) are never averaged: they are those of
+    the site with most images, the first by name among equals. Half precision is averaged in float32.
+
+    Args:
+        weights: the weights to start from; they are copied.
+        sites: names of the sites.
+        rounds: number of rounds.
+        seed: the run's seed.
+        guard: limits the norm of updates; ``None`` takes every finite one.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        *,
+        sites: Sequence[str],
+        rounds: int,
+        seed: int = 0,
+        guard: UpdateGuard | None = None,
+    ) -> None:
+        self.sites, self.rounds, self.seed, self.guard = sorted(sites), rounds, seed, guard
+        self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+        self._mean: dict[str, Tensor] = {}
+        self._total = 0
+        self._largest: tuple[int, str] | None = None
+
+    def configure(self, round: int) -> dict[str, Envelope]:
+        self._total, self._largest = 0, None
+        return {
+            site: Envelope(Kind.WEIGHTS, site, round, self.rounds, self.seed, tensors=dict(self.global_weights))
+            for site in self.sites
+        }
+
+    @torch.no_grad()
+    def accept(self, round: int, site: str, update: Envelope) -> None:
+        share = self.guard.share(update.tensors, self.global_weights) if self.guard else 1.0
+        if not self._mean:
+            self._mean = {name: _buffer(tensor) for name, tensor in self.global_weights.items()}
+        first, self._total = self._total == 0, self._total + update.n
+        weight = update.n / self._total
+        floats = [name for name, tensor in self._mean.items() if tensor.is_floating_point()]
+        values = [self._step(update.tensors[name], name, share) for name in floats]
+        buffers = [self._mean[name] for name in floats]
+        if first:
+            torch._foreach_copy_(buffers, values)
+        else:
+            torch._foreach_lerp_(buffers, values, weight)
+        rank = (-update.n, site)
+        if self._largest is None or rank < self._largest:
+            self._largest = rank
+            for name in self._mean.keys() - set(floats):
+                self._mean[name].copy_(update.tensors[name])
+
+    @torch.no_grad()
+    def finish(self, round: int) -> None:
+        if not self._total:
+            return
+        mean, old = self._mean, self.global_weights
+        for name, tensor in old.items():
+            if tensor.dtype in _HALF:
+                mean[name] = mean[name].to(tensor.dtype)
+        self.global_weights = mean
+        self._mean = {} if any(tensor.dtype in _HALF for tensor in old.values()) else old
+        self._total, self._largest = 0, None
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        self._mean, self._total, self._largest = {}, 0, None
+
+    def _step(self, value: Tensor, name: str, share: float) -> Tensor:
+        value = value.to(self._mean[name].dtype)
+        if share == 1.0:
+            return value
+        return torch.lerp(self.global_weights[name].to(value.dtype), value, share)
+
+
+def _buffer(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, dtype=torch.float32 if tensor.dtype in _HALF else tensor.dtype)

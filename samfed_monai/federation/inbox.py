@@ -1,0 +1,62 @@
+"""Who may answer in a round, and how often: each refusal has a named reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from samfed_monai.errors import Problem
+from samfed_monai.federation.envelope import MAX_COUNT, Envelope, MessageRefused
+from samfed_monai.federation.wire import wire_size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Inbox:
+    """Checks the answers of one round as they arrive.
+
+    Args:
+        round: the round that is running.
+        sites: the sites that were asked.
+        like: names, shapes and dtypes of the weights that were asked for; ``None`` when only numbers were.
+        max_bytes: largest message taken; ``None`` takes twice what ``like`` needs, plus 1 MiB for the header.
+        max_count: largest number of images believed.
+    """
+
+    def __init__(
+        self,
+        *,
+        round: int,
+        sites: Iterable[str],
+        like: Mapping[str, Tensor] | None,
+        max_bytes: int | None = None,
+        max_count: int = MAX_COUNT,
+    ) -> None:
+        self.round, self.like, self.max_count = round, like, max_count
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in (like or {}).values())
+        self.max_bytes = max_bytes if max_bytes is not None else 2 * weights + 1024**2
+        self._open = set(sites)
+        self._answered: set[str] = set()
+
+    def check(self, sender: str, message: Envelope) -> None:
+        """Takes note of ``sender``'s answer.
+
+        Raises:
+            MessageRefused: an unknown sender (fault 46), a second answer (43), another round's (44, 45), too many
+                bytes (37), or a message whose content does not pass :meth:`Envelope.check` (32 to 36, 38).
+        """
+        if sender in self._answered:
+            raise _refusal("a second answer", "one answer per site and round")
+        if sender not in self._open:
+            raise _refusal("an unknown sender", "a site of this federation")
+        size = wire_size(message)
+        if size > self.max_bytes:
+            raise _refusal(f"{size} bytes", f"at most {self.max_bytes} bytes")
+        message.check(up=True, like=self.like, site=sender, round=self.round, max_count=self.max_count)
+        self._open.discard(sender)
+        self._answered.add(sender)
+
+
+def _refusal(found: str, expected: str) -> MessageRefused:
+    return MessageRefused([Problem("message", found=found, expected=expected)])

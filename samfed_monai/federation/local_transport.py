@@ -1,0 +1,123 @@
+"""A federation in one process: clients answer one after the other, and nothing is serialised."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from samfed_monai.federation import tensor_file
+from samfed_monai.federation.envelope import Envelope, MessageRefused
+from samfed_monai.federation.exchange import call_extra, from_exchange, to_exchange
+from samfed_monai.federation.failure import Failure, scrub
+from samfed_monai.federation.progress import Progress
+from samfed_monai.federation.transport import Task, Traffic
+from samfed_monai.federation.wire import wire_size
+from samfed_monai.io import atomic_write, safe_load
+
+logger = logging.getLogger(__name__)
+
+
+class LocalTransport:
+    """Runs MONAI FL clients (``ClientAlgo``) in this process, in the order of their names.
+
+    An exception of one client becomes that client's :class:`Failure`; its traceback goes to the log of this process,
+    which here is the site's own. ``KeyboardInterrupt`` and a termination signal go through. Bytes are those that the
+    messages would have on the wire, counted and not serialised.
+
+    A deadline cannot interrupt a client that shares this process: once it has passed, the clients that have not
+    started are left out.
+
+    Args:
+        clients: site to an initialized ``ClientAlgo``.
+        progress: where progress is shown; ``None`` shows it on a terminal only.
+    """
+
+    def __init__(self, clients: Mapping[str, Any], *, progress: Progress | None = None) -> None:
+        self.clients = dict(sorted(clients.items()))
+        self.progress = progress or Progress()
+        self._traffic: dict[str, Traffic] = {}
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(self.clients)
+
+    def exchange(
+        self,
+        task: Task,
+        messages: Mapping[str, Envelope],
+        *,
+        quorum: int = 1,
+        timeout: float | None = None,
+        on_reply: Callable[[str, Envelope], None] | None = None,
+    ) -> dict[str, Envelope | Failure]:
+        deadline = time.monotonic() + timeout if timeout is not None else float("inf")
+        replies: dict[str, Envelope | Failure] = {}
+        with self.progress.sites(len(messages)) as bar:
+            for site in sorted(messages):
+                if time.monotonic() > deadline:
+                    replies[site] = Failure(site, f"not started: the deadline of {timeout:g} s had passed")
+                else:
+                    bar.start(site, Task(task).value)
+                    replies[site] = self._ask(task, site, messages[site], on_reply)
+                bar.advance()
+        return replies
+
+    def take_traffic(self) -> dict[str, Traffic]:
+        taken, self._traffic = self._traffic, {}
+        return taken
+
+    def save_state(self, folder: Path) -> dict[str, str]:
+        hashes = {}
+        for site, client in self.clients.items():
+            state = client.state_dict() if hasattr(client, "state_dict") else {}
+            if state:
+                name = _file_name(site)
+                with atomic_write(folder / name, mode=0o600) as stream:
+                    hashes[name] = tensor_file.write(stream, state)
+        return hashes
+
+    def load_state(self, folder: Path) -> None:
+        for site, client in self.clients.items():
+            path = folder / _file_name(site)
+            if hasattr(client, "load_state_dict") and path.is_file():
+                client.load_state_dict(safe_load(path))
+
+    def _ask(
+        self, task: Task, site: str, message: Envelope, on_reply: Callable[[str, Envelope], None] | None
+    ) -> Envelope | Failure:
+        client = self.clients.get(site)
+        if client is None:
+            return Failure(site, "no such site in this federation")
+        traffic = self._traffic.setdefault(site, Traffic())
+        traffic.down += wire_size(message)
+        try:
+            reply = self._work(task, client, message)
+            traffic.up += wire_size(reply)
+            if on_reply is not None:
+                on_reply(site, reply)
+                reply = replace(reply, tensors={})
+            return reply
+        except MessageRefused as error:
+            logger.warning("%s: its message was refused: %s", site, scrub(error))
+            return Failure(site, scrub(error))
+        except Exception as error:
+            logger.exception("%s failed in %s", site, Task(task).value)
+            return Failure(site, scrub(error))
+
+    def _work(self, task: Task, client: Any, message: Envelope) -> Envelope:
+        data, extra = to_exchange(message), call_extra(message)
+        if task == Task.EVALUATE:
+            with self.progress.iterations(getattr(client, "evaluator", None)):
+                return from_exchange(client.evaluate(data, extra), request=message)
+        with self.progress.iterations(getattr(client, "trainer", None)):
+            client.train(data, extra)
+        return from_exchange(client.get_weights(extra), request=message)
+
+
+def _file_name(site: str) -> str:
+    return f"{quote(site, safe=' ')}.safetensors"

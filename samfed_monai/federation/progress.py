@@ -1,0 +1,72 @@
+"""Progress of a run on the terminal: rounds, sites of a round, iterations of a site, each with the time left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+
+class SiteBar:
+    """The bar of one round's sites."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self._bar = bar
+
+    def start(self, site: str, task: str) -> None:
+        """Names the site that works now."""
+        self._bar.set_description(f"{task} {site}")
+
+    def advance(self) -> None:
+        """One site more is done."""
+        self._bar.update()
+
+
+class Progress:
+    """Three nested progress bars.
+
+    Args:
+        show: True or False; ``None`` shows them only when standard error is a terminal.
+    """
+
+    def __init__(self, show: bool | None = None) -> None:
+        self._disable = None if show is None else not show
+
+    @contextmanager
+    def rounds(self, total: int, done: int) -> Iterator[tqdm]:
+        """The bar of the run; ``done`` rounds were finished before."""
+        with self._bar(total, "rounds", 0, initial=done, leave=True) as bar:
+            yield bar
+
+    @contextmanager
+    def sites(self, total: int) -> Iterator[SiteBar]:
+        """The bar of one round's sites."""
+        with self._bar(total, "sites", 1) as bar:
+            yield SiteBar(bar)
+
+    @contextmanager
+    def iterations(self, engine: Any) -> Iterator[None]:
+        """The bar of one engine's iterations; anything that is not an Ignite engine gets none."""
+        if not isinstance(engine, Engine):
+            yield
+            return
+        with self._bar(None, "iterations", 2) as bar:
+            if bar.disable:
+                yield
+                return
+
+            def advance(engine: Engine) -> None:
+                if bar.total is None and engine.state.epoch_length and engine.state.max_epochs:
+                    left = engine.state.max_epochs - engine.state.epoch + 1
+                    bar.reset(total=left * engine.state.epoch_length)
+                bar.update()
+
+            with engine.add_event_handler(Events.ITERATION_COMPLETED, advance):
+                yield
+
+    def _bar(self, total: int | None, what: str, place: int, **options: Any) -> tqdm:
+        options.setdefault("leave", False)
+        return tqdm(total=total, desc=what, position=place, disable=self._disable, dynamic_ncols=True, **options)

@@ -1,0 +1,51 @@
+"""What is written down of a round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from samfed_monai.federation.envelope import Envelope
+from samfed_monai.federation.failure import Failure
+from samfed_monai.federation.scoring import average, worst
+from samfed_monai.federation.transport import Traffic
+
+
+def site_record(
+    reply: Envelope | Failure, scores: Mapping[str, Any] | None, unscored: str | None, traffic: Traffic | None
+) -> dict[str, Any]:
+    """One site's part of ``round.json``.
+
+    Args:
+        reply: its answer to the training message.
+        scores: its scores of the aggregated model on its validation images.
+        unscored: why there are none.
+        traffic: its bytes in this round.
+    """
+    traffic = traffic or Traffic()
+    record: dict[str, Any] = {"status": "skipped", "reason": None, "n": None, "seconds": None, "terms": {}}
+    if isinstance(reply, Failure):
+        record["reason"] = reply.reason
+    else:
+        terms = {name[len("term_") :]: value for name, value in reply.metrics.items() if name.startswith("term_")}
+        record.update(status="ok", n=reply.n, seconds=reply.metrics.get("seconds"), terms=terms)
+    record.update(validation=dict(scores) if scores else None, unscored=unscored)
+    record.update(up_bytes=traffic.up, down_bytes=traffic.down)
+    return record
+
+
+def round_record(round: int, rounds: int, sites: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, Any]:
+    """``round.json`` without the hashes of its files.
+
+    Seconds are those up to the moment the record is made; ``controller`` includes the writing of the round before.
+    """
+    scored = {site: entry["validation"] for site, entry in sites.items() if entry["validation"]}
+    return {
+        "schema": 1,
+        "round": round,
+        "rounds": rounds,
+        "sites": dict(sites),
+        "average": {"validation": average(scored)},
+        "worst": {"validation": worst(scored)},
+        "seconds": dict(seconds),
+    }

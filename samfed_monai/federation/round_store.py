@@ -1,0 +1,167 @@
+"""Rounds on disk: each appears whole or not at all, and says itself whether it is intact."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.errors import Refused, Stopped
+from samfed_monai.federation import tensor_file
+from samfed_monai.io import atomic_write, read_json, safe_load, sha256_file, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = "global.safetensors"
+CLIENTS = "clients"
+
+
+@dataclass(frozen=True)
+class StoredRound:
+    """A complete round: its number, its folder, and the content of its ``round.json``."""
+
+    round: int
+    folder: Path
+    record: dict[str, Any]
+
+
+class RoundStore:
+    """The folder ``rounds/`` of a run.
+
+    ``rounds/NNN/`` holds ``global.safetensors`` (the model after aggregation), ``clients/<site>.safetensors`` (what a
+    site needs to go on) and ``round.json``, which is written last and has the SHA-256 of the others. Everything is
+    written into a temporary folder that is renamed when it is complete and on disk.
+
+    Args:
+        folder: ``<run>/rounds``.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def clean(self) -> None:
+        """Removes what killed writers left behind."""
+        for leftover in self.folder.glob(".*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def write(
+        self,
+        round: int,
+        weights: Mapping[str, Tensor],
+        record: Mapping[str, Any],
+        save_state: Callable[[Path], dict[str, str]] | None = None,
+    ) -> StoredRound:
+        """Stores a round.
+
+        Args:
+            round: its number.
+            weights: the model after aggregation.
+            record: content of ``round.json``; ``files`` is added.
+            save_state: called with the folder for the sites' states; returns file names and their SHA-256.
+
+        Raises:
+            OSError: the disk is full or fails; the rounds before this one are untouched.
+        """
+        final, temporary = self._path(round), self.folder / f".{round:03d}.{os.getpid()}.tmp"
+        try:
+            temporary.mkdir(parents=True)
+            with atomic_write(temporary / WEIGHTS) as stream:
+                files = {WEIGHTS: tensor_file.write(stream, weights, {"round": str(round)})}
+            if save_state is not None:
+                (temporary / CLIENTS).mkdir(mode=0o700)
+                states = save_state(temporary / CLIENTS)
+                files.update({f"{CLIENTS}/{name}": digest for name, digest in states.items()})
+            content = {**record, "files": files}
+            write_json(temporary / "round.json", content)
+            if final.exists():
+                shutil.rmtree(final)
+            os.replace(temporary, final)
+            _sync(self.folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        return StoredRound(round, final, content)
+
+    def rounds(self) -> list[int]:
+        """Numbers of the rounds that are there, intact or not, in order."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.is_dir() and path.name.isdecimal())
+
+    def latest(self) -> StoredRound | None:
+        """The last intact round, or ``None`` when none was stored.
+
+        A damaged round is set aside as ``NNN.torn`` with a line in the log, and the one before it is tried (fault 52).
+
+        Raises:
+            Stopped: rounds were stored and none of them is intact.
+        """
+        numbers = self.rounds()
+        for number in reversed(numbers):
+            stored, damage = self._verify(number)
+            if stored is not None:
+                return stored
+            torn = self.folder / f"{number:03d}.torn"
+            shutil.rmtree(torn, ignore_errors=True)
+            os.replace(self._path(number), torn)
+            logger.warning("round %d is damaged (%s); set aside as %s, going back one round", number, damage, torn.name)
+            if number - 1 not in numbers or not (self._path(number - 1) / WEIGHTS).is_file():
+                break
+        if numbers:
+            raise Stopped(f"no intact round is left in {self.folder}", "start again in another output_dir")
+        return None
+
+    def records(self, last: int) -> list[dict[str, Any]]:
+        """``round.json`` of rounds 0 to ``last``, in order."""
+        return [read_json(self._path(number) / "round.json") for number in range(last + 1)]
+
+    def weights(self, round: int) -> dict[str, Tensor]:
+        """The stored model of a round, checked against its SHA-256.
+
+        Raises:
+            Stopped: it was removed or is damaged.
+        """
+        path = self._path(round) / WEIGHTS
+        expected = read_json(self._path(round) / "round.json")["files"][WEIGHTS]
+        if not path.is_file() or sha256_file(path) != expected:
+            raise Stopped(f"the model of round {round} is missing or damaged ({path})", "run again in a new output_dir")
+        return safe_load(path)
+
+    def prune(self, keep_models: set[int], keep_states: set[int]) -> None:
+        """Removes the models and site states of all other rounds; ``round.json`` always stays."""
+        for number in self.rounds():
+            if number not in keep_models:
+                (self._path(number) / WEIGHTS).unlink(missing_ok=True)
+            if number not in keep_states:
+                shutil.rmtree(self._path(number) / CLIENTS, ignore_errors=True)
+
+    def _path(self, round: int) -> Path:
+        return self.folder / f"{round:03d}"
+
+    def _verify(self, number: int) -> tuple[StoredRound | None, str]:
+        folder = self._path(number)
+        try:
+            record = read_json(folder / "round.json")
+            for name, digest in record["files"].items():
+                if not (folder / name).is_file():
+                    return None, f"{name} is missing"
+                if sha256_file(folder / name) != digest:
+                    return None, f"{name} does not have its SHA-256"
+        except (Refused, KeyError, TypeError, AttributeError, OSError):
+            return None, "round.json cannot be read"
+        return StoredRound(number, folder, record), ""
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

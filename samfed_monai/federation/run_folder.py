@@ -1,0 +1,186 @@
+"""A run is a folder: what was asked for, its rounds, and one table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.federation.round_store import RoundStore, StoredRound
+from samfed_monai.federation.run_lock import RunLock
+from samfed_monai.io import canonical_hash, read_json, write_json, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+#: Columns of ``federation.csv``, one row per round and site, followed by one ``term_<name>`` per loss term.
+#: Scores are those of the aggregated model on the site's validation images; bytes count training and validation.
+COLUMNS = (
+    "round", "site", "status", "reason", "n", "dice", "iou", "hd95", "images",
+    "empty_both", "empty_prediction", "empty_label", "seconds", "up_bytes", "down_bytes",
+)  # fmt: skip
+
+
+class RunFolder:
+    """The folder of a run: ``run.json``, ``rounds/``, ``federation.csv`` and a lock.
+
+    Args:
+        path: the folder; it is created.
+
+    Example::
+
+        with RunFolder("runs/a").open(config, seeds={"seed": 0}) as folder:
+            ...
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.store = RoundStore(self.path / "rounds")
+        self._lock = RunLock(self.path / ".lock")
+
+    def open(
+        self,
+        config: Mapping[str, Any],
+        *,
+        versions: Mapping[str, str] | None = None,
+        hashes: Mapping[str, str] | None = None,
+        seeds: Mapping[str, int] | None = None,
+    ) -> RunFolder:
+        """Locks the folder, and writes ``run.json`` or compares itself with the one that is there.
+
+        Args:
+            config: the resolved configuration, JSON content; machine paths do not belong in it.
+            versions: of packages; a difference is logged, because results may then differ in the last bits.
+            hashes: of what was read (data list, weights, adapter); a difference is refused.
+            seeds: by name; a difference is refused.
+
+        Raises:
+            Refused: the folder cannot be written (fault 54), another run holds it (51), or it belongs to a run with
+                another configuration; every differing key is named.
+        """
+        self._refuse_if_read_only()
+        self._lock.acquire()
+        try:
+            content: dict[str, Any] = {
+                "schema": 1,
+                "config_hash": canonical_hash(config),
+                "config": dict(config),
+                "hashes": dict(hashes or {}),
+                "seeds": dict(seeds or {}),
+                "versions": dict(versions or {}),
+            }
+            if (self.path / "run.json").exists():
+                self._compare(read_json(self.path / "run.json"), content)
+            else:
+                write_json(self.path / "run.json", content)
+            self.store.clean()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def close(self) -> None:
+        """Releases the lock."""
+        self._lock.release()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write_round(
+        self,
+        weights: Mapping[str, Tensor],
+        records: Sequence[Mapping[str, Any]],
+        save_state: Callable[[Path], dict[str, str]] | None = None,
+    ) -> StoredRound:
+        """Stores the last of ``records`` as its round, rewrites ``federation.csv`` and removes what is not needed.
+
+        What stays: the models of the last two rounds and of the best round as of each of them, so that going back one
+        round finds everything; the sites' states of the last two rounds; every ``round.json``.
+        """
+        last = len(records) - 1
+        stored = self.store.write(last, weights, records[-1], save_state)
+        self.write_table(records)
+        recent = {last, max(last - 1, 0)}
+        bests = {best_round(records), best_round(records[:-1] or records)}
+        self.store.prune(keep_models=recent | bests, keep_states=recent)
+        return stored
+
+    def write_table(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Writes ``federation.csv`` from the records of all rounds."""
+        rows = [_row(record["round"], site, entry) for record in records for site, entry in record["sites"].items()]
+        terms = sorted({name for row in rows for name in row if name not in COLUMNS})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [*COLUMNS, *terms], restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.path / "federation.csv", text.getvalue())
+
+    def _refuse_if_read_only(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path) as stream:
+                stream.write(b"0")
+        except OSError as error:
+            found = f"it cannot be written ({os.strerror(error.errno) if error.errno else error})"
+            mend = "choose another output_dir, or mend its permissions"
+            raise Refused([Problem(str(self.path), found=found, expected="a folder for the run", mend=mend)]) from None
+
+    def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        problems = Problems()
+        for part in ("config", "hashes", "seeds"):
+            before, now = _flat(old.get(part, {}), part), _flat(new[part], part)
+            for key in sorted(before.keys() | now.keys()):
+                if before.get(key, _ABSENT) != now.get(key, _ABSENT):
+                    mend = "resume with the old value, or choose another output_dir"
+                    found, expected = _shown(now, key), f"{_shown(before, key)}, as in run.json"
+                    problems.add(f"{self.path.name} -> {key}", found=found, expected=expected, mend=mend)
+        problems.refuse_if_any()
+        for name, version in new["versions"].items():
+            if old.get("versions", {}).get(name) != version:
+                was = old.get("versions", {}).get(name)
+                logger.warning("%s was %s when this run began and is %s now: last bits may differ", name, was, version)
+
+
+def best_round(records: Sequence[Mapping[str, Any]]) -> int:
+    """The round with the highest mean validation Dice, the earliest among equals; the last when none was scored."""
+    scored = [
+        (record["average"]["validation"]["dice"], -record["round"])
+        for record in records
+        if record["average"]["validation"]["dice"] is not None
+    ]
+    return -max(scored)[1] if scored else records[-1]["round"]
+
+
+_ABSENT = object()
+
+
+def _flat(content: Any, prefix: str) -> dict[str, Any]:
+    if isinstance(content, Mapping) and content:
+        return {key: value for name, part in content.items() for key, value in _flat(part, f"{prefix}#{name}").items()}
+    return {prefix: list(content) if isinstance(content, tuple) else content}
+
+
+def _shown(content: Mapping[str, Any], key: str) -> str:
+    text = repr(content[key]) if key in content else "nothing"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _row(round: int, site: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    scores = entry.get("validation") or {}
+    plain = {name: entry.get(name) for name in ("status", "reason", "n", "seconds", "up_bytes", "down_bytes")}
+    row = {"round": round, "site": site, **plain, **{name: scores.get(name) for name in ("dice", "iou", "hd95")}}
+    row["images"] = scores.get("n")
+    row.update({f"empty_{side}": count for side, count in (scores.get("empty") or {}).items()})
+    row.update({f"term_{name}": value for name, value in (entry.get("terms") or {}).items()})
+    return {name: "" if value is None else value for name, value in row.items()}

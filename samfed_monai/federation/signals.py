@@ -1,0 +1,65 @@
+"""SIGTERM as an exception that waits while something is being written."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from samfed_monai.errors import ExitCode, Stopped
+
+
+class Terminated(BaseException):
+    """The process was asked to end (SIGTERM). Not an ``Exception``: a client's failure handling must not swallow it."""
+
+
+class Interrupted(Stopped):
+    """Ctrl-C, with the last good state kept."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
+class Termination:
+    """Turns SIGTERM into :class:`Terminated` for the time of a ``with`` block.
+
+    Outside the main thread, where Python allows no handlers, it does nothing.
+
+    Example::
+
+        with Termination() as termination:
+            train()                       # SIGTERM raises Terminated here, at once
+            with termination.deferred():
+                write()                   # and here only when the block has ended
+    """
+
+    def __init__(self) -> None:
+        self._deferred = self._pending = False
+        self._previous: Any = None
+
+    def __enter__(self) -> Termination:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGTERM, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+            self._previous = None
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Holds a signal back until the block has ended without an error."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+        if self._pending:
+            raise Terminated
+
+    def _receive(self, number: int, frame: object) -> None:
+        self._pending = True
+        if not self._deferred:
+            raise Terminated

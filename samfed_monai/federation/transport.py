@@ -1,0 +1,70 @@
+"""How messages travel: a transport knows nothing of what the server does with the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+from samfed_monai.federation.envelope import Envelope
+from samfed_monai.federation.failure import Failure
+
+
+class Task(str, Enum):
+    """What a site is asked to do."""
+
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+@dataclass
+class Traffic:
+    """Bytes to (``down``) and from (``up``) one site."""
+
+    up: int = 0
+    down: int = 0
+
+
+class Transport(Protocol):
+    """Carries messages to sites and back."""
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites, sorted."""
+
+    def exchange(
+        self,
+        task: Task,
+        messages: Mapping[str, Envelope],
+        *,
+        quorum: int = 1,
+        timeout: float | None = None,
+        on_reply: Callable[[str, Envelope], None] | None = None,
+    ) -> dict[str, Envelope | Failure]:
+        """Sends each site its message and waits for the answers.
+
+        Args:
+            task: what the sites are to do.
+            messages: site to message.
+            quorum: a transport may stop waiting once so many have answered and ``timeout`` has passed.
+            timeout: seconds; ``None`` waits for everybody.
+            on_reply: called with each answer as it comes. Its tensors are then let go, so that one answer at a time is
+                in memory; a :class:`MessageRefused` that it raises becomes that site's :class:`Failure`.
+
+        Returns:
+            Every site of ``messages`` with its answer or its failure. One site's failure is never another's.
+        """
+
+    def take_traffic(self) -> dict[str, Traffic]:
+        """Bytes since this was last called, by site."""
+
+    def save_state(self, folder: Path) -> dict[str, str]:
+        """Has clients write what they need to go on into ``folder``; returns file names and their SHA-256.
+
+        A transport whose clients keep their state at home writes nothing and returns an empty dict.
+        """
+
+    def load_state(self, folder: Path) -> None:
+        """Has clients go back to what :meth:`save_state` wrote."""
