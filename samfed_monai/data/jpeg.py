@@ -42,7 +42,8 @@ def scan_fault(content: bytes) -> str | None:
 
 def _markers(content: bytes) -> tuple[int, list[int]] | None:
     """Offset of the end marker of the file's first image, and the kinds of the segments before it."""
-    position, kinds = 2, []
+    position = 2
+    kinds: list[int] = []
     while position + 1 < len(content) and content[position] == 0xFF:
         marker = content[position + 1]
         if marker == END:

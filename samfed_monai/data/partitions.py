@@ -50,7 +50,9 @@ def iid(together: Clusters, sites: int, *, seed: int = 0) -> list[list[int]]:
     return [sorted(part) for part in parts]
 
 
-def dirichlet(together: Clusters, classes: Sequence[int], sites: int, *, alpha: float, seed: int = 0) -> list[list[int]]:
+def dirichlet(
+    together: Clusters, classes: Sequence[int], sites: int, *, alpha: float, seed: int = 0
+) -> list[list[int]]:
     """Divides clusters so that each site has its own mixture of classes (Hsu et al. 2019, arXiv 1909.06335).
 
     For every class the sites' shares are drawn from Dirichlet(alpha): 100 is nearly IID, 0.1 nearly one class a site.
@@ -97,16 +99,25 @@ def appearance_classes(mean_rgb: Sequence[tuple[float, float, float]], bins: int
     axis = np.linalg.svd(centred, full_matrices=False)[2][0]
     axis = axis * np.sign(axis[np.abs(axis).argmax()])
     order = np.argsort(centred @ axis, kind="stable")
-    centres: NDArray[np.float64] = np.stack([part.mean(axis=0) for part in np.array_split(colours[order], bins) if len(part)])
+    centres: NDArray[np.float64] = np.stack(
+        [part.mean(axis=0) for part in np.array_split(colours[order], bins) if len(part)]
+    )
     classes = np.zeros(len(colours), dtype=int)
     for _ in range(50):
         classes = ((colours[:, None] - centres[None]) ** 2).sum(-1).argmin(1)
-        centres = np.stack([colours[classes == k].mean(axis=0) if (classes == k).any() else c for k, c in enumerate(centres)])
+        centres = np.stack(
+            [colours[classes == k].mean(axis=0) if (classes == k).any() else c for k, c in enumerate(centres)]
+        )
     return classes.tolist()
 
 
 def hold_out(
-    hashes: Sequence[str], groups: Sequence[str | None], labelled: Sequence[bool], shares: Sequence[float], *, seed: int = 0
+    hashes: Sequence[str],
+    groups: Sequence[str | None],
+    labelled: Sequence[bool],
+    shares: Sequence[float],
+    *,
+    seed: int = 0,
 ) -> list[list[int]]:
     """Draws splits for measuring out of one site's labelled images.
 
@@ -149,4 +160,6 @@ def _random(seed: int, purpose: str) -> np.random.Generator:
 def _enough(together: Clusters, sites: int) -> None:
     if not 1 <= sites <= len(together):
         found = f"{sites} sites for {len(together)} independent groups of images"
-        raise Refused([Problem("sites", found=found, expected="at least one group for each", mend="ask for fewer sites")])
+        raise Refused(
+            [Problem("sites", found=found, expected="at least one group for each", mend="ask for fewer sites")]
+        )

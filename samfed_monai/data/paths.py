@@ -50,6 +50,10 @@ def confine(root: str | Path, relative: str, *, where: str) -> Path:
     if not path.is_relative_to(root):
         mend = "copy the file into the data root, or make the folder that really holds the files the data root"
         raise Refused(
-            [Problem(where, found=f"{relative!r} is a link out of the data root", expected="a file inside it", mend=mend)]
+            [
+                Problem(
+                    where, found=f"{relative!r} is a link out of the data root", expected="a file inside it", mend=mend
+                )
+            ]
         )
     return path

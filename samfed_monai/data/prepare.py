@@ -21,12 +21,13 @@ from samfed_monai.data.partitions import (
     iid,
     size_classes,
 )
-from samfed_monai.data.quality_report import doubts, write_report
+from samfed_monai.data.quality_report import write_report
 from samfed_monai.data.sources.archives import unpack
 from samfed_monai.data.sources.folders import find_folders, without_mask
 from samfed_monai.data.sources.found import Found
 from samfed_monai.data.sources.isic import find_isic
 from samfed_monai.data.sources.published import Coverage, find_published
+from samfed_monai.data.statistics import doubts
 from samfed_monai.data.survey import Facts, survey
 from samfed_monai.errors import Problem, Problems, Refused
 

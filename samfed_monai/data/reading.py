@@ -74,7 +74,7 @@ def decode_image(content: bytes, name: str) -> tuple[Picture, Image.Image]:
     """:func:`read_image` on bytes; also returns the decoded file, for its mode and format."""
     raw = _decode(content, name)
     image = ImageOps.exif_transpose(raw)
-    if image.mode == "F" or image.mode == "I" and raw.format != "PNG":
+    if image.mode == "F" or (image.mode == "I" and raw.format != "PNG"):
         mend = "save it as 8-bit RGB"
         raise _refusal(name, found=f"{image.mode!r} pixels of unknown range", expected="8 or 16 bit", mend=mend)
     if image.mode.startswith("I"):
@@ -145,7 +145,9 @@ def _grey(image: Image.Image, name: str) -> Picture:
         colours = channels[..., :-1] if image.mode.endswith("A") else channels
         if (colours == colours[..., :1]).all():
             return np.ascontiguousarray(colours[..., 0])
-    raise _refusal(name, found=f"a {image.mode} mask with colours", expected="a grey mask", mend="save it as 8-bit grey")
+    raise _refusal(
+        name, found=f"a {image.mode} mask with colours", expected="a grey mask", mend="save it as 8-bit grey"
+    )
 
 
 def _to_8_bit(image: Image.Image) -> Picture:

@@ -83,7 +83,9 @@ def split_public(records: list[Record], fraction: float = 0.1, seed: int = 0) ->
         Refused: ``fraction`` out of range, or everything is one group.
     """
     if not 0 <= fraction < 1:
-        raise Refused([Problem("fraction", found=repr(fraction), expected="a number in [0, 1)", mend="for instance 0.1")])
+        raise Refused(
+            [Problem("fraction", found=repr(fraction), expected="a number in [0, 1)", mend="for instance 0.1")]
+        )
     together = clusters([r["image_sha256"] for r in records], [r.get("group") for r in records])
     if fraction > 0 and len(together) < 2:
         found = f"{len(together)} independent group(s) of images"

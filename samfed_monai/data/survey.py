@@ -1,4 +1,4 @@
-"""One pass over all files: each is read once, hashed, decoded and measured, by a pool of threads with a progress bar."""
+"""One pass over all files: each is read once, hashed, decoded and measured, by a pool of threads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -56,7 +55,11 @@ class Facts:
 
 
 def survey(
-    pairs: Iterable[tuple[str, str | None]], data_root: str | Path, *, threshold: int | None = None, progress: bool = True
+    pairs: Iterable[tuple[str, str | None]],
+    data_root: str | Path,
+    *,
+    threshold: int | None = None,
+    progress: bool = True,
 ) -> list[Facts]:
     """Facts of every pair, in order; nothing is raised for a bad file, its facts carry the problem.
 
@@ -69,7 +72,7 @@ def survey(
     pairs = list(pairs)
     workers = min(16, (os.cpu_count() or 1) + 2)
     with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(lambda pair: look(*pair, data_root, threshold), pairs)
+        found = pool.map(lambda pair: look(pair[0], pair[1], data_root, threshold), pairs)
         return list(tqdm(found, total=len(pairs), desc="reading images", unit="image", disable=not progress))
 
 

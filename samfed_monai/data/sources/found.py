@@ -64,7 +64,9 @@ def pair_up(folder: Path, root: Path, origin: str) -> list[Found]:
     if lonely:
         logger.warning("%s: %d mask(s) belong to no image and are left out", folder / "masks", lonely)
     return [
-        Found(relative(path, root), relative(masks[stem(path.name)], root) if stem(path.name) in masks else None, origin)
+        Found(
+            relative(path, root), relative(masks[stem(path.name)], root) if stem(path.name) in masks else None, origin
+        )
         for path in images
     ]
 

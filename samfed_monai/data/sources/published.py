@@ -159,7 +159,9 @@ def _relabel(found: list[Found]) -> list[Found]:
     twice = [one for one in found if stems.count(stem(one.image)) > 1] if len(set(stems)) < len(stems) else []
     if twice:
         mend = "delete or rename one of each"
-        raise Refused([Problem(one.image, found="a stem that stands twice", expected="once", mend=mend) for one in twice])
+        raise Refused(
+            [Problem(one.image, found="a stem that stands twice", expected="once", mend=mend) for one in twice]
+        )
     return found
 
 

@@ -1,0 +1,213 @@
+"""``samfed prepare``: arguments of every source, and the sentence that each ends with. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from samfed_monai.data.prepare import Options, Prepared
+
+PARTITIONS = ("iid", "folder", "dirichlet-size", "dirichlet-appearance")
+
+
+def add_prepare_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Adds ``prepare`` and its sources; each sets ``run``, a function from the parsed arguments to an exit code.
+
+    Args:
+        subparsers: what ``ArgumentParser.add_subparsers`` returned.
+    """
+    about = "Turn images into a frozen data list, with a report to look at."
+    prepare: argparse.ArgumentParser = subparsers.add_parser("prepare", help=about.lower()[:-1], description=about)
+    sources = prepare.add_subparsers(dest="source", required=True, metavar="SOURCE")
+    _folders(sources)
+    _isic(sources)
+    _list(sources)
+    _synthetic(sources)
+    return prepare
+
+
+def _folders(sources: Any) -> None:
+    parser = _source(sources, "folders", "DIR/<site>/{images,masks}; masks may be missing except for the public one")
+    parser.add_argument("root", metavar="DIR", type=Path, help="folder of sites; becomes the data root")
+    parser.add_argument("--public", required=True, metavar="NAME", help="the site whose images are public")
+    _measuring(parser)
+    _common(parser)
+    parser.set_defaults(run=_run_folders)
+
+
+def _isic(sources: Any) -> None:
+    parser = _source(sources, "isic", "the official archives of the ISIC challenge 2016, 2017 or 2018, unpacked")
+    parser.add_argument("root", metavar="DIR", type=Path, help="folder they were unpacked into; becomes the data root")
+    parser.add_argument(
+        "--public", default="100", metavar="N|SHARE|NAME", help="count, share or archive folder (default: 100)"
+    )
+    parser.add_argument("--sites", type=int, default=4, metavar="N", help="number of sites (default: 4)")
+    parser.add_argument(
+        "--partition", choices=PARTITIONS, default="iid", help="who gets which images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--alpha", type=float, default=0.5, help="Dirichlet's concentration; small makes sites unlike (default: 0.5)"
+    )
+    parser.add_argument("--unpack", action="store_true", help="unpack DIR/*.zip first")
+    _measuring(parser)
+    _common(parser)
+    parser.set_defaults(run=_run_isic)
+
+
+def _list(sources: Any) -> None:
+    parser = _source(sources, "list", "a published list of who had which image (HSSF's format)")
+    parser.add_argument("--split", required=True, metavar="FILE", help="the JSON file, or isic_hssf or polyp_hssf")
+    parser.add_argument("--data-root", required=True, metavar="DIR", type=Path, help="where the images are")
+    parser.add_argument(
+        "--folder", action="append", default=[], metavar="CLIENT=FOLDER", help="a client's folder; may be repeated"
+    )
+    _common(parser)
+    parser.set_defaults(run=_run_list)
+
+
+def _synthetic(sources: Any) -> None:
+    parser = _source(sources, "synthetic", "render dermoscopy-like sites, for demos and tests")
+    parser.add_argument("root", metavar="DIR", type=Path, help="folder to render into; becomes the data root")
+    parser.add_argument("--output", required=True, metavar="LIST.json", type=Path, help="the data list to write")
+    parser.add_argument("--sites", type=int, default=4, metavar="N", help="number of sites (default: 4)")
+    parser.add_argument("--labelled", action="store_true", help="give unlabelled images masks, too (for the oracle)")
+    parser.add_argument("--images-per-site", type=int, metavar="N", help="images of each site")
+    parser.add_argument("--public", type=int, metavar="N", help="public images")
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels of each image (default: 192 256)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
+    parser.add_argument("--no-report", action="store_true", help="write no data report")
+    parser.set_defaults(run=_run_synthetic)
+
+
+def _source(sources: Any, name: str, about: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = sources.add_parser(
+        name, help=about, description=about[0].upper() + about[1:] + "."
+    )
+    return parser
+
+
+def _measuring(parser: argparse.ArgumentParser) -> None:
+    for split, use in (("validation", "validate"), ("test", "test")):
+        about = f"share of each site's images to {use} on, drawn from the labelled ones (default: 0.1)"
+        parser.add_argument(f"--{split}", type=float, default=0.1, metavar="SHARE", help=about)
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", required=True, metavar="LIST.json", type=Path, help="the data list to write")
+    parser.add_argument("--name", help="what reports call it (default: the file's name)")
+    parser.add_argument("--groups", metavar="CSV", type=Path, help="image (or id) and group; a group is never divided")
+    parser.add_argument("--group-column", default="group", metavar="NAME", help="the CSV's column (default: group)")
+    parser.add_argument(
+        "--limit-per-site", type=int, metavar="N", help="keep N unlabelled images of each site, chosen by hash"
+    )
+    parser.add_argument(
+        "--drop-unlabelled-labels",
+        action="store_true",
+        help="do not record labels of unlabelled images (no oracle then)",
+    )
+    parser.add_argument(
+        "--mask-threshold", type=int, metavar="1..255", help="grey level from which masks that are not binary count"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
+    parser.add_argument("--no-report", action="store_true", help="write no data report")
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    from samfed_monai.data.prepare import Options
+
+    return Options(
+        output=arguments.output,
+        name=arguments.name,
+        groups=arguments.groups,
+        group_column=arguments.group_column,
+        limit_per_site=arguments.limit_per_site,
+        drop_unlabelled_labels=arguments.drop_unlabelled_labels,
+        mask_threshold=arguments.mask_threshold,
+        seed=arguments.seed,
+        report=not arguments.no_report,
+    )
+
+
+def _run_folders(arguments: argparse.Namespace) -> int:
+    from samfed_monai.data.prepare import prepare_folders
+
+    prepared = prepare_folders(
+        arguments.root,
+        public=arguments.public,
+        options=_options(arguments),
+        validation=arguments.validation,
+        test=arguments.test,
+    )
+    return _tell(prepared)
+
+
+def _run_isic(arguments: argparse.Namespace) -> int:
+    from samfed_monai.data.prepare import prepare_isic
+
+    prepared = prepare_isic(
+        arguments.root,
+        options=_options(arguments),
+        public=arguments.public,
+        sites=arguments.sites,
+        partition=arguments.partition,
+        alpha=arguments.alpha,
+        validation=arguments.validation,
+        test=arguments.test,
+        unpack_archives=arguments.unpack,
+    )
+    return _tell(prepared)
+
+
+def _run_list(arguments: argparse.Namespace) -> int:
+    from samfed_monai.data.prepare import prepare_list
+    from samfed_monai.errors import Problems
+
+    problems = Problems()
+    folders = {}
+    for pair in arguments.folder:
+        client, equals, folder = pair.partition("=")
+        if not (client and equals and folder):
+            problems.add("--folder", found=repr(pair), expected="CLIENT=FOLDER", mend="for instance Kvasir=kvasir_seg")
+        folders[client] = folder
+    problems.refuse_if_any()
+    return _tell(prepare_list(arguments.split, arguments.data_root, options=_options(arguments), folders=folders))
+
+
+def _run_synthetic(arguments: argparse.Namespace) -> int:
+    from samfed_monai.data.prepare import Prepared
+    from samfed_monai.data.quality_report import report_on
+    from samfed_monai.data.synthetic import render_synthetic
+
+    chosen: dict[str, Any] = {"images_per_site": arguments.images_per_site, "public": arguments.public}
+    chosen["size"] = tuple(arguments.size) if arguments.size else None
+    given = {key: value for key, value in chosen.items() if value is not None}
+    datalist = render_synthetic(
+        arguments.root, sites=arguments.sites, labelled=arguments.labelled, seed=arguments.seed, **given
+    )
+    datalist.save(arguments.output)
+    page = None
+    if not arguments.no_report:
+        page = report_on(datalist, arguments.root, arguments.output.with_suffix(".report.html"))
+    return _tell(Prepared(datalist, arguments.output, page))
+
+
+def _tell(prepared: Prepared) -> int:
+    """Prints what was made: this is the command line's part of the room."""
+    datalist = prepared.datalist
+    lines = [f"{datalist.name}: {len(datalist.public)} public images, {len(datalist.sites)} sites"]
+    for name, site in datalist.sites.items():
+        counts = ", ".join(f"{len(items)} {split.value}" for split, items in site.splits())
+        lines.append(f"  {name}: {counts}")
+    for part in prepared.coverage:
+        if part.missing:
+            place = f"{part.client} {part.split.value}"
+            lines.append(f"  not at hand: {len(part.missing)} of {part.listed} images of {place}")
+    lines += [f"  worth a look: {sentence}" for sentence in prepared.warnings]
+    lines += [f"list    {prepared.path}  ({datalist.hash[:12]})"]
+    lines += [f"report  {prepared.report}"] if prepared.report else []
+    print("\n".join(lines))
+    return 0
