@@ -13,7 +13,7 @@ from monai.networks.utils import eval_mode
 from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.handlers.guidance import Guidance
 from samfed_monai.losses import probabilities
-from samfed_monai.transforms.cutmix import cutmix
+from samfed_monai.transforms import cutmix
 
 if TYPE_CHECKING:
     from samfed_monai.handlers.guide import Guide
