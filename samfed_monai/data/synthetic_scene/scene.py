@@ -59,8 +59,9 @@ def render_scene(rng: np.random.Generator, shape: Shape, look: SiteLook) -> tupl
         image = _stick(rng, image, lesion)
     if rng.random() < look.gel:
         bright += draw_gel(rng, shape)
-    image *= _lamp(rng, shape, look)[..., None] * np.array(look.light, np.float32)
-    image += bright[..., None] * (1 - np.minimum(image, 1)) * 0.9
+    lamp = _lamp(rng, shape, look)
+    image *= lamp[..., None] * np.array(look.light, np.float32)
+    image += (0.9 * bright * np.minimum(lamp, 1))[..., None] * (1 - np.minimum(image, 1))
     return _photograph(rng, image, look, lesion), lesion.mask.astype(np.uint8) * 255
 
 
