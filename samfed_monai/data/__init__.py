@@ -7,9 +7,9 @@ __getattr__, __dir__ = attach(
     {
         "DataList": "datalist",
         "Item": "items",
-        "Options": "prepare",
+        "Options": "assembly",
         "Partition": "partitions",
-        "Prepared": "prepare",
+        "Prepared": "assembly",
         "Site": "items",
         "SoftMaskStore": "soft_masks",
         "Split": "items",

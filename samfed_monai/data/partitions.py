@@ -121,8 +121,8 @@ def hold_out(
 ) -> list[list[int]]:
     """Draws splits for measuring out of one site's labelled images.
 
-    Only clusters whose images all have labels are drawn from, and something is always left to train on. A share counts against all images of the site; where
-    labels do not suffice for all shares, they are divided in proportion.
+    Only clusters whose images all have labels are drawn from, and something is always left to train on. A share counts
+    against all images of the site; where labels do not suffice for all shares, they are divided in proportion.
 
     Args:
         hashes: SHA-256 of every image.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from samfed_monai.data.prepare import Options, Prepared
+    from samfed_monai.data.assembly import Options, Prepared
 
 PARTITIONS = ("iid", "folder", "dirichlet-size", "dirichlet-appearance")
 
@@ -84,9 +84,8 @@ def _synthetic(sources: Any) -> None:
 
 
 def _source(sources: Any, name: str, about: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = sources.add_parser(
-        name, help=about, description=about[0].upper() + about[1:] + "."
-    )
+    description = about[0].upper() + about[1:] + "."
+    parser: argparse.ArgumentParser = sources.add_parser(name, help=about, description=description)
     return parser
 
 
@@ -107,7 +106,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--drop-unlabelled-labels",
         action="store_true",
-        help="do not record labels of unlabelled images (no oracle then)",
+        help="record no labels of unlabelled images (no oracle then)",
     )
     parser.add_argument(
         "--mask-threshold", type=int, metavar="1..255", help="grey level from which masks that are not binary count"
@@ -117,7 +116,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 
 def _options(arguments: argparse.Namespace) -> Options:
-    from samfed_monai.data.prepare import Options
+    from samfed_monai.data.assembly import Options
 
     return Options(
         output=arguments.output,
@@ -178,7 +177,7 @@ def _run_list(arguments: argparse.Namespace) -> int:
 
 
 def _run_synthetic(arguments: argparse.Namespace) -> int:
-    from samfed_monai.data.prepare import Prepared
+    from samfed_monai.data.assembly import Prepared
     from samfed_monai.data.quality_report import report_on
     from samfed_monai.data.synthetic import render_synthetic
 

@@ -25,25 +25,10 @@ from samfed_monai.io import write_text
 
 SAMPLES = 6
 SQUARES = 24
-COLUMNS = [
-    "site",
-    "split",
-    "image",
-    "sha256",
-    "width",
-    "height",
-    "mode",
-    "label",
-    "label_sha256",
-    "mask_values",
-    "foreground",
-    "empty",
-    "full",
-    "group",
-    "duplicate_of",
-    "exif_orientation",
-    "misfit",
-]
+COLUMNS = (
+    *("site", "split", "image", "sha256", "width", "height", "mode", "label", "label_sha256", "mask_values"),
+    *("foreground", "empty", "full", "group", "duplicate_of", "exif_orientation", "misfit"),
+)
 
 
 @dataclass(frozen=True)
