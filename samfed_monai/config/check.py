@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from samfed_monai.config.components import ComponentCheck, check_override_kinds
 from samfed_monai.config.files import check_files
 from samfed_monai.config.knobs import check_knobs
 from samfed_monai.config.layers import WORKFLOWS, BundleConfig, variant_file, workflow_files
+from samfed_monai.config.logging_file import check_logging
 from samfed_monai.config.spelling import check_override_ids, check_references, check_unread_knobs
 from samfed_monai.errors import Problem, Refused
 
@@ -21,6 +22,7 @@ def check_bundle(
     variant: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     files: Sequence[Path] | None = None,
+    ready: bool = True,
 ) -> list[Problem]:
     """Every problem of one workflow of a bundle; nothing of the bundle is evaluated or instantiated.
 
@@ -33,6 +35,8 @@ def check_bundle(
         variant: name of a file in ``configs/variants``; ``samfed`` and ``None`` are the bundle as it is.
         overrides: ids and values of the command line.
         files: config files to check instead of the workflow's own.
+        ready: whether the workflow is about to run, so that all it names on disk must be there. ``False`` only looks
+            at paths and hashes that somebody changed from what the packaged bundle ships.
     """
     root = Path(bundle_root)
     try:
@@ -42,10 +46,10 @@ def check_bundle(
     except Refused as refused:
         return refused.problems
     base_layers = max(1, sum(path.name in {name.name for name in own} for path in base))
-    problems = [*_check_logging(root), *_check_layers(root, layers, overrides, base_layers)]
+    problems = [*check_logging(root), *_check_layers(root, layers, overrides, base_layers, ready)]
     if workflow == "federate":  # the sites of a federated run train with train.json and the variant on top of it
         chosen = variant or (overrides or {}).get("variant")
-        problems += check_bundle(root, "train", variant=chosen if isinstance(chosen, str) else None)
+        problems += check_bundle(root, "train", variant=chosen if isinstance(chosen, str) else None, ready=False)
     return list(dict.fromkeys(problems))
 
 
@@ -56,7 +60,7 @@ def _variant_files(root: Path, variant: str | None) -> list[Path]:
 
 
 def _check_layers(
-    root: Path, files: Sequence[Path], overrides: Mapping[str, Any] | None, base_layers: int
+    root: Path, files: Sequence[Path], overrides: Mapping[str, Any] | None, base_layers: int, ready: bool
 ) -> list[Problem]:
     config = BundleConfig(files, overrides)
     if config.problems:  # the rest would only guess at what the unreadable file says
@@ -70,22 +74,11 @@ def _check_layers(
         lambda: check_unread_knobs(config),
         components.problems,
         lambda: check_override_kinds(config, base_layers, components.judged),
-        lambda: check_files(config, root),
+        lambda: check_files(config, root, ready=ready),
     ):
         told = {problem.where for problem in problems}
         problems += [problem for problem in check() if problem.where not in told]  # one place is told about once
     return problems
-
-
-def _check_logging(root: Path) -> Iterator[Problem]:
-    """MONAI evaluates fields of a bundle's ``logging.conf`` before anybody has looked at it; so there is none."""
-    for path in sorted((root / "configs").glob("logging*")):
-        yield Problem(
-            f"configs/{path.name}",
-            found="a logging configuration inside the bundle",
-            expected="none: logging is set by whoever starts the run",
-            mend="delete the file, or pass your own with --logging_file",
-        )
 
 
 def workflows_of(bundle_root: str | Path) -> list[str]:

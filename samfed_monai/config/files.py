@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.config.knobs import shipped_knobs
 from samfed_monai.config.layers import BundleConfig
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.io import sha256_file
@@ -17,9 +18,19 @@ FOLDER_KNOBS = ("data_root", "dataset_dir")
 """Knobs that hold the path of an existing folder or null."""
 
 
-def check_files(config: BundleConfig, bundle_root: Path) -> Iterator[Problem]:
-    """Weights and folders that do not exist, files whose hash differs, data lists that changed."""
-    content = config.content
+def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) -> Iterator[Problem]:
+    """Weights and folders that do not exist, files whose hash differs, data lists that changed.
+
+    Args:
+        config: the layers.
+        bundle_root: folder of the bundle, whose ``models/`` may hold SAM's weights.
+        ready: ``False`` takes values that stand as the packaged bundle ships them for placeholders.
+    """
+    content = dict(config.content)
+    for layer, _ in () if ready else config.layers:
+        for name, value in shipped_knobs(layer).items():
+            if content.get(name) == value:
+                del content[name]
     for name in WEIGHT_KNOBS:
         path = _given(content, name)
         if path is not None and not path.is_file():
@@ -35,7 +46,8 @@ def check_files(config: BundleConfig, bundle_root: Path) -> Iterator[Problem]:
     datalist = _given(content, "datalist")
     if datalist is not None:
         yield from _datalist(datalist)
-    yield from _base_weights(config, bundle_root)
+    if ready:
+        yield from _base_weights(content, bundle_root)
 
 
 def _given(content: dict[str, Any], name: str) -> Path | None:
@@ -68,9 +80,8 @@ def _datalist(path: Path) -> Iterator[Problem]:
         yield from refused.problems
 
 
-def _base_weights(config: BundleConfig, bundle_root: Path) -> Iterator[Problem]:
+def _base_weights(content: dict[str, Any], bundle_root: Path) -> Iterator[Problem]:
     """SAM's own checkpoint, which is looked up by name; not needed where the teacher is off."""
-    content = config.content
     base = content.get("teacher_base", content.get("base"))
     if not isinstance(base, str) or base.startswith(("$", "@")) or content.get("teacher_adapt") == "off":
         return

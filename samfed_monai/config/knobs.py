@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from samfed_monai.config.bundles import packaged_bundles
 from samfed_monai.config.ids import join_id, split_id, walk
 from samfed_monai.config.layers import COMMAND_LINE, BundleConfig
-from samfed_monai.errors import Problem
+from samfed_monai.errors import Problem, Refused
+from samfed_monai.io import read_json
 
 _CODE = ("$", "%")
 
@@ -20,18 +23,28 @@ def is_plain(value: Any) -> bool:
 
 
 def knobs_of(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The knobs of one file: its entries from the top down to ``imports`` or to the first object, whichever is first.
+    """The knobs of one file: the plain values on top, down to ``imports`` or to the first object.
 
-    Ids that begin with ``_`` are notes, not knobs, and an ``imports`` on the very top is stepped over.
+    An expression below the last plain value belongs to the computed part; one amid the plain values is a knob with
+    code in it. An ``imports`` above all knobs is stepped over, and so are ids that begin with ``_``, which are notes.
     """
     knobs: dict[str, Any] = {}
+    waiting: dict[str, Any] = {}
     for name, value in content.items():
-        if name.startswith("_") or (name == "imports" and not knobs):
-            continue
-        if name == "imports" or not is_plain(value):
+        if isinstance(value, dict) or (name == "imports" and knobs):
             break
-        knobs[name] = value
+        if name == "imports" or name.startswith("_") or not is_plain(value):
+            continue
+        waiting[name] = value
+        if not _holds_code(value):
+            knobs |= waiting
+            waiting = {}
     return knobs
+
+
+def _holds_code(value: Any) -> bool:
+    texts = value if isinstance(value, list) else [value]
+    return any(isinstance(text, str) and text.startswith((*_CODE, "@")) for text in texts)
 
 
 def check_knobs(config: BundleConfig) -> Iterator[Problem]:
@@ -40,7 +53,8 @@ def check_knobs(config: BundleConfig) -> Iterator[Problem]:
         if layer == COMMAND_LINE:
             suspects = {id_: value for key, item in pairs.items() for id_, value in _texts(key, item)}
         elif index == 0:
-            suspects = {name: value for name, value in knobs_of(pairs).items() if isinstance(value, str)}
+            names = knobs_of(pairs).keys() | shipped_knobs(layer).keys()
+            suspects = {name: value for name, value in pairs.items() if name in names and isinstance(value, str)}
         else:
             known = _all_knobs(config)
             suspects = {key: value for key, value in pairs.items() if isinstance(value, str) and key in known}
@@ -52,6 +66,22 @@ def check_knobs(config: BundleConfig) -> Iterator[Problem]:
                     expected="a plain value",
                     mend=f"a value that begins with {value[0]!r} would run code or read another file",
                 )
+
+
+def shipped_knobs(file: str) -> dict[str, Any]:
+    """Knobs of the packaged bundles' own file of that name, with the values they ship with."""
+    knobs: dict[str, Any] = {}
+    for folder in packaged_bundles().values():
+        path = folder / "configs" / file
+        knobs |= _knobs_of_file(path) if path.is_file() else {}
+    return knobs
+
+
+def _knobs_of_file(path: Path) -> dict[str, Any]:
+    try:
+        return knobs_of(read_json(path))
+    except Refused:
+        return {}
 
 
 def _all_knobs(config: BundleConfig) -> set[str]:

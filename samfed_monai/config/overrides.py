@@ -66,8 +66,8 @@ def monai_command(argv: Sequence[str] | None = None) -> MonaiCommand | None:
     return MonaiCommand(overrides=overrides, options=options)
 
 
-def parse_pairs(words: Sequence[str], read_value: Any) -> dict[str, Any]:
-    """``--key value``, ``--key=value`` and a bare ``--key`` (true) as a dictionary; other words are skipped.
+def parse_pairs(words: Sequence[str], read_value: Any, stray: list[str] | None = None) -> dict[str, Any]:
+    """``--key value``, ``--key=value`` and a bare ``--key`` (true) as a dictionary; other words go to ``stray``.
 
     Hyphens in keys count as underscores, so that ``--learning-rate`` and ``--learning_rate`` are the same id.
     """
@@ -77,6 +77,8 @@ def parse_pairs(words: Sequence[str], read_value: Any) -> dict[str, Any]:
         word = words[index]
         index += 1
         if not _is_flag(word):
+            if stray is not None:
+                stray.append(word)
             continue
         key, equals, text = word.lstrip("-").partition("=")
         if not equals and index < len(words) and not _is_flag(words[index]):

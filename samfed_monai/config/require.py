@@ -8,7 +8,7 @@ from samfed_monai.config.check import check_bundle
 from samfed_monai.config.exit_codes import exit_on_refusal, install_exit_hook
 from samfed_monai.config.layers import WORKFLOWS
 from samfed_monai.config.overrides import MonaiCommand, monai_command, normal_ids
-from samfed_monai.errors import Problem, Problems
+from samfed_monai.errors import Problems
 
 
 def require_checked(bundle_root: str | Path, workflow: str, variant: str | None = None) -> None:
@@ -30,7 +30,6 @@ def require_checked(bundle_root: str | Path, workflow: str, variant: str | None 
         command = monai_command() or MonaiCommand()
         root = _bundle_root(bundle_root, command)
         problems = Problems()
-        problems.extend(_check_command(command, root))
         problems.extend(
             check_bundle(
                 root,
@@ -56,12 +55,3 @@ def _files(command: MonaiCommand, root: Path, workflow: str) -> list[Path] | Non
     given = [path.resolve() for path in command.config_files]
     own = [(root / "configs" / name).resolve() for name in WORKFLOWS.get(workflow, ())]
     return given if given and given != own else None
-
-
-def _check_command(command: MonaiCommand, root: Path) -> list[Problem]:
-    """A logging configuration may be the user's own, never one that came with the bundle."""
-    logging_file = command.options.get("logging_file")
-    if not isinstance(logging_file, str) or not Path(logging_file).resolve().is_relative_to(root.resolve()):
-        return []
-    found = f"{logging_file!r}, which came with the bundle"
-    return [Problem("command line -> logging_file", found=found, expected="a logging configuration of your own")]

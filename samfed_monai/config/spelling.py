@@ -7,13 +7,11 @@ import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from samfed_monai.config.bundles import packaged_bundles
 from samfed_monai.config.ids import MISSING, children, did_you_mean, join_id, lookup, references, split_id, walk
-from samfed_monai.config.knobs import knobs_of
+from samfed_monai.config.knobs import knobs_of, shipped_knobs
 from samfed_monai.config.layers import COMMAND_LINE, BundleConfig
 from samfed_monai.config.targets import parameters_of, resolve_target
 from samfed_monai.errors import Problem, Refused
-from samfed_monai.io import read_json
 
 COMPONENT_KEYS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"})
 """Keys of a component that MONAI reads itself; they are no arguments."""
@@ -99,25 +97,11 @@ def _is_python(text: str) -> bool:
 def check_unread_knobs(config: BundleConfig) -> Iterator[Problem]:
     """Knobs that nothing refers to and that look like a misspelling of one that something refers to."""
     read = {target[0] for _, value in walk(config.content) if isinstance(value, str) for target in references(value)}
-    shipped = _shipped_knobs({layer for layer, _ in config.layers})
     for layer, pairs in config.layers:
         if layer == COMMAND_LINE:
             continue
-        for name in knobs_of(pairs).keys() - read - shipped:
+        for name in knobs_of(pairs).keys() - read - shipped_knobs(layer).keys():
             close = difflib.get_close_matches(name, sorted(read & config.content.keys()), n=1, cutoff=_MEANS_THE_SAME)
             if close:
                 mend = f"did you mean {close[0]!r}?"
                 yield Problem(f"{layer} -> {name}", found="a key that nothing reads", expected="a known key", mend=mend)
-
-
-def _shipped_knobs(files: set[str]) -> set[str]:
-    """Knobs of the packaged bundles' own files of those names, whoever reads them."""
-    paths = (folder / "configs" / name for folder in packaged_bundles().values() for name in files)
-    return {knob for path in paths if path.is_file() for knob in _knobs_of_file(path)}
-
-
-def _knobs_of_file(path: Any) -> dict[str, Any]:
-    try:
-        return knobs_of(read_json(path))
-    except Refused:
-        return {}

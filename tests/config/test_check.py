@@ -214,14 +214,6 @@ def test_fault_31_code_in_a_variants_knob(bundle, rewrite: Write):
     ]
 
 
-def test_fault_31_logging_configuration_that_comes_with_a_bundle(bundle):
-    (bundle / "configs" / "logging.conf").write_text("[handler_x]\nclass=__import__('os').system\n")
-    assert told(bundle) == [
-        "configs/logging.conf: expected none: logging is set by whoever starts the run, "
-        "found a logging configuration inside the bundle; delete the file, or pass your own with --logging_file"
-    ]
-
-
 def test_an_expression_that_is_not_python_is_told(bundle, rewrite: Write):
     rewrite("train.json", {"run": ["$@train#trainer.run("]})
     assert told(bundle) == ["train.json -> run#0: expected a Python expression after '$', found '$@train#trainer.run('"]

@@ -1,0 +1,71 @@
+"""``samfed check``: everything that is wrong with a bundle and its data, before anything runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from samfed_monai.commands.arguments import add_bundle, add_data, overrides_of, take_overrides
+from samfed_monai.errors import ExitCode, Problem, Refused
+
+
+def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Adds ``samfed check BUNDLE [--workflow W] [--variant V] [--datalist L --data-root D]``."""
+    parser = subparsers.add_parser(
+        "check",
+        help="look for mistakes in a bundle's JSON, and in a data list",
+        description="Reads every configuration file of a bundle strictly and lists every mistake at once: misspelt "
+        "keys, wrong types, unknown components, code in knobs. With a data list, every image is decoded and hashed.",
+        allow_abbrev=False,
+    )
+    add_bundle(parser)
+    add_data(parser, required=False)
+    parser.add_argument(
+        "--workflow", metavar="NAME", help="train, teacher, federate, evaluate or inference; default: all"
+    )
+    parser.add_argument("--variant", metavar="NAME", help="only this variant instead of all")
+    take_overrides(parser, "the workflow")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Checks, and says what was checked."""
+    from samfed_monai.config.bundles import find_bundle
+    from samfed_monai.config.check import check_bundle, workflows_of
+
+    root = find_bundle(arguments.bundle)
+    overrides = overrides_of(arguments.extra)
+    if overrides and not arguments.workflow:
+        expected = "--workflow NAME beside --key value"
+        raise Refused([Problem("command line", found=f"--{next(iter(overrides))}", expected=expected)])
+    workflows = [arguments.workflow] if arguments.workflow else workflows_of(root)
+    variants = [arguments.variant] if arguments.variant else variants_of(root)
+    problems: dict[Problem, None] = {}
+    for workflow in workflows:
+        problems |= dict.fromkeys(check_bundle(root, workflow, overrides=overrides, ready=False))
+    for variant in variants:
+        problems |= dict.fromkeys(check_bundle(root, "train", variant=variant, ready=False))
+    if arguments.datalist:
+        problems |= dict.fromkeys(_check_data(arguments.datalist, arguments.data_root))
+    if problems:
+        raise Refused(problems)
+    sys.stdout.write(f"{root.name}: no problems in {', '.join(workflows)}; variants: {', '.join(variants) or 'none'}\n")
+    return int(ExitCode.DONE)
+
+
+def variants_of(root: Path) -> list[str]:
+    """Names of a bundle's variants."""
+    return sorted(path.stem for path in (root / "configs" / "variants").glob("*.json"))
+
+
+def _check_data(datalist: str, data_root: str | None) -> list[Problem]:
+    from samfed_monai.data import DataList, check_datalist
+
+    if data_root is None:
+        return [Problem("command line", found="--datalist alone", expected="--data-root DIR beside it")]
+    try:
+        return check_datalist(DataList.load(datalist), data_root)
+    except Refused as refused:
+        return refused.problems

@@ -1,0 +1,51 @@
+"""``samfed federate``: the main job, from a data list to a report."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from samfed_monai.commands.arguments import absolute, add_bundle, add_data, overrides_of, take_overrides
+from samfed_monai.errors import ExitCode
+
+
+def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Adds ``samfed federate BUNDLE --datalist L --data-root D --rounds N --output-dir R``."""
+    parser = subparsers.add_parser(
+        "federate",
+        help="run a federation: check, teacher, soft masks, rounds, evaluation, report",
+        description="Runs a whole federation in this process and leaves a run folder with results.json and "
+        "report.html. Typed again, it goes on from the last complete round; what exists (adapter, soft masks, warm "
+        "start) is reused by hash.",
+        allow_abbrev=False,
+    )
+    add_bundle(parser)
+    add_data(parser)
+    parser.add_argument("--rounds", metavar="N", type=int, required=True, help="federated rounds")
+    parser.add_argument("--output-dir", metavar="RUN", required=True, help="the run's folder")
+    parser.add_argument("--variant", metavar="NAME", help="a baseline or ablation: a file of configs/variants")
+    parser.add_argument("--cache-dir", metavar="DIR", help="adapters, soft masks and warm starts that runs share")
+    take_overrides(parser, "federate.json")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Ids of ``federate.json`` and the values that the command line gives them."""
+    given = {
+        "datalist": absolute(arguments.datalist),
+        "data_root": absolute(arguments.data_root),
+        "rounds": arguments.rounds,
+        "output_dir": absolute(arguments.output_dir),
+        "variant": arguments.variant,
+        "cache_dir": absolute(arguments.cache_dir),
+    }
+    return {key: value for key, value in given.items() if value is not None} | overrides_of(arguments.extra)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the bundle's ``federate.json``."""
+    from samfed_monai.commands.run_bundle import run_workflow
+
+    run_workflow(arguments.bundle, "federate", overrides_from(arguments))
+    return int(ExitCode.DONE)

@@ -1,0 +1,43 @@
+"""``samfed infer``: masks for a folder of images without labels."""
+
+from __future__ import annotations
+
+import argparse
+
+from samfed_monai.commands.arguments import absolute, add_bundle, overrides_of, take_overrides
+from samfed_monai.errors import ExitCode
+
+
+def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Adds ``samfed infer BUNDLE --model W --images DIR --output DIR [--probabilities]``."""
+    parser = subparsers.add_parser(
+        "infer",
+        help="segment a folder of images",
+        description="Writes one PNG mask (0 and 255) per image, at the image's own size and under its own name. "
+        "Nothing of the image's metadata is copied.",
+        allow_abbrev=False,
+    )
+    add_bundle(parser)
+    parser.add_argument("--model", metavar="WEIGHTS", required=True, help="weights of a run (.safetensors or .pt)")
+    parser.add_argument("--images", metavar="DIR", required=True, help="folder of images; its sub-folders count, too")
+    parser.add_argument("--output", metavar="DIR", required=True, help="folder for the masks")
+    parser.add_argument("--probabilities", action="store_true", help="also write 8-bit probability maps")
+    take_overrides(parser, "inference.json")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the bundle's ``inference.json`` with the settings that the weights were trained with, where they say."""
+    from samfed_monai.commands.run_bundle import run_workflow
+    from samfed_monai.config.weights_header import settings_of
+
+    overrides = {
+        **settings_of(arguments.model),
+        "model": absolute(arguments.model),
+        "dataset_dir": absolute(arguments.images),
+        "output_dir": absolute(arguments.output),
+        "probabilities": arguments.probabilities,
+    }
+    run_workflow(arguments.bundle, "inference", overrides | overrides_of(arguments.extra))
+    return int(ExitCode.DONE)

@@ -1,0 +1,61 @@
+"""``samfed init``: copies a bundle out of the installed package, to edit."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from samfed_monai.config.bundles import packaged_bundle
+from samfed_monai.errors import ExitCode, Problem, Refused
+
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "*.pt", "*.pth", "*.safetensors", "eval")
+
+
+def add_init_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Adds ``samfed init NAME DIR``."""
+    parser = subparsers.add_parser(
+        "init",
+        help="copy a packaged bundle into a folder of your own",
+        description="Copies a bundle out of the installed package, to edit its JSON. Weights are not copied; an "
+        "existing folder is never written into.",
+    )
+    parser.add_argument("name", metavar="NAME", help="a packaged bundle, for instance samfed_skin")
+    parser.add_argument("folder", metavar="DIR", help="new folder for the copy")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Copies the bundle and says where it lies."""
+    path = copy_bundle(arguments.name, arguments.folder)
+    sys.stdout.write(f"{path}\n  knobs:  {path}/configs/train.json and federate.json, explained in docs/README.md\n")
+    sys.stdout.write(f"  check:  samfed check {path}\n")
+    return int(ExitCode.DONE)
+
+
+def copy_bundle(name: str, folder: str | Path) -> Path:
+    """Copies a packaged bundle; the folder appears complete or not at all.
+
+    Raises:
+        Refused: an unknown bundle, or the folder exists.
+    """
+    source = packaged_bundle(name)
+    target = Path(folder).expanduser().absolute()
+    if target.exists():
+        mend = "name a folder that does not exist yet"
+        raise Refused([Problem(str(target), found="it exists already", expected="a new folder", mend=mend)])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        shutil.copytree(source, temporary, ignore=_LEFT_OUT, dirs_exist_ok=True)
+        (temporary / "models").mkdir(exist_ok=True)
+        temporary.chmod(0o755)
+        os.rename(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return target

@@ -1,0 +1,117 @@
+"""Many federated runs, each in a process of its own, some at a time; finished ones are not run again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from samfed_monai.errors import ExitCode, Stopped
+from samfed_monai.io import canonical_hash, read_json, write_json
+
+
+@dataclass(frozen=True)
+class Run:
+    """One variant with one seed.
+
+    Args:
+        bundle: the bundle's folder.
+        variant, seed: which run.
+        folder: its run folder.
+        options: options of ``samfed federate`` that all runs share.
+        extra: the ``--key value`` words that all runs share.
+    """
+
+    bundle: Path
+    variant: str
+    seed: int
+    folder: Path
+    options: Mapping[str, str | None]
+    extra: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.variant}, seed {self.seed}"
+
+    def command(self) -> list[str]:
+        """The command that makes this run, complete: it can be typed by hand."""
+        words = ["federate", str(self.bundle)]
+        for option, value in self.options.items():
+            words += [f"--{option}", value] if value is not None else []
+        words += ["--output-dir", str(self.folder), "--variant", self.variant, "--seed", str(self.seed), *self.extra]
+        return [sys.executable, "-m", "samfed_monai", *words]
+
+    def is_done(self) -> bool:
+        """Whether the run folder holds the results of this very command."""
+        seal = self.folder / "compare.json"
+        return (self.folder / "results.json").is_file() and seal.is_file() and read_json(seal) == self._seal()
+
+    def mark_done(self) -> None:
+        write_json(self.folder / "compare.json", self._seal())
+
+    def _seal(self) -> dict[str, str]:
+        configs = sorted((self.bundle / "configs").rglob("*.json"))
+        texts = {str(path.relative_to(self.bundle)): path.read_text(encoding="utf-8") for path in configs}
+        return {"command": " ".join(self.command()[1:]), "bundle": canonical_hash(texts)}
+
+
+def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
+    """Runs what is not done yet, ``jobs`` at a time, each with ``threads`` threads of torch.
+
+    A run that fails does not end the others; its output is in ``log.txt`` of its folder.
+
+    Raises:
+        Stopped: some runs failed; the message names them and says how to go on.
+    """
+    waiting = [run for run in runs if not run.is_done()]
+    failed: list[Run] = []
+    running: dict[subprocess.Popen[bytes], Run] = {}
+    with tqdm(total=len(runs), initial=len(runs) - len(waiting), unit="run", desc="runs") as bar:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    run = waiting.pop(0)
+                    running[_start(run, threads)] = run
+                bar.set_postfix_str("; ".join(run.name for run in running.values()))
+                time.sleep(0.2)
+                for process in [process for process in running if process.poll() is not None]:
+                    run = running.pop(process)
+                    bar.update()
+                    if process.returncode == ExitCode.DONE:
+                        run.mark_done()
+                    else:
+                        failed.append(run)
+        except BaseException:
+            _end(list(running))
+            raise
+    if failed:
+        logs = "\n".join(f"    {run.name}: {_last_line(run.folder)}  ({run.folder / 'log.txt'})" for run in failed)
+        raise Stopped(f"{len(failed)} of {len(runs)} runs failed:\n{logs}", resume="type the same command again")
+
+
+def _start(run: Run, threads: int) -> subprocess.Popen[bytes]:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    with (run.folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(run.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _last_line(folder: Path) -> str:
+    lines = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1].strip() if lines else "no output"
