@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samfed_monai.data.datalist import DataList
+from samfed_monai.data.items import Item, Site
+from samfed_monai.errors import Refused
+
+A, B, C = "a" * 64, "b" * 64, "c" * 64
+
+
+def example() -> DataList:
+    public = [Item("p/1.jpg", A, "p/1.png", B, "sequence 1")]
+    return DataList("skin", public, {"site-1": Site([Item("s/2.jpg", B)], [], [Item("s/3.jpg", C, "s/3.png", A)])})
+
+
+def edited(path, change) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_saved_list_loads_as_it_was(tmp_path):
+    example().save(tmp_path / "list.json")
+    loaded = DataList.load(tmp_path / "list.json")
+    assert loaded == example()
+    assert loaded.hash == example().hash
+    assert json.loads((tmp_path / "list.json").read_text())["hash"] == example().hash
+
+
+def test_json_leaves_out_what_is_unknown(tmp_path):
+    example().save(tmp_path / "list.json")
+    content = json.loads((tmp_path / "list.json").read_text())
+    assert list(content) == ["schema", "name", "hash", "mask_threshold", "public", "sites"]
+    assert content["sites"]["site-1"]["unlabelled"] == [{"image": "s/2.jpg", "sha256": B}]
+
+
+names = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FFF, exclude_characters="/\\:"), min_size=1, max_size=8)
+
+
+@given(st.lists(names.filter(lambda name: name != ".."), unique=True, max_size=5))
+def test_every_item_counts_for_the_hash_and_comes_back(tmp_path_factory, stems):
+    items = [Item(f"i/{stem}.png", A, f"m/{stem}.png", B) for stem in stems]
+    datalist = DataList("list", items, {"site": Site()})
+    path = tmp_path_factory.mktemp("lists") / "list.json"
+    datalist.save(path)
+    assert DataList.load(path) == datalist
+    hashes = {replace(datalist, public=items[:count]).hash for count in range(len(items) + 1)}
+    assert len(hashes) == len(items) + 1
+
+
+def test_fault_29_a_changed_list_is_refused(tmp_path):
+    path = tmp_path / "list.json"
+    example().save(path)
+    edited(path, lambda content: content["public"][0].update(group="sequence 2"))
+    with pytest.raises(Refused, match=r"list.json -> hash: .*the list was changed after it was made"):
+        DataList.load(path)
+
+
+def test_every_problem_is_told_at_once(tmp_path):
+    path = tmp_path / "list.json"
+    example().save(path)
+
+    def spoil(content):
+        content["masks_threshold"] = 3
+        content["mask_threshold"] = 300
+        content["public"][0]["image"] = "../1.jpg"
+        content["public"][0]["lable"] = "x"
+        content["sites"]["site-1"]["test"][0]["sha256"] = "12"
+        content["sites"]["a/b"] = {"unlabelled": [], "validation": []}
+
+    edited(path, spoil)
+    with pytest.raises(Refused) as caught:
+        DataList.load(path)
+    told = [str(problem) for problem in caught.value.problems]
+    for part in (
+        "list.json -> masks_threshold: expected one of",
+        "did you mean 'mask_threshold'?",
+        "list.json -> mask_threshold: expected null or 1 to 255, found 300",
+        "list.json -> public[0] -> image: expected a relative path inside the data root, found '..' in '../1.jpg'",
+        "did you mean 'label'?",
+        "list.json -> sites -> site-1 -> test[0] -> sha256: expected 64 lower-case hexadecimal digits, found '12'",
+        "rename the site: its name becomes a folder",
+        "list.json -> sites -> a/b -> test: expected one, found no such key",
+    ):
+        assert any(part in line for line in told), part
+
+
+@pytest.mark.parametrize("path", ["../1.jpg", "/data/1.jpg", "C:\\1.jpg"])
+def test_fault_18_paths_out_of_the_root_are_refused(tmp_path, path):
+    with pytest.raises(Refused, match="a relative path inside the data root"):
+        DataList("list", [Item(path, A, "m.png", B)]).save(tmp_path / "list.json")
+    assert not (tmp_path / "list.json").exists()
+
+
+def test_fault_01_a_labelled_split_without_its_mask_is_refused(tmp_path):
+    with pytest.raises(Refused, match=r"public\[0\] -> label: expected a mask, as every public item, found no mask"):
+        DataList("list", [Item("1.jpg", A)]).save(tmp_path / "list.json")
+
+
+def test_an_image_listed_twice_is_refused(tmp_path):
+    twice = Item("1.jpg", A, "1.png", B)
+    with pytest.raises(Refused, match="'1.jpg', which list.json -> public lists too"):
+        DataList("list", [twice], {"site": Site([twice])}).save(tmp_path / "list.json")

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samfed_monai.data.reading import decode_image, decode_mask, read_image, read_mask
+from samfed_monai.errors import Refused
+from tests.data.making import disc, jpeg, picture, save
+
+
+def test_an_rgb_image_is_read_as_it_is(tmp_path):
+    path = save(tmp_path / "a.png", picture(0))
+    np.testing.assert_array_equal(read_image(path), np.asarray(picture(0)))
+
+
+def test_fault_04_16_bit_image_is_scaled_by_dtype_not_by_maximum(tmp_path):
+    values = np.array([[0, 257, 2570]], dtype=np.uint16)  # darkest pixels of 16 bit: stay dark
+    for suffix in ("png", "tif"):
+        path = save(tmp_path / f"a.{suffix}", Image.fromarray(values))
+        np.testing.assert_array_equal(read_image(path)[0, :, 0], [0, 1, 10])
+    assert read_image(save(tmp_path / "b.png", Image.fromarray(np.full((2, 2), 65535, np.uint16)))).min() == 255
+
+
+def test_fault_04_float_image_is_refused(tmp_path):
+    path = save(tmp_path / "a.tif", Image.fromarray(np.ones((2, 2), np.float32)))
+    with pytest.raises(Refused, match="'F' pixels of unknown range; save it as 8-bit RGB"):
+        read_image(path)
+
+
+def test_fault_05_cmyk_becomes_rgb(tmp_path):
+    red = Image.new("RGB", (16, 16), (255, 0, 0)).convert("CMYK")
+    image = read_image(save(tmp_path / "a.jpg", red, quality=100))
+    assert image.shape == (16, 16, 3)
+    assert np.abs(image.astype(int) - [255, 0, 0]).max() <= 3  # JPEG rounding
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_fault_06_alpha_is_dropped(tmp_path, mode):
+    source = Image.new("RGB", (4, 4), (90, 90, 90)).convert(mode)
+    source.putalpha(7)
+    assert (read_image(save(tmp_path / "a.png", source)) == 90).all()
+
+
+def test_fault_07_palette_image_is_read(tmp_path):
+    source = Image.new("RGB", (4, 4), (200, 10, 30))
+    image = read_image(save(tmp_path / "a.png", source.convert("P", palette=Image.Palette.ADAPTIVE)))
+    assert (image == [200, 10, 30]).all()
+
+
+def test_fault_07_palette_mask_is_refused(tmp_path):
+    path = save(tmp_path / "m.png", disc().convert("P"))
+    with pytest.raises(Refused, match="a palette mask; save it as 8-bit grey"):
+        read_mask(path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_fault_08_exif_orientation_is_applied_to_image_and_mask_alike(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image, mask = picture(1), disc()
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    upright, upright_mask = (one.transpose(turns[orientation]) if orientation > 1 else one for one in (image, mask))
+    read = read_image(save(tmp_path / "a.png", image, exif=exif))
+    np.testing.assert_array_equal(read, np.asarray(upright))
+    read = read_mask(save(tmp_path / "m.png", mask, exif=exif))
+    np.testing.assert_array_equal(read, np.asarray(upright_mask) // 255)
+
+
+def test_fault_09_zero_byte_file_is_refused(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    with pytest.raises(Refused, match=r"a\.jpg: expected an image, found a file of zero bytes; copy it again"):
+        read_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.99])
+def test_fault_10_truncated_jpeg_is_refused(keep):
+    content = jpeg(picture(3, 200, 200))
+    with pytest.raises(Refused, match="a damaged file|no end-of-image marker"):
+        decode_image(content[: int(keep * len(content))], "a.jpg")
+
+
+@pytest.mark.parametrize("damage", [b"\xff" * 20, bytes(200), b"\x55\xaa" * 100])
+def test_fault_11_corrupt_scan_is_refused(damage):
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    content = bytearray(jpeg(Image.fromarray(noise)))
+    content[len(content) // 2 : len(content) // 2 + len(damage)] = damage
+    with pytest.raises(Refused, match="a damaged"):
+        decode_image(bytes(content), "a.jpg")
+
+
+def test_fault_11_png_with_a_wrong_checksum_is_refused(tmp_path):
+    path = save(tmp_path / "a.png", picture(0))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 20] ^= 0xFF
+    with pytest.raises(Refused, match="a damaged file"):
+        decode_image(bytes(content), "a.png")
+
+
+def test_fault_12_text_named_png_is_refused(tmp_path):
+    (tmp_path / "a.png").write_text("<html>404 Not Found</html>")
+    with pytest.raises(Refused, match="expected one of JPEG, PNG, TIFF, BMP, WEBP, found text"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(1, np.uint8), (255, np.uint8), (1, np.uint16), (65535, np.uint16)])
+def test_binary_masks_are_read_whatever_their_values(tmp_path, value, dtype):
+    expected = np.asarray(disc(value=1))
+    mask = read_mask(save(tmp_path / "m.png", Image.fromarray(expected.astype(dtype) * dtype(value))))
+    np.testing.assert_array_equal(mask, expected)
+    assert mask.dtype == np.uint8
+
+
+def test_fault_13_grey_mask_is_refused_unless_a_threshold_is_declared(tmp_path):
+    path = save(tmp_path / "m.png", Image.fromarray(np.array([[0, 100, 128, 255]], dtype=np.uint8)))
+    with pytest.raises(Refused, match=r"4 grey levels \(0, 100, 128, 255\).*`--mask-threshold 128`"):
+        read_mask(path)
+    assert read_mask(path, 128).tolist() == [[0, 0, 1, 1]]
+
+
+def test_fault_13_a_threshold_leaves_binary_masks_alone(tmp_path):
+    path = save(tmp_path / "m.png", disc(value=1))
+    assert read_mask(path, 128).sum() == np.asarray(disc(value=1)).sum() > 0
+
+
+def test_fault_13_dark_noise_of_a_jpeg_mask_is_not_foreground():
+    content = jpeg(Image.fromarray(np.eye(16, dtype=np.uint8)), quality=100)
+    with pytest.raises(Refused, match="grey levels"):
+        decode_mask(content, "m.jpg", None)
+    assert decode_mask(content, "m.jpg", 128)[0].sum() == 0
+
+
+def test_a_grey_mask_stored_as_rgb_is_read_and_a_coloured_one_refused(tmp_path):
+    assert read_mask(save(tmp_path / "grey.png", disc().convert("RGB"))).max() == 1
+    with pytest.raises(Refused, match="a RGB mask with colours"):
+        read_mask(save(tmp_path / "colour.png", picture(0)))
+
+
+def test_fault_14_15_empty_and_full_masks_are_read(tmp_path):
+    assert read_mask(save(tmp_path / "empty.png", Image.new("L", (4, 3), 0))).sum() == 0
+    assert read_mask(save(tmp_path / "full.png", Image.new("L", (4, 3), 255))).sum() == 12
+
+
+def test_fault_21_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
+    path = save(tmp_path / "a.png", Image.new("1", (20000, 10000)))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(Refused, match="a picture too large to decode.*scale it down"):
+        read_image(path)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(Refused, match="No such file or directory; check the data root"):
+        read_image(tmp_path / "a.png")
