@@ -69,6 +69,7 @@ class SamFedAlgo(MonaiAlgo):
     ) -> None:
         monai.setdefault("send_weight_diff", False)
         super().__init__(bundle_root=str(bundle_root), **monai)
+        self.logger = logger  # MONAI's own prints several lines per call to standard output, across progress bars
         self.vetted, self.keep_optimizer, self.count_ids = vetted, keep_optimizer, count_ids
         self.output_dir = Path(output_dir) if output_dir is not None else None
         #: Tables of the last evaluation of each split: a list of {"id", "dice", "iou", "hd95", "empty"}.
@@ -81,6 +82,7 @@ class SamFedAlgo(MonaiAlgo):
     def initialize(self, extra: dict | None = None) -> None:
         """Builds the bundle's trainer and evaluator; ``extra[ExtraItems.CLIENT_NAME]`` is the site's name."""
         site = (extra or {}).get(ExtraItems.CLIENT_NAME, "noname")
+        logging.getLogger("monai.networks.utils").setLevel(logging.WARNING)  # one line per weight load, likewise
         with own_random_state(derive_seed((extra or {}).get("seed", 0), site, "initialize")), warnings.catch_warnings():
             if self.vetted:
                 warnings.filterwarnings("ignore", message="executing the bundle config under")

@@ -1,0 +1,178 @@
+"""Rounds from start to end, on clients that answer with fixed numbers and on the toy bundle."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+import torch
+
+from samfed_monai.errors import ExitCode, Refused, Stopped
+from samfed_monai.federation import COLUMNS, Interrupted, RunFolder
+from samfed_monai.io import read_json, safe_load
+from tests.federation.toys import FixedClient, RogueClient, controller, run_toy
+
+
+def two_clients(**options):
+    return {"a": FixedClient("a", step=1.0, n=1, dice=0.2), "b": FixedClient("b", step=3.0, n=3, dice=0.6, **options)}
+
+
+def test_rounds_average_by_number_of_images(tmp_path):
+    with RunFolder(tmp_path).open({}) as folder:
+        result = controller(folder, two_clients(), rounds=2).run()
+    # each round adds (1*1 + 3*3) / 4 = 2.5 to weights that start at 1
+    final = safe_load(tmp_path / "rounds/001/global.safetensors")
+    assert final["w"].tolist() == [[6.0] * 3] * 2
+    assert final["count"].item() == 2
+    average = result.models["last"]["average"]["validation"]
+    assert average["dice"] == pytest.approx((0.2 + 3 * 0.6) / 4)
+    assert (average["n"], average["empty"]) == (4, {"both": 2, "prediction": 0, "label": 0})
+    assert result.models["last"]["worst"]["test"]["site"] == "a"
+    assert result.models["best"]["round"] == 0, "equal scores: the earliest round is the best"
+
+
+def test_table_has_one_row_per_round_and_site(tmp_path):
+    with RunFolder(tmp_path).open({}) as folder:
+        controller(folder, two_clients(), rounds=2).run()
+    rows = list(csv.DictReader((tmp_path / "federation.csv").open()))
+    assert [(row["round"], row["site"]) for row in rows] == [("0", "a"), ("0", "b"), ("1", "a"), ("1", "b")]
+    assert tuple(rows[0]) == COLUMNS
+    assert rows[1]["dice"] == "0.6"
+    assert int(rows[0]["up_bytes"]) > 0
+
+
+def test_best_and_last_models_stay_and_other_models_go(tmp_path):
+    clients = two_clients()
+    rise_and_fall = iter([0.1, 0.9, 0.2, 0.3, 0.4])
+
+    class Judge(FixedClient):
+        def evaluate(self, data, extra):
+            if extra["split"] == "validation" and extra["model"] == "current":
+                self.dice = next(rise_and_fall)
+            return super().evaluate(data, extra)
+
+    clients["b"] = Judge("b", step=3.0, n=3)
+    with RunFolder(tmp_path).open({}) as folder:
+        result = controller(folder, clients, rounds=5).run()
+    kept = sorted(path.parent.name for path in tmp_path.glob("rounds/*/global.safetensors"))
+    assert kept == ["001", "003", "004"]
+    assert len(list(tmp_path.glob("rounds/*/round.json"))) == 5
+    assert (result.models["best"]["round"], result.models["last"]["round"]) == (1, 4)
+
+
+def test_best_and_last_are_evaluated_on_both_splits_with_tables_kept_at_the_site(tmp_path):
+    result = run_toy(tmp_path, rounds=2)
+    for model in ("best", "last"):
+        for split, images in (("validation", 3), ("test", 2)):
+            assert result.models[model]["sites"]["site-1"][split]["n"] == images
+            table = (tmp_path / "evaluation" / model / "site-1" / split / "scores.csv").read_text().splitlines()
+            assert len(table) == images + 1
+    entry = read_json(tmp_path / "rounds/001/round.json")["sites"]["site-2"]
+    assert entry["status"] == "ok"
+    assert entry["n"] == 6
+    assert entry["terms"].keys() == {"supervised", "agreement"}
+    assert result.seconds.keys() == {"training", "controller", "evaluation"}
+    assert result.traffic["up_bytes"] > 0
+
+
+def test_fault_41_a_failing_site_is_skipped_and_comes_back(tmp_path):
+    def die(answer):
+        raise RuntimeError("out of luck at /home/site/Jane Doe.png")
+
+    clients = {**two_clients(), "c": RogueClient("c", change=die, rounds=[0], step=1.0)}
+    with RunFolder(tmp_path).open({}) as folder:
+        result = controller(folder, clients, rounds=2).run()
+    assert [record["sites"]["c"]["status"] for record in result.records] == ["skipped", "ok"]
+    assert result.records[0]["sites"]["c"]["reason"].startswith("RuntimeError in samfed_monai.federation.local_transport")
+    assert "Jane" not in (tmp_path / "federation.csv").read_text()
+
+
+def test_fault_47_below_quorum_stops_with_every_reason_and_keeps_earlier_rounds(tmp_path):
+    def die(answer):
+        raise RuntimeError
+
+    clients = {"a": FixedClient("a"), "b": RogueClient("b", change=die, rounds=[1])}
+    with RunFolder(tmp_path).open({}) as folder:
+        with pytest.raises(Stopped, match=r"round 1: 1 of 2 updates, 2 needed\n  - b: RuntimeError") as caught:
+            controller(folder, clients, rounds=3).run()
+        assert "1 of 3 rounds are kept" in str(caught.value)
+        assert folder.store.latest().round == 0
+
+
+def test_fault_61_a_single_site_is_refused_unless_asked_for(tmp_path):
+    with RunFolder(tmp_path).open({}) as folder:
+        with pytest.raises(Refused, match="sites: expected at least 2, so that no update stands alone"):
+            controller(folder, {"a": FixedClient("a")})
+        controller(folder, {"a": FixedClient("a", step=1.0)}, allow_single_site=True, rounds=1).run()
+
+
+def test_fault_61_a_round_with_one_update_left_is_stopped_even_with_a_quorum_of_one(tmp_path):
+    def die(answer):
+        raise RuntimeError
+
+    clients = {"a": FixedClient("a"), "b": RogueClient("b", change=die)}
+    with RunFolder(tmp_path).open({}) as folder, pytest.raises(Stopped, match="1 of 2 updates, 2 needed"):
+        controller(folder, clients, quorum=1).run()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"rounds": 0}, "rounds: expected at least 1"), ({"quorum": 3}, "quorum: .* from 1 to 2")]
+)
+def test_impossible_settings_are_refused(tmp_path, options, message):
+    with RunFolder(tmp_path).open({}) as folder, pytest.raises(Refused, match=message):
+        controller(folder, two_clients(), **options)
+
+
+def test_ctrl_c_says_how_to_go_on_with_exit_code_130(tmp_path):
+    def interrupt(answer):
+        raise KeyboardInterrupt
+
+    clients = {**two_clients(), "c": RogueClient("c", change=interrupt, rounds=[1])}
+    with RunFolder(tmp_path).open({}) as folder:
+        with pytest.raises(Interrupted, match=r"1 of 3 rounds are kept(.|\n)*type this") as caught:
+            controller(folder, clients, rounds=3, resume_hint="type this").run()
+        assert caught.value.exit_code == ExitCode.INTERRUPTED
+        clients["c"] = FixedClient("c", step=1.0)
+        controller(folder, clients, rounds=3).run()
+    assert clients["c"].trained == [1, 2], "round 0 is not run again"
+
+
+def test_a_site_without_scores_is_recorded_and_does_not_stop_the_round(tmp_path):
+    clients = two_clients()
+
+    def no_scores(data, extra):
+        raise ValueError("no labels")
+
+    clients["a"].evaluate = no_scores
+    with RunFolder(tmp_path).open({}) as folder:
+        result = controller(folder, clients, rounds=1).run()
+    entry = result.records[0]["sites"]["a"]
+    assert (entry["status"], entry["validation"], entry["unscored"]) == ("ok", None, entry["unscored"])
+    assert entry["unscored"].startswith("ValueError in ")
+    assert result.models["last"]["sites"]["a"] == {"validation": None, "test": None}
+    assert result.models["last"]["average"]["test"]["dice"] == 0.6
+
+
+def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
+    whole = run_toy(tmp_path / "whole", rounds=3)
+    folder = tmp_path / "parts"
+
+    class Enough(Exception):
+        pass
+
+    def stop_after_two(self, *arguments):
+        stored = write_round(self, *arguments)
+        if stored.round == 1:
+            raise Enough
+        return stored
+
+    write_round = RunFolder.write_round
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "write_round", stop_after_two)
+        with pytest.raises(Enough):
+            run_toy(folder, rounds=3)
+    torch.manual_seed(12345)  # whatever the process did before must not matter
+    resumed = run_toy(folder, rounds=3)
+    assert resumed.models["last"]["sha256"] == whole.models["last"]["sha256"]
+    assert resumed.models["last"]["average"] == whole.models["last"]["average"]
+    assert resumed.records[2]["files"] == whole.records[2]["files"], "optimizer states are equal too"
