@@ -1,0 +1,213 @@
+"""The main job: from a data list to ``results.json``, with everything that exists already reused by hash."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.data import DataList
+from samfed_monai.federation.controller import RoundController, RunResult
+from samfed_monai.federation.fedavg import FedAvg
+from samfed_monai.federation.local_transport import LocalTransport
+from samfed_monai.federation.run_folder import RunFolder
+from samfed_monai.federation.stages.clients import make_clients
+from samfed_monai.federation.stages.data_check import check_data
+from samfed_monai.federation.stages.provenance import versions
+from samfed_monai.federation.stages.soft_masks import SiteMasks
+from samfed_monai.federation.stages.teacher import TeacherStage
+from samfed_monai.federation.stages.warm_start import warm_start
+from samfed_monai.federation.stages.workflow_config import WorkflowConfig, client_config
+from samfed_monai.io import sha256_file, write_json
+from samfed_monai.reports import build_results
+
+if TYPE_CHECKING:
+    from samfed_monai.networks import Teacher
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("validation", "test")
+RESUME = "type the same command again"
+
+
+class FederatedJob:
+    """Check, warm start, teacher, soft masks, rounds, evaluation, in this order, in one process.
+
+    Args:
+        bundle_root: folder of the bundle.
+        datalist: file made by ``samfed prepare``.
+        data_root: folder that the list's paths are relative to.
+        output_dir: the run's folder.
+        rounds: federated rounds.
+        cache_dir: adapters, soft masks and warm starts, shared by runs; ``None`` is ``<output_dir>/cache``.
+        variant: an override file of ``configs/variants``.
+        seed: of everything but the teacher, which has its own (``teacher#seed``).
+        warm_start_steps: optimiser steps on the public set before round 0.
+        adapter: an adapter to use as it is; ``None`` fits one, or finds the one that was fitted before.
+        client: ids of ``train.json`` to values.
+        teacher: ids of ``teacher.json`` to values.
+        keep_optimizer: keep each site's optimizer moments from round to round.
+        quorum: sites that must answer in a round; ``None`` is more than half.
+        timeout: seconds that a round may take; ``None`` waits.
+        allow_single_site: permit a federation of one site.
+
+    Example::
+
+        {"_target_": "samfed_monai.federation.FederatedJob", "bundle_root": "@bundle_root", "rounds": "@rounds", ...}
+    """
+
+    def __init__(
+        self,
+        *,
+        bundle_root: str | Path,
+        datalist: str | Path,
+        data_root: str | Path,
+        output_dir: str | Path,
+        rounds: int,
+        cache_dir: str | Path | None = None,
+        variant: str = "samfed",
+        seed: int = 0,
+        warm_start_steps: int = 300,
+        adapter: str | Path | None = None,
+        client: Mapping[str, Any] | None = None,
+        teacher: Mapping[str, Any] | None = None,
+        keep_optimizer: bool = True,
+        quorum: int | None = None,
+        timeout: float | None = None,
+        allow_single_site: bool = False,
+    ) -> None:
+        self.bundle_root, self.datalist_file, self.data_root = Path(bundle_root), Path(datalist), Path(data_root)
+        self.output_dir = Path(output_dir)
+        self.cache_dir = Path(cache_dir) if cache_dir else self.output_dir / "cache"
+        self.rounds, self.variant, self.seed, self.warm_start_steps = rounds, variant, seed, warm_start_steps
+        self.adapter, self.keep_optimizer = adapter, keep_optimizer
+        self.quorum, self.timeout, self.allow_single_site = quorum, timeout, allow_single_site
+        places = {"datalist": str(datalist), "data_root": str(data_root), "bundle_root": str(bundle_root)}
+        self.client_overrides = {**(client or {}), **places, "output_dir": str(self.output_dir)}
+        self.teacher = TeacherStage(self.bundle_root, dict(teacher or {}), self.cache_dir)
+        self.seconds: dict[str, float] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Runs what is left to do and writes ``results.json``.
+
+        Returns:
+            The content of ``results.json`` (``docs/results-schema.md``).
+
+        Raises:
+            Refused: bad input; nothing was computed.
+            Stopped: half-way, with the last complete round kept.
+        """
+        started = time.perf_counter()
+        datalist = DataList.load(self.datalist_file)
+        config = client_config(self.bundle_root, self.variant, self.client_overrides)
+        adapt = config.value("teacher_adapt")
+        hashes = {"datalist": datalist.hash}
+        if adapt != "off":
+            hashes["sam"] = sha256_file(self.teacher.checkpoint())
+            if self.adapter:
+                hashes["adapter"] = sha256_file(self.adapter)
+        folder = RunFolder(self.output_dir)
+        settings = {
+            "variant": self.variant,
+            "rounds": self.rounds,
+            "warm_start_steps": self.warm_start_steps,
+            "keep_optimizer": self.keep_optimizer,
+            "client": config.content(),
+            "teacher": self.teacher.content() if adapt != "off" else None,
+        }
+        seeds = {"seed": self.seed}
+        with folder.open(settings, versions=versions(), hashes=hashes, seeds=seeds):
+            check_data(datalist, self.data_root, cache_dir=self.cache_dir)
+            teacher, masks = self._teacher(datalist, adapt)
+            result = self._federate(folder, datalist, config, teacher, masks)
+            results = build_results(
+                variant=self.variant,
+                rounds=self.rounds,
+                scores={name: model["sites"] for name, model in result.models.items()},
+                model_rounds={name: model["round"] for name, model in result.models.items()},
+                teacher_scores=masks.teacher_scores(teacher.sha256, config, SPLITS) if teacher else None,
+                teacher={"adapt": adapt, "size": teacher.size, "views": teacher.views} if teacher else None,
+                traffic=result.traffic,
+                seconds={**result.seconds, **self.seconds, "total": time.perf_counter() - started},
+                hashes={
+                    **hashes,
+                    "teacher": teacher.sha256 if teacher else None,
+                    **{f"model_{name}": model["sha256"] for name, model in result.models.items()},
+                },
+                versions=versions(),
+                seeds=seeds,
+                skipped=_skipped(result),
+                command=" ".join(sys.argv),
+            )
+            write_json(self.output_dir / "results.json", results)
+        return results
+
+    def _teacher(self, datalist: DataList, adapt: str) -> tuple[Teacher | None, SiteMasks]:
+        masks = SiteMasks(self.cache_dir, datalist, self.data_root)
+        if adapt == "off":
+            return None, masks
+        with self._timed("teacher"):
+            teacher = self.teacher.load(datalist, self.data_root, adapt=adapt, adapter=self.adapter)
+        with self._timed("soft_masks"):
+            masks.fill(teacher, ("unlabelled", *SPLITS))
+        return teacher, masks
+
+    def _federate(
+        self, folder: RunFolder, datalist: DataList, config: WorkflowConfig, teacher: Teacher | None, masks: SiteMasks
+    ) -> RunResult:
+        server = WorkflowConfig(self.bundle_root, ("configs/train.json",), self.client_overrides)
+        with self._timed("warm_start"):
+            weights, _ = warm_start(
+                server, datalist=datalist, steps=self.warm_start_steps, seed=self.seed, cache_dir=self.cache_dir
+            )
+
+        def of_site(site: str) -> dict[str, Any]:
+            if teacher is None:
+                return {}
+            return {"store_dir": str(masks.store_dir(site)), "teacher_sha256": teacher.sha256}
+
+        sites = sorted(datalist.sites)
+        evaluation = self.output_dir / "evaluation"
+        clients = make_clients(
+            config,
+            sites,
+            seed=self.seed,
+            output_dir=evaluation,
+            of_site=of_site,
+            keep_optimizer=self.keep_optimizer,
+        )
+        controller = RoundController(
+            transport=LocalTransport(clients),
+            strategy=FedAvg(weights, sites=sites, rounds=self.rounds, seed=self.seed),
+            folder=folder,
+            rounds=self.rounds,
+            seed=self.seed,
+            splits=SPLITS,
+            resume_hint=RESUME,
+            quorum=self.quorum,
+            timeout=self.timeout,
+            allow_single_site=self.allow_single_site,
+        )
+        result = controller.run()
+        for client in clients.values():
+            client.finalize()
+        return result
+
+    @contextmanager
+    def _timed(self, activity: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[activity] = time.perf_counter() - started
+
+
+def _skipped(result: RunResult) -> list[dict[str, Any]]:
+    return [
+        {"round": record["round"], "site": site, "reason": entry["reason"]}
+        for record in result.records
+        for site, entry in record["sites"].items()
+        if entry["status"] != "ok"
+    ]

@@ -1,0 +1,53 @@
+"""One MONAI FL client per site of a data list, all in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.fl.utils.constants import ExtraItems
+
+from samfed_monai.federation.algo import SamFedAlgo
+from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+
+
+def make_clients(
+    config: WorkflowConfig,
+    sites: list[str],
+    *,
+    seed: int,
+    output_dir: str | Path,
+    of_site: Callable[[str], Mapping[str, Any]],
+    keep_optimizer: bool,
+) -> dict[str, SamFedAlgo]:
+    """Initialized clients by site.
+
+    The handlers of ``train.json -> standalone`` (validation, saving, tables of a site that trains alone) are left out:
+    in a federation the controller does what they do.
+
+    Args:
+        config: ``train.json`` with the variant and the run's overrides.
+        sites: their names.
+        seed: the run's seed.
+        output_dir: per-image scores and masks of the best and the last model are written below it, at the site.
+        of_site: further overrides of one site (its soft-mask store).
+        keep_optimizer: keep each site's optimizer moments from round to round.
+    """
+    clients = {}
+    for site in sites:
+        overrides = {**config.overrides, **of_site(site), "site": site, "seed": seed, "standalone": {}}
+        client = SamFedAlgo(
+            config.bundle_root,
+            vetted=True,
+            keep_optimizer=keep_optimizer,
+            output_dir=output_dir,
+            local_epochs=1,
+            config_train_filename=list(config.files),
+            config_evaluate_filename=[*config.files, "configs/evaluate.json"],
+            train_kwargs=dict(overrides),
+            eval_kwargs=dict(overrides),
+        )
+        client.initialize({ExtraItems.CLIENT_NAME: site, "seed": seed})
+        clients[site] = client
+    return clients

@@ -1,0 +1,42 @@
+"""First stage: every image of the list is read once before anything is computed from it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from samfed_monai.data import DataList, check_datalist
+from samfed_monai.errors import Refused
+from samfed_monai.io import canonical_hash, read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+
+def check_data(datalist: DataList, data_root: str | Path, *, cache_dir: str | Path) -> None:
+    """Decodes and hashes every file of the list, or recognises that it did so before.
+
+    A check that passed is remembered by the list's hash and by the sizes and modification times of all files, so that
+    a comparison of many runs reads the images once.
+
+    Raises:
+        Refused: with every problem of every file.
+    """
+    seal = _seal(datalist, Path(data_root))
+    memory = Path(cache_dir) / "checked" / f"{datalist.hash[:16]}.json"
+    if memory.is_file() and read_json(memory).get("seal") == seal:
+        logger.info("data list %s was checked before and no file has changed", datalist.hash[:12])
+        return
+    problems = check_datalist(datalist, data_root)
+    if problems:
+        raise Refused(problems)
+    write_json(memory, {"datalist": datalist.hash, "seal": seal})
+
+
+def _seal(datalist: DataList, data_root: Path) -> str:
+    states = []
+    for _, _, item in datalist.items():
+        for name in filter(None, (item.image, item.label)):
+            path = data_root / name
+            status = path.stat() if path.is_file() else None
+            states.append([name, status.st_size if status else None, status.st_mtime_ns if status else None])
+    return canonical_hash([str(data_root.resolve()), sorted(states)])

@@ -1,0 +1,113 @@
+"""The teacher of a run: an adapter that is given, one that was fitted before, or one fitted now on the public set."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.data import DataList
+from samfed_monai.federation.stages.made_once import made_once
+from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+from samfed_monai.io import canonical_hash, sha256_file
+
+if TYPE_CHECKING:
+    from samfed_monai.networks import Teacher
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TeacherStage:
+    """Finds or fits the adapter with the bundle's own ``teacher.json``, and loads the frozen teacher.
+
+    Args:
+        bundle_root: folder of the bundle; its ``models/`` is searched for SAM's checkpoint first.
+        overrides: ids of ``teacher.json`` to values, from ``federate.json -> teacher``.
+        cache_dir: fitted adapters are kept here by the hash of everything that determines them.
+    """
+
+    bundle_root: Path
+    overrides: Mapping[str, Any]
+    cache_dir: Path
+
+    def content(self) -> dict[str, Any]:
+        """The recipe as JSON content, places left out."""
+        return self._config().content()
+
+    def checkpoint(self) -> Path:
+        """SAM's checkpoint.
+
+        Raises:
+            Refused: it is neither in the bundle's ``models/`` nor in the weights folder; the message has the command.
+        """
+        from samfed_monai.networks import find_checkpoint
+
+        given = self._config().value("checkpoint")
+        return Path(given) if given else find_checkpoint(self._config().value("base"), self.bundle_root)
+
+    def load(self, datalist: DataList, data_root: str | Path, *, adapt: str, adapter: str | Path | None) -> Teacher:
+        """The frozen teacher; fits its adapter first when there is none.
+
+        Args:
+            datalist: its public part is what the adapter is fitted on.
+            data_root: folder that the list's paths are relative to.
+            adapt: ``lora``, ``decoder`` or ``none`` (SAM as it comes).
+            adapter: path of an adapter to use as it is, or ``None``.
+        """
+        from samfed_monai.networks import Teacher
+
+        checkpoint = self.checkpoint()
+        path = Path(adapter) if adapter else None
+        if path is None and adapt != "none":
+            path = self._fit(datalist, data_root, adapt=adapt, checkpoint=checkpoint)
+        config = self._config()
+        return Teacher.load(
+            base=config.value("base"),
+            checkpoint=checkpoint,
+            adapter=path,
+            size=config.value("size"),
+            views=config.value("views"),
+        )
+
+    def _fit(self, datalist: DataList, data_root: str | Path, *, adapt: str, checkpoint: Path) -> Path:
+        config = self._config().with_overrides({"adapt": adapt})
+        public = canonical_hash([[item.sha256, item.label_sha256] for item in datalist.public])
+        key = config.fingerprint(public=public, checkpoint=sha256_file(checkpoint))
+        path = self.cache_dir / "teacher" / f"{key[:16]}.safetensors"
+        with made_once(path) as exists:
+            if exists:
+                logger.info("teacher: reusing adapter %s", path.name)
+            else:
+                self._run(config, datalist, data_root, checkpoint=checkpoint, output=path)
+        return path
+
+    def _run(
+        self, config: WorkflowConfig, datalist: DataList, data_root: str | Path, *, checkpoint: Path, output: Path
+    ) -> None:
+        from monai.bundle import ConfigWorkflow
+
+        datalist_file = output.with_suffix(".datalist.json")
+        datalist.save(datalist_file)
+        workflow = ConfigWorkflow(
+            config_file=config.paths(),
+            logging_file=False,
+            workflow_type=None,
+            **{
+                **config.overrides,
+                "bundle_root": str(self.bundle_root),
+                "datalist": str(datalist_file),
+                "data_root": str(data_root),
+                "checkpoint": str(checkpoint),
+                "output": str(output),
+                "evaluate_on": None,
+            },
+        )
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+
+    def _config(self) -> WorkflowConfig:
+        return WorkflowConfig(self.bundle_root, ("configs/teacher.json",), dict(self.overrides))

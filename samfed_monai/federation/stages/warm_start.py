@@ -1,0 +1,82 @@
+"""The global network before round 0: trained on the public labelled images alone (METHOD 4, HSSF's warm-up)."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from samfed_monai.data import DataList
+from samfed_monai.federation.progress import Progress
+from samfed_monai.federation.random_state import own_random_state
+from samfed_monai.federation.stages.made_once import made_once
+from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+from samfed_monai.io import canonical_hash, safe_load, save_tensors
+from samfed_monai.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+SERVER = "server"
+
+
+def warm_start(
+    config: WorkflowConfig, *, datalist: DataList, steps: int, seed: int, cache_dir: str | Path
+) -> tuple[dict[str, Tensor], str]:
+    """Trains the client network on the public set for ``steps`` optimiser steps, or finds what it trained before.
+
+    The same ``train.json`` as at the sites runs here, with the variant ``dp_only`` in place of the run's own, so every
+    variant of a comparison starts from the same weights.
+
+    Args:
+        config: the client's ``train.json`` with the run's overrides, without a variant.
+        datalist: the frozen list; only its public part is read.
+        steps: optimiser steps; 0 keeps the random initialisation of ``seed``.
+        seed: the run's seed.
+        cache_dir: where finished weights are kept, by the hash of everything that determines them.
+
+    Returns:
+        Names to tensors of the network, and their fingerprint (hexadecimal).
+    """
+    config = config.with_files("configs/variants/dp_only.json")
+    public = canonical_hash([[item.sha256, item.label_sha256] for item in datalist.public])
+    key = config.fingerprint(public=public, steps=steps, seed=seed)
+    path = Path(cache_dir) / "warm_start" / f"{key[:16]}.safetensors"
+    with made_once(path) as exists:
+        if exists:
+            logger.info("warm start: reusing %s", path.name)
+            return safe_load(path), key
+        logger.info("warm start: %d steps on %d public images", steps, len(datalist.public))
+        weights = _train(config, steps, seed)
+        save_tensors(path, weights, {"steps": str(steps), "seed": str(seed), "public": public})
+    return weights, key
+
+
+def _train(config: WorkflowConfig, steps: int, seed: int) -> dict[str, Tensor]:
+    from monai.bundle import ConfigWorkflow
+    from monai.networks.utils import get_state_dict
+
+    with own_random_state(derive_seed(seed, SERVER, "initialisation")):
+        workflow = ConfigWorkflow(
+            config_file=config.paths(),
+            logging_file=False,
+            workflow_type="train",
+            **{
+                **config.overrides,
+                "site": SERVER,
+                "local_steps": max(steps, 1),
+                "epochs": 1,
+                "seed": seed,
+                "standalone": {},
+            },
+        )
+        workflow.initialize()
+        trainer = workflow.trainer
+        if steps:
+            with Progress().iterations(trainer):
+                trainer.run()
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in get_state_dict(trainer.network).items()}
+        workflow.finalize()
+    return weights

@@ -1,0 +1,89 @@
+"""One bundle workflow as it will be run: its JSON files, then overrides on top."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.errors import Problem, Refused
+from samfed_monai.io import canonical_hash
+
+PLACES = frozenset(
+    ("bundle_root", "datalist", "data_root", "dataset_dir", "output", "output_dir", "cache_dir", "store_dir")
+) | {"checkpoint", "device"}
+"""Ids that say where something lies rather than what is computed; they never enter a fingerprint."""
+
+EVALUATION = frozenset(
+    ("validate", "test", "standalone", "evaluation", "split", "model", "initialize", "run", "imports")
+)
+"""Ids of a client's configuration that do not change how it trains."""
+
+
+@dataclass(frozen=True)
+class WorkflowConfig:
+    """JSON files of a bundle in merge order, and overrides on top of them.
+
+    Args:
+        bundle_root: folder of the bundle.
+        files: configuration files relative to it, for instance ``("configs/train.json",)``.
+        overrides: ids to values, as on the command line (``{"terms#sam_kd#weight": 0.5}``).
+    """
+
+    bundle_root: Path
+    files: tuple[str, ...]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    def paths(self) -> list[str]:
+        """The files as absolute paths, as ``ConfigWorkflow`` takes them."""
+        return [str(Path(self.bundle_root) / name) for name in self.files]
+
+    def with_files(self, *files: str) -> WorkflowConfig:
+        return WorkflowConfig(self.bundle_root, (*self.files, *files), self.overrides)
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> WorkflowConfig:
+        return WorkflowConfig(self.bundle_root, self.files, {**self.overrides, **overrides})
+
+    def parser(self) -> Any:
+        """The merged, unresolved configuration as a MONAI ``ConfigParser``."""
+        from monai.bundle import ConfigParser
+
+        parser = ConfigParser()
+        parser.read_config(self.paths())
+        parser.update(pairs=dict(self.overrides))
+        return parser
+
+    def value(self, name: str) -> Any:
+        """A knob's value, references resolved.
+
+        Raises:
+            Refused: the bundle has no such id.
+        """
+        parser = self.parser()
+        if name not in parser:
+            where = f"{self.files[-1]} -> {name}"
+            raise Refused([Problem(where, found="no such id", expected="a knob that the federation reads")])
+        return parser.get_parsed_content(name)
+
+    def content(self, *, without: frozenset[str] = PLACES) -> dict[str, Any]:
+        """The merged configuration as JSON content, places and other ids left out."""
+        return {key: value for key, value in self.parser().get().items() if key not in without}
+
+    def fingerprint(self, **extra: Any) -> str:
+        """Hash of everything that decides what is trained: the configuration without places, plus ``extra``."""
+        return canonical_hash({"config": self.content(without=PLACES | EVALUATION), "extra": extra})
+
+
+def client_config(bundle_root: str | Path, variant: str, overrides: Mapping[str, Any]) -> WorkflowConfig:
+    """The client's ``train.json`` with a variant's override file on top.
+
+    Raises:
+        Refused: the bundle has no such variant; the names that exist are listed.
+    """
+    root = Path(bundle_root)
+    known = sorted(path.stem for path in (root / "configs" / "variants").glob("*.json"))
+    if variant not in known:
+        where = f"{root.name}/configs/variants"
+        raise Refused([Problem(where, found=repr(variant), expected=f"a variant, one of {known}")])
+    return WorkflowConfig(root, ("configs/train.json", f"configs/variants/{variant}.json"), dict(overrides))
