@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from samfed_monai.data.checks import check_datalist, repeated_stems
+from samfed_monai.data.datalist import DataList
+from samfed_monai.data.duplicates import salted, shared, warnings
+from samfed_monai.data.items import Site
+from tests.data.making import disc, item, pair, picture, save, small_list
+
+
+def told(datalist, root) -> list[str]:
+    return [str(problem) for problem in check_datalist(datalist, root, progress=False)]
+
+
+def test_a_sound_list_has_no_problems(tmp_path):
+    datalist = small_list(tmp_path)
+    datalist.save(tmp_path / "list.json")
+    assert check_datalist(tmp_path / "list.json", tmp_path, progress=False) == []
+
+
+def test_fault_01_a_missing_mask_is_told_with_its_image(tmp_path):
+    datalist = small_list(tmp_path)
+    (tmp_path / "masks" / "p1.png").unlink()
+    assert told(datalist, tmp_path) == [
+        "masks/p1.png: expected the mask of images/p1.png, found no such file; "
+        "add the mask, or list the image without a label"
+    ]
+
+
+def test_fault_02_sizes_that_differ_are_told(tmp_path):
+    save(tmp_path / "a.png", picture(0))
+    save(tmp_path / "m.png", disc(24, 30))
+    (problem,) = told(DataList("list", [item(tmp_path, "a.png", "m.png")]), tmp_path)
+    assert problem.startswith("m.png: expected 32 x 24 as a.png, found 30 x 24 pixels; resize the mask")
+
+
+def test_fault_03_a_transposed_mask_is_told(tmp_path):
+    save(tmp_path / "a.png", picture(0))
+    save(tmp_path / "m.png", disc().transpose(Image.Transpose.TRANSPOSE))
+    (problem,) = told(DataList("list", [item(tmp_path, "a.png", "m.png")]), tmp_path)
+    assert problem.startswith("m.png: expected 32 x 24 as a.png, found a transposed mask, 24 x 32; turn the mask")
+
+
+def test_fault_08_a_mask_that_does_not_follow_its_images_exif_is_told(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path / "a.png", picture(0), exif=exif)
+    save(tmp_path / "m.png", disc())
+    (problem,) = told(DataList("list", [item(tmp_path, "a.png", "m.png")]), tmp_path)
+    assert "the image's EXIF turns it, the mask's does not" in problem
+    save(tmp_path / "m.png", disc(), exif=exif)
+    assert told(DataList("list", [item(tmp_path, "a.png", "m.png")]), tmp_path) == []
+
+
+def test_faults_of_many_files_are_told_at_once_in_the_lists_order(tmp_path):
+    datalist = small_list(tmp_path)
+    (tmp_path / "images" / "p0.png").write_bytes(b"")
+    save(tmp_path / "masks" / "p1.png", disc().convert("P"))
+    (tmp_path / "images" / "u0.png").write_text("not found")
+    problems = told(datalist, tmp_path)
+    assert [problem.split(":")[0] for problem in problems if "SHA-256" not in problem] == [
+        "images/p0.png",
+        "masks/p1.png",
+        "images/u0.png",
+    ]
+
+
+def test_fault_13_the_lists_threshold_is_used(tmp_path):
+    save(tmp_path / "a.png", picture(0))
+    save(tmp_path / "m.png", disc(value=200))
+    items = [item(tmp_path, "a.png", "m.png")]
+    assert "`--mask-threshold 128`" in told(DataList("list", items), tmp_path)[0]
+    assert told(DataList("list", items, mask_threshold=128), tmp_path) == []
+
+
+def test_fault_16_the_same_image_at_two_sites_is_a_warning(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path / name / f"{name}.png", picture(5))
+    sites = {name: Site([item(tmp_path, f"{name}/{name}.png")]) for name in ("a", "b")}
+    datalist = DataList("list", [], sites)
+    assert told(datalist, tmp_path) == []
+    assert warnings(datalist) == ["1 image(s) stand both at a and at b"]
+
+
+def test_fault_16_hashes_are_compared_salted():
+    assert salted("ab", "x") == salted("ab", "x") != salted("ab", "y")
+    assert shared({"a": [salted("1", "s"), salted("2", "s")], "b": [salted("2", "s")], "c": []}) == {("a", "b"): 1}
+
+
+@pytest.mark.parametrize("trained_on", ["public", "unlabelled", "validation"])
+def test_fault_17_a_test_image_that_also_stands_elsewhere_is_told(tmp_path, trained_on):
+    datalist = small_list(tmp_path)
+    name = {"public": "p0", "unlabelled": "u0", "validation": "v0"}[trained_on]
+    content = (tmp_path / "images" / f"{name}.png").read_bytes()
+    (tmp_path / "images" / "t0.png").write_bytes(content)
+    site = datalist.sites["site-1"]
+    leaky = item(tmp_path, "images/t0.png", "masks/t0.png")
+    datalist = DataList("list", datalist.public, {"site-1": Site(site.unlabelled, site.validation, [leaky])})
+    (problem,) = told(datalist, tmp_path)
+    assert problem.startswith("images/t0.png: expected an image of test in no other split, found the same bytes in")
+    assert f"as images/{name}.png" in problem
+
+
+def test_fault_19_a_link_out_of_the_root_is_told(tmp_path):
+    root = tmp_path / "root"
+    datalist = small_list(root)
+    (root / "images" / "u0.png").rename(tmp_path / "u0.png")
+    (root / "images" / "u0.png").symlink_to(tmp_path / "u0.png")
+    (problem,) = told(datalist, root)
+    assert "'images/u0.png' is a link out of the data root" in problem
+
+
+def test_fault_20_unicode_and_spaces_work(tmp_path):
+    names = ["Läsion 1", "病变 2", "o\u0308 3"]
+    items = [pair(tmp_path, name, seed) for seed, name in enumerate(names)]
+    DataList("Söllö", items, {"Klinik Süd": Site()}).save(tmp_path / "Liste ä.json")
+    assert told(DataList.load(tmp_path / "Liste ä.json"), tmp_path) == []
+
+
+def test_fault_22_the_same_stem_with_two_extensions_is_told():
+    (problem,) = repeated_stems([("a", "a/1.png"), ("a", "a/1.jpg"), ("b", "b/1.png")])
+    assert str(problem) == (
+        "a/1.jpg: expected one file per stem, found the same stem as a/1.png; delete or rename one of them"
+    )
+
+
+def test_fault_29_a_file_that_changed_is_told(tmp_path):
+    datalist = small_list(tmp_path)
+    save(tmp_path / "images" / "u0.png", picture(99))
+    save(tmp_path / "masks" / "t0.png", disc(radius=2))
+    problems = told(datalist, tmp_path)
+    assert [problem.split(":")[0] for problem in problems] == ["images/u0.png", "masks/t0.png"]
+    assert all("SHA-256" in problem and "restore the file, or make the list again" in problem for problem in problems)
+
+
+def test_repeated_bytes_and_straddling_groups_are_warnings(tmp_path):
+    for name in ("1", "2", "3"):
+        save(tmp_path / f"{name}.png", picture(int(name != "1")))
+        save(tmp_path / f"m{name}.png", disc())
+    one, two = (item(tmp_path, f"{name}.png", f"m{name}.png", "sequence") for name in ("2", "3"))
+    assert warnings(DataList("list", [one, two])) == [
+        "1 image(s) of the public set repeat the bytes of another one there"
+    ]
+    other = item(tmp_path, "1.png", "m1.png", "sequence")
+    (sentence,) = warnings(DataList("list", [one], {"a": Site(test=[other])}))
+    assert sentence.startswith("1 of 1 groups have images in a validation or test split and elsewhere")

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samfed_monai.data.datalist import DataList
+from samfed_monai.data.items import Site
+from samfed_monai.data.records import load_records, split_public
+from samfed_monai.errors import Refused
+from tests.data.making import pair, small_list
+
+
+def test_records_hold_absolute_paths_and_hashes(tmp_path):
+    datalist = small_list(tmp_path)
+    datalist.save(tmp_path / "list.json")
+    first, second = load_records(tmp_path / "list.json", tmp_path, split="public")
+    root = tmp_path.resolve()
+    assert first == {
+        "id": "p0",
+        "image": str(root / "images" / "p0.png"),
+        "label": str(root / "masks" / "p0.png"),
+        "image_sha256": datalist.public[0].sha256,
+        "site": "",
+    }
+    assert second["id"] == "p1"
+
+
+def test_labels_of_unlabelled_images_must_be_asked_for(tmp_path):
+    datalist = small_list(tmp_path)
+    assert "label" not in load_records(datalist, tmp_path, split="unlabelled", site="site-1")[0]
+    assert "label" in load_records(datalist, tmp_path, split="unlabelled", site="site-1", with_labels=True)[0]
+    assert "label" in load_records(datalist, tmp_path, split="test", site="site-1")[0]
+    assert "label" not in load_records(datalist, tmp_path, split="test", site="site-1", with_labels=False)[0]
+
+
+def test_a_declared_threshold_travels_with_labels(tmp_path):
+    made = small_list(tmp_path)
+    datalist = DataList("list", made.public, made.sites, mask_threshold=128)
+    assert load_records(datalist, tmp_path, split="public")[0]["mask_threshold"] == 128
+    assert "mask_threshold" not in load_records(datalist, tmp_path, split="unlabelled", site="site-1")[0]
+
+
+def test_limit_keeps_the_order_of_the_list(tmp_path):
+    items = [pair(tmp_path, f"i{number}", number) for number in range(6)]
+    records = load_records(DataList("list", items), tmp_path, split="public", limit=4)
+    chosen = sorted(items, key=lambda item: item.sha256)[:4]
+    assert [record["image_sha256"] for record in records] == [item.sha256 for item in items if item in chosen]
+
+
+def test_unknown_names_are_refused_with_those_that_exist(tmp_path):
+    datalist = small_list(tmp_path)
+    with pytest.raises(Refused, match=r"site: expected one of \['site-1'\], found 'site-2'"):
+        load_records(datalist, tmp_path, split="test", site="site-2")
+    with pytest.raises(Refused, match=r"split: expected one of \['public', .*found 'train'"):
+        load_records(datalist, tmp_path, split="train")
+
+
+def test_all_missing_files_are_told_at_once(tmp_path):
+    datalist = small_list(tmp_path)
+    for path in ("images/p0.png", "masks/p1.png"):
+        (tmp_path / path).unlink()
+    with pytest.raises(Refused, match="2 problems") as caught:
+        load_records(datalist, tmp_path, split="public")
+    assert "is the data root that the list was made for?" in str(caught.value).replace(f"{str(tmp_path)!r} ", "")
+
+
+def test_fault_19_a_link_out_of_the_root_is_refused(tmp_path):
+    root = tmp_path / "root"
+    datalist = small_list(root)
+    (root / "images" / "p0.png").rename(tmp_path / "p0.png")
+    (root / "images" / "p0.png").symlink_to(tmp_path / "p0.png")
+    with pytest.raises(Refused, match="a link out of the data root"):
+        load_records(datalist, root, split="public")
+
+
+def test_an_empty_split_gives_no_records(tmp_path):
+    assert load_records(DataList("list", [], {"a": Site()}), tmp_path, split="test", site="a") == []
+
+
+groups = st.lists(st.sampled_from([None, "a", "b", "c"]), min_size=12, max_size=40)
+
+
+@given(groups, st.sampled_from([0.1, 0.3]), st.integers(0, 3))
+def test_split_public_is_exact_grouped_and_deterministic(groups, fraction, seed):
+    records = [{"image_sha256": f"{n:04d}", **({"group": g} if g else {})} for n, g in enumerate(groups)]
+    if len({g or n for n, g in enumerate(groups)}) < 2:
+        with pytest.raises(Refused, match="at least 2, one of them to hold out"):
+            split_public(records, fraction, seed)
+        return
+    train, held_out = split_public(records, fraction, seed)
+    assert sorted(train + held_out, key=lambda r: r["image_sha256"]) == records
+    assert train
+    assert held_out
+    assert not {r["group"] for r in train if "group" in r} & {r["group"] for r in held_out if "group" in r}
+    assert (train, held_out) == split_public(records, fraction, seed)
+
+
+def test_split_public_holds_out_the_fraction_and_copies_stay_together():
+    records = [{"image_sha256": f"{number // 2:04d}"} for number in range(40)]  # every image twice
+    train, held_out = split_public(records, 0.2)
+    assert (len(train), len(held_out)) == (32, 8)
+    assert not {r["image_sha256"] for r in train} & {r["image_sha256"] for r in held_out}
+    assert split_public(records, 0.0) == (records, [])
+    with pytest.raises(Refused, match=r"fraction: expected a number in \[0, 1\)"):
+        split_public(records, 1.0)
