@@ -41,6 +41,12 @@ def test_inside_python_run_or_exit_passes_errors_through():
         run_or_exit(refuse)
 
 
+def test_a_workflow_inside_another_ones_process_does_not_take_its_overrides(bundle, monkeypatch):
+    federate = str(bundle / "configs" / "federate.json")
+    monkeypatch.setattr(sys, "argv", ["/x/monai/bundle/__main__.py", "run", "--config_file", federate, "--rounds", "3"])
+    require_checked(bundle, "train")
+
+
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [

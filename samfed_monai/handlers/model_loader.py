@@ -1,0 +1,51 @@
+"""Puts trained weights into an evaluator's network, and refuses those that were trained otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ignite.engine import Events
+
+from samfed_monai.config.weights_header import SETTINGS, settings_of
+from samfed_monai.errors import Problems
+from samfed_monai.io import safe_load
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+    from torch import nn
+
+
+class ModelLoader:
+    """Loads weights when the engine starts: names, shapes, dtypes and finiteness must fit the network.
+
+    Args:
+        path: ``.safetensors``, or a torch file that loads with ``weights_only=True``; nothing is unpickled.
+        network: the network to fill.
+        settings: knobs of this run, compared with those that the weights' header names (``network_name``,
+            ``image_size``); what either side does not name is not compared.
+
+    Raises:
+        Refused: a file that does not fit, or that was trained with other settings; when it is built, not later.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.model_loader.ModelLoader", "path": "@model", "network": "@network"}
+    """
+
+    def __init__(self, *, path: str | Path, network: nn.Module, settings: dict[str, Any] | None = None) -> None:
+        problems = Problems()
+        trained = settings_of(path)
+        for name in SETTINGS.keys() & trained.keys() & (settings or {}).keys():
+            if trained[name] != (settings or {})[name]:
+                found, expected = repr((settings or {})[name]), f"{trained[name]!r}, as {Path(path).name} was trained"
+                problems.add(name, found=found, expected=expected, mend=f"give --{name} {trained[name]}")
+        problems.refuse_if_any()
+        self.network, self.weights = network, safe_load(path, like=network.state_dict())
+
+    def attach(self, engine: Engine) -> None:
+        """Binds the handler to an evaluator."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        self.network.load_state_dict(self.weights)

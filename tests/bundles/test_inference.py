@@ -1,0 +1,152 @@
+"""``inference.json``: masks at native size, names kept, nothing of the image's metadata copied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from samfed_monai.cli import main
+from samfed_monai.commands.run_bundle import run_workflow
+from samfed_monai.errors import Refused
+from samfed_monai.io import save_tensors
+from samfed_monai.networks import client_network
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
+SIZES = {"a": (40, 60), "Läsion 7 (links)": (33, 20), "deep/er/b": (64, 64)}  # height, width
+CANARY = "canary-patient-name"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "global.safetensors"
+    network = client_network("basic_unet")
+    save_tensors(path, network.state_dict(), {"network_name": "basic_unet", "image_size": "32"})
+    return path
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    generator = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x010E] = CANARY  # ImageDescription
+    exif[0x0112] = 1
+    for name, (height, width) in SIZES.items():
+        path = folder / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path, exif=exif, comment=CANARY.encode())
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def infer(model: Path, images: Path, output: Path, *words: str) -> int:
+    command = ["infer", str(BUNDLE), "--model", str(model), "--images", str(images), "--output", str(output)]
+    return main([*command, *words])
+
+
+def test_masks_have_native_size_and_the_images_names(model, images, tmp_path):
+    assert infer(model, images, tmp_path / "out") == 0
+    written = {
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()
+    }
+    assert written == {f"{name}.png" for name in SIZES}
+    for name, (height, width) in SIZES.items():
+        with Image.open(tmp_path / "out" / f"{name}.png") as mask:
+            assert (mask.mode, mask.size) == ("L", (width, height))
+            assert set(np.unique(np.asarray(mask))) <= {0, 255}
+
+
+def test_probability_maps_are_8_bit_and_agree_with_the_masks(model, images, tmp_path):
+    assert infer(model, images, tmp_path / "out", "--probabilities") == 0
+    for name, (height, width) in SIZES.items():
+        mask = np.asarray(Image.open(tmp_path / "out" / f"{name}.png"))
+        probability = np.asarray(Image.open(tmp_path / "out" / f"{name}.probability.png"))
+        assert probability.shape == (height, width)
+        assert (probability[mask == 255] >= 127).all()  # 0.5 is stored as 128, or 127 after rounding
+        assert (probability[mask == 0] <= 128).all()
+
+
+def test_an_image_that_exif_turns_gets_a_mask_of_the_upright_picture(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by a quarter
+    Image.new("RGB", (60, 40), "brown").save(tmp_path / "in" / "turned.jpg", exif=exif)
+    assert infer(model, tmp_path / "in", tmp_path / "out") == 0
+    assert Image.open(tmp_path / "out" / "turned.png").size == (40, 60)
+
+
+def test_fault_60_exif_and_comments_are_never_copied(model, images, tmp_path):
+    assert CANARY.encode() in (images / "a.jpg").read_bytes()
+    assert infer(model, images, tmp_path / "out", "--probabilities") == 0
+    for path in (tmp_path / "out").rglob("*.png"):
+        assert CANARY.encode() not in path.read_bytes()
+        with Image.open(path) as mask:
+            assert not mask.getexif()
+            assert mask.info == {}
+
+
+def test_settings_come_from_the_weights_header_and_a_contradiction_is_refused(model, images, tmp_path, capsys):
+    assert infer(model, images, tmp_path / "out", "--image_size", "64") == 2
+    assert "image_size: expected 32, as global.safetensors was trained, found 64" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "a.png").exists()
+
+
+def test_fault_28_missing_weights_are_refused(images, tmp_path, capsys):
+    assert infer(tmp_path / "none.safetensors", images, tmp_path / "out") == 2
+    assert f"model: expected a weights file, found no file '{tmp_path}/none.safetensors'" in capsys.readouterr().err
+
+
+def test_every_bad_image_is_told_at_once(model, images, tmp_path, capsys):
+    (images / "empty.png").write_bytes(b"")
+    (images / "text.jpg").write_text("not an image")
+    Image.new("RGB", (8, 8)).save(images / "a.png")
+    assert infer(model, images, tmp_path / "out") == 2
+    message = capsys.readouterr().err
+    for part in ("empty.png", "text.jpg", "found a.jpg and a.png"):
+        assert part in message
+
+
+def test_fault_19_link_out_of_the_folder_is_refused(model, images, tmp_path, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "outside.png")
+    (images / "link.png").symlink_to(tmp_path / "outside.png")
+    assert infer(model, images, tmp_path / "out") == 2
+    assert "found a link that leads out of the folder" in capsys.readouterr().err
+
+
+def test_a_folder_without_images_is_refused(model, tmp_path, capsys):
+    (tmp_path / "none").mkdir()
+    assert infer(model, tmp_path / "none", tmp_path / "out") == 2
+    assert "found no image" in capsys.readouterr().err
+
+
+def test_monai_finds_every_property_of_an_inference_workflow(model, images, tmp_path):
+    from monai.bundle import ConfigWorkflow
+
+    workflow = ConfigWorkflow(
+        config_file=str(BUNDLE / "configs" / "inference.json"),
+        meta_file=str(BUNDLE / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type="infer",
+        bundle_root=str(BUNDLE),
+        model=str(model),
+        dataset_dir=str(images),
+        output_dir=str(tmp_path / "out"),
+        network_name="basic_unet",
+        image_size=32,
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_weights_of_another_network_are_refused(images, tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_tensors(path, {"weight": torch.zeros(1)})
+    knobs = {"model": str(path), "dataset_dir": str(images), "output_dir": str(tmp_path / "out")}
+    with pytest.raises(Refused, match="an unknown tensor"):
+        run_workflow(BUNDLE, "inference", {**knobs, "network_name": "basic_unet"})
