@@ -12,6 +12,7 @@ __getattr__, __dir__ = attach(
         "declare_torchvision_operators": "torchvision_ops",
         "fill_store": "soft_masks",
         "TeacherFit": "teacher_fit",
+        "Exam": "teacher_exam",
         "evaluation_records": "teacher_data",
         "public_hash": "teacher_data",
         "Teacher": "sam.teacher",

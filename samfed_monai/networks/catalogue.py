@@ -77,7 +77,7 @@ def _deeplabv3plus_efficientnet_lite0(**kwargs: Any) -> nn.Module:
 def _flexible_unet_resnet18(in_channels: int, out_channels: int, **kwargs: Any) -> nn.Module:
     from monai.networks.nets import FlexibleUNet
 
-    settings = {"backbone": "resnet18", "pretrained": False, "spatial_dims": 2} | kwargs
+    settings: dict[str, Any] = {"backbone": "resnet18", "pretrained": False, "spatial_dims": 2} | kwargs
     return require_image_size(FlexibleUNet(in_channels, out_channels, **settings), multiple=32, least=32)
 
 

@@ -1,18 +1,19 @@
-"""Public images and masks as tensors, what identifies them, and how well a teacher does on them."""
+"""Public images and masks as tensors, and what identifies them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from samfed_monai.io import canonical_hash, sha256_file
-from samfed_monai.networks.sam.teacher import Teacher
+
+if TYPE_CHECKING:
+    from samfed_monai.data import DataList
 
 Records = Sequence[dict[str, Any]]
 
@@ -48,41 +49,24 @@ def public_hash(records: Records) -> str:
 
 
 def evaluation_records(
-    datalist: str | Path, data_root: str | Path, split: str | None = "test", limit: int | None = None
+    datalist: str | Path | DataList, data_root: str | Path, split: str | None = "test", limit: int | None = None
 ) -> dict[str, list[dict[str, Any]]]:
     """Labelled records of every site's ``split``; sites without labels are left out.
 
     Args:
         datalist, data_root: see ``samfed_monai.data.load_records``.
         split: ``"validation"`` or ``"test"``; ``None`` gives an empty dict.
-        limit: at most so many images per site.
+        limit: at most so many images per site, chosen by hash.
     """
     if split is None:
         return {}
     from samfed_monai.data import DataList, load_records
 
     sites = {}
-    for site in DataList.load(datalist).sites:
-        records = load_records(datalist, data_root, split=split, site=site, with_labels=True)  # type: ignore[arg-type]
-        labelled = [record for record in records if "label" in record][:limit]
+    datalist = datalist if isinstance(datalist, DataList) else DataList.load(datalist)
+    for site in datalist.sites:
+        records = load_records(datalist, data_root, split=split, site=site, with_labels=True, limit=limit)
+        labelled = [record for record in records if "label" in record]
         if labelled:
             sites[site] = labelled
     return sites
-
-
-def dice_of(teacher: Teacher, pairs: Sequence[Pair], probabilities: Sequence[Tensor] | None = None) -> float:
-    """Mean Dice at the masks' native size, threshold 0.5; two empty masks count 1 (METHOD section 7).
-
-    Args:
-        teacher: gives the probabilities where they are not given.
-        pairs: images and masks.
-        probabilities: ``(1, 1, h, w)`` for each image, computed elsewhere.
-    """
-    scores = []
-    for position, pair in enumerate(pairs):
-        image, mask = pair.floats()
-        soft = teacher.probabilities(image).cpu() if probabilities is None else probabilities[position]
-        found = F.interpolate(soft, mask.shape[-2:], mode="bilinear", align_corners=False) > 0.5
-        area = float(found.sum() + mask.sum())
-        scores.append(2 * float((found * mask).sum()) / area if area else 1.0)
-    return sum(scores) / len(scores)

@@ -20,7 +20,8 @@ from samfed_monai.networks.sam.build import build_sam
 from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.networks.sam.weights import find_checkpoint
 from samfed_monai.networks.teacher_batches import EmbeddedBatches, ImageBatches
-from samfed_monai.networks.teacher_data import Pair, Records, dice_of, public_hash, read_pair
+from samfed_monai.networks.teacher_data import Pair, Records, public_hash, read_pair
+from samfed_monai.networks.teacher_exam import Exam
 from samfed_monai.networks.teacher_recipe import default_learning_rate, learning_rate_at, make_optimizer, mask_loss
 
 logger = logging.getLogger(__name__)
@@ -125,19 +126,30 @@ class TeacherFit:
         sam.to("cuda" if torch.cuda.is_available() else "cpu")
         self.parameters = prepare(sam, self.adapt, self.rank)
         self.teacher = Teacher(sam, sha256="", size=self.size, views=1, bf16=self.bf16)
-        sets = {"held_out": self.records["held_out"], **self.test_records}
-        before = self._evaluate(sets, "before")
+        self.exam = Exam(self.teacher, keep_embeddings=self.adapt is not Adapt.LORA)
+        before = self._examine("before")
         state = self._train(fit_hash) if self.adapt is not Adapt.NONE else FitState(fit_hash)
-        after = self._evaluate(sets, "after") if self.adapt is not Adapt.NONE else before
+        after = self._examine("after") if self.adapt is not Adapt.NONE else before
         result: dict[str, Any] = {"before": before, "after": after, "epoch": state.best_epoch, "history": state.history}
         result |= {"seconds": round(time.perf_counter() - started, 1), "public_hash": self.public_hash}
-        for name in sets:
-            logger.info("teacher: Dice %s: %.3f before, %.3f after", name, before[name], after[name])
+        self._tell(result)
         fit = {"hash": fit_hash, "datalist_hash": self.datalist_hash, "result": result}
         header = Adapter(self.base, self.base_sha256, self.adapt, self.rank, self.size, self.public_hash, fit)
         save_adapter(self.output, sam, header)
         self._progress_file.unlink(missing_ok=True)
         return result | {"output": str(self.output), "sha256": sha256_file(self.output), "reused": False}
+
+    def _tell(self, result: dict[str, Any]) -> None:
+        from tqdm import tqdm
+
+        lines = [
+            f"teacher ({self.base}, {self.adapt.value}, {self.size} px), Dice before and after, {self.views} view(s)"
+        ]
+        for name, before in result["before"].items():
+            lines.append(f"  {name:<20} {before:.3f}  {result['after'][name]:.3f}")
+        logger.info("\n".join(lines))
+        if self.progress:  # MONAI's runner shows no log of level INFO
+            tqdm.write("\n".join(lines))
 
     @property
     def _progress_file(self) -> Path:
@@ -158,29 +170,21 @@ class TeacherFit:
             return None
         return fit["result"] | {"output": str(self.output), "sha256": sha256_file(self.output), "reused": True}
 
-    def _evaluate(self, sets: Mapping[str, Records], when: str) -> dict[str, float]:
+    def _examine(self, when: str) -> dict[str, float]:
         from tqdm import tqdm
 
-        self.teacher.views = self.views
+        sets = {"held_out": self.records["held_out"], **self.test_records}
         total = sum(map(len, sets.values()))
         with tqdm(total=total, desc=f"teacher {when}", unit="image", disable=not self.progress) as bar:
-            dice = {}
-            for name, records in sets.items():
-                scores = []
-                for record in records:
-                    scores.append(dice_of(self.teacher, [read_pair(record)]))
-                    bar.update()
-                dice[name] = sum(scores) / len(scores)
-        self.teacher.views = 1
-        return dice
+            return self.exam(sets, views=self.views, done=bar.update)
 
     def _train(self, fit_hash: str) -> FitState:
         sam = self.teacher.sam
-        pairs = {name: [read_pair(record) for record in records] for name, records in self.records.items()}
-        batches = self._batches(pairs["train"])
+        batches = self._batches([read_pair(record) for record in self.records["train"]])
         optimizer = make_optimizer(self.parameters)
         resumed = load_state(self._progress_file, fit_hash, optimizer)
-        state, best = FitState(fit_hash), {}
+        state = FitState(fit_hash)
+        best: dict[str, Tensor] = {}
         if resumed is not None:
             state, weights, best = resumed
             sam.load_state_dict(weights, strict=False)
@@ -193,7 +197,8 @@ class TeacherFit:
                 optimizer.zero_grad(set_to_none=True)
                 mask_loss(logits, target).backward()
                 optimizer.step()
-            state.epoch, dice = epoch + 1, dice_of(self.teacher, pairs["held_out"])
+            state.epoch = epoch + 1
+            dice = self.exam({"held_out": self.records["held_out"]})["held_out"]
             state.history.append(dice)
             if dice > state.best_dice:
                 state.best_dice, state.best_epoch = dice, state.epoch
@@ -204,7 +209,7 @@ class TeacherFit:
         return state
 
     def _batches(self, pairs: list[Pair]) -> ImageBatches | EmbeddedBatches:
-        settings = {"size": self.size, "batch_size": self.batch_size, "seed": self.seed, "bf16": self.bf16}
+        settings: dict[str, Any] = {"size": self.size, "batch_size": self.batch_size, "seed": self.seed, "bf16": self.bf16}
         if self.adapt is Adapt.DECODER:
             return EmbeddedBatches(self.teacher.sam, pairs, views=self.cached_views, progress=self.progress, **settings)
         return ImageBatches(self.teacher.sam, pairs, **settings)

@@ -52,7 +52,7 @@ class Adapter:
 
 
 def prepare(sam: PromptFreeSam, adapt: Adapt, rank: int) -> list[torch.nn.Parameter]:
-    """Freezes ``sam`` but for what ``adapt`` trains, and returns that: LoRA if asked, prompt encoder and mask decoder."""
+    """Freezes ``sam`` but for what ``adapt`` trains, and returns that: prompt encoder, mask decoder, LoRA if asked."""
     sam.requires_grad_(False)
     if adapt is Adapt.NONE:
         return []
@@ -73,7 +73,8 @@ def adapted_tensors(sam: PromptFreeSam) -> dict[str, Tensor]:
 
 def save_adapter(path: str | Path, sam: PromptFreeSam, header: Adapter) -> None:
     """Writes the adapted tensors with their header as safetensors, atomically."""
-    save_tensors(path, adapted_tensors(sam), {"format": _FORMAT, "adapter": json.dumps(asdict(header))})
+    fields = asdict(header) | {"adapt": header.adapt.value, "fit": json.dumps(header.fit)}
+    save_tensors(path, adapted_tensors(sam), {"format": _FORMAT, **{key: str(value) for key, value in fields.items()}})
 
 
 def read_header(path: str | Path) -> Adapter:
@@ -95,8 +96,15 @@ def read_header(path: str | Path) -> Adapter:
     try:
         if metadata.get("format") != _FORMAT:
             raise ValueError("no adapter header" if not metadata else f"format {metadata.get('format')!r}")
-        header = Adapter(**json.loads(metadata["adapter"]))
-        return Adapter(**{**asdict(header), "adapt": Adapt(header.adapt)})
+        return Adapter(
+            base=metadata["base"],
+            base_sha256=metadata["base_sha256"],
+            adapt=Adapt(metadata["adapt"]),
+            rank=int(metadata["rank"]),
+            size=int(metadata["size"]),
+            public_hash=metadata["public_hash"],
+            fit=json.loads(metadata["fit"]),
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise Refused([Problem(str(path), found=str(error), expected=f"format {_FORMAT!r}", mend=_MEND)]) from None
 

@@ -53,10 +53,11 @@ def inner_size(height: int, width: int, size: int) -> tuple[int, int]:
 
 def place(images: Tensor, size: int) -> Tensor:
     """Scales ``(B, C, H, W)`` to its :func:`inner_size`; antialiased where that shrinks it."""
-    inner = inner_size(*images.shape[-2:], size)
-    if tuple(images.shape[-2:]) == inner:
+    height, width = images.shape[-2:]
+    inner = inner_size(height, width, size)
+    if (height, width) == inner:
         return images
-    shrinks = inner[0] < images.shape[-2] or inner[1] < images.shape[-1]
+    shrinks = inner[0] < height or inner[1] < width
     return F.interpolate(images, inner, mode="bilinear", align_corners=False, antialias=shrinks)
 
 
@@ -66,6 +67,6 @@ def pad(images: Tensor, size: int) -> Tensor:
 
 
 def crop(masks: Tensor, height: int, width: int, size: int) -> Tensor:
-    """The part ``(B, 1, h, w)`` of ``(B, 1, size / 4, size / 4)`` that covers exactly an image of ``height`` x ``width``."""
+    """The part of ``(B, 1, size / 4, size / 4)`` that covers exactly an image of ``height`` x ``width`` pixels."""
     inner = inner_size(height, width, size)
     return masks[..., : inner[0] // MASK_STRIDE, : inner[1] // MASK_STRIDE]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +28,8 @@ class PromptFreeSam(nn.Module):
 
     def __init__(self, image_encoder: nn.Module, prompt_encoder: nn.Module, mask_decoder: nn.Module) -> None:
         super().__init__()
-        self.image_encoder, self.prompt_encoder, self.mask_decoder = image_encoder, prompt_encoder, mask_decoder
+        self.image_encoder, self.mask_decoder = image_encoder, mask_decoder
+        self.prompt_encoder: Any = prompt_encoder
         self.register_buffer("pixel_mean", torch.tensor(_MEAN).view(1, 3, 1, 1) / 255, persistent=False)
         self.register_buffer("pixel_std", torch.tensor(_STD).view(1, 3, 1, 1) / 255, persistent=False)
 

@@ -32,8 +32,9 @@ class Teacher(nn.Module):
         super().__init__()
         if views not in VIEWS:
             raise Refused([Problem("teacher -> views", found=repr(views), expected=f"one of {sorted(VIEWS)}")])
-        self.sam = sam.eval()
+        self.sam = sam
         self.sha256, self.size, self.views, self.bf16 = sha256, size, views, bf16
+        self.eval()
 
     @classmethod
     def load(
@@ -89,12 +90,18 @@ class Teacher(nn.Module):
         return torch.as_tensor(total) / len(views)
 
     def logits(self, images: Tensor) -> Tensor:
-        """One view of :meth:`probabilities`, before the sigmoid; the decoder runs in float32."""
-        height, width = images.shape[-2:]
+        """One view of :meth:`probabilities`, before the sigmoid."""
+        return self.decode(self.embed(images), *images.shape[-2:])
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Scaled, normalised, padded and encoded: ``(B, 256, size / 16, size / 16)`` float32."""
         inputs = pad(self.sam.normalise(place(images.float(), self.size)), self.size)
         with autocast(inputs.device.type, self.bf16):
-            embeddings = self.sam.encode(inputs)
-        return crop(self.sam.decode(embeddings.float()), height, width, self.size)
+            return self.sam.encode(inputs).float()
+
+    def decode(self, embeddings: Tensor, height: int, width: int) -> Tensor:
+        """Embeddings of images of ``height`` x ``width`` pixels to logits that cover exactly those; in float32."""
+        return crop(self.sam.decode(embeddings), height, width, self.size)
 
     def forward(self, images: Tensor) -> Tensor:
         """The same as :meth:`probabilities`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -33,9 +34,10 @@ class TinyViTEncoder(nn.Module):
         from timm.models import create_model
 
         self.img_size = size
-        self.trunk = create_model("tiny_vit_5m_224", pretrained=False, num_classes=0)
-        self.trunk.head = nn.Identity()
-        self.trunk.stages[3].downsample.conv2.conv.stride = (1, 1)  # MobileSAM: the embedding stays at stride 16
+        trunk: Any = create_model("tiny_vit_5m_224", pretrained=False, num_classes=0)
+        trunk.head = nn.Identity()
+        trunk.stages[3].downsample.conv2.conv.stride = (1, 1)  # MobileSAM: the embedding stays at stride 16
+        self.trunk = trunk
         self.neck = nn.Sequential(
             nn.Conv2d(320, 256, 1, bias=False),
             LayerNorm2d(256),
@@ -45,11 +47,12 @@ class TinyViTEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, 3, size, size)`` normalised as SAM does to ``(B, 256, size / 16, size / 16)``."""
-        return self.neck(self.trunk.forward_features(images))
+        features: Tensor = self.trunk.forward_features(images)
+        return self.neck(features)
 
 
 def from_mobile_sam(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """MobileSAM's own names (without ``image_encoder.``) to those of :class:`TinyViTEncoder`; its class head is dropped."""
+    """MobileSAM's names (without ``image_encoder.``) to those of :class:`TinyViTEncoder`; its class head is dropped."""
     renamed = {}
     for name, tensor in state.items():
         if name.startswith(("norm_head.", "head.")):

@@ -1,0 +1,71 @@
+"""``samfed teach``: the bundle's ``teacher.json`` with friendlier arguments. Imports nothing heavy until it runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.errors import ExitCode
+
+_KNOBS = ("datalist", "data_root", "output", "adapt", "size", "base", "epochs", "seed", "views", "checkpoint")
+
+
+def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Adds ``samfed teach BUNDLE --datalist L --data-root D --output ADAPTER``; the arguments carry ``run(args)``."""
+    parser = subparsers.add_parser(
+        "teach",
+        help="adapt SAM to the public images",
+        description="Fits SAM's decoder, and LoRA if asked, on the public set of a data list and writes an adapter; "
+        "shows its Dice before and after. What is not given here is taken from the bundle's teacher.json.",
+    )
+    parser.add_argument("bundle", help="folder or name of a bundle, for instance samfed_skin")
+    parser.add_argument("--datalist", required=True, help="data list made by `samfed prepare`")
+    parser.add_argument("--data-root", required=True, help="folder that the list's paths are relative to")
+    parser.add_argument("--output", required=True, metavar="ADAPTER", help="safetensors file to write")
+    parser.add_argument("--adapt", choices=("lora", "decoder", "none"), help="what to train")
+    parser.add_argument("--size", type=int, choices=(256, 512, 1024), help="side of SAM's input in pixels")
+    parser.add_argument("--base", help="vit_t (MobileSAM), vit_b, vit_l or vit_h")
+    parser.add_argument("--epochs", type=int, help="passes over the public set")
+    parser.add_argument("--seed", type=int, help="decides everything random")
+    parser.add_argument("--views", type=int, choices=(1, 2, 4, 8), help="test-time views of the reported Dice")
+    parser.add_argument("--checkpoint", help="SAM's weights; default: the bundle's models/, then `samfed weights`")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Checks the bundle, then runs its ``teacher.json`` as ``python -m monai.bundle run`` does."""
+    from samfed_monai.config import find_bundle
+
+    given = {knob: getattr(arguments, knob) for knob in _KNOBS}
+    teach(find_bundle(arguments.bundle), **{knob: value for knob, value in given.items() if value is not None})
+    return int(ExitCode.DONE)
+
+
+def teach(bundle_root: str | Path, **knobs: Any) -> dict[str, Any]:
+    """Runs a bundle's teacher workflow.
+
+    Args:
+        bundle_root: the bundle's folder.
+        knobs: ids of ``teacher.json`` and their values.
+
+    Returns:
+        What ``TeacherFit.run`` returns.
+
+    Raises:
+        Refused: everything that is wrong with the bundle, the knobs or the data, before any work.
+    """
+    from samfed_monai.config import check_bundle
+    from samfed_monai.errors import Problems
+
+    overrides = {**knobs, "bundle_root": str(bundle_root)}
+    problems = Problems()
+    problems.extend(check_bundle(bundle_root, "teacher", overrides=overrides))
+    problems.refuse_if_any()
+    from monai.bundle import ConfigWorkflow
+
+    config = str(Path(bundle_root) / "configs" / "teacher.json")
+    workflow = ConfigWorkflow(config, logging_file=False, workflow_type="train", **overrides)
+    workflow.initialize()
+    return workflow.run()[-1]

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samfed_monai.errors import Refused
+from samfed_monai.io import save_tensors
+from samfed_monai.networks.sam.adapter import Adapt, Adapter, adapted_tensors, load_adapter, prepare, read_header
+from samfed_monai.networks.sam.adapter import save_adapter
+from samfed_monai.networks.sam.build import assemble, vit_encoder
+
+BELONGS = {"base": "vit_t", "base_sha256": "ab" * 32, "size": 256}
+
+
+def sam(seed: int = 0):
+    torch.manual_seed(seed)
+    return assemble(vit_encoder(256, width=16, depth=2, heads=2, global_blocks=(1,)), 256).eval()
+
+
+@pytest.fixture
+def written(tmp_path):
+    network = sam()
+    prepare(network, Adapt.LORA, 2)
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    path = tmp_path / "adapter.safetensors"
+    save_adapter(path, network, Adapter(**BELONGS, adapt=Adapt.LORA, rank=2, public_hash="cd" * 32, fit={"seed": 1}))
+    return path, network
+
+
+def test_an_adapter_turns_the_same_sam_into_the_same_teacher(written):
+    path, network = written
+    fresh = sam()
+    header = load_adapter(path, fresh, **BELONGS, rank=2, public_hash="cd" * 32)
+    image = torch.rand(1, 3, 256, 256)
+    with torch.no_grad():
+        assert torch.equal(fresh(image), network(image))
+    assert header.fit == {"seed": 1}
+    assert header.adapt is Adapt.LORA
+
+
+def test_it_carries_lora_prompt_encoder_and_decoder_and_nothing_else(written):
+    names = set(adapted_tensors(written[1]))
+    assert {name.partition(".")[0] for name in names} == {"image_encoder", "prompt_encoder", "mask_decoder"}
+    assert sum(name.startswith("image_encoder.") for name in names) == 2 * 4
+    assert "prompt_encoder.no_mask_embed.weight" in names
+
+
+def test_fault_29_an_adapter_of_another_base_size_rank_or_public_set_is_refused(written):
+    path, _ = written
+    other = {"base": "vit_b", "base_sha256": "00" * 32, "size": 512, "rank": 4, "public_hash": "11" * 32}
+    with pytest.raises(Refused, match="refused: 5 problems") as refused:
+        load_adapter(path, sam(), **other)
+    for key in other:
+        assert f"{path} -> {key}: expected" in str(refused.value)
+    assert "fit a new adapter with `samfed teach`" in str(refused.value)
+
+
+def test_fault_28_a_missing_adapter_is_refused(tmp_path):
+    with pytest.raises(Refused, match=r"none\.safetensors: expected a teacher's adapter, found no such file"):
+        read_header(tmp_path / "none.safetensors")
+
+
+def test_files_that_are_no_adapter_are_refused(tmp_path):
+    save_tensors(tmp_path / "weights.safetensors", {"x": torch.zeros(1)})
+    with pytest.raises(Refused, match="found no adapter header"):
+        read_header(tmp_path / "weights.safetensors")
+    (tmp_path / "torn.safetensors").write_bytes(b"\x08\x00")
+    with pytest.raises(Refused, match="expected a teacher's adapter"):
+        read_header(tmp_path / "torn.safetensors")
+
+
+def test_tensors_that_do_not_fit_are_refused(written, tmp_path):
+    path, network = written
+    tensors = adapted_tensors(network)
+    tensors["prompt_encoder.no_mask_embed.weight"] = torch.full((1, 256), float("nan"))
+    del tensors["mask_decoder.iou_token.weight"]
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as stream:
+        metadata = stream.metadata()
+    save_tensors(tmp_path / "bad.safetensors", tensors, metadata)
+    with pytest.raises(Refused, match=r"no_mask_embed\.weight: expected finite values"):
+        load_adapter(tmp_path / "bad.safetensors", sam(), **BELONGS)
+
+
+def test_prepare_trains_what_was_asked_for():
+    for adapt, trained in (("none", set()), ("decoder", {"prompt_encoder", "mask_decoder"})):
+        network = sam()
+        prepare(network, Adapt(adapt), 0)
+        assert {name.partition(".")[0] for name, p in network.named_parameters() if p.requires_grad} == trained

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samfed_monai.errors import Refused
+from samfed_monai.networks.sam.build import SAM_BUILDERS, assemble, build_sam, vit_encoder
+from samfed_monai.networks.sam.tiny_vit import from_mobile_sam
+
+
+def tiny(size: int):
+    return assemble(vit_encoder(size, width=16, depth=2, heads=2, global_blocks=(1,)), size).eval()
+
+
+def test_mobile_sams_names_load_strictly_at_every_size(checkpoint):
+    for size in (256, 512):
+        sam = build_sam("vit_t", checkpoint, size)
+        assert sum(parameter.numel() for parameter in sam.parameters()) == 10_130_092 - 321_640  # without the class head
+    with torch.no_grad():
+        assert sam(torch.rand(1, 3, 512, 512)).shape == (1, 1, 128, 128)
+
+
+def test_what_closes_a_stage_in_mobile_sam_opens_the_next():
+    names = {
+        "patch_embed.seq.0.c.weight": "trunk.patch_embed.conv1.conv.weight",
+        "layers.1.blocks.0.local_conv.c.weight": "trunk.stages.1.blocks.0.local_conv.conv.weight",
+        "layers.1.downsample.conv2.bn.bias": "trunk.stages.2.downsample.conv2.bn.bias",
+        "neck.0.weight": "neck.0.weight",
+    }
+    state = {name: torch.zeros(1) for name in (*names, "head.weight", "norm_head.bias")}
+    assert list(from_mobile_sam(state)) == list(names.values())
+
+
+def test_a_vit_checkpoint_of_one_size_fits_another(tmp_path):
+    torch.manual_seed(0)
+    SAM_BUILDERS._entries.setdefault("tiny", lambda size: vit_encoder(size, width=16, depth=2, heads=2, global_blocks=(1,)))
+    try:
+        torch.save(tiny(512).state_dict(), tmp_path / "tiny.pth")
+        sam = build_sam("tiny", tmp_path / "tiny.pth", size=256)
+        with torch.no_grad():
+            assert sam(torch.rand(2, 3, 256, 256)).shape == (2, 1, 64, 64)
+    finally:
+        del SAM_BUILDERS._entries["tiny"]
+
+
+def test_a_batch_is_decoded_like_its_images_one_by_one():
+    torch.manual_seed(0)
+    sam = tiny(256)
+    embeddings = torch.rand(3, 256, 16, 16)
+    with torch.no_grad():
+        together = sam.decode(embeddings)
+        apart = torch.cat([sam.decode(one[None]) for one in embeddings])
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)  # float32 sums in another order
+
+
+def test_normalisation_is_sams_own():
+    sam = tiny(256)
+    white = sam.normalise(torch.ones(1, 3, 1, 1)).flatten()
+    torch.testing.assert_close(white, torch.tensor([(255 - 123.675) / 58.395, (255 - 116.28) / 57.12, (255 - 103.53) / 57.375]))
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("vit_b", 93_735_472), ("vit_l", 312_342_832), ("vit_h", 641_090_608)])
+def test_the_large_encoders_have_their_published_size(name, parameters):
+    """Parameters of the official 1024 px checkpoints, counted without allocating them."""
+    with torch.device("meta"):
+        sam = assemble(SAM_BUILDERS[name](1024), 1024)
+    assert sum(parameter.numel() for parameter in sam.parameters()) == parameters
+
+
+@pytest.mark.slow
+def test_vit_b_runs_at_256_px():
+    torch.manual_seed(0)
+    with torch.no_grad():
+        assert build_sam("vit_b", size=256)(torch.rand(1, 3, 256, 256)).shape == (1, 1, 64, 64)
+
+
+def test_a_checkpoint_of_another_sam_is_refused(tmp_path, checkpoint):
+    torch.save(tiny(256).state_dict(), tmp_path / "sam_vit_b_01ec64.pth")
+    with pytest.raises(Refused, match=r"another network's weights; name the base that they are of"):
+        build_sam("vit_t", tmp_path / "sam_vit_b_01ec64.pth", size=256)
+
+
+def test_unknown_names_and_sizes_are_refused():
+    with pytest.raises(Refused, match=r"SAM encoder: .*did you mean 'vit_"):
+        build_sam("vit_x", size=256)
+    with pytest.raises(Refused, match=r"teacher -> size: expected one of \[256, 512, 1024\] pixels, found 384"):
+        build_sam("vit_t", size=384)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from samfed_monai.errors import Refused
+from samfed_monai.networks.sam.build import SAM_BUILDERS, vit_encoder
+from samfed_monai.networks.sam.lora import LoRAQueryValue, QKVLayout, apply_lora
+
+
+def adapted(layout: QKVLayout, rank: int = 2) -> LoRAQueryValue:
+    torch.manual_seed(0)
+    rows = layout.groups * (layout.query + layout.key + layout.value)
+    lora = LoRAQueryValue(nn.Linear(6, rows), layout, rank)
+    nn.init.normal_(lora.query_b)
+    nn.init.normal_(lora.value_b)
+    return lora
+
+
+def test_interleaved_heads_get_their_own_rows():
+    lora = adapted(QKVLayout(groups=2, query=1, key=1, value=2))
+    x = torch.rand(5, 6)
+    change = lora(x) - lora.linear(x)
+    query, value = x @ (lora.query_b @ lora.query_a).T, x @ (lora.value_b @ lora.value_a).T
+    # rows: q0 k0 v0 v0 q1 k1 v1 v1
+    torch.testing.assert_close(change[:, [0, 4]], query)
+    torch.testing.assert_close(change[:, [2, 3, 6, 7]], value)
+    assert torch.equal(lora(x)[:, [1, 5]], lora.linear(x)[:, [1, 5]])
+
+
+def test_one_group_is_sams_own_order():
+    lora = adapted(QKVLayout(groups=1, query=3, key=3, value=3))
+    x = torch.rand(2, 4, 6)
+    change = lora(x) - lora.linear(x)
+    torch.testing.assert_close(change[..., :3], x @ (lora.query_b @ lora.query_a).T)
+    torch.testing.assert_close(change[..., 6:], x @ (lora.value_b @ lora.value_a).T)
+    assert torch.equal(lora(x)[..., 3:6], lora.linear(x)[..., 3:6])
+
+
+def test_vit_b_has_147456_parameters():
+    with torch.device("meta"):
+        parameters = apply_lora(SAM_BUILDERS["vit_b"](256), rank=4)
+    assert sum(parameter.numel() for parameter in parameters) == 147_456
+
+
+def test_every_tiny_vit_block_is_adapted_and_step_0_is_the_frozen_encoder():
+    torch.manual_seed(0)
+    encoder = SAM_BUILDERS["vit_t"](256).eval()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = encoder(images)
+        parameters = apply_lora(encoder, rank=4)
+        after = encoder(images)
+    assert torch.equal(before, after)
+    # TinyViT-5M: 2, 6 and 2 attention blocks of width 128, 160 and 320; r x (in + out) for each of q and v
+    assert sum(p.numel() for p in parameters) == 2 * 4 * 2 * (2 * 128 + 6 * 160 + 2 * 320)
+    assert {name.rpartition(".")[2] for name, p in encoder.named_parameters() if p.requires_grad} == {
+        "query_a",
+        "query_b",
+        "value_a",
+        "value_b",
+    }
+
+
+def test_keys_of_a_tiny_vit_block_stay_exactly_the_same():
+    torch.manual_seed(0)
+    encoder = SAM_BUILDERS["vit_t"](256).eval()
+    block = encoder.trunk.stages[1].blocks[0].attn  # type: ignore[union-attr, index]
+    x = torch.rand(3, 49, 128)
+
+    def split() -> tuple[torch.Tensor, ...]:  # as timm's own forward does
+        qkv = block.qkv(block.norm(x)).view(3, 49, block.num_heads, -1)
+        return qkv.split([block.key_dim, block.key_dim, block.val_dim], dim=3)
+
+    query, key, value = split()
+    apply_lora(encoder)
+    nn.init.normal_(block.qkv.query_b)
+    nn.init.normal_(block.qkv.value_b)
+    new_query, new_key, new_value = split()
+    assert torch.equal(key, new_key)
+    assert ((new_query - query).abs().amax(dim=(0, 1, 3)) > 0).all()  # every head's
+    assert ((new_value - value).abs().amax(dim=(0, 1, 3)) > 0).all()
+
+
+def test_sams_vit_keeps_its_keys_too():
+    torch.manual_seed(0)
+    encoder = vit_encoder(64, width=16, depth=2, heads=2, global_blocks=(1,)).eval()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = encoder(images)
+        apply_lora(encoder, rank=1)
+        assert torch.equal(before, encoder(images))
+    qkv = encoder.blocks[0].attn.qkv  # type: ignore[union-attr, index]
+    nn.init.normal_(qkv.query_b)
+    x = torch.rand(1, 16)
+    assert torch.equal(qkv(x)[:, 16:32], qkv.linear(x)[:, 16:32])
+    assert not torch.equal(qkv(x)[:, :16], qkv.linear(x)[:, :16])
+
+
+@pytest.mark.parametrize("rank", [0, 1.5, True])
+def test_a_rank_that_is_none_is_refused(rank):
+    with pytest.raises(Refused, match=r"teacher -> rank: expected an integer >= 1"):
+        apply_lora(nn.Identity(), rank)
+
+
+def test_an_encoder_without_attention_is_refused():
+    with pytest.raises(Refused, match="LoRA: expected an encoder whose attention blocks have a joint qkv, found Identity"):
+        apply_lora(nn.Identity())

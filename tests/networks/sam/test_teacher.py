@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samfed_monai.errors import Refused
+from samfed_monai.io import sha256_file
+from samfed_monai.networks.sam.build import assemble, vit_encoder
+from samfed_monai.networks.sam.geometry import VIEWS
+from samfed_monai.networks.sam.teacher import Teacher, identity
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    torch.manual_seed(0)
+    sam = assemble(vit_encoder(256, width=16, depth=1, heads=2, global_blocks=(0,)), 256)
+    return Teacher(sam, sha256="x", size=256, bf16=False)
+
+
+@pytest.mark.parametrize(("image", "mask"), [((40, 40), (64, 64)), ((30, 40), (48, 64)), ((300, 100), (64, 21))])
+def test_probabilities_cover_exactly_the_image(teacher, image, mask):
+    probabilities = teacher.probabilities(torch.rand(2, 3, *image))
+    assert probabilities.shape == (2, 1, *mask)
+    assert probabilities.dtype == torch.float32
+    assert 0 <= probabilities.min() <= probabilities.max() <= 1
+    assert not probabilities.requires_grad
+
+
+def test_views_are_averaged_in_the_frame_of_the_image(teacher):
+    image = torch.rand(1, 3, 30, 40)
+    expected = torch.stack([view.undo(teacher.logits(view.apply(image)).sigmoid()) for view in VIEWS[4]]).mean(0)
+    teacher.views = 4
+    try:
+        torch.testing.assert_close(teacher.probabilities(image), expected)
+    finally:
+        teacher.views = 1
+
+
+def test_eight_views_make_the_teacher_equivariant_to_turns(teacher):
+    image = torch.rand(1, 3, 32, 32)
+    teacher.views = 8
+    try:
+        turned = teacher.probabilities(torch.rot90(image, 1, (-2, -1)))
+        expected = torch.rot90(teacher.probabilities(image), 1, (-2, -1))
+    finally:
+        teacher.views = 1
+    torch.testing.assert_close(turned, expected, rtol=1e-3, atol=1e-4)  # the same eight terms in another order
+
+
+def test_bf16_moves_probabilities_little(teacher):
+    image = torch.rand(1, 3, 64, 64)
+    exact = teacher.probabilities(image)
+    teacher.bf16 = True
+    try:
+        # 8 bits of mantissa: about 1 % (design/MEASURED.md)
+        assert (teacher.probabilities(image) - exact).abs().max() < 0.02
+    finally:
+        teacher.bf16 = False
+
+
+def test_load_knows_what_it_is(checkpoint):
+    teacher = Teacher.load("vit_t", checkpoint, size=256, views=2)
+    assert teacher.sha256 == identity(
+        base_sha256=sha256_file(checkpoint), adapter_sha256="none", size=256, views=2
+    )
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert not teacher.training
+
+
+def test_identity_depends_on_everything_that_decides_the_masks():
+    base = {"base_sha256": "a", "adapter_sha256": "none", "size": 512, "views": 1}
+    changed = [base, base | {"base_sha256": "b"}, base | {"adapter_sha256": "c"}, base | {"size": 256}, base | {"views": 8}]
+    assert len({identity(**arguments) for arguments in changed}) == 5
+
+
+def test_fault_28_missing_weights_are_refused_with_the_command(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
+    with pytest.raises(Refused, match=r"run `samfed weights mobile_sam --from FILE\|URL\|registry`"):
+        Teacher.load("vit_t")
+
+
+def test_an_odd_number_of_views_is_refused(teacher):
+    with pytest.raises(Refused, match=r"teacher -> views: expected one of \[1, 2, 4, 8\], found 3"):
+        Teacher(teacher.sam, sha256="x", size=256, views=3)

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from safetensors.torch import save_file
+
+from samfed_monai.errors import Refused
+from samfed_monai.networks import CLIENT_NETWORKS, client_network
+
+SIZES = {
+    "deeplabv3plus_resnet18": (48, 64),
+    "deeplabv3plus_resnet34": (32, 48),
+    "deeplabv3plus_efficientnet_lite0": (48, 32),
+    "flexible_unet_resnet18": (64, 32),
+    "basic_unet": (33, 50),
+}
+
+
+def test_every_name_is_tested():
+    assert set(CLIENT_NETWORKS) == set(SIZES)
+
+
+@pytest.mark.parametrize("name", sorted(SIZES))
+def test_logits_have_the_size_of_the_image(name):
+    network = client_network(name, out_channels=2).eval()
+    with torch.no_grad():
+        assert network(torch.rand(1, 3, *SIZES[name])).shape == (1, 2, *SIZES[name])
+
+
+def test_it_is_nameable_in_json():
+    text = '{"network_def": {"_target_": "samfed_monai.networks.client_network", "name": "basic_unet", "in_channels": 1}}'
+    network = ConfigParser(json.loads(text)).get_parsed_content("network_def")
+    assert network(torch.rand(1, 1, 32, 32)).shape == (1, 1, 32, 32)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(Refused, match="did you mean 'deeplabv3plus_resnet18'"):
+        client_network("deeplabv3_resnet18")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("deeplabv3plus_resnet18", (100, 96), r"image height: expected a multiple of 16, .*set image_size to 96 or 112"),
+        ("flexible_unet_resnet18", (64, 20), r"image width: expected a multiple of 32, .*set image_size to 32$"),
+        ("basic_unet", (16, 40), r"image height: expected at least 32 pixels, found 16 pixels; set image_size to 32"),
+    ],
+)
+def test_an_image_size_it_cannot_take_is_refused_with_those_it_can(name, size, message):
+    with pytest.raises(Refused, match=message):
+        client_network(name)(torch.rand(2, 3, *size))
+
+
+def test_encoder_weights_come_from_a_local_file(tmp_path):
+    source = client_network("deeplabv3plus_resnet18")
+    weights = dict(source.encoder.state_dict()) | {"fc.weight": torch.zeros(2, 512)}  # type: ignore[union-attr]
+    weights = {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
+    save_file(weights, tmp_path / "resnet18.safetensors")
+    network = client_network("deeplabv3plus_resnet18", weights=tmp_path / "resnet18.safetensors")
+    assert torch.equal(network.encoder.conv1.weight, source.encoder.conv1.weight)  # type: ignore[union-attr]
+    assert not torch.equal(
+        network.segmentation_head[0].weight,  # type: ignore[index]
+        source.segmentation_head[0].weight,  # type: ignore[index]
+    )
+
+
+def test_weights_of_another_encoder_are_refused(tmp_path):
+    save_file({"conv1.weight": torch.zeros(8, 3, 7, 7)}, tmp_path / "other.safetensors")
+    with pytest.raises(Refused, match=r"other\.safetensors -> .*: expected shape"):
+        client_network("deeplabv3plus_resnet18", weights=tmp_path / "other.safetensors")
+
+
+def test_fault_28_missing_encoder_weights_are_refused(tmp_path):
+    with pytest.raises(Refused, match="no such file"):
+        client_network("deeplabv3plus_resnet18", weights=tmp_path / "resnet18.pth")
+
+
+def test_a_network_without_an_encoder_takes_no_encoder_weights(tmp_path):
+    with pytest.raises(Refused, match="found basic_unet; set weights to null"):
+        client_network("basic_unet", weights=tmp_path / "x.pth")
