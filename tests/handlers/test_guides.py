@@ -1,0 +1,123 @@
+"""Guides against numbers computed by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from monai.inferers import SimpleInferer
+
+from samfed_monai.errors import Refused
+from samfed_monai.handlers import BatchGuide, EmaGuide, GlobalGuide, UnlabelledStream
+from samfed_monai.handlers.network_copy import NetworkCopy
+from tests.handlers.toy import next_round, same, toy_loader, toy_network, toy_trainer, weights
+
+
+def test_batch_guide_hands_over_its_key() -> None:
+    batch = {"image": torch.zeros(2, 3, 4, 4), "teacher": torch.full((2, 1, 4, 4), 0.25)}
+    assert BatchGuide()(batch, None) is batch["teacher"]  # type: ignore[arg-type]
+
+
+def test_a_batch_without_the_guides_key_is_refused_with_the_mend() -> None:
+    message = (
+        r"guides#sam \(BatchGuide\) -> key: expected the key 'teacher', found an unlabelled batch with \['image'\]; "
+        r"fill the soft-mask store and give store_dir and teacher_sha256 .* or disable guides#sam"
+    )
+    with pytest.raises(Refused, match=message):
+        BatchGuide()({"image": torch.zeros(1, 3, 4, 4)}, None)  # type: ignore[arg-type]
+
+
+def test_a_guide_of_another_size_is_refused() -> None:
+    batch = {"image": torch.zeros(1, 3, 8, 8), "teacher": torch.zeros(1, 1, 4, 4)}
+    with pytest.raises(Refused, match=r"expected the image's \(8, 8\), found \(4, 4\) pixels; list 'teacher' among"):
+        BatchGuide()(batch, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("guide", [BatchGuide, GlobalGuide, EmaGuide])
+def test_the_name_weak_is_taken(guide: Any) -> None:
+    with pytest.raises(ValueError, match="expected a name other than 'weak'"):
+        guide(name="weak")
+
+
+@pytest.mark.parametrize("decay", [1.0, -0.1])
+def test_ema_decay_out_of_range_is_refused(decay: float) -> None:
+    with pytest.raises(ValueError, match=r"guides#ema \(EmaGuide\) -> decay: expected a number in \[0, 1\)"):
+        EmaGuide(decay=decay)
+
+
+def test_average_by_hand_with_buffers_and_counters() -> None:
+    source = toy_network()
+    copy = NetworkCopy()
+    copy.sync(source)
+    before = weights(source)
+    with torch.no_grad():
+        for tensor in [*source.parameters(), *source.buffers()]:
+            tensor.add_(2)
+    copy.average(source, decay=0.75)
+    for name, tensor in copy.network.state_dict().items():
+        step = 2 if tensor.dtype == torch.int64 else 0.5  # 0.75 w + 0.25 (w + 2) = w + 0.5; counters are copied
+        torch.testing.assert_close(tensor, before[name] + step)
+
+
+def test_sync_writes_into_the_one_copy() -> None:
+    copy, source = NetworkCopy(), toy_network(0)
+    copy.sync(source)
+    memory = [tensor.data_ptr() for tensor in copy.network.state_dict().values()]
+    copy.sync(toy_network(1))
+    assert memory == [tensor.data_ptr() for tensor in copy.network.state_dict().values()]
+    assert same(weights(copy.network), weights(toy_network(1)))
+    assert not copy.network.training
+    assert not any(parameter.requires_grad for parameter in copy.network.parameters())
+
+
+def test_a_copy_that_was_never_made_says_so() -> None:
+    with pytest.raises(RuntimeError, match="nothing was copied yet"):
+        _ = NetworkCopy().network
+
+
+def test_global_guide_stays_what_the_round_began_with() -> None:
+    network, guide = toy_network(), GlobalGuide()
+    trainer = toy_trainer([UnlabelledStream(loader=toy_loader(), guides=[guide])], network=network)
+    start = weights(network)
+    next_round(trainer, 0, 2, epochs=2)
+    assert not same(start, weights(network))
+    assert same(start, weights(guide._copy.network))
+    start = weights(network)
+    next_round(trainer, 1, 2)
+    assert same(start, weights(guide._copy.network))
+
+
+def test_global_guide_of_a_trainer_on_its_own_follows_its_epochs() -> None:
+    network, guide, starts = toy_network(), GlobalGuide(), []
+    trainer = toy_trainer([UnlabelledStream(loader=toy_loader(), guides=[guide])], network=network, epochs=2)
+    from ignite.engine import Events
+
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: starts.append(weights(network)))
+    trainer.run()
+    assert not same(starts[0], starts[1])
+    assert same(starts[1], weights(guide._copy.network))
+
+
+def test_ema_is_set_to_the_student_at_the_start_and_lags_behind_it() -> None:
+    network, guide = toy_network(), EmaGuide(decay=0.5)
+    trainer = toy_trainer([UnlabelledStream(loader=toy_loader(), guides=[guide])], network=network, steps=1)
+    start = weights(network)["0.weight"]
+    next_round(trainer, 0, 2)
+    expected = (start + weights(network)["0.weight"]) / 2
+    torch.testing.assert_close(weights(guide._copy.network)["0.weight"], expected)
+    with torch.no_grad():
+        network[0].weight.zero_()  # type: ignore[index]
+    next_round(trainer, 1, 2)
+    torch.testing.assert_close(weights(guide._copy.network)["0.weight"], weights(network)["0.weight"] / 2)
+
+
+def test_guides_give_probabilities_without_gradient() -> None:
+    engine = SimpleNamespace(network=toy_network(), inferer=SimpleInferer())
+    for guide in (GlobalGuide(), EmaGuide()):
+        guide._copy.sync(engine.network)
+        found = guide({"image": torch.rand(2, 3, 16, 16)}, engine)
+        assert found.shape == (2, 1, 16, 16)
+        assert not found.requires_grad
+        assert 0 <= found.min() <= found.max() <= 1

@@ -1,0 +1,130 @@
+"""The stream of unlabelled batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.data import DataLoader, Dataset
+from monai.engines.utils import IterationEvents
+
+from samfed_monai.errors import Refused
+from samfed_monai.handlers import BatchGuide, Guidance, UnlabelledStream
+from tests.handlers.toy import SIZE, next_round, same, toy_items, toy_loader, toy_network, toy_trainer, weights
+
+
+def guidance_of_one_step(stream: UnlabelledStream, **kwargs: Any) -> Guidance:
+    trainer = toy_trainer([stream], steps=1, **kwargs)
+    trainer.run()
+    return trainer.state.guidance
+
+
+def test_guidance_has_student_weak_view_and_guides() -> None:
+    guidance = guidance_of_one_step(UnlabelledStream(loader=toy_loader(), guides={"any": BatchGuide()}))
+    shape = (4, 1, SIZE, SIZE)
+    assert guidance.student.shape == guidance.weak.shape == guidance.guides["sam"].shape == shape
+    assert guidance.student.requires_grad
+    assert not guidance.weak.requires_grad
+    assert 0 <= guidance.weak.min() <= guidance.weak.max() <= 1
+
+
+def test_the_weak_view_is_what_evaluation_would_predict_and_leaves_batchnorm_alone() -> None:
+    network = toy_network()
+    seen: dict[str, Any] = {}
+
+    class Watch(BatchGuide):
+        def __call__(self, batch, engine):  # called after the weak view, before the strong one
+            seen["after"], seen["training"], seen["image"] = weights(network), network.training, batch["image"]
+            return super().__call__(batch, engine)
+
+    trainer = toy_trainer([UnlabelledStream(loader=toy_loader(), guides=[Watch()])], network=network, steps=1)
+    trainer._event_handlers[IterationEvents.FORWARD_COMPLETED].insert(
+        0, (lambda: seen.update(before=weights(network)), (), {})
+    )
+    expected: list[torch.Tensor] = []
+    trainer.add_event_handler(
+        IterationEvents.LOSS_COMPLETED, lambda engine: expected.append(engine.state.guidance.weak)
+    )
+    trainer.run()
+    assert same(seen["before"], seen["after"])
+    assert seen["training"]  # train mode is back for the strong view
+    network.load_state_dict(seen["after"])
+    with torch.no_grad():
+        torch.testing.assert_close(network.eval()(seen["image"]).sigmoid(), expected[0])
+
+
+def test_the_strong_view_is_run_in_train_mode() -> None:
+    network = toy_network()
+    guidance_of_one_step(UnlabelledStream(loader=toy_loader()), network=network)
+    assert network[1].num_batches_tracked == 2  # type: ignore[index]  # labelled batch and strong view
+
+
+def test_the_stream_starts_over_at_every_round() -> None:
+    stream, seen = UnlabelledStream(loader=toy_loader(keys=("image", "label"))), []
+    trainer = toy_trainer([stream], steps=2)
+    order: list[int] = []
+    dataset = stream.loader.dataset  # type: ignore[attr-defined]
+    original = type(dataset).__getitem__
+    dataset.__class__ = type(
+        "Watched", (type(dataset),), {"__getitem__": lambda self, i: (order.append(i), original(self, i))[1]}
+    )
+    trainer.add_event_handler(Events.COMPLETED, lambda engine: (seen.append(list(order)), order.clear()))
+    for number in range(2):
+        next_round(trainer, number, 2)
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 8
+
+
+def test_a_loader_that_ends_starts_over() -> None:
+    items = [{"image": torch.rand(3, 4, 4), "image_strong": torch.rand(3, 4, 4)} for _ in range(3)]
+    stream = UnlabelledStream(loader=DataLoader(Dataset(items), batch_size=2, num_workers=0))
+    trainer = toy_trainer([stream], steps=5)
+    trainer.run()
+    assert trainer.state.iteration == 5
+
+
+def test_no_unlabelled_image_is_refused_before_any_step() -> None:
+    trainer = toy_trainer([UnlabelledStream(loader=toy_loader(0))])
+    with pytest.raises(Refused, match=r"stream#loader: expected at least one, found no unlabelled image at this site"):
+        trainer.run()
+    assert trainer.state.iteration == 0
+
+
+def test_a_batch_without_views_is_refused_with_all_that_is_missing() -> None:
+    stream = UnlabelledStream(loader=DataLoader(Dataset([{"label": torch.zeros(1)}]), num_workers=0))
+    with pytest.raises(Refused, match=r"(?s)refused: 2 problems.*the key 'image'.*the key 'image_strong'.*StrongViewd"):
+        toy_trainer([stream]).run()
+
+
+def test_two_guides_of_one_name_are_refused() -> None:
+    with pytest.raises(Refused, match="guides: expected one name each, found two guides named 'sam'"):
+        UnlabelledStream(loader=[], guides=[BatchGuide(), BatchGuide(key="label")])
+
+
+def test_a_disabled_guide_resolves_to_none_and_is_passed_over() -> None:
+    assert UnlabelledStream(loader=[], guides=[None, BatchGuide()]).guides[0].name == "sam"  # type: ignore[list-item]
+
+
+def test_cutmix_mixes_image_weak_view_and_guides_alike() -> None:
+    items = toy_items(4, seed=3)
+    for index, item in enumerate(items):  # every image is flat, and so is its guide, so a mix can be read off
+        item["image"] = torch.full((3, SIZE, SIZE), index / 4)
+        item["image_strong"], item["teacher"] = item["image"], torch.full((1, SIZE, SIZE), index / 4)
+    stream = UnlabelledStream(
+        loader=DataLoader(Dataset(items), batch_size=4, num_workers=0), guides=[BatchGuide()], cutmix=1.0
+    )
+    trainer, seen = toy_trainer([stream], steps=1), []
+    inferer = trainer.inferer
+    trainer.inferer = lambda images, network: (seen.append(images), inferer(images, network))[1]
+    trainer.run()
+    strong = seen[2][:, :1]  # after the labelled batch and the weak view
+    assert torch.equal(strong, trainer.state.guidance.guides["sam"])
+    assert len(strong[1].unique()) == 2
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_cutmix_out_of_range_is_refused(value: float) -> None:
+    with pytest.raises(Refused, match=r"stream#cutmix: expected a probability in \[0, 1\]"):
+        UnlabelledStream(loader=[], cutmix=value)

@@ -1,0 +1,86 @@
+"""A network of two convolutions and a trainer around it: small enough to know every number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedTrainer
+from torch import nn
+
+from samfed_monai.handlers import EndlessSampler
+from samfed_monai.losses import StructureLoss
+from samfed_monai.transforms import StrongViewd, WeakViewd
+
+SIZE = 16
+
+
+def toy_network(seed: int = 0) -> nn.Module:
+    """3 channels to 1, with BatchNorm, so that running statistics can be watched."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1))
+
+
+def toy_items(count: int, seed: int) -> list[dict[str, Any]]:
+    """Images with a bright square, its mask as label, and a soft mask as the teacher's."""
+    generator = torch.Generator().manual_seed(seed)
+    items = []
+    for index in range(count):
+        label = torch.zeros(1, SIZE, SIZE)
+        top, left = torch.randint(2, 8, (2,), generator=generator).tolist()
+        label[:, top : top + 6, left : left + 6] = 1
+        image = (0.3 + 0.4 * label + 0.1 * torch.rand(3, SIZE, SIZE, generator=generator)).clamp(0, 1)
+        items.append({"image": image, "label": label, "teacher": 0.05 + 0.9 * label, "id": str(index)})
+    return items
+
+
+def toy_loader(count: int = 10, seed: int = 0, *, keys: Sequence[str] = ("image", "label", "teacher")) -> DataLoader:
+    """Batches of four with random weak and strong views."""
+    items = [{key: item[key] for key in keys} for item in toy_items(count, seed)]
+    views = [WeakViewd(keys=("image", "label", "teacher")), StrongViewd()]
+    from monai.transforms import Compose
+
+    dataset = Dataset(items, Compose(views))
+    return DataLoader(dataset, batch_size=4, sampler=EndlessSampler(dataset), num_workers=0)
+
+
+def toy_trainer(
+    handlers: Iterable[Any],
+    *,
+    network: nn.Module | None = None,
+    loader: DataLoader | None = None,
+    epochs: int = 1,
+    steps: int = 3,
+    learning_rate: float = 0.01,
+) -> SupervisedTrainer:
+    """MONAI's own trainer, as it is."""
+    network = toy_network() if network is None else network
+    return SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=epochs,
+        train_data_loader=toy_loader() if loader is None else loader,
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), learning_rate),
+        loss_function=StructureLoss(kernel_size=3),
+        epoch_length=steps,
+        train_handlers=list(handlers),
+    )
+
+
+def weights(network: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of all parameters and buffers."""
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Bit by bit."""
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def next_round(trainer: SupervisedTrainer, round: int, rounds: int, epochs: int = 1) -> None:
+    """What a MONAI FL client does for a round."""
+    trainer.state.round, trainer.state.rounds = round, rounds
+    trainer.state.max_epochs = trainer.state.epoch + epochs
+    trainer.run()
