@@ -70,7 +70,14 @@ class Table:
     versions: dict[str, list[str]] = field(default_factory=dict)
 
     def row(self, variant: str) -> Row:
-        return next(row for row in self.rows if row.variant == variant)
+        """The row of a variant; raises ``KeyError`` where there is none."""
+        return {row.variant: row for row in self.rows}[variant]
+
+    def difference(self, variant: str, other: str) -> Cell:
+        """Average test Dice of one variant minus another's, paired by seed; empty where one of them is missing."""
+        rows = {row.variant: row.cells["dice"].by_seed for row in self.rows}
+        here, there = rows.get(variant, {}), rows.get(other, {})
+        return Cell({seed: here[seed] - there[seed] for seed in sorted(here.keys() & there.keys())})
 
 
 def comparison_table(runs: Sequence[str | Path]) -> Table:
@@ -115,8 +122,8 @@ def comparison_table(runs: Sequence[str | Path]) -> Table:
 def _read(runs: Sequence[str | Path]) -> list[RunData]:
     problems = Problems()
     read: list[RunData] = []
-    for run in runs:
-        path = Path(run)
+    for name in runs:
+        path = Path(name)
         try:
             read.append(RunData.read(path.parent if path.name == "results.json" else path))
         except Refused as refused:
@@ -136,7 +143,9 @@ def _read(runs: Sequence[str | Path]) -> list[RunData]:
         ):
             if value != first:
                 mend = f"compare runs of one {what}"
-                problems.add(f"{run.folder} -> {what}", found=str(value), expected=f"{first} as in {read[0].folder}", mend=mend)
+                problems.add(
+                    f"{run.folder} -> {what}", found=str(value), expected=f"{first} as in {read[0].folder}", mend=mend
+                )
     problems.refuse_if_any()
     return read
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from samfed_monai.reports.caveats import TEACHER
 from samfed_monai.reports.compare import CEILING, FLOOR, Table
-from samfed_monai.reports.style import PALETTE, Picture, Theme, picture, quiet, subplots
+from samfed_monai.reports.style import Picture, Theme, picture, quiet, subplots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,11 +25,13 @@ def comparison_figure(table: Table) -> Picture:
         for place, row in enumerate(reversed(rows)):
             cell = row.cells["dice"]
             mean, spread = cell.mean or 0.0, cell.spread or 0.0
-            color = {"samfed": PALETTE[1], TEACHER: theme.faint, FLOOR: theme.ink, CEILING: theme.ink}.get(
-                row.variant, PALETTE[0]
+            color = {"samfed": theme.palette[1], TEACHER: theme.faint, FLOOR: theme.ink, CEILING: theme.ink}.get(
+                row.variant, theme.palette[0]
             )
             ax.plot([mean - spread, mean + spread], [place, place], color=color, linewidth=5, alpha=0.25, zorder=2)
-            ax.scatter(list(cell.by_seed.values()), [place] * cell.n, s=20, color=color, alpha=0.8, linewidths=0, zorder=3)
+            ax.scatter(
+                list(cell.by_seed.values()), [place] * cell.n, s=20, color=color, alpha=0.8, linewidths=0, zorder=3
+            )
             ax.plot([mean, mean], [place - 0.24, place + 0.24], color=color, linewidth=2.2, zorder=4)
             ax.annotate(
                 f"{mean:.3f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", color=color, fontsize=9
@@ -40,5 +42,7 @@ def comparison_figure(table: Table) -> Picture:
         ax.set_xlabel("average test Dice", fontsize=9)
         return figure
 
-    text = "A dot is a seed, the tick their mean, the bar their standard deviation; dotted lines are dp_only and oracle."
+    text = (
+        "A dot is a seed, the tick their mean, the bar their standard deviation; dotted lines are dp_only and oracle."
+    )
     return picture("comparison", "Average test Dice", text, draw)

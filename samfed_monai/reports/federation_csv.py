@@ -8,10 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_ALIASES = {"validation_dice": "dice", "val_dice": "dice", "validation_iou": "iou", "validation_hd95": "hd95"}
-_PREFIXES = ("term_", "term.", "terms.", "terms_", "term#", "loss_")
-_TAKEN_IN = ("", "ok", "done", "received", "accepted", "aggregated", "trained")
-_NOT_A_TERM = ("n", "dice", "iou", "hd95", "seconds", "up_bytes", "down_bytes", "reliability", "agreement")
+TERM = "term_"
 
 
 @dataclass(frozen=True)
@@ -21,26 +18,23 @@ class RoundRow:
     Args:
         round: counted from 0.
         site: name.
-        status: as the controller recorded it.
-        reason: why the update was skipped, or empty.
-        values: every numeric column: ``dice`` (validation), ``n``, ``seconds``, ``up_bytes``, ``down_bytes``,
-            ``reliability``, ``agreement`` and the means of the loss terms under their own names.
+        status: ``ok``, or what kept the update out.
+        reason: why it was kept out, or empty.
+        values: the numeric columns: ``dice`` and the other validation scores, ``n``, ``seconds``, ``up_bytes``, …
+        terms: means of the round that begin with ``term_``, without that: the loss terms, ``reliability`` and
+            ``agreement``.
     """
 
     round: int
     site: str
-    status: str = ""
+    status: str = "ok"
     reason: str = ""
     values: dict[str, float] = field(default_factory=dict)
+    terms: dict[str, float] = field(default_factory=dict)
 
     @property
     def skipped(self) -> bool:
-        return bool(self.reason) or self.status.lower() not in _TAKEN_IN
-
-    @property
-    def terms(self) -> dict[str, float]:
-        """Means of the loss terms, by name."""
-        return {name: value for name, value in self.values.items() if name not in _NOT_A_TERM}
+        return self.status != "ok"
 
 
 def read_federation(path: str | Path) -> list[RoundRow]:
@@ -54,30 +48,27 @@ def read_federation(path: str | Path) -> list[RoundRow]:
 
 
 def series(rows: Iterable[RoundRow], name: str) -> dict[str, list[tuple[int, float]]]:
-    """Site to (round, value) of one column, without the rows that lack it."""
+    """Site to (round, value) of one column or term, without the rows that lack it."""
     lines: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
-        if name in row.values:
-            lines.setdefault(row.site, []).append((row.round, row.values[name]))
+        value = row.terms.get(name, row.values.get(name))
+        if value is not None:
+            lines.setdefault(row.site, []).append((row.round, value))
     return lines
 
 
 def _row(cells: dict[str, str]) -> RoundRow:
-    text = {"round", "site", "status", "reason"}
-    numbers = {_plain(name): _number(cell) for name, cell in cells.items() if name and name not in text}
+    text = ("round", "site", "status", "reason")
+    numbers = {name: _number(cell) for name, cell in cells.items() if name and name not in text}
+    found = {name: value for name, value in numbers.items() if value is not None}
     return RoundRow(
         round=int(cells["round"]),
         site=cells["site"],
-        status=cells.get("status") or "",
+        status=cells.get("status") or "ok",
         reason=cells.get("reason") or "",
-        values={name: value for name, value in numbers.items() if value is not None},
+        values={name: value for name, value in found.items() if not name.startswith(TERM)},
+        terms={name.removeprefix(TERM): value for name, value in found.items() if name.startswith(TERM)},
     )
-
-
-def _plain(name: str) -> str:
-    for prefix in _PREFIXES:
-        name = name.removeprefix(prefix)
-    return _ALIASES.get(name, name)
 
 
 def _number(cell: str | None) -> float | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from samfed_monai.reports.federation_csv import series
 from samfed_monai.reports.numbers import as_bytes, as_seconds
 from samfed_monai.reports.run_data import RunData
-from samfed_monai.reports.style import PALETTE, Picture, Theme, line_style, picture, quiet, spread_labels, subplots
+from samfed_monai.reports.style import Picture, Theme, line_style, picture, quiet, spread_labels, subplots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +23,7 @@ PARTS = {
     "controller": "Controller",
     "evaluation": "Evaluation",
 }
+TRUST = {"reliability": "Reliability of the teacher", "agreement": "Share of pixels that agree"}
 
 
 def run_figures(run: RunData) -> list[Picture]:
@@ -57,17 +58,16 @@ def curves(run: RunData) -> Picture | None:
 
 def reliability(run: RunData) -> Picture | None:
     """How far every site trusts the teacher, over the rounds (METHOD section 3.3)."""
-    panels = {name: series(run.rounds, name) for name in ("reliability", "agreement")}
+    panels = {name: series(run.rounds, name) for name in TRUST}
     panels = {name: lines for name, lines in panels.items() if lines}
     if not panels:
         return None
-    titles = {"reliability": "Reliability of the teacher", "agreement": "Share of pixels that agree"}
 
     def draw(theme: Theme) -> Figure:
         figure, axes = subplots(theme, len(panels), height=3.2)
         for ax, (name, lines) in zip(axes, panels.items(), strict=True):
             _site_lines(ax, lines, run.sites, theme, labels=True)
-            ax.set_title(titles[name], loc="left", fontsize=10, color=theme.ink)
+            ax.set_title(TRUST[name], loc="left", fontsize=10, color=theme.ink)
         return figure
 
     text = "Reliability is 1 where teacher, student and its moving average draw the same mask, and scales SAM's say."
@@ -76,7 +76,7 @@ def reliability(run: RunData) -> Picture | None:
 
 def loss_terms(run: RunData) -> Picture | None:
     """Every loss term's mean over a round, at every site."""
-    names = list(dict.fromkeys(name for row in run.rounds for name in row.terms))
+    names = list(dict.fromkeys(name for row in run.rounds for name in row.terms if name not in TRUST))
     panels = {name: lines for name in names if _any_value(lines := series(run.rounds, name))}
     if not panels:
         return None
@@ -103,8 +103,8 @@ def costs(run: RunData) -> Picture | None:
 
     def draw(theme: Theme) -> Figure:
         figure, axes = subplots(theme, 2, height=2.6, width_ratios=(3, 2))
-        _bars(axes[0], seconds, as_seconds, PALETTE[0], theme)
-        _bars(axes[1], traffic, as_bytes, PALETTE[2], theme)
+        _bars(axes[0], seconds, as_seconds, theme.palette[0], theme)
+        _bars(axes[1], traffic, as_bytes, theme.palette[2], theme)
         axes[0].set_title("Wall-clock time", loc="left", fontsize=10, color=theme.ink)
         axes[1].set_title("Traffic, all rounds", loc="left", fontsize=10, color=theme.ink)
         return figure
@@ -113,12 +113,14 @@ def costs(run: RunData) -> Picture | None:
 
 
 def _site_lines(ax: Axes, lines: Lines, sites: list[str], theme: Theme, *, labels: bool = False) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     order = [site for site in sites if site in lines] + [site for site in lines if site not in sites]
     for index, site in enumerate(order):
         rounds, values = zip(*lines[site], strict=True)
         marker = "o" if len(rounds) == 1 else None
-        ax.plot(rounds, values, **line_style(index), linewidth=1.6, marker=marker, markersize=4)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.plot(rounds, values, **line_style(index, theme), linewidth=1.6, marker=marker, markersize=4)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
     ax.set_xlabel("round", fontsize=9)
     ax.margins(x=0.02)
     if not labels:
@@ -132,7 +134,7 @@ def _site_lines(ax: Axes, lines: Lines, sites: list[str], theme: Theme, *, label
             f"{site}  {ends[index]:.3f}",
             (1.01, place),
             xycoords=("axes fraction", "data"),
-            color=line_style(index)["color"],
+            color=line_style(index, theme)["color"],
             va="center",
             fontsize=9,
             annotation_clip=False,

@@ -25,7 +25,7 @@ class Report:
     """Writes ``report.html`` and ``figures/*.png`` into a run folder.
 
     Args:
-        run_folder: folder with ``results.json``; ``run.json``, ``federation.csv`` and ``evaluation/`` add to the report.
+        run_folder: folder with ``results.json``; ``run.json``, ``federation.csv`` and ``evaluation/`` add to it.
         datalist: data list for the overlays; ``None`` takes what ``run.json`` names.
         data_root: folder of the images, likewise.
         overlays: whether to show test images; ``False`` leaves every image and id out of the report.
@@ -53,7 +53,9 @@ class Report:
             Refused: there is no ``results.json``, or it does not follow the schema.
         """
         run = RunData.read(self.run_folder)
-        figures, overlays, notes = run_figures(run), [], ["left out on request"]
+        figures = run_figures(run)
+        overlays: list[Overlay] = []
+        notes = ["all sites: left out on request"]
         if self.overlays:
             overlays, notes = make_overlays(
                 run,
@@ -83,18 +85,22 @@ def render(run: RunData, figures: list[Picture], overlays: list[Overlay], notes:
     results = run.results
     rows = {place: {o.site: o for o in overlays if o.place == place} for place in PLACES}
     other = next((name for name in results["models"] if name != results["selected"]), None)
-    return environment().get_template("report.html.j2").render(
-        run=run,
-        results=results,
-        title=title_of(results["variant"]),
-        figures={figure.name: figure for figure in figures},
-        overlays=rows,
-        shown=[site for site in run.sites if any(site in row for row in rows.values())],
-        notes=notes,
-        other=other,
-        caveats=[*CAVEATS, *results.get("caveats", []), *([PRIVACY] if overlays else [])],
-        command=results.get("command") or run.setting("command"),
-        headlines=headlines(run),
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            run=run,
+            results=results,
+            title=title_of(results["variant"]),
+            figures={figure.name: figure for figure in figures},
+            overlays=rows,
+            shown=[site for site in run.sites if any(site in row for row in rows.values())],
+            notes=notes,
+            other=other,
+            caveats=[*CAVEATS, *results.get("caveats", []), *([PRIVACY] if overlays else [])],
+            command=results.get("command") or run.setting("command"),
+            headlines=headlines(run),
+        )
     )
 
 
@@ -102,7 +108,7 @@ def headlines(run: RunData) -> list[tuple[str, str, str]]:
     """The numbers on top: what, how much, and the small print."""
     results = run.results
     average, worst = results["average"]["test"], results["worst"]["test"]
-    found = [("Dice, average", numbers.as_score(average["dice"]), f"{average['n']} test images, {len(run.sites)} sites")]
+    found = [("Dice, average", numbers.as_score(average["dice"]), f"{average['n']} test images")]
     if worst:
         found.append(("Dice, worst site", numbers.as_score(worst["dice"]), f"{worst['site']}, {worst['n']} images"))
     found.append(("HD95, average", f"{numbers.as_pixels(average['hd95'])} px", "lower is better"))
@@ -111,7 +117,7 @@ def headlines(run: RunData) -> list[tuple[str, str, str]]:
         found.append(("Dice, teacher alone", numbers.as_score(teacher["dice"]), "same test images"))
     found.append(("Time", numbers.as_seconds(results["seconds"]["total"]), f"{results['rounds']} rounds"))
     traffic = results["traffic"]["up_bytes"] + results["traffic"]["down_bytes"]
-    found.append(("Traffic", numbers.as_bytes(traffic), "both directions, all sites"))
+    found.append(("Traffic", numbers.as_bytes(traffic), "both directions"))
     return found
 
 

@@ -142,4 +142,6 @@ def _first_line(error: Exception) -> str:
         return f"{problems[0].found}: {Path(problems[0].where).name}{more}"
     if isinstance(error, KeyError):
         return f"image {error.args[0]!r} has no readable record or label in the data list"
-    return f"{getattr(error, 'strerror', None) or type(error).__name__}: {Path(getattr(error, 'filename', '') or '').name}"
+    return (
+        f"{getattr(error, 'strerror', None) or type(error).__name__}: {Path(getattr(error, 'filename', '') or '').name}"
+    )

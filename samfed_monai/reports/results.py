@@ -59,9 +59,7 @@ def build_results(
     Raises:
         Refused: the result would not follow the schema; every departure is listed.
     """
-    models = {
-        name: {"round": (model_rounds or {}).get(name), **site_tables(tables)} for name, tables in scores.items()
-    }
+    models = {name: {"round": (model_rounds or {}).get(name), **site_tables(tables)} for name, tables in scores.items()}
     times = {name: float((seconds or {}).get(name, 0.0)) for name in TIMES}
     times["total"] = times["total"] or sum(times.values())
     chosen = models.get(selected, {"sites": {}, "average": {}, "worst": {}})

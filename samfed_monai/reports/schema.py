@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from samfed_monai.errors import Problem
@@ -27,7 +27,7 @@ def _text(description: str) -> Schema:
     return {"type": "string", "description": description}
 
 
-def _object(description: str, required: tuple[str, ...] | None = None, **properties: Schema) -> Schema:
+def _object(description: str, required: Iterable[str] | None = None, **properties: Any) -> Schema:
     names = list(properties) if required is None else list(required)
     return {"type": "object", "description": description, "properties": properties, "required": names}
 
@@ -56,7 +56,7 @@ def _splits(description: str, one: Schema, required: tuple[str, ...] | None = No
     return _object(description, required, **dict.fromkeys(SPLITS, one))
 
 
-_TABLE = {
+_TABLE: dict[str, Schema] = {
     "sites": _map("per site", _splits("per split", SUMMARY)),
     "average": _splits("means over all images of all sites", SUMMARY),
     "worst": _splits("lowest site by Dice", {**_WORST, "type": ["object", "null"]}),
@@ -67,19 +67,21 @@ _MODEL = _object(
     round={"type": ["integer", "null"], "minimum": 0, "description": "round that produced it, counted from 0"},
     **_TABLE,
 )
-_DICE_BY_SET = {
-    "type": ["object", "null"],
-    "description": "Dice by image set: `held_out` (public images kept out of fitting) and sites",
-    "additionalProperties": _number("Dice in [0, 1]", most=1, none=True),
-}
+
+
+def _dice_by_set(when: str) -> Schema:
+    text = f"{when} adaptation. Dice by image set: `held_out` (public images kept out of fitting) and sites"
+    return {**_map(text, _number("Dice in [0, 1]", most=1, none=True)), "type": ["object", "null"]}
+
+
 _TEACHER = {
     **_object(
         "the SAM teacher on its own; null in runs without one",
         ("sites", "average"),
         sites=_map("per site", _splits("per split", SUMMARY, ())),
         average=_splits("means over all images of all sites", SUMMARY, ()),
-        before={**_DICE_BY_SET, "description": "before adaptation. " + _DICE_BY_SET["description"]},
-        after={**_DICE_BY_SET, "description": "after adaptation. " + _DICE_BY_SET["description"]},
+        before=_dice_by_set("before"),
+        after=_dice_by_set("after"),
         adapt=_text("`lora`, `decoder` or `none`"),
         base=_text("SAM variant: `vit_t`, `vit_b`, `vit_l`, `vit_h`"),
         size=_count("input size, pixels"),

@@ -13,21 +13,24 @@ if TYPE_CHECKING:
 
 # Okabe & Ito, "Color Universal Design" (2008), without black and yellow, which one of the two themes would swallow.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+# The same hues, lighter, in another order of the two blues.
+PALETTE_ON_DARK = ("#56B4E9", "#EE7733", "#35C297", "#DDA0C4", "#5A94D6", "#F0C246")
 DASHES = ("-", "--", ":", "-.")
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a figure's ground and writing."""
+    """Colours of a figure's ground, writing and lines."""
 
     ground: str
     ink: str
     faint: str
     grid: str
+    palette: tuple[str, ...]
 
 
-LIGHT = Theme(ground="#ffffff", ink="#22252a", faint="#6b7078", grid="#e6e6e3")
-DARK = Theme(ground="#1b1e23", ink="#e4e4e1", faint="#9a9fa7", grid="#32363d")
+LIGHT = Theme(ground="#ffffff", ink="#22252a", faint="#6b7078", grid="#e6e6e3", palette=PALETTE)
+DARK = Theme(ground="#1b1e23", ink="#e4e4e1", faint="#9a9fa7", grid="#32363d", palette=PALETTE_ON_DARK)
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,12 @@ def quiet(ax: Axes, theme: Theme, *, grid: str = "y") -> None:
         label.set_color(theme.faint)
 
 
-def line_style(index: int) -> dict[str, Any]:
+def line_style(index: int, theme: Theme) -> dict[str, Any]:
     """Colour and dashes of the line with this index: both differ, so that print in grey still works."""
-    return {"color": PALETTE[index % len(PALETTE)], "linestyle": DASHES[index // len(PALETTE) % len(DASHES)]}
+    return {
+        "color": theme.palette[index % len(theme.palette)],
+        "linestyle": DASHES[index // len(theme.palette) % len(DASHES)],
+    }
 
 
 def spread_labels(values: list[float], *, gap: float, top: float = float("inf")) -> list[float]:

@@ -17,6 +17,8 @@ from samfed_monai.io import sha256_file, write_json
 from samfed_monai.metrics import segmentation_scores
 from samfed_monai.reports import build_results
 
+from .runs import DICE, write_run
+
 SITES = {"Basel": 0.91, "Lübeck": 0.86, "Porto": 0.88, "São Paulo": 0.79}
 ROUNDS = 16
 
@@ -58,17 +60,26 @@ def make_run(folder: Path, data_root: Path, *, seed: int = 0, variant: str = "sa
             for model in ("best", "last"):
                 scores[model].setdefault(site, {})[split] = rows
                 write_scores(folder / "evaluation" / model / site / split / "scores.csv", rows, masks=masks)
-        sites[site] = {"unlabelled": [], **{split: [_item(data_root, p) for s, p in items if s == split] for split in ("validation", "test")}}
+        sites[site] = {
+            "unlabelled": [],
+            **{split: [_item(data_root, p) for s, p in items if s == split] for split in ("validation", "test")},
+        }
     public = {"image": "public/images/p.png", "label": "public/masks/p.png"}
     _save_pair(data_root, public, *lesion(rng))
     DataList(
         name="four clinics",
         public=[Item(**_item(data_root, public))],
-        sites={site: Site(**{split: [Item(**item) for item in items] for split, items in splits.items()}) for site, splits in sites.items()},
+        sites={
+            site: Site(**{split: [Item(**item) for item in items] for split, items in splits.items()})
+            for site, splits in sites.items()
+        },
     ).save(data_root / "list.json")
     _federation(folder / "federation.csv", rng)
     write_json(folder / "run.json", {"knobs": {"datalist": str(data_root / "list.json"), "data_root": str(data_root)}})
-    teacher = {site: {"test": {"dice": level - 0.02, "iou": level - 0.1, "hd95": 9.0, "n": 7, "empty": _no_empty()}} for site, level in SITES.items()}
+    teacher = {
+        site: {"test": {"dice": level - 0.02, "iou": level - 0.1, "hd95": 9.0, "n": 7, "empty": _no_empty()}}
+        for site, level in SITES.items()
+    }
     results = build_results(
         variant=variant,
         rounds=ROUNDS,
@@ -85,7 +96,14 @@ def make_run(folder: Path, data_root: Path, *, seed: int = 0, variant: str = "sa
             "after": {"held_out": 0.89, **{site: level - 0.02 for site, level in SITES.items()}},
         },
         traffic={"up_bytes": 3_152_000_000, "down_bytes": 3_155_200_000},
-        seconds={"teacher": 118, "soft_masks": 74.3, "warm_start": 31, "training": 402, "controller": 4.1, "evaluation": 22},
+        seconds={
+            "teacher": 118,
+            "soft_masks": 74.3,
+            "warm_start": 31,
+            "training": 402,
+            "controller": 4.1,
+            "evaluation": 22,
+        },
         hashes={"datalist": "4be1" * 16, "config": "07ac" * 16, "best": "91d2" * 16, "last": None},
         versions={"samfed_monai": "0.1.0", "torch": "2.13.0", "monai": "1.6.1", "python": "3.11.9"},
         seeds={"seed": seed},
@@ -114,7 +132,8 @@ def _item(root: Path, paths: dict[str, str]) -> dict[str, str]:
 
 def _federation(path: Path, rng: np.random.Generator) -> None:
     names = ["round", "site", "status", "reason", "n", "dice", "hd95", "seconds", "up_bytes", "down_bytes"]
-    names += ["reliability", "agreement", "supervised", "pseudo_label", "sam_distillation", "global_distillation"]
+    terms = ["reliability", "agreement", "supervised", "pseudo_label", "sam_distillation", "global_distillation"]
+    names += [f"term_{name}" for name in terms]
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, names)
         writer.writeheader()
@@ -125,12 +144,12 @@ def _federation(path: Path, rng: np.random.Generator) -> None:
                 row |= {"up_bytes": 49_250_000, "down_bytes": 49_300_000}
                 row["dice"] = round(level - 0.18 * (1 - rise) + noise[index, 0], 4)
                 row["hd95"] = round(30 - 14 * rise + 80 * noise[index, 1], 2)
-                row["reliability"] = round(level * level - 0.3 * (1 - rise) + 2 * noise[index, 2], 4)
-                row["agreement"] = round(0.97 - 0.08 * (1 - rise) + noise[index, 3] / 2, 4)
-                row["supervised"] = round(0.25 + 0.9 * (1 - rise) + noise[index, 4], 4)
-                row["pseudo_label"] = round(0.3 + 0.5 * (1 - rise) + noise[index, 5], 4)
-                row["sam_distillation"] = round(0.2 + 0.3 * (1 - rise) + noise[index, 6], 4)
-                row["global_distillation"] = round(0.04 + abs(noise[index, 2]), 4)
+                row["term_reliability"] = round(level * level - 0.3 * (1 - rise) + 2 * noise[index, 2], 4)
+                row["term_agreement"] = round(0.97 - 0.08 * (1 - rise) + noise[index, 3] / 2, 4)
+                row["term_supervised"] = round(0.25 + 0.9 * (1 - rise) + noise[index, 4], 4)
+                row["term_pseudo_label"] = round(0.3 + 0.5 * (1 - rise) + noise[index, 5], 4)
+                row["term_sam_distillation"] = round(0.2 + 0.3 * (1 - rise) + noise[index, 6], 4)
+                row["term_global_distillation"] = round(0.04 + abs(noise[index, 2]), 4)
                 if (number, site) == (5, "Porto"):
                     row |= {"status": "skipped", "reason": "layer4.1.conv2.weight: NaN or infinity"}
                 writer.writerow(row)
@@ -141,3 +160,12 @@ def run_folder(tmp_path_factory) -> Path:
     """One finished run, shared: tests that write into it copy it first."""
     base = tmp_path_factory.mktemp("run")
     return make_run(base / "R", base / "data")
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return [
+        write_run(tmp_path / f"{variant}-{seed}", variant, seed, dice)
+        for variant, dices in DICE.items()
+        for seed, dice in enumerate(dices)
+    ]

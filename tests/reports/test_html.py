@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import re
+import shutil
+import stat
+from html.parser import HTMLParser
+
+import pytest
+
+from samfed_monai.io import read_json, write_json
+from samfed_monai.reports import CAVEATS, Report, write_report
+
+VOID = {"meta", "img", "source", "br", "link"}
+
+
+class Balance(HTMLParser):
+    """Fails where a tag is closed that is not open."""
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def written(run_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "R"
+    shutil.copytree(run_folder, folder)
+    return write_report(folder)
+
+
+@pytest.fixture(scope="module")
+def page(written):
+    return written.read_text(encoding="utf-8")
+
+
+def test_the_page_stands_alone(page):
+    assert not re.findall(r'(?:src|href|srcset)="(?!data:image/png;base64,)[^"]*"', page)
+    assert "@import" not in page
+    assert "url(" not in page
+
+
+def test_its_tags_are_balanced(page):
+    balance = Balance()
+    balance.feed(page)
+    assert balance.open == []
+
+
+def test_it_shows_the_numbers_of_the_results(page, written):
+    results = read_json(written.parent / "results.json")
+    for summary in (*(splits["test"] for splits in results["sites"].values()), results["average"]["test"]):
+        assert f"{summary['dice']:.3f}" in page
+        assert f"{summary['hd95']:.1f}" in page
+    for text in (
+        "São Paulo",
+        "Teacher alone",
+        "10 min 51 s",
+        "6.31 GB",
+        "samfed federate",
+        "NaN or infinity",
+        "4be1" * 16,
+    ):
+        assert text in page
+
+
+def test_it_carries_the_marks_and_the_run_s_own_caveats(page):
+    for caveat in (*CAVEATS, "A subset of the published lists, with ISIC-2017 masks.", "This file shows test images"):
+        assert caveat in page
+
+
+def test_pictures_lie_beside_it(written):
+    names = {path.name for path in (written.parent / "figures").iterdir()}
+    assert {"curves.png", "reliability.png", "losses.png", "costs.png", "overlay-1-best.png"} <= names
+    assert len(names) == 4 + 12
+    assert stat.S_IMODE((written.parent / "figures" / "overlay-1-best.png").stat().st_mode) == 0o600
+
+
+def test_names_from_a_run_cannot_become_markup(run_folder, tmp_path):
+    results = read_json(run_folder / "results.json")
+    results["skipped"] = [{"round": 0, "site": "<script>alert(1)</script>", "reason": "<b>"}]
+    write_json(tmp_path / "results.json", results)
+    page = Report(tmp_path).write().read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_a_bare_run_without_teacher_or_rounds_has_a_report(run_folder, tmp_path):
+    results = read_json(run_folder / "results.json")
+    results.update(teacher=None, skipped=[], models={"best": results["models"]["best"]}, command=None)
+    write_json(tmp_path / "results.json", results)
+    page = Report(tmp_path).write().read_text(encoding="utf-8")
+    assert "Teacher" not in page
+    assert "None: every site" in page
+    assert "no table of test scores in the run folder" in page
+
+
+def test_overlays_can_be_left_out(run_folder, tmp_path):
+    shutil.copytree(run_folder, tmp_path / "R", ignore=shutil.ignore_patterns("federation.csv"))
+    page = Report(tmp_path / "R", overlays=False).write().read_text(encoding="utf-8")
+    assert "Basel test" not in page
+    assert "left out on request" in page
+    assert "This file shows test images" not in page

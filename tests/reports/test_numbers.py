@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+
+from samfed_monai.reports.numbers import as_bytes, as_percent, as_pixels, as_score, as_seconds
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (512, "512 B"), (1000, "1 kB"), (49_250_000, "49.2 MB"), (6.31e9, "6.31 GB"), (1.2e12, "1,200 GB")],
+)
+def test_bytes_are_decimal(count, text):
+    assert as_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (0.44, "0.4 s"), (31, "31 s"), (59.7, "1 min 00 s"), (252, "4 min 12 s"), (3780, "1 h 03 min")],
+)
+def test_durations_are_spelt_for_people(seconds, text):
+    assert as_seconds(seconds) == text
+
+
+def test_what_is_missing_is_a_dash():
+    assert (as_score(None), as_pixels(None), as_percent(None)) == ("–", "–", "–")
+    assert (as_score(0.8494), as_pixels(9.04), as_percent(0.474)) == ("0.849", "9.0", "47 %")

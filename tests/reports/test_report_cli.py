@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from samfed_monai.reports.report_cli import add_report_parser
+
+
+@pytest.fixture
+def parser():
+    parser = argparse.ArgumentParser()
+    add_report_parser(parser.add_subparsers())
+    return parser
+
+
+def test_one_run_gets_its_report(parser, run_folder, tmp_path, capsys):
+    shutil.copytree(run_folder, tmp_path / "R")
+    args = parser.parse_args(["report", str(tmp_path / "R"), "--no-overlays"])
+    assert args.run(args) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'R' / 'report.html'}\n"
+
+
+def test_several_runs_are_compared(parser, runs, tmp_path, capsys):
+    args = parser.parse_args(["report", *map(str, runs), "--output-dir", str(tmp_path / "C"), "--title", "Skin"])
+    assert args.run(args) == 0
+    out = capsys.readouterr().out
+    assert "0.860 ± 0.020" in out
+    assert out.endswith(f"{tmp_path / 'C' / 'comparison.html'}\n")
+
+
+def test_its_parser_imports_nothing_heavy():
+    heavy = {"torch", "monai", "matplotlib", "jinja2", "numpy"}
+    code = f"import sys, samfed_monai.reports.report_cli; print(sorted({heavy} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samfed_monai.errors import Refused
+from samfed_monai.metrics import Scores, summarise
+from samfed_monai.reports import build_results, pool
+from samfed_monai.reports.results import as_summary, site_tables
+
+
+def row(dice, empty="none"):
+    return {"id": "a", "dice": dice, "iou": dice / 2, "hd95": 10 * dice, "empty": empty}
+
+
+SCORES = {
+    "big": {"validation": [row(0.5)], "test": [row(0.8), row(0.6), row(0.7)]},
+    "small": {"validation": [row(0.9)], "test": [row(0.1, "prediction")]},
+}
+
+
+def build(**changes):
+    return build_results(**{"variant": "samfed", "rounds": 3, "scores": {"best": SCORES, "last": SCORES}, **changes})
+
+
+def test_the_average_is_over_images_and_the_worst_is_a_site():
+    results = build()
+    assert results["sites"]["big"]["test"]["dice"] == pytest.approx(0.7)
+    assert results["average"]["test"]["dice"] == pytest.approx(2.2 / 4)
+    assert results["average"]["test"]["n"] == 4
+    assert results["average"]["test"]["empty"] == {"both": 0, "prediction": 1, "label": 0}
+    assert results["worst"]["test"]["site"] == "small"
+    assert results["worst"]["validation"]["site"] == "big"
+    assert results["worst"]["test"]["dice"] == pytest.approx(0.1)
+
+
+def test_the_top_level_repeats_the_selected_model():
+    other = {site: {"validation": [row(0.2)], "test": [row(0.2)]} for site in SCORES}
+    results = build(scores={"best": SCORES, "last": other}, model_rounds={"best": 1, "last": 2})
+    assert results["average"] == results["models"]["best"]["average"] != results["models"]["last"]["average"]
+    assert (results["models"]["best"]["round"], results["models"]["last"]["round"]) == (1, 2)
+    chosen = build(scores={"best": SCORES, "last": other}, selected="last")
+    assert chosen["average"] == chosen["models"]["last"]["average"]
+
+
+def test_summaries_serve_as_well_as_rows():
+    summaries = {site: {split: as_summary(rows) for split, rows in splits.items()} for site, splits in SCORES.items()}
+    assert site_tables(summaries) == site_tables(SCORES)
+
+
+@given(st.lists(st.lists(st.floats(0, 1), max_size=5), min_size=1, max_size=4))
+def test_pooling_summaries_is_summarising_the_images(groups):
+    tables = [[Scores(dice, dice, dice) for dice in group] for group in groups]
+    pooled, whole = pool(map(summarise, tables)), summarise(score for table in tables for score in table)
+    assert pooled["n"] == whole["n"]
+    assert pooled["dice"] == (None if whole["dice"] is None else pytest.approx(whole["dice"]))
+
+
+def test_a_site_without_images_has_no_mean_and_is_not_the_worst():
+    results = build(scores={"best": {**SCORES, "new": {}}})
+    assert results["sites"]["new"]["test"]["dice"] is None
+    assert results["sites"]["new"]["test"]["n"] == 0
+    assert results["worst"]["test"]["site"] == "small"
+    assert results["average"]["test"]["n"] == 4
+
+
+def test_no_images_at_all_have_no_worst_site():
+    assert build(scores={"best": {"a": {}}})["worst"] == {"validation": None, "test": None}
+
+
+def test_times_that_were_not_needed_are_zero_and_their_sum_is_the_total():
+    seconds = build(seconds={"training": 3.0, "evaluation": 1.5})["seconds"]
+    assert seconds["total"] == 4.5
+    assert seconds["teacher"] == 0.0
+    assert build(seconds={"training": 3.0, "total": 9.0})["seconds"]["total"] == 9.0
+
+
+def test_a_run_without_teacher_has_none():
+    assert build()["teacher"] is None
+
+
+def test_the_teacher_is_averaged_over_the_splits_it_was_measured_on():
+    tables = {"big": {"test": [row(1.0), row(0.5), row(0.6)]}, "small": {"test": [row(0.1)]}}
+    teacher = build(teacher_scores=tables, teacher={"adapt": "lora", "before": {"held_out": 0.2}})["teacher"]
+    assert teacher["average"]["test"]["dice"] == pytest.approx(2.2 / 4)
+    assert "validation" not in teacher["average"]
+    assert (teacher["adapt"], teacher["before"]) == ("lora", {"held_out": 0.2})
+
+
+def test_what_would_not_follow_the_schema_is_refused_with_every_problem():
+    with pytest.raises(Refused, match="2 problems") as refused:
+        build(rounds=-1, seeds={"seed": 0.5})
+    assert [str(problem) for problem in refused.value.problems] == [
+        "results.json -> rounds: expected at least 0, found -1",
+        "results.json -> seeds#seed: expected integer, found 0.5 (float)",
+    ]

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+
+from samfed_monai.errors import Refused
+from samfed_monai.io import write_json
+from samfed_monai.reports import RunData
+
+
+def test_it_reads_a_run(run_folder):
+    run = RunData.read(run_folder)
+    assert run.sites == ["Basel", "Lübeck", "Porto", "São Paulo"]
+    assert run.seed == 0
+    assert len(run.rounds) == 64
+    assert run.setting("datalist").endswith("list.json")
+    assert run.setting("nothing") is None
+    assert run.skipped == [{"round": 5, "site": "Porto", "reason": "layer4.1.conv2.weight: NaN or infinity"}]
+
+
+def test_image_scores_are_numbers(run_folder):
+    rows = RunData.read(run_folder).image_scores("Lübeck")
+    assert len(rows) == 7
+    assert all(isinstance(row["dice"], float) and row["mask"] for row in rows)
+    assert RunData.read(run_folder).image_scores("nowhere") == []
+
+
+def test_skipped_updates_come_from_the_rounds_where_results_name_none(run_folder):
+    run = RunData.read(run_folder)
+    run.results["skipped"] = []
+    assert run.skipped == [{"round": 5, "site": "Porto", "reason": "layer4.1.conv2.weight: NaN or infinity"}]
+
+
+def test_an_unfinished_run_is_refused(tmp_path):
+    with pytest.raises(Refused, match=r"expected a finished run folder, found no results\.json; name a finished run"):
+        RunData.read(tmp_path)
+
+
+def test_results_that_do_not_follow_the_schema_are_refused(tmp_path):
+    write_json(tmp_path / "results.json", {"schema": 1})
+    with pytest.raises(Refused, match=r"results\.json -> variant: expected name of the variant"):
+        RunData.read(tmp_path)
