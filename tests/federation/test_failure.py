@@ -1,0 +1,47 @@
+"""What may be said about a failure."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samfed_monai.errors import Problem, Refused
+from samfed_monai.federation import MessageRefused, scrub
+
+SECRET = "/data/Jane Doe/lesion 7.png"
+
+
+def caught(function) -> BaseException:
+    with pytest.raises(Exception) as info:  # noqa: PT011
+        function()
+    return info.value
+
+
+def test_fault_58_paths_and_names_stay_behind():
+    class JaneDoeError(Exception):
+        pass
+
+    for error in (
+        RuntimeError(SECRET),
+        FileNotFoundError(2, "No such file", SECRET),
+        Refused([Problem(SECRET, found="nothing", expected="an image")]),
+        JaneDoeError(SECRET),
+        KeyError("Jane Doe"),
+    ):
+        assert "Jane" not in scrub(error)
+        assert "/" not in scrub(error)
+
+
+def test_the_systems_own_words_are_kept():
+    error = caught(lambda: open(SECRET))
+    assert scrub(error) == "FileNotFoundError (No such file or directory)"
+
+
+def test_the_place_in_public_code_is_kept():
+    assert "RuntimeError in torch." in scrub(caught(lambda: torch.nn.Conv2d(1, 1, 1)(torch.ones(1, 2, 3, 3))))
+
+
+def test_refused_messages_keep_their_reason():
+    problems = [Problem(f"message -> {name}", found="NaN", expected="finite values") for name in "abcde"]
+    assert scrub(MessageRefused(problems)).startswith("message -> a: expected finite values, found NaN; message -> b")
+    assert scrub(MessageRefused(problems)).endswith("; and 2 more")
