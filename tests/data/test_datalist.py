@@ -40,7 +40,9 @@ def test_json_leaves_out_what_is_unknown(tmp_path):
     assert content["sites"]["site-1"]["unlabelled"] == [{"image": "s/2.jpg", "sha256": B}]
 
 
-names = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FFF, exclude_characters="/\\:"), min_size=1, max_size=8)
+names = st.text(
+    st.characters(min_codepoint=33, max_codepoint=0x2FFF, exclude_characters="/\\:"), min_size=1, max_size=8
+)
 
 
 @given(st.lists(names.filter(lambda name: name != ".."), unique=True, max_size=5))

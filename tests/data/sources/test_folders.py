@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+
+from samfed_monai.data.sources.folders import find_folders
+from samfed_monai.errors import Refused
+from tests.data.making import disc, picture, save, site
+
+
+def test_images_find_their_masks_by_stem(tmp_path):
+    site(tmp_path, "public", 2, 2)
+    site(tmp_path, "Süd 1", 3, 1)
+    save(tmp_path / "Süd 1" / "masks" / "Süd 1_001_segmentation.png", disc())
+    (tmp_path / "notes").mkdir()
+    found = find_folders(tmp_path, public="public")
+    assert list(found) == ["Süd 1", "public"]
+    assert [(one.image, one.label) for one in found["Süd 1"]] == [
+        ("Süd 1/images/Süd 1_000.png", "Süd 1/masks/Süd 1_000.png"),
+        ("Süd 1/images/Süd 1_001.png", "Süd 1/masks/Süd 1_001_segmentation.png"),
+        ("Süd 1/images/Süd 1_002.png", None),
+    ]
+
+
+def test_hidden_files_are_not_images(tmp_path):
+    site(tmp_path, "public", 1, 1)
+    site(tmp_path, "a", 1, 0)
+    save(tmp_path / "a" / "images" / "._a_000.png", picture(0))
+    assert len(find_folders(tmp_path, public="public")["a"]) == 1
+
+
+def test_fault_01_all_public_images_without_masks_are_told(tmp_path):
+    site(tmp_path, "public", 3, 1)
+    site(tmp_path, "a", 1, 0)
+    with pytest.raises(Refused, match="2 problems") as caught:
+        find_folders(tmp_path, public="public")
+    assert "public/images/public_001.png: expected a mask, as every public image, found no mask" in str(caught.value)
+
+
+def test_an_unknown_public_folder_is_refused_with_those_that_exist(tmp_path):
+    site(tmp_path, "a", 1, 1)
+    with pytest.raises(Refused, match=r"name one of \['a'\] with --public"):
+        find_folders(tmp_path, public="pubic")
+    with pytest.raises(Refused, match="at least one site beside it"):
+        find_folders(tmp_path, public="a")
+    with pytest.raises(Refused, match=r"expected is DIR/<site>/images and DIR/<site>/masks"):
+        find_folders(tmp_path / "nowhere", public="a")
+
+
+def test_an_empty_images_folder_is_told(tmp_path):
+    site(tmp_path, "public", 1, 1)
+    (tmp_path / "a" / "images").mkdir(parents=True)
+    with pytest.raises(Refused, match="found no images; put the site's images there"):
+        find_folders(tmp_path, public="public")

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from samfed_monai.data.items import Split
+from samfed_monai.data.sources.published import KNOWN, Coverage, find_published
+from samfed_monai.errors import Refused
+from samfed_monai.io import read_json
+from tests.data.making import disc, picture, save, site
+
+LIST = {
+    "Open-Set": {"labeled_train": ["1.png", "2.png"]},
+    "Clinic A": {
+        "labeled_train": [],
+        "unlabeled_train": ["3.jpg"],
+        "val_list": ["4.png"],
+        "test_list": ["5.png", "6.png"],
+    },
+}
+
+
+def published(folder, content=LIST, name="mine.json"):
+    (folder / name).write_text(json.dumps(content))
+    return folder / name
+
+
+def test_one_pool_for_all_clients_is_matched_by_stem(tmp_path):
+    for number in (1, 3, 4, 5):
+        save(tmp_path / "images" / f"{number}.jpg", picture(number))
+        save(tmp_path / "masks" / f"{number}.png", disc())
+    found = find_published(published(tmp_path), tmp_path)
+    assert {place: [one.image for one in ones] for place, ones in found.places.items()} == {
+        ("", Split.PUBLIC): ["images/1.jpg"],
+        ("Clinic A", Split.UNLABELLED): ["images/3.jpg"],
+        ("Clinic A", Split.VALIDATION): ["images/4.jpg"],
+        ("Clinic A", Split.TEST): ["images/5.jpg"],
+    }
+    assert found.coverage == [
+        Coverage("Open-Set", Split.PUBLIC, 2, ["2.png"]),
+        Coverage("Clinic A", Split.UNLABELLED, 1, []),
+        Coverage("Clinic A", Split.VALIDATION, 1, []),
+        Coverage("Clinic A", Split.TEST, 2, ["6.png"]),
+    ]
+    assert [part.found for part in found.coverage] == [1, 1, 1, 1]
+    assert (found.name, found.verified) == ("mine", False)
+
+
+def test_clients_find_their_folders_by_name_or_are_told(tmp_path):
+    for folder in ("open_set", "clinic_a_2020"):
+        for number in range(1, 7):
+            save(tmp_path / folder / "images" / f"{number}.png", picture(number))
+    found = find_published(published(tmp_path), tmp_path)
+    assert found.places["Clinic A", Split.TEST][0].image == "clinic_a_2020/images/5.png"
+    assert not any(part.missing for part in found.coverage)
+    found = find_published(tmp_path / "mine.json", tmp_path, folders={"Clinic A": "open_set"})
+    assert found.places["Clinic A", Split.TEST][0].image == "open_set/images/5.png"
+    with pytest.raises(Refused, match="--folder: expected clients among"):
+        find_published(tmp_path / "mine.json", tmp_path, folders={"Clinic B": "x"})
+
+
+def test_an_absent_client_is_missing_as_a_whole(tmp_path):
+    save(tmp_path / "open_set" / "images" / "1.png", picture(1))
+    found = find_published(published(tmp_path), tmp_path)
+    assert [(part.found, part.listed) for part in found.coverage] == [(1, 2), (0, 1), (0, 1), (0, 2)]
+
+
+def test_an_isic_archive_is_a_pool(tmp_path):
+    save(tmp_path / "ISIC2018_Task1-2_Training_Input" / "ISIC_0000001.jpg", picture(1))
+    found = find_published(published(tmp_path, {"public": {"labeled_train": ["ISIC_0000001.jpg"]}}), tmp_path)
+    assert found.places["", Split.PUBLIC][0].image.endswith("ISIC_0000001.jpg")
+
+
+def test_other_formats_are_refused_at_once(tmp_path):
+    path = published(tmp_path, {"a": {"train": [], "val_list": "x"}, "b": []})
+    with pytest.raises(Refused, match="3 problems") as caught:
+        find_published(path, tmp_path)
+    assert "mine.json -> a -> train: expected one of ['labeled_train'" in str(caught.value)
+
+
+def test_nothing_at_hand_is_refused(tmp_path):
+    site(tmp_path, "open_set", 1, 1)
+    with pytest.raises(Refused, match="found none of the images of mine.json"):
+        find_published(published(tmp_path), tmp_path)
+
+
+def test_fault_28_29_a_known_name_needs_the_published_file(tmp_path):
+    with pytest.raises(Refused, match="isic_hssf: expected the published list, found not at hand; put isic_hssf.json"):
+        find_published("isic_hssf", tmp_path)
+    (tmp_path / "splits").mkdir()
+    published(tmp_path / "splits", name="isic_hssf.json")
+    with pytest.raises(Refused, match="restore the published file"):
+        find_published("isic_hssf", tmp_path)
+    with pytest.raises(Refused, match=r"no such file; give the path of a JSON file, or one of \['isic_hssf'"):
+        find_published("isic_hsff", tmp_path)
+
+
+def test_a_changed_file_does_not_carry_the_published_name(tmp_path):
+    save(tmp_path / "images" / "1.png", picture(1))
+    found = find_published(published(tmp_path, name="isic_hssf.json"), tmp_path)
+    assert (found.name, found.verified) == ("isic_hssf (changed)", False)
+
+
+def test_the_published_files_are_known(samfed_data):
+    splits = samfed_data / "data" / "splits"
+    found = find_published(splits / "polyp_hssf.json", samfed_data / "data" / "polyp")
+    assert (found.name, found.verified) == ("polyp_hssf", True)
+    covered = {(part.client, part.split.value): (part.found, part.listed) for part in found.coverage}
+    assert covered["CVC-ColonDB", "public"] == (379, 380)
+    assert covered["Kvasir", "unlabelled"] == (800, 800)
+    assert covered["EndoTect-ETIS", "test"] == (0, 40)
+    assert sorted(KNOWN) == ["isic_hssf", "polyp_hssf"]
+    assert len(read_json(splits / "isic_hssf.json")["public"]["labeled_train"]) == 100

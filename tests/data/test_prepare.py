@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import zipfile
+
+import pytest
+
+from samfed_monai.data.assembly import Options
+from samfed_monai.data.checks import check_datalist
+from samfed_monai.data.datalist import DataList
+from samfed_monai.data.prepare import prepare_folders, prepare_isic, prepare_list
+from samfed_monai.errors import Refused
+from tests.data.making import disc, picture, save, site
+
+
+def options(tmp_path, **kwargs) -> Options:
+    return Options(output=tmp_path / "list.json", progress=False, **{"report": False, **kwargs})
+
+
+def sizes(datalist) -> dict[str, list[int]]:
+    return {name: [len(items) for _, items in site.splits()] for name, site in datalist.sites.items()}
+
+
+def test_folders_become_a_list_that_checks_out(tmp_path):
+    root = tmp_path / "data"
+    site(root, "public", 3, 3)
+    site(root, "a", 20, 20, first=100)
+    site(root, "b", 10, 0, first=200)
+    made = prepare_folders(root, public="public", options=options(tmp_path))
+    datalist = DataList.load(made.path)
+    assert datalist.name == "list"
+    assert len(datalist.public) == 3
+    assert sizes(datalist) == {"a": [16, 2, 2], "b": [10, 0, 0]}
+    assert all(item.label for item in datalist.sites["a"].unlabelled)
+    assert check_datalist(datalist, root, progress=False) == []
+    again = prepare_folders(root, public="public", options=options(tmp_path))
+    assert again.datalist.hash == datalist.hash
+    other = prepare_folders(root, public="public", options=options(tmp_path, seed=1))
+    assert other.datalist.hash != datalist.hash
+
+
+def test_labels_may_be_dropped_and_sites_limited(tmp_path):
+    root = tmp_path / "data"
+    site(root, "public", 2, 2)
+    site(root, "a", 10, 10, first=100)
+    chosen = options(tmp_path, limit_per_site=3, drop_unlabelled_labels=True)
+    (items,) = [s.unlabelled for s in prepare_folders(root, public="public", options=chosen).datalist.sites.values()]
+    assert [item.label for item in items] == [None] * 3
+
+
+def test_groups_never_straddle_splits_or_leave_with_a_shared_group(tmp_path):
+    root = tmp_path / "data"
+    site(root, "public", 4, 4)
+    site(root, "a", 30, 30, first=100)
+    rows = [f"a_{n:03d},sequence {n // 5}" for n in range(30)] + ["public_000,sequence 0"]
+    (tmp_path / "groups.csv").write_text("id,group\n" + "\n".join(rows))
+    chosen = options(tmp_path, groups=tmp_path / "groups.csv")
+    datalist = prepare_folders(root, public="public", options=chosen, validation=0.2, test=0.2).datalist
+    where = {}
+    for place, split, item in datalist.items():
+        where.setdefault(item.group, set()).add((place, split.value))
+    assert where.pop("sequence 0") == {("", "public"), ("a", "unlabelled")}
+    where.pop(None)
+    assert all(len(places) == 1 for places in where.values())
+    assert sizes(datalist) == {"a": [20, 5, 5]}
+
+
+def test_fault_16_17_an_image_that_stands_twice_is_never_drawn_to_measure_with(tmp_path):
+    root = tmp_path / "data"
+    site(root, "public", 2, 2)
+    for name in ("a", "b"):
+        site(root, name, 8, 8, first=100)  # the same pictures at both sites
+    made = prepare_folders(root, public="public", options=options(tmp_path), validation=0.3, test=0.3)
+    assert sizes(made.datalist) == {"a": [8, 0, 0], "b": [8, 0, 0]}
+    assert "8 image(s) stand both at a and at b" in made.warnings
+
+
+def test_all_bad_files_are_refused_at_once_and_nothing_is_written(tmp_path):
+    root = tmp_path / "data"
+    site(root, "public", 3, 3)
+    site(root, "a", 3, 3)
+    (root / "public" / "images" / "public_000.png").write_bytes(b"")
+    save(root / "a" / "masks" / "a_001.png", disc(10, 10))
+    save(root / "a" / "images" / "a_002.jpg", picture(9))
+    with pytest.raises(Refused, match="3 problems") as caught:
+        prepare_folders(root, public="public", options=options(tmp_path))
+    assert "a file of zero bytes" in str(caught.value)
+    assert "10 x 10 pixels" in str(caught.value)
+    assert "the same stem as a/images/a_002.jpg" in str(caught.value)
+    assert not (tmp_path / "list.json").exists()
+
+
+def test_fault_14_15_empty_and_full_masks_are_kept_and_counted(tmp_path):
+    root = tmp_path / "data"
+    site(root, "public", 3, 3)
+    site(root, "a", 3, 0, first=50)
+    save(root / "public" / "masks" / "public_000.png", disc(radius=0))
+    save(root / "public" / "masks" / "public_001.png", disc(radius=99))
+    made = prepare_folders(root, public="public", options=options(tmp_path))
+    assert "the public set has 1 empty and 1 full mask(s); scores count them apart" in made.warnings
+
+
+@pytest.fixture
+def isic(tmp_path):
+    root = tmp_path / "isic"
+    for number in range(40):
+        year = "Test" if number >= 30 else "Training"
+        save(root / f"ISIC-2017_{year}_Data" / f"ISIC_{number:07d}.jpg", picture(number))
+        folder = root / f"ISIC-2017_{year}_Part1_GroundTruth"
+        save(folder / f"ISIC_{number:07d}_segmentation.png", disc(radius=2 + number % 9))
+    return root
+
+
+@pytest.mark.parametrize("partition", ["iid", "dirichlet-size", "dirichlet-appearance"])
+@pytest.mark.parametrize(("public", "count"), [("8", 8), ("0.25", 10), ("ISIC-2017_Test_Data", 10)])
+def test_isic_is_divided_exactly(tmp_path, isic, partition, public, count):
+    made = prepare_isic(isic, options=options(tmp_path), public=public, sites=3, partition=partition, alpha=2.0)
+    items = [item.image for _, _, item in made.datalist.items()]
+    assert len(items) == len(set(items)) == 40
+    assert len(made.datalist.public) == count
+    assert list(made.datalist.sites) == ["site-1", "site-2", "site-3"]
+
+
+def test_isic_by_folder_and_public_options(tmp_path, isic):
+    made = prepare_isic(isic, options=options(tmp_path), public="5", partition="folder")
+    assert list(made.datalist.sites) == ["ISIC-2017_Test_Data", "ISIC-2017_Training_Data"]
+    with pytest.raises(Refused, match=r"--public: expected a count below 40, a share in \(0, 1\), or one of"):
+        prepare_isic(isic, options=options(tmp_path), public="many")
+
+
+def test_isic_archives_are_unpacked_on_request(tmp_path, isic):
+    root = tmp_path / "zipped"
+    root.mkdir()
+    with zipfile.ZipFile(root / "all.zip", "w") as archive:
+        for path in isic.rglob("*.*"):
+            archive.write(path, path.relative_to(isic))
+    with pytest.raises(Refused, match="unpack them with --unpack"):
+        prepare_isic(root, options=options(tmp_path), public="8")
+    made = prepare_isic(root, options=options(tmp_path), public="8", unpack_archives=True)
+    assert sum(1 for _ in made.datalist.items()) == 40
+
+
+@pytest.mark.data
+def test_the_published_skin_list_is_reproduced(tmp_path, samfed_data):
+    data = samfed_data / "data"
+    root = data / "skin" / "isic2017"
+    made = prepare_list(data / "splits" / "isic_hssf.json", root, options=options(tmp_path))
+    assert made.datalist.name == "isic_hssf"
+    assert len(made.datalist.public) == 66
+    assert list(sizes(made.datalist).values()) == [[116, 13, 18], [217, 26, 30], [451, 55, 65], [687, 92, 85]]
+    assert sum(len(part.missing) for part in made.coverage) == 2694 - 1921
+
+
+@pytest.mark.data
+def test_the_published_polyp_list_keeps_its_groups_and_warns(tmp_path, samfed_data):
+    data = samfed_data / "data"
+    chosen = options(tmp_path, groups=data / "manifest.csv")
+    made = prepare_list(data / "splits" / "polyp_hssf.json", data / "polyp", options=chosen)
+    assert sizes(made.datalist) == {"CVC-ClinicDB": [489, 61, 62], "Kvasir": [800, 100, 100]}
+    assert len({item.group for item in made.datalist.public}) == 15
+    assert made.warnings[0] == "34 image(s) of the public set repeat the bytes of another one there"
+    assert "groups have images in a validation or test split and elsewhere" in made.warnings[1]

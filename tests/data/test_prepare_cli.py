@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+
+import pytest
+
+from samfed_monai.data.datalist import DataList
+from samfed_monai.data.prepare_cli import add_prepare_parser
+from samfed_monai.errors import Refused
+from tests.data.making import picture, save, site
+
+
+def run(*words: object) -> int:
+    parser = argparse.ArgumentParser(prog="samfed")
+    add_prepare_parser(parser.add_subparsers())
+    arguments = parser.parse_args(["prepare", *map(str, words)])
+    return arguments.run(arguments)
+
+
+def test_folders(tmp_path, capsys):
+    site(tmp_path, "public", 2, 2)
+    site(tmp_path, "a", 10, 10, first=100)
+    output = tmp_path / "list.json"
+    assert run("folders", tmp_path, "--public", "public", "--output", output, "--limit-per-site", 4) == 0
+    said = capsys.readouterr().out
+    assert "list: 2 public images, 1 sites" in said
+    assert "a: 4 unlabelled, 1 validation, 1 test" in said
+    assert DataList.load(output).hash[:12] in said
+    assert (tmp_path / "list.report.html").is_file()
+    assert (tmp_path / "list.report.csv").is_file()
+
+
+def test_list_tells_what_is_missing(tmp_path, capsys):
+    save(tmp_path / "images" / "1.png", picture(1))
+    (tmp_path / "mine.json").write_text(json.dumps({"Clinic": {"unlabeled_train": ["1.png", "2.png"]}}))
+    words = ("--split", tmp_path / "mine.json", "--data-root", tmp_path, "--output", tmp_path / "l.json", "--no-report")
+    assert run("list", *words) == 0
+    assert "not at hand: 1 of 2 images of Clinic unlabelled" in capsys.readouterr().out
+    assert not (tmp_path / "l.report.html").exists()
+    with pytest.raises(Refused, match="--folder: expected CLIENT=FOLDER, found 'Clinic'"):
+        run("list", *words, "--folder", "Clinic")
+
+
+def test_isic(tmp_path):
+    for number in range(12):
+        save(tmp_path / f"ISIC_{number:07d}.jpg", picture(number))
+    with pytest.raises(Refused, match="no labelled images to draw from"):
+        run("isic", tmp_path, "--output", tmp_path / "list.json", "--public", "4", "--sites", "2")
+
+
+def test_synthetic(tmp_path):
+    output = tmp_path / "list.json"
+    words = ("--sites", 2, "--images-per-site", 3, "--public", 2, "--size", 48, 64)
+    assert run("synthetic", tmp_path / "data", *words, "--output", output) == 0
+    assert len(DataList.load(output).sites) == 2
+    assert (tmp_path / "list.report.html").is_file()
+
+
+def test_the_parser_imports_nothing_heavy():
+    program = (
+        "import sys, samfed_monai.data.prepare_cli, samfed_monai.data;"
+        "print([m for m in ('torch', 'monai', 'numpy', 'PIL', 'jinja2') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

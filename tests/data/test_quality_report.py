@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samfed_monai.data.assembly import Options
+from samfed_monai.data.prepare import prepare_folders
+from samfed_monai.data.quality_report import bars, report_on
+from samfed_monai.data.thumbnails import OUTLINE, outline, overlay
+from tests.data.making import disc, picture, save, site
+
+CANARY = "Jane Doe, Room 7"
+
+
+@pytest.fixture
+def made(tmp_path):
+    root = tmp_path / "data"
+    site(root, "public", 3, 3)
+    site(root, "A & <B>", 10, 10, first=100)
+    exif = Image.Exif()
+    exif[0x010E] = exif[0x8298] = CANARY  # description, copyright
+    exif.get_ifd(0x8825)[1] = "N"  # GPS
+    for number in range(9):
+        save(root / "public" / "images" / f"photo {number}.jpg", picture(50 + number, 24, 24), exif=exif)
+        save(root / "public" / "masks" / f"photo {number}.png", disc(24, 24, radius=5))
+    save(root / "public" / "masks" / "public_000.png", disc(radius=0))
+    options = Options(output=tmp_path / "list.json", progress=False)
+    return prepare_folders(root, public="public", options=options)
+
+
+def test_the_page_is_self_contained_and_escaped(made):
+    html = made.report.read_text()
+    assert made.report.name == "list.report.html"
+    assert not re.search(r'(src|href)="(?!data:|list\.report\.csv)', html)
+    assert "A &amp; &lt;B&gt;" in html
+    assert "<B>" not in html
+    assert made.datalist.hash in html
+    assert "the public set has 1 empty and 0 full mask(s)" in html
+    assert "is the mask the right way round?" in html
+
+
+def test_the_table_has_one_row_per_image(made):
+    with made.report.with_suffix(".csv").open(newline="") as stream:
+        rows = {row["image"]: row for row in csv.DictReader(stream)}
+    assert len(rows) == 22
+    empty = rows["public/images/public_000.png"]
+    assert (empty["width"], empty["height"], empty["mode"], empty["empty"], empty["full"]) == (
+        "32",
+        "24",
+        "RGB",
+        "1",
+        "0",
+    )
+    assert (empty["mask_values"], empty["foreground"]) == ("0", "0.00000")
+    assert rows["public/images/photo 0.jpg"]["mask_values"] == "0 255"
+
+
+def test_fault_60_nothing_of_exif_gets_into_lists_or_reports(made):
+    texts = [made.path.read_text(), made.report.read_text(), made.report.with_suffix(".csv").read_text()]
+    assert not any("Jane" in text for text in texts)
+    pictures = [base64.b64decode(code) for code in re.findall(r"base64,([^\"]+)", texts[1])]
+    assert len(pictures) >= 12
+    for content in pictures:
+        assert b"Exif" not in content
+        assert b"Jane" not in content
+        assert not Image.open(io.BytesIO(content)).getexif()
+
+
+def test_a_report_can_be_made_of_a_list_alone(made, tmp_path):
+    page = report_on(made.path, tmp_path / "data", tmp_path / "again.html", progress=False)
+    assert page.read_text().count("<figure>") == made.report.read_text().count("<figure>")
+
+
+def test_the_overlay_draws_the_masks_outline():
+    drawn = overlay(np.zeros((10, 20, 3), np.uint8), np.ones((10, 20), np.uint8), side=20)
+    assert drawn.shape == (10, 20, 3)
+    assert (drawn[0] == OUTLINE).all()
+    assert (drawn[1, 1] == OUTLINE).all()
+    assert (drawn[4:6, 4:-4] == 0).all()
+    assert outline(np.zeros((3, 3), bool)).sum() == 0
+
+
+def test_bars_fill_the_height_with_the_largest_count():
+    assert bars([0, 2, 1], width=30, height=10) == "M10,10v-10.0h8.5V10z M20,10v-5.0h8.5V10z"
+    assert bars([0, 0]) == ""
