@@ -107,5 +107,5 @@ def test_fault_01_a_labelled_split_without_its_mask_is_refused(tmp_path):
 
 def test_an_image_listed_twice_is_refused(tmp_path):
     twice = Item("1.jpg", A, "1.png", B)
-    with pytest.raises(Refused, match="'1.jpg', which list.json -> public lists too"):
+    with pytest.raises(Refused, match=r"'1.jpg', which list.json -> public lists too"):
         DataList("list", [twice], {"site": Site([twice])}).save(tmp_path / "list.json")

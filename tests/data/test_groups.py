@@ -24,7 +24,7 @@ def test_stems_match_where_there_is_no_path(tmp_path):
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "g.csv").write_text("image,sequence\n1.jpg,x\n")
-    with pytest.raises(Refused, match="found the columns .*; name the group's column with --group-column"):
+    with pytest.raises(Refused, match=r"found the columns .*; name the group's column with --group-column"):
         read_groups(tmp_path / "g.csv")
     with pytest.raises(Refused, match="expected a CSV file"):
         read_groups(tmp_path / "none.csv")

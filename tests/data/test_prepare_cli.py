@@ -53,7 +53,7 @@ def test_isic(tmp_path):
 
 def test_synthetic(tmp_path):
     output = tmp_path / "list.json"
-    words = ("--sites", 2, "--images-per-site", 3, "--public", 2, "--size", 48, 64)
+    words = ("--sites", 2, "--images-per-site", 3, "--public", 2, "--size", 64, 96)
     assert run("synthetic", tmp_path / "data", *words, "--output", output) == 0
     assert len(DataList.load(output).sites) == 2
     assert (tmp_path / "list.report.html").is_file()

@@ -81,12 +81,12 @@ def test_other_formats_are_refused_at_once(tmp_path):
 
 def test_nothing_at_hand_is_refused(tmp_path):
     site(tmp_path, "open_set", 1, 1)
-    with pytest.raises(Refused, match="found none of the images of mine.json"):
+    with pytest.raises(Refused, match=r"found none of the images of mine.json"):
         find_published(published(tmp_path), tmp_path)
 
 
 def test_fault_28_29_a_known_name_needs_the_published_file(tmp_path):
-    with pytest.raises(Refused, match="isic_hssf: expected the published list, found not at hand; put isic_hssf.json"):
+    with pytest.raises(Refused, match=r"isic_hssf: expected the published list, found not at hand; put isic_hssf.json"):
         find_published("isic_hssf", tmp_path)
     (tmp_path / "splits").mkdir()
     published(tmp_path / "splits", name="isic_hssf.json")
