@@ -1,0 +1,57 @@
+"""The best epoch is kept, and so is a row of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from samfed_monai.handlers import BestWeightsSaver, TermTable
+from samfed_monai.io import safe_load
+from tests.handlers.toy import toy_network
+
+
+def engine_and_evaluator() -> tuple[Any, Any]:
+    evaluator = SimpleNamespace(state=SimpleNamespace(metrics={}))
+    state = SimpleNamespace(epoch=0, max_epochs=4, term_means={"supervised": 1.5})
+    return SimpleNamespace(network=toy_network(), state=state), evaluator
+
+
+def test_only_a_better_epoch_replaces_the_file(tmp_path: Path) -> None:
+    engine, evaluator = engine_and_evaluator()
+    saver = BestWeightsSaver(evaluator=evaluator, path=tmp_path / "sub" / "best.safetensors")
+    headers = []
+    for epoch, dice in enumerate((0.2, 0.5, 0.5, 0.4), start=1):
+        engine.state.epoch, evaluator.state.metrics = epoch, {"dice": dice}
+        with torch.no_grad():
+            engine.network[0].bias.fill_(epoch)
+        saver(engine)
+        tensors = safe_load(tmp_path / "sub" / "best.safetensors", metadata=headers.append)
+        assert tensors["0.bias"][0] == min(epoch, 2)
+    assert headers[-1] == {"metric": "dice", "value": "0.5", "epoch": "2"}
+
+
+def test_without_validation_the_last_epoch_is_kept(tmp_path: Path) -> None:
+    engine, evaluator = engine_and_evaluator()
+    saver = BestWeightsSaver(evaluator=evaluator, path=tmp_path / "best.safetensors")
+    for epoch in (1, 2):
+        with torch.no_grad():
+            engine.network[0].bias.fill_(epoch)
+        saver(engine)
+    assert safe_load(tmp_path / "best.safetensors")["0.bias"][0] == 2
+
+
+def test_table_grows_by_a_row_and_learns_new_columns(tmp_path: Path) -> None:
+    engine, evaluator = engine_and_evaluator()
+    table = TermTable(path=tmp_path / "terms.csv", evaluator=evaluator)
+    engine.state.epoch = 1
+    table(engine)
+    engine.state.epoch, evaluator.state.metrics = 2, {"dice": 0.25}
+    table(engine)
+    assert (tmp_path / "terms.csv").read_text().splitlines() == [
+        "round,epoch,supervised,validation_dice",
+        "1,1,1.5,",
+        "2,2,1.5,0.25",
+    ]

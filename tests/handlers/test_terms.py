@@ -1,0 +1,217 @@
+"""Terms: what they add, what they record, what they refuse."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from monai.engines.utils import IterationEvents
+from torch import Tensor
+
+from samfed_monai.errors import Refused
+from samfed_monai.handlers import (
+    BatchGuide,
+    GlobalDistillationTerm,
+    GlobalGuide,
+    Guidance,
+    PseudoLabelTerm,
+    SamDistillationTerm,
+    Term,
+    TermLogger,
+    UnlabelledStream,
+)
+from samfed_monai.losses import agree, distillation_kl, weighted_pseudo_label_loss
+from tests.handlers.toy import next_round, toy_loader, toy_trainer
+
+
+def guidance() -> Guidance:
+    generator = torch.Generator().manual_seed(0)
+    weak, sam, other = (torch.rand(2, 1, 4, 4, generator=generator) for _ in range(3))
+    student = torch.randn(2, 1, 4, 4, generator=generator)
+    return Guidance(student=student, weak=weak, guides={"sam": sam, "global": other, "ema": weak.roll(1, 3)})
+
+
+def engine_at(round: int, rounds: int, given: Guidance | None = None) -> Any:
+    state = SimpleNamespace(round=round, rounds=rounds, iteration=1, guidance=given, output={"loss": torch.tensor(2.0)})
+    return SimpleNamespace(state=state)
+
+
+class Three(Term):
+    """A term of value 3 that needs nothing."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"name": "three", "weight": 1.0, "schedule": "constant", "fraction": 0.4, **kwargs})
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ()
+
+    def value(self, guidance: Guidance, engine: Any) -> Tensor:
+        return torch.tensor(3.0)
+
+
+def test_loss_plus_weight_times_schedule_times_value() -> None:
+    engine = engine_at(2, 10, guidance())
+    Three(weight=0.5, schedule="linear")(engine)
+    assert engine.state.output["loss"].item() == pytest.approx(2 + 0.5 * 0.5 * 3)
+    assert {name: value.item() for name, value in engine.state.terms.items()} == {"supervised": 2.0, "three": 3.0}
+
+
+def test_terms_add_up_and_supervised_stays_the_first() -> None:
+    engine = engine_at(0, 1, guidance())
+    Three()(engine)
+    Three(name="four", weight=2.0)(engine)
+    assert engine.state.output["loss"].item() == 2 + 3 + 6
+    assert engine.state.terms["supervised"].item() == 2
+
+
+def test_records_start_empty_at_every_iteration() -> None:
+    engine = engine_at(0, 1, guidance())
+    Three(name="old")(engine)
+    engine.state.iteration = 2
+    Three(name="new")(engine)
+    assert set(engine.state.terms) == {"supervised", "new"}
+
+
+def test_pseudo_label_term_is_the_agreed_loss() -> None:
+    given = guidance()
+    engine = engine_at(0, 1, given)
+    PseudoLabelTerm(tau=0.7, delta=0.05, schedule="constant")(engine)
+    agreement = agree(given.guides["sam"], given.weak, given.guides["ema"], tau=0.7, delta=0.05)
+    expected = weighted_pseudo_label_loss(given.student, agreement.label, agreement.weight)
+    torch.testing.assert_close(engine.state.terms["pseudo_label"], expected)
+    torch.testing.assert_close(engine.state.terms["reliability"], agreement.reliability.mean())
+    torch.testing.assert_close(engine.state.terms["agreement"], agreement.agreed.float().mean())
+
+
+def test_sam_term_is_weighted_by_agreement_and_reliability() -> None:
+    given = guidance()
+    agreement = agree(given.guides["sam"], given.weak, given.guides["ema"])
+    for adaptive, scale in ((True, agreement.reliability), (False, None)):
+        engine = engine_at(0, 1, given)
+        SamDistillationTerm(adaptive=adaptive)(engine)
+        expected = distillation_kl(given.student, given.guides["sam"], 2.0, agreement.weight, scale)
+        torch.testing.assert_close(engine.state.terms["sam_kd"], expected)
+
+
+def test_global_term_is_plain_distillation_at_half_weight() -> None:
+    given = guidance()
+    engine = engine_at(0, 1, given)
+    GlobalDistillationTerm()(engine)
+    expected = distillation_kl(given.student, given.guides["global"], 2.0)
+    torch.testing.assert_close(engine.state.output["loss"], 2.0 + 0.5 * expected)
+
+
+def test_the_agreement_is_computed_once_for_two_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr("samfed_monai.handlers.guidance.agree", lambda *a, **k: calls.append(k) or agree(*a, **k))
+    engine = engine_at(0, 1, guidance())
+    PseudoLabelTerm()(engine)
+    SamDistillationTerm()(engine)
+    assert len(calls) == 1
+    SamDistillationTerm(tau=0.8)(engine)
+    assert len(calls) == 2
+
+
+def test_the_student_may_be_its_average() -> None:
+    given = guidance()
+    found = given.agree("sam", student="ema", rule="confidence", tau=0.9, delta=0.1, asked_by="terms#x")
+    expected = agree(given.guides["sam"], given.guides["ema"], given.weak)
+    assert torch.equal(found.weight, expected.weight)
+    assert torch.equal(found.reliability, expected.reliability)
+
+
+def test_a_perfect_student_pays_nothing() -> None:
+    certain = torch.tensor([[[[0.99, 0.01]]]])
+    given = Guidance(student=torch.logit(certain), weak=certain, guides={"sam": certain, "global": certain})
+    engine = engine_at(0, 1, given)
+    for term in (SamDistillationTerm(), GlobalDistillationTerm()):
+        term(engine)
+        assert engine.state.terms[term.name].item() == pytest.approx(0, abs=1e-5)
+    PseudoLabelTerm()(engine)
+    # CE = -ln 0.99, Dice = 1 - (2 * 0.99 * 0.99 + 1) / (0.99 + 0.01 * 0.99 + 0.99 + 1) with weights 0.99
+    w = 0.99
+    dice = 1 - (2 * w * 0.99 + 1) / (w * 0.99 + w * 0.01 + w + 1)
+    assert engine.state.terms["pseudo_label"].item() == pytest.approx(-math.log(0.99) + dice, rel=1e-4)
+
+
+def test_an_unknown_guide_is_refused_before_any_step_with_a_suggestion() -> None:
+    stream = UnlabelledStream(loader=toy_loader(), guides=[BatchGuide(), GlobalGuide()])
+    trainer = toy_trainer([stream, PseudoLabelTerm(teacher="sma")])
+    with pytest.raises(
+        Refused, match=r"terms#pseudo_label: expected one of \['global', 'sam', 'weak'\], .*'sma'; did you mean 'sam'\?"
+    ):
+        trainer.run()
+    assert trainer.state.iteration == 0
+
+
+def test_a_guide_nobody_provides_is_refused_with_the_mend() -> None:
+    trainer = toy_trainer([GlobalDistillationTerm(), UnlabelledStream(loader=toy_loader())])  # in any order
+    with pytest.raises(
+        Refused, match=r"found the guide 'global'; add a guide of that name, or disable terms#global_kd"
+    ):
+        trainer.run()
+
+
+def test_a_term_without_a_stream_is_refused() -> None:
+    with pytest.raises(Refused, match=r"terms#sam_kd: expected an UnlabelledStream .* enable stream, or disable"):
+        toy_trainer([SamDistillationTerm()]).run()
+
+
+def test_bad_arguments_are_refused_together() -> None:
+    with pytest.raises(Refused, match=r"(?s)2 problems.*terms#three#weight: .*-1.*terms#three#fraction: .*1\.5"):
+        Three(weight=-1, fraction=1.5)
+
+
+@pytest.mark.parametrize("term", [PseudoLabelTerm, SamDistillationTerm])
+def test_fault_25_unknown_rule_or_schedule_is_refused_when_built(term: Any) -> None:
+    with pytest.raises(Refused, match="did you mean 'teacher'"):
+        term(rule="teachr")
+    with pytest.raises(Refused, match="did you mean 'constant'"):
+        term(schedule="constnt")
+
+
+@pytest.mark.parametrize("term", [SamDistillationTerm, GlobalDistillationTerm])
+def test_a_temperature_of_zero_is_refused(term: Any) -> None:
+    with pytest.raises(ValueError, match="temperature: expected a number > 0, found 0"):
+        term(temperature=0)
+
+
+@pytest.mark.parametrize("first", ["logger", "terms"])
+def test_means_of_a_round_whatever_the_order_of_handlers(first: str) -> None:
+    stream = UnlabelledStream(loader=toy_loader(), guides=[BatchGuide()])
+    terms = [stream, PseudoLabelTerm(schedule="constant"), Three(weight=2.0)]
+    handlers = [TermLogger(), *terms] if first == "logger" else [*terms, TermLogger()]
+    trainer = toy_trainer(handlers, steps=3)
+    losses: list[float] = []
+    trainer.add_event_handler(
+        IterationEvents.LOSS_COMPLETED, lambda engine: losses.append(engine.state.output["loss"].item())
+    )
+    next_round(trainer, 0, 1)
+    means = trainer.state.term_means
+    assert set(means) == {"supervised", "pseudo_label", "three", "reliability", "agreement"}
+    assert means["three"] == 3
+    assert means["supervised"] + means["pseudo_label"] + 6 == pytest.approx(sum(losses) / 3, rel=1e-5)
+
+
+def test_means_start_anew_with_every_round(caplog: pytest.LogCaptureFixture) -> None:
+    trainer = toy_trainer([TermLogger()], steps=1)
+    with caplog.at_level("INFO", logger="samfed_monai"):
+        next_round(trainer, 0, 2)
+        first = trainer.state.term_means["supervised"]
+        next_round(trainer, 1, 2)
+    assert trainer.state.term_means["supervised"] == trainer.state.output[0]["loss"] != first
+    assert f"round 1 of 2: supervised {first:.4f}" in caplog.text
+
+
+def test_a_term_changes_what_is_learnt() -> None:
+    def trained(*terms: Term) -> Tensor:
+        trainer = toy_trainer([UnlabelledStream(loader=toy_loader(), guides=[BatchGuide()]), *terms])
+        trainer.run()
+        return trainer.network.state_dict()["3.weight"]
+
+    assert not torch.equal(trained(), trained(SamDistillationTerm(adaptive=False)))
+    assert torch.equal(trained(), trained(SamDistillationTerm(weight=0.0)))
