@@ -109,7 +109,7 @@ def finish(
     datalist.save(output)
     sentences = [*warnings(datalist), *doubts(datalist, kept)]
     for sentence in sentences:
-        logger.warning("%s: %s", output.name, sentence)
+        logger.info("%s: %s", output.name, sentence)
     page = output.with_suffix(".report.html") if options.report else None
     if page is not None:
         write_report(datalist, kept, root, page, warnings=sentences, coverage=coverage)

@@ -203,7 +203,7 @@ def _tell(prepared: Prepared) -> int:
         lines.append(f"  {name}: {counts}")
     for part in prepared.coverage:
         if part.missing:
-            place = f"{part.client} {part.split.value}"
+            place = f"{part.client} ({part.split.value})"
             lines.append(f"  not at hand: {len(part.missing)} of {part.listed} images of {place}")
     lines += [f"  worth a look: {sentence}" for sentence in prepared.warnings]
     lines += [f"list    {prepared.path}  ({datalist.hash[:12]})"]

@@ -38,7 +38,7 @@ def test_list_tells_what_is_missing(tmp_path, capsys):
     (tmp_path / "mine.json").write_text(json.dumps({"Clinic": {"unlabeled_train": ["1.png", "2.png"]}}))
     words = ("--split", tmp_path / "mine.json", "--data-root", tmp_path, "--output", tmp_path / "l.json", "--no-report")
     assert run("list", *words) == 0
-    assert "not at hand: 1 of 2 images of Clinic unlabelled" in capsys.readouterr().out
+    assert "not at hand: 1 of 2 images of Clinic (unlabelled)" in capsys.readouterr().out
     assert not (tmp_path / "l.report.html").exists()
     with pytest.raises(Refused, match="--folder: expected CLIENT=FOLDER, found 'Clinic'"):
         run("list", *words, "--folder", "Clinic")
