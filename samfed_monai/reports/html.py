@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from samfed_monai.reports.style import Picture
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+logger = logging.getLogger(__name__)
 
 TEMPLATES = Path(__file__).parent / "templates"
 PRIVACY = "This file shows test images and their ids: treat it as you treat the images."
@@ -70,6 +73,7 @@ class Report:
             _write_png(folder / f"overlay-{number}-{overlay.place}.png", overlay.png, mode=0o600)
         path = self.run_folder / "report.html"
         write_text(path, render(run, figures, overlays, notes))
+        logger.info("report: %s", path)
         return path
 
 

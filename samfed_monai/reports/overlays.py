@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from samfed_monai.data.reading import read_image, read_mask
-from samfed_monai.data.records import load_records
+from samfed_monai.data import load_records, read_image, read_mask
 from samfed_monai.errors import SamFedError
 from samfed_monai.metrics import surface
 from samfed_monai.reports.run_data import RunData
@@ -20,6 +19,7 @@ from samfed_monai.reports.run_data import RunData
 COLOURS = {"TP": ((0, 158, 115), 0.30), "FP": ((213, 94, 0), 0.62), "FN": ((0, 114, 178), 0.62)}
 PLACES = ("best", "median", "worst")
 LONGEST_SIDE = 320
+GIVE = "the run does not record where its images are; give --datalist and --data-root to `samfed report`"
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,16 @@ def make_overlays(
         data_root: folder of its images.
 
     Returns:
-        The overlays, and one note for every site without.
+        The overlays, and notes on the sites without.
     """
+    if datalist is None or data_root is None:
+        return [], [f"all sites: {GIVE}"]
     overlays: list[Overlay] = []
     notes: list[str] = []
     for site in run.sites:
         rows = run.image_scores(site)
         if not rows:
             notes.append(f"{site}: no table of test scores in the run folder")
-        elif datalist is None or data_root is None:
-            notes.append(f"{site}: data list or data root not given")
         else:
             try:
                 overlays += _of_site(run, site, rows, datalist, data_root)
@@ -123,7 +123,7 @@ def _render(record: dict[str, Any], mask: Path) -> bytes:
     shaded = draw_overlay(pixels, _resized(label, size), _resized(prediction, size))
     gap = np.full((size[1], 6, 3), 255, np.uint8)
     stream = io.BytesIO()
-    Image.fromarray(np.concatenate([pixels, gap, shaded], axis=1)).save(stream, format="PNG", optimize=True)
+    Image.fromarray(np.concatenate([pixels, gap, shaded], axis=1)).save(stream, format="PNG")
     return stream.getvalue()
 
 

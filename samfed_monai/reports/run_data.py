@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,11 +71,13 @@ class RunData:
         ]
 
     def setting(self, name: str) -> Any:
-        """A knob of the run as ``run.json`` keeps it, at its top or one level below; ``None`` where it is not."""
+        """A knob of the run: of ``run.json``, at its top or one level below, else of its command; else ``None``."""
         for level in (self.run, *(value for value in self.run.values() if isinstance(value, Mapping))):
             if level.get(name) is not None:
                 return level[name]
-        return None
+        option = "--" + name.replace("_", "[-_]")
+        found = re.search(rf"(?:^|\s){option}[= ]('[^']*'|\S+)", self.results.get("command") or "")
+        return found.group(1).strip("'") if found else None
 
     def image_scores(self, site: str, *, split: str = "test", model: str | None = None) -> list[dict[str, Any]]:
         """Rows of ``evaluation/<model>/<site>/<split>/scores.csv``, with ``dice`` and ``hd95`` as numbers."""

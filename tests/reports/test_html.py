@@ -97,7 +97,7 @@ def test_a_bare_run_without_teacher_or_rounds_has_a_report(run_folder, tmp_path)
     page = Report(tmp_path).write().read_text(encoding="utf-8")
     assert "Teacher" not in page
     assert "None: every site" in page
-    assert "no table of test scores in the run folder" in page
+    assert "give --datalist and --data-root to `samfed report`" in page
 
 
 def test_overlays_can_be_left_out(run_folder, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from samfed_monai.reports import RunData
-from samfed_monai.reports.overlays import chosen, draw_overlay, make_overlays
+from samfed_monai.reports.overlays import GIVE, chosen, draw_overlay, make_overlays
 
 
 def rows(*dices):
@@ -51,13 +51,13 @@ def test_what_cannot_be_read_is_noted_not_fatal(run_folder, tmp_path):
     run = RunData.read(run_folder)
     assert make_overlays(run, datalist=None, data_root=None) == (
         [],
-        [f"{site}: data list or data root not given" for site in run.sites],
+        [f"all sites: {GIVE}"],
     )
     overlays, notes = make_overlays(run, datalist=run.setting("datalist"), data_root=tmp_path)
     assert overlays == []
     assert len(notes) == 4
     assert str(tmp_path) not in " ".join(notes)
     elsewhere = RunData(tmp_path, run.results)
-    assert make_overlays(elsewhere, datalist=None, data_root=None)[1][0] == (
+    assert make_overlays(elsewhere, datalist="L", data_root="D")[1][0] == (
         "Basel: no table of test scores in the run folder"
     )

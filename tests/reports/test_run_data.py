@@ -17,6 +17,15 @@ def test_it_reads_a_run(run_folder):
     assert run.skipped == [{"round": 5, "site": "Porto", "reason": "layer4.1.conv2.weight: NaN or infinity"}]
 
 
+def test_a_knob_that_run_json_leaves_out_is_read_from_the_command(run_folder):
+    run = RunData.read(run_folder)
+    bare = RunData(
+        run.folder, {**run.results, "command": "python -m monai.bundle run --datalist 'my list.json' --data_root=D"}
+    )
+    assert (bare.setting("datalist"), bare.setting("data_root")) == ("my list.json", "D")
+    assert bare.setting("data") is None
+
+
 def test_image_scores_are_numbers(run_folder):
     rows = RunData.read(run_folder).image_scores("Lübeck")
     assert len(rows) == 7
