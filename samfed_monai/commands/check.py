@@ -41,7 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
         expected = "--workflow NAME beside --key value"
         raise Refused([Problem("command line", found=f"--{next(iter(overrides))}", expected=expected)])
     workflows = [arguments.workflow] if arguments.workflow else workflows_of(root)
-    variants = [arguments.variant] if arguments.variant else variants_of(root)
+    trains = {"train", "federate"} & set(workflows)
+    variants = [arguments.variant] if arguments.variant else variants_of(root) if trains else []
     problems: dict[Problem, None] = {}
     for workflow in workflows:
         problems |= dict.fromkeys(check_bundle(root, workflow, overrides=overrides, ready=False))

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.components import ComponentCheck, check_override_kinds
-from samfed_monai.config.files import check_files
+from samfed_monai.config.files import check_base_weights, check_files
+from samfed_monai.config.ids import MISSING, lookup, references
 from samfed_monai.config.knobs import check_knobs
 from samfed_monai.config.layers import WORKFLOWS, BundleConfig, variant_file, workflow_files
 from samfed_monai.config.logging_file import check_logging
@@ -39,30 +40,28 @@ def check_bundle(
             at paths and hashes that somebody changed from what the packaged bundle ships.
     """
     root = Path(bundle_root)
+    federate = workflow == "federate"
+    overrides = {**(overrides or {}), **({"variant": variant} if federate and variant else {})}
     try:
         own = workflow_files(root, workflow)
         base = list(files) if files is not None else own
-        layers = [*base, *_variant_files(root, variant if workflow != "federate" else None)]
+        layers = [*base, *_variant_files(root, None if federate else variant)]
     except Refused as refused:
         return refused.problems
+    config = BundleConfig(layers, overrides)
     base_layers = max(1, sum(path.name in {name.name for name in own} for path in base))
-    problems = [*check_logging(root), *_check_layers(root, layers, overrides, base_layers, ready)]
-    if workflow == "federate":  # the sites of a federated run train with train.json and the variant on top of it
-        chosen = variant or (overrides or {}).get("variant")
-        problems += check_bundle(root, "train", variant=chosen if isinstance(chosen, str) else None, ready=False)
+    problems = [*check_logging(root), *_problems(config, root, base_layers, ready)]
+    if federate and not config.problems:
+        problems += _inside_a_federation(config, root, ready)
     return list(dict.fromkeys(problems))
 
 
-def _variant_files(root: Path, variant: str | None) -> list[Path]:
-    if variant is None or (variant == "samfed" and not (root / "configs" / "variants" / "samfed.json").is_file()):
-        return []
-    return [variant_file(root, variant)]
+def _variant_files(root: Path, variant: Any) -> list[Path]:
+    shipped = root / "configs" / "variants" / "samfed.json"
+    return [] if variant is None or (variant == "samfed" and not shipped.is_file()) else [variant_file(root, variant)]
 
 
-def _check_layers(
-    root: Path, files: Sequence[Path], overrides: Mapping[str, Any] | None, base_layers: int, ready: bool
-) -> list[Problem]:
-    config = BundleConfig(files, overrides)
+def _problems(config: BundleConfig, root: Path, base_layers: int, ready: bool) -> list[Problem]:
     if config.problems:  # the rest would only guess at what the unreadable file says
         return config.problems
     components = ComponentCheck(config)
@@ -79,6 +78,39 @@ def _check_layers(
         told = {problem.where for problem in problems}
         problems += [problem for problem in check() if problem.where not in told]  # one place is told about once
     return problems
+
+
+def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[Problem]:
+    """The workflows that a federated job runs: ``train.json`` with the variant and the values of ``client`` on top,
+    ``teacher.json`` with those of ``teacher``; and SAM's weights, if the variant wants a teacher."""
+    try:
+        variant = _variant_files(root, config.content.get("variant"))
+    except Refused as refused:
+        return refused.problems
+    parts: dict[str, BundleConfig] = {}
+    problems: list[Problem] = []
+    for group, workflow, extra in (("client", "train", variant), ("teacher", "teacher", [])):
+        own = workflow_files(root, workflow)
+        if all(path.is_file() for path in own):
+            source = f"{config.layers[0][0]} -> {group}"
+            parts[group] = BundleConfig([*own, *extra], _resolved(config, group), source)
+            problems += _problems(parts[group], root, len(own), ready=False)
+    wanted = ready and "client" in parts and parts["client"].content.get("teacher_adapt", "off") != "off"
+    if wanted and "teacher" in parts:
+        problems += check_base_weights(parts["teacher"].content, root)
+    return problems
+
+
+def _resolved(config: BundleConfig, group: str) -> dict[str, Any]:
+    """A group of overrides with its ``@knob`` references looked up; those that lead nowhere are told elsewhere."""
+    pairs = config.content.get(group)
+    resolved: dict[str, Any] = {}
+    for key, value in pairs.items() if isinstance(pairs, dict) else ():
+        targets = references(value) if isinstance(value, str) and value.startswith("@") else []
+        found = lookup(config.content, targets[0]) if targets else value
+        if found is not MISSING and not (isinstance(found, str) and found.startswith(("$", "@", "%"))):
+            resolved[key] = found
+    return resolved
 
 
 def workflows_of(bundle_root: str | Path) -> list[str]:

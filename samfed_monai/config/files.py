@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from samfed_monai.config.layers import BundleConfig
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.io import sha256_file
 
-WEIGHT_KNOBS = ("adapter", "checkpoint", "encoder_weights", "initial_weights", "model", "teacher_checkpoint", "weights")
+WEIGHT_KNOBS = ("adapter", "checkpoint", "encoder_weights", "initial_weights", "model", "weights")
 """Knobs that hold the path of a weights file or null; ``<knob>_sha256`` beside one, if not null, is its hash."""
 
 FOLDER_KNOBS = ("data_root", "dataset_dir")
@@ -29,7 +29,7 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
     content = dict(config.content)
     for layer, _ in () if ready else config.layers:
         for name, value in shipped_knobs(layer).items():
-            if content.get(name) == value:
+            if name in content and content[name] == value:
                 del content[name]
     for name in WEIGHT_KNOBS:
         path = _given(content, name)
@@ -47,10 +47,10 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
     if datalist is not None:
         yield from _datalist(datalist)
     if ready:
-        yield from _base_weights(content, bundle_root)
+        yield from check_base_weights(content, bundle_root)
 
 
-def _given(content: dict[str, Any], name: str) -> Path | None:
+def _given(content: Mapping[str, Any], name: str) -> Path | None:
     value = content.get(name)
     if not isinstance(value, str) or not value or value.startswith(("$", "@", "%")):
         return None
@@ -80,12 +80,10 @@ def _datalist(path: Path) -> Iterator[Problem]:
         yield from refused.problems
 
 
-def _base_weights(content: dict[str, Any], bundle_root: Path) -> Iterator[Problem]:
-    """SAM's own checkpoint, which is looked up by name; not needed where the teacher is off."""
-    base = content.get("teacher_base", content.get("base"))
-    if not isinstance(base, str) or base.startswith(("$", "@")) or content.get("teacher_adapt") == "off":
-        return
-    if any(_given(content, name) is not None for name in ("checkpoint", "teacher_checkpoint")):
+def check_base_weights(content: Mapping[str, Any], bundle_root: Path) -> Iterator[Problem]:
+    """SAM's checkpoint, which a teacher's configuration names (``base``) unless it gives a path (``checkpoint``)."""
+    base = content.get("base")
+    if not isinstance(base, str) or base.startswith(("$", "@")) or _given(content, "checkpoint") is not None:
         return
     from samfed_monai.networks import find_checkpoint
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from samfed_monai.config.bundles import packaged_bundles
 from samfed_monai.config.ids import join_id, split_id, walk
-from samfed_monai.config.layers import COMMAND_LINE, BundleConfig
+from samfed_monai.config.layers import BundleConfig
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.io import read_json
 
@@ -50,7 +50,7 @@ def _holds_code(value: Any) -> bool:
 def check_knobs(config: BundleConfig) -> Iterator[Problem]:
     """Code where only values belong: in a file's knobs, in a variant's plain values, anywhere on the command line."""
     for index, (layer, pairs) in enumerate(config.layers):
-        if layer == COMMAND_LINE:
+        if layer == config.source:
             suspects = {id_: value for key, item in pairs.items() for id_, value in _texts(key, item)}
         elif index == 0:
             names = knobs_of(pairs).keys() | shipped_knobs(layer).keys()
@@ -85,7 +85,7 @@ def _knobs_of_file(path: Path) -> dict[str, Any]:
 
 
 def _all_knobs(config: BundleConfig) -> set[str]:
-    return {name for layer, pairs in config.layers if layer != COMMAND_LINE for name in knobs_of(pairs)}
+    return {name for layer, pairs in config.layers if layer != config.source for name in knobs_of(pairs)}
 
 
 def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:

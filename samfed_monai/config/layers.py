@@ -57,20 +57,25 @@ class BundleConfig:
     Args:
         files: JSON files, later ones on top; what cannot be read is kept in :attr:`problems`.
         overrides: ids and values of the command line, on top of everything.
+        source: what messages call the overrides.
 
     Attributes:
         content: the merged configuration.
         layers: name of each layer and its own pairs, bottom first.
         problems: what went wrong while reading.
+        source: name of the topmost layer, the overrides.
     """
 
-    def __init__(self, files: Sequence[Path], overrides: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, files: Sequence[Path], overrides: Mapping[str, Any] | None = None, source: str = COMMAND_LINE
+    ) -> None:
         self.content: dict[str, Any] = {}
         self.layers: list[tuple[str, dict[str, Any]]] = []
         self.problems: list[Problem] = []
         for path in files:
             self._read(path)
-        self._put(COMMAND_LINE, dict(overrides or {}))
+        self.source = source
+        self._put(source, dict(overrides or {}))
 
     def _read(self, path: Path) -> None:
         try:

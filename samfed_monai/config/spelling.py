@@ -9,12 +9,14 @@ from typing import Any
 
 from samfed_monai.config.ids import MISSING, children, did_you_mean, join_id, lookup, references, split_id, walk
 from samfed_monai.config.knobs import knobs_of, shipped_knobs
-from samfed_monai.config.layers import COMMAND_LINE, BundleConfig
+from samfed_monai.config.layers import BundleConfig
 from samfed_monai.config.targets import parameters_of, resolve_target
 from samfed_monai.errors import Problem, Refused
 
 COMPONENT_KEYS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"})
 """Keys of a component that MONAI reads itself; they are no arguments."""
+
+_MOST_NAMES = 12  # in a message that has no better guess
 
 _MEANS_THE_SAME = 0.8  # difflib ratio above which two knobs of one file are taken for one knob and its misspelling
 
@@ -25,7 +27,8 @@ def check_override_ids(config: BundleConfig, base_layers: int) -> Iterator[Probl
         below = config.below(index)
         for key, value in pairs.items():
             parts = split_id(key)
-            if index == 0 or (index < base_layers and len(parts) == 1):
+            own = index == 0 or (index < base_layers and len(parts) == 1)  # a workflow's files define their ids
+            if own or parts[0].startswith("_"):  # and so a note, which MONAI passes over
                 continue
             mend = _lost(below, parts, value)
             if mend is not None:
@@ -51,7 +54,9 @@ def _lost(below: dict[str, Any], parts: Sequence[str], value: Any) -> str | None
         guess = difflib.get_close_matches(part, sorted(names), n=1)
         if guess:
             return f"did you mean {join_id([*parts[:depth], guess[0], *parts[depth + 1 :]])!r}?"
-        return f"known here: {', '.join(sorted(names)) or 'nothing'}"
+        shown = sorted(names)[:_MOST_NAMES]
+        more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+        return f"known here: {', '.join(shown) or 'nothing'}{more}"
     return None
 
 
@@ -98,7 +103,7 @@ def check_unread_knobs(config: BundleConfig) -> Iterator[Problem]:
     """Knobs that nothing refers to and that look like a misspelling of one that something refers to."""
     read = {target[0] for _, value in walk(config.content) if isinstance(value, str) for target in references(value)}
     for layer, pairs in config.layers:
-        if layer == COMMAND_LINE:
+        if layer == config.source:
             continue
         for name in knobs_of(pairs).keys() - read - shipped_knobs(layer).keys():
             close = difflib.get_close_matches(name, sorted(read & config.content.keys()), n=1, cutoff=_MEANS_THE_SAME)

@@ -20,19 +20,8 @@ METADATA = read_json(BUNDLE / "configs" / "metadata.json")
 @pytest.mark.parametrize(
     "key",
     [
-        "schema",
-        "version",
-        "changelog",
-        "monai_version",
-        "pytorch_version",
-        "numpy_version",
-        "required_packages_version",
-        "name",
-        "task",
-        "description",
-        "authors",
-        "copyright",
-        "network_data_format",
+        *("schema", "version", "changelog", "monai_version", "pytorch_version", "numpy_version"),
+        *("required_packages_version", "name", "task", "description", "authors", "copyright", "network_data_format"),
     ],
 )
 def test_metadata_has_what_the_model_zoo_asks_for(key):

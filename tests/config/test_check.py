@@ -241,3 +241,27 @@ def test_federate_checks_the_sites_training_with_its_variant(bundle, rewrite: Wr
         "command line -> ruonds",
         "gentle.json -> terms#fist#_disabled_",
     ]
+
+
+def test_what_a_federation_hands_to_its_sites_is_checked_as_their_overrides(bundle, rewrite: Write):
+    federate = {"speed": "fast", "variant": "samfed", "client": {"rate": "@speed", "stesp": 3, "steps": 2}}
+    rewrite("federate.json", json.dumps(federate))
+    assert told(bundle, workflow="federate") == [
+        "federate.json -> client -> stesp: expected an id that this workflow has, found an unknown id; "
+        "did you mean 'steps'?",
+        "federate.json -> client -> rate: expected a number, found 'fast' (str)",
+    ]
+
+
+def test_fault_28_sams_weights_are_wanted_unless_the_variant_has_no_teacher(
+    bundle, rewrite: Write, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "empty"))
+    rewrite("teacher.json", json.dumps({"base": "vit_t", "run": ["$@base"]}))
+    rewrite("federate.json", json.dumps({"variant": "samfed", "run": ["$@variant"]}))
+    rewrite("train.json", json.dumps({"teacher_adapt": "lora", **TRAIN}))
+    rewrite("variants/gentle.json", json.dumps({"teacher_adapt": "off"}))
+    [message] = told(bundle, workflow="federate")
+    assert "run `samfed weights mobile_sam --from FILE|URL|registry`" in message
+    assert told(bundle, workflow="federate", ready=False) == []
+    assert told(bundle, workflow="federate", overrides={"variant": "gentle"}) == []

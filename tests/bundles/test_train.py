@@ -1,0 +1,229 @@
+"""train.json and evaluate.json of the skin bundle, as MONAI runs them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import monai
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+from samfed_monai.data import DataList, SoftMaskStore, load_records, render_synthetic
+from samfed_monai.errors import Refused
+from samfed_monai.io import read_json, safe_load
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
+TRAIN, EVALUATE = str(BUNDLE / "configs" / "train.json"), str(BUNDLE / "configs" / "evaluate.json")
+TEACHER = "a" * 64
+NO_SAM = {
+    "guides#sam#_disabled_": True,
+    "terms#sam_kd#_disabled_": True,
+    "terms#pseudo_label#teacher": "weak",
+    "agreement#rule": "student",
+}
+Build = Callable[..., ConfigWorkflow]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet() -> Any:
+    """One thread, and MONAI's global switch as it was."""
+    before = monai.data.get_track_meta()
+    torch.set_num_threads(1)
+    yield
+    monai.data.set_track_meta(before)
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two synthetic sites with a data list and a store of soft masks."""
+    folder = tmp_path_factory.mktemp("sites")
+    settings = {"images_per_site": 6, "public": 6, "validation": 2, "test": 3, "size": (64, 80)}
+    listed = render_synthetic(folder / "images", sites=2, labelled=True, **settings)  # type: ignore[arg-type]
+    listed.save(folder / "list.json")
+    store = SoftMaskStore(folder / "store", teacher_sha256=TEACHER)
+    for name in listed.sites:
+        for record in load_records(listed, folder / "images", split="unlabelled", site=name):
+            store.put(record["image_sha256"], torch.full((1, 16, 16), 0.75))
+    return folder
+
+
+@pytest.fixture
+def build(sites: Path, tmp_path: Path) -> Build:
+    """A workflow on those sites at a size that takes no time."""
+
+    def make(files: Any = TRAIN, **override: Any) -> ConfigWorkflow:
+        knobs = {
+            "bundle_root": str(BUNDLE),
+            "datalist": str(sites / "list.json"),
+            "data_root": str(sites / "images"),
+            "output_dir": str(tmp_path / "out"),
+            "site": sorted(DataList.load(sites / "list.json").sites)[0],
+            "image_size": 32,
+            "batch_size": 2,
+            "epochs": 2,
+            "local_steps": 2,
+            "network_name": "basic_unet",
+        }
+        meta = {"version": "0", "monai_version": "0", "pytorch_version": "0", "numpy_version": "0"}
+        own = BUNDLE / "configs" / "metadata.json"
+        if not own.is_file():
+            own = tmp_path / "metadata.json"
+            own.write_text(json.dumps(meta))
+        workflow = ConfigWorkflow(
+            config_file=files, workflow_type="train", logging_file=False, meta_file=str(own), **(knobs | override)
+        )
+        workflow.initialize()
+        return workflow
+
+    return make
+
+
+def with_store(sites: Path) -> dict[str, Any]:
+    return {"store_dir": str(sites / "store"), "teacher_sha256": TEACHER}
+
+
+def test_monai_finds_every_property_it_asks_for(build: Build) -> None:
+    assert build().check_properties() == []
+    assert build([TRAIN, EVALUATE]).check_properties() == []
+
+
+def test_a_site_trains_on_its_own_with_sam(build: Build, sites: Path, tmp_path: Path) -> None:
+    workflow = build(**with_store(sites))
+    workflow.run()
+    state = workflow.trainer.state
+    assert state.iteration == 4
+    assert {"supervised", "pseudo_label", "sam_kd", "global_kd", "reliability", "agreement"} == set(state.term_means)
+    with open(tmp_path / "out" / "terms.csv") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert 0 <= float(rows[-1]["validation_dice"]) <= 1
+    safe_load(tmp_path / "out" / "best.safetensors", like=workflow.trainer.network.state_dict())
+
+
+def test_a_site_trains_on_its_own_without_sam(build: Build) -> None:
+    workflow = build(**NO_SAM)
+    workflow.run()
+    assert set(workflow.trainer.state.term_means) == {
+        "supervised",
+        "pseudo_label",
+        "global_kd",
+        "reliability",
+        "agreement",
+    }
+
+
+def test_warm_start_at_the_server_on_public_images_alone(build: Build, tmp_path: Path) -> None:
+    off = {f"terms#{name}#_disabled_": True for name in ("pseudo_label", "sam_kd", "global_kd")}
+    workflow = build(site="", local_steps=3, epochs=1, standalone={}, **off, **{"stream#_disabled_": True})
+    workflow.run()
+    assert workflow.trainer.state.iteration == 3
+    assert set(workflow.trainer.state.term_means) == {"supervised"}
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_pass_over_the_unlabelled_images_is_a_round(build: Build) -> None:
+    assert build(local_steps=None, batch_size=4, **NO_SAM).trainer.state.epoch_length == 2  # 6 images
+
+
+def test_the_oracle_reads_labels_and_nobody_else_does(build: Build) -> None:
+    def keys(**override: Any) -> set[str]:
+        return set(build(**override).parser.get_parsed_content("unlabelled#dataset")[0])
+
+    assert "label" not in keys(**NO_SAM)
+    assert "label" in keys(oracle=True, **NO_SAM)
+
+
+def test_the_oracle_trains_on_labels_in_the_teachers_place(build: Build) -> None:
+    workflow = build(
+        oracle=True, **{"guides#sam#key": "label", "agreement#rule": "label", "terms#sam_kd#_disabled_": True}
+    )
+    workflow.run()
+    assert "pseudo_label" in workflow.trainer.state.term_means
+
+
+def test_an_override_file_disables_inside_the_file_before_it(build: Build, tmp_path: Path) -> None:
+    later = tmp_path / "later.json"
+    later.write_text(json.dumps({"terms#sam_kd#_disabled_": True, "terms#global_kd#weight": 0.25}))
+    workflow = build([TRAIN, str(later)])
+    terms = workflow.parser.get_parsed_content("terms")
+    assert set(terms) == {"pseudo_label", "global_kd"}
+    assert terms["global_kd"].weight == 0.25
+
+
+def test_sam_without_a_store_is_refused_with_the_mend(build: Build) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        build().run()
+    refused = root_of(caught.value)
+    assert isinstance(refused, Refused)
+    assert "give store_dir and teacher_sha256" in str(refused)
+
+
+def test_rounds_as_monai_fl_runs_them_do_not_depend_on_what_ran_before(build: Build, sites: Path) -> None:
+    def run(rounds: list[int]) -> dict[str, torch.Tensor]:
+        workflow = build(standalone={}, **with_store(sites))
+        trainer, optimizer = workflow.trainer, workflow.parser.get_parsed_content("optimizer")
+        for number in rounds:
+            trainer.network.load_state_dict(start)
+            optimizer.state.clear()
+            trainer.state.round, trainer.state.rounds = number, 5
+            trainer.state.max_epochs = trainer.state.epoch + 1
+            trainer.run()
+        return trainer.network.state_dict()
+
+    torch.manual_seed(0)
+    start = {name: tensor.clone() for name, tensor in build().trainer.network.state_dict().items()}
+    once, later = run([2]), run([0, 1, 2])
+    assert all(torch.equal(once[name], later[name]) for name in once)
+
+
+def test_evaluation_of_all_sites(build: Build, tmp_path: Path) -> None:
+    trained = build(epochs=1, **NO_SAM)
+    trained.run()
+    model = str(tmp_path / "out" / "best.safetensors")
+    build([TRAIN, EVALUATE], site="", model=model).run()
+    metrics = read_json(tmp_path / "out" / "metrics.json")
+    assert metrics["split"] == "test"
+    assert [site["n"] for site in metrics["sites"].values()] == [3, 3]
+    assert metrics["average"]["n"] == 6
+    dice = [site["dice"] for site in metrics["sites"].values()]
+    assert metrics["average"]["dice"] == pytest.approx(sum(dice) / 2)
+    for name in metrics["sites"]:
+        assert len((tmp_path / "out" / name / "test" / "scores.csv").read_text().splitlines()) == 4
+
+
+def test_evaluation_of_one_site_on_validation(build: Build, tmp_path: Path) -> None:
+    workflow = build([TRAIN, EVALUATE], split="validation", model=str(tmp_path / "w.safetensors"))
+    from samfed_monai.io import save_tensors
+
+    save_tensors(tmp_path / "w.safetensors", workflow.parser.get_parsed_content("network").state_dict())
+    workflow.run()
+    assert [site["n"] for site in read_json(tmp_path / "out" / "metrics.json")["sites"].values()] == [2]
+
+
+def test_fault_33_weights_of_another_shape_are_refused(build: Build, tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(2)}, tmp_path / "model.pt")
+    with pytest.raises(RuntimeError) as caught:
+        build([TRAIN, EVALUATE], model=str(tmp_path / "model.pt")).run()
+    assert "model.pt -> a: expected only the network's own names" in str(root_of(caught.value))
+
+
+def test_evaluator_takes_the_test_loader_as_a_client_gives_it(build: Build) -> None:
+    workflow = build([TRAIN, EVALUATE])
+    evaluator = workflow.evaluator
+    for part, images in (("validate", 2), ("test", 3)):
+        loader = workflow.parser.get_parsed_content(f"{part}#dataloader")
+        evaluator.data_loader, evaluator.state.epoch_length = loader, len(loader)
+        evaluator.run()
+        assert evaluator.state.score_summary["n"] == images
+
+
+def root_of(error: BaseException) -> BaseException:
+    """What MONAI wrapped into its own error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

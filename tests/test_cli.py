@@ -1,0 +1,264 @@
+"""The ``samfed`` command: what it says, what it exits with, and how quickly."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from samfed_monai import __version__, cli
+from samfed_monai.cli import build_parser, main
+from samfed_monai.commands import run_bundle, run_many
+from samfed_monai.commands.arguments import overrides_of
+from samfed_monai.commands.evaluate import lines_of
+from samfed_monai.commands.federate import overrides_from
+from samfed_monai.config import find_bundle, packaged_bundles
+from samfed_monai.config.weights_header import read_header, settings_of
+from samfed_monai.errors import Problem, Refused, Stopped
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "samfed_skin"
+COMMANDS = ("prepare", "weights", "init", "check", "teach", "federate", "compare", "report", "evaluate", "infer")
+FEDERATE = ["federate", "samfed_skin", "--datalist", "l.json", "--data-root", "d", "--rounds", "3", "--output-dir", "r"]
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was():
+    logger = logging.getLogger("samfed_monai")
+    before = (list(logger.handlers), logger.propagate, logger.level)
+    yield
+    logger.handlers, logger.propagate = before[0], before[1]
+    logger.setLevel(before[2])
+
+
+def test_help_names_every_command_and_imports_neither_torch_nor_monai():
+    code = (
+        "import sys; from samfed_monai.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.stderr.write(' '.join(sorted({'torch', 'monai', 'numpy', 'ignite', 'PIL'} & sys.modules.keys())))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    for command in COMMANDS:
+        assert f"\n    {command} " in done.stdout
+    assert "our reading of it" in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    assert f"samfed {command}" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"samfed {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [[], ["fedrate"], ["init", "samfed_skin", "x", "--bogus", "1"], ["federate", "b"]])
+def test_wrong_usage_exits_with_2(words, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2
+    assert "usage: samfed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (Refused([Problem("x", found="1", expected="2")]), 2, "refused: 1 problem\n  - x: expected 2, found 1\n"),
+        (Stopped("disk full", resume="again"), 3, "stopped: disk full\n  to go on: again\n"),
+        (KeyboardInterrupt(), 130, "interrupted: what was complete is kept\n  to go on: type the same command again\n"),
+    ],
+)
+def test_each_error_has_its_exit_code_and_no_traceback(monkeypatch, capsys, error, code, text):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(run_bundle, "run_workflow", fail)
+    assert main(FEDERATE) == code
+    assert capsys.readouterr().err == text
+
+
+def test_an_error_that_monai_wrapped_is_unwrapped(monkeypatch, capsys):
+    def fail(*_: object) -> None:
+        raise RuntimeError("Failed to evaluate") from Stopped("disk full")
+
+    monkeypatch.setattr(run_bundle, "run_workflow", fail)
+    assert main(FEDERATE) == 3
+    assert capsys.readouterr().err == "stopped: disk full\n"
+
+
+def test_a_mistake_of_ours_keeps_its_traceback_and_says_so(monkeypatch, capsys):
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(run_bundle, "run_workflow", fail)
+    assert main(FEDERATE) == 1
+    message = capsys.readouterr().err
+    assert "Traceback" in message
+    assert "this is a mistake in samfed rather than in your input" in message
+
+
+def test_federate_turns_arguments_into_ids_of_federate_json(monkeypatch):
+    seen: list[object] = []
+    monkeypatch.setattr(run_bundle, "run_workflow", lambda *given: seen.extend(given))
+    assert main([*FEDERATE, "--variant", "no_sam", "--image_size", "128", "--a#b", "true", "--local-steps", "8"]) == 0
+    assert seen[:2] == ["samfed_skin", "federate"]
+    assert seen[2] == {
+        "datalist": str(Path("l.json").resolve()),
+        "data_root": str(Path("d").resolve()),
+        "rounds": 3,
+        "output_dir": str(Path("r").resolve()),
+        "variant": "no_sam",
+        "image_size": 128,
+        "a#b": True,
+        "local_steps": 8,
+    }
+
+
+def test_abbreviated_options_are_not_guessed():
+    arguments, extra = build_parser().parse_known_args([*FEDERATE, "--round", "9"])
+    arguments.extra = extra
+    assert overrides_from(arguments)["rounds"] == 3
+    assert overrides_from(arguments)["round"] == 9  # told as an unknown id when the bundle is checked
+
+
+def test_words_that_belong_to_no_key_are_refused():
+    assert overrides_of(["--a", "1", "--b"]) == {"a": 1, "b": True}
+    with pytest.raises(Refused, match="'stray'"):
+        overrides_of(["--a", "1", "stray"])
+
+
+def test_init_copies_a_bundle_and_never_overwrites(tmp_path, capsys):
+    assert main(["init", "samfed_skin", str(tmp_path / "new" / "mine")]) == 0
+    copy = tmp_path / "new" / "mine"
+    assert str(copy) in capsys.readouterr().out
+    names = {path.name for path in (BUNDLE / "configs").iterdir()}
+    assert {path.name for path in (copy / "configs").iterdir()} == names
+    assert (copy / "models").is_dir()
+    assert list((tmp_path / "new").iterdir()) == [copy]
+    assert main(["init", "samfed_skin", str(copy)]) == 2
+    assert "expected a new folder, found it exists already" in capsys.readouterr().err
+
+
+def test_init_of_an_unknown_bundle_says_which_exist(tmp_path, capsys):
+    assert main(["init", "samfed_skni", str(tmp_path / "x")]) == 2
+    assert "did you mean 'samfed_skin'?" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_bundles_are_found_by_path_and_by_name(tmp_path):
+    assert packaged_bundles()["samfed_skin"] == BUNDLE
+    assert find_bundle("samfed_skin") == find_bundle(BUNDLE) == BUNDLE
+    with pytest.raises(Refused, match="expected a bundle folder, found no such folder"):
+        find_bundle(tmp_path / "none")
+    with pytest.raises(Refused, match=r"found no configs/metadata\.json in it"):
+        find_bundle(tmp_path)
+
+
+def test_check_tells_every_mistake_of_a_copy_at_once(tmp_path, capsys):
+    copy = tmp_path / "mine"
+    assert main(["init", "samfed_skin", str(copy)]) == 0
+    path = copy / "configs" / "inference.json"
+    content = json.loads(path.read_text())
+    content |= {"threshold": "0.5", "batch_size": "$1"}
+    content["handlers"][1]["probabilites"] = True
+    path.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert main(["check", str(copy), "--workflow", "inference"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("refused: 3 problems\n")
+    assert "inference.json -> threshold: expected a number, found '0.5' (str); remove the quotes" in message
+    assert "inference.json -> batch_size: expected a plain value, found '$1'" in message
+    assert "inference.json -> handlers#1#probabilites: expected an argument of MaskWriter" in message
+
+
+def test_check_wants_the_workflow_that_an_override_is_for(capsys):
+    assert main(["check", str(BUNDLE), "--threshold", "0.4"]) == 2
+    assert "expected --workflow NAME beside --key value, found --threshold" in capsys.readouterr().err
+    assert main(["check", str(BUNDLE), "--workflow", "inference", "--treshold", "0.4"]) == 2
+    assert "command line -> treshold: expected an id that this workflow has" in capsys.readouterr().err
+    assert main(["check", str(BUNDLE), "--workflow", "inference", "--threshold", "0.4"]) == 0
+
+
+def test_evaluate_prints_a_row_per_site():
+    row = {"n": 20, "dice": 0.8, "iou": 0.7, "hd95": 12.345}
+    result = {"split": "test", "sites": {"site-1": row}, "average": row}
+    assert lines_of(result) == [
+        "test        n   Dice    IoU   HD95",
+        "site-1     20  0.800  0.700   12.3",
+        "average    20  0.800  0.700   12.3",
+    ]
+
+
+def test_settings_of_weights_are_read_from_the_header_alone(tmp_path):
+    torch = pytest.importorskip("torch")
+    from samfed_monai.io import save_tensors
+
+    save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(2)}, {"network_name": "basic_unet", "image_size": "64"})
+    assert settings_of(tmp_path / "w.safetensors") == {"network_name": "basic_unet", "image_size": 64}
+    (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 64)
+    assert read_header(tmp_path / "bad.safetensors") == read_header(tmp_path / "none.safetensors") == {}
+
+
+class TestManyRuns:
+    """Runs of a comparison, with a command that only writes a file."""
+
+    @pytest.fixture
+    def runs(self, tmp_path, monkeypatch):
+        (tmp_path / "bundle" / "configs").mkdir(parents=True)
+        program = (
+            "import pathlib, sys; folder = pathlib.Path(sys.argv[1]); seed = sys.argv[2]\n"
+            "with open(folder / 'calls', 'a') as f: f.write('x')\n"
+            "if seed == '9' and not (folder.parent / 'mended').exists(): sys.exit('the disk is full')\n"
+            "(folder / 'results.json').write_text('{}')"
+        )
+        monkeypatch.setattr(
+            run_many.Run, "command", lambda run: [sys.executable, "-c", program, str(run.folder), str(run.seed)]
+        )
+        return [
+            run_many.Run(tmp_path / "bundle", "samfed", seed, tmp_path / f"seed-{seed}", {}, ()) for seed in (0, 1, 9)
+        ]
+
+    def test_finished_runs_are_kept_and_a_failed_one_is_told_and_resumed(self, runs, tmp_path):
+        with pytest.raises(Stopped, match=r"1 of 3 runs failed:\n    samfed, seed 9: the disk is full") as stopped:
+            run_many.run_all(runs, jobs=2)
+        assert stopped.value.resume == "type the same command again"
+        (tmp_path / "mended").touch()
+        run_many.run_all(runs, jobs=2)
+        assert [(run.folder / "calls").read_text() for run in runs] == ["x", "x", "xx"]
+
+    def test_a_run_whose_bundle_changed_is_not_taken_for_done(self, runs, tmp_path):
+        run_many.run_all(runs[:1])
+        assert runs[0].is_done()
+        (tmp_path / "bundle" / "configs" / "train.json").write_text("{}")
+        assert not runs[0].is_done()
+
+
+def test_a_run_of_a_comparison_can_be_typed_by_hand(tmp_path):
+    run = run_many.Run(tmp_path, "no_sam", 2, tmp_path / "r", {"rounds": "3", "cache-dir": None}, ("--limit", "8"))
+    assert run.command()[1:] == [
+        *("-m", "samfed_monai", "federate", str(tmp_path), "--rounds", "3", "--output-dir", str(tmp_path / "r")),
+        *("--variant", "no_sam", "--seed", "2", "--limit", "8"),
+    ]
+
+
+def test_compare_refuses_everything_before_it_runs_anything(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(run_many, "run_all", lambda *_, **__: pytest.fail("it ran"))
+    words = ["compare", str(BUNDLE), "--datalist", "l", "--data-root", "d", "--rounds", "2", "--output-dir", "r"]
+    assert main([*words, "--variants", "no_such,", "--seeds", "0,x", "--jobs", "0"]) == 2
+    message = capsys.readouterr().err
+    for part in ("--seeds: expected whole numbers", "--jobs: expected 1 or more", "found 'no_such'"):
+        assert part in message
+
+
+def test_the_commands_are_listed_in_the_order_in_which_a_user_meets_them():
+    assert tuple(add.__name__.removeprefix("add_").removesuffix("_parser") for add in cli.ADD_PARSERS) == COMMANDS
