@@ -17,7 +17,7 @@ from samfed_monai.commands.arguments import overrides_of
 from samfed_monai.commands.evaluate import lines_of
 from samfed_monai.commands.federate import overrides_from
 from samfed_monai.config import find_bundle, packaged_bundles
-from samfed_monai.config.weights_header import read_header, settings_of
+from samfed_monai.config.trained_model import model_file, read_header, settings_of
 from samfed_monai.errors import Problem, Refused, Stopped
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "samfed_skin"
@@ -207,6 +207,20 @@ def test_settings_of_weights_are_read_from_the_header_alone(tmp_path):
     assert settings_of(tmp_path / "w.safetensors") == {"network_name": "basic_unet", "image_size": 64}
     (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 64)
     assert read_header(tmp_path / "bad.safetensors") == read_header(tmp_path / "none.safetensors") == {}
+
+
+def test_a_run_folder_stands_for_its_best_model_and_its_settings(tmp_path):
+    weights = tmp_path / "run" / "rounds" / "007" / "global.safetensors"
+    with pytest.raises(Refused, match=r"expected a finished run, found no results\.json in it"):
+        model_file(tmp_path)
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"")
+    (tmp_path / "run" / "results.json").write_text('{"selected": "best", "models": {"best": {"round": 7}}}')
+    client = {"network_name": "basic_unet", "image_size": 64, "seed": 3}
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"config": {"client": client}}))
+    assert model_file(tmp_path / "run") == weights
+    assert model_file(weights) == weights
+    assert settings_of(weights) == {"network_name": "basic_unet", "image_size": 64}
 
 
 class TestManyRuns:

@@ -20,7 +20,7 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
         allow_abbrev=False,
     )
     add_bundle(parser)
-    parser.add_argument("--model", metavar="WEIGHTS", required=True, help="weights of a run (.safetensors or .pt)")
+    parser.add_argument("--model", metavar="MODEL", required=True, help="a finished run's folder, or a weights file")
     add_data(parser)
     parser.add_argument("--site", metavar="NAME", default="", help="only this site (default: all)")
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
@@ -33,11 +33,12 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
 def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``evaluate.json`` and prints one line per site."""
     from samfed_monai.commands.run_bundle import run_workflow
-    from samfed_monai.config.weights_header import settings_of
+    from samfed_monai.config.trained_model import model_file, settings_of
 
+    model = model_file(arguments.model)
     overrides = {
-        **settings_of(arguments.model),
-        "model": absolute(arguments.model),
+        **settings_of(model),
+        "model": str(model),
         "datalist": absolute(arguments.datalist),
         "data_root": absolute(arguments.data_root),
         "site": arguments.site,

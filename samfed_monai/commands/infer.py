@@ -18,7 +18,7 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         allow_abbrev=False,
     )
     add_bundle(parser)
-    parser.add_argument("--model", metavar="WEIGHTS", required=True, help="weights of a run (.safetensors or .pt)")
+    parser.add_argument("--model", metavar="MODEL", required=True, help="a finished run's folder, or a weights file")
     parser.add_argument("--images", metavar="DIR", required=True, help="folder of images; its sub-folders count, too")
     parser.add_argument("--output", metavar="DIR", required=True, help="folder for the masks")
     parser.add_argument("--probabilities", action="store_true", help="also write 8-bit probability maps")
@@ -30,11 +30,12 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``inference.json`` with the settings that the weights were trained with, where they say."""
     from samfed_monai.commands.run_bundle import run_workflow
-    from samfed_monai.config.weights_header import settings_of
+    from samfed_monai.config.trained_model import model_file, settings_of
 
+    model = model_file(arguments.model)
     overrides = {
-        **settings_of(arguments.model),
-        "model": absolute(arguments.model),
+        **settings_of(model),
+        "model": str(model),
         "dataset_dir": absolute(arguments.images),
         "output_dir": absolute(arguments.output),
         "probabilities": arguments.probabilities,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
 
-from samfed_monai.config.weights_header import SETTINGS, settings_of
+from samfed_monai.config.trained_model import SETTINGS, settings_of
 from samfed_monai.errors import Problems
 from samfed_monai.io import safe_load
 
