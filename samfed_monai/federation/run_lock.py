@@ -9,7 +9,8 @@ from typing import TextIO
 
 from samfed_monai.errors import Problem, Refused
 
-_held: set[Path] = set()
+# Keeps the files of held locks open: the system drops a lock when its file is closed, garbage collection included.
+_held: dict[Path, TextIO] = {}
 
 
 class RunLock:
@@ -25,7 +26,7 @@ class RunLock:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).resolve()
-        self._stream: TextIO | None = None
+        self._holds = False
 
     def acquire(self) -> None:
         """Takes the lock.
@@ -47,15 +48,14 @@ class RunLock:
         stream.truncate()
         stream.write(f"{os.getpid()}\n")
         stream.flush()
-        self._stream = stream
-        _held.add(self.path)
+        _held[self.path] = stream
+        self._holds = True
 
     def release(self) -> None:
         """Gives the lock back; nothing when it is not held."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-            _held.discard(self.path)
+        if self._holds:
+            self._holds = False
+            _held.pop(self.path).close()
 
     def _refusal(self, owner: str) -> Refused:
         mend = "wait for it, stop it, or choose another output_dir"

@@ -1,0 +1,216 @@
+"""The client on a toy bundle: MONAI FL's own calls, and the traps that it closes."""
+
+from __future__ import annotations
+
+import random
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from monai.fl.client import ClientAlgo
+from monai.fl.utils.constants import ExtraItems, FlStatistics, ModelType, WeightType
+from monai.fl.utils.exchange_object import ExchangeObject
+
+from samfed_monai.errors import Refused
+from samfed_monai.federation import Envelope, Kind, MessageRefused, from_exchange, to_exchange
+from tests.federation.toys import toy_algo, toy_weights
+
+CALL = {"round": 1, "rounds": 4, "seed": 0}
+
+
+def given(tensors=None) -> ExchangeObject:
+    return to_exchange(Envelope(Kind.WEIGHTS, "site-1", 1, 4, tensors=toy_weights() if tensors is None else tensors))
+
+
+def trained(algo, call=CALL) -> dict[str, torch.Tensor]:
+    algo.train(given(), call)
+    return algo.get_weights(call).weights
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_monai_fl_calls_in_the_order_of_monais_own_tests():
+    algo = toy_algo()
+    assert isinstance(algo, ClientAlgo)
+    weights = ExchangeObject(weights=toy_weights())  # no header: any MONAI FL system may call
+    algo.train(weights, extra={})
+    answer = algo.get_weights(extra={})
+    assert answer.weight_type == WeightType.WEIGHTS
+    assert answer.statistics[FlStatistics.NUM_EXECUTED_ITERATIONS] == 2
+    assert answer.weights.keys() == toy_weights().keys()
+    assert answer.is_valid_weights()
+    assert set(algo.evaluate(weights, extra={}).metrics) >= {"dice", "iou", "hd95"}
+    algo.finalize()
+
+
+def test_position_count_terms_and_seconds_come_with_the_weights():
+    algo = toy_algo()
+    trained(algo)
+    assert (algo.trainer.state.round, algo.trainer.state.rounds, algo.trainer.state.epoch) == (1, 4, 2)
+    answer = from_exchange(algo.get_weights(CALL), request=Envelope(Kind.WEIGHTS, "site-1", 1, 4))
+    assert answer.n == 6, "the unlabelled images, not the public ones"
+    assert answer.metrics.keys() == {"seconds", "iterations", "term_supervised", "term_agreement"}
+    assert answer.metrics["iterations"] == 2
+    answer.check(up=True, like=toy_weights(), site="site-1", round=1)
+
+
+def test_weights_that_leave_are_copies():
+    algo = toy_algo()
+    first = trained(algo)
+    before = {name: tensor.clone() for name, tensor in first.items()}
+    algo.train(given(), {**CALL, "round": 2})
+    assert same(first, before)
+
+
+def test_a_round_gives_the_same_bits_whatever_ran_before():
+    fresh = trained(toy_algo())
+    algo = toy_algo(keep_optimizer=False)
+    trained(algo, {**CALL, "round": 3})
+    torch.manual_seed(99)
+    assert same(trained(algo), fresh)
+    assert not same(trained(algo, {**CALL, "seed": 1}), fresh)
+
+
+def test_the_process_random_numbers_are_left_alone():
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)  # noqa: NPY002
+    expected = torch.rand(1).item(), np.random.rand(), random.random()  # noqa: NPY002
+    torch.manual_seed(1), np.random.seed(1), random.seed(1)  # noqa: NPY002
+    algo = toy_algo()
+    trained(algo)
+    algo.evaluate(given(), CALL)
+    assert (torch.rand(1).item(), np.random.rand(), random.random()) == expected  # noqa: NPY002
+
+
+@pytest.mark.parametrize("task", ["train", "evaluate"])
+def test_fault_32_nan_from_the_server_is_refused_before_loading(task):
+    algo = toy_algo()
+    tensors = toy_weights()
+    tensors["0.bias"][0] = float("nan")
+    before = {name: tensor.clone() for name, tensor in algo.trainer.network.state_dict().items()}
+    with pytest.raises(MessageRefused, match=r"message -> 0\.bias: expected finite values"):
+        getattr(algo, task)(given(tensors), CALL)
+    assert same(before, algo.trainer.network.state_dict())
+
+
+def test_fault_33_a_transposed_weight_is_refused_where_monai_reshapes_it():
+    tensors = toy_weights()
+    tensors["0.weight"] = tensors["0.weight"].transpose(0, 1).contiguous()
+    with pytest.raises(MessageRefused, match=r"message -> 0\.weight: expected shape \(4, 3, 3, 3\)"):
+        toy_algo().train(given(tensors), CALL)
+
+
+def test_fault_34_a_missing_weight_is_refused_where_monai_keeps_its_own():
+    tensors = toy_weights()
+    del tensors["3.bias"]
+    with pytest.raises(MessageRefused, match=r"message -> 3\.bias: .* found no such tensor"):
+        toy_algo().train(given(tensors), CALL)
+
+
+def test_fault_35_another_dtype_is_refused():
+    tensors = {
+        name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in toy_weights().items()
+    }
+    with pytest.raises(MessageRefused, match=r"expected torch\.float32, found torch\.float64"):
+        toy_algo().train(given(tensors), CALL)
+
+
+def test_fault_40_weights_of_another_network_are_refused():
+    with pytest.raises(MessageRefused, match="found 1 with unknown names"):
+        toy_algo().train(given({"other": torch.ones(1)}), CALL)
+
+
+def test_both_splits_can_be_evaluated_and_tables_stay_at_the_site(tmp_path):
+    algo = toy_algo(output_dir=tmp_path)
+    own = algo.evaluator.data_loader
+    for split, images in (("test", 2), ("validation", 3), ("test", 2)):
+        answer = algo.evaluate(given(), {**CALL, "split": split, "model": "best"})
+        assert answer["samfed"]["n"] == images
+        assert answer.metrics.keys() == {"dice", "iou", "hd95", "empty_both", "empty_prediction", "empty_label"}
+        assert [row["id"] for row in algo.scores[split]] == [f"site-1-{split}-{index}" for index in range(images)]
+        assert (tmp_path / "best/site-1" / split / "scores.csv").is_file()
+    assert algo.evaluator.data_loader is own
+    algo.evaluate(given(), {**CALL, "split": "validation", "model": "current"})
+    assert not (tmp_path / "current").exists()
+
+
+def test_evaluation_is_of_the_weights_sent_and_not_of_those_trained():
+    algo = toy_algo()
+    before = algo.evaluate(given(), CALL).metrics
+    trained(algo)
+    assert algo.evaluate(given(), CALL).metrics == before
+
+
+def test_a_split_that_the_bundle_lacks_is_refused():
+    with pytest.raises(Refused, match="split: expected one of"):
+        toy_algo().evaluate(given(), {**CALL, "split": "training"})
+
+
+def test_optimizer_state_makes_the_next_round_the_same_in_a_fresh_client():
+    algo = toy_algo()
+    trained(algo, {**CALL, "round": 0})
+    state = {name: tensor.clone() for name, tensor in algo.state_dict().items()}
+    expected = trained(algo)
+    other = toy_algo()
+    other.load_state_dict(state)
+    assert same(trained(other), expected)
+    assert not same(trained(toy_algo()), expected), "the moments do matter"
+
+
+def test_without_keep_optimizer_there_is_no_state_and_rounds_start_fresh():
+    algo = toy_algo(keep_optimizer=False)
+    first = trained(algo)
+    assert algo.state_dict() == {}
+    assert same(trained(algo), first)
+
+
+def test_state_of_another_optimizer_is_refused():
+    with pytest.raises(Refused, match="optimizer state: expected the state of this AdamW"):
+        toy_algo().load_state_dict({"0.exp_avg": torch.ones(1)})
+
+
+def test_moments_that_are_not_finite_are_forgotten(caplog):
+    algo = toy_algo()
+    trained(algo)
+    next(iter(algo.trainer.optimizer.state.values()))["exp_avg"].fill_(float("nan"))
+    trained(algo, {**CALL, "round": 2})
+    assert "the optimizer's moments were not finite and were forgotten" in caplog.text
+    assert all(torch.isfinite(tensor).all() for tensor in trained(algo, {**CALL, "round": 3}).values())
+
+
+def test_a_failed_round_does_not_make_the_next_one_do_nothing():
+    algo = toy_algo(bundle={"fail_in_round": 1})
+    with pytest.raises(FileNotFoundError):
+        trained(algo)
+    algo.train(given(), {**CALL, "round": 2})
+    assert algo.get_weights(CALL).metrics["iterations"] == 2
+    assert not same(algo.get_weights(CALL).weights, toy_weights())
+
+
+def test_work_after_abort_or_finalize_is_refused_until_initialized_again():
+    for end in ("abort", "finalize"):
+        algo = toy_algo()
+        getattr(algo, end)()
+        for work in (algo.train, algo.evaluate):
+            with pytest.raises(RuntimeError, match=r"call initialize\(\) before it works again"):
+                work(given(), CALL)
+
+
+def test_work_before_initialize_is_refused():
+    with pytest.raises(RuntimeError, match=r"train\(\) was called before initialize"):
+        toy_algo(initialize=False).train(given(), CALL)
+
+
+def test_the_security_warning_is_silent_only_for_a_vetted_bundle():
+    with pytest.warns(UserWarning, match="executing the bundle config under"):
+        toy_algo(vetted=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        toy_algo(vetted=True)
+
+
+def test_stored_models_can_still_be_asked_for():
+    with pytest.raises(ValueError, match="No best model checkpoint"):
+        toy_algo().get_weights({ExtraItems.MODEL_TYPE: ModelType.BEST_MODEL})

@@ -1,0 +1,56 @@
+"""Each state of a round against each kind of message."""
+
+from __future__ import annotations
+
+import pytest
+
+from samfed_monai.federation import Envelope, Inbox, Kind, MessageRefused
+from tests.federation.toys import weights
+
+
+def message(**changes) -> Envelope:
+    fields = {"kind": Kind.WEIGHTS, "site": "a", "round": 2, "rounds": 5, "n": 7, "tensors": weights()}
+    return Envelope(**{**fields, **changes})
+
+
+@pytest.fixture
+def inbox() -> Inbox:
+    return Inbox(round=2, sites=["a", "b"], like=weights())
+
+
+def test_each_site_may_answer_once(inbox):
+    inbox.check("b", message(site="b"))
+    inbox.check("a", message())
+
+
+def test_fault_43_a_duplicate_is_refused(inbox):
+    inbox.check("a", message())
+    with pytest.raises(MessageRefused, match="expected one answer per site and round, found a second answer"):
+        inbox.check("a", message())
+
+
+@pytest.mark.parametrize("round", [1, 3, -1])
+def test_faults_44_and_45_another_rounds_message_is_refused_and_the_right_one_still_taken(inbox, round):
+    with pytest.raises(MessageRefused, match=f"message -> round: expected round 2, found round {round}"):
+        inbox.check("a", message(round=round))
+    inbox.check("a", message())
+
+
+def test_fault_46_an_unknown_sender_is_refused(inbox):
+    with pytest.raises(MessageRefused, match="expected a site of this federation, found an unknown sender"):
+        inbox.check("z", message(site="z"))
+
+
+def test_a_sender_under_anothers_name_is_refused(inbox):
+    with pytest.raises(MessageRefused, match="another site's name"):
+        inbox.check("b", message(site="a"))
+
+
+def test_fault_37_too_many_bytes_are_refused():
+    with pytest.raises(MessageRefused, match="message: expected at most 10 bytes"):
+        Inbox(round=2, sites=["a"], like=weights(), max_bytes=10).check("a", message())
+
+
+def test_numbers_only_when_only_numbers_were_asked_for():
+    with pytest.raises(MessageRefused, match="expected numbers only"):
+        Inbox(round=2, sites=["a"], like=None).check("a", message())

@@ -1,0 +1,104 @@
+"""Rounds on disk appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+import torch
+
+from samfed_monai.errors import Stopped
+from samfed_monai.federation import RoundStore
+from samfed_monai.io import atomic_write, sha256_bytes
+from tests.federation.toys import weights
+
+
+def state(folder):
+    with atomic_write(folder / "a.safetensors") as stream:
+        stream.write(b"state")
+    return {"a.safetensors": sha256_bytes(b"state")}
+
+
+@pytest.fixture
+def store(tmp_path) -> RoundStore:
+    store = RoundStore(tmp_path / "rounds")
+    for number in range(3):
+        store.write(number, weights(float(number)), {"round": number}, state)
+    return store
+
+
+def test_there_and_back(store):
+    latest = store.latest()
+    assert latest.round == 2
+    assert latest.record["round"] == 2
+    assert latest.record["files"].keys() == {"global.safetensors", "clients/a.safetensors"}
+    assert torch.equal(store.weights(2)["w"], weights(2.0)["w"])
+    assert [record["round"] for record in store.records(2)] == [0, 1, 2]
+
+
+def test_no_rounds_at_all(tmp_path):
+    assert RoundStore(tmp_path / "rounds").latest() is None
+
+
+@pytest.mark.parametrize("name", ["global.safetensors", "clients/a.safetensors", "round.json"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "remove"])
+def test_fault_52_a_torn_round_gives_way_to_the_one_before(store, caplog, name, damage):
+    path = store.folder / "002" / name
+    content = path.read_bytes()
+    if damage == "remove":
+        path.unlink()
+    elif damage == "cut" or name == "round.json":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert store.latest().round == 1
+    assert "round 2 is damaged" in caplog.text
+    assert "set aside as 002.torn, going back one round" in caplog.text
+    assert store.rounds() == [0, 1]
+
+
+def test_fault_52_without_an_intact_round_it_stops_rather_than_start_over(store):
+    for number in range(3):
+        (store.folder / f"{number:03d}" / "global.safetensors").write_bytes(b"")
+    with pytest.raises(Stopped, match="no intact round is left"):
+        store.latest()
+
+
+def test_a_damaged_best_model_is_not_evaluated(store):
+    (store.folder / "001/global.safetensors").write_bytes(b"")
+    with pytest.raises(Stopped, match="the model of round 1 is missing or damaged"):
+        store.weights(1)
+
+
+def test_fault_49_a_full_disk_leaves_the_rounds_before_and_no_rubbish(store, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.write(3, weights(), {"round": 3}, state)
+    monkeypatch.undo()
+    assert sorted(path.name for path in store.folder.iterdir()) == ["000", "001", "002"]
+    assert store.latest().round == 2
+
+
+def test_what_a_killed_writer_left_is_removed_and_never_taken_for_a_round(store):
+    (store.folder / ".003.77.tmp").mkdir()
+    assert store.latest().round == 2
+    store.clean()
+    assert not (store.folder / ".003.77.tmp").exists()
+
+
+def test_pruning_keeps_every_record(store):
+    store.prune(keep_models={0, 2}, keep_states={2})
+    assert sorted(str(path.relative_to(store.folder)) for path in store.folder.rglob("*") if path.is_file()) == [
+        "000/global.safetensors", "000/round.json", "001/round.json",
+        "002/clients/a.safetensors", "002/global.safetensors", "002/round.json",
+    ]  # fmt: skip
+    assert store.latest().round == 2
+
+
+def test_a_round_can_be_written_again(store):
+    store.write(2, weights(9.0), {"round": 2}, state)
+    assert store.weights(2)["w"][0, 0].item() == 9.0

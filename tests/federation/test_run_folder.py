@@ -1,0 +1,143 @@
+"""The folder of a run: whose it is, what it was asked for, and what stays in it."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+
+import pytest
+
+from samfed_monai.errors import Refused
+from samfed_monai.federation import COLUMNS, RunFolder
+from samfed_monai.federation.run_folder import best_round
+from samfed_monai.io import read_json
+
+CONFIG = {"rounds": 3, "client": {"learning_rate": 0.1, "sizes": [1, 2]}}
+
+
+def record(round: int, dice: float | None) -> dict:
+    return {"round": round, "average": {"validation": {"dice": dice}}, "sites": {}}
+
+
+def test_run_json_says_what_was_asked_for(tmp_path):
+    with RunFolder(tmp_path / "a/b").open(
+        CONFIG, versions={"torch": "2"}, hashes={"datalist": "f0"}, seeds={"seed": 1}
+    ):
+        pass
+    content = read_json(tmp_path / "a/b/run.json")
+    assert content["config"] == CONFIG
+    assert len(content["config_hash"]) == 64
+    assert (content["versions"], content["hashes"], content["seeds"]) == (
+        {"torch": "2"},
+        {"datalist": "f0"},
+        {"seed": 1},
+    )
+
+
+def test_another_configuration_is_refused_with_every_differing_key(tmp_path):
+    RunFolder(tmp_path).open(CONFIG, hashes={"datalist": "f0"}).close()
+    other = {"rounds": 4, "client": {"learning_rate": 0.1, "sizes": [1, 3]}, "new": True}
+    with pytest.raises(Refused) as caught:
+        RunFolder(tmp_path).open(other, hashes={"datalist": "f1"})
+    text = str(caught.value)
+    assert "refused: 4 problems" in text
+    assert "config#rounds: expected 3, as in run.json, found 4; resume with the old value, or choose another" in text
+    assert "config#client#sizes: expected [1, 2], as in run.json, found [1, 3]" in text
+    assert "config#new: expected nothing, as in run.json, found True" in text
+    assert "hashes#datalist: expected 'f0', as in run.json, found 'f1'" in text
+    RunFolder(tmp_path).open(CONFIG, hashes={"datalist": "f0"}).close()
+
+
+def test_tuples_are_the_lists_that_json_makes_of_them(tmp_path):
+    RunFolder(tmp_path).open({"sizes": (1, 2)}).close()
+    RunFolder(tmp_path).open({"sizes": (1, 2)}).close()
+
+
+def test_other_versions_are_logged_and_not_refused(tmp_path, caplog):
+    RunFolder(tmp_path).open(CONFIG, versions={"torch": "2.12"}).close()
+    RunFolder(tmp_path).open(CONFIG, versions={"torch": "2.13"}).close()
+    assert "torch was 2.12 when this run began and is 2.13 now" in caplog.text
+
+
+def test_fault_51_a_second_run_in_the_same_process_is_refused(tmp_path):
+    with (
+        RunFolder(tmp_path).open(CONFIG),
+        pytest.raises(
+            Refused, match=r"another run is at work in it .*; wait for it, stop it, or choose another output"
+        ),
+    ):
+        RunFolder(tmp_path).open(CONFIG)
+    RunFolder(tmp_path).open(CONFIG).close()
+
+
+HOLDER = """
+import sys, time
+from samfed_monai.federation.run_lock import RunLock
+RunLock(sys.argv[1]).acquire(); print("held", flush=True); time.sleep(60)
+"""
+
+
+def test_fault_51_another_process_is_refused_and_a_dead_ones_lock_is_taken_over(tmp_path):
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(Refused, match=rf"another run is at work in it \(process {holder.pid}\)"):
+                RunFolder(tmp_path).open(CONFIG)
+        finally:
+            holder.kill()
+            holder.wait()
+    assert (tmp_path / ".lock").exists(), "the file of the dead process is still there"
+    RunFolder(tmp_path).open(CONFIG).close()
+
+
+def test_a_refused_configuration_gives_the_lock_back(tmp_path):
+    RunFolder(tmp_path).open(CONFIG).close()
+    with pytest.raises(Refused, match="config#rounds"):
+        RunFolder(tmp_path).open({**CONFIG, "rounds": 9})
+    RunFolder(tmp_path).open(CONFIG).close()
+
+
+def test_fault_54_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, read_only_folder):
+    (tmp_path / "file").write_text("not a folder")
+    for folder in (tmp_path / "file" / "run", read_only_folder, read_only_folder / "run"):
+        with pytest.raises(Refused, match=r"it cannot be written \(.*\); choose another output_dir"):
+            RunFolder(folder).open(CONFIG)
+
+
+@pytest.fixture
+def read_only_folder(tmp_path):
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        folder.chmod(0o500)  # enough for anybody but root, who can mount
+    yield folder
+    if not mounted.returncode:
+        subprocess.run(["umount", str(folder)], check=True)
+    folder.chmod(0o700)
+
+
+def test_best_is_the_earliest_of_the_highest():
+    assert best_round([record(0, 0.5), record(1, 0.7), record(2, 0.7), record(3, None)]) == 1
+    assert best_round([record(0, None), record(1, None)]) == 1
+
+
+def test_table_has_documented_columns_then_terms_and_empty_cells(tmp_path):
+    ok = {
+        "status": "ok", "reason": None, "n": 4, "seconds": 1.5, "terms": {"sam_kd": 0.25},
+        "validation": {"dice": 0.5, "iou": 0.4, "hd95": None, "n": 2,
+                       "empty": {"both": 1, "prediction": 0, "label": 0}},
+        "up_bytes": 10, "down_bytes": 20,
+    }  # fmt: skip
+    skipped = {**ok, "status": "skipped", "reason": "RuntimeError", "n": None, "terms": {}, "validation": None}
+    RunFolder(tmp_path).write_table([{"round": 0, "sites": {"a": ok, "b, c": skipped}}])
+    first, second = csv.DictReader((tmp_path / "federation.csv").open())
+    assert tuple(first) == (*COLUMNS, "term_sam_kd")
+    assert (first["dice"], first["hd95"], first["images"], first["empty_both"], first["term_sam_kd"]) == (
+        "0.5", "", "2", "1", "0.25",
+    )  # fmt: skip
+    assert (second["site"], second["status"], second["reason"], second["term_sam_kd"]) == (
+        "b, c", "skipped", "RuntimeError", "",
+    )  # fmt: skip
