@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from samfed_monai.federation.stages.teacher import TeacherStage
 from samfed_monai.federation.stages.warm_start import warm_start
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig, client_config
 from samfed_monai.io import sha256_file, write_json
-from samfed_monai.reports import build_results
+from samfed_monai.results import build_results
 
 if TYPE_CHECKING:
     from samfed_monai.networks import Teacher
@@ -130,7 +131,7 @@ class FederatedJob:
                 scores={name: model["sites"] for name, model in result.models.items()},
                 model_rounds={name: model["round"] for name, model in result.models.items()},
                 teacher_scores=masks.teacher_scores(teacher.sha256, config, SPLITS) if teacher else None,
-                teacher={"adapt": adapt, "size": teacher.size, "views": teacher.views} if teacher else None,
+                teacher=self.teacher.about(teacher, adapt) if teacher else None,
                 traffic=result.traffic,
                 seconds={**result.seconds, **self.seconds, "total": time.perf_counter() - started},
                 hashes={
@@ -141,7 +142,7 @@ class FederatedJob:
                 versions=versions(),
                 seeds=seeds,
                 skipped=_skipped(result),
-                command=" ".join(sys.argv),
+                command=shlex.join(sys.argv),
             )
             write_json(self.output_dir / "results.json", results)
         return results

@@ -12,7 +12,7 @@ from typing import Any
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.io import read_json
 from samfed_monai.reports.federation_csv import RoundRow, read_federation
-from samfed_monai.reports.schema import validate_results
+from samfed_monai.results.schema import validate_results
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from samfed_monai.data.items import Item, Site
 from samfed_monai.handlers.score_handler import write_scores
 from samfed_monai.io import sha256_file, write_json
 from samfed_monai.metrics import segmentation_scores
-from samfed_monai.reports import build_results
+from samfed_monai.results import build_results
 
 from .runs import DICE, write_run
 

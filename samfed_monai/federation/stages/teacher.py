@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.data import DataList
 from samfed_monai.federation.stages.made_once import made_once
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
-from samfed_monai.io import canonical_hash, sha256_file
+from samfed_monai.io import canonical_hash, read_json, sha256_file, write_json
 
 if TYPE_CHECKING:
     from samfed_monai.networks import Teacher
@@ -32,10 +32,16 @@ class TeacherStage:
     bundle_root: Path
     overrides: Mapping[str, Any]
     cache_dir: Path
+    _exam: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def content(self) -> dict[str, Any]:
         """The recipe as JSON content, places left out."""
         return self._config().content()
+
+    def about(self, teacher: Teacher, adapt: str) -> dict[str, Any]:
+        """What a report says of the teacher; ``before`` and ``after`` where its adapter was fitted by a run."""
+        base = self._config().value("base")
+        return {"adapt": adapt, "base": base, "size": teacher.size, "views": teacher.views, **self._exam}
 
     def checkpoint(self) -> Path:
         """SAM's checkpoint.
@@ -77,16 +83,20 @@ class TeacherStage:
         public = canonical_hash([[item.sha256, item.label_sha256] for item in datalist.public])
         key = config.fingerprint(public=public, checkpoint=sha256_file(checkpoint))
         path = self.cache_dir / "teacher" / f"{key[:16]}.safetensors"
+        exam = path.with_suffix(".json")
         with made_once(path) as exists:
             if exists:
                 logger.info("teacher: reusing adapter %s", path.name)
             else:
-                self._run(config, datalist, data_root, checkpoint=checkpoint, output=path)
+                fitted = self._run(config, datalist, data_root, checkpoint=checkpoint, output=path)
+                write_json(exam, {name: fitted[name] for name in ("before", "after")})
+        if exam.is_file():
+            self._exam.update(read_json(exam))
         return path
 
     def _run(
         self, config: WorkflowConfig, datalist: DataList, data_root: str | Path, *, checkpoint: Path, output: Path
-    ) -> None:
+    ) -> dict[str, Any]:
         from monai.bundle import ConfigWorkflow
 
         datalist_file = output.with_suffix(".datalist.json")
@@ -106,8 +116,9 @@ class TeacherStage:
             },
         )
         workflow.initialize()
-        workflow.run()
+        [fitted] = workflow.run()
         workflow.finalize()
+        return fitted
 
     def _config(self) -> WorkflowConfig:
         return WorkflowConfig(self.bundle_root, ("configs/teacher.json",), dict(self.overrides))

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from samfed_monai.io import read_json
-from samfed_monai.reports import RESULTS_SCHEMA, validate_results
+from samfed_monai.results import RESULTS_SCHEMA, validate_results
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Writes ``docs/results-schema.md`` out of the schema, so that the two cannot drift apart.
 
-``python -m samfed_monai.reports.schema_docs docs/results-schema.md``
+``python -m samfed_monai.results.schema_docs docs/results-schema.md``
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ import sys
 from collections.abc import Iterator
 
 from samfed_monai.io import write_text
-from samfed_monai.reports.schema import RESULTS_SCHEMA, SUMMARY, Schema
+from samfed_monai.results.schema import RESULTS_SCHEMA, SUMMARY, Schema
 
 _HEAD = """# results.json
 
 Every run folder holds a `results.json`, written when the last model has been evaluated. Its layout is version 1, a JSON
-Schema in `samfed_monai.reports.schema.RESULTS_SCHEMA`; this page is made from it by
-`python -m samfed_monai.reports.schema_docs docs/results-schema.md`.
+Schema in `samfed_monai.results.schema.RESULTS_SCHEMA`; this page is made from it by
+`python -m samfed_monai.results.schema_docs docs/results-schema.md`.
 
 ```python
 from samfed_monai.io import read_json
-from samfed_monai.reports import validate_results
+from samfed_monai.results import validate_results
 
 results = read_json("runs/demo/results.json")
 assert not validate_results(results)

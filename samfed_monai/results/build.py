@@ -7,7 +7,7 @@ from typing import Any
 
 from samfed_monai.errors import Refused
 from samfed_monai.metrics import Scores, summarise
-from samfed_monai.reports.schema import SCHEMA_VERSION, SPLITS, TIMES, validate_results
+from samfed_monai.results.schema import SCHEMA_VERSION, SPLITS, TIMES, validate_results
 
 Table = Sequence[Mapping[str, Any]] | Mapping[str, Any]
 """Scores of a set of images: rows of ``{"id", "dice", "iou", "hd95", "empty"}``, or an already made summary."""
@@ -48,7 +48,7 @@ def build_results(
         teacher_scores: site to split to a table of the teacher's own scores; ``None`` in runs without a teacher.
         teacher: more about the teacher: ``before`` and ``after`` (Dice by image set), ``adapt``, ``base``, ``size``, …
         traffic: ``up_bytes`` and ``down_bytes``; 0 where missing.
-        seconds: by name of :data:`samfed_monai.reports.schema.TIMES`; 0 where missing, ``total`` then their sum.
+        seconds: by name of :data:`samfed_monai.results.schema.TIMES`; 0 where missing, ``total`` then their sum.
         hashes: SHA-256 by name, ``datalist`` among them.
         versions: version by package.
         seeds: ``seed`` and others.

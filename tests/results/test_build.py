@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from samfed_monai.errors import Refused
 from samfed_monai.metrics import Scores, summarise
-from samfed_monai.reports import build_results, pool
-from samfed_monai.reports.results import as_summary, site_tables
+from samfed_monai.results import build_results, pool
+from samfed_monai.results.build import as_summary, site_tables
 
 
 def row(dice, empty="none"):
