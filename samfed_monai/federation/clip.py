@@ -44,18 +44,31 @@ class UpdateGuard:
         problems.refuse_if_any()
         self.limit, self.action = float(limit), Action(action)
 
-    def share(self, update: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
+    def share(
+        self, update: Mapping[str, Tensor], reference: Mapping[str, Tensor], reference_norm: float | None = None
+    ) -> float:
         """How much of the step from ``reference`` to ``update`` may be taken, in (0, 1].
+
+        Args:
+            update: the weights that arrived, finite.
+            reference: the global weights.
+            reference_norm: ``norm(reference)``, where it is known already.
 
         Raises:
             MessageRefused: the step is too long and ``action`` is ``skip``.
         """
-        allowed = self.limit * max(_norm(reference.values()), 1e-12)
+        base = max(norm(reference) if reference_norm is None else reference_norm, 1e-12)
+        allowed = self.limit * base
         # |u - g| <= |u| + |g|: mostly that settles it with one read and no temporary
-        if _norm(update.values()) + allowed / self.limit <= allowed:
+        if norm(update) + base <= allowed:
             return 1.0
-        pairs = (update[name] - reference[name] for name in reference if reference[name].is_floating_point())
-        length = _norm(pairs)
+        length = math.sqrt(
+            sum(
+                float(torch.linalg.vector_norm(update[name] - tensor, dtype=torch.float64)) ** 2
+                for name, tensor in reference.items()
+                if tensor.is_floating_point()
+            )
+        )
         if length <= allowed:
             return 1.0
         if self.action == Action.CLIP:
@@ -64,6 +77,7 @@ class UpdateGuard:
         raise MessageRefused([Problem("message -> tensors", found=found, expected=expected)])
 
 
-def _norm(tensors: object) -> float:
-    norms = [torch.linalg.vector_norm(t) for t in tensors if t.is_floating_point()]  # type: ignore[attr-defined]
-    return math.sqrt(sum(float(norm) ** 2 for norm in norms))
+def norm(tensors: Mapping[str, Tensor]) -> float:
+    """L2 norm over all floating-point tensors; infinite where the sum of squares leaves float32."""
+    flat = (tensor.reshape(-1) for tensor in tensors.values() if tensor.is_floating_point())
+    return math.sqrt(sum(float(torch.dot(values, values)) for values in flat))  # a dot is 2x faster than vector_norm

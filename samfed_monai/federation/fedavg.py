@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from samfed_monai.federation.clip import UpdateGuard
+from samfed_monai.federation.clip import UpdateGuard, norm
 from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.strategy import Strategy
 
@@ -49,9 +49,10 @@ class FedAvg(Strategy):
         self._mean: dict[str, Tensor] = {}
         self._total = 0
         self._largest: tuple[int, str] | None = None
+        self._norm: float | None = None
 
     def configure(self, round: int) -> dict[str, Envelope]:
-        self._total, self._largest = 0, None
+        self._total, self._largest, self._norm = 0, None, None
         return {
             site: Envelope(Kind.WEIGHTS, site, round, self.rounds, self.seed, tensors=dict(self.global_weights))
             for site in self.sites
@@ -59,7 +60,10 @@ class FedAvg(Strategy):
 
     @torch.no_grad()
     def accept(self, round: int, site: str, update: Envelope) -> None:
-        share = self.guard.share(update.tensors, self.global_weights) if self.guard else 1.0
+        share = 1.0
+        if self.guard:
+            self._norm = norm(self.global_weights) if self._norm is None else self._norm
+            share = self.guard.share(update.tensors, self.global_weights, self._norm)
         if not self._mean:
             self._mean = {name: _buffer(tensor) for name, tensor in self.global_weights.items()}
         first, self._total = self._total == 0, self._total + update.n
@@ -87,11 +91,11 @@ class FedAvg(Strategy):
                 mean[name] = mean[name].to(tensor.dtype)
         self.global_weights = mean
         self._mean = {} if any(tensor.dtype in _HALF for tensor in old.values()) else old
-        self._total, self._largest = 0, None
+        self._total, self._largest, self._norm = 0, None, None
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-        self._mean, self._total, self._largest = {}, 0, None
+        self._mean, self._total, self._largest, self._norm = {}, 0, None, None
 
     def _step(self, value: Tensor, name: str, share: float) -> Tensor:
         value = value.to(self._mean[name].dtype)

@@ -63,9 +63,7 @@ def test_other_versions_are_logged_and_not_refused(tmp_path, caplog):
 def test_fault_51_a_second_run_in_the_same_process_is_refused(tmp_path):
     with (
         RunFolder(tmp_path).open(CONFIG),
-        pytest.raises(
-            Refused, match=r"another run is at work in it .*; wait for it, stop it, or choose another output"
-        ),
+        pytest.raises(Refused, match=r"another run is at work in it .*; wait for it, stop it, or choose"),
     ):
         RunFolder(tmp_path).open(CONFIG)
     RunFolder(tmp_path).open(CONFIG).close()
