@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 from ignite.engine import Events
 
 from samfed_monai.config.trained_model import SETTINGS, settings_of
-from samfed_monai.errors import Problems
+from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.io import safe_load
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
-    from torch import nn
+    from torch import Tensor, nn
+
+_FEW = 5  # problems of a file that are worth a line each
 
 
 class ModelLoader:
@@ -41,7 +43,7 @@ class ModelLoader:
                 found, expected = repr((settings or {})[name]), f"{trained[name]!r}, as {Path(path).name} was trained"
                 problems.add(name, found=found, expected=expected, mend=f"give --{name} {trained[name]}")
         problems.refuse_if_any()
-        self.network, self.weights = network, safe_load(path, like=network.state_dict())
+        self.network, self.weights = network, _weights_for(network, path)
 
     def attach(self, engine: Engine) -> None:
         """Binds the handler to an evaluator."""
@@ -49,3 +51,15 @@ class ModelLoader:
 
     def __call__(self, engine: Engine) -> None:
         self.network.load_state_dict(self.weights)
+
+
+def _weights_for(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
+    """Checked weights; those of quite another network are told in one sentence instead of one for every tensor."""
+    try:
+        return safe_load(path, like=network.state_dict())
+    except Refused as refused:
+        if len(refused.problems) <= _FEW:
+            raise
+        found = f"{len(refused.problems)} tensors that differ, for instance {refused.problems[0]}"
+        mend = "give --network_name as it was in training"
+        raise Refused([Problem(str(path), found=found, expected="weights of this network", mend=mend)]) from None
