@@ -75,8 +75,10 @@ class SiteEvaluation:
         sites = {name: self._one_site(name, items) for name, items in records.items()}
         result = {"model": self.model.name, "split": self.split, "sites": sites, "average": _average(sites)}
         write_json(self.output_dir / "metrics.json", result)
-        for name, row in {**sites, "average": result["average"]}.items():
-            logger.info("%s, %s: %s", name, self.split, ", ".join(f"{key} {value}" for key, value in row.items()))
+        rows: dict[str, Any] = {**sites, "average": result["average"]}
+        for name, row in rows.items():
+            means = (row["dice"], row["iou"], row["hd95"], row["n"])
+            logger.info("%s, %s: Dice %.4f, IoU %.4f, HD95 %.1f px, %d images", name, self.split, *means)
         return result
 
     def _records(self) -> dict[str, list[dict[str, Any]]]:
