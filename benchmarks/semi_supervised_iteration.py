@@ -1,0 +1,35 @@
+"""The whole semi-supervised iteration (labelled, weak, strong, global guide, EMA) against the supervised step alone."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from common import Figure, record, side_by_side
+from training import SUPERVISED, Training, prepare
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256], help="pixels of the student's images")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=6, help="iterations that are timed together")
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    figures = []
+    with tempfile.TemporaryDirectory() as folder:
+        knobs = prepare(Path(folder), images=options.batch * options.steps)
+        for size in options.sizes:
+            knobs |= {"image_size": size, "batch_size": options.batch, "local_steps": options.steps}
+            times = side_by_side(Training(knobs, SUPERVISED), Training(knobs), repeats=options.repeats)
+            what = f"student {size} px: whole iteration against the supervised step"
+            figures.append(Figure(what, times["ratio"], bound=3.2, details=times))
+            lean = {"guides#ema#_disabled_": True}
+            times = side_by_side(Training(knobs, SUPERVISED), Training(knobs, lean), repeats=options.repeats)
+            figures.append(Figure(f"{what}, without the EMA guide", times["ratio"], bound=3.2, details=times))
+    record(__file__, figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""A trainer of the bundle's own train.json on synthetic images, with a store of made-up soft masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import BUNDLE
+
+from samfed_monai.data import SoftMaskStore, render_synthetic
+from samfed_monai.io import sha256_bytes
+
+MADE_UP_TEACHER = sha256_bytes(b"soft masks for timing")
+OFF = "_disabled_"
+NO_SAM = {f"guides#sam#{OFF}": True, f"terms#sam_kd#{OFF}": True, f"terms#pseudo_label#{OFF}": True}
+SUPERVISED = {f"stream#{OFF}": True, f"terms#global_kd#{OFF}": True, **NO_SAM}
+
+
+def prepare(folder: Path, *, images: int, mask_size: int = 128) -> dict[str, Any]:
+    """Renders one site and fills its store; returns the knobs of train.json that point there."""
+    datalist = render_synthetic(folder / "images", sites=1, images_per_site=images, public=images, validation=2, test=2)
+    datalist.save(folder / "list.json")
+    store = SoftMaskStore(folder / "store", teacher_sha256=MADE_UP_TEACHER)
+    generator = torch.Generator().manual_seed(0)
+    (site,) = datalist.sites
+    for item in datalist.sites[site].unlabelled:
+        store.put(item.sha256, torch.rand(1, mask_size, mask_size, generator=generator))
+    return {
+        "datalist": str(folder / "list.json"),
+        "data_root": str(folder / "images"),
+        "site": site,
+        "output_dir": str(folder / "run"),
+        "store_dir": str(folder / "store"),
+        "teacher_sha256": MADE_UP_TEACHER,
+    }
+
+
+class Training:
+    """One trainer; calling it runs ``local_steps`` iterations of one round, always the same ones.
+
+    Args:
+        knobs: of train.json, by id.
+        changes: overrides by id, as on the command line.
+    """
+
+    def __init__(self, knobs: dict[str, Any], changes: dict[str, Any] | None = None) -> None:
+        import monai
+        from monai.bundle import ConfigParser
+
+        monai.data.set_track_meta(False)
+        self.parser = ConfigParser()
+        self.parser.read_config(BUNDLE / "configs" / "train.json")
+        for id_, value in {"bundle_root": str(BUNDLE), "standalone": {}, **knobs, **(changes or {})}.items():
+            self.parser.set(value, id_)
+        self.trainer = self.parser.get_parsed_content("train#trainer")
+
+    def __call__(self) -> None:
+        state = self.trainer.state
+        state.iteration = state.epoch = 0
+        state.max_epochs = 1
+        state.round, state.rounds = 5, 10
+        self.trainer.run()
+
+    def replace_guide(self, guide: Any) -> None:
+        """Puts a guide in the place of the one of its name."""
+        guides = self.parser.get_parsed_content("stream").guides
+        guides[[each.name for each in guides].index(guide.name)] = guide
