@@ -6,13 +6,7 @@ import re
 import jsonschema
 import pytest
 
-from samfed_monai.io import read_json
 from samfed_monai.results import RESULTS_SCHEMA, validate_results
-
-
-@pytest.fixture
-def results(run_folder):
-    return read_json(run_folder / "results.json")
 
 
 def test_the_schema_is_a_json_schema_and_holds_for_a_run(results):
