@@ -48,7 +48,7 @@ RUN ?= runs/demo
 DATA ?=
 PUBLIC ?= public
 DEMO_ROUNDS ?= 4
-DEMO_ARGS ?= --image_size 128 --local_steps 8
+DEMO_ARGS ?= --image_size 128 --local_steps 8 --warm_start_steps 60
 IMAGES := $(if $(DATA),$(DATA),$(RUN)/images)
 ifdef DATA
 PREPARE = folders "$(IMAGES)" --public "$(PUBLIC)"
