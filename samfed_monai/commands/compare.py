@@ -51,8 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
     seeds = _seeds(arguments.seeds, problems)
     if arguments.jobs < 1:
         problems.add("--jobs", found=str(arguments.jobs), expected="1 or more")
+    places = {"datalist": absolute(arguments.datalist), "data_root": absolute(arguments.data_root)}
     for variant in variants:
-        problems.extend(check_bundle(root, "federate", overrides={"variant": variant, **overrides}))
+        problems.extend(check_bundle(root, "federate", overrides={**places, "variant": variant, **overrides}))
     problems.refuse_if_any()
     output = Path(str(absolute(arguments.output_dir)))
     common = {

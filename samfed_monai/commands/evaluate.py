@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -45,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         "split": arguments.split,
         "output_dir": absolute(arguments.output_dir),
     }
+    logging.getLogger("samfed_monai.handlers.site_evaluation").setLevel(logging.WARNING)  # the table says the same
     result = run_workflow(arguments.bundle, "evaluate", overrides | overrides_of(arguments.extra))[-1]
     sys.stdout.write("\n".join(lines_of(result)) + f"\n{overrides['output_dir']}/metrics.json\n")
     return int(ExitCode.DONE)

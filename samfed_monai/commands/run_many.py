@@ -78,7 +78,7 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
                 while waiting and len(running) < jobs:
                     run = waiting.pop(0)
                     running[_start(run, threads)] = run
-                bar.set_postfix_str("; ".join(run.name for run in running.values()))
+                    bar.set_postfix_str("; ".join(run.name for run in running.values()))
                 time.sleep(0.2)
                 for process in [process for process in running if process.poll() is not None]:
                     run = running.pop(process)

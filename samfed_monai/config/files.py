@@ -44,7 +44,10 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
             where = config.where((name,))
             yield Problem(where, found=f"no folder {str(path)!r}", expected="a folder", mend="check the path")
     datalist = _given(content, "datalist")
-    if datalist is not None:
+    if datalist is not None and not datalist.is_file():
+        found, mend = f"no file {str(datalist)!r}", "check the path, or make one with `samfed prepare`"
+        yield Problem(config.where(("datalist",)), found=found, expected="a data list", mend=mend)
+    elif datalist is not None:
         yield from _datalist(datalist)
     if ready:
         yield from check_base_weights(content, bundle_root)
