@@ -23,6 +23,7 @@ class FitState:
         epoch: epochs done.
         best_epoch: the one whose weights are kept; 0 is before any training.
         best_dice: its Dice on the held-out part.
+        steps: optimiser steps done.
         history: Dice on the held-out part after each epoch.
     """
 
@@ -30,6 +31,7 @@ class FitState:
     epoch: int = 0
     best_epoch: int = 0
     best_dice: float = -1.0
+    steps: int = 0
     history: list[float] = field(default_factory=list)
 
 
@@ -37,12 +39,10 @@ def save_state(
     path: Path,
     state: FitState,
     optimizer: torch.optim.Optimizer,
-    weights: Mapping[str, Tensor],
-    best: Mapping[str, Tensor],
+    weights: Mapping[str, Mapping[str, Tensor]],
 ) -> None:
-    """Writes progress, optimiser moments, current and best weights, atomically."""
-    tensors = {f"weights.{name}": tensor for name, tensor in weights.items()}
-    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+    """Writes progress, optimiser moments and named sets of weights (current, averaged, best), atomically."""
+    tensors = {f"{part}.{name}": tensor for part, named in weights.items() for name, tensor in named.items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
     save_tensors(path, {name: tensor.clone() for name, tensor in tensors.items()}, {"state": json.dumps(asdict(state))})
@@ -50,8 +50,8 @@ def save_state(
 
 def load_state(
     path: Path, fit_hash: str, optimizer: torch.optim.Optimizer
-) -> tuple[FitState, dict[str, Tensor], dict[str, Tensor]] | None:
-    """Reads what :func:`save_state` wrote, into ``optimizer`` too: state, current weights, best weights.
+) -> tuple[FitState, dict[str, dict[str, Tensor]]] | None:
+    """Reads what :func:`save_state` wrote, into ``optimizer`` too: the state and the named sets of weights.
 
     Returns ``None`` where there is nothing, nothing readable, or the state of another fit: it then starts anew.
     """
@@ -63,14 +63,14 @@ def load_state(
         return None
     if state.fit_hash != fit_hash:
         return None
+    weights: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        weights.setdefault(part, {})[rest] = tensor
     moments: dict[int, dict[str, Tensor]] = {}
-    for name in [name for name in tensors if name.startswith("optimizer.")]:
-        _, index, kind = name.split(".")
-        moments.setdefault(int(index), {})[kind] = tensors[name]
+    for name, tensor in weights.pop("optimizer", {}).items():
+        index, _, kind = name.partition(".")
+        moments.setdefault(int(index), {})[kind] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-    return state, part("weights."), part("best.")
+    return state, weights

@@ -23,6 +23,7 @@ from samfed_monai.networks.teacher_batches import EmbeddedBatches, ImageBatches
 from samfed_monai.networks.teacher_data import Pair, Records, public_hash, read_pair
 from samfed_monai.networks.teacher_exam import Exam
 from samfed_monai.networks.teacher_recipe import default_learning_rate, learning_rate_at, make_optimizer, mask_loss
+from samfed_monai.networks.weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +31,9 @@ logger = logging.getLogger(__name__)
 class TeacherFit:
     """Fits LoRA and the decoder (or the decoder alone) on ``D_p`` and writes the adapter.
 
-    The held-out part of ``D_p`` picks the epoch. Progress is written after every epoch beside ``output``: a killed fit
-    goes on where it stood, to the same adapter. A finished fit is not repeated: ``run`` returns its recorded result.
+    The held-out part of ``D_p`` picks the epoch, among exponential averages of the weights. Progress is written after
+    every epoch beside ``output``: a killed fit goes on where it stood, to the same adapter. A finished fit is not
+    repeated: ``run`` returns its recorded result.
 
     Args:
         train_records, held_out_records: the two parts of ``D_p``, as of ``samfed_monai.data.split_public``.
@@ -182,34 +184,44 @@ class TeacherFit:
         sam = self.teacher.sam
         batches = self._batches([read_pair(record) for record in self.records["train"]])
         optimizer = make_optimizer(self.parameters)
-        resumed = load_state(self._progress_file, fit_hash, optimizer)
-        state = FitState(fit_hash)
+        state, average = FitState(fit_hash), WeightAverage(adapted_tensors(sam))
         best: dict[str, Tensor] = {}
+        resumed = load_state(self._progress_file, fit_hash, optimizer)
         if resumed is not None:
-            state, weights, best = resumed
-            sam.load_state_dict(weights, strict=False)
+            state, weights = resumed
+            sam.load_state_dict(weights["current"], strict=False)
+            average, best = WeightAverage(weights["average"]), weights["best"]
+            average.step = state.steps
             logger.info("teacher: going on after epoch %d of %d", state.epoch, self.epochs)
         for epoch in self._epochs(state):
-            for step, (logits, target) in enumerate(batches(epoch)):
-                done = epoch * batches.steps + step
+            for logits, target in batches(epoch):
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate_at(done, self.epochs * batches.steps, self.learning_rate)
+                    group["lr"] = learning_rate_at(state.steps, self.epochs * batches.steps, self.learning_rate)
                 optimizer.zero_grad(set_to_none=True)
                 mask_loss(logits, target).backward()
                 optimizer.step()
+                average.update(adapted_tensors(sam))
+                state.steps += 1
             state.epoch = epoch + 1
-            dice = self.exam({"held_out": self.records["held_out"]})["held_out"]
+            with average.applied(sam):
+                dice = self.exam({"held_out": self.records["held_out"]})["held_out"]
             state.history.append(dice)
             if dice > state.best_dice:
                 state.best_dice, state.best_epoch = dice, state.epoch
-                best = {name: tensor.clone() for name, tensor in adapted_tensors(sam).items()}
-            save_state(self._progress_file, state, optimizer, adapted_tensors(sam), best)
+                best = {name: tensor.clone() for name, tensor in average.tensors.items()}
+            weights = {"current": adapted_tensors(sam), "average": average.tensors, "best": best}
+            save_state(self._progress_file, state, optimizer, weights)
             logger.info("teacher: epoch %d of %d, held-out Dice %.3f", state.epoch, self.epochs, dice)
         sam.load_state_dict(best, strict=False)
         return state
 
     def _batches(self, pairs: list[Pair]) -> ImageBatches | EmbeddedBatches:
-        settings: dict[str, Any] = {"size": self.size, "batch_size": self.batch_size, "seed": self.seed, "bf16": self.bf16}
+        settings: dict[str, Any] = {
+            "size": self.size,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "bf16": self.bf16,
+        }
         if self.adapt is Adapt.DECODER:
             return EmbeddedBatches(self.teacher.sam, pairs, views=self.cached_views, progress=self.progress, **settings)
         return ImageBatches(self.teacher.sam, pairs, **settings)

@@ -31,7 +31,9 @@ def test_logits_have_the_size_of_the_image(name):
 
 
 def test_it_is_nameable_in_json():
-    text = '{"network_def": {"_target_": "samfed_monai.networks.client_network", "name": "basic_unet", "in_channels": 1}}'
+    text = (
+        '{"network_def": {"_target_": "samfed_monai.networks.client_network", "name": "basic_unet", "in_channels": 1}}'
+    )
     network = ConfigParser(json.loads(text)).get_parsed_content("network_def")
     assert network(torch.rand(1, 1, 32, 32)).shape == (1, 1, 32, 32)
 
@@ -44,7 +46,11 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("deeplabv3plus_resnet18", (100, 96), r"image height: expected a multiple of 16, .*set image_size to 96 or 112"),
+        (
+            "deeplabv3plus_resnet18",
+            (100, 96),
+            r"image height: expected a multiple of 16, .*set image_size to 96 or 112",
+        ),
         ("flexible_unet_resnet18", (64, 20), r"image width: expected a multiple of 32, .*set image_size to 32$"),
         ("basic_unet", (16, 40), r"image height: expected at least 32 pixels, found 16 pixels; set image_size to 32"),
     ],

@@ -5,8 +5,15 @@ import torch
 
 from samfed_monai.errors import Refused
 from samfed_monai.io import save_tensors
-from samfed_monai.networks.sam.adapter import Adapt, Adapter, adapted_tensors, load_adapter, prepare, read_header
-from samfed_monai.networks.sam.adapter import save_adapter
+from samfed_monai.networks.sam.adapter import (
+    Adapt,
+    Adapter,
+    adapted_tensors,
+    load_adapter,
+    prepare,
+    read_header,
+    save_adapter,
+)
 from samfed_monai.networks.sam.build import assemble, vit_encoder
 
 BELONGS = {"base": "vit_t", "base_sha256": "ab" * 32, "size": 256}

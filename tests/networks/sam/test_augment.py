@@ -35,7 +35,8 @@ def test_the_generator_is_the_only_source_of_randomness():
 def test_the_area_stays_within_the_zoom():
     image, mask = disc(64, 64)
     shares = [
-        float(augment(image, mask, 256, torch.Generator().manual_seed(seed))[1].mean() / mask.mean()) for seed in range(20)
+        float(augment(image, mask, 256, torch.Generator().manual_seed(seed))[1].mean() / mask.mean())
+        for seed in range(20)
     ]
     # zoom exp(+-0.25) in both directions gives areas in [0.60, 1.65]; reflection may show a border twice
     assert min(shares) > 0.55

@@ -15,7 +15,9 @@ def tiny(size: int):
 def test_mobile_sams_names_load_strictly_at_every_size(checkpoint):
     for size in (256, 512):
         sam = build_sam("vit_t", checkpoint, size)
-        assert sum(parameter.numel() for parameter in sam.parameters()) == 10_130_092 - 321_640  # without the class head
+        assert (
+            sum(parameter.numel() for parameter in sam.parameters()) == 10_130_092 - 321_640
+        )  # without the class head
     with torch.no_grad():
         assert sam(torch.rand(1, 3, 512, 512)).shape == (1, 1, 128, 128)
 
@@ -33,7 +35,9 @@ def test_what_closes_a_stage_in_mobile_sam_opens_the_next():
 
 def test_a_vit_checkpoint_of_one_size_fits_another(tmp_path):
     torch.manual_seed(0)
-    SAM_BUILDERS._entries.setdefault("tiny", lambda size: vit_encoder(size, width=16, depth=2, heads=2, global_blocks=(1,)))
+    SAM_BUILDERS._entries.setdefault(
+        "tiny", lambda size: vit_encoder(size, width=16, depth=2, heads=2, global_blocks=(1,))
+    )
     try:
         torch.save(tiny(512).state_dict(), tmp_path / "tiny.pth")
         sam = build_sam("tiny", tmp_path / "tiny.pth", size=256)
@@ -56,10 +60,14 @@ def test_a_batch_is_decoded_like_its_images_one_by_one():
 def test_normalisation_is_sams_own():
     sam = tiny(256)
     white = sam.normalise(torch.ones(1, 3, 1, 1)).flatten()
-    torch.testing.assert_close(white, torch.tensor([(255 - 123.675) / 58.395, (255 - 116.28) / 57.12, (255 - 103.53) / 57.375]))
+    torch.testing.assert_close(
+        white, torch.tensor([(255 - 123.675) / 58.395, (255 - 116.28) / 57.12, (255 - 103.53) / 57.375])
+    )
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("vit_b", 93_735_472), ("vit_l", 312_342_832), ("vit_h", 641_090_608)])
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("vit_b", 93_735_472), ("vit_l", 312_342_832), ("vit_h", 641_090_608)]
+)
 def test_the_large_encoders_have_their_published_size(name, parameters):
     """Parameters of the official 1024 px checkpoints, counted without allocating them."""
     with torch.device("meta"):

@@ -22,7 +22,10 @@ def test_the_image_ends_on_a_border_of_the_mask(height, width, size):
     assert max(inner) == size
     assert all(side % 4 == 0 and 4 <= side <= size for side in inner)
     scale = size / max(height, width)
-    assert all(abs(fitted - side * scale) <= max(2, 4 - side * scale) for fitted, side in zip(inner, (height, width)))
+    assert all(
+        abs(fitted - side * scale) <= max(2, 4 - side * scale)
+        for fitted, side in zip(inner, (height, width), strict=True)
+    )
 
 
 @given(st.integers(20, 90), st.integers(20, 90))
@@ -41,7 +44,7 @@ def test_views_are_distinct_and_undone_exactly(count):
     image = torch.arange(12.0).view(1, 1, 3, 4)
     seen = [view.apply(image) for view in VIEWS[count]]
     assert len({str(view.tolist()) for view in seen}) == count
-    assert all(torch.equal(view.undo(new), image) for view, new in zip(VIEWS[count], seen))
+    assert all(torch.equal(view.undo(new), image) for view, new in zip(VIEWS[count], seen, strict=True))
     assert torch.equal(seen[0], image)
 
 

@@ -8,7 +8,14 @@ import pytest
 
 from samfed_monai.errors import Refused, Stopped
 from samfed_monai.networks.sam import index
-from samfed_monai.networks.sam.index import ARCHIVE, MEMBER, archive_url, extract_from_registry, extract_member, index_urls
+from samfed_monai.networks.sam.index import (
+    ARCHIVE,
+    MEMBER,
+    archive_url,
+    extract_from_registry,
+    extract_member,
+    index_urls,
+)
 
 
 def archive(path: Path, members: dict[str, bytes], *, link: str | None = None) -> Path:

@@ -105,5 +105,7 @@ def test_a_rank_that_is_none_is_refused(rank):
 
 
 def test_an_encoder_without_attention_is_refused():
-    with pytest.raises(Refused, match="LoRA: expected an encoder whose attention blocks have a joint qkv, found Identity"):
+    with pytest.raises(
+        Refused, match="LoRA: expected an encoder whose attention blocks have a joint qkv, found Identity"
+    ):
         apply_lora(nn.Identity())

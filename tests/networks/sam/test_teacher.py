@@ -60,16 +60,20 @@ def test_bf16_moves_probabilities_little(teacher):
 
 def test_load_knows_what_it_is(checkpoint):
     teacher = Teacher.load("vit_t", checkpoint, size=256, views=2)
-    assert teacher.sha256 == identity(
-        base_sha256=sha256_file(checkpoint), adapter_sha256="none", size=256, views=2
-    )
+    assert teacher.sha256 == identity(base_sha256=sha256_file(checkpoint), adapter_sha256="none", size=256, views=2)
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
     assert not teacher.training
 
 
 def test_identity_depends_on_everything_that_decides_the_masks():
     base = {"base_sha256": "a", "adapter_sha256": "none", "size": 512, "views": 1}
-    changed = [base, base | {"base_sha256": "b"}, base | {"adapter_sha256": "c"}, base | {"size": 256}, base | {"views": 8}]
+    changed = [
+        base,
+        base | {"base_sha256": "b"},
+        base | {"adapter_sha256": "c"},
+        base | {"size": 256},
+        base | {"views": 8},
+    ]
     assert len({identity(**arguments) for arguments in changed}) == 5
 
 

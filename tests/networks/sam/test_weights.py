@@ -64,7 +64,9 @@ def test_fault_28_missing_weights_name_the_places_and_the_command(folder, tmp_pa
 def test_fault_29_other_bytes_are_refused_and_what_was_there_is_kept(source, folder, tmp_path):
     path = install_weights("mobile_sam", source)
     (tmp_path / "evil.bin").write_bytes(b"other bytes")
-    with pytest.raises(Refused, match=r"evil\.bin: expected SHA-256 .*get the official mobile_sam.pt; nothing was installed"):
+    with pytest.raises(
+        Refused, match=r"evil\.bin: expected SHA-256 .*get the official mobile_sam.pt; nothing was installed"
+    ):
         install_weights("mobile_sam", tmp_path / "evil.bin")
     assert path.read_bytes() == CONTENT
     assert [left.name for left in folder.iterdir()] == [path.name]

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from samfed_monai.errors import Refused
+from samfed_monai.networks.sam.adapter import read_header
+from samfed_monai.networks.teach_cli import add_teach_parser
+
+BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
+
+
+def parse(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_teach_parser(parser.add_subparsers())
+    return parser.parse_args(["teach", *words])
+
+
+@pytest.fixture
+def listed(tmp_path, checkpoint, monkeypatch):
+    """A small synthetic list whose sites have labels, and random weights in the weights folder."""
+    from samfed_monai.data import render_synthetic
+
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(checkpoint.parent))
+    datalist = render_synthetic(tmp_path / "images", sites=1, images_per_site=4, public=3, size=(64, 80))
+    datalist.save(tmp_path / "list.json")
+    return ["--datalist", str(tmp_path / "list.json"), "--data-root", str(tmp_path / "images")]
+
+
+def test_it_runs_the_bundle(listed, tmp_path):
+    output = tmp_path / "adapter.safetensors"
+    words = [str(BUNDLE), *listed, "--output", str(output), "--adapt", "decoder", "--size", "256", "--epochs", "1"]
+    arguments = parse(*words)
+    assert arguments.run(arguments) == 0
+    header = read_header(output)
+    assert (header.adapt.value, header.size) == ("decoder", 256)
+    assert {"held_out"} < set(header.fit["result"]["after"])
+
+
+def test_fault_28_missing_weights_are_refused_before_any_work(listed, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "nowhere"))
+    arguments = parse(str(BUNDLE), *listed, "--output", str(tmp_path / "a.safetensors"))
+    with pytest.raises(Refused, match="samfed weights mobile_sam"):
+        arguments.run(arguments)
+
+
+def test_a_missing_list_is_refused(tmp_path):
+    words = ["--datalist", str(tmp_path / "no.json"), "--data-root", str(tmp_path), "--output", str(tmp_path / "a")]
+    arguments = parse(str(BUNDLE), *words)
+    with pytest.raises(Refused, match=r"no\.json"):
+        arguments.run(arguments)

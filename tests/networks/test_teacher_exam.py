@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samfed_monai.networks.sam.build import assemble, vit_encoder
+from samfed_monai.networks.sam.teacher import Teacher
+from samfed_monai.networks.teacher_exam import Exam, dice_score
+from tests.networks.fakes import fake_records
+
+
+def test_dice_by_hand():
+    mask = torch.tensor([[[[1, 1, 0, 0]]]])
+    assert dice_score(torch.tensor([[[[0.9, 0.1, 0.9, 0.1]]]]), mask) == pytest.approx(2 * 1 / 4)
+    assert dice_score(torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 1, 4)) == 1.0
+    assert dice_score(torch.ones(1, 1, 1, 4), torch.zeros(1, 1, 1, 4)) == 0.0
+
+
+def test_kept_embeddings_give_the_same_dice_and_encode_once(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    sam = assemble(vit_encoder(256, width=16, depth=1, heads=2, global_blocks=(0,)), 256)
+    teacher = Teacher(sam, sha256="x", size=256, bf16=False)
+    sets = {"a": fake_records(tmp_path, 2)}
+    plain = Exam(teacher)(sets)
+    exam, calls = Exam(teacher, keep_embeddings=True), []
+    embed = teacher.embed
+    monkeypatch.setattr(teacher, "embed", lambda image: (calls.append(1), embed(image))[1])
+    # float16 embeddings: a pixel at the threshold may flip
+    assert exam(sets)["a"] == pytest.approx(plain["a"], abs=0.01)
+    exam(sets)
+    assert len(calls) == 2
+    assert set(exam(sets, views=2)) == {"a"}
+    assert teacher.views == 1

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samfed_monai.errors import Refused
+from samfed_monai.io import sha256_file
+from samfed_monai.networks import Teacher, TeacherFit, public_hash
+from samfed_monai.networks import teacher_fit as room
+from samfed_monai.networks.sam.adapter import read_header
+from tests.networks.fakes import fake_records
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    return fake_records(tmp_path_factory.mktemp("public"), 4)
+
+
+@pytest.fixture
+def fit(records, checkpoint, tmp_path):
+    def make(name: str = "adapter.safetensors", **settings) -> TeacherFit:
+        settings = {"adapt": "decoder", "epochs": 2, "cached_views": 2, "batch_size": 2, "progress": False} | settings
+        return TeacherFit(
+            train_records=records[:3],
+            held_out_records=records[3:],
+            output=tmp_path / name,
+            checkpoint=checkpoint,
+            size=256,
+            **settings,
+        )
+
+    return make
+
+
+def test_the_decoder_learns_and_the_adapter_says_what_it_is(fit, records, checkpoint, tmp_path):
+    result = fit(test_records={"site": records[:1]}, epochs=3, learning_rate=2e-3).run()
+    assert set(result["before"]) == set(result["after"]) == {"held_out", "site"}
+    assert len(result["history"]) == 3
+    assert 1 <= result["epoch"] <= 3
+    header = read_header(result["output"])
+    assert (header.base, header.rank, header.size) == ("vit_t", 0, 256)
+    assert header.base_sha256 == sha256_file(checkpoint)
+    assert header.public_hash == result["public_hash"] == public_hash(records)
+    assert result["sha256"] == sha256_file(result["output"])
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter.safetensors"]
+    teacher = Teacher.load("vit_t", checkpoint, result["output"], size=256, public_hash=result["public_hash"])
+    assert teacher.probabilities(torch.rand(1, 3, 32, 32)).shape == (1, 1, 64, 64)
+
+
+def test_lora_is_fitted_through_the_encoder(fit):
+    result = fit(adapt="lora", rank=1, epochs=1).run()
+    header = read_header(result["output"])
+    assert (header.adapt.value, header.rank) == ("lora", 1)
+
+
+def test_a_finished_fit_is_reused_and_another_one_is_not(fit, monkeypatch):
+    first = fit(epochs=1).run()
+    second = fit(epochs=1).run()
+    assert second == first | {"reused": True}
+    assert not fit(epochs=1, seed=1).run()["reused"]
+
+
+def test_fault_52_a_killed_fit_goes_on_to_the_same_bits(fit, monkeypatch):
+    straight = fit("straight.safetensors").run()
+    save_state, saved = room.save_state, []
+
+    def killed(path, *arguments):
+        save_state(path, *arguments)
+        saved.append(path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(room, "save_state", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit().run()
+    monkeypatch.setattr(room, "save_state", save_state)
+    assert saved[0].exists()
+    resumed = fit().run()
+    assert resumed["history"] == straight["history"]
+    assert resumed["after"] == straight["after"]
+    from safetensors.torch import load_file
+
+    ours, theirs = load_file(resumed["output"]), load_file(straight["output"])
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    assert not saved[0].exists()
+
+
+def test_progress_of_another_fit_is_ignored(fit, tmp_path):
+    (tmp_path / "adapter.safetensors.progress.safetensors").write_bytes(b"torn")
+    assert len(fit(epochs=1).run()["history"]) == 1
+
+
+def test_none_writes_sams_own_decoder(fit, checkpoint):
+    result = fit(adapt="none").run()
+    assert result["before"] == result["after"]
+    image = torch.rand(1, 3, 40, 40)
+    bare = Teacher.load("vit_t", checkpoint, size=256)
+    adapted = Teacher.load("vit_t", checkpoint, result["output"], size=256)
+    assert torch.equal(bare.probabilities(image), adapted.probabilities(image))
+    assert bare.sha256 != adapted.sha256
+
+
+def test_everything_wrong_is_told_at_once(records, checkpoint, tmp_path):
+    with pytest.raises(Refused, match="refused: 5 problems") as refused:
+        TeacherFit(
+            train_records=[{key: value for key, value in records[0].items() if key != "label"}],
+            held_out_records=[],
+            output=tmp_path / "a.safetensors",
+            checkpoint=checkpoint,
+            adapt="prompt",
+            epochs=0,
+            learning_rate=-1,
+        )
+    message = str(refused.value)
+    assert "teacher -> adapt: expected one of ['lora', 'decoder', 'none'], found 'prompt'" in message
+    assert "teacher -> epochs: expected an integer >= 1, found 0" in message
+    assert "teacher -> learning_rate: expected a number > 0, or null, found -1" in message
+    assert "public set, train part: expected labelled images, found 1 without a label" in message
+    assert "public set, held-out part: expected labelled images, found no image" in message
+
+
+def test_fault_28_missing_weights_are_refused_before_any_work(records, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
+    with pytest.raises(Refused, match="run `samfed weights mobile_sam"):
+        TeacherFit(train_records=records[:3], held_out_records=records[3:], output=tmp_path / "a.safetensors")

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from samfed_monai.networks.teacher_recipe import default_learning_rate, learning_rate_at, mask_loss, quarter
+
+
+def test_mask_loss_by_hand():
+    logits, target = torch.zeros(1, 1, 1, 2), torch.tensor([[[[1.0, 0.0]]]])
+    # p = 0.5: CE = ln 2; Dice = (2 * 0.5 + 1) / (2 * 0.25 + 1 + 1) = 2 / 2.5
+    assert float(mask_loss(logits, target)) == pytest.approx(0.2 * math.log(2) + 0.8 * (1 - 2 / 2.5))
+
+
+def test_a_perfect_mask_costs_nothing():
+    target = torch.tensor([[[[1.0, 0.0]]]])
+    assert float(mask_loss((target * 2 - 1) * 100, target)) == pytest.approx(0, abs=1e-6)
+
+
+def test_warm_up_then_poly_decay():
+    rates = [learning_rate_at(step, 100, 1.0) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5**0.9)
+    assert rates[99] == pytest.approx((1 / 90) ** 0.9)
+    assert learning_rate_at(124, 100_000, 1.0) == 0.5  # SAMed's 250 steps at most
+
+
+def test_defaults():
+    assert [default_learning_rate(*pair) for pair in (("vit_b", "lora"), ("vit_t", "lora"), ("vit_t", "decoder"))] == [
+        5e-3,
+        5e-4,
+        1e-3,
+    ]
+
+
+def test_quarter_is_the_share_of_each_block():
+    mask = torch.zeros(1, 1, 4, 8)
+    mask[..., :2, :4] = 1
+    assert quarter(mask).tolist() == [[[[0.5, 0.0]]]]
