@@ -1,6 +1,7 @@
 """The share of a round that is neither training nor evaluation: controller, messages, aggregation, state, run folder.
 
-Four sites train the bundle's ResNet-18 network on synthetic images, without SAM. The clock runs around MONAI's trainers and evaluators; everything else that the controller's run takes counts as overhead.
+Four sites train the bundle's ResNet-18 network on synthetic images, without SAM. The clock runs around MONAI's trainers
+and evaluators; everything else in a round counts as overhead, on the server's side and on the clients'.
 """
 
 from __future__ import annotations
