@@ -67,8 +67,9 @@ class WorkflowConfig:
         return parser.get_parsed_content(name)
 
     def content(self, *, without: frozenset[str] = PLACES) -> dict[str, Any]:
-        """The merged configuration as JSON content, places and other ids left out."""
-        return {key: value for key, value in self.parser().get().items() if key not in without}
+        """The merged configuration as JSON content; places and notes (ids that begin with ``_``) are left out."""
+        content = self.parser().get()
+        return {key: value for key, value in content.items() if key not in without and not key.startswith("_")}
 
     def fingerprint(self, **extra: Any) -> str:
         """Hash of everything that decides what is trained: the configuration without places, plus ``extra``."""

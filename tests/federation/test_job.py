@@ -1,0 +1,119 @@
+"""Tests of the whole job on two small synthetic sites."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samfed_monai.config import find_bundle
+from samfed_monai.errors import Refused
+from samfed_monai.federation import FederatedJob
+from samfed_monai.io import sha256_file
+from samfed_monai.results import validate_results
+
+CLIENT = {"image_size": 32, "batch_size": 2, "local_steps": 2, "network_name": "basic_unet", "amp": False}
+
+
+def job(federation: Path, output: Path, **knobs: Any) -> FederatedJob:
+    settings: dict[str, Any] = {
+        "bundle_root": find_bundle("samfed_skin"),
+        "datalist": federation / "list.json",
+        "data_root": federation,
+        "output_dir": output,
+        "rounds": 2,
+        "variant": "no_sam",
+        "warm_start_steps": 2,
+        "client": CLIENT,
+    }
+    return FederatedJob(**{**settings, **knobs})
+
+
+def test_a_run_leaves_everything_that_the_readme_names(small_federation, tmp_path):
+    results = job(small_federation, tmp_path / "run").run()
+    assert validate_results(results) == []
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+    assert results["teacher"] is None
+    assert {site: entry["test"]["n"] for site, entry in results["sites"].items()} == {"site-1": 2, "site-2": 2}
+    assert results["traffic"]["up_bytes"] > 0
+    rows = list(csv.DictReader((tmp_path / "run" / "federation.csv").open()))
+    assert [(row["round"], row["site"]) for row in rows] == [(r, s) for r in "01" for s in ("site-1", "site-2")]
+    assert all(float(row["term_pseudo_label"]) >= 0 for row in rows)
+    assert (tmp_path / "run" / "rounds" / "001" / "global.safetensors").is_file()
+    assert len(list((tmp_path / "run" / "evaluation" / "best" / "site-1" / "test" / "masks").iterdir())) == 2
+
+
+def test_variants_of_one_seed_start_from_the_same_weights_made_once(small_federation, tmp_path):
+    for variant in ("dp_only", "no_sam"):
+        job(small_federation, tmp_path / variant, variant=variant, rounds=1, cache_dir=tmp_path / "cache").run()
+    assert len(list((tmp_path / "cache" / "warm_start").glob("*.safetensors"))) == 1
+
+
+def test_the_oracle_reads_the_labels_that_the_list_has(small_federation, tmp_path):
+    results = job(small_federation, tmp_path, variant="oracle", rounds=1).run()
+    assert validate_results(results) == []
+
+
+def test_another_configuration_in_the_same_folder_is_refused_by_name(small_federation, tmp_path):
+    job(small_federation, tmp_path, rounds=1).run()
+    with pytest.raises(Refused, match=r"config#client#learning_rate.*as in run\.json"):
+        job(small_federation, tmp_path, rounds=1, client={**CLIENT, "learning_rate": 0.1}).run()
+
+
+def test_a_missing_checkpoint_is_refused_before_any_work(small_federation, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "nothing"))
+    with pytest.raises(Refused, match=r"samfed weights mobile_sam"):
+        job(small_federation, tmp_path / "run", variant="samfed").run()
+    assert not (tmp_path / "run" / "rounds").exists()
+
+
+RUN = """
+import sys
+from pathlib import Path
+from tests.federation.test_job import job
+job(Path(sys.argv[1]), Path(sys.argv[2]), rounds=4).run()
+"""
+
+
+@pytest.mark.slow
+def test_fault_48_a_killed_job_typed_again_ends_in_the_same_bits(small_federation, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = [sys.executable, "-c", RUN, str(small_federation)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([*command, str(whole)], check=True, env=environment, capture_output=True)
+    shutil.copytree(whole / "cache", killed / "cache")
+    process = subprocess.Popen([*command, str(killed)], env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (killed / "rounds" / "001").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "results.json").exists()
+    subprocess.run([*command, str(killed)], check=True, env=environment, capture_output=True)
+    last = Path("rounds") / "003" / "global.safetensors"
+    assert sha256_file(killed / last) == sha256_file(whole / last)
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_sam_guides_the_sites(small_federation, samfed_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(samfed_data / "weights"))
+    teacher = {"adapt": "decoder", "size": 256, "epochs": 1, "cached_views": 1, "views": 1, "progress": False}
+    run = job(small_federation, tmp_path, variant="samfed", rounds=1, teacher=teacher)
+    results = run.run()
+    assert validate_results(results) == []
+    assert results["teacher"]["base"] == "vit_t"
+    assert set(results["teacher"]["sites"]) == {"site-1", "site-2"}
+    rows = list(csv.DictReader((tmp_path / "federation.csv").open()))
+    for row in rows:
+        assert {"term_pseudo_label", "term_sam_kd", "term_global_kd", "term_reliability"} <= set(row)
+        assert 0 <= float(row["term_reliability"]) <= 1
