@@ -14,8 +14,6 @@ from samfed_monai.federation.strategy import Strategy
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Far above what training does to weights (see UpdateGuard); such a step is cut back to ten times their norm.
-DEFAULT_GUARD = UpdateGuard(limit=10.0, action="clip")
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -32,7 +30,7 @@ class FedAvg(Strategy):
         sites: names of the sites.
         rounds: number of rounds.
         seed: the run's seed.
-        guard: limits the norm of updates (fault 39); ``None`` takes every finite one.
+        guard: limits the norm of updates (fault 39), for one read more of each; ``None`` takes every finite one.
     """
 
     def __init__(
@@ -42,7 +40,7 @@ class FedAvg(Strategy):
         sites: Sequence[str],
         rounds: int,
         seed: int = 0,
-        guard: UpdateGuard | None = DEFAULT_GUARD,
+        guard: UpdateGuard | None = None,
     ) -> None:
         self.sites, self.rounds, self.seed, self.guard = sorted(sites), rounds, seed, guard
         self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}

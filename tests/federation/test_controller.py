@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from samfed_monai.errors import ExitCode, Refused, Stopped
-from samfed_monai.federation import COLUMNS, Interrupted, RunFolder
+from samfed_monai.federation import COLUMNS, Interrupted, RunFolder, UpdateGuard
 from samfed_monai.io import read_json, safe_load
 from tests.federation.toys import FixedClient, RogueClient, controller, run_toy
 
@@ -178,3 +178,41 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
     assert resumed.models["last"]["sha256"] == whole.models["last"]["sha256"]
     assert resumed.models["last"]["average"] == whole.models["last"]["average"]
     assert resumed.records[2]["files"] == whole.records[2]["files"], "optimizer states are equal too"
+
+
+@pytest.mark.parametrize(("action", "status"), [("clip", "ok"), ("skip", "skipped")])
+def test_fault_39_a_huge_update_does_not_decide_the_round(tmp_path, action, status):
+    def explode(answer):
+        answer.weights["w"] = answer.weights["w"] * 1e9
+
+    clients = {**two_clients(), "c": RogueClient("c", change=explode)}
+    guard = UpdateGuard(limit=4.0, action=action)  # honest steps here are up to three times the norm
+    with RunFolder(tmp_path).open({}) as folder:
+        result = controller(folder, clients, rounds=1, guard=guard).run()
+    assert result.records[0]["sites"]["c"]["status"] == status
+    assert safe_load(tmp_path / "rounds/000/global.safetensors")["w"].abs().max() < 10
+
+
+def test_faults_32_to_38_bad_updates_are_skipped_with_their_reasons_and_the_round_goes_on(tmp_path):
+    def nan(answer):
+        answer.weights["w"] = answer.weights["w"] * float("nan")
+
+    def reshaped(answer):
+        answer.weights["w"] = answer.weights["w"].reshape(3, 2)
+
+    def absurd(answer):
+        answer["samfed"]["n"] = 10**12
+
+    def stale(answer):
+        answer["samfed"]["round"] = -1
+
+    changes = {"nan": nan, "reshaped": reshaped, "absurd": absurd, "stale": stale}
+    clients = {**two_clients(), **{name: RogueClient(name, change=change) for name, change in changes.items()}}
+    with RunFolder(tmp_path).open({}) as folder:
+        result = controller(folder, clients, rounds=1, quorum=2).run()
+    sites = result.records[0]["sites"]
+    assert sites["nan"]["reason"] == "message -> w: expected finite values, found NaN or infinity"
+    assert sites["reshaped"]["reason"] == "message -> w: expected shape (2, 3), found shape (3, 2)"
+    assert sites["absurd"]["reason"].startswith("message -> n: expected a whole number from 1 to 10000000, found 10000")
+    assert sites["stale"]["reason"] == "message -> round: expected round 0, found round -1"
+    assert safe_load(tmp_path / "rounds/000/global.safetensors")["w"][0, 0].item() == 3.5
