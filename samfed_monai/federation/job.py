@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.data import DataList
+from samfed_monai.federation.clip import UpdateGuard
 from samfed_monai.federation.controller import RoundController, RunResult
 from samfed_monai.federation.fedavg import FedAvg
 from samfed_monai.federation.local_transport import LocalTransport
@@ -52,6 +53,7 @@ class FederatedJob:
         client: ids of ``train.json`` to values.
         teacher: ids of ``teacher.json`` to values.
         keep_optimizer: keep each site's optimizer moments from round to round.
+        update_guard: arguments of :class:`UpdateGuard`, which limits the norm of updates; ``None`` is its defaults.
         quorum: sites that must answer in a round; ``None`` is more than half.
         timeout: seconds that a round may take; ``None`` waits.
         allow_single_site: permit a federation of one site.
@@ -77,6 +79,7 @@ class FederatedJob:
         client: Mapping[str, Any] | None = None,
         teacher: Mapping[str, Any] | None = None,
         keep_optimizer: bool = True,
+        update_guard: Mapping[str, Any] | None = None,
         quorum: int | None = None,
         timeout: float | None = None,
         allow_single_site: bool = False,
@@ -86,6 +89,7 @@ class FederatedJob:
         self.cache_dir = Path(cache_dir) if cache_dir else self.output_dir / "cache"
         self.rounds, self.variant, self.seed, self.warm_start_steps = rounds, variant, seed, warm_start_steps
         self.adapter, self.keep_optimizer = adapter, keep_optimizer
+        self.guard = UpdateGuard(**dict(update_guard or {}))
         self.quorum, self.timeout, self.allow_single_site = quorum, timeout, allow_single_site
         places = {"datalist": str(datalist), "data_root": str(data_root), "bundle_root": str(bundle_root)}
         self.client_overrides = {**(client or {}), **places, "output_dir": str(self.output_dir)}
@@ -183,7 +187,7 @@ class FederatedJob:
         )
         controller = RoundController(
             transport=LocalTransport(clients),
-            strategy=FedAvg(weights, sites=sites, rounds=self.rounds, seed=self.seed),
+            strategy=FedAvg(weights, sites=sites, rounds=self.rounds, seed=self.seed, guard=self.guard),
             folder=folder,
             rounds=self.rounds,
             seed=self.seed,
