@@ -21,16 +21,16 @@ class FitState:
     Args:
         fit_hash: hash of everything that decides the result; a state of another fit is ignored.
         epoch: epochs done.
-        best_epoch: the one whose weights are kept; 0 is before any training.
-        best_dice: its Dice on the held-out part.
+        kept_epoch: the one whose weights are kept; 0 is before any training.
+        best: Dice of each held-out image after the epoch with the best mean.
         steps: optimiser steps done.
-        history: Dice on the held-out part after each epoch.
+        history: mean Dice on the held-out part after each epoch.
     """
 
     fit_hash: str
     epoch: int = 0
-    best_epoch: int = 0
-    best_dice: float = -1.0
+    kept_epoch: int = 0
+    best: list[float] = field(default_factory=list)
     steps: int = 0
     history: list[float] = field(default_factory=list)
 
@@ -41,7 +41,7 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     weights: Mapping[str, Mapping[str, Tensor]],
 ) -> None:
-    """Writes progress, optimiser moments and named sets of weights (current, averaged, best), atomically."""
+    """Writes progress, optimiser moments and named sets of weights (current, averaged, kept), atomically."""
     tensors = {f"{part}.{name}": tensor for part, named in weights.items() for name, tensor in named.items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +23,7 @@ def image_tensor(path: str) -> Tensor:
     """Reads an image as ``(1, 3, H, W)`` float32 in [0, 1]."""
     from samfed_monai.data import read_image
 
-    return torch.from_numpy(np.ascontiguousarray(read_image(path))).permute(2, 0, 1)[None].float() / 255
+    return torch.tensor(read_image(path)).permute(2, 0, 1)[None].float() / 255
 
 
 def fill_store(

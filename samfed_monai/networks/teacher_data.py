@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,9 +37,9 @@ def read_pair(record: dict[str, Any]) -> Pair:
     """Reads a labelled record of ``load_records``."""
     from samfed_monai.data import read_image, read_mask
 
-    image = np.ascontiguousarray(read_image(record["image"]))
-    mask = np.ascontiguousarray(read_mask(record["label"], record.get("mask_threshold")))
-    return Pair(torch.from_numpy(image).permute(2, 0, 1)[None], torch.from_numpy(mask)[None, None])
+    image = torch.tensor(read_image(record["image"]))
+    mask = torch.tensor(read_mask(record["label"], record.get("mask_threshold")))
+    return Pair(image.permute(2, 0, 1)[None], mask[None, None])
 
 
 def public_hash(records: Records) -> str:

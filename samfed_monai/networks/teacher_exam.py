@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from samfed_monai.networks.teacher_data import Pair, Records, read_pair
 
 
 class Exam:
-    """Mean Dice at the masks' native size, threshold 0.5; two empty masks count 1 (METHOD section 7).
+    """Dice per image at the masks' native size, threshold 0.5; two empty masks count 1 (METHOD section 7).
 
     Args:
         teacher: who is examined; it may change between two calls.
@@ -27,8 +28,8 @@ class Exam:
 
     def __call__(
         self, sets: Mapping[str, Records], *, views: int = 1, done: Callable[[], object] | None = None
-    ) -> dict[str, float]:
-        """Mean Dice of each named set.
+    ) -> dict[str, list[float]]:
+        """Dice of each image of each named set.
 
         Args:
             sets: name to labelled records.
@@ -43,7 +44,7 @@ class Exam:
                 scores.append(dice_score(self._probabilities(record["image_sha256"], pair, views), pair.mask))
                 if done is not None:
                     done()
-            dice[name] = sum(scores) / len(scores)
+            dice[name] = scores
         return dice
 
     @torch.no_grad()
@@ -67,3 +68,22 @@ def dice_score(probabilities: Tensor, mask: Tensor) -> float:
     found = F.interpolate(probabilities, mask.shape[-2:], mode="bilinear", align_corners=False) > 0.5
     area = float(found.sum() + mask.sum())
     return 2 * float((found * mask).sum()) / area if area else 1.0
+
+
+def mean(scores: Sequence[float]) -> float:
+    """Mean of at least one score."""
+    return sum(scores) / len(scores)
+
+
+def as_good_as(scores: Sequence[float], best: Sequence[float]) -> bool:
+    """Whether ``scores`` are better than ``best`` or at most one standard error worse, image by image.
+
+    The standard error is that of the mean difference over the images. (Breiman et al. 1984, section 3.4.3: among models
+    within one standard error of the best, take the preferred one. Here that is the one trained longest, because on a
+    handful of held-out images the best epoch is mostly a lucky one.)
+    """
+    losses = [old - new for new, old in zip(scores, best, strict=True)]
+    if len(losses) < 2:
+        return mean(losses) <= 0
+    # one image lost and the others equal is exactly one standard error: rounding must not decide
+    return mean(losses) <= statistics.stdev(losses) / len(losses) ** 0.5 + 1e-9

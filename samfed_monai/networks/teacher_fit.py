@@ -21,7 +21,7 @@ from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.networks.sam.weights import find_checkpoint
 from samfed_monai.networks.teacher_batches import EmbeddedBatches, ImageBatches
 from samfed_monai.networks.teacher_data import Pair, Records, public_hash, read_pair
-from samfed_monai.networks.teacher_exam import Exam
+from samfed_monai.networks.teacher_exam import Exam, as_good_as, mean
 from samfed_monai.networks.teacher_recipe import default_learning_rate, learning_rate_at, make_optimizer, mask_loss
 from samfed_monai.networks.weight_average import WeightAverage
 
@@ -31,9 +31,9 @@ logger = logging.getLogger(__name__)
 class TeacherFit:
     """Fits LoRA and the decoder (or the decoder alone) on ``D_p`` and writes the adapter.
 
-    The held-out part of ``D_p`` picks the epoch, among exponential averages of the weights. Progress is written after
-    every epoch beside ``output``: a killed fit goes on where it stood, to the same adapter. A finished fit is not
-    repeated: ``run`` returns its recorded result.
+    Kept are averaged weights of the last epoch that is as good on the held-out part of ``D_p`` as the best one (within
+    a standard error: see ``as_good_as``). Progress is written after every epoch beside ``output``: a killed fit goes on
+    where it stood, to the same adapter. A finished fit is not repeated: ``run`` returns its recorded result.
 
     Args:
         train_records, held_out_records: the two parts of ``D_p``, as of ``samfed_monai.data.split_public``.
@@ -113,7 +113,7 @@ class TeacherFit:
         """Fits and writes the adapter.
 
         Returns:
-            ``before`` and ``after`` (``held_out`` and each test set to its Dice), ``epoch`` chosen, ``history`` of
+            ``before`` and ``after`` (``held_out`` and each test set to its Dice), ``epoch`` kept, ``history`` of
             the held-out Dice, ``seconds``, ``output``, ``sha256`` of the adapter, ``public_hash``, ``reused``.
         """
         self.base_sha256 = sha256_file(self.checkpoint)
@@ -132,7 +132,7 @@ class TeacherFit:
         before = self._examine("before")
         state = self._train(fit_hash) if self.adapt is not Adapt.NONE else FitState(fit_hash)
         after = self._examine("after") if self.adapt is not Adapt.NONE else before
-        result: dict[str, Any] = {"before": before, "after": after, "epoch": state.best_epoch, "history": state.history}
+        result: dict[str, Any] = {"before": before, "after": after, "epoch": state.kept_epoch, "history": state.history}
         result |= {"seconds": round(time.perf_counter() - started, 1), "public_hash": self.public_hash}
         self._tell(result)
         fit = {"hash": fit_hash, "datalist_hash": self.datalist_hash, "result": result}
@@ -178,19 +178,19 @@ class TeacherFit:
         sets = {"held_out": self.records["held_out"], **self.test_records}
         total = sum(map(len, sets.values()))
         with tqdm(total=total, desc=f"teacher {when}", unit="image", disable=not self.progress) as bar:
-            return self.exam(sets, views=self.views, done=bar.update)
+            return {name: mean(dice) for name, dice in self.exam(sets, views=self.views, done=bar.update).items()}
 
     def _train(self, fit_hash: str) -> FitState:
         sam = self.teacher.sam
         batches = self._batches([read_pair(record) for record in self.records["train"]])
         optimizer = make_optimizer(self.parameters)
         state, average = FitState(fit_hash), WeightAverage(adapted_tensors(sam))
-        best: dict[str, Tensor] = {}
+        kept: dict[str, Tensor] = {}
         resumed = load_state(self._progress_file, fit_hash, optimizer)
         if resumed is not None:
             state, weights = resumed
             sam.load_state_dict(weights["current"], strict=False)
-            average, best = WeightAverage(weights["average"]), weights["best"]
+            average, kept = WeightAverage(weights["average"]), weights["kept"]
             average.step = state.steps
             logger.info("teacher: going on after epoch %d of %d", state.epoch, self.epochs)
         for epoch in self._epochs(state):
@@ -204,15 +204,17 @@ class TeacherFit:
                 state.steps += 1
             state.epoch = epoch + 1
             with average.applied(sam):
-                dice = self.exam({"held_out": self.records["held_out"]})["held_out"]
-            state.history.append(dice)
-            if dice > state.best_dice:
-                state.best_dice, state.best_epoch = dice, state.epoch
-                best = {name: tensor.clone() for name, tensor in average.tensors.items()}
-            weights = {"current": adapted_tensors(sam), "average": average.tensors, "best": best}
+                scores = self.exam({"held_out": self.records["held_out"]})["held_out"]
+            state.history.append(mean(scores))
+            if not state.best or mean(scores) > mean(state.best):
+                state.best = scores
+            if as_good_as(scores, state.best):
+                state.kept_epoch = state.epoch
+                kept = {name: tensor.clone() for name, tensor in average.tensors.items()}
+            weights = {"current": adapted_tensors(sam), "average": average.tensors, "kept": kept}
             save_state(self._progress_file, state, optimizer, weights)
-            logger.info("teacher: epoch %d of %d, held-out Dice %.3f", state.epoch, self.epochs, dice)
-        sam.load_state_dict(best, strict=False)
+            logger.info("teacher: epoch %d of %d, held-out Dice %.3f", state.epoch, self.epochs, mean(scores))
+        sam.load_state_dict(kept, strict=False)
         return state
 
     def _batches(self, pairs: list[Pair]) -> ImageBatches | EmbeddedBatches:

@@ -5,7 +5,7 @@ import torch
 
 from samfed_monai.networks.sam.build import assemble, vit_encoder
 from samfed_monai.networks.sam.teacher import Teacher
-from samfed_monai.networks.teacher_exam import Exam, dice_score
+from samfed_monai.networks.teacher_exam import Exam, as_good_as, dice_score, mean
 from tests.networks.fakes import fake_records
 
 
@@ -27,7 +27,29 @@ def test_kept_embeddings_give_the_same_dice_and_encode_once(tmp_path, monkeypatc
     monkeypatch.setattr(teacher, "embed", lambda image: (calls.append(1), embed(image))[1])
     # float16 embeddings: a pixel at the threshold may flip
     assert exam(sets)["a"] == pytest.approx(plain["a"], abs=0.01)
+    assert len(plain["a"]) == 2
     exam(sets)
     assert len(calls) == 2
     assert set(exam(sets, views=2)) == {"a"}
     assert teacher.views == 1
+
+
+@pytest.mark.parametrize(
+    ("scores", "best", "kept"),
+    [
+        ([0.9, 0.8], [0.8, 0.8], True),
+        ([0.8, 0.8], [0.8, 0.8], True),
+        # one image of three lost 0.3: mean loss 0.1, standard error 0.1
+        ([0.9, 0.9, 0.6], [0.9, 0.9, 0.9], True),
+        # every image lost 0.1, so that it is no accident
+        ([0.8, 0.81, 0.79], [0.9, 0.9, 0.9], False),
+        ([0.7], [0.8], False),
+        ([0.8], [0.8], True),
+    ],
+)
+def test_one_unlucky_image_is_forgiven_and_a_loss_on_all_is_not(scores, best, kept):
+    assert as_good_as(scores, best) is kept
+
+
+def test_mean():
+    assert mean([0.5, 1.0]) == 0.75
