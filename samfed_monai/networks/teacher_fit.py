@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from samfed_monai.errors import Problems
-from samfed_monai.io import canonical_hash, sha256_file
+from samfed_monai.errors import Problems, Refused
+from samfed_monai.io import canonical_hash, read_json, sha256_file, write_json
 from samfed_monai.networks.autocast import Switch
-from samfed_monai.networks.fit_state import FitState, load_state, save_state
-from samfed_monai.networks.sam.adapter import Adapt, Adapter, adapted_tensors, prepare, read_header, save_adapter
+from samfed_monai.networks.sam.adapter import Adapt, Adapter, load_adapter, prepare, read_header, save_adapter
 from samfed_monai.networks.sam.build import build_sam
+from samfed_monai.networks.sam.model import PromptFreeSam
 from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.networks.sam.weights import find_checkpoint
 from samfed_monai.networks.teacher_batches import EmbeddedBatches, ImageBatches
-from samfed_monai.networks.teacher_data import Pair, Records, public_hash, read_pair
-from samfed_monai.networks.teacher_exam import Exam, as_good_as, mean
-from samfed_monai.networks.teacher_recipe import default_learning_rate, learning_rate_at, make_optimizer, mask_loss
-from samfed_monai.networks.weight_average import WeightAverage
+from samfed_monai.networks.teacher_data import Records, public_hash, read_pair
+from samfed_monai.networks.teacher_exam import Exam, mean
+from samfed_monai.networks.teacher_recipe import default_learning_rate
+from samfed_monai.networks.teacher_training import Training
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +32,8 @@ class TeacherFit:
 
     Kept are averaged weights of the last epoch that is as good on the held-out part of ``D_p`` as the best one (within
     a standard error: see ``as_good_as``). Progress is written after every epoch beside ``output``: a killed fit goes on
-    where it stood, to the same adapter. A finished fit is not repeated: ``run`` returns its recorded result.
+    where it stood, to the same adapter. A finished fit is not repeated: the same settings and images reuse ``output``.
+    The adapter is a function of settings, images and machine alone; Dice and seconds stand in a JSON file beside it.
 
     Args:
         train_records, held_out_records: the two parts of ``D_p``, as of ``samfed_monai.data.split_public``.
@@ -110,131 +110,109 @@ class TeacherFit:
         self.datalist_hash = datalist_hash
 
     def run(self) -> dict[str, Any]:
-        """Fits and writes the adapter.
+        """Fits and writes the adapter, unless that was done already.
 
         Returns:
-            ``before`` and ``after`` (``held_out`` and each test set to its Dice), ``epoch`` kept, ``history`` of
-            the held-out Dice, ``seconds``, ``output``, ``sha256`` of the adapter, ``public_hash``, ``reused``.
+            ``before`` and ``after`` (``held_out`` and each test set to its Dice), ``epoch`` kept, ``history`` of the
+            held-out Dice, ``seconds``, ``output``, ``sha256`` of the adapter, ``public_hash``, ``reused``. The same is
+            written to ``output`` with the suffix ``.json``.
         """
+        started = time.perf_counter()
         self.base_sha256 = sha256_file(self.checkpoint)
         self.public_hash = public_hash(self.records["train"] + self.records["held_out"])
-        fit_hash = self._hash()
-        recorded = self._recorded(fit_hash)
-        if recorded is not None:
+        hashes = {"fit": self._fit_hash(), "exam": self._exam_hash()}
+        reused = self._is_fitted(hashes["fit"])
+        if reused:
             logger.info("teacher: %s was fitted like this already; reused", self.output)
-            return recorded
-        started = time.perf_counter()
+            recorded = self._recorded(hashes)
+            if recorded is not None:
+                return recorded | {"reused": True}
         sam = build_sam(self.base, self.checkpoint, self.size)
         sam.to("cuda" if torch.cuda.is_available() else "cpu")
-        self.parameters = prepare(sam, self.adapt, self.rank)
-        self.teacher = Teacher(sam, sha256="", size=self.size, views=1, bf16=self.bf16)
-        self.exam = Exam(self.teacher, keep_embeddings=self.adapt is not Adapt.LORA)
-        before = self._examine("before")
-        state = self._train(fit_hash) if self.adapt is not Adapt.NONE else FitState(fit_hash)
-        after = self._examine("after") if self.adapt is not Adapt.NONE else before
-        result: dict[str, Any] = {"before": before, "after": after, "epoch": state.kept_epoch, "history": state.history}
-        result |= {"seconds": round(time.perf_counter() - started, 1), "public_hash": self.public_hash}
-        self._tell(result)
-        fit = {"hash": fit_hash, "datalist_hash": self.datalist_hash, "result": result}
+        teacher = Teacher(sam, sha256="", size=self.size, views=1, bf16=self.bf16)
+        exam = Exam(teacher, keep_embeddings=self.adapt is not Adapt.LORA)
+        before = self._examine(exam, "before")
+        if reused:
+            load_adapter(self.output, sam, base=self.base, base_sha256=self.base_sha256, size=self.size)
+        else:
+            self._fit(sam, exam, hashes["fit"])
+        after = before if self.adapt is Adapt.NONE else self._examine(exam, "after")
+        result = {
+            "before": before,
+            "after": after,
+            **read_header(self.output).fit["training"],
+            "public_hash": self.public_hash,
+        }
+        result |= {"output": str(self.output), "sha256": sha256_file(self.output), "reused": reused}
+        result |= {"seconds": round(time.perf_counter() - started, 1), "hashes": hashes}
+        write_json(self._result_file, result)
+        logger.info("teacher (%s, %s, %d px), Dice before and after:", self.base, self.adapt.value, self.size)
+        for name, dice in before.items():
+            logger.info("  %-20s %.3f  %.3f", name, dice, after[name])
+        return result
+
+    def _fit(self, sam: PromptFreeSam, exam: Exam, fit_hash: str) -> None:
+        """Trains what ``adapt`` says and writes the adapter."""
+        parameters = prepare(sam, self.adapt, self.rank)
+        training: dict[str, Any] = {"epoch": 0, "history": []}
+        progress_file = self.output.with_name(self.output.name + ".progress.safetensors")
+        if self.adapt is not Adapt.NONE:
+            state = Training(
+                sam,
+                parameters,
+                self._batches(sam),
+                lambda: exam({"held_out": self.records["held_out"]})["held_out"],
+                epochs=self.epochs,
+                learning_rate=self.learning_rate,
+                progress_file=progress_file,
+                fit_hash=fit_hash,
+                progress=self.progress,
+            ).run()
+            training = {"epoch": state.kept_epoch, "history": state.history}
+        fit = {"hash": fit_hash, "datalist_hash": self.datalist_hash, "training": training}
         header = Adapter(self.base, self.base_sha256, self.adapt, self.rank, self.size, self.public_hash, fit)
         save_adapter(self.output, sam, header)
-        self._progress_file.unlink(missing_ok=True)
-        return result | {"output": str(self.output), "sha256": sha256_file(self.output), "reused": False}
+        progress_file.unlink(missing_ok=True)
 
-    def _tell(self, result: dict[str, Any]) -> None:
-        from tqdm import tqdm
+    def _batches(self, sam: PromptFreeSam) -> ImageBatches | EmbeddedBatches:
+        pairs = [read_pair(record) for record in self.records["train"]]
+        settings: dict[str, Any] = {"size": self.size, "batch_size": self.batch_size, "seed": self.seed}
+        settings["bf16"] = self.bf16
+        if self.adapt is Adapt.DECODER:
+            return EmbeddedBatches(sam, pairs, views=self.cached_views, progress=self.progress, **settings)
+        return ImageBatches(sam, pairs, **settings)
 
-        lines = [
-            f"teacher ({self.base}, {self.adapt.value}, {self.size} px), Dice before and after, {self.views} view(s)"
-        ]
-        for name, before in result["before"].items():
-            lines.append(f"  {name:<20} {before:.3f}  {result['after'][name]:.3f}")
-        logger.info("\n".join(lines))
-        if self.progress:  # MONAI's runner shows no log of level INFO
-            tqdm.write("\n".join(lines))
-
-    @property
-    def _progress_file(self) -> Path:
-        return self.output.with_name(self.output.name + ".progress.safetensors")
-
-    def _hash(self) -> str:
-        names = "adapt", "base", "base_sha256", "size", "rank", "epochs", "learning_rate", "batch_size", "seed", "views"
-        settings = {name: getattr(self, name) for name in (*names, "cached_views", "public_hash")}
-        parts = {name: [record["image_sha256"] for record in records] for name, records in self.records.items()}
-        tests = {name: [record["image_sha256"] for record in records] for name, records in self.test_records.items()}
-        return canonical_hash({"settings": settings, "parts": parts, "tests": tests})
-
-    def _recorded(self, fit_hash: str) -> dict[str, Any] | None:
-        if not self.output.exists():
-            return None
-        fit = read_header(self.output).fit
-        if fit.get("hash") != fit_hash:
-            return None
-        return fit["result"] | {"output": str(self.output), "sha256": sha256_file(self.output), "reused": True}
-
-    def _examine(self, when: str) -> dict[str, float]:
+    def _examine(self, exam: Exam, when: str) -> dict[str, float]:
         from tqdm import tqdm
 
         sets = {"held_out": self.records["held_out"], **self.test_records}
         total = sum(map(len, sets.values()))
         with tqdm(total=total, desc=f"teacher {when}", unit="image", disable=not self.progress) as bar:
-            return {name: mean(dice) for name, dice in self.exam(sets, views=self.views, done=bar.update).items()}
+            return {name: mean(dice) for name, dice in exam(sets, views=self.views, done=bar.update).items()}
 
-    def _train(self, fit_hash: str) -> FitState:
-        sam = self.teacher.sam
-        batches = self._batches([read_pair(record) for record in self.records["train"]])
-        optimizer = make_optimizer(self.parameters)
-        state, average = FitState(fit_hash), WeightAverage(adapted_tensors(sam))
-        kept: dict[str, Tensor] = {}
-        resumed = load_state(self._progress_file, fit_hash, optimizer)
-        if resumed is not None:
-            state, weights = resumed
-            sam.load_state_dict(weights["current"], strict=False)
-            average, kept = WeightAverage(weights["average"]), weights["kept"]
-            average.step = state.steps
-            logger.info("teacher: going on after epoch %d of %d", state.epoch, self.epochs)
-        for epoch in self._epochs(state):
-            for logits, target in batches(epoch):
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate_at(state.steps, self.epochs * batches.steps, self.learning_rate)
-                optimizer.zero_grad(set_to_none=True)
-                mask_loss(logits, target).backward()
-                optimizer.step()
-                average.update(adapted_tensors(sam))
-                state.steps += 1
-            state.epoch = epoch + 1
-            with average.applied(sam):
-                scores = self.exam({"held_out": self.records["held_out"]})["held_out"]
-            state.history.append(mean(scores))
-            if not state.best or mean(scores) > mean(state.best):
-                state.best = scores
-            if as_good_as(scores, state.best):
-                state.kept_epoch = state.epoch
-                kept = {name: tensor.clone() for name, tensor in average.tensors.items()}
-            weights = {"current": adapted_tensors(sam), "average": average.tensors, "kept": kept}
-            save_state(self._progress_file, state, optimizer, weights)
-            logger.info("teacher: epoch %d of %d, held-out Dice %.3f", state.epoch, self.epochs, mean(scores))
-        sam.load_state_dict(kept, strict=False)
-        return state
+    @property
+    def _result_file(self) -> Path:
+        return self.output.with_suffix(".json")
 
-    def _batches(self, pairs: list[Pair]) -> ImageBatches | EmbeddedBatches:
-        settings: dict[str, Any] = {
-            "size": self.size,
-            "batch_size": self.batch_size,
-            "seed": self.seed,
-            "bf16": self.bf16,
-        }
+    def _fit_hash(self) -> str:
+        names = "adapt", "base", "base_sha256", "size", "rank", "epochs", "learning_rate", "batch_size", "seed"
+        settings = {name: getattr(self, name) for name in (*names, "public_hash", "datalist_hash")}
         if self.adapt is Adapt.DECODER:
-            return EmbeddedBatches(self.teacher.sam, pairs, views=self.cached_views, progress=self.progress, **settings)
-        return ImageBatches(self.teacher.sam, pairs, **settings)
+            settings["cached_views"] = self.cached_views
+        parts = {name: [record["image_sha256"] for record in records] for name, records in self.records.items()}
+        return canonical_hash({"settings": settings, "parts": parts})
 
-    def _epochs(self, state: FitState) -> Iterator[int]:
-        from tqdm import tqdm
+    def _exam_hash(self) -> str:
+        tests = {name: [record["image_sha256"] for record in records] for name, records in self.test_records.items()}
+        return canonical_hash({"views": self.views, "tests": tests})
 
-        epochs = range(state.epoch, self.epochs)
-        bar = tqdm(
-            epochs, desc="teacher", unit="epoch", initial=state.epoch, total=self.epochs, disable=not self.progress
-        )
-        for epoch in bar:
-            yield epoch
-            bar.set_postfix(held_out=f"{state.history[-1]:.3f}")
+    def _is_fitted(self, fit_hash: str) -> bool:
+        return self.output.exists() and read_header(self.output).fit.get("hash") == fit_hash
+
+    def _recorded(self, hashes: dict[str, str]) -> dict[str, Any] | None:
+        try:
+            result: dict[str, Any] = read_json(self._result_file)
+        except Refused:
+            return None
+        same = result.get("hashes") == hashes and result.get("sha256") == sha256_file(self.output)
+        return result if same else None

@@ -73,8 +73,9 @@ def adapted_tensors(sam: PromptFreeSam) -> dict[str, Tensor]:
 
 def save_adapter(path: str | Path, sam: PromptFreeSam, header: Adapter) -> None:
     """Writes the adapted tensors with their header as safetensors, atomically."""
-    fields = asdict(header) | {"adapt": header.adapt.value, "fit": json.dumps(header.fit)}
-    save_tensors(path, adapted_tensors(sam), {"format": _FORMAT, **{key: str(value) for key, value in fields.items()}})
+    # one key: safetensors writes several in a random order, and the same adapter must be the same file
+    fields = asdict(header) | {"format": _FORMAT, "adapt": header.adapt.value}
+    save_tensors(path, adapted_tensors(sam), {"adapter": json.dumps(fields, sort_keys=True)})
 
 
 def read_header(path: str | Path) -> Adapter:
@@ -94,17 +95,12 @@ def read_header(path: str | Path) -> Adapter:
     except (SafetensorError, OSError) as error:
         raise Refused([Problem(str(path), found=str(error), expected="a teacher's adapter", mend=_MEND)]) from None
     try:
-        if metadata.get("format") != _FORMAT:
-            raise ValueError("no adapter header" if not metadata else f"format {metadata.get('format')!r}")
-        return Adapter(
-            base=metadata["base"],
-            base_sha256=metadata["base_sha256"],
-            adapt=Adapt(metadata["adapt"]),
-            rank=int(metadata["rank"]),
-            size=int(metadata["size"]),
-            public_hash=metadata["public_hash"],
-            fit=json.loads(metadata["fit"]),
-        )
+        if "adapter" not in metadata:
+            raise ValueError("no adapter header")
+        fields = json.loads(metadata["adapter"])
+        if fields.pop("format") != _FORMAT:
+            raise ValueError("another format")
+        return Adapter(**fields | {"adapt": Adapt(fields["adapt"])})
     except (KeyError, TypeError, ValueError) as error:
         raise Refused([Problem(str(path), found=str(error), expected=f"format {_FORMAT!r}", mend=_MEND)]) from None
 

@@ -1,0 +1,111 @@
+"""The loop of a teacher's fit: steps, averaged weights, the choice of the epoch, progress that survives a kill."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from samfed_monai.networks.fit_state import FitState, load_state, save_state
+from samfed_monai.networks.sam.adapter import adapted_tensors
+from samfed_monai.networks.sam.model import PromptFreeSam
+from samfed_monai.networks.teacher_batches import EmbeddedBatches, ImageBatches
+from samfed_monai.networks.teacher_exam import as_good_as, mean
+from samfed_monai.networks.teacher_recipe import learning_rate_at, make_optimizer, mask_loss
+from samfed_monai.networks.weight_average import WeightAverage
+
+logger = logging.getLogger(__name__)
+
+
+class Training:
+    """Trains ``parameters`` of ``sam`` and leaves the weights of the kept epoch in it.
+
+    Args:
+        sam: a SAM that ``prepare`` made ready.
+        parameters: what is trained.
+        batches: yields logits and targets, an epoch at a time.
+        examine: Dice of each held-out image with the weights that ``sam`` has when it is called.
+        epochs: how many.
+        learning_rate: peak.
+        progress_file: where progress is kept after every epoch; removing it is the caller's business.
+        fit_hash: what the progress belongs to; that of another fit is ignored.
+        progress: show a bar.
+    """
+
+    def __init__(
+        self,
+        sam: PromptFreeSam,
+        parameters: list[torch.nn.Parameter],
+        batches: ImageBatches | EmbeddedBatches,
+        examine: Callable[[], list[float]],
+        *,
+        epochs: int,
+        learning_rate: float,
+        progress_file: Path,
+        fit_hash: str,
+        progress: bool,
+    ) -> None:
+        self.sam, self.batches, self.examine, self.progress_file = sam, batches, examine, progress_file
+        self.epochs, self.learning_rate, self.progress = epochs, learning_rate, progress
+        self.optimizer = make_optimizer(parameters)
+        self.state, self.average = FitState(fit_hash), WeightAverage(adapted_tensors(sam))
+        self.kept: dict[str, Tensor] = {}
+        self._resume()
+
+    def run(self) -> FitState:
+        """Trains the epochs that are left."""
+        for epoch in self._epochs():
+            for logits, target in self.batches(epoch):
+                self._step(mask_loss(logits, target))
+            self.state.epoch = epoch + 1
+            self._judge()
+            weights = {"current": adapted_tensors(self.sam), "average": self.average.tensors, "kept": self.kept}
+            save_state(self.progress_file, self.state, self.optimizer, weights)
+        self.sam.load_state_dict(self.kept, strict=False)
+        return self.state
+
+    def _resume(self) -> None:
+        resumed = load_state(self.progress_file, self.state.fit_hash, self.optimizer)
+        if resumed is None:
+            return
+        self.state, weights = resumed
+        self.sam.load_state_dict(weights["current"], strict=False)
+        device = self.sam.pixel_mean.device
+        self.average = WeightAverage({name: tensor.to(device) for name, tensor in weights["average"].items()})
+        self.average.step, self.kept = self.state.steps, weights["kept"]
+        logger.info("teacher: going on after epoch %d of %d", self.state.epoch, self.epochs)
+
+    def _step(self, loss: Tensor) -> None:
+        total = self.epochs * self.batches.steps
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.state.steps, total, self.learning_rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.average.update(adapted_tensors(self.sam))
+        self.state.steps += 1
+
+    def _judge(self) -> None:
+        state = self.state
+        with self.average.applied(self.sam):
+            scores = self.examine()
+        state.history.append(mean(scores))
+        if not state.best or mean(scores) > mean(state.best):
+            state.best = scores
+        if as_good_as(scores, state.best):
+            state.kept_epoch = state.epoch
+            self.kept = {name: tensor.clone() for name, tensor in self.average.tensors.items()}
+        logger.debug("teacher: epoch %d of %d, held-out Dice %.3f", state.epoch, self.epochs, mean(scores))
+
+    def _epochs(self) -> Iterator[int]:
+        from tqdm import tqdm
+
+        first = self.state.epoch
+        epochs = range(first, self.epochs)
+        bar = tqdm(epochs, "teacher", self.epochs, initial=first, unit="epoch", disable=not self.progress)
+        for epoch in bar:
+            yield epoch
+            bar.set_postfix(held_out=f"{self.state.history[-1]:.3f}")
