@@ -115,7 +115,7 @@ class TeacherFit:
         Returns:
             ``before`` and ``after`` (``held_out`` and each test set to its Dice), ``epoch`` kept, ``history`` of the
             held-out Dice, ``seconds``, ``output``, ``sha256`` of the adapter, ``public_hash``, ``reused``. The same is
-            written to ``output`` with the suffix ``.json``.
+            written to ``output`` with the suffix ``.fit.json``.
         """
         started = time.perf_counter()
         self.base_sha256 = sha256_file(self.checkpoint)
@@ -192,7 +192,7 @@ class TeacherFit:
 
     @property
     def _result_file(self) -> Path:
-        return self.output.with_suffix(".json")
+        return self.output.with_suffix(".fit.json")
 
     def _fit_hash(self) -> str:
         names = "adapt", "base", "base_sha256", "size", "rank", "epochs", "learning_rate", "batch_size", "seed"

@@ -37,7 +37,7 @@ def test_it_runs_the_bundle(listed, tmp_path):
     assert arguments.run(arguments) == 0
     header = read_header(output)
     assert (header.adapt.value, header.size) == ("decoder", 256)
-    assert {"held_out"} < set(read_json(tmp_path / "adapter.json")["after"])
+    assert {"held_out"} < set(read_json(tmp_path / "adapter.fit.json")["after"])
 
 
 def test_fault_28_missing_weights_are_refused_before_any_work(listed, tmp_path, monkeypatch):

@@ -42,8 +42,8 @@ def test_the_decoder_learns_and_the_adapter_says_what_it_is(fit, records, checkp
     assert header.base_sha256 == sha256_file(checkpoint)
     assert header.public_hash == result["public_hash"] == public_hash(records)
     assert result["sha256"] == sha256_file(result["output"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter.json", "adapter.safetensors"]
-    assert read_json(tmp_path / "adapter.json") == result
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter.fit.json", "adapter.safetensors"]
+    assert read_json(tmp_path / "adapter.fit.json") == result
     teacher = Teacher.load("vit_t", checkpoint, result["output"], size=256, public_hash=result["public_hash"])
     assert teacher.probabilities(torch.rand(1, 3, 32, 32)).shape == (1, 1, 64, 64)
 
