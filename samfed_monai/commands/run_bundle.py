@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.check import check_bundle
 from samfed_monai.config.exit_codes import told_by
-from samfed_monai.config.layers import variant_file, workflow_files
+from samfed_monai.config.ids import join_id, split_id
+from samfed_monai.config.layers import BundleConfig, variant_file, workflow_files
+from samfed_monai.config.spelling import GROUPS
 from samfed_monai.errors import Refused
 
 WORKFLOW_TYPES = {"train": "train", "teacher": None, "federate": None, "evaluate": "eval", "inference": "infer"}
@@ -42,7 +44,21 @@ def run_workflow(bundle: str | Path, workflow: str, overrides: Mapping[str, Any]
     if problems:
         raise Refused(problems)
     files = [*workflow_files(root, workflow), *([variant_file(root, variant)] if variant else [])]
-    return _run(root, files, workflow, {"bundle_root": str(root), **overrides})
+    return _run(root, files, workflow, {"bundle_root": str(root), **whole_groups(files, overrides)})
+
+
+def whole_groups(files: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides with those inside ``client`` and ``teacher`` put together into the whole group.
+
+    MONAI sets an id only where everything above it exists, and ``client#terms#sam_kd#weight`` has no ``terms`` above
+    it in ``federate.json``: the ids below a group are those of another workflow.
+    """
+    plain = {key: value for key, value in overrides.items() if len(split_id(key)) < 2 or split_id(key)[0] not in GROUPS}
+    content = BundleConfig(files).content
+    for key in overrides.keys() - plain.keys():
+        group, *inside = split_id(key)
+        plain.setdefault(group, dict(content.get(group, {})))[join_id(inside)] = overrides[key]
+    return plain
 
 
 def _run(root: Path, files: list[Path], workflow: str, overrides: Mapping[str, Any]) -> list[Any]:

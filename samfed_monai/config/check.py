@@ -8,7 +8,7 @@ from typing import Any
 
 from samfed_monai.config.components import ComponentCheck, check_override_kinds
 from samfed_monai.config.files import check_base_weights, check_files
-from samfed_monai.config.ids import MISSING, lookup, references
+from samfed_monai.config.ids import MISSING, flat, lookup, references
 from samfed_monai.config.knobs import check_knobs
 from samfed_monai.config.layers import WORKFLOWS, BundleConfig, variant_file, workflow_files
 from samfed_monai.config.logging_file import check_logging
@@ -105,7 +105,7 @@ def _resolved(config: BundleConfig, group: str) -> dict[str, Any]:
     """A group of overrides with its ``@knob`` references looked up; those that lead nowhere are told elsewhere."""
     pairs = config.content.get(group)
     resolved: dict[str, Any] = {}
-    for key, value in pairs.items() if isinstance(pairs, dict) else ():
+    for key, value in flat(pairs).items() if isinstance(pairs, dict) else ():
         targets = references(value) if isinstance(value, str) and value.startswith("@") else []
         found = lookup(config.content, targets[0]) if targets else value
         if found is not MISSING and not (isinstance(found, str) and found.startswith(("$", "@", "%"))):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 MISSING = object()
@@ -30,6 +30,20 @@ def lookup(content: Any, parts: Iterable[str]) -> Any:
         else:
             return MISSING
     return content
+
+
+def flat(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values as overrides by id: ``{"a": {"b": 1}}`` becomes ``{"a#b": 1}``; components stay whole.
+
+    An override of ``a`` would replace all of ``a``; one of ``a#b`` changes just that.
+    """
+    pairs: dict[str, Any] = {}
+    for name, value in group.items():
+        if isinstance(value, Mapping) and value and "_target_" not in value:
+            pairs |= flat(value, f"{prefix}{name}#")
+        else:
+            pairs[f"{prefix}{name}"] = value
+    return pairs
 
 
 def children(content: Any) -> Iterator[tuple[str, Any]]:

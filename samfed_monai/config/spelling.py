@@ -9,12 +9,15 @@ from typing import Any
 
 from samfed_monai.config.ids import MISSING, children, did_you_mean, join_id, lookup, references, split_id, walk
 from samfed_monai.config.knobs import knobs_of, shipped_knobs
-from samfed_monai.config.layers import BundleConfig
+from samfed_monai.config.layers import COMMAND_LINE, BundleConfig
 from samfed_monai.config.targets import parameters_of, resolve_target
 from samfed_monai.errors import Problem, Refused
 
 COMPONENT_KEYS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"})
 """Keys of a component that MONAI reads itself; they are no arguments."""
+
+GROUPS = frozenset({"client", "teacher"})
+"""Groups of ``federate.json`` whose ids are those of ``train.json`` and ``teacher.json``."""
 
 _MOST_NAMES = 12  # in a message that has no better guess
 
@@ -30,6 +33,8 @@ def check_override_ids(config: BundleConfig, base_layers: int) -> Iterator[Probl
             own = index == 0 or (index < base_layers and len(parts) == 1)  # a workflow's files define their ids
             if own or parts[0].startswith("_"):  # and so a note, which MONAI passes over
                 continue
+            if len(parts) > 1 and parts[0] in GROUPS and layer == COMMAND_LINE:
+                continue  # ids of another workflow, checked against that one
             mend = _lost(below, parts, value)
             if mend is not None:
                 expected = "an id that this workflow has"

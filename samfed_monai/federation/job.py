@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samfed_monai.config.ids import flat
 from samfed_monai.data import DataList
 from samfed_monai.federation.clip import UpdateGuard
 from samfed_monai.federation.controller import RoundController, RunResult
@@ -92,8 +93,8 @@ class FederatedJob:
         self.guard = UpdateGuard(**dict(update_guard or {}))
         self.quorum, self.timeout, self.allow_single_site = quorum, timeout, allow_single_site
         places = {"datalist": str(datalist), "data_root": str(data_root), "bundle_root": str(bundle_root)}
-        self.client_overrides = {**(client or {}), **places, "output_dir": str(self.output_dir)}
-        self.teacher = TeacherStage(self.bundle_root, dict(teacher or {}), self.cache_dir)
+        self.client_overrides = {**flat(client or {}), **places, "output_dir": str(self.output_dir)}
+        self.teacher = TeacherStage(self.bundle_root, flat(teacher or {}), self.cache_dir)
         self.seconds: dict[str, float] = {}
 
     def run(self) -> dict[str, Any]:

@@ -265,3 +265,10 @@ def test_fault_28_sams_weights_are_wanted_unless_the_variant_has_no_teacher(
     assert "run `samfed weights mobile_sam --from FILE|URL|registry`" in message
     assert told(bundle, workflow="federate", ready=False) == []
     assert told(bundle, workflow="federate", overrides={"variant": "gentle"}) == []
+
+
+def test_the_command_line_reaches_any_id_of_the_sites_training(bundle, rewrite: Write):
+    rewrite("federate.json", json.dumps({"bundle_root": ".", "variant": "samfed", "run": ["$@variant"], "client": {}}))
+    assert told(bundle, workflow="federate", overrides={"client#steps": 2}) == []
+    [message] = told(bundle, workflow="federate", overrides={"client#stesp": 2})
+    assert message.startswith("federate.json -> client -> stesp: expected an id that this workflow has")
