@@ -48,7 +48,9 @@ RUN ?= runs/demo
 DATA ?=
 PUBLIC ?= public
 DEMO_ROUNDS ?= 4
-DEMO_ARGS ?= --image_size 128 --local_steps 8 --warm_start_steps 60
+# Small on purpose: a teacher of a minute, a network at 128 px. Without these arguments the bundle's own knobs hold.
+TEACH_ARGS ?= --adapt decoder --epochs 6
+DEMO_ARGS ?= --image_size 128 --local_steps 8 --warm_start_steps 60 --teacher\#views 1
 IMAGES := $(if $(DATA),$(DATA),$(RUN)/images)
 ifdef DATA
 PREPARE = folders "$(IMAGES)" --public "$(PUBLIC)"
@@ -62,8 +64,10 @@ demo: $(VENV)/.package
 	@$(BIN)/samfed weights mobile_sam --from "$(CHECKPOINT)"
 	@mkdir -p "$(RUN)"
 	@$(BIN)/samfed prepare $(PREPARE) --output "$(RUN)/datalist.json"
+	@$(BIN)/samfed teach samfed_skin --datalist "$(RUN)/datalist.json" --data-root "$(IMAGES)" $(TEACH_ARGS) \
+	    --output "$(RUN)/adapter.safetensors"
 	@$(BIN)/samfed federate samfed_skin --datalist "$(RUN)/datalist.json" --data-root "$(IMAGES)" \
-	    --rounds $(DEMO_ROUNDS) --output-dir "$(RUN)" $(DEMO_ARGS)
+	    --rounds $(DEMO_ROUNDS) --output-dir "$(RUN)" --adapter "$(RUN)/adapter.safetensors" $(DEMO_ARGS)
 	@echo "results: $(RUN)/results.json"
 	@echo "report:  $(RUN)/report.html  (open it in a browser)"
 
