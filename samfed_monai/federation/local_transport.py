@@ -77,7 +77,7 @@ class LocalTransport:
 
         def write(site: str) -> tuple[str, str]:
             with atomic_write(folder / _file_name(site), mode=0o600) as stream:
-                return _file_name(site), tensor_file.write(stream, states[site])
+                return _file_name(site), tensor_file.write_state(stream, states[site])
 
         # hashing and writing leave Python alone, so sites' files can be written side by side
         with ThreadPoolExecutor(max_workers=4) as pool:

@@ -36,7 +36,7 @@ class RoundStore:
     """The folder ``rounds/`` of a run.
 
     ``rounds/NNN/`` holds ``global.safetensors`` (the model after aggregation), ``clients/<site>.safetensors`` (what a
-    site needs to go on) and ``round.json``, which is written last and has the SHA-256 of the others. Everything is
+    site needs to go on) and ``round.json``, which is written last and has the digests of the others. Everything is
     written into a temporary folder that is renamed when it is complete and on disk.
 
     Args:
@@ -64,7 +64,7 @@ class RoundStore:
             round: its number.
             weights: the model after aggregation.
             record: content of ``round.json``; ``files`` is added.
-            save_state: called with the folder for the sites' states; returns file names and their SHA-256.
+            save_state: called with the folder for the sites' states; returns file names and their digests.
 
         Raises:
             OSError: the disk is full or fails; the rounds before this one are untouched.
@@ -152,8 +152,8 @@ class RoundStore:
             for name, digest in record["files"].items():
                 if not (folder / name).is_file():
                     return None, f"{name} is missing"
-                if sha256_file(folder / name) != digest:
-                    return None, f"{name} does not have its SHA-256"
+                if tensor_file.digest_like(folder / name, digest) != digest:
+                    return None, f"{name} does not have its digest"
         except (Refused, KeyError, TypeError, AttributeError, OSError):
             return None, "round.json cannot be read"
         return StoredRound(number, folder, record), ""

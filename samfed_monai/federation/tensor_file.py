@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, BinaryIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
+import xxhash
+
+from samfed_monai.io import sha256_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+_CHECKSUM = "xxh3:"
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -68,7 +73,30 @@ def pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
 
 def write(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
     """Writes ``tensors`` to ``stream`` as safetensors and returns the SHA-256 of what was written."""
-    digest = hashlib.sha256()
+    return _write(stream, tensors, metadata, hashlib.sha256())
+
+
+def write_state(stream: BinaryIO, tensors: Mapping[str, Tensor]) -> str:
+    """Writes ``tensors`` and returns their checksum, ``xxh3:`` and 32 hexadecimal digits.
+
+    For files that only their own writer reads again: it tells a torn file from a whole one like SHA-256 does, not a
+    forged one, and costs a tenth of the time, which counts for hundreds of megabytes in every round.
+    """
+    return _CHECKSUM + _write(stream, tensors, None, xxhash.xxh3_128())
+
+
+def digest_like(path: str | Path, known: str) -> str:
+    """The digest of a file, of the kind that ``known`` is: SHA-256, or the checksum of :func:`write_state`."""
+    if not known.startswith(_CHECKSUM):
+        return sha256_file(path)
+    digest = xxhash.xxh3_128()
+    with open(path, "rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return _CHECKSUM + digest.hexdigest()
+
+
+def _write(stream: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None, digest: Any) -> str:
     for piece in pieces(tensors, metadata):
         stream.write(piece)
         digest.update(piece)
