@@ -21,7 +21,7 @@ from samfed_monai.networks.sam.weights import find_checkpoint
 from samfed_monai.networks.teacher_batches import EmbeddedBatches, ImageBatches
 from samfed_monai.networks.teacher_data import Records, public_hash, read_pair
 from samfed_monai.networks.teacher_exam import Exam, mean
-from samfed_monai.networks.teacher_recipe import default_learning_rate
+from samfed_monai.networks.teacher_recipe import default_epochs, default_learning_rate
 from samfed_monai.networks.teacher_training import Training
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class TeacherFit:
         adapt: ``lora`` (LoRA and decoder), ``decoder``, or ``none`` (writes SAM's own decoder).
         size: side of the square input in pixels: 256, 512 or 1024.
         rank: LoRA rank.
-        epochs: passes over ``train_records``.
+        epochs: passes over ``train_records``; ``None`` is the recipe's for this ``adapt``.
         learning_rate: peak; ``None`` is the recipe's for this base and ``adapt``.
         batch_size: images a step.
         seed: decides everything random.
@@ -72,18 +72,19 @@ class TeacherFit:
         adapt: str = "lora",
         size: int = 512,
         rank: int = 4,
-        epochs: int = 24,
+        epochs: int | None = None,
         learning_rate: float | None = None,
         batch_size: int = 4,
         seed: int = 0,
         views: int = 1,
-        cached_views: int = 8,
+        cached_views: int = 4,
         bf16: Switch = "auto",
         bundle_root: str | Path | None = None,
         datalist_hash: str = "",
         progress: bool = True,
     ) -> None:
         problems = Problems()
+        epochs = default_epochs(adapt) if epochs is None else epochs
         if adapt not in list(Adapt):
             expected = f"one of {[choice.value for choice in Adapt]}"
             problems.add("teacher -> adapt", found=repr(adapt), expected=expected)

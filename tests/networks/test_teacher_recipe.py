@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from samfed_monai.networks.teacher_recipe import default_learning_rate, learning_rate_at, mask_loss, quarter
+from samfed_monai.networks.teacher_recipe import (
+    default_epochs,
+    default_learning_rate,
+    learning_rate_at,
+    mask_loss,
+    quarter,
+)
 
 
 def test_mask_loss_by_hand():
@@ -32,8 +38,12 @@ def test_defaults():
     assert [default_learning_rate(*pair) for pair in (("vit_b", "lora"), ("vit_t", "lora"), ("vit_t", "decoder"))] == [
         5e-3,
         5e-4,
-        1e-3,
+        3e-4,
     ]
+
+
+def test_the_decoder_alone_is_trained_for_half_as_long():
+    assert (default_epochs("lora"), default_epochs("decoder")) == (24, 12)
 
 
 def test_quarter_is_the_share_of_each_block():
