@@ -72,6 +72,22 @@ def write_comparison(
     return folder / "comparison.html"
 
 
+def write_page(
+    page: str | Path,
+    runs: Sequence[str | Path],
+    *,
+    command: str | None = None,
+    caveats: Iterable[str] = (),
+    title: str = TITLE,
+) -> None:
+    """Writes :func:`comparison_page` to ``page``, and its figure beside it as ``<name>.png``."""
+    path = Path(page)
+    figure = path.with_suffix(".png")
+    with atomic_write(figure) as stream:
+        stream.write(comparison_figure(comparison_table(runs)).light)
+    write_text(path, comparison_page(runs, title=title, command=command, caveats=caveats, figure=figure.name))
+
+
 def comparison_page(
     runs: Sequence[str | Path],
     *,

@@ -20,6 +20,11 @@ def add_report_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
     parser.add_argument("--no-overlays", action="store_true", help="leave test images and their ids out")
     parser.add_argument("--output-dir", type=Path, help="folder of a comparison (default: beside the first run)")
     parser.add_argument("--title", help="heading of a comparison")
+    parser.add_argument("--command", metavar="TEXT", help="command that made the runs, shown in a comparison")
+    parser.add_argument("--caveat", metavar="TEXT", action="append", default=[], help="what its reader must know")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE.md", help="also write the comparison as a page of a document"
+    )
     parser.set_defaults(run=report)
     return parser
 
@@ -33,10 +38,13 @@ def report(args: argparse.Namespace) -> int:
         sys.stdout.write(f"{run.write()}\n")
         return 0
     from samfed_monai.reports.compare import comparison_table
-    from samfed_monai.reports.compare_page import TITLE, write_comparison
+    from samfed_monai.reports.compare_page import TITLE, write_comparison, write_page
     from samfed_monai.reports.compare_text import to_text
 
     output_dir = args.output_dir or args.runs[0].resolve().parent / "comparison"
-    path = write_comparison(output_dir, args.runs, title=args.title or TITLE)
+    title = args.title or TITLE
+    path = write_comparison(output_dir, args.runs, command=args.command, caveats=args.caveat, title=title)
+    if args.page:
+        write_page(args.page, args.runs, command=args.command, caveats=args.caveat, title=title)
     sys.stdout.write(f"{to_text(comparison_table(args.runs))}\n{path}\n")
     return 0

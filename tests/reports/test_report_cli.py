@@ -36,3 +36,17 @@ def test_its_parser_imports_nothing_heavy():
     heavy = {"torch", "monai", "matplotlib", "jinja2", "numpy"}
     code = f"import sys, samfed_monai.reports.report_cli; print(sorted({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_comparison_becomes_a_page_of_a_document(parser, runs, tmp_path):
+    page = tmp_path / "docs" / "skin.md"
+    words = ["--title", "Skin", "--command", "make skin", "--caveat", "A subset.", "--caveat", "Small."]
+    args = parser.parse_args(
+        ["report", *map(str, runs), "--output-dir", str(tmp_path / "C"), "--page", str(page), *words]
+    )
+    assert args.run(args) == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("# Skin\n\n```\nmake skin\n```\n")
+    assert "](skin.png)" in text
+    assert "- A subset.\n- Small.\n" in text
+    assert (tmp_path / "docs" / "skin.png").read_bytes().startswith(b"\x89PNG")
