@@ -16,7 +16,7 @@ from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.failure import Failure
 from samfed_monai.federation.inbox import Inbox
 from samfed_monai.federation.progress import Progress
-from samfed_monai.federation.records import round_record, site_record
+from samfed_monai.federation.records import round_record, site_record, told
 from samfed_monai.federation.run_folder import RunFolder, best_round
 from samfed_monai.federation.scoring import average, site_scores, worst
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
@@ -189,6 +189,7 @@ class RoundController:
                     self.strategy.global_weights, [*records, record], self.transport.save_state
                 )
                 self._writing = time.perf_counter() - started
+                logger.info("%s", told(stored.record))
                 return stored.record
 
     def _clock(self) -> Clock:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ignite.engine import Engine, Events
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 
 class SiteBar:
@@ -37,8 +39,9 @@ class Progress:
 
     @contextmanager
     def rounds(self, total: int, done: int) -> Iterator[tqdm]:
-        """The bar of the run; ``done`` rounds were finished before."""
-        with self._bar(total, "rounds", 0, initial=done, leave=True) as bar:
+        """The bar of the run; ``done`` rounds were finished before. Log lines go above the bars meanwhile."""
+        loggers = [logging.root, logging.getLogger("samfed_monai")]
+        with logging_redirect_tqdm(loggers), self._bar(total, "rounds", 0, initial=done, leave=True) as bar:
             yield bar
 
     @contextmanager

@@ -49,3 +49,16 @@ def round_record(round: int, rounds: int, sites: Mapping[str, Any], seconds: Map
         "worst": {"validation": worst(scored)},
         "seconds": dict(seconds),
     }
+
+
+def told(record: Mapping[str, Any]) -> str:
+    """One line about a round: ``round 3 of 30: validation Dice 0.834, lowest 0.790 (site-2), 18 s``."""
+    dice, lowest = record["average"]["validation"]["dice"], record["worst"]["validation"]
+    parts = [f"validation Dice {dice:.3f}"] if dice is not None else ["no validation scores"]
+    if lowest is not None:
+        parts.append(f"lowest {lowest['dice']:.3f} ({lowest['site']})")
+    skipped = sorted(site for site, entry in record["sites"].items() if entry["status"] != "ok")
+    if skipped:
+        parts.append(f"skipped {', '.join(skipped)}")
+    parts.append(f"{sum(record['seconds'].values()):.0f} s")
+    return f"round {record['round'] + 1} of {record['rounds']}: {', '.join(parts)}"

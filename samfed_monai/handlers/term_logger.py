@@ -59,4 +59,5 @@ class TermLogger:
         engine.state.term_means = means
         number, rounds = round_of(engine)
         listed = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
-        logger.info("round %d of %d: %s", number + 1, rounds, listed)
+        level = logging.DEBUG if in_federation(engine) else logging.INFO  # there the controller tells of the round
+        logger.log(level, "round %d of %d: %s", number + 1, rounds, listed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def make_clients(
         of_site: further overrides of one site (its soft-mask store).
         keep_optimizer: keep each site's optimizer moments from round to round.
     """
+    logging.getLogger("monai.fl.client.monai_algo").setLevel(logging.WARNING)  # ten lines a round that say nothing new
     clients = {}
     for site in sites:
         overrides = {**config.overrides, **of_site(site), "site": site, "seed": seed, "standalone": {}}
