@@ -199,7 +199,7 @@ def test_means_of_a_round_whatever_the_order_of_handlers(first: str) -> None:
 
 def test_means_start_anew_with_every_round(caplog: pytest.LogCaptureFixture) -> None:
     trainer = toy_trainer([TermLogger()], steps=1)
-    with caplog.at_level("INFO", logger="samfed_monai"):
+    with caplog.at_level("DEBUG", logger="samfed_monai"):
         next_round(trainer, 0, 2)
         first = trainer.state.term_means["supervised"]
         next_round(trainer, 1, 2)
