@@ -35,7 +35,7 @@ def make_clients(
         of_site: further overrides of one site (its soft-mask store).
         keep_optimizer: keep each site's optimizer moments from round to round.
     """
-    logging.getLogger("monai.fl.client.monai_algo").setLevel(logging.WARNING)  # ten lines a round that say nothing new
+    logging.getLogger(SamFedAlgo.__module__).setLevel(logging.WARNING)  # MONAI tells ten things a round, all known
     clients = {}
     for site in sites:
         overrides = {**config.overrides, **of_site(site), "site": site, "seed": seed, "standalone": {}}
