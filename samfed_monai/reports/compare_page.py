@@ -108,7 +108,8 @@ def comparison_page(
     table = comparison_table(runs)
     parts = [f"# {title}", ""]
     parts += ["```", command, "```", ""] if command else []
-    parts += [to_markdown(table)]
+    parts += [f"- {name}: **{value}** ({small})" for name, value, small in headlines(table)]
+    parts += ["", to_markdown(table)]
     parts += [f"![Average test Dice of every variant and seed]({figure})", ""] if figure else []
     parts += [READING, "", "## Caveats", ""]
     parts += [f"- {caveat}" for caveat in [*CAVEATS, *caveats]]
