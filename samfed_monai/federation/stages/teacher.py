@@ -64,9 +64,12 @@ class TeacherStage:
             adapter: path of an adapter to use as it is, or ``None``.
         """
         from samfed_monai.networks import Teacher
+        from samfed_monai.networks.sam.adapter import read_header
 
         checkpoint = self.checkpoint()
         path = Path(adapter) if adapter else None
+        if path is not None:
+            self._exam["adapt"] = read_header(path).adapt.value  # what the file is, whatever the bundle asks for
         if path is None and adapt != "none":
             path = self._fit(datalist, data_root, adapt=adapt, checkpoint=checkpoint)
         config = self._config()
