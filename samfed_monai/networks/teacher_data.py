@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from samfed_monai.io import canonical_hash, sha256_file
-
 if TYPE_CHECKING:
     from samfed_monai.data import DataList
 
@@ -44,7 +42,9 @@ def read_pair(record: dict[str, Any]) -> Pair:
 
 def public_hash(records: Records) -> str:
     """Hash of a public set: its images and masks, in whatever order or folder they lie."""
-    return canonical_hash(sorted([record["image_sha256"], sha256_file(record["label"])] for record in records))
+    from samfed_monai.data import public_hash as hash_of
+
+    return hash_of(records, ordered=False)
 
 
 def evaluation_records(
