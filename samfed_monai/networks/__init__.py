@@ -11,6 +11,7 @@ __getattr__, __dir__ = attach(
         "bf16_gains": "autocast",
         "declare_torchvision_operators": "torchvision_ops",
         "fill_store": "soft_masks",
+        "Augmentation": "sam.augment",
         "TeacherFit": "teacher_fit",
         "Exam": "teacher_exam",
         "evaluation_records": "teacher_data",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from samfed_monai.networks.autocast import Switch, autocast
-from samfed_monai.networks.sam.augment import augment
+from samfed_monai.networks.sam.augment import Augmentation, augment
 from samfed_monai.networks.sam.geometry import pad, place
 from samfed_monai.networks.sam.model import PromptFreeSam
 from samfed_monai.networks.teacher_data import Pair
@@ -27,13 +27,22 @@ class ImageBatches:
         batch_size: images a batch.
         seed: decides order and augmentation, as a function of (seed, epoch, image).
         bf16: bfloat16 for the encoder.
+        augmentation: how far images are changed; ``None`` is the defaults.
     """
 
     def __init__(
-        self, sam: PromptFreeSam, pairs: Sequence[Pair], *, size: int, batch_size: int, seed: int, bf16: Switch
+        self,
+        sam: PromptFreeSam,
+        pairs: Sequence[Pair],
+        *,
+        size: int,
+        batch_size: int,
+        seed: int,
+        bf16: Switch,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.sam, self.pairs, self.size, self.batch_size = sam, pairs, size, batch_size
-        self.seed, self.bf16 = seed, bf16
+        self.seed, self.bf16, self.augmentation = seed, bf16, augmentation
         self.steps = -(-len(pairs) // batch_size)
 
     def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -51,7 +60,7 @@ class ImageBatches:
     def augmented(self, index: int, part: Any) -> tuple[Tensor, Tensor]:
         """Image ``index`` as a normalised ``(1, 3, size, size)`` and its target; ``part`` names the random numbers."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "teacher", part, index))
-        return self._finish(*augment(*self.pairs[index].floats(), self.size, generator))
+        return self._finish(*augment(*self.pairs[index].floats(), self.size, generator, self.augmentation))
 
     def plain(self, index: int) -> tuple[Tensor, Tensor]:
         """The same without augmentation."""

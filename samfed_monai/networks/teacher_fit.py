@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from samfed_monai.errors import Problems, Refused
 from samfed_monai.io import canonical_hash, read_json, sha256_file, write_json
 from samfed_monai.networks.autocast import Switch
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, load_adapter, prepare, read_header, save_adapter
+from samfed_monai.networks.sam.augment import Augmentation
 from samfed_monai.networks.sam.build import build_sam
 from samfed_monai.networks.sam.model import PromptFreeSam
 from samfed_monai.networks.sam.teacher import Teacher
@@ -51,6 +53,7 @@ class TeacherFit:
         views: test-time views of the Dice before and after (not of the choice of the epoch).
         cached_views: with ``decoder``, augmented views of each image that are encoded once and then reused; 2 bytes x
             (size)^2 a view in memory (0.5 MB at 512 px).
+        augmentation: how far the public images are changed; ``None`` is the defaults.
         bf16: bfloat16 for the encoder, ``"auto"`` where the processor gains.
         bundle_root: see ``checkpoint``.
         datalist_hash: recorded in the adapter.
@@ -78,6 +81,7 @@ class TeacherFit:
         seed: int = 0,
         views: int = 1,
         cached_views: int = 4,
+        augmentation: Augmentation | None = None,
         bf16: Switch = "auto",
         bundle_root: str | Path | None = None,
         datalist_hash: str = "",
@@ -108,6 +112,7 @@ class TeacherFit:
         self.rank = rank if self.adapt is Adapt.LORA else 0
         self.learning_rate = learning_rate or default_learning_rate(base, self.adapt.value)
         self.views, self.cached_views, self.bf16, self.progress = views, cached_views, bf16, progress
+        self.augmentation = augmentation or Augmentation()
         self.datalist_hash = datalist_hash
 
     def run(self) -> dict[str, Any]:
@@ -178,7 +183,7 @@ class TeacherFit:
     def _batches(self, sam: PromptFreeSam) -> ImageBatches | EmbeddedBatches:
         pairs = [read_pair(record) for record in self.records["train"]]
         settings: dict[str, Any] = {"size": self.size, "batch_size": self.batch_size, "seed": self.seed}
-        settings["bf16"] = self.bf16
+        settings |= {"bf16": self.bf16, "augmentation": self.augmentation}
         if self.adapt is Adapt.DECODER:
             return EmbeddedBatches(sam, pairs, views=self.cached_views, progress=self.progress, **settings)
         return ImageBatches(sam, pairs, **settings)
@@ -200,6 +205,8 @@ class TeacherFit:
         settings = {name: getattr(self, name) for name in (*names, "public_hash", "datalist_hash")}
         if self.adapt is Adapt.DECODER:
             settings["cached_views"] = self.cached_views
+        if self.augmentation != Augmentation():
+            settings["augmentation"] = asdict(self.augmentation)
         parts = {name: [record["image_sha256"] for record in records] for name, records in self.records.items()}
         return canonical_hash({"settings": settings, "parts": parts})
 

@@ -5,9 +5,10 @@ import torch
 
 from samfed_monai.errors import Refused
 from samfed_monai.io import read_json, sha256_file
-from samfed_monai.networks import Teacher, TeacherFit, public_hash
+from samfed_monai.networks import Augmentation, Teacher, TeacherFit, public_hash
 from samfed_monai.networks import teacher_training as room
 from samfed_monai.networks.sam.adapter import read_header
+from samfed_monai.networks.sam.build import build_sam
 from tests.networks.fakes import fake_records
 
 
@@ -59,6 +60,18 @@ def test_a_finished_fit_is_reused_and_another_one_is_not(fit, monkeypatch):
     second = fit(epochs=1).run()
     assert second == first | {"reused": True}
     assert not fit(epochs=1, seed=1).run()["reused"]
+
+
+def test_wider_augmentation_is_another_fit_and_the_default_is_none(fit):
+    plain, wide = fit(), fit(augmentation=Augmentation(zoom_in=2.0))
+    for made in (plain, wide):
+        made.base_sha256, made.public_hash = "a", "b"
+    assert wide._fit_hash() != plain._fit_hash()
+    named = fit(augmentation=Augmentation())
+    named.base_sha256, named.public_hash = "a", "b"
+    assert named._fit_hash() == plain._fit_hash()
+    batches = wide._batches(build_sam("vit_t", size=256))
+    assert batches.augmentation.zoom_in == 2.0
 
 
 def test_another_exam_leaves_the_adapter_as_it_is(fit, records):
