@@ -13,6 +13,7 @@ Table = Sequence[Mapping[str, Any]] | Mapping[str, Any]
 """Scores of a set of images: rows of ``{"id", "dice", "iou", "hd95", "empty"}``, or an already made summary."""
 
 METRICS = ("dice", "iou", "hd95")
+BYTES = ("up_bytes", "down_bytes")
 EMPTY = ("both", "prediction", "label")
 
 
@@ -33,6 +34,11 @@ def build_results(
     skipped: Iterable[Mapping[str, Any]] = (),
     command: str | None = None,
     caveats: Iterable[str] = (),
+    unseen: Mapping[str, Mapping[str, Mapping[str, Table]]] | None = None,
+    networks: Mapping[str, str] | None = None,
+    exchange: str | None = None,
+    rounds_traffic: Sequence[Mapping[str, int]] | None = None,
+    convention: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The content of ``results.json`` (``docs/results-schema.md`` has every key and unit).
 
@@ -55,11 +61,20 @@ def build_results(
         skipped: ``{"round", "site", "reason"}`` of every update that was not aggregated.
         command: command line, for the report.
         caveats: sentences for the report, beside those that always stand there.
+        unseen: model to hospital that took no part to split to a table; a split that a hospital lacks is left out.
+        networks: site to name of its network.
+        exchange: what travels: one of :data:`samfed_monai.results.schema.EXCHANGES`.
+        rounds_traffic: ``up_bytes`` and ``down_bytes`` of every round, all sites together.
+        convention: ``hd95`` (``max of directed`` or ``pooled``) and ``empty`` (``diagonal`` or ``skipped``).
+
+    What of these five is ``None`` has no key in the result.
 
     Raises:
         Refused: the result would not follow the schema; every departure is listed.
     """
     models = {name: {"round": (model_rounds or {}).get(name), **site_tables(tables)} for name, tables in scores.items()}
+    for name, tables in (unseen or {}).items():
+        models.setdefault(name, {})["unseen"] = _unseen(tables)
     times = {name: float((seconds or {}).get(name, 0.0)) for name in TIMES}
     times["total"] = times["total"] or sum(times.values())
     chosen = models.get(selected, {"sites": {}, "average": {}, "worst": {}})
@@ -68,10 +83,12 @@ def build_results(
         "variant": variant,
         "rounds": rounds,
         "selected": selected,
-        **{key: chosen[key] for key in ("sites", "average", "worst")},
+        **{key: chosen.get(key, {}) for key in ("sites", "average", "worst")},
+        **({"unseen": chosen["unseen"]} if "unseen" in chosen else {}),
         "models": models,
+        **_given(networks=networks and dict(networks), exchange=exchange, convention=convention and dict(convention)),
         "teacher": _teacher(teacher_scores, teacher),
-        "traffic": {key: int((traffic or {}).get(key, 0)) for key in ("up_bytes", "down_bytes")},
+        "traffic": {**{key: int((traffic or {}).get(key, 0)) for key in BYTES}, **_per_round(rounds_traffic)},
         "seconds": times,
         "hashes": dict(hashes or {}),
         "versions": dict(versions or {}),
@@ -131,3 +148,15 @@ def _teacher(
     splits = [split for split in SPLITS if any(split in by_split for by_split in tables.values())]
     made = site_tables(tables, splits=splits)
     return {**dict(about or {}), "sites": made["sites"], "average": made["average"]}
+
+
+def _unseen(tables: Mapping[str, Mapping[str, Table]]) -> dict[str, Any]:
+    return {name: {split: as_summary(table) for split, table in splits.items()} for name, splits in tables.items()}
+
+
+def _per_round(rounds: Sequence[Mapping[str, int]] | None) -> dict[str, float]:
+    return {f"{key}_per_round": sum(one[key] for one in rounds) / len(rounds) for key in BYTES} if rounds else {}
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}

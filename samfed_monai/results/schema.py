@@ -9,6 +9,9 @@ from samfed_monai.errors import Problem
 
 SCHEMA_VERSION = 1
 SPLITS = ("validation", "test")
+EXCHANGES = ("weights", "predictions", "prototypes", "none")
+HD95 = ("max of directed", "pooled")
+EMPTY_MASKS = ("diagonal", "skipped")
 TIMES = ("training", "controller", "evaluation", "teacher", "soft_masks", "warm_start", "total")
 
 Schema = dict[str, Any]
@@ -25,6 +28,10 @@ def _count(description: str) -> Schema:
 
 def _text(description: str) -> Schema:
     return {"type": "string", "description": description}
+
+
+def _choice(description: str, choices: Iterable[str]) -> Schema:
+    return {**_text(description), "enum": list(choices)}
 
 
 def _object(description: str, required: Iterable[str] | None = None, **properties: Any) -> Schema:
@@ -61,11 +68,16 @@ _TABLE: dict[str, Schema] = {
     "average": _splits("means over all images of all sites", SUMMARY),
     "worst": _splits("lowest site by Dice", {**_WORST, "type": ["object", "null"]}),
 }
+_UNSEEN = _map(
+    "per hospital that took no part in training and is only evaluated; it counts in no average",
+    _splits("per split", SUMMARY, ()),
+)
 _MODEL = _object(
     "one global model, evaluated after the final aggregation",
     tuple(_TABLE),
     round={"type": ["integer", "null"], "minimum": 0, "description": "round that produced it, counted from 0"},
     **_TABLE,
+    unseen=_UNSEEN,
 )
 
 
@@ -89,6 +101,11 @@ _TEACHER = {
     ),
     "type": ["object", "null"],
 }
+_CONVENTION = _object(
+    "how HD95 and empty masks were counted; without it `max of directed` and `diagonal`",
+    hd95=_choice("`max of directed` 95th percentiles (MONAI), or both directions `pooled` (MedPy)", HD95),
+    empty=_choice("one mask empty: HD95 is the image's `diagonal`, or the image is `skipped` in HD95", EMPTY_MASKS),
+)
 _SKIPPED = _object(
     "one update that was not aggregated",
     round=_count("round, counted from 0"),
@@ -111,11 +128,18 @@ RESULTS_SCHEMA: Schema = {
         selected=_text("model that the top-level tables repeat: `best` by mean validation Dice, or `last`"),
         models=_map("`best` and `last`", _MODEL),
         **_TABLE,
+        unseen=_UNSEEN,
+        networks=_map("network by site, and `server`'s where it has one of its own", _text("name of the network")),
+        exchange=_choice("what travels between sites and server: " + ", ".join(f"`{e}`" for e in EXCHANGES), EXCHANGES),
+        convention=_CONVENTION,
         teacher=_TEACHER,
         traffic=_object(
-            "all rounds and sites together",
+            "all sites together; the first two over all rounds and the final evaluation",
+            ("up_bytes", "down_bytes"),
             up_bytes=_count("site to server, bytes"),
             down_bytes=_count("server to site, bytes"),
+            up_bytes_per_round=_number("site to server, bytes, mean over rounds"),
+            down_bytes_per_round=_number("server to site, bytes, mean over rounds"),
         ),
         seconds=_object(
             "wall-clock time, seconds; 0 for what was not needed or was reused",
@@ -153,9 +177,14 @@ def validate_results(results: Any, *, where: str = "results.json") -> list[Probl
         where: file name for the messages.
     """
     problems = list(_departures(results, RESULTS_SCHEMA, where, " -> "))
-    if not problems and results["selected"] not in results["models"]:
+    if problems:
+        return problems
+    if results["selected"] not in results["models"]:
         found, names = repr(results["selected"]), sorted(results["models"])
         problems.append(Problem(f"{where} -> selected", found=found, expected=f"one of the models {names}"))
+    for name in sorted(results.get("unseen", {}).keys() & results["sites"].keys()):
+        expected = "a hospital that is no site of the training"
+        problems.append(Problem(f"{where} -> unseen#{name}", found="a site of the same name", expected=expected))
     return problems
 
 
@@ -164,6 +193,8 @@ def _departures(value: Any, schema: Schema, where: str, joint: str) -> Iterator[
     if isinstance(value, bool) or not any(isinstance(value, _TYPES[kind]) for kind in kinds):
         yield Problem(where, found=f"{value!r} ({type(value).__name__})"[:120], expected=" or ".join(kinds))
         return
+    if "enum" in schema and value not in schema["enum"]:
+        yield Problem(where, found=str(value), expected=f"one of {schema['enum']}")
     if isinstance(value, (int, float)):
         yield from _out_of_range(value, schema, where)
     if isinstance(value, Mapping):
@@ -181,8 +212,6 @@ def _departures(value: Any, schema: Schema, where: str, joint: str) -> Iterator[
 
 
 def _out_of_range(value: float, schema: Schema, where: str) -> Iterator[Problem]:
-    if "enum" in schema and value not in schema["enum"]:
-        yield Problem(where, found=str(value), expected=f"one of {schema['enum']}")
     if not value >= schema.get("minimum", float("-inf")):
         yield Problem(where, found=str(value), expected=f"at least {schema['minimum']}")
     if value > schema.get("maximum", float("inf")):

@@ -30,7 +30,10 @@ results["sites"]["site-1"]["test"]["dice"], results["average"]["test"]["dice"], 
   counts for more; **worst** is the site with the lowest Dice.
 - Both masks empty counts as Dice 1 and HD95 0; one of them empty as Dice 0 and HD95 the image's diagonal. `empty` says
   how many images that was.
-- HD95 is MONAI's (the larger of the two directed 95th percentiles), in pixels at the evaluation size.
+- HD95 is MONAI's (the larger of the two directed 95th percentiles), in pixels at the evaluation size, unless
+  `convention` says otherwise.
+- `unseen` holds hospitals that took no part in training: the models meet them for the first time, and they count in no
+  average. `networks` names every site's network, `exchange` what travels.
 - `models` holds the global model that was best on validation and the last one; `selected` names the one that the top
   level repeats. Rounds count from 0.
 - Keys that are not listed may be added by later versions and should be ignored.

@@ -95,3 +95,44 @@ def test_what_would_not_follow_the_schema_is_refused_with_every_problem():
         "results.json -> rounds: expected at least 0, found -1",
         "results.json -> seeds#seed: expected integer, found 0.5 (float)",
     ]
+
+
+def test_what_an_older_federation_does_not_give_has_no_key():
+    results = build()
+    assert not {"unseen", "networks", "exchange", "convention"} & results.keys()
+    assert results["traffic"] == {"up_bytes": 0, "down_bytes": 0}
+    assert "unseen" not in results["models"]["best"]
+
+
+def test_unseen_hospitals_are_repeated_from_the_selected_model_and_count_in_no_average():
+    unseen = {
+        "best": {"far": {"test": [row(0.4), row(0.6)]}},
+        "last": {"far": {"test": [row(0.2)]}},
+    }
+    results = build(unseen=unseen)
+    assert results["unseen"]["far"]["test"]["dice"] == pytest.approx(0.5)
+    assert results["unseen"]["far"]["test"]["n"] == 2
+    assert list(results["unseen"]["far"]) == ["test"]
+    assert results["models"]["last"]["unseen"]["far"]["test"]["dice"] == pytest.approx(0.2)
+    assert results["average"] == build()["average"]
+    assert build(unseen=unseen, selected="last")["unseen"]["far"]["test"]["n"] == 1
+
+
+def test_traffic_of_the_rounds_is_averaged():
+    traffic = [{"up_bytes": 10, "down_bytes": 30}, {"up_bytes": 11, "down_bytes": 50}]
+    assert build(traffic={"up_bytes": 21, "down_bytes": 90}, rounds_traffic=traffic)["traffic"] == {
+        **{"up_bytes": 21, "down_bytes": 90},
+        **{"up_bytes_per_round": 10.5, "down_bytes_per_round": 40.0},
+    }
+
+
+def test_networks_exchange_and_convention_are_taken_over():
+    networks = {"big": "deeplabv3plus_resnet34", "small": "basic_unet"}
+    convention = {"hd95": "pooled", "empty": "skipped"}
+    results = build(networks=networks, exchange="predictions", convention=convention)
+    assert (results["networks"], results["exchange"], results["convention"]) == (networks, "predictions", convention)
+
+
+def test_unseen_hospitals_of_a_model_that_is_not_there_are_refused():
+    with pytest.raises(Refused, match=r"models#swa#sites: expected per site, found no such key"):
+        build(unseen={"swa": {"far": {"test": [row(0.4)]}}})

@@ -84,3 +84,38 @@ def test_unknown_keys_are_allowed(results):
     more = copy.deepcopy(results)
     more["later"] = 1
     assert validate_results(more) == []
+
+
+def _exchange(results):
+    results["exchange"] = "gradients"
+
+
+def _convention(results):
+    results["convention"] = {"hd95": "median", "empty": "diagonal"}
+
+
+def _network(results):
+    results["networks"] = {"Basel": None}
+
+
+def _per_round(results):
+    results["traffic"]["up_bytes_per_round"] = -0.5
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_exchange, r"exchange: expected one of \['weights', 'predictions', 'prototypes', 'none'\], found gradients"),
+        (_convention, r"convention#hd95: expected one of \['max of directed', 'pooled'\], found median"),
+        (_network, r"networks#Basel: expected string, found None"),
+        (_per_round, r"traffic#up_bytes_per_round: expected at least 0, found -0.5"),
+    ],
+)
+def test_optional_keys_are_checked_where_they_are(results, spoil, message):
+    test_a_departure_is_named_with_its_place_and_jsonschema_agrees(results, spoil, message)
+
+
+def test_a_site_of_the_training_is_not_unseen(results):
+    results["unseen"] = {"Basel": {}}
+    (problem,) = validate_results(results)
+    assert "unseen#Basel: expected a hospital that is no site of the training, found a site of the same" in str(problem)
