@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,11 +21,13 @@ class Guidance:
         student: (B, C, H, W) float logits of the strong view, with gradient.
         weak: (B, C, H, W) float in [0, 1], the student's own weak view, without gradient.
         guides: name to (B, C, H, W) float in [0, 1], without gradient.
+        batch: the unlabelled batch itself, for a term that runs the student on a view of its own (not mixed by CutMix).
     """
 
     student: Tensor
     weak: Tensor
     guides: dict[str, Tensor]
+    batch: Mapping[str, Any] = field(default_factory=dict, repr=False)
     _agreements: dict[tuple, Agreement] = field(default_factory=dict, repr=False)
 
     def probabilities(self, name: str, *, asked_by: str) -> Tensor:

@@ -23,7 +23,8 @@ class Term(ABC):
     """Adds ``weight * schedule(round, rounds) * value(guidance)`` to the loss before it is back-propagated.
 
     The value itself, without weight, is recorded under the term's name. A new term subclasses this, says in ``needs``
-    which guides it asks for, and is named in the bundle's ``terms``.
+    which guides it asks for, and is named in the bundle's ``terms``. One that looks at the labelled batch or at the
+    weights alone sets ``unlabelled = False``: it works without a stream too, and is then given ``None`` as guidance.
 
     Args:
         name: under which the value is logged.
@@ -34,6 +35,8 @@ class Term(ABC):
     Raises:
         Refused: a negative weight, an unknown schedule; at ``STARTED``, a guide that nobody provides.
     """
+
+    unlabelled = True
 
     def __init__(self, *, name: str, weight: float, schedule: str, fraction: float) -> None:
         problems = Problems()
@@ -68,9 +71,9 @@ class Term(ABC):
         """Refuses, before any work, a trainer that cannot give what this term asks for."""
         known = getattr(engine.state, "guide_names", None)
         problems = Problems()
-        if known is None:
+        if known is None and self.unlabelled:
             problems.extend([no_stream(self.where)])
-        else:
+        elif known is not None:
             missing = [name for name in self.needs if name not in known and name != "weak"]
             problems.extend(unknown_guide(name, known, self.where) for name in missing)
         problems.refuse_if_any()
@@ -78,7 +81,9 @@ class Term(ABC):
     def __call__(self, engine: Any) -> None:
         """Adds the term to ``engine.state.output["loss"]``."""
         record_supervised(engine)
-        value = self.value(guidance_of(engine, asked_by=self.where), engine)
+        given = getattr(engine.state, "guidance", None)
+        guidance: Any = guidance_of(engine, asked_by=self.where) if self.unlabelled else given
+        value = self.value(guidance, engine)
         record(engine, self.name, value)
         factor = self.weight * self._schedule(*round_of(engine), self.fraction)
         engine.state.output["loss"] = engine.state.output["loss"] + factor * value
