@@ -15,6 +15,7 @@ from samfed_monai.data.grouping import subset
 from samfed_monai.data.groups import read_groups
 from samfed_monai.data.items import Item, Site, Split
 from samfed_monai.data.quality_report import write_report
+from samfed_monai.data.reshaping import divide_sites, make_unseen
 from samfed_monai.data.sources.found import Found
 from samfed_monai.data.sources.published import Coverage
 from samfed_monai.data.statistics import doubts
@@ -36,6 +37,8 @@ class Options:
         limit_per_site: keep that many unlabelled images of each site, chosen by hash; ``None`` keeps all.
         drop_unlabelled_labels: do not record labels of unlabelled images (then there is no oracle variant).
         mask_threshold: grey level from which masks that are not binary count as foreground; ``None`` refuses them.
+        unseen: sites that take no part in training: all their labelled images become test images.
+        divide: cut every other site into that many; ``None`` leaves them whole.
         seed: of every draw.
         report: whether to write the report.
         progress: whether to show progress bars.
@@ -48,6 +51,8 @@ class Options:
     limit_per_site: int | None = None
     drop_unlabelled_labels: bool = False
     mask_threshold: int | None = None
+    unseen: Sequence[str] = ()
+    divide: int | None = None
     seed: int = 0
     report: bool = True
     progress: bool = True
@@ -93,8 +98,24 @@ def finish(
     *,
     name: str | None = None,
     coverage: Sequence[Coverage] = (),
+    caveats: Sequence[str] = (),
 ) -> Prepared:
+    """Reshapes the sites as the options say, checks the list, and writes it with its report.
+
+    Args:
+        places: images by site and split.
+        facts: by image.
+        root: the data root.
+        options: see :class:`Options`.
+        name: what the list is called, if not as the options say.
+        coverage: for a published list, what of it is at hand.
+        caveats: sentences for the report that the source has to add.
+    """
     output = Path(options.output)
+    places, reshaped = make_unseen(places, facts, options.unseen)
+    if options.divide is not None:
+        places, divided = divide_sites(places, facts, options.divide, seed=options.seed, spared=options.unseen)
+        reshaped += divided
     sites = {site: Site() for site, _ in places if site}
     datalist = DataList(name or options.name or output.stem, [], sites, options.mask_threshold)
     for (site, split), found in places.items():
@@ -107,7 +128,7 @@ def finish(
     problems.extend(problems_of(datalist, kept))
     problems.refuse_if_any()
     datalist.save(output)
-    sentences = [*warnings(datalist), *doubts(datalist, kept)]
+    sentences = [*warnings(datalist), *doubts(datalist, kept), *reshaped, *caveats]
     for sentence in sentences:
         logger.info("%s: %s", output.name, sentence)
     page = output.with_suffix(".report.html") if options.report else None

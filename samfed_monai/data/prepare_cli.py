@@ -1,13 +1,12 @@
-"""``samfed prepare``: arguments of every source, and the sentence that each ends with. Imports nothing heavy."""
+"""``samfed prepare``: the arguments of every source. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from samfed_monai.data.assembly import Options, Prepared
+from samfed_monai.data import prepare_runs
 
 PARTITIONS = ("iid", "folder", "dirichlet-size", "dirichlet-appearance")
 
@@ -33,8 +32,9 @@ def _folders(sources: Any) -> None:
     parser.add_argument("root", metavar="DIR", type=Path, help="folder of sites; becomes the data root")
     parser.add_argument("--public", required=True, metavar="NAME", help="the site whose images are public")
     _measuring(parser)
+    _reshaping(parser)
     _common(parser)
-    parser.set_defaults(run=_run_folders)
+    parser.set_defaults(run=prepare_runs.run_folders)
 
 
 def _isic(sources: Any) -> None:
@@ -53,7 +53,7 @@ def _isic(sources: Any) -> None:
     parser.add_argument("--unpack", action="store_true", help="unpack DIR/*.zip first")
     _measuring(parser)
     _common(parser)
-    parser.set_defaults(run=_run_isic)
+    parser.set_defaults(run=prepare_runs.run_isic)
 
 
 def _list(sources: Any) -> None:
@@ -63,8 +63,9 @@ def _list(sources: Any) -> None:
     parser.add_argument(
         "--folder", action="append", default=[], metavar="CLIENT=FOLDER", help="a client's folder; may be repeated"
     )
+    _reshaping(parser)
     _common(parser)
-    parser.set_defaults(run=_run_list)
+    parser.set_defaults(run=prepare_runs.run_list)
 
 
 def _synthetic(sources: Any) -> None:
@@ -80,7 +81,7 @@ def _synthetic(sources: Any) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
     parser.add_argument("--no-report", action="store_true", help="write no data report")
-    parser.set_defaults(run=_run_synthetic)
+    parser.set_defaults(run=prepare_runs.run_synthetic)
 
 
 def _source(sources: Any, name: str, about: str) -> argparse.ArgumentParser:
@@ -93,6 +94,13 @@ def _measuring(parser: argparse.ArgumentParser) -> None:
     for split, use in (("validation", "validate"), ("test", "test")):
         about = f"share of each site's images to {use} on, drawn from the labelled ones (default: 0.1)"
         parser.add_argument(f"--{split}", type=float, default=0.1, metavar="SHARE", help=about)
+
+
+def _reshaping(parser: argparse.ArgumentParser) -> None:
+    about = "sites that take no part in training: all their labelled images become test images"
+    parser.add_argument("--unseen", action="append", default=[], metavar="NAME[,NAME]", help=about)
+    about = "cut each site (but the unseen ones) into N, NAME-1 to NAME-N; a group is never divided"
+    parser.add_argument("--divide", type=int, metavar="N", help=about)
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -113,100 +121,3 @@ def _common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
     parser.add_argument("--no-report", action="store_true", help="write no data report")
-
-
-def _options(arguments: argparse.Namespace) -> Options:
-    from samfed_monai.data.assembly import Options
-
-    return Options(
-        output=arguments.output,
-        name=arguments.name,
-        groups=arguments.groups,
-        group_column=arguments.group_column,
-        limit_per_site=arguments.limit_per_site,
-        drop_unlabelled_labels=arguments.drop_unlabelled_labels,
-        mask_threshold=arguments.mask_threshold,
-        seed=arguments.seed,
-        report=not arguments.no_report,
-    )
-
-
-def _run_folders(arguments: argparse.Namespace) -> int:
-    from samfed_monai.data.prepare import prepare_folders
-
-    prepared = prepare_folders(
-        arguments.root,
-        public=arguments.public,
-        options=_options(arguments),
-        validation=arguments.validation,
-        test=arguments.test,
-    )
-    return _tell(prepared)
-
-
-def _run_isic(arguments: argparse.Namespace) -> int:
-    from samfed_monai.data.prepare import prepare_isic
-
-    prepared = prepare_isic(
-        arguments.root,
-        options=_options(arguments),
-        public=arguments.public,
-        sites=arguments.sites,
-        partition=arguments.partition,
-        alpha=arguments.alpha,
-        validation=arguments.validation,
-        test=arguments.test,
-        unpack_archives=arguments.unpack,
-    )
-    return _tell(prepared)
-
-
-def _run_list(arguments: argparse.Namespace) -> int:
-    from samfed_monai.data.prepare import prepare_list
-    from samfed_monai.errors import Problems
-
-    problems = Problems()
-    folders = {}
-    for pair in arguments.folder:
-        client, equals, folder = pair.partition("=")
-        if not (client and equals and folder):
-            problems.add("--folder", found=repr(pair), expected="CLIENT=FOLDER", mend="for instance Kvasir=kvasir_seg")
-        folders[client] = folder
-    problems.refuse_if_any()
-    return _tell(prepare_list(arguments.split, arguments.data_root, options=_options(arguments), folders=folders))
-
-
-def _run_synthetic(arguments: argparse.Namespace) -> int:
-    from samfed_monai.data.assembly import Prepared
-    from samfed_monai.data.quality_report import report_on
-    from samfed_monai.data.synthetic import render_synthetic
-
-    chosen: dict[str, Any] = {"images_per_site": arguments.images_per_site, "public": arguments.public}
-    chosen["size"] = tuple(arguments.size) if arguments.size else None
-    given = {key: value for key, value in chosen.items() if value is not None}
-    datalist = render_synthetic(
-        arguments.root, sites=arguments.sites, labelled=arguments.labelled, seed=arguments.seed, **given
-    )
-    datalist.save(arguments.output)
-    page = None
-    if not arguments.no_report:
-        page = report_on(datalist, arguments.root, arguments.output.with_suffix(".report.html"))
-    return _tell(Prepared(datalist, arguments.output, page))
-
-
-def _tell(prepared: Prepared) -> int:
-    """Prints what was made: this is the command line's part of the room."""
-    datalist = prepared.datalist
-    lines = [f"{datalist.name}: {len(datalist.public)} public images, {len(datalist.sites)} sites"]
-    for name, site in datalist.sites.items():
-        counts = ", ".join(f"{len(items)} {split.value}" for split, items in site.splits())
-        lines.append(f"  {name}: {counts}")
-    for part in prepared.coverage:
-        if part.missing:
-            place = f"{part.client} ({part.split.value})"
-            lines.append(f"  not at hand: {len(part.missing)} of {part.listed} images of {place}")
-    lines += [f"  worth a look: {sentence}" for sentence in prepared.warnings]
-    lines += [f"list    {prepared.path}  ({datalist.hash[:12]})"]
-    lines += [f"report  {prepared.report}"] if prepared.report else []
-    print("\n".join(lines))
-    return 0

@@ -44,6 +44,18 @@ def test_list_tells_what_is_missing(tmp_path, capsys):
         run("list", *words, "--folder", "Clinic")
 
 
+def test_sites_are_made_unseen_and_cut(tmp_path, capsys):
+    site(tmp_path, "public", 2, 2)
+    for number, name in enumerate("abc"):
+        site(tmp_path, name, 10, 10, first=100 * (number + 1))
+    output = tmp_path / "list.json"
+    words = ("--public", "public", "--output", output, "--no-report", "--test", 0.2, "--validation", 0.2)
+    assert run("folders", tmp_path, *words, "--unseen", "b,c", "--divide", 2) == 0
+    said = capsys.readouterr().out
+    assert "a-1: 3 unlabelled, 1 validation, 1 test" in said
+    assert "c: 0 unlabelled, 0 validation, 10 test" in said
+
+
 def test_isic(tmp_path):
     for number in range(12):
         save(tmp_path / f"ISIC_{number:07d}.jpg", picture(number))

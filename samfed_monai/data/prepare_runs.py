@@ -1,0 +1,108 @@
+"""What each source of ``samfed prepare`` does with its arguments, and the sentences that it ends with."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from samfed_monai.data.assembly import Options, Prepared
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    from samfed_monai.data.assembly import Options
+
+    return Options(
+        output=arguments.output,
+        name=arguments.name,
+        groups=arguments.groups,
+        group_column=arguments.group_column,
+        limit_per_site=arguments.limit_per_site,
+        drop_unlabelled_labels=arguments.drop_unlabelled_labels,
+        mask_threshold=arguments.mask_threshold,
+        unseen=[name for names in getattr(arguments, "unseen", []) for name in names.split(",") if name],
+        divide=getattr(arguments, "divide", None),
+        seed=arguments.seed,
+        report=not arguments.no_report,
+    )
+
+
+def run_folders(arguments: argparse.Namespace) -> int:
+    from samfed_monai.data.prepare import prepare_folders
+
+    prepared = prepare_folders(
+        arguments.root,
+        public=arguments.public,
+        options=_options(arguments),
+        validation=arguments.validation,
+        test=arguments.test,
+    )
+    return _tell(prepared)
+
+
+def run_isic(arguments: argparse.Namespace) -> int:
+    from samfed_monai.data.prepare import prepare_isic
+
+    prepared = prepare_isic(
+        arguments.root,
+        options=_options(arguments),
+        public=arguments.public,
+        sites=arguments.sites,
+        partition=arguments.partition,
+        alpha=arguments.alpha,
+        validation=arguments.validation,
+        test=arguments.test,
+        unpack_archives=arguments.unpack,
+    )
+    return _tell(prepared)
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    from samfed_monai.data.prepare import prepare_list
+    from samfed_monai.errors import Problems
+
+    problems = Problems()
+    folders = {}
+    for pair in arguments.folder:
+        client, equals, folder = pair.partition("=")
+        if not (client and equals and folder):
+            problems.add("--folder", found=repr(pair), expected="CLIENT=FOLDER", mend="for instance Kvasir=kvasir_seg")
+        folders[client] = folder
+    problems.refuse_if_any()
+    return _tell(prepare_list(arguments.split, arguments.data_root, options=_options(arguments), folders=folders))
+
+
+def run_synthetic(arguments: argparse.Namespace) -> int:
+    from samfed_monai.data.assembly import Prepared
+    from samfed_monai.data.quality_report import report_on
+    from samfed_monai.data.synthetic import render_synthetic
+
+    chosen: dict[str, Any] = {"images_per_site": arguments.images_per_site, "public": arguments.public}
+    chosen["size"] = tuple(arguments.size) if arguments.size else None
+    given = {key: value for key, value in chosen.items() if value is not None}
+    datalist = render_synthetic(
+        arguments.root, sites=arguments.sites, labelled=arguments.labelled, seed=arguments.seed, **given
+    )
+    datalist.save(arguments.output)
+    page = None
+    if not arguments.no_report:
+        page = report_on(datalist, arguments.root, arguments.output.with_suffix(".report.html"))
+    return _tell(Prepared(datalist, arguments.output, page))
+
+
+def _tell(prepared: Prepared) -> int:
+    """Prints what was made: this is the command line's part of the room."""
+    datalist = prepared.datalist
+    lines = [f"{datalist.name}: {len(datalist.public)} public images, {len(datalist.sites)} sites"]
+    for name, site in datalist.sites.items():
+        counts = ", ".join(f"{len(items)} {split.value}" for split, items in site.splits())
+        lines.append(f"  {name}: {counts}")
+    for part in prepared.coverage:
+        if part.missing:
+            place = f"{part.client} ({part.split.value})"
+            lines.append(f"  not at hand: {len(part.missing)} of {part.listed} images of {place}")
+    lines += [f"  worth a look: {sentence}" for sentence in prepared.warnings]
+    lines += [f"list    {prepared.path}  ({datalist.hash[:12]})"]
+    lines += [f"report  {prepared.report}"] if prepared.report else []
+    print("\n".join(lines))
+    return 0
