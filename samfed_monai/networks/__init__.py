@@ -7,6 +7,9 @@ __getattr__, __dir__ = attach(
     {
         "CLIENT_NETWORKS": "catalogue",
         "client_network": "catalogue",
+        "HssfNetwork": "hssf",
+        "HssfOutputs": "hssf",
+        "hssf_outputs": "hssf",
         "AutocastInferer": "autocast",
         "bf16_gains": "autocast",
         "declare_torchvision_operators": "torchvision_ops",

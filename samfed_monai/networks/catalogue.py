@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from samfed_monai.networks.encoder_weights import load_encoder_weights
+from samfed_monai.networks.hssf import hssf_network
 from samfed_monai.networks.image_size import require_image_size
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.registry import Registry
@@ -29,7 +31,8 @@ def client_network(
 
     Args:
         name: a name in ``CLIENT_NETWORKS``: ``deeplabv3plus_resnet18``, ``deeplabv3plus_resnet34``,
-            ``deeplabv3plus_efficientnet_lite0``, ``flexible_unet_resnet18``, ``basic_unet``.
+            ``deeplabv3plus_efficientnet_lite0``, ``flexible_unet_resnet18``, ``basic_unet``, and HSSF's own
+            ``hssf_resnet18``, ``hssf_resnet34``, ``hssf_resnet101``.
         in_channels, out_channels: of images and logits.
         weights: a local file with ImageNet weights for the encoder (torchvision's ResNet names), read without
             unpickling code; ``None`` starts from random weights. Nothing is downloaded.
@@ -87,3 +90,7 @@ def _basic_unet(in_channels: int, out_channels: int, **kwargs: Any) -> nn.Module
 
     # four halvings; below 32 px its instance norm would see a single pixel
     return require_image_size(BasicUNet(2, in_channels, out_channels, **kwargs), multiple=1, least=32)
+
+
+for _encoder in ("resnet18", "resnet34", "resnet101"):
+    CLIENT_NETWORKS.register(f"hssf_{_encoder}")(partial(hssf_network, _encoder))

@@ -16,6 +16,9 @@ SIZES = {
     "deeplabv3plus_efficientnet_lite0": (48, 32),
     "flexible_unet_resnet18": (64, 32),
     "basic_unet": (33, 50),
+    "hssf_resnet18": (33, 50),
+    "hssf_resnet34": (48, 32),
+    "hssf_resnet101": (32, 32),
 }
 
 
