@@ -12,7 +12,9 @@ from samfed_monai.errors import Problem, Refused
 from samfed_monai.io import sha256_file
 
 WEIGHT_KNOBS = ("adapter", "checkpoint", "encoder_weights", "initial_weights", "model", "weights")
-"""Knobs that hold the path of a weights file or null; ``<knob>_sha256`` beside one, if not null, is its hash."""
+"""Knobs that hold the path of a weights file or null; ``<knob>_sha256`` beside one, if not null, is its hash.
+
+``encoder_weights`` may hold a name that ``samfed weights`` knows instead."""
 
 FOLDER_KNOBS = ("data_root", "dataset_dir")
 """Knobs that hold the path of an existing folder or null."""
@@ -33,6 +35,12 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
                 del content[name]
     for name in WEIGHT_KNOBS:
         path = _given(content, name)
+        if name == "encoder_weights" and path is not None:
+            try:
+                path = _named(str(path)) or path
+            except Refused as refused:
+                yield from refused.problems
+                continue
         if path is not None and not path.is_file():
             mend = "check the path, or make it with `samfed teach`" if name == "adapter" else "check the path"
             yield Problem(config.where((name,)), found=f"no file {str(path)!r}", expected="a weights file", mend=mend)
@@ -58,6 +66,12 @@ def _given(content: Mapping[str, Any], name: str) -> Path | None:
     if not isinstance(value, str) or not value or value.startswith(("$", "@", "%")):
         return None
     return Path(value).expanduser()
+
+
+def _named(weights: str) -> Path | None:
+    from samfed_monai.networks.weights import find_checkpoint, named
+
+    return find_checkpoint(weights) if named(weights) else None
 
 
 def _hash(config: BundleConfig, name: str, path: Path) -> Iterator[Problem]:

@@ -23,8 +23,8 @@ __getattr__, __dir__ = attach(
         "build_sam": "sam.build",
         "SAM_BUILDERS": "sam.build",
         "apply_lora": "sam.lora",
-        "find_checkpoint": "sam.weights",
-        "install_weights": "sam.weights",
-        "weights_folder": "sam.weights",
+        "find_checkpoint": "weights.install",
+        "install_weights": "weights.install",
+        "weights_folder": "weights.install",
     },
 )

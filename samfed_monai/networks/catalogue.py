@@ -13,6 +13,7 @@ from samfed_monai.networks.encoder_weights import load_encoder_weights
 from samfed_monai.networks.hssf import hssf_network
 from samfed_monai.networks.image_size import require_image_size
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
+from samfed_monai.networks.weights.efficientnet import set_epsilon
 from samfed_monai.registry import Registry
 
 CLIENT_NETWORKS: Registry[Callable[..., nn.Module]] = Registry("client network")
@@ -34,8 +35,9 @@ def client_network(
             ``deeplabv3plus_efficientnet_lite0``, ``flexible_unet_resnet18``, ``basic_unet``, and HSSF's own
             ``hssf_resnet18``, ``hssf_resnet34``, ``hssf_resnet101``.
         in_channels, out_channels: of images and logits.
-        weights: a local file with ImageNet weights for the encoder (torchvision's ResNet names), read without
-            unpickling code; ``None`` starts from random weights. Nothing is downloaded.
+        weights: ImageNet weights for the encoder: ``"efficientnet_lite0"``, which ``samfed weights`` put in place, or
+            a local file (torchvision's ResNet names), read without unpickling code; ``None`` starts from random
+            weights. Nothing is downloaded.
         kwargs: passed to the network's own class, for instance ``encoder_output_stride``.
 
     Raises:
@@ -73,7 +75,9 @@ def _deeplabv3plus_resnet34(**kwargs: Any) -> nn.Module:
 
 @CLIENT_NETWORKS.register("deeplabv3plus_efficientnet_lite0")
 def _deeplabv3plus_efficientnet_lite0(**kwargs: Any) -> nn.Module:
-    return _deeplabv3plus("timm-tf_efficientnet_lite0", **kwargs)
+    network = _deeplabv3plus("timm-tf_efficientnet_lite0", **kwargs)
+    set_epsilon(network.encoder)  # segmentation_models_pytorch leaves PyTorch's 1e-5
+    return network
 
 
 @CLIENT_NETWORKS.register("flexible_unet_resnet18")

@@ -19,12 +19,12 @@ from samfed_monai.networks.sam.augment import Augmentation
 from samfed_monai.networks.sam.build import build_sam
 from samfed_monai.networks.sam.model import PromptFreeSam
 from samfed_monai.networks.sam.teacher import Teacher
-from samfed_monai.networks.sam.weights import find_checkpoint
 from samfed_monai.networks.teacher_batches import EmbeddedBatches, ImageBatches
 from samfed_monai.networks.teacher_data import Records, public_hash, read_pair
 from samfed_monai.networks.teacher_exam import Exam, mean
 from samfed_monai.networks.teacher_recipe import default_epochs, default_learning_rate
 from samfed_monai.networks.teacher_training import Training
+from samfed_monai.networks.weights import find_checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -162,6 +162,15 @@ def test_fault_28_weights_missing(bundle, rewrite: Write, tmp_path):
     ]
 
 
+def test_fault_28_encoder_weights_may_be_a_known_name(bundle, rewrite: Write, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
+    rewrite("train.json", json.dumps({"encoder_weights": "efficientnet_lite0", **TRAIN}))
+    [message] = told(bundle)
+    assert "run `samfed weights efficientnet_lite0 --from FILE|URL|registry`" in message
+    (tmp_path / "efficientnet_lite0.safetensors").write_bytes(b"weights")
+    assert told(bundle) == []
+
+
 def test_fault_29_weights_of_another_hash(bundle, rewrite: Write, tmp_path):
     (tmp_path / "w.pt").write_bytes(b"weights")
     right = hashlib.sha256(b"weights").hexdigest()

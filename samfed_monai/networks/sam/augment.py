@@ -51,7 +51,13 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         problems = Problems()
-        ranges = {"rotation": (0, 180), "shift": (0, 0.5), "colour": (0, 0.9), "tint": (0, 0.9), "blur": (0, 1)}
+        ranges: dict[str, tuple[float, float]] = {
+            "rotation": (0, 180),
+            "shift": (0, 0.5),
+            "colour": (0, 0.9),
+            "tint": (0, 0.9),
+            "blur": (0, 1),
+        }
         ranges |= {"zoom_in": (1, 8), "zoom_out": (1, 8), "gamma": (1, 4), "blur_sigma": (0.1, 20)}
         for name, (low, high) in ranges.items():
             value = getattr(self, name)

