@@ -5,10 +5,15 @@ from samfed_monai.lazy import attach
 __getattr__, __dir__ = attach(
     __name__,
     {
+        "EvaluationImages": "views",
+        "LabelledViews": "views",
         "LoadRGBd": "load_rgb",
         "LoadSoftMaskd": "load_soft_mask",
+        "LoadTargetd": "load_target",
+        "PublicTargets": "load_target",
         "StrongView": "strong_view",
         "StrongViewd": "strong_view",
+        "UnlabelledViews": "views",
         "WeakView": "weak_view",
         "WeakViewd": "weak_view",
         "box_fill": "photometry",

@@ -1,0 +1,12 @@
+"""Parts that every bundle has and none changes: where images come from, and in which form engines take them."""
+
+from samfed_monai.lazy import attach
+
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "PublicSet": "public_set",
+        "SiteImages": "site_images",
+        "SplitDataset": "split_dataset",
+    },
+)

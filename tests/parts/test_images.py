@@ -1,0 +1,64 @@
+"""Records, data sets and the public set, from a small synthetic list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from samfed_monai.data import DataList, render_synthetic
+from samfed_monai.errors import Refused
+from samfed_monai.parts import PublicSet, SiteImages, SplitDataset
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    sizes = {"images_per_site": 3, "public": 4, "validation": 2, "test": 3, "size": (64, 64)}
+    render_synthetic(folder, sites=2, labelled=True, **sizes).save(folder / "list.json")  # type: ignore[arg-type]
+    return folder
+
+
+def images(made: Path, **arguments) -> SiteImages:
+    site = sorted(DataList.load(made / "list.json").sites)[0]
+    return SiteImages(**{"datalist": made / "list.json", "data_root": made, "site": site, **arguments})
+
+
+def test_each_split_has_its_images_and_only_the_oracle_reads_unlabelled_labels(made):
+    counts = {"public": 4, "unlabelled": 3, "validation": 2, "test": 3}
+    for split, count in counts.items():
+        records = images(made).records(split)
+        assert len(records) == count
+        assert all(("label" in record) == (split != "unlabelled") for record in records)
+    assert all("label" in record for record in images(made, oracle=True).records("unlabelled"))
+
+
+def test_the_limit_leaves_the_public_set_whole(made):
+    assert [len(images(made, limit=1).records(split)) for split in ("public", "unlabelled", "test")] == [4, 1, 1]
+
+
+def test_the_server_has_the_public_images_alone(made):
+    server = images(made, site="")
+    assert [len(server.records(split)) for split in ("public", "unlabelled", "validation", "test")] == [4, 0, 0, 0]
+
+
+def test_a_data_set_of_a_split(made):
+    dataset = SplitDataset(data=images(made), split="validation", transform=lambda record: record["site"])
+    assert list(dataset) == ["site-1", "site-1"]
+
+
+def test_an_unknown_site_is_refused(made):
+    with pytest.raises(Refused, match="found 'site-9'"):
+        SplitDataset(data=images(made, site="site-9"), split="test", transform=dict)
+
+
+def test_the_public_set_is_divided_and_names_the_sites_labelled_images(made):
+    public = PublicSet(datalist=made / "list.json", data_root=made, held_out_fraction=0.25, evaluate_limit=2)
+    names = [record["image_sha256"] for record in public.train + public.held_out]
+    assert (len(public.train), len(public.held_out), len(set(names))) == (3, 1, 4)
+    assert {site: len(records) for site, records in public.tests.items()} == {"site-1": 2, "site-2": 2}
+    assert public.hash == DataList.load(made / "list.json").hash
+
+
+def test_nothing_is_examined_where_nothing_is_asked_for(made):
+    assert PublicSet(datalist=made / "list.json", data_root=made, evaluate_on=None).tests == {}
