@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from samfed_monai.errors import Problem, Refused
-from samfed_monai.losses import Agreement, agree
+from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.losses import Agreement, AgreementSettings, RaterRates, agree
 
 
 @dataclass
@@ -22,13 +22,17 @@ class Guidance:
         weak: (B, C, H, W) float in [0, 1], the student's own weak view, without gradient.
         guides: name to (B, C, H, W) float in [0, 1], without gradient.
         batch: the unlabelled batch itself, for a term that runs the student on a view of its own (not mixed by CutMix).
+        mixed: whether CutMix has mixed the other three.
+        rates: (teacher, student) to what was learned of them at this site, for the rule ``reliability``.
     """
 
     student: Tensor
     weak: Tensor
     guides: dict[str, Tensor]
     batch: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    _agreements: dict[tuple, Agreement] = field(default_factory=dict, repr=False)
+    mixed: bool = False
+    rates: dict[tuple[str, str], RaterRates] = field(default_factory=dict, repr=False)
+    _agreements: dict[AgreementSettings, Agreement] = field(default_factory=dict, repr=False)
 
     def probabilities(self, name: str, *, asked_by: str) -> Tensor:
         """A guide's probabilities; ``weak`` is the student's own view.
@@ -42,25 +46,41 @@ class Guidance:
             raise Refused([unknown_guide(name, self.guides, asked_by)])
         return self.guides[name]
 
-    def agree(
-        self, teacher: str, *, student: str = "weak", rule: str, tau: float, delta: float, asked_by: str
-    ) -> Agreement:
-        """The agreement of two guides, computed once however many terms ask for it.
+    def view(self, key: str, *, asked_by: str) -> Tensor:
+        """A view of the unlabelled images, (B, 3, H, W), for a term that looks at it once more.
 
-        The reliability compares the student with the guide ``ema`` where there is one (METHOD 3.3).
+        Raises:
+            Refused: the batch has no such view, or CutMix has moved the guides away from it.
         """
-        question = (teacher, student, rule, tau, delta)
-        if question not in self._agreements:
-            other = self.guides.get("ema") if student != "ema" else self.weak
-            self._agreements[question] = agree(
-                self.probabilities(teacher, asked_by=asked_by),
-                self.probabilities(student, asked_by=asked_by),
-                other,
-                tau=tau,
-                delta=delta,
-                rule=rule,
+        problems = Problems()
+        if key not in self.batch:
+            mend = "let the output_key of the strong view list it"
+            found = f"an unlabelled batch with {sorted(self.batch)}"
+            problems.add(asked_by, found=found, expected=f"the view {key!r}", mend=mend)
+        if self.mixed:
+            found, mend = "CutMix, which mixes the first strong view alone", f"set it to 0, or disable {asked_by}"
+            problems.add("stream#cutmix", found=found, expected=f"0 beside {asked_by}", mend=mend)
+        problems.refuse_if_any()
+        return self.batch[key]
+
+    def raters(self, settings: AgreementSettings, *, asked_by: str) -> tuple[Tensor, ...]:
+        """Probabilities of teacher and student, and of the guide ``ema`` where there is one (METHOD 3.3)."""
+        third = self.guides.get("ema") if settings.student != "ema" else self.weak
+        asked = (settings.teacher, settings.student)
+        both = tuple(self.probabilities(name, asked_by=asked_by) for name in asked)
+        return both if third is None else (*both, third)
+
+    def agree(self, settings: AgreementSettings, *, asked_by: str) -> Agreement:
+        """The agreement of two guides, computed once however many terms ask for it."""
+        if settings not in self._agreements:
+            self._agreements[settings] = agree(
+                *self.raters(settings, asked_by=asked_by),
+                tau=settings.tau,
+                delta=settings.delta,
+                rule=settings.rule,
+                rates=self.rates.get((settings.teacher, settings.student)),
             )
-        return self._agreements[question]
+        return self._agreements[settings]
 
 
 def unknown_guide(name: str, known: Iterable[str], asked_by: str) -> Problem:

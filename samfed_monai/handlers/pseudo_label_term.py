@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from samfed_monai.handlers.agreed_term import AgreedTerm
 from samfed_monai.handlers.guidance import Guidance
-from samfed_monai.handlers.records import record
-from samfed_monai.handlers.term import Term
-from samfed_monai.losses import AGREEMENT_RULES, weighted_pseudo_label_loss
+from samfed_monai.losses import AgreementSettings, weighted_pseudo_label_loss
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
     from torch import Tensor
 
 
-class PseudoLabelTerm(Term):
+class PseudoLabelTerm(AgreedTerm):
     """``lambda_u(t) L_pl``: cross entropy and soft Dice of the strong view against agreed labels (METHOD 3.3, 3.4).
 
     Also records ``reliability`` (mean ``g``) and ``agreement`` (share of pixels with one label).
@@ -48,20 +47,10 @@ class PseudoLabelTerm(Term):
         schedule: str = "gaussian_ramp",
         fraction: float = 0.4,
     ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        AGREEMENT_RULES[rule]  # an unknown rule is refused here, not in the first iteration
-        self.teacher, self.student, self.rule, self.tau, self.delta = teacher, student, rule, tau, delta
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Teacher and student."""
-        return (self.teacher, self.student)
+        settings = AgreementSettings(teacher, student, rule, tau, delta, where=f"terms#{name}")
+        super().__init__(settings, name=name, weight=weight, schedule=schedule, fraction=fraction)
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
         """``L_pl``."""
-        agreement = guidance.agree(
-            self.teacher, student=self.student, rule=self.rule, tau=self.tau, delta=self.delta, asked_by=self.where
-        )
-        record(engine, "reliability", agreement.reliability.mean())
-        record(engine, "agreement", agreement.agreed.float().mean())
+        agreement = self.agreement(guidance, engine)
         return weighted_pseudo_label_loss(guidance.student, agreement.label, agreement.weight)

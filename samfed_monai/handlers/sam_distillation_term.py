@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from samfed_monai.handlers.agreed_term import AgreedTerm
 from samfed_monai.handlers.guidance import Guidance
-from samfed_monai.handlers.records import record
-from samfed_monai.handlers.term import Term
-from samfed_monai.losses import AGREEMENT_RULES, distillation_kl
+from samfed_monai.losses import AgreementSettings, distillation_kl
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
     from torch import Tensor
 
 
-class SamDistillationTerm(Term):
+class SamDistillationTerm(AgreedTerm):
     """``lambda_T g L_T``: ``T^2 KL(p_T || p_s)``, weighted per pixel by the agreement, per image by ``g`` (METHOD 3.5).
 
     Give it the rule, tau and delta of the pseudo-label term: the agreement is then computed once for both.
@@ -52,28 +51,18 @@ class SamDistillationTerm(Term):
         schedule: str = "constant",
         fraction: float = 0.4,
     ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        AGREEMENT_RULES[rule]  # an unknown rule is refused here, not in the first iteration
+        settings = AgreementSettings(teacher, student, rule, tau, delta, where=f"terms#{name}")
+        super().__init__(settings, name=name, weight=weight, schedule=schedule, fraction=fraction)
         if not temperature > 0:
             raise ValueError(f"{self.where}#temperature: expected a number > 0, found {temperature!r}")
-        self.teacher, self.student, self.rule, self.tau, self.delta = teacher, student, rule, tau, delta
         self.adaptive, self.temperature = adaptive, temperature
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Teacher and student."""
-        return (self.teacher, self.student)
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
         """``g L_T``."""
-        agreement = guidance.agree(
-            self.teacher, student=self.student, rule=self.rule, tau=self.tau, delta=self.delta, asked_by=self.where
-        )
-        record(engine, "reliability", agreement.reliability.mean())
-        record(engine, "agreement", agreement.agreed.float().mean())
+        agreement = self.agreement(guidance, engine)
         return distillation_kl(
             guidance.student,
-            guidance.probabilities(self.teacher, asked_by=self.where),
+            guidance.probabilities(self.settings.teacher, asked_by=self.where),
             self.temperature,
             weight=agreement.weight,
             scale=agreement.reliability if self.adaptive else None,

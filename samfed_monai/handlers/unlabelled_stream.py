@@ -99,7 +99,7 @@ class UnlabelledStream:
             strong, weak, *mixed = cutmix(strong, weak, *guides.values(), prob=self.cutmix)
             guides = dict(zip(guides, mixed, strict=True))
         student = engine.inferer(strong, engine.network)
-        engine.state.guidance = Guidance(student=student, weak=weak, guides=guides, batch=batch)
+        engine.state.guidance = Guidance(student=student, weak=weak, guides=guides, batch=batch, mixed=self.cutmix > 0)
 
     def _next_batch(self, engine: Any) -> dict[str, Any]:
         if self._batches is None:

@@ -1,17 +1,19 @@
 """Adaptive agreement: which pixels of an unlabelled image get which label, and how much they count (METHOD 3.3).
 
-SAM-Fed (arXiv 2511.14302) names an "adaptive agreement mechanism" without its formula; the rule ``confidence`` is our
-reading of it.
+SAM-Fed (arXiv 2511.14302) names an "adaptive agreement mechanism" without its formula: the agreement rule is our
+reading of the paper (``confidence`` is the default, the others are compared with it).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from samfed_monai.errors import Problems, Refused
+from samfed_monai.losses.rater_rates import RaterRates, consensus
 from samfed_monai.registry import Registry
 
 
@@ -33,8 +35,51 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class AgreementSettings:
+    """Whom to compare, and how: one object, so that terms of equal settings share one agreement.
+
+    Args:
+        teacher: guide that plays the teacher; ``weak`` when a rule needs none.
+        student: guide that plays the student: its own ``weak`` view, ``ema``, or another guide.
+        rule: a name in :data:`AGREEMENT_RULES`.
+        tau: how sure the surer side must be where the two disagree, in [0, 1].
+        delta: how much surer than the other it must be there, in [0, 1].
+        where: the place that a refusal names.
+
+    Raises:
+        Refused: an unknown rule, a threshold outside [0, 1]; all at once.
+    """
+
+    teacher: str = "sam"
+    student: str = "weak"
+    rule: str = "confidence"
+    tau: float = 0.9
+    delta: float = 0.1
+    where: str = field(default="agreement", compare=False)
+
+    def __post_init__(self) -> None:
+        problems = Problems()
+        try:
+            AGREEMENT_RULES[self.rule]
+        except Refused as refused:
+            problems.extend(refused.problems)
+        for name, value in (("tau", self.tau), ("delta", self.delta)):
+            if not 0 <= value <= 1:
+                problems.add(f"{self.where}#{name}", found=repr(value), expected="a number in [0, 1]")
+        problems.refuse_if_any()
+
+
+@dataclass(frozen=True)
 class Opinions:
-    """Hard labels and confidences of both sides, all (B, 1, H, W), and the two thresholds of a rule."""
+    """What a rule decides from.
+
+    Args:
+        teacher_label, student_label: (B, 1, H, W) long.
+        teacher_confidence, student_confidence: (B, 1, H, W) float in [0, 1].
+        tau, delta: the thresholds.
+        raters: probabilities of teacher, student and, where there is one, the averaged student, each (B, C, H, W).
+        rates: what was learned of these raters at this site; ``None`` when nothing was.
+    """
 
     teacher_label: Tensor
     teacher_confidence: Tensor
@@ -42,6 +87,8 @@ class Opinions:
     student_confidence: Tensor
     tau: float
     delta: float
+    raters: tuple[Tensor, ...] = ()
+    rates: RaterRates | None = None
 
 
 AGREEMENT_RULES: Registry[Callable[[Opinions], tuple[Tensor, Tensor]]] = Registry("agreement rule")
@@ -87,6 +134,7 @@ def agree(
     tau: float = 0.9,
     delta: float = 0.1,
     rule: str = "confidence",
+    rates: RaterRates | None = None,
 ) -> Agreement:
     """Compares teacher and student pixel by pixel.
 
@@ -100,6 +148,8 @@ def agree(
         tau: how sure the surer side must be where the two disagree.
         delta: how much surer than the other it must be there.
         rule: a name in :data:`AGREEMENT_RULES`.
+        rates: what was learned of teacher, student and EMA at this site, for the rule ``reliability``; ``None`` takes
+            all of them for equally good.
 
     Raises:
         Refused: an unknown rule.
@@ -111,7 +161,8 @@ def agree(
         raise ValueError(f"agree: expected probabilities of one shape, found {shapes}")
     y_t, k_t = hard_label(teacher)
     y_c, k_c = hard_label(student)
-    label, weight = decide(Opinions(y_t, k_t, y_c, k_c, tau, delta))
+    raters = (teacher, student) if ema is None else (teacher, student, ema)
+    label, weight = decide(Opinions(y_t, k_t, y_c, k_c, tau, delta, raters, rates))
     reliability = dice_of_labels(y_t, y_c)
     if ema is not None:
         reliability = reliability * dice_of_labels(y_c, hard_label(ema)[0])
@@ -134,6 +185,23 @@ def _intersection(o: Opinions) -> tuple[Tensor, Tensor]:
     """Only pixels on which both agree, with their mean confidence."""
     mean = (o.teacher_confidence + o.student_confidence) / 2
     return o.teacher_label, mean * (o.teacher_label == o.student_label)
+
+
+@AGREEMENT_RULES.register("average")
+def _average(o: Opinions) -> tuple[Tensor, Tensor]:
+    """The class of the mean of both sides' probabilities, weighted by the probability that the mean gives to it."""
+    return hard_label((o.raters[0] + o.raters[1]) / 2)
+
+
+@AGREEMENT_RULES.register("reliability")
+def _reliability(o: Opinions) -> tuple[Tensor, Tensor]:
+    """The class that the raters' rates at this site make most likely; undecided pixels count 0, certain ones 1 (ours).
+
+    See :mod:`samfed_monai.losses.rater_rates`.
+    """
+    classes = max(2, o.raters[0].shape[1])
+    confidence, label = consensus(o.raters, o.rates or RaterRates.equal(len(o.raters), classes)).max(1, keepdim=True)
+    return label, (classes * confidence - 1).clamp(min=0) / (classes - 1)
 
 
 @AGREEMENT_RULES.register("teacher")

@@ -23,7 +23,7 @@ from samfed_monai.handlers import (
     TermLogger,
     UnlabelledStream,
 )
-from samfed_monai.losses import agree, distillation_kl, weighted_pseudo_label_loss
+from samfed_monai.losses import AgreementSettings, agree, distillation_kl, weighted_pseudo_label_loss
 from tests.handlers.toy import next_round, toy_loader, toy_trainer
 
 
@@ -118,7 +118,7 @@ def test_the_agreement_is_computed_once_for_two_terms(monkeypatch: pytest.Monkey
 
 def test_the_student_may_be_its_average() -> None:
     given = guidance()
-    found = given.agree("sam", student="ema", rule="confidence", tau=0.9, delta=0.1, asked_by="terms#x")
+    found = given.agree(AgreementSettings(student="ema"), asked_by="terms#x")
     expected = agree(given.guides["sam"], given.guides["ema"], given.weak)
     assert torch.equal(found.weight, expected.weight)
     assert torch.equal(found.reliability, expected.reliability)

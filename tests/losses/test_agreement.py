@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from samfed_monai.errors import Refused
-from samfed_monai.losses import AGREEMENT_RULES, agree, dice_of_labels, hard_label
+from samfed_monai.losses import AGREEMENT_RULES, AgreementSettings, agree, dice_of_labels, hard_label
 
 
 def image(*values: float) -> Tensor:
@@ -23,6 +25,9 @@ TRUTH_TABLE = {
     # 0: both 1            1: both 0            2: teacher sure (0.95 against 0.70)
     # 3: 0.95 against 0.92, not surer by 0.1    4: student sure (0.95 against 0.60)    5: teacher (0.96 against 0.80)
     "confidence": ([1, 0, 1, 1, 1, 1], [0.85, 0.80, 0.95, 0.0, 0.95, 0.96]),
+    "average": ([1, 0, 1, 1, 1, 1], [0.85, 0.80, 0.625, 0.515, 0.675, 0.58]),
+    # both sides equally good: evidence ln 9 (2 p_T - 1 + 2 p_c - 1), and 2 sigmoid(x ln 9) - 1 = tanh(x ln 3)
+    "reliability": ([1, 0, 1, 1, 1, 1], [math.tanh(x * math.log(3)) for x in (1.4, 1.2, 0.5, 0.06, 0.7, 0.32)]),
     "intersection": ([1, 0, 1, 1, 0, 1], [0.85, 0.80, 0.0, 0.0, 0.0, 0.0]),
     "teacher": ([1, 0, 1, 1, 0, 1], [1.0] * 6),
     "label": ([1, 0, 1, 1, 0, 1], [1.0] * 6),
@@ -95,6 +100,18 @@ def test_fault_25_unknown_rule_is_refused_with_a_suggestion() -> None:
         Refused, match=r"agreement rule: expected one of .* found 'confidance'; did you mean 'confidence'"
     ):
         agree(TEACHER, STUDENT, rule="confidance")
+
+
+def test_settings_are_refused_with_all_that_is_wrong() -> None:
+    with pytest.raises(
+        Refused, match=r"(?s)3 problems.*did you mean 'average'.*terms#x#tau: .* 1\.5.*terms#x#delta: .* -1"
+    ):
+        AgreementSettings(rule="avrage", tau=1.5, delta=-1, where="terms#x")
+
+
+def test_settings_are_equal_wherever_they_were_given() -> None:
+    assert AgreementSettings(tau=0.8, where="terms#a") == AgreementSettings(tau=0.8, where="terms#b")
+    assert len({AgreementSettings(), AgreementSettings(where="terms#b"), AgreementSettings(delta=0.2)}) == 2
 
 
 def test_shapes_that_differ_are_refused() -> None:

@@ -1,0 +1,48 @@
+"""What the terms that rest on an agreement have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.handlers.guidance import Guidance
+from samfed_monai.handlers.records import record
+from samfed_monai.handlers.site_reliability import SiteReliability
+from samfed_monai.handlers.term import Term
+
+if TYPE_CHECKING:
+    from samfed_monai.losses import Agreement, AgreementSettings
+
+
+class AgreedTerm(Term):
+    """A term that asks how far teacher and student agree; terms of equal settings share the answer.
+
+    Records ``reliability`` (mean ``g``) and ``agreement`` (share of pixels with one label).
+
+    Args:
+        settings: whom to compare, and by which rule.
+        name, weight, schedule, fraction: see :class:`Term`.
+    """
+
+    def __init__(
+        self, settings: AgreementSettings, *, name: str, weight: float, schedule: str, fraction: float
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        self.settings = settings
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Teacher and student."""
+        return (self.settings.teacher, self.settings.student)
+
+    def attach(self, engine: Any) -> None:
+        """Binds the term, and before it what the rule ``reliability`` learns from."""
+        if self.settings.rule == "reliability":
+            SiteReliability.shared(engine, self.settings)
+        super().attach(engine)
+
+    def agreement(self, guidance: Guidance, engine: Any) -> Agreement:
+        """This iteration's agreement."""
+        found = guidance.agree(self.settings, asked_by=self.where)
+        record(engine, "reliability", found.reliability.mean())
+        record(engine, "agreement", found.agreed.float().mean())
+        return found
