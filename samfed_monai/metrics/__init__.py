@@ -2,15 +2,17 @@
 
 from samfed_monai.lazy import attach
 
-__all__ = ["Scores", "hausdorff95", "segmentation_scores", "summarise", "surface"]
+__all__ = ["Scores", "convention", "hausdorff95", "pool", "segmentation_scores", "summarise", "surface"]
 
 __getattr__, __dir__ = attach(
     __name__,
     {
         "Scores": "scores",
         "segmentation_scores": "scores",
+        "convention": "summary",
+        "pool": "summary",
         "summarise": "summary",
         "hausdorff95": "hausdorff",
-        "surface": "hausdorff",
+        "surface": "surfaces",
     },
 )

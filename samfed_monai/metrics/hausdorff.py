@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-from scipy.ndimage import distance_transform_edt
+import math
 
-Mask = np.ndarray
+import numpy as np
+
+from samfed_monai.metrics.surfaces import Mask, squared_distances, surface
 
 PERCENTILE = 95
 
@@ -13,8 +14,7 @@ PERCENTILE = 95
 def hausdorff95(prediction: Mask, label: Mask, *, pooled: bool = False) -> float:
     """HD95 of two masks that both hold at least one pixel.
 
-    Both masks are cropped to their joint bounding box first, which changes no distance (every surface pixel lies in
-    it) and makes the distance transform several times cheaper.
+    Both masks are cropped to their joint bounding box first, which changes no distance: every surface pixel lies in it.
 
     Args:
         prediction: (H, W) bool.
@@ -31,32 +31,32 @@ def hausdorff95(prediction: Mask, label: Mask, *, pooled: bool = False) -> float
     """
     if not prediction.any() or not label.any():
         raise ValueError("HD95 of an empty mask is not defined; segmentation_scores holds the convention for it")
-    box = _joint_box(prediction, label)
-    surface_p, surface_l = surface(prediction[box]), surface(label[box])
-    to_label = distance_transform_edt(~surface_l)[surface_p]
-    to_prediction = distance_transform_edt(~surface_p)[surface_l]
+    box = joint_box(prediction, label)
+    to_label, to_prediction = squared_distances(surface(prediction[box]), surface(label[box]))
     if pooled:
-        return float(np.percentile(np.concatenate([to_label, to_prediction]), PERCENTILE))
-    return float(max(np.percentile(to_label, PERCENTILE), np.percentile(to_prediction, PERCENTILE)))
+        return _percentile(np.concatenate([to_label, to_prediction]))
+    return max(_percentile(to_label), _percentile(to_prediction))
 
 
-def surface(mask: Mask) -> Mask:
-    """Pixels of a mask with at least one of their four neighbours outside it; beyond the frame counts as outside.
-
-    The same pixels as ``mask ^ scipy.ndimage.binary_erosion(mask)``, which MONAI and MedPy use, without its overhead.
+def joint_box(a: Mask, b: Mask) -> tuple[slice, slice]:
+    """The smallest rows and columns that hold every pixel of both masks; empty slices where there is none.
 
     Args:
-        mask: (H, W) bool.
-
-    Returns:
-        (H, W) bool.
+        a: (H, W) bool.
+        b: (H, W) bool.
     """
-    padded = np.pad(mask, 1)
-    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inside
-
-
-def _joint_box(a: Mask, b: Mask) -> tuple[slice, slice]:
     either = a | b
     rows, columns = np.flatnonzero(either.any(axis=1)), np.flatnonzero(either.any(axis=0))
+    if not len(rows):
+        return slice(0, 0), slice(0, 0)
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def _percentile(squares: np.ndarray) -> float:
+    """``np.percentile(np.sqrt(squares), PERCENTILE)``, linear between neighbours, without a sort or all the roots."""
+    place = (len(squares) - 1) * PERCENTILE / 100
+    below = math.floor(place)
+    above = min(below + 1, len(squares) - 1)
+    ordered = np.partition(squares, (below, above))
+    low, high = math.sqrt(ordered[below]), math.sqrt(ordered[above])
+    return low + (high - low) * (place - below)

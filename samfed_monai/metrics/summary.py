@@ -1,13 +1,16 @@
-"""From the scores of images to the score of a site."""
+"""From the scores of images to the score of a site, and from the scores of sites to that of all of them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
 from samfed_monai.metrics.scores import Scores
+
+NAMES = ("dice", "iou", "hd95")
+EMPTY = ("both", "prediction", "label")
 
 
 def summarise(scores: Iterable[Scores], *, skip_empty: bool = False) -> dict[str, Any]:
@@ -23,16 +26,51 @@ def summarise(scores: Iterable[Scores], *, skip_empty: bool = False) -> dict[str
     """
     table = list(scores)
     measured = [score for score in table if score.empty == "none"] if skip_empty else table
-    empty = Counter(score.empty for score in table)
+    empty: Counter[str] = Counter(score.empty for score in table)
     return {
         "dice": _mean(score.dice for score in table),
         "iou": _mean(score.iou for score in table),
         "hd95": _mean(score.hd95 for score in measured),
         "n": len(table),
-        "empty": {which: empty[which] for which in ("both", "prediction", "label")},
+        "empty": {which: empty[which] for which in EMPTY},
     }
+
+
+def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) -> dict[str, Any]:
+    """The summary of all images behind several summaries, as :func:`summarise` would give it.
+
+    Args:
+        summaries: what :func:`summarise` returned for each site.
+        skip_empty: as the summaries were made: HD95 is then weighted by the images without an empty mask.
+    """
+    parts = list(summaries)
+    images = [part["n"] for part in parts]
+    measured = [part["n"] - sum(part["empty"].values()) for part in parts] if skip_empty else images
+    return {
+        **{name: _weighted(parts, name, measured if name == "hd95" else images) for name in NAMES},
+        "n": sum(images),
+        "empty": {which: sum(part["empty"][which] for part in parts) for which in EMPTY},
+    }
+
+
+def convention(*, pooled: bool = False, skip_empty: bool = False) -> dict[str, str]:
+    """What HD95 means and what an empty mask counts, as ``convention`` of ``results.json`` states it.
+
+    Args:
+        pooled: as in :func:`samfed_monai.metrics.hausdorff95`.
+        skip_empty: as in :func:`summarise`.
+
+    Returns:
+        ``{"hd95": "max of directed" | "pooled", "empty": "diagonal" | "skipped"}``.
+    """
+    return {"hd95": "pooled" if pooled else "max of directed", "empty": "skipped" if skip_empty else "diagonal"}
 
 
 def _mean(values: Iterable[float]) -> float | None:
     numbers = list(values)
     return fmean(numbers) if numbers else None
+
+
+def _weighted(parts: list[Mapping[str, Any]], name: str, weights: list[int]) -> float | None:
+    total = sum(weights)
+    return sum(part[name] * n for part, n in zip(parts, weights, strict=True) if n) / total if total else None

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.metrics import Scores, summarise
+from samfed_monai.metrics import Scores, convention, pool, summarise
+from samfed_monai.results.schema import RESULTS_SCHEMA
 
 TABLE = [Scores(0.8, 0.6, 10.0), Scores(0.0, 0.0, 50.0, "prediction"), Scores(1.0, 1.0, 0.0, "both")]
 
@@ -31,3 +32,32 @@ def test_no_image_has_no_mean():
         "n": 0,
         "empty": {"both": 0, "prediction": 0, "label": 0},
     }
+
+
+@pytest.mark.parametrize("skip_empty", [False, True])
+def test_pooled_sites_are_the_summary_of_all_their_images(skip_empty):
+    sites = [TABLE, [Scores(0.5, 0.4, 3.0)] * 4, [Scores(0.0, 0.0, 50.0, "label")], []]
+    pooled = pool([summarise(site, skip_empty=skip_empty) for site in sites], skip_empty=skip_empty)
+    whole = summarise([score for site in sites for score in site], skip_empty=skip_empty)
+    assert pooled == {**whole, **{name: pytest.approx(whole[name]) for name in ("dice", "iou", "hd95")}}
+
+
+def test_sites_of_which_every_mask_is_empty_have_no_hd95_when_skipped():
+    site = summarise([Scores(0.0, 0.0, 50.0, "prediction")], skip_empty=True)
+    assert site["hd95"] is None
+    assert pool([site, site], skip_empty=True) == {
+        "dice": 0.0,
+        "iou": 0.0,
+        "hd95": None,
+        "n": 2,
+        "empty": {"both": 0, "prediction": 2, "label": 0},
+    }
+
+
+def test_the_convention_is_stated_in_the_words_of_results_json():
+    assert convention() == {"hd95": "max of directed", "empty": "diagonal"}
+    assert convention(pooled=True, skip_empty=True) == {"hd95": "pooled", "empty": "skipped"}
+    schema = RESULTS_SCHEMA["properties"]["convention"]["properties"]
+    for pooled in (False, True):
+        for key, word in convention(pooled=pooled, skip_empty=pooled).items():
+            assert word in schema[key]["enum"]
