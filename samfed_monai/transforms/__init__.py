@@ -11,6 +11,7 @@ __getattr__, __dir__ = attach(
         "LoadSoftMaskd": "load_soft_mask",
         "LoadTargetd": "load_target",
         "PublicTargets": "load_target",
+        "NoiseViewd": "noise_view",
         "StrongView": "strong_view",
         "StrongViewd": "strong_view",
         "UnlabelledViews": "views",
