@@ -7,6 +7,7 @@ __getattr__, __dir__ = attach(
     {
         "BatchGuide": "batch_guide",
         "BestWeightsSaver": "best_weights_saver",
+        "ConfidenceTerm": "confidence_term",
         "DivergenceGuard": "divergence_guard",
         "EmaGuide": "ema_guide",
         "EndlessSampler": "endless_sampler",
@@ -16,6 +17,7 @@ __getattr__, __dir__ = attach(
         "Guide": "guide",
         "Guidance": "guidance",
         "LEARNING_RATE_SCHEDULES": "round_learning_rate",
+        "LsslTerm": "lssl_term",
         "PseudoLabelTerm": "pseudo_label_term",
         "RoundLearningRate": "round_learning_rate",
         "SamDistillationTerm": "sam_distillation_term",
