@@ -21,7 +21,7 @@ from samfed_monai.config.trained_model import model_file, read_header, settings_
 from samfed_monai.errors import Problem, Refused, Stopped
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "samfed_skin"
-COMMANDS = ("prepare", "weights", "init", "check", "teach", "federate", "compare", "report", "evaluate", "infer")
+COMMANDS = ("prepare", "weights", "init", "check", "variants", "teach", "federate", "compare", "report", "evaluate", "infer")
 FEDERATE = ["federate", "samfed_skin", "--datalist", "l.json", "--data-root", "d", "--rounds", "3", "--output-dir", "r"]
 
 
@@ -190,12 +190,13 @@ def test_check_wants_the_workflow_that_an_override_is_for(capsys):
 
 
 def test_evaluate_prints_a_row_per_site():
-    row = {"n": 20, "dice": 0.8, "iou": 0.7, "hd95": 12.345}
-    result = {"split": "test", "sites": {"site-1": row}, "average": row}
+    row = {"n": 20, "dice": 0.8, "iou": 0.7, "hd95": 12.345, "empty": {"both": 1, "prediction": 2, "label": 0}}
+    result = {"split": "test", "sites": {"site-1": row, "site-2": {**row, "hd95": None}}, "average": row}
     assert lines_of(result) == [
-        "test        n   Dice    IoU   HD95",
-        "site-1     20  0.800  0.700   12.3",
-        "average    20  0.800  0.700   12.3",
+        "test        n   Dice    IoU   HD95  empty",
+        "site-1     20  0.800  0.700   12.3      3",
+        "site-2     20  0.800  0.700      -      3",
+        "average    20  0.800  0.700   12.3      3",
     ]
 
 

@@ -53,10 +53,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def lines_of(result: Mapping[str, Any]) -> list[str]:
-    """A table in plain text: one row per site, and the mean over all images."""
+    """A table in plain text: one row per site, and the mean over all images; ``empty`` counts those with an empty mask."""
     rows = {**result["sites"], "average": result["average"]}
     width = max(len(name) for name in rows)
-    lines = [f"{result['split']:<{width}}     n   Dice    IoU   HD95"]
+    lines = [f"{result['split']:<{width}}     n   Dice    IoU   HD95  empty"]
     for name, row in rows.items():
-        lines.append(f"{name:<{width}} {row['n']:>5}  {row['dice']:.3f}  {row['iou']:.3f}  {row['hd95']:5.1f}")
+        far, empty = "-" if row["hd95"] is None else f"{row['hd95']:.1f}", sum(row["empty"].values())
+        lines.append(f"{name:<{width}} {row['n']:>5}  {row['dice']:.3f}  {row['iou']:.3f}  {far:>5}  {empty:>5}")
     return lines

@@ -18,7 +18,7 @@ from PIL import Image
 
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.io import atomic_write
-from samfed_monai.metrics import Scores, segmentation_scores, summarise
+from samfed_monai.metrics import Scores, convention, segmentation_scores, summarise
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -36,7 +36,7 @@ class ScoreHandler:
     batches), and ``id`` of ``engine.state.batch``. After every epoch it leaves on ``engine.state``:
 
     - ``metrics["dice" | "iou" | "hd95"]``: means over the images,
-    - ``score_summary``: those with ``n`` and the counts of empty masks,
+    - ``score_summary``: those with ``n``, the counts of empty masks, and the ``convention`` they were made in,
     - ``scores``: a list of ``{"id", "dice", "iou", "hd95", "empty"}``, one per image in the order seen.
 
     It compares at the size that arrives: prediction and label must agree, nothing is resized.
@@ -46,14 +46,17 @@ class ScoreHandler:
             ``None`` writes nothing.
         threshold: probability above which a pixel is foreground.
         pooled: MedPy's HD95 instead of MONAI's; see :func:`samfed_monai.metrics.hausdorff95`.
+        skip_empty: leave images with an empty mask out of HD95's mean; see :func:`samfed_monai.metrics.summarise`. Both
+            for tables that shall be compared with HSSF's. The rows keep every image, with the diagonal as HD95.
         id_key: key of the batch that names an image; images without one are numbered.
 
     Raises:
-        Refused: the threshold is not inside (0, 1); later, when an image comes without a label.
+        Refused: the threshold is not inside (0, 1), or a switch is not true or false; later, when an image comes
+            without a label.
 
     Example::
 
-        {"_target_": "samfed_monai.handlers.ScoreHandler", "output_dir": "@output_dir"}
+        {"_target_": "samfed_monai.handlers.ScoreHandler", "pooled": true, "skip_empty": true}
     """
 
     def __init__(
@@ -62,17 +65,22 @@ class ScoreHandler:
         output_dir: str | Path | None = None,
         threshold: float = 0.5,
         pooled: bool = False,
+        skip_empty: bool = False,
         id_key: str = "id",
     ) -> None:
-        if not 0 < threshold < 1:
-            raise Refused([Problem("ScoreHandler#threshold", found=repr(threshold), expected="a number in (0, 1)")])
+        _check(threshold, pooled=pooled, skip_empty=skip_empty)
         self.output_dir = Path(output_dir) if output_dir is not None else None
-        self.pooled, self.id_key = pooled, id_key
+        self.pooled, self.skip_empty, self.id_key = pooled, skip_empty, id_key
         # sigmoid(z) > t exactly where z > logit(t): comparing logits needs no sigmoid
         self._logit = float(np.log(threshold) - np.log1p(-threshold))
         self._table: list[tuple[str, Scores]] = []
         self._files: list[str] = []
         self._seen: Counter[str] = Counter()
+
+    @property
+    def convention(self) -> dict[str, str]:
+        """What this handler's HD95 means and what an empty mask counts, as ``results.json`` states it."""
+        return convention(pooled=self.pooled, skip_empty=self.skip_empty)
 
     def attach(self, engine: Engine) -> None:
         """Binds the handler to an evaluator."""
@@ -97,12 +105,12 @@ class ScoreHandler:
 
     def finish(self, engine: Engine) -> None:
         """Leaves means and table on ``engine.state``, and writes ``scores.csv``."""
-        summary = summarise(scores for _, scores in self._table)
+        summary = summarise((scores for _, scores in self._table), skip_empty=self.skip_empty)
         if not summary["n"]:
             logger.warning("no image was scored: the evaluator's data loader is empty")
         state: Any = engine.state
         state.scores = [{"id": name, **scores.as_dict()} for name, scores in self._table]
-        state.score_summary = summary
+        state.score_summary = {**summary, "convention": self.convention}
         state.metrics.update({key: summary[key] for key in ("dice", "iou", "hd95") if summary[key] is not None})
         if self.output_dir is not None:
             write_scores(self.output_dir / "scores.csv", state.scores, masks=self._files)
@@ -147,6 +155,18 @@ def safe_name(identifier: str) -> str:
     if name == identifier and name.strip():
         return name
     return f"{name}-{hashlib.sha256(identifier.encode(errors='surrogateescape')).hexdigest()[:8]}"
+
+
+def _check(threshold: float, **switches: bool) -> None:
+    problems = [
+        Problem(f"ScoreHandler#{name}", found=repr(value), expected="true or false")
+        for name, value in switches.items()
+        if not isinstance(value, bool)
+    ]
+    if not 0 < threshold < 1:
+        problems.append(Problem("ScoreHandler#threshold", found=repr(threshold), expected="a number in (0, 1)"))
+    if problems:
+        raise Refused(problems)
 
 
 def _pairs(output: Any) -> Iterator[tuple[Tensor, Tensor]]:

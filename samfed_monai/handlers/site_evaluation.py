@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.handlers.records_of_site import SERVER_NAMES
 from samfed_monai.io import safe_load, write_json
+from samfed_monai.metrics import pool
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedEvaluator
@@ -23,8 +24,8 @@ class SiteEvaluation:
     """Loads weights, runs the evaluator over a split of one site or of all, and writes what it found.
 
     ``<output_dir>/<site>/<split>/scores.csv`` has one row per image, and predicted masks lie beside it if wanted;
-    ``<output_dir>/metrics.json`` has each site's means and the mean over all images. Sites without images in the split
-    are left out.
+    ``<output_dir>/metrics.json`` has each site's means, the mean over all images, and the convention of both. Sites
+    without images in the split are left out.
 
     Args:
         evaluator: MONAI evaluator whose handlers include ``scores``.
@@ -73,12 +74,16 @@ class SiteEvaluation:
         network = self.evaluator.network
         network.load_state_dict(safe_load(self.model, like=network.state_dict()))
         sites = {name: self._one_site(name, items) for name, items in records.items()}
-        result = {"model": self.model.name, "split": self.split, "sites": sites, "average": _average(sites)}
+        average = pool(sites.values(), skip_empty=self.scores.skip_empty)
+        result = {"model": self.model.name, "split": self.split, "sites": sites, "average": average}
+        result["convention"] = self.scores.convention
         write_json(self.output_dir / "metrics.json", result)
-        rows: dict[str, Any] = {**sites, "average": result["average"]}
+        rows: dict[str, Any] = {**sites, "average": average}
         for name, row in rows.items():
-            means = (row["dice"], row["iou"], row["hd95"], row["n"])
-            logger.info("%s, %s: Dice %.4f, IoU %.4f, HD95 %.1f px, %d images", name, self.split, *means)
+            far = "-" if row["hd95"] is None else f"{row['hd95']:.1f} px"
+            means = (row["dice"], row["iou"], far, row["n"], sum(row["empty"].values()))
+            text = "%s, %s: Dice %.4f, IoU %.4f, HD95 %s, %d images, %d with an empty mask"
+            logger.info(text, name, self.split, *means)
         return result
 
     def _records(self) -> dict[str, list[dict[str, Any]]]:
@@ -106,10 +111,3 @@ class SiteEvaluation:
         self.evaluator.run()
         summary: dict[str, Any] = self.evaluator.state.score_summary
         return summary
-
-
-def _average(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean over all images of all sites (METHOD section 7)."""
-    count = sum(row["n"] for row in sites.values())
-    means = {key: sum(row[key] * row["n"] for row in sites.values()) / count for key in ("dice", "iou", "hd95")}
-    return {**means, "n": count}

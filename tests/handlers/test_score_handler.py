@@ -59,6 +59,33 @@ def test_it_scores_every_image_of_monais_evaluator(decollate, batch_size):
     assert state.score_summary["empty"] == {"both": 0, "prediction": 0, "label": 1}
 
 
+def test_the_convention_stands_beside_the_means():
+    state = evaluate(ScoreHandler())
+    assert state.score_summary["convention"] == {"hd95": "max of directed", "empty": "diagonal"}
+    assert state.metrics["hd95"] == pytest.approx((0 + 10 + 4) / 3)
+
+
+def test_hssfs_convention_pools_both_directions_and_skips_empty_masks():
+    state = evaluate(ScoreHandler(pooled=True, skip_empty=True))
+    assert state.score_summary["convention"] == {"hd95": "pooled", "empty": "skipped"}
+    assert state.score_summary["empty"]["label"] == 1
+    assert state.score_summary["n"] == 3
+    # first image 0, third 4: of both surfaces' 40 pixels the 6 at the right edge are 4 away, place 37.05 is among them
+    assert state.metrics["hd95"] == pytest.approx((0 + 4) / 2)
+    assert state.scores[1]["hd95"] == 10.0
+
+
+def test_no_measured_image_leaves_no_hd95():
+    engine = Engine(lambda engine, batch: None)
+    engine.state.batch = {"id": ["a"]}
+    engine.state.output = [{"pred": torch.full((1, 4, 4), -5.0), "label": torch.ones(1, 4, 4)}]
+    handler = ScoreHandler(skip_empty=True)
+    handler(engine)
+    handler.finish(engine)
+    assert engine.state.score_summary["hd95"] is None
+    assert engine.state.metrics == {"dice": 0.0, "iou": 0.0}
+
+
 def test_a_second_run_starts_afresh():
     handler = ScoreHandler()
     evaluate(handler)
@@ -123,6 +150,8 @@ def test_two_channels_are_refused():
 def test_the_threshold_is_a_probability():
     with pytest.raises(Refused, match=r"ScoreHandler#threshold: expected a number in \(0, 1\), found 1.5"):
         ScoreHandler(threshold=1.5)
+    with pytest.raises(Refused, match=r"(?s)pooled: expected true or false, found 'yes'.*skip_empty.*found 1"):
+        ScoreHandler(pooled="yes", skip_empty=1)
     engine = Engine(lambda engine, batch: None)
     engine.state.batch = {"id": ["a"]}
     handler = ScoreHandler(threshold=0.9)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from samfed_monai.data import render_synthetic
 from samfed_monai.errors import Refused
 from samfed_monai.handlers import SiteEvaluation
-from samfed_monai.handlers.site_evaluation import _average
+from samfed_monai.handlers.score_handler import ScoreHandler
+from samfed_monai.io import read_json, save_tensors
 
 
 def evaluation(folder: Path, **kwargs: Any) -> SiteEvaluation:
@@ -29,9 +32,23 @@ def test_a_split_without_images_or_an_unknown_site_is_refused(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
-def test_the_average_is_over_images_not_over_sites() -> None:
+@pytest.mark.parametrize("skip_empty", [False, True])
+def test_the_average_is_over_images_not_over_sites(tmp_path: Path, skip_empty: bool, monkeypatch, caplog) -> None:
+    empty = {"both": 0, "prediction": 1, "label": 0}
     sites = {
-        "a": {"dice": 0.5, "iou": 0.4, "hd95": 10.0, "n": 1},
-        "b": {"dice": 0.9, "iou": 0.8, "hd95": 2.0, "n": 3},
+        "a": {"dice": 0.5, "iou": 0.4, "hd95": None if skip_empty else 10.0, "n": 1, "empty": empty},
+        "b": {"dice": 0.9, "iou": 0.8, "hd95": 2.0, "n": 3, "empty": dict.fromkeys(empty, 0)},
     }
-    assert _average(sites) == pytest.approx({"dice": 0.8, "iou": 0.7, "hd95": 4.0, "n": 4})
+    save_tensors(tmp_path / "m.safetensors", torch.nn.Linear(1, 1).state_dict())
+    evaluator = SimpleNamespace(network=torch.nn.Linear(1, 1))
+    scores = ScoreHandler(skip_empty=skip_empty)
+    run = evaluation(tmp_path, evaluator=evaluator, scores=scores, model=tmp_path / "m.safetensors")
+    monkeypatch.setattr(run, "_records", lambda: sites)
+    monkeypatch.setattr(run, "_one_site", lambda name, items: items)
+    with caplog.at_level("INFO"):
+        result = run.run()
+    means = {"dice": 0.8, "iou": 0.7, "hd95": 2.0 if skip_empty else 4.0, "n": 4}
+    assert result["average"] == {**{key: pytest.approx(value) for key, value in means.items()}, "empty": empty}
+    assert result["convention"]["empty"] == ("skipped" if skip_empty else "diagonal")
+    assert read_json(tmp_path / "out" / "metrics.json")["convention"] == result["convention"]
+    assert f"a, test: Dice 0.5000, IoU 0.4000, HD95 {'-' if skip_empty else '10.0 px'}, 1 images, 1 with" in caplog.text

@@ -45,7 +45,7 @@ class SiteMasks:
     def teacher_scores(
         self, teacher_sha256: str, config: WorkflowConfig, splits: Sequence[str]
     ) -> dict[str, dict[str, list[dict[str, Any]]]]:
-        """The teacher's own scores per image, at the evaluation size and against the labels the students get.
+        """The teacher's own scores per image: size, labels and kind of HD95 are those of the students' evaluation.
 
         Returns:
             Site to split to rows of ``{"id", "dice", "iou", "hd95", "empty"}``.
@@ -55,7 +55,9 @@ class SiteMasks:
 
         from samfed_monai.metrics import segmentation_scores
 
-        preprocessing = config.parser().get_parsed_content("validate#preprocessing")
+        parser = config.parser()
+        preprocessing = parser.get_parsed_content("validate#preprocessing")
+        pooled = getattr(parser.get_parsed_content("validate#scores"), "pooled", False)
         tables: dict[str, dict[str, list[dict[str, Any]]]] = {}
         for site in self.datalist.sites:
             store = SoftMaskStore(self.store_dir(site), teacher_sha256=teacher_sha256)
@@ -66,7 +68,8 @@ class SiteMasks:
                     label = torch.as_tensor(preprocessing(dict(record))["label"])
                     mask = store.get(record["image_sha256"])[None]
                     mask = interpolate(mask, label.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
-                    scores = segmentation_scores((mask[0, 0] > 0.5).numpy(), (label[0] > 0.5).numpy())
+                    prediction = (mask[0, 0] > 0.5).numpy()
+                    scores = segmentation_scores(prediction, (label[0] > 0.5).numpy(), pooled=pooled)
                     rows.append({"id": record["id"], **scores.as_dict()})
         return tables
 

@@ -50,3 +50,13 @@ def test_the_teacher_is_scored_at_the_evaluation_size(masks):
         assert row["dice"] == pytest.approx(2 * row["iou"] / (1 + row["iou"]))
         assert 0 < row["iou"] < 1
         assert row["hd95"] <= 32 * 2**0.5
+
+
+def test_the_teachers_hd95_is_of_the_students_kind(masks):
+    masks.fill(Everything(), ("test",))
+    config = client_config(find_bundle("samfed_skin"), "samfed", {"image_size": 32})
+    pooled = config.with_overrides({"validate#scores#pooled": True})
+    ours, theirs = (masks.teacher_scores(Everything.sha256, one, ("test",)) for one in (config, pooled))
+    pairs = [(a, b) for site in ours for a, b in zip(ours[site]["test"], theirs[site]["test"], strict=True)]
+    assert all(a["dice"] == b["dice"] for a, b in pairs)
+    assert any(a["hd95"] > b["hd95"] for a, b in pairs)
