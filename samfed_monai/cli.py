@@ -15,6 +15,7 @@ from samfed_monai.commands.evaluate import add_evaluate_parser
 from samfed_monai.commands.federate import add_federate_parser
 from samfed_monai.commands.infer import add_infer_parser
 from samfed_monai.commands.init import add_init_parser
+from samfed_monai.commands.variants import add_variants_parser
 from samfed_monai.config.exit_codes import message_and_code, told_by
 from samfed_monai.data.prepare_cli import add_prepare_parser
 from samfed_monai.errors import SamFedError
@@ -41,6 +42,7 @@ ADD_PARSERS = (
     add_weights_parser,
     add_init_parser,
     add_check_parser,
+    add_variants_parser,
     add_teach_parser,
     add_federate_parser,
     add_compare_parser,

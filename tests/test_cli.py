@@ -21,7 +21,19 @@ from samfed_monai.config.trained_model import model_file, read_header, settings_
 from samfed_monai.errors import Problem, Refused, Stopped
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "samfed_skin"
-COMMANDS = ("prepare", "weights", "init", "check", "variants", "teach", "federate", "compare", "report", "evaluate", "infer")
+COMMANDS = (
+    "prepare",
+    "weights",
+    "init",
+    "check",
+    "variants",
+    "teach",
+    "federate",
+    "compare",
+    "report",
+    "evaluate",
+    "infer",
+)
 FEDERATE = ["federate", "samfed_skin", "--datalist", "l.json", "--data-root", "d", "--rounds", "3", "--output-dir", "r"]
 
 

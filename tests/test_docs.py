@@ -12,7 +12,19 @@ import torch
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = sorted([REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *(REPOSITORY / "docs").glob("*.md")])
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-COMMANDS = {"prepare", "init", "weights", "teach", "federate", "compare", "evaluate", "infer", "report", "check"}
+COMMANDS = {
+    "prepare",
+    "init",
+    "weights",
+    "teach",
+    "federate",
+    "compare",
+    "evaluate",
+    "infer",
+    "report",
+    "check",
+    "variants",
+}
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -116,6 +116,7 @@ def test_help_names_every_command(samfed):
         "infer",
         "report",
         "check",
+        "variants",
     ]:
         assert command in done.stdout
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from samfed_monai.commands.arguments import add_bundle, add_data, overrides_of, take_overrides
 from samfed_monai.errors import ExitCode, Problem, Refused
@@ -34,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Checks, and says what was checked."""
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.config.check import check_bundle, workflows_of
+    from samfed_monai.config.variants import known_variants, own_variants
 
     root = find_bundle(arguments.bundle)
     overrides = overrides_of(arguments.extra)
@@ -42,23 +42,26 @@ def run(arguments: argparse.Namespace) -> int:
         raise Refused([Problem("command line", found=f"--{next(iter(overrides))}", expected=expected)])
     workflows = [arguments.workflow] if arguments.workflow else workflows_of(root)
     trains = {"train", "federate"} & set(workflows)
-    variants = [arguments.variant] if arguments.variant else variants_of(root) if trains else []
+    variants = [arguments.variant] if arguments.variant else known_variants(root) if trains else []
     problems: dict[Problem, None] = {}
     for workflow in workflows:
         problems |= dict.fromkeys(check_bundle(root, workflow, overrides=overrides, ready=False))
+    unfit = {}
     for variant in variants:
-        problems |= dict.fromkeys(check_bundle(root, "train", variant=variant, ready=False))
+        found = check_bundle(root, "train", variant=variant, ready=False)
+        if variant == arguments.variant or variant in own_variants(root):
+            problems |= dict.fromkeys(found)
+        elif found:
+            unfit[variant] = found[0]
     if arguments.datalist:
         problems |= dict.fromkeys(_check_data(arguments.datalist, arguments.data_root))
     if problems:
         raise Refused(problems)
-    sys.stdout.write(f"{root.name}: no problems in {', '.join(workflows)}; variants: {', '.join(variants) or 'none'}\n")
+    fit = ", ".join(variant for variant in variants if variant not in unfit)
+    sys.stdout.write(f"{root.name}: no problems in {', '.join(workflows)}; variants: {fit or 'none'}\n")
+    for variant, problem in unfit.items():
+        sys.stdout.write(f"  the package's variant {variant} does not fit this bundle: {problem}\n")
     return int(ExitCode.DONE)
-
-
-def variants_of(root: Path) -> list[str]:
-    """Names of a bundle's variants."""
-    return sorted(path.stem for path in (root / "configs" / "variants").glob("*.json"))
 
 
 def _check_data(datalist: str, data_root: str | None) -> list[Problem]:

@@ -23,7 +23,7 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     add_data(parser)
     parser.add_argument("--rounds", metavar="N", type=int, required=True, help="federated rounds")
     parser.add_argument("--output-dir", metavar="RUN", required=True, help="the run's folder")
-    parser.add_argument("--variant", metavar="NAME", help="a baseline or ablation: a file of configs/variants")
+    parser.add_argument("--variant", metavar="NAME", help="a baseline or ablation, see `samfed variants`")
     parser.add_argument("--cache-dir", metavar="DIR", help="adapters, soft masks and warm starts that runs share")
     take_overrides(parser, "federate.json")
     parser.set_defaults(run=run)

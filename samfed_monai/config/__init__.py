@@ -10,6 +10,8 @@ __getattr__, __dir__ = attach(
         "check_bundle": "check",
         "exit_on_refusal": "exit_codes",
         "find_bundle": "bundles",
+        "find_variant": "variants",
+        "known_variants": "variants",
         "knobs_of": "knobs",
         "packaged_bundle": "bundles",
         "packaged_bundles": "bundles",

@@ -10,9 +10,10 @@ from samfed_monai.config.components import ComponentCheck, check_override_kinds
 from samfed_monai.config.files import check_base_weights, check_files
 from samfed_monai.config.ids import MISSING, flat, lookup, references
 from samfed_monai.config.knobs import check_knobs
-from samfed_monai.config.layers import WORKFLOWS, BundleConfig, variant_file, workflow_files
+from samfed_monai.config.layers import WORKFLOWS, BundleConfig, workflow_files
 from samfed_monai.config.logging_file import check_logging
 from samfed_monai.config.spelling import check_override_ids, check_references, check_unread_knobs
+from samfed_monai.config.variants import find_variant
 from samfed_monai.errors import Problem, Refused
 
 
@@ -33,7 +34,7 @@ def check_bundle(
     Args:
         bundle_root: folder that holds ``configs/``.
         workflow: ``train``, ``teacher``, ``federate``, ``evaluate`` or ``inference``.
-        variant: name of a file in ``configs/variants``; ``samfed`` and ``None`` are the bundle as it is.
+        variant: name of a variant (see :func:`samfed_monai.config.known_variants`); ``None`` is the bundle as it is.
         overrides: ids and values of the command line.
         files: config files to check instead of the workflow's own.
         ready: whether the workflow is about to run, so that all it names on disk must be there. ``False`` only looks
@@ -57,8 +58,7 @@ def check_bundle(
 
 
 def _variant_files(root: Path, variant: Any) -> list[Path]:
-    shipped = root / "configs" / "variants" / "samfed.json"
-    return [] if variant is None or (variant == "samfed" and not shipped.is_file()) else [variant_file(root, variant)]
+    return [] if variant is None else [find_variant(root, variant)]
 
 
 def _problems(config: BundleConfig, root: Path, base_layers: int, ready: bool) -> list[Problem]:

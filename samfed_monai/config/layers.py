@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.ids import MISSING, did_you_mean, join_id, lookup, split_id
+from samfed_monai.config.variants import find_variant as variant_file  # noqa: F401
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.io import read_json
 
@@ -35,20 +36,6 @@ def workflow_files(bundle_root: Path, workflow: str) -> list[Path]:
             [Problem("workflow", found=repr(workflow), expected=expected, mend=did_you_mean(workflow, WORKFLOWS))]
         )
     return [bundle_root / "configs" / name for name in WORKFLOWS[workflow]]
-
-
-def variant_file(bundle_root: Path, variant: str) -> Path:
-    """File of a variant of a bundle; ``samfed`` is the default and may have none.
-
-    Raises:
-        Refused: no such variant; the message lists those that exist.
-    """
-    folder = bundle_root / "configs" / "variants"
-    names = {path.stem for path in folder.glob("*.json")}
-    if variant not in names:
-        expected = f"one of {sorted(names | {'samfed'})}"
-        raise Refused([Problem("variant", found=repr(variant), expected=expected, mend=did_you_mean(variant, names))])
-    return folder / f"{variant}.json"
 
 
 class BundleConfig:

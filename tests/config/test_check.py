@@ -84,9 +84,9 @@ def test_fault_23_knob_added_beside_the_one_it_meant(bundle, rewrite: Write):
 
 
 def test_fault_23_unknown_variant(bundle):
-    assert told(bundle, variant="gentel") == [
-        "variant: expected one of ['gentle', 'samfed'], found 'gentel'; did you mean 'gentle'?"
-    ]
+    [message] = told(bundle, variant="gentel")
+    assert message.startswith("variant: expected one of ['dp_only', 'gentle', ")
+    assert message.endswith("found 'gentel'; did you mean 'gentle'?")
 
 
 def test_a_variant_may_add_a_component_to_a_group(bundle, rewrite: Write):

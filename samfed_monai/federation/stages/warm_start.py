@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samfed_monai.config.variants import find_variant
 from samfed_monai.data import DataList
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.random_state import own_random_state
@@ -40,7 +41,7 @@ def warm_start(
     Returns:
         Names to tensors of the network, and their fingerprint (hexadecimal).
     """
-    config = config.with_files("configs/variants/dp_only.json")
+    config = config.with_files(str(find_variant(config.bundle_root, "dp_only")))
     public = canonical_hash([[item.sha256, item.label_sha256] for item in datalist.public])
     key = config.fingerprint(public=public, steps=steps, seed=seed)
     path = Path(cache_dir) / "warm_start" / f"{key[:16]}.safetensors"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.config.variants import find_variant
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.io import canonical_hash
 
@@ -27,7 +28,7 @@ class WorkflowConfig:
 
     Args:
         bundle_root: folder of the bundle.
-        files: configuration files relative to it, for instance ``("configs/train.json",)``.
+        files: configuration files, absolute or relative to it, for instance ``("configs/train.json",)``.
         overrides: ids to values, as on the command line (``{"terms#sam_kd#weight": 0.5}``).
     """
 
@@ -62,9 +63,18 @@ class WorkflowConfig:
         """
         parser = self.parser()
         if name not in parser:
-            where = f"{self.files[-1]} -> {name}"
+            where = f"{Path(self.files[-1]).name} -> {name}"
             raise Refused([Problem(where, found="no such id", expected="a knob that the federation reads")])
         return parser.get_parsed_content(name)
+
+    def optional(self, name: str) -> Any:
+        """A knob's value, or ``None`` where the bundle has no such id."""
+        return self.value(name) if name in self.parser() else None
+
+    def optional_id(self, name: str) -> bool:
+        """Whether the bundle has this id with anything but ``null`` in it; nothing is instantiated."""
+        content = self.parser().get()
+        return content.get(name) is not None
 
     def content(self, *, without: frozenset[str] = PLACES) -> dict[str, Any]:
         """The merged configuration as JSON content; places and notes (ids that begin with ``_``) are left out."""
@@ -83,8 +93,4 @@ def client_config(bundle_root: str | Path, variant: str, overrides: Mapping[str,
         Refused: the bundle has no such variant; the names that exist are listed.
     """
     root = Path(bundle_root)
-    known = sorted(path.stem for path in (root / "configs" / "variants").glob("*.json"))
-    if variant not in known:
-        where = f"{root.name}/configs/variants"
-        raise Refused([Problem(where, found=repr(variant), expected=f"a variant, one of {known}")])
-    return WorkflowConfig(root, ("configs/train.json", f"configs/variants/{variant}.json"), dict(overrides))
+    return WorkflowConfig(root, ("configs/train.json", str(find_variant(root, variant))), dict(overrides))

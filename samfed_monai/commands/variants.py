@@ -1,0 +1,43 @@
+"""``samfed variants``: the baselines and ablations that a bundle can be run as."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+
+from samfed_monai.errors import ExitCode
+
+
+def add_variants_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Adds ``samfed variants [BUNDLE] [--path NAME]``."""
+    parser = subparsers.add_parser(
+        "variants",
+        help="list baselines and ablations",
+        description="Lists the variants that come with the package and, with a bundle, the bundle's own "
+        "(configs/variants/NAME.json); one of the same name replaces the package's.",
+        epilog="MONAI's own command takes a variant as a second file: python -m monai.bundle run "
+        "--config_file \"['configs/train.json','$(samfed variants --path no_sam)']\"",
+        allow_abbrev=False,
+    )
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="?", help="a bundle's folder, or the name of a packaged one")
+    parser.add_argument("--path", metavar="NAME", help="only say where the file of this variant is")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes one line per variant, or one path."""
+    from samfed_monai.config.bundles import find_bundle
+    from samfed_monai.config.variants import find_variant, known_variants, note_of
+
+    root = find_bundle(arguments.bundle) if arguments.bundle else None
+    if arguments.path:
+        sys.stdout.write(f"{find_variant(root, arguments.path)}\n")
+        return int(ExitCode.DONE)
+    names = known_variants(root)
+    width = max(map(len, names)) + 2
+    for name in names:
+        indents = {"initial_indent": f"{name:<{width}}", "subsequent_indent": " " * width}
+        sys.stdout.write(textwrap.fill(note_of(find_variant(root, name)), 100, **indents) + "\n")
+    return int(ExitCode.DONE)
