@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def lines_of(result: Mapping[str, Any]) -> list[str]:
-    """A table in plain text: one row per site, and the mean over all images; ``empty`` counts those with an empty mask."""
+    """A plain table: one row per site, and the mean over all images; ``empty`` counts those with an empty mask."""
     rows = {**result["sites"], "average": result["average"]}
     width = max(len(name) for name in rows)
     lines = [f"{result['split']:<{width}}     n   Dice    IoU   HD95  empty"]
