@@ -18,6 +18,7 @@ __getattr__, __dir__ = attach(
         "prepare_folders": "prepare",
         "prepare_isic": "prepare",
         "prepare_list": "prepare",
+        "prepare_polyp": "prepare_collections",
         "public_hash": "public_set",
         "read_image": "reading",
         "read_mask": "reading",

@@ -69,11 +69,16 @@ class Prepared:
     coverage: list[Coverage] = field(default_factory=list)
 
 
-def grouped(found: Iterable[Found], options: Options) -> list[Found]:
-    if options.groups is None:
-        return list(found)
-    group_of = read_groups(options.groups, column=options.group_column)
-    return [one.with_group(group_of(one.image)) for one in found]
+def grouped(found: Iterable[Found], options: Options, *, known: bool = False) -> list[Found]:
+    """The images with the groups that the options' file gives them.
+
+    Args:
+        found: images.
+        options: see :class:`Options`.
+        known: whether an image that the file does not name keeps the group that its source knows.
+    """
+    group_of = read_groups(options.groups, column=options.group_column) if options.groups else lambda image: None
+    return [one.with_group(group_of(one.image) or (one.group if known else None)) for one in found]
 
 
 def look_at(

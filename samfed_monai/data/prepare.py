@@ -83,7 +83,12 @@ def prepare_isic(
 
 
 def prepare_list(
-    split: str | Path, data_root: str | Path, *, options: Options, folders: Mapping[str, str] | None = None
+    split: str | Path,
+    data_root: str | Path,
+    *,
+    options: Options,
+    folders: Mapping[str, str] | None = None,
+    by_sequence: bool = False,
 ) -> Prepared:
     """Makes a list from a published one; images that are not at hand are reported, not invented.
 
@@ -92,13 +97,16 @@ def prepare_list(
         data_root: where the images are; see :func:`~.sources.published.find_published`.
         options: see :class:`Options`.
         folders: client to folder, where names do not tell.
+        by_sequence: record which video an image comes from, where that is known of a polyp collection. The list's
+            splits stay as they were published; what is drawn from it later (parts of a site, public images to hold
+            out) keeps videos whole.
 
     Raises:
         Refused: with everything that is wrong with the published list, the files and the result.
     """
     root = Path(data_root)
     published = find_published(split, root, folders=dict(folders or {}))
-    places = {place: grouped(found, options) for place, found in published.places.items()}
+    places = {place: grouped(found, options, known=by_sequence) for place, found in published.places.items()}
     sites: dict[str, list[Found]] = {}
     for (site, _), found in places.items():
         sites.setdefault(site, []).extend(found)

@@ -23,6 +23,7 @@ def add_prepare_parser(subparsers: Any) -> argparse.ArgumentParser:
     _folders(sources)
     _isic(sources)
     _list(sources)
+    _polyp(sources)
     _synthetic(sources)
     return prepare
 
@@ -63,9 +64,34 @@ def _list(sources: Any) -> None:
     parser.add_argument(
         "--folder", action="append", default=[], metavar="CLIENT=FOLDER", help="a client's folder; may be repeated"
     )
+    about = "record the videos that a polyp collection's images come from, where they are known"
+    parser.add_argument("--by-sequence", action="store_true", help=about)
     _reshaping(parser)
     _common(parser)
     parser.set_defaults(run=prepare_runs.run_list)
+
+
+def _polyp(sources: Any) -> None:
+    about = "public polyp collections as they unpack, one folder each: one hospital, one site"
+    parser = _source(sources, "polyp", about)
+    parser.add_argument("root", metavar="DIR", type=Path, help="folder of collections; becomes the data root")
+    parser.add_argument(
+        "--public", default="CVC-ColonDB", metavar="NAME", help="the collection that is public (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--leave-out", action="append", default=[], metavar="NAME[,NAME]", help="collections to pass over"
+    )
+    parser.add_argument(
+        "--by-sequence",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="frames of one video stay in one split, where the videos are known (default: yes)",
+    )
+    parser.add_argument("--unpack", action="store_true", help="unpack DIR/*.zip first, each into a folder of its name")
+    _measuring(parser)
+    _reshaping(parser)
+    _common(parser)
+    parser.set_defaults(run=prepare_runs.run_polyp)
 
 
 def _synthetic(sources: Any) -> None:

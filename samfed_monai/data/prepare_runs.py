@@ -20,7 +20,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         limit_per_site=arguments.limit_per_site,
         drop_unlabelled_labels=arguments.drop_unlabelled_labels,
         mask_threshold=arguments.mask_threshold,
-        unseen=[name for names in getattr(arguments, "unseen", []) for name in names.split(",") if name],
+        unseen=_names(getattr(arguments, "unseen", [])),
         divide=getattr(arguments, "divide", None),
         seed=arguments.seed,
         report=not arguments.no_report,
@@ -69,7 +69,30 @@ def run_list(arguments: argparse.Namespace) -> int:
             problems.add("--folder", found=repr(pair), expected="CLIENT=FOLDER", mend="for instance Kvasir=kvasir_seg")
         folders[client] = folder
     problems.refuse_if_any()
-    return _tell(prepare_list(arguments.split, arguments.data_root, options=_options(arguments), folders=folders))
+    prepared = prepare_list(
+        arguments.split,
+        arguments.data_root,
+        options=_options(arguments),
+        folders=folders,
+        by_sequence=arguments.by_sequence,
+    )
+    return _tell(prepared)
+
+
+def run_polyp(arguments: argparse.Namespace) -> int:
+    from samfed_monai.data.prepare_collections import prepare_polyp
+
+    prepared = prepare_polyp(
+        arguments.root,
+        options=_options(arguments),
+        public=arguments.public,
+        leave_out=_names(arguments.leave_out),
+        validation=arguments.validation,
+        test=arguments.test,
+        by_sequence=arguments.by_sequence,
+        unpack_archives=arguments.unpack,
+    )
+    return _tell(prepared)
 
 
 def run_synthetic(arguments: argparse.Namespace) -> int:
@@ -88,6 +111,10 @@ def run_synthetic(arguments: argparse.Namespace) -> int:
     if not arguments.no_report:
         page = report_on(datalist, arguments.root, arguments.output.with_suffix(".report.html"))
     return _tell(Prepared(datalist, arguments.output, page))
+
+
+def _names(given: list[str]) -> list[str]:
+    return [name for names in given for name in names.split(",") if name]
 
 
 def _tell(prepared: Prepared) -> int:

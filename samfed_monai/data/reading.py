@@ -53,10 +53,12 @@ def read_mask(path: str | Path, threshold: int | None = None) -> Picture:
     Args:
         path: as for :func:`read_image`. Binary masks have the values {0, 1} or {0, 255} (JPEG: {0, 255}).
         threshold: grey level (1 to 255, after scaling 16 bit by type) from which a mask that is not binary counts as
-            foreground; ``None`` refuses such masks.
+            foreground; ``None`` refuses such masks. Of a mask with colours (one for each class) the brightest channel
+            counts.
 
     Raises:
-        Refused: as for :func:`read_image`; also palette masks, masks with colours, and masks that are not binary.
+        Refused: as for :func:`read_image`; also palette masks, and without a threshold masks with colours and masks
+            that are not binary.
     """
     return decode_mask(read_bytes(path), str(path), threshold)[0]
 
@@ -88,7 +90,7 @@ def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Pictu
     if raw.mode in ("P", "PA"):
         mend = "save it as 8-bit grey: palette entries are indices, not foreground"
         raise _refusal(name, found="a palette mask", expected="a grey mask", mend=mend)
-    grey = _grey(ImageOps.exif_transpose(raw), name)
+    grey = _grey(ImageOps.exif_transpose(raw), name, threshold)
     values = np.flatnonzero(np.bincount(grey.ravel(), minlength=256)).tolist()
     levels = {0, 255} if raw.format in LOSSY else set(values) | {0}
     if set(values) <= levels and (levels <= BINARY[0] or levels <= BINARY[1]):
@@ -132,7 +134,7 @@ def _decode(content: bytes, name: str) -> Image.Image:
 RECOPY = "copy it again from its source, or take it out"
 
 
-def _grey(image: Image.Image, name: str) -> Picture:
+def _grey(image: Image.Image, name: str, threshold: int | None) -> Picture:
     if image.mode.startswith("I"):
         return _mask_16_bit(image)
     if image.mode in ("1", "L"):
@@ -145,9 +147,10 @@ def _grey(image: Image.Image, name: str) -> Picture:
         colours = channels[..., :-1] if image.mode.endswith("A") else channels
         if (colours == colours[..., :1]).all():
             return np.ascontiguousarray(colours[..., 0])
-    raise _refusal(
-        name, found=f"a {image.mode} mask with colours", expected="a grey mask", mend="save it as 8-bit grey"
-    )
+        if threshold is not None:
+            return colours.max(axis=-1)
+    mend = "save it as 8-bit grey, or declare a threshold for the list if every colour is foreground"
+    raise _refusal(name, found=f"a {image.mode} mask with colours", expected="a grey mask", mend=mend)
 
 
 def _to_8_bit(image: Image.Image) -> Picture:

@@ -159,3 +159,20 @@ def test_the_published_polyp_list_keeps_its_groups_and_warns(tmp_path, samfed_da
     assert len({item.group for item in made.datalist.public}) == 15
     assert made.warnings[0] == "34 image(s) of the public set repeat the bytes of another one there"
     assert "groups have images in a validation or test split and elsewhere" in made.warnings[1]
+
+
+@pytest.mark.data
+def test_the_published_polyp_list_is_cut_by_sequence(tmp_path, samfed_data):
+    data = samfed_data / "data"
+    chosen = options(tmp_path, divide=2, unseen=["Kvasir"])
+    made = prepare_list(data / "splits" / "polyp_hssf.json", data / "polyp", options=chosen, by_sequence=True)
+    assert sizes(made.datalist)["Kvasir"] == [0, 0, 1000]
+    halves = [
+        {item.group for _, items in made.datalist.sites[f"CVC-ClinicDB-{n}"].splits() for item in items} for n in (1, 2)
+    ]
+    assert len(halves[0] | halves[1]) == 29
+    assert not halves[0] & halves[1]
+    counts = [sum(sizes(made.datalist)[f"CVC-ClinicDB-{n}"]) for n in (1, 2)]
+    assert sum(counts) == 612
+    assert abs(counts[0] - counts[1]) < 12
+    assert {part.client for part in made.coverage if part.missing} == {"CVC-ColonDB", "EndoTect-ETIS", "CVC-300"}

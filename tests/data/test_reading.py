@@ -144,6 +144,11 @@ def test_a_grey_mask_stored_as_rgb_is_read_and_a_coloured_one_refused(tmp_path):
         read_mask(save(tmp_path / "colour.png", picture(0)))
 
 
+def test_the_brightest_channel_of_a_coloured_mask_counts_where_a_threshold_is_declared(tmp_path):
+    classes = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 0], [90, 127, 60]]], np.uint8)
+    assert read_mask(save(tmp_path / "classes.png", Image.fromarray(classes)), 128).tolist() == [[1, 1, 0, 0]]
+
+
 def test_fault_14_15_empty_and_full_masks_are_read(tmp_path):
     assert read_mask(save(tmp_path / "empty.png", Image.new("L", (4, 3), 0))).sum() == 0
     assert read_mask(save(tmp_path / "full.png", Image.new("L", (4, 3), 255))).sum() == 12

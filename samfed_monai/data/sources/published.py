@@ -14,6 +14,7 @@ from samfed_monai.data.checks import stem
 from samfed_monai.data.items import Split
 from samfed_monai.data.sources.found import Found, pair_up
 from samfed_monai.data.sources.isic import find_isic
+from samfed_monai.data.sources.polyp import collection_of, find_collection
 from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.io import read_json, sha256_file
 
@@ -21,6 +22,8 @@ KNOWN = {
     "isic_hssf": "6ed3978862a38f5a5b77f3d6129609d968879b09a6b93218c601c95b4e68a2c7",
     "polyp_hssf": "535b6a8e6333b47d6bb5f0e8d7fafd37cb9254966c8d522ce7c1498243b71ef3",
 }
+COMBINED = {"EndoTect-ETIS": ("EndoTect", "ETIS-LaribPolypDB")}  # a client of HSSF's that is two collections
+NUMBERED_FROM = {"CVC-300": 612}  # the list goes on after ClinicDB's 612 where the release starts at 1
 PARTS = {
     "labeled_train": Split.PUBLIC,
     "unlabeled_train": Split.UNLABELLED,
@@ -67,8 +70,9 @@ def find_published(split: str | Path, root: str | Path, *, folders: dict[str, st
         split: the list's JSON file, or a known name (``isic_hssf``, ``polyp_hssf``) whose file lies in ``root`` or in
             ``root/splits``; asked for by name, its SHA-256 must be the published one (fault 29).
         root: either one pool for all clients (``images`` and ``masks``, or an unpacked ISIC archive), or one folder
-            of that kind per client, named like the client (case and punctuation aside; ``Kvasir`` finds
-            ``kvasir_seg``).
+            per client with ``images`` and ``masks`` or in a polyp collection's official layout, named like the client
+            (case and punctuation aside; ``Kvasir`` finds ``kvasir_seg``). Groups are those that the collection's own
+            sequences make, where they are known.
         folders: client to folder under ``root``, where the names do not tell.
 
     Raises:
@@ -80,7 +84,7 @@ def find_published(split: str | Path, root: str | Path, *, folders: dict[str, st
     places: dict[tuple[str, Split], list[Found]] = {}
     coverage = []
     for client, parts in clients.items():
-        pool = {stem(found.image): found for found in pools.get(client, [])}
+        pool = pools.get(client, {})
         for part, names in parts.items():
             target = PARTS[part]
             missing = [name for name in names if stem(name) not in pool]
@@ -138,23 +142,46 @@ def _read(path: Path) -> dict[str, dict[str, list[str]]]:
     return content
 
 
-def _pools(clients: list[str], root: Path, folders: dict[str, str]) -> dict[str, list[Found]]:
+def _pools(clients: list[str], root: Path, folders: dict[str, str]) -> dict[str, dict[str, Found]]:
     unknown = sorted(folders.keys() - set(clients))
     if unknown:
         raise Refused([Problem("--folder", found=str(unknown), expected=f"clients among {clients}")])
     if (root / "images").is_dir():
-        return dict.fromkeys(clients, pair_up(root, root, ""))
+        return dict.fromkeys(clients, _by_stem(pair_up(root, root, "")))
     present = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    chosen = {client: folders.get(client) or _folder_like(client, present) for client in clients}
-    pools = {
-        client: _relabel(pair_up(root / folder, root, client))
-        for client, folder in chosen.items()
-        if folder and (root / folder / "images").is_dir()
-    }
-    return pools or dict.fromkeys(clients, find_isic(root))
+    pools = {}
+    for client in clients:
+        like = folders.get(client) or _folder_like(client, present)
+        names = [like] if like else [name for name in present if _is_part(name, client)]
+        found = [one for name in names for one in _found_in(root / name, root, client)]
+        if found:
+            _refuse_twins(found)
+            pools[client] = _by_stem(found, NUMBERED_FROM.get(client, 0))
+    return pools or dict.fromkeys(clients, _by_stem(find_isic(root)))
 
 
-def _relabel(found: list[Found]) -> list[Found]:
+def _by_stem(found: list[Found], shift: int = 0) -> dict[str, Found]:
+    pool = {stem(one.image): one for one in found}
+    numbers = [name for name in pool if shift and name.isdecimal() and int(name) <= shift]
+    return {str(int(name) + shift): pool[name] for name in numbers} | pool
+
+
+def _is_part(folder: str, client: str) -> bool:
+    collection = collection_of(folder)
+    return collection is not None and collection.name in COMBINED.get(client, ())
+
+
+def _found_in(folder: Path, root: Path, client: str) -> list[Found]:
+    collection = collection_of(folder.name) or collection_of(client)
+    if (folder / "images").is_dir():
+        found = pair_up(folder, root, client)
+        return [one.with_group(collection.sequence(stem(one.image))) for one in found] if collection else found
+    if collection is None or not folder.is_dir():
+        return []
+    return [one for ones in find_collection(collection, folder, root).values() for one in ones]
+
+
+def _refuse_twins(found: list[Found]) -> None:
     stems = [stem(one.image) for one in found]
     twice = [one for one in found if stems.count(stem(one.image)) > 1] if len(set(stems)) < len(stems) else []
     if twice:
@@ -162,7 +189,6 @@ def _relabel(found: list[Found]) -> list[Found]:
         raise Refused(
             [Problem(one.image, found="a stem that stands twice", expected="once", mend=mend) for one in twice]
         )
-    return found
 
 
 def _folder_like(client: str, folders: list[str]) -> str | None:
