@@ -1,0 +1,70 @@
+"""The variant that follows HSSF's conventions, in the skin bundle at a size that takes no time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import monai
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+from samfed_monai.config import find_variant
+from samfed_monai.data import DataList, render_synthetic
+from samfed_monai.networks import HssfNetwork
+from samfed_monai.transforms import NoiseViewd
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
+
+
+@pytest.fixture(scope="module")
+def workflow(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """``train.json`` with the variant on top, two steps on synthetic images of 32 pixels."""
+    before = monai.data.get_track_meta()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("hssf")
+    settings = {"images_per_site": 4, "public": 4, "validation": 2, "test": 1, "size": (64, 64)}
+    listed = render_synthetic(folder / "images", sites=1, **settings)  # type: ignore[arg-type]
+    listed.save(folder / "list.json")
+    overrides: dict[str, Any] = {
+        "site": next(iter(DataList.load(folder / "list.json").sites)),
+        "network_def#confidence_convolutions": 1,
+        "standalone#progress#_disabled_": True,
+    }
+    made = ConfigWorkflow(
+        config_file=[str(BUNDLE / "configs" / "train.json"), str(find_variant(BUNDLE, "hssf_compat"))],
+        workflow_type="train",
+        logging_file=False,
+        meta_file=str(BUNDLE / "configs" / "metadata.json"),
+        bundle_root=str(BUNDLE),
+        datalist=str(folder / "list.json"),
+        data_root=str(folder / "images"),
+        output_dir=str(folder / "out"),
+        image_size=32,
+        local_steps=2,
+        epochs=1,
+        **overrides,
+    )
+    made.initialize()
+    yield made
+    monai.data.set_track_meta(before)
+
+
+def test_it_trains_by_the_conventions(workflow: ConfigWorkflow) -> None:
+    parts = {
+        name: workflow.parser.get_parsed_content(name)
+        for name in ("network", "optimizer", "train#trainer", "unlabelled#dataloader", "validate#scores", "steps")
+    }
+    assert isinstance(parts["network"], HssfNetwork)
+    (group,) = parts["optimizer"].param_groups
+    assert (group["lr"], group["weight_decay"]) == (1e-4, 0.02)
+    views = parts["unlabelled#dataloader"].dataset.transform.transforms
+    assert isinstance(views[-1], NoiseViewd)
+    assert (views[-1].deviation, views[-1].limit) == (0.1, 0.2)
+    assert (parts["validate#scores"].pooled, parts["validate#scores"].skip_empty) == (True, True)
+    trainer = parts["train#trainer"]
+    assert trainer.data_loader.batch_size == parts["unlabelled#dataloader"].batch_size == 4
+    trainer.run()
+    terms = {"supervised", "confidence", "confidence_mean", "lssl", "lssl_counted", "lssl_flipped"}
+    assert set(trainer.state.term_means) == terms
