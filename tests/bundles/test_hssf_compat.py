@@ -25,7 +25,7 @@ def workflow(tmp_path_factory: pytest.TempPathFactory) -> Any:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("hssf")
     settings = {"images_per_site": 4, "public": 4, "validation": 2, "test": 1, "size": (64, 64)}
-    listed = render_synthetic(folder / "images", sites=1, **settings)  # type: ignore[arg-type]
+    listed = render_synthetic(folder / "images", sites=1, **settings)
     listed.save(folder / "list.json")
     overrides: dict[str, Any] = {
         "site": next(iter(DataList.load(folder / "list.json").sites)),
