@@ -1,4 +1,4 @@
-"""SAM without prompts: an image in, one low-resolution mask out."""
+"""SAM without prompts: an image in, one low-resolution mask out; and with boxes, where a mask is refined."""
 
 from __future__ import annotations
 
@@ -56,6 +56,26 @@ class PromptFreeSam(nn.Module):
             multimask_output=False,
         )
         return logits
+
+    def decode_boxes(self, embedding: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """SAM as it was meant: one image, a box for each thing in it.
+
+        Args:
+            embedding: ``(1, 256, size / 16, size / 16)``.
+            boxes: ``(N, 4)`` left, top, right, bottom: pixel indices in the ``size`` x ``size`` input.
+
+        Returns:
+            Logits ``(N, 1, size / 4, size / 4)`` of the single-mask output, and ``(N,)`` the IoU that SAM predicts.
+        """
+        sparse, dense = self.prompt_encoder(points=None, boxes=boxes, masks=None)
+        logits, predicted_iou = self.mask_decoder(
+            image_embeddings=embedding,
+            image_pe=self.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        return logits, predicted_iou[:, 0]
 
     def forward(self, normalised: Tensor) -> Tensor:
         """``(B, 3, size, size)`` normalised to logits ``(B, 1, size / 4, size / 4)``."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.io import canonical_hash, sha256_file
-from samfed_monai.networks.autocast import Switch, autocast
+from samfed_monai.networks.autocast import Switch
 from samfed_monai.networks.sam.adapter import load_adapter
 from samfed_monai.networks.sam.build import build_sam
-from samfed_monai.networks.sam.geometry import VIEWS, crop, pad, place
+from samfed_monai.networks.sam.embed import embed
+from samfed_monai.networks.sam.geometry import VIEWS, crop
 from samfed_monai.networks.sam.model import PromptFreeSam
+from samfed_monai.networks.sam.refine import BoxRefiner, Refinement, make_refiner
 
 
 class Teacher(nn.Module):
@@ -26,13 +29,23 @@ class Teacher(nn.Module):
         views: test-time views whose probabilities are averaged: 1, 2, 4 or 8 (mirror x quarter turns).
         bf16: bfloat16 for the encoder: ``"auto"`` is wherever the processor gains. It moves probabilities by about
             1 % and is no part of the identity.
+        refiner: a second look at the mean of the views; ``None`` does without.
     """
 
-    def __init__(self, sam: PromptFreeSam, *, sha256: str, size: int, views: int = 1, bf16: Switch = "auto") -> None:
+    def __init__(
+        self,
+        sam: PromptFreeSam,
+        *,
+        sha256: str,
+        size: int,
+        views: int = 1,
+        bf16: Switch = "auto",
+        refiner: BoxRefiner | None = None,
+    ) -> None:
         super().__init__()
         if views not in VIEWS:
             raise Refused([Problem("teacher -> views", found=repr(views), expected=f"one of {sorted(VIEWS)}")])
-        self.sam = sam
+        self.sam, self.refiner = sam, refiner
         self.sha256, self.size, self.views, self.bf16 = sha256, size, views, bf16
         self.eval()
 
@@ -47,6 +60,10 @@ class Teacher(nn.Module):
         *,
         bf16: Switch = "auto",
         public_hash: str | None = None,
+        refine: str = "none",
+        refine_with: str = "base",
+        refine_size: int | None = None,
+        refine_least_iou: float = 0.0,
     ) -> Teacher:
         """Builds a teacher from files.
 
@@ -56,10 +73,13 @@ class Teacher(nn.Module):
             adapter: an adapter made by ``TeacherFit``; ``None`` is SAM as it comes.
             size, views, bf16: see the class.
             public_hash: the public set that the adapter must have been fitted on; ``None`` takes any.
+            refine, refine_with, refine_size, refine_least_iou: see ``Refinement``; part of the identity only where
+                ``refine`` is on.
 
         Raises:
-            Refused: weights missing, or an adapter of another SAM, size or public set.
+            Refused: weights missing, an adapter of another SAM, size or public set, a refinement that there is not.
         """
+        refinement = Refinement(refine, refine_with, refine_size, refine_least_iou)
         if checkpoint is None:
             from samfed_monai.networks.weights import find_checkpoint
 
@@ -69,12 +89,19 @@ class Teacher(nn.Module):
         if adapter is not None:
             load_adapter(adapter, sam, base=base, base_sha256=base_sha256, size=size, public_hash=public_hash)
         adapter_sha256 = sha256_file(adapter) if adapter is not None else "none"
-        sha256 = identity(base_sha256=base_sha256, adapter_sha256=adapter_sha256, size=size, views=views)
-        return cls(sam.requires_grad_(False), sha256=sha256, size=size, views=views, bf16=bf16)
+        sha256 = identity(
+            base_sha256=base_sha256,
+            adapter_sha256=adapter_sha256,
+            size=size,
+            views=views,
+            refinement=refinement.content(),
+        )
+        refiner = make_refiner(refinement, sam, size, base=base, checkpoint=checkpoint, bf16=bf16)
+        return cls(sam.requires_grad_(False), sha256=sha256, size=size, views=views, bf16=bf16, refiner=refiner)
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
-        """Mean probability over the test-time views.
+        """Mean probability over the test-time views, refined where a refiner is set.
 
         Args:
             images: ``(B, 3, H, W)`` float in [0, 1], RGB, any H and W.
@@ -87,17 +114,16 @@ class Teacher(nn.Module):
         images = images.to(self.sam.pixel_mean.device)
         views = VIEWS[self.views]
         total = sum(view.undo(self.logits(view.apply(images)).sigmoid()) for view in views)
-        return torch.as_tensor(total) / len(views)
+        mean = torch.as_tensor(total) / len(views)
+        return mean if self.refiner is None else self.refiner(images, mean)
 
     def logits(self, images: Tensor) -> Tensor:
-        """One view of :meth:`probabilities`, before the sigmoid."""
+        """One view of :meth:`probabilities`, before the sigmoid and any refinement."""
         return self.decode(self.embed(images), *images.shape[-2:])
 
     def embed(self, images: Tensor) -> Tensor:
         """Scaled, normalised, padded and encoded: ``(B, 256, size / 16, size / 16)`` float32."""
-        inputs = pad(self.sam.normalise(place(images.float(), self.size)), self.size)
-        with autocast(inputs.device.type, self.bf16):
-            return self.sam.encode(inputs).float()
+        return embed(self.sam, images, self.size, self.bf16)
 
     def decode(self, embeddings: Tensor, height: int, width: int) -> Tensor:
         """Embeddings of images of ``height`` x ``width`` pixels to logits that cover exactly those; in float32."""
@@ -108,6 +134,9 @@ class Teacher(nn.Module):
         return self.probabilities(images)
 
 
-def identity(*, base_sha256: str, adapter_sha256: str, size: int, views: int) -> str:
+def identity(
+    *, base_sha256: str, adapter_sha256: str, size: int, views: int, refinement: dict[str, Any] | None = None
+) -> str:
     """SHA-256 of what decides a teacher's probabilities; the soft-mask store is keyed by it."""
-    return canonical_hash({"base": base_sha256, "adapter": adapter_sha256, "size": size, "views": views})
+    content: dict[str, Any] = {"base": base_sha256, "adapter": adapter_sha256, "size": size, "views": views}
+    return canonical_hash(content | ({"refinement": refinement} if refinement else {}))

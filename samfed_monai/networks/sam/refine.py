@@ -1,0 +1,169 @@
+"""Box refinement: a second pass of SAM, prompted with the boxes of what the first one found (METHOD section 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from samfed_monai.errors import Problems
+from samfed_monai.networks.autocast import Switch
+from samfed_monai.networks.sam import components
+from samfed_monai.networks.sam.build import SIZES, build_sam
+from samfed_monai.networks.sam.components import find_parts
+from samfed_monai.networks.sam.embed import embed
+from samfed_monai.networks.sam.geometry import crop, inner_size
+from samfed_monai.networks.sam.model import PromptFreeSam
+
+
+class Refine(str, Enum):
+    """What becomes of the second pass."""
+
+    NONE = "none"
+    BOXES = "boxes"
+    MEAN = "mean"
+
+
+class RefineWith(str, Enum):
+    """Which SAM gives it: as it comes, or the adapted one."""
+
+    BASE = "base"
+    ADAPTED = "adapted"
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """How a teacher's mask is refined.
+
+    Args:
+        refine: ``none``, ``boxes`` (the second pass replaces the first) or ``mean`` of the two.
+        refine_with: ``base``, the SAM as it comes, or ``adapted``, the teacher's own.
+        refine_size: side of its input in pixels; ``None`` is 1024 for ``base`` and the teacher's own for ``adapted``.
+        refine_least_iou: a box's answer counts where SAM itself predicts at least this IoU of it, in [0, 1]; elsewhere
+            the part stays as the first pass saw it. An adapted SAM's prediction is not trained and means less.
+
+    Raises:
+        Refused: an unknown word or a number out of its range; all at once.
+    """
+
+    refine: str = Refine.NONE.value
+    refine_with: str = RefineWith.BASE.value
+    refine_size: int | None = None
+    refine_least_iou: float = 0.0
+
+    def __post_init__(self) -> None:
+        problems = Problems()
+        for name, kind in (("refine", Refine), ("refine_with", RefineWith)):
+            words = [word.value for word in kind]
+            if getattr(self, name) not in words:
+                expected = f"one of {words}"
+                problems.add(f"teacher -> {name}", found=repr(getattr(self, name)), expected=expected)
+        size, least = self.refine_size, self.refine_least_iou
+        if size is not None and size not in SIZES:
+            problems.add("teacher -> refine_size", found=repr(size), expected=f"one of {list(SIZES)} pixels, or null")
+        if size is not None and self.refine_with == RefineWith.ADAPTED:
+            mend = "set refine_size to null: the adapted SAM has the size that it was adapted at"
+            problems.add(
+                "teacher -> refine_size", found=repr(size), expected="null with refine_with 'adapted'", mend=mend
+            )
+        if type(least) not in (int, float) or not 0 <= least <= 1:
+            problems.add("teacher -> refine_least_iou", found=repr(least), expected="a number from 0 to 1")
+        problems.refuse_if_any()
+
+    def content(self) -> dict[str, Any] | None:
+        """What decides the refined probabilities, for the teacher's identity; ``None`` without refinement."""
+        if self.refine == Refine.NONE:
+            return None
+        parts = {"least_share": components.LEAST_SHARE, "most": components.MOST, "margin": components.MARGIN}
+        return {
+            "refine": Refine(self.refine).value,
+            "with": RefineWith(self.refine_with).value,
+            "size": self.size_for(None),
+            "least_iou": float(self.refine_least_iou),
+            "parts": parts,
+        }
+
+    def size_for(self, teacher_size: int | None) -> int | None:
+        """Side of the second pass's input in pixels, given that of the first."""
+        return teacher_size if self.refine_with == RefineWith.ADAPTED else self.refine_size or 1024
+
+
+class BoxRefiner(nn.Module):
+    """Prompts SAM with the box of each part of a mask and joins the answers.
+
+    Args:
+        sam: gives the answers; its weights are not trained here.
+        size: side of its input in pixels.
+        refinement: how.
+        bf16: bfloat16 for the encoder.
+    """
+
+    def __init__(self, sam: PromptFreeSam, size: int, refinement: Refinement, *, bf16: Switch = "auto") -> None:
+        super().__init__()
+        self.sam, self.size, self.refinement, self.bf16 = sam, size, refinement, bf16
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, first: Tensor) -> Tensor:
+        """Refines probabilities of the first pass.
+
+        Args:
+            images: ``(B, 3, H, W)`` float in [0, 1], RGB.
+            first: ``(B, 1, h, w)`` float in [0, 1] that covers exactly the images.
+
+        Returns:
+            The same shape and meaning; an image without a part is left as it is.
+        """
+        second = torch.cat([self._second(images[i : i + 1], first[i : i + 1]) for i in range(len(images))])
+        return (first + second) / 2 if self.refinement.refine == Refine.MEAN else second
+
+    def _second(self, image: Tensor, first: Tensor) -> Tensor:
+        parts = find_parts(first[0, 0] > 0.5)
+        if not parts.numbers:
+            return first
+        height, width = image.shape[-2:]
+        boxes = prompts(parts.boxes.to(first.device), height, width, self.size)
+        logits, predicted_iou = self.sam.decode_boxes(embed(self.sam, image, self.size, self.bf16), boxes)
+        answers = crop(logits, height, width, self.size).sigmoid()
+        shrinks = answers.shape[-1] > first.shape[-1]
+        answers = F.interpolate(answers, first.shape[-2:], mode="bilinear", align_corners=False, antialias=shrinks)
+        labels = parts.labels.to(first.device)
+        # what the first pass saw of one part: the image without the others, soft border included
+        own = [first[0].masked_fill((labels > 0) & (labels != number), 0) for number in parts.numbers]
+        kept = (predicted_iou >= self.refinement.refine_least_iou).view(-1, 1, 1, 1)
+        return torch.where(kept, answers, torch.stack(own)).amax(dim=0, keepdim=True)
+
+
+def prompts(boxes: Tensor, height: int, width: int, size: int) -> Tensor:
+    """Boxes as shares of an image to SAM's prompts: pixel indices in its input, ``(N, 4)``.
+
+    SAM adds half a pixel to an index to get a position, so half a pixel is taken off a position to get an index.
+    """
+    inner = inner_size(height, width, size)
+    return boxes * boxes.new_tensor([inner[1], inner[0], inner[1], inner[0]]) - 0.5
+
+
+def make_refiner(
+    refinement: Refinement, adapted: PromptFreeSam, size: int, *, base: str, checkpoint: str | Path, bf16: Switch
+) -> BoxRefiner | None:
+    """The refiner of a teacher, on the device of its SAM; ``None`` where nothing is to be refined.
+
+    Args:
+        refinement: how.
+        adapted: the teacher's own SAM.
+        size: side of its input in pixels.
+        base, checkpoint: the SAM as it comes, built only where it is asked for.
+        bf16: bfloat16 for the encoder.
+    """
+    if refinement.refine == Refine.NONE:
+        return None
+    if refinement.refine_with == RefineWith.ADAPTED:
+        return BoxRefiner(adapted, size, refinement, bf16=bf16)
+    own_size = refinement.size_for(size) or size
+    sam = build_sam(base, checkpoint, own_size).requires_grad_(False).to(adapted.pixel_mean.device)
+    return BoxRefiner(sam, own_size, refinement, bf16=bf16)
