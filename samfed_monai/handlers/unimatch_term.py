@@ -1,0 +1,94 @@
+"""UniMatch: two strong views and one disturbed in its features, all against the weak view's confident labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from samfed_monai.errors import Problems
+from samfed_monai.handlers.guidance import Guidance
+from samfed_monai.handlers.term import Term
+from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
+from samfed_monai.networks.feature_dropout import feature_dropout, require_encoder
+
+
+class UniMatchTerm(Term):
+    """``strong (L_s1 + L_s2) / 2 + features L_fp`` (Yang et al., arXiv 2208.09910, equation 5; both 0.5 there).
+
+    The label of all three is that of the student's own weak view where its confidence exceeds ``tau``. ``L_fp`` runs
+    the weak view again with channels of the encoder's features dropped. Each loss is ours (cross entropy and soft Dice,
+    normalised by the sum of weights), as in every other row, where the paper has cross entropy over all pixels.
+
+    It costs two more forward and backward passes a step. It does not mix images: ``stream#cutmix`` must be 0.
+
+    Args:
+        name: under which the value is logged.
+        tau: least confidence of a label.
+        second: key of the second strong view; ``StrongViewd`` writes it when ``keys`` and ``output_key`` name it.
+        drop: chance with which a channel of the features is dropped.
+        strong: weight of the two strong views' mean; the first is the stream's own.
+        features: weight of the feature stream; 0 leaves it out.
+        weight: factor of the term.
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Raises:
+        Refused: an argument out of range; at ``STARTED``, a network whose encoder cannot be reached; at the first
+            batch, a missing view.
+
+    Example::
+
+        "strong_view#keys": ["image", "image"],
+        "strong_view#output_key": ["image_strong", "image_strong2"],
+        "terms#unimatch": {"_target_": "samfed_monai.handlers.UniMatchTerm", "tau": 0.95, "second": "image_strong2"}
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "unimatch",
+        tau: float = 0.95,
+        second: str = "image_strong2",
+        drop: float = 0.5,
+        strong: float = 0.5,
+        features: float = 0.5,
+        weight: float = 1.0,
+        schedule: str = "constant",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        problems = Problems()
+        for key, value, most in (("tau", tau, 1), ("strong", strong, None), ("features", features, None)):
+            if not (value >= 0 and (most is None or value <= most)):
+                expected = "a number >= 0" if most is None else f"a number in [0, {most}]"
+                problems.add(f"{self.where}#{key}", found=repr(value), expected=expected)
+        if not 0 <= drop < 1:
+            problems.add(f"{self.where}#drop", found=repr(drop), expected="a chance in [0, 1)")
+        problems.refuse_if_any()
+        self.tau, self.second, self.drop, self.strong, self.features = tau, second, drop, strong, features
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """No guide: the student guides itself."""
+        return ()
+
+    def check(self, engine: Any) -> None:
+        """Looks at the network, too."""
+        super().check(engine)
+        if self.features > 0:
+            require_encoder(engine.network, self.where)
+
+    def value(self, guidance: Guidance, engine: Any) -> Tensor:
+        """The weighted sum of the three losses."""
+        label, confidence = hard_label(guidance.weak)
+        sure = (confidence > self.tau).to(confidence.dtype)
+        logits = engine.inferer(guidance.view(self.second, asked_by=self.where), engine.network)
+        first, second = (weighted_pseudo_label_loss(each, label, sure) for each in (guidance.student, logits))
+        total = self.strong * (first + second) / 2
+        if self.features > 0:
+            weak = guidance.view("image", asked_by=self.where)
+            with feature_dropout(engine.network, self.drop):
+                logits = engine.inferer(weak, engine.network)
+            total = total + self.features * weighted_pseudo_label_loss(logits, label, sure)
+        return total

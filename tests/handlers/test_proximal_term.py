@@ -1,0 +1,81 @@
+"""FedProx: the gradient is mu (w - w_G), for parameters alone."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from monai.engines.utils import IterationEvents
+
+from samfed_monai.errors import Refused
+from samfed_monai.handlers import ProximalTerm, TermLogger
+from tests.handlers.toy import next_round, toy_network, toy_trainer
+
+
+def engine_of(network: torch.nn.Module) -> Any:
+    state = SimpleNamespace(round=0, rounds=1, iteration=1, output={"loss": torch.zeros(())})
+    return SimpleNamespace(state=state, network=network)
+
+
+def test_the_gradient_is_mu_times_the_way_from_the_global_weights() -> None:
+    network, term = toy_network(), ProximalTerm(mu=0.3)
+    engine = engine_of(network)
+    term.remember(engine)
+    start = [weight.detach().clone() for weight in network.parameters()]
+    with torch.no_grad():
+        for index, weight in enumerate(network.parameters()):
+            weight.add_(index + 1)
+        for buffer in network.buffers():
+            buffer.add_(7)  # running statistics are nobody's weights
+    term(engine)
+    count = [weight.numel() for weight in start]
+    squares = sum(n * (index + 1) ** 2 for index, n in enumerate(count))
+    assert engine.state.terms["proximal"].item() == pytest.approx(squares / 2, rel=1e-5)
+    assert engine.state.output["loss"].item() == pytest.approx(0.3 * squares / 2, rel=1e-5)
+    engine.state.output["loss"].backward()
+    for weight, old in zip(network.parameters(), start, strict=True):
+        torch.testing.assert_close(weight.grad, 0.3 * (weight.detach() - old))
+
+
+def test_the_first_step_of_a_round_is_free() -> None:
+    values: list[float] = []
+    logger = TermLogger()
+    trainer = toy_trainer([ProximalTerm(mu=1.0), logger], steps=2)
+    trainer.add_event_handler(
+        IterationEvents.LOSS_COMPLETED, lambda engine: values.append(engine.state.terms["proximal"].item())
+    )
+    for number in range(2):
+        next_round(trainer, number, 2)
+    assert values[0] == values[2] == 0
+    assert values[1] > 0
+    assert values[3] > 0
+
+
+def test_without_rounds_an_epoch_is_a_round() -> None:
+    term, values = ProximalTerm(), []
+    trainer = toy_trainer([term], steps=2, epochs=2)
+    trainer.add_event_handler(
+        IterationEvents.LOSS_COMPLETED, lambda engine: values.append(engine.state.terms["proximal"].item())
+    )
+    trainer.run()
+    assert values[0] == values[2] == 0 < min(values[1], values[3])
+
+
+def test_mu_of_zero_changes_nothing_and_more_of_it_stays_nearer() -> None:
+    def moved(*terms: ProximalTerm) -> torch.Tensor:
+        network = toy_network()
+        start = torch.nn.utils.parameters_to_vector(network.parameters()).clone()
+        trainer = toy_trainer(terms, network=network, steps=6)
+        next_round(trainer, 0, 1)
+        return torch.nn.utils.parameters_to_vector(network.parameters()).detach() - start
+
+    free, held = moved(), moved(ProximalTerm(mu=5.0))
+    assert held.norm() < free.norm()
+    assert torch.equal(moved(ProximalTerm(mu=0.0)), free)
+
+
+def test_a_negative_mu_is_refused() -> None:
+    with pytest.raises(Refused, match=r"terms#proximal#weight: expected a number >= 0, found -1"):
+        ProximalTerm(mu=-1)

@@ -1,0 +1,129 @@
+"""UniMatch: which views, which labels, which weights."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from monai.data import DataLoader
+from monai.transforms import Compose
+from torch import Tensor, nn
+
+from samfed_monai.errors import Refused
+from samfed_monai.handlers import EndlessSampler, Guidance, UniMatchTerm, UnlabelledStream
+from samfed_monai.losses import weighted_pseudo_label_loss
+from samfed_monai.networks import client_network
+from samfed_monai.transforms import StrongViewd, WeakViewd
+from tests.handlers.toy import next_round, toy_items, toy_trainer
+
+
+class Mean(nn.Module):
+    """One encoder map per image, and its mean over channels as logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Identity()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.encoder(image).mean(1, keepdim=True)
+
+
+def engine_of(network: nn.Module) -> Any:
+    return SimpleNamespace(network=network, inferer=lambda image, network: network(image), state=SimpleNamespace())
+
+
+def given(**kwargs: Any) -> Guidance:
+    generator = torch.Generator().manual_seed(0)
+    image, second = (torch.rand(2, 3, 4, 4, generator=generator) for _ in range(2))
+    weak = torch.rand(2, 1, 4, 4, generator=generator)
+    student = torch.randn(2, 1, 4, 4, generator=generator)
+    return Guidance(student=student, weak=weak, guides={}, batch={"image": image, "image_strong2": second}, **kwargs)
+
+
+def loss(logits: Tensor, weak: Tensor, tau: float) -> Tensor:
+    return weighted_pseudo_label_loss(logits, (weak > 0.5).long(), (torch.maximum(weak, 1 - weak) > tau).float())
+
+
+def test_half_the_mean_of_two_strong_views_and_half_the_feature_stream() -> None:
+    guidance = given()
+    value = UniMatchTerm(tau=0.8, drop=0.0).value(guidance, engine_of(Mean()))
+    streams = [guidance.student, *(guidance.batch[key].mean(1, keepdim=True) for key in ("image_strong2", "image"))]
+    first, second, features = (loss(logits, guidance.weak, 0.8) for logits in streams)
+    torch.testing.assert_close(value, 0.25 * first + 0.25 * second + 0.5 * features)
+
+
+@pytest.mark.parametrize("tau", [0.6, 0.95])
+def test_labels_are_the_weak_views_where_it_is_sure(tau: float) -> None:
+    guidance = given()
+    value = UniMatchTerm(tau=tau, strong=1.0, features=0.0).value(guidance, engine_of(Mean()))
+    second = guidance.batch["image_strong2"].mean(1, keepdim=True)
+    expected = (loss(guidance.student, guidance.weak, tau) + loss(second, guidance.weak, tau)) / 2
+    torch.testing.assert_close(value, expected)
+
+
+def test_nobody_sure_costs_nothing() -> None:
+    guidance = given()
+    guidance.weak = torch.full_like(guidance.weak, 0.9)
+    assert UniMatchTerm().value(guidance, engine_of(Mean())).item() == 0
+
+
+def test_only_the_feature_stream_sees_dropped_features() -> None:
+    guidance, seen = given(), []
+    network = Mean()
+    network.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    UniMatchTerm(drop=0.9).value(guidance, engine_of(network))
+    (second, clean), (weak, dropped) = seen
+    assert second is guidance.batch["image_strong2"]
+    assert weak is guidance.batch["image"]
+    assert torch.equal(clean, second.mean(1, keepdim=True))
+    assert not torch.allclose(dropped, weak.mean(1, keepdim=True))
+
+
+def test_two_strong_views_of_one_weak_view_and_a_real_network() -> None:
+    views = Compose([WeakViewd(size=32), StrongViewd(["image", "image"], ["image_strong", "image_strong2"])])
+    items = toy_items(4, 0)
+    from monai.data import Dataset
+
+    dataset = Dataset(items, views)
+    stream = UnlabelledStream(loader=DataLoader(dataset, batch_size=4, sampler=EndlessSampler(dataset)))
+    public = [{key: nn.functional.interpolate(item[key][None], 32)[0] for key in ("image", "label")} for item in items]
+    trainer = toy_trainer(
+        [UniMatchTerm(tau=0.5), stream],
+        network=client_network("flexible_unet_resnet18"),
+        loader=DataLoader(Dataset(public), batch_size=4),
+        steps=1,
+    )
+    next_round(trainer, 0, 1)
+    batch = trainer.state.guidance.batch
+    assert not torch.equal(batch["image_strong"], batch["image_strong2"])
+    assert trainer.state.terms["unimatch"].item() > 0
+
+
+def test_a_missing_view_is_refused_with_the_mend() -> None:
+    guidance = given()
+    del guidance.batch["image_strong2"]  # type: ignore[attr-defined]
+    message = (
+        r"terms#unimatch: expected the view 'image_strong2', found an unlabelled batch with \['image'\]; let the outp"
+    )
+    with pytest.raises(Refused, match=message):
+        UniMatchTerm().value(guidance, engine_of(Mean()))
+
+
+def test_cutmix_is_refused() -> None:
+    with pytest.raises(Refused, match=r"stream#cutmix: expected 0 beside terms#unimatch, found CutMix"):
+        UniMatchTerm().value(given(mixed=True), engine_of(Mean()))
+
+
+def test_a_network_without_an_encoder_is_refused_before_any_step() -> None:
+    term = UniMatchTerm()
+    trainer = toy_trainer([UnlabelledStream(loader=[{}]), term])
+    with pytest.raises(Refused, match=r"terms#unimatch: expected an encoder"):
+        trainer.run()
+    assert trainer.state.iteration == 0
+
+
+def test_bad_arguments_are_refused_together() -> None:
+    with pytest.raises(Refused, match=r"(?s)3 problems.*#tau: .*1\.2.*#features: .*-1.*#drop: .*1\.0"):
+        UniMatchTerm(tau=1.2, features=-1, drop=1.0)
