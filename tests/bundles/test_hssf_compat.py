@@ -30,7 +30,6 @@ def workflow(tmp_path_factory: pytest.TempPathFactory) -> Any:
     overrides: dict[str, Any] = {
         "site": next(iter(DataList.load(folder / "list.json").sites)),
         "network_def#confidence_convolutions": 1,
-        "standalone#progress#_disabled_": True,
     }
     made = ConfigWorkflow(
         config_file=[str(BUNDLE / "configs" / "train.json"), str(find_variant(BUNDLE, "hssf_compat"))],
