@@ -6,6 +6,7 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "PublicSet": "public_set",
+        "SiteAlone": "site_alone",
         "SiteImages": "site_images",
         "SplitDataset": "split_dataset",
     },
