@@ -50,7 +50,8 @@ class HssfNetwork(nn.Module):
         in_channels: of the images.
         out_channels: 1, or the number of classes, whose logits are then returned as they are.
         confidence_convolutions: 3x3 convolutions of the confidence branch; with 7 the whole network has within 4 % of
-            the published 21.4, 31.5 and 65.7 million parameters, and a forward pass in train mode costs 1.6 to 1.9 times as much (counted operations).
+            the published 21.4, 31.5 and 65.7 million parameters, and a forward pass in train mode takes 1.6 to 1.9
+            times as many operations.
 
     Raises:
         Refused: fewer than one convolution.
