@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from common import Figure, record, side_by_side
 
-from samfed_monai.federation import Envelope, FedAvg, Kind
+from samfed_monai.federation import Envelope, FedAvg, Kind, Server
 
 TENSORS, WIDTH = 48, 500_000  # 24 M parameters in tensors the size of a convolution's
 
@@ -51,9 +51,9 @@ def memory(sites: int) -> dict[str, float]:
     """Peak memory that aggregation adds to the updates it is given, in models; run in a process of its own."""
     distinct = [model(seed) for seed in range(4)]
     updates = [distinct[i % 4] for i in range(sites)]
-    FedAvg({"warm": torch.zeros(8)}, sites=["a"], rounds=1).aggregate(0, envelopes([{"warm": torch.ones(8)}], [1]))
+    FedAvg().attach(Server(["a"], 1, weights={"warm": torch.zeros(8)})).aggregate(0, envelopes([{"warm": torch.ones(8)}], [1]))
     before = resident(peak=False)
-    strategy = FedAvg(updates[0], sites=[f"site-{i}" for i in range(sites)], rounds=3)
+    strategy = FedAvg().attach(Server([f"site-{i}" for i in range(sites)], 3, weights=updates[0]))
     for round_ in range(3):
         strategy.configure(round_)
         strategy.aggregate(round_, envelopes(updates, [10] * sites))
@@ -72,7 +72,7 @@ def main() -> None:
     counts = [160, 320, 640, 955]
     updates = [model(seed) for seed in range(4)]
     messages, total = envelopes(updates, counts), model(9)
-    strategy = FedAvg(updates[0], sites=sorted(messages), rounds=1)
+    strategy = FedAvg().attach(Server(sorted(messages), 1, weights=updates[0]))
 
     def aggregate() -> None:
         strategy.configure(0)

@@ -14,7 +14,7 @@ from samfed_monai.config.exit_codes import told_by
 from samfed_monai.config.ids import join_id, split_id
 from samfed_monai.config.layers import BundleConfig, workflow_files
 from samfed_monai.config.spelling import GROUPS
-from samfed_monai.config.variants import find_variant
+from samfed_monai.config.variants import variant_files
 from samfed_monai.errors import Refused
 
 WORKFLOW_TYPES = {"train": "train", "teacher": None, "federate": None, "evaluate": "eval", "inference": "infer"}
@@ -44,7 +44,7 @@ def run_workflow(bundle: str | Path, workflow: str, overrides: Mapping[str, Any]
     problems = check_bundle(root, workflow, variant=variant, overrides=overrides)
     if problems:
         raise Refused(problems)
-    files = [*workflow_files(root, workflow), *([find_variant(root, variant)] if variant else [])]
+    files = [*workflow_files(root, workflow), *(variant_files(root, variant) if variant else [])]
     return _run(root, files, workflow, {"bundle_root": str(root), **whole_groups(files, overrides)})
 
 

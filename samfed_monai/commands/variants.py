@@ -29,11 +29,11 @@ def add_variants_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
 def run(arguments: argparse.Namespace) -> int:
     """Writes one line per variant, or one path."""
     from samfed_monai.config.bundles import find_bundle
-    from samfed_monai.config.variants import find_variant, known_variants, note_of
+    from samfed_monai.config.variants import find_variant, known_variants, note_of, variant_files
 
     root = find_bundle(arguments.bundle) if arguments.bundle else None
     if arguments.path:
-        sys.stdout.write(f"{find_variant(root, arguments.path)}\n")
+        sys.stdout.write("".join(f"{path}\n" for path in variant_files(root, arguments.path)))
         return int(ExitCode.DONE)
     names = known_variants(root)
     width = max(map(len, names)) + 2

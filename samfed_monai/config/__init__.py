@@ -12,6 +12,7 @@ __getattr__, __dir__ = attach(
         "find_bundle": "bundles",
         "find_variant": "variants",
         "known_variants": "variants",
+        "variant_files": "variants",
         "knobs_of": "knobs",
         "packaged_bundle": "bundles",
         "packaged_bundles": "bundles",

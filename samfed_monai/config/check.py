@@ -13,7 +13,7 @@ from samfed_monai.config.knobs import check_knobs
 from samfed_monai.config.layers import WORKFLOWS, BundleConfig, workflow_files
 from samfed_monai.config.logging_file import check_logging
 from samfed_monai.config.spelling import check_override_ids, check_references, check_unread_knobs
-from samfed_monai.config.variants import find_variant
+from samfed_monai.config.variants import variant_files
 from samfed_monai.errors import Problem, Refused
 
 
@@ -58,7 +58,7 @@ def check_bundle(
 
 
 def _variant_files(root: Path, variant: Any) -> list[Path]:
-    return [] if variant is None else [find_variant(root, variant)]
+    return [] if variant is None else variant_files(root, variant)
 
 
 def _problems(config: BundleConfig, root: Path, base_layers: int, ready: bool) -> list[Problem]:

@@ -9,6 +9,9 @@ from samfed_monai.config.ids import did_you_mean
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.io import read_json
 
+BASE = "_base"
+"""Id of a variant that names the variant it builds on."""
+
 PACKAGED = Path(__file__).resolve().parent.parent / "variants"
 """Folder of the variants that come with the package and fit every bundle of the same ids."""
 
@@ -36,6 +39,24 @@ def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
         raise Refused([Problem("variant", found=repr(name), expected=f"one of {known}", mend=mend)])
     own = Path(bundle_root) / "configs" / "variants" / f"{name}.json" if bundle_root is not None else None
     return own if own is not None and own.is_file() else PACKAGED / f"{name}.json"
+
+
+def variant_files(bundle_root: str | Path | None, name: Any) -> list[Path]:
+    """Files of a variant in merge order: what its ``_base`` names, if it has one, and the variant on top.
+
+    Raises:
+        Refused: no such variant, a file that cannot be read, or bases that go round in a circle.
+    """
+    files: list[Path] = []
+    while name is not None:
+        path = find_variant(bundle_root, name)
+        if path in files:
+            found, expected = f"the base {name!r}, which builds on this variant", "a variant that does not"
+            raise Refused([Problem(f"{files[0].name} -> {BASE}", found=found, expected=expected, mend="remove one")])
+        files.insert(0, path)
+        content = read_json(path)
+        name = content.get(BASE) if isinstance(content, dict) else None
+    return files
 
 
 def note_of(path: Path) -> str:

@@ -41,7 +41,7 @@ def load_records(
 
     Returns:
         One dictionary per image with ``image``, ``id`` (the file's stem), ``image_sha256`` and ``site`` (``""`` if
-        public); ``label``, ``group`` and ``mask_threshold`` where there are any.
+        public); ``index``, the place in the list, for public images; ``label``, ``group`` and ``mask_threshold`` where there are any.
 
     Raises:
         Refused: unknown site or split, missing files, or paths out of the data root, all at once.
@@ -57,8 +57,10 @@ def load_records(
     items = [items[index] for index in subset([item.sha256 for item in items], limit)]
     problems = Problems()
     records = []
-    for item in items:
+    for index, item in enumerate(items):
         record: Record = {"id": Path(item.image).stem, "image_sha256": item.sha256, "site": site or ""}
+        if split == Split.PUBLIC:
+            record["index"] = index
         record["image"] = _existing(data_root, item.image, problems)
         if with_labels and item.label is not None:
             record["label"] = _existing(data_root, item.label, problems)

@@ -11,21 +11,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monai.fl.client import MonaiAlgo
-from monai.fl.utils.constants import ExtraItems
+from monai.fl.utils.constants import ExtraItems, WeightType
+from monai.fl.utils.exchange_object import ExchangeObject
 from monai.networks.utils import get_state_dict
 
+from samfed_monai.errors import Problem
 from samfed_monai.federation import optimizer_state
 from samfed_monai.federation.bundle_parts import evaluation_parts, private_count
-from samfed_monai.federation.envelope import METRIC_NAMES, TERM_NAME, Envelope, Kind
+from samfed_monai.federation.envelope import METRIC_NAMES, TERM_NAME, Envelope, Kind, MessageRefused
 from samfed_monai.federation.exchange import HEADER
 from samfed_monai.federation.random_state import own_random_state, seed_transforms
 from samfed_monai.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from monai.fl.utils.exchange_object import ExchangeObject
     from torch import Tensor, nn
 
+    from samfed_monai.federation.sharing import Sharing
+
 logger = logging.getLogger(__name__)
+
+_OWN = "network."
+_KIND = "samfed_kind"
 
 
 class SamFedAlgo(MonaiAlgo):
@@ -46,6 +52,11 @@ class SamFedAlgo(MonaiAlgo):
     ``evaluate`` reads ``extra["split"]`` (``validation`` or ``test``, the bundle's ``validate#dataloader`` and
     ``test#dataloader``) and answers with Dice, IoU, HD95 and counts; the table per image stays here, in
     :attr:`scores`, and in ``output_dir`` when ``extra["model"]`` names ``best`` or ``last``.
+
+    ``extra["purpose"]`` says what the tensors in ``data`` are for: ``replace`` the network's weights (as in MONAI FL,
+    and where nothing is said), ``distil`` from them, or ``keep`` the network as it is. The last two are for bundles
+    with a ``sharing`` (:class:`Sharing`), which keep a network of their own: it trains from where it stands, answers
+    with what the sharing gives, and its weights are part of :meth:`state_dict`.
 
     Args:
         bundle_root: the bundle's folder.
@@ -78,6 +89,9 @@ class SamFedAlgo(MonaiAlgo):
         self._fresh_optimizer: dict[str, Any] = {}
         self._last: dict[str, Any] = {}
         self._seconds = 0.0
+        self._received: dict[str, float] = {}
+        #: What this site gives and takes where it keeps a network of its own; ``None`` where weights are replaced.
+        self.sharing: Sharing | None = None
 
     def initialize(self, extra: dict | None = None) -> None:
         """Builds the bundle's trainer and evaluator; ``extra[ExtraItems.CLIENT_NAME]`` is the site's name."""
@@ -88,6 +102,11 @@ class SamFedAlgo(MonaiAlgo):
                 warnings.filterwarnings("ignore", message="executing the bundle config under")
             super().initialize(extra)
         self._closed = ""
+        self.sharing = None
+        parser = getattr(self.train_workflow, "parser", None)
+        if self.trainer is not None and parser is not None and "sharing" in parser:
+            with own_random_state(derive_seed((extra or {}).get("seed", 0), site, "sharing")):
+                self.sharing = parser.get_parsed_content("sharing")
         if self.trainer is not None and not self.keep_optimizer:
             self._fresh_optimizer = self.trainer.optimizer.state_dict()
 
@@ -97,12 +116,18 @@ class SamFedAlgo(MonaiAlgo):
         if self.trainer is None:
             raise RuntimeError("train() was called before initialize()")
         call = {**data.get(HEADER, {}), **(extra or {})}
-        self._check_incoming(data, self.trainer.network)
+        started = time.perf_counter()
+        if not self._is_personal(call):
+            self._check_incoming(data, self.trainer.network)
         _forget_unfinished_run(self.trainer)
         self._place_trainer(call)
         if not self.keep_optimizer:
             self.trainer.optimizer.load_state_dict(self._fresh_optimizer)
-        started = time.perf_counter()
+        self._received = {}
+        if self._is_personal(call):
+            with own_random_state(self._seed(call, "receive")):
+                self._receive(data, call)
+            data = self._own_weights(data)
         with own_random_state(self._seed(call, "train")):
             if "round" in call:
                 dataset = getattr(self.trainer.data_loader, "dataset", None)
@@ -115,18 +140,32 @@ class SamFedAlgo(MonaiAlgo):
         if optimizer_state.drop_if_poisoned(self.trainer.optimizer):
             logger.warning("%s: the optimizer's moments were not finite and were forgotten", self.client_name)
 
+    def check(self, extra: dict | None = None) -> dict[str, float]:
+        """Says before round 0 whether this site can take part.
+
+        Raises:
+            MessageRefused: its public set is not the server's.
+        """
+        wanted, own = (extra or {}).get("public"), self.sharing.public_hash if self.sharing else ""
+        if wanted and wanted != own:
+            found, expected = f"a public set with hash {own[:12] or 'none'}", f"that of the server, {wanted[:12]}"
+            mend = "give both the same data list, in the same order, with the same masks and image_size"
+            raise MessageRefused([Problem("public set", found=found, expected=expected, mend=mend)])
+        return {}
+
     def get_weights(self, extra: dict | None = None) -> ExchangeObject:
         """A copy of the weights with the number of private images, means of the loss terms, and seconds."""
-        answer = super().get_weights(extra)
+        answer = self._shared() if self._is_personal(extra or {}) else super().get_weights(extra)
         if self.trainer is None or ExtraItems.MODEL_TYPE in (extra or {}):
             return answer
+        kind = answer.pop(_KIND, Kind.WEIGHTS)
         live = {tensor.data_ptr() for tensor in get_state_dict(self.trainer.network).values()}
         answer.weights = {k: v.clone() if v.data_ptr() in live else v for k, v in (answer.weights or {}).items()}
         iterations = self.trainer.state.iteration - self.iter_of_start_time
-        means = getattr(self.trainer.state, "term_means", None) or {}
+        means = {**self._received, **(getattr(self.trainer.state, "term_means", None) or {})}
         terms = {f"term_{name}": float(value) for name, value in means.items() if math.isfinite(value)}
         answer.metrics = {"seconds": self._seconds, "iterations": iterations, **_sendable(terms)}
-        answer[HEADER] = self._header(Kind.WEIGHTS, self._last, private_count(self.train_workflow, self.count_ids))
+        answer[HEADER] = self._header(kind, self._last, private_count(self.train_workflow, self.count_ids))
         return answer
 
     def evaluate(self, data: ExchangeObject, extra: dict | None = None) -> ExchangeObject:
@@ -136,7 +175,10 @@ class SamFedAlgo(MonaiAlgo):
             raise RuntimeError("evaluate() was called before initialize()")
         call = {**data.get(HEADER, {}).get("extra", {}), **data.get(HEADER, {}), **(extra or {})}
         split, model = call.get("split", "validation"), call.get("model")
-        self._check_incoming(data, self.evaluator.network)
+        if self._is_personal(call):
+            data = self._own_weights(data)
+        else:
+            self._check_incoming(data, self.evaluator.network)
         _forget_unfinished_run(self.evaluator)
         folder = None
         if self.output_dir is not None and model in ("best", "last"):
@@ -166,18 +208,69 @@ class SamFedAlgo(MonaiAlgo):
         super().finalize(extra)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the next round needs and the server does not send: the optimizer's state, as named tensors.
+        """What the next round needs and the server does not send, as named tensors.
 
-        Guides (EMA, global model) hold nothing across rounds: they are re-synced when a round starts.
+        The optimizer's state, and the network where this site keeps its own. Guides (EMA, global model) hold nothing
+        across rounds: they are re-synced when a round starts.
         """
-        if self.trainer is None or not self.keep_optimizer:
+        if self.trainer is None:
             return {}
-        return optimizer_state.pack(self.trainer.optimizer)
+        state = optimizer_state.pack(self.trainer.optimizer) if self.keep_optimizer else {}
+        if self.sharing is not None:
+            state.update({_OWN + name: tensor for name, tensor in get_state_dict(self.trainer.network).items()})
+        return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Puts back what :meth:`state_dict` returned; nothing for an empty one."""
-        if state and self.trainer is not None:
-            optimizer_state.unpack(self.trainer.optimizer, state)
+        if not state or self.trainer is None:
+            return
+        own = {name[len(_OWN) :]: tensor for name, tensor in state.items() if name.startswith(_OWN)}
+        rest = {name: tensor for name, tensor in state.items() if not name.startswith(_OWN)}
+        if own:
+            self.load_network(own)
+        if rest:
+            optimizer_state.unpack(self.trainer.optimizer, rest)
+
+    def load_network(self, weights: Mapping[str, Tensor]) -> None:
+        """Gives this site's own network its weights, for instance those of a warm start.
+
+        Raises:
+            MessageRefused: they are those of another network.
+        """
+        if self.trainer is None:
+            raise RuntimeError("load_network() was called before initialize()")
+        network = self.trainer.network
+        Envelope(Kind.WEIGHTS, str(self.client_name), 0, 1, tensors=dict(weights)).check(
+            up=False, like=get_state_dict(network)
+        )
+        network.load_state_dict(dict(weights))
+        if self.sharing is not None:
+            self.sharing.reset()
+
+    def _is_personal(self, call: Mapping[str, Any]) -> bool:
+        return self.sharing is not None and call.get("purpose", "replace") != "replace"
+
+    def _receive(self, data: ExchangeObject, call: Mapping[str, Any]) -> None:
+        if self.sharing is None or call.get("purpose") != "distil":
+            return
+        kind = Kind(data.get(HEADER, {}).get("kind", Kind.METRICS))
+        means = self.sharing.receive(call.get("round", 0), call.get("rounds", 1), kind, dict(data.weights or {}))
+        self._received = {name: value for name, value in means.items() if math.isfinite(value)}
+
+    def _shared(self) -> ExchangeObject:
+        if self.sharing is None:
+            raise RuntimeError("a bundle without sharing has only weights to give")
+        kind, tensors = self.sharing.share()
+        answer = ExchangeObject(weights=tensors or None)
+        answer[_KIND] = kind
+        return answer
+
+    def _own_weights(self, data: ExchangeObject) -> ExchangeObject:
+        if self.trainer is None:
+            raise RuntimeError("the client was not initialized")
+        own = ExchangeObject(weights=dict(get_state_dict(self.trainer.network)), weight_type=WeightType.WEIGHTS)
+        own[HEADER] = data.get(HEADER, {})
+        return own
 
     def _check_incoming(self, data: ExchangeObject, network: nn.Module) -> None:
         incoming = Envelope(Kind.WEIGHTS, str(self.client_name), 0, 1, tensors=dict(data.weights or {}))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from samfed_monai.errors import Problems, Stopped
 from samfed_monai.federation.clock import Clock
@@ -23,12 +23,9 @@ from samfed_monai.federation.signals import Interrupted, Terminated, Termination
 from samfed_monai.federation.strategy import Strategy
 from samfed_monai.federation.transport import Task, Transport
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 logger = logging.getLogger(__name__)
 
-ACTIVITIES = ("training", "controller", "evaluation")
+ACTIVITIES = ("training", "server", "controller", "evaluation")
 
 
 @dataclass(frozen=True)
@@ -37,10 +34,11 @@ class RunResult:
 
     Args:
         models: ``best`` and ``last``, each ``{"round", "sha256", "sites": {site: {split: scores}}, "average": {split:
-            ...}, "worst": {split: ...}}``.
+            ...}, "worst": {split: ...}, "unseen": {site: {split: scores}}}``.
         records: ``round.json`` of every round.
         traffic: ``up_bytes`` and ``down_bytes`` of all rounds and of the evaluation.
-        seconds: ``training``, ``controller`` and ``evaluation``, over all rounds and the evaluation.
+        seconds: ``training``, ``server`` (what a server trains itself), ``controller`` and ``evaluation``, over all
+            rounds and the evaluation.
     """
 
     models: dict[str, dict[str, Any]]
@@ -52,10 +50,11 @@ class RunResult:
 class RoundController:
     """Runs a federation; the same class on every transport.
 
-    A round: the strategy's messages go out, answers are checked and taken in as they come, the aggregated model is
-    validated at every site, and the round is stored. An answer that fails or is refused is left out, with its reason
-    in the record, as long as enough others came. After the last round the best model (mean validation Dice over all
-    images) and the last one are evaluated at every site.
+    A round: the strategy's messages go out, answers are checked and taken in as they come, the aggregated model (or
+    each site's own network, where sites keep one) is validated at every site, and the round is stored. An answer that
+    fails or is refused is left out, with its reason in the record, as long as enough others came. After the last round
+    the best model (mean validation Dice over all images) and the last one are evaluated at every site, and at hospitals
+    that took no part.
 
     Args:
         transport: carries messages.
@@ -67,11 +66,13 @@ class RoundController:
         timeout: seconds that a round's training may take; ``None`` waits.
         allow_single_site: permits rounds with one site's update, which the "aggregate" then equals (fault 61).
         splits: splits on which the best and the last model are evaluated.
+        unseen: sites of the transport that take no part; the server's model is evaluated on their test images.
         resume_hint: what a user types to go on, for messages.
         progress: where progress is shown; ``None`` shows it on a terminal only.
 
     Raises:
-        Refused: no rounds, a quorum that the sites cannot reach, or one site without ``allow_single_site``.
+        Refused: no rounds, a quorum that the sites cannot reach, or one site without ``allow_single_site``; in
+            :meth:`run`, before round 0, sites that cannot take part (another public set).
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class RoundController:
         timeout: float | None = None,
         allow_single_site: bool = False,
         splits: tuple[str, ...] = ("validation", "test"),
+        unseen: Iterable[str] = (),
         resume_hint: str = "run the same command again",
         progress: Progress | None = None,
     ) -> None:
@@ -93,7 +95,9 @@ class RoundController:
         self.rounds, self.seed, self.timeout, self.splits = rounds, seed, timeout, splits
         self.resume_hint, self.progress = resume_hint, progress or Progress()
         self._writing = 0.0
-        sites = len(transport.sites)
+        self.unseen = tuple(sorted(unseen))
+        self.sites = tuple(site for site in transport.sites if site not in self.unseen)
+        sites = len(self.sites)
         least = 1 if allow_single_site else 2
         self.quorum = max(least, sites // 2 + 1) if quorum is None else max(least, quorum)
         problems = Problems()
@@ -115,6 +119,7 @@ class RoundController:
         """
         try:
             with Termination() as termination:
+                self._ask_everybody()
                 records = self._resume()
                 with self.progress.rounds(self.rounds, len(records)) as bar:
                     for round in range(len(records), self.rounds):
@@ -132,33 +137,54 @@ class RoundController:
             raise Stopped(f"the disk is full ({self.folder.path}); {self._kept()}", resume) from error
 
     def evaluate(
-        self, weights: Mapping[str, Tensor], split: str, *, round: int = 0, model: str = "current"
+        self, split: str, *, round: int = 0, model: str = "current", sites: Iterable[str] | None = None
     ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-        """Scores of a model at every site, and the reasons of the sites that gave none."""
-        extra = {"split": split, "model": model}
-        messages = {
-            site: Envelope(Kind.WEIGHTS, site, round, self.rounds, self.seed, tensors=dict(weights), extra=extra)
-            for site in self.transport.sites
-        }
+        """Scores of the strategy's model, or of sites' own networks, and the reasons of sites that gave none."""
+        messages = {}
+        for site in self.sites if sites is None else sites:
+            weights = self.strategy.evaluation(site)
+            purpose = {"purpose": "keep"} if weights is None else {}
+            message = Envelope(Kind.METRICS if weights is None else Kind.WEIGHTS, site, round, self.rounds, self.seed)
+            messages[site] = replace(
+                message, tensors=dict(weights or {}), extra={"split": split, "model": model, **purpose}
+            )
         inbox = Inbox(round=round, sites=messages, like=None)
         replies = self.transport.exchange(Task.EVALUATE, messages, on_reply=inbox.check)
         scores = {site: site_scores(reply) for site, reply in replies.items() if isinstance(reply, Envelope)}
         return scores, {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
 
+    def _ask_everybody(self) -> None:
+        requirements = self.strategy.requirements()
+        if not requirements:
+            return
+        messages = {
+            site: Envelope(Kind.METRICS, site, 0, self.rounds, self.seed, extra=requirements) for site in self.sites
+        }
+        replies = self.transport.exchange(Task.CHECK, messages)
+        problems = Problems()
+        for site, reply in sorted(replies.items()):
+            if isinstance(reply, Failure):
+                problems.add(site, found=reply.reason, expected="a site that can take part")
+        problems.refuse_if_any()
+
     def _resume(self) -> list[dict[str, Any]]:
         stored = self.folder.store.latest()
         if stored is None:
             return []
-        self.strategy.load_state_dict(self.folder.store.weights(stored.round))
-        self.transport.load_state(stored.folder / "clients")
+        self._go_to(stored.round)
         logger.info("going on after round %d of %d", stored.round + 1, self.rounds)
         return self.folder.store.records(stored.round)
+
+    def _go_to(self, round: int) -> None:
+        store = self.folder.store
+        self.strategy.load_state_dict(store.weights(round), store.server_state(round))
+        self.transport.load_state(store.clients(round))
 
     def _round(self, round: int, records: list[dict[str, Any]], termination: Termination) -> dict[str, Any]:
         clock = self._clock()
         with clock("controller"):
             messages = self.strategy.configure(round)
-            inbox = Inbox(round=round, sites=messages, like=self.strategy.global_weights)
+            inbox = Inbox(round=round, sites=messages, like=self.strategy.expected)
 
             def take(site: str, reply: Envelope) -> None:
                 with clock("controller"):
@@ -175,8 +201,10 @@ class RoundController:
                 came = f"{len(replies) - len(failures)} of {len(replies)} updates, {self.quorum} needed"
                 raise Stopped(f"round {round}: {came}{reasons}\n  {self._kept()}", f"mend it, then {self.resume_hint}")
             self.strategy.finish(round)
+            with clock("server"):
+                self.strategy.refine(round)
             with clock("evaluation"):
-                scores, unscored = self.evaluate(self.strategy.global_weights, "validation", round=round)
+                scores, unscored = self.evaluate("validation", round=round)
             traffic = self.transport.take_traffic()
             sites = {
                 site: site_record(replies[site], scores.get(site), unscored.get(site), traffic.get(site))
@@ -186,7 +214,11 @@ class RoundController:
                 record = round_record(round, self.rounds, sites, dict(clock.seconds))
                 started = time.perf_counter()
                 stored = self.folder.write_round(
-                    self.strategy.global_weights, [*records, record], self.transport.save_state
+                    self.strategy.global_weights,
+                    [*records, record],
+                    self.transport.save_state,
+                    server_state=self.strategy.state_dict(),
+                    keep_best_states=self.strategy.personal,
                 )
                 self._writing = time.perf_counter() - started
                 logger.info("%s", told(stored.record))
@@ -215,16 +247,12 @@ class RoundController:
         return RunResult(models, records, traffic, seconds)
 
     def _model(self, name: str, round: int, records: list[dict[str, Any]]) -> dict[str, Any]:
-        weights = self.folder.store.weights(round)
-        sites: dict[str, dict[str, Any]] = {site: {} for site in self.transport.sites}
-        for split in self.splits:
-            scores, reasons = self.evaluate(weights, split, round=round, model=name)
-            for site, reason in reasons.items():
-                logger.warning("%s has no %s scores of the %s model: %s", site, split, name, reason)
-            for site in sites:
-                sites[site][split] = scores.get(site)
+        self._go_to(round)
+        sites, unseen = self._tables(name, round, self.sites, self.splits), {}
+        if self.strategy.global_weights:
+            unseen = self._tables(name, round, self.unseen, ("test",))
         by_split = {
-            split: {site: entry[split] for site, entry in sites.items() if entry[split]} for split in self.splits
+            split: {site: scores[split] for site, scores in sites.items() if scores[split]} for split in self.splits
         }
         return {
             "round": round,
@@ -232,7 +260,18 @@ class RoundController:
             "sites": sites,
             "average": {split: average(scores) for split, scores in by_split.items()},
             "worst": {split: worst(scores) for split, scores in by_split.items()},
+            "unseen": {site: scores for site, scores in unseen.items() if scores["test"]},
         }
+
+    def _tables(self, name: str, round: int, sites: Sequence[str], splits: Sequence[str]) -> dict[str, dict[str, Any]]:
+        tables: dict[str, dict[str, Any]] = {site: {} for site in sites}
+        for split in splits if sites else ():
+            scores, reasons = self.evaluate(split, round=round, model=name, sites=sites)
+            for site, reason in reasons.items():
+                logger.warning("%s has no %s scores of the %s model: %s", site, split, name, reason)
+            for site in sites:
+                tables[site][split] = scores.get(site)
+        return tables
 
     def _kept(self) -> str:
         done = len(self.folder.store.rounds())

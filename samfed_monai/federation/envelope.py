@@ -25,10 +25,13 @@ METRIC_NAMES = frozenset(
 )
 #: Means of loss terms are named by the bundle's JSON; the pattern has no room for paths, dots or capitals.
 TERM_NAME = re.compile(r"term_[a-z][a-z0-9_]{0,39}")
-#: Words the server may send: key to the values it can take.
+#: Words the server may send: key to the pattern of the values it can take.
 EXTRA_WORDS = {
-    "split": frozenset({"validation", "test"}),
-    "model": frozenset({"initial", "current", "best", "last"}),
+    "split": re.compile("validation|test"),
+    "model": re.compile("initial|current|best|last"),
+    # what a site does with the tensors: put them in place of its weights, learn from them, or keep its own network
+    "purpose": re.compile("replace|distil|keep"),
+    "public": re.compile("[0-9a-f]{64}"),  # hash of the public set
 }
 
 
@@ -37,6 +40,7 @@ class Kind(str, Enum):
 
     WEIGHTS = "weights"
     SOFT_MASKS = "soft_masks"
+    PROTOTYPES = "prototypes"
     METRICS = "metrics"
 
 
@@ -143,8 +147,8 @@ def _scalar_problems(metrics: Mapping[Any, Any], extra: Mapping[Any, Any]) -> li
     for name, value in extra.items():
         if name not in EXTRA_WORDS:
             problems.add("message -> extra", found="a name that is not on the list", expected=_names(EXTRA_WORDS))
-        elif value not in EXTRA_WORDS[name]:
-            problems.add(f"message -> extra -> {name}", found="another value", expected=_names(EXTRA_WORDS[name]))
+        elif not isinstance(value, str) or not EXTRA_WORDS[name].fullmatch(value):
+            problems.add(f"message -> extra -> {name}", found="another value", expected=EXTRA_WORDS[name].pattern)
     return list(problems)
 
 

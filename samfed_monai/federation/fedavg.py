@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 
-from samfed_monai.federation.clip import UpdateGuard, norm
+from samfed_monai.federation.clip import norm
 from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.strategy import Strategy
 
@@ -25,25 +25,14 @@ class FedAvg(Strategy):
     weights stay equal to the last bit. Integer tensors (BatchNorm's counters) are never averaged: they are those of
     the site with most images, the first by name among equals. Half precision is averaged in float32.
 
-    Args:
-        weights: the weights to start from; they are copied.
-        sites: names of the sites.
-        rounds: number of rounds.
-        seed: the run's seed.
-        guard: limits the norm of updates (fault 39), for one read more of each; ``None`` takes every finite one.
+    Its guard (:attr:`Server.guard`) limits the norm of updates (fault 39), for one read more of each.
+
+    Example::
+
+        "strategy": {"_target_": "samfed_monai.federation.FedAvg"}
     """
 
-    def __init__(
-        self,
-        weights: Mapping[str, Tensor],
-        *,
-        sites: Sequence[str],
-        rounds: int,
-        seed: int = 0,
-        guard: UpdateGuard | None = None,
-    ) -> None:
-        self.sites, self.rounds, self.seed, self.guard = sorted(sites), rounds, seed, guard
-        self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+    def __init__(self) -> None:
         self._mean: dict[str, Tensor] = {}
         self._total = 0
         self._largest: tuple[int, str] | None = None
@@ -51,17 +40,14 @@ class FedAvg(Strategy):
 
     def configure(self, round: int) -> dict[str, Envelope]:
         self._total, self._largest, self._norm = 0, None, None
-        return {
-            site: Envelope(Kind.WEIGHTS, site, round, self.rounds, self.seed, tensors=dict(self.global_weights))
-            for site in self.sites
-        }
+        return {site: self._message(site, round, Kind.WEIGHTS, self.global_weights) for site in self.server.sites}
 
     @torch.no_grad()
     def accept(self, round: int, site: str, update: Envelope) -> None:
         share = 1.0
-        if self.guard:
+        if self.server.guard:
             self._norm = norm(self.global_weights) if self._norm is None else self._norm
-            share = self.guard.share(update.tensors, self.global_weights, self._norm)
+            share = self.server.guard.share(update.tensors, self.global_weights, self._norm)
         if not self._mean:
             self._mean = {name: _buffer(tensor) for name, tensor in self.global_weights.items()}
         first, self._total = self._total == 0, self._total + update.n
@@ -91,8 +77,8 @@ class FedAvg(Strategy):
         self._mean = {} if any(tensor.dtype in _HALF for tensor in old.values()) else old
         self._total, self._largest, self._norm = 0, None, None
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(weights, state)
         self._mean, self._total, self._largest, self._norm = {}, 0, None, None
 
     def _step(self, value: Tensor, name: str, share: float) -> Tensor:

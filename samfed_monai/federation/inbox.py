@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from samfed_monai.errors import Problem
@@ -19,8 +19,9 @@ class Inbox:
     Args:
         round: the round that is running.
         sites: the sites that were asked.
-        like: names, shapes and dtypes of the weights that were asked for; ``None`` when only numbers were.
-        max_bytes: largest message taken; ``None`` takes twice what ``like`` needs, plus 1 MiB for the header.
+        like: site to names, shapes and dtypes of the tensors that it was asked for; ``None``, for all sites or for
+            one, when only numbers were.
+        max_bytes: largest message taken; ``None`` takes twice what the site's tensors need, plus 1 MiB for the header.
         max_count: largest number of images believed.
     """
 
@@ -29,13 +30,12 @@ class Inbox:
         *,
         round: int,
         sites: Iterable[str],
-        like: Mapping[str, Tensor] | None,
+        like: Callable[[str], Mapping[str, Tensor] | None] | None,
         max_bytes: int | None = None,
         max_count: int = MAX_COUNT,
     ) -> None:
         self.round, self.like, self.max_count = round, like, max_count
-        weights = sum(tensor.numel() * tensor.element_size() for tensor in (like or {}).values())
-        self.max_bytes = max_bytes if max_bytes is not None else 2 * weights + 1024**2
+        self.max_bytes = max_bytes
         self._open = set(sites)
         self._answered: set[str] = set()
 
@@ -50,12 +50,18 @@ class Inbox:
             raise _refusal("a second answer", "one answer per site and round")
         if sender not in self._open:
             raise _refusal("an unknown sender", "a site of this federation")
-        size = wire_size(message)
-        if size > self.max_bytes:
-            raise _refusal(f"{size} bytes", f"at most {self.max_bytes} bytes")
-        message.check(up=True, like=self.like, site=sender, round=self.round, max_count=self.max_count)
+        like = self.like(sender) if self.like else None
+        size, limit = wire_size(message), self._limit(like)
+        if size > limit:
+            raise _refusal(f"{size} bytes", f"at most {limit} bytes")
+        message.check(up=True, like=like, site=sender, round=self.round, max_count=self.max_count)
         self._open.discard(sender)
         self._answered.add(sender)
+
+    def _limit(self, like: Mapping[str, Tensor] | None) -> int:
+        if self.max_bytes is not None:
+            return self.max_bytes
+        return 2 * sum(tensor.numel() * tensor.element_size() for tensor in (like or {}).values()) + 1024**2
 
 
 def _refusal(found: str, expected: str) -> MessageRefused:

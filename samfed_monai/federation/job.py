@@ -6,7 +6,7 @@ import logging
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,10 @@ from samfed_monai.config.ids import flat
 from samfed_monai.data import DataList
 from samfed_monai.federation.clip import UpdateGuard
 from samfed_monai.federation.controller import RoundController, RunResult
-from samfed_monai.federation.fedavg import FedAvg
 from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.run_folder import RunFolder
-from samfed_monai.federation.stages.clients import make_clients
+from samfed_monai.federation.stages.cast import Cast
+from samfed_monai.federation.stages.clients import make_clients, make_evaluators
 from samfed_monai.federation.stages.data_check import check_data
 from samfed_monai.federation.stages.provenance import versions
 from samfed_monai.federation.stages.soft_masks import SiteMasks
@@ -29,6 +29,8 @@ from samfed_monai.io import sha256_file, write_json
 from samfed_monai.results import build_results
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from samfed_monai.networks import Teacher
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,9 @@ class FederatedJob:
         adapter: an adapter to use as it is; ``None`` fits one, or finds the one that was fitted before.
         client: ids of ``train.json`` to values.
         teacher: ids of ``teacher.json`` to values.
+        sites: site to its own choices: ``network`` (a name of the catalogue) and ids of ``train.json``.
+        unseen: sites of the list that take no part and are evaluated at the end; a site without unlabelled images is
+            one in any case.
         keep_optimizer: keep each site's optimizer moments from round to round.
         update_guard: arguments of :class:`UpdateGuard`, which limits the norm of updates; ``None`` is its defaults.
         quorum: sites that must answer in a round; ``None`` is more than half.
@@ -79,6 +84,8 @@ class FederatedJob:
         adapter: str | Path | None = None,
         client: Mapping[str, Any] | None = None,
         teacher: Mapping[str, Any] | None = None,
+        sites: Mapping[str, Mapping[str, Any]] | None = None,
+        unseen: Sequence[str] = (),
         keep_optimizer: bool = True,
         update_guard: Mapping[str, Any] | None = None,
         quorum: int | None = None,
@@ -90,6 +97,7 @@ class FederatedJob:
         self.cache_dir = Path(cache_dir) if cache_dir else self.output_dir / "cache"
         self.rounds, self.variant, self.seed, self.warm_start_steps = rounds, variant, seed, warm_start_steps
         self.adapter, self.keep_optimizer = adapter, keep_optimizer
+        self.site_choices, self.unseen = {site: flat(choice) for site, choice in (sites or {}).items()}, tuple(unseen)
         self.guard = UpdateGuard(**dict(update_guard or {}))
         self.quorum, self.timeout, self.allow_single_site = quorum, timeout, allow_single_site
         places = {"datalist": str(datalist), "data_root": str(data_root), "bundle_root": str(bundle_root)}
@@ -110,6 +118,7 @@ class FederatedJob:
         started = time.perf_counter()
         datalist = DataList.load(self.datalist_file)
         config = client_config(self.bundle_root, self.variant, self.client_overrides)
+        cast = Cast(config, datalist, choices=self.site_choices, unseen=self.unseen)
         adapt = config.value("teacher_adapt")
         hashes = {"datalist": datalist.hash}
         if adapt != "off":
@@ -123,13 +132,14 @@ class FederatedJob:
             "warm_start_steps": self.warm_start_steps,
             "keep_optimizer": self.keep_optimizer,
             "client": config.content(),
+            **cast.content(),
             "teacher": self.teacher.content() if adapt != "off" else None,
         }
         seeds = {"seed": self.seed}
         with folder.open(settings, versions=versions(), hashes=hashes, seeds=seeds):
             check_data(datalist, self.data_root, cache_dir=self.cache_dir)
             teacher, masks = self._teacher(datalist, adapt)
-            result = self._federate(folder, datalist, config, teacher, masks)
+            result = self._federate(folder, datalist, cast, teacher, masks)
             results = build_results(
                 variant=self.variant,
                 rounds=self.rounds,
@@ -147,6 +157,10 @@ class FederatedJob:
                 versions=versions(),
                 seeds=seeds,
                 skipped=_skipped(result),
+                unseen={name: model["unseen"] for name, model in result.models.items()} if cast.unseen else None,
+                networks=cast.networks,
+                exchange=cast.exchange,
+                rounds_traffic=[_traffic(record) for record in result.records],
                 command=shlex.join(sys.argv),
             )
             write_json(self.output_dir / "results.json", results)
@@ -163,51 +177,63 @@ class FederatedJob:
         return teacher, masks
 
     def _federate(
-        self, folder: RunFolder, datalist: DataList, config: WorkflowConfig, teacher: Teacher | None, masks: SiteMasks
+        self, folder: RunFolder, datalist: DataList, cast: Cast, teacher: Teacher | None, masks: SiteMasks
     ) -> RunResult:
-        server = WorkflowConfig(self.bundle_root, ("configs/train.json",), self.client_overrides)
         with self._timed("warm_start"):
-            weights, _ = warm_start(
-                server, datalist=datalist, steps=self.warm_start_steps, seed=self.seed, cache_dir=self.cache_dir
-            )
+            starts = {name: self._warm_start(datalist, name) for name in cast.all_networks}
 
         def of_site(site: str) -> dict[str, Any]:
-            if teacher is None:
-                return {}
-            return {"store_dir": str(masks.store_dir(site)), "teacher_sha256": teacher.sha256}
+            stored = {"store_dir": str(masks.store_dir(site)), "teacher_sha256": teacher.sha256} if teacher else {}
+            return {**stored, **cast.overrides[site], "network_name": cast.networks[site]}
 
-        sites = sorted(datalist.sites)
         evaluation = self.output_dir / "evaluation"
         clients = make_clients(
-            config,
-            sites,
+            cast.config,
+            list(cast.sites),
             seed=self.seed,
             output_dir=evaluation,
             of_site=of_site,
             keep_optimizer=self.keep_optimizer,
         )
+        for site, client in clients.items():
+            client.load_network(starts[cast.networks[site]])
+        others = make_evaluators(cast.at_server(), list(cast.unseen), seed=self.seed, output_dir=evaluation)
+        server = cast.server(rounds=self.rounds, seed=self.seed, weights=starts[cast.server_network], guard=self.guard)
         controller = RoundController(
-            transport=LocalTransport(clients),
-            strategy=FedAvg(weights, sites=sites, rounds=self.rounds, seed=self.seed, guard=self.guard),
+            transport=LocalTransport({**clients, **others}),
+            strategy=cast.strategy.attach(server),
             folder=folder,
             rounds=self.rounds,
             seed=self.seed,
             splits=SPLITS,
+            unseen=cast.unseen,
             resume_hint=RESUME,
             quorum=self.quorum,
             timeout=self.timeout,
             allow_single_site=self.allow_single_site,
         )
         result = controller.run()
-        for client in clients.values():
+        for client in (*clients.values(), *others.values()):
             client.finalize()
         return result
+
+    def _warm_start(self, datalist: DataList, network: str) -> dict[str, Tensor]:
+        overrides = {**self.client_overrides, "network_name": network}
+        config = WorkflowConfig(self.bundle_root, ("configs/train.json",), overrides)
+        weights, _ = warm_start(
+            config, datalist=datalist, steps=self.warm_start_steps, seed=self.seed, cache_dir=self.cache_dir
+        )
+        return weights
 
     @contextmanager
     def _timed(self, activity: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
         self.seconds[activity] = time.perf_counter() - started
+
+
+def _traffic(record: Mapping[str, Any]) -> dict[str, int]:
+    return {name: sum(entry[name] for entry in record["sites"].values()) for name in ("up_bytes", "down_bytes")}
 
 
 def _skipped(result: RunResult) -> list[dict[str, Any]]:

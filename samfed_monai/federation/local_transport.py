@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from samfed_monai.federation import tensor_file
-from samfed_monai.federation.envelope import Envelope, MessageRefused
+from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
 from samfed_monai.federation.exchange import call_extra, from_exchange, to_exchange
 from samfed_monai.federation.failure import Failure, scrub
 from samfed_monai.federation.progress import Progress
@@ -113,6 +113,9 @@ class LocalTransport:
 
     def _work(self, task: Task, client: Any, message: Envelope) -> Envelope:
         data, extra = to_exchange(message), call_extra(message)
+        if task == Task.CHECK:
+            answer = client.check(extra) if hasattr(client, "check") else {}
+            return replace(message, kind=Kind.METRICS, tensors={}, extra={}, metrics=dict(answer))
         if task == Task.EVALUATE:
             with self.progress.iterations(getattr(client, "evaluator", None)):
                 return from_exchange(client.evaluate(data, extra), request=message)

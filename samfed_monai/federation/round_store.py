@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS = "global.safetensors"
 CLIENTS = "clients"
+SERVER = "server.safetensors"
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class RoundStore:
     """The folder ``rounds/`` of a run.
 
     ``rounds/NNN/`` holds ``global.safetensors`` (the model after aggregation), ``clients/<site>.safetensors`` (what a
-    site needs to go on) and ``round.json``, which is written last and has the digests of the others. Everything is
-    written into a temporary folder that is renamed when it is complete and on disk.
+    site needs to go on), ``server.safetensors`` (what a server that trains needs beside the model) and ``round.json``,
+    which is written last and has the digests of the others. Everything is written into a temporary folder that is
+    renamed when it is complete and on disk.
 
     Args:
         folder: ``<run>/rounds``.
@@ -57,6 +59,7 @@ class RoundStore:
         weights: Mapping[str, Tensor],
         record: Mapping[str, Any],
         save_state: Callable[[Path], dict[str, str]] | None = None,
+        server_state: Mapping[str, Tensor] | None = None,
     ) -> StoredRound:
         """Stores a round.
 
@@ -65,6 +68,7 @@ class RoundStore:
             weights: the model after aggregation.
             record: content of ``round.json``; ``files`` is added.
             save_state: called with the folder for the sites' states; returns file names and their digests.
+            server_state: what the server needs to go on beside the model; nothing is written for none.
 
         Raises:
             OSError: the disk is full or fails; the rounds before this one are untouched.
@@ -74,6 +78,9 @@ class RoundStore:
             temporary.mkdir(parents=True)
             with atomic_write(temporary / WEIGHTS) as stream:
                 files = {WEIGHTS: tensor_file.write(stream, weights, {"round": str(round)})}
+            if server_state:
+                with atomic_write(temporary / SERVER) as stream:
+                    files[SERVER] = tensor_file.write_state(stream, server_state)
             if save_state is not None:
                 (temporary / CLIENTS).mkdir(mode=0o700)
                 states = save_state(temporary / CLIENTS)
@@ -134,13 +141,23 @@ class RoundStore:
             raise Stopped(f"the model of round {round} is missing or damaged ({path})", "run again in a new output_dir")
         return safe_load(path)
 
+    def server_state(self, round: int) -> dict[str, Tensor]:
+        """What :meth:`write` was given as ``server_state``; empty where there was none."""
+        path = self._path(round) / SERVER
+        return safe_load(path) if path.is_file() else {}
+
+    def clients(self, round: int) -> Path:
+        """Folder of the sites' states of a round."""
+        return self._path(round) / CLIENTS
+
     def prune(self, keep_models: set[int], keep_states: set[int]) -> None:
         """Removes the models and site states of all other rounds; ``round.json`` always stays."""
         for number in self.rounds():
             if number not in keep_models:
                 (self._path(number) / WEIGHTS).unlink(missing_ok=True)
             if number not in keep_states:
-                shutil.rmtree(self._path(number) / CLIENTS, ignore_errors=True)
+                shutil.rmtree(self.clients(number), ignore_errors=True)
+                (self._path(number) / SERVER).unlink(missing_ok=True)
 
     def _path(self, round: int) -> Path:
         return self.folder / f"{round:03d}"

@@ -102,18 +102,22 @@ class RunFolder:
         weights: Mapping[str, Tensor],
         records: Sequence[Mapping[str, Any]],
         save_state: Callable[[Path], dict[str, str]] | None = None,
+        *,
+        server_state: Mapping[str, Tensor] | None = None,
+        keep_best_states: bool = False,
     ) -> StoredRound:
         """Stores the last of ``records`` as its round, rewrites ``federation.csv`` and removes what is not needed.
 
         What stays: the models of the last two rounds and of the best round as of each of them, so that going back one
-        round finds everything; the sites' states of the last two rounds; every ``round.json``.
+        round finds everything; the sites' states of the last two rounds, and with ``keep_best_states`` of those best
+        rounds (where a site's state holds its own network); every ``round.json``.
         """
         last = len(records) - 1
-        stored = self.store.write(last, weights, records[-1], save_state)
+        stored = self.store.write(last, weights, records[-1], save_state, server_state)
         self.write_table(records)
         recent = {last, max(last - 1, 0)}
         bests = {best_round(records), best_round(records[:-1] or records)}
-        self.store.prune(keep_models=recent | bests, keep_states=recent)
+        self.store.prune(keep_models=recent | bests, keep_states=recent | bests if keep_best_states else recent)
         return stored
 
     def write_table(self, records: Sequence[Mapping[str, Any]]) -> None:

@@ -6,25 +6,55 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from samfed_monai.federation.envelope import Envelope, Kind
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from samfed_monai.federation.envelope import Envelope
+    from samfed_monai.federation.server import Server
 
 
 class Strategy(ABC):
-    """Server side of a round: :meth:`configure`, then :meth:`accept` for each answer, then :meth:`finish`.
+    """Server side of a round: :meth:`configure`, then :meth:`accept` for each answer, :meth:`finish`, :meth:`refine`.
 
-    :meth:`aggregate` does the last two at once. Answers are taken one by one so that no more than one of them has to
-    be in memory. A strategy does not evaluate, store or send anything.
+    The constructor takes options, as a bundle's JSON names them (``strategy``); :meth:`attach` binds the run. Answers
+    are taken one by one so that no more than one of them has to be in memory. A strategy does not evaluate, store or
+    send anything.
     """
 
-    #: The model that is evaluated and stored; names to tensors on the CPU.
+    #: The server's model, which is stored, and evaluated at sites that take no part; names to tensors on the CPU.
+    #: Empty where the server has none.
     global_weights: dict[str, Tensor]
+
+    #: Whether each site keeps a network of its own, which is then what is evaluated there.
+    personal: bool = False
+
+    #: What travels, in the words of ``results.json``: ``weights``, ``predictions``, ``prototypes`` or ``none``.
+    exchange_name: str = "weights"
+
+    server: Server
+
+    def attach(self, server: Server) -> Strategy:
+        """Binds the run, before anything else is called; returns itself.
+
+        Raises:
+            Refused: the run has not what this strategy needs.
+        """
+        self.server = server
+        self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in server.weights.items()}
+        return self
+
+    def requirements(self) -> dict[str, str]:
+        """What every site must confirm before round 0, as ``extra`` of a message; empty asks for nothing."""
+        return {}
 
     @abstractmethod
     def configure(self, round: int) -> dict[str, Envelope]:
         """The message for each site; its tensors stay as they are until the first answer of the next round."""
+
+    def expected(self, site: str) -> Mapping[str, Tensor] | None:
+        """Names, shapes and dtypes of a site's answer; ``None`` where it answers with numbers only."""
+        return self.global_weights
 
     @abstractmethod
     def accept(self, round: int, site: str, update: Envelope) -> None:
@@ -34,20 +64,36 @@ class Strategy(ABC):
             MessageRefused: this answer is not used; what was accepted before it stays.
         """
 
-    @abstractmethod
-    def finish(self, round: int) -> None:
-        """Makes the accepted answers into the next :attr:`global_weights`."""
+    def finish(self, round: int) -> None:  # noqa: B027 - a strategy may have nothing to add
+        """Makes the accepted answers into what the next round starts from."""
+
+    def refine(self, round: int) -> None:  # noqa: B027 - most servers do not train
+        """What the server itself trains once the answers are in."""
 
     def aggregate(self, round: int, updates: Mapping[str, Envelope]) -> None:
-        """Accepts ``updates`` in the order of the sites' names, and finishes the round."""
+        """Accepts ``updates`` in the order of the sites' names, finishes and refines the round."""
         for site in sorted(updates):
             self.accept(round, site, updates[site])
         self.finish(round)
+        self.refine(round)
+
+    def evaluation(self, site: str) -> dict[str, Tensor] | None:
+        """The model that a site evaluates; ``None`` is its own network."""
+        return None if self.personal and site in self.server.sites else self.global_weights
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that the next round starts from."""
-        return dict(self.global_weights)
+        """What the next round starts from beside :attr:`global_weights`; empty for most."""
+        return {}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Goes back to what :meth:`state_dict` returned."""
-        self.global_weights = dict(state)
+    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        """Goes back to a stored round.
+
+        Args:
+            weights: its :attr:`global_weights`.
+            state: what :meth:`state_dict` returned then.
+        """
+        self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+
+    def _message(self, site: str, round: int, kind: Kind, tensors: Mapping[str, Tensor], **extra: str) -> Envelope:
+        server = self.server
+        return Envelope(kind, site, round, server.rounds, server.seed, tensors=dict(tensors), extra=extra)

@@ -15,6 +15,7 @@ from samfed_monai.federation.failure import Failure
 class Task(str, Enum):
     """What a site is asked to do."""
 
+    CHECK = "check"
     TRAIN = "train"
     EVALUATE = "evaluate"
 

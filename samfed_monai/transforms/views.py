@@ -11,6 +11,7 @@ from monai.transforms import Compose, Resized, Transform
 
 from samfed_monai.transforms.load_rgb import LoadRGBd
 from samfed_monai.transforms.load_soft_mask import LoadSoftMaskd
+from samfed_monai.transforms.load_target import LoadTargetd, PublicTargets
 
 STRONG_KEY = "image_strong"
 
@@ -41,7 +42,9 @@ class LabelledViews(Compose):
         weak: the weak view, which moves ``image`` and ``label`` together (:class:`WeakViewd`).
         strong: the strong view, which adds ``image_strong`` (:class:`StrongViewd`); here it takes the image's place.
 
-    Each of the two is copied, so that a bundle can hand the same ones to :class:`UnlabelledViews` without the two
+        targets: what another network thinks of the public images, where a bundle has such (:class:`LoadTargetd`).
+
+    Each of the two views is copied, so that a bundle can hand the same ones to :class:`UnlabelledViews` without the two
     sharing their random numbers.
 
     Example::
@@ -50,8 +53,17 @@ class LabelledViews(Compose):
          "weak": "@weak_view", "strong": "@strong_view"}
     """
 
-    def __init__(self, *, image_size: int, weak: Callable[[Any], Any], strong: Callable[[Any], Any]) -> None:
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        weak: Callable[[Any], Any],
+        strong: Callable[[Any], Any],
+        targets: PublicTargets | None = None,
+    ) -> None:
         views: list[Callable[[Any], Any]] = [copy.deepcopy(weak), copy.deepcopy(strong), _StrongAlone()]
+        if targets is not None:
+            views.insert(0, LoadTargetd(targets))
         super().__init__([*_read(image_size, labelled=True), *views])
 
 

@@ -113,7 +113,7 @@ class WeakViewd(RandomizableTransform, MapTransform):
 
     def __init__(
         self,
-        keys: KeysCollection = ("image", "label", "teacher"),
+        keys: KeysCollection = ("image", "label", "teacher", "target"),
         size: int | tuple[int, int] | list[int] | None = None,
         *,
         label_keys: KeysCollection = ("label",),

@@ -71,7 +71,7 @@ def test_best_and_last_are_evaluated_on_both_splits_with_tables_kept_at_the_site
     assert entry["status"] == "ok"
     assert entry["n"] == 6
     assert entry["terms"].keys() == {"supervised", "agreement"}
-    assert result.seconds.keys() == {"training", "controller", "evaluation"}
+    assert result.seconds.keys() == {"training", "server", "controller", "evaluation"}
     assert result.traffic["up_bytes"] > 0
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samfed_monai.errors import Refused
-from samfed_monai.federation import Envelope, FedAvg, Kind, MessageRefused, UpdateGuard
+from samfed_monai.federation import Envelope, FedAvg, Kind, MessageRefused, Server, UpdateGuard
 from tests.federation.toys import weights
 
 VALUES = st.floats(-100, 100, width=32)
@@ -17,7 +17,8 @@ UPDATES = st.lists(st.tuples(st.integers(1, 1000), st.lists(VALUES, min_size=3, 
 
 def average(updates, *, start=None, guard=None) -> dict[str, torch.Tensor]:
     names = [f"s{index}" for index in range(len(updates))]
-    strategy = FedAvg(start or {"w": torch.zeros(3)}, sites=names, rounds=1, guard=guard)
+    strategy = FedAvg()
+    strategy.attach(Server(names, 1, weights=start or {"w": torch.zeros(3)}, guard=guard))
     strategy.configure(0)
     tensors = [
         values if isinstance(values, dict) else {"w": torch.tensor(values, dtype=torch.float32)}
@@ -79,7 +80,7 @@ def test_half_precision_is_averaged_in_float32():
 
 
 def test_buffers_change_places_and_messages_of_the_running_round_stay_as_they_are():
-    strategy = FedAvg(weights(1.0), sites=["a"], rounds=3)
+    strategy = FedAvg().attach(Server(["a"], 3, weights=weights(1.0)))
     sent = strategy.configure(0)["a"].tensors["w"]
     strategy.aggregate(0, {"a": Envelope(Kind.WEIGHTS, "a", 0, 3, n=1, tensors=weights(2.0))})
     assert sent[0, 0].item() == 1.0
@@ -97,15 +98,15 @@ def test_the_given_weights_are_not_changed():
 
 
 def test_a_round_without_updates_keeps_the_weights():
-    strategy = FedAvg(weights(1.0), sites=["a"], rounds=1)
+    strategy = FedAvg().attach(Server(["a"], 1, weights=weights(1.0)))
     strategy.configure(0)
     strategy.aggregate(0, {})
     assert strategy.global_weights["w"][0, 0].item() == 1.0
 
 
 def test_state_there_and_back():
-    strategy, other = (FedAvg(weights(value), sites=["a"], rounds=1) for value in (1.0, 2.0))
-    other.load_state_dict(strategy.state_dict())
+    strategy, other = (FedAvg().attach(Server(["a"], 1, weights=weights(value))) for value in (1.0, 2.0))
+    other.load_state_dict(strategy.global_weights, strategy.state_dict())
     assert torch.equal(other.global_weights["w"], strategy.global_weights["w"])
 
 

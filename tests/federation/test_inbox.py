@@ -15,7 +15,7 @@ def message(**changes) -> Envelope:
 
 @pytest.fixture
 def inbox() -> Inbox:
-    return Inbox(round=2, sites=["a", "b"], like=weights())
+    return Inbox(round=2, sites=["a", "b"], like=lambda site: weights())
 
 
 def test_each_site_may_answer_once(inbox):
@@ -48,7 +48,7 @@ def test_a_sender_under_anothers_name_is_refused(inbox):
 
 def test_fault_37_too_many_bytes_are_refused():
     with pytest.raises(MessageRefused, match="message: expected at most 10 bytes"):
-        Inbox(round=2, sites=["a"], like=weights(), max_bytes=10).check("a", message())
+        Inbox(round=2, sites=["a"], like=lambda site: weights(), max_bytes=10).check("a", message())
 
 
 def test_numbers_only_when_only_numbers_were_asked_for():

@@ -24,6 +24,7 @@ from samfed_monai.federation import (
     RoundController,
     RunFolder,
     SamFedAlgo,
+    Server,
 )
 from samfed_monai.seeds import derive_seed
 
@@ -144,9 +145,10 @@ def toy_weights(seed: int = 0) -> dict[str, Tensor]:
 def controller(folder: RunFolder, clients: dict[str, Any], *, start: dict[str, Tensor] | None = None, **options: Any):
     """A controller over clients of this process."""
     rounds = options.pop("rounds", 2)
-    strategy = FedAvg(
-        start if start is not None else weights(), sites=list(clients), rounds=rounds, guard=options.pop("guard", None)
-    )
+    start, guard = start if start is not None else weights(), options.pop("guard", None)
+    sites = [site for site in sorted(clients) if site not in options.get("unseen", ())]
+    strategy = options.pop("strategy", None) or FedAvg()
+    strategy.attach(Server(sites, rounds, weights=start, guard=guard))
     transport = LocalTransport(clients, progress=QUIET)
     return RoundController(
         transport=transport, strategy=strategy, folder=folder, rounds=rounds, progress=QUIET, **options

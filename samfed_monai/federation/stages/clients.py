@@ -22,7 +22,7 @@ def make_clients(
     of_site: Callable[[str], Mapping[str, Any]],
     keep_optimizer: bool,
 ) -> dict[str, SamFedAlgo]:
-    """Initialized clients by site.
+    """Initialized clients of the sites that train, by name.
 
     The handlers of ``train.json -> standalone`` (validation, saving, tables of a site that trains alone) are left out:
     in a federation the controller does what they do.
@@ -49,6 +49,25 @@ def make_clients(
             config_evaluate_filename=[*config.files, "configs/evaluate.json"],
             train_kwargs=dict(overrides),
             eval_kwargs=dict(overrides),
+        )
+        client.initialize({ExtraItems.CLIENT_NAME: site, "seed": seed})
+        clients[site] = client
+    return clients
+
+
+def make_evaluators(
+    config: WorkflowConfig, sites: list[str], *, seed: int, output_dir: str | Path
+) -> dict[str, SamFedAlgo]:
+    """Initialized clients of hospitals that take no part: they evaluate what they are sent, and cannot train."""
+    clients = {}
+    for site in sites:
+        client = SamFedAlgo(
+            config.bundle_root,
+            vetted=True,
+            output_dir=output_dir,
+            config_train_filename=None,
+            config_evaluate_filename=[*config.files, "configs/evaluate.json"],
+            eval_kwargs={**config.overrides, "site": site, "seed": seed, "standalone": {}},
         )
         client.initialize({ExtraItems.CLIENT_NAME: site, "seed": seed})
         clients[site] = client

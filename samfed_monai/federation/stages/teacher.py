@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.data import DataList
 from samfed_monai.federation.stages.made_once import made_once
-from samfed_monai.federation.stages.workflow_config import WorkflowConfig
-from samfed_monai.io import canonical_hash, read_json, sha256_file, write_json
+from samfed_monai.federation.stages.workflow_config import EVALUATION, PLACES, WorkflowConfig
+from samfed_monai.io import canonical_hash, read_json, sha256_file
 
 if TYPE_CHECKING:
     from samfed_monai.networks import Teacher
 
 logger = logging.getLogger(__name__)
+
+REFINEMENT = ("refine", "refine_with", "refine_size", "refine_least_iou")
+TEST_TIME = frozenset(("views", "evaluate_on", "evaluate_limit", "progress", *REFINEMENT))
+"""Ids of ``teacher.json`` that say how an adapter is used or examined; none of them makes it another one."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,10 @@ class TeacherStage:
         return self._config().content()
 
     def about(self, teacher: Teacher, adapt: str) -> dict[str, Any]:
-        """What a report says of the teacher; ``before`` and ``after`` where its adapter was fitted by a run."""
+        """What a report says of the teacher; ``before`` and ``after`` where it is known how its adapter was fitted."""
         base = self._config().value("base")
-        return {"adapt": adapt, "base": base, "size": teacher.size, "views": teacher.views, **self._exam}
+        used = {"size": teacher.size, "views": teacher.views} | self._refinement()
+        return {"adapt": adapt, "base": base, **used, **self._exam}
 
     def checkpoint(self) -> Path:
         """SAM's checkpoint.
@@ -70,6 +75,7 @@ class TeacherStage:
         path = Path(adapter) if adapter else None
         if path is not None:
             self._exam["adapt"] = read_header(path).adapt.value  # what the file is, whatever the bundle asks for
+            self._exam.update(_recorded(path))
         if path is None and adapt != "none":
             path = self._fit(datalist, data_root, adapt=adapt, checkpoint=checkpoint)
         config = self._config()
@@ -79,27 +85,33 @@ class TeacherStage:
             adapter=path,
             size=config.value("size"),
             views=config.value("views"),
+            **self._refinement(),
         )
+
+    def _refinement(self) -> dict[str, Any]:
+        """How the teacher's masks are refined, as keywords of ``Teacher.load``; empty where they are not."""
+        config = self._config()
+        if config.optional("refine") in (None, "none"):
+            return {}
+        return {name: value for name in REFINEMENT if (value := config.optional(name)) is not None}
 
     def _fit(self, datalist: DataList, data_root: str | Path, *, adapt: str, checkpoint: Path) -> Path:
         config = self._config().with_overrides({"adapt": adapt})
         public = canonical_hash([[item.sha256, item.label_sha256] for item in datalist.public])
-        key = config.fingerprint(public=public, checkpoint=sha256_file(checkpoint))
+        made_of = config.content(without=PLACES | EVALUATION | TEST_TIME)
+        key = canonical_hash({"config": made_of, "public": public, "checkpoint": sha256_file(checkpoint)})
         path = self.cache_dir / "teacher" / f"{key[:16]}.safetensors"
-        exam = path.with_suffix(".json")
         with made_once(path) as exists:
             if exists:
                 logger.info("teacher: reusing adapter %s", path.name)
             else:
-                fitted = self._run(config, datalist, data_root, checkpoint=checkpoint, output=path)
-                write_json(exam, {name: fitted[name] for name in ("before", "after")})
-        if exam.is_file():
-            self._exam.update(read_json(exam))
+                self._run(config, datalist, data_root, checkpoint=checkpoint, output=path)
+        self._exam.update(_recorded(path))
         return path
 
     def _run(
         self, config: WorkflowConfig, datalist: DataList, data_root: str | Path, *, checkpoint: Path, output: Path
-    ) -> dict[str, Any]:
+    ) -> None:
         from monai.bundle import ConfigWorkflow
 
         datalist_file = output.with_suffix(".datalist.json")
@@ -115,13 +127,23 @@ class TeacherStage:
                 "data_root": str(data_root),
                 "checkpoint": str(checkpoint),
                 "output": str(output),
-                "evaluate_on": None,
+                "evaluate_on": config.overrides.get("evaluate_on"),
             },
         )
         workflow.initialize()
-        [fitted] = workflow.run()
+        workflow.run()
         workflow.finalize()
-        return fitted
 
     def _config(self) -> WorkflowConfig:
         return WorkflowConfig(self.bundle_root, ("configs/teacher.json",), dict(self.overrides))
+
+
+def _recorded(adapter: Path) -> dict[str, Any]:
+    """Dice by image set before and after adaptation, from the file that a fit leaves beside its adapter."""
+    beside = adapter.with_suffix(".fit.json")
+    if not beside.is_file():
+        return {}
+    fitted = read_json(beside)
+    if fitted.get("sha256") != sha256_file(adapter):
+        return {}
+    return {name: fitted[name] for name in ("before", "after")}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.variants import find_variant
+from samfed_monai.config.variants import variant_files
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.io import canonical_hash
 
@@ -93,4 +93,5 @@ def client_config(bundle_root: str | Path, variant: str, overrides: Mapping[str,
         Refused: the bundle has no such variant; the names that exist are listed.
     """
     root = Path(bundle_root)
-    return WorkflowConfig(root, ("configs/train.json", str(find_variant(root, variant))), dict(overrides))
+    variants = (str(path) for path in variant_files(root, variant))
+    return WorkflowConfig(root, ("configs/train.json", *variants), dict(overrides))

@@ -1,0 +1,91 @@
+"""SemiFL's server: the average of the sites' weights goes on learning from the public labels, every round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from samfed_monai.errors import Problems, Stopped
+from samfed_monai.federation.envelope import Envelope
+from samfed_monai.federation.fedavg import FedAvg
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from samfed_monai.federation.server import Server
+
+Tune = Callable[[Mapping[str, "Tensor"], int], Mapping[str, "Tensor"]]
+"""From weights and the round to the weights after training on the public labels; it must not change what it is given.
+A function of (weights, round) and the run's seed, so that a resumed run gives the same bits."""
+
+
+class ServerTuned(FedAvg):
+    """FedAvg whose mean is trained on ``D_p`` before it is sent out again: alternate training.
+
+    SemiFL, Diao et al., arXiv 2106.01432, algorithm 1; what sites do is in the variant ``semifl``. A round that no site
+    answered is not tuned either, and leaves the weights as they are. The paper's momentum of the server and its static
+    batch normalisation are left out: sites are weighed as in every other row.
+
+    Args:
+        tune: trains at the server; a controller that builds the strategy from JSON sets :attr:`tune` instead.
+
+    Raises:
+        Refused: when attached, if nothing tunes.
+        Stopped: in a round, if tuning returns weights that are not finite or not the network's.
+
+    Example::
+
+        "strategy": {"_target_": "samfed_monai.federation.ServerTuned"}
+    """
+
+    def __init__(self, *, tune: Tune | None = None) -> None:
+        super().__init__()
+        self.tune = tune
+        self._answered = False
+
+    def attach(self, server: Server) -> ServerTuned:
+        problems = Problems()
+        if self.tune is None:
+            expected = "a function that trains on the public images"
+            problems.add("strategy (ServerTuned) -> tune", found="nothing", expected=expected)
+        problems.refuse_if_any()
+        super().attach(server)
+        return self
+
+    def configure(self, round: int) -> dict[str, Envelope]:
+        self._answered = False
+        return super().configure(round)
+
+    def accept(self, round: int, site: str, update: Envelope) -> None:
+        super().accept(round, site, update)
+        self._answered = True
+
+    @torch.no_grad()
+    def refine(self, round: int) -> None:
+        if not self._answered or self.tune is None:
+            return
+        self._answered = False
+        with torch.enable_grad():
+            tuned = self.tune(dict(self.global_weights), round)
+        _check(tuned, self.global_weights, round)
+        for name, tensor in self.global_weights.items():
+            tensor.copy_(tuned[name])
+
+
+def _check(tuned: Mapping[str, Tensor], like: Mapping[str, Tensor], round: int) -> None:
+    """Refuses to go on from weights that are not the network's."""
+    where = f"training at the server, round {round + 1}"
+    if tuned.keys() != like.keys():
+        odd = sorted(tuned.keys() ^ like.keys())
+        raise Stopped(f"{where}: expected the network's {len(like)} tensors, found others (first {odd[0]!r})")
+    for name, tensor in like.items():
+        if tuned[name].shape != tensor.shape or tuned[name].dtype != tensor.dtype:
+            raise Stopped(f"{where}: {name} changed from {_kind(tensor)} to {_kind(tuned[name])}")
+        if tensor.is_floating_point() and not bool(tuned[name].isfinite().all()):
+            raise Stopped(f"{where}: {name} holds NaN or infinity", "lower learning_rate")
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

@@ -1,0 +1,37 @@
+"""What a strategy may use at the server, handed over when it is attached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from samfed_monai.federation.clip import UpdateGuard
+    from samfed_monai.federation.public_mask_sharing import PublicMaskSharing
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server's side of a run.
+
+    Args:
+        sites: names of the sites that train.
+        rounds: number of rounds.
+        seed: the run's seed.
+        weights: the server's network before round 0, names to tensors.
+        guard: limits the norm of weight updates; ``None`` takes every finite one.
+        bench: builds the server's own network with its public set: the bundle's ``sharing``, as a site has it, on the
+            server's architecture. Called by strategies that train at the server, and by them only.
+        networks: site to a builder of an empty network as that site has it; for strategies that need one.
+    """
+
+    sites: Sequence[str]
+    rounds: int
+    seed: int = 0
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    guard: UpdateGuard | None = None
+    bench: Callable[[], PublicMaskSharing] | None = None
+    networks: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)

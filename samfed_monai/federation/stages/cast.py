@@ -1,0 +1,129 @@
+"""Who plays which part in a run: sites that train, hospitals that do not, their networks, the server's strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.data import DataList
+from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.federation.clip import UpdateGuard
+from samfed_monai.federation.fedavg import FedAvg
+from samfed_monai.federation.random_state import own_random_state
+from samfed_monai.federation.server import Server
+from samfed_monai.federation.stages.networks import (
+    network_builder,
+    network_names,
+    require_one_network,
+    site_overrides,
+)
+from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+from samfed_monai.federation.strategy import Strategy
+from samfed_monai.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from samfed_monai.federation.public_mask_sharing import PublicMaskSharing
+
+SERVER = "server"
+
+
+class Cast:
+    """Reads from a run's configuration who does what.
+
+    Args:
+        config: ``train.json`` with the variant and the run's overrides.
+        datalist: the frozen list.
+        choices: ``federate.json -> sites``.
+        unseen: names of sites that take no part; those without unlabelled images are added.
+
+    Raises:
+        Refused: an unknown name; unlike networks with a strategy that averages them.
+    """
+
+    def __init__(
+        self,
+        config: WorkflowConfig,
+        datalist: DataList,
+        *,
+        choices: Mapping[str, Mapping[str, Any]],
+        unseen: Sequence[str],
+    ) -> None:
+        self.config = config
+        problems = Problems()
+        for name in unseen:
+            if name not in datalist.sites:
+                expected = f"a site of the list, one of {sorted(datalist.sites)}"
+                problems.add("federate.json -> unseen", found=repr(name), expected=expected)
+        problems.refuse_if_any()
+        away = set(unseen) | {name for name, site in datalist.sites.items() if not site.unlabelled}
+        self.unseen = tuple(sorted(away))
+        self.sites = tuple(site for site in sorted(datalist.sites) if site not in away)
+        self.strategy: Strategy = self._strategy()
+        self.overrides = site_overrides(choices, self.sites)
+        self.networks = network_names(config, self.sites, self.overrides, personal=self.strategy.personal)
+        if not self.strategy.personal:
+            require_one_network(config, self.networks)
+
+    @property
+    def exchange(self) -> str:
+        """What travels, in the words of ``results.json``."""
+        return self.strategy.exchange_name
+
+    @cached_property
+    def server_network(self) -> str:
+        """The server's network: the sites' where they share one, else ``server_network``, else ``network_name``."""
+        if not self.strategy.personal and self.networks:
+            return self.networks[self.sites[0]]
+        name: str = self.config.optional("server_network") or self.config.value("network_name")
+        return name
+
+    @property
+    def all_networks(self) -> list[str]:
+        """Every network of the run, once."""
+        return sorted({*self.networks.values(), self.server_network})
+
+    def content(self) -> dict[str, Any]:
+        """What of this decides the result, for ``run.json``; nothing where all sites are alike and take part."""
+        content: dict[str, Any] = {}
+        if self.strategy.personal or any(self.overrides.values()):
+            content["sites"] = {site: {**self.overrides[site], "network": self.networks[site]} for site in self.sites}
+        if self.unseen:
+            content["unseen"] = list(self.unseen)
+        return content
+
+    def at_server(self) -> WorkflowConfig:
+        """The configuration as the server has it: with its own network, and no site."""
+        return self.config.with_overrides({"network_name": self.server_network})
+
+    def server(self, *, rounds: int, seed: int, weights: Mapping[str, Tensor], guard: UpdateGuard) -> Server:
+        """What the strategy is given."""
+
+        def bench() -> PublicMaskSharing:
+            overrides = {"site": SERVER, "seed": seed, "standalone": {}}
+            with own_random_state(derive_seed(seed, SERVER, "bench")):
+                sharing: PublicMaskSharing = (
+                    self.at_server().with_overrides(overrides).parser().get_parsed_content("sharing")
+                )
+            return sharing
+
+        return Server(
+            sites=self.sites,
+            rounds=rounds,
+            seed=seed,
+            weights=weights,
+            guard=guard,
+            bench=bench if self.config.optional_id("sharing") else None,
+            networks={site: network_builder(self.config, name) for site, name in self.networks.items()},
+        )
+
+    def _strategy(self) -> Strategy:
+        if not self.config.optional_id("strategy"):
+            return FedAvg()
+        strategy = self.config.parser().get_parsed_content("strategy")
+        if not isinstance(strategy, Strategy):
+            found, mend = type(strategy).__name__, "name a class of samfed_monai.federation that is a Strategy"
+            raise Refused([Problem("train.json -> strategy", found=found, expected="a Strategy", mend=mend)])
+        return strategy

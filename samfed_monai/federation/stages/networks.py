@@ -1,0 +1,89 @@
+"""Which network each site has, and whether a strategy can do with that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+#: Key of ``federate.json -> sites -> <name>`` that names the site's network; every other key is an id of train.json.
+NETWORK = "network"
+
+
+def site_overrides(given: Mapping[str, Mapping[str, Any]], sites: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``federate.json -> sites`` as overrides of each site's ``train.json``.
+
+    Raises:
+        Refused: a name that is no site of this run.
+    """
+    problems = Problems()
+    for name in given:
+        if name not in sites:
+            problems.add(f"federate.json -> sites#{name}", found="no such site", expected=f"one of {list(sites)}")
+    problems.refuse_if_any()
+    return {
+        site: {("network_name" if key == NETWORK else key): value for key, value in given.get(site, {}).items()}
+        for site in sites
+    }
+
+
+def network_names(
+    config: WorkflowConfig, sites: Sequence[str], overrides: Mapping[str, Mapping[str, Any]], *, personal: bool
+) -> dict[str, str]:
+    """Site to the name of its network: its own choice, else the next of ``mixed_networks``, else ``network_name``.
+
+    ``mixed_networks`` is a list that sites take in turn, in the order of their names; it counts only where each site
+    keeps a network of its own.
+    """
+    mixed = (config.optional("mixed_networks") or []) if personal else []
+    common = config.value("network_name")
+    return {
+        site: overrides[site].get("network_name") or (mixed[index % len(mixed)] if mixed else common)
+        for index, site in enumerate(sites)
+    }
+
+
+def network_builder(config: WorkflowConfig, name: str) -> Callable[[], nn.Module]:
+    """Builds an empty network of that name as ``train.json`` declares it."""
+
+    def build() -> nn.Module:
+        network: nn.Module = config.with_overrides({"network_name": name}).parser().get_parsed_content("network_def")
+        return network
+
+    return build
+
+
+def require_one_network(config: WorkflowConfig, names: Mapping[str, str]) -> None:
+    """Refuses sites whose networks cannot be averaged.
+
+    Raises:
+        Refused: it names two sites, their networks, and the first tensor in which these differ.
+    """
+    first = min(names)
+    own = None
+    for site in sorted(names):
+        if names[site] == names[first]:
+            continue
+        own = own or network_builder(config, names[first])().state_dict()
+        other = network_builder(config, names[site])().state_dict()
+        shapes = ({key: tuple(t.shape) for key, t in each.items()} for each in (own, other))
+        mine, theirs = shapes
+        key = next((key for key in [*mine, *theirs] if mine.get(key) != theirs.get(key)), None)
+        if key is not None:
+            sides = (
+                f"{first} ({names[first]}) has {_shape(mine, key)}, {site} ({names[site]}) has {_shape(theirs, key)}"
+            )
+            expected = "one network at all sites: FedAvg averages weights"
+            mend = (
+                "give all sites one network, or use --variant heterogeneous, which lets unlike networks learn together"
+            )
+            raise Refused([Problem("sites", found=f"{key}: {sides}", expected=expected, mend=mend)])
+
+
+def _shape(shapes: Mapping[str, tuple[int, ...]], key: str) -> str:
+    return f"shape {list(shapes[key])}" if key in shapes else "no such tensor"
