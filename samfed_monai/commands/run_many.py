@@ -7,25 +7,29 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from samfed_monai.commands.seal import configs_of, seal_of
+from samfed_monai.config.overrides import parse_pairs, samfed_value
 from samfed_monai.errors import ExitCode, Stopped
-from samfed_monai.io import canonical_hash, read_json, write_json
+from samfed_monai.io import read_json, write_json
 
 
 @dataclass(frozen=True)
 class Run:
-    """One variant with one seed.
+    """One row of a comparison with one seed.
 
     Args:
         bundle: the bundle's folder.
         variant, seed: which run.
         folder: its run folder.
         options: options of ``samfed federate`` that all runs share.
-        extra: the ``--key value`` words that all runs share.
+        extra: ``--key value`` words: those that all runs share, and the row's own.
+        about: what reports say of the row (``row``, ``title``, ``note``, …); without it the row is the variant.
     """
 
     bundle: Path
@@ -34,10 +38,11 @@ class Run:
     folder: Path
     options: Mapping[str, str | None]
     extra: tuple[str, ...]
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        return f"{self.variant}, seed {self.seed}"
+        return f"{self.about.get('row', self.variant)}, seed {self.seed}"
 
     def command(self) -> list[str]:
         """The command that makes this run, complete: it can be typed by hand."""
@@ -48,17 +53,18 @@ class Run:
         return [sys.executable, "-m", "samfed_monai", *words]
 
     def is_done(self) -> bool:
-        """Whether the run folder holds the results of this very command."""
-        seal = self.folder / "compare.json"
-        return (self.folder / "results.json").is_file() and seal.is_file() and read_json(seal) == self._seal()
+        """Whether the run folder holds the results of this very command on these very files."""
+        path = self.folder / "compare.json"
+        return (self.folder / "results.json").is_file() and path.is_file() and _seal(read_json(path)) == self._seal()
 
     def mark_done(self) -> None:
-        write_json(self.folder / "compare.json", self._seal())
+        """Writes ``compare.json``: the seal, and what reports say of the row."""
+        write_json(self.folder / "compare.json", {**self.about, "seal": self._seal()})
 
-    def _seal(self) -> dict[str, str]:
-        configs = sorted((self.bundle / "configs").rglob("*.json"))
-        texts = {str(path.relative_to(self.bundle)): path.read_text(encoding="utf-8") for path in configs}
-        return {"command": " ".join(self.command()[1:]), "bundle": canonical_hash(texts)}
+    def _seal(self) -> dict[str, Any]:
+        overrides = parse_pairs(self.extra, samfed_value)
+        configs = configs_of(self.bundle, self.variant, overrides)
+        return seal_of(" ".join(self.command()[1:]), configs, [*self.options.values(), *overrides.values()])
 
 
 def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
@@ -70,6 +76,9 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
         Stopped: some runs failed; the message names them and says how to go on.
     """
     waiting = [run for run in runs if not run.is_done()]
+    for run in runs:
+        if run not in waiting:
+            run.mark_done()  # its title or note may have changed
     failed: list[Run] = []
     running: dict[subprocess.Popen[bytes], Run] = {}
     with tqdm(total=len(runs), initial=len(runs) - len(waiting), unit="run", desc="runs") as bar:
@@ -93,6 +102,10 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
     if failed:
         logs = "\n".join(f"    {run.name}: {_last_line(run.folder)}  ({run.folder / 'log.txt'})" for run in failed)
         raise Stopped(f"{len(failed)} of {len(runs)} runs failed:\n{logs}", resume="type the same command again")
+
+
+def _seal(content: Any) -> Any:
+    return content.get("seal") if isinstance(content, Mapping) else None
 
 
 def _start(run: Run, threads: int) -> subprocess.Popen[bytes]:

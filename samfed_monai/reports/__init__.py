@@ -6,9 +6,11 @@ __all__ = [
     "CAVEATS",
     "Report",
     "RunData",
+    "ablation_page",
     "comparison_page",
     "comparison_table",
     "read_federation",
+    "sections_page",
     "write_comparison",
     "write_report",
 ]
@@ -23,6 +25,8 @@ __getattr__, __dir__ = attach(
         "write_report": "html",
         "comparison_table": "compare",
         "comparison_page": "compare_page",
+        "sections_page": "compare_page",
+        "ablation_page": "ablation",
         "write_comparison": "compare_page",
     },
 )

@@ -11,16 +11,55 @@ TEACHER = "teacher"
 
 VARIANTS = {
     "dp_only": "Public set only",
+    "local_only": "Every site alone",
     TEACHER: "SAM teacher alone",
     "no_sam": "Federated, no SAM",
+    "fedprox": "FedProx",
+    "mean_teacher": "Mean Teacher",
+    "unimatch": "UniMatch",
+    "semifl": "SemiFL",
     "no_agreement": "SAM-Fed without agreement",
     "no_sam_kd": "SAM-Fed without SAM distillation",
     "no_global_kd": "SAM-Fed without global distillation",
     "unadapted_sam": "SAM-Fed with unadapted SAM",
     "samfed": "SAM-Fed",
+    "fedmd": "FedMD",
+    "fedproto": "FedProto",
+    "hssf": "HSSF, ours without SAM",
+    "hssf_compat": "HSSF with its code's conventions",
+    "heterogeneous": "SAM-Fed, heterogeneous",
     "oracle": "Oracle: sites have labels",
 }
 """Variants in the order of every table, with their titles."""
+
+NOTES = {
+    "dp_only": "trained on the labelled public set alone; the row to beat",
+    "local_only": "every site on the public set and its own unlabelled images; nothing is exchanged",
+    TEACHER: "the frozen SAM that the students learn from, on the same test images",
+    "no_sam": "federated averaging on the student's own confident labels (FixMatch)",
+    "fedprox": "as no_sam, with a proximal term to the round's global network",
+    "mean_teacher": "consistency with a moving average of the student",
+    "unimatch": "two strong views and feature dropout against one weak view",
+    "semifl": "sites train in turns with the server, which trains on the public set after every round",
+    "no_agreement": "ablation: SAM's label counts fully at every pixel",
+    "no_sam_kd": "ablation: SAM's labels are used, its probabilities are not distilled",
+    "no_global_kd": "ablation: no distillation from the round's global network",
+    "unadapted_sam": "ablation: SAM as it comes",
+    "samfed": "the method, one architecture, weights are averaged",
+    "fedmd": "sites distil from the average of all soft masks on the public set",
+    "fedproto": "class prototypes travel instead of weights",
+    "hssf": "regularity condensation and fusion without SAM, on our training",
+    "hssf_compat": "hssf with gates, flips, schedule and scoring as in HSSF's code",
+    "heterogeneous": "the method where sites' networks differ: soft masks on the public set travel",
+    "oracle": "an upper bound that no hospital has: true labels of the sites' own images",
+}
+"""What each variant is, in one line below the table."""
+
+HETEROGENEOUS = frozenset({"local_only", "fedmd", "fedproto", "hssf", "hssf_compat", "heterogeneous"})
+"""Variants in which every site keeps a network of its own."""
+
+ABLATIONS = frozenset({"no_agreement", "no_sam_kd", "no_global_kd", "unadapted_sam"})
+"""Variants of SAM-Fed itself: no rivals of it."""
 
 
 def title_of(variant: str) -> str:
@@ -30,5 +69,9 @@ def title_of(variant: str) -> str:
 
 def in_order(variants: list[str]) -> list[str]:
     """Variants as tables show them: the known ones in their order, then the others by name."""
-    known = list(VARIANTS)
-    return sorted(variants, key=lambda name: (known.index(name) if name in VARIANTS else len(known), name))
+    return sorted(variants, key=lambda name: (place_of(name), name))
+
+
+def place_of(variant: str) -> int:
+    """Where tables show a variant; unknown ones come last."""
+    return list(VARIANTS).index(variant) if variant in VARIANTS else len(VARIANTS)

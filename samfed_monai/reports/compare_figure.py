@@ -1,44 +1,40 @@
-"""Dice of every variant and seed on one axis, between the floor and the ceiling."""
+"""Dice of every row and seed on one axis, each group between its floor and its ceiling."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from samfed_monai.reports.caveats import TEACHER
-from samfed_monai.reports.compare import CEILING, FLOOR, Table
+from samfed_monai.reports.compare import Table
+from samfed_monai.reports.rows import CEILING, FLOOR, Group, Row
 from samfed_monai.reports.style import Picture, Theme, picture, quiet, subplots
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
 def comparison_figure(table: Table) -> Picture:
-    """One row per variant: a dot per seed, the mean as a tick, the spread as a bar."""
-    rows = [row for row in table.rows if row.cells["dice"].mean is not None]
+    """One line per row: a dot per seed, the mean as a tick, the spread as a bar; groups below each other."""
+    groups = [(group, [row for row in group.rows if row.cells["dice"].n]) for group in table.groups]
+    lines: list[Row | Group] = []
+    for group, rows in groups:
+        lines += [group, *rows] if len(groups) > 1 else rows
 
     def draw(theme: Theme) -> Figure:
-        figure, (ax,) = subplots(theme, height=1.1 + 0.42 * len(rows))
+        figure, (ax,) = subplots(theme, height=1.1 + 0.42 * len(lines))
         quiet(ax, theme, grid="x")
-        for row in rows:
-            if row.variant in (FLOOR, CEILING):
-                ax.axvline(row.cells["dice"].mean, color=theme.faint, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
-        for place, row in enumerate(reversed(rows)):
-            cell = row.cells["dice"]
-            mean, spread = cell.mean or 0.0, cell.spread or 0.0
-            color = {"samfed": theme.palette[1], TEACHER: theme.faint, FLOOR: theme.ink, CEILING: theme.ink}.get(
-                row.variant, theme.palette[0]
-            )
-            ax.plot([mean - spread, mean + spread], [place, place], color=color, linewidth=5, alpha=0.25, zorder=2)
-            ax.scatter(
-                list(cell.by_seed.values()), [place] * cell.n, s=20, color=color, alpha=0.8, linewidths=0, zorder=3
-            )
-            ax.plot([mean, mean], [place - 0.24, place + 0.24], color=color, linewidth=2.2, zorder=4)
-            ax.annotate(
-                f"{mean:.3f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", color=color, fontsize=9
-            )
-        ax.set_yticks(range(len(rows)), [row.title for row in reversed(rows)])
+        place_of = {id(line): len(lines) - 1 - index for index, line in enumerate(lines)}
+        for group, rows in groups:
+            _bounds(ax, group, [place_of[id(row)] for row in rows], theme)
+            for row in rows:
+                _row(ax, row, place_of[id(row)], group.hero, theme)
+        names = [line.label if isinstance(line, Group) else line.title for line in lines]
+        ax.set_yticks([place_of[id(line)] for line in lines], names)
         ax.tick_params(axis="y", labelcolor=theme.ink)
-        ax.set_ylim(-0.6, len(rows) - 0.4)
+        for label, line in zip(ax.get_yticklabels(), lines, strict=True):
+            label.set_fontweight("bold" if isinstance(line, Group) else "normal")
+        ax.set_ylim(-0.6, len(lines) - 0.4)
         ax.set_xlabel("average test Dice", fontsize=9)
         return figure
 
@@ -46,3 +42,22 @@ def comparison_figure(table: Table) -> Picture:
         "A dot is a seed, the tick their mean, the bar their standard deviation; dotted lines are dp_only and oracle."
     )
     return picture("comparison", "Average test Dice", text, draw)
+
+
+def _bounds(ax: Axes, group: Group, places: list[int], theme: Theme) -> None:
+    for variant in (FLOOR, CEILING):
+        row = group.of(variant)
+        if row is not None and row.cells["dice"].mean is not None:
+            x, ends = row.cells["dice"].mean, [min(places) - 0.5, max(places) + 0.5]
+            ax.plot([x, x], ends, color=theme.faint, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
+
+
+def _row(ax: Axes, row: Row, place: int, hero: Row | None, theme: Theme) -> None:
+    cell = row.cells["dice"]
+    mean, spread = cell.mean or 0.0, cell.spread or 0.0
+    known = {TEACHER: theme.faint, FLOOR: theme.ink, CEILING: theme.ink}
+    color = theme.palette[1] if row is hero else known.get(row.variant, theme.palette[0])
+    ax.plot([mean - spread, mean + spread], [place, place], color=color, linewidth=5, alpha=0.25, zorder=2)
+    ax.scatter(list(cell.by_seed.values()), [place] * cell.n, s=20, color=color, alpha=0.8, linewidths=0, zorder=3)
+    ax.plot([mean, mean], [place - 0.24, place + 0.24], color=color, linewidth=2.2, zorder=4)
+    ax.annotate(f"{mean:.3f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", color=color, fontsize=9)

@@ -1,4 +1,4 @@
-"""Writes a comparison: Markdown, CSV, JSON, a figure and a page; and a page for the documentation."""
+"""Writes comparisons: Markdown, CSV, JSON, a figure and a page; and pages for the documentation."""
 
 from __future__ import annotations
 
@@ -7,29 +7,44 @@ from pathlib import Path
 
 from samfed_monai.io import atomic_write, write_json, write_text
 from samfed_monai.reports.caveats import CAVEATS, TEACHER
-from samfed_monai.reports.compare import Table, comparison_table
+from samfed_monai.reports.compare import Runs, Table, comparison_table
 from samfed_monai.reports.compare_figure import comparison_figure
-from samfed_monai.reports.compare_text import blocks, spell, to_csv, to_json, to_markdown
+from samfed_monai.reports.compare_text import blocks, spell, to_csv, to_json, to_markdown, verdicts
 from samfed_monai.reports.html import environment
 from samfed_monai.reports.numbers import as_percent
+from samfed_monai.reports.published import CITATION, MARK, SCALE, SITES, published_cells, published_markdown
+from samfed_monai.reports.sections import Section, unique_slugs
 
 TITLE = "Comparison"
 
 READING = (
-    "Dice, IoU and HD95 are means over all test images of all sites, site columns are Dice. The model is the one that "
-    "was best on validation; *last model* is the average Dice of the last one. Numbers are mean ± sample standard "
-    "deviation over seeds. *vs dp_only* is the difference in Dice to the dp_only run with the same seed. *Gap closed* "
-    "is (row − dp_only) / (oracle − dp_only)."
+    "Dice, IoU and HD95 are means over all test images of all sites, site columns are Dice; *unseen* hospitals took no "
+    "part and count in no average. The model is the one that was best on validation; *last model* is the average Dice "
+    "of the last one. Numbers are mean ± sample standard deviation over seeds. *vs* columns are the difference in "
+    "average Dice to that row's run with the same seed. *Gap closed* is (row − dp_only) / (oracle − dp_only), with the "
+    "two rows of the same setting. *SAM-Fed minus the row* is paired by seed; it *leads* or *trails* where the mean "
+    "difference is larger than its standard deviation over seeds. *MB a round* are megabytes in both directions, all "
+    "sites together. "
 )
+HD95_READING = {
+    "max of directed": "HD95 is the larger of the two directed 95th percentiles (MONAI)",
+    "pooled": "HD95 is the 95th percentile of both directions pooled (MedPy)",
+}
+EMPTY_READING = {
+    "diagonal": "an image with one empty mask counts with the image's diagonal.",
+    "skipped": "images with an empty mask are left out of it.",
+}
+OVER = {"dp_only": "public set", "no_sam": "no SAM", TEACHER: "SAM alone", "hssf": "HSSF", "local_only": "sites alone"}
 
 
 def write_comparison(
     output_dir: str | Path,
-    runs: Sequence[str | Path],
+    runs: Runs,
     *,
     command: str | None = None,
     caveats: Iterable[str] = (),
     title: str = TITLE,
+    published: str | None = None,
 ) -> Path:
     """Writes ``comparison.{html,md,csv,json}`` and ``figures/comparison.png``.
 
@@ -39,6 +54,7 @@ def write_comparison(
         command: command line that made the runs.
         caveats: what a reader must know, beside the marks that every table carries.
         title: heading of the page.
+        published: ``polyp`` or ``skin``: published rows in a table of their own.
 
     Returns:
         Path of ``comparison.html``.
@@ -47,12 +63,12 @@ def write_comparison(
         Refused: as ``comparison_table``.
     """
     table, folder = comparison_table(runs), Path(output_dir)
-    figure = comparison_figure(table)
-    with atomic_write(folder / "figures" / "comparison.png") as stream:
-        stream.write(figure.light)
+    figure, caveats = comparison_figure(table), list(caveats)
+    _write_png(folder / "figures" / "comparison.png", figure.light)
     write_text(folder / "comparison.csv", to_csv(table))
     write_json(folder / "comparison.json", {**to_json(table), "command": command})
-    page = comparison_page(runs, title=title, command=command, caveats=caveats, figure="figures/comparison.png")
+    section, figures = Section("", table, command), ["figures/comparison.png"]
+    page = sections_page([section], title=title, caveats=caveats, published=published, figures=figures)
     write_text(folder / "comparison.md", page)
     html = (
         environment()
@@ -62,10 +78,14 @@ def write_comparison(
             title=title,
             blocks=blocks(table),
             headlines=headlines(table),
+            verdicts=verdicts(table),
+            published=published_cells(published) if published else None,
+            published_heads=["Mode", "Method", "Dice", "HD95 px", *SITES[published]] if published else [],
+            published_about=[MARK, SCALE, CITATION],
             figure=figure,
             command=command,
-            caveats=_all_caveats(table, caveats),
-            reading=READING.replace("*", ""),
+            caveats=[*CAVEATS, *caveats, *table.notes],
+            reading=reading([table]).replace("*", ""),
         )
     )
     write_text(folder / "comparison.html", html)
@@ -74,70 +94,129 @@ def write_comparison(
 
 def write_page(
     page: str | Path,
-    runs: Sequence[str | Path],
+    sections: Sequence[Section],
     *,
+    title: str = TITLE,
     command: str | None = None,
     caveats: Iterable[str] = (),
-    title: str = TITLE,
+    published: str | None = None,
 ) -> None:
-    """Writes :func:`comparison_page` to ``page``, and its figure beside it as ``<name>.png``."""
-    path = Path(page)
-    figure = path.with_suffix(".png")
-    with atomic_write(figure) as stream:
-        stream.write(comparison_figure(comparison_table(runs)).light)
-    write_text(path, comparison_page(runs, title=title, command=command, caveats=caveats, figure=figure.name))
+    """Writes :func:`sections_page` to ``page``, and every section's figure beside it."""
+    names = write_figures(page, sections)
+    text = sections_page(sections, title=title, command=command, caveats=caveats, published=published, figures=names)
+    write_text(page, text)
+
+
+def write_figures(page: str | Path, sections: Sequence[Section]) -> list[str]:
+    """Writes every section's figure beside a page as ``<page>[-<section>].png``; returns the files' names."""
+    names = []
+    for slug, section in zip(unique_slugs(sections), sections, strict=True):
+        path = Path(page).with_name("-".join(filter(None, (Path(page).stem, slug))) + ".png")
+        _write_png(path, comparison_figure(section.table).light)
+        names.append(path.name)
+    return names
 
 
 def comparison_page(
-    runs: Sequence[str | Path],
+    runs: Runs,
     *,
     title: str = TITLE,
     command: str | None = None,
     caveats: Iterable[str] = (),
     figure: str | None = None,
+    published: str | None = None,
 ) -> str:
-    """A page of documentation in Markdown; the same runs and arguments give the same bytes.
+    """A page of one comparison in Markdown; the same runs and arguments give the same bytes."""
+    section, figures = Section("", comparison_table(runs)), [figure] if figure else []
+    return sections_page([section], title=title, command=command, caveats=caveats, published=published, figures=figures)
+
+
+def sections_page(
+    sections: Sequence[Section],
+    *,
+    title: str = TITLE,
+    command: str | None = None,
+    caveats: Iterable[str] = (),
+    published: str | None = None,
+    figures: Sequence[str] = (),
+) -> str:
+    """A page of documentation in Markdown; the same sections and arguments give the same bytes.
 
     Args:
-        runs: run folders or ``results.json`` files.
-        title: heading.
-        command: command line that made the runs, shown on top.
+        sections: comparisons; a title becomes a heading.
+        title: heading of the page.
+        command: command line that made all runs, shown on top; a section's own stands below its heading.
         caveats: sentences, beside the marks that every table carries.
-        figure: path of the figure relative to the page, or ``None``.
+        published: ``polyp`` or ``skin``: published rows in a table of their own.
+        figures: path of each section's figure relative to the page; empty for none.
     """
-    table = comparison_table(runs)
-    parts = [f"# {title}", ""]
-    parts += ["```", command, "```", ""] if command else []
-    parts += [f"- {name}: **{value}** ({small})" for name, value, small in headlines(table)]
-    parts += ["", to_markdown(table)]
-    parts += [f"![Average test Dice of every variant and seed]({figure})", ""] if figure else []
-    parts += [READING, "", "## Caveats", ""]
+    tables = [section.table for section in sections]
+    parts = [f"# {title}", "", *_fenced(command)]
+    for index, section in enumerate(sections):
+        parts += [f"## {section.title}", ""] if section.title else []
+        parts += _fenced(section.command)
+        parts += [f"- {name}: **{value}** ({small})" for name, value, small in headlines(section.table)]
+        parts += [f"- {text}" for text in verdicts(section.table)]
+        parts += ["", to_markdown(section.table)]
+        if index < len(figures):
+            parts += [f"![Average test Dice of every row and seed]({figures[index]})", ""]
+    if published:
+        parts += ["## Published numbers", "", published_markdown(published)]
+    parts += ["## How to read the tables", ""] if any(section.title for section in sections) or published else []
+    parts += [reading(tables), "", *_row_notes(tables), "## Caveats", ""]
     parts += [f"- {caveat}" for caveat in [*CAVEATS, *caveats]]
-    parts += ["", "## Provenance", "", f"- data list: `{table.datalist or 'unknown'}` (SHA-256)"]
-    parts += [f"- {name}: {', '.join(found)}" for name, found in table.versions.items()]
-    parts += [f"- {row.variant}: seeds {', '.join(map(str, row.seeds))}" for row in table.rows]
+    parts += ["", "## Provenance", ""]
+    for section in sections:
+        parts += provenance(section)
     return "\n".join(parts) + "\n"
 
 
 def headlines(table: Table) -> list[tuple[str, str, str]]:
     """The answers on top: how SAM-Fed stands to what it has to beat, by seed; none without its row."""
-    variants = {row.variant: row for row in table.rows}
-    if "samfed" not in variants:
-        return []
-    row = variants["samfed"]
-    found = [("Dice, SAM-Fed", spell("dice", row.cells["dice"]), f"{len(row.seeds)} seeds")]
-    for other, small in (
-        ("dp_only", "over public set"),
-        ("no_sam", "over no SAM"),
-        (TEACHER, "over SAM alone"),
-    ):
-        cell = table.difference("samfed", other)
-        if cell.n:
-            found.append((f"Dice {small}", spell("difference", cell), "paired by seed"))
-    if row.gap is not None:
-        found.append(("Gap closed", as_percent(row.gap), "of dp_only to oracle"))
+    found = []
+    for group in table.groups:
+        hero = group.hero
+        if hero is None:
+            continue
+        before = "" if group is table.groups[0] else f"{group.label}: "
+        found.append((f"{before}Dice, SAM-Fed", spell("dice", hero.cells["dice"]), f"{len(hero.seeds)} seeds"))
+        for variant, other in OVER.items():
+            row = group.of(variant)
+            if row is not None and (cell := hero.cells["dice"].minus(row.cells["dice"])).n:
+                found.append((f"{before}Dice over {other}", spell("vs:dice", cell), "paired by seed"))
+        if hero.gap is not None:
+            found.append((f"{before}Gap closed", as_percent(hero.gap), "of dp_only to oracle"))
     return found
 
 
-def _all_caveats(table: Table, caveats: Iterable[str]) -> list[str]:
-    return [*CAVEATS, *caveats, *table.notes]
+def reading(tables: Sequence[Table]) -> str:
+    """How to read the tables, with the convention that their runs followed."""
+    conventions = [table.convention for table in tables]
+    first = conventions[0]
+    if first is None or any(convention != first for convention in conventions):
+        return READING + "HD95 is not counted alike in all rows (see the notes)."
+    return f"{READING}{HD95_READING[first['hd95']]}; {EMPTY_READING[first['empty']]}"
+
+
+def provenance(section: Section) -> list[str]:
+    """Data list, versions and seeds of a section, as lines of Markdown."""
+    table = section.table
+    parts = [f"### {section.title}", ""] if section.title else []
+    parts += [f"- data list: `{table.datalist or 'unknown'}` (SHA-256)"]
+    parts += [f"- {name}: {', '.join(found)}" for name, found in table.versions.items()]
+    seeds = dict.fromkeys(f"- {row.name}: seeds {', '.join(map(str, row.seeds))}" for row in table.rows)
+    return [*parts, *seeds, *([""] if section.title else [])]
+
+
+def _row_notes(tables: Sequence[Table]) -> list[str]:
+    notes = {row.name: row.note for table in tables for row in table.rows if row.note}
+    return [*(f"- `{name}`: {note}" for name, note in notes.items()), ""] if notes else []
+
+
+def _fenced(command: str | None) -> list[str]:
+    return ["```", command, "```", ""] if command else []
+
+
+def _write_png(path: Path, content: bytes) -> None:
+    with atomic_write(path) as stream:
+        stream.write(content)

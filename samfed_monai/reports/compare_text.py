@@ -5,89 +5,137 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from samfed_monai.reports.caveats import title_of
-from samfed_monai.reports.compare import Cell, Row, Table
-from samfed_monai.reports.numbers import MISSING, as_percent
+from samfed_monai.reports.caveats import TEACHER
+from samfed_monai.reports.compare import Table
+from samfed_monai.reports.numbers import MISSING, as_difference, as_percent
+from samfed_monai.reports.rows import Cell, Group, Row
+from samfed_monai.reports.verdict import Standing, standings, verdict
 
-HEADS = {
-    "dice": "Dice",
-    "difference": "vs dp_only",
-    "gap": "Gap closed",
-    "iou": "IoU",
-    "hd95": "HD95 px",
-}
-DICE_HEADS = {"worst": "Worst site", "last": "Last model"}
+HEADS = {"dice": "Dice", "worst": "Worst site", "hd95": "HD95 px", "iou": "IoU"}
+DIGITS = {"hd95": 1, "traffic": 2}
 
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a comparison that fits on a page: headings, and spelt cells by variant."""
+    """A part of a comparison that fits on a page: headings, and spelt cells by row.
+
+    Args:
+        title: what stands above the rows' names.
+        heads: headings of the other columns.
+        rows: spelt cells by the row's name.
+        titles: titles by the row's name.
+        strong: rows to show in bold.
+        quiet: rows to show faintly.
+    """
 
     title: str
     heads: list[str]
     rows: dict[str, list[str]]
+    titles: dict[str, str] = field(default_factory=dict)
+    strong: frozenset[str] = frozenset()
+    quiet: frozenset[str] = frozenset({TEACHER})
 
 
 def blocks(table: Table) -> list[Block]:
-    """The comparison in two parts: over all test images, and Dice site by site."""
+    """The comparison in parts, for every group: all test images, Dice by site, SAM-Fed against the other rows."""
+    return [block for group in table.groups for block in group_blocks(table, group)]
+
+
+def group_blocks(table: Table, group: Group) -> list[Block]:
+    """The parts of one group; a table of one group does not name it."""
+    before = f"{group.label}: " if len(table.groups) > 1 else ""
+    vs = {f"vs:{name}": f"vs {name}" for name in group.references}
+    traffic = {"traffic": "MB a round"} if table.has("traffic") else {}
+    whole = {"seeds": "Seeds", **HEADS, **vs, "gap": "Gap closed", **traffic}
     sites = {f"site:{site}": site for site in table.sites}
-    return [
-        Block(title, list(heads.values()), {row.variant: [_spell(row, key) for key in heads] for row in table.rows})
-        for title, heads in (
-            ("All test images", {"seeds": "Seeds", **HEADS}),
-            ("Dice by site", {**sites, **DICE_HEADS}),
+    unseen = {f"unseen:{name}": f"{name} (unseen)" for name in table.unseen}
+    by_site = {**sites, "dice": "Average", "worst": "Worst site", **unseen, "last": "Last model"}
+    hero = group.hero
+    titles = {row.name: row.title for row in group.rows}
+    strong = frozenset({hero.name}) if hero else frozenset()
+    made = [
+        Block(
+            _capital(before + title),
+            list(heads.values()),
+            {row.name: [_spell(row, key) for key in heads] for row in group.rows},
+            titles,
+            strong,
         )
+        for title, heads in (("all test images", whole), ("Dice by site", by_site))
     ]
+    against = standings(group)
+    if hero and against:
+        rows = {standing.other.name: _standing(standing) for standing in against}
+        made.append(Block(_capital(f"{before}SAM-Fed minus the row"), AGAINST, rows, titles))
+    return made
+
+
+AGAINST = ["Dice", "Worst site", "HD95 px", "Seeds ahead", "SAM-Fed"]
 
 
 def spell(key: str, cell: Cell | None) -> str:
-    """A cell: its mean, and its spread if there are at least two seeds."""
+    """A cell: its mean, and its spread if there are at least two seeds; differences (``vs:``) have a sign."""
     if cell is None or cell.mean is None:
         return MISSING
-    digits, sign = (1, "") if key == "hd95" else (3, "+" if key == "difference" else "")
-    mean = f"{cell.mean:{sign}.{digits}f}"
+    kind, _, base = key.partition(":")
+    digits = DIGITS.get(base if kind == "vs" else key, 3)
+    mean = as_difference(cell.mean, digits) if kind == "vs" else f"{cell.mean:.{digits}f}"
     return mean if cell.spread is None else f"{mean} ± {cell.spread:.{digits}f}"
 
 
+def verdicts(table: Table) -> list[str]:
+    """One sentence per group that has one, with the group's name where there are several."""
+    found = [(group, verdict(group)) for group in table.groups]
+    named = len(table.groups) > 1
+    return [f"{group.label}: {text}" if named else text for group, text in found if text]
+
+
 def to_text(table: Table) -> str:
-    """Aligned columns for a terminal, and the notes below."""
+    """Aligned columns for a terminal, and the verdicts and notes below."""
     parts = []
     for block in blocks(table):
-        lines = [[block.title, *block.heads], *([variant, *cells] for variant, cells in block.rows.items())]
+        lines = [[block.title, *block.heads], *([name, *cells] for name, cells in block.rows.items())]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         head, *body = [_aligned(line, widths) for line in lines]
         parts.append("\n".join([head, "─" * (sum(widths) + 2 * len(widths) - 2), *body]))
-    return "\n\n".join([*parts, *table.notes]) + "\n"
+    return "\n\n".join([*parts, *verdicts(table), *table.notes]) + "\n"
 
 
 def to_markdown(table: Table) -> str:
     """Markdown tables; the SAM-Fed row is bold, and notes follow as a list."""
-    parts = []
-    for block in blocks(table):
-        lines = [_piped([block.title, *block.heads]), _piped(["---", *["---:"] * len(block.heads)])]
-        for variant, cells in block.rows.items():
-            cells = [f"**{cell}**" for cell in cells] if variant == "samfed" else cells
-            lines.append(_piped([f"{title_of(variant)} (`{variant}`)", *cells]))
-        parts.append("\n".join(lines))
+    parts = [block_markdown(block) for block in blocks(table)]
     notes = "\n".join(f"- {note}" for note in table.notes)
     return "\n\n".join([*parts, *([notes] if notes else [])]) + "\n"
 
 
+def block_markdown(block: Block) -> str:
+    """One Markdown table; bold rows are bold."""
+    lines = [piped([block.title, *block.heads]), piped(["---", *["---:"] * len(block.heads)])]
+    for name, cells in block.rows.items():
+        title = block.titles.get(name, name)
+        shown = f"{title} (`{name}`)" if title != name else f"`{name}`"
+        lines.append(piped([shown, *(f"**{cell}**" if name in block.strong else cell for cell in cells)]))
+    return "\n".join(lines)
+
+
 def to_csv(table: Table) -> str:
-    """One line per variant, mean and spread in columns of their own, at full precision."""
+    """One line per row, mean and spread in columns of their own, at full precision."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    keys = [*(key for key in HEADS if key != "gap"), *(f"site:{site}" for site in table.sites), *DICE_HEADS]
-    writer.writerow(
-        ["variant", "seeds", *(f"{key}_{part}" for key in keys for part in ("mean", "spread")), "gap_closed"]
-    )
-    for row in table.rows:
-        cells = [row.cells.get(key, Cell()) for key in keys]
-        numbers = [value for cell in cells for value in (cell.mean, cell.spread)]
-        writer.writerow([row.variant, " ".join(map(str, row.seeds)), *map(_blank, numbers), _blank(row.gap)])
+    vs = dict.fromkeys(f"vs:{name}" for group in table.groups for name in group.references)
+    places = [*(f"site:{site}" for site in table.sites), *(f"unseen:{name}" for name in table.unseen)]
+    keys = [*HEADS, *vs, *places, "last", "traffic"]
+    named = ["row", "variant", "group", "seeds"]
+    writer.writerow([*named, *(f"{key}_{part}" for key in keys for part in ("mean", "spread")), "gap_closed"])
+    for group in table.groups:
+        for row in group.rows:
+            cells = [row.cells.get(key, Cell()) for key in keys]
+            numbers = [value for cell in cells for value in (cell.mean, cell.spread)]
+            seeds = " ".join(map(str, row.seeds))
+            writer.writerow([row.name, row.variant, group.label, seeds, *map(_blank, numbers), _blank(row.gap)])
     return stream.getvalue()
 
 
@@ -97,8 +145,11 @@ def to_json(table: Table) -> dict[str, Any]:
         "schema": 1,
         "datalist": table.datalist,
         "sites": table.sites,
-        "rows": [_json_row(row) for row in table.rows],
+        "unseen": table.unseen,
+        "rows": [{**_json_row(row), "group": group.label} for group in table.groups for row in group.rows],
+        "verdicts": verdicts(table),
         "notes": table.notes,
+        "convention": table.convention,
         "versions": table.versions,
     }
 
@@ -114,7 +165,18 @@ def _json_row(row: Row) -> dict[str, Any]:
         key: {"mean": cell.mean, "spread": cell.spread, "by_seed": {str(s): v for s, v in cell.by_seed.items()}}
         for key, cell in row.cells.items()
     }
-    return {"variant": row.variant, "title": row.title, "seeds": row.seeds, "gap_closed": row.gap, "cells": cells}
+    named = {"row": row.name, "variant": row.variant, "title": row.title, "note": row.note}
+    return {**named, "seeds": row.seeds, "gap_closed": row.gap, "cells": cells}
+
+
+def _standing(standing: Standing) -> list[str]:
+    values = [("vs:dice", standing.dice), ("vs:worst", standing.worst), ("vs:hd95", standing.hd95)]
+    ahead = f"{standing.ahead} of {standing.dice.n}" if standing.dice.n else MISSING
+    return [*(spell(key, cell) for key, cell in values), ahead, standing.word]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
@@ -122,7 +184,8 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([f"{cells[0]:<{widths[0]}}", *rest])
 
 
-def _piped(cells: Sequence[str]) -> str:
+def piped(cells: Sequence[str]) -> str:
+    """One line of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -39,3 +39,8 @@ def as_seconds(seconds: float) -> str:
 def as_percent(value: float | None) -> str:
     """A share as a whole percentage."""
     return MISSING if value is None else f"{100 * value:.0f} %"
+
+
+def as_difference(value: float, digits: int = 3) -> str:
+    """A difference with its sign; what rounds to nothing has a plus."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"

@@ -24,12 +24,14 @@ class RunData:
         results: content of ``results.json``, following the schema.
         run: content of ``run.json``; empty where there is none.
         rounds: rows of ``federation.csv``.
+        about: content of ``compare.json``, which a comparison leaves in its runs: ``row``, ``title``, ``note``, …
     """
 
     folder: Path
     results: dict[str, Any]
     run: dict[str, Any] = field(default_factory=dict)
     rounds: list[RoundRow] = field(default_factory=list)
+    about: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: str | Path) -> RunData:
@@ -46,8 +48,13 @@ class RunData:
         results = read_json(path)
         if problems := validate_results(results, where=str(path)):
             raise Refused(problems)
-        run = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
-        return cls(folder, results, run, read_federation(folder / "federation.csv"))
+        run, about = (read_json(folder / n) if (folder / n).is_file() else {} for n in ("run.json", "compare.json"))
+        return cls(folder, results, run, read_federation(folder / "federation.csv"), about)
+
+    @property
+    def row(self) -> str:
+        """The row that the run is of: its variant, unless a comparison gave it another name."""
+        return str(self.about.get("row") or self.results["variant"])
 
     @property
     def sites(self) -> list[str]:

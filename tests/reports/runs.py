@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from samfed_monai.io import write_json
 from samfed_monai.results import build_results
@@ -21,7 +22,17 @@ def summary(dice: float) -> dict:
     return {"dice": dice, "iou": dice - 0.1, "hd95": 10.0, "n": 1, "empty": {"both": 0, "prediction": 0, "label": 0}}
 
 
-def write_run(folder: Path, variant: str, seed: int, dice: float, *, datalist: str = "d" * 64, rounds: int = 5) -> Path:
+def write_run(
+    folder: Path,
+    variant: str,
+    seed: int,
+    dice: float,
+    *,
+    datalist: str = "d" * 64,
+    rounds: int = 5,
+    unseen: float | None = None,
+    **more: Any,
+) -> Path:
     def sites(value: float) -> dict:
         return {
             "a": {"validation": summary(value), "test": summary(value + 0.02)},
@@ -37,6 +48,45 @@ def write_run(folder: Path, variant: str, seed: int, dice: float, *, datalist: s
         hashes={"datalist": datalist},
         versions={"torch": "2.13.0"},
         seeds={"seed": seed},
+        unseen=None if unseen is None else {m: {"far": {"test": summary(unseen)}} for m in ("best", "last")},
+        **more,
     )
     write_json(folder / "results.json", results)
     return folder
+
+
+def write_row(folder: Path, row: str, variant: str, seed: int, dice: float, *, place: int = 0, **more: Any) -> Path:
+    """A run as a comparison with a file of rows leaves it; texts of the row are told apart from ``write_run``'s."""
+    texts = {key: more.pop(key) for key in ("title", "note", "setting", "sweep") if key in more}
+    write_run(folder, variant, seed, dice, **more)
+    write_json(folder / "compare.json", {"row": row, "variant": variant, "place": place, "overrides": {}, **texts})
+    return folder
+
+
+MIXED = {"a": "deeplabv3plus_resnet18", "b": "deeplabv3plus_resnet34"}
+
+
+def heterogeneous_runs(folder: Path) -> list[Path]:
+    """Two seeds of SAM-Fed, HSSF, lone sites and a floor whose sites' networks differ."""
+    dices = {
+        "heterogeneous": ("heterogeneous", [0.75, 0.79]),
+        "hssf": ("hssf", [0.72, 0.74]),
+        "local_only": ("local_only", [0.68, 0.68]),
+        "dp_mixed": ("dp_only", [0.63, 0.63]),
+    }
+    traffic = [{"up_bytes": 500_000, "down_bytes": 1_000_000}] * 2
+    return [
+        write_row(
+            folder / f"{row}-{seed}",
+            row,
+            variant,
+            seed,
+            dice,
+            networks=MIXED,
+            exchange="none" if row == "local_only" else "predictions",
+            rounds_traffic=[{"up_bytes": 0, "down_bytes": 0}] if row == "local_only" else traffic,
+            unseen=dice - 0.1,
+        )
+        for row, (variant, found) in dices.items()
+        for seed, dice in enumerate(found)
+    ]

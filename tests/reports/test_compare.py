@@ -4,13 +4,13 @@ import pytest
 
 from samfed_monai.errors import Refused
 from samfed_monai.reports import comparison_table
-from samfed_monai.reports.compare import Cell
+from samfed_monai.reports.rows import Cell
 
-from .runs import write_run
+from .runs import heterogeneous_runs, write_row, write_run
 
 
 def test_rows_come_in_the_order_of_the_method_and_others_last(runs):
-    assert [row.variant for row in comparison_table(runs).rows] == ["dp_only", "teacher", "samfed", "oracle", "mine"]
+    assert [row.name for row in comparison_table(runs).rows] == ["dp_only", "teacher", "samfed", "oracle", "mine"]
 
 
 def test_means_spreads_and_the_worst_site(runs):
@@ -26,16 +26,16 @@ def test_means_spreads_and_the_worst_site(runs):
 
 def test_the_difference_is_paired_by_seed(runs):
     table = comparison_table(runs)
-    assert table.row("samfed").cells["difference"].by_seed == pytest.approx({0: 0.04, 1: 0.06, 2: 0.08})
+    assert table.row("samfed").cells["vs:dp_only"].by_seed == pytest.approx({0: 0.04, 1: 0.06, 2: 0.08})
     assert table.difference("samfed", "mine").spread == pytest.approx(0, abs=1e-12)
     assert table.difference("samfed", "mine").mean == pytest.approx(0.06)
     assert table.difference("samfed", "nowhere").n == 0
-    assert "difference" not in table.row("dp_only").cells
+    assert "vs:dp_only" not in table.row("dp_only").cells
 
 
 def test_the_share_of_the_gap_closed(runs):
     table = comparison_table(runs)
-    gaps = {row.variant: row.gap for row in table.rows}
+    gaps = {row.name: row.gap for row in table.rows}
     assert gaps == pytest.approx({"dp_only": 0, "teacher": 0.5, "samfed": 0.6, "oracle": 1, "mine": 0}, abs=1e-9)
     assert table.notes == []
 
@@ -65,7 +65,7 @@ def test_seeds_that_only_one_row_has_are_told_and_left_out_of_differences(runs, 
     extra = write_run(tmp_path / "extra", "samfed", 9, 0.2)
     table = comparison_table([*runs, extra])
     assert table.row("samfed").gap == pytest.approx(0.6)
-    assert list(table.row("samfed").cells["difference"].by_seed) == [0, 1, 2]
+    assert list(table.row("samfed").cells["vs:dp_only"].by_seed) == [0, 1, 2]
     assert "Rows have different seeds (dp_only: 0, 1, 2; " in table.notes[0]
 
 
@@ -82,7 +82,7 @@ def test_what_cannot_be_compared_is_refused_all_at_once(runs, tmp_path):
     text = str(refused.value)
     assert "refused: 3 problems" in text
     assert "nothing: expected a finished run folder, found no results.json" in text
-    assert "again: expected each variant and seed once, found samfed with seed 0" in text
+    assert "again: expected each row and seed once, found samfed with seed 0" in text
     assert f"other -> data list: expected {'d' * 64}" in text
     assert "compare runs of one data list" in text
 
@@ -99,3 +99,60 @@ def test_results_files_serve_as_well_as_folders(runs):
 def test_one_seed_has_no_spread():
     assert Cell({0: 0.5}).spread is None
     assert Cell().mean is None
+
+
+def test_rows_that_differ_in_mode_are_compared_in_groups_of_their_own(runs, tmp_path):
+    table = comparison_table([*runs, *heterogeneous_runs(tmp_path / "h")])
+    assert [(group.label, [row.name for row in group.rows]) for group in table.groups] == [
+        ("Homogeneous", ["dp_only", "teacher", "samfed", "oracle", "mine"]),
+        ("Heterogeneous", ["dp_mixed", "local_only", "hssf", "heterogeneous"]),
+    ]
+    own = table.row("heterogeneous")
+    assert own.cells["vs:hssf"].by_seed == pytest.approx({0: 0.03, 1: 0.05})
+    assert own.cells["vs:local_only"].mean == pytest.approx(0.09)
+    assert own.cells["vs:dp_only"].mean == pytest.approx(0.14)  # of dp_mixed, the floor of the same networks
+    assert own.gap is None
+    assert table.row("samfed").gap == pytest.approx(0.6)
+    assert "Heterogeneous: There is no oracle row, so the share of the gap closed cannot be given." in table.notes
+
+
+def test_a_setting_has_a_floor_and_a_ceiling_of_its_own(runs, tmp_path):
+    pretrained = [
+        write_row(tmp_path / f"{name}-p", name, variant, 0, dice, setting="ImageNet encoder")
+        for name, variant, dice in (("dp_p", "dp_only", 0.7), ("samfed_p", "samfed", 0.8), ("oracle_p", "oracle", 0.9))
+    ]
+    table = comparison_table([*runs, *pretrained])
+    assert [group.label for group in table.groups] == ["Homogeneous", "ImageNet encoder, homogeneous"]
+    assert table.row("samfed_p").gap == pytest.approx(0.5)
+    assert table.row("samfed").gap == pytest.approx(0.6)
+
+
+def test_a_row_s_name_title_and_note_come_from_its_comparison(tmp_path):
+    folders = [
+        write_row(tmp_path / name, name, "samfed", 0, 0.8, place=place, title=title, note="why")
+        for place, (name, title) in enumerate({"tau_9": "", "tau_10": "Threshold 0.10"}.items())
+    ]
+    table = comparison_table(folders)
+    found = [(row.name, row.variant, row.title, row.note) for row in table.rows if row.name != "teacher"]
+    assert found == [("tau_9", "samfed", "tau_9", "why"), ("tau_10", "samfed", "Threshold 0.10", "why")]
+
+
+def test_unseen_hospitals_and_traffic_have_columns(tmp_path):
+    table = comparison_table(heterogeneous_runs(tmp_path))
+    assert table.unseen == ["far"]
+    assert table.row("heterogeneous").cells["unseen:far"].by_seed == pytest.approx({0: 0.65, 1: 0.69})
+    assert table.row("heterogeneous").cells["traffic"].mean == pytest.approx(1.5)  # 0.5 MB up and 1 MB down
+    assert table.row("local_only").cells["traffic"].mean == 0
+
+
+def test_conventions_that_differ_are_told(tmp_path):
+    pooled = {"hd95": "pooled", "empty": "skipped"}
+    folders = [
+        write_run(tmp_path / "a", "samfed", 0, 0.8),
+        write_run(tmp_path / "b", "no_sam", 0, 0.8, convention=pooled),
+    ]
+    table = comparison_table(folders)
+    assert table.convention is None
+    expected = "samfed: max of directed / diagonal; no_sam: pooled / skipped): their HD95 cannot be compared."
+    assert any(expected in note for note in table.notes)
+    assert comparison_table(folders[1:]).convention == pooled

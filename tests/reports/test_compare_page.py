@@ -4,9 +4,10 @@ import pytest
 
 from samfed_monai.io import read_json
 from samfed_monai.reports import CAVEATS, comparison_page, comparison_table, write_comparison
-from samfed_monai.reports.compare_page import headlines
+from samfed_monai.reports.compare_page import headlines, write_page
+from samfed_monai.reports.sections import Section
 
-from .runs import write_run
+from .runs import heterogeneous_runs, write_run
 from .test_html import Balance
 
 
@@ -58,3 +59,48 @@ def test_a_comparison_without_sam_fed_has_no_headlines(tmp_path):
 @pytest.mark.parametrize("figure", [None, "skin.png"])
 def test_the_figure_is_optional(runs, figure):
     assert ("![" in comparison_page(runs, figure=figure)) == (figure is not None)
+
+
+def test_published_rows_stand_in_a_table_of_their_own_with_their_mark(runs, tmp_path):
+    page = comparison_page(runs, published="polyp")
+    assert "*published (HSSF, Ma et al. 2024), other scale*: polyp." in page
+    assert "| Heterogeneous | HSSF | 0.6665 | 54.0 | 0.6635 | 0.4273 | 0.7862 | 0.7282 |" in page
+    assert "| Homogeneous | ELN | 0.4327 | – | – | – | – | – |" in page
+    html = write_comparison(tmp_path / "C", runs, published="skin").read_text(encoding="utf-8")
+    for text in ("0.7911", "34.2", "0.8340", "other scale", "IEEE Transactions on Medical Imaging, 2024"):
+        assert text in html
+
+
+def test_a_page_of_several_comparisons_has_their_commands_verdicts_and_figures(runs, tmp_path):
+    sections = [
+        Section("From scratch", comparison_table(runs), "samfed compare A"),
+        Section("ImageNet encoder", comparison_table(heterogeneous_runs(tmp_path / "h")), "samfed compare B"),
+    ]
+    write_page(tmp_path / "polyp.md", sections, title="Polyps", command="make polyp", published="polyp")
+    page = (tmp_path / "polyp.md").read_text(encoding="utf-8")
+    order = (
+        *(
+            "# Polyps",
+            "make polyp",
+            "## From scratch",
+            "samfed compare A",
+            "- SAM-Fed leads, by more than",
+            "polyp-from-",
+        ),
+        *("## ImageNet encoder", "samfed compare B", "(polyp-imagenet-encoder.png)", "## Published numbers"),
+        *("## How to read", "## Caveats", "## Provenance", "### From scratch", "### ImageNet encoder"),
+    )
+    places = [page.index(text) for text in order]
+    assert places == sorted(places)
+    assert (tmp_path / "polyp-imagenet-encoder.png").read_bytes().startswith(b"\x89PNG")
+    assert "- `hssf`: regularity condensation and fusion without SAM" in page
+    write_page(tmp_path / "again.md", sections, title="Polyps", command="make polyp", published="polyp")
+    assert (tmp_path / "again.md").read_text(encoding="utf-8") == page.replace("(polyp-", "(again-")
+
+
+def test_the_convention_of_the_runs_is_told(tmp_path):
+    pooled = write_run(tmp_path / "p", "samfed", 0, 0.8, convention={"hd95": "pooled", "empty": "skipped"})
+    plain = write_run(tmp_path / "q", "no_sam", 0, 0.8)
+    assert "both directions pooled (MedPy); images with an empty mask are left out" in comparison_page([pooled])
+    assert "the larger of the two directed 95th percentiles (MONAI); an image with" in comparison_page([plain])
+    assert "HD95 is not counted alike in all rows" in comparison_page([pooled, plain])

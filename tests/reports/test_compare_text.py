@@ -7,8 +7,10 @@ import json
 import pytest
 
 from samfed_monai.reports import comparison_table
-from samfed_monai.reports.compare import Cell
-from samfed_monai.reports.compare_text import spell, to_csv, to_json, to_markdown, to_text
+from samfed_monai.reports.compare_text import blocks, spell, to_csv, to_json, to_markdown, to_text, verdicts
+from samfed_monai.reports.rows import Cell
+
+from .runs import heterogeneous_runs
 
 
 @pytest.fixture
@@ -19,15 +21,16 @@ def table(runs):
 def test_cells_are_spelt_with_their_spread():
     assert spell("dice", Cell({0: 0.8, 1: 0.9})) == "0.850 ± 0.071"
     assert spell("dice", Cell({0: 0.8})) == "0.800"
-    assert spell("difference", Cell({0: 0.04})) == "+0.040"
-    assert spell("difference", Cell({0: -0.04})) == "-0.040"
+    assert spell("vs:dp_only", Cell({0: 0.04})) == "+0.040"
+    assert spell("vs:dp_only", Cell({0: -0.04})) == "-0.040"
     assert spell("hd95", Cell({0: 9.04, 1: 9.06})) == "9.1 ± 0.0"
     assert spell("last", None) == "–"
 
 
 def test_text_is_aligned(table):
-    first, second = to_text(table).rstrip("\n").split("\n\n")
-    for block in (first, second):
+    first, second, third, said = to_text(table).rstrip("\n").split("\n\n")
+    assert said == verdicts(table)[0]
+    for block in (first, second, third):
         assert len({len(line) for line in block.splitlines()}) == 1
     assert first.splitlines()[4].split("  ")[0] == "samfed"
     assert "0.860 ± 0.020" in first
@@ -36,16 +39,24 @@ def test_text_is_aligned(table):
 
 def test_markdown_has_both_blocks_and_bold_sam_fed(table):
     text = to_markdown(table)
-    assert "| All test images | Seeds | Dice | vs dp_only | Gap closed | IoU | HD95 px |" in text
-    assert "| Dice by site | a | b | Worst site | Last model |" in text
-    assert "| SAM-Fed (`samfed`) | **3** | **0.860 ± 0.020** | **+0.060 ± 0.020** | **60 %** |" in text
-    assert "| mine (`mine`) | 3 | 0.800 ± 0.020 |" in text
+    assert "| All test images | Seeds | Dice | Worst site | HD95 px | IoU | vs dp_only | Gap closed |" in text
+    assert "| Dice by site | a | b | Average | Worst site | Last model |" in text
+    whole = (
+        "| SAM-Fed (`samfed`) | **3** | **0.860 ± 0.020** | **0.840 ± 0.020** | **10.0 ± 0.0** | **0.760 ± 0.020** |"
+    )
+    assert f"{whole} **+0.060 ± 0.020** | **60 %** |" in text
+    assert "| `mine` | 3 | 0.800 ± 0.020 |" in text
+    assert "| Public set only (`dp_only`) | +0.060 ± 0.020 | +0.060 ± 0.020 | +0.0 ± 0.0 | 3 of 3 | leads |" in text
+    assert (
+        "| Oracle: sites have labels (`oracle`) | -0.040 ± 0.020 | -0.040 ± 0.020 | +0.0 ± 0.0 | 0 of 3 | trails |"
+        in text
+    )
 
 
 def test_csv_keeps_full_precision(table):
-    rows = {row["variant"]: row for row in csv.DictReader(io.StringIO(to_csv(table)))}
+    rows = {row["row"]: row for row in csv.DictReader(io.StringIO(to_csv(table)))}
     assert float(rows["samfed"]["dice_mean"]) == table.row("samfed").cells["dice"].mean
-    assert rows["dp_only"]["difference_mean"] == ""
+    assert rows["dp_only"]["vs:dp_only_mean"] == ""
     assert rows["samfed"]["seeds"] == "0 1 2"
     assert float(rows["samfed"]["gap_closed"]) == pytest.approx(0.6)
     assert float(rows["samfed"]["site:a_spread"]) == pytest.approx(0.02)
@@ -53,6 +64,29 @@ def test_csv_keeps_full_precision(table):
 
 def test_json_has_every_seed(table):
     content = json.loads(json.dumps(to_json(table)))
-    row = next(row for row in content["rows"] if row["variant"] == "samfed")
+    row = next(row for row in content["rows"] if row["row"] == "samfed")
     assert row["cells"]["dice"]["by_seed"] == pytest.approx({"0": 0.84, "1": 0.86, "2": 0.88})
     assert content["datalist"] == "d" * 64
+
+
+def test_groups_are_named_where_there_are_two(runs, tmp_path):
+    table = comparison_table([*runs, *heterogeneous_runs(tmp_path / "h")])
+    found = {block.title: block for block in blocks(table)}
+    assert list(found) == [
+        *("Homogeneous: all test images", "Homogeneous: Dice by site", "Homogeneous: SAM-Fed minus the row"),
+        *("Heterogeneous: all test images", "Heterogeneous: Dice by site", "Heterogeneous: SAM-Fed minus the row"),
+    ]
+    whole = found["Heterogeneous: all test images"]
+    assert whole.heads[5:] == ["vs dp_only", "vs hssf", "vs local_only", "Gap closed", "MB a round"]
+    assert whole.rows["heterogeneous"][5:] == ["+0.140 ± 0.028", "+0.040 ± 0.014", "+0.090 ± 0.028", "–", "1.50 ± 0.00"]
+    assert found["Heterogeneous: Dice by site"].heads == [
+        "a",
+        "b",
+        "Average",
+        "Worst site",
+        "far (unseen)",
+        "Last model",
+    ]
+    assert found["Heterogeneous: Dice by site"].rows["hssf"][4] == "0.630 ± 0.014"
+    assert whole.strong == {"heterogeneous"}
+    assert json.loads(json.dumps(to_json(table)))["rows"][-1]["group"] == "Heterogeneous"

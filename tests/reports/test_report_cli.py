@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
+from samfed_monai.errors import Refused
 from samfed_monai.reports.report_cli import add_report_parser
+
+from .runs import DICE, write_run
 
 
 @pytest.fixture
@@ -50,3 +53,38 @@ def test_a_comparison_becomes_a_page_of_a_document(parser, runs, tmp_path):
     assert "](skin.png)" in text
     assert "- A subset.\n- Small.\n" in text
     assert (tmp_path / "docs" / "skin.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def collection(tmp_path):
+    for variant, dices in DICE.items():
+        for seed, dice in enumerate(dices):
+            write_run(tmp_path / "R" / variant / f"seed-{seed}", variant, seed, dice)
+    return tmp_path / "R"
+
+
+@pytest.mark.parametrize("ablation", [False, True])
+def test_a_page_of_sections_needs_no_runs(parser, collection, tmp_path, capsys, ablation):
+    page = tmp_path / "docs" / "polyp.md"
+    words = ["--section", f"A={collection}", "--section", f"B={collection}", "--page", str(page)]
+    args = parser.parse_args(["report", *words, *(["--ablation", "--default", "mine"] if ablation else [])])
+    assert args.run(args) == 0
+    assert capsys.readouterr().out == f"{page}\n"
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("# Ablations\n" if ablation else "# Comparison\n\n## A\n")
+    assert ("vs mine" in text) == ablation
+    assert sorted(path.name for path in page.parent.iterdir()) == ["polyp-a.png", "polyp-b.png", "polyp.md"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "RUN: expected at least one finished run, found none"),
+        (["--ablation", "R"], "--page: expected the file to write, found nothing"),
+        (["--section", "A=R", "--page", "p.md", "R"], "RUN: expected runs, or sections of a page, found 1 beside"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(parser, words, message):
+    args = parser.parse_args(["report", *words])
+    with pytest.raises(Refused, match=message):
+        args.run(args)

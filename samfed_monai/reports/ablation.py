@@ -1,0 +1,192 @@
+"""The page of ablations: sweeps of the method against its default, on one or several collections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from samfed_monai.errors import Problem, Refused
+from samfed_monai.io import write_text
+from samfed_monai.reports.caveats import CAVEATS, TEACHER
+from samfed_monai.reports.compare_page import provenance, write_figures
+from samfed_monai.reports.compare_text import Block, block_markdown, spell
+from samfed_monai.reports.numbers import MISSING, as_difference
+from samfed_monai.reports.rows import CEILING, FLOOR, Cell, Row
+from samfed_monai.reports.sections import Section
+from samfed_monai.reports.verdict import LEADS, word_of
+
+TITLE = "Ablations"
+OTHERS = "Variants"
+MARK = "The agreement rule is our reading of the paper."
+READING = (
+    "Average test Dice of the model that was best on validation, mean ± sample standard deviation over seeds, one pair "
+    "of columns per collection. *vs* columns are the difference to the default row's run with the same seed; *mean "
+    "difference* is their mean over the collections. **Bold** is the best of a table in that column, among the rows "
+    "that a federation could have run (not the teacher alone, the public set alone or the oracle). A row beats the "
+    "default where the mean difference is larger than its standard deviation over seeds."
+)
+_NO_CANDIDATES = (TEACHER, FLOOR, CEILING)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a sweep over all collections.
+
+    Args:
+        row: the row, of the first collection that has it.
+        dice: its cell by collection.
+        differences: its cell minus the default's, paired by seed, by collection.
+    """
+
+    row: Row
+    dice: list[Cell]
+    differences: list[Cell]
+
+    @property
+    def mean_difference(self) -> float | None:
+        """Mean over collections; ``None`` unless every one of them has a seed in common with the default."""
+        means = [cell.mean for cell in self.differences]
+        return fmean(mean for mean in means if mean is not None) if all(m is not None for m in means) else None
+
+
+def sweeps(sections: Sequence[Section], default: str = "samfed") -> dict[str, list[Line]]:
+    """Lines of every sweep by its title, each sweep with the default on top, in the order of the files of rows.
+
+    Args:
+        sections: the collections.
+        default: name of the row that the others are compared with.
+
+    Raises:
+        Refused: a collection lacks the default row.
+    """
+    missing = [section for section in sections if all(row.name != default for row in section.table.rows)]
+    if missing:
+        expected = f"a row {default!r}, which the others are compared with"
+        mend = "run it, too, or name another row with --default"
+        raise Refused([Problem(s.title or "runs", found="no such row", expected=expected, mend=mend) for s in missing])
+    rows: dict[str, Row] = {}
+    for section in sections:
+        for row in section.table.rows:
+            rows.setdefault(row.name, row)
+    found: dict[str, list[Line]] = {}
+    for row in sorted((row for row in rows.values() if row.name != default), key=_order):
+        lines = found.setdefault(row.sweep or OTHERS, [_line(rows[default], sections, default)])
+        lines.append(_line(row, sections, default))
+    return found
+
+
+def best_of(lines: Sequence[Line]) -> Line | None:
+    """The line with the highest mean difference to the default, the default itself among them (its own is 0)."""
+    scored = [(line.mean_difference, line) for line in lines if line.row.variant not in _NO_CANDIDATES]
+    known = [(mean, line) for mean, line in scored if mean is not None]
+    return max(known, key=lambda pair: pair[0])[1] if known else None
+
+
+def verdict(lines: Sequence[Line], sections: Sequence[Section]) -> str:
+    """One sentence: which row of a sweep is the best, and whether it beats the default beyond the spread."""
+    best, default = best_of(lines), lines[0]
+    if best is None or best is default:
+        return f"No row is better than the default, {_named(default.row)}, on average over the collections."
+    told = [
+        f"{section.title or 'Dice'} {spell('vs:dice', cell)} ({word_of(cell)})"
+        for section, cell in zip(sections, best.differences, strict=True)
+    ]
+    beats = sum(word_of(cell) == LEADS for cell in best.differences)
+    beyond = f"beyond the spread on {beats} of {len(sections)}" if len(sections) > 1 else ""
+    return f"Best: {_named(best.row)}, to the default: {'; '.join(told)}{'; ' + beyond if beyond else ''}."
+
+
+def block(title: str, lines: Sequence[Line], sections: Sequence[Section], default: str) -> Block:
+    """The table of one sweep; the best cells are bold."""
+    heads = [head for s in sections for head in (f"{s.title or 'Dice'}", f"vs {default}")]
+    average = len(sections) > 1
+    candidates = [line for line in lines if line.row.variant not in _NO_CANDIDATES]
+    tops = [max((line.dice[i].mean or 0.0 for line in candidates), default=0.0) for i in range(len(sections))]
+    best = best_of(lines)
+    rows = {}
+    for line in lines:
+        cells = []
+        for index, (dice, difference) in enumerate(zip(line.dice, line.differences, strict=True)):
+            top = line in candidates and dice.mean is not None and dice.mean == tops[index]
+            cells += [f"**{spell('dice', dice)}**" if top else spell("dice", dice)]
+            cells += [MISSING if line.row.name == default else spell("vs:dice", difference)]
+        if average:
+            mean = line.mean_difference
+            text = MISSING if mean is None or line.row.name == default else as_difference(mean)
+            cells.append(f"**{text}**" if line is best and text != MISSING else text)
+        rows[line.row.name] = cells
+    titles = {line.row.name: line.row.title for line in lines}
+    return Block(title, [*heads, *(["Mean difference"] if average else [])], rows, titles)
+
+
+def ablation_page(
+    sections: Sequence[Section],
+    *,
+    default: str = "samfed",
+    title: str = TITLE,
+    command: str | None = None,
+    caveats: Iterable[str] = (),
+    figures: Sequence[str] = (),
+) -> str:
+    """The page in Markdown; the same sections and arguments give the same bytes.
+
+    Args:
+        sections: one per collection.
+        default: name of the row that the others are compared with.
+        title: heading.
+        command: command line that made all runs, shown on top.
+        caveats: sentences, beside the marks that every table carries.
+        figures: path of each section's figure relative to the page; empty for none.
+    """
+    found = sweeps(sections, default)
+    parts = [f"# {title}", "", f"**{MARK}**", ""]
+    for shown in [command, *(section.command for section in sections)]:
+        parts += ["```", shown, "```", ""] if shown else []
+    parts += [f"- {name}: {verdict(lines, sections)}" for name, lines in found.items()]
+    for name, lines in found.items():
+        parts += ["", f"## {name}", "", block_markdown(block("Average Dice", lines, sections, default)), ""]
+        parts += [f"- `{line.row.name}`: {line.row.note}" for line in lines if line.row.note]
+    parts += ["", READING, ""]
+    for figure, section in zip(figures, sections, strict=False):
+        parts += [f"![{section.title}: average test Dice of every row and seed]({figure})", ""]
+    parts += ["## Caveats", "", *(f"- {caveat}" for caveat in [*CAVEATS, *caveats])]
+    notes = [f"{s.title}: {note}" if s.title else note for s in sections for note in s.table.notes]
+    parts += [*(f"- {note}" for note in notes), "", "## Provenance", ""]
+    for section in sections:
+        parts += provenance(section)
+    return "\n".join(parts) + "\n"
+
+
+def write_ablation(
+    page: str | Path,
+    sections: Sequence[Section],
+    *,
+    default: str = "samfed",
+    title: str = TITLE,
+    command: str | None = None,
+    caveats: Iterable[str] = (),
+) -> None:
+    """Writes :func:`ablation_page` to ``page``, and every section's figure beside it."""
+    figures = write_figures(page, sections)
+    text = ablation_page(sections, default=default, title=title, command=command, caveats=caveats, figures=figures)
+    write_text(page, text)
+
+
+def _line(row: Row, sections: Sequence[Section], default: str) -> Line:
+    dice, differences = [], []
+    for section in sections:
+        by_name = {found.name: found for found in reversed(section.table.rows)}
+        cell = by_name[row.name].cells["dice"] if row.name in by_name else Cell()
+        dice.append(cell)
+        differences.append(cell.minus(by_name[default].cells["dice"]))
+    return Line(row, dice, differences)
+
+
+def _order(row: Row) -> tuple[int, int, int, str]:
+    return (0, 0, row.place, row.name) if row.sweep else (1, *row.order)
+
+
+def _named(row: Row) -> str:
+    return f"`{row.name}`" if row.title == row.name else f"{row.title} (`{row.name}`)"

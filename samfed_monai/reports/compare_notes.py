@@ -1,0 +1,57 @@
+"""What a reader of a comparison must know about its runs: unlike seeds, rounds, conventions, and missing rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from samfed_monai.reports.rows import CEILING, FLOOR, Cell, Group
+from samfed_monai.reports.run_data import RunData
+
+DEFAULT_CONVENTION = {"hd95": "max of directed", "empty": "diagonal"}
+
+
+def notes_of(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
+    """Sentences below the table, computed from the runs."""
+    notes = []
+    seeds = {row.name: ", ".join(map(str, row.seeds)) for group in groups for row in group.rows}
+    if len(set(seeds.values())) > 1:
+        notes.append(f"Rows have different seeds ({_listed(seeds)}); differences and shares use the seeds in common.")
+    rounds = {run.row: ", ".join(sorted({str(r.results["rounds"]) for r in runs if r.row == run.row})) for run in runs}
+    if len({rounds[run.row] for run in runs if run.results["variant"] != FLOOR}) > 1:
+        notes.append(f"Runs have different numbers of rounds ({_listed(rounds)}).")
+    if convention_of(runs) is None:
+        told = {run.row: " / ".join(_convention(run.results).values()) for run in runs}
+        notes.append(f"Rows count HD95 and empty masks differently ({_listed(told)}): their HD95 cannot be compared.")
+    for group in groups:
+        notes += [f"{group.label}: {note}" if len(groups) > 1 else note for note in _gap_notes(group)]
+    if any(len(row.seeds) < 3 for group in groups for row in group.rows):
+        notes.append("Fewer than three seeds: the spread is not to be relied on.")
+    return notes
+
+
+def convention_of(runs: Sequence[RunData]) -> dict[str, str] | None:
+    """How all runs counted HD95 and empty masks; ``None`` where they differ."""
+    found = [_convention(run.results) for run in runs]
+    return found[0] if all(convention == found[0] for convention in found) else None
+
+
+def _convention(results: Mapping[str, Any]) -> dict[str, str]:
+    return {**DEFAULT_CONVENTION, **results.get("convention", {})}
+
+
+def _gap_notes(group: Group) -> list[str]:
+    floor, ceiling = (row.cells["dice"] if (row := group.of(name)) else Cell() for name in (FLOOR, CEILING))
+    notes = [
+        f"There is no {name} row, so the share of the gap closed cannot be given."
+        for name, found in ((FLOOR, floor), (CEILING, ceiling))
+        if not found.n
+    ]
+    room = ceiling.minus(floor)
+    if room.n and sum(room.by_seed.values()) <= 0:
+        notes.append(f"{CEILING} does not lead {FLOOR}: the share of the gap closed is not defined.")
+    return notes
+
+
+def _listed(values: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {value}" for name, value in values.items())

@@ -1,0 +1,151 @@
+"""Rows of a comparison and the groups that they are compared in: one setting, homogeneous or heterogeneous."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, stdev
+from typing import Any
+
+from samfed_monai.reports.caveats import ABLATIONS, HETEROGENEOUS, TEACHER, place_of, title_of
+
+FLOOR, CEILING = "dp_only", "oracle"
+"""The rows that every other one of their group is measured against (METHOD section 7)."""
+
+HOMO, HETERO = "Homogeneous", "Heterogeneous"
+HEROES = {HOMO: "samfed", HETERO: "heterogeneous"}
+REFERENCES = {HOMO: (FLOOR,), HETERO: (FLOOR, "hssf", "local_only")}
+"""Rows of each mode that the others are subtracted from, by seed."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Values of one row and column, one per seed.
+
+    Args:
+        by_seed: seed to value.
+    """
+
+    by_seed: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        return len(self.by_seed)
+
+    @property
+    def mean(self) -> float | None:
+        return fmean(self.by_seed.values()) if self.by_seed else None
+
+    @property
+    def spread(self) -> float | None:
+        """Sample standard deviation over seeds; ``None`` with fewer than two."""
+        return stdev(self.by_seed.values()) if self.n > 1 else None
+
+    def minus(self, other: Cell) -> Cell:
+        """The difference, paired by seed."""
+        seeds = sorted(self.by_seed.keys() & other.by_seed.keys())
+        return Cell({seed: self.by_seed[seed] - other.by_seed[seed] for seed in seeds})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: what it ran, its cells by column key, and the share of the gap it closes.
+
+    Args:
+        name: the row's name, which is the variant's unless a file of rows gave another.
+        seeds: of its runs.
+        cells: by column key.
+        gap: share of the gap closed.
+        variant: which variant it ran.
+        title, note, sweep: as the file of rows has them, or empty.
+        place: its place in the file of rows.
+    """
+
+    name: str
+    seeds: list[int]
+    cells: dict[str, Cell]
+    gap: float | None = None
+    variant: str = ""
+    title: str = ""
+    note: str = ""
+    sweep: str = ""
+    place: int = 0
+
+    @property
+    def order(self) -> tuple[int, int, str]:
+        named = (
+            self.name if place_of(self.name) < place_of("") or self.variant not in (FLOOR, CEILING) else self.variant
+        )
+        return place_of(named), self.place, self.name
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that may be compared: of one setting, and all homogeneous or all heterogeneous.
+
+    Args:
+        mode: :data:`HOMO` or :data:`HETERO`.
+        setting: as the file of rows has it, or empty.
+        rows: in the order of tables.
+    """
+
+    mode: str
+    setting: str
+    rows: list[Row]
+
+    @property
+    def label(self) -> str:
+        return f"{self.setting}, {self.mode.lower()}" if self.setting else self.mode
+
+    @property
+    def hero(self) -> Row | None:
+        """SAM-Fed's row of this mode."""
+        return self.of(HEROES[self.mode])
+
+    @property
+    def references(self) -> list[str]:
+        """Variants whose rows the others are subtracted from, as far as the group has them."""
+        return [variant for variant in REFERENCES[self.mode] if self.of(variant)]
+
+    @property
+    def rivals(self) -> list[Row]:
+        """Rows of other methods: neither SAM-Fed's own, nor the teacher, nor the oracle."""
+        own = ABLATIONS | {HEROES[self.mode], TEACHER, CEILING}
+        return [row for row in self.rows if row.variant not in own]
+
+    def of(self, variant: str) -> Row | None:
+        """The row of a variant: the one that bears its name, else the first that runs it."""
+        found = [row for row in self.rows if row.variant == variant]
+        return next((row for row in found if row.name == variant), found[0] if found else None)
+
+    def get(self, name: str) -> Row | None:
+        """The row of that name."""
+        return next((row for row in self.rows if row.name == name), None)
+
+
+def mode_of(results: Mapping[str, Any]) -> str:
+    """Whether a run's sites had networks of their own: as its results say, else as its variant is known to."""
+    networks = {network for site, network in results.get("networks", {}).items() if site in results["sites"]}
+    if len(networks) > 1 or results.get("exchange") in ("predictions", "prototypes"):
+        return HETERO
+    return HETERO if results["variant"] in HETEROGENEOUS else HOMO
+
+
+def titled(name: str, variant: str, title: str) -> str:
+    """The title of a row: its own, else the variant's where it bears its name, else its name."""
+    return title or (title_of(name) if name == variant else name)
+
+
+def share_of_gap(dice: Cell, floor: Cell, ceiling: Cell) -> float | None:
+    """``(row - floor) / (ceiling - floor)`` over the seeds that all have; ``None`` where the ceiling does not lead."""
+    seeds = dice.by_seed.keys() & floor.by_seed.keys() & ceiling.by_seed.keys()
+    room = sum(ceiling.by_seed[seed] - floor.by_seed[seed] for seed in seeds)
+    return sum(dice.by_seed[seed] - floor.by_seed[seed] for seed in seeds) / room if room > 0 else None
+
+
+def difference(rows: Sequence[Row], name: str, other: str, key: str = "dice") -> Cell:
+    """One row's cell minus another's, paired by seed; empty where one of them is missing."""
+    by_name = {row.name: row for row in reversed(rows)}
+    if name not in by_name or other not in by_name:
+        return Cell()
+    return by_name[name].cells.get(key, Cell()).minus(by_name[other].cells.get(key, Cell()))

@@ -1,0 +1,84 @@
+"""How SAM-Fed stands to the other rows, computed from the paired differences: never written by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from samfed_monai.reports.numbers import as_difference
+from samfed_monai.reports.rows import Cell, Group, Row
+
+LEADS, LEVEL, TRAILS = "leads", "within the spread", "trails"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """SAM-Fed's row against one other.
+
+    Args:
+        other: the other row.
+        dice, worst, hd95: SAM-Fed's value minus the other's, by seed.
+    """
+
+    other: Row
+    dice: Cell
+    worst: Cell
+    hd95: Cell
+
+    @property
+    def ahead(self) -> int:
+        """Number of seeds in which SAM-Fed's Dice is higher."""
+        return sum(value > 0 for value in self.dice.by_seed.values())
+
+    @property
+    def word(self) -> str:
+        """``leads`` or ``trails`` where the mean difference is larger than its spread over seeds."""
+        return word_of(self.dice)
+
+
+def word_of(difference: Cell) -> str:
+    """What a paired difference says: it counts only where its mean is larger than its spread over seeds."""
+    mean, spread = difference.mean, difference.spread
+    if mean is None:
+        return "no seed in common"
+    if spread is None:
+        return "one seed"
+    if abs(mean) <= spread:
+        return LEVEL
+    return LEADS if mean > 0 else TRAILS
+
+
+def standings(group: Group) -> list[Standing]:
+    """SAM-Fed's row against every other row of its group, in the order of the table; none without its row."""
+    hero = group.hero
+    if hero is None:
+        return []
+    keys = ("dice", "worst", "hd95")
+    return [
+        Standing(row, *(hero.cells.get(key, Cell()).minus(row.cells.get(key, Cell())) for key in keys))
+        for row in group.rows
+        if row is not hero
+    ]
+
+
+def verdict(group: Group) -> str | None:
+    """One sentence: whether SAM-Fed leads the strongest other method, by how much, and against which spread.
+
+    The teacher, the oracle, ablations and sweeps of SAM-Fed are no other methods. ``None`` without SAM-Fed's row, or
+    where no other method has a seed in common with it.
+    """
+    rivals = {row.name for row in group.rivals}
+    found = [standing for standing in standings(group) if standing.other.name in rivals and standing.dice.n]
+    if not found:
+        return None
+    closest = min(found, key=lambda standing: standing.dice.mean or 0.0)
+    cell, other = closest.dice, f"{closest.other.title} (`{closest.other.name}`)"
+    seeds = f"ahead in {closest.ahead} of {cell.n} seeds"
+    mean = as_difference(cell.mean or 0.0)
+    if cell.spread is None:
+        return f"One seed: SAM-Fed's Dice is {mean} to the strongest other row, {other}; no spread, no verdict."
+    by = f"Dice {mean} ± {cell.spread:.3f} to the strongest other row, {other}; {seeds}."
+    return {
+        LEADS: f"SAM-Fed leads, by more than the spread: {by}",
+        LEVEL: f"SAM-Fed neither leads nor trails beyond the spread: {by}",
+        TRAILS: f"SAM-Fed does not lead: {by}",
+    }[closest.word]

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from samfed_monai.commands.run_many import Run
+from samfed_monai.commands.seal import configs_of
+from samfed_monai.io import read_json
+
+CONFIGS = {
+    "federate": {"rounds": 3, "client": {"image_size": 64}},
+    "train": {"teacher_adapt": "lora", "batch_size": 4},
+    "teacher": {"base": "vit_t"},
+    "evaluate": {"split": "test"},
+    "metadata": {"version": "0.1.0"},
+    "variants/mine": {"_note": "ours", "batch_size": 8},
+    "variants/bare": {"teacher_adapt": "off"},
+    "variants/other": {"batch_size": 2},
+}
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    for name, content in CONFIGS.items():
+        path = tmp_path / "bundle" / "configs" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "list.json").write_text("[]", encoding="utf-8")
+    return tmp_path / "bundle"
+
+
+def done(bundle, variant="mine", extra=(), **about):
+    """A run that has its results."""
+    folder = bundle.parent / variant
+    run = Run(bundle, variant, 0, folder, {"datalist": str(bundle.parent / "list.json"), "rounds": "3"}, extra, about)
+    folder.mkdir(exist_ok=True)
+    (folder / "results.json").write_text("{}", encoding="utf-8")
+    run.mark_done()
+    return run
+
+
+def change(bundle, name, **keys):
+    path = bundle / "configs" / f"{name}.json"
+    path.write_text(json.dumps({**CONFIGS[name], **keys}, indent=4), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["federate", "train", "teacher", "variants/mine"])
+def test_a_change_of_what_the_run_reads_ends_its_seal(bundle, name):
+    run = done(bundle)
+    assert run.is_done()
+    change(bundle, name, more=1)
+    assert not run.is_done()
+
+
+@pytest.mark.parametrize("name", ["evaluate", "metadata", "variants/other"])
+def test_a_change_of_what_it_does_not_read_does_not(bundle, name):
+    run = done(bundle)
+    change(bundle, name, more=1)
+    assert run.is_done()
+
+
+def test_notes_and_white_space_do_not_count(bundle):
+    run = done(bundle)
+    change(bundle, "variants/mine", _note="said better")
+    assert run.is_done()
+
+
+def test_a_run_without_teacher_does_not_read_the_teacher_s_file(bundle):
+    bare, by_override = done(bundle, "bare"), done(bundle, "mine", ("--client#teacher_adapt", "off"))
+    change(bundle, "teacher", more=1)
+    assert bare.is_done()
+    assert by_override.is_done()
+    names = [path.name for path in configs_of(bundle, "bare", {"client#teacher_adapt": "none"})]
+    assert names == ["federate.json", "train.json", "bare.json", "teacher.json"]
+
+
+def test_the_data_list_s_content_counts(bundle):
+    run = done(bundle)
+    (bundle.parent / "list.json").write_text("[1]", encoding="utf-8")
+    assert not run.is_done()
+
+
+def test_the_row_s_overrides_count_and_its_texts_do_not(bundle):
+    run = done(bundle, "mine", ("--client#agreement#tau=0.8",), row="tau_8", title="Threshold 0.8")
+    assert run.name == "tau_8, seed 0"
+    content = read_json(run.folder / "compare.json")
+    assert (content["row"], content["title"]) == ("tau_8", "Threshold 0.8")
+    assert done(bundle, "mine", ("--client#agreement#tau=0.8",), row="tau_8", title="tau").is_done()
+    other = Run(bundle, "mine", 0, run.folder, run.options, ("--client#agreement#tau=0.9",), {"row": "tau_8"})
+    assert not other.is_done()
+
+
+def test_a_seal_of_an_older_version_is_none(bundle):
+    run = done(bundle)
+    (run.folder / "compare.json").write_text('{"command": "federate", "bundle": "0"}', encoding="utf-8")
+    assert not run.is_done()

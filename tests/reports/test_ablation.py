@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+
+from samfed_monai.errors import Refused
+from samfed_monai.reports import ablation_page, comparison_table
+from samfed_monai.reports.ablation import best_of, block, sweeps, verdict
+from samfed_monai.reports.sections import Section
+
+from .runs import write_row, write_run
+
+DICES = {
+    "Polyp": {"samfed": [0.60, 0.62, 0.64], "intersection": [0.61, 0.63, 0.65], "learned": [0.66, 0.67, 0.71]},
+    "Skin": {"samfed": [0.84, 0.85, 0.86], "intersection": [0.86, 0.85, 0.87], "learned": [0.83, 0.84, 0.85]},
+}
+
+
+@pytest.fixture
+def sections(tmp_path):
+    made = []
+    for collection, rows in DICES.items():
+        folders = [write_run(tmp_path / collection / f"oracle-{seed}", "oracle", seed, 0.95) for seed in range(3)]
+        folders += [
+            write_row(
+                tmp_path / collection / f"{row}-{seed}",
+                row,
+                "samfed",
+                seed,
+                dice,
+                place=place,
+                sweep="" if row == "samfed" else "Agreement rule",
+                note=f"about {row}",
+            )
+            for place, (row, dices) in enumerate(rows.items())
+            for seed, dice in enumerate(dices)
+        ]
+        made.append(Section(collection, comparison_table(folders), f"samfed compare {collection}"))
+    return made
+
+
+def test_a_sweep_has_the_default_on_top_and_the_winner_in_bold(sections):
+    found = sweeps(sections)
+    assert {name: [line.row.name for line in lines] for name, lines in found.items()} == {
+        "Agreement rule": ["samfed", "intersection", "learned"],
+        "Variants": ["samfed", "teacher", "oracle"],
+    }
+    table = block("Average Dice", found["Agreement rule"], sections, "samfed")
+    assert table.heads == ["Polyp", "vs samfed", "Skin", "vs samfed", "Mean difference"]
+    assert table.rows == {
+        "samfed": ["0.620 ± 0.020", "–", "0.850 ± 0.010", "–", "–"],
+        "intersection": ["0.630 ± 0.020", "+0.010 ± 0.000", "**0.860 ± 0.010**", "+0.010 ± 0.010", "+0.010"],
+        "learned": ["**0.680 ± 0.026**", "+0.060 ± 0.010", "0.840 ± 0.010", "-0.010 ± 0.000", "**+0.025**"],
+    }
+
+
+def test_the_verdict_of_a_sweep_is_computed(sections):
+    found = sweeps(sections)
+    assert verdict(found["Agreement rule"], sections) == (
+        "Best: `learned`, to the default: Polyp +0.060 ± 0.010 (leads); Skin -0.010 ± 0.000 (trails); "
+        "beyond the spread on 1 of 2."
+    )
+    assert best_of(found["Variants"]) is found["Variants"][0]  # neither the teacher nor the oracle wins
+    assert verdict(found["Variants"], sections).startswith("No row is better than the default, SAM-Fed (`samfed`)")
+
+
+def test_a_row_that_a_collection_lacks_has_dashes_and_cannot_win(sections, tmp_path):
+    extra = [write_row(tmp_path / "e", "only_polyp", "samfed", 0, 0.97, place=9, sweep="Agreement rule")]
+    table = comparison_table([*(p.parent for p in (tmp_path / "Polyp").glob("*/results.json")), *extra])
+    lines = sweeps([Section("Polyp", table), sections[1]])["Agreement rule"]
+    assert block("", lines, sections, "samfed").rows["only_polyp"] == ["**0.970**", "+0.370", "–", "–", "–"]
+    assert best_of(lines).row.name == "learned"
+
+
+def test_the_page_marks_the_rule_and_is_the_same_bytes_every_time(sections):
+    pages = [ablation_page(sections, command="make ablation", caveats=["Small."], figures=["p.png"]) for _ in range(2)]
+    assert pages[0] == pages[1]
+    lines = pages[0].splitlines()
+    for text in (
+        "**The agreement rule is our reading of the paper.**",
+        "make ablation",
+        "samfed compare Skin",
+        "## Agreement rule",
+        "- `learned`: about learned",
+        "- Small.",
+        "![Polyp: average test Dice of every row and seed](p.png)",
+        "### Skin",
+    ):
+        assert text in lines
+
+
+def test_another_default_is_taken_and_a_missing_one_is_refused(sections):
+    lines = sweeps(sections, "intersection")["Agreement rule"]
+    assert lines[0].row.name == "intersection"
+    with pytest.raises(Refused, match=r"Polyp: expected a row 'box', which the others .*, found no such row; run it"):
+        sweeps(sections, "box")

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+from samfed_monai.reports import comparison_table
+from samfed_monai.reports.rows import Cell
+from samfed_monai.reports.verdict import standings, verdict, word_of
+
+from .runs import write_run
+
+
+def group_of(tmp_path, **dices):
+    folders = [
+        write_run(tmp_path / f"{variant}-{seed}", variant, seed, dice)
+        for variant, found in dices.items()
+        for seed, dice in enumerate(found)
+    ]
+    return comparison_table(folders).groups[0]
+
+
+@pytest.mark.parametrize(
+    ("differences", "word"),
+    [
+        ([0.02, 0.04, 0.06], "leads"),  # 0.04 ± 0.02
+        ([-0.02, 0.02, 0.06], "within the spread"),  # 0.02 ± 0.04
+        ([-0.02, -0.04, -0.06], "trails"),
+        ([0.0, 0.0], "within the spread"),
+        ([0.5], "one seed"),
+        ([], "no seed in common"),
+    ],
+)
+def test_a_difference_counts_where_it_is_larger_than_its_spread(differences, word):
+    assert word_of(Cell(dict(enumerate(differences)))) == word
+
+
+def test_the_verdict_is_on_the_strongest_other_method(tmp_path):
+    group = group_of(
+        tmp_path,
+        samfed=[0.84, 0.86, 0.88],
+        no_sam=[0.80, 0.83, 0.85],
+        dp_only=[0.70, 0.70, 0.70],
+        no_agreement=[0.90, 0.90, 0.90],
+        oracle=[0.95, 0.95, 0.95],
+    )
+    assert verdict(group) == (
+        "SAM-Fed leads, by more than the spread: Dice +0.033 ± 0.006 to the strongest other row, "
+        "Federated, no SAM (`no_sam`); ahead in 3 of 3 seeds."
+    )
+    found = {standing.other.name: (standing.ahead, standing.word) for standing in standings(group)}
+    assert found["oracle"] == (0, "trails")
+    assert found["no_agreement"] == (0, "trails")
+    assert found["dp_only"] == (3, "leads")
+
+
+@pytest.mark.parametrize(
+    ("dices", "text"),
+    [
+        ([0.80, 0.90], "SAM-Fed neither leads nor trails beyond the spread: Dice +0.000 ± 0.071 to"),
+        ([0.94, 0.96], "SAM-Fed does not lead: Dice -0.100 ± 0.014 to the strongest other row, FedProx (`fedprox`)"),
+    ],
+)
+def test_a_verdict_against_sam_fed_is_said_as_plainly(tmp_path, dices, text):
+    assert text in verdict(group_of(tmp_path, samfed=[0.85, 0.85], fedprox=dices))
+
+
+def test_one_seed_has_no_verdict_and_no_rival_neither(tmp_path):
+    one = verdict(group_of(tmp_path / "a", samfed=[0.85], no_sam=[0.80]))
+    assert one.startswith("One seed: SAM-Fed's Dice is +0.050 to the strongest other row")
+    assert verdict(group_of(tmp_path / "b", samfed=[0.85, 0.85], oracle=[0.9, 0.9])) is None
+    assert verdict(group_of(tmp_path / "c", no_sam=[0.85, 0.85])) is None
