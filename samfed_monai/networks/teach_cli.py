@@ -8,7 +8,10 @@ from typing import Any
 
 from samfed_monai.errors import ExitCode
 
-_KNOBS = ("datalist", "data_root", "output", "adapt", "size", "base", "epochs", "seed", "views", "checkpoint")
+_KNOBS = (
+    *("datalist", "data_root", "output", "adapt", "size", "base", "epochs", "seed", "views", "checkpoint"),
+    *("evaluate_on", "refine", "refine_with", "refine_size", "refine_least_iou"),
+)
 
 
 def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -29,6 +32,17 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--epochs", type=int, help="passes over the public set")
     parser.add_argument("--seed", type=int, help="decides everything random")
     parser.add_argument("--views", type=int, choices=(1, 2, 4, 8), help="test-time views of the reported Dice")
+    parser.add_argument(
+        "--evaluate-on", choices=("validation", "test"), help="split of the sites that Dice is shown for"
+    )
+    parser.add_argument(
+        "--refine",
+        choices=("none", "boxes", "mean"),
+        help="second pass of SAM, prompted with the boxes of what the first one found: instead of it, or the mean",
+    )
+    parser.add_argument("--refine-with", choices=("base", "adapted"), help="SAM as it comes, or the adapted one")
+    parser.add_argument("--refine-size", type=int, choices=(256, 512, 1024), help="side of the second pass's input")
+    parser.add_argument("--refine-least-iou", type=float, help="least IoU that SAM must predict for a box's answer")
     parser.add_argument("--checkpoint", help="SAM's weights; default: the bundle's models/, then `samfed weights`")
     parser.set_defaults(run=run)
     return parser

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from samfed_monai.networks.sam.refine import BoxRefiner
 from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.networks.teacher_data import Pair, Records, read_pair
 
@@ -27,13 +28,19 @@ class Exam:
         self._embeddings: dict[str, Tensor] = {}
 
     def __call__(
-        self, sets: Mapping[str, Records], *, views: int = 1, done: Callable[[], object] | None = None
+        self,
+        sets: Mapping[str, Records],
+        *,
+        views: int = 1,
+        refiner: BoxRefiner | None = None,
+        done: Callable[[], object] | None = None,
     ) -> dict[str, list[float]]:
         """Dice of each image of each named set.
 
         Args:
             sets: name to labelled records.
             views: test-time views.
+            refiner: a second look at their mean.
             done: called after every image (a progress bar).
         """
         dice = {}
@@ -41,23 +48,25 @@ class Exam:
             scores = []
             for record in records:
                 pair = read_pair(record)
-                scores.append(dice_score(self._probabilities(record["image_sha256"], pair, views), pair.mask))
+                probabilities = self._probabilities(record["image_sha256"], pair, views, refiner)
+                scores.append(dice_score(probabilities, pair.mask))
                 if done is not None:
                     done()
             dice[name] = scores
         return dice
 
     @torch.no_grad()
-    def _probabilities(self, key: str, pair: Pair, views: int) -> Tensor:
+    def _probabilities(self, key: str, pair: Pair, views: int, refiner: BoxRefiner | None) -> Tensor:
         image, _ = pair.floats()
         teacher = self.teacher
         image = image.to(teacher.sam.pixel_mean.device)
-        if not self.keep_embeddings or views != 1:
-            before, teacher.views = teacher.views, views
+        if not self.keep_embeddings or views != 1 or refiner is not None:
+            before = teacher.views, teacher.refiner
+            teacher.views, teacher.refiner = views, refiner
             try:
                 return teacher.probabilities(image).cpu()
             finally:
-                teacher.views = before
+                teacher.views, teacher.refiner = before
         if key not in self._embeddings:
             self._embeddings[key] = teacher.embed(image).half()
         return teacher.decode(self._embeddings[key].float(), *image.shape[-2:]).sigmoid().cpu()

@@ -18,6 +18,7 @@ from samfed_monai.networks.sam.adapter import Adapt, Adapter, load_adapter, prep
 from samfed_monai.networks.sam.augment import Augmentation
 from samfed_monai.networks.sam.build import build_sam
 from samfed_monai.networks.sam.model import PromptFreeSam
+from samfed_monai.networks.sam.refine import BoxRefiner, Refinement, make_refiner
 from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.networks.teacher_batches import EmbeddedBatches, ImageBatches
 from samfed_monai.networks.teacher_data import Records, public_hash, read_pair
@@ -51,6 +52,8 @@ class TeacherFit:
         batch_size: images a step.
         seed: decides everything random.
         views: test-time views of the Dice before and after (not of the choice of the epoch).
+        refine, refine_with, refine_size, refine_least_iou: box refinement of that Dice, see ``Refinement``; it decides
+            nothing of the fit either.
         cached_views: with ``decoder``, augmented views of each image that are encoded once and then reused; 2 bytes x
             (size)^2 a view in memory (0.5 MB at 512 px).
         augmentation: how far the public images are changed; ``None`` is the defaults.
@@ -80,6 +83,10 @@ class TeacherFit:
         batch_size: int = 4,
         seed: int = 0,
         views: int = 1,
+        refine: str = "none",
+        refine_with: str = "base",
+        refine_size: int | None = None,
+        refine_least_iou: float = 0.0,
         cached_views: int = 4,
         augmentation: Augmentation | None = None,
         bf16: Switch = "auto",
@@ -103,6 +110,10 @@ class TeacherFit:
                 found = f"{unlabelled} without a label" if records else "no image"
                 mend = "give the public set at least two labelled images"
                 problems.add(f"public set, {name} part", found=found, expected="labelled images", mend=mend)
+        try:
+            self.refinement = Refinement(refine, refine_with, refine_size, refine_least_iou)
+        except Refused as refused:
+            problems.extend(refused.problems)
         problems.refuse_if_any()
         self.records = {"train": list(train_records), "held_out": list(held_out_records)}
         self.test_records = dict(test_records or {})
@@ -137,12 +148,15 @@ class TeacherFit:
         sam.to("cuda" if torch.cuda.is_available() else "cpu")
         teacher = Teacher(sam, sha256="", size=self.size, views=1, bf16=self.bf16)
         exam = Exam(teacher, keep_embeddings=self.adapt is not Adapt.LORA)
-        before = self._examine(exam, "before")
+        refiner = make_refiner(
+            self.refinement, sam, self.size, base=self.base, checkpoint=self.checkpoint, bf16=self.bf16
+        )
+        before = self._examine(exam, refiner, "before")
         if reused:
             load_adapter(self.output, sam, base=self.base, base_sha256=self.base_sha256, size=self.size)
         else:
             self._fit(sam, exam, hashes["fit"])
-        after = before if self.adapt is Adapt.NONE else self._examine(exam, "after")
+        after = before if self.adapt is Adapt.NONE else self._examine(exam, refiner, "after")
         result = {
             "before": before,
             "after": after,
@@ -188,13 +202,14 @@ class TeacherFit:
             return EmbeddedBatches(sam, pairs, views=self.cached_views, progress=self.progress, **settings)
         return ImageBatches(sam, pairs, **settings)
 
-    def _examine(self, exam: Exam, when: str) -> dict[str, float]:
+    def _examine(self, exam: Exam, refiner: BoxRefiner | None, when: str) -> dict[str, float]:
         from tqdm import tqdm
 
         sets = {"held_out": self.records["held_out"], **self.test_records}
         total = sum(map(len, sets.values()))
         with tqdm(total=total, desc=f"teacher {when}", unit="image", disable=not self.progress) as bar:
-            return {name: mean(dice) for name, dice in exam(sets, views=self.views, done=bar.update).items()}
+            scores = exam(sets, views=self.views, refiner=refiner, done=bar.update)
+        return {name: mean(dice) for name, dice in scores.items()}
 
     @property
     def _result_file(self) -> Path:
@@ -212,7 +227,10 @@ class TeacherFit:
 
     def _exam_hash(self) -> str:
         tests = {name: [record["image_sha256"] for record in records] for name, records in self.test_records.items()}
-        return canonical_hash({"views": self.views, "tests": tests})
+        refinement = self.refinement.content()
+        return canonical_hash(
+            {"views": self.views, "tests": tests} | ({"refinement": refinement} if refinement else {})
+        )
 
     def _is_fitted(self, fit_hash: str) -> bool:
         return self.output.exists() and read_header(self.output).fit.get("hash") == fit_hash

@@ -33,11 +33,13 @@ def listed(tmp_path, checkpoint, monkeypatch):
 def test_it_runs_the_bundle(listed, tmp_path):
     output = tmp_path / "adapter.safetensors"
     words = [str(BUNDLE), *listed, "--output", str(output), "--adapt", "decoder", "--size", "256", "--epochs", "1"]
-    arguments = parse(*words)
+    arguments = parse(*words, "--evaluate-on", "validation", "--refine", "mean", "--refine-with", "adapted")
     assert arguments.run(arguments) == 0
     header = read_header(output)
     assert (header.adapt.value, header.size) == ("decoder", 256)
-    assert {"held_out"} < set(read_json(tmp_path / "adapter.fit.json")["after"])
+    fitted = read_json(tmp_path / "adapter.fit.json")
+    assert set(fitted["before"]) == set(fitted["after"])
+    assert {"held_out"} < set(fitted["after"])
 
 
 def test_fault_28_missing_weights_are_refused_before_any_work(listed, tmp_path, monkeypatch):

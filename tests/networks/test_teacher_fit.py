@@ -82,6 +82,15 @@ def test_another_exam_leaves_the_adapter_as_it_is(fit, records):
     assert set(again["after"]) == {"held_out", "site"}
 
 
+def test_refinement_is_of_the_exam_and_not_of_the_adapter(fit, records, tmp_path):
+    first = fit(epochs=1).run()
+    refined = fit(epochs=1, refine="boxes", refine_with="adapted").run()
+    assert refined["reused"]
+    assert refined["sha256"] == first["sha256"]
+    assert refined["hashes"]["fit"] == first["hashes"]["fit"]
+    assert refined["hashes"]["exam"] != first["hashes"]["exam"]
+
+
 def test_the_adapter_is_the_same_file_wherever_and_whenever_it_is_fitted(fit):
     assert fit("a.safetensors", epochs=1).run()["sha256"] == fit("b.safetensors", epochs=1).run()["sha256"]
 
@@ -123,7 +132,7 @@ def test_none_writes_sams_own_decoder(fit, checkpoint):
 
 
 def test_everything_wrong_is_told_at_once(records, checkpoint, tmp_path):
-    with pytest.raises(Refused, match="refused: 5 problems") as refused:
+    with pytest.raises(Refused, match="refused: 6 problems") as refused:
         TeacherFit(
             train_records=[{key: value for key, value in records[0].items() if key != "label"}],
             held_out_records=[],
@@ -132,9 +141,11 @@ def test_everything_wrong_is_told_at_once(records, checkpoint, tmp_path):
             adapt="prompt",
             epochs=0,
             learning_rate=-1,
+            refine="box",
         )
     message = str(refused.value)
     assert "teacher -> adapt: expected one of ['lora', 'decoder', 'none'], found 'prompt'" in message
+    assert "teacher -> refine: expected one of ['none', 'boxes', 'mean'], found 'box'" in message
     assert "teacher -> epochs: expected an integer >= 1, found 0" in message
     assert "teacher -> learning_rate: expected a number > 0, or null, found -1" in message
     assert "public set, train part: expected labelled images, found 1 without a label" in message

@@ -104,7 +104,7 @@ class TeacherStage:
         with made_once(path) as exists:
             if exists:
                 logger.info("teacher: reusing adapter %s", path.name)
-            else:
+            if not exists or self.overrides.get("evaluate_on"):  # a fitted one is only examined
                 self._run(config, datalist, data_root, checkpoint=checkpoint, output=path)
         self._exam.update(_recorded(path))
         return path

@@ -8,6 +8,7 @@ import pytest
 
 from samfed_monai.config import find_bundle
 from samfed_monai.federation.stages.teacher import TeacherStage
+from samfed_monai.io import sha256_bytes, write_json
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
 
@@ -27,3 +28,68 @@ def test_a_given_adapter_is_called_what_its_header_says(tmp_path, monkeypatch, s
 def test_without_one_it_is_what_the_bundle_asked_for(adapt, tmp_path):
     stage = TeacherStage(find_bundle("samfed_skin"), {}, tmp_path)
     assert stage.about(SimpleNamespace(size=512, views=1), adapt)["adapt"] == adapt
+
+
+@pytest.fixture
+def loaded(tmp_path, monkeypatch):
+    """Keywords that ``Teacher.load`` was called with, and a run of the stage with a given adapter."""
+    keywords: dict = {}
+
+    def load(**given):
+        keywords.update(given)
+        return SimpleNamespace(size=512, views=1)
+
+    monkeypatch.setattr(adapters, "read_header", lambda path: SimpleNamespace(adapt=Adapt.LORA))
+    monkeypatch.setattr("samfed_monai.networks.sam.teacher.Teacher.load", load)
+    monkeypatch.setattr(TeacherStage, "checkpoint", lambda self: tmp_path / "sam.pt")
+    (tmp_path / "a.safetensors").write_bytes(b"adapter")
+    return keywords
+
+
+def test_dice_before_and_after_comes_with_a_given_adapter(loaded, tmp_path, small_list, small_federation):
+    fitted = {"before": {"held_out": 0.2, "a": 0.3}, "after": {"held_out": 0.7, "a": 0.8}, "epoch": 3}
+    for sha256, told in ((sha256_bytes(b"adapter"), True), (sha256_bytes(b"another"), False)):
+        write_json(tmp_path / "a.fit.json", fitted | {"sha256": sha256})
+        stage = TeacherStage(find_bundle("samfed_skin"), {}, tmp_path)
+        teacher = stage.load(small_list, small_federation, adapt="lora", adapter=tmp_path / "a.safetensors")
+        about = stage.about(teacher, "lora")
+        assert ({name: about[name] for name in ("before", "after") if name in about} != {}) is told
+        assert not told or about["after"]["a"] == 0.8
+        assert "epoch" not in about
+
+
+def test_refinement_reaches_the_teacher_and_the_report_only_where_it_is_on(
+    loaded, tmp_path, small_list, small_federation
+):
+    given = tmp_path / "a.safetensors"
+    off = TeacherStage(find_bundle("samfed_skin"), {}, tmp_path)
+    teacher = off.load(small_list, small_federation, adapt="lora", adapter=given)
+    assert not any(name.startswith("refine") for name in {**loaded, **off.about(teacher, "lora")})
+    on = TeacherStage(find_bundle("samfed_skin"), {"refine": "mean", "refine_least_iou": 0.7}, tmp_path)
+    teacher = on.load(small_list, small_federation, adapt="lora", adapter=given)
+    expected = {"refine": "mean", "refine_with": "base", "refine_least_iou": 0.7}
+    assert {name: value for name, value in loaded.items() if name.startswith("refine")} == expected
+    assert expected.items() <= on.about(teacher, "lora").items()
+
+
+def test_how_an_adapter_is_used_does_not_make_it_another_one(tmp_path, monkeypatch, small_list, small_federation):
+    (tmp_path / "sam.pt").write_bytes(b"sam")
+    runs = []
+
+    def run(self, config, datalist, data_root, *, checkpoint, output):
+        output.parent.mkdir(exist_ok=True)
+        output.write_bytes(b"adapter")
+        runs.append(output.name)
+
+    monkeypatch.setattr(TeacherStage, "_run", run)
+
+    def fit(**overrides):
+        stage = TeacherStage(find_bundle("samfed_skin"), overrides, tmp_path)
+        return stage._fit(small_list, small_federation, adapt="lora", checkpoint=tmp_path / "sam.pt").name
+
+    first = fit()
+    assert [fit(views=8), fit(refine="boxes"), fit(refine_size=512)] == [first] * 3
+    assert runs == [first]
+    assert fit(rank=8) != first
+    assert fit(evaluate_on="test") == first  # the finished fit is examined, which costs no second one
+    assert runs == [first, fit(rank=8), first]
