@@ -24,6 +24,7 @@ _EXPORTS = {
     "RunResult": "controller",
     "SamFedAlgo": "algo",
     "Server": "server",
+    "ServerTuned": "semifl",
     "Sharing": "sharing",
     "Strategy": "strategy",
     "Task": "transport",
