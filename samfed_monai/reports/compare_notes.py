@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from samfed_monai.reports.numbers import DEFAULT_CONVENTION
 from samfed_monai.reports.rows import CEILING, FLOOR, Cell, Group
 from samfed_monai.reports.run_data import RunData
-
-DEFAULT_CONVENTION = {"hd95": "max of directed", "empty": "diagonal"}
 
 
 def notes_of(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:

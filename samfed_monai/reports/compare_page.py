@@ -11,7 +11,7 @@ from samfed_monai.reports.compare import Runs, Table, comparison_table
 from samfed_monai.reports.compare_figure import comparison_figure
 from samfed_monai.reports.compare_text import blocks, spell, to_csv, to_json, to_markdown, verdicts
 from samfed_monai.reports.html import environment
-from samfed_monai.reports.numbers import as_percent
+from samfed_monai.reports.numbers import as_percent, told_convention
 from samfed_monai.reports.published import CITATION, MARK, SCALE, SITES, published_cells, published_markdown
 from samfed_monai.reports.sections import Section, unique_slugs
 
@@ -26,14 +26,6 @@ READING = (
     "difference is larger than its standard deviation over seeds. *MB a round* are megabytes in both directions, all "
     "sites together. "
 )
-HD95_READING = {
-    "max of directed": "HD95 is the larger of the two directed 95th percentiles (MONAI)",
-    "pooled": "HD95 is the 95th percentile of both directions pooled (MedPy)",
-}
-EMPTY_READING = {
-    "diagonal": "an image with one empty mask counts with the image's diagonal.",
-    "skipped": "images with an empty mask are left out of it.",
-}
 OVER = {"dp_only": "public set", "no_sam": "no SAM", TEACHER: "SAM alone", "hssf": "HSSF", "local_only": "sites alone"}
 
 
@@ -195,7 +187,7 @@ def reading(tables: Sequence[Table]) -> str:
     first = conventions[0]
     if first is None or any(convention != first for convention in conventions):
         return READING + "HD95 is not counted alike in all rows (see the notes)."
-    return f"{READING}{HD95_READING[first['hd95']]}; {EMPTY_READING[first['empty']]}"
+    return READING + told_convention(first)
 
 
 def provenance(section: Section) -> list[str]:

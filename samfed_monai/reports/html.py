@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TEMPLATES = Path(__file__).parent / "templates"
+EXCHANGES = {
+    "weights": "Weights travel: sites send theirs, the server sends the global network's.",
+    "predictions": "Soft masks on the public set travel; no weights leave a site.",
+    "prototypes": "Class prototypes travel; neither weights nor masks leave a site.",
+    "none": "Nothing travels: every site trains alone.",
+}
 PRIVACY = "This file shows test images and their ids: treat it as you treat the images."
 
 
@@ -104,6 +110,9 @@ def render(run: RunData, figures: list[Picture], overlays: list[Overlay], notes:
             caveats=[*CAVEATS, *results.get("caveats", []), *([PRIVACY] if overlays else [])],
             command=results.get("command") or run.setting("command"),
             headlines=headlines(run),
+            networks=results.get("networks", {}),
+            exchange=EXCHANGES.get(results.get("exchange", "")),
+            convention=numbers.told_convention(results.get("convention")),
         )
     )
 
@@ -122,6 +131,9 @@ def headlines(run: RunData) -> list[tuple[str, str, str]]:
     found.append(("Time", numbers.as_seconds(results["seconds"]["total"]), f"{results['rounds']} rounds"))
     traffic = results["traffic"]["up_bytes"] + results["traffic"]["down_bytes"]
     found.append(("Traffic", numbers.as_bytes(traffic), "both directions"))
+    for name, splits in results.get("unseen", {}).items():
+        if splits.get("test", {}).get("n"):
+            found.append(("Dice, unseen", numbers.as_score(splits["test"]["dice"]), f"{name}, it took no part"))
     return found
 
 

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 MISSING = "–"
+DEFAULT_CONVENTION = {"hd95": "max of directed", "empty": "diagonal"}
+"""How HD95 and empty masks are counted where a run says nothing of it (METHOD section 7)."""
+
+_HD95 = {
+    "max of directed": "HD95 is the larger of the two directed 95th percentiles (MONAI)",
+    "pooled": "HD95 is the 95th percentile of both directions pooled (MedPy)",
+}
+_EMPTY = {
+    "diagonal": "an image with one empty mask counts with the image's diagonal.",
+    "skipped": "images with an empty mask are left out of it.",
+}
 
 
 def as_score(value: float | None, digits: int = 3) -> str:
@@ -44,3 +57,9 @@ def as_percent(value: float | None) -> str:
 def as_difference(value: float, digits: int = 3) -> str:
     """A difference with its sign; what rounds to nothing has a plus."""
     return f"{round(value, digits) + 0.0:+.{digits}f}"
+
+
+def told_convention(convention: Mapping[str, str] | None) -> str:
+    """A sentence on how HD95 and empty masks are counted."""
+    found = {**DEFAULT_CONVENTION, **(convention or {})}
+    return f"{_HD95[found['hd95']]}, in pixels at the evaluation size; {_EMPTY[found['empty']]}"

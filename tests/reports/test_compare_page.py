@@ -101,6 +101,12 @@ def test_a_page_of_several_comparisons_has_their_commands_verdicts_and_figures(r
 def test_the_convention_of_the_runs_is_told(tmp_path):
     pooled = write_run(tmp_path / "p", "samfed", 0, 0.8, convention={"hd95": "pooled", "empty": "skipped"})
     plain = write_run(tmp_path / "q", "no_sam", 0, 0.8)
-    assert "both directions pooled (MedPy); images with an empty mask are left out" in comparison_page([pooled])
-    assert "the larger of the two directed 95th percentiles (MONAI); an image with" in comparison_page([plain])
+    assert (
+        "both directions pooled (MedPy), in pixels at the evaluation size; images with an empty mask are left out"
+        in comparison_page([pooled])
+    )
+    assert (
+        "the larger of the two directed 95th percentiles (MONAI), in pixels at the evaluation size; an image with"
+        in comparison_page([plain])
+    )
     assert "HD95 is not counted alike in all rows" in comparison_page([pooled, plain])

@@ -106,3 +106,37 @@ def test_overlays_can_be_left_out(run_folder, tmp_path):
     assert "Basel test" not in page
     assert "left out on request" in page
     assert "This file shows test images" not in page
+
+
+def test_networks_exchange_and_unseen_hospitals_have_their_place(run_folder, tmp_path):
+    results = read_json(run_folder / "results.json")
+    far = {"test": {"dice": 0.612, "iou": 0.5, "hd95": 33.3, "n": 9, "empty": {"both": 0, "prediction": 2, "label": 0}}}
+    worse = {"test": {**far["test"], "dice": 0.587}}
+    results["networks"] = {"Basel": "flexible_unet", "Porto": "deeplabv3plus_resnet34"}
+    results["exchange"], results["unseen"] = "predictions", {"Coimbra": far}
+    results["models"]["best"]["unseen"], results["models"]["last"]["unseen"] = {"Coimbra": far}, {"Coimbra": worse}
+    results["traffic"].update(up_bytes_per_round=2_621_440.0, down_bytes_per_round=655_360.0)
+    results["convention"] = {"hd95": "pooled", "empty": "skipped"}
+    write_json(tmp_path / "results.json", results)
+    page = Report(tmp_path).write().read_text(encoding="utf-8")
+    for text in (
+        "<code>deeplabv3plus_resnet34</code>",
+        "no weights leave a site. A round moves 2.62 MB to the",
+        "655 kB back",
+        "Unseen hospitals",
+        "Coimbra, it took no part",
+        "<td>Coimbra, <em>last</em> model</td>",
+        "0.612",
+        "0.587",
+        "both directions pooled (MedPy), in pixels at the evaluation size; images with an empty mask",
+    ):
+        assert text in page
+    balance = Balance()
+    balance.feed(page)
+    assert balance.open == []
+
+
+def test_a_run_that_says_nothing_of_them_shows_nothing(page):
+    assert "Unseen hospitals" not in page
+    assert "Networks and exchange" not in page
+    assert "the larger of the two directed 95th percentiles (MONAI)" in page

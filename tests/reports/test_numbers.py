@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.reports.numbers import as_bytes, as_percent, as_pixels, as_score, as_seconds
+from samfed_monai.reports.numbers import as_bytes, as_difference, as_percent, as_pixels, as_score, as_seconds
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,8 @@ def test_durations_are_spelt_for_people(seconds, text):
 def test_what_is_missing_is_a_dash():
     assert (as_score(None), as_pixels(None), as_percent(None)) == ("–", "–", "–")
     assert (as_score(0.8494), as_pixels(9.04), as_percent(0.474)) == ("0.849", "9.0", "47 %")
+
+
+def test_differences_have_a_sign_and_nothing_is_not_negative():
+    assert [as_difference(value) for value in (0.04, -0.04, -0.0004, 0.0)] == ["+0.040", "-0.040", "+0.000", "+0.000"]
+    assert as_difference(-1.26, 1) == "-1.3"
