@@ -7,14 +7,28 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.config import check_bundle, knobs_of
+from samfed_monai.config import check_bundle, knobs_of, known_variants
 from samfed_monai.config.check import workflows_of
 from samfed_monai.config.layers import WORKFLOWS
 from samfed_monai.io import read_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-BUNDLE = REPOSITORY / "bundles" / "samfed_skin"
-METADATA = read_json(BUNDLE / "configs" / "metadata.json")
+BUNDLES = sorted(path.parents[1] for path in (REPOSITORY / "bundles").glob("*/configs/metadata.json"))
+KNOBS = (REPOSITORY / "docs" / "knobs.md").read_text()
+
+
+@pytest.fixture(params=BUNDLES, ids=lambda bundle: bundle.name)
+def bundle(request) -> Path:
+    return request.param
+
+
+@pytest.fixture
+def metadata(bundle: Path) -> dict:
+    return read_json(bundle / "configs" / "metadata.json")
+
+
+def test_there_is_one_bundle_for_skin_and_one_for_polyps():
+    assert [bundle.name for bundle in BUNDLES] == ["samfed_polyp", "samfed_skin"]
 
 
 @pytest.mark.parametrize(
@@ -24,58 +38,83 @@ METADATA = read_json(BUNDLE / "configs" / "metadata.json")
         *("required_packages_version", "name", "task", "description", "authors", "copyright", "network_data_format"),
     ],
 )
-def test_metadata_has_what_the_model_zoo_asks_for(key):
-    assert METADATA[key]
+def test_metadata_has_what_the_model_zoo_asks_for(key, metadata):
+    assert metadata[key]
 
 
-def test_version_has_its_entry_in_the_changelog():
-    assert re.fullmatch(r"\d+\.\d+\.\d+", METADATA["version"])
-    assert METADATA["version"] in METADATA["changelog"]
+def test_version_has_its_entry_in_the_changelog(metadata):
+    assert re.fullmatch(r"\d+\.\d+\.\d+", metadata["version"])
+    assert metadata["version"] in metadata["changelog"]
 
 
-def test_versions_are_those_of_the_constraints():
+def test_versions_are_those_of_the_constraints(metadata):
     pins = (REPOSITORY / "constraints.txt").read_text()
-    required = {"monai": METADATA["monai_version"], "torch": METADATA["pytorch_version"]}
-    for name, version in (required | METADATA["required_packages_version"]).items():
+    required = {"monai": metadata["monai_version"], "torch": metadata["pytorch_version"]}
+    for name, version in (required | metadata["required_packages_version"]).items():
         pinned = re.findall(rf"^{name}==([\w.]+)", pins, re.MULTILINE)  # more than one where Python's version decides
         assert not pinned or version in pinned, name
 
 
-def test_licence_lies_at_the_root():
-    assert (BUNDLE / "LICENSE").read_text() == (REPOSITORY / "LICENSE").read_text()
+def test_licence_lies_at_the_root(bundle):
+    assert (bundle / "LICENSE").read_text() == (REPOSITORY / "LICENSE").read_text()
 
 
-def test_network_takes_and_gives_what_the_metadata_says():
+def test_network_takes_and_gives_what_the_metadata_says(bundle):
     from monai.bundle import verify_net_in_out
 
-    configs = BUNDLE / "configs"
+    configs = bundle / "configs"
     verify_net_in_out(
         net_id="network_def",
         meta_file=str(configs / "metadata.json"),
         config_file=str(configs / "inference.json"),
         device="cpu",
-        bundle_root=str(BUNDLE),
+        bundle_root=str(bundle),
     )
 
 
-def test_the_bundle_as_shipped_has_no_problems():
-    for workflow in workflows_of(BUNDLE):
-        assert check_bundle(BUNDLE, workflow, ready=False) == []
-    for path in sorted((BUNDLE / "configs" / "variants").glob("*.json")):
-        assert check_bundle(BUNDLE, "train", variant=path.stem, ready=False) == []
+def test_the_bundle_as_shipped_has_no_problems(bundle):
+    for workflow in workflows_of(bundle):
+        assert check_bundle(bundle, workflow, ready=False) == []
+    for variant in known_variants(bundle):
+        assert check_bundle(bundle, "train", variant=variant, ready=False) == []
 
 
 @pytest.mark.parametrize("file", sorted({files[-1] for files in WORKFLOWS.values()}))
-def test_the_docs_explain_every_knob(file):
-    path = BUNDLE / "configs" / file
-    if not path.is_file():
-        pytest.skip(f"{file} is not there")
-    text = (BUNDLE / "docs" / "README.md").read_text()
-    section = text.partition(f"`configs/{file}`")[2].partition("\n### ")[0]
-    missing = [name for name in knobs_of(read_json(path)) if f"| `{name}` |" not in section]
-    assert missing == []
+def test_the_docs_explain_every_knob_and_give_its_default(bundle, file):
+    section = KNOBS.partition(f"### `configs/{file}`")[2].partition("\n### ")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, re.MULTILINE))
+    for name, value in on_top(read_json(bundle / "configs" / file)).items():
+        shown = {"": '""', None: "`null`", True: "true", False: "false"}.get(value, f"`{value}`")
+        assert name in rows, f"docs/knobs.md says nothing of {name} of {file}"
+        assert shown in rows[name].split(", ") or str(value) in rows[name].split(", "), f"{file} -> {name}"
 
 
-def test_the_docs_carry_the_marks_of_a_re_implementation():
-    text = (BUNDLE / "docs" / "README.md").read_text()
-    assert "a re-implementation of SAM-Fed; the agreement rule is our reading of it" in text
+def on_top(content: dict) -> dict:
+    """The knobs, and the plain values between ``imports`` and the first component."""
+    first = next((index for index, value in enumerate(content.values()) if isinstance(value, dict)), len(content))
+    above = {name: value for name, value in list(content.items())[:first] if not isinstance(value, list)}
+    return knobs_of(content) | {n: v for n, v in above.items() if not str(v).startswith(("$", "@"))}
+
+
+def test_a_clinician_sees_at_most_ten_knobs(bundle):
+    for file in {files[-1] for files in WORKFLOWS.values()}:
+        assert len(knobs_of(read_json(bundle / "configs" / file))) <= 10
+
+
+def test_below_the_line_the_bundles_are_the_same():
+    """What one would tune differs or may differ; the plumbing must not drift apart."""
+    plumbing = []
+    for bundle in BUNDLES:
+        content = read_json(bundle / "configs" / "train.json")
+        names = list(content)
+        plumbing.append({name: content[name] for name in names[names.index("_below") :]})
+    assert all(other == plumbing[0] for other in plumbing)
+
+
+def test_the_readme_carries_the_marks_of_a_re_implementation_and_names_what_is_particular(bundle):
+    text = (bundle / "docs" / "README.md").read_text()
+    assert "a re-implementation of SAM-Fed; the agreement rule is our reading of it" in " ".join(text.split())
+    assert "**Not a medical device**" in text
+    assert "\n## What is particular to " in text
+    for other in BUNDLES:
+        assert other == bundle or f"samfed_{other.name.removeprefix('samfed_')}" not in text
