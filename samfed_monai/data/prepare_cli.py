@@ -9,6 +9,7 @@ from typing import Any
 from samfed_monai.data import prepare_runs
 
 PARTITIONS = ("iid", "folder", "dirichlet-size", "dirichlet-appearance")
+SCENES = ("skin", "polyp")
 
 
 def add_prepare_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -95,9 +96,10 @@ def _polyp(sources: Any) -> None:
 
 
 def _synthetic(sources: Any) -> None:
-    parser = _source(sources, "synthetic", "render dermoscopy-like sites, for demos and tests")
+    parser = _source(sources, "synthetic", "render dermoscopy- or colonoscopy-like sites, for demos and tests")
     parser.add_argument("root", metavar="DIR", type=Path, help="folder to render into; becomes the data root")
     parser.add_argument("--output", required=True, metavar="LIST.json", type=Path, help="the data list to write")
+    parser.add_argument("--scene", choices=SCENES, default="skin", help="what is rendered (default: %(default)s)")
     parser.add_argument("--sites", type=int, default=4, metavar="N", help="number of sites (default: 4)")
     parser.add_argument("--labelled", action="store_true", help="give unlabelled images masks, too (for the oracle)")
     parser.add_argument("--images-per-site", type=int, metavar="N", help="images of each site")

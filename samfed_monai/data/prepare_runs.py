@@ -104,7 +104,12 @@ def run_synthetic(arguments: argparse.Namespace) -> int:
     chosen["size"] = tuple(arguments.size) if arguments.size else None
     given = {key: value for key, value in chosen.items() if value is not None}
     datalist = render_synthetic(
-        arguments.root, sites=arguments.sites, labelled=arguments.labelled, seed=arguments.seed, **given
+        arguments.root,
+        scene=arguments.scene,
+        sites=arguments.sites,
+        labelled=arguments.labelled,
+        seed=arguments.seed,
+        **given,
     )
     datalist.save(arguments.output)
     page = None

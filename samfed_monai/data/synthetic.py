@@ -1,11 +1,13 @@
-"""Synthetic dermoscopy-like sites on disk, for the demo, the tests and CI: no patient, no download."""
+"""Synthetic dermoscopy- or colonoscopy-like sites on disk, for the demo, the tests and CI: no patient, no download."""
 
 from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,17 +18,18 @@ from samfed_monai.seeds import derive_seed
 if TYPE_CHECKING:
     from samfed_monai.data.datalist import DataList
     from samfed_monai.data.items import Item
-    from samfed_monai.data.synthetic_scene.look import SiteLook
 
 logger = logging.getLogger(__name__)
 
 PUBLIC_FOLDER = "public"
+SCENES = ("skin", "polyp")
 _SMALLEST = 64  # pixels; below, hairs and rulers are thinner than a pixel and lesions a handful of them
 
 
 def render_synthetic(
     folder: str | Path,
     *,
+    scene: str = "skin",
     sites: int = 4,
     labelled: bool = False,
     images_per_site: int = 40,
@@ -40,12 +43,14 @@ def render_synthetic(
     """Renders sites that look different from each other and returns their data list.
 
     Image ``index`` of a site depends on ``(seed, site, index)`` only: asking for more images or sites changes none of
-    those that exist. The public images have a plain look of their own; every site shifts away from it (skin tone,
-    colour cast, light, hair, size of lesions). It does not imitate any diagnosis and is no substitute for real images.
+    those that exist. The public images have a plain look of their own; every site shifts away from it (colour cast,
+    light, size of what is to be found; hair, rulers and skin tone, or frame, print and glare). It does not imitate any
+    diagnosis and is no substitute for real images.
 
     Args:
         folder: receives ``<site>/images/*.jpg`` and ``<site>/masks/*.png`` (values 0 and 255); the public images lie
             in ``public/``.
+        scene: ``"skin"`` (pigmented lesions) or ``"polyp"`` (polyps in the colon; the public ones are small).
         sites: number of sites, named ``site-1`` on; the first four have looks of their own, further ones vary them.
         labelled: also writes masks of the unlabelled images (the oracle variant needs them).
         images_per_site: unlabelled images of each site.
@@ -66,25 +71,32 @@ def render_synthetic(
 
     from samfed_monai.data.datalist import DataList
     from samfed_monai.data.items import Site
-    from samfed_monai.data.synthetic_scene.look import PUBLIC, look_of
 
-    _check(sites=sites, images_per_site=images_per_site, public=public, validation=validation, test=test, size=size)
-    folder = Path(folder)
+    _check(
+        scene=scene,
+        sites=sites,
+        images_per_site=images_per_site,
+        public=public,
+        validation=validation,
+        test=test,
+        size=size,
+    )
+    folder, painter = Path(folder), _painter(scene)
     splits = {"unlabelled": images_per_site, "validation": validation, "test": test}
     bar = tqdm(total=public + sites * sum(splits.values()), desc="synthetic", unit="image", disable=not progress)
 
-    def render(site: str, look: SiteLook, indices: range, with_mask: bool) -> list[Item]:
+    def render(site: str, look: Any, indices: range, with_mask: bool) -> list[Item]:
         items = []
         for index in indices:
-            items.append(_render_one(folder, site, look, index, size, seed, with_mask))
+            items.append(_render_one(folder, painter, site, look, index, size, seed, with_mask))
             bar.update()
         return items
 
     with bar:
-        public_items = render(PUBLIC_FOLDER, PUBLIC, range(public), True)
+        public_items = render(PUBLIC_FOLDER, painter.public, range(public), True)
         site_entries = {}
         for number in range(sites):
-            name, look, start, entries = f"site-{number + 1}", look_of(number, seed), 0, {}
+            name, look, start, entries = f"site-{number + 1}", painter.look_of(number, seed), 0, {}
             # A split starts at its own multiple of 100,000: more unlabelled images leave the others as they are.
             for split, count in splits.items():
                 with_mask = labelled or split != "unlabelled"
@@ -92,14 +104,40 @@ def render_synthetic(
                 start += _SPLIT_STRIDE
             site_entries[name] = Site(**entries)
     logger.info("rendered %d synthetic images of %d sites into %s", bar.total, sites, folder)
-    return DataList(name=f"synthetic-{seed}", public=public_items, sites=site_entries)
+    name = f"synthetic-{seed}" if scene == "skin" else f"synthetic-{scene}-{seed}"
+    return DataList(name=name, public=public_items, sites=site_entries)
 
 
 _SPLIT_STRIDE = 100_000
 
 
-def _check(*, sites: int, size: tuple[int, int], **counts: int) -> None:
+@dataclass(frozen=True)
+class _Painter:
+    """A scene: how it is drawn and how its public set and sites look."""
+
+    render: Callable[..., tuple[np.ndarray, np.ndarray]]
+    public: Any
+    look_of: Callable[[int, int], Any]
+    purpose: tuple[str, ...]  # of its seeds
+
+
+def _painter(scene: str) -> _Painter:
+    if scene == "polyp":
+        from samfed_monai.data.synthetic_scene.colon import render_colon
+        from samfed_monai.data.synthetic_scene.colon_look import PUBLIC as COLON
+        from samfed_monai.data.synthetic_scene.colon_look import look_of as colon_look_of
+
+        return _Painter(render_colon, COLON, colon_look_of, ("synthetic", "polyp"))
+    from samfed_monai.data.synthetic_scene.look import PUBLIC, look_of
+    from samfed_monai.data.synthetic_scene.scene import render_scene
+
+    return _Painter(render_scene, PUBLIC, look_of, ("synthetic",))
+
+
+def _check(*, scene: str, sites: int, size: tuple[int, int], **counts: int) -> None:
     problems = Problems()
+    if scene not in SCENES:
+        problems.add("synthetic -> scene", found=repr(scene), expected=f"one of {list(SCENES)}")
     if sites < 1:
         problems.add("synthetic -> sites", found=str(sites), expected="at least 1")
     for name, count in counts.items():
@@ -111,13 +149,19 @@ def _check(*, sites: int, size: tuple[int, int], **counts: int) -> None:
 
 
 def _render_one(
-    folder: Path, site: str, look: SiteLook, index: int, size: tuple[int, int], seed: int, with_mask: bool
+    folder: Path,
+    painter: _Painter,
+    site: str,
+    look: Any,
+    index: int,
+    size: tuple[int, int],
+    seed: int,
+    with_mask: bool,
 ) -> Item:
     from samfed_monai.data.items import Item
-    from samfed_monai.data.synthetic_scene.scene import render_scene
 
-    rng = np.random.default_rng(derive_seed(seed, "synthetic", site, index))
-    image, mask = render_scene(rng, (size[0], size[1]), look)
+    rng = np.random.default_rng(derive_seed(seed, *painter.purpose, site, index))
+    image, mask = painter.render(rng, (size[0], size[1]), look)
     image_name, mask_name = f"{site}/images/{site}_{index:06d}.jpg", f"{site}/masks/{site}_{index:06d}.png"
     image_hash = _save(folder / image_name, image, format="JPEG", quality=look.quality)
     mask_hash = _save(folder / mask_name, mask, format="PNG") if with_mask else None

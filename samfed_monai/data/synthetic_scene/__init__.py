@@ -1,5 +1,6 @@
-"""The parts of a synthetic dermoscopy image: noise, look of a site, skin, lesion, artefacts, camera.
+"""The parts of a synthetic picture: noise, outline and camera, which both scenes share; look, lesion, artefacts and
+scene of the skin; look, frame and scene of the colon.
 
-Light is treated as in a photograph of skin: pigments absorb, ``colour = skin * exp(-density * absorption)``.
+Light is treated as in a photograph of tissue: pigments absorb, ``colour = tissue * exp(-density * absorption)``.
 Nothing here imports torch.
 """

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from samfed_monai.data.synthetic_scene.look import SiteLook
 from samfed_monai.data.synthetic_scene.noise import Field, Shape, fractal_noise, ridges, sigmoid, smooth_noise
+from samfed_monai.data.synthetic_scene.outline import one_piece, outline_depth
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,10 @@ def draw_lesion(rng: np.random.Generator, shape: Shape, look: SiteLook) -> Lesio
     radius = float(rng.uniform(*look.radius)) * short
     spare = max(0.04 * short, 0.5 * short - 1.1 * radius)
     centre = (height / 2 + float(rng.normal(0, 0.3)) * spare, width / 2 + float(rng.normal(0, 0.4)) * spare)
-    depth = _depth(rng, shape, centre, radius, float(rng.uniform(*look.ragged)))
+    depth = outline_depth(rng, shape, centre, radius, float(rng.uniform(*look.ragged)))
     softness = radius * float(rng.uniform(*look.edge)) * np.exp(0.7 * smooth_noise(rng, shape, radius))
     body = sigmoid(depth / np.maximum(softness, 0.7))
-    mask = _one_piece(body > 0.42)
+    mask = one_piece(body > 0.42)
     body *= ndimage.gaussian_filter(mask.astype(np.float32), 0.08 * radius) * 0.85 + 0.15
 
     strength = float(rng.uniform(*look.pigment))
@@ -60,23 +61,6 @@ def draw_lesion(rng: np.random.Generator, shape: Shape, look: SiteLook) -> Lesio
     if rng.random() < 0.3:  # blue-grey veil
         deep = float(rng.uniform(0.3, 0.9)) * body * sigmoid(3 * fractal_noise(rng, shape, radius, 3) - 1 + 2 * inside)
     return Lesion(mask, melanin.astype(np.float32), blood.astype(np.float32), deep, centre, radius)
-
-
-def _depth(rng: np.random.Generator, shape: Shape, centre: tuple[float, float], radius: float, ragged: float) -> Field:
-    """Signed depth below the border in pixels: an ellipse, Fourier waves along the angle, fractal raggedness."""
-    rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
-    rows -= np.float32(centre[0])
-    columns -= np.float32(centre[1])
-    turn, aspect = float(rng.uniform(0, np.pi)), float(rng.uniform(1.0, 1.6)) ** 0.5
-    along = (columns * np.cos(turn) + rows * np.sin(turn)) / np.float32(aspect)
-    across = (rows * np.cos(turn) - columns * np.sin(turn)) * np.float32(aspect)
-    angle = np.arctan2(across, along)
-    outline = np.ones(shape, np.float32)
-    for wave in range(2, 8):
-        size, phase = float(rng.normal(0, 0.16)) / wave, float(rng.uniform(0, 2 * np.pi))
-        outline += np.float32(size) * np.cos(wave * angle + np.float32(phase))
-    depth = radius * np.clip(outline, 0.45, 1.6) - np.hypot(along, across)
-    return depth + np.float32(ragged * radius) * fractal_noise(rng, shape, 0.6 * radius, 5, 0.6)
 
 
 def _pigment(rng: np.random.Generator, shape: Shape, radius: float, inside: Field) -> Field:
@@ -94,12 +78,3 @@ def _pigment(rng: np.random.Generator, shape: Shape, radius: float, inside: Fiel
     if rng.random() < 0.25:  # regression: a pale part
         pigment *= 1 - 0.75 * sigmoid(4 * (smooth_noise(rng, shape, radius) - 0.7))
     return np.clip(pigment, 0.25, 3.0).astype(np.float32)
-
-
-def _one_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The largest connected part of a mask without threads of one pixel and without holes, as an outline is drawn."""
-    opened = ndimage.binary_opening(mask)
-    parts, _ = ndimage.label(opened if opened.any() else mask)
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    return ndimage.binary_fill_holes(parts == sizes.argmax())

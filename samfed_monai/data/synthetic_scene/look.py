@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from samfed_monai.data.synthetic_scene.noise import Range
 from samfed_monai.seeds import derive_seed
-
-Range = tuple[float, float]
 
 
 @dataclass(frozen=True)

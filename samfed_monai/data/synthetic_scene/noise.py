@@ -8,6 +8,7 @@ from PIL import Image
 
 Field = NDArray[np.floating]  # float32 in practice
 Shape = tuple[int, int]
+Range = tuple[float, float]  # of a uniform draw
 
 
 def smooth_noise(rng: np.random.Generator, shape: Shape, cell: float) -> Field:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from samfed_monai.data.synthetic_scene.artefacts import (
     draw_bubbles,
@@ -14,6 +13,7 @@ from samfed_monai.data.synthetic_scene.artefacts import (
     draw_patch,
     draw_ruler,
 )
+from samfed_monai.data.synthetic_scene.camera import photograph
 from samfed_monai.data.synthetic_scene.lesion import Lesion, draw_lesion
 from samfed_monai.data.synthetic_scene.look import SiteLook
 from samfed_monai.data.synthetic_scene.noise import Field, Shape, fractal_noise, ridges, sigmoid, smooth_noise
@@ -62,7 +62,7 @@ def render_scene(rng: np.random.Generator, shape: Shape, look: SiteLook) -> tupl
     lamp = _lamp(rng, shape, look)
     image *= lamp[..., None] * np.array(look.light, np.float32)
     image += (0.9 * bright * np.minimum(lamp, 1))[..., None] * (1 - np.minimum(image, 1))
-    return _photograph(rng, image, look, lesion), lesion.mask.astype(np.uint8) * 255
+    return photograph(rng, image, blur=look.blur, noise=look.noise), lesion.mask.astype(np.uint8) * 255
 
 
 def _absorb(base: float, layers: list[tuple[Field, tuple[float, float, float]]], channel: int) -> Field:
@@ -115,12 +115,3 @@ def _lamp(rng: np.random.Generator, shape: Shape, look: SiteLook) -> Field:
         tube = np.hypot(rows, columns * np.float32(aspect) / max(aspect, 1.2) ** 0.5)
         lamp *= 0.03 + 0.97 * sigmoid((np.float32(rng.uniform(1.0, 1.25)) - tube) * np.float32(rng.uniform(12, 45)))
     return lamp.astype(np.float32)
-
-
-def _photograph(rng: np.random.Generator, image: Field, look: SiteLook, lesion: Lesion) -> NDArray[np.uint8]:
-    """Blur of the lens, contrast of the camera, noise of the sensor, rounding to 8 bits."""
-    sigma = float(rng.uniform(*look.blur)) * min(lesion.mask.shape) / 256
-    image = ndimage.gaussian_filter(image, (sigma, sigma, 0), truncate=3)
-    noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(*look.noise))
-    image = np.clip(image, 0, None) ** np.float32(rng.uniform(0.9, 1.15)) + noise
-    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
