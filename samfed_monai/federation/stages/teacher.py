@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,30 +59,38 @@ class TeacherStage:
         given = self._config().value("checkpoint")
         return Path(given) if given else find_checkpoint(self._config().value("base"), self.bundle_root)
 
-    def load(self, datalist: DataList, data_root: str | Path, *, adapt: str, adapter: str | Path | None) -> Teacher:
+    def load(
+        self,
+        datalist: DataList,
+        data_root: str | Path,
+        *,
+        adapt: str,
+        adapter: str | Path | Sequence[str | Path] | None,
+    ) -> Teacher:
         """The frozen teacher; fits its adapter first when there is none.
 
         Args:
             datalist: its public part is what the adapter is fitted on.
             data_root: folder that the list's paths are relative to.
             adapt: ``lora``, ``decoder`` or ``none`` (SAM as it comes).
-            adapter: path of an adapter to use as it is, or ``None``.
+            adapter: path of an adapter to use as it is, several to average, or ``None``.
         """
         from samfed_monai.networks import Teacher
         from samfed_monai.networks.sam.adapter import read_header
 
         checkpoint = self.checkpoint()
-        path = Path(adapter) if adapter else None
-        if path is not None:
-            self._exam["adapt"] = read_header(path).adapt.value  # what the file is, whatever the bundle asks for
-            self._exam.update(_recorded(path))
-        if path is None and adapt != "none":
-            path = self._fit(datalist, data_root, adapt=adapt, checkpoint=checkpoint)
+        paths = [Path(path) for path in ([adapter] if isinstance(adapter, (str, Path)) else adapter or ())]
+        if paths:
+            self._exam["adapt"] = read_header(paths[0]).adapt.value  # what the file is, whatever the bundle asks for
+        if len(paths) == 1:
+            self._exam.update(_recorded(paths[0]))
+        if not paths and adapt != "none":
+            paths = [self._fit(datalist, data_root, adapt=adapt, checkpoint=checkpoint)]
         config = self._config()
         return Teacher.load(
             base=config.value("base"),
             checkpoint=checkpoint,
-            adapter=path,
+            adapter=paths,
             size=config.value("size"),
             views=config.value("views"),
             **self._refinement(),

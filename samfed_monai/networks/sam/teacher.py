@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Teacher(nn.Module):
         bf16: bfloat16 for the encoder: ``"auto"`` is wherever the processor gains. It moves probabilities by about
             1 % and is no part of the identity.
         refiner: a second look at the mean of the views; ``None`` does without.
+        more: further networks of the same size; probabilities are averaged over all.
     """
 
     def __init__(
@@ -41,11 +43,12 @@ class Teacher(nn.Module):
         views: int = 1,
         bf16: Switch = "auto",
         refiner: BoxRefiner | None = None,
+        more: Sequence[PromptFreeSam] = (),
     ) -> None:
         super().__init__()
         if views not in VIEWS:
             raise Refused([Problem("teacher -> views", found=repr(views), expected=f"one of {sorted(VIEWS)}")])
-        self.sam, self.refiner = sam, refiner
+        self.sam, self.refiner, self.more = sam, refiner, nn.ModuleList(more)
         self.sha256, self.size, self.views, self.bf16 = sha256, size, views, bf16
         self.eval()
 
@@ -54,7 +57,7 @@ class Teacher(nn.Module):
         cls,
         base: str = "vit_t",
         checkpoint: str | Path | None = None,
-        adapter: str | Path | None = None,
+        adapter: str | Path | Sequence[str | Path] | None = None,
         size: int = 512,
         views: int = 1,
         *,
@@ -70,7 +73,8 @@ class Teacher(nn.Module):
         Args:
             base: name of the SAM (see ``build_sam``).
             checkpoint: its weights file; ``None`` looks into the weights folder.
-            adapter: an adapter made by ``TeacherFit``; ``None`` is SAM as it comes.
+            adapter: an adapter made by ``TeacherFit``, or several, whose probabilities are averaged; ``None`` is SAM as
+                it comes. Each one more costs as much as the first; an ``adapted`` refinement asks the first.
             size, views, bf16: see the class.
             public_hash: the public set that the adapter must have been fitted on; ``None`` takes any.
             refine, refine_with, refine_size, refine_least_iou: see ``Refinement``; part of the identity only where
@@ -84,24 +88,26 @@ class Teacher(nn.Module):
             from samfed_monai.networks.weights import find_checkpoint
 
             checkpoint = find_checkpoint(base)
-        sam = build_sam(base, checkpoint, size)
         base_sha256 = sha256_file(checkpoint)
-        if adapter is not None:
-            load_adapter(adapter, sam, base=base, base_sha256=base_sha256, size=size, public_hash=public_hash)
-        adapter_sha256 = sha256_file(adapter) if adapter is not None else "none"
+        paths = [adapter] if isinstance(adapter, (str, Path)) else list(adapter or ())
+        sams = [build_sam(base, checkpoint, size).requires_grad_(False) for _ in range(max(1, len(paths)))]
+        for path, sam in zip(paths, sams, strict=False):
+            load_adapter(path, sam, base=base, base_sha256=base_sha256, size=size, public_hash=public_hash)
+            sam.requires_grad_(False)
+        hashes = [sha256_file(path) for path in paths] or ["none"]
         sha256 = identity(
             base_sha256=base_sha256,
-            adapter_sha256=adapter_sha256,
+            adapter_sha256=hashes[0] if len(hashes) == 1 else canonical_hash(hashes),
             size=size,
             views=views,
             refinement=refinement.content(),
         )
-        refiner = make_refiner(refinement, sam, size, base=base, checkpoint=checkpoint, bf16=bf16)
-        return cls(sam.requires_grad_(False), sha256=sha256, size=size, views=views, bf16=bf16, refiner=refiner)
+        refiner = make_refiner(refinement, sams[0], size, base=base, checkpoint=checkpoint, bf16=bf16)
+        return cls(sams[0], sha256=sha256, size=size, views=views, bf16=bf16, refiner=refiner, more=sams[1:])
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
-        """Mean probability over the test-time views, refined where a refiner is set.
+        """Mean probability over networks and test-time views, refined where a refiner is set.
 
         Args:
             images: ``(B, 3, H, W)`` float in [0, 1], RGB, any H and W.
@@ -113,13 +119,18 @@ class Teacher(nn.Module):
         """
         images = images.to(self.sam.pixel_mean.device)
         views = VIEWS[self.views]
-        total = sum(view.undo(self.logits(view.apply(images)).sigmoid()) for view in views)
-        mean = torch.as_tensor(total) / len(views)
+        sams: list[Any] = [self.sam, *self.more]
+        total = sum(view.undo(self._logits(sam, view.apply(images)).sigmoid()) for sam in sams for view in views)
+        mean = torch.as_tensor(total) / (len(sams) * len(views))
         return mean if self.refiner is None else self.refiner(images, mean)
 
     def logits(self, images: Tensor) -> Tensor:
-        """One view of :meth:`probabilities`, before the sigmoid and any refinement."""
-        return self.decode(self.embed(images), *images.shape[-2:])
+        """One view of :meth:`probabilities` by the first network, before the sigmoid and any refinement."""
+        return self._logits(self.sam, images)
+
+    def _logits(self, sam: PromptFreeSam, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        return crop(sam.decode(embed(sam, images, self.size, self.bf16)), height, width, self.size)
 
     def embed(self, images: Tensor) -> Tensor:
         """Scaled, normalised, padded and encoded: ``(B, 256, size / 16, size / 16)`` float32."""
