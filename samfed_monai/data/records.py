@@ -41,7 +41,8 @@ def load_records(
 
     Returns:
         One dictionary per image with ``image``, ``id`` (the file's stem), ``image_sha256`` and ``site`` (``""`` if
-        public); ``index``, the place in the list, for public images; ``label``, ``group`` and ``mask_threshold`` where there are any.
+        public); public ones have their place among those returned as ``index``; ``label``, ``group`` and
+        ``mask_threshold`` where there are any.
 
     Raises:
         Refused: unknown site or split, missing files, or paths out of the data root, all at once.

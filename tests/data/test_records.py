@@ -22,8 +22,10 @@ def test_records_hold_absolute_paths_and_hashes(tmp_path):
         "label": str(root / "masks" / "p0.png"),
         "image_sha256": datalist.public[0].sha256,
         "site": "",
+        "index": 0,
     }
-    assert second["id"] == "p1"
+    assert (second["id"], second["index"]) == ("p1", 1)
+    assert "index" not in load_records(datalist, tmp_path, split="test", site="site-1")[0]
 
 
 def test_labels_of_unlabelled_images_must_be_asked_for(tmp_path):
