@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,6 @@ from samfed_monai.errors import Refused
 from samfed_monai.io import save_tensors
 from samfed_monai.networks import client_network
 
-BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
 SIZES = {"a": (40, 60), "Läsion 7 (links)": (33, 20), "deep/er/b": (64, 64)}  # height, width
 CANARY = "canary-patient-name"
 
@@ -45,12 +46,17 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def infer(model: Path, images: Path, output: Path, *words: str) -> int:
-    command = ["infer", str(BUNDLE), "--model", str(model), "--images", str(images), "--output", str(output)]
+@pytest.fixture
+def infer(bundle: Path) -> Callable[..., int]:
+    return functools.partial(run_infer, bundle)
+
+
+def run_infer(bundle: Path, model: Path, images: Path, output: Path, *words: str) -> int:
+    command = ["infer", str(bundle), "--model", str(model), "--images", str(images), "--output", str(output)]
     return main([*command, *words])
 
 
-def test_masks_have_native_size_and_the_images_names(model, images, tmp_path):
+def test_masks_have_native_size_and_the_images_names(infer, model, images, tmp_path):
     assert infer(model, images, tmp_path / "out") == 0
     written = {
         path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()
@@ -62,7 +68,7 @@ def test_masks_have_native_size_and_the_images_names(model, images, tmp_path):
             assert set(np.unique(np.asarray(mask))) <= {0, 255}
 
 
-def test_probability_maps_are_8_bit_and_agree_with_the_masks(model, images, tmp_path):
+def test_probability_maps_are_8_bit_and_agree_with_the_masks(infer, model, images, tmp_path):
     assert infer(model, images, tmp_path / "out", "--probabilities") == 0
     for name, (height, width) in SIZES.items():
         mask = np.asarray(Image.open(tmp_path / "out" / f"{name}.png"))
@@ -72,7 +78,7 @@ def test_probability_maps_are_8_bit_and_agree_with_the_masks(model, images, tmp_
         assert (probability[mask == 0] <= 128).all()
 
 
-def test_an_image_that_exif_turns_gets_a_mask_of_the_upright_picture(model, tmp_path):
+def test_an_image_that_exif_turns_gets_a_mask_of_the_upright_picture(infer, model, tmp_path):
     (tmp_path / "in").mkdir()
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by a quarter
@@ -81,7 +87,7 @@ def test_an_image_that_exif_turns_gets_a_mask_of_the_upright_picture(model, tmp_
     assert Image.open(tmp_path / "out" / "turned.png").size == (40, 60)
 
 
-def test_fault_60_exif_and_comments_are_never_copied(model, images, tmp_path):
+def test_fault_60_exif_and_comments_are_never_copied(infer, model, images, tmp_path):
     assert CANARY.encode() in (images / "a.jpg").read_bytes()
     assert infer(model, images, tmp_path / "out", "--probabilities") == 0
     for path in (tmp_path / "out").rglob("*.png"):
@@ -91,18 +97,18 @@ def test_fault_60_exif_and_comments_are_never_copied(model, images, tmp_path):
             assert mask.info == {}
 
 
-def test_settings_come_from_the_weights_header_and_a_contradiction_is_refused(model, images, tmp_path, capsys):
+def test_settings_come_from_the_weights_header_and_a_contradiction_is_refused(infer, model, images, tmp_path, capsys):
     assert infer(model, images, tmp_path / "out", "--image_size", "64") == 2
     assert "image_size: expected 32, as global.safetensors was trained, found 64" in capsys.readouterr().err
     assert not (tmp_path / "out" / "a.png").exists()
 
 
-def test_fault_28_missing_weights_are_refused(images, tmp_path, capsys):
+def test_fault_28_missing_weights_are_refused(infer, images, tmp_path, capsys):
     assert infer(tmp_path / "none.safetensors", images, tmp_path / "out") == 2
     assert f"model: expected a weights file, found no file '{tmp_path}/none.safetensors'" in capsys.readouterr().err
 
 
-def test_every_bad_image_is_told_at_once(model, images, tmp_path, capsys):
+def test_every_bad_image_is_told_at_once(infer, model, images, tmp_path, capsys):
     (images / "empty.png").write_bytes(b"")
     (images / "text.jpg").write_text("not an image")
     Image.new("RGB", (8, 8)).save(images / "a.png")
@@ -112,28 +118,28 @@ def test_every_bad_image_is_told_at_once(model, images, tmp_path, capsys):
         assert part in message
 
 
-def test_fault_19_link_out_of_the_folder_is_refused(model, images, tmp_path, capsys):
+def test_fault_19_link_out_of_the_folder_is_refused(infer, model, images, tmp_path, capsys):
     Image.new("RGB", (8, 8)).save(tmp_path / "outside.png")
     (images / "link.png").symlink_to(tmp_path / "outside.png")
     assert infer(model, images, tmp_path / "out") == 2
     assert "found a link that leads out of the folder" in capsys.readouterr().err
 
 
-def test_a_folder_without_images_is_refused(model, tmp_path, capsys):
+def test_a_folder_without_images_is_refused(infer, model, tmp_path, capsys):
     (tmp_path / "none").mkdir()
     assert infer(model, tmp_path / "none", tmp_path / "out") == 2
     assert "found no image" in capsys.readouterr().err
 
 
-def test_monai_finds_every_property_of_an_inference_workflow(model, images, tmp_path):
+def test_monai_finds_every_property_of_an_inference_workflow(bundle, model, images, tmp_path):
     from monai.bundle import ConfigWorkflow
 
     workflow = ConfigWorkflow(
-        config_file=str(BUNDLE / "configs" / "inference.json"),
-        meta_file=str(BUNDLE / "configs" / "metadata.json"),
+        config_file=str(bundle / "configs" / "inference.json"),
+        meta_file=str(bundle / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type="infer",
-        bundle_root=str(BUNDLE),
+        bundle_root=str(bundle),
         model=str(model),
         dataset_dir=str(images),
         output_dir=str(tmp_path / "out"),
@@ -144,9 +150,9 @@ def test_monai_finds_every_property_of_an_inference_workflow(model, images, tmp_
     assert workflow.check_properties() == []
 
 
-def test_weights_of_another_network_are_refused(images, tmp_path):
+def test_weights_of_another_network_are_refused(bundle, images, tmp_path):
     path = tmp_path / "other.safetensors"
     save_tensors(path, {"weight": torch.zeros(1)})
     knobs = {"model": str(path), "dataset_dir": str(images), "output_dir": str(tmp_path / "out")}
     with pytest.raises(Refused, match=r"expected weights of this network, found \d+ tensors that differ"):
-        run_workflow(BUNDLE, "inference", {**knobs, "network_name": "basic_unet"})
+        run_workflow(bundle, "inference", {**knobs, "network_name": "basic_unet"})

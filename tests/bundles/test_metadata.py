@@ -12,14 +12,9 @@ from samfed_monai.config.check import workflows_of
 from samfed_monai.config.layers import WORKFLOWS
 from samfed_monai.io import read_json
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-BUNDLES = sorted(path.parents[1] for path in (REPOSITORY / "bundles").glob("*/configs/metadata.json"))
+from .conftest import BUNDLES, REPOSITORY
+
 KNOBS = (REPOSITORY / "docs" / "knobs.md").read_text()
-
-
-@pytest.fixture(params=BUNDLES, ids=lambda bundle: bundle.name)
-def bundle(request) -> Path:
-    return request.param
 
 
 @pytest.fixture

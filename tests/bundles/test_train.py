@@ -1,4 +1,4 @@
-"""train.json and evaluate.json of the skin bundle, as MONAI runs them."""
+"""train.json and evaluate.json of each bundle, as MONAI runs them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from samfed_monai.data import DataList, SoftMaskStore, load_records, render_synt
 from samfed_monai.errors import Refused
 from samfed_monai.io import read_json, safe_load
 
-BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
-TRAIN, EVALUATE = str(BUNDLE / "configs" / "train.json"), str(BUNDLE / "configs" / "evaluate.json")
+TRAIN, EVALUATE = "train.json", "evaluate.json"
 TEACHER = "a" * 64
 NO_SAM = {
     "guides#sam#_disabled_": True,
@@ -53,12 +52,12 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def build(sites: Path, tmp_path: Path) -> Build:
+def build(bundle: Path, sites: Path, tmp_path: Path) -> Build:
     """A workflow on those sites at a size that takes no time."""
 
     def make(files: Any = TRAIN, **override: Any) -> ConfigWorkflow:
         knobs = {
-            "bundle_root": str(BUNDLE),
+            "bundle_root": str(bundle),
             "datalist": str(sites / "list.json"),
             "data_root": str(sites / "images"),
             "output_dir": str(tmp_path / "out"),
@@ -69,13 +68,13 @@ def build(sites: Path, tmp_path: Path) -> Build:
             "local_steps": 2,
             "network_name": "basic_unet",
         }
-        meta = {"version": "0", "monai_version": "0", "pytorch_version": "0", "numpy_version": "0"}
-        own = BUNDLE / "configs" / "metadata.json"
-        if not own.is_file():
-            own = tmp_path / "metadata.json"
-            own.write_text(json.dumps(meta))
+        names = [files] if isinstance(files, str) else files
         workflow = ConfigWorkflow(
-            config_file=files, workflow_type="train", logging_file=False, meta_file=str(own), **(knobs | override)
+            config_file=[str(bundle / "configs" / name) for name in names],
+            workflow_type="train",
+            logging_file=False,
+            meta_file=str(bundle / "configs" / "metadata.json"),
+            **(knobs | override),
         )
         workflow.initialize()
         return workflow

@@ -1,0 +1,102 @@
+"""A bundle copied alone to where the package is installed is checked, trains and segments."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import monai
+import pytest
+from monai.bundle import ConfigWorkflow
+
+from samfed_monai.cli import main
+from samfed_monai.config import check_bundle, find_variant
+from samfed_monai.data import render_synthetic
+from samfed_monai.io import safe_load
+
+SMALL = {"image_size": 32, "batch_size": 2, "epochs": 1, "local_steps": 1, "network_name": "basic_unet", "amp": False}
+
+
+@pytest.fixture
+def copy(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The bundle's files in a folder of their own, without the other bundle beside them."""
+    folder = tmp_path / "elsewhere" / "mine"
+    shutil.copytree(bundle, folder, ignore=shutil.ignore_patterns("*.pt", "*.safetensors"))
+    monkeypatch.chdir(folder.parent)
+    return folder
+
+
+def test_it_is_checked_trains_a_step_and_segments(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["check", str(copy)]) == 0
+    assert "mine: no problems in train, teacher, federate, evaluate, inference; variants: " in capsys.readouterr().out
+    scene = "polyp" if "polyp" in (copy / "configs" / "metadata.json").read_text() else "skin"
+    sizes: dict[str, Any] = {"images_per_site": 2, "public": 2, "validation": 2, "test": 2, "size": (64, 64)}
+    listed = render_synthetic(tmp_path / "images", scene=scene, sites=1, **sizes)
+    listed.save(tmp_path / "list.json")
+    before = monai.data.get_track_meta()
+    try:
+        workflow = ConfigWorkflow(
+            config_file=[str(copy / "configs" / "train.json"), str(find_variant(copy, "no_sam"))],
+            meta_file=str(copy / "configs" / "metadata.json"),
+            logging_file=False,
+            workflow_type="train",
+            bundle_root=str(copy),
+            datalist=str(tmp_path / "list.json"),
+            data_root=str(tmp_path / "images"),
+            output_dir=str(tmp_path / "out"),
+            site=min(listed.sites),
+            **SMALL,
+        )
+        workflow.initialize()
+        workflow.run()
+    finally:
+        monai.data.set_track_meta(before)
+    weights = tmp_path / "out" / "best.safetensors"
+    assert safe_load(weights, like=workflow.trainer.network.state_dict())
+    words = ["--image_size", "32", "--network_name", "basic_unet", "--images", str(tmp_path / "images" / "public")]
+    assert main(["infer", str(copy), "--model", str(weights), "--output", str(tmp_path / "masks"), *words]) == 0
+    assert list((tmp_path / "masks").rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"weak_view#zom": [1, 2]},
+            "command line -> weak_view#zom: expected an id that this workflow has, found an unknown id; "
+            "did you mean 'weak_view#zoom'?",
+        ),
+        ({"weak_view#rotate": "30"}, "command line -> weak_view#rotate: expected a number, found '30' (str); remove"),
+        ({"weak_view#zoom": 1.2}, "command line -> weak_view#zoom: expected a list, found 1.2 (float)"),
+        ({"strong_view#hue": None}, "command line -> strong_view#hue: expected a number, found null"),
+        (
+            {"images#limt": 3},
+            "command line -> images#limt: expected an id that this workflow has, found an unknown id; "
+            "did you mean 'images#limit'?",
+        ),
+        (
+            {"train#dataset#split": "pubic"},
+            "command line -> train#dataset#split: expected 'public' or 'unlabelled' or 'validation' or 'test', "
+            "found 'pubic' (str)",
+        ),
+        ({"image_size": 32.5}, "command line -> image_size: expected a whole number, found 32.5 (float)"),
+        (
+            {"strong_view#_target_": "samfed_monai.transforms.StrongVeiwd"},
+            "command line -> strong_view#_target_: expected a component that exists in samfed_monai.transforms, "
+            "found 'samfed_monai.transforms.StrongVeiwd'; did you mean 'StrongViewd'?",
+        ),
+    ],
+)
+def test_a_mistake_inside_a_view_or_a_data_set_is_refused_with_its_mend(bundle, overrides, message) -> None:
+    [problem] = check_bundle(bundle, "train", overrides=overrides, ready=False)
+    assert str(problem).startswith(message)
+
+
+def test_a_mistake_inside_the_teachers_augmentation_is_refused_with_its_mend(bundle) -> None:
+    overrides = {"augmentation#zoom_out": "far", "augmentation#tnit": 0.1}
+    assert [str(problem) for problem in check_bundle(bundle, "teacher", overrides=overrides, ready=False)] == [
+        "command line -> augmentation#tnit: expected an id that this workflow has, found an unknown id; "
+        "did you mean 'augmentation#tint'?",
+        "command line -> augmentation#zoom_out: expected a number, found 'far' (str)",
+    ]
