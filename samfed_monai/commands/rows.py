@@ -14,7 +14,8 @@ from samfed_monai.errors import Problems, Refused
 from samfed_monai.io import read_json
 from samfed_monai.reports.caveats import VARIANTS
 
-ROW_KEYS = ("variant", "title", "note", "setting", "overrides")
+ROW_KEYS = ("variant", "title", "note", "setting", "as", "overrides")
+ROLES = ("dp_only", "oracle")
 FILE_KEYS = ("title", "setting", "overrides", "rows")
 PER_COMPARISON = ("bundle_root", "datalist", "data_root", "output_dir", "cache_dir", "rounds", "seed", "variant")
 """Ids that a row cannot set: the comparison gives them to all of its rows alike, or the row has a key for it."""
@@ -37,6 +38,8 @@ class NamedRow:
         note: a sentence below the table.
         setting: rows of one setting share ``dp_only`` and ``oracle``; empty for the setting of the variants.
         sweep: title of the file that the row is from.
+        role: ``dp_only`` or ``oracle`` (``as`` in the file) for a row that is its setting's floor or ceiling though
+            its variant has another name; empty for any other.
     """
 
     name: str
@@ -46,11 +49,13 @@ class NamedRow:
     note: str = ""
     setting: str = ""
     sweep: str = ""
+    role: str = ""
 
     def about(self, place: int) -> dict[str, Any]:
         """What a run's ``compare.json`` says of its row, for reports."""
         told = {name: getattr(self, name) for name in ("title", "note", "setting", "sweep")}
         made = {"row": self.name, "variant": self.variant, "place": place, "overrides": dict(self.overrides)}
+        told["as"] = self.role
         return {**made, **{name: text for name, text in told.items() if text}}
 
 
@@ -95,9 +100,11 @@ def read_rows(path: str | Path) -> list[NamedRow]:
             problems.add(f"{here}#variant", found="no such key", expected="name of a variant, for instance samfed")
         texts = {key: row[key] for key in ("title", "note", "setting") if isinstance(row.get(key), str)}
         texts = {**({"setting": content["setting"]} if isinstance(content.get("setting"), str) else {}), **texts}
+        if row.get("as", ROLES[0]) not in ROLES:
+            problems.add(f"{here}#as", found=repr(row["as"]), expected=" or ".join(ROLES))
         overrides = {**shared, **_overrides(row, here, problems)}
-        sweep = str(content.get("title", ""))
-        rows.append(NamedRow(name, str(row.get("variant", "")), overrides, sweep=sweep, **texts))
+        sweep, role = str(content.get("title", "")), str(row.get("as", ""))
+        rows.append(NamedRow(name, str(row.get("variant", "")), overrides, sweep=sweep, role=role, **texts))
     problems.refuse_if_any()
     return rows
 
@@ -127,7 +134,8 @@ def all_rows(variants: Sequence[str], rows: Iterable[NamedRow], problems: Proble
 
 def _same_run(row: NamedRow, other: NamedRow) -> bool:
     """Whether two rows are one run told twice, for instance the default row in the files of two sweeps."""
-    return (row.variant, row.overrides, row.setting) == (other.variant, other.overrides, other.setting)
+    mine, others = ((r.variant, r.overrides, r.setting, r.role) for r in (row, other))
+    return mine == others
 
 
 def _check(content: Mapping[str, Any], keys: Sequence[str], where: str, problems: Problems) -> None:
@@ -137,7 +145,7 @@ def _check(content: Mapping[str, Any], keys: Sequence[str], where: str, problems
         if key not in keys:
             expected = f"one of {', '.join(keys)}"
             problems.add(f"{where}#{key}", found="an unknown key", expected=expected, mend=did_you_mean(key, keys))
-        elif key not in ("rows", "overrides") and not isinstance(value, str):
+        elif key not in ("rows", "overrides", "as") and not isinstance(value, str):
             problems.add(f"{where}#{key}", found=f"{value!r} ({type(value).__name__})", expected="text")
 
 

@@ -21,11 +21,12 @@ TITLE = "Ablations"
 OTHERS = "Variants"
 MARK = "The agreement rule is our reading of the paper."
 READING = (
-    "Average test Dice of the model that was best on validation, mean ± sample standard deviation over seeds, one pair "
-    "of columns per collection. *vs* columns are the difference to the default row's run with the same seed; *mean "
-    "difference* is their mean over the collections. **Bold** is the best of a table in that column, among the rows "
-    "that a federation could have run (not the teacher alone, the public set alone or the oracle). A row beats the "
-    "default where the mean difference is larger than its standard deviation over seeds."
+    "Average test Dice of the model that was best on validation, mean ± sample standard deviation over seeds, for every "
+    "collection. *vs* columns are the difference to the default row's run with the same seed; *mean difference* is "
+    "their mean over the collections; *its teacher* is the Dice of the row's SAM alone. **Bold** is the best of a table "
+    "in that column, among the rows that a federation could have run (not the teacher alone, the public set alone or "
+    "the oracle). A row *leads* or *trails* the default where the mean difference is larger than its standard deviation "
+    "over seeds."
 )
 _NO_CANDIDATES = (TEACHER, FLOOR, CEILING)
 
@@ -37,11 +38,13 @@ class Line:
     Args:
         row: the row, of the first collection that has it.
         dice: its cell by collection.
+        teacher: Dice of its teacher alone, by collection.
         differences: its cell minus the default's, paired by seed, by collection.
     """
 
     row: Row
     dice: list[Cell]
+    teacher: list[Cell]
     differences: list[Cell]
 
     @property
@@ -100,7 +103,9 @@ def verdict(lines: Sequence[Line], sections: Sequence[Section]) -> str:
 
 def block(title: str, lines: Sequence[Line], sections: Sequence[Section], default: str) -> Block:
     """The table of one sweep; the best cells are bold."""
-    heads = [head for s in sections for head in (f"{s.title or 'Dice'}", f"vs {default}")]
+    taught = len({cell.mean for line in lines for cell in line.teacher[:1]}) > 1
+    extra = ["its teacher"] if taught else []
+    heads = [head for s in sections for head in (s.title or "Dice", f"vs {default}", *extra)]
     average = len(sections) > 1
     candidates = [line for line in lines if line.row.variant not in _NO_CANDIDATES]
     tops = [max((line.dice[i].mean or 0.0 for line in candidates), default=0.0) for i in range(len(sections))]
@@ -112,6 +117,7 @@ def block(title: str, lines: Sequence[Line], sections: Sequence[Section], defaul
             top = line in candidates and dice.mean is not None and dice.mean == tops[index]
             cells += [f"**{spell('dice', dice)}**" if top else spell("dice", dice)]
             cells += [MISSING if line.row.name == default else spell("vs:dice", difference)]
+            cells += [spell("dice", line.teacher[index])] if taught else []
         if average:
             mean = line.mean_difference
             text = MISSING if mean is None or line.row.name == default else as_difference(mean)
@@ -175,13 +181,14 @@ def write_ablation(
 
 
 def _line(row: Row, sections: Sequence[Section], default: str) -> Line:
-    dice, differences = [], []
+    dice, teacher, differences = [], [], []
     for section in sections:
         by_name = {found.name: found for found in reversed(section.table.rows)}
-        cell = by_name[row.name].cells["dice"] if row.name in by_name else Cell()
-        dice.append(cell)
-        differences.append(cell.minus(by_name[default].cells["dice"]))
-    return Line(row, dice, differences)
+        cells = by_name[row.name].cells if row.name in by_name else {}
+        dice.append(cells.get("dice", Cell()))
+        teacher.append(cells.get("teacher", Cell()))
+        differences.append(dice[-1].minus(by_name[default].cells["dice"]))
+    return Line(row, dice, teacher, differences)
 
 
 def _order(row: Row) -> tuple[int, int, int, str]:

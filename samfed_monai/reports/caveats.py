@@ -22,11 +22,11 @@ VARIANTS = {
     "no_sam_kd": "SAM-Fed without SAM distillation",
     "no_global_kd": "SAM-Fed without global distillation",
     "unadapted_sam": "SAM-Fed with unadapted SAM",
+    "hssf_compat": "HSSF's local step, its code's conventions",
     "samfed": "SAM-Fed",
     "fedmd": "FedMD",
     "fedproto": "FedProto",
     "hssf": "HSSF, ours without SAM",
-    "hssf_compat": "HSSF with its code's conventions",
     "heterogeneous": "SAM-Fed, heterogeneous",
     "oracle": "Oracle: sites have labels",
 }
@@ -34,28 +34,28 @@ VARIANTS = {
 
 NOTES = {
     "dp_only": "trained on the labelled public set alone; the row to beat",
-    "local_only": "every site on the public set and its own unlabelled images; nothing is exchanged",
+    "local_only": "nothing is exchanged: every site's own network, its own confident labels, the steps of hssf",
     TEACHER: "the frozen SAM that the students learn from, on the same test images",
     "no_sam": "federated averaging on the student's own confident labels (FixMatch)",
-    "fedprox": "as no_sam, with a proximal term to the round's global network",
-    "mean_teacher": "consistency with a moving average of the student",
-    "unimatch": "two strong views and feature dropout against one weak view",
-    "semifl": "sites train in turns with the server, which trains on the public set after every round",
+    "fedprox": "no_sam, held near the round's global weights",
+    "mean_teacher": "the strong view follows a moving average of the student",
+    "unimatch": "two strong views and a feature stream against the student's confident labels",
+    "semifl": "sites learn from the global model's labels alone, the server from the public set",
     "no_agreement": "ablation: SAM's label counts fully at every pixel",
     "no_sam_kd": "ablation: SAM's labels are used, its probabilities are not distilled",
     "no_global_kd": "ablation: no distillation from the round's global network",
     "unadapted_sam": "ablation: SAM as it comes",
     "samfed": "the method, one architecture, weights are averaged",
-    "fedmd": "sites distil from the average of all soft masks on the public set",
+    "fedmd": "every site learns the mean of all sites' predictions on the public set; otherwise as hssf",
     "fedproto": "class prototypes travel instead of weights",
     "hssf": "regularity condensation and fusion without SAM, on our training",
-    "hssf_compat": "hssf with gates, flips, schedule and scoring as in HSSF's code",
+    "hssf_compat": "HSSF's local step with the network, losses, schedule and HD95 of its code; weights are averaged",
     "heterogeneous": "the method where sites' networks differ: soft masks on the public set travel",
     "oracle": "an upper bound that no hospital has: true labels of the sites' own images",
 }
 """What each variant is, in one line below the table."""
 
-HETEROGENEOUS = frozenset({"local_only", "fedmd", "fedproto", "hssf", "hssf_compat", "heterogeneous"})
+HETEROGENEOUS = frozenset({"local_only", "fedmd", "fedproto", "hssf", "heterogeneous"})
 """Variants in which every site keeps a network of its own."""
 
 ABLATIONS = frozenset({"no_agreement", "no_sam_kd", "no_global_kd", "unadapted_sam"})

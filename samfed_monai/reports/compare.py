@@ -35,8 +35,8 @@ class Table:
 
     Cells have the keys ``site:<name>`` (test Dice of a site), ``unseen:<name>`` (of a hospital that took no part),
     ``dice``, ``iou``, ``hd95`` (pixels) and ``worst`` (Dice) of the selected model, ``last`` (average Dice of the last
-    model), ``traffic`` (megabytes per round, both directions, all sites) and ``vs:<row>`` (average Dice minus that of
-    the row with the same seed).
+    model), ``teacher`` (average Dice of the run's teacher alone), ``traffic`` (megabytes per round, both directions,
+    all sites) and ``vs:<row>`` (average Dice minus that of the row with the same seed).
     """
 
     sites: list[str]
@@ -152,7 +152,8 @@ def _row(name: str, runs: Sequence[RunData]) -> Row:
     title = titled(name, variant, str(about.get("title", "")))
     note = str(about.get("note") or (NOTES.get(name, "") if name == variant else ""))
     sweep, place = str(about.get("sweep", "")), int(about.get("place", 0))
-    return Row(name, sorted(cells["dice"].by_seed), cells, None, variant, title, note, sweep, place)
+    role = str(about.get("as") or variant)
+    return Row(name, sorted(cells["dice"].by_seed), cells, None, role, title, note, sweep, place)
 
 
 def _cells(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Cell]:
@@ -168,6 +169,7 @@ def _cells(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Cell]:
         **{metric: cell("average", "test", metric) for metric in ("dice", "iou", "hd95")},
         "worst": cell("worst", "test", "dice"),
         "last": cell("models", "last", "average", "test", "dice"),
+        "teacher": cell("teacher", "average", "test", "dice"),
         "traffic": Cell({seed: (up.by_seed[seed] + down.by_seed.get(seed, 0.0)) / 1e6 for seed in up.by_seed}),
     }
 

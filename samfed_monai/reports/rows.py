@@ -56,7 +56,7 @@ class Row:
         seeds: of its runs.
         cells: by column key.
         gap: share of the gap closed.
-        variant: which variant it ran.
+        variant: which variant it ran, or whose part it plays (``dp_only`` or ``oracle``).
         title, note, sweep: as the file of rows has them, or empty.
         place: its place in the file of rows.
     """

@@ -2,9 +2,9 @@
 
 from samfed_monai.lazy import attach
 
-__all__ = ["RESULTS_SCHEMA", "build_results", "pool", "validate_results"]
+__all__ = ["RESULTS_SCHEMA", "build_results", "validate_results"]
 
 __getattr__, __dir__ = attach(
     __name__,
-    {"RESULTS_SCHEMA": "schema", "validate_results": "schema", "build_results": "build", "pool": "build"},
+    {"RESULTS_SCHEMA": "schema", "validate_results": "schema", "build_results": "build"},
 )

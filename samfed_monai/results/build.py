@@ -6,15 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from samfed_monai.errors import Refused
-from samfed_monai.metrics import Scores, summarise
+from samfed_monai.metrics import Scores, pool, summarise
 from samfed_monai.results.schema import SCHEMA_VERSION, SPLITS, TIMES, validate_results
 
 Table = Sequence[Mapping[str, Any]] | Mapping[str, Any]
 """Scores of a set of images: rows of ``{"id", "dice", "iou", "hd95", "empty"}``, or an already made summary."""
 
-METRICS = ("dice", "iou", "hd95")
 BYTES = ("up_bytes", "down_bytes")
-EMPTY = ("both", "prediction", "label")
 
 
 def build_results(
@@ -72,9 +70,13 @@ def build_results(
     Raises:
         Refused: the result would not follow the schema; every departure is listed.
     """
-    models = {name: {"round": (model_rounds or {}).get(name), **site_tables(tables)} for name, tables in scores.items()}
+    skip = (convention or {}).get("empty") == "skipped"
+    models = {
+        name: {"round": (model_rounds or {}).get(name), **site_tables(tables, skip_empty=skip)}
+        for name, tables in scores.items()
+    }
     for name, tables in (unseen or {}).items():
-        models.setdefault(name, {})["unseen"] = _unseen(tables)
+        models.setdefault(name, {})["unseen"] = _unseen(tables, skip_empty=skip)
     times = {name: float((seconds or {}).get(name, 0.0)) for name in TIMES}
     times["total"] = times["total"] or sum(times.values())
     chosen = models.get(selected, {"sites": {}, "average": {}, "worst": {}})
@@ -87,7 +89,7 @@ def build_results(
         **({"unseen": chosen["unseen"]} if "unseen" in chosen else {}),
         "models": models,
         **_given(networks=networks and dict(networks), exchange=exchange, convention=convention and dict(convention)),
-        "teacher": _teacher(teacher_scores, teacher),
+        "teacher": _teacher(teacher_scores, teacher, skip_empty=skip),
         "traffic": {**{key: int((traffic or {}).get(key, 0)) for key in BYTES}, **_per_round(rounds_traffic)},
         "seconds": times,
         "hashes": dict(hashes or {}),
@@ -102,33 +104,42 @@ def build_results(
     return results
 
 
-def site_tables(tables: Mapping[str, Mapping[str, Table]], *, splits: Sequence[str] = SPLITS) -> dict[str, Any]:
-    """``sites``, ``average`` and ``worst`` of one model from its tables by site and split."""
+def site_tables(
+    tables: Mapping[str, Mapping[str, Table]], *, splits: Sequence[str] = SPLITS, skip_empty: bool = False
+) -> dict[str, Any]:
+    """``sites``, ``average`` and ``worst`` of one model from its tables by site and split.
+
+    Args:
+        tables: site to split to a table; a split that a site lacks has no images.
+        splits: which.
+        skip_empty: images with an empty mask are left out of HD95, as :func:`samfed_monai.metrics.summarise` does.
+    """
     sites = {
-        site: {split: as_summary(by_split.get(split, ())) for split in splits} for site, by_split in tables.items()
+        site: {split: as_summary(by_split.get(split, ()), skip_empty=skip_empty) for split in splits}
+        for site, by_split in tables.items()
     }
+    by_split = {split: {site: summaries[split] for site, summaries in sites.items()} for split in splits}
     return {
         "sites": sites,
-        "average": {split: pool(by_split[split] for by_split in sites.values()) for split in splits},
-        "worst": {split: _worst({site: by_split[split] for site, by_split in sites.items()}) for split in splits},
+        "average": {split: _average(list(of_sites.values()), skip_empty) for split, of_sites in by_split.items()},
+        "worst": {split: _worst(of_sites) for split, of_sites in by_split.items()},
     }
 
 
-def as_summary(table: Table) -> dict[str, Any]:
+def as_summary(table: Table, *, skip_empty: bool = False) -> dict[str, Any]:
     """Means and counts of a table of rows; a summary is passed through."""
     if isinstance(table, Mapping):
         return dict(table)
-    return summarise(
+    scores = (
         Scores(float(row["dice"]), float(row["iou"]), float(row["hd95"]), row["empty"] or "none") for row in table
     )
+    return summarise(scores, skip_empty=skip_empty)
 
 
-def pool(summaries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The summary of all images behind several summaries: means weighted by ``n``, counts added."""
-    parts = [part for part in summaries if part["n"]]
-    n = sum(part["n"] for part in parts)
-    means = {key: sum(part[key] * part["n"] for part in parts) / n if n else None for key in METRICS}
-    return {**means, "n": n, "empty": {key: sum(part["empty"][key] for part in parts) for key in EMPTY}}
+def _average(summaries: list[dict[str, Any]], skip_empty: bool) -> dict[str, Any]:
+    """As :func:`samfed_monai.metrics.pool`; a summary of images without an HD95 can only have skipped all of them."""
+    skipped = any(summary["n"] and summary["hd95"] is None for summary in summaries)
+    return pool(summaries, skip_empty=skip_empty or skipped)
 
 
 def _worst(by_site: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -140,18 +151,21 @@ def _worst(by_site: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def _teacher(
-    tables: Mapping[str, Mapping[str, Table]] | None, about: Mapping[str, Any] | None
+    tables: Mapping[str, Mapping[str, Table]] | None, about: Mapping[str, Any] | None, *, skip_empty: bool
 ) -> dict[str, Any] | None:
     if tables is None and about is None:
         return None
     tables = tables or {}
     splits = [split for split in SPLITS if any(split in by_split for by_split in tables.values())]
-    made = site_tables(tables, splits=splits)
+    made = site_tables(tables, splits=splits, skip_empty=skip_empty)
     return {**dict(about or {}), "sites": made["sites"], "average": made["average"]}
 
 
-def _unseen(tables: Mapping[str, Mapping[str, Table]]) -> dict[str, Any]:
-    return {name: {split: as_summary(table) for split, table in splits.items()} for name, splits in tables.items()}
+def _unseen(tables: Mapping[str, Mapping[str, Table]], *, skip_empty: bool) -> dict[str, Any]:
+    return {
+        name: {split: as_summary(table, skip_empty=skip_empty) for split, table in splits.items()}
+        for name, splits in tables.items()
+    }
 
 
 def _per_round(rounds: Sequence[Mapping[str, int]] | None) -> dict[str, float]:

@@ -113,3 +113,11 @@ def test_a_name_that_stands_for_two_things_is_a_problem():
         "rows -> no_sam: expected the variant of that name, or another name than 'no_sam', found variant 'samfed'",
         "rows -> x: expected each name once, found two rows of that name; rename one",
     ]
+
+
+def test_a_row_may_play_the_floor_or_the_ceiling_of_its_setting(write):
+    path = write({"rows": {"floor": {"variant": "local_only", "as": "dp_only"}, "b": {"variant": "x", "as": "hero"}}})
+    with pytest.raises(Refused, match=r"rows#b#as: expected dp_only or oracle, found 'hero'"):
+        read_rows(path)
+    (row,) = read_rows(write({"rows": {"floor": {"variant": "local_only", "as": "dp_only"}}}))
+    assert row.about(0)["as"] == "dp_only"

@@ -93,3 +93,15 @@ def test_another_default_is_taken_and_a_missing_one_is_refused(sections):
     assert lines[0].row.name == "intersection"
     with pytest.raises(Refused, match=r"Polyp: expected a row 'box', which the others .*, found no such row; run it"):
         sweeps(sections, "box")
+
+
+def test_where_teachers_differ_each_row_shows_its_own(tmp_path):
+    folders = [
+        write_row(tmp_path / name, name, variant, 0, 0.8, sweep="Teacher", place=place)
+        for place, (name, variant) in enumerate({"samfed": "samfed", "size_256": "mine"}.items())
+    ]  # whose teachers are at 0.85 and 0.1
+    sections = [Section("", comparison_table(folders))]
+    table = block("Dice", sweeps(sections)["Teacher"], sections, "samfed")
+    assert table.heads == ["Dice", "vs samfed", "its teacher"]
+    assert table.rows["samfed"] == ["**0.800**", "–", "0.850"]
+    assert table.rows["size_256"] == ["**0.800**", "+0.000", "0.100"]

@@ -6,7 +6,7 @@ from samfed_monai.errors import Refused
 from samfed_monai.reports import comparison_table
 from samfed_monai.reports.rows import Cell
 
-from .runs import heterogeneous_runs, write_row, write_run
+from .runs import MIXED, heterogeneous_runs, write_row, write_run
 
 
 def test_rows_come_in_the_order_of_the_method_and_others_last(runs):
@@ -156,3 +156,19 @@ def test_conventions_that_differ_are_told(tmp_path):
     expected = "samfed: max of directed / diagonal; no_sam: pooled / skipped): their HD95 cannot be compared."
     assert any(expected in note for note in table.notes)
     assert comparison_table(folders[1:]).convention == pooled
+
+
+def test_a_row_that_plays_the_ceiling_closes_the_gap(tmp_path):
+    played = {"floor": {"as": "dp_only"}, "ceiling": {"as": "oracle"}}
+    folders = [
+        write_row(tmp_path / name, name, variant, 0, dice, networks=MIXED, **played.get(name, {}))
+        for name, variant, dice in (
+            ("floor", "local_only", 0.5),
+            ("heterogeneous", "heterogeneous", 0.6),
+            ("ceiling", "heterogeneous", 0.7),
+        )
+    ]
+    (group,) = comparison_table(folders).groups
+    assert [row.name for row in group.rows] == ["floor", "heterogeneous", "ceiling"]
+    assert [row.gap for row in group.rows] == pytest.approx([0, 0.5, 1])
+    assert group.hero.name == "heterogeneous"

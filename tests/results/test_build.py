@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from samfed_monai.errors import Refused
-from samfed_monai.metrics import Scores, summarise
-from samfed_monai.results import build_results, pool
+from samfed_monai.results import build_results
 from samfed_monai.results.build import as_summary, site_tables
 
 
@@ -47,14 +44,6 @@ def test_the_top_level_repeats_the_selected_model():
 def test_summaries_serve_as_well_as_rows():
     summaries = {site: {split: as_summary(rows) for split, rows in splits.items()} for site, splits in SCORES.items()}
     assert site_tables(summaries) == site_tables(SCORES)
-
-
-@given(st.lists(st.lists(st.floats(0, 1), max_size=5), min_size=1, max_size=4))
-def test_pooling_summaries_is_summarising_the_images(groups):
-    tables = [[Scores(dice, dice, dice) for dice in group] for group in groups]
-    pooled, whole = pool(map(summarise, tables)), summarise(score for table in tables for score in table)
-    assert pooled["n"] == whole["n"]
-    assert pooled["dice"] == (None if whole["dice"] is None else pytest.approx(whole["dice"]))
 
 
 def test_a_site_without_images_has_no_mean_and_is_not_the_worst():
@@ -136,3 +125,18 @@ def test_networks_exchange_and_convention_are_taken_over():
 def test_unseen_hospitals_of_a_model_that_is_not_there_are_refused():
     with pytest.raises(Refused, match=r"models#swa#sites: expected per site, found no such key"):
         build(unseen={"swa": {"far": {"test": [row(0.4)]}}})
+
+
+def test_in_hssfs_convention_hd95_leaves_out_images_with_an_empty_mask():
+    results = build(convention={"hd95": "pooled", "empty": "skipped"})
+    assert results["sites"]["small"]["test"]["hd95"] is None
+    assert results["sites"]["small"]["test"]["dice"] == pytest.approx(0.1)
+    assert results["average"]["test"]["hd95"] == pytest.approx(7.0)  # of 8, 6 and 7: the fourth image is empty
+    assert build()["average"]["test"]["hd95"] == pytest.approx(22 / 4)
+
+
+def test_summaries_that_skipped_every_image_do_not_break_the_average():
+    none = {"dice": 0.0, "iou": 0.0, "hd95": None, "n": 2, "empty": {"both": 0, "prediction": 2, "label": 0}}
+    results = build(scores={"best": {"a": {"test": none}, "b": {"test": [row(0.5)]}}})
+    assert results["average"]["test"]["hd95"] == 5.0
+    assert results["average"]["test"]["dice"] == pytest.approx(0.5 / 3)

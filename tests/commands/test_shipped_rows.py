@@ -1,0 +1,22 @@
+"""The files of rows that the pages of docs/results are made with fit both bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from samfed_monai.commands.compare import _problems
+from samfed_monai.commands.rows import read_rows
+from samfed_monai.config import check as config_check
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FILES = sorted((REPOSITORY / "docs" / "results").glob("*.rows.json"))
+
+
+@pytest.mark.parametrize("bundle", ["samfed_skin", "samfed_polyp"])
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_rows_of_the_documentation_fit_the_bundle(monkeypatch, path, bundle):
+    check = config_check.check_bundle
+    monkeypatch.setattr(config_check, "check_bundle", lambda *given, **more: check(*given, **more, ready=False))
+    assert _problems(REPOSITORY / "bundles" / bundle, read_rows(path), {}) == []
