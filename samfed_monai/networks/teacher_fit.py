@@ -17,6 +17,7 @@ from samfed_monai.networks.autocast import Switch
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, load_adapter, prepare, read_header, save_adapter
 from samfed_monai.networks.sam.augment import Augmentation
 from samfed_monai.networks.sam.build import build_sam
+from samfed_monai.networks.sam.lora import check_targets
 from samfed_monai.networks.sam.model import PromptFreeSam
 from samfed_monai.networks.sam.refine import BoxRefiner, Refinement, make_refiner
 from samfed_monai.networks.sam.teacher import Teacher
@@ -47,6 +48,7 @@ class TeacherFit:
         adapt: ``lora`` (LoRA and decoder), ``decoder``, or ``none`` (writes SAM's own decoder).
         size: side of the square input in pixels: 256, 512 or 1024.
         rank: LoRA rank.
+        lora_targets: layers that LoRA adapts: ``qv``, ``qkv`` or ``all_linear``, see ``LoRATargets``.
         epochs: passes over ``train_records``; ``None`` is the recipe's for this ``adapt``.
         learning_rate: peak; ``None`` is the recipe's for this base and ``adapt``.
         batch_size: images a step.
@@ -78,6 +80,7 @@ class TeacherFit:
         adapt: str = "lora",
         size: int = 512,
         rank: int = 4,
+        lora_targets: str = "qv",
         epochs: int | None = None,
         learning_rate: float | None = None,
         batch_size: int = 4,
@@ -110,6 +113,7 @@ class TeacherFit:
                 found = f"{unlabelled} without a label" if records else "no image"
                 mend = "give the public set at least two labelled images"
                 problems.add(f"public set, {name} part", found=found, expected="labelled images", mend=mend)
+        problems.extend(check_targets(lora_targets))
         try:
             self.refinement = Refinement(refine, refine_with, refine_size, refine_least_iou)
         except Refused as refused:
@@ -121,6 +125,7 @@ class TeacherFit:
         self.checkpoint = Path(checkpoint) if checkpoint else find_checkpoint(base, bundle_root)
         self.size, self.epochs, self.batch_size, self.seed = size, epochs, batch_size, seed
         self.rank = rank if self.adapt is Adapt.LORA else 0
+        self.lora_targets = lora_targets if self.adapt is Adapt.LORA else "qv"
         self.learning_rate = learning_rate or default_learning_rate(base, self.adapt.value)
         self.views, self.cached_views, self.bf16, self.progress = views, cached_views, bf16, progress
         self.augmentation = augmentation or Augmentation()
@@ -173,7 +178,7 @@ class TeacherFit:
 
     def _fit(self, sam: PromptFreeSam, exam: Exam, fit_hash: str) -> None:
         """Trains what ``adapt`` says and writes the adapter."""
-        parameters = prepare(sam, self.adapt, self.rank)
+        parameters = prepare(sam, self.adapt, self.rank, self.lora_targets)
         training: dict[str, Any] = {"epoch": 0, "history": []}
         progress_file = self.output.with_name(self.output.name + ".progress.safetensors")
         if self.adapt is not Adapt.NONE:
@@ -190,8 +195,8 @@ class TeacherFit:
             ).run()
             training = {"epoch": state.kept_epoch, "history": state.history}
         fit = {"hash": fit_hash, "datalist_hash": self.datalist_hash, "training": training}
-        header = Adapter(self.base, self.base_sha256, self.adapt, self.rank, self.size, self.public_hash, fit)
-        save_adapter(self.output, sam, header)
+        about = self.base, self.base_sha256, self.adapt, self.rank, self.size, self.public_hash
+        save_adapter(self.output, sam, Adapter(*about, fit, self.lora_targets))
         progress_file.unlink(missing_ok=True)
 
     def _batches(self, sam: PromptFreeSam) -> ImageBatches | EmbeddedBatches:
@@ -220,6 +225,8 @@ class TeacherFit:
         settings = {name: getattr(self, name) for name in (*names, "public_hash", "datalist_hash")}
         if self.adapt is Adapt.DECODER:
             settings["cached_views"] = self.cached_views
+        if self.lora_targets != "qv":  # what came later enters only where it is used: finished fits stay finished
+            settings["lora_targets"] = self.lora_targets
         if self.augmentation != Augmentation():
             settings["augmentation"] = asdict(self.augmentation)
         parts = {name: [record["image_sha256"] for record in records] for name, records in self.records.items()}

@@ -52,7 +52,18 @@ def test_the_decoder_learns_and_the_adapter_says_what_it_is(fit, records, checkp
 def test_lora_is_fitted_through_the_encoder(fit):
     result = fit(adapt="lora", rank=1, epochs=1).run()
     header = read_header(result["output"])
-    assert (header.adapt.value, header.rank) == ("lora", 1)
+    assert (header.adapt.value, header.rank, header.lora_targets) == ("lora", 1, "qv")
+
+
+def test_other_lora_targets_are_another_fit_and_the_decoder_has_none(fit):
+    fits = [fit(adapt="lora"), fit(adapt="lora", lora_targets="qkv"), fit(), fit(lora_targets="qkv")]
+    for made in fits:
+        made.base_sha256, made.public_hash = "a", "b"
+    hashes = [made._fit_hash() for made in fits]
+    assert len(set(hashes)) == 3
+    assert hashes[2] == hashes[3]
+    with pytest.raises(Refused, match="teacher -> lora_targets: expected one of"):
+        fit(lora_targets="k")
 
 
 def test_a_finished_fit_is_reused_and_another_one_is_not(fit, monkeypatch):

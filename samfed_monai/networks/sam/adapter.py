@@ -13,7 +13,7 @@ from torch import Tensor
 
 from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.io import check_tensors, safe_load, save_tensors
-from samfed_monai.networks.sam.lora import apply_lora
+from samfed_monai.networks.sam.lora import LoRATargets, apply_lora
 from samfed_monai.networks.sam.model import PromptFreeSam
 
 _FORMAT = "samfed-adapter-1"
@@ -39,6 +39,7 @@ class Adapter:
         rank: LoRA rank; 0 without LoRA.
         size: side of the input in pixels.
         public_hash: hash of the public images and labels that it was fitted on.
+        lora_targets: layers that LoRA adapts, see ``LoRATargets``; files of ``qv`` do not hold it.
         fit: how it was fitted (settings, seed, Dice before and after); for records only.
     """
 
@@ -49,14 +50,15 @@ class Adapter:
     size: int
     public_hash: str
     fit: dict[str, Any] = field(default_factory=dict)
+    lora_targets: str = LoRATargets.QV.value
 
 
-def prepare(sam: PromptFreeSam, adapt: Adapt, rank: int) -> list[torch.nn.Parameter]:
+def prepare(sam: PromptFreeSam, adapt: Adapt, rank: int, lora_targets: str = "qv") -> list[torch.nn.Parameter]:
     """Freezes ``sam`` but for what ``adapt`` trains, and returns that: prompt encoder, mask decoder, LoRA if asked."""
     sam.requires_grad_(False)
     if adapt is Adapt.NONE:
         return []
-    low_rank = apply_lora(sam.image_encoder, rank) if adapt is Adapt.LORA else []
+    low_rank = apply_lora(sam.image_encoder, rank, lora_targets) if adapt is Adapt.LORA else []
     sam.prompt_encoder.requires_grad_(True)
     sam.mask_decoder.requires_grad_(True)
     return [*low_rank, *sam.prompt_encoder.parameters(), *sam.mask_decoder.parameters()]
@@ -75,6 +77,8 @@ def save_adapter(path: str | Path, sam: PromptFreeSam, header: Adapter) -> None:
     """Writes the adapted tensors with their header as safetensors, atomically."""
     # one key: safetensors writes several in a random order, and the same adapter must be the same file
     fields = asdict(header) | {"format": _FORMAT, "adapt": header.adapt.value}
+    if header.lora_targets == LoRATargets.QV:
+        del fields["lora_targets"]  # the file of older versions
     save_tensors(path, adapted_tensors(sam), {"adapter": json.dumps(fields, sort_keys=True)})
 
 
@@ -135,7 +139,7 @@ def load_adapter(
             found = repr(getattr(header, key))
             problems.add(f"{path} -> {key}", found=found, expected=repr(value), mend=_MEND)
     problems.refuse_if_any()
-    prepare(sam, header.adapt, header.rank)
+    prepare(sam, header.adapt, header.rank, header.lora_targets)
     like = adapted_tensors(sam)
     tensors = safe_load(path)
     problems.extend(check_tensors(tensors, like=like, where=Path(path).name))

@@ -1,15 +1,27 @@
-"""Low-rank adaptation of the query and value projections of an image encoder (SAMed: Zhang & Liu 2023, 2304.13785)."""
+"""Low-rank adaptation of an image encoder: query and value (SAMed: Zhang & Liu 2023, arXiv 2304.13785), or more."""
 
 from __future__ import annotations
 
 import math
+from enum import Enum
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.errors import Problem, Problems
+
+
+class LoRATargets(str, Enum):
+    """Which layers of the encoder get an update."""
+
+    QV = "qv"
+    """Query and value of every attention block (SAMed)."""
+    QKV = "qkv"
+    """The whole joint projection of every attention block, with one A for all three."""
+    ALL_LINEAR = "all_linear"
+    """Every linear layer: the joint projection, its output and both layers of the MLP."""
 
 
 class QKVLayout(NamedTuple):
@@ -55,31 +67,76 @@ class LoRAQueryValue(nn.Module):
         return self.linear(x) + torch.cat([query, key, value], dim=-1).flatten(-2)
 
 
-def apply_lora(encoder: nn.Module, rank: int = 4) -> list[nn.Parameter]:
-    """Freezes ``encoder`` and wraps the ``qkv`` of every attention block, in place.
+class LoRALinear(nn.Module):
+    """A frozen linear layer plus a trainable low-rank update of all its outputs: ``y += B A x``, B zero at first.
+
+    Args:
+        linear: the layer to adapt.
+        rank: rank r of the update.
+    """
+
+    def __init__(self, linear: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.linear = linear.requires_grad_(False)
+        self.update_a = nn.Parameter(torch.empty(rank, linear.in_features))
+        self.update_b = nn.Parameter(torch.zeros(linear.out_features, rank))
+        nn.init.kaiming_uniform_(self.update_a, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., in)`` to ``(..., out)``."""
+        return self.linear(x) + F.linear(F.linear(x, self.update_a), self.update_b)
+
+
+def apply_lora(encoder: nn.Module, rank: int = 4, targets: str = "qv") -> list[nn.Parameter]:
+    """Freezes ``encoder`` and wraps linear layers of it, in place.
 
     ViT-B: 12 blocks x (q, v) x r x (768 + 768) = 147,456 parameters at r = 4.
 
     Args:
         encoder: SAM's ViT or TinyViT: modules named ``attn`` with a linear ``qkv`` and ``num_heads``.
         rank: rank r of each update.
+        targets: ``qv``, ``qkv`` or ``all_linear``, see :class:`LoRATargets`.
 
     Returns:
         The new parameters, the only ones of the encoder that require gradients.
 
     Raises:
-        Refused: a rank that is no positive integer, or an encoder without such a block.
+        Refused: a rank that is no positive integer, unknown targets, or an encoder without such a block.
     """
+    problems = Problems()
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise Refused([Problem("teacher -> rank", found=repr(rank), expected="an integer >= 1")])
+        problems.add("teacher -> rank", found=repr(rank), expected="an integer >= 1")
+    problems.extend(check_targets(targets))
     blocks = [module for name, module in encoder.named_modules() if name.endswith("attn") and hasattr(module, "qkv")]
     if not blocks:
-        found = type(encoder).__name__
-        raise Refused([Problem("LoRA", found=found, expected="an encoder whose attention blocks have a joint qkv")])
+        expected = "an encoder whose attention blocks have a joint qkv"
+        problems.add("LoRA", found=type(encoder).__name__, expected=expected)
+    problems.refuse_if_any()
     encoder.requires_grad_(False)
-    for block in blocks:
-        block.qkv = LoRAQueryValue(block.qkv, _layout(block), rank).to(block.qkv.weight.device)
+    if targets == LoRATargets.QV:
+        for block in blocks:
+            block.qkv = LoRAQueryValue(block.qkv, _layout(block), rank).to(block.qkv.weight.device)
+    else:
+        _wrap_linears(blocks if targets == LoRATargets.QKV else [encoder], rank, only_qkv=targets == LoRATargets.QKV)
     return [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+
+
+def check_targets(targets: object) -> list[Problem]:
+    """Problems of ``lora_targets``: a word that is none of :class:`LoRATargets`."""
+    words = [word.value for word in LoRATargets]
+    return (
+        []
+        if targets in words
+        else [Problem("teacher -> lora_targets", found=repr(targets), expected=f"one of {words}")]
+    )
+
+
+def _wrap_linears(roots: list[nn.Module], rank: int, *, only_qkv: bool) -> None:
+    parents = {id(module): module for root in roots for module in root.modules()}
+    for parent in parents.values():
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear) and (name == "qkv" or not only_qkv):
+                setattr(parent, name, LoRALinear(child, rank).to(child.weight.device))
 
 
 def _layout(block: nn.Module) -> QKVLayout:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from safetensors import safe_open
 
 from samfed_monai.errors import Refused
 from samfed_monai.io import save_tensors
@@ -45,6 +48,27 @@ def test_an_adapter_turns_the_same_sam_into_the_same_teacher(written):
         assert torch.equal(fresh(image), network(image))
     assert header.fit == {"seed": 1}
     assert header.adapt is Adapt.LORA
+
+
+@pytest.mark.parametrize("targets", ["qkv", "all_linear"])
+def test_the_file_says_which_layers_it_adapts_unless_they_are_the_usual_ones(written, tmp_path, targets):
+    def stored(path):
+        with safe_open(path, framework="pt") as stream:
+            return json.loads(stream.metadata()["adapter"])
+
+    assert "lora_targets" not in stored(written[0])
+    network = sam()
+    for parameter in prepare(network, Adapt.LORA, 2, targets):
+        torch.nn.init.normal_(parameter, std=0.1)
+    path = tmp_path / "other.safetensors"
+    header = Adapter(**BELONGS, adapt=Adapt.LORA, rank=2, public_hash="cd" * 32, lora_targets=targets)
+    save_adapter(path, network, header)
+    assert stored(path)["lora_targets"] == targets
+    fresh = sam()
+    assert load_adapter(path, fresh, **BELONGS).lora_targets == targets
+    image = torch.rand(1, 3, 256, 256)
+    with torch.no_grad():
+        assert torch.equal(fresh(image), network(image))
 
 
 def test_it_carries_lora_prompt_encoder_and_decoder_and_nothing_else(written):

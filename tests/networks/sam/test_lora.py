@@ -6,7 +6,7 @@ from torch import nn
 
 from samfed_monai.errors import Refused
 from samfed_monai.networks.sam.build import SAM_BUILDERS, vit_encoder
-from samfed_monai.networks.sam.lora import LoRAQueryValue, QKVLayout, apply_lora
+from samfed_monai.networks.sam.lora import LoRALinear, LoRAQueryValue, QKVLayout, apply_lora
 
 
 def adapted(layout: QKVLayout, rank: int = 2) -> LoRAQueryValue:
@@ -109,3 +109,33 @@ def test_an_encoder_without_attention_is_refused():
         Refused, match="LoRA: expected an encoder whose attention blocks have a joint qkv, found Identity"
     ):
         apply_lora(nn.Identity())
+
+
+def test_a_linear_layer_gets_an_update_of_all_its_outputs():
+    torch.manual_seed(0)
+    lora = LoRALinear(nn.Linear(6, 5), rank=2)
+    x = torch.rand(3, 4, 6)
+    assert torch.equal(lora(x), lora.linear(x))
+    nn.init.normal_(lora.update_b)
+    torch.testing.assert_close(lora(x) - lora.linear(x), x @ (lora.update_b @ lora.update_a).T)
+
+
+@pytest.mark.parametrize(("targets", "width"), [("qkv", 1 + 3), ("all_linear", (1 + 3) + (1 + 1) + (1 + 4) + (4 + 1))])
+def test_more_of_tiny_vit_is_adapted_from_the_same_step_0(targets, width):
+    torch.manual_seed(0)
+    encoder = SAM_BUILDERS["vit_t"](256).eval()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = encoder(images)
+        parameters = apply_lora(encoder, rank=4, targets=targets)
+        after = encoder(images)
+    assert torch.equal(before, after)
+    # r x (in + out): qkv C to 3 C, output C to C, MLP C to 4 C and back, in 2, 6 and 2 blocks
+    assert sum(p.numel() for p in parameters) == 4 * width * (2 * 128 + 6 * 160 + 2 * 320)
+    trained = {name for name, p in encoder.named_parameters() if p.requires_grad}
+    assert all(name.endswith(("update_a", "update_b")) for name in trained)
+
+
+def test_unknown_targets_are_refused():
+    with pytest.raises(Refused, match=r"lora_targets: expected one of \['qv', 'qkv', 'all_linear'\], found 'mlp'"):
+        apply_lora(vit_encoder(256, width=16, depth=1, heads=2, global_blocks=(0,)), targets="mlp")
