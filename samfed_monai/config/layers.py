@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.ids import MISSING, did_you_mean, join_id, lookup, split_id
-from samfed_monai.config.variants import find_variant as variant_file  # noqa: F401
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.io import read_json
 

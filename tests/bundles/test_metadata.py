@@ -84,6 +84,12 @@ def test_the_docs_explain_every_knob_and_give_its_default(bundle, file):
         assert shown in rows[name].split(", ") or str(value) in rows[name].split(", "), f"{file} -> {name}"
 
 
+def test_the_docs_name_every_variant_of_the_package():
+    section = KNOBS.partition("\n## Variants")[2].partition("\n## ")[0]
+    named = re.findall(r"`(\w+)`", " ".join(re.findall(r"^\|([^|]+)\|", section, re.MULTILINE)))
+    assert sorted(named) == known_variants()
+
+
 def on_top(content: dict) -> dict:
     """The knobs, and the plain values between ``imports`` and the first component."""
     first = next((index for index, value in enumerate(content.values()) if isinstance(value, dict)), len(content))
