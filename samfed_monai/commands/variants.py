@@ -38,6 +38,6 @@ def run(arguments: argparse.Namespace) -> int:
     names = known_variants(root)
     width = max(map(len, names)) + 2
     for name in names:
-        indents = {"initial_indent": f"{name:<{width}}", "subsequent_indent": " " * width}
-        sys.stdout.write(textwrap.fill(note_of(find_variant(root, name)), 100, **indents) + "\n")
+        lines = textwrap.wrap(f"{name:<{width}}{note_of(find_variant(root, name))}", 100, subsequent_indent=" " * width)
+        sys.stdout.write("\n".join(lines) + "\n")
     return int(ExitCode.DONE)
