@@ -10,7 +10,7 @@ from samfed_monai.errors import ExitCode
 
 _KNOBS = (
     *("datalist", "data_root", "output", "adapt", "size", "base", "epochs", "seed", "views", "checkpoint"),
-    *("evaluate_on", "refine", "refine_with", "refine_size", "refine_least_iou"),
+    *("evaluate_on", "refine", "refine_with", "refine_size", "refine_least_iou", "refine_least_agreement"),
 )
 
 
@@ -43,6 +43,7 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--refine-with", choices=("base", "adapted"), help="SAM as it comes, or the adapted one")
     parser.add_argument("--refine-size", type=int, choices=(256, 512, 1024), help="side of the second pass's input")
     parser.add_argument("--refine-least-iou", type=float, help="least IoU that SAM must predict for a box's answer")
+    parser.add_argument("--refine-least-agreement", type=float, help="least IoU of a box's answer with what was in it")
     parser.add_argument("--checkpoint", help="SAM's weights; default: the bundle's models/, then `samfed weights`")
     parser.set_defaults(run=run)
     return parser

@@ -54,8 +54,8 @@ class TeacherFit:
         batch_size: images a step.
         seed: decides everything random.
         views: test-time views of the Dice before and after (not of the choice of the epoch).
-        refine, refine_with, refine_size, refine_least_iou: box refinement of that Dice, see ``Refinement``; it decides
-            nothing of the fit either.
+        refine, refine_with, refine_size, refine_least_iou, refine_least_agreement: box refinement of that Dice, see
+            ``Refinement``; it decides nothing of the fit either.
         cached_views: with ``decoder``, augmented views of each image that are encoded once and then reused; 2 bytes x
             (size)^2 a view in memory (0.5 MB at 512 px).
         augmentation: how far the public images are changed; ``None`` is the defaults.
@@ -90,6 +90,7 @@ class TeacherFit:
         refine_with: str = "base",
         refine_size: int | None = None,
         refine_least_iou: float = 0.0,
+        refine_least_agreement: float = 0.5,
         cached_views: int = 4,
         augmentation: Augmentation | None = None,
         bf16: Switch = "auto",
@@ -115,7 +116,7 @@ class TeacherFit:
                 problems.add(f"public set, {name} part", found=found, expected="labelled images", mend=mend)
         problems.extend(check_targets(lora_targets))
         try:
-            self.refinement = Refinement(refine, refine_with, refine_size, refine_least_iou)
+            self.refinement = Refinement(refine, refine_with, refine_size, refine_least_iou, refine_least_agreement)
         except Refused as refused:
             problems.extend(refused.problems)
         problems.refuse_if_any()

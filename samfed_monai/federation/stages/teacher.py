@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REFINEMENT = ("refine", "refine_with", "refine_size", "refine_least_iou")
+REFINEMENT = ("refine", "refine_with", "refine_size", "refine_least_iou", "refine_least_agreement")
 TEST_TIME = frozenset(("views", "evaluate_on", "evaluate_limit", "progress", *REFINEMENT))
 """Ids of ``teacher.json`` that say how an adapter is used or examined; none of them makes it another one."""
 

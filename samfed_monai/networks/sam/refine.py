@@ -46,6 +46,8 @@ class Refinement:
         refine_size: side of its input in pixels; ``None`` is 1024 for ``base`` and the teacher's own for ``adapted``.
         refine_least_iou: a box's answer counts where SAM itself predicts at least this IoU of it, in [0, 1]; elsewhere
             the part stays as the first pass saw it. An adapted SAM's prediction is not trained and means less.
+        refine_least_agreement: likewise, the least IoU of a box's answer with the part that the box was drawn around,
+            in [0, 1]: an answer that is something else in the same box is none.
 
     Raises:
         Refused: an unknown word or a number out of its range; all at once.
@@ -55,6 +57,7 @@ class Refinement:
     refine_with: str = RefineWith.BASE.value
     refine_size: int | None = None
     refine_least_iou: float = 0.0
+    refine_least_agreement: float = 0.5
 
     def __post_init__(self) -> None:
         problems = Problems()
@@ -63,7 +66,7 @@ class Refinement:
             if getattr(self, name) not in words:
                 expected = f"one of {words}"
                 problems.add(f"teacher -> {name}", found=repr(getattr(self, name)), expected=expected)
-        size, least = self.refine_size, self.refine_least_iou
+        size = self.refine_size
         if size is not None and size not in SIZES:
             problems.add("teacher -> refine_size", found=repr(size), expected=f"one of {list(SIZES)} pixels, or null")
         if size is not None and self.refine_with == RefineWith.ADAPTED:
@@ -71,8 +74,10 @@ class Refinement:
             problems.add(
                 "teacher -> refine_size", found=repr(size), expected="null with refine_with 'adapted'", mend=mend
             )
-        if type(least) not in (int, float) or not 0 <= least <= 1:
-            problems.add("teacher -> refine_least_iou", found=repr(least), expected="a number from 0 to 1")
+        for name in ("refine_least_iou", "refine_least_agreement"):
+            least = getattr(self, name)
+            if type(least) not in (int, float) or not 0 <= least <= 1:
+                problems.add(f"teacher -> {name}", found=repr(least), expected="a number from 0 to 1")
         problems.refuse_if_any()
 
     def content(self) -> dict[str, Any] | None:
@@ -85,6 +90,7 @@ class Refinement:
             "with": RefineWith(self.refine_with).value,
             "size": self.size_for(None),
             "least_iou": float(self.refine_least_iou),
+            "least_agreement": float(self.refine_least_agreement),
             "parts": parts,
         }
 
@@ -135,8 +141,17 @@ class BoxRefiner(nn.Module):
         labels = parts.labels.to(first.device)
         # what the first pass saw of one part: the image without the others, soft border included
         own = [first[0].masked_fill((labels > 0) & (labels != number), 0) for number in parts.numbers]
-        kept = (predicted_iou >= self.refinement.refine_least_iou).view(-1, 1, 1, 1)
-        return torch.where(kept, answers, torch.stack(own)).amax(dim=0, keepdim=True)
+        agreement = torch.stack(
+            [iou(answer[0] > 0.5, labels == number) for answer, number in zip(answers, parts.numbers, strict=True)]
+        )
+        kept = predicted_iou >= self.refinement.refine_least_iou
+        kept &= agreement >= self.refinement.refine_least_agreement
+        return torch.where(kept.view(-1, 1, 1, 1), answers, torch.stack(own)).amax(dim=0, keepdim=True)
+
+
+def iou(one: Tensor, other: Tensor) -> Tensor:
+    """Intersection over union of two bool masks, one of which is not empty; a scalar."""
+    return (one & other).sum() / (one | other).sum()
 
 
 def prompts(boxes: Tensor, height: int, width: int, size: int) -> Tensor:

@@ -67,6 +67,7 @@ class Teacher(nn.Module):
         refine_with: str = "base",
         refine_size: int | None = None,
         refine_least_iou: float = 0.0,
+        refine_least_agreement: float = 0.5,
     ) -> Teacher:
         """Builds a teacher from files.
 
@@ -77,13 +78,13 @@ class Teacher(nn.Module):
                 it comes. Each one more costs as much as the first; an ``adapted`` refinement asks the first.
             size, views, bf16: see the class.
             public_hash: the public set that the adapter must have been fitted on; ``None`` takes any.
-            refine, refine_with, refine_size, refine_least_iou: see ``Refinement``; part of the identity only where
-                ``refine`` is on.
+            refine, refine_with, refine_size, refine_least_iou, refine_least_agreement: see ``Refinement``; part of the
+                identity only where ``refine`` is on.
 
         Raises:
             Refused: weights missing, an adapter of another SAM, size or public set, a refinement that there is not.
         """
-        refinement = Refinement(refine, refine_with, refine_size, refine_least_iou)
+        refinement = Refinement(refine, refine_with, refine_size, refine_least_iou, refine_least_agreement)
         if checkpoint is None:
             from samfed_monai.networks.weights import find_checkpoint
 

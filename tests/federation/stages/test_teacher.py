@@ -67,7 +67,7 @@ def test_refinement_reaches_the_teacher_and_the_report_only_where_it_is_on(
     assert not any(name.startswith("refine") for name in {**loaded, **off.about(teacher, "lora")})
     on = TeacherStage(find_bundle("samfed_skin"), {"refine": "mean", "refine_least_iou": 0.7}, tmp_path)
     teacher = on.load(small_list, small_federation, adapt="lora", adapter=given)
-    expected = {"refine": "mean", "refine_with": "base", "refine_least_iou": 0.7}
+    expected = {"refine": "mean", "refine_with": "base", "refine_least_iou": 0.7, "refine_least_agreement": 0.5}
     assert {name: value for name, value in loaded.items() if name.startswith("refine")} == expected
     assert expected.items() <= on.about(teacher, "lora").items()
 

@@ -121,6 +121,18 @@ def test_a_part_whose_predicted_iou_is_low_stays_as_it_was_seen():
     assert (found[..., 9:31, 9:31] > 0.99).all()
 
 
+def test_an_answer_that_is_something_else_in_the_box_is_none():
+    first = two_parts()
+    first[..., 12:28, 12:28] = 0  # a thin ring: the whole box is less than half ring
+    image = torch.rand(1, 3, 256, 256)
+    # ring 400 - 256 = 144 of a box of 22 x 22: IoU 0.30; the other part 100 of 10 x 10 or more
+    strict = BoxRefiner(Scripted(0.9, 0.9), 256, BOXES)(image, first)
+    ring = (first[0, 0] > 0.5) & (torch.arange(64) < 35)
+    assert torch.equal((strict[0, 0] > 0.5) & (torch.arange(64) < 35), ring)
+    loose = BoxRefiner(Scripted(0.9, 0.9), 256, Refinement("boxes", refine_least_agreement=0.25))(image, first)
+    assert (loose[..., 9:31, 9:31] > 0.99).all()
+
+
 def test_the_mean_is_that_of_both_passes():
     image, first = torch.rand(1, 3, 256, 256), two_parts()
     boxes = BoxRefiner(Scripted(0.9, 0.9), 256, BOXES)(image, first)
@@ -170,8 +182,9 @@ def test_the_identity_knows_of_refinement_only_where_there_is_one():
         Refinement("boxes", "adapted"),
         Refinement("boxes", refine_size=512),
         Refinement("boxes", refine_least_iou=0.8),
+        Refinement("boxes", refine_least_agreement=0.0),
     ]
-    assert len({identity(**base, refinement=other.content()) for other in others} | {identity(**base)}) == 6
+    assert len({identity(**base, refinement=other.content()) for other in others} | {identity(**base)}) == 7
     assert Refinement("boxes").content() == Refinement("boxes", refine_size=1024).content()
 
 
@@ -199,13 +212,14 @@ def test_the_default_size_is_what_was_measured(monkeypatch):
 
 
 def test_everything_wrong_is_told_at_once():
-    with pytest.raises(Refused, match="refused: 4 problems") as refused:
-        Refinement("box", "sam", 300, 1.5)
+    with pytest.raises(Refused, match="refused: 5 problems") as refused:
+        Refinement("box", "sam", 300, 1.5, True)
     message = str(refused.value)
     assert "teacher -> refine: expected one of ['none', 'boxes', 'mean'], found 'box'" in message
     assert "teacher -> refine_with: expected one of ['base', 'adapted'], found 'sam'" in message
     assert "teacher -> refine_size: expected one of [256, 512, 1024] pixels, or null, found 300" in message
     assert "teacher -> refine_least_iou: expected a number from 0 to 1, found 1.5" in message
+    assert "teacher -> refine_least_agreement: expected a number from 0 to 1, found True" in message
     with pytest.raises(Refused, match="refine_size: expected null with refine_with 'adapted', found 512"):
         Refinement("boxes", "adapted", 512)
 
