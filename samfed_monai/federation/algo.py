@@ -6,7 +6,8 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,21 +125,20 @@ class SamFedAlgo(MonaiAlgo):
         if not self.keep_optimizer:
             self.trainer.optimizer.load_state_dict(self._fresh_optimizer)
         self._received = {}
-        if self._is_personal(call):
-            with own_random_state(self._seed(call, "receive")):
-                self._receive(data, call)
-            data = self._own_weights(data)
-        with own_random_state(self._seed(call, "train")):
-            if "round" in call:
-                dataset = getattr(self.trainer.data_loader, "dataset", None)
-                seed_transforms(dataset, derive_seed(call.get("seed", 0), str(self.client_name), call["round"]))
-            super().train(data, extra)
+        with self._undone_if_it_fails(personal=self._is_personal(call)):
+            if self._is_personal(call):
+                with own_random_state(self._seed(call, "receive")):
+                    self._receive(data, call)
+                data = self._own_weights(data)
+            with own_random_state(self._seed(call, "train")):
+                if "round" in call:
+                    dataset = getattr(self.trainer.data_loader, "dataset", None)
+                    seed_transforms(dataset, derive_seed(call.get("seed", 0), str(self.client_name), call["round"]))
+                super().train(data, extra)
         self._seconds = time.perf_counter() - started
         self._last = call
         if not self.send_weight_diff:
             self.global_weights = None  # otherwise the server's old model stays alive here until the next round
-        if optimizer_state.drop_if_poisoned(self.trainer.optimizer):
-            logger.warning("%s: the optimizer's moments were not finite and were forgotten", self.client_name)
 
     def check(self, extra: dict | None = None) -> dict[str, float]:
         """Says before round 0 whether this site can take part.
@@ -246,6 +246,25 @@ class SamFedAlgo(MonaiAlgo):
         network.load_state_dict(dict(weights))
         if self.sharing is not None:
             self.sharing.reset()
+
+    @contextmanager
+    def _undone_if_it_fails(self, *, personal: bool) -> Iterator[None]:
+        # a network that stays here must not keep what a failed round did to it: NaN would never leave it again
+        if self.trainer is None:
+            raise RuntimeError("the client was not initialized")
+        network, optimizer = self.trainer.network, self.trainer.optimizer
+        before = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()} if personal else {}
+        try:
+            yield
+        except BaseException:
+            if before:
+                network.load_state_dict(before)
+            if self.sharing is not None:
+                self.sharing.reset()
+            raise
+        finally:
+            if optimizer_state.drop_if_poisoned(optimizer):
+                logger.warning("%s: the optimizer's moments were not finite and were forgotten", self.client_name)
 
     def _is_personal(self, call: Mapping[str, Any]) -> bool:
         return self.sharing is not None and call.get("purpose", "replace") != "replace"

@@ -11,8 +11,10 @@ from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.federation import optimizer_state
 from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.public_mask_sharing import MASKS, Exchange, PublicMaskSharing
+from samfed_monai.federation.random_state import own_random_state
 from samfed_monai.federation.strategy import Strategy
 from samfed_monai.losses import choose, most_reliable
+from samfed_monai.seeds import derive_seed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,6 +59,7 @@ class CondensationFusion(Strategy):
         problems.refuse_if_any()
         self.exchange, self.floor = Exchange(exchange), floor
         self.exchange_name = self.exchange.value
+        self.answer_kind = Kind.WEIGHTS if self.exchange is Exchange.WEIGHTS else Kind.SOFT_MASKS
         self._answers: dict[str, Tensor] = {}
         self._site_networks: dict[str, nn.Module] = {}
 
@@ -68,7 +71,7 @@ class CondensationFusion(Strategy):
             raise Refused([Problem("strategy", found=found, expected="a PublicMaskSharing", mend=mend)])
         self.bench: PublicMaskSharing = server.bench()
         self.bench.network.load_state_dict(self.global_weights)
-        self._own = self.bench.own_masks()
+        self.bench.reset()
         return self
 
     def requirements(self) -> dict[str, str]:
@@ -76,7 +79,7 @@ class CondensationFusion(Strategy):
 
     def configure(self, round: int) -> dict[str, Envelope]:
         self._answers = {}
-        kind, tensors = Kind.SOFT_MASKS, {MASKS: self._own}
+        kind, tensors = Kind.SOFT_MASKS, {MASKS: self.bench.own_masks()}
         if self.exchange is Exchange.WEIGHTS:
             kind, tensors = Kind.WEIGHTS, self.global_weights
         return {site: self._message(site, round, kind, tensors, purpose="distil") for site in self.server.sites}
@@ -84,7 +87,7 @@ class CondensationFusion(Strategy):
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
         if self.exchange is Exchange.WEIGHTS:
             return self._network_of(site).state_dict()
-        return {MASKS: self._own}
+        return {MASKS: self.bench.own_masks()}
 
     def accept(self, round: int, site: str, update: Envelope) -> None:
         if self.exchange is Exchange.WEIGHTS:
@@ -99,9 +102,11 @@ class CondensationFusion(Strategy):
             return
         masks = torch.stack([self._answers[site] for site in sorted(self._answers)])
         reliability = torch.stack([self.bench.predictor.reliability(each) for each in masks])
-        chosen, gate = most_reliable(reliability, self.bench.predictor.reliability(self._own), self.floor)
-        self.bench.phase.run(round, self.server.rounds, choose(masks, chosen), gate)
-        self._own = self.bench.predictor.masks(self.bench.network)
+        chosen, gate = most_reliable(reliability, self.bench.predictor.reliability(self.bench.own_masks()), self.floor)
+        with own_random_state(derive_seed(self.server.seed, "server", round, "condense")):
+            self.bench.phase.run(round, self.server.rounds, choose(masks, chosen), gate)
+        self.bench.reset()
+        self.bench.own_masks()  # of the next round; made here, where it counts as the server's time
         state = self.bench.network.state_dict()
         self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
@@ -113,7 +118,7 @@ class CondensationFusion(Strategy):
         self.bench.network.load_state_dict(self.global_weights)
         if state:
             optimizer_state.unpack(self.bench.optimizer, state)
-        self._own = self.bench.predictor.masks(self.bench.network)
+        self.bench.reset()
 
     def _network_of(self, site: str) -> nn.Module:
         if site not in self._site_networks:

@@ -32,6 +32,7 @@ class Consensus(Strategy):
 
     personal = True
     exchange_name = "predictions"
+    answer_kind = Kind.SOFT_MASKS
 
     def attach(self, server: Server) -> Consensus:
         super().attach(server)

@@ -32,6 +32,8 @@ class FedAvg(Strategy):
         "strategy": {"_target_": "samfed_monai.federation.FedAvg"}
     """
 
+    answer_kind = Kind.WEIGHTS
+
     def __init__(self) -> None:
         self._mean: dict[str, Tensor] = {}
         self._total = 0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from samfed_monai.errors import Problem
-from samfed_monai.federation.envelope import MAX_COUNT, Envelope, MessageRefused
+from samfed_monai.federation.envelope import MAX_COUNT, Envelope, Kind, MessageRefused
 from samfed_monai.federation.wire import wire_size
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ class Inbox:
         sites: the sites that were asked.
         like: site to names, shapes and dtypes of the tensors that it was asked for; ``None``, for all sites or for
             one, when only numbers were.
+        kind: what these tensors must be; ``None`` takes every kind.
         max_bytes: largest message taken; ``None`` takes twice what the site's tensors need, plus 1 MiB for the header.
         max_count: largest number of images believed.
     """
@@ -31,10 +32,11 @@ class Inbox:
         round: int,
         sites: Iterable[str],
         like: Callable[[str], Mapping[str, Tensor] | None] | None,
+        kind: Kind | None = None,
         max_bytes: int | None = None,
         max_count: int = MAX_COUNT,
     ) -> None:
-        self.round, self.like, self.max_count = round, like, max_count
+        self.round, self.like, self.kind, self.max_count = round, like, kind, max_count
         self.max_bytes = max_bytes
         self._open = set(sites)
         self._answered: set[str] = set()
@@ -43,13 +45,15 @@ class Inbox:
         """Takes note of ``sender``'s answer.
 
         Raises:
-            MessageRefused: an unknown sender (fault 46), a second answer (43), another round's (44, 45), too many
-                bytes (37), or a message whose content does not pass :meth:`Envelope.check` (32 to 36, 38).
+            MessageRefused: an unknown sender (fault 46), a second answer (43), another kind, another round's (44, 45),
+                too many bytes (37), or a message whose content does not pass :meth:`Envelope.check` (32 to 36, 38).
         """
         if sender in self._answered:
             raise _refusal("a second answer", "one answer per site and round")
         if sender not in self._open:
             raise _refusal("an unknown sender", "a site of this federation")
+        if self.kind is not None and message.kind != self.kind:
+            raise _refusal(Kind(message.kind).value, f"{self.kind.value}, which this round exchanges")
         like = self.like(sender) if self.like else None
         size, limit = wire_size(message), self._limit(like)
         if size > limit:

@@ -24,6 +24,7 @@ class LocalOnly(Strategy):
 
     personal = True
     exchange_name = "none"
+    answer_kind = Kind.METRICS
 
     def attach(self, server: Server) -> LocalOnly:
         super().attach(server)

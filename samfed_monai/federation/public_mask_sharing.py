@@ -60,7 +60,7 @@ class PublicMaskSharing(Sharing):
         server_network: builds an empty network of the server's architecture; needed with ``weights``.
         gate: ``better`` learns where the server is the more reliable one (RF), ``always`` everywhere (FedMD).
         reliability: ``dice`` or ``pixel_accuracy``.
-        mask_size: side of a soft mask in pixels; ``None`` is half the image's.
+        mask_size: side of a soft mask in pixels; ``None`` is a quarter of the image's.
         batch_size: images a step.
         steps: steps on ``D_p`` a round; ``None`` is one pass over it.
         seed, site: what the random numbers derive from.

@@ -32,6 +32,9 @@ class Strategy(ABC):
     #: What travels, in the words of ``results.json``: ``weights``, ``predictions``, ``prototypes`` or ``none``.
     exchange_name: str = "weights"
 
+    #: What sites must answer with; ``None`` takes every kind of message.
+    answer_kind: Kind | None = None
+
     server: Server
 
     def attach(self, server: Server) -> Strategy:

@@ -11,7 +11,7 @@ from monai.inferers import SimpleInferer
 from monai.networks.utils import eval_mode
 from torch.nn import functional
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.losses import Reliability, image_reliability, probabilities
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class PublicPredictor:
         dataset: labelled public items without random transforms, all of one size.
         device, inferer: how to run a network; float32 is what the other side can repeat.
         batch_size: images at a time; it must be the same on both sides for equal bits.
-        mask_size: side of a mask in pixels; ``None`` is half the image's, twice the resolution of the networks' own
-            logits (DeepLabV3+: a quarter).
+        mask_size: side of a mask in pixels; ``None`` is a quarter of the image's, which is the resolution of the
+            networks' own logits (DeepLabV3+).
         reliability: ``dice`` or ``pixel_accuracy``.
     """
 
@@ -44,9 +44,13 @@ class PublicPredictor:
         mask_size: int | None = None,
         reliability: str = "dice",
     ) -> None:
+        problems = Problems()
         if reliability not in {each.value for each in Reliability}:
             expected = f"one of {[each.value for each in Reliability]}"
-            raise Refused([Problem("sharing#reliability", found=repr(reliability), expected=expected)])
+            problems.add("sharing#reliability", found=repr(reliability), expected=expected)
+        if mask_size is not None and (type(mask_size) is not int or mask_size < 1):
+            problems.add("sharing#mask_size", found=repr(mask_size), expected="a number of pixels >= 1, or null")
+        problems.refuse_if_any()
         self.dataset, self.device, self.inferer = dataset, torch.device(device), inferer or SimpleInferer()
         self.batch_size, self.mask_size, self.reliability_measure = batch_size, mask_size, reliability
         self._labels: Tensor | None = None
@@ -106,7 +110,7 @@ class PublicPredictor:
     def _size(self, chances: Tensor) -> tuple[int, int]:
         height, width = chances.shape[-2:]
         if self.mask_size is None:
-            return max(1, height // 2), max(1, width // 2)
+            return max(1, height // 4), max(1, width // 4)
         return self.mask_size, self.mask_size
 
     def _batches(self) -> Any:

@@ -162,8 +162,8 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
     class Enough(Exception):
         pass
 
-    def stop_after_two(self, *arguments):
-        stored = write_round(self, *arguments)
+    def stop_after_two(self, *arguments, **options):
+        stored = write_round(self, *arguments, **options)
         if stored.round == 1:
             raise Enough
         return stored

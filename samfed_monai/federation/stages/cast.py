@@ -116,7 +116,9 @@ class Cast:
             weights=weights,
             guard=guard,
             bench=bench if self.config.optional_id("sharing") else None,
-            networks={site: network_builder(self.config, name) for site, name in self.networks.items()},
+            networks={
+                site: network_builder(self.config, name, self.overrides[site]) for site, name in self.networks.items()
+            },
         )
 
     def _strategy(self) -> Strategy:

@@ -48,11 +48,14 @@ def network_names(
     }
 
 
-def network_builder(config: WorkflowConfig, name: str) -> Callable[[], nn.Module]:
-    """Builds an empty network of that name as ``train.json`` declares it."""
+def network_builder(
+    config: WorkflowConfig, name: str, overrides: Mapping[str, Any] | None = None
+) -> Callable[[], nn.Module]:
+    """Builds an empty network of that name as ``train.json``, with a site's own ``overrides``, declares it."""
 
     def build() -> nn.Module:
-        network: nn.Module = config.with_overrides({"network_name": name}).parser().get_parsed_content("network_def")
+        own = config.with_overrides({**(overrides or {}), "network_name": name})
+        network: nn.Module = own.parser().get_parsed_content("network_def")
         return network
 
     return build
