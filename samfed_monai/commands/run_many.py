@@ -55,13 +55,14 @@ class Run:
     def is_done(self) -> bool:
         """Whether the run folder holds the results of this very command on these very files."""
         path = self.folder / "compare.json"
-        return (self.folder / "results.json").is_file() and path.is_file() and _seal(read_json(path)) == self._seal()
+        return (self.folder / "results.json").is_file() and path.is_file() and _seal(read_json(path)) == self.seal()
 
-    def mark_done(self) -> None:
-        """Writes ``compare.json``: the seal, and what reports say of the row."""
-        write_json(self.folder / "compare.json", {**self.about, "seal": self._seal()})
+    def mark_done(self, seal: Mapping[str, Any] | None = None) -> None:
+        """Writes ``compare.json``: the seal as it was when the run began, and what reports say of the row."""
+        write_json(self.folder / "compare.json", {**self.about, "seal": dict(seal or self.seal())})
 
-    def _seal(self) -> dict[str, Any]:
+    def seal(self) -> dict[str, Any]:
+        """What the run depends on, as it is now."""
         overrides = parse_pairs(self.extra, samfed_value)
         configs = configs_of(self.bundle, self.variant, overrides)
         return seal_of(" ".join(self.command()[1:]), configs, [*self.options.values(), *overrides.values()])
@@ -80,20 +81,21 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
         if run not in waiting:
             run.mark_done()  # its title or note may have changed
     failed: list[Run] = []
-    running: dict[subprocess.Popen[bytes], Run] = {}
+    running: dict[subprocess.Popen[bytes], tuple[Run, dict[str, Any]]] = {}
     with tqdm(total=len(runs), initial=len(runs) - len(waiting), unit="run", desc="runs") as bar:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     run = waiting.pop(0)
-                    running[_start(run, threads)] = run
-                    bar.set_postfix_str("; ".join(run.name for run in running.values()))
+                    seal = run.seal()  # a file that changes while it runs was not what it read
+                    running[_start(run, threads)] = run, seal
+                    bar.set_postfix_str("; ".join(run.name for run, _ in running.values()))
                 time.sleep(0.2)
                 for process in [process for process in running if process.poll() is not None]:
-                    run = running.pop(process)
+                    run, seal = running.pop(process)
                     bar.update()
                     if process.returncode == ExitCode.DONE:
-                        run.mark_done()
+                        run.mark_done(seal)
                     else:
                         failed.append(run)
         except BaseException:

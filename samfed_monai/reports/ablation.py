@@ -21,12 +21,12 @@ TITLE = "Ablations"
 OTHERS = "Variants"
 MARK = "The agreement rule is our reading of the paper."
 READING = (
-    "Average test Dice of the model that was best on validation, mean ± sample standard deviation over seeds, for every "
-    "collection. *vs* columns are the difference to the default row's run with the same seed; *mean difference* is "
-    "their mean over the collections; *its teacher* is the Dice of the row's SAM alone. **Bold** is the best of a table "
-    "in that column, among the rows that a federation could have run (not the teacher alone, the public set alone or "
-    "the oracle). A row *leads* or *trails* the default where the mean difference is larger than its standard deviation "
-    "over seeds."
+    "Average test Dice of the model that was best on validation, mean ± sample standard deviation over seeds, for "
+    "every collection. *vs* columns are the difference to the default row's run with the same seed; *mean difference*"
+    " is their mean over the collections; *its teacher* is the Dice of the row's SAM alone. **Bold** is the best of a"
+    " table in that column, among the rows that a federation could have run (not the teacher alone, the public set "
+    "alone or the oracle). A row *leads* or *trails* the default where the mean difference is larger than its "
+    "standard deviation over seeds."
 )
 _NO_CANDIDATES = (TEACHER, FLOOR, CEILING)
 

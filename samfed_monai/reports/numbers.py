@@ -51,7 +51,7 @@ def as_seconds(seconds: float) -> str:
 
 def as_percent(value: float | None) -> str:
     """A share as a whole percentage."""
-    return MISSING if value is None else f"{100 * value:.0f} %"
+    return MISSING if value is None else f"{round(100 * value)} %"
 
 
 def as_difference(value: float, digits: int = 3) -> str:

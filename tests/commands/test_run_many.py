@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
-from samfed_monai.commands.run_many import Run
+from samfed_monai.commands.run_many import Run, run_all
 from samfed_monai.commands.seal import configs_of
 from samfed_monai.io import read_json
 
@@ -95,3 +96,18 @@ def test_a_seal_of_an_older_version_is_none(bundle):
     run = done(bundle)
     (run.folder / "compare.json").write_text('{"command": "federate", "bundle": "0"}', encoding="utf-8")
     assert not run.is_done()
+
+
+def test_a_file_that_changes_while_the_run_goes_ends_its_seal(bundle, monkeypatch):
+    program = (
+        "import pathlib, sys; folder, config = map(pathlib.Path, sys.argv[1:])\n"
+        "config.write_text('{\"batch_size\": 1}'); (folder / 'results.json').write_text('{}')"
+    )
+    config = bundle / "configs" / "train.json"
+    command = [sys.executable, "-c", program, str(bundle.parent / "r"), str(config)]
+    monkeypatch.setattr(Run, "command", lambda run: command)
+    run = Run(bundle, "mine", 0, bundle.parent / "r", {}, ())
+    run_all([run])
+    assert not run.is_done()
+    run_all([run])
+    assert run.is_done()
