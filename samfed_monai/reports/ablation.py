@@ -80,9 +80,14 @@ def sweeps(sections: Sequence[Section], default: str = "samfed") -> dict[str, li
     return found
 
 
+def candidates(lines: Sequence[Line]) -> list[Line]:
+    """Lines that may win: the default, and every other that a federation could have run."""
+    return [line for index, line in enumerate(lines) if index == 0 or line.row.variant not in _NO_CANDIDATES]
+
+
 def best_of(lines: Sequence[Line]) -> Line | None:
     """The line with the highest mean difference to the default, the default itself among them (its own is 0)."""
-    scored = [(line.mean_difference, line) for line in lines if line.row.variant not in _NO_CANDIDATES]
+    scored = [(line.mean_difference, line) for line in candidates(lines)]
     known = [(mean, line) for mean, line in scored if mean is not None]
     return max(known, key=lambda pair: pair[0])[1] if known else None
 
@@ -107,14 +112,14 @@ def block(title: str, lines: Sequence[Line], sections: Sequence[Section], defaul
     extra = ["its teacher"] if taught else []
     heads = [head for s in sections for head in (s.title or "Dice", f"vs {default}", *extra)]
     average = len(sections) > 1
-    candidates = [line for line in lines if line.row.variant not in _NO_CANDIDATES]
-    tops = [max((line.dice[i].mean or 0.0 for line in candidates), default=0.0) for i in range(len(sections))]
+    may_win = candidates(lines)
+    tops = [max((line.dice[i].mean or 0.0 for line in may_win), default=0.0) for i in range(len(sections))]
     best = best_of(lines)
     rows = {}
     for line in lines:
         cells = []
         for index, (dice, difference) in enumerate(zip(line.dice, line.differences, strict=True)):
-            top = line in candidates and dice.mean is not None and dice.mean == tops[index]
+            top = line in may_win and dice.mean is not None and dice.mean == tops[index]
             cells += [f"**{spell('dice', dice)}**" if top else spell("dice", dice)]
             cells += [MISSING if line.row.name == default else spell("vs:dice", difference)]
             cells += [spell("dice", line.teacher[index])] if taught else []
@@ -158,7 +163,12 @@ def ablation_page(
     for figure, section in zip(figures, sections, strict=False):
         parts += [f"![{section.title}: average test Dice of every row and seed]({figure})", ""]
     parts += ["## Caveats", "", *(f"- {caveat}" for caveat in [*CAVEATS, *caveats])]
-    notes = [f"{s.title}: {note}" if s.title else note for s in sections for note in s.table.notes]
+    notes = [
+        f"{s.title}: {note}" if s.title else note
+        for s in sections
+        for note in s.table.notes
+        if "gap closed" not in note
+    ]
     parts += [*(f"- {note}" for note in notes), "", "## Provenance", ""]
     for section in sections:
         parts += provenance(section)

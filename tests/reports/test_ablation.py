@@ -105,3 +105,15 @@ def test_where_teachers_differ_each_row_shows_its_own(tmp_path):
     assert table.heads == ["Dice", "vs samfed", "its teacher"]
     assert table.rows["samfed"] == ["**0.800**", "–", "0.850"]
     assert table.rows["size_256"] == ["**0.800**", "+0.000", "0.100"]
+
+
+def test_the_default_may_win_whatever_it_is(tmp_path):
+    folders = [
+        write_row(tmp_path / name, name, variant, 0, dice, sweep="Threshold")
+        for name, variant, dice in (("dp_only", "dp_only", 0.8), ("tau", "no_sam", 0.7))
+    ]
+    sections = [Section("", comparison_table(folders))]
+    lines = sweeps(sections, "dp_only")["Threshold"]
+    assert verdict(lines, sections).startswith("No row is better than the default, Public set only (`dp_only`)")
+    assert block("Dice", lines, sections, "dp_only").rows == {"dp_only": ["**0.800**", "–"], "tau": ["0.700", "-0.100"]}
+    assert "gap closed" not in ablation_page(sections, default="dp_only")
