@@ -17,6 +17,8 @@ _EXPORTS = {
     "LocalTransport": "local_transport",
     "MessageRefused": "envelope",
     "Progress": "progress",
+    "PrototypeSharing": "prototypes",
+    "Prototypes": "prototypes",
     "PublicMaskSharing": "public_mask_sharing",
     "RoundController": "controller",
     "RoundStore": "round_store",

@@ -160,6 +160,7 @@ class FederatedJob:
                 unseen={name: model["unseen"] for name, model in result.models.items()} if cast.unseen else None,
                 networks=cast.networks,
                 exchange=cast.exchange,
+                convention=config.parser().get_parsed_content("validate#scores").convention,
                 rounds_traffic=[_traffic(record) for record in result.records],
                 command=shlex.join(sys.argv),
             )

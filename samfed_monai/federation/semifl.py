@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from samfed_monai.errors import Problems, Stopped
+from samfed_monai.errors import Problem, Refused, Stopped
+from samfed_monai.federation import optimizer_state
 from samfed_monai.federation.envelope import Envelope
 from samfed_monai.federation.fedavg import FedAvg
+from samfed_monai.federation.random_state import own_random_state
+from samfed_monai.seeds import derive_seed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from samfed_monai.federation.public_mask_sharing import PublicMaskSharing
     from samfed_monai.federation.server import Server
 
 Tune = Callable[[Mapping[str, "Tensor"], int], Mapping[str, "Tensor"]]
@@ -28,11 +32,14 @@ class ServerTuned(FedAvg):
     answered is not tuned either, and leaves the weights as they are. The paper's momentum of the server and its static
     batch normalisation are left out: sites are weighed as in every other row.
 
+    The server trains with the public phase of the bundle's ``sharing`` (labels alone, no targets); its optimizer's
+    moments are kept from round to round.
+
     Args:
-        tune: trains at the server; a controller that builds the strategy from JSON sets :attr:`tune` instead.
+        tune: trains in its place.
 
     Raises:
-        Refused: when attached, if nothing tunes.
+        Refused: at :meth:`attach`, a bundle without ``sharing`` and no ``tune``.
         Stopped: in a round, if tuning returns weights that are not finite or not the network's.
 
     Example::
@@ -43,16 +50,26 @@ class ServerTuned(FedAvg):
     def __init__(self, *, tune: Tune | None = None) -> None:
         super().__init__()
         self.tune = tune
+        self._bench: PublicMaskSharing | None = None
         self._answered = False
 
     def attach(self, server: Server) -> ServerTuned:
-        problems = Problems()
-        if self.tune is None:
-            expected = "a function that trains on the public images"
-            problems.add("strategy (ServerTuned) -> tune", found="nothing", expected=expected)
-        problems.refuse_if_any()
         super().attach(server)
+        if self.tune is None:
+            if server.bench is None:
+                mend = "use a variant that has one, for instance semifl"
+                found = "no sharing in the bundle"
+                raise Refused([Problem("strategy (ServerTuned)", found=found, expected="a public phase", mend=mend)])
+            self._bench, self.tune = server.bench(), self._train
         return self
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return optimizer_state.pack(self._bench.optimizer) if self._bench else {}
+
+    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(weights, state)
+        if self._bench and state:
+            optimizer_state.unpack(self._bench.optimizer, state)
 
     def configure(self, round: int) -> dict[str, Envelope]:
         self._answered = False
@@ -72,6 +89,15 @@ class ServerTuned(FedAvg):
         _check(tuned, self.global_weights, round)
         for name, tensor in self.global_weights.items():
             tensor.copy_(tuned[name])
+
+    def _train(self, weights: Mapping[str, Tensor], round: int) -> Mapping[str, Tensor]:
+        if self._bench is None:
+            raise RuntimeError("attach() was not called")
+        network = self._bench.network
+        network.load_state_dict(dict(weights))
+        with own_random_state(derive_seed(self.server.seed, "server", round, "tune")):
+            self._bench.phase.run(round, self.server.rounds)
+        return {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
 
 
 def _check(tuned: Mapping[str, Tensor], like: Mapping[str, Tensor], round: int) -> None:

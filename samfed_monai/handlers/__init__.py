@@ -22,6 +22,7 @@ __getattr__, __dir__ = attach(
         "LsslTerm": "lssl_term",
         "MixUpTerm": "mixup_term",
         "ProximalTerm": "proximal_term",
+        "PrototypeTerm": "prototype_term",
         "PseudoLabelTerm": "pseudo_label_term",
         "PublicDistillationTerm": "public_distillation_term",
         "PublicPhase": "public_phase",

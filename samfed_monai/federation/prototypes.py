@@ -1,0 +1,119 @@
+"""FedProto: sites exchange the mean feature of each class and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from samfed_monai.errors import Problem, Refused
+from samfed_monai.federation.envelope import Envelope, Kind
+from samfed_monai.federation.public_mask_sharing import PublicMaskSharing
+from samfed_monai.federation.strategy import Strategy
+from samfed_monai.networks.features import feature_width
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from samfed_monai.federation.server import Server
+    from samfed_monai.handlers.prototype_term import PrototypeTerm
+
+MEANS, COUNTS = "prototypes", "counts"
+
+
+class PrototypeSharing(PublicMaskSharing):
+    """Takes the prototypes of all sites and gives its own (FedProto: Tan et al., arXiv 2105.00243, algorithm 1).
+
+    The steps on ``D_p`` before the local epoch use its labels, and the pull towards the prototypes, so that every
+    heterogeneous row takes the same steps.
+
+    Args:
+        term: the term that collects the site's own prototypes and pulls towards those of all, in both places.
+        others: arguments of :class:`PublicMaskSharing`; its exchange and gate are not used.
+
+    Example::
+
+        "sharing#_target_": "samfed_monai.federation.PrototypeSharing", "sharing#term": "@terms#prototype"
+    """
+
+    def __init__(self, *, term: PrototypeTerm, **others: Any) -> None:
+        super().__init__(term=term, **others)
+        self.term = term
+
+    def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
+        if tensors:
+            width = feature_width(self.network)
+            like = {MEANS: torch.empty(self.term.classes, width), COUNTS: torch.empty(self.term.classes)}
+            Envelope(kind, "", 0, 1, tensors=dict(tensors)).check(up=False, like=like)
+            self.term.pull_to(tensors[MEANS], tensors[COUNTS] > 0)
+        return super().receive(round, rounds, Kind.METRICS, {})
+
+    def share(self) -> tuple[Kind, dict[str, Tensor]]:
+        collected = self.term.collected
+        if collected is None:
+            raise RuntimeError("no step was taken, so there are no prototypes to share")
+        return Kind.PROTOTYPES, {MEANS: collected.means().cpu(), COUNTS: collected.counts.cpu()}
+
+
+class Prototypes(Strategy):
+    """The mean of the sites' prototypes, weighted by their pixels, goes back to all (FedProto, equation 6).
+
+    The server has no network. All sites' features must have one width, which need not mean one network.
+
+    Args:
+        classes: the background included.
+
+    Raises:
+        Refused: at :meth:`attach`, sites whose features differ in width; both are named.
+
+    Example::
+
+        "strategy": {"_target_": "samfed_monai.federation.Prototypes"}
+    """
+
+    personal = True
+    exchange_name = "prototypes"
+
+    def __init__(self, *, classes: int = 2) -> None:
+        self.classes = classes
+
+    def attach(self, server: Server) -> Prototypes:
+        super().attach(server)
+        self.global_weights = {}
+        widths = {site: feature_width(server.networks[site]()) for site in server.sites}
+        first = server.sites[0]
+        for site, width in widths.items():
+            if width != widths[first]:
+                found = f"{widths[first]} channels at {first}, {width} at {site}"
+                mend = "choose networks of one decoder width (all deeplabv3plus_* have 256), or another variant"
+                raise Refused([Problem("sites", found=found, expected="features of one width", mend=mend)])
+        self._like = {MEANS: torch.zeros(self.classes, widths[first]), COUNTS: torch.zeros(self.classes)}
+        self.means: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] | None = None
+        return self
+
+    def configure(self, round: int) -> dict[str, Envelope]:
+        self._sums = None
+        kind = Kind.PROTOTYPES if self.means else Kind.METRICS
+        return {site: self._message(site, round, kind, self.means, purpose="distil") for site in self.server.sites}
+
+    def expected(self, site: str) -> Mapping[str, Tensor] | None:
+        return self._like
+
+    def accept(self, round: int, site: str, update: Envelope) -> None:
+        counts = update.tensors[COUNTS].clamp(min=0)
+        sums = {MEANS: update.tensors[MEANS] * counts[:, None], COUNTS: counts}
+        old = self._sums
+        self._sums = sums if old is None else {name: old[name] + value for name, value in sums.items()}
+
+    def finish(self, round: int) -> None:
+        if self._sums is not None:
+            counts = self._sums[COUNTS]
+            self.means = {MEANS: self._sums[MEANS] / counts.clamp(min=1e-6)[:, None], COUNTS: counts}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self.means)
+
+    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        self.global_weights, self.means = {}, dict(state)
