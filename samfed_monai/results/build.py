@@ -115,7 +115,7 @@ def site_tables(
         skip_empty: images with an empty mask are left out of HD95, as :func:`samfed_monai.metrics.summarise` does.
     """
     sites = {
-        site: {split: as_summary(by_split.get(split, ()), skip_empty=skip_empty) for split in splits}
+        site: {split: as_summary(by_split.get(split) or (), skip_empty=skip_empty) for split in splits}
         for site, by_split in tables.items()
     }
     by_split = {split: {site: summaries[split] for site, summaries in sites.items()} for split in splits}
@@ -163,7 +163,7 @@ def _teacher(
 
 def _unseen(tables: Mapping[str, Mapping[str, Table]], *, skip_empty: bool) -> dict[str, Any]:
     return {
-        name: {split: as_summary(table, skip_empty=skip_empty) for split, table in splits.items()}
+        name: {split: as_summary(table or (), skip_empty=skip_empty) for split, table in splits.items()}
         for name, splits in tables.items()
     }
 

@@ -140,3 +140,10 @@ def test_summaries_that_skipped_every_image_do_not_break_the_average():
     results = build(scores={"best": {"a": {"test": none}, "b": {"test": [row(0.5)]}}})
     assert results["average"]["test"]["hd95"] == 5.0
     assert results["average"]["test"]["dice"] == pytest.approx(0.5 / 3)
+
+
+def test_a_site_that_could_not_be_scored_has_no_images():
+    scores = {"best": {**SCORES, "silent": {"validation": None, "test": None}}}
+    results = build(scores=scores, unseen={"best": {"far": {"test": None}}})
+    assert results["sites"]["silent"]["test"]["n"] == results["unseen"]["far"]["test"]["n"] == 0
+    assert results["average"]["test"]["n"] == 4
