@@ -36,8 +36,9 @@ QUIET = Progress(show=False)
 class ToyNet(nn.Sequential):
     """A convolution, a batch norm (with its integer counter) and a convolution: 3 -> 1 channels."""
 
-    def __init__(self) -> None:
-        super().__init__(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1))
+    def __init__(self, width: int = 4) -> None:
+        last = nn.Conv2d(width, 1, 3, padding=1)
+        super().__init__(nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), last)
 
 
 class ToyImages(Dataset):

@@ -1,0 +1,260 @@
+"""Whole federations of unlike networks: exchanges that are equal to the bit, resumption, and what goes wrong."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samfed_monai.errors import ExitCode, Refused
+from samfed_monai.federation import CondensationFusion, Consensus, Kind, LocalOnly, RunFolder
+from samfed_monai.io import read_json, safe_load
+from tests.federation.toys import FixedClient, RogueClient
+from tests.federation.unlike import IMAGES, own_weights, run_unlike, toy_net, unlike_algo
+
+
+def same(first, second) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_both_exchanges_leave_the_same_bits_everywhere(tmp_path, augment):
+    runs = {}
+    for exchange in ("predictions", "weights"):
+        result, clients, strategy = run_unlike(tmp_path / exchange, rounds=2, exchange=exchange, augment=augment)
+        terms = [record["sites"][site]["terms"] for record in result.records for site in clients]
+        assert max(entry["public_kd_gate"] for entry in terms) > 0, "somebody learned from the server"
+        runs[exchange] = (strategy.global_weights, {site: own_weights(client) for site, client in clients.items()})
+        runs[exchange] += (result.models["last"]["average"],)
+    predictions, weights = runs["predictions"], runs["weights"]
+    assert same(predictions[0], weights[0])
+    assert all(same(predictions[1][site], weights[1][site]) for site in ("site-1", "site-2"))
+    assert predictions[2] == weights[2]
+    assert not same(predictions[0], toy_net(5).state_dict()), "the server has learned"
+
+
+def test_condensation_changes_what_the_next_round_starts_from(tmp_path):
+    learned = run_unlike(tmp_path / "a")[1]
+    alone = run_unlike(tmp_path / "c", strategy=LocalOnly(), exchange="none")[1]
+    assert not same(own_weights(learned["site-2"]), own_weights(alone["site-2"]))
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (lambda: CondensationFusion(floor=0.0), {}),
+        (Consensus, {"gate": "always"}),
+        (LocalOnly, {"exchange": "none"}),
+    ],
+    ids=["predictions", "consensus", "local_only"],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, make, options):
+    class Enough(Exception):
+        pass
+
+    write_round = RunFolder.write_round
+
+    def stop_after_two(self, *arguments, **keywords):
+        stored = write_round(self, *arguments, **keywords)
+        if stored.round == 1:
+            raise Enough
+        return stored
+
+    whole, _, _ = run_unlike(tmp_path / "whole", rounds=3, strategy=make(), augment=True, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "write_round", stop_after_two)
+        with pytest.raises(Enough):
+            run_unlike(tmp_path / "parts", rounds=3, strategy=make(), augment=True, **options)
+    torch.manual_seed(12345)
+    resumed, _, _ = run_unlike(tmp_path / "parts", rounds=3, strategy=make(), augment=True, **options)
+    assert resumed.records[2]["files"] == whole.records[2]["files"]
+    assert resumed.models["best"]["average"] == whole.models["best"]["average"]
+
+
+def test_best_and_last_are_each_sites_own_weights_of_that_round(tmp_path):
+    judged = iter([0.9, 0.8, 0.2, 0.1, 0.3, 0.2])  # validation Dice of both sites in three rounds: the first is best
+    seen = {}
+
+    def spy(clients):
+        for site, client in clients.items():
+
+            def evaluate(data, extra, site=site, client=client, inner=client.evaluate):
+                answer = inner(data, extra)
+                if extra["model"] == "current":
+                    answer.metrics["dice"] = next(judged)
+                else:
+                    seen[site, extra["model"], extra["split"]] = own_weights(client)
+                return answer
+
+            client.evaluate = evaluate
+
+    result, clients, _ = run_unlike(tmp_path, rounds=3, change=spy)
+    assert (result.models["best"]["round"], result.models["last"]["round"]) == (0, 2)
+    for site in clients:
+        for model, folder in (("best", "000"), ("last", "002")):
+            stored = safe_load(tmp_path / f"rounds/{folder}/clients/{site}.safetensors")
+            own = {name[len("network.") :]: tensor for name, tensor in stored.items() if name.startswith("network.")}
+            assert same(seen[site, model, "test"], own)
+        assert not same(seen[site, "best", "test"], seen[site, "last", "test"])
+
+
+def with_nan(masks):
+    floats = masks.float() / 255
+    floats[0, 0, 0, 0] = float("nan")
+    return floats
+
+
+BAD = {
+    "count": (lambda m: m[:-1], {}, "message -> masks: expected shape (6, 1, 8, 8), found shape (5, 1, 8, 8)"),
+    "size": (lambda m: m[..., :4], {}, "message -> masks: expected shape (6, 1, 8, 8), found shape (6, 1, 8, 4)"),
+    "nan": (with_nan, {}, "message -> tensors: expected torch.uint8, found torch.float32"),
+    "dtype": (lambda m: m.long(), {}, "message -> tensors: expected torch.uint8, found torch.int64"),
+    "kind": (
+        lambda m: m,
+        {"kind": "weights"},
+        "message: expected soft_masks, which this round exchanges, found weights",
+    ),
+    "n": (lambda m: m, {"n": 0}, "message -> n: expected a whole number from 1 to 10000000, found 0"),
+    "stale": (lambda m: m, {"round": 7}, "message -> round: expected round 0, found round 7"),
+}
+
+
+def test_soft_masks_that_do_not_fit_are_skipped_with_the_reason_and_the_round_goes_on(tmp_path):
+    def add(clients):
+        for name, (distort, header, _) in BAD.items():
+
+            def change(answer, distort=distort, header=header):
+                answer.weights = {"masks": distort(torch.zeros(IMAGES, 1, 8, 8, dtype=torch.uint8))}
+                answer["samfed"] |= {"kind": Kind.SOFT_MASKS, **header}
+
+            clients[name] = RogueClient(name, change=change)
+
+    result, _, strategy = run_unlike(tmp_path, rounds=1, change=add, options={"quorum": 2})
+    sites = result.records[0]["sites"]
+    assert {site for site, entry in sites.items() if entry["status"] == "ok"} == {"site-1", "site-2"}
+    assert {name: sites[name]["reason"] for name in BAD} == {name: reason for name, (_, _, reason) in BAD.items()}
+    assert sorted(strategy._answers) == ["site-1", "site-2"]
+
+
+def test_a_round_that_diverges_leaves_the_sites_own_network_as_it_was(tmp_path):
+    states = []
+
+    def diverge_once(clients):
+        client = clients["site-2"]
+        clients["site-3"] = unlike_algo("site-3")
+        receive, train = client.sharing.receive, client.train
+
+        def poisoned(round, *arguments):
+            means = receive(round, *arguments)
+            if round == 1:
+                with torch.no_grad():
+                    client.trainer.network[0].weight.fill_(float("nan"))
+                    next(iter(client.trainer.optimizer.state.values()))["exp_avg"].fill_(float("inf"))
+                raise ValueError("as a diverged public phase does")
+            return means
+
+        def watched(data, extra):
+            states.append(own_weights(client))
+            try:
+                train(data, extra)
+            finally:
+                states.append(own_weights(client))
+
+        client.sharing.receive, client.train = poisoned, watched
+
+    result, _, _ = run_unlike(tmp_path, rounds=3, change=diverge_once)
+    assert [record["sites"]["site-2"]["status"] for record in result.records] == ["ok", "skipped", "ok"]
+    assert same(states[2], states[3])
+    safe_load(tmp_path / "rounds/001/clients/site-2.safetensors")  # refuses what is not finite
+    assert result.models["last"]["sites"]["site-2"]["test"] is not None
+
+
+@pytest.mark.parametrize("public", ["public, turned", "public, relabelled", "public, repainted"])
+def test_another_public_set_is_refused_before_round_0_and_nothing_is_trained(tmp_path, public):
+    def other(clients):
+        clients["site-2"] = unlike_algo("site-2", public=public)
+
+        def never(*_):
+            pytest.fail("trained")
+
+        for client in clients.values():
+            client.train = never
+
+    with pytest.raises(
+        Refused, match=r"site-2: expected a site that can take part, found public set: .*that of the"
+    ) as e:
+        run_unlike(tmp_path, change=other)
+    assert e.value.exit_code == ExitCode.REFUSED
+    assert len(e.value.problems) == 1, "site-1 has the server's"
+    assert not (tmp_path / "rounds").exists()
+
+
+def test_a_site_without_a_public_set_is_refused(tmp_path):
+    from tests.federation.toys import toy_algo
+
+    with pytest.raises(Refused, match=r"site-2: .* a public set with hash none"):
+        run_unlike(tmp_path, change=lambda clients: clients.update({"site-2": toy_algo("site-2")}))
+
+
+def test_an_unseen_hospital_is_never_trained_and_gets_the_servers_network(tmp_path):
+    class Unseen(FixedClient):
+        shapes: list = []  # noqa: RUF012
+
+        def train(self, data, extra):
+            pytest.fail("trained")
+
+        def evaluate(self, data, extra):
+            assert extra["split"] == "test"
+            self.shapes.append((extra["model"], tuple(data.weights["0.weight"].shape)))
+            return super().evaluate(data, extra)
+
+    away = Unseen("site-9", n=7, dice=0.25)
+    options = {"unseen": ("site-9",)}
+    result, _, _ = run_unlike(tmp_path, rounds=1, change=lambda c: c.update({"site-9": away}), options=options)
+    assert away.shapes == [("best", (5, 3, 3, 3)), ("last", (5, 3, 3, 3))]
+    assert result.models["last"]["unseen"]["site-9"]["test"]["dice"] == 0.25
+    assert result.models["last"]["average"]["test"]["n"] == 4, "it does not count in the average"
+    assert "site-9" not in result.records[0]["sites"]
+
+
+def test_an_unseen_hospital_gets_nothing_where_the_server_has_no_network(tmp_path):
+    def never(data, extra):
+        pytest.fail("evaluated")
+
+    away = FixedClient("site-9")
+    away.evaluate = never
+    result, _, strategy = run_unlike(
+        tmp_path,
+        rounds=1,
+        strategy=LocalOnly(),
+        exchange="none",
+        change=lambda c: c.update({"site-9": away}),
+        options={"unseen": ("site-9",)},
+    )
+    assert (strategy.global_weights, result.models["last"]["unseen"]) == ({}, {})
+
+
+def test_each_network_runs_over_the_public_set_once_a_round(tmp_path, monkeypatch):
+    from samfed_monai.handlers.public_predictor import PublicPredictor
+
+    passes: list[int] = []
+    masks = PublicPredictor.masks
+
+    def counted(self, network):
+        passes.append(network[0].out_channels)
+        return masks(self, network)
+
+    monkeypatch.setattr(PublicPredictor, "masks", counted)
+    run_unlike(tmp_path / "one", rounds=1)
+    first = sorted(passes)
+    passes.clear()
+    run_unlike(tmp_path / "four", rounds=4)
+    assert first == [4, 4, 5, 5, 6, 6], "as they begin, and after their first round"
+    assert sorted(passes) == sorted(first + 3 * [4, 5, 6])
+
+
+def test_bytes_of_both_ways_are_recorded(tmp_path):
+    result, _, _ = run_unlike(tmp_path, rounds=1)
+    entry = read_json(tmp_path / "rounds/000/round.json")["sites"]["site-1"]
+    assert 500 < entry["up_bytes"] < 4000
+    assert entry["down_bytes"] > IMAGES
+    assert result.traffic["up_bytes"] > entry["up_bytes"]
