@@ -114,7 +114,9 @@ class PublicPredictor:
         return self.mask_size, self.mask_size
 
     def _batches(self) -> Any:
-        return DataLoader(self.dataset, batch_size=self.batch_size, num_workers=0)
+        # a loader draws a seed whenever it is iterated; with its own generator nobody else's numbers change
+        own = torch.Generator()
+        return DataLoader(self.dataset, batch_size=self.batch_size, num_workers=0, generator=own)
 
     def _read(self) -> None:
         labels, digest = [], hashlib.sha256()

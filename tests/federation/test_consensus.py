@@ -1,0 +1,61 @@
+"""FedMD: the mean of everybody's masks, each site counting alike."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samfed_monai.errors import Refused
+from samfed_monai.federation import Consensus, Envelope, Kind, Server
+from tests.federation.unlike import IMAGES, unlike_server
+
+SITES = ("a", "b", "c")
+
+
+def answer(site: str, value: int, n: int = 1) -> Envelope:
+    masks = torch.full((IMAGES, 1, 8, 8), value, dtype=torch.uint8)
+    return Envelope(Kind.SOFT_MASKS, site, 0, 2, n=n, tensors={"masks": masks})
+
+
+def attached() -> Consensus:
+    return Consensus().attach(unlike_server(dict.fromkeys(SITES), 2))
+
+
+def test_the_mean_of_all_answers_whatever_their_numbers_of_images():
+    strategy = attached()
+    first = strategy.configure(0)["a"]
+    assert (first.kind, first.tensors) == (Kind.METRICS, {}), "nobody has said anything yet"
+    strategy.aggregate(0, {"a": answer("a", 255), "b": answer("b", 255, n=1000), "c": answer("c", 1)})
+    sent = strategy.configure(1)
+    assert {site: message.kind for site, message in sent.items()} == dict.fromkeys(SITES, Kind.SOFT_MASKS)
+    masks = sent["a"].tensors["masks"]
+    assert (masks.unique().tolist(), masks.dtype) == ([170], torch.uint8)  # 511 / 3 = 170.33
+
+
+def test_a_round_without_answers_keeps_the_last_consensus_and_a_new_round_starts_from_zero():
+    strategy = attached()
+    strategy.configure(0)
+    strategy.aggregate(0, {"a": answer("a", 10)})
+    strategy.configure(1)
+    strategy.aggregate(1, {})
+    assert strategy.masks.unique().tolist() == [10]
+    strategy.configure(2)
+    strategy.aggregate(2, {"a": answer("a", 30)})
+    assert strategy.masks.unique().tolist() == [30]
+
+
+def test_it_has_no_network_and_its_state_is_the_consensus():
+    strategy = attached()
+    assert (strategy.global_weights, strategy.state_dict()) == ({}, {})
+    strategy.configure(0)
+    strategy.aggregate(0, {"a": answer("a", 10)})
+    other = attached()
+    other.load_state_dict({}, strategy.state_dict())
+    assert torch.equal(other.configure(1)["b"].tensors["masks"], strategy.masks)
+    other.load_state_dict({}, {})
+    assert other.masks is None
+
+
+def test_a_bundle_without_sharing_is_refused():
+    with pytest.raises(Refused, match="strategy: expected a PublicMaskSharing, found no sharing in the bundle"):
+        Consensus().attach(Server(SITES, 1))

@@ -1,0 +1,45 @@
+"""No exchange: nothing but numbers travels in either direction."""
+
+from __future__ import annotations
+
+import pytest
+
+from samfed_monai.federation import Kind, LocalOnly, LocalTransport
+from tests.federation.unlike import run_unlike
+
+
+def test_no_tensor_travels_in_either_direction(tmp_path, monkeypatch):
+    seen = []
+    work = LocalTransport._work
+
+    def spy(self, task, client, message):
+        reply = work(self, task, client, message)
+        seen.extend([message, reply])
+        return reply
+
+    monkeypatch.setattr(LocalTransport, "_work", spy)
+    result, _, strategy = run_unlike(tmp_path, rounds=2, strategy=LocalOnly(), exchange="none")
+    assert len(seen) == 2 * (8 + 8), "training and validation of two rounds at two sites; two models on two splits"
+    assert all(message.kind == Kind.METRICS and not message.tensors for message in seen)
+    assert (strategy.global_weights, strategy.requirements(), strategy.exchange_name) == ({}, {}, "none")
+    terms = result.records[1]["sites"]["site-1"]["terms"]
+    assert "public_supervised" in terms
+    assert "public_kd" not in terms
+
+
+def test_an_answer_with_tensors_is_not_taken(tmp_path):
+    result, _, _ = run_unlike(
+        tmp_path, rounds=1, strategy=LocalOnly(), options={"quorum": 1, "allow_single_site": True},
+        change=lambda clients: setattr(clients["site-1"].sharing, "share", lambda: (Kind.METRICS, {})),
+    )  # fmt: skip
+    entry = result.records[0]["sites"]
+    assert entry["site-1"]["status"] == "ok"
+    assert entry["site-2"]["reason"] == "message: expected metrics, which this round exchanges, found soft_masks"
+
+
+@pytest.mark.parametrize("site", ["site-1", "elsewhere"])
+def test_every_site_is_evaluated_on_its_own_network(tmp_path, site):
+    from samfed_monai.federation import Server
+
+    strategy = LocalOnly().attach(Server(["site-1"], 1))
+    assert strategy.evaluation(site) == (None if site == "site-1" else {})
