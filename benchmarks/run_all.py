@@ -20,6 +20,7 @@ SCRIPTS = {
     "teacher_precision": "The teacher in bfloat16",
     "semi_supervised_iteration": "The whole iteration against the supervised step",
     "federation_overhead": "The federation's share of a round",
+    "heterogeneous": "Unlike networks",
     "aggregation": "Aggregation",
     "metrics": "Dice, IoU and HD95",
     "imports": "Imports",

@@ -15,6 +15,7 @@ from samfed_monai.federation.server import Server
 from samfed_monai.federation.stages.networks import (
     network_builder,
     network_names,
+    require_known,
     require_one_network,
     site_overrides,
 )
@@ -64,6 +65,8 @@ class Cast:
         self.strategy: Strategy = self._strategy()
         self.overrides = site_overrides(choices, self.sites)
         self.networks = network_names(config, self.sites, self.overrides, personal=self.strategy.personal)
+        places = {f"network of {site}": name for site, name in self.networks.items()}
+        require_known(config, {**places, "network of the server": self.server_network})
         if not self.strategy.personal:
             require_one_network(config, self.networks)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from samfed_monai.config.ids import did_you_mean
 from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+from samfed_monai.networks import CLIENT_NETWORKS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,6 +61,26 @@ def network_builder(
         return network
 
     return build
+
+
+def require_known(config: WorkflowConfig, names: Mapping[str, str]) -> None:
+    """Refuses names that the catalogue does not have, where the bundle builds its networks from it.
+
+    Args:
+        config: the run's ``train.json``.
+        names: where a name stands (for the message) to the name.
+
+    Raises:
+        Refused: with every unknown name.
+    """
+    declared = config.parser().get().get("network_def")
+    if not isinstance(declared, Mapping) or declared.get("_target_") != "samfed_monai.networks.client_network":
+        return
+    problems, known = Problems(), list(CLIENT_NETWORKS)
+    for where, name in names.items():
+        if name not in CLIENT_NETWORKS:
+            problems.add(where, found=repr(name), expected=f"one of {known}", mend=did_you_mean(str(name), known))
+    problems.refuse_if_any()
 
 
 def require_one_network(config: WorkflowConfig, names: Mapping[str, str]) -> None:

@@ -1,0 +1,190 @@
+"""A round of unlike networks: bytes of both exchanges, and the time beside FedAvg's round with the same local work.
+
+Bytes: 4 sites (2 x ResNet-18, 2 x ResNet-34), ResNet-34 at the server, 100 public images at 384 px. The soft masks are
+those of a ResNet-18 after a short warm start, on synthetic images; noise, which cannot be compressed, is told apart.
+Time: the variants ``hssf`` and ``no_sam`` take the same local steps; their second rounds are timed in turn, in one
+process. Each network must run over the public set exactly once in such a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import BUNDLE, Figure, record
+
+from samfed_monai.data import DataList, render_synthetic
+from samfed_monai.federation import CondensationFusion, Envelope, FederatedJob, Kind, RoundController, wire_size
+from samfed_monai.federation.stages.warm_start import warm_start
+from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+from samfed_monai.handlers import PublicPhase, PublicPredictor
+from samfed_monai.networks import client_network
+
+SITES = ["deeplabv3plus_resnet18"] * 2 + ["deeplabv3plus_resnet34"] * 2
+SERVER = "deeplabv3plus_resnet34"
+
+
+class Clock:
+    """Seconds of the steps of RC and RF, of passes over the public set, and of the rounds around them."""
+
+    def __init__(self) -> None:
+        self.steps = {"RC": 0.0, "RF": 0.0}
+        self.passes: Counter[int] = Counter()
+        self.pass_seconds, self.public, self.round = 0.0, 0, 0.0
+        self._phase, self._masks, self._round = PublicPhase.run, PublicPredictor.masks, RoundController._round
+        self._refine, self.condensing = CondensationFusion.refine, False
+        CondensationFusion.refine = lambda *a: self._condensation(*a)  # type: ignore[method-assign]
+        PublicPhase.run = lambda *a, **k: self._timed_phase(*a, **k)  # type: ignore[method-assign]
+        PublicPredictor.masks = lambda *a, **k: self._timed_masks(*a, **k)  # type: ignore[method-assign]
+        RoundController._round = lambda *a, **k: self._one_round(*a, **k)  # type: ignore[method-assign]
+
+    def reset(self) -> None:
+        self.steps, self.passes, self.pass_seconds = {"RC": 0.0, "RF": 0.0}, Counter(), 0.0
+
+    def _timed_phase(self, phase: PublicPhase, *args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        result = self._phase(phase, *args, **kwargs)
+        self.steps["RC" if self.condensing else "RF"] += time.perf_counter() - start
+        return result
+
+    def _timed_masks(self, predictor: PublicPredictor, network: torch.nn.Module) -> Any:
+        seen: list[int] = []
+        hook = network.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+        start = time.perf_counter()
+        result = self._masks(predictor, network)
+        self.pass_seconds += time.perf_counter() - start
+        hook.remove()
+        if sum(seen) != self.public:
+            raise AssertionError(f"a pass over {sum(seen)} of {self.public} public images")
+        self.passes[id(network)] += 1
+        return result
+
+    def _condensation(self, strategy: CondensationFusion, round: int) -> None:
+        self.condensing = True
+        self._refine(strategy, round)
+        self.condensing = False
+
+    def _one_round(self, controller: RoundController, round: int, *args: Any) -> Any:
+        self.reset()
+        result = self._round(controller, round, *args)
+        self.round = sum(seconds for name, seconds in result["seconds"].items() if name != "evaluation")
+        return result
+
+
+def bytes_of_a_round(folder: Path, steps: int, public: int) -> list[Figure]:
+    """Messages of one round, counted as the transports count them."""
+    render_synthetic(folder, sites=1, images_per_site=1, public=public, validation=1, test=1).save(folder / "list.json")
+    knobs = {"datalist": str(folder / "list.json"), "data_root": str(folder), "bundle_root": str(BUNDLE)}
+    config = WorkflowConfig(BUNDLE, ("configs/train.json",), {**knobs, "image_size": 128})
+    datalist = DataList.load(folder / "list.json")
+    weights, _ = warm_start(config, datalist=datalist, steps=steps, seed=0, cache_dir=folder)
+    plain = config.with_overrides({"image_size": 384, "test#dataset#split": "public", "test#dataset#data": "@images"})
+    network = client_network(SITES[0])
+    network.load_state_dict(weights)
+    dataset = plain.parser().get_parsed_content("test#dataset")
+    masks = PublicPredictor(dataset=dataset, batch_size=8).masks(network)
+    noise = torch.randint(0, 256, masks.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    states = {name: client_network(name).state_dict() for name in {*SITES, SERVER}}
+
+    def of(kind: Kind, tensors: dict[str, torch.Tensor]) -> int:
+        return wire_size(Envelope(kind, "site-1", 0, 30, tensors=dict(tensors)))
+
+    down = {"weights": len(SITES) * of(Kind.WEIGHTS, states[SERVER])}
+    up = {"weights": sum(of(Kind.WEIGHTS, states[name]) for name in SITES)}
+    for name, each in (("predictions", masks), ("noise", noise)):
+        down[name] = up[name] = len(SITES) * of(Kind.SOFT_MASKS, {"masks": each})
+    total = {name: down[name] + up[name] for name in down}
+    mega = {name: {"down_MB": down[name] / 1e6, "up_MB": up[name] / 1e6} for name in down}
+    what = f"a round of 2 x ResNet-18, 2 x ResNet-34, |D_p| = {public}, 384 px: "
+    share = {name: 100 * total[name] / total["weights"] for name in total}
+    return [
+        Figure(
+            what + "bytes of `predictions` against `weights`", share["predictions"], bound=1.0, unit="%", details=mega
+        ),
+        Figure("the same, masks of pure noise", share["noise"], unit="%"),
+        *(Figure(f"`{name}`: to the sites", down[name] / 1e6, unit="MB") for name in ("predictions", "weights")),
+        *(Figure(f"`{name}`: from the sites", up[name] / 1e6, unit="MB") for name in ("predictions", "weights")),
+    ]
+
+
+def seconds_of_a_round(folder: Path, options: argparse.Namespace) -> list[Figure]:
+    """Second rounds of both modes, in turn."""
+    counts = {"images_per_site": options.images, "public": options.public, "validation": 2, "test": 2}
+    render_synthetic(folder, sites=options.sites, **counts).save(folder / "list.json")
+    clock = Clock()
+    clock.public = options.public
+    client = {"image_size": options.size, "network_name": SITES[0], "mixed_networks": None, "server_network": None}
+
+    def one_round(variant: str, repeat: int) -> float:
+        FederatedJob(
+            bundle_root=BUNDLE,
+            datalist=folder / "list.json",
+            data_root=folder,
+            output_dir=folder / f"{variant}-{repeat}",
+            cache_dir=folder / "cache",
+            rounds=2,
+            variant=variant,
+            warm_start_steps=0,
+            client=client,
+        ).run()
+        return clock.round
+
+    # the jobs' last evaluation reads the clock too: it makes no passes, and no steps
+    measured: list[dict[str, float]] = []
+    for repeat in range(options.repeats):
+        seconds = {}
+        for variant in ("no_sam", "hssf") if repeat % 2 else ("hssf", "no_sam"):
+            seconds[variant] = one_round(variant, repeat)
+            if variant == "hssf":
+                if sorted(clock.passes.values()) != [1] * (options.sites + 1):
+                    raise AssertionError(f"passes of each network over the public set: {list(clock.passes.values())}")
+                seconds |= {**clock.steps, "passes": clock.pass_seconds}
+        steps = seconds["RC"] + seconds["RF"]
+        seconds["ratio"] = seconds["hssf"] / (seconds["no_sam"] + steps)
+        print({name: round(value, 2) for name, value in seconds.items()}, flush=True)
+        measured.append(seconds)
+    median = {name: statistics.median(each[name] for each in measured) for name in measured[0]}
+    ratios = sorted(each["ratio"] for each in measured)
+    details = {**median, "low": ratios[len(ratios) // 4], "high": ratios[-1 - len(ratios) // 4]}
+    what = (
+        f"{options.sites} sites, ResNet-18, {options.images} images each, |D_p| = {options.public}, {options.size} px: "
+    )
+    share = 100 * median["passes"] / median["hssf"]
+    return [
+        Figure(
+            what + "round against FedAvg's plus the steps of RC and RF", median["ratio"], bound=1.1, details=details
+        ),
+        Figure("of that round: steps of RF at all sites", median["RF"], unit="s"),
+        Figure("of that round: steps of RC at the server", median["RC"], unit="s"),
+        Figure("of that round: one pass of each network over the public set", median["passes"], unit="s"),
+        Figure("the passes' share", share, unit="%"),
+        Figure("the whole round", median["hssf"], unit="s"),
+        Figure("FedAvg's round", median["no_sam"], unit="s"),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sites", type=int, default=4)
+    parser.add_argument("--images", type=int, default=160, help="unlabelled images of a site (160: HSSF's smallest)")
+    parser.add_argument("--public", type=int, default=100)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--warm-start", type=int, default=60, help="steps before the masks whose bytes are counted")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = bytes_of_a_round(Path(folder) / "bytes", options.warm_start, 100)
+        for figure in figures:
+            print(figure, flush=True)
+        figures += seconds_of_a_round(Path(folder) / "seconds", options)
+    record(__file__, figures)
+
+
+if __name__ == "__main__":
+    main()

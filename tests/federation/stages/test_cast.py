@@ -1,0 +1,126 @@
+"""Who plays which part: sites, unseen hospitals, networks, and what is refused before any work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from samfed_monai.config import find_bundle
+from samfed_monai.data import DataList
+from samfed_monai.errors import Refused
+from samfed_monai.federation import CondensationFusion, Consensus, FedAvg, LocalOnly, UpdateGuard
+from samfed_monai.federation.stages.cast import Cast
+from samfed_monai.federation.stages.workflow_config import client_config
+
+SMALL = {"network_name": "basic_unet", "image_size": 32, "device": "cpu"}
+R18, R34 = "deeplabv3plus_resnet18", "deeplabv3plus_resnet34"
+
+
+def cast(datalist: DataList, variant: str = "hssf", *, choices: Any = None, unseen: Any = (), **client: Any) -> Cast:
+    config = client_config(find_bundle("samfed_skin"), variant, {**SMALL, **client})
+    return Cast(config, datalist, choices=choices or {}, unseen=unseen)
+
+
+@pytest.mark.parametrize(
+    ("variant", "kind", "exchange"),
+    [
+        ("samfed", FedAvg, "weights"),
+        ("heterogeneous", CondensationFusion, "predictions"),
+        ("hssf", CondensationFusion, "predictions"),
+        ("fedmd", Consensus, "predictions"),
+        ("local_only", LocalOnly, "none"),
+    ],
+)
+def test_variants_have_their_strategy_and_exchange(small_list, variant, kind, exchange):
+    found = cast(small_list, variant)
+    assert type(found.strategy) is kind
+    assert found.exchange == exchange
+
+
+def test_one_switch_changes_the_exchange_at_both_ends(small_list):
+    found = cast(small_list, exchange="weights")
+    assert found.exchange == "weights"
+    assert found.config.value("sharing#exchange") == "weights"
+
+
+def test_sites_take_the_mixed_networks_in_turn_unless_they_choose(small_list):
+    assert cast(small_list).networks == {"site-1": R18, "site-2": R18}
+    chosen = cast(small_list, choices={"site-1": {"network": R34, "learning_rate": 0.1}})
+    assert chosen.networks == {"site-1": R34, "site-2": R18}
+    assert chosen.overrides == {"site-1": {"network_name": R34, "learning_rate": 0.1}, "site-2": {}}
+    assert (chosen.server_network, chosen.all_networks) == (R34, [R18, R34])
+    alike = cast(small_list, mixed_networks=None, server_network=None)
+    assert alike.networks == {"site-1": "basic_unet", "site-2": "basic_unet"}
+    assert alike.server_network == "basic_unet"
+    taken = cast(small_list, mixed_networks=["basic_unet", R34])
+    assert taken.networks == {"site-1": "basic_unet", "site-2": R34}
+
+
+def test_mixed_networks_do_not_count_where_weights_are_averaged(small_list):
+    found = cast(small_list, "no_sam", mixed_networks=[R18, R34])
+    assert set(found.networks.values()) == {"basic_unet"}
+    assert found.content() == {}, "run.json of a homogeneous run is what it was"
+
+
+def test_fedavg_over_unlike_networks_names_both_sites_their_networks_and_the_first_tensor(small_list):
+    with pytest.raises(Refused) as caught:
+        cast(small_list, "no_sam", choices={"site-1": {"network": R18}, "site-2": {"network": R34}})
+    text = str(caught.value)
+    first = f"found encoder.layer1.2.conv1.weight: site-1 ({R18}) has no such tensor"
+    assert f"sites: expected one network at all sites: FedAvg averages weights, {first}" in text
+    assert f"site-2 ({R34}) has shape [64, 64, 3, 3]" in text
+    assert "--variant heterogeneous" in text
+
+
+def test_networks_that_differ_by_name_alone_can_be_averaged(small_list):
+    found = cast(small_list, "no_sam", choices={"site-1": {"network": "basic_unet"}})
+    assert set(found.networks.values()) == {"basic_unet"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"choices": {"site-7": {"network": R18}}},
+            r"federate\.json -> sites#site-7: expected one of .*site-1.*no such",
+        ),
+        ({"unseen": ["site-8", "site-9"]}, r"unseen: expected a site of the list(.|\n)*'site-9'"),
+        ({"choices": {"site-2": {"network": "resnet_18"}}}, r"network of site-2: expected one of .*found 'resnet_18'"),
+        ({"mixed_networks": ["basic_unett"]}, r"network of site-1: .*did you mean 'basic_unet'"),
+        ({"server_network": "huge"}, r"network of the server: .*found 'huge'"),
+        (
+            {"unseen": ["site-1"], "choices": {"site-1": {"network": R18}}},
+            r"sites#site-1: expected one of \['site-2'\]",
+        ),
+    ],
+    ids=["site", "unseen", "network", "mixed", "server", "choice-of-an-unseen-site"],
+)
+def test_unknown_names_are_refused(small_list, options, message):
+    with pytest.raises(Refused, match=message):
+        cast(small_list, **options)
+
+
+def test_unseen_sites_do_not_train_nor_do_those_without_unlabelled_images(small_list):
+    assert cast(small_list).sites == ("site-1", "site-2")
+    found = cast(small_list, unseen=["site-1"])
+    assert (found.sites, found.unseen) == (("site-2",), ("site-1",))
+    assert found.content()["unseen"] == ["site-1"]
+    small_list.sites["site-2"].unlabelled.clear()
+    found = cast(small_list)
+    assert (found.sites, found.unseen) == (("site-1",), ("site-2",))
+
+
+def test_a_sites_own_ids_reach_the_network_that_the_server_builds_for_it(small_list):
+    dilated = {"network": R18, "network_def#encoder_output_stride": 8}
+    found = cast(small_list, choices={"site-1": dilated})
+    server = found.server(rounds=1, seed=0, weights={}, guard=UpdateGuard())
+    strides = [server.networks[site]().encoder.layer4[0].conv1.stride for site in ("site-1", "site-2")]
+    assert strides == [(1, 1), (1, 1)]
+    dilations = [server.networks[site]().encoder.layer3[0].conv1.dilation for site in ("site-1", "site-2")]
+    assert dilations == [(2, 2), (1, 1)]
+
+
+def test_a_strategy_that_is_none_is_refused(small_list):
+    with pytest.raises(Refused, match=r"train\.json -> strategy: expected a Strategy, found PublicTargets"):
+        cast(small_list, strategy={"_target_": "samfed_monai.transforms.PublicTargets"})
