@@ -82,15 +82,31 @@ def test_the_example_network_is_built_by_its_name(examples):
 
 
 def test_the_example_aggregator_takes_the_median(examples):
-    from samfed_monai.federation import Envelope, Kind
+    from samfed_monai.federation import Envelope, Kind, Server
 
-    strategy = examples["Median"]({"w": torch.zeros(2)}, sites=["a", "b", "c"], rounds=1)
+    strategy = examples["Median"]().attach(Server(["a", "b", "c"], 1, weights={"w": torch.zeros(2)}))
     sent = strategy.configure(0)
     assert sorted(sent) == ["a", "b", "c"]
     values = {"a": [1.0, 9.0], "b": [2.0, 8.0], "c": [300.0, -7.0]}
     common = {"kind": Kind.WEIGHTS, "round": 0, "rounds": 1, "n": 4}
     strategy.aggregate(0, {s: Envelope(site=s, tensors={"w": torch.tensor(v)}, **common) for s, v in values.items()})
     assert strategy.global_weights["w"].tolist() == [2.0, 8.0]
+
+
+def test_the_example_exchange_passes_the_mean_around(examples, tmp_path: Path):
+    from tests.federation.unlike import run_unlike
+
+    def share(clients):
+        for client in clients.values():
+            client.sharing = examples["ShareCoverage"](masks=client.sharing)
+
+    result, _, strategy = run_unlike(tmp_path, rounds=2, strategy=examples["MeanCoverage"](), change=share)
+    terms = [[entry["terms"].get("others_cover") for entry in record["sites"].values()] for record in result.records]
+    assert terms[0] == [None, None]
+    assert terms[1][0] == terms[1][1]
+    assert 0 < terms[1][0] < 1
+    assert {record["sites"][site]["status"] for record in result.records for site in record["sites"]} == {"ok"}
+    assert strategy.global_weights == {}
 
 
 def test_the_example_source_pairs_images_and_masks(examples, tmp_path: Path):
