@@ -214,3 +214,12 @@ def test_the_security_warning_is_silent_only_for_a_vetted_bundle():
 def test_stored_models_can_still_be_asked_for():
     with pytest.raises(ValueError, match="No best model checkpoint"):
         toy_algo().get_weights({ExtraItems.MODEL_TYPE: ModelType.BEST_MODEL})
+
+
+def test_moments_that_a_failed_round_spoiled_are_forgotten():
+    algo = toy_algo(bundle={"fail_in_round": 1})
+    trained(algo, {**CALL, "round": 0})
+    next(iter(algo.trainer.optimizer.state.values()))["exp_avg"].fill_(float("nan"))
+    with pytest.raises(FileNotFoundError):
+        trained(algo)
+    assert all(tensor.isfinite().all() for tensor in algo.state_dict().values() if tensor.is_floating_point())

@@ -54,3 +54,10 @@ def test_fault_37_too_many_bytes_are_refused():
 def test_numbers_only_when_only_numbers_were_asked_for():
     with pytest.raises(MessageRefused, match="expected numbers only"):
         Inbox(round=2, sites=["a"], like=None).check("a", message())
+
+
+def test_only_the_kind_that_the_round_exchanges_is_taken():
+    inbox = Inbox(round=2, sites=["a"], like=lambda site: weights(), kind=Kind.WEIGHTS)
+    with pytest.raises(MessageRefused, match="message: expected weights, which this round exchanges, found prototypes"):
+        inbox.check("a", message(kind=Kind.PROTOTYPES))
+    inbox.check("a", message())
