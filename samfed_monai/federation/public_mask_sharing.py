@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils.data import Subset
 
 from samfed_monai.errors import Problem, Problems
 from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
     from samfed_monai.transforms import PublicTargets
 
 MASKS = "masks"
+
+
+def evenly_spaced(count: int, wanted: int | None) -> list[int] | None:
+    """``wanted`` of ``count`` places, the first and then at equal distances; ``None`` where that is all of them."""
+    if wanted is None or wanted >= count:
+        return None
+    return [place * count // wanted for place in range(wanted)]
 
 
 class Exchange(str, Enum):
@@ -63,6 +71,8 @@ class PublicMaskSharing(Sharing):
         mask_size: side of a soft mask in pixels; ``None`` is a quarter of the image's.
         batch_size: images a step.
         steps: steps on ``D_p`` a round; ``None`` is one pass over it.
+        images: exchange masks of that many public images, evenly spaced over the list, and take the steps on those;
+            ``None`` is all. Frames of a video are much alike, and every network looks at each of them in every round.
         seed, site: what the random numbers derive from.
 
     Example::
@@ -90,6 +100,7 @@ class PublicMaskSharing(Sharing):
         mask_size: int | None = None,
         batch_size: int = 8,
         steps: int | None = None,
+        images: int | None = None,
         seed: int = 0,
         site: str = "",
     ) -> None:
@@ -98,7 +109,10 @@ class PublicMaskSharing(Sharing):
             if value not in {each.value for each in kind}:
                 expected = f"one of {[each.value for each in kind]}"
                 problems.add(f"sharing#{name}", found=repr(value), expected=expected)
+        if images is not None and (not isinstance(images, int) or images < 1):
+            problems.add("sharing#images", found=repr(images), expected="a number of images >= 1, or null")
         problems.refuse_if_any()
+        indices = evenly_spaced(len(plain), images)  # type: ignore[arg-type]
         self.exchange, self.gate = Exchange(exchange), Gate(gate)
         self.network, self.optimizer, self._server_network = network, optimizer, server_network
         self.phase = PublicPhase(
@@ -113,12 +127,17 @@ class PublicMaskSharing(Sharing):
             learning_rate=learning_rate,
             batch_size=batch_size,
             steps=steps,
+            indices=indices,
             seed=seed,
             site=site,
         )
         # in float32 whatever the training does: the other side must get the same bits
         self.predictor = PublicPredictor(
-            dataset=plain, device=device, batch_size=batch_size, mask_size=mask_size, reliability=reliability
+            dataset=plain if indices is None else Subset(plain, indices),
+            device=device,
+            batch_size=batch_size,
+            mask_size=mask_size,
+            reliability=reliability,
         )
         self._own: Tensor | None = None
 

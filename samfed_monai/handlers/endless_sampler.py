@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 
 import torch
 from torch.utils.data import Sampler
@@ -17,14 +17,15 @@ class EndlessSampler(Sampler[int]):
     Args:
         dataset: what is sampled from.
         seed: of the order; :class:`SeedHandler` sets it anew for each round.
+        indices: the images that take part; ``None`` is all of them.
 
     Example::
 
         {"_target_": "samfed_monai.handlers.EndlessSampler", "dataset": "@train#dataset"}
     """
 
-    def __init__(self, dataset: Sized, *, seed: int = 0) -> None:
-        self.dataset, self.seed = dataset, seed
+    def __init__(self, dataset: Sized, *, seed: int = 0, indices: Sequence[int] | None = None) -> None:
+        self.dataset, self.seed, self.indices = dataset, seed, indices
 
     def set_random_state(self, seed: int) -> None:
         """Fixes the order of the next iteration."""
@@ -32,5 +33,6 @@ class EndlessSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed)
-        while count := len(self.dataset):
-            yield from torch.randperm(count, generator=generator).tolist()
+        while count := len(self.dataset if self.indices is None else self.indices):
+            order = torch.randperm(count, generator=generator).tolist()
+            yield from order if self.indices is None else (self.indices[place] for place in order)

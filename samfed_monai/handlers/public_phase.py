@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,7 +38,8 @@ class PublicPhase:
         term: what a target adds to the loss, a handler such as :class:`PublicDistillationTerm`.
         learning_rate: the handler that sets the rate of a round; ``None`` leaves it as it is.
         batch_size: images a step.
-        steps: optimiser steps a round; ``None`` is one pass over the public images.
+        steps: optimiser steps a round; ``None`` is one pass over the images.
+        indices: places in the list of the images that take part, and to which targets belong; ``None`` is all.
         seed, site: what the random numbers derive from.
     """
 
@@ -56,16 +57,18 @@ class PublicPhase:
         learning_rate: Any = None,
         batch_size: int = 8,
         steps: int | None = None,
+        indices: Sequence[int] | None = None,
         seed: int = 0,
         site: str = "",
     ) -> None:
         if steps is not None and (not isinstance(steps, int) or steps < 0):
             raise Refused([Problem("public_steps", found=repr(steps), expected="a number of steps >= 0, or null")])
         self.targets = targets
-        count = len(dataset)  # type: ignore[arg-type]
+        self.indices, self.images = indices, len(dataset)  # type: ignore[arg-type]
+        count = self.images if indices is None else len(indices)
         self.steps = max(1, -(-count // batch_size)) if steps is None else steps
-        self.images = count
-        loader = DataLoader(dataset, batch_size=batch_size, sampler=EndlessSampler(dataset), num_workers=0)  # type: ignore[arg-type]
+        sampler = EndlessSampler(dataset, indices=indices)  # type: ignore[arg-type]
+        loader = DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=0)
         handlers = [SeedHandler(seed=seed, site=f"{site}, public", loaders=[loader]), learning_rate, term]
         self.trainer = SupervisedTrainer(
             device=torch.device(device),
@@ -85,7 +88,8 @@ class PublicPhase:
 
         Args:
             round, rounds: which one, from 0, and how many there are.
-            masks: (N, C, h, w) uint8, the targets in the public list's order; ``None`` trains on the labels alone.
+            masks: (N, C, h, w) uint8, the targets of ``indices`` in the public list's order; ``None`` trains on the
+                labels alone.
             gate: (N,) bool, which targets count; ``None`` opens all.
 
         Returns:
@@ -101,11 +105,18 @@ class PublicPhase:
     @contextlib.contextmanager
     def _given(self, masks: Tensor | None, gate: Tensor | None) -> Any:
         if masks is not None:
-            self.targets.set(masks, torch.ones(len(masks), dtype=torch.bool) if gate is None else gate)
+            self.targets.set(*self._placed(masks, torch.ones(len(masks), dtype=torch.bool) if gate is None else gate))
         try:
             yield
         finally:
             self.targets.clear()
+
+    def _placed(self, masks: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+        if self.indices is None:
+            return masks, gate
+        everywhere, open_ = masks.new_zeros(self.images, *masks.shape[1:]), gate.new_zeros(self.images)
+        everywhere[self.indices], open_[self.indices] = masks, gate
+        return everywhere, open_
 
     def _rewind(self, round: int, rounds: int) -> None:
         # every round is a fresh run of one epoch; after an exception Ignite would go on with the dead one (0.5.5)

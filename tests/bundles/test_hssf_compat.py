@@ -10,7 +10,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from samfed_monai.config import find_variant
+from samfed_monai.config import variant_files
 from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.networks import HssfNetwork
 from samfed_monai.transforms import NoiseViewd
@@ -32,7 +32,7 @@ def workflow(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "network_def#confidence_convolutions": 1,
     }
     made = ConfigWorkflow(
-        config_file=[str(BUNDLE / "configs" / "train.json"), str(find_variant(BUNDLE, "hssf_compat"))],
+        config_file=[str(BUNDLE / "configs" / "train.json"), *map(str, variant_files(BUNDLE, "hssf_compat"))],
         workflow_type="train",
         logging_file=False,
         meta_file=str(BUNDLE / "configs" / "metadata.json"),
@@ -65,5 +65,8 @@ def test_it_trains_by_the_conventions(workflow: ConfigWorkflow) -> None:
     trainer = parts["train#trainer"]
     assert trainer.data_loader.batch_size == parts["unlabelled#dataloader"].batch_size == 4
     trainer.run()
-    terms = {"supervised", "confidence", "confidence_mean", "lssl", "lssl_counted", "lssl_flipped"}
-    assert set(trainer.state.term_means) == terms
+    assert set(trainer.state.term_means) == {"supervised", "lssl", "lssl_counted", "lssl_flipped"}
+    sharing = workflow.parser.get_parsed_content("sharing")
+    means = sharing.phase.run(0, 1, sharing.own_masks())
+    assert set(means) == {"supervised", "confidence", "confidence_mean", "public_kd", "public_kd_gate"}
+    assert sharing.predictor.reliability_measure == "pixel_accuracy"
