@@ -51,7 +51,9 @@ def memory(sites: int) -> dict[str, float]:
     """Peak memory that aggregation adds to the updates it is given, in models; run in a process of its own."""
     distinct = [model(seed) for seed in range(4)]
     updates = [distinct[i % 4] for i in range(sites)]
-    FedAvg().attach(Server(["a"], 1, weights={"warm": torch.zeros(8)})).aggregate(0, envelopes([{"warm": torch.ones(8)}], [1]))
+    FedAvg().attach(Server(["a"], 1, weights={"warm": torch.zeros(8)})).aggregate(
+        0, envelopes([{"warm": torch.ones(8)}], [1])
+    )
     before = resident(peak=False)
     strategy = FedAvg().attach(Server([f"site-{i}" for i in range(sites)], 3, weights=updates[0]))
     for round_ in range(3):
