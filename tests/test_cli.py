@@ -236,6 +236,21 @@ def test_a_run_folder_stands_for_its_best_model_and_its_settings(tmp_path):
     assert settings_of(weights) == {"network_name": "basic_unet", "image_size": 64}
 
 
+def test_of_a_run_with_unlike_networks_it_is_the_servers_where_it_has_one(tmp_path):
+    torch = pytest.importorskip("torch")
+    from samfed_monai.federation import RoundStore
+
+    for name, weights in (("with", {"a": torch.zeros(2)}), ("without", {})):
+        (tmp_path / name).mkdir()
+        RoundStore(tmp_path / name / "rounds").write(0, weights, {})
+        (tmp_path / name / "results.json").write_text('{"selected": "best", "models": {"best": {"round": 0}}}')
+    client = {"network_name": "basic_unet", "server_network": "deeplabv3plus_resnet34"}
+    (tmp_path / "with" / "run.json").write_text(json.dumps({"config": {"client": client}}))
+    assert settings_of(model_file(tmp_path / "with")) == {"network_name": "deeplabv3plus_resnet34"}
+    with pytest.raises(Refused, match=r"without: expected a run whose server has one, found no network at the server"):
+        model_file(tmp_path / "without")
+
+
 class TestManyRuns:
     """Runs of a comparison, with a command that only writes a file."""
 

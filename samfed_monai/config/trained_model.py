@@ -20,7 +20,7 @@ def model_file(path: str | Path) -> Path:
     """The weights that a path names: the file itself, or a run folder's selected (best) global model.
 
     Raises:
-        Refused: a folder that is no finished run.
+        Refused: a folder that is no finished run, or one whose server has no network (``fedmd``, ``local_only``).
     """
     path = Path(path).expanduser().resolve()
     if not path.is_dir():
@@ -30,7 +30,12 @@ def model_file(path: str | Path) -> Path:
         raise Refused([Problem(str(path), found="no results.json in it", expected="a finished run", mend=mend)])
     results = read_json(path / "results.json")
     number = results["models"][results["selected"]]["round"]
-    return path / "rounds" / f"{number:03d}" / "global.safetensors"
+    folder = path / "rounds" / f"{number:03d}"
+    if _is_empty(folder / "global.safetensors"):
+        found, expected = "no network at the server", "a run whose server has one"
+        mend = f"each site has its own, in the states of {folder / 'clients'}; its scores are in results.json"
+        raise Refused([Problem(str(path), found=found, expected=expected, mend=mend)])
+    return folder / "global.safetensors"
 
 
 def settings_of(path: str | Path) -> dict[str, Any]:
@@ -48,6 +53,15 @@ def settings_of(path: str | Path) -> dict[str, Any]:
 
 def read_header(path: str | Path) -> dict[str, str]:
     """Metadata of a safetensors file, which begins with JSON; empty for one without any, or a file of another kind."""
+    metadata = _content(path).get("__metadata__", {})
+    return {str(key): str(value) for key, value in metadata.items()}
+
+
+def _is_empty(path: Path) -> bool:
+    return _content(path).keys() == {"__metadata__"}
+
+
+def _content(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
@@ -56,18 +70,21 @@ def read_header(path: str | Path) -> dict[str, str]:
         if not 0 < size <= _MOST_HEADER_BYTES:
             return {}
         try:
-            metadata = json.loads(stream.read(size)).get("__metadata__", {})
+            content = json.loads(stream.read(size))
         except ValueError:
             return {}
-    return {str(key): str(value) for key, value in metadata.items()}
+    return content if isinstance(content, dict) else {}
 
 
 def _client_of_run(path: Path) -> dict[str, Any]:
-    """The sites' configuration of the run that ``<run>/rounds/NNN/global.safetensors`` belongs to."""
+    """Configuration of the run that ``<run>/rounds/NNN/global.safetensors`` belongs to, with the server's network."""
     if len(path.parts) < 4 or path.parent.parent.name != "rounds":
         return {}
     record = path.parent.parent.parent / "run.json"
     if not record.is_file():
         return {}
     client = read_json(record).get("config", {}).get("client", {})
-    return client if isinstance(client, dict) else {}
+    if not isinstance(client, dict):
+        return {}
+    # unlike networks: the stored model is the server's own
+    return {**client, "network_name": client.get("server_network") or client.get("network_name", "")}

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from samfed_monai.cli import main
 from samfed_monai.config import find_bundle
 from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.errors import Refused
 from samfed_monai.federation import FederatedJob
-from samfed_monai.io import safe_load
+from samfed_monai.io import read_json, safe_load
 from samfed_monai.results import validate_results
 
 NETWORKS = {
@@ -75,6 +76,11 @@ def test_five_unlike_networks_run_side_by_side_and_an_unseen_hospital_gets_the_s
     assert all(float(row["term_public_supervised"]) > 0 for row in rows)
     assert all(int(row["up_bytes"]) < 20_000 for row in rows), "no weights leave a site"
     assert (tmp_path / "evaluation" / "best" / "site-6" / "test" / "scores.csv").is_file()
+    data = ["--datalist", str(five_sites / "list.json"), "--data-root", str(five_sites), "--site", "site-6"]
+    command = ["evaluate", str(find_bundle("samfed_skin")), "--model", str(tmp_path), *data]
+    assert main([*command, "--output-dir", str(tmp_path / "again")]) == 0
+    again = read_json(tmp_path / "again" / "metrics.json")["sites"]["site-6"]
+    assert again["dice"] == results["unseen"]["site-6"]["test"]["dice"], "it is the server's network that is scored"
 
 
 @pytest.mark.parametrize(
