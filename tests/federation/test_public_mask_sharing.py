@@ -7,6 +7,7 @@ import torch
 
 from samfed_monai.errors import Refused
 from samfed_monai.federation import Kind, MessageRefused
+from samfed_monai.federation.public_mask_sharing import evenly_spaced
 from tests.federation.test_condensation_fusion import labels
 from tests.federation.unlike import IMAGES, SERVER_WIDTH, bench, toy_net
 
@@ -93,3 +94,18 @@ def test_unknown_options_are_refused_together():
     text = str(caught.value.__cause__ or caught.value)
     assert "sharing#exchange: expected one of ['predictions', 'weights', 'none'], found 'pixels'" in text
     assert "sharing#gate: expected one of ['better', 'always'], found 'never'" in text
+
+
+def test_some_public_images_are_exchanged_and_trained_on():
+    assert evenly_spaced(10, 4) == [0, 2, 5, 7]
+    assert evenly_spaced(4, 4) is evenly_spaced(4, None) is None
+    sharing = bench(**{"sharing#images": 2})
+    assert sharing.own_masks().shape[0] == 2
+    assert torch.equal(sharing.own_masks(), bench().own_masks()[[0, IMAGES // 2]])
+    assert sharing.public_hash != bench().public_hash
+    masks, gate = sharing.phase._placed(sharing.own_masks(), torch.tensor([True, False]))
+    assert gate.nonzero().flatten().tolist() == [0]
+    assert torch.equal(masks[IMAGES // 2], sharing.own_masks()[1])
+    with pytest.raises(RuntimeError) as caught:
+        bench(**{"sharing#images": 0})
+    assert "sharing#images: expected a number of images >= 1, or null, found 0" in str(caught.value.__cause__)

@@ -9,6 +9,7 @@ from samfed_monai.errors import Refused, Stopped
 from samfed_monai.federation import Envelope, FedAvg, Kind
 from samfed_monai.federation.semifl import ServerTuned
 from samfed_monai.federation.server import Server
+from tests.federation.unlike import SERVER_WIDTH, bench, toy_net
 
 
 def run(tune, answers=((1, 2.0), (3, 6.0)), *, rounds=1):
@@ -83,6 +84,31 @@ def test_weights_that_are_not_the_networks_stop_the_run(change, message):
         run(lambda weights, round: {**weights, **change})
 
 
-def test_without_a_tune_it_is_refused_before_the_first_round():
-    with pytest.raises(Refused, match=r"strategy \(ServerTuned\) -> tune: expected a function that trains"):
+def test_without_a_public_phase_it_is_refused_before_the_first_round():
+    with pytest.raises(Refused, match=r"strategy \(ServerTuned\): expected a public phase, found no sharing"):
         run(None)
+
+
+def trained(rounds: int, *, resume_after: int | None = None) -> dict[str, torch.Tensor]:
+    """Global weights after rounds in which one site sends back what it got; in two pieces where told to."""
+
+    def attach() -> ServerTuned:
+        start = toy_net(SERVER_WIDTH).state_dict()
+        return ServerTuned().attach(Server(["a"], rounds, seed=3, weights=start, bench=bench))
+
+    strategy = attach()
+    for round in range(rounds):
+        tensors = dict(strategy.configure(round)["a"].tensors)
+        strategy.aggregate(round, {"a": Envelope(Kind.WEIGHTS, "a", round, rounds, n=1, tensors=tensors)})
+        if round == resume_after:
+            weights, state = strategy.global_weights, strategy.state_dict()
+            strategy = attach()
+            strategy.load_state_dict(weights, {name: tensor.clone() for name, tensor in state.items()})
+    return strategy.global_weights
+
+
+def test_without_a_given_tune_the_bundles_public_phase_trains_and_its_moments_survive_a_resume():
+    whole, parts = trained(2), trained(2, resume_after=0)
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    start = toy_net(SERVER_WIDTH).state_dict()
+    assert not torch.equal(whole["0.weight"], start["0.weight"])

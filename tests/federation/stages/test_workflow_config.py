@@ -30,7 +30,9 @@ def test_files_and_overrides_are_merged_in_order(bundle):
 
 
 def test_an_unknown_variant_is_refused_with_the_names_that_exist(bundle):
-    with pytest.raises(Refused, match=r"expected one of .*'no_kd', .*'samfed', .*found 'samfeed'; did you mean 'samfed'"):
+    with pytest.raises(
+        Refused, match=r"expected one of .*'no_kd', .*'samfed', .*found 'samfeed'; did you mean 'samfed'"
+    ):
         client_config(bundle, "samfeed", {})
 
 
