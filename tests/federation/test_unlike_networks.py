@@ -16,11 +16,11 @@ def same(first, second) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("augment", [False, True])
-def test_both_exchanges_leave_the_same_bits_everywhere(tmp_path, augment):
+@pytest.mark.parametrize("options", [{}, {"augment": True}, {"augment": True, "sharing#images": 4}])
+def test_both_exchanges_leave_the_same_bits_everywhere(tmp_path, options):
     runs = {}
     for exchange in ("predictions", "weights"):
-        result, clients, strategy = run_unlike(tmp_path / exchange, rounds=2, exchange=exchange, augment=augment)
+        result, clients, strategy = run_unlike(tmp_path / exchange, rounds=2, exchange=exchange, **options)
         terms = [record["sites"][site]["terms"] for record in result.records for site in clients]
         assert max(entry["public_kd_gate"] for entry in terms) > 0, "somebody learned from the server"
         runs[exchange] = (strategy.global_weights, {site: own_weights(client) for site, client in clients.items()})
