@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.errors import Problems
 from samfed_monai.federation import optimizer_state
 from samfed_monai.federation.envelope import Envelope, Kind
-from samfed_monai.federation.public_mask_sharing import MASKS, Exchange, PublicMaskSharing
+from samfed_monai.federation.public_mask_sharing import MASKS, Exchange
 from samfed_monai.federation.random_state import own_random_state
 from samfed_monai.federation.strategy import Strategy
 from samfed_monai.losses import choose, most_reliable
@@ -65,11 +65,7 @@ class CondensationFusion(Strategy):
 
     def attach(self, server: Server) -> CondensationFusion:
         super().attach(server)
-        if server.bench is None:
-            mend = "use a variant that has one, for instance heterogeneous"
-            found = "no sharing in the bundle"
-            raise Refused([Problem("strategy", found=found, expected="a PublicMaskSharing", mend=mend)])
-        self.bench: PublicMaskSharing = server.bench()
+        self.bench = server.open_bench("heterogeneous")
         self.bench.network.load_state_dict(self.global_weights)
         self.bench.reset()
         return self

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from samfed_monai.errors import Problem, Refused
 from samfed_monai.federation.envelope import Envelope, Kind
-from samfed_monai.federation.public_mask_sharing import MASKS, PublicMaskSharing
+from samfed_monai.federation.public_mask_sharing import MASKS
 from samfed_monai.federation.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -36,11 +35,7 @@ class Consensus(Strategy):
 
     def attach(self, server: Server) -> Consensus:
         super().attach(server)
-        if server.bench is None:
-            mend = "use a variant that has one, for instance fedmd"
-            found = "no sharing in the bundle"
-            raise Refused([Problem("strategy", found=found, expected="a PublicMaskSharing", mend=mend)])
-        self.bench: PublicMaskSharing = server.bench()
+        self.bench = server.open_bench("fedmd")
         self.global_weights = {}
         self.masks: Tensor | None = None
         self._sum: Tensor | None = None

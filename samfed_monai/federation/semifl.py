@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from samfed_monai.errors import Problem, Refused, Stopped
+from samfed_monai.errors import Stopped
 from samfed_monai.federation import optimizer_state
 from samfed_monai.federation.envelope import Envelope
 from samfed_monai.federation.fedavg import FedAvg
@@ -56,11 +56,7 @@ class ServerTuned(FedAvg):
     def attach(self, server: Server) -> ServerTuned:
         super().attach(server)
         if self.tune is None:
-            if server.bench is None:
-                mend = "use a variant that has one, for instance semifl"
-                found = "no sharing in the bundle"
-                raise Refused([Problem("strategy (ServerTuned)", found=found, expected="a public phase", mend=mend)])
-            self._bench, self.tune = server.bench(), self._train
+            self._bench, self.tune = server.open_bench("semifl"), self._train
         return self
 
     def state_dict(self) -> dict[str, Tensor]:

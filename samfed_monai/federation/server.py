@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from samfed_monai.errors import Problem, Refused
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -35,3 +37,18 @@ class Server:
     guard: UpdateGuard | None = None
     bench: Callable[[], PublicMaskSharing] | None = None
     networks: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
+
+    def open_bench(self, variant: str) -> PublicMaskSharing:
+        """The server's own network with its public set.
+
+        Args:
+            variant: one that has what is missing otherwise, for the message.
+
+        Raises:
+            Refused: the bundle has no ``sharing``.
+        """
+        if self.bench is None:
+            found, expected = "no sharing in the bundle", "a PublicMaskSharing"
+            mend = f"use a variant that has one, for instance {variant}"
+            raise Refused([Problem("strategy", found=found, expected=expected, mend=mend)])
+        return self.bench()

@@ -85,7 +85,7 @@ def test_weights_that_are_not_the_networks_stop_the_run(change, message):
 
 
 def test_without_a_public_phase_it_is_refused_before_the_first_round():
-    with pytest.raises(Refused, match=r"strategy \(ServerTuned\): expected a public phase, found no sharing"):
+    with pytest.raises(Refused, match=r"strategy: expected a PublicMaskSharing, found no sharing .*semifl"):
         run(None)
 
 
