@@ -74,6 +74,7 @@ class Prototypes(Strategy):
 
     personal = True
     exchange_name = "prototypes"
+    answer_kind = Kind.PROTOTYPES
 
     def __init__(self, *, classes: int = 2) -> None:
         self.classes = classes

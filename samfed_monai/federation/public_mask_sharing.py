@@ -15,6 +15,7 @@ from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
 from samfed_monai.federation.sharing import Sharing
 from samfed_monai.handlers.public_phase import PublicPhase
 from samfed_monai.handlers.public_predictor import PublicPredictor
+from samfed_monai.io import canonical_hash
 from samfed_monai.losses import where_better
 
 if TYPE_CHECKING:
@@ -139,11 +140,15 @@ class PublicMaskSharing(Sharing):
             mask_size=mask_size,
             reliability=reliability,
         )
+        self._whole = None if indices is None else plain.data  # type: ignore[attr-defined]
         self._own: Tensor | None = None
 
     @property
     def public_hash(self) -> str:  # type: ignore[override]
-        return self.predictor.public_hash
+        if self._whole is None:
+            return self.predictor.public_hash
+        names = [str(record["image_sha256"]) for record in self._whole]  # of the images that are not exchanged, too
+        return canonical_hash([names, self.predictor.public_hash])
 
     def own_masks(self) -> Tensor:
         """This network's masks of ``D_p``, (N, C, h, w) uint8; computed once until the network is trained again."""

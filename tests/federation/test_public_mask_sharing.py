@@ -103,6 +103,9 @@ def test_some_public_images_are_exchanged_and_trained_on():
     assert sharing.own_masks().shape[0] == 2
     assert torch.equal(sharing.own_masks(), bench().own_masks()[[0, IMAGES // 2]])
     assert sharing.public_hash != bench().public_hash
+    one, other = bench(**{"sharing#images": 1}), bench(**{"sharing#images": 1, "public": "public, repainted"})
+    assert torch.equal(one.predictor.labels, other.predictor.labels)
+    assert one.public_hash != other.public_hash, "an image that is not exchanged counts, too"
     masks, gate = sharing.phase._placed(sharing.own_masks(), torch.tensor([True, False]))
     assert gate.nonzero().flatten().tolist() == [0]
     assert torch.equal(masks[IMAGES // 2], sharing.own_masks()[1])
