@@ -27,7 +27,7 @@ from samfed_monai.seeds import derive_seed
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from samfed_monai.federation.sharing import Sharing
+    from samfed_monai.federation.sharing.base import Sharing
 
 logger = logging.getLogger(__name__)
 

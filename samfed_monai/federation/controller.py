@@ -20,7 +20,7 @@ from samfed_monai.federation.records import round_record, site_record, told
 from samfed_monai.federation.run_folder import RunFolder, best_round
 from samfed_monai.federation.scoring import average, site_scores, worst
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
-from samfed_monai.federation.strategy import Strategy
+from samfed_monai.federation.strategies.base import Strategy
 from samfed_monai.federation.transport import Task, Transport
 
 logger = logging.getLogger(__name__)

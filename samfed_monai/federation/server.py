@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from samfed_monai.federation.clip import UpdateGuard
-    from samfed_monai.federation.public_mask_sharing import PublicMaskSharing
+    from samfed_monai.federation.sharing.public_masks import PublicMaskSharing
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from samfed_monai.data import DataList
 from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.federation.clip import UpdateGuard
-from samfed_monai.federation.fedavg import FedAvg
 from samfed_monai.federation.random_state import own_random_state
 from samfed_monai.federation.server import Server
 from samfed_monai.federation.stages.networks import (
@@ -20,13 +19,14 @@ from samfed_monai.federation.stages.networks import (
     site_overrides,
 )
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
-from samfed_monai.federation.strategy import Strategy
+from samfed_monai.federation.strategies.base import Strategy
+from samfed_monai.federation.strategies.fedavg import FedAvg
 from samfed_monai.seeds import derive_seed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from samfed_monai.federation.public_mask_sharing import PublicMaskSharing
+    from samfed_monai.federation.sharing.public_masks import PublicMaskSharing
 
 SERVER = "server"
 

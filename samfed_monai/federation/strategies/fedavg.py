@@ -9,7 +9,7 @@ import torch
 
 from samfed_monai.federation.clip import norm
 from samfed_monai.federation.envelope import Envelope, Kind
-from samfed_monai.federation.strategy import Strategy
+from samfed_monai.federation.strategies.base import Strategy
 
 if TYPE_CHECKING:
     from torch import Tensor

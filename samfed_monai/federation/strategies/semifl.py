@@ -10,15 +10,15 @@ import torch
 from samfed_monai.errors import Stopped
 from samfed_monai.federation import optimizer_state
 from samfed_monai.federation.envelope import Envelope
-from samfed_monai.federation.fedavg import FedAvg
 from samfed_monai.federation.random_state import own_random_state
+from samfed_monai.federation.strategies.fedavg import FedAvg
 from samfed_monai.seeds import derive_seed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from samfed_monai.federation.public_mask_sharing import PublicMaskSharing
     from samfed_monai.federation.server import Server
+    from samfed_monai.federation.sharing.public_masks import PublicMaskSharing
 
 Tune = Callable[[Mapping[str, "Tensor"], int], Mapping[str, "Tensor"]]
 """From weights and the round to the weights after training on the public labels; it must not change what it is given.

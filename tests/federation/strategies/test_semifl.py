@@ -7,8 +7,8 @@ import torch
 
 from samfed_monai.errors import Refused, Stopped
 from samfed_monai.federation import Envelope, FedAvg, Kind
-from samfed_monai.federation.semifl import ServerTuned
 from samfed_monai.federation.server import Server
+from samfed_monai.federation.strategies.semifl import ServerTuned
 from tests.federation.unlike import SERVER_WIDTH, bench, toy_net
 
 

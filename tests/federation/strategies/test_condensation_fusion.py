@@ -7,19 +7,13 @@ import torch
 
 from samfed_monai.errors import Refused
 from samfed_monai.federation import CondensationFusion, Envelope, Kind, Server
-from tests.federation.unlike import IMAGES, SERVER_WIDTH, ToyPublic, toy_net, unlike_server
+from tests.federation.unlike import IMAGES, SERVER_WIDTH, label_masks, toy_net, unlike_server
 
 SITES = ("a", "b")
 
 
 def attached(**options) -> CondensationFusion:
     return CondensationFusion(**options).attach(unlike_server(dict.fromkeys(SITES), 2))
-
-
-def labels() -> torch.Tensor:
-    """The labels as soft masks of 8 x 8: their cells' mean, so that they are the most reliable masks of that size."""
-    pixels = torch.stack([torch.as_tensor(item["label"]) for item in ToyPublic()])
-    return (torch.nn.functional.avg_pool2d(pixels, 2) * 255).to(torch.uint8)
 
 
 def answer(site: str, masks: torch.Tensor) -> Envelope:
@@ -35,7 +29,7 @@ def spy_on_phase(strategy: CondensationFusion, monkeypatch) -> list:
 def test_the_server_learns_from_the_most_reliable_site_only(monkeypatch):
     strategy = attached(floor=0.5)
     calls = spy_on_phase(strategy, monkeypatch)
-    good, empty = labels(), torch.zeros(IMAGES, 1, 8, 8, dtype=torch.uint8)
+    good, empty = label_masks(), torch.zeros(IMAGES, 1, 8, 8, dtype=torch.uint8)
     first, second = good.clone(), empty.clone()
     first[3:], second[3:] = empty[3:], good[3:]  # each knows one half
     strategy.configure(0)
@@ -47,7 +41,7 @@ def test_the_server_learns_from_the_most_reliable_site_only(monkeypatch):
 
 
 def test_nobody_is_learned_from_below_the_floor_or_below_the_server(monkeypatch):
-    best = labels()
+    best = label_masks()
     for floor, expected in ((0.99, False), (0.0, True)):
         strategy = attached(floor=floor)
         calls = spy_on_phase(strategy, monkeypatch)
@@ -76,7 +70,7 @@ def test_answers_of_the_round_before_are_forgotten(monkeypatch):
     strategy = attached()
     spy_on_phase(strategy, monkeypatch)
     strategy.configure(0)
-    strategy.accept(0, "a", answer("a", labels()))
+    strategy.accept(0, "a", answer("a", label_masks()))
     strategy.configure(1)
     assert strategy._answers == {}
 
@@ -105,13 +99,13 @@ def test_an_unseen_hospital_gets_the_servers_network_and_a_site_its_own():
 def test_a_stored_round_comes_back_with_the_optimizer():
     strategy = attached(floor=0.0)
     strategy.configure(0)
-    strategy.aggregate(0, {"a": answer("a", labels())})
+    strategy.aggregate(0, {"a": answer("a", label_masks())})
     weights, state = dict(strategy.global_weights), {k: t.clone() for k, t in strategy.state_dict().items()}
     other = attached(floor=0.0)
     other.load_state_dict(weights, state)
     for each in (strategy, other):
         each.configure(1)
-        each.aggregate(1, {"a": answer("a", labels())})
+        each.aggregate(1, {"a": answer("a", label_masks())})
     assert all(torch.equal(strategy.global_weights[name], other.global_weights[name]) for name in weights)
     assert not torch.equal(strategy.global_weights["0.weight"], toy_net(SERVER_WIDTH).state_dict()["0.weight"])
 
@@ -122,7 +116,7 @@ def test_the_server_trains_without_touching_anybodys_random_numbers():
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
-    strategy.aggregate(0, {"a": answer("a", labels())})
+    strategy.aggregate(0, {"a": answer("a", label_masks())})
     assert torch.equal(torch.rand(1), expected)
 
 

@@ -7,9 +7,8 @@ import torch
 
 from samfed_monai.errors import Refused
 from samfed_monai.federation import Kind, MessageRefused
-from samfed_monai.federation.public_mask_sharing import evenly_spaced
-from tests.federation.test_condensation_fusion import labels
-from tests.federation.unlike import IMAGES, SERVER_WIDTH, bench, toy_net
+from samfed_monai.federation.sharing.public_masks import evenly_spaced
+from tests.federation.unlike import IMAGES, SERVER_WIDTH, bench, label_masks, toy_net
 
 
 def spy_on_phase(sharing, monkeypatch) -> list:
@@ -23,7 +22,7 @@ def test_it_learns_only_where_the_server_is_better(monkeypatch):
     calls = spy_on_phase(sharing, monkeypatch)
     sharing.network.load_state_dict(toy_net(SERVER_WIDTH).state_dict())
     theirs = sharing.own_masks().clone()
-    theirs[2] = labels()[2]  # as good as its own but for one image
+    theirs[2] = label_masks()[2]  # as good as its own but for one image
     assert sharing.receive(1, 3, Kind.SOFT_MASKS, {"masks": theirs}) == {"public_supervised": 1.0}
     round, rounds, masks, gate = calls[0]
     assert (round, rounds) == (1, 3)

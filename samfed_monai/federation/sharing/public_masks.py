@@ -12,7 +12,7 @@ from torch.utils.data import Subset
 
 from samfed_monai.errors import Problem, Problems
 from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
-from samfed_monai.federation.sharing import Sharing
+from samfed_monai.federation.sharing.base import Sharing
 from samfed_monai.handlers.public_phase import PublicPhase
 from samfed_monai.handlers.public_predictor import PublicPredictor
 from samfed_monai.io import canonical_hash

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from samfed_monai.federation.envelope import Envelope, Kind
-from samfed_monai.federation.strategy import Strategy
+from samfed_monai.federation.strategies.base import Strategy
 
 if TYPE_CHECKING:
     from torch import Tensor

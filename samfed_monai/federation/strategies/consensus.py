@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from samfed_monai.federation.envelope import Envelope, Kind
-from samfed_monai.federation.public_mask_sharing import MASKS
-from samfed_monai.federation.strategy import Strategy
+from samfed_monai.federation.sharing.public_masks import MASKS
+from samfed_monai.federation.strategies.base import Strategy
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,9 +10,9 @@ import torch
 from samfed_monai.errors import Problems
 from samfed_monai.federation import optimizer_state
 from samfed_monai.federation.envelope import Envelope, Kind
-from samfed_monai.federation.public_mask_sharing import MASKS, Exchange
 from samfed_monai.federation.random_state import own_random_state
-from samfed_monai.federation.strategy import Strategy
+from samfed_monai.federation.sharing.public_masks import MASKS, Exchange
+from samfed_monai.federation.strategies.base import Strategy
 from samfed_monai.losses import choose, most_reliable
 from samfed_monai.seeds import derive_seed
 
