@@ -94,7 +94,7 @@ skin: $(VENV)/.package
 	@$(MAKE) skin-page
 
 skin-page:
-	@$(BIN)/samfed report $(wildcard $(SKIN_RUN)/*/seed-*) --output-dir "$(SKIN_RUN)" --page docs/results/skin.md \
+	@$(BIN)/samfed report $(wildcard $(SKIN_RUN)/*/seed-*) --output-dir "$(SKIN_RUN)" --page docs/results/skin.md --published skin \
 	    --title "Skin: four sites of ISIC 2017, one hundred unlabelled images each" \
 	    --command 'make skin SAMFED_DATA=DATA     # which runs, for every variant and seed: samfed federate samfed_skin $(SKIN_ARGS)' \
 	    --caveat "A subset: those images of HSSF's published lists that ISIC 2017 has (66 of 100 public ones), and of the unlabelled ones at most 100 a site; masks are those of ISIC 2017." \
