@@ -98,7 +98,7 @@ def test_the_example_exchange_passes_the_mean_around(examples, tmp_path: Path):
 
     def share(clients):
         for client in clients.values():
-            client.sharing = examples["ShareCoverage"](masks=client.sharing)
+            client.own.sharing = examples["ShareCoverage"](masks=client.own.sharing)
 
     result, _, strategy = run_unlike(tmp_path, rounds=2, strategy=examples["MeanCoverage"](), change=share)
     terms = [[entry["terms"].get("others_cover") for entry in record["sites"].values()] for record in result.records]

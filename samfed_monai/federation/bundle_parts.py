@@ -57,6 +57,15 @@ def evaluation_parts(evaluator: SupervisedEvaluator, workflow: Any, split: str, 
             handler.output_dir = own_folder
 
 
+def scored(evaluator: SupervisedEvaluator) -> tuple[list[dict[str, Any]], dict[str, int], int]:
+    """What a run of the evaluator left: its table, ``empty_<side>`` counts by name, and how many images were seen."""
+    state = evaluator.state
+    summary = dict(getattr(state, "score_summary", None) or {})
+    seen = int(summary.get("n", len(getattr(evaluator.data_loader, "dataset", ()))))
+    empty = {f"empty_{side}": count for side, count in (summary.get("empty") or {}).items()}
+    return list(getattr(state, "scores", None) or []), empty, seen
+
+
 def _loader(evaluator: SupervisedEvaluator, workflow: Any, split: str) -> Any:
     if split not in LOADER_IDS:
         raise Refused([Problem("split", found="another split", expected=f"one of {sorted(LOADER_IDS)}")])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from monai.fl.utils.constants import FlStatistics, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 
 from samfed_monai.errors import Problem
-from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
+from samfed_monai.federation.envelope import METRIC_NAMES, TERM_NAME, Envelope, Kind, MessageRefused
 
 #: Entry of an ExchangeObject (which is a dict) under which an envelope's header travels.
 HEADER = "samfed"
@@ -58,3 +59,13 @@ def from_exchange(exchange: ExchangeObject, *, request: Envelope) -> Envelope:
         tensors=tensors,
         metrics=dict(exchange.metrics or {}),
     )
+
+
+def sendable(metrics: Mapping[Any, Any]) -> dict[str, float]:
+    """Those of a client's ``metrics`` that may leave the site: allow-listed names with plain numbers."""
+    numbers = {str(name): getattr(value, "item", lambda value=value: value)() for name, value in metrics.items()}
+    return {
+        name: value
+        for name, value in numbers.items()
+        if (name in METRIC_NAMES or TERM_NAME.fullmatch(name)) and type(value) in (int, float)
+    }

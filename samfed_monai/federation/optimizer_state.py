@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +16,8 @@ from samfed_monai.errors import Problem, Refused
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
+
+logger = logging.getLogger(__name__)
 
 _PLAIN = "plain"
 
@@ -58,16 +62,23 @@ def unpack(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
         raise Refused([Problem("optimizer state", found=str(error), expected=expected)]) from error
 
 
-def drop_if_poisoned(optimizer: Optimizer) -> bool:
-    """Forgets all moments when one of them is NaN or infinite, and says whether it did.
+@contextmanager
+def kept_finite(optimizer: Optimizer, *, owner: str) -> Iterator[None]:
+    """Forgets all moments when a block, whether it fails or not, leaves one of them NaN or infinite, and says so.
 
     A round that diverged would otherwise spoil every later round of the site, whatever weights the server sends.
+
+    Args:
+        optimizer: whose moments they are.
+        owner: the site, for the log.
     """
-    moments = (value for entry in optimizer.state.values() for value in entry.values())
-    if all(math.isfinite(value.sum()) for value in moments if isinstance(value, torch.Tensor)):
-        return False
-    optimizer.state.clear()
-    return True
+    try:
+        yield
+    finally:
+        moments = (value for entry in optimizer.state.values() for value in entry.values())
+        if not all(math.isfinite(value.sum()) for value in moments if isinstance(value, torch.Tensor)):
+            optimizer.state.clear()
+            logger.warning("%s: the optimizer's moments were not finite and were forgotten", owner)
 
 
 def _tuples(group: Mapping[str, Any]) -> dict[str, Any]:

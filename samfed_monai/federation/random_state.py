@@ -37,8 +37,11 @@ def own_random_state(seed: int | None) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
-def seed_transforms(dataset: Any, seed: int) -> None:
-    """Seeds the random transforms of a MONAI dataset, which hold generators of their own; others are left alone."""
+def seed_transforms(dataset: Any, seed: int | None) -> None:
+    """Seeds the random transforms of a MONAI dataset, which hold generators of their own; others are left alone.
+
+    Without a ``seed`` all are left alone.
+    """
     transform: Any = getattr(dataset, "transform", None)
-    if hasattr(transform, "set_random_state"):
+    if seed is not None and hasattr(transform, "set_random_state"):
         transform.set_random_state(seed=seed)

@@ -141,7 +141,7 @@ def test_a_round_that_diverges_leaves_the_sites_own_network_as_it_was(tmp_path):
     def diverge_once(clients):
         client = clients["site-2"]
         clients["site-3"] = unlike_algo("site-3")
-        receive, train = client.sharing.receive, client.train
+        receive, train = client.own.sharing.receive, client.train
 
         def poisoned(round, *arguments):
             means = receive(round, *arguments)
@@ -159,7 +159,7 @@ def test_a_round_that_diverges_leaves_the_sites_own_network_as_it_was(tmp_path):
             finally:
                 states.append(own_weights(client))
 
-        client.sharing.receive, client.train = poisoned, watched
+        client.own.sharing.receive, client.train = poisoned, watched
 
     result, _, _ = run_unlike(tmp_path, rounds=3, change=diverge_once)
     assert [record["sites"]["site-2"]["status"] for record in result.records] == ["ok", "skipped", "ok"]

@@ -30,7 +30,7 @@ def test_no_tensor_travels_in_either_direction(tmp_path, monkeypatch):
 def test_an_answer_with_tensors_is_not_taken(tmp_path):
     result, _, _ = run_unlike(
         tmp_path, rounds=1, strategy=LocalOnly(), options={"quorum": 1, "allow_single_site": True},
-        change=lambda clients: setattr(clients["site-1"].sharing, "share", lambda: (Kind.METRICS, {})),
+        change=lambda clients: setattr(clients["site-1"].own.sharing, "share", lambda: (Kind.METRICS, {})),
     )  # fmt: skip
     entry = result.records[0]["sites"]
     assert entry["site-1"]["status"] == "ok"

@@ -1,0 +1,108 @@
+"""A site that keeps a network of its own: what it takes, what it gives, and what it goes back to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from monai.fl.utils.constants import WeightType
+from monai.fl.utils.exchange_object import ExchangeObject
+from monai.networks.utils import get_state_dict
+
+from samfed_monai.errors import Problem
+from samfed_monai.federation.call import Call
+from samfed_monai.federation.envelope import Kind, MessageRefused
+from samfed_monai.federation.exchange import HEADER
+
+if TYPE_CHECKING:
+    from monai.engines import SupervisedTrainer
+    from torch import Tensor
+
+    from samfed_monai.federation.sharing.base import Sharing
+
+_PREFIX = "network."
+
+
+class OwnNetwork:
+    """A trainer's network where the bundle has a ``sharing``: it trains from where it stands, whatever is sent.
+
+    ``purpose`` of a call says what its tensors are for: ``distil`` from them, or ``keep`` the network as it is. With
+    ``replace``, and where nothing is said, weights are replaced as in MONAI FL, and none of this is used.
+
+    Args:
+        trainer: whose network it is.
+        sharing: what this site gives and takes.
+    """
+
+    def __init__(self, trainer: SupervisedTrainer, sharing: Sharing) -> None:
+        self.trainer, self.sharing = trainer, sharing
+
+    def receive(self, data: ExchangeObject, call: Call) -> dict[str, float]:
+        """Learns from what was sent, if it was sent for that; returns the numbers of it that are finite."""
+        if call.words.get("purpose") != "distil":
+            return {}
+        kind = Kind(data.get(HEADER, {}).get("kind", Kind.METRICS))
+        means = self.sharing.receive(call.round or 0, call.words.get("rounds", 1), kind, dict(data.weights or {}))
+        return {name: value for name, value in means.items() if math.isfinite(value)}
+
+    def share(self) -> tuple[Kind, ExchangeObject]:
+        """What leaves the site after the local epoch, and what its tensors are."""
+        kind, tensors = self.sharing.share()
+        return kind, ExchangeObject(weights=tensors or None)
+
+    def in_place_of(self, data: ExchangeObject) -> ExchangeObject:
+        """The message ``data`` with this network's weights as its tensors: MONAI FL loads what it is given."""
+        own = ExchangeObject(weights=dict(get_state_dict(self.trainer.network)), weight_type=WeightType.WEIGHTS)
+        own[HEADER] = data.get(HEADER, {})
+        return own
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The network's weights, under names that :func:`split_state` knows."""
+        return {_PREFIX + name: tensor for name, tensor in get_state_dict(self.trainer.network).items()}
+
+    @contextmanager
+    def undone_if_it_fails(self, call: Call) -> Iterator[None]:
+        """Leaves the network as it was before a block that fails: NaN would never leave a network that stays here."""
+        network, before = self.trainer.network, {}
+        if call.keeps_network:
+            before = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        try:
+            yield
+        except BaseException:
+            if before:
+                network.load_state_dict(before)
+            self.sharing.reset()
+            raise
+
+
+def own_network(trainer: SupervisedTrainer | None, workflow: Any) -> OwnNetwork | None:
+    """That of a bundle whose ``sharing`` is a component; ``None`` without a trainer, or where weights are exchanged."""
+    parser = getattr(workflow, "parser", None)
+    if trainer is None or parser is None or "sharing" not in parser:
+        return None
+    sharing = parser.get_parsed_content("sharing")
+    return None if sharing is None else OwnNetwork(trainer, sharing)
+
+
+def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights of a network of one's own, and the rest of a client's state; the first is empty where there is none."""
+    own = {name[len(_PREFIX) :]: tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
+    return own, {name: tensor for name, tensor in state.items() if not name.startswith(_PREFIX)}
+
+
+def require_same_public_set(wanted: str | None, own: str) -> None:
+    """Refuses a public set that is not the server's.
+
+    Args:
+        wanted: hash of the server's; ``None`` and an empty one ask for nothing.
+        own: hash of this site's; empty where it has none.
+
+    Raises:
+        MessageRefused: the two differ.
+    """
+    if wanted and wanted != own:
+        found, expected = f"a public set with hash {own[:12] or 'none'}", f"that of the server, {wanted[:12]}"
+        mend = "give both the same data list, in the same order, with the same masks and image_size"
+        raise MessageRefused([Problem("public set", found=found, expected=expected, mend=mend)])
