@@ -15,11 +15,11 @@ from samfed_monai.commands.evaluate import add_evaluate_parser
 from samfed_monai.commands.federate import add_federate_parser
 from samfed_monai.commands.infer import add_infer_parser
 from samfed_monai.commands.init import add_init_parser
+from samfed_monai.commands.teach import add_teach_parser
 from samfed_monai.commands.variants import add_variants_parser
 from samfed_monai.config.exit_codes import message_and_code, told_by
 from samfed_monai.data.prepare_cli import add_prepare_parser
 from samfed_monai.errors import SamFedError
-from samfed_monai.networks.teach_cli import add_teach_parser
 from samfed_monai.networks.weights_cli import add_weights_parser
 from samfed_monai.reports.report_cli import add_report_parser
 

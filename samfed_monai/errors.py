@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -100,3 +101,9 @@ class Problems:
         """Raises :class:`Refused` with everything collected so far; does nothing when there is nothing."""
         if self._problems:
             raise Refused(self._problems)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """How to mend a misspelt name: ``did you mean 'x'?``, or an empty string when none of ``known`` is close."""
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else ""

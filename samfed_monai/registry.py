@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.errors import Problem, Refused, did_you_mean
 
 T = TypeVar("T")
 
@@ -42,8 +41,7 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
-            close = difflib.get_close_matches(str(name), self._entries, n=1)
-            mend = f"did you mean {close[0]!r}?" if close else "see the names expected"
+            mend = did_you_mean(str(name), self._entries) or "see the names expected"
             raise Refused([Problem(self.kind, found=repr(name), expected=f"one of {sorted(self._entries)}", mend=mend)])
         return self._entries[name]
 

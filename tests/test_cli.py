@@ -17,8 +17,8 @@ from samfed_monai.commands.arguments import overrides_of
 from samfed_monai.commands.evaluate import lines_of
 from samfed_monai.commands.federate import overrides_from
 from samfed_monai.config import find_bundle, packaged_bundles
-from samfed_monai.config.trained_model import model_file, read_header, settings_of
 from samfed_monai.errors import Problem, Refused, Stopped
+from samfed_monai.trained_model import model_file, read_header, settings_of
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "samfed_skin"
 COMMANDS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.errors import ExitCode, Problem, Problems, Refused, SamFedError, Stopped
+from samfed_monai.errors import ExitCode, Problem, Problems, Refused, SamFedError, Stopped, did_you_mean
 
 
 def test_a_problem_reads_as_one_sentence_with_place_and_mend():
@@ -75,3 +75,8 @@ def test_problems_collects_in_order_and_refuses_all_at_once():
 
 def test_no_problems_refuse_nothing():
     Problems().refuse_if_any()
+
+
+def test_a_misspelt_name_is_mended_where_one_is_close():
+    assert did_you_mean("heterogenous", ["samfed", "heterogeneous"]) == "did you mean 'heterogeneous'?"
+    assert did_you_mean("xyz", ["samfed", "heterogeneous"]) == ""

@@ -34,7 +34,7 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
 def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``evaluate.json`` and prints one line per site."""
     from samfed_monai.commands.run_bundle import run_workflow
-    from samfed_monai.config.trained_model import model_file, settings_of
+    from samfed_monai.trained_model import model_file, settings_of
 
     model = model_file(arguments.model)
     overrides = {

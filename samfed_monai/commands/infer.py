@@ -30,7 +30,7 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``inference.json`` with the settings that the weights were trained with, where they say."""
     from samfed_monai.commands.run_bundle import run_workflow
-    from samfed_monai.config.trained_model import model_file, settings_of
+    from samfed_monai.trained_model import model_file, settings_of
 
     model = model_file(arguments.model)
     overrides = {

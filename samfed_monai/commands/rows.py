@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.ids import did_you_mean
 from samfed_monai.config.overrides import normal_ids
-from samfed_monai.errors import Problems, Refused
+from samfed_monai.errors import Problems, Refused, did_you_mean
 from samfed_monai.io import read_json
 from samfed_monai.reports.caveats import VARIANTS
 

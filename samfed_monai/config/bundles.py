@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.errors import Problem, Refused, did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _SHELVES = (_PACKAGE / "bundles", _PACKAGE.parent / "bundles")
@@ -33,8 +32,7 @@ def packaged_bundle(name: str) -> Path:
     """
     bundles = packaged_bundles()
     if name not in bundles:
-        close = difflib.get_close_matches(name, bundles, n=1)
-        mend = f"did you mean {close[0]!r}?" if close else ""
+        mend = did_you_mean(name, bundles)
         raise Refused([Problem("bundle", found=repr(name), expected=f"one of {sorted(bundles)}", mend=mend)])
     return bundles[name]
 

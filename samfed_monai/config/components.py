@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from samfed_monai.config.ids import MISSING, did_you_mean, lookup, references, split_id, walk
+from samfed_monai.config.ids import MISSING, lookup, references, split_id, walk
 from samfed_monai.config.kinds import describe, mend_for, unlike_annotation, unlike_default
 from samfed_monai.config.layers import BundleConfig
 from samfed_monai.config.spelling import COMPONENT_KEYS
 from samfed_monai.config.targets import annotations_of, parameters_of, resolve_target
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.errors import Problem, Refused, did_you_mean
 
 _MOST_HOPS = 8  # ids that refer to one another in a circle are MONAI's to refuse
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -66,9 +65,3 @@ def references(text: str) -> list[tuple[str, ...]]:
     if not text.startswith(("@", "$")):
         return []
     return [tuple(match.split("::")) for match in _REFERENCE.findall(text.replace("#", "::"))]
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``did you mean 'x'?``, or an empty string when nothing is close."""
-    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else ""

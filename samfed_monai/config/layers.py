@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.ids import MISSING, did_you_mean, join_id, lookup, split_id
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.config.ids import MISSING, join_id, lookup, split_id
+from samfed_monai.errors import Problem, Refused, did_you_mean
 from samfed_monai.io import read_json
 
 WORKFLOWS: dict[str, tuple[str, ...]] = {

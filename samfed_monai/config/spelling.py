@@ -7,11 +7,11 @@ import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from samfed_monai.config.ids import MISSING, children, did_you_mean, join_id, lookup, references, split_id, walk
+from samfed_monai.config.ids import MISSING, children, join_id, lookup, references, split_id, walk
 from samfed_monai.config.knobs import knobs_of, shipped_knobs
 from samfed_monai.config.layers import COMMAND_LINE, BundleConfig
 from samfed_monai.config.targets import parameters_of, resolve_target
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.errors import Problem, Refused, did_you_mean
 
 COMPONENT_KEYS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"})
 """Keys of a component that MONAI reads itself; they are no arguments."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.ids import did_you_mean
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.errors import Problem, Refused, did_you_mean
 from samfed_monai.io import read_json
 
 BASE = "_base"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from samfed_monai.data.items import SITE_SPLITS, Item, Site, Split
 from samfed_monai.data.paths import unsafe
-from samfed_monai.errors import Problems
+from samfed_monai.errors import Problems, did_you_mean
 
 LIST_KEYS = ("schema", "name", "hash", "mask_threshold", "public", "sites")
 ITEM_KEYS = ("image", "sha256", "label", "label_sha256", "group")
@@ -51,8 +50,7 @@ def _check_keys(
     known = list(known)
     for key in entry:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            mend = f"did you mean {close[0]!r}?" if close else "remove it"
+            mend = did_you_mean(key, known) or "remove it"
             problems.add(f"{at} -> {key}", found="an unknown key", expected=f"one of {known}", mend=mend)
     for key in required:
         if key not in entry:

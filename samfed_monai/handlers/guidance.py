@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.losses import Agreement, AgreementSettings, RaterRates, agree
 
 
@@ -86,8 +85,7 @@ class Guidance:
 def unknown_guide(name: str, known: Iterable[str], asked_by: str) -> Problem:
     """The problem of a term that asks for a guide nobody provides."""
     names = sorted({"weak", *known})
-    close = difflib.get_close_matches(name, names, n=1)
-    mend = f"did you mean {close[0]!r}?" if close else f"add a guide of that name, or disable {asked_by}"
+    mend = did_you_mean(name, names) or f"add a guide of that name, or disable {asked_by}"
     return Problem(asked_by, found=f"the guide {name!r}", expected=f"one of {names}", mend=mend)
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
 
-from samfed_monai.config.trained_model import SETTINGS, settings_of
 from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.io import safe_load
+from samfed_monai.trained_model import SETTINGS, settings_of
 
 if TYPE_CHECKING:
     from ignite.engine import Engine

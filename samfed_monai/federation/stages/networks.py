@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.config.ids import did_you_mean
-from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
 from samfed_monai.networks import CLIENT_NETWORKS
 

@@ -1,3 +1,5 @@
+"""`samfed teach`: the bundle runs with the given arguments, and what is missing is refused before any work."""
+
 from __future__ import annotations
 
 import argparse
@@ -5,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from samfed_monai.commands.teach import add_teach_parser
 from samfed_monai.errors import Refused
 from samfed_monai.io import read_json
 from samfed_monai.networks.sam.adapter import read_header
-from samfed_monai.networks.teach_cli import add_teach_parser
+from tests.networks.fakes import fake_checkpoint
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
 
@@ -20,11 +23,11 @@ def parse(*words: str) -> argparse.Namespace:
 
 
 @pytest.fixture
-def listed(tmp_path, checkpoint, monkeypatch):
+def listed(tmp_path, monkeypatch):
     """A small synthetic list whose sites have labels, and random weights in the weights folder."""
     from samfed_monai.data import render_synthetic
 
-    monkeypatch.setenv("SAMFED_WEIGHTS", str(checkpoint.parent))
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(fake_checkpoint(tmp_path / "mobile_sam.pt").parent))
     datalist = render_synthetic(tmp_path / "images", sites=1, images_per_site=4, public=3, size=(64, 80))
     datalist.save(tmp_path / "list.json")
     return ["--datalist", str(tmp_path / "list.json"), "--data-root", str(tmp_path / "images")]
