@@ -5,20 +5,20 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.errors import Problems, Stopped
 from samfed_monai.federation.clock import Clock
 from samfed_monai.federation.envelope import Envelope, Kind
+from samfed_monai.federation.evaluation import Evaluation
 from samfed_monai.federation.failure import Failure
 from samfed_monai.federation.inbox import Inbox
 from samfed_monai.federation.progress import Progress
-from samfed_monai.federation.records import round_record, site_record, told
+from samfed_monai.federation.records import round_record, site_record, told, total_traffic
 from samfed_monai.federation.run_folder import RunFolder, best_round
-from samfed_monai.federation.scoring import average, site_scores, worst
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
 from samfed_monai.federation.strategies.base import Strategy
 from samfed_monai.federation.transport import Task, Transport
@@ -92,11 +92,20 @@ class RoundController:
         progress: Progress | None = None,
     ) -> None:
         self.transport, self.strategy, self.folder = transport, strategy, folder
-        self.rounds, self.seed, self.timeout, self.splits = rounds, seed, timeout, splits
+        self.rounds, self.seed, self.timeout = rounds, seed, timeout
         self.resume_hint, self.progress = resume_hint, progress or Progress()
-        self._writing = 0.0
         self.unseen = tuple(sorted(unseen))
         self.sites = tuple(site for site in transport.sites if site not in self.unseen)
+        self.evaluation = Evaluation(
+            transport=transport,
+            strategy=strategy,
+            sites=self.sites,
+            unseen=self.unseen,
+            splits=splits,
+            rounds=rounds,
+            seed=seed,
+        )
+        self._writing = 0.0
         sites = len(self.sites)
         least = 1 if allow_single_site else 2
         self.quorum = max(least, sites // 2 + 1) if quorum is None else max(least, quorum)
@@ -135,23 +144,6 @@ class RoundController:
                 raise
             resume = f"make room, then {self.resume_hint}"
             raise Stopped(f"the disk is full ({self.folder.path}); {self._kept()}", resume) from error
-
-    def evaluate(
-        self, split: str, *, round: int = 0, model: str = "current", sites: Iterable[str] | None = None
-    ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-        """Scores of the strategy's model, or of sites' own networks, and the reasons of sites that gave none."""
-        messages = {}
-        for site in self.sites if sites is None else sites:
-            weights = self.strategy.evaluation(site)
-            purpose = {"purpose": "keep"} if weights is None else {}
-            message = Envelope(Kind.METRICS if weights is None else Kind.WEIGHTS, site, round, self.rounds, self.seed)
-            messages[site] = replace(
-                message, tensors=dict(weights or {}), extra={"split": split, "model": model, **purpose}
-            )
-        inbox = Inbox(round=round, sites=messages, like=None)
-        replies = self.transport.exchange(Task.EVALUATE, messages, on_reply=inbox.check)
-        scores = {site: site_scores(reply) for site, reply in replies.items() if isinstance(reply, Envelope)}
-        return scores, {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
 
     def _ask_everybody(self) -> None:
         requirements = self.strategy.requirements()
@@ -204,7 +196,7 @@ class RoundController:
             with clock("server"):
                 self.strategy.refine(round)
             with clock("evaluation"):
-                scores, unscored = self.evaluate("validation", round=round)
+                scores, unscored = self.evaluation.scores("validation", round=round)
             traffic = self.transport.take_traffic()
             sites = {
                 site: site_record(replies[site], scores.get(site), unscored.get(site), traffic.get(site))
@@ -235,11 +227,7 @@ class RoundController:
         rounds = {"best": best_round(records), "last": len(records) - 1}
         with clock("evaluation"):
             models = {name: self._model(name, round, records) for name, round in rounds.items()}
-        traffic = {"up_bytes": 0, "down_bytes": 0}
-        for entry in (entry for record in records for entry in record["sites"].values()):
-            traffic = {name: traffic[name] + entry[name] for name in traffic}
-        for extra in self.transport.take_traffic().values():
-            traffic = {"up_bytes": traffic["up_bytes"] + extra.up, "down_bytes": traffic["down_bytes"] + extra.down}
+        traffic = total_traffic(records, self.transport.take_traffic().values())
         seconds = {
             name: sum(record["seconds"].get(name, 0.0) for record in records) + clock.seconds.get(name, 0.0)
             for name in ACTIVITIES
@@ -248,30 +236,8 @@ class RoundController:
 
     def _model(self, name: str, round: int, records: list[dict[str, Any]]) -> dict[str, Any]:
         self._go_to(round)
-        sites, unseen = self._tables(name, round, self.sites, self.splits), {}
-        if self.strategy.global_weights:
-            unseen = self._tables(name, round, self.unseen, ("test",))
-        by_split = {
-            split: {site: scores[split] for site, scores in sites.items() if scores[split]} for split in self.splits
-        }
-        return {
-            "round": round,
-            "sha256": records[round]["files"]["global.safetensors"],
-            "sites": sites,
-            "average": {split: average(scores) for split, scores in by_split.items()},
-            "worst": {split: worst(scores) for split, scores in by_split.items()},
-            "unseen": {site: scores for site, scores in unseen.items() if scores["test"]},
-        }
-
-    def _tables(self, name: str, round: int, sites: Sequence[str], splits: Sequence[str]) -> dict[str, dict[str, Any]]:
-        tables: dict[str, dict[str, Any]] = {site: {} for site in sites}
-        for split in splits if sites else ():
-            scores, reasons = self.evaluate(split, round=round, model=name, sites=sites)
-            for site, reason in reasons.items():
-                logger.warning("%s has no %s scores of the %s model: %s", site, split, name, reason)
-            for site in sites:
-                tables[site][split] = scores.get(site)
-        return tables
+        stored = {"round": round, "sha256": records[round]["files"]["global.safetensors"]}
+        return {**stored, **self.evaluation.of_model(name, round)}
 
     def _kept(self) -> str:
         done = len(self.folder.store.rounds())

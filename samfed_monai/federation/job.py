@@ -20,6 +20,7 @@ from samfed_monai.federation.run_folder import RunFolder
 from samfed_monai.federation.stages.cast import Cast
 from samfed_monai.federation.stages.clients import make_clients, make_evaluators
 from samfed_monai.federation.stages.data_check import check_data
+from samfed_monai.federation.stages.outcome import model_hashes, outcome
 from samfed_monai.federation.stages.provenance import versions
 from samfed_monai.federation.stages.soft_masks import SiteMasks
 from samfed_monai.federation.stages.teacher import TeacherStage
@@ -143,25 +144,14 @@ class FederatedJob:
             results = build_results(
                 variant=self.variant,
                 rounds=self.rounds,
-                scores={name: model["sites"] for name, model in result.models.items()},
-                model_rounds={name: model["round"] for name, model in result.models.items()},
+                **outcome(result, cast),
                 teacher_scores=masks.teacher_scores(teacher.sha256, config, SPLITS) if teacher else None,
                 teacher=self.teacher.about(teacher, adapt) if teacher else None,
-                traffic=result.traffic,
                 seconds={**result.seconds, **self.seconds, "total": time.perf_counter() - started},
-                hashes={
-                    **hashes,
-                    "teacher": teacher.sha256 if teacher else None,
-                    **{f"model_{name}": model["sha256"] for name, model in result.models.items()},
-                },
+                hashes={**hashes, "teacher": teacher.sha256 if teacher else None, **model_hashes(result)},
                 versions=versions(),
                 seeds=seeds,
-                skipped=_skipped(result),
-                unseen={name: model["unseen"] for name, model in result.models.items()} if cast.unseen else None,
-                networks=cast.networks,
-                exchange=cast.exchange,
                 convention=config.parser().get_parsed_content("validate#scores").convention,
-                rounds_traffic=[_traffic(record) for record in result.records],
                 command=shlex.join(sys.argv),
             )
             write_json(self.output_dir / "results.json", results)
@@ -231,16 +221,3 @@ class FederatedJob:
         started = time.perf_counter()
         yield
         self.seconds[activity] = time.perf_counter() - started
-
-
-def _traffic(record: Mapping[str, Any]) -> dict[str, int]:
-    return {name: sum(entry[name] for entry in record["sites"].values()) for name in ("up_bytes", "down_bytes")}
-
-
-def _skipped(result: RunResult) -> list[dict[str, Any]]:
-    return [
-        {"round": record["round"], "site": site, "reason": entry["reason"]}
-        for record in result.records
-        for site, entry in record["sites"].items()
-        if entry["status"] != "ok"
-    ]

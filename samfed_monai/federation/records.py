@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from samfed_monai.federation.envelope import Envelope
@@ -62,3 +62,25 @@ def told(record: Mapping[str, Any]) -> str:
         parts.append(f"skipped {', '.join(skipped)}")
     parts.append(f"{sum(record['seconds'].values()):.0f} s")
     return f"round {record['round'] + 1} of {record['rounds']}: {', '.join(parts)}"
+
+
+def round_traffic(record: Mapping[str, Any]) -> dict[str, int]:
+    """``up_bytes`` and ``down_bytes`` of a round, over all sites."""
+    return {name: sum(entry[name] for entry in record["sites"].values()) for name in ("up_bytes", "down_bytes")}
+
+
+def total_traffic(records: Iterable[Mapping[str, Any]], others: Iterable[Traffic]) -> dict[str, int]:
+    """``up_bytes`` and ``down_bytes`` of all rounds, and of what was sent beside them."""
+    counted = [round_traffic(record) for record in records]
+    counted += [{"up_bytes": other.up, "down_bytes": other.down} for other in others]
+    return {name: sum(each[name] for each in counted) for name in ("up_bytes", "down_bytes")}
+
+
+def skipped(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every answer that was left out: ``{"round", "site", "reason"}``."""
+    return [
+        {"round": record["round"], "site": site, "reason": entry["reason"]}
+        for record in records
+        for site, entry in record["sites"].items()
+        if entry["status"] != "ok"
+    ]

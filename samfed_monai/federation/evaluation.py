@@ -1,0 +1,94 @@
+"""Scores of a model where the images are: after each round, and of the best and the last one at the end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from samfed_monai.federation.envelope import Envelope, Kind
+from samfed_monai.federation.failure import Failure
+from samfed_monai.federation.inbox import Inbox
+from samfed_monai.federation.scoring import average, site_scores, worst
+from samfed_monai.federation.strategies.base import Strategy
+from samfed_monai.federation.transport import Task, Transport
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluation:
+    """Has sites score what the strategy stands at: its model, or each site's own network, where sites keep one.
+
+    Args:
+        transport: carries messages.
+        strategy: says what a site evaluates; where it stands is the caller's business.
+        sites: those that train.
+        unseen: those that take no part; the server's model is scored on their test images.
+        splits: splits on which models are compared at the end.
+        rounds, seed: of the run.
+    """
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        strategy: Strategy,
+        sites: Sequence[str],
+        unseen: Sequence[str],
+        splits: Sequence[str],
+        rounds: int,
+        seed: int,
+    ) -> None:
+        self.transport, self.strategy = transport, strategy
+        self.sites, self.unseen, self.splits = sites, unseen, splits
+        self.rounds, self.seed = rounds, seed
+
+    def scores(
+        self, split: str, *, round: int, model: str = "current", sites: Iterable[str] | None = None
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        """Scores by site, and the reasons of sites that gave none.
+
+        Args:
+            split: ``validation`` or ``test``.
+            round: the round that the model is of.
+            model: what it is called: ``current``, ``best`` or ``last``; sites keep tables of the last two.
+            sites: those to ask; ``None`` asks all that train.
+        """
+        messages = {}
+        for site in self.sites if sites is None else sites:
+            weights = self.strategy.evaluation(site)
+            purpose = {"purpose": "keep"} if weights is None else {}
+            message = Envelope(Kind.METRICS if weights is None else Kind.WEIGHTS, site, round, self.rounds, self.seed)
+            messages[site] = replace(
+                message, tensors=dict(weights or {}), extra={"split": split, "model": model, **purpose}
+            )
+        inbox = Inbox(round=round, sites=messages, like=None)
+        replies = self.transport.exchange(Task.EVALUATE, messages, on_reply=inbox.check)
+        scores = {site: site_scores(reply) for site, reply in replies.items() if isinstance(reply, Envelope)}
+        return scores, {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
+
+    def of_model(self, name: str, round: int) -> dict[str, Any]:
+        """``{"sites", "average", "worst", "unseen"}`` of the model called ``name``, which is that of ``round``."""
+        sites, unseen = self._tables(name, round, self.sites, self.splits), {}
+        if self.strategy.global_weights:
+            unseen = self._tables(name, round, self.unseen, ("test",))
+        by_split = {
+            split: {site: scores[split] for site, scores in sites.items() if scores[split]} for split in self.splits
+        }
+        return {
+            "sites": sites,
+            "average": {split: average(scores) for split, scores in by_split.items()},
+            "worst": {split: worst(scores) for split, scores in by_split.items()},
+            "unseen": {site: scores for site, scores in unseen.items() if scores["test"]},
+        }
+
+    def _tables(self, name: str, round: int, sites: Sequence[str], splits: Sequence[str]) -> dict[str, dict[str, Any]]:
+        tables: dict[str, dict[str, Any]] = {site: {} for site in sites}
+        for split in splits if sites else ():
+            scores, reasons = self.scores(split, round=round, model=name, sites=sites)
+            for site, reason in reasons.items():
+                logger.warning("%s has no %s scores of the %s model: %s", site, split, name, reason)
+            for site in sites:
+                tables[site][split] = scores.get(site)
+        return tables
