@@ -5,7 +5,7 @@ from samfed_monai.lazy import attach
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "AGREEMENT_RULES": "agreement",
+        "AGREEMENT_RULES": "agreement_rules",
         "Agreement": "agreement",
         "AgreementSettings": "agreement",
         "CONSISTENCY_MEASURES": "consistency",
@@ -30,11 +30,11 @@ __getattr__, __dir__ = attach(
         "consistency_kl": "consistency",
         "consistency_mse": "consistency",
         "constant": "schedules",
-        "dice_of_labels": "agreement",
+        "dice_of_labels": "labels",
         "distillation_kl": "distillation",
         "em_step": "rater_rates",
         "gaussian_ramp": "schedules",
-        "hard_label": "agreement",
+        "hard_label": "labels",
         "linear": "schedules",
         "probabilities": "distillation",
         "weighted_pseudo_label_loss": "pseudo_label",

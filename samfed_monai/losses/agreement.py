@@ -6,15 +6,14 @@ reading of the paper (``confidence`` is the default, the others are compared wit
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from samfed_monai.errors import Problems, Refused
-from samfed_monai.losses.rater_rates import RaterRates, consensus
-from samfed_monai.registry import Registry
+from samfed_monai.losses.agreement_rules import AGREEMENT_RULES, Opinions
+from samfed_monai.losses.labels import dice_of_labels, hard_label
+from samfed_monai.losses.rater_rates import RaterRates
 
 
 @dataclass(frozen=True)
@@ -69,63 +68,6 @@ class AgreementSettings:
         problems.refuse_if_any()
 
 
-@dataclass(frozen=True)
-class Opinions:
-    """What a rule decides from.
-
-    Args:
-        teacher_label, student_label: (B, 1, H, W) long.
-        teacher_confidence, student_confidence: (B, 1, H, W) float in [0, 1].
-        tau, delta: the thresholds.
-        raters: probabilities of teacher, student and, where there is one, the averaged student, each (B, C, H, W).
-        rates: what was learned of these raters at this site; ``None`` when nothing was.
-    """
-
-    teacher_label: Tensor
-    teacher_confidence: Tensor
-    student_label: Tensor
-    student_confidence: Tensor
-    tau: float
-    delta: float
-    raters: tuple[Tensor, ...] = ()
-    rates: RaterRates | None = None
-
-
-AGREEMENT_RULES: Registry[Callable[[Opinions], tuple[Tensor, Tensor]]] = Registry("agreement rule")
-"""Rules by name: from :class:`Opinions` to ``(label, weight)``, both (B, 1, H, W)."""
-
-
-def hard_label(probabilities: Tensor) -> tuple[Tensor, Tensor]:
-    """The class of each pixel and ``k``, the probability given to it.
-
-    Args:
-        probabilities: (B, C, H, W) float in [0, 1]; C = 1 is the foreground's, C > 1 sums to 1.
-
-    Returns:
-        (B, 1, H, W) long and (B, 1, H, W) float; for C = 1, ``y = 1[p > 0.5]`` and ``k = max(p, 1 - p)``.
-    """
-    if probabilities.shape[1] == 1:
-        return (probabilities > 0.5).long(), torch.maximum(probabilities, 1 - probabilities)
-    confidence, label = probabilities.max(dim=1, keepdim=True)
-    return label, confidence
-
-
-def dice_of_labels(first: Tensor, second: Tensor) -> Tensor:
-    """Dice of two label maps per image, over all foreground classes together; 1 where both are empty.
-
-    Args:
-        first: (B, 1, H, W) long, 0 is the background.
-        second: the same.
-
-    Returns:
-        (B,) float in [0, 1].
-    """
-    pixels = (1, 2, 3)
-    overlap = ((first == second) & (first > 0)).sum(pixels)
-    total = (first > 0).sum(pixels) + (second > 0).sum(pixels)
-    return torch.where(total > 0, 2.0 * overlap / total.clamp(min=1), 1.0)
-
-
 def agree(
     teacher: Tensor,
     student: Tensor,
@@ -167,56 +109,3 @@ def agree(
     if ema is not None:
         reliability = reliability * dice_of_labels(y_c, hard_label(ema)[0])
     return Agreement(label=label, weight=weight, reliability=reliability, agreed=y_t == y_c)
-
-
-@AGREEMENT_RULES.register("confidence")
-def _confidence(o: Opinions) -> tuple[Tensor, Tensor]:
-    """Agreed: that label, mean confidence. Otherwise the surer side's, if sure (tau) and surer (delta), else 0."""
-    k_t, k_c = o.teacher_confidence, o.student_confidence
-    agreed = o.teacher_label == o.student_label
-    surer = torch.maximum(k_t, k_c)
-    decided = (surer > o.tau) & ((k_t - k_c).abs() > o.delta)
-    label = torch.where(agreed | (k_t > k_c), o.teacher_label, o.student_label)
-    return label, torch.where(agreed, (k_t + k_c) / 2, surer * decided)
-
-
-@AGREEMENT_RULES.register("intersection")
-def _intersection(o: Opinions) -> tuple[Tensor, Tensor]:
-    """Only pixels on which both agree, with their mean confidence."""
-    mean = (o.teacher_confidence + o.student_confidence) / 2
-    return o.teacher_label, mean * (o.teacher_label == o.student_label)
-
-
-@AGREEMENT_RULES.register("average")
-def _average(o: Opinions) -> tuple[Tensor, Tensor]:
-    """The class of the mean of both sides' probabilities, weighted by the probability that the mean gives to it."""
-    return hard_label((o.raters[0] + o.raters[1]) / 2)
-
-
-@AGREEMENT_RULES.register("reliability")
-def _reliability(o: Opinions) -> tuple[Tensor, Tensor]:
-    """The class that the raters' rates at this site make most likely; undecided pixels count 0, certain ones 1 (ours).
-
-    See :mod:`samfed_monai.losses.rater_rates`.
-    """
-    classes = max(2, o.raters[0].shape[1])
-    confidence, label = consensus(o.raters, o.rates or RaterRates.equal(len(o.raters), classes)).max(1, keepdim=True)
-    return label, (classes * confidence - 1).clamp(min=0) / (classes - 1)
-
-
-@AGREEMENT_RULES.register("teacher")
-def _teacher(o: Opinions) -> tuple[Tensor, Tensor]:
-    """The teacher's label everywhere, weight 1: what is left when agreement is taken away (ablation)."""
-    return o.teacher_label, torch.ones_like(o.teacher_confidence)
-
-
-@AGREEMENT_RULES.register("student")
-def _student(o: Opinions) -> tuple[Tensor, Tensor]:
-    """The student's own label where it is sure (tau), as FixMatch does (Sohn et al. 2020); no teacher."""
-    return o.student_label, (o.student_confidence > o.tau).to(o.student_confidence.dtype)
-
-
-@AGREEMENT_RULES.register("label")
-def _label(o: Opinions) -> tuple[Tensor, Tensor]:
-    """The true label, given in the teacher's place, weight 1: the oracle."""
-    return o.teacher_label, torch.ones_like(o.teacher_confidence)
