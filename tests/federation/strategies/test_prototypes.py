@@ -1,4 +1,4 @@
-"""FedProto: whose prototypes are averaged how, and what a site does with them."""
+"""FedProto at the server: whose prototypes are averaged how."""
 
 from __future__ import annotations
 
