@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -9,6 +10,14 @@ import pytest
 
 # Before torch is imported: the tests' networks are tiny, and threads that wait for each other cost more than they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def loggers_speak() -> None:
+    """Undoes what a logging configuration file did: Python then disables every logger that exists already."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("samfed_monai") and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from samfed_monai.config import check_bundle, find_variant
+from samfed_monai.config import check_bundle, variant_files
 from samfed_monai.data import render_synthetic
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -56,7 +56,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
             "standalone": {},
         }
         workflow = ConfigWorkflow(
-            config_file=[str(bundle / "configs" / "train.json"), str(find_variant(bundle, variant))],
+            config_file=[str(bundle / "configs" / "train.json"), *map(str, variant_files(bundle, variant))],
             meta_file=str(bundle / "configs" / "metadata.json"),
             workflow_type="train",
             logging_file=False,
