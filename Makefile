@@ -53,7 +53,7 @@ DATA ?=
 PUBLIC ?= public
 DEMO_ROUNDS ?= 4
 # Small on purpose: a teacher of a minute, a network at 128 px. Without these arguments the bundle's own knobs hold.
-TEACH_ARGS ?= --adapt decoder --epochs 6
+TEACH_ARGS ?= --adapt decoder --epochs 6 --views 1
 DEMO_ARGS ?= --image_size 128 --local_steps 8 --warm_start_steps 60 --teacher\#views 1
 IMAGES := $(if $(DATA),$(DATA),$(RUN)/images)
 ifdef DATA
