@@ -47,11 +47,11 @@ class ColonLook:
     folds: Range = (1.5, 4.0)
     vessels: float = 0.5
     stain: float = 0.2
-    radius: Range = (0.06, 0.16)
+    radius: Range = (0.10, 0.22)
     bulge: Range = (0.45, 1.0)
-    redness: Range = (-0.02, 0.22)
+    redness: Range = (0.35, 0.75)
     ragged: Range = (0.0, 0.02)
-    glare: Range = (0.3, 0.9)
+    glare: Range = (0.2, 0.6)
     margin: Range = (0.02, 0.05)
     corner: Range = (0.12, 0.22)
     box: float = 0.0
@@ -63,27 +63,27 @@ class ColonLook:
 
 PUBLIC = ColonLook()
 
-# Red and bright with big polyps, green box and print; brown, dark, in a wide frame; rosy, blurred, small and flat;
+# Red and bright with big polyps, green box and print; brown, dark, in a wide frame; rosy, blurred, smaller and flatter;
 # greenish-pale, close to the wall, with much glare.
 SITES = (
     ColonLook(
         mucosa=(1.0, 0.74, 0.62), light=(1.04, 0.97, 0.93), blood=(0.35, 0.7), exposure=(0.9, 1.2), reach=(1.6, 3.0),
-        radius=(0.16, 0.36), bulge=(0.5, 1.1), redness=(-0.05, 0.3), glare=(0.6, 1.3), margin=(0.0, 0.015), box=0.5,
+        radius=(0.16, 0.34), bulge=(0.5, 1.1), redness=(0.35, 0.8), glare=(0.4, 1.0), margin=(0.0, 0.015), box=0.5,
         text=0.8, corner=(0.18, 0.3), ragged=(0.0, 0.04), quality=94,
     ),
     ColonLook(
         mucosa=(0.95, 0.80, 0.58), light=(1.03, 0.96, 0.74), blood=(0.12, 0.4), exposure=(0.55, 0.85), reach=(0.7, 1.4),
-        lumen=(0.1, 0.8), radius=(0.10, 0.26), margin=(0.07, 0.11), stain=0.5, vessels=0.3, glare=(0.4, 1.0),
-        redness=(0.0, 0.3), noise=(0.01, 0.022), quality=86,
+        lumen=(0.1, 0.8), radius=(0.12, 0.28), margin=(0.07, 0.11), stain=0.5, vessels=0.3, glare=(0.4, 1.0),
+        redness=(0.3, 0.7), noise=(0.01, 0.022), quality=86,
     ),
     ColonLook(
         mucosa=(0.97, 0.80, 0.80), light=(0.98, 0.90, 1.03), blood=(0.3, 0.6), exposure=(0.75, 1.0),
-        radius=(0.06, 0.15), bulge=(0.15, 0.45), redness=(-0.15, 0.2), blur=(1.0, 1.8), margin=(0.03, 0.06),
+        radius=(0.10, 0.20), bulge=(0.25, 0.6), redness=(0.3, 0.65), blur=(1.0, 1.8), margin=(0.03, 0.06),
         corner=(0.22, 0.3), text=0.3, vessels=0.7, glare=(0.1, 0.5), noise=(0.012, 0.025), quality=80,
     ),
     ColonLook(
         mucosa=(0.92, 0.90, 0.74), light=(0.92, 1.0, 0.88), blood=(0.1, 0.3), exposure=(0.7, 1.0), lumen=(0.7, 1.4),
-        folds=(1.0, 2.5), radius=(0.08, 0.28), bulge=(0.25, 0.8), redness=(-0.08, 0.15), glare=(0.9, 1.8),
+        folds=(1.0, 2.5), radius=(0.12, 0.28), bulge=(0.25, 0.8), redness=(0.3, 0.65), glare=(0.6, 1.3),
         corner=(0.03, 0.1), margin=(0.0, 0.03), vessels=0.9, stain=0.35, blur=(0.3, 0.6), quality=90,
     ),
 )  # fmt: skip
@@ -101,6 +101,6 @@ def look_of(index: int, seed: int) -> ColonLook:
     return replace(
         look,
         light=(red * look.light[0], green * look.light[1], blue * look.light[2]),
-        radius=(max(0.06, low * scale), min(0.38, high * scale)),
+        radius=(max(0.08, low * scale), min(0.38, high * scale)),
         box=float(rng.uniform(0, 0.5)),
     )
