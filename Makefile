@@ -118,6 +118,10 @@ POLYP_COMPARE = @$(BIN)/samfed compare samfed_polyp --seeds $(POLYP_SEEDS) --job
     --data-root "$(POLYP_DATA)" --cache-dir "$(POLYP_RUN)/cache" \
     --adapter "$(POLYP_RUN)/adapter.safetensors" $(POLYP_ARGS)
 
+# A section for each folder that has finished runs.
+section = $(if $(wildcard $(POLYP_RUN)/$(2)/*/seed-*/results.json),--section "$(1)=$(POLYP_RUN)/$(2)" \
+    --section-command "$(1)=make polyp SAMFED_DATA=DATA, which runs samfed compare samfed_polyp --seeds $(POLYP_SEEDS) $(subst ",,$(POLYP_ARGS) $(3))")
+
 polyp: polyp-teacher
 	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/list.json" --output-dir "$(POLYP_RUN)/one" --variants $(POLYP_ROWS)
 	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/list.json" --output-dir "$(POLYP_RUN)/mixed" --variants $(POLYP_MIXED) \
@@ -143,9 +147,10 @@ polyp-teacher: $(VENV)/.package
 polyp-page:
 	@$(BIN)/samfed report --page docs/results/polyp.md --title "Polyps: ColonDB is public, ClinicDB and Kvasir are the hospitals" \
 	    --published polyp --command 'make polyp SAMFED_DATA=DATA' \
-	    --section "From scratch, one network=$(POLYP_RUN)/one" --section "From scratch, unlike networks=$(POLYP_RUN)/mixed" \
-	    --section "ImageNet encoder (EfficientNet-Lite0)=$(POLYP_RUN)/imagenet" \
-	    --section "Unseen hospital: trained without Kvasir=$(POLYP_RUN)/no-kvasir" \
+	    $(call section,From scratch and one network,one) \
+	    $(call section,From scratch and unlike networks,mixed,$(POLYP_PUBLIC)) \
+	    $(call section,ImageNet encoder (EfficientNet-Lite0),imagenet,$(POLYP_IMAGENET)) \
+	    $(call section,Unseen hospital: trained without Kvasir,no-kvasir,--unseen Kvasir-1 Kvasir-2) \
 	    --caveat "Two of HSSF's four polyp sites: the two other collections are not at hand. At most 160 unlabelled images a site; frames of 28 of 44 sequences are in more than one split of the published lists." \
 	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, 12 rounds of 10 steps after 300 steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other." \
 	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps and choice of the round; the teacher is fitted once, with one seed, and shared by all rows that use it."
