@@ -120,7 +120,7 @@ POLYP_COMPARE = @$(BIN)/samfed compare samfed_polyp --seeds $(POLYP_SEEDS) --job
 
 # A section for each folder that has finished runs.
 section = $(if $(wildcard $(POLYP_RUN)/$(2)/*/seed-*/results.json),--section "$(1)=$(POLYP_RUN)/$(2)" \
-    --section-command "$(1)=make polyp SAMFED_DATA=DATA, which runs samfed compare samfed_polyp --seeds $(POLYP_SEEDS) $(subst ",,$(POLYP_ARGS) $(3))")
+    --section-command "$(1)=make polyp SAMFED_DATA=DATA  -> samfed compare samfed_polyp --seeds $(POLYP_SEEDS) $(subst ",,$(POLYP_ARGS) $(3))")
 
 polyp: polyp-teacher
 	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/list.json" --output-dir "$(POLYP_RUN)/one" --variants $(POLYP_ROWS)
