@@ -4,6 +4,7 @@
 # make docs    the documentation        make bench   the figures of docs/benchmarks.md
 # make skin    the comparison of docs/results/skin.md, about an hour (SAMFED_DATA=folder with data/ and weights/)
 # make polyp   the comparisons of docs/results/polyp.md, several hours, resumable
+# make ablation  docs/results/ablation.md, after the two, likewise
 # Each target makes .venv by itself and installs the versions of constraints.txt; a second call starts at once.
 # To choose the Python (3.10 to 3.13): make demo PYTHON=python3.11
 
@@ -18,9 +19,9 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 DECLARED := setup.cfg setup.py pyproject.toml constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo skin skin-page polyp polyp-teacher polyp-page test check docs bench clean
+.PHONY: help demo skin skin-page polyp polyp-teacher polyp-page ablation ablation-page test check docs bench clean
 help:
-	@sed -n 's/^# //p' Makefile | head -8
+	@sed -n 's/^# //p' Makefile | head -9
 
 # ---- installation: one stamp per set of packages ----------------------------------------------------------------
 # torch goes first and alone, so that no other package's wish decides which build of it is taken.
@@ -154,6 +155,21 @@ polyp-page:
 	    --caveat "Two of HSSF's four polyp sites: the two other collections are not at hand. At most 160 unlabelled images a site; frames of 28 of 44 sequences are in more than one split of the published lists." \
 	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, 12 rounds of 10 steps after 300 steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other." \
 	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps and choice of the round; the teacher is fitted once, with one seed, and shared by all rows that use it."
+
+# ---- docs/results/ablation.md: rules, thresholds and teachers on both collections, into the folders of the tables ------
+ABLATION_ROWS := --rows docs/results/rules.rows.json --rows docs/results/settings.rows.json --rows docs/results/teacher.rows.json
+
+ablation: polyp-teacher
+	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/list.json" --output-dir "$(POLYP_RUN)/one" $(ABLATION_ROWS)
+	@$(BIN)/samfed compare samfed_skin --seeds $(POLYP_SEEDS) --jobs $(SKIN_JOBS) --datalist "$(SKIN_RUN)/list.json" \
+	    --data-root "$(SKIN_DATA)" --output-dir "$(SKIN_RUN)" $(SKIN_ARGS) $(ABLATION_ROWS)
+	@$(MAKE) ablation-page
+
+ablation-page:
+	@$(BIN)/samfed report --page docs/results/ablation.md --ablation --default samfed \
+	    --section "Polyp=$(POLYP_RUN)/one" --section-command "Polyp=make polyp ablation SAMFED_DATA=DATA" \
+	    --section "Skin=$(SKIN_RUN)" --section-command "Skin=make skin ablation SAMFED_DATA=DATA" \
+	    --caveat "Small on purpose, for two processor cores: the scale of docs/results/polyp.md and skin.md. Rows without a figure have not been run on that collection."
 
 # ---- tests, checks, documentation, figures ------------------------------------------------------------------------
 test: $(VENV)/.dev
