@@ -14,10 +14,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 @pytest.fixture(autouse=True)
 def loggers_speak() -> None:
-    """Undoes what a logging configuration file did: Python then disables every logger that exists already."""
+    """Undoes what commands and logging files of earlier tests did to the package's loggers."""
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("samfed_monai") and isinstance(logger, logging.Logger):
-            logger.disabled = False
+            logger.disabled, logger.propagate = False, True
+            logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
