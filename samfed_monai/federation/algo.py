@@ -19,11 +19,12 @@ from monai.networks.utils import get_state_dict
 from samfed_monai.federation import optimizer_state
 from samfed_monai.federation.bundle_parts import evaluation_parts, private_count, scored
 from samfed_monai.federation.call import Call
-from samfed_monai.federation.engines import forget_unfinished_run, place_at_round
+from samfed_monai.federation.engines import place_at_round
 from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.exchange import HEADER, sendable
 from samfed_monai.federation.own_network import OwnNetwork, own_network, require_same_public_set, split_state
 from samfed_monai.federation.random_state import own_random_state, seed_transforms
+from samfed_monai.handlers.unfinished_run import forget_unfinished_run
 from samfed_monai.seeds import derive_seed
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from samfed_monai.handlers.divergence_guard import DivergenceGuard
 from samfed_monai.handlers.endless_sampler import EndlessSampler
 from samfed_monai.handlers.seed_handler import SeedHandler
 from samfed_monai.handlers.term_logger import TermLogger
+from samfed_monai.handlers.unfinished_run import forget_unfinished_run
 from samfed_monai.transforms.load_target import PublicTargets
 
 if TYPE_CHECKING:
@@ -119,10 +120,7 @@ class PublicPhase:
         return everywhere, open_
 
     def _rewind(self, round: int, rounds: int) -> None:
-        # every round is a fresh run of one epoch; after an exception Ignite would go on with the dead one (0.5.5)
-        engine, state = self.trainer, self.trainer.state
+        state = self.trainer.state  # every round is a fresh run of one epoch
         state.round, state.rounds = round, rounds
         state.epoch, state.iteration, state.max_epochs = 0, 0, 1
-        for name in ("_internal_run_generator", "_dataloader_iter", "_init_iter"):
-            if hasattr(engine, name):
-                setattr(engine, name, None)
+        forget_unfinished_run(self.trainer)

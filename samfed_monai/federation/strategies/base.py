@@ -26,6 +26,9 @@ class Strategy(ABC):
     #: Empty where the server has none.
     global_weights: dict[str, Tensor]
 
+    #: Whether the server has a model at all; without one :attr:`global_weights` stays empty.
+    has_model: bool = True
+
     #: Whether each site keeps a network of its own, which is then what is evaluated there.
     personal: bool = False
 
@@ -44,7 +47,7 @@ class Strategy(ABC):
             Refused: the run has not what this strategy needs.
         """
         self.server = server
-        self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in server.weights.items()}
+        self._take(server.weights)
         return self
 
     def requirements(self) -> dict[str, str]:
@@ -95,7 +98,11 @@ class Strategy(ABC):
             weights: its :attr:`global_weights`.
             state: what :meth:`state_dict` returned then.
         """
-        self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+        self._take(weights)
+
+    def _take(self, weights: Mapping[str, Tensor]) -> None:
+        taken = weights if self.has_model else {}
+        self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in taken.items()}
 
     def _message(self, site: str, round: int, kind: Kind, tensors: Mapping[str, Tensor], **extra: str) -> Envelope:
         server = self.server

@@ -29,6 +29,7 @@ class Consensus(Strategy):
         "strategy": {"_target_": "samfed_monai.federation.Consensus"}
     """
 
+    has_model = False
     personal = True
     exchange_name = "predictions"
     answer_kind = Kind.SOFT_MASKS
@@ -36,7 +37,6 @@ class Consensus(Strategy):
     def attach(self, server: Server) -> Consensus:
         super().attach(server)
         self.bench = server.open_bench("fedmd")
-        self.global_weights = {}
         self.masks: Tensor | None = None
         self._sum: Tensor | None = None
         self._count = 0
@@ -66,4 +66,5 @@ class Consensus(Strategy):
         return {} if self.masks is None else {MASKS: self.masks}
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        self.global_weights, self.masks = {}, state.get(MASKS)
+        super().load_state_dict(weights, state)
+        self.masks = state.get(MASKS)

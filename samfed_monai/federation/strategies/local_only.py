@@ -11,8 +11,6 @@ from samfed_monai.federation.strategies.base import Strategy
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from samfed_monai.federation.server import Server
-
 
 class LocalOnly(Strategy):
     """Sites take the same steps as in every heterogeneous row, and nothing travels but their scores.
@@ -22,14 +20,10 @@ class LocalOnly(Strategy):
         "strategy": {"_target_": "samfed_monai.federation.LocalOnly"}
     """
 
+    has_model = False
     personal = True
     exchange_name = "none"
     answer_kind = Kind.METRICS
-
-    def attach(self, server: Server) -> LocalOnly:
-        super().attach(server)
-        self.global_weights = {}
-        return self
 
     def configure(self, round: int) -> dict[str, Envelope]:
         return {site: self._message(site, round, Kind.METRICS, {}, purpose="distil") for site in self.server.sites}
@@ -39,6 +33,3 @@ class LocalOnly(Strategy):
 
     def accept(self, round: int, site: str, update: Envelope) -> None:
         """Numbers only: there is nothing to take in."""
-
-    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        self.global_weights = {}

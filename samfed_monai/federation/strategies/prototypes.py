@@ -35,6 +35,7 @@ class Prototypes(Strategy):
         "strategy": {"_target_": "samfed_monai.federation.Prototypes"}
     """
 
+    has_model = False
     personal = True
     exchange_name = "prototypes"
     answer_kind = Kind.PROTOTYPES
@@ -44,7 +45,6 @@ class Prototypes(Strategy):
 
     def attach(self, server: Server) -> Prototypes:
         super().attach(server)
-        self.global_weights = {}
         widths = {site: feature_width(server.networks[site]()) for site in server.sites}
         first = server.sites[0]
         for site, width in widths.items():
@@ -80,4 +80,5 @@ class Prototypes(Strategy):
         return dict(self.means)
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        self.global_weights, self.means = {}, dict(state)
+        super().load_state_dict(weights, state)
+        self.means = dict(state)
