@@ -189,7 +189,9 @@ class FederatedJob:
         for site, client in clients.items():
             client.load_network(starts[cast.networks[site]])
         others = make_evaluators(cast.at_server(), list(cast.unseen), seed=self.seed, output_dir=evaluation)
-        server = cast.server(rounds=self.rounds, seed=self.seed, weights=starts[cast.server_network], guard=self.guard)
+        server = cast.server(
+            rounds=self.rounds, seed=self.seed, weights=starts.get(cast.server_network, {}), guard=self.guard
+        )
         controller = RoundController(
             transport=LocalTransport({**clients, **others}),
             strategy=cast.strategy.attach(server),

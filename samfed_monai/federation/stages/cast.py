@@ -85,8 +85,8 @@ class Cast:
 
     @property
     def all_networks(self) -> list[str]:
-        """Every network of the run, once."""
-        return sorted({*self.networks.values(), self.server_network})
+        """Every network that is trained before round 0, once."""
+        return sorted({*self.networks.values(), *([self.server_network] if self.strategy.has_model else [])})
 
     def content(self) -> dict[str, Any]:
         """What of this decides the result, for ``run.json``; nothing where all sites are alike and take part."""

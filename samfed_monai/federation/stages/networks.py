@@ -95,8 +95,7 @@ def require_one_network(config: WorkflowConfig, names: Mapping[str, str]) -> Non
             continue
         own = own or network_builder(config, names[first])().state_dict()
         other = network_builder(config, names[site])().state_dict()
-        shapes = ({key: tuple(t.shape) for key, t in each.items()} for each in (own, other))
-        mine, theirs = shapes
+        mine, theirs = ({key: tuple(t.shape) for key, t in each.items()} for each in (own, other))
         key = next((key for key in [*mine, *theirs] if mine.get(key) != theirs.get(key)), None)
         if key is not None:
             sides = (
