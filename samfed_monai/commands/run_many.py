@@ -71,7 +71,8 @@ class Run:
 def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
     """Runs what is not done yet, ``jobs`` at a time, each with ``threads`` threads of torch.
 
-    A run that fails does not end the others; its output is in ``log.txt`` of its folder.
+    ``OMP_NUM_THREADS`` and ``MKL_NUM_THREADS`` of the environment, where set, go before ``threads``. A run that fails
+    does not end the others; its output is in ``log.txt`` of its folder.
 
     Raises:
         Stopped: some runs failed; the message names them and says how to go on.
@@ -112,7 +113,8 @@ def _seal(content: Any) -> Any:
 
 def _start(run: Run, threads: int) -> subprocess.Popen[bytes]:
     run.folder.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    # a number that the user set goes before ours: other work may share the processor
+    environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")} | os.environ
     with (run.folder / "log.txt").open("ab") as log:
         return subprocess.Popen(run.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
 
