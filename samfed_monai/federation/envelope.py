@@ -21,13 +21,14 @@ MAX_COUNT = 10_000_000
 
 #: Numbers a site may send. Everything else is refused: a name that is not here cannot leave the site.
 METRIC_NAMES = frozenset(
-    {"dice", "iou", "hd95", "empty_both", "empty_prediction", "empty_label", "loss", "seconds", "iterations"}
+    {"dice", "iou", "hd95", "empty_both", "empty_prediction", "empty_label", "loss", "seconds", "iterations", "releases"}
 )
 #: Means of loss terms are named by the bundle's JSON; the pattern has no room for paths, dots or capitals.
 TERM_NAME = re.compile(r"term_[a-z][a-z0-9_]{0,39}")
 #: Words the server may send: key to the pattern of the values it can take.
 EXTRA_WORDS = {
     "split": re.compile("validation|test"),
+    "withheld": re.compile("[0-9]{1,6}"),  # a site's only word: statistics of fewer images than this were left out
     "model": re.compile("initial|current|best|last"),
     # what a site does with the tensors: put them in place of its weights, learn from them, or keep its own network
     "purpose": re.compile("replace|distil|keep"),
