@@ -6,7 +6,7 @@ import errno
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,14 @@ class RunResult:
         traffic: ``up_bytes`` and ``down_bytes`` of all rounds and of the evaluation.
         seconds: ``training``, ``server`` (what a server trains itself), ``controller`` and ``evaluation``, over all
             rounds and the evaluation.
+        withheld: (site, split) to the reason why a site kept its scores of the two models to itself.
     """
 
     models: dict[str, dict[str, Any]]
     records: list[dict[str, Any]]
     traffic: dict[str, int]
     seconds: dict[str, float]
+    withheld: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
 class RoundController:
@@ -232,7 +234,7 @@ class RoundController:
             name: sum(record["seconds"].get(name, 0.0) for record in records) + clock.seconds.get(name, 0.0)
             for name in ACTIVITIES
         }
-        return RunResult(models, records, traffic, seconds)
+        return RunResult(models, records, traffic, seconds, dict(self.evaluation.withheld))
 
     def _model(self, name: str, round: int, records: list[dict[str, Any]]) -> dict[str, Any]:
         self._go_to(round)

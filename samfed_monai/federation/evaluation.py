@@ -10,6 +10,7 @@ from typing import Any
 from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.failure import Failure
 from samfed_monai.federation.inbox import Inbox
+from samfed_monai.federation.privacy.small_counts import WITHHELD, withheld_reason
 from samfed_monai.federation.scoring import average, site_scores, worst
 from samfed_monai.federation.strategies.base import Strategy
 from samfed_monai.federation.transport import Task, Transport
@@ -43,6 +44,8 @@ class Evaluation:
         self.transport, self.strategy = transport, strategy
         self.sites, self.unseen, self.splits = sites, unseen, splits
         self.rounds, self.seed = rounds, seed
+        #: (site, split) to the reason why a site kept its scores of the best or the last model to itself.
+        self.withheld: dict[tuple[str, str], str] = {}
 
     def scores(
         self, split: str, *, round: int, model: str = "current", sites: Iterable[str] | None = None
@@ -65,8 +68,13 @@ class Evaluation:
             )
         inbox = Inbox(round=round, sites=messages, like=None)
         replies = self.transport.exchange(Task.EVALUATE, messages, on_reply=inbox.check)
-        scores = {site: site_scores(reply) for site, reply in replies.items() if isinstance(reply, Envelope)}
-        return scores, {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
+        reasons = {site: _reason(reply) for site, reply in replies.items()}
+        scores = {
+            site: site_scores(reply)
+            for site, reply in replies.items()
+            if isinstance(reply, Envelope) and reasons[site] is None
+        }
+        return scores, {site: reason for site, reason in reasons.items() if reason is not None}
 
     def of_model(self, name: str, round: int) -> dict[str, Any]:
         """``{"sites", "average", "worst", "unseen"}`` of the model called ``name``, which is that of ``round``."""
@@ -89,6 +97,13 @@ class Evaluation:
             scores, reasons = self.scores(split, round=round, model=name, sites=sites)
             for site, reason in reasons.items():
                 logger.warning("%s has no %s scores of the %s model: %s", site, split, name, reason)
+                if reason.startswith(WITHHELD):
+                    self.withheld[site, split] = reason
             for site in sites:
                 tables[site][split] = scores.get(site)
         return tables
+
+
+def _reason(reply: Envelope | Failure) -> str | None:
+    """Why ``reply`` holds no scores; ``None`` where it does."""
+    return reply.reason if isinstance(reply, Failure) else withheld_reason(reply)

@@ -21,6 +21,8 @@ def site_record(
         scores: its scores of the aggregated model on its validation images.
         unscored: why there are none.
         traffic: its bytes in this round.
+
+    With differential privacy, ``releases`` is how many messages with noise the site has sent in this run so far.
     """
     traffic = traffic or Traffic()
     record: dict[str, Any] = {"status": "skipped", "reason": None, "n": None, "seconds": None, "terms": {}}
@@ -29,6 +31,8 @@ def site_record(
     else:
         terms = {name[len("term_") :]: value for name, value in reply.metrics.items() if name.startswith("term_")}
         record.update(status="ok", n=reply.n, seconds=reply.metrics.get("seconds"), terms=terms)
+        if "releases" in reply.metrics:
+            record["releases"] = int(reply.metrics["releases"])
     record.update(validation=dict(scores) if scores else None, unscored=unscored)
     record.update(up_bytes=traffic.up, down_bytes=traffic.down)
     return record

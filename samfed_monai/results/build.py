@@ -37,6 +37,7 @@ def build_results(
     exchange: str | None = None,
     rounds_traffic: Sequence[Mapping[str, int]] | None = None,
     convention: Mapping[str, str] | None = None,
+    privacy: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of ``results.json`` (``docs/results-schema.md`` has every key and unit).
 
@@ -64,8 +65,9 @@ def build_results(
         exchange: what travels: one of :data:`samfed_monai.results.schema.EXCHANGES`.
         rounds_traffic: ``up_bytes`` and ``down_bytes`` of every round, all sites together.
         convention: ``hd95`` (``max of directed`` or ``pooled``) and ``empty`` (``diagonal`` or ``skipped``).
+        privacy: ``least_images``, ``withheld`` and ``differential_privacy``.
 
-    What of these five is ``None`` has no key in the result.
+    What of these six is ``None`` has no key in the result.
 
     Raises:
         Refused: the result would not follow the schema; every departure is listed.
@@ -89,6 +91,7 @@ def build_results(
         **({"unseen": chosen["unseen"]} if "unseen" in chosen else {}),
         "models": models,
         **_given(networks=networks and dict(networks), exchange=exchange, convention=convention and dict(convention)),
+        **_given(privacy=privacy and dict(privacy)),
         "teacher": _teacher(teacher_scores, teacher, skip_empty=skip),
         "traffic": {**{key: int((traffic or {}).get(key, 0)) for key in BYTES}, **_per_round(rounds_traffic)},
         "seconds": times,

@@ -113,6 +113,35 @@ _SKIPPED = _object(
     reason=_text("why"),
 )
 
+_PRIVACY = _object(
+    "what the sites kept to themselves, and what noise was added",
+    least_images=_count("statistics of fewer images than this did not leave a site"),
+    withheld={
+        "type": "array",
+        "items": _object(
+            "scores of the best or the last model that a site did not send",
+            site=_text("site"),
+            split=_choice("split", SPLITS),
+            reason=_text("why, for instance `withheld: fewer than 5 images`"),
+        ),
+        "description": "scores that sites did not send; their tables hold 0 images",
+    },
+    differential_privacy={
+        **_object(
+            "noise on what sites sent after their local epochs; null without",
+            unit=_text("what the guarantee is about"),
+            clip=_number("largest L2 norm"),
+            noise_multiplier=_number("standard deviation of the noise over the sensitivity"),
+            delta=_number("of (epsilon, delta)", most=1),
+            epsilon_per_round=_number("epsilon of one message"),
+            releases=_map("messages with noise by site, as the site counts them", _count("messages")),
+            epsilon=_map("epsilon of all messages of a site", _number("epsilon")),
+            epsilon_total=_number("the largest of them; sites hold different images"),
+        ),
+        "type": ["object", "null"],
+    },
+)
+
 RESULTS_SCHEMA: Schema = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "results.json of a samfed run",
@@ -133,6 +162,7 @@ RESULTS_SCHEMA: Schema = {
         exchange=_choice("what travels between sites and server: " + ", ".join(f"`{e}`" for e in EXCHANGES), EXCHANGES),
         convention=_CONVENTION,
         teacher=_TEACHER,
+        privacy=_PRIVACY,
         traffic=_object(
             "all sites together; the first two over all rounds and the final evaluation",
             ("up_bytes", "down_bytes"),

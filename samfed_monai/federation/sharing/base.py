@@ -41,5 +41,12 @@ class Sharing(ABC):
     def share(self) -> tuple[Kind, dict[str, Tensor]]:
         """What leaves the site after the local epoch."""
 
+    def may_share(self) -> Mapping[Kind, Mapping[str, Tensor]]:
+        """What :meth:`share` may have answered: kind to names, shapes and dtypes. Anything else is refused.
+
+        Called after :meth:`share`, for its answer.
+        """
+        return {}
+
     def reset(self) -> None:  # noqa: B027 - a sharing that remembers nothing has nothing to forget
         """Forgets what it remembers of the network, whose weights were put in from outside."""

@@ -46,6 +46,10 @@ class PrototypeSharing(PublicMaskSharing):
             self.term.pull_to(tensors[MEANS], tensors[COUNTS] > 0)
         return super().receive(round, rounds, Kind.METRICS, {})
 
+    def may_share(self) -> Mapping[Kind, Mapping[str, Tensor]]:
+        classes, width = self.term.classes, feature_width(self.network)
+        return {Kind.PROTOTYPES: {MEANS: torch.empty(classes, width), COUNTS: torch.empty(classes)}}
+
     def share(self) -> tuple[Kind, dict[str, Tensor]]:
         collected = self.term.collected
         if collected is None:

@@ -174,6 +174,14 @@ class PublicMaskSharing(Sharing):
             return Kind.WEIGHTS, {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         return Kind.SOFT_MASKS, {MASKS: self.own_masks()}
 
+    def may_share(self) -> Mapping[Kind, Mapping[str, Tensor]]:
+        if self.exchange is Exchange.NONE:
+            return {}
+        if self.exchange is Exchange.WEIGHTS:
+            return {Kind.WEIGHTS: self.network.state_dict()}
+        images = len(self.predictor.dataset)  # type: ignore[arg-type]
+        return {Kind.SOFT_MASKS: {MASKS: self.own_masks()[:images]}}
+
     def reset(self) -> None:
         self._own = None
 

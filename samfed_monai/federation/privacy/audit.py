@@ -1,0 +1,126 @@
+"""One line for every message that leaves a site, written before it leaves."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.errors import Problem, Refused
+
+logger = logging.getLogger("samfed_monai.audit")
+
+FILE_NAME = "audit.jsonl"
+COLUMNS = ("time", "site", "round", "task", "outcome", "kind", "tensors", "bytes", "n", "noise", "metrics", "problems")
+
+
+class AuditLog:
+    """Appends to ``audit.jsonl`` in the site's folder (mode 0600) and to the logger ``samfed_monai.audit``.
+
+    A line is one write, flushed to the disk before :meth:`write` returns: a message whose line cannot be written does
+    not leave. Lines hold names that are on the allow-list and numbers, no tensor and no score.
+
+    Args:
+        folder: the site's own folder; ``None`` writes to the logger only.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.path = None if folder is None else Path(folder) / FILE_NAME
+        self._lock = threading.Lock()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Appends ``record`` with the time in front.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, **record}, ensure_ascii=False, allow_nan=False)
+        with self._lock:
+            if self.path is not None:
+                _append(self.path, line)
+        logger.info("%s", line)
+
+    def noised(self) -> int:
+        """How many messages with noise this file holds; a line that cannot be read counts as one."""
+        if self.path is None or not self.path.is_file():
+            return 0
+        return sum(1 for record in _lines(self.path) if record is None or record.get("noise"))
+
+
+def read_audit(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a file, oldest first.
+
+    Raises:
+        Refused: there is no such file, or it holds a line that is no record; the line's number is told.
+    """
+    path = Path(path)
+    if not path.is_file():
+        mend = f"name a site's {FILE_NAME}"
+        raise Refused([Problem(str(path), found="no such file", expected="an audit file", mend=mend)])
+    records = []
+    for number, record in enumerate(_lines(path), start=1):
+        if record is None:
+            mend = "a line that was cut off: what it was about had not left when the machine stopped"
+            raise Refused([Problem(f"{path}, line {number}", found="no record", expected="JSON", mend=mend)])
+        records.append(record)
+    return records
+
+
+def audit_table(records: Iterable[Mapping[str, Any]]) -> str:
+    """Records as text for a reader: a row per message, then messages and bytes by kind."""
+    records = list(records)
+    rows = [list(COLUMNS), *([_cell(name, record.get(name)) for name in COLUMNS] for record in records)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join([*lines, "", *_totals(records)])
+
+
+def _totals(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    sums: dict[str, list[int]] = {}
+    for record in records:
+        what = f"{record.get('outcome')} {record.get('kind')}"
+        entry = sums.setdefault(what, [0, 0])
+        entry[0] += 1
+        entry[1] += int(record.get("bytes") or 0)
+    return [f"{what}: {count} messages, {size} bytes" for what, (count, size) in sorted(sums.items())]
+
+
+def _cell(name: str, value: Any) -> str:
+    if name == "noise" and isinstance(value, Mapping):
+        return f"sd {value['deviation']:.3g}, release {value['release']}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(each) for each in value) or "-"
+    return "-" if value is None else str(value)
+
+
+def _append(path: Path, line: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = (line + "\n").encode()
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            content = b"\n" + content  # a line that was cut off keeps a line of its own
+        if os.write(descriptor, content) != len(content):
+            raise OSError(28, os.strerror(28))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lines(path: Path) -> list[dict[str, Any] | None]:
+    found: list[dict[str, Any] | None] = []
+    for line in path.read_bytes().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        found.append(record if isinstance(record, dict) else None)
+    return found
