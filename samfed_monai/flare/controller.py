@@ -1,0 +1,149 @@
+"""The server's side on NVIDIA FLARE: a controller that FLARE starts, and the post that its clients get.
+
+FLARE builds :class:`FederationController` from a job's ``config_fed_server.json``::
+
+    {"id": "controller", "path": "samfed_monai.flare.controller.FederationController", "args": {"run_name": "first"}}
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.errors import SamFedError, Stopped
+from samfed_monai.flare.needs import require_flare
+from samfed_monai.flare.transport import FlareTransport, Letter
+
+require_flare()
+
+import numpy as np  # noqa: E402
+from nvflare.apis.client import Client  # noqa: E402
+from nvflare.apis.controller_spec import ClientTask  # noqa: E402
+from nvflare.apis.fl_constant import ReturnCode  # noqa: E402
+from nvflare.apis.fl_context import FLContext  # noqa: E402
+from nvflare.apis.shareable import Shareable  # noqa: E402
+from nvflare.app_common.abstract.fl_model import FLModel, ParamsType  # noqa: E402
+from nvflare.app_common.workflows.model_controller import ModelController  # noqa: E402
+
+logger = logging.getLogger(__name__)
+
+#: Entry of ``FLModel.params`` that holds an envelope's bytes, and of ``FLModel.meta`` that holds a failure's reason.
+ENVELOPE, FAILURE = "envelope", "failure"
+_TASK = "train"  # FLARE's name for every task of ours; what is asked stands in the message
+
+
+class FederationController(ModelController):
+    """Runs a federation's server inside a FLARE job.
+
+    The rounds are those of :class:`~samfed_monai.federation.RoundController`, over a :class:`FlareTransport`; their
+    state lies in the run's folder, outside the job's, so that the same job submitted again goes on where it stopped.
+    How the run ended is written to ``flare.json`` there: FLARE's own job status does not say it.
+
+    Args:
+        run_name: name of the run; where the server's site file has a ``runs_dir``, the folder below it.
+    """
+
+    def __init__(self, run_name: str = "samfed") -> None:
+        super().__init__(persistor_id="", ignore_result_error=True)
+        self._task_check_period = 0.1
+        self.run_name = run_name
+        self.transport: FlareTransport | None = None
+
+    def run(self) -> None:
+        """Called by FLARE when all clients of the job are there."""
+        from samfed_monai.flare.status import write_status
+
+        folder = self.run_folder()
+        try:
+            write_status(folder, "running")
+            self.federate(folder)
+            write_status(folder, "done")
+        except SamFedError as error:
+            write_status(folder, "stopped" if isinstance(error, Stopped) else "refused", str(error), error.exit_code)
+            self.panic(str(error))
+        except BaseException as error:
+            write_status(folder, "failed", f"{type(error).__name__}: {error}", 1)
+            raise
+
+    def run_folder(self) -> Path:
+        """The run's folder, from the server's own site file."""
+        from samfed_monai.flare.site_file import read_site_file
+
+        return read_site_file(self.kit_folder()).run_folder(self.run_name)
+
+    def federate(self, folder: Path) -> None:
+        """The whole run: everything that ``samfed federate`` does, with this job's clients as its sites."""
+        from samfed_monai.flare.server_job import run_server
+
+        run_server(self, folder)
+
+    def kit_folder(self) -> Path:
+        """The folder of this server's start-up kit."""
+        return Path(self.engine.get_workspace().get_root_dir())
+
+    def job_config(self) -> Path:
+        """The folder of the job's configuration files."""
+        return Path(self.engine.get_workspace().get_app_config_dir(self.fl_ctx.get_job_id()))
+
+    def client_names(self) -> tuple[str, ...]:
+        """Names of the clients that take part in this job."""
+        return tuple(sorted(client.name for client in self.engine.get_clients()))
+
+    def _process_result(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
+        code = client_task.result.get_return_code()
+        if code and code != ReturnCode.OK:  # FLARE keeps such an answer from the callback
+            letter: Letter = client_task.task.props["samfed_letter"]
+            letter.answered(client_task.client.name, f"its FLARE client reported {code}; see the log at the site")
+        super()._process_result(client_task, fl_ctx)
+
+    def process_result_of_unknown_task(
+        self, client: Client, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
+    ) -> None:
+        if self.transport is not None:
+            self.transport.came_late(client.name)
+
+
+class FlarePost:
+    """Sends and cancels by a FLARE controller, for a :class:`FlareTransport`.
+
+    Args:
+        controller: which FLARE runs.
+    """
+
+    def __init__(self, controller: FederationController) -> None:
+        self.controller = controller
+
+    def send(self, letter: Letter) -> Any:
+        model = FLModel(
+            params={ENVELOPE: np.frombuffer(letter.payload, dtype=np.uint8)},
+            params_type=ParamsType.FULL,
+            current_round=letter.round,
+            meta={"task": letter.task, "run_name": self.controller.run_name, **letter.words},
+        )
+        self.controller.set_fl_context(model)
+        task = self.controller._prepare_task(data=model, task_name=_TASK, timeout=0, callback=partial(_deliver, letter))
+        task.props["samfed_letter"] = letter
+        self.controller.broadcast(task=task, fl_ctx=self.controller.fl_ctx, targets=[letter.site], min_responses=1)
+        return task
+
+    def cancel(self, ticket: Any) -> None:
+        self.controller.cancel_task(ticket, fl_ctx=self.controller.fl_ctx)
+
+    def check_stop(self) -> None:
+        if self.controller.abort_signal.triggered:
+            raise Stopped("FLARE ended the job (aborted, or a client's job process died)", "submit the same job again")
+
+
+def _deliver(letter: Letter, model: FLModel) -> None:
+    sender = model.meta.get("client_name", "")
+    reason = model.meta.get(FAILURE)
+    if reason:
+        letter.answered(sender, str(reason)[:2000])
+        return
+    content = (model.params or {}).get(ENVELOPE)
+    if not isinstance(content, np.ndarray) or content.dtype != np.uint8 or content.ndim != 1:
+        letter.answered(sender, "its answer holds no envelope")
+        return
+    letter.answered(sender, content.tobytes())

@@ -1,0 +1,127 @@
+"""What a site (or the server) says about itself: where its data, caches and results lie. Never sent, never received.
+
+Example (``local/samfed_site.json`` in a FLARE workspace)::
+
+    {
+        "datalist": "/hospital/samfed/list.json",
+        "data_root": "/hospital/images",
+        "cache_dir": "/hospital/samfed/cache",
+        "runs_dir": "/hospital/samfed/runs"
+    }
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.io import read_json
+
+NAME = "samfed_site.json"
+VARIABLE = "SAMFED_SITE"
+_PATHS = ("datalist", "data_root", "cache_dir", "output_dir", "runs_dir", "weights", "bundle_root", "adapter")
+_NUMBERS = ("memory_limit_gib", "threads")
+_REQUIRED = ("datalist", "data_root", "cache_dir")
+
+
+@dataclass(frozen=True)
+class SiteFile:
+    """A checked site file.
+
+    Args:
+        path: where it was read from.
+        datalist: this site's data list: the public part and its own images (the server's: the public part).
+        data_root: folder that the list's paths start from.
+        cache_dir: adapters, soft masks, and the site's state between rounds.
+        output_dir: the run's folder, exactly; or
+        runs_dir: a folder that gets one folder per run, named by the job.
+        weights: folder of checkpoints (``SAMFED_WEIGHTS``); ``None`` keeps the environment's.
+        bundle_root: the bundle's folder; ``None`` takes the packaged bundle of the job's name.
+        adapter: server only: an adapter to use as it is.
+        memory_limit_gib: most memory (data segment, GiB) of the process that trains; ``None`` sets no limit.
+        threads: threads of torch in that process; ``None`` leaves it to torch.
+    """
+
+    path: Path
+    datalist: Path
+    data_root: Path
+    cache_dir: Path
+    output_dir: Path | None = None
+    runs_dir: Path | None = None
+    weights: Path | None = None
+    bundle_root: Path | None = None
+    adapter: Path | None = None
+    memory_limit_gib: float | None = None
+    threads: int | None = None
+
+    def run_folder(self, run_name: str) -> Path:
+        """The folder of a run at this site."""
+        if self.output_dir is not None:
+            return self.output_dir
+        return (self.runs_dir or Path()) / run_name
+
+
+def read_site_file(start: str | Path, site: str | None = None) -> SiteFile:
+    """Finds, reads and checks a site file.
+
+    ``$SAMFED_SITE`` names the file, or a folder with one ``<site>.json`` per site; without it, ``local/`` of ``start``
+    or of the nearest folder above it has ``samfed_site.json``.
+
+    Args:
+        start: a folder inside the FLARE workspace.
+        site: the site's name, for a folder of files; ``None`` is ``server``.
+
+    Raises:
+        Refused: no file, or every problem of it.
+    """
+    path = _find(Path(start), site or "server")
+    content = read_json(path)
+    problems = Problems()
+    if not isinstance(content, dict):
+        raise Refused([Problem(str(path), found=type(content).__name__, expected="an object with paths")])
+    _check(path, content, problems)
+    problems.refuse_if_any()
+    values: dict[str, Any] = {name: Path(content[name]).expanduser() for name in _PATHS if content.get(name)}
+    values.update({name: content[name] for name in _NUMBERS if content.get(name) is not None})
+    return SiteFile(path=path, **values)
+
+
+def _find(start: Path, site: str) -> Path:
+    named = os.environ.get(VARIABLE)
+    if named:
+        path = Path(named) / f"{site}.json" if Path(named).is_dir() else Path(named)
+        candidates = [path]
+    else:
+        candidates = [folder / "local" / NAME for folder in (start.resolve(), *start.resolve().parents)]
+    for path in candidates:
+        if path.is_file():
+            return path
+    mend = f"write {NAME} into local/ of this site's start-up kit (docs/deploy.md), or set ${VARIABLE}"
+    raise Refused([Problem(f"{site}: {NAME}", found="no such file", expected=str(candidates[0]), mend=mend)])
+
+
+def _check(path: Path, content: dict[str, Any], problems: Problems) -> None:
+    known = (*_PATHS, *_NUMBERS)
+    for name, value in content.items():
+        where = f"{path.name} -> {name}"
+        if name not in known:
+            expected = f"one of {', '.join(known)}"
+            problems.add(where, found="an unknown key", expected=expected, mend=did_you_mean(name, known))
+        elif name in _PATHS and value is not None and not isinstance(value, str):
+            problems.add(where, found=type(value).__name__, expected="a path")
+        elif name in _NUMBERS and value is not None and (type(value) not in (int, float) or value <= 0):
+            problems.add(where, found=repr(value), expected="a number above 0")
+    for name in _REQUIRED:
+        if not content.get(name):
+            problems.add(
+                f"{path.name} -> {name}", found="nothing", expected="a path", mend="add it; see docs/deploy.md"
+            )
+    if not content.get("output_dir") and not content.get("runs_dir"):
+        problems.add(f"{path.name} -> runs_dir", found="nothing", expected="a folder for runs", mend="add it")
+    for name in ("datalist", "data_root"):
+        value = content.get(name)
+        if isinstance(value, str) and value and not Path(value).expanduser().exists():
+            problems.add(f"{path.name} -> {name}", found=f"{value}, which does not exist", expected="an existing path")

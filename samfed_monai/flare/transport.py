@@ -1,0 +1,245 @@
+"""The federation's transport over NVIDIA FLARE: own deadline, own quorum, one refusal reason per dropped answer."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from samfed_monai.federation.envelope import Envelope, MessageRefused
+from samfed_monai.federation.failure import Failure, scrub
+from samfed_monai.federation.progress import Progress
+from samfed_monai.federation.transport import Task, Traffic
+from samfed_monai.federation.wire import MAX_BYTES, from_bytes, to_bytes
+
+logger = logging.getLogger(__name__)
+
+_TICK = 0.2  # seconds between two looks at the clock and at FLARE's wish to stop
+
+
+@dataclass(frozen=True)
+class Letter:
+    """One message on its way to a site.
+
+    Args:
+        site: where it goes.
+        task: what the site is asked.
+        round: the round it belongs to.
+        payload: the envelope's bytes.
+        words: plain words beside it, for the site's client: ``run``, and ``keep``, the rounds whose states are wanted.
+        answered: called once with the sender's name and its answer: bytes, or a failure's reason.
+    """
+
+    site: str
+    task: str
+    round: int
+    payload: bytes = field(repr=False)
+    words: Mapping[str, Any]
+    answered: Callable[[str, bytes | str], None]
+
+
+class Post(Protocol):
+    """What a :class:`FlareTransport` needs of NVIDIA FLARE."""
+
+    def send(self, letter: Letter) -> Any:
+        """Sends without waiting; returns what :meth:`cancel` takes."""
+
+    def cancel(self, ticket: Any) -> None:
+        """No answer to this letter is wanted any more."""
+
+    def check_stop(self) -> None:
+        """Raises where FLARE has been told to end the run."""
+
+
+class FlareTransport:
+    """Implements :class:`~samfed_monai.federation.transport.Transport` over messages that FLARE delivers.
+
+    Payloads are :func:`~samfed_monai.federation.wire.to_bytes` of the same envelopes as in one process; an answer is
+    decoded by :func:`~samfed_monai.federation.wire.from_bytes` alone, which reads safetensors and nothing else, and
+    refuses more than ``max_bytes`` before it looks at them.
+
+    A site that missed a deadline is asked again in every later exchange, but nobody waits for it once the others have
+    answered and the quorum is reached, until something has come from it again (a late answer counts). A late, second or
+    unasked answer is dropped with its reason in the log.
+
+    Sites keep their state at home, by round: nothing is written by :meth:`save_state`. Which rounds' states are still
+    wanted is read from the run's folder, where a round's ``clients`` folder exists as long as they are.
+
+    Args:
+        post: sends and cancels.
+        sites: names of the federation's clients.
+        run: identifier of the run, so that a site never goes on from another run's state.
+        patience: seconds that an exchange may take where the caller names none; ``None`` waits.
+        notice: seconds between two lines about who is waited for.
+        max_bytes: largest answer that is decoded.
+        progress: where progress is shown; ``None`` shows it on a terminal only.
+    """
+
+    def __init__(
+        self,
+        post: Post,
+        sites: tuple[str, ...],
+        *,
+        run: str,
+        patience: float | None = None,
+        notice: float = 30.0,
+        max_bytes: int = MAX_BYTES,
+        progress: Progress | None = None,
+    ) -> None:
+        self.post, self._sites, self.run = post, tuple(sorted(sites)), run
+        self.patience, self.notice, self.max_bytes = patience, notice, max_bytes
+        self.progress = progress or Progress()
+        self._traffic: dict[str, Traffic] = {}
+        self._missing: set[str] = set()
+        self._exchanges = 0
+        self._arrivals: queue.Queue[tuple[int, str, bytes | str]] = queue.Queue()
+        self._rounds: Path | None = None
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return self._sites
+
+    def exchange(
+        self,
+        task: Task,
+        messages: Mapping[str, Envelope],
+        *,
+        quorum: int = 1,
+        timeout: float | None = None,
+        on_reply: Callable[[str, Envelope], None] | None = None,
+    ) -> dict[str, Envelope | Failure]:
+        self._exchanges += 1
+        wait = timeout if timeout is not None else self.patience
+        started = time.monotonic()
+        tickets, replies = self._send(task, messages)
+        noticed = started
+        with self.progress.sites(len(messages)) as bar:
+            while len(replies) < len(messages):
+                self.post.check_stop()
+                now = time.monotonic()
+                if (wait is not None and now - started > wait) or self._enough(messages, replies, quorum):
+                    break
+                if now - noticed > self.notice:
+                    noticed = now
+                    left = None if wait is None else wait - (now - started)
+                    logger.info("%s", waiting(Task(task).value, messages.keys() - replies.keys(), left))
+                try:
+                    number, sender, answer = self._arrivals.get(timeout=_TICK)
+                except queue.Empty:
+                    continue
+                if self._take(number, sender, answer, messages, replies, on_reply):
+                    bar.start(sender, Task(task).value)
+                    bar.advance()
+        for site in sorted(messages.keys() - replies.keys()):
+            self.post.cancel(tickets[site])
+            again = "" if site not in self._missing else ", nor in time before; nobody waited for it"
+            replies[site] = Failure(site, f"no answer within {time.monotonic() - started:.0f} s{again}")
+            self._missing.add(site)
+            logger.warning("%s: %s", site, replies[site].reason)  # type: ignore[union-attr]
+        return {site: replies[site] for site in sorted(replies)}
+
+    def came_late(self, site: str, what: str = "answer") -> None:
+        """Something came from ``site`` to a letter that was cancelled; it is dropped, but the site is there again."""
+        logger.warning("%s: dropped a late %s (its deadline had passed)", site, what)
+        self._missing.discard(site)
+
+    def take_traffic(self) -> dict[str, Traffic]:
+        taken, self._traffic = self._traffic, {}
+        return taken
+
+    def save_state(self, folder: Path) -> dict[str, str]:
+        self._rounds = Path(folder).parent.parent
+        return {}
+
+    def load_state(self, folder: Path) -> None:
+        self._rounds = Path(folder).parent.parent
+
+    def _send(
+        self, task: Task, messages: Mapping[str, Envelope]
+    ) -> tuple[dict[str, Any], dict[str, Envelope | Failure]]:
+        tickets: dict[str, Any] = {}
+        replies: dict[str, Envelope | Failure] = {}
+        words = {"run": self.run, "keep": self._keep()}
+        for site in sorted(messages):
+            if site not in self._sites:
+                replies[site] = Failure(site, "no such site in this federation")
+                continue
+            payload = to_bytes(messages[site])
+            self._traffic.setdefault(site, Traffic()).down += len(payload)
+            answered = partial(self._arrived, self._exchanges)
+            letter = Letter(site, Task(task).value, messages[site].round, payload, words, answered)
+            tickets[site] = self.post.send(letter)
+        return tickets, replies
+
+    def _arrived(self, number: int, sender: str, answer: bytes | str) -> None:
+        self._arrivals.put((number, sender, answer))
+
+    def _enough(self, messages: Mapping[str, Envelope], replies: Mapping[str, Envelope | Failure], quorum: int) -> bool:
+        if messages.keys() - replies.keys() - self._missing:
+            return False
+        return sum(not isinstance(reply, Failure) for reply in replies.values()) >= quorum
+
+    def _take(
+        self,
+        number: int,
+        sender: str,
+        answer: bytes | str,
+        messages: Mapping[str, Envelope],
+        replies: dict[str, Envelope | Failure],
+        on_reply: Callable[[str, Envelope], None] | None,
+    ) -> bool:
+        if sender not in messages:
+            logger.warning("dropped an answer of %r, which is no site that was asked", sender)
+            return False
+        self._missing.discard(sender)
+        if isinstance(answer, bytes):
+            self._traffic.setdefault(sender, Traffic()).up += len(answer)
+        if number != self._exchanges:
+            self.came_late(sender)
+            return False
+        if sender in replies:
+            logger.warning("%s: dropped a second answer (one per site and message)", sender)
+            return False
+        replies[sender] = self._read(sender, answer, on_reply)
+        return True
+
+    def _read(
+        self, site: str, answer: bytes | str, on_reply: Callable[[str, Envelope], None] | None
+    ) -> Envelope | Failure:
+        if isinstance(answer, str):
+            logger.warning("%s failed: %s", site, answer)
+            return Failure(site, answer)
+        try:
+            reply = from_bytes(answer, max_bytes=self.max_bytes)
+            if on_reply is not None:
+                on_reply(site, reply)
+                reply = replace(reply, tensors={})
+            return reply
+        except MessageRefused as error:
+            logger.warning("%s: its message was refused: %s", site, scrub(error))
+            return Failure(site, scrub(error))
+        except Exception as error:
+            logger.exception("%s: its message could not be taken in", site)
+            return Failure(site, scrub(error))
+
+    def _keep(self) -> list[int]:
+        if self._rounds is None or not self._rounds.is_dir():
+            return []
+        return sorted(int(path.parent.name) for path in self._rounds.glob("[0-9]*/clients"))
+
+
+def waiting(task: str, sites: Any, left: float | None) -> str:
+    """One line about who is waited for: ``train: waiting for site-2, site-3 (4 min left)``."""
+    names = ", ".join(sorted(sites))
+    if left is None:
+        return f"{task}: waiting for {names}"
+    return (
+        f"{task}: waiting for {names} ({left / 60:.0f} min left)"
+        if left >= 90
+        else (f"{task}: waiting for {names} ({left:.0f} s left)")
+    )

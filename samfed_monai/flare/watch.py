@@ -1,0 +1,127 @@
+"""Follows a run on FLARE from this machine: rounds as they are stored, who is waited for, how it ended."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.errors import Problem, Refused, SamFedError, Stopped
+from samfed_monai.flare.status import read_status
+
+logger = logging.getLogger(__name__)
+
+_TOLD = re.compile(
+    r"round \d+ of \d+: .*|going on after round .*|\w+: waiting for .*|.*: dropped an? .*|.* failed: .*"
+    r"|.*: its message was refused: .*|teacher: .*|warm start: .*"
+)
+_LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ - (?:[\w.]+ - )?(?:INFO|WARNING) - (?:\[.*?\]: )?(.*)")
+RESUME = "type the same command again"
+
+
+class Watch:
+    """Tells what the server's log says that a user wants to know.
+
+    Args:
+        folder: the run's folder; its ``flare.json`` says how the run stands.
+        log: the server's log file, which may not exist yet.
+    """
+
+    def __init__(self, folder: Path, log: Path) -> None:
+        self.folder, self.log = folder, log
+        self._read = 0
+        self._rest = ""
+
+    def until_done(self, running: Callable[[], str], *, timeout: float | None = None) -> dict[str, Any]:
+        """Waits for the run's end.
+
+        Args:
+            running: called every second; says why the run cannot end any more, or ``""``.
+            timeout: seconds; ``None`` waits.
+
+        Returns:
+            The run's status.
+
+        Raises:
+            Stopped, Refused: as the server said, or the time is over, or FLARE ended without a word of ours.
+        """
+        started = time.monotonic()
+        while True:
+            self.tell()
+            status = read_status(self.folder)
+            if status["state"] not in ("none", "running"):
+                break
+            gone = running()
+            if gone:
+                time.sleep(0.5)
+                status = read_status(self.folder)
+                if status["state"] in ("none", "running"):
+                    raise Stopped(f"{gone}{self.tail()}", RESUME)
+                break
+            if timeout is not None and time.monotonic() - started > timeout:
+                raise Stopped(f"no end after {timeout:g} s; everything that was started is ended", RESUME)
+            time.sleep(0.3)
+        self.tell()
+        raise_as_told(status)
+        return status
+
+    def tell(self) -> None:
+        """Logs the new lines of the server's log that are meant for users."""
+        if not self.log.is_file():
+            return
+        with open(self.log, "rb") as stream:
+            stream.seek(self._read)
+            text = self._rest + stream.read().decode(errors="replace")
+            self._read = stream.tell()
+        *lines, self._rest = text.split("\n")
+        for line in lines:
+            found = _LINE.match(line)
+            if found and _TOLD.fullmatch(found[1].strip()):
+                logger.info("%s", found[1].strip())
+
+    def tail(self) -> str:
+        """The last errors of the log, for a message."""
+        if not self.log.is_file():
+            return ""
+        lines = self.log.read_text(errors="replace").splitlines()
+        errors = [line for line in lines if "ERROR" in line or "Error" in line][-5:] or lines[-5:]
+        return "".join(f"\n  | {line[:300]}" for line in errors)
+
+
+def raise_as_told(status: dict[str, Any]) -> None:
+    """Raises what the server's run ended with; nothing for a run that is done.
+
+    Raises:
+        SamFedError: with the server's own message and exit code.
+    """
+    if status["state"] == "done":
+        return
+    raise Told(status["message"] or status["state"], status["exit_code"])
+
+
+class Told(SamFedError):
+    """What a server said, as it said it."""
+
+    def __init__(self, message: str, code: int) -> None:
+        self.exit_code = code  # type: ignore[assignment]
+        super().__init__(message)
+
+
+def refuse_busy_port(port: int) -> None:
+    """Refuses a port that something else listens on.
+
+    Raises:
+        Refused: with how to choose another.
+    """
+    import socket
+
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            mend = f"choose another one, for instance --port {port + 100}, or end the program that uses it"
+            raise Refused([Problem(f"port {port}", found="in use", expected="a free port", mend=mend)]) from None

@@ -1,0 +1,112 @@
+"""The process that trains at a site: ``python -m samfed_monai.flare.worker READ WRITE`` (two pipes' numbers).
+
+It reads a frame of settings, then messages, and answers each; it ends when nobody holds the pipe's other end any more.
+Errors stay in its log; only a scrubbed line goes up (:func:`samfed_monai.federation.failure.scrub`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import resource
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.flare.frames import Ended, read_frame, write_frame
+from samfed_monai.flare.site_file import SiteFile, read_site_file
+
+logger = logging.getLogger(__name__)
+
+
+def serve(make_node: Callable[[dict[str, Any], SiteFile], Any]) -> int:
+    """Answers until the pipe ends.
+
+    Args:
+        make_node: from the settings and the site's file, what answers: ``answer(task, envelope) -> envelope``, with
+            ``state_dict`` and ``load_state_dict`` where it keeps something from round to round.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    down, up = os.fdopen(int(sys.argv[1]), "rb"), os.fdopen(int(sys.argv[2]), "wb")
+    frames: queue.Queue[tuple[dict[str, Any], bytes]] = queue.Queue()
+    settings, _ = read_frame(down)
+    threading.Thread(target=_receive, args=(down, frames), daemon=True).start()
+    os.environ["SAMFED_SITE"] = settings["site_file"]
+    files = read_site_file(Path.cwd(), settings["site"])
+    limit(files)
+    worker = _Worker(settings, files, make_node)
+    while True:
+        head, payload = frames.get()
+        answer, failure = worker.answer(head, payload)
+        write_frame(up, {"failure": failure}, answer)
+
+
+def limit(files: SiteFile) -> None:
+    """Sets what the site file says about memory, threads and the folder of checkpoints; before torch is imported."""
+    if files.weights is not None:
+        os.environ["SAMFED_WEIGHTS"] = str(files.weights)
+    if files.memory_limit_gib is not None:
+        most = int(files.memory_limit_gib * 1024**3)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    if files.threads is not None:
+        import torch
+
+        torch.set_num_threads(int(files.threads))
+
+
+class _Worker:
+    """Decodes, asks the node, keeps its state, encodes."""
+
+    def __init__(self, settings: dict[str, Any], files: SiteFile, make_node: Callable[..., Any]) -> None:
+        self.settings, self.files, self.make_node = settings, files, make_node
+        self._node: Any = None
+        self._state: Any = None
+
+    def answer(self, head: dict[str, Any], payload: bytes) -> tuple[bytes, str]:
+        """The answer's bytes and why there is none."""
+        from samfed_monai.federation.failure import scrub
+
+        try:
+            return self._answer(head, payload), ""
+        except Exception as error:
+            logger.exception("%s", head.get("task"))
+            if self._state is not None:
+                self._state.failed()
+            return b"", scrub(error)
+
+    def _answer(self, head: dict[str, Any], payload: bytes) -> bytes:
+        from samfed_monai.federation.transport import Task
+        from samfed_monai.federation.wire import from_bytes, to_bytes
+        from samfed_monai.flare.site_state import SiteState
+
+        task, message = Task(head["task"]), from_bytes(payload)
+        if self._node is None:
+            self._node = self.make_node(self.settings, self.files)
+            self._state = SiteState(self.settings["state"], self._node)
+        self._state.before(task, message.round)
+        reply = self._node.answer(task, message)
+        answer = to_bytes(reply)
+        self._state.after(task, message.round, head.get("keep", ()))
+        return answer
+
+
+def _receive(stream: Any, frames: Any) -> None:
+    try:
+        while True:
+            frames.put(read_frame(stream))
+    except Ended:
+        os._exit(0)  # whoever asked is gone: nothing that runs here has anyone to answer to
+
+
+def make_site_node(settings: dict[str, Any], files: SiteFile) -> Any:
+    """The run's :class:`~samfed_monai.federation.site_node.SiteNode` at this site."""
+    from samfed_monai.flare.site_job import site_node
+
+    return site_node(settings, files)
+
+
+if __name__ == "__main__":
+    sys.exit(serve(make_site_node))

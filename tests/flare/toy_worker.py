@@ -1,0 +1,61 @@
+"""The process that trains, with a toy client in it, which can be told to fail in a round (``faults`` of the plan)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.flare.worker import serve
+from samfed_monai.io import read_json
+
+
+class ToyNode:
+    """Answers as ``LocalTransport`` has a client answer."""
+
+    def __init__(self, site: str, plan: dict[str, Any], output: Path, state: Path) -> None:
+        from tests.federation.toys import toy_algo
+
+        self.client = toy_algo(site, output_dir=output / "evaluation")
+        self.fault = plan.get("faults", {}).get(site, {})
+        self.once = state / "fault-done"
+
+    def state_dict(self) -> Any:
+        return self.client.state_dict()
+
+    def load_state_dict(self, state: Any) -> None:
+        self.client.load_state_dict(state)
+
+    def answer(self, task: Any, message: Any) -> Any:
+        from samfed_monai.federation.envelope import Kind
+        from samfed_monai.federation.exchange import call_extra, from_exchange, to_exchange
+        from samfed_monai.federation.transport import Task
+
+        data, extra = to_exchange(message), call_extra(message)
+        if task == Task.CHECK:
+            return replace(message, kind=Kind.METRICS, tensors={}, extra={})
+        if task == Task.EVALUATE:
+            return from_exchange(self.client.evaluate(data, extra), request=message)
+        self.client.train(data, extra)
+        if message.round == self.fault.get("round") and not self.once.exists():
+            self.once.touch()
+            if self.fault["what"] == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.fault["what"] == "sleep":
+                time.sleep(self.fault["seconds"])
+            if self.fault["what"] == "memory":
+                bytearray(8 * 1024**3)
+        return from_exchange(self.client.get_weights(extra), request=message)
+
+
+def make(settings: dict[str, Any], files: Any) -> ToyNode:
+    plan = read_json(settings["plan"])
+    return ToyNode(settings["site"], plan, Path(settings["run_folder"]), Path(settings["state"]))
+
+
+if __name__ == "__main__":
+    sys.exit(serve(make))

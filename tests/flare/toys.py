@@ -1,0 +1,66 @@
+"""A federation of toy clients on FLARE: the real controller, transport, client and pipes, and no bundle."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.federation import Envelope, FedAvg, RoundController, RunFolder, Server
+from samfed_monai.flare.controller import FederationController, FlarePost
+from samfed_monai.flare.transport import FlareTransport
+from samfed_monai.io import read_json, write_json
+from tests.federation.toys import QUIET, toy_weights
+
+REPO = Path(__file__).parents[2]
+
+
+class ToyController(FederationController):
+    """Rounds of FedAvg over the toy bundle, as ``tests.federation.toys.run_toy`` has them in one process."""
+
+    def federate(self, folder: Path) -> None:
+        plan = read_json(self.job_config() / "samfed_plan.json")
+        self.transport = FlareTransport(
+            FlarePost(self), self.client_names(), run=plan["run"], progress=QUIET, notice=1.0
+        )
+        with RunFolder(folder).open({"rounds": plan["rounds"]}, seeds={"seed": 0}) as run:
+            strategy = FedAvg()
+            strategy.attach(Server(self.transport.sites, plan["rounds"], weights=toy_weights()))
+            RoundController(
+                transport=self.transport,
+                strategy=strategy,
+                folder=run,
+                rounds=plan["rounds"],
+                progress=QUIET,
+                quorum=plan.get("quorum"),
+                timeout=plan.get("timeout"),
+            ).run()
+
+
+def toy_job(folder: Path, **plan: Any) -> Path:
+    """A job of the toy federation."""
+    from samfed_monai.flare.job import export_job
+
+    return export_job(
+        folder,
+        {"rounds": 3, "run": "abc123", **plan},
+        run_name="toy",
+        controller="tests.flare.toys.ToyController",
+        client_args=["--worker", "tests.flare.toy_worker"],
+        python=sys.executable,
+    )
+
+
+def toy_site_files(folder: Path, sites: tuple[str, ...], output: Path) -> Path:
+    """A folder of site files."""
+    for site in (*sites, "server"):
+        places = {
+            "datalist": str(REPO / "setup.cfg"),
+            "data_root": str(REPO),
+            "cache_dir": str(folder / "cache" / site),
+        }
+        write_json(folder / f"{site}.json", {**places, "output_dir": str(output), "threads": 1})
+    return folder
+
+
+__all__ = ["Envelope", "ToyController", "toy_job", "toy_site_files"]
