@@ -10,7 +10,7 @@ from samfed_monai.errors import ExitCode, Problem, Refused
 
 
 def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Adds ``samfed check BUNDLE [--workflow W] [--variant V] [--datalist L --data-root D]``."""
+    """Adds ``samfed check BUNDLE [--workflow W] [--variant V] [--datalist L --data-root D] [--strict]``."""
     parser = subparsers.add_parser(
         "check",
         help="look for mistakes in a bundle's JSON, and in a data list",
@@ -24,6 +24,9 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         "--workflow", metavar="NAME", help="train, teacher, federate, evaluate or inference; default: all"
     )
     parser.add_argument("--variant", metavar="NAME", help="only this variant instead of all")
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse whatever could become code, too: for a bundle from elsewhere"
+    )
     take_overrides(parser, "the workflow")
     parser.set_defaults(run=run)
     return parser
@@ -33,6 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Checks, and says what was checked."""
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.config.check import check_bundle, workflows_of
+    from samfed_monai.config.strict import strict_problems
+    from samfed_monai.config.strict_bundle import strict_bundle_problems
     from samfed_monai.config.variants import known_variants, own_variants
 
     root = find_bundle(arguments.bundle)
@@ -44,6 +49,10 @@ def run(arguments: argparse.Namespace) -> int:
     trains = {"train", "federate"} & set(workflows)
     variants = [arguments.variant] if arguments.variant else known_variants(root) if trains else []
     problems: dict[Problem, None] = {}
+    if arguments.strict:  # first: what it says of a place is plainer
+        problems |= dict.fromkeys(strict_bundle_problems(root))
+        problems |= dict.fromkeys(strict_problems(overrides, "command line", file=True))
+    strict = {problem.where: problem for problem in problems}
     for workflow in workflows:
         problems |= dict.fromkeys(check_bundle(root, workflow, overrides=overrides, ready=False))
     unfit = {}
@@ -55,10 +64,12 @@ def run(arguments: argparse.Namespace) -> int:
             unfit[variant] = found[0]
     if arguments.datalist:
         problems |= dict.fromkeys(_check_data(arguments.datalist, arguments.data_root))
-    if problems:
-        raise Refused(problems)
+    if problems:  # one place is told about once
+        raise Refused(problem for problem in problems if strict.get(problem.where, problem) is problem)
     fit = ", ".join(variant for variant in variants if variant not in unfit)
     sys.stdout.write(f"{root.name}: no problems in {', '.join(workflows)}; variants: {fit or 'none'}\n")
+    if arguments.strict:
+        sys.stdout.write("  strict: no code, no pickle, no component outside the strict allow-list\n")
     for variant, problem in unfit.items():
         sys.stdout.write(f"  the package's variant {variant} does not fit this bundle: {problem}\n")
     return int(ExitCode.DONE)

@@ -17,6 +17,9 @@ __getattr__, __dir__ = attach(
         "packaged_bundle": "bundles",
         "packaged_bundles": "bundles",
         "require_checked": "require",
+        "run_job": "exit_codes",
         "run_or_exit": "exit_codes",
+        "strict_bundle_problems": "strict_bundle",
+        "strict_problems": "strict",
     },
 )

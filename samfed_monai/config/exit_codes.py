@@ -6,12 +6,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from samfed_monai.config.overrides import started_by_monai
-from samfed_monai.errors import ExitCode, SamFedError
+from samfed_monai.errors import ExitCode, Problem, Refused, SamFedError
 
 T = TypeVar("T")
+_Method = Literal["run", "write"]
 
 _INTERRUPTED = "interrupted: what was complete is kept\n  to go on: type the same command again"
 
@@ -52,14 +53,24 @@ def exit_on_refusal() -> Iterator[None]:
 
 
 def run_or_exit(job: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Calls ``job`` inside :func:`exit_on_refusal`.
+    """Calls ``job`` inside :func:`exit_on_refusal`."""
+    with exit_on_refusal():
+        return job(*args, **kwargs)
+
+
+def run_job(*, job: Any, method: _Method = "run") -> Any:
+    """Calls ``job.run()``, or ``job.write()``, inside :func:`exit_on_refusal`; what a bundle's ``run`` consists of.
 
     Example::
 
-        "run": ["$samfed_config.run_or_exit(@job.run)"]
+        "run": [{"_target_": "samfed_monai.config.run_job", "job": "@job"}]
+
+    Raises:
+        Refused: another method.
     """
-    with exit_on_refusal():
-        return job(*args, **kwargs)
+    if method not in get_args(_Method):
+        raise Refused([Problem("run_job -> method", found=repr(method), expected="'run' or 'write'")])
+    return run_or_exit(getattr(job, method))
 
 
 def install_exit_hook() -> None:

@@ -19,8 +19,9 @@ def require_checked(bundle_root: str | Path, workflow: str, variant: str | None 
 
     Example::
 
-        "imports": ["$import samfed_monai.config as samfed_config"],
-        "initialize": ["$samfed_config.require_checked(@bundle_root, 'train')"]
+        "initialize": [{
+            "_target_": "samfed_monai.config.require_checked", "bundle_root": "@bundle_root", "workflow": "train"
+        }]
 
     Raises:
         Refused: with every problem; ``SystemExit(2)`` instead when MONAI started the process.

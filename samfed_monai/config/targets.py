@@ -19,9 +19,17 @@ with a configuration is code nobody installed. Whoever starts the command (never
 environment variable ``SAMFED_ALLOW``, for instance ``SAMFED_ALLOW=my_lab.,torchvision.``"""
 
 DENIED_PREFIXES = (
+    "ignite.distributed.",
+    "monai.apps.utils.",
     "monai.bundle.",
+    "monai.utils.misc.run_cmd.",
+    "monai.utils.module.",
+    "torch._ops.",
+    "torch.distributed.",
     "torch.hub.",
+    "torch.jit._serialization.",
     "torch.load",
+    "torch.multiprocessing.",
     "torch.package.",
     "torch.serialization.",
     "torch.utils.cpp_extension.",

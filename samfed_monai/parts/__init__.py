@@ -9,5 +9,10 @@ __getattr__, __dir__ = attach(
         "SiteAlone": "site_alone",
         "SiteImages": "site_images",
         "SplitDataset": "split_dataset",
+        "best_device": "wiring",
+        "model_path": "wiring",
+        "on_device": "wiring",
+        "parameters_of": "wiring",
+        "part_of": "wiring",
     },
 )

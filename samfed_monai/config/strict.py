@@ -1,0 +1,148 @@
+"""JSON that may not hold Python: what a hospital's platform accepts of a stranger, and a site of its server.
+
+Nothing is evaluated or built. :func:`samfed_monai.config.check_bundle` asks whether a bundle is right; this asks
+whether it is harmless, and takes no notice of what it would do.
+"""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from samfed_monai.config.files import FOLDER_KNOBS, WEIGHT_KNOBS
+from samfed_monai.config.ids import join_id, split_id
+from samfed_monai.config.knobs import knobs_of
+from samfed_monai.config.overrides import MONAI_OPTIONS
+from samfed_monai.config.spelling import GROUPS
+from samfed_monai.config.strict_targets import strict_target
+from samfed_monai.errors import Problem
+
+SHAPES = (
+    re.compile(r"\$@[A-Za-z]\w*(?:(?:#|::)\w+)*\.(?:parameters|run)\(\)"),
+    re.compile(r"\$@[A-Za-z]\w*(?:(?:#|::)\w+)*\.to\(@[A-Za-z]\w*\)"),
+)
+"""Expressions that a bundle's file may hold below its knobs: ``$@network.parameters()``, ``$@trainer.run()``,
+``$@network_def.to(@device)``. The bundles of this package hold none."""
+
+IMPORTS = re.compile(r"\$import (?:torch|monai|samfed_monai)(?:\.[a-z]\w*)*(?: as [A-Za-z]\w*)?")
+"""What ``imports`` may hold: one module of packages that are there anyway."""
+
+SENT_PLACES = frozenset({*WEIGHT_KNOBS, *FOLDER_KNOBS} - {"encoder_weights"}) | {
+    *("bundle_root", "datalist", "output", "output_dir", "cache_dir", "store_dir", "model_path")
+}
+"""Ids that say where something lies on a machine. A site's own file says that, never a message."""
+
+SENT_WORKFLOW = frozenset({"imports", "initialize", "run", "finalize", "_meta_"})
+"""Ids that say what a workflow does rather than with which values."""
+
+_LOGGING = re.compile(r"(?:.*[/\\])?logging[^/\\]*\.(?:conf|ini|cfg|json|ya?ml|toml)", re.IGNORECASE)
+_MOST_LEVELS = 32  # the deepest value of the package's bundles and variants lies 5 levels down
+_PLAIN = "a plain value"
+
+
+def strict_problems(content: Any, source: str = "what the server sent", *, file: bool = False) -> list[Problem]:
+    """Everything in a mapping of ids that is, names or could become code.
+
+    Refused are: a ``_target_`` outside the strict allow-list; expressions (``$``) and references to other files
+    (``%``); a logging configuration, or any other option of MONAI's own command; the debugger; values that JSON does
+    not have. Something that was *sent* moreover may not hold any expression at all, set ids of :data:`SENT_WORKFLOW`,
+    or name places on this machine. A *file* of a bundle may: there :data:`SHAPES` and :data:`IMPORTS` are allowed
+    below the knobs.
+
+    It does not say whether an id exists or a value fits; the ordinary check does, where the bundle is at hand.
+
+    Args:
+        content: ids to values as they come out of JSON, for instance ``{"client": {"image_size": 256}}`` or
+            ``{"client#image_size": 256}``.
+        source: what messages call it, a file's name for instance.
+        file: whether it is a file of a bundle that was installed here.
+
+    Example::
+
+        problems = strict_problems({"client": {"learning_rate": "$1/3"}}, "plan")
+        # plan -> client#learning_rate: expected a plain value, found '$1/3'; ...
+    """
+    if not isinstance(content, Mapping):
+        return [Problem(source, found=type(content).__name__, expected="an object of ids")]
+    knobs = knobs_of(content) if file else {}
+    problems: dict[Problem, None] = {}
+    for parts, value in _values(content):
+        where = f"{source} -> {join_id(parts)}"
+        problems |= dict.fromkeys(_of_id(parts, value, where, file))
+        if isinstance(value, str) and parts[-1] != "_target_":
+            problems |= dict.fromkeys(_of_text(parts, value, where, file=file and parts[0] not in knobs))
+    return list(problems)
+
+
+def _values(content: Mapping[Any, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Ids with their values; an id below the deepest level counted is not looked into, but told as too deep."""
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), content)]
+    while waiting:
+        parts, value = waiting.pop()
+        if parts:
+            yield parts, value
+        if len(parts) > _MOST_LEVELS:
+            continue
+        if isinstance(value, Mapping):
+            waiting += [((*parts, *split_id(str(key))), item) for key, item in reversed(list(value.items()))]
+        elif isinstance(value, list):
+            waiting += [((*parts, str(index)), item) for index, item in reversed(list(enumerate(value)))]
+
+
+def _of_id(parts: tuple[str, ...], value: Any, where: str, file: bool) -> Iterator[Problem]:
+    last = parts[-1]
+    if len(parts) > _MOST_LEVELS:
+        yield Problem(where, found="values inside values without end", expected=f"at most {_MOST_LEVELS} levels")
+    if not (value is None or isinstance(value, (Mapping, list, str, bool, int, float))):
+        yield Problem(where, found=type(value).__name__, expected="a value that JSON has")
+    if last == "_target_":
+        yield from strict_target(value, where)
+    if last == "_debug_" or (last == "_mode_" and value not in ("default", "callable")):
+        yield Problem(where, found=_shown(value), expected="'default' or 'callable'", mend="the debugger is a prompt")
+    if last in ("logging_file", "logging_config") or (len(parts) == 1 and last in MONAI_OPTIONS):
+        mend = "delete it; whoever starts a run decides where it logs and what it reads"
+        yield Problem(where, found="an option of the command", expected="ids of a configuration", mend=mend)
+    if file:
+        return
+    own = parts[1:] if parts[0] in GROUPS and len(parts) > 1 else parts
+    if own[0] in SENT_WORKFLOW:
+        mend = "delete it; what a workflow does is in the bundle that was installed here"
+        yield Problem(where, found="what to do", expected="values for ids", mend=mend)
+    if _is_place(last, value):
+        mend = "set it on this machine, in the site's own file"
+        yield Problem(where, found=_shown(value), expected="nothing that says where files lie", mend=mend)
+
+
+def _is_place(name: str, value: Any) -> bool:
+    if value is None or (isinstance(value, str) and value.startswith("@")):
+        return False
+    return name in SENT_PLACES or (name == "encoder_weights" and not (isinstance(value, str) and value.isidentifier()))
+
+
+def _shown(value: Any) -> str:
+    """``repr`` of what a stranger wrote, however long or deep it is."""
+    short = reprlib.Repr()
+    short.maxstring = 120
+    return short.repr(value)
+
+
+def _of_text(parts: tuple[str, ...], value: str, where: str, *, file: bool) -> Iterator[Problem]:
+    """One text. ``file`` is whether it stands where a bundle's file may hold an expression of a known shape."""
+    if value.startswith("%"):
+        yield Problem(where, found=_shown(value), expected=_PLAIN, mend="'%' would read another file")
+    elif value.startswith("$") and not file:
+        yield Problem(where, found=_shown(value), expected=_PLAIN, mend="'$' would run code: write its result")
+    elif value.startswith("$") and parts[0] == "imports":
+        if not IMPORTS.fullmatch(value):
+            expected = "`$import` of a module of torch, monai or samfed_monai"
+            yield Problem(
+                where, found=_shown(value), expected=expected, mend="delete it, or name components by _target_"
+            )
+    elif value.startswith("$") and not any(shape.fullmatch(value) for shape in SHAPES):
+        expected = "no expression, or $@id.parameters(), $@id.run(), $@id.to(@id)"
+        yield Problem(where, found=_shown(value), expected=expected, mend="name a component: see samfed_monai.parts")
+    elif _LOGGING.fullmatch(value.strip()):
+        mend = "delete it; whoever starts a run decides where it logs"
+        yield Problem(where, found=_shown(value), expected="no logging configuration", mend=mend)
