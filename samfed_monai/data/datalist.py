@@ -54,6 +54,36 @@ class DataList:
             },
         }
 
+    def for_site(self, name: str) -> DataList:
+        """What one site needs: the public images and its own.
+
+        Raises:
+            Refused: the list has no such site.
+        """
+        if name not in self.sites:
+            expected = f"one of {sorted(self.sites)}" if self.sites else "a site, and the list has only public images"
+            raise Refused([Problem(f"{self.name} -> sites", found=repr(name), expected=expected)])
+        return DataList(self.name, self.public, {name: self.sites[name]}, self.mask_threshold)
+
+    def for_server(self) -> DataList:
+        """What a server needs that holds no site's images: the public ones."""
+        return DataList(self.name, self.public, {}, self.mask_threshold)
+
+    def public_hash(self) -> str:
+        """SHA-256 of the public part; the same in the whole list, in one site's and in the server's."""
+        public = [_item_json(item) for item in self.public]
+        return canonical_hash({"mask_threshold": self.mask_threshold, "public": public})
+
+    def part_hash(self, name: str) -> str:
+        """SHA-256 of one site's part; the same in the whole list and in that site's own.
+
+        Raises:
+            Refused: the list has no such site.
+        """
+        part = self.for_site(name)
+        splits = {split.value: [_item_json(item) for item in items] for split, items in part.sites[name].splits()}
+        return canonical_hash({"mask_threshold": self.mask_threshold, "site": name, **splits})
+
     def items(self) -> Iterator[tuple[str, Split, Item]]:
         """Every item as (site, split, item); the public ones first, with the site ``""``."""
         for item in self.public:

@@ -21,18 +21,39 @@ MAX_COUNT = 10_000_000
 
 #: Numbers a site may send. Everything else is refused: a name that is not here cannot leave the site.
 METRIC_NAMES = frozenset(
-    {"dice", "iou", "hd95", "empty_both", "empty_prediction", "empty_label", "loss", "seconds", "iterations", "releases"}
+    {
+        "dice",
+        "iou",
+        "hd95",
+        "empty_both",
+        "empty_prediction",
+        "empty_label",
+        "loss",
+        "seconds",
+        "iterations",
+        "releases",
+    }
 )
 #: Means of loss terms are named by the bundle's JSON; the pattern has no room for paths, dots or capitals.
 TERM_NAME = re.compile(r"term_[a-z][a-z0-9_]{0,39}")
+#: Largest number of adapters that one message carries; their probabilities are averaged.
+MAX_ADAPTERS = 8
+_HASH = re.compile("[0-9a-f]{64}")
 #: Words the server may send: key to the pattern of the values it can take.
 EXTRA_WORDS = {
     "split": re.compile("validation|test"),
     "withheld": re.compile("[0-9]{1,6}"),  # a site's only word: statistics of fewer images than this were left out
-    "model": re.compile("initial|current|best|last"),
+    "model": re.compile("initial|current|best|last|teacher"),
     # what a site does with the tensors: put them in place of its weights, learn from them, or keep its own network
     "purpose": re.compile("replace|distil|keep"),
-    "public": re.compile("[0-9a-f]{64}"),  # hash of the public set
+    "public": _HASH,  # of the public set as networks see it: images, masks at the evaluation size, order
+    "public_list": _HASH,  # of the public part of the data list
+    "list": _HASH,  # of the site's own part of the data list
+    "plan": _HASH,  # of the plan and of the bundle's files
+    "version": re.compile(r"[0-9A-Za-z.+]{1,40}"),  # of this package
+    "sam": _HASH,  # of SAM's checkpoint
+    "teacher": _HASH,  # of the teacher: checkpoint, adapters, size, views
+    **{f"adapter_{number}": _HASH for number in range(MAX_ADAPTERS)},  # of the adapter files that a message carries
 }
 
 
@@ -42,6 +63,7 @@ class Kind(str, Enum):
     WEIGHTS = "weights"
     SOFT_MASKS = "soft_masks"
     PROTOTYPES = "prototypes"
+    ADAPTER = "adapter"
     METRICS = "metrics"
 
 
@@ -54,7 +76,8 @@ class Envelope:
     """One message, up or down.
 
     Args:
-        kind: what ``tensors`` are; ``metrics`` carries none.
+        kind: what ``tensors`` are; ``metrics`` carries none. An ``adapter`` travels down only: each file's bytes as one
+            ``uint8`` tensor ``adapter_0``, …, with its SHA-256 under the same name in ``extra``.
         site: the site it comes from or goes to.
         round: round it belongs to, from 0.
         rounds: number of rounds of the run.

@@ -12,34 +12,42 @@ from typing import Any
 from urllib.parse import quote
 
 from samfed_monai.federation import tensor_file
-from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
-from samfed_monai.federation.exchange import call_extra, from_exchange, to_exchange
+from samfed_monai.federation.envelope import Envelope, MessageRefused
 from samfed_monai.federation.failure import Failure, scrub
 from samfed_monai.federation.progress import Progress
+from samfed_monai.federation.site_node import SiteNode
+from samfed_monai.federation.site_worker import SiteWorker
 from samfed_monai.federation.transport import Task, Traffic
 from samfed_monai.federation.wire import wire_size
 from samfed_monai.io import atomic_write, safe_load
 
 logger = logging.getLogger(__name__)
 
+Site = SiteNode | SiteWorker
+
 
 class LocalTransport:
-    """Runs MONAI FL clients (``ClientAlgo``) in this process, in the order of their names.
+    """Runs sites in this process, in the order of their names.
 
-    An exception of one client becomes that client's :class:`Failure`; its traceback goes to the log of this process,
-    which here is the site's own. ``KeyboardInterrupt`` and a termination signal go through. Bytes are those that the
-    messages would have on the wire, counted and not serialised.
+    An exception in one site's round becomes that site's :class:`Failure`; its traceback goes to the log of this
+    process, which here is the site's own. What a site raises while it gets ready goes through, as do
+    ``KeyboardInterrupt`` and a termination signal. Bytes are those that the messages would have on the wire, counted
+    and not serialised.
 
     A deadline cannot interrupt a client that shares this process: once it has passed, the clients that have not
     started are left out.
 
     Args:
-        clients: site to an initialized ``ClientAlgo``.
+        clients: site to a :class:`SiteNode` or :class:`SiteWorker`, or to a MONAI FL client (``ClientAlgo``) that is
+            initialized.
         progress: where progress is shown; ``None`` shows it on a terminal only.
     """
 
     def __init__(self, clients: Mapping[str, Any], *, progress: Progress | None = None) -> None:
-        self.clients = dict(sorted(clients.items()))
+        self.clients: dict[str, Site] = {
+            site: client if isinstance(client, Site) else SiteWorker(site, client)
+            for site, client in sorted(clients.items())
+        }
         self.progress = progress or Progress()
         self._traffic: dict[str, Traffic] = {}
 
@@ -73,7 +81,7 @@ class LocalTransport:
         return taken
 
     def save_state(self, folder: Path) -> dict[str, str]:
-        states = {site: client.state_dict() for site, client in self.clients.items() if hasattr(client, "state_dict")}
+        states = {site: client.state_dict() for site, client in self.clients.items()}
 
         def write(site: str) -> tuple[str, str]:
             with atomic_write(folder / _file_name(site), mode=0o600) as stream:
@@ -86,7 +94,7 @@ class LocalTransport:
     def load_state(self, folder: Path) -> None:
         for site, client in self.clients.items():
             path = folder / _file_name(site)
-            if hasattr(client, "load_state_dict") and path.is_file():
+            if path.is_file():
                 client.load_state_dict(safe_load(path))
 
     def _ask(
@@ -98,7 +106,8 @@ class LocalTransport:
         traffic = self._traffic.setdefault(site, Traffic())
         traffic.down += wire_size(message)
         try:
-            reply = self._work(task, client, message)
+            with self.progress.iterations(client.engine(task)):
+                reply = client.answer(task, message)
             traffic.up += wire_size(reply)
             if on_reply is not None:
                 on_reply(site, reply)
@@ -108,20 +117,10 @@ class LocalTransport:
             logger.warning("%s: its message was refused: %s", site, scrub(error))
             return Failure(site, scrub(error))
         except Exception as error:
+            if task in (Task.CHECK, Task.PREPARE):
+                raise
             logger.exception("%s failed in %s", site, Task(task).value)
             return Failure(site, scrub(error))
-
-    def _work(self, task: Task, client: Any, message: Envelope) -> Envelope:
-        data, extra = to_exchange(message), call_extra(message)
-        if task == Task.CHECK:
-            answer = client.check(extra) if hasattr(client, "check") else {}
-            return replace(message, kind=Kind.METRICS, tensors={}, extra={}, metrics=dict(answer))
-        if task == Task.EVALUATE:
-            with self.progress.iterations(getattr(client, "evaluator", None)):
-                return from_exchange(client.evaluate(data, extra), request=message)
-        with self.progress.iterations(getattr(client, "trainer", None)):
-            client.train(data, extra)
-        return from_exchange(client.get_weights(extra), request=message)
 
 
 def _file_name(site: str) -> str:

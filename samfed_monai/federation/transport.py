@@ -13,9 +13,14 @@ from samfed_monai.federation.failure import Failure
 
 
 class Task(str, Enum):
-    """What a site is asked to do."""
+    """What a site is asked to do.
+
+    ``CHECK`` comes before anything else: the site compares its own hashes and versions with those that the message
+    names. ``PREPARE`` comes before round 0, once with the teacher's adapter and once with what the site starts from.
+    """
 
     CHECK = "check"
+    PREPARE = "prepare"
     TRAIN = "train"
     EVALUATE = "evaluate"
 

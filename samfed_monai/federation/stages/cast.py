@@ -12,6 +12,7 @@ from samfed_monai.federation.clip import UpdateGuard
 from samfed_monai.federation.random_state import own_random_state
 from samfed_monai.federation.server import Server
 from samfed_monai.federation.stages.networks import (
+    NETWORK,
     network_builder,
     network_names,
     require_known,
@@ -26,6 +27,7 @@ from samfed_monai.seeds import derive_seed
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from samfed_monai.federation.plan import Plan
     from samfed_monai.federation.sharing.public_masks import PublicMaskSharing
 
 SERVER = "server"
@@ -36,7 +38,8 @@ class Cast:
 
     Args:
         config: ``train.json`` with the variant and the run's overrides.
-        datalist: the frozen list.
+        datalist: the frozen list. One without sites, as a server has it that holds nobody's images, is silent on who
+            they are: ``choices`` and ``unseen`` then name every site.
         choices: ``federate.json -> sites``.
         unseen: names of sites that take no part; those without unlabelled images are added.
 
@@ -53,15 +56,7 @@ class Cast:
         unseen: Sequence[str],
     ) -> None:
         self.config = config
-        problems = Problems()
-        for name in unseen:
-            if name not in datalist.sites:
-                expected = f"a site of the list, one of {sorted(datalist.sites)}"
-                problems.add("federate.json -> unseen", found=repr(name), expected=expected)
-        problems.refuse_if_any()
-        away = set(unseen) | {name for name, site in datalist.sites.items() if not site.unlabelled}
-        self.unseen = tuple(sorted(away))
-        self.sites = tuple(site for site in sorted(datalist.sites) if site not in away)
+        self.sites, self.unseen = _parts(datalist, choices, unseen)
         self.strategy: Strategy = self._strategy()
         self.overrides = site_overrides(choices, self.sites)
         self.networks = network_names(config, self.sites, self.overrides, personal=self.strategy.personal)
@@ -96,6 +91,11 @@ class Cast:
         if self.unseen:
             content["unseen"] = list(self.unseen)
         return content
+
+    def settled(self, plan: Plan) -> Plan:
+        """The plan with every site and its network named, so that a site needs no other list than its own."""
+        choices = {site: {**plan.sites.get(site, {}), NETWORK: self.networks[site]} for site in self.sites}
+        return plan.with_sites(choices, self.unseen)
 
     def at_server(self) -> WorkflowConfig:
         """The configuration as the server has it: with its own network, and no site."""
@@ -132,3 +132,21 @@ class Cast:
             found, mend = type(strategy).__name__, "name a class of samfed_monai.federation that is a Strategy"
             raise Refused([Problem("train.json -> strategy", found=found, expected="a Strategy", mend=mend)])
         return strategy
+
+
+def _parts(
+    datalist: DataList, choices: Mapping[str, Mapping[str, Any]], unseen: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Sites that train and sites that do not, sorted."""
+    known = sorted(datalist.sites)
+    if not known:
+        away = set(unseen)
+        return tuple(site for site in sorted(choices) if site not in away), tuple(sorted(away))
+    problems = Problems()
+    for name in unseen:
+        if name not in known:
+            expected = f"a site of the list, one of {known}"
+            problems.add("federate.json -> unseen", found=repr(name), expected=expected)
+    problems.refuse_if_any()
+    away = set(unseen) | {name for name, site in datalist.sites.items() if not site.unlabelled}
+    return tuple(site for site in known if site not in away), tuple(sorted(away))

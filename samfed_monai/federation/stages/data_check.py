@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from samfed_monai.data import DataList, check_datalist
-from samfed_monai.errors import Refused
+from samfed_monai.errors import Problem, Refused
 from samfed_monai.io import canonical_hash, read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,17 @@ def check_data(datalist: DataList, data_root: str | Path, *, cache_dir: str | Pa
     if problems:
         raise Refused(problems)
     write_json(memory, {"datalist": datalist.hash, "seal": seal})
+
+
+def image_problems(datalist: DataList, data_root: str | Path, *, cache_dir: str | Path) -> list[Problem]:
+    """What :func:`check_data` finds, in words that may leave a site: how much it is; the log has what."""
+    try:
+        check_data(datalist, data_root, cache_dir=cache_dir)
+    except Refused as refused:
+        logger.error("%s", refused)
+        found, mend = f"{len(refused.problems)} problems", "this site's log names each of them"
+        return [Problem("images", found=found, expected="images and masks as they were listed", mend=mend)]
+    return []
 
 
 def _seal(datalist: DataList, data_root: Path) -> str:

@@ -37,6 +37,18 @@ class TeacherStage:
     overrides: Mapping[str, Any]
     cache_dir: Path
     _exam: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _files: list[Path] = field(default_factory=list, init=False, repr=False)
+
+    @property
+    def base(self) -> str:
+        """Name of the SAM."""
+        name: str = self._config().value("base")
+        return name
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The adapters that :meth:`load` took last; none for SAM as it comes."""
+        return tuple(self._files)
 
     def content(self) -> dict[str, Any]:
         """The recipe as JSON content, places left out."""
@@ -86,6 +98,7 @@ class TeacherStage:
             self._exam.update(_recorded(paths[0]))
         if not paths and adapt != "none":
             paths = [self._fit(datalist, data_root, adapt=adapt, checkpoint=checkpoint)]
+        self._files[:] = paths
         config = self._config()
         return Teacher.load(
             base=config.value("base"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from samfed_monai.config.variants import variant_files
 from samfed_monai.errors import Problem, Refused
-from samfed_monai.io import canonical_hash
+from samfed_monai.io import canonical_hash, read_json
 
 PLACES = frozenset(
     ("bundle_root", "datalist", "data_root", "dataset_dir", "output", "output_dir", "cache_dir", "store_dir")
@@ -95,3 +95,21 @@ def client_config(bundle_root: str | Path, variant: str, overrides: Mapping[str,
     root = Path(bundle_root)
     variants = (str(path) for path in variant_files(root, variant))
     return WorkflowConfig(root, ("configs/train.json", *variants), dict(overrides))
+
+
+def bundle_content(bundle_root: str | Path, variant: str) -> dict[str, Any]:
+    """JSON of every file of a bundle that a run of ``variant`` reads at a site, by file name, without places and notes.
+
+    Two machines whose bundles give the same content compute the same, wherever they keep their files.
+
+    Raises:
+        Refused: no such variant, or a file that cannot be read.
+    """
+    root = Path(bundle_root)
+    files = [root / "configs" / f"{name}.json" for name in ("train", "evaluate", "teacher")]
+    contents = {path.name: read_json(path) for path in files if path.is_file()}
+    contents |= {f"variants/{path.name}": read_json(path) for path in variant_files(root, variant)}
+    return {
+        name: {key: value for key, value in content.items() if key not in PLACES and key[:1] != "_"}
+        for name, content in contents.items()
+    }

@@ -1,0 +1,57 @@
+"""What server and site compare before anything is computed: plan, bundle, version, and parts of the data list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from samfed_monai import __version__
+from samfed_monai.data import DataList
+from samfed_monai.errors import Problem
+
+if TYPE_CHECKING:
+    from samfed_monai.federation.plan import Plan
+
+#: Word of the message to its name in messages, and what mends a difference.
+_MEANING = {
+    "plan": ("plan and bundle", "give both the same bundle and the same job; places may differ, nothing else"),
+    "version": ("samfed-monai", "install the same version at both ends"),
+    "public_list": (
+        "public part of the data list",
+        "copy the server's list: public images, masks, their order and mask_threshold must be the same",
+    ),
+    "list": (
+        "this site's part of the data list",
+        "write it from the server's list again, with `samfed prepare split`, or give the server this one",
+    ),
+}
+
+
+def shared_papers(plan: Plan, bundle_root: str | Path, datalist: DataList) -> dict[str, str]:
+    """Words that are the same for every site: hash of plan and bundle, version, hash of the public images."""
+    public = datalist.public_hash()
+    return {"plan": plan.fingerprint(bundle_root), "version": __version__, "public_list": public}
+
+
+def list_paper(datalist: DataList, site: str) -> dict[str, str]:
+    """The hash of a site's part of the list, where the list has one."""
+    return {"list": datalist.part_hash(site)} if site in datalist.sites else {}
+
+
+def own_papers(plan: Plan, bundle_root: str | Path, datalist: DataList, site: str) -> dict[str, str]:
+    """Everything that this site can be asked for."""
+    return {**shared_papers(plan, bundle_root, datalist), **list_paper(datalist, site)}
+
+
+def differences(wanted: Mapping[str, str], own: Mapping[str, str]) -> list[Problem]:
+    """One problem for each word of ``wanted`` that this site has otherwise; words of other kinds are passed over."""
+    return [
+        Problem(name, found=_short(own.get(word)), expected=f"the server's {_short(wanted[word])}", mend=mend)
+        for word, (name, mend) in _MEANING.items()
+        if word in wanted and own.get(word) != wanted[word]
+    ]
+
+
+def _short(value: str | None) -> str:
+    return "none" if value is None else value[:12]

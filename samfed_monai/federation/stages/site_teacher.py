@@ -1,0 +1,160 @@
+"""What a site does with the teacher before round 0: it takes the adapter, fills its own store, and keeps the masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.federation.envelope import MAX_ADAPTERS, Envelope, Kind, MessageRefused
+from samfed_monai.federation.stages.soft_masks import SiteMasks
+from samfed_monai.federation.stages.teacher import TeacherStage
+from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+from samfed_monai.io import atomic_write, read_json, sha256_bytes, sha256_file, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from samfed_monai.networks import Teacher
+
+SPLITS = ("unlabelled", "validation", "test")
+
+
+def adapter_message(files: Sequence[Path], *, sam: str, teacher: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and words that carry a teacher to the sites.
+
+    Args:
+        files: the adapter, or several to average; none for SAM as it comes.
+        sam: SHA-256 of SAM's checkpoint, which every site must have itself.
+        teacher: SHA-256 of the whole.
+
+    Raises:
+        Refused: more than :data:`MAX_ADAPTERS`.
+    """
+    if len(files) > MAX_ADAPTERS:
+        raise Refused([Problem("adapter", found=f"{len(files)} files", expected=f"at most {MAX_ADAPTERS}")])
+    contents = {f"adapter_{number}": path.read_bytes() for number, path in enumerate(files)}
+    tensors = {name: torch.frombuffer(bytearray(content), dtype=torch.uint8) for name, content in contents.items()}
+    return tensors, {"sam": sam, "teacher": teacher, **{name: sha256_bytes(c) for name, c in contents.items()}}
+
+
+class SiteTeacher:
+    """The teacher at one site.
+
+    Args:
+        stage: how the plan uses a teacher; its cache keeps what arrives.
+        masks: this site's store.
+        adapt: ``teacher_adapt`` of the plan.
+        memory: file in which a site that may be started again notes that it is prepared; ``None`` notes nothing.
+    """
+
+    def __init__(self, stage: TeacherStage, masks: SiteMasks, *, adapt: str, memory: Path | None) -> None:
+        self.stage, self.masks, self.adapt, self.memory = stage, masks, adapt, memory
+        self._sha256: str | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the teacher whose masks are in the store.
+
+        Raises:
+            MessageRefused: there was no teacher yet.
+        """
+        if self._sha256 is None and self.memory is not None and self.memory.is_file():
+            self._sha256 = str(read_json(self.memory)["teacher"])
+        if self._sha256 is None:
+            mend = "start the run again: the server sends the adapter before the first round"
+            raise MessageRefused([Problem("teacher", found="none", expected="the server's adapter first", mend=mend)])
+        return self._sha256
+
+    def take(self, message: Envelope, teacher: Teacher | None = None) -> int:
+        """Takes the adapter and shows the teacher every image that the store lacks; returns how many these were.
+
+        Args:
+            message: of kind ``adapter``.
+            teacher: the same teacher, where this process has it already.
+
+        Raises:
+            MessageRefused: damaged bytes, another SAM than the server's, a teacher that comes out another one.
+        """
+        contents = _contents(message)
+        if not contents and self.adapt != "none":
+            raise _refusal("adapter", "none", f"one, as teacher_adapt is {self.adapt}")
+        if teacher is None:
+            teacher = self._load(contents, message.extra)
+        if message.extra.get("teacher", teacher.sha256) != teacher.sha256:
+            found, expected = teacher.sha256[:12], f"the server's, {message.extra['teacher'][:12]}"
+            raise _refusal("teacher", found, expected, "give both the same teacher.json and the same samfed-monai")
+        computed = self.masks.fill(teacher, SPLITS)
+        self._sha256 = teacher.sha256
+        if self.memory is not None:
+            write_json(self.memory, {"teacher": teacher.sha256})
+        return computed
+
+    def scores(self, split: str, config: WorkflowConfig) -> dict[str, Any]:
+        """``n`` and ``metrics`` of the teacher's own masks on one split, counted as the students' are."""
+        from samfed_monai.results.build import as_summary
+
+        tables = self.masks.teacher_scores(self.sha256, config, (split,))
+        rows = [row for by_split in tables.values() for row in by_split[split]]
+        convention = config.parser().get_parsed_content("validate#scores").convention
+        summary = as_summary(rows, skip_empty=convention["empty"] == "skipped")
+        means = {name: summary[name] for name in ("dice", "iou", "hd95") if summary[name] is not None}
+        empty = {f"empty_{side}": count for side, count in summary["empty"].items()}
+        return {"n": summary["n"], "metrics": {**means, **empty}}
+
+    def _load(self, contents: dict[str, bytes], extra: dict[str, str]) -> Teacher:
+        from samfed_monai.networks.sam.adapter import read_header
+
+        base, wanted = self.stage.base, {"server's SAM": extra.get("sam")}
+        paths = []
+        for name, content in contents.items():
+            paths.append(self.stage.cache_dir / "adapters" / f"{extra[name]}.safetensors")
+            if not paths[-1].is_file() or sha256_file(paths[-1]) != extra[name]:
+                with atomic_write(paths[-1]) as stream:
+                    stream.write(content)
+            try:
+                wanted[f"SAM that {name} was fitted on"] = read_header(paths[-1]).base_sha256
+            except Refused:
+                raise _refusal(name, "bytes that are no adapter", "an adapter made by `samfed teach`") from None
+        try:
+            own = sha256_file(self.stage.checkpoint())
+        except (Refused, OSError):
+            mend = f"run `samfed weights` for {base} at this site"
+            raise _refusal("SAM checkpoint", "none", f"{base}, SHA-256 {extra.get('sam')}", mend) from None
+        problems = Problems()
+        for what, sha256 in wanted.items():
+            if sha256 not in (None, own):
+                mend = f"give this site the server's checkpoint of {base}"
+                problems.add("SAM checkpoint", found=f"SHA-256 {own}", expected=f"the {what}, {sha256}", mend=mend)
+        if len(problems):
+            raise MessageRefused(problems)
+        return self.stage.load(self.masks.datalist, self.masks.data_root, adapt=self.adapt, adapter=paths)
+
+
+def _contents(message: Envelope) -> dict[str, bytes]:
+    """Bytes by name, known to be those that the message names.
+
+    Raises:
+        MessageRefused: another kind of message, other names, or bytes with another SHA-256.
+    """
+    names = [f"adapter_{number}" for number in range(len(message.tensors))]
+    if message.kind != Kind.ADAPTER or sorted(message.tensors) != sorted(names) or len(names) > MAX_ADAPTERS:
+        raise _refusal("message -> tensors", "other tensors", "adapter_0, adapter_1, …")
+    contents: dict[str, bytes] = {}
+    for name in names:
+        tensor: Any = message.tensors[name]
+        if tensor.dtype != torch.uint8 or tensor.ndim != 1:
+            raise _refusal(f"message -> {name}", f"{tensor.dtype} of {tensor.ndim} dimensions", "a row of uint8")
+        contents[name] = tensor.numpy().tobytes()
+        sha256 = sha256_bytes(contents[name])
+        if sha256 != message.extra.get(name):
+            found, expected = f"bytes with SHA-256 {sha256[:12]}", f"{(message.extra.get(name) or 'its own')[:12]}"
+            raise _refusal(f"message -> {name}", found, expected, "they were damaged on the way: send them again")
+    return contents
+
+
+def _refusal(where: str, found: str, expected: str, mend: str = "") -> MessageRefused:
+    return MessageRefused([Problem(where, found=found, expected=expected, mend=mend)])
