@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.errors import Problems, Stopped
+from samfed_monai.federation.asking import ask_all, quorum_of
 from samfed_monai.federation.clock import Clock
 from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.evaluation import Evaluation
-from samfed_monai.federation.failure import Failure
+from samfed_monai.federation.failure import Failure, is_out_of_memory
 from samfed_monai.federation.inbox import Inbox
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.records import round_record, site_record, told, total_traffic
@@ -109,8 +110,8 @@ class RoundController:
         )
         self._writing = 0.0
         sites = len(self.sites)
-        least = 1 if allow_single_site else 2
-        self.quorum = max(least, sites // 2 + 1) if quorum is None else max(least, quorum)
+        least = quorum_of(1, 1, allow_single_site=allow_single_site)
+        self.quorum = quorum_of(sites, quorum, allow_single_site=allow_single_site)
         problems = Problems()
         if rounds < 1:
             problems.add("rounds", found=str(rounds), expected="at least 1")
@@ -125,7 +126,8 @@ class RoundController:
         """Runs what is left of the rounds, and the evaluation.
 
         Raises:
-            Stopped: below quorum (fault 47), disk full (49), SIGTERM (53); the rounds that were stored stay.
+            Stopped: below quorum (fault 47), disk full (49), out of memory (50), SIGTERM (53); the rounds that were
+                stored stay.
             Interrupted: Ctrl-C; likewise.
         """
         try:
@@ -141,8 +143,11 @@ class RoundController:
             raise Interrupted(f"interrupted; {self._kept()}", self.resume_hint) from None
         except Terminated:
             raise Stopped(f"asked to end (SIGTERM); {self._kept()}", self.resume_hint) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        except (OSError, MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                resume = f"give it more memory, or a smaller batch_size or image_size, then {self.resume_hint}"
+                raise Stopped(f"memory ran out at the server; {self._kept()}", resume) from error
+            if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             resume = f"make room, then {self.resume_hint}"
             raise Stopped(f"the disk is full ({self.folder.path}); {self._kept()}", resume) from error
@@ -154,12 +159,8 @@ class RoundController:
         messages = {
             site: Envelope(Kind.METRICS, site, 0, self.rounds, self.seed, extra=requirements) for site in self.sites
         }
-        replies = self.transport.exchange(Task.CHECK, messages)
-        problems = Problems()
-        for site, reply in sorted(replies.items()):
-            if isinstance(reply, Failure):
-                problems.add(site, found=reply.reason, expected="a site that can take part")
-        problems.refuse_if_any()
+        going_on = bool(self.folder.store.rounds())
+        ask_all(self.transport, Task.CHECK, messages, least=self.quorum if going_on else None)
 
     def _resume(self) -> list[dict[str, Any]]:
         stored = self.folder.store.latest()

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import sys
 from dataclasses import dataclass
 from types import TracebackType
 
+from samfed_monai.errors import SamFedError
 from samfed_monai.federation.envelope import MessageRefused
 
 #: Packages whose module names and line numbers say nothing about a site's data.
 PUBLIC_PACKAGES = frozenset({"samfed_monai", "monai", "ignite", "torch", "torchvision", "numpy", "PIL", "safetensors"})
+
+# torch has no class of its own for this on the CPU ("DefaultCPUAllocator: can't allocate memory: ... Error code 12
+# (Cannot allocate memory)"); on a GPU it says "out of memory"
+_NO_MEMORY = re.compile("cannot allocate memory|can't allocate memory|out of memory|bad_alloc", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -40,9 +47,21 @@ def scrub(error: BaseException) -> str:
         return "; ".join(str(problem) for problem in error.problems[:3]) + _more(len(error.problems) - 3)
     known = type(error).__module__.partition(".")[0] in PUBLIC_PACKAGES | {"builtins"}
     text = type(error).__name__ if known else "an error of the site's own code"
-    if isinstance(error, OSError) and isinstance(error.errno, int):
+    if is_out_of_memory(error):
+        text = "out of memory"
+    elif isinstance(error, OSError) and isinstance(error.errno, int):
         text += f" ({os.strerror(error.errno)})"
     return text + _place(error.__traceback__)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine, or the limit that it runs under, had no more memory to give (fault 50)."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, SamFedError):
+        return False
+    said = isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
+    return said or isinstance(error, MemoryError)
 
 
 def _more(count: int) -> str:

@@ -99,6 +99,18 @@ def test_fault_14_15_empty_and_full_masks_are_kept_and_counted(tmp_path):
     assert "the public set has 1 empty and 1 full mask(s); scores count them apart" in made.warnings
 
 
+def test_fault_15_a_full_mask_keeps_its_place_in_the_list_and_passes_the_check(tmp_path):
+    root = tmp_path / "data"
+    site(root, "public", 3, 3)
+    site(root, "a", 10, 10, first=50)
+    for number in range(50, 60):
+        save(root / "a" / "masks" / f"a_{number:03d}.png", disc(radius=99))
+    made = prepare_folders(root, public="public", options=options(tmp_path))
+    assert sizes(made.datalist) == {"a": [8, 1, 1]}
+    assert all(item.label for _, items in made.datalist.sites["a"].splits() for item in items)
+    assert check_datalist(made.datalist, root, progress=False) == []
+
+
 @pytest.fixture
 def isic(tmp_path):
     root = tmp_path / "isic"

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.errors import Problem, Refused, Stopped
 from samfed_monai.federation import MessageRefused, scrub
+from samfed_monai.federation.failure import is_out_of_memory
 
 SECRET = "/data/Jane Doe/lesion 7.png"
 
@@ -32,6 +33,25 @@ def test_fault_58_paths_and_names_stay_behind():
     ):
         assert "Jane" not in scrub(error)
         assert "/" not in scrub(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(12, "Cannot allocate memory", SECRET),
+        RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+    ],
+)
+def test_fault_50_out_of_memory_is_told_in_plain_words(error):
+    assert is_out_of_memory(error)
+    assert scrub(error) == "out of memory"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), RuntimeError(SECRET), Stopped("out of memory")])
+def test_other_errors_are_not_taken_for_it(error):
+    assert not is_out_of_memory(error)
 
 
 def test_the_systems_own_words_are_kept():

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from samfed_monai.errors import Refused
-from samfed_monai.transforms import LoadRGBd
+from samfed_monai.transforms import EvaluationImages, LoadRGBd
 
 
 @pytest.fixture
@@ -46,6 +46,13 @@ def test_a_declared_threshold_is_used(record, tmp_path):
     with pytest.raises(Refused):
         LoadRGBd()(record)
     assert LoadRGBd()({**record, "mask_threshold": 128})["label"].min() == 1
+
+
+@pytest.mark.parametrize("value", [1, 255])
+def test_fault_15_a_full_mask_is_ones_everywhere(record, tmp_path, value):
+    Image.fromarray(np.full((4, 6), value, np.uint8)).save(tmp_path / "m.png")  # ScaleIntensity would make it zeros
+    assert LoadRGBd()(record)["label"].unique().tolist() == [1.0]
+    assert EvaluationImages(image_size=8)(record)["label"].unique().tolist() == [1.0]
 
 
 def test_a_record_without_an_image_says_so(record):
