@@ -1,0 +1,132 @@
+"""A spy on what leaves a site: searches bytes, whatever they are packed in, for what was planted there.
+
+For any transport: collect the bytes that went up (and down), name the files that lie on the server's side, and call
+:func:`leaks` with what must not be in them::
+
+    needles = {"pixels": pixel_needles(image), "file name": [b"Jane Doe"], "EXIF": [b"canary 51.5N"]}
+    assert leaks(payloads, server_files(run_folder), needles) == []
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load
+
+from samfed_monai.federation import MessageRefused, from_bytes, scrub, to_bytes
+
+Needles = Mapping[str, Sequence[bytes]]
+#: Folders of a run that lie at the sites: in one process they stand beside the server's own.
+SITE_LOCAL = ("evaluation", "sites", "cache", "clients")
+_ROW = 16  # pixels that must stand side by side to count as an image: chance does not repeat them
+
+
+def pixel_needles(image: Any) -> list[bytes]:
+    """The first row of an image's middle, in the encodings that pixels travel in.
+
+    Args:
+        image: (C, H, W), 0 to 255 or in [0, 1]; at least 16 pixels wide, and not of one colour.
+    """
+    pixels = np.asarray(image, dtype=np.float64)
+    unit = pixels / 255 if pixels.max() > 1 else pixels
+    row = unit[:, pixels.shape[1] // 2, :_ROW]  # (C, 16)
+    assert len(np.unique(row)) > 4, "a row of one colour is found everywhere"
+    found: list[bytes] = []
+    for order in (row[0], row.T.reshape(-1)[:_ROW]):  # planes, and interleaved colours
+        found += [np.round(order * 255).astype(np.uint8).tobytes()]
+        for scale in (1.0, 255.0):
+            found += [(order * scale).astype(kind).tobytes() for kind in (np.float16, np.float32, np.float64)]
+    return found
+
+
+def text_needles(*texts: str) -> list[bytes]:
+    """Texts as they stand in files and as JSON escapes them."""
+    return [form for text in texts for form in {text.encode(), text.encode("utf-16-le")}]
+
+
+def leaks(payloads: Iterable[bytes], files: Iterable[Path], needles: Needles) -> list[str]:
+    """What was found: ``<needle> in message 3``, ``<needle> in report.html``; empty when nothing leaked."""
+    places = [(f"message {index}", payload) for index, payload in enumerate(payloads)]
+    places += [(path.name, path.read_bytes()) for path in files]
+    return [
+        f"{name} in {place}"
+        for place, content in places
+        for name, forms in needles.items()
+        if any(form in layer for layer in unpacked(content) for form in forms)
+    ] + [f"{name} in the name of {path.name}" for path in files for name in _in_name(path, needles)]
+
+
+def unpacked(content: bytes) -> Iterator[bytes]:
+    """``content`` and everything that it is a packing of: messages, safetensors, archives, deflate, images."""
+    yield content
+    with suppress(MessageRefused):
+        for tensor in from_bytes(content).tensors.values():
+            yield _raw(tensor)
+    with suppress(Exception):
+        for tensor in load(content).values():
+            yield from (_raw(tensor), *_inflated(_raw(tensor)))
+    with suppress(Exception), zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for name in archive.namelist():
+            yield from unpacked(archive.read(name))
+    with suppress(Exception), Image.open(io.BytesIO(content)) as image:
+        pixels = np.asarray(image)
+        yield from (pixels.tobytes(), np.moveaxis(pixels, -1, 0).tobytes())
+    yield from _inflated(content)
+
+
+def server_files(run_folder: Path) -> list[Path]:
+    """Files of a run in one process that would lie at the server."""
+    return [
+        path
+        for path in sorted(Path(run_folder).rglob("*"))
+        if path.is_file() and not set(path.relative_to(run_folder).parts) & set(SITE_LOCAL)
+    ]
+
+
+def wired(site: Any, sent: list[bytes], received: list[bytes] | None = None) -> Any:
+    """Has everything that ``site`` is asked and answers pass as bytes, and keeps a copy; returns ``site``.
+
+    Args:
+        site: has ``answer(task, message)``.
+        sent: is given what it answers, and the words that leave when it fails.
+        received: is given what it is asked.
+    """
+    answer: Callable[[Any, Any], Any] = site.answer
+
+    def over_the_wire(task: Any, message: Any) -> Any:
+        payload = to_bytes(message)
+        if received is not None:
+            received.append(payload)
+        try:
+            sent.append(to_bytes(answer(task, from_bytes(payload))))
+        except Exception as error:
+            sent.append(scrub(error).encode())
+            raise
+        return from_bytes(sent[-1])
+
+    site.answer = over_the_wire
+    return site
+
+
+def _raw(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+
+
+def _inflated(content: bytes) -> Iterator[bytes]:
+    for inflate in (zlib.decompress, gzip.decompress):
+        with suppress(Exception):
+            yield inflate(content)
+
+
+def _in_name(path: Path, needles: Needles) -> list[str]:
+    return [name for name, forms in needles.items() if any(form in path.name.encode() for form in forms)]

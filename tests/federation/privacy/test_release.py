@@ -1,0 +1,232 @@
+"""The filter on every kind of message: what passes, what is refused, and that nothing refused is repeated."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from samfed_monai.errors import Refused
+from samfed_monai.federation import Envelope, Kind, MessageRefused, Task
+from samfed_monai.federation.privacy import Allowed, Privacy, Release, SeededNoise, read_audit
+
+WEIGHTS = {"w": torch.tensor([1.0, 2.0]), "bn.running_mean": torch.tensor([9.0]), "count": torch.tensor(3)}
+MASKS = torch.full((2, 1, 2, 2), 128, dtype=torch.uint8)
+ALLOWED = Allowed(
+    {Kind.WEIGHTS: WEIGHTS, Kind.SOFT_MASKS: {"masks": MASKS}}, exact=frozenset({Kind.SOFT_MASKS}), learned={"w"}
+)
+SECRET = "Jane Doe 1961"
+
+
+def request(**fields) -> Envelope:
+    return Envelope(**{"kind": Kind.WEIGHTS, "site": "Basel", "round": 3, "rounds": 9, "seed": 7, **fields})
+
+
+def reply(**fields) -> Envelope:
+    return request(**{"n": 40, "tensors": dict(WEIGHTS), "metrics": {"seconds": 2.0, "term_sam_kd": 0.5}, **fields})
+
+
+def release(**options) -> Release:
+    return Release("Basel", allowed=lambda: ALLOWED, **options)
+
+
+def numbers(**fields) -> Envelope:
+    return reply(**{"kind": Kind.METRICS, "tensors": {}, "metrics": {"dice": 0.8}, **fields})
+
+
+def test_what_is_on_the_list_passes_unchanged():
+    answer = reply()
+    assert release()(Task.TRAIN, request(), answer) is answer
+    masks = reply(kind=Kind.SOFT_MASKS, tensors={"masks": MASKS.clone()})
+    assert release()(Task.TRAIN, request(), masks) is masks
+    scores = numbers()
+    assert release()(Task.EVALUATE, request(), scores) is scores
+    confirmed = numbers(n=0, metrics={})
+    assert release()(Task.CHECK, request(), confirmed) is confirmed
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"kind": SECRET}, "an unknown kind"),
+        ({"kind": Kind.PROTOTYPES}, "a kind that may not leave"),
+        ({"kind": Kind.METRICS}, "a kind that may not leave"),
+        ({"tensors": {**WEIGHTS, SECRET: MASKS}}, "1 with names that may not leave"),
+        ({"tensors": {"w": WEIGHTS["w"]}}, "2 names missing"),
+        ({"tensors": {**WEIGHTS, "w": torch.zeros(1961)}}, r"message -> w: expected shape \(2,\), found another shape"),
+        ({"tensors": {**WEIGHTS, "w": WEIGHTS["w"].double()}}, "another dtype"),
+        ({"tensors": {**WEIGHTS, "w": SECRET}}, "a plain tensor"),
+        ({"tensors": {**WEIGHTS, "w": torch.zeros(2).to_sparse()}}, "a plain tensor"),
+        ({"kind": Kind.SOFT_MASKS, "tensors": {"masks": MASKS - 1}}, "the site's own on the public images"),
+        ({"metrics": {SECRET: 1.0}}, "a name that is not on the list"),
+        ({"metrics": {"dice": SECRET}}, "message -> metrics -> dice: expected a finite number, found str"),
+        ({"metrics": {"dice": float("nan")}}, "a finite number"),
+        ({"metrics": {f"term_{chr(97 + i // 26)}{chr(97 + i % 26)}": 0.0 for i in range(65)}}, "at most 64"),
+        ({"extra": {"split": "test"}}, "message -> extra: expected none from a site"),
+        ({"extra": {SECRET: SECRET}}, "message -> extra"),
+        ({"site": SECRET}, "message -> site: expected that of the request"),
+        ({"round": 1961}, "message -> round"),
+        ({"rounds": 1961}, "message -> rounds"),
+        ({"seed": 1961}, "message -> seed"),
+        ({"version": SECRET}, "message -> version"),
+        ({"n": SECRET}, "message -> n"),
+        ({"n": -1961}, "message -> n"),
+    ],
+)
+def test_fault_55_58_what_is_not_on_the_list_is_refused_and_not_repeated(fields, told):
+    with pytest.raises(MessageRefused, match=told) as error:
+        release()(Task.TRAIN, request(), reply(**fields))
+    assert SECRET not in str(error.value)
+    assert "1961" not in str(error.value)
+
+
+def test_every_problem_is_listed_at_once():
+    with pytest.raises(MessageRefused) as error:
+        release()(Task.TRAIN, request(), reply(seed=1, n=-1, tensors={SECRET: MASKS}))
+    assert len(error.value.problems) == 4
+
+
+def test_tensors_leave_after_training_only_and_to_this_site_only():
+    with pytest.raises(MessageRefused, match="numbers only"):
+        release()(Task.EVALUATE, request(), reply())
+    with pytest.raises(MessageRefused, match="a request to another site"):
+        release()(Task.TRAIN, request(site="Bern"), reply(site="Bern"))
+    with pytest.raises(MessageRefused, match="an Envelope"):
+        release()(Task.TRAIN, request(), SECRET)
+
+
+def test_an_empty_allow_list_lets_numbers_out_and_nothing_else():
+    closed = Release("Basel", allowed=Allowed)
+    closed(Task.EVALUATE, request(), numbers())
+    with pytest.raises(MessageRefused, match="expected one of metrics, found a kind that may not leave"):
+        closed(Task.TRAIN, request(), reply())
+
+
+def test_fault_59_scores_of_fewer_images_than_agreed_stay():
+    held = release()(Task.EVALUATE, request(), numbers(n=4, metrics={"dice": 0.8, "empty_both": 1, "seconds": 2.0}))
+    assert (held.n, held.metrics, held.extra) == (0, {"seconds": 2.0}, {"withheld": "5"})
+    assert release()(Task.EVALUATE, request(), numbers(n=5)).metrics == {"dice": 0.8}
+    assert release(privacy=Privacy(least_images=4))(Task.EVALUATE, request(), numbers(n=4)).extra == {}
+
+
+def test_fault_59_tensors_learned_from_fewer_images_than_agreed_are_refused():
+    with pytest.raises(MessageRefused, match="tensors of at least 5 images, found fewer"):
+        release()(Task.TRAIN, request(), reply(n=4))
+
+
+def test_a_line_is_written_before_a_message_leaves(tmp_path):
+    gate = release(folder=tmp_path / "Basel")
+    gate(Task.TRAIN, request(), reply())
+    with pytest.raises(MessageRefused):
+        gate(Task.TRAIN, request(), reply(tensors={SECRET: MASKS}))
+    gate(Task.EVALUATE, request(), numbers(n=3))
+    path = tmp_path / "Basel" / "audit.jsonl"
+    sent, refused, held = read_audit(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert {key: sent[key] for key in ("site", "round", "task", "outcome", "kind", "tensors", "n", "metrics")} == {
+        "site": "Basel",
+        "round": 3,
+        "task": "train",
+        "outcome": "sent",
+        "kind": "weights",
+        "tensors": 3,
+        "n": 40,
+        "metrics": ["seconds", "term_sam_kd"],
+    }
+    assert sent["bytes"] > 20
+    assert len(sent["names_sha256"]) == 64
+    assert (refused["outcome"], len(refused["problems"])) == ("refused", 2)
+    assert (held["n"], held["withheld"], held["metrics"]) == (0, ["withheld"], [])
+    assert SECRET not in path.read_text()
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/dev/full"), reason="needs a device that is full")
+def test_a_message_whose_line_cannot_be_written_does_not_leave(tmp_path):
+    (tmp_path / "audit.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        release(folder=tmp_path)(Task.TRAIN, request(), reply())
+
+
+NOISE = {"differential_privacy": {"clip": 1.0, "noise_multiplier": 0.5, "delta": 1e-5}}
+RECEIVED = {"w": torch.tensor([1.0, 0.0]), "bn.running_mean": torch.tensor([4.0]), "count": torch.tensor(1)}
+
+
+def noisy(folder=None, **more) -> Release:
+    settings = {"differential_privacy": {**NOISE["differential_privacy"], **more}}
+    return release(privacy=Privacy.from_json(settings), folder=folder, noise=SeededNoise(0))
+
+
+def test_noise_on_weights_is_that_of_the_seed_and_statistics_of_the_batches_stay(tmp_path):
+    sent = noisy(tmp_path)(Task.TRAIN, request(tensors=RECEIVED), reply())
+    drawn = np.random.default_rng(0).standard_normal(2)
+    # the update (0, 2) is clipped to (0, 1); the noise has a deviation of 2 * 1.0 * 0.5
+    assert sent.tensors["w"].tolist() == pytest.approx([1 + drawn[0], 1 + drawn[1]], rel=1e-6)
+    assert sent.tensors["bn.running_mean"].tolist() == [4.0]
+    assert sent.tensors["count"].item() == 1
+    assert sent.metrics == {"seconds": 2.0, "releases": 1}  # means of the terms are not covered by the noise
+    assert torch.equal(WEIGHTS["w"], torch.tensor([1.0, 2.0]))
+    (line,) = read_audit(tmp_path / "audit.jsonl")
+    assert line["noise"] == {
+        "deviation": 1.0,
+        "clip": 1.0,
+        "noise_multiplier": 0.5,
+        "delta": 1e-5,
+        "epsilon": None,
+        "release": 1,
+    }
+
+
+def test_releases_are_counted_over_restarts_and_a_torn_line_counts(tmp_path):
+    noisy(tmp_path)(Task.TRAIN, request(tensors=RECEIVED), reply())
+    with (tmp_path / "audit.jsonl").open("a") as stream:
+        stream.write('{"time": "2026')
+    assert noisy(tmp_path)(Task.TRAIN, request(tensors=RECEIVED), reply()).metrics["releases"] == 3
+    assert noisy(tmp_path).releases == 3
+    with pytest.raises(Refused, match="line 2: expected JSON"):
+        read_audit(tmp_path / "audit.jsonl")
+
+
+def test_without_the_weights_it_started_from_or_with_other_tensors_nothing_leaves():
+    with pytest.raises(MessageRefused, match="weights of the same network"):
+        noisy()(Task.TRAIN, request(tensors={"other": MASKS}), reply())
+    prototypes = {"prototypes": torch.zeros(2, 3), "counts": torch.zeros(2)}
+    gate = noisy()
+    gate.allowed = lambda: Allowed({Kind.PROTOTYPES: prototypes})
+    with pytest.raises(MessageRefused, match=r"expected weights or soft masks.*found prototypes"):
+        gate(Task.TRAIN, request(), reply(kind=Kind.PROTOTYPES, tensors=prototypes))
+    with pytest.raises(MessageRefused, match="NaN or infinity"):
+        noisy()(
+            Task.TRAIN, request(tensors=RECEIVED), reply(tensors={**WEIGHTS, "w": torch.tensor([1.0, float("inf")])})
+        )
+
+
+def test_scores_are_not_noised_and_numbers_of_training_lose_their_terms():
+    assert noisy()(Task.EVALUATE, request(), numbers()).metrics == {"dice": 0.8}
+    assert noisy()(Task.TRAIN, request(), numbers(metrics={"seconds": 1.0, "loss": 2.0})).metrics == {"seconds": 1.0}
+
+
+def test_nothing_is_sent_beyond_the_budget(tmp_path):
+    pytest.importorskip("opacus", reason="the accountant is an extra")
+    gate = noisy(tmp_path, epsilon=20.0)  # one release at 0.5 is some 10.6, two are more than 16
+    gate(Task.TRAIN, request(tensors=RECEIVED), reply())
+    gate(Task.TRAIN, request(tensors=RECEIVED), reply())
+    with pytest.raises(MessageRefused, match=r"privacy budget: expected at most 20, found epsilon 2\d"):
+        gate(Task.TRAIN, request(tensors=RECEIVED), reply())
+    assert gate.releases == 2
+
+
+def test_soft_masks_are_noised_around_those_that_were_received():
+    received = torch.full_like(MASKS, 100)
+    gate = noisy(clip=1e-6, noise_multiplier=1e-6)
+    sent = gate(
+        Task.TRAIN,
+        request(kind=Kind.SOFT_MASKS, tensors={"masks": received}),
+        reply(kind=Kind.SOFT_MASKS, tensors={"masks": MASKS.clone()}),
+    )
+    assert torch.equal(sent.tensors["masks"], received)  # clipped to nothing, hardly any noise
+    assert sent.tensors["masks"].dtype == torch.uint8
+    assert replace(sent, tensors={}).n == 40
