@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.errors import Problems, Stopped
+from samfed_monai.federation.asking import ask_all, quorum_of
 from samfed_monai.federation.clock import Clock
 from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.evaluation import Evaluation
@@ -109,8 +110,8 @@ class RoundController:
         )
         self._writing = 0.0
         sites = len(self.sites)
-        least = 1 if allow_single_site else 2
-        self.quorum = max(least, sites // 2 + 1) if quorum is None else max(least, quorum)
+        least = quorum_of(1, 1, allow_single_site=allow_single_site)
+        self.quorum = quorum_of(sites, quorum, allow_single_site=allow_single_site)
         problems = Problems()
         if rounds < 1:
             problems.add("rounds", found=str(rounds), expected="at least 1")
@@ -158,12 +159,8 @@ class RoundController:
         messages = {
             site: Envelope(Kind.METRICS, site, 0, self.rounds, self.seed, extra=requirements) for site in self.sites
         }
-        replies = self.transport.exchange(Task.CHECK, messages)
-        problems = Problems()
-        for site, reply in sorted(replies.items()):
-            if isinstance(reply, Failure):
-                problems.add(site, found=reply.reason, expected="a site that can take part")
-        problems.refuse_if_any()
+        going_on = bool(self.folder.store.rounds())
+        ask_all(self.transport, Task.CHECK, messages, least=self.quorum if going_on else None)
 
     def _resume(self) -> list[dict[str, Any]]:
         stored = self.folder.store.latest()

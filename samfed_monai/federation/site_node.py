@@ -21,7 +21,7 @@ from samfed_monai.federation.stages.papers import differences, own_papers
 from samfed_monai.federation.stages.site_teacher import SiteTeacher
 from samfed_monai.federation.stages.soft_masks import SiteMasks
 from samfed_monai.federation.stages.teacher import TeacherStage
-from samfed_monai.federation.stages.workflow_config import WorkflowConfig, client_config
+from samfed_monai.federation.stages.workflow_config import WorkflowConfig
 from samfed_monai.federation.transport import Task
 
 if TYPE_CHECKING:
@@ -125,12 +125,7 @@ class SiteNode:
         """Who takes part, and with which network."""
         if self._shared is not None:
             return self._shared.cast
-        config = client_config(
-            self.places.bundle_root, self.plan.variant, {**self.plan.client, **self.places.overrides()}
-        )
-        own = {site: {**choice, **self.places.sites.get(site, {})} for site, choice in self.plan.sites.items()}
-        nobody = DataList("", [])
-        return Cast(config, nobody, choices=own, unseen=self.plan.unseen)
+        return Cast.of(self.plan, self.places, DataList("", []))  # the plan names everybody
 
     @cached_property
     def datalist(self) -> DataList:

@@ -36,6 +36,7 @@ def build_results(
     networks: Mapping[str, str] | None = None,
     exchange: str | None = None,
     rounds_traffic: Sequence[Mapping[str, int]] | None = None,
+    preparation: Mapping[str, int] | None = None,
     convention: Mapping[str, str] | None = None,
     privacy: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -64,10 +65,11 @@ def build_results(
         networks: site to name of its network.
         exchange: what travels: one of :data:`samfed_monai.results.schema.EXCHANGES`.
         rounds_traffic: ``up_bytes`` and ``down_bytes`` of every round, all sites together.
+        preparation: ``up_bytes`` and ``down_bytes`` before round 0: checks, adapter, first weights.
         convention: ``hd95`` (``max of directed`` or ``pooled``) and ``empty`` (``diagonal`` or ``skipped``).
         privacy: ``least_images``, ``withheld`` and ``differential_privacy``.
 
-    What of these six is ``None`` has no key in the result.
+    What of these seven is ``None`` has no key in the result.
 
     Raises:
         Refused: the result would not follow the schema; every departure is listed.
@@ -93,7 +95,7 @@ def build_results(
         **_given(networks=networks and dict(networks), exchange=exchange, convention=convention and dict(convention)),
         **_given(privacy=privacy and dict(privacy)),
         "teacher": _teacher(teacher_scores, teacher, skip_empty=skip),
-        "traffic": {**{key: int((traffic or {}).get(key, 0)) for key in BYTES}, **_per_round(rounds_traffic)},
+        "traffic": {**{key: int((traffic or {}).get(key, 0)) for key in BYTES}, **_more_traffic(rounds_traffic, preparation)},
         "seconds": times,
         "hashes": dict(hashes or {}),
         "versions": dict(versions or {}),
@@ -171,8 +173,11 @@ def _unseen(tables: Mapping[str, Mapping[str, Table]], *, skip_empty: bool) -> d
     }
 
 
-def _per_round(rounds: Sequence[Mapping[str, int]] | None) -> dict[str, float]:
-    return {f"{key}_per_round": sum(one[key] for one in rounds) / len(rounds) for key in BYTES} if rounds else {}
+def _more_traffic(
+    rounds: Sequence[Mapping[str, int]] | None, preparation: Mapping[str, int] | None
+) -> dict[str, float]:
+    means = {f"{key}_per_round": sum(one[key] for one in rounds) / len(rounds) for key in BYTES} if rounds else {}
+    return {**means, **({f"{key}_before": int(preparation[key]) for key in BYTES} if preparation else {})}
 
 
 def _given(**values: Any) -> dict[str, Any]:

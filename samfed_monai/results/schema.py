@@ -12,7 +12,7 @@ SPLITS = ("validation", "test")
 EXCHANGES = ("weights", "predictions", "prototypes", "none")
 HD95 = ("max of directed", "pooled")
 EMPTY_MASKS = ("diagonal", "skipped")
-TIMES = ("training", "controller", "evaluation", "teacher", "soft_masks", "warm_start", "total")
+TIMES = ("training", "server", "controller", "evaluation", "teacher", "soft_masks", "warm_start", "total")
 
 Schema = dict[str, Any]
 
@@ -170,9 +170,12 @@ RESULTS_SCHEMA: Schema = {
             down_bytes=_count("server to site, bytes"),
             up_bytes_per_round=_number("site to server, bytes, mean over rounds"),
             down_bytes_per_round=_number("server to site, bytes, mean over rounds"),
+            up_bytes_before=_count("site to server, bytes, before the first round"),
+            down_bytes_before=_count("server to site, bytes, before the first round: adapter and first weights"),
         ),
         seconds=_object(
             "wall-clock time, seconds; 0 for what was not needed or was reused",
+            tuple(name for name in TIMES if name != "server"),  # results of older versions do not have it
             **{name: _number(f"{name.replace('_', ' ')}, seconds") for name in TIMES},
         ),
         hashes=_map(

@@ -19,7 +19,7 @@ from samfed_monai.federation.stages.networks import (
     require_one_network,
     site_overrides,
 )
-from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+from samfed_monai.federation.stages.workflow_config import WorkflowConfig, client_config
 from samfed_monai.federation.strategies.base import Strategy
 from samfed_monai.federation.strategies.fedavg import FedAvg
 from samfed_monai.seeds import derive_seed
@@ -27,7 +27,7 @@ from samfed_monai.seeds import derive_seed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from samfed_monai.federation.plan import Plan
+    from samfed_monai.federation.plan import Places, Plan
     from samfed_monai.federation.sharing.public_masks import PublicMaskSharing
 
 SERVER = "server"
@@ -64,6 +64,13 @@ class Cast:
         require_known(config, {**places, "network of the server": self.server_network})
         if not self.strategy.personal:
             require_one_network(config, self.networks)
+
+    @classmethod
+    def of(cls, plan: Plan, places: Places, datalist: DataList) -> Cast:
+        """That of a plan on this machine."""
+        config = client_config(places.bundle_root, plan.variant, {**plan.client, **places.overrides()})
+        choices = {site: {**plan.sites.get(site, {}), **places.sites.get(site, {})} for site in plan.sites}
+        return cls(config, datalist, choices=choices, unseen=plan.unseen)
 
     @property
     def exchange(self) -> str:

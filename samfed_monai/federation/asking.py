@@ -1,0 +1,49 @@
+"""Questions that every site answers with numbers alone, before the first round."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from samfed_monai.errors import Problems
+from samfed_monai.federation.envelope import Envelope, Kind
+from samfed_monai.federation.failure import Failure
+from samfed_monai.federation.inbox import Inbox
+from samfed_monai.federation.transport import Task, Transport
+
+logger = logging.getLogger(__name__)
+
+
+def quorum_of(sites: int, quorum: int | None, *, allow_single_site: bool) -> int:
+    """Answers that a round needs: what was asked for, else more than half; never one alone unless that is allowed."""
+    least = 1 if allow_single_site else 2
+    return max(least, sites // 2 + 1 if quorum is None else quorum)
+
+
+def ask_all(transport: Transport, task: Task, messages: Mapping[str, Envelope], *, least: int | None) -> None:
+    """Sends each site its message and goes on when all agree.
+
+    Args:
+        transport: carries messages.
+        task: what is asked.
+        messages: site to message.
+        least: answers that are enough where a run goes on after a stop, in which a site may be away for a while;
+            ``None`` needs all.
+
+    Raises:
+        Refused: a site cannot take part, or too few answered; every site's reasons at once.
+    """
+    if not messages:
+        return
+    rounds = {message.round for message in messages.values()}
+    inbox = Inbox(round=min(rounds), sites=messages, like=None, kind=Kind.METRICS)
+    replies = transport.exchange(task, messages, quorum=least or len(messages), on_reply=inbox.check)
+    failures = {site: reply.reason for site, reply in sorted(replies.items()) if isinstance(reply, Failure)}
+    if least is not None and len(messages) - len(failures) >= least:
+        for site, reason in failures.items():
+            logger.warning("%s does not take part for now: %s", site, reason)
+        return
+    problems = Problems()
+    for site, reason in failures.items():
+        problems.add(site, found=reason, expected="a site that can take part")
+    problems.refuse_if_any()

@@ -1,0 +1,195 @@
+"""A whole run, from a data list to ``results.json``, with everything that exists already reused by hash."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.data import DataList
+from samfed_monai.errors import Problems
+from samfed_monai.federation.asking import quorum_of
+from samfed_monai.federation.clip import UpdateGuard
+from samfed_monai.federation.controller import RoundController
+from samfed_monai.federation.local_transport import LocalTransport
+from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.run_folder import RunFolder
+from samfed_monai.federation.site_node import Shared, SiteNode
+from samfed_monai.federation.stages.cast import Cast
+from samfed_monai.federation.stages.data_check import check_data
+from samfed_monai.federation.stages.outcome import model_hashes, outcome
+from samfed_monai.federation.stages.papers import list_paper, shared_papers
+from samfed_monai.federation.stages.preparation import Preparation
+from samfed_monai.federation.stages.provenance import versions
+from samfed_monai.federation.stages.site_teacher import adapter_message
+from samfed_monai.federation.stages.teacher import TeacherStage
+from samfed_monai.federation.stages.warm_start import warm_start
+from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+from samfed_monai.federation.transport import Transport
+from samfed_monai.io import canonical_hash, sha256_file, write_json
+from samfed_monai.results import build_results
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SPLITS = ("validation", "test")
+RESUME = "type the same command again"
+
+
+class JobRun:
+    """Check, teacher, soft masks, warm start, rounds, evaluation, in this order, over any transport.
+
+    Args:
+        plan: what decides the run.
+        places: where things lie on this machine.
+    """
+
+    def __init__(self, plan: Plan, places: Places) -> None:
+        self.plan, self.places = plan, places
+        self.guard = UpdateGuard(**plan.update_guard)
+        self.teacher = TeacherStage(places.bundle_root, {**plan.teacher, **places.teacher}, places.cache)
+        self.seconds: dict[str, float] = {}
+
+    def run(self, transport: Callable[[Plan], Transport] | None = None) -> dict[str, Any]:
+        """See :meth:`FederatedJob.run`."""
+        started = time.perf_counter()
+        plan, places = self.plan, self.places
+        datalist = DataList.load(places.datalist)
+        cast = Cast.of(plan, places, datalist)
+        adapt = cast.config.value("teacher_adapt")
+        hashes = {"datalist": datalist.hash, **self._weight_hashes(adapt)}
+        folder = RunFolder(places.output_dir)
+        settings, seeds = self._settings(cast, adapt), {"seed": plan.seed}
+        with folder.open(settings, versions=versions(), hashes=hashes, seeds=seeds):
+            check_data(
+                datalist if transport is None else datalist.for_server(), places.data_root, cache_dir=places.cache
+            )
+            settled, shared = cast.settled(plan), Shared(cast, datalist)
+            nodes: dict[str, SiteNode] = {}
+            if transport is None:
+                nodes = {site: SiteNode(site, settled, places, shared=shared) for site in (*cast.sites, *cast.unseen)}
+            carrier = LocalTransport(nodes) if transport is None else transport(settled)
+            _require_sites(carrier, cast)
+            stored, everybody = bool(folder.store.rounds()), sorted((*cast.sites, *cast.unseen))
+            least = quorum_of(len(cast.sites), plan.quorum, allow_single_site=plan.allow_single_site)
+            before = Preparation(carrier, everybody, plan.rounds, plan.seed, least=least if stored else None)
+            common = shared_papers(settled, places.bundle_root, datalist)
+            before.check(lambda site: {**common, **list_paper(datalist, site)})
+            about, teacher_sha256 = self._teach(before, datalist, adapt, shared)
+            teacher_scores = before.teacher_scores(SPLITS) if about is not None else None
+            controller = self._ready(before, folder, cast, carrier)
+            prepared = before.traffic()
+            result = controller.run()
+            for node in nodes.values():
+                node.finalize()
+            results = build_results(
+                variant=plan.variant,
+                rounds=plan.rounds,
+                **outcome(result, cast),
+                teacher_scores=teacher_scores,
+                teacher=about,
+                preparation=prepared,
+                seconds={**result.seconds, **self.seconds, "total": time.perf_counter() - started},
+                hashes={**hashes, "teacher": teacher_sha256, **model_hashes(result)},
+                versions=versions(),
+                seeds=seeds,
+                convention=cast.config.parser().get_parsed_content("validate#scores").convention,
+                command=shlex.join(sys.argv),
+            )
+            write_json(places.output_dir / "results.json", results)
+        return results
+
+    def _settings(self, cast: Cast, adapt: str) -> dict[str, Any]:
+        plan = self.plan
+        return {
+            "variant": plan.variant,
+            "rounds": plan.rounds,
+            "warm_start_steps": plan.warm_start_steps,
+            "keep_optimizer": plan.keep_optimizer,
+            "client": cast.config.content(),
+            **cast.content(),
+            "teacher": self.teacher.content() if adapt != "off" else None,
+            **({"privacy": plan.to_json()["privacy"]} if plan.privacy is not None else {}),
+        }
+
+    def _weight_hashes(self, adapt: str) -> dict[str, str]:
+        if adapt == "off":
+            return {}
+        hashes, given = {"sam": sha256_file(self.teacher.checkpoint())}, self.places.adapter
+        if isinstance(given, (str, Path)):
+            hashes["adapter"] = sha256_file(given)
+        elif given:
+            hashes["adapter"] = canonical_hash([sha256_file(path) for path in given])
+        return hashes
+
+    def _teach(
+        self, before: Preparation, datalist: DataList, adapt: str, shared: Shared
+    ) -> tuple[dict[str, Any] | None, str | None]:
+        """Finds or fits the teacher and hands it out; what reports say of it, and its identity."""
+        if adapt == "off":
+            return None, None
+        with self._timed("teacher"):
+            teacher = self.teacher.load(datalist, self.places.data_root, adapt=adapt, adapter=self.places.adapter)
+        with self._timed("soft_masks"):
+            sam = sha256_file(self.teacher.checkpoint())
+            tensors, words = adapter_message(self.teacher.files, sam=sam, teacher=teacher.sha256)
+            shared.teacher = teacher
+            before.hand_out(tensors, words)
+            shared.teacher = None  # nobody needs it in the rounds
+        return self.teacher.about(teacher, adapt), teacher.sha256
+
+    def _ready(self, before: Preparation, folder: RunFolder, cast: Cast, transport: Transport) -> RoundController:
+        """Everybody has a network; the rounds can begin."""
+        plan = self.plan
+        with self._timed("warm_start"):
+            starts = {name: self._warm_start(name) for name in cast.all_networks}
+        before.start_from({site: starts[cast.networks[site]] for site in cast.sites if cast.strategy.personal})
+        server = cast.server(
+            rounds=plan.rounds, seed=plan.seed, weights=starts.get(cast.server_network, {}), guard=self.guard
+        )
+        return RoundController(
+            transport=transport,
+            strategy=cast.strategy.attach(server),
+            folder=folder,
+            rounds=plan.rounds,
+            seed=plan.seed,
+            splits=SPLITS,
+            unseen=cast.unseen,
+            resume_hint=RESUME,
+            quorum=plan.quorum,
+            timeout=plan.timeout,
+            allow_single_site=plan.allow_single_site,
+        )
+
+    def _warm_start(self, network: str) -> dict[str, Tensor]:
+        overrides = {**self.plan.client, **self.places.overrides(), "network_name": network}
+        config = WorkflowConfig(self.places.bundle_root, ("configs/train.json",), overrides)
+        datalist = DataList.load(self.places.datalist)
+        weights, _ = warm_start(
+            config,
+            datalist=datalist,
+            steps=self.plan.warm_start_steps,
+            seed=self.plan.seed,
+            cache_dir=self.places.cache,
+        )
+        return weights
+
+    @contextmanager
+    def _timed(self, activity: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[activity] = time.perf_counter() - started
+
+
+def _require_sites(transport: Transport, cast: Cast) -> None:
+    problems, known = Problems(), {*cast.sites, *cast.unseen}
+    for site in sorted(known - set(transport.sites)):
+        problems.add(f"site {site}", found="nobody of that name", expected="a client that the transport can reach")
+    for site in sorted(set(transport.sites) - known):
+        expected, mend = "a site of the plan", "name it in federate.json -> sites, or leave it out of the job"
+        problems.add(f"site {site}", found="a client that the plan does not name", expected=expected, mend=mend)
+    problems.refuse_if_any()
