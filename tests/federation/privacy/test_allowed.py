@@ -1,0 +1,45 @@
+"""What a client may send is read from its own network and sharing."""
+
+import pytest
+
+from samfed_monai.errors import Refused
+from samfed_monai.federation import Envelope, Kind, MessageRefused, SiteWorker, Task
+from samfed_monai.federation.privacy import Release
+from samfed_monai.federation.privacy.allowed import allowed_of
+from tests.federation.toys import toy_algo, toy_weights
+from tests.federation.unlike import unlike_algo
+
+PARAMETERS = {"0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias"}
+
+
+def test_without_a_sharing_it_is_the_network():
+    allowed = allowed_of(toy_algo())
+    assert allowed.like.keys() == {Kind.WEIGHTS}
+    assert allowed.like[Kind.WEIGHTS].keys() == toy_weights().keys()
+    assert allowed.learned == PARAMETERS
+    assert allowed_of(toy_algo(), personal=["3.*"]).like[Kind.WEIGHTS].keys() == toy_weights().keys() - {
+        "3.weight",
+        "3.bias",
+    }
+    with pytest.raises(Refused, match="which matches none"):
+        allowed_of(toy_algo(), personal=["4.*"])
+
+
+def test_with_a_sharing_it_is_what_the_sharing_gives():
+    masks = allowed_of(unlike_algo("site-1"))
+    assert masks.like.keys() == masks.exact == {Kind.SOFT_MASKS}
+    assert masks.like[Kind.SOFT_MASKS]["masks"].shape == (6, 1, 8, 8)
+    assert allowed_of(unlike_algo("site-1", exchange="weights")).like.keys() == {Kind.WEIGHTS}
+    assert allowed_of(unlike_algo("site-1", exchange="none")).like == {}
+
+
+def test_a_client_that_only_evaluates_sends_no_tensors():
+    assert allowed_of(object()).like == {}
+
+
+def test_fault_56_a_site_with_a_network_of_its_own_does_not_send_it_because_it_is_asked_to():
+    client = unlike_algo("site-1")
+    site = SiteWorker("site-1", client, Release("site-1", allowed=lambda: allowed_of(client)))
+    request = Envelope(Kind.WEIGHTS, "site-1", 0, 1, tensors=toy_weights(), extra={"purpose": "replace"})
+    with pytest.raises(MessageRefused, match="expected one of metrics, soft_masks, found a kind that may not leave"):
+        site.answer(Task.TRAIN, request)
