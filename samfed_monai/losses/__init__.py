@@ -36,6 +36,7 @@ __getattr__, __dir__ = attach(
         "gaussian_ramp": "schedules",
         "hard_label": "labels",
         "linear": "schedules",
+        "load_balance": "expert_balance",
         "probabilities": "distillation",
         "weighted_pseudo_label_loss": "pseudo_label",
     },

@@ -17,7 +17,7 @@ from samfed_monai.networks.weights.efficientnet import set_epsilon
 from samfed_monai.registry import Registry
 
 CLIENT_NETWORKS: Registry[Callable[..., nn.Module]] = Registry("client network")
-"""Name to a builder ``(in_channels=..., out_channels=..., **kwargs) -> nn.Module`` with random weights."""
+"""Name to a builder ``(in_channels=..., out_channels=..., **kwargs) -> nn.Module``; random weights but for SAM."""
 
 
 def client_network(
@@ -33,7 +33,9 @@ def client_network(
     Args:
         name: a name in ``CLIENT_NETWORKS``: ``deeplabv3plus_resnet18``, ``deeplabv3plus_resnet34``,
             ``deeplabv3plus_efficientnet_lite0``, ``flexible_unet_resnet18``, ``basic_unet``, and HSSF's own
-            ``hssf_resnet18``, ``hssf_resnet34``, ``hssf_resnet101``.
+            ``hssf_resnet18``, ``hssf_resnet34``, ``hssf_resnet101``; and SAM itself with
+            trainable adapters, ``sam_vit_t`` (MobileSAM), ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h``, which comes with
+            its own weights, see ``samfed_monai.networks.sam.network.sam_network``.
         in_channels, out_channels: of images and logits.
         weights: ImageNet weights for the encoder: ``"efficientnet_lite0"``, which ``samfed weights`` put in place, or
             a local file (torchvision's ResNet names), read without unpickling code; ``None`` starts from random
@@ -95,6 +97,15 @@ def _basic_unet(in_channels: int, out_channels: int, **kwargs: Any) -> nn.Module
     # four halvings; below 32 px its instance norm would see a single pixel
     return require_image_size(BasicUNet(2, in_channels, out_channels, **kwargs), multiple=1, least=32)
 
+
+def _sam(base: str, **kwargs: Any) -> nn.Module:
+    from samfed_monai.networks.sam.network import sam_network
+
+    return require_image_size(sam_network(base, **kwargs), multiple=1, least=32)
+
+
+for _base in ("vit_t", "vit_b", "vit_l", "vit_h"):
+    CLIENT_NETWORKS.register(f"sam_{_base}")(partial(_sam, _base))
 
 for _encoder in ("resnet18", "resnet34", "resnet101"):
     CLIENT_NETWORKS.register(f"hssf_{_encoder}")(partial(hssf_network, _encoder))

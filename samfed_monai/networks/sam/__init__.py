@@ -1,4 +1,4 @@
-"""Segment Anything as a teacher: builders, low-rank adaptation, adapters."""
+"""Segment Anything as a teacher and as a client: builders, low-rank adaptation, experts, adapters."""
 
 from samfed_monai.lazy import attach
 
@@ -10,6 +10,8 @@ __getattr__, __dir__ = attach(
         "PromptFreeSam": "model",
         "apply_lora": "lora",
         "LoRAQueryValue": "lora",
+        "apply_experts": "experts",
+        "SamNetwork": "network",
         "Adapter": "adapter",
         "load_adapter": "adapter",
         "save_adapter": "adapter",

@@ -1,0 +1,224 @@
+"""SAM as a client network: LoRA that is shared, experts that are personal, and a path with each (METHOD section 6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.networks.autocast import autocast
+from samfed_monai.networks.key_patterns import KeyPatterns, KeySplit, split_keys
+from samfed_monai.networks.sam.build import build_sam
+from samfed_monai.networks.sam.checkpointing import apply_checkpointing
+from samfed_monai.networks.sam.experts import LocalExperts, apply_experts
+from samfed_monai.networks.sam.geometry import crop, pad, place
+from samfed_monai.networks.sam.keys import Decoder, sam_key_patterns
+from samfed_monai.networks.sam.lora import apply_lora, check_targets
+from samfed_monai.networks.sam.model import PromptFreeSam
+from samfed_monai.networks.sam.routing import ExpertSwitch, Routing, joined
+
+
+class SamPath(str, Enum):
+    """Which way an image takes through a :class:`SamNetwork`."""
+
+    GLOBAL = "global"
+    """Low-rank updates alone."""
+    PERSONAL = "personal"
+    """Low-rank updates and experts."""
+
+    @property
+    def other(self) -> SamPath:
+        """The other path."""
+        return SamPath.PERSONAL if self is SamPath.GLOBAL else SamPath.GLOBAL
+
+
+@dataclass(frozen=True)
+class SamOutputs:
+    """What comes with a prediction of :class:`SamNetwork` in train mode.
+
+    Args:
+        path: the path it took.
+        routing: how the experts were used; ``None`` on the global path and without gradient.
+    """
+
+    path: SamPath
+    routing: Routing | None
+
+
+class SamNetwork(nn.Module):
+    """Prompt-free SAM whose frozen image encoder carries LoRA and L-MoE, with the interface of the client networks.
+
+    ``network(image)`` takes ``network.path``, which is ``personal`` unless somebody sets it; ``path`` of a single call
+    goes before it. Fresh experts add exactly nothing: until they are trained both paths are one.
+
+    Not frozen are LoRA, the experts, and of the mask decoder what the single mask is made with. The encoder stays in
+    eval mode, so that batch norms of TinyViT are those of the checkpoint.
+
+    Args:
+        sam: a SAM as ``build_sam`` gives it; it is changed in place.
+        size: side in pixels of the input that it was built for.
+        rank, lora_targets: of LoRA, see ``apply_lora``.
+        experts, expert_rank, top: of L-MoE, see ``apply_experts``; 0 ``experts`` leaves it out.
+        decoder: ``personal``, ``shared`` or ``frozen``, see :class:`Decoder`.
+        full: full fine-tuning instead: every tensor is trained and shared, without LoRA and experts.
+        checkpointing: compute the encoder's blocks twice rather than keep what they computed.
+
+    Raises:
+        Refused: an argument out of range, all at once.
+    """
+
+    def __init__(
+        self,
+        sam: PromptFreeSam,
+        size: int,
+        *,
+        rank: int = 4,
+        lora_targets: str = "qv",
+        experts: int = 4,
+        expert_rank: int = 4,
+        top: int = 2,
+        decoder: str = "personal",
+        full: bool = False,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        problems = Problems()
+        words = [word.value for word in Decoder]
+        if decoder not in words:
+            problems.add("network_def#decoder", found=repr(decoder), expected=f"one of {words}")
+        for name, switch in (("full", full), ("checkpointing", checkpointing)):
+            if not isinstance(switch, bool):
+                problems.add(f"network_def#{name}", found=repr(switch), expected="true or false")
+        problems.extend(check_targets(lora_targets))
+        problems.refuse_if_any()
+        self.sam, self.size, self.full, self.path = sam, size, full, SamPath.PERSONAL
+        self.switch = ExpertSwitch()
+        if full:
+            self.key_patterns = KeyPatterns(shared=("*",), personal=())
+        else:
+            sam.requires_grad_(False)
+            apply_lora(sam.image_encoder, rank, lora_targets)
+            if experts != 0:
+                self.switch = apply_experts(sam.image_encoder, experts, expert_rank, top)
+            self.key_patterns = sam_key_patterns(
+                decoder=decoder, lora_targets=lora_targets, experts=bool(self.expert_layers)
+            )
+            trained = {*self.key_split().shared, *self.key_split().personal}
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(name in trained)
+        if checkpointing:
+            apply_checkpointing(sam.image_encoder, self.switch)
+        self.train()
+
+    @property
+    def expert_layers(self) -> list[str]:
+        """Names of the layers with experts, in the order of ``Routing``."""
+        return [name for name, module in self.named_modules() if isinstance(module, LocalExperts)]
+
+    def key_split(self) -> KeySplit:
+        """Names of the state dict by what becomes of them: shared, personal, frozen."""
+        return split_keys(self.state_dict(), self.key_patterns, where=type(self).__name__)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is trained, for an optimizer: the groups ``shared`` and, where there is anything in it, ``personal``."""
+        split, parameters = self.key_split(), dict(self.named_parameters())
+        named = {"shared": split.shared, "personal": split.personal}
+        groups = {
+            name: [parameters[key] for key in keys if key in parameters and parameters[key].is_floating_point()]
+            for name, keys in named.items()
+        }
+        return [{"name": name, "params": group} for name, group in groups.items() if group]
+
+    def train(self, mode: bool = True) -> SamNetwork:
+        """Train mode for all but a frozen encoder."""
+        super().train(mode)
+        if not self.full:
+            self.sam.image_encoder.eval()
+        return self
+
+    def forward(self, image: Tensor, path: SamPath | str | None = None) -> Tensor:
+        """Logits of an image.
+
+        Args:
+            image: (B, 3, H, W) float in [0, 1], RGB, any H and W.
+            path: for this call alone; ``None`` takes ``network.path``.
+
+        Returns:
+            (B, 1, H, W) float32, upsampled from the decoder's quarter resolution. In train mode it carries
+            :func:`sam_outputs`. The encoder runs in whatever precision is set around it, the decoder in float32.
+        """
+        chosen = SamPath(self.path if path is None else path)
+        height, width = image.shape[-2:]
+        inputs = pad(self.sam.normalise(place(image.float(), self.size)), self.size)
+        personal = chosen is SamPath.PERSONAL
+        with self.switch.during(on=personal, measure=personal and self.training and torch.is_grad_enabled()) as records:
+            self._forget_biases()
+            embeddings = self.sam.encode(inputs)
+        with autocast(inputs.device.type, False):
+            masks = crop(self.sam.decode(embeddings.float()), height, width, self.size)
+            logits = F.interpolate(masks, (height, width), mode="bilinear", align_corners=False)
+        if self.training:
+            # on the tensor, not on the module: other passes follow before a term reads it
+            logits.sam_outputs = SamOutputs(chosen, joined(records))  # type: ignore[attr-defined]
+        return logits
+
+    def _forget_biases(self) -> None:
+        if self.full:  # timm keeps attention biases that it gathered in eval mode, also when they are loaded anew
+            for module in self.sam.image_encoder.modules():
+                getattr(module, "attention_bias_cache", {}).clear()
+
+
+def sam_outputs(prediction: Tensor) -> SamOutputs:
+    """What came with a prediction of :class:`SamNetwork` in train mode.
+
+    Args:
+        prediction: the very tensor that the network returned. A copy or a slice of it carries nothing.
+
+    Raises:
+        Refused: a prediction of another network, or one made in eval mode.
+    """
+    outputs = getattr(prediction, "sam_outputs", None)
+    if outputs is None:
+        mend = "set network_name to sam_vit_t, or disable the terms that need its two paths"
+        expected = "the prediction of a sam_vit network in train mode"
+        raise Refused([Problem("network", found="a prediction without paths", expected=expected, mend=mend)])
+    return outputs
+
+
+def sam_network(
+    base: str,
+    *,
+    in_channels: int = 3,
+    out_channels: int = 1,
+    size: int = 256,
+    checkpoint: str | Path | None = None,
+    **kwargs: Any,
+) -> SamNetwork:
+    """:class:`SamNetwork` for the catalogue, with SAM's own weights.
+
+    Args:
+        base: ``vit_t`` (MobileSAM), ``vit_b``, ``vit_l``, ``vit_h``, or a name added to ``SAM_BUILDERS``.
+        in_channels, out_channels: must be 3 and 1.
+        size: side of SAM's square input, 256, 512 or 1024 pixels; images of any size are scaled into it.
+        checkpoint: the official weights file; ``None`` looks into the weights folder, as the teacher does.
+        kwargs: see :class:`SamNetwork`.
+
+    Raises:
+        Refused: other channels, weights that are missing or of another network.
+    """
+    problems = Problems()
+    for name, value, only in (("in_channels", in_channels, 3), ("out_channels", out_channels, 1)):
+        if value != only:
+            problems.add(f"network_def#{name}", found=repr(value), expected=f"{only} for SAM")
+    problems.refuse_if_any()
+    if checkpoint is None:
+        from samfed_monai.networks.weights import find_checkpoint
+
+        checkpoint = find_checkpoint(base)
+    return SamNetwork(build_sam(base, checkpoint, size), size, **kwargs)

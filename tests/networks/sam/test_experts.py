@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from samfed_monai.errors import Refused
+from samfed_monai.networks.sam.build import SAM_BUILDERS, vit_encoder
+from samfed_monai.networks.sam.experts import LocalExperts, MlpWithExperts, apply_experts
+from samfed_monai.networks.sam.lora import apply_lora
+from samfed_monai.networks.sam.routing import ExpertSwitch
+
+
+def a_mixture(width: int = 6, **knobs: int) -> LocalExperts:
+    torch.manual_seed(0)
+    experts = LocalExperts(width, ExpertSwitch(), **knobs)
+    nn.init.normal_(experts.gate)
+    nn.init.normal_(experts.up)
+    return experts
+
+
+def test_it_is_the_sum_over_each_tokens_two_experts():
+    experts = a_mixture(experts=3, rank=2)
+    x, base = torch.randn(2, 5, 6), torch.randn(2, 5, 6)
+    expected = base.clone()
+    for image in range(2):
+        for token in range(5):
+            likelihood = (experts.gate @ x[image, token]).softmax(0)
+            best = likelihood.argsort(descending=True)[:2].tolist()
+            for k in best:
+                down, up = experts.down[2 * k : 2 * k + 2], experts.up[2 * k : 2 * k + 2]
+                expected[image, token] += likelihood[k] / likelihood[best].sum() * (up.T @ (down @ x[image, token]))
+    torch.testing.assert_close(experts(x, base), expected)
+
+
+def test_an_expert_that_no_token_goes_to_has_no_gradient():
+    experts = a_mixture(experts=3, rank=2)
+    with torch.no_grad():
+        experts.gate[2] = 0
+        experts.gate[:2] = torch.eye(2, 6) + 1
+    x = torch.rand(7, 6) + 0.1  # positive: the third gate's logit of 0 is always the smallest
+    experts(x, torch.zeros(7, 6)).square().sum().backward()
+    assert experts.up.grad is not None
+    assert experts.down.grad is not None
+    assert not experts.up.grad[4:].any()
+    assert not experts.down.grad[4:].any()
+    assert experts.up.grad[:4].any(dim=1).all()
+
+
+def test_up_starts_at_zero_and_learns_at_the_first_step():
+    torch.manual_seed(0)
+    experts = LocalExperts(6, ExpertSwitch())
+    x, base = torch.randn(3, 6), torch.randn(3, 6)
+    out = experts(x, base)
+    assert torch.equal(out, base)
+    out.square().sum().backward()
+    assert experts.up.grad is not None
+    assert experts.up.grad.any()
+
+
+def test_the_mlps_own_norm_stands_before_both():
+    torch.manual_seed(0)
+    encoder = SAM_BUILDERS["vit_t"](256).eval()
+    block = encoder.trunk.stages[1].blocks[0]  # type: ignore[union-attr, index]
+    x = torch.randn(1, 4, 128)
+    plain, normed = block.mlp(x), block.mlp.norm(x)
+    switch = apply_experts(encoder)
+    assert torch.equal(block.mlp(x), plain)
+    nn.init.normal_(block.mlp.experts.up)
+    torch.testing.assert_close(block.mlp(x), block.mlp.experts(normed, plain))
+    with switch.during(on=False, measure=True) as records:
+        assert torch.equal(block.mlp(x), plain)
+    assert records == []
+
+
+@pytest.mark.parametrize(
+    ("base", "blocks", "widths"),
+    [("vit_b", 12, 12 * 768), ("vit_l", 24, 24 * 1024), ("vit_h", 32, 32 * 1280), ("vit_t", 10, 2176 - 320)],
+)
+def test_every_block_of_every_sam_has_experts(base, blocks, widths):
+    with torch.device("meta"):
+        encoder = SAM_BUILDERS[base](256)
+        apply_lora(encoder, rank=4)
+        apply_experts(encoder)
+    layers = [module for module in encoder.modules() if isinstance(module, MlpWithExperts)]
+    assert len(layers) == blocks
+    assert len({id(layer.experts.switch) for layer in layers}) == 1
+    count = sum(p.numel() for name, p in encoder.named_parameters() if ".experts." in name)
+    assert count == (4 + 2 * 4 * 4) * widths  # C (K + 2 K r)
+
+
+def test_step_0_is_the_frozen_encoder_exactly():
+    torch.manual_seed(0)
+    images = torch.rand(1, 3, 64, 64)
+    encoders = SAM_BUILDERS["vit_t"](256), vit_encoder(64, width=16, depth=2, heads=2, global_blocks=(1,))
+    for encoder in encoders:
+        encoder.eval()
+        with torch.no_grad():
+            before = encoder(images)
+            apply_lora(encoder)
+            apply_experts(encoder)
+            assert torch.equal(before, encoder(images))
+
+
+def test_all_that_is_wrong_is_refused_together():
+    with pytest.raises(Refused) as refused:
+        apply_experts(nn.Identity(), experts=2, rank=0, top=3)
+    assert [str(problem) for problem in refused.value.problems] == [
+        "network_def#expert_rank: expected an integer >= 1, found 0",
+        "network_def#top: expected at most 2, the number of experts, found 3",
+        "L-MoE: expected an encoder whose blocks have attn and mlp, found Identity",
+    ]
+    with pytest.raises(Refused, match="network_def#experts: expected an integer >= 1, found True"):
+        apply_experts(nn.Identity(), experts=True)

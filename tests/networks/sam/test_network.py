@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from samfed_monai.errors import Refused
+from samfed_monai.losses import StructureLoss, load_balance
+from samfed_monai.networks import AutocastInferer, SamNetwork, SamPath, client_network, sam_outputs
+from samfed_monai.networks.sam.build import SAM_BUILDERS, assemble
+from tests.networks.sam.tiny import SIZE, tiny_network, wake
+
+
+def images(count: int = 2, height: int = SIZE, width: int = SIZE) -> torch.Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 56), (33, 100)])
+def test_logits_have_the_size_of_the_image(size):
+    network = tiny_network()
+    assert network(images(2, *size)).shape == (2, 1, *size)
+    assert network(images(2, *size)).dtype == torch.float32
+
+
+def test_fresh_experts_change_nothing_and_both_paths_are_the_bare_sam():
+    network, plain = tiny_network().eval(), tiny_network(experts=0).eval()
+    with torch.no_grad():
+        personal = network(images())
+        assert torch.equal(personal, network(images(), path="global"))
+        assert torch.equal(personal, plain(images()))
+
+
+def test_the_global_path_does_not_see_the_experts_and_the_personal_one_does():
+    network = tiny_network().eval()
+    with torch.no_grad():
+        before = network(images(), path="global")
+        wake(network)
+        awake = network(images(), path="global")
+        assert not torch.equal(before, awake)  # LoRA
+        personal = network(images())
+        assert not torch.equal(awake, personal)
+        for name, parameter in network.named_parameters():
+            if ".experts." in name:
+                parameter.normal_()
+        assert torch.equal(awake, network(images(), path="global"))
+        assert not torch.equal(personal, network(images()))
+    assert network.path is SamPath.PERSONAL
+    network.path = SamPath.GLOBAL
+    assert torch.equal(awake, network(images()))
+
+
+def test_what_is_trained_is_what_is_shared_or_personal():
+    for knobs, shared, personal in (
+        ({}, {"lora"}, {"experts", "decoder"}),
+        ({"decoder": "shared"}, {"lora", "decoder"}, {"experts"}),
+        ({"decoder": "frozen"}, {"lora"}, {"experts"}),
+        ({"decoder": "shared", "experts": 0}, {"lora", "decoder"}, set()),
+    ):
+        network = tiny_network(**knobs)
+        split = network.key_split()
+        assert ({part(name) for name in split.shared}, {part(name) for name in split.personal}) == (shared, personal)
+        trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+        assert trained == {*split.shared, *split.personal}
+        groups = network.parameter_groups()
+        assert [group["name"] for group in groups] == ["shared", "personal"][: 1 + bool(personal)]
+        assert sum(len(group["params"]) for group in groups) == len(trained)
+
+
+def part(name: str) -> str:
+    if name.startswith("sam.mask_decoder."):
+        assert ".iou_prediction_head." not in name
+        assert not any(f"_mlps.{head}." in name for head in (1, 2, 3))
+        return "decoder"
+    if ".mlp.experts." in name:
+        return "experts"
+    assert name.rpartition(".")[2] in ("query_a", "query_b", "value_a", "value_b")
+    return "lora"
+
+
+def test_everything_that_is_trained_gets_a_gradient_and_nothing_else_does():
+    network = tiny_network()
+    wake(network)
+    prediction = network(images())
+    routing = sam_outputs(prediction).routing
+    assert routing is not None
+    (prediction.square().mean() + load_balance(routing.share, routing.probability)).backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None and bool(parameter.grad.any())), name
+
+
+def test_vit_b_sends_0_59_megabytes_and_no_expert():
+    with torch.device("meta"):
+        network = SamNetwork(assemble(SAM_BUILDERS["vit_b"](256), 256), 256)
+    state = network.state_dict()
+
+    def uplink(split: tuple[str, ...]) -> int:
+        return sum(state[name].numel() * state[name].element_size() for name in split)
+
+    assert uplink(network.key_split().shared) == 589_824  # 12 blocks x (q, v) x 4 x (768 + 768) x 4 bytes
+    assert not any("experts" in name or "mask_decoder" in name for name in network.key_split().shared)
+    assert uplink(tuple(n for n in network.key_split().personal if "experts" in n)) == 12 * (4 + 32) * 768 * 4
+
+
+def test_mobile_sam_sends_less():
+    with torch.device("meta"):
+        network = SamNetwork(assemble(SAM_BUILDERS["vit_t"](256), 256), 256)
+    state = network.state_dict()
+    assert sum(state[name].numel() for name in network.key_split().shared) * 4 == 4 * 4 * 4 * (
+        2 * 128 + 6 * 160 + 2 * 320
+    )
+
+
+@pytest.mark.parametrize("targets", ["qkv", "all_linear"])
+def test_other_targets_of_lora_are_named_too(targets):
+    network = tiny_network(lora_targets=targets)
+    assert network.key_split().shared
+    assert all(name.endswith(("update_a", "update_b")) for name in network.key_split().shared)
+    assert all(parameter.requires_grad for name, parameter in network.named_parameters() if ".experts." in name)
+
+
+def test_full_fine_tuning_shares_everything_and_trains_the_encoder_in_train_mode():
+    network = tiny_network(full=True)
+    assert network.key_split().shared == tuple(network.state_dict())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert network.expert_layers == []
+    assert network.sam.image_encoder.training
+    assert not tiny_network().sam.image_encoder.training
+
+
+def test_full_fine_tuning_forgets_gathered_attention_biases():
+    torch.manual_seed(0)
+    network = SamNetwork(assemble(SAM_BUILDERS["vit_t"](256), 256), 256, full=True).eval()
+    bias = network.sam.image_encoder.trunk.stages[1].blocks[0].attn.attention_biases
+    with torch.no_grad():
+        before = network(images(1))
+        bias.normal_(std=3)  # in place, as a copy of weights arrives
+        assert not torch.equal(before, network(images(1)))
+
+
+def test_train_mode_carries_path_and_usage_and_eval_mode_nothing():
+    network = tiny_network()
+    wake(network)
+    outputs = sam_outputs(network(images()))
+    assert outputs.path is SamPath.PERSONAL
+    assert outputs.routing is not None
+    assert network.expert_layers == [f"sam.image_encoder.blocks.{block}.mlp.experts" for block in (0, 1)]
+    assert outputs.routing.tokens == (32, 32)  # two images of 4 x 4 tokens
+    torch.testing.assert_close(outputs.routing.share.sum(dim=1), torch.ones(2))
+    assert sam_outputs(network(images(), path="global")).routing is None
+    with torch.no_grad():
+        assert sam_outputs(network(images())).routing is None
+    with pytest.raises(Refused, match=r"found a prediction without paths; set network_name to sam_vit_t"):
+        sam_outputs(network.eval()(images()))
+
+
+@pytest.mark.parametrize("path", ["global", "personal"])
+def test_checkpointing_changes_neither_values_nor_gradients_nor_names(path):
+    plain, slim = tiny_network(), tiny_network(checkpointing=True)
+    assert list(plain.state_dict()) == list(slim.state_dict())
+    results: list[tuple[Any, ...]] = []
+    for network in (plain, slim):
+        wake(network)
+        prediction = network(images(), path=path)
+        loss = prediction.square().mean()
+        routing = sam_outputs(prediction).routing
+        if routing is not None:
+            loss = loss + load_balance(routing.share, routing.probability)
+        with torch.no_grad():
+            network(images(), path=SamPath(path).other)  # between forward and backward, as a guide runs
+        loss.backward()
+        results.append((loss, [parameter.grad for parameter in network.parameters()]))
+    assert torch.equal(results[0][0], results[1][0])
+    for one, other in zip(results[0][1], results[1][1], strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)  # the order of a sum may differ
+
+
+def test_checkpointing_keeps_less():
+    def kept(**knobs: bool) -> int:
+        network, total = tiny_network(**knobs), 0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal total
+            total += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            network(images())
+        return total
+
+    assert kept(checkpointing=True) < kept()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_copy_has_a_switch_and_blocks_of_its_own(checkpointing):
+    network = tiny_network(checkpointing=checkpointing)
+    wake(network)
+    network(images()).sum().backward()  # a pass leaves nothing behind that cannot be copied
+    twin = copy.deepcopy(network)
+    assert twin.switch is not network.switch
+    before = network(images())
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    assert torch.equal(network(images()), before)
+    assert not torch.equal(twin(images()), before)
+    assert sam_outputs(twin(images())).routing is not None
+
+
+def test_bfloat16_around_it_leaves_the_logits_float32_and_their_outputs_on_them():
+    network = tiny_network()
+    wake(network)
+    inferer = AutocastInferer(enabled=True)
+    prediction = inferer(images(), network)
+    assert prediction.dtype == torch.float32
+    assert sam_outputs(prediction).routing is not None
+    full = network(images())
+    assert not torch.equal(prediction, full)
+    # bfloat16 has 8 bits; a token that is torn between two experts may go to the other one
+    assert (prediction - full).abs().mean() < 0.1 * full.abs().mean()
+    prediction.mean().backward()
+    assert inferer(images(), network, path="global").shape == full.shape
+
+
+def test_arguments_out_of_range_are_refused_together():
+    with pytest.raises(Refused) as refused:
+        tiny_network(decoder="own", checkpointing=1, lora_targets="mlp")
+    assert [str(problem) for problem in refused.value.problems] == [
+        "network_def#decoder: expected one of ['personal', 'shared', 'frozen'], found 'own'",
+        "network_def#checkpointing: expected true or false, found 1",
+        "teacher -> lora_targets: expected one of ['qv', 'qkv', 'all_linear'], found 'mlp'",
+    ]
+
+
+def test_the_catalogue_finds_the_checkpoint_as_the_teacher_does(checkpoint, monkeypatch):
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(checkpoint.parent))
+    network = client_network("sam_vit_t").eval()
+    assert isinstance(network, SamNetwork)
+    with torch.no_grad():
+        assert network(images(1, 48, 32)).shape == (1, 1, 48, 32)
+    named = client_network("sam_vit_t", checkpoint=checkpoint, experts=0)
+    first = "sam.image_encoder.trunk.patch_embed.conv1.conv.weight"
+    assert torch.equal(named.state_dict()[first], network.state_dict()[first])
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(checkpoint.parent / "nowhere"))
+    with pytest.raises(Refused, match=r"run `samfed weights sam_vit_b --from FILE\|URL`"):
+        client_network("sam_vit_b")
+
+
+def test_sam_takes_colour_images_and_one_class():
+    with pytest.raises(Refused, match=r"(?s)in_channels: expected 3 for SAM, found 1.*out_channels: expected 1.*2"):
+        client_network("sam_vit_t", in_channels=1, out_channels=2)
+
+
+def test_encoder_weights_are_not_for_sam(checkpoint):
+    with pytest.raises(Refused, match=r"found sam_vit_t; set encoder_weights to null"):
+        client_network("sam_vit_t", checkpoint=checkpoint, weights="efficientnet_lite0")
+
+
+def test_a_step_of_mobile_sam_on_a_real_image(samfed_data):
+    folder = samfed_data / "data" / "polyp" / "kvasir_seg"
+    picture = sorted(path for path in folder.rglob("*.jpg") if "mask" not in str(path.parent).lower())[0]
+    image = torch.from_numpy(np.array(Image.open(picture).convert("RGB").resize((256, 256)))).movedim(-1, 0)[None] / 255
+    torch.manual_seed(0)
+    network: Any = client_network("sam_vit_t", checkpoint=samfed_data / "weights" / "mobile_sam.pt")
+    statistics = {name: t.clone() for name, t in network.state_dict().items() if "running_" in name}
+    loss = StructureLoss()(network(image), torch.ones(1, 1, 256, 256))
+    loss.backward()
+    assert torch.isfinite(loss)
+    for name, parameter in network.named_parameters():
+        learns = name.endswith(("_b", "experts.up")) or "mask_decoder" in name  # what multiplies a zero waits a step
+        if parameter.requires_grad and learns:
+            assert torch.isfinite(parameter.grad).all(), name
+            assert parameter.grad.any(), name
+    assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in statistics.items())

@@ -1,0 +1,27 @@
+"""A SAM whose encoder has two blocks of width 16: every layer is there, and a step takes milliseconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from samfed_monai.networks.sam.build import assemble, vit_encoder
+from samfed_monai.networks.sam.network import SamNetwork
+
+SIZE = 64
+
+
+def tiny_network(seed: int = 0, **knobs: Any) -> SamNetwork:
+    """A :class:`SamNetwork` on a ViT of two blocks at 64 px."""
+    torch.manual_seed(seed)
+    return SamNetwork(assemble(vit_encoder(SIZE, width=16, depth=2, heads=2, global_blocks=(1,)), SIZE), SIZE, **knobs)
+
+
+def wake(network: nn.Module, seed: int = 1, scale: float = 0.5) -> None:
+    """Moves LoRA and experts away from their zero start."""
+    torch.manual_seed(seed)
+    for name, parameter in network.named_parameters():
+        if name.endswith(("query_b", "value_b", "experts.up")):
+            nn.init.normal_(parameter, std=scale)
