@@ -12,7 +12,7 @@ from samfed_monai.config.ids import MISSING, flat, lookup, references
 from samfed_monai.config.knobs import check_knobs
 from samfed_monai.config.layers import WORKFLOWS, BundleConfig, workflow_files
 from samfed_monai.config.logging_file import check_logging
-from samfed_monai.config.spelling import check_override_ids, check_references, check_unread_knobs
+from samfed_monai.config.spelling import SITES, check_override_ids, check_references, check_unread_knobs
 from samfed_monai.config.variants import variant_files
 from samfed_monai.errors import Problem, Refused
 
@@ -81,8 +81,8 @@ def _problems(config: BundleConfig, root: Path, base_layers: int, ready: bool) -
 
 
 def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[Problem]:
-    """The workflows that a federated job runs: ``train.json`` with the variant and the values of ``client`` on top,
-    ``teacher.json`` with those of ``teacher``; and SAM's weights, if the variant wants a teacher."""
+    """The workflows that a federated job runs: ``train.json`` with the variant and the values of ``client`` on top, and
+    with those of each site; ``teacher.json`` with those of ``teacher``; and SAM's weights, if there is a teacher."""
     try:
         variant = _variant_files(root, config.content.get("variant"))
     except Refused as refused:
@@ -95,9 +95,25 @@ def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[
             source = f"{config.layers[0][0]} -> {group}"
             parts[group] = BundleConfig([*own, *extra], _resolved(config, group), source)
             problems += _problems(parts[group], root, len(own), ready=False)
+    problems += _of_sites(config, root, variant) if "client" in parts else []
     wanted = ready and "client" in parts and parts["client"].content.get("teacher_adapt", "off") != "off"
     if wanted and "teacher" in parts:
         problems += check_base_weights(parts["teacher"].content, root)
+    return problems
+
+
+def _of_sites(config: BundleConfig, root: Path, variant: Sequence[Path]) -> list[Problem]:
+    """``train.json`` as each site changes it; ``network`` is ``network_name`` there."""
+    own, problems = workflow_files(root, "train"), list[Problem]()
+    sites = config.content.get(SITES)
+    for site, choices in sites.items() if isinstance(sites, dict) else ():
+        where = f"{config.layers[0][0]} -> {SITES}#{site}"
+        if not isinstance(choices, dict):
+            expected = 'an object, for instance {"network": "basic_unet"}'
+            problems.append(Problem(where, found=type(choices).__name__, expected=expected))
+            continue
+        pairs = {("network_name" if key == "network" else key): value for key, value in choices.items()}
+        problems += _problems(BundleConfig([*own, *variant], flat(pairs), where), root, len(own), ready=False)
     return problems
 
 

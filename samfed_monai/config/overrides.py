@@ -6,7 +6,7 @@ import ast
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +57,7 @@ def monai_command(argv: Sequence[str] | None = None) -> MonaiCommand | None:
     argv = sys.argv if argv is None else argv
     if not started_by_monai(argv):
         return None
-    pairs = parse_pairs(argv[1:], fire_value)
+    pairs = parse_pairs(argv[1:], fire_value, read_key=fire_key)
     if isinstance(pairs.get("args_file"), str):
         with suppress(Refused):  # MONAI reads YAML, too, and tells itself what it cannot read
             pairs = {**read_json(pairs["args_file"]), **pairs}
@@ -66,11 +66,29 @@ def monai_command(argv: Sequence[str] | None = None) -> MonaiCommand | None:
     return MonaiCommand(overrides=overrides, options=options)
 
 
-def parse_pairs(words: Sequence[str], read_value: Any, stray: list[str] | None = None) -> dict[str, Any]:
-    """``--key value``, ``--key=value`` and a bare ``--key`` (true) as a dictionary; other words go to ``stray``.
+def fire_key(text: str) -> str:
+    """An id as ``fire`` reads it: every hyphen is an underscore, even in the name of a site."""
+    return text.replace("-", "_")
 
-    Hyphens in keys count as underscores, so that ``--learning-rate`` and ``--learning_rate`` are the same id.
+
+def samfed_key(text: str) -> str:
+    """An id as ``samfed`` reads it: ``learning-rate`` is ``learning_rate``, and ``sites#site-1#network`` stays.
+
+    The name of a site is the data list's own and not an id of a bundle.
     """
+    parts = re.split("(#|::)", text)
+    kept = 2 if parts[0] == "sites" else None  # parts[1] is the separator
+    return "".join(part if index == kept else fire_key(part) for index, part in enumerate(parts))
+
+
+def parse_pairs(
+    words: Sequence[str],
+    read_value: Callable[[str], Any],
+    stray: list[str] | None = None,
+    *,
+    read_key: Callable[[str], str] = samfed_key,
+) -> dict[str, Any]:
+    """``--key value``, ``--key=value`` and a bare ``--key`` (true) as a dictionary; other words go to ``stray``."""
     pairs: dict[str, Any] = {}
     index = 0
     while index < len(words):
@@ -84,7 +102,7 @@ def parse_pairs(words: Sequence[str], read_value: Any, stray: list[str] | None =
         if not equals and index < len(words) and not _is_flag(words[index]):
             text, equals = words[index], "="
             index += 1
-        pairs[key.replace("-", "_")] = read_value(text) if equals else True
+        pairs[read_key(key)] = read_value(text) if equals else True
     return pairs
 
 

@@ -19,6 +19,9 @@ COMPONENT_KEYS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_
 GROUPS = frozenset({"client", "teacher"})
 """Groups of ``federate.json`` whose ids are those of ``train.json`` and ``teacher.json``."""
 
+SITES = "sites"
+"""The group of ``federate.json`` that holds one group for each site, whose ids are those of ``train.json``, too."""
+
 _MOST_NAMES = 12  # in a message that has no better guess
 
 _MEANS_THE_SAME = 0.8  # difflib ratio above which two knobs of one file are taken for one knob and its misspelling
@@ -33,7 +36,7 @@ def check_override_ids(config: BundleConfig, base_layers: int) -> Iterator[Probl
             own = index == 0 or (index < base_layers and len(parts) == 1)  # a workflow's files define their ids
             if own or parts[0].startswith("_"):  # and so a note, which MONAI passes over
                 continue
-            if len(parts) > 1 and parts[0] in GROUPS and layer == COMMAND_LINE:
+            if len(parts) > 1 and parts[0] in {*GROUPS, SITES} and layer == COMMAND_LINE:
                 continue  # ids of another workflow, checked against that one
             mend = _lost(below, parts, value)
             if mend is not None:

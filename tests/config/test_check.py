@@ -262,6 +262,20 @@ def test_what_a_federation_hands_to_its_sites_is_checked_as_their_overrides(bund
     ]
 
 
+def test_what_a_site_changes_is_checked_as_overrides_of_its_training(bundle, rewrite: Write):
+    rewrite("federate.json", json.dumps({"variant": "samfed", "client": {}, "sites": {}, "run": ["$@variant"]}))
+    right = {"sites#site-1#rate": 0.5, "sites": {"site-2": {"terms": {"first": {"rate": 1}}}}}
+    assert told(bundle, workflow="federate", overrides=right) == []
+    assert told(
+        bundle, workflow="federate", overrides={"sites#site-1#rtae": 0.5, "sites#b#rate": "0.5", "sites#c": 3}
+    ) == [
+        "federate.json -> sites#site-1 -> rtae: expected an id that this workflow has, found an unknown id; "
+        "did you mean 'rate'?",
+        "federate.json -> sites#b -> rate: expected a number, found '0.5' (str); remove the quotes",
+        'federate.json -> sites#c: expected an object, for instance {"network": "basic_unet"}, found int',
+    ]
+
+
 def test_fault_28_sams_weights_are_wanted_unless_the_variant_has_no_teacher(
     bundle, rewrite: Write, monkeypatch, tmp_path
 ):
