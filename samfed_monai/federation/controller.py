@@ -70,6 +70,7 @@ class RoundController:
         allow_single_site: permits rounds with one site's update, which the "aggregate" then equals (fault 61).
         splits: splits on which the best and the last model are evaluated.
         unseen: sites of the transport that take no part; the server's model is evaluated on their test images.
+        skip_empty: whether sites leave images with an empty mask out of HD95, so that averages can weigh it.
         resume_hint: what a user types to go on, for messages.
         progress: where progress is shown; ``None`` shows it on a terminal only.
 
@@ -91,6 +92,7 @@ class RoundController:
         allow_single_site: bool = False,
         splits: tuple[str, ...] = ("validation", "test"),
         unseen: Iterable[str] = (),
+        skip_empty: bool = False,
         resume_hint: str = "run the same command again",
         progress: Progress | None = None,
     ) -> None:
@@ -107,6 +109,7 @@ class RoundController:
             splits=splits,
             rounds=rounds,
             seed=seed,
+            skip_empty=skip_empty,
         )
         self._writing = 0.0
         sites = len(self.sites)
@@ -206,7 +209,8 @@ class RoundController:
                 for site in messages
             }
             with termination.deferred():
-                record = round_record(round, self.rounds, sites, dict(clock.seconds))
+                skip_empty = self.evaluation.skip_empty
+                record = round_record(round, self.rounds, sites, dict(clock.seconds), skip_empty=skip_empty)
                 started = time.perf_counter()
                 stored = self.folder.write_round(
                     self.strategy.global_weights,

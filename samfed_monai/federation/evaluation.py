@@ -28,6 +28,7 @@ class Evaluation:
         unseen: those that take no part; the server's model is scored on their test images.
         splits: splits on which models are compared at the end.
         rounds, seed: of the run.
+        skip_empty: whether sites leave images with an empty mask out of HD95, see :func:`.scoring.average`.
     """
 
     def __init__(
@@ -40,10 +41,11 @@ class Evaluation:
         splits: Sequence[str],
         rounds: int,
         seed: int,
+        skip_empty: bool = False,
     ) -> None:
         self.transport, self.strategy = transport, strategy
         self.sites, self.unseen, self.splits = sites, unseen, splits
-        self.rounds, self.seed = rounds, seed
+        self.rounds, self.seed, self.skip_empty = rounds, seed, skip_empty
         #: (site, split) to the reason why a site kept its scores of the best or the last model to itself.
         self.withheld: dict[tuple[str, str], str] = {}
 
@@ -86,7 +88,7 @@ class Evaluation:
         }
         return {
             "sites": sites,
-            "average": {split: average(scores) for split, scores in by_split.items()},
+            "average": {split: average(scores, skip_empty=self.skip_empty) for split, scores in by_split.items()},
             "worst": {split: worst(scores) for split, scores in by_split.items()},
             "unseen": {site: scores for site, scores in unseen.items() if scores["test"]},
         }

@@ -38,7 +38,9 @@ def site_record(
     return record
 
 
-def round_record(round: int, rounds: int, sites: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, Any]:
+def round_record(
+    round: int, rounds: int, sites: Mapping[str, Any], seconds: Mapping[str, float], *, skip_empty: bool = False
+) -> dict[str, Any]:
     """``round.json`` without the hashes of its files.
 
     Seconds are those up to the moment the record is made; ``controller`` includes the writing of the round before.
@@ -49,7 +51,7 @@ def round_record(round: int, rounds: int, sites: Mapping[str, Any], seconds: Map
         "round": round,
         "rounds": rounds,
         "sites": dict(sites),
-        "average": {"validation": average(scored)},
+        "average": {"validation": average(scored, skip_empty=skip_empty)},
         "worst": {"validation": worst(scored)},
         "seconds": dict(seconds),
     }

@@ -21,11 +21,25 @@ def site_scores(reply: Envelope) -> dict[str, Any]:
     return {**scores, "n": reply.n, "empty": empty}
 
 
-def average(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean over all images of all sites, and the sums of their counts; ``None`` where no site has a score."""
+def average(sites: Mapping[str, Mapping[str, Any]], *, skip_empty: bool = False) -> dict[str, Any]:
+    """Mean over all images of all sites, and the sums of their counts; ``None`` where no site has a score.
+
+    Unlike :func:`samfed_monai.metrics.pool` it takes what foreign clients send: a score that a site lacks does not
+    count.
+
+    Args:
+        sites: what :func:`site_scores` returned for each.
+        skip_empty: as the sites' HD95 were made: each is then the mean over the images without an empty mask only,
+            and weighs as many.
+    """
     result: dict[str, Any] = {}
     for name in NAMES:
-        scored = [(scores["n"], scores[name]) for scores in sites.values() if scores[name] is not None and scores["n"]]
+        without_empty = skip_empty and name == "hd95"
+        scored = [
+            (scores["n"] - (sum(scores["empty"].values()) if without_empty else 0), scores[name])
+            for scores in sites.values()
+            if scores[name] is not None and scores["n"]
+        ]
         total = sum(n for n, _ in scored)
         result[name] = sum(n * value for n, value in scored) / total if total else None
     result["n"] = sum(scores["n"] for scores in sites.values())
