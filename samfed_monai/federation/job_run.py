@@ -159,6 +159,7 @@ class JobRun:
             seed=plan.seed,
             splits=SPLITS,
             unseen=cast.unseen,
+            skip_empty=cast.config.parser().get_parsed_content("validate#scores").convention["empty"] == "skipped",
             resume_hint=RESUME,
             quorum=plan.quorum,
             timeout=plan.timeout,
