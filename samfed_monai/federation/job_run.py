@@ -17,6 +17,7 @@ from samfed_monai.federation.clip import UpdateGuard
 from samfed_monai.federation.controller import RoundController
 from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.privacy import Privacy, privacy_account, require_possible
 from samfed_monai.federation.run_folder import RunFolder
 from samfed_monai.federation.site_node import Shared, SiteNode
 from samfed_monai.federation.stages.cast import Cast
@@ -50,7 +51,7 @@ class JobRun:
 
     def __init__(self, plan: Plan, places: Places) -> None:
         self.plan, self.places = plan, places
-        self.guard = UpdateGuard(**plan.update_guard)
+        self.guard, self.privacy = UpdateGuard(**plan.update_guard), Privacy.from_json(plan.privacy)
         self.teacher = TeacherStage(places.bundle_root, {**plan.teacher, **places.teacher}, places.cache)
         self.seconds: dict[str, float] = {}
 
@@ -60,6 +61,7 @@ class JobRun:
         plan, places = self.plan, self.places
         datalist = DataList.load(places.datalist)
         cast = Cast.of(plan, places, datalist)
+        require_possible(self.privacy, cast.strategy)
         adapt = cast.config.value("teacher_adapt")
         hashes = {"datalist": datalist.hash, **self._weight_hashes(adapt)}
         folder = RunFolder(places.output_dir)
@@ -93,6 +95,7 @@ class JobRun:
                 teacher_scores=teacher_scores,
                 teacher=about,
                 preparation=prepared,
+                privacy=privacy_account(self.privacy, result.records, result.withheld),
                 seconds={**result.seconds, **self.seconds, "total": time.perf_counter() - started},
                 hashes={**hashes, "teacher": teacher_sha256, **model_hashes(result)},
                 versions=versions(),

@@ -13,6 +13,7 @@ from samfed_monai.errors import Problem, Refused
 from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
 from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.privacy.site import site_release
 from samfed_monai.federation.site_worker import Release, SiteWorker, said
 from samfed_monai.federation.stages.cast import Cast
 from samfed_monai.federation.stages.clients import make_client
@@ -60,7 +61,7 @@ class SiteNode:
         site: its name, one of the plan's.
         plan: from the server, with every site named (:meth:`Cast.settled`).
         places: this machine's.
-        release: what every answer passes last.
+        release: what every answer passes last; ``None`` is the plan's (:func:`site_release`).
         shared: what the sites of one process have in common.
 
     Raises:
@@ -81,11 +82,12 @@ class SiteNode:
         release: Release | None = None,
         shared: Shared | None = None,
     ) -> None:
-        self.site, self.plan, self.places, self.release = site, plan, places, release
+        self.site, self.plan, self.places = site, plan, places
         self._shared = shared
         if site not in (*self.cast.sites, *self.cast.unseen):
             expected = f"one of {[*self.cast.sites, *self.cast.unseen]}"
             raise Refused([Problem("site", found=repr(site), expected=expected, mend="name a site of the plan")])
+        self.release = release or site_release(site, lambda: self._client().client, plan.privacy, places.output_dir)
         self._worker: SiteWorker | None = None
         self._has_network = False
         self._refused = ""
@@ -99,7 +101,7 @@ class SiteNode:
         """
         task = Task(task)
         reply = self._work(task, message)
-        return reply if self.release is None else self.release(task, message, reply)
+        return self.release(task, message, reply)
 
     def engine(self, task: Task) -> Any:
         """The Ignite engine that ``task`` runs, for a progress bar; ``None`` where there is none yet."""

@@ -34,6 +34,7 @@ def job(federation: Path, output: Path, **knobs: Any) -> FederatedJob:
         "variant": "no_sam",
         "warm_start_steps": 2,
         "client": CLIENT,
+        "privacy": {"least_images": 1},
     }
     return FederatedJob(**{**settings, **knobs})
 

@@ -46,6 +46,7 @@ def job(folder: Path, output: Path, variant: str, **knobs: Any) -> FederatedJob:
         "data_root": folder,
         "output_dir": output,
         "rounds": 1,
+        "privacy": {"least_images": 1},
         "variant": variant,
         "warm_start_steps": 0,
     }

@@ -15,6 +15,8 @@ _EXPORTS = {
     "epsilon": "accountant",
     "privacy_account": "account",
     "read_audit": "audit",
+    "require_possible": "site",
+    "site_release": "site",
 }
 __all__ = list(_EXPORTS)
 

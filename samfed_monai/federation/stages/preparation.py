@@ -11,6 +11,7 @@ from samfed_monai.federation.asking import ask_all
 from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.failure import Failure
 from samfed_monai.federation.inbox import Inbox
+from samfed_monai.federation.privacy.small_counts import withheld_reason
 from samfed_monai.federation.scoring import site_scores
 from samfed_monai.federation.transport import Task, Transport
 
@@ -78,8 +79,9 @@ class Preparation:
             inbox = Inbox(round=0, sites=messages, like=None, kind=Kind.METRICS)
             replies = self.transport.exchange(Task.EVALUATE, messages, on_reply=inbox.check)
             for site, reply in replies.items():
-                if isinstance(reply, Failure):
-                    logger.warning("%s has no %s scores of the teacher: %s", site, split, reply.reason)
+                reason = reply.reason if isinstance(reply, Failure) else withheld_reason(reply)
+                if isinstance(reply, Failure) or reason:
+                    logger.warning("%s has no %s scores of the teacher: %s", site, split, reason)
                 else:
                     found[site][split] = site_scores(reply)
         return found
