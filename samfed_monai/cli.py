@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from samfed_monai import __version__
+from samfed_monai.commands.audit import add_audit_parser
 from samfed_monai.commands.check import add_check_parser
 from samfed_monai.commands.compare import add_compare_parser
 from samfed_monai.commands.evaluate import add_evaluate_parser
@@ -47,6 +48,7 @@ ADD_PARSERS = (
     add_federate_parser,
     add_compare_parser,
     add_report_parser,
+    add_audit_parser,
     add_evaluate_parser,
     add_infer_parser,
 )
@@ -111,3 +113,4 @@ def _show_records() -> None:
         logger.addHandler(handler)
         logger.propagate = False
     logger.setLevel(logging.INFO)
+    logging.getLogger("samfed_monai.audit").propagate = False  # a line per message: the site's audit.jsonl has it

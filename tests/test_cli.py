@@ -31,6 +31,7 @@ COMMANDS = (
     "federate",
     "compare",
     "report",
+    "audit",
     "evaluate",
     "infer",
 )

@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate",
     "infer",
     "report",
+    "audit",
     "check",
     "variants",
 }
