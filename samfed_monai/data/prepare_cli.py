@@ -25,6 +25,7 @@ def add_prepare_parser(subparsers: Any) -> argparse.ArgumentParser:
     _isic(sources)
     _list(sources)
     _polyp(sources)
+    _split(sources)
     _synthetic(sources)
     return prepare
 
@@ -93,6 +94,16 @@ def _polyp(sources: Any) -> None:
     _reshaping(parser)
     _common(parser)
     parser.set_defaults(run=prepare_runs.run_polyp)
+
+
+def _split(sources: Any) -> None:
+    parser = _source(
+        sources, "split", "one list per site out of a list of all, for sites that do not share their lists"
+    )
+    parser.add_argument("datalist", metavar="LIST.json", type=Path, help="a list made by `samfed prepare`")
+    about = "where to write <site>.json, and server.json with the public images alone"
+    parser.add_argument("--output-dir", required=True, metavar="DIR", type=Path, help=about)
+    parser.set_defaults(run=prepare_runs.run_split)
 
 
 def _synthetic(sources: Any) -> None:

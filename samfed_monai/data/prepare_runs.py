@@ -95,6 +95,15 @@ def run_polyp(arguments: argparse.Namespace) -> int:
     return _tell(prepared)
 
 
+def run_split(arguments: argparse.Namespace) -> int:
+    from samfed_monai.data.datalist import DataList
+    from samfed_monai.data.split_lists import write_site_lists
+
+    for name, path in write_site_lists(DataList.load(arguments.datalist), arguments.output_dir).items():
+        print(f"{name}: {path}")
+    return 0
+
+
 def run_synthetic(arguments: argparse.Namespace) -> int:
     from samfed_monai.data.assembly import Prepared
     from samfed_monai.data.quality_report import report_on

@@ -96,6 +96,15 @@ class PublicPredictor:
                 found.append((chances * 255).round().to(torch.uint8))
         return torch.cat(found)
 
+    @torch.no_grad()
+    def like(self, network: nn.Module) -> Tensor:
+        """Shape and dtype of :meth:`masks`, from one image and without memory of their own; the values mean nothing."""
+        with eval_mode(network):
+            image = torch.as_tensor(self.dataset[0]["image"])[None].to(self.device)
+            chances = probabilities(self.inferer(image, network))
+        images = len(self.dataset)  # type: ignore[arg-type]
+        return torch.zeros((), dtype=torch.uint8).expand(images, chances.shape[1], *self._size(chances))
+
     def reliability(self, masks: Tensor) -> Tensor:
         """(N,) float in [0, 1] of (N, C, h, w) uint8 masks, at the labels' size."""
         size = tuple(self.labels.shape[-2:])

@@ -109,3 +109,31 @@ def test_an_image_listed_twice_is_refused(tmp_path):
     twice = Item("1.jpg", A, "1.png", B)
     with pytest.raises(Refused, match=r"'1.jpg', which list.json -> public lists too"):
         DataList("list", [twice], {"site": Site([twice])}).save(tmp_path / "list.json")
+
+
+def test_a_sites_list_has_the_public_images_and_its_own_and_keeps_their_hashes():
+    whole = replace(example(), sites={**example().sites, "site-2": Site([Item("t/4.jpg", A)], [], [])})
+    own = whole.for_site("site-2")
+    assert own.public == whole.public
+    assert list(own.sites) == ["site-2"]
+    assert own.hash != whole.hash
+    assert own.part_hash("site-2") == whole.part_hash("site-2")
+    assert own.public_hash() == whole.public_hash() == whole.for_server().public_hash()
+    assert whole.for_server().sites == {}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"mask_threshold": 128},
+        {"sites": {"site-1": Site([Item("s/2.jpg", A)], [], [Item("s/3.jpg", C, "s/3.png", A)])}},
+        {"sites": {"site-1": Site([], [Item("s/2.jpg", B)], [Item("s/3.jpg", C, "s/3.png", A)])}},
+    ],
+)
+def test_a_part_hash_sees_images_splits_and_the_threshold(changed):
+    assert replace(example(), **changed).part_hash("site-1") != example().part_hash("site-1")
+
+
+def test_a_site_that_the_list_lacks_is_refused():
+    with pytest.raises(Refused, match=r"skin -> sites: expected one of \['site-1'\], found 'site-9'"):
+        example().for_site("site-9")

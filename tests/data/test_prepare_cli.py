@@ -78,3 +78,31 @@ def test_the_parser_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_split_writes_one_list_per_site_and_the_servers(tmp_path, capsys):
+    for number, name in enumerate(("public", "a", "b")):
+        site(tmp_path, name, 2, 2, first=100 * number)
+    assert run("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json", "--no-report") == 0
+    assert run("split", tmp_path / "list.json", "--output-dir", tmp_path / "lists") == 0
+    assert f"b: {tmp_path / 'lists' / 'b.json'}" in capsys.readouterr().out
+    whole = DataList.load(tmp_path / "list.json")
+    of_b, of_server = (DataList.load(tmp_path / "lists" / f"{name}.json") for name in ("b", "server"))
+    assert list(of_b.sites) == ["b"]
+    assert of_server.sites == {}
+    assert of_b.public_hash() == of_server.public_hash() == whole.public_hash()
+    assert of_b.part_hash("b") == whole.part_hash("b") != whole.part_hash("a")
+
+
+def test_split_of_a_list_without_sites_is_refused(tmp_path):
+    DataList("nobody", []).save(tmp_path / "list.json")
+    with pytest.raises(Refused, match="nobody -> sites: expected sites to divide by"):
+        run("split", tmp_path / "list.json", "--output-dir", tmp_path)
+
+
+def test_split_of_a_site_named_as_the_servers_list_is_refused(tmp_path):
+    site(tmp_path, "public", 1, 1)
+    site(tmp_path, "server", 2, 2, first=100)
+    assert run("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json", "--no-report") == 0
+    with pytest.raises(Refused, match="found a site named 'server'; rename it"):
+        run("split", tmp_path / "list.json", "--output-dir", tmp_path)

@@ -56,6 +56,14 @@ def test_it_has_no_network_and_its_state_is_the_consensus():
     assert other.masks is None
 
 
+def test_what_it_expects_has_the_shape_of_masks_and_costs_no_pass_over_the_public_images(monkeypatch):
+    strategy = attached()
+    monkeypatch.setattr(strategy.bench.predictor, "masks", lambda network: pytest.fail("a pass over D_p"))
+    like = strategy.expected("a")["masks"]
+    assert (tuple(like.shape), like.dtype) == ((IMAGES, 1, 8, 8), torch.uint8)
+    assert strategy.expected("b")["masks"] is like
+
+
 def test_a_bundle_without_sharing_is_refused():
     with pytest.raises(Refused, match="strategy: expected a PublicMaskSharing, found no sharing in the bundle"):
         Consensus().attach(Server(SITES, 1))

@@ -1,0 +1,39 @@
+"""One data list per site out of a list of all of them, and one for a server that holds nobody's images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from samfed_monai.data.datalist import DataList
+from samfed_monai.errors import Problem, Refused
+
+SERVER = "server"
+
+
+def write_site_lists(datalist: DataList, output_dir: str | Path) -> dict[str, Path]:
+    """Writes ``<site>.json`` with the public images and that site's own, and ``server.json`` with the public ones.
+
+    Their parts keep their hashes, by which server and sites compare them before a run.
+
+    Args:
+        datalist: of all sites.
+        output_dir: where to; it is made.
+
+    Returns:
+        Site, or ``server``, to its file.
+
+    Raises:
+        Refused: a list without sites, or a site of the name ``server``.
+    """
+    if not datalist.sites:
+        found, mend = "no sites", "give the list of all sites"
+        raise Refused([Problem(f"{datalist.name} -> sites", found=found, expected="sites to divide by", mend=mend)])
+    if SERVER in datalist.sites:
+        found, expected = f"a site named {SERVER!r}", "another name: that one is the server's own"
+        raise Refused([Problem(f"{datalist.name} -> sites", found=found, expected=expected, mend="rename it")])
+    parts = {SERVER: datalist.for_server(), **{site: datalist.for_site(site) for site in datalist.sites}}
+    written = {}
+    for name, part in parts.items():
+        written[name] = Path(output_dir) / f"{name}.json"
+        part.save(written[name])
+    return written
