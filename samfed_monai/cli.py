@@ -14,6 +14,7 @@ from samfed_monai.commands.check import add_check_parser
 from samfed_monai.commands.compare import add_compare_parser
 from samfed_monai.commands.evaluate import add_evaluate_parser
 from samfed_monai.commands.federate import add_federate_parser
+from samfed_monai.commands.flare import add_flare_parser
 from samfed_monai.commands.infer import add_infer_parser
 from samfed_monai.commands.init import add_init_parser
 from samfed_monai.commands.teach import add_teach_parser
@@ -46,6 +47,7 @@ ADD_PARSERS = (
     add_variants_parser,
     add_teach_parser,
     add_federate_parser,
+    add_flare_parser,
     add_compare_parser,
     add_report_parser,
     add_audit_parser,

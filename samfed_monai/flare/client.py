@@ -1,8 +1,8 @@
 """What FLARE starts at a site: a light process that takes FLARE's tasks and has another process work on them.
 
 ``python -m samfed_monai.flare.client``. It never imports torch: where the process that trains dies (kill -9, out of
-memory), it is still there, reports the round as failed, and starts a fresh process for the next one. What was prepared
-before round 0 is kept on disk as it came and is played to a fresh process before anything else.
+memory), it is still there, reports the round as failed, and starts a fresh process for the next one, which goes on from
+the state that the site keeps on disk.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 
 from samfed_monai.errors import Refused
 from samfed_monai.flare.child import Child, ChildDied
-from samfed_monai.flare.frames import read_frame, write_frame
 from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.site_file import SiteFile, read_site_file
 
@@ -25,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 WORKER = "samfed_monai.flare.worker"
 PLAN = "samfed_plan.json"
-_REPLAYED = "prepare"
 _SHORT = frozenset("0123456789abcdef")
 
 
@@ -55,8 +53,6 @@ class Site:
             self._enter(str(words.get("run", "")), str(words.get("run_name", "")))
             child = self._ready_child()
             head, content = child.ask(_head(words), payload)
-            if words.get("task") == _REPLAYED and not head.get("failure"):
-                self._remember(words, payload)
             return content, str(head.get("failure", ""))
         except ChildDied as error:
             logger.warning("%s", error)
@@ -78,8 +74,6 @@ class Site:
             raise ChildDied("the message names no run")
         self._run, self._child = run, None
         self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for path in self.state.glob(f"{_REPLAYED}-*"):  # a job that goes on prepares its sites again
-            path.unlink()
         settings = {
             "site": self.name,
             "plan": str(self.app / "config" / PLAN),
@@ -99,21 +93,7 @@ class Site:
         assert self._child is not None
         if not self._child.alive:
             self._child.start()
-            for path in sorted(self.state.glob(f"{_REPLAYED}-*.frame")):
-                with open(path, "rb") as stream:
-                    head, payload = read_frame(stream)
-                answer, _ = self._child.ask(head, payload)
-                if answer.get("failure"):
-                    raise ChildDied(f"a fresh process could not be prepared: {answer['failure']}")
         return self._child
-
-    def _remember(self, words: dict[str, Any], payload: bytes) -> None:
-        count = len(list(self.state.glob(f"{_REPLAYED}-*.frame")))
-        path = self.state / f"{_REPLAYED}-{count:02d}.frame"
-        temporary = path.with_suffix(".tmp")
-        with open(temporary, "wb") as stream:
-            write_frame(stream, _head(words), payload)
-        os.replace(temporary, path)
 
 
 def _head(words: dict[str, Any]) -> dict[str, Any]:

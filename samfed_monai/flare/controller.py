@@ -87,6 +87,10 @@ class FederationController(ModelController):
         """The folder of the job's configuration files."""
         return Path(self.engine.get_workspace().get_app_config_dir(self.fl_ctx.get_job_id()))
 
+    def job_run_folder(self) -> Path:
+        """The job's own folder, which FLARE packs for whoever downloads the job's result."""
+        return Path(self.engine.get_workspace().get_run_dir(self.fl_ctx.get_job_id()))
+
     def client_names(self) -> tuple[str, ...]:
         """Names of the clients that take part in this job."""
         return tuple(sorted(client.name for client in self.engine.get_clients()))
@@ -116,6 +120,9 @@ class FlarePost:
         self.controller = controller
 
     def send(self, letter: Letter) -> Any:
+        if letter.site not in self.controller.client_names():
+            letter.answered(letter.site, "it is not connected to this FLARE job")
+            return None
         model = FLModel(
             params={ENVELOPE: np.frombuffer(letter.payload, dtype=np.uint8)},
             params_type=ParamsType.FULL,
@@ -129,6 +136,8 @@ class FlarePost:
         return task
 
     def cancel(self, ticket: Any) -> None:
+        if ticket is None:
+            return
         self.controller.cancel_task(ticket, fl_ctx=self.controller.fl_ctx)
 
     def check_stop(self) -> None:

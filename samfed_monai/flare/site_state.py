@@ -42,7 +42,7 @@ class SiteState:
 
     def __init__(self, folder: str | Path, holder: Any) -> None:
         self.folder, self.holder = Path(folder), holder
-        self.at: int | None = PREPARED
+        self.at: int | None = None
 
     def before(self, task: Task, round: int) -> None:
         """Takes the holder to the state that ``task`` of ``round`` starts from."""
@@ -66,7 +66,7 @@ class SiteState:
             round: of it.
             keep: rounds whose states the server may ask for again.
         """
-        if task not in (Task.TRAIN, *_preparing()):
+        if task not in (Task.TRAIN, Task.PREPARE):
             return
         number = round if task == Task.TRAIN else PREPARED
         state = self.holder.state_dict()
@@ -88,8 +88,3 @@ class SiteState:
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:03d}.safetensors"
-
-
-def _preparing() -> tuple[Task, ...]:
-    prepare = getattr(Task, "PREPARE", None)
-    return () if prepare is None else (prepare,)

@@ -74,7 +74,7 @@ class FlareTransport:
         post: sends and cancels.
         sites: names of the federation's clients.
         run: identifier of the run, so that a site never goes on from another run's state.
-        patience: seconds that an exchange may take where the caller names none; ``None`` waits.
+        patience: seconds that an evaluation may take; ``None`` waits. What comes before round 0 always waits.
         notice: seconds between two lines about who is waited for.
         max_bytes: largest answer that is decoded.
         progress: where progress is shown; ``None`` shows it on a terminal only.
@@ -114,7 +114,7 @@ class FlareTransport:
         on_reply: Callable[[str, Envelope], None] | None = None,
     ) -> dict[str, Envelope | Failure]:
         self._exchanges += 1
-        wait = timeout if timeout is not None else self.patience
+        wait = self.patience if timeout is None and task == Task.EVALUATE else timeout
         started = time.monotonic()
         tickets, replies = self._send(task, messages)
         noticed = started

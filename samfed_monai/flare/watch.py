@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +77,8 @@ class Watch:
             text = self._rest + stream.read().decode(errors="replace")
             self._read = stream.tell()
         *lines, self._rest = text.split("\n")
-        for line in lines:
-            found = _LINE.match(line)
-            if found and _TOLD.fullmatch(found[1].strip()):
-                logger.info("%s", found[1].strip())
+        for line in told_in(lines):
+            logger.info("%s", line)
 
     def tail(self) -> str:
         """The last errors of the log, for a message."""
@@ -89,6 +87,12 @@ class Watch:
         lines = self.log.read_text(errors="replace").splitlines()
         errors = [line for line in lines if "ERROR" in line or "Error" in line][-5:] or lines[-5:]
         return "".join(f"\n  | {line[:300]}" for line in errors)
+
+
+def told_in(lines: Iterable[str]) -> list[str]:
+    """Those lines of a FLARE log that a user wants to read, without FLARE's head."""
+    found = (_LINE.match(line) for line in lines)
+    return [line[1].strip() for line in found if line and _TOLD.fullmatch(line[1].strip())]
 
 
 def raise_as_told(status: dict[str, Any]) -> None:

@@ -1,0 +1,75 @@
+"""From a bundle's ``federate.json`` and the command line to a plan in which every site is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.commands.run_bundle import whole_groups
+from samfed_monai.config import find_bundle
+from samfed_monai.config.check import check_bundle
+from samfed_monai.config.exit_codes import told_by
+from samfed_monai.config.layers import workflow_files
+from samfed_monai.data import DataList
+from samfed_monai.errors import Problem, Refused
+from samfed_monai.federation.plan import Places, Plan
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a command line asks for.
+
+    Args:
+        plan: every site is named.
+        places: on this machine.
+        sites: names of all sites, those that take no part included.
+        datalist: the whole list; ``None`` where none was given and ``federate.json`` names the sites.
+        report: the bundle's own report component.
+    """
+
+    plan: Plan
+    places: Places
+    sites: tuple[str, ...]
+    datalist: DataList | None
+    report: Any
+
+
+def planned(bundle: str | Path, overrides: Mapping[str, Any]) -> Planned:
+    """Checks the bundle with its overrides and plans the run, without running anything.
+
+    Raises:
+        Refused: with every problem of the bundle, the overrides or the list.
+    """
+    from monai.bundle import ConfigParser
+
+    from samfed_monai.federation.stages.cast import Cast
+
+    root = find_bundle(bundle)
+    problems = check_bundle(root, "federate", overrides=dict(overrides))
+    if problems:
+        raise Refused(problems)
+    files = workflow_files(root, "federate")
+    parser = ConfigParser()
+    parser.read_config([str(path) for path in files])
+    parser.update(pairs={"bundle_root": str(root), **whole_groups(files, overrides)})
+    try:
+        job = parser.get_parsed_content("job")
+    except Exception as error:
+        told = told_by(error)
+        raise told or error from None
+    has_list = bool(overrides.get("datalist"))
+    if not has_list and not job.plan.sites:
+        mend = "give --datalist, or name every site in federate.json -> sites"
+        raise Refused([Problem("sites", found="no list and no names", expected="the federation's sites", mend=mend)])
+    datalist = DataList.load(job.places.datalist) if has_list else None
+    cast = Cast.of(job.plan, job.places, datalist or DataList("", []))
+    plan = cast.settled(job.plan)
+    return Planned(
+        plan=plan,
+        places=job.places,
+        sites=tuple(sorted((*cast.sites, *cast.unseen))),
+        datalist=datalist,
+        report=lambda: parser.get_parsed_content("report"),
+    )

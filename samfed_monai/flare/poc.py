@@ -1,0 +1,178 @@
+"""A whole FLARE system on this machine: provisioned with certificates, real processes, a job submitted by an admin."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.errors import Stopped
+from samfed_monai.flare.allow_list import merge_allow_list
+from samfed_monai.flare.needs import require_flare
+from samfed_monai.flare.processes import Processes
+from samfed_monai.flare.session import open_session, submit_job, wait_for_sites
+from samfed_monai.flare.site_file import NAME
+from samfed_monai.flare.watch import Watch, refuse_busy_port
+
+logger = logging.getLogger(__name__)
+
+PROJECT = "samfed"
+ADMIN = "admin@samfed.local"
+SERVER = "localhost"
+PORT = 8102
+
+
+class Poc:
+    """Server and clients of a provisioned project, as processes of this machine.
+
+    Args:
+        workspace: folder of the project; it is provisioned when it is not there yet.
+        sites: names of the clients.
+        port: on which the server listens.
+        more_classes: added to the list of classes that a job may name.
+    """
+
+    def __init__(
+        self, workspace: str | Path, sites: Sequence[str], *, port: int = PORT, more_classes: Sequence[str] = ()
+    ) -> None:
+        require_flare()
+        self.workspace, self.sites, self.port = Path(workspace).resolve(), tuple(sites), port
+        self.kits = self.workspace / PROJECT / "prod_00"
+        self.more_classes = tuple(more_classes)
+
+    @property
+    def admin(self) -> Path:
+        """The admin's start-up kit."""
+        return self.kits / ADMIN
+
+    def provision(self, site_files: str | Path) -> None:
+        """Makes the start-up kits, with site files and the list of classes in their ``local`` folders."""
+        from nvflare.lighter.prov_utils import prepare_builders, prepare_packager
+        from nvflare.lighter.provision import prepare_project
+        from nvflare.lighter.provisioner import Provisioner
+
+        content = project(self.sites, port=self.port)
+        self.workspace.mkdir(parents=True, exist_ok=True)
+        provisioner = Provisioner(str(self.workspace), prepare_builders(content), prepare_packager(content))
+        provisioner.provision(prepare_project(content))
+        for name in (SERVER, *self.sites):
+            local = self.kits / name / "local"
+            merge_allow_list(local, self.more_classes)
+            shutil.copy(Path(site_files) / f"{'server' if name == SERVER else name}.json", local / NAME)
+
+    def start_server(self, processes: Processes, log: Path) -> Any:
+        """Starts the server."""
+        return self._start(processes, SERVER, "server", log, [])
+
+    def start_site(self, processes: Processes, site: str, log: Path) -> Any:
+        """Starts a site's client."""
+        return self._start(processes, site, "client", log, [f"uid={site}"])
+
+    def _start(self, processes: Processes, name: str, kind: str, log: Path, words: list[str]) -> Any:
+        command = [
+            *(sys.executable, "-u", "-m", f"nvflare.private.fed.app.{kind}.{kind}_train", "-m", str(self.kits / name)),
+            *("-s", f"fed_{kind}.json", "--set", "secure_train=true", *words, f"org={PROJECT}", "config_folder=config"),
+        ]
+        return processes.start(name, command, cwd=self.kits / name, log=log)
+
+
+def project(sites: Sequence[str], *, port: int) -> dict[str, Any]:
+    """A project for FLARE's provisioning: one server on this machine, the sites, one admin."""
+    impl = "nvflare.lighter.impl"
+    return {
+        "api_version": 3,
+        "name": PROJECT,
+        "description": "SAM-Fed on one machine",
+        "participants": [
+            {"name": SERVER, "type": "server", "org": PROJECT, "fed_learn_port": port, "admin_port": port},
+            *({"name": site, "type": "client", "org": PROJECT} for site in sites),
+            {"name": ADMIN, "type": "admin", "org": PROJECT, "role": "project_admin"},
+        ],
+        "builders": [
+            {"path": f"{impl}.workspace.WorkspaceBuilder"},
+            {"path": f"{impl}.static_file.StaticFileBuilder", "args": {"config_folder": "config", "scheme": "grpc"}},
+            {"path": f"{impl}.cert.CertBuilder"},
+            {"path": f"{impl}.signature.SignatureBuilder"},
+        ],
+    }
+
+
+def run_poc(
+    job: str | Path,
+    *,
+    sites: Sequence[str],
+    workspace: str | Path,
+    run_folder: str | Path,
+    site_files: str | Path,
+    port: int = PORT,
+    timeout: float | None = None,
+    more_classes: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    on_start: Callable[[Poc, Processes, str], Any] | None = None,
+) -> dict[str, Any]:
+    """Provisions, starts server and clients, submits the job and waits for its end.
+
+    Args:
+        job: folder made by :func:`samfed_monai.flare.job.export_job`.
+        sites: names of the clients.
+        workspace: folder of the start-up kits.
+        run_folder: the run's folder, as the server's site file names it.
+        site_files: folder of ``<site>.json`` and ``server.json``.
+        port: on which the server listens.
+        timeout: seconds; ``None`` waits.
+        more_classes: added to the list of classes that a job may name.
+        environment: on top of this process's own.
+        on_start: called with the system, its processes and the job's identifier once the job is submitted.
+
+    Raises:
+        Refused: the port is in use.
+        SamFedError: as the server said, or FLARE failed.
+    """
+    refuse_busy_port(port)
+    run_folder = Path(run_folder)
+    poc = Poc(workspace, sites, port=port, more_classes=more_classes)
+    poc.provision(site_files)
+    logs = run_folder / "flare"
+    with Processes(environment) as processes:
+        server = poc.start_server(processes, logs / "server.log")
+        clients = {site: poc.start_site(processes, site, logs / f"{site}.log") for site in sites}
+
+        def gone() -> str:
+            if server.poll() is not None:
+                return "the FLARE server ended before the run did"
+            if all(client.poll() is not None for client in clients.values()):
+                return "all FLARE clients ended before the run did"
+            return ""
+
+        with _session_when_up(poc, gone) as session:
+            wait_for_sites(session, sites, timeout=120, gone=gone)
+            job_id = submit_job(session, job)
+        if on_start is not None:
+            on_start(poc, processes, job_id)
+        log = poc.kits / SERVER / job_id / "log.txt"
+        return Watch(run_folder, log).until_done(gone, timeout=timeout)
+
+
+def _session_when_up(poc: Poc, gone: Callable[[], str]) -> Any:
+    import contextlib
+    import time
+
+    @contextlib.contextmanager
+    def opened() -> Any:
+        deadline = time.monotonic() + 120
+        with contextlib.ExitStack() as stack:
+            while True:
+                try:
+                    session = stack.enter_context(open_session(poc.admin, timeout=10))
+                    break
+                except Stopped as error:
+                    if gone():
+                        raise Stopped(gone(), error.resume) from None
+                    if time.monotonic() > deadline:
+                        raise
+            yield session
+
+    return opened()

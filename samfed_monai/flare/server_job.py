@@ -1,0 +1,74 @@
+"""The server's part of a run: the plan that came with the job, the places of the server's own file, the rounds."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from samfed_monai.errors import SamFedError
+from samfed_monai.flare.client import PLAN
+from samfed_monai.flare.session import publish
+from samfed_monai.flare.site_file import read_site_file
+from samfed_monai.flare.site_job import places_of, read_plan
+from samfed_monai.flare.transport import FlareTransport
+from samfed_monai.io import read_json, write_json
+
+if TYPE_CHECKING:
+    from samfed_monai.federation.plan import Plan
+    from samfed_monai.flare.controller import FederationController
+
+logger = logging.getLogger(__name__)
+
+
+def run_server(controller: FederationController, folder: Path) -> None:
+    """Runs what is left of the run in ``folder``.
+
+    Raises:
+        SamFedError: the run is refused or stopped; what there is of it is kept.
+    """
+    from samfed_monai.federation.job_run import JobRun
+    from samfed_monai.flare.controller import FlarePost
+
+    logging.getLogger("samfed_monai").setLevel(logging.INFO)
+    files = read_site_file(controller.kit_folder())
+    if files.weights is not None:
+        os.environ["SAMFED_WEIGHTS"] = str(files.weights)
+    if files.threads is not None:
+        import torch
+
+        torch.set_num_threads(int(files.threads))
+    plan = read_plan(controller.job_config() / PLAN)
+
+    def transport(settled: Plan) -> FlareTransport:
+        sites = tuple(sorted({*settled.sites, *settled.unseen}))
+        run = run_identifier(folder)
+        controller.transport = FlareTransport(FlarePost(controller), sites, run=run, patience=settled.timeout)
+        return controller.transport
+
+    try:
+        JobRun(plan, places_of(files, plan, folder)).run(transport)
+        if files.output_dir is None:
+            _report(folder, files.datalist, files.data_root)
+    except SamFedError:
+        raise
+    finally:
+        if files.output_dir is None:
+            publish(folder, controller.job_run_folder())
+
+
+def run_identifier(folder: Path) -> str:
+    """The run's own random name: made with its folder, the same when it goes on."""
+    path = folder / "flare.run.json"
+    if not path.is_file():
+        write_json(path, {"run": secrets.token_hex(8)})
+    return str(read_json(path)["run"])
+
+
+def _report(folder: Path, datalist: Path, data_root: Path) -> None:
+    # no overlays: the images are at the sites
+    from samfed_monai.reports import Report
+
+    Report(run_folder=folder, datalist=datalist, data_root=data_root, overlays=False).write()

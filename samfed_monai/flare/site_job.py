@@ -1,0 +1,61 @@
+"""A site's part of a run: the plan that came with the job, checked, and the places that the site's own file names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.config import find_bundle
+from samfed_monai.config.strict import strict_problems
+from samfed_monai.errors import Problem, Refused
+from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.site_node import SiteNode
+from samfed_monai.flare.site_file import SiteFile
+from samfed_monai.io import read_json
+
+
+def site_node(settings: dict[str, Any], files: SiteFile) -> SiteNode:
+    """What answers at this site.
+
+    Args:
+        settings: ``site``, ``plan`` (a file) and ``run_folder``, from the FLARE client.
+        files: the site's file.
+
+    Raises:
+        Refused: a plan that is or could become code, or that is not one; a bundle that is not here.
+    """
+    plan = read_plan(settings["plan"])
+    return SiteNode(settings["site"], plan, places_of(files, plan, Path(settings["run_folder"])))
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Reads a plan that came with a job; nothing in it may be an expression, a place, or a class nobody listed.
+
+    Raises:
+        Refused: every problem of it.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise Refused([Problem("plan", found=type(content).__name__, expected="a JSON object")])
+    plan = Plan.from_json(content)
+    problems = strict_problems({"client": content.get("client", {})}, "plan")
+    problems += strict_problems({"teacher": content.get("teacher", {})}, "plan")
+    for site, choices in dict(plan.sites).items():
+        problems += strict_problems(dict(choices), f"plan -> sites -> {site}")
+    if "/" in plan.bundle or "\\" in plan.bundle or plan.bundle.startswith("."):
+        problems.append(Problem("plan -> bundle", found=repr(plan.bundle), expected="a bundle's name, not a path"))
+    if problems:
+        raise Refused(problems)
+    return plan
+
+
+def places_of(files: SiteFile, plan: Plan, run_folder: Path) -> Places:
+    """Where things lie, from the site's own file alone."""
+    return Places(
+        bundle_root=find_bundle(files.bundle_root or plan.bundle),
+        datalist=files.datalist,
+        data_root=files.data_root,
+        output_dir=run_folder,
+        cache_dir=files.cache_dir,
+        adapter=files.adapter,
+    )

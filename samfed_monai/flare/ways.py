@@ -1,0 +1,141 @@
+"""The four ways of ``samfed flare``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.errors import Problem, Refused
+from samfed_monai.federation.asking import quorum_of
+from samfed_monai.flare.job import RUN_NAME, export_job, this_python
+from samfed_monai.flare.one_machine import write_site_files
+from samfed_monai.flare.planning import Planned, planned
+from samfed_monai.flare.poc import run_poc
+from samfed_monai.flare.session import fetch_results, follow, open_session, submit_job, wait_for_sites
+from samfed_monai.flare.simulator import simulate as run_simulator
+from samfed_monai.flare.status import clear_status
+from samfed_monai.flare.watch import raise_as_told
+from samfed_monai.io import read_json
+
+logger = logging.getLogger(__name__)
+
+Options = Mapping[str, Any]
+
+
+def export(bundle: str, overrides: Options, arguments: argparse.Namespace, paths: Options) -> None:
+    """Writes a job."""
+    run = planned(bundle, overrides)
+    _export(run, Path(paths["job"]), _name(arguments, run), python=arguments.python)
+    logger.info("job: %s (%d sites; submit it with `samfed flare submit`)", paths["job"], len(run.sites))
+
+
+def simulate(bundle: str, overrides: Options, arguments: argparse.Namespace, paths: Options) -> None:
+    """Runs the job in the simulator."""
+    run = planned(bundle, overrides)
+    with _workspace(paths["workspace"], arguments.keep_workspace) as folder:
+        common = _prepare(run, folder, arguments)
+        run_simulator(**common)
+    _report(run)
+
+
+def poc(bundle: str, overrides: Options, arguments: argparse.Namespace, paths: Options) -> None:
+    """Runs the job on a whole FLARE system of this machine."""
+    run = planned(bundle, overrides)
+    with _workspace(paths["workspace"], arguments.keep_workspace) as folder:
+        common = _prepare(run, folder, arguments)
+        run_poc(**common, port=arguments.port)
+    _report(run)
+
+
+def submit(bundle: str, overrides: Options, arguments: argparse.Namespace, paths: Options) -> None:
+    """Submits a job, exported before or made now, and fetches its results."""
+    kit, output = paths["kit"], Path(paths["output_dir"])
+    with tempfile.TemporaryDirectory(prefix="samfed-flare-") as folder:
+        job = Path(bundle)
+        if not (job / "meta.json").is_file():
+            if arguments.rounds is None:
+                raise Refused([Problem("--rounds", found="nothing", expected="a number, or an exported job's folder")])
+            run = planned(bundle, overrides)
+            name = _name(arguments, run)
+            job = _export(run, Path(folder) / name, name, python=arguments.python)
+        plan = read_json(job / "app" / "config" / "samfed_plan.json")
+        with open_session(kit) as session:
+            wait_for_sites(session, sorted((*plan["sites"], *plan["unseen"])), timeout=arguments.stop_after)
+            job_id = submit_job(session, job)
+            if arguments.no_wait:
+                return
+            ended = follow(session, job_id, timeout=arguments.stop_after)
+            logger.info("FLARE's status: %s", ended)
+            raise_as_told(fetch_results(session, job_id, output))
+    logger.info("results: %s", output / "results.json")
+
+
+WAYS = {"export": export, "simulate": simulate, "poc": poc, "submit": submit}
+
+
+def _export(run: Planned, folder: Path, name: str, *, python: str) -> Path:
+    plan = run.plan
+    least = quorum_of(len(plan.sites), plan.quorum, allow_single_site=plan.allow_single_site)
+    return export_job(folder, plan.to_json(), run_name=name, min_clients=least, python=python)
+
+
+def _prepare(run: Planned, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Site files, the job and the arguments that both ways on one machine take."""
+    if run.datalist is None:
+        raise Refused([Problem("--datalist", found="nothing", expected="a data list with every site's images")])
+    output = run.places.output_dir
+    output.mkdir(parents=True, exist_ok=True)
+    clear_status(output)
+    name = _name(arguments, run)
+    files = write_site_files(folder / "sites", run.datalist, run.places, run.sites, threads=arguments.threads)
+    job = _export(run, folder / name, name, python=this_python())
+    threads = {"OMP_NUM_THREADS": str(arguments.threads)} if arguments.threads else {}
+    return {
+        "job": job,
+        "sites": run.sites,
+        "workspace": folder / "workspace",
+        "run_folder": output,
+        "site_files": files,
+        "timeout": arguments.stop_after,
+        "environment": threads,
+    }
+
+
+def _name(arguments: argparse.Namespace, run: Planned) -> str:
+    if arguments.run_name:
+        return str(arguments.run_name)
+    folder = Path(arguments.output_dir or arguments.job).resolve().name
+    return folder if RUN_NAME.fullmatch(folder) else f"{run.plan.bundle}-{run.plan.variant}"
+
+
+@contextmanager
+def _workspace(named: str | None, keep: bool) -> Iterator[Path]:
+    if named is not None and keep:
+        Path(named).mkdir(parents=True, exist_ok=True)
+        yield Path(named)
+        return
+    if named is not None:
+        Path(named).mkdir(parents=True, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix="samfed-flare-", dir=named)
+    try:
+        yield Path(folder)
+    finally:
+        if keep:
+            logger.info("FLARE's folder: %s", folder)
+        else:
+            import shutil
+
+            shutil.rmtree(folder, ignore_errors=True)
+            if named is not None and not os.listdir(named):
+                os.rmdir(named)
+
+
+def _report(run: Planned) -> None:
+    run.report().write()
+    logger.info("results: %s", run.places.output_dir / "results.json")

@@ -1,0 +1,284 @@
+"""The transport over FLARE, with a post office of this process: made messages, and no FLARE."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samfed_monai.errors import Stopped
+from samfed_monai.federation import Envelope, FedAvg, Kind, RoundController, RunFolder, Server
+from samfed_monai.federation.failure import Failure
+from samfed_monai.federation.site_worker import SiteWorker
+from samfed_monai.federation.transport import Task
+from samfed_monai.federation.wire import from_bytes, to_bytes
+from samfed_monai.flare.transport import FlareTransport, Letter, waiting
+from samfed_monai.io import sha256_file
+from tests.federation.toys import QUIET, FixedClient, weights
+
+SITES = ("site-1", "site-2", "site-3")
+
+
+class PostOffice:
+    """Has clients of this process answer letters; ``meddle`` may do anything else with one."""
+
+    def __init__(self, meddle: Any = None, sites: tuple[str, ...] = SITES) -> None:
+        self.workers = {
+            site: SiteWorker(site, FixedClient(site, step=float(number + 1), n=number + 1))
+            for number, site in enumerate(sites)
+        }
+        self.meddle = meddle
+        self.letters: list[Letter] = []
+        self.cancelled: list[Letter] = []
+        self.stop = ""
+
+    def answer(self, letter: Letter) -> bytes:
+        return to_bytes(self.workers[letter.site].answer(Task(letter.task), from_bytes(letter.payload)))
+
+    def send(self, letter: Letter) -> Letter:
+        self.letters.append(letter)
+        if self.meddle is None or not self.meddle(self, letter):
+            letter.answered(letter.site, self.answer(letter))
+        return letter
+
+    def cancel(self, letter: Letter) -> None:
+        self.cancelled.append(letter)
+
+    def check_stop(self) -> None:
+        if self.stop:
+            raise Stopped(self.stop, "submit the same job again")
+
+
+def make(meddle: Any = None, sites: tuple[str, ...] = SITES, **options: Any) -> tuple[FlareTransport, PostOffice]:
+    post = PostOffice(meddle, sites)
+    return FlareTransport(post, sites, run="ab", progress=QUIET, **options), post
+
+
+def run(path: Path, meddle: Any = None, *, rounds: int = 2, sites: tuple[str, ...] = SITES, **options: Any) -> Any:
+    transport, post = make(meddle, sites, patience=1.0)
+    with RunFolder(path).open({"rounds": rounds}, seeds={"seed": 0}) as folder:
+        strategy = FedAvg()
+        strategy.attach(Server(sites, rounds, weights=weights()))
+        options.setdefault("timeout", 5.0)
+        controller = RoundController(
+            transport=transport, strategy=strategy, folder=folder, rounds=rounds, progress=QUIET, **options
+        )
+        return controller.run(), post
+
+
+def model(path: Path, round: int = 1) -> str:
+    return sha256_file(path / "rounds" / f"{round:03d}" / "global.safetensors")
+
+
+def training(letter: Letter, site: str, round: int) -> bool:
+    return (letter.task, letter.site, letter.round) == ("train", site, round)
+
+
+def message(site: str = "site-1", **fields: Any) -> Envelope:
+    return Envelope(Kind.WEIGHTS, site, 0, 2, tensors=weights(), **fields)
+
+
+def test_an_exchange_is_what_the_sites_answer_and_its_bytes_are_counted():
+    transport, post = make()
+    replies = transport.exchange(Task.TRAIN, {site: message(site) for site in SITES})
+    assert [replies[site].n for site in SITES] == [1, 2, 3]  # type: ignore[union-attr]
+    assert replies["site-2"].tensors["b"].tolist() == [3.0, 3.0]  # type: ignore[union-attr]
+    traffic = transport.take_traffic()
+    assert traffic["site-1"].down == len(post.letters[0].payload)
+    assert traffic["site-1"].up == len(post.answer(post.letters[0]))
+    assert transport.take_traffic() == {}
+
+
+def test_tensors_are_let_go_once_they_were_taken_in():
+    transport, _ = make()
+    seen: list[str] = []
+    replies = transport.exchange(
+        Task.TRAIN, {site: message(site) for site in SITES}, on_reply=lambda site, reply: seen.append(site)
+    )
+    assert sorted(seen) == list(SITES)
+    assert all(reply.tensors == {} for reply in replies.values())  # type: ignore[union-attr]
+
+
+def test_a_pickle_or_too_many_bytes_are_that_sites_failure():
+    def meddle(post: PostOffice, letter: Letter) -> bool:
+        if letter.site == "site-1":
+            letter.answered("site-1", b"\x80\x04cos\nsystem\n")
+        if letter.site == "site-2":
+            letter.answered("site-2", bytes(5000))
+        return letter.site != "site-3"
+
+    transport, _ = make(meddle, max_bytes=4000)
+    replies = transport.exchange(Task.TRAIN, {site: message(site) for site in SITES})
+    assert "safetensors" in replies["site-1"].reason  # type: ignore[union-attr]
+    assert "5000 bytes" in replies["site-2"].reason  # type: ignore[union-attr]
+    assert isinstance(replies["site-3"], Envelope)
+
+
+def test_flares_wish_to_stop_ends_the_wait_and_the_rounds_are_kept(tmp_path):
+    def meddle(post: PostOffice, letter: Letter) -> bool:
+        if training(letter, "site-1", 1):
+            post.stop = "FLARE ended the job"
+        return False
+
+    with pytest.raises(Stopped, match="FLARE ended the job"):
+        run(tmp_path, meddle)
+    assert model(tmp_path, 0)
+    assert not (tmp_path / "rounds" / "001").exists()
+
+
+def test_rounds_whose_states_are_wanted_are_told_to_the_sites(tmp_path):
+    _, post = run(tmp_path, rounds=4)
+    last = [letter for letter in post.letters if letter.task == "train"][-1]
+    assert (last.words["run"], last.words["keep"]) == ("ab", [1, 2])
+
+
+def test_the_line_about_who_is_waited_for():
+    assert waiting("train", {"b", "a"}, 245.0) == "train: waiting for a, b (4 min left)"
+    assert waiting("train", ["a"], 42.0) == "train: waiting for a (42 s left)"
+    assert waiting("train", ["a"], None) == "train: waiting for a"
+
+
+def test_who_is_waited_for_is_logged(caplog):
+    def meddle(post: PostOffice, letter: Letter) -> bool:
+        threading.Timer(0.5, lambda: letter.answered(letter.site, post.answer(letter))).start()
+        return True
+
+    transport, _ = make(meddle, notice=0.1)
+    with caplog.at_level(logging.INFO, "samfed_monai"):
+        transport.exchange(Task.TRAIN, {"site-1": message()}, timeout=60)
+    assert "train: waiting for site-1 (60 s left)" in caplog.text
+
+
+def test_fault_42_a_straggler_is_left_out_at_the_deadline_and_holds_nobody_up_afterwards(tmp_path):
+    late: list[Letter] = []
+
+    def meddle(post: PostOffice, letter: Letter) -> bool:
+        if letter.site == "site-3" and (letter.round, letter.task) == (0, "train"):
+            late.append(letter)
+        return letter.site == "site-3" and letter.round < 2
+
+    started = time.monotonic()
+    result, post = run(tmp_path, meddle, rounds=3, timeout=1.0)
+    assert time.monotonic() - started < 5, "one deadline, not one per exchange"
+    reasons = [record["sites"]["site-3"]["reason"] for record in result.records]
+    assert "no answer within 1 s" in reasons[0]
+    assert "nobody waited for it" in reasons[1]
+    assert reasons[2] is None, "it answered again, and took part"
+    assert late[0] in post.cancelled
+
+
+def test_fault_42_the_model_is_that_of_the_sites_that_answered(tmp_path):
+    run(tmp_path / "two", sites=("site-1", "site-2"))
+    run(tmp_path / "three", lambda post, letter: letter.site == "site-3", timeout=0.5)
+    assert model(tmp_path / "two") == model(tmp_path / "three")
+
+
+def test_a_site_that_is_missing_is_waited_for_where_the_quorum_needs_it():
+    def meddle(post: PostOffice, letter: Letter) -> bool:
+        if letter.site == "site-1" and letter.round == 0:
+            return True
+        threading.Timer(0.6, lambda: letter.answered(letter.site, post.answer(letter))).start()
+        return True
+
+    transport, _ = make(meddle, ("site-1", "site-2"))
+    first = transport.exchange(Task.TRAIN, {s: message(s) for s in ("site-1", "site-2")}, quorum=1, timeout=1.0)
+    assert isinstance(first["site-1"], Failure)
+    again = {s: replace(message(s), round=1) for s in ("site-1", "site-2")}
+    second = transport.exchange(Task.TRAIN, again, quorum=2, timeout=10.0)
+    assert not any(isinstance(reply, Failure) for reply in second.values())
+
+
+def test_fault_43_a_late_answer_and_a_second_one_are_dropped_by_name(tmp_path, caplog):
+    kept: dict[str, Letter] = {}
+
+    def meddle(post: PostOffice, letter: Letter) -> bool:
+        if training(letter, "site-2", 0):
+            kept["site-2"] = letter
+        if training(letter, "site-1", 1):  # what was asked in round 0 comes now, and now's answer comes twice
+            kept["site-2"].answered("site-2", post.answer(kept["site-2"]))
+            letter.answered("site-1", post.answer(letter))
+            letter.answered("site-1", post.answer(letter))
+        return False
+
+    run(tmp_path / "clean")
+    run(tmp_path / "faulty", meddle)
+    assert "site-2: dropped a late answer" in caplog.text
+    assert "site-1: dropped a second answer" in caplog.text
+    assert model(tmp_path / "clean") == model(tmp_path / "faulty")
+
+
+def test_fault_44_a_stale_rounds_update_is_refused_and_the_others_make_the_model(tmp_path):
+    stale: list[bytes] = []
+
+    def meddle(post: PostOffice, letter: Letter) -> bool:
+        if training(letter, "site-3", 0):
+            stale.append(post.answer(letter))
+        if training(letter, "site-3", 1):
+            letter.answered("site-3", stale[0])
+            return True
+        return False
+
+    result, _ = run(tmp_path / "stale", meddle)
+    assert "expected round 1, found round 0" in result.records[1]["sites"]["site-3"]["reason"]
+    run(tmp_path / "without", lambda post, letter: training(letter, "site-3", 1), timeout=0.5)
+    assert model(tmp_path / "stale") == model(tmp_path / "without")
+
+
+def test_fault_45_a_replay_after_a_restart_of_the_server_is_refused(tmp_path):
+    recorded: list[bytes] = []
+
+    def record_and_stop(post: PostOffice, letter: Letter) -> bool:
+        if training(letter, "site-1", 0):
+            recorded.append(post.answer(letter))
+        if training(letter, "site-1", 1):
+            post.stop = "killed"
+        return False
+
+    with pytest.raises(Stopped, match="killed"):
+        run(tmp_path / "run", record_and_stop)
+
+    def replay(post: PostOffice, letter: Letter) -> bool:
+        if training(letter, "site-1", 1):
+            letter.answered("site-1", recorded[0])
+            return True
+        return False
+
+    result, _ = run(tmp_path / "run", replay)
+    assert "expected round 1, found round 0" in result.records[1]["sites"]["site-1"]["reason"]
+
+
+def test_fault_46_an_unknown_client_is_dropped_and_changes_nothing(tmp_path, caplog):
+    def meddle(post: PostOffice, letter: Letter) -> bool:
+        if training(letter, "site-1", 0):
+            forged = replace(from_bytes(post.answer(letter)), site="site-9")
+            letter.answered("site-9", to_bytes(forged))
+        if training(letter, "site-2", 0):  # one site in another's name
+            letter.answered("site-2", to_bytes(replace(from_bytes(post.answer(letter)), site="site-1")))
+            return True
+        return False
+
+    result, _ = run(tmp_path, meddle)
+    assert "dropped an answer of 'site-9', which is no site that was asked" in caplog.text
+    assert "another site's name" in result.records[0]["sites"]["site-2"]["reason"]
+    assert "site-9" not in result.records[0]["sites"]
+
+
+def test_fault_47_below_quorum_stops_and_says_how_to_go_on(tmp_path):
+    with pytest.raises(Stopped, match=r"round 1: 1 of 3 updates, 2 needed(.|\n)*site-2: boom(.|\n)*to go on: mend it"):
+        run(tmp_path, lambda post, letter: _boom(letter, post))
+    result, _ = run(tmp_path)
+    run(tmp_path.with_name("whole"))
+    assert model(tmp_path) == model(tmp_path.with_name("whole"))
+    assert len(result.records) == 2
+
+
+def _boom(letter: Letter, post: PostOffice) -> bool:
+    if letter.task == "train" and letter.round == 1 and letter.site != "site-1":
+        letter.answered(letter.site, "boom")
+        return True
+    return False
