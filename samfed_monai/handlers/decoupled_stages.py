@@ -1,0 +1,100 @@
+"""Decoupled fine-tuning: within a round first what is shared is trained, then what is personal."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ignite.engine import Events
+
+from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.networks.sam.network import SamNetwork, SamPath
+
+
+class DecoupledStages:
+    """Stage G, then stage L, in every epoch of a trainer (pFedSAM, METHOD section 6; a round of the federation is one).
+
+    Stage G runs the network's global path and trains what is shared; stage L runs the personal path and trains what is
+    personal. The resting half takes no gradient at all, not even a zero one, so that neither weight decay nor an
+    optimizer's moments move it; its moments wait as they are. Between iterations the network is on its personal path
+    with everything trainable, so what validates or copies it there sees the site's own model.
+
+    It does not go together with ``ProximalTerm``, which looks at all weights that are trained at a round's start.
+
+    Args:
+        share: part of an epoch's steps that are stage G, rounded up; 0 and 1 leave one stage out.
+
+    Raises:
+        Refused: a share outside [0, 1]; at ``STARTED``, a network without paths or without personal weights, an
+            optimizer that lacks weights of a stage, or too few steps for both stages.
+
+    Example::
+
+        "before#stages": {"_target_": "samfed_monai.handlers.DecoupledStages", "share": 0.5}
+    """
+
+    where = "before#stages (DecoupledStages)"
+
+    def __init__(self, *, share: float = 0.5) -> None:
+        if type(share) not in (int, float) or not 0 <= share <= 1:
+            raise Refused([Problem(f"{self.where} -> share", found=repr(share), expected="a part in [0, 1]")])
+        self.share = share
+        self._weights: dict[SamPath, list[Any]] = {}
+
+    def attach(self, engine: Any) -> None:
+        """Binds to a trainer."""
+        engine.add_event_handler(Events.STARTED, self.check)
+        engine.add_event_handler(Events.ITERATION_STARTED, self)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.release)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
+
+    def stage(self, step: int, steps: int) -> SamPath:
+        """The path that is trained at ``step`` (from 0) of the ``steps`` of an epoch."""
+        return SamPath.GLOBAL if step < math.ceil(self.share * steps) else SamPath.PERSONAL
+
+    def check(self, engine: Any) -> None:
+        """Refuses, before any work, what cannot be trained in two stages."""
+        network, steps, problems = engine.network, engine.state.epoch_length, Problems()
+        if not isinstance(network, SamNetwork):
+            mend = "set network_name to sam_vit_t, sam_vit_b, sam_vit_l or sam_vit_h"
+            found, expected = type(network).__name__, "a network with a global and a personal path"
+            raise Refused([Problem(self.where, found, expected, mend)])
+        groups = {group["name"]: group["params"] for group in network.parameter_groups()}
+        if "personal" not in groups:
+            mend = "set network_def#experts to 4, or leave this handler out"
+            problems.add(self.where, found="no personal weights", expected="experts or a personal decoder", mend=mend)
+        held = {id(weight) for group in engine.optimizer.param_groups for weight in group["params"]}
+        for name, weights in groups.items():
+            missing = sum(id(weight) not in held for weight in weights)
+            if missing:
+                found = f"an optimizer without {missing} of the {len(weights)} {name} tensors"
+                mend = "let its params be $@network.parameter_groups()"
+                problems.add(self.where, found=found, expected="one that holds them all", mend=mend)
+        if steps is not None and 0 < self.share < 1 and len({self.stage(step, steps) for step in range(steps)}) < 2:
+            found = f"{steps} steps with a share of {self.share}"
+            mend = "raise local_steps, or set share to 0 or 1"
+            problems.add(self.where, found=found, expected="at least one step for each stage", mend=mend)
+        problems.refuse_if_any()
+        self._weights = {SamPath.GLOBAL: groups["shared"], SamPath.PERSONAL: groups["personal"]}
+
+    def __call__(self, engine: Any) -> None:
+        """Sets path and trainable weights of one iteration."""
+        steps = engine.state.epoch_length
+        active = self.stage((engine.state.iteration - 1) % steps, steps)
+        engine.network.path = active
+        engine.state.stage = active.value
+        for weight in self._weights[active.other]:
+            weight.requires_grad_(False)
+            weight.grad = None  # MONAI's trainer zeroes gradients, and a zero gradient still decays and moves
+
+    def release(self, engine: Any) -> None:
+        """Back to the personal path, everything trainable."""
+        engine.network.path = SamPath.PERSONAL
+        for weights in self._weights.values():
+            for weight in weights:
+                weight.requires_grad_(True)
+
+    def _failed(self, engine: Any, error: BaseException) -> None:
+        if self._weights:
+            self.release(engine)
+        raise error
