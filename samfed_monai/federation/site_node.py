@@ -13,7 +13,8 @@ from samfed_monai.errors import Problem, Refused
 from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
 from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.plan import Places, Plan
-from samfed_monai.federation.privacy.site import site_release
+from samfed_monai.federation.privacy.settings import Privacy
+from samfed_monai.federation.privacy.site import site_release, too_few_images
 from samfed_monai.federation.site_worker import Release, SiteWorker, said
 from samfed_monai.federation.stages.cast import Cast
 from samfed_monai.federation.stages.clients import make_client
@@ -169,6 +170,9 @@ class SiteNode:
             self._refused = ""
             own = own_papers(self.plan, self.places.bundle_root, self.datalist, self.site)
             problems += differences(message.extra, own)
+            if self.site in self.cast.sites:
+                images = len(self.datalist.sites[self.site].unlabelled)
+                problems += too_few_images(images, Privacy.from_json(self.plan.privacy), self.cast.strategy)
             if self._shared is None:
                 problems += image_problems(self.datalist, self._data_root, cache_dir=self.places.cache)
         try:

@@ -17,6 +17,7 @@ _EXPORTS = {
     "read_audit": "audit",
     "require_possible": "site",
     "site_release": "site",
+    "too_few_images": "site",
 }
 __all__ = list(_EXPORTS)
 

@@ -50,3 +50,18 @@ def require_possible(privacy: Privacy, strategy: Strategy) -> None:
         mend = "choose a variant that exchanges those, or differential_privacy: null"
         raise Refused([Problem(f"{WHERE} -> differential_privacy", found=found, expected=expected, mend=mend)])
     require_accountant()
+
+
+def too_few_images(images: int, privacy: Privacy, strategy: Strategy) -> list[Problem]:
+    """What keeps a site from taking part before round 0: its messages would be refused in every round.
+
+    Args:
+        images: images that the site trains on.
+        privacy: the run's settings.
+        strategy: says whether anything but scores leaves a site.
+    """
+    if images >= privacy.least_images or strategy.exchange_name == "none":
+        return []
+    expected = f"at least {privacy.least_images} images to train on, as privacy -> least_images says"
+    mend = "join with another site, or agree on another least_images"
+    return [Problem("images", found="fewer", expected=expected, mend=mend)]
