@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from samfed_monai.data.synthetic_scene.noise import Range
+from samfed_monai.data.synthetic_scene.variation import lamp_and_size
 from samfed_monai.seeds import derive_seed
 
 
@@ -95,12 +96,5 @@ def look_of(index: int, seed: int) -> ColonLook:
     if index < len(SITES):
         return look
     rng = np.random.default_rng(derive_seed(seed, "colon-look", index))
-    red, green, blue = (float(gain) for gain in rng.uniform(0.92, 1.08, 3))
-    scale = float(rng.uniform(0.75, 1.25))
-    low, high = look.radius
-    return replace(
-        look,
-        light=(red * look.light[0], green * look.light[1], blue * look.light[2]),
-        radius=(max(0.08, low * scale), min(0.38, high * scale)),
-        box=float(rng.uniform(0, 0.5)),
-    )
+    drawn = lamp_and_size(look.light, look.radius, rng, gains=(0.92, 1.08), limits=(0.08, 0.38))
+    return replace(look, **drawn, box=float(rng.uniform(0, 0.5)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from samfed_monai.data.synthetic_scene.noise import Range
+from samfed_monai.data.synthetic_scene.variation import lamp_and_size
 from samfed_monai.seeds import derive_seed
 
 
@@ -88,12 +89,5 @@ def look_of(index: int, seed: int) -> SiteLook:
     if index < len(SITES):
         return look
     rng = np.random.default_rng(derive_seed(seed, "look", index))
-    red, green, blue = (float(gain) for gain in rng.uniform(0.9, 1.08, 3))
-    scale = float(rng.uniform(0.75, 1.25))
-    low, high = look.radius
-    return replace(
-        look,
-        light=(red * look.light[0], green * look.light[1], blue * look.light[2]),
-        radius=(max(0.07, low * scale), min(0.42, high * scale)),
-        hairs=(look.hairs[0], float(look.hairs[1] * rng.uniform(0.5, 1.5))),
-    )
+    drawn = lamp_and_size(look.light, look.radius, rng, gains=(0.9, 1.08), limits=(0.07, 0.42))
+    return replace(look, **drawn, hairs=(look.hairs[0], float(look.hairs[1] * rng.uniform(0.5, 1.5))))
