@@ -95,7 +95,10 @@ def build_results(
         **_given(networks=networks and dict(networks), exchange=exchange, convention=convention and dict(convention)),
         **_given(privacy=privacy and dict(privacy)),
         "teacher": _teacher(teacher_scores, teacher, skip_empty=skip),
-        "traffic": {**{key: int((traffic or {}).get(key, 0)) for key in BYTES}, **_more_traffic(rounds_traffic, preparation)},
+        "traffic": {
+            **{key: int((traffic or {}).get(key, 0)) for key in BYTES},
+            **_more_traffic(rounds_traffic, preparation),
+        },
         "seconds": times,
         "hashes": dict(hashes or {}),
         "versions": dict(versions or {}),
