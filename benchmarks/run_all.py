@@ -21,6 +21,7 @@ SCRIPTS = {
     "semi_supervised_iteration": "The whole iteration against the supervised step",
     "federation_overhead": "The federation's share of a round",
     "heterogeneous": "Unlike networks",
+    "pfedsam": "SAM with LoRA and local experts",
     "aggregation": "Aggregation",
     "metrics": "Dice, IoU and HD95",
     "imports": "Imports",
