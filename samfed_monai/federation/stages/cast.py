@@ -146,6 +146,10 @@ def _parts(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Sites that train and sites that do not, sorted."""
     known = sorted(datalist.sites)
+    if not known and not choices:
+        found, mend = "no names, and a list without sites", 'for instance {"site-1": {}, "site-2": {}}'
+        where = "federate.json -> sites"
+        raise Refused([Problem(where, found=found, expected="the name of every site that trains", mend=mend)])
     if not known:
         away = set(unseen)
         return tuple(site for site in sorted(choices) if site not in away), tuple(sorted(away))

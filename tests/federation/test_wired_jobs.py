@@ -1,0 +1,187 @@
+"""The whole job over a transport that serialises: the server has the public images, each site its own list."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samfed_monai import __version__
+from samfed_monai.data import DataList, render_synthetic
+from samfed_monai.errors import Refused
+from samfed_monai.federation import FederatedJob, Plan, job_run
+from samfed_monai.results import validate_results
+from tests.federation.test_job import CLIENT, job
+from tests.federation.wired import Children, Homes
+
+UNLIKE = {
+    **CLIENT,
+    "public_steps": 1,
+    "mixed_networks": ["basic_unet", "flexible_unet_resnet18"],
+    "server_network": "basic_unet",
+}
+
+
+@pytest.fixture(scope="module")
+def three_sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sites that train and ``site-3``, which has nothing but test images."""
+    folder = tmp_path_factory.mktemp("three")
+    counts: dict[str, Any] = {"images_per_site": 4, "public": 4, "validation": 2, "test": 2, "size": (64, 64)}
+    listed = render_synthetic(folder, sites=3, labelled=True, **counts)
+    listed.sites["site-3"] = dataclasses.replace(listed.sites["site-3"], unlabelled=[], validation=[])
+    listed.save(folder / "list.json")
+    return folder
+
+
+def at_server(federation: Path, homes: Homes, output: Path, **knobs: Any) -> FederatedJob:
+    """The same job with the server's own list and a folder without a site's images."""
+    public = output.parent / "public"
+    for item in DataList.load(federation / "list.json").public:
+        for name in filter(None, (item.image, item.label)):
+            (public / name).parent.mkdir(parents=True, exist_ok=True)
+            (public / name).write_bytes((federation / name).read_bytes())
+    named = {"sites": {"site-1": {}, "site-2": {}}, "unseen": ["site-3"], "privacy": {"least_images": 1}}
+    return job(public, output, datalist=homes.lists["server"], **{**named, **knobs})
+
+
+@pytest.mark.parametrize(
+    ("variant", "client"), [("no_sam", CLIENT), pytest.param("hssf", UNLIKE, marks=pytest.mark.slow)]
+)
+def test_apart_and_in_one_process_the_models_are_the_same_bits(three_sites, tmp_path, variant, client):
+    ours = {"variant": variant, "client": client, "privacy": {"least_images": 1}}
+    together = job(three_sites, tmp_path / "together", **ours).run()
+    homes = Homes(three_sites, tmp_path / "homes")
+    apart = at_server(three_sites, homes, tmp_path / "apart", **ours).run(homes)
+    assert validate_results(apart) == []
+    assert apart["hashes"]["model_last"] == together["hashes"]["model_last"]
+    for part in ("sites", "average", "unseen", "networks", "exchange"):
+        assert apart[part] == together[part], part
+    assert apart["traffic"]["down_bytes"] == together["traffic"]["down_bytes"]
+    assert (apart["skipped"], apart["seconds"]["server"] > 0) == ([], True)
+    assert not (tmp_path / "apart" / "evaluation").exists(), "tables of images are at the sites"
+    assert (tmp_path / "homes/site-3/evaluation/best/site-3/test/scores.csv").is_file()
+    asked = homes.transport.asked
+    assert asked[:6] == [(task, f"site-{n}") for task in ("check", "prepare") for n in (1, 2, 3)]
+
+
+@pytest.mark.slow
+def test_in_processes_of_their_own_that_are_killed_and_made_again_the_models_are_the_same_bits(three_sites, tmp_path):
+    ours = {"variant": "hssf", "client": UNLIKE, "privacy": {"least_images": 1}}
+    together = job(three_sites, tmp_path / "together", **ours).run()
+    children = Children(three_sites, tmp_path / "homes", killed_after={"site-2": "000"})
+    try:
+        apart = at_server(three_sites, children, tmp_path / "apart", **ours).run(children)
+    finally:
+        children.end()
+    assert children.started == {"site-1": 1, "site-2": 2, "site-3": 1}
+    assert apart["skipped"] == []
+    assert apart["hashes"]["model_last"] == together["hashes"]["model_last"]
+    for part in ("sites", "average", "unseen"):
+        assert apart[part] == together[part], part
+
+
+def refusal(federation: Path, tmp_path: Path, change: Any, **knobs: Any) -> str:
+    homes = Homes(federation, tmp_path / "homes")
+
+    def changed(plan: Plan):
+        transport = homes(plan)
+        change(homes, plan)
+        return transport
+
+    with pytest.raises(Refused) as caught:
+        at_server(federation, homes, tmp_path / "run", **knobs).run(changed)
+    assert not (tmp_path / "run" / "cache" / "warm_start").exists(), "before anything was trained"
+    assert not (tmp_path / "run" / "rounds").exists()
+    return str(caught.value)
+
+
+def test_everything_that_differs_at_a_site_is_refused_at_once_before_any_work(three_sites, tmp_path, monkeypatch):
+    def change(homes: Homes, plan: Plan) -> None:
+        listed = DataList.load(homes.lists["site-2"])
+        listed.public.reverse()
+        listed.save(homes.lists["site-2"])
+        homes.nodes["site-2"] = homes.node("site-2", dataclasses.replace(plan, seed=1))
+
+    papers = job_run.shared_papers
+    monkeypatch.setattr(job_run, "shared_papers", lambda *given: papers(*given) | {"version": "9.9"})
+    text = refusal(three_sites, tmp_path, change)
+    assert "site-2: expected a site that can take part, found plan and bundle: expected the server's" in text
+    assert (
+        f"samfed-monai: expected the server's 9.9, found {__version__}; install the same version at both ends" in text
+    )
+    assert "public part of the data list: expected the server's" in text
+    assert "site-3" in text, "every site's differences"
+
+
+def test_a_server_that_knows_the_whole_list_sees_that_a_sites_part_differs(three_sites, tmp_path):
+    def change(homes: Homes, plan: Plan) -> None:
+        listed = DataList.load(homes.lists["site-1"])
+        del listed.sites["site-1"].unlabelled[0]
+        listed.save(homes.lists["site-1"])
+        homes.nodes["site-1"] = homes.node("site-1", plan)
+
+    whole = {"datalist": three_sites / "list.json"}
+    homes = Homes(three_sites, tmp_path / "homes")
+
+    def changed(plan: Plan):
+        transport = homes(plan)
+        change(homes, plan)
+        return transport
+
+    with pytest.raises(Refused, match=r"site-1: .*this site's part of the data list: expected the server's .*split"):
+        job(three_sites, tmp_path / "run", **whole).run(changed)
+
+
+def test_an_image_that_changed_at_a_site_is_refused_without_its_name(three_sites, tmp_path):
+    images = tmp_path / "images"
+
+    def change(homes: Homes, plan: Plan) -> None:
+        shutil.copytree(three_sites, images)
+        item = DataList.load(homes.lists["site-1"]).sites["site-1"].test[0]
+        (images / item.image).write_bytes(b"")
+        there = dataclasses.replace(homes.nodes["site-1"].places, data_root=images)
+        homes.nodes["site-1"].places = there
+
+    text = refusal(three_sites, tmp_path, change)
+    assert "site-1: expected a site that can take part, found images: expected images and masks as they were" in text
+    assert "found 2 problems; this site's log names each of them" in text
+    assert ".png" not in text
+    assert ".jpg" not in text
+
+
+def test_a_client_that_is_missing_and_one_that_nobody_named_are_refused(three_sites, tmp_path):
+    homes = Homes(three_sites, tmp_path / "homes")
+
+    def renamed(plan: Plan):
+        transport = homes(plan)
+        transport.answers["site-9"] = transport.answers.pop("site-2")
+        return transport
+
+    with pytest.raises(Refused) as caught:
+        at_server(three_sites, homes, tmp_path / "run").run(renamed)
+    assert "site site-2: expected a client that the transport can reach, found nobody of that name" in str(caught.value)
+    assert "site site-9: expected a site of the plan, found a client that the plan does not name" in str(caught.value)
+
+
+def test_a_run_goes_on_while_a_site_is_away_and_ends_as_the_quorum_allows(three_sites, tmp_path):
+    named = {"sites": {"site-1": {}, "site-2": {}}, "allow_single_site": True, "quorum": 1}
+    homes = Homes(three_sites, tmp_path / "homes")
+    at_server(three_sites, homes, tmp_path / "run", **named).run(homes)
+    (tmp_path / "run" / "results.json").unlink()
+
+    def away(plan: Plan):
+        transport = homes(plan)
+        transport.answers["site-2"] = lambda task, payload: (_ for _ in ()).throw(ConnectionError())
+        return transport
+
+    results = at_server(three_sites, homes, tmp_path / "run", **named).run(away)
+    assert results["models"]["last"]["round"] == 1
+
+
+def test_nobody_is_named_without_a_list_of_sites(three_sites, tmp_path):
+    homes = Homes(three_sites, tmp_path / "homes")
+    with pytest.raises(Refused, match=r"federate\.json -> sites: expected the name of every site that trains"):
+        at_server(three_sites, homes, tmp_path / "run", sites={}, unseen=[]).run(homes)
