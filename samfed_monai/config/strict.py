@@ -15,7 +15,7 @@ from samfed_monai.config.files import FOLDER_KNOBS, WEIGHT_KNOBS
 from samfed_monai.config.ids import join_id, split_id
 from samfed_monai.config.knobs import knobs_of
 from samfed_monai.config.overrides import MONAI_OPTIONS
-from samfed_monai.config.spelling import GROUPS
+from samfed_monai.config.spelling import GROUPS, SITES
 from samfed_monai.config.strict_targets import strict_target
 from samfed_monai.errors import Problem
 
@@ -101,18 +101,24 @@ def _of_id(parts: tuple[str, ...], value: Any, where: str, file: bool) -> Iterat
         yield from strict_target(value, where)
     if last == "_debug_" or (last == "_mode_" and value not in ("default", "callable")):
         yield Problem(where, found=_shown(value), expected="'default' or 'callable'", mend="the debugger is a prompt")
-    if last in ("logging_file", "logging_config") or (len(parts) == 1 and last in MONAI_OPTIONS):
+    own = _in_its_workflow(parts)  # a group's ids reach MONAI's command as those of the file do
+    if last in ("logging_file", "logging_config") or (len(own) == 1 and own[0] in MONAI_OPTIONS):
         mend = "delete it; whoever starts a run decides where it logs and what it reads"
         yield Problem(where, found="an option of the command", expected="ids of a configuration", mend=mend)
     if file:
         return
-    own = parts[1:] if parts[0] in GROUPS and len(parts) > 1 else parts
     if own[0] in SENT_WORKFLOW:
         mend = "delete it; what a workflow does is in the bundle that was installed here"
         yield Problem(where, found="what to do", expected="values for ids", mend=mend)
     if _is_place(last, value):
         mend = "set it on this machine, in the site's own file"
         yield Problem(where, found=_shown(value), expected="nothing that says where files lie", mend=mend)
+
+
+def _in_its_workflow(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """The id within ``train.json`` or ``teacher.json``, without the group of ``federate.json`` that it is in."""
+    depth = 2 if parts[0] == SITES else 1 if parts[0] in GROUPS else 0
+    return parts[depth:] or parts
 
 
 def _is_place(name: str, value: Any) -> bool:

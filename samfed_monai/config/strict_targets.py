@@ -1,4 +1,7 @@
-"""The components that a strict bundle may name: those that compute, and none that loads, fetches, writes or starts."""
+"""The components that a strict bundle may name: this package's, and of others those that compute.
+
+What loads, fetches, writes or starts something is not among the latter.
+"""
 
 from __future__ import annotations
 

@@ -184,7 +184,11 @@ def test_fault_29_weights_of_another_hash(bundle, rewrite: Write, tmp_path):
 
 @pytest.mark.parametrize(
     "target",
-    ["os.system", "subprocess.run", "torch.os.system", "torch.hub.load", "torch.load", "$print", "scripts.run"],
+    [
+        *("os.system", "subprocess.run", "torch.os.system", "torch.hub.load", "torch.load", "$print", "scripts.run"),
+        # allowed packages have doors to everything else: any target by its name, any command, any library
+        *("monai.utils.instantiate", "monai.utils.run_cmd", "monai.utils.optional_import", "torch.ops.load_library"),
+    ],
 )
 def test_fault_31_target_outside_the_allow_list(bundle, rewrite: Write, target):
     rewrite("train.json", {"loss": {"_target_": target}})

@@ -65,7 +65,18 @@ def test_fault_31_code_in_what_a_server_sends():
     assert len(told({"a": [{"b": ["$x"]}]})) == 1
 
 
-@pytest.mark.parametrize("key", ["logging_file", "args_file", "config_file", "tracking", "client#logging_file"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "logging_file",
+        "args_file",
+        "config_file",
+        "tracking",
+        "client#logging_file",
+        "client#tracking",
+        "sites#a#tracking",
+    ],
+)
 def test_fault_31_the_server_may_not_set_options_of_the_command(key):
     [message] = told({key: "x"})
     assert message.startswith(f"plan -> {key}: expected ids of a configuration, found an option of the command; delete")
@@ -76,7 +87,9 @@ def test_fault_31_a_logging_configuration_by_any_name():
     assert message.startswith("plan -> records: expected no logging configuration, found 'configs/logging.conf'")
 
 
-@pytest.mark.parametrize("key", ["run", "initialize", "client#imports", "client#run#0", "teacher#initialize", "_meta_"])
+@pytest.mark.parametrize(
+    "key", ["run", "initialize", "client#imports", "client#run#0", "sites#a#run", "teacher#initialize", "_meta_"]
+)
 def test_fault_31_the_server_may_not_say_what_to_do(key):
     [message] = told({key: "x"})
     assert message.startswith(f"plan -> {key}: expected values for ids, found what to do; delete it")
