@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import time
@@ -98,6 +99,7 @@ class FlareTransport:
         self._missing: set[str] = set()
         self._exchanges = 0
         self._arrivals: queue.Queue[tuple[int, str, bytes | str]] = queue.Queue()
+        self._first: tuple[int, str, bytes | str] | None = None
         self._rounds: Path | None = None
 
     @property
@@ -115,32 +117,32 @@ class FlareTransport:
     ) -> dict[str, Envelope | Failure]:
         self._exchanges += 1
         wait = self.patience if timeout is None and task == Task.EVALUATE else timeout
-        started = time.monotonic()
+        deadline = None if wait is None else time.monotonic() + wait
+        started = noticed = time.monotonic()
         tickets, replies = self._send(task, messages)
-        noticed = started
+        arrived: dict[str, bytes | str] = {}
         with self.progress.sites(len(messages)) as bar:
-            while len(replies) < len(messages):
+            while len(replies) + len(arrived) < len(messages):
                 self.post.check_stop()
-                now = time.monotonic()
-                if (wait is not None and now - started > wait) or self._enough(messages, replies, quorum):
-                    break
-                if now - noticed > self.notice:
-                    noticed = now
-                    left = None if wait is None else wait - (now - started)
-                    logger.info("%s", waiting(Task(task).value, messages.keys() - replies.keys(), left))
-                try:
-                    number, sender, answer = self._arrivals.get(timeout=_TICK)
-                except queue.Empty:
-                    continue
-                if self._take(number, sender, answer, messages, replies, on_reply):
-                    bar.start(sender, Task(task).value)
+                missing = messages.keys() - replies.keys() - arrived.keys()
+                while self._collect(messages, replies, arrived):
                     bar.advance()
-        for site in sorted(messages.keys() - replies.keys()):
+                self._take_in_order(messages, replies, arrived, on_reply)
+                now = time.monotonic()
+                if (deadline is not None and now > deadline) or self._enough(messages, replies, arrived, quorum):
+                    break
+                if now - noticed > self.notice and missing:
+                    noticed = now
+                    logger.info("%s", waiting(Task(task).value, missing, None if deadline is None else deadline - now))
+                self._wait()
+        for site in sorted(messages.keys() - replies.keys() - arrived.keys()):
             self.post.cancel(tickets[site])
             again = "" if site not in self._missing else ", nor in time before; nobody waited for it"
-            replies[site] = Failure(site, f"no answer within {time.monotonic() - started:.0f} s{again}")
+            failure = Failure(site, f"no answer within {time.monotonic() - started:.0f} s{again}")
+            replies[site] = failure
             self._missing.add(site)
-            logger.warning("%s: %s", site, replies[site].reason)  # type: ignore[union-attr]
+            logger.warning("%s: %s", site, failure.reason)
+        self._take_in_order(messages, replies, arrived, on_reply)
         return {site: replies[site] for site in sorted(replies)}
 
     def came_late(self, site: str, what: str = "answer") -> None:
@@ -179,34 +181,64 @@ class FlareTransport:
     def _arrived(self, number: int, sender: str, answer: bytes | str) -> None:
         self._arrivals.put((number, sender, answer))
 
-    def _enough(self, messages: Mapping[str, Envelope], replies: Mapping[str, Envelope | Failure], quorum: int) -> bool:
-        if messages.keys() - replies.keys() - self._missing:
-            return False
-        return sum(not isinstance(reply, Failure) for reply in replies.values()) >= quorum
+    def _wait(self) -> None:
+        """Until something has come, or for a moment."""
+        with contextlib.suppress(queue.Empty):
+            self._first = self._arrivals.get(timeout=_TICK)
 
-    def _take(
+    def _enough(
         self,
-        number: int,
-        sender: str,
-        answer: bytes | str,
         messages: Mapping[str, Envelope],
-        replies: dict[str, Envelope | Failure],
-        on_reply: Callable[[str, Envelope], None] | None,
+        replies: Mapping[str, Envelope | Failure],
+        arrived: Mapping[str, bytes | str],
+        quorum: int,
     ) -> bool:
+        """Whether only sites are left for which nobody waits, and the others suffice."""
+        if messages.keys() - replies.keys() - arrived.keys() - self._missing:
+            return False
+        answers = [isinstance(answer, bytes) for answer in arrived.values()]
+        return sum(not isinstance(reply, Failure) for reply in replies.values()) + sum(answers) >= quorum
+
+    def _collect(
+        self,
+        messages: Mapping[str, Envelope],
+        replies: Mapping[str, Envelope | Failure],
+        arrived: dict[str, bytes | str],
+    ) -> bool:
+        """Looks at one thing that has come; whether there was one."""
+        try:
+            number, sender, answer = self._first or self._arrivals.get_nowait()
+        except queue.Empty:
+            return False
+        self._first = None
         if sender not in messages:
             logger.warning("dropped an answer of %r, which is no site that was asked", sender)
-            return False
+            return True
         self._missing.discard(sender)
         if isinstance(answer, bytes):
             self._traffic.setdefault(sender, Traffic()).up += len(answer)
         if number != self._exchanges:
             self.came_late(sender)
-            return False
-        if sender in replies:
+        elif sender in replies or sender in arrived:
             logger.warning("%s: dropped a second answer (one per site and message)", sender)
-            return False
-        replies[sender] = self._read(sender, answer, on_reply)
+        else:
+            arrived[sender] = answer
         return True
+
+    def _take_in_order(
+        self,
+        messages: Mapping[str, Envelope],
+        replies: dict[str, Envelope | Failure],
+        arrived: dict[str, bytes | str],
+        on_reply: Callable[[str, Envelope], None] | None,
+    ) -> None:
+        """Takes in what has come, in the order of names: sums then have the same bits as in one process."""
+        for site in sorted(messages):
+            if site in replies:
+                continue
+            if site not in arrived:
+                return
+            replies[site] = self._read(site, arrived.pop(site), on_reply)
 
     def _read(
         self, site: str, answer: bytes | str, on_reply: Callable[[str, Envelope], None] | None
