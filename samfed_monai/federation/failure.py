@@ -19,6 +19,9 @@ PUBLIC_PACKAGES = frozenset({"samfed_monai", "monai", "ignite", "torch", "torchv
 # (Cannot allocate memory)"); on a GPU it says "out of memory"
 _NO_MEMORY = re.compile("cannot allocate memory|can't allocate memory|out of memory|bad_alloc", re.IGNORECASE)
 
+#: Problems of one message that are named; a check before the first round may find five different ones.
+_SHOWN = 5
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -44,7 +47,7 @@ def scrub(error: BaseException) -> str:
         scrub(FileNotFoundError(2, "...", "/data/Jane Doe.png"))  # "FileNotFoundError (No such file or directory)"
     """
     if isinstance(error, MessageRefused):
-        return "; ".join(str(problem) for problem in error.problems[:3]) + _more(len(error.problems) - 3)
+        return "; ".join(str(problem) for problem in error.problems[:_SHOWN]) + _more(len(error.problems) - _SHOWN)
     known = type(error).__module__.partition(".")[0] in PUBLIC_PACKAGES | {"builtins"}
     text = type(error).__name__ if known else "an error of the site's own code"
     if is_out_of_memory(error):

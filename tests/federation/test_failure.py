@@ -64,6 +64,6 @@ def test_the_place_in_public_code_is_kept():
 
 
 def test_refused_messages_keep_their_reason():
-    problems = [Problem(f"message -> {name}", found="NaN", expected="finite values") for name in "abcde"]
+    problems = [Problem(f"message -> {name}", found="NaN", expected="finite values") for name in "abcdefg"]
     assert scrub(MessageRefused(problems)).startswith("message -> a: expected finite values, found NaN; message -> b")
     assert scrub(MessageRefused(problems)).endswith("; and 2 more")
