@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load
 
-from samfed_monai.federation import MessageRefused, from_bytes, scrub, to_bytes
+from samfed_monai.federation import Kind, MessageRefused, from_bytes, scrub, to_bytes
 
 Needles = Mapping[str, Sequence[bytes]]
 #: Folders of a run that lie at the sites: in one process they stand beside the server's own.
@@ -69,12 +69,15 @@ def leaks(payloads: Iterable[bytes], files: Iterable[Path], needles: Needles) ->
 def unpacked(content: bytes) -> Iterator[bytes]:
     """``content`` and everything that it is a packing of: messages, safetensors, archives, deflate, images."""
     yield content
+    # safetensors hold tensors as they are, so that only what is packed in them is something new
     with suppress(MessageRefused):
-        for tensor in from_bytes(content).tensors.values():
-            yield _raw(tensor)
+        message = from_bytes(content)
+        if message.kind == Kind.SOFT_MASKS:
+            yield from map(_raw, message.tensors.values())
     with suppress(Exception):
         for tensor in load(content).values():
-            yield from (_raw(tensor), *_inflated(_raw(tensor)))
+            if tensor.dtype == torch.uint8:
+                yield from _inflated(_raw(tensor))
     with suppress(Exception), zipfile.ZipFile(io.BytesIO(content)) as archive:
         for name in archive.namelist():
             yield from unpacked(archive.read(name))
@@ -84,12 +87,17 @@ def unpacked(content: bytes) -> Iterator[bytes]:
     yield from _inflated(content)
 
 
-def server_files(run_folder: Path) -> list[Path]:
-    """Files of a run in one process that would lie at the server."""
+def server_files(run_folder: Path, site_local: Sequence[str] = SITE_LOCAL) -> list[Path]:
+    """Files of a run folder that lie at the server.
+
+    Args:
+        run_folder: of a run in one process, or the server's own.
+        site_local: folders that are the sites'; none in a folder of the server's own.
+    """
     return [
         path
         for path in sorted(Path(run_folder).rglob("*"))
-        if path.is_file() and not set(path.relative_to(run_folder).parts) & set(SITE_LOCAL)
+        if path.is_file() and not set(path.relative_to(run_folder).parts) & set(site_local)
     ]
 
 

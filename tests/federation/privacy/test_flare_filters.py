@@ -1,0 +1,54 @@
+"""What NVIDIA FLARE's own filters do to our payload, one uint8 array of bytes (the table in docs/privacy.md)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from samfed_monai.federation import Envelope, Kind, MessageRefused, from_bytes, to_bytes
+
+pytest.importorskip("nvflare", reason="FLARE is an extra")
+from nvflare.apis.dxo import DXO, DataKind
+from nvflare.apis.filter import ContentBlockedException
+from nvflare.apis.fl_context import FLContext
+from nvflare.app_common.filters.dxo_blocker import DXOBlocker
+from nvflare.app_common.filters.exclude_vars import ExcludeVars
+from nvflare.app_common.filters.percentile_privacy import PercentilePrivacy
+from nvflare.app_common.filters.svt_privacy import SVTPrivacy
+
+WEIGHTS = {"head.weight": torch.linspace(-1, 1, 500)}
+PAYLOAD = np.frombuffer(to_bytes(Envelope(Kind.WEIGHTS, "site-1", 0, 1, n=9, tensors=WEIGHTS)), dtype=np.uint8)
+
+
+def filtered(flare_filter) -> np.ndarray | None:
+    dxo = DXO(DataKind.WEIGHTS, data={"envelope": PAYLOAD.copy()})
+    return (flare_filter.process_dxo(dxo, dxo.to_shareable(), FLContext()) or dxo).data.get("envelope")
+
+
+@pytest.mark.parametrize("flare_filter", [PercentilePrivacy(), SVTPrivacy()])
+def test_filters_that_change_numbers_break_the_bytes_which_are_then_refused(flare_filter):
+    payload = filtered(flare_filter)
+    assert not np.array_equal(payload, PAYLOAD)
+    with pytest.raises(MessageRefused, match="expected safetensors with a samfed header"):
+        from_bytes(np.asarray(payload).tobytes())
+
+
+@pytest.mark.parametrize(
+    "flare_filter", [ExcludeVars(["head.weight"]), ExcludeVars({"head.weight"}), ExcludeVars("head")]
+)
+def test_a_filter_by_name_finds_none_of_the_network_s_names_and_lets_everything_pass(flare_filter):
+    assert np.array_equal(filtered(flare_filter), PAYLOAD)
+
+
+def test_a_filter_by_name_can_only_drop_the_whole_message():
+    assert filtered(ExcludeVars(["envelope"])) is None
+
+
+def test_a_filter_that_is_switched_off_by_a_wrong_value_says_nothing():
+    assert np.array_equal(filtered(PercentilePrivacy(percentile=101)), PAYLOAD)
+
+
+def test_a_blocker_of_kinds_blocks():
+    with pytest.raises(ContentBlockedException):
+        filtered(DXOBlocker([DataKind.WEIGHTS]))
