@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from samfed_monai.networks import Teacher
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -168,7 +171,7 @@ class SiteNode:
         reply, problems = said(message), []
         if "plan" in message.extra:
             self._refused = ""
-            own = own_papers(self.plan, self.places.bundle_root, self.datalist, self.site)
+            own = own_papers(self.plan, self.places.bundle_root, self._listed(), self.site)
             problems += differences(message.extra, own)
             if self.site in self.cast.sites:
                 images = len(self.datalist.sites[self.site].unlabelled)
@@ -184,6 +187,16 @@ class SiteNode:
             self._refused = "a check that failed"
             raise MessageRefused(problems)
         return reply
+
+    def _listed(self) -> DataList:
+        try:
+            return self.datalist
+        except Refused as refused:
+            logger.error("%s: %s", self.site, refused)
+            found, mend = "none that can be used", "this site's log says why"
+            raise MessageRefused(
+                [Problem("data list", found=found, expected="one with this site's part", mend=mend)]
+            ) from None
 
     def _prepare(self, message: Envelope) -> Envelope:
         started, shown = time.perf_counter(), 0

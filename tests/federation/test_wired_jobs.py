@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +14,16 @@ from samfed_monai import __version__
 from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.errors import Refused
 from samfed_monai.federation import FederatedJob, Plan, job_run
+from samfed_monai.federation.stages.teacher import TeacherStage
+from samfed_monai.io import canonical_hash, sha256_file
+from samfed_monai.networks.sam import adapter as adapters
+from samfed_monai.networks.sam.adapter import Adapt
 from samfed_monai.results import validate_results
+from tests.federation.stages.test_site_teacher import Half
 from tests.federation.test_job import CLIENT, job
 from tests.federation.wired import Children, Homes
 
+SITES = ("site-1", "site-2", "site-3")
 UNLIKE = {
     **CLIENT,
     "public_steps": 1,
@@ -65,6 +72,38 @@ def test_apart_and_in_one_process_the_models_are_the_same_bits(three_sites, tmp_
     assert (tmp_path / "homes/site-3/evaluation/best/site-3/test/scores.csv").is_file()
     asked = homes.transport.asked
     assert asked[:6] == [(task, f"site-{n}") for task in ("check", "prepare") for n in (1, 2, 3)]
+
+
+def test_the_server_sends_the_adapter_and_sites_make_their_own_masks(three_sites, tmp_path, monkeypatch):
+    (tmp_path / "sam.pt").write_bytes(b"sam")
+    (tmp_path / "given.safetensors").write_bytes(b"adapter")
+    header = SimpleNamespace(adapt=Adapt.LORA, base_sha256=sha256_file(tmp_path / "sam.pt"))
+    loaded = []
+
+    def load(**given):
+        loaded.append([sha256_file(path) for path in given["adapter"]])
+        teacher = Half(canonical_hash(loaded[-1]))
+        teacher.size, teacher.views = 64, 1
+        return teacher
+
+    monkeypatch.setattr("samfed_monai.networks.sam.teacher.Teacher.load", load)
+    monkeypatch.setattr(adapters, "read_header", lambda path: header)
+    monkeypatch.setattr(TeacherStage, "checkpoint", lambda self: tmp_path / "sam.pt")
+    ours = {"variant": "samfed", "rounds": 1, "privacy": {"least_images": 1}, "adapter": tmp_path / "given.safetensors"}
+    together = job(three_sites, tmp_path / "together", **ours).run()
+    assert len(loaded) == 1, "one process loads its teacher once"
+    homes = Homes(three_sites, tmp_path / "homes")
+    apart = at_server(three_sites, homes, tmp_path / "apart", **ours).run(homes)
+    assert loaded == [[sha256_file(tmp_path / "given.safetensors")]] * 5, "and then the server and every site"
+    assert validate_results(apart) == []
+    assert apart["hashes"]["model_last"] == together["hashes"]["model_last"]
+    assert apart["teacher"] == together["teacher"]
+    assert {site: entry["test"]["n"] for site, entry in apart["teacher"]["sites"].items()} == dict.fromkeys(SITES, 2)
+    assert 0 < apart["teacher"]["average"]["test"]["dice"] < 1
+    assert not (tmp_path / "apart" / "cache" / "soft_masks").exists(), "private masks stay at their sites"
+    assert (tmp_path / "homes" / "site-1" / "cache" / "soft_masks" / "site-1").is_dir()
+    before = [results["traffic"]["down_bytes_before"] for results in (together, apart)]
+    assert 3 * 64 < before[0] - before[1] < 3 * 96, "a server without the list cannot ask for the hash of a part"
 
 
 @pytest.mark.slow

@@ -1,0 +1,135 @@
+"""One site made from a plan: what it answers before it is ready, and whom it refuses to be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from samfed_monai.data import DataList
+from samfed_monai.data.split_lists import write_site_lists
+from samfed_monai.errors import Refused
+from samfed_monai.federation import Envelope, Kind, MessageRefused, Plan, SiteNode, SiteWorker, Task
+from samfed_monai.federation.stages.cast import Cast
+from samfed_monai.federation.stages.papers import own_papers
+from tests.federation.test_job import CLIENT
+from tests.federation.toys import FixedClient, weights
+from tests.federation.wired import places
+
+PLAN = Plan(
+    "samfed_skin",
+    2,
+    variant="no_sam",
+    client=CLIENT,
+    sites={"site-1": {}, "site-2": {"network": "flexible_unet_resnet18"}},
+    privacy={"least_images": 1},
+)
+ALIKE = replace(PLAN, sites={"site-1": {}, "site-2": {}})
+OWN = replace(PLAN, variant="hssf", client={**CLIENT, "public_steps": 1, "server_network": "basic_unet"})
+
+
+@pytest.fixture(scope="module")
+def lists(small_federation, tmp_path_factory):
+    return write_site_lists(DataList.load(small_federation / "list.json"), tmp_path_factory.mktemp("lists"))
+
+
+@pytest.fixture
+def node(small_federation, lists, tmp_path):
+    def made(plan: Plan = ALIKE, site: str = "site-1", **options) -> SiteNode:
+        return SiteNode(site, plan, places(small_federation, lists[site], tmp_path / site), **options)
+
+    return made
+
+
+def message(kind: Kind = Kind.METRICS, **fields) -> Envelope:
+    return Envelope(kind, "site-1", 0, 2, **fields)
+
+
+def test_a_site_of_another_plan_is_refused(small_federation, lists, tmp_path):
+    with pytest.raises(Refused, match=r"site: expected one of \['site-1', 'site-2'\], found 'site-9'"):
+        SiteNode("site-9", ALIKE, places(small_federation, lists["site-1"], tmp_path))
+
+
+def test_networks_that_cannot_be_averaged_are_refused_at_every_site(node):
+    with pytest.raises(Refused, match="expected one network at all sites"):
+        node(PLAN)
+
+
+def test_a_list_without_this_site_is_refused_in_words_that_name_nothing(lists, small_federation, tmp_path, caplog):
+    wrong = SiteNode("site-1", ALIKE, places(small_federation, lists["site-2"], tmp_path))
+    with pytest.raises(MessageRefused, match="data list: expected one with this site's part, found none") as caught:
+        wrong.answer(Task.CHECK, message(extra={"plan": "0" * 64}))
+    assert "site-2" not in str(caught.value)
+    assert r"expected one of ['site-2'], found 'site-1'" in caplog.text
+
+
+def test_each_site_knows_its_network_from_the_plan_alone(node, lists):
+    whole = DataList("", [])
+    mixed = replace(OWN, client={**OWN.client, "mixed_networks": ["basic_unet", "flexible_unet_resnet18"]})
+    mixed = replace(mixed, sites={"site-1": {}, "site-2": {}}, unseen=("site-3",))
+    cast = Cast.of(mixed, node().places, whole)
+    settled = cast.settled(mixed)
+    assert settled.sites["site-2"] == {"network": "flexible_unet_resnet18"}
+    assert node(settled, "site-2").cast.networks["site-2"] == "flexible_unet_resnet18"
+    assert Cast.of(settled, node().places, whole).settled(settled) == settled
+
+
+def test_a_check_that_failed_stands_until_one_passes(node):
+    here = node()
+    own = own_papers(ALIKE, here.places.bundle_root, here.datalist, "site-1")
+    with pytest.raises(MessageRefused, match="plan and bundle: expected the server's 000000000000, found"):
+        here.answer(Task.CHECK, message(extra={**own, "plan": "0" * 64}))
+    with pytest.raises(MessageRefused, match="site: expected a check that passed, found a check that failed"):
+        here.answer(Task.TRAIN, message(Kind.WEIGHTS, tensors=weights()))
+    reply = here.answer(Task.CHECK, message(extra=own))
+    assert (reply.kind, reply.n, reply.tensors, reply.extra) == (Kind.METRICS, 0, {}, {})
+    assert here.answer(Task.PREPARE, message()).n == 0
+
+
+def test_a_network_of_its_own_needs_weights_to_start_from_or_a_state(node):
+    here = node(OWN)
+    with pytest.raises(MessageRefused, match="network: expected this site's own, found none; start the run again"):
+        here.answer(Task.TRAIN, message(extra={"purpose": "distil"}))
+    start = {name: tensor.clone() for name, tensor in here._client().client.trainer.network.state_dict().items()}
+    here.answer(Task.PREPARE, message(Kind.WEIGHTS, tensors=start))
+    assert here.answer(Task.TRAIN, message(extra={"purpose": "distil"})).kind == Kind.SOFT_MASKS
+    again = node(OWN)
+    again.load_state_dict(here.state_dict())
+    assert again.answer(Task.TRAIN, replace(message(extra={"purpose": "distil"}), round=1)).round == 1
+
+
+def test_without_the_servers_adapter_a_site_that_needs_one_does_not_train(node):
+    here = node(replace(ALIKE, variant="samfed"))
+    with pytest.raises(MessageRefused, match="teacher: expected the server's adapter first, found none"):
+        here.answer(Task.TRAIN, message(Kind.WEIGHTS, tensors=weights()))
+    with pytest.raises(MessageRefused, match="teacher: expected one, found none in this plan"):
+        node().answer(Task.EVALUATE, message(extra={"split": "test", "model": "teacher"}))
+
+
+def test_every_answer_passes_the_hook_last(node):
+    seen = []
+
+    def release(task: Task, request: Envelope, reply: Envelope) -> Envelope:
+        seen.append((task, request, reply.kind))
+        return replace(reply, metrics={})
+
+    asked = message()
+    assert node(release=release).answer(Task.PREPARE, asked).metrics == {}
+    assert seen == [(Task.PREPARE, asked, Kind.METRICS)]
+
+
+def test_the_hook_of_a_plain_client():
+    def nothing(task: Task, request: Envelope, reply: Envelope) -> Envelope:
+        raise MessageRefused([])
+
+    asked = Envelope(Kind.WEIGHTS, "a", 0, 1, tensors=weights())
+    assert SiteWorker("a", FixedClient("a")).answer(Task.TRAIN, asked).kind == Kind.WEIGHTS
+    with pytest.raises(MessageRefused):
+        SiteWorker("a", FixedClient("a"), release=nothing).answer(Task.TRAIN, asked)
+
+
+def test_a_plain_client_has_nothing_to_prepare_and_keeps_nothing():
+    worker = SiteWorker("a", FixedClient("a"))
+    reply = worker.answer(Task.PREPARE, Envelope(Kind.WEIGHTS, "a", 0, 1, tensors=weights()))
+    assert (reply.kind, reply.n, reply.tensors) == (Kind.METRICS, 0, {})
+    assert worker.state_dict() == {}
