@@ -19,7 +19,8 @@ from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.privacy import Privacy, privacy_account, require_possible
 from samfed_monai.federation.run_folder import RunFolder
-from samfed_monai.federation.site_node import Shared, SiteNode
+from samfed_monai.federation.site_node import SiteNode
+from samfed_monai.federation.site_parts import Shared
 from samfed_monai.federation.stages.cast import Cast
 from samfed_monai.federation.stages.data_check import check_data
 from samfed_monai.federation.stages.outcome import model_hashes, outcome

@@ -67,16 +67,16 @@ def test_each_site_knows_its_network_from_the_plan_alone(node, lists):
     whole = DataList("", [])
     mixed = replace(OWN, client={**OWN.client, "mixed_networks": ["basic_unet", "flexible_unet_resnet18"]})
     mixed = replace(mixed, sites={"site-1": {}, "site-2": {}}, unseen=("site-3",))
-    cast = Cast.of(mixed, node().places, whole)
+    cast = Cast.of(mixed, node().parts.places, whole)
     settled = cast.settled(mixed)
     assert settled.sites["site-2"] == {"network": "flexible_unet_resnet18"}
-    assert node(settled, "site-2").cast.networks["site-2"] == "flexible_unet_resnet18"
-    assert Cast.of(settled, node().places, whole).settled(settled) == settled
+    assert node(settled, "site-2").parts.cast.networks["site-2"] == "flexible_unet_resnet18"
+    assert Cast.of(settled, node().parts.places, whole).settled(settled) == settled
 
 
 def test_a_check_that_failed_stands_until_one_passes(node):
     here = node()
-    own = own_papers(ALIKE, here.places.bundle_root, here.datalist, "site-1")
+    own = own_papers(ALIKE, here.parts.places.bundle_root, here.parts.datalist, "site-1")
     with pytest.raises(MessageRefused, match="plan and bundle: expected the server's 000000000000, found"):
         here.answer(Task.CHECK, message(extra={**own, "plan": "0" * 64}))
     with pytest.raises(MessageRefused, match="site: expected a check that passed, found a check that failed"):
