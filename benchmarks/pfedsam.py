@@ -64,6 +64,7 @@ def compared(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bases", nargs="+", default=["vit_t", "vit_b"], choices=list(CALLED))
+    parser.add_argument("--stages", nargs="*", default=["vit_t"], help="bases whose stages are timed as well")
     parser.add_argument("--size", type=int, default=256, help="pixels of SAM's input")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=9)
@@ -75,6 +76,8 @@ def main() -> None:
         lora, both, kept = Step(*settings, experts=0), Step(*settings), options.repeats
         where = f"{CALLED[base]}, {options.size} px, batch {options.batch}"
         figures.append(compared(f"{where}: step with LoRA + L-MoE against LoRA alone", lora, both, kept, 1.25))
+        if base not in options.stages:
+            continue
         for letter, path in (("G", SamPath.GLOBAL), ("L", SamPath.PERSONAL)):
             what = f"{where}: step of stage {letter}, pass of the other path included, against LoRA alone"
             figures.append(compared(what, lora, partial(both.stage, path), kept, None))
