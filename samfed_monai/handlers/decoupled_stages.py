@@ -8,7 +8,8 @@ from typing import Any
 from ignite.engine import Events
 
 from samfed_monai.errors import Problem, Problems, Refused
-from samfed_monai.networks.sam.network import SamNetwork, SamPath
+from samfed_monai.networks.sam.network import SamNetwork
+from samfed_monai.networks.sam.paths import SamPath
 
 
 class DecoupledStages:
@@ -70,7 +71,10 @@ class DecoupledStages:
                 found = f"an optimizer without {missing} of the {len(weights)} {name} tensors"
                 mend = "let its params be $@network.parameter_groups()"
                 problems.add(self.where, found=found, expected="one that holds them all", mend=mend)
-        if steps is not None and 0 < self.share < 1 and len({self.stage(step, steps) for step in range(steps)}) < 2:
+        if steps is None:
+            mend = "set local_steps, the trainer's epoch_length"
+            problems.add(self.where, found="an epoch of unknown length", expected="a number of steps", mend=mend)
+        elif 0 < self.share < 1 and len({self.stage(step, steps) for step in range(steps)}) < 2:
             found = f"{steps} steps with a share of {self.share}"
             mend = "raise local_steps, or set share to 0 or 1"
             problems.add(self.where, found=found, expected="at least one step for each stage", mend=mend)

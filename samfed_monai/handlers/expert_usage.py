@@ -10,7 +10,7 @@ from ignite.engine import Events
 
 from samfed_monai.handlers.mutual_distillation_term import require_experts
 from samfed_monai.handlers.rounds import in_federation
-from samfed_monai.networks.sam.network import sam_outputs
+from samfed_monai.networks.sam.paths import sam_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor

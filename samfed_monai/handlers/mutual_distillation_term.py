@@ -9,7 +9,8 @@ import torch
 from samfed_monai.errors import Problems
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import distillation_kl, probabilities
-from samfed_monai.networks.sam.network import SamNetwork, sam_outputs
+from samfed_monai.networks.sam.network import SamNetwork
+from samfed_monai.networks.sam.paths import sam_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor

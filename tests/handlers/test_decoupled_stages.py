@@ -152,3 +152,10 @@ def test_all_else_that_is_wrong_is_refused_together():
 def test_a_share_that_is_none_is_refused(share):
     with pytest.raises(Refused, match=r"share: expected a part in \[0, 1\]"):
         DecoupledStages(share=share)
+
+
+def test_an_epoch_of_unknown_length_is_refused():
+    trainer = sam_trainer([], steps=2)
+    trainer.state.epoch_length = None
+    with pytest.raises(Refused, match=r"expected a number of steps, found an epoch of unknown length; set local_steps"):
+        DecoupledStages().check(trainer)

@@ -8,7 +8,7 @@ import torch
 
 from samfed_monai.errors import Refused
 from samfed_monai.handlers import DecoupledStages, ExpertUsage
-from samfed_monai.networks.sam.network import SamOutputs, SamPath
+from samfed_monai.networks.sam.paths import SamOutputs, SamPath
 from samfed_monai.networks.sam.routing import Routing
 from tests.handlers.sam_toy import sam_trainer
 from tests.handlers.toy import next_round

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.errors import Problems
 from samfed_monai.networks.autocast import autocast
 from samfed_monai.networks.key_patterns import KeyPatterns, KeySplit, split_keys
 from samfed_monai.networks.sam.build import build_sam
@@ -21,34 +19,8 @@ from samfed_monai.networks.sam.geometry import crop, pad, place
 from samfed_monai.networks.sam.keys import Decoder, sam_key_patterns
 from samfed_monai.networks.sam.lora import apply_lora, check_targets
 from samfed_monai.networks.sam.model import PromptFreeSam
-from samfed_monai.networks.sam.routing import ExpertSwitch, Routing, joined
-
-
-class SamPath(str, Enum):
-    """Which way an image takes through a :class:`SamNetwork`."""
-
-    GLOBAL = "global"
-    """Low-rank updates alone."""
-    PERSONAL = "personal"
-    """Low-rank updates and experts."""
-
-    @property
-    def other(self) -> SamPath:
-        """The other path."""
-        return SamPath.PERSONAL if self is SamPath.GLOBAL else SamPath.GLOBAL
-
-
-@dataclass(frozen=True)
-class SamOutputs:
-    """What comes with a prediction of :class:`SamNetwork` in train mode.
-
-    Args:
-        path: the path it took.
-        routing: how the experts were used; ``None`` on the global path and without gradient.
-    """
-
-    path: SamPath
-    routing: Routing | None
+from samfed_monai.networks.sam.paths import SamOutputs, SamPath
+from samfed_monai.networks.sam.routing import ExpertSwitch, joined
 
 
 class SamNetwork(nn.Module):
@@ -172,23 +144,6 @@ class SamNetwork(nn.Module):
         if self.full:  # timm keeps attention biases that it gathered in eval mode, also when they are loaded anew
             for module in self.sam.image_encoder.modules():
                 getattr(module, "attention_bias_cache", {}).clear()
-
-
-def sam_outputs(prediction: Tensor) -> SamOutputs:
-    """What came with a prediction of :class:`SamNetwork` in train mode.
-
-    Args:
-        prediction: the very tensor that the network returned. A copy or a slice of it carries nothing.
-
-    Raises:
-        Refused: a prediction of another network, or one made in eval mode.
-    """
-    outputs = getattr(prediction, "sam_outputs", None)
-    if outputs is None:
-        mend = "set network_name to sam_vit_t, or disable the terms that need its two paths"
-        expected = "the prediction of a sam_vit network in train mode"
-        raise Refused([Problem("network", found="a prediction without paths", expected=expected, mend=mend)])
-    return outputs
 
 
 def sam_network(
