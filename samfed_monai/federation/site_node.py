@@ -11,6 +11,7 @@ from samfed_monai.errors import Problem
 from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
 from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.privacy.release import Release as Filter
 from samfed_monai.federation.privacy.settings import Privacy
 from samfed_monai.federation.privacy.site import site_release, too_few_images
 from samfed_monai.federation.site_parts import Shared, SiteParts
@@ -77,7 +78,12 @@ class SiteNode:
             Exception: anything else; only :func:`scrub` of it may travel.
         """
         task = Task(task)
-        reply = self._work(task, message)
+        try:
+            reply = self._work(task, message)
+        except Exception as error:
+            if isinstance(self.release, Filter):
+                self.release.failed(task, message, error)
+            raise
         return self.release(task, message, reply)
 
     def engine(self, task: Task) -> Any:

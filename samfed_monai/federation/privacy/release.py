@@ -12,6 +12,7 @@ import torch
 
 from samfed_monai.errors import Problem, Problems
 from samfed_monai.federation.envelope import METRIC_NAMES, VERSION, Envelope, Kind, MessageRefused
+from samfed_monai.federation.failure import scrub
 from samfed_monai.federation.privacy.accountant import epsilon
 from samfed_monai.federation.privacy.allowed import Allowed
 from samfed_monai.federation.privacy.audit import AuditLog
@@ -76,6 +77,12 @@ class Release:
             raise
         self._write(task, request, outcome="sent", **content, noise=noise)
         return message
+
+    def failed(self, task: Task, request: Envelope, error: Exception) -> str:
+        """Writes a line about an answer that there is none of; returns the words about it that may leave."""
+        words = scrub(error)
+        self._write(task, request, outcome="failed", problems=[words])
+        return words
 
     def _write(self, task: Task, request: Envelope, **record: Any) -> None:
         self.audit.write({"site": self.site, "round": request.round, "task": Task(task).value, **record})

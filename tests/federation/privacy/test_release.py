@@ -144,6 +144,14 @@ def test_a_line_is_written_before_a_message_leaves(tmp_path):
     assert SECRET not in path.read_text()
 
 
+def test_fault_58_a_failure_has_a_line_with_the_words_that_went_up(tmp_path):
+    error = FileNotFoundError(2, "No such file or directory", f"/data/{SECRET}.png")
+    words = release(folder=tmp_path).failed(Task.TRAIN, request(), error)
+    assert words == "FileNotFoundError (No such file or directory)"
+    (line,) = read_audit(tmp_path / "audit.jsonl")
+    assert (line["outcome"], line["problems"]) == ("failed", [words])
+
+
 @pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/dev/full"), reason="needs a device that is full")
 def test_a_message_whose_line_cannot_be_written_does_not_leave(tmp_path):
     (tmp_path / "audit.jsonl").symlink_to("/dev/full")

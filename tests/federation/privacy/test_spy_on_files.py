@@ -16,6 +16,7 @@ from samfed_monai.config import find_bundle
 from samfed_monai.data import DataList, Item, render_synthetic
 from samfed_monai.errors import Refused
 from samfed_monai.federation import FederatedJob, LocalTransport, Places, Plan, Progress, SiteNode
+from samfed_monai.federation.privacy import read_audit
 from samfed_monai.io import sha256_file
 from tests.federation.privacy.spy import Needles, leaks, pixel_needles, server_files, text_needles, wired
 
@@ -127,5 +128,7 @@ def test_fault_58_a_file_that_cannot_be_read_is_named_at_its_site_only(hospital,
     finally:
         victim.write_bytes(whole)
     assert NAME in caplog.text
+    (line,) = read_audit(tmp_path / "site-1" / "sites" / "site-1" / "audit.jsonl")
+    assert (line["task"], line["outcome"]) == ("check", "failed")
     files = server_files(tmp_path / "server", site_local=())
     assert leaks([*sent, str(error.value).encode()], files, needles(hospital)) == []
