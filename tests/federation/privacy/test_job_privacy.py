@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from samfed_monai.errors import Refused
-from samfed_monai.federation.privacy import read_audit
+from samfed_monai.federation import Kind, SiteWorker, from_bytes
+from samfed_monai.federation.privacy import Privacy, Release, read_audit
+from samfed_monai.federation.privacy.allowed import allowed_of
 from samfed_monai.reports import Report
 from samfed_monai.results import validate_results
+from tests.federation.privacy.spy import wired
 from tests.federation.test_job import CLIENT, job
+from tests.federation.unlike import run_unlike, unlike_algo
 
 
 def test_fault_59_withheld_scores_are_told_and_the_run_goes_on(small_federation, tmp_path):
@@ -85,3 +90,20 @@ def test_audit_lines_go_to_a_logger_of_their_own(small_federation, tmp_path, cap
     told = [record for record in caplog.records if record.name == "samfed_monai.audit"]
     files = [path.read_text() for path in tmp_path.glob("sites/*/audit.jsonl")]
     assert len(told) == sum(text.count("\n") for text in files) > 8
+
+
+def test_sites_that_exchange_predictions_add_noise_to_their_masks_and_learn_on(tmp_path):
+    clients = {site: unlike_algo(site) for site in ("site-1", "site-2")}
+    noise = {"clip": 0.5, "noise_multiplier": 0.1}
+    settings = Privacy.from_json({"least_images": 1, "differential_privacy": noise})
+    sites, sent = {}, []
+    for site, client in clients.items():
+        release = Release(site, allowed=partial(allowed_of, client), privacy=settings, folder=tmp_path / "sites" / site)
+        sites[site] = wired(SiteWorker(site, client, release), sent)
+    result, *_ = run_unlike(tmp_path, clients=sites, rounds=2)
+    assert [entry["releases"] for entry in result.records[1]["sites"].values()] == [2, 2]
+    last = [message for message in map(from_bytes, sent) if message.kind == Kind.SOFT_MASKS][-2:]
+    own = clients["site-1"].own.sharing.own_masks()
+    assert last[0].tensors["masks"].shape == own.shape
+    assert not last[0].tensors["masks"].equal(own)
+    assert set(last[0].metrics) == {"seconds", "iterations", "releases"}
