@@ -7,6 +7,7 @@ FLARE builds :class:`FederationController` from a job's ``config_fed_server.json
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from functools import partial
 from pathlib import Path
@@ -61,10 +62,14 @@ class FederationController(ModelController):
             self.federate(folder)
             write_status(folder, "done")
         except SamFedError as error:
-            write_status(folder, "stopped" if isinstance(error, Stopped) else "refused", str(error), error.exit_code)
+            logger.error("%s", error)
+            with contextlib.suppress(OSError):  # a full disk must not hide why
+                state = "stopped" if isinstance(error, Stopped) else "refused"
+                write_status(folder, state, str(error), error.exit_code)
             self.panic(str(error))
         except BaseException as error:
-            write_status(folder, "failed", f"{type(error).__name__}: {error}", 1)
+            with contextlib.suppress(OSError):
+                write_status(folder, "failed", f"{type(error).__name__}: {error}", 1)
             raise
 
     def run_folder(self) -> Path:

@@ -25,6 +25,7 @@ def simulate(
     more_classes: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     on_start: Any = None,
+    log: str | Path | None = None,
 ) -> dict[str, Any]:
     """Runs the job and waits for its end.
 
@@ -38,6 +39,7 @@ def simulate(
         more_classes: added to the list of classes that a job may name.
         environment: on top of this process's own.
         on_start: called with the :class:`Processes` once they run.
+        log: file of what FLARE prints; ``None`` is ``flare.log`` in the run's folder.
 
     Raises:
         SamFedError: as the server said, or FLARE failed.
@@ -46,7 +48,7 @@ def simulate(
     workspace, run_folder = Path(workspace), Path(run_folder)
     merge_allow_list(workspace / "local", more_classes)
     (workspace / "startup").mkdir(parents=True, exist_ok=True)
-    log = run_folder / "flare.log"
+    log = Path(log) if log is not None else run_folder / "flare.log"
     command = [
         *(sys.executable, "-u", "-m", "nvflare.private.fed.app.simulator.simulator", str(Path(job).resolve())),
         *("-w", str(workspace.resolve()), "-c", ",".join(sites), "-t", str(len(sites)), "-l", "concise"),

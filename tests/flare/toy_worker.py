@@ -41,7 +41,7 @@ class ToyNode:
         if task == Task.EVALUATE:
             return from_exchange(self.client.evaluate(data, extra), request=message)
         self.client.train(data, extra)
-        if message.round == self.fault.get("round") and not self.once.exists():
+        if task == Task.TRAIN and message.round == self.fault.get("round") and not self.once.exists():
             self.once.touch()
             if self.fault["what"] == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -51,7 +51,7 @@ def toy_job(folder: Path, **plan: Any) -> Path:
     )
 
 
-def toy_site_files(folder: Path, sites: tuple[str, ...], output: Path) -> Path:
+def toy_site_files(folder: Path, sites: tuple[str, ...], output: Path, memory: float | None = None) -> Path:
     """A folder of site files."""
     for site in (*sites, "server"):
         places = {
@@ -59,7 +59,10 @@ def toy_site_files(folder: Path, sites: tuple[str, ...], output: Path) -> Path:
             "data_root": str(REPO),
             "cache_dir": str(folder / "cache" / site),
         }
-        write_json(folder / f"{site}.json", {**places, "output_dir": str(output), "threads": 1})
+        own = {"output_dir": str(output if site == "server" else folder / "out" / site), "threads": 1}
+        if memory and site != "server":
+            own["memory_limit_gib"] = memory
+        write_json(folder / f"{site}.json", {**places, **own})
     return folder
 
 

@@ -1,0 +1,163 @@
+"""Faults on real processes: FLARE's simulator, its clients, and the processes that train."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samfed_monai.errors import SamFedError, Stopped
+from samfed_monai.federation import FedAvg, LocalTransport, RoundController, RunFolder, Server
+from samfed_monai.flare.processes import Processes
+from samfed_monai.flare.simulator import simulate
+from samfed_monai.io import read_json, sha256_file
+from tests.federation.toys import QUIET, toy_algo, toy_weights
+from tests.flare.toys import REPO, toy_job, toy_site_files
+
+TWO, THREE = ("site-1", "site-2"), ("site-1", "site-2", "site-3")
+pytestmark = pytest.mark.slow
+
+
+class Absent:
+    """A client that is not there in one round."""
+
+    def __init__(self, site: str, round: int) -> None:
+        self.algo, self.round = toy_algo(site), round
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.algo, name)
+
+    def train(self, data: Any, extra: dict) -> None:
+        if extra["round"] == self.round:
+            raise OSError("not there")
+        self.algo.train(data, extra)
+
+
+def unbroken(path: Path, *, rounds: int, sites: tuple[str, ...] = TWO, absent: dict[str, int] | None = None) -> str:
+    """SHA-256 of the last model of the same run in one process, in which nobody was killed."""
+    clients = {site: Absent(site, (absent or {}).get(site, -1)) for site in sites}
+    with RunFolder(path).open({"rounds": rounds}, seeds={"seed": 0}) as folder:
+        strategy = FedAvg()
+        strategy.attach(Server(sites, rounds, weights=toy_weights()))
+        transport = LocalTransport(clients, progress=QUIET)
+        RoundController(
+            transport=transport, strategy=strategy, folder=folder, rounds=rounds, progress=QUIET, quorum=2
+        ).run()
+    return model(path, rounds - 1)
+
+
+def model(run: Path, round: int) -> str:
+    return sha256_file(run / "rounds" / f"{round:03d}" / "global.safetensors")
+
+
+def on_flare(path: Path, sites: tuple[str, ...], *, run: Path | None = None, **options: Any) -> Path:
+    """Runs the toy job; ``options`` of the plan, ``on_start`` and ``memory`` (GiB) aside."""
+    run = run or path / "run"
+    more = {name: options.pop(name) for name in ("on_start", "log") if name in options}
+    files = toy_site_files(path / "sites", sites, run, memory=options.pop("memory", None))
+    simulate(
+        toy_job(path / "job", **options),
+        sites=sites,
+        workspace=path / "workspace",
+        run_folder=run,
+        site_files=files,
+        timeout=240,
+        more_classes=["tests."],
+        environment={"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
+        **more,
+    )
+    return run
+
+
+def test_fault_41_42_50_a_killed_trainer_a_straggler_and_want_of_memory_cost_one_update_each(tmp_path):
+    faults = {
+        "site-2": {"round": 1, "what": "kill"},
+        "site-3": {"round": 2, "what": "memory"},
+        "site-1": {"round": 3, "what": "sleep", "seconds": 60},
+    }
+    marks: list[Processes] = []
+    run = on_flare(tmp_path, THREE, rounds=4, quorum=2, timeout=30, faults=faults, memory=6, on_start=marks.append)
+    records = [read_json(run / "rounds" / f"{number:03d}" / "round.json") for number in range(4)]
+    skipped = {
+        (record["round"], site): entry["reason"]
+        for record in records
+        for site, entry in record["sites"].items()
+        if entry["status"] != "ok"
+    }
+    assert set(skipped) == {(1, "site-2"), (2, "site-3"), (3, "site-1")}, skipped
+    assert "SIGKILL" in skipped[1, "site-2"]
+    assert "MemoryError" in skipped[2, "site-3"]
+    assert "no answer within" in skipped[3, "site-1"]
+    assert records[2]["sites"]["site-2"]["status"] == "ok", "a fresh process took part again"
+    absent = {"site-2": 1, "site-3": 2, "site-1": 3}
+    assert model(run, 3) == unbroken(tmp_path / "whole", rounds=4, sites=THREE, absent=absent)
+    assert marks[0].marked() == [], "no process is left behind"
+
+
+def test_fault_47_48_below_quorum_and_a_killed_server_go_on_to_the_same_model(tmp_path):
+    options = {"rounds": 4, "quorum": 2, "timeout": 60, "faults": {"site-2": {"round": 1, "what": "kill"}}}
+    with pytest.raises(SamFedError, match=r"round 1: 1 of 2 updates, 2 needed(.|\n)*SIGKILL(.|\n)*to go on"):
+        on_flare(tmp_path, TWO, **options)
+    run = tmp_path / "run"
+    assert not (run / "rounds" / "001").exists()
+
+    def kill_in_round_2(processes: Processes) -> None:
+        def watch() -> None:
+            while not (run / "rounds" / "001").is_dir():
+                time.sleep(0.02)
+            for pid in processes.marked():
+                os.kill(pid, signal.SIGKILL)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+    with pytest.raises(Stopped, match="ended before the run did"):
+        on_flare(tmp_path, TWO, on_start=kill_in_round_2, **options)
+    on_flare(tmp_path, TWO, **options)
+    assert model(run, 3) == unbroken(tmp_path / "whole", rounds=4)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 128 KiB."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
+    try:
+        made = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        made = False
+    if not made:
+        pytest.skip("a tmpfs cannot be mounted here (it needs administrator rights)")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def test_fault_49_a_full_disk_at_the_server_stops_with_the_last_good_state(tmp_path, tiny_disk):
+    run = tiny_disk / "run"
+
+    def fill(processes: Processes) -> None:
+        def watch() -> None:
+            while not (run / "rounds" / "000" / "round.json").is_file():
+                time.sleep(0.02)
+            with open(tiny_disk / "full", "wb") as stream:
+                try:
+                    while True:
+                        stream.write(bytes(512))
+                        stream.flush()
+                except OSError:
+                    pass
+
+        threading.Thread(target=watch, daemon=True).start()
+
+    with pytest.raises(SamFedError, match=r"disk is full(.|\n)*to go on: make room"):
+        on_flare(tmp_path, TWO, run=run, rounds=6, on_start=fill, log=tmp_path / "flare.log")
+    (tiny_disk / "full").unlink()
+    kept = max(int(path.name) for path in (run / "rounds").glob("[0-9]*"))
+    assert len(model(run, kept)) == 64

@@ -1,0 +1,275 @@
+"""What lies on disk: site files, the list of classes, the job, a site's states, a run's status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from samfed_monai.errors import Refused, Stopped
+from samfed_monai.federation.transport import Task
+from samfed_monai.flare.allow_list import NEEDED, allow_list_snippet, merge_allow_list
+from samfed_monai.flare.job import export_job
+from samfed_monai.flare.processes import Processes
+from samfed_monai.flare.session import admin_of, open_session
+from samfed_monai.flare.site_file import read_site_file
+from samfed_monai.flare.site_job import read_plan
+from samfed_monai.flare.site_state import SiteState
+from samfed_monai.flare.status import clear_status, read_status, write_status
+from samfed_monai.flare.watch import Told, Watch, refuse_busy_port, told_in
+from samfed_monai.io import read_json, write_json
+
+
+def site_file(folder: Path, **content: Any) -> Path:
+    (folder / "list.json").write_text("{}")
+    places = {"datalist": str(folder / "list.json"), "data_root": str(folder), "cache_dir": str(folder / "cache")}
+    write_json(folder / "local" / "samfed_site.json", {**places, "runs_dir": str(folder / "runs"), **content})
+    return folder
+
+
+def test_a_site_file_is_found_above_the_jobs_folder(tmp_path):
+    site_file(tmp_path)
+    inside = tmp_path / "job" / "app_site-1"
+    inside.mkdir(parents=True)
+    files = read_site_file(inside, "site-1")
+    assert files.run_folder("first") == tmp_path / "runs" / "first"
+    assert files.cache_dir == tmp_path / "cache"
+
+
+def test_every_problem_of_a_site_file_is_told_at_once(tmp_path):
+    site_file(tmp_path, datalst="x", data_root=str(tmp_path / "nowhere"), threads=0, cache_dir="", runs_dir="")
+    with pytest.raises(Refused) as refused:
+        read_site_file(tmp_path)
+    text = str(refused.value)
+    for part in ("datalst.*unknown key.*datalist", "nowhere, which does not exist", "threads.*a number above 0"):
+        assert __import__("re").search(part, text), part
+    assert "cache_dir: expected a path, found nothing" in text
+    assert "runs_dir" in text
+
+
+def test_a_missing_site_file_names_the_place_and_the_guide(tmp_path):
+    with pytest.raises(Refused, match=r"site-1: samfed_site.json.*local/samfed_site.json.*docs/deploy.md"):
+        read_site_file(tmp_path, "site-1")
+
+
+def test_the_variable_may_name_a_folder_of_site_files(tmp_path, monkeypatch):
+    site_file(tmp_path)
+    (tmp_path / "local" / "samfed_site.json").rename(tmp_path / "site-2.json")
+    monkeypatch.setenv("SAMFED_SITE", str(tmp_path))
+    assert read_site_file("/", "site-2").path == tmp_path / "site-2.json"
+    with pytest.raises(Refused, match=r"site-9.json"):
+        read_site_file("/", "site-9")
+
+
+def test_flares_list_of_classes_is_added_to_and_nothing_is_lost(tmp_path):
+    write_json(tmp_path / "resources.json.default", {"class_allow_list": ["nvflare.app_x.A"], "components": [1]})
+    merge_allow_list(tmp_path, ["tests."])
+    merge_allow_list(tmp_path)
+    content = read_json(tmp_path / "resources.json")
+    assert content == {"class_allow_list": ["nvflare.app_x.A", *NEEDED, "tests."], "components": [1]}
+    assert json.loads(allow_list_snippet()) == {"class_allow_list": list(NEEDED)}
+    assert not any(name.endswith(".") for name in NEEDED), "single classes, no prefix"
+
+
+def test_a_workspace_without_a_list_starts_from_flares_own(tmp_path):
+    merge_allow_list(tmp_path / "local")
+    names = read_json(tmp_path / "local" / "resources.json")["class_allow_list"]
+    assert "nvflare.app_common.workflows.fedavg.FedAvg" in names
+    assert names[-2:] == list(NEEDED)
+
+
+def test_a_job_is_four_json_files_and_no_code(tmp_path):
+    job = export_job(tmp_path / "job", {"rounds": 3}, run_name="first", min_clients=2)
+    files = sorted(str(path.relative_to(job)) for path in job.rglob("*") if path.is_file())
+    config = "app/config"
+    assert files == [
+        f"{config}/config_fed_client.json",
+        f"{config}/config_fed_server.json",
+        f"{config}/samfed_plan.json",
+        "meta.json",
+    ]
+    assert read_json(job / "meta.json")["min_clients"] == 2
+    assert read_json(job / config / "samfed_plan.json") == {"rounds": 3}
+    paths = {read_json(job / config / "config_fed_server.json")["workflows"][0]["path"]}
+    paths.add(read_json(job / config / "config_fed_client.json")["executors"][0]["executor"]["path"])
+    assert paths == set(NEEDED)
+
+
+def test_a_run_name_that_is_a_path_is_refused(tmp_path):
+    with pytest.raises(Refused, match="--run-name"):
+        export_job(tmp_path, {}, run_name="../x")
+
+
+PLAN = {"bundle": "samfed_skin", "rounds": 2, "sites": {"site-1": {}, "site-2": {}}}
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"client": {"learning_rate": "$__import__('os')"}}, "learning_rate"),
+        ({"client": {"loss": {"_target_": "os.system"}}}, r"os\.system"),
+        ({"sites": {"site-1": {"loss#_target_": "subprocess.run"}}}, r"subprocess\.run"),
+        ({"teacher": {"checkpoint": "/etc/passwd"}}, "checkpoint"),
+        ({"bundle": "../../tmp/evil"}, "a bundle's name, not a path"),
+        ({"round": 1}, "unknown key"),
+    ],
+)
+def test_fault_31_a_plan_that_could_become_code_is_refused_at_the_site(tmp_path, change, match):
+    write_json(tmp_path / "plan.json", {**PLAN, **change})
+    with pytest.raises(Refused, match=match):
+        read_plan(tmp_path / "plan.json")
+
+
+def test_a_plain_plan_is_read(tmp_path):
+    write_json(tmp_path / "plan.json", {**PLAN, "client": {"image_size": 64}})
+    assert read_plan(tmp_path / "plan.json").client == {"image_size": 64}
+
+
+class Counter:
+    """Holds one number."""
+
+    def __init__(self) -> None:
+        self.value = torch.zeros(1)
+
+    def state_dict(self) -> dict:
+        return {"value": self.value.clone()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.value = state["value"]
+
+
+def trained(state: SiteState, round: int, keep: tuple[int, ...] = ()) -> float:
+    state.before(Task.TRAIN, round)
+    state.holder.value = state.holder.value + 1
+    state.after(Task.TRAIN, round, keep)
+    return state.holder.value.item()
+
+
+def test_a_fresh_process_goes_on_from_the_newest_state_before_the_round(tmp_path):
+    first = SiteState(tmp_path, Counter())
+    assert [trained(first, number) for number in range(3)] == [1, 2, 3]
+    again = SiteState(tmp_path, Counter())
+    assert trained(again, 2) == 3, "round 2 was trained, and is trained again"
+    assert trained(SiteState(tmp_path, Counter()), 7) == 4, "rounds that this site missed are stepped over"
+
+
+def test_a_failed_round_is_undone_before_the_next(tmp_path):
+    state = SiteState(tmp_path, Counter())
+    trained(state, 0)
+    state.before(Task.TRAIN, 1)
+    state.holder.value += 100
+    state.failed()
+    assert trained(state, 2) == 2
+
+
+def test_evaluation_of_an_earlier_round_looks_at_its_state_and_training_goes_on(tmp_path):
+    state = SiteState(tmp_path, Counter())
+    for number in range(3):
+        trained(state, number, keep=(0,))
+    state.before(Task.EVALUATE, 0)
+    assert state.holder.value.item() == 1
+    assert trained(state, 3, keep=(0, 2)) == 4
+    assert sorted(path.name for path in tmp_path.glob("*")) == [f"00{n}.safetensors" for n in (0, 2, 3)]
+
+
+def test_states_are_private_to_the_site(tmp_path):
+    trained(SiteState(tmp_path, Counter()), 0)
+    assert (tmp_path / "000.safetensors").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_status_of_a_run_is_its_own_file(tmp_path):
+    assert read_status(tmp_path)["state"] == "none"
+    write_status(tmp_path, "stopped", "round 1: below quorum", 3)
+    with pytest.raises(Told, match="below quorum") as told:
+        Watch(tmp_path, tmp_path / "log").until_done(lambda: "")
+    assert told.value.exit_code == 3
+    clear_status(tmp_path)
+    with pytest.raises(Stopped, match="it is gone"):
+        Watch(tmp_path, tmp_path / "log").until_done(lambda: "it is gone")
+
+
+def test_only_what_a_user_wants_to_read_is_told():
+    lines = [
+        "2026-01-01 10:00:00,123 - INFO - round 1 of 3: validation Dice 0.5, 2 s",
+        "2026-01-01 10:00:00,123 - INFO - execute for task (train)",
+        "2026-01-01 10:00:00,123 - samfed_monai.flare - WARNING - site-2: dropped a late answer (its deadline ...)",
+        "round 1 of 3: written by something else",
+    ]
+    assert told_in(lines) == [
+        "round 1 of 3: validation Dice 0.5, 2 s",
+        "site-2: dropped a late answer (its deadline ...)",
+    ]
+
+
+def test_a_port_in_use_is_refused_with_another_one():
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(Refused, match=rf"port {port}: expected a free port, found in use.*--port {port + 100}"):
+            refuse_busy_port(port)
+
+
+def test_another_kit_than_an_admins_is_refused_by_what_it_is(tmp_path):
+    with pytest.raises(Refused, match="no startup folder"):
+        admin_of(tmp_path)
+    write_json(tmp_path / "startup" / "fed_client.json", {})
+    with pytest.raises(Refused, match="found a site's start-up kit"):
+        admin_of(tmp_path)
+    (tmp_path / "startup" / "fed_client.json").rename(tmp_path / "startup" / "fed_server.json")
+    with pytest.raises(Refused, match="found a server's start-up kit"):
+        admin_of(tmp_path)
+    admin = {"username": "a@b.c", "client_key": "client.key", "host": "127.0.0.1", "port": 1}
+    write_json(tmp_path / "startup" / "fed_admin.json", {"admin": admin})
+    with pytest.raises(Refused, match=r"without client\.key, client_cert"):
+        admin_of(tmp_path)
+
+
+def test_a_mark_ends_processes_that_left_their_group(tmp_path):
+    import sys
+
+    code = (
+        "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], "
+        "start_new_session=True); time.sleep(60)"
+    )
+    import time
+
+    with Processes() as processes:
+        processes.start("parent", [sys.executable, "-c", code], cwd=tmp_path, log=tmp_path / "log")
+        deadline = time.monotonic() + 10
+        while len(processes.marked()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(processes.marked()) == 2
+    assert processes.marked() == []
+
+
+@pytest.mark.slow
+def test_a_server_that_cannot_be_reached_is_named_with_what_to_do(tmp_path):
+    from samfed_monai.flare.poc import Poc
+
+    places = tmp_path / "sites"
+    for name in ("server", "site-1"):
+        write_json(places / f"{name}.json", {})
+    poc = Poc(tmp_path / "poc", ["site-1"], port=1)
+    poc.provision(places)
+    assert admin_of(poc.admin) == "admin@samfed.local"
+    with (
+        pytest.raises(Stopped, match=r"localhost:1 cannot be reached(.|\n)*start the server"),
+        open_session(poc.admin, timeout=3),
+    ):
+        pass
+
+
+def test_without_flare_every_way_says_how_to_install_it(monkeypatch, capsys):
+    from samfed_monai.cli import main
+    from samfed_monai.flare import needs
+
+    monkeypatch.setattr(needs, "find_spec", lambda name: None)
+    words = ["--datalist", "l", "--data-root", "d", "--rounds", "1", "--output-dir", "o"]
+    assert main(["flare", "simulate", "samfed_skin", *words]) == 2
+    assert "pip install samfed-monai[flare]" in capsys.readouterr().err
