@@ -30,10 +30,11 @@ class Allowed:
 
 
 def allowed_weights(network: nn.Module, *, personal: Sequence[str] = ()) -> Allowed:
-    """The shared names of a network.
+    """The shared names of a network: those that it declares itself (``key_split()``), without the personal ones.
 
     Args:
-        network: the site's own.
+        network: the site's own. One that declares nothing shares its whole state dict; of one that does, frozen and
+            personal names never leave.
         personal: patterns of names that never leave (:class:`SharedKeys`).
 
     Raises:
@@ -43,6 +44,10 @@ def allowed_weights(network: nn.Module, *, personal: Sequence[str] = ()) -> Allo
 
     state = get_state_dict(network)
     shared = SharedKeys(state, personal=personal).only_shared(state)
+    split: Any = getattr(network, "key_split", None)
+    if split is not None:
+        declared = frozenset(split().shared)
+        shared = {name: tensor for name, tensor in shared.items() if name in declared}
     learned = frozenset(name.removeprefix("module.") for name, _ in network.named_parameters())
     return Allowed({Kind.WEIGHTS: shared}, learned=learned)
 

@@ -5,8 +5,10 @@ import pytest
 from samfed_monai.errors import Refused
 from samfed_monai.federation import Envelope, Kind, MessageRefused, SiteWorker, Task
 from samfed_monai.federation.privacy import Release
-from samfed_monai.federation.privacy.allowed import allowed_of
-from tests.federation.toys import toy_algo, toy_weights
+from samfed_monai.federation.privacy.allowed import allowed_of, allowed_weights
+from samfed_monai.networks import KeyPatterns, split_keys
+from samfed_monai.networks.key_patterns import KeySplit
+from tests.federation.toys import ToyNet, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo
 
 PARAMETERS = {"0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias"}
@@ -43,3 +45,15 @@ def test_fault_56_a_site_with_a_network_of_its_own_does_not_send_it_because_it_i
     request = Envelope(Kind.WEIGHTS, "site-1", 0, 1, tensors=toy_weights(), extra={"purpose": "replace"})
     with pytest.raises(MessageRefused, match="expected one of metrics, soft_masks, found a kind that may not leave"):
         site.answer(Task.TRAIN, request)
+
+
+class Declared(ToyNet):
+    """A network that says itself what of it is shared; its batch norm is frozen."""
+
+    def key_split(self) -> KeySplit:
+        return split_keys(self.state_dict(), KeyPatterns(shared=("0.*",), personal=("3.*",)))
+
+
+def test_fault_56_a_network_s_own_declaration_is_kept():
+    assert allowed_weights(Declared()).like[Kind.WEIGHTS].keys() == {"0.weight", "0.bias"}
+    assert allowed_weights(Declared(), personal=["0.bias"]).like[Kind.WEIGHTS].keys() == {"0.weight"}
