@@ -15,6 +15,7 @@ from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.processes import Processes
 from samfed_monai.flare.session import open_session, submit_job, wait_for_sites
 from samfed_monai.flare.site_file import NAME
+from samfed_monai.flare.status import clear_status
 from samfed_monai.flare.watch import Watch, refuse_busy_port
 
 logger = logging.getLogger(__name__)
@@ -133,6 +134,7 @@ def run_poc(
     """
     refuse_busy_port(port)
     run_folder = Path(run_folder)
+    clear_status(run_folder)
     poc = Poc(workspace, sites, port=port, more_classes=more_classes)
     poc.provision(site_files)
     logs = run_folder / "flare"

@@ -11,6 +11,7 @@ from typing import Any
 from samfed_monai.flare.allow_list import merge_allow_list
 from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.processes import Processes
+from samfed_monai.flare.status import clear_status
 from samfed_monai.flare.watch import Watch
 
 
@@ -48,6 +49,7 @@ def simulate(
     workspace, run_folder = Path(workspace), Path(run_folder)
     merge_allow_list(workspace / "local", more_classes)
     (workspace / "startup").mkdir(parents=True, exist_ok=True)
+    clear_status(run_folder)
     log = Path(log) if log is not None else run_folder / "flare.log"
     command = [
         *(sys.executable, "-u", "-m", "nvflare.private.fed.app.simulator.simulator", str(Path(job).resolve())),

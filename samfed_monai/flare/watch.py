@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.errors import Problem, Refused, SamFedError, Stopped
+from samfed_monai.errors import ExitCode, Problem, Refused, SamFedError, Stopped
 from samfed_monai.flare.status import read_status
 
 logger = logging.getLogger(__name__)
@@ -19,6 +19,7 @@ _TOLD = re.compile(
     r"|.*: its message was refused: .*|teacher: .*|warm start: .*"
 )
 _LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ - (?:[\w.]+ - )?(?:INFO|WARNING) - (?:\[.*?\]: )?(.*)")
+_ENDED = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ - (?:[\w.]+ - )?ERROR - (?:\[.*?\]: )?((?:stopped|refused): .*)")
 RESUME = "type the same command again"
 
 
@@ -59,6 +60,7 @@ class Watch:
                 time.sleep(0.5)
                 status = read_status(self.folder)
                 if status["state"] in ("none", "running"):
+                    self.raise_as_logged()
                     raise Stopped(f"{gone}{self.tail()}", RESUME)
                 break
             if timeout is not None and time.monotonic() - started > timeout:
@@ -79,6 +81,23 @@ class Watch:
         *lines, self._rest = text.split("\n")
         for line in told_in(lines):
             logger.info("%s", line)
+
+    def raise_as_logged(self) -> None:
+        """Raises what the server's log says last, for a server that could not write its status (a full disk)."""
+        if not self.log.is_file():
+            return
+        said: list[str] = []
+        for line in self.log.read_text(errors="replace").splitlines():
+            found = _ENDED.match(line)
+            if found:
+                said = [found[1]]
+            elif said and line.startswith("  "):
+                said.append(line)
+            elif said and not line.startswith("  "):
+                said.append("")  # what follows is not part of it
+        if said:
+            message = "\n".join(said[: said.index("") if "" in said else None])
+            raise Told(message, ExitCode.REFUSED if message.startswith("refused") else ExitCode.STOPPED)
 
     def tail(self) -> str:
         """The last errors of the log, for a message."""

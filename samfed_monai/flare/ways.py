@@ -19,7 +19,6 @@ from samfed_monai.flare.planning import Planned, planned
 from samfed_monai.flare.poc import run_poc
 from samfed_monai.flare.session import fetch_results, follow, open_session, submit_job, wait_for_sites
 from samfed_monai.flare.simulator import simulate as run_simulator
-from samfed_monai.flare.status import clear_status
 from samfed_monai.flare.watch import raise_as_told
 from samfed_monai.io import read_json
 
@@ -91,7 +90,6 @@ def _prepare(run: Planned, folder: Path, arguments: argparse.Namespace) -> dict[
         raise Refused([Problem("--datalist", found="nothing", expected="a data list with every site's images")])
     output = run.places.output_dir
     output.mkdir(parents=True, exist_ok=True)
-    clear_status(output)
     name = _name(arguments, run)
     files = write_site_files(folder / "sites", run.datalist, run.places, run.sites, threads=arguments.threads)
     job = _export(run, folder / name, name, python=this_python())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -146,18 +147,15 @@ def test_fault_49_a_full_disk_at_the_server_stops_with_the_last_good_state(tmp_p
         def watch() -> None:
             while not (run / "rounds" / "000" / "round.json").is_file():
                 time.sleep(0.02)
-            with open(tiny_disk / "full", "wb") as stream:
-                try:
-                    while True:
-                        stream.write(bytes(512))
-                        stream.flush()
-                except OSError:
-                    pass
+            with contextlib.suppress(OSError), open(tiny_disk / "full", "wb") as stream:
+                while True:
+                    stream.write(bytes(512))
+                    stream.flush()
 
         threading.Thread(target=watch, daemon=True).start()
 
     with pytest.raises(SamFedError, match=r"disk is full(.|\n)*to go on: make room"):
         on_flare(tmp_path, TWO, run=run, rounds=6, on_start=fill, log=tmp_path / "flare.log")
-    (tiny_disk / "full").unlink()
+    (tiny_disk / "full").unlink(missing_ok=True)
     kept = max(int(path.name) for path in (run / "rounds").glob("[0-9]*"))
     assert len(model(run, kept)) == 64
