@@ -60,6 +60,8 @@ class JobRun:
         """See :meth:`FederatedJob.run`."""
         started = time.perf_counter()
         plan, places = self.plan, self.places
+        if transport is not None:
+            _require_no_places_of_sites(places)
         datalist = DataList.load(places.datalist)
         cast = Cast.of(plan, places, datalist)
         require_possible(self.privacy, cast.strategy)
@@ -188,6 +190,15 @@ class JobRun:
         started = time.perf_counter()
         yield
         self.seconds[activity] = time.perf_counter() - started
+
+
+def _require_no_places_of_sites(places: Places) -> None:
+    problems = Problems()
+    for site, there in sorted(places.sites.items()):
+        for name in there:
+            expected, mend = "nothing: where a site keeps things is its own affair", "set it at the site"
+            problems.add(f"federate.json -> sites#{site}#{name}", found="a place", expected=expected, mend=mend)
+    problems.refuse_if_any()
 
 
 def _require_sites(transport: Transport, cast: Cast) -> None:

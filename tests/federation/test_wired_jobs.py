@@ -224,3 +224,10 @@ def test_nobody_is_named_without_a_list_of_sites(three_sites, tmp_path):
     homes = Homes(three_sites, tmp_path / "homes")
     with pytest.raises(Refused, match=r"federate\.json -> sites: expected the name of every site that trains"):
         at_server(three_sites, homes, tmp_path / "run", sites={}, unseen=[]).run(homes)
+
+
+def test_where_a_site_keeps_things_is_not_the_servers_to_say(three_sites, tmp_path):
+    homes = Homes(three_sites, tmp_path / "homes")
+    sites = {"site-1": {"data_root": "/elsewhere"}, "site-2": {}}
+    with pytest.raises(Refused, match=r"sites#site-1#data_root: expected nothing: .*; set it at the site"):
+        at_server(three_sites, homes, tmp_path / "run", sites=sites).run(homes)
