@@ -1,0 +1,117 @@
+"""One federation, three ways: in one process, in FLARE's simulator and on a whole FLARE system of this machine."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from samfed_monai.cli import main
+from samfed_monai.data import DataList, render_synthetic
+from samfed_monai.io import read_json, safe_load, sha256_file
+from samfed_monai.results import validate_results
+
+pytestmark = pytest.mark.slow
+
+OPTIONS = {
+    "rounds": 3,
+    "image_size": 32,
+    "batch_size": 2,
+    "local_steps": 2,
+    "network_name": "basic_unet",
+    "warm_start_steps": 2,
+    "client#amp": "false",
+    "overlays": "false",
+}
+
+
+@pytest.fixture(scope="module")
+def three_sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of three labelled sites and a list; counts are those that may leave a site (five or more)."""
+    folder = tmp_path_factory.mktemp("three")
+    counts: dict[str, Any] = {"images_per_site": 6, "public": 4, "validation": 5, "test": 5, "size": (64, 64)}
+    listed = render_synthetic(folder, sites=3, labelled=True, **counts)
+    listed.save(folder / "list.json")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Sums of more threads are other sums."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def words(folder: Path, output: Path, **options: Any) -> list[str]:
+    given = {**OPTIONS, **options}
+    pairs = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    data = ["--datalist", str(folder / "list.json"), "--data-root", str(folder)]
+    return ["samfed_skin", *data, "--output-dir", str(output), *pairs]
+
+
+def hashes(run: Path) -> dict[str, str]:
+    """SHA-256 of every model that the run has kept."""
+    return {path.parent.name: sha256_file(path) for path in sorted(run.glob("rounds/*/global.safetensors"))}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_averaged_networks_have_the_same_bits_in_one_process_the_simulator_and_poc(three_sites, tmp_path):
+    local, simulated, poc = tmp_path / "local", tmp_path / "simulated", tmp_path / "poc"
+    assert main(["federate", *words(three_sites, local, variant="no_sam")]) == 0
+    on_flare = ["--threads", "1", "--stop-after", "240"]
+    assert main(["flare", "simulate", *words(three_sites, simulated, variant="no_sam"), *on_flare]) == 0
+    port = ["--port", str(free_port())]
+    assert main(["flare", "poc", *words(three_sites, poc, variant="no_sam"), *on_flare, *port]) == 0
+    assert hashes(local).keys() >= {"001", "002"}
+    assert hashes(local) == hashes(simulated) == hashes(poc)
+    scores = [read_json(run / "results.json")["models"]["last"] for run in (local, simulated, poc)]
+    assert scores[0]["sites"] == scores[1]["sites"] == scores[2]["sites"]
+    for run in (simulated, poc):
+        assert validate_results(read_json(run / "results.json")) == []
+        assert (run / "report.html").is_file()
+        assert len(list((run / "evaluation" / "best" / "site-3" / "test" / "masks").iterdir())) == 5
+    lists = [DataList.load(path) for path in sorted(tmp_path.glob("poc/**/*.list.json"))]
+    assert lists == [], "what was made for the sites is removed"
+
+
+def test_unlike_networks_have_the_same_bits_in_one_process_and_the_simulator(three_sites, tmp_path):
+    mixed = {"client#mixed_networks": "['basic_unet','flexible_unet_resnet18']", "client#server_network": "basic_unet"}
+    options = {"variant": "hssf", "rounds": 2, "client#public_steps": 1, "network_name": "basic_unet", **mixed}
+    local, simulated = tmp_path / "local", tmp_path / "simulated"
+    assert main(["federate", *words(three_sites, local, **options)]) == 0
+    on_flare = ["--threads", "1", "--stop-after", "240"]
+    assert main(["flare", "simulate", *words(three_sites, simulated, **options), *on_flare]) == 0
+    assert hashes(local) == hashes(simulated)
+    assert read_json(simulated / "results.json")["exchange"] == "predictions"
+    (state,) = simulated.glob("cache/sites/site-2/state/*/site-2/001.safetensors")
+    there, here = safe_load(state), safe_load(local / "rounds" / "001" / "clients" / "site-2.safetensors")
+    assert there.keys() == here.keys()
+    assert all(torch.equal(there[name], here[name]) for name in here), "a site's own network and its optimizer"
+
+
+def test_a_version_or_list_that_differs_is_told_where_the_command_was_typed(three_sites, tmp_path, capsys, monkeypatch):
+    from samfed_monai.flare import one_machine
+
+    write = one_machine.DataList.for_site
+
+    def other(self: DataList, site: str) -> DataList:
+        part = write(self, site)
+        return DataList(part.name, part.public[::-1], part.sites) if site == "site-2" else part
+
+    monkeypatch.setattr(one_machine.DataList, "for_site", other)
+    assert main(["flare", "simulate", *words(three_sites, tmp_path, variant="no_sam"), "--stop-after", "200"]) == 2
+    told = capsys.readouterr().err
+    assert "site-2: expected a site that can take part, found public part of the data list" in told
+    assert "copy the server's list" in told
+    assert not (tmp_path / "rounds").exists()
