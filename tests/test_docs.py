@@ -18,6 +18,7 @@ COMMANDS = {
     "weights",
     "teach",
     "federate",
+    "flare",
     "compare",
     "evaluate",
     "infer",
