@@ -1,0 +1,59 @@
+"""A site under FLARE's own FedAvg, without this package's controller."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from samfed_monai.flare.one_machine import write_site_files
+from tests.flare.test_equality import one_thread, three_sites
+
+pytestmark = pytest.mark.slow
+__all__ = ["one_thread", "three_sites"]
+
+RECIPE = """
+import sys
+from nvflare.app_opt.pt.recipes import FedAvgRecipe
+from nvflare.recipe import SimEnv
+from samfed_monai.flare import plain_client
+
+recipe = FedAvgRecipe(
+    name="plain",
+    model={"class_path": "samfed_monai.networks.client_network", "args": {"name": "basic_unet"}},
+    min_clients=2,
+    num_rounds=2,
+    train_script=plain_client.__file__,
+    train_args="--bundle samfed_skin --variant no_sam --network_name basic_unet --image_size 32 --batch_size 2"
+    " --local_steps 2 --amp false" + sys.argv[2],
+    launch_external_process=True,
+    command=sys.executable + " -u",
+    key_metric="dice",
+)
+recipe.execute(SimEnv(clients=["site-1", "site-2"], workspace_root=sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("client", ["", " --monai"], ids=["SamFedAlgo", "MonaiAlgo"])
+def test_flares_own_fedavg_averages_sites_with_our_bundle(three_sites, tmp_path, client):
+    from samfed_monai.config import find_bundle
+    from samfed_monai.data import DataList
+    from samfed_monai.federation.plan import Places
+
+    listed = DataList.load(three_sites / "list.json")
+    places = Places(find_bundle("samfed_skin"), three_sites / "list.json", three_sites, tmp_path / "run")
+    files = write_site_files(tmp_path / "sites", listed, places, ("site-1", "site-2"), threads=1)
+    environment = os.environ | {"SAMFED_SITE": str(files), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", RECIPE, str(tmp_path / "ws"), client]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    models = sorted(Path(tmp_path / "ws").rglob("FL_global_model.pt"))
+    assert models, done.stdout[-3000:] + done.stderr[-2000:]
+    weights = torch.load(models[0], weights_only=True)["model"]
+    from samfed_monai.networks import client_network
+
+    assert weights.keys() == client_network("basic_unet").state_dict().keys()
+    assert all(bool(torch.isfinite(torch.as_tensor(value)).all()) for value in weights.values())

@@ -1,0 +1,68 @@
+"""A provisioned system with certificates: what a hospital runs, on this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samfed_monai.cli import main
+from samfed_monai.data import DataList
+from samfed_monai.errors import Stopped
+from samfed_monai.flare.poc import Poc
+from samfed_monai.flare.processes import Processes
+from samfed_monai.flare.session import open_session
+from samfed_monai.io import read_json, write_json
+from tests.flare.test_equality import OPTIONS, free_port, hashes, one_thread, three_sites, words
+
+pytestmark = pytest.mark.slow
+__all__ = ["one_thread", "three_sites"]
+SITES = ("site-1", "site-2", "site-3")
+
+
+def own_files(folder: Path, images: Path, at: Path) -> Path:
+    """Site files as hospitals write them: each with its own list, cache and folder of runs."""
+    listed = DataList.load(images / "list.json")
+    for name in (*SITES, "server"):
+        part = listed.for_server() if name == "server" else listed.for_site(name)
+        part.save(at / name / "list.json")
+        own: dict[str, Any] = {key: str(at / name / key) for key in ("cache_dir", "runs_dir")}
+        own |= {"datalist": str(at / name / "list.json"), "data_root": str(images), "threads": 1}
+        write_json(folder / f"{name}.json", own)
+    return folder
+
+
+def up(poc: Poc) -> None:
+    for _ in range(20):
+        try:
+            with open_session(poc.admin, timeout=10):
+                return
+        except Stopped:
+            continue
+
+
+def test_a_submitted_job_brings_its_results_back_and_images_stay(three_sites, tmp_path):
+    local, fetched, at = tmp_path / "local", tmp_path / "fetched", tmp_path / "hospitals"
+    assert main(["federate", *words(three_sites, local, variant="no_sam")]) == 0
+    poc = Poc(tmp_path / "system", SITES, port=free_port())
+    poc.provision(own_files(tmp_path / "files", three_sites, at))
+    pairs = [word for name, value in OPTIONS.items() for word in (f"--{name}", str(value))]
+    job = ["samfed_skin", "--datalist", str(three_sites / "list.json"), "--variant", "no_sam", *pairs]
+    python = ["--python", sys.executable]
+    assert main(["flare", "export", *job, "--job", str(tmp_path / "first"), *python]) == 0
+    with Processes() as processes:
+        poc.start_server(processes, tmp_path / "server.log")
+        for site in SITES:
+            poc.start_site(processes, site, tmp_path / f"{site}.log")
+        up(poc)
+        kit = ["--kit", str(poc.admin), "--output-dir", str(fetched), "--stop-after", "200"]
+        assert main(["flare", "submit", str(tmp_path / "first"), *kit]) == 0
+    assert processes.marked() == []
+    assert hashes(fetched) == hashes(local)
+    assert read_json(fetched / "flare.json")["state"] == "done"
+    assert (fetched / "report.html").is_file()
+    assert not list(fetched.rglob("*.png")), "no image, no mask"
+    masks = at / "site-2" / "runs_dir" / "first" / "evaluation" / "best" / "site-2" / "test" / "masks"
+    assert len(list(masks.iterdir())) == 5, "they are at the site"
