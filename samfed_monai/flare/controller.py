@@ -51,9 +51,12 @@ class FederationController(ModelController):
         self._task_check_period = 0.1
         self.run_name = run_name
         self.transport: FlareTransport | None = None
+        #: Whether whoever started the run reads the run's folder itself, so that nothing has to be fetched.
+        self.on_this_machine = True
 
     def run(self) -> None:
         """Called by FLARE when all clients of the job are there."""
+        from samfed_monai.flare.session import publish
         from samfed_monai.flare.status import write_status
 
         folder = self.run_folder()
@@ -71,12 +74,17 @@ class FederationController(ModelController):
             with contextlib.suppress(OSError):
                 write_status(folder, "failed", f"{type(error).__name__}: {error}", 1)
             raise
+        finally:
+            if not self.on_this_machine:
+                publish(folder, self.job_run_folder())
 
     def run_folder(self) -> Path:
         """The run's folder, from the server's own site file."""
         from samfed_monai.flare.site_file import read_site_file
 
-        return read_site_file(self.kit_folder()).run_folder(self.run_name)
+        files = read_site_file(self.kit_folder())
+        self.on_this_machine = files.output_dir is not None
+        return files.run_folder(self.run_name)
 
     def federate(self, folder: Path) -> None:
         """The whole run: everything that ``samfed federate`` does, with this job's clients as its sites."""

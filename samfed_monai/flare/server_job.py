@@ -8,9 +8,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samfed_monai.errors import SamFedError
 from samfed_monai.flare.client import PLAN
-from samfed_monai.flare.session import publish
 from samfed_monai.flare.site_file import read_site_file
 from samfed_monai.flare.site_job import places_of, read_plan
 from samfed_monai.flare.transport import FlareTransport
@@ -48,15 +46,9 @@ def run_server(controller: FederationController, folder: Path) -> None:
         controller.transport = FlareTransport(FlarePost(controller), sites, run=run, patience=settled.timeout)
         return controller.transport
 
-    try:
-        JobRun(plan, places_of(files, plan, folder)).run(transport)
-        if files.output_dir is None:
-            _report(folder, files.datalist, files.data_root)
-    except SamFedError:
-        raise
-    finally:
-        if files.output_dir is None:
-            publish(folder, controller.job_run_folder())
+    JobRun(plan, places_of(files, plan, folder)).run(transport)
+    if files.output_dir is None:
+        _report(folder, files.datalist, files.data_root)
 
 
 def run_identifier(folder: Path) -> str:

@@ -122,7 +122,8 @@ def raise_as_told(status: dict[str, Any]) -> None:
     """
     if status["state"] == "done":
         return
-    raise Told(status["message"] or status["state"], status["exit_code"])
+    unknown = f"stopped: the run's own record says {status['state']!r}; see the server's log"
+    raise Told(status["message"] or unknown, status["exit_code"] or ExitCode.STOPPED)
 
 
 class Told(SamFedError):

@@ -17,17 +17,18 @@ pytestmark = pytest.mark.slow
 __all__ = ["one_thread", "three_sites"]
 
 RECIPE = """
-import sys
+import shutil, sys
 from nvflare.app_opt.pt.recipes import FedAvgRecipe
 from nvflare.recipe import SimEnv
 from samfed_monai.flare import plain_client
 
+shutil.copy(plain_client.__file__, "plain_client.py")
 recipe = FedAvgRecipe(
     name="plain",
     model={"class_path": "samfed_monai.networks.client_network", "args": {"name": "basic_unet"}},
     min_clients=2,
     num_rounds=2,
-    train_script=plain_client.__file__,
+    train_script="plain_client.py",
     train_args="--bundle samfed_skin --variant no_sam --network_name basic_unet --image_size 32 --batch_size 2"
     " --local_steps 2 --amp false" + sys.argv[2],
     launch_external_process=True,
@@ -49,7 +50,9 @@ def test_flares_own_fedavg_averages_sites_with_our_bundle(three_sites, tmp_path,
     files = write_site_files(tmp_path / "sites", listed, places, ("site-1", "site-2"), threads=1)
     environment = os.environ | {"SAMFED_SITE": str(files), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", RECIPE, str(tmp_path / "ws"), client]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
+    )
     models = sorted(Path(tmp_path / "ws").rglob("FL_global_model.pt"))
     assert models, done.stdout[-3000:] + done.stderr[-2000:]
     weights = torch.load(models[0], weights_only=True)["model"]
