@@ -38,6 +38,8 @@ def write_site_files(
     folder = Path(folder)
     common: dict[str, Any] = {"data_root": str(places.data_root), "output_dir": str(places.output_dir)}
     common["bundle_root"] = str(places.bundle_root)
+    if "device" in places.client:
+        common["device"] = str(places.client["device"])
     if threads is not None:
         common["threads"] = threads
     if weights is not None:

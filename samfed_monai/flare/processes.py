@@ -16,6 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.errors import Stopped
+from samfed_monai.federation.signals import Terminated, Termination
+
 logger = logging.getLogger(__name__)
 
 MARK = "SAMFED_FLARE_MARK"
@@ -24,7 +27,7 @@ MARK = "SAMFED_FLARE_MARK"
 class Processes:
     """Starts processes and ends them with everything that they have started.
 
-    Use it in a ``with`` block: whatever ends the block (an error, a time-out, Ctrl-C), they are gone after it.
+    Use it in a ``with`` block: whatever ends the block (an error, a time-out, Ctrl-C, SIGTERM), they are gone after it.
 
     Args:
         environment: on top of this process's own.
@@ -34,6 +37,7 @@ class Processes:
         self.mark = secrets.token_hex(8)
         self.environment = {**os.environ, **(environment or {}), MARK: self.mark}
         self.started: dict[str, subprocess.Popen] = {}
+        self._termination = Termination()
 
     def start(self, name: str, command: Sequence[str], *, cwd: Path, log: Path, more: Mapping[str, str] | None = None):
         """Starts a process in a session of its own; its output goes to ``log``."""
@@ -81,7 +85,11 @@ class Processes:
             process.poll()
 
     def __enter__(self) -> Processes:
+        self._termination.__enter__()
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        self._termination.__exit__()
         self.end()
+        if kind is not None and issubclass(kind, Terminated):
+            raise Stopped("asked to end (SIGTERM); the rounds that were stored are kept", "type the same command again")

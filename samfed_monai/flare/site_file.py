@@ -23,6 +23,7 @@ from samfed_monai.io import read_json
 NAME = "samfed_site.json"
 VARIABLE = "SAMFED_SITE"
 _PATHS = ("datalist", "data_root", "cache_dir", "output_dir", "runs_dir", "weights", "bundle_root", "adapter")
+_WORDS = ("device",)
 _NUMBERS = ("memory_limit_gib", "threads")
 _REQUIRED = ("datalist", "data_root", "cache_dir")
 
@@ -41,6 +42,7 @@ class SiteFile:
         weights: folder of checkpoints (``SAMFED_WEIGHTS``); ``None`` keeps the environment's.
         bundle_root: the bundle's folder; ``None`` takes the packaged bundle of the job's name.
         adapter: server only: an adapter to use as it is.
+        device: of torch (``cuda:0``); ``None`` leaves it to the bundle.
         memory_limit_gib: most memory (data segment, GiB) of the process that trains; ``None`` sets no limit.
         threads: threads of torch in that process; ``None`` leaves it to torch.
     """
@@ -54,6 +56,7 @@ class SiteFile:
     weights: Path | None = None
     bundle_root: Path | None = None
     adapter: Path | None = None
+    device: str | None = None
     memory_limit_gib: float | None = None
     threads: int | None = None
 
@@ -85,7 +88,7 @@ def read_site_file(start: str | Path, site: str | None = None) -> SiteFile:
     _check(path, content, problems)
     problems.refuse_if_any()
     values: dict[str, Any] = {name: Path(content[name]).expanduser() for name in _PATHS if content.get(name)}
-    values.update({name: content[name] for name in _NUMBERS if content.get(name) is not None})
+    values.update({name: content[name] for name in (*_NUMBERS, *_WORDS) if content.get(name) is not None})
     return SiteFile(path=path, **values)
 
 
@@ -104,14 +107,15 @@ def _find(start: Path, site: str) -> Path:
 
 
 def _check(path: Path, content: dict[str, Any], problems: Problems) -> None:
-    known = (*_PATHS, *_NUMBERS)
+    known = (*_PATHS, *_WORDS, *_NUMBERS)
     for name, value in content.items():
         where = f"{path.name} -> {name}"
         if name not in known:
             expected = f"one of {', '.join(known)}"
             problems.add(where, found="an unknown key", expected=expected, mend=did_you_mean(name, known))
-        elif name in _PATHS and value is not None and not isinstance(value, str):
-            problems.add(where, found=type(value).__name__, expected="a path")
+        elif name in (*_PATHS, *_WORDS) and value is not None and not isinstance(value, str):
+            expected = "a path" if name in _PATHS else "a word"
+            problems.add(where, found=type(value).__name__, expected=expected)
         elif name in _NUMBERS and value is not None and (type(value) not in (int, float) or value <= 0):
             problems.add(where, found=repr(value), expected="a number above 0")
     for name in _REQUIRED:

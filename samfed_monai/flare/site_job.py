@@ -58,4 +58,5 @@ def places_of(files: SiteFile, plan: Plan, run_folder: Path) -> Places:
         output_dir=run_folder,
         cache_dir=files.cache_dir,
         adapter=files.adapter,
+        client={"device": files.device} if files.device else {},
     )

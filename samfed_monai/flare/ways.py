@@ -13,6 +13,7 @@ from typing import Any
 
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.federation.asking import quorum_of
+from samfed_monai.flare.allow_list import allow_list_snippet
 from samfed_monai.flare.job import RUN_NAME, export_job, this_python
 from samfed_monai.flare.one_machine import write_site_files
 from samfed_monai.flare.planning import Planned, planned
@@ -20,7 +21,7 @@ from samfed_monai.flare.poc import run_poc
 from samfed_monai.flare.session import fetch_results, follow, open_session, submit_job, wait_for_sites
 from samfed_monai.flare.simulator import simulate as run_simulator
 from samfed_monai.flare.watch import raise_as_told
-from samfed_monai.io import read_json
+from samfed_monai.io import read_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,10 @@ Options = Mapping[str, Any]
 def export(bundle: str, overrides: Options, arguments: argparse.Namespace, paths: Options) -> None:
     """Writes a job."""
     run = planned(bundle, overrides)
-    _export(run, Path(paths["job"]), _name(arguments, run), python=arguments.python)
+    job = _export(run, Path(paths["job"]), _name(arguments, run), python=arguments.python)
+    classes = job.with_name(f"{job.name}.class_allow_list.json")
+    write_text(classes, allow_list_snippet() + "\n")
+    logger.info("classes that each participant's local/resources.json has to allow: %s", classes)
     logger.info("job: %s (%d sites; submit it with `samfed flare submit`)", paths["job"], len(run.sites))
 
 

@@ -1,0 +1,88 @@
+"""Whole hospitals that go down, and a user who types Ctrl-C, on FLARE's real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from samfed_monai.flare.poc import Poc, run_poc
+from samfed_monai.flare.processes import MARK, Processes
+from samfed_monai.io import read_json
+from tests.flare.test_equality import free_port, three_sites, words
+from tests.flare.test_faults import THREE, model, unbroken
+from tests.flare.toys import REPO, toy_job, toy_site_files
+
+pytestmark = pytest.mark.slow
+__all__ = ["three_sites"]
+
+
+def below(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def test_fault_41_a_whole_site_killed_costs_one_deadline_and_the_others_go_on(tmp_path):
+    run = tmp_path / "run"
+
+    def kill_site_3(poc: Poc, processes: Processes, job_id: str) -> None:
+        def watch() -> None:
+            while not (run / "rounds" / "000").is_dir():
+                time.sleep(0.02)
+            for process in below(processes.started["site-3"].pid):
+                process.send_signal(signal.SIGKILL)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+    faults = {site: {"round": 1, "what": "sleep", "seconds": 2} for site in THREE}  # it is killed while it works
+    started = time.monotonic()
+    run_poc(
+        toy_job(tmp_path / "job", rounds=4, quorum=2, timeout=30, faults=faults),
+        sites=THREE,
+        workspace=tmp_path / "system",
+        run_folder=run,
+        site_files=toy_site_files(tmp_path / "sites", THREE, run),
+        port=free_port(),
+        timeout=240,
+        more_classes=["tests."],
+        environment={"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
+        on_start=kill_site_3,
+    )
+    assert time.monotonic() - started < 150
+    records = [read_json(run / "rounds" / f"{number:03d}" / "round.json") for number in range(4)]
+    assert [record["sites"]["site-3"]["status"] for record in records] == ["ok", "skipped", "skipped", "skipped"]
+    assert [record["sites"]["site-1"]["status"] for record in records] == ["ok"] * 4
+    assert sum(sum(record["seconds"].values()) for record in records[2:]) < 30, "nobody waits for it again"
+    assert len(model(run, 3)) == len(unbroken(tmp_path / "two", rounds=1)) == 64
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 3)])
+def test_nothing_is_left_behind_when_the_command_is_ended(three_sites, tmp_path, number, code):
+    command = [sys.executable, "-m", "samfed_monai", "flare", "simulate"]
+    options = words(three_sites, tmp_path / "run", variant="no_sam", rounds=50)
+    environment = os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*command, *options], env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "rounds" / "000").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == code, told[-2000:]
+    assert "type the same command again" in told or number == signal.SIGINT
+    assert list(tmp_path.glob("samfed-flare-*")) == []
+    assert [each.pid for each in psutil.process_iter() if _of(each, tmp_path)] == []
+
+
+def _of(process: psutil.Process, folder: Path) -> bool:
+    try:
+        environment = process.environ()
+    except psutil.Error:
+        return False
+    return MARK in environment and environment.get("TMPDIR") == str(folder)
