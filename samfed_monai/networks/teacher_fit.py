@@ -27,6 +27,7 @@ from samfed_monai.networks.teacher_exam import Exam, mean
 from samfed_monai.networks.teacher_recipe import default_epochs, default_learning_rate
 from samfed_monai.networks.teacher_training import Training
 from samfed_monai.networks.weights import find_checkpoint
+from samfed_monai.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +180,9 @@ class TeacherFit:
 
     def _fit(self, sam: PromptFreeSam, exam: Exam, fit_hash: str) -> None:
         """Trains what ``adapt`` says and writes the adapter."""
-        parameters = prepare(sam, self.adapt, self.rank, self.lora_targets)
+        with torch.random.fork_rng(devices=[]):  # LoRA starts at random numbers: ours, and nobody else's are moved
+            torch.manual_seed(derive_seed(self.seed, "lora"))
+            parameters = prepare(sam, self.adapt, self.rank, self.lora_targets)
         training: dict[str, Any] = {"epoch": 0, "history": []}
         progress_file = self.output.with_name(self.output.name + ".progress.safetensors")
         if self.adapt is not Adapt.NONE:
