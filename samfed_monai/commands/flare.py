@@ -61,6 +61,13 @@ def _add_way(ways: argparse._SubParsersAction, way: str, about: str) -> None:
         parser.add_argument("--port", metavar="N", type=int, default=8102, help="of the FLARE server (default 8102)")
     if way == "submit":
         parser.add_argument("--kit", metavar="DIR", required=True, help="an admin's start-up kit")
+        parser.add_argument(
+            "--wait-for-sites",
+            metavar="SECONDS",
+            type=float,
+            default=300.0,
+            help="how long to wait for sites that are not connected; then the quorum is enough for a run that goes on",
+        )
         parser.add_argument("--no-wait", action="store_true", help="submit and return")
     take_overrides(parser, "federate.json")
     parser.set_defaults(run=run, way=way)

@@ -7,7 +7,7 @@ __getattr__, __dir__ = attach(
     {
         "FederationController": "controller",
         "FlareTransport": "transport",
-        "Post": "transport",
+        "Post": "post",
         "export_job": "job",
     },
 )

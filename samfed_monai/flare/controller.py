@@ -15,7 +15,8 @@ from typing import Any
 
 from samfed_monai.errors import SamFedError, Stopped
 from samfed_monai.flare.needs import require_flare
-from samfed_monai.flare.transport import FlareTransport, Letter
+from samfed_monai.flare.post import Letter
+from samfed_monai.flare.transport import FlareTransport
 
 require_flare()
 

@@ -90,12 +90,25 @@ def server_of(kit: str | Path) -> str:
 
 
 def wait_for_sites(
-    session: Any, sites: Sequence[str], *, timeout: float | None, gone: Callable[[], str] = lambda: ""
+    session: Any,
+    sites: Sequence[str],
+    *,
+    timeout: float | None,
+    least: int | None = None,
+    gone: Callable[[], str] = lambda: "",
 ) -> None:
     """Waits until all ``sites`` are connected to the server.
 
+    Args:
+        session: of an admin.
+        sites: names of the clients.
+        timeout: seconds; ``None`` waits.
+        least: so many are enough after ``timeout``; ``None`` needs all. A run that begins needs all of them in any
+            case (each is checked before round 0); one that goes on needs its quorum.
+        gone: says why waiting is of no use any more, or ``""``.
+
     Raises:
-        Stopped: some are not after ``timeout`` seconds; they are named.
+        Stopped: too few are there after ``timeout`` seconds; those that are not are named.
     """
     started, noticed = time.monotonic(), 0.0
     while True:
@@ -108,6 +121,9 @@ def wait_for_sites(
         if gone():
             raise Stopped(gone())
         if timeout is not None and waited > timeout:
+            if least is not None and len(sites) - len(missing) >= least:
+                logger.warning("going on without %s", ", ".join(missing))
+                return
             reason = f"not connected to the server after {timeout:g} s: {', '.join(missing)}"
             raise Stopped(reason, "start these sites (startup/start.sh of their kits), then type the command again")
         if waited - noticed > 10:

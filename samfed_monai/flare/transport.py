@@ -2,59 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import queue
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from samfed_monai.federation.envelope import Envelope, MessageRefused
 from samfed_monai.federation.failure import Failure, scrub
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.transport import Task, Traffic
 from samfed_monai.federation.wire import MAX_BYTES, from_bytes, to_bytes
+from samfed_monai.flare.arrivals import Answer, Arrivals, waiting
+from samfed_monai.flare.post import Letter, Post
 
 logger = logging.getLogger(__name__)
 
 _TICK = 0.2  # seconds between two looks at the clock and at FLARE's wish to stop
-
-
-@dataclass(frozen=True)
-class Letter:
-    """One message on its way to a site.
-
-    Args:
-        site: where it goes.
-        task: what the site is asked.
-        round: the round it belongs to.
-        payload: the envelope's bytes.
-        words: plain words beside it, for the site's client: ``run``, and ``keep``, the rounds whose states are wanted.
-        answered: called once with the sender's name and its answer: bytes, or a failure's reason.
-    """
-
-    site: str
-    task: str
-    round: int
-    payload: bytes = field(repr=False)
-    words: Mapping[str, Any]
-    answered: Callable[[str, bytes | str], None]
-
-
-class Post(Protocol):
-    """What a :class:`FlareTransport` needs of NVIDIA FLARE."""
-
-    def send(self, letter: Letter) -> Any:
-        """Sends without waiting; returns what :meth:`cancel` takes."""
-
-    def cancel(self, ticket: Any) -> None:
-        """No answer to this letter is wanted any more."""
-
-    def check_stop(self) -> None:
-        """Raises where FLARE has been told to end the run."""
 
 
 class FlareTransport:
@@ -98,8 +64,7 @@ class FlareTransport:
         self._traffic: dict[str, Traffic] = {}
         self._missing: set[str] = set()
         self._exchanges = 0
-        self._arrivals: queue.Queue[tuple[int, str, bytes | str]] = queue.Queue()
-        self._first: tuple[int, str, bytes | str] | None = None
+        self._arrivals = Arrivals(self._missing)
         self._rounds: Path | None = None
 
     @property
@@ -120,13 +85,17 @@ class FlareTransport:
         deadline = None if wait is None else time.monotonic() + wait
         started = noticed = time.monotonic()
         tickets, replies = self._send(task, messages)
-        arrived: dict[str, bytes | str] = {}
+        arrived: dict[str, Answer] = {}
         with self.progress.sites(len(messages)) as bar:
             while len(replies) + len(arrived) < len(messages):
                 self.post.check_stop()
                 missing = messages.keys() - replies.keys() - arrived.keys()
-                while self._collect(messages, replies, arrived):
+                taken, size = self._arrivals.collect(self._exchanges, messages, {**replies, **arrived})
+                arrived |= taken
+                for _ in taken:
                     bar.advance()
+                for site, count in size.items():
+                    self._traffic.setdefault(site, Traffic()).up += count
                 self._take_in_order(messages, replies, arrived, on_reply)
                 now = time.monotonic()
                 if (deadline is not None and now > deadline) or self._enough(messages, replies, arrived, quorum):
@@ -134,7 +103,7 @@ class FlareTransport:
                 if now - noticed > self.notice and missing:
                     noticed = now
                     logger.info("%s", waiting(Task(task).value, missing, None if deadline is None else deadline - now))
-                self._wait()
+                self._arrivals.wait(_TICK)
         for site in sorted(messages.keys() - replies.keys() - arrived.keys()):
             self.post.cancel(tickets[site])
             again = "" if site not in self._missing else ", nor in time before; nobody waited for it"
@@ -145,10 +114,9 @@ class FlareTransport:
         self._take_in_order(messages, replies, arrived, on_reply)
         return {site: replies[site] for site in sorted(replies)}
 
-    def came_late(self, site: str, what: str = "answer") -> None:
-        """Something came from ``site`` to a letter that was cancelled; it is dropped, but the site is there again."""
-        logger.warning("%s: dropped a late %s (its deadline had passed)", site, what)
-        self._missing.discard(site)
+    def came_late(self, site: str) -> None:
+        """FLARE got something from ``site`` to a letter that was cancelled."""
+        self._arrivals.late(site)
 
     def take_traffic(self) -> dict[str, Traffic]:
         taken, self._traffic = self._traffic, {}
@@ -173,24 +141,16 @@ class FlareTransport:
                 continue
             payload = to_bytes(messages[site])
             self._traffic.setdefault(site, Traffic()).down += len(payload)
-            answered = partial(self._arrived, self._exchanges)
+            answered = partial(self._arrivals.put, self._exchanges)
             letter = Letter(site, Task(task).value, messages[site].round, payload, words, answered)
             tickets[site] = self.post.send(letter)
         return tickets, replies
-
-    def _arrived(self, number: int, sender: str, answer: bytes | str) -> None:
-        self._arrivals.put((number, sender, answer))
-
-    def _wait(self) -> None:
-        """Until something has come, or for a moment."""
-        with contextlib.suppress(queue.Empty):
-            self._first = self._arrivals.get(timeout=_TICK)
 
     def _enough(
         self,
         messages: Mapping[str, Envelope],
         replies: Mapping[str, Envelope | Failure],
-        arrived: Mapping[str, bytes | str],
+        arrived: Mapping[str, Answer],
         quorum: int,
     ) -> bool:
         """Whether only sites are left for which nobody waits, and the others suffice."""
@@ -199,37 +159,11 @@ class FlareTransport:
         answers = [isinstance(answer, bytes) for answer in arrived.values()]
         return sum(not isinstance(reply, Failure) for reply in replies.values()) + sum(answers) >= quorum
 
-    def _collect(
-        self,
-        messages: Mapping[str, Envelope],
-        replies: Mapping[str, Envelope | Failure],
-        arrived: dict[str, bytes | str],
-    ) -> bool:
-        """Looks at one thing that has come; whether there was one."""
-        try:
-            number, sender, answer = self._first or self._arrivals.get_nowait()
-        except queue.Empty:
-            return False
-        self._first = None
-        if sender not in messages:
-            logger.warning("dropped an answer of %r, which is no site that was asked", sender)
-            return True
-        self._missing.discard(sender)
-        if isinstance(answer, bytes):
-            self._traffic.setdefault(sender, Traffic()).up += len(answer)
-        if number != self._exchanges:
-            self.came_late(sender)
-        elif sender in replies or sender in arrived:
-            logger.warning("%s: dropped a second answer (one per site and message)", sender)
-        else:
-            arrived[sender] = answer
-        return True
-
     def _take_in_order(
         self,
         messages: Mapping[str, Envelope],
         replies: dict[str, Envelope | Failure],
-        arrived: dict[str, bytes | str],
+        arrived: dict[str, Answer],
         on_reply: Callable[[str, Envelope], None] | None,
     ) -> None:
         """Takes in what has come, in the order of names: sums then have the same bits as in one process."""
@@ -240,9 +174,7 @@ class FlareTransport:
                 return
             replies[site] = self._read(site, arrived.pop(site), on_reply)
 
-    def _read(
-        self, site: str, answer: bytes | str, on_reply: Callable[[str, Envelope], None] | None
-    ) -> Envelope | Failure:
+    def _read(self, site: str, answer: Answer, on_reply: Callable[[str, Envelope], None] | None) -> Envelope | Failure:
         if isinstance(answer, str):
             logger.warning("%s failed: %s", site, answer)
             return Failure(site, answer)
@@ -263,15 +195,3 @@ class FlareTransport:
         if self._rounds is None or not self._rounds.is_dir():
             return []
         return sorted(int(path.parent.name) for path in self._rounds.glob("[0-9]*/clients"))
-
-
-def waiting(task: str, sites: Any, left: float | None) -> str:
-    """One line about who is waited for: ``train: waiting for site-2, site-3 (4 min left)``."""
-    names = ", ".join(sorted(sites))
-    if left is None:
-        return f"{task}: waiting for {names}"
-    return (
-        f"{task}: waiting for {names} ({left / 60:.0f} min left)"
-        if left >= 90
-        else (f"{task}: waiting for {names} ({left:.0f} s left)")
-    )

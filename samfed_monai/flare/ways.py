@@ -69,7 +69,8 @@ def submit(bundle: str, overrides: Options, arguments: argparse.Namespace, paths
             job = _export(run, Path(folder) / name, name, python=arguments.python)
         plan = read_json(job / "app" / "config" / "samfed_plan.json")
         with open_session(kit) as session:
-            wait_for_sites(session, sorted((*plan["sites"], *plan["unseen"])), timeout=arguments.stop_after)
+            sites, least = sorted((*plan["sites"], *plan["unseen"])), read_json(job / "meta.json")["min_clients"]
+            wait_for_sites(session, sites, timeout=arguments.wait_for_sites, least=least)
             job_id = submit_job(session, job)
             if arguments.no_wait:
                 return

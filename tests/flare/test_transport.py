@@ -17,7 +17,9 @@ from samfed_monai.federation.failure import Failure
 from samfed_monai.federation.site_worker import SiteWorker
 from samfed_monai.federation.transport import Task
 from samfed_monai.federation.wire import from_bytes, to_bytes
-from samfed_monai.flare.transport import FlareTransport, Letter, waiting
+from samfed_monai.flare.arrivals import waiting
+from samfed_monai.flare.post import Letter
+from samfed_monai.flare.transport import FlareTransport
 from samfed_monai.io import sha256_file
 from tests.federation.toys import QUIET, FixedClient, weights
 
