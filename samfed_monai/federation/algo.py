@@ -213,6 +213,8 @@ class SamFedAlgo(MonaiAlgo):
         own, rest = split_state(state)
         if own:
             self.load_network(own)
+        if self.own is not None:
+            rest = self.own.take_state(rest)
         if rest:
             optimizer_state.unpack(self.trainer.optimizer, rest)
 

@@ -217,7 +217,7 @@ class RoundController:
                     [*records, record],
                     self.transport.save_state,
                     server_state=self.strategy.state_dict(),
-                    keep_best_states=self.strategy.personal,
+                    keep_best_states=self.strategy.keeps_states,
                 )
                 self._writing = time.perf_counter() - started
                 logger.info("%s", told(stored.record))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from samfed_monai.federation.sharing.base import Sharing
 
-_PREFIX = "network."
+_PREFIX, _SHARING = "network.", "sharing."
 
 
 class OwnNetwork:
@@ -59,13 +59,21 @@ class OwnNetwork:
         return own
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The network's weights, under names that :func:`split_state` knows."""
-        return {_PREFIX + name: tensor for name, tensor in get_state_dict(self.trainer.network).items()}
+        """The network's weights and what its sharing keeps, under names that this module knows."""
+        kept = {_SHARING + name: tensor for name, tensor in self.sharing.state_dict().items()}
+        return {**{_PREFIX + n: tensor for n, tensor in get_state_dict(self.trainer.network).items()}, **kept}
+
+    def take_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Gives the sharing its part of a client's state; returns the rest."""
+        own = {name[len(_SHARING) :]: tensor for name, tensor in state.items() if name.startswith(_SHARING)}
+        self.sharing.load_state_dict(own)
+        return {name: tensor for name, tensor in state.items() if not name.startswith(_SHARING)}
 
     @contextmanager
     def undone_if_it_fails(self, call: Call) -> Iterator[None]:
         """Leaves the network as it was before a block that fails: NaN would never leave a network that stays here."""
         network, before = self.trainer.network, {}
+        kept = {name: tensor.detach().clone() for name, tensor in self.sharing.state_dict().items()}
         if call.keeps_network:
             before = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         try:
@@ -74,6 +82,7 @@ class OwnNetwork:
             if before:
                 network.load_state_dict(before)
             self.sharing.reset()
+            self.sharing.load_state_dict(kept)
             raise
 
 

@@ -48,5 +48,12 @@ class Sharing(ABC):
         """
         return {}
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the next round starts from beside the network, as named tensors; empty for most."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - see state_dict
+        """Puts back what :meth:`state_dict` returned, an empty one included; the network is in place already."""
+
     def reset(self) -> None:  # noqa: B027 - a sharing that remembers nothing has nothing to forget
         """Forgets what it remembers of the network, whose weights were put in from outside."""

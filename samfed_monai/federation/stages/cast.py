@@ -59,10 +59,10 @@ class Cast:
         self.sites, self.unseen = _parts(datalist, choices, unseen)
         self.strategy: Strategy = self._strategy()
         self.overrides = site_overrides(choices, self.sites)
-        self.networks = network_names(config, self.sites, self.overrides, personal=self.strategy.personal)
+        self.networks = network_names(config, self.sites, self.overrides, personal=not self.strategy.one_network)
         places = {f"network of {site}": name for site, name in self.networks.items()}
         require_known(config, {**places, "network of the server": self.server_network})
-        if not self.strategy.personal:
+        if self.strategy.one_network:
             require_one_network(config, self.networks)
 
     @classmethod
@@ -80,7 +80,7 @@ class Cast:
     @cached_property
     def server_network(self) -> str:
         """The server's network: the sites' where they share one, else ``server_network``, else ``network_name``."""
-        if not self.strategy.personal and self.networks:
+        if self.strategy.one_network and self.networks:
             return self.networks[self.sites[0]]
         name: str = self.config.optional("server_network") or self.config.value("network_name")
         return name

@@ -40,6 +40,16 @@ class Strategy(ABC):
 
     server: Server
 
+    @property
+    def one_network(self) -> bool:
+        """Whether all sites must have the same network, because their weights meet."""
+        return not self.personal
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether going back to the best round takes more than :attr:`global_weights`: states of sites or server."""
+        return self.personal
+
     def attach(self, server: Server) -> Strategy:
         """Binds the run, before anything else is called; returns itself.
 
