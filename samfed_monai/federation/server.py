@@ -28,6 +28,8 @@ class Server:
         bench: builds the server's own network with its public set: the bundle's ``sharing``, as a site has it, on the
             server's architecture. Called by strategies that train at the server, and by them only.
         networks: site to a builder of an empty network as that site has it; for strategies that need one.
+        keeps_parts: whether part of the network is personal: ``weights`` are then its shared names alone, and going
+            back to a stored model takes the sites' states.
     """
 
     sites: Sequence[str]
@@ -37,6 +39,7 @@ class Server:
     guard: UpdateGuard | None = None
     bench: Callable[[], PublicMaskSharing] | None = None
     networks: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
+    keeps_parts: bool = False
 
     def open_bench(self, variant: str) -> PublicMaskSharing:
         """The server's own network with its public set.
