@@ -7,7 +7,6 @@ import math
 import time
 import warnings
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +22,13 @@ from samfed_monai.federation.engines import place_at_round
 from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.exchange import HEADER, sendable
 from samfed_monai.federation.own_network import OwnNetwork, own_network, require_same_public_set, split_state
+from samfed_monai.federation.own_parts import OwnParts, own_parts
 from samfed_monai.federation.random_state import own_random_state, seed_transforms
 from samfed_monai.handlers.unfinished_run import forget_unfinished_run
 from samfed_monai.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,9 @@ class SamFedAlgo(MonaiAlgo):
     :attr:`scores`, and in ``output_dir`` when ``extra["model"]`` names ``best`` or ``last``.
 
     With a ``sharing`` in the bundle, ``extra["purpose"]`` other than ``replace`` leaves the site its own network
-    (:class:`OwnNetwork`), whose weights are then part of :meth:`state_dict`.
+    (:class:`OwnNetwork`), whose weights are then part of :meth:`state_dict`. Where part of a network is personal or
+    frozen (:class:`OwnParts`), messages hold its shared names alone, personal values are part of :meth:`state_dict`,
+    and what is evaluated is the site's own model: what was sent, with what stays here.
 
     Args:
         bundle_root: the bundle's folder.
@@ -89,6 +91,8 @@ class SamFedAlgo(MonaiAlgo):
         self._received: dict[str, float] = {}
         #: The network that stays at this site; ``None`` where the bundle has no ``sharing``.
         self.own: OwnNetwork | None = None
+        #: What of the network is shared, personal and frozen; ``None`` before :meth:`initialize`.
+        self.parts: OwnParts | None = None
 
     def initialize(self, extra: dict | None = None) -> None:
         """Builds the bundle's trainer and evaluator; ``extra[ExtraItems.CLIENT_NAME]`` is the site's name."""
@@ -100,7 +104,8 @@ class SamFedAlgo(MonaiAlgo):
             super().initialize(extra)
         self._closed = ""
         with own_random_state(derive_seed((extra or {}).get("seed", 0), site, "sharing")):
-            self.own = own_network(self.trainer, self.train_workflow)
+            self.parts = self._parts_of_bundle()
+            self.own = own_network(self.trainer, self.train_workflow, self.parts.split.frozen if self.parts else ())
         if self.trainer is not None and not self.keep_optimizer:
             self._fresh_optimizer = self.trainer.optimizer.state_dict()
 
@@ -113,13 +118,16 @@ class SamFedAlgo(MonaiAlgo):
         started = time.perf_counter()
         own = self._own_in(call)
         if own is None:
-            self._require_fit(data.weights, self.trainer.network)
+            self._require_fit(data.weights, self._shared())
+        elif call.words["purpose"] == "keep":
+            self._stay_put(call)
+            return
         forget_unfinished_run(self.trainer)
         place_at_round(self.trainer, call, local_epochs=self.local_epochs)
         if not self.keep_optimizer:
             self.trainer.optimizer.load_state_dict(self._fresh_optimizer)
         self._received = {}
-        undone = self.own.undone_if_it_fails(call) if self.own else nullcontext()
+        undone = (self.own or self._its_parts).undone_if_it_fails(call)
         with optimizer_state.kept_finite(self.trainer.optimizer, owner=call.site), undone:
             if own is not None:
                 with own_random_state(call.derive_seed("receive")):
@@ -146,6 +154,8 @@ class SamFedAlgo(MonaiAlgo):
         """A copy of the weights with the number of private images, means of the loss terms, and seconds."""
         own = self._own_in(Call.of(self.client_name, extra))
         kind, answer = own.share() if own is not None else (Kind.WEIGHTS, super().get_weights(extra))
+        if kind == Kind.WEIGHTS and own is None and self.parts is not None and answer.weights:
+            answer.weights = self.parts.shared(answer.weights)
         if self.trainer is None or ExtraItems.MODEL_TYPE in (extra or {}):
             return answer
         live = {tensor.data_ptr() for tensor in get_state_dict(self.trainer.network).values()}
@@ -170,7 +180,9 @@ class SamFedAlgo(MonaiAlgo):
         if own is not None:
             data = own.in_place_of(data)
         else:
-            self._require_fit(data.weights, self.evaluator.network)
+            self._require_fit(data.weights, self._shared())
+            if self.trainer is not None:  # the evaluator has a network of its own
+                data = self._its_parts.with_message(data)
         forget_unfinished_run(self.evaluator)
         folder = None
         if self.output_dir is not None and model in ("best", "last"):
@@ -198,45 +210,73 @@ class SamFedAlgo(MonaiAlgo):
     def state_dict(self) -> dict[str, Tensor]:
         """What the next round needs and the server does not send, as named tensors.
 
-        The optimizer's state, and the network where this site keeps its own. Guides (EMA, global model) hold nothing
-        across rounds: they are re-synced when a round starts.
+        The optimizer's state, and the network, or the part of it, that this site keeps. Guides (EMA, global model) hold
+        nothing across rounds: they are re-synced when a round starts.
         """
-        if self.trainer is None:
-            return {}
-        state = optimizer_state.pack(self.trainer.optimizer) if self.keep_optimizer else {}
-        return {**state, **(self.own.state_dict() if self.own else {})}
+        state: dict[str, Tensor] = {}
+        if self.trainer is not None and self.keep_optimizer:
+            state = optimizer_state.pack(self.trainer.optimizer)
+        kept = self.own or self.parts
+        return {**state, **(kept.state_dict() if kept else {})}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Puts back what :meth:`state_dict` returned; nothing for an empty one."""
-        if not state or self.trainer is None:
-            return
-        own, rest = split_state(state)
-        if own:
-            self.load_network(own)
+        kept, rest = split_state(state)
+        if kept:
+            self.load_network(kept)
         if self.own is not None:
             rest = self.own.take_state(rest)
-        if rest:
+        if rest and self.trainer is not None:
             optimizer_state.unpack(self.trainer.optimizer, rest)
 
     def load_network(self, weights: Mapping[str, Tensor]) -> None:
-        """Gives this site's own network its weights, for instance those of a warm start.
+        """Gives this site's network what stays at this site, for instance that of a warm start.
+
+        Args:
+            weights: of its own network, but for frozen names; of its personal names, where it keeps those alone.
 
         Raises:
             MessageRefused: they are those of another network.
         """
-        if self.trainer is None:
+        if self.parts is None:
             raise RuntimeError("load_network() was called before initialize()")
-        self._require_fit(weights, self.trainer.network)
-        self.trainer.network.load_state_dict(dict(weights))
+        like = self.own.weights() if self.own is not None else self.parts.personal()
+        self._require_fit(weights, like or get_state_dict(self.parts.network))
+        self.parts.network.load_state_dict(dict(weights), strict=False)
         if self.own is not None:
             self.own.sharing.reset()
 
     def _own_in(self, call: Call) -> OwnNetwork | None:
         return self.own if call.keeps_network else None
 
-    def _require_fit(self, weights: Mapping[str, Tensor] | None, network: nn.Module) -> None:
+    def _parts_of_bundle(self) -> OwnParts | None:
+        trains = self.trainer is not None
+        network = getattr(self.trainer if trains else self.evaluator, "network", None)
+        if network is None:
+            return None
+        workflow = self.train_workflow if trains else self.eval_workflow
+        parser = getattr(workflow, "parser", None)
+        has_sharing = parser is not None and parser.get("sharing") is not None
+        return own_parts(network, workflow, has_sharing=has_sharing)
+
+    @property
+    def _its_parts(self) -> OwnParts:
+        if self.parts is None:
+            raise RuntimeError("the client was used before initialize()")
+        return self.parts
+
+    def _shared(self) -> dict[str, Tensor]:
+        return self._its_parts.shared(get_state_dict(self._its_parts.network))
+
+    def _stay_put(self, call: Call) -> None:
+        """A round in which nothing is trained."""
+        self._last, self._seconds, self._received = call, 0.0, {}
+        self.iter_of_start_time = self.trainer.state.iteration
+        self.trainer.state.term_means = {}
+
+    def _require_fit(self, weights: Mapping[str, Tensor] | None, like: Mapping[str, Tensor]) -> None:
         message = Envelope(Kind.WEIGHTS, str(self.client_name), 0, 1, tensors=dict(weights or {}))
-        message.check(up=False, like=get_state_dict(network))
+        message.check(up=False, like=like)
 
     def _refuse_if_closed(self) -> None:
         if self._closed:

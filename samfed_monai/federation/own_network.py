@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from samfed_monai.federation.exchange import HEADER
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedTrainer
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from samfed_monai.federation.sharing.base import Sharing
 
@@ -34,10 +34,11 @@ class OwnNetwork:
     Args:
         trainer: whose network it is.
         sharing: what this site gives and takes.
+        frozen: names of the network that nobody trains: they are the same everywhere, and no state holds them.
     """
 
-    def __init__(self, trainer: SupervisedTrainer, sharing: Sharing) -> None:
-        self.trainer, self.sharing = trainer, sharing
+    def __init__(self, trainer: SupervisedTrainer, sharing: Sharing, frozen: Sequence[str] = ()) -> None:
+        self.trainer, self.sharing, self._frozen = trainer, sharing, frozenset(frozen)
 
     def receive(self, data: ExchangeObject, call: Call) -> dict[str, float]:
         """Learns from what was sent, if it was sent for that; returns the numbers of it that are finite."""
@@ -54,14 +55,14 @@ class OwnNetwork:
 
     def in_place_of(self, data: ExchangeObject) -> ExchangeObject:
         """The message ``data`` with this network's weights as its tensors: MONAI FL loads what it is given."""
-        own = ExchangeObject(weights=dict(get_state_dict(self.trainer.network)), weight_type=WeightType.WEIGHTS)
+        own = ExchangeObject(weights=self.weights(), weight_type=WeightType.WEIGHTS)
         own[HEADER] = data.get(HEADER, {})
         return own
 
     def state_dict(self) -> dict[str, Tensor]:
         """The network's weights and what its sharing keeps, under names that this module knows."""
         kept = {_SHARING + name: tensor for name, tensor in self.sharing.state_dict().items()}
-        return {**{_PREFIX + n: tensor for n, tensor in get_state_dict(self.trainer.network).items()}, **kept}
+        return {**marked(self.weights()), **kept}
 
     def take_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Gives the sharing its part of a client's state; returns the rest."""
@@ -69,30 +70,55 @@ class OwnNetwork:
         self.sharing.load_state_dict(own)
         return {name: tensor for name, tensor in state.items() if not name.startswith(_SHARING)}
 
+    def weights(self) -> dict[str, Tensor]:
+        """What of the network is not frozen; its own memory."""
+        state = get_state_dict(self.trainer.network)
+        return {name: tensor for name, tensor in state.items() if name not in self._frozen}
+
     @contextmanager
     def undone_if_it_fails(self, call: Call) -> Iterator[None]:
         """Leaves the network as it was before a block that fails: NaN would never leave a network that stays here."""
-        network, before = self.trainer.network, {}
         kept = {name: tensor.detach().clone() for name, tensor in self.sharing.state_dict().items()}
-        if call.keeps_network:
-            before = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         try:
-            yield
+            with undone(self.trainer.network, self.weights() if call.keeps_network else ()):
+                yield
         except BaseException:
-            if before:
-                network.load_state_dict(before)
             self.sharing.reset()
             self.sharing.load_state_dict(kept)
             raise
 
 
-def own_network(trainer: SupervisedTrainer | None, workflow: Any) -> OwnNetwork | None:
-    """That of a bundle whose ``sharing`` is a component; ``None`` without a trainer, or where weights are exchanged."""
+@contextmanager
+def undone(network: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Puts ``names`` of a network's state back to what they were when a block fails."""
+    state = network.state_dict()
+    before = {name: state[name].detach().clone() for name in names}
+    try:
+        yield
+    except BaseException:
+        if before:
+            network.load_state_dict(before, strict=False)
+        raise
+
+
+def own_network(trainer: SupervisedTrainer | None, workflow: Any, frozen: Sequence[str] = ()) -> OwnNetwork | None:
+    """That of a bundle whose ``sharing`` is a component; ``None`` without a trainer, or where weights are exchanged.
+
+    Args:
+        trainer: the bundle's.
+        workflow: the bundle's, whose configuration has the ``sharing``.
+        frozen: as :class:`OwnNetwork` takes them.
+    """
     parser = getattr(workflow, "parser", None)
     if trainer is None or parser is None or "sharing" not in parser:
         return None
     sharing = parser.get_parsed_content("sharing")
-    return None if sharing is None else OwnNetwork(trainer, sharing)
+    return None if sharing is None else OwnNetwork(trainer, sharing, frozen)
+
+
+def marked(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``weights`` under names that tell them from the rest of a client's state (:func:`split_state`)."""
+    return {_PREFIX + name: tensor for name, tensor in weights.items()}
 
 
 def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -11,6 +11,8 @@ __getattr__, __dir__ = attach(
         "HssfOutputs": "hssf",
         "hssf_outputs": "hssf",
         "KeyPatterns": "key_patterns",
+        "KeySplit": "key_patterns",
+        "network_split": "key_patterns",
         "split_keys": "key_patterns",
         "SamNetwork": "sam.network",
         "SamPath": "sam.paths",

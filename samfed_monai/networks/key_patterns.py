@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
 
-from samfed_monai.errors import Problems
+from samfed_monai.errors import Problem, Problems, Refused
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PERSONAL = "train.json -> personal"
+"""Where a bundle says what stays at its sites."""
+NORM_LAYERS = "<norm>"
+"""Stands for every tensor of every normalisation layer, whose names follow no pattern (FedBN, arXiv 2102.07623)."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,60 @@ def split_keys(names: Iterable[str], patterns: KeyPatterns, *, where: str = "net
     problems.refuse_if_any()
     shared, personal = (tuple(name for name in listed if name in parts[part]) for part in ("shared", "personal"))
     return KeySplit(shared, personal, tuple(name for name in listed if name not in {*shared, *personal}))
+
+
+def network_split(network: nn.Module, personal: Sequence[str] = (), *, where: str = PERSONAL) -> KeySplit:
+    """What of a network is shared, personal and frozen: the one answer that server, site and filter go by.
+
+    A network declares it itself (``key_split()``), or shares its whole state dict. ``personal`` takes names out of what
+    is shared; what is frozen stays frozen.
+
+    Args:
+        network: the network.
+        personal: patterns as in :class:`KeyPatterns`, or :data:`NORM_LAYERS`.
+        where: where the patterns stand, for messages.
+
+    Raises:
+        Refused: no list of patterns; a pattern that matches nothing, or frozen names alone; nothing left to share.
+
+    Example::
+
+        "personal": ["segmentation_head.*", "<norm>"]
+    """
+    names, declared = list(network.state_dict()), getattr(network, "key_split", None)
+    split: KeySplit = declared() if declared is not None else KeySplit(tuple(names), (), ())
+    if isinstance(personal, str) or not all(isinstance(pattern, str) for pattern in personal):
+        expected, mend = "a list of patterns", 'for instance ["segmentation_head.*"]'
+        raise Refused([Problem(where, found=repr(personal), expected=expected, mend=mend)])
+    problems, chosen = Problems(), set[str]()
+    for pattern in personal:
+        found = _norm_names(network) if pattern == NORM_LAYERS else {n for n in names if fnmatchcase(n, pattern)}
+        if not found - set(split.frozen):
+            kind = f"no trained name like {pattern!r}" if found else f"no name like {pattern!r}"
+            parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names if name not in split.frozen))
+            mend = f"correct the pattern or leave it out; names begin with {parts}"
+            problems.add(where, found=kind, expected="at least one", mend=mend)
+        chosen |= found
+    shared = tuple(name for name in split.shared if name not in chosen)
+    if chosen and not shared:
+        mend = "a variant that exchanges nothing is local_sam, or local_only"
+        problems.add(where, found="every name", expected="at least one that is shared", mend=mend)
+    problems.refuse_if_any()
+    stay = {*split.personal, *(chosen - set(split.frozen))}
+    return KeySplit(shared, tuple(name for name in names if name in stay), split.frozen)
+
+
+def _norm_names(network: nn.Module) -> set[str]:
+    from torch import nn
+    from torch.nn.modules.batchnorm import _NormBase
+
+    layers: tuple[Any, ...] = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+    return {
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, module in network.named_modules()
+        if isinstance(module, layers)
+        for name in module.state_dict()
+    }
 
 
 def _matched(names: Sequence[str], patterns: Sequence[str], where: str, problems: Problems) -> set[str]:
