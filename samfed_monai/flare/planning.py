@@ -36,8 +36,13 @@ class Planned:
     report: Any
 
 
-def planned(bundle: str | Path, overrides: Mapping[str, Any]) -> Planned:
+def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = True) -> Planned:
     """Checks the bundle with its overrides and plans the run, without running anything.
+
+    Args:
+        bundle: folder or packaged name.
+        overrides: ids of ``federate.json`` and the values that the command line gives them.
+        here: whether it will run on this machine, so that checkpoints and images must be here.
 
     Raises:
         Refused: with every problem of the bundle, the overrides or the list.
@@ -47,7 +52,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any]) -> Planned:
     from samfed_monai.federation.stages.cast import Cast
 
     root = find_bundle(bundle)
-    problems = check_bundle(root, "federate", overrides=dict(overrides))
+    problems = check_bundle(root, "federate", overrides=dict(overrides), ready=here)
     if problems:
         raise Refused(problems)
     files = workflow_files(root, "federate")

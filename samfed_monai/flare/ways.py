@@ -30,7 +30,7 @@ Options = Mapping[str, Any]
 
 def export(bundle: str, overrides: Options, arguments: argparse.Namespace, paths: Options) -> None:
     """Writes a job."""
-    run = planned(bundle, overrides)
+    run = planned(bundle, overrides, here=False)
     job = _export(run, Path(paths["job"]), _name(arguments, run), python=arguments.python)
     classes = job.with_name(f"{job.name}.class_allow_list.json")
     write_text(classes, allow_list_snippet() + "\n")
@@ -64,7 +64,7 @@ def submit(bundle: str, overrides: Options, arguments: argparse.Namespace, paths
         if not (job / "meta.json").is_file():
             if arguments.rounds is None:
                 raise Refused([Problem("--rounds", found="nothing", expected="a number, or an exported job's folder")])
-            run = planned(bundle, overrides)
+            run = planned(bundle, overrides, here=False)
             name = _name(arguments, run)
             job = _export(run, Path(folder) / name, name, python=arguments.python)
         plan = read_json(job / "app" / "config" / "samfed_plan.json")
