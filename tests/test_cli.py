@@ -29,6 +29,7 @@ COMMANDS = (
     "variants",
     "teach",
     "federate",
+    "flare",
     "compare",
     "report",
     "audit",
