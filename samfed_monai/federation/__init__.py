@@ -3,9 +3,14 @@
 from samfed_monai.lazy import attach
 
 _EXPORTS = {
+    "AdaptiveMixing": "sharing.adaptive_mixing",
+    "Apple": "strategies.apple",
+    "AppleSharing": "sharing.apple",
     "COLUMNS": "run_folder",
+    "ClientTailored": "strategies.client_tailored",
     "CondensationFusion": "strategies.condensation_fusion",
     "Consensus": "strategies.consensus",
+    "DittoSharing": "sharing.ditto",
     "Envelope": "envelope",
     "Failure": "failure",
     "FedAvg": "strategies.fedavg",
@@ -17,6 +22,7 @@ _EXPORTS = {
     "LocalTransport": "local_transport",
     "MessageRefused": "envelope",
     "NothingShared": "sharing.nothing",
+    "PersonalFedAvg": "strategies.personal_fedavg",
     "Places": "plan",
     "Plan": "plan",
     "Progress": "progress",

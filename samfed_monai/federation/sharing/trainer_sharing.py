@@ -1,0 +1,118 @@
+"""What sharings have in common that work on the trainer of the local epoch itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from monai.networks.utils import get_state_dict
+
+from samfed_monai.errors import Problem
+from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
+from samfed_monai.federation.random_state import seed_transforms
+from samfed_monai.federation.sharing.base import Sharing
+from samfed_monai.handlers.unfinished_run import forget_unfinished_run
+from samfed_monai.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+_POSITION = ("epoch", "iteration", "max_epochs", "epoch_length")
+
+
+class TrainerSharing(Sharing):
+    """A sharing of weights that is one of its trainer's handlers, too, so that it sees every step.
+
+    Weights of the server arrive, weights of the same names leave; what the server does not name stays as it is. So the
+    allow-list of a network (:func:`allowed_weights`) holds here as anywhere.
+
+    Args:
+        network, optimizer: those of the local training.
+        seed, site: what the random numbers of additional runs derive from.
+
+    Example::
+
+        "sharing": {"network": "@network", "optimizer": "@optimizer", "seed": "@seed", "site": "@site", …},
+        "after#sharing": "@sharing"
+    """
+
+    def __init__(self, *, network: nn.Module, optimizer: Optimizer, seed: int = 0, site: str = "") -> None:
+        self.network, self.optimizer, self.seed, self.site = network, optimizer, seed, site
+        self._trainer: Any = None
+        self._names: tuple[str, ...] = ()
+
+    def attach(self, engine: Any) -> None:
+        """Binds to the trainer of the local epoch."""
+        self._trainer = engine
+
+    def may_share(self) -> Mapping[Kind, Mapping[str, Tensor]]:
+        return {Kind.WEIGHTS: get_state_dict(self.network)}
+
+    def taken(self, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The server's weights, checked; their names are what :meth:`named` gives.
+
+        Raises:
+            MessageRefused: something else than weights of this network.
+        """
+        if kind != Kind.WEIGHTS or not tensors:
+            expected, mend = "the server's weights", "use the strategy that the variant names beside this sharing"
+            raise MessageRefused([Problem("message -> kind", found=Kind(kind).value, expected=expected, mend=mend)])
+        state = get_state_dict(self.network)
+        like = {name: state[name] for name in tensors if name in state}
+        Envelope(Kind.WEIGHTS, "", 0, 1, tensors=dict(tensors)).check(up=False, like=like)
+        self._names = tuple(tensors)
+        return dict(tensors)
+
+    def put(self, tensors: Mapping[str, Tensor]) -> None:
+        """Puts weights in place of the network's of the same names."""
+        self.network.load_state_dict(dict(tensors), strict=False)
+
+    def named(self) -> dict[str, Tensor]:
+        """Copies of the network's weights whose names the server sent."""
+        state = get_state_dict(self.network)
+        return {name: state[name].detach().cpu().clone() for name in self._names}
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Parameters that are trained here and whose names the server sent, in the network's order."""
+        named = {name.removeprefix("module."): weight for name, weight in self.network.named_parameters()}
+        known = set(self._names)
+        return {
+            name: weight
+            for name, weight in named.items()
+            if name in known and weight.requires_grad and weight.is_floating_point()
+        }
+
+    def run_once_more(self, round: int, what: str, steps: int | None = None) -> dict[str, float]:
+        """Runs the trainer beside the local epoch and leaves its position as it was.
+
+        Args:
+            round: from 0.
+            what: names the run; its random views derive from it.
+            steps: iterations; ``None`` takes as many as a local epoch has.
+
+        Returns:
+            Means of the loss's parts, by name.
+
+        Raises:
+            MessageRefused: the bundle did not list this sharing among the trainer's handlers.
+        """
+        trainer = self._trainer
+        if trainer is None:
+            found, mend = "no trainer", 'list it as a handler: "after#sharing": "@sharing"'
+            raise MessageRefused([Problem("train.json -> sharing", found=found, expected="a trainer", mend=mend)])
+        state = trainer.state
+        before = {name: getattr(state, name) for name in _POSITION}
+        data = getattr(trainer.data_loader, "dataset", None)
+        seed_transforms(data, derive_seed(self.seed, self.site, round, what))
+        state.max_epochs = state.epoch + 1
+        if steps is not None:  # Ignite takes an iteration within an epoch for a run that goes on
+            state.epoch_length, state.iteration = steps, state.epoch * steps
+        forget_unfinished_run(trainer)
+        try:
+            trainer.run()
+            return dict(getattr(state, "term_means", None) or {})
+        finally:
+            for name, value in before.items():
+                setattr(state, name, value)
+            forget_unfinished_run(trainer)

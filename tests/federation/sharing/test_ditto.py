@@ -1,0 +1,99 @@
+"""Ditto's site: lambda 0 trains alone, a large lambda stays at the global network, the global one trains for all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samfed_monai.federation import DittoSharing, Kind, MessageRefused
+from samfed_monai.handlers import AnchoredTerm
+from tests.federation.personal import Six, numbers_of, six, six_trainer
+
+GLOBAL = [0.0, 1.0, 2.0, 3.0, -1.0, -2.0]
+OWN = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+TARGET = [4.0, 4.0, 4.0, 4.0, 4.0, 4.0]
+
+
+def made(mu: float, *, rate: float = 0.1, steps: int = 1, optimizer=torch.optim.SGD):
+    network = Six(OWN)
+    chosen = optimizer(network.parameters(), lr=rate)
+    term = AnchoredTerm(mu=mu, name="ditto")
+    sharing = DittoSharing(term=term, network=network, optimizer=chosen, site="s")
+    return sharing, six_trainer(network, chosen, [term, sharing], TARGET, steps)
+
+
+def one_round(sharing, trainer, weights=GLOBAL, round: int = 0):
+    sharing.receive(round, 3, Kind.WEIGHTS, six(weights))
+    trainer.state.max_epochs = trainer.state.epoch + 1
+    trainer.run()
+    return numbers_of(sharing.share()[1])
+
+
+def test_the_global_network_takes_a_step_of_fedavg_and_the_own_one_is_drawn_to_what_arrived():
+    sharing, trainer = made(0.5)
+    answer = one_round(sharing, trainer)
+    assert answer == pytest.approx([g + 0.1 * (4 - g) for g in GLOBAL])
+    # v - 0.1 ((v - 4) + 0.5 (v - w)), v = 1
+    assert numbers_of(sharing.network.state_dict()) == pytest.approx([1 + 0.3 - 0.05 * (1 - g) for g in GLOBAL])
+
+
+def test_lambda_zero_is_training_alone():
+    sharing, trainer = made(0.0, steps=3)
+    one_round(sharing, trainer)
+    alone = Six(OWN)
+    six_trainer(alone, torch.optim.SGD(alone.parameters(), lr=0.1), [], TARGET, 3).run()
+    assert numbers_of(sharing.network.state_dict()) == numbers_of(alone.state_dict())
+
+
+def test_a_large_lambda_stays_at_the_global_network():
+    gaps = []
+    for mu in (1.0, 9.0, 99.0):
+        sharing, trainer = made(mu, rate=1 / (1 + mu), steps=1)
+        one_round(sharing, trainer)
+        own = numbers_of(sharing.network.state_dict())
+        # with this step size one step is the minimum: (4 + mu w) / (1 + mu)
+        assert own == pytest.approx([(4 + mu * g) / (1 + mu) for g in GLOBAL], abs=1e-5)
+        gaps.append(max(abs(v - g) for v, g in zip(own, GLOBAL, strict=True)))
+    assert gaps == pytest.approx([3.0, 0.6, 0.06], abs=1e-4)  # 6 / (1 + mu)
+
+
+def test_the_two_networks_have_moments_of_their_own_that_come_back():
+    sharing, trainer = made(0.5, optimizer=torch.optim.Adam)
+    one_round(sharing, trainer)
+    assert sharing.optimizer.state[sharing.network.a]["exp_avg"].tolist() == pytest.approx(
+        [0.1 * (-3 + 0.5 * (1 - g)) for g in GLOBAL[:4]]
+    )
+    state = {name: tensor.clone() for name, tensor in sharing.state_dict().items()}
+    assert state["0.exp_avg"].tolist() == pytest.approx([0.1 * (g - 4) for g in GLOBAL[:4]])
+    sharing.reset()
+    assert sharing.state_dict() == {}
+    sharing.load_state_dict(state)
+    again = sharing.state_dict()
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
+
+
+def test_a_site_that_forgets_its_moments_forgets_both():
+    sharing, trainer = made(0.5, optimizer=torch.optim.Adam)
+    first = one_round(sharing, trainer)
+    sharing.optimizer.state.clear()
+    sharing.network.load_state_dict(six(OWN))
+    assert one_round(sharing, trainer, round=1) == first
+
+
+def test_what_is_no_set_of_weights_is_refused():
+    sharing, _ = made(0.5)
+    with pytest.raises(MessageRefused, match="expected the server's weights, found metrics; use the strategy"):
+        sharing.receive(0, 1, Kind.METRICS, {})
+    with pytest.raises(MessageRefused, match="1 with unknown names"):
+        sharing.receive(0, 1, Kind.WEIGHTS, {**six(GLOBAL), "c": torch.zeros(1)})
+    with pytest.raises(MessageRefused, match=r"a: expected shape \(4,\), found shape \(3,\)"):
+        sharing.receive(0, 1, Kind.WEIGHTS, {"a": torch.zeros(3)})
+
+
+def test_a_bundle_that_does_not_list_the_sharing_as_a_handler_is_told_how():
+    network = Six(OWN)
+    sharing = DittoSharing(term=AnchoredTerm(), network=network, optimizer=torch.optim.SGD(network.parameters(), lr=1))
+    with pytest.raises(MessageRefused, match='expected a trainer, found no trainer; list it as a handler: "after#shar'):
+        sharing.receive(0, 1, Kind.WEIGHTS, six(GLOBAL))
+    assert numbers_of(network.state_dict()) == OWN

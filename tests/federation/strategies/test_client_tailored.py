@@ -1,0 +1,131 @@
+"""FCA's server: each site its own model, FedAvg where all agree."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samfed_monai.errors import Refused
+from samfed_monai.federation import ClientTailored, Envelope, FedAvg, Kind
+from samfed_monai.federation.clip import UpdateGuard
+from samfed_monai.federation.server import Server
+
+START = {"a": torch.zeros(2, 2), "b": torch.zeros(2), "n": torch.tensor(0)}
+
+
+def made(strategy, sites=("s0", "s1"), guard=None):
+    return strategy.attach(Server(list(sites), 3, weights=START, guard=guard))
+
+
+def answer(site: str, a, b, *, n: int = 1, round: int = 0) -> Envelope:
+    tensors = {"a": torch.tensor(a), "b": torch.tensor(b), "n": torch.tensor(n)}
+    return Envelope(Kind.WEIGHTS, site, round, 3, n=n, tensors=tensors)
+
+
+#: Both go the same way in the first row of ``a`` and the first of ``b``, and apart in the others.
+FIRST = {
+    "s0": answer("s0", [[1.0, 1.0], [1.0, 0.0]], [1.0, 1.0]),
+    "s1": answer("s1", [[3.0, 3.0], [-1.0, 0.0]], [2.0, -1.0], n=3),
+}
+
+
+def test_common_units_are_averaged_and_individual_ones_stay():
+    strategy = made(ClientTailored())
+    assert strategy.configure(0)["s0"].tensors["a"].tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    strategy.aggregate(0, FIRST)
+    sent = {site: message.tensors for site, message in strategy.configure(1).items()}
+    assert sent["s0"]["a"].tolist() == [[2.5, 2.5], [1.0, 0.0]]
+    assert sent["s1"]["a"].tolist() == [[2.5, 2.5], [-1.0, 0.0]]
+    assert (sent["s0"]["b"].tolist(), sent["s1"]["b"].tolist()) == ([1.75, 1.0], [1.75, -1.0])
+    assert sent["s0"]["n"].item() == sent["s1"]["n"].item() == 3, "counters are the largest site's"
+    assert torch.equal(strategy.evaluation("s1")["a"], sent["s1"]["a"])
+    assert strategy.evaluation("elsewhere")["a"].tolist() == [[2.5, 2.5], [-0.5, 0.0]], "the mean of all"
+
+
+def test_the_threshold_below_every_cosine_is_fedavg_and_above_all_is_training_alone():
+    common, alone, plain = made(ClientTailored(threshold=-1.0)), made(ClientTailored(threshold=1.0)), made(FedAvg())
+    updates = {s: answer(s, [[1.0, v], [v, 1.0]], [1.0, v], n=int(v)) for s, v in (("s0", 1.0), ("s1", 3.0))}
+    for strategy in (common, alone, plain):
+        strategy.configure(0)
+        strategy.aggregate(0, updates)
+    for site in updates:
+        for name in ("a", "b"):
+            torch.testing.assert_close(common.evaluation(site)[name], plain.global_weights[name])
+        assert torch.equal(alone.evaluation(site)["a"], updates[site].tensors["a"])
+    assert torch.equal(alone.global_weights["a"], plain.global_weights["a"])
+
+
+def test_updates_count_from_what_a_site_was_sent():
+    strategy = made(ClientTailored())
+    for round in range(2):
+        strategy.configure(round)
+        strategy.aggregate(round, {s: Envelope(**{**vars(m), "round": round}) for s, m in FIRST.items()})
+    # in the second round s0 comes back from [2.5, 2.5] to [1, 1] and s1 goes on to [3, 3]: they part
+    assert strategy.evaluation("s0")["a"].tolist() == [[1.0, 1.0], [1.0, 0.0]]
+    assert strategy.evaluation("s1")["a"].tolist() == [[3.0, 3.0], [-1.0, 0.0]]
+
+
+def test_a_site_that_did_not_answer_keeps_its_model():
+    strategy = made(ClientTailored())
+    strategy.configure(0)
+    strategy.aggregate(0, FIRST)
+    before = {name: tensor.clone() for name, tensor in strategy.evaluation("s1").items()}
+    for round in (1, 2):
+        strategy.configure(round)
+        strategy.aggregate(round, {"s0": answer("s0", [[9.0, 9.0], [9.0, 9.0]], [9.0, 9.0], round=round)})
+    assert all(torch.equal(strategy.evaluation("s1")[name], tensor) for name, tensor in before.items())
+    assert strategy.evaluation("s0")["b"].tolist() == [9.0, 9.0]
+
+
+def test_names_that_no_pattern_names_are_averaged():
+    strategy = made(ClientTailored(patterns=["a"]))
+    strategy.configure(0)
+    strategy.aggregate(0, FIRST)
+    assert strategy.evaluation("s0")["b"].tolist() == strategy.evaluation("s1")["b"].tolist() == [1.75, -0.5]
+    assert strategy.evaluation("s0")["a"].tolist() != strategy.evaluation("s1")["a"].tolist()
+
+
+@pytest.mark.parametrize("mask", ["binary", "smooth"])
+def test_a_stored_round_goes_on_to_the_same_bits(mask):
+    strategy, other = made(ClientTailored(mask=mask)), made(ClientTailored(mask=mask))
+    strategy.configure(0)
+    strategy.aggregate(0, FIRST)
+    stored = {name: tensor.clone() for name, tensor in strategy.state_dict().items()}
+    other.load_state_dict({name: tensor.clone() for name, tensor in strategy.global_weights.items()}, stored)
+    second = {s: answer(s, [[v, 1.0], [1.0, v]], [v, v], round=1) for s, v in (("s0", 4.0), ("s1", -2.0))}
+    for each in (strategy, other):
+        each.configure(1)
+        each.aggregate(1, second)
+    for site in FIRST:
+        assert all(torch.equal(other.evaluation(site)[n], t) for n, t in strategy.evaluation(site).items())
+    assert strategy.keeps_states, "the best round's models are kept"
+
+
+def test_fault_39_a_step_that_is_too_long_is_shortened_from_what_was_sent():
+    strategy = ClientTailored()
+    strategy.attach(Server(["s0", "s1"], 1, weights={"w": torch.full((6,), 1.0)}, guard=UpdateGuard(limit=2.0)))
+    strategy.configure(0)
+    far = Envelope(Kind.WEIGHTS, "s0", 0, 1, n=1, tensors={"w": torch.full((6,), 101.0)})
+    near = Envelope(Kind.WEIGHTS, "s1", 0, 1, n=1, tensors={"w": torch.full((6,), 0.5)})
+    strategy.aggregate(0, {"s0": far, "s1": near})
+    torch.testing.assert_close(strategy.evaluation("s0")["w"], torch.full((6,), 3.0))
+    assert strategy.evaluation("s1")["w"].tolist() == [0.5] * 6
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"mask": "fuzzy"}, r"strategy#mask: expected one of \['binary', 'smooth'\], found 'fuzzy'"),
+        ({"threshold": 2}, r"strategy#threshold: expected a cosine in \[-1, 1\], found 2"),
+        ({"temperature": 0}, "strategy#temperature: expected a number > 0, found 0"),
+        ({"patterns": "a"}, "strategy#patterns: expected a list, found 'a'; put it in brackets"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, reason):
+    with pytest.raises(Refused, match=reason):
+        ClientTailored(**options)
+
+
+def test_a_pattern_that_matches_nothing_is_refused():
+    with pytest.raises(Refused, match=r"strategy#patterns: expected names of the network, found no name like 'c\*'"):
+        made(ClientTailored(patterns=["a", "c*"]))
