@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.federation import Kind, LocalOnly, LocalTransport
+from samfed_monai.federation import Kind, LocalOnly
+from samfed_monai.federation.site_worker import SiteWorker
 from tests.federation.unlike import run_unlike
 
 
 def test_no_tensor_travels_in_either_direction(tmp_path, monkeypatch):
     seen = []
-    work = LocalTransport._work
+    answer = SiteWorker.answer
 
-    def spy(self, task, client, message):
-        reply = work(self, task, client, message)
+    def spy(self, task, message):
+        reply = answer(self, task, message)
         seen.extend([message, reply])
         return reply
 
-    monkeypatch.setattr(LocalTransport, "_work", spy)
+    monkeypatch.setattr(SiteWorker, "answer", spy)
     result, _, strategy = run_unlike(tmp_path, rounds=2, strategy=LocalOnly(), exchange="none")
     assert len(seen) == 2 * (8 + 8), "training and validation of two rounds at two sites; two models on two splits"
     assert all(message.kind == Kind.METRICS and not message.tensors for message in seen)
