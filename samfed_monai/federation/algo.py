@@ -105,7 +105,8 @@ class SamFedAlgo(MonaiAlgo):
         self._closed = ""
         with own_random_state(derive_seed((extra or {}).get("seed", 0), site, "sharing")):
             self.parts = self._parts_of_bundle()
-            self.own = own_network(self.trainer, self.train_workflow, self.parts.split.frozen if self.parts else ())
+            frozen = self.parts.split.frozen if self.parts is not None else ()
+            self.own = own_network(self.trainer, self.train_workflow, frozen)
         if self.trainer is not None and not self.keep_optimizer:
             self._fresh_optimizer = self.trainer.optimizer.state_dict()
 

@@ -51,7 +51,8 @@ EXTRA_WORDS = {
     "list": _HASH,  # of the site's own part of the data list
     "plan": _HASH,  # of the plan and of the bundle's files
     "version": re.compile(r"[0-9A-Za-z.+]{1,40}"),  # of this package
-    "sam": _HASH,  # of SAM's checkpoint
+    "sam": _HASH,  # of the checkpoint of the teacher's SAM
+    "base_sam": _HASH,  # of the checkpoint that this site's own network stands on
     "teacher": _HASH,  # of the teacher: checkpoint, adapters, size, views
     **{f"adapter_{number}": _HASH for number in range(MAX_ADAPTERS)},  # of the adapter files that a message carries
 }
@@ -185,7 +186,9 @@ def _tensor_problems(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] |
     problems = Problems()
     unknown = len(tensors.keys() - like.keys())
     if unknown:
-        problems.add("message -> tensors", found=f"{unknown} with unknown names", expected="the network's own names")
+        expected = "the network's own names, and of those what is shared alone"
+        mend = "give both ends the same bundle, network and personal"
+        problems.add("message -> tensors", found=f"{unknown} with unknown names", expected=expected, mend=mend)
     known = {name: tensor for name, tensor in tensors.items() if name in like}
     problems.extend(check_tensors(known, like=like, where="message"))
     return list(problems)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samfed_monai.config.ids import flat
 from samfed_monai.data import DataList
 from samfed_monai.errors import Problems
 from samfed_monai.federation.asking import quorum_of
@@ -28,6 +29,7 @@ from samfed_monai.federation.stages.papers import list_paper, shared_papers
 from samfed_monai.federation.stages.preparation import Preparation
 from samfed_monai.federation.stages.provenance import versions
 from samfed_monai.federation.stages.site_teacher import adapter_message
+from samfed_monai.federation.stages.start import Start
 from samfed_monai.federation.stages.teacher import TeacherStage
 from samfed_monai.federation.stages.warm_start import warm_start
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
@@ -36,7 +38,7 @@ from samfed_monai.io import canonical_hash, sha256_file, write_json
 from samfed_monai.results import build_results
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 SPLITS = ("validation", "test")
 RESUME = "type the same command again"
@@ -66,7 +68,7 @@ class JobRun:
         cast = Cast.of(plan, places, datalist)
         require_possible(self.privacy, cast.strategy)
         adapt = cast.config.value("teacher_adapt")
-        hashes = {"datalist": datalist.hash, **self._weight_hashes(adapt)}
+        hashes = {"datalist": datalist.hash, **self._weight_hashes(adapt), **cast.sam_words()}
         folder = RunFolder(places.output_dir)
         settings, seeds = self._settings(cast, adapt), {"seed": plan.seed}
         with folder.open(settings, versions=versions(), hashes=hashes, seeds=seeds):
@@ -83,7 +85,7 @@ class JobRun:
             least = quorum_of(len(cast.sites), plan.quorum, allow_single_site=plan.allow_single_site)
             before = Preparation(carrier, everybody, plan.rounds, plan.seed, least=least if stored else None)
             common = shared_papers(settled, places.bundle_root, datalist)
-            before.check(lambda site: {**common, **list_paper(datalist, site)})
+            before.check(lambda site: {**common, **list_paper(datalist, site), **cast.sam_words(site)})
             about, teacher_sha256 = self._teach(before, datalist, adapt, shared)
             teacher_scores = before.teacher_scores(SPLITS) if about is not None else None
             controller = self._ready(before, folder, cast, carrier)
@@ -152,10 +154,10 @@ class JobRun:
         """Everybody has a network; the rounds can begin."""
         plan = self.plan
         with self._timed("warm_start"):
-            starts = {name: self._warm_start(name) for name in cast.all_networks}
-        before.start_from({site: starts[cast.networks[site]] for site in cast.sites if cast.strategy.personal})
+            starts = {name: self._start(cast, name) for name in cast.all_networks}
+            before.start_from(cast.first_weights(starts))
         server = cast.server(
-            rounds=plan.rounds, seed=plan.seed, weights=starts.get(cast.server_network, {}), guard=self.guard
+            rounds=plan.rounds, seed=plan.seed, start=starts.get(cast.server_network), guard=self.guard
         )
         return RoundController(
             transport=transport,
@@ -172,18 +174,17 @@ class JobRun:
             allow_single_site=plan.allow_single_site,
         )
 
-    def _warm_start(self, network: str) -> dict[str, Tensor]:
-        overrides = {**self.plan.client, **self.places.overrides(), "network_name": network}
-        config = WorkflowConfig(self.places.bundle_root, ("configs/train.json",), overrides)
+    def _start(self, cast: Cast, network: str) -> Start:
+        own = flat(cast.config.parser().get().get("warm_start") or {})  # what a variant says of it, over dp_only
+        steps = own.pop("warm_start_steps", self.plan.warm_start_steps)
+        declared = cast.config.parser().get().get("network_def")
+        overrides = {**self.plan.client, **self.places.overrides(), "network_name": network, "network_def": declared}
+        config = WorkflowConfig(self.places.bundle_root, ("configs/train.json",), {**overrides, **own})
         datalist = DataList.load(self.places.datalist)
         weights, _ = warm_start(
-            config,
-            datalist=datalist,
-            steps=self.plan.warm_start_steps,
-            seed=self.plan.seed,
-            cache_dir=self.places.cache,
+            config, datalist=datalist, steps=steps, seed=self.plan.seed, cache_dir=self.places.cache
         )
-        return weights
+        return cast.start(network, weights, self.plan.seed)
 
     @contextmanager
     def _timed(self, activity: str) -> Iterator[None]:

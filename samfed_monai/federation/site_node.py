@@ -16,7 +16,7 @@ from samfed_monai.federation.privacy.settings import Privacy
 from samfed_monai.federation.privacy.site import site_release, too_few_images
 from samfed_monai.federation.site_parts import Shared, SiteParts
 from samfed_monai.federation.site_worker import Release, SiteWorker, said
-from samfed_monai.federation.stages.data_check import image_problems
+from samfed_monai.federation.stages.data_check import image_problems, no_labels
 from samfed_monai.federation.stages.papers import differences, own_papers
 from samfed_monai.federation.transport import Task
 
@@ -115,19 +115,27 @@ class SiteNode:
             return self._prepare(message)
         if task == Task.EVALUATE and message.extra.get("model") == "teacher":
             return self._teacher_scores(message)
-        if task == Task.TRAIN and self.parts.cast.strategy.personal and not self._has_network:
+        if not self._has_network and self._keeps_some(task):
             mend = "start the run again: the server sends the first weights"
             raise MessageRefused([Problem("network", found="none", expected="this site's own", mend=mend)])
         return self._client().answer(task, message)
+
+    def _keeps_some(self, task: Task) -> bool:
+        """Whether ``task`` needs a network, or a part of one, that this site keeps."""
+        if task == Task.TRAIN and self.parts.cast.strategy.personal:
+            return True
+        return task in (Task.TRAIN, Task.EVALUATE) and bool(self._client().client.parts)
 
     def _check(self, message: Envelope) -> Envelope:
         reply, problems = said(message), []
         if "plan" in message.extra:
             self._refused = ""
-            own = own_papers(self.plan, self.parts.places.bundle_root, self.parts.listed(), self.site)
+            sam = self.parts.sam_paper() if "base_sam" in message.extra else {}
+            own = own_papers(self.plan, self.parts.places.bundle_root, self.parts.listed(), self.site, sam)
             problems += differences(message.extra, own)
             if self.parts.trains:
-                images = len(self.parts.datalist.sites[self.site].unlabelled)
+                images = self.parts.training_images()
+                problems += no_labels(images) if self.parts.cast.supervised else []
                 problems += too_few_images(images, Privacy.from_json(self.plan.privacy), self.parts.cast.strategy)
             if self.parts.shared is None:
                 problems += image_problems(self.parts.datalist, self.parts.data_root, cache_dir=self.parts.places.cache)
@@ -160,5 +168,8 @@ class SiteNode:
 
     def _client(self) -> SiteWorker:
         if self._worker is None:
-            self._worker = SiteWorker(self.site, self.parts.client())
+            client = self.parts.client()
+            self._worker = SiteWorker(self.site, client)
+            if client.parts is not None and isinstance(self.release, Filter):
+                self.release.declare(client.parts.split)
         return self._worker

@@ -15,6 +15,7 @@ from samfed_monai.federation.envelope import MessageRefused
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.stages.cast import Cast
 from samfed_monai.federation.stages.clients import make_client
+from samfed_monai.federation.stages.papers import sam_paper
 from samfed_monai.federation.stages.site_teacher import SiteTeacher
 from samfed_monai.federation.stages.soft_masks import SiteMasks
 from samfed_monai.federation.stages.teacher import TeacherStage
@@ -91,6 +92,17 @@ class SiteParts:
             raise MessageRefused(
                 [Problem("data list", found=found, expected="one with this site's part", mend=mend)]
             ) from None
+
+    def training_images(self) -> int:
+        """How many of this site's own images it trains on: all, or those with a label where it learns from labels."""
+        items = self.datalist.sites[self.site].unlabelled
+        return sum(item.label is not None for item in items) if self.cast.supervised else len(items)
+
+    def sam_paper(self) -> dict[str, str]:
+        """Hash of the SAM under this site's network, as it lies here."""
+        cast = self.cast
+        config = cast.config.with_overrides(cast.overrides.get(self.site, {}))
+        return sam_paper(config, cast.networks.get(self.site, cast.server_network))
 
     @cached_property
     def teacher(self) -> SiteTeacher | None:

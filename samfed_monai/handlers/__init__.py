@@ -6,6 +6,7 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "AgreedTerm": "agreed_term",
+        "AlternatingParts": "alternating_parts",
         "AnchoredTerm": "anchored_term",
         "BatchGuide": "batch_guide",
         "BestWeightsSaver": "best_weights_saver",

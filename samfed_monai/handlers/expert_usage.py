@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import torch
 from ignite.engine import Events
 
 from samfed_monai.handlers.mutual_distillation_term import require_experts
-from samfed_monai.handlers.rounds import in_federation
+from samfed_monai.handlers.rounds import in_federation, round_of
 from samfed_monai.networks.sam.paths import sam_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
+
+FILE_NAME = "expert_usage.jsonl"
+"""At the site, beside its audit file: how each layer's experts were used, a line a round."""
 
 
 class ExpertUsage:
@@ -25,15 +31,28 @@ class ExpertUsage:
     assignments that each expert got, and the number of tokens that were routed (each to ``top`` experts). It is empty
     where no pass took the personal path. A trainer without rounds starts anew at every epoch.
 
+    The means over the layers (``expert_1``, ... which sum to 1) and the least share of any expert in any layer
+    (``expert_least``) join ``engine.state.term_means``: of the whole table they alone may leave a site, as statistics
+    of its images that are withheld with the loss terms. Put it after what makes those means.
+
+    Args:
+        output_dir: the run's folder at the site: the table of every round is a line of
+            ``sites/<site>/expert_usage.jsonl`` in it; of a round that was repeated the last line holds. ``None`` keeps
+            the table in memory.
+        site: the site's name.
+
     Raises:
         Refused: at ``STARTED``, a network without experts.
 
     Example::
 
-        "after#expert_usage": {"_target_": "samfed_monai.handlers.ExpertUsage"}
+        "after#expert_usage": {
+            "_target_": "samfed_monai.handlers.ExpertUsage", "output_dir": "@output_dir", "site": "@site"
+        }
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, output_dir: str | Path | None = None, site: str = "") -> None:
+        self.path = None if output_dir is None else Path(output_dir) / "sites" / quote(site, safe=" ") / FILE_NAME
         self._assigned: Tensor | None = None
         self._tokens: Tensor = torch.zeros(0)
 
@@ -71,5 +90,20 @@ class ExpertUsage:
         shares = (self._assigned / self._tokens[:, None]).tolist()
         rows = zip(engine.network.expert_layers, shares, self._tokens.tolist(), strict=True)
         engine.state.expert_usage = {name: {"share": share, "tokens": int(count)} for name, share, count in rows}
+        engine.state.term_means = {**(getattr(engine.state, "term_means", None) or {}), **_summary(shares)}
+        self._write(engine)
         least = min(min(share) for share in shares)
         logger.debug("experts: the least used one of any layer got %.1f %% of its tokens' assignments", 100 * least)
+
+    def _write(self, engine: Any) -> None:
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"round": round_of(engine)[0], "layers": engine.state.expert_usage}) + "\n")
+
+
+def _summary(shares: list[list[float]]) -> dict[str, float]:
+    means = [sum(layer[expert] for layer in shares) / len(shares) for expert in range(len(shares[0]))]
+    named = {f"expert_{number}": mean for number, mean in enumerate(means, start=1)}
+    return {**named, "expert_least": min(map(min, shares))}

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from samfed_monai.handlers.records_of_site import site_records
 
-SplitName = Literal["public", "unlabelled", "validation", "test"]
+SplitName = Literal["public", "unlabelled", "labelled", "validation", "test"]
 
 
 class SiteImages:
@@ -41,9 +41,18 @@ class SiteImages:
     def records(self, split: SplitName) -> list[dict[str, Any]]:
         """Records of one split, as of :func:`samfed_monai.data.load_records`; none of a site's at the server.
 
+        ``labelled`` are those of ``unlabelled`` whose label the list knows, with it: supervised variants train on them.
+
         Raises:
             Refused: unknown site or split, missing files.
         """
+        if split == "labelled":
+            from samfed_monai.data.grouping import subset
+
+            images = {"datalist": self.datalist, "data_root": self.data_root, "site": self.site, "limit": None}
+            records = [one for one in site_records(**images, split="unlabelled") if "label" in one]
+            chosen = subset([one["image_sha256"] for one in records], self.limit)
+            return [records[index] for index in chosen]
         if split == "public":
             from samfed_monai.data import load_records
 

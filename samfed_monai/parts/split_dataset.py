@@ -17,7 +17,7 @@ class SplitDataset(CacheDataset):
 
     Args:
         data: where images come from.
-        split: ``public``, ``unlabelled``, ``validation`` or ``test``.
+        split: as of :meth:`SiteImages.records`.
         transform: of one record.
 
     Raises:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.federation.envelope import Kind
-from samfed_monai.federation.privacy.keys import SharedKeys
+from samfed_monai.federation.own_parts import personal_patterns
+from samfed_monai.networks.key_patterns import network_split
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,7 +36,7 @@ def allowed_weights(network: nn.Module, *, personal: Sequence[str] = ()) -> Allo
     Args:
         network: the site's own. One that declares nothing shares its whole state dict; of one that does, frozen and
             personal names never leave.
-        personal: patterns of names that never leave (:class:`SharedKeys`).
+        personal: patterns of names that never leave (:func:`network_split`).
 
     Raises:
         Refused: a pattern that matches nothing.
@@ -43,27 +44,25 @@ def allowed_weights(network: nn.Module, *, personal: Sequence[str] = ()) -> Allo
     from monai.networks.utils import get_state_dict
 
     state = get_state_dict(network)
-    shared = SharedKeys(state, personal=personal).only_shared(state)
-    split: Any = getattr(network, "key_split", None)
-    if split is not None:
-        declared = frozenset(split().shared)
-        shared = {name: tensor for name, tensor in shared.items() if name in declared}
+    shared = {name: state[name] for name in network_split(network, personal).shared}
     learned = frozenset(name.removeprefix("module.") for name, _ in network.named_parameters())
     return Allowed({Kind.WEIGHTS: shared}, learned=learned)
 
 
-def allowed_of(client: Any, *, personal: Sequence[str] = ()) -> Allowed:
+def allowed_of(client: Any, *, personal: Sequence[str] | None = None) -> Allowed:
     """What a :class:`SamFedAlgo` may send: its sharing's tensors where it keeps its network, else the network's.
 
     A request does not widen it: a site with a sharing does not send its network because a server asks it to.
 
     Args:
         client: an initialized client; one that only evaluates may send no tensors.
-        personal: patterns of names that never leave (:class:`SharedKeys`).
+        personal: patterns of names that never leave (:func:`network_split`); ``None`` takes those of its bundle.
     """
     if getattr(client, "trainer", None) is None:
         return Allowed()
     network, own = client.trainer.network, getattr(client, "own", None)
+    if personal is None:
+        personal = personal_patterns(getattr(client.train_workflow, "parser", None))
     weights = allowed_weights(network, personal=personal)
     if own is None:
         return weights

@@ -84,6 +84,8 @@ def audit_table(records: Iterable[Mapping[str, Any]]) -> str:
 def _totals(records: Iterable[Mapping[str, Any]]) -> list[str]:
     sums: dict[str, list[int]] = {}
     for record in records:
+        if record.get("outcome") == "declared":
+            continue
         what = f"{record.get('outcome')} {record.get('kind')}"
         entry = sums.setdefault(what, [0, 0])
         entry[0] += 1

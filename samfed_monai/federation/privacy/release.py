@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from samfed_monai.federation.privacy.settings import DifferentialPrivacy, Privac
 from samfed_monai.federation.privacy.small_counts import EFFORT, withhold_small
 from samfed_monai.federation.transport import Task
 from samfed_monai.federation.wire import wire_size
+from samfed_monai.networks.key_patterns import KeySplit
 
 #: Bytes of a message beside its tensors: names, shapes and the header.
 _HEADER_BYTES = 1024**2
@@ -77,6 +78,14 @@ class Release:
             raise
         self._write(task, request, outcome="sent", **content, noise=noise)
         return message
+
+    def declare(self, split: KeySplit) -> None:
+        """Writes a line about what of this site's network may leave, where that is not all of it."""
+        if split.personal or split.frozen:
+            parts = {"shared": len(split.shared), "personal": len(split.personal), "frozen": len(split.frozen)}
+            names = _names_hash(split.shared)
+            line = {"site": self.site, "round": None, "task": None, "outcome": "declared", "kind": Kind.WEIGHTS.value}
+            self.audit.write({**line, "tensors": len(split.shared), "names_sha256": names, **parts})
 
     def failed(self, task: Task, request: Envelope, error: Exception) -> str:
         """Writes a line about an answer that there is none of; returns the words about it that may leave."""
@@ -188,9 +197,13 @@ def _content(message: Envelope) -> dict[str, Any]:
     return {
         "kind": Kind(message.kind).value,
         "tensors": len(names),
-        "names_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        "names_sha256": _names_hash(names),
         "bytes": size,
         "n": message.n,
         "metrics": sorted(message.metrics, key=lambda name: (name not in METRIC_NAMES, name)),
         "withheld": sorted(message.extra),
     }
+
+
+def _names_hash(names: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()

@@ -13,12 +13,15 @@ from samfed_monai.federation.random_state import own_random_state
 from samfed_monai.federation.server import Server
 from samfed_monai.federation.stages.networks import (
     NETWORK,
+    common_network,
     network_builder,
     network_names,
     require_known,
     require_one_network,
     site_overrides,
 )
+from samfed_monai.federation.stages.papers import sam_paper
+from samfed_monai.federation.stages.start import Start
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig, client_config
 from samfed_monai.federation.strategies.base import Strategy
 from samfed_monai.federation.strategies.fedavg import FedAvg
@@ -82,13 +85,40 @@ class Cast:
         """The server's network: the sites' where they share one, else ``server_network``, else ``network_name``."""
         if self.strategy.one_network and self.networks:
             return self.networks[self.sites[0]]
-        name: str = self.config.optional("server_network") or self.config.value("network_name")
-        return name
+        return self.config.optional("server_network") or common_network(self.config)
 
     @property
     def all_networks(self) -> list[str]:
         """Every network that is trained before round 0, once."""
         return sorted({*self.networks.values(), *([self.server_network] if self.strategy.has_model else [])})
+
+    @property
+    def supervised(self) -> bool:
+        """Whether sites learn from labels of their own images."""
+        train = self.config.parser().get().get("train")
+        declared = train.get("dataset") if isinstance(train, Mapping) else None
+        return isinstance(declared, Mapping) and declared.get("split") == "labelled"
+
+    def start(self, network: str, warm: Mapping[str, Tensor], seed: int) -> Start:
+        """What a network of this run begins with, once it is warmed up."""
+        personal = self.config.optional("personal") or ()
+        return Start.of(network_builder(self.config, network), warm, personal=personal, seed=seed)
+
+    def first_weights(self, starts: Mapping[str, Start]) -> dict[str, dict[str, Tensor]]:
+        """What sites are sent before round 0, by site: the network, or the part of it, that they keep from then on.
+
+        A hospital that takes no part is given the personal part of the server's network as it was warmed up.
+        """
+        first = {}
+        for site, name in self.networks.items():
+            first[site] = starts[name].trained if self.strategy.personal else starts[name].personal
+        if self.server_network in starts:
+            first |= dict.fromkeys(self.unseen, starts[self.server_network].personal)
+        return {site: weights for site, weights in first.items() if weights}
+
+    def sam_words(self, site: str | None = None) -> dict[str, str]:
+        """Hash of the SAM under a site's network, as :func:`sam_paper` gives it; ``None`` is the server."""
+        return sam_paper(self.config, self.networks.get(site or "", self.server_network))
 
     def content(self) -> dict[str, Any]:
         """What of this decides the result, for ``run.json``; nothing where all sites are alike and take part."""
@@ -108,8 +138,11 @@ class Cast:
         """The configuration as the server has it: with its own network, and no site."""
         return self.config.with_overrides({"network_name": self.server_network})
 
-    def server(self, *, rounds: int, seed: int, weights: Mapping[str, Tensor], guard: UpdateGuard) -> Server:
-        """What the strategy is given."""
+    def server(self, *, rounds: int, seed: int, start: Start | None, guard: UpdateGuard) -> Server:
+        """What the strategy is given; ``start`` is that of the server's network, where it has one."""
+        weights: Mapping[str, Tensor] = {}
+        if start is not None:
+            weights = start.shared if self.strategy.one_network else start.whole
 
         def bench() -> PublicMaskSharing:
             overrides = {"site": SERVER, "seed": seed, "standalone": {}}
@@ -129,6 +162,7 @@ class Cast:
             networks={
                 site: network_builder(self.config, name, self.overrides[site]) for site, name in self.networks.items()
             },
+            keeps_parts=start is not None and self.strategy.one_network and bool(start.split.personal),
         )
 
     def _strategy(self) -> Strategy:

@@ -43,6 +43,15 @@ def image_problems(datalist: DataList, data_root: str | Path, *, cache_dir: str 
     return []
 
 
+def no_labels(labelled: int) -> list[Problem]:
+    """What keeps a site from learning from labels of its own: it has none."""
+    if labelled:
+        return []
+    found, expected = "none of this site's own images has one", "labels: this variant learns from them"
+    mend = "list the masks with `samfed prepare`, or choose a variant that needs none, for instance samfed"
+    return [Problem("labels", found=found, expected=expected, mend=mend)]
+
+
 def _seal(datalist: DataList, data_root: Path) -> str:
     states = []
     for _, _, item in datalist.items():

@@ -36,17 +36,23 @@ def site_overrides(given: Mapping[str, Mapping[str, Any]], sites: Sequence[str])
 def network_names(
     config: WorkflowConfig, sites: Sequence[str], overrides: Mapping[str, Mapping[str, Any]], *, personal: bool
 ) -> dict[str, str]:
-    """Site to the name of its network: its own choice, else the next of ``mixed_networks``, else ``network_name``.
+    """Site to the name of its network: its own choice, else the next of ``mixed_networks``, else the common one.
 
     ``mixed_networks`` is a list that sites take in turn, in the order of their names; it counts only where each site
     keeps a network of its own.
     """
     mixed = (config.optional("mixed_networks") or []) if personal else []
-    common = config.value("network_name")
+    common = common_network(config)
     return {
         site: overrides[site].get("network_name") or (mixed[index % len(mixed)] if mixed else common)
         for index, site in enumerate(sites)
     }
+
+
+def common_network(config: WorkflowConfig) -> str:
+    """The network of a run: ``sam_network`` where a variant federates SAM itself, else ``network_name``."""
+    name: str = config.optional("sam_network") or config.value("network_name")
+    return name
 
 
 def network_builder(

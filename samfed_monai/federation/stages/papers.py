@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samfed_monai import __version__
 from samfed_monai.data import DataList
-from samfed_monai.errors import Problem
+from samfed_monai.errors import Problem, Refused
+from samfed_monai.federation.stages.base_sam import base_sam
 
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Plan
+    from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+
+logger = logging.getLogger(__name__)
 
 #: Word of the message to its name in messages, and what mends a difference.
 _MEANING = {
@@ -24,6 +29,10 @@ _MEANING = {
     "list": (
         "this site's part of the data list",
         "write it from the server's list again, with `samfed prepare split`, or give the server this one",
+    ),
+    "base_sam": (
+        "SAM's weights under this site's network",
+        "put the server's checkpoint in place with `samfed weights`: frozen weights do not travel",
     ),
 }
 
@@ -39,9 +48,21 @@ def list_paper(datalist: DataList, site: str) -> dict[str, str]:
     return {"list": datalist.part_hash(site)} if site in datalist.sites else {}
 
 
-def own_papers(plan: Plan, bundle_root: str | Path, datalist: DataList, site: str) -> dict[str, str]:
-    """Everything that this site can be asked for."""
-    return {**shared_papers(plan, bundle_root, datalist), **list_paper(datalist, site)}
+def sam_paper(config: WorkflowConfig, network: str) -> dict[str, str]:
+    """The hash of the SAM that a site's network stands on, where it is one; none where the file is missing."""
+    try:
+        found = base_sam(config, network)
+    except (Refused, OSError) as error:
+        logger.error("%s", error)
+        return {}
+    return {} if found is None else {"base_sam": found}
+
+
+def own_papers(
+    plan: Plan, bundle_root: str | Path, datalist: DataList, site: str, sam: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Everything that this site can be asked for; ``sam`` is its :func:`sam_paper`."""
+    return {**shared_papers(plan, bundle_root, datalist), **list_paper(datalist, site), **(sam or {})}
 
 
 def differences(wanted: Mapping[str, str], own: Mapping[str, str]) -> list[Problem]:

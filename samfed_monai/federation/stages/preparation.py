@@ -59,7 +59,7 @@ class Preparation:
         self._ask(Task.PREPARE, {site: self._message(site, **fields) for site in self.sites})
 
     def start_from(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Has every site build its client; those of ``weights`` get what their own network starts from.
+        """Has every site build its client; those of ``weights`` get what they keep of their network from then on.
 
         Raises:
             Refused: a site whose network is another one.

@@ -13,6 +13,7 @@ from samfed_monai.federation.random_state import own_random_state
 from samfed_monai.federation.stages.made_once import made_once
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
 from samfed_monai.io import canonical_hash, safe_load, save_tensors
+from samfed_monai.networks.key_patterns import network_split
 from samfed_monai.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -32,14 +33,14 @@ def warm_start(
     variant of a comparison starts from the same weights.
 
     Args:
-        config: the client's ``train.json`` with the run's overrides, without a variant.
+        config: the client's ``train.json`` with the run's overrides and what its variant says of the warm start.
         datalist: the frozen list; only its public part is read.
         steps: optimiser steps; 0 keeps the random initialisation of ``seed``.
         seed: the run's seed.
         cache_dir: where finished weights are kept, by the hash of everything that determines them.
 
     Returns:
-        Names to tensors of the network, and their fingerprint (hexadecimal).
+        Names to tensors of the network, frozen ones left out, and their fingerprint (hexadecimal).
     """
     config = config.with_files(str(find_variant(config.bundle_root, "dp_only")))
     public = canonical_hash([[item.sha256, item.label_sha256] for item in datalist.public])
@@ -78,6 +79,8 @@ def _train(config: WorkflowConfig, steps: int, seed: int) -> dict[str, Tensor]:
         if steps:
             with Progress().iterations(trainer):
                 trainer.run()
-        weights = {name: tensor.detach().cpu().clone() for name, tensor in get_state_dict(trainer.network).items()}
+        frozen = set(network_split(trainer.network).frozen)  # of a checkpoint that every machine has
+        state = get_state_dict(trainer.network)
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items() if name not in frozen}
         workflow.finalize()
     return weights

@@ -17,7 +17,7 @@ PLACES = frozenset(
 """Ids that say where something lies rather than what is computed; they never enter a fingerprint."""
 
 EVALUATION = frozenset(
-    ("validate", "test", "standalone", "evaluation", "split", "model", "initialize", "run", "imports")
+    ("validate", "test", "standalone", "evaluation", "split", "model", "initialize", "run", "imports", "personal")
 )
 """Ids of a client's configuration that do not change how it trains."""
 

@@ -48,7 +48,7 @@ class Strategy(ABC):
     @property
     def keeps_states(self) -> bool:
         """Whether going back to the best round takes more than :attr:`global_weights`: states of sites or server."""
-        return self.personal
+        return self.personal or self.server.keeps_parts
 
     def attach(self, server: Server) -> Strategy:
         """Binds the run, before anything else is called; returns itself.

@@ -1,0 +1,39 @@
+"""Which SAM a client network stands on: its frozen weights never travel, so every site must have the same file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+from samfed_monai.io import sha256_file
+from samfed_monai.networks.weights import find_checkpoint
+
+_PREFIX = "sam_"
+
+
+def base_sam(config: WorkflowConfig, network: str) -> str | None:
+    """SHA-256 of the checkpoint under a client network; ``None`` for one that is no SAM.
+
+    Args:
+        config: a run's or a site's ``train.json``.
+        network: name of the network.
+
+    Raises:
+        Refused: there is no such file here; the message holds the command that mends it.
+    """
+    declared = config.parser().get().get("network_def")
+    if not network.startswith(_PREFIX) or not isinstance(declared, Mapping):
+        return None
+    if declared.get("_target_") != "samfed_monai.networks.client_network":
+        return None
+    given = declared.get("checkpoint")
+    path = Path(given) if given else find_checkpoint(network.removeprefix(_PREFIX))
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    return sha256_file(path)

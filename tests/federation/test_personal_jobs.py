@@ -1,0 +1,183 @@
+"""Whole jobs whose networks are shared in part, over a transport that serialises every message."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from samfed_monai.data import DataList
+from samfed_monai.errors import Refused
+from samfed_monai.federation import Task, to_bytes
+from samfed_monai.federation.privacy import read_audit
+from samfed_monai.federation.stages.start import Start
+from samfed_monai.io import safe_load
+from samfed_monai.networks import CLIENT_NETWORKS
+from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
+from samfed_monai.networks.sam.network import sam_network
+from samfed_monai.results import validate_results
+from tests.federation.test_job import job
+from tests.federation.wired import Homes
+
+STAYS = ["final_conv.*"]
+KEYS = {f"final_conv.{name}" for name in ("weight", "bias")}
+ONE = {"unseen": ["site-2"], "allow_single_site": True}
+TOY = "vit_toy"
+
+
+@pytest.fixture
+def toy_sam(tmp_path, monkeypatch) -> dict[str, Any]:
+    """Client knobs of a SAM whose encoder has two blocks of width 16, with its checkpoint."""
+
+    def encoder(size: int) -> Any:
+        return vit_encoder(size, width=16, depth=2, heads=2, global_blocks=(1,))
+
+    monkeypatch.setitem(SAM_BUILDERS._entries, TOY, encoder)
+    monkeypatch.setitem(CLIENT_NETWORKS._entries, f"sam_{TOY}", lambda **knobs: sam_network(TOY, **knobs))
+    torch.manual_seed(0)
+    torch.save(build_sam(TOY, None, 256).state_dict(), tmp_path / "sam.pt")
+    return {
+        "image_size": 32,
+        "batch_size": 1,
+        "local_steps": 2,
+        "amp": False,
+        "network_name": "basic_unet",  # what federate.json says of every run; sam_network goes before it
+        "sam_network": f"sam_{TOY}",
+        "network_def#checkpoint": str(tmp_path / "sam.pt"),
+    }
+
+
+def lora_bytes(path: Path) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in safe_load(path).values())
+
+
+def test_a_personal_head_travels_before_round_0_and_never_again(small_federation, tmp_path):
+    from tests.federation.test_job import CLIENT
+
+    knobs = {**ONE, "client": {**CLIENT, "personal": STAYS}, "rounds": 2}
+    homes = Homes(small_federation, tmp_path / "homes")
+    results = job(small_federation, tmp_path / "run", **knobs).run(homes)
+    assert validate_results(results) == []
+    stored = safe_load(tmp_path / "run" / "rounds" / "001" / "global.safetensors")
+    assert stored
+    assert not KEYS & stored.keys()
+    assert homes.transport.asked.count(("prepare", "site-2")) == 1
+    trained, idle = (homes.nodes[site]._client().client for site in ("site-1", "site-2"))
+    assert idle.parts.personal().keys() == KEYS, "a hospital that takes no part has the warm start's"
+    assert not torch.equal(idle.parts.personal()["final_conv.weight"], trained.parts.personal()["final_conv.weight"])
+    assert results["unseen"]["site-2"]["test"]["n"] == 2
+    lines = read_audit(tmp_path / "homes" / "site-1" / "sites" / "site-1" / "audit.jsonl")
+    assert [line["personal"] for line in lines if line["outcome"] == "declared"] == [2]
+    here = job(small_federation, tmp_path / "here", **knobs).run()
+    assert here["hashes"]["model_last"] == results["hashes"]["model_last"], "one process gives the same bits"
+
+
+def test_pfedsam_sends_lora_alone_and_goes_on_bit_for_bit(small_federation, tmp_path, toy_sam):
+    knobs = {"variant": "pfedsam", "client": toy_sam, "cache_dir": tmp_path / "cache"}
+    homes = Homes(small_federation, tmp_path / "homes")
+    whole = job(small_federation, tmp_path / "whole", rounds=2, **knobs).run(homes)
+    assert validate_results(whole) == []
+    path = tmp_path / "whole" / "rounds" / "001" / "global.safetensors"
+    assert all(name.endswith(("query_a", "query_b", "value_a", "value_b")) for name in safe_load(path))
+    record = json.loads((path.parent / "round.json").read_text())
+    for entry in record["sites"].values():  # the answer and one message of scores, each with a header
+        assert 0 < entry["up_bytes"] - lora_bytes(path) < 6000
+        assert {"expert_1", "expert_4", "mutual_kd", "load_balance", "supervised"} <= entry["terms"].keys()
+    state = safe_load(tmp_path / "homes" / "site-1" / "states" / "001.safetensors")
+    assert any(name.endswith("mlp.experts.up") for name in state)
+    assert not any("attn.qkv.linear" in name for name in state), "frozen weights are stored nowhere"
+    usage = (tmp_path / "homes" / "site-1" / "sites" / "site-1" / "expert_usage.jsonl").read_text().splitlines()
+    assert [json.loads(line)["round"] for line in usage] == [0, 1]
+    job(small_federation, tmp_path / "parts", rounds=1, **knobs).run()
+    (tmp_path / "parts" / "run.json").unlink()
+    parts = job(small_federation, tmp_path / "parts", rounds=2, **knobs).run()
+    assert parts["hashes"]["model_last"] == whole["hashes"]["model_last"]
+    assert parts["sites"] == whole["sites"]
+
+
+@pytest.mark.parametrize("variant", ["fedsam", "local_sam", "full_sam", "zero_shot"])
+def test_the_baselines_of_pfedsam_run(small_federation, tmp_path, toy_sam, variant):
+    results = job(
+        small_federation, tmp_path / "run", variant=variant, rounds=1, client=toy_sam, cache_dir=tmp_path / "cache"
+    ).run()
+    assert validate_results(results) == []
+    stored = safe_load(tmp_path / "run" / "rounds" / "000" / "global.safetensors")
+    record = json.loads((tmp_path / "run" / "rounds" / "000" / "round.json").read_text())["sites"]["site-1"]
+    lora = {name for name in stored if ".attn.qkv.query_" in name}
+    decoder = {name for name in stored if name.startswith("sam.mask_decoder.")}
+    encoder = {name for name in stored if name.endswith("blocks.0.attn.qkv.weight")}
+    found = {"lora": bool(lora), "decoder": bool(decoder), "encoder": bool(encoder), "trained": bool(record["terms"])}
+    nothing = {"lora": False, "decoder": False, "encoder": False, "trained": True}
+    assert (
+        found
+        == {
+            "fedsam": {**nothing, "lora": True, "decoder": True},
+            "local_sam": nothing,
+            "full_sam": {**nothing, "decoder": True, "encoder": True},
+            "zero_shot": {**nothing, "trained": False},
+        }[variant]
+    )
+
+
+def test_a_site_without_labels_is_refused_before_round_0(small_federation, tmp_path, toy_sam):
+    listed = DataList.load(small_federation / "list.json")
+    site = listed.sites["site-2"]
+    bare = replace(site, unlabelled=[replace(item, label=None, label_sha256=None) for item in site.unlabelled])
+    replace(listed, sites={**listed.sites, "site-2": bare}).save(tmp_path / "list.json")
+    knobs = {"variant": "pfedsam", "client": toy_sam, "datalist": tmp_path / "list.json"}
+    with pytest.raises(Refused, match=r"site-2: .*labels: this variant learns from them.*found none of this site's"):
+        job(small_federation, tmp_path / "run", **knobs).run()
+    assert not (tmp_path / "run" / "rounds").exists()
+
+
+def test_a_site_with_another_sam_is_refused_before_round_0(small_federation, tmp_path, toy_sam):
+    homes = Homes(small_federation, tmp_path / "homes")
+    federated = job(small_federation, tmp_path / "run", variant="fedsam", client=toy_sam)
+
+    def otherwise(plan: Any) -> Any:
+        transport = homes(plan)
+        node = homes.nodes["site-2"]
+        node.parts.sam_paper = lambda: {"base_sam": "0" * 64}
+        return transport
+
+    with pytest.raises(Refused, match=r"SAM's weights under this site's network.*found 000000000000; put the server's"):
+        federated.run(otherwise)
+
+
+def test_a_start_that_trained_what_is_frozen_is_refused(toy_sam):
+    def build(**knobs: Any) -> Any:
+        return CLIENT_NETWORKS[f"sam_{TOY}"](checkpoint=toy_sam["network_def#checkpoint"], **knobs)
+
+    warm = {name: tensor + 1 for name, tensor in build(experts=0).state_dict().items() if "output_upscaling" in name}
+    start = Start.of(build, warm, personal=(), seed=0)
+    assert start.shared.keys() == set(build().key_split().shared)
+    name = "sam.mask_decoder.output_upscaling.0.bias"
+    assert torch.equal(start.personal[name], warm[name])
+    assert "sam.image_encoder.pos_embed" in start.whole.keys() - start.trained.keys()
+    with pytest.raises(Refused, match=r"trained tensors that are frozen at the sites.*let warm_start and network_def"):
+        Start.of(lambda: build(decoder="frozen"), warm, personal=(), seed=0)
+    with pytest.raises(Refused, match="1 tensors of another network, first other"):
+        Start.of(build, {"other": torch.zeros(1)}, personal=(), seed=0)
+
+
+def test_without_what_it_keeps_a_site_neither_trains_nor_evaluates(small_federation, tmp_path):
+    from samfed_monai.federation import Envelope, Kind, MessageRefused, Plan
+    from tests.federation.test_job import CLIENT
+
+    plan = Plan(
+        "samfed_skin",
+        2,
+        variant="no_sam",
+        client={**CLIENT, "personal": STAYS},
+        sites={"site-1": {"network": "basic_unet"}},
+        privacy={"least_images": 1},
+    )
+    node = Homes(small_federation, tmp_path).node("site-1", plan)
+    for task in (Task.TRAIN, Task.EVALUATE):
+        with pytest.raises(MessageRefused, match="network: expected this site's own, found none; start the run again"):
+            node.answer(task, Envelope(Kind.METRICS, "site-1", 0, 2))
+    assert to_bytes(Envelope(Kind.METRICS, "site-1", 0, 2))
