@@ -17,9 +17,9 @@ PLACES = frozenset(
 """Ids that say where something lies rather than what is computed; they never enter a fingerprint."""
 
 EVALUATION = frozenset(
-    ("validate", "test", "standalone", "evaluation", "split", "model", "initialize", "run", "imports", "personal")
-)
-"""Ids of a client's configuration that do not change how it trains."""
+    ("validate", "test", "standalone", "evaluation", "split", "model", "initialize", "run", "imports")
+) | {"personal", "sam_network", "warm_start"}
+"""Ids of a client's configuration that do not change what a warm start trains; what they choose is told otherwise."""
 
 
 @dataclass(frozen=True)
