@@ -45,7 +45,7 @@ def require_possible(privacy: Privacy, strategy: Strategy) -> None:
         return
     unlike = strategy.exchange_name == "weights" and strategy.personal
     if strategy.exchange_name not in NOISY_EXCHANGES or unlike:
-        found = "weights of unlike networks" if unlike else f"an exchange of {strategy.exchange_name}"
+        found = "weights of networks that sites keep" if unlike else f"an exchange of {strategy.exchange_name}"
         expected = "weights of one network, or predictions"
         mend = "choose a variant that exchanges those, or differential_privacy: null"
         raise Refused([Problem(f"{WHERE} -> differential_privacy", found=found, expected=expected, mend=mend)])

@@ -74,7 +74,9 @@ class AppleSharing(TrainerSharing):
         problems.refuse_if_any()
         super().__init__(**others)
         self.mu, self.rate, self.schedule, self.fraction = float(mu), float(rate), schedule, float(fraction)
-        self.reset()
+        self._core = self._shares = self._prior = torch.zeros(0)
+        self._cores: Tensor | None = None
+        self._place, self._pull = 0, 0.0
 
     def attach(self, engine: Any) -> None:
         super().attach(engine)
@@ -115,7 +117,7 @@ class AppleSharing(TrainerSharing):
 
     def reset(self) -> None:
         self._core = self._shares = self._prior = torch.zeros(0)
-        self._cores: Tensor | None = None
+        self._cores = None
         self._place, self._pull = 0, 0.0
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def mixed(local: Tensor, common: Tensor, weight: Tensor) -> Tensor:
-    """``local + weight (common - local)`` (FedALA, Zhang et al., arXiv 2212.01197, equation 3); exact at 0 and at 1.
+    """``local + weight (common - local)`` (FedALA, Zhang et al., arXiv 2212.01197); exact at 0 and at 1.
 
     Args:
         local, common: weights of the site and of the server, of any one shape.
@@ -17,7 +17,7 @@ def mixed(local: Tensor, common: Tensor, weight: Tensor) -> Tensor:
 
 
 def learned(weight: Tensor, gradient: Tensor, local: Tensor, common: Tensor, rate: float) -> Tensor:
-    """One gradient step of the mixing weights, clipped to [0, 1] (FedALA, equations 4 and 5).
+    """One gradient step of the mixing weights, clipped to [0, 1] (FedALA).
 
     The loss depends on a mixing weight through one element alone, so its gradient there is ``gradient (common -
     local)``.

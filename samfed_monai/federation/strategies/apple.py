@@ -20,7 +20,7 @@ _COUNTS = "counts"
 
 
 class Apple(FedAvg):
-    """Core models go to all sites, each learns how much of which it takes (APPLE, arXiv 2110.08394, algorithm 1).
+    """Core models go to all sites, each learns how much of which it takes (APPLE, Luo and Wu, arXiv 2110.08394).
 
     The site's side is :class:`AppleSharing`. From the second round on a site is sent the core models of the ``N - 1``
     others and the prior ``p_0``, the sites' shares of all images; its own it has. Sites that have not answered yet
