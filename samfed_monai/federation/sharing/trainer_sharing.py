@@ -34,7 +34,7 @@ class TrainerSharing(Sharing):
     Example::
 
         "sharing": {"network": "@network", "optimizer": "@optimizer", "seed": "@seed", "site": "@site", …},
-        "after#sharing": "@sharing"
+        "after#sharing": {"_target_": "samfed_monai.handlers.HandlerGroup", "handlers": ["@sharing"]}
     """
 
     def __init__(self, *, network: nn.Module, optimizer: Optimizer, seed: int = 0, site: str = "") -> None:
@@ -99,7 +99,7 @@ class TrainerSharing(Sharing):
         """
         trainer = self._trainer
         if trainer is None:
-            found, mend = "no trainer", 'list it as a handler: "after#sharing": "@sharing"'
+            found, mend = "no trainer", "list @sharing among the handlers, as after#sharing of the variant ditto does"
             raise MessageRefused([Problem("train.json -> sharing", found=found, expected="a trainer", mend=mend)])
         state = trainer.state
         before = {name: getattr(state, name) for name in _POSITION}
