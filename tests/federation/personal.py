@@ -78,8 +78,12 @@ def six_trainer(network: nn.Module, optimizer: Any, handlers: Sequence[Any], tar
 def personal_algo(site: str, name: str, *, output_dir: Path | None = None, **overrides: Any) -> SamFedAlgo:
     """A client on the toy bundle with one of :data:`SHARINGS`."""
     common = {"network": "@network", "optimizer": "@optimizer", "site": "@site"}
-    bundle = {"site": site, "ditto": TERM, "sharing": {**SHARINGS[name], **common}}
-    bundle["train#handlers"] = ["@ditto", "@sharing", {"_target_": "tests.federation.toys.ToyTerms"}]
+    bundle: dict[str, Any] = {"site": site, "ditto": TERM, "sharing": {**SHARINGS[name], **common}}
+    bundle["train#handlers"] = [
+        "@ditto",
+        "@sharing",
+        {"_target_": "tests.federation.toys.ToyTerms", "fail_in_round": "@fail_in_round"},
+    ]
     bundle |= overrides
     algo = SamFedAlgo(BUNDLE, vetted=True, output_dir=output_dir, train_kwargs=dict(bundle), eval_kwargs=dict(bundle))
     algo.initialize({ExtraItems.CLIENT_NAME: site})
