@@ -23,12 +23,13 @@ PARTS = {
     "controller": "Controller",
     "evaluation": "Evaluation",
 }
+EXPERT = "expert_"
 TRUST = {"reliability": "Reliability of the teacher", "agreement": "Share of pixels that agree"}
 
 
 def run_figures(run: RunData) -> list[Picture]:
     """Every figure that the run has data for, in the order of the report."""
-    made = [curves(run), reliability(run), loss_terms(run), costs(run)]
+    made = [curves(run), reliability(run), loss_terms(run), expert_usage(run), costs(run)]
     return [figure for figure in made if figure is not None]
 
 
@@ -76,7 +77,7 @@ def reliability(run: RunData) -> Picture | None:
 
 def loss_terms(run: RunData) -> Picture | None:
     """Every loss term's mean over a round, at every site."""
-    names = list(dict.fromkeys(name for row in run.rounds for name in row.terms if name not in TRUST))
+    names = list(dict.fromkeys(name for row in run.rounds for name in row.terms if not _told(name)))
     panels = {name: lines for name in names if _any_value(lines := series(run.rounds, name))}
     if not panels:
         return None
@@ -91,6 +92,28 @@ def loss_terms(run: RunData) -> Picture | None:
 
     text = "Means over a round, before weights and ramps; colours are the sites of the figures above."
     return picture("losses", "Loss terms", text, draw)
+
+
+def expert_usage(run: RunData) -> Picture | None:
+    """How the tokens of a round were shared out among a network's local experts, at every site (pFedSAM)."""
+    names = sorted({name for row in run.rounds for name in row.terms if name.startswith(EXPERT)})
+    panels = {name: series(run.rounds, name) for name in names}
+    if not panels:
+        return None
+
+    def draw(theme: Theme) -> Figure:
+        figure, axes = subplots(theme, len(panels), height=2.5, width=max(8.6, 2.2 * len(panels)))
+        for ax, (name, lines) in zip(axes, panels.items(), strict=True):
+            _site_lines(ax, lines, run.sites, theme)
+            ax.set_title(name.replace("_", " "), loc="left", fontsize=10, color=theme.ink)
+            ax.set_ylim(0, 1)
+        return figure
+
+    text = (
+        "Share of all assignments of tokens that went to each local expert, mean over the layers; "
+        "expert least is the smallest share of any expert in any layer."
+    )
+    return picture("experts", "Local experts in use", text, draw)
 
 
 def costs(run: RunData) -> Picture | None:
@@ -140,6 +163,11 @@ def _site_lines(ax: Axes, lines: Lines, sites: list[str], theme: Theme, *, label
             annotation_clip=False,
         )
     ax.set_ylim(low, high)
+
+
+def _told(name: str) -> bool:
+    """Whether a mean of a round has a figure of its own."""
+    return name in TRUST or name.startswith(EXPERT)
 
 
 def _any_value(lines: Lines) -> bool:

@@ -22,9 +22,10 @@ from samfed_monai.federation import (
     Server,
     SiteWorker,
     Task,
+    wire_size,
 )
 from samfed_monai.federation.privacy import Privacy, Release
-from samfed_monai.federation.privacy.allowed import allowed_of
+from samfed_monai.federation.privacy.allowed import allowed_of, allowed_weights
 from samfed_monai.io import safe_load
 from samfed_monai.networks import KeyPatterns, KeySplit, network_split, split_keys
 from tests.federation.privacy.spy import leaks, server_files, wired
@@ -180,6 +181,20 @@ def test_a_personal_key_is_refused_in_both_directions():
     request = Envelope(Kind.WEIGHTS, "site-1", 0, 1, tensors=shared)
     with pytest.raises(MessageRefused, match="2 with names that may not leave"):
         release(Task.TRAIN, request, Envelope(Kind.WEIGHTS, "site-1", 0, 1, n=6, tensors=whole))
+
+
+def test_the_uplink_of_a_vit_b_is_its_low_rank_updates_alone():
+    """0.59 MB: 12 blocks x (query, value) x rank 4 x (768 + 768) numbers, and 4 KB of names and shapes."""
+    from samfed_monai.networks.sam.build import build_sam
+    from samfed_monai.networks.sam.network import SamNetwork
+
+    with torch.device("meta"):
+        network = SamNetwork(build_sam("vit_b", None, 256), 256)
+    shared = {name: torch.empty_like(network.state_dict()[name], device="cpu") for name in network.key_split().shared}
+    numbers = sum(tensor.numel() for tensor in shared.values())
+    assert numbers * 4 == 12 * 2 * 4 * (768 + 768) * 4 == 589_824
+    assert allowed_weights(network).like[Kind.WEIGHTS].keys() == shared.keys()
+    assert 0 < wire_size(Envelope(Kind.WEIGHTS, "site-1", 0, 1, n=9, tensors=shared)) - numbers * 4 < 6000
 
 
 def test_a_failed_round_leaves_personal_values_as_they_were():

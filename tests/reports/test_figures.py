@@ -20,6 +20,16 @@ def test_a_run_has_four_figures_in_two_themes(run_folder):
         assert dark.getpixel((2, 2)) == (27, 30, 35)
 
 
+def test_local_experts_have_a_figure_of_their_own(run_folder):
+    run = RunData.read(run_folder)
+    for row in run.rounds:
+        row.terms.update(expert_1=0.75, expert_2=0.25, expert_least=0.1)
+    figures = {figure.name: figure for figure in run_figures(run)}
+    assert list(figures) == ["curves", "reliability", "losses", "experts", "costs"]
+    widths = [Image.open(io.BytesIO(figures[name].light)).size[0] for name in ("losses", "experts")]
+    assert widths[0] >= widths[1], "no panel of the losses is an expert's"
+
+
 def test_a_run_without_rounds_still_shows_its_costs(run_folder):
     run = RunData.read(run_folder)
     assert [figure.name for figure in run_figures(RunData(run.folder, run.results))] == ["costs"]
