@@ -4,6 +4,7 @@
 # make docs    the documentation        make bench   the figures of docs/benchmarks.md
 # make skin    the comparison of docs/results/skin.md, about an hour (SAMFED_DATA=folder with data/ and weights/)
 # make polyp   the comparisons of docs/results/polyp.md, several hours, resumable
+# make pfedsam the comparison of docs/results/pfedsam.md, many hours, resumable
 # make ablation  docs/results/ablation.md, after the two, likewise
 # Each target makes .venv by itself and installs the versions of constraints.txt; a second call starts at once.
 # To choose the Python (3.10 to 3.13): make demo PYTHON=python3.11
@@ -19,9 +20,9 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 DECLARED := setup.cfg setup.py pyproject.toml constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo skin skin-page polyp polyp-teacher polyp-page ablation ablation-page test check docs bench clean
+.PHONY: help demo skin skin-page pfedsam pfedsam-page polyp polyp-teacher polyp-page ablation ablation-page test check docs bench clean
 help:
-	@sed -n 's/^# //p' Makefile | head -9
+	@sed -n 's/^# //p' Makefile | head -10
 
 # ---- installation: one stamp per set of packages ----------------------------------------------------------------
 # torch goes first and alone, so that no other package's wish decides which build of it is taken.
@@ -170,6 +171,46 @@ ablation-page:
 	    --section "Polyp=$(POLYP_RUN)/one" --section-command "Polyp=make polyp ablation SAMFED_DATA=DATA" \
 	    --section "Skin=$(SKIN_RUN)" --section-command "Skin=make skin ablation SAMFED_DATA=DATA" \
 	    --caveat "Small on purpose, for two processor cores: the scale of docs/results/polyp.md and skin.md. Rows without a figure have not been run on that collection."
+
+# ---- docs/results/pfedsam.md: SAM itself at the sites, on labels of their own; finished runs are kept -------------------
+PFEDSAM_RUN ?= runs/pfedsam
+PFEDSAM_SEEDS ?= 0,1,2
+PFEDSAM_JOBS ?= 1
+PFEDSAM_ROWS := zero_shot,supervised,local_sam,fedsam,full_sam,pfedsam
+PFEDSAM_ARGS := --rounds 6 --batch_size 4 --local_steps 12 --warm_start_steps 150 --overlays false
+PFEDSAM_COMPARE = @$(BIN)/samfed compare $(1) --variants $(2) --seeds $(PFEDSAM_SEEDS) --jobs $(PFEDSAM_JOBS) \
+    --cache-dir "$(PFEDSAM_RUN)/cache" $(PFEDSAM_ARGS)
+pfedsam-section = $(if $(wildcard $(PFEDSAM_RUN)/$(2)/*/seed-*/results.json),--section "$(1)=$(PFEDSAM_RUN)/$(2)" \
+    --section-command "$(1)=make pfedsam SAMFED_DATA=DATA  -> samfed compare --seeds $(PFEDSAM_SEEDS) $(PFEDSAM_ARGS)")
+
+pfedsam: $(VENV)/.package
+	@test -d "$(POLYP_DATA)" || { echo "SAMFED_DATA must name the folder with data/polyp, data/skin and data/splits"; exit 2; }
+	@mkdir -p "$(PFEDSAM_RUN)"
+	@$(BIN)/samfed weights mobile_sam --from "$(CHECKPOINT)"
+	@test -f "$(PFEDSAM_RUN)/polyp.json" || $(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/polyp_hssf.json" \
+	    --data-root "$(POLYP_DATA)" --by-sequence --limit-per-site 60 --output "$(PFEDSAM_RUN)/polyp.json"
+	@test -f "$(PFEDSAM_RUN)/halves.json" || $(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/polyp_hssf.json" \
+	    --data-root "$(POLYP_DATA)" --by-sequence --divide 2 --limit-per-site 60 --output "$(PFEDSAM_RUN)/halves.json"
+	@test -f "$(PFEDSAM_RUN)/skin.json" || $(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/isic_hssf.json" \
+	    --data-root "$(SKIN_DATA)" --limit-per-site 60 --output "$(PFEDSAM_RUN)/skin.json"
+	$(call PFEDSAM_COMPARE,samfed_polyp,$(PFEDSAM_ROWS)) --datalist "$(PFEDSAM_RUN)/polyp.json" --data-root "$(POLYP_DATA)" \
+	    --output-dir "$(PFEDSAM_RUN)/polyp" --rows docs/results/pfedsam.rows.json
+	$(call PFEDSAM_COMPARE,samfed_polyp,fedsam$(comma)pfedsam) --datalist "$(PFEDSAM_RUN)/halves.json" --data-root "$(POLYP_DATA)" \
+	    --output-dir "$(PFEDSAM_RUN)/no-kvasir" --unseen "['Kvasir-1','Kvasir-2']"
+	$(call PFEDSAM_COMPARE,samfed_skin,$(PFEDSAM_ROWS)) --datalist "$(PFEDSAM_RUN)/skin.json" --data-root "$(SKIN_DATA)" \
+	    --output-dir "$(PFEDSAM_RUN)/skin" --rows docs/results/pfedsam.rows.json
+	@$(MAKE) pfedsam-page
+
+pfedsam-page:
+	@$(BIN)/samfed report --page docs/results/pfedsam.md --title "pFedSAM: SAM fine-tuned across hospitals that have labels" \
+	    --command 'make pfedsam SAMFED_DATA=DATA' \
+	    $(call pfedsam-section,Polyps: ClinicDB and Kvasir,polyp) \
+	    $(call pfedsam-section,Unseen hospital: trained without Kvasir,no-kvasir) \
+	    $(call pfedsam-section,Skin: four sites of ISIC 2017,skin) \
+	    --caveat "Small on purpose, for two processor cores: MobileSAM, 256 px, batches of 4, at most 60 labelled images a site, 6 rounds of 12 steps after 150 steps of warm start on the public images." \
+	    --caveat "Every row has the same augmentation, batch, number of optimiser steps and choice of the round; pfedsam, fedsam and local_sam start from the same weights, full_sam and the small network from their own warm start."
+
+comma := ,
 
 # ---- tests, checks, documentation, figures ------------------------------------------------------------------------
 test: $(VENV)/.dev

@@ -120,8 +120,9 @@ class SamFedAlgo(MonaiAlgo):
         own = self._own_in(call)
         if own is None:
             self._require_fit(data.weights, self._shared())
-        elif call.words["purpose"] == "keep":
-            self._stay_put(call)
+        elif call.words["purpose"] == "keep":  # a round in which nothing is trained
+            self._last, self._seconds, self._received = call, 0.0, {}
+            self.iter_of_start_time, self.trainer.state.term_means = self.trainer.state.iteration, {}
             return
         forget_unfinished_run(self.trainer)
         place_at_round(self.trainer, call, local_epochs=self.local_epochs)
@@ -268,12 +269,6 @@ class SamFedAlgo(MonaiAlgo):
 
     def _shared(self) -> dict[str, Tensor]:
         return self._its_parts.shared(get_state_dict(self._its_parts.network))
-
-    def _stay_put(self, call: Call) -> None:
-        """A round in which nothing is trained."""
-        self._last, self._seconds, self._received = call, 0.0, {}
-        self.iter_of_start_time = self.trainer.state.iteration
-        self.trainer.state.term_means = {}
 
     def _require_fit(self, weights: Mapping[str, Tensor] | None, like: Mapping[str, Tensor]) -> None:
         message = Envelope(Kind.WEIGHTS, str(self.client_name), 0, 1, tensors=dict(weights or {}))
