@@ -18,6 +18,7 @@ from typing import Any
 from samfed_monai.errors import Refused
 from samfed_monai.flare.child import Child, ChildDied
 from samfed_monai.flare.needs import require_flare
+from samfed_monai.flare.old_runs import forget_old_runs
 from samfed_monai.flare.site_file import SiteFile, read_site_file
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class Site:
             raise ChildDied("the message names no run")
         self._run, self._child = run, None
         self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        forget_old_runs(self.state.parent.parent, run)
         settings = {
             "site": self.name,
             "plan": str(self.app / "config" / PLAN),

@@ -57,7 +57,7 @@ class FederationController(ModelController):
 
     def run(self) -> None:
         """Called by FLARE when all clients of the job are there."""
-        from samfed_monai.flare.session import publish
+        from samfed_monai.flare.job_results import publish
         from samfed_monai.flare.status import write_status
 
         folder = self.run_folder()

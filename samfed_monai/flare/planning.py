@@ -13,7 +13,7 @@ from samfed_monai.config.check import check_bundle
 from samfed_monai.config.exit_codes import told_by
 from samfed_monai.config.layers import workflow_files
 from samfed_monai.data import DataList
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.federation.plan import Places, Plan
 
 
@@ -64,6 +64,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     except Exception as error:
         told = told_by(error)
         raise told or error from None
+    _require_no_places(job.places, here=here)
     has_list = bool(overrides.get("datalist"))
     if not has_list and not job.plan.sites:
         mend = "give --datalist, or name every site in federate.json -> sites"
@@ -78,3 +79,16 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
         datalist=datalist,
         report=lambda: parser.get_parsed_content("report"),
     )
+
+
+def _require_no_places(places: Places, *, here: bool) -> None:
+    # a job says nothing of where a site keeps things, and silence about a place that was asked for would be a surprise
+    problems, expected = Problems(), "nothing: a site's own file says where it keeps things"
+    mend = "set `device`, `weights` or `cache_dir` in samfed_site.json of that participant (docs/deploy.md)"
+    asked = {f"sites#{site}": there for site, there in places.sites.items()}
+    asked |= {"client": places.client, "teacher": places.teacher}
+    for where, there in sorted(asked.items()):
+        for name in sorted(there):
+            if not (here and where == "client" and name == "device"):  # that one goes into every file that is written
+                problems.add(f"federate.json -> {where}#{name}", found="a place", expected=expected, mend=mend)
+    problems.refuse_if_any()

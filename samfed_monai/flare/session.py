@@ -1,4 +1,4 @@
-"""A session with a FLARE server by an admin start-up kit: submit a job, follow it, fetch its result."""
+"""A session with a FLARE server by an admin start-up kit: wait for its sites, submit a job, follow it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import contextlib
 import io
 import logging
 import re
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,40 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.errors import Problem, Refused, Stopped
+from samfed_monai.flare.kit import admin_of, server_of
 from samfed_monai.flare.needs import require_flare
-from samfed_monai.flare.status import STATUS, read_status
-from samfed_monai.io import read_json
 
 logger = logging.getLogger(__name__)
 
-#: Folder of a finished job's workspace in which the server puts the run's results for whoever downloads them.
-RESULTS = "samfed"
 _FINISHED = ("FINISHED", "FAILED", "ABORTED", "ABANDONED")
-
-
-def admin_of(kit: str | Path) -> str:
-    """The user that an admin start-up kit belongs to.
-
-    Raises:
-        Refused: it is no admin kit; the message says what it is instead.
-    """
-    startup = Path(kit) / "startup"
-    mend = "name the folder of an admin start-up kit: the one that holds startup/fed_admin.json and its certificates"
-    found = "no startup folder"
-    if (startup / "fed_client.json").is_file():
-        found = "a site's start-up kit"
-    elif (startup / "fed_server.json").is_file():
-        found = "a server's start-up kit"
-    elif startup.is_dir():
-        found = "no startup/fed_admin.json"
-    if (startup / "fed_admin.json").is_file():
-        admin = read_json(startup / "fed_admin.json").get("admin", {})
-        lacks = [admin.get(name, name) for name in ("client_key", "client_cert", "ca_cert")]
-        lacks = [name for name in lacks if not (startup / name).is_file()]
-        if admin.get("username") and not lacks:
-            return str(admin["username"])
-        found = f"an admin start-up kit without {', '.join(lacks) or 'a user name'}"
-    raise Refused([Problem(f"start-up kit {kit}", found=found, expected="an admin start-up kit", mend=mend)])
 
 
 @contextmanager
@@ -65,7 +35,7 @@ def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
 
     where = server_of(kit)
     try:
-        with _quiet():
+        with quiet():
             session = flare_api.new_secure_session(user, str(Path(kit).resolve()), timeout=timeout)
     except Exception as error:
         if "uthenti" in f"{type(error).__name__}{error}":
@@ -79,14 +49,8 @@ def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
     try:
         yield session
     finally:
-        with contextlib.suppress(Exception), _quiet():
+        with contextlib.suppress(Exception), quiet():
             session.close()
-
-
-def server_of(kit: str | Path) -> str:
-    """Host and port of the server that a kit belongs to."""
-    admin = read_json(Path(kit) / "startup" / "fed_admin.json").get("admin", {})
-    return f"{admin.get('host', '?')}:{admin.get('port', '?')}"
 
 
 def wait_for_sites(
@@ -112,7 +76,7 @@ def wait_for_sites(
     """
     started, noticed = time.monotonic(), 0.0
     while True:
-        with _quiet():
+        with quiet():
             connected = {client.name for client in session.get_system_info().client_info}
         missing = sorted(set(sites) - connected)
         if not missing:
@@ -134,7 +98,7 @@ def wait_for_sites(
 
 def submit_job(session: Any, job: str | Path) -> str:
     """Submits a job folder; returns its FLARE identifier."""
-    with _quiet():
+    with quiet():
         job_id = str(session.submit_job(str(Path(job).resolve())))
     logger.info("submitted as FLARE job %s", job_id)
     return job_id
@@ -144,7 +108,7 @@ def follow(session: Any, job_id: str, *, timeout: float | None = None, poll: flo
     """Waits for a job's end and tells its rounds from the server's job log; returns FLARE's status."""
     started, told = time.monotonic(), 0
     while True:
-        with _quiet():
+        with quiet():
             status = str(session.get_job_meta(job_id).get("status", ""))
         told = _tell(session, job_id, told)
         if status.split(":")[0].split(".")[-1] in _FINISHED or "FINISHED" in status:
@@ -157,36 +121,11 @@ def follow(session: Any, job_id: str, *, timeout: float | None = None, poll: flo
         time.sleep(poll)
 
 
-def fetch_results(session: Any, job_id: str, output_dir: str | Path) -> dict[str, Any]:
-    """Downloads a finished job's results into ``output_dir``; returns the run's status."""
-    output_dir = Path(output_dir)
-    with tempfile.TemporaryDirectory(prefix="samfed-flare-") as folder:
-        with _quiet():
-            where = Path(session.download_job_result(job_id, folder))
-        found = sorted(where.rglob(f"{RESULTS}/{STATUS}"))
-        if not found:
-            return {"state": "none", "message": _last_words(where), "exit_code": 1}
-        shutil.copytree(found[0].parent, output_dir, dirs_exist_ok=True)
-    return read_status(output_dir)
-
-
-def publish(run_folder: str | Path, job_run: str | Path) -> None:
-    """Puts a run's results (no site's state, no caches) where FLARE's download of the job finds them."""
-    run_folder, target = Path(run_folder), Path(job_run) / RESULTS
-    names = ["run.json", "results.json", "report.html", "federation.csv", STATUS]
-    rounds = [path.relative_to(run_folder) for path in sorted(run_folder.glob("rounds/[0-9]*/*")) if path.is_file()]
-    target.mkdir(parents=True, exist_ok=True)
-    for name in [*map(Path, names), *rounds]:
-        if (run_folder / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(run_folder / name, target / name)
-
-
 def _tell(session: Any, job_id: str, told: int) -> int:
     from samfed_monai.flare.watch import told_in
 
     try:
-        with _quiet():
+        with quiet():
             logs = session.get_job_logs(job_id, "server")
     except Exception:
         return told
@@ -197,16 +136,8 @@ def _tell(session: Any, job_id: str, told: int) -> int:
     return max(told, len(said))
 
 
-def _last_words(where: Path) -> str:
-    for log in sorted(where.rglob("error_log.txt")):
-        lines = [line for line in log.read_text(errors="replace").splitlines() if "ERROR" in line][-3:]
-        if lines:
-            return "FLARE ended the job without a run:" + "".join(f"\n  | {line[:300]}" for line in lines)
-    return "FLARE ended the job without a run; see the server's log"
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
-    # FLARE's session prints what it does
+def quiet() -> Iterator[None]:
+    """FLARE's session prints what it does; nothing of it is seen in this block."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield

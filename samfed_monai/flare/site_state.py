@@ -7,8 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from samfed_monai.errors import Problem
 from samfed_monai.federation import tensor_file
+from samfed_monai.federation.envelope import MessageRefused
 from samfed_monai.federation.transport import Task
+from samfed_monai.flare.old_runs import KEPT_RUNS, REMOVED
 from samfed_monai.io import atomic_write, safe_load
 
 if TYPE_CHECKING:
@@ -45,9 +48,19 @@ class SiteState:
         self.at: int | None = None
 
     def before(self, task: Task, round: int) -> None:
-        """Takes the holder to the state that ``task`` of ``round`` starts from."""
+        """Takes the holder to the state that ``task`` of ``round`` starts from.
+
+        Raises:
+            MessageRefused: the states of this run were removed (:func:`forget_old_runs`).
+        """
         if task not in (Task.TRAIN, Task.EVALUATE):
             return
+        removed = self.folder / REMOVED
+        if task == Task.TRAIN and round == 0:
+            removed.unlink(missing_ok=True)
+        if removed.exists():
+            found, mend = f"removed: a site keeps those of the newest {KEPT_RUNS} runs", "start a run of another name"
+            raise MessageRefused([Problem("state", found=found, expected="this run's state", mend=mend)])
         last = round - 1 if task == Task.TRAIN else round
         stored = [number for number in self._stored() if number <= last]
         wanted = max(stored, default=PREPARED)

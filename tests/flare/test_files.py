@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ import pytest
 import torch
 
 from samfed_monai.errors import Refused, Stopped
+from samfed_monai.federation.envelope import MessageRefused
 from samfed_monai.federation.transport import Task
 from samfed_monai.flare.allow_list import NEEDED, allow_list_snippet, merge_allow_list
 from samfed_monai.flare.job import export_job
+from samfed_monai.flare.kit import admin_of
+from samfed_monai.flare.old_runs import forget_old_runs
+from samfed_monai.flare.planning import planned
 from samfed_monai.flare.processes import Processes
-from samfed_monai.flare.session import admin_of, open_session
+from samfed_monai.flare.session import open_session
 from samfed_monai.flare.site_file import read_site_file
 from samfed_monai.flare.site_job import read_plan
 from samfed_monai.flare.site_state import SiteState
@@ -178,6 +183,37 @@ def test_evaluation_of_an_earlier_round_looks_at_its_state_and_training_goes_on(
 def test_states_are_private_to_the_site(tmp_path):
     trained(SiteState(tmp_path, Counter()), 0)
     assert (tmp_path / "000.safetensors").stat().st_mode & 0o777 == 0o600
+
+
+def test_states_of_old_runs_are_removed_and_whoever_asks_for_them_is_told(tmp_path):
+    for day, run in enumerate(("first", "second", "third", "fourth"), 1):
+        trained(SiteState(tmp_path / run / "site-1", Counter()), 0)
+        (tmp_path / run / "site-1" / "worker.log").touch()
+        os.utime(tmp_path / run / "site-1" / "000.safetensors", (day * 86400, day * 86400))
+    assert forget_old_runs(tmp_path, "first", kept=2, now=3.5 * 86400) == ["second"], "third was in use a moment ago"
+    assert forget_old_runs(tmp_path, "fifth", kept=2, now=10 * 86400) == ["third", "first"]
+    assert [path.parent.parent.name for path in tmp_path.glob("*/*/*.safetensors")] == ["fourth"]
+    assert (tmp_path / "first" / "site-1" / "worker.log").is_file()
+    again = SiteState(tmp_path / "first" / "site-1", Counter())
+    for task, round in ((Task.TRAIN, 1), (Task.EVALUATE, 0)):
+        with pytest.raises(MessageRefused, match=r"removed: a site keeps those of the newest 3 runs.*another name"):
+            again.before(task, round)
+    assert trained(again, 0) == 1, "a run that begins anew needs none"
+    assert trained(again, 1) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"sites": {"site-1": {"device": "cuda:1"}}}, "sites#site-1#device"),
+        ({"teacher#checkpoint": __file__}, "teacher#checkpoint"),
+        ({"client#device": "cuda:1"}, "client#device"),
+    ],
+)
+def test_a_job_names_no_place_of_a_site(given, match):
+    sites: dict[str, Any] = {"site-1": {}, "site-2": {}} | given.get("sites", {})
+    with pytest.raises(Refused, match=rf"{match}.*found a place.*samfed_site\.json"):
+        planned("samfed_skin", {"rounds": 1, **given, "sites": sites}, here=False)
 
 
 def test_the_status_of_a_run_is_its_own_file(tmp_path):
