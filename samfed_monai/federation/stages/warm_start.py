@@ -42,7 +42,7 @@ def warm_start(
     Returns:
         Names to tensors of the network, frozen ones left out, and their fingerprint (hexadecimal).
     """
-    config = config.with_files(str(find_variant(config.bundle_root, "dp_only")))
+    config = config.with_files(str(find_variant(config.bundle_root, "dp_only"))).without_lost()
     public = canonical_hash([[item.sha256, item.label_sha256] for item in datalist.public])
     key = config.fingerprint(public=public, steps=steps, seed=seed)
     path = Path(cache_dir) / "warm_start" / f"{key[:16]}.safetensors"

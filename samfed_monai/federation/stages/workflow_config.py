@@ -46,6 +46,20 @@ class WorkflowConfig:
     def with_overrides(self, overrides: Mapping[str, Any]) -> WorkflowConfig:
         return WorkflowConfig(self.bundle_root, self.files, {**self.overrides, **overrides})
 
+    def without_lost(self) -> WorkflowConfig:
+        """Without overrides of what only another variant has, such as ``terms#proximal#mu`` where no such term is."""
+        from monai.bundle import ConfigParser
+
+        parser, kept = ConfigParser(), {}
+        parser.read_config(self.paths())
+        for name, value in self.overrides.items():
+            try:
+                parser[name] = value
+            except (KeyError, ValueError, IndexError, TypeError):  # what it belongs to is not there
+                continue
+            kept[name] = value
+        return WorkflowConfig(self.bundle_root, self.files, kept)
+
     def parser(self) -> Any:
         """The merged, unresolved configuration as a MONAI ``ConfigParser``."""
         from monai.bundle import ConfigParser

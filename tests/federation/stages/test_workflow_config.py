@@ -52,3 +52,11 @@ def test_places_do_not_enter_the_fingerprint_and_everything_else_does(bundle):
 def test_how_it_is_evaluated_does_not_enter_the_fingerprint(bundle):
     config = WorkflowConfig(bundle, ("configs/train.json",))
     assert config.fingerprint() == config.with_overrides({"validate": {"batch": 3}}).fingerprint()
+
+
+def test_overrides_of_what_only_another_variant_has_can_be_left_out(bundle):
+    lost = {"terms#proximal#mu": 0.1, "size#width": 3, "sharing#batches": 1, "terms#kd#weight#0": 2}
+    kept = {"size": 32, "terms#kd#weight": 0.5, "terms#new": {"weight": 1.0}, "terms#new#weight": 2.0}
+    config = WorkflowConfig(bundle, ("configs/train.json",), {**lost, **kept})
+    assert config.without_lost().overrides == kept
+    assert config.without_lost().value("terms#new#weight") == 2.0

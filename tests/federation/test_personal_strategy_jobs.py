@@ -1,0 +1,87 @@
+"""Whole jobs of the strategies that personalise, by their variants' names: both bundles, in one process and wired."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from samfed_monai.config import check_bundle, find_bundle
+from samfed_monai.data import render_synthetic
+from samfed_monai.errors import Refused
+from samfed_monai.io import read_json, safe_load
+from samfed_monai.results import validate_results
+from tests.federation.test_job import CLIENT, job
+from tests.federation.test_wired_jobs import at_server
+from tests.federation.wired import Homes
+
+VARIANTS = ("apple", "ditto", "fca", "fedicra")
+SMALL = {**CLIENT, "local_steps": 1}
+SIZES = {"fedicra": {"sharing#batches": 1, "sharing#first_batches": 1}}
+
+
+@pytest.fixture(scope="module")
+def three_sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sites that train and ``site-3``, which has nothing but test images."""
+    folder = tmp_path_factory.mktemp("three")
+    counts: dict[str, Any] = {"images_per_site": 3, "public": 2, "validation": 1, "test": 1, "size": (64, 64)}
+    listed = render_synthetic(folder, sites=3, labelled=True, **counts)
+    listed.sites["site-3"] = dataclasses.replace(listed.sites["site-3"], unlabelled=[], validation=[])
+    listed.save(folder / "list.json")
+    return folder
+
+
+def options(variant: str) -> dict[str, Any]:
+    client = {**SMALL, **SIZES.get(variant, {})}
+    return {"variant": variant, "client": client, "rounds": 2, "privacy": {"least_images": 1}}
+
+
+@pytest.mark.parametrize("bundle", ["samfed_skin", "samfed_polyp"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_both_bundles_take_it(bundle, variant):
+    assert check_bundle(find_bundle(bundle), "train", variant=variant, ready=False) == []
+
+
+@pytest.mark.parametrize("variant", ["apple", *(pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS[1:])])
+def test_on_a_wire_and_in_one_process_it_comes_to_the_same(three_sites, tmp_path, variant):
+    together = job(three_sites, tmp_path / "together", **options(variant)).run()
+    homes = Homes(three_sites, tmp_path / "homes")
+    apart = at_server(three_sites, homes, tmp_path / "apart", **options(variant)).run(homes)
+    assert validate_results(apart) == []
+    for part in ("sites", "average", "unseen", "networks", "exchange", "skipped"):
+        assert apart[part] == together[part], part
+    assert apart["hashes"]["model_last"] == together["hashes"]["model_last"]
+    assert apart["traffic"]["down_bytes"] == together["traffic"]["down_bytes"]
+    assert together["models"]["last"]["unseen"]["site-3"]["test"]["n"] == 1
+    record = read_json(tmp_path / "together/rounds/001/round.json")
+    if variant == "apple":
+        assert {"share_0", "share_1"} <= record["sites"]["site-1"]["terms"].keys()
+    if variant == "fca":
+        models = safe_load(tmp_path / "together/rounds/001/server.safetensors")
+        names = [name[2:] for name in models if name.startswith("0.")]
+        assert any(not torch.equal(models[f"0.{name}"], models[f"1.{name}"]) for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_it_runs_on_the_polyp_bundle(three_sites, tmp_path, variant):
+    results = job(three_sites, tmp_path / "run", bundle_root=find_bundle("samfed_polyp"), **options(variant)).run()
+    assert validate_results(results) == []
+    assert results["skipped"] == []
+    assert set(results["sites"]) == {"site-1", "site-2"}
+
+
+def test_sites_with_unlike_networks_are_refused_before_anything_is_computed(three_sites, tmp_path):
+    sites = {"site-1": {"network": "basic_unet"}, "site-2": {"network": "flexible_unet_resnet18"}}
+    with pytest.raises(Refused, match=r"expected one network at all sites: FedAvg averages weights, found .*site-2"):
+        job(three_sites, tmp_path / "run", sites=sites, **options("ditto")).run()
+
+
+def test_noise_is_refused_where_sites_keep_their_networks(three_sites, tmp_path):
+    noise = {"clip": 1.0, "noise_multiplier": 1.0, "delta": 1e-5}
+    privacy = {"least_images": 1, "differential_privacy": noise}
+    with pytest.raises(Refused, match="found weights of networks that sites keep; choose a variant"):
+        job(three_sites, tmp_path / "run", **{**options("apple"), "privacy": privacy}).run()
