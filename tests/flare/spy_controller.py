@@ -1,0 +1,33 @@
+"""The real controller, in the server's own process, with a copy kept of every byte that goes down and comes up."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.flare import controller
+from samfed_monai.flare.post import Letter
+
+FOLDER = "SAMFED_TEST_SPY"
+
+
+class RecordingPost(controller.FlarePost):
+    """Writes ``<number>.down`` and ``<number>.up`` into the folder that ``$SAMFED_TEST_SPY`` names."""
+
+    def send(self, letter: Letter) -> Any:
+        return super().send(replace(letter, answered=lambda site, answer: self._answered(letter, site, answer)))
+
+    def _answered(self, letter: Letter, site: str, answer: bytes | str) -> None:
+        folder = Path(os.environ[FOLDER])
+        number = f"{len(list(folder.iterdir())):04d}-{site}-{letter.task}"
+        (folder / f"{number}.down").write_bytes(letter.payload)
+        (folder / f"{number}.up").write_bytes(answer if isinstance(answer, bytes) else answer.encode())
+        letter.answered(site, answer)
+
+
+class SpyController(controller.FederationController):
+    def federate(self, folder: Path) -> None:
+        controller.FlarePost = RecordingPost  # type: ignore[misc]
+        super().federate(folder)

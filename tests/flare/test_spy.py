@@ -1,0 +1,67 @@
+"""What a curious server could read of a run on FLARE: every byte that reached it, and every file that it holds."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from samfed_monai.config import find_bundle
+from samfed_monai.flare.job import export_job
+from samfed_monai.flare.planning import planned
+from samfed_monai.flare.simulator import simulate
+from samfed_monai.io import read_json, write_json
+from tests.federation.privacy.spy import leaks, server_files
+from tests.federation.privacy.test_spy_on_files import SITES, hospital, needles
+from tests.flare.spy_controller import FOLDER
+from tests.flare.toys import REPO
+
+pytestmark = pytest.mark.slow
+__all__ = ["hospital"]
+CLIENT = {"image_size": 64, "batch_size": 2, "local_steps": 1, "network_name": "basic_unet", "amp": False}
+
+
+def own_files(hospital: Path, at: Path) -> Path:
+    """Site files as in hospitals: nobody shares a folder with anybody."""
+    for name in ("server", *SITES):
+        places = {"datalist": str(hospital / f"{name}.json"), "data_root": str(hospital)}
+        write_json(
+            at / "files" / f"{name}.json",
+            {**places, "cache_dir": str(at / name / "cache"), "output_dir": str(at / name / "run"), "threads": 1},
+        )
+    return at / "files"
+
+
+def test_fault_55_58_60_nothing_private_reaches_a_flare_server_in_messages_or_files(hospital, tmp_path, monkeypatch):
+    (tmp_path / "messages").mkdir()
+    monkeypatch.setenv(FOLDER, str(tmp_path / "messages"))
+    given = {"variant": "no_sam", "rounds": 2, "warm_start_steps": 1, "privacy": {"least_images": 1}}
+    sites = {"sites": {name: {} for name in SITES}, **{f"client#{name}": value for name, value in CLIENT.items()}}
+    plan = planned(find_bundle("samfed_skin"), {**given, **sites}, here=False).plan
+    spied = {"controller": "tests.flare.spy_controller.SpyController", "python": sys.executable}
+    run, workspace = tmp_path / "server" / "run", tmp_path / "workspace"
+    simulate(
+        export_job(tmp_path / "job", plan.to_json(), run_name="spy", min_clients=2, **spied),
+        sites=SITES,
+        workspace=workspace,
+        run_folder=run,
+        site_files=own_files(hospital, tmp_path),
+        timeout=240,
+        more_classes=["tests."],
+        environment={"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
+    )
+    assert read_json(run / "results.json")["average"]["test"]["n"] == 4
+    messages = [path.read_bytes() for path in sorted((tmp_path / "messages").iterdir())]
+    assert len(messages) >= 2 * 2 * (1 + 2 * 2 + 2), "down and up: a check, two rounds of two, scores of two models"
+    held = server_files(tmp_path / "server", site_local=())
+    held += [path for path in server_files(workspace, site_local=()) if not set(path.parts) & set(SITES)]
+    assert {"results.json", "run.json", "global.safetensors", "flare.log"} <= {path.name for path in held}
+    assert leaks(messages, held, needles(hospital)) == []
+    for site in SITES:
+        own = server_files(tmp_path / site, site_local=())
+        assert own, "the sites wrote into folders of their own"
+    own = server_files(tmp_path / "site-1", site_local=())
+    assert any(found.startswith("name in ") for found in leaks([], own, needles(hospital))), (
+        "the spy sees what is there"
+    )
