@@ -49,8 +49,10 @@ class SiteImages:
         if split == "labelled":
             from samfed_monai.data.grouping import subset
 
-            images = {"datalist": self.datalist, "data_root": self.data_root, "site": self.site, "limit": None}
-            records = [one for one in site_records(**images, split="unlabelled") if "label" in one]
+            own = site_records(
+                datalist=self.datalist, data_root=self.data_root, split="unlabelled", site=self.site, limit=None
+            )
+            records = [record for record in own if "label" in record]
             chosen = subset([one["image_sha256"] for one in records], self.limit)
             return [records[index] for index in chosen]
         if split == "public":

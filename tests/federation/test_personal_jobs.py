@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from samfed_monai.federation import Task, to_bytes
 from samfed_monai.federation.privacy import read_audit
 from samfed_monai.federation.stages.start import Start
 from samfed_monai.io import safe_load
-from samfed_monai.networks import CLIENT_NETWORKS
+from samfed_monai.networks import CLIENT_NETWORKS, network_split
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
 from samfed_monai.networks.sam.network import sam_network
 from samfed_monai.results import validate_results
@@ -76,6 +77,17 @@ def test_a_personal_head_travels_before_round_0_and_never_again(small_federation
     assert here["hashes"]["model_last"] == results["hashes"]["model_last"], "one process gives the same bits"
 
 
+@pytest.mark.parametrize(("variant", "personal"), [("fedbn", ["<norm>"]), ("fedrep", STAYS), ("fedper", STAYS)])
+def test_variants_that_keep_a_part_run_from_json(small_federation, tmp_path, variant, personal):
+    from tests.federation.test_job import CLIENT
+
+    client = {**CLIENT, "personal": personal}
+    job(small_federation, tmp_path / "run", variant=variant, rounds=1, client=client).run()
+    stored = safe_load(tmp_path / "run" / "rounds" / "000" / "global.safetensors")
+    network = CLIENT_NETWORKS["basic_unet"](in_channels=3, out_channels=1)
+    assert stored.keys() == set(network_split(network, personal).shared) != network.state_dict().keys()
+
+
 def test_pfedsam_sends_lora_alone_and_goes_on_bit_for_bit(small_federation, tmp_path, toy_sam):
     knobs = {"variant": "pfedsam", "client": toy_sam, "cache_dir": tmp_path / "cache"}
     homes = Homes(small_federation, tmp_path / "homes")
@@ -97,6 +109,7 @@ def test_pfedsam_sends_lora_alone_and_goes_on_bit_for_bit(small_federation, tmp_
     parts = job(small_federation, tmp_path / "parts", rounds=2, **knobs).run()
     assert parts["hashes"]["model_last"] == whole["hashes"]["model_last"]
     assert parts["sites"] == whole["sites"]
+    shutil.rmtree(tmp_path)  # a decoder with its moments, at every site and round: 400 MB
 
 
 @pytest.mark.parametrize("variant", ["fedsam", "local_sam", "full_sam", "zero_shot"])
