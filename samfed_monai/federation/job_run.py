@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from samfed_monai.config.ids import flat
 from samfed_monai.data import DataList
@@ -36,9 +36,6 @@ from samfed_monai.federation.stages.workflow_config import WorkflowConfig
 from samfed_monai.federation.transport import Transport
 from samfed_monai.io import canonical_hash, sha256_file, write_json
 from samfed_monai.results import build_results
-
-if TYPE_CHECKING:
-    pass
 
 SPLITS = ("validation", "test")
 RESUME = "type the same command again"
@@ -109,6 +106,7 @@ class JobRun:
                 command=shlex.join(sys.argv),
             )
             write_json(places.output_dir / "results.json", results)
+            folder.finish(result.records, keep_states=cast.strategy.keeps_states)
         return results
 
     def _settings(self, cast: Cast, adapt: str) -> dict[str, Any]:

@@ -159,6 +159,16 @@ class RoundStore:
                 shutil.rmtree(self.clients(number), ignore_errors=True)
                 (self._path(number) / SERVER).unlink(missing_ok=True)
 
+    def let_go_of_states(self) -> None:
+        """Removes the sites' states of every round: nobody goes on from them any more. Rounds stay intact."""
+        for number in self.rounds():
+            path = self._path(number) / "round.json"
+            record = read_json(path)
+            files = {name: digest for name, digest in record["files"].items() if not name.startswith(f"{CLIENTS}/")}
+            if files != record["files"]:
+                write_json(path, {**record, "files": files})
+            shutil.rmtree(self.clients(number), ignore_errors=True)
+
     def _path(self, round: int) -> Path:
         return self.folder / f"{round:03d}"
 

@@ -120,6 +120,18 @@ class RunFolder:
         self.store.prune(keep_models=recent | bests, keep_states=recent | bests if keep_best_states else recent)
         return stored
 
+    def finish(self, records: Sequence[Mapping[str, Any]], *, keep_states: bool) -> None:
+        """Keeps of a run that has its results what can still be of use: the best and the last model.
+
+        Args:
+            records: of all rounds.
+            keep_states: keep the sites' states of these two rounds as well (where a site's state holds its network).
+        """
+        kept = {best_round(records), len(records) - 1}
+        self.store.prune(keep_models=kept, keep_states=kept)
+        if not keep_states:
+            self.store.let_go_of_states()
+
     def write_table(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Writes ``federation.csv`` from the records of all rounds."""
         rows = [_row(record["round"], site, entry) for record in records for site, entry in record["sites"].items()]

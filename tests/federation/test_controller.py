@@ -83,9 +83,7 @@ def test_fault_41_a_failing_site_is_skipped_and_comes_back(tmp_path):
     with RunFolder(tmp_path).open({}) as folder:
         result = controller(folder, clients, rounds=2).run()
     assert [record["sites"]["c"]["status"] for record in result.records] == ["skipped", "ok"]
-    assert result.records[0]["sites"]["c"]["reason"].startswith(
-        "RuntimeError in samfed_monai.federation.site_worker"
-    )
+    assert result.records[0]["sites"]["c"]["reason"].startswith("RuntimeError in samfed_monai.federation.site_worker")
     assert "Jane" not in (tmp_path / "federation.csv").read_text()
 
 

@@ -7,11 +7,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from samfed_monai.errors import Refused
 from samfed_monai.federation import COLUMNS, RunFolder
 from samfed_monai.federation.run_folder import best_round
-from samfed_monai.io import read_json
+from samfed_monai.io import read_json, save_tensors, sha256_file
 
 CONFIG = {"rounds": 3, "client": {"learning_rate": 0.1, "sizes": [1, 2]}}
 
@@ -120,6 +121,23 @@ def read_only_folder(tmp_path):
 def test_best_is_the_earliest_of_the_highest():
     assert best_round([record(0, 0.5), record(1, 0.7), record(2, 0.7), record(3, None)]) == 1
     assert best_round([record(0, None), record(1, None)]) == 1
+
+
+@pytest.mark.parametrize(("keep_states", "clients"), [(False, []), (True, [1, 3])])
+def test_a_finished_run_keeps_the_best_and_the_last_model_and_is_still_intact(tmp_path, keep_states, clients):
+    def save_state(folder):
+        save_tensors(folder / "a.safetensors", {"x": torch.ones(1)})
+        return {"a.safetensors": sha256_file(folder / "a.safetensors")}
+
+    records = [record(0, 0.5), record(1, 0.9), record(2, 0.6), record(3, 0.7)]
+    with RunFolder(tmp_path).open(CONFIG) as folder:
+        for last in range(1, 5):
+            folder.write_round({"w": torch.ones(2)}, records[:last], save_state, keep_best_states=True)
+        folder.finish(records, keep_states=keep_states)
+        assert [r for r in range(4) if (folder.store.folder / f"{r:03d}" / "global.safetensors").exists()] == [1, 3]
+        assert [r for r in range(4) if list(folder.store.clients(r).glob("*"))] == clients
+        assert folder.store.latest().round == 3
+        assert len(folder.store.records(3)) == 4
 
 
 def test_table_has_documented_columns_then_terms_and_empty_cells(tmp_path):
