@@ -5,6 +5,7 @@
 # make skin    the comparison of docs/results/skin.md, about an hour (SAMFED_DATA=folder with data/ and weights/)
 # make polyp   the comparisons of docs/results/polyp.md, several hours, resumable
 # make pfedsam the comparison of docs/results/pfedsam.md, many hours, resumable
+# make flare-real  real lists on NVIDIA FLARE beside one process: the table of docs/deploy.md (SAMFED_DATA=folder)
 # make ablation  docs/results/ablation.md, after the two, likewise
 # Each target makes .venv by itself and installs the versions of constraints.txt; a second call starts at once.
 # To choose the Python (3.10 to 3.13): make demo PYTHON=python3.11
@@ -20,9 +21,9 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 DECLARED := setup.cfg setup.py pyproject.toml constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo skin skin-page pfedsam pfedsam-page polyp polyp-teacher polyp-page ablation ablation-page test check docs bench clean
+.PHONY: help demo skin skin-page pfedsam pfedsam-page polyp polyp-teacher polyp-page ablation ablation-page flare-real test check docs bench clean
 help:
-	@sed -n 's/^# //p' Makefile | head -10
+	@sed -n 's/^# //p' Makefile | head -11
 
 # ---- installation: one stamp per set of packages ----------------------------------------------------------------
 # torch goes first and alone, so that no other package's wish decides which build of it is taken.
@@ -41,6 +42,11 @@ $(VENV)/.package: $(VENV)/.torch $(DECLARED)
 $(VENV)/.dev: $(VENV)/.package
 	@echo "installing the tools for tests and checks ..."
 	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.flare: $(VENV)/.package
+	@echo "installing NVIDIA FLARE ..."
+	@$(PIP) install -c constraints.txt -e '.[flare]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.package
@@ -212,6 +218,12 @@ pfedsam-page:
 
 comma := ,
 
+# ---- docs/deploy.md: real lists on NVIDIA FLARE, beside one process ------------------------------------------------
+FLARE_ADAPTER ?= $(wildcard $(POLYP_RUN)/adapter.safetensors)
+
+flare-real: $(VENV)/.flare
+	@$(BIN)/python benchmarks/flare_real.py --data "$(SAMFED_DATA)" $(if $(FLARE_ADAPTER),--adapter "$(FLARE_ADAPTER)")
+
 # ---- tests, checks, documentation, figures ------------------------------------------------------------------------
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest $(TESTS)
@@ -225,7 +237,7 @@ docs: $(VENV)/.docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "documentation: site/index.html"
 
-bench: $(VENV)/.package
+bench: $(VENV)/.flare
 	@$(BIN)/python benchmarks/run_all.py $(BENCH)
 
 clean:

@@ -20,6 +20,8 @@ SCRIPTS = {
     "teacher_precision": "The teacher in bfloat16",
     "semi_supervised_iteration": "The whole iteration against the supervised step",
     "federation_overhead": "The federation's share of a round",
+    "flare": "On NVIDIA FLARE",
+    "sizing": "A FLARE server's memory by sites",
     "heterogeneous": "Unlike networks",
     "pfedsam": "SAM with LoRA and local experts",
     "aggregation": "Aggregation",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -100,18 +101,29 @@ def test_unlike_networks_have_the_same_bits_in_one_process_and_the_simulator(thr
     assert all(torch.equal(there[name], here[name]) for name in here), "a site's own network and its optimizer"
 
 
-def test_a_version_or_list_that_differs_is_told_where_the_command_was_typed(three_sites, tmp_path, capsys, monkeypatch):
+def test_a_list_or_bundle_that_differs_is_told_where_the_command_was_typed(three_sites, tmp_path, capsys, monkeypatch):
+    from samfed_monai.config import find_bundle
     from samfed_monai.flare import one_machine
 
-    write = one_machine.DataList.for_site
+    divide, write = one_machine.DataList.for_site, one_machine.write_json
+    shutil.copytree(find_bundle("samfed_skin"), tmp_path / "samfed_skin")
+    train = tmp_path / "samfed_skin" / "configs" / "train.json"
+    train.write_text(train.read_text().replace('"learning_rate": 0.0003', '"learning_rate": 0.0004'))
 
-    def other(self: DataList, site: str) -> DataList:
-        part = write(self, site)
+    def another_list(self: DataList, site: str) -> DataList:
+        part = divide(self, site)
         return DataList(part.name, part.public[::-1], part.sites) if site == "site-2" else part
 
-    monkeypatch.setattr(one_machine.DataList, "for_site", other)
-    assert main(["flare", "simulate", *words(three_sites, tmp_path, variant="no_sam"), "--stop-after", "200"]) == 2
+    def another_bundle(path: Path, content: dict[str, Any]) -> None:
+        write(path, {**content, "bundle_root": str(tmp_path / "samfed_skin")} if path.stem == "site-3" else content)
+
+    monkeypatch.setattr(one_machine.DataList, "for_site", another_list)
+    monkeypatch.setattr(one_machine, "write_json", another_bundle)
+    run = tmp_path / "run"
+    assert main(["flare", "simulate", *words(three_sites, run, variant="no_sam"), "--stop-after", "200"]) == 2
     told = capsys.readouterr().err
     assert "site-2: expected a site that can take part, found public part of the data list" in told
     assert "copy the server's list" in told
-    assert not (tmp_path / "rounds").exists()
+    assert "site-3: expected a site that can take part, found plan" in told
+    assert "site-1:" not in told
+    assert not (run / "rounds").exists()

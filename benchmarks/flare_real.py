@@ -1,0 +1,111 @@
+"""Real lists on a whole FLARE system of this machine, beside the same run in one process: equal models, seconds.
+
+``python benchmarks/flare_real.py --data DATA --adapter A`` (``make flare-real SAMFED_DATA=DATA``): skin on four sites,
+polyps on two; every split is cut to ``--images``. What was seen goes into docs/deploy.md between its two marks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from samfed_monai.data import DataList
+from samfed_monai.io import read_json, sha256_file
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "deploy.md"
+MARKS = ("<!-- real: written by benchmarks/flare_real.py -->", "<!-- end of real -->")
+COMMON = "--rounds 3 --local_steps 3 --batch_size 4 --warm_start_steps 10 --overlays false --privacy#least_images 5"
+LISTS = {
+    "skin": ("samfed_skin", "isic_hssf.json", "skin/isic2017", "--variant unadapted_sam --image_size 64"),
+    "polyp": ("samfed_polyp", "polyp_hssf.json", "polyp", "--variant samfed --image_size 96"),
+}
+
+
+def cut(path: Path, most: int) -> None:
+    """Keeps at most ``most`` images of every split of a list, in place."""
+    listed = DataList.load(path)
+    sites = {
+        name: dataclasses.replace(site, **{str(split.value): list(items)[:most] for split, items in site.splits()})
+        for name, site in listed.sites.items()
+    }
+    DataList(listed.name, listed.public[:most], sites).save(path)
+
+
+def samfed(words: str, log: Path) -> float:
+    """Runs a command line; returns its seconds."""
+    started = time.perf_counter()
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with open(log, "a") as stream:
+        command = [sys.executable, "-m", "samfed_monai", *shlex.split(words)]
+        if subprocess.run(command, env=environment, stdout=stream, stderr=stream, check=False).returncode:
+            raise SystemExit(f"samfed {words}\n{log.read_text()[-3000:]}")
+    return time.perf_counter() - started
+
+
+def models(run: Path) -> list[str]:
+    """SHA-256 of the models that a run has kept."""
+    return [sha256_file(path) for path in sorted(run.glob("rounds/*/global.safetensors"))]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def one(name: str, data: Path, folder: Path, options: argparse.Namespace) -> str:
+    """Both runs of one list; a row of the table."""
+    bundle, split, images, words = LISTS[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    log, listed = folder / "log", folder / "list.json"
+    grouped = "--by-sequence" if name == "polyp" else ""
+    source = f"--split {data / 'data' / 'splits' / split} --data-root {data / 'data' / images}"
+    samfed(f"prepare list {source} {grouped} --limit-per-site {options.images} --output {listed}", log)
+    cut(listed, options.images)
+    adapter = f"--adapter {options.adapter}" if name == "polyp" and options.adapter else ""
+    given = f"{bundle} --datalist {listed} --data-root {data / 'data' / images} {words} {COMMON} {adapter}"
+    given += f" --cache-dir {folder / 'cache'}"
+    here = samfed(f"federate {given} --output-dir {folder / 'one'}", log)
+    there = samfed(f"flare poc {given} --output-dir {folder / 'poc'} --threads 1 --port {free_port()}", log)
+    equal = models(folder / "one") == models(folder / "poc") != []
+    scores = [read_json(folder / run / "results.json")["average"]["test"]["dice"] for run in ("one", "poc")]
+    told = f"test Dice {scores[0]:.4f} and {scores[1]:.4f}"
+    sites = len(DataList.load(listed).sites)
+    same = "equal, byte for byte" if equal else "**differ**"
+    kept = len(models(folder / "one"))
+    print(f"{name}: {kept} models {same}; {told}; {here:.0f} s in one process, {there:.0f} s on POC", flush=True)
+    return f"| {name}, `{words}` | {sites} | {kept} models {same}; {told} | {here:.0f} s | {there:.0f} s |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="folder with data/splits, data/skin and data/polyp")
+    parser.add_argument("--adapter", help="of the polyp teacher; without it one is fitted")
+    parser.add_argument("--images", type=int, default=12, help="most images of each split of each site")
+    parser.add_argument("--lists", default="skin,polyp")
+    parser.add_argument("--folder", help="where runs are kept; default: a temporary one")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(options.folder or temporary).resolve()
+        rows = [one(name, Path(options.data).resolve(), folder / name, options) for name in options.lists.split(",")]
+    head = ["| list, options | sites | | in one process | POC |", "| --- | --- | --- | --- | --- |"]
+    note = (
+        f"At most {options.images} images of each split; both with `{COMMON}` and one thread per process. Seconds are "
+        f"those of the whole command on {os.cpu_count()} cores that had other work to do."
+    )
+    text = PAGE.read_text()
+    before, _, rest = text.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    PAGE.write_text("\n".join([f"{before}{MARKS[0]}", *head, *rows, "", note, f"{MARKS[1]}{after}"]))
+
+
+if __name__ == "__main__":
+    main()

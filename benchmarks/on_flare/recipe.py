@@ -1,0 +1,20 @@
+"""FLARE's own FedAvg in its simulator: ``recipe.py WORKSPACE ROUNDS MEGABYTES SITES``."""
+
+from __future__ import annotations
+
+import sys
+
+from nvflare.app_opt.pt.recipes import FedAvgRecipe
+from nvflare.recipe import SimEnv
+
+workspace, rounds, megabytes, sites = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+recipe = FedAvgRecipe(
+    name="plain",
+    model={"class_path": "on_flare.payload.Payload", "args": {"megabytes": megabytes}},
+    min_clients=sites,
+    num_rounds=rounds,
+    train_script="plain.py",
+    launch_external_process=True,
+    command=sys.executable + " -u",
+)
+recipe.execute(SimEnv(clients=[f"site-{number + 1}" for number in range(sites)], workspace_root=workspace))

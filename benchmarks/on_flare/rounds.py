@@ -1,0 +1,36 @@
+"""Rounds of FedAvg over the payload, for any transport."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from on_flare.payload import Payload
+from samfed_monai.federation import FedAvg, Progress, RoundController, RunFolder, Server
+
+QUIET = Progress(show=False)
+
+
+class NoEvaluation:
+    """In place of :class:`~samfed_monai.federation.evaluation.Evaluation`: FLARE's own FedAvg asks once a round."""
+
+    skip_empty, withheld = False, {}
+
+    def scores(self, *_: Any, **__: Any) -> tuple[dict, dict]:
+        return {}, {}
+
+    def of_model(self, *_: Any) -> dict:
+        return {}
+
+
+def run_rounds(transport: Any, folder: Path, *, rounds: int, megabytes: int, evaluate: bool) -> None:
+    """Runs them; ``evaluate`` keeps the second exchange of a round, in which sites score the new model."""
+    with RunFolder(folder).open({"rounds": rounds}, seeds={"seed": 0}) as run:
+        strategy = FedAvg()
+        strategy.attach(Server(transport.sites, rounds, weights=dict(Payload(megabytes).state_dict())))
+        controller = RoundController(
+            transport=transport, strategy=strategy, folder=run, rounds=rounds, progress=QUIET, splits=("validation",)
+        )
+        if not evaluate:
+            controller.evaluation = NoEvaluation()  # type: ignore[assignment]
+        controller.run()

@@ -1,0 +1,19 @@
+"""The server's side of the benchmark's job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from on_flare.rounds import QUIET, run_rounds
+from samfed_monai.flare.controller import FederationController, FlarePost
+from samfed_monai.flare.transport import FlareTransport
+from samfed_monai.io import read_json
+
+
+class BenchController(FederationController):
+    """Our controller, transport and client, with the payload's work at the sites."""
+
+    def federate(self, folder: Path) -> None:
+        plan = read_json(self.job_config() / "samfed_plan.json")
+        self.transport = FlareTransport(FlarePost(self), self.client_names(), run="abc123", progress=QUIET)
+        run_rounds(self.transport, folder, **plan)

@@ -1,0 +1,115 @@
+"""Sizes of a federation on NVIDIA FLARE: measured with small payloads in the simulator, computed beyond.
+
+The server's highest resident memory is measured for some numbers of sites and fitted as a straight line over the bytes
+of one model for every site. Bytes of a round are counted (two models down, for training and for scoring, and one up,
+per site) and held against what the runs record. The table goes into docs/deploy.md between its two marks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import Figure, record
+from on_flare.measured import Watched, bytes_per_round, on_flare
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "deploy.md"
+MARKS = ("<!-- sizing: written by benchmarks/sizing.py -->", "<!-- end of sizing -->")
+SERVER = "server (FLARE's simulator)"
+NETWORKS = {"ResNet-18": "deeplabv3plus_resnet18", "ResNet-34": "deeplabv3plus_resnet34"}
+MASKS = 0.44  # MB to and from each site for 100 public images of 384 px: benchmarks/heterogeneous.py
+LINK = 100e6 / 8  # bytes a second
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: bytes of a round are those of all sites together."""
+
+    what: str
+    sites: int
+    server: float  # MiB
+    down: float  # MB
+    up: float  # MB
+    measured: bool
+
+    def __str__(self) -> str:
+        minutes = (self.down + self.up) * 1e6 / LINK / 60
+        how = "measured" if self.measured else "computed"
+        memory = f"{self.server / 1024:.1f} GiB"
+        return f"| {self.what} | {self.sites} | {memory} | {self.down:.3g} + {self.up:.3g} MB | {minutes:.2g} | {how} |"
+
+
+def measure(sites: int, options: argparse.Namespace) -> Row:
+    """A run of the payload in the simulator."""
+    with tempfile.TemporaryDirectory() as folder, Watched() as watched:
+        run = on_flare(Path(folder) / "run", sites, rounds=options.rounds, megabytes=options.megabytes, evaluate=True)
+        size = bytes_per_round(run)
+    what = f"{options.megabytes} MB of weights"
+    return Row(what, sites, watched.peaks[SERVER], size["down"] / 1e6, size["up"] / 1e6, True)
+
+
+def line(rows: list[Row]) -> tuple[float, float]:
+    """Base (MiB) and slope (MiB per MB of one model for every site) of the server's memory; never a falling line."""
+    import numpy as np
+
+    slope, base = np.polyfit([row.up for row in rows], [row.server for row in rows], 1)
+    return float(base), max(float(slope), 0.0)
+
+
+def computed(base: float, slope: float) -> list[Row]:
+    """For 4, 20 and 100 sites."""
+    from samfed_monai.networks import client_network
+
+    rows = []
+    for what, name in NETWORKS.items():
+        weights = client_network(name).state_dict().values()
+        size = sum(tensor.numel() * tensor.element_size() for tensor in weights) / 1e6
+        for sites in (4, 20, 100):
+            up = sites * size
+            rows.append(Row(f"{what}, FedAvg", sites, base + slope * up, 2 * up, up, False))
+    for sites in (4, 20, 100):
+        rows.append(
+            Row(
+                "unlike networks, predictions", sites, base + slope * sites * MASKS, sites * MASKS, sites * MASKS, False
+            )
+        )
+    return rows
+
+
+def write(rows: list[Row], told: str) -> None:
+    """Puts the table between the marks of the guide."""
+    head = ["| what travels | sites | server's memory | a round, to + from the sites | minutes at 100 Mbit/s | |"]
+    table = "\n".join([*head, "| --- | --- | --- | --- | --- | --- |", *map(str, rows), "", told])
+    text = PAGE.read_text()
+    before, _, rest = text.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    PAGE.write_text(f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--measure", default="2,4,8", help="numbers of sites to run in the simulator")
+    parser.add_argument("--megabytes", type=int, default=24, help="of the payload")
+    parser.add_argument("--rounds", type=int, default=4)
+    options = parser.parse_args()
+    rows = [measure(int(sites), options) for sites in options.measure.split(",")]
+    base, slope = line(rows)
+    for row in rows:
+        expected = row.sites * options.megabytes
+        assert abs(row.up - expected) < 0.02 * expected, row
+        assert abs(row.down - 2 * expected) < 0.04 * expected, row
+    told = (
+        f"The server's memory is {base:.0f} MiB and {slope:.2g} MiB for each MB of one model for every site, fitted to "
+        f"the measured rows (highest resident memory of the simulator's process, torch included). Computed rows take "
+        f"that line and the networks' own sizes; a server's link of 100 Mbit/s is shared by all sites."
+    )
+    write([*rows, *computed(base, slope)], told)
+    figures = [Figure(f"server, {row.sites} sites of {row.what}", row.server, unit="MiB") for row in rows]
+    record(__file__, [*figures, Figure("server: MiB for each MB of one model for every site", slope, unit="MiB")])
+    print("written: docs/deploy.md")
+
+
+if __name__ == "__main__":
+    main()
