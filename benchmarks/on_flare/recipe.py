@@ -1,4 +1,7 @@
-"""FLARE's own FedAvg in its simulator: ``recipe.py WORKSPACE ROUNDS MEGABYTES SITES``."""
+"""FLARE's own FedAvg in its simulator: ``recipe.py WORKSPACE ROUNDS MEGABYTES SITES [INTERVAL]``.
+
+``INTERVAL``: seconds between a site's questions for work; without it, FLARE's own 2.
+"""
 
 from __future__ import annotations
 
@@ -17,4 +20,6 @@ recipe = FedAvgRecipe(
     launch_external_process=True,
     command=sys.executable + " -u",
 )
+if len(sys.argv) > 5:
+    recipe.add_server_config({"server": {"task_request_interval": float(sys.argv[5])}})
 recipe.execute(SimEnv(clients=[f"site-{number + 1}" for number in range(sites)], workspace_root=workspace))

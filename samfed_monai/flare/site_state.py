@@ -87,6 +87,8 @@ class SiteState:
             with atomic_write(self._path(number), mode=0o600) as stream:
                 tensor_file.write_state(stream, state)
         self.at = number
+        if number == PREPARED:
+            return  # a run that goes on is prepared again, and its states are still wanted
         wanted = {*keep, PREPARED, number, number - 1}
         for other in self._stored():
             if other not in wanted:

@@ -161,6 +161,15 @@ def test_a_fresh_process_goes_on_from_the_newest_state_before_the_round(tmp_path
     assert trained(SiteState(tmp_path, Counter()), 7) == 4, "rounds that this site missed are stepped over"
 
 
+def test_a_run_that_goes_on_is_prepared_again_and_keeps_its_states(tmp_path):
+    first = SiteState(tmp_path, Counter())
+    for number in range(3):
+        trained(first, number)
+    again = SiteState(tmp_path, Counter())
+    again.after(Task.PREPARE, 0)
+    assert trained(again, 3) == 4
+
+
 def test_a_failed_round_is_undone_before_the_next(tmp_path):
     state = SiteState(tmp_path, Counter())
     trained(state, 0)
