@@ -70,11 +70,11 @@ def test_nothing_is_left_behind_when_the_command_is_ended(three_sites, tmp_path,
     options = words(three_sites, tmp_path / "run", variant="no_sam", rounds=50)
     environment = os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*command, *options], env=environment, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (tmp_path / "run" / "rounds" / "000").is_dir() and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=120)
     assert process.returncode == code, told[-2000:]
     assert "type the same command again" in told or number == signal.SIGINT
     assert list(tmp_path.glob("samfed-flare-*")) == []
