@@ -10,7 +10,7 @@ from samfed_monai.errors import ExitCode
 
 _KNOBS = (
     *("datalist", "data_root", "output", "adapt", "size", "base", "epochs", "seed", "views", "checkpoint"),
-    *("evaluate_on", "refine", "refine_with", "refine_size", "refine_least_iou", "refine_least_agreement"),
+    *("evaluate_on", "peak", "refine", "refine_with", "refine_size", "refine_least_iou", "refine_least_agreement"),
 )
 
 
@@ -35,6 +35,7 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument(
         "--evaluate-on", choices=("validation", "test"), help="split of the sites that Dice is shown for"
     )
+    parser.add_argument("--peak", type=float, help="foreground from this part of the image's highest probability on")
     parser.add_argument(
         "--refine",
         choices=("none", "boxes", "mean"),

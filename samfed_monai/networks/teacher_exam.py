@@ -33,6 +33,7 @@ class Exam:
         *,
         views: int = 1,
         refiner: BoxRefiner | None = None,
+        peak: float | None = None,
         done: Callable[[], object] | None = None,
     ) -> dict[str, list[float]]:
         """Dice of each image of each named set.
@@ -41,6 +42,7 @@ class Exam:
             sets: name to labelled records.
             views: test-time views.
             refiner: a second look at their mean.
+            peak: see ``Teacher``.
             done: called after every image (a progress bar).
         """
         dice = {}
@@ -48,7 +50,7 @@ class Exam:
             scores = []
             for record in records:
                 pair = read_pair(record)
-                probabilities = self._probabilities(record["image_sha256"], pair, views, refiner)
+                probabilities = self._probabilities(record["image_sha256"], pair, views, refiner, peak)
                 scores.append(dice_score(probabilities, pair.mask))
                 if done is not None:
                     done()
@@ -56,17 +58,19 @@ class Exam:
         return dice
 
     @torch.no_grad()
-    def _probabilities(self, key: str, pair: Pair, views: int, refiner: BoxRefiner | None) -> Tensor:
+    def _probabilities(
+        self, key: str, pair: Pair, views: int, refiner: BoxRefiner | None, peak: float | None
+    ) -> Tensor:
         image, _ = pair.floats()
         teacher = self.teacher
         image = image.to(teacher.sam.pixel_mean.device)
-        if not self.keep_embeddings or views != 1 or refiner is not None:
-            before = teacher.views, teacher.refiner
-            teacher.views, teacher.refiner = views, refiner
+        if not self.keep_embeddings or views != 1 or refiner is not None or peak is not None:
+            before = teacher.views, teacher.refiner, teacher.peak
+            teacher.views, teacher.refiner, teacher.peak = views, refiner, peak
             try:
                 return teacher.probabilities(image).cpu()
             finally:
-                teacher.views, teacher.refiner = before
+                teacher.views, teacher.refiner, teacher.peak = before
         if key not in self._embeddings:
             self._embeddings[key] = teacher.embed(image).half()
         return teacher.decode(self._embeddings[key].float(), *image.shape[-2:]).sigmoid().cpu()

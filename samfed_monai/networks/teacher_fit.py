@@ -19,6 +19,7 @@ from samfed_monai.networks.sam.augment import Augmentation
 from samfed_monai.networks.sam.build import build_sam
 from samfed_monai.networks.sam.lora import check_targets
 from samfed_monai.networks.sam.model import PromptFreeSam
+from samfed_monai.networks.sam.peak import check_peak
 from samfed_monai.networks.sam.refine import BoxRefiner, Refinement, make_refiner
 from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.networks.teacher_batches import EmbeddedBatches, ImageBatches
@@ -55,6 +56,7 @@ class TeacherFit:
         batch_size: images a step.
         seed: decides everything random.
         views: test-time views of the Dice before and after (not of the choice of the epoch).
+        peak: foreground relative to the image's highest probability in that Dice, see ``Teacher``; likewise.
         refine, refine_with, refine_size, refine_least_iou, refine_least_agreement: box refinement of that Dice, see
             ``Refinement``; it decides nothing of the fit either.
         cached_views: with ``decoder``, augmented views of each image that are encoded once and then reused; 2 bytes x
@@ -87,6 +89,7 @@ class TeacherFit:
         batch_size: int = 4,
         seed: int = 0,
         views: int = 1,
+        peak: float | None = None,
         refine: str = "none",
         refine_with: str = "base",
         refine_size: int | None = None,
@@ -117,6 +120,10 @@ class TeacherFit:
                 problems.add(f"public set, {name} part", found=found, expected="labelled images", mend=mend)
         problems.extend(check_targets(lora_targets))
         try:
+            check_peak(peak)
+        except Refused as refused:
+            problems.extend(refused.problems)
+        try:
             self.refinement = Refinement(refine, refine_with, refine_size, refine_least_iou, refine_least_agreement)
         except Refused as refused:
             problems.extend(refused.problems)
@@ -129,7 +136,7 @@ class TeacherFit:
         self.rank = rank if self.adapt is Adapt.LORA else 0
         self.lora_targets = lora_targets if self.adapt is Adapt.LORA else "qv"
         self.learning_rate = learning_rate or default_learning_rate(base, self.adapt.value)
-        self.views, self.cached_views, self.bf16, self.progress = views, cached_views, bf16, progress
+        self.views, self.peak, self.cached_views, self.bf16, self.progress = views, peak, cached_views, bf16, progress
         self.augmentation = augmentation or Augmentation()
         self.datalist_hash = datalist_hash
 
@@ -217,7 +224,7 @@ class TeacherFit:
         sets = {"held_out": self.records["held_out"], **self.test_records}
         total = sum(map(len, sets.values()))
         with tqdm(total=total, desc=f"teacher {when}", unit="image", disable=not self.progress) as bar:
-            scores = exam(sets, views=self.views, refiner=refiner, done=bar.update)
+            scores = exam(sets, views=self.views, refiner=refiner, peak=self.peak, done=bar.update)
         return {name: mean(dice) for name, dice in scores.items()}
 
     @property
@@ -238,10 +245,9 @@ class TeacherFit:
 
     def _exam_hash(self) -> str:
         tests = {name: [record["image_sha256"] for record in records] for name, records in self.test_records.items()}
-        refinement = self.refinement.content()
-        return canonical_hash(
-            {"views": self.views, "tests": tests} | ({"refinement": refinement} if refinement else {})
-        )
+        later = {"refinement": self.refinement.content(), "peak": self.peak}
+        used = {name: value for name, value in later.items() if value}
+        return canonical_hash({"views": self.views, "tests": tests} | used)
 
     def _is_fitted(self, fit_hash: str) -> bool:
         return self.output.exists() and read_header(self.output).fit.get("hash") == fit_hash

@@ -36,7 +36,9 @@ def listed(tmp_path, monkeypatch):
 def test_it_runs_the_bundle(listed, tmp_path):
     output = tmp_path / "adapter.safetensors"
     words = [str(BUNDLE), *listed, "--output", str(output), "--adapt", "decoder", "--size", "256", "--epochs", "1"]
-    arguments = parse(*words, "--evaluate-on", "validation", "--refine", "mean", "--refine-with", "adapted")
+    arguments = parse(
+        *words, "--evaluate-on", "validation", "--peak", "0.4", "--refine", "mean", "--refine-with", "adapted"
+    )
     assert arguments.run(arguments) == 0
     header = read_header(output)
     assert (header.adapt.value, header.size) == ("decoder", 256)

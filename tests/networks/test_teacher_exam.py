@@ -47,6 +47,8 @@ def test_a_refiner_is_asked_for_one_exam_and_gone_afterwards(tmp_path):
     exam = Exam(teacher, keep_embeddings=True)
     assert exam(sets, refiner=Empty())["a"] == [0.0, 0.0]
     assert teacher.refiner is None
+    exam(sets, peak=0.4)
+    assert teacher.peak is None
     assert exam(sets)["a"] == pytest.approx(Exam(teacher)(sets)["a"], abs=0.01)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REFINEMENT = ("refine", "refine_with", "refine_size", "refine_least_iou", "refine_least_agreement")
-TEST_TIME = frozenset(("views", "evaluate_on", "evaluate_limit", "progress", *REFINEMENT))
+TEST_TIME = frozenset(("views", "peak", "evaluate_on", "evaluate_limit", "progress", *REFINEMENT))
 """Ids of ``teacher.json`` that say how an adapter is used or examined; none of them makes it another one."""
 
 
@@ -57,7 +57,7 @@ class TeacherStage:
     def about(self, teacher: Teacher, adapt: str) -> dict[str, Any]:
         """What a report says of the teacher; ``before`` and ``after`` where it is known how its adapter was fitted."""
         base = self._config().value("base")
-        used = {"size": teacher.size, "views": teacher.views} | self._refinement()
+        used = {"size": teacher.size, "views": teacher.views} | self._after_the_views()
         return {"adapt": adapt, "base": base, **used, **self._exam}
 
     def checkpoint(self) -> Path:
@@ -106,15 +106,14 @@ class TeacherStage:
             adapter=paths,
             size=config.value("size"),
             views=config.value("views"),
-            **self._refinement(),
+            **self._after_the_views(),
         )
 
-    def _refinement(self) -> dict[str, Any]:
-        """How the teacher's masks are refined, as keywords of ``Teacher.load``; empty where they are not."""
+    def _after_the_views(self) -> dict[str, Any]:
+        """What becomes of the mean of the views, as keywords of ``Teacher.load``; empty where nothing does."""
         config = self._config()
-        if config.optional("refine") in (None, "none"):
-            return {}
-        return {name: value for name in REFINEMENT if (value := config.optional(name)) is not None}
+        names = ("peak",) if config.optional("refine") in (None, "none") else ("peak", *REFINEMENT)
+        return {name: value for name in names if (value := config.optional(name)) is not None}
 
     def _fit(self, datalist: DataList, data_root: str | Path, *, adapt: str, checkpoint: Path) -> Path:
         config = self._config().with_overrides({"adapt": adapt})

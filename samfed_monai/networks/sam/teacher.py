@@ -17,6 +17,7 @@ from samfed_monai.networks.sam.build import build_sam
 from samfed_monai.networks.sam.embed import embed
 from samfed_monai.networks.sam.geometry import VIEWS, crop
 from samfed_monai.networks.sam.model import PromptFreeSam
+from samfed_monai.networks.sam.peak import check_peak, relative_to_peak
 from samfed_monai.networks.sam.refine import BoxRefiner, Refinement, make_refiner
 
 
@@ -32,6 +33,8 @@ class Teacher(nn.Module):
             1 % and is no part of the identity.
         refiner: a second look at the mean of the views; ``None`` does without.
         more: further networks of the same size; probabilities are averaged over all.
+        peak: foreground begins at this part of the image's highest probability (see ``relative_to_peak``); ``None``
+            takes probabilities as they are.
     """
 
     def __init__(
@@ -44,12 +47,14 @@ class Teacher(nn.Module):
         bf16: Switch = "auto",
         refiner: BoxRefiner | None = None,
         more: Sequence[PromptFreeSam] = (),
+        peak: float | None = None,
     ) -> None:
         super().__init__()
+        check_peak(peak)
         if views not in VIEWS:
             raise Refused([Problem("teacher -> views", found=repr(views), expected=f"one of {sorted(VIEWS)}")])
         self.sam, self.refiner, self.more = sam, refiner, nn.ModuleList(more)
-        self.sha256, self.size, self.views, self.bf16 = sha256, size, views, bf16
+        self.sha256, self.size, self.views, self.bf16, self.peak = sha256, size, views, bf16, peak
         self.eval()
 
     @classmethod
@@ -63,6 +68,7 @@ class Teacher(nn.Module):
         *,
         bf16: Switch = "auto",
         public_hash: str | None = None,
+        peak: float | None = None,
         refine: str = "none",
         refine_with: str = "base",
         refine_size: int | None = None,
@@ -78,6 +84,7 @@ class Teacher(nn.Module):
                 it comes. Each one more costs as much as the first; an ``adapted`` refinement asks the first.
             size, views, bf16: see the class.
             public_hash: the public set that the adapter must have been fitted on; ``None`` takes any.
+            peak: see the class; part of the identity only where it is set.
             refine, refine_with, refine_size, refine_least_iou, refine_least_agreement: see ``Refinement``; part of the
                 identity only where ``refine`` is on.
 
@@ -101,14 +108,15 @@ class Teacher(nn.Module):
             adapter_sha256=hashes[0] if len(hashes) == 1 else canonical_hash(hashes),
             size=size,
             views=views,
+            peak=peak,
             refinement=refinement.content(),
         )
         refiner = make_refiner(refinement, sams[0], size, base=base, checkpoint=checkpoint, bf16=bf16)
-        return cls(sams[0], sha256=sha256, size=size, views=views, bf16=bf16, refiner=refiner, more=sams[1:])
+        return cls(sams[0], sha256=sha256, size=size, views=views, bf16=bf16, refiner=refiner, more=sams[1:], peak=peak)
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
-        """Mean probability over networks and test-time views, refined where a refiner is set.
+        """Mean probability over networks and test-time views, relative to its peak and refined where that is set.
 
         Args:
             images: ``(B, 3, H, W)`` float in [0, 1], RGB, any H and W.
@@ -123,6 +131,8 @@ class Teacher(nn.Module):
         sams: list[Any] = [self.sam, *self.more]
         total = sum(view.undo(self._logits(sam, view.apply(images)).sigmoid()) for sam in sams for view in views)
         mean = torch.as_tensor(total) / (len(sams) * len(views))
+        if self.peak is not None:
+            mean = relative_to_peak(mean, self.peak)
         return mean if self.refiner is None else self.refiner(images, mean)
 
     def logits(self, images: Tensor) -> Tensor:
@@ -147,8 +157,15 @@ class Teacher(nn.Module):
 
 
 def identity(
-    *, base_sha256: str, adapter_sha256: str, size: int, views: int, refinement: dict[str, Any] | None = None
+    *,
+    base_sha256: str,
+    adapter_sha256: str,
+    size: int,
+    views: int,
+    peak: float | None = None,
+    refinement: dict[str, Any] | None = None,
 ) -> str:
     """SHA-256 of what decides a teacher's probabilities; the soft-mask store is keyed by it."""
     content: dict[str, Any] = {"base": base_sha256, "adapter": adapter_sha256, "size": size, "views": views}
+    content |= {} if peak is None else {"peak": peak}
     return canonical_hash(content | ({"refinement": refinement} if refinement else {}))

@@ -72,6 +72,15 @@ def test_refinement_reaches_the_teacher_and_the_report_only_where_it_is_on(
     assert expected.items() <= on.about(teacher, "lora").items()
 
 
+def test_a_peak_reaches_the_teacher_and_the_report_only_where_it_is_set(loaded, tmp_path, small_list, small_federation):
+    for overrides in ({}, {"peak": 0.4}):
+        stage = TeacherStage(find_bundle("samfed_skin"), overrides, tmp_path)
+        teacher = stage.load(small_list, small_federation, adapt="lora", adapter=tmp_path / "a.safetensors")
+        assert loaded.get("peak") == overrides.get("peak")
+        assert stage.about(teacher, "lora").get("peak") == overrides.get("peak")
+        loaded.clear()
+
+
 def test_how_an_adapter_is_used_does_not_make_it_another_one(tmp_path, monkeypatch, small_list, small_federation):
     (tmp_path / "sam.pt").write_bytes(b"sam")
     runs = []
@@ -88,7 +97,7 @@ def test_how_an_adapter_is_used_does_not_make_it_another_one(tmp_path, monkeypat
         return stage._fit(small_list, small_federation, adapt="lora", checkpoint=tmp_path / "sam.pt").name
 
     first = fit()
-    assert [fit(views=8), fit(refine="boxes"), fit(refine_size=512)] == [first] * 3
+    assert [fit(views=8), fit(refine="boxes"), fit(refine_size=512), fit(peak=0.4)] == [first] * 4
     assert runs == [first]
     assert fit(rank=8) != first
     assert fit(evaluate_on="test") == first  # the finished fit is examined, which costs no second one

@@ -8,6 +8,7 @@ from samfed_monai.io import sha256_file
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, prepare, save_adapter
 from samfed_monai.networks.sam.build import assemble, build_sam, vit_encoder
 from samfed_monai.networks.sam.geometry import VIEWS
+from samfed_monai.networks.sam.peak import relative_to_peak
 from samfed_monai.networks.sam.teacher import Teacher, identity
 
 
@@ -95,8 +96,16 @@ def test_identity_depends_on_everything_that_decides_the_masks():
         base | {"adapter_sha256": "c"},
         base | {"size": 256},
         base | {"views": 8},
+        base | {"peak": 0.4},
     ]
-    assert len({identity(**arguments) for arguments in changed}) == 5
+    assert len({identity(**arguments) for arguments in changed}) == 6
+
+
+def test_the_peak_shifts_the_mean_of_the_views(checkpoint):
+    image = torch.rand(1, 3, 40, 32)
+    plain, relative = (Teacher.load("vit_t", checkpoint, size=256, views=2, bf16=False, peak=p) for p in (None, 0.4))
+    expected = relative_to_peak(plain.probabilities(image), 0.4)
+    torch.testing.assert_close(relative.probabilities(image), expected)
 
 
 def test_fault_28_missing_weights_are_refused_with_the_command(monkeypatch, tmp_path):
