@@ -85,7 +85,7 @@ def test_fault_23_knob_added_beside_the_one_it_meant(bundle, rewrite: Write):
 
 def test_fault_23_unknown_variant(bundle):
     [message] = told(bundle, variant="gentel")
-    assert message.startswith("variant: expected one of ['dp_only', ")
+    assert message.startswith("variant: expected one of ['apple', 'ditto', 'dp_only', ")
     assert message.endswith("found 'gentel'; did you mean 'gentle'?")
 
 
