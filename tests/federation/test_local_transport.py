@@ -65,7 +65,8 @@ def test_a_refusing_receiver_makes_a_failure_with_its_reason():
     replies = LocalTransport({"a": FixedClient("a")}, progress=QUIET).exchange(
         Task.TRAIN, messages("a"), on_reply=refuse
     )
-    assert replies["a"].reason.startswith("message -> tensors: expected the network's own names, found 3 with unknown")
+    expected = "the network's own names, and of those what is shared alone"
+    assert replies["a"].reason.startswith(f"message -> tensors: expected {expected}, found 3 with unknown names; ")
 
 
 def test_fault_46_an_unknown_site_is_a_failure():
