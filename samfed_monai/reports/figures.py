@@ -83,12 +83,7 @@ def loss_terms(run: RunData) -> Picture | None:
         return None
 
     def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(theme, len(panels), height=2.5, width=max(8.6, 2.2 * len(panels)))
-        for ax, (name, lines) in zip(axes, panels.items(), strict=True):
-            _site_lines(ax, lines, run.sites, theme)
-            ax.set_title(name.replace("_", " "), loc="left", fontsize=10, color=theme.ink)
-            ax.set_ylim(bottom=0)
-        return figure
+        return _panels(panels, run.sites, theme)
 
     text = "Means over a round, before weights and ramps; colours are the sites of the figures above."
     return picture("losses", "Loss terms", text, draw)
@@ -102,12 +97,7 @@ def expert_usage(run: RunData) -> Picture | None:
         return None
 
     def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(theme, len(panels), height=2.5, width=max(8.6, 2.2 * len(panels)))
-        for ax, (name, lines) in zip(axes, panels.items(), strict=True):
-            _site_lines(ax, lines, run.sites, theme)
-            ax.set_title(name.replace("_", " "), loc="left", fontsize=10, color=theme.ink)
-            ax.set_ylim(0, 1)
-        return figure
+        return _panels(panels, run.sites, theme, top=1)
 
     text = (
         "Share of all assignments of tokens that went to each local expert, mean over the layers; "
@@ -133,6 +123,16 @@ def costs(run: RunData) -> Picture | None:
         return figure
 
     return picture("costs", "Time and traffic", "What was reused from an earlier run took no time.", draw)
+
+
+def _panels(panels: dict[str, Lines], sites: list[str], theme: Theme, *, top: float | None = None) -> Figure:
+    # one small picture per name, from 0 to ``top``
+    figure, axes = subplots(theme, len(panels), height=2.5, width=max(8.6, 2.2 * len(panels)))
+    for ax, (name, lines) in zip(axes, panels.items(), strict=True):
+        _site_lines(ax, lines, sites, theme)
+        ax.set_title(name.replace("_", " "), loc="left", fontsize=10, color=theme.ink)
+        ax.set_ylim(0, top)
+    return figure
 
 
 def _site_lines(ax: Axes, lines: Lines, sites: list[str], theme: Theme, *, labels: bool = False) -> None:

@@ -9,7 +9,6 @@ _EXPORTS = {
     "Privacy": "settings",
     "Release": "release",
     "SeededNoise": "noise",
-    "SharedKeys": "keys",
     "SystemNoise": "noise",
     "audit_table": "audit",
     "epsilon": "accountant",

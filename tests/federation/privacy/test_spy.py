@@ -14,9 +14,10 @@ from monai.fl.utils.exchange_object import ExchangeObject
 from PIL import Image
 
 from samfed_monai.federation import Envelope, Kind, MessageRefused, RunFolder, Task, to_bytes
-from samfed_monai.federation.privacy import Privacy, Release, SharedKeys
+from samfed_monai.federation.privacy import Privacy, Release
 from samfed_monai.federation.privacy.allowed import allowed_of, allowed_weights
 from samfed_monai.federation.site_worker import SiteWorker
+from samfed_monai.networks.key_patterns import network_split
 from tests.federation.privacy.spy import leaks, pixel_needles, server_files, text_needles, wired
 from tests.federation.toys import ToyImages, ToyNet, controller, toy_algo, toy_weights
 from tests.federation.unlike import run_unlike, unlike_algo
@@ -150,8 +151,7 @@ def test_fault_56_personal_keys_do_not_leave(tmp_path):
         site.answer(Task.TRAIN, request)
     head = client.trainer.network.state_dict()["3.weight"].numpy().tobytes()
     assert leaks(sent, [], {"head": [head], "its name": [b"3.weight"]}) == []
-    keys = SharedKeys(ToyNet().state_dict(), personal=personal)
-    assert keys.personal == ("3.weight", "3.bias")
+    assert network_split(ToyNet(), personal).personal == ("3.weight", "3.bias")
 
 
 def _audit(run: Path, site: str) -> list[str]:
