@@ -85,7 +85,7 @@ class JobRun:
             before.check(lambda site: {**common, **list_paper(datalist, site), **cast.sam_words(site)})
             about, teacher_sha256 = self._teach(before, datalist, adapt, shared)
             teacher_scores = before.teacher_scores(SPLITS) if about is not None else None
-            controller = self._ready(before, folder, cast, carrier)
+            controller = self._ready(before, folder, cast, carrier, datalist)
             prepared = before.traffic()
             result = controller.run()
             for node in nodes.values():
@@ -148,11 +148,13 @@ class JobRun:
             shared.teacher = None  # nobody needs it in the rounds
         return self.teacher.about(teacher, adapt), teacher.sha256
 
-    def _ready(self, before: Preparation, folder: RunFolder, cast: Cast, transport: Transport) -> RoundController:
+    def _ready(
+        self, before: Preparation, folder: RunFolder, cast: Cast, transport: Transport, datalist: DataList
+    ) -> RoundController:
         """Everybody has a network; the rounds can begin."""
         plan = self.plan
         with self._timed("warm_start"):
-            starts = {name: self._start(cast, name) for name in cast.all_networks}
+            starts = {name: self._start(cast, name, datalist) for name in cast.all_networks}
             before.start_from(cast.first_weights(starts))
         server = cast.server(
             rounds=plan.rounds, seed=plan.seed, start=starts.get(cast.server_network), guard=self.guard
@@ -172,13 +174,13 @@ class JobRun:
             allow_single_site=plan.allow_single_site,
         )
 
-    def _start(self, cast: Cast, network: str) -> Start:
-        own = flat(cast.config.parser().get().get("warm_start") or {})  # what a variant says of it, over dp_only
+    def _start(self, cast: Cast, network: str, datalist: DataList) -> Start:
+        content = cast.config.parser().get()
+        own = flat(content.get("warm_start") or {})  # what a variant says of it, over dp_only
         steps = own.pop("warm_start_steps", self.plan.warm_start_steps)
-        declared = cast.config.parser().get().get("network_def")
+        declared = content.get("network_def")
         overrides = {**self.plan.client, **self.places.overrides(), "network_name": network, "network_def": declared}
         config = WorkflowConfig(self.places.bundle_root, ("configs/train.json",), {**overrides, **own})
-        datalist = DataList.load(self.places.datalist)
         weights, _ = warm_start(
             config, datalist=datalist, steps=steps, seed=self.plan.seed, cache_dir=self.places.cache
         )
