@@ -50,15 +50,21 @@ class Poc:
         return self.kits / ADMIN
 
     def provision(self, site_files: str | Path) -> None:
-        """Makes the start-up kits, with site files and the list of classes in their ``local`` folders."""
+        """Makes the start-up kits, with site files and the list of classes in their ``local`` folders.
+
+        Jobs are stored in the server's kit: FLARE's default is one folder for all systems of a machine, below ``/tmp``,
+        from which a server would start jobs that another one has left behind.
+        """
         from nvflare.lighter.prov_utils import prepare_builders, prepare_packager
         from nvflare.lighter.provision import prepare_project
         from nvflare.lighter.provisioner import Provisioner
+        from nvflare.lighter.utils import update_storage_locations
 
         content = project(self.sites, port=self.port)
         self.workspace.mkdir(parents=True, exist_ok=True)
         provisioner = Provisioner(str(self.workspace), prepare_builders(content), prepare_packager(content))
         provisioner.provision(prepare_project(content))
+        update_storage_locations(str(self.kits / SERVER / "local"), str(self.kits / SERVER))
         for name in (SERVER, *self.sites):
             local = self.kits / name / "local"
             merge_allow_list(local, self.more_classes)
