@@ -16,8 +16,8 @@ WITHHELD = "withheld"
 def withhold_small(message: Envelope, least_images: int) -> Envelope:
     """``message`` without what fewer than ``least_images`` images say.
 
-    Scores go, and the count with them; the word ``withheld`` says so. Tensors that were learned from so few images are
-    such a statistic too, and cannot be left out of themselves.
+    Scores go, and the count with them; the word ``withheld`` says so, unless there are no images at all. Tensors that
+    were learned from so few images are such a statistic too, and cannot be left out of themselves.
 
     Raises:
         MessageRefused: tensors of fewer than ``least_images`` images.
@@ -32,10 +32,13 @@ def withhold_small(message: Envelope, least_images: int) -> Envelope:
     if message.kind != Kind.METRICS or not (message.n or statistics):
         return message
     kept = {name: value for name, value in message.metrics.items() if name in EFFORT}
-    return replace(message, n=0, metrics=kept, extra={**message.extra, WITHHELD: str(least_images)})
+    word = {WITHHELD: str(least_images)} if message.n else {}
+    return replace(message, n=0, metrics=kept, extra={**message.extra, **word})
 
 
 def withheld_reason(message: Envelope) -> str | None:
-    """``withheld: fewer than 5 images``, or ``None`` where nothing was."""
+    """Why an answer holds no statistics: ``withheld: fewer than 5 images``, ``no images``; ``None`` where it does."""
     least = message.extra.get(WITHHELD)
-    return None if least is None else f"withheld: fewer than {least} images"
+    if least is not None:
+        return f"withheld: fewer than {least} images"
+    return None if message.n or message.metrics.keys() - EFFORT else "no images"

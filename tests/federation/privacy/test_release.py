@@ -13,6 +13,7 @@ import torch
 from samfed_monai.errors import Refused
 from samfed_monai.federation import Envelope, Kind, MessageRefused, Task
 from samfed_monai.federation.privacy import Allowed, Privacy, Release, SeededNoise, read_audit
+from samfed_monai.federation.privacy.small_counts import withheld_reason
 
 WEIGHTS = {"w": torch.tensor([1.0, 2.0]), "bn.running_mean": torch.tensor([9.0]), "count": torch.tensor(3)}
 MASKS = torch.full((2, 1, 2, 2), 128, dtype=torch.uint8)
@@ -109,6 +110,9 @@ def test_an_empty_allow_list_lets_numbers_out_and_nothing_else():
 def test_fault_59_scores_of_fewer_images_than_agreed_stay():
     held = release()(Task.EVALUATE, request(), numbers(n=4, metrics={"dice": 0.8, "empty_both": 1, "seconds": 2.0}))
     assert (held.n, held.metrics, held.extra) == (0, {"seconds": 2.0}, {"withheld": "5"})
+    none = release()(Task.EVALUATE, request(), numbers(n=0, metrics={"empty_both": 0, "seconds": 2.0}))
+    assert (none.n, none.metrics, none.extra) == (0, {"seconds": 2.0}, {}), "no images are not withheld"
+    assert [withheld_reason(each) for each in (held, none)] == ["withheld: fewer than 5 images", "no images"]
     assert release()(Task.EVALUATE, request(), numbers(n=5)).metrics == {"dice": 0.8}
     assert release(privacy=Privacy(least_images=4))(Task.EVALUATE, request(), numbers(n=4)).extra == {}
 
