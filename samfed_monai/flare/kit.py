@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from pathlib import Path
 
 from samfed_monai.errors import Problem, Refused
@@ -37,3 +39,21 @@ def server_of(kit: str | Path) -> str:
     """Host and port of the server that a kit belongs to."""
     admin = read_json(Path(kit) / "startup" / "fed_admin.json").get("admin", {})
     return f"{admin.get('host', '?')}:{admin.get('port', '?')}"
+
+
+def accepts_certificate(kit: str | Path, *, timeout: float = 5.0) -> bool | None:
+    """Whether the server's certificate is one of the kit's own provisioning; ``None`` where no TLS server answers."""
+    admin = read_json(Path(kit) / "startup" / "fed_admin.json").get("admin", {})
+    context = ssl.create_default_context(cafile=str(Path(kit) / "startup" / admin.get("ca_cert", "rootCA.pem")))
+    context.check_hostname = False
+    context.set_alpn_protocols(["h2"])
+    try:
+        with (
+            socket.create_connection((admin.get("host"), int(admin.get("port"))), timeout=timeout) as raw,
+            context.wrap_socket(raw, server_hostname=admin.get("host")),
+        ):
+            return True
+    except ssl.SSLCertVerificationError:
+        return False
+    except (OSError, TypeError, ValueError):
+        return None

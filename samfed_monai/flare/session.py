@@ -7,18 +7,20 @@ import io
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.errors import Problem, Refused, Stopped
-from samfed_monai.flare.kit import admin_of, server_of
+from samfed_monai.flare.kit import accepts_certificate, admin_of, server_of
 from samfed_monai.flare.needs import require_flare
 
 logger = logging.getLogger(__name__)
 
 _FINISHED = ("FINISHED", "FAILED", "ABORTED", "ABANDONED")
+#: Seconds of silence after which a site that FLARE still lists counts as gone; it is heard of every 30 s at most.
+_SILENT = 90.0
 
 
 @contextmanager
@@ -38,7 +40,7 @@ def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
         with quiet():
             session = flare_api.new_secure_session(user, str(Path(kit).resolve()), timeout=timeout)
     except Exception as error:
-        if "uthenti" in f"{type(error).__name__}{error}":
+        if "uthenti" in f"{type(error).__name__}{error}" or accepts_certificate(kit) is False:
             found, expected = "refused by the server", "a user of this project"
             mend = "use a start-up kit of the same provisioning as the server's"
             raise Refused([Problem(f"start-up kit {kit}", found=found, expected=expected, mend=mend)]) from None
@@ -77,7 +79,7 @@ def wait_for_sites(
     started, noticed = time.monotonic(), 0.0
     while True:
         with quiet():
-            connected = {client.name for client in session.get_system_info().client_info}
+            connected = _connected(session.get_system_info().client_info)
         missing = sorted(set(sites) - connected)
         if not missing:
             return
@@ -94,6 +96,14 @@ def wait_for_sites(
             noticed = waited
             logger.info("waiting for %s to connect", ", ".join(missing))
         time.sleep(0.5)
+
+
+def _connected(clients: Iterable[Any]) -> set[str]:
+    """Names of the clients that were heard of lately, by the server's clock: one that died is listed for minutes."""
+    heard: dict[str, float] = {}
+    for client in clients:
+        heard[client.name] = max(float(client.last_connect_time or 0), heard.get(client.name, 0.0))
+    return {name for name, time in heard.items() if time > max(heard.values()) - _SILENT}
 
 
 def submit_job(session: Any, job: str | Path) -> str:

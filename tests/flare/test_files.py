@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,11 +18,11 @@ from samfed_monai.federation.envelope import MessageRefused
 from samfed_monai.federation.transport import Task
 from samfed_monai.flare.allow_list import NEEDED, allow_list_snippet, merge_allow_list
 from samfed_monai.flare.job import export_job
-from samfed_monai.flare.kit import admin_of
+from samfed_monai.flare.kit import accepts_certificate, admin_of
 from samfed_monai.flare.old_runs import forget_old_runs
 from samfed_monai.flare.planning import planned
 from samfed_monai.flare.processes import Processes
-from samfed_monai.flare.session import open_session
+from samfed_monai.flare.session import open_session, wait_for_sites
 from samfed_monai.flare.site_file import read_site_file
 from samfed_monai.flare.site_job import read_plan
 from samfed_monai.flare.site_state import SiteState
@@ -308,6 +311,67 @@ def test_a_server_that_cannot_be_reached_is_named_with_what_to_do(tmp_path):
         open_session(poc.admin, timeout=3),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_a_kit_of_another_provisioning_is_told_from_a_server_that_is_not_there(tmp_path):
+    import socket
+    import ssl
+
+    from samfed_monai.flare.poc import SERVER, Poc
+
+    for name in ("server", "site-1"):
+        write_json(tmp_path / "sites" / f"{name}.json", {})
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        ours, other = (Poc(tmp_path / name, ["site-1"], port=listening.getsockname()[1]) for name in ("ours", "other"))
+        for system in (ours, other):
+            system.provision(tmp_path / "sites")
+        startup = ours.kits / SERVER / "startup"
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(startup / "server.crt", startup / "server.key")
+        threading.Thread(target=_handshakes, args=(listening, context), daemon=True).start()
+        assert accepts_certificate(ours.admin) is True
+        with (
+            pytest.raises(Refused, match=r"expected a user of this project.*a start-up kit of the same provisioning"),
+            open_session(other.admin, timeout=3),
+        ):
+            pass
+    assert accepts_certificate(ours.admin) is None
+
+
+def _handshakes(listening: Any, context: Any) -> None:
+    while True:
+        try:
+            raw, _ = listening.accept()
+        except OSError:
+            return
+        with contextlib.suppress(OSError), context.wrap_socket(raw, server_side=True):
+            pass
+
+
+def test_jobs_of_one_system_lie_in_its_own_server(tmp_path):
+    from samfed_monai.flare.poc import SERVER, Poc
+
+    for name in ("server", "site-1"):
+        write_json(tmp_path / "sites" / f"{name}.json", {})
+    poc = Poc(tmp_path / "poc", ["site-1"], port=1)
+    poc.provision(tmp_path / "sites")
+    text = (poc.kits / SERVER / "local" / "resources.json").read_text()
+    assert "/tmp/nvflare" not in text
+    assert f"{poc.kits / SERVER}/jobs-storage" in text
+    assert all(name in text for name in NEEDED)
+
+
+def test_a_site_that_is_silent_for_long_is_not_connected():
+    def client(name: str, heard: float) -> SimpleNamespace:
+        return SimpleNamespace(name=name, last_connect_time=heard)
+
+    listed = [client("site-1", 1000.0), client("site-2", 880.0)]
+    session = SimpleNamespace(get_system_info=lambda: SimpleNamespace(client_info=listed))
+    with pytest.raises(Stopped, match="not connected to the server after 0 s: site-2"):
+        wait_for_sites(session, ["site-1", "site-2"], timeout=0)
+    listed.append(client("site-2", 995.0))  # started again: another entry of the same name
+    wait_for_sites(session, ["site-1", "site-2"], timeout=0)
 
 
 def test_without_flare_every_way_says_how_to_install_it(monkeypatch, capsys):
