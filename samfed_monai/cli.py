@@ -17,6 +17,7 @@ from samfed_monai.commands.federate import add_federate_parser
 from samfed_monai.commands.flare import add_flare_parser
 from samfed_monai.commands.infer import add_infer_parser
 from samfed_monai.commands.init import add_init_parser
+from samfed_monai.commands.model import add_model_parser
 from samfed_monai.commands.teach import add_teach_parser
 from samfed_monai.commands.variants import add_variants_parser
 from samfed_monai.config.exit_codes import message_and_code, told_by
@@ -53,6 +54,7 @@ ADD_PARSERS = (
     add_audit_parser,
     add_evaluate_parser,
     add_infer_parser,
+    add_model_parser,
 )
 
 

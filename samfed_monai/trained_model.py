@@ -1,4 +1,4 @@
-"""A trained model on disk: which file it is, and the settings that it was trained with."""
+"""What a weights file says of itself without being loaded: its tensors' names, and how its network is built."""
 
 from __future__ import annotations
 
@@ -7,42 +7,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.errors import Problem, Refused
 from samfed_monai.io import read_json
 
 SETTINGS: Mapping[str, type] = {"network_name": str, "image_size": int}
 """Knobs that must be the same in training and in inference, and their types."""
+ARGUMENTS = "network_def"
+"""Key of a file's header, and of a configuration, with the arguments that its network is built with."""
+BASE_SAM = "base_sam"
+"""Key of a file's header, and of a run's hashes, with the SHA-256 of the SAM under its network."""
 
 _MOST_HEADER_BYTES = 100 * 1024 * 1024  # the limit of the safetensors library itself
-
-
-def model_file(path: str | Path) -> Path:
-    """The weights that a path names: the file itself, or a run folder's selected (best) global model.
-
-    Raises:
-        Refused: a folder that is no finished run, or one whose server has no network (``fedmd``, ``local_only``).
-    """
-    path = Path(path).expanduser().resolve()
-    if not path.is_dir():
-        return path
-    if not (path / "results.json").is_file():
-        mend = "name a weights file, or wait until the run is finished"
-        raise Refused([Problem(str(path), found="no results.json in it", expected="a finished run", mend=mend)])
-    results = read_json(path / "results.json")
-    number = results["models"][results["selected"]]["round"]
-    folder = path / "rounds" / f"{number:03d}"
-    if _is_empty(folder / "global.safetensors"):
-        found, expected = "no network at the server", "a run whose server has one"
-        mend = f"each site has its own, in the states of {folder / 'clients'}; its scores are in results.json"
-        raise Refused([Problem(str(path), found=found, expected=expected, mend=mend)])
-    return folder / "global.safetensors"
+_CATALOGUE = "samfed_monai.networks.client_network"
+_NO_ARGUMENTS = frozenset({"_target_", "name", "weights", "checkpoint"})  # said elsewhere, or places
 
 
 def settings_of(path: str | Path) -> dict[str, Any]:
     """Those of :data:`SETTINGS` that a weights file's own header, or the ``run.json`` of its run, knows."""
     path = Path(path)
-    header = read_header(path)
-    known = {**_client_of_run(path), **header}
+    known = {**settings_in(_run_of(path).get("config", {})), **read_header(path)}
     found: dict[str, Any] = {}
     for name, kind in SETTINGS.items():
         text = str(known.get(name, ""))
@@ -51,14 +33,54 @@ def settings_of(path: str | Path) -> dict[str, Any]:
     return found
 
 
+def network_overrides(path: str | Path) -> dict[str, Any]:
+    """Ids that build a weights file's network, beside :func:`settings_of`: ``{"network_def#experts": 4}``."""
+    header = read_header(path)
+    told = header.get(ARGUMENTS) or settings_in(_run_of(Path(path)).get("config", {})).get(ARGUMENTS, "{}")
+    try:
+        arguments = json.loads(told)
+    except ValueError:
+        return {}
+    return {f"{ARGUMENTS}#{name}": value for name, value in _plain(arguments).items()}
+
+
+def base_sam_of(path: str | Path) -> str:
+    """SHA-256 of the SAM that a weights file was trained on; empty for another network, or where nobody says it."""
+    return read_header(path).get(BASE_SAM) or str(_run_of(Path(path)).get("hashes", {}).get(BASE_SAM, ""))
+
+
+def settings_in(config: Any, site: str = "") -> dict[str, str]:
+    """What the ``config`` of a ``run.json`` says of the server's network, or a site's, as a weights file's header.
+
+    Args:
+        config: content of ``run.json -> config``.
+        site: one with a network of its own, or "" for the server's.
+    """
+    config = config if isinstance(config, dict) else {}
+    client = config.get("client")
+    client = client if isinstance(client, dict) else {}
+    own = (config.get("sites") or {}).get(site, {}) if site else {}
+    name = own.get("network") or own.get("network_name") or ("" if site else client.get("server_network"))
+    known = {
+        "network_name": name or client.get("sam_network") or client.get("network_name"),
+        "image_size": own.get("image_size") or client.get("image_size"),
+    }
+    declared = client.get(ARGUMENTS)
+    if isinstance(declared, dict) and declared.get("_target_") == _CATALOGUE:
+        inside = {key.partition("#")[2]: value for key, value in own.items() if key.startswith(f"{ARGUMENTS}#")}
+        known[ARGUMENTS] = json.dumps(_plain({**declared, **inside}))
+    return {key: str(value) for key, value in known.items() if value}
+
+
 def read_header(path: str | Path) -> dict[str, str]:
     """Metadata of a safetensors file, which begins with JSON; empty for one without any, or a file of another kind."""
     metadata = _content(path).get("__metadata__", {})
     return {str(key): str(value) for key, value in metadata.items()}
 
 
-def _is_empty(path: Path) -> bool:
-    return _content(path).keys() == {"__metadata__"}
+def tensor_names(path: str | Path) -> list[str]:
+    """Names in a safetensors file, in no particular order; none in a file of another kind."""
+    return [name for name in _content(path) if name != "__metadata__"]
 
 
 def _content(path: str | Path) -> dict[str, Any]:
@@ -76,15 +98,25 @@ def _content(path: str | Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _client_of_run(path: Path) -> dict[str, Any]:
-    """Configuration of the run that ``<run>/rounds/NNN/global.safetensors`` belongs to, with the server's network."""
+def _plain(arguments: Any) -> dict[str, Any]:
+    """Arguments that are values: a file from elsewhere can name no component and hold no expression."""
+    return {
+        str(name): value
+        for name, value in (arguments.items() if isinstance(arguments, dict) else ())
+        if name not in _NO_ARGUMENTS and str(name).isidentifier() and _is_plain(value)
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
+    return value is None or (isinstance(value, (bool, int, float, str)) and str(value)[:1] not in ("$", "@", "%"))
+
+
+def _run_of(path: Path) -> dict[str, Any]:
+    """The ``run.json`` of the run that ``<run>/rounds/NNN/global.safetensors`` belongs to; empty for other files."""
     if len(path.parts) < 4 or path.parent.parent.name != "rounds":
         return {}
     record = path.parent.parent.parent / "run.json"
-    if not record.is_file():
-        return {}
-    client = read_json(record).get("config", {}).get("client", {})
-    if not isinstance(client, dict):
-        return {}
-    # unlike networks: the stored model is the server's own
-    return {**client, "network_name": client.get("server_network") or client.get("network_name", "")}
+    content = read_json(record) if record.is_file() else {}
+    return content if isinstance(content, dict) else {}

@@ -18,7 +18,7 @@ from samfed_monai.commands.evaluate import lines_of
 from samfed_monai.commands.federate import overrides_from
 from samfed_monai.config import find_bundle, packaged_bundles
 from samfed_monai.errors import Problem, Refused, Stopped
-from samfed_monai.trained_model import model_file, read_header, settings_of
+from samfed_monai.trained_model import read_header, settings_of
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "samfed_skin"
 COMMANDS = (
@@ -35,6 +35,7 @@ COMMANDS = (
     "audit",
     "evaluate",
     "infer",
+    "model",
 )
 FEDERATE = ["federate", "samfed_skin", "--datalist", "l.json", "--data-root", "d", "--rounds", "3", "--output-dir", "r"]
 
@@ -222,35 +223,6 @@ def test_settings_of_weights_are_read_from_the_header_alone(tmp_path):
     assert settings_of(tmp_path / "w.safetensors") == {"network_name": "basic_unet", "image_size": 64}
     (tmp_path / "bad.safetensors").write_bytes(b"\xff" * 64)
     assert read_header(tmp_path / "bad.safetensors") == read_header(tmp_path / "none.safetensors") == {}
-
-
-def test_a_run_folder_stands_for_its_best_model_and_its_settings(tmp_path):
-    weights = tmp_path / "run" / "rounds" / "007" / "global.safetensors"
-    with pytest.raises(Refused, match=r"expected a finished run, found no results\.json in it"):
-        model_file(tmp_path)
-    weights.parent.mkdir(parents=True)
-    weights.write_bytes(b"")
-    (tmp_path / "run" / "results.json").write_text('{"selected": "best", "models": {"best": {"round": 7}}}')
-    client = {"network_name": "basic_unet", "image_size": 64, "seed": 3}
-    (tmp_path / "run" / "run.json").write_text(json.dumps({"config": {"client": client}}))
-    assert model_file(tmp_path / "run") == weights
-    assert model_file(weights) == weights
-    assert settings_of(weights) == {"network_name": "basic_unet", "image_size": 64}
-
-
-def test_of_a_run_with_unlike_networks_it_is_the_servers_where_it_has_one(tmp_path):
-    torch = pytest.importorskip("torch")
-    from samfed_monai.federation import RoundStore
-
-    for name, weights in (("with", {"a": torch.zeros(2)}), ("without", {})):
-        (tmp_path / name).mkdir()
-        RoundStore(tmp_path / name / "rounds").write(0, weights, {})
-        (tmp_path / name / "results.json").write_text('{"selected": "best", "models": {"best": {"round": 0}}}')
-    client = {"network_name": "basic_unet", "server_network": "deeplabv3plus_resnet34"}
-    (tmp_path / "with" / "run.json").write_text(json.dumps({"config": {"client": client}}))
-    assert settings_of(model_file(tmp_path / "with")) == {"network_name": "deeplabv3plus_resnet34"}
-    with pytest.raises(Refused, match=r"without: expected a run whose server has one, found no network at the server"):
-        model_file(tmp_path / "without")
 
 
 class TestManyRuns:

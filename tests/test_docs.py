@@ -22,6 +22,7 @@ COMMANDS = {
     "compare",
     "evaluate",
     "infer",
+    "model",
     "report",
     "audit",
     "check",

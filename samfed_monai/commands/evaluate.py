@@ -1,15 +1,21 @@
-"""``samfed evaluate``: one model on one split of one site or of all."""
+"""``samfed evaluate``: a model on one split of one site or of all; of a run, each site's own model where it has one."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
+import tempfile
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.commands.arguments import absolute, add_bundle, add_data, overrides_of, take_overrides
+from samfed_monai.commands.trained import MODEL_HELP, run_or_file, trained_as, weights_file
 from samfed_monai.errors import ExitCode
+
+if TYPE_CHECKING:
+    from samfed_monai.federation.run_models import RunModels
 
 
 def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -17,11 +23,12 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     parser = subparsers.add_parser(
         "evaluate",
         help="score a model on a data list",
-        description="Dice, IoU and HD95 (pixels) of a model on a split of one site, or of every site.",
+        description="Dice, IoU and HD95 (pixels) of a model on a split of one site, or of every site. Of a run whose "
+        "sites have models of their own, each is scored on its own.",
         allow_abbrev=False,
     )
     add_bundle(parser)
-    parser.add_argument("--model", metavar="MODEL", required=True, help="a finished run's folder, or a weights file")
+    parser.add_argument("--model", metavar="MODEL", required=True, help=MODEL_HELP)
     add_data(parser)
     parser.add_argument("--site", metavar="NAME", default="", help="only this site (default: all)")
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
@@ -33,23 +40,59 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``evaluate.json`` and prints one line per site."""
-    from samfed_monai.commands.run_bundle import run_workflow
-    from samfed_monai.trained_model import model_file, settings_of
-
-    model = model_file(arguments.model)
-    overrides = {
-        **settings_of(model),
-        "model": str(model),
-        "datalist": absolute(arguments.datalist),
-        "data_root": absolute(arguments.data_root),
-        "site": arguments.site,
-        "split": arguments.split,
-        "output_dir": absolute(arguments.output_dir),
-    }
     logging.getLogger("samfed_monai.handlers.site_evaluation").setLevel(logging.WARNING)  # the table says the same
-    result = run_workflow(arguments.bundle, "evaluate", overrides | overrides_of(arguments.extra))[-1]
-    sys.stdout.write("\n".join(lines_of(result)) + f"\n{overrides['output_dir']}/metrics.json\n")
+    models = run_or_file(arguments.model)
+    if isinstance(models, Path) or not models.personal:
+        result = _scores(arguments, models, arguments.site)
+    else:
+        result = _each_on_its_own(arguments, models)
+    sys.stdout.write("\n".join(lines_of(result)) + f"\n{absolute(arguments.output_dir)}/metrics.json\n")
     return int(ExitCode.DONE)
+
+
+def _scores(arguments: argparse.Namespace, models: RunModels | Path, site: str, whose: str = "") -> dict[str, Any]:
+    """``metrics.json`` of a site, or of all where ``site`` is "", on the model of ``whose``."""
+    from samfed_monai.commands.run_bundle import run_workflow
+
+    with tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
+        model = weights_file(models, whose, scratch)
+        overrides = {
+            "model": str(model),
+            "datalist": absolute(arguments.datalist),
+            "data_root": absolute(arguments.data_root),
+            "site": site,
+            "split": arguments.split,
+            "output_dir": absolute(arguments.output_dir),
+        }
+        ids = trained_as(model, arguments.bundle, "evaluate", overrides_of(arguments.extra))
+        result: dict[str, Any] = run_workflow(arguments.bundle, "evaluate", overrides | ids)[-1]
+    return result
+
+
+def _each_on_its_own(arguments: argparse.Namespace, models: RunModels) -> dict[str, Any]:
+    """The same, each site on the model that the run scored it on; a site that the run does not know on the server's."""
+    from samfed_monai.data import DataList
+    from samfed_monai.io import write_json
+    from samfed_monai.metrics import pool
+
+    listed = DataList.load(arguments.datalist).sites
+    named = [arguments.site] if arguments.site else sorted(listed)
+    sites = [name for name in named if name == arguments.site or getattr(listed[name], arguments.split)]
+    for site in sites:  # before the first one takes its time
+        models.require(_whose(site, models))
+    results = [_scores(arguments, models, site, _whose(site, models)) for site in sites]
+    if not results:
+        return _scores(arguments, models, "", models.sites[0])  # refuses, and says why
+    rows = {name: row for result in results for name, row in result["sites"].items()}
+    skip = results[0]["convention"]["empty"] == "skipped"
+    own = {name: result["model"] for result in results for name in result["sites"]}
+    whole = {**results[0], "sites": rows, "average": pool(rows.values(), skip_empty=skip), "model": own}
+    write_json(Path(arguments.output_dir) / "metrics.json", whole)
+    return whole
+
+
+def _whose(site: str, models: RunModels) -> str:
+    return site if site in models.sites else ""
 
 
 def lines_of(result: Mapping[str, Any]) -> list[str]:

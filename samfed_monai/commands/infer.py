@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
+from pathlib import Path
 
 from samfed_monai.commands.arguments import absolute, add_bundle, overrides_of, take_overrides
-from samfed_monai.errors import ExitCode
+from samfed_monai.commands.trained import MODEL_HELP, run_or_file, trained_as, weights_file
+from samfed_monai.errors import ExitCode, Problem, Refused
 
 
 def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Adds ``samfed infer BUNDLE --model W --images DIR --output DIR [--probabilities]``."""
+    """Adds ``samfed infer BUNDLE --model W [--site S] --images DIR --output DIR [--probabilities]``."""
     parser = subparsers.add_parser(
         "infer",
         help="segment a folder of images",
@@ -18,7 +21,8 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         allow_abbrev=False,
     )
     add_bundle(parser)
-    parser.add_argument("--model", metavar="MODEL", required=True, help="a finished run's folder, or a weights file")
+    parser.add_argument("--model", metavar="MODEL", required=True, help=MODEL_HELP)
+    parser.add_argument("--site", metavar="NAME", default="", help="of a run: this site's own model")
     parser.add_argument("--images", metavar="DIR", required=True, help="folder of images; its sub-folders count, too")
     parser.add_argument("--output", metavar="DIR", required=True, help="folder for the masks")
     parser.add_argument("--probabilities", action="store_true", help="also write 8-bit probability maps")
@@ -30,15 +34,19 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``inference.json`` with the settings that the weights were trained with, where they say."""
     from samfed_monai.commands.run_bundle import run_workflow
-    from samfed_monai.trained_model import model_file, settings_of
 
-    model = model_file(arguments.model)
-    overrides = {
-        **settings_of(model),
-        "model": str(model),
-        "dataset_dir": absolute(arguments.images),
-        "output_dir": absolute(arguments.output),
-        "probabilities": arguments.probabilities,
-    }
-    run_workflow(arguments.bundle, "inference", overrides | overrides_of(arguments.extra))
+    models = run_or_file(arguments.model)
+    if arguments.site and isinstance(models, Path):
+        mend = "leave it out, or name the folder of the run"
+        raise Refused([Problem("--site", found="a weights file, which is one model", expected="a run", mend=mend)])
+    with tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
+        model = weights_file(models, arguments.site, scratch)
+        ids = trained_as(model, arguments.bundle, "inference", overrides_of(arguments.extra))
+        overrides = {
+            "model": str(model),
+            "dataset_dir": absolute(arguments.images),
+            "output_dir": absolute(arguments.output),
+            "probabilities": arguments.probabilities,
+        }
+        run_workflow(arguments.bundle, "inference", overrides | ids)
     return int(ExitCode.DONE)

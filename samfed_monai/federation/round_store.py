@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 WEIGHTS = "global.safetensors"
 CLIENTS = "clients"
 SERVER = "server.safetensors"
+#: Key and value of ``round.json`` where the sites' states of the round are with the sites.
+STATES, AT_SITES = "states", "at the sites"
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,14 @@ class RoundStore:
             if files != record["files"]:
                 write_json(path, {**record, "files": files})
             shutil.rmtree(self.clients(number), ignore_errors=True)
+
+    def say_where_states_are(self) -> None:
+        """Notes in rounds whose states are wanted and not here that sites keep them, for whoever gets a copy."""
+        for number in self.rounds():
+            folder = self.clients(number)
+            if folder.is_dir() and not any(folder.iterdir()):
+                path = self._path(number) / "round.json"
+                write_json(path, {**read_json(path), STATES: AT_SITES})
 
     def _path(self, round: int) -> Path:
         return self.folder / f"{round:03d}"

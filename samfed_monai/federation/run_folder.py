@@ -129,7 +129,9 @@ class RunFolder:
         """
         kept = {best_round(records), len(records) - 1}
         self.store.prune(keep_models=kept, keep_states=kept)
-        if not keep_states:
+        if keep_states:
+            self.store.say_where_states_are()
+        else:
             self.store.let_go_of_states()
 
     def write_table(self, records: Sequence[Mapping[str, Any]]) -> None:

@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
 
-from samfed_monai.errors import Problem, Problems, Refused
-from samfed_monai.io import safe_load
+from samfed_monai.errors import Problems
+from samfed_monai.handlers.trained_weights import trained_weights
 from samfed_monai.trained_model import SETTINGS, settings_of
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
-    from torch import Tensor, nn
-
-_FEW = 5  # problems of a file that are worth a line each
+    from torch import nn
 
 
 class ModelLoader:
-    """Loads weights when the engine starts: names, shapes, dtypes and finiteness must fit the network.
+    """Loads weights when the engine starts: they must fit the network, see :func:`trained_weights`.
 
     Args:
         path: ``.safetensors``, or a torch file that loads with ``weights_only=True``; nothing is unpickled.
@@ -43,23 +41,11 @@ class ModelLoader:
                 found, expected = repr((settings or {})[name]), f"{trained[name]!r}, as {Path(path).name} was trained"
                 problems.add(name, found=found, expected=expected, mend=f"give --{name} {trained[name]}")
         problems.refuse_if_any()
-        self.network, self.weights = network, _weights_for(network, path)
+        self.network, self.weights = network, trained_weights(network, path)
 
     def attach(self, engine: Engine) -> None:
         """Binds the handler to an evaluator."""
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        self.network.load_state_dict(self.weights)
-
-
-def _weights_for(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
-    """Checked weights; those of quite another network are told in one sentence instead of one for every tensor."""
-    try:
-        return safe_load(path, like=network.state_dict())
-    except Refused as refused:
-        if len(refused.problems) <= _FEW:
-            raise
-        found = f"{len(refused.problems)} tensors that differ, for instance {refused.problems[0]}"
-        mend = "give --network_name as it was in training"
-        raise Refused([Problem(str(path), found=found, expected="weights of this network", mend=mend)]) from None
+        self.network.load_state_dict(self.weights, strict=False)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.handlers.records_of_site import SERVER_NAMES
-from samfed_monai.io import safe_load, write_json
+from samfed_monai.handlers.trained_weights import trained_weights
+from samfed_monai.io import write_json
 from samfed_monai.metrics import pool
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class SiteEvaluation:
     Args:
         evaluator: MONAI evaluator whose handlers include ``scores``.
         scores: the evaluator's :class:`ScoreHandler`; where it writes is set here.
-        model: weights, ``.safetensors`` or a torch file of plain tensors; names, shapes and values are checked.
+        model: weights, ``.safetensors`` or a torch file of plain tensors; see :func:`trained_weights`.
         datalist: file of the data list.
         data_root: folder that the list's paths start from.
         split: ``validation`` or ``test`` (``unlabelled`` only where the list has labels).
@@ -72,7 +73,7 @@ class SiteEvaluation:
         """Evaluates and returns the content of ``metrics.json``."""
         records = self._records()
         network = self.evaluator.network
-        network.load_state_dict(safe_load(self.model, like=network.state_dict()))
+        network.load_state_dict(trained_weights(network, self.model), strict=False)
         sites = {name: self._one_site(name, items) for name, items in records.items()}
         average = pool(sites.values(), skip_empty=self.scores.skip_empty)
         result = {"model": self.model.name, "split": self.split, "sites": sites, "average": average}

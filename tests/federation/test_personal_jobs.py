@@ -15,12 +15,15 @@ from samfed_monai.data import DataList
 from samfed_monai.errors import Refused
 from samfed_monai.federation import Task, to_bytes
 from samfed_monai.federation.privacy import read_audit
+from samfed_monai.federation.run_models import RunModels
 from samfed_monai.federation.stages.start import Start
+from samfed_monai.handlers.trained_weights import trained_weights
 from samfed_monai.io import safe_load
 from samfed_monai.networks import CLIENT_NETWORKS, network_split
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
 from samfed_monai.networks.sam.network import sam_network
 from samfed_monai.results import validate_results
+from samfed_monai.trained_model import network_overrides
 from tests.federation.test_job import job
 from tests.federation.wired import Homes
 
@@ -109,6 +112,15 @@ def test_pfedsam_sends_lora_alone_and_goes_on_bit_for_bit(small_federation, tmp_
     parts = job(small_federation, tmp_path / "parts", rounds=2, **knobs).run()
     assert parts["hashes"]["model_last"] == whole["hashes"]["model_last"]
     assert parts["sites"] == whole["sites"]
+    with pytest.raises(Refused, match=r"found none of them: they never left the sites \(site-1, site-2\)"):
+        RunModels(tmp_path / "whole").tensors("site-1")
+    models = RunModels(tmp_path / "parts")
+    path = models.write(tmp_path / "own.safetensors", "site-1")
+    ids = network_overrides(path) | {"network_def#checkpoint": toy_sam["network_def#checkpoint"]}
+    network = sam_network(TOY, **{name.partition("#")[2]: value for name, value in ids.items()})
+    assert trained_weights(network, path).keys() == {*network.key_split().shared, *network.key_split().personal}
+    with pytest.raises(Refused, match=r"all tensors of this network, found \d+ of them missing, .* with the sites"):
+        trained_weights(network, models.server)
     shutil.rmtree(tmp_path)  # a decoder with its moments, at every site and round: 400 MB
 
 

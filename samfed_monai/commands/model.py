@@ -1,0 +1,42 @@
+"""``samfed model``: a run's model, or one site's own, as a single file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from samfed_monai.errors import ExitCode
+
+
+def add_model_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Adds ``samfed model RUN --output FILE [--site S] [--states DIR]``."""
+    parser = subparsers.add_parser(
+        "model",
+        help="write a run's model, or one site's own, to a file",
+        description="Puts a model of a finished run together: what sites share, with what is one site's own. "
+        "`samfed evaluate` and `samfed infer` take the file as --model.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--site", metavar="NAME", default="", help="this site's own model (default: the server's)")
+    parser.add_argument(
+        "--states", metavar="DIR", help="at the site of a run on FLARE: its folder state/<run>/<site> in its cache_dir"
+    )
+    parser.add_argument("--output", metavar="FILE", required=True, help="safetensors file to write")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the file and prints its name."""
+    from samfed_monai.errors import Problem, Refused
+    from samfed_monai.federation.run_models import RunModels
+
+    if not arguments.output.endswith(".safetensors"):
+        problem = Problem("--output", found=repr(arguments.output), expected="a name that ends in .safetensors")
+        raise Refused([problem])
+    if arguments.states and not arguments.site:
+        raise Refused([Problem("--states", found="no --site beside it", expected="the site whose states they are")])
+    written = RunModels(arguments.folder).write(arguments.output, arguments.site, states=arguments.states)
+    sys.stdout.write(f"{written}\n")
+    return int(ExitCode.DONE)

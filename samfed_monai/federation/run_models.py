@@ -1,0 +1,188 @@
+"""The models of a finished run: the server's, and each site's own, put together from the folder of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from samfed_monai.errors import Problem, Refused, did_you_mean
+from samfed_monai.federation import tensor_file
+from samfed_monai.federation.own_network import split_state
+from samfed_monai.federation.round_store import AT_SITES, CLIENTS, SERVER, STATES, WEIGHTS, RoundStore
+from samfed_monai.federation.state_at_home import state_at_home
+from samfed_monai.io import atomic_write, read_json, safe_load
+from samfed_monai.trained_model import BASE_SAM, settings_in, tensor_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class RunModels:
+    """What a finished run gives to whom, of its selected round: the model on which the run itself scored that site.
+
+    A site's own model is, by what the run kept for it: its whole network; what it shares with what is personal; the
+    model that the server tailored for it; or the server's model, where nothing is its own. Frozen tensors are in none
+    of them: they are those of the SAM under the network.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        Refused: it is no finished run.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder).expanduser().resolve()
+        if not (self.folder / "results.json").is_file():
+            mend = "name a weights file, or wait until the run is finished"
+            raise Refused(
+                [Problem(str(self.folder), found="no results.json in it", expected="a finished run", mend=mend)]
+            )
+        results = read_json(self.folder / "results.json")
+        #: The selected round, and those who train, and those who do not.
+        self.round: int = results["models"][results["selected"]]["round"]
+        self.trained, self.unseen = sorted(results.get("sites", {})), sorted(results.get("unseen", {}))
+        self.run = read_json(self.folder / "run.json") if (self.folder / "run.json").is_file() else {}
+        self.store = RoundStore(self.folder / "rounds")
+        self._round = self.store.folder / f"{self.round:03d}"
+        record = self._round / "round.json"
+        self._record = read_json(record) if record.is_file() else {}
+        client = self.run.get("config", {}).get("client", {})
+        self._whole_networks = isinstance(client, dict) and client.get("sharing") is not None
+        self._shared = tensor_names(self.server)
+        tailored = set(tensor_names(self._round / SERVER)) if not self._whole_networks else set()
+        self._tailored = {
+            site: str(place)
+            for place, site in enumerate(self.trained)
+            if self._shared and all(f"{place}.{name}" in tailored for name in self._shared)
+        }
+
+    @property
+    def server(self) -> Path:
+        """The server's own model as the run stored it: shared names only, and no name where it has no network."""
+        return self._round / WEIGHTS
+
+    @property
+    def sites(self) -> list[str]:
+        """Everybody whom the run knows."""
+        return sorted({*self.trained, *self.unseen})
+
+    @property
+    def personal(self) -> bool:
+        """Whether sites have models of their own, wherever what is theirs lies."""
+        return bool(self._tailored) or self._elsewhere or any(self._has_state(site) for site in self.sites)
+
+    @property
+    def whole_at_server(self) -> bool:
+        """Whether the server's model is one that works without a site."""
+        return bool(self._shared) and (self._whole_networks or not self.personal or bool(self._tailored))
+
+    def write(self, path: str | Path, site: str = "", *, states: str | Path | None = None) -> Path:
+        """Writes a model as one safetensors file, whose header says how its network is built; returns its path.
+
+        Args:
+            path: file to write, replaced atomically; that of a site is its owner's to read.
+            site: whose model; "" is the server's.
+            states: at a site of a run over FLARE, that site's folder of states.
+
+        Raises:
+            Refused: no such site; what is its own is not here; a file that is damaged; the server has no model.
+        """
+        tensors = self.tensors(site, states=states)
+        with atomic_write(path, mode=0o600 if site else 0o644) as stream:
+            tensor_file.write(stream, tensors, self.header(site))
+        return Path(path)
+
+    def tensors(self, site: str = "", *, states: str | Path | None = None) -> dict[str, Tensor]:
+        """Names to tensors of :meth:`write`."""
+        self.require(site, states=states)
+        if not site:
+            return self.store.weights(self.round)
+        own = self._own(site, states)
+        if self._whole_networks and own:
+            return own
+        shared = self.store.weights(self.round)
+        if site in self._tailored and states is None:
+            place, state = self._tailored[site], safe_load(self._intact(SERVER))
+            shared = {name: state[f"{place}.{name}"] for name in shared}
+        return {**shared, **own}
+
+    @property
+    def _flare_run(self) -> str:
+        """Identifier under which sites keep their states of this run; "" where the folder does not say."""
+        known = self.folder / "flare.run.json"
+        return str(read_json(known)["run"]) if known.is_file() else ""
+
+    def require(self, site: str = "", *, states: str | Path | None = None) -> None:
+        """Refuses what :meth:`write` would refuse before it reads any tensor."""
+        if site and site not in self.sites:
+            mend = did_you_mean(site, self.sites)
+            raise Refused([Problem("--site", found=repr(site), expected=f"one of {self.sites}", mend=mend)])
+        keeps_own = bool(site) and (site in self.trained or not self._whole_networks)
+        if keeps_own and (states is not None or self._has_state(site) or site in self._tailored):
+            return
+        if keeps_own or not self.whole_at_server:
+            self._require_here(site or "SITE")
+        if not self.whole_at_server and (not site or not self._shared):
+            found = "shared values only" if self._shared else "no network at the server"
+            mend = f"choose a site's own with --site: {', '.join(self.sites)}"
+            raise Refused([Problem(str(self.folder), found=found, expected="a model for everybody", mend=mend)])
+
+    def header(self, site: str = "") -> dict[str, str]:
+        """What :meth:`write` says of a model beside its tensors: how its network is built, whose, of which round."""
+        config = self.run.get("config", {})
+        network = settings_in(config, site if site in self.trained else "")
+        alike = network.get("network_name") == settings_in(config).get("network_name")
+        words = {
+            **network,
+            BASE_SAM: self.run.get("hashes", {}).get(BASE_SAM) if alike else None,
+            "site": site,
+            "round": self.round,
+            "variant": config.get("variant"),
+        }
+        return {key: str(value) for key, value in words.items() if value not in (None, "")}
+
+    @property
+    def _elsewhere(self) -> bool:
+        """Whether sites kept what is theirs."""
+        return self._record.get(STATES) == AT_SITES and not self._tailored
+
+    def _require_here(self, site: str) -> None:
+        if not self._elsewhere:
+            return
+        place = f"<cache_dir of samfed_site.json>/state/{self._flare_run or 'RUN'}/{site}"
+        mend = f"at {site}, with a copy of this folder: samfed model {self.folder.name} --site {site} --states {place}"
+        names = ", ".join(self.trained)
+        found = f"none of them: they never left the sites ({names}); each has its own in {place}"
+        raise Refused([Problem(str(self.folder), found=found, expected="the sites' personal values", mend=mend)])
+
+    def _own(self, site: str, states: str | Path | None) -> dict[str, Tensor]:
+        if states is not None:
+            return state_at_home(states, site=site, run=self._flare_run, round=self.round)
+        if not self._has_state(site):
+            return {}
+        return split_state(safe_load(self._intact(_state(site))))[0]
+
+    def _has_state(self, site: str) -> bool:
+        return bool(split_names(tensor_names(self._round / _state(site))))
+
+    def _intact(self, name: str) -> Path:
+        known: Mapping[str, Any] = self._record.get("files", {})
+        path = self._round / name
+        if name in known and path.is_file() and tensor_file.digest_like(path, known[name]) == known[name]:
+            return path
+        mend = "run it again in a new output_dir"
+        raise Refused(
+            [Problem(str(path), found="another, or none", expected="the file as the run wrote it", mend=mend)]
+        )
+
+
+def split_names(names: list[str]) -> list[str]:
+    """Those names of a client's state that are a network's."""
+    return list(split_state(dict.fromkeys(names))[0])  # type: ignore[arg-type]
+
+
+def _state(site: str) -> str:
+    return f"{CLIENTS}/{quote(site, safe=' ')}.safetensors"

@@ -1,0 +1,93 @@
+"""``samfed evaluate``, ``infer`` and ``model`` on a run whose sites keep a part of their network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from samfed_monai.cli import main
+from samfed_monai.commands.trained import trained_as
+from samfed_monai.errors import Refused
+from samfed_monai.io import save_tensors
+from tests.federation.conftest import small_federation  # noqa: F401
+from tests.federation.test_job import CLIENT, job
+
+HEAD = "final_conv.*"
+
+
+@pytest.fixture(scope="module")
+def fedper(small_federation, tmp_path_factory) -> tuple[Path, dict[str, Any]]:  # noqa: F811
+    """A finished run and its results."""
+    folder = tmp_path_factory.mktemp("runs") / "fedper"
+    knobs: dict[str, Any] = {"variant": "fedper", "rounds": 1, "client": {**CLIENT, "personal": [HEAD]}}
+    return folder, job(small_federation, folder, **knobs).run()
+
+
+def evaluate(model: Path, data: Path, output: Path, *words: str) -> dict[str, Any]:
+    where = ("--datalist", str(data / "list.json"), "--data-root", str(data), "--output-dir", str(output))
+    assert main(["evaluate", "samfed_skin", "--model", str(model), *where, *words]) == 0
+    content: dict[str, Any] = json.loads((output / "metrics.json").read_text())
+    return content
+
+
+def test_each_site_is_scored_on_its_own_model_as_the_run_scored_it(fedper, small_federation, tmp_path, capsys):  # noqa: F811
+    run, results = fedper
+    found = evaluate(run, small_federation, tmp_path / "all")
+    rows = {site: {**results["sites"][site]["test"], "convention": results["convention"]} for site in results["sites"]}
+    assert found["sites"] == rows
+    assert sorted(rows) == ["site-1", "site-2"]
+    assert found["average"] == results["average"]["test"]
+    assert found["model"] == {"site-1": "site-1.safetensors", "site-2": "site-2.safetensors"}
+    assert capsys.readouterr().out.splitlines()[1].startswith("site-1      2  ")
+    assert main(["model", str(run), "--site", "site-2", "--output", str(tmp_path / "two.safetensors")]) == 0
+    alone = evaluate(tmp_path / "two.safetensors", small_federation, tmp_path / "one", "--site", "site-2")
+    assert alone["sites"] == {"site-2": rows["site-2"]}
+
+
+def test_masks_are_those_of_the_site_that_is_named(fedper, small_federation, tmp_path, capsys):  # noqa: F811
+    run, _ = fedper
+    infer = ["infer", "samfed_skin", "--images", str(small_federation / "public"), "--output", str(tmp_path / "masks")]
+    assert main([*infer, "--model", str(run)]) == 2
+    assert "found shared values only; choose a site's own with --site: site-1, site-2" in capsys.readouterr().err
+    assert main([*infer, "--model", str(run / "rounds" / "000" / "global.safetensors")]) == 2
+    assert "expected all tensors of this network, found 2 of them missing, first final_conv" in capsys.readouterr().err
+    assert main([*infer, "--model", str(run), "--site", "site-1"]) == 0
+    assert list((tmp_path / "masks").rglob("*.png"))
+    assert main([*infer, "--model", "w.safetensors", "--site", "site-1"]) == 2
+    assert "--site: expected a run, found a weights file, which is one model" in capsys.readouterr().err
+
+
+def test_model_refuses_what_it_cannot_write(fedper, tmp_path, capsys):
+    run, _ = fedper
+    for words, message in (
+        (["--output", "w.pt", "--site", "site-1"], "expected a name that ends in .safetensors"),
+        (["--output", "w.safetensors", "--states", "."], "expected the site whose states they are"),
+        (["--output", "w.safetensors", "--site", "site-3"], "expected one of ['site-1', 'site-2'], found 'site-3'"),
+        (["--output", "w.safetensors"], "found shared values only"),
+    ):
+        assert main(["model", str(run), *words]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_sam_is_built_as_it_was_trained_and_on_the_same_checkpoint(tmp_path, monkeypatch):
+    from samfed_monai.io import sha256_file
+
+    (tmp_path / "sam.pt").write_bytes(b"a SAM")
+    header = {
+        "network_name": "sam_vit_t",
+        "image_size": "256",
+        "network_def": '{"experts": 0, "_target_": "os.system"}',
+    }
+    save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, header | {"base_sam": "0" * 64})
+    own = {"network_def#checkpoint": str(tmp_path / "sam.pt"), "image_size": 512}
+    with pytest.raises(Refused, match=r"SAM's weights: expected 000000000000, on which w.safetensors was trained"):
+        trained_as(tmp_path / "w.safetensors", "samfed_skin", "inference", own)
+    header["base_sam"] = sha256_file(tmp_path / "sam.pt")
+    save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(1)}, header)
+    for workflow in ("inference", "evaluate"):
+        ids = trained_as(tmp_path / "w.safetensors", "samfed_skin", workflow, own)
+        assert ids == {"network_name": "sam_vit_t", "network_def#experts": 0, **own}

@@ -1,0 +1,157 @@
+"""Which model a finished run gives to whom, on folders of a few numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from samfed_monai.errors import Refused
+from samfed_monai.federation import RoundStore, tensor_file
+from samfed_monai.federation.run_models import RunModels
+from samfed_monai.io import safe_load
+from samfed_monai.trained_model import read_header
+
+SHARED = {"body.a": torch.tensor([1.0, 2.0])}
+NETWORK = {"network_name": "basic_unet", "image_size": 64}
+
+
+def own(value: float, name: str = "head.b") -> dict[str, Tensor]:
+    """A site's state: what is its own, and a moment of its optimizer."""
+    return {f"network.{name}": torch.tensor([value]), "optimizer.0.exp_avg": torch.zeros(1)}
+
+
+def finished(
+    path: Path,
+    states: dict[str, dict[str, Tensor]] | None,
+    *,
+    shared: dict[str, Tensor] = SHARED,
+    server: dict[str, Tensor] | None = None,
+    unseen: tuple[str, ...] = (),
+    **client: Any,
+) -> Path:
+    """A run of two rounds whose second is selected; ``states`` as its sites left them there, ``None`` let go."""
+
+    def save(folder: Path) -> dict[str, str]:
+        digests = {}
+        for site, state in (states or {}).items():
+            with (folder / f"{site}.safetensors").open("wb") as stream:
+                digests[f"{site}.safetensors"] = tensor_file.write_state(stream, state)
+        return digests
+
+    store = RoundStore(path / "rounds")
+    store.write(0, {name: tensor * 0 for name, tensor in shared.items()}, {})
+    store.write(1, shared, {}, None if states is None else save, server)
+    store.say_where_states_are()
+    sites = {"a": {}, "b": {}}
+    results = {"selected": "best", "models": {"best": {"round": 1}, "last": {"round": 0}}, "sites": sites}
+    (path / "results.json").write_text(json.dumps({**results, "unseen": {name: {} for name in unseen}}))
+    config = {"variant": "mine", "client": {**NETWORK, **client}, "sites": {"b": {"network": "other"}}}
+    (path / "run.json").write_text(json.dumps({"config": config, "hashes": {"base_sam": "f" * 64}}))
+    return path
+
+
+def values(models: RunModels, site: str = "", **given: Any) -> dict[str, list[float]]:
+    return {name: tensor.tolist() for name, tensor in sorted(models.tensors(site, **given).items())}
+
+
+def test_where_all_is_shared_everybody_has_the_servers_model(tmp_path):
+    models = RunModels(finished(tmp_path, None, unseen=("c",)))
+    assert (models.round, models.sites, models.personal, models.whole_at_server) == (1, ["a", "b", "c"], False, True)
+    assert values(models) == values(models, "a") == values(models, "c") == {"body.a": [1.0, 2.0]}
+    with pytest.raises(Refused, match=r"--site: expected one of \['a', 'b', 'c'\], found 'd'"):
+        models.tensors("d")
+
+
+def test_a_site_with_personal_values_has_the_shared_ones_beside_them(tmp_path):
+    models = RunModels(finished(tmp_path, {"a": own(3.0), "b": own(4.0), "c": own(5.0)}, unseen=("c",)))
+    assert models.personal
+    assert [values(models, site)["head.b"] for site in "abc"] == [[3.0], [4.0], [5.0]]
+    assert values(models, "a") == {"body.a": [1.0, 2.0], "head.b": [3.0]}
+    with pytest.raises(Refused, match=r"a model for everybody, found shared values only; .*with --site: a, b, c"):
+        models.tensors()
+
+
+def test_a_network_of_ones_own_is_all_there_is(tmp_path):
+    states = {"a": own(3.0, "body.a"), "b": own(4.0, "stem")}
+    models = RunModels(finished(tmp_path / "both", states, sharing={"_target_": "x"}, unseen=("c",)))
+    assert [values(models, site) for site in ("a", "b")] == [{"body.a": [3.0]}, {"stem": [4.0]}]
+    assert values(models) == values(models, "c") == {"body.a": [1.0, 2.0]}, "who takes no part has the server's"
+    assert models.header("b")["network_name"] == "other"
+    assert "base_sam" not in models.header("b"), "the hash is that of the server's network"
+    assert models.header("a")["base_sam"] == "f" * 64
+    alone = RunModels(finished(tmp_path / "alone", states, shared={}, sharing={"_target_": "x"}))
+    assert values(alone, "a") == {"body.a": [3.0]}
+    with pytest.raises(Refused, match=r"a model for everybody, found no network at the server; choose .* --site: a, b"):
+        alone.tensors()
+
+
+def test_a_model_that_the_server_tailored_is_found_there(tmp_path):
+    server = {"0.body.a": torch.tensor([5.0, 6.0]), "1.body.a": torch.tensor([7.0, 8.0])}
+    models = RunModels(finished(tmp_path, {}, server=server))
+    assert models.personal
+    assert [values(models, site)["body.a"] for site in ("a", "b", "")] == [[5.0, 6.0], [7.0, 8.0], [1.0, 2.0]]
+
+
+def test_a_file_says_how_its_network_is_built_and_names_no_place_and_no_component(tmp_path):
+    declared = {"_target_": "samfed_monai.networks.client_network", "name": "@network_name", "experts": 4}
+    declared |= {"weights": "/secret/w.pt", "checkpoint": "/secret/sam.pt", "base": "$1", "sizes": [1, 2]}
+    run = finished(tmp_path / "run", {"a": own(3.0), "b": own(4.0)}, sam_network="sam_vit_t", network_def=declared)
+    path = RunModels(run).write(tmp_path / "a.safetensors", "a")
+    assert values(RunModels(run), "a") == {name: tensor.tolist() for name, tensor in sorted(safe_load(path).items())}
+    assert read_header(path) == {
+        "network_name": "sam_vit_t",
+        "image_size": "64",
+        "network_def": '{"experts": 4, "sizes": [1, 2]}',
+        "base_sam": "f" * 64,
+        "site": "a",
+        "round": "1",
+        "variant": "mine",
+    }
+    assert path.stat().st_mode & 0o777 == 0o600, "personal values are their owner's to read"
+
+
+@pytest.fixture
+def on_flare(tmp_path) -> Path:
+    run = finished(tmp_path / "run", {})
+    (run / "flare.run.json").write_text('{"run": "12ab"}')
+    (run / "rounds" / "001" / "clients").rmdir()  # as in a copy of a folder: empty folders get lost
+    return run
+
+
+def test_of_a_run_over_flare_the_error_says_where_the_site_finds_what_is_its_own(on_flare):
+    for site in ("a", ""):
+        with pytest.raises(Refused, match=r"never left the sites \(a, b\); .*samfed_site.json>/state/12ab/") as refused:
+            RunModels(on_flare).tensors(site)
+        assert f"samfed model run --site {site or 'SITE'} --states" in str(refused.value)
+
+
+def test_at_the_site_its_own_state_of_the_selected_round_or_the_last_before_it_is_taken(on_flare, tmp_path):
+    from samfed_monai.io import save_tensors
+
+    home, models = tmp_path / "cache" / "state" / "12ab" / "a", RunModels(on_flare)
+    with pytest.raises(Refused, match="--states: expected a state with the site's own values, of round 1 or before"):
+        models.tensors("a", states=home)
+    for number, value in (("-01", 9.0), ("000", 3.0), ("002", 8.0)):
+        save_tensors(home / f"{number}.safetensors", own(value))
+    assert values(models, "a", states=home) == {"body.a": [1.0, 2.0], "head.b": [3.0]}
+    for other in (home.parent / "b", tmp_path / "cache" / "state" / "34cd" / "a"):
+        with pytest.raises(Refused, match="expected that of this run and site, state/12ab/a"):
+            models.tensors("a", states=other)
+
+
+def test_a_damaged_state_and_an_unfinished_run_are_refused(tmp_path):
+    run = finished(tmp_path / "run", {"a": own(3.0), "b": own(4.0)})
+    path = run / "rounds" / "001" / "clients" / "a.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(Refused, match=r"a.safetensors: expected the file as the run wrote it, found another, or none"):
+        RunModels(run).tensors("a")
+    (run / "results.json").unlink()
+    with pytest.raises(Refused, match=r"expected a finished run, found no results\.json in it"):
+        RunModels(run)
