@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from samfed_monai.cli import main
 from samfed_monai.data import DataList
 from samfed_monai.errors import Refused
 from samfed_monai.federation import Task, to_bytes
@@ -18,7 +19,7 @@ from samfed_monai.federation.privacy import read_audit
 from samfed_monai.federation.run_models import RunModels
 from samfed_monai.federation.stages.start import Start
 from samfed_monai.handlers.trained_weights import trained_weights
-from samfed_monai.io import safe_load
+from samfed_monai.io import read_json, safe_load
 from samfed_monai.networks import CLIENT_NETWORKS, network_split
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
 from samfed_monai.networks.sam.network import sam_network
@@ -119,6 +120,14 @@ def test_pfedsam_sends_lora_alone_and_goes_on_bit_for_bit(small_federation, tmp_
     ids = network_overrides(path) | {"network_def#checkpoint": toy_sam["network_def#checkpoint"]}
     network = sam_network(TOY, **{name.partition("#")[2]: value for name, value in ids.items()})
     assert trained_weights(network, path).keys() == {*network.key_split().shared, *network.key_split().personal}
+    data = ["--datalist", small_federation / "list.json", "--data-root", small_federation]
+    data += ["--model", tmp_path / "parts", "--output-dir", tmp_path / "scores"]
+    place = ("--network_def#checkpoint", toy_sam["network_def#checkpoint"])
+    assert main(["evaluate", "samfed_skin", *map(str, data), *place]) == 0
+    scores = read_json(tmp_path / "scores" / "metrics.json")["sites"]
+    assert {site: row["dice"] for site, row in scores.items()} == {
+        site: row["test"]["dice"] for site, row in parts["sites"].items()
+    }
     with pytest.raises(Refused, match=r"all tensors of this network, found \d+ of them missing, .* with the sites"):
         trained_weights(network, models.server)
     shutil.rmtree(tmp_path)  # a decoder with its moments, at every site and round: 400 MB
