@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.check import check_bundle
 from samfed_monai.config.exit_codes import told_by
-from samfed_monai.config.ids import join_id, split_id
-from samfed_monai.config.layers import BundleConfig, workflow_files
-from samfed_monai.config.spelling import GROUPS, SITES
+from samfed_monai.config.groups import whole_groups
+from samfed_monai.config.layers import workflow_files
 from samfed_monai.config.variants import variant_files
 from samfed_monai.errors import Refused
-
-_GROUPED = GROUPS | {SITES}
 
 WORKFLOW_TYPES = {"train": "train", "teacher": None, "federate": None, "evaluate": "eval", "inference": "infer"}
 """What MONAI calls each workflow; ``None`` has only the properties that every bundle has."""
@@ -48,27 +45,6 @@ def run_workflow(bundle: str | Path, workflow: str, overrides: Mapping[str, Any]
         raise Refused(problems)
     files = [*workflow_files(root, workflow), *(variant_files(root, variant) if variant else [])]
     return _run(root, files, workflow, {"bundle_root": str(root), **whole_groups(files, overrides)})
-
-
-def whole_groups(files: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides with those inside ``client``, ``teacher`` and each of ``sites`` put together into the whole group.
-
-    MONAI sets an id only where everything above it exists, and ``client#terms#sam_kd#weight`` has no ``terms`` above
-    it in ``federate.json``: the ids below a group are those of another workflow.
-    """
-    plain = {key: value for key, value in overrides.items() if split_id(key)[0] not in _GROUPED or key in _GROUPED}
-    content = BundleConfig(files, plain).content
-    for key, value in overrides.items():
-        group, *inside = split_id(key)
-        if key in plain:
-            continue
-        whole = plain[group] = dict(plain.get(group, content.get(group)) or {})
-        if group == SITES and len(inside) > 1:
-            site, *inside = inside
-            whole[site] = {**(whole.get(site) or {}), join_id(inside): value}
-        else:
-            whole[join_id(inside)] = value
-    return plain
 
 
 def _run(root: Path, files: list[Path], workflow: str, overrides: Mapping[str, Any]) -> list[Any]:

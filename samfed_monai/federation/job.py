@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.config.groups import unquoted
 from samfed_monai.federation.clip import UpdateGuard
 from samfed_monai.federation.job_run import JobRun
 from samfed_monai.federation.plan import Places, Plan, parted
@@ -67,9 +68,9 @@ class FederatedJob:
         allow_single_site: bool = False,
         privacy: Mapping[str, Any] | None = None,
     ) -> None:
-        of_client, client_places = parted(client or {})
-        of_teacher, teacher_places = parted(teacher or {})
-        choices = {site: parted(choice) for site, choice in (sites or {}).items()}
+        of_client, client_places = parted(unquoted(client or {}))
+        of_teacher, teacher_places = parted(unquoted(teacher or {}))
+        choices = {site: parted(unquoted(choice)) for site, choice in (sites or {}).items()}
         #: What decides the run, as the sites are told once every site is named (:meth:`Cast.settled`).
         self.plan = Plan(
             bundle=Path(bundle_root).resolve().name,

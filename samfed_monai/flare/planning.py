@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.commands.run_bundle import whole_groups
 from samfed_monai.config import find_bundle
 from samfed_monai.config.check import check_bundle
 from samfed_monai.config.exit_codes import told_by
+from samfed_monai.config.groups import whole_groups
 from samfed_monai.config.layers import workflow_files
 from samfed_monai.data import DataList
 from samfed_monai.errors import Problem, Problems, Refused
