@@ -16,6 +16,7 @@ from tqdm import tqdm
 from samfed_monai.commands.seal import configs_of, seal_of
 from samfed_monai.config.overrides import parse_pairs, samfed_value
 from samfed_monai.errors import ExitCode, Stopped
+from samfed_monai.federation.signals import Terminated, Termination
 from samfed_monai.io import read_json, write_json
 
 
@@ -75,7 +76,7 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
     does not end the others; its output is in ``log.txt`` of its folder.
 
     Raises:
-        Stopped: some runs failed; the message names them and says how to go on.
+        Stopped: some runs failed, and the message names them, or the process was asked to end; it says how to go on.
     """
     waiting = [run for run in runs if not run.is_done()]
     for run in runs:
@@ -83,7 +84,7 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
             run.mark_done()  # its title or note may have changed
     failed: list[Run] = []
     running: dict[subprocess.Popen[bytes], tuple[Run, dict[str, Any]]] = {}
-    with tqdm(total=len(runs), initial=len(runs) - len(waiting), unit="run", desc="runs") as bar:
+    with Termination(), tqdm(total=len(runs), initial=len(runs) - len(waiting), unit="run", desc="runs") as bar:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
@@ -99,8 +100,11 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
                         run.mark_done(seal)
                     else:
                         failed.append(run)
-        except BaseException:
+        except BaseException as error:
             _end(list(running))
+            if isinstance(error, Terminated):
+                reason = "asked to end (SIGTERM); what has finished is kept, and so are the rounds of what was running"
+                raise Stopped(reason, resume="type the same command again") from None
             raise
     if failed:
         logs = "\n".join(f"    {run.name}: {_last_line(run.folder)}  ({run.folder / 'log.txt'})" for run in failed)

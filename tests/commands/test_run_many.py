@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from samfed_monai.commands.run_many import Run, run_all
 from samfed_monai.commands.seal import configs_of
+from samfed_monai.errors import Stopped
 from samfed_monai.io import read_json
 
 CONFIGS = {
@@ -122,3 +128,23 @@ def test_threads_that_the_user_set_go_before_ours(bundle, monkeypatch, given, ex
     monkeypatch.setattr(Run, "command", lambda self: [sys.executable, "-c", script])
     run_all([run], threads=2)
     assert (run.folder / "log.txt").read_text().split() == [expected, expected]
+
+
+def test_a_comparison_that_is_asked_to_end_ends_its_runs(bundle, monkeypatch):
+    started = []
+
+    def start(run, threads):
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+        return started[-1]
+
+    def ask():
+        while not started:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("samfed_monai.commands.run_many._start", start)
+    threading.Thread(target=ask, daemon=True).start()
+    run = Run(bundle, "mine", 0, bundle.parent / "mine", {"rounds": "3"}, ())
+    with pytest.raises(Stopped, match="asked to end"):
+        run_all([run])
+    assert [process.poll() for process in started] == [-signal.SIGTERM]
