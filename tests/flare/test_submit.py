@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from samfed_monai.flare.processes import Processes
 from samfed_monai.flare.session import open_session
 from samfed_monai.io import read_json, write_json
 from tests.flare.test_equality import OPTIONS, free_port, hashes, one_thread, three_sites, words
+from tests.flare.test_system import below, registered
 
 pytestmark = pytest.mark.slow
 __all__ = ["one_thread", "three_sites"]
@@ -43,12 +47,28 @@ def up(poc: Poc) -> None:
             continue
 
 
-def test_a_submitted_job_brings_its_results_back_and_images_stay(three_sites, tmp_path):
+def lose_site_3_and_abort(poc: Poc, processes: Processes, run: Path, log: Path) -> None:
+    """After the first round the machine of site-3 dies and is started again; then an operator ends the job."""
+    with open_session(poc.admin) as session:  # before the run: a session takes seconds to open
+        while not (run / "rounds" / "000").is_dir():
+            time.sleep(0.02)
+        for process in below(processes.started["site-3"].pid):
+            process.send_signal(signal.SIGKILL)
+        before = registered(log)
+        poc.start_site(processes, "site-3", log)
+        while registered(log) == before:
+            time.sleep(0.2)
+        (job,) = session.list_jobs()
+        session.abort_job(job["job_id"])
+
+
+def test_a_killed_site_and_an_aborted_job_go_on_to_the_same_model_and_images_stay(three_sites, tmp_path):
     local, fetched, at = tmp_path / "local", tmp_path / "fetched", tmp_path / "hospitals"
-    assert main(["federate", *words(three_sites, local, variant="no_sam")]) == 0
+    options = {**OPTIONS, "rounds": 4}
+    assert main(["federate", *words(three_sites, local, variant="no_sam", **options)]) == 0
     poc = Poc(tmp_path / "system", SITES, port=free_port())
     poc.provision(own_files(tmp_path / "files", three_sites, at))
-    pairs = [word for name, value in OPTIONS.items() for word in (f"--{name}", str(value))]
+    pairs = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     job = ["samfed_skin", "--datalist", str(three_sites / "list.json"), "--variant", "no_sam", *pairs]
     python = ["--python", sys.executable]
     assert main(["flare", "export", *job, "--job", str(tmp_path / "first"), *python]) == 0
@@ -57,7 +77,15 @@ def test_a_submitted_job_brings_its_results_back_and_images_stay(three_sites, tm
         for site in SITES:
             poc.start_site(processes, site, tmp_path / f"{site}.log")
         up(poc)
-        kit = ["--kit", str(poc.admin), "--output-dir", str(fetched), "--stop-after", "200"]
+        kit = ["--kit", str(poc.admin), "--output-dir", str(fetched), "--stop-after", "300"]
+        run = at / "server" / "runs_dir" / "first"
+        given = (poc, processes, run, tmp_path / "site-3.log")
+        operator = threading.Thread(target=lose_site_3_and_abort, args=given, daemon=True)
+        operator.start()
+        assert main(["flare", "submit", str(tmp_path / "first"), *kit]) == 3
+        operator.join()
+        stored = len(list((run / "rounds").glob("[0-9]*")))
+        assert 1 <= stored < 4, "no round is complete without the site: nothing names a timeout"
         assert main(["flare", "submit", str(tmp_path / "first"), *kit]) == 0
     assert processes.marked() == []
     assert hashes(fetched) == hashes(local)
