@@ -29,8 +29,14 @@ def below(pid: int) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
+def registered(log: Path) -> int:
+    """How often a site has connected anew."""
+    return log.read_text(errors="replace").count("Successfully registered client")
+
+
 def test_fault_41_a_whole_site_killed_costs_one_deadline_and_the_others_go_on(tmp_path):
     run = tmp_path / "run"
+    log = run / "flare" / "site-3.log"
 
     def kill_site_3(poc: Poc, processes: Processes, job_id: str) -> None:
         def watch() -> None:
@@ -38,13 +44,14 @@ def test_fault_41_a_whole_site_killed_costs_one_deadline_and_the_others_go_on(tm
                 time.sleep(0.02)
             for process in below(processes.started["site-3"].pid):
                 process.send_signal(signal.SIGKILL)
+            poc.start_site(processes, "site-3", log)  # its operator starts it again: FLARE has it wait for the next job
 
         threading.Thread(target=watch, daemon=True).start()
 
     faults = {site: {"round": 1, "what": "sleep", "seconds": 2} for site in THREE}  # it is killed while it works
     started = time.monotonic()
     run_poc(
-        toy_job(tmp_path / "job", rounds=4, quorum=2, timeout=30, faults=faults),
+        toy_job(tmp_path / "job", rounds=4, quorum=2, timeout=45, faults=faults),
         sites=THREE,
         workspace=tmp_path / "system",
         run_folder=run,
@@ -60,6 +67,7 @@ def test_fault_41_a_whole_site_killed_costs_one_deadline_and_the_others_go_on(tm
     assert [record["sites"]["site-3"]["status"] for record in records] == ["ok", "skipped", "skipped", "skipped"]
     assert [record["sites"]["site-1"]["status"] for record in records] == ["ok"] * 4
     assert sum(sum(record["seconds"].values()) for record in records[2:]) < 30, "nobody waits for it again"
+    assert registered(log) == 2
     absent = {"site-3": range(1, 4)}
     assert model(run, 3) == unbroken(tmp_path / "whole", rounds=4, sites=THREE, absent=absent)
 
