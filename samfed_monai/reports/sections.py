@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from samfed_monai.errors import Problem, Problems, Refused
@@ -32,12 +33,13 @@ class Section:
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
-def read_sections(given: Iterable[str], commands: Iterable[str] = ()) -> list[Section]:
+def read_sections(given: Iterable[str], commands: Iterable[str] = (), leave_out: Sequence[str] = ()) -> list[Section]:
     """Sections of ``TITLE=DIR`` words.
 
     Args:
         given: title and folder of runs, as ``samfed compare`` leaves it (``DIR/<row>/seed-<n>/``).
         commands: ``TITLE=COMMAND``, for sections whose ``DIR/comparison.json`` names none, or not the one to show.
+        leave_out: patterns of folders in ``DIR`` that are not shown, such as ``rule_*``.
 
     Raises:
         Refused: a word without ``=``, a title twice or unknown, a folder without runs, or runs that cannot be compared.
@@ -51,20 +53,26 @@ def read_sections(given: Iterable[str], commands: Iterable[str] = ()) -> list[Se
     for title, folder in folders.items():
         try:
             command = shown.get(title) or _command_of(Path(folder))
-            sections.append(Section(title, comparison_table(runs_in(folder)), command))
+            sections.append(Section(title, comparison_table(runs_in(folder, leave_out)), command))
         except Refused as refused:
             problems.extend(refused.problems)
     problems.refuse_if_any()
     return sections
 
 
-def runs_in(folder: str | Path) -> list[Path]:
+def runs_in(folder: str | Path, leave_out: Sequence[str] = ()) -> list[Path]:
     """Folders of the finished runs below a folder, at most two levels down, in the order of their names.
+
+    Args:
+        folder: where to look.
+        leave_out: patterns of the names of rows, the folders just below it, that do not count.
 
     Raises:
         Refused: there is none.
     """
     found = [path.parent for pattern in ("*/results.json", "*/*/results.json") for path in Path(folder).glob(pattern)]
+    rows = {path: path.relative_to(folder).parts[0] for path in found}
+    found = [path for path in found if not any(fnmatch(rows[path], pattern) for pattern in leave_out)]
     if not found:
         mend = "name the --output-dir of `samfed compare`"
         raise Refused([Problem(str(folder), found="no finished run", expected="a folder of runs", mend=mend)])
