@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ignite.engine import Events
 
+from samfed_monai.errors import Problem, Refused
 from samfed_monai.handlers.guide import Guide
 from samfed_monai.handlers.network_copy import NetworkCopy
 from samfed_monai.losses import probabilities
@@ -27,6 +28,9 @@ class EmaGuide(Guide):
         name: what terms call this guide.
         decay: part of the old average that is kept at each step, in [0, 1).
 
+    Raises:
+        Refused: a decay outside [0, 1).
+
     Example::
 
         {"_target_": "samfed_monai.handlers.EmaGuide", "name": "ema", "decay": 0.99}
@@ -35,7 +39,8 @@ class EmaGuide(Guide):
     def __init__(self, *, name: str = "ema", decay: float = 0.99) -> None:
         super().__init__(name)
         if not 0 <= decay < 1:
-            raise ValueError(f"guides#{name} (EmaGuide) -> decay: expected a number in [0, 1), found {decay!r}")
+            where, expected = f"guides#{name} (EmaGuide) -> decay", "a number in [0, 1)"
+            raise Refused([Problem(where, found=repr(decay), expected=expected)])
         self.decay = decay
         self._copy = NetworkCopy()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from samfed_monai.errors import Problem, Refused
 from samfed_monai.handlers.guidance import Guidance
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import distillation_kl
@@ -24,6 +25,9 @@ class GlobalDistillationTerm(Term):
         schedule: how the factor changes over the rounds.
         fraction: part of the rounds in which a ramp rises.
 
+    Raises:
+        Refused: a temperature that is not positive.
+
     Example::
 
         {"_target_": "samfed_monai.handlers.GlobalDistillationTerm", "guide": "global", "weight": 0.5}
@@ -41,7 +45,8 @@ class GlobalDistillationTerm(Term):
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
         if not temperature > 0:
-            raise ValueError(f"{self.where}#temperature: expected a number > 0, found {temperature!r}")
+            where, expected = f"{self.where}#temperature", "a number > 0"
+            raise Refused([Problem(where, found=repr(temperature), expected=expected)])
         self.guide, self.temperature = guide, temperature
 
     @property

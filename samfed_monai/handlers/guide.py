@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from samfed_monai.errors import Problem, Refused
+
 if TYPE_CHECKING:
     from ignite.engine import Engine
     from torch import Tensor
@@ -18,11 +20,15 @@ class Guide(ABC):
 
     Args:
         name: what terms call it; ``weak`` is taken by the student's own weak view.
+
+    Raises:
+        Refused: an empty name, or ``weak``.
     """
 
     def __init__(self, name: str) -> None:
         if not name or name == "weak":
-            raise ValueError(f"guide name: expected a name other than 'weak' (the student's own view), found {name!r}")
+            expected = "a name other than 'weak' (the student's own view)"
+            raise Refused([Problem("guide name", found=repr(name), expected=expected)])
         self.name = name
 
     def attach(self, engine: Engine) -> None:  # noqa: B027 - a guide without state binds to nothing

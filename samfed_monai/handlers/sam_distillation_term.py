@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from samfed_monai.errors import Problem, Refused
 from samfed_monai.handlers.agreed_term import AgreedTerm
 from samfed_monai.handlers.guidance import Guidance
 from samfed_monai.losses import AgreementSettings, distillation_kl
@@ -31,6 +32,9 @@ class SamDistillationTerm(AgreedTerm):
         schedule: how the factor changes over the rounds.
         fraction: part of the rounds in which a ramp rises.
 
+    Raises:
+        Refused: a temperature that is not positive.
+
     Example::
 
         {"_target_": "samfed_monai.handlers.SamDistillationTerm", "teacher": "sam", "weight": 1.0, "temperature": 2}
@@ -54,7 +58,8 @@ class SamDistillationTerm(AgreedTerm):
         settings = AgreementSettings(teacher, student, rule, tau, delta, where=f"terms#{name}")
         super().__init__(settings, name=name, weight=weight, schedule=schedule, fraction=fraction)
         if not temperature > 0:
-            raise ValueError(f"{self.where}#temperature: expected a number > 0, found {temperature!r}")
+            where, expected = f"{self.where}#temperature", "a number > 0"
+            raise Refused([Problem(where, found=repr(temperature), expected=expected)])
         self.adaptive, self.temperature = adaptive, temperature
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:

@@ -37,13 +37,13 @@ def test_a_guide_of_another_size_is_refused() -> None:
 
 @pytest.mark.parametrize("guide", [BatchGuide, GlobalGuide, EmaGuide])
 def test_the_name_weak_is_taken(guide: Any) -> None:
-    with pytest.raises(ValueError, match="expected a name other than 'weak'"):
+    with pytest.raises(Refused, match="expected a name other than 'weak'"):
         guide(name="weak")
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1])
 def test_ema_decay_out_of_range_is_refused(decay: float) -> None:
-    with pytest.raises(ValueError, match=r"guides#ema \(EmaGuide\) -> decay: expected a number in \[0, 1\)"):
+    with pytest.raises(Refused, match=r"guides#ema \(EmaGuide\) -> decay: expected a number in \[0, 1\)"):
         EmaGuide(decay=decay)
 
 

@@ -176,7 +176,7 @@ def test_fault_25_unknown_rule_or_schedule_is_refused_when_built(term: Any) -> N
 
 @pytest.mark.parametrize("term", [SamDistillationTerm, GlobalDistillationTerm])
 def test_a_temperature_of_zero_is_refused(term: Any) -> None:
-    with pytest.raises(ValueError, match="temperature: expected a number > 0, found 0"):
+    with pytest.raises(Refused, match="temperature: expected a number > 0, found 0"):
         term(temperature=0)
 
 
