@@ -12,8 +12,8 @@ from typing import Any
 
 from samfed_monai.config.ids import flat
 from samfed_monai.data import DataList
-from samfed_monai.errors import Problems
 from samfed_monai.federation.asking import quorum_of
+from samfed_monai.federation.attendance import require_no_places_of_sites, require_sites
 from samfed_monai.federation.clip import UpdateGuard
 from samfed_monai.federation.controller import RoundController
 from samfed_monai.federation.local_transport import LocalTransport
@@ -60,7 +60,7 @@ class JobRun:
         started = time.perf_counter()
         plan, places = self.plan, self.places
         if transport is not None:
-            _require_no_places_of_sites(places)
+            require_no_places_of_sites(places)
         datalist = DataList.load(places.datalist)
         cast = Cast.of(plan, places, datalist)
         require_possible(self.privacy, cast.strategy)
@@ -77,7 +77,7 @@ class JobRun:
             if transport is None:
                 nodes = {site: SiteNode(site, settled, places, shared=shared) for site in (*cast.sites, *cast.unseen)}
             carrier = LocalTransport(nodes) if transport is None else transport(settled)
-            _require_sites(carrier, cast)
+            require_sites(carrier, cast)
             stored, everybody = bool(folder.store.rounds()), sorted((*cast.sites, *cast.unseen))
             least = quorum_of(len(cast.sites), plan.quorum, allow_single_site=plan.allow_single_site)
             before = Preparation(carrier, everybody, plan.rounds, plan.seed, least=least if stored else None)
@@ -191,22 +191,3 @@ class JobRun:
         started = time.perf_counter()
         yield
         self.seconds[activity] = time.perf_counter() - started
-
-
-def _require_no_places_of_sites(places: Places) -> None:
-    problems = Problems()
-    for site, there in sorted(places.sites.items()):
-        for name in there:
-            expected, mend = "nothing: where a site keeps things is its own affair", "set it at the site"
-            problems.add(f"federate.json -> sites#{site}#{name}", found="a place", expected=expected, mend=mend)
-    problems.refuse_if_any()
-
-
-def _require_sites(transport: Transport, cast: Cast) -> None:
-    problems, known = Problems(), {*cast.sites, *cast.unseen}
-    for site in sorted(known - set(transport.sites)):
-        problems.add(f"site {site}", found="nobody of that name", expected="a client that the transport can reach")
-    for site in sorted(set(transport.sites) - known):
-        expected, mend = "a site of the plan", "name it in federate.json -> sites, or leave it out of the job"
-        problems.add(f"site {site}", found="a client that the plan does not name", expected=expected, mend=mend)
-    problems.refuse_if_any()

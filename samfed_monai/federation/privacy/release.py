@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from samfed_monai.errors import Problem, Problems
 from samfed_monai.federation.envelope import METRIC_NAMES, VERSION, Envelope, Kind, MessageRefused
 from samfed_monai.federation.failure import scrub
@@ -19,6 +17,7 @@ from samfed_monai.federation.privacy.audit import AuditLog
 from samfed_monai.federation.privacy.noise import Noise, SystemNoise, noisy_masks, noisy_update
 from samfed_monai.federation.privacy.settings import DifferentialPrivacy, Privacy
 from samfed_monai.federation.privacy.small_counts import EFFORT, withhold_small
+from samfed_monai.federation.privacy.tensor_problems import tensor_problems
 from samfed_monai.federation.transport import Task
 from samfed_monai.federation.wire import wire_size
 from samfed_monai.networks.key_patterns import KeySplit
@@ -114,7 +113,7 @@ class Release:
         problems.extend(Envelope(Kind.METRICS, self.site, 0, 1, metrics=reply.metrics).problems(up=False))
         if reply.tensors and task != Task.TRAIN:
             problems.add("message -> tensors", found="tensors that were not trained", expected="numbers only")
-        problems.extend(_tensor_problems(reply, allowed))
+        problems.extend(tensor_problems(reply, allowed))
         if len(problems):
             raise MessageRefused(problems)
 
@@ -156,37 +155,6 @@ class Release:
         if after > settings.epsilon:
             found = f"epsilon {after:.3g} after one more message"
             raise MessageRefused([Problem("privacy budget", found=found, expected=f"at most {settings.epsilon:g}")])
-
-
-def _tensor_problems(reply: Envelope, allowed: Allowed) -> list[Problem]:
-    problems = Problems()
-    try:
-        kind = Kind(reply.kind)
-    except ValueError:
-        return [Problem("message -> kind", found="an unknown kind", expected="one of the allow-list")]
-    if not reply.tensors and kind == Kind.METRICS:
-        return []
-    like = allowed.like.get(kind)
-    if like is None:
-        may = ", ".join(sorted({Kind(each).value for each in allowed.like} | {Kind.METRICS.value}))
-        return [Problem("message -> kind", found="a kind that may not leave", expected=f"one of {may}")]
-    unknown, missing = len(reply.tensors.keys() - like.keys()), len(like.keys() - reply.tensors.keys())
-    if unknown:
-        expected = f"the {len(like)} names of the allow-list"
-        problems.add("message -> tensors", found=f"{unknown} with names that may not leave", expected=expected)
-    if missing:
-        problems.add("message -> tensors", found=f"{missing} names missing", expected="all of the allow-list")
-    for name in sorted(like.keys() & reply.tensors.keys()):
-        tensor, wanted = reply.tensors[name], like[name]
-        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-            problems.add(f"message -> {name}", found="something else", expected="a plain tensor")
-        elif tensor.shape != wanted.shape:
-            problems.add(f"message -> {name}", found="another shape", expected=f"shape {tuple(wanted.shape)}")
-        elif tensor.dtype != wanted.dtype:
-            problems.add(f"message -> {name}", found="another dtype", expected=str(wanted.dtype))
-        elif kind in allowed.exact and not torch.equal(tensor.cpu(), wanted.cpu()):
-            problems.add(f"message -> {name}", found="other values", expected="the site's own on the public images")
-    return list(problems)
 
 
 def _content(message: Envelope) -> dict[str, Any]:
