@@ -7,6 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from samfed_monai.federation.call import Call
 from samfed_monai.federation.engines import place_at_round
 from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.exchange import HEADER, sendable
+from samfed_monai.federation.lent_network import lent, with_network_of
 from samfed_monai.federation.own_network import OwnNetwork, own_network, require_same_public_set, split_state
 from samfed_monai.federation.own_parts import OwnParts, own_parts
 from samfed_monai.federation.random_state import own_random_state, seed_transforms
@@ -44,6 +46,7 @@ class SamFedAlgo(MonaiAlgo):
     - the position of the trainer (epoch, iteration) and every random number are functions of (seed, site, round), so a
       round gives the same bits in a fresh process, and other clients of the process are not disturbed;
     - a round that failed does not leave Ignite's engine half-run, where the next ``run()`` would silently do nothing;
+    - the evaluator borrows the trainer's network while it evaluates, so that a site holds one network, not two;
     - ``train`` and ``evaluate`` after ``abort()`` or ``finalize()`` are refused.
 
     ``train`` reads ``extra["round"]``, ``["rounds"]`` and ``["seed"]`` and puts the first two on ``trainer.state``.
@@ -84,6 +87,8 @@ class SamFedAlgo(MonaiAlgo):
         self.output_dir = Path(output_dir) if output_dir is not None else None
         #: Tables of the last evaluation of each split: a list of {"id", "dice", "iou", "hd95", "empty"}.
         self.scores: dict[str, list[dict[str, Any]]] = {}
+        if self.config_train_filename is not None and self.eval_workflow is None:
+            self.eval_kwargs = with_network_of(self.eval_kwargs, lambda: self._trainers_network)
         self._closed = ""
         self._fresh_optimizer: dict[str, Any] = {}
         self._last: Call | None = None
@@ -183,7 +188,7 @@ class SamFedAlgo(MonaiAlgo):
             data = own.in_place_of(data)
         else:
             self._require_fit(data.weights, self._shared())
-            if self.trainer is not None:  # the evaluator has a network of its own
+            if self.trainer is not None:
                 data = self._its_parts.with_message(data)
         forget_unfinished_run(self.evaluator)
         folder = None
@@ -192,6 +197,7 @@ class SamFedAlgo(MonaiAlgo):
         with (
             evaluation_parts(self.evaluator, self.eval_workflow, split, folder),
             own_random_state(call.derive_seed("evaluate")),
+            lent(self.evaluator.network, self._its_parts.split.frozen) if self.trainer is not None else nullcontext(),
         ):
             answer = super().evaluate(data, extra)
             self.scores[split], empty, seen = scored(self.evaluator)
@@ -260,6 +266,12 @@ class SamFedAlgo(MonaiAlgo):
         parser = getattr(workflow, "parser", None)
         has_sharing = parser is not None and parser.get("sharing") is not None
         return own_parts(network, workflow, has_sharing=has_sharing)
+
+    @property
+    def _trainers_network(self) -> Any:
+        if self.trainer is None:
+            raise RuntimeError("the evaluator was built before the trainer whose network it borrows")
+        return self.trainer.network
 
     @property
     def _its_parts(self) -> OwnParts:

@@ -143,6 +143,38 @@ def test_evaluation_is_of_the_weights_sent_and_not_of_those_trained():
     assert algo.evaluate(given(), CALL).metrics == before
 
 
+def test_a_site_holds_one_network_which_its_evaluator_gives_back_as_it_was():
+    algo = toy_algo()
+    assert algo.evaluator.network is algo.trainer.network
+    trained(algo)
+    algo.trainer.network[1].eval()
+    before = {name: tensor.clone() for name, tensor in algo.trainer.network.state_dict().items()}
+    modes = [module.training for module in algo.trainer.network.modules()]
+    assert len(set(modes)) == 2
+    score = algo.evaluate(given(toy_weights(5)), CALL).metrics
+    assert same(dict(algo.trainer.network.state_dict()), before)
+    assert [module.training for module in algo.trainer.network.modules()] == modes
+    alone = toy_algo(config_train_filename=None)
+    assert alone.evaluate(given(toy_weights(5)), CALL).metrics == score, "as with a network of the evaluator's own"
+
+
+def test_an_evaluation_that_fails_leaves_the_trainers_network_alone(monkeypatch):
+    algo = toy_algo()
+    trained(algo)
+    before = {name: tensor.clone() for name, tensor in algo.trainer.network.state_dict().items()}
+    seen = []
+
+    def fail(*_: object) -> None:
+        seen.append(algo.trainer.network.state_dict()["0.bias"].clone())
+        raise OSError
+
+    monkeypatch.setattr(algo.evaluator, "run", fail)
+    with pytest.raises(OSError):
+        algo.evaluate(given(toy_weights(5)), CALL)
+    assert torch.equal(seen[0], toy_weights(5)["0.bias"]), "it had been lent"
+    assert same(dict(algo.trainer.network.state_dict()), before)
+
+
 def test_a_split_that_the_bundle_lacks_is_refused():
     with pytest.raises(Refused, match="split: expected one of"):
         toy_algo().evaluate(given(), {**CALL, "split": "training"})
