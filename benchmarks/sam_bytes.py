@@ -1,0 +1,69 @@
+"""Bytes of a round by variant and SAM, from shapes alone (no weight is allocated): the table of docs/pfedsam.md.
+
+``--write`` puts it there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from pfedsam import CALLED
+
+from samfed_monai.federation import Envelope, Kind, wire_size
+from samfed_monai.networks import SamNetwork, build_sam
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "pfedsam.md"
+MARKS = ("<!-- bytes: written by benchmarks/sam_bytes.py -->", "<!-- end of bytes -->")
+#: What each variant's file says of ``network_def``.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "pfedsam": {},
+    "fedsam": {"experts": 0, "decoder": "shared"},
+    "full_sam": {"full": True},
+}
+
+
+def megabytes(count: int) -> str:
+    """Three digits."""
+    value = count / 1e6
+    return f"{value:.2f} MB" if value < 10 else f"{value:.1f} MB" if value < 100 else f"{value:,.0f} MB"
+
+
+def row(base: str, variant: str, size: int) -> str:
+    """One line: what a site sends and is sent in a round, scores left out, and before the first one."""
+    with torch.device("meta"):
+        network = SamNetwork(build_sam(base, size=size), size, **VARIANTS[variant])
+    split, state = network.key_split(), network.state_dict()
+    model, kept = (
+        wire_size(Envelope(Kind.WEIGHTS, "site-1", 0, 1, tensors={name: state[name] for name in names}))
+        for names in (split.shared, split.personal)
+    )
+    before = megabytes(kept) if split.personal else "nothing"
+    return f"| {CALLED[base]} | `{variant}` | {megabytes(model)} | {megabytes(2 * model)} | {before} |"
+
+
+def table(bases: list[str], size: int) -> str:
+    """Markdown."""
+    head = ["| SAM | variant | up | down | once, before round 0 |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join([*head, *(row(base, variant, size) for base in bases for variant in VARIANTS)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bases", nargs="+", default=list(CALLED), choices=list(CALLED))
+    parser.add_argument("--size", type=int, default=256, help="pixels of SAM's input")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
+    options = parser.parse_args()
+    text = table(options.bases, options.size)
+    print(text)
+    if options.write:
+        page = PAGE.read_text()
+        before, _, rest = page.partition(MARKS[0])
+        _, _, after = rest.partition(MARKS[1])
+        PAGE.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}")
+
+
+if __name__ == "__main__":
+    main()
