@@ -110,8 +110,14 @@ def machine() -> dict[str, Any]:
     }
 
 
-def record(script: str, figures: Sequence[Figure]) -> None:
-    """Prints figures and writes them to ``benchmarks/results/<script>.json``, from which the table is composed."""
+def record(script: str, figures: Sequence[Figure], *, part: str = "") -> None:
+    """Prints figures and writes them to ``benchmarks/results/<script>.json``, from which the table is composed.
+
+    Args:
+        script: the benchmark's file.
+        figures: what it found.
+        part: of a benchmark whose parts are run one by one; those of the others are kept.
+    """
     name = Path(script).stem
     for figure in figures:
         print(figure, flush=True)
@@ -122,4 +128,8 @@ def record(script: str, figures: Sequence[Figure]) -> None:
         "machine": machine(),
         "figures": [asdict(figure) | {"holds": figure.holds} for figure in figures],
     }
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+    path = RESULTS / f"{name}.json"
+    if part:
+        kept = json.loads(path.read_text()).get("parts", {}) if path.is_file() else {}
+        content = {"parts": {**kept, part: content}}
+    path.write_text(json.dumps(content, indent=2) + "\n")

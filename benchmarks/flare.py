@@ -160,12 +160,12 @@ def memory(folder: Path, options: argparse.Namespace) -> list[Figure]:
         "--batch_size",
         "4",
         "--warm_start_steps",
-        "0",
+        "1",
         "--overlays",
         "false",
     ]
-    for name, words in RUNS.items():
-        given = [*data, *small, "--image_size", str(options.size), *words]
+    for name, words in [run for run in RUNS.items() if options.runs in run[0]]:
+        given = [*data, *small, "--overlays", "false", "--image_size", str(options.size), *words]
         of = f"{name}, {options.sites} sites, {options.size} px"
         for way in (["flare", "simulate"], ["federate"]):
             run = folder / f"{way[-1]} {name}"
@@ -197,14 +197,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12, help="of the payload's runs")
     parser.add_argument("--megabytes", type=int, default=45, help="of the payload (45: ResNet-18)")
     parser.add_argument("--size", type=int, default=128, help="images of the bundle's runs, in pixels")
+    parser.add_argument("--runs", default="", help="only the bundle's runs with this in their name")
+    parser.add_argument("--dry", action="store_true", help="print the figures, keep those that are stored")
     options = parser.parse_args()
     parts = {"controller": controller_and_transport, "memory": memory}
-    figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in options.parts.split(","):
             (Path(folder) / name).mkdir()
-            figures += parts[name](Path(folder) / name, options)
-    record(__file__, figures)
+            figures = parts[name](Path(folder) / name, options)
+            if options.dry:
+                print(*figures, sep="\n")
+            else:
+                record(__file__, figures, part=name)
 
 
 if __name__ == "__main__":

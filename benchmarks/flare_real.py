@@ -22,7 +22,7 @@ from samfed_monai.io import read_json, sha256_file
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "deploy.md"
 MARKS = ("<!-- real: written by benchmarks/flare_real.py -->", "<!-- end of real -->")
-COMMON = "--rounds 3 --local_steps 3 --batch_size 4 --warm_start_steps 10 --overlays false --privacy#least_images 5"
+COMMON = "--local_steps 3 --batch_size 4 --warm_start_steps 10 --overlays false"
 LISTS = {
     "skin": ("samfed_skin", "isic_hssf.json", "skin/isic2017", "--variant unadapted_sam --image_size 64"),
     "polyp": ("samfed_polyp", "polyp_hssf.json", "polyp", "--variant samfed --image_size 96"),
@@ -37,6 +37,11 @@ def cut(path: Path, most: int) -> None:
         for name, site in listed.sites.items()
     }
     DataList(listed.name, listed.public[:most], sites).save(path)
+
+
+def common(options: argparse.Namespace) -> str:
+    """Options of every run: scores of as many images as there are, or of five, may leave a site."""
+    return f"--rounds {options.rounds} {COMMON} --privacy#least_images {min(5, options.images)}"
 
 
 def samfed(words: str, log: Path) -> float:
@@ -71,7 +76,7 @@ def one(name: str, data: Path, folder: Path, options: argparse.Namespace) -> str
     samfed(f"prepare list {source} {grouped} --limit-per-site {options.images} --output {listed}", log)
     cut(listed, options.images)
     adapter = f"--adapter {options.adapter}" if name == "polyp" and options.adapter else ""
-    given = f"{bundle} --datalist {listed} --data-root {data / 'data' / images} {words} {COMMON} {adapter}"
+    given = f"{bundle} --datalist {listed} --data-root {data / 'data' / images} {words} {common(options)} {adapter}"
     given += f" --cache-dir {folder / 'cache'}"
     here = samfed(f"federate {given} --output-dir {folder / 'one'}", log)
     there = samfed(f"flare poc {given} --output-dir {folder / 'poc'} --threads 1 --port {free_port()}", log)
@@ -90,16 +95,20 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder with data/splits, data/skin and data/polyp")
     parser.add_argument("--adapter", help="of the polyp teacher; without it one is fitted")
     parser.add_argument("--images", type=int, default=12, help="most images of each split of each site")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--lists", default="skin,polyp")
+    parser.add_argument("--dry", action="store_true", help="print what was seen, leave the guide as it is")
     parser.add_argument("--folder", help="where runs are kept; default: a temporary one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(options.folder or temporary).resolve()
         rows = [one(name, Path(options.data).resolve(), folder / name, options) for name in options.lists.split(",")]
+    if options.dry:
+        return
     head = ["| list, options | sites | | in one process | POC |", "| --- | --- | --- | --- | --- |"]
     note = (
-        f"At most {options.images} images of each split; both with `{COMMON}` and one thread per process. Seconds are "
-        f"those of the whole command on {os.cpu_count()} cores that had other work to do."
+        f"At most {options.images} images of each split; both with `{common(options)}` and one thread per process. "
+        f"Seconds are those of the whole command on {os.cpu_count()} cores that had other work to do."
     )
     text = PAGE.read_text()
     before, _, rest = text.partition(MARKS[0])

@@ -24,6 +24,7 @@ SCRIPTS = {
     "sizing": "A FLARE server's memory by sites",
     "heterogeneous": "Unlike networks",
     "pfedsam": "SAM with LoRA and local experts",
+    "sam_memory": "Checkpointing and bfloat16 of that SAM",
     "aggregation": "Aggregation",
     "metrics": "Dice, IoU and HD95",
     "imports": "Imports",
@@ -40,10 +41,9 @@ def number(figure: dict, value: float) -> str:
 
 
 def section(name: str, title: str, content: dict) -> str:
-    machine = content["machine"]
-    device = machine["cuda"] or f"{machine['processor']}, {machine['threads']} threads"
+    parts = list(content.get("parts", {"": content}).values())
     lines = [f"## {title}", "", "| | measured | middle half | bound | |", "| --- | --- | --- | --- | --- |"]
-    for figure in content["figures"]:
+    for figure in (figure for part in parts for figure in part["figures"]):
         details = figure["details"]
         spread = f"{details['low']:.3g} to {details['high']:.3g}" if "low" in details else ""
         bound = (
@@ -51,10 +51,15 @@ def section(name: str, title: str, content: dict) -> str:
         )
         verdict = {None: "", True: "holds", False: "**does not hold**"}[figure["holds"]]
         lines.append(f"| {figure['what']} | {number(figure, figure['value'])} | {spread} | {bound} | {verdict} |")
-    source = (
+    return "\n".join([*lines, *(line for part in parts for line in ("", source(part))), ""])
+
+
+def source(content: dict) -> str:
+    machine = content["machine"]
+    device = machine["cuda"] or f"{machine['processor']}, {machine['threads']} threads"
+    return (
         f"`{content['command']}` · {content['date']} · {device} · Python {machine['python']}, torch {machine['torch']}"
     )
-    return "\n".join([*lines, "", source, ""])
 
 
 def compose() -> None:

@@ -93,13 +93,22 @@ def main() -> None:
     parser.add_argument("--measure", default="2,4,8", help="numbers of sites to run in the simulator")
     parser.add_argument("--megabytes", type=int, default=24, help="of the payload")
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--dry", action="store_true", help="print what would be written")
     options = parser.parse_args()
-    rows = [measure(int(sites), options) for sites in options.measure.split(",")]
-    base, slope = line(rows)
+    numbers = [int(sites) for sites in options.measure.split(",")]
+    if min(numbers) < 2:
+        parser.error("--measure: a federation has at least 2 sites")
+    rows = [measure(sites, options) for sites in numbers]
     for row in rows:
         expected = row.sites * options.megabytes
         assert abs(row.up - expected) < 0.02 * expected, row
         assert abs(row.down - 2 * expected) < 0.04 * expected, row
+    if len(rows) < 2:
+        raise SystemExit(f"{rows[0]}\nnothing is written: a line needs two numbers of sites, for instance 2,4")
+    base, slope = line(rows)
+    if options.dry:
+        print(*rows, *computed(base, slope), sep="\n")
+        return
     told = (
         f"The server's memory is {base:.0f} MiB and {slope:.2g} MiB for each MB of one model for every site, fitted to "
         f"the measured rows (highest resident memory of the simulator's process, torch included). Computed rows take "
