@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.layers import workflow_files
@@ -43,7 +44,7 @@ def weights_file(models: RunModels | Path, site: str, scratch: str | Path) -> Pa
         return models
     if models.whole_at_server and not models.personal and (not site or site in models.sites):
         return models.server
-    return models.write(Path(scratch) / f"{site or 'server'}.safetensors", site)
+    return models.write(Path(scratch) / f"{quote(site or 'server', safe=' ')}.safetensors", site)
 
 
 def trained_as(model: Path, bundle: str | Path, workflow: str, own: Mapping[str, Any]) -> dict[str, Any]:
