@@ -11,7 +11,7 @@ import torch
 from common import Figure, record, side_by_side
 
 from samfed_monai.losses import StructureLoss, distillation_kl, load_balance, probabilities
-from samfed_monai.networks import SamNetwork, SamPath, build_sam, sam_outputs
+from samfed_monai.networks import AutocastInferer, SamNetwork, SamPath, build_sam, sam_outputs
 
 CALLED = {"vit_t": "MobileSAM", "vit_b": "SAM ViT-B", "vit_l": "SAM ViT-L", "vit_h": "SAM ViT-H"}
 
@@ -19,25 +19,25 @@ CALLED = {"vit_t": "MobileSAM", "vit_b": "SAM ViT-B", "vit_l": "SAM ViT-L", "vit
 class Step:
     """A supervised step of a SAM with random weights: forward, loss, backward, AdamW."""
 
-    def __init__(self, base: str, size: int, batch: int, device: str, **knobs: Any) -> None:
+    def __init__(self, base: str, size: int, batch: int, device: str, *, bf16: bool = False, **knobs: Any) -> None:
         torch.manual_seed(0)
         self.network = SamNetwork(build_sam(base, size=size), size, **knobs).to(device)
         self.groups = {group["name"]: group["params"] for group in self.network.parameter_groups()}
         self.optimizer = torch.optim.AdamW(self.network.parameter_groups(), lr=1e-4, fused=True)
         self.images = torch.rand(batch, 3, size, size, device=device)
         self.labels = (torch.rand(batch, 1, size, size, device=device) > 0.5).float()
-        self.loss, self.device = StructureLoss(), device
+        self.loss, self.device, self.inferer = StructureLoss(), device, AutocastInferer(bf16)
 
     def __call__(self, path: SamPath = SamPath.PERSONAL, *, mutual: bool = False) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        prediction = self.network(self.images, path=path)
+        prediction = self.inferer(self.images, self.network, path=path)
         loss = self.loss(prediction, self.labels)
         routing = sam_outputs(prediction).routing
         if routing is not None:
             loss = loss + 0.01 * load_balance(routing.share, routing.probability)
         if mutual:
             with torch.no_grad():
-                other = probabilities(self.network(self.images, path=path.other))
+                other = probabilities(self.inferer(self.images, self.network, path=path.other))
             loss = loss + 0.5 * distillation_kl(prediction, other)
         loss.backward()
         self.optimizer.step()

@@ -1,0 +1,91 @@
+"""What gradient checkpointing and bfloat16 save of a training step of SAM as a client network, and what they cost."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from common import Figure, record, side_by_side
+from pfedsam import CALLED, Step
+
+KNOBS: dict[str, dict[str, bool]] = {
+    "float32": {},
+    "checkpointing": {"checkpointing": True},
+    "bfloat16": {"bf16": True},
+    "both": {"checkpointing": True, "bf16": True},
+}
+MIB = 1024**2
+
+
+def step_of(base: str, options: argparse.Namespace, *, checkpointing: bool = False, bf16: bool = False) -> Step:
+    """A step of SAM with LoRA, experts and decoder trained: a step of pFedSAM's stage L without its second pass."""
+    return Step(base, options.size, options.batch, options.device, checkpointing=checkpointing, bf16=bf16)
+
+
+def resident(which: str) -> float:
+    """``VmRSS`` (now) or ``VmHWM`` (the most) of this process, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(which)) / 1024
+
+
+def memory(base: str, options: argparse.Namespace, name: str) -> dict[str, float]:
+    """Most memory of two steps in MiB, and what of it was there before the first, in a process of its own."""
+    step = step_of(base, options, **KNOBS[name])
+    if options.device == "cuda":
+        before = torch.cuda.memory_allocated() / MIB
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew: building the network may have taken more
+        before = resident("VmRSS")
+    step()
+    step()
+    peak = torch.cuda.max_memory_allocated() / MIB if options.device == "cuda" else resident("VmHWM")
+    return {"peak": peak, "before": before, "step": peak - before}
+
+
+def alone(action: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What ``action`` returns in a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(action)
+
+
+def figures_of(base: str, options: argparse.Namespace) -> list[Figure]:
+    where = f"{CALLED[base]}, {options.size} px, batch {options.batch}"
+    found = {name: alone(partial(memory, base, options, name)) for name in KNOBS}
+    plain = found["float32"]
+    figures = [
+        Figure(f"{where}: memory of a step beyond the network at rest", plain["step"], unit="MiB", details=plain),
+        Figure(f"{where}: the most memory of the process", plain["peak"], unit="MiB", details=plain),
+    ]
+    first = step_of(base, options) if options.repeats else None
+    for name in list(KNOBS)[1:]:
+        here, called = found[name], f"{where}: {name} against float32 without"
+        figures += [
+            Figure(f"{called}, memory of a step", here["step"] / plain["step"], details=here),
+            Figure(f"{called}, the most memory", here["peak"] / plain["peak"], details=here),
+        ]
+        if first is None:
+            continue
+        times = side_by_side(first, step_of(base, options, **KNOBS[name]), repeats=options.repeats)
+        figures.append(Figure(f"{called}, time of a step", times["ratio"], details=times))
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bases", nargs="+", default=["vit_t", "vit_b"], choices=list(CALLED))
+    parser.add_argument("--size", type=int, default=256, help="pixels of SAM's input")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=5, help="pairs of timed steps; 0 measures memory alone")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    options = parser.parse_args()
+    for base in options.bases:
+        record(__file__, figures_of(base, options), part=base)
+
+
+if __name__ == "__main__":
+    main()
