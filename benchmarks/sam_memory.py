@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -70,8 +71,11 @@ def figures_of(base: str, options: argparse.Namespace) -> list[Figure]:
         ]
         if first is None:
             continue
-        times = side_by_side(first, step_of(base, options, **KNOBS[name]), repeats=options.repeats)
-        figures.append(Figure(f"{called}, time of a step", times["ratio"], details=times))
+        clock = time.perf_counter if options.device == "cuda" else time.process_time
+        second = step_of(base, options, **KNOBS[name])
+        times = side_by_side(first, second, repeats=options.repeats, clock=clock)
+        what = "time" if options.device == "cuda" else "processor's time"
+        figures.append(Figure(f"{called}, {what} of a step", times["ratio"], details=times))
     return figures
 
 
