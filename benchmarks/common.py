@@ -18,6 +18,11 @@ RESULTS = Path(__file__).resolve().parent / "results"
 BUNDLE = Path(__file__).resolve().parent.parent / "bundles" / "samfed_skin"
 
 
+def short(value: float) -> str:
+    """Three digits, or all of them before the point."""
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
+
+
 @dataclass(frozen=True)
 class Figure:
     """One measured figure.

@@ -86,8 +86,11 @@ def one(name: str, data: Path, folder: Path, options: argparse.Namespace) -> str
     sites = len(DataList.load(listed).sites)
     same = "equal, byte for byte" if equal else "**differ**"
     kept = len(models(folder / "one"))
-    print(f"{name}: {kept} models {same}; {told}; {here:.0f} s in one process, {there:.0f} s on POC", flush=True)
-    return f"| {name}, `{words}` | {sites} | {kept} models {same}; {told} | {here:.0f} s | {there:.0f} s |"
+    print(
+        f"{name}: {kept} kept model{'s' * (kept != 1)} {same}; {told}; {here:.0f} s in one process, {there:.0f} s on POC",
+        flush=True,
+    )
+    return f"| {name}, `{words}` | {sites} | {kept} kept model{'s' * (kept != 1)} {same}; {told} | {here:.0f} s | {there:.0f} s |"
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common import RESULTS
+from common import RESULTS, short
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
@@ -37,7 +37,7 @@ else the machine does hits both sides; seconds are for orientation only. Bounds 
 
 
 def number(figure: dict, value: float) -> str:
-    return f"{value:.3g} {figure['unit'] if figure['unit'] != 'x' else '×'}"
+    return f"{short(value)} {figure['unit'] if figure['unit'] != 'x' else '×'}"
 
 
 def section(name: str, title: str, content: dict) -> str:

@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import Figure, record
+from common import Figure, record, short
 from on_flare.measured import Watched, bytes_per_round, on_flare
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "deploy.md"
@@ -38,7 +38,8 @@ class Row:
         minutes = (self.down + self.up) * 1e6 / LINK / 60
         how = "measured" if self.measured else "computed"
         memory = f"{self.server / 1024:.1f} GiB"
-        return f"| {self.what} | {self.sites} | {memory} | {self.down:.3g} + {self.up:.3g} MB | {minutes:.2g} | {how} |"
+        round_ = f"{short(self.down)} + {short(self.up)} MB"
+        return f"| {self.what} | {self.sites} | {memory} | {round_} | {minutes:.2g} | {how} |"
 
 
 def measure(sites: int, options: argparse.Namespace) -> Row:
