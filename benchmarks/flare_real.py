@@ -85,12 +85,13 @@ def one(name: str, data: Path, folder: Path, options: argparse.Namespace) -> str
     told = f"test Dice {scores[0]:.4f} and {scores[1]:.4f}"
     sites = len(DataList.load(listed).sites)
     same = "equal, byte for byte" if equal else "**differ**"
-    kept = len(models(folder / "one"))
+    number = len(models(folder / "one"))
+    kept = f"{number} kept model{'s' * (number != 1)}"
     print(
-        f"{name}: {kept} kept model{'s' * (kept != 1)} {same}; {told}; {here:.0f} s in one process, {there:.0f} s on POC",
+        f"{name}: {kept} {same}; {told}; {here:.0f} s in one process, {there:.0f} s on POC",
         flush=True,
     )
-    return f"| {name}, `{words}` | {sites} | {kept} kept model{'s' * (kept != 1)} {same}; {told} | {here:.0f} s | {there:.0f} s |"
+    return f"| {name}, `{words}` | {sites} | {kept} {same}; {told} | {here:.0f} s | {there:.0f} s |"
 
 
 def main() -> None:
