@@ -188,6 +188,7 @@ ablation-page:
 	@$(BIN)/samfed report --page docs/results/ablation.md --ablation --default samfed \
 	    --section "Polyp=$(POLYP_RUN)/one" --section-command "Polyp=make polyp ablation SAMFED_DATA=DATA" \
 	    --section "Skin=$(SKIN_RUN)" --section-command "Skin=make skin ablation SAMFED_DATA=DATA" \
+	    --caveat "The default is the reading of the paper with which every other table here was made; where a row of this page leads it, that row is the one to try first: --client#agreement#rule NAME." \
 	    --caveat "Small on purpose, for two processor cores: the scale of docs/results/polyp.md and skin.md. Rows without a figure have not been run on that collection."
 
 # ---- docs/results/pfedsam.md: SAM itself at the sites, on labels of their own; finished runs are kept -------------------
