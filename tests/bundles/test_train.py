@@ -208,7 +208,9 @@ def test_fault_33_weights_of_another_shape_are_refused(build: Build, tmp_path: P
     torch.save({"a": torch.zeros(2)}, tmp_path / "model.pt")
     with pytest.raises(RuntimeError) as caught:
         build([TRAIN, EVALUATE], model=str(tmp_path / "model.pt")).run()
-    assert "model.pt -> a: expected only the network's own names" in str(root_of(caught.value))
+    told = str(root_of(caught.value))
+    assert "model.pt: expected weights of this network, found" in told
+    assert "give --network_name as it was in training" in told
 
 
 def test_evaluator_takes_the_test_loader_as_a_client_gives_it(build: Build) -> None:
