@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -77,7 +78,10 @@ def test_nothing_is_left_behind_when_the_command_is_ended(three_sites, tmp_path,
     command = [sys.executable, "-m", "samfed_monai", "flare", "simulate"]
     options = words(three_sites, tmp_path / "run", variant="no_sam", rounds=50)
     environment = os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*command, *options], env=environment, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores Ctrl-C
+    process = subprocess.Popen(
+        [*command, *options], env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    )
     deadline = time.monotonic() + 300
     while not (tmp_path / "run" / "rounds" / "000").is_dir() and time.monotonic() < deadline:
         time.sleep(0.1)
