@@ -56,6 +56,14 @@ class Figure:
         return f"{self.what}: {self.value:.4g} {self.unit} (bound {sign} {self.bound:g}: {verdict})"
 
 
+def write_between(page: Path, marks: tuple[str, str], text: str) -> None:
+    """Puts lines between the two marks of a page, in place of what stood there."""
+    content = page.read_text()
+    before, _, rest = content.partition(marks[0])
+    _, _, after = rest.partition(marks[1])
+    page.write_text(f"{before}{marks[0]}\n{text}\n{marks[1]}{after}")
+
+
 def seconds(action: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds of one call, of the wall unless ``clock`` says otherwise."""
     start = clock()

@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from common import write_between
+
 from samfed_monai.data import DataList
 from samfed_monai.io import read_json, sha256_file
 
@@ -114,10 +116,7 @@ def main() -> None:
         f"At most {options.images} images of each split; both with `{common(options)}` and one thread per process. "
         f"Seconds are those of the whole command on {os.cpu_count()} cores that had other work to do."
     )
-    text = PAGE.read_text()
-    before, _, rest = text.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    PAGE.write_text("\n".join([f"{before}{MARKS[0]}", *head, *rows, "", note, f"{MARKS[1]}{after}"]))
+    write_between(PAGE, MARKS, "\n".join([*head, *rows, "", note]))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import write_between
 from pfedsam import CALLED
 
 from samfed_monai.federation import Envelope, Kind, wire_size
@@ -59,10 +60,7 @@ def main() -> None:
     text = table(options.bases, options.size)
     print(text)
     if options.write:
-        page = PAGE.read_text()
-        before, _, rest = page.partition(MARKS[0])
-        _, _, after = rest.partition(MARKS[1])
-        PAGE.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}")
+        write_between(PAGE, MARKS, f"\n{text}\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import Figure, record, short
+from common import Figure, record, short, write_between
 from on_flare.measured import Watched, bytes_per_round, on_flare
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "deploy.md"
@@ -83,10 +83,7 @@ def write(rows: list[Row], told: str) -> None:
     """Puts the table between the marks of the guide."""
     head = ["| what travels | sites | server's memory | a round, to + from the sites | minutes at 100 Mbit/s | |"]
     table = "\n".join([*head, "| --- | --- | --- | --- | --- | --- |", *map(str, rows), "", told])
-    text = PAGE.read_text()
-    before, _, rest = text.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    PAGE.write_text(f"{before}{MARKS[0]}\n{table}\n{MARKS[1]}{after}")
+    write_between(PAGE, MARKS, table)
 
 
 def main() -> None:

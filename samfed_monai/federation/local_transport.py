@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from samfed_monai.federation import tensor_file
 from samfed_monai.federation.envelope import Envelope, MessageRefused
 from samfed_monai.federation.failure import Failure, scrub
 from samfed_monai.federation.progress import Progress
+from samfed_monai.federation.round_store import state_file
 from samfed_monai.federation.site_node import SiteNode
 from samfed_monai.federation.site_worker import SiteWorker
 from samfed_monai.federation.transport import Task, Traffic
@@ -84,8 +84,8 @@ class LocalTransport:
         states = {site: client.state_dict() for site, client in self.clients.items()}
 
         def write(site: str) -> tuple[str, str]:
-            with atomic_write(folder / _file_name(site), mode=0o600) as stream:
-                return _file_name(site), tensor_file.write_state(stream, states[site])
+            with atomic_write(folder / state_file(site), mode=0o600) as stream:
+                return state_file(site), tensor_file.write_state(stream, states[site])
 
         # hashing and writing leave Python alone, so sites' files can be written side by side
         with ThreadPoolExecutor(max_workers=4) as pool:
@@ -93,7 +93,7 @@ class LocalTransport:
 
     def load_state(self, folder: Path) -> None:
         for site, client in self.clients.items():
-            path = folder / _file_name(site)
+            path = folder / state_file(site)
             if path.is_file():
                 client.load_state_dict(safe_load(path))
 
@@ -121,7 +121,3 @@ class LocalTransport:
                 raise
             logger.exception("%s failed in %s", site, Task(task).value)
             return Failure(site, scrub(error))
-
-
-def _file_name(site: str) -> str:
-    return f"{quote(site, safe=' ')}.safetensors"

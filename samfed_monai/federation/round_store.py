@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from samfed_monai.errors import Refused, Stopped
 from samfed_monai.federation import tensor_file
@@ -24,6 +25,11 @@ CLIENTS = "clients"
 SERVER = "server.safetensors"
 #: Key and value of ``round.json`` where the sites' states of the round are with the sites.
 STATES, AT_SITES = "states", "at the sites"
+
+
+def state_file(site: str) -> str:
+    """Name of the file in a round's ``clients`` that holds a site's state."""
+    return f"{quote(site, safe=' ')}.safetensors"
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from samfed_monai.errors import Problem, Refused, did_you_mean
 from samfed_monai.federation import tensor_file
 from samfed_monai.federation.own_network import split_state
-from samfed_monai.federation.round_store import AT_SITES, CLIENTS, SERVER, STATES, WEIGHTS, RoundStore
+from samfed_monai.federation.round_store import AT_SITES, CLIENTS, SERVER, STATES, WEIGHTS, RoundStore, state_file
 from samfed_monai.federation.state_at_home import state_at_home
 from samfed_monai.io import atomic_write, read_json, safe_load
 from samfed_monai.trained_model import BASE_SAM, settings_in, tensor_names
@@ -163,10 +162,10 @@ class RunModels:
             return state_at_home(states, site=site, run=self._flare_run, round=self.round)
         if not self._has_state(site):
             return {}
-        return split_state(safe_load(self._intact(_state(site))))[0]
+        return split_state(safe_load(self._intact(f"{CLIENTS}/{state_file(site)}")))[0]
 
     def _has_state(self, site: str) -> bool:
-        return bool(split_names(tensor_names(self._round / _state(site))))
+        return bool(split_names(tensor_names(self._round / CLIENTS / state_file(site))))
 
     def _intact(self, name: str) -> Path:
         known: Mapping[str, Any] = self._record.get("files", {})
@@ -182,7 +181,3 @@ class RunModels:
 def split_names(names: list[str]) -> list[str]:
     """Those names of a client's state that are a network's."""
     return list(split_state(dict.fromkeys(names))[0])  # type: ignore[arg-type]
-
-
-def _state(site: str) -> str:
-    return f"{CLIENTS}/{quote(site, safe=' ')}.safetensors"

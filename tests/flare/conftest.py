@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from samfed_monai.data import render_synthetic
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -13,3 +17,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "tests/flare" in str(item.path):
                 item.add_marker(skip)
+
+
+@pytest.fixture(scope="module")
+def two_sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small rendered images with ``list.json``: two sites, all labelled."""
+    folder = tmp_path_factory.mktemp("two")
+    counts: dict[str, Any] = {"images_per_site": 3, "public": 2, "validation": 1, "test": 1, "size": (64, 64)}
+    render_synthetic(folder, sites=2, labelled=True, **counts).save(folder / "list.json")
+    return folder

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from samfed_monai.config import find_bundle
-from samfed_monai.data import render_synthetic
 from samfed_monai.federation.job_run import JobRun
 from samfed_monai.flare.job import export_job
 from samfed_monai.flare.one_machine import write_site_files
@@ -42,14 +41,6 @@ VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
     "apple": ({}, "sharing.shares"),
     "ditto": ({}, "network."),
 }
-
-
-@pytest.fixture(scope="module")
-def two_sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("two")
-    counts: dict[str, Any] = {"images_per_site": 3, "public": 2, "validation": 1, "test": 1, "size": (64, 64)}
-    render_synthetic(folder, sites=2, labelled=True, **counts).save(folder / "list.json")
-    return folder
 
 
 def assert_same(here: Path, there: Path, cache: Path, kept: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from samfed_monai import __version__
 from samfed_monai.config import find_bundle
-from samfed_monai.data import DataList, render_synthetic
+from samfed_monai.data import DataList
 from samfed_monai.errors import Refused
 from samfed_monai.federation import FederatedJob, Places, Plan
 from samfed_monai.federation.stages import papers
@@ -76,14 +76,6 @@ class Hospitals:
             self.job.run(self.transport)
         assert not (self.folder / "run" / "rounds").exists()
         return str(caught.value)
-
-
-@pytest.fixture(scope="module")
-def two_sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("two")
-    counts: dict[str, Any] = {"images_per_site": 2, "public": 2, "validation": 1, "test": 1, "size": (64, 64)}
-    render_synthetic(folder, sites=2, labelled=True, **counts).save(folder / "list.json")
-    return folder
 
 
 def test_a_site_with_another_version_is_refused_with_both_versions_and_what_to_do(two_sites, tmp_path, monkeypatch):
