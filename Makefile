@@ -83,6 +83,9 @@ demo: $(VENV)/.package
 	@echo "results: $(RUN)/results.json"
 	@echo "report:  $(RUN)/report.html  (open it in a browser)"
 
+# A section of a page of results, where its folder has finished runs: title, folder, command.
+section = $(if $(wildcard $(2)/*/seed-*/results.json),--section "$(1)=$(2)" --section-command "$(1)=$(3)")
+
 # ---- the comparison of docs/results/skin.md ------------------------------------------------------------------------
 SKIN_RUN ?= runs/skin
 SKIN_JOBS ?= 2
@@ -95,8 +98,7 @@ SKIN_ARGS := --rounds 12 --image_size 128 --batch_size 4 --local_steps 8 --warm_
 
 SKIN_COMPARE = @$(BIN)/samfed compare samfed_skin --seeds $(SKIN_SEEDS) --jobs $(SKIN_JOBS) --datalist "$(SKIN_RUN)/list.json" \
     --data-root "$(SKIN_DATA)" --cache-dir "$(SKIN_RUN)/cache" $(SKIN_ARGS)
-skin-section = $(if $(wildcard $(SKIN_RUN)$(2)/*/seed-*/results.json),--section "$(1)=$(SKIN_RUN)$(2)" \
-    --section-command "$(1)=make skin SAMFED_DATA=DATA  -> samfed compare samfed_skin --seeds $(SKIN_SEEDS) $(subst ",,$(SKIN_ARGS) $(3))")
+skin-section = $(call section,$(1),$(SKIN_RUN)$(2),make skin SAMFED_DATA=DATA  -> samfed compare samfed_skin --seeds $(SKIN_SEEDS) $(subst ",,$(SKIN_ARGS) $(3)))
 
 skin: $(VENV)/.package
 	@test -d "$(SKIN_DATA)" || { echo "SAMFED_DATA must name the folder with data/skin/isic2017 and data/splits"; exit 2; }
@@ -137,9 +139,7 @@ POLYP_COMPARE = @$(BIN)/samfed compare samfed_polyp --seeds $(POLYP_SEEDS) --job
     --data-root "$(POLYP_DATA)" --cache-dir "$(POLYP_RUN)/cache" \
     --adapter "$(POLYP_RUN)/adapter.safetensors" $(POLYP_ARGS)
 
-# A section for each folder that has finished runs.
-section = $(if $(wildcard $(POLYP_RUN)/$(2)/*/seed-*/results.json),--section "$(1)=$(POLYP_RUN)/$(2)" \
-    --section-command "$(1)=make polyp SAMFED_DATA=DATA  -> samfed compare samfed_polyp --seeds $(POLYP_SEEDS) $(subst ",,$(POLYP_ARGS) $(3))")
+polyp-section = $(call section,$(1),$(POLYP_RUN)/$(2),make polyp SAMFED_DATA=DATA  -> samfed compare samfed_polyp --seeds $(POLYP_SEEDS) $(subst ",,$(POLYP_ARGS) $(3)))
 
 polyp: polyp-teacher
 	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/list.json" --output-dir "$(POLYP_RUN)/one" --variants $(POLYP_ROWS)
@@ -166,10 +166,10 @@ polyp-teacher: $(VENV)/.package
 polyp-page:
 	@$(BIN)/samfed report --page docs/results/polyp.md --title "Polyps: ColonDB is public, ClinicDB and Kvasir are the hospitals" \
 	    --published polyp --command 'make polyp SAMFED_DATA=DATA' $(ABLATION_ONLY) \
-	    $(call section,From scratch and one network,one) \
-	    $(call section,From scratch and unlike networks,mixed,$(POLYP_PUBLIC)) \
-	    $(call section,ImageNet encoder (EfficientNet-Lite0),imagenet,$(POLYP_IMAGENET)) \
-	    $(call section,Unseen hospital: trained without Kvasir,no-kvasir,--unseen Kvasir-1 Kvasir-2) \
+	    $(call polyp-section,From scratch and one network,one) \
+	    $(call polyp-section,From scratch and unlike networks,mixed,$(POLYP_PUBLIC)) \
+	    $(call polyp-section,ImageNet encoder (EfficientNet-Lite0),imagenet,$(POLYP_IMAGENET)) \
+	    $(call polyp-section,Unseen hospital: trained without Kvasir,no-kvasir,--unseen Kvasir-1 Kvasir-2) \
 	    --caveat "Two of HSSF's four polyp sites: the two other collections are not at hand. At most 160 unlabelled images a site; frames of 28 of 44 sequences are in more than one split of the published lists." \
 	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, 12 rounds of 10 steps after 300 steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other." \
 	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps and choice of the round; the teacher is fitted once, with one seed, and shared by all rows that use it."
@@ -199,8 +199,7 @@ PFEDSAM_ROWS := zero_shot,supervised,local_sam,fedsam,full_sam,pfedsam
 PFEDSAM_ARGS := --rounds 6 --batch_size 4 --local_steps 12 --warm_start_steps 150 --overlays false
 PFEDSAM_COMPARE = @$(BIN)/samfed compare $(1) --variants $(2) --seeds $(PFEDSAM_SEEDS) --jobs $(PFEDSAM_JOBS) \
     --cache-dir "$(PFEDSAM_RUN)/cache" $(PFEDSAM_ARGS)
-pfedsam-section = $(if $(wildcard $(PFEDSAM_RUN)/$(2)/*/seed-*/results.json),--section "$(1)=$(PFEDSAM_RUN)/$(2)" \
-    --section-command "$(1)=make pfedsam SAMFED_DATA=DATA  -> samfed compare --seeds $(PFEDSAM_SEEDS) $(PFEDSAM_ARGS)")
+pfedsam-section = $(call section,$(1),$(PFEDSAM_RUN)/$(2),make pfedsam SAMFED_DATA=DATA  -> samfed compare --seeds $(PFEDSAM_SEEDS) $(PFEDSAM_ARGS))
 
 pfedsam: $(VENV)/.package
 	@test -d "$(POLYP_DATA)" || { echo "SAMFED_DATA must name the folder with data/polyp, data/skin and data/splits"; exit 2; }
