@@ -175,7 +175,7 @@ polyp-page:
 	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps and choice of the round; the teacher is fitted once, with one seed, and shared by all rows that use it."
 
 # ---- docs/results/ablation.md: rules, thresholds and teachers on both collections, into the folders of the tables ------
-ABLATION_ONLY := $(foreach rows,rule_* tau_* delta_* temperature_* ramp_* ema_* size_* views_* boxes* peak_*,--leave-out '$(rows)')
+ABLATION_ONLY := $(foreach rows,rule_* unadapted_confidence tau_* delta_* temperature_* ramp_* ema_* size_* views_* boxes* peak_*,--leave-out '$(rows)')
 ABLATION_ROWS := --rows docs/results/rules.rows.json --rows docs/results/settings.rows.json --rows docs/results/teacher.rows.json
 
 ablation: polyp-teacher
@@ -188,7 +188,6 @@ ablation-page:
 	@$(BIN)/samfed report --page docs/results/ablation.md --ablation --default samfed \
 	    --section "Polyp=$(POLYP_RUN)/one" --section-command "Polyp=make polyp ablation SAMFED_DATA=DATA" \
 	    --section "Skin=$(SKIN_RUN)" --section-command "Skin=make skin ablation SAMFED_DATA=DATA" \
-	    --caveat "The default is the reading of the paper with which every other table here was made; where a row of this page leads it, that row is the one to try first: --client#agreement#rule NAME." \
 	    --caveat "Small on purpose, for two processor cores: the scale of docs/results/polyp.md and skin.md. Rows without a figure have not been run on that collection."
 
 # ---- docs/results/pfedsam.md: SAM itself at the sites, on labels of their own; finished runs are kept -------------------

@@ -31,7 +31,7 @@ class PseudoLabelTerm(AgreedTerm):
 
     Example::
 
-        {"_target_": "samfed_monai.handlers.PseudoLabelTerm", "teacher": "sam", "rule": "confidence", "tau": 0.9}
+        {"_target_": "samfed_monai.handlers.PseudoLabelTerm", "teacher": "sam", "rule": "teacher", "weight": 1.0}
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class PseudoLabelTerm(AgreedTerm):
         name: str = "pseudo_label",
         teacher: str = "sam",
         student: str = "weak",
-        rule: str = "confidence",
+        rule: str = "teacher",
         tau: float = 0.9,
         delta: float = 0.1,
         weight: float = 1.0,

@@ -46,7 +46,7 @@ class SamDistillationTerm(AgreedTerm):
         name: str = "sam_kd",
         teacher: str = "sam",
         student: str = "weak",
-        rule: str = "confidence",
+        rule: str = "teacher",
         tau: float = 0.9,
         delta: float = 0.1,
         adaptive: bool = True,

@@ -76,7 +76,7 @@ def _reliability(o: Opinions) -> tuple[Tensor, Tensor]:
 
 @AGREEMENT_RULES.register("teacher")
 def _teacher(o: Opinions) -> tuple[Tensor, Tensor]:
-    """The teacher's label everywhere, weight 1: what is left when agreement is taken away (ablation)."""
+    """The teacher's label everywhere, weight 1; how far it is believed is decided per image alone."""
     return o.teacher_label, torch.ones_like(o.teacher_confidence)
 
 

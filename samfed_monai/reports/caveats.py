@@ -67,7 +67,7 @@ NOTES = {
     "mean_teacher": "the strong view follows a moving average of the student",
     "unimatch": "two strong views and a feature stream against the student's confident labels",
     "semifl": "sites learn from the global model's labels alone, the server from the public set",
-    "no_agreement": "ablation: SAM's label counts fully at every pixel",
+    "no_agreement": "ablation: SAM is distilled fully on every image, however far the student is from it",
     "no_sam_kd": "ablation: SAM's labels are used, its probabilities are not distilled",
     "no_global_kd": "ablation: no distillation from the round's global network",
     "unadapted_sam": "ablation: SAM as it comes",

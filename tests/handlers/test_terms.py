@@ -131,7 +131,7 @@ def test_a_perfect_student_pays_nothing() -> None:
     for term in (SamDistillationTerm(), GlobalDistillationTerm()):
         term(engine)
         assert engine.state.terms[term.name].item() == pytest.approx(0, abs=1e-5)
-    PseudoLabelTerm()(engine)
+    PseudoLabelTerm(rule="confidence")(engine)
     # CE = -ln 0.99, Dice = 1 - (2 * 0.99 * 0.99 + 1) / (0.99 + 0.01 * 0.99 + 0.99 + 1) with weights 0.99
     w = 0.99
     dice = 1 - (2 * w * 0.99 + 1) / (w * 0.99 + w * 0.01 + w + 1)

@@ -26,10 +26,14 @@ def test_reliability_by_hand() -> None:
 def test_three_classes() -> None:
     teacher = torch.tensor([[0.1, 0.7], [0.2, 0.2], [0.7, 0.1]]).view(1, 3, 1, 2)  # classes 2 and 0
     student = torch.tensor([[0.1, 0.02], [0.3, 0.96], [0.6, 0.02]]).view(1, 3, 1, 2)  # classes 2 and 1
-    found = agree(teacher, student)
+    found = agree(teacher, student, rule="confidence")
     assert found.label.flatten().tolist() == [2, 1]
     assert found.weight.flatten().tolist() == pytest.approx([0.65, 0.96])
     assert found.reliability.tolist() == pytest.approx([2 / 3])  # one common pixel of 1 + 2
+    default = agree(teacher, student)
+    assert default.label.flatten().tolist() == [2, 0]
+    assert default.weight.flatten().tolist() == [1, 1]
+    assert torch.equal(default.reliability, found.reliability)
 
 
 def test_fault_25_unknown_rule_is_refused_with_a_suggestion() -> None:

@@ -61,7 +61,7 @@ def test_every_rule_has_a_truth_table() -> None:
 def test_both_thresholds_are_needed_where_they_disagree(
     teacher: float, student: float, tau: float, delta: float, weight: float
 ) -> None:
-    found = agree(image(teacher), image(student), tau=tau, delta=delta)
+    found = agree(image(teacher), image(student), tau=tau, delta=delta, rule="confidence")
     assert found.weight.item() == pytest.approx(weight, abs=1e-6)
 
 
@@ -93,7 +93,7 @@ def test_a_rule_does_not_care_where_a_pixel_lies(t: Tensor, s: Tensor, rule: str
 @settings(max_examples=50)
 def test_a_teacher_that_equals_the_student_is_believed_as_much_as_it_believes_itself(t: Tensor) -> None:
     label, confidence = hard_label(t)
-    found = agree(t, t, t)
+    found = agree(t, t, t, rule="confidence")
     assert torch.equal(found.label, label)
     assert torch.equal(found.weight, confidence)
     assert found.reliability.tolist() == [1.0, 1.0]
