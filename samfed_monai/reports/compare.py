@@ -26,7 +26,7 @@ from samfed_monai.reports.rows import (
 )
 from samfed_monai.reports.run_data import RunData
 
-Runs = Sequence[str | Path]
+Runs = Sequence[str | Path | RunData]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def comparison_table(runs: Runs) -> Table:
     group, over the seeds that all three have; it is left out where the oracle does not lead.
 
     Args:
-        runs: run folders, or their ``results.json`` files; one per row and seed.
+        runs: run folders, their ``results.json`` files, or runs that were read; one per row and seed.
 
     Raises:
         Refused: a run is unfinished, two runs have the same row and seed, or they are of different data lists or
@@ -101,10 +101,9 @@ def comparison_table(runs: Runs) -> Table:
 def _read(runs: Runs) -> list[RunData]:
     problems = Problems()
     read: list[RunData] = []
-    for name in runs:
-        path = Path(name)
+    for given in runs:
         try:
-            read.append(RunData.read(path.parent if path.name == "results.json" else path))
+            read.append(given if isinstance(given, RunData) else _read_one(Path(given)))
         except Refused as refused:
             problems.extend(refused.problems)
     if not runs:
@@ -127,6 +126,10 @@ def _read(runs: Runs) -> list[RunData]:
                 )
     problems.refuse_if_any()
     return read
+
+
+def _read_one(path: Path) -> RunData:
+    return RunData.read(path.parent if path.name == "results.json" else path)
 
 
 def _group(mode: str, setting: str, by_row: Mapping[str, Sequence[RunData]]) -> Group:

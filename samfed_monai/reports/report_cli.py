@@ -34,7 +34,8 @@ def add_report_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
         metavar="TITLE=DIR",
         action="append",
         default=[],
-        help="a comparison of the page instead of RUN: the --output-dir of `samfed compare`; may be repeated",
+        help="a comparison of the page instead of RUN: the --output-dir of `samfed compare`, or its --record; may be "
+        "repeated",
     )
     parser.add_argument(
         "--section-command",

@@ -11,6 +11,8 @@ from pathlib import Path
 from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.io import read_json
 from samfed_monai.reports.compare import Table, comparison_table
+from samfed_monai.reports.record import SUFFIX, read_record
+from samfed_monai.reports.run_data import RunData
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ def read_sections(given: Iterable[str], commands: Iterable[str] = (), leave_out:
     """Sections of ``TITLE=DIR`` words.
 
     Args:
-        given: title and folder of runs, as ``samfed compare`` leaves it (``DIR/<row>/seed-<n>/``).
+        given: title and folder of runs, as ``samfed compare`` leaves it (``DIR/<row>/seed-<n>/``), or the record of
+            runs that ``samfed compare --record`` wrote (``FILE.jsonl``).
         commands: ``TITLE=COMMAND``, for sections whose ``DIR/comparison.json`` names none, or not the one to show.
         leave_out: patterns of folders in ``DIR`` that are not shown, such as ``rule_*``.
 
@@ -60,23 +63,29 @@ def read_sections(given: Iterable[str], commands: Iterable[str] = (), leave_out:
     return sections
 
 
-def runs_in(folder: str | Path, leave_out: Sequence[str] = ()) -> list[Path]:
-    """Folders of the finished runs below a folder, at most two levels down, in the order of their names.
+def runs_in(folder: str | Path, leave_out: Sequence[str] = ()) -> list[Path | RunData]:
+    """The runs of a record, or the finished ones below a folder, at most two levels down, in the order of their names.
 
     Args:
         folder: where to look.
-        leave_out: patterns of the names of rows, the folders just below it, that do not count.
+        leave_out: patterns of the names of rows (in a folder: the folders just below it) that do not count.
 
     Raises:
-        Refused: there is none.
+        Refused: there is none, or one cannot be read.
     """
-    found = [path.parent for pattern in ("*/results.json", "*/*/results.json") for path in Path(folder).glob(pattern)]
-    rows = {path: path.relative_to(folder).parts[0] for path in found}
-    found = [path for path in found if not any(fnmatch(rows[path], pattern) for pattern in leave_out)]
+    rows: list[tuple[str, Path | RunData]]
+    if Path(folder).suffix == SUFFIX:
+        rows = [(run.row, run) for run in read_record(folder)]
+    else:
+        below = (
+            path.parent for pattern in ("*/results.json", "*/*/results.json") for path in Path(folder).glob(pattern)
+        )
+        rows = [(path.relative_to(folder).parts[0], path) for path in sorted(below)]
+    found = [run for row, run in rows if not any(fnmatch(row, pattern) for pattern in leave_out)]
     if not found:
         mend = "name the --output-dir of `samfed compare`"
         raise Refused([Problem(str(folder), found="no finished run", expected="a folder of runs", mend=mend)])
-    return sorted(found)
+    return found
 
 
 def unique_slugs(sections: Sequence[Section]) -> list[str]:

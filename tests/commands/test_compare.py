@@ -10,7 +10,9 @@ from samfed_monai.commands import run_many
 from samfed_monai.commands.arguments import overrides_of
 from samfed_monai.commands.compare import portable, words_of
 from samfed_monai.config.check import check_bundle
+from samfed_monai.data import DataList
 from samfed_monai.errors import Refused
+from samfed_monai.reports.record import read_record
 from tests.reports.runs import write_run
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
@@ -79,6 +81,19 @@ def test_rows_run_into_folders_of_their_own_and_the_table_has_their_names(compar
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["inter", "2", "0.805", "±", "0.007"] in [line[:5] for line in lines]
     assert (tmp_path / "R" / "comparison.html").is_file()
+
+
+def test_figures_are_kept_in_a_record_of_one_data_list(compare, tmp_path, capsys):
+    record = tmp_path / "runs.jsonl"
+    assert compare({"rows": {"mine": {"variant": "samfed"}}}, "--seeds", "0,1", "--record", str(record))[0] == 0
+    assert [(run.row, run.seed) for run in read_record(record)] == [("mine", 0), ("mine", 1)]
+    DataList("other", []).save(tmp_path / "other.json")
+    ran = len(compare({"rows": {"mine": {"variant": "samfed"}}}, "--seeds", "0", "--record", "runs.json")[1])
+    assert "--record: expected a file whose name ends in .jsonl, found 'runs.json'" in capsys.readouterr().err
+    words = ["--record", str(record), "--datalist", str(tmp_path / "other.json")]
+    code, runs = compare({"rows": {"mine": {"variant": "samfed"}}}, "--seeds", "0", *words)
+    assert (code, len(runs)) == (2, ran)  # told before anything ran
+    assert "give this list's runs a record of their own" in capsys.readouterr().err
 
 
 def test_a_misspelt_override_and_an_unknown_variant_are_told_with_their_rows(compare, capsys):

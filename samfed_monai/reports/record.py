@@ -1,0 +1,98 @@
+"""Figures of finished runs in one file to keep with a document: the page can be written again where no run is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.io import write_text
+from samfed_monai.reports.run_data import RunData
+from samfed_monai.results.schema import validate_results
+
+SUFFIX = ".jsonl"
+_KEYS = frozenset({"about", "results"})
+_ABOUT = ("row", "variant", "title", "note", "setting", "sweep", "place", "as", "overrides")
+
+
+def read_record(path: str | Path) -> list[RunData]:
+    """Runs of a record, in its order.
+
+    A record is a file of lines, one JSON object a run: ``results`` is its ``results.json`` without the command line,
+    which names places of one machine, and ``about`` what ``samfed compare`` knew of its row.
+
+    Args:
+        path: a file that :func:`add_to_record` wrote.
+
+    Raises:
+        Refused: no such file, a line that is no such object, or results that do not follow the schema; all at once.
+    """
+    path, problems = Path(path), Problems()
+    if not path.is_file():
+        mend = "it is written by `samfed compare --record`"
+        problems.add(str(path), found="no such file", expected="a record of runs", mend=mend)
+        raise Refused(problems)
+    runs = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        where = f"{path} -> line {number}"
+        try:
+            content = json.loads(line)
+        except json.JSONDecodeError as error:
+            problems.add(where, found=f"no JSON ({error})", expected="an object on each line")
+            continue
+        if not isinstance(content, dict) or content.keys() != _KEYS:
+            found = f"keys {sorted(content)}" if isinstance(content, dict) else type(content).__name__
+            problems.add(where, found=found, expected="an object of `about` and `results`")
+            continue
+        departures = validate_results(content["results"], where=where)
+        problems.extend(departures)
+        if not departures:
+            run = RunData(Path(), content["results"], about=content["about"])
+            runs.append(RunData(path / run.row / f"seed-{run.seed}", run.results, about=run.about))
+    problems.refuse_if_any()
+    return runs
+
+
+def add_to_record(path: str | Path, folders: Iterable[str | Path]) -> None:
+    """Writes finished runs into a record; a row and seed that is there already is replaced, all others stay.
+
+    Args:
+        path: the record; made where there is none.
+        folders: run folders.
+
+    Raises:
+        Refused: a run is unfinished, or it is of another data list than those in the record; the record is as it was.
+    """
+    new = [RunData.read(folder) for folder in folders]
+    for run in new:
+        require_same_list(path, run.results["hashes"].get("datalist"), where=str(run.folder))
+    kept = {(run.row, run.seed): run for run in (read_record(path) if Path(path).is_file() else [])}
+    kept |= {(run.row, run.seed): run for run in new}
+    write_text(path, "".join(f"{_line(run)}\n" for _, run in sorted(kept.items())))
+
+
+def require_same_list(path: str | Path, datalist: str | None, *, where: str) -> None:
+    """Lets a record be of one data list only: rows of two lists cannot be compared.
+
+    Args:
+        path: the record; one that does not exist takes any list.
+        datalist: SHA-256 of the list whose runs are to be added.
+        where: the place that a refusal names.
+
+    Raises:
+        Refused: the record is of another list, or cannot be read.
+    """
+    if not Path(path).is_file():
+        return
+    for held in {run.results["hashes"].get("datalist") for run in read_record(path)} - {datalist}:
+        mend = "give this list's runs a record of their own"
+        raise Refused([Problem(where, found=f"data list {datalist}", expected=f"{held} as in {path}", mend=mend)])
+
+
+def _line(run: RunData) -> str:
+    content = {
+        "about": {key: run.about[key] for key in _ABOUT if key in run.about},
+        "results": {**run.results, "command": None},
+    }
+    return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,22 @@
+"""The pages of ``docs/results`` say what their records say: no figure was typed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RESULTS = REPOSITORY / "docs" / "results"
+RECORDED = {"skin": "skin-one", "polyp": "polyp-one", "ablation": "polyp-one", "pfedsam": "pfedsam-polyp"}
+
+
+@pytest.mark.parametrize(
+    "page", [page for page, record in RECORDED.items() if (RESULTS / "runs" / f"{record}.jsonl").is_file()]
+)
+def test_a_page_is_what_its_command_writes_from_the_records(page: str, tmp_path: Path) -> None:
+    words = ["make", "--silent", f"{page}-page", f"BIN={Path(sys.executable).parent}", f"PAGES={tmp_path}"]
+    subprocess.run(words, cwd=REPOSITORY, check=True, capture_output=True, timeout=120)
+    assert (tmp_path / f"{page}.md").read_text(encoding="utf-8") == (RESULTS / f"{page}.md").read_text(encoding="utf-8")

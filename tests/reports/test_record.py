@@ -1,0 +1,76 @@
+"""Figures of runs kept in one file: they give the table that the run folders give."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from samfed_monai.errors import Refused
+from samfed_monai.io import read_json, write_json
+from samfed_monai.reports.compare import comparison_table
+from samfed_monai.reports.record import add_to_record, read_record
+from samfed_monai.reports.sections import read_sections
+
+from .runs import write_run
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return [
+        write_run(tmp_path / "R" / variant / f"seed-{seed}", variant, seed, dice)
+        for variant, seed, dice in (("samfed", 0, 0.8), ("samfed", 1, 0.7), ("dp_only", 0, 0.6), ("dp_only", 1, 0.65))
+    ]
+
+
+def test_a_record_gives_the_table_of_its_runs_and_no_place_of_a_machine(tmp_path, folders):
+    write_json(folders[0] / "compare.json", {"row": "mine", "variant": "samfed", "note": "n", "seal": {"files": {}}})
+    add_to_record(tmp_path / "runs.jsonl", folders)
+    assert comparison_table(read_record(tmp_path / "runs.jsonl")) == comparison_table(sorted(folders))
+    (section,) = read_sections([f"A={tmp_path / 'runs.jsonl'}"], leave_out=["mine"])
+    assert [row.name for row in section.table.rows] == ["dp_only", "teacher", "samfed"]
+    first = json.loads((tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()[2])
+    assert first["about"] == {"row": "mine", "variant": "samfed", "note": "n"}
+    assert first["results"]["command"] is None
+
+
+def test_a_row_and_seed_is_replaced_and_the_others_stay_to_the_byte(tmp_path, folders):
+    record = tmp_path / "runs.jsonl"
+    add_to_record(record, folders)
+    before = record.read_bytes()
+    add_to_record(record, folders[1:2])
+    assert record.read_bytes() == before
+    write_run(folders[1], "samfed", 1, 0.75)
+    add_to_record(record, folders[1:2])
+    after, lines = record.read_bytes().splitlines(), before.splitlines()
+    assert [a == b for a, b in zip(after, lines, strict=True)] == [True, True, True, False]
+    assert comparison_table(read_record(record)).row("samfed").cells["dice"].by_seed[1] == pytest.approx(0.75, abs=0.1)
+
+
+def test_runs_of_another_data_list_are_refused_and_the_record_stays(tmp_path, folders):
+    record = tmp_path / "runs.jsonl"
+    add_to_record(record, folders)
+    before = record.read_bytes()
+    results = read_json(folders[0] / "results.json")
+    write_json(folders[0] / "results.json", {**results, "hashes": {**results["hashes"], "datalist": "f" * 64}})
+    with pytest.raises(Refused, match=r"found data list ffff.*; give this list.s runs a record of their own"):
+        add_to_record(record, folders)
+    assert record.read_bytes() == before
+
+
+def test_everything_that_is_wrong_with_a_record_is_told_with_its_line(tmp_path, folders):
+    record = tmp_path / "runs.jsonl"
+    add_to_record(record, folders[:1])
+    run = json.loads(record.read_text(encoding="utf-8"))
+    del run["results"]["rounds"]
+    record.write_text(f'{{\n{{"about": {{}}}}\n{json.dumps(run)}\n', encoding="utf-8")
+    with pytest.raises(Refused) as refused:
+        read_record(record)
+    for part in (
+        "line 1: expected an object on each line, found no JSON (",
+        "line 2: expected an object of `about` and `results`, found keys ['about']",
+        "line 3 -> rounds: expected",
+    ):
+        assert part in str(refused.value)
+    with pytest.raises(Refused, match="found no such file; it is written by `samfed compare --record`"):
+        read_record(tmp_path / "none.jsonl")
