@@ -10,13 +10,19 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "docs" / "results"
-RECORDED = {"skin": "skin-one", "polyp": "polyp-one", "ablation": "polyp-one", "pfedsam": "pfedsam-polyp"}
+NEEDED = {
+    "skin": ["skin-one"],
+    "polyp": ["polyp-one"],
+    "ablation": ["polyp-one", "skin-one"],
+    "pfedsam": ["pfedsam-polyp"],
+}
 
 
-@pytest.mark.parametrize(
-    "page", [page for page, record in RECORDED.items() if (RESULTS / "runs" / f"{record}.jsonl").is_file()]
-)
+@pytest.mark.parametrize("page", NEEDED)
 def test_a_page_is_what_its_command_writes_from_the_records(page: str, tmp_path: Path) -> None:
+    missing = [name for name in NEEDED[page] if not (RESULTS / "runs" / f"{name}.jsonl").is_file()]
+    if missing:
+        pytest.skip(f"docs/results/runs holds no {', '.join(missing)}: {page}.md was written from run folders")
     words = ["make", "--silent", f"{page}-page", f"BIN={Path(sys.executable).parent}", f"PAGES={tmp_path}"]
     subprocess.run(words, cwd=REPOSITORY, check=True, capture_output=True, timeout=120)
     assert (tmp_path / f"{page}.md").read_text(encoding="utf-8") == (RESULTS / f"{page}.md").read_text(encoding="utf-8")
