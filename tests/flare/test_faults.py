@@ -20,6 +20,7 @@ from samfed_monai.flare.processes import Processes
 from samfed_monai.flare.simulator import simulate
 from samfed_monai.io import read_json, sha256_file
 from tests.federation.toys import QUIET, toy_algo, toy_weights
+from tests.flare.patience import patience
 from tests.flare.toys import REPO, toy_job, toy_site_files
 
 TWO, THREE = ("site-1", "site-2"), ("site-1", "site-2", "site-3")
@@ -69,7 +70,7 @@ def on_flare(path: Path, sites: tuple[str, ...], *, run: Path | None = None, **o
         workspace=path / "workspace",
         run_folder=run,
         site_files=files,
-        timeout=240,
+        timeout=max(240, 5 * options.get("timeout", 0)),
         more_classes=["tests."],
         environment={"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
         **more,
@@ -78,13 +79,15 @@ def on_flare(path: Path, sites: tuple[str, ...], *, run: Path | None = None, **o
 
 
 def test_fault_41_42_50_a_killed_trainer_a_straggler_and_want_of_memory_cost_one_update_each(tmp_path):
+    deadline = patience(30)
     faults = {
         "site-2": {"round": 1, "what": "kill"},
         "site-3": {"round": 2, "what": "memory"},
-        "site-1": {"round": 3, "what": "sleep", "seconds": 60},
+        "site-1": {"round": 3, "what": "sleep", "seconds": 2 * deadline},
     }
     marks: list[Processes] = []
-    run = on_flare(tmp_path, THREE, rounds=4, quorum=2, timeout=30, faults=faults, memory=6, on_start=marks.append)
+    plan = {"rounds": 4, "quorum": 2, "timeout": deadline, "faults": faults}
+    run = on_flare(tmp_path, THREE, memory=6, on_start=marks.append, **plan)
     records = [read_json(run / "rounds" / f"{number:03d}" / "round.json") for number in range(4)]
     skipped = {
         (record["round"], site): entry["reason"]
@@ -103,7 +106,7 @@ def test_fault_41_42_50_a_killed_trainer_a_straggler_and_want_of_memory_cost_one
 
 
 def test_fault_47_48_below_quorum_and_a_killed_server_go_on_to_the_same_model(tmp_path):
-    options = {"rounds": 4, "quorum": 2, "timeout": 60, "faults": {"site-2": {"round": 1, "what": "kill"}}}
+    options = {"rounds": 4, "quorum": 2, "timeout": patience(60), "faults": {"site-2": {"round": 1, "what": "kill"}}}
     with pytest.raises(SamFedError, match=r"round 1: 1 of 2 updates, 2 needed(.|\n)*SIGKILL(.|\n)*to go on"):
         on_flare(tmp_path, TWO, **options)
     run = tmp_path / "run"
