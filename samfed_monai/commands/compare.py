@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     places = {"datalist": absolute(arguments.datalist), "data_root": absolute(arguments.data_root)}
     problems.extend(_problems(root, rows, {**places, **overrides}))
     problems.refuse_if_any()
-    if arguments.record and Path(arguments.record).is_file():
+    if arguments.record and Path(arguments.record).is_file():  # before anything runs
         require_same_list(arguments.record, DataList.load(arguments.datalist).hash, where=str(arguments.datalist))
     output = Path(str(absolute(arguments.output_dir)))
     common = {

@@ -41,9 +41,9 @@ def read_record(path: str | Path) -> list[RunData]:
         except json.JSONDecodeError as error:
             problems.add(where, found=f"no JSON ({error})", expected="an object on each line")
             continue
-        if not isinstance(content, dict) or content.keys() != _KEYS:
+        if not isinstance(content, dict) or content.keys() != _KEYS or not isinstance(content["about"], dict):
             found = f"keys {sorted(content)}" if isinstance(content, dict) else type(content).__name__
-            problems.add(where, found=found, expected="an object of `about` and `results`")
+            problems.add(where, found=found, expected="an object of two objects, `about` and `results`")
             continue
         departures = validate_results(content["results"], where=where)
         problems.extend(departures)
@@ -65,14 +65,14 @@ def add_to_record(path: str | Path, folders: Iterable[str | Path]) -> None:
         Refused: a run is unfinished, or it is of another data list than those in the record; the record is as it was.
     """
     new = [RunData.read(folder) for folder in folders]
+    kept = read_record(path) if Path(path).is_file() else []
     for run in new:
-        require_same_list(path, run.results["hashes"].get("datalist"), where=str(run.folder))
-    kept = {(run.row, run.seed): run for run in (read_record(path) if Path(path).is_file() else [])}
-    kept |= {(run.row, run.seed): run for run in new}
-    write_text(path, "".join(f"{_line(run)}\n" for _, run in sorted(kept.items())))
+        _require_list_of(kept, path, _datalist(run), where=str(run.folder))
+    by_row = {(run.row, run.seed): run for run in [*kept, *new]}
+    write_text(path, "".join(f"{_line(by_row[key])}\n" for key in sorted(by_row)))
 
 
-def require_same_list(path: str | Path, datalist: str | None, *, where: str) -> None:
+def require_same_list(path: str | Path, datalist: str, *, where: str) -> None:
     """Lets a record be of one data list only: rows of two lists cannot be compared.
 
     Args:
@@ -83,11 +83,18 @@ def require_same_list(path: str | Path, datalist: str | None, *, where: str) -> 
     Raises:
         Refused: the record is of another list, or cannot be read.
     """
-    if not Path(path).is_file():
-        return
-    for held in {run.results["hashes"].get("datalist") for run in read_record(path)} - {datalist}:
+    if Path(path).is_file():
+        _require_list_of(read_record(path), path, datalist, where=where)
+
+
+def _require_list_of(kept: Iterable[RunData], path: str | Path, datalist: str | None, *, where: str) -> None:
+    for held in {_datalist(run) for run in kept} - {datalist}:
         mend = "give this list's runs a record of their own"
         raise Refused([Problem(where, found=f"data list {datalist}", expected=f"{held} as in {path}", mend=mend)])
+
+
+def _datalist(run: RunData) -> str | None:
+    return run.results["hashes"].get("datalist")
 
 
 def _line(run: RunData) -> str:

@@ -63,13 +63,16 @@ def test_everything_that_is_wrong_with_a_record_is_told_with_its_line(tmp_path, 
     add_to_record(record, folders[:1])
     run = json.loads(record.read_text(encoding="utf-8"))
     del run["results"]["rounds"]
-    record.write_text(f'{{\n{{"about": {{}}}}\n{json.dumps(run)}\n', encoding="utf-8")
+    record.write_text(
+        f'{{\n{{"about": {{}}}}\n{json.dumps(run)}\n{json.dumps({**run, "about": []})}\n', encoding="utf-8"
+    )
     with pytest.raises(Refused) as refused:
         read_record(record)
     for part in (
         "line 1: expected an object on each line, found no JSON (",
-        "line 2: expected an object of `about` and `results`, found keys ['about']",
+        "line 2: expected an object of two objects, `about` and `results`, found keys ['about']",
         "line 3 -> rounds: expected",
+        "line 4: expected an object of two objects, `about` and `results`, found keys ['about', 'results']",
     ):
         assert part in str(refused.value)
     with pytest.raises(Refused, match="found no such file; it is written by `samfed compare --record`"):
