@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from samfed_monai.errors import Problem, Problems, Refused
@@ -49,7 +50,7 @@ def read_record(path: str | Path) -> list[RunData]:
         problems.extend(departures)
         if not departures:
             run = RunData(Path(), content["results"], about=content["about"])
-            runs.append(RunData(path / run.row / f"seed-{run.seed}", run.results, about=run.about))
+            runs.append(replace(run, folder=path / run.row / f"seed-{run.seed}"))
     problems.refuse_if_any()
     return runs
 

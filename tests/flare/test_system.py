@@ -51,6 +51,7 @@ def test_fault_41_a_whole_site_killed_costs_one_deadline_and_the_others_go_on(tm
         threading.Thread(target=watch, daemon=True).start()
 
     faults = {site: {"round": 1, "what": "sleep", "seconds": 2} for site in THREE}  # it is killed while it works
+    started = time.monotonic()
     run_poc(
         toy_job(tmp_path / "job", rounds=4, quorum=2, timeout=deadline, faults=faults),
         sites=THREE,
@@ -63,10 +64,13 @@ def test_fault_41_a_whole_site_killed_costs_one_deadline_and_the_others_go_on(tm
         environment={"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
         on_start=kill_site_3,
     )
+    assert time.monotonic() - started < 150 / 45 * deadline
     records = [read_json(run / "rounds" / f"{number:03d}" / "round.json") for number in range(4)]
     assert [record["sites"]["site-3"]["status"] for record in records] == ["ok", "skipped", "skipped", "skipped"]
     assert [record["sites"]["site-1"]["status"] for record in records] == ["ok"] * 4
-    assert sum(sum(record["seconds"].values()) for record in records[2:]) < deadline, "nobody waits for it again"
+    assert sum(sum(record["seconds"].values()) for record in records[2:]) < 30 / 45 * deadline, (
+        "nobody waits for it again"
+    )
     assert registered(log) == 2
     absent = {"site-3": range(1, 4)}
     assert model(run, 3) == unbroken(tmp_path / "whole", rounds=4, sites=THREE, absent=absent)
