@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from on_flare.rounds import QUIET, run_rounds
-from samfed_monai.flare.controller import FederationController, FlarePost
+from samfed_monai.flare.controller import FederationController
+from samfed_monai.flare.flare_post import FlarePost
 from samfed_monai.flare.transport import FlareTransport
 from samfed_monai.io import read_json
 

@@ -1,4 +1,4 @@
-"""The server's side on NVIDIA FLARE: a controller that FLARE starts, and the post that its clients get.
+"""The server's side on NVIDIA FLARE: a controller that FLARE starts.
 
 FLARE builds :class:`FederationController` from a job's ``config_fed_server.json``::
 
@@ -9,31 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from samfed_monai.errors import SamFedError, Stopped
+from samfed_monai.flare.flare_post import LETTER, FlarePost
 from samfed_monai.flare.needs import require_flare
-from samfed_monai.flare.post import Letter
+from samfed_monai.flare.post import Letter, Post
 from samfed_monai.flare.transport import FlareTransport
 
 require_flare()
 
-import numpy as np  # noqa: E402
 from nvflare.apis.client import Client  # noqa: E402
 from nvflare.apis.controller_spec import ClientTask  # noqa: E402
 from nvflare.apis.fl_constant import ReturnCode  # noqa: E402
 from nvflare.apis.fl_context import FLContext  # noqa: E402
 from nvflare.apis.shareable import Shareable  # noqa: E402
-from nvflare.app_common.abstract.fl_model import FLModel, ParamsType  # noqa: E402
 from nvflare.app_common.workflows.model_controller import ModelController  # noqa: E402
 
 logger = logging.getLogger(__name__)
-
-#: Entry of ``FLModel.params`` that holds an envelope's bytes, and of ``FLModel.meta`` that holds a failure's reason.
-ENVELOPE, FAILURE = "envelope", "failure"
-_TASK = "train"  # FLARE's name for every task of ours; what is asked stands in the message
 
 
 class FederationController(ModelController):
@@ -91,7 +84,14 @@ class FederationController(ModelController):
         """The whole run: everything that ``samfed federate`` does, with this job's clients as its sites."""
         from samfed_monai.flare.server_job import run_server
 
-        run_server(self, folder)
+        def opened(transport: FlareTransport) -> None:
+            self.transport = transport
+
+        run_server(folder, kit=self.kit_folder(), job_config=self.job_config(), post=self.make_post(), opened=opened)
+
+    def make_post(self) -> Post:
+        """What carries letters to this job's clients."""
+        return FlarePost(self)
 
     def kit_folder(self) -> Path:
         """The folder of this server's start-up kit."""
@@ -112,7 +112,7 @@ class FederationController(ModelController):
     def _process_result(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         code = client_task.result.get_return_code()
         if code and code != ReturnCode.OK:  # FLARE keeps such an answer from the callback
-            letter: Letter = client_task.task.props["samfed_letter"]
+            letter: Letter = client_task.task.props[LETTER]
             letter.answered(client_task.client.name, f"its FLARE client reported {code}; see the log at the site")
         super()._process_result(client_task, fl_ctx)
 
@@ -121,52 +121,3 @@ class FederationController(ModelController):
     ) -> None:
         if self.transport is not None:
             self.transport.came_late(client.name)
-
-
-class FlarePost:
-    """Sends and cancels by a FLARE controller, for a :class:`FlareTransport`.
-
-    Args:
-        controller: which FLARE runs.
-    """
-
-    def __init__(self, controller: FederationController) -> None:
-        self.controller = controller
-
-    def send(self, letter: Letter) -> Any:
-        if letter.site not in self.controller.client_names():
-            letter.answered(letter.site, "it is not connected to this FLARE job")
-            return None
-        model = FLModel(
-            params={ENVELOPE: np.frombuffer(letter.payload, dtype=np.uint8)},
-            params_type=ParamsType.FULL,
-            current_round=letter.round,
-            meta={"task": letter.task, "run_name": self.controller.run_name, **letter.words},
-        )
-        self.controller.set_fl_context(model)
-        task = self.controller._prepare_task(data=model, task_name=_TASK, timeout=0, callback=partial(_deliver, letter))
-        task.props["samfed_letter"] = letter
-        self.controller.broadcast(task=task, fl_ctx=self.controller.fl_ctx, targets=[letter.site], min_responses=1)
-        return task
-
-    def cancel(self, ticket: Any) -> None:
-        if ticket is None:
-            return
-        self.controller.cancel_task(ticket, fl_ctx=self.controller.fl_ctx)
-
-    def check_stop(self) -> None:
-        if self.controller.abort_signal.triggered:
-            raise Stopped("FLARE ended the job (aborted, or a client's job process died)", "submit the same job again")
-
-
-def _deliver(letter: Letter, model: FLModel) -> None:
-    sender = model.meta.get("client_name", "")
-    reason = model.meta.get(FAILURE)
-    if reason:
-        letter.answered(sender, str(reason)[:2000])
-        return
-    content = (model.params or {}).get(ENVELOPE)
-    if not isinstance(content, np.ndarray) or content.dtype != np.uint8 or content.ndim != 1:
-        letter.answered(sender, "its answer holds no envelope")
-        return
-    letter.answered(sender, content.tobytes())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samfed_monai.flare.client import PLAN
+from samfed_monai.flare.post import Post
 from samfed_monai.flare.site_file import read_site_file
 from samfed_monai.flare.site_job import places_of, read_plan
 from samfed_monai.flare.transport import FlareTransport
@@ -16,35 +18,43 @@ from samfed_monai.io import read_json, write_json
 
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Plan
-    from samfed_monai.flare.controller import FederationController
 
 logger = logging.getLogger(__name__)
 
 
-def run_server(controller: FederationController, folder: Path) -> None:
+def run_server(
+    folder: Path, *, kit: Path, job_config: Path, post: Post, opened: Callable[[FlareTransport], None]
+) -> None:
     """Runs what is left of the run in ``folder``.
+
+    Args:
+        folder: the run's folder.
+        kit: folder of the server's start-up kit, with its site file.
+        job_config: folder of the job's configuration files, with the plan.
+        post: carries the letters to the sites.
+        opened: is given the transport as soon as there is one, before any letter is sent.
 
     Raises:
         SamFedError: the run is refused or stopped; what there is of it is kept.
     """
     from samfed_monai.federation.job_run import JobRun
-    from samfed_monai.flare.controller import FlarePost
 
     logging.getLogger("samfed_monai").setLevel(logging.INFO)
-    files = read_site_file(controller.kit_folder())
+    files = read_site_file(kit)
     if files.weights is not None:
         os.environ["SAMFED_WEIGHTS"] = str(files.weights)
     if files.threads is not None:
         import torch
 
         torch.set_num_threads(int(files.threads))
-    plan = read_plan(controller.job_config() / PLAN)
+    plan = read_plan(job_config / PLAN)
 
     def transport(settled: Plan) -> FlareTransport:
         sites = tuple(sorted({*settled.sites, *settled.unseen}))
         run = run_identifier(folder)
-        controller.transport = FlareTransport(FlarePost(controller), sites, run=run, patience=settled.timeout)
-        return controller.transport
+        made = FlareTransport(post, sites, run=run, patience=settled.timeout)
+        opened(made)
+        return made
 
     JobRun(plan, places_of(files, plan, folder)).run(transport)
     if files.output_dir is None:

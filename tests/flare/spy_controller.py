@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.flare import controller
-from samfed_monai.flare.post import Letter
+from samfed_monai.flare.controller import FederationController
+from samfed_monai.flare.flare_post import FlarePost
+from samfed_monai.flare.post import Letter, Post
 
 FOLDER = "SAMFED_TEST_SPY"
 
 
-class RecordingPost(controller.FlarePost):
+class RecordingPost(FlarePost):
     """Writes ``<number>.down`` and ``<number>.up`` into the folder that ``$SAMFED_TEST_SPY`` names."""
 
     def send(self, letter: Letter) -> Any:
@@ -27,7 +28,6 @@ class RecordingPost(controller.FlarePost):
         letter.answered(site, answer)
 
 
-class SpyController(controller.FederationController):
-    def federate(self, folder: Path) -> None:
-        controller.FlarePost = RecordingPost  # type: ignore[misc]
-        super().federate(folder)
+class SpyController(FederationController):
+    def make_post(self) -> Post:
+        return RecordingPost(self)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.federation import Envelope, FedAvg, RoundController, RunFolder, Server
-from samfed_monai.flare.controller import FederationController, FlarePost
+from samfed_monai.flare.controller import FederationController
+from samfed_monai.flare.flare_post import FlarePost
 from samfed_monai.flare.transport import FlareTransport
 from samfed_monai.io import read_json, write_json
 from tests.federation.toys import QUIET, toy_weights
