@@ -11,7 +11,7 @@ from samfed_monai.errors import Problems
 from samfed_monai.handlers.guidance import Guidance
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.term import Term
-from samfed_monai.losses import StructureLoss, gated_loss, lssl_labels
+from samfed_monai.losses import StructureLoss, dropout_consistency, gated_loss, lssl_labels
 from samfed_monai.networks.hssf import HssfNetwork, hssf_outputs
 
 if TYPE_CHECKING:
@@ -22,8 +22,9 @@ class LsslTerm(Term):
     """HSSF's semi-supervised loss on an unlabelled batch: both views against one label, and an MSE (METHOD section 5).
 
     The label of a pixel is that of the view with the higher predicted confidence, flipped where even that is below
-    ``flip_below``; an image counts only if its mean confidence is above ``least_mean``. Added to that is the mean
-    squared difference between the weak view's logits and those with half of its features dropped.
+    ``flip_below``; an image counts only if its mean confidence is above ``least_mean``. A view costs ``loss`` and, once
+    more, its plain cross entropy. Added to both is the weighted squared difference between the weak view's logits and
+    those with half of its features dropped (:func:`samfed_monai.losses.dropout_consistency`).
 
     The stream gives the student's strong view. The weak one it only runs without gradient, so the term runs the student
     once more, in train mode and with gradient: HSSF learns from both views, and the two passes through the decoder
@@ -37,7 +38,8 @@ class LsslTerm(Term):
         flip_below: confidence under which a label is turned round (HSSF: 0.3).
         least_mean: mean confidence an image must exceed (HSSF: 0.75).
         feature_dropout: chance with which a channel of the features is dropped (HSSF: 0.5); 0 leaves the MSE out.
-        consistency: factor of the MSE (1: HSSF names none).
+        cross_entropy: factor of the plain cross entropy that is added to ``loss`` (HSSF: 1).
+        consistency: factor of the squared difference (HSSF: 1).
         image_key: key of the weak view in the unlabelled batch.
         weight: factor of the term.
         schedule: how the factor changes over the rounds.
@@ -59,6 +61,7 @@ class LsslTerm(Term):
         flip_below: float = 0.3,
         least_mean: float = 0.75,
         feature_dropout: float = 0.5,
+        cross_entropy: float = 1.0,
         consistency: float = 1.0,
         image_key: str = "image",
         weight: float = 1.0,
@@ -71,12 +74,14 @@ class LsslTerm(Term):
         for key, value in shares.items():
             if not 0 <= value <= 1:
                 problems.add(f"{self.where}#{key}", found=repr(value), expected="a number in [0, 1]")
-        if not consistency >= 0:
-            problems.add(f"{self.where}#consistency", found=repr(consistency), expected="a number >= 0")
+        for key, factor in {"cross_entropy": cross_entropy, "consistency": consistency}.items():
+            if not factor >= 0:
+                problems.add(f"{self.where}#{key}", found=repr(factor), expected="a number >= 0")
         problems.refuse_if_any()
         self.loss = StructureLoss() if loss is None else loss
         self.flip_below, self.least_mean = flip_below, least_mean
-        self.feature_dropout, self.consistency, self.image_key = feature_dropout, consistency, image_key
+        self.feature_dropout, self.image_key = feature_dropout, image_key
+        self.cross_entropy, self.consistency = cross_entropy, consistency
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -109,7 +114,11 @@ class LsslTerm(Term):
         )
         record(engine, f"{self.name}_counted", chosen.gate.float().mean())
         record(engine, f"{self.name}_flipped", chosen.flipped.float().mean())
-        value = sum(gated_loss(self.loss, view, chosen.label, chosen.gate) for view in (weak, strong))
+        value = sum(gated_loss(self._of_view, view, chosen.label, chosen.gate) for view in (weak, strong))
         if of_weak.dropped is None:
             return value
-        return value + self.consistency * F.mse_loss(of_weak.dropped, of_weak.logits)
+        return value + self.consistency * dropout_consistency(of_weak.logits, of_weak.dropped)
+
+    def _of_view(self, logits: Tensor, label: Tensor) -> Tensor:
+        entropy = F.binary_cross_entropy_with_logits(logits, label.to(logits.dtype))
+        return self.loss(logits, label) + self.cross_entropy * entropy

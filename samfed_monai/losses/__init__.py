@@ -24,6 +24,7 @@ __getattr__, __dir__ = attach(
         "consensus": "rater_rates",
         "LsslLabels": "hssf",
         "confidence_loss": "hssf",
+        "dropout_consistency": "hssf",
         "gated_loss": "hssf",
         "hssf_kl": "hssf",
         "lssl_labels": "hssf",

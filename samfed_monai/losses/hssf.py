@@ -111,6 +111,20 @@ def lssl_labels(
     return LsslLabels((foreground ^ flipped).long(), best.mean(dim=(1, 2, 3)) > least_mean, flipped)
 
 
+def dropout_consistency(logits: Tensor, dropped: Tensor) -> Tensor:
+    """Squared difference of the logits of two passes, channels weighted by how much of the image they hold.
+
+    ``mean_{b, c} w_bc mean_pixels (z - d)^2`` with ``w_bc`` the mean over the pixels of ``softmax(d)``. The gradient
+    reaches both passes, and the weight.
+
+    Args:
+        logits: (B, C, H, W) float, C > 1.
+        dropped: the same of the pass with features left out.
+    """
+    weight = dropped.softmax(dim=1).mean(dim=(2, 3))
+    return (weight * ((logits - dropped) ** 2).mean(dim=(2, 3))).mean()
+
+
 def gated_loss(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, label: Tensor, gate: Tensor) -> Tensor:
     """The mean over all images of a loss that is 0 for images with a closed gate.
 

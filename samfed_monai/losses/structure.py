@@ -38,6 +38,8 @@ class StructureLoss(nn.Module):
         kernel_size: window of the border weight in pixels, odd (31: HSSF, Ma et al., TMI 2024; METHOD 3.1).
         gain: how much a border pixel weighs more (5, ibid.).
         smoothing: added to both parts of the IoU in pixels (1, ibid.).
+        weighted_entropy: whether border weights count in the cross entropy, too. HSSF's code weighs the IoU alone; ours
+            weighs both (METHOD 3.1).
 
     Raises:
         ValueError: an even or non-positive ``kernel_size``; shapes that do not match.
@@ -47,11 +49,14 @@ class StructureLoss(nn.Module):
         {"_target_": "samfed_monai.losses.StructureLoss", "kernel_size": 31}
     """
 
-    def __init__(self, *, kernel_size: int = 31, gain: float = 5.0, smoothing: float = 1.0) -> None:
+    def __init__(
+        self, *, kernel_size: int = 31, gain: float = 5.0, smoothing: float = 1.0, weighted_entropy: bool = True
+    ) -> None:
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"StructureLoss -> kernel_size: expected an odd number of pixels, found {kernel_size}")
         self.kernel_size, self.gain, self.smoothing = kernel_size, gain, smoothing
+        self.weighted_entropy = weighted_entropy
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss as a scalar.
@@ -76,8 +81,9 @@ class StructureLoss(nn.Module):
             entropy = F.cross_entropy(logits, index, reduction="none").unsqueeze(1)
             prediction = logits.softmax(dim=1)[:, 1:]
         pixels = (1, 2, 3)
-        weighted_entropy = (weight * entropy).sum(pixels) / weight.sum(pixels)
+        share = weight if self.weighted_entropy else torch.ones_like(weight)
+        mean_entropy = (share * entropy).sum(pixels) / share.sum(pixels)
         overlap = (weight * prediction * truth).sum((2, 3))
         union = (weight * (prediction + truth)).sum((2, 3)) - overlap
         iou = (overlap + self.smoothing) / (union + self.smoothing)
-        return torch.mean(weighted_entropy + 1.0 - iou.mean(dim=1))
+        return torch.mean(mean_entropy + 1.0 - iou.mean(dim=1))

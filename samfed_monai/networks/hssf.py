@@ -9,12 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.networks.hssf_parts import LOW_WIDTH, WIDTH, Aspp, ConfidenceBranch, block, drawn_anew
 from samfed_monai.networks.image_size import require_image_size
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
-
-WIDTH = 256
-LOW_WIDTH = 48
-DILATIONS = (12, 24, 36)
 
 
 @dataclass(frozen=True)
@@ -34,12 +31,14 @@ class HssfOutputs:
 
 
 class HssfNetwork(nn.Module):
-    """The DeepLabV3+ of HSSF's code, from its description (Ma et al., IEEE TMI 2024); written anew.
+    """The DeepLabV3+ of HSSF's code (Ma et al., IEEE TMI 2024), from its description; written anew.
 
     Encoder without ImageNet weights, output stride 32; its features of stride 4 are brought to 48 channels, those of
-    stride 32 pass an ASPP of five branches of 256 (1x1, 3x3 dilated by 12, 24 and 36, global pooling); the 304
-    channels of both pass two 3x3 convolutions of 256 and a 1x1 one to two logits, upsampled bilinearly with aligned
-    corners. A second such head predicts confidence; its shape is inferred.
+    stride 32 pass an ASPP of five branches of 256 (1x1, 3x3 dilated by 12, 24 and 36, global pooling). The decoder
+    takes the 304 channels of both through two 3x3 convolutions and a linear 1x1 one, 256 each, with dropout 0.5 and 0.1
+    after the first two; a hidden 1x1 layer and a last one make two logits of that; :class:`ConfidenceBranch` sees the
+    decoder's channels and the logits. All is upsampled bilinearly. It has the parameters that are published (21.4, 31.5
+    and 65.7 million) but for those of the encoder's ImageNet classifier, which is counted there and used by nothing.
 
     ``network(image)`` returns (B, 1, H, W), the difference ``z1 - z0`` of the two logits: its sigmoid is their softmax,
     its sign their argmax. In train mode the returned tensor carries the rest of the pass, see :func:`hssf_outputs`; in
@@ -49,31 +48,35 @@ class HssfNetwork(nn.Module):
         encoder: a ResNet of segmentation_models_pytorch.
         in_channels: of the images.
         out_channels: 1, or the number of classes, whose logits are then returned as they are.
-        confidence_convolutions: 3x3 convolutions of the confidence branch; with 7 the whole network has within 4 % of
-            the published 21.4, 31.5 and 65.7 million parameters, and a forward pass in train mode takes 1.6 to 1.9
-            times as many operations.
 
     Raises:
-        Refused: fewer than one convolution.
+        Refused: fewer than one channel of output.
     """
 
-    def __init__(
-        self, encoder: str, *, in_channels: int = 3, out_channels: int = 1, confidence_convolutions: int = 2
-    ) -> None:
+    def __init__(self, encoder: str, *, in_channels: int = 3, out_channels: int = 1) -> None:
         super().__init__()
         problems = Problems()
-        for name, value in (("out_channels", out_channels), ("confidence_convolutions", confidence_convolutions)):
-            if value < 1:
-                problems.add(f"network_def#{name}", found=repr(value), expected="a whole number >= 1")
+        if out_channels < 1:
+            problems.add("network_def#out_channels", found=repr(out_channels), expected="a whole number >= 1")
         problems.refuse_if_any()
         declare_torchvision_operators()
         from segmentation_models_pytorch.encoders import get_encoder
 
+        classes = max(2, out_channels)
         self.encoder = get_encoder(encoder, in_channels=in_channels, depth=5, weights=None, output_stride=32)
-        self.aspp = Aspp(self.encoder.out_channels[-1])
-        self.low = _block(self.encoder.out_channels[2], LOW_WIDTH, 1)
-        self.head = _head(2, max(2, out_channels))
-        self.confidence_head = _head(confidence_convolutions, 1)
+        self.aspp = drawn_anew(Aspp(self.encoder.out_channels[-1]))
+        self.low = drawn_anew(block(self.encoder.out_channels[2], LOW_WIDTH, 1))
+        self.decoder = drawn_anew(
+            nn.Sequential(
+                block(WIDTH + LOW_WIDTH, WIDTH, 3),
+                nn.Dropout(0.5),
+                block(WIDTH, WIDTH, 3),
+                nn.Dropout(0.1),
+                nn.Conv2d(WIDTH, WIDTH, 1),
+            )
+        )
+        self.head = drawn_anew(nn.Sequential(block(WIDTH, WIDTH, 1, bias=True), nn.Conv2d(WIDTH, classes, 1)))
+        self.confidence_head = drawn_anew(ConfidenceBranch(classes))
         self.difference = out_channels == 1
 
     def forward(self, image: Tensor, feature_dropout: float = 0.0) -> Tensor:
@@ -87,38 +90,24 @@ class HssfNetwork(nn.Module):
         size = image.shape[-2:]
         features = self.encoder(image)
         low, high = features[2], features[-1]
-        joined = self._join(low, high)
+        decoded = self._decode(low, high)
+        found = self.head(decoded)
         # float32 also under autocast: the inferer's own .float() then hands on this very tensor, with what it carries
-        logits = _upsample(self.head(joined).float(), size)
+        logits = _upsample(found.float(), size)
         returned = logits[:, 1:] - logits[:, :1] if self.difference else logits
         if not self.training:
             return returned
         dropped = None
         if feature_dropout > 0:
-            rejoined = self._join(F.dropout2d(low, feature_dropout), F.dropout2d(high, feature_dropout))
-            dropped = _upsample(self.head(rejoined).float(), size)
-        confidence = _upsample(self.confidence_head(joined).float(), size)
+            again = self._decode(F.dropout2d(low, feature_dropout), F.dropout2d(high, feature_dropout))
+            dropped = _upsample(self.head(again).float(), size)
+        confidence = _upsample(self.confidence_head(decoded, found).float(), size)
         # on the tensor, not on the module: other passes follow before a term reads it, and the module stays copyable
         returned.hssf_outputs = HssfOutputs(logits, confidence, dropped)  # type: ignore[attr-defined]
         return returned
 
-    def _join(self, low: Tensor, high: Tensor) -> Tensor:
-        return torch.cat([_upsample(self.aspp(high), low.shape[-2:]), self.low(low)], dim=1)
-
-
-class Aspp(nn.Module):
-    """Five views of (B, in_channels, h, w), joined to (B, 256, h, w) by a 1x1 convolution."""
-
-    def __init__(self, in_channels: int) -> None:
-        super().__init__()
-        self.point = _block(in_channels, WIDTH, 1)
-        self.dilated = nn.ModuleList(_block(in_channels, WIDTH, 3, dilation) for dilation in DILATIONS)
-        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), _block(in_channels, WIDTH, 1))
-        self.project = _block((2 + len(DILATIONS)) * WIDTH, WIDTH, 1)
-
-    def forward(self, features: Tensor) -> Tensor:
-        views = [self.point(features), *(branch(features) for branch in self.dilated)]
-        return self.project(torch.cat([*views, self.pooled(features).expand_as(views[0])], dim=1))
+    def _decode(self, low: Tensor, high: Tensor) -> Tensor:
+        return self.decoder(torch.cat([_upsample(self.aspp(high), low.shape[-2:]), self.low(low)], dim=1))
 
 
 def hssf_outputs(prediction: Tensor) -> HssfOutputs:
@@ -138,26 +127,11 @@ def hssf_outputs(prediction: Tensor) -> HssfOutputs:
     return outputs
 
 
-def hssf_network(encoder: str, *, in_channels: int, out_channels: int, confidence_convolutions: int = 2) -> nn.Module:
+def hssf_network(encoder: str, *, in_channels: int, out_channels: int) -> nn.Module:
     """:class:`HssfNetwork` for the catalogue; any image of at least 32 pixels will do."""
-    network = HssfNetwork(
-        encoder,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        confidence_convolutions=confidence_convolutions,
-    )
+    network = HssfNetwork(encoder, in_channels=in_channels, out_channels=out_channels)
     return require_image_size(network, multiple=1, least=32)
 
 
-def _block(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2 * dilation, dilation=dilation, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
-
-
-def _head(convolutions: int, outputs: int) -> nn.Sequential:
-    blocks = [_block(WIDTH + LOW_WIDTH if first == 0 else WIDTH, WIDTH, 3) for first in range(convolutions)]
-    return nn.Sequential(*blocks, nn.Conv2d(WIDTH, outputs, 1))
-
-
 def _upsample(tensor: Tensor, size: torch.Size) -> Tensor:
-    return F.interpolate(tensor, size=size, mode="bilinear", align_corners=True)
+    return F.interpolate(tensor, size=size, mode="bilinear", align_corners=False)

@@ -9,6 +9,8 @@ from samfed_monai.reports.numbers import DEFAULT_CONVENTION
 from samfed_monai.reports.rows import CEILING, FLOOR, Cell, Group
 from samfed_monai.reports.run_data import RunData
 
+_RECIPE = ("base", "adapt", "size", "views", "peak", "refine")
+
 
 def notes_of(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
     """Sentences below the table, computed from the runs."""
@@ -22,6 +24,7 @@ def notes_of(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
     if convention_of(runs) is None:
         told = {run.row: " / ".join(_convention(run.results).values()) for run in runs}
         notes.append(f"Rows count HD95 and empty masks differently ({_listed(told)}): their HD95 cannot be compared.")
+    notes += _teacher_notes(runs)
     for group in groups:
         notes += [f"{group.label}: {note}" if len(groups) > 1 else note for note in _gap_notes(group)]
     if any(len(row.seeds) < 3 for group in groups for row in group.rows):
@@ -37,6 +40,23 @@ def convention_of(runs: Sequence[RunData]) -> dict[str, str] | None:
 
 def _convention(results: Mapping[str, Any]) -> dict[str, str]:
     return {**DEFAULT_CONVENTION, **results.get("convention", {})}
+
+
+def _teacher_notes(runs: Sequence[RunData]) -> list[str]:
+    """Teachers of one recipe that are not one: an adapter fitted on another machine is another adapter."""
+    fitted: dict[str, dict[str, str]] = {}
+    for run in runs:
+        about, sha256 = run.results["teacher"], run.results["hashes"].get("teacher")
+        if about and sha256:
+            recipe = ", ".join(f"{key} {about[key]}" for key in _RECIPE if key in about)
+            fitted.setdefault(recipe, {}).setdefault(sha256, f"{run.row}, seed {run.seed}")
+    return [
+        f"Runs have SAM teachers of one recipe ({recipe}) that were fitted apart "
+        f"({_listed({sha256[:8]: f'{first}, …' for sha256, first in found.items()})}): a part of what lies between "
+        "them is the teachers'."
+        for recipe, found in fitted.items()
+        if len(found) > 1
+    ]
 
 
 def _gap_notes(group: Group) -> list[str]:

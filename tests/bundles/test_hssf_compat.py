@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,6 @@ def workflow(tmp_path_factory: pytest.TempPathFactory) -> Any:
     settings = {"images_per_site": 4, "public": 4, "validation": 2, "test": 1, "size": (64, 64)}
     listed = render_synthetic(folder / "images", sites=1, **settings)
     listed.save(folder / "list.json")
-    overrides: dict[str, Any] = {
-        "site": next(iter(DataList.load(folder / "list.json").sites)),
-        "network_def#confidence_convolutions": 1,
-    }
     made = ConfigWorkflow(
         config_file=[str(BUNDLE / "configs" / "train.json"), *map(str, variant_files(BUNDLE, "hssf_compat"))],
         workflow_type="train",
@@ -43,7 +40,7 @@ def workflow(tmp_path_factory: pytest.TempPathFactory) -> Any:
         image_size=32,
         local_steps=2,
         epochs=1,
-        **overrides,
+        site=next(iter(DataList.load(folder / "list.json").sites)),
     )
     made.initialize()
     yield made
@@ -58,6 +55,9 @@ def test_it_trains_by_the_conventions(workflow: ConfigWorkflow) -> None:
     assert isinstance(parts["network"], HssfNetwork)
     (group,) = parts["optimizer"].param_groups
     assert (group["lr"], group["weight_decay"]) == (1e-4, 0.02)
+    rate = workflow.parser.get_parsed_content("before#learning_rate")
+    assert rate.factor(199, 200) == pytest.approx(0.01 + 0.99 * (1 + math.cos(math.pi * 199 / 800)) / 2)
+    assert not workflow.parser.get_parsed_content("loss").weighted_entropy
     views = parts["unlabelled#dataloader"].dataset.transform.transforms
     assert isinstance(views[-1], NoiseViewd)
     assert (views[-1].deviation, views[-1].limit) == (0.1, 0.2)

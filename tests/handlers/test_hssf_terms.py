@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from monai.data import DataLoader, Dataset
 from monai.engines.utils import IterationEvents
 from monai.inferers import SimpleInferer
@@ -31,7 +32,7 @@ SIZE = 32
 
 def a_network() -> HssfNetwork:
     torch.manual_seed(0)
-    return HssfNetwork("resnet18", confidence_convolutions=1)
+    return HssfNetwork("resnet18")
 
 
 def a_loader() -> DataLoader:
@@ -82,7 +83,7 @@ def test_a_prediction_without_confidence_is_refused() -> None:
 @pytest.mark.parametrize("consistency", [0.0, 3.0])
 def test_lssl_is_the_loss_of_both_views_plus_the_difference_of_two_passes(consistency: float) -> None:
     weak, weak_confidence, strong, strong_confidence = tensors(4)
-    dropped = torch.cat([torch.zeros_like(weak), weak - 2], dim=1)  # differs from the pair by (0, 2): a mean of 2
+    dropped = torch.cat([torch.zeros_like(weak), weak - 2], dim=1)  # differs from the pair by (0, 2)
     asked: list[float] = []
 
     def inferer(image: torch.Tensor, network: Any, feature_dropout: float) -> torch.Tensor:
@@ -99,7 +100,10 @@ def test_lssl_is_the_loss_of_both_views_plus_the_difference_of_two_passes(consis
     found = term.value(guidance, engine)
     chosen = lssl_labels(weak, weak_confidence, strong, strong_confidence, flip_below=0.6, least_mean=0.0)
     assert 0 < chosen.flipped.float().mean() < 1  # the threshold is at work
-    expected = loss(weak, chosen.label) + loss(strong, chosen.label) + consistency * 2
+    entropy = [F.binary_cross_entropy_with_logits(view, chosen.label.float()) for view in (weak, strong)]
+    # a squared difference of 4 in the second of two channels, which holds the mean of its sigmoid of the image
+    difference = 4 * (weak - 2).sigmoid().mean() / 2
+    expected = loss(weak, chosen.label) + loss(strong, chosen.label) + sum(entropy) + consistency * difference
     torch.testing.assert_close(found, expected)
     assert asked == [0.5]
     assert engine.state.terms["lssl_counted"] == 1
@@ -113,7 +117,7 @@ def test_images_of_which_the_views_are_unsure_do_not_count() -> None:
     engine = engine_of(guidance=guidance)
     engine.inferer, engine.network = (lambda image, network, feature_dropout: predicted(weak, sure)), None
     loss = StructureLoss(kernel_size=3)
-    found = LsslTerm(loss=loss).value(guidance, engine)
+    found = LsslTerm(loss=loss, cross_entropy=0.0).value(guidance, engine)
     label, gate = (weak > 0).long(), torch.tensor([True, False])
     torch.testing.assert_close(found, gated_loss(loss, weak, label, gate) + gated_loss(loss, strong, label, gate))
     assert engine.state.terms["lssl_counted"] == 0.5
@@ -140,8 +144,8 @@ def test_one_step_of_monais_trainer_with_both_terms() -> None:
     # four passes in train mode (labelled, strong, weak through encoder and heads) and one more of the decoder
     after = weights(network)
     assert after["encoder.bn1.num_batches_tracked"] == 3
-    assert after["head.0.1.num_batches_tracked"] == 4
-    for name in ("confidence_head.0.0.weight", "head.0.0.weight", "encoder.conv1.weight"):
+    assert after["head.0.1.num_batches_tracked"] == after["decoder.0.1.num_batches_tracked"] == 4
+    for name in ("confidence_head.first.0.weight", "head.0.0.weight", "encoder.conv1.weight"):
         assert not torch.equal(after[name], before[name])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -25,6 +27,14 @@ def test_cosine_by_hand() -> None:
 def test_warm_up_rises_in_a_straight_line_and_the_floor_holds() -> None:
     schedule = RoundLearningRate(optimizer=optimizer(), warmup=2, floor=0.2)
     assert [schedule.factor(r, 4) for r in (0, 1, 2, 3)] == pytest.approx([0.5, 1.0, 1.0, 0.6])
+
+
+def test_a_run_may_go_through_a_part_of_the_schedule() -> None:
+    schedule = RoundLearningRate(optimizer=optimizer(), floor=0.01, part=0.25)
+    # HSSF's sites: 200 of the 800 steps of a cosine from 1 to 0.01
+    assert schedule.factor(100, 200) == pytest.approx(0.01 + 0.99 * (1 + math.cos(math.pi / 8)) / 2)
+    with pytest.raises(Refused, match=r"RoundLearningRate -> part: expected a part in \(0, 1\], found 0"):
+        RoundLearningRate(optimizer=optimizer(), part=0)
 
 
 def test_rate_of_each_round_and_of_a_resumed_run() -> None:

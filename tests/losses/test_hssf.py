@@ -14,6 +14,7 @@ from samfed_monai.losses import (
     StructureLoss,
     confidence_loss,
     distillation_kl,
+    dropout_consistency,
     gated_loss,
     hssf_kl,
     lssl_labels,
@@ -128,3 +129,16 @@ def test_images_that_do_not_count_are_zeros_in_the_mean() -> None:
     assert nothing.item() == 0
     assert logits.grad is not None
     assert not logits.grad.any()
+
+
+def test_channels_of_two_passes_weigh_what_they_hold_of_the_image() -> None:
+    dropped = torch.tensor([0.0, LN3]).view(1, 2, 1, 1).expand(1, 2, 2, 2)  # softmax: 1/4 and 3/4
+    logits = dropped + torch.tensor([2.0, 1.0]).view(1, 2, 1, 1)
+    assert dropout_consistency(logits, dropped).item() == pytest.approx((4 / 4 + 1 * 3 / 4) / 2)
+    assert dropout_consistency(dropped, dropped).item() == 0
+
+
+def test_both_passes_learn_from_their_difference() -> None:
+    passes = [torch.randn(2, 2, 2, 2, generator=torch.Generator().manual_seed(n), requires_grad=True) for n in (0, 1)]
+    dropout_consistency(*passes).backward()
+    assert all(bool(each.grad.any()) for each in passes)

@@ -41,6 +41,16 @@ def test_loss_by_hand_with_border_weights() -> None:
     assert StructureLoss(kernel_size=3)(logits, target).item() == pytest.approx(expected)
 
 
+def test_the_entropy_can_go_without_border_weights() -> None:
+    logits = torch.tensor([[[[0.0, 0.0, 2.0]]]])
+    target = torch.tensor([[[[0.0, 0.0, 1.0]]]])
+    weights, sure = [1.0, 14 / 9, 49 / 9], 1 / (1 + math.exp(-2))
+    overlap = sure * weights[2]
+    union = 0.5 * (weights[0] + weights[1]) + (1 + sure) * weights[2] - overlap
+    expected = (2 * math.log(2) - math.log(sure)) / 3 + 1 - (overlap + 1) / (union + 1)
+    assert StructureLoss(kernel_size=3, weighted_entropy=False)(logits, target).item() == pytest.approx(expected)
+
+
 def test_a_perfect_prediction_costs_nothing() -> None:
     target = torch.zeros(1, 1, 8, 8)
     target[..., 2:5, 2:6] = 1

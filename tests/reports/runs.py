@@ -45,11 +45,10 @@ def write_run(
         rounds=rounds,
         scores={"best": sites(dice), "last": sites(dice - 0.05)},
         teacher_scores={site: {"test": summary(teacher)} for site in "ab"} if teacher else None,
-        hashes={"datalist": datalist},
+        **{"hashes": {"datalist": datalist}, **more},
         versions={"torch": "2.13.0"},
         seeds={"seed": seed},
         unseen=None if unseen is None else {m: {"far": {"test": summary(unseen)}} for m in ("best", "last")},
-        **more,
     )
     write_json(folder / "results.json", results)
     return folder

@@ -74,6 +74,21 @@ def test_runs_of_unlike_length_are_told(tmp_path):
     assert "Runs have different numbers of rounds (samfed: 5; oracle: 9)." in comparison_table(runs).notes
 
 
+def test_teachers_of_one_recipe_that_were_fitted_apart_are_told(tmp_path):
+    def run(seed, sha256, **recipe):
+        about = {"base": "vit_t", "adapt": "lora", "size": 512, "views": 4} | recipe
+        hashes = {"datalist": "d" * 64, "teacher": sha256}
+        return write_run(tmp_path / f"{sha256[0]}{seed}", "samfed", seed, 0.8, teacher=about, hashes=hashes)
+
+    table = comparison_table([run(0, "a" * 64), run(1, "a" * 64), run(2, "b" * 64), run(3, "c" * 64, views=1)])
+    told = [note for note in table.notes if "teachers" in note]
+    assert told == [
+        "Runs have SAM teachers of one recipe (base vit_t, adapt lora, size 512, views 4) that were fitted apart "
+        "(aaaaaaaa: samfed, seed 0, …; bbbbbbbb: samfed, seed 2, …): a part of what lies between them is the teachers'."
+    ]
+    assert not any("teachers" in note for note in comparison_table([run(0, "a" * 64), run(1, "a" * 64)]).notes)
+
+
 def test_what_cannot_be_compared_is_refused_all_at_once(runs, tmp_path):
     again = write_run(tmp_path / "again", "samfed", 0, 0.8)
     other = write_run(tmp_path / "other", "no_sam", 0, 0.8, datalist="e" * 64)
