@@ -137,8 +137,9 @@ ablation-page:
 PFEDSAM_RUN ?= runs/pfedsam
 PFEDSAM_SEEDS ?= 0,1,2
 PFEDSAM_JOBS ?= 1
-PFEDSAM_ROWS := zero_shot,supervised,local_sam,fedsam,full_sam,pfedsam
-PFEDSAM_ARGS := --rounds 6 --batch_size 4 --local_steps 12 --warm_start_steps 150 --overlays false
+PFEDSAM_ROWS := zero_shot,local_sam,fedsam,pfedsam
+PFEDSAM_IMAGES := 240
+PFEDSAM_ARGS := --rounds 6 --batch_size 4 --local_steps 24 --warm_start_steps 150 --overlays false --client\#optimizer\#lr 0.0005
 PFEDSAM_COMPARE = @$(BIN)/samfed compare $(1) --variants $(2) --seeds $(PFEDSAM_SEEDS) --jobs $(PFEDSAM_JOBS) \
     --cache-dir "$(PFEDSAM_RUN)/cache" $(PFEDSAM_ARGS)
 pfedsam-section = $(call section,$(1),pfedsam-$(2),make pfedsam SAMFED_DATA=DATA  -> samfed compare --seeds $(PFEDSAM_SEEDS) $(PFEDSAM_ARGS))
@@ -148,11 +149,11 @@ pfedsam: $(VENV)/.package
 	@mkdir -p "$(PFEDSAM_RUN)"
 	@$(BIN)/samfed weights mobile_sam --from "$(CHECKPOINT)"
 	@test -f "$(PFEDSAM_RUN)/polyp.json" || $(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/polyp_hssf.json" \
-	    --data-root "$(POLYP_DATA)" --by-sequence --limit-per-site 60 --output "$(PFEDSAM_RUN)/polyp.json"
+	    --data-root "$(POLYP_DATA)" --by-sequence --limit-per-site $(PFEDSAM_IMAGES) --output "$(PFEDSAM_RUN)/polyp.json"
 	@test -f "$(PFEDSAM_RUN)/halves.json" || $(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/polyp_hssf.json" \
-	    --data-root "$(POLYP_DATA)" --by-sequence --divide 2 --limit-per-site 60 --output "$(PFEDSAM_RUN)/halves.json"
+	    --data-root "$(POLYP_DATA)" --by-sequence --divide 2 --limit-per-site $(PFEDSAM_IMAGES) --output "$(PFEDSAM_RUN)/halves.json"
 	@test -f "$(PFEDSAM_RUN)/skin.json" || $(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/isic_hssf.json" \
-	    --data-root "$(SKIN_DATA)" --limit-per-site 60 --output "$(PFEDSAM_RUN)/skin.json"
+	    --data-root "$(SKIN_DATA)" --limit-per-site $(PFEDSAM_IMAGES) --output "$(PFEDSAM_RUN)/skin.json"
 	$(call PFEDSAM_COMPARE,samfed_polyp,$(PFEDSAM_ROWS)) --datalist "$(PFEDSAM_RUN)/polyp.json" --data-root "$(POLYP_DATA)" \
 	    --output-dir "$(PFEDSAM_RUN)/polyp" --rows docs/results/pfedsam.rows.json $(call record,pfedsam-polyp)
 	$(call PFEDSAM_COMPARE,samfed_polyp,fedsam$(comma)pfedsam) --datalist "$(PFEDSAM_RUN)/halves.json" --data-root "$(POLYP_DATA)" \

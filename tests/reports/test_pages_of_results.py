@@ -26,3 +26,11 @@ def test_a_page_is_what_its_command_writes_from_the_records(page: str, tmp_path:
     words = ["make", "--silent", f"{page}-page", f"BIN={Path(sys.executable).parent}", f"PAGES={tmp_path}"]
     subprocess.run(words, cwd=REPOSITORY, check=True, capture_output=True, timeout=120)
     assert (tmp_path / f"{page}.md").read_text(encoding="utf-8") == (RESULTS / f"{page}.md").read_text(encoding="utf-8")
+
+
+def test_records_are_kept_with_the_pages() -> None:
+    words = ["git", "check-ignore", "--quiet", "--no-index", "docs/results/runs/polyp-one.jsonl"]
+    code = subprocess.run(words, cwd=REPOSITORY, check=False, capture_output=True).returncode
+    if code == 128:
+        pytest.skip("not a checkout: git has no rules here")
+    assert code == 1, "a rule of .gitignore hides the records of runs"
