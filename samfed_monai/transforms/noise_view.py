@@ -24,8 +24,8 @@ class NoiseViewd(RandomizableTransform, MapTransform):
     Args:
         keys: the image, (C, H, W) in [0, 1].
         output_key: where its noisy view goes.
-        deviation: of the noise, in [0, 1] intensities (HSSF: 0.1).
-        limit: no pixel changes by more (0.2 is our choice: HSSF's bound is not known).
+        deviation: of the noise, in [0, 1] intensities (HSSF: 0.1 on images in [-1, 1], which is 0.05 here).
+        limit: no pixel changes by more (HSSF: 0.2 on those, which is 0.1 here).
         allow_missing_keys: whether an item may lack the image.
 
     The view is (C, H, W) float32, a new tensor, kept in [0, 1] like every view here.
@@ -35,7 +35,7 @@ class NoiseViewd(RandomizableTransform, MapTransform):
 
     Example::
 
-        {"_target_": "samfed_monai.transforms.NoiseViewd", "deviation": 0.1, "limit": 0.2}
+        {"_target_": "samfed_monai.transforms.NoiseViewd", "deviation": 0.05, "limit": 0.1}
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class NoiseViewd(RandomizableTransform, MapTransform):
         keys: KeysCollection = "image",
         output_key: KeysCollection = "image_strong",
         *,
-        deviation: float = 0.1,
-        limit: float = 0.2,
+        deviation: float = 0.05,
+        limit: float = 0.1,
         allow_missing_keys: bool = False,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)

@@ -60,7 +60,10 @@ def test_it_trains_by_the_conventions(workflow: ConfigWorkflow) -> None:
     assert not workflow.parser.get_parsed_content("loss").weighted_entropy
     views = parts["unlabelled#dataloader"].dataset.transform.transforms
     assert isinstance(views[-1], NoiseViewd)
-    assert (views[-1].deviation, views[-1].limit) == (0.1, 0.2)
+    assert (views[-1].deviation, views[-1].limit) == (0.05, 0.1)  # 0.1 and 0.2 of images in [-1, 1]
+    weak = views[-2].view
+    assert (weak.flip, weak.quarter_turns, weak.rotate, weak.zoom) == (True, False, 90.0, (1.0, 1.0))
+    assert (weak.shear, weak.shift) == (0.0, 0.125)
     assert (parts["validate#scores"].pooled, parts["validate#scores"].skip_empty) == (True, True)
     trainer = parts["train#trainer"]
     assert trainer.data_loader.batch_size == parts["unlabelled#dataloader"].batch_size == 4
