@@ -6,7 +6,6 @@ from pathlib import Path
 
 from on_flare.rounds import QUIET, run_rounds
 from samfed_monai.flare.controller import FederationController
-from samfed_monai.flare.flare_post import FlarePost
 from samfed_monai.flare.transport import FlareTransport
 from samfed_monai.io import read_json
 
@@ -16,5 +15,5 @@ class BenchController(FederationController):
 
     def federate(self, folder: Path) -> None:
         plan = read_json(self.job_config() / "samfed_plan.json")
-        self.transport = FlareTransport(FlarePost(self), self.client_names(), run="abc123", progress=QUIET)
+        self.transport = FlareTransport(self.make_post(), self.client_names(), run="abc123", progress=QUIET)
         run_rounds(self.transport, folder, **plan)

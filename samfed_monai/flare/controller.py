@@ -91,7 +91,7 @@ class FederationController(ModelController):
 
     def make_post(self) -> Post:
         """What carries letters to this job's clients."""
-        return FlarePost(self)
+        return FlarePost(self, self.run_name)
 
     def kit_folder(self) -> Path:
         """The folder of this server's start-up kit."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from samfed_monai.errors import Stopped
 from samfed_monai.flare.needs import require_flare
@@ -13,9 +13,7 @@ require_flare()
 
 import numpy as np  # noqa: E402
 from nvflare.app_common.abstract.fl_model import FLModel, ParamsType  # noqa: E402
-
-if TYPE_CHECKING:
-    from samfed_monai.flare.controller import FederationController
+from nvflare.app_common.workflows.model_controller import ModelController  # noqa: E402
 
 #: Entry of ``FLModel.params`` that holds an envelope's bytes, and of ``FLModel.meta`` that holds a failure's reason.
 ENVELOPE, FAILURE = "envelope", "failure"
@@ -29,20 +27,21 @@ class FlarePost:
 
     Args:
         controller: which FLARE runs.
+        run_name: name of the run, which goes with every letter.
     """
 
-    def __init__(self, controller: FederationController) -> None:
-        self.controller = controller
+    def __init__(self, controller: ModelController, run_name: str) -> None:
+        self.controller, self.run_name = controller, run_name
 
     def send(self, letter: Letter) -> Any:
-        if letter.site not in self.controller.client_names():
+        if all(client.name != letter.site for client in self.controller.engine.get_clients()):
             letter.answered(letter.site, "it is not connected to this FLARE job")
             return None
         model = FLModel(
             params={ENVELOPE: np.frombuffer(letter.payload, dtype=np.uint8)},
             params_type=ParamsType.FULL,
             current_round=letter.round,
-            meta={"task": letter.task, "run_name": self.controller.run_name, **letter.words},
+            meta={"task": letter.task, "run_name": self.run_name, **letter.words},
         )
         self.controller.set_fl_context(model)
         task = self.controller._prepare_task(data=model, task_name=_TASK, timeout=0, callback=partial(_deliver, letter))

@@ -30,4 +30,4 @@ class RecordingPost(FlarePost):
 
 class SpyController(FederationController):
     def make_post(self) -> Post:
-        return RecordingPost(self)
+        return RecordingPost(self, self.run_name)

@@ -8,7 +8,6 @@ from typing import Any
 
 from samfed_monai.federation import Envelope, FedAvg, RoundController, RunFolder, Server
 from samfed_monai.flare.controller import FederationController
-from samfed_monai.flare.flare_post import FlarePost
 from samfed_monai.flare.transport import FlareTransport
 from samfed_monai.io import read_json, write_json
 from tests.federation.toys import QUIET, toy_weights
@@ -22,7 +21,7 @@ class ToyController(FederationController):
     def federate(self, folder: Path) -> None:
         plan = read_json(self.job_config() / "samfed_plan.json")
         self.transport = FlareTransport(
-            FlarePost(self), self.client_names(), run=plan["run"], progress=QUIET, notice=1.0
+            self.make_post(), self.client_names(), run=plan["run"], progress=QUIET, notice=1.0
         )
         with RunFolder(folder).open({"rounds": plan["rounds"]}, seeds={"seed": 0}) as run:
             strategy = FedAvg()
