@@ -94,8 +94,10 @@ flare-real: $(VENV)/.flare
 	@$(BIN)/python benchmarks/flare_real.py --data "$(SAMFED_DATA)" $(if $(FLARE_ADAPTER),--adapter "$(FLARE_ADAPTER)") $(FLARE_REAL)
 
 # ---- tests, checks, documentation, figures ------------------------------------------------------------------------
+# Two processes: tests of FLARE mostly wait for deadlines, the others compute meanwhile. TEST_WORKERS=0 runs them in one.
+TEST_WORKERS ?= 2
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(TESTS)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff format --check .

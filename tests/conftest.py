@@ -12,6 +12,14 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file stay in one process, and so do all that start processes of FLARE: those mostly wait."""
+    flare = Path(__file__).parent / "flare"
+    for item in items:
+        group = "flare" if item.path.is_relative_to(flare) else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
 def loggers_speak() -> None:
     """Undoes what commands and logging files of earlier tests did to the package's loggers."""
