@@ -165,5 +165,5 @@ pfedsam-page:
 	    $(call pfedsam-section,Polyps: ClinicDB and Kvasir,polyp) \
 	    $(call pfedsam-section,Unseen hospital: trained without Kvasir,no-kvasir) \
 	    $(call pfedsam-section,Skin: four sites of ISIC 2017,skin) \
-	    --caveat "Small on purpose, for two processor cores: MobileSAM, 256 px, batches of 4, at most 60 labelled images a site, 6 rounds of 12 steps after 150 steps of warm start on the public images." \
-	    --caveat "Every row has the same augmentation, batch, number of optimiser steps and choice of the round; pfedsam, fedsam and local_sam start from the same weights, full_sam and the small network from their own warm start."
+	    --caveat "Small on purpose, for two processor cores: MobileSAM, 256 px, batches of 4, at most $(PFEDSAM_IMAGES) labelled images a site, 6 rounds of 24 steps after 150 steps of warm start on the public images. LoRA, experts and decoder learn with 5e-4, not the published 1e-4, which hardly moves them in so few steps." \
+	    --caveat "Every row has the same augmentation, batch, number of optimiser steps and choice of the round; pfedsam, fedsam and local_sam start from the same weights, full_sam and the small network from their own warm start and with their own learning rates."

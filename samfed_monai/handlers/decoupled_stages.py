@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from ignite.engine import Events
@@ -20,27 +22,40 @@ class DecoupledStages:
     optimizer's moments move it; its moments wait as they are. Between iterations the network is on its personal path
     with everything trainable, so what validates or copies it there sees the site's own model.
 
+    Some weights belong to no path: both run through the mask decoder. Named by ``both`` they never rest, and so take as
+    many steps as where there are no stages.
+
     It does not go together with ``ProximalTerm``, which looks at all weights that are trained at a round's start.
 
     Args:
         share: part of an epoch's steps that are stage G, rounded up; 0 and 1 leave one stage out.
+        both: patterns (``*`` crosses dots) of names of weights that are trained in both stages.
 
     Raises:
-        Refused: a share outside [0, 1]; at ``STARTED``, a network without paths or without personal weights, an
-            optimizer that lacks weights of a stage, or too few steps for both stages.
+        Refused: a share outside [0, 1], ``both`` that is no list; at ``STARTED``, a network without paths or without
+            personal weights, an optimizer that lacks weights of a stage, a pattern that matches nothing that is
+            trained, or too few steps for both stages.
 
     Example::
 
-        "before#stages": {"_target_": "samfed_monai.handlers.DecoupledStages", "share": 0.5}
+        "before#stages": {
+            "_target_": "samfed_monai.handlers.DecoupledStages", "share": 0.5, "both": ["sam.mask_decoder.*"]
+        }
     """
 
     where = "before#stages (DecoupledStages)"
 
-    def __init__(self, *, share: float = 0.5) -> None:
+    def __init__(self, *, share: float = 0.5, both: Sequence[str] = ()) -> None:
+        problems = Problems()
         if type(share) not in (int, float) or not 0 <= share <= 1:
-            raise Refused([Problem(f"{self.where} -> share", found=repr(share), expected="a part in [0, 1]")])
-        self.share = share
+            problems.add(f"{self.where} -> share", found=repr(share), expected="a part in [0, 1]")
+        if isinstance(both, str) or not all(isinstance(pattern, str) for pattern in both):
+            mend = 'for instance ["sam.mask_decoder.*"]'
+            problems.add(f"{self.where} -> both", found=repr(both), expected="a list of patterns", mend=mend)
+        problems.refuse_if_any()
+        self.share, self.both = share, tuple(both)
         self._weights: dict[SamPath, list[Any]] = {}
+        self._resting: dict[SamPath, list[Any]] = {}
 
     def attach(self, engine: Any) -> None:
         """Binds to a trainer."""
@@ -78,8 +93,12 @@ class DecoupledStages:
             found = f"{steps} steps with a share of {self.share}"
             mend = "raise local_steps, or set share to 0 or 1"
             problems.add(self.where, found=found, expected="at least one step for each stage", mend=mend)
+        never = self._never_resting(network, {id(weight) for group in groups.values() for weight in group}, problems)
         problems.refuse_if_any()
         self._weights = {SamPath.GLOBAL: groups["shared"], SamPath.PERSONAL: groups["personal"]}
+        self._resting = {
+            path: [weight for weight in self._weights[path.other] if id(weight) not in never] for path in self._weights
+        }
 
     def __call__(self, engine: Any) -> None:
         """Sets path and trainable weights of one iteration."""
@@ -87,7 +106,7 @@ class DecoupledStages:
         active = self.stage((engine.state.iteration - 1) % steps, steps)
         engine.network.path = active
         engine.state.stage = active.value
-        for weight in self._weights[active.other]:
+        for weight in self._resting[active]:
             weight.requires_grad_(False)
             weight.grad = None  # MONAI's trainer zeroes gradients, and a zero gradient still decays and moves
 
@@ -97,6 +116,19 @@ class DecoupledStages:
         for weights in self._weights.values():
             for weight in weights:
                 weight.requires_grad_(True)
+
+    def _never_resting(self, network: SamNetwork, trained: set[int], problems: Problems) -> set[int]:
+        named = {name: id(weight) for name, weight in network.named_parameters() if id(weight) in trained}
+        never = set[int]()
+        for pattern in self.both:
+            found = {weight for name, weight in named.items() if fnmatchcase(name, pattern)}
+            if not found:
+                parts = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in named))
+                mend = f"correct the pattern or leave it out; trained names begin with {parts}"
+                found_text = f"no trained name like {pattern!r}"
+                problems.add(f"{self.where} -> both", found=found_text, expected="at least one", mend=mend)
+            never |= found
+        return never
 
     def _failed(self, engine: Any, error: BaseException) -> None:
         if self._weights:

@@ -76,6 +76,39 @@ def test_the_half_at_rest_does_not_drift_in_any_round(decoder, checkpointing):
     assert diary.lines == [G, G, L] * 2
 
 
+@pytest.mark.parametrize("decoder", ["personal", "shared"])
+def test_what_belongs_to_both_stages_moves_in_both_and_the_rest_of_its_half_does_not(decoder):
+    seen: list[tuple[str, set[str]]] = []
+    network: Any = tiny_network(decoder=decoder)
+    trainer = sam_trainer([DecoupledStages(both=["sam.mask_decoder.*"])], network=network, steps=2)
+    before: dict[str, torch.Tensor] = {}
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda engine: before.update(weights(engine.network)))
+    trainer.add_event_handler(
+        IterationEvents.MODEL_COMPLETED,
+        lambda engine: seen.append(
+            (engine.state.stage, {n for n, w in weights(engine.network).items() if not torch.equal(w, before[n])})
+        ),
+    )
+    trainer.run()
+    split = network.key_split()
+    own = {name for name in split.personal if "mask_decoder" not in name}
+    common = {name for name in split.shared if "mask_decoder" not in name}
+    decoders = {name for name in (*split.shared, *split.personal) if "mask_decoder" in name}
+    assert own
+    assert common
+    assert decoders
+    assert seen == [("global", common | decoders), ("personal", own | decoders)]
+
+
+def test_a_pattern_of_both_that_matches_nothing_trained_is_refused():
+    with pytest.raises(
+        Refused, match=r"both: expected at least one, found no trained name like 'sam\.decoder\.\*'; corr"
+    ):
+        sam_trainer([DecoupledStages(both=["sam.decoder.*"])], steps=2).run()
+    with pytest.raises(Refused, match=r"both: expected a list of patterns, found 'sam\.\*'; for instance"):
+        DecoupledStages(both="sam.*")
+
+
 def test_every_weight_of_a_stage_moves():
     trainer = sam_trainer([DecoupledStages()], steps=2)
     network: Any = trainer.network
