@@ -16,13 +16,16 @@ NEEDED = {
     "ablation": ["polyp-one", "skin-one"],
     "pfedsam": ["pfedsam-polyp"],
 }
+OLDER = {"polyp", "ablation"}
+"""Pages that were written from run folders which are gone; their figures wait for records."""
 
 
 @pytest.mark.parametrize("page", NEEDED)
 def test_a_page_is_what_its_command_writes_from_the_records(page: str, tmp_path: Path) -> None:
     missing = [name for name in NEEDED[page] if not (RESULTS / "runs" / f"{name}.jsonl").is_file()]
-    if missing:
+    if missing and page in OLDER:
         pytest.skip(f"docs/results/runs holds no {', '.join(missing)}: {page}.md was written from run folders")
+    assert not missing, f"the records of {page}.md are gone"
     words = ["make", "--silent", f"{page}-page", f"BIN={Path(sys.executable).parent}", f"PAGES={tmp_path}"]
     subprocess.run(words, cwd=REPOSITORY, check=True, capture_output=True, timeout=120)
     assert (tmp_path / f"{page}.md").read_text(encoding="utf-8") == (RESULTS / f"{page}.md").read_text(encoding="utf-8")
