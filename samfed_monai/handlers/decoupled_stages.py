@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 from ignite.engine import Events
 
 from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.networks.key_patterns import matched_names
 from samfed_monai.networks.sam.network import SamNetwork
 from samfed_monai.networks.sam.paths import SamPath
 
@@ -119,16 +119,11 @@ class DecoupledStages:
 
     def _never_resting(self, network: SamNetwork, trained: set[int], problems: Problems) -> set[int]:
         named = {name: id(weight) for name, weight in network.named_parameters() if id(weight) in trained}
-        never = set[int]()
-        for pattern in self.both:
-            found = {weight for name, weight in named.items() if fnmatchcase(name, pattern)}
-            if not found:
-                parts = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in named))
-                mend = f"correct the pattern or leave it out; trained names begin with {parts}"
-                found_text = f"no trained name like {pattern!r}"
-                problems.add(f"{self.where} -> both", found=found_text, expected="at least one", mend=mend)
-            never |= found
-        return never
+        parts = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in named))
+        mend = f"correct the pattern or leave it out; trained names begin with {parts}"
+        where = f"{self.where} -> both"
+        found = matched_names(list(named), self.both, where, problems, kind="trained name", mend=mend)
+        return {named[name] for name in found}
 
     def _failed(self, engine: Any, error: BaseException) -> None:
         if self._weights:

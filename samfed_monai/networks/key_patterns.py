@@ -53,7 +53,7 @@ def split_keys(names: Iterable[str], patterns: KeyPatterns, *, where: str = "net
     """
     listed, problems = list(names), Problems()
     parts = {
-        part: _matched(listed, getattr(patterns, part), f"{where} -> {part}", problems)
+        part: matched_names(listed, getattr(patterns, part), f"{where} -> {part}", problems)
         for part in ("shared", "personal")
     }
     for name in listed:
@@ -119,12 +119,29 @@ def _norm_names(network: nn.Module) -> set[str]:
     }
 
 
-def _matched(names: Sequence[str], patterns: Sequence[str], where: str, problems: Problems) -> set[str]:
+def matched_names(
+    names: Sequence[str],
+    patterns: Sequence[str],
+    where: str,
+    problems: Problems,
+    *,
+    kind: str = "name",
+    mend: str = "correct the pattern or leave it out",
+) -> set[str]:
+    """Names that a pattern matches; a pattern that matches none becomes a problem.
+
+    Args:
+        names: to choose from.
+        patterns: as in :class:`KeyPatterns`.
+        where: where the patterns stand, for messages.
+        problems: takes what is wrong.
+        kind: what the names are, for messages.
+        mend: what to do about a pattern without a name.
+    """
     found: set[str] = set()
     for pattern in patterns:
         matching = [name for name in names if fnmatchcase(name, pattern)]
         if not matching:
-            mend = "correct the pattern or leave it out"
-            problems.add(where, found=f"no name like {pattern!r}", expected="at least one", mend=mend)
+            problems.add(where, found=f"no {kind} like {pattern!r}", expected="at least one", mend=mend)
         found.update(matching)
     return found
