@@ -82,7 +82,7 @@ polyp-section = $(call section,$(1),polyp-$(2),make polyp SAMFED_DATA=DATA  -> s
 
 polyp: polyp-teacher
 	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/list.json" --output-dir "$(POLYP_RUN)/one" --variants $(POLYP_ROWS) \
-	    $(call record,polyp-one)
+	    --rows docs/results/polyp.rows.json $(call record,polyp-one)
 	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/list.json" --output-dir "$(POLYP_RUN)/mixed" --variants $(POLYP_MIXED) \
 	    --rows docs/results/mixed.rows.json $(call record,polyp-mixed) $(POLYP_PUBLIC)
 	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/list.json" --output-dir "$(POLYP_RUN)/imagenet" \

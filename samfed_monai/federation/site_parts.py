@@ -15,6 +15,7 @@ from samfed_monai.federation.envelope import MessageRefused
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.stages.cast import Cast
 from samfed_monai.federation.stages.clients import make_client
+from samfed_monai.federation.stages.own_teacher import OwnTeacher
 from samfed_monai.federation.stages.papers import sam_paper
 from samfed_monai.federation.stages.site_teacher import SiteTeacher
 from samfed_monai.federation.stages.soft_masks import SiteMasks
@@ -113,7 +114,9 @@ class SiteParts:
         cache, alone = self.places.cache, self.shared is None
         stage = TeacherStage(self.places.bundle_root, {**self.plan.teacher, **self.places.teacher}, cache)
         memory = cache / "prepared" / f"{self.plan.hash[:16]}.{quote(self.site, safe=' ')}.json" if alone else None
-        return SiteTeacher(stage, self.masks(), adapt=adapt, memory=memory)
+        recipe = stage.self_training if self.trains and adapt != "none" else None
+        own = None if recipe is None else OwnTeacher(self.site, recipe, stage, self.masks())
+        return SiteTeacher(stage, self.masks(), adapt=adapt, memory=memory, own=own)
 
     def client(self) -> SamFedAlgo:
         """An initialized client of this site."""

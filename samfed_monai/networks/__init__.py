@@ -23,6 +23,7 @@ __getattr__, __dir__ = attach(
         "fill_store": "soft_masks",
         "Augmentation": "sam.augment",
         "TeacherFit": "teacher_fit",
+        "SelfTraining": "self_training",
         "Exam": "teacher_exam",
         "evaluation_records": "teacher_data",
         "public_hash": "teacher_data",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from samfed_monai.networks.sam.teacher import Teacher
+from samfed_monai.networks.teacher_data import read_image_tensor
 
 
 class Store(Protocol):
@@ -17,13 +18,6 @@ class Store(Protocol):
     def missing(self, image_sha256s: Sequence[str]) -> list[str]: ...
 
     def put(self, image_sha256: str, probabilities: Tensor) -> None: ...
-
-
-def image_tensor(path: str) -> Tensor:
-    """Reads an image as ``(1, 3, H, W)`` float32 in [0, 1]."""
-    from samfed_monai.data import read_image
-
-    return torch.tensor(read_image(path)).permute(2, 0, 1)[None].float() / 255
 
 
 def fill_store(
@@ -46,12 +40,12 @@ def fill_store(
     """
     from tqdm import tqdm
 
-    paths = {record["image_sha256"]: record["image"] for record in records}
-    missing = store.missing(list(paths))
+    by_hash = {record["image_sha256"]: record for record in records}
+    missing = store.missing(list(by_hash))
     with tqdm(total=len(missing), desc="soft masks", unit="image", disable=not progress or not missing) as bar:
         batch: dict[str, Tensor] = {}
         for position, sha256 in enumerate(missing, start=1):
-            image = image_tensor(paths[sha256])
+            image = read_image_tensor(by_hash[sha256]).float() / 255
             if batch and next(iter(batch.values())).shape != image.shape:
                 bar.update(_put(teacher, batch, store))
             batch[sha256] = image

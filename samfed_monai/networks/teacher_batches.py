@@ -47,9 +47,14 @@ class ImageBatches:
 
     def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields logits and targets, ``(B, 1, size / 4, size / 4)`` each, once over all images."""
-        for indices in self._order(epoch):
-            inputs, targets = zip(*(self.augmented(index, epoch) for index in indices), strict=True)
-            yield self.sam.decode(self.encode(torch.cat(inputs))), self._to_device(torch.cat(targets))
+        for inputs, targets in self.inputs(epoch):
+            yield self.sam.decode(self.encode(inputs)), targets
+
+    def inputs(self, part: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields augmented images, ``(B, 3, size, size)``, and targets, once over all; ``part`` names the epoch."""
+        for indices in self._order(part):
+            inputs, targets = zip(*(self.augmented(index, part) for index in indices), strict=True)
+            yield torch.cat(inputs), self._to_device(torch.cat(targets))
 
     def encode(self, inputs: Tensor) -> Tensor:
         """Normalised, padded images to float32 embeddings."""
@@ -71,7 +76,7 @@ class ImageBatches:
         mean, std = self.sam.pixel_mean.cpu(), self.sam.pixel_std.cpu()
         return pad((image - mean) / std, self.size), quarter(pad(mask, self.size))
 
-    def _order(self, epoch: int) -> Iterator[list[int]]:
+    def _order(self, epoch: Any) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "teacher order", epoch))
         for indices in torch.randperm(len(self.pairs), generator=generator).split(self.batch_size):
             yield indices.tolist()

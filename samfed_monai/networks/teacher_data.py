@@ -33,11 +33,17 @@ class Pair(NamedTuple):
 
 def read_pair(record: dict[str, Any]) -> Pair:
     """Reads a labelled record of ``load_records``."""
-    from samfed_monai.data import read_image, read_mask
+    from samfed_monai.data import read_mask
 
-    image = torch.tensor(read_image(record["image"]))
     mask = torch.tensor(read_mask(record["label"], record.get("mask_threshold")))
-    return Pair(image.permute(2, 0, 1)[None], mask[None, None])
+    return Pair(read_image_tensor(record), mask[None, None])
+
+
+def read_image_tensor(record: dict[str, Any]) -> Tensor:
+    """The image of a record as ``(1, 3, H, W)`` uint8."""
+    from samfed_monai.data import read_image
+
+    return torch.tensor(read_image(record["image"])).permute(2, 0, 1)[None]
 
 
 def public_hash(records: Records) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,12 +13,20 @@ from torch import Tensor
 from samfed_monai.networks.fit_state import FitState, load_state, save_state
 from samfed_monai.networks.sam.adapter import adapted_tensors
 from samfed_monai.networks.sam.model import PromptFreeSam
-from samfed_monai.networks.teacher_batches import EmbeddedBatches, ImageBatches
 from samfed_monai.networks.teacher_exam import as_good_as, mean
 from samfed_monai.networks.teacher_recipe import learning_rate_at, make_optimizer, mask_loss
 from samfed_monai.networks.weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)
+
+
+class Batches(Protocol):
+    """What a fit learns from: ``steps`` pairs of logits and targets an epoch."""
+
+    @property
+    def steps(self) -> int: ...
+
+    def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
 class Training:
@@ -27,29 +36,32 @@ class Training:
         sam: a SAM that ``prepare`` made ready.
         parameters: what is trained.
         batches: yields logits and targets, an epoch at a time.
-        examine: Dice of each held-out image with the weights that ``sam`` has when it is called.
+        examine: Dice of each held-out image with the weights that ``sam`` has when it is called; ``None`` keeps the
+            last epoch.
         epochs: how many.
         learning_rate: peak.
         progress_file: where progress is kept after every epoch; removing it is the caller's business.
         fit_hash: what the progress belongs to; that of another fit is ignored.
         progress: show a bar.
+        title: what stands before it.
     """
 
     def __init__(
         self,
         sam: PromptFreeSam,
         parameters: list[torch.nn.Parameter],
-        batches: ImageBatches | EmbeddedBatches,
-        examine: Callable[[], list[float]],
+        batches: Batches,
+        examine: Callable[[], list[float]] | None,
         *,
         epochs: int,
         learning_rate: float,
         progress_file: Path,
         fit_hash: str,
         progress: bool,
+        title: str = "teacher",
     ) -> None:
         self.sam, self.batches, self.examine, self.progress_file = sam, batches, examine, progress_file
-        self.epochs, self.learning_rate, self.progress = epochs, learning_rate, progress
+        self.epochs, self.learning_rate, self.progress, self.title = epochs, learning_rate, progress, title
         self.optimizer = make_optimizer(parameters)
         self.state, self.average = FitState(fit_hash), WeightAverage(adapted_tensors(sam))
         self.kept: dict[str, Tensor] = {}
@@ -90,22 +102,29 @@ class Training:
 
     def _judge(self) -> None:
         state = self.state
+        if self.examine is None:
+            self._keep()
+            return
         with self.average.applied(self.sam):
             scores = self.examine()
         state.history.append(mean(scores))
         if not state.best or mean(scores) > mean(state.best):
             state.best = scores
         if as_good_as(scores, state.best):
-            state.kept_epoch = state.epoch
-            self.kept = {name: tensor.clone() for name, tensor in self.average.tensors.items()}
+            self._keep()
         logger.debug("teacher: epoch %d of %d, held-out Dice %.3f", state.epoch, self.epochs, mean(scores))
+
+    def _keep(self) -> None:
+        self.state.kept_epoch = self.state.epoch
+        self.kept = {name: tensor.clone() for name, tensor in self.average.tensors.items()}
 
     def _epochs(self) -> Iterator[int]:
         from tqdm import tqdm
 
         first = self.state.epoch
         epochs = range(first, self.epochs)
-        bar = tqdm(epochs, "teacher", self.epochs, initial=first, unit="epoch", disable=not self.progress)
+        bar = tqdm(epochs, self.title, self.epochs, initial=first, unit="epoch", disable=not self.progress)
         for epoch in bar:
             yield epoch
-            bar.set_postfix(held_out=f"{self.state.history[-1]:.3f}")
+            if self.state.history:
+                bar.set_postfix(held_out=f"{self.state.history[-1]:.3f}")

@@ -10,6 +10,7 @@ import torch
 
 from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.federation.envelope import MAX_ADAPTERS, Envelope, Kind, MessageRefused
+from samfed_monai.federation.stages.own_teacher import OwnTeacher
 from samfed_monai.federation.stages.soft_masks import SiteMasks
 from samfed_monai.federation.stages.teacher import TeacherStage
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
@@ -49,10 +50,19 @@ class SiteTeacher:
         masks: this site's store.
         adapt: ``teacher_adapt`` of the plan.
         memory: file in which a site that may be started again notes that it is prepared; ``None`` notes nothing.
+        own: makes the site's own teacher out of the server's; ``None`` takes the server's as it is.
     """
 
-    def __init__(self, stage: TeacherStage, masks: SiteMasks, *, adapt: str, memory: Path | None) -> None:
-        self.stage, self.masks, self.adapt, self.memory = stage, masks, adapt, memory
+    def __init__(
+        self,
+        stage: TeacherStage,
+        masks: SiteMasks,
+        *,
+        adapt: str,
+        memory: Path | None,
+        own: OwnTeacher | None = None,
+    ) -> None:
+        self.stage, self.masks, self.adapt, self.memory, self.own = stage, masks, adapt, memory, own
         self._sha256: str | None = None
 
     @property
@@ -72,6 +82,8 @@ class SiteTeacher:
     def take(self, message: Envelope, teacher: Teacher | None = None) -> int:
         """Takes the adapter and shows the teacher every image that the store lacks; returns how many these were.
 
+        Where the site makes a teacher of its own, the store is that one's.
+
         Args:
             message: of kind ``adapter``.
             teacher: the same teacher, where this process has it already.
@@ -87,6 +99,8 @@ class SiteTeacher:
         if message.extra.get("teacher", teacher.sha256) != teacher.sha256:
             found, expected = teacher.sha256[:12], f"the server's, {message.extra['teacher'][:12]}"
             raise _refusal("teacher", found, expected, "give both the same teacher.json and the same samfed-monai")
+        if self.own is not None and contents:
+            teacher = self.own.of(teacher, self._files(contents, message.extra)[0])
         computed = self.masks.fill(teacher, SPLITS)
         self._sha256 = teacher.sha256
         if self.memory is not None:
@@ -109,14 +123,10 @@ class SiteTeacher:
         from samfed_monai.networks.sam.adapter import read_header
 
         base, wanted = self.stage.base, {"server's SAM": extra.get("sam")}
-        paths = []
-        for name, content in contents.items():
-            paths.append(self.stage.cache_dir / "adapters" / f"{extra[name]}.safetensors")
-            if not paths[-1].is_file() or sha256_file(paths[-1]) != extra[name]:
-                with atomic_write(paths[-1]) as stream:
-                    stream.write(content)
+        paths = self._files(contents, extra)
+        for name, path in zip(contents, paths, strict=True):
             try:
-                wanted[f"SAM that {name} was fitted on"] = read_header(paths[-1]).base_sha256
+                wanted[f"SAM that {name} was fitted on"] = read_header(path).base_sha256
             except Refused:
                 raise _refusal(name, "bytes that are no adapter", "an adapter made by `samfed teach`") from None
         try:
@@ -132,6 +142,16 @@ class SiteTeacher:
         if len(problems):
             raise MessageRefused(problems)
         return self.stage.load(self.masks.datalist, self.masks.data_root, adapt=self.adapt, adapter=paths)
+
+    def _files(self, contents: dict[str, bytes], extra: dict[str, str]) -> list[Path]:
+        """The adapters as files in the cache, each named by its hash."""
+        paths = []
+        for name, content in contents.items():
+            paths.append(self.stage.cache_dir / "adapters" / f"{extra[name]}.safetensors")
+            if not paths[-1].is_file() or sha256_file(paths[-1]) != extra[name]:
+                with atomic_write(paths[-1]) as stream:
+                    stream.write(content)
+        return paths
 
 
 def _contents(message: Envelope) -> dict[str, bytes]:

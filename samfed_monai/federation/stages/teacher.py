@@ -14,12 +14,12 @@ from samfed_monai.federation.stages.workflow_config import EVALUATION, PLACES, W
 from samfed_monai.io import canonical_hash, read_json, sha256_file
 
 if TYPE_CHECKING:
-    from samfed_monai.networks import Teacher
+    from samfed_monai.networks import SelfTraining, Teacher
 
 logger = logging.getLogger(__name__)
 
 REFINEMENT = ("refine", "refine_with", "refine_size", "refine_least_iou", "refine_least_agreement")
-TEST_TIME = frozenset(("views", "peak", "evaluate_on", "evaluate_limit", "progress", *REFINEMENT))
+TEST_TIME = frozenset(("views", "peak", "self_training", "evaluate_on", "evaluate_limit", "progress", *REFINEMENT))
 """Ids of ``teacher.json`` that say how an adapter is used or examined; none of them makes it another one."""
 
 
@@ -58,7 +58,19 @@ class TeacherStage:
         """What a report says of the teacher; ``before`` and ``after`` where it is known how its adapter was fitted."""
         base = self._config().value("base")
         used = {"size": teacher.size, "views": teacher.views} | self._after_the_views()
+        if self.self_training is not None and adapt != "none":
+            used["self_training_epochs"] = self.self_training.epochs
         return {"adapt": adapt, "base": base, **used, **self._exam}
+
+    @property
+    def self_training(self) -> SelfTraining | None:
+        """How each site trains its own copy of the teacher further; ``None`` where it does not.
+
+        Raises:
+            Refused: a number out of its range.
+        """
+        recipe: SelfTraining | None = self._config().optional("self_training")
+        return recipe if recipe is not None and recipe.epochs else None
 
     def checkpoint(self) -> Path:
         """SAM's checkpoint.

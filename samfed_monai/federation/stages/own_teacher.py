@@ -1,0 +1,89 @@
+"""What a site does to have a teacher of its own: pseudo-labels of its images, then more training."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from samfed_monai.data import SoftMaskStore, load_records, public_hash
+from samfed_monai.federation.stages.made_once import made_once
+from samfed_monai.federation.stages.soft_masks import SiteMasks
+from samfed_monai.federation.stages.teacher import TeacherStage
+from samfed_monai.io import canonical_hash
+
+if TYPE_CHECKING:
+    from samfed_monai.networks import SelfTraining, Teacher
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OwnTeacher:
+    """Makes a site's own teacher before round 0; neither it nor anything of it leaves the site.
+
+    Args:
+        site: name of the site.
+        recipe: how it is trained.
+        stage: how the plan uses a teacher; its cache keeps the adapter.
+        masks: the site's store and list, public images among them.
+    """
+
+    site: str
+    recipe: SelfTraining
+    stage: TeacherStage
+    masks: SiteMasks
+
+    def of(self, teacher: Teacher, adapter: Path) -> Teacher:
+        """The site's own teacher, made out of the server's; the server's, where it finds nothing in the site's images.
+
+        Args:
+            teacher: the server's; its masks are the pseudo-labels. It stays as it is.
+            adapter: file of its (first) adapter, where training begins.
+        """
+        from samfed_monai.networks.self_training import confident
+
+        datalist, root = self.masks.datalist, self.masks.data_root
+        self.masks.fill(teacher, ("unlabelled",))
+        store = SoftMaskStore(self.masks.store_dir(self.site), teacher_sha256=teacher.sha256)
+        chosen = confident(load_records(datalist, root, split="unlabelled", site=self.site), store, self.recipe.keep)
+        public = load_records(datalist, root, split="public", with_labels=True)
+        if not chosen:
+            logger.warning("%s: the teacher finds nothing in any image here; it is used as it is", self.site)
+            return teacher
+        made_of = {
+            "teacher": teacher.sha256,
+            "recipe": self.recipe.content(),
+            "images": [record["image_sha256"] for record in chosen],
+            "public": public_hash(public, ordered=False),
+        }
+        key = canonical_hash(made_of)
+        path = self.stage.cache_dir / "teacher" / f"{key[:16]}.own.safetensors"
+        with made_once(path) as exists:
+            logger.info("%s: own teacher from %d images%s", self.site, len(chosen), ", reused" if exists else "")
+            if not exists:
+                self._make(teacher, adapter, path, key, chosen, public)
+        return self.stage.load(datalist, root, adapt="lora", adapter=path)
+
+    def _make(
+        self, teacher: Teacher, adapter: Path, path: Path, key: str, chosen: list[dict], public: list[dict]
+    ) -> None:
+        from samfed_monai.networks.sam.adapter import read_header, save_adapter
+        from samfed_monai.networks.self_training import PseudoLabelled, self_train
+
+        progress_file = path.with_name(path.name + ".progress.safetensors")
+        store = SoftMaskStore(self.masks.store_dir(self.site), teacher_sha256=teacher.sha256)
+        sam = self_train(
+            teacher.sam,
+            self.recipe,
+            PseudoLabelled(chosen, store),
+            public,
+            size=teacher.size,
+            progress_file=progress_file,
+            fit_hash=key,
+        )
+        save_adapter(
+            path, sam, replace(read_header(adapter), fit={"hash": key, "self_training": self.recipe.content()})
+        )
+        progress_file.unlink(missing_ok=True)
