@@ -7,12 +7,13 @@ CAVEATS = (
     "The agreement rule is our reading of it: the paper says that there is one, not which.",
 )
 
-TEACHER = "teacher"
+TEACHER, OWN_TEACHER = "teacher", "own_teacher"
 
 VARIANTS = {
     "dp_only": "Public set only",
     "local_only": "Every site alone",
     TEACHER: "SAM teacher alone",
+    OWN_TEACHER: "SAM teacher alone, each site's own",
     "no_sam": "Federated, no SAM",
     "fedprox": "FedProx",
     "fedbn": "FedBN",
@@ -49,6 +50,7 @@ NOTES = {
     "dp_only": "trained on the labelled public set alone; the row to beat",
     "local_only": "nothing is exchanged: every site's own network, its own confident labels, the steps of hssf",
     TEACHER: "the frozen SAM that the students learn from, on the same test images",
+    OWN_TEACHER: "the same after every site trained its copy further on its own unlabelled images",
     "no_sam": "federated averaging on the student's own confident labels (FixMatch)",
     "fedprox": "no_sam, held near the round's global weights",
     "fedbn": "no_sam; every site's normalisation layers are its own",

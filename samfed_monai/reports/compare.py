@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.errors import Problems, Refused
-from samfed_monai.reports.caveats import NOTES, TEACHER, title_of
+from samfed_monai.reports.caveats import NOTES, OWN_TEACHER, TEACHER, title_of
 from samfed_monai.reports.compare_notes import convention_of, notes_of
 from samfed_monai.reports.rows import (
     CEILING,
@@ -134,8 +134,7 @@ def _read_one(path: Path) -> RunData:
 
 def _group(mode: str, setting: str, by_row: Mapping[str, Sequence[RunData]]) -> Group:
     rows = [_row(name, runs) for name, runs in by_row.items()]
-    if teacher := _teacher(mode, by_row):
-        rows.append(teacher)
+    rows += _teachers(mode, by_row)
     group = Group(mode, setting, sorted(rows, key=lambda row: row.order))
     floor, ceiling = (found.cells["dice"] if (found := group.of(name)) else Cell() for name in (FLOOR, CEILING))
     made = []
@@ -183,9 +182,10 @@ def _at(content: Any, path: Iterable[str]) -> Any:
     return content
 
 
-def _teacher(mode: str, by_row: Mapping[str, Sequence[RunData]]) -> Row | None:
-    """The teacher that SAM-Fed used, else of the first row that had an adapted one."""
+def _teachers(mode: str, by_row: Mapping[str, Sequence[RunData]]) -> list[Row]:
+    """The teacher that SAM-Fed used, else of the first row that had an adapted one; and the sites' own, if any had."""
     names = sorted(by_row, key=lambda name: (name != HEROES[mode], by_row[name][0].about.get("place", 0), name))
+    found: dict[str, Row] = {}
     for name in names:
         if by_row[name][0].results["variant"] == "unadapted_sam":
             continue
@@ -194,11 +194,13 @@ def _teacher(mode: str, by_row: Mapping[str, Sequence[RunData]]) -> Row | None:
             for run in by_row[name]
             if _at(run.results, ("teacher", "average", "test", "dice")) is not None
         }
-        if teachers:
+        own = any("self_training_epochs" in teacher for teacher in teachers.values())
+        role = OWN_TEACHER if own else TEACHER
+        if teachers and role not in found:
             cells = _cells(teachers)
             seeds = sorted(cells["dice"].by_seed)
-            return Row(TEACHER, seeds, cells, None, TEACHER, title_of(TEACHER), NOTES[TEACHER])
-    return None
+            found[role] = Row(role, seeds, cells, None, TEACHER, title_of(role), NOTES[role])
+    return list(found.values())
 
 
 def _worst(teacher: Mapping[str, Any]) -> dict[str, Any]:

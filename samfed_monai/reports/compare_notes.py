@@ -9,7 +9,7 @@ from samfed_monai.reports.numbers import DEFAULT_CONVENTION
 from samfed_monai.reports.rows import CEILING, FLOOR, Cell, Group
 from samfed_monai.reports.run_data import RunData
 
-_RECIPE = ("base", "adapt", "size", "views", "peak", "refine")
+_RECIPE = ("base", "adapt", "size", "views", "peak", "refine", "self_training_epochs")
 
 
 def notes_of(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from samfed_monai.reports.caveats import TEACHER
+from samfed_monai.reports.caveats import OWN_TEACHER, TEACHER
 from samfed_monai.reports.compare import Table
 from samfed_monai.reports.numbers import MISSING, as_difference, as_percent
 from samfed_monai.reports.rows import Cell, Group, Row
@@ -36,7 +36,7 @@ class Block:
     rows: dict[str, list[str]]
     titles: dict[str, str] = field(default_factory=dict)
     strong: frozenset[str] = frozenset()
-    quiet: frozenset[str] = frozenset({TEACHER})
+    quiet: frozenset[str] = frozenset({TEACHER, OWN_TEACHER})
 
 
 def blocks(table: Table) -> list[Block]:
