@@ -144,7 +144,7 @@ def self_train(
     """A trained copy of ``sam``, in which only the adapter has changed.
 
     Args:
-        sam: the adapted SAM; it stays as it is.
+        sam: the adapted SAM; it stays as it is, and the copy is trained where it is.
         recipe: how.
         own: the site's images with their pseudo-labels, at least one.
         public: labelled public records, at least one.
@@ -152,7 +152,7 @@ def self_train(
         progress_file: where progress is kept after every epoch; removing it is the caller's business.
         fit_hash: what the progress belongs to.
     """
-    sam = copy.deepcopy(sam).to("cuda" if torch.cuda.is_available() else "cpu")
+    sam = copy.deepcopy(sam)
     sam.requires_grad_(False)
     parameters = [parameter for name, parameter in sam.named_parameters() if name in adapted_tensors(sam)]
     for parameter in parameters:

@@ -102,6 +102,7 @@ class TeacherStage:
         """
         from samfed_monai.networks import Teacher
         from samfed_monai.networks.sam.adapter import read_header
+        from samfed_monai.parts import best_device
 
         checkpoint = self.checkpoint()
         paths = [Path(path) for path in ([adapter] if isinstance(adapter, (str, Path)) else adapter or ())]
@@ -122,6 +123,7 @@ class TeacherStage:
             adapter=paths,
             size=config.value("size"),
             views=config.value("views"),
+            device=best_device(),
             **self._after_the_views(),
         )
 

@@ -68,6 +68,7 @@ class Teacher(nn.Module):
         *,
         bf16: Switch = "auto",
         public_hash: str | None = None,
+        device: torch.device | str = "cpu",
         peak: float | None = None,
         refine: str = "none",
         refine_with: str = "base",
@@ -84,6 +85,7 @@ class Teacher(nn.Module):
                 it comes. Each one more costs as much as the first; an ``adapted`` refinement asks the first.
             size, views, bf16: see the class.
             public_hash: the public set that the adapter must have been fitted on; ``None`` takes any.
+            device: where it computes; no part of the identity.
             peak: see the class; part of the identity only where it is set.
             refine, refine_with, refine_size, refine_least_iou, refine_least_agreement: see ``Refinement``; part of the
                 identity only where ``refine`` is on.
@@ -112,7 +114,8 @@ class Teacher(nn.Module):
             refinement=refinement.content(),
         )
         refiner = make_refiner(refinement, sams[0], size, base=base, checkpoint=checkpoint, bf16=bf16)
-        return cls(sams[0], sha256=sha256, size=size, views=views, bf16=bf16, refiner=refiner, more=sams[1:], peak=peak)
+        made = cls(sams[0], sha256=sha256, size=size, views=views, bf16=bf16, refiner=refiner, more=sams[1:], peak=peak)
+        return made.to(device)
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
