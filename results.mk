@@ -24,7 +24,10 @@ SKIN_DATA = $(SAMFED_DATA)/data/skin/isic2017
 SKIN_VARIANTS := dp_only,no_sam,samfed,oracle,unimatch,mean_teacher,fedprox,semifl,no_agreement,no_sam_kd,no_global_kd,unadapted_sam
 SKIN_UNSEEN := --unseen "['domain1']"
 SKIN_PUBLIC := --client\#public_steps 6
-SKIN_ARGS := --rounds 12 --image_size 128 --batch_size 4 --local_steps 8 --warm_start_steps 400 \
+SKIN_ROUNDS := 12
+SKIN_STEPS := 8
+SKIN_WARM := 400
+SKIN_ARGS := --rounds $(SKIN_ROUNDS) --image_size 128 --batch_size 4 --local_steps $(SKIN_STEPS) --warm_start_steps $(SKIN_WARM) \
     --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto
 
 SKIN_COMPARE = @$(BIN)/samfed compare samfed_skin --seeds $(SKIN_SEEDS) --jobs $(SKIN_JOBS) --datalist "$(SKIN_RUN)/list.json" \
@@ -57,7 +60,7 @@ skin-page:
 	    $(call skin-section,ImageNet encoder (EfficientNet-Lite0),imagenet,$(IMAGENET)) \
 	    $(call skin-section,Unseen hospital: trained without domain1,no-domain1,$(SKIN_UNSEEN)) \
 	    --caveat "A subset: those images of HSSF's published lists that ISIC 2017 has (66 of 100 public ones), and of the unlabelled ones at most 100 a site; masks are those of ISIC 2017." \
-	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, 12 rounds of 8 steps after 400 steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other." \
+	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, $(SKIN_ROUNDS) rounds of $(SKIN_STEPS) steps after $(SKIN_WARM) steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other." \
 	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps and choice of the round; the teacher is fitted once, with one seed, and shared by all rows that use it."
 
 # ---- the comparisons of docs/results/polyp.md -----------------------------------------------------------------------
@@ -68,7 +71,10 @@ POLYP_SEEDS ?= 0,1,2
 POLYP_DATA = $(SAMFED_DATA)/data/polyp
 POLYP_ROWS := dp_only,samfed,oracle,no_sam,no_agreement,unimatch,mean_teacher,fedprox,semifl
 POLYP_MIXED := local_only,fedmd,fedproto,hssf,heterogeneous
-POLYP_ARGS := --rounds 12 --image_size 128 --batch_size 4 --local_steps 10 --warm_start_steps 300 --overlays false \
+POLYP_ROUNDS := 12
+POLYP_STEPS := 10
+POLYP_WARM := 300
+POLYP_ARGS := --rounds $(POLYP_ROUNDS) --image_size 128 --batch_size 4 --local_steps $(POLYP_STEPS) --warm_start_steps $(POLYP_WARM) --overlays false \
     --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto
 POLYP_PUBLIC := --client\#public_steps 6 --client\#public_images 96 \
     --client\#mixed_networks "['deeplabv3plus_resnet18','deeplabv3plus_resnet34']"
@@ -119,7 +125,7 @@ polyp-page:
 	    $(call polyp-section,Unseen hospital and unlike networks,no-kvasir-mixed,$(POLYP_UNSEEN) $(POLYP_PUBLIC)) \
 	    $(call polyp-section,Unseen hospital and ImageNet encoder,no-kvasir-imagenet,$(POLYP_UNSEEN) $(IMAGENET)) \
 	    --caveat "Two of HSSF's four polyp sites: the two other collections are not at hand. At most 160 unlabelled images a site; frames of 28 of 44 sequences are in more than one split of the published lists." \
-	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, 12 rounds of 10 steps after 300 steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other." \
+	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, $(POLYP_ROUNDS) rounds of $(POLYP_STEPS) steps after $(POLYP_WARM) steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other." \
 	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps and choice of the round; the teacher is fitted once, with one seed, and shared by all rows that use it."
 
 # ---- docs/results/ablation.md: rules, thresholds and teachers on both collections, into the folders of the tables ------
@@ -144,7 +150,12 @@ PFEDSAM_SEEDS ?= 0,1,2
 PFEDSAM_JOBS ?= 1
 PFEDSAM_ROWS := zero_shot,local_sam,fedsam,pfedsam
 PFEDSAM_IMAGES := 240
-PFEDSAM_ARGS := --rounds 6 --batch_size 4 --local_steps 24 --warm_start_steps 150 --overlays false --client\#optimizer\#lr 0.0005
+PFEDSAM_ROUNDS := 6
+PFEDSAM_STEPS := 24
+PFEDSAM_WARM := 150
+PFEDSAM_RATE := 0.0005
+PFEDSAM_ARGS := --rounds $(PFEDSAM_ROUNDS) --batch_size 4 --local_steps $(PFEDSAM_STEPS) --warm_start_steps $(PFEDSAM_WARM) \
+    --overlays false --client\#optimizer\#lr $(PFEDSAM_RATE)
 PFEDSAM_COMPARE = @$(BIN)/samfed compare $(1) --variants $(2) --seeds $(PFEDSAM_SEEDS) --jobs $(PFEDSAM_JOBS) \
     --cache-dir "$(PFEDSAM_RUN)/cache" $(PFEDSAM_ARGS)
 pfedsam-section = $(call section,$(1),pfedsam-$(2),make pfedsam SAMFED_DATA=DATA  -> samfed compare --seeds $(PFEDSAM_SEEDS) $(PFEDSAM_ARGS))
@@ -174,5 +185,5 @@ pfedsam-page:
 	    $(call pfedsam-section,Polyps: ClinicDB and Kvasir,polyp) \
 	    $(call pfedsam-section,Unseen hospital: trained without Kvasir,no-kvasir) \
 	    $(call pfedsam-section,Skin: four sites of ISIC 2017,skin) \
-	    --caveat "Small on purpose, for two processor cores: MobileSAM, 256 px, batches of 4, at most $(PFEDSAM_IMAGES) labelled images a site, 6 rounds of 24 steps after 150 steps of warm start on the public images. LoRA, experts and decoder learn with 5e-4, not the published 1e-4, which hardly moves them in so few steps." \
+	    --caveat "Small on purpose, for two processor cores: MobileSAM, 256 px, batches of 4, at most $(PFEDSAM_IMAGES) labelled images a site, $(PFEDSAM_ROUNDS) rounds of $(PFEDSAM_STEPS) steps after $(PFEDSAM_WARM) steps of warm start on the public images. LoRA, experts and decoder learn with a rate of $(PFEDSAM_RATE), not the published 0.0001, which hardly moves them in so few steps." \
 	    --caveat "Every row has the same augmentation, batch, number of optimiser steps and choice of the round; pfedsam, fedsam and local_sam start from the same weights, full_sam and the small network from their own warm start and with their own learning rates."
