@@ -26,8 +26,8 @@ class OwnTeacher:
     Args:
         site: name of the site.
         recipe: how it is trained.
-        stage: how the plan uses a teacher; its cache keeps the adapter.
-        masks: the site's store and list, public images among them.
+        stage: how the plan uses a teacher.
+        masks: the site's list, public images among it, and its store, whose folder (0700) keeps the adapter.
     """
 
     site: str
@@ -59,7 +59,7 @@ class OwnTeacher:
             "public": public_hash(public, ordered=False),
         }
         key = canonical_hash(made_of)
-        path = self.stage.cache_dir / "teacher" / f"{key[:16]}.own.safetensors"
+        path = self.masks.store_dir(self.site) / "teachers" / f"{key[:16]}.safetensors"  # in the private folder
         with made_once(path) as exists:
             logger.info("%s: own teacher from %d images%s", self.site, len(chosen), ", reused" if exists else "")
             if not exists:

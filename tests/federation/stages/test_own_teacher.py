@@ -53,7 +53,7 @@ def site(files, tmp_path, small_list, small_federation):
     return make, teacher, adapter
 
 
-def test_it_is_another_teacher_of_the_same_kind_and_made_once(site, tmp_path, caplog):
+def test_it_is_another_teacher_of_the_same_kind_and_made_once(site, caplog):
     make, teacher, adapter = site
     with caplog.at_level("INFO"):
         own = make().of(teacher, adapter)
@@ -62,7 +62,9 @@ def test_it_is_another_teacher_of_the_same_kind_and_made_once(site, tmp_path, ca
     assert (own.size, own.views) == (teacher.size, teacher.views)
     lines = [record.message for record in caplog.records if "own teacher from" in record.message]
     assert lines == ["site-1: own teacher from 2 images", "site-1: own teacher from 2 images, reused"]
-    (path,) = (tmp_path / "cache" / "teacher").glob("*.own.safetensors")
+    store = make().masks.store_dir("site-1")
+    (path,) = (store / "teachers").glob("*.safetensors")
+    assert store.stat().st_mode & 0o077 == 0, "it has seen private images: only the owner may read it"
     header = read_header(path)
     assert (header.base, header.rank, header.size, header.public_hash) == ("vit_t", 1, 256, "public")
     assert header.fit["self_training"] == RECIPE.content()
