@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from samfed_monai.bars import progress_bar
 from samfed_monai.commands.seal import configs_of, seal_of
 from samfed_monai.config.overrides import parse_pairs, samfed_value
 from samfed_monai.errors import ExitCode, Stopped
@@ -84,7 +83,7 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
             run.mark_done()  # its title or note may have changed
     failed: list[Run] = []
     running: dict[subprocess.Popen[bytes], tuple[Run, dict[str, Any]]] = {}
-    with Termination(), tqdm(total=len(runs), initial=len(runs) - len(waiting), unit="run", desc="runs") as bar:
+    with Termination(), progress_bar(total=len(runs), initial=len(runs) - len(waiting), unit="run", desc="runs") as bar:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:

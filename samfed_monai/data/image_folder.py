@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from samfed_monai.bars import progress_bar
 from samfed_monai.data.reading import SUFFIXES, read_image
 from samfed_monai.errors import Problem, Problems, Refused
 
@@ -80,5 +79,5 @@ def _unreadable(paths: list[Path], root: Path, progress: bool) -> list[Problem]:
         return []
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = tqdm(pool.map(check, paths), total=len(paths), desc="reading", unit="image", disable=not progress)
+        found = progress_bar(pool.map(check, paths), total=len(paths), desc="reading", unit="image", show=progress)
         return [problem for problems in found for problem in problems]

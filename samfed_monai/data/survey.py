@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from tqdm import tqdm
 
+from samfed_monai.bars import progress_bar
 from samfed_monai.data.orientation import misfit
 from samfed_monai.data.paths import confine
 from samfed_monai.data.reading import Picture, decode_image, decode_mask, read_bytes
@@ -73,7 +73,7 @@ def survey(
     workers = min(16, (os.cpu_count() or 1) + 2)
     with ThreadPoolExecutor(workers) as pool:
         found = pool.map(lambda pair: look(pair[0], pair[1], data_root, threshold), pairs)
-        return list(tqdm(found, total=len(pairs), desc="reading images", unit="image", disable=not progress))
+        return list(progress_bar(found, total=len(pairs), desc="reading images", unit="image", show=progress))
 
 
 def look(image: str, label: str | None, data_root: str | Path, threshold: int | None) -> Facts:

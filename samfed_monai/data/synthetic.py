@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from samfed_monai.bars import progress_bar
 from samfed_monai.errors import Problems
 from samfed_monai.io import atomic_write, sha256_bytes
 from samfed_monai.seeds import derive_seed
@@ -67,8 +68,6 @@ def render_synthetic(
     Raises:
         Refused: a count or size is out of range.
     """
-    from tqdm import tqdm
-
     from samfed_monai.data.datalist import DataList
     from samfed_monai.data.items import Site
 
@@ -83,7 +82,7 @@ def render_synthetic(
     )
     folder, painter = Path(folder), _painter(scene)
     splits = {"unlabelled": images_per_site, "validation": validation, "test": test}
-    bar = tqdm(total=public + sites * sum(splits.values()), desc="synthetic", unit="image", disable=not progress)
+    bar = progress_bar(total=public + sites * sum(splits.values()), desc="synthetic", unit="image", show=progress)
 
     def render(site: str, look: Any, indices: range, with_mask: bool) -> list[Item]:
         items = []

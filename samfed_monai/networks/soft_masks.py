@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from samfed_monai.bars import progress_bar
 from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.networks.teacher_data import read_image_tensor
 
@@ -38,11 +39,9 @@ def fill_store(
     Returns:
         How many masks were computed.
     """
-    from tqdm import tqdm
-
     by_hash = {record["image_sha256"]: record for record in records}
     missing = store.missing(list(by_hash))
-    with tqdm(total=len(missing), desc="soft masks", unit="image", disable=not progress or not missing) as bar:
+    with progress_bar(total=len(missing), desc="soft masks", unit="image", show=progress and bool(missing)) as bar:
         batch: dict[str, Tensor] = {}
         for position, sha256 in enumerate(missing, start=1):
             image = read_image_tensor(by_hash[sha256]).float() / 255

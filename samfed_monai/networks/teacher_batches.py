@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from samfed_monai.bars import progress_bar
 from samfed_monai.networks.autocast import Switch, autocast
 from samfed_monai.networks.sam.augment import Augmentation, augment
 from samfed_monai.networks.sam.geometry import pad, place
@@ -96,10 +97,8 @@ class EmbeddedBatches(ImageBatches):
     ) -> None:
         super().__init__(sam, pairs, **settings)
         self.views = views
-        from tqdm import tqdm
-
         self._embedded: list[list[tuple[Tensor, Tensor]]] = []
-        for index in tqdm(range(len(pairs)), desc="embeddings", unit="image", disable=not progress):
+        for index in progress_bar(range(len(pairs)), desc="embeddings", unit="image", show=progress):
             made = [self.plain(index), *(self.augmented(index, f"view {view}") for view in range(1, views))]
             with torch.no_grad():
                 self._embedded.append([(self.encode(inputs).half(), target) for inputs, target in made])

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from samfed_monai.bars import progress_bar
 from samfed_monai.errors import Problems, Refused
 from samfed_monai.io import canonical_hash, read_json, sha256_file, write_json
 from samfed_monai.networks.autocast import Switch
@@ -219,11 +220,9 @@ class TeacherFit:
         return ImageBatches(sam, pairs, **settings)
 
     def _examine(self, exam: Exam, refiner: BoxRefiner | None, when: str) -> dict[str, float]:
-        from tqdm import tqdm
-
         sets = {"held_out": self.records["held_out"], **self.test_records}
         total = sum(map(len, sets.values()))
-        with tqdm(total=total, desc=f"teacher {when}", unit="image", disable=not self.progress) as bar:
+        with progress_bar(total=total, desc=f"teacher {when}", unit="image", show=self.progress) as bar:
             scores = exam(sets, views=self.views, refiner=refiner, peak=self.peak, done=bar.update)
         return {name: mean(dice) for name, dice in scores.items()}
 

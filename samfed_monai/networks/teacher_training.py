@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from samfed_monai.bars import progress_bar
 from samfed_monai.networks.fit_state import FitState, load_state, save_state
 from samfed_monai.networks.sam.adapter import adapted_tensors
 from samfed_monai.networks.sam.model import PromptFreeSam
@@ -119,11 +120,9 @@ class Training:
         self.kept = {name: tensor.clone() for name, tensor in self.average.tensors.items()}
 
     def _epochs(self) -> Iterator[int]:
-        from tqdm import tqdm
-
         first = self.state.epoch
-        epochs = range(first, self.epochs)
-        bar = tqdm(epochs, self.title, self.epochs, initial=first, unit="epoch", disable=not self.progress)
+        epochs, ends = range(first, self.epochs), {"initial": first, "total": self.epochs}
+        bar = progress_bar(epochs, show=self.progress, desc=self.title, unit="epoch", **ends)
         for epoch in bar:
             yield epoch
             if self.state.history:

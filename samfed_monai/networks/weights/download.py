@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
+from samfed_monai.bars import progress_bar
 from samfed_monai.errors import Stopped
 
 
@@ -23,7 +24,7 @@ def download(url: str, target: Path, *, cafile: str | None = None) -> None:
     try:
         with urllib.request.urlopen(url, timeout=60, context=context) as reply, open(target, "wb") as out:
             announced = int(reply.headers.get("Content-Length") or 0)
-            with tqdm(total=announced or None, unit="B", unit_scale=True, desc=target.name, leave=False) as bar:
+            with progress_bar(total=announced or None, unit="B", unit_scale=True, desc=target.name, leave=False) as bar:
                 received = _pump(reply, out, bar)
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise Stopped(f"downloading {url}: {error}", "check the connection and repeat the command") from error
