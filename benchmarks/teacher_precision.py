@@ -15,7 +15,7 @@ from common import Figure, record, side_by_side
 
 from samfed_monai.data import load_records, render_synthetic
 from samfed_monai.networks import Teacher, bf16_gains, find_checkpoint
-from samfed_monai.networks.soft_masks import image_tensor
+from samfed_monai.networks.teacher.pairs import read_image_tensor
 
 
 def checkpoint() -> Path:
@@ -26,7 +26,8 @@ def checkpoint() -> Path:
 def images(count: int) -> list[torch.Tensor]:
     with tempfile.TemporaryDirectory() as folder:
         datalist = render_synthetic(folder, sites=1, images_per_site=4, public=count)
-        return [image_tensor(record["image"]) for record in load_records(datalist, folder, split="public")[:count]]
+        records = load_records(datalist, folder, split="public")
+        return [read_image_tensor(record).float() / 255 for record in records[:count]]
 
 
 def main() -> None:

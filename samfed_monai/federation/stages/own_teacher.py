@@ -42,7 +42,7 @@ class OwnTeacher:
             teacher: the server's; its masks are the pseudo-labels. It stays as it is.
             adapter: file of its (first) adapter, where training begins.
         """
-        from samfed_monai.networks.self_training import confident
+        from samfed_monai.networks.teacher.self_training import confident
 
         datalist, root = self.masks.datalist, self.masks.data_root
         self.masks.fill(teacher, ("unlabelled",))
@@ -70,7 +70,7 @@ class OwnTeacher:
         self, teacher: Teacher, adapter: Path, path: Path, key: str, chosen: list[dict], public: list[dict]
     ) -> None:
         from samfed_monai.networks.sam.adapter import read_header, save_adapter
-        from samfed_monai.networks.self_training import PseudoLabelled, self_train
+        from samfed_monai.networks.teacher.self_training import PseudoLabelled, self_train
 
         progress_file = path.with_name(path.name + ".progress.safetensors")
         store = SoftMaskStore(self.masks.store_dir(self.site), teacher_sha256=teacher.sha256)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from samfed_monai.networks.sam.refine import BoxRefiner
 from samfed_monai.networks.sam.teacher import Teacher
-from samfed_monai.networks.teacher_data import Pair, Records, read_pair
+from samfed_monai.networks.teacher.pairs import Pair, Records, read_pair
 
 
 class Exam:

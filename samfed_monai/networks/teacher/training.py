@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from samfed_monai.bars import progress_bar
-from samfed_monai.networks.fit_state import FitState, load_state, save_state
 from samfed_monai.networks.sam.adapter import adapted_tensors
 from samfed_monai.networks.sam.model import PromptFreeSam
-from samfed_monai.networks.teacher_exam import as_good_as, mean
-from samfed_monai.networks.teacher_recipe import learning_rate_at, make_optimizer, mask_loss
-from samfed_monai.networks.weight_average import WeightAverage
+from samfed_monai.networks.teacher.exam import as_good_as, mean
+from samfed_monai.networks.teacher.fit_state import FitState, load_state, save_state
+from samfed_monai.networks.teacher.recipe import learning_rate_at, make_optimizer, mask_loss
+from samfed_monai.networks.teacher.weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)
 

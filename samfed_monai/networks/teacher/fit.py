@@ -23,11 +23,11 @@ from samfed_monai.networks.sam.model import PromptFreeSam
 from samfed_monai.networks.sam.peak import check_peak
 from samfed_monai.networks.sam.refine import BoxRefiner, Refinement, make_refiner
 from samfed_monai.networks.sam.teacher import Teacher
-from samfed_monai.networks.teacher_batches import EmbeddedBatches, ImageBatches
-from samfed_monai.networks.teacher_data import Records, public_hash, read_pair
-from samfed_monai.networks.teacher_exam import Exam, mean
-from samfed_monai.networks.teacher_recipe import default_epochs, default_learning_rate
-from samfed_monai.networks.teacher_training import Training
+from samfed_monai.networks.teacher.batches import EmbeddedBatches, ImageBatches
+from samfed_monai.networks.teacher.exam import Exam, mean
+from samfed_monai.networks.teacher.pairs import Records, public_hash, read_pair
+from samfed_monai.networks.teacher.recipe import default_epochs, default_learning_rate
+from samfed_monai.networks.teacher.training import Training
 from samfed_monai.networks.weights import find_checkpoint
 from samfed_monai.seeds import derive_seed
 

@@ -13,8 +13,8 @@ from samfed_monai.networks.autocast import Switch, autocast
 from samfed_monai.networks.sam.augment import Augmentation, augment
 from samfed_monai.networks.sam.geometry import pad, place
 from samfed_monai.networks.sam.model import PromptFreeSam
-from samfed_monai.networks.teacher_data import Pair
-from samfed_monai.networks.teacher_recipe import quarter
+from samfed_monai.networks.teacher.pairs import Pair
+from samfed_monai.networks.teacher.recipe import quarter
 from samfed_monai.seeds import derive_seed
 
 

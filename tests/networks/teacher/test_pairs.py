@@ -3,7 +3,7 @@ from __future__ import annotations
 from PIL import Image
 
 from samfed_monai.networks import evaluation_records, public_hash
-from samfed_monai.networks.teacher_data import read_pair
+from samfed_monai.networks.teacher.pairs import read_pair
 from tests.networks.fakes import fake_records
 
 

@@ -18,9 +18,9 @@ from samfed_monai.networks.autocast import Switch
 from samfed_monai.networks.sam.adapter import adapted_tensors
 from samfed_monai.networks.sam.augment import Augmentation
 from samfed_monai.networks.sam.model import PromptFreeSam
-from samfed_monai.networks.teacher_batches import ImageBatches
-from samfed_monai.networks.teacher_data import Pair, Records, read_image_tensor, read_pair
-from samfed_monai.networks.teacher_training import Training
+from samfed_monai.networks.teacher.batches import ImageBatches
+from samfed_monai.networks.teacher.pairs import Pair, Records, read_image_tensor, read_pair
+from samfed_monai.networks.teacher.training import Training
 
 
 class Masks(Protocol):

@@ -5,7 +5,7 @@ import torch
 
 from samfed_monai.networks.sam.build import assemble, vit_encoder
 from samfed_monai.networks.sam.teacher import Teacher
-from samfed_monai.networks.teacher_exam import Exam, as_good_as, dice_score, mean
+from samfed_monai.networks.teacher.exam import Exam, as_good_as, dice_score, mean
 from tests.networks.fakes import fake_records
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from samfed_monai.bars import progress_bar
 from samfed_monai.networks.sam.teacher import Teacher
-from samfed_monai.networks.teacher_data import read_image_tensor
+from samfed_monai.networks.teacher.pairs import read_image_tensor
 
 
 class Store(Protocol):

@@ -6,9 +6,9 @@ import torch
 from samfed_monai.errors import Refused
 from samfed_monai.io import read_json, sha256_file
 from samfed_monai.networks import Augmentation, Teacher, TeacherFit, public_hash
-from samfed_monai.networks import teacher_training as room
 from samfed_monai.networks.sam.adapter import read_header
 from samfed_monai.networks.sam.build import build_sam
+from samfed_monai.networks.teacher import training as room
 from tests.networks.fakes import fake_records
 
 
