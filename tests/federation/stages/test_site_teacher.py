@@ -103,6 +103,22 @@ def test_a_teacher_that_this_process_has_is_not_loaded_again(machine):
     assert machine.loaded == []
 
 
+def test_a_site_with_a_teacher_of_its_own_keeps_that_ones_masks(machine):
+    message = sent(machine.folder, fitted())
+    here, asked = machine.site(), []
+
+    class Own:
+        def of(self, teacher, adapter):
+            asked.append((teacher.sha256, adapter.read_bytes()))
+            return Half("c" * 64)
+
+    here.own = Own()
+    assert here.take(message, Half(message.extra["teacher"])) == 8
+    assert asked == [(message.extra["teacher"], fitted())], "it begins with the server's adapter"
+    assert here.sha256 == machine.site().sha256 == "c" * 64, "also after the site was started again"
+    assert len(SoftMaskStore(here.masks.store_dir("site-1"), teacher_sha256=here.sha256)) == 8
+
+
 def test_a_base_sam_that_differs_from_the_adapters_is_refused_with_both_hashes(machine):
     other = sha256_bytes(b"another sam")
     with pytest.raises(MessageRefused) as caught:

@@ -88,6 +88,18 @@ def test_a_peak_reaches_the_teacher_and_the_report_only_where_it_is_set(loaded, 
         loaded.clear()
 
 
+def test_sites_train_further_only_where_the_bundle_says_for_how_long(loaded, tmp_path, small_list, small_federation):
+    off = TeacherStage(find_bundle("samfed_skin"), {}, tmp_path)
+    assert off.self_training is None
+    on = TeacherStage(find_bundle("samfed_polyp"), {"self_training#epochs": 3, "seed": 5}, tmp_path)
+    assert (on.self_training.epochs, on.self_training.batch_size, on.self_training.seed) == (3, 4, 5)
+    assert on.self_training.augmentation.zoom_in == 2.0, "the augmentation of the teacher's own fit"
+    teacher = on.load(small_list, small_federation, adapt="lora", adapter=tmp_path / "a.safetensors")
+    assert on.about(teacher, "lora")["self_training_epochs"] == 3
+    assert "self_training_epochs" not in on.about(teacher, "none")
+    assert "self_training_epochs" not in off.about(teacher, "lora")
+
+
 def test_how_an_adapter_is_used_does_not_make_it_another_one(tmp_path, monkeypatch, small_list, small_federation):
     (tmp_path / "sam.pt").write_bytes(b"sam")
     runs = []
@@ -104,7 +116,8 @@ def test_how_an_adapter_is_used_does_not_make_it_another_one(tmp_path, monkeypat
         return stage._fit(small_list, small_federation, adapt="lora", checkpoint=tmp_path / "sam.pt").name
 
     first = fit()
-    assert [fit(views=8), fit(refine="boxes"), fit(refine_size=512), fit(peak=0.4)] == [first] * 4
+    used = [{"views": 8}, {"refine": "boxes"}, {"refine_size": 512}, {"peak": 0.4}, {"self_training#epochs": 3}]
+    assert [fit(**one) for one in used] == [first] * 5
     assert runs == [first]
     assert fit(rank=8) != first
     assert fit(evaluate_on="test") == first  # the finished fit is examined, which costs no second one
