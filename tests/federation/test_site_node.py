@@ -63,6 +63,26 @@ def test_a_list_without_this_site_is_refused_in_words_that_name_nothing(lists, s
     assert r"expected one of ['site-2'], found 'site-1'" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("adapt", "epochs", "site", "has_one"),
+    [
+        ("lora", 3, "site-1", True),
+        ("lora", 0, "site-1", False),
+        ("none", 3, "site-1", False),
+        ("lora", 3, "far", False),
+    ],
+)
+def test_a_teacher_of_its_own_has_only_a_site_that_trains_with_an_adapted_one(
+    node, small_federation, lists, tmp_path, adapt, epochs, site, has_one
+):
+    client = {**CLIENT, "teacher_adapt": adapt}
+    teacher = {"self_training#epochs": epochs}
+    plan = replace(ALIKE, variant="samfed", client=client, teacher=teacher, unseen=("far",))
+    made = SiteNode(site, plan, places(small_federation, lists["site-1"], tmp_path)).parts
+    made.datalist = DataList.load(lists["site-1"])
+    assert (made.teacher.own is not None) is has_one
+
+
 def test_each_site_knows_its_network_from_the_plan_alone(node, lists):
     whole = DataList("", [])
     mixed = replace(OWN, client={**OWN.client, "mixed_networks": ["basic_unet", "flexible_unet_resnet18"]})
