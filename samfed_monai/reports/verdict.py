@@ -61,7 +61,10 @@ def standings(group: Group) -> list[Standing]:
 
 
 def verdict(group: Group) -> str | None:
-    """One sentence: whether SAM-Fed leads the strongest other method, by how much, and against which spread.
+    """Whether SAM-Fed leads the strongest other method, by how much, and against which spread.
+
+    Where it leads that one and yet no other, which scatters more, a second sentence names the other.
+
 
     The teacher, the oracle, ablations and sweeps of SAM-Fed are no other methods. ``None`` without SAM-Fed's row, or
     where no other method has a seed in common with it.
@@ -77,8 +80,10 @@ def verdict(group: Group) -> str | None:
     if cell.spread is None:
         return f"One seed: SAM-Fed's Dice is {mean} to the strongest other row, {other}; no spread, no verdict."
     by = f"Dice {mean} ± {cell.spread:.3f} to the strongest other row, {other}; {seeds}."
+    level = [standing.other.title for standing in found if standing.word == LEVEL and standing is not closest]
+    but = f" Within the spread of: {', '.join(level)}." if level else ""
     return {
-        LEADS: f"SAM-Fed leads, by more than the spread: {by}",
+        LEADS: f"SAM-Fed leads, by more than the spread: {by}{but}",
         LEVEL: f"SAM-Fed neither leads nor trails beyond the spread: {by}",
         TRAILS: f"SAM-Fed does not lead: {by}",
     }[closest.word]

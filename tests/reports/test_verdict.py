@@ -52,6 +52,12 @@ def test_the_verdict_is_on_the_strongest_other_method(tmp_path):
     assert found["dp_only"] == (3, "leads")
 
 
+def test_a_row_that_scatters_is_named_where_the_strongest_one_is_beaten(tmp_path):
+    group = group_of(tmp_path, samfed=[0.80, 0.80, 0.80], no_sam=[0.78, 0.77, 0.76], dp_only=[0.79, 0.79, 0.70])
+    assert str(verdict(group)).startswith("SAM-Fed leads, by more than the spread: Dice +0.030 ± 0.010")
+    assert str(verdict(group)).endswith("ahead in 3 of 3 seeds. Within the spread of: Public set only.")
+
+
 @pytest.mark.parametrize(
     ("dices", "text"),
     [
