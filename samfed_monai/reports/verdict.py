@@ -65,7 +65,6 @@ def verdict(group: Group) -> str | None:
 
     Where it leads that one and yet no other, which scatters more, a second sentence names the other.
 
-
     The teacher, the oracle, ablations and sweeps of SAM-Fed are no other methods. ``None`` without SAM-Fed's row, or
     where no other method has a seed in common with it.
     """

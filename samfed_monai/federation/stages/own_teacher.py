@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from samfed_monai.io import canonical_hash
 
 if TYPE_CHECKING:
     from samfed_monai.networks import SelfTraining, Teacher
+    from samfed_monai.networks.teacher.pairs import Pair, Records
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ class OwnTeacher:
             teacher: the server's; its masks are the pseudo-labels. It stays as it is.
             adapter: file of its (first) adapter, where training begins.
         """
-        from samfed_monai.networks.teacher.self_training import confident
+        from samfed_monai.networks.teacher.self_training import PseudoLabelled, confident
 
         datalist, root = self.masks.datalist, self.masks.data_root
         self.masks.fill(teacher, ("unlabelled",))
@@ -63,21 +65,20 @@ class OwnTeacher:
         with made_once(path) as exists:
             logger.info("%s: own teacher from %d images%s", self.site, len(chosen), ", reused" if exists else "")
             if not exists:
-                self._make(teacher, adapter, path, key, chosen, public)
+                self._make(teacher, adapter, path, key, PseudoLabelled(chosen, store), public)
         return self.stage.load(datalist, root, adapt="lora", adapter=path)
 
     def _make(
-        self, teacher: Teacher, adapter: Path, path: Path, key: str, chosen: list[dict], public: list[dict]
+        self, teacher: Teacher, adapter: Path, path: Path, key: str, own: Sequence[Pair], public: Records
     ) -> None:
         from samfed_monai.networks.sam.adapter import read_header, save_adapter
-        from samfed_monai.networks.teacher.self_training import PseudoLabelled, self_train
+        from samfed_monai.networks.teacher.self_training import self_train
 
         progress_file = path.with_name(path.name + ".progress.safetensors")
-        store = SoftMaskStore(self.masks.store_dir(self.site), teacher_sha256=teacher.sha256)
         sam = self_train(
             teacher.sam,
             self.recipe,
-            PseudoLabelled(chosen, store),
+            own,
             public,
             size=teacher.size,
             progress_file=progress_file,

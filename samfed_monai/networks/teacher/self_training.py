@@ -154,7 +154,8 @@ def self_train(
     """
     sam = copy.deepcopy(sam)
     sam.requires_grad_(False)
-    parameters = [parameter for name, parameter in sam.named_parameters() if name in adapted_tensors(sam)]
+    adapted = adapted_tensors(sam)
+    parameters = [parameter for name, parameter in sam.named_parameters() if name in adapted]
     for parameter in parameters:
         parameter.requires_grad_(True)
     settings: dict[str, Any] = {"size": size, "bf16": recipe.bf16, "augmentation": recipe.augmentation}

@@ -126,4 +126,4 @@ class Training:
         for epoch in bar:
             yield epoch
             if self.state.history:
-                bar.set_postfix(held_out=f"{self.state.history[-1]:.3f}")
+                bar.set_postfix(held_out=f"{self.state.history[-1]:.3f}", refresh=False)  # shown with the next state
