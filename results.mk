@@ -9,6 +9,9 @@ PAGES ?= docs/results
 section = $(if $(wildcard $(RECORDS)/$(2).jsonl),--section "$(1)=$(RECORDS)/$(2).jsonl" --section-command "$(1)=$(3)")
 record = --record "$(RECORDS)/$(1).jsonl"
 
+# The first sections of a page have the full number of rounds; those beside them, and the ablations, have fewer.
+SIDE_ROUNDS := 6
+
 # What a comparison needs before anything runs: its images, and the weights.
 needs-data = @test -d "$(1)" || { echo "SAMFED_DATA must name the folder with $(2) and data/splits"; exit 2; }
 define weights
@@ -21,26 +24,29 @@ SKIN_RUN ?= runs/skin
 SKIN_JOBS ?= 2
 SKIN_SEEDS ?= 0,1,2
 SKIN_DATA = $(SAMFED_DATA)/data/skin/isic2017
-SKIN_VARIANTS := dp_only,no_sam,samfed,oracle,unimatch,mean_teacher,fedprox,semifl,no_agreement,no_sam_kd,no_global_kd,unadapted_sam
+SKIN_VARIANTS := dp_only,no_sam,samfed,oracle,unimatch,mean_teacher,fedprox,semifl,no_agreement
 SKIN_UNSEEN := --unseen "['domain1']"
 SKIN_PUBLIC := --client\#public_steps 6
 SKIN_ROUNDS := 12
 SKIN_STEPS := 8
 SKIN_WARM := 400
-SKIN_ARGS := --rounds $(SKIN_ROUNDS) --image_size 128 --batch_size 4 --local_steps $(SKIN_STEPS) --warm_start_steps $(SKIN_WARM) \
+SKIN_SCALE := --image_size 128 --batch_size 4 --local_steps $(SKIN_STEPS) --warm_start_steps $(SKIN_WARM) \
     --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto
+SKIN_MAIN := --rounds $(SKIN_ROUNDS) $(SKIN_SCALE)
+SKIN_SIDE := --rounds $(SIDE_ROUNDS) $(SKIN_SCALE)
 
 SKIN_COMPARE = @$(BIN)/samfed compare samfed_skin --seeds $(SKIN_SEEDS) --jobs $(SKIN_JOBS) --datalist "$(SKIN_RUN)/list.json" \
-    --data-root "$(SKIN_DATA)" --cache-dir "$(SKIN_RUN)/cache" --adapter "$(SKIN_RUN)/adapter.safetensors" $(SKIN_ARGS)
-skin-section = $(call section,$(1),skin-$(2),make skin SAMFED_DATA=DATA  -> samfed compare samfed_skin --seeds $(SKIN_SEEDS) $(subst ",,$(SKIN_ARGS) $(3)))
+    --data-root "$(SKIN_DATA)" --cache-dir "$(SKIN_RUN)/cache" --adapter "$(SKIN_RUN)/adapter.safetensors"
+skin-section = $(call section,$(1),skin-$(2),make skin SAMFED_DATA=DATA  -> samfed compare samfed_skin --seeds $(SKIN_SEEDS) $(subst ",,$(3)))
 
 skin: skin-teacher
-	$(SKIN_COMPARE) --variants $(SKIN_VARIANTS) --output-dir "$(SKIN_RUN)/one" $(call record,skin-one)
-	$(SKIN_COMPARE) --variants $(POLYP_MIXED) --rows docs/results/mixed.rows.json --output-dir "$(SKIN_RUN)/mixed" $(call record,skin-mixed) \
-	    $(SKIN_PUBLIC)
-	$(SKIN_COMPARE) --variants dp_only,no_sam,samfed,oracle --output-dir "$(SKIN_RUN)/imagenet" $(call record,skin-imagenet) \
-	    $(IMAGENET)
-	$(SKIN_COMPARE) --variants dp_only,samfed --output-dir "$(SKIN_RUN)/no-domain1" $(SKIN_UNSEEN) $(call record,skin-no-domain1)
+	$(SKIN_COMPARE) $(SKIN_MAIN) --variants $(SKIN_VARIANTS) --output-dir "$(SKIN_RUN)/one" $(call record,skin-one)
+	$(SKIN_COMPARE) $(SKIN_SIDE) $(SKIN_PUBLIC) --variants $(POLYP_MIXED) --rows docs/results/mixed.rows.json \
+	    --output-dir "$(SKIN_RUN)/mixed" $(call record,skin-mixed)
+	$(SKIN_COMPARE) $(SKIN_SIDE) $(IMAGENET) --variants dp_only,no_sam,samfed,oracle --output-dir "$(SKIN_RUN)/imagenet" \
+	    $(call record,skin-imagenet)
+	$(SKIN_COMPARE) $(SKIN_SIDE) $(SKIN_UNSEEN) --variants dp_only,samfed --output-dir "$(SKIN_RUN)/no-domain1" \
+	    $(call record,skin-no-domain1)
 	@$(MAKE) skin-page
 
 skin-teacher: $(VENV)/.package
@@ -53,14 +59,14 @@ skin-teacher: $(VENV)/.package
 	    --output "$(SKIN_RUN)/adapter.safetensors"
 
 skin-page:
-	@$(BIN)/samfed report --page $(PAGES)/skin.md --published skin $(ABLATION_ONLY) \
+	@$(BIN)/samfed report --page $(PAGES)/skin.md --published skin \
 	    --title "Skin: four sites of ISIC 2017, one hundred unlabelled images each" --command 'make skin SAMFED_DATA=DATA' \
-	    $(call skin-section,From scratch and one network,one) \
-	    $(call skin-section,From scratch and unlike networks,mixed,$(SKIN_PUBLIC)) \
-	    $(call skin-section,ImageNet encoder (EfficientNet-Lite0),imagenet,$(IMAGENET)) \
-	    $(call skin-section,Unseen hospital: trained without domain1,no-domain1,$(SKIN_UNSEEN)) \
+	    $(call skin-section,From scratch and one network,one,$(SKIN_MAIN)) \
+	    $(call skin-section,From scratch and unlike networks,mixed,$(SKIN_SIDE) $(SKIN_PUBLIC)) \
+	    $(call skin-section,ImageNet encoder (EfficientNet-Lite0),imagenet,$(SKIN_SIDE) $(IMAGENET)) \
+	    $(call skin-section,Unseen hospital: trained without domain1,no-domain1,$(SKIN_SIDE) $(SKIN_UNSEEN)) \
 	    --caveat "A subset: those images of HSSF's published lists that ISIC 2017 has (66 of 100 public ones), and of the unlabelled ones at most 100 a site; masks are those of ISIC 2017." \
-	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, $(SKIN_ROUNDS) rounds of $(SKIN_STEPS) steps after $(SKIN_WARM) steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other." \
+	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, $(SKIN_ROUNDS) rounds (in the first section; $(SIDE_ROUNDS) in the others) of $(SKIN_STEPS) steps after $(SKIN_WARM) steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other." \
 	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps and choice of the round; the teacher is fitted once, with one seed, and shared by all rows that use it."
 
 # ---- the comparisons of docs/results/polyp.md -----------------------------------------------------------------------
@@ -74,33 +80,34 @@ POLYP_MIXED := local_only,fedmd,fedproto,hssf,heterogeneous
 POLYP_ROUNDS := 12
 POLYP_STEPS := 10
 POLYP_WARM := 300
-POLYP_ARGS := --rounds $(POLYP_ROUNDS) --image_size 128 --batch_size 4 --local_steps $(POLYP_STEPS) --warm_start_steps $(POLYP_WARM) --overlays false \
+POLYP_SCALE := --image_size 128 --batch_size 4 --local_steps $(POLYP_STEPS) --warm_start_steps $(POLYP_WARM) --overlays false \
     --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto
+POLYP_MAIN := --rounds $(POLYP_ROUNDS) $(POLYP_SCALE)
+POLYP_SIDE := --rounds $(SIDE_ROUNDS) $(POLYP_SCALE)
 POLYP_PUBLIC := --client\#public_steps 6 --client\#public_images 96 \
     --client\#mixed_networks "['deeplabv3plus_resnet18','deeplabv3plus_resnet34']"
 POLYP_UNSEEN := --unseen "['Kvasir-1','Kvasir-2']"
 IMAGENET := --network_name deeplabv3plus_efficientnet_lite0 --client\#encoder_weights efficientnet_lite0
 POLYP_COMPARE = @$(BIN)/samfed compare samfed_polyp --seeds $(POLYP_SEEDS) --jobs $(POLYP_JOBS) \
     --data-root "$(POLYP_DATA)" --cache-dir "$(POLYP_RUN)/cache" \
-    --adapter "$(POLYP_RUN)/adapter.safetensors" $(POLYP_ARGS)
-
-polyp-section = $(call section,$(1),polyp-$(2),make polyp SAMFED_DATA=DATA  -> samfed compare samfed_polyp --seeds $(POLYP_SEEDS) $(subst ",,$(POLYP_ARGS) $(3)))
+    --adapter "$(POLYP_RUN)/adapter.safetensors"
+polyp-section = $(call section,$(1),polyp-$(2),make polyp SAMFED_DATA=DATA  -> samfed compare samfed_polyp --seeds $(POLYP_SEEDS) $(subst ",,$(3)))
 
 polyp: polyp-teacher
-	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/list.json" --output-dir "$(POLYP_RUN)/one" --variants $(POLYP_ROWS) \
-	    --rows docs/results/polyp.rows.json $(call record,polyp-one)
-	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/list.json" --output-dir "$(POLYP_RUN)/mixed" --variants $(POLYP_MIXED) \
-	    --rows docs/results/mixed.rows.json $(call record,polyp-mixed) $(POLYP_PUBLIC)
-	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/list.json" --output-dir "$(POLYP_RUN)/imagenet" \
-	    --variants dp_only,no_sam,samfed,oracle $(call record,polyp-imagenet) $(IMAGENET)
-	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/halves.json" --output-dir "$(POLYP_RUN)/no-kvasir" --variants dp_only,samfed \
-	    $(POLYP_UNSEEN) $(call record,polyp-no-kvasir)
-	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/halves.json" --output-dir "$(POLYP_RUN)/four" --variants dp_only,no_sam,samfed,oracle \
-	    $(call record,polyp-four)
-	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/halves.json" --output-dir "$(POLYP_RUN)/no-kvasir-imagenet" \
-	    --variants dp_only,samfed $(POLYP_UNSEEN) $(call record,polyp-no-kvasir-imagenet) $(IMAGENET)
-	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/halves.json" --output-dir "$(POLYP_RUN)/no-kvasir-mixed" \
-	    --variants local_only,hssf,heterogeneous $(POLYP_UNSEEN) $(call record,polyp-no-kvasir-mixed) $(POLYP_PUBLIC)
+	$(POLYP_COMPARE) $(POLYP_MAIN) --datalist "$(POLYP_RUN)/list.json" --variants $(POLYP_ROWS) \
+	    --rows docs/results/polyp.rows.json --output-dir "$(POLYP_RUN)/one" $(call record,polyp-one)
+	$(POLYP_COMPARE) $(POLYP_MAIN) $(POLYP_PUBLIC) --datalist "$(POLYP_RUN)/list.json" --variants $(POLYP_MIXED) \
+	    --rows docs/results/mixed.rows.json --output-dir "$(POLYP_RUN)/mixed" $(call record,polyp-mixed)
+	$(POLYP_COMPARE) $(POLYP_SIDE) $(IMAGENET) --datalist "$(POLYP_RUN)/list.json" --variants dp_only,no_sam,samfed,oracle \
+	    --output-dir "$(POLYP_RUN)/imagenet" $(call record,polyp-imagenet)
+	$(POLYP_COMPARE) $(POLYP_SIDE) $(POLYP_UNSEEN) --datalist "$(POLYP_RUN)/halves.json" --variants dp_only,samfed \
+	    --output-dir "$(POLYP_RUN)/no-kvasir" $(call record,polyp-no-kvasir)
+	$(POLYP_COMPARE) $(POLYP_SIDE) --datalist "$(POLYP_RUN)/halves.json" --variants dp_only,no_sam,samfed,oracle \
+	    --output-dir "$(POLYP_RUN)/four" $(call record,polyp-four)
+	$(POLYP_COMPARE) $(POLYP_SIDE) $(POLYP_UNSEEN) $(IMAGENET) --datalist "$(POLYP_RUN)/halves.json" --variants dp_only,samfed \
+	    --output-dir "$(POLYP_RUN)/no-kvasir-imagenet" $(call record,polyp-no-kvasir-imagenet)
+	$(POLYP_COMPARE) $(POLYP_SIDE) $(POLYP_UNSEEN) $(POLYP_PUBLIC) --datalist "$(POLYP_RUN)/halves.json" \
+	    --variants local_only,hssf,heterogeneous --output-dir "$(POLYP_RUN)/no-kvasir-mixed" $(call record,polyp-no-kvasir-mixed)
 	@$(MAKE) polyp-page
 
 polyp-teacher: $(VENV)/.package
@@ -116,33 +123,35 @@ polyp-teacher: $(VENV)/.package
 
 polyp-page:
 	@$(BIN)/samfed report --page $(PAGES)/polyp.md --title "Polyps: ColonDB is public, ClinicDB and Kvasir are the hospitals" \
-	    --published polyp --command 'make polyp SAMFED_DATA=DATA' $(ABLATION_ONLY) \
-	    $(call polyp-section,From scratch and one network,one) \
-	    $(call polyp-section,From scratch and unlike networks,mixed,$(POLYP_PUBLIC)) \
-	    $(call polyp-section,ImageNet encoder (EfficientNet-Lite0),imagenet,$(IMAGENET)) \
-	    $(call polyp-section,From scratch and four sites: both hospitals cut in two,four) \
-	    $(call polyp-section,Unseen hospital: trained without Kvasir,no-kvasir,$(POLYP_UNSEEN)) \
-	    $(call polyp-section,Unseen hospital and unlike networks,no-kvasir-mixed,$(POLYP_UNSEEN) $(POLYP_PUBLIC)) \
-	    $(call polyp-section,Unseen hospital and ImageNet encoder,no-kvasir-imagenet,$(POLYP_UNSEEN) $(IMAGENET)) \
+	    --published polyp --command 'make polyp SAMFED_DATA=DATA' \
+	    $(call polyp-section,From scratch and one network,one,$(POLYP_MAIN)) \
+	    $(call polyp-section,From scratch and unlike networks,mixed,$(POLYP_MAIN) $(POLYP_PUBLIC)) \
+	    $(call polyp-section,ImageNet encoder (EfficientNet-Lite0),imagenet,$(POLYP_SIDE) $(IMAGENET)) \
+	    $(call polyp-section,From scratch and four sites: both hospitals cut in two,four,$(POLYP_SIDE)) \
+	    $(call polyp-section,Unseen hospital: trained without Kvasir,no-kvasir,$(POLYP_SIDE) $(POLYP_UNSEEN)) \
+	    $(call polyp-section,Unseen hospital and unlike networks,no-kvasir-mixed,$(POLYP_SIDE) $(POLYP_UNSEEN) $(POLYP_PUBLIC)) \
+	    $(call polyp-section,Unseen hospital and ImageNet encoder,no-kvasir-imagenet,$(POLYP_SIDE) $(POLYP_UNSEEN) $(IMAGENET)) \
 	    --caveat "Two of HSSF's four polyp sites: the two other collections are not at hand. At most 160 unlabelled images a site; frames of 28 of 44 sequences are in more than one split of the published lists." \
-	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, $(POLYP_ROUNDS) rounds of $(POLYP_STEPS) steps after $(POLYP_WARM) steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other." \
+	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, $(POLYP_ROUNDS) rounds (in the first two sections; $(SIDE_ROUNDS) in the others) of $(POLYP_STEPS) steps after $(POLYP_WARM) steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other." \
 	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps and choice of the round; the teacher is fitted once, with one seed, and shared by all rows that use it."
 
-# ---- docs/results/ablation.md: rules, thresholds and teachers on both collections, into the folders of the tables ------
-ABLATION_ONLY := $(foreach rows,rule_* unadapted_confidence tau_* delta_* temperature_* ramp_* ema_* size_* views_* boxes* peak_*,--leave-out '$(rows)')
-ABLATION_ROWS := --rows docs/results/rules.rows.json --rows docs/results/settings.rows.json --rows docs/results/teacher.rows.json
+# ---- docs/results/ablation.md: parts, rules, thresholds and teachers on both collections ---------------------------------
+ABLATION_ROWS := --variants no_agreement,no_sam_kd,no_global_kd,unadapted_sam \
+    $(foreach sweep,rules settings teacher,--rows docs/results/$(sweep).rows.json)
 
 ablation: polyp-teacher skin-teacher
-	$(POLYP_COMPARE) --datalist "$(POLYP_RUN)/list.json" --output-dir "$(POLYP_RUN)/one" $(ABLATION_ROWS) \
-	    $(call record,polyp-one)
-	$(SKIN_COMPARE) --output-dir "$(SKIN_RUN)/one" $(ABLATION_ROWS) $(call record,skin-one)
+	$(POLYP_COMPARE) $(POLYP_SIDE) --datalist "$(POLYP_RUN)/list.json" $(ABLATION_ROWS) --output-dir "$(POLYP_RUN)/ablation" \
+	    $(call record,ablation-polyp)
+	$(SKIN_COMPARE) $(SKIN_SIDE) $(ABLATION_ROWS) --output-dir "$(SKIN_RUN)/ablation" $(call record,ablation-skin)
 	@$(MAKE) ablation-page
+
+ablation-section = $(call section,$(1),ablation-$(2),make ablation SAMFED_DATA=DATA  -> samfed compare samfed_$(2) $(subst ",,$(3)))
 
 ablation-page:
 	@$(BIN)/samfed report --page $(PAGES)/ablation.md --ablation --default samfed \
-	    $(call section,Polyp,polyp-one,make polyp ablation SAMFED_DATA=DATA) \
-	    $(call section,Skin,skin-one,make skin ablation SAMFED_DATA=DATA) \
-	    --caveat "Small on purpose, for two processor cores: the scale of docs/results/polyp.md and skin.md. Rows without a figure have not been run on that collection."
+	    $(call ablation-section,Polyp,polyp,--seeds $(POLYP_SEEDS) $(POLYP_SIDE)) \
+	    $(call ablation-section,Skin,skin,--seeds $(SKIN_SEEDS) $(SKIN_SIDE)) \
+	    --caveat "Small on purpose, for two processor cores: the data and scale of docs/results/polyp.md and skin.md with $(SIDE_ROUNDS) rounds. Rows without a figure have not been run on that collection."
 
 # ---- docs/results/pfedsam.md: SAM itself at the sites, on labels of their own; finished runs are kept -------------------
 PFEDSAM_RUN ?= runs/pfedsam

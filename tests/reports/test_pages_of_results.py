@@ -14,7 +14,7 @@ RESULTS = REPOSITORY / "docs" / "results"
 NEEDED = {
     "skin": {"skin-one": "samfed"},
     "polyp": {"polyp-one": "samfed", "polyp-mixed": "heterogeneous"},
-    "ablation": {"polyp-one": "rule_intersection", "skin-one": "rule_intersection"},
+    "ablation": {"ablation-polyp": "rule_intersection", "ablation-skin": "rule_intersection"},
     "pfedsam": {"pfedsam-polyp": "pfedsam"},
 }
 """Of each page its records, and a row that each must have."""
