@@ -44,13 +44,6 @@ def add_report_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
         default=[],
         help="command to show in that section (default: as `samfed compare` recorded it)",
     )
-    parser.add_argument(
-        "--leave-out",
-        metavar="PATTERN",
-        action="append",
-        default=[],
-        help="rows of the sections that are not shown, such as 'rule_*'; may be repeated",
-    )
     parser.add_argument("--ablation", action="store_true", help="write the page as sweeps against a default row")
     parser.add_argument("--default", metavar="ROW", default="samfed", help="default row of --ablation")
     parser.set_defaults(run=report)
@@ -86,7 +79,7 @@ def _page(args: argparse.Namespace) -> int:
     from samfed_monai.reports.compare import comparison_table
     from samfed_monai.reports.sections import Section, read_sections
 
-    sections = read_sections(args.section, args.section_command, args.leave_out)
+    sections = read_sections(args.section, args.section_command)
     if not sections:
         sections = [Section("", comparison_table(args.runs))]
     told = {"command": args.command, "caveats": args.caveat}
@@ -108,6 +101,4 @@ def _refuse_what_does_not_fit(args: argparse.Namespace) -> None:
         problems.add("RUN", found="none", expected="at least one finished run", mend="name their folders")
     if (args.section or args.ablation) and not args.page:
         problems.add("--page", found="nothing", expected="the file to write", mend="for instance --page page.md")
-    if args.leave_out and not args.section:
-        problems.add("--leave-out", found=repr(args.leave_out[0]), expected="nothing where RUN names the runs")
     problems.refuse_if_any()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 from samfed_monai.errors import Problem, Problems, Refused
@@ -35,14 +34,13 @@ class Section:
         return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
-def read_sections(given: Iterable[str], commands: Iterable[str] = (), leave_out: Sequence[str] = ()) -> list[Section]:
+def read_sections(given: Iterable[str], commands: Iterable[str] = ()) -> list[Section]:
     """Sections of ``TITLE=DIR`` words.
 
     Args:
         given: title and folder of runs, as ``samfed compare`` leaves it (``DIR/<row>/seed-<n>/``), or the record of
             runs that ``samfed compare --record`` wrote (``FILE.jsonl``).
         commands: ``TITLE=COMMAND``, for sections whose ``DIR/comparison.json`` names none, or not the one to show.
-        leave_out: patterns of folders in ``DIR`` that are not shown, such as ``rule_*``.
 
     Raises:
         Refused: a word without ``=``, a title twice or unknown, a folder without runs, or runs that cannot be compared.
@@ -56,32 +54,28 @@ def read_sections(given: Iterable[str], commands: Iterable[str] = (), leave_out:
     for title, folder in folders.items():
         try:
             command = shown.get(title) or _command_of(Path(folder))
-            sections.append(Section(title, comparison_table(runs_in(folder, leave_out)), command))
+            sections.append(Section(title, comparison_table(runs_in(folder)), command))
         except Refused as refused:
             problems.extend(refused.problems)
     problems.refuse_if_any()
     return sections
 
 
-def runs_in(folder: str | Path, leave_out: Sequence[str] = ()) -> list[Path | RunData]:
+def runs_in(folder: str | Path) -> list[Path] | list[RunData]:
     """The runs of a record, or the finished ones below a folder, at most two levels down, in the order of their names.
 
     Args:
         folder: where to look.
-        leave_out: patterns of the names of rows (in a folder: the folders just below it) that do not count.
 
     Raises:
         Refused: there is none, or one cannot be read.
     """
-    rows: list[tuple[str, Path | RunData]]
+    found: list[Path] | list[RunData]
     if Path(folder).suffix == SUFFIX:
-        rows = [(run.row, run) for run in read_record(folder)]
+        found = read_record(folder)
     else:
-        below = (
-            path.parent for pattern in ("*/results.json", "*/*/results.json") for path in Path(folder).glob(pattern)
-        )
-        rows = [(path.relative_to(folder).parts[0], path) for path in sorted(below)]
-    found = [run for row, run in rows if not any(fnmatch(row, pattern) for pattern in leave_out)]
+        results = (path for pattern in ("*/results.json", "*/*/results.json") for path in Path(folder).glob(pattern))
+        found = sorted(path.parent for path in results)
     if not found:
         mend = "name the --output-dir of `samfed compare`"
         raise Refused([Problem(str(folder), found="no finished run", expected="a folder of runs", mend=mend)])

@@ -27,8 +27,8 @@ def test_a_record_gives_the_table_of_its_runs_and_no_place_of_a_machine(tmp_path
     write_json(folders[0] / "compare.json", {"row": "mine", "variant": "samfed", "note": "n", "seal": {"files": {}}})
     add_to_record(tmp_path / "runs.jsonl", folders)
     assert comparison_table(read_record(tmp_path / "runs.jsonl")) == comparison_table(sorted(folders))
-    (section,) = read_sections([f"A={tmp_path / 'runs.jsonl'}"], leave_out=["mine"])
-    assert [row.name for row in section.table.rows] == ["dp_only", "teacher", "samfed"]
+    (section,) = read_sections([f"A={tmp_path / 'runs.jsonl'}"])
+    assert [row.name for row in section.table.rows] == ["dp_only", "teacher", "samfed", "mine"]
     first = json.loads((tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()[2])
     assert first["about"] == {"row": "mine", "variant": "samfed", "note": "n"}
     assert first["results"]["command"] is None

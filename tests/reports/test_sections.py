@@ -28,14 +28,6 @@ def test_a_section_is_a_folder_of_runs_with_the_command_that_made_them(folder):
     assert section.command == "make a B=1"
 
 
-def test_rows_that_are_left_out_are_not_shown(folder):
-    write_run(folder / "rule_teacher" / "seed-0", "samfed", 0, 0.7)
-    (section,) = read_sections([f"A={folder}"], leave_out=["rule_*", "dp_*"])
-    assert [row.name for row in section.table.rows] == ["teacher", "samfed"]
-    with pytest.raises(Refused, match="found no finished run"):
-        runs_in(folder, ["*"])
-
-
 def test_everything_that_is_wrong_is_told_at_once(folder):
     with pytest.raises(Refused) as refused:
         read_sections(["A", f"B={folder}", f"B={folder}", f"C={folder / 'none'}"], ["D=x"])
