@@ -97,7 +97,9 @@ _TEACHER = {
         adapt=_text("`lora`, `decoder` or `none`"),
         base=_text("SAM variant: `vit_t`, `vit_b`, `vit_l`, `vit_h`"),
         size=_count("input size, pixels"),
-        self_training_epochs=_count("epochs for which each site trained its own copy; absent where none did"),
+        self_training_epochs=_count(
+            "epochs for which each site trained its own copy, all generations together; absent where none did"
+        ),
         sha256=_text("identity of base weights, adapter, size and views"),
     ),
     "type": ["object", "null"],

@@ -41,22 +41,29 @@ class OwnTeacher:
         """The site's own teacher, made out of the server's; the server's, where it finds nothing in the site's images.
 
         Args:
-            teacher: the server's; its masks are the pseudo-labels. It stays as it is.
+            teacher: the server's; its masks are the first pseudo-labels. It stays as it is.
             adapter: file of its (first) adapter, where training begins.
         """
+        for generation in range(self.recipe.generations):
+            recipe = replace(self.recipe, generations=1, seed=self.recipe.seed + generation)
+            teacher, adapter = self._next(teacher, adapter, recipe)
+        return teacher
+
+    def _next(self, teacher: Teacher, adapter: Path, recipe: SelfTraining) -> tuple[Teacher, Path]:
+        """The teacher that learns from the masks of this one, and its adapter."""
         from samfed_monai.networks.teacher.self_training import PseudoLabelled, confident
 
         datalist, root = self.masks.datalist, self.masks.data_root
         self.masks.fill(teacher, ("unlabelled",))
         store = SoftMaskStore(self.masks.store_dir(self.site), teacher_sha256=teacher.sha256)
-        chosen = confident(load_records(datalist, root, split="unlabelled", site=self.site), store, self.recipe.keep)
+        chosen = confident(load_records(datalist, root, split="unlabelled", site=self.site), store, recipe.keep)
         public = load_records(datalist, root, split="public", with_labels=True)
         if not chosen:
             logger.warning("%s: the teacher finds nothing in any image here; it is used as it is", self.site)
-            return teacher
+            return teacher, adapter
         made_of = {
             "teacher": teacher.sha256,
-            "recipe": self.recipe.content(),
+            "recipe": recipe.content(),
             "images": [record["image_sha256"] for record in chosen],
             "public": public_hash(public, ordered=False),
         }
@@ -65,11 +72,18 @@ class OwnTeacher:
         with made_once(path) as exists:
             logger.info("%s: own teacher from %d images%s", self.site, len(chosen), ", reused" if exists else "")
             if not exists:
-                self._make(teacher, adapter, path, key, PseudoLabelled(chosen, store), public)
-        return self.stage.load(datalist, root, adapt="lora", adapter=path)
+                self._make(teacher, adapter, recipe, path, key, PseudoLabelled(chosen, store), public)
+        return self.stage.load(datalist, root, adapt="lora", adapter=path), path
 
+    @staticmethod
     def _make(
-        self, teacher: Teacher, adapter: Path, path: Path, key: str, own: Sequence[Pair], public: Records
+        teacher: Teacher,
+        adapter: Path,
+        recipe: SelfTraining,
+        path: Path,
+        key: str,
+        own: Sequence[Pair],
+        public: Records,
     ) -> None:
         from samfed_monai.networks.sam.adapter import read_header, save_adapter
         from samfed_monai.networks.teacher.self_training import self_train
@@ -77,14 +91,12 @@ class OwnTeacher:
         progress_file = path.with_name(path.name + ".progress.safetensors")
         sam = self_train(
             teacher.sam,
-            self.recipe,
+            recipe,
             own,
             public,
             size=teacher.size,
             progress_file=progress_file,
             fit_hash=key,
         )
-        save_adapter(
-            path, sam, replace(read_header(adapter), fit={"hash": key, "self_training": self.recipe.content()})
-        )
+        save_adapter(path, sam, replace(read_header(adapter), fit={"hash": key, "self_training": recipe.content()}))
         progress_file.unlink(missing_ok=True)

@@ -59,7 +59,7 @@ class TeacherStage:
         base = self._config().value("base")
         used = {"size": teacher.size, "views": teacher.views} | self._after_the_views()
         if self.self_training is not None and adapt != "none":
-            used["self_training_epochs"] = self.self_training.epochs
+            used["self_training_epochs"] = self.self_training.epochs * self.self_training.generations
         return {"adapt": adapt, "base": base, **used, **self._exam}
 
     @property

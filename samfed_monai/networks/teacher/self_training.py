@@ -38,6 +38,8 @@ class SelfTraining:
 
     Args:
         epochs: passes over the site's images; 0 does without.
+        generations: how often that is done, each time with the masks of the teacher that came out the time before
+            (Xie et al. 2020, noisy student).
         learning_rate: peak; the schedule is that of the teacher's fit.
         keep: part of the site's images that is learned from, the most confident first; in (0, 1]. An image on which
             the teacher finds nothing is never among them.
@@ -52,6 +54,7 @@ class SelfTraining:
     """
 
     epochs: int = 0
+    generations: int = 1
     learning_rate: float = 2e-4
     keep: float = 0.8
     batch_size: int = 4
@@ -62,7 +65,7 @@ class SelfTraining:
 
     def __post_init__(self) -> None:
         problems, where = Problems(), "teacher -> self_training -> "
-        for name, least in {"epochs": 0, "batch_size": 2}.items():
+        for name, least in {"epochs": 0, "generations": 1, "batch_size": 2}.items():
             number = getattr(self, name)
             if not isinstance(number, int) or number < least:
                 problems.add(where + name, found=repr(number), expected=f"an integer >= {least}")

@@ -81,6 +81,20 @@ def test_another_recipe_and_other_pseudo_labelled_images_are_another_teacher(sit
     assert len({own.sha256 for own in made}) == 3
 
 
+def test_the_next_generation_learns_from_the_masks_of_the_one_before(site, caplog):
+    make, teacher, adapter = site
+    first = make().of(teacher, adapter)
+    store = SoftMaskStore(make().masks.store_dir("site-1"), teacher_sha256=first.sha256)
+    images = load_records(make().masks.datalist, make().masks.data_root, split="unlabelled", site="site-1")
+    for record in images:
+        store.put(record["image_sha256"], torch.full((1, 64, 64), 0.8 * (record is images[0])))
+    with caplog.at_level("INFO"):
+        second = make(recipe=SelfTraining(epochs=1, generations=2, keep=1.0, progress=False)).of(teacher, adapter)
+    lines = [record.message for record in caplog.records if "own teacher from" in record.message]
+    assert lines == ["site-1: own teacher from 2 images, reused", "site-1: own teacher from 1 images"]
+    assert len({teacher.sha256, first.sha256, second.sha256}) == 3
+
+
 def test_where_the_servers_teacher_finds_nothing_it_stays(site, caplog):
     make, teacher, adapter = site
     assert make(found=0).of(teacher, adapter) is teacher
