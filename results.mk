@@ -163,11 +163,15 @@ PFEDSAM_ROUNDS := 6
 PFEDSAM_STEPS := 24
 PFEDSAM_WARM := 150
 PFEDSAM_RATE := 0.0005
-PFEDSAM_ARGS := --rounds $(PFEDSAM_ROUNDS) --batch_size 4 --local_steps $(PFEDSAM_STEPS) --warm_start_steps $(PFEDSAM_WARM) \
+PFEDSAM_SIDE_ROUNDS := 3
+PFEDSAM_SIDE_STEPS := 12
+pfedsam-scale = --rounds $(1) --local_steps $(2) --batch_size 4 --warm_start_steps $(PFEDSAM_WARM) \
     --overlays false --client\#optimizer\#lr $(PFEDSAM_RATE)
+PFEDSAM_MAIN := $(call pfedsam-scale,$(PFEDSAM_ROUNDS),$(PFEDSAM_STEPS))
+PFEDSAM_SIDE := $(call pfedsam-scale,$(PFEDSAM_SIDE_ROUNDS),$(PFEDSAM_SIDE_STEPS)) --client\#validate\#inferer\#enabled auto
 PFEDSAM_COMPARE = @$(BIN)/samfed compare $(1) --variants $(2) --seeds $(PFEDSAM_SEEDS) --jobs $(PFEDSAM_JOBS) \
-    --cache-dir "$(PFEDSAM_RUN)/cache" $(PFEDSAM_ARGS)
-pfedsam-section = $(call section,$(1),pfedsam-$(2),make pfedsam SAMFED_DATA=DATA  -> samfed compare --seeds $(PFEDSAM_SEEDS) $(PFEDSAM_ARGS))
+    --cache-dir "$(PFEDSAM_RUN)/cache"
+pfedsam-section = $(call section,$(1),pfedsam-$(2),make pfedsam SAMFED_DATA=DATA  -> samfed compare $(3) --seeds $(PFEDSAM_SEEDS) $(subst ",,$(4)))
 
 pfedsam: $(VENV)/.package
 	$(call needs-data,$(POLYP_DATA),data/polyp)
@@ -181,18 +185,18 @@ pfedsam: $(VENV)/.package
 	@test -f "$(PFEDSAM_RUN)/skin.json" || $(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/isic_hssf.json" \
 	    --data-root "$(SKIN_DATA)" --limit-per-site $(PFEDSAM_IMAGES) --output "$(PFEDSAM_RUN)/skin.json"
 	$(call PFEDSAM_COMPARE,samfed_polyp,$(PFEDSAM_ROWS)) --datalist "$(PFEDSAM_RUN)/polyp.json" --data-root "$(POLYP_DATA)" \
-	    --output-dir "$(PFEDSAM_RUN)/polyp" --rows docs/results/pfedsam.rows.json $(call record,pfedsam-polyp)
+	    $(PFEDSAM_MAIN) --output-dir "$(PFEDSAM_RUN)/polyp" --rows docs/results/pfedsam.rows.json $(call record,pfedsam-polyp)
 	$(call PFEDSAM_COMPARE,samfed_polyp,fedsam$(comma)pfedsam) --datalist "$(PFEDSAM_RUN)/halves.json" --data-root "$(POLYP_DATA)" \
-	    --output-dir "$(PFEDSAM_RUN)/no-kvasir" $(POLYP_UNSEEN) $(call record,pfedsam-no-kvasir)
+	    $(PFEDSAM_SIDE) $(POLYP_UNSEEN) --output-dir "$(PFEDSAM_RUN)/no-kvasir" $(call record,pfedsam-no-kvasir)
 	$(call PFEDSAM_COMPARE,samfed_skin,$(PFEDSAM_ROWS)) --datalist "$(PFEDSAM_RUN)/skin.json" --data-root "$(SKIN_DATA)" \
-	    --output-dir "$(PFEDSAM_RUN)/skin" --rows docs/results/pfedsam.rows.json $(call record,pfedsam-skin)
+	    $(PFEDSAM_SIDE) --output-dir "$(PFEDSAM_RUN)/skin" $(call record,pfedsam-skin)
 	@$(MAKE) pfedsam-page
 
 pfedsam-page:
 	@$(BIN)/samfed report --page $(PAGES)/pfedsam.md --title "pFedSAM: SAM fine-tuned across hospitals that have labels" \
 	    --command 'make pfedsam SAMFED_DATA=DATA' \
-	    $(call pfedsam-section,Polyps: ClinicDB and Kvasir,polyp) \
-	    $(call pfedsam-section,Unseen hospital: trained without Kvasir,no-kvasir) \
-	    $(call pfedsam-section,Skin: four sites of ISIC 2017,skin) \
-	    --caveat "Small on purpose, for two processor cores: MobileSAM, 256 px, batches of 4, at most $(PFEDSAM_IMAGES) labelled images a site, $(PFEDSAM_ROUNDS) rounds of $(PFEDSAM_STEPS) steps after $(PFEDSAM_WARM) steps of warm start on the public images. LoRA, experts and decoder learn with a rate of $(PFEDSAM_RATE), not the published 0.0001, which hardly moves them in so few steps." \
+	    $(call pfedsam-section,Polyps: ClinicDB and Kvasir,polyp,samfed_polyp,$(PFEDSAM_MAIN)) \
+	    $(call pfedsam-section,Unseen hospital: trained without Kvasir,no-kvasir,samfed_polyp,$(PFEDSAM_SIDE) $(POLYP_UNSEEN)) \
+	    $(call pfedsam-section,Skin: four sites of ISIC 2017,skin,samfed_skin,$(PFEDSAM_SIDE)) \
+	    --caveat "Small on purpose, for two processor cores: MobileSAM, 256 px, batches of 4, at most $(PFEDSAM_IMAGES) labelled images a site, $(PFEDSAM_ROUNDS) rounds of $(PFEDSAM_STEPS) steps (in the first section; $(PFEDSAM_SIDE_ROUNDS) of $(PFEDSAM_SIDE_STEPS) in the others) after $(PFEDSAM_WARM) steps of warm start on the public images. LoRA, experts and decoder learn with a rate of $(PFEDSAM_RATE), not the published 0.0001, which hardly moves them in so few steps." \
 	    --caveat "Every row has the same augmentation, batch, number of optimiser steps and choice of the round; pfedsam, fedsam and local_sam start from the same weights, full_sam and the small network from their own warm start and with their own learning rates."
