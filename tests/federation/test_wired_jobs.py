@@ -18,10 +18,12 @@ from samfed_monai.federation.stages.teacher import TeacherStage
 from samfed_monai.io import canonical_hash, sha256_file
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
+from samfed_monai.networks.sam.build import build_sam
 from samfed_monai.results import validate_results
 from tests.federation.stages.test_site_teacher import Half
 from tests.federation.test_job import CLIENT, job
 from tests.federation.wired import Children, Homes
+from tests.networks.fakes import fake_checkpoint
 
 SITES = ("site-1", "site-2", "site-3")
 UNLIKE = {
@@ -104,6 +106,27 @@ def test_the_server_sends_the_adapter_and_sites_make_their_own_masks(three_sites
     assert (tmp_path / "homes" / "site-1" / "cache" / "soft_masks" / "site-1").is_dir()
     before = [results["traffic"]["down_bytes_before"] for results in (together, apart)]
     assert 3 * 64 < before[0] - before[1] < 3 * 96, "a server without the list cannot ask for the hash of a part"
+
+
+def test_a_site_trains_the_same_teacher_of_its_own_apart_and_in_one_process(three_sites, tmp_path, monkeypatch):
+    checkpoint, adapter = fake_checkpoint(tmp_path / "sam.pt"), tmp_path / "given.safetensors"
+    sam = build_sam("vit_t", checkpoint, 256)
+    adapters.prepare(sam, Adapt.LORA, 1)
+    about = adapters.Adapter("vit_t", sha256_file(checkpoint), Adapt.LORA, 1, 256, "public")
+    adapters.save_adapter(adapter, sam, about)
+    monkeypatch.setattr(TeacherStage, "checkpoint", lambda self: checkpoint)
+    ours = {"variant": "samfed", "rounds": 1, "privacy": {"least_images": 1}, "adapter": adapter}
+    ours["teacher"] = {"size": 256, "views": 1, "peak": 0.5, "progress": False, "self_training#epochs": 1}
+    together = job(three_sites, tmp_path / "together", **ours).run()
+    homes = Homes(three_sites, tmp_path / "homes")
+    apart = at_server(three_sites, homes, tmp_path / "apart", **ours).run(homes)
+    assert apart["hashes"]["model_last"] == together["hashes"]["model_last"]
+    assert apart["teacher"] == together["teacher"]
+    for site, other in (("site-1", "site-2"), ("site-2", "site-1")):
+        here = tmp_path / "homes" / site / "cache" / "soft_masks"
+        (own,) = (here / site / "teachers").glob("*.safetensors")
+        assert own.read_bytes() == (tmp_path / "together/cache/soft_masks" / site / "teachers" / own.name).read_bytes()
+        assert not (here / other).exists(), "no site has anything of another one's"
 
 
 @pytest.mark.slow
