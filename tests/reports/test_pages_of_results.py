@@ -12,8 +12,18 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "docs" / "results"
 NEEDED = {
-    "skin": {"skin-one": "samfed"},
-    "polyp": {"polyp-one": "samfed", "polyp-mixed": "heterogeneous"},
+    "skin": {
+        "skin-one": "samfed",
+        "skin-mixed": "heterogeneous",
+        "skin-imagenet": "samfed",
+        "skin-no-domain1": "samfed",
+    },
+    "polyp": {
+        "polyp-one": "samfed",
+        "polyp-mixed": "heterogeneous",
+        "polyp-imagenet": "samfed",
+        "polyp-no-kvasir": "samfed",
+    },
     "ablation": {"ablation-polyp": "rule_intersection", "ablation-skin": "rule_intersection"},
     "pfedsam": {"pfedsam-polyp": "pfedsam"},
 }
