@@ -34,9 +34,10 @@ class Table:
     """A comparison: groups of rows in the order of :data:`samfed_monai.reports.caveats.VARIANTS`.
 
     Cells have the keys ``site:<name>`` (test Dice of a site), ``unseen:<name>`` (of a hospital that took no part),
-    ``dice``, ``iou``, ``hd95`` (pixels) and ``worst`` (Dice) of the selected model, ``last`` (average Dice of the last
-    model), ``teacher`` (average Dice of the run's teacher alone), ``traffic`` (megabytes per round, both directions,
-    all sites) and ``vs:<row>`` (average Dice minus that of the row with the same seed).
+    ``unseen`` (of all their images), ``dice``, ``iou``, ``hd95`` (pixels) and ``worst`` (Dice) of the selected model,
+    ``last`` (average Dice of the last model), ``teacher`` (average Dice of the run's teacher alone), ``traffic``
+    (megabytes per round, both directions, all sites) and ``vs:<row>`` (average Dice minus that of the row with the same
+    seed).
     """
 
     sites: list[str]
@@ -168,12 +169,23 @@ def _cells(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Cell]:
     return {
         **{f"site:{site}": cell("sites", site, "test", "dice") for site in some["sites"]},
         **{f"unseen:{name}": cell("unseen", name, "test", "dice") for name in some.get("unseen", {})},
+        "unseen": Cell(
+            {seed: dice for seed, content in sorted(results.items()) if (dice := _unseen(content)) is not None}
+        ),
         **{metric: cell("average", "test", metric) for metric in ("dice", "iou", "hd95")},
         "worst": cell("worst", "test", "dice"),
         "last": cell("models", "last", "average", "test", "dice"),
         "teacher": cell("teacher", "average", "test", "dice"),
         "traffic": Cell({seed: (up.by_seed[seed] + down.by_seed.get(seed, 0.0)) / 1e6 for seed in up.by_seed}),
     }
+
+
+def _unseen(results: Mapping[str, Any]) -> float | None:
+    """Mean Dice over all test images of the hospitals that took no part."""
+    tests = [splits.get("test", {}) for splits in results.get("unseen", {}).values()]
+    scored = [test for test in tests if test.get("dice") is not None]
+    images = sum(test["n"] for test in scored)
+    return sum(test["dice"] * test["n"] for test in scored) / images if images else None
 
 
 def _at(content: Any, path: Iterable[str]) -> Any:

@@ -18,13 +18,13 @@ from samfed_monai.reports.sections import Section, unique_slugs
 TITLE = "Comparison"
 
 READING = (
-    "Dice, IoU and HD95 are means over all test images of all sites, site columns are Dice; *unseen* hospitals took no "
-    "part and count in no average. The model is the one that was best on validation; *last model* is the average Dice "
-    "of the last one. Numbers are mean ± sample standard deviation over seeds. *vs* columns are the difference in "
-    "average Dice to that row's run with the same seed. *Gap closed* is (row − dp_only) / (oracle − dp_only), with the "
-    "two rows of the same setting. *SAM-Fed minus the row* is paired by seed; it *leads* or *trails* where the mean "
-    "difference is larger than its standard deviation over seeds. *MB a round* are megabytes in both directions, all "
-    "sites together. "
+    "Dice, IoU and HD95 are means over all test images of all sites, site columns are Dice; *unseen* hospitals took"
+    " no part and count in no average; *all unseen* is all of their images. The model is the one that was best on "
+    "validation; *last model* is the average Dice of the last one. Numbers are mean ± sample standard deviation "
+    "over seeds. *vs* columns are the difference in average Dice to that row's run with the same seed. *Gap closed*"
+    " is (row − dp_only) / (oracle − dp_only), with the two rows of the same setting. *SAM-Fed minus the row* is "
+    "paired by seed; it *leads* or *trails* where the mean difference is larger than its standard deviation over "
+    "seeds. *MB a round* are megabytes in both directions, all sites together. "
 )
 OVER = {"dp_only": "public set", "no_sam": "no SAM", TEACHER: "SAM alone", "hssf": "HSSF", "local_only": "sites alone"}
 

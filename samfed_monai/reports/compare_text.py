@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from samfed_monai.reports.rows import Cell, Group, Row
 from samfed_monai.reports.verdict import Standing, standings, verdict
 
 HEADS = {"dice": "Dice", "worst": "Worst site", "hd95": "HD95 px", "iou": "IoU"}
+AGAINST = {"dice": "Dice", "worst": "Worst site", "hd95": "HD95 px", "unseen": "All unseen"}
 DIGITS = {"hd95": 1, "traffic": 2}
 
 
@@ -52,6 +53,8 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
     whole = {"seeds": "Seeds", **HEADS, **vs, "gap": "Gap closed", **traffic}
     sites = {f"site:{site}": site for site in table.sites}
     unseen = {f"unseen:{name}": f"{name} (unseen)" for name in table.unseen}
+    if len(unseen) > 1:
+        unseen["unseen"] = "All unseen"
     by_site = {**sites, "dice": "Average", "worst": "Worst site", **unseen, "last": "Last model"}
     hero = group.hero
     titles = {row.name: row.title for row in group.rows}
@@ -68,12 +71,11 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
     ]
     against = standings(group)
     if hero and against:
-        rows = {standing.other.name: _standing(standing) for standing in against}
-        made.append(Block(_capital(f"{before}SAM-Fed minus the row"), AGAINST, rows, titles))
+        columns = {key: head for key, head in AGAINST.items() if key != "unseen" or table.unseen}
+        rows = {standing.other.name: _standing(standing, columns) for standing in against}
+        heads = [*columns.values(), "Seeds ahead", "SAM-Fed"]
+        made.append(Block(_capital(f"{before}SAM-Fed minus the row"), heads, rows, titles))
     return made
-
-
-AGAINST = ["Dice", "Worst site", "HD95 px", "Seeds ahead", "SAM-Fed"]
 
 
 def spell(key: str, cell: Cell | None) -> str:
@@ -126,7 +128,11 @@ def to_csv(table: Table) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     vs = dict.fromkeys(f"vs:{name}" for group in table.groups for name in group.references)
-    places = [*(f"site:{site}" for site in table.sites), *(f"unseen:{name}" for name in table.unseen)]
+    places = [
+        *(f"site:{site}" for site in table.sites),
+        *(f"unseen:{name}" for name in table.unseen),
+        *(["unseen"] if table.unseen else []),
+    ]
     keys = [*HEADS, *vs, *places, "last", "traffic"]
     named = ["row", "variant", "group", "seeds"]
     writer.writerow([*named, *(f"{key}_{part}" for key in keys for part in ("mean", "spread")), "gap_closed"])
@@ -169,10 +175,9 @@ def _json_row(row: Row) -> dict[str, Any]:
     return {**named, "seeds": row.seeds, "gap_closed": row.gap, "cells": cells}
 
 
-def _standing(standing: Standing) -> list[str]:
-    values = [("vs:dice", standing.dice), ("vs:worst", standing.worst), ("vs:hd95", standing.hd95)]
+def _standing(standing: Standing, columns: Iterable[str]) -> list[str]:
     ahead = f"{standing.ahead} of {standing.dice.n}" if standing.dice.n else MISSING
-    return [*(spell(key, cell) for key, cell in values), ahead, standing.word]
+    return [*(spell(f"vs:{key}", getattr(standing, key)) for key in columns), ahead, standing.word]
 
 
 def _capital(text: str) -> str:

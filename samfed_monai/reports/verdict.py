@@ -16,13 +16,14 @@ class Standing:
 
     Args:
         other: the other row.
-        dice, worst, hd95: SAM-Fed's value minus the other's, by seed.
+        dice, worst, hd95, unseen: SAM-Fed's value minus the other's, by seed.
     """
 
     other: Row
     dice: Cell
     worst: Cell
     hd95: Cell
+    unseen: Cell
 
     @property
     def ahead(self) -> int:
@@ -52,7 +53,7 @@ def standings(group: Group) -> list[Standing]:
     hero = group.hero
     if hero is None:
         return []
-    keys = ("dice", "worst", "hd95")
+    keys = ("dice", "worst", "hd95", "unseen")
     return [
         Standing(row, *(hero.cells.get(key, Cell()).minus(row.cells.get(key, Cell())) for key in keys))
         for row in group.rows
@@ -63,7 +64,8 @@ def standings(group: Group) -> list[Standing]:
 def verdict(group: Group) -> str | None:
     """Whether SAM-Fed leads the strongest other method, by how much, and against which spread.
 
-    Where it leads that one and yet no other, which scatters more, a second sentence names the other.
+    Where it leads that one and yet no other, which scatters more, a second sentence names the other. A last one says
+    how the two stand on the hospitals that took no part, if any was measured.
 
     The teacher, the oracle, ablations and sweeps of SAM-Fed are no other methods. ``None`` without SAM-Fed's row, or
     where no other method has a seed in common with it.
@@ -81,8 +83,16 @@ def verdict(group: Group) -> str | None:
     by = f"Dice {mean} ± {cell.spread:.3f} to the strongest other row, {other}; {seeds}."
     level = [standing.other.title for standing in found if standing.word == LEVEL and standing is not closest]
     but = f" Within the spread of: {', '.join(level)}." if level else ""
+    far = _on_unseen(closest.unseen)
     return {
-        LEADS: f"SAM-Fed leads, by more than the spread: {by}{but}",
-        LEVEL: f"SAM-Fed neither leads nor trails beyond the spread: {by}",
-        TRAILS: f"SAM-Fed does not lead: {by}",
+        LEADS: f"SAM-Fed leads, by more than the spread: {by}{but}{far}",
+        LEVEL: f"SAM-Fed neither leads nor trails beyond the spread: {by}{far}",
+        TRAILS: f"SAM-Fed does not lead: {by}{far}",
     }[closest.word]
+
+
+def _on_unseen(cell: Cell) -> str:
+    if cell.mean is None or cell.spread is None:
+        return ""
+    word = {LEADS: "it leads", TRAILS: "it trails"}.get(word_of(cell), word_of(cell))
+    return f" On hospitals that took no part: {as_difference(cell.mean)} ± {cell.spread:.3f}, {word}."

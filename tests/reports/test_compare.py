@@ -170,6 +170,7 @@ def test_unseen_hospitals_and_traffic_have_columns(tmp_path):
     table = comparison_table(heterogeneous_runs(tmp_path))
     assert table.unseen == ["far"]
     assert table.row("heterogeneous").cells["unseen:far"].by_seed == pytest.approx({0: 0.65, 1: 0.69})
+    assert table.row("heterogeneous").cells["unseen"].by_seed == pytest.approx({0: 0.65, 1: 0.69})
     assert table.row("heterogeneous").cells["traffic"].mean == pytest.approx(1.5)  # 0.5 MB up and 1 MB down
     assert table.row("local_only").cells["traffic"].mean == 0
 

@@ -87,6 +87,16 @@ def test_groups_are_named_where_there_are_two(runs, tmp_path):
         "far (unseen)",
         "Last model",
     ]
+    against = [found[f"{mode}: SAM-Fed minus the row"] for mode in ("Homogeneous", "Heterogeneous")]
+    assert (
+        against[0].heads
+        == against[1].heads
+        == ["Dice", "Worst site", "HD95 px", "All unseen", "Seeds ahead", "SAM-Fed"]
+    )
+    assert [block.rows[row][3] for block, row in zip(against, ("oracle", "hssf"), strict=True)] == [
+        "–",
+        "+0.040 ± 0.014",
+    ]
     assert found["Heterogeneous: Dice by site"].rows["hssf"][4] == "0.630 ± 0.014"
     assert whole.strong == {"heterogeneous"}
     assert json.loads(json.dumps(to_json(table)))["rows"][-1]["group"] == "Heterogeneous"

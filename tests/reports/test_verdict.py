@@ -52,6 +52,17 @@ def test_the_verdict_is_on_the_strongest_other_method(tmp_path):
     assert found["dp_only"] == (3, "leads")
 
 
+def test_where_hospitals_took_no_part_it_says_how_samfed_does_there(tmp_path):
+    folders = [
+        write_run(tmp_path / f"{variant}-{seed}", variant, seed, dice, unseen=unseen)
+        for variant, dice, found in (("samfed", 0.8, [0.70, 0.72]), ("dp_only", 0.7, [0.60, 0.64]))
+        for seed, unseen in enumerate(found)
+    ]
+    (group,) = comparison_table(folders).groups
+    assert standings(group)[0].unseen.by_seed == pytest.approx({0: 0.10, 1: 0.08})
+    assert str(verdict(group)).endswith("On hospitals that took no part: +0.090 ± 0.014, it leads.")
+
+
 def test_a_row_that_scatters_is_named_where_the_strongest_one_is_beaten(tmp_path):
     group = group_of(tmp_path, samfed=[0.80, 0.80, 0.80], no_sam=[0.78, 0.77, 0.76], dp_only=[0.79, 0.79, 0.70])
     assert str(verdict(group)).startswith("SAM-Fed leads, by more than the spread: Dice +0.030 ± 0.010")
