@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.errors import Problems, Refused
+from samfed_monai.metrics import pool
 from samfed_monai.reports.caveats import NOTES, OWN_TEACHER, TEACHER, title_of
 from samfed_monai.reports.compare_notes import convention_of, notes_of
 from samfed_monai.reports.rows import (
@@ -160,18 +161,19 @@ def _row(name: str, runs: Sequence[RunData]) -> Row:
 
 
 def _cells(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Cell]:
-    def cell(*path: str) -> Cell:
-        values = {seed: _at(content, path) for seed, content in sorted(results.items())}
+    def computed(value_of: Callable[[Mapping[str, Any]], Any]) -> Cell:
+        values = {seed: value_of(content) for seed, content in sorted(results.items())}
         return Cell({seed: float(value) for seed, value in values.items() if value is not None})
+
+    def cell(*path: str) -> Cell:
+        return computed(lambda content: _at(content, path))
 
     some = next(iter(results.values()))
     up, down = cell("traffic", "up_bytes_per_round"), cell("traffic", "down_bytes_per_round")
     return {
         **{f"site:{site}": cell("sites", site, "test", "dice") for site in some["sites"]},
         **{f"unseen:{name}": cell("unseen", name, "test", "dice") for name in some.get("unseen", {})},
-        "unseen": Cell(
-            {seed: dice for seed, content in sorted(results.items()) if (dice := _unseen(content)) is not None}
-        ),
+        "unseen": computed(_unseen),
         **{metric: cell("average", "test", metric) for metric in ("dice", "iou", "hd95")},
         "worst": cell("worst", "test", "dice"),
         "last": cell("models", "last", "average", "test", "dice"),
@@ -182,10 +184,12 @@ def _cells(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Cell]:
 
 def _unseen(results: Mapping[str, Any]) -> float | None:
     """Mean Dice over all test images of the hospitals that took no part."""
-    tests = [splits.get("test", {}) for splits in results.get("unseen", {}).values()]
-    scored = [test for test in tests if test.get("dice") is not None]
-    images = sum(test["n"] for test in scored)
-    return sum(test["dice"] * test["n"] for test in scored) / images if images else None
+    tests = [
+        splits["test"] for splits in results.get("unseen", {}).values() if _at(splits, ("test", "dice")) is not None
+    ]
+    skipped = _at(results, ("convention", "empty")) == "skipped"
+    dice: float | None = pool(tests, skip_empty=skipped)["dice"]
+    return dice
 
 
 def _at(content: Any, path: Iterable[str]) -> Any:

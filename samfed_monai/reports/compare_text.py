@@ -15,7 +15,8 @@ from samfed_monai.reports.rows import Cell, Group, Row
 from samfed_monai.reports.verdict import Standing, standings, verdict
 
 HEADS = {"dice": "Dice", "worst": "Worst site", "hd95": "HD95 px", "iou": "IoU"}
-AGAINST = {"dice": "Dice", "worst": "Worst site", "hd95": "HD95 px", "unseen": "All unseen"}
+AGAINST = ("dice", "worst", "hd95")
+UNSEEN = {"unseen": "All unseen"}
 DIGITS = {"hd95": 1, "traffic": 2}
 
 
@@ -54,7 +55,7 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
     sites = {f"site:{site}": site for site in table.sites}
     unseen = {f"unseen:{name}": f"{name} (unseen)" for name in table.unseen}
     if len(unseen) > 1:
-        unseen["unseen"] = "All unseen"
+        unseen |= UNSEEN
     by_site = {**sites, "dice": "Average", "worst": "Worst site", **unseen, "last": "Last model"}
     hero = group.hero
     titles = {row.name: row.title for row in group.rows}
@@ -71,7 +72,7 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
     ]
     against = standings(group)
     if hero and against:
-        columns = {key: head for key, head in AGAINST.items() if key != "unseen" or table.unseen}
+        columns = {key: HEADS[key] for key in AGAINST} | (UNSEEN if table.unseen else {})
         rows = {standing.other.name: _standing(standing, columns) for standing in against}
         heads = [*columns.values(), "Seeds ahead", "SAM-Fed"]
         made.append(Block(_capital(f"{before}SAM-Fed minus the row"), heads, rows, titles))
@@ -131,7 +132,7 @@ def to_csv(table: Table) -> str:
     places = [
         *(f"site:{site}" for site in table.sites),
         *(f"unseen:{name}" for name in table.unseen),
-        *(["unseen"] if table.unseen else []),
+        *(UNSEEN if table.unseen else ()),
     ]
     keys = [*HEADS, *vs, *places, "last", "traffic"]
     named = ["row", "variant", "group", "seeds"]

@@ -46,21 +46,24 @@ class OwnTeacher:
         """
         for generation in range(self.recipe.generations):
             recipe = replace(self.recipe, generations=1, seed=self.recipe.seed + generation)
-            teacher, adapter = self._next(teacher, adapter, recipe)
+            made = self._next(teacher, adapter, recipe)
+            if made is None:
+                logger.warning("%s: the teacher finds nothing in any image here; it is used as it is", self.site)
+                break
+            teacher, adapter = made
         return teacher
 
-    def _next(self, teacher: Teacher, adapter: Path, recipe: SelfTraining) -> tuple[Teacher, Path]:
-        """The teacher that learns from the masks of this one, and its adapter."""
+    def _next(self, teacher: Teacher, adapter: Path, recipe: SelfTraining) -> tuple[Teacher, Path] | None:
+        """The teacher that learns from the masks of this one, and its adapter; ``None`` where these are empty."""
         from samfed_monai.networks.teacher.self_training import PseudoLabelled, confident
 
         datalist, root = self.masks.datalist, self.masks.data_root
         self.masks.fill(teacher, ("unlabelled",))
         store = SoftMaskStore(self.masks.store_dir(self.site), teacher_sha256=teacher.sha256)
         chosen = confident(load_records(datalist, root, split="unlabelled", site=self.site), store, recipe.keep)
-        public = load_records(datalist, root, split="public", with_labels=True)
         if not chosen:
-            logger.warning("%s: the teacher finds nothing in any image here; it is used as it is", self.site)
-            return teacher, adapter
+            return None
+        public = load_records(datalist, root, split="public", with_labels=True)
         made_of = {
             "teacher": teacher.sha256,
             "recipe": recipe.content(),

@@ -99,3 +99,6 @@ def test_where_the_servers_teacher_finds_nothing_it_stays(site, caplog):
     make, teacher, adapter = site
     assert make(found=0).of(teacher, adapter) is teacher
     assert "site-1: the teacher finds nothing in any image here; it is used as it is" in caplog.text
+    caplog.clear()
+    assert make(found=0, recipe=SelfTraining(epochs=1, generations=3, progress=False)).of(teacher, adapter) is teacher
+    assert caplog.text.count("finds nothing") == 1
