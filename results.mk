@@ -58,7 +58,7 @@ skin-teacher: $(VENV)/.package
 	@$(BIN)/samfed teach samfed_skin --datalist "$(SKIN_RUN)/list.json" --data-root "$(SKIN_DATA)" \
 	    --output "$(SKIN_RUN)/adapter.safetensors"
 
-skin-page:
+skin-page: $(VENV)/.package
 	@$(BIN)/samfed report --page $(PAGES)/skin.md --published skin \
 	    --title "Skin: four sites of ISIC 2017, one hundred unlabelled images each" --command 'make skin SAMFED_DATA=DATA' \
 	    $(call skin-section,From scratch and one network,one,$(SKIN_MAIN)) \
@@ -121,7 +121,7 @@ polyp-teacher: $(VENV)/.package
 	@$(BIN)/samfed teach samfed_polyp --datalist "$(POLYP_RUN)/list.json" --data-root "$(POLYP_DATA)" \
 	    --output "$(POLYP_RUN)/adapter.safetensors"
 
-polyp-page:
+polyp-page: $(VENV)/.package
 	@$(BIN)/samfed report --page $(PAGES)/polyp.md --title "Polyps: ColonDB is public, ClinicDB and Kvasir are the hospitals" \
 	    --published polyp --command 'make polyp SAMFED_DATA=DATA' \
 	    $(call polyp-section,From scratch and one network,one,$(POLYP_MAIN)) \
@@ -147,7 +147,7 @@ ablation: polyp-teacher skin-teacher
 
 ablation-section = $(call section,$(1),ablation-$(2),make ablation SAMFED_DATA=DATA  -> samfed compare samfed_$(2) $(subst ",,$(3)))
 
-ablation-page:
+ablation-page: $(VENV)/.package
 	@$(BIN)/samfed report --page $(PAGES)/ablation.md --ablation --default samfed \
 	    $(call ablation-section,Polyp,polyp,--seeds $(POLYP_SEEDS) $(POLYP_SIDE)) \
 	    $(call ablation-section,Skin,skin,--seeds $(SKIN_SEEDS) $(SKIN_SIDE)) \
@@ -192,7 +192,7 @@ pfedsam: $(VENV)/.package
 	    $(PFEDSAM_SIDE) --output-dir "$(PFEDSAM_RUN)/skin" $(call record,pfedsam-skin)
 	@$(MAKE) pfedsam-page
 
-pfedsam-page:
+pfedsam-page: $(VENV)/.package
 	@$(BIN)/samfed report --page $(PAGES)/pfedsam.md --title "pFedSAM: SAM fine-tuned across hospitals that have labels" \
 	    --command 'make pfedsam SAMFED_DATA=DATA' \
 	    $(call pfedsam-section,Polyps: ClinicDB and Kvasir,polyp,samfed_polyp,$(PFEDSAM_MAIN)) \

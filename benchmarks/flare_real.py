@@ -114,7 +114,7 @@ def main() -> None:
     head = ["| list, options | sites | | in one process | POC |", "| --- | --- | --- | --- | --- |"]
     note = (
         f"At most {options.images} images of each split; both with `{common(options)}` and one thread per process. "
-        f"Seconds are those of the whole command on {os.cpu_count()} cores that had other work to do."
+        "Seconds are those of the whole command."
     )
     write_between(PAGE, MARKS, "\n".join([*head, *rows, "", note]))
 

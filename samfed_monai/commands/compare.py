@@ -95,11 +95,14 @@ def run(arguments: argparse.Namespace) -> int:
         for place, row in enumerate(rows)
     ]
     folders = [run.folder for run in runs]
-    run_all(runs, jobs=arguments.jobs, threads=max(1, (os.cpu_count() or 1) // arguments.jobs))
+    try:
+        run_all(runs, jobs=arguments.jobs, threads=max(1, (os.cpu_count() or 1) // arguments.jobs))
+    finally:  # what has finished is kept, also where another run failed or the user ended it
+        finished = [run.folder for run in runs if run.is_done()] if arguments.record else []
+        if finished:
+            add_to_record(arguments.record, finished)
     command = portable(shlex.join(["samfed", *sys.argv[1:]]))
     title = arguments.title or TITLE
-    if arguments.record:
-        add_to_record(arguments.record, folders)
     path = write_comparison(output, folders, command=command, title=title, published=arguments.published)
     sys.stdout.write(f"{to_text(comparison_table(folders))}\n{path}\n")
     return int(ExitCode.DONE)

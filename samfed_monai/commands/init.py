@@ -32,7 +32,8 @@ def add_init_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
 def run(arguments: argparse.Namespace) -> int:
     """Copies the bundle and says where it lies."""
     path = copy_bundle(arguments.name, arguments.folder)
-    sys.stdout.write(f"{path}\n  knobs:  {path}/configs/train.json and federate.json, explained in docs/README.md\n")
+    knobs = f"{path}/configs/train.json and federate.json, explained in the package's docs/knobs.md"
+    sys.stdout.write(f"{path}\n  knobs:  {knobs}\n")
     sys.stdout.write(f"  check:  samfed check {path}\n")
     return int(ExitCode.DONE)
 

@@ -1,4 +1,4 @@
-"""Scores of sites, and of all of them together (METHOD section 7)."""
+"""Scores of sites, and of all of them together (docs/method.md)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ConfidenceTerm(Term):
-    """``4 L_conf`` on the labelled batch: HSSF's confidence branch against "argmax = label" (METHOD section 5).
+    """``4 L_conf`` on the labelled batch: HSSF's confidence branch against "argmax = label" (docs/method.md).
 
     It looks at the supervised prediction alone, so it works with or without an unlabelled stream, at a site and in the
     server's steps on the public images. Also records ``<name>_mean``, the mean confidence on the labelled batch.

@@ -15,7 +15,7 @@ from samfed_monai.networks.sam.paths import SamPath
 
 
 class DecoupledStages:
-    """Stage G, then stage L, in every epoch of a trainer (pFedSAM, METHOD section 6; a round of the federation is one).
+    """Stage G, then stage L, in every epoch of a trainer (pFedSAM, docs/pfedsam.md; a round of the federation is one).
 
     Stage G runs the network's global path and trains what is shared; stage L runs the personal path and trains what is
     personal. The resting half takes no gradient at all, not even a zero one, so that neither weight decay nor an

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class EmaGuide(Guide):
-    """Probabilities of an exponential moving average of the student, buffers included, in eval mode (METHOD 3.2).
+    """Probabilities of an exponential moving average of the student, buffers included, in eval mode (docs/method.md).
 
     At ``STARTED`` the average is set to the student, since global weights have just arrived and an older average would
     pull towards the round before; after every optimizer step it moves by ``1 - decay``.

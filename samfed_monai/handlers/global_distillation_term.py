@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class GlobalDistillationTerm(Term):
-    """``lambda_G L_G``: ``T^2 KL(p_G || p_s)`` over all pixels (METHOD 3.5, global-to-local transfer).
+    """``lambda_G L_G``: ``T^2 KL(p_G || p_s)`` over all pixels (docs/method.md, step 5, global-to-local transfer).
 
     Args:
         name: under which the value is logged.

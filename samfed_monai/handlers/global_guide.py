@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class GlobalGuide(Guide):
-    """Probabilities of the round's global network, frozen in eval mode (METHOD 3.2, homogeneous mode).
+    """Probabilities of the round's global network, frozen in eval mode (docs/method.md, step 2, homogeneous mode).
 
     The copy is taken at ``STARTED``, when the client has just loaded the global weights. A trainer that runs on its
     own, without rounds, refreshes it at the start of every epoch.

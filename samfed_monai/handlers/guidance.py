@@ -63,7 +63,7 @@ class Guidance:
         return self.batch[key]
 
     def raters(self, settings: AgreementSettings, *, asked_by: str) -> tuple[Tensor, ...]:
-        """Probabilities of teacher and student, and of the guide ``ema`` where there is one (METHOD 3.3)."""
+        """Probabilities of teacher and student, and of the guide ``ema`` where there is one (docs/method.md)."""
         third = self.guides.get("ema") if settings.student != "ema" else self.weak
         asked = (settings.teacher, settings.student)
         both = tuple(self.probabilities(name, asked_by=asked_by) for name in asked)

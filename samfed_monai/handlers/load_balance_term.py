@@ -21,7 +21,7 @@ class LoadBalanceTerm(Term):
 
     Args:
         name: under which the value is logged; 1 is even use.
-        weight: factor of the term (METHOD section 6; Switch Transformers: 0.01).
+        weight: factor of the term (docs/pfedsam.md; Switch Transformers: 0.01).
         schedule: how the factor changes over the rounds.
         fraction: part of the rounds in which a ramp rises.
 

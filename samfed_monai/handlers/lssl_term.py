@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class LsslTerm(Term):
-    """HSSF's semi-supervised loss on an unlabelled batch: both views against one label, and an MSE (METHOD section 5).
+    """HSSF's semi-supervised loss on an unlabelled batch: both views against one label, and an MSE (docs/method.md).
 
     The label of a pixel is that of the view with the higher predicted confidence, flipped where even that is below
     ``flip_below``; an image counts only if its mean confidence is above ``least_mean``. A view costs ``loss`` and, once

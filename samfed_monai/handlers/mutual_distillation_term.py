@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class MutualDistillationTerm(Term):
-    """``b T^2 KL(other path || trained path)`` on the labelled batch (pFedSAM, METHOD section 6).
+    """``b T^2 KL(other path || trained path)`` on the labelled batch (pFedSAM, docs/pfedsam.md).
 
     The trained path is that of the supervised prediction, the other one runs on the same images without gradient: in
     stage G (see ``DecoupledStages``) that is ``KL(personal || global)``, in stage L ``KL(global || personal)``. It

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class PseudoLabelTerm(AgreedTerm):
-    """``lambda_u(t) L_pl``: cross entropy and soft Dice of the strong view against agreed labels (METHOD 3.3, 3.4).
+    """``lambda_u(t) L_pl``: cross entropy and soft Dice of the strong view against agreed labels (docs/method.md).
 
     Also records ``reliability`` (mean ``g``) and ``agreement`` (share of pixels with one label).
 

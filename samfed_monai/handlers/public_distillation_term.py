@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class PublicDistillationTerm:
-    """``weight * T^2 KL(p_target || p)`` on the labelled batch, image by image where its gate is open (METHOD 5).
+    """``weight * T^2 KL(p_target || p)`` on the labelled batch, image by image where its gate is open (docs/method.md).
 
     The divergence is averaged over all pixels of the batch, images with a closed gate counting as 0. It reads
     ``target`` (B, C, H, W) and ``target_gate`` (B,) from the trainer's batch, where :class:`LoadTargetd` puts them;

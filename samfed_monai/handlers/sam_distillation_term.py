@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class SamDistillationTerm(AgreedTerm):
-    """``lambda_T g L_T``: ``T^2 KL(p_T || p_s)``, weighted per pixel by the agreement, per image by ``g`` (METHOD 3.5).
+    """``lambda_T g L_T``: ``T^2 KL(p_T || p_s)``, weighted per pixel and, by ``g``, per image (docs/method.md).
 
     Give it the rule, tau and delta of the pseudo-label term: the agreement is then computed once for both.
 

@@ -30,7 +30,7 @@ COLUMNS = ("id", "dice", "iou", "hd95", "empty", "mask")
 
 
 class ScoreHandler:
-    """Computes Dice, IoU and HD95 of each image of a MONAI ``SupervisedEvaluator`` (METHOD section 7).
+    """Computes Dice, IoU and HD95 of each image of a MONAI ``SupervisedEvaluator`` (docs/method.md).
 
     Reads ``pred`` (logits) and ``label`` of ``engine.state.output``, decollated (a list of dicts) or not (a dict of
     batches), and ``id`` of ``engine.state.batch``. After every epoch it leaves on ``engine.state``:

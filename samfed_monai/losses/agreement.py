@@ -1,4 +1,4 @@
-"""Adaptive agreement: which pixels of an unlabelled image get which label, and how much they count (METHOD 3.3).
+"""Adaptive agreement: which pixels of an unlabelled image get which label, and how much they count (docs/method.md).
 
 SAM-Fed (arXiv 2511.14302) names an "adaptive agreement mechanism" without its formula: the agreement rule is our
 reading of the paper. ``teacher`` is the default because it led on both collections of ``docs/results/ablation.md``: how
@@ -82,8 +82,8 @@ def agree(
 ) -> Agreement:
     """Compares teacher and student pixel by pixel.
 
-    The reliability of an image is ``g = Dice(y_T, y_c) x Dice(y_c, y_ema)`` (METHOD 3.3), whatever the rule; without
-    an EMA its factor is 1. It does not enter ``label`` or ``weight``: the distillation term multiplies by it.
+    The reliability of an image is ``g = Dice(y_T, y_c) x Dice(y_c, y_ema)`` (docs/method.md), whatever the rule;
+    without an EMA its factor is 1. It does not enter ``label`` or ``weight``: the distillation term multiplies by it.
 
     Args:
         teacher: (B, C, H, W) float in [0, 1], the guide's probabilities (for the rule ``label``: the true label).

@@ -1,4 +1,4 @@
-"""The rules of adaptive agreement: from two opinions of a pixel to a label and a weight (METHOD 3.3)."""
+"""The rules of adaptive agreement: from two opinions of a pixel to a label and a weight (docs/method.md, step 3)."""
 
 from __future__ import annotations
 

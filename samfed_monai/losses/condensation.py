@@ -1,4 +1,4 @@
-"""Whose opinion of a public image is worth learning: the gates of condensation and fusion (METHOD section 5)."""
+"""Whose opinion of a public image is worth learning: the gates of condensation and fusion (docs/method.md)."""
 
 from __future__ import annotations
 

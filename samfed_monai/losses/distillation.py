@@ -1,4 +1,4 @@
-"""Distillation from a guide's probabilities to the student's logits (METHOD 3.5)."""
+"""Distillation from a guide's probabilities to the student's logits (docs/method.md, step 5)."""
 
 from __future__ import annotations
 

@@ -17,6 +17,6 @@ def load_balance(share: Tensor, probability: Tensor) -> Tensor:
         probability: (..., K) float, ``P``: mean over tokens of the gate's softmax over all experts.
 
     Returns:
-        a scalar >= 0, without the factor (METHOD section 6: 0.01).
+        a scalar >= 0, without the factor (docs/pfedsam.md: 0.01).
     """
     return share.shape[-1] * (share.detach() * probability).sum(dim=-1).mean()

@@ -1,4 +1,4 @@
-"""The losses of HSSF's code where they differ from ours, from its description (Ma et al., IEEE TMI 2024; METHOD 5)."""
+"""The losses of HSSF's code where they differ from ours (Ma et al., IEEE TMI 2024; docs/method.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pseudo-label loss: pixel cross entropy and soft Dice, both weighted by the agreement (METHOD 3.4)."""
+"""The pseudo-label loss: pixel cross entropy and soft Dice, both weighted by the agreement (docs/method.md, step 4)."""
 
 from __future__ import annotations
 

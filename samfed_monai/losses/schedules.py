@@ -26,7 +26,7 @@ def gaussian_ramp(round: int, rounds: int, fraction: float = 0.4) -> float:
     Args:
         round: this round, counted from 0.
         rounds: how many rounds the run has.
-        fraction: part of the run in which the weight rises (METHOD 3.6; the curve is Laine & Aila 2017's).
+        fraction: part of the run in which the weight rises (docs/method.md, step 6; the curve is Laine & Aila 2017's).
     """
     return math.exp(-5.0 * (1.0 - _progress(round, rounds, fraction)) ** 2)
 

@@ -1,4 +1,4 @@
-"""The supervised loss: cross entropy and IoU that look harder at the border (METHOD 3.1)."""
+"""The supervised loss: cross entropy and IoU that look harder at the border (docs/method.md, step 1)."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class StructureLoss(nn.Module):
     with logit ``z``). It does not resize: logits and target must have one size.
 
     Args:
-        kernel_size: window of the border weight in pixels, odd (31: HSSF, Ma et al., TMI 2024; METHOD 3.1).
+        kernel_size: window of the border weight in pixels, odd (31: HSSF, Ma et al., TMI 2024; docs/method.md, step 1).
         gain: how much a border pixel weighs more (5, ibid.).
         smoothing: added to both parts of the IoU in pixels (1, ibid.).
         weighted_entropy: whether border weights count in the cross entropy, too. HSSF's code weighs the IoU alone; ours
-            weighs both (METHOD 3.1).
+            weighs both (docs/method.md, step 1).
 
     Raises:
         ValueError: an even or non-positive ``kernel_size``; shapes that do not match.

@@ -36,7 +36,7 @@ class Scores:
 def segmentation_scores(prediction: np.ndarray, label: np.ndarray, *, pooled: bool = False) -> Scores:
     """Scores a predicted mask against its label.
 
-    Empty masks (METHOD section 7): both empty is a right answer, Dice 1, IoU 1 and HD95 0; one empty is a wholly wrong
+    Empty masks (docs/method.md): both empty is a right answer, Dice 1, IoU 1 and HD95 0; one empty is a wholly wrong
     one, Dice 0, IoU 0 and HD95 the image's diagonal. ``empty`` says which, so that they can be counted apart.
 
     Args:

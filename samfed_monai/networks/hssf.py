@@ -1,4 +1,4 @@
-"""HSSF's own network: ResNet, ASPP, and a branch that predicts where the prediction is right (METHOD section 5)."""
+"""HSSF's own network: ResNet, ASPP, and a branch that predicts where the prediction is right (docs/method.md)."""
 
 from __future__ import annotations
 

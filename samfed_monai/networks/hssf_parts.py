@@ -1,4 +1,4 @@
-"""What HSSF's network is built of: convolution blocks, ASPP, the branch that predicts confidence (METHOD section 5)."""
+"""What HSSF's network is built of: convolution blocks, ASPP, the branch that predicts confidence (docs/method.md)."""
 
 from __future__ import annotations
 

@@ -77,13 +77,13 @@ NOTES = {
     "fedmd": "every site learns the mean of all sites' predictions on the public set; otherwise as hssf",
     "fedproto": "class prototypes travel instead of weights",
     "hssf": "regularity condensation and fusion without SAM, on our training",
-    "hssf_compat": "HSSF's local step with the network, losses, schedule and HD95 of its code; weights are averaged",
+    "hssf_compat": "hssf with the networks, losses, gates, views, schedule and HD95 of HSSF's code",
     "heterogeneous": "the method where sites' networks differ: soft masks on the public set travel",
     "oracle": "an upper bound that no hospital has: true labels of the sites' own images",
 }
 """What each variant is, in one line below the table."""
 
-HETEROGENEOUS = frozenset({"local_only", "fedmd", "fedproto", "hssf", "heterogeneous"})
+HETEROGENEOUS = frozenset({"local_only", "fedmd", "fedproto", "hssf", "hssf_compat", "heterogeneous"})
 """Variants in which every site keeps a network of its own."""
 
 ABLATIONS = frozenset({"no_agreement", "no_sam_kd", "no_global_kd", "unadapted_sam"})

@@ -58,7 +58,7 @@ def curves(run: RunData) -> Picture | None:
 
 
 def reliability(run: RunData) -> Picture | None:
-    """How far every site trusts the teacher, over the rounds (METHOD section 3.3)."""
+    """How far every site trusts the teacher, over the rounds (docs/method.md)."""
     panels = {name: series(run.rounds, name) for name in TRUST}
     panels = {name: lines for name, lines in panels.items() if lines}
     if not panels:

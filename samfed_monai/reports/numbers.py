@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 MISSING = "–"
 DEFAULT_CONVENTION = {"hd95": "max of directed", "empty": "diagonal"}
-"""How HD95 and empty masks are counted where a run says nothing of it (METHOD section 7)."""
+"""How HD95 and empty masks are counted where a run says nothing of it (docs/method.md)."""
 
 _HD95 = {
     "max of directed": "HD95 is the larger of the two directed 95th percentiles (MONAI)",

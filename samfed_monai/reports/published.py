@@ -1,4 +1,4 @@
-"""Published rows to stand beside ours: HSSF's tables (Ma et al. 2024), as METHOD section 8 has them."""
+"""Published rows to stand beside ours: HSSF's tables (Ma et al. 2024), as they stand there."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 from samfed_monai.reports.caveats import ABLATIONS, HETEROGENEOUS, TEACHER, place_of, title_of
 
 FLOOR, CEILING = "dp_only", "oracle"
-"""The rows that every other one of their group is measured against (METHOD section 7)."""
+"""The rows that every other one of their group is measured against (docs/method.md)."""
 
 HOMO, HETERO = "Homogeneous", "Heterogeneous"
 HEROES = {HOMO: "samfed", HETERO: "heterogeneous"}

@@ -42,7 +42,7 @@ def build_results(
 ) -> dict[str, Any]:
     """The content of ``results.json`` (``docs/results-schema.md`` has every key and unit).
 
-    The average is the mean over all images of all sites, the worst is the site with the lowest Dice (METHOD section 7).
+    The average is the mean over all images of all sites, the worst is the site with the lowest Dice (docs/method.md).
 
     Args:
         variant: name of the variant, for instance ``samfed`` or ``dp_only``.

@@ -49,7 +49,7 @@ _SCORES = {
     "hd95": _number("mean 95th percentile of the Hausdorff distance, pixels at the evaluation size", none=True),
     "n": _count("number of images"),
     "empty": _object(
-        "images with an empty mask, which the means count (METHOD section 7)",
+        "images with an empty mask, which the means count (docs/method.md)",
         both=_count("label and prediction empty: Dice 1, HD95 0"),
         prediction=_count("only the prediction empty: Dice 0, HD95 the diagonal"),
         label=_count("only the label empty: Dice 0, HD95 the diagonal"),

@@ -16,7 +16,7 @@ from samfed_monai.transforms.plain import plain
 
 
 class NoiseViewd(RandomizableTransform, MapTransform):
-    """Adds Gaussian noise of one fixed deviation, cut off at ``limit``; geometry and colours stay (HSSF, METHOD 5).
+    """Adds Gaussian noise of one fixed deviation, cut off at ``limit``; all else stays (HSSF; docs/method.md).
 
     It takes the place of :class:`StrongViewd`, whose noise has a deviation drawn anew for every image, in a bundle that
     follows HSSF's conventions.

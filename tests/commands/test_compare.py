@@ -11,7 +11,7 @@ from samfed_monai.commands.arguments import overrides_of
 from samfed_monai.commands.compare import portable, words_of
 from samfed_monai.config.check import check_bundle
 from samfed_monai.data import DataList
-from samfed_monai.errors import Refused
+from samfed_monai.errors import Refused, Stopped
 from samfed_monai.reports.record import read_record
 from tests.reports.runs import write_run
 
@@ -94,6 +94,19 @@ def test_figures_are_kept_in_a_record_of_one_data_list(compare, tmp_path, capsys
     code, runs = compare({"rows": {"mine": {"variant": "samfed"}}}, "--seeds", "0", *words)
     assert (code, len(runs)) == (2, ran)  # told before anything ran
     assert "give this list's runs a record of their own" in capsys.readouterr().err
+
+
+def test_what_has_finished_is_in_the_record_though_another_run_failed(compare, tmp_path, monkeypatch, capsys):
+    def run_all(runs, **_):
+        write_run(runs[0].folder, runs[0].variant, runs[0].seed, 0.8)
+        runs[0].mark_done()
+        raise Stopped("1 of 2 runs failed", resume="type the same command again")
+
+    monkeypatch.setattr(run_many, "run_all", run_all)
+    record = tmp_path / "runs.jsonl"
+    code, _ = compare({"rows": {"mine": {"variant": "samfed"}}}, "--seeds", "0,1", "--record", str(record))
+    assert (code, [(run.row, run.seed) for run in read_record(record)]) == (3, [("mine", 0)])
+    assert "1 of 2 runs failed" in capsys.readouterr().err
 
 
 def test_a_misspelt_override_and_an_unknown_variant_are_told_with_their_rows(compare, capsys):

@@ -56,7 +56,7 @@ class PublicMaskSharing(Sharing):
 
     With ``predictions`` soft masks travel both ways (8 bits, compressed on the wire) and no weight leaves the site.
     With ``weights`` the networks themselves travel and each side computes the other's masks: the same masks to the
-    bit, for a hundred times the bytes (HSSF's own exchange; METHOD section 5).
+    bit, for a hundred times the bytes (HSSF's own exchange; docs/method.md).
 
     Args:
         exchange: ``predictions``, ``weights``, or ``none``: the site takes its steps on the labels and gives nothing.

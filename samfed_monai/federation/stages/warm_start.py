@@ -1,4 +1,4 @@
-"""The global network before round 0: trained on the public labelled images alone (METHOD 4, HSSF's warm-up)."""
+"""The global network before round 0: trained on the public labelled images alone (docs/method.md, HSSF's warm-up)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class CondensationFusion(Strategy):
-    """Heterogeneous SAM-Fed: regularity condensation at the server, regularity fusion at the sites (METHOD section 5).
+    """Heterogeneous SAM-Fed: regularity condensation at the server, regularity fusion at the sites (docs/method.md).
 
     The server has a network of its own. A round: each site fuses (RF, :class:`PublicMaskSharing`) towards the server's
     soft masks of ``D_p``, trains on its own images, and answers; the server then condenses (RC): it trains on ``D_p``

@@ -1,4 +1,4 @@
-"""L-MoE: a localised mixture of low-rank experts in parallel to each MLP of an image encoder (METHOD section 6)."""
+"""L-MoE: a localised mixture of low-rank experts in parallel to each MLP of an image encoder (docs/pfedsam.md)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ _STD = (58.395, 57.12, 57.375)
 
 
 class PromptFreeSam(nn.Module):
-    """SAM's three parts, decoded with the learned "no mask" embedding and no other prompt (METHOD section 2).
+    """SAM's three parts, decoded with the learned "no mask" embedding and no other prompt (docs/method.md).
 
     Args:
         image_encoder: ``(B, 3, size, size)`` to ``(B, 256, size / 16, size / 16)``.

@@ -1,4 +1,4 @@
-"""Box refinement: a second pass of SAM, prompted with the boxes of what the first one found (METHOD section 2)."""
+"""Box refinement: a second pass of SAM, prompted with the boxes of what the first one found (docs/method.md)."""
 
 from __future__ import annotations
 

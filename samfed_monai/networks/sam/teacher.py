@@ -22,7 +22,7 @@ from samfed_monai.networks.sam.refine import BoxRefiner, Refinement, make_refine
 
 
 class Teacher(nn.Module):
-    """SAM, adapted or not, with test-time augmentation (``M_T`` of METHOD section 1); it never trains by itself.
+    """SAM, adapted or not, with test-time augmentation (``M_T`` of docs/method.md); it never trains by itself.
 
     Args:
         sam: the network, adapter included.

@@ -15,7 +15,7 @@ from samfed_monai.networks.teacher.pairs import Pair, Records, read_pair
 
 
 class Exam:
-    """Dice per image at the masks' native size, threshold 0.5; two empty masks count 1 (METHOD section 7).
+    """Dice per image at the masks' native size, threshold 0.5; two empty masks count 1 (docs/method.md).
 
     Args:
         teacher: who is examined; it may change between two calls.

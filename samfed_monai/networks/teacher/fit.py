@@ -1,4 +1,4 @@
-"""Adapts SAM to the public images: ``TeacherFit`` (METHOD section 2)."""
+"""Adapts SAM to the public images: ``TeacherFit`` (docs/method.md)."""
 
 from __future__ import annotations
 

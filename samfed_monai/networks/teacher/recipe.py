@@ -1,4 +1,4 @@
-"""The numbers of METHOD section 2: loss, learning rate, defaults."""
+"""The numbers of docs/method.md: loss, learning rate, defaults."""
 
 from __future__ import annotations
 
