@@ -34,8 +34,8 @@ class RunResult:
     """What a run came to.
 
     Args:
-        models: ``best`` and ``last``, each ``{"round", "sha256", "sites": {site: {split: scores}}, "average": {split:
-            ...}, "worst": {split: ...}, "unseen": {site: {split: scores}}}``.
+        models: ``best`` and ``last``, each ``{"round", "sha256", "sites": {site: {split: scores}}, "unseen": {site:
+            {split: scores}}}``.
         records: ``round.json`` of every round.
         traffic: ``up_bytes`` and ``down_bytes`` of all rounds and of the evaluation.
         seconds: ``training``, ``server`` (what a server trains itself), ``controller`` and ``evaluation``, over all
@@ -109,9 +109,8 @@ class RoundController:
             splits=splits,
             rounds=rounds,
             seed=seed,
-            skip_empty=skip_empty,
         )
-        self._writing = 0.0
+        self.skip_empty, self._writing = skip_empty, 0.0
         sites = len(self.sites)
         least = quorum_of(1, 1, allow_single_site=allow_single_site)
         self.quorum = quorum_of(sites, quorum, allow_single_site=allow_single_site)
@@ -209,8 +208,7 @@ class RoundController:
                 for site in messages
             }
             with termination.deferred():
-                skip_empty = self.evaluation.skip_empty
-                record = round_record(round, self.rounds, sites, dict(clock.seconds), skip_empty=skip_empty)
+                record = round_record(round, self.rounds, sites, dict(clock.seconds), skip_empty=self.skip_empty)
                 started = time.perf_counter()
                 stored = self.folder.write_round(
                     self.strategy.global_weights,

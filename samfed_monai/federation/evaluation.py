@@ -11,7 +11,7 @@ from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.failure import Failure
 from samfed_monai.federation.inbox import Inbox
 from samfed_monai.federation.privacy.small_counts import WITHHELD, withheld_reason
-from samfed_monai.federation.scoring import average, site_scores, worst
+from samfed_monai.federation.scoring import site_scores
 from samfed_monai.federation.strategies.base import Strategy
 from samfed_monai.federation.transport import Task, Transport
 
@@ -28,7 +28,6 @@ class Evaluation:
         unseen: those that take no part; the server's model is scored on their test images.
         splits: splits on which models are compared at the end.
         rounds, seed: of the run.
-        skip_empty: whether sites leave images with an empty mask out of HD95, see :func:`.scoring.average`.
     """
 
     def __init__(
@@ -41,11 +40,10 @@ class Evaluation:
         splits: Sequence[str],
         rounds: int,
         seed: int,
-        skip_empty: bool = False,
     ) -> None:
         self.transport, self.strategy = transport, strategy
         self.sites, self.unseen, self.splits = sites, unseen, splits
-        self.rounds, self.seed, self.skip_empty = rounds, seed, skip_empty
+        self.rounds, self.seed = rounds, seed
         #: (site, split) to the reason why a site kept its scores of the best or the last model to itself.
         self.withheld: dict[tuple[str, str], str] = {}
 
@@ -79,19 +77,11 @@ class Evaluation:
         return scores, {site: reason for site, reason in reasons.items() if reason is not None}
 
     def of_model(self, name: str, round: int) -> dict[str, Any]:
-        """``{"sites", "average", "worst", "unseen"}`` of the model called ``name``, which is that of ``round``."""
+        """``{"sites", "unseen"}``, scores by split, of the model called ``name``, which is that of ``round``."""
         sites, unseen = self._tables(name, round, self.sites, self.splits), {}
         if self.strategy.global_weights:
             unseen = self._tables(name, round, self.unseen, ("test",))
-        by_split = {
-            split: {site: scores[split] for site, scores in sites.items() if scores[split]} for split in self.splits
-        }
-        return {
-            "sites": sites,
-            "average": {split: average(scores, skip_empty=self.skip_empty) for split, scores in by_split.items()},
-            "worst": {split: worst(scores) for split, scores in by_split.items()},
-            "unseen": {site: scores for site, scores in unseen.items() if scores["test"]},
-        }
+        return {"sites": sites, "unseen": {site: scores for site, scores in unseen.items() if scores["test"]}}
 
     def _tables(self, name: str, round: int, sites: Sequence[str], splits: Sequence[str]) -> dict[str, dict[str, Any]]:
         tables: dict[str, dict[str, Any]] = {site: {} for site in sites}

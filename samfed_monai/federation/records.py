@@ -7,8 +7,8 @@ from typing import Any
 
 from samfed_monai.federation.envelope import Envelope
 from samfed_monai.federation.failure import Failure
-from samfed_monai.federation.scoring import average, worst
 from samfed_monai.federation.transport import Traffic
+from samfed_monai.metrics import pool, worst
 
 
 def site_record(
@@ -51,7 +51,7 @@ def round_record(
         "round": round,
         "rounds": rounds,
         "sites": dict(sites),
-        "average": {"validation": average(scored, skip_empty=skip_empty)},
+        "average": {"validation": pool(scored.values(), skip_empty=skip_empty)},
         "worst": {"validation": worst(scored)},
         "seconds": dict(seconds),
     }

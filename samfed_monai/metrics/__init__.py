@@ -2,7 +2,7 @@
 
 from samfed_monai.lazy import attach
 
-__all__ = ["Scores", "convention", "hausdorff95", "pool", "segmentation_scores", "summarise", "surface"]
+__all__ = ["Scores", "convention", "hausdorff95", "pool", "segmentation_scores", "summarise", "surface", "worst"]
 
 __getattr__, __dir__ = attach(
     __name__,
@@ -12,6 +12,7 @@ __getattr__, __dir__ = attach(
         "convention": "summary",
         "pool": "summary",
         "summarise": "summary",
+        "worst": "summary",
         "hausdorff95": "hausdorff",
         "surface": "surfaces",
     },

@@ -39,6 +39,8 @@ def summarise(scores: Iterable[Scores], *, skip_empty: bool = False) -> dict[str
 def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) -> dict[str, Any]:
     """The summary of all images behind several summaries, as :func:`summarise` would give it.
 
+    A mean that a summary lacks (``None``: no images, or a foreign client that did not send it) does not count.
+
     Args:
         summaries: what :func:`summarise` returned for each site.
         skip_empty: as the summaries were made: HD95 is then weighted by the images without an empty mask.
@@ -51,6 +53,22 @@ def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
         "n": sum(images),
         "empty": {which: sum(part["empty"][which] for part in parts) for which in EMPTY},
     }
+
+
+def worst(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The summary of the site with the lowest Dice, its name under ``site``; the first by name among equals.
+
+    Args:
+        sites: what :func:`summarise` returned for each.
+
+    Returns:
+        ``None`` where no site has a Dice.
+    """
+    scored = [(summary["dice"], site) for site, summary in sites.items() if summary["dice"] is not None]
+    if not scored:
+        return None
+    site = min(scored)[1]
+    return {"site": site, **sites[site]}
 
 
 def convention(*, pooled: bool = False, skip_empty: bool = False) -> dict[str, str]:
@@ -72,5 +90,6 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def _weighted(parts: list[Mapping[str, Any]], name: str, weights: list[int]) -> float | None:
-    total = sum(weights)
-    return sum(part[name] * n for part, n in zip(parts, weights, strict=True) if n) / total if total else None
+    counted = [(part[name], n) for part, n in zip(parts, weights, strict=True) if n and part[name] is not None]
+    total = sum(n for _, n in counted)
+    return sum(value * n for value, n in counted) / total if total else None

@@ -9,7 +9,7 @@ from typing import Any
 
 from samfed_monai.errors import Problems, Refused
 from samfed_monai.metrics import pool
-from samfed_monai.reports.caveats import NOTES, OWN_TEACHER, TEACHER, title_of
+from samfed_monai.reports.caveats import NOTES, TEACHER, title_of
 from samfed_monai.reports.compare_notes import convention_of, notes_of
 from samfed_monai.reports.rows import (
     CEILING,
@@ -26,6 +26,7 @@ from samfed_monai.reports.rows import (
     titled,
 )
 from samfed_monai.reports.run_data import RunData
+from samfed_monai.reports.teacher_rows import teacher_alone, teachers_of
 
 Runs = Sequence[str | Path | RunData]
 
@@ -177,7 +178,7 @@ def _cells(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Cell]:
         **{metric: cell("average", "test", metric) for metric in ("dice", "iou", "hd95")},
         "worst": cell("worst", "test", "dice"),
         "last": cell("models", "last", "average", "test", "dice"),
-        "teacher": cell("teacher", "average", "test", "dice"),
+        "teacher": computed(lambda content: _at(teacher_alone(content), ("average", "test", "dice"))),
         "traffic": Cell({seed: (up.by_seed[seed] + down.by_seed.get(seed, 0.0)) / 1e6 for seed in up.by_seed}),
     }
 
@@ -199,30 +200,12 @@ def _at(content: Any, path: Iterable[str]) -> Any:
 
 
 def _teachers(mode: str, by_row: Mapping[str, Sequence[RunData]]) -> list[Row]:
-    """The teacher that SAM-Fed used, else of the first row that had an adapted one; and the sites' own, if any had."""
-    names = sorted(by_row, key=lambda name: (name != HEROES[mode], by_row[name][0].about.get("place", 0), name))
-    found: dict[str, Row] = {}
-    for name in names:
-        if by_row[name][0].results["variant"] == "unadapted_sam":
-            continue
-        teachers = {
-            run.seed: {**run.results["teacher"], "worst": _worst(run.results["teacher"])}
-            for run in by_row[name]
-            if _at(run.results, ("teacher", "average", "test", "dice")) is not None
-        }
-        own = any("self_training_epochs" in teacher for teacher in teachers.values())
-        role = OWN_TEACHER if own else TEACHER
-        if teachers and role not in found:
-            cells = _cells(teachers)
-            seeds = sorted(cells["dice"].by_seed)
-            found[role] = Row(role, seeds, cells, None, TEACHER, title_of(role), NOTES[role])
-    return list(found.values())
-
-
-def _worst(teacher: Mapping[str, Any]) -> dict[str, Any]:
-    dices = [_at(splits, ("test", "dice")) for splits in teacher["sites"].values()]
-    found = [dice for dice in dices if dice is not None]
-    return {"test": {"dice": min(found, default=None)}}
+    """The teacher that SAM-Fed used, else that of the first row with an adapted one; and the sites' own, if any had."""
+    rows = []
+    for role, by_seed in teachers_of(by_row, first=HEROES[mode]).items():
+        cells = _cells(by_seed)
+        rows.append(Row(role, sorted(cells["dice"].by_seed), cells, None, TEACHER, title_of(role), NOTES[role]))
+    return rows
 
 
 def _versions(runs: Sequence[RunData]) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from typing import Any
 from samfed_monai.reports.numbers import DEFAULT_CONVENTION
 from samfed_monai.reports.rows import CEILING, FLOOR, Cell, Group
 from samfed_monai.reports.run_data import RunData
+from samfed_monai.reports.teacher_rows import adaptation_notes
 
 _RECIPE = ("base", "adapt", "size", "views", "peak", "refine", "self_training_epochs")
 
@@ -24,7 +25,7 @@ def notes_of(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
     if convention_of(runs) is None:
         told = {run.row: " / ".join(_convention(run.results).values()) for run in runs}
         notes.append(f"Rows count HD95 and empty masks differently ({_listed(told)}): their HD95 cannot be compared.")
-    notes += _teacher_notes(runs)
+    notes += [*adaptation_notes(runs), *_teacher_notes(runs)]
     for group in groups:
         notes += [f"{group.label}: {note}" if len(groups) > 1 else note for note in _gap_notes(group)]
     if any(len(row.seeds) < 3 for group in groups for row in group.rows):

@@ -14,6 +14,7 @@ from samfed_monai.reports.figures import run_figures
 from samfed_monai.reports.overlays import PLACES, Overlay, make_overlays
 from samfed_monai.reports.run_data import RunData
 from samfed_monai.reports.style import Picture
+from samfed_monai.reports.teacher_rows import teacher_alone
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -125,9 +126,8 @@ def headlines(run: RunData) -> list[tuple[str, str, str]]:
     if worst:
         found.append(("Dice, worst site", numbers.as_score(worst["dice"]), f"{worst['site']}, {worst['n']} images"))
     found.append(("HD95, average", f"{numbers.as_pixels(average['hd95'])} px", "lower is better"))
-    teacher = (results["teacher"] or {}).get("average", {}).get("test")
-    if teacher and teacher["n"]:
-        found.append(("Dice, teacher alone", numbers.as_score(teacher["dice"]), "same test images"))
+    if alone := teacher_alone(results):
+        found.append(("Dice, teacher alone", numbers.as_score(alone["average"]["test"]["dice"]), "same test images"))
     found.append(("Time", numbers.as_seconds(results["seconds"]["total"]), f"{results['rounds']} rounds"))
     traffic = results["traffic"]["up_bytes"] + results["traffic"]["down_bytes"]
     found.append(("Traffic", numbers.as_bytes(traffic), "both directions"))

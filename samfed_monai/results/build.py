@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from samfed_monai.errors import Refused
-from samfed_monai.metrics import Scores, pool, summarise
+from samfed_monai.metrics import Scores, pool, summarise, worst
 from samfed_monai.results.schema import SCHEMA_VERSION, SPLITS, TIMES, validate_results
 
 Table = Sequence[Mapping[str, Any]] | Mapping[str, Any]
@@ -94,7 +94,7 @@ def build_results(
         "models": models,
         **_given(networks=networks and dict(networks), exchange=exchange, convention=convention and dict(convention)),
         **_given(privacy=privacy and dict(privacy)),
-        "teacher": _teacher(teacher_scores, teacher, skip_empty=skip),
+        "teacher": _teacher(teacher_scores, teacher, trained=chosen["sites"], skip_empty=skip),
         "traffic": {
             **{key: int((traffic or {}).get(key, 0)) for key in BYTES},
             **_more_traffic(rounds_traffic, preparation),
@@ -129,8 +129,8 @@ def site_tables(
     by_split = {split: {site: summaries[split] for site, summaries in sites.items()} for split in splits}
     return {
         "sites": sites,
-        "average": {split: _average(list(of_sites.values()), skip_empty) for split, of_sites in by_split.items()},
-        "worst": {split: _worst(of_sites) for split, of_sites in by_split.items()},
+        "average": {split: pool(of.values(), skip_empty=skip_empty) for split, of in by_split.items()},
+        "worst": {split: worst(of) for split, of in by_split.items()},
     }
 
 
@@ -144,29 +144,23 @@ def as_summary(table: Table, *, skip_empty: bool = False) -> dict[str, Any]:
     return summarise(scores, skip_empty=skip_empty)
 
 
-def _average(summaries: list[dict[str, Any]], skip_empty: bool) -> dict[str, Any]:
-    """As :func:`samfed_monai.metrics.pool`; a summary of images without an HD95 can only have skipped all of them."""
-    skipped = any(summary["n"] and summary["hd95"] is None for summary in summaries)
-    return pool(summaries, skip_empty=skip_empty or skipped)
-
-
-def _worst(by_site: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    scored = {site: summary for site, summary in by_site.items() if summary["n"]}
-    if not scored:
-        return None
-    site = min(scored, key=lambda name: (scored[name]["dice"], name))
-    return {"site": site, **scored[site]}
-
-
 def _teacher(
-    tables: Mapping[str, Mapping[str, Table]] | None, about: Mapping[str, Any] | None, *, skip_empty: bool
+    tables: Mapping[str, Mapping[str, Table]] | None,
+    about: Mapping[str, Any] | None,
+    *,
+    trained: Container[str],
+    skip_empty: bool,
 ) -> dict[str, Any] | None:
+    """The teacher's part: its average is over the sites that trained, as that of a model."""
     if tables is None and about is None:
         return None
     tables = tables or {}
     splits = [split for split in SPLITS if any(split in by_split for by_split in tables.values())]
-    made = site_tables(tables, splits=splits, skip_empty=skip_empty)
-    return {**dict(about or {}), "sites": made["sites"], "average": made["average"]}
+    here = {site: by_split for site, by_split in tables.items() if site in trained}
+    away = {site: by_split for site, by_split in tables.items() if site not in trained}
+    made = site_tables(here, splits=splits, skip_empty=skip_empty)
+    unseen = {"unseen": _unseen(away, skip_empty=skip_empty)} if away else {}
+    return {**dict(about or {}), "sites": made["sites"], "average": made["average"], **unseen}
 
 
 def _unseen(tables: Mapping[str, Mapping[str, Table]], *, skip_empty: bool) -> dict[str, Any]:

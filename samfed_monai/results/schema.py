@@ -92,6 +92,7 @@ _TEACHER = {
         ("sites", "average"),
         sites=_map("per site", _splits("per split", SUMMARY, ())),
         average=_splits("means over all images of all sites", SUMMARY, ()),
+        unseen=_UNSEEN,
         before=_dice_by_set("before"),
         after=_dice_by_set("after"),
         adapt=_text("`lora`, `decoder` or `none`"),

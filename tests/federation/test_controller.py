@@ -24,10 +24,11 @@ def test_rounds_average_by_number_of_images(tmp_path):
     final = safe_load(tmp_path / "rounds/001/global.safetensors")
     assert final["w"].tolist() == [[6.0] * 3] * 2
     assert final["count"].item() == 2
-    average = result.models["last"]["average"]["validation"]
+    average = result.records[1]["average"]["validation"]
     assert average["dice"] == pytest.approx((0.2 + 3 * 0.6) / 4)
     assert (average["n"], average["empty"]) == (4, {"both": 2, "prediction": 0, "label": 0})
-    assert result.models["last"]["worst"]["test"]["site"] == "a"
+    assert result.records[1]["worst"]["validation"]["site"] == "a"
+    assert [result.models["last"]["sites"][site]["test"]["dice"] for site in "ab"] == [0.2, 0.6]
     assert result.models["best"]["round"] == 0, "equal scores: the earliest round is the best"
 
 
@@ -150,7 +151,7 @@ def test_a_site_without_scores_is_recorded_and_does_not_stop_the_round(tmp_path)
     assert (entry["status"], entry["validation"], entry["unscored"]) == ("ok", None, entry["unscored"])
     assert entry["unscored"].startswith("ValueError in ")
     assert result.models["last"]["sites"]["a"] == {"validation": None, "test": None}
-    assert result.models["last"]["average"]["test"]["dice"] == 0.6
+    assert result.models["last"]["sites"]["b"]["test"]["dice"] == 0.6
 
 
 def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
@@ -174,7 +175,7 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
     torch.manual_seed(12345)  # whatever the process did before must not matter
     resumed = run_toy(folder, rounds=3)
     assert resumed.models["last"]["sha256"] == whole.models["last"]["sha256"]
-    assert resumed.models["last"]["average"] == whole.models["last"]["average"]
+    assert resumed.models["last"]["sites"] == whole.models["last"]["sites"]
     assert resumed.records[2]["files"] == whole.records[2]["files"], "optimizer states are equal too"
 
 

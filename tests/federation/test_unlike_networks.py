@@ -24,7 +24,7 @@ def test_both_exchanges_leave_the_same_bits_everywhere(tmp_path, options):
         terms = [record["sites"][site]["terms"] for record in result.records for site in clients]
         assert max(entry["public_kd_gate"] for entry in terms) > 0, "somebody learned from the server"
         runs[exchange] = (strategy.global_weights, {site: own_weights(client) for site, client in clients.items()})
-        runs[exchange] += (result.models["last"]["average"],)
+        runs[exchange] += (result.models["last"]["sites"],)
     predictions, weights = runs["predictions"], runs["weights"]
     assert same(predictions[0], weights[0])
     assert all(same(predictions[1][site], weights[1][site]) for site in ("site-1", "site-2"))
@@ -67,7 +67,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, make, o
     torch.manual_seed(12345)
     resumed, _, _ = run_unlike(tmp_path / "parts", rounds=3, strategy=make(), augment=True, **options)
     assert resumed.records[2]["files"] == whole.records[2]["files"]
-    assert resumed.models["best"]["average"] == whole.models["best"]["average"]
+    assert resumed.models["best"]["sites"] == whole.models["best"]["sites"]
 
 
 def test_best_and_last_are_each_sites_own_weights_of_that_round(tmp_path):
@@ -212,7 +212,7 @@ def test_an_unseen_hospital_is_never_trained_and_gets_the_servers_network(tmp_pa
     result, _, _ = run_unlike(tmp_path, rounds=1, change=lambda c: c.update({"site-9": away}), options=options)
     assert away.shapes == [("best", (5, 3, 3, 3)), ("last", (5, 3, 3, 3))]
     assert result.models["last"]["unseen"]["site-9"]["test"]["dice"] == 0.25
-    assert result.models["last"]["average"]["test"]["n"] == 4, "it does not count in the average"
+    assert "site-9" not in result.models["last"]["sites"], "it does not count in the average"
     assert "site-9" not in result.records[0]["sites"]
 
 

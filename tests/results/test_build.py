@@ -77,6 +77,13 @@ def test_the_teacher_is_averaged_over_the_splits_it_was_measured_on():
     assert (teacher["adapt"], teacher["before"]) == ("lora", {"held_out": 0.2})
 
 
+def test_a_teacher_counts_at_hospitals_that_took_no_part_apart():
+    tables = {"big": {"test": [row(1.0)]}, "far": {"test": [row(0.2)]}}
+    teacher = build(teacher_scores=tables)["teacher"]
+    assert (teacher["sites"].keys(), teacher["average"]["test"]["dice"]) == ({"big"}, 1.0)
+    assert teacher["unseen"]["far"]["test"]["dice"] == 0.2
+
+
 def test_what_would_not_follow_the_schema_is_refused_with_every_problem():
     with pytest.raises(Refused, match="2 problems") as refused:
         build(rounds=-1, seeds={"seed": 0.5})
