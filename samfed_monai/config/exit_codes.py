@@ -18,12 +18,16 @@ _INTERRUPTED = "interrupted: what was complete is kept\n  to go on: type the sam
 
 
 def told_by(error: BaseException) -> SamFedError | KeyboardInterrupt | None:
-    """The error of ours inside whatever it was wrapped in (MONAI wraps what its ``$`` expressions raise)."""
+    """The error of ours that ``error`` was raised from (MONAI wraps what its ``$`` expressions raise).
+
+    Only an explicit ``raise ... from`` counts: what merely happened while a refusal was dealt with is a fault of its
+    own and must be seen.
+    """
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, (SamFedError, KeyboardInterrupt)):
             return seen
-        seen = seen.__cause__ or seen.__context__
+        seen = seen.__cause__
     return None
 
 

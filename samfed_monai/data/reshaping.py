@@ -17,8 +17,8 @@ from samfed_monai.seeds import derive_seed
 def make_unseen(places: Places, facts: Mapping[str, Facts], names: Sequence[str]) -> tuple[Places, list[str]]:
     """Turns sites into unseen hospitals: all their labelled images become test images, nothing is left to train on.
 
-    Images without a mask are left out, and so are those whose bytes also stand elsewhere: nobody may have trained on
-    what an unseen hospital measures.
+    Images without a mask are left out, and so are those whose bytes, or whose group (patient, video), also stand
+    elsewhere: nobody may have trained on what an unseen hospital measures.
 
     Args:
         places: images by site and split.
@@ -46,16 +46,20 @@ def make_unseen(places: Places, facts: Mapping[str, Facts], names: Sequence[str]
         if name not in names:
             continue
         everything = [one for split in SITE_SPLITS for one in places.get((name, split), [])]
-        elsewhere = {facts[one.image].sha256 for place, ones in places.items() if place[0] != name for one in ones}
+        others = [one for place, ones in places.items() if place[0] != name for one in ones]
+        hashes, groups = {facts[one.image].sha256 for one in others}, {one.group for one in others} - {None, ""}
         labelled = [one for one in everything if one.label is not None]
-        kept = [one for one in labelled if facts[one.image].sha256 not in elsewhere]
-        if len(labelled) < len(everything):
-            sentences.append(f"{len(everything) - len(labelled)} image(s) of {name} have no mask and are left out")
-        if len(kept) < len(labelled):
-            count = len(labelled) - len(kept)
-            sentences.append(f"{count} image(s) of {name} also stand elsewhere and are left out: it is to be unseen")
+        new = [one for one in labelled if facts[one.image].sha256 not in hashes]
+        kept = [one for one in new if one.group not in groups]
+        for count, why in (
+            (len(everything) - len(labelled), "have no mask and are left out"),
+            (len(labelled) - len(new), "also stand elsewhere and are left out: it is to be unseen"),
+            (len(new) - len(kept), "share a patient or video with others and are left out: it is to be unseen"),
+        ):
+            if count:
+                sentences.append(f"{count} image(s) of {name} {why}")
         if not kept:
-            mend = "give its masks, or leave it out of --unseen"
+            mend = "give masks of images that stand nowhere else, or leave it out of --unseen"
             problems.add(f"--unseen {name}", found="no image to measure with", expected="some with masks", mend=mend)
         changed[name, Split.TEST] = kept
     problems.refuse_if_any()

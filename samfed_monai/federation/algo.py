@@ -121,6 +121,7 @@ class SamFedAlgo(MonaiAlgo):
         if self.trainer is None:
             raise RuntimeError("train() was called before initialize()")
         call = Call.of(self.client_name, data.get(HEADER), extra)
+        self.check(call.words)
         started = time.perf_counter()
         own = self._own_in(call)
         if own is None:
@@ -148,8 +149,8 @@ class SamFedAlgo(MonaiAlgo):
         if not self.send_weight_diff:
             self.global_weights = None  # otherwise the server's old model stays alive here until the next round
 
-    def check(self, extra: dict | None = None) -> dict[str, float]:
-        """Says before round 0 whether this site can take part.
+    def check(self, extra: Mapping[str, Any] | None = None) -> dict[str, float]:
+        """Says before round 0 whether this site can take part; every round asks it again.
 
         Raises:
             MessageRefused: its public set is not the server's.

@@ -64,6 +64,7 @@ class JobRun:
         datalist = DataList.load(places.datalist)
         cast = Cast.of(plan, places, datalist)
         require_possible(self.privacy, cast.strategy)
+        cast.rehearse()
         adapt = cast.config.value("teacher_adapt")
         hashes = {"datalist": datalist.hash, **self._weight_hashes(adapt), **cast.sam_words()}
         folder = RunFolder(places.output_dir)

@@ -28,7 +28,7 @@ class LsslTerm(Term):
 
     The stream gives the student's strong view. The weak one it only runs without gradient, so the term runs the student
     once more, in train mode and with gradient: HSSF learns from both views, and the two passes through the decoder
-    share the encoder. Both views must have one geometry: leave the stream's CutMix at 0.
+    share the encoder. Both views must have one geometry: the stream's CutMix has to be 0.
 
     Also records ``<name>_counted``, the share of images that count, and ``<name>_flipped``, that of flipped pixels.
 
@@ -40,13 +40,13 @@ class LsslTerm(Term):
         feature_dropout: chance with which a channel of the features is dropped (HSSF: 0.5); 0 leaves the MSE out.
         cross_entropy: factor of the plain cross entropy that is added to ``loss`` (HSSF: 1).
         consistency: factor of the squared difference (HSSF: 1).
-        image_key: key of the weak view in the unlabelled batch.
         weight: factor of the term.
         schedule: how the factor changes over the rounds.
         fraction: part of the rounds in which a ramp rises.
 
     Raises:
-        Refused: thresholds outside [0, 1], a negative factor; at ``STARTED``, a network that is not HSSF's.
+        Refused: thresholds outside [0, 1], a negative factor; at ``STARTED``, a network that is not HSSF's; in the
+            first step, CutMix.
 
     Example::
 
@@ -63,7 +63,6 @@ class LsslTerm(Term):
         feature_dropout: float = 0.5,
         cross_entropy: float = 1.0,
         consistency: float = 1.0,
-        image_key: str = "image",
         weight: float = 1.0,
         schedule: str = "constant",
         fraction: float = 0.4,
@@ -80,8 +79,7 @@ class LsslTerm(Term):
         problems.refuse_if_any()
         self.loss = StructureLoss() if loss is None else loss
         self.flip_below, self.least_mean = flip_below, least_mean
-        self.feature_dropout, self.image_key = feature_dropout, image_key
-        self.cross_entropy, self.consistency = cross_entropy, consistency
+        self.feature_dropout, self.cross_entropy, self.consistency = feature_dropout, cross_entropy, consistency
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -100,7 +98,7 @@ class LsslTerm(Term):
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The loss of both views plus the MSE."""
-        image = guidance.batch[self.image_key]
+        image = guidance.view("image", asked_by=self.where)
         weak = engine.inferer(image, engine.network, feature_dropout=self.feature_dropout)
         strong = guidance.student
         of_weak = hssf_outputs(weak)

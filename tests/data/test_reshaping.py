@@ -91,6 +91,15 @@ def test_an_unseen_site_only_measures():
     assert sentences[1].startswith("1 image(s) of b also stand elsewhere")
 
 
+def test_an_unseen_site_does_not_measure_on_videos_that_others_have():
+    places = {("", Split.PUBLIC): found("p", 2, groups=2), ("a", U): found("a", 2), ("b", U): found("b", 3)}
+    shared = places["", Split.PUBLIC][0].group
+    places["b", U] = [Found("b/0", "m/0", "b", shared), *places["b", U][1:]]
+    changed, sentences = make_unseen(places, facts_of(places), ["b"])
+    assert {one.image for one in changed["b", T]} == {"b/1", "b/2"}
+    assert sentences == ["1 image(s) of b share a patient or video with others and are left out: it is to be unseen"]
+
+
 def test_unseen_sites_are_not_cut():
     places = {("a", U): found("a", 4), ("b", T): found("b", 4)}
     divided, _ = divide_sites(places, facts_of(places), 2, spared=["b"])

@@ -188,6 +188,24 @@ def test_another_public_set_is_refused_before_round_0_and_nothing_is_trained(tmp
     assert not (tmp_path / "rounds").exists()
 
 
+def test_a_site_that_comes_back_with_another_public_set_is_skipped_with_the_reason(tmp_path):
+    def turn(clients):
+        site, turned = clients["site-2"], unlike_algo("site-2", public="public, turned")
+        train = site.train
+
+        def train_once(data, extra):
+            if extra["round"] > 0:  # as a process that died and read its files again
+                site.own.sharing = turned.own.sharing
+            train(data, extra)
+
+        site.train = train_once
+        clients["site-3"] = unlike_algo("site-3")
+
+    result, _, _ = run_unlike(tmp_path, rounds=2, change=turn)
+    assert [record["sites"]["site-2"]["status"] for record in result.records] == ["ok", "skipped"]
+    assert "public set: expected that of the server" in result.records[1]["sites"]["site-2"]["reason"]
+
+
 def test_a_site_without_a_public_set_is_refused(tmp_path):
     from tests.federation.toys import toy_algo
 

@@ -100,7 +100,9 @@ def test_the_server_sends_the_adapter_and_sites_make_their_own_masks(three_sites
     assert validate_results(apart) == []
     assert apart["hashes"]["model_last"] == together["hashes"]["model_last"]
     assert apart["teacher"] == together["teacher"]
-    assert {site: entry["test"]["n"] for site, entry in apart["teacher"]["sites"].items()} == dict.fromkeys(SITES, 2)
+    everywhere = apart["teacher"]["sites"] | apart["teacher"]["unseen"]
+    assert {site: entry["test"]["n"] for site, entry in everywhere.items()} == dict.fromkeys(SITES, 2)
+    assert apart["teacher"]["average"]["test"]["n"] == 2 * len(apart["sites"]) < 2 * len(SITES)
     assert 0 < apart["teacher"]["average"]["test"]["dice"] < 1
     assert not (tmp_path / "apart" / "cache" / "soft_masks").exists(), "private masks stay at their sites"
     assert (tmp_path / "homes" / "site-1" / "cache" / "soft_masks" / "site-1").is_dir()

@@ -110,6 +110,13 @@ def test_lssl_is_the_loss_of_both_views_plus_the_difference_of_two_passes(consis
     assert engine.state.terms["lssl_flipped"] == chosen.flipped.float().mean()
 
 
+def test_cutmix_is_refused_because_the_views_would_not_lie_on_each_other() -> None:
+    weak, strong = tensors(2)
+    guidance = Guidance(student=strong, weak=weak, guides={}, batch={"image": weak}, mixed=True)
+    with pytest.raises(Refused, match=r"stream#cutmix: expected 0 beside terms#lssl, found CutMix"):
+        LsslTerm().value(guidance, engine_of(guidance=guidance))
+
+
 def test_images_of_which_the_views_are_unsure_do_not_count() -> None:
     weak, strong = tensors(2)
     sure = torch.tensor([3.0, 0.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2)  # 0.95 and 0.5

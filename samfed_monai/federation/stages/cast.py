@@ -17,10 +17,10 @@ from samfed_monai.federation.stages.networks import (
     network_builder,
     network_names,
     require_known,
-    require_one_network,
     site_overrides,
 )
 from samfed_monai.federation.stages.papers import sam_paper
+from samfed_monai.federation.stages.rehearsal import rehearse
 from samfed_monai.federation.stages.start import Start
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig, client_config
 from samfed_monai.federation.strategies.base import Strategy
@@ -65,8 +65,8 @@ class Cast:
         self.networks = network_names(config, self.sites, self.overrides, personal=not self.strategy.one_network)
         places = {f"network of {site}": name for site, name in self.networks.items()}
         require_known(config, {**places, "network of the server": self.server_network})
-        if self.strategy.one_network:
-            require_one_network(config, self.networks)
+        if self.strategy.one_network and self._say_different_things():
+            self.rehearse()
 
     @classmethod
     def of(cls, plan: Plan, places: Places, datalist: DataList) -> Cast:
@@ -74,6 +74,15 @@ class Cast:
         config = client_config(places.bundle_root, plan.variant, {**plan.client, **places.overrides()})
         choices = {site: {**plan.sites.get(site, {}), **places.sites.get(site, {})} for site in plan.sites}
         return cls(config, datalist, choices=choices, unseen=plan.unseen)
+
+    def rehearse(self) -> None:
+        """Builds every network of the run once, before anything is computed.
+
+        Raises:
+            Refused: as :func:`rehearse`.
+        """
+        server = {SERVER: self.server_network} if self.strategy.has_model else {}
+        rehearse(self.config, {**self.networks, **server}, self.overrides, one_network=self.strategy.one_network)
 
     @property
     def exchange(self) -> str:
@@ -164,6 +173,10 @@ class Cast:
             },
             keeps_parts=start is not None and self.strategy.one_network and bool(start.split.personal),
         )
+
+    def _say_different_things(self) -> bool:
+        first, *others = [(self.networks[site], self.overrides[site]) for site in self.sites]
+        return any(other != first for other in others)
 
     def _strategy(self) -> Strategy:
         if not self.config.optional_id("strategy"):

@@ -1,11 +1,11 @@
-"""Which network each site has, and whether a strategy can do with that."""
+"""Which network each site has."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.errors import Problems, did_you_mean
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
 from samfed_monai.networks import CLIENT_NETWORKS
 
@@ -86,33 +86,3 @@ def require_known(config: WorkflowConfig, names: Mapping[str, str]) -> None:
         if name not in CLIENT_NETWORKS:
             problems.add(where, found=repr(name), expected=f"one of {known}", mend=did_you_mean(str(name), known))
     problems.refuse_if_any()
-
-
-def require_one_network(config: WorkflowConfig, names: Mapping[str, str]) -> None:
-    """Refuses sites whose networks cannot be averaged.
-
-    Raises:
-        Refused: it names two sites, their networks, and the first tensor in which these differ.
-    """
-    first = min(names)
-    own = None
-    for site in sorted(names):
-        if names[site] == names[first]:
-            continue
-        own = own or network_builder(config, names[first])().state_dict()
-        other = network_builder(config, names[site])().state_dict()
-        mine, theirs = ({key: tuple(t.shape) for key, t in each.items()} for each in (own, other))
-        key = next((key for key in [*mine, *theirs] if mine.get(key) != theirs.get(key)), None)
-        if key is not None:
-            sides = (
-                f"{first} ({names[first]}) has {_shape(mine, key)}, {site} ({names[site]}) has {_shape(theirs, key)}"
-            )
-            expected = "one network at all sites: FedAvg averages weights"
-            mend = (
-                "give all sites one network, or use --variant heterogeneous, which lets unlike networks learn together"
-            )
-            raise Refused([Problem("sites", found=f"{key}: {sides}", expected=expected, mend=mend)])
-
-
-def _shape(shapes: Mapping[str, tuple[int, ...]], key: str) -> str:
-    return f"shape {list(shapes[key])}" if key in shapes else "no such tensor"

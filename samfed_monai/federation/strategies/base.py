@@ -61,7 +61,10 @@ class Strategy(ABC):
         return self
 
     def requirements(self) -> dict[str, str]:
-        """What every site must confirm before round 0, as ``extra`` of a message; empty asks for nothing."""
+        """What every site must confirm before round 0, and in each round that it trains, as ``extra`` of a message.
+
+        Empty asks for nothing. It is asked again because a site may have come back with other data.
+        """
         return {}
 
     @abstractmethod
@@ -115,5 +118,5 @@ class Strategy(ABC):
         self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in taken.items()}
 
     def _message(self, site: str, round: int, kind: Kind, tensors: Mapping[str, Tensor], **extra: str) -> Envelope:
-        server = self.server
+        server, extra = self.server, {**self.requirements(), **extra}
         return Envelope(kind, site, round, server.rounds, server.seed, tensors=dict(tensors), extra=extra)

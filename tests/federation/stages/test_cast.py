@@ -73,6 +73,31 @@ def test_fedavg_over_unlike_networks_names_both_sites_their_networks_and_the_fir
     assert "--variant heterogeneous" in text
 
 
+def test_fedavg_refuses_networks_that_differ_by_their_definition_alone(small_list):
+    choices = {"site-2": {"network_def#features": [8, 8, 16, 16, 16, 8]}}
+    with pytest.raises(
+        Refused, match=r"site-1 \(basic_unet\) has shape .*site-2 \(basic_unet\) has shape \[8, 3, 3, 3\]"
+    ):
+        cast(small_list, "no_sam", choices=choices)
+
+
+@pytest.mark.parametrize(
+    ("variant", "options", "message"),
+    [
+        (
+            "no_sam",
+            {"network_name": R18, "image_size": 100},
+            r"image height: .*found 100 pixels; set image_size to 96 or 112",
+        ),
+        ("fedper", {"personal": ["haed.*"]}, r"train\.json -> personal: .*found no name like 'haed\.\*'"),
+        ("heterogeneous", {"image_size": 100}, r"DeepLabV3Plus -> image width: .*set image_size to 96 or 112"),
+    ],
+)
+def test_what_a_network_cannot_do_is_refused_before_anything_is_computed(small_list, variant, options, message):
+    with pytest.raises(Refused, match=message):
+        cast(small_list, variant, **options).rehearse()
+
+
 def test_networks_that_differ_by_name_alone_can_be_averaged(small_list):
     found = cast(small_list, "no_sam", choices={"site-1": {"network": "basic_unet"}})
     assert set(found.networks.values()) == {"basic_unet"}

@@ -78,7 +78,8 @@ def test_answers_of_the_round_before_are_forgotten(monkeypatch):
 def test_what_is_sent_and_expected_by_exchange():
     masks = attached()
     sent = masks.configure(0)["a"]
-    assert (sent.kind, sent.extra, sent.tensors.keys()) == (Kind.SOFT_MASKS, {"purpose": "distil"}, {"masks"})
+    assert (sent.kind, sent.tensors.keys()) == (Kind.SOFT_MASKS, {"masks"})
+    assert sent.extra == {"purpose": "distil", **masks.requirements()}
     assert (sent.tensors["masks"].shape, sent.tensors["masks"].dtype) == ((IMAGES, 1, 8, 8), torch.uint8)
     assert masks.expected("a")["masks"].shape == (IMAGES, 1, 8, 8)
     assert (masks.answer_kind, masks.exchange_name) == (Kind.SOFT_MASKS, "predictions")

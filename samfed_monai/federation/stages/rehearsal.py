@@ -1,0 +1,100 @@
+"""Every network of a run is built once, empty, so that what cannot work is refused before anything is computed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.federation.random_state import own_random_state
+from samfed_monai.federation.stages.networks import network_builder
+from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+from samfed_monai.networks.image_size import size_problems
+from samfed_monai.networks.key_patterns import KeySplit, network_split
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """A network as a site, or the server, would have it.
+
+    Args:
+        site: who has it first; several may have it.
+        network: its name.
+        shapes: of its tensors, by name.
+        split: what of it is shared, personal and frozen.
+    """
+
+    site: str
+    network: str
+    shapes: Shapes
+    split: KeySplit
+
+
+def rehearse(
+    config: WorkflowConfig,
+    networks: Mapping[str, str],
+    overrides: Mapping[str, Mapping[str, Any]],
+    *,
+    one_network: bool,
+) -> list[Rehearsed]:
+    """Builds each network of a run once and looks whether it takes the images, and whether ``personal`` fits it.
+
+    Args:
+        config: the run's ``train.json``.
+        networks: who (a site, or the server) to the name of their network.
+        overrides: what each changes in ``train.json``; nobody has to be in it.
+        one_network: whether the strategy averages weights, so that all must be alike.
+
+    Returns:
+        The networks that differ in their name or in what a site changes.
+
+    Raises:
+        Refused: an image size that a network cannot take (the message has the nearest that it can), a pattern of
+            ``personal`` that matches nothing, missing weights of SAM, or unlike networks where all must be alike.
+    """
+    problems, found = Problems(), dict[str, Rehearsed]()
+    for site, name in networks.items():
+        own = {**overrides.get(site, {}), "network_name": name}
+        key = json.dumps(own, sort_keys=True, default=repr)
+        if key in found:
+            continue
+        changed = config.with_overrides(own)
+        with own_random_state(0):  # nothing that is drawn here is used
+            network = network_builder(config, name, overrides.get(site))()
+        size = changed.optional("image_size")
+        problems.extend(size_problems(network, height=size, width=size) if isinstance(size, int) else ())
+        try:
+            split = network_split(network, changed.optional("personal") or ())
+        except Refused as refused:
+            problems.extend(refused.problems)
+            split = KeySplit((), (), ())
+        shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+        found[key] = Rehearsed(site, name, shapes, split)
+    problems.refuse_if_any()
+    rehearsed = list(found.values())
+    if one_network:
+        _require_alike(rehearsed)
+    return rehearsed
+
+
+def _require_alike(rehearsed: list[Rehearsed]) -> None:
+    """Refuses networks that cannot be averaged; it names two sites and the first tensor in which theirs differ."""
+    first, *others = rehearsed
+    for other in others:
+        key = next((k for k in [*first.shapes, *other.shapes] if first.shapes.get(k) != other.shapes.get(k)), None)
+        if key is not None:
+            sides = ", ".join(_told(each, key) for each in (first, other))
+            expected = "one network at all sites: FedAvg averages weights"
+            mend = (
+                "give all sites one network, or use --variant heterogeneous, which lets unlike networks learn together"
+            )
+            raise Refused([Problem("sites", found=f"{key}: {sides}", expected=expected, mend=mend)])
+
+
+def _told(one: Rehearsed, key: str) -> str:
+    shape = f"shape {list(one.shapes[key])}" if key in one.shapes else "no such tensor"
+    return f"{one.site} ({one.network}) has {shape}"
