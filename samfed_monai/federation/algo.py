@@ -16,16 +16,18 @@ from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.networks.utils import get_state_dict
 
+from samfed_monai.errors import Refused
 from samfed_monai.federation import optimizer_state
 from samfed_monai.federation.bundle_parts import evaluation_parts, private_count, scored
 from samfed_monai.federation.call import Call
 from samfed_monai.federation.engines import place_at_round
-from samfed_monai.federation.envelope import Envelope, Kind
+from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
 from samfed_monai.federation.exchange import HEADER, sendable
 from samfed_monai.federation.lent_network import lent, with_network_of
 from samfed_monai.federation.own_network import OwnNetwork, own_network, require_same_public_set, split_state
 from samfed_monai.federation.own_parts import OwnParts, own_parts
 from samfed_monai.federation.random_state import own_random_state, seed_transforms
+from samfed_monai.handlers.handler_group import HandlerGroup
 from samfed_monai.handlers.unfinished_run import forget_unfinished_run
 from samfed_monai.seeds import derive_seed
 
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 logger = logging.getLogger(__name__)
+
+HANDLERS = "train#handlers"
+"""MONAI's id of a training bundle's handlers."""
 
 
 class SamFedAlgo(MonaiAlgo):
@@ -121,7 +126,7 @@ class SamFedAlgo(MonaiAlgo):
         if self.trainer is None:
             raise RuntimeError("train() was called before initialize()")
         call = Call.of(self.client_name, data.get(HEADER), extra)
-        self.check(call.words)
+        self._require_public_set(call.words)
         started = time.perf_counter()
         own = self._own_in(call)
         if own is None:
@@ -150,12 +155,21 @@ class SamFedAlgo(MonaiAlgo):
             self.global_weights = None  # otherwise the server's old model stays alive here until the next round
 
     def check(self, extra: Mapping[str, Any] | None = None) -> dict[str, float]:
-        """Says before round 0 whether this site can take part; every round asks it again.
+        """Says before round 0 whether this site can take part.
 
         Raises:
-            MessageRefused: its public set is not the server's.
+            MessageRefused: its public set is not the server's (every round asks that again), or a handler refuses the
+                trainer as it is (:class:`HandlerGroup`).
         """
-        require_same_public_set((extra or {}).get("public"), self.own.sharing.public_hash if self.own else "")
+        self._require_public_set(extra or {})
+        parser = getattr(self.train_workflow, "parser", None)
+        handlers = parser.get_parsed_content(HANDLERS) if parser is not None and HANDLERS in parser else ()
+        try:
+            for handler in handlers:
+                if isinstance(handler, HandlerGroup):
+                    handler.check(self.trainer)
+        except Refused as refused:
+            raise MessageRefused(refused.problems) from None
         return {}
 
     def get_weights(self, extra: dict | None = None) -> ExchangeObject:
@@ -254,6 +268,9 @@ class SamFedAlgo(MonaiAlgo):
         self.parts.network.load_state_dict(dict(weights), strict=False)
         if self.own is not None:
             self.own.sharing.reset()
+
+    def _require_public_set(self, words: Mapping[str, Any]) -> None:
+        require_same_public_set(words.get("public"), self.own.sharing.public_hash if self.own else "")
 
     def _own_in(self, call: Call) -> OwnNetwork | None:
         return self.own if call.keeps_network else None

@@ -140,7 +140,8 @@ class SiteNode:
             if self.parts.shared is None:
                 problems += image_problems(self.parts.datalist, self.parts.data_root, cache_dir=self.parts.places.cache)
         try:
-            if "public" in message.extra:
+            early = "plan" in message.extra and self.parts.trains and self.parts.teacher is None  # needs no soft masks
+            if early or "public" in message.extra:
                 reply = self._client().answer(Task.CHECK, message)
         except MessageRefused as error:
             problems += error.problems

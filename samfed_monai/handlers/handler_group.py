@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from samfed_monai.errors import Problems, Refused
+
 if TYPE_CHECKING:
     from ignite.engine import Engine
 
@@ -31,6 +33,24 @@ class HandlerGroup:
         """Attaches each."""
         for handler in self.handlers:
             handler.attach(engine)
+
+    def check(self, engine: Engine) -> None:
+        """Has those that look at a trainer before it runs (``check``) do so now.
+
+        Raises:
+            Refused: what any of them refuses, all at once.
+        """
+        problems = Problems()
+        for handler in self.handlers:
+            try:
+                getattr(handler, "check", _nothing)(engine)
+            except Refused as refused:
+                problems.extend(refused.problems)
+        problems.refuse_if_any()
+
+
+def _nothing(engine: Engine) -> None:
+    """What a handler without a check has against a trainer."""
 
 
 def _flat(part: Any) -> Iterator[Any]:

@@ -168,6 +168,22 @@ def test_a_site_without_labels_is_refused_before_round_0(small_federation, tmp_p
     assert not (tmp_path / "run" / "rounds").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"local_steps": 1}, r"site-1: .*at least one step for each stage.*found 1 steps with a share of 0\.5"),
+        ({"network_def#experts": 0}, r"site-2: .*terms#load_balance: .*experts"),
+    ],
+)
+def test_settings_that_pfedsam_cannot_train_with_are_refused_before_round_0(
+    small_federation, tmp_path, toy_sam, options, message
+):
+    with pytest.raises(Refused, match=message):
+        job(small_federation, tmp_path / "run", variant="pfedsam", rounds=1, client={**toy_sam, **options}).run()
+    assert not (tmp_path / "run" / "rounds").exists()
+    assert not (tmp_path / "run" / "cache" / "warm_start").exists(), "nothing was trained"
+
+
 def test_a_site_with_another_sam_is_refused_before_round_0(small_federation, tmp_path, toy_sam):
     homes = Homes(small_federation, tmp_path / "homes")
     federated = job(small_federation, tmp_path / "run", variant="fedsam", client=toy_sam)

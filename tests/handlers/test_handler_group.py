@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from samfed_monai.errors import Problem, Refused
 from samfed_monai.handlers import HandlerGroup
 
 
@@ -18,3 +21,16 @@ def test_attaches_in_order_and_passes_over_what_is_disabled() -> None:
     parts = [{"b": Named("b"), "a": Named("a")}, None, Named("c"), [], {}, [Named("d"), {"e": [Named("e"), None]}]]
     HandlerGroup(handlers=parts).attach(engine)  # type: ignore[arg-type]
     assert engine == ["b", "a", "c", "d", "e"]
+
+
+class Choosy(Named):
+    def check(self, engine: list[str]) -> None:
+        if self.name not in engine:
+            raise Refused([Problem(self.name, found="nothing", expected="its name")])
+
+
+def test_what_parts_refuse_of_a_trainer_is_refused_at_once() -> None:
+    group = HandlerGroup(handlers=[Choosy("a"), Named("b"), {"c": Choosy("c")}])
+    group.check(["a", "c"])  # type: ignore[arg-type]
+    with pytest.raises(Refused, match=r"(?s)2 problems.*- a: .*- c: "):
+        group.check([])  # type: ignore[arg-type]
