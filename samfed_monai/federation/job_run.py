@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from samfed_monai.results import build_results
 
 SPLITS = ("validation", "test")
 RESUME = "type the same command again"
+STEPS = "warm_start_steps"
 
 
 class JobRun:
@@ -175,15 +176,21 @@ class JobRun:
             allow_single_site=plan.allow_single_site,
         )
 
-    def _start(self, cast: Cast, network: str, datalist: DataList) -> Start:
+    def warm_config(self, cast: Cast, network: str) -> WorkflowConfig:
+        """``train.json`` as a network is warmed up with it: the run's own knobs, then what its variant says of that."""
         content = cast.config.parser().get()
-        own = flat(content.get("warm_start") or {})  # what a variant says of it, over dp_only
-        steps = own.pop("warm_start_steps", self.plan.warm_start_steps)
-        declared = content.get("network_def")
-        overrides = {**self.plan.client, **self.places.overrides(), "network_name": network, "network_def": declared}
-        config = WorkflowConfig(self.places.bundle_root, ("configs/train.json",), {**overrides, **own})
+        knobs = {**self.plan.client, **self.places.overrides(), "network_name": network}
+        knobs["network_def"] = content.get("network_def")
+        own = {name: value for name, value in _of_warm_start(content).items() if name != STEPS}
+        return WorkflowConfig(self.places.bundle_root, ("configs/train.json",), {**knobs, **own})
+
+    def _start(self, cast: Cast, network: str, datalist: DataList) -> Start:
         weights, _ = warm_start(
-            config, datalist=datalist, steps=steps, seed=self.plan.seed, cache_dir=self.places.cache
+            self.warm_config(cast, network),
+            datalist=datalist,
+            steps=_of_warm_start(cast.config.parser().get()).get(STEPS, self.plan.warm_start_steps),
+            seed=self.plan.seed,
+            cache_dir=self.places.cache,
         )
         return cast.start(network, weights, self.plan.seed)
 
@@ -192,3 +199,8 @@ class JobRun:
         started = time.perf_counter()
         yield
         self.seconds[activity] = time.perf_counter() - started
+
+
+def _of_warm_start(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a variant says of the warm start, by id of ``train.json``; :data:`STEPS` beside them."""
+    return flat(content.get("warm_start") or {})

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from samfed_monai.errors import Refused, Stopped
 from samfed_monai.federation import tensor_file
-from samfed_monai.io import atomic_write, read_json, safe_load, sha256_file, write_json
+from samfed_monai.io import atomic_write, read_json, safe_load, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,20 +143,31 @@ class RoundStore:
         Raises:
             Stopped: it was removed or is damaged.
         """
-        path = self._path(round) / WEIGHTS
-        expected = read_json(self._path(round) / "round.json")["files"][WEIGHTS]
-        if not path.is_file() or sha256_file(path) != expected:
-            raise Stopped(f"the model of round {round} is missing or damaged ({path})", "run again in a new output_dir")
-        return safe_load(path)
+        self._require_intact(round, WEIGHTS, "the model")
+        return safe_load(self._path(round) / WEIGHTS)
 
     def server_state(self, round: int) -> dict[str, Tensor]:
-        """What :meth:`write` was given as ``server_state``; empty where there was none."""
+        """What :meth:`write` was given as ``server_state``; empty where there was none.
+
+        Raises:
+            Stopped: it is damaged.
+        """
         path = self._path(round) / SERVER
-        return safe_load(path) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        self._require_intact(round, SERVER, "the server's state")
+        return safe_load(path)
 
     def clients(self, round: int) -> Path:
-        """Folder of the sites' states of a round."""
-        return self._path(round) / CLIENTS
+        """Folder of the sites' states of a round; those that lie here are checked against their digests.
+
+        Raises:
+            Stopped: one of them is damaged.
+        """
+        folder = self._path(round)
+        for path in sorted((folder / CLIENTS).glob("*")):
+            self._require_intact(round, f"{CLIENTS}/{path.name}", f"the state of {path.stem}")
+        return folder / CLIENTS
 
     def prune(self, keep_models: set[int], keep_states: set[int]) -> None:
         """Removes the models and site states of all other rounds; ``round.json`` always stays."""
@@ -164,7 +175,7 @@ class RoundStore:
             if number not in keep_models:
                 (self._path(number) / WEIGHTS).unlink(missing_ok=True)
             if number not in keep_states:
-                shutil.rmtree(self.clients(number), ignore_errors=True)
+                shutil.rmtree(self._path(number) / CLIENTS, ignore_errors=True)
                 (self._path(number) / SERVER).unlink(missing_ok=True)
 
     def let_go_of_states(self) -> None:
@@ -175,18 +186,24 @@ class RoundStore:
             files = {name: digest for name, digest in record["files"].items() if not name.startswith(f"{CLIENTS}/")}
             if files != record["files"]:
                 write_json(path, {**record, "files": files})
-            shutil.rmtree(self.clients(number), ignore_errors=True)
+            shutil.rmtree(self._path(number) / CLIENTS, ignore_errors=True)
 
     def say_where_states_are(self) -> None:
         """Notes in rounds whose states are wanted and not here that sites keep them, for whoever gets a copy."""
         for number in self.rounds():
-            folder = self.clients(number)
+            folder = self._path(number) / CLIENTS
             if folder.is_dir() and not any(folder.iterdir()):
                 path = self._path(number) / "round.json"
                 write_json(path, {**read_json(path), STATES: AT_SITES})
 
     def _path(self, round: int) -> Path:
         return self.folder / f"{round:03d}"
+
+    def _require_intact(self, round: int, name: str, what: str) -> None:
+        path = self._path(round) / name
+        expected = read_json(self._path(round) / "round.json")["files"].get(name)
+        if expected is None or not path.is_file() or tensor_file.digest_like(path, expected) != expected:
+            raise Stopped(f"{what} of round {round} is missing or damaged ({path})", "run again in a new output_dir")
 
     def _verify(self, number: int) -> tuple[StoredRound | None, str]:
         folder = self._path(number)

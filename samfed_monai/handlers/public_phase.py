@@ -11,7 +11,7 @@ from monai.data import DataLoader
 from monai.engines import SupervisedTrainer
 from monai.inferers import SimpleInferer
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.errors import Problems
 from samfed_monai.handlers.divergence_guard import DivergenceGuard
 from samfed_monai.handlers.endless_sampler import EndlessSampler
 from samfed_monai.handlers.seed_handler import SeedHandler
@@ -39,7 +39,8 @@ class PublicPhase:
         term: what a target adds to the loss, a handler such as :class:`PublicDistillationTerm`.
         learning_rate: the handler that sets the rate of a round; ``None`` leaves it as it is.
         batch_size: images a step.
-        steps: optimiser steps a round; ``None`` is one pass over the images.
+        steps: optimiser steps a round; ``None`` is ``passes`` over the images.
+        passes: how many times a round goes over the images where no steps are given (HSSF: 4).
         indices: places in the list of the images that take part, and to which targets belong; ``None`` is all.
         seed, site: what the random numbers derive from.
     """
@@ -58,16 +59,21 @@ class PublicPhase:
         learning_rate: Any = None,
         batch_size: int = 8,
         steps: int | None = None,
+        passes: int = 1,
         indices: Sequence[int] | None = None,
         seed: int = 0,
         site: str = "",
     ) -> None:
+        problems = Problems()
         if steps is not None and (not isinstance(steps, int) or steps < 0):
-            raise Refused([Problem("public_steps", found=repr(steps), expected="a number of steps >= 0, or null")])
+            problems.add("public_steps", found=repr(steps), expected="a number of steps >= 0, or null")
+        if not isinstance(passes, int) or passes < 1:
+            problems.add("sharing#passes", found=repr(passes), expected="a number of passes >= 1")
+        problems.refuse_if_any()
         self.targets = targets
         self.indices, self.images = indices, len(dataset)  # type: ignore[arg-type]
         count = self.images if indices is None else len(indices)
-        self.steps = max(1, -(-count // batch_size)) if steps is None else steps
+        self.steps = passes * max(1, -(-count // batch_size)) if steps is None else steps
         sampler = EndlessSampler(dataset, indices=indices)  # type: ignore[arg-type]
         loader = DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=0)
         handlers = [SeedHandler(seed=seed, site=f"{site}, public", loaders=[loader]), learning_rate, term]

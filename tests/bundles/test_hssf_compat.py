@@ -13,7 +13,12 @@ from monai.bundle import ConfigWorkflow
 
 from samfed_monai.config import variant_files
 from samfed_monai.data import DataList, render_synthetic
+from samfed_monai.federation import FederatedJob
+from samfed_monai.federation.job_run import JobRun
+from samfed_monai.federation.stages.cast import Cast
+from samfed_monai.io import read_json
 from samfed_monai.networks import HssfNetwork
+from samfed_monai.results import validate_results
 from samfed_monai.transforms import NoiseViewd
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
@@ -73,3 +78,34 @@ def test_it_trains_by_the_conventions(workflow: ConfigWorkflow) -> None:
     means = sharing.phase.run(0, 1, sharing.own_masks())
     assert set(means) == {"supervised", "confidence", "confidence_mean", "public_kd", "public_kd_gate"}
     assert sharing.predictor.reliability_measure == "pixel_accuracy"
+    assert sharing.phase.steps == 4, "four passes over the four public images in batches of four"
+
+
+def test_a_federation_warms_up_by_the_conventions_too(tmp_path: Path) -> None:
+    settings = {"images_per_site": 5, "public": 4, "validation": 1, "test": 1, "size": (64, 64)}
+    render_synthetic(tmp_path, sites=2, **settings).save(tmp_path / "list.json")
+    job = FederatedJob(
+        bundle_root=BUNDLE,
+        datalist=tmp_path / "list.json",
+        data_root=tmp_path,
+        output_dir=tmp_path / "run",
+        variant="hssf_compat",
+        rounds=1,
+        warm_start_steps=2,
+        client={"image_size": 32, "local_steps": 1, "server_network": "hssf_resnet18", "amp": False},
+        privacy={"least_images": 1},
+    )
+    results = job.run()
+    assert validate_results(results) == []
+    assert (results["exchange"], set(results["networks"].values())) == ("predictions", {"hssf_resnet18"})
+    assert results["convention"] == {"hd95": "pooled", "empty": "skipped"}
+    cast = Cast.of(job.plan, job.places, DataList.load(tmp_path / "list.json"))
+    warm = JobRun(job.plan, job.places).warm_config(cast, "hssf_resnet18").parser()
+    assert warm.get_parsed_content("terms#confidence").weight == 4.0
+    assert (warm["optimizer#lr"], warm["train#dataloader#batch_size"], warm["loss#weighted_entropy"]) == (
+        1e-4,
+        4,
+        False,
+    )
+    record = read_json(tmp_path / "run" / "rounds" / "000" / "round.json")["sites"]["site-1"]
+    assert {"lssl", "public_supervised", "public_kd"} <= record["terms"].keys()

@@ -71,6 +71,22 @@ def test_a_damaged_best_model_is_not_evaluated(store):
         store.weights(1)
 
 
+@pytest.mark.parametrize(
+    ("name", "read", "message"),
+    [
+        ("server.safetensors", RoundStore.server_state, "the server's state of round 1 is missing or damaged"),
+        ("clients/a.safetensors", RoundStore.clients, "the state of a of round 1 is missing or damaged"),
+    ],
+)
+def test_damaged_states_of_the_best_round_are_not_gone_on_from(store, name, read, message):
+    store.write(1, weights(1.0), {"round": 1}, state, server_state={"sum": torch.ones(2)})
+    read(store, 1)
+    path = store.folder / "001" / name
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(Stopped, match=message):
+        read(store, 1)
+
+
 def test_fault_49_a_full_disk_leaves_the_rounds_before_and_no_rubbish(store, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -98,6 +98,13 @@ def test_one_pass_is_the_least_number_of_batches_that_holds_all_images(batch, st
     assert (one.steps, one.trainer.state.iteration) == (steps, steps)
 
 
+def test_several_passes_are_as_many_times_the_steps_and_a_number_of_steps_goes_before_them():
+    assert phase(steps=None, batch_size=4, passes=4).steps == 8
+    assert phase(steps=3, passes=4).steps == 3
+    with pytest.raises(Refused, match=r"sharing#passes: expected a number of passes >= 1, found 0"):
+        phase(passes=0)
+
+
 @pytest.mark.parametrize("steps", [-1, 2.0, "3"])
 def test_a_number_of_steps_that_is_none_is_refused(steps):
     with pytest.raises(Refused, match=r"public_steps: expected a number of steps >= 0, or null"):

@@ -71,7 +71,8 @@ class PublicMaskSharing(Sharing):
         reliability: ``dice`` or ``pixel_accuracy``.
         mask_size: side of a soft mask in pixels; ``None`` is a quarter of the image's.
         batch_size: images a step.
-        steps: steps on ``D_p`` a round; ``None`` is one pass over it.
+        steps: steps on ``D_p`` a round; ``None`` is ``passes`` over it.
+        passes: how many times a round goes over ``D_p`` where no steps are given (HSSF: 4).
         images: exchange masks of that many public images, evenly spaced over the list, and take the steps on those;
             ``None`` is all. Frames of a video are much alike, and every network looks at each of them in every round.
         seed, site: what the random numbers derive from.
@@ -101,6 +102,7 @@ class PublicMaskSharing(Sharing):
         mask_size: int | None = None,
         batch_size: int = 8,
         steps: int | None = None,
+        passes: int = 1,
         images: int | None = None,
         seed: int = 0,
         site: str = "",
@@ -128,6 +130,7 @@ class PublicMaskSharing(Sharing):
             learning_rate=learning_rate,
             batch_size=batch_size,
             steps=steps,
+            passes=passes,
             indices=indices,
             seed=seed,
             site=site,
