@@ -1,7 +1,8 @@
-"""The one way to write a file, the one way to read tensors, and strict JSON."""
+"""The one way to write a file or to append a line to one, the one way to read tensors, and strict JSON."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -42,6 +43,35 @@ def atomic_write(path: str | Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
         Path(temporary).unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def append_line(path: str | Path, line: str, *, mode: int = 0o600) -> None:
+    """Appends a line as UTF-8 in one write, flushed to the disk before this returns.
+
+    A line that an earlier write left unfinished is ended first, so that it spoils no other.
+
+    Args:
+        path: file to append to; its folder is created.
+        line: text without its line break.
+        mode: permission bits of the file, whether it is new or not.
+
+    Raises:
+        OSError: it could not be written; the file may end in a part of the line.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = (line + "\n").encode()
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
+    try:
+        os.fchmod(descriptor, mode)
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            content = b"\n" + content
+        if os.write(descriptor, content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:

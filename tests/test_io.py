@@ -18,6 +18,7 @@ import torch
 from samfed_monai import io
 from samfed_monai.errors import Refused
 from samfed_monai.io import (
+    append_line,
     atomic_write,
     canonical_hash,
     check_tensors,
@@ -142,6 +143,37 @@ def test_fault_54_a_read_only_folder_raises_and_changes_nothing(tmp_path: Path, 
     with pytest.raises(PermissionError):
         write_text(tmp_path / "a", "new")
     assert os.listdir(tmp_path) == []
+
+
+# ---- append_line --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_lines_are_appended_and_the_file_gets_the_mode_asked_for(tmp_path: Path, mode: int):
+    path = tmp_path / "new folder" / "a.jsonl"
+    for line in ("one", "läsion"):
+        append_line(path, line, mode=mode)
+    assert path.read_bytes() == "one\nläsion\n".encode()
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_a_file_that_others_could_read_becomes_its_owners_own(tmp_path: Path):
+    (tmp_path / "a").write_text("old\n")
+    (tmp_path / "a").chmod(0o644)
+    append_line(tmp_path / "a", "new")
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
+
+
+def test_a_line_that_was_cut_off_keeps_a_line_of_its_own(tmp_path: Path):
+    (tmp_path / "a").write_text("whole\nhal")
+    append_line(tmp_path / "a", "next")
+    assert (tmp_path / "a").read_text() == "whole\nhal\nnext\n"
+
+
+def test_fault_49_a_line_that_was_not_written_whole_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(io.os, "write", lambda descriptor, content: len(content) - 1)
+    with pytest.raises(OSError, match="No space left on device"):
+        append_line(tmp_path / "a", "line")
 
 
 # ---- JSON ---------------------------------------------------------------------------------------------------------

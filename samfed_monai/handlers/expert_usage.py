@@ -13,6 +13,7 @@ from ignite.engine import Events
 
 from samfed_monai.handlers.mutual_distillation_term import require_experts
 from samfed_monai.handlers.rounds import in_federation, round_of
+from samfed_monai.io import append_line
 from samfed_monai.networks.sam.paths import sam_outputs
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ class ExpertUsage:
 
     Args:
         output_dir: the run's folder at the site: the table of every round is a line of
-            ``sites/<site>/expert_usage.jsonl`` in it; of a round that was repeated the last line holds. ``None`` keeps
-            the table in memory.
+            ``sites/<site>/expert_usage.jsonl`` (mode 0600) in it; of a round that was repeated the last line holds.
+            ``None`` keeps the table in memory.
         site: the site's name.
 
     Raises:
@@ -96,11 +97,8 @@ class ExpertUsage:
         logger.debug("experts: the least used one of any layer got %.1f %% of its tokens' assignments", 100 * least)
 
     def _write(self, engine: Any) -> None:
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"round": round_of(engine)[0], "layers": engine.state.expert_usage}) + "\n")
+        if self.path is not None:
+            append_line(self.path, json.dumps({"round": round_of(engine)[0], "layers": engine.state.expert_usage}))
 
 
 def _summary(shares: list[list[float]]) -> dict[str, float]:

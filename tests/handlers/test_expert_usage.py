@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import stat
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,6 +44,17 @@ def test_a_round_counts_the_tokens_of_stage_l_and_the_next_one_starts_anew():
             assert layer["tokens"] == 1 * 4 * 16  # one step of stage L, four images, 4 x 4 tokens
             assert sum(layer["share"]) == pytest.approx(1)
             assert len(layer["share"]) == 4
+
+
+def test_every_round_is_a_line_that_its_owner_alone_can_read(tmp_path):
+    trainer = sam_trainer([DecoupledStages(), ExpertUsage(output_dir=tmp_path, site="a")], steps=2)
+    for round in range(2):
+        next_round(trainer, round, 2)
+    path = tmp_path / "sites" / "a" / "expert_usage.jsonl"
+    first, second = map(json.loads, path.read_text().splitlines())
+    assert (first["round"], second["round"]) == (0, 1)
+    assert second["layers"] == trainer.state.expert_usage
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_a_trainer_without_rounds_counts_each_epoch():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.errors import Problem, Refused
+from samfed_monai.io import append_line
 
 logger = logging.getLogger("samfed_monai.audit")
 
@@ -43,7 +43,7 @@ class AuditLog:
         line = json.dumps({"time": now, **record}, ensure_ascii=False, allow_nan=False)
         with self._lock:
             if self.path is not None:
-                _append(self.path, line)
+                append_line(self.path, line)
         logger.info("%s", line)
 
     def noised(self) -> int:
@@ -99,22 +99,6 @@ def _cell(name: str, value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(str(each) for each in value) or "-"
     return "-" if value is None else str(value)
-
-
-def _append(path: Path, line: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = (line + "\n").encode()
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.fchmod(descriptor, 0o600)
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            content = b"\n" + content  # a line that was cut off keeps a line of its own
-        if os.write(descriptor, content) != len(content):
-            raise OSError(28, os.strerror(28))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _lines(path: Path) -> list[dict[str, Any] | None]:
