@@ -13,7 +13,6 @@ import pytest
 from samfed_monai import __version__, cli
 from samfed_monai.cli import build_parser, main
 from samfed_monai.commands import run_bundle, run_many
-from samfed_monai.commands.arguments import overrides_of
 from samfed_monai.commands.evaluate import lines_of
 from samfed_monai.commands.federate import overrides_from
 from samfed_monai.config import find_bundle, packaged_bundles
@@ -144,12 +143,6 @@ def test_abbreviated_options_are_not_guessed():
     arguments.extra = extra
     assert overrides_from(arguments)["rounds"] == 3
     assert overrides_from(arguments)["round"] == 9  # told as an unknown id when the bundle is checked
-
-
-def test_words_that_belong_to_no_key_are_refused():
-    assert overrides_of(["--a", "1", "--b"]) == {"a": 1, "b": True}
-    with pytest.raises(Refused, match="'stray'"):
-        overrides_of(["--a", "1", "stray"])
 
 
 def test_init_copies_a_bundle_and_never_overwrites(tmp_path, capsys):

@@ -1,14 +1,9 @@
-"""Arguments that several commands share, and the ``--key value`` pairs that override a bundle's ids."""
+"""Arguments that several commands share."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from samfed_monai.config.overrides import parse_pairs, samfed_value
-from samfed_monai.errors import Problem, Refused
 
 OVERRIDES_HELP = "any other `--key value` sets that id of {file}, for instance --seed 1 or --a#b#c true; it is checked"
 
@@ -28,20 +23,6 @@ def take_overrides(parser: argparse.ArgumentParser, file: str) -> None:
     """Lets a command accept ``--key value`` pairs that its parser does not know."""
     parser.epilog = OVERRIDES_HELP.format(file=file)
     parser.set_defaults(takes_overrides=True)
-
-
-def overrides_of(words: Sequence[str]) -> dict[str, Any]:
-    """The pairs among the words that a parser left over.
-
-    Raises:
-        Refused: a word that belongs to no ``--key``.
-    """
-    stray: list[str] = []
-    pairs = parse_pairs(words, samfed_value, stray)
-    if stray:
-        expected = "`--key value` pairs after the command's own arguments"
-        raise Refused([Problem("command line", found=repr(word), expected=expected) for word in stray])
-    return pairs
 
 
 def absolute(path: str | Path | None) -> str | None:

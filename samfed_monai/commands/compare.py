@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.commands.arguments import absolute, add_bundle, add_data, overrides_of, take_overrides
+from samfed_monai.commands.arguments import absolute, add_bundle, add_data, take_overrides
 from samfed_monai.commands.rows import NamedRow, all_rows, read_rows
-from samfed_monai.config.overrides import normal_ids, samfed_value
+from samfed_monai.config.overrides import normal_ids, overrides_of, samfed_value
 from samfed_monai.errors import ExitCode, Problem, Problems, Refused
 
 

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.commands.arguments import absolute, add_bundle, add_data, overrides_of, take_overrides
+from samfed_monai.commands.arguments import absolute, add_bundle, add_data, take_overrides
 from samfed_monai.commands.trained import MODEL_HELP, run_or_file, trained_as, weights_file
+from samfed_monai.config.overrides import overrides_of
 from samfed_monai.errors import ExitCode
 
 if TYPE_CHECKING:

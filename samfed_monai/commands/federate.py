@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from samfed_monai.commands.arguments import absolute, add_bundle, add_data, overrides_of, take_overrides
+from samfed_monai.commands.arguments import absolute, add_bundle, add_data, take_overrides
+from samfed_monai.config.overrides import overrides_of
 from samfed_monai.errors import ExitCode
 
 

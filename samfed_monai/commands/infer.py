@@ -6,8 +6,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from samfed_monai.commands.arguments import absolute, add_bundle, overrides_of, take_overrides
+from samfed_monai.commands.arguments import absolute, add_bundle, take_overrides
 from samfed_monai.commands.trained import MODEL_HELP, run_or_file, trained_as, weights_file
+from samfed_monai.config.overrides import overrides_of
 from samfed_monai.errors import ExitCode, Problem, Refused
 
 

@@ -1,4 +1,4 @@
-"""What stands on the command line of ``python -m monai.bundle run``, which MONAI hands on without checking it."""
+"""The ``--key value`` pairs on a command line that override a bundle's ids: those of ``samfed`` and those of MONAI."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.ids import split_id
-from samfed_monai.errors import Refused
+from samfed_monai.errors import Problem, Refused
 from samfed_monai.io import read_json
 
 MONAI_OPTIONS = frozenset(
@@ -103,6 +103,20 @@ def parse_pairs(
             text, equals = words[index], "="
             index += 1
         pairs[read_key(key)] = read_value(text) if equals else True
+    return pairs
+
+
+def overrides_of(words: Sequence[str]) -> dict[str, Any]:
+    """The pairs among the words that a parser left over.
+
+    Raises:
+        Refused: a word that belongs to no ``--key``.
+    """
+    stray: list[str] = []
+    pairs = parse_pairs(words, samfed_value, stray)
+    if stray:
+        expected = "`--key value` pairs after the command's own arguments"
+        raise Refused([Problem("command line", found=repr(word), expected=expected) for word in stray])
     return pairs
 
 

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.commands.arguments import overrides_of
 from samfed_monai.config import find_bundle
+from samfed_monai.config.overrides import overrides_of
 from samfed_monai.config.variants import variant_files
 from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.site_file import SiteFile, read_site_file

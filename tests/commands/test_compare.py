@@ -7,9 +7,9 @@ import pytest
 
 from samfed_monai.cli import main
 from samfed_monai.commands import run_many
-from samfed_monai.commands.arguments import overrides_of
 from samfed_monai.commands.compare import portable, words_of
 from samfed_monai.config.check import check_bundle
+from samfed_monai.config.overrides import overrides_of
 from samfed_monai.data import DataList
 from samfed_monai.errors import Refused, Stopped
 from samfed_monai.reports.record import read_record

@@ -1,11 +1,14 @@
-"""The command line of MONAI, recovered word by word."""
+"""Overrides on a command line, recovered word by word: those of MONAI and those of `samfed`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from samfed_monai.config.overrides import monai_command, parse_pairs, samfed_value
+import pytest
+
+from samfed_monai.config.overrides import monai_command, overrides_of, parse_pairs, samfed_value
+from samfed_monai.errors import Refused
 
 MONAI = "/usr/lib/python3/site-packages/monai/bundle/__main__.py"
 
@@ -69,3 +72,9 @@ def test_samfed_reads_json_then_python_then_text():
         "f": "007",
         "g": 0.001,
     }
+
+
+def test_words_that_belong_to_no_key_are_refused():
+    assert overrides_of(["--a", "1", "--b"]) == {"a": 1, "b": True}
+    with pytest.raises(Refused, match="'stray'"):
+        overrides_of(["--a", "1", "stray"])
