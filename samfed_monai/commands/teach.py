@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
-from typing import Any
 
 from samfed_monai.errors import ExitCode
 
@@ -51,37 +49,9 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Checks the bundle, then runs its ``teacher.json`` as ``python -m monai.bundle run`` does."""
-    from samfed_monai.config import find_bundle
+    """Checks the bundle with its arguments, then runs its ``teacher.json``."""
+    from samfed_monai.commands.run_bundle import run_workflow
 
     given = {knob: getattr(arguments, knob) for knob in _KNOBS}
-    teach(find_bundle(arguments.bundle), **{knob: value for knob, value in given.items() if value is not None})
+    run_workflow(arguments.bundle, "teacher", {knob: value for knob, value in given.items() if value is not None})
     return int(ExitCode.DONE)
-
-
-def teach(bundle_root: str | Path, **knobs: Any) -> dict[str, Any]:
-    """Runs a bundle's teacher workflow.
-
-    Args:
-        bundle_root: the bundle's folder.
-        knobs: ids of ``teacher.json`` and their values.
-
-    Returns:
-        What ``TeacherFit.run`` returns.
-
-    Raises:
-        Refused: everything that is wrong with the bundle, the knobs or the data, before any work.
-    """
-    from samfed_monai.config import check_bundle
-    from samfed_monai.errors import Problems
-
-    overrides = {**knobs, "bundle_root": str(bundle_root)}
-    problems = Problems()
-    problems.extend(check_bundle(bundle_root, "teacher", overrides=overrides))
-    problems.refuse_if_any()
-    from monai.bundle import ConfigWorkflow
-
-    config = str(Path(bundle_root) / "configs" / "teacher.json")
-    workflow = ConfigWorkflow(config, logging_file=False, workflow_type="train", **overrides)
-    workflow.initialize()
-    return workflow.run()[-1]
