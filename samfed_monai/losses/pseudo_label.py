@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from samfed_monai.losses.channels import channels
 
 
 def weighted_pseudo_label_loss(logits: Tensor, label: Tensor, weight: Tensor, *, smoothing: float = 1.0) -> Tensor:
@@ -22,17 +23,8 @@ def weighted_pseudo_label_loss(logits: Tensor, label: Tensor, weight: Tensor, *,
     Returns:
         a scalar >= 0.
     """
-    classes = logits.shape[1]
     weight = weight.detach().to(logits.dtype)
-    if classes == 1:
-        truth = label.to(logits.dtype)
-        entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-        prediction = logits.sigmoid()
-    else:
-        index = label.squeeze(1).long()
-        truth = F.one_hot(index, classes).movedim(-1, 1).to(logits.dtype)[:, 1:]
-        entropy = F.cross_entropy(logits, index, reduction="none").unsqueeze(1)
-        prediction = logits.softmax(dim=1)[:, 1:]
+    truth, prediction, entropy = channels(logits, label)
     weighted = weight * prediction
     per_class = (2 * (weighted * truth).sum((2, 3)) + smoothing) / (
         weighted.sum((2, 3)) + (weight * truth).sum((2, 3)) + smoothing

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samfed_monai.losses.channels import channels
+
 
 def border_weight(target: Tensor, kernel_size: int = 31, gain: float = 5.0) -> Tensor:
     """``w = 1 + gain |avgpool(y) - y|``: 1 far from every border, up to ``1 + gain`` on it.
@@ -65,21 +67,11 @@ class StructureLoss(nn.Module):
             logits: (B, C, H, W) float.
             target: (B, 1, H, W), in [0, 1] for C = 1 and class indices for C > 1.
         """
-        classes = logits.shape[1]
         if target.shape != (logits.shape[0], 1, *logits.shape[2:]):
             expected = (logits.shape[0], 1, *logits.shape[2:])
             raise ValueError(f"StructureLoss: expected a target of shape {expected}, found {tuple(target.shape)}")
-        if classes == 1:
-            truth = target.to(logits.dtype)
-            weight = border_weight(truth, self.kernel_size, self.gain)
-            entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-            prediction = logits.sigmoid()
-        else:
-            index = target.squeeze(1).long()
-            truth = F.one_hot(index, classes).movedim(-1, 1).to(logits.dtype)[:, 1:]
-            weight = border_weight(truth, self.kernel_size, self.gain).amax(dim=1, keepdim=True)
-            entropy = F.cross_entropy(logits, index, reduction="none").unsqueeze(1)
-            prediction = logits.softmax(dim=1)[:, 1:]
+        truth, prediction, entropy = channels(logits, target)
+        weight = border_weight(truth, self.kernel_size, self.gain).amax(dim=1, keepdim=True)
         pixels = (1, 2, 3)
         share = weight if self.weighted_entropy else torch.ones_like(weight)
         mean_entropy = (share * entropy).sum(pixels) / share.sum(pixels)

@@ -47,15 +47,7 @@ class PromptFreeSam(nn.Module):
         The decoder is written for many prompts on one image. Here every image shares the one empty prompt, which is
         passed once and broadcast over the batch.
         """
-        sparse, dense = self.prompt_encoder(points=None, boxes=None, masks=None)
-        logits, _ = self.mask_decoder(
-            image_embeddings=embeddings,
-            image_pe=self.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=False,
-        )
-        return logits
+        return self._decode(embeddings)[0]
 
     def decode_boxes(self, embedding: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """SAM as it was meant: one image, a box for each thing in it.
@@ -67,16 +59,19 @@ class PromptFreeSam(nn.Module):
         Returns:
             Logits ``(N, 1, size / 4, size / 4)`` of the single-mask output, and ``(N,)`` the IoU that SAM predicts.
         """
-        sparse, dense = self.prompt_encoder(points=None, boxes=boxes, masks=None)
-        logits, predicted_iou = self.mask_decoder(
-            image_embeddings=embedding,
-            image_pe=self.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=False,
-        )
+        logits, predicted_iou = self._decode(embedding, boxes)
         return logits, predicted_iou[:, 0]
 
     def forward(self, normalised: Tensor) -> Tensor:
         """``(B, 3, size, size)`` normalised to logits ``(B, 1, size / 4, size / 4)``."""
         return self.decode(self.encode(normalised))
+
+    def _decode(self, embeddings: Tensor, boxes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        sparse, dense = self.prompt_encoder(points=None, boxes=boxes, masks=None)
+        return self.mask_decoder(
+            image_embeddings=embeddings,
+            image_pe=self.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
