@@ -45,11 +45,6 @@ class ConfidenceTerm(Term):
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """No guide."""
-        return ()
-
     def value(self, guidance: Any, engine: Any) -> Tensor:
         """``L_conf``."""
         prediction = engine.state.output["pred"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.handlers.mutual_distillation_term import require_experts
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import load_balance
+from samfed_monai.networks.sam.network import require_experts
 from samfed_monai.networks.sam.paths import sam_outputs
 
 if TYPE_CHECKING:
@@ -44,11 +44,6 @@ class LoadBalanceTerm(Term):
         fraction: float = 0.4,
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """No guide."""
-        return ()
 
     def check(self, engine: Any) -> None:
         """Refuses a network without experts."""

@@ -9,7 +9,7 @@ import torch
 from samfed_monai.errors import Problems
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import distillation_kl, probabilities
-from samfed_monai.networks.sam.network import SamNetwork
+from samfed_monai.networks.sam.network import require_experts
 from samfed_monai.networks.sam.paths import sam_outputs
 
 if TYPE_CHECKING:
@@ -56,11 +56,6 @@ class MutualDistillationTerm(Term):
         problems.refuse_if_any()
         self.temperature = temperature
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """No guide: the other path is one."""
-        return ()
-
     def check(self, engine: Any) -> None:
         """Refuses a network whose two paths are one."""
         super().check(engine)
@@ -73,20 +68,3 @@ class MutualDistillationTerm(Term):
         with torch.no_grad():
             other = probabilities(engine.inferer(output["image"], engine.network, path=path))
         return distillation_kl(output["pred"], other, self.temperature)
-
-
-def require_experts(network: Any, where: str) -> None:
-    """Refuses a network without L-MoE.
-
-    Args:
-        network: the network.
-        where: who needs it, for the message.
-    """
-    problems = Problems()
-    if not isinstance(network, SamNetwork):
-        mend = "set network_name to sam_vit_t, sam_vit_b, sam_vit_l or sam_vit_h"
-        problems.add(where, found=type(network).__name__, expected="a SAM network with experts", mend=mend)
-    elif not network.expert_layers:
-        mend = f"set network_def#experts to 4, or disable {where}"
-        problems.add(where, found="a SAM network without experts", expected="one with experts", mend=mend)
-    problems.refuse_if_any()

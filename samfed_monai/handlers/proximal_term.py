@@ -33,11 +33,6 @@ class ProximalTerm(Term):
         super().__init__(name=name, weight=mu, schedule="constant", fraction=0.0)
         self._anchor: list[Tensor] = []
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """No guide."""
-        return ()
-
     def attach(self, engine: Any) -> None:
         """Binds to the start of a round as well."""
         engine.add_event_handler(Events.STARTED, self.remember)

@@ -23,8 +23,9 @@ class Term(ABC):
     """Adds ``weight * schedule(round, rounds) * value(guidance)`` to the loss before it is back-propagated.
 
     The value itself, without weight, is recorded under the term's name. A new term subclasses this, says in ``needs``
-    which guides it asks for, and is named in the bundle's ``terms``. One that looks at the labelled batch or at the
-    weights alone sets ``unlabelled = False``: it works without a stream too, and is then given ``None`` as guidance.
+    which guides it asks for, if any, and is named in the bundle's ``terms``. One that looks at the labelled batch or at
+    the weights alone sets ``unlabelled = False``: it works without a stream too, and is then given ``None`` as
+    guidance.
 
     Args:
         name: under which the value is logged.
@@ -54,9 +55,9 @@ class Term(ABC):
         return f"terms#{self.name}"
 
     @property
-    @abstractmethod
     def needs(self) -> tuple[str, ...]:
-        """Names of the guides this term asks for."""
+        """Names of the guides this term asks for; none, unless a subclass says so."""
+        return ()
 
     @abstractmethod
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:

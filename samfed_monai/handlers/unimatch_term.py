@@ -68,11 +68,6 @@ class UniMatchTerm(Term):
         problems.refuse_if_any()
         self.tau, self.second, self.drop, self.strong, self.features = tau, second, drop, strong, features
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """No guide: the student guides itself."""
-        return ()
-
     def check(self, engine: Any) -> None:
         """Looks at the network, too."""
         super().check(engine)

@@ -45,10 +45,6 @@ class Three(Term):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"name": "three", "weight": 1.0, "schedule": "constant", "fraction": 0.4, **kwargs})
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return ()
-
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         return torch.tensor(3.0)
 

@@ -177,3 +177,20 @@ def sam_network(
 
         checkpoint = find_checkpoint(base)
     return SamNetwork(build_sam(base, checkpoint, size), size, **kwargs)
+
+
+def require_experts(network: Any, where: str) -> None:
+    """Refuses a network without L-MoE.
+
+    Args:
+        network: the network.
+        where: who needs it, for the message.
+    """
+    problems = Problems()
+    if not isinstance(network, SamNetwork):
+        mend = "set network_name to sam_vit_t, sam_vit_b, sam_vit_l or sam_vit_h"
+        problems.add(where, found=type(network).__name__, expected="a SAM network with experts", mend=mend)
+    elif not network.expert_layers:
+        mend = f"set network_def#experts to 4, or disable {where}"
+        problems.add(where, found="a SAM network without experts", expected="one with experts", mend=mend)
+    problems.refuse_if_any()
