@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-from ignite.engine import Events
+from typing import Any
 
 from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.handlers.parts_in_turn import PartsInTurn
 from samfed_monai.networks.key_patterns import network_split
 
-if TYPE_CHECKING:
-    from torch import nn
 
-
-class AlternatingParts:
+class AlternatingParts(PartsInTurn):
     """Trains the personal part with the shared one at rest, then the shared part with the personal one at rest.
 
     That is a site's round of FedRep (Collins et al., arXiv 2102.07078, algorithm 1: some epochs of the head, then one
@@ -41,20 +36,8 @@ class AlternatingParts:
     def __init__(self, *, personal: Sequence[str], share: float = 0.5) -> None:
         if type(share) is not float or not 0 < share < 1:
             raise Refused([Problem(f"{self.where} -> share", found=repr(share), expected="a part between 0 and 1")])
-        self.personal, self.share = personal, share
-        self._head: list[nn.Parameter] = []
-        self._body: list[nn.Parameter] = []
-
-    def attach(self, engine: Any) -> None:
-        """Binds to a trainer."""
-        engine.add_event_handler(Events.STARTED, self.check)
-        engine.add_event_handler(Events.ITERATION_STARTED, self)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.release)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
-
-    def trains_head(self, step: int, steps: int) -> bool:
-        """Whether ``step`` (from 0) of the ``steps`` of an epoch trains the personal part."""
-        return step < math.ceil(self.share * steps)
+        super().__init__(share)
+        self.personal = personal
 
     def check(self, engine: Any) -> None:
         """Finds the two parts, and refuses what cannot be trained in turn."""
@@ -67,26 +50,9 @@ class AlternatingParts:
             if not weights:
                 mend = "name one in personal, for instance segmentation_head.*, or leave this handler out"
                 problems.add(self.where, found=f"nothing {part} to train", expected="a layer of each part", mend=mend)
-        if steps is None or self.trains_head(steps - 1, steps):
+        if steps is None or self.is_first(steps - 1, steps):
             length = "an epoch of unknown length" if steps is None else f"{steps} steps with a share of {self.share}"
             mend = "set local_steps to 2 or more, or lower share"
             problems.add(self.where, found=length, expected="at least one step for each part", mend=mend)
         problems.refuse_if_any()
-        self._head, self._body = found["personal"], found["shared"]
-
-    def __call__(self, engine: Any) -> None:
-        """Sets what one iteration trains."""
-        steps = engine.state.epoch_length
-        head = self.trains_head((engine.state.iteration - 1) % steps, steps)
-        for weight in self._body if head else self._head:
-            weight.requires_grad_(False)
-            weight.grad = None  # a zero gradient would still decay and move it
-
-    def release(self, engine: Any) -> None:
-        """Everything can be trained again."""
-        for weight in (*self._head, *self._body):
-            weight.requires_grad_(True)
-
-    def _failed(self, engine: Any, error: BaseException) -> None:
-        self.release(engine)
-        raise error
+        self.resting = {True: found["shared"], False: found["personal"]}

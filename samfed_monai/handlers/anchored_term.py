@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from samfed_monai.handlers.proximal_term import ProximalTerm
+from samfed_monai.handlers.term import Term
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class AnchoredTerm(ProximalTerm):
+class AnchoredTerm(Term):
     """``lambda / 2 |v - w|^2`` over trained parameters, ``w`` given by :meth:`hold` (Ditto, arXiv 2012.04221, h_k).
 
-    Unlike :class:`ProximalTerm` it does not take the weights that a round starts with: a personal network starts from
+    Unlike ``ProximalTerm`` it does not take the weights that a round starts with: a personal network starts from
     its own and is drawn to the global ones. Zero as long as nothing is held.
 
     Args:
@@ -28,16 +28,15 @@ class AnchoredTerm(ProximalTerm):
         {"_target_": "samfed_monai.handlers.AnchoredTerm", "name": "ditto", "mu": 0.1}
     """
 
+    unlabelled = False
+
     def __init__(self, *, mu: float = 0.1, name: str = "anchored") -> None:
-        super().__init__(mu=mu, name=name)
+        super().__init__(name=name, weight=mu, schedule="constant", fraction=0.0)
         self._held: dict[str, Tensor] = {}
 
     def hold(self, weights: Mapping[str, Tensor] | None) -> None:
         """Draws the network's parameters of these names to ``weights``; ``None`` lets go."""
         self._held = {name: tensor.detach().clone() for name, tensor in (weights or {}).items()}
-
-    def remember(self, engine: Any) -> None:
-        """Nothing: the weights of a round's start are not what this term draws to."""
 
     def value(self, guidance: Any, engine: Any) -> Tensor:
         """``1/2 |v - w|^2``."""

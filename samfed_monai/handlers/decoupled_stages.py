@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from ignite.engine import Events
-
 from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.handlers.parts_in_turn import PartsInTurn
 from samfed_monai.networks.key_patterns import matched_names
 from samfed_monai.networks.sam.network import SamNetwork
 from samfed_monai.networks.sam.paths import SamPath
 
 
-class DecoupledStages:
+class DecoupledStages(PartsInTurn):
     """Stage G, then stage L, in every epoch of a trainer (pFedSAM, docs/pfedsam.md; a round of the federation is one).
 
     Stage G runs the network's global path and trains what is shared; stage L runs the personal path and trains what is
@@ -53,20 +51,12 @@ class DecoupledStages:
             mend = 'for instance ["sam.mask_decoder.*"]'
             problems.add(f"{self.where} -> both", found=repr(both), expected="a list of patterns", mend=mend)
         problems.refuse_if_any()
-        self.share, self.both = share, tuple(both)
-        self._weights: dict[SamPath, list[Any]] = {}
-        self._resting: dict[SamPath, list[Any]] = {}
-
-    def attach(self, engine: Any) -> None:
-        """Binds to a trainer."""
-        engine.add_event_handler(Events.STARTED, self.check)
-        engine.add_event_handler(Events.ITERATION_STARTED, self)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.release)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
+        super().__init__(share)
+        self.both = tuple(both)
 
     def stage(self, step: int, steps: int) -> SamPath:
         """The path that is trained at ``step`` (from 0) of the ``steps`` of an epoch."""
-        return SamPath.GLOBAL if step < math.ceil(self.share * steps) else SamPath.PERSONAL
+        return SamPath.GLOBAL if self.is_first(step, steps) else SamPath.PERSONAL
 
     def check(self, engine: Any) -> None:
         """Refuses, before any work, what cannot be trained in two stages."""
@@ -95,27 +85,20 @@ class DecoupledStages:
             problems.add(self.where, found=found, expected="at least one step for each stage", mend=mend)
         never = self._never_resting(network, {id(weight) for group in groups.values() for weight in group}, problems)
         problems.refuse_if_any()
-        self._weights = {SamPath.GLOBAL: groups["shared"], SamPath.PERSONAL: groups["personal"]}
-        self._resting = {
-            path: [weight for weight in self._weights[path.other] if id(weight) not in never] for path in self._weights
-        }
+        rest = {name: [weight for weight in group if id(weight) not in never] for name, group in groups.items()}
+        self.resting = {True: rest["personal"], False: rest["shared"]}
 
     def __call__(self, engine: Any) -> None:
         """Sets path and trainable weights of one iteration."""
+        super().__call__(engine)
         steps = engine.state.epoch_length
         active = self.stage((engine.state.iteration - 1) % steps, steps)
-        engine.network.path = active
-        engine.state.stage = active.value
-        for weight in self._resting[active]:
-            weight.requires_grad_(False)
-            weight.grad = None  # MONAI's trainer zeroes gradients, and a zero gradient still decays and moves
+        engine.network.path, engine.state.stage = active, active.value
 
     def release(self, engine: Any) -> None:
         """Back to the personal path, everything trainable."""
         engine.network.path = SamPath.PERSONAL
-        for weights in self._weights.values():
-            for weight in weights:
-                weight.requires_grad_(True)
+        super().release(engine)
 
     def _never_resting(self, network: SamNetwork, trained: set[int], problems: Problems) -> set[int]:
         named = {name: id(weight) for name, weight in network.named_parameters() if id(weight) in trained}
@@ -124,8 +107,3 @@ class DecoupledStages:
         where = f"{self.where} -> both"
         found = matched_names(list(named), self.both, where, problems, kind="trained name", mend=mend)
         return {named[name] for name in found}
-
-    def _failed(self, engine: Any, error: BaseException) -> None:
-        if self._weights:
-            self.release(engine)
-        raise error

@@ -21,7 +21,6 @@ def test_the_gradient_is_lambda_times_the_way_from_what_is_held() -> None:
     held = {name: weight.detach() - 2 for name, weight in network.named_parameters()}
     term.hold(held)
     engine = engine_of(network)
-    term.remember(engine)
     term(engine)
     engine.state.output["loss"].backward()
     for weight in network.parameters():
