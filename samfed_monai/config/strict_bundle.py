@@ -6,7 +6,6 @@ from pathlib import Path
 
 from samfed_monai.config.strict import strict_problems
 from samfed_monai.config.strict_files import strict_files
-from samfed_monai.config.variants import PACKAGED
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.io import read_json
 
@@ -25,11 +24,6 @@ def strict_bundle_problems(bundle_root: str | Path) -> list[Problem]:
     for path in sorted((root / "configs").rglob("*.json")):
         problems |= dict.fromkeys(_of_file(path, path.relative_to(root / "configs").as_posix()))
     return list(problems)
-
-
-def strict_variants() -> list[Problem]:
-    """The same of the variants that come with the package."""
-    return [problem for path in sorted(PACKAGED.glob("*.json")) for problem in _of_file(path, path.name)]
 
 
 def _of_file(path: Path, name: str) -> list[Problem]:

@@ -116,7 +116,6 @@ class Envelope:
         like: Mapping[str, Tensor] | None = None,
         site: str | None = None,
         round: int | None = None,
-        max_count: int = MAX_COUNT,
     ) -> list[Problem]:
         """Everything that is wrong with this message.
 
@@ -126,7 +125,6 @@ class Envelope:
             like: names, shapes and dtypes expected; upward tensors without ``like`` are refused.
             site: who is known to have sent it.
             round: the round that is running.
-            max_count: largest ``n`` believed.
         """
         problems = Problems()
         if self.version != VERSION:
@@ -137,8 +135,8 @@ class Envelope:
             problems.add("message -> round", found=f"round {self.round}", expected=f"round {round}")
         if up:
             least = 0 if self.kind == Kind.METRICS else 1
-            if type(self.n) is not int or not least <= self.n <= max_count:
-                expected = f"a whole number from {least} to {max_count}"
+            if type(self.n) is not int or not least <= self.n <= MAX_COUNT:
+                expected = f"a whole number from {least} to {MAX_COUNT}"
                 problems.add("message -> n", found=_number(self.n), expected=expected)
             if self.tensors and like is None:
                 problems.add("message -> tensors", found="tensors nobody asked for", expected="numbers only")
@@ -153,10 +151,9 @@ class Envelope:
         like: Mapping[str, Tensor] | None = None,
         site: str | None = None,
         round: int | None = None,
-        max_count: int = MAX_COUNT,
     ) -> None:
         """Raises :class:`MessageRefused` with every problem of :meth:`problems`, if there is any."""
-        found = self.problems(up=up, like=like, site=site, round=round, max_count=max_count)
+        found = self.problems(up=up, like=like, site=site, round=round)
         if found:
             raise MessageRefused(found)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from samfed_monai.errors import Problem
-from samfed_monai.federation.envelope import MAX_COUNT, Envelope, Kind, MessageRefused
+from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
 from samfed_monai.federation.wire import wire_size
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ class Inbox:
         like: site to names, shapes and dtypes of the tensors that it was asked for; ``None``, for all sites or for
             one, when only numbers were.
         kind: what these tensors must be; ``None`` takes every kind.
-        max_bytes: largest message taken; ``None`` takes twice what the site's tensors need, plus 1 MiB for the header.
-        max_count: largest number of images believed.
     """
 
     def __init__(
@@ -33,11 +31,8 @@ class Inbox:
         sites: Iterable[str],
         like: Callable[[str], Mapping[str, Tensor] | None] | None,
         kind: Kind | None = None,
-        max_bytes: int | None = None,
-        max_count: int = MAX_COUNT,
     ) -> None:
-        self.round, self.like, self.kind, self.max_count = round, like, kind, max_count
-        self.max_bytes = max_bytes
+        self.round, self.like, self.kind = round, like, kind
         self._open = set(sites)
         self._answered: set[str] = set()
 
@@ -55,17 +50,17 @@ class Inbox:
         if self.kind is not None and message.kind != self.kind:
             raise _refusal(Kind(message.kind).value, f"{self.kind.value}, which this round exchanges")
         like = self.like(sender) if self.like else None
-        size, limit = wire_size(message), self._limit(like)
+        size, limit = wire_size(message), _limit(like)
         if size > limit:
             raise _refusal(f"{size} bytes", f"at most {limit} bytes")
-        message.check(up=True, like=like, site=sender, round=self.round, max_count=self.max_count)
+        message.check(up=True, like=like, site=sender, round=self.round)
         self._open.discard(sender)
         self._answered.add(sender)
 
-    def _limit(self, like: Mapping[str, Tensor] | None) -> int:
-        if self.max_bytes is not None:
-            return self.max_bytes
-        return 2 * sum(tensor.numel() * tensor.element_size() for tensor in (like or {}).values()) + 1024**2
+
+def _limit(like: Mapping[str, Tensor] | None) -> int:
+    """Twice what the site's tensors need, plus 1 MiB for the header."""
+    return 2 * sum(tensor.numel() * tensor.element_size() for tensor in (like or {}).values()) + 1024**2
 
 
 def _refusal(found: str, expected: str) -> MessageRefused:

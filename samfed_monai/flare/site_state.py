@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from samfed_monai.errors import Problem
 from samfed_monai.federation import tensor_file
@@ -14,21 +14,10 @@ from samfed_monai.federation.transport import Task
 from samfed_monai.flare.old_runs import KEPT_RUNS, REMOVED
 from samfed_monai.io import atomic_write, safe_load
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 logger = logging.getLogger(__name__)
 
 #: The state after preparation, before round 0.
 PREPARED = -1
-
-
-class Stateful(Protocol):
-    """Whatever keeps something from round to round."""
-
-    def state_dict(self) -> dict[str, Tensor]: ...
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
 
 
 class SiteState:

@@ -41,13 +41,13 @@ class MaskWriter:
     """Saves ``<output_dir>/<id>.png`` (0 and 255) for every image of a MONAI ``SupervisedEvaluator``.
 
     The file is made of the prediction alone: no EXIF, GPS or colour profile of the image is copied (fault 60). An
-    image that its EXIF turns gets a mask of the turned, upright picture. It does not score anything.
+    image that its EXIF turns gets a mask of the turned, upright picture. It does not score anything. An item says in
+    ``id`` what it is called and in ``native_size`` how high and wide its image was.
 
     Args:
         output_dir: folder to write to; names with folders in them make sub-folders.
         probabilities: whether to write ``<id>.probability.png``, too: 8 bit, 255 is certain foreground.
         threshold: probability from which a pixel is foreground.
-        id_key, size_key: keys of an item that hold its name and its own height and width.
 
     Raises:
         Refused: the threshold is not inside (0, 1), or the output folder cannot be written to.
@@ -63,8 +63,6 @@ class MaskWriter:
         output_dir: str | Path,
         probabilities: bool = False,
         threshold: float = 0.5,
-        id_key: str = "id",
-        size_key: str = "native_size",
     ) -> None:
         problems = Problems()
         if not 0 < threshold < 1:
@@ -73,7 +71,6 @@ class MaskWriter:
         problems.extend(_unwritable(self.output_dir))
         problems.refuse_if_any()
         self.probabilities, self.threshold = probabilities, threshold
-        self.id_key, self.size_key = id_key, size_key
 
     def attach(self, engine: Engine) -> None:
         """Binds the handler to an evaluator."""
@@ -89,13 +86,13 @@ class MaskWriter:
     def _items(self, batch: Any, output: Any) -> Iterator[tuple[str, tuple[int, int], Tensor]]:
         """Name, own size and logits of every image, whether the evaluator decollates or not."""
         if isinstance(output, Mapping):
-            heights, widths = (torch.as_tensor(side).reshape(-1).tolist() for side in batch[self.size_key])
-            names = batch[self.id_key]
+            heights, widths = (torch.as_tensor(side).reshape(-1).tolist() for side in batch["native_size"])
+            names = batch["id"]
             yield from zip(names, zip(heights, widths, strict=True), output["pred"], strict=True)
             return
         for item in output:
-            height, width = (int(side) for side in item[self.size_key])
-            yield item[self.id_key], (height, width), item["pred"]
+            height, width = (int(side) for side in item["native_size"])
+            yield item["id"], (height, width), item["pred"]
 
     def _save(self, name: str, pixels: NDArray[Any]) -> None:
         with atomic_write(self.output_dir / name) as stream:

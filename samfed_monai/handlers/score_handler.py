@@ -33,7 +33,8 @@ class ScoreHandler:
     """Computes Dice, IoU and HD95 of each image of a MONAI ``SupervisedEvaluator`` (docs/method.md).
 
     Reads ``pred`` (logits) and ``label`` of ``engine.state.output``, decollated (a list of dicts) or not (a dict of
-    batches), and ``id`` of ``engine.state.batch``. After every epoch it leaves on ``engine.state``:
+    batches), and ``id`` of ``engine.state.batch``; images without one are numbered. After every epoch it leaves on
+    ``engine.state``:
 
     - ``metrics["dice" | "iou" | "hd95"]``: means over the images,
     - ``score_summary``: those with ``n``, the counts of empty masks, and the ``convention`` they were made in,
@@ -48,7 +49,6 @@ class ScoreHandler:
         pooled: MedPy's HD95 instead of MONAI's; see :func:`samfed_monai.metrics.hausdorff95`.
         skip_empty: leave images with an empty mask out of HD95's mean; see :func:`samfed_monai.metrics.summarise`. Both
             for tables that shall be compared with HSSF's. The rows keep every image, with the diagonal as HD95.
-        id_key: key of the batch that names an image; images without one are numbered.
 
     Raises:
         Refused: the threshold is not inside (0, 1), or a switch is not true or false; later, when an image comes
@@ -66,11 +66,10 @@ class ScoreHandler:
         threshold: float = 0.5,
         pooled: bool = False,
         skip_empty: bool = False,
-        id_key: str = "id",
     ) -> None:
         _check(threshold, pooled=pooled, skip_empty=skip_empty)
         self.output_dir = Path(output_dir) if output_dir is not None else None
-        self.pooled, self.skip_empty, self.id_key = pooled, skip_empty, id_key
+        self.pooled, self.skip_empty = pooled, skip_empty
         # sigmoid(z) > t exactly where z > logit(t): comparing logits needs no sigmoid
         self._logit = float(np.log(threshold) - np.log1p(-threshold))
         self._table: list[tuple[str, Scores]] = []
@@ -93,7 +92,7 @@ class ScoreHandler:
         self._table, self._files, self._seen = [], [], Counter()
 
     def __call__(self, engine: Engine) -> None:
-        names = _names(engine.state.batch, self.id_key)
+        names = _names(engine.state.batch)
         for index, (logits, label) in enumerate(_pairs(engine.state.output)):
             name = names[index] if index < len(names) else f"image-{len(self._table):05d}"
             prediction = _plane(logits, "pred") > self._logit
@@ -180,12 +179,12 @@ def _pairs(output: Any) -> Iterator[tuple[Tensor, Tensor]]:
             yield item["pred"], item["label"]
 
 
-def _names(batch: Any, key: str) -> list[str]:
+def _names(batch: Any) -> list[str]:
     if isinstance(batch, Mapping):
-        names = batch.get(key, [])
+        names = batch.get("id", [])
         return [names] if isinstance(names, str) else [str(name) for name in names]
     if isinstance(batch, (list, tuple)) and all(isinstance(item, Mapping) for item in batch):
-        return [str(item[key]) for item in batch if key in item]
+        return [str(item["id"]) for item in batch if "id" in item]
     return []
 
 

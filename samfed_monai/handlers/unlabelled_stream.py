@@ -31,8 +31,6 @@ class UnlabelledStream:
         guides: guides by any key, or a list of them; their own ``name`` is what terms ask for.
         cutmix: probability with which an image of the strong view shows a box of its neighbour in the batch; guides
             and weak view are mixed alike. 0 is off.
-        image_key: key of the weak view.
-        strong_key: key of the strong view.
 
     Raises:
         Refused: two guides of one name; at ``STARTED``, a loader without images; at the first batch, missing keys.
@@ -48,8 +46,6 @@ class UnlabelledStream:
         loader: Iterable[Mapping[str, Any]],
         guides: Mapping[str, Guide] | Sequence[Guide] = (),
         cutmix: float = 0.0,
-        image_key: str = "image",
-        strong_key: str = "image_strong",
     ) -> None:
         given = list(guides.values()) if isinstance(guides, Mapping) else list(guides)
         self.guides = [guide for guide in given if guide is not None]  # a reference to a disabled guide is None
@@ -60,7 +56,7 @@ class UnlabelledStream:
         if not 0 <= cutmix <= 1:
             problems.add("stream#cutmix", found=repr(cutmix), expected="a probability in [0, 1]")
         problems.refuse_if_any()
-        self.loader, self.cutmix, self.image_key, self.strong_key = loader, cutmix, image_key, strong_key
+        self.loader, self.cutmix = loader, cutmix
         self._batches: Iterator[Mapping[str, Any]] | None = None
 
     def attach(self, engine: Any) -> None:
@@ -91,7 +87,7 @@ class UnlabelledStream:
     def __call__(self, engine: Any) -> None:
         """Computes the guidance of one iteration."""
         batch = self._next_batch(engine)
-        image, strong = batch[self.image_key], batch[self.strong_key]
+        image, strong = batch["image"], batch["image_strong"]
         with eval_mode(engine.network):
             weak = probabilities(engine.inferer(image, engine.network))
         guides = {guide.name: guide(batch, engine) for guide in self.guides}
@@ -110,7 +106,7 @@ class UnlabelledStream:
             self._batches = iter(self.loader)
             batch = next(self._batches)
         problems = Problems()
-        for key in (self.image_key, self.strong_key):
+        for key in ("image", "image_strong"):
             if key not in batch:
                 mend = "let WeakViewd write the weak view and StrongViewd the strong one"
                 found = f"a batch with {sorted(batch)}"

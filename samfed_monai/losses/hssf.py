@@ -14,8 +14,6 @@ from samfed_monai.losses.labels import hard_label
 
 CONFIDENCE_WEIGHT = 4.0
 """Factor of :func:`confidence_loss` in HSSF's sum."""
-KL_WEIGHT = 10.0
-"""Factor of :func:`hssf_kl` in HSSF's sum."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def hssf_kl(
         temperature: ``T`` > 0.
 
     Returns:
-        a scalar >= 0, without HSSF's factor :data:`KL_WEIGHT`.
+        a scalar >= 0, without HSSF's factor 10.
     """
     channels = max(2, logits.shape[1])
     divergence = distillation_kl(logits, target_probabilities, temperature, scale=gate)

@@ -12,7 +12,6 @@ __all__ = [
     "read_federation",
     "sections_page",
     "write_comparison",
-    "write_report",
 ]
 
 __getattr__, __dir__ = attach(
@@ -22,7 +21,6 @@ __getattr__, __dir__ = attach(
         "read_federation": "federation_csv",
         "CAVEATS": "caveats",
         "Report": "html",
-        "write_report": "html",
         "comparison_table": "compare",
         "comparison_page": "compare_page",
         "sections_page": "compare_page",

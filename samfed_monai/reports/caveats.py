@@ -95,11 +95,6 @@ def title_of(variant: str) -> str:
     return VARIANTS.get(variant, variant)
 
 
-def in_order(variants: list[str]) -> list[str]:
-    """Variants as tables show them: the known ones in their order, then the others by name."""
-    return sorted(variants, key=lambda name: (place_of(name), name))
-
-
 def place_of(variant: str) -> int:
     """Where tables show a variant; unknown ones come last."""
     return list(VARIANTS).index(variant) if variant in VARIANTS else len(VARIANTS)

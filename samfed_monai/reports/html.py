@@ -84,13 +84,6 @@ class Report:
         return path
 
 
-def write_report(
-    run_folder: str | Path, *, datalist: str | Path | None = None, data_root: str | Path | None = None
-) -> Path:
-    """Writes the report of a run; see :class:`Report`."""
-    return Report(run_folder, datalist=datalist, data_root=data_root).write()
-
-
 def render(run: RunData, figures: list[Picture], overlays: list[Overlay], notes: list[str]) -> str:
     """The page as one string of HTML; everything that comes from the run is escaped."""
     results = run.results

@@ -16,15 +16,14 @@ from samfed_monai.errors import Problem, Refused
 class LoadSoftMaskd(Transform):
     """Adds the teacher's probabilities to an item that carries its image's hash.
 
-    Stands after the image is loaded and before the views, so that both move together. A stored mask covers the whole
-    image, whatever its resolution; here it is resized bilinearly to the image's current size.
+    Stands after the image is loaded and before the views, so that both move together. It reads ``image_sha256``, the
+    hash of the image file. A stored mask covers the whole image, whatever its resolution; here it is resized bilinearly
+    to the current size of ``image``, (C, h, w).
 
     Args:
         store: the store's folder, or a :class:`~samfed_monai.data.SoftMaskStore`.
         teacher_sha256: the teacher's identity; not needed with a store object.
         output_key: receives (1, h, w) float32 in [0, 1].
-        image_key: the loaded image, (C, h, w), whose size is taken.
-        hash_key: SHA-256 of the image file.
 
     Raises:
         Refused: the store has no readable mask of the image (at call time), or no teacher is named.
@@ -41,8 +40,6 @@ class LoadSoftMaskd(Transform):
         teacher_sha256: str | None = None,
         *,
         output_key: str = "teacher",
-        image_key: str = "image",
-        hash_key: str = "image_sha256",
     ) -> None:
         if not isinstance(store, SoftMaskStore):
             if not store or not teacher_sha256:
@@ -51,13 +48,12 @@ class LoadSoftMaskd(Transform):
                 expected = "a folder and a teacher's hash"
                 raise Refused([Problem("LoadSoftMaskd", found=found, expected=expected, mend=mend)])
             store = SoftMaskStore(store, teacher_sha256=teacher_sha256)
-        self.store = store
-        self.output_key, self.image_key, self.hash_key = output_key, image_key, hash_key
+        self.store, self.output_key = store, output_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
-        mask = self.store.get(data[self.hash_key])
-        size = tuple(data[self.image_key].shape[-2:])
+        mask = self.store.get(data["image_sha256"])
+        size = tuple(data["image"].shape[-2:])
         if tuple(mask.shape[-2:]) != size:
             shrinks = mask.shape[-2] > size[0] or mask.shape[-1] > size[1]
             mask = functional.interpolate(

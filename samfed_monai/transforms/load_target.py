@@ -43,26 +43,25 @@ class LoadTargetd(Transform, RandomizableTrait):
 
     Args:
         targets: the holder, shared with whoever fills it.
-        index_key: the item's place in the public list.
-        image_key: the loaded image, (C, h, w), to whose size the mask is brought (bilinearly).
 
-    Adds ``target``, (C, h, w) float32 in [0, 1], and ``target_gate``, float32 0 or 1.
+    Reads ``index``, the item's place in the public list, and ``image``, (C, h, w), to whose size the mask is brought
+    (bilinearly). Adds ``target``, (C, h, w) float32 in [0, 1], and ``target_gate``, float32 0 or 1.
 
     Example::
 
         {"_target_": "samfed_monai.transforms.LoadTargetd", "targets": "@targets"}
     """
 
-    def __init__(self, targets: PublicTargets, *, index_key: str = "index", image_key: str = "image") -> None:
-        self.targets, self.index_key, self.image_key = targets, index_key, image_key
+    def __init__(self, targets: PublicTargets) -> None:
+        self.targets = targets
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         if self.targets.masks is None or self.targets.gate is None:
             return item
-        index = int(item[self.index_key])
+        index = int(item["index"])
         mask = self.targets.masks[index][None].float() / 255
-        size = tuple(item[self.image_key].shape[-2:])
+        size = tuple(item["image"].shape[-2:])
         if tuple(mask.shape[-2:]) != size:
             mask = functional.interpolate(mask, size=size, mode="bilinear", align_corners=False)
         item[KEY] = mask[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from samfed_monai.federation import Envelope, Inbox, Kind, MessageRefused
 from tests.federation.toys import weights
@@ -46,9 +47,10 @@ def test_a_sender_under_anothers_name_is_refused(inbox):
         inbox.check("b", message(site="a"))
 
 
-def test_fault_37_too_many_bytes_are_refused():
-    with pytest.raises(MessageRefused, match="message: expected at most 10 bytes"):
-        Inbox(round=2, sites=["a"], like=lambda site: weights(), max_bytes=10).check("a", message())
+def test_fault_37_more_than_twice_the_bytes_and_a_header_are_refused(inbox):
+    allowed = 1024**2 + 2 * sum(tensor.numel() * tensor.element_size() for tensor in weights().values())
+    with pytest.raises(MessageRefused, match=f"message: expected at most {allowed} bytes"):
+        inbox.check("a", message(tensors={"w": torch.zeros(allowed // 4)}))
 
 
 def test_numbers_only_when_only_numbers_were_asked_for():

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from samfed_monai.io import read_json, write_json
-from samfed_monai.reports import CAVEATS, Report, write_report
+from samfed_monai.reports import CAVEATS, Report
 
 VOID = {"meta", "img", "source", "br", "link"}
 
@@ -32,7 +32,7 @@ class Balance(HTMLParser):
 def written(run_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "R"
     shutil.copytree(run_folder, folder)
-    return write_report(folder)
+    return Report(folder).write()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from samfed_monai.federation.server import Server
     from samfed_monai.federation.sharing.public_masks import PublicMaskSharing
 
-Tune = Callable[[Mapping[str, "Tensor"], int], Mapping[str, "Tensor"]]
-"""From weights and the round to the weights after training on the public labels; it must not change what it is given.
-A function of (weights, round) and the run's seed, so that a resumed run gives the same bits."""
-
 
 class ServerTuned(FedAvg):
     """FedAvg whose mean is trained on ``D_p`` before it is sent out again: alternate training.
@@ -35,28 +31,23 @@ class ServerTuned(FedAvg):
     The server trains with the public phase of the bundle's ``sharing`` (labels alone, no targets); its optimizer's
     moments are kept from round to round.
 
-    Args:
-        tune: trains in its place.
-
     Raises:
-        Refused: at :meth:`attach`, a bundle without ``sharing`` and no ``tune``.
-        Stopped: in a round, if tuning returns weights that are not finite or not the network's.
+        Refused: at :meth:`attach`, a bundle without ``sharing``.
+        Stopped: in a round, if :meth:`tune` returns weights that are not finite or not the network's.
 
     Example::
 
         "strategy": {"_target_": "samfed_monai.federation.ServerTuned"}
     """
 
-    def __init__(self, *, tune: Tune | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.tune = tune
         self._bench: PublicMaskSharing | None = None
         self._answered = False
 
     def attach(self, server: Server) -> ServerTuned:
         super().attach(server)
-        if self.tune is None:
-            self._bench, self.tune = server.open_bench("semifl"), self._train
+        self._bench = server.open_bench("semifl")
         return self
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -77,7 +68,7 @@ class ServerTuned(FedAvg):
 
     @torch.no_grad()
     def refine(self, round: int) -> None:
-        if not self._answered or self.tune is None:
+        if not self._answered:
             return
         self._answered = False
         with torch.enable_grad():
@@ -86,7 +77,11 @@ class ServerTuned(FedAvg):
         for name, tensor in self.global_weights.items():
             tensor.copy_(tuned[name])
 
-    def _train(self, weights: Mapping[str, Tensor], round: int) -> Mapping[str, Tensor]:
+    def tune(self, weights: Mapping[str, Tensor], round: int) -> Mapping[str, Tensor]:
+        """The weights after training on the public labels; what it is given stays as it is.
+
+        A function of weights, moments, round and the run's seed, so that a resumed run gives the same bits.
+        """
         if self._bench is None:
             raise RuntimeError("attach() was not called")
         network = self._bench.network

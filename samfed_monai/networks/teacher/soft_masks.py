@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from samfed_monai.bars import progress_bar
@@ -21,9 +20,7 @@ class Store(Protocol):
     def put(self, image_sha256: str, probabilities: Tensor) -> None: ...
 
 
-def fill_store(
-    teacher: Teacher, records: Sequence[dict[str, Any]], store: Store, *, batch_size: int = 1, progress: bool = True
-) -> int:
+def fill_store(teacher: Teacher, records: Sequence[dict[str, Any]], store: Store, *, progress: bool = True) -> int:
     """Computes the soft masks that ``store`` lacks; repeating it, also after a kill, computes only what is missing.
 
     The stored mask covers exactly the image: its longer side has ``teacher.size / 4`` pixels and its aspect is the
@@ -33,7 +30,6 @@ def fill_store(
         teacher: gives the probabilities; ``store`` must have been opened with its ``sha256``.
         records: dicts with ``image`` (path) and ``image_sha256``; labels are not read.
         store: where to put ``(1, h, w)`` float in [0, 1].
-        batch_size: images of one size that go through the teacher together.
         progress: show a bar with the time left.
 
     Returns:
@@ -42,21 +38,8 @@ def fill_store(
     by_hash = {record["image_sha256"]: record for record in records}
     missing = store.missing(list(by_hash))
     with progress_bar(total=len(missing), desc="soft masks", unit="image", show=progress and bool(missing)) as bar:
-        batch: dict[str, Tensor] = {}
-        for position, sha256 in enumerate(missing, start=1):
+        for sha256 in missing:
             image = read_image_tensor(by_hash[sha256]).float() / 255
-            if batch and next(iter(batch.values())).shape != image.shape:
-                bar.update(_put(teacher, batch, store))
-            batch[sha256] = image
-            if len(batch) == batch_size or position == len(missing):
-                bar.update(_put(teacher, batch, store))
+            store.put(sha256, teacher.probabilities(image).cpu()[0])
+            bar.update()
     return len(missing)
-
-
-def _put(teacher: Teacher, batch: dict[str, Tensor], store: Store) -> int:
-    masks = teacher.probabilities(torch.cat(list(batch.values()))).cpu()
-    for sha256, mask in zip(batch, masks, strict=True):
-        store.put(sha256, mask)
-    count = len(batch)
-    batch.clear()
-    return count
