@@ -42,7 +42,7 @@ def atomic_write(path: str | Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def append_line(path: str | Path, line: str, *, mode: int = 0o600) -> None:
@@ -74,7 +74,8 @@ def append_line(path: str | Path, line: str, *, mode: int = 0o600) -> None:
         os.close(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: str | Path) -> None:
+    """Flushes a folder's own entries to the disk: after it, what was renamed into the folder survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -82,10 +83,15 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def write_bytes(path: str | Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Writes ``content``, atomically; ``mode`` as in :func:`atomic_write`."""
+    with atomic_write(path, mode=mode) as stream:
+        stream.write(content)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Writes ``text`` as UTF-8, atomically."""
-    with atomic_write(path) as stream:
-        stream.write(text.encode())
+    write_bytes(path, text.encode())
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -167,8 +173,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     from safetensors.torch import save
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_write(path) as stream:
-        stream.write(save(contiguous, metadata=dict(metadata) if metadata else None))
+    write_bytes(path, save(contiguous, metadata=dict(metadata) if metadata else None))
 
 
 def safe_load(

@@ -27,6 +27,7 @@ from samfed_monai.io import (
     save_tensors,
     sha256_bytes,
     sha256_file,
+    write_bytes,
     write_json,
     write_text,
 )
@@ -58,8 +59,8 @@ def test_the_old_content_is_read_until_the_block_ends(tmp_path: Path):
 
 @pytest.mark.parametrize("mode", [0o600, 0o644])
 def test_atomic_write_gives_the_file_the_mode_asked_for(tmp_path: Path, mode: int):
-    with atomic_write(tmp_path / "a", mode=mode) as stream:
-        stream.write(b"x")
+    write_bytes(tmp_path / "a", b"x", mode=mode)
+    assert (tmp_path / "a").read_bytes() == b"x"
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from samfed_monai.errors import Problem, Problems, Refused
-from samfed_monai.io import atomic_write
+from samfed_monai.io import write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,8 +99,7 @@ class SoftMaskStore:
         header = _HEADER.pack(_MAGIC, self.bits, *values.shape[1:], self._checksum(image_sha256, pixels))
         for folder in (self.folder, self._masks, path.parent):
             _make_private(folder)
-        with atomic_write(path, mode=0o600) as stream:
-            stream.write(header + pixels)
+        write_bytes(path, header + pixels, mode=0o600)
 
     def get(self, image_sha256: str) -> Tensor:
         """Reads one image's mask.

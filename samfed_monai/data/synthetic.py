@@ -13,7 +13,7 @@ import numpy as np
 
 from samfed_monai.bars import progress_bar
 from samfed_monai.errors import Problems
-from samfed_monai.io import atomic_write, sha256_bytes
+from samfed_monai.io import sha256_bytes, write_bytes
 from samfed_monai.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -176,6 +176,5 @@ def _save(path: Path, pixels: np.ndarray, **options: object) -> str:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, **options)  # type: ignore[arg-type]
     content = buffer.getvalue()
-    with atomic_write(path) as stream:
-        stream.write(content)
+    write_bytes(path, content)
     return sha256_bytes(content)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from samfed_monai.errors import Refused, Stopped
 from samfed_monai.federation import tensor_file
-from samfed_monai.io import atomic_write, read_json, safe_load, write_json
+from samfed_monai.io import atomic_write, read_json, safe_load, sync_folder, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +98,7 @@ class RoundStore:
             if final.exists():
                 shutil.rmtree(final)
             os.replace(temporary, final)
-            _sync(self.folder)
+            sync_folder(self.folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -217,11 +217,3 @@ class RoundStore:
         except (Refused, KeyError, TypeError, AttributeError, OSError):
             return None, "round.json cannot be read"
         return StoredRound(number, folder, record), ""
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

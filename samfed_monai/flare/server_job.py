@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samfed_monai.flare.client import PLAN
+from samfed_monai.flare.limits import limit
 from samfed_monai.flare.post import Post
 from samfed_monai.flare.site_file import read_site_file
 from samfed_monai.flare.site_job import places_of, read_plan
@@ -41,12 +41,7 @@ def run_server(
 
     logging.getLogger("samfed_monai").setLevel(logging.INFO)
     files = read_site_file(kit)
-    if files.weights is not None:
-        os.environ["SAMFED_WEIGHTS"] = str(files.weights)
-    if files.threads is not None:
-        import torch
-
-        torch.set_num_threads(int(files.threads))
+    limit(files)
     plan = read_plan(job_config / PLAN)
 
     def transport(settled: Plan) -> FlareTransport:

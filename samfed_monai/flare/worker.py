@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import resource
 import sys
 import threading
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.flare.frames import Ended, read_frame, write_frame
+from samfed_monai.flare.limits import limit
 from samfed_monai.flare.site_file import SiteFile, read_site_file
 
 logger = logging.getLogger(__name__)
@@ -42,19 +42,6 @@ def serve(make_node: Callable[[dict[str, Any], SiteFile], Any]) -> int:
         head, payload = frames.get()
         answer, failure = worker.answer(head, payload)
         write_frame(up, {"failure": failure}, answer)
-
-
-def limit(files: SiteFile) -> None:
-    """Sets what the site file says about memory, threads and the folder of checkpoints; before torch is imported."""
-    if files.weights is not None:
-        os.environ["SAMFED_WEIGHTS"] = str(files.weights)
-    if files.memory_limit_gib is not None:
-        most = int(files.memory_limit_gib * 1024**3)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-    if files.threads is not None:
-        import torch
-
-        torch.set_num_threads(int(files.threads))
 
 
 class _Worker:

@@ -17,7 +17,7 @@ from ignite.engine import Events
 from PIL import Image
 
 from samfed_monai.errors import Problem, Refused
-from samfed_monai.io import atomic_write
+from samfed_monai.io import atomic_write, write_bytes
 from samfed_monai.metrics import Scores, convention, segmentation_scores, summarise
 
 if TYPE_CHECKING:
@@ -136,8 +136,7 @@ def write_scores(path: str | Path, scores: Sequence[Mapping[str, Any]], *, masks
     writer.writeheader()
     for index, row in enumerate(scores):
         writer.writerow({**row, "mask": masks[index] if index < len(masks) else ""})
-    with atomic_write(path, mode=0o600) as stream:
-        stream.write(text.getvalue().encode())
+    write_bytes(path, text.getvalue().encode(), mode=0o600)
 
 
 def safe_name(identifier: str) -> str:

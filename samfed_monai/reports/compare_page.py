@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from samfed_monai.io import atomic_write, write_json, write_text
+from samfed_monai.io import write_bytes, write_json, write_text
 from samfed_monai.reports.caveats import CAVEATS, TEACHER
 from samfed_monai.reports.compare import Runs, Table, comparison_table
 from samfed_monai.reports.compare_figure import comparison_figure
@@ -56,7 +56,7 @@ def write_comparison(
     """
     table, folder = comparison_table(runs), Path(output_dir)
     figure, caveats = comparison_figure(table), list(caveats)
-    _write_png(folder / "figures" / "comparison.png", figure.light)
+    write_bytes(folder / "figures" / "comparison.png", figure.light)
     write_text(folder / "comparison.csv", to_csv(table))
     write_json(folder / "comparison.json", {**to_json(table), "command": command})
     section, figures = Section("", table, command), ["figures/comparison.png"]
@@ -104,7 +104,7 @@ def write_figures(page: str | Path, sections: Sequence[Section]) -> list[str]:
     names = []
     for slug, section in zip(unique_slugs(sections), sections, strict=True):
         path = Path(page).with_name("-".join(filter(None, (Path(page).stem, slug))) + ".png")
-        _write_png(path, comparison_figure(section.table).light)
+        write_bytes(path, comparison_figure(section.table).light)
         names.append(path.name)
     return names
 
@@ -207,8 +207,3 @@ def _row_notes(tables: Sequence[Table]) -> list[str]:
 
 def _fenced(command: str | None) -> list[str]:
     return ["```", command, "```", ""] if command else []
-
-
-def _write_png(path: Path, content: bytes) -> None:
-    with atomic_write(path) as stream:
-        stream.write(content)

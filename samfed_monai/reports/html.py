@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from samfed_monai.io import atomic_write, write_text
+from samfed_monai.io import write_bytes, write_text
 from samfed_monai.reports import numbers
 from samfed_monai.reports.caveats import CAVEATS, title_of
 from samfed_monai.reports.figures import run_figures
@@ -74,10 +74,10 @@ class Report:
             )
         folder = self.run_folder / "figures"
         for figure in figures:
-            _write_png(folder / f"{figure.name}.png", figure.light)
+            write_bytes(folder / f"{figure.name}.png", figure.light)
         for overlay in overlays:
             number = run.sites.index(overlay.site) + 1
-            _write_png(folder / f"overlay-{number}-{overlay.place}.png", overlay.png, mode=0o600)
+            write_bytes(folder / f"overlay-{number}-{overlay.place}.png", overlay.png, mode=0o600)
         path = self.run_folder / "report.html"
         write_text(path, render(run, figures, overlays, notes))
         logger.info("report: %s", path)
@@ -156,8 +156,3 @@ def environment() -> Environment:
 def data_url(content: bytes) -> str:
     """PNG bytes as a URL that needs no file."""
     return "data:image/png;base64," + base64.b64encode(content).decode()
-
-
-def _write_png(path: Path, content: bytes, *, mode: int = 0o644) -> Any:
-    with atomic_write(path, mode=mode) as stream:
-        stream.write(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from samfed_monai.reports.compare_text import piped
 from samfed_monai.reports.numbers import MISSING, as_pixels, as_score
 
 CITATION = (
@@ -84,8 +85,8 @@ def published_markdown(collection: str) -> str:
     """
     heads = ["Mode", "Method", "Dice", "HD95 px", *(f"{site}: Dice" for site in SITES[collection])]
     lines = [f"*{MARK}*: {COLLECTIONS[collection]}. {SCALE}", ""]
-    lines += [_piped(heads), _piped(["---", "---", *["---:"] * (len(heads) - 2)])]
-    lines += [_piped(cells) for cells in published_cells(collection)]
+    lines += [piped(heads), piped(["---", "---", *["---:"] * (len(heads) - 2)])]
+    lines += [piped(cells) for cells in published_cells(collection)]
     return "\n".join([*lines, "", f"Source: {CITATION}."]) + "\n"
 
 
@@ -102,7 +103,3 @@ def published_cells(collection: str) -> list[list[str]]:
         ]
         for row in ROWS
     ]
-
-
-def _piped(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

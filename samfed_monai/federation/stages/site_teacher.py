@@ -14,7 +14,7 @@ from samfed_monai.federation.stages.own_teacher import OwnTeacher
 from samfed_monai.federation.stages.soft_masks import SiteMasks
 from samfed_monai.federation.stages.teacher import TeacherStage
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
-from samfed_monai.io import atomic_write, read_json, sha256_bytes, sha256_file, write_json
+from samfed_monai.io import read_json, sha256_bytes, sha256_file, write_bytes, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,8 +149,7 @@ class SiteTeacher:
         for name, content in contents.items():
             paths.append(self.stage.cache_dir / "adapters" / f"{extra[name]}.safetensors")
             if not paths[-1].is_file() or sha256_file(paths[-1]) != extra[name]:
-                with atomic_write(paths[-1]) as stream:
-                    stream.write(content)
+                write_bytes(paths[-1], content)
         return paths
 
 

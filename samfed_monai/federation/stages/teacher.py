@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.data import DataList
+from samfed_monai.data import DataList, public_hash
 from samfed_monai.federation.stages.made_once import made_once
 from samfed_monai.federation.stages.workflow_config import EVALUATION, PLACES, WorkflowConfig
 from samfed_monai.io import canonical_hash, read_json, sha256_file
@@ -135,9 +135,9 @@ class TeacherStage:
 
     def _fit(self, datalist: DataList, data_root: str | Path, *, adapt: str, checkpoint: Path) -> Path:
         config = self._config().with_overrides({"adapt": adapt})
-        public = canonical_hash([[item.sha256, item.label_sha256] for item in datalist.public])
         made_of = config.content(without=PLACES | EVALUATION | TEST_TIME)
-        key = canonical_hash({"config": made_of, "public": public, "checkpoint": sha256_file(checkpoint)})
+        public, checkpoint_sha256 = public_hash(datalist), sha256_file(checkpoint)
+        key = canonical_hash({"config": made_of, "public": public, "checkpoint": checkpoint_sha256})
         path = self.cache_dir / "teacher" / f"{key[:16]}.safetensors"
         with made_once(path) as exists:
             if exists:

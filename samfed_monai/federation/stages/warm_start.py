@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samfed_monai.config.variants import find_variant
-from samfed_monai.data import DataList
+from samfed_monai.data import DataList, public_hash
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.random_state import own_random_state
 from samfed_monai.federation.stages.base_sam import base_sam
 from samfed_monai.federation.stages.made_once import made_once
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
-from samfed_monai.io import canonical_hash, safe_load, save_tensors
+from samfed_monai.io import safe_load, save_tensors
 from samfed_monai.networks.key_patterns import network_split
 from samfed_monai.seeds import derive_seed
 
@@ -44,7 +44,7 @@ def warm_start(
         Names to tensors of the network, frozen ones left out, and their fingerprint (hexadecimal).
     """
     config = config.with_files(str(find_variant(config.bundle_root, "dp_only"))).without_lost()
-    public = canonical_hash([[item.sha256, item.label_sha256] for item in datalist.public])
+    public = public_hash(datalist)
     sam = base_sam(config, config.value("network_name"))  # its frozen weights are not in what is kept
     key = config.fingerprint(public=public, steps=steps, seed=seed, **({} if sam is None else {"base_sam": sam}))
     path = Path(cache_dir) / "warm_start" / f"{key[:16]}.safetensors"
