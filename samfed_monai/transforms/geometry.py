@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container, Hashable, Mapping
 
 import torch
 from torch import Tensor
@@ -61,8 +62,6 @@ def _quarter(turns: int) -> Tensor:
 def warp(tensor: Tensor, matrix: Tensor, size: tuple[int, int], *, nearest: bool = False) -> Tensor:
     """Samples one view of an image or mask; beyond the border the picture is reflected.
 
-    Views of tensors of different resolution but the same extent move together under one matrix.
-
     Args:
         tensor: (C, H, W) float.
         matrix: (2, 3) from :func:`output_to_input`.
@@ -72,11 +71,36 @@ def warp(tensor: Tensor, matrix: Tensor, size: tuple[int, int], *, nearest: bool
     Returns:
         (C, *size) float; with ``nearest`` only values that were there before, else within their range.
     """
-    batch = tensor[None]
-    if not nearest and min(batch.shape[2] / size[0], batch.shape[3] / size[1]) > _SHRINK:
-        batch = functional.interpolate(batch, size=size, mode="bilinear", antialias=True, align_corners=False)
-    mode, grid = "nearest" if nearest else "bilinear", _grid(matrix, size).to(batch)
-    return functional.grid_sample(batch, grid[None], mode=mode, padding_mode="reflection", align_corners=False)[0]
+    return warp_together({"": tensor}, matrix, size, nearest=("",) if nearest else ())[""]
+
+
+def warp_together(
+    tensors: Mapping[Hashable, Tensor], matrix: Tensor, size: tuple[int, int], *, nearest: Container[Hashable] = ()
+) -> dict[Hashable, Tensor]:
+    """:func:`warp` of several tensors of the same extent, whatever their resolution, under one matrix.
+
+    Those of one resolution are sampled at once, for that is where the time goes; the numbers are the same.
+
+    Args:
+        tensors: keys to (C, H, W) float, of one type and on one device.
+        matrix, size: as in :func:`warp`.
+        nearest: keys whose values are the nearest pixel's.
+
+    Returns:
+        The same keys to (C, *size) float.
+    """
+    alike: dict[tuple[bool, torch.Size], list[Hashable]] = {}
+    for key, tensor in tensors.items():
+        alike.setdefault((key in nearest, tensor.shape[1:]), []).append(key)
+    grid, views = _grid(matrix, size)[None], dict(tensors)
+    for (exact, (height, width)), keys in alike.items():
+        batch = torch.cat([tensors[key] for key in keys])[None]
+        if not exact and min(height / size[0], width / size[1]) > _SHRINK:
+            batch = functional.interpolate(batch, size=size, mode="bilinear", antialias=True, align_corners=False)
+        mode, places = "nearest" if exact else "bilinear", grid.to(batch)
+        view = functional.grid_sample(batch, places, mode=mode, padding_mode="reflection", align_corners=False)[0]
+        views.update(zip(keys, view.split([len(tensors[key]) for key in keys]), strict=True))
+    return views
 
 
 def _grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:

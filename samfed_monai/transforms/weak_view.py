@@ -11,7 +11,7 @@ from monai.transforms import MapTransform, RandomizableTransform
 from torch import Tensor
 
 from samfed_monai.errors import Problems
-from samfed_monai.transforms.geometry import output_to_input, warp
+from samfed_monai.transforms.geometry import output_to_input, warp, warp_together
 from samfed_monai.transforms.plain import plain
 
 
@@ -140,10 +140,9 @@ class WeakViewd(RandomizableTransform, MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         self.view.randomize()
-        result, size, matrix = dict(data), self.view.size, None
-        for key in self.key_iterator(data):
-            tensor = plain(data[key])
-            size = size or (tensor.shape[1], tensor.shape[2])
-            matrix = self.view.matrix(size) if matrix is None else matrix
-            result[key] = warp(tensor, matrix, size, nearest=key in self.label_keys)
-        return result
+        tensors = {key: plain(data[key]) for key in self.key_iterator(data)}
+        if not tensors:
+            return dict(data)
+        height, width = self.view.size or next(iter(tensors.values())).shape[1:]
+        matrix = self.view.matrix((height, width))
+        return {**data, **warp_together(tensors, matrix, (height, width), nearest=self.label_keys)}

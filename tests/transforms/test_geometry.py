@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from samfed_monai.transforms import output_to_input, warp
+from samfed_monai.transforms.geometry import warp_together
 
 
 @pytest.fixture
@@ -64,6 +65,15 @@ def test_the_grid_is_that_of_torch(picture):
     grid = functional.affine_grid(matrix[None], [1, 1, 5, 9], align_corners=False)
     expected = functional.grid_sample(picture[None], grid, padding_mode="reflection", align_corners=False)[0]
     assert torch.allclose(warp(picture, matrix, (5, 9)), expected, atol=1e-5)
+
+
+def test_what_is_warped_together_is_what_is_warped_alone(picture):
+    mask, low = picture[:1] > 0.5, torch.rand(1, 3, 3, generator=torch.Generator().manual_seed(1))
+    tensors = {"image": picture, "label": mask.float(), "teacher": picture[1:], "low": low}
+    matrix = output_to_input((4, 5), degrees=20, zoom=0.9, shift=(0.1, -0.05))
+    views = warp_together(tensors, matrix, (4, 5), nearest={"label"})
+    for key, tensor in tensors.items():
+        assert torch.equal(views[key], warp(tensor, matrix, (4, 5), nearest=key == "label"))
 
 
 def test_shrinking_averages_rather_than_skips():
