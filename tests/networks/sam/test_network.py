@@ -182,6 +182,24 @@ def test_checkpointing_changes_neither_values_nor_gradients_nor_names(path):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)  # the order of a sum may differ
 
 
+def test_checkpointing_moves_running_statistics_once():
+    results: list[tuple[dict[str, Any], list[Any]]] = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        sam = assemble(SAM_BUILDERS["vit_t"](256), 256)
+        network = SamNetwork(sam, 256, full=True, checkpointing=checkpointing)
+        network(images(1)).square().mean().backward()
+        results.append((dict(network.named_buffers()), [parameter.grad for parameter in network.parameters()]))
+    (plain, gradients), (slim, same) = results
+    assert plain["sam.image_encoder.trunk.stages.1.blocks.0.local_conv.bn.num_batches_tracked"] == 1
+    assert plain.keys() == slim.keys()
+    assert [name for name in plain if not torch.equal(plain[name], slim[name])] == []
+    for one, other in zip(gradients, same, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)  # the order of a sum may differ
+
+
 def test_checkpointing_keeps_less():
     def kept(**knobs: bool) -> int:
         network, total = tiny_network(**knobs), 0
