@@ -111,10 +111,11 @@ def _norm_names(network: nn.Module) -> set[str]:
     from torch.nn.modules.batchnorm import _NormBase
 
     layers: tuple[Any, ...] = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+    plain = "LayerNorm2d"  # segment_anything's is a module of its own kind; named, so that others need not import it
     return {
         f"{prefix}.{name}".lstrip(".")
         for prefix, module in network.named_modules()
-        if isinstance(module, layers)
+        if isinstance(module, layers) or type(module).__name__ == plain
         for name in module.state_dict()
     }
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from samfed_monai.errors import Refused
 from samfed_monai.networks.key_patterns import network_split
+from tests.networks.sam.tiny import tiny_network
 
 
 class Net(nn.Module):
@@ -26,6 +27,19 @@ def test_fault_56_patterns_part_a_network_in_its_own_order():
     assert split.personal == ("ln1.weight", "ln1.bias", "head.weight", "head.bias")
     assert split.frozen == ()
     assert network_split(Net(), ["head.*", "<norm>"]) == split
+
+
+def test_the_norm_layers_of_sam_are_those_of_its_neck_and_its_upscaling_too():
+    layers = [f"image_encoder.blocks.{block}.norm{norm}" for block in (0, 1) for norm in (1, 2)]
+    layers += ["image_encoder.neck.1", "image_encoder.neck.3"]
+    layers += ["prompt_encoder.mask_downscaling.1", "prompt_encoder.mask_downscaling.4"]
+    transformer = "mask_decoder.transformer"
+    layers += [f"{transformer}.layers.{layer}.norm{norm}" for layer in (0, 1) for norm in (1, 2, 3, 4)]
+    layers += [f"{transformer}.norm_final_attn", "mask_decoder.output_upscaling.1"]
+    expected = {f"sam.{layer}.{name}" for layer in layers for name in ("weight", "bias")}
+    assert set(network_split(tiny_network(full=True), ["<norm>"]).personal) == expected
+    decoder = {name for name in expected if "mask_decoder" in name}  # LoRA freezes the encoder
+    assert set(network_split(tiny_network(experts=0, decoder="shared"), ["<norm>"]).personal) == decoder
 
 
 def test_without_patterns_everything_is_shared():
