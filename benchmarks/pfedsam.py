@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from common import Figure, record, side_by_side
 
-from samfed_monai.losses import StructureLoss, distillation_kl, load_balance, probabilities
+from samfed_monai.losses import StructureLoss, load_balance, logits_kl
 from samfed_monai.networks import AutocastInferer, SamNetwork, SamPath, build_sam, sam_outputs
 
 CALLED = {"vit_t": "MobileSAM", "vit_b": "SAM ViT-B", "vit_l": "SAM ViT-L", "vit_h": "SAM ViT-H"}
@@ -37,8 +37,8 @@ class Step:
             loss = loss + 0.01 * load_balance(routing.share, routing.probability)
         if mutual:
             with torch.no_grad():
-                other = probabilities(self.inferer(self.images, self.network, path=path.other))
-            loss = loss + 0.5 * distillation_kl(prediction, other)
+                other = self.inferer(self.images, self.network, path=path.other)
+            loss = loss + 0.5 * logits_kl(prediction, other)
         loss.backward()
         self.optimizer.step()
         if self.device == "cuda":

@@ -8,7 +8,7 @@ import torch
 
 from samfed_monai.errors import Problems
 from samfed_monai.handlers.term import Term
-from samfed_monai.losses import distillation_kl, probabilities
+from samfed_monai.losses import logits_kl
 from samfed_monai.networks.sam.network import require_experts
 from samfed_monai.networks.sam.paths import sam_outputs
 
@@ -21,7 +21,8 @@ class MutualDistillationTerm(Term):
 
     The trained path is that of the supervised prediction, the other one runs on the same images without gradient: in
     stage G (see ``DecoupledStages``) that is ``KL(personal || global)``, in stage L ``KL(global || personal)``. It
-    costs one forward pass a step and needs no unlabelled stream.
+    costs one forward pass a step and needs no unlabelled stream. Both paths' logits are at hand, so nothing is clipped
+    as it is where a guide's mask was stored: paths that agree cost nothing, however sure they are.
 
     Args:
         name: under which the value is logged.
@@ -66,5 +67,5 @@ class MutualDistillationTerm(Term):
         output = engine.state.output
         path = sam_outputs(output["pred"]).path.other
         with torch.no_grad():
-            other = probabilities(engine.inferer(output["image"], engine.network, path=path))
-        return distillation_kl(output["pred"], other, self.temperature)
+            other = engine.inferer(output["image"], engine.network, path=path)
+        return logits_kl(output["pred"], other, self.temperature)

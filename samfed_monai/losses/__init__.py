@@ -38,6 +38,7 @@ __getattr__, __dir__ = attach(
         "hard_label": "labels",
         "linear": "schedules",
         "load_balance": "expert_balance",
+        "logits_kl": "distillation",
         "probabilities": "distillation",
         "weighted_pseudo_label_loss": "pseudo_label",
     },

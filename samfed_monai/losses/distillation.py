@@ -1,4 +1,4 @@
-"""Distillation from a guide's probabilities to the student's logits (docs/method.md, step 5)."""
+"""Distillation from a guide's probabilities, or its logits, to the student's logits (docs/method.md, step 5)."""
 
 from __future__ import annotations
 
@@ -39,16 +39,8 @@ def distillation_kl(
         a scalar >= 0; 0 where all weights are 0.
     """
     teacher = probabilities_teacher.detach().to(logits_student.dtype).clamp(CLIP, 1 - CLIP)
-    if logits_student.shape[1] == 1:
-        softened = torch.logit(teacher) / temperature
-        target = softened.sigmoid()
-        cross = F.binary_cross_entropy_with_logits(logits_student / temperature, target, reduction="none")
-        entropy = F.binary_cross_entropy_with_logits(softened, target, reduction="none")
-        divergence = cross - entropy
-    else:
-        log_target = (teacher.log() / temperature).log_softmax(dim=1)
-        log_student = (logits_student / temperature).log_softmax(dim=1)
-        divergence = F.kl_div(log_student, log_target, reduction="none", log_target=True).sum(dim=1, keepdim=True)
+    softened = (torch.logit(teacher) if logits_student.shape[1] == 1 else teacher.log()) / temperature
+    divergence = _divergence(logits_student / temperature, softened)
     if scale is not None:
         divergence = divergence * scale.detach().to(divergence.dtype).view(-1, 1, 1, 1)
     if weight is None:
@@ -56,3 +48,28 @@ def distillation_kl(
     weight = weight.detach().to(divergence.dtype)
     total = weight.sum()
     return temperature**2 * (weight * divergence).sum() / torch.where(total > 0, total, 1.0)
+
+
+def logits_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: float = 2.0) -> Tensor:
+    """:func:`distillation_kl` where the teacher's logits are at hand; they are not clipped.
+
+    Args:
+        logits_student: (B, C, H, W) float.
+        logits_teacher: (B, C, H, W) float; no gradient.
+        temperature: ``T`` > 0.
+
+    Returns:
+        a scalar >= 0, the mean over pixels; exactly 0, without gradient, where C = 1 and both logits are the same.
+    """
+    softened = logits_teacher.detach().to(logits_student.dtype) / temperature
+    return temperature**2 * _divergence(logits_student / temperature, softened).mean()
+
+
+def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    # KL(teacher || student) of softened logits, (B, C, H, W) to (B, 1, H, W)
+    if student.shape[1] == 1:
+        target = teacher.sigmoid()
+        cross = F.binary_cross_entropy_with_logits(student, target, reduction="none")
+        return cross - F.binary_cross_entropy_with_logits(teacher, target, reduction="none")
+    log_target, log_student = teacher.log_softmax(dim=1), student.log_softmax(dim=1)
+    return F.kl_div(log_student, log_target, reduction="none", log_target=True).sum(dim=1, keepdim=True)

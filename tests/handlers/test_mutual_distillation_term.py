@@ -47,6 +47,18 @@ def test_the_other_path_teaches_the_one_that_is_trained(path):
     assert prediction.grad.any()
 
 
+def test_paths_that_are_sure_and_agree_teach_each_other_nothing():
+    logits = torch.tensor([[-15.0, 15.0], [9.3, -40.0]]).view(1, 1, 2, 2)
+    prediction: Any = logits.clone().requires_grad_()
+    prediction.sam_outputs = SamOutputs(SamPath.GLOBAL, None)
+    state = SimpleNamespace(output={"pred": prediction, "image": torch.rand(1, 3, 2, 2)})
+    engine: Any = SimpleNamespace(state=state, network=lambda image, path: logits, inferer=SimpleInferer())
+    value = MutualDistillationTerm().value(None, engine)
+    value.backward()
+    assert value == 0
+    assert not prediction.grad.any()
+
+
 def test_the_gradient_reaches_the_trained_path_alone():
     for path in SamPath:
         network = tiny_network()

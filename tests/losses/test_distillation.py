@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.losses import distillation_kl, probabilities
+from samfed_monai.losses import distillation_kl, logits_kl, probabilities
 from samfed_monai.losses.distillation import CLIP
 
 
@@ -69,6 +69,25 @@ def test_two_classes_equal_one_class_with_the_difference_of_logits() -> None:
 def test_a_student_that_equals_its_teacher_costs_nothing(logit: float, temperature: float) -> None:
     logits = torch.full((1, 1, 1, 1), logit)
     assert distillation_kl(logits, probabilities(logits), temperature).item() == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 3.0])
+def test_equal_logits_cost_exactly_nothing_however_sure_they_are(temperature: float) -> None:
+    logits = torch.tensor([-15.0, 15.0, -9.3, 40.0, 0.1, -0.0]).view(1, 1, 2, 3).requires_grad_()
+    loss = logits_kl(logits, logits, temperature)
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+    assert distillation_kl(logits, probabilities(logits), temperature) > 0, "a stored mask is clipped"
+
+
+def test_a_teachers_logits_are_worth_their_probabilities() -> None:
+    student, teacher = torch.tensor(math.log(4)).view(1, 1, 1, 1), torch.tensor(math.log(9)).view(1, 1, 1, 1)
+    assert logits_kl(student, teacher).item() == pytest.approx(4 * bernoulli_kl(3 / 4, 2 / 3), rel=1e-4)  # as above
+    classes = torch.tensor([0.5, 0.3, 0.2]).log().view(1, 3, 1, 1)
+    expected = sum(p * math.log(p / (1 / 3)) for p in (0.5, 0.3, 0.2))
+    assert logits_kl(torch.zeros(1, 3, 1, 1), classes, 1).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_gradient_moves_the_student_to_the_teacher_and_never_reaches_the_teacher() -> None:
