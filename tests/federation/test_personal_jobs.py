@@ -12,15 +12,17 @@ import pytest
 import torch
 
 from samfed_monai.cli import main
+from samfed_monai.config import find_bundle
 from samfed_monai.data import DataList
 from samfed_monai.errors import Refused
 from samfed_monai.federation import Task, to_bytes
 from samfed_monai.federation.privacy import read_audit
 from samfed_monai.federation.run_models import RunModels
 from samfed_monai.federation.stages.start import Start
+from samfed_monai.federation.stages.workflow_config import client_config
 from samfed_monai.handlers.trained_weights import trained_weights
 from samfed_monai.io import read_json, safe_load
-from samfed_monai.networks import CLIENT_NETWORKS, network_split
+from samfed_monai.networks import CLIENT_NETWORKS, client_network, network_split
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
 from samfed_monai.networks.sam.network import sam_network
 from samfed_monai.results import validate_results
@@ -81,15 +83,40 @@ def test_a_personal_head_travels_before_round_0_and_never_again(small_federation
     assert here["hashes"]["model_last"] == results["hashes"]["model_last"], "one process gives the same bits"
 
 
-@pytest.mark.parametrize(("variant", "personal"), [("fedbn", ["<norm>"]), ("fedrep", STAYS), ("fedper", STAYS)])
-def test_variants_that_keep_a_part_run_from_json(small_federation, tmp_path, variant, personal):
+#: The network of a run, what it says itself of ``personal``, and how the names that stay are known.
+RUNS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "fedbn": ("basic_unet", {}, ".adn.N."),
+    "fedper": ("basic_unet", {"personal": STAYS}, "final_conv."),
+    "fedrep": ("deeplabv3plus_resnet18", {}, "segmentation_head."),
+}
+
+
+@pytest.mark.parametrize("variant", list(RUNS))
+def test_variants_that_keep_a_part_run_from_json(small_federation, tmp_path, variant):
     from tests.federation.test_job import CLIENT
 
-    client = {**CLIENT, "personal": personal}
-    job(small_federation, tmp_path / "run", variant=variant, rounds=1, client=client).run()
+    name, said, kept = RUNS[variant]
+    client = {**CLIENT, "network_name": name, **said}
+    job(small_federation, tmp_path / "run", variant=variant, rounds=1, warm_start_steps=1, client=client).run()
     stored = safe_load(tmp_path / "run" / "rounds" / "000" / "global.safetensors")
-    network = CLIENT_NETWORKS["basic_unet"](in_channels=3, out_channels=1)
-    assert stored.keys() == set(network_split(network, personal).shared) != network.state_dict().keys()
+    names = set(client_network(name).state_dict())
+    assert stored.keys() == {name for name in names if kept not in name} != names
+
+
+@pytest.mark.parametrize("bundle", ["samfed_skin", "samfed_polyp"])
+@pytest.mark.parametrize("variant", list(RUNS))
+def test_what_a_variant_declares_itself_stays_at_its_sites(bundle, variant):
+    declared = client_config(find_bundle(bundle), variant, {}).value("personal")
+    for name, norms in (("deeplabv3plus_resnet18", 29), ("deeplabv3plus_efficientnet_lite0", 58)):
+        with torch.device("meta"):
+            network = client_network(name)
+        names = set(network.state_dict())
+        head = {name for name in names if name.startswith("segmentation_head.")}
+        norm = {name for name in names if f"{name.rpartition('.')[0]}.running_mean" in names}
+        assert (len(head), len(norm)) == (2, 5 * norms)
+        split = network_split(network, declared)
+        assert set(split.personal) == (norm if variant == "fedbn" else head)
+        assert set(split.shared) == names - set(split.personal)
 
 
 def test_pfedsam_sends_lora_alone_and_goes_on_bit_for_bit(small_federation, tmp_path, toy_sam):
