@@ -160,12 +160,26 @@ def test_pfedsam_sends_lora_alone_and_goes_on_bit_for_bit(small_federation, tmp_
     shutil.rmtree(tmp_path)  # a decoder with its moments, at every site and round: 400 MB
 
 
+@pytest.mark.slow
+def test_pfedsam_runs_on_the_polyp_bundle(small_federation, tmp_path, toy_sam):
+    polyp = find_bundle("samfed_polyp")
+    job(small_federation, tmp_path / "run", bundle_root=polyp, variant="pfedsam", rounds=1, client=toy_sam).run()
+    stored = safe_load(tmp_path / "run" / "rounds" / "000" / "global.safetensors")
+    assert {name.rpartition(".")[2] for name in stored} == {"query_a", "query_b", "value_a", "value_b"}
+    record = json.loads((tmp_path / "run" / "rounds" / "000" / "round.json").read_text())
+    for entry in record["sites"].values():
+        assert {"expert_1", "mutual_kd", "load_balance", "supervised"} <= entry["terms"].keys()
+
+
 @pytest.mark.parametrize("variant", ["fedsam", "local_sam", "full_sam", "zero_shot"])
 def test_the_baselines_of_pfedsam_run(small_federation, tmp_path, toy_sam, variant):
-    results = job(
-        small_federation, tmp_path / "run", variant=variant, rounds=1, client=toy_sam, cache_dir=tmp_path / "cache"
-    ).run()
+    knobs = {"variant": variant, "rounds": 1, "client": toy_sam, "cache_dir": tmp_path / "cache"}
+    results = job(small_federation, tmp_path / "run", **knobs).run()
     assert validate_results(results) == []
+    if variant in ("fedsam", "local_sam"):
+        apart = job(small_federation, tmp_path / "apart", **knobs).run(Homes(small_federation, tmp_path / "homes"))
+        assert apart["hashes"]["model_last"] == results["hashes"]["model_last"]
+        assert apart["sites"] == results["sites"], "and over a transport that serialises"
     stored = safe_load(tmp_path / "run" / "rounds" / "000" / "global.safetensors")
     record = json.loads((tmp_path / "run" / "rounds" / "000" / "round.json").read_text())["sites"]["site-1"]
     lora = {name for name in stored if ".attn.qkv.query_" in name}

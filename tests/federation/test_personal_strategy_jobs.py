@@ -19,8 +19,14 @@ from tests.federation.test_wired_jobs import at_server
 from tests.federation.wired import Homes
 
 VARIANTS = ("apple", "ditto", "fca", "fedicra")
+WIRED = (*VARIANTS, "fedbn", "fedrep", "fedprox")
 SMALL = {**CLIENT, "local_steps": 1}
-SIZES = {"fedicra": {"sharing#batches": 1, "sharing#first_batches": 1}}
+SIZES: dict[str, dict[str, Any]] = {
+    "fedicra": {"sharing#batches": 1, "sharing#first_batches": 1},
+    "fedrep": {"local_steps": 2, "personal": ["final_conv.*"]},
+    "fedprox": {"local_steps": 2},  # at the first step of a round it is 0
+}
+KEPT = {"fedbn": ".adn.N.", "fedrep": "final_conv."}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,7 @@ def test_both_bundles_take_it(bundle, variant):
     assert check_bundle(find_bundle(bundle), "train", variant=variant, ready=False) == []
 
 
-@pytest.mark.parametrize("variant", ["apple", *(pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS[1:])])
+@pytest.mark.parametrize("variant", ["apple", *(pytest.param(v, marks=pytest.mark.slow) for v in WIRED[1:])])
 def test_on_a_wire_and_in_one_process_it_comes_to_the_same(three_sites, tmp_path, variant):
     together = job(three_sites, tmp_path / "together", **options(variant)).run()
     homes = Homes(three_sites, tmp_path / "homes")
@@ -63,6 +69,14 @@ def test_on_a_wire_and_in_one_process_it_comes_to_the_same(three_sites, tmp_path
         models = safe_load(tmp_path / "together/rounds/001/server.safetensors")
         names = [name[2:] for name in models if name.startswith("0.")]
         assert any(not torch.equal(models[f"0.{name}"], models[f"1.{name}"]) for name in names)
+    if variant == "fedprox":
+        assert all(entry["terms"]["proximal"] > 0 for entry in record["sites"].values())
+    if variant in KEPT:
+        shared = safe_load(tmp_path / "apart/rounds/001/global.safetensors")
+        assert not [name for name in shared if KEPT[variant] in name]
+        own = [safe_load(tmp_path / "homes" / site / "states" / "001.safetensors") for site in ("site-1", "site-2")]
+        names = [name for name in own[0] if KEPT[variant] in name]
+        assert any(not torch.equal(own[0][name], own[1][name]) for name in names)
 
 
 @pytest.mark.slow

@@ -1,12 +1,13 @@
 """What a client may send is read from its own network and sharing."""
 
 import pytest
+import torch
 
 from samfed_monai.errors import Refused
-from samfed_monai.federation import Envelope, Kind, MessageRefused, SiteWorker, Task
+from samfed_monai.federation import Envelope, Kind, MessageRefused, SiteWorker, Task, from_bytes, to_bytes
 from samfed_monai.federation.privacy import Release
 from samfed_monai.federation.privacy.allowed import allowed_of, allowed_weights
-from samfed_monai.networks import KeyPatterns, split_keys
+from samfed_monai.networks import KeyPatterns, SamNetwork, build_sam, split_keys
 from samfed_monai.networks.key_patterns import KeySplit
 from tests.federation.toys import ToyNet, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo
@@ -57,3 +58,21 @@ class Declared(ToyNet):
 def test_fault_56_a_network_s_own_declaration_is_kept():
     assert allowed_weights(Declared()).like[Kind.WEIGHTS].keys() == {"0.weight", "0.bias"}
     assert allowed_weights(Declared(), personal=["0.bias"]).like[Kind.WEIGHTS].keys() == {"0.weight"}
+
+
+def test_of_sam_vit_b_lora_leaves_in_a_message_of_0_60_megabytes():
+    with torch.device("meta"):  # the shapes of ViT-B; nothing of it is in memory but what is sent
+        network = SamNetwork(build_sam("vit_b", size=256), 256)
+    state, split = network.state_dict(), network.key_split()
+    request = Envelope(Kind.WEIGHTS, "site-1", 0, 12)
+
+    def sent(names: tuple[str, ...]) -> bytes:
+        tensors = {name: torch.randn(state[name].shape) for name in names}
+        reply = Envelope(Kind.WEIGHTS, "site-1", 0, 12, n=40, tensors=tensors)
+        return to_bytes(Release("site-1", allowed=lambda: allowed_weights(network))(Task.TRAIN, request, reply))
+
+    payload = sent(split.shared)
+    assert from_bytes(payload).tensors.keys() == set(split.shared)
+    assert 0 < len(payload) - 12 * 2 * 4 * (768 + 768) * 4 < 6000  # names, shapes and the header beside LoRA
+    with pytest.raises(MessageRefused, match=f"{len(split.personal)} with names that may not leave"):
+        sent((*split.shared, *split.personal))
