@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 
+from samfed_monai.config.strict import strict_problems
 from samfed_monai.errors import Refused
 from samfed_monai.handlers import DecoupledStages, LoadBalanceTerm, MutualDistillationTerm
 from samfed_monai.networks import SamNetwork, SamPath, sam_outputs
@@ -179,6 +181,9 @@ def test_all_else_that_is_wrong_is_refused_together():
         f"an optimizer without 1 of the {count} shared tensors",
         "1 steps with a share of 0.5",
     ]
+    mend = json.loads(refused.value.problems[1].mend.removeprefix("let its params be "))
+    assert mend == {"_target_": "samfed_monai.parts.parameters_of", "network": "@network"}
+    assert strict_problems({"optimizer": {"params": mend}}, file=True) == []
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, "half", True])
