@@ -166,7 +166,7 @@ class SamFedAlgo(MonaiAlgo):
         handlers = parser.get_parsed_content(HANDLERS) if parser is not None and HANDLERS in parser else ()
         try:
             for handler in handlers:
-                if isinstance(handler, HandlerGroup):
+                if isinstance(handler, HandlerGroup) and self.trainer is not None:
                     handler.check(self.trainer)
         except Refused as refused:
             raise MessageRefused(refused.problems) from None
