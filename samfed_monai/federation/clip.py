@@ -76,6 +76,16 @@ class UpdateGuard:
         found, expected = f"a step of norm {length:.3g}", f"at most {allowed:.3g}"
         raise MessageRefused([Problem("message -> tensors", found=found, expected=expected)])
 
+    def clipped(self, update: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``update``, its step from ``reference`` shortened to what :meth:`share` allows; integers as they are."""
+        share = self.share(update, reference)
+        if share == 1.0:
+            return dict(update)
+        return {
+            name: torch.lerp(reference[name], tensor, share) if tensor.is_floating_point() else tensor
+            for name, tensor in update.items()
+        }
+
 
 def norm(tensors: Mapping[str, Tensor]) -> float:
     """L2 norm over all floating-point tensors; infinite where the sum of squares leaves float32."""

@@ -64,12 +64,9 @@ class Apple(FedAvg):
 
     @torch.no_grad()
     def accept(self, round: int, site: str, update: Envelope) -> None:
-        core, old, share = dict(update.tensors), self._cores.get(site, self._first), 1.0
-        if self.server.guard:
-            share = self.server.guard.share(core, old)
+        old, guard = self._cores.get(site, self._first), self.server.guard
+        core = guard.clipped(update.tensors, old) if guard else dict(update.tensors)
         super().accept(round, site, update)
-        if share < 1.0:
-            core = {n: torch.lerp(old[n], t, share) if t.is_floating_point() else t for n, t in core.items()}
         self._cores[site], self._counts[site] = core, update.n
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -6,15 +6,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import torch
 
-from samfed_monai.errors import Problems, Refused
+from samfed_monai.errors import Problems
 from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.strategies.agreement_masks import agreement, binary_mask, smooth_mask, tailored
 from samfed_monai.federation.strategies.fedavg import FedAvg
+from samfed_monai.networks.key_patterns import matched_names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,13 +91,10 @@ class ClientTailored(FedAvg):
     def attach(self, server: Server) -> ClientTailored:
         super().attach(server)
         self._models, self._answers = {}, {}
-        problems = Problems()
-        for pattern in self.patterns or ():
-            if not any(fnmatchcase(name, pattern) for name in self.global_weights):
-                expected, mend = "names of the network", "correct the pattern or leave it out"
-                problems.add("strategy#patterns", found=f"no name like {pattern!r}", expected=expected, mend=mend)
-        if len(problems):
-            raise Refused(problems)
+        names, problems = list(self.global_weights), Problems()
+        chosen = matched_names(names, self.patterns or (), "strategy#patterns", problems)
+        problems.refuse_if_any()
+        self._chosen = set(names) if self.patterns is None else chosen
         return self
 
     def configure(self, round: int) -> dict[str, Envelope]:
@@ -107,10 +104,8 @@ class ClientTailored(FedAvg):
 
     @torch.no_grad()
     def accept(self, round: int, site: str, update: Envelope) -> None:
-        tensors, sent = dict(update.tensors), self._sent(site)
-        share = self.server.guard.share(tensors, sent) if self.server.guard else 1.0
-        if share < 1.0:
-            tensors = {n: torch.lerp(sent[n], t, share) if t.is_floating_point() else t for n, t in tensors.items()}
+        guard = self.server.guard
+        tensors = guard.clipped(update.tensors, self._sent(site)) if guard else dict(update.tensors)
         super().accept(round, site, replace(update, tensors=tensors))
         self._answers[site] = (update.n, tensors)
 
@@ -157,10 +152,8 @@ class ClientTailored(FedAvg):
         return self._models.get(site, self.global_weights)
 
     def _tailored_names(self) -> list[str]:
-        floats = [name for name, tensor in self.global_weights.items() if tensor.is_floating_point()]
-        if self.patterns is None:
-            return floats
-        return [name for name in floats if any(fnmatchcase(name, pattern) for pattern in self.patterns)]
+        weights = self.global_weights
+        return [name for name, tensor in weights.items() if tensor.is_floating_point() and name in self._chosen]
 
     def _masks(self, agreed: Tensor) -> Tensor:
         if self.mask is Mask.BINARY:

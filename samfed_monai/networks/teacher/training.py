@@ -64,7 +64,8 @@ class Training:
         self.sam, self.batches, self.examine, self.progress_file = sam, batches, examine, progress_file
         self.epochs, self.learning_rate, self.progress, self.title = epochs, learning_rate, progress, title
         self.optimizer = make_optimizer(parameters)
-        self.state, self.average = FitState(fit_hash), WeightAverage(adapted_tensors(sam))
+        self.adapted = adapted_tensors(sam)  # they share the network's memory: always its weights of now
+        self.state, self.average = FitState(fit_hash), WeightAverage(self.adapted)
         self.kept: dict[str, Tensor] = {}
         self._resume()
 
@@ -75,7 +76,7 @@ class Training:
                 self._step(mask_loss(logits, target))
             self.state.epoch = epoch + 1
             self._judge()
-            weights = {"current": adapted_tensors(self.sam), "average": self.average.tensors, "kept": self.kept}
+            weights = {"current": self.adapted, "average": self.average.tensors, "kept": self.kept}
             save_state(self.progress_file, self.state, self.optimizer, weights)
         self.sam.load_state_dict(self.kept, strict=False)
         return self.state
@@ -98,7 +99,7 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        self.average.update(adapted_tensors(self.sam))
+        self.average.update(self.adapted)
         self.state.steps += 1
 
     def _judge(self) -> None:

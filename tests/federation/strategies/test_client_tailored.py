@@ -127,5 +127,5 @@ def test_options_out_of_range_are_refused(options, reason):
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
-    with pytest.raises(Refused, match=r"strategy#patterns: expected names of the network, found no name like 'c\*'"):
+    with pytest.raises(Refused, match=r"strategy#patterns: expected at least one, found no name like 'c\*'"):
         made(ClientTailored(patterns=["a", "c*"]))

@@ -133,3 +133,12 @@ def test_fault_39_honest_steps_pass_whole():
 def test_impossible_guards_are_refused_with_all_problems():
     with pytest.raises(Refused, match="refused: 2 problems"):
         UpdateGuard(limit=0, action="cut")
+
+
+def test_an_update_is_clipped_from_any_reference_and_its_integers_stay():
+    guard = UpdateGuard(limit=2.0)
+    reference = {"w": torch.tensor([3.0, 4.0]), "n": torch.tensor(1)}  # norm 5: a step of 10 is allowed
+    far = {"w": torch.tensor([3.0, 24.0]), "n": torch.tensor(9)}  # a step of 20
+    clipped = guard.clipped(far, reference)
+    assert (clipped["w"].tolist(), clipped["n"].item()) == ([3.0, 14.0], 9)
+    assert guard.clipped(reference, reference) == reference
