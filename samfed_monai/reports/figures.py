@@ -34,7 +34,7 @@ def run_figures(run: RunData) -> list[Picture]:
 
 
 def curves(run: RunData) -> Picture | None:
-    """Validation Dice of the global model at every site, over the rounds."""
+    """Validation Dice at every site, of the global model or of its own, over the rounds."""
     lines = series(run.rounds, "dice")
     if not lines:
         return None
@@ -53,7 +53,8 @@ def curves(run: RunData) -> Picture | None:
         ax.set_ylabel("Dice")
         return figure
 
-    text = "Dice of the global model on every site's validation images; the thick line is the average over images."
+    what = "each site's own model on its" if run.own_models else "the global model on every site's"
+    text = f"Dice of {what} validation images; the thick line is the average over images."
     return picture("curves", "Validation by round", text, draw)
 
 

@@ -34,8 +34,8 @@ results["sites"]["site-1"]["test"]["dice"], results["average"]["test"]["dice"], 
   `convention` says otherwise.
 - `unseen` holds hospitals that took no part in training: the models meet them for the first time, and they count in no
   average. `networks` names every site's network, `exchange` what travels.
-- `models` holds the global model that was best on validation and the last one; `selected` names the one that the top
-  level repeats. Rounds count from 0.
+- `models` holds the model that was best on validation and the last one: the global one, or each site's own where sites
+  keep one. `selected` names the one that the top level repeats. Rounds count from 0.
 - Keys that are not listed may be added by later versions and should be ignored.
 
 """

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from samfed_monai.reports import RunData
-from samfed_monai.reports.figures import run_figures
+from samfed_monai.reports.figures import curves, run_figures
 from samfed_monai.reports.style import DARK, LIGHT, line_style, spread_labels
 
 
@@ -33,6 +33,14 @@ def test_local_experts_have_a_figure_of_their_own(run_folder):
 def test_a_run_without_rounds_still_shows_its_costs(run_folder):
     run = RunData.read(run_folder)
     assert [figure.name for figure in run_figures(RunData(run.folder, run.results))] == ["costs"]
+
+
+def test_the_curves_say_whose_model_they_are_of(run_folder):
+    run = RunData.read(run_folder)
+    told = "Dice of the global model on every site's validation images"
+    assert curves(run).text.startswith(told)
+    run.run["config"] = {"client": {"personal": ["<norm>"]}}
+    assert curves(run).text.startswith("Dice of each site's own model on its validation images")
 
 
 def test_labels_keep_their_distance_and_their_order():

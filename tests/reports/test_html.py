@@ -121,6 +121,7 @@ def test_networks_exchange_and_unseen_hospitals_have_their_place(run_folder, tmp
     page = Report(tmp_path).write().read_text(encoding="utf-8")
     for text in (
         "<code>deeplabv3plus_resnet34</code>",
+        "<p>Each site's own model, the <em>best</em> one (round",
         "no weights leave a site. A round moves 2.62 MB to the",
         "655 kB back",
         "Unseen hospitals",
@@ -137,6 +138,7 @@ def test_networks_exchange_and_unseen_hospitals_have_their_place(run_folder, tmp
 
 
 def test_a_run_that_says_nothing_of_them_shows_nothing(page):
+    assert "<p>The <em>best</em> global model (round" in page
     assert "Unseen hospitals" not in page
     assert "Networks and exchange" not in page
     assert "the larger of the two directed 95th percentiles (MONAI)" in page
