@@ -79,10 +79,12 @@ class Cast:
         """Builds every network of the run once, before anything is computed.
 
         Raises:
-            Refused: as :func:`rehearse`.
+            Refused: as :func:`rehearse`, or the strategy cannot do with their names.
         """
         server = {SERVER: self.server_network} if self.strategy.has_model else {}
-        rehearse(self.config, {**self.networks, **server}, self.overrides, one_network=self.strategy.one_network)
+        networks = {**self.networks, **server}
+        for each in rehearse(self.config, networks, self.overrides, one_network=self.strategy.one_network):
+            self.strategy.require_names(each.split.shared)
 
     @property
     def exchange(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from samfed_monai.federation.envelope import Envelope, Kind
@@ -59,6 +59,13 @@ class Strategy(ABC):
         self.server = server
         self._take(server.weights)
         return self
+
+    def require_names(self, shared: Sequence[str]) -> None:  # noqa: B027 - most strategies take any network
+        """Looks at the names of what sites share before anything is computed.
+
+        Raises:
+            Refused: options of this strategy do not fit them.
+        """
 
     def requirements(self) -> dict[str, str]:
         """What every site must confirm before round 0, and in each round that it trains, as ``extra`` of a message.

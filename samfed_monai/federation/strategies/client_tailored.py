@@ -91,11 +91,11 @@ class ClientTailored(FedAvg):
     def attach(self, server: Server) -> ClientTailored:
         super().attach(server)
         self._models, self._answers = {}, {}
-        names, problems = list(self.global_weights), Problems()
-        chosen = matched_names(names, self.patterns or (), "strategy#patterns", problems)
-        problems.refuse_if_any()
-        self._chosen = set(names) if self.patterns is None else chosen
+        self._chosen = self._matched(list(self.global_weights))
         return self
+
+    def require_names(self, shared: Sequence[str]) -> None:
+        self._matched(shared)
 
     def configure(self, round: int) -> dict[str, Envelope]:
         super().configure(round)
@@ -154,6 +154,14 @@ class ClientTailored(FedAvg):
     def _tailored_names(self) -> list[str]:
         weights = self.global_weights
         return [name for name, tensor in weights.items() if tensor.is_floating_point() and name in self._chosen]
+
+    def _matched(self, names: Sequence[str]) -> set[str]:
+        if self.patterns is None:
+            return set(names)
+        problems = Problems()
+        chosen = matched_names(names, self.patterns, "strategy#patterns", problems)
+        problems.refuse_if_any()
+        return chosen
 
     def _masks(self, agreed: Tensor) -> Tensor:
         if self.mask is Mask.BINARY:
