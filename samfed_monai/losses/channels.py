@@ -13,13 +13,13 @@ class Channels(NamedTuple):
 
     Args:
         truth: (B, K, H, W), K = 1 for C = 1, otherwise C - 1: every class but the background.
-        prediction: (B, K, H, W) float in [0, 1].
         entropy: (B, 1, H, W) float >= 0, the cross entropy of each pixel over all C classes.
+        prediction: (B, K, H, W) float in [0, 1].
     """
 
     truth: Tensor
-    prediction: Tensor
     entropy: Tensor
+    prediction: Tensor
 
 
 def channels(logits: Tensor, target: Tensor) -> Channels:
@@ -29,10 +29,11 @@ def channels(logits: Tensor, target: Tensor) -> Channels:
         logits: (B, C, H, W) float.
         target: (B, 1, H, W), in [0, 1] for C = 1 and class indices for C > 1.
     """
+    # entropy before prediction: where three gradients meet in the logits, the order decides on the last bit
     classes = logits.shape[1]
     if classes == 1:
         truth = target.to(logits.dtype)
-        return Channels(truth, logits.sigmoid(), F.binary_cross_entropy_with_logits(logits, truth, reduction="none"))
+        return Channels(truth, F.binary_cross_entropy_with_logits(logits, truth, reduction="none"), logits.sigmoid())
     index = target.squeeze(1).long()
     truth = F.one_hot(index, classes).movedim(-1, 1).to(logits.dtype)[:, 1:]
-    return Channels(truth, logits.softmax(dim=1)[:, 1:], F.cross_entropy(logits, index, reduction="none").unsqueeze(1))
+    return Channels(truth, F.cross_entropy(logits, index, reduction="none").unsqueeze(1), logits.softmax(dim=1)[:, 1:])

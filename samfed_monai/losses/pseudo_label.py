@@ -24,7 +24,7 @@ def weighted_pseudo_label_loss(logits: Tensor, label: Tensor, weight: Tensor, *,
         a scalar >= 0.
     """
     weight = weight.detach().to(logits.dtype)
-    truth, prediction, entropy = channels(logits, label)
+    truth, entropy, prediction = channels(logits, label)
     weighted = weight * prediction
     per_class = (2 * (weighted * truth).sum((2, 3)) + smoothing) / (
         weighted.sum((2, 3)) + (weight * truth).sum((2, 3)) + smoothing

@@ -70,7 +70,7 @@ class StructureLoss(nn.Module):
         if target.shape != (logits.shape[0], 1, *logits.shape[2:]):
             expected = (logits.shape[0], 1, *logits.shape[2:])
             raise ValueError(f"StructureLoss: expected a target of shape {expected}, found {tuple(target.shape)}")
-        truth, prediction, entropy = channels(logits, target)
+        truth, entropy, prediction = channels(logits, target)
         weight = border_weight(truth, self.kernel_size, self.gain).amax(dim=1, keepdim=True)
         pixels = (1, 2, 3)
         share = weight if self.weighted_entropy else torch.ones_like(weight)

@@ -10,7 +10,7 @@ from samfed_monai.losses.channels import channels
 
 def test_one_class_is_a_sigmoid() -> None:
     logits = torch.tensor([[[[0.0, math.log(3)]]]])  # probabilities 1/2 and 3/4
-    truth, prediction, entropy = channels(logits, torch.tensor([[[[1, 0]]]]))
+    truth, entropy, prediction = channels(logits, torch.tensor([[[[1, 0]]]]))
     assert truth.dtype == torch.float32
     assert truth.flatten().tolist() == [1, 0]
     assert prediction.flatten().tolist() == pytest.approx([1 / 2, 3 / 4])
@@ -19,7 +19,7 @@ def test_one_class_is_a_sigmoid() -> None:
 
 def test_several_classes_are_a_softmax_without_the_background() -> None:
     logits = torch.tensor([0.0, math.log(2), math.log(5)]).reshape(1, 3, 1, 1)  # probabilities 1/8, 2/8 and 5/8
-    truth, prediction, entropy = channels(logits.expand(1, 3, 1, 2), torch.tensor([[[[0, 2]]]]))
+    truth, entropy, prediction = channels(logits.expand(1, 3, 1, 2), torch.tensor([[[[0, 2]]]]))
     assert truth[0, :, 0].tolist() == [[0, 0], [0, 1]]
     assert prediction[0, :, 0, 0].tolist() == pytest.approx([2 / 8, 5 / 8])
     assert entropy.shape == (1, 1, 1, 2)
