@@ -81,11 +81,6 @@ class LsslTerm(Term):
         self.flip_below, self.least_mean = flip_below, least_mean
         self.feature_dropout, self.cross_entropy, self.consistency = feature_dropout, cross_entropy, consistency
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The student's two views alone."""
-        return ()
-
     def check(self, engine: Any) -> None:
         """Refuses, before any work, a network without confidence or feature dropout."""
         super().check(engine)
