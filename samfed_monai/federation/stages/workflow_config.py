@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.config.reach import reached
 from samfed_monai.config.variants import variant_files
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.io import canonical_hash, read_json
+
+TRAIN = "train"
+"""MONAI's id of what a training bundle trains with."""
 
 PLACES = frozenset(
     ("bundle_root", "datalist", "data_root", "dataset_dir", "output", "output_dir", "cache_dir", "store_dir")
@@ -18,8 +22,8 @@ PLACES = frozenset(
 
 EVALUATION = frozenset(
     ("validate", "test", "standalone", "evaluation", "split", "model", "initialize", "run", "imports")
-) | {"personal", "sam_network", "warm_start"}
-"""Ids of a client's configuration that do not change what a warm start trains; what they choose is told otherwise."""
+)
+"""Ids that have no part in what is trained, although a trainer's handlers may refer to them."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,14 @@ class WorkflowConfig:
         return {key: value for key, value in content.items() if key not in without and not key.startswith("_")}
 
     def fingerprint(self, **extra: Any) -> str:
-        """Hash of everything that decides what is trained: the configuration without places, plus ``extra``."""
-        return canonical_hash({"config": self.content(without=PLACES | EVALUATION), "extra": extra})
+        """Hash of everything that decides what ``train`` trains, without places, plus ``extra``.
+
+        Settings of what is disabled, or of nothing that the trainer refers to, do not count: rows of a sweep over the
+        agreement share their warm start.
+        """
+        content = self.content(without=PLACES | EVALUATION)
+        made_of = reached(content, [TRAIN]) if TRAIN in content else content
+        return canonical_hash({"config": made_of, "extra": extra})
 
 
 def client_config(bundle_root: str | Path, variant: str, overrides: Mapping[str, Any]) -> WorkflowConfig:

@@ -49,6 +49,16 @@ def test_places_do_not_enter_the_fingerprint_and_everything_else_does(bundle):
     assert config.fingerprint() != config.with_overrides({"size": 65}).fingerprint()
 
 
+def test_what_the_trainer_does_not_refer_to_does_not_enter_the_fingerprint(bundle):
+    train = {"train": {"trainer": {"handlers": ["@terms"], "size": "@size"}}, "terms#kd#weight": "@weight", "weight": 1}
+    config = WorkflowConfig(bundle, ("configs/train.json",), train)
+    assert config.fingerprint() == config.with_overrides({"twice": 3}).fingerprint()
+    assert config.fingerprint() != config.with_overrides({"size": 65}).fingerprint()
+    assert config.fingerprint() != config.with_overrides({"weight": 2}).fingerprint()
+    disabled = config.with_overrides({"terms#kd#_disabled_": True})
+    assert disabled.fingerprint() == disabled.with_overrides({"weight": 2}).fingerprint()
+
+
 def test_how_it_is_evaluated_does_not_enter_the_fingerprint(bundle):
     config = WorkflowConfig(bundle, ("configs/train.json",))
     assert config.fingerprint() == config.with_overrides({"validate": {"batch": 3}}).fingerprint()
