@@ -70,25 +70,11 @@ class RunData:
     def own_models(self) -> bool:
         """Whether each site ends with a model of its own: a network, or a part of one, that no other site has.
 
-        By what travels and the sites' networks, and by the configuration in ``run.json`` where there is one.
+        Results that do not say so are judged by what travelled and by the sites' networks.
         """
+        told = self.results.get("own_models")
         networks = set(self.results.get("networks", {}).values())
-        if self.results.get("exchange", "weights") != "weights" or len(networks) > 1:
-            return True
-        config = self.run.get("config")
-        client = config.get("client") if isinstance(config, Mapping) else None
-        if not isinstance(client, Mapping):
-            return False
-        found = (client.get(name) for name in ("strategy", "network_def"))
-        strategy, network = (each if isinstance(each, Mapping) else {} for each in found)
-        target = str(strategy.get("_target_")).rpartition(".")[2]
-        # with its sharing SemiFL's server trains, and sites take the global model
-        kept = target == "ClientTailored" or (client.get("sharing") and target not in ("FedAvg", "ServerTuned"))
-        name = str(client.get("sam_network") or client.get("network_name"))
-        # where nothing is said of them, SAM has experts and a decoder that are a site's own
-        own_parts = network.get("experts", 4) or network.get("decoder", "personal") == "personal"
-        sam = name.startswith("sam_") and not network.get("full") and own_parts
-        return bool(kept or client.get("personal") or sam)
+        return bool(self.results.get("exchange", "weights") != "weights" or len(networks) > 1 if told is None else told)
 
     @property
     def skipped(self) -> list[dict[str, Any]]:

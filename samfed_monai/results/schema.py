@@ -164,6 +164,7 @@ RESULTS_SCHEMA: Schema = {
         unseen=_UNSEEN,
         networks=_map("network by site, and `server`'s where it has one of its own", _text("name of the network")),
         exchange=_choice("what travels between sites and server: " + ", ".join(f"`{e}`" for e in EXCHANGES), EXCHANGES),
+        own_models={"type": "boolean", "description": "whether the models are each site's own, or a part of them is"},
         convention=_CONVENTION,
         teacher=_TEACHER,
         privacy=_PRIVACY,
@@ -200,6 +201,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
     "number": (int, float),
+    "boolean": (bool,),
     "null": (type(None),),
 }
 
@@ -227,7 +229,8 @@ def validate_results(results: Any, *, where: str = "results.json") -> list[Probl
 
 def _departures(value: Any, schema: Schema, where: str, joint: str) -> Iterator[Problem]:
     kinds = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
-    if isinstance(value, bool) or not any(isinstance(value, _TYPES[kind]) for kind in kinds):
+    fits = any(isinstance(value, _TYPES[kind]) for kind in kinds)
+    if not fits or (isinstance(value, bool) and "boolean" not in kinds):  # to Python True is a number, too
         yield Problem(where, found=f"{value!r} ({type(value).__name__})"[:120], expected=" or ".join(kinds))
         return
     if "enum" in schema and value not in schema["enum"]:

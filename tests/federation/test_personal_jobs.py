@@ -69,6 +69,7 @@ def test_a_personal_head_travels_before_round_0_and_never_again(small_federation
     homes = Homes(small_federation, tmp_path / "homes")
     results = job(small_federation, tmp_path / "run", **knobs).run(homes)
     assert validate_results(results) == []
+    assert results["own_models"] is True
     stored = safe_load(tmp_path / "run" / "rounds" / "001" / "global.safetensors")
     assert stored
     assert not KEYS & stored.keys()

@@ -2,20 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.config import find_bundle
 from samfed_monai.errors import Refused
-from samfed_monai.federation.stages.workflow_config import client_config
 from samfed_monai.io import write_json
 from samfed_monai.reports import RunData
-from samfed_monai.reports.caveats import VARIANTS
-
-#: What travels in variants that do not send weights.
-TRAVELS = {
-    **dict.fromkeys(("local_only", "local_sam", "zero_shot"), "none"),
-    **dict.fromkeys(("fedmd", "hssf", "hssf_compat", "heterogeneous"), "predictions"),
-    "fedproto": "prototypes",
-}
-OWN = {*TRAVELS, "fedbn", "fedper", "fedrep", "pfedsam", "ditto", "fedicra", "apple", "fca"}
 
 
 def test_it_reads_a_run(run_folder):
@@ -37,31 +26,19 @@ def test_a_knob_that_run_json_leaves_out_is_read_from_the_command(run_folder):
     assert bare.setting("data") is None
 
 
-@pytest.mark.parametrize("variant", sorted({*VARIANTS} - {"teacher", "own_teacher"}))
-def test_whose_models_a_run_ends_with(tmp_path, variant):
-    results = {"exchange": TRAVELS.get(variant, "weights"), "networks": {"a": "one", "b": "one"}}
-    content = client_config(find_bundle("samfed_skin"), variant, {}).content()
-    run = RunData(tmp_path, results, {"config": {"variant": variant, "client": content}})
-    assert run.own_models == (variant in OWN)
-
-
-def test_whose_models_a_run_ends_with_is_not_its_variants_name_alone(tmp_path):
-    client = {"network_name": "sam_vit_t", "personal": [], "sharing": None}
-    weights = {"exchange": "weights", "networks": {"a": "one", "b": "one"}}
-    for results, config, own in (
-        ({}, {}, False),
-        (weights, {}, False),
-        (weights, {"client": {"personal": ["head.*"]}}, True),
-        (weights, {"client": {"sharing": {}, "strategy": {"_target_": "mine.OneForEach"}}}, False),
-        (weights, {"client": {"sharing": {"_target_": "mine.Own"}, "strategy": {"_target_": "mine.OneForEach"}}}, True),
-        (weights, {"client": {"strategy": "@mine", "network_def": "@mine", "network_name": None}}, False),
-        (weights, {"client": client}, True),
-        (weights, {"client": {**client, "network_def": {"experts": 0, "decoder": "shared"}}}, False),
-        (weights, {"client": {**client, "network_def": {"experts": 0}}}, True),
-        (weights, {"client": {**client, "network_def": {"full": True}}}, False),
-        ({**weights, "networks": {"a": "one", "b": "two"}}, {}, True),
-    ):
-        assert RunData(tmp_path, results, {"config": config}).own_models is own, (results, config)
+@pytest.mark.parametrize(
+    ("results", "own"),
+    [
+        ({"own_models": True, "exchange": "weights"}, True),
+        ({"own_models": False, "exchange": "predictions"}, False),
+        ({"exchange": "predictions"}, True),
+        ({"exchange": "weights", "networks": {"a": "one", "b": "two"}}, True),
+        ({"exchange": "weights", "networks": {"a": "one", "b": "one"}}, False),
+        ({}, False),
+    ],
+)
+def test_whose_models_a_run_ends_with(tmp_path, results, own):
+    assert RunData(tmp_path, results).own_models is own
 
 
 def test_image_scores_are_numbers(run_folder):

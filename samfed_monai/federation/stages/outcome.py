@@ -19,6 +19,7 @@ def outcome(result: RunResult, cast: Cast) -> dict[str, Any]:
         "unseen": {name: model["unseen"] for name, model in result.models.items()} if cast.unseen else None,
         "networks": cast.networks,
         "exchange": cast.exchange,
+        "own_models": cast.strategy.keeps_states,
         "traffic": result.traffic,
         "rounds_traffic": [round_traffic(record) for record in result.records],
         "skipped": skipped(result.records),

@@ -18,7 +18,9 @@ RESULT = RunResult(
 
 
 def cast(*unseen: str) -> SimpleNamespace:
-    return SimpleNamespace(unseen=unseen, networks={"a": "basic_unet"}, exchange="weights")
+    return SimpleNamespace(
+        unseen=unseen, networks={"a": "basic_unet"}, exchange="weights", strategy=SimpleNamespace(keeps_states=False)
+    )
 
 
 def test_what_the_rounds_decide():
@@ -29,6 +31,7 @@ def test_what_the_rounds_decide():
         "unseen": {"best": {"c": {"test": None}}, "last": {"c": {"test": None}}},
         "networks": {"a": "basic_unet"},
         "exchange": "weights",
+        "own_models": False,
         "traffic": {"up_bytes": 7, "down_bytes": 8},
         "rounds_traffic": [{"up_bytes": 2, "down_bytes": 4}],
         "skipped": [{"round": 0, "site": "a", "reason": "late"}],
