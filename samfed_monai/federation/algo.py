@@ -70,7 +70,6 @@ class SamFedAlgo(MonaiAlgo):
         vetted: True when the bundle passed the package's own check (allow-listed ``_target_``s, no ``$`` in knobs);
             silences MONAI's warning that it executes a bundle, and nothing else.
         keep_optimizer: keep the optimizer's moments from round to round; False starts every round without.
-        count_ids: configuration ids of the data set whose length is ``n``; the first that exists is taken.
         output_dir: folder of this site's evaluation files; ``None`` writes none.
         **monai: arguments of ``MonaiAlgo``; ``send_weight_diff`` is False here unless given.
     """
@@ -81,14 +80,13 @@ class SamFedAlgo(MonaiAlgo):
         *,
         vetted: bool = False,
         keep_optimizer: bool = True,
-        count_ids: tuple[str, ...] = ("unlabelled#dataset", "train#dataset"),
         output_dir: str | Path | None = None,
         **monai: Any,
     ) -> None:
         monai.setdefault("send_weight_diff", False)
         super().__init__(bundle_root=str(bundle_root), **monai)
         self.logger = logger  # MONAI's own prints several lines per call to standard output, across progress bars
-        self.vetted, self.keep_optimizer, self.count_ids = vetted, keep_optimizer, count_ids
+        self.vetted, self.keep_optimizer = vetted, keep_optimizer
         self.output_dir = Path(output_dir) if output_dir is not None else None
         #: Tables of the last evaluation of each split: a list of {"id", "dice", "iou", "hd95", "empty"}.
         self.scores: dict[str, list[dict[str, Any]]] = {}
@@ -187,7 +185,7 @@ class SamFedAlgo(MonaiAlgo):
         terms = {f"term_{name}": float(value) for name, value in means.items() if math.isfinite(value)}
         answer.metrics = {"seconds": self._seconds, "iterations": iterations, **sendable(terms)}
         last = self._last or Call.of(self.client_name)
-        answer[HEADER] = last.header(kind, n=private_count(self.train_workflow, self.count_ids))
+        answer[HEADER] = last.header(kind, n=private_count(self.train_workflow))
         return answer
 
     def evaluate(self, data: ExchangeObject, extra: dict | None = None) -> ExchangeObject:

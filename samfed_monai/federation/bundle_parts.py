@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 LOADER_IDS = {"validation": "validate#dataloader", "test": "test#dataloader"}
 
 
-def private_count(workflow: Any, ids: tuple[str, ...]) -> int:
-    """Length of the first data set among ``ids`` that the bundle has; 0 when it has none of them."""
+def private_count(workflow: Any) -> int:
+    """Number of images a bundle trains on: ``unlabelled#dataset``, else ``train#dataset``; 0 without both."""
     parser = getattr(workflow, "parser", None)
-    for name in ids:
+    for name in ("unlabelled#dataset", "train#dataset"):
         if parser is not None and name in parser:
             dataset = parser.get_parsed_content(name)
             if isinstance(dataset, Sized):
