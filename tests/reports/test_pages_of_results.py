@@ -28,8 +28,6 @@ NEEDED = {
     "pfedsam": {"pfedsam-polyp": "pfedsam"},
 }
 """Of each page its records, and a row that each must have."""
-OLDER = {"ablation"}
-"""Pages that were written from run folders which are gone; their figures wait for records."""
 
 
 def rows_of(record: str) -> set[str]:
@@ -42,8 +40,6 @@ def rows_of(record: str) -> set[str]:
 @pytest.mark.parametrize("page", NEEDED)
 def test_a_page_is_what_its_command_writes_from_the_records(page: str, tmp_path: Path) -> None:
     missing = [f"{row} in {record}.jsonl" for record, row in NEEDED[page].items() if row not in rows_of(record)]
-    if missing and page in OLDER:
-        pytest.skip(f"docs/results/runs has no {', '.join(missing)}: {page}.md was written from run folders")
     assert not missing, f"the records of {page}.md are gone"
     installed = ["--old-file", ".venv/.package"]  # whatever runs this test is installed, wherever that is
     words = ["make", "--silent", *installed, f"{page}-page", f"BIN={Path(sys.executable).parent}", f"PAGES={tmp_path}"]
