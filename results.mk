@@ -67,7 +67,7 @@ skin-page: $(VENV)/.package
 	    $(call skin-section,Unseen hospital: trained without domain1,no-domain1,$(SKIN_SIDE) $(SKIN_UNSEEN)) \
 	    --caveat "A subset: those images of HSSF's published lists that ISIC 2017 has (66 of 100 public ones), and of the unlabelled ones at most 100 a site; masks are those of ISIC 2017." \
 	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, $(SKIN_ROUNDS) rounds (in the first section; $(SIDE_ROUNDS) in the others) of $(SKIN_STEPS) steps after $(SKIN_WARM) steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other." \
-	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps at a site and choice of the round; the server of semifl, unlike others with one network, trains too, as many steps again on the public images, as published. The teacher is fitted once, with one seed, and shared by all rows that use it."
+	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps at a site and choice of the round; the server of semifl, unlike others with one network, trains too, as many steps again on the public images, as published, and the runs of mean_teacher are of when its ramp took 40 % of the rounds, not 20 % as in the other rows. The teacher is fitted once, with one seed, and shared by all rows that use it."
 
 # ---- the comparisons of docs/results/polyp.md -----------------------------------------------------------------------
 # Two hospitals, also cut into four sites; for the unseen one, the other is cut into two. Finished runs are kept: a second call goes on where the first one stopped.
@@ -133,7 +133,7 @@ polyp-page: $(VENV)/.package
 	    $(call polyp-section,Unseen hospital and ImageNet encoder,no-kvasir-imagenet,$(POLYP_SIDE) $(POLYP_UNSEEN) $(IMAGENET)) \
 	    --caveat "Two of HSSF's four polyp sites: the two other collections are not at hand. At most 160 unlabelled images a site; frames of 28 of 44 sequences are in more than one split of the published lists." \
 	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, $(POLYP_ROUNDS) rounds (in the first two sections; $(SIDE_ROUNDS) in the others) of $(POLYP_STEPS) steps after $(POLYP_WARM) steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other." \
-	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps at a site and choice of the round; the server of semifl, unlike others with one network, trains too, as many steps again on the public images, as published. The teacher is fitted once, with one seed, and shared by all rows that use it."
+	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps at a site and choice of the round; the server of semifl, unlike others with one network, trains too, as many steps again on the public images, as published, and the runs of mean_teacher are of when its ramp took 40 % of the rounds, not 20 % as in the other rows. The teacher is fitted once, with one seed, and shared by all rows that use it."
 
 # ---- docs/results/ablation.md: parts, rules, thresholds and teachers on both collections ---------------------------------
 ABLATION_ROWS := --variants no_agreement,no_sam_kd,no_global_kd,unadapted_sam \
