@@ -123,7 +123,7 @@ def test_another_public_set_at_one_site_stops_the_job_before_anything_is_trained
 
 def test_the_same_images_at_another_size_stop_the_job_before_round_0(five_sites, tmp_path):
     datalist = two_sites(five_sites, tmp_path / "two.json")
-    sites = {"site-2": {"image_size": 48}}
+    sites = {"site-2": {"image_size": 64}}
     with pytest.raises(
         Refused, match=r"site-2: expected a site that can take part, found public set: expected that of"
     ):
