@@ -25,7 +25,7 @@ NEEDED = {
         "polyp-no-kvasir": "samfed",
     },
     "ablation": {"ablation-polyp": "rule_intersection", "ablation-skin": "rule_intersection"},
-    "pfedsam": {"pfedsam-polyp": "pfedsam"},
+    "pfedsam": {"pfedsam-polyp": "pfedsam", "pfedsam-no-kvasir": "pfedsam"},
 }
 """Of each page its records, and a row that each must have."""
 
