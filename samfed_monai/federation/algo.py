@@ -161,13 +161,11 @@ class SamFedAlgo(MonaiAlgo):
         """
         self._require_public_set(extra or {})
         parser = getattr(self.train_workflow, "parser", None)
-        handlers = parser.get_parsed_content(HANDLERS) if parser is not None and HANDLERS in parser else ()
-        try:
-            for handler in handlers:
-                if isinstance(handler, HandlerGroup) and self.trainer is not None:
-                    handler.check(self.trainer)
-        except Refused as refused:
-            raise MessageRefused(refused.problems) from None
+        if self.trainer is not None and parser is not None and HANDLERS in parser:
+            try:
+                HandlerGroup(handlers=parser.get_parsed_content(HANDLERS)).check(self.trainer)
+            except Refused as refused:
+                raise MessageRefused(refused.problems) from None
         return {}
 
     def get_weights(self, extra: dict | None = None) -> ExchangeObject:
@@ -268,7 +266,8 @@ class SamFedAlgo(MonaiAlgo):
             self.own.sharing.reset()
 
     def _require_public_set(self, words: Mapping[str, Any]) -> None:
-        require_same_public_set(words.get("public"), self.own.sharing.public_hash if self.own else "")
+        if wanted := words.get("public"):  # its hash costs a pass over the public images
+            require_same_public_set(wanted, self.own.sharing.public_hash if self.own else "")
 
     def _own_in(self, call: Call) -> OwnNetwork | None:
         return self.own if call.keeps_network else None

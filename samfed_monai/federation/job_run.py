@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,6 @@ from samfed_monai.results import build_results
 
 SPLITS = ("validation", "test")
 RESUME = "type the same command again"
-STEPS = "warm_start_steps"
 
 
 class JobRun:
@@ -176,21 +175,19 @@ class JobRun:
             allow_single_site=plan.allow_single_site,
         )
 
-    def warm_config(self, cast: Cast, network: str) -> WorkflowConfig:
-        """``train.json`` as a network is warmed up with it: the run's own knobs, then what its variant says of that."""
+    def warm_config(self, cast: Cast, network: str) -> tuple[WorkflowConfig, int]:
+        """``train.json`` and the steps that a network is warmed up with: the run's own, then what its variant says."""
         content = cast.config.parser().get()
-        knobs = {**self.plan.client, **self.places.overrides(), "network_name": network}
-        knobs["network_def"] = content.get("network_def")
-        own = {name: value for name, value in _of_warm_start(content).items() if name != STEPS}
-        return WorkflowConfig(self.places.bundle_root, ("configs/train.json",), {**knobs, **own})
+        own = flat(content.get("warm_start") or {})  # over dp_only
+        steps = own.pop("warm_start_steps", self.plan.warm_start_steps)
+        declared = content.get("network_def")
+        overrides = {**self.plan.client, **self.places.overrides(), "network_name": network, "network_def": declared}
+        return WorkflowConfig(self.places.bundle_root, ("configs/train.json",), {**overrides, **own}), steps
 
     def _start(self, cast: Cast, network: str, datalist: DataList) -> Start:
+        config, steps = self.warm_config(cast, network)
         weights, _ = warm_start(
-            self.warm_config(cast, network),
-            datalist=datalist,
-            steps=_of_warm_start(cast.config.parser().get()).get(STEPS, self.plan.warm_start_steps),
-            seed=self.plan.seed,
-            cache_dir=self.places.cache,
+            config, datalist=datalist, steps=steps, seed=self.plan.seed, cache_dir=self.places.cache
         )
         return cast.start(network, weights, self.plan.seed)
 
@@ -199,8 +196,3 @@ class JobRun:
         started = time.perf_counter()
         yield
         self.seconds[activity] = time.perf_counter() - started
-
-
-def _of_warm_start(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What a variant says of the warm start, by id of ``train.json``; :data:`STEPS` beside them."""
-    return flat(content.get("warm_start") or {})

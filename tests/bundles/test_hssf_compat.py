@@ -100,7 +100,9 @@ def test_a_federation_warms_up_by_the_conventions_too(tmp_path: Path) -> None:
     assert (results["exchange"], set(results["networks"].values())) == ("predictions", {"hssf_resnet18"})
     assert results["convention"] == {"hd95": "pooled", "empty": "skipped"}
     cast = Cast.of(job.plan, job.places, DataList.load(tmp_path / "list.json"))
-    warm = JobRun(job.plan, job.places).warm_config(cast, "hssf_resnet18").parser()
+    config, steps = JobRun(job.plan, job.places).warm_config(cast, "hssf_resnet18")
+    warm = config.parser()
+    assert steps == 2
     assert warm.get_parsed_content("terms#confidence").weight == 4.0
     assert (warm["optimizer#lr"], warm["train#dataloader#batch_size"], warm["loss#weighted_entropy"]) == (
         1e-4,
