@@ -7,6 +7,7 @@ import torch
 
 from samfed_monai.errors import ExitCode, Refused
 from samfed_monai.federation import CondensationFusion, Consensus, Kind, LocalOnly, RunFolder
+from samfed_monai.handlers import PublicPredictor
 from samfed_monai.io import read_json, safe_load
 from tests.federation.toys import FixedClient, RogueClient
 from tests.federation.unlike import IMAGES, own_weights, run_unlike, toy_net, unlike_algo
@@ -36,6 +37,12 @@ def test_condensation_changes_what_the_next_round_starts_from(tmp_path):
     learned = run_unlike(tmp_path / "a")[1]
     alone = run_unlike(tmp_path / "c", strategy=LocalOnly(), exchange="none")[1]
     assert not same(own_weights(learned["site-2"]), own_weights(alone["site-2"]))
+
+
+def test_sites_that_exchange_nothing_do_not_pass_over_the_public_set_for_its_hash(tmp_path, monkeypatch):
+    monkeypatch.setattr(PublicPredictor, "public_hash", property(lambda self: pytest.fail("nobody asked for it")))
+    result, _, _ = run_unlike(tmp_path, rounds=1, strategy=LocalOnly(), exchange="none")
+    assert {entry["status"] for entry in result.records[0]["sites"].values()} == {"ok"}
 
 
 @pytest.mark.parametrize(
