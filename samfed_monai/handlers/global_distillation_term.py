@@ -30,7 +30,7 @@ class GlobalDistillationTerm(Term):
 
     Example::
 
-        {"_target_": "samfed_monai.handlers.GlobalDistillationTerm", "guide": "global", "weight": 0.5}
+        {"_target_": "samfed_monai.handlers.GlobalDistillationTerm", "guide": "global", "weight": 0.1}
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class GlobalDistillationTerm(Term):
         name: str = "global_kd",
         guide: str = "global",
         temperature: float = 2.0,
-        weight: float = 0.5,
+        weight: float = 0.1,
         schedule: str = "constant",
         fraction: float = 0.4,
     ) -> None:
