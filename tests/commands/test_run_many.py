@@ -132,6 +132,22 @@ def test_threads_that_the_user_set_go_before_ours(bundle, monkeypatch, omp, mkl,
     assert (run.folder / "log.txt").read_text().strip() == expected
 
 
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("print('first'); print('the last line'); sys.exit(1)", "the last line"),
+        ("sys.exit(1)", "no output"),
+        ("os.remove(os.path.join(sys.argv[1], 'log.txt')); sys.exit(1)", "no output"),
+    ],
+)
+def test_a_run_that_fails_is_told_with_its_last_line(bundle, monkeypatch, program, told):
+    run = Run(bundle, "mine", 0, bundle.parent / "r", {}, ())
+    command = [sys.executable, "-c", f"import os, sys; {program}", str(run.folder)]
+    monkeypatch.setattr(Run, "command", lambda self: command)
+    with pytest.raises(Stopped, match=f"1 of 1 runs failed:\n    mine, seed 0: {told}  "):
+        run_all([run])
+
+
 def test_a_comparison_that_is_asked_to_end_ends_its_runs(bundle, monkeypatch):
     started = []
 
