@@ -22,6 +22,7 @@ NEEDED = {
         "polyp-one": "samfed",
         "polyp-mixed": "heterogeneous",
         "polyp-imagenet": "samfed",
+        "polyp-four": "samfed",
         "polyp-no-kvasir": "samfed",
     },
     "ablation": {"ablation-polyp": "rule_intersection", "ablation-skin": "rule_intersection"},
