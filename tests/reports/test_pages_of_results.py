@@ -23,6 +23,7 @@ NEEDED = {
         "polyp-mixed": "heterogeneous",
         "polyp-imagenet": "samfed",
         "polyp-four": "samfed",
+        "polyp-no-kvasir-imagenet": "samfed",
         "polyp-no-kvasir": "samfed",
     },
     "ablation": {"ablation-polyp": "rule_intersection", "ablation-skin": "rule_intersection"},
