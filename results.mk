@@ -152,7 +152,7 @@ ablation-page: $(VENV)/.package
 	    $(call ablation-section,Polyp,polyp,--seeds $(POLYP_SEEDS) $(POLYP_SIDE)) \
 	    $(call ablation-section,Skin,skin,--seeds $(SKIN_SEEDS) $(SKIN_SIDE)) \
 	    --caveat "Small on purpose, for two processor cores: the data and scale of docs/results/polyp.md and skin.md with $(SIDE_ROUNDS) rounds. Rows without a figure have not been run on that collection." \
-    --caveat "On skin the rows of other agreement rules are of when the global network's distillation weighed 0.5: they stand beside global_0.5, not beside the default."
+	    --caveat "On skin the rows of other agreement rules are of when the global network's distillation weighed 0.5: they stand beside global_0.5, not beside the default."
 
 # ---- docs/results/pfedsam.md: SAM itself at the sites, on labels of their own; finished runs are kept -------------------
 PFEDSAM_RUN ?= runs/pfedsam

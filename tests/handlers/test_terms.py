@@ -93,7 +93,7 @@ def test_sam_term_is_weighted_by_agreement_and_reliability() -> None:
         torch.testing.assert_close(engine.state.terms["sam_kd"], expected)
 
 
-def test_global_term_is_plain_distillation_at_a_tenth_of_its_weight() -> None:
+def test_global_term_is_plain_distillation_that_weighs_a_tenth() -> None:
     given = guidance()
     engine = engine_at(0, 1, given)
     GlobalDistillationTerm()(engine)
