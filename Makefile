@@ -94,10 +94,10 @@ flare-real: $(VENV)/.flare
 	@$(BIN)/python benchmarks/flare_real.py --data "$(SAMFED_DATA)" $(if $(FLARE_ADAPTER),--adapter "$(FLARE_ADAPTER)") $(FLARE_REAL)
 
 # ---- tests, checks, documentation, figures ------------------------------------------------------------------------
-# Two processes: tests of FLARE mostly wait for deadlines, the others compute meanwhile. TEST_WORKERS=0 runs them in one.
-TEST_WORKERS ?= 2
+# Three processes for two cores: two run tests of FLARE, which mostly wait, the third computes meanwhile. TEST_WORKERS=0 runs them in one.
+TEST_WORKERS ?= 3
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(TESTS)
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder $(TESTS)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff format --check .

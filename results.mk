@@ -165,6 +165,8 @@ PFEDSAM_RUN ?= runs/pfedsam
 PFEDSAM_SEEDS ?= 0,1,2
 PFEDSAM_JOBS ?= 1
 PFEDSAM_ROWS := zero_shot,local_sam,fedsam,pfedsam
+PFEDSAM_DECODER := --rows docs/results/decoder.rows.json
+PFEDSAM_MORE := --rows docs/results/pfedsam.rows.json $(PFEDSAM_DECODER)
 PFEDSAM_IMAGES := 240
 PFEDSAM_ROUNDS := 6
 PFEDSAM_STEPS := 24
@@ -192,9 +194,9 @@ pfedsam: $(VENV)/.package
 	@test -f "$(PFEDSAM_RUN)/skin.json" || $(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/isic_hssf.json" \
 	    --data-root "$(SKIN_DATA)" --limit-per-site $(PFEDSAM_IMAGES) --output "$(PFEDSAM_RUN)/skin.json"
 	$(call PFEDSAM_COMPARE,samfed_polyp,$(PFEDSAM_ROWS)) --datalist "$(PFEDSAM_RUN)/polyp.json" --data-root "$(POLYP_DATA)" \
-	    $(PFEDSAM_MAIN) --output-dir "$(PFEDSAM_RUN)/polyp" --rows docs/results/pfedsam.rows.json $(call record,pfedsam-polyp)
+	    $(PFEDSAM_MAIN) --output-dir "$(PFEDSAM_RUN)/polyp" $(PFEDSAM_MORE) $(call record,pfedsam-polyp)
 	$(call PFEDSAM_COMPARE,samfed_polyp,fedsam$(comma)pfedsam) --datalist "$(PFEDSAM_RUN)/halves.json" --data-root "$(POLYP_DATA)" \
-	    $(PFEDSAM_SIDE) $(POLYP_UNSEEN) --output-dir "$(PFEDSAM_RUN)/no-kvasir" $(call record,pfedsam-no-kvasir)
+	    $(PFEDSAM_SIDE) $(POLYP_UNSEEN) $(PFEDSAM_DECODER) --output-dir "$(PFEDSAM_RUN)/no-kvasir" $(call record,pfedsam-no-kvasir)
 	$(call PFEDSAM_COMPARE,samfed_skin,$(PFEDSAM_ROWS)) --datalist "$(PFEDSAM_RUN)/skin.json" --data-root "$(SKIN_DATA)" \
 	    $(PFEDSAM_SIDE) --output-dir "$(PFEDSAM_RUN)/skin" $(call record,pfedsam-skin)
 	@$(MAKE) pfedsam-page

@@ -12,12 +12,23 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+FLARE = Path(__file__).parent / "flare"
+# Their sites are killed, and the others wait for a deadline: long, and hardly any work for a processor.
+DEADLINES = {"test_faults.py", "test_submit.py", "test_system.py"}
+
+
+def group_of(path: Path) -> str:
+    """Tests of one group run in one process, one after the other: those of a file, and most that start processes of FLARE."""
+    if not path.is_relative_to(FLARE):
+        return str(path)
+    return "flare-deadlines" if path.name in DEADLINES else "flare"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file stay in one process, and so do all that start processes of FLARE: those mostly wait."""
-    flare = Path(__file__).parent / "flare"
+    """The two longest groups begin first, each in a process of its own; the others are done beside them."""
+    items.sort(key=lambda item: (not item.path.is_relative_to(FLARE), item.path.name not in DEADLINES))
     for item in items:
-        group = "flare" if item.path.is_relative_to(flare) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(group_of(item.path)))
 
 
 @pytest.fixture(autouse=True)
