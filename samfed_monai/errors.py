@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -90,6 +91,14 @@ class Problems:
 
     def extend(self, problems: Iterable[Problem]) -> None:
         self._problems.extend(problems)
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Takes over what is refused inside its block, which ends there."""
+        try:
+            yield
+        except Refused as refused:
+            self.extend(refused.problems)
 
     def __iter__(self) -> Iterator[Problem]:
         return iter(self._problems)

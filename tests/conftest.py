@@ -18,7 +18,7 @@ DEADLINES = {"test_faults.py", "test_submit.py", "test_system.py"}
 
 
 def group_of(path: Path) -> str:
-    """Tests of one group run in one process, one after the other: those of a file, and most that start processes of FLARE."""
+    """What runs in one process, one test after the other: those of a file, and those that start processes of FLARE."""
     if not path.is_relative_to(FLARE):
         return str(path)
     return "flare-deadlines" if path.name in DEADLINES else "flare"

@@ -80,3 +80,17 @@ def test_no_problems_refuse_nothing():
 def test_a_misspelt_name_is_mended_where_one_is_close():
     assert did_you_mean("heterogenous", ["samfed", "heterogeneous"]) == "did you mean 'heterogeneous'?"
     assert did_you_mean("xyz", ["samfed", "heterogeneous"]) == ""
+
+
+def test_a_refusal_inside_the_block_is_collected_and_what_comes_after_goes_on():
+    problems = Problems()
+    with problems.collected():
+        raise Refused([Problem("a", found="1", expected="2"), Problem("b", found="3", expected="4")])
+    with problems.collected():
+        problems.add("c", found="5", expected="6")
+    assert [problem.where for problem in problems] == ["a", "b", "c"]
+
+
+def test_what_is_no_refusal_passes_through_the_block():
+    with pytest.raises(KeyError), Problems().collected():
+        raise KeyError

@@ -15,7 +15,7 @@ from typing import Any
 from samfed_monai.commands.arguments import absolute, add_bundle, add_data, take_overrides
 from samfed_monai.commands.rows import NamedRow, all_rows, read_rows
 from samfed_monai.config.overrides import normal_ids, overrides_of, samfed_value
-from samfed_monai.errors import ExitCode, Problem, Problems, Refused
+from samfed_monai.errors import ExitCode, Problem, Problems
 
 
 def add_compare_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -129,10 +129,8 @@ def _rows(arguments: argparse.Namespace, problems: Problems) -> list[NamedRow]:
     variants = _names(arguments.variants, "--variants", problems) if arguments.variants is not None else []
     rows: list[NamedRow] = []
     for path in arguments.rows:
-        try:
+        with problems.collected():
             rows += read_rows(path)
-        except Refused as refused:
-            problems.extend(refused.problems)
     if arguments.variants is None and not arguments.rows:
         problems.add("--variants", found="neither it nor --rows", expected="rows to compare")
     return all_rows(variants, rows, problems)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.errors import Problems, Refused
+from samfed_monai.errors import Problems
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -42,10 +42,8 @@ class HandlerGroup:
         """
         problems = Problems()
         for handler in self.handlers:
-            try:
+            with problems.collected():
                 getattr(handler, "check", _nothing)(engine)
-            except Refused as refused:
-                problems.extend(refused.problems)
         problems.refuse_if_any()
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from samfed_monai.errors import Problems, Refused
+from samfed_monai.errors import Problems
 from samfed_monai.losses.agreement_rules import AGREEMENT_RULES, Opinions
 from samfed_monai.losses.labels import dice_of_labels, hard_label
 from samfed_monai.losses.rater_rates import RaterRates
@@ -60,10 +60,8 @@ class AgreementSettings:
 
     def __post_init__(self) -> None:
         problems = Problems()
-        try:
+        with problems.collected():
             AGREEMENT_RULES[self.rule]
-        except Refused as refused:
-            problems.extend(refused.problems)
         for name, value in (("tau", self.tau), ("delta", self.delta)):
             if not 0 <= value <= 1:
                 problems.add(f"{self.where}#{name}", found=repr(value), expected="a number in [0, 1]")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.networks.key_patterns import matched_names
 
 if TYPE_CHECKING:
     import torch
@@ -34,14 +36,46 @@ def on_device(*, network: nn.Module, device: torch.device | str) -> nn.Module:
     return network.to(device)
 
 
-def parameters_of(*, network: nn.Module) -> list[nn.Parameter]:
-    """All parameters of a network, in its own order, as an optimizer takes them.
+def parameters_of(*, network: nn.Module, groups: Sequence[Mapping[str, Any]] = ()) -> list[Any]:
+    """All parameters of a network, as an optimizer takes them.
+
+    Args:
+        network: the network.
+        groups: parameters with options of their own, as torch's groups: ``params`` is a list of patterns of names
+            (``*`` crosses dots), everything else an option of the optimizer. What an earlier group has is not in a
+            later one; all others have the optimizer's own options.
+
+    Returns:
+        The parameters in the network's order; with groups, those that are in none, then one group after the other.
+
+    Raises:
+        Refused: a group without patterns, a learning rate that is no number above 0, a pattern that matches nothing
+            that is left; all at once.
 
     Example::
 
-        "params": {"_target_": "samfed_monai.parts.parameters_of", "network": "@network"}
+        "params": {
+            "_target_": "samfed_monai.parts.parameters_of", "network": "@network",
+            "groups": [{"params": ["encoder.*"], "lr": 1e-4}]
+        }
     """
-    return list(network.parameters())
+    if not groups:
+        return list(network.parameters())
+    rest, problems, chosen = dict(network.named_parameters()), Problems(), []
+    for index, group in enumerate(groups):
+        options = dict(group)
+        patterns, rate = options.pop("params", None), options.get("lr", 1.0)
+        where = f"optimizer#params#groups#{index}"
+        if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+            mend = 'for instance ["encoder.*"]'
+            problems.add(f"{where}#params", found=repr(patterns), expected="a list of patterns of names", mend=mend)
+            continue
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < float("inf"):
+            problems.add(f"{where}#lr", found=repr(rate), expected="a learning rate above 0")
+        found = matched_names(list(rest), patterns, f"{where}#params", problems, kind="parameter")
+        chosen.append({"params": [rest.pop(name) for name in list(rest) if name in found], **options})
+    problems.refuse_if_any()
+    return [{"params": list(rest.values())}, *chosen] if rest else chosen
 
 
 def part_of(*, of: Any, name: str) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.errors import Problems, Refused
+from samfed_monai.errors import Problems
 from samfed_monai.metrics import pool
 from samfed_monai.reports.caveats import NOTES, TEACHER, title_of
 from samfed_monai.reports.compare_notes import convention_of, notes_of
@@ -105,10 +105,8 @@ def _read(runs: Runs) -> list[RunData]:
     problems = Problems()
     read: list[RunData] = []
     for given in runs:
-        try:
+        with problems.collected():
             read.append(given if isinstance(given, RunData) else _read_one(Path(given)))
-        except Refused as refused:
-            problems.extend(refused.problems)
     if not runs:
         problems.add("runs", found="none", expected="at least one finished run", mend="name their folders")
     seen: dict[tuple[str, int], Path] = {}

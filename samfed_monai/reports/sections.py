@@ -52,11 +52,9 @@ def read_sections(given: Iterable[str], commands: Iterable[str] = ()) -> list[Se
         problems.add("--section-command", found=repr(title), expected=f"a section's title: {', '.join(folders)}")
     sections = []
     for title, folder in folders.items():
-        try:
+        with problems.collected():
             command = shown.get(title) or _command_of(Path(folder))
             sections.append(Section(title, comparison_table(runs_in(folder)), command))
-        except Refused as refused:
-            problems.extend(refused.problems)
     problems.refuse_if_any()
     return sections
 

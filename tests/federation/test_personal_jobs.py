@@ -214,7 +214,8 @@ def test_a_site_without_labels_is_refused_before_round_0(small_federation, tmp_p
     ("options", "message"),
     [
         ({"local_steps": 1}, r"site-1: .*at least one step for each stage.*found 1 steps with a share of 0\.5"),
-        ({"network_def#experts": 0}, r"site-2: .*terms#load_balance: .*experts"),
+        ({"network_def#experts": 0}, r"optimizer#params#groups#0#params: .*found no parameter like '\*\.experts\.\*'"),
+        ({"network_def#experts": 0, "optimizer#params#groups": []}, r"site-2: .*terms#load_balance: .*experts"),
     ],
 )
 def test_settings_that_pfedsam_cannot_train_with_are_refused_before_round_0(

@@ -29,6 +29,43 @@ def test_parameters_come_in_the_networks_order():
     assert second is network.bias
 
 
+def two_layers() -> nn.Module:
+    return nn.ModuleDict({"encoder": nn.Linear(2, 1), "head": nn.Linear(1, 1)})
+
+
+def test_parameters_that_a_group_names_have_options_of_their_own():
+    network = two_layers()
+    groups = parameters_of(network=network, groups=[{"params": ["head.*"], "lr": 0.01, "weight_decay": 0.0}])
+    first, second = torch.optim.AdamW(groups, lr=0.001, weight_decay=0.02).param_groups
+    assert (first["lr"], first["weight_decay"]) == (0.001, 0.02)
+    assert (second["lr"], second["weight_decay"]) == (0.01, 0.0)
+    assert [id(weight) for weight in first["params"]] == [id(weight) for weight in network["encoder"].parameters()]
+    assert [id(weight) for weight in second["params"]] == [id(weight) for weight in network["head"].parameters()]
+
+
+def test_of_two_groups_the_first_counts_and_nothing_need_be_left():
+    groups = parameters_of(network=two_layers(), groups=[{"params": ["*.bias"], "lr": 0.2}, {"params": ["*"]}])
+    assert [(len(group["params"]), group.get("lr")) for group in groups] == [(2, 0.2), (2, None)]
+
+
+def test_groups_that_cannot_be_are_refused_together():
+    bad = [{"params": ["tail.*"], "lr": 0.1}, {"params": ["head.*"], "lr": 0}, {"params": "encoder.*"}, {"lr": 0.1}]
+    with pytest.raises(Refused) as refused:
+        parameters_of(network=two_layers(), groups=bad)
+    assert [(problem.where, problem.found, problem.expected) for problem in refused.value.problems] == [
+        ("optimizer#params#groups#0#params", "no parameter like 'tail.*'", "at least one"),
+        ("optimizer#params#groups#1#lr", "0", "a learning rate above 0"),
+        ("optimizer#params#groups#2#params", "'encoder.*'", "a list of patterns of names"),
+        ("optimizer#params#groups#3#params", "None", "a list of patterns of names"),
+    ]
+
+
+def test_a_pattern_whose_names_an_earlier_group_took_is_refused():
+    taken = r"groups#1#params: expected at least one, found no parameter like 'head\.weight'"
+    with pytest.raises(Refused, match=taken):
+        parameters_of(network=two_layers(), groups=[{"params": ["head.*"]}, {"params": ["head.weight"], "lr": 0.2}])
+
+
 def test_a_part_is_a_public_attribute():
     assert part_of(of=SimpleNamespace(train=[1]), name="train") == [1]
 

@@ -32,10 +32,8 @@ def find_folders(root: str | Path, *, public: str) -> dict[str, list[Found]]:
     problems = Problems()
     found: dict[str, list[Found]] = {}
     for name in names:
-        try:
+        with problems.collected():
             found[name] = pair_up(root / name, root, name)
-        except Refused as refused:
-            problems.extend(refused.problems)
     problems.extend(without_mask(found.get(public, [])))
     problems.refuse_if_any()
     return found

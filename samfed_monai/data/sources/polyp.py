@@ -57,10 +57,8 @@ def find_polyps(root: str | Path) -> Polyps:
     sites: dict[str, list[Found]] = {}
     for collection in COLLECTIONS:
         if collection.name in chosen:
-            try:
+            with problems.collected():
                 sites |= find_collection(collection, chosen[collection.name], root)
-            except Refused as refused:
-                problems.extend(refused.problems)
     problems.refuse_if_any()
     if not sites:
         archives = sorted(path.name for path in root.glob("*") if path.suffix.lower() in (".zip", ".rar", ".7z"))

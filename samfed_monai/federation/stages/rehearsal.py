@@ -13,6 +13,7 @@ from samfed_monai.federation.stages.networks import network_builder
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
 from samfed_monai.networks.image_size import size_problems
 from samfed_monai.networks.key_patterns import KeySplit, network_split
+from samfed_monai.parts import parameters_of
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -41,7 +42,7 @@ def rehearse(
     *,
     one_network: bool,
 ) -> list[Rehearsed]:
-    """Builds each network of a run once and looks whether it takes the images, and whether ``personal`` fits it.
+    """Builds each network of a run once and looks whether it takes the images, and whether names of its parts fit it.
 
     Args:
         config: the run's ``train.json``.
@@ -54,7 +55,8 @@ def rehearse(
 
     Raises:
         Refused: an image size that a network cannot take (the message has the nearest that it can), a pattern of
-            ``personal`` that matches nothing, missing weights of SAM, or unlike networks where all must be alike.
+            ``personal`` or of the optimizer's groups that matches nothing, missing weights of SAM, or unlike networks
+            where all must be alike.
     """
     problems, found = Problems(), dict[str, Rehearsed]()
     for site, name in networks.items():
@@ -67,11 +69,11 @@ def rehearse(
             network = network_builder(config, name, overrides.get(site))()
         size = changed.optional("image_size")
         problems.extend(size_problems(network, height=size, width=size) if isinstance(size, int) else ())
-        try:
+        split = KeySplit((), (), ())
+        with problems.collected():
+            parameters_of(network=network, groups=changed.optional("optimizer#params#groups") or ())
+        with problems.collected():
             split = network_split(network, changed.optional("personal") or ())
-        except Refused as refused:
-            problems.extend(refused.problems)
-            split = KeySplit((), (), ())
         shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
         found[key] = Rehearsed(site, name, shapes, split)
     problems.refuse_if_any()

@@ -120,14 +120,10 @@ class TeacherFit:
                 mend = "give the public set at least two labelled images"
                 problems.add(f"public set, {name} part", found=found, expected="labelled images", mend=mend)
         problems.extend(check_targets(lora_targets))
-        try:
+        with problems.collected():
             check_peak(peak)
-        except Refused as refused:
-            problems.extend(refused.problems)
-        try:
+        with problems.collected():
             self.refinement = Refinement(refine, refine_with, refine_size, refine_least_iou, refine_least_agreement)
-        except Refused as refused:
-            problems.extend(refused.problems)
         problems.refuse_if_any()
         self.records = {"train": list(train_records), "held_out": list(held_out_records)}
         self.test_records = dict(test_records or {})
