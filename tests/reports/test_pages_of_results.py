@@ -20,6 +20,7 @@ NEEDED = {
     },
     "polyp": {
         "polyp-one": "samfed",
+        "polyp-long": "samfed",
         "polyp-mixed": "heterogeneous",
         "polyp-imagenet": "samfed",
         "polyp-four": "samfed",
@@ -27,7 +28,7 @@ NEEDED = {
         "polyp-no-kvasir": "samfed",
     },
     "ablation": {"ablation-polyp": "rule_intersection", "ablation-skin": "rule_intersection"},
-    "pfedsam": {"pfedsam-polyp": "pfedsam", "pfedsam-no-kvasir": "pfedsam"},
+    "pfedsam": {"pfedsam-polyp": "pfedsam", "pfedsam-no-kvasir": "pfedsam_slow"},
 }
 """Of each page its records, and a row that each must have."""
 
