@@ -62,6 +62,8 @@ def parameters_of(*, network: nn.Module, groups: Sequence[Mapping[str, Any]] = (
     if not groups:
         return list(network.parameters())
     rest, problems, chosen = dict(network.named_parameters()), Problems(), []
+    begin = ", ".join(dict.fromkeys(name.partition(".")[0] for name in rest))
+    correct = f"correct the pattern or leave it out; names begin with {begin}"
     for index, group in enumerate(groups):
         options = dict(group)
         patterns, rate = options.pop("params", None), options.get("lr", 1.0)
@@ -72,7 +74,7 @@ def parameters_of(*, network: nn.Module, groups: Sequence[Mapping[str, Any]] = (
             continue
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < float("inf"):
             problems.add(f"{where}#lr", found=repr(rate), expected="a learning rate above 0")
-        found = matched_names(list(rest), patterns, f"{where}#params", problems, kind="parameter")
+        found = matched_names(list(rest), patterns, f"{where}#params", problems, kind="parameter", mend=correct)
         chosen.append({"params": [rest.pop(name) for name in list(rest) if name in found], **options})
     problems.refuse_if_any()
     return [{"params": list(rest.values())}, *chosen] if rest else chosen
