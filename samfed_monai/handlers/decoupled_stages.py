@@ -7,7 +7,7 @@ from typing import Any
 
 from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.handlers.parts_in_turn import PartsInTurn
-from samfed_monai.networks.key_patterns import matched_names
+from samfed_monai.networks.key_patterns import check_patterns, matched_names
 from samfed_monai.networks.sam.network import SamNetwork
 from samfed_monai.networks.sam.paths import SamPath
 
@@ -47,9 +47,7 @@ class DecoupledStages(PartsInTurn):
         problems = Problems()
         if type(share) not in (int, float) or not 0 <= share <= 1:
             problems.add(f"{self.where} -> share", found=repr(share), expected="a part in [0, 1]")
-        if isinstance(both, str) or not all(isinstance(pattern, str) for pattern in both):
-            mend = 'for instance ["sam.mask_decoder.*"]'
-            problems.add(f"{self.where} -> both", found=repr(both), expected="a list of patterns", mend=mend)
+        check_patterns(both, f"{self.where} -> both", problems, example="sam.mask_decoder.*")
         problems.refuse_if_any()
         super().__init__(share)
         self.both = tuple(both)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.errors import Problems
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,10 +85,9 @@ def network_split(network: nn.Module, personal: Sequence[str] = (), *, where: st
     """
     names, declared = list(network.state_dict()), getattr(network, "key_split", None)
     split: KeySplit = declared() if declared is not None else KeySplit(tuple(names), (), ())
-    if isinstance(personal, str) or not all(isinstance(pattern, str) for pattern in personal):
-        expected, mend = "a list of patterns", 'for instance ["segmentation_head.*"]'
-        raise Refused([Problem(where, found=repr(personal), expected=expected, mend=mend)])
     problems, chosen = Problems(), set[str]()
+    check_patterns(personal, where, problems, example="segmentation_head.*")
+    problems.refuse_if_any()
     for pattern in personal:
         found = _norm_names(network) if pattern == NORM_LAYERS else {n for n in names if fnmatchcase(n, pattern)}
         if not found - set(split.frozen):
@@ -118,6 +117,22 @@ def _norm_names(network: nn.Module) -> set[str]:
         if isinstance(module, layers) or type(module).__name__ == plain
         for name in module.state_dict()
     }
+
+
+def check_patterns(patterns: Any, where: str, problems: Problems, *, example: str) -> bool:
+    """Whether ``patterns`` is a list of strings; where it is not, a problem says so.
+
+    Args:
+        patterns: whatever stands in the JSON.
+        where: where it stands, for messages.
+        problems: takes what is wrong.
+        example: a pattern that fits there.
+    """
+    fits = isinstance(patterns, (list, tuple)) and all(isinstance(pattern, str) for pattern in patterns)
+    if not fits:
+        mend = f'for instance ["{example}"]'
+        problems.add(where, found=repr(patterns), expected="a list of patterns", mend=mend)
+    return fits
 
 
 def matched_names(

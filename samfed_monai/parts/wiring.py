@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.errors import Problem, Problems, Refused
-from samfed_monai.networks.key_patterns import matched_names
+from samfed_monai.networks.key_patterns import check_patterns, matched_names
 
 if TYPE_CHECKING:
     import torch
@@ -68,9 +68,7 @@ def parameters_of(*, network: nn.Module, groups: Sequence[Mapping[str, Any]] = (
         options = dict(group)
         patterns, rate = options.pop("params", None), options.get("lr", 1.0)
         where = f"optimizer#params#groups#{index}"
-        if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
-            mend = 'for instance ["encoder.*"]'
-            problems.add(f"{where}#params", found=repr(patterns), expected="a list of patterns of names", mend=mend)
+        if not check_patterns(patterns, f"{where}#params", problems, example="encoder.*"):
             continue
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < float("inf"):
             problems.add(f"{where}#lr", found=repr(rate), expected="a learning rate above 0")

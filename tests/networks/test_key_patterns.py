@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.errors import Refused
+from samfed_monai.errors import Problems, Refused
 from samfed_monai.networks import KeyPatterns, split_keys
+from samfed_monai.networks.key_patterns import check_patterns
 
 NAMES = ["encoder.a", "encoder.norm.weight", "head.weight", "head.bias"]
 
@@ -33,3 +34,17 @@ def test_useless_patterns_and_names_of_both_parts_are_refused_together():
         "toy -> shared: expected at least one, found no name like 'tail.*'; correct the pattern or leave it out",
         "toy: expected one of both, found 'head.weight' both shared and personal; let one pattern alone match it",
     ]
+
+
+@pytest.mark.parametrize("patterns", ["head.*", None, [1], {"head.*": 1}])
+def test_what_is_no_list_of_patterns_is_told_what_one_looks_like(patterns):
+    problems = Problems()
+    assert not check_patterns(patterns, "toy", problems, example="head.*")
+    assert [(problem.found, problem.mend) for problem in problems] == [(repr(patterns), 'for instance ["head.*"]')]
+
+
+def test_lists_of_patterns_fit_even_an_empty_one():
+    problems = Problems()
+    assert check_patterns([], "toy", problems, example="a")
+    assert check_patterns(("a", "b"), "toy", problems, example="a")
+    assert not list(problems)

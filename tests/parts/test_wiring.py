@@ -55,8 +55,8 @@ def test_groups_that_cannot_be_are_refused_together():
     assert [(problem.where, problem.found, problem.expected) for problem in refused.value.problems] == [
         ("optimizer#params#groups#0#params", "no parameter like 'tail.*'", "at least one"),
         ("optimizer#params#groups#1#lr", "0", "a learning rate above 0"),
-        ("optimizer#params#groups#2#params", "'encoder.*'", "a list of patterns of names"),
-        ("optimizer#params#groups#3#params", "None", "a list of patterns of names"),
+        ("optimizer#params#groups#2#params", "'encoder.*'", "a list of patterns"),
+        ("optimizer#params#groups#3#params", "None", "a list of patterns"),
     ]
 
 
