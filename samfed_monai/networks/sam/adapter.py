@@ -53,15 +53,22 @@ class Adapter:
     lora_targets: str = LoRATargets.QV.value
 
 
-def prepare(sam: PromptFreeSam, adapt: Adapt, rank: int, lora_targets: str = "qv") -> list[torch.nn.Parameter]:
-    """Freezes ``sam`` but for what ``adapt`` trains, and returns that: prompt encoder, mask decoder, LoRA if asked."""
+def prepare(
+    sam: PromptFreeSam, adapt: Adapt, rank: int, lora_targets: str = "qv"
+) -> dict[str, list[torch.nn.Parameter]]:
+    """Freezes ``sam`` but for what ``adapt`` trains, and returns that.
+
+    Returns:
+        ``lora``, the low-rank matrices, if asked; ``decoder``, the prompt encoder and the mask decoder.
+    """
     sam.requires_grad_(False)
     if adapt is Adapt.NONE:
-        return []
+        return {}
     low_rank = apply_lora(sam.image_encoder, rank, lora_targets) if adapt is Adapt.LORA else []
     sam.prompt_encoder.requires_grad_(True)
     sam.mask_decoder.requires_grad_(True)
-    return [*low_rank, *sam.prompt_encoder.parameters(), *sam.mask_decoder.parameters()]
+    decoder = [*sam.prompt_encoder.parameters(), *sam.mask_decoder.parameters()]
+    return {"lora": low_rank, "decoder": decoder} if low_rank else {"decoder": decoder}
 
 
 def adapted_tensors(sam: PromptFreeSam) -> dict[str, Tensor]:

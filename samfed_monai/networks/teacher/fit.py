@@ -26,7 +26,7 @@ from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.networks.teacher.batches import EmbeddedBatches, ImageBatches
 from samfed_monai.networks.teacher.exam import Exam, mean
 from samfed_monai.networks.teacher.pairs import Records, public_hash, read_pair
-from samfed_monai.networks.teacher.recipe import default_epochs, default_learning_rate
+from samfed_monai.networks.teacher.recipe import LORA_LEARNING_RATE, default_epochs, default_learning_rate
 from samfed_monai.networks.teacher.training import Training
 from samfed_monai.networks.weights import find_checkpoint
 from samfed_monai.seeds import derive_seed
@@ -53,7 +53,8 @@ class TeacherFit:
         rank: LoRA rank.
         lora_targets: layers that LoRA adapts: ``qv``, ``qkv`` or ``all_linear``, see ``LoRATargets``.
         epochs: passes over ``train_records``; ``None`` is the recipe's for this ``adapt``.
-        learning_rate: peak; ``None`` is the recipe's for this base and ``adapt``.
+        learning_rate: peak, of prompt encoder and mask decoder; ``None`` is the recipe's for this base and ``adapt``.
+        lora_learning_rate: peak of the low-rank matrices; ``None`` is SAMed's 0.005.
         batch_size: images a step.
         seed: decides everything random.
         views: test-time views of the Dice before and after (not of the choice of the epoch).
@@ -87,6 +88,7 @@ class TeacherFit:
         lora_targets: str = "qv",
         epochs: int | None = None,
         learning_rate: float | None = None,
+        lora_learning_rate: float | None = None,
         batch_size: int = 4,
         seed: int = 0,
         views: int = 1,
@@ -111,8 +113,9 @@ class TeacherFit:
         for name, number in {"epochs": epochs, "batch_size": batch_size, "cached_views": cached_views}.items():
             if not isinstance(number, int) or number < 1:
                 problems.add(f"teacher -> {name}", found=repr(number), expected="an integer >= 1")
-        if learning_rate is not None and not (isinstance(learning_rate, (int, float)) and learning_rate > 0):
-            problems.add("teacher -> learning_rate", found=repr(learning_rate), expected="a number > 0, or null")
+        for name, rate in {"learning_rate": learning_rate, "lora_learning_rate": lora_learning_rate}.items():
+            if rate is not None and not (isinstance(rate, (int, float)) and rate > 0):
+                problems.add(f"teacher -> {name}", found=repr(rate), expected="a number > 0, or null")
         for name, records in {"train": train_records, "held-out": held_out_records}.items():
             unlabelled = sum("label" not in record for record in records)
             if not records or unlabelled:
@@ -133,6 +136,7 @@ class TeacherFit:
         self.rank = rank if self.adapt is Adapt.LORA else 0
         self.lora_targets = lora_targets if self.adapt is Adapt.LORA else "qv"
         self.learning_rate = learning_rate or default_learning_rate(base, self.adapt.value)
+        self.lora_learning_rate = lora_learning_rate or LORA_LEARNING_RATE
         self.views, self.peak, self.cached_views, self.bf16, self.progress = views, peak, cached_views, bf16, progress
         self.augmentation = augmentation or Augmentation()
         self.datalist_hash = datalist_hash
@@ -186,17 +190,17 @@ class TeacherFit:
         """Trains what ``adapt`` says and writes the adapter."""
         with torch.random.fork_rng(devices=[]):  # LoRA starts at random numbers: ours, and nobody else's are moved
             torch.manual_seed(derive_seed(self.seed, "lora"))
-            parameters = prepare(sam, self.adapt, self.rank, self.lora_targets)
+            parts = prepare(sam, self.adapt, self.rank, self.lora_targets)
+        rates = {"lora": self.lora_learning_rate, "decoder": self.learning_rate}
         training: dict[str, Any] = {"epoch": 0, "history": []}
         progress_file = self.output.with_name(self.output.name + ".progress.safetensors")
         if self.adapt is not Adapt.NONE:
             state = Training(
                 sam,
-                parameters,
+                [(parameters, rates[part]) for part, parameters in parts.items()],
                 self._batches(sam),
                 lambda: exam({"held_out": self.records["held_out"]})["held_out"],
                 epochs=self.epochs,
-                learning_rate=self.learning_rate,
                 progress_file=progress_file,
                 fit_hash=fit_hash,
                 progress=self.progress,
@@ -231,6 +235,8 @@ class TeacherFit:
         settings = {name: getattr(self, name) for name in (*names, "public_hash", "datalist_hash")}
         if self.adapt is Adapt.DECODER:
             settings["cached_views"] = self.cached_views
+        if self.adapt is Adapt.LORA and self.lora_learning_rate != self.learning_rate:
+            settings["lora_learning_rate"] = self.lora_learning_rate
         if self.lora_targets != "qv":  # what came later enters only where it is used: finished fits stay finished
             settings["lora_targets"] = self.lora_targets
         if self.augmentation != Augmentation():

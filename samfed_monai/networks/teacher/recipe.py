@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,8 +15,13 @@ _WARM_UP_STEPS = 250  # SAMed's, for tens of thousands of steps; a short fit war
 _POLY = 0.9
 
 
+LORA_LEARNING_RATE = 5e-3
+"""Peak of the low-rank matrices: SAMed's default. They start at zero, and at a decoder's rate they hardly move."""
+
+
 def default_learning_rate(base: str, adapt: str) -> float:
-    """SAMed's 5e-3 for SAM's ViT; for MobileSAM what was best of a few values on 66 skin images."""
+    """Peak of prompt encoder and mask decoder: SAMed's 5e-3 for SAM's ViT; for MobileSAM what was best of a few values
+    on 66 skin images."""
     if base != "vit_t":
         return 5e-3
     return 5e-4 if adapt == "lora" else 3e-4
@@ -52,6 +59,11 @@ def quarter(mask: Tensor) -> Tensor:
     return F.avg_pool2d(mask, 4)
 
 
-def make_optimizer(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """AdamW; the learning rate is set before every step."""
-    return torch.optim.AdamW(parameters, lr=0.0, betas=BETAS, weight_decay=WEIGHT_DECAY)
+Part = tuple[list[torch.nn.Parameter], float]
+"""Parameters and the peak of their learning rate."""
+
+
+def make_optimizer(parts: Sequence[Part]) -> torch.optim.Optimizer:
+    """AdamW, a group for each part; the learning rate is set before every step, from the group's ``peak``."""
+    groups = [{"params": parameters, "peak": peak} for parameters, peak in parts]
+    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, weight_decay=WEIGHT_DECAY)

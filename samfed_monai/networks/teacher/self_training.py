@@ -168,11 +168,10 @@ def self_train(
     )
     Training(
         sam,
-        parameters,
+        [(parameters, recipe.learning_rate)],
         batches,
         None,
         epochs=recipe.epochs,
-        learning_rate=recipe.learning_rate,
         progress_file=progress_file,
         fit_hash=fit_hash,
         progress=recipe.progress,

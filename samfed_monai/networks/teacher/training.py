@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from samfed_monai.bars import progress_bar
@@ -15,7 +14,7 @@ from samfed_monai.networks.sam.adapter import adapted_tensors
 from samfed_monai.networks.sam.model import PromptFreeSam
 from samfed_monai.networks.teacher.exam import as_good_as, mean
 from samfed_monai.networks.teacher.fit_state import FitState, load_state, save_state
-from samfed_monai.networks.teacher.recipe import learning_rate_at, make_optimizer, mask_loss
+from samfed_monai.networks.teacher.recipe import Part, learning_rate_at, make_optimizer, mask_loss
 from samfed_monai.networks.teacher.weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)
@@ -31,16 +30,15 @@ class Batches(Protocol):
 
 
 class Training:
-    """Trains ``parameters`` of ``sam`` and leaves the weights of the kept epoch in it.
+    """Trains ``parts`` of ``sam`` and leaves the weights of the kept epoch in it.
 
     Args:
         sam: a SAM that ``prepare`` made ready.
-        parameters: what is trained.
+        parts: what is trained, each with the peak of its learning rate.
         batches: yields logits and targets, an epoch at a time.
         examine: Dice of each held-out image with the weights that ``sam`` has when it is called; ``None`` keeps the
             last epoch.
         epochs: how many.
-        learning_rate: peak.
         progress_file: where progress is kept after every epoch; removing it is the caller's business.
         fit_hash: what the progress belongs to; that of another fit is ignored.
         progress: show a bar.
@@ -50,20 +48,19 @@ class Training:
     def __init__(
         self,
         sam: PromptFreeSam,
-        parameters: list[torch.nn.Parameter],
+        parts: Sequence[Part],
         batches: Batches,
         examine: Callable[[], list[float]] | None,
         *,
         epochs: int,
-        learning_rate: float,
         progress_file: Path,
         fit_hash: str,
         progress: bool,
         title: str = "teacher",
     ) -> None:
         self.sam, self.batches, self.examine, self.progress_file = sam, batches, examine, progress_file
-        self.epochs, self.learning_rate, self.progress, self.title = epochs, learning_rate, progress, title
-        self.optimizer = make_optimizer(parameters)
+        self.epochs, self.progress, self.title = epochs, progress, title
+        self.optimizer = make_optimizer(parts)
         self.adapted = adapted_tensors(sam)  # they share the network's memory: always its weights of now
         self.state, self.average = FitState(fit_hash), WeightAverage(self.adapted)
         self.kept: dict[str, Tensor] = {}
@@ -95,7 +92,7 @@ class Training:
     def _step(self, loss: Tensor) -> None:
         total = self.epochs * self.batches.steps
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.state.steps, total, self.learning_rate)
+            group["lr"] = learning_rate_at(self.state.steps, total, group["peak"])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()

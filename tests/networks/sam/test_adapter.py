@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def test_the_file_says_which_layers_it_adapts_unless_they_are_the_usual_ones(wri
 
     assert "lora_targets" not in stored(written[0])
     network = sam()
-    for parameter in prepare(network, Adapt.LORA, 2, targets):
+    for parameter in chain.from_iterable(prepare(network, Adapt.LORA, 2, targets).values()):
         torch.nn.init.normal_(parameter, std=0.1)
     path = tmp_path / "other.safetensors"
     header = Adapter(**BELONGS, adapt=Adapt.LORA, rank=2, public_hash="cd" * 32, lora_targets=targets)

@@ -9,6 +9,7 @@ from samfed_monai.networks import Augmentation, Teacher, TeacherFit, public_hash
 from samfed_monai.networks.sam.adapter import read_header
 from samfed_monai.networks.sam.build import build_sam
 from samfed_monai.networks.teacher import training as room
+from samfed_monai.networks.teacher.recipe import make_optimizer
 from tests.networks.fakes import fake_records
 
 
@@ -55,13 +56,28 @@ def test_lora_is_fitted_through_the_encoder(fit):
     assert (header.adapt.value, header.rank, header.lora_targets) == ("lora", 1, "qv")
 
 
-def test_other_lora_targets_are_another_fit_and_the_decoder_has_none(fit):
-    fits = [fit(adapt="lora"), fit(adapt="lora", lora_targets="qkv"), fit(), fit(lora_targets="qkv")]
+def test_low_rank_matrices_have_a_rate_of_their_own(fit, monkeypatch):
+    made = []
+    monkeypatch.setattr(room, "make_optimizer", lambda parts: made.append(make_optimizer(parts)) or made[-1])
+    fit(adapt="lora", rank=1, epochs=1, learning_rate=2e-3).run()
+    (optimizer,) = made
+    lora, decoder = optimizer.param_groups
+    assert (lora["peak"], decoder["peak"]) == (5e-3, 2e-3)
+    assert {min(weight.shape) for weight in lora["params"]} == {1}  # rank 1
+    assert max(max(weight.shape) for weight in decoder["params"]) == 2048
+
+
+@pytest.mark.parametrize("other", [{"lora_targets": "qkv"}, {"lora_learning_rate": 1e-3}])
+def test_another_lora_is_another_fit_and_the_decoder_has_none(fit, other):
+    fits = [fit(adapt="lora"), fit(adapt="lora", **other), fit(), fit(**other)]
     for made in fits:
         made.base_sha256, made.public_hash = "a", "b"
     hashes = [made._fit_hash() for made in fits]
     assert len(set(hashes)) == 3
     assert hashes[2] == hashes[3]
+
+
+def test_unknown_lora_targets_are_refused(fit):
     with pytest.raises(Refused, match="teacher -> lora_targets: expected one of"):
         fit(lora_targets="k")
 
@@ -146,7 +162,7 @@ def test_none_writes_sams_own_decoder(fit, checkpoint):
 
 
 def test_everything_wrong_is_told_at_once(records, checkpoint, tmp_path):
-    with pytest.raises(Refused, match="refused: 6 problems") as refused:
+    with pytest.raises(Refused, match="refused: 7 problems") as refused:
         TeacherFit(
             train_records=[{key: value for key, value in records[0].items() if key != "label"}],
             held_out_records=[],
@@ -155,6 +171,7 @@ def test_everything_wrong_is_told_at_once(records, checkpoint, tmp_path):
             adapt="prompt",
             epochs=0,
             learning_rate=-1,
+            lora_learning_rate="fast",
             refine="box",
         )
     message = str(refused.value)
@@ -162,6 +179,7 @@ def test_everything_wrong_is_told_at_once(records, checkpoint, tmp_path):
     assert "teacher -> refine: expected one of ['none', 'boxes', 'mean'], found 'box'" in message
     assert "teacher -> epochs: expected an integer >= 1, found 0" in message
     assert "teacher -> learning_rate: expected a number > 0, or null, found -1" in message
+    assert "teacher -> lora_learning_rate: expected a number > 0, or null, found 'fast'" in message
     assert "public set, train part: expected labelled images, found 1 without a label" in message
     assert "public set, held-out part: expected labelled images, found no image" in message
 

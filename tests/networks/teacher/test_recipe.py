@@ -9,6 +9,7 @@ from samfed_monai.networks.teacher.recipe import (
     default_epochs,
     default_learning_rate,
     learning_rate_at,
+    make_optimizer,
     mask_loss,
     quarter,
 )
@@ -44,6 +45,15 @@ def test_defaults():
 
 def test_the_decoder_alone_is_trained_for_half_as_long():
     assert (default_epochs("lora"), default_epochs("decoder")) == (24, 12)
+
+
+def test_every_part_has_the_peak_of_its_own():
+    first, second = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    groups = make_optimizer([([first], 0.5), ([second], 0.25)]).param_groups
+    assert [(group["params"], group["peak"], group["lr"]) for group in groups] == [
+        ([first], 0.5, 0.0),
+        ([second], 0.25, 0.0),
+    ]
 
 
 def test_quarter_is_the_share_of_each_block():
