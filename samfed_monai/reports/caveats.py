@@ -43,6 +43,7 @@ VARIANTS = {
     "fedsam": "FedSAM",
     "full_sam": "Full fine-tuning of SAM",
     "pfedsam": "pFedSAM",
+    "pfedsam_joint": "pFedSAM in one stage",
 }
 """Variants in the order of every table, with their titles."""
 
@@ -62,6 +63,7 @@ NOTES = {
     "fedsam": "LoRA and decoder of SAM averaged, on the sites' own labels",
     "full_sam": "all of SAM averaged, on the sites' own labels",
     "pfedsam": "LoRA of SAM averaged; experts and decoder stay at their site; own labels",
+    "pfedsam_joint": "LoRA and decoder of SAM averaged, trained in every step with the experts, which stay at their site",
     "ditto": "no_sam; every site has a network of its own, held near the global one",
     "fedicra": "no_sam; every site mixes the upper layers from its own and the global ones",
     "apple": "no_sam; every site learns how much to take from each other's core model",
@@ -85,6 +87,9 @@ NOTES = {
 
 HETEROGENEOUS = frozenset({"local_only", "fedmd", "fedproto", "hssf", "hssf_compat", "heterogeneous"})
 """Variants in which every site keeps a network of its own."""
+
+OWN_LABELS = frozenset({"zero_shot", "supervised", "local_sam", "fedsam", "full_sam", "pfedsam", "pfedsam_joint"})
+"""Variants in which sites learn from labels of their own images, and SAM as it comes, for comparison with these."""
 
 ABLATIONS = frozenset({"no_agreement", "no_sam_kd", "no_global_kd", "unadapted_sam"})
 """Variants of SAM-Fed itself: no rivals of it."""

@@ -11,20 +11,8 @@ from samfed_monai.errors import Problems
 from samfed_monai.metrics import pool
 from samfed_monai.reports.caveats import NOTES, TEACHER, title_of
 from samfed_monai.reports.compare_notes import convention_of, notes_of
-from samfed_monai.reports.rows import (
-    CEILING,
-    FLOOR,
-    HEROES,
-    HETERO,
-    HOMO,
-    Cell,
-    Group,
-    Row,
-    difference,
-    mode_of,
-    share_of_gap,
-    titled,
-)
+from samfed_monai.reports.modes import CEILING, FLOOR, MODES, Mode, mode_of
+from samfed_monai.reports.rows import Cell, Group, Row, difference, share_of_gap, titled
 from samfed_monai.reports.run_data import RunData
 from samfed_monai.reports.teacher_rows import teacher_alone, teachers_of
 
@@ -71,7 +59,7 @@ class Table:
 def comparison_table(runs: Runs) -> Table:
     """The comparison of finished runs.
 
-    Rows are grouped by setting (a file of rows may name one) and into homogeneous and heterogeneous ones. The share of
+    Rows are grouped by setting (a file of rows may name one) and by how their sites learn (``MODES``). The share of
     the gap closed is ``(row - dp_only) / (oracle - dp_only)`` of average test Dice, with the two rows of the same
     group, over the seeds that all three have; it is left out where the oracle does not lead.
 
@@ -83,11 +71,11 @@ def comparison_table(runs: Runs) -> Table:
             sites (their rows would not be comparable); everything is listed.
     """
     read = _read(runs)
-    by_group: dict[tuple[str, str], dict[str, list[RunData]]] = {}
+    by_group: dict[tuple[str, Mode], dict[str, list[RunData]]] = {}
     for run in read:
         key = (str(run.about.get("setting", "")), mode_of(run.results))
         by_group.setdefault(key, {}).setdefault(run.row, []).append(run)
-    order = sorted(by_group, key=lambda key: (key[0], (HOMO, HETERO).index(key[1])))
+    order = sorted(by_group, key=lambda key: (key[0], MODES.index(key[1])))
     groups = [_group(mode, setting, by_group[setting, mode]) for setting, mode in order]
     first = read[0].results
     return Table(
@@ -133,7 +121,7 @@ def _read_one(path: Path) -> RunData:
     return RunData.read(path.parent if path.name == "results.json" else path)
 
 
-def _group(mode: str, setting: str, by_row: Mapping[str, Sequence[RunData]]) -> Group:
+def _group(mode: Mode, setting: str, by_row: Mapping[str, Sequence[RunData]]) -> Group:
     rows = [_row(name, runs) for name, runs in by_row.items()]
     rows += _teachers(mode, by_row)
     group = Group(mode, setting, sorted(rows, key=lambda row: row.order))
@@ -145,7 +133,8 @@ def _group(mode: str, setting: str, by_row: Mapping[str, Sequence[RunData]]) -> 
             reference = group.of(variant)
             if reference is not None and reference is not row:
                 cells[f"vs:{variant}"] = cells["dice"].minus(reference.cells["dice"])
-        made.append(replace(row, cells=cells, gap=share_of_gap(cells["dice"], floor, ceiling)))
+        gap = share_of_gap(cells["dice"], floor, ceiling) if mode.gap else None
+        made.append(replace(row, cells=cells, gap=gap))
     return replace(group, rows=made)
 
 
@@ -195,10 +184,10 @@ def _at(content: Any, path: Iterable[str]) -> Any:
     return content
 
 
-def _teachers(mode: str, by_row: Mapping[str, Sequence[RunData]]) -> list[Row]:
+def _teachers(mode: Mode, by_row: Mapping[str, Sequence[RunData]]) -> list[Row]:
     """The teacher that SAM-Fed used, else that of the first row with an adapted one; and the sites' own, if any had."""
     rows = []
-    for role, by_seed in teachers_of(by_row, first=HEROES[mode]).items():
+    for role, by_seed in teachers_of(by_row, first=mode.hero).items():
         cells = _cells(by_seed)
         rows.append(Row(role, sorted(cells["dice"].by_seed), cells, None, TEACHER, title_of(role), NOTES[role]))
     return rows

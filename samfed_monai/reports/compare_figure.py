@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from samfed_monai.reports.caveats import TEACHER
 from samfed_monai.reports.compare import Table
-from samfed_monai.reports.rows import CEILING, FLOOR, Group, Row
+from samfed_monai.reports.modes import CEILING, FLOOR
+from samfed_monai.reports.rows import Group, Row
 from samfed_monai.reports.style import Picture, Theme, picture, quiet, subplots
 
 if TYPE_CHECKING:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from samfed_monai.reports.modes import CEILING, FLOOR
 from samfed_monai.reports.numbers import DEFAULT_CONVENTION
-from samfed_monai.reports.rows import CEILING, FLOOR, Cell, Group
+from samfed_monai.reports.rows import Cell, Group
 from samfed_monai.reports.run_data import RunData
 from samfed_monai.reports.teacher_rows import adaptation_notes
 
@@ -61,6 +62,8 @@ def _teacher_notes(runs: Sequence[RunData]) -> list[str]:
 
 
 def _gap_notes(group: Group) -> list[str]:
+    if not group.mode.gap:
+        return []
     floor, ceiling = (row.cells["dice"] if (row := group.of(name)) else Cell() for name in (FLOOR, CEILING))
     notes = [
         f"There is no {name} row, so the share of the gap closed cannot be given."

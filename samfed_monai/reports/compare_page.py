@@ -22,11 +22,19 @@ READING = (
     " no part and count in no average; *all unseen* is all of their images. The model is the one that was best on "
     "validation; *last model* is the average Dice of the last one. Numbers are mean ± sample standard deviation "
     "over seeds. *vs* columns are the difference in average Dice to that row's run with the same seed. *Gap closed*"
-    " is (row − dp_only) / (oracle − dp_only), with the two rows of the same setting. *SAM-Fed minus the row* is "
-    "paired by seed; it *leads* or *trails* where the mean difference is larger than its standard deviation over "
-    "seeds. *MB a round* are megabytes in both directions, all sites together. "
+    " is (row − dp_only) / (oracle − dp_only), with the two rows of the same setting. *SAM-Fed minus the row* "
+    "and *pFedSAM minus the row* are paired by seed; the method *leads* or *trails* where the mean difference is "
+    "larger than its standard deviation over seeds. *MB a round* are megabytes in both directions, all sites together. "
 )
-OVER = {"dp_only": "public set", "no_sam": "no SAM", TEACHER: "SAM alone", "hssf": "HSSF", "local_only": "sites alone"}
+OVER = {
+    "dp_only": "public set",
+    "no_sam": "no SAM",
+    TEACHER: "SAM alone",
+    "hssf": "HSSF",
+    "local_only": "sites alone",
+    "fedsam": "FedSAM",
+    "local_sam": "SAM at every site alone",
+}
 
 
 def write_comparison(
@@ -164,14 +172,16 @@ def sections_page(
 
 
 def headlines(table: Table) -> list[tuple[str, str, str]]:
-    """The answers on top: how SAM-Fed stands to what it has to beat, by seed; none without its row."""
+    """The answers on top: how the method stands to what it has to beat, by seed; none without its row."""
     found = []
     for group in table.groups:
         hero = group.hero
         if hero is None:
             continue
         before = "" if group is table.groups[0] else f"{group.label}: "
-        found.append((f"{before}Dice, SAM-Fed", spell("dice", hero.cells["dice"]), f"{len(hero.seeds)} seeds"))
+        found.append(
+            (f"{before}Dice, {group.mode.method}", spell("dice", hero.cells["dice"]), f"{len(hero.seeds)} seeds")
+        )
         for variant, other in OVER.items():
             row = group.of(variant)
             if row is not None and (cell := hero.cells["dice"].minus(row.cells["dice"])).n:

@@ -42,7 +42,7 @@ class Block:
 
 
 def blocks(table: Table) -> list[Block]:
-    """The comparison in parts, for every group: all test images, Dice by site, SAM-Fed against the other rows."""
+    """The comparison in parts, for every group: all test images, Dice by site, the method against the other rows."""
     return [block for group in table.groups for block in group_blocks(table, group)]
 
 
@@ -51,7 +51,8 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
     before = f"{group.label}: " if len(table.groups) > 1 else ""
     vs = {f"vs:{name}": f"vs {name}" for name in group.references}
     traffic = {"traffic": "MB a round"} if table.has("traffic") else {}
-    whole = {"seeds": "Seeds", **HEADS, **vs, "gap": "Gap closed", **traffic}
+    gap = {"gap": "Gap closed"} if group.mode.gap else {}
+    whole = {"seeds": "Seeds", **HEADS, **vs, **gap, **traffic}
     sites = {f"site:{site}": site for site in table.sites}
     unseen = {f"unseen:{name}": f"{name} (unseen)" for name in table.unseen}
     if len(unseen) > 1:
@@ -74,8 +75,8 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
     if hero and against:
         columns = {key: HEADS[key] for key in AGAINST} | (UNSEEN if table.unseen else {})
         rows = {standing.other.name: _standing(standing, columns) for standing in against}
-        heads = [*columns.values(), "Seeds ahead", "SAM-Fed"]
-        made.append(Block(_capital(f"{before}SAM-Fed minus the row"), heads, rows, titles))
+        heads = [*columns.values(), "Seeds ahead", group.mode.method]
+        made.append(Block(_capital(f"{before}{group.mode.method} minus the row"), heads, rows, titles))
     return made
 
 
@@ -108,7 +109,7 @@ def to_text(table: Table) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """Markdown tables; the SAM-Fed row is bold, and notes follow as a list."""
+    """Markdown tables; the method's row is bold, and notes follow as a list."""
     parts = [block_markdown(block) for block in blocks(table)]
     notes = "\n".join(f"- {note}" for note in table.notes)
     return "\n\n".join([*parts, *([notes] if notes else [])]) + "\n"

@@ -1,21 +1,13 @@
-"""Rows of a comparison and the groups that they are compared in: one setting, homogeneous or heterogeneous."""
+"""Rows of a comparison and the groups that they are compared in: one setting and one mode."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
-from typing import Any
 
-from samfed_monai.reports.caveats import ABLATIONS, HETEROGENEOUS, TEACHER, place_of, title_of
-
-FLOOR, CEILING = "dp_only", "oracle"
-"""The rows that every other one of their group is measured against (docs/method.md)."""
-
-HOMO, HETERO = "Homogeneous", "Heterogeneous"
-HEROES = {HOMO: "samfed", HETERO: "heterogeneous"}
-REFERENCES = {HOMO: (FLOOR,), HETERO: (FLOOR, "hssf", "local_only")}
-"""Rows of each mode that the others are subtracted from, by seed."""
+from samfed_monai.reports.caveats import TEACHER, place_of, title_of
+from samfed_monai.reports.modes import CEILING, FLOOR, Mode
 
 
 @dataclass(frozen=True)
@@ -81,36 +73,36 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that may be compared: of one setting, and all homogeneous or all heterogeneous.
+    """Rows that may be compared: of one setting and one mode.
 
     Args:
-        mode: :data:`HOMO` or :data:`HETERO`.
+        mode: how their sites learn.
         setting: as the file of rows has it, or empty.
         rows: in the order of tables.
     """
 
-    mode: str
+    mode: Mode
     setting: str
     rows: list[Row]
 
     @property
     def label(self) -> str:
-        return f"{self.setting}, {self.mode.lower()}" if self.setting else self.mode
+        return f"{self.setting}, {self.mode.name.lower()}" if self.setting else self.mode.name
 
     @property
     def hero(self) -> Row | None:
-        """SAM-Fed's row of this mode."""
-        return self.of(HEROES[self.mode])
+        """The method's row."""
+        return self.of(self.mode.hero)
 
     @property
     def references(self) -> list[str]:
         """Variants whose rows the others are subtracted from, as far as the group has them."""
-        return [variant for variant in REFERENCES[self.mode] if self.of(variant)]
+        return [variant for variant in self.mode.references if self.of(variant)]
 
     @property
     def rivals(self) -> list[Row]:
-        """Rows of other methods: neither SAM-Fed's own, nor the teacher, nor the oracle."""
-        own = ABLATIONS | {HEROES[self.mode], TEACHER, CEILING}
+        """Rows of other methods: neither the method's own, nor the teacher, nor the oracle."""
+        own = self.mode.own | {self.mode.hero, TEACHER, CEILING}
         return [row for row in self.rows if row.variant not in own]
 
     def of(self, variant: str) -> Row | None:
@@ -121,14 +113,6 @@ class Group:
     def get(self, name: str) -> Row | None:
         """The row of that name."""
         return next((row for row in self.rows if row.name == name), None)
-
-
-def mode_of(results: Mapping[str, Any]) -> str:
-    """Whether a run's sites had networks of their own: as its results say, else as its variant is known to."""
-    networks = {network for site, network in results.get("networks", {}).items() if site in results["sites"]}
-    if len(networks) > 1 or results.get("exchange") in ("predictions", "prototypes"):
-        return HETERO
-    return HETERO if results["variant"] in HETEROGENEOUS else HOMO
 
 
 def titled(name: str, variant: str, title: str) -> str:

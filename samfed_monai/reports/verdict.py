@@ -1,4 +1,4 @@
-"""How SAM-Fed stands to the other rows, computed from the paired differences: never written by hand."""
+"""How the method stands to the other rows, computed from the paired differences: never written by hand."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ LEADS, LEVEL, TRAILS = "leads", "within the spread", "trails"
 
 @dataclass(frozen=True)
 class Standing:
-    """SAM-Fed's row against one other.
+    """The method's row against one other.
 
     Args:
         other: the other row.
-        dice, worst, hd95, unseen: SAM-Fed's value minus the other's, by seed.
+        dice, worst, hd95, unseen: the method's value minus the other's, by seed.
     """
 
     other: Row
@@ -27,7 +27,7 @@ class Standing:
 
     @property
     def ahead(self) -> int:
-        """Number of seeds in which SAM-Fed's Dice is higher."""
+        """Number of seeds in which the method's Dice is higher."""
         return sum(value > 0 for value in self.dice.by_seed.values())
 
     @property
@@ -49,7 +49,7 @@ def word_of(difference: Cell) -> str:
 
 
 def standings(group: Group) -> list[Standing]:
-    """SAM-Fed's row against every other row of its group, in the order of the table; none without its row."""
+    """The method's row against every other row of its group, in the order of the table; none without its row."""
     hero = group.hero
     if hero is None:
         return []
@@ -62,13 +62,13 @@ def standings(group: Group) -> list[Standing]:
 
 
 def verdict(group: Group) -> str | None:
-    """Whether SAM-Fed leads the strongest other method, by how much, and against which spread.
+    """Whether the method leads the strongest other method, by how much, and against which spread.
 
-    Where it leads that one and yet no other, which scatters more, a second sentence names the other. A last one says
-    how the two stand on the hospitals that took no part, if any was measured.
+    Where it leads that one and yet no other, which scatters more, a second sentence names the other. Then comes
+    how the two stand at the worst site, and on the hospitals that took no part, if any was measured.
 
-    The teacher, the oracle, ablations and sweeps of SAM-Fed are no other methods. ``None`` without SAM-Fed's row, or
-    where no other method has a seed in common with it.
+    The teacher, the oracle, ablations and sweeps of the method are no other methods. ``None`` without the method's row,
+    or where no other method has a seed in common with it.
     """
     rivals = {row.name for row in group.rivals}
     found = [standing for standing in standings(group) if standing.other.name in rivals and standing.dice.n]
@@ -77,22 +77,22 @@ def verdict(group: Group) -> str | None:
     closest = min(found, key=lambda standing: standing.dice.mean or 0.0)
     cell, other = closest.dice, f"{closest.other.title} (`{closest.other.name}`)"
     seeds = f"ahead in {closest.ahead} of {cell.n} seeds"
-    mean = as_difference(cell.mean or 0.0)
+    mean, method = as_difference(cell.mean or 0.0), group.mode.method
     if cell.spread is None:
-        return f"One seed: SAM-Fed's Dice is {mean} to the strongest other row, {other}; no spread, no verdict."
+        return f"One seed: {method}'s Dice is {mean} to the strongest other row, {other}; no spread, no verdict."
     by = f"Dice {mean} ± {cell.spread:.3f} to the strongest other row, {other}; {seeds}."
     level = [standing.other.title for standing in found if standing.word == LEVEL and standing is not closest]
     but = f" Within the spread of: {', '.join(level)}." if level else ""
-    far = _on_unseen(closest.unseen)
+    more = _told("At the worst site", closest.worst) + _told("On hospitals that took no part", closest.unseen)
     return {
-        LEADS: f"SAM-Fed leads, by more than the spread: {by}{but}{far}",
-        LEVEL: f"SAM-Fed neither leads nor trails beyond the spread: {by}{far}",
-        TRAILS: f"SAM-Fed does not lead: {by}{far}",
+        LEADS: f"{method} leads, by more than the spread: {by}{but}{more}",
+        LEVEL: f"{method} neither leads nor trails beyond the spread: {by}{more}",
+        TRAILS: f"{method} does not lead: {by}{more}",
     }[closest.word]
 
 
-def _on_unseen(cell: Cell) -> str:
+def _told(where: str, cell: Cell) -> str:
     if cell.mean is None or cell.spread is None:
         return ""
     word = {LEADS: "it leads", TRAILS: "it trails"}.get(word_of(cell), word_of(cell))
-    return f" On hospitals that took no part: {as_difference(cell.mean)} ± {cell.spread:.3f}, {word}."
+    return f" {where}: {as_difference(cell.mean)} ± {cell.spread:.3f}, {word}."

@@ -172,12 +172,12 @@ def test_pfedsam_runs_on_the_polyp_bundle(small_federation, tmp_path, toy_sam):
         assert {"expert_1", "mutual_kd", "load_balance", "supervised"} <= entry["terms"].keys()
 
 
-@pytest.mark.parametrize("variant", ["fedsam", "local_sam", "full_sam", "zero_shot"])
-def test_the_baselines_of_pfedsam_run(small_federation, tmp_path, toy_sam, variant):
+@pytest.mark.parametrize("variant", ["pfedsam_joint", "fedsam", "local_sam", "full_sam", "zero_shot"])
+def test_the_variants_beside_pfedsam_run(small_federation, tmp_path, toy_sam, variant):
     knobs = {"variant": variant, "rounds": 1, "client": toy_sam, "cache_dir": tmp_path / "cache"}
     results = job(small_federation, tmp_path / "run", **knobs).run()
     assert validate_results(results) == []
-    if variant in ("fedsam", "local_sam"):
+    if variant in ("pfedsam_joint", "fedsam", "local_sam"):
         apart = job(small_federation, tmp_path / "apart", **knobs).run(Homes(small_federation, tmp_path / "homes"))
         assert apart["hashes"]["model_last"] == results["hashes"]["model_last"]
         assert apart["sites"] == results["sites"], "and over a transport that serialises"
@@ -187,10 +187,14 @@ def test_the_baselines_of_pfedsam_run(small_federation, tmp_path, toy_sam, varia
     decoder = {name for name in stored if name.startswith("sam.mask_decoder.")}
     encoder = {name for name in stored if name.endswith("blocks.0.attn.qkv.weight")}
     found = {"lora": bool(lora), "decoder": bool(decoder), "encoder": bool(encoder), "trained": bool(record["terms"])}
+    assert not [name for name in stored if ".experts." in name]
+    assert ("load_balance" in record["terms"]) is (variant == "pfedsam_joint")
+    assert "mutual_kd" not in record["terms"]
     nothing = {"lora": False, "decoder": False, "encoder": False, "trained": True}
     assert (
         found
         == {
+            "pfedsam_joint": {**nothing, "lora": True, "decoder": True},
             "fedsam": {**nothing, "lora": True, "decoder": True},
             "local_sam": nothing,
             "full_sam": {**nothing, "decoder": True, "encoder": True},

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from samfed_monai.reports import comparison_table
-from samfed_monai.reports.rows import Cell
+from samfed_monai.reports.modes import ONE_NETWORK
+from samfed_monai.reports.rows import Cell, Group, Row
 from samfed_monai.reports.verdict import standings, verdict, word_of
 
 from .runs import write_run
@@ -44,7 +45,7 @@ def test_the_verdict_is_on_the_strongest_other_method(tmp_path):
     )
     assert verdict(group) == (
         "SAM-Fed leads, by more than the spread: Dice +0.033 ± 0.006 to the strongest other row, "
-        "Federated, no SAM (`no_sam`); ahead in 3 of 3 seeds."
+        "Federated, no SAM (`no_sam`); ahead in 3 of 3 seeds. At the worst site: +0.033 ± 0.006, it leads."
     )
     found = {standing.other.name: (standing.ahead, standing.word) for standing in standings(group)}
     assert found["oracle"] == (0, "trails")
@@ -66,7 +67,33 @@ def test_where_hospitals_took_no_part_it_says_how_samfed_does_there(tmp_path):
 def test_a_row_that_scatters_is_named_where_the_strongest_one_is_beaten(tmp_path):
     group = group_of(tmp_path, samfed=[0.80, 0.80, 0.80], no_sam=[0.78, 0.77, 0.76], dp_only=[0.79, 0.79, 0.70])
     assert str(verdict(group)).startswith("SAM-Fed leads, by more than the spread: Dice +0.030 ± 0.010")
-    assert str(verdict(group)).endswith("ahead in 3 of 3 seeds. Within the spread of: Public set only.")
+    assert "ahead in 3 of 3 seeds. Within the spread of: Public set only." in str(verdict(group))
+
+
+def test_the_worst_site_has_a_word_of_its_own():
+    cells = {
+        "samfed": {"dice": Cell({0: 0.80, 1: 0.80}), "worst": Cell({0: 0.70, 1: 0.60})},
+        "no_sam": {"dice": Cell({0: 0.75, 1: 0.77}), "worst": Cell({0: 0.60, 1: 0.68})},
+    }
+    rows = [Row(name, [0, 1], found, variant=name, title=name) for name, found in cells.items()]
+    text = str(verdict(Group(ONE_NETWORK, "", rows)))
+    assert text.startswith("SAM-Fed leads, by more than the spread: Dice +0.040 ± 0.014")
+    assert text.endswith("ahead in 2 of 2 seeds. At the worst site: +0.010 ± 0.127, within the spread.")
+
+
+def test_among_sites_with_labels_the_method_is_pfedsam(tmp_path):
+    dices = {"pfedsam": [0.80, 0.82], "fedsam": [0.77, 0.78], "local_sam": [0.70, 0.71], "samfed": [0.60, 0.60]}
+    unlabelled, labelled = comparison_table(
+        write_run(tmp_path / f"{variant}-{seed}", variant, seed, dice)
+        for variant, found in dices.items()
+        for seed, dice in enumerate(found)
+    ).groups
+    assert (unlabelled.label, labelled.label) == ("Homogeneous", "Own labels")
+    assert verdict(unlabelled) is None
+    assert str(verdict(labelled)).startswith(
+        "pFedSAM leads, by more than the spread: Dice +0.035 ± 0.007 to the strongest other row, FedSAM (`fedsam`)"
+    )
+    assert labelled.get("pfedsam").cells["vs:local_sam"].by_seed == pytest.approx({0: 0.10, 1: 0.11})
 
 
 @pytest.mark.parametrize(
