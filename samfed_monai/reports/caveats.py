@@ -63,7 +63,7 @@ NOTES = {
     "fedsam": "LoRA and decoder of SAM averaged, on the sites' own labels",
     "full_sam": "all of SAM averaged, on the sites' own labels",
     "pfedsam": "LoRA of SAM averaged; experts and decoder stay at their site; own labels",
-    "pfedsam_joint": "LoRA and decoder of SAM averaged, trained in every step with the experts, which stay at their site",
+    "pfedsam_joint": "pfedsam, all trained in every step: no stages, and no distillation between them",
     "ditto": "no_sam; every site has a network of its own, held near the global one",
     "fedicra": "no_sam; every site mixes the upper layers from its own and the global ones",
     "apple": "no_sam; every site learns how much to take from each other's core model",

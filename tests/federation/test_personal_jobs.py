@@ -194,7 +194,7 @@ def test_the_variants_beside_pfedsam_run(small_federation, tmp_path, toy_sam, va
     assert (
         found
         == {
-            "pfedsam_joint": {**nothing, "lora": True, "decoder": True},
+            "pfedsam_joint": {**nothing, "lora": True},
             "fedsam": {**nothing, "lora": True, "decoder": True},
             "local_sam": nothing,
             "full_sam": {**nothing, "decoder": True, "encoder": True},
