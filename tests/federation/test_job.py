@@ -53,10 +53,23 @@ def test_a_run_leaves_everything_that_the_readme_names(small_federation, tmp_pat
     assert len(list((tmp_path / "run" / "evaluation" / "best" / "site-1" / "test" / "masks").iterdir())) == 2
 
 
-def test_variants_of_one_seed_start_from_the_same_weights_made_once(small_federation, tmp_path):
-    for variant in ("dp_only", "no_sam"):
-        job(small_federation, tmp_path / variant, variant=variant, rounds=1, cache_dir=tmp_path / "cache").run()
+def test_variants_of_one_seed_start_from_the_same_weights_made_once_whatever_term_is_added(small_federation, tmp_path):
+    term = {"_target_": "samfed_monai.handlers.ConsistencyTerm", "guide": "weak"}
+    added = {"dp_only": {}, "no_sam": {"terms#consistency": term}}
+    for variant, more in added.items():
+        knobs = {"variant": variant, "client": {**CLIENT, **more}, "cache_dir": tmp_path / "cache"}
+        job(small_federation, tmp_path / variant, rounds=1, **knobs).run()
     assert len(list((tmp_path / "cache" / "warm_start").glob("*.safetensors"))) == 1
+    rows = list(csv.DictReader((tmp_path / "no_sam" / "federation.csv").open()))
+    assert all(float(row["term_consistency"]) > 0 for row in rows)
+
+
+def test_no_term_takes_part_where_sites_have_the_public_set_alone(small_federation, tmp_path):
+    term = {"_target_": "samfed_monai.handlers.ConsistencyTerm", "guide": "weak"}
+    knobs = {"variant": "dp_only", "client": {**CLIENT, "terms#consistency": term}}
+    job(small_federation, tmp_path / "run", rounds=1, **knobs).run()
+    rows = list(csv.DictReader((tmp_path / "run" / "federation.csv").open()))
+    assert {name for name in rows[0] if name.startswith("term_")} == {"term_supervised"}
 
 
 def test_the_oracle_reads_the_labels_that_the_list_has(small_federation, tmp_path):
