@@ -22,9 +22,9 @@ READING = (
     " no part and count in no average; *all unseen* is all of their images. The model is the one that was best on "
     "validation; *last model* is the average Dice of the last one. Numbers are mean ± sample standard deviation "
     "over seeds. *vs* columns are the difference in average Dice to that row's run with the same seed. *Gap closed*"
-    " is (row − dp_only) / (oracle − dp_only), with the two rows of the same setting. *SAM-Fed minus the row* "
-    "and *pFedSAM minus the row* are paired by seed; the method *leads* or *trails* where the mean difference is "
-    "larger than its standard deviation over seeds. *MB a round* are megabytes in both directions, all sites together. "
+    " is (row − dp_only) / (oracle − dp_only), with the two rows of the same setting. What is *minus the row* is "
+    "paired by seed; the method *leads* or *trails* where the mean difference is larger than its standard deviation "
+    "over seeds. *MB a round* are megabytes in both directions, all sites together. "
 )
 OVER = {
     "dp_only": "public set",
@@ -179,9 +179,8 @@ def headlines(table: Table) -> list[tuple[str, str, str]]:
         if hero is None:
             continue
         before = "" if group is table.groups[0] else f"{group.label}: "
-        found.append(
-            (f"{before}Dice, {group.mode.method}", spell("dice", hero.cells["dice"]), f"{len(hero.seeds)} seeds")
-        )
+        dice = spell("dice", hero.cells["dice"])
+        found.append((f"{before}Dice, {group.mode.method}", dice, f"{len(hero.seeds)} seeds"))
         for variant, other in OVER.items():
             row = group.of(variant)
             if row is not None and (cell := hero.cells["dice"].minus(row.cells["dice"])).n:

@@ -76,7 +76,7 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
         columns = {key: HEADS[key] for key in AGAINST} | (UNSEEN if table.unseen else {})
         rows = {standing.other.name: _standing(standing, columns) for standing in against}
         heads = [*columns.values(), "Seeds ahead", group.mode.method]
-        made.append(Block(_capital(f"{before}{group.mode.method} minus the row"), heads, rows, titles))
+        made.append(Block(f"{_capital(before)}{group.mode.method} minus the row", heads, rows, titles))
     return made
 
 

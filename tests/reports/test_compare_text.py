@@ -10,7 +10,7 @@ from samfed_monai.reports import comparison_table
 from samfed_monai.reports.compare_text import blocks, spell, to_csv, to_json, to_markdown, to_text, verdicts
 from samfed_monai.reports.rows import Cell
 
-from .runs import heterogeneous_runs
+from .runs import heterogeneous_runs, write_run
 
 
 @pytest.fixture
@@ -100,3 +100,13 @@ def test_groups_are_named_where_there_are_two(runs, tmp_path):
     assert found["Heterogeneous: Dice by site"].rows["hssf"][4] == "0.630 ± 0.014"
     assert whole.strong == {"heterogeneous"}
     assert json.loads(json.dumps(to_json(table)))["rows"][-1]["group"] == "Heterogeneous"
+
+
+def test_rows_with_own_labels_have_no_gap_and_are_held_against_fedsam(tmp_path):
+    runs = [write_run(tmp_path / name, name, 0, dice) for name, dice in (("fedsam", 0.7), ("pfedsam_joint", 0.8))]
+    table = comparison_table(runs)
+    whole, _, against = blocks(table)
+    assert whole.heads == ["Seeds", "Dice", "Worst site", "HD95 px", "IoU", "vs fedsam"]
+    assert against.title == "pFedSAM in one stage minus the row"
+    assert against.rows == {"fedsam": ["+0.100", "+0.100", "+0.0", "1 of 1", "one seed"]}
+    assert not [note for note in table.notes if "gap" in note]

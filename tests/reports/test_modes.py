@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from samfed_monai.reports.caveats import VARIANTS
+from samfed_monai.reports.modes import LABELLED, MODES, ONE_NETWORK, UNLIKE_NETWORKS, mode_of
+
+ALIKE = {"a": "basic_unet", "b": "basic_unet", "server": "deeplabv3plus_resnet34"}
+
+
+@pytest.mark.parametrize(
+    ("results", "mode"),
+    [
+        ({"variant": "samfed", "networks": ALIKE}, ONE_NETWORK),  # the server's network is not a site's
+        ({"variant": "mine", "networks": {"a": "basic_unet", "b": "flexible_unet"}}, UNLIKE_NETWORKS),
+        ({"variant": "mine", "exchange": "prototypes"}, UNLIKE_NETWORKS),
+        ({"variant": "mine", "exchange": "weights"}, ONE_NETWORK),
+        ({"variant": "local_only", "networks": ALIKE}, UNLIKE_NETWORKS),
+        ({"variant": "local_sam", "exchange": "none"}, LABELLED),
+        ({"variant": "pfedsam_joint", "exchange": "weights"}, LABELLED),
+    ],
+)
+def test_a_run_has_one_mode(results, mode):
+    assert mode_of({"sites": {"a": {}, "b": {}}, **results}) is mode
+
+
+def test_every_mode_names_variants_that_there_are():
+    named = {name for mode in MODES for name in (mode.hero, *mode.own, *mode.references)}
+    assert named <= VARIANTS.keys()
+    assert all(mode_of({"variant": mode.hero, "sites": {}}) is mode for mode in MODES)
