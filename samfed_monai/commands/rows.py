@@ -11,7 +11,7 @@ from typing import Any
 from samfed_monai.config.overrides import normal_ids
 from samfed_monai.errors import Problems, Refused, did_you_mean
 from samfed_monai.io import read_json
-from samfed_monai.reports.caveats import VARIANTS
+from samfed_monai.reports.variant_names import VARIANTS
 
 ROW_KEYS = ("variant", "title", "note", "setting", "as", "overrides")
 ROLES = ("dp_only", "oracle")

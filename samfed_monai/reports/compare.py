@@ -9,19 +9,19 @@ from typing import Any
 
 from samfed_monai.errors import Problems
 from samfed_monai.metrics import pool
-from samfed_monai.reports.caveats import NOTES, TEACHER, title_of
 from samfed_monai.reports.compare_notes import convention_of, notes_of
 from samfed_monai.reports.modes import CEILING, FLOOR, MODES, Mode, mode_of
 from samfed_monai.reports.rows import Cell, Group, Row, difference, share_of_gap, titled
 from samfed_monai.reports.run_data import RunData
 from samfed_monai.reports.teacher_rows import teacher_alone, teachers_of
+from samfed_monai.reports.variant_names import NOTES, TEACHER, title_of
 
 Runs = Sequence[str | Path | RunData]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A comparison: groups of rows in the order of :data:`samfed_monai.reports.caveats.VARIANTS`.
+    """A comparison: groups of rows in the order of :data:`samfed_monai.reports.variant_names.VARIANTS`.
 
     Cells have the keys ``site:<name>`` (test Dice of a site), ``unseen:<name>`` (of a hospital that took no part),
     ``unseen`` (of all their images), ``dice``, ``iou``, ``hd95`` (pixels) and ``worst`` (Dice) of the selected model,

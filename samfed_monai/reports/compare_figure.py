@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from samfed_monai.reports.caveats import TEACHER
 from samfed_monai.reports.compare import Table
 from samfed_monai.reports.modes import CEILING, FLOOR
 from samfed_monai.reports.rows import Group, Row
 from samfed_monai.reports.style import Picture, Theme, picture, quiet, subplots
+from samfed_monai.reports.variant_names import TEACHER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

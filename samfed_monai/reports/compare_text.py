@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from samfed_monai.reports.caveats import OWN_TEACHER, TEACHER
 from samfed_monai.reports.compare import Table
 from samfed_monai.reports.numbers import MISSING, as_difference, as_percent
 from samfed_monai.reports.rows import Cell, Group, Row
+from samfed_monai.reports.variant_names import OWN_TEACHER, TEACHER
 from samfed_monai.reports.verdict import Standing, standings, verdict
 
 HEADS = {"dice": "Dice", "worst": "Worst site", "hd95": "HD95 px", "iou": "IoU"}

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from samfed_monai.io import write_bytes, write_text
 from samfed_monai.reports import numbers
-from samfed_monai.reports.caveats import CAVEATS, title_of
+from samfed_monai.reports.caveats import CAVEATS
 from samfed_monai.reports.figures import run_figures
 from samfed_monai.reports.overlays import PLACES, Overlay, make_overlays
 from samfed_monai.reports.run_data import RunData
 from samfed_monai.reports.style import Picture
 from samfed_monai.reports.teacher_rows import teacher_alone
+from samfed_monai.reports.variant_names import title_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from samfed_monai.reports.caveats import ABLATIONS, HETEROGENEOUS, OWN_LABELS
+from samfed_monai.reports.variant_names import ABLATIONS, HETEROGENEOUS, OWN_LABELS
 
 FLOOR, CEILING = "dp_only", "oracle"
 """The rows that every other one of their group is measured against (docs/method.md)."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
-from samfed_monai.reports.caveats import TEACHER, place_of, title_of
 from samfed_monai.reports.modes import CEILING, FLOOR, Mode
+from samfed_monai.reports.variant_names import TEACHER, place_of, title_of
 
 
 @dataclass(frozen=True)

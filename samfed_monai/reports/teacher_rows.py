@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from samfed_monai.metrics import pool, worst
-from samfed_monai.reports.caveats import OWN_TEACHER, TEACHER
 from samfed_monai.reports.run_data import RunData
+from samfed_monai.reports.variant_names import OWN_TEACHER, TEACHER
 
 
 def teacher_alone(results: Mapping[str, Any]) -> dict[str, Any] | None:

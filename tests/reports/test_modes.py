@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.reports.caveats import VARIANTS
 from samfed_monai.reports.modes import LABELLED, MODES, ONE_NETWORK, UNLIKE_NETWORKS, mode_of
+from samfed_monai.reports.variant_names import VARIANTS
 
 ALIKE = {"a": "basic_unet", "b": "basic_unet", "server": "deeplabv3plus_resnet34"}
 
