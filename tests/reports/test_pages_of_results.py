@@ -28,7 +28,11 @@ NEEDED = {
         "polyp-no-kvasir": "samfed",
     },
     "ablation": {"ablation-polyp": "rule_intersection", "ablation-skin": "rule_intersection"},
-    "pfedsam": {"pfedsam-polyp": "pfedsam_joint", "pfedsam-skin": "pfedsam_joint", "pfedsam-no-kvasir": "pfedsam_joint"},
+    "pfedsam": {
+        "pfedsam-polyp": "pfedsam_joint",
+        "pfedsam-skin": "pfedsam_joint",
+        "pfedsam-no-kvasir": "pfedsam_joint",
+    },
 }
 """Of each page its records, and a row that each must have."""
 
