@@ -52,7 +52,7 @@ def simulate(
     clear_status(run_folder)
     log = Path(log) if log is not None else run_folder / "flare.log"
     command = [
-        *(sys.executable, "-u", "-m", "nvflare.private.fed.app.simulator.simulator", str(Path(job).resolve())),
+        *(sys.executable, "-u", "-m", "samfed_monai.flare.simulator_process", str(Path(job).resolve())),
         *("-w", str(workspace.resolve()), "-c", ",".join(sites), "-t", str(len(sites)), "-l", "concise"),
     ]
     with Processes({"SAMFED_SITE": str(Path(site_files).resolve()), **(environment or {})}) as processes:
