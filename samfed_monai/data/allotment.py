@@ -16,16 +16,18 @@ Places = dict[tuple[str, Split], list[Found]]
 
 
 def draw_public(
-    found: list[Found], facts: Mapping[str, Facts], public: str, seed: int
+    found: list[Found], facts: Mapping[str, Facts], public: str | None, seed: int
 ) -> tuple[list[Found], list[Found]]:
     """The public images, and the rest.
 
     Args:
         found: all images.
         facts: by image.
-        public: a count, a share, or the name of the folder whose images are public.
+        public: a count, a share, or the name of the folder whose images are public; ``None``: no image is.
         seed: of the draw; only labelled images are drawn.
     """
+    if public is None:
+        return [], found
     origins = sorted({one.origin for one in found if one.origin})
     if public in origins:
         chosen = [one for one in found if one.origin == public]
@@ -39,7 +41,7 @@ def draw_public(
         number = 0.0
     share = number / len(found) if number >= 1 else number
     if not 0 < share < 1:
-        expected = f"a count below {len(found)}, a share in (0, 1), or one of {origins}"
+        expected = f"a count below {len(found)}, a share in (0, 1), one of {origins}, or none"
         raise Refused([Problem("--public", found=repr(public), expected=expected, mend="for instance 100")])
     hashes = [facts[one.image].sha256 for one in found]
     labelled = [one.label is not None for one in found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from samfed_monai.data.allotment import divide, draw_measuring, draw_public
+from samfed_monai.data.allotment import Places, divide, draw_measuring, draw_public
 from samfed_monai.data.assembly import Options, Prepared, finish, grouped, look_at
 from samfed_monai.data.items import Split
 from samfed_monai.data.partitions import Partition
@@ -19,13 +19,13 @@ __all__ = ["Options", "Prepared", "prepare_folders", "prepare_isic", "prepare_li
 
 
 def prepare_folders(
-    root: str | Path, *, public: str, options: Options, validation: float = 0.1, test: float = 0.1
+    root: str | Path, *, public: str | None, options: Options, validation: float = 0.1, test: float = 0.1
 ) -> Prepared:
     """Makes a list from ``root/<site>/{images,masks}``.
 
     Args:
         root: the folder of sites; it is the data root of the list.
-        public: name of the site whose images are public; all of them need masks.
+        public: name of the site whose images are public; all of them need masks. ``None``: no image is public.
         options: see :class:`Options`.
         validation: share of each site's images to validate on, drawn from the labelled ones. A site without masks has
             only unlabelled images.
@@ -37,7 +37,7 @@ def prepare_folders(
     root = Path(root)
     found = {site: grouped(ones, options) for site, ones in find_folders(root, public=public).items()}
     facts = look_at([one for ones in found.values() for one in ones], root, options, sites=found)
-    places = {("", Split.PUBLIC): found.pop(public)}
+    places: Places = {("", Split.PUBLIC): found.pop(public) if public is not None else []}
     places |= draw_measuring(found, facts, validation, test, beside=places["", Split.PUBLIC], seed=options.seed)
     return finish(places, facts, root, options)
 
@@ -46,7 +46,7 @@ def prepare_isic(
     root: str | Path,
     *,
     options: Options,
-    public: str = "100",
+    public: str | None = "100",
     sites: int = 4,
     partition: str = Partition.IID,
     alpha: float = 0.5,
@@ -59,7 +59,8 @@ def prepare_isic(
     Args:
         root: folder that the archives were unpacked into; it is the data root of the list.
         options: see :class:`Options`.
-        public: the public images: a count (``"100"``), a share (``"0.05"``), or the name of an archive's folder.
+        public: the public images: a count (``"100"``), a share (``"0.05"``), or the name of an archive's folder;
+            ``None``: no image is public.
         sites: number of sites; with ``partition="folder"`` the remaining folders are the sites.
         partition: ``iid``, ``folder``, ``dirichlet-size`` (of the lesion) or ``dirichlet-appearance`` (mean colour).
         alpha: Dirichlet's concentration: small makes sites unlike each other.

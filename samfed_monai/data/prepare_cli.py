@@ -33,7 +33,7 @@ def add_prepare_parser(subparsers: Any) -> argparse.ArgumentParser:
 def _folders(sources: Any) -> None:
     parser = _source(sources, "folders", "DIR/<site>/{images,masks}; masks may be missing except for the public one")
     parser.add_argument("root", metavar="DIR", type=Path, help="folder of sites; becomes the data root")
-    parser.add_argument("--public", required=True, metavar="NAME", help="the site whose images are public")
+    parser.add_argument("--public", required=True, metavar="NAME", help="the site whose images are public, or none")
     _measuring(parser)
     _reshaping(parser)
     _common(parser)
@@ -44,7 +44,7 @@ def _isic(sources: Any) -> None:
     parser = _source(sources, "isic", "the official archives of the ISIC challenge 2016, 2017 or 2018, unpacked")
     parser.add_argument("root", metavar="DIR", type=Path, help="folder they were unpacked into; becomes the data root")
     parser.add_argument(
-        "--public", default="100", metavar="N|SHARE|NAME", help="count, share or archive folder (default: 100)"
+        "--public", default="100", metavar="N|SHARE|NAME", help="count, share or archive folder, or none (default: 100)"
     )
     parser.add_argument("--sites", type=int, default=4, metavar="N", help="number of sites (default: 4)")
     parser.add_argument(
@@ -78,7 +78,7 @@ def _polyp(sources: Any) -> None:
     parser = _source(sources, "polyp", about)
     parser.add_argument("root", metavar="DIR", type=Path, help="folder of collections; becomes the data root")
     parser.add_argument(
-        "--public", default="CVC-ColonDB", metavar="NAME", help="the collection that is public (default: %(default)s)"
+        "--public", default="CVC-ColonDB", metavar="NAME", help="the public collection, or none (default: %(default)s)"
     )
     parser.add_argument(
         "--leave-out", action="append", default=[], metavar="NAME[,NAME]", help="collections to pass over"

@@ -20,7 +20,7 @@ def prepare_polyp(
     root: str | Path,
     *,
     options: Options,
-    public: str = "CVC-ColonDB",
+    public: str | None = "CVC-ColonDB",
     leave_out: Sequence[str] = (),
     validation: float = 0.1,
     test: float = 0.1,
@@ -35,7 +35,7 @@ def prepare_polyp(
     Args:
         root: folder of collections; it is the data root of the list. See :func:`~.sources.polyp.find_polyps`.
         options: see :class:`Options`. A ``groups`` file replaces what is known of the images it names.
-        public: the collection whose images are public.
+        public: the collection whose images are public; ``None``: none, every collection is a site.
         leave_out: collections to pass over.
         validation: share of each site's images to validate on.
         test: likewise, to test on.
@@ -54,16 +54,16 @@ def prepare_polyp(
     for name in leave_out:
         for site in _named(name, sites, "--leave-out"):
             del sites[site]
-    public_site = _one(public, sites)
+    public_site = _one(public, sites) if public is not None else None
     unseen = [site for name in options.unseen for site in _named(name, sites, "--unseen")]
     threshold = polyps.threshold if options.mask_threshold is None else options.mask_threshold
     options = replace(options, unseen=unseen, mask_threshold=threshold)
     problems = Problems()
-    problems.extend(without_mask(sites[public_site]))
+    problems.extend(without_mask(sites[public_site]) if public_site else ())
     problems.refuse_if_any()
     facts = look_at([one for ones in sites.values() for one in ones], root, options, sites=sites)
     drawn = {site: ones if by_sequence else [one.with_group(None) for one in ones] for site, ones in sites.items()}
-    places: Places = {("", Split.PUBLIC): drawn.pop(public_site)}
+    places: Places = {("", Split.PUBLIC): drawn.pop(public_site) if public_site else []}
     places |= draw_measuring(drawn, facts, validation, test, beside=places["", Split.PUBLIC], seed=options.seed)
     known = {one.image: one for ones in sites.values() for one in ones}
     places = {place: [known[one.image] for one in ones] for place, ones in places.items()}

@@ -32,7 +32,7 @@ def run_folders(arguments: argparse.Namespace) -> int:
 
     prepared = prepare_folders(
         arguments.root,
-        public=arguments.public,
+        public=_public(arguments.public),
         options=_options(arguments),
         validation=arguments.validation,
         test=arguments.test,
@@ -46,7 +46,7 @@ def run_isic(arguments: argparse.Namespace) -> int:
     prepared = prepare_isic(
         arguments.root,
         options=_options(arguments),
-        public=arguments.public,
+        public=_public(arguments.public),
         sites=arguments.sites,
         partition=arguments.partition,
         alpha=arguments.alpha,
@@ -85,7 +85,7 @@ def run_polyp(arguments: argparse.Namespace) -> int:
     prepared = prepare_polyp(
         arguments.root,
         options=_options(arguments),
-        public=arguments.public,
+        public=_public(arguments.public),
         leave_out=_names(arguments.leave_out),
         validation=arguments.validation,
         test=arguments.test,
@@ -125,6 +125,10 @@ def run_synthetic(arguments: argparse.Namespace) -> int:
     if not arguments.no_report:
         page = report_on(datalist, arguments.root, arguments.output.with_suffix(".report.html"))
     return _tell(Prepared(datalist, arguments.output, page))
+
+
+def _public(given: str) -> str | None:
+    return None if given == "none" else given
 
 
 def _names(given: list[str]) -> list[str]:

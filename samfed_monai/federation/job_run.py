@@ -12,6 +12,7 @@ from typing import Any
 
 from samfed_monai.config.ids import flat
 from samfed_monai.data import DataList
+from samfed_monai.errors import Refused
 from samfed_monai.federation.asking import quorum_of
 from samfed_monai.federation.attendance import require_no_places_of_sites, require_sites
 from samfed_monai.federation.clip import UpdateGuard
@@ -23,7 +24,7 @@ from samfed_monai.federation.run_folder import RunFolder
 from samfed_monai.federation.site_node import SiteNode
 from samfed_monai.federation.site_parts import Shared
 from samfed_monai.federation.stages.cast import Cast
-from samfed_monai.federation.stages.data_check import check_data
+from samfed_monai.federation.stages.data_check import check_data, no_public_images
 from samfed_monai.federation.stages.outcome import model_hashes, outcome
 from samfed_monai.federation.stages.papers import list_paper, shared_papers
 from samfed_monai.federation.stages.preparation import Preparation
@@ -64,6 +65,8 @@ class JobRun:
         datalist = DataList.load(places.datalist)
         cast = Cast.of(plan, places, datalist)
         require_possible(self.privacy, cast.strategy)
+        if problems := no_public_images(datalist, supervised=cast.supervised):
+            raise Refused(problems)
         cast.rehearse()
         adapt = cast.config.value("teacher_adapt")
         hashes = {"datalist": datalist.hash, **self._weight_hashes(adapt), **cast.sam_words()}

@@ -123,7 +123,7 @@ def isic(tmp_path):
 
 
 @pytest.mark.parametrize("partition", ["iid", "dirichlet-size", "dirichlet-appearance"])
-@pytest.mark.parametrize(("public", "count"), [("8", 8), ("0.25", 10), ("ISIC-2017_Test_Data", 10)])
+@pytest.mark.parametrize(("public", "count"), [(None, 0), ("8", 8), ("0.25", 10), ("ISIC-2017_Test_Data", 10)])
 def test_isic_is_divided_exactly(tmp_path, isic, partition, public, count):
     made = prepare_isic(isic, options=options(tmp_path), public=public, sites=3, partition=partition, alpha=2.0)
     items = [item.image for _, _, item in made.datalist.items()]
@@ -135,7 +135,9 @@ def test_isic_is_divided_exactly(tmp_path, isic, partition, public, count):
 def test_isic_by_folder_and_public_options(tmp_path, isic):
     made = prepare_isic(isic, options=options(tmp_path), public="5", partition="folder")
     assert list(made.datalist.sites) == ["ISIC-2017_Test_Data", "ISIC-2017_Training_Data"]
-    with pytest.raises(Refused, match=r"--public: expected a count below 40, a share in \(0, 1\), or one of"):
+    with pytest.raises(
+        Refused, match=r"--public: expected a count below 40, a share in \(0, 1\), one of \[.*\], or none"
+    ):
         prepare_isic(isic, options=options(tmp_path), public="many")
 
 

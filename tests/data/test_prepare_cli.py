@@ -33,6 +33,15 @@ def test_folders(tmp_path, capsys):
     assert (tmp_path / "list.report.csv").is_file()
 
 
+def test_folders_without_a_public_one(tmp_path, capsys):
+    for number, name in enumerate("ab"):
+        site(tmp_path, name, 10, 10, first=100 * number)
+    assert run("folders", tmp_path, "--public", "none", "--output", tmp_path / "list.json", "--no-report") == 0
+    assert "list: 0 public images, 2 sites" in capsys.readouterr().out
+    with pytest.raises(Refused, match=r"<site>/images: expected images, found no such folder"):
+        run("folders", tmp_path / "a", "--public", "none", "--output", tmp_path / "list.json")
+
+
 def test_list_tells_what_is_missing(tmp_path, capsys):
     save(tmp_path / "images" / "1.png", picture(1))
     (tmp_path / "mine.json").write_text(json.dumps({"Clinic": {"unlabeled_train": ["1.png", "2.png"]}}))

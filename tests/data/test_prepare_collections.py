@@ -44,6 +44,20 @@ def test_each_collection_is_a_site_and_sequences_stay_whole(tmp_path, root):
     assert prepare_polyp(root, options=options(tmp_path), validation=0.2, test=0.2).datalist.hash == datalist.hash
 
 
+def test_without_a_public_collection_each_of_them_is_a_site(tmp_path, root, capsys):
+    assert (
+        run("polyp", root, "--public", "none", "--validation", 0.2, "--test", 0.2, "--output", tmp_path / "l.json") == 0
+    )
+    assert "l: 0 public images, 3 sites" in capsys.readouterr().out
+    datalist = DataList.load(tmp_path / "l.json")
+    assert datalist.public == []
+    assert {name: sum(counts) for name, counts in sizes(datalist).items()} == {
+        "CVC-ClinicDB": 40,
+        "CVC-ColonDB": 4,
+        "Kvasir-SEG": 10,
+    }
+
+
 def test_single_frames_are_drawn_on_request_and_warned_of(tmp_path, root):
     made = prepare_polyp(root, options=options(tmp_path), by_sequence=False)
     assert sizes(made.datalist)["CVC-ClinicDB"] == [32, 4, 4]

@@ -52,6 +52,20 @@ def no_labels(labelled: int) -> list[Problem]:
     return [Problem("labels", found=found, expected=expected, mend=mend)]
 
 
+def no_public_images(datalist: DataList, *, supervised: bool) -> list[Problem]:
+    """What keeps a run from learning from public images: the list has none.
+
+    Args:
+        datalist: the frozen list, or the server's part of it.
+        supervised: whether sites learn from labels of their own, which takes no public images.
+    """
+    if datalist.public or supervised:
+        return []
+    found, expected = "none", "public images with masks: this variant learns from them"
+    mend = "list some with `samfed prepare ... --public`, or choose a variant that learns from the sites' own labels"
+    return [Problem(f"{datalist.name} -> public", found, expected, f"{mend}, for instance pfedsam_joint")]
+
+
 def _seal(datalist: DataList, data_root: Path) -> str:
     states = []
     for _, _, item in datalist.items():

@@ -36,7 +36,7 @@ def warm_start(
     Args:
         config: the client's ``train.json`` with the run's overrides and what its variant says of the warm start.
         datalist: the frozen list; only its public part is read.
-        steps: optimiser steps; 0 keeps the random initialisation of ``seed``.
+        steps: optimiser steps; with 0, or without public images, the network stays as it is built with ``seed``.
         seed: the run's seed.
         cache_dir: where finished weights are kept, by the hash of everything that determines them.
 
@@ -44,7 +44,7 @@ def warm_start(
         Names to tensors of the network, frozen ones left out, and their fingerprint (hexadecimal).
     """
     config = config.with_files(str(find_variant(config.bundle_root, "dp_only"))).without_lost()
-    public = public_hash(datalist)
+    public, steps = public_hash(datalist), steps if datalist.public else 0
     sam = base_sam(config, config.value("network_name"))  # its frozen weights are not in what is kept
     key = config.fingerprint(public=public, steps=steps, seed=seed, **({} if sam is None else {"base_sam": sam}))
     path = Path(cache_dir) / "warm_start" / f"{key[:16]}.safetensors"
@@ -52,7 +52,10 @@ def warm_start(
         if exists:
             logger.info("warm start: reusing %s", path.name)
             return safe_load(path), key
-        logger.info("warm start: %d steps on %d public images", steps, len(datalist.public))
+        if datalist.public:
+            logger.info("warm start: %d steps on %d public images", steps, len(datalist.public))
+        else:
+            logger.info("warm start: none, the list has no public images")
         weights = _train(config, steps, seed)
         save_tensors(path, weights, {"steps": str(steps), "seed": str(seed), "public": public})
     return weights, key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -22,6 +23,15 @@ def test_a_check_that_passed_is_remembered_until_a_file_changes(small_federation
     (root / small_list.public[0].image).touch()
     data_check.check_data(small_list, root, cache_dir=tmp_path)
     assert len(calls) == 1
+
+
+def test_public_images_are_needed_where_sites_do_not_learn_from_labels_of_their_own(small_list):
+    none = replace(small_list, public=[])
+    assert data_check.no_public_images(small_list, supervised=False) == []
+    assert data_check.no_public_images(none, supervised=True) == []
+    (problem,) = data_check.no_public_images(none, supervised=False)
+    assert (problem.where, problem.found) == (f"{small_list.name} -> public", "none")
+    assert "samfed prepare ... --public" in problem.mend
 
 
 def test_every_problem_is_refused_at_once_and_nothing_is_remembered(small_federation, tmp_path):
