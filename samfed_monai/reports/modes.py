@@ -46,9 +46,9 @@ MODES = (ONE_NETWORK, UNLIKE_NETWORKS, LABELLED)
 def mode_of(results: Mapping[str, Any]) -> Mode:
     """Whether a run's sites learned from labels of their own, and whether they had networks of their own.
 
-    The second is as its results say, else as its variant is known to.
+    Both are as its results say, else as its variant is known to.
     """
-    if results["variant"] in OWN_LABELS:
+    if results.get("own_labels", results["variant"] in OWN_LABELS):
         return LABELLED
     networks = {network for site, network in results.get("networks", {}).items() if site in results["sites"]}
     if len(networks) > 1 or results.get("exchange") in ("predictions", "prototypes"):

@@ -84,7 +84,8 @@ HETEROGENEOUS = frozenset({"local_only", "fedmd", "fedproto", "hssf", "hssf_comp
 """Variants in which every site keeps a network of its own."""
 
 OWN_LABELS = frozenset({"zero_shot", "supervised", "local_sam", "fedsam", "full_sam", "pfedsam", "pfedsam_joint"})
-"""Variants in which sites learn from labels of their own images, and SAM as it comes, for comparison with these."""
+"""Variants in which sites learn from labels of their own images, and SAM as it comes, for comparison with these;
+a run says it itself, in ``results.json -> own_labels``: these are for runs of before it did."""
 
 ABLATIONS = frozenset({"no_agreement", "no_sam_kd", "no_global_kd", "unadapted_sam"})
 """Variants of SAM-Fed itself: no rivals of it."""

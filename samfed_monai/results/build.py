@@ -36,6 +36,7 @@ def build_results(
     networks: Mapping[str, str] | None = None,
     exchange: str | None = None,
     own_models: bool | None = None,
+    own_labels: bool | None = None,
     rounds_traffic: Sequence[Mapping[str, int]] | None = None,
     preparation: Mapping[str, int] | None = None,
     convention: Mapping[str, str] | None = None,
@@ -66,12 +67,13 @@ def build_results(
         networks: site to name of its network.
         exchange: what travels: one of :data:`samfed_monai.results.schema.EXCHANGES`.
         own_models: whether the models are each site's own.
+        own_labels: whether sites learned from labels of their own images.
         rounds_traffic: ``up_bytes`` and ``down_bytes`` of every round, all sites together.
         preparation: ``up_bytes`` and ``down_bytes`` before round 0: checks, adapter, first weights.
         convention: ``hd95`` (``max of directed`` or ``pooled``) and ``empty`` (``diagonal`` or ``skipped``).
         privacy: ``least_images``, ``withheld`` and ``differential_privacy``.
 
-    What of these eight is ``None`` has no key in the result.
+    What of these nine is ``None`` has no key in the result.
 
     Raises:
         Refused: the result would not follow the schema; every departure is listed.
@@ -95,7 +97,7 @@ def build_results(
         **({"unseen": chosen["unseen"]} if "unseen" in chosen else {}),
         "models": models,
         **_given(networks=networks and dict(networks), exchange=exchange, convention=convention and dict(convention)),
-        **_given(own_models=own_models, privacy=privacy and dict(privacy)),
+        **_given(own_models=own_models, own_labels=own_labels, privacy=privacy and dict(privacy)),
         "teacher": _teacher(teacher_scores, teacher, trained=chosen["sites"], skip_empty=skip),
         "traffic": {
             **{key: int((traffic or {}).get(key, 0)) for key in BYTES},

@@ -165,6 +165,7 @@ RESULTS_SCHEMA: Schema = {
         networks=_map("network by site, and `server`'s where it has one of its own", _text("name of the network")),
         exchange=_choice("what travels between sites and server: " + ", ".join(f"`{e}`" for e in EXCHANGES), EXCHANGES),
         own_models={"type": "boolean", "description": "whether the models are each site's own, or a part of them is"},
+        own_labels={"type": "boolean", "description": "whether sites learned from labels of their own images"},
         convention=_CONVENTION,
         teacher=_TEACHER,
         privacy=_PRIVACY,

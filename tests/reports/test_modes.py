@@ -18,6 +18,8 @@ ALIKE = {"a": "basic_unet", "b": "basic_unet", "server": "deeplabv3plus_resnet34
         ({"variant": "local_only", "networks": ALIKE}, UNLIKE_NETWORKS),
         ({"variant": "local_sam", "exchange": "none"}, LABELLED),
         ({"variant": "pfedsam_joint", "exchange": "weights"}, LABELLED),
+        ({"variant": "mine", "exchange": "weights", "own_labels": True}, LABELLED),
+        ({"variant": "supervised", "exchange": "weights", "own_labels": False}, ONE_NETWORK),
     ],
 )
 def test_a_run_has_one_mode(results, mode):

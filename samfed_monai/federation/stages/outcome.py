@@ -20,6 +20,7 @@ def outcome(result: RunResult, cast: Cast) -> dict[str, Any]:
         "networks": cast.networks,
         "exchange": cast.exchange,
         "own_models": cast.strategy.keeps_states,
+        "own_labels": cast.supervised,
         "traffic": result.traffic,
         "rounds_traffic": [round_traffic(record) for record in result.records],
         "skipped": skipped(result.records),

@@ -18,9 +18,9 @@ RESULT = RunResult(
 
 
 def cast(*unseen: str) -> SimpleNamespace:
-    return SimpleNamespace(
-        unseen=unseen, networks={"a": "basic_unet"}, exchange="weights", strategy=SimpleNamespace(keeps_states=False)
-    )
+    strategy = SimpleNamespace(keeps_states=False)
+    networks = {"a": "basic_unet"}
+    return SimpleNamespace(unseen=unseen, networks=networks, exchange="weights", strategy=strategy, supervised=True)
 
 
 def test_what_the_rounds_decide():
@@ -32,6 +32,7 @@ def test_what_the_rounds_decide():
         "networks": {"a": "basic_unet"},
         "exchange": "weights",
         "own_models": False,
+        "own_labels": True,
         "traffic": {"up_bytes": 7, "down_bytes": 8},
         "rounds_traffic": [{"up_bytes": 2, "down_bytes": 4}],
         "skipped": [{"round": 0, "site": "a", "reason": "late"}],
