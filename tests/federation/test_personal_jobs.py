@@ -204,10 +204,12 @@ def test_the_variants_beside_pfedsam_run(small_federation, tmp_path, toy_sam, va
 
 
 def test_sites_with_labels_need_no_public_images_and_start_as_sam_comes(small_federation, tmp_path, toy_sam, caplog):
-    replace(DataList.load(small_federation / "list.json"), public=[]).save(tmp_path / "list.json")
-    knobs = {"variant": "pfedsam_joint", "rounds": 1, "client": toy_sam, "datalist": tmp_path / "list.json"}
+    federation = tmp_path / "federation"
+    shutil.copytree(small_federation, federation)
+    replace(DataList.load(federation / "list.json"), public=[]).save(federation / "list.json")
+    knobs = {"variant": "pfedsam_joint", "rounds": 1, "client": toy_sam}
     with caplog.at_level("INFO", logger="samfed_monai"):
-        results = job(small_federation, tmp_path / "run", warm_start_steps=50, **knobs).run()
+        results = job(federation, tmp_path / "run", warm_start_steps=50, **knobs).run()
     assert validate_results(results) == []
     assert "warm start: none, the list has no public images" in caplog.text
     (warm,) = (tmp_path / "run" / "cache" / "warm_start").glob("*.safetensors")
@@ -215,10 +217,11 @@ def test_sites_with_labels_need_no_public_images_and_start_as_sam_comes(small_fe
     decoder = {name: tensor for name, tensor in safe_load(warm).items() if ".mask_decoder." in name}
     assert decoder
     assert all(tensor.equal(sam[name.removeprefix("sam.")]) for name, tensor in decoder.items())
-    other = job(small_federation, tmp_path / "other", warm_start_steps=0, **knobs).run()
-    assert other["hashes"]["model_last"] == results["hashes"]["model_last"]
+    homes = Homes(federation, tmp_path / "homes")
+    apart = job(federation, tmp_path / "apart", warm_start_steps=0, **knobs).run(homes)
+    assert apart["hashes"]["model_last"] == results["hashes"]["model_last"]
     with pytest.raises(Refused, match=r"synthetic-0 -> public: expected public images with masks.*found none"):
-        job(small_federation, tmp_path / "no", **{**knobs, "variant": "no_sam", "client": {}}).run()
+        job(federation, tmp_path / "no", **{**knobs, "variant": "no_sam", "client": {}}).run()
     assert not (tmp_path / "no" / "rounds").exists()
 
 
