@@ -22,9 +22,12 @@ class PerThread:
 
     A copy is made when a thread first reads the attribute of an object; nothing that a thread writes into it is seen
     by another.
+
+    Args:
+        name: of the attribute.
     """
 
-    def __set_name__(self, owner: type, name: str) -> None:
+    def __init__(self, name: str) -> None:
         self._shared, self._copies = f"_{name}_of_all", f"_{name}_of_threads"
 
     def __set__(self, holder: Any, content: dict[str, Any]) -> None:
@@ -42,9 +45,7 @@ class PerThread:
 
 def separate_clients(runner: type = SimulatorClientRunner) -> None:
     """Gives each thread of a runner of clients its own ``build_ctx``."""
-    context = PerThread()
-    context.__set_name__(runner, "build_ctx")
-    runner.build_ctx = context  # type: ignore[attr-defined]
+    runner.build_ctx = PerThread("build_ctx")  # type: ignore[attr-defined]
 
 
 # Not under __main__: where FLARE spawns a further process (macOS), that one imports this module and needs it, too.
