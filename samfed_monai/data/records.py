@@ -83,12 +83,15 @@ def split_public(records: list[Record], fraction: float = 0.1, seed: int = 0) ->
         seed: the result depends only on it and on the images' hashes.
 
     Raises:
-        Refused: ``fraction`` out of range, or everything is one group.
+        Refused: ``fraction`` out of range, no records, or everything is one group.
     """
     if not 0 <= fraction < 1:
         raise Refused(
             [Problem("fraction", found=repr(fraction), expected="a number in [0, 1)", mend="for instance 0.1")]
         )
+    if not records:
+        mend = "list some with `samfed prepare ... --public`"
+        raise Refused([Problem("public", found="none", expected="public images with masks", mend=mend)])
     together = clusters([r["image_sha256"] for r in records], [r.get("group") for r in records])
     if fraction > 0 and len(together) < 2:
         found = f"{len(together)} independent group(s) of images"

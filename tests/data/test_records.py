@@ -106,3 +106,6 @@ def test_split_public_holds_out_the_fraction_and_copies_stay_together():
     assert split_public(records, 0.0) == (records, [])
     with pytest.raises(Refused, match=r"fraction: expected a number in \[0, 1\)"):
         split_public(records, 1.0)
+    for fraction in (0.0, 0.2):
+        with pytest.raises(Refused, match=r"public: expected public images with masks, found none; list some with"):
+            split_public([], fraction)
