@@ -158,8 +158,8 @@ ablation-page: $(VENV)/.package
 	    $(call ablation-section,Polyp,polyp,--seeds $(POLYP_SEEDS) $(POLYP_SIDE)) \
 	    $(call ablation-section,Skin,skin,--seeds $(SKIN_SEEDS) $(SKIN_SIDE)) \
 	    --caveat "Small on purpose, for two processor cores: the data and scale of docs/results/polyp.md and skin.md with $(SIDE_ROUNDS) rounds. Rows without a figure have not been run on that collection." \
-	    --caveat "All rows have teachers whose LoRA learned at 0.0005: those of the other pages, at 0.005, are better." \
-    --caveat "On skin the rows of other agreement rules are of when the global network's distillation weighed 0.5: they stand beside global_0.5, not beside the default."
+	    --caveat "On skin all rows have a teacher whose LoRA learned at 0.0005: that of the other pages, and of polyps here, at 0.005, is better." \
+	    --caveat "On skin the rows of other agreement rules are of when the global network's distillation weighed 0.5: they stand beside global_0.5, not beside the default."
 
 # ---- docs/results/pfedsam.md: SAM itself at the sites, on labels of their own; finished runs are kept -------------------
 PFEDSAM_RUN ?= runs/pfedsam
@@ -213,5 +213,5 @@ pfedsam-page: $(VENV)/.package
 	    $(call pfedsam-section,Three hospitals and no public images: ColonDB is one of them,three,samfed_polyp,$(PFEDSAM_MAIN)) \
 	    $(call pfedsam-section,Unseen hospital: trained without Kvasir,no-kvasir,samfed_polyp,$(PFEDSAM_SIDE) $(POLYP_UNSEEN)) \
 	    $(call pfedsam-section,Skin: four sites of ISIC 2017,skin,samfed_skin,$(PFEDSAM_SIDE)) \
-	    --caveat "Small on purpose, for two processor cores: MobileSAM, 256 px, batches of 4, at most $(PFEDSAM_IMAGES) labelled images a site, $(PFEDSAM_ROUNDS) rounds of $(PFEDSAM_STEPS) steps (with two and three polyp hospitals; $(PFEDSAM_SIDE_ROUNDS) of $(PFEDSAM_SIDE_STEPS) in the others) after $(PFEDSAM_WARM) steps of warm start on the public images, where there are any. The decoder learns at $(PFEDSAM_RATE), not at the published 0.0001, which hardly moves it in so few steps; LoRA and experts at 0.005, as everywhere." \
+	    --caveat "Small on purpose, for two processor cores: MobileSAM, 256 px, batches of 4, at most $(PFEDSAM_IMAGES) labelled images a site, $(PFEDSAM_ROUNDS) rounds of $(PFEDSAM_STEPS) steps (where sites are whole polyp collections; $(PFEDSAM_SIDE_ROUNDS) of $(PFEDSAM_SIDE_STEPS) in the others) after $(PFEDSAM_WARM) steps of warm start on the public images, where there are any. The decoder learns at $(PFEDSAM_RATE), not at the published 0.0001, which hardly moves it in so few steps; LoRA and experts at 0.005, as everywhere." \
 	    --caveat "Every row has the same augmentation, batch, number of optimiser steps and choice of the round; pfedsam, pfedsam_joint, fedsam and local_sam start from the same weights, full_sam and the small network from their own warm start and with their own learning rates."
