@@ -25,6 +25,7 @@ KINDS = {
     "on_flare.site": "site: the process that trains",
     "samfed_monai.flare.client": "site: our light process",
     "simulator_worker": "site: FLARE's client",
+    "samfed_monai.flare.simulator_process": "server (FLARE's simulator)",
     "app.simulator.simulator": "server (FLARE's simulator)",
     "samfed_monai federate": "one process",
 }
