@@ -26,7 +26,6 @@ KINDS = {
     "samfed_monai.flare.client": "site: our light process",
     "simulator_worker": "site: FLARE's client",
     "samfed_monai.flare.simulator_process": "server (FLARE's simulator)",
-    "app.simulator.simulator": "server (FLARE's simulator)",
     "samfed_monai federate": "one process",
 }
 

@@ -29,7 +29,9 @@ def find_folders(root: str | Path, *, public: str | None) -> dict[str, list[Foun
         raise Refused([Problem(str(where), found="no such folder", expected="images", mend=mend)])
     if len(names) < 2:
         mend = "put each site's images into a folder of its own: DIR/<site>/images"
-        raise Refused([Problem(str(root), found=f"only {names[0]!r}", expected="at least one site more", mend=mend)])
+        raise Refused(
+            [Problem(str(root), found=f"only {names[0]!r}", expected="at least one site beside it", mend=mend)]
+        )
     problems = Problems()
     found: dict[str, list[Found]] = {}
     for name in names:

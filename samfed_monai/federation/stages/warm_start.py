@@ -44,7 +44,8 @@ def warm_start(
         Names to tensors of the network, frozen ones left out, and their fingerprint (hexadecimal).
     """
     config = config.with_files(str(find_variant(config.bundle_root, "dp_only"))).without_lost()
-    public, steps = public_hash(datalist), steps if datalist.public else 0
+    public = public_hash(datalist)
+    steps = steps if datalist.public else 0
     sam = base_sam(config, config.value("network_name"))  # its frozen weights are not in what is kept
     key = config.fingerprint(public=public, steps=steps, seed=seed, **({} if sam is None else {"base_sam": sam}))
     path = Path(cache_dir) / "warm_start" / f"{key[:16]}.safetensors"

@@ -40,7 +40,7 @@ def test_an_unknown_public_folder_is_refused_with_those_that_exist(tmp_path):
     site(tmp_path, "a", 1, 1)
     with pytest.raises(Refused, match=r"name one of \['a'\] with --public"):
         find_folders(tmp_path, public="pubic")
-    with pytest.raises(Refused, match="at least one site more"):
+    with pytest.raises(Refused, match="at least one site beside it"):
         find_folders(tmp_path, public="a")
     with pytest.raises(Refused, match=r"expected is DIR/<site>/images and DIR/<site>/masks"):
         find_folders(tmp_path / "nowhere", public="a")
