@@ -13,10 +13,13 @@ from typing import Any
 
 from samfed_monai.bars import progress_bar
 from samfed_monai.commands.seal import configs_of, seal_of
-from samfed_monai.config.overrides import parse_pairs, samfed_value
+from samfed_monai.config.overrides import normal_ids, parse_pairs, samfed_value
 from samfed_monai.errors import ExitCode, Stopped
 from samfed_monai.federation.signals import Terminated, Termination
 from samfed_monai.io import read_json, write_json
+
+# Options that say where something lies; the data list names every image by its hash.
+_PLACES = frozenset({"data-root", "cache-dir"})
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Run:
         return [sys.executable, "-m", "samfed_monai", *words]
 
     def is_done(self) -> bool:
-        """Whether the run folder holds the results of this very command on these very files."""
+        """Whether the run folder holds the results of what is asked for, on these very files."""
         path = self.folder / "compare.json"
         return (self.folder / "results.json").is_file() and path.is_file() and _seal(read_json(path)) == self.seal()
 
@@ -62,10 +65,11 @@ class Run:
         write_json(self.folder / "compare.json", {**self.about, "seal": dict(seal or self.seal())})
 
     def seal(self) -> dict[str, Any]:
-        """What the run depends on, as it is now."""
-        overrides = parse_pairs(self.extra, samfed_value)
-        configs = configs_of(self.bundle, self.variant, overrides)
-        return seal_of(" ".join(self.command()[1:]), configs, [*self.options.values(), *overrides.values()])
+        """What the run depends on, as it is now; where its bundle, images, cache and results lie is not part of it."""
+        overrides = normal_ids(parse_pairs(self.extra, samfed_value))
+        options = {option: value for option, value in self.options.items() if option not in _PLACES}
+        asked = {**options, "variant": self.variant, "seed": self.seed, **overrides}
+        return seal_of(asked, configs_of(self.bundle, self.variant, overrides))
 
 
 def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -34,18 +35,17 @@ def configs_of(bundle: Path, variant: str, overrides: Mapping[str, Any]) -> list
     return [*federate, *train, *teacher]
 
 
-def seal_of(command: str, configs: Iterable[Path], named: Iterable[Any]) -> dict[str, Any]:
+def seal_of(asked: Mapping[str, Any], configs: Iterable[Path]) -> dict[str, Any]:
     """The seal of a run.
 
     Args:
-        command: the whole command line.
+        asked: values of its command line by option; one that is the path of a file counts with the file's content,
+            wherever the file lies.
         configs: configuration files; notes (top-level keys that begin with ``_``) and white space do not count.
-        named: values of the command line; those that are paths of files count with the file's content.
     """
     return {
-        "command": command,
+        "asked": {option: _counted(value) for option, value in asked.items()},
         "configs": [[path.name, canonical_hash(_said(path))] for path in configs],
-        "files": {str(value): sha256_file(value) for value in named if _is_file(value)},
     }
 
 
@@ -54,6 +54,12 @@ def _said(path: Path) -> Any:
     if not isinstance(content, dict):
         return content
     return {key: value for key, value in content.items() if not key.startswith("_")}
+
+
+def _counted(value: Any) -> str:
+    if _is_file(value):
+        return f"sha256:{sha256_file(value)}"
+    return value if isinstance(value, str) else json.dumps(value, default=repr)
 
 
 def _is_file(value: Any) -> bool:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,6 +97,28 @@ def test_the_row_s_overrides_count_and_its_texts_do_not(bundle):
     assert done(bundle, "mine", ("--client#agreement#tau=0.8",), row="tau_8", title="tau").is_done()
     other = Run(bundle, "mine", 0, run.folder, run.options, ("--client#agreement#tau=0.9",), {"row": "tau_8"})
     assert not other.is_done()
+
+
+def test_where_things_lie_does_not_count(bundle, tmp_path):
+    places = {"data-root": "a", "cache-dir": "b"}
+    run = done(bundle, "mine", ("--adapter", str(tmp_path / "list.json"), "--rate=0.1"))
+    moved = shutil.copytree(tmp_path, tmp_path.parent / f"{tmp_path.name}-moved")
+    options = {**run.options, "datalist": str(moved / "list.json"), **places}
+    extra = ("--rate", "1e-1", f"--adapter={moved / 'list.json'}")
+    assert Run(moved / "bundle", "mine", 0, moved / "mine", options, extra).is_done()
+
+
+@pytest.mark.parametrize(("before", "after"), [("(1, 2)", "(1, 3)"), ("{1}", "{2}"), ("null", "off"), ("1", "1.5")])
+def test_a_value_of_any_kind_counts(bundle, before, after):
+    run = done(bundle, "mine", (f"--client#sizes={before}",))
+    assert Run(bundle, "mine", 0, run.folder, run.options, (f"--client::sizes={before}",)).is_done()
+    assert not Run(bundle, "mine", 0, run.folder, run.options, (f"--client#sizes={after}",)).is_done()
+
+
+@pytest.mark.parametrize(("variant", "seed", "rounds"), [("bare", 0, "3"), ("mine", 1, "3"), ("mine", 0, "4")])
+def test_variant_seed_and_options_count(bundle, variant, seed, rounds):
+    run = done(bundle)
+    assert not Run(bundle, variant, seed, run.folder, {**run.options, "rounds": rounds}, ()).is_done()
 
 
 def test_a_seal_of_an_older_version_is_none(bundle):
