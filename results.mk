@@ -201,9 +201,10 @@ pfedsam: $(VENV)/.package
 	$(call PFEDSAM_COMPARE,samfed_polyp,fedsam$(comma)pfedsam$(comma)pfedsam_joint) --datalist "$(PFEDSAM_RUN)/halves.json" --data-root "$(POLYP_DATA)" \
 	    $(PFEDSAM_SIDE) $(POLYP_UNSEEN) $(PFEDSAM_PARTS) --output-dir "$(PFEDSAM_RUN)/no-kvasir" $(call record,pfedsam-no-kvasir)
 	$(call PFEDSAM_COMPARE,samfed_polyp,local_sam$(comma)fedsam$(comma)pfedsam_joint) --datalist "$(PFEDSAM_RUN)/three.json" --data-root "$(POLYP_DATA)" \
-	    $(PFEDSAM_MAIN) --output-dir "$(PFEDSAM_RUN)/three" $(call record,pfedsam-three)
+	    $(PFEDSAM_MAIN) --rows docs/results/rank.rows.json --output-dir "$(PFEDSAM_RUN)/three" $(call record,pfedsam-three)
 	$(call PFEDSAM_COMPARE,samfed_skin,$(PFEDSAM_ROWS)) --datalist "$(PFEDSAM_RUN)/skin.json" --data-root "$(SKIN_DATA)" \
-	    $(PFEDSAM_SIDE) --rows docs/results/decoder.rows.json --output-dir "$(PFEDSAM_RUN)/skin" $(call record,pfedsam-skin)
+	    $(PFEDSAM_SIDE) $(foreach rows,decoder rank,--rows docs/results/$(rows).rows.json) --output-dir "$(PFEDSAM_RUN)/skin" \
+	    $(call record,pfedsam-skin)
 	@$(MAKE) pfedsam-page
 
 pfedsam-page: $(VENV)/.package
