@@ -19,7 +19,8 @@ TEACHER = {"samfed": 0.85, "mine": 0.1}
 
 
 def summary(dice: float) -> dict:
-    return {"dice": dice, "iou": dice - 0.1, "hd95": 10.0, "n": 1, "empty": {"both": 0, "prediction": 0, "label": 0}}
+    empty = {"both": 0, "prediction": 0, "label": 0}
+    return {"dice": dice, "iou": max(dice - 0.1, 0.0), "hd95": 10.0, "n": 1, "empty": empty}
 
 
 def write_run(

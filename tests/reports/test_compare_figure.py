@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+
+from samfed_monai.reports import compare_figure
+from samfed_monai.reports.compare import comparison_table
+from tests.reports.runs import write_run
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """Axes of the figure of runs with these Dice by variant."""
+
+    def draw(**dice):
+        axes = []
+
+        def kept(*args, **kwargs):
+            figure, made = subplots(*args, **kwargs)
+            axes.extend(made)
+            return figure, made
+
+        subplots = compare_figure.subplots
+        monkeypatch.setattr(compare_figure, "subplots", kept)
+        folders = [write_run(tmp_path / variant, variant, 0, value) for variant, value in dice.items()]
+        assert compare_figure.comparison_figure(comparison_table(folders)).light
+        return axes[0]
+
+    return draw
+
+
+def arrows(ax):
+    return [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "<"]
+
+
+def test_a_row_far_below_is_an_arrow_and_does_not_squeeze_the_others(drawn):
+    ax = drawn(fedsam=0.8, zero_shot=0.08, local_sam=0.9)
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    places = dict(zip(names, ax.get_yticks(), strict=True))
+    assert arrows(ax) == [places["SAM as it comes"]]
+    assert ax.get_xlim()[0] > 0.7
+    assert [text.get_text() for text in ax.texts].count("0.080") == 1
+
+
+def test_a_tenth_of_the_best_row_is_not_far_below(drawn):
+    ax = drawn(fedsam=0.8, zero_shot=0.095, local_sam=0.9)
+    assert arrows(ax) == []
+    assert ax.get_xlim()[0] < 0.1
