@@ -40,6 +40,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
     "fedper": ({"client#personal": ["final_conv.*"]}, "final_conv.weight"),
     "apple": ({}, "sharing.shares"),
     "ditto": ({}, "network."),
+    "fedicra": ({}, "sharing."),
+    "fca": ({}, ".exp_avg"),
 }
 
 
