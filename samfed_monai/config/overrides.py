@@ -132,15 +132,20 @@ def fire_value(text: str) -> Any:
 
 
 def samfed_value(text: str) -> Any:
-    """A value as ``samfed`` reads it: JSON (``true``, ``null``, ``[1, 2]``), a Python literal, otherwise text."""
+    """A value as ``samfed`` reads it: JSON (``true``, ``null``, ``[1, 2]``), a Python literal, otherwise text.
+
+    A literal that JSON has no word for, such as a set, is text: a run's values are kept as JSON.
+    """
     try:
         return json.loads(text)
     except ValueError:
         pass
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError):
+        value = ast.literal_eval(text)
+        json.dumps(value)
+    except (ValueError, SyntaxError, MemoryError, TypeError):
         return text
+    return value
 
 
 def normal_ids(overrides: dict[str, Any]) -> dict[str, Any]:

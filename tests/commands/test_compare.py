@@ -28,6 +28,7 @@ def test_overrides_become_words_and_come_back_as_they_were():
         "g": -1,
         "h": {"_target_": "x"},
         "i": True,
+        "j": "{1}",
     }
     assert overrides_of(words_of(overrides)) == overrides
     assert words_of({"a#b": 0.5, "d": "1"}) == ("--a#b=0.5", '--d="1"')

@@ -74,6 +74,11 @@ def test_samfed_reads_json_then_python_then_text():
     }
 
 
+@pytest.mark.parametrize("text", ["{1}", "b'x'", "1j", "...", "[{1}]"])
+def test_a_literal_that_json_has_no_word_for_is_text(text):
+    assert samfed_value(text) == text
+
+
 def test_words_that_belong_to_no_key_are_refused():
     assert overrides_of(["--a", "1", "--b"]) == {"a": 1, "b": True}
     with pytest.raises(Refused, match="'stray'"):
