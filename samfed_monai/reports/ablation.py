@@ -203,8 +203,8 @@ def _line(row: Row, sections: Sequence[Section], default: str) -> Line:
     return Line(row, dice, teacher, differences)
 
 
-def _order(row: Row) -> tuple[int, int, int, str]:
-    return (0, 0, row.place, row.name) if row.sweep else (1, *row.order)
+def _order(row: Row) -> tuple[int, int, str, int, str]:
+    return (0, 0, "", row.place, row.name) if row.sweep else (1, *row.order)
 
 
 def _named(row: Row) -> str:

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 def comparison_figure(table: Table) -> Picture:
     """One line per row: a dot per seed, the mean as a tick, the spread as a bar; groups below each other.
 
-    A row below a tenth of the best one is an arrow at the left edge: it would squeeze all others into one corner.
+    A row that would squeeze all others into one corner is an arrow at the edge: one below a tenth of the best, and a
+    teacher alone that is farther from the rows that were trained than those are from each other.
     """
     groups = [(group, [row for row in group.rows if row.cells["dice"].n]) for group in table.groups]
-    least = 0.1 * max((row.cells["dice"].mean or 0.0 for _, rows in groups for row in rows), default=0.0)
+    span = _span([row for _, rows in groups for row in rows])
     lines: list[Row | Group] = []
     for group, rows in groups:
         lines += [group, *rows] if len(groups) > 1 else rows
@@ -33,7 +34,7 @@ def comparison_figure(table: Table) -> Picture:
         for group, rows in groups:
             _bounds(ax, group, [place_of[id(row)] for row in rows], theme)
             for row in rows:
-                _row(ax, row, place_of[id(row)], group.hero, theme, least)
+                _row(ax, row, place_of[id(row)], group.hero, theme, span)
         names = [line.label if isinstance(line, Group) else line.title for line in lines]
         ax.set_yticks([place_of[id(line)] for line in lines], names)
         ax.tick_params(axis="y", labelcolor=theme.ink)
@@ -45,9 +46,20 @@ def comparison_figure(table: Table) -> Picture:
 
     text = (
         "A dot is a seed, the tick their mean, the bar their standard deviation; dotted lines are dp_only and oracle; "
-        "an arrow is a row far below."
+        "an arrow is a row far outside."
     )
     return picture("comparison", "Average test Dice", text, draw)
+
+
+def _span(rows: list[Row]) -> tuple[float, float]:
+    """Lowest and highest mean that are drawn to scale."""
+    means = [row.cells["dice"].mean or 0.0 for row in rows]
+    least, most = 0.1 * max(means, default=0.0), 1.0
+    trained = [mean for row, mean in zip(rows, means, strict=True) if row.variant != TEACHER and mean >= least]
+    if len(trained) > 1:
+        room = max(trained) - min(trained)
+        least, most = max(least, min(trained) - room), max(trained) + room
+    return least, most
 
 
 def _bounds(ax: Axes, group: Group, places: list[int], theme: Theme) -> None:
@@ -58,13 +70,14 @@ def _bounds(ax: Axes, group: Group, places: list[int], theme: Theme) -> None:
             ax.plot([x, x], ends, color=theme.faint, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
 
 
-def _row(ax: Axes, row: Row, place: int, hero: Row | None, theme: Theme, least: float) -> None:
+def _row(ax: Axes, row: Row, place: int, hero: Row | None, theme: Theme, span: tuple[float, float]) -> None:
     cell = row.cells["dice"]
     mean, spread = cell.mean or 0.0, cell.spread or 0.0
     known = {TEACHER: theme.faint, FLOOR: theme.ink, CEILING: theme.ink}
     color = theme.palette[1] if row is hero else known.get(row.variant, theme.palette[0])
-    if mean < least:
-        ax.plot([0.01], [place], marker="<", color=color, markersize=6, transform=ax.get_yaxis_transform())
+    if not span[0] <= mean <= span[1]:
+        edge, arrow = (0.01, "<") if mean < span[0] else (0.99, ">")
+        ax.plot([edge], [place], marker=arrow, color=color, markersize=6, transform=ax.get_yaxis_transform())
     else:
         ax.plot([mean - spread, mean + spread], [place, place], color=color, linewidth=5, alpha=0.25, zorder=2)
         ax.scatter(list(cell.by_seed.values()), [place] * cell.n, s=20, color=color, alpha=0.8, linewidths=0, zorder=3)

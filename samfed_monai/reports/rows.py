@@ -64,11 +64,12 @@ class Row:
     place: int = 0
 
     @property
-    def order(self) -> tuple[int, int, str]:
+    def order(self) -> tuple[int, str, int, str]:
+        """Where it stands in a table: known variants first, then the rows of each sweep together."""
         named = (
             self.name if place_of(self.name) < place_of("") or self.variant not in (FLOOR, CEILING) else self.variant
         )
-        return place_of(named), self.place, self.name
+        return place_of(named), self.sweep, self.place, self.name
 
 
 @dataclass(frozen=True)

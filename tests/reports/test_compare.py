@@ -202,3 +202,11 @@ def test_a_row_that_plays_the_ceiling_closes_the_gap(tmp_path):
     assert [row.name for row in group.rows] == ["floor", "heterogeneous", "ceiling"]
     assert [row.gap for row in group.rows] == pytest.approx([0, 0.5, 1])
     assert group.hero.name == "heterogeneous"
+
+
+def test_rows_of_a_sweep_stand_together(tmp_path):
+    rows = [("cold", 1, "Temperature"), ("average", 1, "Agreement rule"), ("hot", 2, "Temperature"), ("both", 2, "")]
+    rows += [("intersection", 2, "Agreement rule"), ("samfed", 0, "")]
+    runs = [write_row(tmp_path / name, name, "samfed", 0, 0.5, place=place, sweep=sweep) for name, place, sweep in rows]
+    names = [row.name for row in comparison_table(runs).rows if row.variant == "samfed"]
+    assert names == ["samfed", "both", "average", "intersection", "cold", "hot"]

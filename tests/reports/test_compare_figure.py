@@ -28,8 +28,8 @@ def drawn(monkeypatch, tmp_path):
     return draw
 
 
-def arrows(ax):
-    return [line.get_ydata()[0] for line in ax.lines if line.get_marker() == "<"]
+def arrows(ax, marker="<"):
+    return [line.get_ydata()[0] for line in ax.lines if line.get_marker() == marker]
 
 
 def test_a_row_far_below_is_an_arrow_and_does_not_squeeze_the_others(drawn):
@@ -45,3 +45,17 @@ def test_a_tenth_of_the_best_row_is_not_far_below(drawn):
     ax = drawn(fedsam=0.8, zero_shot=0.095, local_sam=0.9)
     assert arrows(ax) == []
     assert ax.get_xlim()[0] < 0.1
+
+
+def test_a_teacher_far_above_the_rows_that_were_trained_is_an_arrow(drawn):
+    ax = drawn(samfed=0.5, dp_only=0.45)
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert arrows(ax, ">") == [dict(zip(names, ax.get_yticks(), strict=True))["SAM teacher alone"]]
+    assert ax.get_xlim()[1] < 0.55
+    assert [text.get_text() for text in ax.texts].count("0.850") == 1
+
+
+def test_a_teacher_near_them_is_drawn_to_scale(drawn):
+    ax = drawn(samfed=0.84, dp_only=0.8)
+    assert arrows(ax, ">") == []
+    assert ax.get_xlim()[1] > 0.85
