@@ -91,7 +91,7 @@ class SoftMaskStore:
         if values.ndim != 3 or values.shape[0] != 1 or not 0 < min(values.shape) <= max(values.shape) < 2**16:
             problems.add(f"soft mask of {image_sha256[:12]}", found=f"shape {values.shape}", expected="shape (1, h, w)")
         elif not (values.min() >= 0 and values.max() <= 1):  # NaN fails both comparisons
-            found = f"values from {values.min():.4g} to {values.max():.4g}"
+            found = f"values from {values.min():.9g} to {values.max():.9g}"
             problems.add(f"soft mask of {image_sha256[:12]}", found=found, expected="probabilities in [0, 1]")
         problems.refuse_if_any()
         levels = 2**self.bits - 1

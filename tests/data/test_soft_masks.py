@@ -156,6 +156,7 @@ def test_a_mask_filed_under_another_image_is_not_believed(tmp_path):
         (torch.zeros(2, 4, 4), r"found shape \(2, 4, 4\)"),
         (torch.zeros(1, 0, 4), r"found shape \(1, 0, 4\)"),
         (torch.full((1, 4, 4), 1.5), r"found values from 1\.5 to 1\.5"),
+        (torch.full((1, 4, 4), 1 + 2**-23), r"found values from 1\.00000012"),
         (torch.full((1, 4, 4), -0.25), r"found values from -0\.25"),
         (torch.full((1, 4, 4), float("nan")), r"found values from nan"),
     ],

@@ -138,6 +138,7 @@ class BoxRefiner(nn.Module):
         answers = crop(logits, height, width, self.size).sigmoid()
         shrinks = answers.shape[-1] > first.shape[-1]
         answers = F.interpolate(answers, first.shape[-2:], mode="bilinear", align_corners=False, antialias=shrinks)
+        answers = answers.clamp(0, 1)  # weights of a resize may add up to a little more than 1
         labels = parts.labels.to(first.device)
         # what the first pass saw of one part: the image without the others, soft border included
         own = [first[0].masked_fill((labels > 0) & (labels != number), 0) for number in parts.numbers]

@@ -26,8 +26,9 @@ def sam():
 class Scripted(torch.nn.Module):
     """A SAM whose answer to a box is 1 inside it and 0 outside, and which predicts the IoU it is told to."""
 
-    def __init__(self, *ious: float) -> None:
+    def __init__(self, *ious: float, side: int = 64) -> None:
         super().__init__()
+        self.side = side
         self.ious, self.boxes = torch.tensor(ious), torch.zeros(0, 4)
         self.register_buffer("pixel_mean", torch.zeros(1))
 
@@ -39,7 +40,7 @@ class Scripted(torch.nn.Module):
 
     def decode_boxes(self, embedding, boxes):
         self.boxes = boxes
-        logits = torch.full((len(boxes), 1, 64, 64), -20.0)
+        logits = torch.full((len(boxes), 1, self.side, self.side), -20.0)
         for logit, (left, top, right, bottom) in zip(logits, (boxes + 0.5) / 4, strict=True):
             logit[:, round(float(top)) : round(float(bottom)), round(float(left)) : round(float(right))] = 20.0
         return logits, self.ious[: len(boxes)]
@@ -131,6 +132,14 @@ def test_an_answer_that_is_something_else_in_the_box_is_none():
     assert torch.equal((strict[0, 0] > 0.5) & (torch.arange(64) < 35), ring)
     loose = BoxRefiner(Scripted(0.9, 0.9), 256, Refinement("boxes", refine_least_agreement=0.25))(image, first)
     assert (loose[..., 9:31, 9:31] > 0.99).all()
+
+
+def test_answers_that_are_made_smaller_stay_probabilities():
+    first = torch.zeros(1, 1, 107, 128)
+    first[..., 10:100, 10:120] = 0.8
+    found = BoxRefiner(Scripted(0.9, side=256), 1024, BOXES)(torch.rand(1, 3, 213, 256), first)
+    assert (found > 0.99).any()
+    assert 0 <= found.min() <= found.max() <= 1  # from 213 rows to 107, ones would become 1.00000012
 
 
 def test_the_mean_is_that_of_both_passes():
