@@ -3,7 +3,9 @@
 Bytes: 4 sites (2 x ResNet-18, 2 x ResNet-34), ResNet-34 at the server, 100 public images at 384 px. The soft masks are
 those of a ResNet-18 after a short warm start, on synthetic images; noise, which cannot be compressed, is told apart.
 Time: the variants ``hssf`` and ``no_sam`` take the same local steps; their second rounds are timed in turn, in one
-process and in seconds of its processor. Each network must run over the public set exactly once in such a round.
+process and in seconds of its processor. Each network must run over the public set exactly once in such a round. What
+that pass weighs depends on how many images a site has to each public one: HSSF's skin sites have 519 to 100 on average
+(``104:20`` is a fifth of that); few of them to many public ones (``64:40``) is the harder case.
 """
 
 from __future__ import annotations
@@ -127,12 +129,13 @@ def bytes_of_a_round(folder: Path, steps: int, public: int) -> list[Figure]:
     ]
 
 
-def seconds_of_a_round(folder: Path, options: argparse.Namespace) -> list[Figure]:
+def seconds_of_a_round(
+    folder: Path, clock: Clock, images: int, public: int, options: argparse.Namespace
+) -> list[Figure]:
     """Second rounds of both modes, in turn."""
-    counts = {"images_per_site": options.images, "public": options.public, "validation": 2, "test": 2}
+    counts = {"images_per_site": images, "public": public, "validation": 2, "test": 2}
     render_synthetic(folder, sites=options.sites, **counts).save(folder / "list.json")
-    clock = Clock()
-    clock.public = options.public
+    clock.public = public
     client = {"image_size": options.size, "network_name": SITES[0], "mixed_networks": None, "server_network": None}
 
     def one_round(variant: str, repeat: int) -> float:
@@ -161,10 +164,11 @@ def seconds_of_a_round(folder: Path, options: argparse.Namespace) -> list[Figure
                 seconds |= {**clock.steps, "passes": clock.pass_seconds}
         print({name: round(value, 2) for name, value in seconds.items()}, flush=True)
         measured.append(seconds)
-    return figures_of(measured, options)
+    where = f"{options.sites} sites, ResNet-18, {images} images each, D_p of {public}, {options.size} px"
+    return figures_of(measured, where)
 
 
-def figures_of(measured: list[dict[str, float]], options: argparse.Namespace) -> list[Figure]:
+def figures_of(measured: list[dict[str, float]], where: str) -> list[Figure]:
     """Medians over the repeats; a ratio is that of one repeat."""
 
     def ratio(what: str, parts: list[str], bound: float | None) -> Figure:
@@ -173,9 +177,6 @@ def figures_of(measured: list[dict[str, float]], options: argparse.Namespace) ->
         return Figure(what, statistics.median(ratios), bound=bound, details={**median, **spread})
 
     median = {name: statistics.median(each[name] for each in measured) for name in measured[0]}
-    where = (
-        f"{options.sites} sites, ResNet-18, {options.images} images each, D_p of {options.public}, {options.size} px"
-    )
     names = {
         "RF": "steps of RF, all sites",
         "RC": "steps of RC, server",
@@ -190,11 +191,17 @@ def figures_of(measured: list[dict[str, float]], options: argparse.Namespace) ->
     ]
 
 
+def scale(text: str) -> tuple[int, int]:
+    """``104:20``: unlabelled images of a site, and public images."""
+    images, public = text.split(":")
+    return int(images), int(public)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sites", type=int, default=4)
-    parser.add_argument("--images", type=int, default=519, help="unlabelled images of a site (HSSF's: 519 on average)")
-    parser.add_argument("--public", type=int, default=100)
+    scales = "unlabelled images of a site and public images; may be repeated (default: 104:20 and 64:40)"
+    parser.add_argument("--scale", type=scale, action="append", metavar="IMAGES:PUBLIC", help=scales)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--warm-start", type=int, default=60, help="steps before the masks whose bytes are counted")
@@ -203,7 +210,9 @@ def main() -> None:
         figures = bytes_of_a_round(Path(folder) / "bytes", options.warm_start, 100)
         for figure in figures:
             print(figure, flush=True)
-        figures += seconds_of_a_round(Path(folder) / "seconds", options)
+        clock = Clock()
+        for images, public in options.scale or [(104, 20), (64, 40)]:
+            figures += seconds_of_a_round(Path(folder) / f"{images}-{public}", clock, images, public, options)
     record(__file__, figures)
 
 
