@@ -157,9 +157,7 @@ ablation-page: $(VENV)/.package
 	@$(BIN)/samfed report --page $(PAGES)/ablation.md --ablation --default samfed \
 	    $(call ablation-section,Polyp,polyp,--seeds $(POLYP_SEEDS) $(POLYP_SIDE)) \
 	    $(call ablation-section,Skin,skin,--seeds $(SKIN_SEEDS) $(SKIN_SIDE)) \
-	    --caveat "Small on purpose, for two processor cores: the data and scale of docs/results/polyp.md and skin.md with $(SIDE_ROUNDS) rounds. Rows without a figure have not been run on that collection." \
-	    --caveat "On skin all rows have a teacher whose LoRA learned at 0.0005: that of the other pages, and of polyps here, at 0.005, is better." \
-	    --caveat "On skin the rows of other agreement rules are of when the global network's distillation weighed 0.5: they stand beside global_0.5, not beside the default."
+	    --caveat "Small on purpose, for two processor cores: the data and scale of docs/results/polyp.md and skin.md with $(SIDE_ROUNDS) rounds. Rows without a figure have not been run on that collection."
 
 # ---- docs/results/pfedsam.md: SAM itself at the sites, on labels of their own; finished runs are kept -------------------
 PFEDSAM_RUN ?= runs/pfedsam
