@@ -97,6 +97,9 @@ def best_of(lines: Sequence[Line]) -> Line | None:
 def verdict(lines: Sequence[Line], sections: Sequence[Section]) -> str:
     """One sentence: which row of a sweep is the best, and whether it beats the default beyond the spread."""
     best, default = best_of(lines), lines[0]
+    others = candidates(lines)[1:]
+    if others and all(line.mean_difference is None for line in others):
+        return f"No row was run on all collections, so none is held against the default, {_named(default.row)}."
     if best is None or best is default:
         return f"No row is better than the default, {_named(default.row)}, on average over the collections."
     told = [

@@ -71,6 +71,15 @@ def test_a_row_that_a_collection_lacks_has_dashes_and_cannot_win(sections, tmp_p
     assert best_of(lines).row.name == "learned"
 
 
+def test_a_sweep_of_which_no_row_was_run_everywhere_has_no_verdict(sections, tmp_path):
+    extra = [write_row(tmp_path / "e", "only_polyp", "samfed", 0, 0.97, sweep="Teacher")]
+    table = comparison_table([*(p.parent for p in (tmp_path / "Polyp").glob("*/results.json")), *extra])
+    both = [Section("Polyp", table), sections[1]]
+    assert verdict(sweeps(both)["Teacher"], both) == (
+        "No row was run on all collections, so none is held against the default, SAM-Fed (`samfed`)."
+    )
+
+
 def test_the_page_marks_the_rule_and_is_the_same_bytes_every_time(sections):
     pages = [ablation_page(sections, command="make ablation", caveats=["Small."], figures=["p.png"]) for _ in range(2)]
     assert pages[0] == pages[1]
