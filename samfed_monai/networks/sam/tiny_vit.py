@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
@@ -21,7 +22,9 @@ _RENAMES = (
 class TinyViTEncoder(nn.Module):
     """TinyViT-5M at output stride 16 with SAM's neck (Zhang et al. 2023, arXiv 2306.14289).
 
-    Its windowed attention takes any size, so no position table depends on ``size``.
+    Its windowed attention takes any size, so no position table depends on ``size``. It computes in channels-last order
+    and with plain attention, which in bfloat16 on a CPU takes about two thirds of the time of timm's own
+    (``benchmarks/encoder.py``): torch has no fused kernel for a bias of three dimensions and windows as small as these.
 
     Args:
         size: side of the square input in pixels; kept for callers that ask ``img_size``, as of SAM's own encoder.
@@ -37,6 +40,9 @@ class TinyViTEncoder(nn.Module):
         trunk: Any = create_model("tiny_vit_5m_224", pretrained=False, num_classes=0)
         trunk.head = nn.Identity()
         trunk.stages[3].downsample.conv2.conv.stride = (1, 1)  # MobileSAM: the embedding stays at stride 16
+        for module in trunk.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False
         self.trunk = trunk
         self.neck = nn.Sequential(
             nn.Conv2d(320, 256, 1, bias=False),
@@ -47,7 +53,7 @@ class TinyViTEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """``(B, 3, size, size)`` normalised as SAM does to ``(B, 256, size / 16, size / 16)``."""
-        features: Tensor = self.trunk.forward_features(images)
+        features: Tensor = self.trunk.forward_features(images.contiguous(memory_format=torch.channels_last))
         return self.neck(features)
 
 
