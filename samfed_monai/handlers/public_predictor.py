@@ -9,8 +9,8 @@ import torch
 from monai.data import DataLoader
 from monai.inferers import SimpleInferer
 from monai.networks.utils import eval_mode
-from torch.nn import functional
 
+from samfed_monai.data.resizing import resize_probabilities
 from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.losses import Reliability, image_reliability, probabilities
 
@@ -88,11 +88,7 @@ class PublicPredictor:
                 if not torch.isfinite(chances).all():
                     expected, mend = "probabilities in [0, 1]", "lower the learning rate; the network has diverged"
                     raise Refused([Problem("soft masks", found="NaN or infinity", expected=expected, mend=mend)])
-                size = self._size(chances)
-                if tuple(chances.shape[-2:]) != size:
-                    chances = functional.interpolate(
-                        chances, size, mode="bilinear", align_corners=False, antialias=True
-                    ).clamp(0, 1)
+                chances = resize_probabilities(chances, self._size(chances))
                 found.append((chances * 255).round().to(torch.uint8))
         return torch.cat(found)
 
@@ -107,12 +103,10 @@ class PublicPredictor:
 
     def reliability(self, masks: Tensor) -> Tensor:
         """(N,) float in [0, 1] of (N, C, h, w) uint8 masks, at the labels' size."""
-        size = tuple(self.labels.shape[-2:])
+        size = self.labels.shape[-2:]
         values = []
         for part, labels in zip(masks.split(64), self.labels.split(64), strict=True):
-            chances = part.float() / 255
-            if tuple(chances.shape[-2:]) != size:
-                chances = functional.interpolate(chances, size, mode="bilinear", align_corners=False)
+            chances = resize_probabilities(part.float() / 255, size)
             values.append(image_reliability(chances, labels, self.reliability_measure))
         return torch.cat(values)
 

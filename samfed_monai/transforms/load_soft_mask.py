@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from monai.transforms import Transform
-from torch.nn import functional
 
+from samfed_monai.data.resizing import resize_probabilities
 from samfed_monai.data.soft_masks import SoftMaskStore
 from samfed_monai.errors import Problem, Refused
 
@@ -53,11 +53,5 @@ class LoadSoftMaskd(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         mask = self.store.get(data["image_sha256"])
-        size = tuple(data["image"].shape[-2:])
-        if tuple(mask.shape[-2:]) != size:
-            shrinks = mask.shape[-2] > size[0] or mask.shape[-1] > size[1]
-            mask = functional.interpolate(
-                mask[None], size=size, mode="bilinear", align_corners=False, antialias=shrinks
-            )[0].clamp_(0, 1)
-        result[self.output_key] = mask
+        result[self.output_key] = resize_probabilities(mask[None], data["image"].shape[-2:])[0]
         return result

@@ -9,7 +9,8 @@ import torch
 from monai.transforms import Transform
 from monai.transforms.traits import RandomizableTrait
 from torch import Tensor
-from torch.nn import functional
+
+from samfed_monai.data.resizing import resize_probabilities
 
 KEY, GATE = "target", "target_gate"
 
@@ -61,9 +62,6 @@ class LoadTargetd(Transform, RandomizableTrait):
             return item
         index = int(item["index"])
         mask = self.targets.masks[index][None].float() / 255
-        size = tuple(item["image"].shape[-2:])
-        if tuple(mask.shape[-2:]) != size:
-            mask = functional.interpolate(mask, size=size, mode="bilinear", align_corners=False)
-        item[KEY] = mask[0]
+        item[KEY] = resize_probabilities(mask, item["image"].shape[-2:])[0]
         item[GATE] = self.targets.gate[index].to(torch.float32)
         return item

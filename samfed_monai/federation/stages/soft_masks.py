@@ -51,8 +51,8 @@ class SiteMasks:
             Site to split to rows of ``{"id", "dice", "iou", "hd95", "empty"}``.
         """
         import torch
-        from torch.nn.functional import interpolate
 
+        from samfed_monai.data.resizing import resize_probabilities
         from samfed_monai.metrics import segmentation_scores
 
         parser = config.parser()
@@ -67,7 +67,7 @@ class SiteMasks:
                 for record in self._records(site, split):
                     label = torch.as_tensor(preprocessing(dict(record))["label"])
                     mask = store.get(record["image_sha256"])[None]
-                    mask = interpolate(mask, label.shape[-2:], mode="bilinear", align_corners=False, antialias=True)
+                    mask = resize_probabilities(mask, label.shape[-2:])
                     prediction = (mask[0, 0] > 0.5).numpy()
                     scores = segmentation_scores(prediction, (label[0] > 0.5).numpy(), pooled=pooled)
                     rows.append({"id": record["id"], **scores.as_dict()})

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from samfed_monai.data.resizing import resize_probabilities
 from samfed_monai.errors import Problems
 from samfed_monai.networks.autocast import Switch
 from samfed_monai.networks.sam import components
@@ -136,9 +136,7 @@ class BoxRefiner(nn.Module):
         boxes = prompts(parts.boxes.to(first.device), height, width, self.size)
         logits, predicted_iou = self.sam.decode_boxes(embed(self.sam, image, self.size, self.bf16), boxes)
         answers = crop(logits, height, width, self.size).sigmoid()
-        shrinks = answers.shape[-1] > first.shape[-1]
-        answers = F.interpolate(answers, first.shape[-2:], mode="bilinear", align_corners=False, antialias=shrinks)
-        answers = answers.clamp(0, 1)  # weights of a resize may add up to a little more than 1
+        answers = resize_probabilities(answers, first.shape[-2:])
         labels = parts.labels.to(first.device)
         # what the first pass saw of one part: the image without the others, soft border included
         own = [first[0].masked_fill((labels > 0) & (labels != number), 0) for number in parts.numbers]
