@@ -28,6 +28,7 @@ SCRIPTS = {
     "sam_memory": "Checkpointing and bfloat16 of that SAM",
     "aggregation": "Aggregation",
     "metrics": "Dice, IoU and HD95",
+    "allocator": "Memory that is kept",
     "imports": "Imports",
 }
 HEAD = """# Speed and memory

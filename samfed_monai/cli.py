@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from samfed_monai import __version__
+from samfed_monai.allocator import keep_freed_memory
 from samfed_monai.commands.audit import add_audit_parser
 from samfed_monai.commands.check import add_check_parser
 from samfed_monai.commands.compare import add_compare_parser
@@ -89,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
     arguments.extra = extra
     _show_records()
+    if argv is None:
+        keep_freed_memory()
     try:
         return int(arguments.run(arguments) or 0)
     except (SamFedError, KeyboardInterrupt) as error:

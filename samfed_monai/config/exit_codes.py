@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, TypeVar, get_args
 
+from samfed_monai.allocator import keep_freed_memory
 from samfed_monai.config.overrides import started_by_monai
 from samfed_monai.errors import ExitCode, Problem, Refused, SamFedError
 
@@ -74,6 +75,8 @@ def run_job(*, job: Any, method: _Method = "run") -> Any:
     """
     if method not in get_args(_Method):
         raise Refused([Problem("run_job -> method", found=repr(method), expected="'run' or 'write'")])
+    if started_by_monai():
+        keep_freed_memory()
     return run_or_exit(getattr(job, method))
 
 

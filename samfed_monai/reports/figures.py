@@ -54,7 +54,7 @@ def curves(run: RunData) -> Picture | None:
         return figure
 
     what = "each site's own model on its" if run.own_models else "the global model on every site's"
-    text = f"Dice of {what} validation images; the thick line is the average over images."
+    text = f"Dice of {what} validation images; the thick line is the average over images. Rounds count from 0."
     return picture("curves", "Validation by round", text, draw)
 
 
