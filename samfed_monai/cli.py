@@ -23,7 +23,7 @@ from samfed_monai.commands.teach import add_teach_parser
 from samfed_monai.commands.variants import add_variants_parser
 from samfed_monai.config.exit_codes import message_and_code, told_by
 from samfed_monai.data.prepare_cli import add_prepare_parser
-from samfed_monai.errors import SamFedError
+from samfed_monai.errors import ExitCode, SamFedError
 from samfed_monai.networks.weights_cli import add_weights_parser
 from samfed_monai.reports.report_cli import add_report_parser
 
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words after ``samfed``; ``None`` takes those of the process.
 
     Returns:
-        the exit code: 0 done, 1 an error of ours, 2 refused, 3 stopped, 130 interrupted.
+        the exit code: 0 done, 1 a mistake of ours, 2 refused, 3 stopped, 130 interrupted.
     """
     parser = build_parser()
     arguments, extra = parser.parse_known_args(argv)
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _tell(told)
         traceback.print_exc()
         sys.stderr.write("\nthis is a mistake in samfed rather than in your input; the lines above say where\n")
-        return 1
+        return int(ExitCode.FAILED)
 
 
 def _tell(error: SamFedError | KeyboardInterrupt) -> int:

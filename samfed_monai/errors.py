@@ -13,6 +13,7 @@ class ExitCode(IntEnum):
     """Exit codes of every ``samfed`` command and bundle workflow."""
 
     DONE = 0
+    FAILED = 1
     REFUSED = 2
     STOPPED = 3
     INTERRUPTED = 130

@@ -97,9 +97,15 @@ def test_the_example_aggregator_takes_the_median(examples):
 
 
 def test_the_example_exchange_passes_the_mean_around(examples, tmp_path: Path):
+    from samfed_monai.federation import Envelope
+    from samfed_monai.federation.privacy.allowed import allowed_of
+    from samfed_monai.federation.privacy.tensor_problems import tensor_problems
     from tests.federation.unlike import run_unlike
 
+    sites = {}
+
     def share(clients):
+        sites.update(clients)
         for client in clients.values():
             client.own.sharing = examples["ShareCoverage"](masks=client.own.sharing)
 
@@ -110,17 +116,36 @@ def test_the_example_exchange_passes_the_mean_around(examples, tmp_path: Path):
     assert 0 < terms[1][0] < 1
     assert {record["sites"][site]["status"] for record in result.records for site in record["sites"]} == {"ok"}
     assert strategy.global_weights == {}
+    for site, client in sites.items():  # and a site lets it out
+        kind, tensors = client.own.sharing.share()
+        assert tensor_problems(Envelope(kind, site, 1, 2, tensors=tensors), allowed_of(client)) == []
 
 
 def test_the_example_source_pairs_images_and_masks(examples, tmp_path: Path):
-    for name in ("p1/dermoscopy.jpg", "p1/lesion.png", "p2/dermoscopy.jpg"):
+    for name in ("p1/a.jpg", "p1/a_lesion.png", "p2/b.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     found = examples["find_my_archive"](tmp_path)
     assert [(item.image, item.label, item.group) for item in found] == [
-        ("p1/dermoscopy.jpg", "p1/lesion.png", "p1"),
-        ("p2/dermoscopy.jpg", None, "p2"),
+        ("p1/a.jpg", "p1/a_lesion.png", "p1"),
+        ("p2/b.jpg", None, "p2"),
     ]
+
+
+def test_the_example_source_becomes_a_list(examples, tmp_path: Path):
+    from samfed_monai.data import Options
+    from tests.data.making import disc, picture, save
+
+    for number in range(20):
+        save(tmp_path / "archive" / f"p{number}" / f"{number}.jpg", picture(number))
+        save(tmp_path / "archive" / f"p{number}" / f"{number}_lesion.png", disc())
+    options = Options(tmp_path / "list.json", progress=False)
+    prepared = examples["prepare_my_archive"](tmp_path / "archive", options)
+    assert (tmp_path / "list.json").is_file()
+    assert prepared.report is not None
+    sites = prepared.datalist.sites
+    assert len(prepared.datalist.public) == 5
+    assert sorted(len(items) for site in sites.values() for _, items in site.splits()) == [1, 1, 1, 1, 5, 6]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from samfed_monai.commands.arguments import take_overrides
+from samfed_monai.config.overrides import overrides_of
 from samfed_monai.errors import ExitCode
 
 _KNOBS = (
@@ -19,6 +21,7 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         help="adapt SAM to the public images",
         description="Fits SAM's decoder, and LoRA if asked, on the public set of a data list and writes an adapter; "
         "shows its Dice before and after. What is not given here is taken from the bundle's teacher.json.",
+        allow_abbrev=False,
     )
     parser.add_argument("bundle", help="folder or name of a bundle, for instance samfed_skin")
     parser.add_argument("--datalist", required=True, help="data list made by `samfed prepare`")
@@ -44,6 +47,7 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--refine-least-iou", type=float, help="least IoU that SAM must predict for a box's answer")
     parser.add_argument("--refine-least-agreement", type=float, help="least IoU of a box's answer with what was in it")
     parser.add_argument("--checkpoint", help="SAM's weights; default: the bundle's models/, then `samfed weights`")
+    take_overrides(parser, "teacher.json")
     parser.set_defaults(run=run)
     return parser
 
@@ -52,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Checks the bundle with its arguments, then runs its ``teacher.json``."""
     from samfed_monai.commands.run_bundle import run_workflow
 
+    overrides = overrides_of(arguments.extra)
     given = {knob: getattr(arguments, knob) for knob in _KNOBS}
-    run_workflow(arguments.bundle, "teacher", {knob: value for knob, value in given.items() if value is not None})
+    given = {knob: value for knob, value in given.items() if value is not None}
+    run_workflow(arguments.bundle, "teacher", overrides | given)
     return int(ExitCode.DONE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 from samfed_monai.config.bundles import packaged_bundles
@@ -48,16 +48,18 @@ def _holds_code(value: Any) -> bool:
 
 
 def check_knobs(config: BundleConfig) -> Iterator[Problem]:
-    """Code where only values belong: in a file's knobs, in a variant's plain values, anywhere on the command line."""
-    for index, (layer, pairs) in enumerate(config.layers):
+    """Code where only values belong: in a file's knobs and a variant's, anywhere on the command line.
+
+    A knob is what stands above a file's ``imports``, and every id on top of a file whose value in the packaged bundles
+    is plain, the rarely turned ones below ``imports`` too.
+    """
+    known = _all_knobs(config)
+    for layer, pairs in config.layers:
         if layer == config.source:
             suspects = {id_: value for key, item in pairs.items() for id_, value in _texts(key, item)}
-        elif index == 0:
-            names = knobs_of(pairs).keys() | shipped_knobs(layer).keys()
-            suspects = {name: value for name, value in pairs.items() if name in names and isinstance(value, str)}
         else:
-            known = _all_knobs(config)
-            suspects = {key: value for key, value in pairs.items() if isinstance(value, str) and key in known}
+            knobs = {key: item for key, item in pairs.items() if key in known and is_plain(item)}
+            suspects = {id_: value for key, item in knobs.items() for id_, value in _texts(key, item)}
         for key, value in suspects.items():
             if value.startswith(_CODE):
                 yield Problem(
@@ -70,22 +72,27 @@ def check_knobs(config: BundleConfig) -> Iterator[Problem]:
 
 def shipped_knobs(file: str) -> dict[str, Any]:
     """Knobs of the packaged bundles' own file of that name, with the values they ship with."""
-    knobs: dict[str, Any] = {}
+    return {name: value for content in _shipped(file) for name, value in knobs_of(content).items()}
+
+
+def _shipped(file: str) -> Iterator[dict[str, Any]]:
+    """What the packaged bundles' own files of that name hold; one that cannot be read is told elsewhere."""
     for folder in packaged_bundles().values():
         path = folder / "configs" / file
-        knobs |= _knobs_of_file(path) if path.is_file() else {}
-    return knobs
-
-
-def _knobs_of_file(path: Path) -> dict[str, Any]:
-    try:
-        return knobs_of(read_json(path))
-    except Refused:
-        return {}
+        with suppress(Refused):
+            if path.is_file():
+                yield read_json(path)
 
 
 def _all_knobs(config: BundleConfig) -> set[str]:
-    return {name for layer, pairs in config.layers if layer != config.source for name in knobs_of(pairs)}
+    files = [(layer, pairs) for layer, pairs in config.layers if layer != config.source]
+    return {name for layer, pairs in files for name in (*knobs_of(pairs), *_shipped_plain(layer))}
+
+
+def _shipped_plain(file: str) -> set[str]:
+    """Ids on top of the packaged bundles' own file of that name whose value there is plain, wherever they stand."""
+    items = (item for content in _shipped(file) for item in content.items())
+    return {name for name, value in items if is_plain(value) and not _holds_code(value)} - {"imports"}
 
 
 def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:

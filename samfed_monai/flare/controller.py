@@ -11,7 +11,7 @@ import contextlib
 import logging
 from pathlib import Path
 
-from samfed_monai.errors import SamFedError, Stopped
+from samfed_monai.errors import ExitCode, SamFedError, Stopped
 from samfed_monai.flare.flare_post import LETTER, FlarePost
 from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.post import Letter, Post
@@ -66,7 +66,7 @@ class FederationController(ModelController):
             self.panic(str(error))
         except BaseException as error:
             with contextlib.suppress(OSError):
-                write_status(folder, "failed", f"{type(error).__name__}: {error}", 1)
+                write_status(folder, "failed", f"{type(error).__name__}: {error}", ExitCode.FAILED)
             raise
         finally:
             if not self.on_this_machine:

@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.errors import ExitCode
 from samfed_monai.flare.session import quiet
-from samfed_monai.flare.status import STATUS, read_status
+from samfed_monai.flare.status import RUN_ID, STATUS, read_status
 
 #: Folder of a finished job's workspace in which the server puts the run's results for whoever downloads them.
 RESULTS = "samfed"
@@ -22,7 +23,7 @@ def fetch_results(session: Any, job_id: str, output_dir: str | Path) -> dict[str
             where = Path(session.download_job_result(job_id, folder))
         found = sorted(where.rglob(f"{RESULTS}/{STATUS}"))
         if not found:
-            return {"state": "none", "message": _last_words(where), "exit_code": 1}
+            return {"state": "none", "message": _last_words(where), "exit_code": int(ExitCode.FAILED)}
         shutil.copytree(found[0].parent, output_dir, dirs_exist_ok=True)
     return read_status(output_dir)
 
@@ -30,7 +31,7 @@ def fetch_results(session: Any, job_id: str, output_dir: str | Path) -> dict[str
 def publish(run_folder: str | Path, job_run: str | Path) -> None:
     """Puts a run's results (no site's state, no caches) where FLARE's download of the job finds them."""
     run_folder, target = Path(run_folder), Path(job_run) / RESULTS
-    names = ["run.json", "results.json", "report.html", "federation.csv", STATUS]
+    names = ["run.json", "results.json", "report.html", "federation.csv", STATUS, RUN_ID]
     rounds = [path.relative_to(run_folder) for path in sorted(run_folder.glob("rounds/[0-9]*/*")) if path.is_file()]
     target.mkdir(parents=True, exist_ok=True)
     for name in [*map(Path, names), *rounds]:

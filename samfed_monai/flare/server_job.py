@@ -13,6 +13,7 @@ from samfed_monai.flare.limits import limit
 from samfed_monai.flare.post import Post
 from samfed_monai.flare.site_file import read_site_file
 from samfed_monai.flare.site_job import places_of, read_plan
+from samfed_monai.flare.status import RUN_ID
 from samfed_monai.flare.transport import FlareTransport
 from samfed_monai.io import read_json, write_json
 
@@ -58,7 +59,7 @@ def run_server(
 
 def run_identifier(folder: Path) -> str:
     """The run's own random name: made with its folder, the same when it goes on."""
-    path = folder / "flare.run.json"
+    path = folder / RUN_ID
     if not path.is_file():
         write_json(path, {"run": secrets.token_hex(8)})
     return str(read_json(path)["run"])

@@ -6,9 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.errors import ExitCode
 from samfed_monai.io import read_json, write_json
 
 STATUS = "flare.json"
+RUN_ID = "flare.run.json"
+"""Holds the run's random name, under which every site keeps its state."""
 
 
 def write_status(folder: str | Path, state: str, message: str = "", exit_code: int = 0) -> None:
@@ -27,7 +30,9 @@ def write_status(folder: str | Path, state: str, message: str = "", exit_code: i
 def read_status(folder: str | Path) -> dict[str, Any]:
     """What :func:`write_status` wrote last; ``{"state": "none"}`` before that."""
     path = Path(folder) / STATUS
-    return dict(read_json(path)) if path.is_file() else {"state": "none", "message": "", "exit_code": 1}
+    return (
+        dict(read_json(path)) if path.is_file() else {"state": "none", "message": "", "exit_code": int(ExitCode.FAILED)}
+    )
 
 
 def clear_status(folder: str | Path) -> None:

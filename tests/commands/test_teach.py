@@ -19,7 +19,8 @@ BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
 def parse(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_teach_parser(parser.add_subparsers())
-    return parser.parse_args(["teach", *words])
+    arguments, arguments.extra = parser.parse_known_args(["teach", *words])
+    return arguments
 
 
 @pytest.fixture
@@ -45,6 +46,21 @@ def test_it_runs_the_bundle(listed, tmp_path):
     fitted = read_json(tmp_path / "adapter.fit.json")
     assert set(fitted["before"]) == set(fitted["after"])
     assert {"held_out"} < set(fitted["after"])
+
+
+def test_a_knob_of_the_file_that_has_no_argument_is_an_override(listed, tmp_path):
+    output = tmp_path / "adapter.safetensors"
+    words = [str(BUNDLE), *listed, "--output", str(output), "--size", "256", "--epochs", "1", "--rank", "2"]
+    arguments = parse(*words, "--lora_targets", "qkv", "--evaluate_limit", "1", "--held_out_fraction", "0.4")
+    assert arguments.run(arguments) == 0
+    header = read_header(output)
+    assert (header.adapt.value, header.rank, header.lora_targets) == ("lora", 2, "qkv")
+
+
+def test_a_misspelt_knob_is_refused(listed, tmp_path):
+    arguments = parse(str(BUNDLE), *listed, "--output", str(tmp_path / "a.safetensors"), "--ranc", "2")
+    with pytest.raises(Refused, match="did you mean 'rank'"):
+        arguments.run(arguments)
 
 
 def test_fault_28_missing_weights_are_refused_before_any_work(listed, tmp_path, monkeypatch):

@@ -212,6 +212,21 @@ def test_fault_31_code_in_a_knob(bundle, rewrite: Write):
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "where"),
+    [
+        ("local_steps", "$__import__('os').getpid()", "local_steps"),  # below `imports` in the packaged bundles
+        ("personal", ["encoder.*", "$print(1)"], "personal#1"),
+    ],
+)
+def test_fault_31_code_in_a_knob_that_is_rarely_turned(bundle, rewrite: Write, name, value, where):
+    rewrite("train.json", {name: value})
+    code = value if isinstance(value, str) else value[1]
+    assert f"train.json -> {where}: expected a plain value, found {code!r}" in [
+        message.partition(";")[0] for message in told(bundle)
+    ]
+
+
 @pytest.mark.parametrize("value", ["$print(1)", "%other.json#x"])
 def test_fault_31_code_on_the_command_line(bundle, value):
     [message] = told(bundle, overrides={"train#trainer#rate": value})
