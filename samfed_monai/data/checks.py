@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from samfed_monai.data.datalist import DataList
+from samfed_monai.data.datalist_schema import SERVER_NAMES
 from samfed_monai.data.duplicates import leaks
 from samfed_monai.data.items import Item
 from samfed_monai.data.survey import Facts, survey
@@ -47,6 +48,9 @@ def problems_of(datalist: DataList, facts: Iterable[Facts]) -> list[Problem]:
         if fact is not None:
             problems.extend(fact.problems)
             problems.extend(_changed(item, fact))
+    for name in sorted(datalist.sites.keys() & SERVER_NAMES):
+        mend = "rename the site, or its folder: the server is called so"
+        problems.add(f"sites -> {name}", found=repr(name), expected="another name", mend=mend)
     problems.extend(leaks(datalist))
     problems.extend(repeated_stems((site, item.image) for site, _, item in datalist.items()))
     return list(problems)

@@ -13,6 +13,8 @@ from samfed_monai.errors import Problems, did_you_mean
 LIST_KEYS = ("schema", "name", "hash", "mask_threshold", "public", "sites")
 ITEM_KEYS = ("image", "sha256", "label", "label_sha256", "group")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+SERVER_NAMES = frozenset({"", "public", "server"})
+"""Values of the knob ``site`` that mean: no site, the public images alone. No site may be called so."""
 SITE_NAME = re.compile(r"[^\x00-\x1f/\\.][^\x00-\x1f/\\]*")
 
 
@@ -67,6 +69,9 @@ def _sites(content: Any, *, at: str, problems: Problems) -> dict[str, Site]:
         if not SITE_NAME.fullmatch(name) or unsafe(name):
             mend = "rename the site: its name becomes a folder"
             problems.add(here, found=repr(name), expected="a name without slashes or a leading dot", mend=mend)
+        elif name in SERVER_NAMES:
+            mend = "rename the site: the server is called so"
+            problems.add(here, found=repr(name), expected="another name", mend=mend)
         if not isinstance(entry, Mapping):
             problems.add(here, found=type(entry).__name__, expected="an object of splits")
             continue

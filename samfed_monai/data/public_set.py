@@ -31,6 +31,14 @@ def public_hash(public: DataList | Sequence[Mapping[str, Any]], *, ordered: bool
     return canonical_hash(pairs if ordered else sorted(pairs))
 
 
+def read_as(datalist: DataList) -> dict[str, int]:
+    """What decides, beside the bytes that :func:`public_hash` covers, which pixels are foreground; mostly nothing.
+
+    For keys of what was trained on the public set.
+    """
+    return {} if datalist.mask_threshold is None else {"mask_threshold": datalist.mask_threshold}
+
+
 def _entries(public: DataList | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     if not isinstance(public, DataList):
         return list(public)

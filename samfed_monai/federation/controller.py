@@ -232,6 +232,11 @@ class RoundController:
         rounds = {"best": best_round(records), "last": len(records) - 1}
         with clock("evaluation"):
             models = {name: self._model(name, round, records) for name, round in rounds.items()}
+        failed = self.evaluation.failed
+        if len(self.sites) - len(failed) < self.quorum:
+            reasons = "".join(f"\n  - {site}: {reason}" for site, reason in sorted(failed.items()))
+            came = f"{len(self.sites) - len(failed)} of {len(self.sites)} sites scored the models, {self.quorum} needed"
+            raise Stopped(f"{came}{reasons}\n  {self._kept()}", f"mend it, then {self.resume_hint}")
         traffic = total_traffic(records, self.transport.take_traffic().values())
         seconds = {
             name: sum(record["seconds"].get(name, 0.0) for record in records) + clock.seconds.get(name, 0.0)

@@ -46,6 +46,8 @@ class Evaluation:
         self.rounds, self.seed = rounds, seed
         #: (site, split) to the reason why a site kept its scores of the best or the last model to itself.
         self.withheld: dict[tuple[str, str], str] = {}
+        #: Sites that failed in the evaluation of the best or the last model, with the last reason.
+        self.failed: dict[str, str] = {}
 
     def scores(
         self, split: str, *, round: int, model: str = "current", sites: Iterable[str] | None = None
@@ -68,6 +70,9 @@ class Evaluation:
             )
         inbox = Inbox(round=round, sites=messages, like=None)
         replies = self.transport.exchange(Task.EVALUATE, messages, on_reply=inbox.check)
+        failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
+        if model != "current":
+            self.failed |= {site: reason for site, reason in failures.items() if site in self.sites}
         reasons = {site: _reason(reply) for site, reply in replies.items()}
         scores = {
             site: site_scores(reply)

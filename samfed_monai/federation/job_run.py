@@ -124,6 +124,7 @@ class JobRun:
             **cast.content(),
             "teacher": self.teacher.content() if adapt != "off" else None,
             **({"privacy": plan.to_json()["privacy"]} if plan.privacy is not None else {}),
+            **({"update_guard": dict(plan.update_guard)} if plan.update_guard else {}),
         }
 
     def _weight_hashes(self, adapt: str) -> dict[str, str]:

@@ -15,6 +15,7 @@ from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.federation.round_store import RoundStore, StoredRound
 from samfed_monai.federation.run_lock import RunLock
 from samfed_monai.io import canonical_hash, read_json, write_json, write_text
+from samfed_monai.metrics import pool
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -171,13 +172,22 @@ class RunFolder:
 
 
 def best_round(records: Sequence[Mapping[str, Any]]) -> int:
-    """The round with the highest mean validation Dice, the earliest among equals; the last when none was scored."""
-    scored = [
-        (record["average"]["validation"]["dice"], -record["round"])
-        for record in records
-        if record["average"]["validation"]["dice"] is not None
-    ]
-    return -max(scored)[1] if scored else records[-1]["round"]
+    """The round with the highest mean validation Dice, the earliest among equals; the last when none was scored.
+
+    A site that was not scored in a round counts there with its last scores, so that no round looks good because a hard
+    site was away; from the round on that scores a site for the first time, those before it are out.
+    """
+    known: dict[str, Mapping[str, Any]] = {}
+    rated = []
+    for record in records:
+        scored = {site: entry["validation"] for site, entry in record["sites"].items() if entry["validation"]}
+        known |= scored
+        dice = record["average"]["validation"]["dice"]
+        if known.keys() != scored.keys():
+            dice = pool(known.values())["dice"]
+        if dice is not None:
+            rated.append((len(known), dice, -record["round"]))
+    return -max(rated)[2] if rated else records[-1]["round"]
 
 
 _ABSENT = object()

@@ -78,9 +78,11 @@ class SiteState:
         self.at = number
         if number == PREPARED:
             return  # a run that goes on is prepared again, and its states are still wanted
-        wanted = {*keep, PREPARED, number, number - 1}
-        for other in self._stored():
-            if other not in wanted:
+        stored = self._stored()
+        # a round that this site missed is stood for by the newest one before it
+        wanted = {max((other for other in stored if other <= asked), default=PREPARED) for asked in (*keep, number - 1)}
+        for other in stored:
+            if other not in wanted | {PREPARED, number}:
                 self._path(other).unlink(missing_ok=True)
 
     def failed(self) -> None:

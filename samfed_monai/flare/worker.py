@@ -73,7 +73,8 @@ class _Worker:
         if self._node is None:
             self._node = self.make_node(self.settings, self.files)
             self._state = SiteState(self.settings["state"], self._node)
-        self._state.before(task, message.round)
+        if message.extra.get("model") != "teacher":  # its exam comes before round 0 and looks at no network
+            self._state.before(task, message.round)
         reply = self._node.answer(task, message)
         answer = to_bytes(reply)
         self._state.after(task, message.round, head.get("keep", ()))

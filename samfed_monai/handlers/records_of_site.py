@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-SERVER_NAMES = frozenset({"", "public", "server"})
-"""Values of the knob ``site`` that mean: no site, the public images alone (warm start)."""
+from samfed_monai.data.datalist_schema import SERVER_NAMES
 
 
 def site_records(
@@ -24,7 +23,7 @@ def site_records(
         datalist: file of the data list.
         data_root: folder that the list's paths start from.
         split: ``unlabelled``, ``validation`` or ``test``.
-        site: the site's name; one of :data:`SERVER_NAMES` or ``None`` gives an empty list.
+        site: the site's name; "", "public", "server" or ``None`` gives an empty list.
         with_labels: whether labels are read; for ``unlabelled`` only the oracle may.
         limit: at most this many images of the split.
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samfed_monai.data.datalist_schema import SERVER_NAMES
 from samfed_monai.errors import Problem, Refused
-from samfed_monai.handlers.records_of_site import SERVER_NAMES
 from samfed_monai.handlers.trained_weights import trained_weights
 from samfed_monai.io import write_json
 from samfed_monai.metrics import pool

@@ -26,7 +26,7 @@ def notes_of(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
     if convention_of(runs) is None:
         told = {run.row: " / ".join(_convention(run.results).values()) for run in runs}
         notes.append(f"Rows count HD95 and empty masks differently ({_listed(told)}): their HD95 cannot be compared.")
-    notes += [*adaptation_notes(runs), *_teacher_notes(runs)]
+    notes += [*_unscored_notes(runs), *adaptation_notes(runs), *_teacher_notes(runs)]
     for group in groups:
         notes += [f"{group.label}: {note}" if len(groups) > 1 else note for note in _gap_notes(group)]
     if any(len(row.seeds) < 3 for group in groups for row in group.rows):
@@ -42,6 +42,19 @@ def convention_of(runs: Sequence[RunData]) -> dict[str, str] | None:
 
 def _convention(results: Mapping[str, Any]) -> dict[str, str]:
     return {**DEFAULT_CONVENTION, **results.get("convention", {})}
+
+
+def _unscored_notes(runs: Sequence[RunData]) -> list[str]:
+    """Runs whose average is over fewer test images than another's: a site was away when the models were scored."""
+    counts = {f"{run.row}, seed {run.seed}": run.results["average"].get("test", {}).get("n", 0) for run in runs}
+    most = max(counts.values(), default=0)
+    fewer = {run: f"{n} of {most}" for run, n in counts.items() if n < most}
+    if not fewer:
+        return []
+    return [
+        f"Some runs were scored on fewer test images than others ({_listed(fewer)}): a site gave no scores there, so "
+        "averages, worst sites and verdicts are not over the same images."
+    ]
 
 
 def _teacher_notes(runs: Sequence[RunData]) -> list[str]:

@@ -20,6 +20,15 @@ def test_a_sound_list_has_no_problems(tmp_path):
     assert check_datalist(tmp_path / "list.json", tmp_path, progress=False) == []
 
 
+def test_a_site_that_is_called_as_the_server_is_told(tmp_path):
+    datalist = small_list(tmp_path)
+    datalist.sites["public"] = Site()
+    assert told(datalist, tmp_path) == [
+        "sites -> public: expected another name, found 'public'; "
+        "rename the site, or its folder: the server is called so"
+    ]
+
+
 def test_fault_01_a_missing_mask_is_told_with_its_image(tmp_path):
     datalist = small_list(tmp_path)
     (tmp_path / "masks" / "p1.png").unlink()

@@ -75,6 +75,7 @@ def test_every_problem_is_told_at_once(tmp_path):
         content["public"][0]["lable"] = "x"
         content["sites"]["site-1"]["test"][0]["sha256"] = "12"
         content["sites"]["a/b"] = {"unlabelled": [], "validation": []}
+        content["sites"]["server"] = {"unlabelled": [], "validation": [], "test": []}
 
     edited(path, spoil)
     with pytest.raises(Refused) as caught:
@@ -89,6 +90,7 @@ def test_every_problem_is_told_at_once(tmp_path):
         "list.json -> sites -> site-1 -> test[0] -> sha256: expected 64 lower-case hexadecimal digits, found '12'",
         "rename the site: its name becomes a folder",
         "list.json -> sites -> a/b -> test: expected one, found no such key",
+        "list.json -> sites -> server: expected another name, found 'server'; rename the site",
     ):
         assert any(part in line for line in told), part
 

@@ -138,12 +138,12 @@ def test_ctrl_c_says_how_to_go_on_with_exit_code_130(tmp_path):
     assert clients["c"].trained == [1, 2], "round 0 is not run again"
 
 
+def no_scores(data, extra):
+    raise ValueError("no labels")
+
+
 def test_a_site_without_scores_is_recorded_and_does_not_stop_the_round(tmp_path):
-    clients = two_clients()
-
-    def no_scores(data, extra):
-        raise ValueError("no labels")
-
+    clients = {**two_clients(), "c": FixedClient("c", dice=0.4)}
     clients["a"].evaluate = no_scores
     with RunFolder(tmp_path).open({}) as folder:
         result = controller(folder, clients, rounds=1).run()
@@ -152,6 +152,18 @@ def test_a_site_without_scores_is_recorded_and_does_not_stop_the_round(tmp_path)
     assert entry["unscored"].startswith("ValueError in ")
     assert result.models["last"]["sites"]["a"] == {"validation": None, "test": None}
     assert result.models["last"]["sites"]["b"]["test"]["dice"] == 0.6
+
+
+def test_final_scores_of_fewer_sites_than_the_quorum_stop_and_the_run_can_go_on(tmp_path):
+    clients = two_clients()
+    clients["a"].evaluate = no_scores
+    with RunFolder(tmp_path).open({}) as folder:
+        with pytest.raises(
+            Stopped, match=r"1 of 2 sites scored the models, 2 needed\n  - a: ValueError(.|\n)*2 of 2 rounds"
+        ):
+            controller(folder, clients, rounds=2).run()
+        result = controller(folder, two_clients(), rounds=2).run()
+    assert result.models["last"]["sites"]["a"]["test"]["dice"] == 0.2
 
 
 def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):

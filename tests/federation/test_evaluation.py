@@ -60,6 +60,7 @@ def test_a_site_without_scores_is_left_out_with_its_reason(caplog):
     assert scores.keys() == {"a"}
     assert reasons["b"].startswith("ValueError in ")
     model = scored.of_model("best", 0)
+    assert scored.failed.keys() == {"b"}
     assert model["sites"]["b"]["test"] is None
     assert model["sites"]["a"]["test"]["n"] == 1
     assert "b has no test scores of the best model: ValueError" in caplog.text

@@ -79,6 +79,8 @@ def test_the_oracle_reads_the_labels_that_the_list_has(small_federation, tmp_pat
 
 def test_another_configuration_in_the_same_folder_is_refused_by_name(small_federation, tmp_path):
     job(small_federation, tmp_path, rounds=1).run()
+    with pytest.raises(Refused, match=r"config#update_guard#limit: expected nothing, as in run\.json, found 0\.5"):
+        job(small_federation, tmp_path, update_guard={"limit": 0.5}).run()
     with pytest.raises(Refused, match=r"config#client#learning_rate.*as in run\.json"):
         job(small_federation, tmp_path, rounds=1, client={**CLIENT, "learning_rate": 0.1}).run()
 

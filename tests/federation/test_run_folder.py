@@ -13,6 +13,7 @@ from samfed_monai.errors import Refused
 from samfed_monai.federation import COLUMNS, RunFolder
 from samfed_monai.federation.run_folder import best_round
 from samfed_monai.io import read_json, save_tensors, sha256_file
+from samfed_monai.metrics import pool
 
 CONFIG = {"rounds": 3, "client": {"learning_rate": 0.1, "sizes": [1, 2]}}
 
@@ -121,6 +122,25 @@ def read_only_folder(tmp_path):
 def test_best_is_the_earliest_of_the_highest():
     assert best_round([record(0, 0.5), record(1, 0.7), record(2, 0.7), record(3, None)]) == 1
     assert best_round([record(0, None), record(1, None)]) == 1
+
+
+def scored(round: int, **dice: float) -> dict:
+    summaries = {
+        site: {"dice": value, "iou": None, "hd95": None, "n": 20, "empty": {"both": 0, "prediction": 0, "label": 0}}
+        for site, value in dice.items()
+    }
+    sites = {site: {"validation": summaries.get(site)} for site in ("a", "b", "hard")}
+    return {"round": round, "average": {"validation": pool(summaries.values())}, "sites": sites}
+
+
+def test_a_round_is_not_the_best_because_a_hard_site_was_away():
+    first, away = scored(0, a=0.6, b=0.6, hard=0.3), scored(1, a=0.7, b=0.7)
+    better = scored(2, a=0.84, b=0.84, hard=0.39)
+    assert away["average"]["validation"]["dice"] > better["average"]["validation"]["dice"]
+    assert best_round([first, away, better]) == 2
+    assert best_round([first, away]) == 1, "its last scores count while it is away"
+    assert best_round([first, scored(1, a=0.9, b=0.9), scored(2, a=0.8, b=0.8, hard=0.3)]) == 1
+    assert best_round([scored(0, a=0.9), scored(1, a=0.8, b=0.2)]) == 1, "before, not all sites were known"
 
 
 @pytest.mark.parametrize(("keep_states", "clients"), [(False, []), (True, [1, 3])])

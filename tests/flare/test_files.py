@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from samfed_monai.errors import Refused, Stopped
-from samfed_monai.federation.envelope import MessageRefused
+from samfed_monai.config.exit_codes import message_and_code
+from samfed_monai.errors import ExitCode, Refused, Stopped
+from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
 from samfed_monai.federation.transport import Task
+from samfed_monai.federation.wire import to_bytes
 from samfed_monai.flare.allow_list import NEEDED, allow_list_snippet, merge_allow_list
 from samfed_monai.flare.job import export_job
+from samfed_monai.flare.job_results import publish
 from samfed_monai.flare.kit import accepts_certificate, admin_of
 from samfed_monai.flare.old_runs import forget_old_runs
 from samfed_monai.flare.planning import planned
@@ -27,7 +30,8 @@ from samfed_monai.flare.site_file import read_site_file
 from samfed_monai.flare.site_job import read_plan
 from samfed_monai.flare.site_state import SiteState
 from samfed_monai.flare.status import clear_status, read_status, write_status
-from samfed_monai.flare.watch import Told, Watch, refuse_busy_port, told_in
+from samfed_monai.flare.watch import Told, Watch, raise_as_told, refuse_busy_port, told_in
+from samfed_monai.flare.worker import _Worker
 from samfed_monai.io import read_json, write_json
 
 
@@ -190,6 +194,59 @@ def test_evaluation_of_an_earlier_round_looks_at_its_state_and_training_goes_on(
     assert state.holder.value.item() == 1
     assert trained(state, 3, keep=(0, 2)) == 4
     assert sorted(path.name for path in tmp_path.glob("*")) == [f"00{n}.safetensors" for n in (0, 2, 3)]
+
+
+def test_a_round_that_the_site_missed_is_stood_for_by_the_one_before_it(tmp_path):
+    state = SiteState(tmp_path, Counter())
+    for number in (0, 1, 2, 4, 5, 6):
+        trained(state, number, keep=(3,))
+    state.before(Task.EVALUATE, 3)
+    assert state.holder.value.item() == 3, "that of round 2"
+    assert sorted(path.name for path in tmp_path.glob("*")) == [f"00{n}.safetensors" for n in (2, 5, 6)]
+
+
+def test_the_teachers_exam_does_not_move_the_state(tmp_path):
+    """It comes before round 0, where a start that was given up may have left a state of round 0."""
+
+    class Node(Counter):
+        def answer(self, task, message):
+            if task == Task.TRAIN:
+                self.value = self.value + 1
+            return message
+
+    def ask(worker, task, round, **extra):
+        message = Envelope(Kind.METRICS, "site-1", round, 3, extra=extra)
+        return worker.answer({"task": task.value, "keep": []}, to_bytes(message))
+
+    def starts() -> _Worker:
+        return _Worker({"state": str(tmp_path)}, None, lambda *_: Node())
+
+    first = starts()
+    ask(first, Task.PREPARE, 0)
+    ask(first, Task.TRAIN, 0)
+    again = starts()
+    ask(again, Task.EVALUATE, 0, split="test", model="teacher")
+    ask(again, Task.PREPARE, 0)
+    ask(again, Task.TRAIN, 0)
+    assert again._node.value.item() == 1
+
+
+def test_a_run_that_failed_by_our_mistake_ends_the_command_with_1(tmp_path):
+    write_status(tmp_path, "failed", "TypeError: a mistake", ExitCode.FAILED)
+    with pytest.raises(Told, match="TypeError: a mistake") as told:
+        raise_as_told(read_status(tmp_path))
+    assert message_and_code(told.value)[1] == 1
+
+
+def test_what_a_submitter_needs_is_published_the_runs_name_included(tmp_path):
+    for name in ("run.json", "results.json", "flare.run.json", "rounds/001/round.json", "cache/own.safetensors"):
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_text("{}")
+    publish(tmp_path / "run", tmp_path / "job")
+    published = {path.relative_to(tmp_path / "job").as_posix() for path in tmp_path.glob("job/**/*") if path.is_file()}
+    assert published == {
+        f"samfed/{name}" for name in ("run.json", "results.json", "flare.run.json", "rounds/001/round.json")
+    }
 
 
 def test_states_are_private_to_the_site(tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from samfed_monai.errors import Refused
+from samfed_monai.io import read_json, write_json
 from samfed_monai.reports import comparison_table
 from samfed_monai.reports.rows import Cell
 
@@ -86,6 +87,15 @@ def test_seeds_that_only_one_row_has_are_told_and_left_out_of_differences(runs, 
 def test_runs_of_unlike_length_are_told(tmp_path):
     runs = [write_run(tmp_path / v, v, 0, 0.8, rounds=r) for v, r in {"samfed": 5, "oracle": 9}.items()]
     assert "Runs have different numbers of rounds (samfed: 5; oracle: 9)." in comparison_table(runs).notes
+
+
+def test_runs_that_were_scored_on_fewer_images_are_told(runs, tmp_path):
+    assert not any("fewer test images" in note for note in comparison_table(runs).notes)
+    short = read_json(runs[0] / "results.json")
+    short["average"]["test"]["n"] = 1
+    write_json(runs[0] / "results.json", short)
+    (note,) = [note for note in comparison_table(runs).notes if "fewer test images" in note]
+    assert "seed 0: 1 of 2): a site gave no scores there" in note
 
 
 def test_teachers_of_one_recipe_that_were_fitted_apart_are_told(tmp_path):

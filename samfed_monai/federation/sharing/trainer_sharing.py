@@ -86,9 +86,12 @@ class TrainerSharing(Sharing):
     def run_once_more(self, round: int, what: str, steps: int | None = None) -> dict[str, float]:
         """Runs the trainer beside the local epoch and leaves its position as it was.
 
+        It sees the batches of the local epoch, from the first on: the trainer's ``SeedHandler`` makes a run a function
+        of seed, site and round.
+
         Args:
             round: from 0.
-            what: names the run; its random views derive from it.
+            what: names the run; the random views of a trainer without a ``SeedHandler`` derive from it.
             steps: iterations; ``None`` takes as many as a local epoch has.
 
         Returns:

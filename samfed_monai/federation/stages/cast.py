@@ -208,5 +208,10 @@ def _parts(
             expected = f"a site of the list, one of {known}"
             problems.add("federate.json -> unseen", found=repr(name), expected=expected)
     problems.refuse_if_any()
-    away = set(unseen) | {name for name, site in datalist.sites.items() if not site.unlabelled}
+    idle = {name for name, site in datalist.sites.items() if not site.unlabelled}
+    away = set(unseen) | idle
+    if len(away) == len(known):
+        found = f"{len(known)} sites: {len(set(unseen))} unseen, {len(idle)} without images to train on"
+        mend = "leave a site out of `unseen`, or put images into a site's `unlabelled` split"
+        raise Refused([Problem("federate.json -> unseen", found=found, expected="a site that trains", mend=mend)])
     return tuple(site for site in known if site not in away), tuple(sorted(away))

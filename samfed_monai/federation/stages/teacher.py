@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.data import DataList, public_hash
+from samfed_monai.data.public_set import read_as
 from samfed_monai.federation.stages.made_once import made_once
 from samfed_monai.federation.stages.workflow_config import EVALUATION, PLACES, WorkflowConfig
 from samfed_monai.io import canonical_hash, read_json, sha256_file
@@ -137,7 +138,9 @@ class TeacherStage:
         config = self._config().with_overrides({"adapt": adapt})
         made_of = config.content(without=PLACES | EVALUATION | TEST_TIME)
         public, checkpoint_sha256 = public_hash(datalist), sha256_file(checkpoint)
-        key = canonical_hash({"config": made_of, "public": public, "checkpoint": checkpoint_sha256})
+        about = {"config": made_of, "public": public, "checkpoint": checkpoint_sha256, **read_as(datalist)}
+        groups = [item.group for item in datalist.public]  # they decide which images are held out
+        key = canonical_hash(about | ({"groups": groups} if any(groups) else {}))
         path = self.cache_dir / "teacher" / f"{key[:16]}.safetensors"
         with made_once(path) as exists:
             if exists:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from samfed_monai.config.variants import find_variant
 from samfed_monai.data import DataList, public_hash
+from samfed_monai.data.public_set import read_as
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.random_state import own_random_state
 from samfed_monai.federation.stages.base_sam import base_sam
@@ -47,7 +48,8 @@ def warm_start(
     public = public_hash(datalist)
     steps = steps if datalist.public else 0
     sam = base_sam(config, config.value("network_name"))  # its frozen weights are not in what is kept
-    key = config.fingerprint(public=public, steps=steps, seed=seed, **({} if sam is None else {"base_sam": sam}))
+    more = read_as(datalist) | ({} if sam is None else {"base_sam": sam})
+    key = config.fingerprint(public=public, steps=steps, seed=seed, **more)
     path = Path(cache_dir) / "warm_start" / f"{key[:16]}.safetensors"
     with made_once(path) as exists:
         if exists:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from samfed_monai.federation.strategies.base import Strategy
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -50,17 +53,19 @@ class FedAvg(Strategy):
         if self.server.guard:
             self._norm = norm(self.global_weights) if self._norm is None else self._norm
             share = self.server.guard.share(update.tensors, self.global_weights, self._norm)
+            if share < 1:
+                logger.warning("round %d: the update of %s was shortened to %.2g of its step", round, site, share)
         if not self._mean:
             self._mean = {name: _buffer(tensor) for name, tensor in self.global_weights.items()}
-        first, self._total = self._total == 0, self._total + update.n
-        weight = update.n / self._total
+        total = self._total + update.n
         floats = [name for name, tensor in self._mean.items() if tensor.is_floating_point()]
         values = [self._step(update.tensors[name], name, share) for name in floats]
         buffers = [self._mean[name] for name in floats]
-        if first:
-            torch._foreach_copy_(buffers, values)
+        if self._total:
+            torch._foreach_lerp_(buffers, values, update.n / total)
         else:
-            torch._foreach_lerp_(buffers, values, weight)
+            torch._foreach_copy_(buffers, values)
+        self._total = total  # from here on the answer counts: all that needs memory is done
         rank = (-update.n, site)
         if self._largest is None or rank < self._largest:
             self._largest = rank

@@ -85,10 +85,11 @@ class ServerTuned(FedAvg):
         if self._bench is None:
             raise RuntimeError("attach() was not called")
         network = self._bench.network
-        network.load_state_dict(dict(weights))
+        network.load_state_dict(dict(weights), strict=False)  # frozen and personal tensors do not travel
         with own_random_state(derive_seed(self.server.seed, "server", round, "tune")):
             self._bench.phase.run(round, self.server.rounds)
-        return {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+        state = network.state_dict()
+        return {name: state[name].detach().cpu() for name in weights if name in state}
 
 
 def _check(tuned: Mapping[str, Tensor], like: Mapping[str, Tensor], round: int) -> None:

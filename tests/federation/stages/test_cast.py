@@ -137,6 +137,15 @@ def test_unseen_sites_do_not_train_nor_do_those_without_unlabelled_images(small_
     assert (found.sites, found.unseen) == (("site-1",), ("site-2",))
 
 
+def test_a_federation_in_which_no_site_trains_is_refused(small_list):
+    with pytest.raises(Refused, match=r"unseen: expected a site that trains, found 2 sites: 2 unseen, 0 without"):
+        cast(small_list, unseen=["site-1", "site-2"])
+    for site in small_list.sites.values():
+        site.unlabelled.clear()
+    with pytest.raises(Refused, match="0 unseen, 2 without images to train on"):
+        cast(small_list)
+
+
 def test_a_sites_own_ids_reach_the_network_that_the_server_builds_for_it(small_list):
     dilated = {"network": R18, "network_def#encoder_output_stride": 8}
     found = cast(small_list, choices={"site-1": dilated})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -122,3 +123,16 @@ def test_how_an_adapter_is_used_does_not_make_it_another_one(tmp_path, monkeypat
     assert fit(rank=8) != first
     assert fit(evaluate_on="test") == first  # the finished fit is examined, which costs no second one
     assert runs == [first, fit(rank=8), first]
+
+
+def test_masks_read_otherwise_or_other_groups_make_another_adapter(tmp_path, monkeypatch, small_list, small_federation):
+    (tmp_path / "sam.pt").write_bytes(b"sam")
+    monkeypatch.setattr(TeacherStage, "_run", lambda *_, output, **__: output.parent.mkdir(exist_ok=True))
+    stage = TeacherStage(find_bundle("samfed_skin"), {}, tmp_path)
+
+    def fit(datalist):
+        return stage._fit(datalist, small_federation, adapt="lora", checkpoint=tmp_path / "sam.pt").name
+
+    grouped = replace(small_list, public=[replace(item, group="video 1") for item in small_list.public])
+    names = [fit(small_list), fit(replace(small_list, mask_threshold=16)), fit(replace(small_list, mask_threshold=200))]
+    assert len({*names, fit(grouped)}) == 4

@@ -117,6 +117,32 @@ def test_fault_39_a_huge_step_is_clipped_to_the_limit():
     assert result.tolist() == pytest.approx([3.0, 4.0, 10.0], rel=1e-6)
 
 
+def test_a_shortened_step_is_told(caplog):
+    average(
+        [(1, {"w": torch.tensor([3.0, 4.0, 1e6])})],
+        start={"w": torch.tensor([3.0, 4.0, 0.0])},
+        guard=UpdateGuard(limit=2.0),
+    )
+    assert "round 0: the update of s0 was shortened to 1e-05 of its step" in caplog.text
+
+
+def test_an_answer_whose_intake_fails_does_not_count(monkeypatch):
+    strategy = FedAvg().attach(Server(["a", "b", "c"], 1, weights={"w": torch.zeros(1)}))
+    strategy.configure(0)
+    answers = {
+        site: Envelope(Kind.WEIGHTS, site, 0, 1, n=1, tensors={"w": torch.tensor([value])})
+        for site, value in {"a": 9.0, "b": 1.0, "c": 3.0}.items()
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(strategy, "_step", lambda *_: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            strategy.accept(0, "a", answers["a"])
+    strategy.accept(0, "b", answers["b"])
+    strategy.accept(0, "c", answers["c"])
+    strategy.finish(0)
+    assert strategy.global_weights["w"].item() == 2.0
+
+
 def test_fault_39_a_huge_step_is_skipped_when_told_to():
     guard = UpdateGuard(limit=2.0, action="skip")
     with pytest.raises(MessageRefused, match=r"expected at most 10, found a step of norm 1e\+06"):

@@ -119,6 +119,16 @@ def trained(rounds: int, *, resume_after: int | None = None) -> dict[str, torch.
     return strategy.global_weights
 
 
+def test_what_does_not_travel_stays_as_the_server_has_it():
+    start = toy_net(SERVER_WIDTH).state_dict()
+    shared = {name: tensor for name, tensor in start.items() if not name.startswith("0.")}
+    strategy = ServerTuned().attach(Server(["a"], 1, seed=3, weights=shared, bench=bench))
+    tensors = dict(strategy.configure(0)["a"].tensors)
+    strategy.aggregate(0, {"a": Envelope(Kind.WEIGHTS, "a", 0, 1, n=1, tensors=tensors)})
+    assert strategy.global_weights.keys() == shared.keys()
+    assert any(not torch.equal(strategy.global_weights[name], shared[name]) for name in shared)
+
+
 def test_the_bundles_public_phase_trains_and_its_moments_survive_a_resume():
     whole, parts = trained(2), trained(2, resume_after=0)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
