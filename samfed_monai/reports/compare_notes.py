@@ -26,7 +26,7 @@ def notes_of(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
     if convention_of(runs) is None:
         told = {run.row: " / ".join(_convention(run.results).values()) for run in runs}
         notes.append(f"Rows count HD95 and empty masks differently ({_listed(told)}): their HD95 cannot be compared.")
-    notes += [*_unscored_notes(runs), *adaptation_notes(runs), *_teacher_notes(runs)]
+    notes += [*_unlike_notes(runs), *_unscored_notes(runs), *adaptation_notes(runs), *_teacher_notes(runs)]
     for group in groups:
         notes += [f"{group.label}: {note}" if len(groups) > 1 else note for note in _gap_notes(group)]
     if any(len(row.seeds) < 3 for group in groups for row in group.rows):
@@ -42,6 +42,20 @@ def convention_of(runs: Sequence[RunData]) -> dict[str, str] | None:
 
 def _convention(results: Mapping[str, Any]) -> dict[str, str]:
     return {**DEFAULT_CONVENTION, **results.get("convention", {})}
+
+
+def _unlike_notes(runs: Sequence[RunData]) -> list[str]:
+    """Rows whose seeds were not asked for the same: a record took runs of two settings."""
+    asked: dict[str, set[str]] = {}
+    for run in runs:
+        asked.setdefault(run.row, set()).update({run.asked} - {""})
+    mixed = sorted(row for row, hashes in asked.items() if len(hashes) > 1)
+    if not mixed:
+        return []
+    return [
+        f"Seeds of one row were run with different settings or bundles ({', '.join(mixed)}): its mean and spread are "
+        "over both."
+    ]
 
 
 def _unscored_notes(runs: Sequence[RunData]) -> list[str]:

@@ -101,4 +101,16 @@ def _refuse_what_does_not_fit(args: argparse.Namespace) -> None:
         problems.add("RUN", found="none", expected="at least one finished run", mend="name their folders")
     if (args.section or args.ablation) and not args.page:
         problems.add("--page", found="nothing", expected="the file to write", mend="for instance --page page.md")
+    one = len(args.runs) == 1 and not args.page
+    of_a_comparison = {name: getattr(args, name) for name in ("output_dir", "title", "command", "caveat", "published")}
+    of_a_report = {"datalist": args.datalist, "data_root": args.data_root, "no_overlays": args.no_overlays}
+    unfit = {
+        "the report of one run": of_a_comparison if one else {},
+        "a comparison or a page": {} if one else of_a_report,
+        "a page of sections": {"output_dir": args.output_dir} if args.section else {},
+        "a page without --section": {} if args.section else {"section_command": args.section_command},
+    }
+    for form, values in unfit.items():
+        for name in (name for name, value in values.items() if value):
+            problems.add(f"--{name.replace('_', '-')}", found=f"it with {form}", expected="no such option there")
     problems.refuse_if_any()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.errors import Problem, Refused
-from samfed_monai.io import read_json
+from samfed_monai.io import canonical_hash, read_json
 from samfed_monai.reports.federation_csv import RoundRow, read_federation
 from samfed_monai.results.schema import validate_results
 
@@ -67,6 +67,14 @@ class RunData:
         return int(seeds.get("seed", next(iter(seeds.values()), 0)))
 
     @property
+    def asked(self) -> str:
+        """Hash of everything that the run was asked for but its seed; "" where a comparison did not leave it."""
+        seal = self.about.get("seal")
+        if not isinstance(seal, Mapping) or "asked" not in seal:
+            return str(self.about.get("asked", ""))
+        return canonical_hash({**seal, "asked": {key: value for key, value in seal["asked"].items() if key != "seed"}})
+
+    @property
     def own_models(self) -> bool:
         """Whether each site ends with a model of its own: a network, or a part of one, that no other site has.
 
@@ -88,8 +96,9 @@ class RunData:
         ]
 
     def setting(self, name: str) -> Any:
-        """A knob of the run: of ``run.json``, at its top or one level below, else of its command; else ``None``."""
-        for level in (self.run, *(value for value in self.run.values() if isinstance(value, Mapping))):
+        """A knob of the run: of ``run.json``, at its top or in its ``config``, else of its command; else ``None``."""
+        config = self.run.get("config")
+        for level in (self.run, config if isinstance(config, Mapping) else {}):
             if level.get(name) is not None:
                 return level[name]
         option = "--" + name.replace("_", "[-_]")

@@ -75,7 +75,8 @@ def make_run(folder: Path, data_root: Path, *, seed: int = 0, variant: str = "sa
         },
     ).save(data_root / "list.json")
     _federation(folder / "federation.csv", rng)
-    write_json(folder / "run.json", {"knobs": {"datalist": str(data_root / "list.json"), "data_root": str(data_root)}})
+    config = {"datalist": str(data_root / "list.json"), "data_root": str(data_root)}
+    write_json(folder / "run.json", {"config": config, "hashes": {"datalist": "4be1" * 16}})
     teacher = {
         site: {"test": {"dice": level - 0.02, "iou": level - 0.1, "hd95": 9.0, "n": 7, "empty": _no_empty()}}
         for site, level in SITES.items()

@@ -34,6 +34,21 @@ def test_a_record_gives_the_table_of_its_runs_and_no_place_of_a_machine(tmp_path
     assert first["results"]["command"] is None
 
 
+def test_seeds_that_were_asked_for_different_things_are_told(tmp_path, folders):
+    def seal(folder, **asked):
+        write_json(folder / "compare.json", {"row": "samfed", "seal": {"asked": asked, "configs": []}})
+
+    seal(folders[0], seed="0", image_size="128")
+    seal(folders[1], seed="1", image_size="128")
+    record = tmp_path / "runs.jsonl"
+    add_to_record(record, folders)
+    assert not any("different settings" in note for note in comparison_table(read_record(record)).notes)
+    seal(folders[1], seed="1", image_size="256")
+    add_to_record(record, folders[1:2])
+    told = "Seeds of one row were run with different settings or bundles (samfed): its mean and spread are over both."
+    assert told in comparison_table(read_record(record)).notes
+
+
 def test_a_row_and_seed_is_replaced_and_the_others_stay_to_the_byte(tmp_path, folders):
     record = tmp_path / "runs.jsonl"
     add_to_record(record, folders)

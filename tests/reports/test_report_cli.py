@@ -35,6 +35,24 @@ def test_several_runs_are_compared(parser, runs, tmp_path, capsys):
     assert out.endswith(f"{tmp_path / 'C' / 'comparison.html'}\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["R", "--output-dir", "C", "--caveat", "small"], r"--output-dir: .* the report of one run(.|\n)*--caveat"),
+        (
+            ["R", "S", "--no-overlays"],
+            "--no-overlays: expected no such option there, found it with a comparison or a page",
+        ),
+        (["--section", "A=D", "--page", "p.md", "--output-dir", "C"], "--output-dir: .* a page of sections"),
+        (["R", "--page", "p.md", "--section-command", "A=x"], "--section-command: .* a page without --section"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(parser, words, told):
+    args = parser.parse_args(["report", *words])
+    with pytest.raises(Refused, match=told):
+        args.run(args)
+
+
 def test_its_parser_imports_nothing_heavy():
     heavy = {"torch", "monai", "matplotlib", "jinja2", "numpy"}
     code = f"import sys, samfed_monai.reports.report_cli; print(sorted({heavy} & sys.modules.keys()))"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from samfed_monai.errors import Refused
@@ -24,6 +26,8 @@ def test_a_knob_that_run_json_leaves_out_is_read_from_the_command(run_folder):
     )
     assert (bare.setting("datalist"), bare.setting("data_root")) == ("my list.json", "D")
     assert bare.setting("data") is None
+    hashed = replace(bare, run={"config": {"rounds": 3}, "hashes": {"datalist": "5438" * 16}})
+    assert (hashed.setting("datalist"), hashed.setting("rounds")) == ("my list.json", 3)
 
 
 @pytest.mark.parametrize(
