@@ -9,6 +9,10 @@ PAGES ?= docs/results
 section = $(if $(wildcard $(RECORDS)/$(2).jsonl),--section "$(1)=$(RECORDS)/$(2).jsonl" --section-command "$(1)=$(3)")
 record = --record "$(RECORDS)/$(1).jsonl"
 
+# All runs of the records have labels that are resized as the bundles did at first; runs that are added must have it, too.
+LABELS := --client\#label_resize nearest
+LABELS_CAVEAT := --caveat "Labels are resized with label_resize nearest, which moves them by up to half a pixel against images and soft masks, in every row alike; the bundles' default no longer does."
+
 # The first sections of a page have the full number of rounds; those beside them, and the ablations, have fewer.
 SIDE_ROUNDS := 6
 
@@ -31,7 +35,7 @@ SKIN_ROUNDS := 12
 SKIN_STEPS := 8
 SKIN_WARM := 400
 SKIN_SCALE := --image_size 128 --batch_size 4 --local_steps $(SKIN_STEPS) --warm_start_steps $(SKIN_WARM) \
-    --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto
+    --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto $(LABELS)
 SKIN_MAIN := --rounds $(SKIN_ROUNDS) $(SKIN_SCALE)
 SKIN_SIDE := --rounds $(SIDE_ROUNDS) $(SKIN_SCALE)
 
@@ -67,7 +71,8 @@ skin-page: $(VENV)/.package
 	    $(call skin-section,Unseen hospital: trained without domain1,no-domain1,$(SKIN_SIDE) $(SKIN_UNSEEN)) \
 	    --caveat "A subset: those images of HSSF's published lists that ISIC 2017 has (66 of 100 public ones), and of the unlabelled ones at most 100 a site; masks are those of ISIC 2017." \
 	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, $(SKIN_ROUNDS) rounds (in the first section; $(SIDE_ROUNDS) in the others) of $(SKIN_STEPS) steps after $(SKIN_WARM) steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other." \
-	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps at a site and choice of the round; the server of semifl, unlike others with one network, trains too, as many steps again on the public images, as published, and the runs of mean_teacher are of when its ramp took 40 % of the rounds, not 20 % as in the other rows. The teacher is fitted once, with one seed, and shared by all rows that use it."
+	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps at a site and choice of the round; the server of semifl, unlike others with one network, trains too, as many steps again on the public images, as published, and the runs of mean_teacher are of when its ramp took 40 % of the rounds, not 20 % as in the other rows. The teacher is fitted once, with one seed, and shared by all rows that use it." \
+	    $(LABELS_CAVEAT)
 
 # ---- the comparisons of docs/results/polyp.md -----------------------------------------------------------------------
 # Two hospitals, also cut into four sites; for the unseen one, the other is cut into two. Finished runs are kept: a second call goes on where the first one stopped.
@@ -83,7 +88,7 @@ POLYP_LONG_ROUNDS := 30
 POLYP_LONG_STEPS := 25
 POLYP_WARM := 300
 polyp-scale = --rounds $(1) --image_size 128 --batch_size 4 --local_steps $(2) --warm_start_steps $(POLYP_WARM) --overlays false \
-    --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto
+    --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto $(LABELS)
 POLYP_MAIN := $(call polyp-scale,$(POLYP_ROUNDS),$(POLYP_STEPS))
 POLYP_SIDE := $(call polyp-scale,$(SIDE_ROUNDS),$(POLYP_STEPS))
 POLYP_LONG := $(call polyp-scale,$(POLYP_LONG_ROUNDS),$(POLYP_LONG_STEPS))
@@ -139,7 +144,8 @@ polyp-page: $(VENV)/.package
 	    $(call polyp-section,Unseen hospital and ImageNet encoder,no-kvasir-imagenet,$(POLYP_SIDE) $(POLYP_UNSEEN) $(IMAGENET)) \
 	    --caveat "Two of HSSF's four polyp sites: the two other collections are not at hand. At most 160 unlabelled images a site; frames of 28 of 44 sequences are in more than one split of the published lists." \
 	    --caveat "Small on purpose, for two processor cores: 128 px, batches of 4, $(POLYP_ROUNDS) rounds of $(POLYP_STEPS) steps (in the sections of one network and of unlike networks from scratch; $(POLYP_LONG_ROUNDS) of $(POLYP_LONG_STEPS) in the long one, $(SIDE_ROUNDS) of $(POLYP_STEPS) in the others) after $(POLYP_WARM) steps of warm start. The published tables have 384 px and 200 rounds, so the numbers do not stand beside each other. The long section has runs of two seeds; its teacher is an earlier one, whose LoRA learned at 0.0005, not at 0.005 (Dice of each teacher: below the section's tables)." \
-	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps at a site and choice of the round; the server of semifl, unlike others with one network, trains too, as many steps again on the public images, as published, and the runs of own_teachers are of when the global network's distillation weighed 0.5, not 0.1, and of that earlier teacher. The teacher is fitted once, with one seed, and shared by all rows that use it."
+	    --caveat "Every row of a table has the same augmentation, batch, warm start, number of optimiser steps at a site and choice of the round; the server of semifl, unlike others with one network, trains too, as many steps again on the public images, as published, and the runs of own_teachers are of when the global network's distillation weighed 0.5, not 0.1, and of that earlier teacher. The teacher is fitted once, with one seed, and shared by all rows that use it." \
+	    $(LABELS_CAVEAT)
 
 # ---- docs/results/ablation.md: parts, rules, thresholds and teachers on both collections ---------------------------------
 ABLATION_ROWS := --variants no_agreement,no_sam_kd,no_global_kd,unadapted_sam \
@@ -157,7 +163,8 @@ ablation-page: $(VENV)/.package
 	@$(BIN)/samfed report --page $(PAGES)/ablation.md --ablation --default samfed \
 	    $(call ablation-section,Polyp,polyp,--seeds $(POLYP_SEEDS) $(POLYP_SIDE)) \
 	    $(call ablation-section,Skin,skin,--seeds $(SKIN_SEEDS) $(SKIN_SIDE)) \
-	    --caveat "Small on purpose, for two processor cores: the data and scale of docs/results/polyp.md and skin.md with $(SIDE_ROUNDS) rounds. Rows without a figure have not been run on that collection."
+	    --caveat "Small on purpose, for two processor cores: the data and scale of docs/results/polyp.md and skin.md with $(SIDE_ROUNDS) rounds. Rows without a figure have not been run on that collection." \
+	    $(LABELS_CAVEAT)
 
 # ---- docs/results/pfedsam.md: SAM itself at the sites, on labels of their own; finished runs are kept -------------------
 PFEDSAM_RUN ?= runs/pfedsam
@@ -174,7 +181,7 @@ PFEDSAM_RATE := 0.0005
 PFEDSAM_SIDE_ROUNDS := 3
 PFEDSAM_SIDE_STEPS := 12
 pfedsam-scale = --rounds $(1) --local_steps $(2) --batch_size 4 --warm_start_steps $(PFEDSAM_WARM) \
-    --overlays false --client\#optimizer\#lr $(PFEDSAM_RATE)
+    --overlays false --client\#optimizer\#lr $(PFEDSAM_RATE) $(LABELS)
 PFEDSAM_MAIN := $(call pfedsam-scale,$(PFEDSAM_ROUNDS),$(PFEDSAM_STEPS))
 PFEDSAM_SIDE := $(call pfedsam-scale,$(PFEDSAM_SIDE_ROUNDS),$(PFEDSAM_SIDE_STEPS)) --client\#validate\#inferer\#enabled auto
 PFEDSAM_COMPARE = @$(BIN)/samfed compare $(1) --variants $(2) --seeds $(PFEDSAM_SEEDS) --jobs $(PFEDSAM_JOBS) \
@@ -213,4 +220,5 @@ pfedsam-page: $(VENV)/.package
 	    $(call pfedsam-section,Unseen hospital: trained without Kvasir,no-kvasir,samfed_polyp,$(PFEDSAM_SIDE) $(POLYP_UNSEEN)) \
 	    $(call pfedsam-section,Skin: four sites of ISIC 2017,skin,samfed_skin,$(PFEDSAM_SIDE)) \
 	    --caveat "Small on purpose, for two processor cores: MobileSAM, 256 px, batches of 4, at most $(PFEDSAM_IMAGES) labelled images a site, $(PFEDSAM_ROUNDS) rounds of $(PFEDSAM_STEPS) steps (where sites are whole polyp collections; $(PFEDSAM_SIDE_ROUNDS) of $(PFEDSAM_SIDE_STEPS) in the others) after $(PFEDSAM_WARM) steps of warm start on the public images, where there are any. The decoder learns at $(PFEDSAM_RATE), not at the published 0.0001, which hardly moves it in so few steps; LoRA and experts at 0.005, as everywhere." \
-	    --caveat "Every row has the same augmentation, batch, number of optimiser steps and choice of the round; pfedsam, pfedsam_joint, fedsam and local_sam of one rank start from the same weights, full_sam and the small network from their own warm start and with their own learning rates."
+	    --caveat "Every row has the same augmentation, batch, number of optimiser steps and choice of the round; pfedsam, pfedsam_joint, fedsam and local_sam of one rank start from the same weights, full_sam and the small network from their own warm start and with their own learning rates." \
+	    $(LABELS_CAVEAT)

@@ -7,31 +7,41 @@ from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
-from monai.transforms import Compose, Resized, Transform
+from monai.transforms import AsDiscreted, Compose, Resized, Transform
 
+from samfed_monai.errors import Problem, Refused
 from samfed_monai.transforms.load_rgb import LoadRGBd
 from samfed_monai.transforms.load_soft_mask import LoadSoftMaskd
 from samfed_monai.transforms.load_target import LoadTargetd, PublicTargets
 
 STRONG_KEY = "image_strong"
+LABEL_RESIZE = ("area", "nearest")
+"""How a label is brought to the network's size: by the share of a pixel that it covers, foreground from a half on, or
+by the pixel at the upper left of each, as torch's ``nearest`` does. The latter moves labels by up to half a pixel
+against images and soft masks; the committed tables of ``docs/results`` were made with it."""
 
 
 class EvaluationImages(Compose):
     """Reads an image and its label, if it has one, and brings both to the network's size; nothing random.
 
-    The image is (3, S, S) float32 in [0, 1] (averaged over areas), the label (1, S, S) float32 in {0, 1} (nearest
-    pixel). The item also receives ``"native_size"``, see :class:`LoadRGBd`.
+    The image is (3, S, S) float32 in [0, 1] (averaged over areas), the label (1, S, S) float32 in {0, 1}. The item
+    also receives ``"native_size"``, see :class:`LoadRGBd`.
 
     Args:
         image_size: S, side in pixels.
+        label_resize: how the label gets there, see :data:`LABEL_RESIZE`.
+
+    Raises:
+        Refused: another ``label_resize``.
 
     Example::
 
-        {"_target_": "samfed_monai.transforms.EvaluationImages", "image_size": "@image_size"}
+        {"_target_": "samfed_monai.transforms.EvaluationImages", "image_size": "@image_size",
+         "label_resize": "@label_resize"}
     """
 
-    def __init__(self, *, image_size: int) -> None:
-        super().__init__(_read(image_size, labelled=False))
+    def __init__(self, *, image_size: int, label_resize: str = "area") -> None:
+        super().__init__(_read(image_size, label_resize, labelled=False))
 
 
 class LabelledViews(Compose):
@@ -43,6 +53,7 @@ class LabelledViews(Compose):
         strong: the strong view, which adds ``image_strong`` (:class:`StrongViewd`); here it takes the image's place.
 
         targets: what another network thinks of the public images, where a bundle has such (:class:`LoadTargetd`).
+        label_resize: how the label is brought to that size, see :data:`LABEL_RESIZE`.
 
     Each of the two views is copied, so that a bundle can hand the same ones to :class:`UnlabelledViews` without the two
     sharing their random numbers.
@@ -50,7 +61,7 @@ class LabelledViews(Compose):
     Example::
 
         {"_target_": "samfed_monai.transforms.LabelledViews", "image_size": "@image_size",
-         "weak": "@weak_view", "strong": "@strong_view"}
+         "label_resize": "@label_resize", "weak": "@weak_view", "strong": "@strong_view"}
     """
 
     def __init__(
@@ -60,11 +71,12 @@ class LabelledViews(Compose):
         weak: Callable[[Any], Any],
         strong: Callable[[Any], Any],
         targets: PublicTargets | None = None,
+        label_resize: str = "area",
     ) -> None:
         views: list[Callable[[Any], Any]] = [copy.deepcopy(weak), copy.deepcopy(strong), _StrongAlone()]
         if targets is not None:
             views.insert(0, LoadTargetd(targets))
-        super().__init__([*_read(image_size, labelled=True), *views])
+        super().__init__([*_read(image_size, label_resize, labelled=True), *views])
 
 
 class UnlabelledViews(Compose):
@@ -79,6 +91,7 @@ class UnlabelledViews(Compose):
         store_dir: the site's soft-mask store; ``None`` reads no masks.
         teacher_sha256: identity of the teacher that filled the store.
         masks_for: what uses the masks; ``None``, which a reference to a disabled guide is, leaves them unread.
+        label_resize: how a label is brought to that size, see :data:`LABEL_RESIZE`.
 
     Raises:
         Refused: a store without a teacher's identity.
@@ -99,8 +112,9 @@ class UnlabelledViews(Compose):
         store_dir: str | Path | None = None,
         teacher_sha256: str | None = None,
         masks_for: Any = "the guides of the bundle",
+        label_resize: str = "area",
     ) -> None:
-        read = _read(image_size, labelled=False)
+        read = _read(image_size, label_resize, labelled=False)
         if store_dir is not None and masks_for is not None:
             read.append(LoadSoftMaskd(store_dir, teacher_sha256))
         super().__init__([*read, copy.deepcopy(weak), copy.deepcopy(strong)])
@@ -115,6 +129,9 @@ class _StrongAlone(Transform):
         return result
 
 
-def _read(image_size: int, *, labelled: bool) -> list[Callable[[Any], Any]]:
-    size, keys, modes = [image_size, image_size], ["image", "label"], ["area", "nearest"]
-    return [LoadRGBd(), Resized(keys, size, mode=modes, allow_missing_keys=not labelled)]
+def _read(image_size: int, label_resize: str, *, labelled: bool) -> list[Callable[[Any], Any]]:
+    if label_resize not in LABEL_RESIZE:
+        raise Refused([Problem("label_resize", found=repr(label_resize), expected=f"one of {list(LABEL_RESIZE)}")])
+    size, keys, modes = [image_size, image_size], ["image", "label"], ["area", label_resize]
+    resized = Resized(keys, size, mode=modes, allow_missing_keys=not labelled)
+    return [LoadRGBd(), resized, AsDiscreted("label", threshold=0.5, allow_missing_keys=not labelled)]

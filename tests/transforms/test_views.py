@@ -53,6 +53,23 @@ def test_evaluation_brings_image_and_label_to_one_size(record):
     assert item["native_size"] == (20, 30)
 
 
+@pytest.mark.parametrize(("label_resize", "columns"), [("area", [0, 1, 1, 0]), ("nearest", [0, 0, 1, 0])])
+def test_a_label_stays_where_its_image_has_it_unless_it_is_asked_for_the_nearest_pixel(tmp_path, label_resize, columns):
+    mask = np.zeros((32, 32), dtype=np.uint8)
+    mask[:, 12:20] = 255  # in the middle
+    Image.fromarray(mask).convert("RGB").save(tmp_path / "i.png")
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    record = {"image": str(tmp_path / "i.png"), "label": str(tmp_path / "m.png")}
+    item = EvaluationImages(image_size=4, label_resize=label_resize)(record)
+    assert torch.as_tensor(item["label"])[0, 0].tolist() == columns
+    assert torch.as_tensor(item["image"])[0, 0].tolist() == [0, 0.5, 0.5, 0]
+
+
+def test_another_way_to_resize_labels_is_refused():
+    with pytest.raises(Refused, match=r"label_resize: expected one of \['area', 'nearest'\], found 'bilinear'"):
+        EvaluationImages(image_size=4, label_resize="bilinear")
+
+
 def test_evaluation_does_without_a_label(record):
     assert "label" not in EvaluationImages(image_size=16)(without_label(record))
 
