@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.commands.arguments import absolute, add_bundle, add_data, take_overrides
-from samfed_monai.commands.trained import MODEL_HELP, run_or_file, trained_as, weights_file
+from samfed_monai.commands.trained import MODEL_HELP, run_or_file, scored_as, trained_as, weights_file
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.errors import ExitCode
 
@@ -65,7 +65,8 @@ def _scores(arguments: argparse.Namespace, models: RunModels | Path, site: str, 
             "split": arguments.split,
             "output_dir": absolute(arguments.output_dir),
         }
-        ids = trained_as(model, arguments.bundle, "evaluate", overrides_of(arguments.extra))
+        own = scored_as(models) | overrides_of(arguments.extra)
+        ids = trained_as(model, arguments.bundle, "evaluate", own)
         result: dict[str, Any] = run_workflow(arguments.bundle, "evaluate", overrides | ids)[-1]
     return result
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from samfed_monai.config.bundles import find_bundle
+from samfed_monai.config.ids import lookup, split_id
 from samfed_monai.config.layers import workflow_files
 from samfed_monai.errors import Problem, Refused
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from samfed_monai.federation.run_models import RunModels
 
 MODEL_HELP = "a finished run's folder, or a weights file"
+SCORED_AS = ("label_resize", "validate#scores#pooled", "validate#scores#skip_empty", "validate#inferer#enabled")
+"""Ids of ``train.json`` that decide how images are scored, and may differ from the bundle's in a run."""
+_WORDS = ("area", "nearest", "auto")
 
 
 def run_or_file(model: str | Path) -> RunModels | Path:
@@ -27,6 +31,15 @@ def run_or_file(model: str | Path) -> RunModels | Path:
 
     path = Path(model).expanduser().resolve()
     return RunModels(path) if path.is_dir() else path
+
+
+def scored_as(models: RunModels | Path) -> dict[str, Any]:
+    """Those of :data:`SCORED_AS` with which a run took its own scores; nothing for a weights file, which does not say."""
+    if isinstance(models, Path):
+        return {}
+    client = models.run.get("config", {}).get("client", {})
+    found = {name: lookup(client, split_id(name)) for name in SCORED_AS}
+    return {name: value for name, value in found.items() if isinstance(value, bool) or value in _WORDS}
 
 
 def weights_file(models: RunModels | Path, site: str, scratch: str | Path) -> Path:
