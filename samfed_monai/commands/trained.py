@@ -34,7 +34,7 @@ def run_or_file(model: str | Path) -> RunModels | Path:
 
 
 def scored_as(models: RunModels | Path) -> dict[str, Any]:
-    """Those of :data:`SCORED_AS` with which a run took its own scores; nothing for a weights file, which does not say."""
+    """Those of :data:`SCORED_AS` with which a run took its own scores; nothing of a weights file."""
     if isinstance(models, Path):
         return {}
     client = models.run.get("config", {}).get("client", {})
