@@ -12,7 +12,7 @@ from samfed_monai.data.checks import problems_of, repeated_stems
 from samfed_monai.data.datalist import DataList
 from samfed_monai.data.duplicates import warnings
 from samfed_monai.data.grouping import subset
-from samfed_monai.data.groups import read_groups
+from samfed_monai.data.groups import read_groups, without_group
 from samfed_monai.data.items import Item, Site, Split
 from samfed_monai.data.quality_report import write_report
 from samfed_monai.data.reshaping import divide_sites, make_unseen
@@ -84,7 +84,8 @@ def grouped(found: Iterable[Found], options: Options, *, known: bool = False) ->
 def look_at(
     found: Sequence[Found], root: Path, options: Options, *, sites: Mapping[str, Sequence[Found]]
 ) -> dict[str, Facts]:
-    """Facts of all files by image; refuses damaged ones before anything is divided."""
+    """Facts of all files by image; refuses damaged ones, and groups of none of them, before anything is divided."""
+    _ungrouped(found, options)
     pairs = list(dict.fromkeys((one.image, one.label) for one in found))
     facts = survey(pairs, root, threshold=options.mask_threshold, progress=options.progress)
     problems = Problems()
@@ -117,6 +118,7 @@ def finish(
         caveats: sentences for the report that the source has to add.
     """
     output = Path(options.output)
+    ungrouped = _ungrouped([one for ones in places.values() for one in ones], options)
     places, reshaped = make_unseen(places, facts, options.unseen)
     if options.divide is not None:
         places, divided = divide_sites(places, facts, options.divide, seed=options.seed, spared=options.unseen)
@@ -133,13 +135,23 @@ def finish(
     problems.extend(problems_of(datalist, kept))
     problems.refuse_if_any()
     datalist.save(output)
-    sentences = [*warnings(datalist), *doubts(datalist, kept), *reshaped, *caveats]
+    sentences = [*warnings(datalist), *doubts(datalist, kept), *reshaped, *ungrouped, *caveats]
     for sentence in sentences:
         logger.info("%s: %s", output.name, sentence)
     page = output.with_suffix(".report.html") if options.report else None
     if page is not None:
         write_report(datalist, kept, root, page, warnings=sentences, coverage=coverage)
     return Prepared(datalist, output, page, sentences, list(coverage))
+
+
+def _ungrouped(found: Iterable[Found], options: Options) -> list[str]:
+    """A sentence on images that the options' file gives no group; refuses a file that gives none to any."""
+    if not options.groups:
+        return []
+    images = {one.image for one in found}
+    lacking = without_group(sorted(images), options.groups, column=options.group_column)
+    name = Path(options.groups).name
+    return [f"{len(lacking)} of {len(images)} images have no group in {name}"] if lacking else []
 
 
 def _item(one: Found, fact: Facts, split: Split, options: Options) -> Item:

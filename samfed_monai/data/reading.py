@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import (
     BmpImagePlugin,
     Image,
-    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -29,7 +29,17 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")  # registered by the plugins ab
 LOSSY = {"JPEG", "MPO"}  # a JPEG that holds several pictures calls itself MPO
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 MAX_PIXELS = 89_478_485  # Pillow's own limit (a quarter of a GiB as RGB); the largest ISIC image has 30 million
-BINARY = ({0, 1}, {0, 255})
+BINARY = ({0, 1}, {0, 255}, {0, 65535})
+ORIENTATION = 0x0112  # the only EXIF entry that is ever looked at
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Picture = NDArray[np.uint8]
 
@@ -51,7 +61,8 @@ def read_mask(path: str | Path, threshold: int | None = None) -> Picture:
     """Reads a mask as (H, W) in {0, 1}.
 
     Args:
-        path: as for :func:`read_image`. Binary masks have the values {0, 1} or {0, 255} (JPEG: {0, 255}).
+        path: as for :func:`read_image`. Binary masks have the values {0, 1} or {0, 255} (JPEG: {0, 255}; of
+            16 bit also {0, 65535}).
         threshold: grey level (1 to 255, after scaling 16 bit by type) from which a mask that is not binary counts as
             foreground; ``None`` refuses such masks. Of a mask with colours (one for each class) the brightest channel
             counts.
@@ -75,25 +86,28 @@ def read_bytes(path: str | Path) -> bytes:
 def decode_image(content: bytes, name: str) -> tuple[Picture, Image.Image]:
     """:func:`read_image` on bytes; also returns the decoded file, for its mode and format."""
     raw = _decode(content, name)
-    image = ImageOps.exif_transpose(raw)
+    image = _upright(raw, name)
     if image.mode == "F" or (image.mode == "I" and raw.format != "PNG"):
         mend = "save it as 8-bit RGB"
         raise _refusal(name, found=f"{image.mode!r} pixels of unknown range", expected="8 or 16 bit", mend=mend)
     if image.mode.startswith("I"):
-        return np.repeat(_to_8_bit(image)[..., None], 3, axis=2), raw
+        return np.repeat(_to_8_bit(np.asarray(image))[..., None], 3, axis=2), raw
     return np.array(image.convert("RGB")), raw
 
 
 def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Picture, list[int], Image.Image]:
-    """:func:`read_mask` on bytes; also returns the distinct stored values and the decoded file."""
+    """:func:`read_mask` on bytes; also returns the distinct values and the decoded file.
+
+    The values are those stored; of a mask that was cut at a threshold, those it was cut in (8 bit).
+    """
     raw = _decode(content, name)
     if raw.mode in ("P", "PA"):
         mend = "save it as 8-bit grey: palette entries are indices, not foreground"
         raise _refusal(name, found="a palette mask", expected="a grey mask", mend=mend)
-    grey = _grey(ImageOps.exif_transpose(raw), name, threshold)
-    values = np.flatnonzero(np.bincount(grey.ravel(), minlength=256)).tolist()
+    grey = _grey(_upright(raw, name), name, threshold)
+    values = _levels(grey)
     levels = {0, 255} if raw.format in LOSSY else set(values) | {0}
-    if set(values) <= levels and (levels <= BINARY[0] or levels <= BINARY[1]):
+    if set(values) <= levels and any(levels <= binary for binary in BINARY):
         return (grey > 0).astype(np.uint8), values, raw
     if threshold is None:
         shown = ", ".join(map(str, values[:6])) + (", …" if len(values) > 6 else "")
@@ -103,7 +117,8 @@ def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Pictu
             expected="a binary mask, {0, 1} or {0, 255}",
             mend="threshold it, or declare a threshold for the list: `--mask-threshold 128`",
         )
-    return (grey >= threshold).astype(np.uint8), values, raw
+    grey = _to_8_bit(grey)
+    return (grey >= threshold).astype(np.uint8), _levels(grey), raw
 
 
 def _decode(content: bytes, name: str) -> Image.Image:
@@ -134,9 +149,19 @@ def _decode(content: bytes, name: str) -> Image.Image:
 RECOPY = "copy it again from its source, or take it out"
 
 
-def _grey(image: Image.Image, name: str, threshold: int | None) -> Picture:
+def _upright(image: Image.Image, name: str) -> Image.Image:
+    """The image as its EXIF turns it, whatever the other entries hold."""
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except Exception as error:  # damaged EXIF makes Pillow's parser raise nearly anything
+        mend = "save it upright, without EXIF"
+        raise _refusal(name, found=f"damaged EXIF ({error})", expected="EXIF that can be read", mend=mend) from None
+    return image if turn is None else image.transpose(turn)
+
+
+def _grey(image: Image.Image, name: str, threshold: int | None) -> Picture | NDArray[np.uint16]:
     if image.mode.startswith("I"):
-        return _mask_16_bit(image)
+        return _mask_16_bit(image, name)
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L"))
     channels = np.asarray(image)
@@ -153,14 +178,23 @@ def _grey(image: Image.Image, name: str, threshold: int | None) -> Picture:
     raise _refusal(name, found=f"a {image.mode} mask with colours", expected="a grey mask", mend=mend)
 
 
-def _to_8_bit(image: Image.Image) -> Picture:
-    values = np.asarray(image).astype(np.uint32)
-    return ((values * 255 + 32767) // 65535).astype(np.uint8)
+def _levels(grey: NDArray[Any]) -> list[int]:
+    levels: list[int] = np.flatnonzero(np.bincount(grey.ravel())).tolist()
+    return levels
 
 
-def _mask_16_bit(image: Image.Image) -> Picture:
+def _to_8_bit(values: NDArray[Any]) -> Picture:
+    if values.dtype == np.uint8:
+        return values
+    return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+
+
+def _mask_16_bit(image: Image.Image, name: str) -> NDArray[np.uint16]:
     values = np.asarray(image)
-    return values.astype(np.uint8) if values.max() <= 1 else _to_8_bit(image)
+    if values.min() < 0 or values.max() > 65535:
+        mend = "save it as 8-bit grey"
+        raise _refusal(name, found=f"{image.mode!r} pixels of unknown range", expected="8 or 16 bit", mend=mend)
+    return values.astype(np.uint16)
 
 
 def _is_text(content: bytes) -> bool:

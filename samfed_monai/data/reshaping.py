@@ -85,18 +85,23 @@ def divide_sites(
         The new places, and sentences on splits that did not suffice for every part.
 
     Raises:
-        Refused: ``parts`` is not positive, or a site has fewer independent groups of images than parts.
+        Refused: ``parts`` is not positive, or a site has fewer independent groups of images than parts, or
+            one of its parts would be called like another site.
     """
     if parts < 1:
         raise Refused([Problem("--divide", found=str(parts), expected="a positive number", mend="for instance 2")])
     problems = Problems()
     changed: Places = {}
     sentences = []
-    for site in _sites(places, public=True):
+    sites = _sites(places, public=True)
+    for site in sites:
         mine = [(split, one) for (name, split), ones in places.items() if name == site for one in ones]
         if not site or site in spared:
             changed.update({place: ones for place, ones in places.items() if place[0] == site})
             continue
+        for name in sorted({f"{site}-{part + 1}" for part in range(parts)} & set(sites)):
+            found, expected = f"a site {name!r}", f"names from {site}-1 to {site}-{parts} free for its parts"
+            problems.add(f"--divide {parts}: {site}", found=found, expected=expected, mend="rename the site")
         together = clusters([facts[one.image].sha256 for _, one in mine], [one.group for _, one in mine])
         if len(together) < parts:
             found = f"{len(together)} independent group(s) of images"

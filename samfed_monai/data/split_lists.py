@@ -23,14 +23,11 @@ def write_site_lists(datalist: DataList, output_dir: str | Path) -> dict[str, Pa
         Site, or ``server``, to its file.
 
     Raises:
-        Refused: a list without sites, or a site of the name ``server``.
+        Refused: a list without sites.
     """
     if not datalist.sites:
         found, mend = "no sites", "give the list of all sites"
         raise Refused([Problem(f"{datalist.name} -> sites", found=found, expected="sites to divide by", mend=mend)])
-    if SERVER in datalist.sites:
-        found, expected = f"a site named {SERVER!r}", "another name: that one is the server's own"
-        raise Refused([Problem(f"{datalist.name} -> sites", found=found, expected=expected, mend="rename it")])
     parts = {SERVER: datalist.for_server(), **{site: datalist.for_site(site) for site in datalist.sites}}
     written = {}
     for name, part in parts.items():

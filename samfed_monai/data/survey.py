@@ -13,11 +13,9 @@ from PIL import Image
 from samfed_monai.bars import progress_bar
 from samfed_monai.data.orientation import misfit
 from samfed_monai.data.paths import confine
-from samfed_monai.data.reading import Picture, decode_image, decode_mask, read_bytes
+from samfed_monai.data.reading import ORIENTATION, Picture, decode_image, decode_mask, read_bytes
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.io import sha256_bytes
-
-ORIENTATION = 0x0112  # the only EXIF entry that is ever looked at
 
 
 @dataclass(frozen=True)

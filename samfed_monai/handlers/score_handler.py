@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NAME_BYTES = 120  # file systems take 255, encrypting ones 143; the rest is for digits, repeat and ending
 COLUMNS = ("id", "dice", "iou", "hd95", "empty", "mask")
 
 
@@ -142,14 +143,16 @@ def write_scores(path: str | Path, scores: Sequence[Mapping[str, Any]], *, masks
 def safe_name(identifier: str) -> str:
     """A file name for an image's id: unicode and spaces are kept, what could leave the folder is not.
 
-    A changed name carries the first digits of its id's SHA-256, so that two ids never share a file.
+    Of a long id the first 120 bytes are kept. A changed name carries the first digits of its id's SHA-256, so that two
+    ids never share a file.
 
     Example::
 
         safe_name("Läsion 7")  # "Läsion 7"
         safe_name("../a")  # "_a-" and eight digits
     """
-    name = re.sub(r"[/\\\x00-\x1f\x7f:]+", "_", identifier).lstrip(".")[:120]
+    name = re.sub(r"[/\\\x00-\x1f\x7f:]+", "_", identifier).lstrip(".")
+    name = name.encode(errors="surrogateescape")[:NAME_BYTES].decode(errors="ignore")
     if name == identifier and name.strip():
         return name
     return f"{name}-{hashlib.sha256(identifier.encode(errors='surrogateescape')).hexdigest()[:8]}"

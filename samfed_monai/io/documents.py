@@ -48,7 +48,8 @@ def read_json(path: str | Path) -> Any:
     try:
         content = json.loads(text, object_pairs_hook=no_duplicates)
     except json.JSONDecodeError as error:
-        line = text.splitlines()[error.lineno - 1].strip() if text.strip() else "an empty file"
+        lines = text.rstrip().split("\n")
+        line = lines[min(error.lineno, len(lines)) - 1].strip() if text.strip() else "an empty file"
         problems.add(
             f"{path.name}, line {error.lineno}, column {error.colno}",
             found=f"{line!r} ({error.msg})",

@@ -64,6 +64,18 @@ def test_groups_never_straddle_splits_or_leave_with_a_shared_group(tmp_path):
     assert sizes(datalist) == {"a": [20, 5, 5]}
 
 
+def test_images_without_a_group_are_told_and_groups_of_other_images_refused(tmp_path):
+    root = tmp_path / "data"
+    site(root, "public", 2, 2)
+    site(root, "a", 3, 0, first=100)
+    (tmp_path / "some.csv").write_text("id,group\na_000,x\na_001,x\n")
+    made = prepare_folders(root, public="public", options=options(tmp_path, groups=tmp_path / "some.csv"))
+    assert "3 of 5 images have no group in some.csv" in made.warnings
+    (tmp_path / "other.csv").write_text("id,group\nframe 7,x\n")
+    with pytest.raises(Refused, match=r"images like 'a/images/a_000\.png', found only groups of names like 'frame 7'"):
+        prepare_folders(root, public="public", options=options(tmp_path, groups=tmp_path / "other.csv"))
+
+
 def test_fault_16_17_an_image_that_stands_twice_is_never_drawn_to_measure_with(tmp_path):
     root = tmp_path / "data"
     site(root, "public", 2, 2)

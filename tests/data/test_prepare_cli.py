@@ -109,9 +109,8 @@ def test_split_of_a_list_without_sites_is_refused(tmp_path):
         run("split", tmp_path / "list.json", "--output-dir", tmp_path)
 
 
-def test_split_of_a_site_named_as_the_servers_list_is_refused(tmp_path):
+def test_a_folder_called_as_the_server_is_refused(tmp_path):
     site(tmp_path, "public", 1, 1)
     site(tmp_path, "server", 2, 2, first=100)
-    assert run("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json", "--no-report") == 0
-    with pytest.raises(Refused, match="found a site named 'server'; rename it"):
-        run("split", tmp_path / "list.json", "--output-dir", tmp_path)
+    with pytest.raises(Refused, match="sites -> server: expected another name, found 'server'; rename the site"):
+        run("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json", "--no-report")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -75,6 +77,21 @@ def test_fault_08_exif_orientation_is_applied_to_image_and_mask_alike(tmp_path, 
     np.testing.assert_array_equal(read, np.asarray(upright_mask) // 255)
 
 
+def test_fault_08_another_entry_of_the_exif_may_be_malformed():
+    width_as_text = struct.pack("<HHI4s", 0x0100, 2, 3, b"ab")
+    orientation = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + width_as_text + orientation + bytes(4)
+    assert decode_image(jpeg(picture(0, 24, 32), exif=exif), "a.jpg")[0].shape == (32, 24, 3)
+    assert decode_mask(jpeg(disc(24, 32), exif=exif), "m.jpg", 128)[0].shape == (32, 24)
+
+
+def test_fault_08_exif_that_cannot_be_read_is_a_problem_of_its_file(tmp_path):
+    for name, image, read in (("a.png", picture(0), read_image), ("m.png", disc(), read_mask)):
+        path = save(tmp_path / name, image, exif=b"no EXIF at all")
+        with pytest.raises(Refused, match=rf"{name}: expected EXIF that can be read.*save it upright, without EXIF"):
+            read(path)
+
+
 def test_fault_09_zero_byte_file_is_refused(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"")
     with pytest.raises(Refused, match=r"a\.jpg: expected an image, found a file of zero bytes; copy it again"):
@@ -111,7 +128,9 @@ def test_fault_12_text_named_png_is_refused(tmp_path):
         read_image(tmp_path / "a.png")
 
 
-@pytest.mark.parametrize(("value", "dtype"), [(1, np.uint8), (255, np.uint8), (1, np.uint16), (65535, np.uint16)])
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(1, np.uint8), (255, np.uint8), (1, np.uint16), (255, np.uint16), (65535, np.uint16)]
+)
 def test_binary_masks_are_read_whatever_their_values(tmp_path, value, dtype):
     expected = np.asarray(disc(value=1))
     mask = read_mask(save(tmp_path / "m.png", Image.fromarray(expected.astype(dtype) * dtype(value))))
@@ -124,6 +143,28 @@ def test_fault_13_grey_mask_is_refused_unless_a_threshold_is_declared(tmp_path):
     with pytest.raises(Refused, match=r"4 grey levels \(0, 100, 128, 255\).*`--mask-threshold 128`"):
         read_mask(path)
     assert read_mask(path, 128).tolist() == [[0, 0, 1, 1]]
+
+
+@pytest.mark.parametrize(("values", "shown"), [((0, 100), "0, 100"), ((0, 257, 65535), "0, 257, 65535"), ((9,), "9")])
+def test_fault_13_a_16_bit_mask_is_judged_before_it_is_scaled(tmp_path, values, shown):
+    path = save(tmp_path / "m.png", Image.fromarray(np.array([values], dtype=np.uint16)))
+    with pytest.raises(Refused, match=rf"{len(values)} grey levels \({shown}\).*`--mask-threshold 128`"):
+        read_mask(path)
+
+
+def test_fault_13_a_16_bit_mask_is_scaled_where_a_threshold_is_declared(tmp_path):
+    values = np.array([[0, 100, 127 * 257, 128 * 257, 65535]], dtype=np.uint16)
+    path = save(tmp_path / "m.png", Image.fromarray(values))
+    mask, levels, _ = decode_mask(path.read_bytes(), "m.png", 128)
+    assert mask.tolist() == [[0, 0, 0, 1, 1]]
+    assert levels == [0, 127, 128, 255]
+
+
+@pytest.mark.parametrize("value", [65536, -1])
+def test_fault_13_a_mask_of_more_than_16_bit_is_refused(tmp_path, value):
+    path = save(tmp_path / "m.tif", Image.fromarray(np.array([[0, value]], dtype=np.int32)))
+    with pytest.raises(Refused, match="expected 8 or 16 bit, found 'I' pixels of unknown range"):
+        read_mask(path, 128)
 
 
 def test_fault_13_a_threshold_leaves_binary_masks_alone(tmp_path):

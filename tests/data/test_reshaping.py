@@ -106,6 +106,14 @@ def test_unseen_sites_are_not_cut():
     assert list(counts(divided)) == ["a-1", "a-2", "b"]
 
 
+@pytest.mark.parametrize("spared", [["a-2"], []])
+def test_a_part_never_takes_the_name_of_another_site(spared):
+    places = {("a", U): found("a", 4), ("a-2", T): found("b", 4)}
+    expected = "--divide 2: a: expected names from a-1 to a-2 free for its parts, found a site 'a-2'; rename the site"
+    with pytest.raises(Refused, match=expected):
+        divide_sites(places, facts_of(places), 2, spared=spared)
+
+
 def test_bad_unseen_names_are_refused():
     places = {("a", U): found("a", 2, masks=False), ("b", U): found("b", 2)}
     facts = facts_of(places)

@@ -131,6 +131,13 @@ def test_ordinary_ids_are_kept(name):
     assert safe_name(name) == name
 
 
+def test_a_long_id_is_cut_by_its_bytes_and_carries_its_hash():
+    long = "a" + "病" * 100  # 301 bytes; byte 120 is the second of a character
+    assert safe_name(long)[:-9] == "a" + "病" * 39
+    assert safe_name(long) != safe_name(long + "变")
+    assert safe_name("病" * 40) == "病" * 40
+
+
 def test_an_image_without_a_label_is_refused():
     engine = Engine(lambda engine, batch: None)
     engine.state.batch = {"id": ["a"]}

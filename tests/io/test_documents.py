@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,13 @@ def test_fault_27_a_trailing_comma_is_refused_with_its_line(tmp_path: Path):
 def test_what_is_not_json_is_refused(tmp_path: Path, content: bytes, message: str):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(Refused, match=message):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(("content", "line"), [("{\n", "{"), ("[1,\n\n", "[1,"), ('{\n  "a":\n', '"a":')])
+def test_fault_27_a_file_that_ends_too_early_is_refused_with_its_last_line(tmp_path: Path, content: str, line: str):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(Refused, match=rf"a\.json, line \d, column \d+: .*found '{re.escape(line)}' \("):
         read_json(tmp_path / "a.json")
 
 

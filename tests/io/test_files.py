@@ -24,6 +24,13 @@ def test_atomic_write_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: P
     assert os.listdir(path.parent) == ["a file"]
 
 
+def test_a_name_as_long_as_the_file_system_allows_is_written(tmp_path: Path):
+    path = tmp_path / ("ä" * 125 + ".json")
+    write_text(path, "x")
+    assert len(os.fsencode(path.name)) == 255
+    assert path.read_text() == "x"
+
+
 def test_the_old_content_is_read_until_the_block_ends(tmp_path: Path):
     path = tmp_path / "a"
     write_text(path, "old")

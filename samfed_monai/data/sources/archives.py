@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import lzma
 import stat
 import zipfile
+import zlib
 from pathlib import Path
 
 from samfed_monai.data.paths import unsafe
 from samfed_monai.errors import Problem, Problems, Refused
 
+# zipfile raises RuntimeError for what is encrypted, or packed in a way that it does not know
+UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 MAX_BYTES = 64 << 30  # the largest official archive (ISIC 2018 task 1 and 2) unpacks to about 12 GiB
 
 
@@ -23,7 +27,8 @@ def unpack(archive: str | Path, folder: str | Path) -> list[Path]:
         The files written.
 
     Raises:
-        Refused: not a zip file, members that would lie outside the folder, links, or more than 64 GiB unpacked.
+        Refused: not a zip file, or a damaged or encrypted one, members that would lie outside the folder, links, or
+            more than 64 GiB unpacked.
     """
     archive, folder = Path(archive), Path(folder)
     problems = Problems()
@@ -42,7 +47,8 @@ def unpack(archive: str | Path, folder: str | Path) -> list[Path]:
             problems.refuse_if_any()
             folder.mkdir(parents=True, exist_ok=True)
             opened.extractall(folder)
-    except (OSError, zipfile.BadZipFile) as error:
-        mend = "download it again"
-        raise Refused([Problem(str(archive), found=str(error), expected="a zip archive", mend=mend)]) from None
+    except UNREADABLE as error:
+        mend = "download it again, or unpack it with another program"
+        found = str(error) or "a member that ends too early"
+        raise Refused([Problem(str(archive), found=found, expected="a zip archive", mend=mend)]) from None
     return [folder / member.filename for member in members if not member.is_dir()]

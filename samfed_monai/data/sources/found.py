@@ -8,7 +8,7 @@ from pathlib import Path
 
 from samfed_monai.data.checks import stem
 from samfed_monai.data.reading import SUFFIXES
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.errors import Problem, Problems, Refused
 
 logger = logging.getLogger(__name__)
 
@@ -51,16 +51,22 @@ def pair_up(folder: Path, root: Path, origin: str) -> list[Found]:
     A mask may also be called ``<stem>_segmentation`` or ``<stem>_mask``. Masks without an image are logged.
 
     Raises:
-        Refused: there is no ``images`` folder, or nothing in it.
+        Refused: there is no ``images`` folder, or nothing in it, or an image has two masks.
     """
     images = list_images(folder / "images")
     if not images:
         expected, mend = "images (" + ", ".join(sorted(SUFFIXES)) + ")", "put the site's images there"
         raise Refused([Problem(str(folder / "images"), found="no images", expected=expected, mend=mend)])
+    stems = {stem(path.name) for path in images}
     masks: dict[str, Path] = {}
+    problems = Problems()
     for path in list_images(folder / "masks"):
-        masks.setdefault(mask_stem(path), path)
-    lonely = len(masks.keys() - {stem(path.name) for path in images})
+        there = masks.setdefault(mask_stem(path), path)
+        if there != path and mask_stem(path) in stems:
+            found, mend = f"the same image's mask in {relative(there, root)}", "delete or rename one of them"
+            problems.add(relative(path, root), found=found, expected="one mask for each image", mend=mend)
+    problems.refuse_if_any()
+    lonely = len(masks.keys() - stems)
     if lonely:
         logger.warning("%s: %d mask(s) belong to no image and are left out", folder / "masks", lonely)
     return [

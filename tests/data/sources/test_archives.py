@@ -40,3 +40,36 @@ def test_something_else_is_refused(tmp_path):
     (tmp_path / "a.zip").write_text("no")
     with pytest.raises(Refused, match="expected a zip archive, found File is not a zip file; download it again"):
         unpack(tmp_path / "a.zip", tmp_path / "out")
+
+
+def flagged(content: bytes, *, local: int, central: int, value: int) -> bytes:
+    """A zip file of one member with another value in its local header and in the directory at the end."""
+    changed = bytearray(content)
+    changed[local] = changed[content.index(b"PK\x01\x02") + central] = value
+    return bytes(changed)
+
+
+DAMAGE = {
+    "Error -3 while decompressing": lambda content: content[:36] + b"\xff" * 20 + content[56:],
+    "is encrypted": lambda content: flagged(content, local=6, central=8, value=1),
+    "not supported": lambda content: flagged(content, local=8, central=10, value=99),
+}
+
+
+@pytest.mark.parametrize("message", list(DAMAGE))
+def test_an_archive_that_cannot_be_unpacked_is_refused(tmp_path, message):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("member", bytes(range(256)) * 8)
+    path.write_bytes(DAMAGE[message](path.read_bytes()))
+    with pytest.raises(Refused, match=f"expected a zip archive, found .*{message}.*; download it again, or unpack it"):
+        unpack(path, tmp_path / "out")
+
+
+def test_a_member_that_ends_too_early_is_refused(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("member", b"x" * 100)
+    path.write_bytes(path.read_bytes().replace((100).to_bytes(4, "little"), (10_000).to_bytes(4, "little")))
+    with pytest.raises(Refused, match="found a member that ends too early; download it again"):
+        unpack(path, tmp_path / "out")

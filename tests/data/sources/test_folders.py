@@ -21,6 +21,23 @@ def test_images_find_their_masks_by_stem(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("second", ["a_000.bmp", "a_000_segmentation.png", "more/a_000.png"])
+def test_two_masks_of_one_image_are_refused(tmp_path, second):
+    site(tmp_path, "public", 1, 1)
+    site(tmp_path, "a", 1, 1)
+    save(tmp_path / "a" / "masks" / second, disc())
+    with pytest.raises(Refused, match="expected one mask for each image, found the same image's mask in a/masks/a_000"):
+        find_folders(tmp_path, public="public")
+
+
+def test_two_masks_of_no_image_are_left_out(tmp_path):
+    site(tmp_path, "public", 1, 1)
+    site(tmp_path, "a", 1, 0)
+    for name in ("b.png", "b.bmp"):
+        save(tmp_path / "a" / "masks" / name, disc())
+    assert find_folders(tmp_path, public="public")["a"][0].label is None
+
+
 def test_hidden_files_are_not_images(tmp_path):
     site(tmp_path, "public", 1, 1)
     site(tmp_path, "a", 1, 0)
