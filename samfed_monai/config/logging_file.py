@@ -1,7 +1,7 @@
 """A bundle's ``logging.conf``: MONAI applies it before anything else is looked at, so it may only write to the console.
 
-Python's ``fileConfig`` evaluates the fields ``class`` and ``args``, and a handler can open files and sockets. What
-arrives with a bundle, or from a server, gets none of that.
+Python's ``fileConfig`` evaluates the fields ``class``, ``args`` and ``kwargs`` and, from 3.12 on, ``defaults`` of a
+formatter, and a handler can open files and sockets. What arrives with a bundle, or from a server, gets none of that.
 """
 
 from __future__ import annotations
@@ -12,11 +12,21 @@ from pathlib import Path
 
 from samfed_monai.errors import Problem
 
-_ALLOWED = {
+_OPTIONS = {
+    **dict.fromkeys(("loggers", "handlers", "formatters"), frozenset({"keys"})),
+    "logger": frozenset({"level", "handlers", "qualname", "propagate"}),
+    "handler": frozenset({"class", "level", "formatter", "args", "kwargs"}),
+    "formatter": frozenset({"class", "format", "datefmt", "style", "validate"}),
+}
+"""Options by kind of section: ``handler_console`` is a ``handler``."""
+
+_VALUES = {
     "class": {"StreamHandler", "logging.StreamHandler", "Formatter", "logging.Formatter", ""},
     "args": {"", "()", "(sys.stdout,)", "(sys.stderr,)"},
     "kwargs": {"", "{}"},
 }
+_WHY = "a bundle logs to the console and nowhere else"
+_MEND = "start the run with --logging_file and a file of your own, or delete this entry"
 
 
 def check_logging(bundle_root: Path) -> Iterator[Problem]:
@@ -30,9 +40,17 @@ def check_logging(bundle_root: Path) -> Iterator[Problem]:
             yield Problem(path.name, found=found, expected="a logging configuration", mend="delete the file")
             continue
         for section in parser.sections():
-            for field, allowed in _ALLOWED.items():
-                value = parser.get(section, field, raw=True, fallback="").strip()
-                if value not in allowed:
-                    expected = f"one of {sorted(allowed - {''})}: a bundle logs to the console and nowhere else"
-                    mend = "start the run with --logging_file and a file of your own, or delete this entry"
-                    yield Problem(f"{path.name} -> {section}#{field}", found=repr(value), expected=expected, mend=mend)
+            for option, value in parser.items(section, raw=True):
+                expected = _expected(section, option, value.strip())
+                if expected:
+                    where = f"{path.name} -> {section}#{option}"
+                    yield Problem(where, found=repr(value.strip()), expected=f"{expected}: {_WHY}", mend=_MEND)
+
+
+def _expected(section: str, option: str, value: str) -> str:
+    """What should stand there instead; empty where the option and its value may."""
+    options = _OPTIONS.get(section.partition("_")[0], frozenset())
+    if option not in options:
+        return f"none but the options {sorted(options)}"
+    allowed = _VALUES.get(option, {value})
+    return "" if value in allowed else f"one of {sorted(allowed - {''})}"

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import PureWindowsPath
 from typing import Any
 
 from samfed_monai.config.files import FOLDER_KNOBS, WEIGHT_KNOBS
-from samfed_monai.config.ids import join_id, split_id
+from samfed_monai.config.ids import join_id, lookup, split_id
 from samfed_monai.config.knobs import knobs_of
 from samfed_monai.config.overrides import MONAI_OPTIONS
 from samfed_monai.config.spelling import GROUPS, SITES
@@ -29,10 +30,15 @@ SHAPES = (
 IMPORTS = re.compile(r"\$import (?:torch|monai|samfed_monai)(?:\.[a-z]\w*)*(?: as [A-Za-z]\w*)?")
 """What ``imports`` may hold: one module of packages that are there anyway."""
 
-SENT_PLACES = frozenset({*WEIGHT_KNOBS, *FOLDER_KNOBS} - {"encoder_weights"}) | {
-    *("bundle_root", "datalist", "output", "output_dir", "cache_dir", "store_dir", "model_path")
+SENT_PLACES = frozenset({*WEIGHT_KNOBS, *FOLDER_KNOBS}) | {
+    *("datalist", "output", "path", "file", "filename", "folder", "root", "store")
 }
-"""Ids that say where something lies on a machine. A site's own file says that, never a message."""
+PLACE_ENDINGS = ("_path", "_file", "_filename", "_dir", "_folder", "_root", "_store")
+"""Ids that say where something lies on a machine, and how others of them end. A site's own file says that, never a
+message."""
+
+SENT_DATA = frozenset({"data", "images", "split"})
+"""Ids that say which images a data set holds; a number of them, ``sharing#images``, does not."""
 
 SENT_WORKFLOW = frozenset({"imports", "initialize", "run", "finalize", "_meta_"})
 """Ids that say what a workflow does rather than with which values."""
@@ -40,6 +46,7 @@ SENT_WORKFLOW = frozenset({"imports", "initialize", "run", "finalize", "_meta_"}
 _LOGGING = re.compile(r"(?:.*[/\\])?logging[^/\\]*\.(?:conf|ini|cfg|json|ya?ml|toml)", re.IGNORECASE)
 _MOST_LEVELS = 32  # the deepest value of the package's bundles and variants lies 5 levels down
 _PLAIN = "a plain value"
+_REFERENCE = re.compile(r"@\w+(?:(?:#|::)\w+)*")
 
 
 def strict_problems(content: Any, source: str = "what the server sent", *, file: bool = False) -> list[Problem]:
@@ -48,8 +55,8 @@ def strict_problems(content: Any, source: str = "what the server sent", *, file:
     Refused are: a ``_target_`` outside the strict allow-list; expressions (``$``) and references to other files
     (``%``); a logging configuration, or any other option of MONAI's own command; the debugger; values that JSON does
     not have. Something that was *sent* moreover may not hold any expression at all, set ids of :data:`SENT_WORKFLOW`,
-    or name places on this machine. A *file* of a bundle may: there :data:`SHAPES` and :data:`IMPORTS` are allowed
-    below the knobs.
+    name places on this machine or say which images a data set holds. A *file* of a bundle may: there :data:`SHAPES` and
+    :data:`IMPORTS` are allowed below the knobs, and components may name places below the folder of the run.
 
     It does not say whether an id exists or a value fits; the ordinary check does, where the bundle is at hand.
 
@@ -71,6 +78,7 @@ def strict_problems(content: Any, source: str = "what the server sent", *, file:
     for parts, value in _values(content):
         where = f"{source} -> {join_id(parts)}"
         problems |= dict.fromkeys(_of_id(parts, value, where, file))
+        problems |= dict.fromkeys(_of_place_in_file(content, parts, value, where) if file else ())
         if isinstance(value, str) and parts[-1] != "_target_":
             problems |= dict.fromkeys(_of_text(parts, value, where, file=file and parts[0] not in knobs))
     return list(problems)
@@ -105,6 +113,7 @@ def _of_id(parts: tuple[str, ...], value: Any, where: str, file: bool) -> Iterat
     if last in ("logging_file", "logging_config") or (len(own) == 1 and own[0] in MONAI_OPTIONS):
         mend = "delete it; whoever starts a run decides where it logs and what it reads"
         yield Problem(where, found="an option of the command", expected="ids of a configuration", mend=mend)
+        return
     if file:
         return
     if own[0] in SENT_WORKFLOW:
@@ -113,6 +122,9 @@ def _of_id(parts: tuple[str, ...], value: Any, where: str, file: bool) -> Iterat
     if _is_place(last, value):
         mend = "set it on this machine, in the site's own file"
         yield Problem(where, found=_shown(value), expected="nothing that says where files lie", mend=mend)
+    if _is_data(last, value):
+        mend = "delete it; a variant that was installed here may say it"
+        yield Problem(where, found=_shown(value), expected="nothing that says which images are read", mend=mend)
 
 
 def _in_its_workflow(parts: tuple[str, ...]) -> tuple[str, ...]:
@@ -121,10 +133,40 @@ def _in_its_workflow(parts: tuple[str, ...]) -> tuple[str, ...]:
     return parts[depth:] or parts
 
 
+def _of_place_in_file(content: Mapping[Any, Any], parts: tuple[str, ...], value: Any, where: str) -> Iterator[Problem]:
+    """A place out of reach in a file's component, there or in the id of the file that it refers to."""
+    if isinstance(value, str) and value.startswith("@"):
+        leads_to = split_id(value[1:])
+        value = None if _names_place(leads_to[-1]) else lookup(content, leads_to)  # a knob for a place is plain to see
+    if len(_in_its_workflow(parts)) < 2 or not _names_place(parts[-1]) or not isinstance(value, str):
+        return
+    path = PureWindowsPath(value)  # it takes both kinds of slashes
+    if path.anchor or ".." in path.parts or value.startswith("~"):
+        mend = "refer to a knob for places, for instance @output_dir"
+        yield Problem(where, found=_shown(value), expected="a path below the folder of the run", mend=mend)
+
+
 def _is_place(name: str, value: Any) -> bool:
-    if value is None or (isinstance(value, str) and value.startswith("@")):
+    if not _names_place(name) or value is None or _leads_to(value, _names_place):
         return False
-    return name in SENT_PLACES or (name == "encoder_weights" and not (isinstance(value, str) and value.isidentifier()))
+    if name == "encoder_weights":
+        return not (isinstance(value, str) and value.isidentifier())
+    return name in SENT_PLACES or not isinstance(value, (int, float))  # `drop_path: 0.1` is no path
+
+
+def _names_place(name: str) -> bool:
+    return name in SENT_PLACES or name.endswith(PLACE_ENDINGS)
+
+
+def _is_data(name: str, value: Any) -> bool:
+    plain = value is None or isinstance(value, (int, float))
+    return name in SENT_DATA and not plain and not _leads_to(value, SENT_DATA.__contains__)
+
+
+def _leads_to(value: Any, kind: Callable[[str], bool]) -> bool:
+    """Whether ``value`` is a reference to an id of a kind that cannot have been sent itself."""
+    reference = isinstance(value, str) and _REFERENCE.fullmatch(value)
+    return bool(reference) and kind(split_id(value[1:])[-1])
 
 
 def _shown(value: Any) -> str:

@@ -1,6 +1,6 @@
 """The components that a strict bundle may name: this package's, and of others those that compute.
 
-What loads, fetches, writes or starts something is not among the latter.
+What loads, fetches, compiles, writes or starts something is not among the latter.
 """
 
 from __future__ import annotations
@@ -27,6 +27,24 @@ CLASSES = (
 )
 """Where the classes are defined, which need not be the path that a bundle spells (``monai.data.DataLoader`` is defined
 in ``monai.data.dataloader``). A name without a final dot is one class."""
+
+DENIED = (
+    *("ignite.metrics.gan.", "monai.losses.perceptual.", "monai.networks.layers.gmm."),
+    *("monai.inferers.inferer.PatchInferer", "monai.inferers.merger.ZarrAvgMerger"),
+    *("monai.networks.blocks.fcn.FCN", "monai.networks.blocks.fcn.MCFCN"),
+    *("monai.networks.blocks.text_embedding.TextEncoder", "monai.networks.nets.ahnet.AHNet"),
+    *("monai.networks.nets.cell_sam_wrapper.CellSamWrapper", "monai.networks.nets.flexible_unet.FlexibleUNet"),
+    *(f"monai.networks.nets.densenet.DenseNet{depth}" for depth in (121, 169, 201, 264)),
+    *(f"monai.networks.nets.efficientnet.EfficientNet{name}" for name in ("BN", "BNFeatures", "Encoder")),
+    *("monai.networks.nets.hovernet.HoVerNet", "monai.networks.nets.milmodel.MILModel"),
+    *(f"monai.networks.nets.resnet.ResNet{name}" for name in ("Encoder", "Features")),
+    *(f"monai.networks.nets.senet.SE{name}" for name in ("Net154", "ResNet50", "ResNet101", "ResNet152")),
+    *(f"monai.networks.nets.senet.SEResNext{depth}" for depth in (50, 101)),
+    *("monai.networks.nets.torchvision_fc.TorchVisionFCModel", "monai.networks.nets.transchex."),
+    "monai.transforms.post.dictionary.SaveClassificationd",
+)
+"""Of :data:`CLASSES`, those whose constructor fetches, loads, compiles or writes: pretrained weights, torch.hub, C++,
+a class named by a string, a store on disk."""
 
 FUNCTIONS = frozenset(
     {
@@ -68,4 +86,8 @@ def strict_target(target: Any, where: str) -> list[Problem]:
 
 
 def _listed(name: str) -> bool:
-    return any(name.startswith(entry) if entry.endswith(".") else name == entry for entry in CLASSES)
+    return _one_of(name, CLASSES) and not _one_of(name, DENIED)
+
+
+def _one_of(name: str, entries: tuple[str, ...]) -> bool:
+    return any(name.startswith(entry) if entry.endswith(".") else name == entry for entry in entries)

@@ -11,8 +11,9 @@ from samfed_monai.errors import Problem
 from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
 from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.privacy.public_images import require_public_images
 from samfed_monai.federation.privacy.release import Release as Filter
-from samfed_monai.federation.privacy.settings import Privacy
+from samfed_monai.federation.privacy.settings import Privacy, PrivacyFloor
 from samfed_monai.federation.privacy.site import site_release, too_few_images
 from samfed_monai.federation.site_parts import Shared, SiteParts
 from samfed_monai.federation.site_worker import Release, SiteWorker, said
@@ -44,9 +45,10 @@ class SiteNode:
         places: this machine's.
         release: what every answer passes last; ``None`` is the plan's (:func:`site_release`).
         shared: what the sites of one process have in common.
+        floor: what this site asks of the run's privacy, whatever the plan says; ``None`` leaves it to the plan.
 
     Raises:
-        Refused: the bundle or the plan cannot be used, or the plan has no such site.
+        Refused: the bundle or the plan cannot be used, the plan has no such site, or promises less than the floor.
 
     Example::
 
@@ -62,10 +64,12 @@ class SiteNode:
         *,
         release: Release | None = None,
         shared: Shared | None = None,
+        floor: PrivacyFloor | None = None,
     ) -> None:
         self.site, self.plan = site, plan
         self.parts = SiteParts(site, plan, places, shared)
-        self.release = release or site_release(site, lambda: self._client().client, plan.privacy, places.output_dir)
+        self.privacy = (floor or PrivacyFloor()).under(Privacy.from_json(plan.privacy))
+        self.release = release or site_release(site, lambda: self._client().client, self.privacy, places.output_dir)
         self._worker: SiteWorker | None = None
         self._has_network = False
         self._refused = ""
@@ -136,7 +140,7 @@ class SiteNode:
             if self.parts.trains:
                 images = self.parts.training_images()
                 problems += no_labels(images) if self.parts.cast.supervised else []
-                problems += too_few_images(images, Privacy.from_json(self.plan.privacy), self.parts.cast.strategy)
+                problems += too_few_images(images, self.privacy, self.parts.cast.strategy)
             if self.parts.shared is None:
                 problems += image_problems(self.parts.datalist, self.parts.data_root, cache_dir=self.parts.places.cache)
         try:
@@ -170,6 +174,8 @@ class SiteNode:
     def _client(self) -> SiteWorker:
         if self._worker is None:
             client = self.parts.client()
+            if client.own is not None:
+                require_public_images(client.own.sharing, self.parts.public_records)
             self._worker = SiteWorker(self.site, client)
             if client.parts is not None and isinstance(self.release, Filter):
                 self.release.declare(client.parts.split)

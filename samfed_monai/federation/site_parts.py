@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from samfed_monai.data import DataList
+from samfed_monai.data import DataList, load_records
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.federation.algo import SamFedAlgo
 from samfed_monai.federation.envelope import MessageRefused
@@ -93,6 +93,10 @@ class SiteParts:
             raise MessageRefused(
                 [Problem("data list", found=found, expected="one with this site's part", mend=mend)]
             ) from None
+
+    def public_records(self) -> list[dict[str, Any]]:
+        """The public images of this site's own list, as files here."""
+        return load_records(self.datalist, self.data_root, split="public")
 
     def training_images(self) -> int:
         """How many of this site's own images it trains on: all, or those with a label where it learns from labels."""

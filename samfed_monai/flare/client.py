@@ -19,6 +19,7 @@ from samfed_monai.errors import Refused
 from samfed_monai.flare.child import Child, ChildDied
 from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.old_runs import forget_old_runs
+from samfed_monai.flare.run_name import require_run_name
 from samfed_monai.flare.site_file import SiteFile, read_site_file
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,9 @@ class Site:
         except ChildDied as error:
             logger.warning("%s", error)
             return b"", str(error)
+        except Refused as error:  # of the message, which the server knows
+            logger.warning("%s", error)
+            return b"", "; ".join(map(str, error.problems))
         except OSError as error:
             logger.exception("the site's files")
             return b"", f"OSError ({os.strerror(error.errno)})" if error.errno else "OSError"
@@ -73,6 +77,7 @@ class Site:
         self.close()
         if not run or set(run) - _SHORT:
             raise ChildDied("the message names no run")
+        require_run_name(run_name, "message -> run_name")
         self._run, self._child = run, None
         self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         forget_old_runs(self.state.parent.parent, run)

@@ -15,6 +15,7 @@ from samfed_monai.errors import ExitCode, SamFedError, Stopped
 from samfed_monai.flare.flare_post import LETTER, FlarePost
 from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.post import Letter, Post
+from samfed_monai.flare.run_name import require_run_name
 from samfed_monai.flare.transport import FlareTransport
 
 require_flare()
@@ -38,9 +39,13 @@ class FederationController(ModelController):
 
     Args:
         run_name: name of the run; where the server's site file has a ``runs_dir``, the folder below it.
+
+    Raises:
+        Refused: a name that is no folder name.
     """
 
     def __init__(self, run_name: str = "samfed") -> None:
+        require_run_name(run_name, "config_fed_server.json -> run_name")
         super().__init__(persistor_id="", ignore_result_error=True)
         self._task_check_period = 0.1
         self.run_name = run_name

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.errors import Problem, Refused
 from samfed_monai.flare.client import PLAN
+from samfed_monai.flare.run_name import require_run_name
 from samfed_monai.io import write_json
 
 logger = logging.getLogger(__name__)
 
 CONTROLLER = "samfed_monai.flare.controller.FederationController"
 EXECUTOR = "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor"
-RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 def export_job(
@@ -47,9 +45,7 @@ def export_job(
     Raises:
         Refused: a name that is no folder name.
     """
-    if not RUN_NAME.fullmatch(run_name):
-        expected = "letters, digits, dots, dashes and underscores"
-        raise Refused([Problem("--run-name", found=repr(run_name), expected=expected)])
+    require_run_name(run_name, "--run-name")
     folder = Path(folder)
     config = folder / "app" / "config"
     write_json(

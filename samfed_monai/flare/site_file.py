@@ -1,4 +1,5 @@
-"""What a site (or the server) says about itself: where its data, caches and results lie. Never sent, never received.
+"""What a site (or the server) says about itself: where its data, caches and results lie, and what it asks of a run's
+privacy. No place is ever sent, and nothing is received.
 
 Example (``local/samfed_site.json`` in a FLARE workspace)::
 
@@ -12,6 +13,7 @@ Example (``local/samfed_site.json`` in a FLARE workspace)::
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,8 @@ NAME = "samfed_site.json"
 VARIABLE = "SAMFED_SITE"
 _PATHS = ("datalist", "data_root", "cache_dir", "output_dir", "runs_dir", "weights", "bundle_root", "adapter")
 _WORDS = ("device",)
-_NUMBERS = ("memory_limit_gib", "threads")
+_NUMBERS = ("memory_limit_gib", "threads", "epsilon")
+_COUNTS = ("least_images",)
 _REQUIRED = ("datalist", "data_root", "cache_dir")
 
 
@@ -45,6 +48,8 @@ class SiteFile:
         device: of torch (``cuda:0``); ``None`` leaves it to the bundle.
         memory_limit_gib: most memory (data segment, GiB) of the process that trains; ``None`` sets no limit.
         threads: threads of torch in that process; ``None`` leaves it to torch.
+        least_images, epsilon: as :class:`~samfed_monai.federation.privacy.settings.PrivacyFloor` takes them; ``None``
+            leaves it to the run's plan.
     """
 
     path: Path
@@ -59,6 +64,8 @@ class SiteFile:
     device: str | None = None
     memory_limit_gib: float | None = None
     threads: int | None = None
+    least_images: int | None = None
+    epsilon: float | None = None
 
     def run_folder(self, run_name: str) -> Path:
         """The folder of a run at this site."""
@@ -88,7 +95,7 @@ def read_site_file(start: str | Path, site: str | None = None) -> SiteFile:
     _check(path, content, problems)
     problems.refuse_if_any()
     values: dict[str, Any] = {name: Path(content[name]).expanduser() for name in _PATHS if content.get(name)}
-    values.update({name: content[name] for name in (*_NUMBERS, *_WORDS) if content.get(name) is not None})
+    values.update({name: content[name] for name in (*_NUMBERS, *_COUNTS, *_WORDS) if content.get(name) is not None})
     return SiteFile(path=path, **values)
 
 
@@ -107,7 +114,7 @@ def _find(start: Path, site: str) -> Path:
 
 
 def _check(path: Path, content: dict[str, Any], problems: Problems) -> None:
-    known = (*_PATHS, *_WORDS, *_NUMBERS)
+    known = (*_PATHS, *_WORDS, *_NUMBERS, *_COUNTS)
     for name, value in content.items():
         where = f"{path.name} -> {name}"
         if name not in known:
@@ -116,8 +123,10 @@ def _check(path: Path, content: dict[str, Any], problems: Problems) -> None:
         elif name in (*_PATHS, *_WORDS) and value is not None and not isinstance(value, str):
             expected = "a path" if name in _PATHS else "a word"
             problems.add(where, found=type(value).__name__, expected=expected)
-        elif name in _NUMBERS and value is not None and (type(value) not in (int, float) or value <= 0):
+        elif name in _NUMBERS and value is not None and (type(value) not in (int, float) or not 0 < value < math.inf):
             problems.add(where, found=repr(value), expected="a number above 0")
+        elif name in _COUNTS and value is not None and (type(value) is not int or value < 1):
+            problems.add(where, found=repr(value), expected="a whole number >= 1")
     for name in _REQUIRED:
         if not content.get(name):
             problems.add(

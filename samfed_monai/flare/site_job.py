@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config import find_bundle
+from samfed_monai.config.bundles import packaged_bundle
 from samfed_monai.config.strict import strict_problems
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.privacy.settings import PrivacyFloor
 from samfed_monai.federation.site_node import SiteNode
 from samfed_monai.flare.site_file import SiteFile
 from samfed_monai.io import read_json
@@ -25,7 +27,8 @@ def site_node(settings: dict[str, Any], files: SiteFile) -> SiteNode:
         Refused: a plan that is or could become code, or that is not one; a bundle that is not here.
     """
     plan = read_plan(settings["plan"])
-    return SiteNode(settings["site"], plan, places_of(files, plan, Path(settings["run_folder"])))
+    floor = PrivacyFloor(files.least_images or 1, files.epsilon)
+    return SiteNode(settings["site"], plan, places_of(files, plan, Path(settings["run_folder"])), floor=floor)
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -50,9 +53,13 @@ def read_plan(path: str | Path) -> Plan:
 
 
 def places_of(files: SiteFile, plan: Plan, run_folder: Path) -> Places:
-    """Where things lie, from the site's own file alone."""
+    """Where things lie, from the site's own file alone; a folder that came with the job is no bundle.
+
+    Raises:
+        Refused: the file names no bundle, and none of the plan's name comes with the package.
+    """
     return Places(
-        bundle_root=find_bundle(files.bundle_root or plan.bundle),
+        bundle_root=find_bundle(files.bundle_root) if files.bundle_root else packaged_bundle(plan.bundle),
         datalist=files.datalist,
         data_root=files.data_root,
         output_dir=run_folder,

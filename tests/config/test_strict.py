@@ -26,6 +26,11 @@ def test_plain_values_references_and_listed_components_pass():
         "sites": {"site-1": {"network": "deeplabv3plus_resnet34"}},
         "client#encoder_weights": "efficientnet_lite0",
         "client#store_dir": None,
+        "client#after#table": {"_target_": "samfed_monai.handlers.TermTable", "path": "@output_dir"},
+        "client#sharing#plain": {"_target_": "samfed_monai.parts.SplitDataset", "data": "@images"},
+        "client#sharing#images": 40,
+        "client#network_def#drop_path": 0.1,
+        "client#personal": ["<norm>", "segmentation_head.*", "encoder.data.path"],
         "unseen": ["site-2"],
     }
     assert told(content) == []
@@ -105,6 +110,57 @@ def test_fault_31_the_server_may_not_name_places_on_the_sites_machine(key):
         "set it on this machine, in the site's own file"
     ]
     assert told({"client#encoder_weights": "/etc/passwd"}) != []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((f"client#after#logger#{name}", "/home/v/.bashrc") for name in ("path", "file", "filename", "progress_file")),
+        *(
+            (f"client#after#logger#{name}", "x")
+            for name in ("folder", "run_folder", "root", "dataset_dir", "load_path")
+        ),
+        *((f"client#after#logger#{name}", ["x"]) for name in ("store", "value_store", "some_path")),
+        *(("client#after#logger#path", value) for value in ("@x", "@output_dir/../x", "@#x", "@/x_path", "@images")),
+        ("client#encoder_weights", "@x"),
+    ],
+)
+def test_fault_31_a_component_that_was_sent_may_not_name_places_either(key, value):
+    [message] = told({key: value})
+    assert message.startswith(f"plan -> {key}: expected nothing that says where files lie, found ")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("client#sharing#plain#split", value) for value in ("test", "@x", "public")),
+        *(("client#sharing#plain#data", value) for value in ("@x", [{"image": "x"}])),
+        *(
+            (f"client#{name}", {"_target_": "samfed_monai.parts.SiteImages"})
+            for name in ("images", "test#dataset#data")
+        ),
+    ],
+)
+def test_a_server_may_not_say_which_images_a_data_set_holds(key, value):
+    assert told({key: value})[0].startswith(f"plan -> {key}: expected nothing that says which images are read, found ")
+
+
+@pytest.mark.parametrize("value", ["/home/v/.bashrc", "../x", "runs/../../x", "..\\x", "C:/x", "\\\\host\\x", "~/x"])
+def test_fault_31_a_component_of_a_file_stays_below_the_folder_of_the_run(value):
+    table = {"_target_": "samfed_monai.handlers.TermTable", "path": value}
+    message = (
+        f"plan -> after#table#path: expected a path below the folder of the run, found {value!r}; "
+        "refer to a knob for places, for instance @output_dir"
+    )
+    assert told({"imports": [], "after": {"table": table}}, file=True) == [message]
+    table["path"] = "@x"
+    assert told({"x": value, "imports": [], "after": {"table": table}}, file=True) == [message]
+
+
+@pytest.mark.parametrize("value", ["terms.csv", "runs/x..y.csv", "@output_dir", "@x", "@after#name", "@nowhere", None])
+def test_other_places_of_a_file_pass_and_so_do_its_knobs(value):
+    content = {"output_dir": "/hospital/runs", "x": "terms.csv", "after": {"name": "a", "table": {"path": value}}}
+    assert told(content, file=True) == []
 
 
 def test_fault_31_the_debugger_is_a_prompt():

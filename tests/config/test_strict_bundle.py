@@ -13,6 +13,7 @@ import torch
 from samfed_monai.cli import main
 from samfed_monai.config import packaged_bundles, strict_bundle_problems
 from samfed_monai.config.strict_files import strict_files
+from samfed_monai.data import DataList, Item, Site
 from samfed_monai.io import save_tensors
 
 from .conftest import Write
@@ -103,6 +104,24 @@ def test_every_json_file_is_looked_at_and_the_mistakes_of_all_are_told(bundle, r
         "train.json -> imports#0",
         "variants/gentle.json -> loss#_target_",
     ]
+
+
+@pytest.mark.parametrize("name", ["configs/a.JSON", "docs/a.json", "a.Json", "configs/.json", "models/deep/a.jSoN"])
+def test_fault_31_a_json_file_in_any_folder_and_letter_case_is_looked_at(bundle, name):
+    before = told(bundle)
+    (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+    (bundle / name).write_text('{"x": "$print(1)"}')
+    [message] = [message for message in told(bundle) if message not in before and "without an ending" not in message]
+    assert message.startswith(f"{name.removeprefix('configs/')} -> x: expected no expression, ")
+
+
+def test_json_that_is_no_configuration_passes(bundle):
+    before = told(bundle)
+    (bundle / "docs").mkdir(exist_ok=True)
+    item = Item(image="images/a.png", label="masks/a.png", sha256="0" * 64, label_sha256="1" * 64)
+    DataList("list", [item], {"site-1": Site()}).save(bundle / "docs" / "list.json")
+    (bundle / "docs" / "rows.json").write_text('[{"dice": 0.5}, "$5 a row"]')
+    assert told(bundle) == before
 
 
 def test_fault_31_the_command_refuses_with_every_problem_and_code_2(bundle, rewrite: Write, capsys):

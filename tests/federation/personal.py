@@ -21,7 +21,7 @@ from samfed_monai.federation import (
     SiteWorker,
     Strategy,
 )
-from samfed_monai.federation.privacy.site import site_release
+from samfed_monai.federation.privacy import Privacy, site_release
 from tests.federation.toys import BUNDLE, QUIET, ToyNet, toy_weights
 
 TERM = {"_target_": "samfed_monai.handlers.AnchoredTerm", "name": "ditto", "mu": 0.1}
@@ -96,7 +96,7 @@ def run_personal(
 ) -> tuple[RunResult, dict[str, SamFedAlgo], Strategy]:
     """A federation of two sites, whose answers pass the sites' filter; what it came to."""
     algos = {s: personal_algo(s, name, output_dir=path / "evaluation", **overrides) for s in ("site-1", "site-2")}
-    privacy = {"least_images": 1}
+    privacy = Privacy(least_images=1)
     workers = {
         site: SiteWorker(site, algo, site_release(site, lambda algo=algo: algo, privacy, path))  # type: ignore[misc]
         for site, algo in algos.items()

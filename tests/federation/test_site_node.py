@@ -10,6 +10,7 @@ from samfed_monai.data import DataList
 from samfed_monai.data.split_lists import write_site_lists
 from samfed_monai.errors import Refused
 from samfed_monai.federation import Envelope, Kind, MessageRefused, Plan, SiteNode, SiteWorker, Task
+from samfed_monai.federation.privacy.settings import PrivacyFloor
 from samfed_monai.federation.stages.cast import Cast
 from samfed_monai.federation.stages.papers import own_papers
 from tests.federation.test_job import CLIENT
@@ -39,6 +40,10 @@ def node(small_federation, lists, tmp_path):
         return SiteNode(site, plan, places(small_federation, lists[site], tmp_path / site), **options)
 
     return made
+
+
+def papers(node: SiteNode) -> tuple:
+    return node.parts.places.bundle_root, node.parts.datalist, "site-1"
 
 
 def message(kind: Kind = Kind.METRICS, **fields) -> Envelope:
@@ -96,7 +101,7 @@ def test_each_site_knows_its_network_from_the_plan_alone(node, lists):
 
 def test_a_check_that_failed_stands_until_one_passes(node):
     here = node()
-    own = own_papers(ALIKE, here.parts.places.bundle_root, here.parts.datalist, "site-1")
+    own = own_papers(ALIKE, *papers(here))
     with pytest.raises(MessageRefused, match="plan and bundle: expected the server's 000000000000, found"):
         here.answer(Task.CHECK, message(extra={**own, "plan": "0" * 64}))
     with pytest.raises(MessageRefused, match="site: expected a check that passed, found a check that failed"):
@@ -116,6 +121,37 @@ def test_a_network_of_its_own_needs_weights_to_start_from_or_a_state(node):
     again = node(OWN)
     again.load_state_dict(here.state_dict())
     assert again.answer(Task.TRAIN, replace(message(extra={"purpose": "distil"}), round=1)).round == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"sharing#plain#split": "test"}, "2 other images"),
+        ({"sharing#plain#split": "test", "sharing#mask_size": 64, "public_images": 1}, "1 other images"),
+        ({"sharing#plain": "@validate#dataset"}, "2 other images"),
+    ],
+)
+def test_a_plan_cannot_make_masks_of_private_images_leave_as_those_of_public_ones(node, change, found):
+    here = node(replace(OWN, client={**OWN.client, **change}))
+    for task in (Task.PREPARE, Task.EVALUATE):  # no word `public`: a server may leave it out
+        with pytest.raises(MessageRefused, match=f"images of this site's own public list alone, found {found}"):
+            here.answer(task, message(extra={"split": "test"}))
+    with pytest.raises(MessageRefused, match="network: expected this site's own, found none"):
+        here.answer(Task.TRAIN, message(extra={"purpose": "distil"}))
+
+
+def test_masks_of_some_public_images_are_no_others(node):
+    here = node(replace(OWN, client={**OWN.client, "public_images": 1}))
+    assert len(here._client().client.own.sharing.predictor.dataset) == 1
+
+
+def test_the_sites_own_floor_holds_whatever_the_plan_promises(node):
+    assert node(floor=PrivacyFloor(3)).release.privacy.least_images == 3
+    here, own = node(floor=PrivacyFloor(1000)), own_papers(ALIKE, *papers(node()))
+    with pytest.raises(MessageRefused, match=r"expected at least 1000 images to train on, .*, found fewer"):
+        here.answer(Task.CHECK, message(extra=own))
+    with pytest.raises(MessageRefused, match="expected noise: this site's file has an epsilon, found none"):
+        node(floor=PrivacyFloor(epsilon=2.0))
 
 
 def test_without_the_servers_adapter_a_site_that_needs_one_does_not_train(node):

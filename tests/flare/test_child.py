@@ -109,5 +109,10 @@ def test_a_site_answers_reports_a_dead_child_and_starts_another(tmp_path, monkey
         assert site.answer(words, b"again") == (b"again", "")
         assert site.state == tmp_path / "sites" / "cache" / "site-1" / "state" / "ab12" / "site-1"
         assert site.answer({**words, "run": "../../etc"}, b"")[1] == "the message names no run"
+        for name in ("../../etc/x", "/etc/x", ""):
+            content, failure = site.answer({**words, "run": "cd34", "run_name": name}, b"abc")
+            assert (content, failure[:52]) == (b"", "message -> run_name: expected up to 100 letters, dig")
+        assert not site.state.with_name("cd34").exists()
+        assert site.answer({**words, "run": "cd34"}, b"abc") == (b"abc", "")
     finally:
         site.close()

@@ -13,12 +13,16 @@ from typing import Any
 import pytest
 import torch
 
+from samfed_monai.config.bundles import packaged_bundle
 from samfed_monai.config.exit_codes import message_and_code
 from samfed_monai.errors import ExitCode, Refused, Stopped
 from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
+from samfed_monai.federation.plan import Plan
+from samfed_monai.federation.privacy.settings import PrivacyFloor
 from samfed_monai.federation.transport import Task
 from samfed_monai.federation.wire import to_bytes
 from samfed_monai.flare.allow_list import NEEDED, allow_list_snippet, merge_allow_list
+from samfed_monai.flare.controller import FederationController
 from samfed_monai.flare.job import export_job
 from samfed_monai.flare.job_results import publish
 from samfed_monai.flare.kit import accepts_certificate, admin_of
@@ -27,7 +31,7 @@ from samfed_monai.flare.planning import planned
 from samfed_monai.flare.processes import Processes
 from samfed_monai.flare.session import open_session, wait_for_sites
 from samfed_monai.flare.site_file import read_site_file
-from samfed_monai.flare.site_job import read_plan
+from samfed_monai.flare.site_job import places_of, read_plan, site_node
 from samfed_monai.flare.site_state import SiteState
 from samfed_monai.flare.status import clear_status, read_status, write_status
 from samfed_monai.flare.watch import Told, Watch, raise_as_told, refuse_busy_port, told_in
@@ -110,9 +114,12 @@ def test_a_job_is_four_json_files_and_no_code(tmp_path):
     assert paths == set(NEEDED)
 
 
-def test_a_run_name_that_is_a_path_is_refused(tmp_path):
-    with pytest.raises(Refused, match="--run-name"):
-        export_job(tmp_path, {}, run_name="../x")
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "..", "", "a/b", "a\\b", "a\n", "a" * 101])
+def test_a_run_name_that_is_a_path_is_refused(tmp_path, name):
+    with pytest.raises(Refused, match=r"--run-name: expected up to 100 letters, .*; submit the job with another"):
+        export_job(tmp_path, {}, run_name=name)
+    with pytest.raises(Refused, match=r"config_fed_server.json -> run_name: expected up to 100 letters"):
+        FederationController(name)
 
 
 PLAN = {"bundle": "samfed_skin", "rounds": 2, "sites": {"site-1": {}, "site-2": {}}}
@@ -133,6 +140,57 @@ def test_fault_31_a_plan_that_could_become_code_is_refused_at_the_site(tmp_path,
     write_json(tmp_path / "plan.json", {**PLAN, **change})
     with pytest.raises(Refused, match=match):
         read_plan(tmp_path / "plan.json")
+
+
+def test_a_plan_that_says_where_to_write_or_what_to_read_is_refused_at_the_site(tmp_path):
+    table = {"_target_": "samfed_monai.handlers.TermTable", "path": "/home/v/.bashrc"}
+    write_json(tmp_path / "plan.json", {**PLAN, "client": {"after#logger": table, "sharing#plain#split": "test"}})
+    with pytest.raises(Refused) as refused:
+        read_plan(tmp_path / "plan.json")
+    assert [problem.where for problem in refused.value.problems] == [
+        "plan -> client#after#logger#path",
+        "plan -> client#sharing#plain#split",
+    ]
+
+
+def test_a_folder_that_came_with_the_job_does_not_stand_for_the_installed_bundle(tmp_path, monkeypatch):
+    write_json(tmp_path / "samfed_skin" / "configs" / "metadata.json", {})
+    write_json(tmp_path / "mine" / "configs" / "metadata.json", {})
+    monkeypatch.chdir(tmp_path)
+    plan = Plan.from_json(PLAN)
+    files = read_site_file(site_file(tmp_path))
+    assert places_of(files, plan, tmp_path).bundle_root == packaged_bundle("samfed_skin")
+    own = read_site_file(site_file(tmp_path, bundle_root=str(tmp_path / "mine")))
+    assert places_of(own, plan, tmp_path).bundle_root == tmp_path / "mine"
+    with pytest.raises(Refused, match=r"bundle: expected one of .*, found 'mine'"):
+        places_of(files, Plan.from_json({**PLAN, "bundle": "mine"}), tmp_path)
+
+
+def test_a_site_file_may_ask_for_more_privacy_than_the_plan(tmp_path, monkeypatch):
+    write_json(tmp_path / "plan.json", PLAN)
+    files = read_site_file(site_file(tmp_path, least_images=8, epsilon=2.5))
+    asked = {}
+    monkeypatch.setattr("samfed_monai.flare.site_job.SiteNode", lambda *_, floor: asked.update(floor=floor))
+    settings = {"site": "site-1", "plan": str(tmp_path / "plan.json"), "run_folder": str(tmp_path)}
+    site_node(settings, files)
+    assert asked == {"floor": PrivacyFloor(8, 2.5)}
+    site_node(settings, read_site_file(site_file(tmp_path)))
+    assert asked == {"floor": PrivacyFloor()}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        *(({"least_images": value}, "a whole number >= 1") for value in (0, 2.0, True, "5")),
+        *(({"epsilon": value}, "a number above 0") for value in (0, -1.0, float("nan"), float("inf"), "1")),
+    ],
+)
+def test_a_floor_that_is_none_is_refused(tmp_path, change, expected):
+    site_file(tmp_path)
+    path = tmp_path / "local" / "samfed_site.json"
+    path.write_text(json.dumps({**read_json(path), **change}))
+    with pytest.raises(Refused, match=f"samfed_site.json -> {next(iter(change))}: expected {expected}"):
+        read_site_file(tmp_path)
 
 
 def test_a_plain_plan_is_read(tmp_path):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from samfed_monai.errors import Problems, did_you_mean
+from samfed_monai.errors import Problem, Problems, did_you_mean
+from samfed_monai.federation.envelope import MessageRefused
 
 WHERE = "federate.json -> privacy"
 
@@ -72,6 +73,36 @@ class Privacy:
     def to_json(self) -> dict[str, Any]:
         """What :meth:`from_json` reads."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class PrivacyFloor:
+    """What a site asks of every run, whatever the run's plan promises: the stricter of the two counts.
+
+    Args:
+        least_images: as in :class:`Privacy`; 1 leaves it to the plan.
+        epsilon: as in :class:`DifferentialPrivacy`, counted at a ``delta`` of at most that class's default; ``None``
+            leaves it to the plan.
+    """
+
+    least_images: int = 1
+    epsilon: float | None = None
+
+    def under(self, privacy: Privacy) -> Privacy:
+        """The plan's settings, made stricter where the site's are.
+
+        Raises:
+            MessageRefused: the site has an ``epsilon``, and the plan adds no noise.
+        """
+        least, noise = max(self.least_images, privacy.least_images), privacy.differential_privacy
+        if self.epsilon is not None and noise is None:
+            expected, mend = "noise: this site's file has an epsilon", "set it in federate.json, or leave this site out"
+            where = f"{WHERE} -> differential_privacy"
+            raise MessageRefused([Problem(where, found="none", expected=expected, mend=mend)])
+        if self.epsilon is not None and noise is not None:
+            epsilon = min(self.epsilon, noise.epsilon or math.inf)
+            noise = replace(noise, epsilon=epsilon, delta=min(noise.delta, DifferentialPrivacy.delta))
+        return Privacy(least, noise)
 
 
 def _noise(content: Any, where: str, problems: Problems) -> DifferentialPrivacy:

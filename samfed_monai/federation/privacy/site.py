@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -20,19 +20,17 @@ if TYPE_CHECKING:
 NOISY_EXCHANGES = ("weights", "predictions")
 
 
-def site_release(
-    site: str, client: Callable[[], Any], privacy: Mapping[str, Any] | None, run_folder: str | Path
-) -> Release:
+def site_release(site: str, client: Callable[[], Any], privacy: Privacy, run_folder: str | Path) -> Release:
     """What every answer of a :class:`SiteNode` passes.
 
     Args:
         site: the site's name.
         client: gives the MONAI FL client whose network and sharing say what may leave.
-        privacy: ``Plan.privacy``.
+        privacy: the plan's, under the site's own floor (:meth:`PrivacyFloor.under`).
         run_folder: the run's folder at the site; the audit file is ``sites/<site>/audit.jsonl`` below it.
     """
     folder = Path(run_folder) / "sites" / quote(site, safe=" ")
-    return Release(site, allowed=lambda: allowed_of(client()), privacy=Privacy.from_json(privacy), folder=folder)
+    return Release(site, allowed=lambda: allowed_of(client()), privacy=privacy, folder=folder)
 
 
 def require_possible(privacy: Privacy, strategy: Strategy) -> None:

@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from samfed_monai.errors import Refused
+from samfed_monai.federation import MessageRefused
 from samfed_monai.federation.privacy import DifferentialPrivacy, Privacy
+from samfed_monai.federation.privacy.settings import PrivacyFloor
 
 
 def test_what_is_left_out_is_the_default():
@@ -30,3 +34,30 @@ def test_every_problem_is_listed_at_once():
 def test_something_else_than_an_object_is_refused():
     with pytest.raises(Refused, match=r"federate\.json -> privacy: expected an object, found str"):
         Privacy.from_json("strict")
+
+
+NOISE = DifferentialPrivacy(noise_multiplier=2.0, delta=1e-3, epsilon=8.0)
+
+
+@pytest.mark.parametrize(
+    ("floor", "plan", "expected"),
+    [
+        (PrivacyFloor(), Privacy(5, NOISE), Privacy(5, NOISE)),
+        (PrivacyFloor(3), Privacy(5), Privacy(5)),
+        (PrivacyFloor(8), Privacy(1), Privacy(8)),
+        (PrivacyFloor(8, 2.0), Privacy(1, NOISE), Privacy(8, replace(NOISE, epsilon=2.0, delta=1e-5))),
+        (PrivacyFloor(1, 9.0), Privacy(1, NOISE), Privacy(1, replace(NOISE, epsilon=8.0, delta=1e-5))),
+        (PrivacyFloor(1, 9.0), Privacy(1, replace(NOISE, epsilon=None, delta=1e-6)), (9.0, 1e-6)),
+    ],
+)
+def test_of_plan_and_site_the_stricter_counts(floor, plan, expected):
+    found = floor.under(plan)
+    if isinstance(expected, tuple):
+        assert (found.differential_privacy.epsilon, found.differential_privacy.delta) == expected
+    else:
+        assert found == expected
+
+
+def test_a_site_with_an_epsilon_takes_no_part_in_a_run_without_noise():
+    with pytest.raises(MessageRefused, match=r"differential_privacy: expected noise: .* found none; set it in"):
+        PrivacyFloor(epsilon=2.0).under(Privacy())
