@@ -60,7 +60,8 @@ def test_each_error_carries_its_exit_code_and_is_a_builtin_error_too(error, code
 
 
 def test_exit_codes_are_the_documented_ones():
-    assert {code.name: int(code) for code in ExitCode} == {"DONE": 0, "REFUSED": 2, "STOPPED": 3, "INTERRUPTED": 130}
+    codes = {"DONE": 0, "FAILED": 1, "REFUSED": 2, "STOPPED": 3, "INTERRUPTED": 130}
+    assert {code.name: int(code) for code in ExitCode} == codes
 
 
 def test_problems_collects_in_order_and_refuses_all_at_once():
