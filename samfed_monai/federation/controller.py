@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,9 +194,9 @@ class RoundController:
                 )
             failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
             if len(replies) - len(failures) < self.quorum:
-                reasons = "".join(f"\n  - {site}: {reason}" for site, reason in sorted(failures.items()))
-                came = f"{len(replies) - len(failures)} of {len(replies)} updates, {self.quorum} needed"
-                raise Stopped(f"round {round}: {came}{reasons}\n  {self._kept()}", f"mend it, then {self.resume_hint}")
+                raise self._too_few(
+                    f"round {round}: {len(replies) - len(failures)} of {len(replies)} updates", failures
+                )
             self.strategy.finish(round)
             with clock("server"):
                 self.strategy.refine(round)
@@ -234,9 +234,8 @@ class RoundController:
             models = {name: self._model(name, round, records) for name, round in rounds.items()}
         failed = self.evaluation.failed
         if len(self.sites) - len(failed) < self.quorum:
-            reasons = "".join(f"\n  - {site}: {reason}" for site, reason in sorted(failed.items()))
-            came = f"{len(self.sites) - len(failed)} of {len(self.sites)} sites scored the models, {self.quorum} needed"
-            raise Stopped(f"{came}{reasons}\n  {self._kept()}", f"mend it, then {self.resume_hint}")
+            scored = len(self.sites) - len(failed)
+            raise self._too_few(f"{scored} of {len(self.sites)} sites scored the models", failed)
         traffic = total_traffic(records, self.transport.take_traffic().values())
         seconds = {
             name: sum(record["seconds"].get(name, 0.0) for record in records) + clock.seconds.get(name, 0.0)
@@ -248,6 +247,11 @@ class RoundController:
         self._go_to(round)
         stored = {"round": round, "sha256": records[round]["files"]["global.safetensors"]}
         return {**stored, **self.evaluation.of_model(name, round)}
+
+    def _too_few(self, came: str, failures: Mapping[str, str]) -> Stopped:
+        reasons = "".join(f"\n  - {site}: {reason}" for site, reason in sorted(failures.items()))
+        told = f"{came}, {self.quorum} needed{reasons}\n  {self._kept()}"
+        return Stopped(told, f"mend it, then {self.resume_hint}")
 
     def _kept(self) -> str:
         done = len(self.folder.store.rounds())
