@@ -57,6 +57,8 @@ class RunFolder:
     ) -> RunFolder:
         """Locks the folder, and writes ``run.json`` or compares itself with the one that is there.
 
+        A run that was ended before its first round was complete holds nothing to go on from: ``run.json`` is replaced.
+
         Args:
             config: the resolved configuration, JSON content; machine paths do not belong in it.
             versions: of packages; a difference is logged, because results may then differ in the last bits.
@@ -78,11 +80,11 @@ class RunFolder:
                 "seeds": dict(seeds or {}),
                 "versions": dict(versions or {}),
             }
-            if (self.path / "run.json").exists():
+            self.store.clean()
+            if self._holds_results() and (self.path / "run.json").exists():
                 self._compare(read_json(self.path / "run.json"), content)
             else:
                 write_json(self.path / "run.json", content)
-            self.store.clean()
         except BaseException:
             self._lock.release()
             raise
@@ -154,6 +156,10 @@ class RunFolder:
             found = f"it cannot be written ({os.strerror(error.errno) if error.errno else error})"
             mend = "choose another output_dir, or mend its permissions"
             raise Refused([Problem(str(self.path), found=found, expected="a folder for the run", mend=mend)]) from None
+
+    def _holds_results(self) -> bool:
+        rounds = self.store.folder
+        return (self.path / "results.json").exists() or (rounds.is_dir() and any(rounds.iterdir()))
 
     def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         problems = Problems()

@@ -22,6 +22,12 @@ def record(round: int, dice: float | None) -> dict:
     return {"round": round, "average": {"validation": {"dice": dice}}, "sites": {}}
 
 
+def begun(path) -> None:
+    """A folder whose run has a complete round."""
+    RunFolder(path).open(CONFIG, versions={"torch": "2.12"}, hashes={"datalist": "f0"}).close()
+    (path / "rounds/000").mkdir(parents=True)
+
+
 def test_run_json_says_what_was_asked_for(tmp_path):
     with RunFolder(tmp_path / "a/b").open(
         CONFIG, versions={"torch": "2"}, hashes={"datalist": "f0"}, seeds={"seed": 1}
@@ -38,7 +44,7 @@ def test_run_json_says_what_was_asked_for(tmp_path):
 
 
 def test_another_configuration_is_refused_with_every_differing_key(tmp_path):
-    RunFolder(tmp_path).open(CONFIG, hashes={"datalist": "f0"}).close()
+    begun(tmp_path)
     other = {"rounds": 4, "client": {"learning_rate": 0.1, "sizes": [1, 3]}, "new": True}
     with pytest.raises(Refused) as caught:
         RunFolder(tmp_path).open(other, hashes={"datalist": "f1"})
@@ -51,14 +57,33 @@ def test_another_configuration_is_refused_with_every_differing_key(tmp_path):
     RunFolder(tmp_path).open(CONFIG, hashes={"datalist": "f0"}).close()
 
 
+def test_a_run_that_was_ended_before_its_first_round_gives_its_folder_to_another_configuration(tmp_path):
+    RunFolder(tmp_path).open(CONFIG).close()
+    (tmp_path / "rounds/.000.7.tmp").mkdir(parents=True)  # killed while it wrote its first round
+    RunFolder(tmp_path).open({**CONFIG, "rounds": 9}).close()
+    assert read_json(tmp_path / "run.json")["config"]["rounds"] == 9
+
+
+@pytest.mark.parametrize("held", ["rounds/000.torn/round.json", "results.json"])
+def test_what_was_computed_is_not_written_over_by_another_configuration(tmp_path, held):
+    RunFolder(tmp_path).open(CONFIG).close()
+    (tmp_path / held).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / held).write_text("{}")
+    with pytest.raises(Refused, match=r"config#rounds: expected 3, as in run.json, found 9"):
+        RunFolder(tmp_path).open({**CONFIG, "rounds": 9})
+
+
 def test_tuples_are_the_lists_that_json_makes_of_them(tmp_path):
     RunFolder(tmp_path).open({"sizes": (1, 2)}).close()
+    (tmp_path / "rounds/000").mkdir(parents=True)
     RunFolder(tmp_path).open({"sizes": (1, 2)}).close()
+    with pytest.raises(Refused, match=r"found \[1, 3\]"):
+        RunFolder(tmp_path).open({"sizes": (1, 3)})
 
 
 def test_other_versions_are_logged_and_not_refused(tmp_path, caplog):
-    RunFolder(tmp_path).open(CONFIG, versions={"torch": "2.12"}).close()
-    RunFolder(tmp_path).open(CONFIG, versions={"torch": "2.13"}).close()
+    begun(tmp_path)
+    RunFolder(tmp_path).open(CONFIG, versions={"torch": "2.13"}, hashes={"datalist": "f0"}).close()
     assert "torch was 2.12 when this run began and is 2.13 now" in caplog.text
 
 
@@ -93,10 +118,10 @@ def test_fault_51_another_process_is_refused_and_a_dead_ones_lock_is_taken_over(
 
 
 def test_a_refused_configuration_gives_the_lock_back(tmp_path):
-    RunFolder(tmp_path).open(CONFIG).close()
+    begun(tmp_path)
     with pytest.raises(Refused, match="config#rounds"):
-        RunFolder(tmp_path).open({**CONFIG, "rounds": 9})
-    RunFolder(tmp_path).open(CONFIG).close()
+        RunFolder(tmp_path).open({**CONFIG, "rounds": 9}, hashes={"datalist": "f0"})
+    RunFolder(tmp_path).open(CONFIG, hashes={"datalist": "f0"}).close()
 
 
 def test_fault_54_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, read_only_folder):
