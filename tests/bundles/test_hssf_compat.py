@@ -16,6 +16,7 @@ from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.federation import FederatedJob
 from samfed_monai.federation.job_run import JobRun
 from samfed_monai.federation.stages.cast import Cast
+from samfed_monai.federation.stages.warm_start import warm_start
 from samfed_monai.io import read_json
 from samfed_monai.networks import HssfNetwork
 from samfed_monai.results import validate_results
@@ -103,11 +104,17 @@ def test_a_federation_warms_up_by_the_conventions_too(tmp_path: Path) -> None:
     config, steps = JobRun(job.plan, job.places).warm_config(cast, "hssf_resnet18")
     warm = config.parser()
     assert steps == 2
-    assert warm.get_parsed_content("terms#confidence").weight == 4.0
     assert (warm["optimizer#lr"], warm["train#dataloader#batch_size"], warm["loss#weighted_entropy"]) == (
         1e-4,
         4,
         False,
     )
+    trained, untrained = (
+        warm_start(config, datalist=DataList.load(tmp_path / "list.json"), steps=count, seed=0, cache_dir=tmp_path)[0]
+        for count in (2, 0)
+    )
+    head = [name for name in trained if name.startswith("confidence") and name.endswith("weight")]
+    assert head
+    assert not any(torch.equal(trained[name], untrained[name]) for name in head), "the confidence is learned there, too"
     record = read_json(tmp_path / "run" / "rounds" / "000" / "round.json")["sites"]["site-1"]
     assert {"lssl", "public_supervised", "public_kd"} <= record["terms"].keys()
