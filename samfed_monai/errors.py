@@ -47,12 +47,12 @@ class SamFedError(Exception):
 
 
 class Refused(SamFedError, ValueError):
-    """Bad input, found before any work was done; carries every problem, not just the first."""
+    """Bad input, found before any work was done; carries every problem, not just the first, and each once."""
 
     exit_code = ExitCode.REFUSED
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = list(problems)
+        self.problems = list(dict.fromkeys(problems))
         count = len(self.problems)
         head = "refused: 1 problem" if count == 1 else f"refused: {count} problems"
         super().__init__("\n".join([head, *(f"  - {problem}" for problem in self.problems)]))

@@ -36,6 +36,11 @@ def test_refused_reads_an_iterator_once_and_keeps_it():
     assert "refused: 2 problems" in str(error)
 
 
+def test_refused_tells_a_problem_once_however_often_it_was_found():
+    error = Refused(Problem(name, found="x", expected="y") for name in "aba")
+    assert [problem.where for problem in error.problems] == ["a", "b"]
+
+
 def test_stopped_says_how_to_go_on():
     error = Stopped("disk full in round 3", resume="run the same command again")
     assert str(error) == "stopped: disk full in round 3\n  to go on: run the same command again"

@@ -11,7 +11,7 @@ from torch import nn
 
 from samfed_monai.networks.encoder_weights import load_encoder_weights
 from samfed_monai.networks.hssf import hssf_network
-from samfed_monai.networks.image_size import require_image_size
+from samfed_monai.networks.intake import require_intake
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.networks.weights.efficientnet import set_epsilon
 from samfed_monai.registry import Registry
@@ -43,8 +43,8 @@ def client_network(
         kwargs: passed to the network's own class, for instance ``encoder_output_stride``.
 
     Raises:
-        Refused: an unknown name, or weights of another encoder; and at the first forward pass, an image size that the
-            network cannot take, with the nearest ones that it can.
+        Refused: an unknown name, or weights of another encoder; and at the first forward pass, an image size or a
+            training batch that the network cannot take, with the nearest ones that it can.
 
     Example::
 
@@ -62,7 +62,7 @@ def _deeplabv3plus(encoder: str, in_channels: int, out_channels: int, **kwargs: 
 
     # encoder_weights=None: segmentation_models_pytorch would download ImageNet weights otherwise
     network = DeepLabV3Plus(encoder, encoder_weights=None, in_channels=in_channels, classes=out_channels, **kwargs)
-    return require_image_size(network, multiple=16, least=32)
+    return require_intake(network, multiple=16, least=32, least_batch=2)
 
 
 @CLIENT_NETWORKS.register("deeplabv3plus_resnet18")
@@ -87,7 +87,7 @@ def _flexible_unet_resnet18(in_channels: int, out_channels: int, **kwargs: Any) 
     from monai.networks.nets import FlexibleUNet
 
     settings: dict[str, Any] = {"backbone": "resnet18", "pretrained": False, "spatial_dims": 2} | kwargs
-    return require_image_size(FlexibleUNet(in_channels, out_channels, **settings), multiple=32, least=32)
+    return require_intake(FlexibleUNet(in_channels, out_channels, **settings), multiple=32, least=32)
 
 
 @CLIENT_NETWORKS.register("basic_unet")
@@ -95,13 +95,13 @@ def _basic_unet(in_channels: int, out_channels: int, **kwargs: Any) -> nn.Module
     from monai.networks.nets import BasicUNet
 
     # four halvings; below 32 px its instance norm would see a single pixel
-    return require_image_size(BasicUNet(2, in_channels, out_channels, **kwargs), multiple=1, least=32)
+    return require_intake(BasicUNet(2, in_channels, out_channels, **kwargs), multiple=1, least=32)
 
 
 def _sam(base: str, **kwargs: Any) -> nn.Module:
     from samfed_monai.networks.sam.network import sam_network
 
-    return require_image_size(sam_network(base, **kwargs), multiple=1, least=32)
+    return require_intake(sam_network(base, **kwargs), multiple=1, least=32)
 
 
 for _base in ("vit_t", "vit_b", "vit_l", "vit_h"):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.networks.hssf_parts import LOW_WIDTH, WIDTH, Aspp, ConfidenceBranch, block, drawn_anew
-from samfed_monai.networks.image_size import require_image_size
+from samfed_monai.networks.intake import require_intake
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 
 
@@ -130,7 +130,7 @@ def hssf_outputs(prediction: Tensor) -> HssfOutputs:
 def hssf_network(encoder: str, *, in_channels: int, out_channels: int) -> nn.Module:
     """:class:`HssfNetwork` for the catalogue; any image of at least 32 pixels will do."""
     network = HssfNetwork(encoder, in_channels=in_channels, out_channels=out_channels)
-    return require_image_size(network, multiple=1, least=32)
+    return require_intake(network, multiple=1, least=32, least_batch=2)
 
 
 def _upsample(tensor: Tensor, size: torch.Size) -> Tensor:

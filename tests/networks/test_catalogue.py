@@ -67,6 +67,14 @@ def test_an_image_size_it_cannot_take_is_refused_with_those_it_can(name, size, m
         client_network(name)(torch.rand(2, 3, *size))
 
 
+@pytest.mark.parametrize("name", ["deeplabv3plus_resnet18", "hssf_resnet18"])
+def test_one_image_is_no_training_batch_where_a_batch_norm_sees_one_pixel_of_it(name):
+    network = client_network(name)
+    with pytest.raises(Refused, match=r"batch_size: expected at least 2.*, found 1; set batch_size to 2 or more"):
+        network(torch.rand(1, 3, 32, 32))
+    assert network.eval()(torch.rand(1, 3, 32, 32)).shape[-2:] == (32, 32)
+
+
 def test_encoder_weights_come_from_a_local_file(tmp_path):
     source = client_network("deeplabv3plus_resnet18")
     weights = dict(source.encoder.state_dict()) | {"fc.weight": torch.zeros(2, 512)}  # type: ignore[union-attr]

@@ -11,11 +11,13 @@ from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.federation.random_state import own_random_state
 from samfed_monai.federation.stages.networks import network_builder
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
-from samfed_monai.networks.image_size import size_problems
+from samfed_monai.networks.intake import batch_problems, size_problems
 from samfed_monai.networks.key_patterns import KeySplit, network_split
 from samfed_monai.parts import parameters_of
 
 Shapes = dict[str, tuple[int, ...]]
+#: Ids of the training batches that a client network sees.
+BATCHES = "train#dataloader#batch_size", "unlabelled#dataloader#batch_size", "sharing#batch_size"
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,9 @@ def rehearse(
         The networks that differ in their name or in what a site changes.
 
     Raises:
-        Refused: an image size that a network cannot take (the message has the nearest that it can), a pattern of
-            ``personal`` or of the optimizer's groups that matches nothing, missing weights of SAM, or unlike networks
-            where all must be alike.
+        Refused: an image size or a batch that a network cannot take (the message has the nearest that it can), a
+            pattern of ``personal`` or of the optimizer's groups that matches nothing, missing weights of SAM, or unlike
+            networks where all must be alike.
     """
     problems, found = Problems(), dict[str, Rehearsed]()
     for site, name in networks.items():
@@ -69,6 +71,7 @@ def rehearse(
             network = network_builder(config, name, overrides.get(site))()
         size = changed.optional("image_size")
         problems.extend(size_problems(network, height=size, width=size) if isinstance(size, int) else ())
+        problems.extend(batch_problems(network, **_batches(changed)))
         split = KeySplit((), (), ())
         with problems.collected():
             parameters_of(network=network, groups=changed.optional("optimizer#params#groups") or ())
@@ -81,6 +84,16 @@ def rehearse(
     if one_network:
         _require_alike(rehearsed)
     return rehearsed
+
+
+def _batches(config: WorkflowConfig) -> dict[str, int]:
+    """Images of each training batch, by the knob where that decides it and else by id."""
+    knob, found = config.optional("batch_size"), dict[str, int]()
+    for name in BATCHES:
+        images = config.optional(name)
+        if isinstance(images, int):
+            found["batch_size" if images == knob else name] = images
+    return found
 
 
 def _require_alike(rehearsed: list[Rehearsed]) -> None:

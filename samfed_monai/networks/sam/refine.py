@@ -41,7 +41,8 @@ class Refinement:
     """How a teacher's mask is refined.
 
     Args:
-        refine: ``none``, ``boxes`` (the second pass replaces the first) or ``mean`` of the two.
+        refine: ``none``, ``boxes`` (the second pass replaces the first) or ``mean`` of the two. The second pass holds
+            the parts that have a box: specks and all but the eight largest parts are not in it, whatever SAM answers.
         refine_with: ``base``, the SAM as it comes, or ``adapted``, the teacher's own.
         refine_size: side of its input in pixels; ``None`` is 1024 for ``base`` and the teacher's own for ``adapted``.
         refine_least_iou: a box's answer counts where SAM itself predicts at least this IoU of it, in [0, 1]; elsewhere
@@ -123,7 +124,7 @@ class BoxRefiner(nn.Module):
             first: ``(B, 1, h, w)`` float in [0, 1] that covers exactly the images.
 
         Returns:
-            The same shape and meaning; an image without a part is left as it is.
+            The same shape and meaning; an image of which no part has a box is left as it is.
         """
         second = torch.cat([self._second(images[i : i + 1], first[i : i + 1]) for i in range(len(images))])
         return (first + second) / 2 if self.refinement.refine == Refine.MEAN else second
@@ -138,7 +139,7 @@ class BoxRefiner(nn.Module):
         answers = crop(logits, height, width, self.size).sigmoid()
         answers = resize_probabilities(answers, first.shape[-2:])
         labels = parts.labels.to(first.device)
-        # what the first pass saw of one part: the image without the others, soft border included
+        # what the first pass saw of one part: the image without the others and without specks, soft border included
         own = [first[0].masked_fill((labels > 0) & (labels != number), 0) for number in parts.numbers]
         agreement = torch.stack(
             [iou(answer[0] > 0.5, labels == number) for answer, number in zip(answers, parts.numbers, strict=True)]

@@ -91,6 +91,12 @@ def test_fedavg_refuses_networks_that_differ_by_their_definition_alone(small_lis
         ),
         ("fca", {"strategy#patterns": ["haed.*"]}, r"strategy#patterns: .*found no name like 'haed\.\*'"),
         ("fedper", {"personal": ["haed.*"]}, r"train\.json -> personal: .*found no name like 'haed\.\*'"),
+        ("no_sam", {"network_name": R18, "batch_size": 1}, r"Plus -> batch_size: .*at least 2.*set batch_size to 2 or"),
+        (
+            "heterogeneous",
+            {"network_name": R18, "unlabelled#dataloader#batch_size": 1},
+            r"^refused: 1 problem\n  - DeepLabV3Plus -> unlabelled#dataloader#batch_size: ",
+        ),
         ("heterogeneous", {"image_size": 100}, r"DeepLabV3Plus -> image width: .*set image_size to 96 or 112"),
     ],
 )

@@ -1,0 +1,78 @@
+"""A clear refusal for images and batches that a network cannot take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from samfed_monai.errors import Problem, Problems
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Forward pre-hook that refuses images of a size that the network cannot take, and batches that it cannot train on.
+
+    Args:
+        network: the network's name, for the message.
+        multiple: what height and width in pixels must be divisible by.
+        least: the smallest height and width in pixels.
+        least_batch: the fewest images of a batch in training: a batch norm over one image of one pixel has no variance.
+    """
+
+    network: str
+    multiple: int
+    least: int
+    least_batch: int = 1
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        batch, _, height, width = inputs[0].shape
+        problems = Problems()
+        problems.extend(self.of_sides(height=height, width=width))
+        if module.training:
+            problems.extend(self.of_batches(batch_size=batch))
+        problems.refuse_if_any()
+
+    def of_sides(self, **sides: int) -> Iterator[Problem]:
+        """What is wrong with an image of these sides, in pixels by name; the message has the nearest sizes that fit."""
+        for side, pixels in sides.items():
+            if pixels % self.multiple or pixels < self.least:
+                lower = max(self.least, pixels // self.multiple * self.multiple)
+                nearest = sorted({lower, max(self.least, -(-pixels // self.multiple) * self.multiple)})
+                least = f"at least {self.least} pixels"
+                yield Problem(
+                    f"{self.network} -> image {side}",
+                    found=f"{pixels} pixels",
+                    expected=least if self.multiple == 1 else f"a multiple of {self.multiple}, {least}",
+                    mend=f"set image_size to {' or '.join(map(str, nearest))}",
+                )
+
+    def of_batches(self, **batches: int) -> Iterator[Problem]:
+        """What is wrong with training batches of so many images, by the id that says so."""
+        for where, images in batches.items():
+            if images < self.least_batch:
+                expected = f"at least {self.least_batch}: its batch norm sees one pixel an image"
+                mend = f"set {where} to {self.least_batch} or more"
+                yield Problem(f"{self.network} -> {where}", found=repr(images), expected=expected, mend=mend)
+
+
+def require_intake(network: nn.Module, *, multiple: int, least: int, least_batch: int = 1) -> nn.Module:
+    """Hooks an :class:`Intake` onto ``network``; names in its state dict stay as they are."""
+    network.register_forward_pre_hook(Intake(type(network).__name__, multiple, least, least_batch))
+    return network
+
+
+def size_problems(network: nn.Module, **sides: int) -> list[Problem]:
+    """What ``network`` would refuse of images of these sides, in pixels, before it has seen one."""
+    return [problem for intake in _intakes(network) for problem in intake.of_sides(**sides)]
+
+
+def batch_problems(network: nn.Module, **batches: int) -> list[Problem]:
+    """What ``network`` would refuse of training batches of so many images, before it has seen one."""
+    return [problem for intake in _intakes(network) for problem in intake.of_batches(**batches)]
+
+
+def _intakes(network: nn.Module) -> list[Intake]:
+    return [hook for hook in network._forward_pre_hooks.values() if isinstance(hook, Intake)]
