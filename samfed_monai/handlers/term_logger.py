@@ -43,6 +43,7 @@ class TermLogger:
 
     def _reset(self, engine: Any) -> None:
         self._sums, self._counts = {}, {}
+        engine.state.terms_iteration = None  # the last run may have ended at the iteration that this one begins with
 
     def _epoch_started(self, engine: Any) -> None:
         if not in_federation(engine):

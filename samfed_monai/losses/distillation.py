@@ -38,6 +38,8 @@ def distillation_kl(
     Returns:
         a scalar >= 0; 0 where all weights are 0.
     """
+    # half precision has no number between 1 - CLIP and 1
+    logits_student = logits_student.to(torch.promote_types(logits_student.dtype, torch.float32))
     teacher = probabilities_teacher.detach().to(logits_student.dtype).clamp(CLIP, 1 - CLIP)
     softened = (torch.logit(teacher) if logits_student.shape[1] == 1 else teacher.log()) / temperature
     divergence = _divergence(logits_student / temperature, softened)

@@ -82,6 +82,12 @@ def test_what_it_says_of_its_terms_counts_open_gates():
     assert means["public_kd_gate"] == 0.5
 
 
+def test_a_round_of_one_step_reports_its_own_loss_and_not_the_last_rounds():
+    one = phase(steps=1, batch_size=COUNT, augment=False)
+    first, second = one.run(0, 2)["supervised"], one.run(1, 2)["supervised"]
+    assert second < first
+
+
 def test_no_steps_leave_everything_alone():
     network = toy_network()
     before = weights(network)

@@ -51,6 +51,12 @@ def test_exact_zeros_and_ones_stay_finite() -> None:
     assert bool(logits.grad.isfinite().all())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_exact_zeros_and_ones_stay_finite_in_half_precision(dtype: torch.dtype) -> None:
+    loss = distillation_kl(torch.zeros(1, 1, 1, 2, dtype=dtype), torch.tensor([[[[0.0, 1.0]]]]), 1)
+    assert (loss.dtype, loss.item()) == (torch.float32, pytest.approx(bernoulli_kl(CLIP, 0.5), rel=1e-3))
+
+
 def test_three_classes_by_hand() -> None:
     teacher = torch.tensor([0.5, 0.3, 0.2]).view(1, 3, 1, 1)
     expected = sum(p * math.log(p / (1 / 3)) for p in (0.5, 0.3, 0.2))
