@@ -134,6 +134,16 @@ def test_an_answer_that_is_something_else_in_the_box_is_none():
     assert (loose[..., 9:31, 9:31] > 0.99).all()
 
 
+@pytest.mark.parametrize("answer", [0.9, 0.5])
+def test_a_speck_is_dropped_whether_the_answer_counts_or_not(answer):
+    image, first = torch.rand(1, 3, 256, 256), two_parts()
+    first[..., 60, 60] = 0.9
+    found = BoxRefiner(Scripted(answer, answer), 256, Refinement("boxes", refine_least_iou=0.7))(image, first)
+    assert found[0, 0, 60, 60] < 0.01
+    mean = BoxRefiner(Scripted(answer, answer), 256, Refinement("mean", refine_least_iou=0.7))(image, first)
+    assert float(mean[0, 0, 60, 60]) == pytest.approx(0.45, abs=1e-3)
+
+
 def test_answers_that_are_made_smaller_stay_probabilities():
     first = torch.zeros(1, 1, 107, 128)
     first[..., 10:100, 10:120] = 0.8
