@@ -31,6 +31,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "allow_single_site": (bool,),
     "privacy": (Mapping, type(None)),
 }
+_LEAST = {"rounds": 1, "seed": 0, "warm_start_steps": 0, "quorum": 1}
 _WORDS = {Mapping: "an object", list: "a list", tuple: "a list", str: "a string", int: "a whole number"}
 _WORDS |= {float: "a number", bool: "true or false", type(None): "null"}
 
@@ -57,7 +58,7 @@ class Plan:
         privacy: what may leave a site (``federate.json -> privacy``); ``None`` is the package's defaults.
 
     Raises:
-        Refused: a field of another type, or content that is not JSON; every problem at once.
+        Refused: a field of another type or out of its range, or content that is not JSON; every problem at once.
 
     Example::
 
@@ -186,6 +187,8 @@ def _problems(plan: Plan) -> Problems:
             expected = " or ".join(dict.fromkeys(_WORDS[kind] for kind in kinds))
             problems.add(f"plan -> {name}", found=f"{value!r} ({type(value).__name__})"[:80], expected=expected)
             continue
+        if name in _LEAST and value is not None and value < _LEAST[name]:
+            problems.add(f"plan -> {name}", found=repr(value), expected=f"at least {_LEAST[name]}")
         try:
             json.dumps(_plain(value), allow_nan=False)
         except (TypeError, ValueError):

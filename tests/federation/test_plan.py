@@ -47,6 +47,10 @@ def test_every_mistake_is_told_at_once():
     found = [problem.where for problem in caught.value.problems]
     assert found == ["plan -> rounds", "plan -> client", "plan -> quorum", "plan -> sites -> a"]
     assert "expected a whole number, found '3' (str)" in str(caught.value)
+    with pytest.raises(
+        Refused, match=r"rounds: expected at least 1, found 0\n.*seed: .*0, found -1\n.*steps: .*found -5"
+    ):
+        Plan("b", 0, seed=-1, warm_start_steps=-5)
     with pytest.raises(Refused, match=r"plan -> rouns: .*did you mean 'rounds'\?"):
         Plan.from_json({"bundle": "b", "rouns": 3})
     with pytest.raises(Refused, match="plan -> bundle: expected one, found no such key"):
