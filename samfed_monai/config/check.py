@@ -70,7 +70,7 @@ def _problems(config: BundleConfig, root: Path, base_layers: int, ready: bool) -
         lambda: check_override_ids(config, base_layers),
         lambda: check_knobs(config),
         lambda: check_references(config),
-        lambda: check_unread_knobs(config),
+        lambda: check_unread_knobs(config, base_layers),
         components.problems,
         lambda: check_override_kinds(config, base_layers, components.judged),
         lambda: check_files(config, root, ready=ready),

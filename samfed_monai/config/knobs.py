@@ -8,11 +8,12 @@ from typing import Any
 
 from samfed_monai.config.bundles import packaged_bundles
 from samfed_monai.config.ids import join_id, split_id, walk
-from samfed_monai.config.layers import BundleConfig
+from samfed_monai.config.layers import WORKFLOWS, BundleConfig
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.io import read_json
 
 _CODE = ("$", "%")
+_GROUP_OF = {"train.json": "client", "teacher.json": "teacher"}  # in federate.json
 
 
 def is_plain(value: Any) -> bool:
@@ -20,6 +21,11 @@ def is_plain(value: Any) -> bool:
     if isinstance(value, list):
         return all(is_plain(item) and not isinstance(item, list) for item in value)
     return value is None or isinstance(value, (str, bool, int, float))
+
+
+def is_value(value: Any) -> bool:
+    """A plain value that is no expression and refers to nothing."""
+    return is_plain(value) and not _holds_code(value)
 
 
 def knobs_of(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,6 +81,17 @@ def shipped_knobs(file: str) -> dict[str, Any]:
     return {name: value for content in _shipped(file) for name, value in knobs_of(content).items()}
 
 
+def home_of(name: str, file: str) -> str:
+    """Where a knob that ``file`` does not know belongs, as a mend; empty where no packaged file knows it either."""
+    homes = [files[-1] for files in WORKFLOWS.values() if files[-1] != file and name in shipped_plain(files[-1])]
+    if name in shipped_plain(file) or not homes:
+        return ""
+    groups = _GROUP_OF if file == "federate.json" else {}
+    return "known in " + " and ".join(
+        f"{home} (here: {groups[home]}#{name})" if home in groups else home for home in homes
+    )
+
+
 def _shipped(file: str) -> Iterator[dict[str, Any]]:
     """What the packaged bundles' own files of that name hold; one that cannot be read is told elsewhere."""
     for folder in packaged_bundles().values():
@@ -86,13 +103,13 @@ def _shipped(file: str) -> Iterator[dict[str, Any]]:
 
 def _all_knobs(config: BundleConfig) -> set[str]:
     files = [(layer, pairs) for layer, pairs in config.layers if layer != config.source]
-    return {name for layer, pairs in files for name in (*knobs_of(pairs), *_shipped_plain(layer))}
+    return {name for layer, pairs in files for name in (*knobs_of(pairs), *shipped_plain(layer))}
 
 
-def _shipped_plain(file: str) -> set[str]:
+def shipped_plain(file: str) -> set[str]:
     """Ids on top of the packaged bundles' own file of that name whose value there is plain, wherever they stand."""
     items = (item for content in _shipped(file) for item in content.items())
-    return {name for name, value in items if is_plain(value) and not _holds_code(value)} - {"imports"}
+    return {name for name, value in items if is_value(value)} - {"imports"}
 
 
 def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:

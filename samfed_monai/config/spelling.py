@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from samfed_monai.config.ids import MISSING, children, join_id, lookup, references, split_id, walk
-from samfed_monai.config.knobs import knobs_of, shipped_knobs
+from samfed_monai.config.knobs import home_of, is_value, shipped_plain
 from samfed_monai.config.layers import COMMAND_LINE, BundleConfig
 from samfed_monai.config.targets import parameters_of, resolve_target
 from samfed_monai.errors import Problem, Refused, did_you_mean
@@ -40,6 +40,7 @@ def check_override_ids(config: BundleConfig, base_layers: int) -> Iterator[Probl
                 continue  # ids of another workflow, checked against that one
             mend = _lost(below, parts, value)
             if mend is not None:
+                mend = home_of(parts[0], config.layers[0][0]) or mend
                 expected = "an id that this workflow has"
                 yield Problem(f"{layer} -> {join_id(parts)}", found="an unknown id", expected=expected, mend=mend)
 
@@ -107,14 +108,17 @@ def _is_python(text: str) -> bool:
     return True
 
 
-def check_unread_knobs(config: BundleConfig) -> Iterator[Problem]:
-    """Knobs that nothing refers to and that look like a misspelling of one that something refers to."""
+def check_unread_knobs(config: BundleConfig, base_layers: int) -> Iterator[Problem]:
+    """Plain values on top of a file that nothing refers to, where they are misspelt or knobs of another file.
+
+    Any other may be there for another program.
+    """
     read = {target[0] for _, value in walk(config.content) if isinstance(value, str) for target in references(value)}
-    for layer, pairs in config.layers:
-        if layer == config.source:
-            continue
-        for name in knobs_of(pairs).keys() - read - shipped_knobs(layer).keys():
+    files = config.layers[:base_layers]
+    known = read.union(*(shipped_plain(layer) for layer, _ in files))
+    for layer, pairs in files:
+        for name in (name for name, value in pairs.items() if name not in known and is_value(value)):
             close = difflib.get_close_matches(name, sorted(read & config.content.keys()), n=1, cutoff=_MEANS_THE_SAME)
-            if close:
-                mend = f"did you mean {close[0]!r}?"
+            mend = f"did you mean {close[0]!r}?" if close else home_of(name, layer)
+            if mend:
                 yield Problem(f"{layer} -> {name}", found="a key that nothing reads", expected="a known key", mend=mend)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from samfed_monai.config import check_bundle
+from samfed_monai.config import check_bundle, find_bundle
 from samfed_monai.config.check import workflows_of
 
 from .conftest import TRAIN, Write
@@ -81,6 +82,29 @@ def test_fault_23_knob_added_beside_the_one_it_meant(bundle, rewrite: Write):
     assert told(bundle) == [
         "train.json -> ratee: expected a known key, found a key that nothing reads; did you mean 'rate'?"
     ]
+
+
+@pytest.mark.parametrize(("key", "home"), [("views", "teacher.json"), ("warm_start_steps", "federate.json")])
+def test_fault_23_a_knob_in_the_wrong_file(bundle, rewrite: Write, key, home):
+    rewrite("train.json", json.dumps({**TRAIN, key: 3}))
+    assert told(bundle) == [
+        f"train.json -> {key}: expected a known key, found a key that nothing reads; known in {home}"
+    ]
+
+
+def test_fault_23_a_knob_of_the_sites_or_the_teacher_in_federate_json_is_told_where_it_belongs(tmp_path):
+    root = tmp_path / "mine"
+    shutil.copytree(find_bundle("samfed_skin"), root)
+    path = root / "configs" / "federate.json"
+    path.write_text(json.dumps({"teacher_adapt": "off", "epochs": 3, **json.loads(path.read_text())}))
+    assert told(root, workflow="federate", ready=False) == [
+        "federate.json -> teacher_adapt: expected a known key, found a key that nothing reads; "
+        "known in train.json (here: client#teacher_adapt)",
+        "federate.json -> epochs: expected a known key, found a key that nothing reads; "
+        "known in train.json (here: client#epochs) and teacher.json (here: teacher#epochs)",
+    ]
+    [message] = told(find_bundle("samfed_skin"), workflow="federate", overrides={"teacher_adapt": "off"}, ready=False)
+    assert message.endswith("found an unknown id; known in train.json (here: client#teacher_adapt)")
 
 
 def test_fault_23_unknown_variant(bundle):
