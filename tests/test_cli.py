@@ -76,7 +76,7 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"samfed {__version__}\n"
 
 
-@pytest.mark.parametrize("words", [[], ["fedrate"], ["init", "samfed_skin", "x", "--bogus", "1"], ["federate", "b"]])
+@pytest.mark.parametrize("words", [[], ["fedrate"], ["init", "samfed_skin", "x", "--bogus", "1"], ["federate"]])
 def test_wrong_usage_exits_with_2(words, capsys):
     with pytest.raises(SystemExit) as left:
         main(words)
@@ -136,6 +136,13 @@ def test_federate_turns_arguments_into_ids_of_federate_json(monkeypatch):
         "a#b": True,
         "local_steps": 8,
     }
+
+
+def test_what_federate_is_not_given_stands_in_federate_json(monkeypatch):
+    seen: list[object] = []
+    monkeypatch.setattr(run_bundle, "run_workflow", lambda *given: seen.extend(given))
+    assert main(["federate", "my_bundle"]) == 0
+    assert seen == ["my_bundle", "federate", {}]
 
 
 def test_abbreviated_options_are_not_guessed():

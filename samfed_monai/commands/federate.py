@@ -11,19 +11,19 @@ from samfed_monai.errors import ExitCode
 
 
 def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Adds ``samfed federate BUNDLE --datalist L --data-root D --rounds N --output-dir R``."""
+    """Adds ``samfed federate BUNDLE [--datalist L] [--data-root D] [--rounds N] [--output-dir R] [--variant V]``."""
     parser = subparsers.add_parser(
         "federate",
         help="run a federation: check, teacher, soft masks, rounds, evaluation, report",
         description="Runs a whole federation in this process and leaves a run folder with results.json and "
         "report.html. Typed again, it goes on from the last complete round; what exists (adapter, soft masks, warm "
-        "start) is reused by hash.",
+        "start) is reused by hash. What is not given here is taken from the bundle's federate.json.",
         allow_abbrev=False,
     )
     add_bundle(parser)
-    add_data(parser)
-    parser.add_argument("--rounds", metavar="N", type=int, required=True, help="federated rounds")
-    parser.add_argument("--output-dir", metavar="RUN", required=True, help="the run's folder")
+    add_data(parser, required=False)
+    parser.add_argument("--rounds", metavar="N", type=int, help="federated rounds")
+    parser.add_argument("--output-dir", metavar="RUN", help="the run's folder")
     parser.add_argument("--variant", metavar="NAME", help="a baseline or ablation, see `samfed variants`")
     parser.add_argument("--cache-dir", metavar="DIR", help="adapters, soft masks and warm starts that runs share")
     take_overrides(parser, "federate.json")

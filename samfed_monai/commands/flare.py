@@ -40,7 +40,7 @@ def _add_way(ways: argparse._SubParsersAction, way: str, about: str) -> None:
     else:
         parser.add_argument("--datalist", metavar="LIST", help="data list that names the sites")
         parser.set_defaults(data_root=None)
-    parser.add_argument("--rounds", metavar="N", type=int, required=way != "submit", help="federated rounds")
+    parser.add_argument("--rounds", metavar="N", type=int, help="federated rounds (default: those of federate.json)")
     parser.add_argument("--variant", metavar="NAME", help="a baseline or ablation, see `samfed variants`")
     parser.add_argument("--run-name", metavar="NAME", help="name of the job and, at every place, of the run's folder")
     if way != "export":

@@ -64,8 +64,6 @@ def submit(bundle: str, overrides: Options, arguments: argparse.Namespace, paths
     with tempfile.TemporaryDirectory(prefix="samfed-flare-") as folder:
         job = Path(bundle)
         if not (job / "meta.json").is_file():
-            if arguments.rounds is None:
-                raise Refused([Problem("--rounds", found="nothing", expected="a number, or an exported job's folder")])
             run = planned(bundle, overrides, here=False)
             name = _name(arguments, run)
             job = _export(run, Path(folder) / name, name, python=arguments.python)
