@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,24 @@ def test_what_federate_is_not_given_stands_in_federate_json(monkeypatch):
     monkeypatch.setattr(run_bundle, "run_workflow", lambda *given: seen.extend(given))
     assert main(["federate", "my_bundle"]) == 0
     assert seen == ["my_bundle", "federate", {}]
+
+
+def test_check_tells_what_a_run_would_refuse_and_tries_no_bundle_that_could_run_code(tmp_path, capsys):
+    copy = tmp_path / "mine"
+    shutil.copytree(BUNDLE, copy)
+    path = copy / "configs" / "federate.json"
+    content = json.loads(path.read_text()) | {"rounds": 0}
+    path.write_text(json.dumps(content))
+    assert main(["check", str(copy), "--workflow", "federate"]) == 2
+    assert "plan -> rounds: expected at least 1, found 0" in capsys.readouterr().err
+    path.write_text(json.dumps({**content, "extra": {"_target_": "$print"}}))
+    main(["check", str(copy), "--workflow", "federate"])
+    assert "plan -> rounds" not in capsys.readouterr().err
+    path.write_text(json.dumps({**content, "overlays_": [{"x": "$print('canary')"}]}))
+    assert main(["check", str(copy), "--workflow", "federate"]) == 0
+    told = capsys.readouterr().out
+    assert "not tried whether a run takes its values: it could run code (--strict says where)" in told
+    assert "canary" not in told
 
 
 def test_abbreviated_options_are_not_guessed():

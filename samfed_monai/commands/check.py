@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
+from typing import Any
 
 from samfed_monai.commands.arguments import add_bundle, add_data, take_overrides
 from samfed_monai.config.overrides import overrides_of
@@ -16,7 +18,8 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         "check",
         help="look for mistakes in a bundle's JSON, and in a data list",
         description="Reads every configuration file of a bundle strictly and lists every mistake at once: misspelt "
-        "keys, wrong types, unknown components, code in knobs. With a data list, every image is decoded and hashed.",
+        "keys, wrong types, unknown components, code in knobs, values that a run would refuse. With a data list, every "
+        "image is decoded and hashed.",
         allow_abbrev=False,
     )
     add_bundle(parser)
@@ -65,15 +68,28 @@ def run(arguments: argparse.Namespace) -> int:
             unfit[variant] = found[0]
     if arguments.datalist:
         problems |= dict.fromkeys(_check_data(arguments.datalist, arguments.data_root))
+    tried = "federate" in workflows and not strict_bundle_problems(root)  # a check runs nobody's code
+    if tried and not problems:
+        chosen = {"variant": arguments.variant} if arguments.variant else {}
+        problems |= dict.fromkeys(_check_job(root, {**overrides, **chosen}, arguments.datalist))
     if problems:  # one place is told about once
         raise Refused(problem for problem in problems if strict.get(problem.where, problem) is problem)
     fit = ", ".join(variant for variant in variants if variant not in unfit)
     sys.stdout.write(f"{root.name}: no problems in {', '.join(workflows)}; variants: {fit or 'none'}\n")
+    if "federate" in workflows and not tried:
+        sys.stdout.write("  not tried whether a run takes its values: it could run code (--strict says where)\n")
     if arguments.strict:
         sys.stdout.write("  strict: no code, no pickle, no component outside the strict allow-list\n")
     for variant, problem in unfit.items():
         sys.stdout.write(f"  the package's variant {variant} does not fit this bundle: {problem}\n")
     return int(ExitCode.DONE)
+
+
+def _check_job(root: Path, overrides: dict[str, Any], datalist: str | None) -> list[Problem]:
+    from samfed_monai.data import DataList
+    from samfed_monai.federation.job_check import check_job
+
+    return check_job(root, overrides, DataList.load(datalist) if datalist else None)
 
 
 def _check_data(datalist: str, data_root: str | None) -> list[Problem]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.check import check_bundle
-from samfed_monai.config.exit_codes import told_by
+from samfed_monai.config.exit_codes import as_told
 from samfed_monai.config.groups import whole_groups
 from samfed_monai.config.layers import workflow_files
 from samfed_monai.config.variants import variant_files
@@ -59,13 +59,8 @@ def _run(root: Path, files: list[Path], workflow: str, overrides: Mapping[str, A
         workflow_type=WORKFLOW_TYPES[workflow],
         **overrides,
     )
-    try:
+    with as_told():
         job.initialize()
         returned: list[Any] = job.run()
         job.finalize()
-    except Exception as error:
-        told = told_by(error)
-        if told is None:
-            raise
-        raise told from None
     return returned

@@ -32,6 +32,18 @@ def told_by(error: BaseException) -> SamFedError | KeyboardInterrupt | None:
     return None
 
 
+@contextmanager
+def as_told() -> Iterator[None]:
+    """Raises the error of ours in place of the one that MONAI wrapped it in."""
+    try:
+        yield
+    except Exception as error:
+        told = told_by(error)
+        if told is None:
+            raise
+        raise told from None
+
+
 def message_and_code(error: SamFedError | KeyboardInterrupt) -> tuple[str, ExitCode]:
     """What to write to standard error, and the exit code."""
     if isinstance(error, KeyboardInterrupt):

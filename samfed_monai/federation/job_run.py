@@ -53,7 +53,7 @@ class JobRun:
     def __init__(self, plan: Plan, places: Places) -> None:
         self.plan, self.places = plan, places
         self.guard, self.privacy = UpdateGuard(**plan.update_guard), Privacy.from_json(plan.privacy)
-        self.teacher = TeacherStage(places.bundle_root, {**plan.teacher, **places.teacher}, places.cache)
+        self.teacher = TeacherStage.of(plan, places)
         self.seconds: dict[str, float] = {}
 
     def run(self, transport: Callable[[Plan], Transport] | None = None) -> dict[str, Any]:
@@ -69,6 +69,7 @@ class JobRun:
             raise Refused(problems)
         cast.rehearse()
         adapt = cast.config.value("teacher_adapt")
+        self.teacher.rehearse(adapt)
         hashes = {"datalist": datalist.hash, **self._weight_hashes(adapt), **cast.sam_words()}
         folder = RunFolder(places.output_dir)
         settings, seeds = self._settings(cast, adapt), {"seed": plan.seed}

@@ -187,8 +187,9 @@ def _problems(plan: Plan) -> Problems:
             expected = " or ".join(dict.fromkeys(_WORDS[kind] for kind in kinds))
             problems.add(f"plan -> {name}", found=f"{value!r} ({type(value).__name__})"[:80], expected=expected)
             continue
-        if name in _LEAST and value is not None and value < _LEAST[name]:
-            problems.add(f"plan -> {name}", found=repr(value), expected=f"at least {_LEAST[name]}")
+        least = _LEAST.get(name)
+        if least is not None and isinstance(value, int) and value < least:
+            problems.add(f"plan -> {name}", found=repr(value), expected=f"at least {least}")
         try:
             json.dumps(_plain(value), allow_nan=False)
         except (TypeError, ValueError):

@@ -116,7 +116,7 @@ class SiteParts:
         if adapt == "off":
             return None
         cache, alone = self.places.cache, self.shared is None
-        stage = TeacherStage(self.places.bundle_root, {**self.plan.teacher, **self.places.teacher}, cache)
+        stage = TeacherStage.of(self.plan, self.places)
         memory = cache / "prepared" / f"{self.plan.hash[:16]}.{quote(self.site, safe=' ')}.json" if alone else None
         recipe = stage.self_training if self.trains and adapt != "none" else None
         own = None if recipe is None else OwnTeacher(self.site, recipe, stage, self.masks())

@@ -9,11 +9,9 @@ from typing import Any
 
 from samfed_monai.config import find_bundle
 from samfed_monai.config.check import check_bundle
-from samfed_monai.config.exit_codes import told_by
-from samfed_monai.config.groups import whole_groups
-from samfed_monai.config.layers import workflow_files
 from samfed_monai.data import DataList
 from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.federation.bundle_job import federate_parser, job_of
 from samfed_monai.federation.plan import Places, Plan
 
 
@@ -47,23 +45,14 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     Raises:
         Refused: with every problem of the bundle, the overrides or the list.
     """
-    from monai.bundle import ConfigParser
-
     from samfed_monai.federation.stages.cast import Cast
 
     root = find_bundle(bundle)
     problems = check_bundle(root, "federate", overrides=dict(overrides), ready=here)
     if problems:
         raise Refused(problems)
-    files = workflow_files(root, "federate")
-    parser = ConfigParser()
-    parser.read_config([str(path) for path in files])
-    parser.update(pairs={"bundle_root": str(root), **whole_groups(files, overrides)})
-    try:
-        job = parser.get_parsed_content("job")
-    except Exception as error:
-        told = told_by(error)
-        raise told or error from None
+    parser = federate_parser(root, overrides)
+    job = job_of(parser)
     _require_no_places(job.places, here=here)
     has_list = bool(overrides.get("datalist"))
     if not has_list and not job.plan.sites:

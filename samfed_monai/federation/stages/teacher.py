@@ -15,6 +15,7 @@ from samfed_monai.federation.stages.workflow_config import EVALUATION, PLACES, W
 from samfed_monai.io import canonical_hash, read_json, sha256_file
 
 if TYPE_CHECKING:
+    from samfed_monai.federation.plan import Places, Plan
     from samfed_monai.networks import SelfTraining, Teacher
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,11 @@ class TeacherStage:
     cache_dir: Path
     _exam: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     _files: list[Path] = field(default_factory=list, init=False, repr=False)
+
+    @classmethod
+    def of(cls, plan: Plan, places: Places) -> TeacherStage:
+        """That of a plan on this machine."""
+        return cls(places.bundle_root, {**plan.teacher, **places.teacher}, places.cache)
 
     @property
     def base(self) -> str:
@@ -72,6 +78,21 @@ class TeacherStage:
         """
         recipe: SelfTraining | None = self._config().optional("self_training")
         return recipe if recipe is not None and recipe.epochs else None
+
+    def rehearse(self, adapt: str) -> None:
+        """Builds the fit without images and without weights, so that what cannot work is refused before any work.
+
+        Args:
+            adapt: as in :meth:`load`; ``off`` has no teacher.
+
+        Raises:
+            Refused: a setting of ``teacher.json`` that :class:`~samfed_monai.networks.TeacherFit` cannot do with.
+        """
+        if adapt != "off" and self._config().optional_id("fit"):
+            nothing = [{"label": ""}]
+            pretended = {"train_records": nothing, "held_out_records": nothing, "test_records": {}, "datalist_hash": ""}
+            pairs = {f"fit#{name}": value for name, value in pretended.items()}
+            self._config().with_overrides({**pairs, "adapt": adapt, "checkpoint": "unread"}).value("fit")
 
     def checkpoint(self) -> Path:
         """SAM's checkpoint.

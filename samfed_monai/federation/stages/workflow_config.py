@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.config.exit_codes import as_told
 from samfed_monai.config.reach import reached
 from samfed_monai.config.variants import variant_files
 from samfed_monai.errors import Problem, Refused
@@ -77,13 +78,14 @@ class WorkflowConfig:
         """A knob's value, references resolved.
 
         Raises:
-            Refused: the bundle has no such id.
+            Refused: the bundle has no such id, or what stands there is a component that refuses its arguments.
         """
         parser = self.parser()
         if name not in parser:
             where = f"{Path(self.files[-1]).name} -> {name}"
             raise Refused([Problem(where, found="no such id", expected="a knob that the federation reads")])
-        return parser.get_parsed_content(name)
+        with as_told():
+            return parser.get_parsed_content(name)
 
     def optional(self, name: str) -> Any:
         """A knob's value, or ``None`` where the bundle has no such id."""

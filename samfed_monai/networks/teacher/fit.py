@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from samfed_monai.bars import progress_bar
-from samfed_monai.errors import Problems, Refused
+from samfed_monai.errors import Problems, Refused, did_you_mean
 from samfed_monai.io import canonical_hash, read_json, sha256_file, write_json
 from samfed_monai.networks.autocast import Switch
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, load_adapter, prepare, read_header, save_adapter
 from samfed_monai.networks.sam.augment import Augmentation
-from samfed_monai.networks.sam.build import build_sam
+from samfed_monai.networks.sam.build import SAM_BUILDERS, SIZES, build_sam
 from samfed_monai.networks.sam.lora import check_targets
 from samfed_monai.networks.sam.model import PromptFreeSam
 from samfed_monai.networks.sam.peak import check_peak
@@ -110,6 +110,11 @@ class TeacherFit:
         if adapt not in list(Adapt):
             expected = f"one of {[choice.value for choice in Adapt]}"
             problems.add("teacher -> adapt", found=repr(adapt), expected=expected)
+        if base not in SAM_BUILDERS:
+            mend = did_you_mean(base, SAM_BUILDERS)
+            problems.add("teacher -> base", found=repr(base), expected=f"one of {sorted(SAM_BUILDERS)}", mend=mend)
+        if size not in SIZES:
+            problems.add("teacher -> size", found=repr(size), expected=f"one of {list(SIZES)} pixels")
         for name, number in {"epochs": epochs, "batch_size": batch_size, "cached_views": cached_views}.items():
             if not isinstance(number, int) or number < 1:
                 problems.add(f"teacher -> {name}", found=repr(number), expected="an integer >= 1")
