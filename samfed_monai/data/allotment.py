@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from samfed_monai.data.grouping import clusters
 from samfed_monai.data.items import Split
 from samfed_monai.data.partitions import Partition, appearance_classes, dirichlet, hold_out, iid, size_classes
-from samfed_monai.data.sources.folders import without_mask
 from samfed_monai.data.sources.found import Found
 from samfed_monai.data.survey import Facts
-from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.errors import Problem, Refused
 
 Places = dict[tuple[str, Split], list[Found]]
 
@@ -23,7 +22,8 @@ def draw_public(
     Args:
         found: all images.
         facts: by image.
-        public: a count, a share, or the name of the folder whose images are public; ``None``: no image is.
+        public: a count, a share, or the name of the folder whose images are public (whether they have masks is for
+            :func:`~.sources.folders.without_mask` to say); ``None``: no image is.
         seed: of the draw; only labelled images are drawn.
     """
     if public is None:
@@ -31,9 +31,6 @@ def draw_public(
     origins = sorted({one.origin for one in found if one.origin})
     if public in origins:
         chosen = [one for one in found if one.origin == public]
-        problems = Problems()
-        problems.extend(without_mask(chosen))
-        problems.refuse_if_any()
         return chosen, [one for one in found if one.origin != public]
     try:
         number = float(public)

@@ -20,7 +20,7 @@ from samfed_monai.data.sources.found import Found
 from samfed_monai.data.sources.published import Coverage
 from samfed_monai.data.statistics import doubts
 from samfed_monai.data.survey import Facts, survey
-from samfed_monai.errors import Problems
+from samfed_monai.errors import Problem, Problems
 
 logger = logging.getLogger(__name__)
 
@@ -82,13 +82,28 @@ def grouped(found: Iterable[Found], options: Options, *, known: bool = False) ->
 
 
 def look_at(
-    found: Sequence[Found], root: Path, options: Options, *, sites: Mapping[str, Sequence[Found]]
+    found: Sequence[Found],
+    root: Path,
+    options: Options,
+    *,
+    sites: Mapping[str, Sequence[Found]],
+    known: Iterable[Problem] = (),
 ) -> dict[str, Facts]:
-    """Facts of all files by image; refuses damaged ones, and groups of none of them, before anything is divided."""
-    _ungrouped(found, options)
+    """Facts of all files by image; refuses damaged ones, and groups of none of them, before anything is divided.
+
+    Args:
+        found: images.
+        root: the data root.
+        options: see :class:`Options`.
+        sites: images of each site, in which a stem may stand once.
+        known: what the source saw to be wrong, refused with the rest.
+    """
+    problems = Problems()
+    problems.extend(known)
+    with problems.collected():
+        _ungrouped(found, options)
     pairs = list(dict.fromkeys((one.image, one.label) for one in found))
     facts = survey(pairs, root, threshold=options.mask_threshold, progress=options.progress)
-    problems = Problems()
     for fact in facts:
         problems.extend(fact.problems)
     problems.extend(repeated_stems((site, one.image) for site, ones in sites.items() for one in ones))

@@ -108,9 +108,12 @@ def test_duplicates_among_public_polyps_are_reported(tmp_path, root):
     assert "1 image(s) of the public set repeat the bytes of another one there" in made.warnings
 
 
-def test_public_images_without_masks_are_refused(tmp_path, root):
+def test_public_images_without_masks_are_refused_together_with_bad_files(tmp_path, root):
     (root / "CVC-ColonDB" / "CVC-ColonDB" / "p38.bmp").unlink()
-    with pytest.raises(Refused, match=r"38\.bmp: expected a mask, as every public image, found no mask"):
+    next((root / "Kvasir-SEG" / "images").iterdir()).write_bytes(b"")
+    with pytest.raises(
+        Refused, match=r"(?s)38\.bmp: expected a mask, as every public image, found no mask.*zero bytes"
+    ):
         prepare_polyp(root, options=options(tmp_path))
 
 
