@@ -9,7 +9,7 @@ from samfed_monai.data.items import Split
 from samfed_monai.data.partitions import Partition, appearance_classes, dirichlet, hold_out, iid, size_classes
 from samfed_monai.data.sources.found import Found
 from samfed_monai.data.survey import Facts
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.errors import Problem, Problems, Refused
 
 Places = dict[tuple[str, Split], list[Found]]
 
@@ -82,6 +82,18 @@ def divide(
         classes = appearance_classes([fact.mean_rgb for fact in looked])
         parts = dirichlet(together, classes, sites, alpha=alpha, seed=seed)
     return {f"site-{number}": [found[index] for index in part] for number, part in enumerate(parts, start=1)}
+
+
+def share_problems(validation: float, test: float) -> list[Problem]:
+    """What is wrong with the shares to measure on: each is in [0, 1), and something is left to train on."""
+    problems = Problems()
+    for option, share in (("--validation", validation), ("--test", test)):
+        if not 0 <= share < 1:
+            problems.add(option, found=f"{share:g}", expected="a share in [0, 1)", mend="for instance 0.1")
+    if not len(problems) and validation + test >= 1:
+        where, found = "--validation and --test", f"{validation:g} and {test:g}"
+        problems.add(where, found=found, expected="less than 1 together", mend="for instance 0.1 and 0.1")
+    return list(problems)
 
 
 def draw_measuring(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from samfed_monai.data.allotment import Places, divide, draw_measuring, draw_public
-from samfed_monai.data.assembly import Options, Prepared, finish, grouped, look_at
+from samfed_monai.data.assembly import Options, Prepared, check_first, finish, grouped, look_at
 from samfed_monai.data.items import Split
 from samfed_monai.data.partitions import Partition
 from samfed_monai.data.sources.archives import unpack
@@ -34,6 +34,7 @@ def prepare_folders(
     Raises:
         Refused: with everything that is wrong with the folders, the files and the list.
     """
+    check_first(options, validation=validation, test=test)
     root = Path(root)
     folders = find_folders(root, public=public, output=options.output)
     found = {site: grouped(ones, options) for site, ones in folders.sites.items()}
@@ -73,6 +74,7 @@ def prepare_isic(
     Raises:
         Refused: with everything that is wrong with the archives, the files and the list.
     """
+    check_first(options, validation=validation, test=test)
     root = Path(root)
     for archive in sorted(root.glob("*.zip")) if unpack_archives else []:
         unpack(archive, root)
@@ -110,10 +112,11 @@ def prepare_list(
     """
     root = Path(data_root)
     published = find_published(split, root, folders=dict(folders or {}))
+    name = options.name or published.name
+    check_first(options, name=name)
     places = {place: grouped(found, options, known=by_sequence) for place, found in published.places.items()}
     sites: dict[str, list[Found]] = {}
     for (site, _), found in places.items():
         sites.setdefault(site, []).extend(found)
     facts = look_at([one for found in places.values() for one in found], root, options, sites=sites)
-    name = options.name or published.name
     return finish(places, facts, root, options, name=name, coverage=published.coverage)

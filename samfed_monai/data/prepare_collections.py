@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from samfed_monai.data.allotment import Places, draw_measuring
-from samfed_monai.data.assembly import Options, Prepared, finish, grouped, look_at
+from samfed_monai.data.assembly import Options, Prepared, check_first, finish, grouped, look_at
 from samfed_monai.data.items import Split
 from samfed_monai.data.sources.archives import unpack
 from samfed_monai.data.sources.folders import without_mask
@@ -46,6 +46,7 @@ def prepare_polyp(
     Raises:
         Refused: with everything that is wrong with the collections, the files and the list.
     """
+    check_first(options, validation=validation, test=test)
     root = Path(root)
     for archive in sorted(root.glob("*.zip")) if unpack_archives else []:
         unpack(archive, root / archive.stem)

@@ -32,10 +32,22 @@ def test_folders_become_a_list_that_checks_out(tmp_path):
     assert sizes(datalist) == {"a": [16, 2, 2], "b": [10, 0, 0]}
     assert all(item.label for item in datalist.sites["a"].unlabelled)
     assert check_datalist(datalist, root, progress=False) == []
+    before = made.path.read_bytes()
     again = prepare_folders(root, public="public", options=options(tmp_path))
     assert again.datalist.hash == datalist.hash
-    other = prepare_folders(root, public="public", options=options(tmp_path, seed=1))
-    assert other.datalist.hash != datalist.hash
+    with pytest.raises(Refused, match=r"list\.json: expected no file, .*, found another data list, 'list'"):
+        prepare_folders(root, public="public", options=options(tmp_path, seed=1))
+    assert made.path.read_bytes() == before
+
+
+def test_shares_and_the_output_are_looked_at_before_any_folder(tmp_path):
+    (tmp_path / "list.json").write_text("my notes")
+    chosen = options(tmp_path)
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(Refused, match=r"(?s)2 problems.*--validation: expected a share.*no file, or a data list"):
+        prepare_folders(nowhere, public="public", options=chosen, validation=1.5)
+    with pytest.raises(Refused, match=r"(?s)2 problems.*--test: expected a share.*no file, or a data list"):
+        prepare_isic(nowhere, options=chosen, test=-1)
 
 
 def test_labels_may_be_dropped_and_sites_limited(tmp_path):
