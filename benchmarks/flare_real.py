@@ -31,9 +31,9 @@ LISTS = {
 }
 
 
-def cut(path: Path, most: int) -> None:
-    """Keeps at most ``most`` images of every split of a list, in place."""
-    listed = DataList.load(path)
+def cut(whole: Path, path: Path, most: int) -> None:
+    """Writes a list with at most ``most`` images of every split of another."""
+    listed = DataList.load(whole)
     sites = {
         name: dataclasses.replace(site, **{str(split.value): list(items)[:most] for split, items in site.splits()})
         for name, site in listed.sites.items()
@@ -72,11 +72,11 @@ def one(name: str, data: Path, folder: Path, options: argparse.Namespace) -> str
     """Both runs of one list; a row of the table."""
     bundle, split, images, words = LISTS[name]
     folder.mkdir(parents=True, exist_ok=True)
-    log, listed = folder / "log", folder / "list.json"
+    log, whole, listed = folder / "log", folder / "whole.json", folder / "list.json"
     grouped = "--by-sequence" if name == "polyp" else ""
     source = f"--split {data / 'data' / 'splits' / split} --data-root {data / 'data' / images}"
-    samfed(f"prepare list {source} {grouped} --limit-per-site {options.images} --output {listed}", log)
-    cut(listed, options.images)
+    samfed(f"prepare list {source} {grouped} --limit-per-site {options.images} --output {whole}", log)
+    cut(whole, listed, options.images)
     adapter = f"--adapter {options.adapter}" if name == "polyp" and options.adapter else ""
     given = f"{bundle} --datalist {listed} --data-root {data / 'data' / images} {words} {common(options)} {adapter}"
     given += f" --cache-dir {folder / 'cache'}"

@@ -65,7 +65,7 @@ class BundleConfig:
 
     def _read(self, path: Path) -> None:
         try:
-            content = read_json(path)
+            content = read_json(path, byte_order_mark=False)
         except Refused as refused:
             self.problems.extend(refused.problems)
             return

@@ -30,7 +30,7 @@ def strict_bundle_problems(bundle_root: str | Path) -> list[Problem]:
 def _of_file(path: Path, name: Path) -> list[Problem]:
     configs = name.parts[0] == "configs"
     try:
-        content = read_json(path)
+        content = read_json(path, byte_order_mark=not configs)
     except Refused as refused:
         return refused.problems
     if not (configs or isinstance(content, dict)):

@@ -53,7 +53,7 @@ def variant_files(bundle_root: str | Path | None, name: Any) -> list[Path]:
             found, expected = f"the base {name!r}, which builds on this variant", "a variant that does not"
             raise Refused([Problem(f"{files[0].name} -> {BASE}", found=found, expected=expected, mend="remove one")])
         files.insert(0, path)
-        content = read_json(path)
+        content = read_json(path, byte_order_mark=False)
         name = content.get(BASE) if isinstance(content, dict) else None
     return files
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from samfed_monai.data.grouping import clusters
 from samfed_monai.data.items import Split
 from samfed_monai.data.partitions import Partition, appearance_classes, dirichlet, hold_out, iid, size_classes
-from samfed_monai.data.sources.folders import without_mask
 from samfed_monai.data.sources.found import Found
 from samfed_monai.data.survey import Facts
 from samfed_monai.errors import Problem, Problems, Refused
@@ -23,7 +22,8 @@ def draw_public(
     Args:
         found: all images.
         facts: by image.
-        public: a count, a share, or the name of the folder whose images are public; ``None``: no image is.
+        public: a count, a share, or the name of the folder whose images are public (whether they have masks is for
+            :func:`~.sources.folders.without_mask` to say); ``None``: no image is.
         seed: of the draw; only labelled images are drawn.
     """
     if public is None:
@@ -31,9 +31,6 @@ def draw_public(
     origins = sorted({one.origin for one in found if one.origin})
     if public in origins:
         chosen = [one for one in found if one.origin == public]
-        problems = Problems()
-        problems.extend(without_mask(chosen))
-        problems.refuse_if_any()
         return chosen, [one for one in found if one.origin != public]
     try:
         number = float(public)
@@ -85,6 +82,18 @@ def divide(
         classes = appearance_classes([fact.mean_rgb for fact in looked])
         parts = dirichlet(together, classes, sites, alpha=alpha, seed=seed)
     return {f"site-{number}": [found[index] for index in part] for number, part in enumerate(parts, start=1)}
+
+
+def share_problems(validation: float, test: float) -> list[Problem]:
+    """What is wrong with the shares to measure on: each is in [0, 1), and something is left to train on."""
+    problems = Problems()
+    for option, share in (("--validation", validation), ("--test", test)):
+        if not 0 <= share < 1:
+            problems.add(option, found=f"{share:g}", expected="a share in [0, 1)", mend="for instance 0.1")
+    if not len(problems) and validation + test >= 1:
+        where, found = "--validation and --test", f"{validation:g} and {test:g}"
+        problems.add(where, found=found, expected="less than 1 together", mend="for instance 0.1 and 0.1")
+    return list(problems)
 
 
 def draw_measuring(

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samfed_monai.data.allotment import Places
+from samfed_monai.data.allotment import Places, share_problems
 from samfed_monai.data.checks import problems_of, repeated_stems
 from samfed_monai.data.datalist import DataList
 from samfed_monai.data.duplicates import warnings
+from samfed_monai.data.freezing import freeze, require_free
 from samfed_monai.data.grouping import subset
 from samfed_monai.data.groups import read_groups, without_group
 from samfed_monai.data.items import Item, Site, Split
@@ -20,7 +21,7 @@ from samfed_monai.data.sources.found import Found
 from samfed_monai.data.sources.published import Coverage
 from samfed_monai.data.statistics import doubts
 from samfed_monai.data.survey import Facts, survey
-from samfed_monai.errors import Problems
+from samfed_monai.errors import Problem, Problems
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,8 @@ class Options:
     """What every source understands.
 
     Args:
-        output: the data list to write; the report goes beside it as ``<stem>.report.html`` and ``.report.csv``.
+        output: the data list to write; the report goes beside it as ``<stem>.report.html`` and ``.report.csv``. A
+            file that is there must hold the same list.
         name: what reports call the list; ``None`` takes the output's stem (a published list keeps its own name).
         groups: CSV that names each image's group, or ``None``.
         group_column: its column.
@@ -81,14 +83,45 @@ def grouped(found: Iterable[Found], options: Options, *, known: bool = False) ->
     return [one.with_group(group_of(one.image) or (one.group if known else None)) for one in found]
 
 
+def check_first(options: Options, *, validation: float = 0.0, test: float = 0.0, name: str | None = None) -> None:
+    """Refuses what needs no image to be seen: impossible shares, and another list where this one is to be written.
+
+    Args:
+        options: see :class:`Options`.
+        validation: share of each site's images to validate on.
+        test: likewise, to test on.
+        name: what the list is called, if not as the options say.
+    """
+    problems = Problems()
+    problems.extend(share_problems(validation, test))
+    with problems.collected():
+        require_free(options.output, name=name or _name(options))
+    problems.refuse_if_any()
+
+
 def look_at(
-    found: Sequence[Found], root: Path, options: Options, *, sites: Mapping[str, Sequence[Found]]
+    found: Sequence[Found],
+    root: Path,
+    options: Options,
+    *,
+    sites: Mapping[str, Sequence[Found]],
+    known: Iterable[Problem] = (),
 ) -> dict[str, Facts]:
-    """Facts of all files by image; refuses damaged ones, and groups of none of them, before anything is divided."""
-    _ungrouped(found, options)
+    """Facts of all files by image; refuses damaged ones, and groups of none of them, before anything is divided.
+
+    Args:
+        found: images.
+        root: the data root.
+        options: see :class:`Options`.
+        sites: images of each site, in which a stem may stand once.
+        known: what the source saw to be wrong, refused with the rest.
+    """
+    problems = Problems()
+    problems.extend(known)
+    with problems.collected():
+        _ungrouped(found, options)
     pairs = list(dict.fromkeys((one.image, one.label) for one in found))
     facts = survey(pairs, root, threshold=options.mask_threshold, progress=options.progress)
-    problems = Problems()
     for fact in facts:
         problems.extend(fact.problems)
     problems.extend(repeated_stems((site, one.image) for site, ones in sites.items() for one in ones))
@@ -124,7 +157,7 @@ def finish(
         places, divided = divide_sites(places, facts, options.divide, seed=options.seed, spared=options.unseen)
         reshaped += divided
     sites = {site: Site() for site, _ in places if site}
-    datalist = DataList(name or options.name or output.stem, [], sites, options.mask_threshold)
+    datalist = DataList(name or _name(options), [], sites, options.mask_threshold)
     for (site, split), found in places.items():
         items = [_item(one, facts[one.image], split, options) for one in found]
         if split is Split.UNLABELLED:
@@ -134,7 +167,7 @@ def finish(
     problems = Problems()
     problems.extend(problems_of(datalist, kept))
     problems.refuse_if_any()
-    datalist.save(output)
+    freeze({output: datalist})
     sentences = [*warnings(datalist), *doubts(datalist, kept), *reshaped, *ungrouped, *caveats]
     for sentence in sentences:
         logger.info("%s: %s", output.name, sentence)
@@ -142,6 +175,10 @@ def finish(
     if page is not None:
         write_report(datalist, kept, root, page, warnings=sentences, coverage=coverage)
     return Prepared(datalist, output, page, sentences, list(coverage))
+
+
+def _name(options: Options) -> str:
+    return options.name or Path(options.output).stem
 
 
 def _ungrouped(found: Iterable[Found], options: Options) -> list[str]:

@@ -136,7 +136,7 @@ def hold_out(
     """
     if any(not 0 <= share < 1 for share in shares) or sum(shares) >= 1:
         mend = "for instance 0.1 and 0.1"
-        raise Refused([Problem("fractions", found=str(list(shares)), expected="in [0, 1), together < 1", mend=mend)])
+        raise Refused([Problem("shares", found=str(list(shares)), expected="in [0, 1), together < 1", mend=mend)])
     everything = clusters(hashes, groups)
     together = [cluster for cluster in everything if all(labelled[index] for index in cluster)]
     leave = int(len(together) == len(everything))

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from samfed_monai.data.allotment import Places, divide, draw_measuring, draw_public
-from samfed_monai.data.assembly import Options, Prepared, finish, grouped, look_at
+from samfed_monai.data.assembly import Options, Prepared, check_first, finish, grouped, look_at
 from samfed_monai.data.items import Split
 from samfed_monai.data.partitions import Partition
 from samfed_monai.data.sources.archives import unpack
-from samfed_monai.data.sources.folders import find_folders
+from samfed_monai.data.sources.folders import find_folders, without_mask
 from samfed_monai.data.sources.found import Found
 from samfed_monai.data.sources.isic import find_isic
 from samfed_monai.data.sources.published import find_published
@@ -34,12 +34,15 @@ def prepare_folders(
     Raises:
         Refused: with everything that is wrong with the folders, the files and the list.
     """
+    check_first(options, validation=validation, test=test)
     root = Path(root)
-    found = {site: grouped(ones, options) for site, ones in find_folders(root, public=public).items()}
-    facts = look_at([one for ones in found.values() for one in ones], root, options, sites=found)
+    folders = find_folders(root, public=public, output=options.output)
+    found = {site: grouped(ones, options) for site, ones in folders.sites.items()}
+    everything = [one for ones in found.values() for one in ones]
+    facts = look_at(everything, root, options, sites=found, known=folders.problems)
     places: Places = {("", Split.PUBLIC): found.pop(public) if public is not None else []}
     places |= draw_measuring(found, facts, validation, test, beside=places["", Split.PUBLIC], seed=options.seed)
-    return finish(places, facts, root, options)
+    return finish(places, facts, root, options, caveats=folders.passed_over)
 
 
 def prepare_isic(
@@ -71,11 +74,13 @@ def prepare_isic(
     Raises:
         Refused: with everything that is wrong with the archives, the files and the list.
     """
+    check_first(options, validation=validation, test=test)
     root = Path(root)
     for archive in sorted(root.glob("*.zip")) if unpack_archives else []:
         unpack(archive, root)
     found = grouped(find_isic(root), options)
-    facts = look_at(found, root, options, sites={"": found})
+    lacking = without_mask([one for one in found if one.origin and one.origin == public])
+    facts = look_at(found, root, options, sites={"": found}, known=lacking)
     public_ones, rest = draw_public(found, facts, public, options.seed)
     by_site = divide(rest, facts, Partition(partition), sites, alpha, options.seed)
     places = {("", Split.PUBLIC): public_ones}
@@ -107,10 +112,11 @@ def prepare_list(
     """
     root = Path(data_root)
     published = find_published(split, root, folders=dict(folders or {}))
+    name = options.name or published.name
+    check_first(options, name=name)
     places = {place: grouped(found, options, known=by_sequence) for place, found in published.places.items()}
     sites: dict[str, list[Found]] = {}
     for (site, _), found in places.items():
         sites.setdefault(site, []).extend(found)
     facts = look_at([one for found in places.values() for one in found], root, options, sites=sites)
-    name = options.name or published.name
     return finish(places, facts, root, options, name=name, coverage=published.coverage)

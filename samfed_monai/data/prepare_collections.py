@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from samfed_monai.data.allotment import Places, draw_measuring
-from samfed_monai.data.assembly import Options, Prepared, finish, grouped, look_at
+from samfed_monai.data.assembly import Options, Prepared, check_first, finish, grouped, look_at
 from samfed_monai.data.items import Split
 from samfed_monai.data.sources.archives import unpack
 from samfed_monai.data.sources.folders import without_mask
 from samfed_monai.data.sources.found import Found
 from samfed_monai.data.sources.polyp import Polyps, collection_of, find_polyps
-from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.errors import Problem, Refused
 
 
 def prepare_polyp(
@@ -46,6 +46,7 @@ def prepare_polyp(
     Raises:
         Refused: with everything that is wrong with the collections, the files and the list.
     """
+    check_first(options, validation=validation, test=test)
     root = Path(root)
     for archive in sorted(root.glob("*.zip")) if unpack_archives else []:
         unpack(archive, root / archive.stem)
@@ -58,10 +59,8 @@ def prepare_polyp(
     unseen = [site for name in options.unseen for site in _named(name, sites, "--unseen")]
     threshold = polyps.threshold if options.mask_threshold is None else options.mask_threshold
     options = replace(options, unseen=unseen, mask_threshold=threshold)
-    problems = Problems()
-    problems.extend(without_mask(sites[public_site]) if public_site else ())
-    problems.refuse_if_any()
-    facts = look_at([one for ones in sites.values() for one in ones], root, options, sites=sites)
+    lacking = without_mask(sites[public_site]) if public_site else []
+    facts = look_at([one for ones in sites.values() for one in ones], root, options, sites=sites, known=lacking)
     drawn = {site: ones if by_sequence else [one.with_group(None) for one in ones] for site, ones in sites.items()}
     places: Places = {("", Split.PUBLIC): drawn.pop(public_site) if public_site else []}
     places |= draw_measuring(drawn, facts, validation, test, beside=places["", Split.PUBLIC], seed=options.seed)

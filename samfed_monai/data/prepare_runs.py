@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from samfed_monai.data.assembly import Options, Prepared
+    from samfed_monai.data.datalist import DataList
+
+MORE = 0.3  # share of the images to validate, and to test on, where a tenth is too little; as docs/own-data.md says
 
 
 def _options(arguments: argparse.Namespace) -> Options:
@@ -37,7 +40,7 @@ def run_folders(arguments: argparse.Namespace) -> int:
         validation=arguments.validation,
         test=arguments.test,
     )
-    return _tell(prepared)
+    return _tell(prepared, shares=(arguments.validation, arguments.test))
 
 
 def run_isic(arguments: argparse.Namespace) -> int:
@@ -54,7 +57,7 @@ def run_isic(arguments: argparse.Namespace) -> int:
         test=arguments.test,
         unpack_archives=arguments.unpack,
     )
-    return _tell(prepared)
+    return _tell(prepared, shares=(arguments.validation, arguments.test))
 
 
 def run_list(arguments: argparse.Namespace) -> int:
@@ -92,7 +95,7 @@ def run_polyp(arguments: argparse.Namespace) -> int:
         by_sequence=arguments.by_sequence,
         unpack_archives=arguments.unpack,
     )
-    return _tell(prepared)
+    return _tell(prepared, shares=(arguments.validation, arguments.test))
 
 
 def run_split(arguments: argparse.Namespace) -> int:
@@ -106,9 +109,11 @@ def run_split(arguments: argparse.Namespace) -> int:
 
 def run_synthetic(arguments: argparse.Namespace) -> int:
     from samfed_monai.data.assembly import Prepared
+    from samfed_monai.data.freezing import freeze, require_free
     from samfed_monai.data.quality_report import report_on
-    from samfed_monai.data.synthetic import render_synthetic
+    from samfed_monai.data.synthetic import list_name, render_synthetic
 
+    require_free(arguments.output, name=list_name(arguments.scene, arguments.seed))
     chosen: dict[str, Any] = {"images_per_site": arguments.images_per_site, "public": arguments.public}
     chosen["size"] = tuple(arguments.size) if arguments.size else None
     given = {key: value for key, value in chosen.items() if value is not None}
@@ -120,7 +125,7 @@ def run_synthetic(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         **given,
     )
-    datalist.save(arguments.output)
+    freeze({arguments.output: datalist})
     page = None
     if not arguments.no_report:
         page = report_on(datalist, arguments.root, arguments.output.with_suffix(".report.html"))
@@ -135,8 +140,13 @@ def _names(given: list[str]) -> list[str]:
     return [name for names in given for name in names.split(",") if name]
 
 
-def _tell(prepared: Prepared) -> int:
-    """Prints what was made: this is the command line's part of the room."""
+def _tell(prepared: Prepared, *, shares: tuple[float, float] | None = None) -> int:
+    """Prints what was made: this is the command line's part of the room.
+
+    Args:
+        prepared: the list.
+        shares: what ``--validation`` and ``--test`` were, for a source that has them.
+    """
     datalist = prepared.datalist
     lines = [f"{datalist.name}: {len(datalist.public)} public images, {len(datalist.sites)} sites"]
     for name, site in datalist.sites.items():
@@ -147,7 +157,24 @@ def _tell(prepared: Prepared) -> int:
             place = f"{part.client} ({part.split.value})"
             lines.append(f"  not at hand: {len(part.missing)} of {part.listed} images of {place}")
     lines += [f"  worth a look: {sentence}" for sentence in prepared.warnings]
+    lines += _few_to_measure(datalist, shares)
     lines += [f"list    {prepared.path}  ({datalist.hash[:12]})"]
     lines += [f"report  {prepared.report}"] if prepared.report else []
     print("\n".join(lines))
     return 0
+
+
+def _few_to_measure(datalist: DataList, shares: tuple[float, float] | None) -> list[str]:
+    from samfed_monai.data.measuring import few_to_measure
+    from samfed_monai.federation.privacy.settings import Privacy
+
+    least = Privacy.least_images
+    names = few_to_measure(datalist, least)
+    if not names:
+        return []
+    more = f"--validation {MORE} --test {MORE} gives more; " if shares and min(shares) < MORE else ""
+    return [
+        f"  few to measure with: {', '.join(names)}: fewer than {least} validation or test images, and a site tells no "
+        f"score of fewer; {more}where all images lie on one machine, --privacy#least_images 1 of `samfed federate` "
+        "shows every score"
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from samfed_monai.data.datalist import DataList
+from samfed_monai.data.freezing import freeze
 from samfed_monai.errors import Problem, Refused
 
 SERVER = "server"
@@ -23,14 +24,12 @@ def write_site_lists(datalist: DataList, output_dir: str | Path) -> dict[str, Pa
         Site, or ``server``, to its file.
 
     Raises:
-        Refused: a list without sites.
+        Refused: a list without sites, or files in the way that hold something else.
     """
     if not datalist.sites:
         found, mend = "no sites", "give the list of all sites"
         raise Refused([Problem(f"{datalist.name} -> sites", found=found, expected="sites to divide by", mend=mend)])
     parts = {SERVER: datalist.for_server(), **{site: datalist.for_site(site) for site in datalist.sites}}
-    written = {}
-    for name, part in parts.items():
-        written[name] = Path(output_dir) / f"{name}.json"
-        part.save(written[name])
+    written = {name: Path(output_dir) / f"{name}.json" for name in parts}
+    freeze({written[name]: part for name, part in parts.items()})
     return written

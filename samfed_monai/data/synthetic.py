@@ -103,8 +103,12 @@ def render_synthetic(
                 start += _SPLIT_STRIDE
             site_entries[name] = Site(**entries)
     logger.info("rendered %d synthetic images of %d sites into %s", bar.total, sites, folder)
-    name = f"synthetic-{seed}" if scene == "skin" else f"synthetic-{scene}-{seed}"
-    return DataList(name=name, public=public_items, sites=site_entries)
+    return DataList(name=list_name(scene, seed), public=public_items, sites=site_entries)
+
+
+def list_name(scene: str, seed: int) -> str:
+    """What the list of rendered images is called."""
+    return f"synthetic-{seed}" if scene == "skin" else f"synthetic-{scene}-{seed}"
 
 
 _SPLIT_STRIDE = 100_000

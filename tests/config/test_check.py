@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from monai.bundle import ConfigParser
 
 from samfed_monai.config import check_bundle, find_bundle
 from samfed_monai.config.check import workflows_of
@@ -177,6 +178,25 @@ def test_fault_27_trailing_comma_is_told_with_its_line(bundle, rewrite: Write):
     [message] = told(bundle)
     assert message.startswith("train.json, line ")
     assert "look for a trailing comma" in message
+
+
+def test_fault_27_a_byte_order_mark_which_monai_cannot_read(bundle):
+    for name in ("train.json", "variants/gentle.json"):
+        path = bundle / "configs" / name
+        path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    with pytest.raises(ValueError, match="BOM"):
+        ConfigParser.load_config_file(str(bundle / "configs" / "train.json"))
+    [message] = told(bundle)
+    assert message == (
+        "train.json: expected no byte order mark, as MONAI reads no file with one, found one at its beginning; "
+        "save it as UTF-8 without BOM"
+    )
+    assert any(message.startswith("gentle.json: ") for message in told(bundle, variant="gentle"))
+
+
+def test_fault_27_the_key_that_a_comment_becomes_is_allowed(bundle, rewrite: Write):
+    rewrite("train.json", json.dumps({"_note": "why", **TRAIN}))
+    assert told(bundle) == []
 
 
 def test_fault_28_weights_missing(bundle, rewrite: Write, tmp_path):

@@ -32,10 +32,22 @@ def test_folders_become_a_list_that_checks_out(tmp_path):
     assert sizes(datalist) == {"a": [16, 2, 2], "b": [10, 0, 0]}
     assert all(item.label for item in datalist.sites["a"].unlabelled)
     assert check_datalist(datalist, root, progress=False) == []
+    before = made.path.read_bytes()
     again = prepare_folders(root, public="public", options=options(tmp_path))
     assert again.datalist.hash == datalist.hash
-    other = prepare_folders(root, public="public", options=options(tmp_path, seed=1))
-    assert other.datalist.hash != datalist.hash
+    with pytest.raises(Refused, match=r"list\.json: expected no file, .*, found another data list, 'list'"):
+        prepare_folders(root, public="public", options=options(tmp_path, seed=1))
+    assert made.path.read_bytes() == before
+
+
+def test_shares_and_the_output_are_looked_at_before_any_folder(tmp_path):
+    (tmp_path / "list.json").write_text("my notes")
+    chosen = options(tmp_path)
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(Refused, match=r"(?s)2 problems.*--validation: expected a share.*no file, or a data list"):
+        prepare_folders(nowhere, public="public", options=chosen, validation=1.5)
+    with pytest.raises(Refused, match=r"(?s)2 problems.*--test: expected a share.*no file, or a data list"):
+        prepare_isic(nowhere, options=chosen, test=-1)
 
 
 def test_labels_may_be_dropped_and_sites_limited(tmp_path):
@@ -101,6 +113,36 @@ def test_all_bad_files_are_refused_at_once_and_nothing_is_written(tmp_path):
     assert not (tmp_path / "list.json").exists()
 
 
+def test_missing_public_masks_are_told_together_with_bad_files(tmp_path):
+    root = tmp_path / "data"
+    site(root, "public", 3, 2)
+    site(root, "a", 9, 0)
+    (root / "b" / "images").mkdir(parents=True)
+    for path in (root / "a" / "images").iterdir():
+        path.write_bytes(b"")
+    (tmp_path / "groups.csv").write_text("id,group\nframe 7,x\n")
+    with pytest.raises(Refused, match="12 problems") as caught:
+        prepare_folders(root, public="public", options=options(tmp_path, groups=tmp_path / "groups.csv"))
+    assert "public_002.png: expected a mask, as every public image, found no mask" in str(caught.value)
+    assert str(caught.value).count("a file of zero bytes") == 9
+    assert "found no images" in str(caught.value)
+    assert "found only groups of names like 'frame 7'" in str(caught.value)
+
+
+def test_a_hospital_without_a_folder_images_is_a_warning_of_the_list_and_its_report(tmp_path):
+    root = tmp_path / "data"
+    for number, name in enumerate(("public", "a", "b")):
+        site(root, name, 2, 2, first=100 * number)
+    save(root / "hospital_d" / "Images" / "1.png", picture(7))
+    made = prepare_folders(root, public="public", options=options(tmp_path, report=True))
+    assert list(made.datalist.sites) == ["a", "b"]
+    assert made.warnings == [
+        "hospital_d holds images, such as hospital_d/Images/1.png, but no folder 'images', and was not read: "
+        "if it is a site, move them to hospital_d/images"
+    ]
+    assert "hospital_d holds images" in made.report.read_text()
+
+
 def test_fault_14_15_empty_and_full_masks_are_kept_and_counted(tmp_path):
     root = tmp_path / "data"
     site(root, "public", 3, 3)
@@ -151,6 +193,14 @@ def test_isic_by_folder_and_public_options(tmp_path, isic):
         Refused, match=r"--public: expected a count below 40, a share in \(0, 1\), one of \[.*\], or none"
     ):
         prepare_isic(isic, options=options(tmp_path), public="many")
+
+
+def test_masks_of_a_public_isic_folder_are_told_with_bad_files(tmp_path, isic):
+    next(isic.glob("*Test_Part1*/*_0000030_segmentation.png")).unlink()
+    next(isic.glob("*Training_Data/*_0000000.jpg")).write_bytes(b"")
+    with pytest.raises(Refused, match="2 problems") as caught:
+        prepare_isic(isic, options=options(tmp_path), public="ISIC-2017_Test_Data")
+    assert "ISIC_0000030.jpg: expected a mask, as every public image, found no mask" in str(caught.value)
 
 
 def test_isic_archives_are_unpacked_on_request(tmp_path, isic):

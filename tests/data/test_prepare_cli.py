@@ -33,6 +33,22 @@ def test_folders(tmp_path, capsys):
     assert (tmp_path / "list.report.csv").is_file()
 
 
+def test_sites_with_few_images_to_measure_with_are_named_with_the_mend(tmp_path, capsys):
+    site(tmp_path, "public", 2, 2)
+    site(tmp_path, "a", 12, 12, first=100)
+    site(tmp_path, "b", 50, 50, first=200)
+    site(tmp_path, "c", 3, 0, first=300)
+    words = ("folders", tmp_path, "--public", "public", "--no-report", "--output")
+    assert run(*words, tmp_path / "few.json") == 0
+    start = "few to measure with: a: fewer than 5 validation or test images, and a site tells no score of fewer; "
+    end = "where all images lie on one machine, --privacy#least_images 1 of `samfed federate` shows every score"
+    assert f"{start}--validation 0.3 --test 0.3 gives more; {end}" in capsys.readouterr().out
+    assert run(*words, tmp_path / "more.json", "--validation", 0.3, "--test", 0.3) == 0
+    assert start + end in capsys.readouterr().out
+    assert run(*words, tmp_path / "enough.json", "--validation", 0.45, "--test", 0.45) == 0
+    assert "few to measure" not in capsys.readouterr().out
+
+
 def test_folders_without_a_public_one(tmp_path, capsys):
     for number, name in enumerate("ab"):
         site(tmp_path, name, 10, 10, first=100 * number)
@@ -78,6 +94,16 @@ def test_synthetic(tmp_path):
     assert run("synthetic", tmp_path / "data", *words, "--output", output) == 0
     assert len(DataList.load(output).sites) == 2
     assert (tmp_path / "list.report.html").is_file()
+    before = output.read_bytes()
+    assert run("synthetic", tmp_path / "data", *words, "--output", output) == 0
+    assert output.read_bytes() == before
+    images = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.jpg")}
+    with pytest.raises(Refused, match="or the list 'synthetic-1', found the list 'synthetic-0'; choose another name"):
+        run("synthetic", tmp_path / "data", *words, "--output", output, "--seed", 1)
+    assert {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.jpg")} == images
+    with pytest.raises(Refused, match="found another data list, 'synthetic-0'"):
+        run("synthetic", tmp_path / "data", *words, "--output", output, "--labelled")
+    assert output.read_bytes() == before
 
 
 def test_the_parser_imports_nothing_heavy():
@@ -101,6 +127,12 @@ def test_split_writes_one_list_per_site_and_the_servers(tmp_path, capsys):
     assert of_server.sites == {}
     assert of_b.public_hash() == of_server.public_hash() == whole.public_hash()
     assert of_b.part_hash("b") == whole.part_hash("b") != whole.part_hash("a")
+    assert run("split", tmp_path / "list.json", "--output-dir", tmp_path / "lists") == 0
+    of_b.for_server().save(tmp_path / "lists" / "a.json")
+    (tmp_path / "lists" / "b.json").unlink()
+    with pytest.raises(Refused, match=r"lists/a\.json: expected no file, or the very list to be written"):
+        run("split", tmp_path / "list.json", "--output-dir", tmp_path / "lists")
+    assert not (tmp_path / "lists" / "b.json").exists()
 
 
 def test_split_of_a_list_without_sites_is_refused(tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import replace
 
 import pytest
 
@@ -108,10 +109,18 @@ def test_duplicates_among_public_polyps_are_reported(tmp_path, root):
     assert "1 image(s) of the public set repeat the bytes of another one there" in made.warnings
 
 
-def test_public_images_without_masks_are_refused(tmp_path, root):
+def test_public_images_without_masks_are_refused_together_with_bad_files(tmp_path, root):
     (root / "CVC-ColonDB" / "CVC-ColonDB" / "p38.bmp").unlink()
-    with pytest.raises(Refused, match=r"38\.bmp: expected a mask, as every public image, found no mask"):
+    next((root / "Kvasir-SEG" / "images").iterdir()).write_bytes(b"")
+    with pytest.raises(
+        Refused, match=r"(?s)38\.bmp: expected a mask, as every public image, found no mask.*zero bytes"
+    ):
         prepare_polyp(root, options=options(tmp_path))
+
+
+def test_shares_are_looked_at_before_any_folder(tmp_path):
+    with pytest.raises(Refused, match=r"--validation and --test: expected less than 1 together, found 0\.5 and 0\.5"):
+        prepare_polyp(tmp_path / "nowhere", options=options(tmp_path), validation=0.5, test=0.5)
 
 
 def test_archives_are_unpacked_into_folders_of_their_names(tmp_path, root):
@@ -144,7 +153,7 @@ def test_a_published_list_finds_the_official_layouts(tmp_path, root):
     assert images == ["CVC-300/bbdd/1.bmp", "CVC-300/bbdd/300.bmp"]
     assert [part.missing for part in made.coverage if part.missing] == [["700.png"]]
     assert {item.group for item in made.datalist.public} == {"colondb_seq1"}
-    plain = prepare_list(tmp_path / "published.json", root, options=chosen)
+    plain = prepare_list(tmp_path / "published.json", root, options=replace(chosen, output=tmp_path / "plain.json"))
     assert {item.group for _, _, item in plain.datalist.items()} == {None}
 
 

@@ -47,7 +47,7 @@ def test_fault_27_a_trailing_comma_is_refused_with_its_line(tmp_path: Path):
     ("content", "message"),
     [
         (b"", "found 'an empty file'"),
-        (b'{"a": "\xff"}', "byte 7 is not UTF-8"),
+        (b'{"a": "\xff"}', "expected UTF-8 JSON, found byte 7 is not UTF-8; save it as UTF-8"),
         (b"seed: 1", "line 1, column 1"),
     ],
 )
@@ -55,6 +55,34 @@ def test_what_is_not_json_is_refused(tmp_path: Path, content: bytes, message: st
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(Refused, match=message):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "mend"),
+    [
+        ('{"a": 1, // why\n "b": 2}', "JSON has no comments; write a key `_note` in a configuration, or remove it"),
+        ('{"a": 1 /* why */}', "JSON has no comments"),
+        ('# why\n{"a": 1}', "JSON has no comments"),
+        ('{"a": True}', "write true / false / null"),
+        ('{"a": [1, None]}', "write true / false / null"),
+        ("{'a': 1}", 'write double quotes (")'),
+        ('{"a": \u201cx\u201d}', 'write double quotes (")'),
+        ('{"a": 0,5}', "write decimals with a point, as 0.5"),
+        ('{"a": Truely}', "look for a trailing comma or a missing quote at or just before this place"),
+        ('{"a": 1, b": 2}', "look for a trailing comma or a missing quote at or just before this place"),
+    ],
+)
+def test_fault_27_what_other_languages_allow_is_told_with_its_own_mend(tmp_path: Path, content: str, mend: str):
+    (tmp_path / "a.json").write_text(content, encoding="utf-8")
+    with pytest.raises(Refused, match=rf"a\.json, line 1, column \d+: expected valid JSON, .*; {re.escape(mend)}"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_byte_order_mark_is_passed_over_where_only_this_package_reads(tmp_path: Path):
+    (tmp_path / "a.json").write_text('{"a": 1}', encoding="utf-8-sig")
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+    with pytest.raises(Refused, match=r"a\.json: expected no byte order mark, .*, found one at .* without BOM"):
+        read_json(tmp_path / "a.json", byte_order_mark=False)
 
 
 @pytest.mark.parametrize(("content", "line"), [("{\n", "{"), ("[1,\n\n", "[1,"), ('{\n  "a":\n', '"a":')])

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from samfed_monai.data.sources.found import Found, pair_up
+from samfed_monai.data.sources.passed_over import passed_over
 from samfed_monai.errors import Problem, Problems, Refused
 
 
-def find_folders(root: str | Path, *, public: str | None) -> dict[str, list[Found]]:
+@dataclass(frozen=True)
+class Folders:
+    """What was found in a folder of sites.
+
+    Args:
+        sites: site name to its images; a public folder is among them, one with problems of its own may not be.
+        problems: what is wrong with what was found, to be refused together with what its files show.
+        passed_over: a sentence on every other folder that holds images; they were not read.
+    """
+
+    sites: dict[str, list[Found]] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    passed_over: tuple[str, ...] = ()
+
+
+def find_folders(root: str | Path, *, public: str | None, output: str | Path | None = None) -> Folders:
     """What each site's folder holds.
 
     Args:
         root: folder of sites; every subfolder with an ``images`` folder in it is one.
-        public: the one whose images are public; each of them needs a mask. ``None``: every folder is a site.
-
-    Returns:
-        Site name to its images; a public folder is among them.
+        public: the one whose images are public; each of them needs a mask (fault 1). ``None``: every folder is a site.
+        output: file that is to be written; the folder it lies in, if it is under ``root``, is no forgotten site.
 
     Raises:
-        Refused: no such folder, fewer than two sites, or public images without a mask (fault 1).
+        Refused: no such folder, or fewer than two sites.
     """
     root = Path(root)
     names = sorted(path.parent.name for path in root.glob("*/images") if path.is_dir()) if root.is_dir() else []
@@ -27,8 +42,9 @@ def find_folders(root: str | Path, *, public: str | None) -> dict[str, list[Foun
         mend = f"name one of {names} with --public" if names else "expected is DIR/<site>/images and DIR/<site>/masks"
         where = root / (public or "<site>") / "images"
         raise Refused([Problem(str(where), found="no such folder", expected="images", mend=mend)])
+    others = passed_over(root, names, output=output)
     if len(names) < 2:
-        mend = "put each site's images into a folder of its own: DIR/<site>/images"
+        mend = "; ".join(others) or "put each site's images into a folder of its own: DIR/<site>/images"
         raise Refused(
             [Problem(str(root), found=f"only {names[0]!r}", expected="at least one site beside it", mend=mend)]
         )
@@ -38,8 +54,7 @@ def find_folders(root: str | Path, *, public: str | None) -> dict[str, list[Foun
         with problems.collected():
             found[name] = pair_up(root / name, root, name)
     problems.extend(without_mask(found.get(public or "", [])))
-    problems.refuse_if_any()
-    return found
+    return Folders(found, tuple(problems), tuple(others))
 
 
 def without_mask(found: list[Found]) -> list[Problem]:

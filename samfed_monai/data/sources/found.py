@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def list_images(folder: Path) -> list[Path]:
 def pair_up(folder: Path, root: Path, origin: str) -> list[Found]:
     """Images of ``folder/images`` with their masks in ``folder/masks``, matched by stem.
 
-    A mask may also be called ``<stem>_segmentation`` or ``<stem>_mask``. Masks without an image are logged.
+    A mask may also be called ``<stem>_segmentation`` or ``<stem>_mask``. Masks without an image are logged, the first
+    two by name.
 
     Raises:
         Refused: there is no ``images`` folder, or nothing in it, or an image has two masks.
@@ -66,15 +68,20 @@ def pair_up(folder: Path, root: Path, origin: str) -> list[Found]:
             found, mend = f"the same image's mask in {relative(there, root)}", "delete or rename one of them"
             problems.add(relative(path, root), found=found, expected="one mask for each image", mend=mend)
     problems.refuse_if_any()
-    lonely = len(masks.keys() - stems)
-    if lonely:
-        logger.warning("%s: %d mask(s) belong to no image and are left out", folder / "masks", lonely)
+    warn_of_lonely(folder / "masks", [path for name, path in masks.items() if name not in stems])
     return [
         Found(
             relative(path, root), relative(masks[stem(path.name)], root) if stem(path.name) in masks else None, origin
         )
         for path in images
     ]
+
+
+def warn_of_lonely(folder: Path, masks: Sequence[Path]) -> None:
+    """Logs how many masks of a folder belong to no image, and what the first two are called."""
+    if masks:
+        names = " and ".join(sorted(path.name for path in masks)[:2])
+        logger.warning("%s: %d mask(s) belong to no image and are left out, such as %s", folder, len(masks), names)
 
 
 def mask_stem(path: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from samfed_monai.data.checks import stem
 from samfed_monai.data.reading import SUFFIXES
-from samfed_monai.data.sources.found import Found, relative
+from samfed_monai.data.sources.found import Found, relative, warn_of_lonely
 from samfed_monai.data.sources.polyp_layouts import COLLECTIONS, Collection, Pairing, plain
 from samfed_monai.errors import Problem, Problems, Refused
 
@@ -143,9 +143,7 @@ def _pair(
     image_of, mask_of = _keys(images, pairing.image, root), _keys(masks, pairing.mask, root)
     if pairing.masks is None and not image_of.keys() & mask_of.keys():
         return []
-    lonely = len(mask_of.keys() - image_of.keys())
-    if lonely:
-        logger.warning("%s: %d mask(s) belong to no image and are left out", masks, lonely)
+    warn_of_lonely(masks, [path for key, path in mask_of.items() if key not in image_of])
     return [
         Found(
             relative(path, root),

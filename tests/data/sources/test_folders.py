@@ -12,7 +12,9 @@ def test_images_find_their_masks_by_stem(tmp_path):
     site(tmp_path, "Süd 1", 3, 1)
     save(tmp_path / "Süd 1" / "masks" / "Süd 1_001_segmentation.png", disc())
     (tmp_path / "notes").mkdir()
-    found = find_folders(tmp_path, public="public")
+    folders = find_folders(tmp_path, public="public")
+    found = folders.sites
+    assert (folders.problems, folders.passed_over) == ((), ())
     assert list(found) == ["Süd 1", "public"]
     assert [(one.image, one.label) for one in found["Süd 1"]] == [
         ("Süd 1/images/Süd 1_000.png", "Süd 1/masks/Süd 1_000.png"),
@@ -26,31 +28,34 @@ def test_two_masks_of_one_image_are_refused(tmp_path, second):
     site(tmp_path, "public", 1, 1)
     site(tmp_path, "a", 1, 1)
     save(tmp_path / "a" / "masks" / second, disc())
-    with pytest.raises(Refused, match="expected one mask for each image, found the same image's mask in a/masks/a_000"):
-        find_folders(tmp_path, public="public")
+    found = find_folders(tmp_path, public="public")
+    assert list(found.sites) == ["public"]
+    [problem] = found.problems
+    assert "expected one mask for each image, found the same image's mask in a/masks/a_000" in str(problem)
 
 
-def test_two_masks_of_no_image_are_left_out(tmp_path):
+def test_masks_of_no_image_are_left_out_and_the_first_two_named(tmp_path, caplog):
     site(tmp_path, "public", 1, 1)
     site(tmp_path, "a", 1, 0)
-    for name in ("b.png", "b.bmp"):
+    for name in ("d.png", "b.png", "b.bmp", "c_mask.png"):
         save(tmp_path / "a" / "masks" / name, disc())
-    assert find_folders(tmp_path, public="public")["a"][0].label is None
+    assert find_folders(tmp_path, public="public").sites["a"][0].label is None
+    assert "3 mask(s) belong to no image and are left out, such as b.bmp and c_mask.png" in caplog.text
 
 
 def test_hidden_files_are_not_images(tmp_path):
     site(tmp_path, "public", 1, 1)
     site(tmp_path, "a", 1, 0)
     save(tmp_path / "a" / "images" / "._a_000.png", picture(0))
-    assert len(find_folders(tmp_path, public="public")["a"]) == 1
+    assert len(find_folders(tmp_path, public="public").sites["a"]) == 1
 
 
 def test_fault_01_all_public_images_without_masks_are_told(tmp_path):
     site(tmp_path, "public", 3, 1)
     site(tmp_path, "a", 1, 0)
-    with pytest.raises(Refused, match="2 problems") as caught:
-        find_folders(tmp_path, public="public")
-    assert "public/images/public_001.png: expected a mask, as every public image, found no mask" in str(caught.value)
+    told = [str(problem) for problem in find_folders(tmp_path, public="public").problems]
+    mend = "expected a mask, as every public image, found no mask; add it, or move the image"
+    assert told == [f"public/images/public_{number}.png: {mend}" for number in ("001", "002")]
 
 
 def test_an_unknown_public_folder_is_refused_with_those_that_exist(tmp_path):
@@ -66,5 +71,15 @@ def test_an_unknown_public_folder_is_refused_with_those_that_exist(tmp_path):
 def test_an_empty_images_folder_is_told(tmp_path):
     site(tmp_path, "public", 1, 1)
     (tmp_path / "a" / "images").mkdir(parents=True)
-    with pytest.raises(Refused, match="found no images; put the site's images there"):
+    [problem] = find_folders(tmp_path, public="public").problems
+    assert "found no images; put the site's images there" in str(problem)
+
+
+def test_a_folder_of_images_that_is_no_site_is_named(tmp_path):
+    site(tmp_path, "public", 1, 1)
+    save(tmp_path / "hospital_c" / "img" / "1.png", picture(1))
+    with pytest.raises(Refused, match=r"only 'public'; hospital_c holds images, such as hospital_c/img/1\.png, but no"):
         find_folders(tmp_path, public="public")
+    site(tmp_path, "a", 1, 1)
+    [sentence] = find_folders(tmp_path, public="public").passed_over
+    assert sentence.startswith("hospital_c holds images")
