@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.errors import Problem
 from samfed_monai.io import read_json
 
 SETTINGS: Mapping[str, type] = {"network_name": str, "image_size": int}
@@ -31,6 +32,26 @@ def settings_of(path: str | Path) -> dict[str, Any]:
         if text and (kind is str or text.isdigit()):
             found[name] = kind(text)
     return found
+
+
+def trained_otherwise(path: str | Path, settings: Mapping[str, Any]) -> list[Problem]:
+    """Those of a run's ``settings`` with which the weights that it is about to use were not trained.
+
+    Args:
+        path: weights file.
+        settings: knobs by name; what this or :func:`settings_of` does not name is not compared.
+    """
+    trained = settings_of(path)
+    return [
+        Problem(
+            name,
+            found=repr(settings[name]),
+            expected=f"{trained[name]!r}, as {Path(path).name} was trained",
+            mend=f"give --{name} {trained[name]}",
+        )
+        for name in SETTINGS
+        if name in trained and name in settings and trained[name] != settings[name]
+    ]
 
 
 def network_overrides(path: str | Path) -> dict[str, Any]:

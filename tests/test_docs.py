@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from samfed_monai.errors import Refused
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = sorted([REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *(REPOSITORY / "docs").glob("*.md")])
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -62,9 +64,13 @@ def test_the_example_guide_blurs_what_the_batch_carries(examples):
     guide = examples["SmoothedGuide"](width=3)
     mask = torch.zeros(1, 1, 5, 5)
     mask[..., 2, 2] = 0.9
-    blurred = guide({"teacher": mask}, None)
+    image = torch.zeros(1, 3, 5, 5)
+    blurred = guide({"image": image, "teacher": mask}, None)
     assert blurred[0, 0, 1:4, 1:4].flatten().tolist() == pytest.approx([0.1] * 9)
     assert guide.name == "smoothed"
+    message = r"guides#smoothed \(SmoothedGuide\) -> key: expected the key 'teacher', .* or disable guides#smoothed and"
+    with pytest.raises(Refused, match=message):
+        guide({"image": image}, None)
 
 
 def test_the_example_rule_is_asked_by_its_name(examples):

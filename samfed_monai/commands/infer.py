@@ -18,14 +18,14 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         "infer",
         help="segment a folder of images",
         description="Writes one PNG mask (0 and 255) per image, at the image's own size and under its own name. "
-        "Nothing of the image's metadata is copied.",
+        "Nothing of the image's metadata is copied, and no file is replaced.",
         allow_abbrev=False,
     )
     add_bundle(parser)
     parser.add_argument("--model", metavar="MODEL", required=True, help=MODEL_HELP)
     parser.add_argument("--site", metavar="NAME", default="", help="of a run: this site's own model")
     parser.add_argument("--images", metavar="DIR", required=True, help="folder of images; its sub-folders count, too")
-    parser.add_argument("--output", metavar="DIR", required=True, help="folder for the masks")
+    parser.add_argument("--output", metavar="DIR", required=True, help="folder for the masks, outside of the images'")
     parser.add_argument("--probabilities", action="store_true", help="also write 8-bit probability maps")
     take_overrides(parser, "inference.json")
     parser.set_defaults(run=run)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class BatchGuide(Guide):
-    """Reads a guide's probabilities out of the unlabelled batch; computes nothing.
+    """Reads a guide's probabilities out of the unlabelled batch; what more there is to compute is a subclass's.
 
     Args:
         name: what terms call this guide.
@@ -34,7 +34,7 @@ class BatchGuide(Guide):
 
     def __call__(self, batch: Mapping[str, Any], engine: Engine) -> Tensor:
         """The batch's own entry; see :class:`Guide`."""
-        where = f"guides#{self.name} (BatchGuide) -> key"
+        where = f"guides#{self.name} ({type(self).__name__}) -> key"
         if self.key not in batch:
             mend = (
                 "fill the soft-mask store and give store_dir and teacher_sha256 (LoadSoftMaskd writes 'teacher'), "

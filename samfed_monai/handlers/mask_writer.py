@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +15,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
-from samfed_monai.errors import Problem, Problems
-from samfed_monai.io import atomic_write
+from samfed_monai.data.image_folder import image_names
+from samfed_monai.errors import Problems
+from samfed_monai.handlers.mask_folder import MaskFolder
+from samfed_monai.io import sha256_file
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 
 def probabilities_at(logits: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
@@ -44,13 +50,22 @@ class MaskWriter:
     image that its EXIF turns gets a mask of the turned, upright picture. It does not score anything. An item says in
     ``id`` what it is called and in ``native_size`` how high and wide its image was.
 
+    A file that is there is never replaced, see :class:`MaskFolder`: the same inference may be run again into the same
+    folder, another one is refused.
+
     Args:
         output_dir: folder to write to; names with folders in them make sub-folders.
         probabilities: whether to write ``<id>.probability.png``, too: 8 bit, 255 is certain foreground.
         threshold: probability from which a pixel is foreground.
+        images: folder of the images; no mask is written into it, and files that have the names of its masks are found
+            before anything is computed.
+        model: weights file that the masks are made with; its hash is noted beside them, with size and threshold.
+        image_size: pixels of a prediction's side, for that note.
 
     Raises:
-        Refused: the threshold is not inside (0, 1), or the output folder cannot be written to.
+        Refused: the threshold is not inside (0, 1); the output folder cannot be written to, lies in the folder of
+            images, or has files of these names that this inference did not write. When it is built, as far as
+            ``images`` and ``model`` are given, else with the first such mask.
 
     Example::
 
@@ -63,25 +78,44 @@ class MaskWriter:
         output_dir: str | Path,
         probabilities: bool = False,
         threshold: float = 0.5,
+        images: str | Path | None = None,
+        model: str | Path | None = None,
+        image_size: int | None = None,
     ) -> None:
         problems = Problems()
         if not 0 < threshold < 1:
             problems.add("MaskWriter#threshold", found=repr(threshold), expected="a number in (0, 1)")
-        self.output_dir = Path(output_dir).expanduser()
-        problems.extend(_unwritable(self.output_dir))
-        problems.refuse_if_any()
         self.probabilities, self.threshold = probabilities, threshold
+        made_with: dict[str, Any] = {"image_size": image_size, "threshold": threshold}
+        self.masks = MaskFolder(output_dir, {"model_sha256": sha256_file(model), **made_with} if model else None)
+        names = [file for name in image_names(images) for file in self._files(name)] if images else []
+        problems.extend(self.masks.problems(names, images=images))
+        problems.refuse_if_any()
+        self._written = 0
 
     def attach(self, engine: Engine) -> None:
         """Binds the handler to an evaluator."""
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self._tell)
 
     def __call__(self, engine: Engine) -> None:
         for name, size, logits in self._items(engine.state.batch, engine.state.output):
             probabilities = probabilities_at(logits, size)
-            self._save(f"{name}.png", np.where(probabilities >= self.threshold, 255, 0))
-            if self.probabilities:
-                self._save(f"{name}.probability.png", np.rint(probabilities * 255))
+            mask, *map_of_probabilities = self._files(name)
+            self.masks.write(mask, _png(np.where(probabilities >= self.threshold, 255, 0)))
+            for file in map_of_probabilities:
+                self.masks.write(file, _png(np.rint(probabilities * 255)))
+            self._written += 1
+
+    def _start(self) -> None:
+        self._written = 0
+
+    def _tell(self) -> None:
+        logger.info("%d %s in %s", self._written, "mask" if self._written == 1 else "masks", self.masks.folder)
+
+    def _files(self, name: str) -> list[str]:
+        return [f"{name}.png", f"{name}.probability.png"][: 2 if self.probabilities else 1]
 
     def _items(self, batch: Any, output: Any) -> Iterator[tuple[str, tuple[int, int], Tensor]]:
         """Name, own size and logits of every image, whether the evaluator decollates or not."""
@@ -94,16 +128,8 @@ class MaskWriter:
             height, width = (int(side) for side in item["native_size"])
             yield item["id"], (height, width), item["pred"]
 
-    def _save(self, name: str, pixels: NDArray[Any]) -> None:
-        with atomic_write(self.output_dir / name) as stream:
-            Image.fromarray(pixels.astype(np.uint8)).save(stream, format="PNG")
 
-
-def _unwritable(folder: Path) -> list[Problem]:
-    try:
-        with atomic_write(folder / ".writable"):
-            pass
-        (folder / ".writable").unlink()
-    except OSError as error:
-        return [Problem(str(folder), found=str(error), expected="a folder that can be written to")]
-    return []
+def _png(pixels: NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(stream, format="PNG")
+    return stream.getvalue()

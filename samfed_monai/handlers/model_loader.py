@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
 
-from samfed_monai.errors import Problems
+from samfed_monai.errors import Refused
 from samfed_monai.handlers.trained_weights import trained_weights
-from samfed_monai.trained_model import SETTINGS, settings_of
+from samfed_monai.trained_model import trained_otherwise
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -34,13 +34,8 @@ class ModelLoader:
     """
 
     def __init__(self, *, path: str | Path, network: nn.Module, settings: dict[str, Any] | None = None) -> None:
-        problems = Problems()
-        trained = settings_of(path)
-        for name in SETTINGS.keys() & trained.keys() & (settings or {}).keys():
-            if trained[name] != (settings or {})[name]:
-                found, expected = repr((settings or {})[name]), f"{trained[name]!r}, as {Path(path).name} was trained"
-                problems.add(name, found=found, expected=expected, mend=f"give --{name} {trained[name]}")
-        problems.refuse_if_any()
+        if problems := trained_otherwise(path, settings or {}):
+            raise Refused(problems)
         self.network, self.weights = network, trained_weights(network, path)
 
     def attach(self, engine: Engine) -> None:

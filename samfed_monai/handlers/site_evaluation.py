@@ -12,6 +12,7 @@ from samfed_monai.errors import Problem, Refused
 from samfed_monai.handlers.trained_weights import trained_weights
 from samfed_monai.io import write_json
 from samfed_monai.metrics import pool
+from samfed_monai.trained_model import trained_otherwise
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedEvaluator
@@ -40,9 +41,12 @@ class SiteEvaluation:
         batch_size: images in a batch.
         output_dir: folder to write to.
         limit: at most this many images of each site.
+        settings: knobs of this run, compared with those that the weights' header names (``network_name``,
+            ``image_size``); what either side does not name is not compared.
 
     Raises:
-        Refused: weights that do not fit, an unknown site or split, images without a label.
+        Refused: weights that were trained with other settings, when it is built; later those that do not fit, an
+            unknown site or split, images without a label.
 
     Example::
 
@@ -63,7 +67,10 @@ class SiteEvaluation:
         batch_size: int = 8,
         output_dir: str | Path,
         limit: int | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
+        if problems := trained_otherwise(model, settings or {}):
+            raise Refused(problems)
         self.evaluator, self.scores, self.model = evaluator, scores, Path(model)
         self.datalist, self.data_root, self.split, self.site = datalist, data_root, split, site
         self.preprocessing, self.batch_size = preprocessing, batch_size

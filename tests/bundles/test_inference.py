@@ -61,11 +61,48 @@ def test_masks_have_native_size_and_the_images_names(infer, model, images, tmp_p
     written = {
         path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()
     }
-    assert written == {f"{name}.png" for name in SIZES}
+    assert written == {"inference.json", *(f"{name}.png" for name in SIZES)}
     for name, (height, width) in SIZES.items():
         with Image.open(tmp_path / "out" / f"{name}.png") as mask:
             assert (mask.mode, mask.size) == ("L", (width, height))
             assert set(np.unique(np.asarray(mask))) <= {0, 255}
+
+
+def test_the_same_inference_runs_again_and_counts_its_masks(infer, model, images, tmp_path, caplog):
+    def content() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+
+    assert infer(model, images, tmp_path / "out") == 0
+    before = content()
+    assert infer(model, images, tmp_path / "out", "--probabilities") == 0
+    assert before.items() < content().items()
+    assert [text for text in caplog.messages if "mask" in text] == [f"3 masks in {tmp_path}/out"] * 2
+
+
+@pytest.mark.parametrize("place", ["images", "images/deep"])
+def test_masks_are_never_written_among_the_images(infer, model, images, tmp_path, capsys, place):
+    Image.new("RGB", (8, 8)).save(images / "c.png")
+    before = {path: path.read_bytes() for path in images.rglob("*") if path.is_file()}
+    assert infer(model, images, tmp_path / place) == 2
+    error = capsys.readouterr().err
+    assert f"output_dir (--output): expected a folder outside of {images}" in error
+    assert "reading" not in error, "refused before the images are looked at"
+    assert {path: path.read_bytes() for path in images.rglob("*") if path.is_file()} == before
+
+
+def test_labels_and_masks_of_another_threshold_stay_as_they_are(infer, model, images, tmp_path, capsys):
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.png").write_bytes(b"label")
+    assert infer(model, images, tmp_path / "labels") == 2
+    assert "labels: expected no file of a mask's name, or inference.json" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "labels").iterdir()] == ["a.png"]
+    assert infer(model, images, tmp_path / "out") == 0
+    assert infer(model, images, tmp_path / "out", "--threshold", "0.7") == 2
+    assert "inference.json -> threshold: expected 0.7, as now, found 0.5" in capsys.readouterr().err
+    (tmp_path / "out" / "a.png").write_bytes(b"corrected by hand")
+    assert infer(model, images, tmp_path / "out") == 2
+    assert "a.png: expected none, or the same mask, found another file" in capsys.readouterr().err
+    assert (tmp_path / "out" / "a.png").read_bytes() == b"corrected by hand"
 
 
 def test_probability_maps_are_8_bit_and_agree_with_the_masks(infer, model, images, tmp_path):

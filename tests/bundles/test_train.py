@@ -15,7 +15,7 @@ from monai.bundle import ConfigWorkflow
 
 from samfed_monai.data import DataList, SoftMaskStore, load_records, render_synthetic
 from samfed_monai.errors import Refused
-from samfed_monai.io import read_json, safe_load
+from samfed_monai.io import read_json, safe_load, save_tensors
 
 TRAIN, EVALUATE = "train.json", "evaluate.json"
 TEACHER = "a" * 64
@@ -197,11 +197,17 @@ def test_evaluation_of_all_sites(build: Build, tmp_path: Path) -> None:
 
 def test_evaluation_of_one_site_on_validation(build: Build, tmp_path: Path) -> None:
     workflow = build([TRAIN, EVALUATE], split="validation", model=str(tmp_path / "w.safetensors"))
-    from samfed_monai.io import save_tensors
-
     save_tensors(tmp_path / "w.safetensors", workflow.parser.get_parsed_content("network").state_dict())
     workflow.run()
     assert [site["n"] for site in read_json(tmp_path / "out" / "metrics.json")["sites"].values()] == [2]
+
+
+def test_evaluation_at_another_size_than_the_model_was_trained_at_is_refused(build: Build, tmp_path: Path) -> None:
+    save_tensors(tmp_path / "m.safetensors", {"a": torch.zeros(1)}, {"network_name": "basic_unet", "image_size": "64"})
+    with pytest.raises(RuntimeError) as caught:
+        build([TRAIN, EVALUATE], model=str(tmp_path / "m.safetensors")).run()
+    told = str(root_of(caught.value))
+    assert told.endswith("image_size: expected 64, as m.safetensors was trained, found 32; give --image_size 64")
 
 
 def test_fault_33_weights_of_another_shape_are_refused(build: Build, tmp_path: Path) -> None:

@@ -48,6 +48,15 @@ def test_each_site_is_scored_on_its_own_model_as_the_run_scored_it(fedper, small
     assert alone["sites"] == {"site-2": rows["site-2"]}
 
 
+def test_a_run_is_not_scored_at_another_size_than_it_was_trained_at(fedper, small_federation, tmp_path, capsys):  # noqa: F811
+    where = ("--datalist", str(small_federation / "list.json"), "--data-root", str(small_federation))
+    command = ["evaluate", "samfed_skin", "--model", str(fedper[0]), *where, "--output-dir", str(tmp_path / "out")]
+    assert main([*command, "--image_size", "64"]) == 2
+    message = "image_size: expected 32, as site-1.safetensors was trained, found 64; give --image_size 32"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_masks_are_those_of_the_site_that_is_named(fedper, small_federation, tmp_path, capsys):  # noqa: F811
     run, _ = fedper
     infer = ["infer", "samfed_skin", "--images", str(small_federation / "public"), "--output", str(tmp_path / "masks")]

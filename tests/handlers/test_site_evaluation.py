@@ -32,6 +32,21 @@ def test_a_split_without_images_or_an_unknown_site_is_refused(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
+def test_weights_that_were_trained_with_other_settings_are_refused_when_it_is_built(tmp_path: Path) -> None:
+    model = tmp_path / "m.safetensors"
+    save_tensors(model, {"a": torch.zeros(1)}, {"network_name": "basic_unet", "image_size": "32"})
+    message = (
+        r"2 problems\n"
+        r"  - network_name: expected 'basic_unet', as m.safetensors was trained, found 'unet'; "
+        r"give --network_name basic_unet\n"
+        r"  - image_size: expected 32, as m.safetensors was trained, found 256; give --image_size 32$"
+    )
+    with pytest.raises(Refused, match=message):
+        evaluation(tmp_path, model=model, settings={"network_name": "unet", "image_size": 256, "batch_size": 1})
+    evaluation(tmp_path, model=model, settings={"image_size": 32})
+    evaluation(tmp_path, model=model)
+
+
 @pytest.mark.parametrize("skip_empty", [False, True])
 def test_the_average_is_over_images_not_over_sites(tmp_path: Path, skip_empty: bool, monkeypatch, caplog) -> None:
     empty = {"both": 0, "prediction": 1, "label": 0}

@@ -1,0 +1,99 @@
+"""What a folder of masks takes, and what it leaves as it is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from samfed_monai.errors import Refused
+from samfed_monai.handlers.mask_folder import RECORD, MaskFolder
+from samfed_monai.io import read_json
+
+MADE_WITH = {"model_sha256": "a" * 64, "threshold": 0.5}
+
+
+def told(folder: MaskFolder, *names: str, images: Path | None = None) -> list[str]:
+    return [str(problem) for problem in folder.problems(names, images=images)]
+
+
+def test_the_first_mask_brings_the_record_and_the_same_one_again_is_taken(tmp_path: Path) -> None:
+    for _ in range(2):
+        folder = MaskFolder(tmp_path / "out", MADE_WITH)
+        assert told(folder, "deep/a.png", images=tmp_path / "in") == []
+        folder.write("deep/a.png", b"mask")
+    assert read_json(tmp_path / "out" / RECORD) == MADE_WITH
+    assert (tmp_path / "out" / "deep" / "a.png").read_bytes() == b"mask"
+
+
+def test_a_folder_that_was_only_looked_at_has_no_record(tmp_path: Path) -> None:
+    assert told(MaskFolder(tmp_path / "out", MADE_WITH)) == []
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_another_file_of_that_name_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"label")
+    message = rf"{re.escape(str(tmp_path))}/a.png: expected none, or the same mask, found another file; choose another"
+    with pytest.raises(Refused, match=message):
+        MaskFolder(tmp_path).write("a.png", b"mask")
+    assert (tmp_path / "a.png").read_bytes() == b"label"
+    assert not (tmp_path / RECORD).exists()
+
+
+def test_files_that_nothing_says_an_inference_made_are_found_beforehand(tmp_path: Path) -> None:
+    for name in ("b.png", "c.png", "other.png"):
+        (tmp_path / name).write_bytes(b"label")
+    folder = MaskFolder(tmp_path, MADE_WITH)
+    expected = f"{tmp_path}: expected no file of a mask's name, or inference.json beside them, found "
+    mend = "; choose another --output (output_dir)"
+    assert told(folder, "a.png", "b.png") == [f"{expected}b.png{mend}"]
+    assert told(folder, "a.png", "b.png", "c.png") == [f"{expected}b.png and 1 more{mend}"]
+    assert told(folder, "a.png") == []
+
+
+def test_masks_of_another_model_or_threshold_are_found_beforehand(tmp_path: Path) -> None:
+    MaskFolder(tmp_path, MADE_WITH).write("a.png", b"mask")
+    other = MaskFolder(tmp_path, {"model_sha256": "b" * 64, "threshold": 0.7})
+    mend = "choose another --output (output_dir), or delete this one"
+    assert told(other, "new.png") == [
+        f"{tmp_path}/inference.json -> model_sha256: expected bbbbbbbbbbbb, as now, found aaaaaaaaaaaa; {mend}",
+        f"{tmp_path}/inference.json -> threshold: expected 0.7, as now, found 0.5; {mend}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("[]", r"threshold: expected 0.5, as now, found nothing; choose another --output \(output_dir\)$"),
+        ('{"threshold": 0.7}', r"threshold: expected 0.5, as now, found 0.7; choose another --output \(output_dir\)$"),
+        ("{", "expected valid JSON"),
+    ],
+)
+def test_a_file_of_the_records_name_is_left_as_it_is(tmp_path: Path, content: str, problem: str) -> None:
+    (tmp_path / RECORD).write_text(content)
+    assert re.search(problem, told(MaskFolder(tmp_path, MADE_WITH), "a.png")[-1])
+    assert (tmp_path / RECORD).read_text() == content
+
+
+@pytest.mark.parametrize("place", ["images", "images/masks", "link", "link/new/masks", "images/../images"])
+def test_masks_among_the_images_are_refused_and_no_folder_is_made(tmp_path: Path, place: str) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "images")
+    [problem] = told(MaskFolder(tmp_path / place), images=tmp_path / "images")
+    assert problem == (
+        f"output_dir (--output): expected a folder outside of {tmp_path}/images, in which everything is read as an "
+        f"image, found {tmp_path / place}; choose another --output (output_dir)"
+    )
+    assert list((tmp_path / "images").iterdir()) == []
+
+
+def test_the_folder_above_the_images_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    assert told(MaskFolder(tmp_path, MADE_WITH), "a.png", images=tmp_path / "images") == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    [problem] = told(MaskFolder(tmp_path / "file" / "out"))
+    assert "file/out: expected a folder that can be written to, found" in problem
