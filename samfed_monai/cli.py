@@ -21,7 +21,7 @@ from samfed_monai.commands.init import add_init_parser
 from samfed_monai.commands.model import add_model_parser
 from samfed_monai.commands.teach import add_teach_parser
 from samfed_monai.commands.variants import add_variants_parser
-from samfed_monai.config.exit_codes import message_and_code, told_by
+from samfed_monai.config.exit_codes import OUR_MISTAKE, message_and_code, told_by
 from samfed_monai.data.prepare_cli import add_prepare_parser
 from samfed_monai.errors import ExitCode, SamFedError
 from samfed_monai.networks.weights_cli import add_weights_parser
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if told is not None:
             return _tell(told)
         traceback.print_exc()
-        sys.stderr.write("\nthis is a mistake in samfed rather than in your input; the lines above say where\n")
+        sys.stderr.write(f"\n{OUR_MISTAKE}\n")
         return int(ExitCode.FAILED)
 
 

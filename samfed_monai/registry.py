@@ -40,9 +40,17 @@ class Registry(Generic[T]):
         return add
 
     def __getitem__(self, name: str) -> T:
+        return self.named(name, where=self.kind)
+
+    def named(self, name: str, *, where: str) -> T:
+        """The entry of that name, which stands at ``where``.
+
+        Raises:
+            Refused: there is none.
+        """
         if name not in self._entries:
             mend = did_you_mean(str(name), self._entries) or "see the names expected"
-            raise Refused([Problem(self.kind, found=repr(name), expected=f"one of {sorted(self._entries)}", mend=mend)])
+            raise Refused([Problem(where, found=repr(name), expected=f"one of {sorted(self._entries)}", mend=mend)])
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

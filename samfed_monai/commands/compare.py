@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.commands.run_many import Run, run_all
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.data import DataList
+    from samfed_monai.federation.stages.data_check import check_data
     from samfed_monai.reports.compare import comparison_table
     from samfed_monai.reports.compare_page import TITLE, write_comparison
     from samfed_monai.reports.compare_text import to_text
@@ -75,11 +76,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.record and Path(arguments.record).is_file():  # before anything runs
         require_same_list(arguments.record, DataList.load(arguments.datalist).hash, where=str(arguments.datalist))
     output = Path(str(absolute(arguments.output_dir)))
+    cache = absolute(arguments.cache_dir) or str(output / "cache")
     common = {
         "datalist": absolute(arguments.datalist),
         "data-root": absolute(arguments.data_root),
         "rounds": str(arguments.rounds),
-        "cache-dir": absolute(arguments.cache_dir) or str(output / "cache"),
+        "cache-dir": cache,
     }
     runs = [
         Run(
@@ -94,6 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
         for seed in seeds
         for place, row in enumerate(rows)
     ]
+    if not all(run.is_done() for run in runs):  # once for all rows, which find it in the cache
+        check_data(DataList.load(str(common["datalist"])), str(common["data-root"]), cache_dir=cache)
     folders = [run.folder for run in runs]
     try:
         run_all(runs, jobs=arguments.jobs, threads=max(1, (os.cpu_count() or 1) // arguments.jobs))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.bars import progress_bar
+from samfed_monai.commands.failed_runs import AGAIN, failure
 from samfed_monai.commands.seal import configs_of, seal_of
 from samfed_monai.config.overrides import normal_ids, parse_pairs, samfed_value
 from samfed_monai.errors import ExitCode, Stopped
@@ -79,13 +80,14 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
     does not end the others; its output is in ``log.txt`` of its folder.
 
     Raises:
+        RunsRefused: some runs failed, all of them because they were refused; the message has their problems.
         Stopped: some runs failed, and the message names them, or the process was asked to end; it says how to go on.
     """
     waiting = [run for run in runs if not run.is_done()]
     for run in runs:
         if run not in waiting:
             run.mark_done()  # its title or note may have changed
-    failed: list[Run] = []
+    failed: list[tuple[Run, int]] = []
     running: dict[subprocess.Popen[bytes], tuple[Run, dict[str, Any]]] = {}
     with Termination(), progress_bar(total=len(runs), initial=len(runs) - len(waiting), unit="run", desc="runs") as bar:
         try:
@@ -102,16 +104,15 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
                     if process.returncode == ExitCode.DONE:
                         run.mark_done(seal)
                     else:
-                        failed.append(run)
+                        failed.append((run, process.returncode))
         except BaseException as error:
             _end(list(running))
             if isinstance(error, Terminated):
                 reason = "asked to end (SIGTERM); what has finished is kept, and so are the rounds of what was running"
-                raise Stopped(reason, resume="type the same command again") from None
+                raise Stopped(reason, resume=AGAIN) from None
             raise
     if failed:
-        logs = "\n".join(f"    {run.name}: {_last_line(run.folder)}  ({run.folder / 'log.txt'})" for run in failed)
-        raise Stopped(f"{len(failed)} of {len(runs)} runs failed:\n{logs}", resume="type the same command again")
+        raise failure(failed, len(runs))
 
 
 def _seal(content: Any) -> Any:
@@ -139,9 +140,3 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             process.kill()
-
-
-def _last_line(folder: Path) -> str:
-    log = folder / "log.txt"
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
-    return lines[-1].strip() if lines else "no output"

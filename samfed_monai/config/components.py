@@ -8,7 +8,7 @@ from typing import Any
 
 from samfed_monai.config.ids import MISSING, lookup, references, split_id, walk
 from samfed_monai.config.kinds import describe, mend_for, unlike_annotation, unlike_default
-from samfed_monai.config.layers import BundleConfig
+from samfed_monai.config.layers import COMMAND_LINE, BundleConfig
 from samfed_monai.config.spelling import COMPONENT_KEYS
 from samfed_monai.config.targets import annotations_of, parameters_of, resolve_target
 from samfed_monai.errors import Problem, Refused, did_you_mean
@@ -109,4 +109,6 @@ def check_override_kinds(config: BundleConfig, base_layers: int, judged: set[tup
 
 def wrong_kind(where: str, value: Any, expected: str) -> Problem:
     """A value of the wrong kind, told in the words of the house: expected a number, found '0.5' (str)."""
-    return Problem(where, found=describe(value), expected=expected, mend=mend_for(value, expected))
+    layer, _, name = where.partition(" -> ")
+    mend = mend_for(value, expected, option=f"--{name}" if layer == COMMAND_LINE else "")
+    return Problem(where, found=describe(value), expected=expected, mend=mend)

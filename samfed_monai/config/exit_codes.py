@@ -9,11 +9,15 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar, get_args
 
 from samfed_monai.allocator import keep_freed_memory
+from samfed_monai.config.component_refusal import component_refusal
 from samfed_monai.config.overrides import started_by_monai
 from samfed_monai.errors import ExitCode, Problem, Refused, SamFedError
 
 T = TypeVar("T")
 _Method = Literal["run", "write"]
+
+OUR_MISTAKE = "this is a mistake in samfed rather than in your input; the lines above say where"
+"""The last line below the traceback of what is no refusal."""
 
 _INTERRUPTED = "interrupted: what was complete is kept\n  to go on: type the same command again"
 
@@ -22,8 +26,14 @@ def told_by(error: BaseException) -> SamFedError | KeyboardInterrupt | None:
     """The error of ours that ``error`` was raised from (MONAI wraps what its ``$`` expressions raise).
 
     Only an explicit ``raise ... from`` counts: what merely happened while a refusal was dealt with is a fault of its
-    own and must be seen.
+    own and must be seen. Where there is none, what a component refused in its own words is one
+    (:func:`component_refusal`).
     """
+    return raised_by_us(error) or component_refusal(error)
+
+
+def raised_by_us(error: BaseException) -> SamFedError | KeyboardInterrupt | None:
+    """As :func:`told_by`, without what components refused in their own words."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, (SamFedError, KeyboardInterrupt)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import types
 import typing
@@ -25,8 +26,17 @@ def describe(value: Any) -> str:
     return "null" if value is None else f"{value!r} ({type(value).__name__})"
 
 
-def mend_for(value: Any, expected: str) -> str:
-    """What to do about a value of the wrong kind, where it is obvious; else an empty string."""
+def mend_for(value: Any, expected: str, *, option: str = "") -> str:
+    """What to do about a value of the wrong kind, where it is obvious; else an empty string.
+
+    Args:
+        value: what stands there.
+        expected: what should.
+        option: ``--id`` where the command line sets it.
+    """
+    if isinstance(value, str) and "a list" in expected:
+        items = [item.strip() for item in value.split(",")]
+        return f'write {option} "{items}"' if option else f"write {json.dumps(items)}"
     if isinstance(value, str):
         word = value.strip().lower()
         if "number" in expected and _is_number(word):

@@ -118,7 +118,7 @@ class RoundController:
         if rounds < 1:
             problems.add("rounds", found=str(rounds), expected="at least 1")
         if sites < least:
-            mend = "allow_single_site=True says that this is meant"
+            mend = "`--allow_single_site true` (in Python allow_single_site=True) says that this is meant"
             problems.add("sites", found=str(sites), expected="at least 2, so that no update stands alone", mend=mend)
         elif quorum is not None and not 1 <= quorum <= sites:
             problems.add("quorum", found=str(quorum), expected=f"a number from 1 to {sites}, the number of sites")

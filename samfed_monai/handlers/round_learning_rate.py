@@ -67,9 +67,10 @@ class RoundLearningRate:
             problems.add("RoundLearningRate -> floor", found=repr(floor), expected="a factor in [0, 1]")
         if not 0 < part <= 1:
             problems.add("RoundLearningRate -> part", found=repr(part), expected="a part in (0, 1]")
+        with problems.collected():
+            self._schedule = LEARNING_RATE_SCHEDULES.named(schedule, where="RoundLearningRate -> schedule")
         problems.refuse_if_any()
         self.optimizer, self.warmup, self.floor, self.part = optimizer, warmup, floor, part
-        self._schedule = LEARNING_RATE_SCHEDULES[schedule]
         self._peaks = [float(group["lr"]) for group in optimizer.param_groups]
 
     def factor(self, round: int, rounds: int) -> float:

@@ -45,9 +45,10 @@ class Term(ABC):
             problems.add(f"terms#{name}#weight", found=repr(weight), expected="a number >= 0")
         if not 0 <= fraction <= 1:
             problems.add(f"terms#{name}#fraction", found=repr(fraction), expected="a part in [0, 1]")
+        with problems.collected():
+            self._schedule = SCHEDULES.named(schedule, where=f"terms#{name}#schedule")
         problems.refuse_if_any()
         self.name, self.weight, self.fraction = name, weight, fraction
-        self._schedule = SCHEDULES[schedule]
 
     @property
     def where(self) -> str:

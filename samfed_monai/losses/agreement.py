@@ -61,7 +61,7 @@ class AgreementSettings:
     def __post_init__(self) -> None:
         problems = Problems()
         with problems.collected():
-            AGREEMENT_RULES[self.rule]
+            AGREEMENT_RULES.named(self.rule, where=f"{self.where}#rule")
         for name, value in (("tau", self.tau), ("delta", self.delta)):
             if not 0 <= value <= 1:
                 problems.add(f"{self.where}#{name}", found=repr(value), expected="a number in [0, 1]")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from samfed_monai.errors import Problem, Refused
 from samfed_monai.handlers.records_of_site import site_records
 
 SplitName = Literal["public", "unlabelled", "labelled", "validation", "test"]
@@ -18,7 +19,10 @@ class SiteImages:
         data_root: folder that the list's paths start from.
         site: the site's name; "" is the server, which has the public images alone.
         oracle: whether labels of the site's unlabelled images are read, where the list has any.
-        limit: at most this many images of each of the site's splits; the public set stays whole.
+        limit: at most this many images of each of the site's splits, 1 or more; the public set stays whole.
+
+    Raises:
+        Refused: a limit below 1.
 
     Example::
 
@@ -35,6 +39,9 @@ class SiteImages:
         oracle: bool = False,
         limit: int | None = None,
     ) -> None:
+        if limit is not None and limit < 1:
+            expected, mend = "a number of images >= 1, or null", "null takes all images"
+            raise Refused([Problem("train.json -> limit", found=repr(limit), expected=expected, mend=mend)])
         self.datalist, self.data_root, self.site = datalist, data_root, site
         self.oracle, self.limit = oracle, limit
 

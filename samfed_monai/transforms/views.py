@@ -9,7 +9,7 @@ from typing import Any
 
 from monai.transforms import AsDiscreted, Compose, Resized, Transform
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.errors import Problem, Refused, did_you_mean
 from samfed_monai.transforms.load_rgb import LoadRGBd
 from samfed_monai.transforms.load_soft_mask import LoadSoftMaskd
 from samfed_monai.transforms.load_target import LoadTargetd, PublicTargets
@@ -131,7 +131,8 @@ class _StrongAlone(Transform):
 
 def _read(image_size: int, label_resize: str, *, labelled: bool) -> list[Callable[[Any], Any]]:
     if label_resize not in LABEL_RESIZE:
-        raise Refused([Problem("label_resize", found=repr(label_resize), expected=f"one of {list(LABEL_RESIZE)}")])
+        expected, mend = f"one of {list(LABEL_RESIZE)}", did_you_mean(str(label_resize), LABEL_RESIZE)
+        raise Refused([Problem("train.json -> label_resize", found=repr(label_resize), expected=expected, mend=mend)])
     size, keys, modes = [image_size, image_size], ["image", "label"], ["area", label_resize]
     resized = Resized(keys, size, mode=modes, allow_missing_keys=not labelled)
     return [LoadRGBd(), resized, AsDiscreted("label", threshold=0.5, allow_missing_keys=not labelled)]

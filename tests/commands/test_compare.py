@@ -11,7 +11,7 @@ from samfed_monai.commands.compare import portable, words_of
 from samfed_monai.config.check import check_bundle
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.data import DataList
-from samfed_monai.errors import Refused, Stopped
+from samfed_monai.errors import Problem, Refused, Stopped
 from samfed_monai.reports.record import read_record
 from tests.reports.runs import write_run
 
@@ -52,8 +52,11 @@ def compare(tmp_path, monkeypatch):
             write_run(run.folder, run.variant, run.seed, 0.8 + 0.01 * run.seed)
             run.mark_done()
 
+    DataList("list", []).save(tmp_path / "l.json")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run_many, "run_all", run_all)
     monkeypatch.setattr("samfed_monai.config.check.check_bundle", _only_spelling)
+    monkeypatch.setattr("samfed_monai.federation.stages.data_check.check_data", lambda *_, **__: None)
 
     def compare(rows, *words):
         path = tmp_path / "sweep.json"
@@ -108,6 +111,25 @@ def test_what_has_finished_is_in_the_record_though_another_run_failed(compare, t
     code, _ = compare({"rows": {"mine": {"variant": "samfed"}}}, "--seeds", "0,1", "--record", str(record))
     assert (code, [(run.row, run.seed) for run in read_record(record)]) == (3, [("mine", 0)])
     assert "1 of 2 runs failed" in capsys.readouterr().err
+
+
+def test_images_are_checked_once_before_the_rows_and_not_where_all_are_done(compare, tmp_path, monkeypatch, capsys):
+    checked = []
+
+    def check_data(datalist, data_root, *, cache_dir):
+        checked.append((datalist.name, data_root, cache_dir))
+        if len(checked) == 1:
+            raise Refused([Problem("a.png", found="other bytes", expected="those that were listed")])
+
+    monkeypatch.setattr("samfed_monai.federation.stages.data_check.check_data", check_data)
+    rows = {"rows": {"mine": {"variant": "samfed"}}}
+    code, runs = compare(rows)
+    assert (code, runs) == (2, [])
+    assert "a.png: expected those that were listed, found other bytes" in capsys.readouterr().err
+    assert compare(rows)[0] == 0
+    assert checked[1:] == [("list", str(tmp_path / "d"), str(tmp_path / "R" / "cache"))]
+    assert compare(rows)[0] == 0
+    assert len(checked) == 2
 
 
 def test_a_misspelt_override_and_an_unknown_variant_are_told_with_their_rows(compare, capsys):

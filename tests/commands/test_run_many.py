@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,8 +12,10 @@ import time
 
 import pytest
 
+from samfed_monai.commands.failed_runs import RunsRefused
 from samfed_monai.commands.run_many import Run, run_all
 from samfed_monai.commands.seal import configs_of
+from samfed_monai.config.exit_codes import message_and_code
 from samfed_monai.errors import Stopped
 from samfed_monai.io import read_json
 
@@ -167,8 +170,28 @@ def test_a_run_that_fails_is_told_with_its_last_line(bundle, monkeypatch, progra
     run = Run(bundle, "mine", 0, bundle.parent / "r", {}, ())
     command = [sys.executable, "-c", f"import os, sys; {program}", str(run.folder)]
     monkeypatch.setattr(Run, "command", lambda self: command)
-    with pytest.raises(Stopped, match=f"1 of 1 runs failed:\n    mine, seed 0: {told}  "):
+    log = re.escape(str(run.folder / "log.txt"))
+    with pytest.raises(Stopped, match=rf"1 of 1 runs failed\n    mine, seed 0 \({log}\):\n      {told}\n"):
         run_all([run])
+
+
+def test_runs_that_were_all_refused_are_not_to_be_typed_again_as_they_are(bundle, monkeypatch):
+    code = (
+        "import sys; from samfed_monai.errors import *; print(Refused([Problem('a', '1', '2', 'mend')])); sys.exit(2)"
+    )
+    monkeypatch.setattr(Run, "command", lambda run: [sys.executable, "-c", code])
+    runs = [Run(bundle, "mine", seed, bundle.parent / f"r{seed}", {}, ()) for seed in (0, 1)]
+    with pytest.raises(RunsRefused) as caught:
+        run_all(runs)
+    logs = [run.folder / "log.txt" for run in runs]
+    assert str(caught.value).splitlines() == [
+        "refused: 2 of 2 runs",
+        f"    mine, seed 0 ({logs[0]}):",
+        f"    mine, seed 1 ({logs[1]}):",
+        "      - a: expected 2, found 1; mend",
+        "  to go on: mend it, then type the same command again",
+    ]
+    assert message_and_code(caught.value)[1] == 2
 
 
 def test_a_comparison_that_is_asked_to_end_ends_its_runs(bundle, monkeypatch):

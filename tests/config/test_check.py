@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 
 from samfed_monai.config import check_bundle, find_bundle
 from samfed_monai.config.check import workflows_of
+from samfed_monai.config.components import wrong_kind
 
 from .conftest import TRAIN, Write
 
@@ -140,6 +141,19 @@ def test_fault_24_wrong_type_on_the_command_line(bundle):
         "command line -> amp: expected true or false, found 'true' (str); "
         "write true without quotes (True or False on MONAI's own command line)",
         "command line -> spare: expected a text, found 3 (int); put it in quotes",
+    ]
+
+
+def test_fault_24_a_name_where_a_list_of_names_belongs():
+    given = [
+        ("command line -> client#personal", "a, b"),
+        ("command line -> unseen", "hospital_a"),
+        ("x.json -> u", "a"),
+    ]
+    assert [wrong_kind(where, value, "a list").mend for where, value in given] == [
+        "write --client#personal \"['a', 'b']\"",
+        "write --unseen \"['hospital_a']\"",
+        'write ["a"]',
     ]
 
 

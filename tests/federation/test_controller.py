@@ -102,7 +102,9 @@ def test_fault_47_below_quorum_stops_with_every_reason_and_keeps_earlier_rounds(
 
 def test_fault_61_a_single_site_is_refused_unless_asked_for(tmp_path):
     with RunFolder(tmp_path).open({}) as folder:
-        with pytest.raises(Refused, match="sites: expected at least 2, so that no update stands alone"):
+        with pytest.raises(
+            Refused, match=r"sites: expected at least 2, so that no update stands alone.*`--allow_single_site true`"
+        ):
             controller(folder, {"a": FixedClient("a")})
         controller(folder, {"a": FixedClient("a", step=1.0)}, allow_single_site=True, rounds=1).run()
 

@@ -62,5 +62,5 @@ def test_factors_stay_in_0_1(name: str, rounds: int, warmup: int, floor: float) 
 def test_bad_arguments_are_refused_together() -> None:
     with pytest.raises(Refused, match=r"(?s)2 problems.*warmup: .* found -1.*floor: .* found 2"):
         RoundLearningRate(optimizer=optimizer(), warmup=-1, floor=2)
-    with pytest.raises(Refused, match="did you mean 'cosine'"):
+    with pytest.raises(Refused, match=r"RoundLearningRate -> schedule: .*did you mean 'cosine'"):
         RoundLearningRate(optimizer=optimizer(), schedule="cosin")

@@ -45,7 +45,8 @@ def test_fault_25_unknown_rule_is_refused_with_a_suggestion() -> None:
 
 def test_settings_are_refused_with_all_that_is_wrong() -> None:
     with pytest.raises(
-        Refused, match=r"(?s)3 problems.*did you mean 'average'.*terms#x#tau: .* 1\.5.*terms#x#delta: .* -1"
+        Refused,
+        match=r"(?s)3 problems.*terms#x#rule: .*did you mean 'average'.*terms#x#tau: .* 1\.5.*terms#x#delta: .* -1",
     ):
         AgreementSettings(rule="avrage", tau=1.5, delta=-1, where="terms#x")
 

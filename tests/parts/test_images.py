@@ -37,6 +37,13 @@ def test_the_limit_leaves_the_public_set_whole(made):
     assert [len(images(made, limit=1).records(split)) for split in ("public", "unlabelled", "test")] == [4, 1, 1]
 
 
+@pytest.mark.parametrize("limit", [0, -3])
+def test_a_limit_below_one_is_refused(made, limit):
+    message = rf"train\.json -> limit: expected a number of images >= 1, or null, found {limit}; null takes all images"
+    with pytest.raises(Refused, match=message):
+        images(made, limit=limit)
+
+
 def test_the_server_has_the_public_images_alone(made):
     server = images(made, site="")
     assert [len(server.records(split)) for split in ("public", "unlabelled", "validation", "test")] == [4, 0, 0, 0]

@@ -66,7 +66,9 @@ def test_a_label_stays_where_its_image_has_it_unless_it_is_asked_for_the_nearest
 
 
 def test_another_way_to_resize_labels_is_refused():
-    with pytest.raises(Refused, match=r"label_resize: expected one of \['area', 'nearest'\], found 'bilinear'"):
+    with pytest.raises(
+        Refused, match=r"train\.json -> label_resize: expected one of \['area', 'nearest'\], found 'bilinear'"
+    ):
         EvaluationImages(image_size=4, label_resize="bilinear")
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.data import DataList
-from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.federation.clip import UpdateGuard
 from samfed_monai.federation.random_state import own_random_state
 from samfed_monai.federation.server import Server
@@ -206,7 +206,8 @@ def _parts(
     for name in unseen:
         if name not in known:
             expected = f"a site of the list, one of {known}"
-            problems.add("federate.json -> unseen", found=repr(name), expected=expected)
+            mend = did_you_mean(str(name), known)
+            problems.add("federate.json -> unseen", found=repr(name), expected=expected, mend=mend)
     problems.refuse_if_any()
     idle = {name for name, site in datalist.sites.items() if not site.unlabelled}
     away = set(unseen) | idle

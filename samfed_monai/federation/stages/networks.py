@@ -25,7 +25,8 @@ def site_overrides(given: Mapping[str, Mapping[str, Any]], sites: Sequence[str])
     problems = Problems()
     for name in given:
         if name not in sites:
-            problems.add(f"federate.json -> sites#{name}", found="no such site", expected=f"one of {list(sites)}")
+            expected, mend = f"one of {list(sites)}", did_you_mean(name, sites)
+            problems.add(f"federate.json -> sites#{name}", found="no such site", expected=expected, mend=mend)
     problems.refuse_if_any()
     return {
         site: {("network_name" if key == NETWORK else key): value for key, value in given.get(site, {}).items()}

@@ -1,4 +1,4 @@
-"""Every network of a run is built once, empty, so that what cannot work is refused before anything is computed."""
+"""What a run builds is built once, empty, so that what cannot work is refused before anything is computed."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from samfed_monai.config.component_refusal import component_refusal
+from samfed_monai.config.exit_codes import raised_by_us
 from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.federation.random_state import own_random_state
-from samfed_monai.federation.stages.networks import network_builder
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
 from samfed_monai.networks.intake import batch_problems, size_problems
 from samfed_monai.networks.key_patterns import KeySplit, network_split
-from samfed_monai.parts import parameters_of
 
 Shapes = dict[str, tuple[int, ...]]
 #: Ids of the training batches that a client network sees.
 BATCHES = "train#dataloader#batch_size", "unlabelled#dataloader#batch_size", "sharing#batch_size"
+#: Ids whose parts read no image and compute nothing when they are built.
+PARTS = "optimizer", "images", "terms"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ def rehearse(
     *,
     one_network: bool,
 ) -> list[Rehearsed]:
-    """Builds each network of a run once and looks whether it takes the images, and whether names of its parts fit it.
+    """Builds each network of a run once and looks whether it takes the images, and whether names of its parts fit it;
+    with it its optimizer, its terms and what reads its images.
 
     Args:
         config: the run's ``train.json``.
@@ -57,8 +60,8 @@ def rehearse(
 
     Raises:
         Refused: an image size or a batch that a network cannot take (the message has the nearest that it can), a
-            pattern of ``personal`` or of the optimizer's groups that matches nothing, missing weights of SAM, or unlike
-            networks where all must be alike.
+            pattern of ``personal`` or of the optimizer's groups that matches nothing, values that the optimizer or a
+            term does not take, missing weights of SAM, or unlike networks where all must be alike.
     """
     problems, found = Problems(), dict[str, Rehearsed]()
     for site, name in networks.items():
@@ -67,14 +70,15 @@ def rehearse(
         if key in found:
             continue
         changed = config.with_overrides(own)
+        parser = changed.with_overrides({"network": "@network_def"}).parser()  # on no device
         with own_random_state(0):  # nothing that is drawn here is used
-            network = network_builder(config, name, overrides.get(site))()
+            network = parser.get_parsed_content("network_def")
         size = changed.optional("image_size")
         problems.extend(size_problems(network, height=size, width=size) if isinstance(size, int) else ())
         problems.extend(batch_problems(network, **_batches(changed)))
         split = KeySplit((), (), ())
-        with problems.collected():
-            parameters_of(network=network, groups=changed.optional("optimizer#params#groups") or ())
+        for part in PARTS:
+            problems.extend(_part_problems(parser, part))
         with problems.collected():
             split = network_split(network, changed.optional("personal") or ())
         shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
@@ -84,6 +88,20 @@ def rehearse(
     if one_network:
         _require_alike(rehearsed)
     return rehearsed
+
+
+def _part_problems(parser: Any, name: str) -> list[Problem]:
+    """Why a part of ``train.json`` cannot be built; nothing where the bundle does not have it."""
+    try:
+        if name in parser:
+            parser.get_parsed_content(name)
+    except RuntimeError as error:
+        told = raised_by_us(error)
+        if told is None and name == "optimizer":  # a user's own term may miss a site's place, here where there is none
+            told = component_refusal(error, file="train.json")
+        if isinstance(told, Refused):
+            return told.problems
+    return []  # any other fault is told where a site builds the part
 
 
 def _batches(config: WorkflowConfig) -> dict[str, int]:

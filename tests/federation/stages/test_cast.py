@@ -98,11 +98,28 @@ def test_fedavg_refuses_networks_that_differ_by_their_definition_alone(small_lis
             r"^refused: 1 problem\n  - DeepLabV3Plus -> unlabelled#dataloader#batch_size: ",
         ),
         ("heterogeneous", {"image_size": 100}, r"DeepLabV3Plus -> image width: .*set image_size to 96 or 112"),
+        (
+            "samfed",
+            {"learning_rate": -1},
+            r"train\.json -> optimizer: expected values that torch\.optim\.AdamW takes, fou",
+        ),
+        (
+            "samfed",
+            {"optimizer#weight_decay": -1},
+            r"found 'Invalid weight_decay value: -1'; correct them in the bundle",
+        ),
+        ("samfed", {"limit": -3}, r"train\.json -> limit: expected a number of images >= 1, or null, found -3"),
+        ("samfed", {"terms#sam_kd#schedule": "linaer"}, r"terms#sam_kd#schedule: .*did you mean 'linear'"),
     ],
 )
 def test_what_a_network_cannot_do_is_refused_before_anything_is_computed(small_list, variant, options, message):
     with pytest.raises(Refused, match=message):
         cast(small_list, variant, **options).rehearse()
+
+
+def test_a_term_of_a_user_s_own_that_needs_a_site_s_places_is_not_judged_where_there_is_none(small_list):
+    term = {"_target_": "os.fspath", "path": "@store_dir"}
+    cast(small_list, **{"terms#own": term}).rehearse()
 
 
 def test_networks_that_differ_by_name_alone_can_be_averaged(small_list):
@@ -115,9 +132,12 @@ def test_networks_that_differ_by_name_alone_can_be_averaged(small_list):
     [
         (
             {"choices": {"site-7": {"network": R18}}},
-            r"federate\.json -> sites#site-7: expected one of .*site-1.*no such",
+            r"federate\.json -> sites#site-7: expected one of .*site-1.*no such site; did you mean 'site-\d'\?",
         ),
-        ({"unseen": ["site-8", "site-9"]}, r"unseen: expected a site of the list(.|\n)*'site-9'"),
+        (
+            {"unseen": ["site-8", "site-9"]},
+            r"unseen: expected a site of the list(.|\n)*'site-9'; did you mean 'site-\d'",
+        ),
         ({"choices": {"site-2": {"network": "resnet_18"}}}, r"network of site-2: expected one of .*found 'resnet_18'"),
         ({"mixed_networks": ["basic_unett"]}, r"network of site-1: .*did you mean 'basic_unet'"),
         ({"server_network": "huge"}, r"network of the server: .*found 'huge'"),
