@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from samfed_monai.errors import Problems
+from samfed_monai.errors import Problem, Problems
 from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.failure import Failure
 from samfed_monai.federation.inbox import Inbox
@@ -18,6 +18,17 @@ def quorum_of(sites: int, quorum: int | None, *, allow_single_site: bool) -> int
     """Answers that a round needs: what was asked for, else more than half; never one alone unless that is allowed."""
     least = 1 if allow_single_site else 2
     return max(least, sites // 2 + 1 if quorum is None else quorum)
+
+
+def quorum_problems(sites: int, quorum: int | None, *, allow_single_site: bool) -> list[Problem]:
+    """Why so many sites cannot have rounds with this quorum: one alone without ``allow_single_site``, or too few."""
+    if sites < quorum_of(1, 1, allow_single_site=allow_single_site):
+        mend = "`--allow_single_site true` (in Python allow_single_site=True) says that this is meant"
+        return [Problem("sites", found=str(sites), expected="at least 2, so that no update stands alone", mend=mend)]
+    if quorum is not None and not 1 <= quorum <= sites:
+        expected = f"a number from 1 to {sites}, the number of sites"
+        return [Problem("quorum", found=str(quorum), expected=expected)]
+    return []
 
 
 def ask_all(transport: Transport, task: Task, messages: Mapping[str, Envelope], *, least: int | None) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.errors import Problems, Stopped
-from samfed_monai.federation.asking import ask_all, quorum_of
+from samfed_monai.federation.asking import ask_all, quorum_of, quorum_problems
 from samfed_monai.federation.clock import Clock
 from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.evaluation import Evaluation
@@ -111,17 +111,11 @@ class RoundController:
             seed=seed,
         )
         self.skip_empty, self._writing = skip_empty, 0.0
-        sites = len(self.sites)
-        least = quorum_of(1, 1, allow_single_site=allow_single_site)
-        self.quorum = quorum_of(sites, quorum, allow_single_site=allow_single_site)
+        self.quorum = quorum_of(len(self.sites), quorum, allow_single_site=allow_single_site)
         problems = Problems()
         if rounds < 1:
             problems.add("rounds", found=str(rounds), expected="at least 1")
-        if sites < least:
-            mend = "`--allow_single_site true` (in Python allow_single_site=True) says that this is meant"
-            problems.add("sites", found=str(sites), expected="at least 2, so that no update stands alone", mend=mend)
-        elif quorum is not None and not 1 <= quorum <= sites:
-            problems.add("quorum", found=str(quorum), expected=f"a number from 1 to {sites}, the number of sites")
+        problems.extend(quorum_problems(len(self.sites), quorum, allow_single_site=allow_single_site))
         problems.refuse_if_any()
 
     def run(self) -> RunResult:

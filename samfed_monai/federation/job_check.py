@@ -8,6 +8,7 @@ from typing import Any
 
 from samfed_monai.data import DataList
 from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.federation.asking import quorum_problems
 from samfed_monai.federation.bundle_job import federate_parser, job_of
 from samfed_monai.federation.privacy import Privacy
 from samfed_monai.federation.stages.cast import Cast
@@ -38,6 +39,9 @@ def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: D
         Privacy.from_json(plan.privacy)
     with problems.collected():
         cast = Cast.of(plan, job.places, datalist or DataList("", []))
+        if datalist is not None:
+            sites, alone = len(cast.sites), plan.allow_single_site
+            problems.extend(quorum_problems(sites, plan.quorum, allow_single_site=alone))
         if not config.optional_id("sam_network"):
             cast.rehearse()
     with problems.collected():

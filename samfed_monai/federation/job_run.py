@@ -12,8 +12,8 @@ from typing import Any
 
 from samfed_monai.config.ids import flat
 from samfed_monai.data import DataList
-from samfed_monai.errors import Refused
-from samfed_monai.federation.asking import quorum_of
+from samfed_monai.errors import Problems
+from samfed_monai.federation.asking import quorum_of, quorum_problems
 from samfed_monai.federation.attendance import require_no_places_of_sites, require_sites
 from samfed_monai.federation.clip import UpdateGuard
 from samfed_monai.federation.controller import RoundController
@@ -65,8 +65,10 @@ class JobRun:
         datalist = DataList.load(places.datalist)
         cast = Cast.of(plan, places, datalist)
         require_possible(self.privacy, cast.strategy)
-        if problems := no_public_images(datalist, supervised=cast.supervised):
-            raise Refused(problems)
+        problems = Problems()
+        problems.extend(no_public_images(datalist, supervised=cast.supervised))
+        problems.extend(quorum_problems(len(cast.sites), plan.quorum, allow_single_site=plan.allow_single_site))
+        problems.refuse_if_any()
         cast.rehearse()
         adapt = cast.config.value("teacher_adapt")
         self.teacher.rehearse(adapt)

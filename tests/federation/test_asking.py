@@ -6,7 +6,7 @@ import pytest
 
 from samfed_monai.errors import Problem, Refused
 from samfed_monai.federation import Envelope, Kind, LocalTransport, MessageRefused, Task
-from samfed_monai.federation.asking import ask_all, quorum_of
+from samfed_monai.federation.asking import ask_all, quorum_of, quorum_problems
 from tests.federation.toys import QUIET, FixedClient
 
 
@@ -53,3 +53,17 @@ def test_an_answer_that_holds_more_than_numbers_on_the_list_is_refused():
 )
 def test_how_many_a_round_needs(sites, quorum, single, needed):
     assert quorum_of(sites, quorum, allow_single_site=single) == needed
+
+
+@pytest.mark.parametrize(
+    ("sites", "quorum", "single", "told"),
+    [
+        (2, None, False, []),
+        (1, None, True, []),
+        (1, None, False, ["sites: expected at least 2, so that no update stands alone, found 1; `--allow_single_site"]),
+        (2, 3, False, ["quorum: expected a number from 1 to 2, the number of sites, found 3"]),
+    ],
+)
+def test_sites_that_cannot_have_rounds(sites, quorum, single, told):
+    found = [str(problem) for problem in quorum_problems(sites, quorum, allow_single_site=single)]
+    assert [problem[: len(start)] for problem, start in zip(found, told, strict=True)] == told

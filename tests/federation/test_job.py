@@ -85,6 +85,20 @@ def test_another_configuration_in_the_same_folder_is_refused_by_name(small_feder
         job(small_federation, tmp_path, rounds=1, client={**CLIENT, "learning_rate": 0.1}).run()
 
 
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"unseen": ["site-2"]}, r"sites: expected at least 2, .*--allow_single_site true"),
+        ({"quorum": 3}, r"quorum: expected a number from 1 to 2"),
+        ({"variant": "samfed", "teacher": {"peak": 0.7}}, r"teacher -> peak: expected a number above 0"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_work(small_federation, tmp_path, knobs, message):
+    with pytest.raises(Refused, match=message):
+        job(small_federation, tmp_path / "run", **knobs).run()
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_missing_checkpoint_is_refused_before_any_work(small_federation, tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "nothing"))
     with pytest.raises(Refused, match=r"samfed weights mobile_sam"):

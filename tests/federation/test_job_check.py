@@ -66,6 +66,13 @@ def test_names_that_the_list_does_not_have(small):
     assert site.startswith("federate.json -> sites#site-9: expected one of")
 
 
+def test_too_few_sites_for_the_quorum(small):
+    [quorum] = told(small, **{"job#quorum": 3})
+    assert quorum == "quorum: expected a number from 1 to 2, the number of sites, found 3"
+    [sites] = told(small, unseen=["site-2"])
+    assert sites.startswith("sites: expected at least 2")
+
+
 def test_without_a_teacher_its_settings_are_not_looked_at():
     assert told(client={"teacher_adapt": "off"}, variant="dp_only", teacher={"peak": 0.7}) == []
 
