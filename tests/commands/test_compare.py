@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import samfed_monai.config.require  # noqa: F401  imported now, so that it keeps its own check_bundle
 from samfed_monai.cli import main
 from samfed_monai.commands import run_many
 from samfed_monai.commands.compare import portable, words_of
