@@ -5,17 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from samfed_monai.config.exit_codes import OUR_MISTAKE
 from samfed_monai.errors import ExitCode, SamFedError, Stopped
 
-if TYPE_CHECKING:
-    from samfed_monai.commands.run_many import Run
-
 AGAIN = "type the same command again"
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(: |$)")  # what a traceback ends with
 _MONAI_S = re.compile(r"RuntimeError: Failed to (instantiate|evaluate) ")  # around what a component raised
+
+
+class FailedRun(NamedTuple):
+    """A run of a comparison that failed: its name, its folder and its exit code."""
+
+    name: str
+    folder: Path
+    code: int
 
 
 class RunsRefused(SamFedError):
@@ -24,18 +29,18 @@ class RunsRefused(SamFedError):
     exit_code = ExitCode.REFUSED
 
 
-def failure(failed: Sequence[tuple[Run, int]], runs: int) -> RunsRefused | Stopped:
+def failure(failed: Sequence[FailedRun], runs: int) -> RunsRefused | Stopped:
     """The error that tells of failed runs; those that said the same are told together.
 
     Args:
-        failed: each with its exit code.
+        failed: in the order in which they ended.
         runs: how many there are, those included that did not fail.
     """
-    told: dict[tuple[str, ...], list[Run]] = {}
-    for run, code in failed:
-        told.setdefault(last_words(run.folder, code), []).append(run)
+    told: dict[tuple[str, ...], list[FailedRun]] = {}
+    for run in failed:
+        told.setdefault(last_words(run.folder, run.code), []).append(run)
     text = "".join(_paragraph(lines, those) for lines, those in told.items())
-    refused = sum(code == ExitCode.REFUSED for _, code in failed)
+    refused = sum(run.code == ExitCode.REFUSED for run in failed)
     if refused == len(failed):
         return RunsRefused(f"refused: {refused} of {runs} runs{text}\n  to go on: mend it, then {AGAIN}")
     resume = f"mend what was refused ({refused} of them), then {AGAIN}" if refused else AGAIN
@@ -55,6 +60,6 @@ def last_words(folder: Path, code: int) -> tuple[str, ...]:
     return (lines[-1].strip(),) if lines else ("no output",)
 
 
-def _paragraph(lines: Sequence[str], runs: Sequence[Run]) -> str:
+def _paragraph(lines: Sequence[str], runs: Sequence[FailedRun]) -> str:
     head = "".join(f"\n    {run.name} ({run.folder / 'log.txt'}):" for run in runs)
     return head + "".join(f"\n      {line}" for line in lines)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.bars import progress_bar
-from samfed_monai.commands.failed_runs import AGAIN, failure
+from samfed_monai.commands.failed_runs import AGAIN, FailedRun, failure
 from samfed_monai.commands.seal import configs_of, seal_of
 from samfed_monai.config.overrides import normal_ids, parse_pairs, samfed_value
 from samfed_monai.errors import ExitCode, Stopped
@@ -87,7 +87,7 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
     for run in runs:
         if run not in waiting:
             run.mark_done()  # its title or note may have changed
-    failed: list[tuple[Run, int]] = []
+    failed: list[FailedRun] = []
     running: dict[subprocess.Popen[bytes], tuple[Run, dict[str, Any]]] = {}
     with Termination(), progress_bar(total=len(runs), initial=len(runs) - len(waiting), unit="run", desc="runs") as bar:
         try:
@@ -104,7 +104,7 @@ def run_all(runs: Sequence[Run], *, jobs: int = 1, threads: int = 1) -> None:
                     if process.returncode == ExitCode.DONE:
                         run.mark_done(seal)
                     else:
-                        failed.append((run, process.returncode))
+                        failed.append(FailedRun(run.name, run.folder, process.returncode))
         except BaseException as error:
             _end(list(running))
             if isinstance(error, Terminated):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from samfed_monai.data.datalist import DataList
 
+LEAST_IMAGES = 5
+"""Fewest images of which a site tells a score, unless ``federate.json -> privacy`` has another number (ours)."""
+
 
 def few_to_measure(datalist: DataList, least: int) -> list[str]:
     """Sites with masks of which a validation or test split holds fewer than ``least`` images.

@@ -165,16 +165,14 @@ def _tell(prepared: Prepared, *, shares: tuple[float, float] | None = None) -> i
 
 
 def _few_to_measure(datalist: DataList, shares: tuple[float, float] | None) -> list[str]:
-    from samfed_monai.data.measuring import few_to_measure
-    from samfed_monai.federation.privacy.settings import Privacy
+    from samfed_monai.data.measuring import LEAST_IMAGES, few_to_measure
 
-    least = Privacy.least_images
-    names = few_to_measure(datalist, least)
+    names = few_to_measure(datalist, LEAST_IMAGES)
     if not names:
         return []
     more = f"--validation {MORE} --test {MORE} gives more; " if shares and min(shares) < MORE else ""
     return [
-        f"  few to measure with: {', '.join(names)}: fewer than {least} validation or test images, and a site tells no "
-        f"score of fewer; {more}where all images lie on one machine, --privacy#least_images 1 of `samfed federate` "
+        f"  few to measure with: {', '.join(names)}: fewer than {LEAST_IMAGES} validation or test images, and a site "
+        f"tells no score of fewer; {more}where all images lie on one machine, --privacy#least_images 1 of `samfed federate` "
         "shows every score"
     ]

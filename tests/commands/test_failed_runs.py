@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.commands.failed_runs import RunsRefused, failure, last_words
-from samfed_monai.commands.run_many import Run
+from samfed_monai.commands.failed_runs import FailedRun, RunsRefused, failure, last_words
 from samfed_monai.errors import Stopped
 
 FAULT = """\
@@ -23,11 +22,11 @@ this is a mistake in samfed rather than in your input; the lines above say where
 REFUSED = "site-1: 4 images\nrefused: 2 problems\n  - a: b\n  - c: d\n"
 
 
-def run_of(tmp_path, name, text):
+def run_of(tmp_path, name, text, code=1):
     folder = tmp_path / name
     folder.mkdir()
     (folder / "log.txt").write_text(text, encoding="utf-8")
-    return Run(tmp_path, name, 0, folder, {}, ())
+    return FailedRun(f"{name}, seed 0", folder, code)
 
 
 @pytest.mark.parametrize(
@@ -47,9 +46,9 @@ def test_a_run_s_last_words(tmp_path, text, code, words):
 
 
 def test_the_error_is_a_refusal_where_all_were_refused_and_says_what_is_to_be_mended(tmp_path):
-    refused, fault = run_of(tmp_path, "a", REFUSED), run_of(tmp_path, "b", FAULT)
-    assert isinstance(failure([(refused, 2)], 3), RunsRefused)
-    mixed = failure([(refused, 2), (fault, 1)], 3)
+    refused, fault = run_of(tmp_path, "a", REFUSED, code=2), run_of(tmp_path, "b", FAULT)
+    assert isinstance(failure([refused], 3), RunsRefused)
+    mixed = failure([refused, fault], 3)
     assert isinstance(mixed, Stopped)
     assert mixed.reason.splitlines() == [
         "2 of 3 runs failed",
@@ -60,4 +59,4 @@ def test_the_error_is_a_refusal_where_all_were_refused_and_says_what_is_to_be_me
         "      ZeroDivisionError: division by zero",
     ]
     assert mixed.resume == "mend what was refused (1 of them), then type the same command again"
-    assert failure([(fault, 1)], 3).resume == "type the same command again"
+    assert failure([fault], 3).resume == "type the same command again"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from samfed_monai.data.measuring import LEAST_IMAGES
 from samfed_monai.errors import Problem, Problems, did_you_mean
 from samfed_monai.federation.envelope import MessageRefused
 
@@ -49,7 +50,7 @@ class Privacy:
         "privacy": {"least_images": 5, "differential_privacy": null}
     """
 
-    least_images: int = 5
+    least_images: int = LEAST_IMAGES
     differential_privacy: DifferentialPrivacy | None = None
 
     @classmethod
