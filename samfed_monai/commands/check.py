@@ -53,8 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
     trains = {"train", "federate"} & set(workflows)
     variants = [arguments.variant] if arguments.variant else known_variants(root) if trains else []
     problems: dict[Problem, None] = {}
+    code = strict_bundle_problems(root)
     if arguments.strict:  # first: what it says of a place is plainer
-        problems |= dict.fromkeys(strict_bundle_problems(root))
+        problems |= dict.fromkeys(code)
         problems |= dict.fromkeys(strict_problems(overrides, "command line", file=True))
     strict = {problem.where: problem for problem in problems}
     for workflow in workflows:
@@ -68,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
             unfit[variant] = found[0]
     if arguments.datalist:
         problems |= dict.fromkeys(_check_data(arguments.datalist, arguments.data_root))
-    tried = "federate" in workflows and not strict_bundle_problems(root)  # a check runs nobody's code
+    tried = "federate" in workflows and not code  # a check runs nobody's code
     if tried and not problems:
         chosen = {"variant": arguments.variant} if arguments.variant else {}
         problems |= dict.fromkeys(_check_job(root, {**overrides, **chosen}, arguments.datalist))

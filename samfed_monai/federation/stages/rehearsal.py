@@ -69,18 +69,17 @@ def rehearse(
         key = json.dumps(own, sort_keys=True, default=repr)
         if key in found:
             continue
-        changed = config.with_overrides(own)
-        parser = changed.with_overrides({"network": "@network_def"}).parser()  # on no device
+        parser = config.with_overrides({**own, "network": "@network_def"}).parser()  # on no device
         with own_random_state(0):  # nothing that is drawn here is used
             network = parser.get_parsed_content("network_def")
-        size = changed.optional("image_size")
+        size = _value(parser, "image_size")
         problems.extend(size_problems(network, height=size, width=size) if isinstance(size, int) else ())
-        problems.extend(batch_problems(network, **_batches(changed)))
+        problems.extend(batch_problems(network, **_batches(parser)))
         split = KeySplit((), (), ())
         for part in PARTS:
             problems.extend(_part_problems(parser, part))
         with problems.collected():
-            split = network_split(network, changed.optional("personal") or ())
+            split = network_split(network, _value(parser, "personal") or ())
         shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
         found[key] = Rehearsed(site, name, shapes, split)
     problems.refuse_if_any()
@@ -104,11 +103,15 @@ def _part_problems(parser: Any, name: str) -> list[Problem]:
     return []  # any other fault is told where a site builds the part
 
 
-def _batches(config: WorkflowConfig) -> dict[str, int]:
+def _value(parser: Any, name: str) -> Any:
+    return parser.get_parsed_content(name) if name in parser else None
+
+
+def _batches(parser: Any) -> dict[str, int]:
     """Images of each training batch, by the knob where that decides it and else by id."""
-    knob, found = config.optional("batch_size"), dict[str, int]()
+    knob, found = _value(parser, "batch_size"), dict[str, int]()
     for name in BATCHES:
-        images = config.optional(name)
+        images = _value(parser, name)
         if isinstance(images, int):
             found["batch_size" if images == knob else name] = images
     return found
