@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 import time
@@ -36,7 +37,11 @@ from samfed_monai.federation.stages.warm_start import warm_start
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
 from samfed_monai.federation.transport import Transport
 from samfed_monai.io import canonical_hash, sha256_file, write_json
+from samfed_monai.networks.catalogue import TEACHER, takes_teacher
+from samfed_monai.networks.mobile_sam_fpn import BASE
 from samfed_monai.results import build_results
+
+logger = logging.getLogger(__name__)
 
 SPLITS = ("validation", "test")
 RESUME = "type the same command again"
@@ -72,7 +77,8 @@ class JobRun:
         cast.rehearse()
         adapt = cast.config.value("teacher_adapt")
         self.teacher.rehearse(adapt)
-        hashes = {"datalist": datalist.hash, **self._weight_hashes(adapt), **cast.sam_words()}
+        begins = self._start_adapt(cast)
+        hashes = {"datalist": datalist.hash, **self._weight_hashes(adapt, begins), **cast.sam_words()}
         folder = RunFolder(places.output_dir)
         settings, seeds = self._settings(cast, adapt), {"seed": plan.seed}
         with folder.open(settings, versions=versions(), hashes=hashes, seeds=seeds):
@@ -92,7 +98,8 @@ class JobRun:
             before.check(lambda site: {**common, **list_paper(datalist, site), **cast.sam_words(site)})
             about, teacher_sha256 = self._teach(before, datalist, adapt, shared)
             teacher_scores = before.teacher_scores(SPLITS) if about is not None else None
-            controller = self._ready(before, folder, cast, carrier, datalist)
+            trunk = self._trunk(begins, datalist)
+            controller = self._ready(before, folder, cast, carrier, datalist, trunk)
             prepared = before.traffic()
             result = controller.run()
             for node in nodes.values():
@@ -130,8 +137,8 @@ class JobRun:
             **({"update_guard": dict(plan.update_guard)} if plan.update_guard else {}),
         }
 
-    def _weight_hashes(self, adapt: str) -> dict[str, str]:
-        if adapt == "off":
+    def _weight_hashes(self, adapt: str, begins: str) -> dict[str, str]:
+        if adapt == "off" and begins == "none":
             return {}
         hashes, given = {"sam": sha256_file(self.teacher.checkpoint())}, self.places.adapter
         if isinstance(given, (str, Path)):
@@ -156,13 +163,48 @@ class JobRun:
             shared.teacher = None  # nobody needs it in the rounds
         return self.teacher.about(teacher, adapt), teacher.sha256
 
+    def _start_adapt(self, cast: Cast) -> str:
+        """How the teacher is adapted that the networks start from; ``none`` where none of them starts from one.
+
+        A variant without SAM (``dp_only``, ``no_sam``, ``oracle``) starts as ``samfed`` does, so that rows of a
+        comparison differ in what they learn from and not in what they begin with.
+        """
+        wanted = cast.config.optional("encoder_weights") == TEACHER and any(map(takes_teacher, cast.all_networks))
+        if not wanted:
+            return "none"
+        own: str = cast.config.value("teacher_adapt")
+        plain = WorkflowConfig(self.places.bundle_root, ("configs/train.json",), cast.config.overrides)
+        adapt = own if own != "off" else str(plain.optional("teacher_adapt"))
+        if adapt != "none" and self.teacher.base != BASE:
+            logger.info(
+                "start: MobileSAM's own trunk; the trunk of the teacher, a %s, is another network", self.teacher.base
+            )
+            return "none"
+        return "lora" if adapt == "off" else adapt
+
+    def _trunk(self, adapt: str, datalist: DataList) -> Path | None:
+        """The adapter of the teacher that the networks start from, fitted first where that is not done yet."""
+        if adapt == "none":
+            return None
+        with self._timed("teacher"):
+            files = self.teacher.files or self.teacher.adapters(
+                datalist, self.places.data_root, adapt=adapt, adapter=self.places.adapter
+            )
+        return files[0]
+
     def _ready(
-        self, before: Preparation, folder: RunFolder, cast: Cast, transport: Transport, datalist: DataList
+        self,
+        before: Preparation,
+        folder: RunFolder,
+        cast: Cast,
+        transport: Transport,
+        datalist: DataList,
+        trunk: Path | None,
     ) -> RoundController:
         """Everybody has a network; the rounds can begin."""
         plan = self.plan
         with self._timed("warm_start"):
-            starts = {name: self._start(cast, name, datalist) for name in cast.all_networks}
+            starts = {name: self._start(cast, name, datalist, trunk) for name in cast.all_networks}
             before.start_from(cast.first_weights(starts))
         server = cast.server(
             rounds=plan.rounds, seed=plan.seed, start=starts.get(cast.server_network), guard=self.guard
@@ -191,10 +233,15 @@ class JobRun:
         overrides = {**self.plan.client, **self.places.overrides(), "network_name": network, "network_def": declared}
         return WorkflowConfig(self.places.bundle_root, ("configs/train.json",), {**overrides, **own}), steps
 
-    def _start(self, cast: Cast, network: str, datalist: DataList) -> Start:
+    def _start(self, cast: Cast, network: str, datalist: DataList, trunk: Path | None) -> Start:
         config, steps = self.warm_config(cast, network)
         weights, _ = warm_start(
-            config, datalist=datalist, steps=steps, seed=self.plan.seed, cache_dir=self.places.cache
+            config,
+            datalist=datalist,
+            steps=steps,
+            seed=self.plan.seed,
+            cache_dir=self.places.cache,
+            trunk=trunk if takes_teacher(network) else None,
         )
         return cast.start(network, weights, self.plan.seed)
 
@@ -202,4 +249,4 @@ class JobRun:
     def _timed(self, activity: str) -> Iterator[None]:
         started = time.perf_counter()
         yield
-        self.seconds[activity] = time.perf_counter() - started
+        self.seconds[activity] = self.seconds.get(activity, 0.0) + time.perf_counter() - started

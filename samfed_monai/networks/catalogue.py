@@ -9,9 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from samfed_monai.networks.encoder_weights import load_encoder_weights
+from samfed_monai.networks.encoder_weights import encoder_weights_file, load_encoder_weights
 from samfed_monai.networks.hssf import hssf_network
 from samfed_monai.networks.intake import require_intake
+from samfed_monai.networks.lite0_fpn import lite0_fpn
+from samfed_monai.networks.mobile_sam_fpn import load_trunk, mobile_sam_fpn
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.networks.weights.efficientnet import set_epsilon
 from samfed_monai.registry import Registry
@@ -20,26 +22,59 @@ CLIENT_NETWORKS: Registry[Callable[..., nn.Module]] = Registry("client network")
 """Name to a builder ``(in_channels=..., out_channels=..., **kwargs) -> nn.Module``; random weights but for SAM."""
 
 
+PRETRAINED = "pretrained"
+"""Of ``encoder_weights``: the weights that a network is made for, where there are any."""
+TEACHER = "teacher"
+"""Of ``encoder_weights``: in a federation, the trunk of the adapted teacher; else, and for other networks, ``pretrained``."""
+_MADE_FOR = {
+    "mobile_sam_fpn": "mobile_sam",
+    "lite0_fpn": "efficientnet_lite0",
+    "deeplabv3plus_efficientnet_lite0": "efficientnet_lite0",
+}
+
+
+def starts_from(name: str, weights: str | Path | None) -> str | Path | None:
+    """What the encoder of network ``name`` starts from where ``encoder_weights`` is ``weights``.
+
+    Args:
+        name: of the catalogue.
+        weights: a word (:data:`PRETRAINED`, :data:`TEACHER`), a name of weights, a path, or ``None``.
+
+    Returns:
+        A name of weights or a path; ``None`` for random numbers.
+    """
+    return _MADE_FOR.get(name) if weights in (PRETRAINED, TEACHER) else weights
+
+
+def takes_teacher(name: str) -> bool:
+    """Whether network ``name`` can start from the trunk of an adapted MobileSAM."""
+    return _MADE_FOR.get(name) == "mobile_sam"
+
+
 def client_network(
-    name: str = "deeplabv3plus_resnet18",
+    name: str = "mobile_sam_fpn",
     *,
     in_channels: int = 3,
     out_channels: int = 1,
     weights: str | Path | None = None,
+    load: bool = True,
     **kwargs: Any,
 ) -> nn.Module:
     """Builds a client network: ``(B, in_channels, H, W)`` to logits ``(B, out_channels, H, W)`` of the same size.
 
     Args:
-        name: a name in ``CLIENT_NETWORKS``: ``deeplabv3plus_resnet18``, ``deeplabv3plus_resnet34``,
+        name: a name in ``CLIENT_NETWORKS``: ``mobile_sam_fpn`` (MobileSAM's trunk), ``lite0_fpn`` (0.9 M parameters),
+            ``deeplabv3plus_resnet18``, ``deeplabv3plus_resnet34``,
             ``deeplabv3plus_efficientnet_lite0``, ``flexible_unet_resnet18``, ``basic_unet``, and HSSF's own
             ``hssf_resnet18``, ``hssf_resnet34``, ``hssf_resnet101``; and SAM itself with
             trainable adapters, ``sam_vit_t`` (MobileSAM), ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h``, which comes with
             its own weights, see ``samfed_monai.networks.sam.network.sam_network``.
         in_channels, out_channels: of images and logits.
-        weights: ImageNet weights for the encoder: ``"efficientnet_lite0"``, which ``samfed weights`` put in place, or
-            a local file (torchvision's ResNet names), read without unpickling code; ``None`` starts from random
-            weights. Nothing is downloaded.
+        weights: what the encoder starts from: ``"pretrained"``, the weights that the network is made for, if any
+            (``mobile_sam`` or ``efficientnet_lite0``, which ``samfed weights`` puts in place); ``"teacher"``, see
+            :data:`TEACHER`; a name of weights; a local file, read without unpickling code: MobileSAM's checkpoint, a
+            teacher's adapter, or torchvision's ResNet names; ``None``: random numbers. Nothing is downloaded.
+        load: ``False`` leaves the weights unread: the network is filled with others before it is used.
         kwargs: passed to the network's own class, for instance ``encoder_output_stride``.
 
     Raises:
@@ -51,9 +86,19 @@ def client_network(
         "network_def": {"_target_": "samfed_monai.networks.client_network", "name": "@network_name"}
     """
     network = CLIENT_NETWORKS[name](in_channels=in_channels, out_channels=out_channels, **kwargs)
-    if weights is not None:
-        load_encoder_weights(network, weights, name=name)
+    start = starts_from(name, weights)
+    if start is None:
+        return network
+    network.pretrained = "encoder"  # type: ignore[assignment]  # parameters_of gives that part a learning rate of its own
+    if load and takes_teacher(name):
+        load_trunk(network, encoder_weights_file(start, name))
+    elif load:
+        load_encoder_weights(network, start, name=name)
     return network
+
+
+CLIENT_NETWORKS.register("mobile_sam_fpn")(mobile_sam_fpn)
+CLIENT_NETWORKS.register("lite0_fpn")(lite0_fpn)
 
 
 def _deeplabv3plus(encoder: str, in_channels: int, out_channels: int, **kwargs: Any) -> nn.Module:

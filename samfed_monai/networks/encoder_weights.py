@@ -34,6 +34,8 @@ def load_encoder_weights(network: nn.Module, weights: str | Path, *, name: str =
     path = encoder_weights_file(weights, name)
     tensors = {key: tensor for key, tensor in safe_load(path).items() if not key.startswith(_CLASSIFIERS)}
     like = encoder.state_dict()
+    if getattr(encoder, "truncated", False):
+        tensors = {key: tensor for key, tensor in tensors.items() if key in like}
     for key in like.keys() - tensors.keys():
         if key.endswith("num_batches_tracked"):  # older files lack the counters
             tensors[key] = like[key]

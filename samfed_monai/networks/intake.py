@@ -20,12 +20,14 @@ class Intake:
         multiple: what height and width in pixels must be divisible by.
         least: the smallest height and width in pixels.
         least_batch: the fewest images of a batch in training: a batch norm over one image of one pixel has no variance.
+        best: what height and width had better be divisible by; other sizes work and are padded inside.
     """
 
     network: str
     multiple: int
     least: int
     least_batch: int = 1
+    best: int = 1
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         batch, _, height, width = inputs[0].shape
@@ -49,6 +51,14 @@ class Intake:
                     mend=f"set image_size to {' or '.join(map(str, nearest))}",
                 )
 
+    def advice(self, pixels: int) -> str:
+        """What to know of images of this side, in pixels; empty where there is nothing to say."""
+        if pixels % self.best == 0:
+            return ""
+        fitting = sorted({max(1, pixels // self.best) * self.best, -(-pixels // self.best) * self.best})
+        fit = " or ".join(map(str, fitting))
+        return f"image_size {pixels} pads the windows of {self.network}, which costs time; {fit} px fit exactly"
+
     def of_batches(self, **batches: int) -> Iterator[Problem]:
         """What is wrong with training batches of so many images, by the id that says so."""
         for where, images in batches.items():
@@ -58,10 +68,15 @@ class Intake:
                 yield Problem(f"{self.network} -> {where}", found=repr(images), expected=expected, mend=mend)
 
 
-def require_intake(network: nn.Module, *, multiple: int, least: int, least_batch: int = 1) -> nn.Module:
+def require_intake(network: nn.Module, *, multiple: int, least: int, least_batch: int = 1, best: int = 1) -> nn.Module:
     """Hooks an :class:`Intake` onto ``network``; names in its state dict stay as they are."""
-    network.register_forward_pre_hook(Intake(type(network).__name__, multiple, least, least_batch))
+    network.register_forward_pre_hook(Intake(type(network).__name__, multiple, least, least_batch, best))
     return network
+
+
+def size_advice(network: nn.Module, pixels: int) -> list[str]:
+    """What is worth knowing of images of this side for ``network``, in words; it would take them all the same."""
+    return [told for intake in _intakes(network) if (told := intake.advice(pixels))]
 
 
 def size_problems(network: nn.Module, **sides: int) -> list[Problem]:

@@ -36,11 +36,16 @@ def on_device(*, network: nn.Module, device: torch.device | str) -> nn.Module:
     return network.to(device)
 
 
-def parameters_of(*, network: nn.Module, groups: Sequence[Mapping[str, Any]] = ()) -> list[Any]:
+def parameters_of(
+    *, network: nn.Module, groups: Sequence[Mapping[str, Any]] = (), encoder_learning_rate: float | None = None
+) -> list[Any]:
     """All parameters of a network, as an optimizer takes them.
 
     Args:
         network: the network.
+        encoder_learning_rate: peak for an encoder that starts from pretrained weights, which a decoder's would spoil;
+            a group of its own, after ``groups`` have taken theirs. ``None``, or a network that starts from random
+            numbers, knows one rate.
         groups: parameters with options of their own, as torch's groups: ``params`` is a list of patterns of names
             (``*`` crosses dots), everything else an option of the optimizer. What an earlier group has is not in a
             later one; all others have the optimizer's own options.
@@ -59,9 +64,14 @@ def parameters_of(*, network: nn.Module, groups: Sequence[Mapping[str, Any]] = (
             "groups": [{"params": ["encoder.*"], "lr": 1e-4}]
         }
     """
-    if not groups:
+    begun, problems = getattr(network, "pretrained", None), Problems()
+    rate_of_encoder = encoder_learning_rate if begun else None
+    if encoder_learning_rate is not None:
+        _check_rate(encoder_learning_rate, "encoder_learning_rate", problems)
+    if not groups and rate_of_encoder is None:
+        problems.refuse_if_any()
         return list(network.parameters())
-    rest, problems, chosen = dict(network.named_parameters()), Problems(), []
+    rest, chosen = dict(network.named_parameters()), []
     begin = ", ".join(dict.fromkeys(name.partition(".")[0] for name in rest))
     correct = f"correct the pattern or leave it out; names begin with {begin}"
     for index, group in enumerate(groups):
@@ -70,12 +80,19 @@ def parameters_of(*, network: nn.Module, groups: Sequence[Mapping[str, Any]] = (
         where = f"optimizer#params#groups#{index}"
         if not check_patterns(patterns, f"{where}#params", problems, example="encoder.*"):
             continue
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < float("inf"):
-            problems.add(f"{where}#lr", found=repr(rate), expected="a learning rate above 0")
+        _check_rate(rate, f"{where}#lr", problems)
         found = matched_names(list(rest), patterns, f"{where}#params", problems, kind="parameter", mend=correct)
         chosen.append({"params": [rest.pop(name) for name in list(rest) if name in found], **options})
     problems.refuse_if_any()
+    if rate_of_encoder is not None:
+        encoder = [rest.pop(name) for name in list(rest) if name.startswith(f"{begun}.")]
+        chosen += [{"params": encoder, "lr": rate_of_encoder}] if encoder else []
     return [{"params": list(rest.values())}, *chosen] if rest else chosen
+
+
+def _check_rate(rate: Any, where: str, problems: Problems) -> None:
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < float("inf"):
+        problems.add(where, found=repr(rate), expected="a learning rate above 0")
 
 
 def part_of(*, of: Any, name: str) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+from samfed_monai.federation.stages.workflow_config import CATALOGUE, WorkflowConfig
 from samfed_monai.io import sha256_file
 from samfed_monai.networks.weights import find_checkpoint
 
@@ -26,7 +26,7 @@ def base_sam(config: WorkflowConfig, network: str) -> str | None:
     declared = config.parser().get().get("network_def")
     if not network.startswith(_PREFIX) or not isinstance(declared, Mapping):
         return None
-    if declared.get("_target_") != "samfed_monai.networks.client_network":
+    if declared.get("_target_") != CATALOGUE:
         return None
     given = declared.get("checkpoint")
     path = Path(given) if given else find_checkpoint(network.removeprefix(_PREFIX))

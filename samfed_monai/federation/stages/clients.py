@@ -34,6 +34,7 @@ def make_client(
         keep_optimizer: keep the optimizer's moments from round to round.
     """
     logging.getLogger(SamFedAlgo.__module__).setLevel(logging.WARNING)  # MONAI tells ten things a round, all known
+    config = config.filled_by_the_server()
     overrides = {**config.overrides, "site": site, "seed": seed, "standalone": {}}
     client = SamFedAlgo(
         config.bundle_root,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.errors import Problems, did_you_mean
-from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+from samfed_monai.federation.stages.workflow_config import CATALOGUE, WorkflowConfig
 from samfed_monai.networks import CLIENT_NETWORKS
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def network_builder(
     """Builds an empty network of that name as ``train.json``, with a site's own ``overrides``, declares it."""
 
     def build() -> nn.Module:
-        own = config.with_overrides({**(overrides or {}), "network_name": name})
+        own = config.with_overrides({**(overrides or {}), "network_name": name}).filled_by_the_server()
         network: nn.Module = own.parser().get_parsed_content("network_def")
         return network
 
@@ -80,7 +80,7 @@ def require_known(config: WorkflowConfig, names: Mapping[str, str]) -> None:
         Refused: with every unknown name.
     """
     declared = config.parser().get().get("network_def")
-    if not isinstance(declared, Mapping) or declared.get("_target_") != "samfed_monai.networks.client_network":
+    if not isinstance(declared, Mapping) or declared.get("_target_") != CATALOGUE:
         return
     problems, known = Problems(), list(CLIENT_NETWORKS)
     for where, name in names.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,10 @@ from samfed_monai.config.exit_codes import raised_by_us
 from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.federation.random_state import own_random_state
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
-from samfed_monai.networks.intake import batch_problems, size_problems
+from samfed_monai.networks.intake import batch_problems, size_advice, size_problems
 from samfed_monai.networks.key_patterns import KeySplit, network_split
+
+logger = logging.getLogger(__name__)
 
 Shapes = dict[str, tuple[int, ...]]
 #: Ids of the training batches that a client network sees.
@@ -69,11 +72,15 @@ def rehearse(
         key = json.dumps(own, sort_keys=True, default=repr)
         if key in found:
             continue
-        parser = config.with_overrides({**own, "network": "@network_def"}).parser()  # on no device
+        built = config.with_overrides({**own, "network": "@network_def"}).filled_by_the_server()
+        parser = built.parser()  # on no device
         with own_random_state(0):  # nothing that is drawn here is used
             network = parser.get_parsed_content("network_def")
         size = _value(parser, "image_size")
-        problems.extend(size_problems(network, height=size, width=size) if isinstance(size, int) else ())
+        if isinstance(size, int):
+            problems.extend(size_problems(network, height=size, width=size))
+            for advice in size_advice(network, size):
+                logger.info("%s", advice)
         problems.extend(batch_problems(network, **_batches(parser)))
         split = KeySplit((), (), ())
         for part in PARTS:

@@ -123,8 +123,31 @@ class TeacherStage:
                 that rows with and without an adapted SAM can be compared by one command.
         """
         from samfed_monai.networks import Teacher
-        from samfed_monai.networks.sam.adapter import read_header
         from samfed_monai.parts import best_device
+
+        paths = self.adapters(datalist, data_root, adapt=adapt, adapter=adapter)
+        self._files[:] = paths
+        config = self._config()
+        return Teacher.load(
+            base=config.value("base"),
+            checkpoint=self.checkpoint(),
+            adapter=paths,
+            size=config.value("size"),
+            views=config.value("views"),
+            device=best_device(),
+            **self._after_the_views(),
+        )
+
+    def adapters(
+        self,
+        datalist: DataList,
+        data_root: str | Path,
+        *,
+        adapt: str,
+        adapter: str | Path | Sequence[str | Path] | None,
+    ) -> list[Path]:
+        """The adapter files of :meth:`load`, fitted first where there are none; none for SAM as it comes."""
+        from samfed_monai.networks.sam.adapter import read_header
 
         checkpoint = self.checkpoint()
         paths = [Path(path) for path in ([adapter] if isinstance(adapter, (str, Path)) else adapter or ())]
@@ -137,17 +160,7 @@ class TeacherStage:
             self._exam.update(_recorded(paths[0]))
         if not paths and adapt != "none":
             paths = [self._fit(datalist, data_root, adapt=adapt, checkpoint=checkpoint)]
-        self._files[:] = paths
-        config = self._config()
-        return Teacher.load(
-            base=config.value("base"),
-            checkpoint=checkpoint,
-            adapter=paths,
-            size=config.value("size"),
-            views=config.value("views"),
-            device=best_device(),
-            **self._after_the_views(),
-        )
+        return paths
 
     def _after_the_views(self) -> dict[str, Any]:
         """What becomes of the mean of the views, as keywords of ``Teacher.load``; empty where nothing does."""

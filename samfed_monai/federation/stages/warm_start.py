@@ -14,7 +14,7 @@ from samfed_monai.federation.random_state import own_random_state
 from samfed_monai.federation.stages.base_sam import base_sam
 from samfed_monai.federation.stages.made_once import made_once
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
-from samfed_monai.io import safe_load, save_tensors
+from samfed_monai.io import safe_load, save_tensors, sha256_file
 from samfed_monai.networks.key_patterns import network_split
 from samfed_monai.seeds import derive_seed
 
@@ -27,7 +27,13 @@ SERVER = "server"
 
 
 def warm_start(
-    config: WorkflowConfig, *, datalist: DataList, steps: int, seed: int, cache_dir: str | Path
+    config: WorkflowConfig,
+    *,
+    datalist: DataList,
+    steps: int,
+    seed: int,
+    cache_dir: str | Path,
+    trunk: Path | None = None,
 ) -> tuple[dict[str, Tensor], str]:
     """Trains the client network on the public set for ``steps`` optimiser steps, or finds what it trained before.
 
@@ -40,6 +46,7 @@ def warm_start(
         steps: optimiser steps; with 0, or without public images, the network stays as it is built with ``seed``.
         seed: the run's seed.
         cache_dir: where finished weights are kept, by the hash of everything that determines them.
+        trunk: an adapter whose trunk the network's encoder starts from, in place of its own ``encoder_weights``.
 
     Returns:
         Names to tensors of the network, frozen ones left out, and their fingerprint (hexadecimal).
@@ -49,6 +56,7 @@ def warm_start(
     steps = steps if datalist.public else 0
     sam = base_sam(config, config.value("network_name"))  # its frozen weights are not in what is kept
     more = read_as(datalist) | ({} if sam is None else {"base_sam": sam})
+    more |= {} if trunk is None else {"trunk": sha256_file(trunk)}
     key = config.fingerprint(public=public, steps=steps, seed=seed, **more)
     path = Path(cache_dir) / "warm_start" / f"{key[:16]}.safetensors"
     with made_once(path) as exists:
@@ -59,7 +67,8 @@ def warm_start(
             logger.info("warm start: %d steps on %d public images", steps, len(datalist.public))
         else:
             logger.info("warm start: none, the list has no public images")
-        weights = _train(config, steps, seed)
+        started = config if trunk is None else config.with_overrides({"encoder_weights": str(trunk)})
+        weights = _train(started, steps, seed)
         save_tensors(path, weights, {"steps": str(steps), "seed": str(seed), "public": public})
     return weights, key
 

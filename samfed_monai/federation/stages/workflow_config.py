@@ -16,6 +16,9 @@ from samfed_monai.io import canonical_hash, read_json
 TRAIN = "train"
 """MONAI's id of what a training bundle trains with."""
 
+CATALOGUE = "samfed_monai.networks.client_network"
+"""The component that builds a client network by its name."""
+
 PLACES = frozenset(
     ("bundle_root", "datalist", "data_root", "dataset_dir", "output", "output_dir", "cache_dir", "store_dir")
 ) | {"checkpoint", "device"}
@@ -50,6 +53,14 @@ class WorkflowConfig:
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> WorkflowConfig:
         return WorkflowConfig(self.bundle_root, self.files, {**self.overrides, **overrides})
+
+    def filled_by_the_server(self) -> WorkflowConfig:
+        """The same with a network of the catalogue left at random numbers: what it starts from comes from the server, so
+        that no site needs the files of pretrained weights."""
+        declared = self.parser().get().get("network_def")
+        if not isinstance(declared, Mapping) or declared.get("_target_") != CATALOGUE:
+            return self
+        return self.with_overrides({"network_def#load": False})
 
     def without_lost(self) -> WorkflowConfig:
         """Without overrides of what only another variant has, such as ``terms#proximal#mu`` where no such term is."""

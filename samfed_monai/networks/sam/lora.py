@@ -66,6 +66,14 @@ class LoRAQueryValue(nn.Module):
         key = query.new_zeros(*query.shape[:-1], self.layout.key)
         return self.linear(x) + torch.cat([query, key, value], dim=-1).flatten(-2)
 
+    def merged(self) -> nn.Linear:
+        """A plain linear layer that computes the same: its weight is the frozen one plus the update."""
+        groups, inputs = self.layout.groups, self.linear.in_features
+        query = (self.query_b @ self.query_a).view(groups, -1, inputs)
+        value = (self.value_b @ self.value_a).view(groups, -1, inputs)
+        key = query.new_zeros(groups, self.layout.key, inputs)
+        return _with_update(self.linear, torch.cat([query, key, value], dim=1).flatten(0, 1))
+
 
 class LoRALinear(nn.Module):
     """A frozen linear layer plus a trainable low-rank update of all its outputs: ``y += B A x``, B zero at first.
@@ -85,6 +93,10 @@ class LoRALinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., out)``."""
         return self.linear(x) + F.linear(F.linear(x, self.update_a), self.update_b)
+
+    def merged(self) -> nn.Linear:
+        """A plain linear layer that computes the same: its weight is the frozen one plus ``B A``."""
+        return _with_update(self.linear, self.update_b @ self.update_a)
 
 
 def apply_lora(encoder: nn.Module, rank: int = 4, targets: str = "qv") -> list[nn.Parameter]:
@@ -119,6 +131,29 @@ def apply_lora(encoder: nn.Module, rank: int = 4, targets: str = "qv") -> list[n
     else:
         _wrap_linears(blocks if targets == LoRATargets.QKV else [encoder], rank, only_qkv=targets == LoRATargets.QKV)
     return [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+
+
+@torch.no_grad()
+def merge_lora(encoder: nn.Module) -> nn.Module:
+    """Puts every low-rank update of ``encoder`` into the weight that it belongs to, in place.
+
+    What comes out has the names, and the speed, of the encoder before :func:`apply_lora`, and computes what it computed
+    with the updates, up to rounding.
+    """
+    for parent in list(encoder.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, (LoRAQueryValue, LoRALinear)):
+                setattr(parent, name, child.merged())
+    return encoder
+
+
+def _with_update(linear: nn.Linear, update: Tensor) -> nn.Linear:
+    merged = nn.utils.skip_init(nn.Linear, linear.in_features, linear.out_features, bias=linear.bias is not None)
+    merged = merged.to(linear.weight)
+    merged.weight.data.copy_(linear.weight + update)
+    if linear.bias is not None:
+        merged.bias.data.copy_(linear.bias)
+    return merged
 
 
 def check_targets(targets: object) -> list[Problem]:

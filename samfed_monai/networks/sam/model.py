@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 # SAM's own normalisation (segment_anything/build_sam.py), for intensities 0..255
-_MEAN = (123.675, 116.28, 103.53)
-_STD = (58.395, 57.12, 57.375)
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 class PromptFreeSam(nn.Module):
@@ -30,8 +30,8 @@ class PromptFreeSam(nn.Module):
         super().__init__()
         self.image_encoder, self.mask_decoder = image_encoder, mask_decoder
         self.prompt_encoder: Any = prompt_encoder
-        self.register_buffer("pixel_mean", torch.tensor(_MEAN).view(1, 3, 1, 1) / 255, persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(_STD).view(1, 3, 1, 1) / 255, persistent=False)
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1) / 255, persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1) / 255, persistent=False)
 
     def normalise(self, images: Tensor) -> Tensor:
         """``(B, 3, H, W)`` in [0, 1] to SAM's zero mean and unit variance; padding comes after, so that it is zero."""

