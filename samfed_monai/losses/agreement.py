@@ -27,12 +27,22 @@ class Agreement:
         weight: (B, 1, H, W) float in [0, 1]; 0 leaves a pixel out.
         reliability: (B,) float in [0, 1], how far the teacher can be believed on each image.
         agreed: (B, 1, H, W) bool, where teacher and student name the same class.
+        of_teacher: (B, 1, H, W) bool, where the label is the one that the teacher names.
     """
 
     label: Tensor
     weight: Tensor
     reliability: Tensor
     agreed: Tensor
+    of_teacher: Tensor
+
+    @property
+    def distillation_weight(self) -> Tensor:
+        """``weight`` where the label is the teacher's, 0 where the student overruled it: (B, 1, H, W) float in [0, 1].
+
+        What pulls a pixel towards the teacher's probabilities must not work against its label (docs/method.md, step 5).
+        """
+        return self.weight * self.of_teacher
 
 
 @dataclass(frozen=True)
@@ -108,4 +118,4 @@ def agree(
     reliability = dice_of_labels(y_t, y_c)
     if ema is not None:
         reliability = reliability * dice_of_labels(y_c, hard_label(ema)[0])
-    return Agreement(label=label, weight=weight, reliability=reliability, agreed=y_t == y_c)
+    return Agreement(label=label, weight=weight, reliability=reliability, agreed=y_t == y_c, of_teacher=label == y_t)
