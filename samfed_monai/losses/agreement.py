@@ -1,9 +1,10 @@
 """Adaptive agreement: which pixels of an unlabelled image get which label, and how much they count (docs/method.md).
 
-SAM-Fed (arXiv 2511.14302) names an "adaptive agreement mechanism" without its formula: the agreement rule is our
-reading of the paper. ``teacher`` is the default because it led on both collections of ``docs/results/ablation.md``: how
-far SAM is believed is then decided per image (``reliability``); ``confidence`` decides per pixel, too, and is the one
-for a teacher that is no better than the students.
+SAM-Fed's abstract (arXiv 2511.14302) names an "adaptive agreement mechanism", and a summary says of it "selecting or
+weighting the supervisory signal based on contextual agreement and estimated confidence"; its method section was not at
+hand, so the agreement rule is our reading. ``confidence`` is what that summary describes. ``teacher`` is the default
+because it led on both collections of ``docs/results/ablation.md``: how far SAM is believed is then decided per image
+(``reliability``).
 """
 
 from __future__ import annotations
