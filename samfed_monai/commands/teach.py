@@ -28,7 +28,7 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--data-root", required=True, help="folder that the list's paths are relative to")
     parser.add_argument("--output", required=True, metavar="ADAPTER", help="safetensors file to write")
     parser.add_argument("--adapt", choices=("lora", "decoder", "none"), help="what to train")
-    parser.add_argument("--size", type=int, choices=(256, 512, 1024), help="side of SAM's input in pixels")
+    parser.add_argument("--size", type=int, help="side of SAM's input in pixels: a multiple of 16, 64 to 1024")
     parser.add_argument("--base", help="vit_t (MobileSAM), vit_b, vit_l or vit_h")
     parser.add_argument("--epochs", type=int, help="passes over the public set")
     parser.add_argument("--seed", type=int, help="decides everything random")
@@ -43,7 +43,7 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         help="second pass of SAM, prompted with the boxes of what the first one found: instead of it, or the mean",
     )
     parser.add_argument("--refine-with", choices=("base", "adapted"), help="SAM as it comes, or the adapted one")
-    parser.add_argument("--refine-size", type=int, choices=(256, 512, 1024), help="side of the second pass's input")
+    parser.add_argument("--refine-size", type=int, help="side of the second pass's input")
     parser.add_argument("--refine-least-iou", type=float, help="least IoU that SAM must predict for a box's answer")
     parser.add_argument("--refine-least-agreement", type=float, help="least IoU of a box's answer with what was in it")
     parser.add_argument("--checkpoint", help="SAM's weights; default: the bundle's models/, then `samfed weights`")

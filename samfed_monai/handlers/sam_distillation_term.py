@@ -1,4 +1,4 @@
-"""The term that distils the teacher into the strong view where teacher and student agree."""
+"""The term that distils the teacher into the strong view where the agreed label is the teacher's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 class SamDistillationTerm(AgreedTerm):
     """``lambda_T g L_T``: ``T^2 KL(p_T || p_s)``, weighted per pixel and, by ``g``, per image (docs/method.md).
 
-    Give it the rule, tau and delta of the pseudo-label term: the agreement is then computed once for both.
+    A pixel counts with the agreement's weight where the label is the teacher's, and not at all where the student
+    overruled it. Give it the rule, tau and delta of the pseudo-label term: the agreement is then computed once for
+    both.
 
     Args:
         name: under which the value is logged.
@@ -69,6 +71,6 @@ class SamDistillationTerm(AgreedTerm):
             guidance.student,
             guidance.probabilities(self.settings.teacher, asked_by=self.where),
             self.temperature,
-            weight=agreement.weight,
+            weight=agreement.distillation_weight,
             scale=agreement.reliability if self.adaptive else None,
         )

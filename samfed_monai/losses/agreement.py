@@ -1,9 +1,10 @@
 """Adaptive agreement: which pixels of an unlabelled image get which label, and how much they count (docs/method.md).
 
-SAM-Fed (arXiv 2511.14302) names an "adaptive agreement mechanism" without its formula: the agreement rule is our
-reading of the paper. ``teacher`` is the default because it led on both collections of ``docs/results/ablation.md``: how
-far SAM is believed is then decided per image (``reliability``); ``confidence`` decides per pixel, too, and is the one
-for a teacher that is no better than the students.
+SAM-Fed's abstract (arXiv 2511.14302) names an "adaptive agreement mechanism", and a summary says of it "selecting or
+weighting the supervisory signal based on contextual agreement and estimated confidence"; its method section was not at
+hand, so the agreement rule is our reading. ``confidence`` is what that summary describes. ``teacher`` is the default
+because it led on both collections of ``docs/results/ablation.md``: how far SAM is believed is then decided per image
+(``reliability``).
 """
 
 from __future__ import annotations
@@ -27,12 +28,22 @@ class Agreement:
         weight: (B, 1, H, W) float in [0, 1]; 0 leaves a pixel out.
         reliability: (B,) float in [0, 1], how far the teacher can be believed on each image.
         agreed: (B, 1, H, W) bool, where teacher and student name the same class.
+        of_teacher: (B, 1, H, W) bool, where the label is the one that the teacher names.
     """
 
     label: Tensor
     weight: Tensor
     reliability: Tensor
     agreed: Tensor
+    of_teacher: Tensor
+
+    @property
+    def distillation_weight(self) -> Tensor:
+        """``weight`` where the label is the teacher's, 0 where the student overruled it: (B, 1, H, W) float in [0, 1].
+
+        What pulls a pixel towards the teacher's probabilities must not work against its label (docs/method.md, step 5).
+        """
+        return self.weight * self.of_teacher
 
 
 @dataclass(frozen=True)
@@ -108,4 +119,4 @@ def agree(
     reliability = dice_of_labels(y_t, y_c)
     if ema is not None:
         reliability = reliability * dice_of_labels(y_c, hard_label(ema)[0])
-    return Agreement(label=label, weight=weight, reliability=reliability, agreed=y_t == y_c)
+    return Agreement(label=label, weight=weight, reliability=reliability, agreed=y_t == y_c, of_teacher=label == y_t)

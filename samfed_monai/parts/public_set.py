@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.errors import Problem, Refused
+
 Records = list[dict[str, Any]]
 
 
@@ -19,6 +21,8 @@ class PublicSet:
         seed: decides which.
         evaluate_on: split of every site whose Dice is reported, or ``None``; it decides nothing.
         evaluate_limit: at most this many images of each site in the report.
+        limit: fit on at most this many public images, held-out ones included, chosen by hash; ``None`` takes all. It
+            shows what a poor teacher does to its students, whose own public images it leaves alone.
 
     Attributes:
         hash: identity of the data list.
@@ -26,7 +30,8 @@ class PublicSet:
         tests: site to labelled records.
 
     Raises:
-        Refused: what :func:`samfed_monai.data.load_records` and :func:`samfed_monai.data.split_public` refuse.
+        Refused: a limit below 2; what :func:`samfed_monai.data.load_records` and
+            :func:`samfed_monai.data.split_public` refuse.
 
     Example::
 
@@ -42,13 +47,17 @@ class PublicSet:
         seed: int = 0,
         evaluate_on: str | None = "test",
         evaluate_limit: int | None = None,
+        limit: int | None = None,
     ) -> None:
+        if limit is not None and limit < 2:
+            expected, mend = "a number of images >= 2, or null", "null takes all; one image at least is held out"
+            raise Refused([Problem("teacher.json -> public_limit", found=repr(limit), expected=expected, mend=mend)])
         from samfed_monai.data import DataList, load_records, split_public
 
         self._list, self._data_root = DataList.load(datalist), data_root
         self._evaluate_on, self._evaluate_limit = evaluate_on, evaluate_limit
         self.hash = self._list.hash
-        public = load_records(self._list, data_root, split="public")
+        public = load_records(self._list, data_root, split="public", limit=limit)
         self.train, self.held_out = split_public(public, held_out_fraction, seed)
 
     @cached_property

@@ -21,7 +21,7 @@ from samfed_monai.reports.verdict import LEADS, word_of
 
 TITLE = "Ablations"
 OTHERS = "Variants"
-MARK = "The agreement rule is our reading of the paper."
+MARK = "The agreement rule is our reading of the paper's abstract and of summaries of it."
 READING = (
     "Average test Dice of the model that was best on validation, mean ± sample standard deviation over seeds, for "
     "every collection. *vs* columns are the difference to the default row's run with the same seed; *mean difference*"

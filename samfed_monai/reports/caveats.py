@@ -4,5 +4,5 @@ from __future__ import annotations
 
 CAVEATS = (
     "This is a re-implementation of SAM-Fed (arXiv 2511.14302), whose code is not public.",
-    "The agreement rule is our reading of it: the paper says that there is one, not which.",
+    "The agreement rule is our reading of it: we had the abstract and summaries of the paper, not its method section.",
 )

@@ -21,7 +21,8 @@ VARIANTS = {
     "mean_teacher": "Mean Teacher",
     "unimatch": "UniMatch",
     "semifl": "SemiFL",
-    "no_agreement": "SAM-Fed without agreement",
+    "no_agreement": "SAM-Fed without the per-image factor g",
+    "confidence_selection": "SAM-Fed, labels chosen by confidence",
     "no_sam_kd": "SAM-Fed without SAM distillation",
     "no_global_kd": "SAM-Fed without global distillation",
     "unadapted_sam": "SAM-Fed with unadapted SAM",
@@ -66,7 +67,8 @@ NOTES = {
     "mean_teacher": "the strong view follows a moving average of the student",
     "unimatch": "two strong views and a feature stream against the student's confident labels",
     "semifl": "sites learn from the global model's labels alone, the server from the public set",
-    "no_agreement": "ablation: SAM is distilled fully on every image, however far the student is from it",
+    "no_agreement": "ablation: SAM's label everywhere, and its distillation without the factor g of each image",
+    "confidence_selection": "labels chosen and weighed by agreement and confidence, as summaries of the paper put it",
     "no_sam_kd": "ablation: SAM's labels are used, its probabilities are not distilled",
     "no_global_kd": "ablation: no distillation from the round's global network",
     "unadapted_sam": "ablation: SAM as it comes",
@@ -87,7 +89,7 @@ OWN_LABELS = frozenset({"zero_shot", "supervised", "local_sam", "fedsam", "full_
 """Variants in which sites learn from labels of their own images, and SAM as it comes, for comparison with these;
 a run says it itself, in ``results.json -> own_labels``: these are for runs of before it did."""
 
-ABLATIONS = frozenset({"no_agreement", "no_sam_kd", "no_global_kd", "unadapted_sam"})
+ABLATIONS = frozenset({"no_agreement", "confidence_selection", "no_sam_kd", "no_global_kd", "unadapted_sam"})
 """Variants of SAM-Fed itself: no rivals of it."""
 
 

@@ -45,7 +45,7 @@ def test_privacy_networks_and_teacher_are_told_together():
         "network of a site: expected one of",
         "teacher -> adapt: expected one of",
         "teacher -> base: expected one of",
-        "teacher -> size: expected one of [256, 512, 1024] pixels, found 300",
+        "teacher -> size: expected a multiple of 16 from 64 to 1024 pixels, found 300; the nearest is 304",
         "teacher -> lora_targets: expected one of",
         "teacher -> peak: expected a number above 0",
     )

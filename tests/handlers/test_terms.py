@@ -23,7 +23,7 @@ from samfed_monai.handlers import (
     TermLogger,
     UnlabelledStream,
 )
-from samfed_monai.losses import AgreementSettings, agree, distillation_kl, weighted_pseudo_label_loss
+from samfed_monai.losses import AgreementSettings, agree, distillation_kl, hard_label, weighted_pseudo_label_loss
 from tests.handlers.toy import next_round, toy_loader, toy_trainer
 
 
@@ -91,6 +91,35 @@ def test_sam_term_is_weighted_by_agreement_and_reliability() -> None:
         SamDistillationTerm(adaptive=adaptive)(engine)
         expected = distillation_kl(given.student, given.guides["sam"], 2.0, agreement.weight, scale)
         torch.testing.assert_close(engine.state.terms["sam_kd"], expected)
+
+
+@pytest.mark.parametrize("rule", ["confidence", "intersection", "average", "reliability", "student", "teacher"])
+def test_sam_term_distils_only_where_the_label_is_sams(rule: str) -> None:
+    given = guidance()
+    agreement = agree(given.guides["sam"], given.weak, given.guides["ema"], rule=rule)
+    engine = engine_at(0, 1, given)
+    SamDistillationTerm(rule=rule)(engine)
+    weight = torch.where(agreement.label == hard_label(given.guides["sam"])[0], agreement.weight, torch.tensor(0.0))
+    expected = distillation_kl(given.student, given.guides["sam"], 2.0, weight, agreement.reliability)
+    assert torch.equal(engine.state.terms["sam_kd"], expected)
+    everywhere = distillation_kl(given.student, given.guides["sam"], 2.0, agreement.weight, agreement.reliability)
+    assert torch.equal(expected, everywhere) == (rule in ("teacher", "intersection"))  # these are as ever, to the bit
+
+
+def test_distillation_no_longer_works_against_a_label_of_the_student() -> None:
+    # pixel 0: both say 1. Pixel 1: SAM says 1 with 0.6, the student 0 with 0.97, and the rule decides for it.
+    sam, weak = torch.tensor([[[[0.9, 0.6]]]]), torch.tensor([[[[0.9, 0.03]]]])
+    student = torch.zeros(1, 1, 1, 2, requires_grad=True)
+    given = Guidance(student=student, weak=weak, guides={"sam": sam})
+    engine = engine_at(0, 1, given)
+    SamDistillationTerm(rule="confidence", adaptive=False)(engine)
+    # logit(0.9) / 2 = ln 3: the softened teacher is 3/4, the student 1/2; only pixel 0 counts
+    kl = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    assert engine.state.terms["sam_kd"].item() == pytest.approx(4 * kl, rel=1e-4)
+    engine.state.output["loss"].backward()
+    assert student.grad is not None
+    # d/dz of T^2 KL is T (q - p) = 2 (1/2 - 3/4); at pixel 1 it was 2 * 0.97 / 1.87 * (1/2 - 0.5505) = -0.05
+    assert student.grad.flatten().tolist() == pytest.approx([-0.5, 0.0], rel=1e-4)
 
 
 def test_global_term_is_plain_distillation_that_weighs_a_tenth() -> None:

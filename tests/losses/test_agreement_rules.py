@@ -43,8 +43,26 @@ def test_truth_table(rule: str) -> None:
     assert found.agreed.flatten().tolist() == [True, True, False, False, False, False]
 
 
+# weight of the distillation: that of the label where the label is the teacher's (1, 0, 1, 1, 0, 1), otherwise 0
+DISTILLED = {
+    "confidence": [0.85, 0.80, 0.95, 0.0, 0.0, 0.96],  # 4: the student overruled the teacher
+    "average": [0.85, 0.80, 0.625, 0.515, 0.0, 0.58],
+    "reliability": [*(math.tanh(x * math.log(3)) for x in (1.4, 1.2, 0.5, 0.06)), 0.0, math.tanh(0.32 * math.log(3))],
+    "intersection": [0.85, 0.80, 0.0, 0.0, 0.0, 0.0],
+    "teacher": [1.0] * 6,
+    "label": [1.0] * 6,
+    "student": [0.0] * 6,  # where it is sure (3 and 4) it is of another opinion
+}
+
+
+@pytest.mark.parametrize("rule", sorted(DISTILLED))
+def test_where_the_student_overruled_the_teacher_nothing_is_distilled(rule: str) -> None:
+    found = agree(TEACHER, STUDENT, rule=rule)
+    assert found.distillation_weight.flatten().tolist() == pytest.approx(DISTILLED[rule])
+
+
 def test_every_rule_has_a_truth_table() -> None:
-    assert sorted(AGREEMENT_RULES) == sorted(TRUTH_TABLE)
+    assert sorted(AGREEMENT_RULES) == sorted(TRUTH_TABLE) == sorted(DISTILLED)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +94,8 @@ def test_weights_and_reliability_stay_in_0_1(t: Tensor, s: Tensor, rule: str, ta
     for values in (found.weight, found.reliability):
         assert 0 <= values.min().item() <= values.max().item() <= 1
     assert set(found.label.unique().tolist()) <= {0, 1}
+    follows = found.label == hard_label(t)[0]
+    assert torch.equal(found.distillation_weight, torch.where(follows, found.weight, torch.zeros_like(found.weight)))
 
 
 @given(maps(), maps(), st.sampled_from(sorted(AGREEMENT_RULES)), st.permutations(range(6)))

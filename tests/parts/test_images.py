@@ -69,3 +69,19 @@ def test_the_public_set_is_divided_and_names_the_sites_labelled_images(made):
 
 def test_nothing_is_examined_where_nothing_is_asked_for(made):
     assert PublicSet(datalist=made / "list.json", data_root=made, evaluate_on=None).tests == {}
+
+
+def test_a_teacher_may_be_fitted_on_few_of_the_public_images(made):
+    few = PublicSet(datalist=made / "list.json", data_root=made, limit=2)
+    everything = PublicSet(datalist=made / "list.json", data_root=made)
+    chosen = sorted(record["image_sha256"] for record in few.train + few.held_out)
+    assert (len(few.train), len(few.held_out)) == (1, 1)
+    assert chosen == sorted(record["image_sha256"] for record in everything.train + everything.held_out)[:2]  # by hash
+    assert len(images(made).records("public")) == 4  # what the students learn from stays whole
+
+
+@pytest.mark.parametrize("limit", [1, 0, -8])
+def test_a_public_limit_that_leaves_nothing_to_fit_or_to_hold_out_is_refused(made, limit):
+    message = rf"teacher\.json -> public_limit: expected a number of images >= 2, or null, found {limit}; null takes"
+    with pytest.raises(Refused, match=message):
+        PublicSet(datalist=made / "list.json", data_root=made, limit=limit)

@@ -85,7 +85,7 @@ def test_the_page_marks_the_rule_and_is_the_same_bytes_every_time(sections):
     assert pages[0] == pages[1]
     lines = pages[0].splitlines()
     for text in (
-        "**The agreement rule is our reading of the paper.**",
+        "**The agreement rule is our reading of the paper's abstract and of summaries of it.**",
         "make ablation",
         "samfed compare Skin",
         "## Agreement rule",

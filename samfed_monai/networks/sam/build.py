@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +18,59 @@ from samfed_monai.networks.sam.positions import fit_positions
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.registry import Registry
 
-SIZES = (256, 512, 1024)
+logger = logging.getLogger(__name__)
+
+STRIDE = 16
+"""Pixels of the input to one place of the embedding, along a side, of every encoder here."""
+LEAST_SIZE, LARGEST_SIZE = 64, 1024
+"""Pixels a side: an embedding of 4 x 4 at least; SAM itself saw nothing larger than 1024 px."""
+WINDOW = 14 * STRIDE
+"""Pixels a side of the largest attention window, in SAM's ViT and in TinyViT (whose others, of 56 and 112 px, divide
+it): an input that it divides is cut into whole windows."""
+
 SAM_BUILDERS: Registry[Callable[[int], nn.Module]] = Registry("SAM encoder")
 """Name to a builder of the image encoder for an input side in pixels."""
 
 _PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
+
+
+def check_size(size: Any, where: str = "teacher -> size", expected: str = "") -> None:
+    """Refuses a side that no encoder here takes.
+
+    Args:
+        size: side of the square input in pixels.
+        where: its place, for the message.
+        expected: what is allowed besides, for the message.
+
+    Raises:
+        Refused: anything but a multiple of 16 from 64 to 1024.
+    """
+    if type(size) is int and size % STRIDE == 0 and LEAST_SIZE <= size <= LARGEST_SIZE:
+        return
+    allowed = f"a multiple of {STRIDE} from {LEAST_SIZE} to {LARGEST_SIZE} pixels{expected}"
+    mend = ""
+    if type(size) is int:
+        nearest = min(range(LEAST_SIZE, LARGEST_SIZE + 1, STRIDE), key=lambda side: abs(side - size))
+        mend = f"the nearest is {nearest}; {WINDOW} and {2 * WINDOW} fill the windows of the encoder's attention"
+    raise Refused([Problem(where, found=repr(size), expected=allowed, mend=mend)])
+
+
+@cache  # told once a process
+def tell_padding(name: str, size: int) -> None:
+    """Says that an input side leaves windows of SAM's attention half empty, with the nearest that fill them.
+
+    Args:
+        name: of the encoder; one that is not SAM's own has windows that nobody knows here.
+        size: side of the square input in pixels.
+    """
+    if size % WINDOW == 0 or name not in ("vit_t", "vit_b", "vit_l", "vit_h"):
+        return
+    whole = size // WINDOW
+    fitting = [side * WINDOW for side in (whole, whole + 1) if 0 < side * WINDOW <= LARGEST_SIZE]
+    logger.info(
+        "%s at %d px: windows of its attention are filled up with zeros, which costs time; nearest without: %s px",
+        *(name, size, " and ".join(map(str, fitting))),
+    )
 
 
 def vit_encoder(size: int, *, width: int, depth: int, heads: int, global_blocks: tuple[int, ...]) -> nn.Module:
@@ -70,14 +120,16 @@ def build_sam(name: str, checkpoint: str | Path | None = None, size: int = 512) 
         name: ``vit_t`` (MobileSAM), ``vit_b``, ``vit_l``, ``vit_h``, or a name added to ``SAM_BUILDERS``.
         checkpoint: the official weights file; ``None`` leaves the weights random (tests, timing). Nothing is
             downloaded.
-        size: side of the square input, 256, 512 or 1024 pixels; position tables are interpolated to it.
+        size: side of the square input in pixels, a multiple of 16 from 64 to 1024; position tables are interpolated to
+            it. One that 224 does not divide pads windows of the attention: that is told, once.
 
     Raises:
         Refused: an unknown name or size; a checkpoint that is missing, unreadable, or of another network.
     """
-    if size not in SIZES:
-        raise Refused([Problem("teacher -> size", found=repr(size), expected=f"one of {list(SIZES)} pixels")])
-    sam = assemble(SAM_BUILDERS[name](size), size)
+    check_size(size)
+    builder = SAM_BUILDERS[name]
+    tell_padding(name, size)
+    sam = assemble(builder(size), size)
     if checkpoint is not None:
         _load(sam, name, Path(checkpoint))
     return sam.eval()
@@ -88,11 +140,11 @@ def assemble(image_encoder: nn.Module, size: int) -> PromptFreeSam:
     declare_torchvision_operators()
     from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
 
-    grid = size // 16
+    grid = size // STRIDE
     transformer = TwoWayTransformer(depth=2, embedding_dim=256, num_heads=8, mlp_dim=2048)
     return PromptFreeSam(
         image_encoder,
-        PromptEncoder(256, (grid, grid), (size, size), 16),
+        PromptEncoder(256, (grid, grid), (size, size), STRIDE),
         MaskDecoder(transformer_dim=256, transformer=transformer),
     )
 

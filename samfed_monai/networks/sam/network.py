@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from samfed_monai.errors import Problems
 from samfed_monai.networks.autocast import autocast
 from samfed_monai.networks.key_patterns import KeyPatterns, KeySplit, split_keys
-from samfed_monai.networks.sam.build import build_sam
+from samfed_monai.networks.sam.build import build_sam, check_size
 from samfed_monai.networks.sam.checkpointing import apply_checkpointing
 from samfed_monai.networks.sam.experts import LocalExperts, apply_experts
 from samfed_monai.networks.sam.geometry import crop, pad, place
@@ -160,17 +160,20 @@ def sam_network(
     Args:
         base: ``vit_t`` (MobileSAM), ``vit_b``, ``vit_l``, ``vit_h``, or a name added to ``SAM_BUILDERS``.
         in_channels, out_channels: must be 3 and 1.
-        size: side of SAM's square input, 256, 512 or 1024 pixels; images of any size are scaled into it.
+        size: side of SAM's square input in pixels, a multiple of 16 from 64 to 1024; images of any size are scaled into
+            it.
         checkpoint: the official weights file; ``None`` looks into the weights folder, as the teacher does.
         kwargs: see :class:`SamNetwork`.
 
     Raises:
-        Refused: other channels, weights that are missing or of another network.
+        Refused: other channels, a size that SAM does not take, weights that are missing or of another network.
     """
     problems = Problems()
     for name, value, only in (("in_channels", in_channels, 3), ("out_channels", out_channels, 1)):
         if value != only:
             problems.add(f"network_def#{name}", found=repr(value), expected=f"{only} for SAM")
+    with problems.collected():
+        check_size(size, "network_def#size")
     problems.refuse_if_any()
     if checkpoint is None:
         from samfed_monai.networks.weights import find_checkpoint

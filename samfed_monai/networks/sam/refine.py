@@ -14,7 +14,7 @@ from samfed_monai.data.resizing import resize_probabilities
 from samfed_monai.errors import Problems
 from samfed_monai.networks.autocast import Switch
 from samfed_monai.networks.sam import components
-from samfed_monai.networks.sam.build import SIZES, build_sam
+from samfed_monai.networks.sam.build import build_sam, check_size
 from samfed_monai.networks.sam.components import find_parts
 from samfed_monai.networks.sam.embed import embed
 from samfed_monai.networks.sam.geometry import crop, inner_size
@@ -68,8 +68,9 @@ class Refinement:
                 expected = f"one of {words}"
                 problems.add(f"teacher -> {name}", found=repr(getattr(self, name)), expected=expected)
         size = self.refine_size
-        if size is not None and size not in SIZES:
-            problems.add("teacher -> refine_size", found=repr(size), expected=f"one of {list(SIZES)} pixels, or null")
+        if size is not None:
+            with problems.collected():
+                check_size(size, "teacher -> refine_size", ", or null")
         if size is not None and self.refine_with == RefineWith.ADAPTED:
             mend = "set refine_size to null: the adapted SAM has the size that it was adapted at"
             problems.add(

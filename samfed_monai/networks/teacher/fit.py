@@ -17,7 +17,7 @@ from samfed_monai.io import canonical_hash, read_json, sha256_file, write_json
 from samfed_monai.networks.autocast import Switch
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, load_adapter, prepare, read_header, save_adapter
 from samfed_monai.networks.sam.augment import Augmentation
-from samfed_monai.networks.sam.build import SAM_BUILDERS, SIZES, build_sam
+from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, check_size
 from samfed_monai.networks.sam.lora import check_targets
 from samfed_monai.networks.sam.model import PromptFreeSam
 from samfed_monai.networks.sam.peak import check_peak
@@ -49,7 +49,7 @@ class TeacherFit:
         base: SAM's name (``vit_t``, ``vit_b``, ...).
         checkpoint: its weights; ``None`` looks into ``bundle_root``'s ``models/`` and the weights folder.
         adapt: ``lora`` (LoRA and decoder), ``decoder``, or ``none`` (writes SAM's own decoder).
-        size: side of the square input in pixels: 256, 512 or 1024.
+        size: side of the square input in pixels: a multiple of 16 from 64 to 1024; 224 and 448 fill its windows.
         rank: LoRA rank.
         lora_targets: layers that LoRA adapts: ``qv``, ``qkv`` or ``all_linear``, see ``LoRATargets``.
         epochs: passes over ``train_records``; ``None`` is the recipe's for this ``adapt``.
@@ -113,8 +113,8 @@ class TeacherFit:
         if base not in SAM_BUILDERS:
             mend = did_you_mean(base, SAM_BUILDERS)
             problems.add("teacher -> base", found=repr(base), expected=f"one of {sorted(SAM_BUILDERS)}", mend=mend)
-        if size not in SIZES:
-            problems.add("teacher -> size", found=repr(size), expected=f"one of {list(SIZES)} pixels")
+        with problems.collected():
+            check_size(size)
         for name, number in {"epochs": epochs, "batch_size": batch_size, "cached_views": cached_views}.items():
             if not isinstance(number, int) or number < 1:
                 problems.add(f"teacher -> {name}", found=repr(number), expected="an integer >= 1")

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 
 from samfed_monai.errors import Refused
-from samfed_monai.networks.sam.build import SAM_BUILDERS, assemble, build_sam, vit_encoder
+from samfed_monai.networks.sam.build import SAM_BUILDERS, assemble, build_sam, check_size, tell_padding, vit_encoder
 from samfed_monai.networks.sam.tiny_vit import from_mobile_sam
 
 
@@ -91,5 +93,57 @@ def test_a_checkpoint_of_another_sam_is_refused(tmp_path, checkpoint):
 def test_unknown_names_and_sizes_are_refused():
     with pytest.raises(Refused, match=r"SAM encoder: .*did you mean 'vit_"):
         build_sam("vit_x", size=256)
-    with pytest.raises(Refused, match=r"teacher -> size: expected one of \[256, 512, 1024\] pixels, found 384"):
-        build_sam("vit_t", size=384)
+    told = r"teacher -> size: expected a multiple of 16 from 64 to 1024 pixels, found 380; the nearest is 384; 224"
+    with pytest.raises(Refused, match=told):
+        build_sam("vit_t", size=380)
+
+
+@pytest.mark.parametrize("size", [0, 48, 100, 1040, 224.0, "224", True, None])
+def test_sizes_that_no_encoder_takes(size):
+    with pytest.raises(Refused, match=r"network_def#size: expected a multiple of 16 from 64 to 1024 pixels, found "):
+        check_size(size, "network_def#size")
+
+
+@pytest.mark.parametrize("size", [64, 80, 144, 224, 448])
+def test_every_multiple_of_16_gives_a_mask_of_a_quarter_of_its_side(checkpoint, size):
+    sam = build_sam("vit_t", checkpoint, size)
+    vit = tiny(size)
+    with torch.no_grad():
+        for network in (sam, vit):
+            mask = network(torch.rand(1, 3, size, size))
+            assert mask.shape == (1, 1, size // 4, size // 4)
+            assert mask.isfinite().all()
+
+
+def test_224_px_fill_every_window_and_256_px_do_not(checkpoint):
+    """What `tell_padding` says of TinyViT, asked of the windows themselves: places that attention computes."""
+    places = {}
+    for size in (224, 256, 448):
+        sam, seen = build_sam("vit_t", checkpoint, size), []
+        blocks = [module for module in sam.image_encoder.modules() if hasattr(module, "window_size")]
+        for block in blocks:
+            block.attn.register_forward_hook(lambda _, given, __, seen=seen: seen.append(given[0].shape[:-1].numel()))
+        with torch.no_grad():
+            sam.encode(torch.rand(1, 3, size, size))
+        strides = [8] * 2 + [16] * 8  # TinyViT-5M: two blocks with windows of 7, six of 14, two of 7
+        places[size] = sum(seen) / sum((size // stride) ** 2 for stride in strides)
+    assert places[224] == places[448] == 1
+    assert places[256] > 1.5
+
+
+def test_padded_windows_are_told_once_with_the_nearest_sizes_that_fit(caplog, checkpoint):
+    tell_padding.cache_clear()
+    with caplog.at_level(logging.INFO, "samfed_monai"):
+        for size in (256, 256, 224, 448):
+            build_sam("vit_t", checkpoint, size)
+        for name, size in (("vit_b", 1024), ("vit_h", 64), ("vit_t", 512), ("my_encoder", 256)):
+            tell_padding(name, size)
+    told = [record.getMessage() for record in caplog.records]
+    nearest = {message[: message.index(":")]: message.rpartition(": ")[2] for message in told}
+    assert len(told) == 4
+    assert nearest == {
+        "vit_t at 256 px": "224 and 448 px",
+        "vit_b at 1024 px": "896 px",
+        "vit_h at 64 px": "224 px",
+        "vit_t at 512 px": "448 and 672 px",
+    }

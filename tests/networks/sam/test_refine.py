@@ -236,14 +236,15 @@ def test_everything_wrong_is_told_at_once():
     message = str(refused.value)
     assert "teacher -> refine: expected one of ['none', 'boxes', 'mean'], found 'box'" in message
     assert "teacher -> refine_with: expected one of ['base', 'adapted'], found 'sam'" in message
-    assert "teacher -> refine_size: expected one of [256, 512, 1024] pixels, or null, found 300" in message
+    assert "teacher -> refine_size: expected a multiple of 16 from 64 to 1024 pixels, or null, found 300" in message
     assert "teacher -> refine_least_iou: expected a number from 0 to 1, found 1.5" in message
     assert "teacher -> refine_least_agreement: expected a number from 0 to 1, found True" in message
     with pytest.raises(Refused, match="refine_size: expected null with refine_with 'adapted', found 512"):
         Refinement("boxes", "adapted", 512)
 
 
-def test_a_real_mobile_sam_finds_a_polyp_in_its_box(samfed_data):
+@pytest.mark.parametrize("size", [224, 256, 448])
+def test_a_real_mobile_sam_finds_a_polyp_in_its_box(samfed_data, size):
     """With the true mask as first pass, its box alone lets MobileSAM find the polyp again."""
     from samfed_monai.data import read_image, read_mask
 
@@ -252,8 +253,8 @@ def test_a_real_mobile_sam_finds_a_polyp_in_its_box(samfed_data):
         row = next(row for row in csv.DictReader(stream) if "kvasir" in row["site"])
     image = torch.tensor(read_image(folder / row["image"])).permute(2, 0, 1)[None].float() / 255
     mask = torch.tensor(read_mask(folder / row["mask"])).float()[None, None]
-    truth = torch.nn.functional.interpolate(mask, (64, 64), mode="area")
-    refiner = BoxRefiner(build_sam("vit_t", samfed_data / "weights" / "mobile_sam.pt", 256), 256, BOXES)
+    truth = torch.nn.functional.interpolate(mask, (size // 4, size // 4), mode="area")
+    refiner = BoxRefiner(build_sam("vit_t", samfed_data / "weights" / "mobile_sam.pt", size), size, BOXES)
     found = refiner(image, truth)
     overlap = 2 * float(((found > 0.5) & (truth > 0.5)).sum()) / float((found > 0.5).sum() + (truth > 0.5).sum())
     assert overlap > 0.8
