@@ -25,7 +25,8 @@ CLIENT_NETWORKS: Registry[Callable[..., nn.Module]] = Registry("client network")
 PRETRAINED = "pretrained"
 """Of ``encoder_weights``: the weights that a network is made for, where there are any."""
 TEACHER = "teacher"
-"""Of ``encoder_weights``: in a federation, the trunk of the adapted teacher; else, and for other networks, ``pretrained``."""
+"""Of ``encoder_weights``: the trunk of the adapted teacher, in a federation and for a network that has such a trunk; else
+``pretrained``."""
 _MADE_FOR = {
     "mobile_sam_fpn": "mobile_sam",
     "lite0_fpn": "efficientnet_lite0",
@@ -63,7 +64,7 @@ def client_network(
     """Builds a client network: ``(B, in_channels, H, W)`` to logits ``(B, out_channels, H, W)`` of the same size.
 
     Args:
-        name: a name in ``CLIENT_NETWORKS``: ``mobile_sam_fpn`` (MobileSAM's trunk), ``lite0_fpn`` (0.9 M parameters),
+        name: a name in ``CLIENT_NETWORKS``: ``mobile_sam_fpn`` (MobileSAM's trunk), ``lite0_fpn`` (0.8 M parameters),
             ``deeplabv3plus_resnet18``, ``deeplabv3plus_resnet34``,
             ``deeplabv3plus_efficientnet_lite0``, ``flexible_unet_resnet18``, ``basic_unet``, and HSSF's own
             ``hssf_resnet18``, ``hssf_resnet34``, ``hssf_resnet101``; and SAM itself with

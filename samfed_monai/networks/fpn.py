@@ -13,9 +13,9 @@ _GROUPS = 8
 class FPNDecoder(nn.Module):
     """Features of several strides to one map at the finest of them.
 
-    Each level is brought to ``width`` channels and added to the coarser ones, enlarged; two 3 x 3 convolutions smooth the
-    sum. It normalises by groups (Wu and He 2018), not by batch: an image's prediction then depends on no other image, and
-    a federation averages no running statistics of unlike hospitals.
+    Each level is brought to ``width`` channels and added to the coarser ones, enlarged; two 3 x 3 convolutions smooth
+    the sum. It normalises by groups (Wu and He 2018), not by batch: an image's prediction then depends on no other
+    image, and a federation averages no running statistics of unlike hospitals.
 
     Args:
         channels: of the levels, from the finest to the coarsest.

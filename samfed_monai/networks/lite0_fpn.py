@@ -19,7 +19,7 @@ _LEVELS = {1: 24, 2: 40, 4: 112}  # stage to channels: strides 4, 8 and 16
 class Lite0Features(nn.Module):
     """EfficientNet-Lite0 (Liu 2020) up to stride 16, level by level; its batch norms keep their statistics.
 
-    Names of its state dict are those of ``deeplabv3plus_efficientnet_lite0``'s encoder, so that its ImageNet weights fit.
+    Names of its state dict are those of ``deeplabv3plus_efficientnet_lite0``'s encoder: its ImageNet weights fit.
 
     Args:
         in_channels: of the images.
@@ -56,7 +56,7 @@ class Lite0Features(nn.Module):
 
 
 class Lite0FPN(nn.Module):
-    """A segmentation network of 0.9 M parameters that starts from ImageNet.
+    """A segmentation network of 0.8 M parameters that starts from ImageNet.
 
     Args:
         in_channels, out_channels: of images and logits.

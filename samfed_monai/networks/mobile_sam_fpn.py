@@ -72,9 +72,9 @@ class TinyViTFeatures(nn.Module):
 class MobileSamFPN(nn.Module):
     """A pixel-wise segmentation network of 5.3 M parameters that starts from what SAM knows of images.
 
-    The trunk is half of the parameters that the MobileSAM teacher has; prompts, SAM's neck and its mask decoder are not
-    in it. Nothing of its state dict is left out of an update: the statistics of the frozen batch norms are 1 % of it, and
-    a model is then whole without SAM's checkpoint.
+    Prompts, SAM's neck and its mask decoder, about half of what the MobileSAM teacher has, are not in it. Nothing of
+    its state dict is left out of an update: the statistics of the frozen batch norms are less than 1 % of it, and a
+    model is then whole without SAM's checkpoint.
 
     Args:
         out_channels: of the logits.
@@ -120,14 +120,14 @@ def mobile_sam_fpn(*, in_channels: int = 3, out_channels: int = 1, **kwargs: Any
     return require_intake(network, multiple=32, least=64, best=_WINDOWS)
 
 
-def load_trunk(network: MobileSamFPN, weights: str | Path) -> None:
+def load_trunk(network: nn.Module, weights: str | Path) -> None:
     """Fills the trunk, in place: from MobileSAM's checkpoint, or from a teacher's adapter.
 
     Of an adapter the trunk is the teacher's, its low-rank updates merged into the weights: the network begins with what
     the teacher learned of the public images. SAM's own checkpoint must be in place for that.
 
     Args:
-        network: to fill.
+        network: a :class:`MobileSamFPN` to fill.
         weights: the checkpoint, or an adapter that ``samfed teach`` made of it.
 
     Raises:
@@ -150,7 +150,8 @@ def load_trunk(network: MobileSamFPN, weights: str | Path) -> None:
         load_adapter(weights, sam, base=BASE, base_sha256=sha256_file(checkpoint), size=header.size)
         merge_lora(sam.image_encoder)
     trunk: Any = sam.image_encoder.trunk
-    network.encoder.load_state_dict(trunk.state_dict())
+    encoder: Any = network.encoder
+    encoder.load_state_dict(trunk.state_dict())
 
 
 def _adapter(weights: str | Path) -> Adapter | None:

@@ -55,8 +55,10 @@ class WorkflowConfig:
         return WorkflowConfig(self.bundle_root, self.files, {**self.overrides, **overrides})
 
     def filled_by_the_server(self) -> WorkflowConfig:
-        """The same with a network of the catalogue left at random numbers: what it starts from comes from the server, so
-        that no site needs the files of pretrained weights."""
+        """The same with a network of the catalogue left at random numbers.
+
+        What it starts from comes from the server, so no site needs the files of pretrained weights.
+        """
         declared = self.parser().get().get("network_def")
         if not isinstance(declared, Mapping) or declared.get("_target_") != CATALOGUE:
             return self
