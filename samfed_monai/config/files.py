@@ -14,7 +14,7 @@ from samfed_monai.io import sha256_file
 WEIGHT_KNOBS = ("adapter", "checkpoint", "encoder_weights", "initial_weights", "model", "weights")
 """Knobs that hold the path of a weights file or null; ``<knob>_sha256`` beside one, if not null, is its hash.
 
-``encoder_weights`` may hold a name that ``samfed weights`` knows instead."""
+``encoder_weights`` may hold a word (``pretrained``, ``teacher``) or a name that ``samfed weights`` knows instead."""
 
 FOLDER_KNOBS = ("data_root", "dataset_dir")
 """Knobs that hold the path of an existing folder or null."""
@@ -37,7 +37,7 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
         path = _given(content, name)
         if name == "encoder_weights" and path is not None:
             try:
-                path = _named(str(path)) or path
+                path = _start(content, str(path))
             except Refused as refused:
                 yield from refused.problems
                 continue
@@ -68,10 +68,11 @@ def _given(content: Mapping[str, Any], name: str) -> Path | None:
     return Path(value).expanduser()
 
 
-def _named(weights: str) -> Path | None:
-    from samfed_monai.networks.weights import find_checkpoint, named
+def _start(content: Mapping[str, Any], weights: str) -> Path | None:
+    from samfed_monai.networks.weights import find_checkpoint, named, starts_from
 
-    return find_checkpoint(weights) if named(weights) else None
+    begun = starts_from(str(content.get("network_name")), weights)
+    return find_checkpoint(str(begun)) if begun and named(str(begun)) else begun and Path(begun)
 
 
 def _hash(config: BundleConfig, name: str, path: Path) -> Iterator[Problem]:

@@ -37,8 +37,8 @@ from samfed_monai.federation.stages.warm_start import warm_start
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
 from samfed_monai.federation.transport import Transport
 from samfed_monai.io import canonical_hash, sha256_file, write_json
-from samfed_monai.networks.catalogue import TEACHER, takes_teacher
 from samfed_monai.networks.mobile_sam_fpn import BASE
+from samfed_monai.networks.weights.known import TEACHER, takes_teacher
 from samfed_monai.results import build_results
 
 logger = logging.getLogger(__name__)

@@ -16,40 +16,11 @@ from samfed_monai.networks.lite0_fpn import lite0_fpn
 from samfed_monai.networks.mobile_sam_fpn import load_trunk, mobile_sam_fpn
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.networks.weights.efficientnet import set_epsilon
+from samfed_monai.networks.weights.known import starts_from, takes_teacher
 from samfed_monai.registry import Registry
 
 CLIENT_NETWORKS: Registry[Callable[..., nn.Module]] = Registry("client network")
 """Name to a builder ``(in_channels=..., out_channels=..., **kwargs) -> nn.Module``; random weights but for SAM."""
-
-
-PRETRAINED = "pretrained"
-"""Of ``encoder_weights``: the weights that a network is made for, where there are any."""
-TEACHER = "teacher"
-"""Of ``encoder_weights``: the trunk of the adapted teacher, in a federation and for a network that has such a trunk; else
-``pretrained``."""
-_MADE_FOR = {
-    "mobile_sam_fpn": "mobile_sam",
-    "lite0_fpn": "efficientnet_lite0",
-    "deeplabv3plus_efficientnet_lite0": "efficientnet_lite0",
-}
-
-
-def starts_from(name: str, weights: str | Path | None) -> str | Path | None:
-    """What the encoder of network ``name`` starts from where ``encoder_weights`` is ``weights``.
-
-    Args:
-        name: of the catalogue.
-        weights: a word (:data:`PRETRAINED`, :data:`TEACHER`), a name of weights, a path, or ``None``.
-
-    Returns:
-        A name of weights or a path; ``None`` for random numbers.
-    """
-    return _MADE_FOR.get(name) if weights in (PRETRAINED, TEACHER) else weights
-
-
-def takes_teacher(name: str) -> bool:
-    """Whether network ``name`` can start from the trunk of an adapted MobileSAM."""
-    return _MADE_FOR.get(name) == "mobile_sam"
 
 
 def client_network(
@@ -73,7 +44,7 @@ def client_network(
         in_channels, out_channels: of images and logits.
         weights: what the encoder starts from: ``"pretrained"``, the weights that the network is made for, if any
             (``mobile_sam`` or ``efficientnet_lite0``, which ``samfed weights`` puts in place); ``"teacher"``, see
-            :data:`TEACHER`; a name of weights; a local file, read without unpickling code: MobileSAM's checkpoint, a
+            :data:`~samfed_monai.networks.weights.known.TEACHER`; a name of weights; a local file, read without unpickling code: MobileSAM's checkpoint, a
             teacher's adapter, or torchvision's ResNet names; ``None``: random numbers. Nothing is downloaded.
         load: ``False`` leaves the weights unread: the network is filled with others before it is used.
         kwargs: passed to the network's own class, for instance ``encoder_output_stride``.

@@ -8,6 +8,8 @@ __getattr__, __dir__ = attach(
         "KNOWN": "known",
         "Weights": "known",
         "named": "known",
+        "starts_from": "known",
+        "takes_teacher": "known",
         "find_checkpoint": "install",
         "install_weights": "install",
         "weights_folder": "install",

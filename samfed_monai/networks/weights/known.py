@@ -96,6 +96,33 @@ KNOWN = (
 )
 
 
+PRETRAINED = "pretrained"
+"""Of ``encoder_weights``: the weights that a network is made for, where there are any."""
+TEACHER = "teacher"
+"""Of ``encoder_weights``: the adapted teacher's trunk, in a federation and for a network with such a trunk; everywhere
+else :data:`PRETRAINED`."""
+
+
+def starts_from(network: str, weights: str | Path | None) -> str | Path | None:
+    """What the encoder of a client network starts from where ``encoder_weights`` is ``weights``.
+
+    Args:
+        network: a name of the catalogue.
+        weights: a word (:data:`PRETRAINED`, :data:`TEACHER`), a name of weights, a path, or ``None``.
+
+    Returns:
+        A name of weights or a path; ``None`` for random numbers.
+    """
+    if weights not in (PRETRAINED, TEACHER):
+        return weights
+    return next((known.names[0] for known in KNOWN if network in known.networks), None)
+
+
+def takes_teacher(network: str) -> bool:
+    """Whether a client network can start from the trunk of an adapted MobileSAM."""
+    return starts_from(network, TEACHER) == "mobile_sam"
+
+
 def named(name: str) -> Weights | None:
     """The weights that ``name`` names, such as ``mobile_sam`` or ``vit_b``; ``None`` if there are none."""
     return next((weights for weights in KNOWN if name in weights.names), None)
