@@ -44,8 +44,9 @@ def client_network(
         in_channels, out_channels: of images and logits.
         weights: what the encoder starts from: ``"pretrained"``, the weights that the network is made for, if any
             (``mobile_sam`` or ``efficientnet_lite0``, which ``samfed weights`` puts in place); ``"teacher"``, see
-            :data:`~samfed_monai.networks.weights.known.TEACHER`; a name of weights; a local file, read without unpickling code: MobileSAM's checkpoint, a
-            teacher's adapter, or torchvision's ResNet names; ``None``: random numbers. Nothing is downloaded.
+            :data:`~samfed_monai.networks.weights.known.TEACHER`; a name of weights; a local file, read without
+            unpickling code: MobileSAM's checkpoint, a teacher's adapter, or torchvision's ResNet names; ``None``:
+            random numbers. Nothing is downloaded.
         load: ``False`` leaves the weights unread: the network is filled with others before it is used.
         kwargs: passed to the network's own class, for instance ``encoder_output_stride``.
 
