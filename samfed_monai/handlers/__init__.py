@@ -39,6 +39,7 @@ __getattr__, __dir__ = attach(
         "SeedHandler": "seed_handler",
         "SiteEvaluation": "site_evaluation",
         "SiteReliability": "site_reliability",
+        "SiteTrust": "site_trust",
         "SupervisedWeight": "supervised_weight",
         "Term": "term",
         "TermLogger": "term_logger",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from samfed_monai.handlers.guidance import Guidance
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.site_reliability import SiteReliability
+from samfed_monai.handlers.site_trust import SiteTrust
 from samfed_monai.handlers.term import Term
 
 if TYPE_CHECKING:
@@ -35,9 +36,11 @@ class AgreedTerm(Term):
         return (self.settings.teacher, self.settings.student)
 
     def attach(self, engine: Any) -> None:
-        """Binds the term, and before it what the rule ``reliability`` learns from."""
+        """Binds the term, and before it what learns for the rules ``reliability`` and ``adaptive``."""
         if self.settings.rule == "reliability":
             SiteReliability.shared(engine, self.settings)
+        if self.settings.rule == "adaptive":
+            SiteTrust.shared(engine, self.settings)
         super().attach(engine)
 
     def agreement(self, guidance: Guidance, engine: Any) -> Agreement:

@@ -23,6 +23,7 @@ class Guidance:
         batch: the unlabelled batch itself, for a term that runs the student on a view of its own (not mixed by CutMix).
         mixed: whether CutMix has mixed the other three.
         rates: (teacher, student) to what was learned of them at this site, for the rule ``reliability``.
+        trust: settings to the trust in their teacher on each image, (B,) float in [0, 1], for the rule ``adaptive``.
     """
 
     student: Tensor
@@ -31,6 +32,7 @@ class Guidance:
     batch: Mapping[str, Any] = field(default_factory=dict, repr=False)
     mixed: bool = False
     rates: dict[tuple[str, str], RaterRates] = field(default_factory=dict, repr=False)
+    trust: dict[AgreementSettings, Tensor] = field(default_factory=dict, repr=False)
     _agreements: dict[AgreementSettings, Agreement] = field(default_factory=dict, repr=False)
 
     def probabilities(self, name: str, *, asked_by: str) -> Tensor:
@@ -78,6 +80,7 @@ class Guidance:
                 delta=settings.delta,
                 rule=settings.rule,
                 rates=self.rates.get((settings.teacher, settings.student)),
+                trust=self.trust.get(settings),
             )
         return self._agreements[settings]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from samfed_monai.handlers.agreed_term import AgreedTerm
 from samfed_monai.handlers.guidance import Guidance
 from samfed_monai.losses import AgreementSettings, weighted_pseudo_label_loss
+from samfed_monai.losses.trust import LEAST_AGREEMENT
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -25,6 +26,7 @@ class PseudoLabelTerm(AgreedTerm):
         rule: a name in :data:`samfed_monai.losses.AGREEMENT_RULES`.
         tau: how sure the surer side must be where the two disagree.
         delta: how much surer than the other it must be there.
+        least_agreement: for the rule ``adaptive``, see :class:`samfed_monai.losses.AgreementSettings`.
         weight: factor of the term.
         schedule: how the factor changes over the rounds.
         fraction: part of the rounds in which a ramp rises.
@@ -43,11 +45,12 @@ class PseudoLabelTerm(AgreedTerm):
         rule: str = "teacher",
         tau: float = 0.9,
         delta: float = 0.1,
+        least_agreement: float = LEAST_AGREEMENT,
         weight: float = 1.0,
         schedule: str = "gaussian_ramp",
         fraction: float = 0.4,
     ) -> None:
-        settings = AgreementSettings(teacher, student, rule, tau, delta, where=f"terms#{name}")
+        settings = AgreementSettings(teacher, student, rule, tau, delta, least_agreement, where=f"terms#{name}")
         super().__init__(settings, name=name, weight=weight, schedule=schedule, fraction=fraction)
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:

@@ -8,6 +8,7 @@ from samfed_monai.errors import Problem, Refused
 from samfed_monai.handlers.agreed_term import AgreedTerm
 from samfed_monai.handlers.guidance import Guidance
 from samfed_monai.losses import AgreementSettings, distillation_kl
+from samfed_monai.losses.trust import LEAST_AGREEMENT
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -28,6 +29,7 @@ class SamDistillationTerm(AgreedTerm):
         rule: a name in :data:`samfed_monai.losses.AGREEMENT_RULES`; ``teacher`` weighs all pixels alike.
         tau: see :class:`PseudoLabelTerm`.
         delta: see :class:`PseudoLabelTerm`.
+        least_agreement: see :class:`PseudoLabelTerm`; an image counts by the trust of the rule ``adaptive`` in it.
         adaptive: whether each image counts by its reliability ``g``.
         temperature: ``T``.
         weight: factor of the term.
@@ -51,13 +53,14 @@ class SamDistillationTerm(AgreedTerm):
         rule: str = "teacher",
         tau: float = 0.9,
         delta: float = 0.1,
+        least_agreement: float = LEAST_AGREEMENT,
         adaptive: bool = True,
         temperature: float = 2.0,
         weight: float = 1.0,
         schedule: str = "constant",
         fraction: float = 0.4,
     ) -> None:
-        settings = AgreementSettings(teacher, student, rule, tau, delta, where=f"terms#{name}")
+        settings = AgreementSettings(teacher, student, rule, tau, delta, least_agreement, where=f"terms#{name}")
         super().__init__(settings, name=name, weight=weight, schedule=schedule, fraction=fraction)
         if not temperature > 0:
             where, expected = f"{self.where}#temperature", "a number > 0"
@@ -72,5 +75,5 @@ class SamDistillationTerm(AgreedTerm):
             guidance.probabilities(self.settings.teacher, asked_by=self.where),
             self.temperature,
             weight=agreement.distillation_weight,
-            scale=agreement.reliability if self.adaptive else None,
+            scale=agreement.trust * agreement.reliability if self.adaptive else agreement.trust,
         )

@@ -39,6 +39,8 @@ __getattr__, __dir__ = attach(
         "linear": "schedules",
         "load_balance": "expert_balance",
         "logits_kl": "distillation",
+        "sure_agreement": "trust",
+        "trust_of_images": "trust",
         "probabilities": "distillation",
         "weighted_pseudo_label_loss": "pseudo_label",
     },

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from samfed_monai.errors import Problems
 from samfed_monai.losses.agreement_rules import AGREEMENT_RULES, Opinions
 from samfed_monai.losses.labels import dice_of_labels, hard_label
 from samfed_monai.losses.rater_rates import RaterRates
+from samfed_monai.losses.trust import LEAST_AGREEMENT
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Agreement:
         reliability: (B,) float in [0, 1], how far the teacher can be believed on each image.
         agreed: (B, 1, H, W) bool, where teacher and student name the same class.
         of_teacher: (B, 1, H, W) bool, where the label is the one that the teacher names.
+        trust: (B,) float in [0, 1], how far the teacher was trusted on each image; 1 where nothing was learned of it.
     """
 
     label: Tensor
@@ -36,6 +39,7 @@ class Agreement:
     reliability: Tensor
     agreed: Tensor
     of_teacher: Tensor
+    trust: Tensor
 
     @property
     def distillation_weight(self) -> Tensor:
@@ -56,6 +60,8 @@ class AgreementSettings:
         rule: a name in :data:`AGREEMENT_RULES`.
         tau: how sure the surer side must be where the two disagree, in [0, 1].
         delta: how much surer than the other it must be there, in [0, 1].
+        least_agreement: for the rule ``adaptive``, the Dice with the student's sure pixels from which the teacher has
+            the larger say, in [0, 1]; see :func:`samfed_monai.losses.trust.trust_of_images`.
         where: the place that a refusal names.
 
     Raises:
@@ -67,13 +73,15 @@ class AgreementSettings:
     rule: str = "teacher"
     tau: float = 0.9
     delta: float = 0.1
+    least_agreement: float = LEAST_AGREEMENT
     where: str = field(default="agreement", compare=False)
 
     def __post_init__(self) -> None:
         problems = Problems()
         with problems.collected():
             AGREEMENT_RULES.named(self.rule, where=f"{self.where}#rule")
-        for name, value in (("tau", self.tau), ("delta", self.delta)):
+        for name in ("tau", "delta", "least_agreement"):
+            value = getattr(self, name)
             if not 0 <= value <= 1:
                 problems.add(f"{self.where}#{name}", found=repr(value), expected="a number in [0, 1]")
         problems.refuse_if_any()
@@ -88,6 +96,7 @@ def agree(
     delta: float = 0.1,
     rule: str = "teacher",
     rates: RaterRates | None = None,
+    trust: Tensor | None = None,
 ) -> Agreement:
     """Compares teacher and student pixel by pixel.
 
@@ -103,6 +112,8 @@ def agree(
         rule: a name in :data:`AGREEMENT_RULES`.
         rates: what was learned of teacher, student and EMA at this site, for the rule ``reliability``; ``None`` takes
             all of them for equally good.
+        trust: (B,) float in [0, 1], how far the teacher is to be trusted on each image, for the rule ``adaptive``;
+            ``None`` is fully.
 
     Raises:
         Refused: an unknown rule.
@@ -115,8 +126,15 @@ def agree(
     y_t, k_t = hard_label(teacher)
     y_c, k_c = hard_label(student)
     raters = (teacher, student) if ema is None else (teacher, student, ema)
-    label, weight = decide(Opinions(y_t, k_t, y_c, k_c, tau, delta, raters, rates))
+    label, weight = decide(Opinions(y_t, k_t, y_c, k_c, tau, delta, raters, rates, trust))
     reliability = dice_of_labels(y_t, y_c)
     if ema is not None:
         reliability = reliability * dice_of_labels(y_c, hard_label(ema)[0])
-    return Agreement(label=label, weight=weight, reliability=reliability, agreed=y_t == y_c, of_teacher=label == y_t)
+    return Agreement(
+        label=label,
+        weight=weight,
+        reliability=reliability,
+        agreed=y_t == y_c,
+        of_teacher=label == y_t,
+        trust=torch.ones_like(reliability) if trust is None else trust.to(reliability),
+    )

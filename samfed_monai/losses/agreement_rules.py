@@ -23,6 +23,7 @@ class Opinions:
         tau, delta: the thresholds.
         raters: probabilities of teacher, student and, where there is one, the averaged student, each (B, C, H, W).
         rates: what was learned of these raters at this site; ``None`` when nothing was.
+        trust: (B,) float in [0, 1], how far the teacher is to be trusted on each image; ``None`` is fully.
     """
 
     teacher_label: Tensor
@@ -33,6 +34,7 @@ class Opinions:
     delta: float
     raters: tuple[Tensor, ...] = ()
     rates: RaterRates | None = None
+    trust: Tensor | None = None
 
 
 AGREEMENT_RULES: Registry[Callable[[Opinions], tuple[Tensor, Tensor]]] = Registry("agreement rule")
@@ -72,6 +74,19 @@ def _reliability(o: Opinions) -> tuple[Tensor, Tensor]:
     classes = max(2, o.raters[0].shape[1])
     confidence, label = consensus(o.raters, o.rates or RaterRates.equal(len(o.raters), classes)).max(1, keepdim=True)
     return label, (classes * confidence - 1).clamp(min=0) / (classes - 1)
+
+
+@AGREEMENT_RULES.register("adaptive")
+def _adaptive(o: Opinions) -> tuple[Tensor, Tensor]:
+    """A vote (ours): the teacher has ``t``, the student ``1 - t`` where it is sure (tau); the margin is the weight.
+
+    ``t = 1`` is the rule ``teacher``, ``t = 0`` the rule ``student``. See :mod:`samfed_monai.losses.trust`.
+    """
+    sure = (o.student_confidence > o.tau).to(o.student_confidence.dtype)
+    teacher = torch.ones_like(sure) if o.trust is None else o.trust.to(sure.dtype).view(-1, 1, 1, 1).expand_as(sure)
+    student = (1 - teacher) * sure
+    label = torch.where(teacher > student, o.teacher_label, o.student_label)
+    return label, torch.where(o.teacher_label == o.student_label, teacher + student, (teacher - student).abs())
 
 
 @AGREEMENT_RULES.register("teacher")

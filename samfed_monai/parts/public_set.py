@@ -49,9 +49,7 @@ class PublicSet:
         evaluate_limit: int | None = None,
         limit: int | None = None,
     ) -> None:
-        if limit is not None and limit < 2:
-            expected, mend = "a number of images >= 2, or null", "null takes all; one image at least is held out"
-            raise Refused([Problem("teacher.json -> public_limit", found=repr(limit), expected=expected, mend=mend)])
+        check_public_limit(limit)
         from samfed_monai.data import DataList, load_records, split_public
 
         self._list, self._data_root = DataList.load(datalist), data_root
@@ -65,3 +63,10 @@ class PublicSet:
         from samfed_monai.networks import evaluation_records
 
         return evaluation_records(self._list, self._data_root, self._evaluate_on, self._evaluate_limit)
+
+
+def check_public_limit(limit: int | None) -> None:
+    """Refuses a number of public images that leaves none to fit on or none to hold out."""
+    if limit is not None and not (isinstance(limit, int) and limit >= 2):
+        expected, mend = "a number of images >= 2, or null", "null takes all; one image at least is held out"
+        raise Refused([Problem("teacher.json -> public_limit", found=repr(limit), expected=expected, mend=mend)])

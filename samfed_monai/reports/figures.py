@@ -24,7 +24,12 @@ PARTS = {
     "evaluation": "Evaluation",
 }
 EXPERT = "expert_"
-TRUST = {"reliability": "Reliability of the teacher", "agreement": "Share of pixels that agree"}
+TRUST = {
+    "reliability": "Reliability of the teacher",
+    "agreement": "Share of pixels that agree",
+    "sure_agreement": "Dice with the student's sure pixels",
+    "trust": "Trust in the teacher's label",
+}
 
 
 def run_figures(run: RunData) -> list[Picture]:

@@ -104,6 +104,16 @@ def test_a_site_trains_on_its_own_with_sam(build: Build, sites: Path, tmp_path: 
     safe_load(tmp_path / "out" / "best.safetensors", like=workflow.trainer.network.state_dict())
 
 
+def test_a_site_learns_how_far_sam_is_to_be_trusted(build: Build, sites: Path) -> None:
+    workflow = build(**with_store(sites), **{"agreement#rule": "adaptive", "agreement#least_agreement": 0.75})
+    workflow.run()
+    state = workflow.trainer.state
+    (settings,) = state.site_trusts  # one for both terms
+    assert settings.least_agreement == 0.75
+    assert 0 <= state.term_means["trust"] <= 1
+    assert 0 <= state.term_means["sure_agreement"] <= 1
+
+
 def test_a_site_trains_on_its_own_without_sam(build: Build) -> None:
     workflow = build(**NO_SAM)
     workflow.run()

@@ -89,6 +89,9 @@ class TeacherStage:
             Refused: a setting of ``teacher.json`` that :class:`~samfed_monai.networks.TeacherFit` cannot do with.
         """
         if adapt != "off" and self._config().optional_id("fit"):
+            from samfed_monai.parts.public_set import check_public_limit
+
+            check_public_limit(self._config().optional("public_limit"))
             nothing = [{"label": ""}]
             pretended = {"train_records": nothing, "held_out_records": nothing, "test_records": {}, "datalist_hash": ""}
             pairs = {f"fit#{name}": value for name, value in pretended.items()}

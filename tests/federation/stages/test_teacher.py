@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from samfed_monai.config import find_bundle
+from samfed_monai.errors import Refused
 from samfed_monai.federation.stages.teacher import TeacherStage
 from samfed_monai.io import sha256_bytes, write_json
 from samfed_monai.networks.sam import adapter as adapters
@@ -136,3 +137,25 @@ def test_masks_read_otherwise_or_other_groups_make_another_adapter(tmp_path, mon
     grouped = replace(small_list, public=[replace(item, group="video 1") for item in small_list.public])
     names = [fit(small_list), fit(replace(small_list, mask_threshold=16)), fit(replace(small_list, mask_threshold=200))]
     assert len({*names, fit(grouped)}) == 4
+
+
+@pytest.mark.parametrize("limit", [1, 0, 2.5])
+def test_too_few_public_images_are_refused_before_any_work(tmp_path, limit):
+    stage = TeacherStage(find_bundle("samfed_skin"), {"public_limit": limit}, tmp_path)
+    with pytest.raises(Refused, match=r"teacher\.json -> public_limit: expected a number of images >= 2, or null"):
+        stage.rehearse("lora")
+    stage.rehearse("off")  # no teacher, nothing to refuse
+    TeacherStage(find_bundle("samfed_skin"), {"public_limit": 8}, tmp_path).rehearse("lora")
+
+
+def test_a_teacher_of_fewer_public_images_is_another_one(monkeypatch, tmp_path, small_list, small_federation):
+    monkeypatch.setattr(TeacherStage, "_run", lambda self, *args, output, **more: output.write_bytes(b""))
+    monkeypatch.setattr("samfed_monai.federation.stages.teacher._recorded", lambda path: {})
+    (tmp_path / "sam.pt").write_bytes(b"sam")
+    fitted = {
+        limit: TeacherStage(find_bundle("samfed_skin"), {"public_limit": limit}, tmp_path)._fit(
+            small_list, small_federation, adapt="lora", checkpoint=tmp_path / "sam.pt"
+        )
+        for limit in (None, 8, 2)
+    }
+    assert len(set(fitted.values())) == 3

@@ -1,0 +1,86 @@
+"""Trust in the teacher, by hand and in general."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from samfed_monai.losses import agree, hard_label, sure_agreement, trust_of_images
+from samfed_monai.losses.trust import RunningMean
+
+
+def image(*values: float) -> Tensor:
+    return torch.tensor(values).view(1, 1, 1, -1)
+
+
+def test_only_pixels_that_the_student_is_sure_of_are_compared() -> None:
+    # pixel            0  1  2  3  4  5
+    teacher = image(1, 1, 1, 0, 1, 0).long()
+    student = image(1, 1, 0, 1, 0, 0).long()
+    every = torch.ones(1, 1, 1, 6, dtype=torch.bool)
+    assert sure_agreement(teacher, student, every).item() == pytest.approx(2 * 2 / (4 + 3))
+    sure = image(1, 1, 1, 0, 0, 1).bool()  # of 3 and 4 it is not: 2 in common, the teacher has 3, the student 2
+    assert sure_agreement(teacher, student, sure).item() == pytest.approx(2 * 2 / (3 + 2))
+    assert sure_agreement(teacher, student, ~every).item() == 1  # who is sure of nothing objects to nothing
+    assert sure_agreement(teacher, 0 * student, every).item() == 0
+
+
+def test_every_image_and_every_class_has_its_own() -> None:
+    teacher = torch.tensor([[1, 2, 2, 0], [1, 1, 0, 0]]).view(2, 1, 1, 4)
+    student = torch.tensor([[1, 2, 1, 0], [0, 0, 0, 0]]).view(2, 1, 1, 4)
+    sure = torch.ones(2, 1, 1, 4, dtype=torch.bool)
+    assert sure_agreement(teacher, student, sure).tolist() == pytest.approx([2 * 2 / (3 + 3), 0.0])
+
+
+@pytest.mark.parametrize(
+    ("here", "site", "least", "expected"),
+    [
+        (0.90, 0.90, 0.7, 1.0),  # both bear it out
+        (0.70, 0.70, 0.7, 0.5),  # the same say
+        (0.60, 0.90, 0.7, 0.75),  # s = 0.75, a quarter of the way from 0.7 to 0.9
+        (0.20, 0.90, 0.7, 0.0),  # a plain contradiction at a good site: s = 0.55
+        (1.00, 0.30, 0.7, 0.25),  # one image does not make a bad site good: s = 0.65
+        (0.30, 0.30, 0.7, 0.0),
+        (0.60, 0.90, 0.8, 0.25),  # a higher bar
+        (0.10, 0.00, 0.0, 0.75),  # least 0 never gives the student the larger say
+        (1.00, 1.00, 1.0, 0.5),  # least 1 never gives it to the teacher
+    ],
+)
+def test_trust_by_hand(here: float, site: float, least: float, expected: float) -> None:
+    found = trust_of_images(torch.tensor([here]), torch.tensor(site), least)
+    assert found.tolist() == pytest.approx([expected], abs=1e-6)
+
+
+def test_the_mean_is_over_all_images_however_they_came() -> None:
+    mean = RunningMean()
+    assert mean.add(torch.tensor([1.0, 0.5, 0.0])).item() == 0.5
+    assert mean.add(torch.tensor([0.9])).item() == pytest.approx(2.4 / 4)
+
+
+parts = st.floats(0, 1, width=32)
+
+
+@given(parts, parts, parts, parts, parts)
+def test_trust_grows_with_the_agreement_of_the_image_and_of_the_site(
+    one: float, two: float, site_one: float, site_two: float, least: float
+) -> None:
+    images, sites = torch.tensor(sorted([one, two])), sorted([site_one, site_two])
+    less, more = (trust_of_images(images, torch.tensor(site), least) for site in sites)
+    assert 0 <= less.min() <= more.max() <= 1
+    assert less[0] <= less[1]
+    assert bool((less <= more).all())
+
+
+@given(st.lists(st.booleans(), min_size=6, max_size=6), st.floats(0.75, 0.99), st.floats(0.5, 0.74))
+def test_a_teacher_of_the_students_opinion_is_trusted_and_one_of_the_opposite_is_not(
+    foreground: list[bool], surely: float, maybe: float
+) -> None:
+    student = torch.where(image(*map(float, foreground)) > 0, surely, 1 - surely)
+    (y_c, k_c), (opposite, _) = hard_label(student), hard_label(1 - student)
+    same, other = (sure_agreement(y_t, y_c, k_c > maybe) for y_t in (y_c, opposite))
+    assert trust_of_images(same, same.mean()).item() == 1
+    assert trust_of_images(other, other.mean()).item() == 0
+    assert torch.equal(agree(1 - student, student, rule="adaptive", trust=other * 0).label, y_c)

@@ -1,0 +1,36 @@
+"""The variants of the agreement say in their file what their name says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from samfed_monai.config import check_bundle, variant_files
+from samfed_monai.federation.stages.workflow_config import client_config
+from samfed_monai.reports.variant_names import ABLATIONS, NOTES, VARIANTS
+
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+EXPECTED = {
+    "samfed": ("teacher", True),
+    "confidence_selection": ("confidence", True),
+    "no_agreement": ("teacher", False),
+}
+
+
+@pytest.mark.parametrize("bundle", ["samfed_skin", "samfed_polyp"])
+@pytest.mark.parametrize("variant", EXPECTED)
+def test_rule_and_factor_of_each(bundle: str, variant: str) -> None:
+    assert check_bundle(BUNDLES / bundle, "train", variant=variant, ready=False) == []
+    content = client_config(BUNDLES / bundle, variant, {}).content()
+    found = content["agreement"]["rule"], content["terms"]["sam_kd"]["adaptive"]
+    assert found == EXPECTED[variant]
+
+
+def test_they_are_ablations_with_a_title_and_a_note_and_no_rivals_of_sam_fed() -> None:
+    for name in ("confidence_selection", "no_agreement"):
+        assert variant_files(BUNDLES / "samfed_skin", name)
+        assert name in ABLATIONS
+        assert name in VARIANTS
+        assert name in NOTES
+    assert "factor g" in VARIANTS["no_agreement"]
