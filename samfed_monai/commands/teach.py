@@ -10,7 +10,16 @@ from samfed_monai.errors import ExitCode
 
 _KNOBS = (
     *("datalist", "data_root", "output", "adapt", "size", "base", "epochs", "seed", "views", "checkpoint"),
-    *("evaluate_on", "peak", "refine", "refine_with", "refine_size", "refine_least_iou", "refine_least_agreement"),
+    *(
+        "evaluate_on",
+        "examine_before",
+        "peak",
+        "refine",
+        "refine_with",
+        "refine_size",
+        "refine_least_iou",
+        "refine_least_agreement",
+    ),
 )
 
 
@@ -20,7 +29,8 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         "teach",
         help="adapt SAM to the public images",
         description="Fits SAM's decoder, and LoRA if asked, on the public set of a data list and writes an adapter; "
-        "shows its Dice before and after. What is not given here is taken from the bundle's teacher.json.",
+        "says how long that will take, and shows its Dice. What is not given here is taken from the bundle's "
+        "teacher.json.",
         allow_abbrev=False,
     )
     parser.add_argument("bundle", help="folder or name of a bundle, for instance samfed_skin")
@@ -35,6 +45,12 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--views", type=int, choices=(1, 2, 4, 8), help="test-time views of the reported Dice")
     parser.add_argument(
         "--evaluate-on", choices=("validation", "test"), help="split of the sites that Dice is shown for"
+    )
+    parser.add_argument(
+        "--examine-before",
+        action="store_true",
+        default=None,
+        help="show the Dice of SAM as it comes, too; it is measured last and takes as long as the other",
     )
     parser.add_argument("--peak", type=float, help="foreground from this part of the image's highest probability on")
     parser.add_argument(

@@ -62,16 +62,21 @@ def teachers_of(by_row: Mapping[str, Sequence[RunData]], *, first: str) -> dict[
 
 
 def adaptation_notes(runs: Sequence[RunData]) -> list[str]:
-    """What adapting SAM brought, from the exam of the fit: a sentence for every teacher that was fitted."""
+    """What adapting SAM brought, from the exam of the fit: a sentence for every teacher that was fitted.
+
+    Where SAM as it comes was not examined, the Dice of the adapted one alone.
+    """
     notes = []
     for run in runs:
         teacher = run.results["teacher"] or {}
         before, after = teacher.get("before") or {}, teacher.get("after") or {}
+        known = [name for name in after if after[name] is not None and (not before or before.get(name) is not None)]
         told = [
-            f"{'public images held out' if name == 'held_out' else name} {before[name]:.3f} to {after[name]:.3f}"
-            for name in after
-            if before.get(name) is not None and after[name] is not None
+            f"{'public images held out' if name == 'held_out' else name} "
+            + (f"{before[name]:.3f} to {after[name]:.3f}" if before else f"{after[name]:.3f}")
+            for name in known
         ]
         if told:
-            notes.append(f"Dice of SAM before and after its adaptation, at the masks' own size: {', '.join(told)}.")
+            when = "before and after" if before else "after"
+            notes.append(f"Dice of SAM {when} its adaptation, at the masks' own size: {', '.join(told)}.")
     return list(dict.fromkeys(notes))

@@ -81,8 +81,8 @@ _MODEL = _object(
 )
 
 
-def _dice_by_set(when: str) -> Schema:
-    text = f"{when} adaptation. Dice by image set: `held_out` (public images kept out of fitting) and sites"
+def _dice_by_set(when: str, note: str = "") -> Schema:
+    text = f"{when} adaptation. Dice by image set: `held_out` (public images kept out of fitting) and sites{note}"
     return {**_map(text, _number("Dice in [0, 1]", most=1, none=True)), "type": ["object", "null"]}
 
 
@@ -93,7 +93,7 @@ _TEACHER = {
         sites=_map("per site", _splits("per split", SUMMARY, ())),
         average=_splits("means over all images of all sites", SUMMARY, ()),
         unseen=_UNSEEN,
-        before=_dice_by_set("before"),
+        before=_dice_by_set("before", "; absent where nobody asked for it (`examine_before` of `teacher.json`)"),
         after=_dice_by_set("after"),
         adapt=_text("`lora`, `decoder` or `none`"),
         base=_text("SAM variant: `vit_t`, `vit_b`, `vit_l`, `vit_h`"),

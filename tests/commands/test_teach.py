@@ -44,8 +44,16 @@ def test_it_runs_the_bundle(listed, tmp_path):
     header = read_header(output)
     assert (header.adapt.value, header.size) == ("decoder", 256)
     fitted = read_json(tmp_path / "adapter.fit.json")
-    assert set(fitted["before"]) == set(fitted["after"])
     assert {"held_out"} < set(fitted["after"])
+    assert "before" not in fitted
+    again = parse(
+        *(*words, "--evaluate-on", "validation", "--peak", "0.4", "--refine", "mean", "--refine-with", "adapted"),
+        "--examine-before",
+    )
+    assert again.run(again) == 0
+    asked = read_json(tmp_path / "adapter.fit.json")
+    assert (asked["reused"], asked["after"]) == (True, fitted["after"])
+    assert set(asked["before"]) == set(asked["after"])
 
 
 def test_a_knob_of_the_file_that_has_no_argument_is_an_override(listed, tmp_path):

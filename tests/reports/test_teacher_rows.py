@@ -53,4 +53,7 @@ def test_what_adaptation_brought_is_told_once(tmp_path):
     expected = "Dice of SAM before and after its adaptation, at the masks' own size: "
     assert adaptation_notes(runs) == [expected + "public images held out 0.100 to 0.500, a 0.250 to 0.750."]
     assert comparison_table(runs).notes[0] == adaptation_notes(runs)[0]
+    alone = RunData.read(write_run(tmp_path / "e", "samfed", 0, 0.8, teacher={"after": about["after"]}))
+    expected = "Dice of SAM after its adaptation, at the masks' own size: "
+    assert adaptation_notes([alone]) == [expected + "public images held out 0.500, a 0.750, b 0.500."]
     assert adaptation_notes([RunData.read(write_run(tmp_path / "d", "dp_only", 0, 0.8))]) == []

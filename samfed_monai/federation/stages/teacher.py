@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 REFINEMENT = ("refine", "refine_with", "refine_size", "refine_least_iou", "refine_least_agreement")
 TEST_TIME = frozenset(("views", "peak", "self_training", "evaluate_on", "evaluate_limit", "progress", *REFINEMENT))
 """Ids of ``teacher.json`` that say how an adapter is used or examined; none of them makes it another one."""
+REPORT_ONLY = "examine_before"
+"""An id of ``teacher.json``, and an argument of its fit, that adds to the report of a fit and changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,10 @@ class TeacherStage:
 
     def content(self) -> dict[str, Any]:
         """The recipe as JSON content, places left out."""
-        return self._config().content()
+        return _without_report(self._config().content())
 
     def about(self, teacher: Teacher, adapt: str) -> dict[str, Any]:
-        """What a report says of the teacher; ``before`` and ``after`` where it is known how its adapter was fitted."""
+        """What a report says of the teacher; ``after``, and ``before``, as the fit of its adapter reported them."""
         base = self._config().value("base")
         used = {"size": teacher.size, "views": teacher.views} | self._after_the_views()
         if self.self_training is not None and adapt != "none":
@@ -173,7 +175,7 @@ class TeacherStage:
 
     def _fit(self, datalist: DataList, data_root: str | Path, *, adapt: str, checkpoint: Path) -> Path:
         config = self._config().with_overrides({"adapt": adapt})
-        made_of = config.content(without=PLACES | EVALUATION | TEST_TIME)
+        made_of = _without_report(config.content(without=PLACES | EVALUATION | TEST_TIME))
         public, checkpoint_sha256 = public_hash(datalist), sha256_file(checkpoint)
         about = {"config": made_of, "public": public, "checkpoint": checkpoint_sha256, **read_as(datalist)}
         groups = [item.group for item in datalist.public]  # they decide which images are held out
@@ -182,7 +184,7 @@ class TeacherStage:
         with made_once(path) as exists:
             if exists:
                 logger.info("teacher: reusing adapter %s", path.name)
-            if not exists or self.overrides.get("evaluate_on"):  # a fitted one is only examined
+            if not exists or any(self.overrides.get(name) for name in ("evaluate_on", REPORT_ONLY)):  # else as it is
                 self._run(config, datalist, data_root, checkpoint=checkpoint, output=path)
         self._exam.update(_recorded(path))
         return path
@@ -224,4 +226,12 @@ def _recorded(adapter: Path) -> dict[str, Any]:
     fitted = read_json(beside)
     if fitted.get("sha256") != sha256_file(adapter):
         return {}
-    return {name: fitted[name] for name in ("before", "after")}
+    return {name: fitted[name] for name in ("before", "after") if name in fitted}
+
+
+def _without_report(content: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without :data:`REPORT_ONLY`."""
+    kept = {name: value for name, value in content.items() if name != REPORT_ONLY}
+    if isinstance(kept.get("fit"), dict):
+        kept["fit"] = {name: value for name, value in kept["fit"].items() if name != REPORT_ONLY}
+    return kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from samfed_monai.networks.teacher.batches import EmbeddedBatches, ImageBatches
 from samfed_monai.networks.teacher.exam import Exam, mean
 from samfed_monai.networks.teacher.pairs import Records, public_hash, read_pair
 from samfed_monai.networks.teacher.recipe import LORA_LEARNING_RATE, default_epochs, default_learning_rate
-from samfed_monai.networks.teacher.training import Training
+from samfed_monai.networks.teacher.training import Training, seconds_of, span
 from samfed_monai.networks.weights import find_checkpoint
 from samfed_monai.seeds import derive_seed
 
@@ -38,13 +38,14 @@ class TeacherFit:
     """Fits LoRA and the decoder (or the decoder alone) on ``D_p`` and writes the adapter.
 
     Kept are averaged weights of the last epoch that is as good on the held-out part of ``D_p`` as the best one (within
-    a standard error: see ``as_good_as``). Progress is written after every epoch beside ``output``: a killed fit goes on
-    where it stood, to the same adapter. A finished fit is not repeated: the same settings and images reuse ``output``.
-    The adapter is a function of settings, images and machine alone; Dice and seconds stand in a JSON file beside it.
+    a standard error: see ``as_good_as``). Before it begins, a log line says how long it will take. Progress is written
+    after every epoch beside ``output``: a killed fit goes on where it stood, to the same adapter. A finished fit is not
+    repeated: the same settings and images reuse ``output``. The adapter is a function of settings, images and machine
+    alone; Dice and seconds stand in a JSON file beside it.
 
     Args:
         train_records, held_out_records: the two parts of ``D_p``, as of ``samfed_monai.data.split_public``.
-        test_records: name to labelled records whose Dice is reported before and after; they decide nothing.
+        test_records: name to labelled records whose Dice is reported; they decide nothing.
         output: the adapter to write (safetensors).
         base: SAM's name (``vit_t``, ``vit_b``, ...).
         checkpoint: its weights; ``None`` looks into ``bundle_root``'s ``models/`` and the weights folder.
@@ -57,7 +58,7 @@ class TeacherFit:
         lora_learning_rate: peak of the low-rank matrices; ``None`` is SAMed's 0.005.
         batch_size: images a step.
         seed: decides everything random.
-        views: test-time views of the Dice before and after (not of the choice of the epoch).
+        views: test-time views of the Dice that is reported (not of the choice of the epoch).
         peak: foreground relative to the image's highest probability in that Dice, see ``Teacher``; likewise.
         refine, refine_with, refine_size, refine_least_iou, refine_least_agreement: box refinement of that Dice, see
             ``Refinement``; it decides nothing of the fit either.
@@ -65,6 +66,8 @@ class TeacherFit:
             (size)^2 a view in memory (0.5 MB at 512 px).
         augmentation: how far the public images are changed; ``None`` is the defaults.
         bf16: bfloat16 for the encoder, ``"auto"`` where the processor gains.
+        examine_before: also report the Dice of SAM as it comes. That is done last: it takes as long as the exam of the
+            adapted one, and nothing depends on it.
         bundle_root: see ``checkpoint``.
         datalist_hash: recorded in the adapter.
         progress: show bars with the time left.
@@ -101,6 +104,7 @@ class TeacherFit:
         cached_views: int = 4,
         augmentation: Augmentation | None = None,
         bf16: Switch = "auto",
+        examine_before: bool = False,
         bundle_root: str | Path | None = None,
         datalist_hash: str = "",
         progress: bool = True,
@@ -127,6 +131,8 @@ class TeacherFit:
                 found = f"{unlabelled} without a label" if records else "no image"
                 mend = "give the public set at least two labelled images"
                 problems.add(f"public set, {name} part", found=found, expected="labelled images", mend=mend)
+        if not isinstance(examine_before, bool):
+            problems.add("teacher -> examine_before", found=repr(examine_before), expected="true or false")
         problems.extend(check_targets(lora_targets))
         with problems.collected():
             check_peak(peak)
@@ -144,13 +150,14 @@ class TeacherFit:
         self.lora_learning_rate = lora_learning_rate or LORA_LEARNING_RATE
         self.views, self.peak, self.cached_views, self.bf16, self.progress = views, peak, cached_views, bf16, progress
         self.augmentation = augmentation or Augmentation()
-        self.datalist_hash = datalist_hash
+        self.datalist_hash, self.examine_before = datalist_hash, examine_before
 
     def run(self) -> dict[str, Any]:
         """Fits and writes the adapter, unless that was done already.
 
         Returns:
-            ``before`` and ``after`` (``held_out`` and each test set to its Dice), ``epoch`` kept, ``history`` of the
+            ``after`` (``held_out`` and each test set to its Dice) and, where that was asked for or costs nothing,
+            ``before``; ``epoch`` kept, ``history`` of the
             held-out Dice, ``seconds``, ``output``, ``sha256`` of the adapter, ``public_hash``, ``reused``. The same is
             written to ``output`` with the suffix ``.fit.json``.
         """
@@ -159,37 +166,51 @@ class TeacherFit:
         self.public_hash = public_hash(self.records["train"] + self.records["held_out"])
         hashes = {"fit": self._fit_hash(), "exam": self._exam_hash()}
         reused = self._is_fitted(hashes["fit"])
+        result = self._recorded(hashes) if reused else None
         if reused:
             logger.info("teacher: %s was fitted like this already; reused", self.output)
-            recorded = self._recorded(hashes)
-            if recorded is not None:
-                return recorded | {"reused": True}
-        sam = build_sam(self.base, self.checkpoint, self.size)
-        sam.to("cuda" if torch.cuda.is_available() else "cpu")
-        teacher = Teacher(sam, sha256="", size=self.size, views=1, bf16=self.bf16)
-        exam = Exam(teacher, keep_embeddings=self.adapt is not Adapt.LORA)
-        refiner = make_refiner(
-            self.refinement, sam, self.size, base=self.base, checkpoint=self.checkpoint, bf16=self.bf16
-        )
-        before = self._examine(exam, refiner, "before")
-        if reused:
-            load_adapter(self.output, sam, base=self.base, base_sha256=self.base_sha256, size=self.size)
-        else:
-            self._fit(sam, exam, hashes["fit"])
-        after = before if self.adapt is Adapt.NONE else self._examine(exam, refiner, "after")
-        result = {
-            "before": before,
-            "after": after,
-            **read_header(self.output).fit["training"],
-            "public_hash": self.public_hash,
-        }
-        result |= {"output": str(self.output), "sha256": sha256_file(self.output), "reused": reused}
-        result |= {"seconds": round(time.perf_counter() - started, 1), "hashes": hashes}
-        write_json(self._result_file, result)
-        logger.info("teacher (%s, %s, %d px), Dice before and after:", self.base, self.adapt.value, self.size)
-        for name, dice in before.items():
-            logger.info("  %-20s %.3f  %.3f", name, dice, after[name])
+        if result is not None:
+            result |= {"reused": True}
+            if "before" in result or not self.examine_before:
+                return result
+        sam = self._sam()
+        if result is None:
+            exam = self._exam(sam)
+            if reused:
+                load_adapter(self.output, sam, base=self.base, base_sha256=self.base_sha256, size=self.size)
+            else:
+                self._fit(sam, exam, hashes["fit"])
+            after = self._examine(exam, self._refiner(sam), "Dice")
+            result = {"after": after, **read_header(self.output).fit["training"], "public_hash": self.public_hash}
+            result |= {"before": after} if self.adapt is Adapt.NONE else {}
+            result |= {"output": str(self.output), "sha256": sha256_file(self.output), "reused": reused}
+            result |= {"seconds": round(time.perf_counter() - started, 1), "hashes": hashes}
+            write_json(self._result_file, result)
+            sam = self._sam() if self.examine_before else sam
+        if self.examine_before and "before" not in result:
+            result["before"] = self._examine(self._exam(sam), self._refiner(sam), "Dice of SAM as it comes")
+            result["seconds"] = round(time.perf_counter() - started, 1)
+            write_json(self._result_file, result)
+        self._tell(result)
         return result
+
+    def _sam(self) -> PromptFreeSam:
+        """SAM as it comes, where it computes best."""
+        return build_sam(self.base, self.checkpoint, self.size).to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def _exam(self, sam: PromptFreeSam) -> Exam:
+        teacher = Teacher(sam, sha256="", size=self.size, views=1, bf16=self.bf16)
+        return Exam(teacher, keep_embeddings=self.adapt is not Adapt.LORA)
+
+    def _refiner(self, sam: PromptFreeSam) -> BoxRefiner | None:
+        return make_refiner(self.refinement, sam, self.size, base=self.base, checkpoint=self.checkpoint, bf16=self.bf16)
+
+    def _tell(self, result: Mapping[str, Any]) -> None:
+        before, after = result.get("before"), result["after"]
+        what = "Dice" if before is None else "Dice before and after"
+        logger.info("teacher (%s, %s, %d px), %s:", self.base, self.adapt.value, self.size, what)
+        for name, dice in after.items():
+            logger.info("  %-20s %s%.3f", name, "" if before is None else f"{before[name]:.3f}  ", dice)
 
     def _fit(self, sam: PromptFreeSam, exam: Exam, fit_hash: str) -> None:
         """Trains what ``adapt`` says and writes the adapter."""
@@ -200,7 +221,7 @@ class TeacherFit:
         training: dict[str, Any] = {"epoch": 0, "history": []}
         progress_file = self.output.with_name(self.output.name + ".progress.safetensors")
         if self.adapt is not Adapt.NONE:
-            state = Training(
+            loop = Training(
                 sam,
                 [(parameters, rates[part]) for part, parameters in parts.items()],
                 self._batches(sam),
@@ -209,12 +230,31 @@ class TeacherFit:
                 progress_file=progress_file,
                 fit_hash=fit_hash,
                 progress=self.progress,
-            ).run()
+            )
+            self._foretell(loop, lambda: exam({"held_out": self.records["held_out"][:1]}))
+            state = loop.run()
             training = {"epoch": state.kept_epoch, "history": state.history}
         fit = {"hash": fit_hash, "datalist_hash": self.datalist_hash, "training": training}
         about = self.base, self.base_sha256, self.adapt, self.rank, self.size, self.public_hash
         save_adapter(self.output, sam, Adapter(*about, fit, self.lora_targets))
         progress_file.unlink(missing_ok=True)
+
+    def _foretell(self, loop: Training, one_exam: Callable[[], object]) -> None:
+        """Says how long the epochs that are left and the exam after them will take, from steps taken on trial."""
+        epochs = self.epochs - loop.state.epoch
+        if not epochs:
+            return
+        one_exam()  # the first of anything sets things up
+        step, look = loop.seconds_of_a_step(), seconds_of(one_exam)
+        held_out = len(self.records["held_out"])
+        fitting = epochs * (loop.batches.steps * step + held_out * look)
+        reported = held_out + sum(map(len, self.test_records.values()))
+        examining = (1 + self.examine_before) * reported * self.views * look  # without any refinement
+        logger.info(
+            "teacher: about %s for %d epochs of %d steps (%.2g s each) and %d held-out images, then about %s for the "
+            "Dice of %d images",
+            *(span(fitting), epochs, loop.batches.steps, step, held_out, span(examining), reported),
+        )
 
     def _batches(self, sam: PromptFreeSam) -> ImageBatches | EmbeddedBatches:
         pairs = [read_pair(record) for record in self.records["train"]]
@@ -224,10 +264,10 @@ class TeacherFit:
             return EmbeddedBatches(sam, pairs, views=self.cached_views, progress=self.progress, **settings)
         return ImageBatches(sam, pairs, **settings)
 
-    def _examine(self, exam: Exam, refiner: BoxRefiner | None, when: str) -> dict[str, float]:
+    def _examine(self, exam: Exam, refiner: BoxRefiner | None, what: str) -> dict[str, float]:
         sets = {"held_out": self.records["held_out"], **self.test_records}
         total = sum(map(len, sets.values()))
-        with progress_bar(total=total, desc=f"teacher {when}", unit="image", show=self.progress) as bar:
+        with progress_bar(total=total, desc=f"teacher, {what}", unit="image", show=self.progress) as bar:
             scores = exam(sets, views=self.views, refiner=refiner, peak=self.peak, done=bar.update)
         return {name: mean(dice) for name, dice in scores.items()}
 

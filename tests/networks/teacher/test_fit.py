@@ -8,7 +8,10 @@ from samfed_monai.io import read_json, sha256_file
 from samfed_monai.networks import Augmentation, Teacher, TeacherFit, public_hash
 from samfed_monai.networks.sam.adapter import read_header
 from samfed_monai.networks.sam.build import build_sam
+from samfed_monai.networks.teacher import fit as fit_room
 from samfed_monai.networks.teacher import training as room
+from samfed_monai.networks.teacher.exam import dice_score
+from samfed_monai.networks.teacher.pairs import read_pair
 from samfed_monai.networks.teacher.recipe import make_optimizer
 from tests.networks.fakes import fake_records
 
@@ -36,7 +39,8 @@ def fit(records, checkpoint, tmp_path):
 
 def test_the_decoder_learns_and_the_adapter_says_what_it_is(fit, records, checkpoint, tmp_path):
     result = fit(test_records={"site": records[:1]}, epochs=3, learning_rate=2e-3).run()
-    assert set(result["before"]) == set(result["after"]) == {"held_out", "site"}
+    assert set(result["after"]) == {"held_out", "site"}
+    assert "before" not in result, "minutes that nobody asked for"
     assert len(result["history"]) == 3
     assert 1 <= result["epoch"] <= 3
     header = read_header(result["output"])
@@ -107,6 +111,66 @@ def test_another_exam_leaves_the_adapter_as_it_is(fit, records):
     assert again["reused"]
     assert again["sha256"] == first["sha256"]
     assert set(again["after"]) == {"held_out", "site"}
+
+
+def test_sam_as_it_comes_is_examined_last_and_on_demand(fit, records, checkpoint, monkeypatch):
+    first = fit(epochs=1, test_records={"site": records[:2]}).run()
+    examined = []
+    examine = TeacherFit._examine
+    monkeypatch.setattr(TeacherFit, "_examine", lambda self, *a: examined.append(a[-1]) or examine(self, *a))
+    asked = fit(epochs=1, test_records={"site": records[:2]}, examine_before=True).run()
+    assert examined == ["Dice of SAM as it comes"], "the adapted one was examined already"
+    assert asked["reused"]
+    assert asked["after"] == first["after"]
+    assert read_json(asked["output"].replace(".safetensors", ".fit.json")) == asked
+    sam = Teacher.load("vit_t", checkpoint, size=256)
+    expected = [dice_score(sam.probabilities(pair.floats()[0]), pair.mask) for pair in map(read_pair, records[:2])]
+    assert asked["before"]["site"] == pytest.approx(sum(expected) / 2, abs=0.01)  # float16 embeddings are kept
+    assert fit(epochs=1, test_records={"site": records[:2]}).run()["before"] == asked["before"], "known, and told"
+    examined.clear()
+    fit("other.safetensors", epochs=1, seed=1, examine_before=True).run()
+    assert examined == ["Dice", "Dice of SAM as it comes"]
+
+
+def test_what_was_fitted_is_on_disk_before_sam_as_it_comes_is_examined(fit, tmp_path, monkeypatch):
+    examine = TeacherFit._examine
+
+    def killed(self, exam, refiner, what):
+        if what != "Dice":
+            raise KeyboardInterrupt
+        return examine(self, exam, refiner, what)
+
+    monkeypatch.setattr(TeacherFit, "_examine", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(epochs=1, examine_before=True).run()
+    assert set(read_json(tmp_path / "adapter.fit.json")["after"]) == {"held_out"}
+    assert fit(epochs=1).run()["reused"]
+
+
+def test_it_says_beforehand_how_long_it_will_take(fit, records, caplog, monkeypatch):
+    monkeypatch.setattr(room.Training, "seconds_of_a_step", lambda self: 30.0)
+    monkeypatch.setattr(fit_room, "seconds_of", lambda action: action() and 5.0)
+    with caplog.at_level("INFO", "samfed_monai"):
+        fit(epochs=2, views=2, test_records={"site": records[:3]}).run()
+    told = [record.getMessage() for record in caplog.records]
+    # 2 epochs of 2 steps and one held-out image: 2 x (2 x 30 + 5) s; then 4 images in two views
+    assert told[0] == (
+        "teacher: about 2 min for 2 epochs of 2 steps (30 s each) and 1 held-out images, then about 40 s for the Dice "
+        "of 4 images"
+    )
+
+
+def test_timing_a_step_leaves_the_adapter_as_it_would_be(fit, monkeypatch):
+    timed = fit("a.safetensors", adapt="lora", rank=1, epochs=1).run()["sha256"]
+    monkeypatch.setattr(TeacherFit, "_foretell", lambda *_: None)
+    assert fit("b.safetensors", adapt="lora", rank=1, epochs=1).run()["sha256"] == timed
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (3000, "50 min"), (7200, "2.0 h")]
+)
+def test_spans(seconds, told):
+    assert room.span(seconds) == told
 
 
 def test_refinement_is_of_the_exam_and_not_of_the_adapter(fit, records, tmp_path):
