@@ -26,7 +26,8 @@ def reached(content: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
         ``content`` where MONAI's macros (``%``) stand in it, which may copy from anywhere.
     """
     enabled = {name: _enabled(value) for name, value in content.items()}
-    found, waiting = set[_Path](), [(name,) for name in roots]
+    found = set[_Path]()
+    waiting: list[_Path] = [(name,) for name in roots]
     while waiting:
         path = _there(enabled, waiting.pop())
         if not path or any(path[:length] in found for length in range(1, len(path) + 1)):

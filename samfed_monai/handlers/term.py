@@ -72,7 +72,7 @@ class Term(ABC):
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
         """The term as a scalar >= 0 with gradient, without its weight."""
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Any) -> None:
         """Binds the term to a MONAI trainer."""
         engine.state.guides_read = getattr(engine.state, "guides_read", frozenset()) | set(self.reads)
         engine.add_event_handler(Events.STARTED, self.check)
