@@ -25,6 +25,7 @@ _EXPORTS = {
     "PersonalFedAvg": "strategies.personal_fedavg",
     "Places": "plan",
     "Plan": "plan",
+    "ProcessTransport": "process_transport",
     "Progress": "progress",
     "PrototypeSharing": "sharing.prototypes",
     "Prototypes": "strategies.prototypes",

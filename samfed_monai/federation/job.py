@@ -38,6 +38,9 @@ class FederatedJob:
         timeout: seconds that a round may take; ``None`` waits.
         allow_single_site: permit a federation of one site.
         privacy: what may leave a site, see ``docs/privacy.md``; ``None`` is the package's defaults.
+        workers: processes in which the sites work side by side; 1 has one after the other in this process, ``"auto"``
+            takes one for each site and core. Nothing of the result depends on it but last bits, through the number of
+            threads; a run may go on with another one. A transport that is given has its own ways.
 
     Example::
 
@@ -67,6 +70,7 @@ class FederatedJob:
         timeout: float | None = None,
         allow_single_site: bool = False,
         privacy: Mapping[str, Any] | None = None,
+        workers: int | str = 1,
     ) -> None:
         of_client, client_places = parted(unquoted(client or {}))
         of_teacher, teacher_places = parted(unquoted(teacher or {}))
@@ -100,6 +104,7 @@ class FederatedJob:
             client=client_places,
             teacher=teacher_places,
             sites={site: there for site, (_, there) in choices.items() if there},
+            workers=workers,
         )
         UpdateGuard(**self.plan.update_guard)  # a limit that is none is refused before anything else
 

@@ -21,6 +21,7 @@ from samfed_monai.federation.controller import RoundController
 from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.privacy import Privacy, privacy_account, require_possible
+from samfed_monai.federation.process_transport import ProcessTransport, workers_of
 from samfed_monai.federation.run_folder import RunFolder
 from samfed_monai.federation.site_node import SiteNode
 from samfed_monai.federation.site_parts import Shared
@@ -86,24 +87,19 @@ class JobRun:
                 datalist if transport is None else datalist.for_server(), places.data_root, cache_dir=places.cache
             )
             settled, shared = cast.settled(plan), Shared(cast, datalist)
-            nodes: dict[str, SiteNode] = {}
-            if transport is None:
-                nodes = {site: SiteNode(site, settled, places, shared=shared) for site in (*cast.sites, *cast.unseen)}
-            carrier = LocalTransport(nodes) if transport is None else transport(settled)
-            require_sites(carrier, cast)
-            stored, everybody = bool(folder.store.rounds()), sorted((*cast.sites, *cast.unseen))
-            least = quorum_of(len(cast.sites), plan.quorum, allow_single_site=plan.allow_single_site)
-            before = Preparation(carrier, everybody, plan.rounds, plan.seed, least=least if stored else None)
-            common = shared_papers(settled, places.bundle_root, datalist)
-            before.check(lambda site: {**common, **list_paper(datalist, site), **cast.sam_words(site)})
-            about, teacher_sha256 = self._teach(before, datalist, adapt, shared)
-            teacher_scores = before.teacher_scores(SPLITS) if about is not None else None
-            trunk = self._trunk(begins, datalist)
-            controller = self._ready(before, folder, cast, carrier, datalist, trunk)
-            prepared = before.traffic()
-            result = controller.run()
-            for node in nodes.values():
-                node.finalize()
+            with self._carrier(transport, settled, shared) as carrier:
+                require_sites(carrier, cast)
+                stored, everybody = bool(folder.store.rounds()), sorted((*cast.sites, *cast.unseen))
+                least = quorum_of(len(cast.sites), plan.quorum, allow_single_site=plan.allow_single_site)
+                before = Preparation(carrier, everybody, plan.rounds, plan.seed, least=least if stored else None)
+                common = shared_papers(settled, places.bundle_root, datalist)
+                before.check(lambda site: {**common, **list_paper(datalist, site), **cast.sam_words(site)})
+                about, teacher_sha256 = self._teach(before, datalist, adapt, shared)
+                teacher_scores = before.teacher_scores(SPLITS) if about is not None else None
+                trunk = self._trunk(begins, datalist)
+                controller = self._ready(before, folder, cast, carrier, datalist, trunk)
+                prepared = before.traffic()
+                result = controller.run()
             results = build_results(
                 variant=plan.variant,
                 rounds=plan.rounds,
@@ -122,6 +118,26 @@ class JobRun:
             write_json(places.output_dir / "results.json", results)
             folder.finish(result.records, keep_states=cast.strategy.keeps_states)
         return results
+
+    @contextmanager
+    def _carrier(
+        self, transport: Callable[[Plan], Transport] | None, settled: Plan, shared: Shared
+    ) -> Iterator[Transport]:
+        """What carries messages, and the sites of this machine as long as they are needed."""
+        everybody = (*shared.cast.sites, *shared.cast.unseen)
+        workers = workers_of(self.places, len(everybody))
+        if transport is not None:
+            yield transport(settled)
+        elif workers > 1:
+            logger.info("%d sites in %d processes", len(everybody), workers)
+            with ProcessTransport(settled, self.places, workers=workers) as processes:
+                yield processes
+                processes.finalize()
+        else:
+            nodes = {site: SiteNode(site, settled, self.places, shared=shared) for site in everybody}
+            yield LocalTransport(nodes)
+            for node in nodes.values():
+                node.finalize()
 
     def _settings(self, cast: Cast, adapt: str) -> dict[str, Any]:
         plan = self.plan

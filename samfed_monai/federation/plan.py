@@ -13,6 +13,7 @@ from samfed_monai.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.federation.stages.workflow_config import PLACES, bundle_content
 from samfed_monai.io import canonical_hash
 
+AUTO = "auto"
 _NUMBER = (int, float)
 _TYPES: dict[str, tuple[type, ...]] = {
     "bundle": (str,),
@@ -137,6 +138,12 @@ class Places:
         adapter: an adapter to use as it is, or several to average; ``None`` fits one, or finds a fitted one.
         client, teacher: ids that are places (``checkpoint``, ``device``, …) to values.
         sites: site to such ids, for sites that share this machine.
+        workers: processes in which the sites of this machine work side by side; 1 is this process, ``"auto"`` as many
+            as there are sites and cores (:func:`samfed_monai.federation.process_transport.workers_of`). Nothing of the
+            result depends on it.
+
+    Raises:
+        Refused: another number of workers.
     """
 
     bundle_root: Path
@@ -148,8 +155,13 @@ class Places:
     client: Mapping[str, Any] = field(default_factory=dict)
     teacher: Mapping[str, Any] = field(default_factory=dict)
     sites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    workers: int | str = 1
 
     def __post_init__(self) -> None:
+        if self.workers != AUTO and (type(self.workers) is not int or self.workers < 1):
+            found, expected = f"{self.workers!r} ({type(self.workers).__name__})", "a whole number from 1, or 'auto'"
+            mend = "1 runs one site after the other in this process"
+            raise Refused([Problem("federate.json -> workers", found=found, expected=expected, mend=mend)])
         for name in ("bundle_root", "datalist", "data_root", "output_dir"):
             object.__setattr__(self, name, Path(getattr(self, name)))
         object.__setattr__(self, "cache_dir", Path(self.cache_dir) if self.cache_dir else None)
@@ -158,6 +170,16 @@ class Places:
     def cache(self) -> Path:
         """The folder that ``cache_dir`` stands for."""
         return self.cache_dir or self.output_dir / "cache"
+
+    def to_json(self) -> dict[str, Any]:
+        """Places as JSON content, for a process of the same machine."""
+        content = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: json.loads(json.dumps(_plain(value), default=str)) for name, value in content.items()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Places:
+        """Reads what :meth:`to_json` wrote."""
+        return cls(**content)
 
     def overrides(self) -> dict[str, Any]:
         """Ids of ``train.json`` that are places, with their values here."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.errors import Refused
-from samfed_monai.flare.child import Child, ChildDied
+from samfed_monai.federation.child import Child, ChildDied
 from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.old_runs import forget_old_runs
 from samfed_monai.flare.run_name import require_run_name

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.flare.frames import Ended, read_frame, write_frame
+from samfed_monai.federation.frames import incoming, read_frame, write_frame
 from samfed_monai.flare.limits import limit
 from samfed_monai.flare.site_file import SiteFile, read_site_file
 
@@ -31,9 +29,8 @@ def serve(make_node: Callable[[dict[str, Any], SiteFile], Any]) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     down, up = os.fdopen(int(sys.argv[1]), "rb"), os.fdopen(int(sys.argv[2]), "wb")
-    frames: queue.Queue[tuple[dict[str, Any], bytes]] = queue.Queue()
     settings, _ = read_frame(down)
-    threading.Thread(target=_receive, args=(down, frames), daemon=True).start()
+    frames = incoming(down)
     os.environ["SAMFED_SITE"] = settings["site_file"]
     files = read_site_file(Path.cwd(), settings["site"])
     limit(files)
@@ -79,14 +76,6 @@ class _Worker:
         answer = to_bytes(reply)
         self._state.after(task, message.round, head.get("keep", ()))
         return answer
-
-
-def _receive(stream: Any, frames: Any) -> None:
-    try:
-        while True:
-            frames.put(read_frame(stream))
-    except Ended:
-        os._exit(0)  # whoever asked is gone: nothing that runs here has anyone to answer to
 
 
 def make_site_node(settings: dict[str, Any], files: SiteFile) -> Any:

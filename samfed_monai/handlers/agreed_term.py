@@ -9,6 +9,7 @@ from samfed_monai.handlers.records import record
 from samfed_monai.handlers.site_reliability import SiteReliability
 from samfed_monai.handlers.site_trust import SiteTrust
 from samfed_monai.handlers.term import Term
+from samfed_monai.losses.agreement_rules import WITHOUT_AVERAGE
 
 if TYPE_CHECKING:
     from samfed_monai.losses import Agreement, AgreementSettings
@@ -17,23 +18,38 @@ if TYPE_CHECKING:
 class AgreedTerm(Term):
     """A term that asks how far teacher and student agree; terms of equal settings share the answer.
 
-    Records ``reliability`` (mean ``g``) and ``agreement`` (share of pixels with one label).
+    Records ``reliability`` (mean ``g``, without the averaged student's factor where no term reads that guide) and
+    ``agreement`` (share of pixels with one label).
 
     Args:
         settings: whom to compare, and by which rule.
+        by_image: whether the value depends on each image's reliability ``g``, which the guide ``ema`` has a part in.
         name, weight, schedule, fraction: see :class:`Term`.
     """
 
     def __init__(
-        self, settings: AgreementSettings, *, name: str, weight: float, schedule: str, fraction: float
+        self,
+        settings: AgreementSettings,
+        *,
+        by_image: bool = True,
+        name: str,
+        weight: float,
+        schedule: str,
+        fraction: float,
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        self.settings = settings
+        self.settings, self.by_image = settings, by_image
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Teacher and student."""
         return (self.settings.teacher, self.settings.student)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Teacher and student, and the averaged student where rule or reliability look at it."""
+        third = self.by_image or self.settings.rule not in WITHOUT_AVERAGE
+        return (*self.needs, "ema") if third else self.needs
 
     def attach(self, engine: Any) -> None:
         """Binds the term, and before it what learns for the rules ``reliability`` and ``adaptive``."""

@@ -9,7 +9,7 @@ import torch
 from ignite.engine import Events
 
 from samfed_monai.errors import Problem, Refused
-from samfed_monai.handlers.guide import Guide
+from samfed_monai.handlers.guide import Guide, is_read
 from samfed_monai.handlers.network_copy import NetworkCopy
 from samfed_monai.losses import probabilities
 
@@ -46,8 +46,20 @@ class EmaGuide(Guide):
 
     def attach(self, engine: Engine) -> None:
         """Re-synchronises at the start of a run and averages after each step."""
-        engine.add_event_handler(Events.STARTED, lambda e: self._copy.sync(e.network))
-        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: self._copy.average(e.network, self.decay))
+        engine.add_event_handler(Events.STARTED, self._started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._stepped)
+
+    def is_needed(self, engine: Any) -> bool:
+        """Whether a term reads it: the average is not even kept where none does."""
+        return is_read(self.name, engine)
+
+    def _started(self, engine: Any) -> None:
+        if self.is_needed(engine):
+            self._copy.sync(engine.network)
+
+    def _stepped(self, engine: Any) -> None:
+        if self.is_needed(engine):
+            self._copy.average(engine.network, self.decay)
 
     @torch.no_grad()
     def __call__(self, batch: Mapping[str, Any], engine: Any) -> Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ignite.engine import Events
 
-from samfed_monai.handlers.guide import Guide
+from samfed_monai.handlers.guide import Guide, is_read
 from samfed_monai.handlers.network_copy import NetworkCopy
 from samfed_monai.handlers.rounds import in_federation
 from samfed_monai.losses import probabilities
@@ -38,12 +38,20 @@ class GlobalGuide(Guide):
 
     def attach(self, engine: Engine) -> None:
         """Takes a copy of ``engine.network`` whenever a round starts."""
-        engine.add_event_handler(Events.STARTED, lambda e: self._copy.sync(e.network))
+        engine.add_event_handler(Events.STARTED, self._started)
         engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
+
+    def is_needed(self, engine: Any) -> bool:
+        """Whether a term reads it."""
+        return is_read(self.name, engine)
+
+    def _started(self, engine: Any) -> None:
+        if self.is_needed(engine):
+            self._copy.sync(engine.network)
 
     def _epoch_started(self, engine: Any) -> None:
         if not in_federation(engine):
-            self._copy.sync(engine.network)
+            self._started(engine)
 
     @torch.no_grad()
     def __call__(self, batch: Mapping[str, Any], engine: Any) -> Tensor:

@@ -34,6 +34,10 @@ class Guide(ABC):
     def attach(self, engine: Engine) -> None:  # noqa: B027 - a guide without state binds to nothing
         """Binds what the guide keeps to the trainer; called by :class:`UnlabelledStream`."""
 
+    def is_needed(self, engine: Any) -> bool:
+        """Whether this iteration computes it; a guide that costs something is, where a term reads it."""
+        return True
+
     @abstractmethod
     def __call__(self, batch: Mapping[str, Any], engine: Engine) -> Tensor:
         """Probabilities of the batch's weak view.
@@ -45,3 +49,8 @@ class Guide(ABC):
         Returns:
             (B, C, H, W) float in [0, 1], without gradient.
         """
+
+
+def is_read(name: str, engine: Any) -> bool:
+    """Whether the value of a term of this trainer depends on the guide ``name``; True where there is no term to say."""
+    return name in getattr(engine.state, "guides_read", {name})

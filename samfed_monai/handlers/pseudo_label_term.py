@@ -51,7 +51,7 @@ class PseudoLabelTerm(AgreedTerm):
         fraction: float = 0.4,
     ) -> None:
         settings = AgreementSettings(teacher, student, rule, tau, delta, least_agreement, where=f"terms#{name}")
-        super().__init__(settings, name=name, weight=weight, schedule=schedule, fraction=fraction)
+        super().__init__(settings, by_image=False, name=name, weight=weight, schedule=schedule, fraction=fraction)
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
         """``L_pl``."""

@@ -61,11 +61,11 @@ class SamDistillationTerm(AgreedTerm):
         fraction: float = 0.4,
     ) -> None:
         settings = AgreementSettings(teacher, student, rule, tau, delta, least_agreement, where=f"terms#{name}")
-        super().__init__(settings, name=name, weight=weight, schedule=schedule, fraction=fraction)
+        super().__init__(settings, by_image=adaptive, name=name, weight=weight, schedule=schedule, fraction=fraction)
         if not temperature > 0:
             where, expected = f"{self.where}#temperature", "a number > 0"
             raise Refused([Problem(where, found=repr(temperature), expected=expected)])
-        self.adaptive, self.temperature = adaptive, temperature
+        self.temperature = temperature
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
         """``g L_T``."""
@@ -74,6 +74,6 @@ class SamDistillationTerm(AgreedTerm):
             guidance.student,
             guidance.probabilities(self.settings.teacher, asked_by=self.where),
             self.temperature,
-            weight=agreement.distillation_weight,
-            scale=agreement.trust * agreement.reliability if self.adaptive else agreement.trust,
+        settings = AgreementSettings(teacher, student, rule, tau, delta, least_agreement, where=f"terms#{name}")
+        super().__init__(settings, by_image=adaptive, name=name, weight=weight, schedule=schedule, fraction=fraction)
         )

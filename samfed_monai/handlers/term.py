@@ -60,12 +60,21 @@ class Term(ABC):
         """Names of the guides this term asks for; none, unless a subclass says so."""
         return ()
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the guides that the value depends on: those of :attr:`needs`, and any that it takes if it is there.
+
+        A network's guide that no term reads is not computed.
+        """
+        return self.needs
+
     @abstractmethod
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
         """The term as a scalar >= 0 with gradient, without its weight."""
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Any) -> None:
         """Binds the term to a MONAI trainer."""
+        engine.state.guides_read = getattr(engine.state, "guides_read", frozenset()) | set(self.reads)
         engine.add_event_handler(Events.STARTED, self.check)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
 

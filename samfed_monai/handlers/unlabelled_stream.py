@@ -23,8 +23,9 @@ class UnlabelledStream:
     """Draws an unlabelled batch after each supervised forward pass and puts a :class:`Guidance` on the engine's state.
 
     Per iteration: the student's weak view in eval mode without gradient, so that it is what evaluation would predict
-    and BatchNorm's running statistics are not touched; every guide's probabilities; the student's strong view in train
-    mode with gradient. The loader starts over at every ``STARTED`` (a round) and whenever it runs out.
+    and BatchNorm's running statistics are not touched; the probabilities of the guides (of one that costs a network's
+    pass, where a term reads it); the student's strong view in train mode with gradient. The loader starts over at every
+    ``STARTED`` (a round) and whenever it runs out.
 
     Args:
         loader: batches with ``image`` (weak view) and ``image_strong``, both (B, 3, H, W) float, and what guides read.
@@ -90,7 +91,7 @@ class UnlabelledStream:
         image, strong = batch["image"], batch["image_strong"]
         with eval_mode(engine.network):
             weak = probabilities(engine.inferer(image, engine.network))
-        guides = {guide.name: guide(batch, engine) for guide in self.guides}
+        guides = {guide.name: guide(batch, engine) for guide in self.guides if guide.is_needed(engine)}
         if self.cutmix > 0:
             strong, weak, *mixed = cutmix(strong, weak, *guides.values(), prob=self.cutmix)
             guides = dict(zip(guides, mixed, strict=True))

@@ -41,6 +41,10 @@ AGREEMENT_RULES: Registry[Callable[[Opinions], tuple[Tensor, Tensor]]] = Registr
 """Rules by name: from :class:`Opinions` to ``(label, weight)``, both (B, 1, H, W)."""
 
 
+WITHOUT_AVERAGE = frozenset({"average", "confidence", "intersection", "label", "student", "teacher"})
+"""Rules that look at teacher and student alone; any other may look at the averaged student, too."""
+
+
 @AGREEMENT_RULES.register("confidence")
 def _confidence(o: Opinions) -> tuple[Tensor, Tensor]:
     """Agreed: that label, mean confidence. Otherwise the surer side's, if sure (tau) and surer (delta), else 0."""

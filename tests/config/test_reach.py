@@ -37,3 +37,24 @@ def test_a_macro_may_copy_from_anywhere() -> None:
 
 def test_references_in_a_circle_end() -> None:
     assert reached({"a": "@b", "b": "@a"}, ["a"]) == {"a": "@b", "b": "@a"}
+
+
+def test_of_a_group_only_the_parts_that_are_referred_to() -> None:
+    guides = {"sam": {"_target_": "S", "key": "@rule"}, "ema": {"_target_": "E", "decay": "@rate"}}
+    content = {"rate": 0.9, "rule": "teacher", "guides": guides, "train": {"masks_for": "@guides#sam"}}
+    found = reached(content, ["train"])
+    assert found == {"rule": "teacher", "guides": {"sam": guides["sam"]}, "train": content["train"]}
+    assert reached({**content, "train": {"masks_for": "@guides#sam#key"}}, ["train"])["guides"] == {
+        "sam": {"key": "@rule"}
+    }
+    assert reached({**content, "train": ["@guides#sam", "@guides"]}, ["train"])["guides"] == guides
+
+
+def test_what_is_referred_to_inside_a_list_or_not_there_brings_what_holds_it() -> None:
+    content = {"steps": [{"a": 1}, {"b": 2}], "group": {"x": 1, "y": 2}, "train": ["@steps#1#b", "@group#z"]}
+    assert reached(content, ["train"]) == content
+
+
+def test_a_reference_to_a_sibling_keeps_its_whole_group() -> None:
+    content = {"group": {"a": {"x": "@##b"}, "b": 1, "c": 2}, "train": "@group#a"}
+    assert reached(content, ["train"]) == content

@@ -53,9 +53,11 @@ def test_a_run_leaves_everything_that_the_readme_names(small_federation, tmp_pat
     assert len(list((tmp_path / "run" / "evaluation" / "best" / "site-1" / "test" / "masks").iterdir())) == 2
 
 
-def test_variants_of_one_seed_start_from_the_same_weights_made_once_whatever_term_is_added(small_federation, tmp_path):
+def test_variants_of_one_seed_start_from_the_same_weights_made_once_whatever_term_or_guide_it_has(
+    small_federation, tmp_path
+):
     term = {"_target_": "samfed_monai.handlers.ConsistencyTerm", "guide": "weak"}
-    added = {"dp_only": {}, "no_sam": {"terms#consistency": term}}
+    added = {"dp_only": {}, "no_sam": {"terms#consistency": term, "guides#ema#decay": 0.9}}
     for variant, more in added.items():
         knobs = {"variant": variant, "client": {**CLIENT, **more}, "cache_dir": tmp_path / "cache"}
         job(small_federation, tmp_path / variant, rounds=1, **knobs).run()

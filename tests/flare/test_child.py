@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.flare.child import Child, ChildDied
+from samfed_monai.federation.child import Child, ChildDied
+from samfed_monai.federation.frames import Ended, read_frame, write_frame
 from samfed_monai.flare.client import Site
-from samfed_monai.flare.frames import Ended, read_frame, write_frame
 from samfed_monai.flare.site_file import read_site_file
 from tests.flare.toys import toy_site_files
 
@@ -72,7 +72,7 @@ def test_a_stopped_child_is_gone_with_its_pipes(child):
 
 def test_a_child_ends_when_its_client_is_killed(tmp_path):
     code = (
-        "from samfed_monai.flare.child import Child\nimport time\n"
+        "from samfed_monai.federation.child import Child\nimport time\n"
         f"child = Child({ECHO!r}, {{}})\nchild.start()\nchild.ask({{'task': 'train'}}, b'')\n"
         "print(child.pid, flush=True)\ntime.sleep(60)"
     )

@@ -10,7 +10,17 @@ import torch
 from monai.inferers import SimpleInferer
 
 from samfed_monai.errors import Refused
-from samfed_monai.handlers import BatchGuide, EmaGuide, GlobalGuide, UnlabelledStream
+from samfed_monai.handlers import (
+    BatchGuide,
+    ConsistencyTerm,
+    EmaGuide,
+    GlobalDistillationTerm,
+    GlobalGuide,
+    PseudoLabelTerm,
+    SamDistillationTerm,
+    TermLogger,
+    UnlabelledStream,
+)
 from samfed_monai.handlers.network_copy import NetworkCopy
 from tests.handlers.toy import next_round, same, toy_loader, toy_network, toy_trainer, weights
 
@@ -121,3 +131,78 @@ def test_guides_give_probabilities_without_gradient() -> None:
         assert found.shape == (2, 1, 16, 16)
         assert not found.requires_grad
         assert 0 <= found.min() <= found.max() <= 1
+
+
+class CountedEma(EmaGuide):
+    """Counts how often it is computed."""
+
+    calls = 0
+
+    def __call__(self, batch: Any, engine: Any) -> torch.Tensor:
+        self.calls += 1
+        return super().__call__(batch, engine)
+
+
+def trained_with(guides: list[Any], terms: list[Any]) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    loader = toy_loader()
+    trainer = toy_trainer([UnlabelledStream(loader=loader, guides=guides), *terms, TermLogger()])
+    next_round(trainer, 0, 2)
+    return weights(trainer.network)
+
+
+def own_labels(**settings: Any) -> PseudoLabelTerm:
+    return PseudoLabelTerm(**{"teacher": "weak", "rule": "student", "tau": 0.5, **settings})
+
+
+def test_an_average_that_only_a_log_would_read_is_neither_kept_nor_computed_and_the_weights_are_the_same_bits() -> None:
+    unread, read = CountedEma(), CountedEma()
+    without = trained_with([unread], [own_labels()])
+    assert unread.calls == 0
+    with pytest.raises(RuntimeError, match="nothing was copied yet"):
+        unread._copy.network  # noqa: B018
+    term = own_labels()
+    term.by_image = True  # as if the value depended on the reliability
+    assert same(without, trained_with([read], [term]))
+    assert read.calls == 3
+
+
+@pytest.mark.parametrize(
+    ("term", "expected"),
+    [
+        (own_labels(), False),
+        (own_labels(student="ema"), True),
+        (own_labels(teacher="ema"), True),
+        (own_labels(teacher="sam", rule="teacher"), False),
+        (own_labels(teacher="sam", rule="confidence"), False),
+        (own_labels(teacher="sam", rule="reliability"), True),
+        (SamDistillationTerm(), True),
+        (SamDistillationTerm(adaptive=False), False),
+        (ConsistencyTerm(guide="ema"), True),
+        (GlobalDistillationTerm(), False),
+    ],
+)
+def test_which_terms_read_the_average(term: Any, expected: bool) -> None:
+    guide = CountedEma()
+    trained_with([guide, BatchGuide(), GlobalGuide()], [term])
+    assert guide.calls == (3 if expected else 0)
+
+
+def test_a_global_network_that_no_term_reads_is_not_run() -> None:
+    guide = GlobalGuide()
+    trained_with([guide], [own_labels()])
+    with pytest.raises(RuntimeError, match="nothing was copied yet"):
+        guide._copy.network  # noqa: B018
+
+
+def test_without_any_term_to_say_every_guide_is_computed() -> None:
+    guide = CountedEma()
+    trained_with([guide], [])
+    assert guide.calls == 3
+
+
+def test_a_rule_that_nobody_has_declared_may_look_at_the_average() -> None:
+    from samfed_monai.losses.agreement_rules import AGREEMENT_RULES, WITHOUT_AVERAGE
+
+    assert "reliability" in set(AGREEMENT_RULES) - WITHOUT_AVERAGE
+    assert set(AGREEMENT_RULES) >= WITHOUT_AVERAGE

@@ -79,6 +79,14 @@ class SiteTeacher:
             raise MessageRefused([Problem("teacher", found="none", expected="the server's adapter first", mend=mend)])
         return self._sha256
 
+    def load(self, message: Envelope) -> Teacher:
+        """The teacher of a message, for all sites of one process: :meth:`take` is then given it.
+
+        Raises:
+            MessageRefused: as :meth:`take`.
+        """
+        return self._load(self._adapters(message), message.extra)
+
     def take(self, message: Envelope, teacher: Teacher | None = None) -> int:
         """Takes the adapter and shows the teacher every image that the store lacks; returns how many these were.
 
@@ -91,9 +99,7 @@ class SiteTeacher:
         Raises:
             MessageRefused: damaged bytes, another SAM than the server's, a teacher that comes out another one.
         """
-        contents = _contents(message)
-        if not contents and self.adapt != "none":
-            raise _refusal("adapter", "none", f"one, as teacher_adapt is {self.adapt}")
+        contents = self._adapters(message)
         if teacher is None:
             teacher = self._load(contents, message.extra)
         if message.extra.get("teacher", teacher.sha256) != teacher.sha256:
@@ -118,6 +124,12 @@ class SiteTeacher:
         means = {name: summary[name] for name in ("dice", "iou", "hd95") if summary[name] is not None}
         empty = {f"empty_{side}": count for side, count in summary["empty"].items()}
         return {"n": summary["n"], "metrics": {**means, **empty}}
+
+    def _adapters(self, message: Envelope) -> dict[str, bytes]:
+        contents = _contents(message)
+        if not contents and self.adapt != "none":
+            raise _refusal("adapter", "none", f"one, as teacher_adapt is {self.adapt}")
+        return contents
 
     def _load(self, contents: dict[str, bytes], extra: dict[str, str]) -> Teacher:
         from samfed_monai.networks.sam.adapter import read_header

@@ -1,4 +1,7 @@
-"""The process that trains, as its FLARE client sees it: started when it is needed, replaced when it has died."""
+"""A process that trains, as whoever asks it sees it: started when it is needed, replaced when it has died.
+
+Nothing here imports torch: a FLARE client stays light.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from samfed_monai.flare.frames import Ended, read_frame, write_frame
+from samfed_monai.federation.frames import Ended, read_frame, write_frame
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +31,22 @@ class Child:
     the caller is gone.
 
     Args:
-        module: of the process; see :mod:`samfed_monai.flare.worker`.
+        module: of the process; see :mod:`samfed_monai.flare.worker`, :mod:`samfed_monai.federation.site_process`.
         settings: JSON content that it gets first.
         log: file that its output is appended to; ``None`` passes it on.
+        environment: on top of this process's own.
     """
 
-    def __init__(self, module: str, settings: Mapping[str, Any], *, log: Path | None = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        settings: Mapping[str, Any],
+        *,
+        log: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.module, self.settings, self.log = module, dict(settings), log
+        self.environment = {**os.environ, **environment} if environment else None
         self._process: subprocess.Popen | None = None
         self._to: BinaryIO | None = None
         self._from: BinaryIO | None = None
@@ -58,7 +70,12 @@ class Child:
         output = open(self.log, "ab") if self.log else None  # noqa: SIM115 - the process keeps it
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=(down_read, up_write)
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=(down_read, up_write),
+                env=self.environment,
             )
         finally:
             os.close(down_read)
@@ -81,6 +98,11 @@ class Child:
             return read_frame(self._from)
         except Ended:
             raise ChildDied(self._how()) from None
+
+    def kill(self) -> None:
+        """Ends the process at once; whoever waits for its answer, in another thread, gets :class:`ChildDied`."""
+        if self._process is not None:
+            self._process.kill()
 
     def stop(self) -> None:
         """Ends the process and everything it started; safe to call at any time."""

@@ -1,12 +1,15 @@
-"""Messages between a FLARE client and the process that trains: a JSON head and bytes, each with its length.
+"""Messages between a process and the one that trains for it: a JSON head and bytes, each with its length.
 
-Nothing here imports torch: the FLARE client stays light.
+Nothing here imports torch: whoever asks may stay light.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import queue
 import struct
+import threading
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
@@ -49,6 +52,21 @@ def read_frame(stream: BinaryIO) -> tuple[dict[str, Any], bytes]:
         raise Ended
     head = json.loads(_read(stream, length))
     return head, _read(stream, size)
+
+
+def incoming(stream: BinaryIO) -> queue.Queue[tuple[dict[str, Any], bytes]]:
+    """Reads messages in a thread of its own and ends this process, whatever it does, when nobody can send any more."""
+    frames: queue.Queue[tuple[dict[str, Any], bytes]] = queue.Queue()
+
+    def receive() -> None:
+        try:
+            while True:
+                frames.put(read_frame(stream))
+        except Ended:
+            os._exit(0)  # whoever asked is gone: nothing that runs here has anyone to answer to
+
+    threading.Thread(target=receive, daemon=True).start()
+    return frames
 
 
 def _read(stream: BinaryIO, count: int) -> bytes:

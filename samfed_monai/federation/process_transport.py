@@ -1,0 +1,362 @@
+"""A federation on one machine whose sites work side by side, each in one of a few processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.errors import Problem, Refused, Stopped
+from samfed_monai.federation.child import Child, ChildDied
+from samfed_monai.federation.envelope import Envelope, MessageRefused
+from samfed_monai.federation.failure import Failure, scrub
+from samfed_monai.federation.plan import AUTO, Places, Plan
+from samfed_monai.federation.progress import Progress
+from samfed_monai.federation.round_store import CLIENTS, state_file
+from samfed_monai.federation.transport import Task, Traffic
+from samfed_monai.federation.wire import from_bytes, to_bytes
+
+logger = logging.getLogger(__name__)
+
+PROCESS = "samfed_monai.federation.site_process"
+_TICK = 0.2  # seconds between two looks at the clock
+
+
+def workers_of(places: Places, sites: int) -> int:
+    """How many processes ``sites`` sites of this machine work in; 1 is this one.
+
+    ``auto`` takes a process for each site, at most one for each core that this process may use, and one where a GPU
+    does the work, since several would share it and its memory.
+    """
+    if places.workers != AUTO:
+        return min(int(places.workers), sites)
+    import torch
+
+    if torch.cuda.is_available() and str(places.client.get("device") or "cuda") != "cpu":
+        return 1
+    return max(1, min(sites, _cores()))
+
+
+class ProcessTransport:
+    """Runs the sites of this machine in processes of their own, side by side.
+
+    Site *i* is always with process *i* modulo ``workers``, so that its client, the optimizer's state included, stays
+    where it is; the sites of one process answer one after the other. Every process has their share of the threads that
+    this one would use. Messages, answers and the sums made of them are those of :class:`LocalTransport`, to the bit
+    where the threads of a process are as many as there; so are the states that :meth:`save_state` leaves.
+
+    A process that ends (killed, out of memory) is the :class:`Failure` of the site that it worked for. It is started
+    again for the next site that it has: what its sites were sent before round 0 is sent to them once more, and each
+    goes on from its state in the last round that was stored. A deadline ends the processes that are still at work.
+
+    What sites raise in ``CHECK`` and ``PREPARE`` is raised here. Classes that a script registered in this process are
+    not known in the others: name their module in the bundle's ``imports``.
+
+    Args:
+        plan: with every site named.
+        places: of this machine.
+        workers: processes.
+        progress: where progress is shown; ``None`` shows it on a terminal only.
+
+    Use it in a ``with`` block, or :meth:`close` it: no process is left behind.
+    """
+
+    def __init__(self, plan: Plan, places: Places, *, workers: int, progress: Progress | None = None) -> None:
+        self._sites = tuple(sorted({*plan.sites, *plan.unseen}))
+        self.progress = progress or Progress()
+        count = max(1, min(workers, len(self._sites)))
+        settings = {"plan": plan.to_json(), "places": places.to_json(), **_manners(count)}
+        self._workers = [_Worker(self._sites[number::count], settings) for number in range(count)]
+        self._traffic: dict[str, Traffic] = {}
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return self._sites
+
+    def exchange(
+        self,
+        task: Task,
+        messages: Mapping[str, Envelope],
+        *,
+        quorum: int = 1,
+        timeout: float | None = None,
+        on_reply: Callable[[str, Envelope], None] | None = None,
+    ) -> dict[str, Envelope | Failure]:
+        task, started = Task(task), time.monotonic()
+        known = set(self._sites)
+        replies: dict[str, Envelope | Failure] = {
+            site: Failure(site, "no such site in this federation") for site in messages if site not in known
+        }
+        arrived: dict[str, _Answer] = {}
+        work = _Work(task, {site: messages[site] for site in sorted(known & messages.keys())}, queue.Queue())
+        with self._killed_by_errors(), self.progress.sites(len(messages)) as bar:
+            for worker in self._workers:
+                if any(site in work.messages for site in worker.sites):
+                    threading.Thread(target=worker.serve, args=(work,), daemon=True).start()
+            while len(replies) + len(arrived) < len(messages):
+                if timeout is not None and not work.late and time.monotonic() - started > timeout:
+                    work.late = f"the deadline of {timeout:g} s had passed"
+                    self._kill(busy=True)
+                try:
+                    site, answer = work.news.get(timeout=_TICK)
+                except queue.Empty:
+                    continue
+                if answer is None:
+                    bar.start(site, task.value)
+                    continue
+                bar.advance()
+                arrived[site] = answer
+                self._take_in_order(messages, replies, arrived, on_reply)
+        return {site: replies[site] for site in sorted(replies)}
+
+    def take_traffic(self) -> dict[str, Traffic]:
+        taken, self._traffic = self._traffic, {}
+        return taken
+
+    def save_state(self, folder: Path) -> dict[str, str]:
+        digests = self._with_states(folder, lambda worker, site, path: worker.save(site, path))
+        return {state_file(site): digest for site, digest in digests.items() if digest}
+
+    def load_state(self, folder: Path) -> None:
+        self._with_states(folder, lambda worker, site, path: worker.load(site, path) if path.is_file() else None)
+
+    def finalize(self) -> None:
+        """Ends the sites' clients, then the processes."""
+        for worker in self._workers:
+            worker.finalize()
+        self.close()
+
+    def close(self) -> None:
+        """Ends the processes, whatever they do; safe to call at any time."""
+        self._kill()
+        for worker in self._workers:
+            worker.child.stop()
+
+    def __enter__(self) -> ProcessTransport:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _with_states(self, folder: Path, work: Callable[[_Worker, str, Path], Any]) -> dict[str, Any]:
+        """Has every site do something with its file in ``folder``, processes side by side; their answers by site."""
+        for worker in self._workers:
+            worker.rounds = Path(folder).parent.parent
+
+        def each(worker: _Worker) -> dict[str, Any]:
+            return {site: work(worker, site, Path(folder) / state_file(site)) for site in worker.sites}
+
+        with ThreadPoolExecutor(max_workers=len(self._workers)) as pool, self._killed_by_errors():
+            done = [pool.submit(each, worker) for worker in self._workers]
+            found = {site: value for future in done for site, value in future.result().items()}
+        return {site: found[site] for site in self._sites}
+
+    def _take_in_order(
+        self,
+        messages: Mapping[str, Envelope],
+        replies: dict[str, Envelope | Failure],
+        arrived: dict[str, _Answer],
+        on_reply: Callable[[str, Envelope], None] | None,
+    ) -> None:
+        """Takes in what has come, in the order of names: sums then have the same bits as in one process."""
+        for site in sorted(messages):
+            if site in replies:
+                continue
+            if site not in arrived:
+                return
+            replies[site] = self._read(site, arrived.pop(site), on_reply)
+
+    def _read(self, site: str, answer: _Answer, on_reply: Callable[[str, Envelope], None] | None) -> Envelope | Failure:
+        traffic = self._traffic.setdefault(site, Traffic())
+        traffic.down += answer.sent
+        if answer.error is not None:
+            raise answer.error
+        if answer.failure:
+            logger.warning("%s: %s", site, answer.failure)
+            return Failure(site, answer.failure)
+        traffic.up += len(answer.payload)
+        try:
+            reply = from_bytes(answer.payload)
+            if on_reply is not None:
+                on_reply(site, reply)
+                reply = replace(reply, tensors={})
+            return reply
+        except MessageRefused as error:
+            logger.warning("%s: its message was refused: %s", site, scrub(error))
+            return Failure(site, scrub(error))
+        except Exception as error:
+            logger.exception("%s: its message could not be taken in", site)
+            return Failure(site, scrub(error))
+
+    def _kill(self, *, busy: bool = False) -> None:
+        for worker in self._workers:
+            if worker.busy or not busy:
+                worker.child.kill()
+
+    @contextmanager
+    def _killed_by_errors(self) -> Iterator[None]:
+        """Whatever ends its block but its own end (an error, Ctrl-C, SIGTERM) ends the processes, too."""
+        try:
+            yield
+        except BaseException:
+            self._kill()
+            raise
+
+
+@dataclass
+class _Answer:
+    """A site's answer, or why there is none."""
+
+    sent: int
+    payload: bytes = b""
+    failure: str = ""
+    error: Exception | None = None
+
+
+@dataclass
+class _Work:
+    """One exchange: what is asked of whom, and the queue of (site, answer); an answer of ``None`` is a beginning."""
+
+    task: Task
+    messages: Mapping[str, Envelope]
+    news: queue.Queue[tuple[str, _Answer | None]]
+    late: str = ""
+
+
+@dataclass
+class _Worker:
+    """One process, its sites, and what brings a fresh one to where the last one stood."""
+
+    sites: Sequence[str]
+    settings: Mapping[str, Any]
+    rounds: Path | None = None
+    busy: bool = False
+    _before: dict[str, list[tuple[Task, Envelope]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        environment = {
+            # as multiprocessing does it: what can be imported here can be imported there
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            "OMP_NUM_THREADS": str(self.settings["threads"]),
+            "TQDM_DISABLE": "1",  # bars of several processes would be drawn over each other
+        }
+        self.child = Child(PROCESS, self.settings, environment=environment)
+
+    def serve(self, work: _Work) -> None:
+        """Asks the sites of this process one after the other."""
+        self.busy = True
+        try:
+            for site in (site for site in self.sites if site in work.messages):
+                work.news.put((site, None))
+                work.news.put((site, self._answer(work, site)))
+        finally:
+            self.busy = False
+
+    def save(self, site: str, path: Path) -> str | None:
+        """Has a site write its state; the file's digest, or ``None`` where it keeps nothing."""
+        self._ready()
+        digest: str | None = self._ask({"site": site, "what": "save", "path": str(path)})[0]["sha256"]
+        return digest
+
+    def load(self, site: str, path: Path) -> None:
+        """Has a site go back to the state of a file."""
+        self._ready()
+        self._ask({"site": site, "what": "load", "path": str(path)})
+
+    def finalize(self) -> None:
+        """Ends the clients of a process that is there."""
+        if self.child.alive:
+            self._ask({"site": "", "what": "finalize"})
+
+    def _answer(self, work: _Work, site: str) -> _Answer:
+        task, message, sent = work.task, work.messages[site], 0
+        if work.late:
+            return _Answer(sent, failure=f"not started: {work.late}")
+        try:
+            self._ready(until=message.round if task == Task.EVALUATE else message.round - 1)
+            payload = to_bytes(message)
+            sent = len(payload)
+            head, content = self._ask({"site": site, "what": task.value}, payload)
+        except ChildDied as error:
+            return _Answer(sent, failure=f"no answer: {work.late}" if work.late else str(error))
+        except Exception as error:
+            return _Answer(sent, error=error)
+        if reason := head.get("refused") or head.get("failed"):
+            return _Answer(sent, failure=str(reason))
+        if task in (Task.CHECK, Task.PREPARE):
+            self._before.setdefault(site, []).append((task, message))
+        return _Answer(sent, content)
+
+    def _ready(self, until: int | None = None) -> None:
+        """Starts the process where there is none, and brings its sites to where they stood.
+
+        Args:
+            until: last round whose state may be gone on from; ``None`` is the last one that was stored.
+        """
+        if self.child.alive:
+            return
+        again = self.child.pid is not None
+        self.child.start()
+        if not again:
+            return
+        logger.warning("the process of %s is started again", ", ".join(self.sites))
+        for site in self.sites:
+            for task, message in self._before.get(site, ()):
+                self._ask({"site": site, "what": task.value}, to_bytes(message))
+            if (state := self._stored_state(site, until)) is not None:
+                self._ask({"site": site, "what": "load", "path": str(state)})
+
+    def _stored_state(self, site: str, until: int | None) -> Path | None:
+        found = sorted(self.rounds.glob(f"[0-9]*/{CLIENTS}")) if self.rounds is not None else []
+        there = [folder for folder in found if until is None or int(folder.parent.name) <= until]
+        paths = [folder / state_file(site) for folder in there]
+        return next((path for path in reversed(paths) if path.is_file()), None)
+
+    def _ask(self, head: Mapping[str, Any], payload: bytes = b"") -> tuple[dict[str, Any], bytes]:
+        """An answer; what was logged over there is told here.
+
+        Raises:
+            ChildDied: the process ended.
+            Exception: what it was asked for went wrong in a way that this process has to deal with.
+        """
+        answer, content = self.child.ask(head, payload)
+        for name, level, text in answer.pop("log"):
+            if logging.getLogger(name).isEnabledFor(level):
+                logging.getLogger(name).log(level, "%s", text)
+        if "raised" in answer:
+            raise _raised(answer["raised"], str(head["site"]))
+        return answer, content
+
+
+def _raised(described: Mapping[str, Any], site: str) -> Exception:
+    """The error that a process described."""
+    if "problems" in described:
+        return Refused(Problem(*parts) for parts in described["problems"])
+    if "stopped" in described:
+        return Stopped(*described["stopped"])
+    if described["errno"] is not None:
+        return OSError(described["errno"], f"{os.strerror(described['errno'])}, at {site}:\n{described['error']}")
+    return RuntimeError(f"in the process of {site}:\n{described['error']}")
+
+
+def _manners(workers: int) -> dict[str, Any]:
+    """What the processes have of this one: their share of its threads, and its level of logging."""
+    import torch
+
+    level = logging.getLogger("samfed_monai").getEffectiveLevel()
+    threads = max(1, min(torch.get_num_threads(), _cores()) // workers)
+    return {"threads": threads, "level": level}
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,171 @@
+"""A process in which some of a machine's sites work: ``python -m samfed_monai.federation.site_process READ WRITE``.
+
+The arguments are two pipes' numbers. It reads a frame of settings, then questions, and answers each; it ends when
+nobody holds the pipe's other end any more. What is logged here travels with the answers and is told by the process that
+asked, which is of the same machine and the same user.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.federation.frames import incoming, read_frame, write_frame
+
+logger = logging.getLogger(__name__)
+
+_MOST_LOGGED = 500_000  # characters with one answer; a frame's head has room for twice as many
+
+
+def main() -> None:
+    """Answers until the pipe ends."""
+    # Ctrl-C in a terminal, or a signal to the whole group, is for the process that asks; it ends this one
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    down, up = os.fdopen(int(sys.argv[1]), "rb"), os.fdopen(int(sys.argv[2]), "wb")
+    settings, _ = read_frame(down)
+    frames = incoming(down)
+    log = _Log(int(settings["level"]))
+    sites = _Sites(settings)
+    while True:
+        head, payload = frames.get()
+        answer, content = sites.answer(head, payload)
+        write_frame(up, {**answer, "log": log.take()}, content)
+
+
+class _Log(logging.Handler):
+    """Keeps what is logged until it travels."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__()
+        self._kept: list[tuple[str, int, str]] = []
+        logging.getLogger().addHandler(self)
+        logging.getLogger("samfed_monai").setLevel(level)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._kept.append((record.name, record.levelno, self.format(record)))
+
+    def take(self) -> list[tuple[str, int, str]]:
+        """What was logged since this was last called, from its end as much as a message takes."""
+        kept, self._kept, room = self._kept, [], _MOST_LOGGED
+        taken = []
+        for name, level, text in reversed(kept):
+            if room <= 0:
+                break
+            taken.append((name, level, text[-room:]))
+            room -= len(text)
+        return taken[::-1]
+
+
+class _Sites:
+    """The sites of this process: made from the plan when they are first asked, as in a process that has them all."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        import torch
+
+        from samfed_monai.allocator import keep_freed_memory
+        from samfed_monai.federation.plan import Places, Plan
+
+        torch.set_num_threads(int(settings["threads"]))
+        keep_freed_memory()
+        self.plan, self.places = Plan.from_json(settings["plan"]), Places.from_json(settings["places"])
+        self._shared: Any = None
+        self._nodes: dict[str, Any] = {}
+
+    def answer(self, head: Mapping[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+        """The answer's head and bytes; a head with ``refused``, ``failed`` or ``raised`` says why there are none."""
+        from samfed_monai.federation.envelope import MessageRefused
+        from samfed_monai.federation.failure import scrub
+
+        site, what = head["site"], head["what"]
+        try:
+            if what == "finalize":
+                self._finalize()
+                return {}, b""
+            if what == "save":
+                return {"sha256": self._save(site, Path(head["path"]))}, b""
+            if what == "load":
+                self._load(site, Path(head["path"]))
+                return {}, b""
+            return {}, self._work(site, what, payload)
+        except MessageRefused as error:
+            return {"refused": scrub(error)}, b""
+        except Exception as error:
+            if what in ("train", "evaluate"):
+                logger.exception("%s failed in %s", site, what)
+                return {"failed": scrub(error)}, b""
+            return {"raised": _described(error)}, b""
+
+    def _work(self, site: str, what: str, payload: bytes) -> bytes:
+        from samfed_monai.federation.transport import Task
+        from samfed_monai.federation.wire import from_bytes, to_bytes
+
+        message = from_bytes(payload)
+        node = self._node(site)
+        self._lend_teacher(node, message)
+        return to_bytes(node.answer(Task(what), message))
+
+    def _save(self, site: str, path: Path) -> str | None:
+        from samfed_monai.federation import tensor_file
+        from samfed_monai.io import atomic_write
+
+        state = self._nodes[site].state_dict() if site in self._nodes else {}
+        if not state:
+            return None
+        with atomic_write(path, mode=0o600) as stream:
+            return tensor_file.write_state(stream, state)
+
+    def _load(self, site: str, path: Path) -> None:
+        from samfed_monai.io import safe_load
+
+        self._node(site).load_state_dict(safe_load(path))
+
+    def _finalize(self) -> None:
+        for node in self._nodes.values():
+            node.finalize()
+
+    def _node(self, site: str) -> Any:
+        from samfed_monai.data import DataList
+        from samfed_monai.federation.site_node import SiteNode
+        from samfed_monai.federation.site_parts import Shared
+        from samfed_monai.federation.stages.cast import Cast
+
+        if self._shared is None:
+            datalist = DataList.load(self.places.datalist)
+            self._shared = Shared(Cast.of(self.plan, self.places, datalist), datalist)
+        if site not in self._nodes:
+            self._nodes[site] = SiteNode(site, self.plan, self.places, shared=self._shared)
+        return self._nodes[site]
+
+    def _lend_teacher(self, node: Any, message: Any) -> None:
+        """Loads the server's teacher once for all sites of this process, and lets go of it when they have theirs."""
+        from samfed_monai.federation.envelope import Kind
+
+        if message.kind != Kind.ADAPTER:
+            self._shared.teacher = None
+        elif self._shared.teacher is None and node.parts.teacher is not None:
+            self._shared.teacher = node.parts.teacher.load(message)
+
+
+def _described(error: Exception) -> dict[str, Any]:
+    """An error that the asking process raises as it would have been raised there."""
+    from samfed_monai.config.exit_codes import told_by
+    from samfed_monai.errors import Refused, Stopped
+
+    told = told_by(error)
+    if isinstance(told, Refused):
+        return {"problems": [[each.where, each.found, each.expected, each.mend] for each in told.problems]}
+    if isinstance(told, Stopped):
+        return {"stopped": [told.reason, told.resume]}
+    number = error.errno if isinstance(error, OSError) else None
+    return {"error": "".join(traceback.format_exception(error))[-_MOST_LOGGED:], "errno": number}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""Sites in processes of their own: the same bits as one after the other, and what happens when a process dies."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from samfed_monai.data import DataList
+from samfed_monai.errors import Refused
+from samfed_monai.federation import (
+    Envelope,
+    Failure,
+    Kind,
+    LocalTransport,
+    ProcessTransport,
+    Progress,
+    SiteNode,
+    Task,
+)
+from samfed_monai.federation.plan import Places
+from samfed_monai.federation.process_transport import workers_of
+from samfed_monai.federation.stages.cast import Cast
+from samfed_monai.io import read_json
+from tests.federation.test_job import CLIENT, job
+
+ROOT = Path(__file__).parents[2]
+QUIET = Progress(show=False)
+STEPS = {**CLIENT, "image_size": 64}
+UNLIKE = {
+    **CLIENT,
+    "public_steps": 1,
+    "mixed_networks": ["basic_unet", "flexible_unet_resnet18"],
+    "server_network": "basic_unet",
+}
+
+
+def same(first: dict, second: dict) -> None:
+    for part in ("sites", "average", "worst", "unseen", "models", "hashes", "skipped", "seeds"):
+        assert first.get(part) == second.get(part), part
+    assert first["traffic"]["down_bytes"] == second["traffic"]["down_bytes"]
+
+
+@pytest.fixture(scope="module")
+def running(small_federation, tmp_path_factory):
+    """A plan with every site named, places, two processes that are ready, and weights to train from."""
+    made = job(small_federation, tmp_path_factory.mktemp("running") / "run", client=STEPS)
+    cast = Cast.of(made.plan, made.places, DataList.load(small_federation / "list.json"))
+    plan = cast.settled(made.plan)
+    network = SiteNode("site-1", plan, made.places).parts.client().trainer.network
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with ProcessTransport(plan, made.places, workers=2, progress=QUIET) as transport:
+        transport.exchange(Task.PREPARE, {site: Envelope(Kind.METRICS, site, 0, 3) for site in transport.sites})
+        yield plan, made.places, transport, weights
+
+
+def training(sites, weights, round: int = 0) -> dict[str, Envelope]:
+    return {site: Envelope(Kind.WEIGHTS, site, round, 3, tensors=weights) for site in sites}
+
+
+@pytest.mark.parametrize(
+    ("variant", "client"), [("no_sam", STEPS), pytest.param("hssf", UNLIKE, marks=pytest.mark.slow)]
+)
+def test_models_scores_and_states_are_the_same_bits_as_one_site_after_the_other(
+    small_federation, tmp_path, variant, client
+):
+    ours = {"variant": variant, "client": client, "warm_start_steps": 0}
+    together = job(small_federation, tmp_path / "one", **ours).run()
+    apart = job(small_federation, tmp_path / "two", **ours, workers=2).run()
+    same(together, apart)
+    assert read_json(tmp_path / "one/run.json")["config"] == read_json(tmp_path / "two/run.json")["config"]
+    table = "evaluation/best/site-2/test/scores.csv"
+    assert (tmp_path / "two" / table).read_bytes() == (tmp_path / "one" / table).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_goes_on_with_another_number_of_workers(small_federation, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from tests.federation.test_job import job\n"
+        "from tests.federation.test_process_transport import STEPS\n"
+        "job(Path(sys.argv[1]), Path(sys.argv[2]), client=STEPS, warm_start_steps=0, rounds=4, workers=2).run()"
+    )
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-c", code, str(small_federation), str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as process:
+        wait_for(folder / "rounds/001/round.json", process)
+        children = children_of(process.pid)
+        assert len(children) == 2
+        process.kill()
+    assert gone(children), "nobody is left"
+    assert not (folder / "results.json").exists()
+    resumed = job(small_federation, folder, client=STEPS, warm_start_steps=0, rounds=4).run()
+    whole = job(small_federation, tmp_path / "whole", client=STEPS, warm_start_steps=0, rounds=4).run()
+    assert resumed["hashes"] == whole["hashes"]
+    assert resumed["sites"] == whole["sites"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 3), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_run_and_its_processes_with_what_was_done_kept(small_federation, tmp_path, number, code):
+    program = (
+        "import sys; from pathlib import Path; from tests.federation.test_job import job\n"
+        "from samfed_monai.errors import SamFedError\n"
+        "from tests.federation.test_process_transport import STEPS\n"
+        "try: job(Path(sys.argv[1]), Path(sys.argv[2]), client=STEPS, warm_start_steps=0, rounds=40, workers=2).run()\n"
+        "except SamFedError as error: print(error, file=sys.stderr); sys.exit(int(error.exit_code))"
+    )
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", program, str(small_federation), str(folder)]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    with process:
+        wait_for(folder / "rounds/001/round.json", process)
+        children = children_of(process.pid)
+        os.killpg(process.pid, number)  # as a terminal does it: to everybody
+        text = process.communicate(timeout=60)[1]
+    assert process.returncode == code
+    assert "of 40 rounds are kept" in text
+    assert "Traceback" not in text
+    assert len(children) == 2
+    assert gone(children)
+
+
+def test_answers_are_those_of_one_process_and_are_taken_in_by_name(running):
+    plan, places, processes, weights = running
+    order, came = [], []
+    local = LocalTransport({site: SiteNode(site, plan, places) for site in plan.sites}, progress=QUIET)
+    assert processes.sites == local.sites == ("site-1", "site-2")
+    for transport in (local, processes):
+        transport.take_traffic()
+        taken = {}
+        transport.exchange(
+            Task.TRAIN,
+            training(transport.sites, weights),
+            on_reply=lambda site, reply, taken=taken: (order.append(site), taken.update({site: reply.tensors})),
+        )
+        came.append(taken)
+    assert order == ["site-1", "site-2"] * 2
+    for site in plan.sites:
+        assert all((came[0][site][name] == tensor).all() for name, tensor in came[1][site].items())
+    assert local.take_traffic()["site-1"].down == processes.take_traffic()["site-1"].down
+
+
+def test_a_process_that_dies_is_its_sites_failure_and_a_fresh_one_goes_on_from_the_last_stored_round(
+    running, tmp_path, caplog
+):
+    _, _, transport, weights = running
+    folders = {name: tmp_path / name / "clients" for name in ("000", ".001.tmp", ".again.tmp")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+    transport.exchange(Task.TRAIN, training(transport.sites, weights))
+    transport.save_state(folders["000"])
+    transport.exchange(Task.TRAIN, training(transport.sites, weights, 1))
+    whole = transport.save_state(folders[".001.tmp"])
+    assert len(whole) == 2
+    victim = transport._workers[1].child
+    os.kill(victim.pid, signal.SIGSTOP)
+    with subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {victim.pid}"]):
+        replies = transport.exchange(Task.TRAIN, training(transport.sites, weights, 1))
+    assert isinstance(replies["site-1"], Envelope)
+    assert replies["site-2"] == Failure(
+        "site-2", "the process that trains was ended by SIGKILL (killed, for instance for want of memory)"
+    )
+    with caplog.at_level(logging.WARNING):
+        replies = transport.exchange(Task.TRAIN, training(["site-2"], weights, 1))
+    assert isinstance(replies["site-2"], Envelope)
+    assert "the process of site-2 is started again" in caplog.text
+    again = transport.save_state(folders[".again.tmp"])
+    assert again["site-2.safetensors"] == whole["site-2.safetensors"], "moments are those of the round before, trained"
+    assert again["site-1.safetensors"] != whole["site-1.safetensors"], "which has gone on meanwhile"
+
+
+def test_a_deadline_ends_what_is_still_at_work(running):
+    _, _, transport, weights = running
+    os.kill(transport._workers[0].child.pid, signal.SIGSTOP)
+    replies = transport.exchange(Task.TRAIN, training(transport.sites, weights), timeout=10.0)
+    assert replies["site-1"] == Failure("site-1", "no answer: the deadline of 10 s had passed")
+    assert isinstance(replies["site-2"], Envelope)
+
+
+def test_a_site_nobody_knows_is_a_failure(running):
+    replies = running[2].exchange(Task.TRAIN, {"site-9": Envelope(Kind.METRICS, "site-9", 0, 1)})
+    assert replies == {"site-9": Failure("site-9", "no such site in this federation")}
+
+
+def test_what_a_site_refuses_before_round_0_is_refused_here(small_federation, tmp_path):
+    wrong = {**STEPS, "terms#pseudo_label#teacher": "sma"}
+    with pytest.raises(Refused, match="found the guide 'sma'"):
+        job(small_federation, tmp_path / "run", client=wrong, warm_start_steps=0, workers=2).run()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sites", "cores", "expected"),
+    [(1, 4, 8, 1), (3, 4, 2, 3), (9, 4, 8, 4), ("auto", 4, 2, 2), ("auto", 2, 8, 2), ("auto", 4, 1, 1)],
+)
+def test_how_many_processes(monkeypatch, wanted, sites, cores, expected):
+    monkeypatch.setattr("samfed_monai.federation.process_transport._cores", lambda: cores)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert workers_of(Places("bundle", "list.json", "data", "run", workers=wanted), sites) == expected
+
+
+def test_a_gpu_is_not_shared_unless_that_is_asked_for(monkeypatch):
+    monkeypatch.setattr("samfed_monai.federation.process_transport._cores", lambda: 8)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    here = {"bundle_root": "bundle", "datalist": "list.json", "data_root": "data", "output_dir": "run"}
+    assert workers_of(Places(**here, workers="auto"), 4) == 1
+    assert workers_of(Places(**here, workers="auto", client={"device": "cpu"}), 4) == 4
+    assert workers_of(Places(**here, workers=2), 4) == 2
+
+
+@pytest.mark.parametrize("wanted", [0, -1, 1.5, True, "many", None])
+def test_another_number_of_workers_is_refused(wanted):
+    with pytest.raises(Refused, match=r"federate\.json -> workers: expected a whole number from 1, or 'auto', found"):
+        Places("bundle", "list.json", "data", "run", workers=wanted)
+
+
+def test_places_of_a_machine_reach_its_processes(tmp_path):
+    places = Places("bundle", "l.json", "d", "run", adapter=[Path("a")], sites={"s": {"device": "cpu"}}, workers="auto")
+    again = Places.from_json(places.to_json())
+    assert again == Places(
+        "bundle", "l.json", "d", "run", adapter=["a"], sites={"s": {"device": "cpu"}}, workers="auto"
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen, seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, "it ended too early"
+        assert time.monotonic() < deadline, f"{path.name} did not appear"
+        time.sleep(0.01)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()] or [
+        int(number)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for number in (task / "children").read_text().split()
+    ]
+
+
+def gone(pids: list[int], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not any(alive(pid) for pid in pids):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
