@@ -74,6 +74,6 @@ class SamDistillationTerm(AgreedTerm):
             guidance.student,
             guidance.probabilities(self.settings.teacher, asked_by=self.where),
             self.temperature,
-        settings = AgreementSettings(teacher, student, rule, tau, delta, least_agreement, where=f"terms#{name}")
-        super().__init__(settings, by_image=adaptive, name=name, weight=weight, schedule=schedule, fraction=fraction)
+            weight=agreement.distillation_weight,
+            scale=agreement.trust * agreement.reliability if self.by_image else agreement.trust,
         )
