@@ -60,6 +60,31 @@ def test_groups_that_cannot_be_are_refused_together():
     ]
 
 
+def test_an_encoder_that_starts_from_pretrained_weights_has_a_rate_of_its_own():
+    network = two_layers()
+    assert parameters_of(network=network, encoder_learning_rate=0.1) == list(network.parameters())  # a random start
+    network.pretrained = "encoder"
+    rest, encoder = parameters_of(network=network, encoder_learning_rate=0.1)
+    assert (rest["params"], "lr" in rest) == (list(network["head"].parameters()), False)
+    assert (encoder["params"], encoder["lr"]) == (list(network["encoder"].parameters()), 0.1)
+    assert parameters_of(network=network) == list(network.parameters())
+
+
+def test_what_a_group_took_is_no_longer_the_encoders():
+    network = two_layers()
+    network.pretrained = "encoder"
+    groups = parameters_of(
+        network=network, groups=[{"params": ["encoder.weight"], "lr": 0.2}], encoder_learning_rate=0.1
+    )
+    assert [(len(group["params"]), group.get("lr")) for group in groups] == [(2, None), (1, 0.2), (1, 0.1)]
+
+
+@pytest.mark.parametrize("rate", [0, -1.0, "0.1", True])
+def test_a_rate_that_is_none_is_refused(rate):
+    with pytest.raises(Refused, match="encoder_learning_rate: expected a learning rate above 0"):
+        parameters_of(network=two_layers(), encoder_learning_rate=rate)
+
+
 def test_a_pattern_whose_names_an_earlier_group_took_is_refused():
     taken = (
         r"groups#1#params: expected at least one, found no parameter like 'head\.weight'; .*begin with encoder, head"

@@ -6,7 +6,7 @@ from torch import nn
 
 from samfed_monai.errors import Refused
 from samfed_monai.networks.sam.build import SAM_BUILDERS, vit_encoder
-from samfed_monai.networks.sam.lora import LoRALinear, LoRAQueryValue, QKVLayout, apply_lora
+from samfed_monai.networks.sam.lora import LoRALinear, LoRAQueryValue, QKVLayout, apply_lora, merge_lora
 
 
 def adapted(layout: QKVLayout, rank: int = 2) -> LoRAQueryValue:
@@ -139,3 +139,24 @@ def test_more_of_tiny_vit_is_adapted_from_the_same_step_0(targets, width):
 def test_unknown_targets_are_refused():
     with pytest.raises(Refused, match=r"lora_targets: expected one of \['qv', 'qkv', 'all_linear'\], found 'mlp'"):
         apply_lora(vit_encoder(256, width=16, depth=1, heads=2, global_blocks=(0,)), targets="mlp")
+
+
+@pytest.mark.parametrize("layout", [QKVLayout(2, 1, 1, 2), QKVLayout(1, 3, 3, 3)])
+def test_merged_layers_compute_the_same(layout):
+    lora, x = adapted(layout), torch.rand(3, 6)
+    assert type(lora.merged()) is nn.Linear
+    torch.testing.assert_close(lora.merged()(x), lora(x))
+
+
+@pytest.mark.parametrize("targets", ["qv", "qkv", "all_linear"])
+def test_a_merged_encoder_has_its_old_names_and_computes_the_same(targets):
+    torch.manual_seed(0)
+    encoder, images = SAM_BUILDERS["vit_t"](256).eval(), torch.rand(1, 3, 64, 64)
+    names = list(encoder.state_dict())
+    for parameter in apply_lora(encoder, 2, targets):
+        nn.init.normal_(parameter, std=0.1)
+    with torch.no_grad():
+        before = encoder(images)
+        after = merge_lora(encoder)(images)
+    assert list(encoder.state_dict()) == names
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)  # float32: other sums, ten blocks deep
