@@ -19,7 +19,7 @@ BASE_SAM = "base_sam"
 
 _MOST_HEADER_BYTES = 100 * 1024 * 1024  # the limit of the safetensors library itself
 _CATALOGUE = "samfed_monai.networks.client_network"
-_NO_ARGUMENTS = frozenset({"_target_", "name", "weights", "checkpoint"})  # said elsewhere, or places
+_NO_ARGUMENTS = frozenset({"_target_", "name", "weights", "load", "checkpoint"})  # said elsewhere, or places
 
 
 def settings_of(path: str | Path) -> dict[str, Any]:
