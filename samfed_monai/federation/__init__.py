@@ -6,6 +6,7 @@ _EXPORTS = {
     "AdaptiveMixing": "sharing.adaptive_mixing",
     "Apple": "strategies.apple",
     "AppleSharing": "sharing.apple",
+    "AveragedFedAvg": "strategies.averaged_fedavg",
     "COLUMNS": "run_folder",
     "ClientTailored": "strategies.client_tailored",
     "CondensationFusion": "strategies.condensation_fusion",
