@@ -59,10 +59,10 @@ BUNDLE ?= samfed_skin
 RUN ?= runs/demo$(if $(filter-out samfed_skin,$(BUNDLE)),-$(notdir $(BUNDLE)))
 DATA ?=
 PUBLIC ?= public
-DEMO_ROUNDS ?= 4
-# Small on purpose: a teacher of a minute, a network at 128 px. Without these arguments the bundle's own knobs hold.
+DEMO_ROUNDS ?= 3
+# Small on purpose: a teacher of seconds, images of 128 px, few steps. Without these arguments the bundle's own knobs hold.
 TEACH_ARGS ?= --adapt decoder --epochs 6 --views 1
-DEMO_ARGS ?= --image_size 128 --local_steps 8 --warm_start_steps 60 --teacher\#views 1
+DEMO_ARGS ?= --image_size 128 --local_steps 6 --warm_start_steps 30 --teacher\#views 1
 IMAGES := $(if $(DATA),$(DATA),$(RUN)/images)
 ifdef DATA
 PREPARE = folders "$(IMAGES)" --public "$(PUBLIC)"

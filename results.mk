@@ -13,6 +13,14 @@ record = --record "$(RECORDS)/$(1).jsonl"
 LABELS := --client\#label_resize nearest
 LABELS_CAVEAT := --caveat "Labels are resized with label_resize nearest, which moves them by up to half a pixel against images and soft masks, in every row alike; the bundles' default no longer does."
 
+# These tables are of the first edition: client networks from scratch or from ImageNet at 128 px, a teacher at 512 px. The bundles have
+# moved on; what those runs were made with is said here, so that rows and seeds can still be added to them.
+FIRST := --network_name deeplabv3plus_resnet18 --learning_rate 0.0003 --client\#encoder_weights null \
+    --client\#optimizer\#params\#encoder_learning_rate null --teacher\#size 512
+FIRST_MIXED := --client\#mixed_networks "['deeplabv3plus_resnet18','deeplabv3plus_resnet18','deeplabv3plus_resnet34','deeplabv3plus_resnet34']" \
+    --client\#server_network deeplabv3plus_resnet34
+FIRST_TEACHER := --size 512
+
 # The first sections of a page have the full number of rounds; those beside them, and the ablations, have fewer.
 SIDE_ROUNDS := 6
 
@@ -30,12 +38,12 @@ SKIN_SEEDS ?= 0,1,2
 SKIN_DATA = $(SAMFED_DATA)/data/skin/isic2017
 SKIN_VARIANTS := dp_only,no_sam,samfed,oracle,unimatch,mean_teacher,fedprox,semifl
 SKIN_UNSEEN := --unseen "['domain1']"
-SKIN_PUBLIC := --client\#public_steps 6
+SKIN_PUBLIC := --client\#public_steps 6 $(FIRST_MIXED)
 SKIN_ROUNDS := 12
 SKIN_STEPS := 8
 SKIN_WARM := 400
 SKIN_SCALE := --image_size 128 --batch_size 4 --local_steps $(SKIN_STEPS) --warm_start_steps $(SKIN_WARM) \
-    --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto $(LABELS)
+    --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto $(FIRST) $(LABELS)
 SKIN_MAIN := --rounds $(SKIN_ROUNDS) $(SKIN_SCALE)
 SKIN_SIDE := --rounds $(SIDE_ROUNDS) $(SKIN_SCALE)
 
@@ -59,7 +67,7 @@ skin-teacher: $(VENV)/.package
 	@mkdir -p "$(SKIN_RUN)"
 	@$(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/isic_hssf.json" --data-root "$(SKIN_DATA)" \
 	    --limit-per-site 100 --output "$(SKIN_RUN)/list.json"
-	@$(BIN)/samfed teach samfed_skin --datalist "$(SKIN_RUN)/list.json" --data-root "$(SKIN_DATA)" \
+	@$(BIN)/samfed teach samfed_skin --datalist "$(SKIN_RUN)/list.json" --data-root "$(SKIN_DATA)" $(FIRST_TEACHER) \
 	    --output "$(SKIN_RUN)/adapter.safetensors"
 
 skin-page: $(VENV)/.package
@@ -88,13 +96,14 @@ POLYP_LONG_ROUNDS := 30
 POLYP_LONG_STEPS := 25
 POLYP_WARM := 300
 polyp-scale = --rounds $(1) --image_size 128 --batch_size 4 --local_steps $(2) --warm_start_steps $(POLYP_WARM) --overlays false \
-    --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto $(LABELS)
+    --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto $(FIRST) $(LABELS)
 POLYP_MAIN := $(call polyp-scale,$(POLYP_ROUNDS),$(POLYP_STEPS))
 POLYP_SIDE := $(call polyp-scale,$(SIDE_ROUNDS),$(POLYP_STEPS))
 POLYP_LONG := $(call polyp-scale,$(POLYP_LONG_ROUNDS),$(POLYP_LONG_STEPS))
 POLYP_PUBLIC := --client\#public_steps 6 --client\#public_images 96 \
-    --client\#mixed_networks "['deeplabv3plus_resnet18','deeplabv3plus_resnet34']"
+    --client\#mixed_networks "['deeplabv3plus_resnet18','deeplabv3plus_resnet34']" --client\#server_network deeplabv3plus_resnet34
 POLYP_UNSEEN := --unseen "['Kvasir-1','Kvasir-2']"
+# it stands after FIRST on the command line, and the last word on a knob counts
 IMAGENET := --network_name deeplabv3plus_efficientnet_lite0 --client\#encoder_weights efficientnet_lite0
 POLYP_COMPARE = @$(BIN)/samfed compare samfed_polyp --seeds $(POLYP_SEEDS) --jobs $(POLYP_JOBS) \
     --data-root "$(POLYP_DATA)" --cache-dir "$(POLYP_RUN)/cache" \
@@ -128,7 +137,7 @@ polyp-teacher: $(VENV)/.package
 	    --by-sequence --limit-per-site 160 --output "$(POLYP_RUN)/list.json"
 	@$(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/polyp_hssf.json" --data-root "$(POLYP_DATA)" \
 	    --by-sequence --divide 2 --limit-per-site 80 --output "$(POLYP_RUN)/halves.json"
-	@$(BIN)/samfed teach samfed_polyp --datalist "$(POLYP_RUN)/list.json" --data-root "$(POLYP_DATA)" \
+	@$(BIN)/samfed teach samfed_polyp --datalist "$(POLYP_RUN)/list.json" --data-root "$(POLYP_DATA)" $(FIRST_TEACHER) --epochs 10 \
 	    --output "$(POLYP_RUN)/adapter.safetensors"
 
 polyp-page: $(VENV)/.package
@@ -181,7 +190,7 @@ PFEDSAM_WARM := 150
 PFEDSAM_RATE := 0.0005
 PFEDSAM_SIDE_ROUNDS := 3
 PFEDSAM_SIDE_STEPS := 12
-pfedsam-scale = --rounds $(1) --local_steps $(2) --batch_size 4 --warm_start_steps $(PFEDSAM_WARM) \
+pfedsam-scale = --rounds $(1) --local_steps $(2) --batch_size 4 --image_size 256 --warm_start_steps $(PFEDSAM_WARM) \
     --overlays false --client\#optimizer\#lr $(PFEDSAM_RATE) $(LABELS)
 PFEDSAM_MAIN := $(call pfedsam-scale,$(PFEDSAM_ROUNDS),$(PFEDSAM_STEPS))
 PFEDSAM_SIDE := $(call pfedsam-scale,$(PFEDSAM_SIDE_ROUNDS),$(PFEDSAM_SIDE_STEPS)) --client\#validate\#inferer\#enabled auto
