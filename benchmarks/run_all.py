@@ -16,6 +16,7 @@ from common import RESULTS, short
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 SCRIPTS = {
+    "light": "Client networks beside the teacher",
     "guided_iteration": "What the guidance costs, and what the store saves",
     "teacher_precision": "The teacher in bfloat16",
     "encoder": "MobileSAM's encoder",

@@ -13,7 +13,7 @@ _GROUPS = 8
 class FPNDecoder(nn.Module):
     """Features of several strides to one map at the finest of them.
 
-    Each level is brought to ``width`` channels and added to the coarser ones, enlarged; two 3 x 3 convolutions smooth
+    Each level is brought to ``width`` channels and added to the coarser ones, enlarged; a 3 x 3 convolution smooths
     the sum. It normalises by groups (Wu and He 2018), not by batch: an image's prediction then depends on no other
     image, and a federation averages no running statistics of unlike hospitals.
 
@@ -25,10 +25,8 @@ class FPNDecoder(nn.Module):
     def __init__(self, channels: Sequence[int], *, width: int = 96) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(nn.Conv2d(each, width, 1) for each in channels)
-        smooth: list[nn.Module] = []
-        for _ in range(2):
-            smooth += [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(_GROUPS, width), nn.SiLU()]
-        self.smooth = nn.Sequential(*smooth)
+        smooth = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.smooth = nn.Sequential(smooth, nn.GroupNorm(_GROUPS, width), nn.SiLU())
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Features ``(B, channels[i], h_i, w_i)`` to ``(B, width, h_0, w_0)``."""

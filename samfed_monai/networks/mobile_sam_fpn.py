@@ -70,7 +70,7 @@ class TinyViTFeatures(nn.Module):
 
 
 class MobileSamFPN(nn.Module):
-    """A pixel-wise segmentation network of 5.3 M parameters that starts from what SAM knows of images.
+    """A pixel-wise segmentation network of 5.2 M parameters that starts from what SAM knows of images.
 
     Prompts, SAM's neck and its mask decoder, about half of what the MobileSAM teacher has, are not in it. Nothing of
     its state dict is left out of an update: the statistics of the frozen batch norms are less than 1 % of it, and a

@@ -1,0 +1,102 @@
+"""How light the client networks are beside the teacher: parameters, time and memory of one image.
+
+Times are pairs on one thread, one image at a time, in the precision that the processor gains from; the memory is the
+growth of the peak of a process of its own that builds the network and segments one image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from functools import partial
+
+import torch
+from common import Figure, record, side_by_side
+from teacher_precision import checkpoint
+from torch import Tensor, nn
+
+from samfed_monai.networks import Teacher, build_sam, client_network
+from samfed_monai.networks.autocast import autocast
+
+STUDENT = "mobile_sam_fpn"
+NETWORKS = (
+    ("mobile_sam_fpn", 224),
+    ("lite0_fpn", 224),
+    ("deeplabv3plus_resnet18", 224),
+    ("deeplabv3plus_resnet18", 128),
+)
+TEACHER_SIZE = 224
+# not ru_maxrss, which begins with what the parent had when it forked
+_PEAK = "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
+
+
+def millions(network: nn.Module) -> float:
+    return sum(parameter.numel() for parameter in network.parameters()) / 1e6
+
+
+def segment(network: nn.Module, image: Tensor) -> None:
+    with torch.no_grad(), autocast("cpu", "auto"):
+        network(image)
+
+
+def look(teacher: Teacher, image: Tensor) -> None:
+    teacher.probabilities(image)
+
+
+def megabytes(name: str, size: int) -> float:
+    """Growth of the peak over a process that only imports."""
+    imports = "import torch; from samfed_monai.networks import client_network; torch.set_num_threads(1)"
+    run = f"network = client_network({name!r}).eval(); torch.no_grad().__enter__(); "
+    run += f"network(torch.rand(1, 3, {size}, {size}))"
+    bare, whole = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", f"{imports}; {part}; {_PEAK}"], check=True, capture_output=True
+            ).stdout
+        )
+        for part in ("client_network", run)
+    )
+    return (whole - bare) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=15)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    sam = build_sam("vit_t", checkpoint(), TEACHER_SIZE)
+    image = torch.rand(1, 3, TEACHER_SIZE, TEACHER_SIZE, generator=torch.Generator().manual_seed(0))
+    student = client_network(STUDENT).eval()
+    figures = [Figure(f"teacher, {TEACHER_SIZE} px: parameters", millions(sam), unit="M")]
+    for name, size in NETWORKS:
+        network, own = client_network(name).eval(), torch.rand(1, 3, size, size)
+        times = side_by_side(
+            partial(segment, student, image),
+            partial(segment, network, own),
+            repeats=options.repeats,
+            clock=time.process_time,
+        )
+        figures += [
+            Figure(f"{name}: parameters", millions(network), unit="M"),
+            Figure(f"{name}, {size} px: memory of one image", megabytes(name, size), unit="MB"),
+            Figure(f"{name}, {size} px: milliseconds an image", 1000 * times["second"], unit="ms"),
+            Figure(f"{name}, {size} px: its time against {STUDENT}'s at 224 px", times["ratio"], details=times),
+        ]
+    for views in (1, 4):
+        teacher = Teacher(sam, sha256="", size=TEACHER_SIZE, views=views)
+        times = side_by_side(
+            partial(segment, student, image),
+            partial(look, teacher, image),
+            repeats=options.repeats,
+            clock=time.process_time,
+        )
+        what = f"teacher, {TEACHER_SIZE} px, {views} view{'s' if views > 1 else ''}: its time against {STUDENT}'s"
+        figures += [Figure(f"{what.partition(':')[0]}: milliseconds an image", 1000 * times["second"], unit="ms")]
+        figures += [Figure(what, times["ratio"], details=times)]
+    record(__file__, figures)
+
+
+if __name__ == "__main__":
+    main()
