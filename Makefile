@@ -2,7 +2,8 @@
 #              BUNDLE=samfed_polyp: colonoscopy instead of skin)
 # make test    all tests                make check   format, lint, types
 # make docs    the documentation        make bench   the figures of docs/benchmarks.md
-# make skin    the comparison of docs/results/skin.md, about an hour (SAMFED_DATA=folder with data/ and weights/)
+# make light   the comparison of docs/results/light.md, hours, resumable (SAMFED_DATA=folder with data/ and weights/)
+# make skin    the first edition's comparison of docs/results/skin.md, about an hour
 # make polyp   the comparisons of docs/results/polyp.md, several hours, resumable
 # make pfedsam the comparison of docs/results/pfedsam.md, many hours, resumable
 # make flare-real  real lists on NVIDIA FLARE beside one process: the table of docs/deploy.md (SAMFED_DATA=folder)
@@ -21,9 +22,9 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 DECLARED := setup.cfg setup.py pyproject.toml constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo skin skin-teacher skin-page pfedsam pfedsam-page polyp polyp-teacher polyp-page ablation ablation-page flare-real test check docs bench clean
+.PHONY: help demo light light-teachers light-page skin skin-teacher skin-page pfedsam pfedsam-page polyp polyp-teacher polyp-page ablation ablation-page flare-real test check docs bench clean
 help:
-	@sed -n 's/^# //p' Makefile | head -11
+	@sed -n 's/^# //p' Makefile | head -12
 
 # ---- installation: one stamp per set of packages ----------------------------------------------------------------
 # torch goes first and alone, so that no other package's wish decides which build of it is taken.
