@@ -26,6 +26,8 @@ class FederatedJob:
         variant: an override file of ``configs/variants``.
         seed: of everything but the teacher, which has its own (``teacher#seed``).
         warm_start_steps: optimiser steps on the public set before round 0.
+        warm_start_held_out: part of the public images, in [0, 1), that the warm start does not train on and that says
+            which of its weights are kept; 0 takes the last ones.
         adapter: an adapter to use as it is; ``None`` fits one, or finds the one that was fitted before.
         client: ids of ``train.json`` to values.
         teacher: ids of ``teacher.json`` to values.
@@ -59,6 +61,7 @@ class FederatedJob:
         variant: str = "samfed",
         seed: int = 0,
         warm_start_steps: int = 300,
+        warm_start_held_out: float = 0.0,
         adapter: str | Path | None = None,
         client: Mapping[str, Any] | None = None,
         teacher: Mapping[str, Any] | None = None,
@@ -82,6 +85,7 @@ class FederatedJob:
             variant=variant,
             seed=seed,
             warm_start_steps=warm_start_steps,
+            warm_start_held_out=warm_start_held_out,
             client=of_client,
             teacher=of_teacher,
             sites={site: choice for site, (choice, _) in choices.items()},

@@ -145,6 +145,7 @@ class JobRun:
             "variant": plan.variant,
             "rounds": plan.rounds,
             "warm_start_steps": plan.warm_start_steps,
+            **({"warm_start_held_out": plan.warm_start_held_out} if plan.warm_start_held_out else {}),
             "keep_optimizer": plan.keep_optimizer,
             "client": cast.config.content(),
             **cast.content(),
@@ -258,6 +259,7 @@ class JobRun:
             seed=self.plan.seed,
             cache_dir=self.places.cache,
             trunk=trunk if takes_teacher(network) else None,
+            held_out=self.plan.warm_start_held_out,
         )
         return cast.start(network, weights, self.plan.seed)
 

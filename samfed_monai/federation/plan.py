@@ -21,6 +21,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "variant": (str,),
     "seed": (int,),
     "warm_start_steps": (int,),
+    "warm_start_held_out": _NUMBER,
     "client": (Mapping,),
     "teacher": (Mapping,),
     "sites": (Mapping,),
@@ -47,6 +48,8 @@ class Plan:
         variant: an override file of the bundle or of the package.
         seed: of everything but the teacher, which has its own (``teacher#seed``).
         warm_start_steps: optimiser steps on the public set before round 0.
+        warm_start_held_out: part of the public images, in [0, 1), that says when the warm start stops; 0: not before
+            its last step.
         client: ids of ``train.json`` to values.
         teacher: ids of ``teacher.json`` to values.
         sites: site to its own choices: ``network`` and ids of ``train.json``. :meth:`Cast.settle` names every site.
@@ -71,6 +74,7 @@ class Plan:
     variant: str = "samfed"
     seed: int = 0
     warm_start_steps: int = 300
+    warm_start_held_out: float = 0.0
     client: Mapping[str, Any] = field(default_factory=dict)
     teacher: Mapping[str, Any] = field(default_factory=dict)
     sites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -216,6 +220,9 @@ def _problems(plan: Plan) -> Problems:
             json.dumps(_plain(value), allow_nan=False)
         except (TypeError, ValueError):
             problems.add(f"plan -> {name}", found="something that JSON cannot hold", expected="plain values")
+    held_out = plan.warm_start_held_out
+    if isinstance(held_out, _NUMBER) and not 0 <= held_out < 1:
+        problems.add("plan -> warm_start_held_out", found=repr(held_out), expected="a part in [0, 1)")
     if isinstance(plan.sites, Mapping):
         for site, choice in plan.sites.items():
             if not isinstance(choice, Mapping):

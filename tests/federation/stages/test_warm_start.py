@@ -1,0 +1,125 @@
+"""The network before round 0: what it starts from, and when its training on the public set stops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from samfed_monai.config import find_bundle
+from samfed_monai.data import DataList
+from samfed_monai.federation.stages import warm_start as stage
+from samfed_monai.federation.stages.warm_start import warm_start
+from samfed_monai.federation.stages.workflow_config import client_config
+from samfed_monai.io import sha256_file
+from samfed_monai.networks import build_sam, client_network
+from samfed_monai.networks.sam.adapter import Adapt, Adapter, prepare, save_adapter
+from tests.federation.test_job import CLIENT, job
+from tests.networks.fakes import fake_checkpoint
+
+SMALL = {**CLIENT, "encoder_weights": None}
+
+
+def config(federation: Path, **overrides):
+    places = {"datalist": str(federation / "list.json"), "data_root": str(federation)}
+    return client_config(find_bundle("samfed_skin"), "dp_only", {**SMALL, **places, **overrides})
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """Dice of the held-out image at each look, as the judge compares them; the rule is that of one standard error."""
+
+    def told(*dice: float):
+        given = iter(dice)
+        monkeypatch.setattr(stage, "as_good_as", lambda scores, best: next(given) >= 0.5)
+
+    return told
+
+
+def test_kept_are_the_weights_of_the_last_look_that_is_good_enough(small_list, small_federation, tmp_path, looks):
+    arguments = {"datalist": small_list, "steps": 6, "seed": 0, "held_out": 0.25}
+    looks(0.9, 0.9, 0.9, 0.1, 0.1, 0.1)
+    early, _ = warm_start(config(small_federation), cache_dir=tmp_path / "early", **arguments)
+    looks(0.9, 0.9, 0.9, 0.9, 0.9, 0.9)
+    late, _ = warm_start(config(small_federation), cache_dir=tmp_path / "late", **arguments)
+    looks(0.9, 0.9, 0.9)
+    three, _ = warm_start(config(small_federation), cache_dir=tmp_path / "three", **{**arguments, "steps": 3})
+    assert any(not torch.equal(early[name], late[name]) for name in early)
+    assert all(torch.equal(early[name], three[name]) for name in early)  # the third step of six
+
+
+def test_held_out_images_are_not_trained_on_and_the_rest_is(small_list, small_federation, tmp_path):
+    _, key = warm_start(
+        config(small_federation), datalist=small_list, steps=1, seed=0, cache_dir=tmp_path, held_out=0.25
+    )
+    left = DataList.load(tmp_path / "warm_start" / f"{key[:16]}.datalist.json")
+    assert len(left.public) == 3
+    assert {item.sha256 for item in left.public} < {item.sha256 for item in small_list.public}
+
+
+def test_a_share_that_is_held_out_is_another_warm_start(small_list, small_federation, tmp_path):
+    keys = {
+        warm_start(
+            config(small_federation), datalist=small_list, steps=steps, seed=0, cache_dir=tmp_path, held_out=held_out
+        )[1]
+        for steps, held_out in ((1, 0.0), (1, 0.25), (0, 0.0), (0, 0.25))
+    }
+    assert len(keys) == 3  # without steps nothing is held out
+
+
+def test_public_images_of_one_group_take_all_steps(small_list, small_federation, tmp_path, monkeypatch, caplog):
+    whole, _ = warm_start(config(small_federation), datalist=small_list, steps=2, seed=0, cache_dir=tmp_path / "a")
+    for item in small_list.public:
+        object.__setattr__(item, "group", "one")
+    caplog.set_level("INFO")
+    weights, _ = warm_start(
+        config(small_federation), datalist=small_list, steps=2, seed=0, cache_dir=tmp_path / "b", held_out=0.25
+    )
+    assert all(torch.equal(weights[name], whole[name]) for name in whole)
+    assert "one group; none is held out" in caplog.text
+
+
+@pytest.fixture
+def adapter(tmp_path, monkeypatch) -> Path:
+    """An adapter whose low-rank updates have moved, and its random MobileSAM where networks look for it."""
+    (tmp_path / "weights").mkdir()
+    checkpoint = fake_checkpoint(tmp_path / "weights" / "mobile_sam.pt")
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(checkpoint.parent))
+    torch.manual_seed(1)
+    sam = build_sam("vit_t", checkpoint, 64)
+    for parameter in prepare(sam, Adapt.LORA, 2)["lora"]:
+        nn.init.normal_(parameter, std=0.1)
+    path = tmp_path / "adapter.safetensors"
+    save_adapter(path, sam, Adapter("vit_t", sha256_file(checkpoint), Adapt.LORA, 2, 64, "0" * 64))
+    return path
+
+
+@pytest.mark.parametrize("variant", ["dp_only", "no_sam"])
+def test_rows_without_sam_start_from_the_adapted_trunk_too(variant, adapter, small_federation, tmp_path):
+    client = {**CLIENT, "image_size": 64, "network_name": "mobile_sam_fpn", "local_steps": 1}
+    run = job(
+        small_federation,
+        tmp_path / "run",
+        variant=variant,
+        rounds=1,
+        warm_start_steps=0,
+        adapter=adapter,
+        client=client,
+    )
+    results = run.run()
+    (warm,) = (tmp_path / "run" / "cache" / "warm_start").glob("*.safetensors")
+    found = stage.safe_load(warm)
+    merged = client_network("mobile_sam_fpn", weights=adapter).encoder.state_dict()
+    assert all(torch.equal(found[f"encoder.{name}"], value) for name, value in merged.items())
+    assert results["hashes"]["adapter"] == sha256_file(adapter)
+    assert results["teacher"] is None
+
+
+def test_with_pretrained_it_is_sams_own(adapter, small_federation, tmp_path):
+    client = {**CLIENT, "image_size": 64, "network_name": "mobile_sam_fpn", "encoder_weights": "pretrained"}
+    job(small_federation, tmp_path / "run", rounds=1, warm_start_steps=0, adapter=adapter, client=client).run()
+    (warm,) = (tmp_path / "run" / "cache" / "warm_start").glob("*.safetensors")
+    own = client_network("mobile_sam_fpn", weights="mobile_sam").encoder.state_dict()
+    assert all(torch.equal(stage.safe_load(warm)[f"encoder.{name}"], value) for name, value in own.items())
