@@ -38,8 +38,10 @@ from samfed_monai.federation.stages.warm_start import warm_start
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
 from samfed_monai.federation.transport import Transport
 from samfed_monai.io import canonical_hash, sha256_file, write_json
+from samfed_monai.networks.catalogue import CLIENT_NETWORKS
+from samfed_monai.networks.encoder_weights import encoder_weights_file
 from samfed_monai.networks.mobile_sam_fpn import BASE
-from samfed_monai.networks.weights.known import TEACHER, takes_teacher
+from samfed_monai.networks.weights.known import TEACHER, starts_from, takes_teacher
 from samfed_monai.results import build_results
 
 logger = logging.getLogger(__name__)
@@ -76,9 +78,12 @@ class JobRun:
         problems.extend(quorum_problems(len(cast.sites), plan.quorum, allow_single_site=plan.allow_single_site))
         problems.refuse_if_any()
         cast.rehearse()
+        _require_starts(cast)
         adapt = cast.config.value("teacher_adapt")
         self.teacher.rehearse(adapt)
-        begins = self._start_adapt(cast)
+        begins = self._start_adapt(cast, datalist)
+        if adapt == "off" and begins != "none":
+            self.teacher.rehearse(begins)
         hashes = {"datalist": datalist.hash, **self._weight_hashes(adapt, begins), **cast.sam_words()}
         folder = RunFolder(places.output_dir)
         settings, seeds = self._settings(cast, adapt), {"seed": plan.seed}
@@ -180,7 +185,7 @@ class JobRun:
             shared.teacher = None  # nobody needs it in the rounds
         return self.teacher.about(teacher, adapt), teacher.sha256
 
-    def _start_adapt(self, cast: Cast) -> str:
+    def _start_adapt(self, cast: Cast, datalist: DataList) -> str:
         """How the teacher is adapted that the networks start from; ``none`` where none of them starts from one.
 
         A variant without SAM (``dp_only``, ``no_sam``, ``oracle``) starts as ``samfed`` does, so that rows of a
@@ -188,6 +193,9 @@ class JobRun:
         """
         wanted = cast.config.optional("encoder_weights") == TEACHER and any(map(takes_teacher, cast.all_networks))
         if not wanted:
+            return "none"
+        if not datalist.public and not self.places.adapter:
+            logger.info("start: MobileSAM's own trunk; there are no public images to adapt a teacher to")
             return "none"
         own: str = cast.config.value("teacher_adapt")
         plain = WorkflowConfig(self.places.bundle_root, ("configs/train.json",), cast.config.overrides)
@@ -268,3 +276,14 @@ class JobRun:
         started = time.perf_counter()
         yield
         self.seconds[activity] = self.seconds.get(activity, 0.0) + time.perf_counter() - started
+
+
+def _require_starts(cast: Cast) -> None:
+    """Refuses pretrained weights that are missing, of all networks at once, before the teacher takes its time."""
+    problems, weights = Problems(), cast.config.optional("encoder_weights")
+    for name in cast.all_networks:
+        start = starts_from(name, weights)
+        if start is not None and name in CLIENT_NETWORKS:
+            with problems.collected():
+                encoder_weights_file(start, name)
+    problems.refuse_if_any()

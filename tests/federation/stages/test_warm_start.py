@@ -10,6 +10,7 @@ from torch import nn
 
 from samfed_monai.config import find_bundle
 from samfed_monai.data import DataList
+from samfed_monai.errors import Refused
 from samfed_monai.federation.stages import warm_start as stage
 from samfed_monai.federation.stages.warm_start import warm_start
 from samfed_monai.federation.stages.workflow_config import client_config
@@ -123,3 +124,27 @@ def test_with_pretrained_it_is_sams_own(adapter, small_federation, tmp_path):
     (warm,) = (tmp_path / "run" / "cache" / "warm_start").glob("*.safetensors")
     own = client_network("mobile_sam_fpn", weights="mobile_sam").encoder.state_dict()
     assert all(torch.equal(stage.safe_load(warm)[f"encoder.{name}"], value) for name, value in own.items())
+
+
+def test_without_public_images_it_is_sams_own_trunk(adapter, small_federation, tmp_path, caplog):
+    listed = DataList.load(small_federation / "list.json")
+    listed.public.clear()
+    listed.save(tmp_path / "list.json")
+    client = {**CLIENT, "image_size": 64, "network_name": "mobile_sam_fpn", "local_steps": 1}
+    knobs = {"variant": "supervised", "rounds": 1, "datalist": tmp_path / "list.json", "client": client}
+    caplog.set_level("INFO")
+    job(small_federation, tmp_path / "run", **knobs).run()
+    assert "no public images to adapt a teacher to" in caplog.text
+
+
+def test_fault_28_missing_weights_of_any_network_are_refused_before_any_work(small_federation, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "none"))
+    client = {**CLIENT, "image_size": 64, "encoder_weights": "pretrained"}
+    knobs = {"variant": "local_only", "client": {**client, "mixed_networks": ["mobile_sam_fpn", "lite0_fpn"]}}
+    with pytest.raises(Refused) as refused:
+        job(small_federation, tmp_path / "run", **knobs).run()
+    assert [problem.where for problem in refused.value.problems] != []
+    told = str(refused.value)
+    assert "samfed weights mobile_sam" in told
+    assert "samfed weights efficientnet_lite0" in told
+    assert not (tmp_path / "run").exists()
