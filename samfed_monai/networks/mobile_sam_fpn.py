@@ -117,7 +117,7 @@ def mobile_sam_fpn(*, in_channels: int = 3, out_channels: int = 1, **kwargs: Any
         found, expected = repr(in_channels), "3: MobileSAM's trunk takes RGB"
         raise Refused([Problem("network_def#in_channels", found=found, expected=expected)])
     network = MobileSamFPN(out_channels=out_channels, **kwargs)
-    return require_intake(network, multiple=32, least=64, best=_WINDOWS)
+    return require_intake(network, multiple=32, least=32, best=_WINDOWS)
 
 
 def load_trunk(network: nn.Module, weights: str | Path) -> None:

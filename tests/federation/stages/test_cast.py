@@ -15,6 +15,7 @@ from samfed_monai.federation.stages.workflow_config import client_config
 
 SMALL = {"network_name": "basic_unet", "image_size": 32, "device": "cpu"}
 R18, R34 = "deeplabv3plus_resnet18", "deeplabv3plus_resnet34"
+FPN, LITE = "mobile_sam_fpn", "lite0_fpn"
 
 
 def cast(datalist: DataList, variant: str = "hssf", *, choices: Any = None, unseen: Any = (), **client: Any) -> Cast:
@@ -45,11 +46,11 @@ def test_one_switch_changes_the_exchange_at_both_ends(small_list):
 
 
 def test_sites_take_the_mixed_networks_in_turn_unless_they_choose(small_list):
-    assert cast(small_list).networks == {"site-1": R18, "site-2": R18}
+    assert cast(small_list).networks == {"site-1": FPN, "site-2": LITE}
     chosen = cast(small_list, choices={"site-1": {"network": R34, "learning_rate": 0.1}})
-    assert chosen.networks == {"site-1": R34, "site-2": R18}
+    assert chosen.networks == {"site-1": R34, "site-2": LITE}
     assert chosen.overrides == {"site-1": {"network_name": R34, "learning_rate": 0.1}, "site-2": {}}
-    assert (chosen.server_network, chosen.all_networks) == (R34, [R18, R34])
+    assert (chosen.server_network, chosen.all_networks) == (FPN, [R34, LITE, FPN])
     alike = cast(small_list, mixed_networks=None, server_network=None)
     assert alike.networks == {"site-1": "basic_unet", "site-2": "basic_unet"}
     assert alike.server_network == "basic_unet"
@@ -94,10 +95,10 @@ def test_fedavg_refuses_networks_that_differ_by_their_definition_alone(small_lis
         ("no_sam", {"network_name": R18, "batch_size": 1}, r"Plus -> batch_size: .*at least 2.*set batch_size to 2 or"),
         (
             "heterogeneous",
-            {"network_name": R18, "unlabelled#dataloader#batch_size": 1},
+            {"mixed_networks": [R18], "server_network": R18, "unlabelled#dataloader#batch_size": 1},
             r"^refused: 1 problem\n  - DeepLabV3Plus -> unlabelled#dataloader#batch_size: ",
         ),
-        ("heterogeneous", {"image_size": 100}, r"DeepLabV3Plus -> image width: .*set image_size to 96 or 112"),
+        ("heterogeneous", {"image_size": 100}, r"MobileSamFPN -> image width: .*set image_size to 96 or 128"),
         (
             "samfed",
             {"learning_rate": -1},
@@ -174,7 +175,7 @@ def test_a_federation_in_which_no_site_trains_is_refused(small_list):
 
 def test_a_sites_own_ids_reach_the_network_that_the_server_builds_for_it(small_list):
     dilated = {"network": R18, "network_def#encoder_output_stride": 8}
-    found = cast(small_list, choices={"site-1": dilated})
+    found = cast(small_list, choices={"site-1": dilated, "site-2": {"network": R18}})
     server = found.server(rounds=1, seed=0, start=None, guard=UpdateGuard())
     strides = [server.networks[site]().encoder.layer4[0].conv1.stride for site in ("site-1", "site-2")]
     assert strides == [(1, 1), (1, 1)]
