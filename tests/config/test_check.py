@@ -111,7 +111,7 @@ def test_fault_23_a_knob_of_the_sites_or_the_teacher_in_federate_json_is_told_wh
 
 def test_fault_23_unknown_variant(bundle):
     [message] = told(bundle, variant="gentel")
-    assert message.startswith("variant: expected one of ['apple', 'ditto', 'dp_only', ")
+    assert message.startswith("variant: expected one of ['apple', 'confidence_selection', 'ditto', ")
     assert message.endswith("found 'gentel'; did you mean 'gentle'?")
 
 
