@@ -37,8 +37,8 @@ LIGHT_RUN ?= runs/light
 LIGHT_SEEDS ?= 0,1,2
 LIGHT_JOBS ?= 2
 LIGHT_ROWS ?= samfed,dp_only,oracle,no_sam
-LIGHT_SKIN := --rounds 6 --local_steps 8 --overlays false
-LIGHT_POLYP := --rounds 10 --local_steps 12 --overlays false
+LIGHT_SKIN := --rounds 20 --local_steps 12 --overlays false
+LIGHT_POLYP := $(LIGHT_SKIN)
 light-compare = @$(BIN)/samfed compare samfed_$(1) --variants $(LIGHT_ROWS) --seeds $(LIGHT_SEEDS) --jobs $(LIGHT_JOBS) \
     --datalist "$(LIGHT_RUN)/$(1).json" --data-root "$(2)" --cache-dir "$(LIGHT_RUN)/cache" --adapter "$(LIGHT_RUN)/$(1).safetensors" \
     --output-dir "$(LIGHT_RUN)/$(1)" $(3) $(call record,light-$(1))
