@@ -22,6 +22,8 @@ SCRIPTS = {
     "encoder": "MobileSAM's encoder",
     "semi_supervised_iteration": "The whole iteration against the supervised step",
     "federation_overhead": "The federation's share of a round",
+    "workers": "Sites in processes side by side",
+    "unread_average": "A step without the averaged student that no term reads",
     "flare": "On NVIDIA FLARE",
     "sizing": "A FLARE server's memory by sites",
     "heterogeneous": "Unlike networks",

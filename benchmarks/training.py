@@ -9,12 +9,29 @@ import torch
 from common import BUNDLE
 
 from samfed_monai.data import SoftMaskStore, render_synthetic
+from samfed_monai.handlers import EmaGuide
 from samfed_monai.io import sha256_bytes
 
 MADE_UP_TEACHER = sha256_bytes(b"soft masks for timing")
 OFF = "_disabled_"
 NO_SAM = {f"guides#sam#{OFF}": True, f"terms#sam_kd#{OFF}": True, f"terms#pseudo_label#{OFF}": True}
+OWN_LABELS = {
+    f"guides#sam#{OFF}": True,
+    f"guides#global#{OFF}": True,
+    f"terms#sam_kd#{OFF}": True,
+    f"terms#global_kd#{OFF}": True,
+    "terms#pseudo_label#teacher": "weak",
+    "terms#pseudo_label#rule": "student",
+}
+READ_AVERAGE = {"guides#ema#_target_": "training.ReadAverage"}
 SUPERVISED = {f"stream#{OFF}": True, f"terms#global_kd#{OFF}": True, **NO_SAM}
+
+
+class ReadAverage(EmaGuide):
+    """The averaged student, computed whether or not a term reads it."""
+
+    def is_needed(self, engine: Any) -> bool:
+        return True
 
 
 def prepare(folder: Path, *, images: int, mask_size: int = 128) -> dict[str, Any]:

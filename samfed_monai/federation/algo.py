@@ -58,7 +58,8 @@ class SamFedAlgo(MonaiAlgo):
     ``get_weights`` answers with ``n``, ``seconds``, ``iterations`` and the means of ``trainer.state.term_means``.
     ``evaluate`` reads ``extra["split"]`` (``validation`` or ``test``, the bundle's ``validate#dataloader`` and
     ``test#dataloader``) and answers with Dice, IoU, HD95 and counts; the table per image stays here, in
-    :attr:`scores`, and in ``output_dir`` when ``extra["model"]`` names ``best`` or ``last``.
+    :attr:`scores`, and in ``output_dir`` when ``extra["model"]`` names ``best`` or ``last``, as in the run's last
+    evaluation, which is of test images.
 
     With a ``sharing`` in the bundle, ``extra["purpose"]`` other than ``replace`` leaves the site its own network
     (:class:`OwnNetwork`), whose weights are then part of :meth:`state_dict`. Where part of a network is personal or

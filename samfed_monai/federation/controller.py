@@ -6,6 +6,7 @@ import errno
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,8 @@ class RoundController:
     A round: the strategy's messages go out, answers are checked and taken in as they come, the aggregated model (or
     each site's own network, where sites keep one) is validated at every site, and the round is stored. An answer that
     fails or is refused is left out, with its reason in the record, as long as enough others came. After the last round
-    the best model (mean validation Dice over all images) and the last one are evaluated at every site, and at hospitals
-    that took no part.
+    the best model (mean validation Dice over all images) and the last one are evaluated on what their round did not
+    score: test images, at every site and at hospitals that took no part. One that is both is evaluated once, as best.
 
     Args:
         transport: carries messages.
@@ -225,7 +226,9 @@ class RoundController:
         clock = self._clock()
         rounds = {"best": best_round(records), "last": len(records) - 1}
         with clock("evaluation"):
-            models = {name: self._model(name, round, records) for name, round in rounds.items()}
+            models = {"best": self._model("best", rounds["best"], records)}
+            one = rounds["best"] == rounds["last"]  # one model, scored once
+            models["last"] = deepcopy(models["best"]) if one else self._model("last", rounds["last"], records)
         failed = self.evaluation.failed
         if len(self.sites) - len(failed) < self.quorum:
             scored = len(self.sites) - len(failed)
@@ -240,7 +243,9 @@ class RoundController:
     def _model(self, name: str, round: int, records: list[dict[str, Any]]) -> dict[str, Any]:
         self._go_to(round)
         stored = {"round": round, "sha256": records[round]["files"]["global.safetensors"]}
-        return {**stored, **self.evaluation.of_model(name, round)}
+        entries = records[round]["sites"].items()
+        known = {site: entry["validation"] for site, entry in entries if entry["validation"]}
+        return {**stored, **self.evaluation.of_model(name, round, known)}
 
     def _too_few(self, came: str, failures: Mapping[str, str]) -> Stopped:
         reasons = "".join(f"\n  - {site}: {reason}" for site, reason in sorted(failures.items()))

@@ -1,9 +1,13 @@
-"""Scores of a model where the images are: after each round, and of the best and the last one at the end."""
+"""Scores of a model where the images are: after each round, and of the best and the last one at the end.
+
+What a round's record has of a model is not computed again at the end: the weights, the images and their order are the
+same, and so are the scores.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -81,17 +85,33 @@ class Evaluation:
         }
         return scores, {site: reason for site, reason in reasons.items() if reason is not None}
 
-    def of_model(self, name: str, round: int) -> dict[str, Any]:
-        """``{"sites", "unseen"}``, scores by split, of the model called ``name``, which is that of ``round``."""
-        sites, unseen = self._tables(name, round, self.sites, self.splits), {}
+    def of_model(self, name: str, round: int, known: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+        """``{"sites", "unseen"}``, scores by split, of the model called ``name``, which is that of ``round``.
+
+        Args:
+            name: ``best`` or ``last``.
+            round: whose model it is.
+            known: validation scores by site that the round's own record has: those sites are not asked for them again.
+        """
+        sites, unseen = self._tables(name, round, self.sites, self.splits, known or {}), {}
         if self.strategy.global_weights:
-            unseen = self._tables(name, round, self.unseen, ("test",))
+            unseen = self._tables(name, round, self.unseen, ("test",), {})
         return {"sites": sites, "unseen": {site: scores for site, scores in unseen.items() if scores["test"]}}
 
-    def _tables(self, name: str, round: int, sites: Sequence[str], splits: Sequence[str]) -> dict[str, dict[str, Any]]:
+    def _tables(
+        self,
+        name: str,
+        round: int,
+        sites: Sequence[str],
+        splits: Sequence[str],
+        known: Mapping[str, Mapping[str, Any]],
+    ) -> dict[str, dict[str, Any]]:
         tables: dict[str, dict[str, Any]] = {site: {} for site in sites}
-        for split in splits if sites else ():
-            scores, reasons = self.scores(split, round=round, model=name, sites=sites)
+        for split in splits:
+            have = {site: dict(known[site]) for site in sites if site in known} if split == "validation" else {}
+            asked = [site for site in sites if site not in have]
+            scores, reasons = self.scores(split, round=round, model=name, sites=asked) if asked else ({}, {})
+            scores = {**have, **scores}
             for site, reason in reasons.items():
                 logger.warning("%s has no %s scores of the %s model: %s", site, split, name, reason)
                 if reason.startswith(WITHHELD):

@@ -41,7 +41,7 @@ AGREEMENT_RULES: Registry[Callable[[Opinions], tuple[Tensor, Tensor]]] = Registr
 """Rules by name: from :class:`Opinions` to ``(label, weight)``, both (B, 1, H, W)."""
 
 
-WITHOUT_AVERAGE = frozenset({"average", "confidence", "intersection", "label", "student", "teacher"})
+WITHOUT_AVERAGE = frozenset({"adaptive", "average", "confidence", "intersection", "label", "student", "teacher"})
 """Rules that look at teacher and student alone; any other may look at the averaged student, too."""
 
 

@@ -61,19 +61,51 @@ def test_best_and_last_models_stay_and_other_models_go(tmp_path):
     assert (result.models["best"]["round"], result.models["last"]["round"]) == (1, 4)
 
 
-def test_best_and_last_are_evaluated_on_both_splits_with_tables_kept_at_the_site(tmp_path):
+def test_best_and_last_have_scores_on_both_splits_with_tables_of_test_images_kept_at_the_site(tmp_path):
     result = run_toy(tmp_path, rounds=2)
-    for model in ("best", "last"):
-        for split, images in (("validation", 3), ("test", 2)):
-            assert result.models[model]["sites"]["site-1"][split]["n"] == images
-            table = (tmp_path / "evaluation" / model / "site-1" / split / "scores.csv").read_text().splitlines()
-            assert len(table) == images + 1
+    for split, images in (("validation", 3), ("test", 2)):
+        assert all(result.models[model]["sites"]["site-1"][split]["n"] == images for model in ("best", "last"))
+    table = (tmp_path / "evaluation/best/site-1/test/scores.csv").read_text().splitlines()
+    assert len(table) == 3
+    assert not (tmp_path / "evaluation/best/site-1/validation").exists(), "its round has scored them"
     entry = read_json(tmp_path / "rounds/001/round.json")["sites"]["site-2"]
     assert entry["status"] == "ok"
     assert entry["n"] == 6
     assert entry["terms"].keys() == {"supervised", "agreement"}
     assert result.seconds.keys() == {"training", "server", "controller", "evaluation"}
     assert result.traffic["up_bytes"] > 0
+
+
+class Watched(FixedClient):
+    """Remembers what it scored after the rounds; better in round 0 than later where it is told to."""
+
+    def __init__(self, site: str, *, falls: bool = False, **options) -> None:
+        super().__init__(site, **options)
+        self.falls, self.at_the_end = falls, []
+
+    def evaluate(self, data, extra):
+        self.dice = 0.9 if self.falls and extra["round"] == 0 else 0.5
+        if extra["model"] != "current":
+            self.at_the_end.append((extra["model"], extra["split"], extra["round"]))
+        return super().evaluate(data, extra)
+
+
+def test_at_the_end_only_test_images_are_scored(tmp_path):
+    clients = {site: Watched(site, step=1.0, falls=True) for site in "ab"}
+    with RunFolder(tmp_path).open({}) as folder:
+        result = controller(folder, clients, rounds=3).run()
+    assert clients["a"].at_the_end == [("best", "test", 0), ("last", "test", 2)]
+    validation = {name: model["sites"]["a"]["validation"]["dice"] for name, model in result.models.items()}
+    assert validation == {"best": 0.9, "last": 0.5}
+
+
+def test_a_model_that_is_best_and_last_is_scored_once(tmp_path):
+    clients = {site: Watched(site, step=1.0) for site in "ab"}
+    with RunFolder(tmp_path).open({}) as folder:
+        result = controller(folder, clients, rounds=1).run()
+    assert clients["a"].at_the_end == [("best", "test", 0)]
+    assert result.models["best"] == result.models["last"]
+    assert result.models["best"]["sites"] is not result.models["last"]["sites"]
 
 
 def test_fault_41_a_failing_site_is_skipped_and_comes_back(tmp_path):

@@ -45,6 +45,17 @@ def test_a_model_is_scored_on_every_split_and_by_unseen_hospitals_on_test_images
     assert model["unseen"]["away"]["test"]["dice"] == 0.4
 
 
+def test_what_the_rounds_record_has_is_not_scored_again_and_the_rest_is():
+    clients = {"a": Asked("a", dice=0.2), "b": Asked("b", dice=0.6)}
+    known = {"a": {"dice": 0.25, "iou": 0.2, "hd95": None, "n": 4, "empty": {}}}
+    model = evaluation(FedAvg(), **clients).of_model("best", 1, known)
+    assert clients["a"].asked == [("test", "best", None, True)]
+    assert clients["b"].asked == [("validation", "best", None, True), ("test", "best", None, True)]
+    assert model["sites"]["a"]["validation"] == known["a"]
+    assert model["sites"]["b"]["validation"]["dice"] == 0.6
+    assert model["sites"]["a"].keys() == {"validation", "test"}
+
+
 def test_sites_with_networks_of_their_own_keep_them_and_unseen_hospitals_are_not_asked_without_a_server_network():
     clients = {"a": Asked("a"), "b": Asked("b"), "away": Asked("away")}
     model = evaluation(LocalOnly(), **clients).of_model("last", 2)

@@ -18,10 +18,17 @@ import pytest
 from samfed_monai.config import find_bundle
 from samfed_monai.errors import Refused
 from samfed_monai.federation import FederatedJob
+from samfed_monai.federation.evaluation import Evaluation
 from samfed_monai.io import sha256_file
 from samfed_monai.results import validate_results
 
 CLIENT = {"image_size": 32, "batch_size": 2, "local_steps": 2, "network_name": "basic_unet", "amp": False}
+
+UNLIKE = {
+    "public_steps": 1,
+    "mixed_networks": ["basic_unet", "flexible_unet_resnet18"],
+    "server_network": "basic_unet",
+}
 
 
 def job(federation: Path, output: Path, **knobs: Any) -> FederatedJob:
@@ -51,6 +58,34 @@ def test_a_run_leaves_everything_that_the_readme_names(small_federation, tmp_pat
     assert all(float(row["term_pseudo_label"]) >= 0 for row in rows)
     assert (tmp_path / "run" / "rounds" / "001" / "global.safetensors").is_file()
     assert len(list((tmp_path / "run" / "evaluation" / "best" / "site-1" / "test" / "masks").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("variant", "client"),
+    [
+        ("no_sam", {}),
+        pytest.param("fedbn", {}, marks=pytest.mark.slow),
+        pytest.param("ditto", {}, marks=pytest.mark.slow),
+        pytest.param("apple", {}, marks=pytest.mark.slow),
+        pytest.param("local_only", {}, marks=pytest.mark.slow),
+        pytest.param("hssf", UNLIKE, marks=pytest.mark.slow),
+    ],
+)
+def test_scores_of_the_rounds_are_those_that_would_be_computed_again_at_the_end(
+    small_federation, tmp_path, monkeypatch, variant, client
+):
+    of_model, again = Evaluation.of_model, {}
+
+    def both(self, name, round, known=None):
+        again[name] = of_model(self, name, round)
+        return of_model(self, name, round, known)
+
+    monkeypatch.setattr(Evaluation, "of_model", both)
+    knobs = {"variant": variant, "client": {**CLIENT, **client}, "warm_start_steps": 0}
+    results = job(small_federation, tmp_path / "run", **knobs).run()
+    assert again["best"]["sites"].keys() == results["models"]["best"]["sites"].keys() == {"site-1", "site-2"}
+    for name, model in again.items():
+        assert model["sites"] == results["models"][name]["sites"]
 
 
 def test_variants_of_one_seed_start_from_the_same_weights_made_once_whatever_term_or_guide_it_has(
