@@ -11,7 +11,7 @@ from monai.engines.utils import IterationEvents
 from samfed_monai.handlers.guidance import guidance_of
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.losses import AgreementSettings, hard_label
-from samfed_monai.losses.trust import RunningMean, sure_agreement, trust_of_images
+from samfed_monai.losses.trust import SiteAgreement, sure_agreement, trust_of_images
 
 
 class SiteTrust:
@@ -30,7 +30,7 @@ class SiteTrust:
 
     def __init__(self, settings: AgreementSettings) -> None:
         self.settings = settings
-        self._site = RunningMean()
+        self._site = SiteAgreement()
 
     @classmethod
     def shared(cls, engine: Any, settings: AgreementSettings) -> None:
@@ -49,7 +49,7 @@ class SiteTrust:
 
     def forget(self, engine: Any) -> None:
         """Back to a site of which nothing was seen."""
-        self._site = RunningMean()
+        self._site = SiteAgreement()
 
     @torch.no_grad()
     def __call__(self, engine: Any) -> None:
@@ -59,9 +59,9 @@ class SiteTrust:
         guidance = guidance_of(engine, asked_by=asked_by)
         teacher, student = guidance.raters(self.settings, asked_by=asked_by)[:2]
         (y_t, _), (y_c, k_c) = hard_label(teacher), hard_label(student)
-        images = sure_agreement(y_t, y_c, k_c > self.settings.tau)
-        site = self._site.add(images)
-        trust = trust_of_images(images, site, self.settings.least_agreement)
+        images, says = sure_agreement(y_t, y_c, k_c > self.settings.tau)
+        site = self._site.add(images, says)
+        trust = trust_of_images(torch.where(says, images, site), site, self.settings.least_agreement)
         guidance.trust[self.settings] = trust
         record(engine, "sure_agreement", site)
         record(engine, "trust", trust.mean())

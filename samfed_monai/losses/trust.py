@@ -8,6 +8,7 @@ nothing to object. No other opinion is asked: neither an averaged student nor a 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from samfed_monai.losses.labels import dice_of_labels
@@ -19,17 +20,21 @@ WIDTH = 0.1
 """Trust is 0 this far below that Dice and 1 this far above it, so that no label changes sides with its full weight."""
 
 
-def sure_agreement(teacher_label: Tensor, student_label: Tensor, sure: Tensor) -> Tensor:
-    """Dice of teacher and student over the pixels that the student is sure of.
+def sure_agreement(teacher_label: Tensor, student_label: Tensor, sure: Tensor) -> tuple[Tensor, Tensor]:
+    """Dice of teacher and student over the pixels that the student is sure of, and on which images that says anything.
+
+    It does where the student is sure of some foreground. An image on which it is sure of background alone speaks
+    neither for a teacher that finds nothing nor against one that finds what the student missed.
 
     Args:
         teacher_label, student_label: (B, 1, H, W) long, 0 is the background.
         sure: (B, 1, H, W) bool.
 
     Returns:
-        (B,) float in [0, 1]; 1 where neither names any foreground among those pixels, also where there are none.
+        (B,) float in [0, 1], and (B,) bool.
     """
-    return dice_of_labels(teacher_label * sure, student_label * sure)
+    vouched = student_label * sure
+    return dice_of_labels(teacher_label * sure, vouched), (vouched > 0).flatten(1).any(dim=1)
 
 
 def trust_of_images(image: Tensor, site: Tensor, least: float = LEAST_AGREEMENT) -> Tensor:
@@ -40,7 +45,7 @@ def trust_of_images(image: Tensor, site: Tensor, least: float = LEAST_AGREEMENT)
     alone makes up for that.
 
     Args:
-        image: (B,) float in [0, 1], of :func:`sure_agreement`.
+        image: (B,) float in [0, 1], of :func:`sure_agreement`; the site's where that says nothing.
         site: scalar in [0, 1], its mean over the site's images.
         least: the ``s`` at which teacher and student have the same say, in [0, 1].
 
@@ -50,16 +55,16 @@ def trust_of_images(image: Tensor, site: Tensor, least: float = LEAST_AGREEMENT)
     return (((image + site) / 2 - least) / (2 * WIDTH) + 0.5).clamp(0, 1)
 
 
-class RunningMean:
-    """Mean over all values seen so far, however they came in batches."""
+class SiteAgreement:
+    """Mean of :func:`sure_agreement` over all images so far on which it says anything, however they came in batches."""
 
     def __init__(self) -> None:
         self._sum: Tensor | None = None
-        self._count = 0
+        self._count: Tensor | None = None
 
-    def add(self, values: Tensor) -> Tensor:
-        """Takes in (B,) values and returns the mean of all so far, a scalar."""
-        total = values.sum()
+    def add(self, dice: Tensor, says: Tensor) -> Tensor:
+        """Takes in (B,) Dice and (B,) bool and returns the mean, a scalar; 1 as long as nothing speaks against it."""
+        total, count = (dice * says).sum(), says.sum()
         self._sum = total if self._sum is None else self._sum + total
-        self._count += len(values)
-        return self._sum / self._count
+        self._count = count if self._count is None else self._count + count
+        return torch.where(self._count > 0, self._sum / self._count.clamp(min=1), 1.0)

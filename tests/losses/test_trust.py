@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from samfed_monai.losses import agree, hard_label, sure_agreement, trust_of_images
-from samfed_monai.losses.trust import RunningMean
+from samfed_monai.losses import hard_label, sure_agreement, trust_of_images
+from samfed_monai.losses.trust import SiteAgreement
 
 
 def image(*values: float) -> Tensor:
@@ -21,18 +21,27 @@ def test_only_pixels_that_the_student_is_sure_of_are_compared() -> None:
     teacher = image(1, 1, 1, 0, 1, 0).long()
     student = image(1, 1, 0, 1, 0, 0).long()
     every = torch.ones(1, 1, 1, 6, dtype=torch.bool)
-    assert sure_agreement(teacher, student, every).item() == pytest.approx(2 * 2 / (4 + 3))
+    assert sure_agreement(teacher, student, every)[0].item() == pytest.approx(2 * 2 / (4 + 3))
     sure = image(1, 1, 1, 0, 0, 1).bool()  # of 3 and 4 it is not: 2 in common, the teacher has 3, the student 2
-    assert sure_agreement(teacher, student, sure).item() == pytest.approx(2 * 2 / (3 + 2))
-    assert sure_agreement(teacher, student, ~every).item() == 1  # who is sure of nothing objects to nothing
-    assert sure_agreement(teacher, 0 * student, every).item() == 0
+    assert sure_agreement(teacher, student, sure)[0].item() == pytest.approx(2 * 2 / (3 + 2))
+    assert sure_agreement(0 * teacher, student, sure)[0].item() == 0
+
+
+def test_only_images_with_foreground_that_the_student_is_sure_of_say_anything() -> None:
+    found, missed, nothing = [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]
+    student = torch.tensor([found, missed, nothing]).view(3, 1, 1, 4)
+    sure = torch.tensor([[1, 0, 1, 1], [1, 1, 1, 1], [0, 0, 1, 1]]).bool().view(3, 1, 1, 4)
+    for teacher in (torch.ones_like(student), torch.zeros_like(student)):
+        assert sure_agreement(teacher, student, sure)[1].tolist() == [True, False, False]
 
 
 def test_every_image_and_every_class_has_its_own() -> None:
-    teacher = torch.tensor([[1, 2, 2, 0], [1, 1, 0, 0]]).view(2, 1, 1, 4)
-    student = torch.tensor([[1, 2, 1, 0], [0, 0, 0, 0]]).view(2, 1, 1, 4)
+    teacher = torch.tensor([[1, 2, 2, 0], [0, 0, 0, 0]]).view(2, 1, 1, 4)
+    student = torch.tensor([[1, 2, 1, 0], [2, 2, 0, 0]]).view(2, 1, 1, 4)
     sure = torch.ones(2, 1, 1, 4, dtype=torch.bool)
-    assert sure_agreement(teacher, student, sure).tolist() == pytest.approx([2 * 2 / (3 + 3), 0.0])
+    dice, says = sure_agreement(teacher, student, sure)
+    assert dice.tolist() == pytest.approx([2 * 2 / (3 + 3), 0.0])
+    assert says.tolist() == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -54,10 +63,12 @@ def test_trust_by_hand(here: float, site: float, least: float, expected: float) 
     assert found.tolist() == pytest.approx([expected], abs=1e-6)
 
 
-def test_the_mean_is_over_all_images_however_they_came() -> None:
-    mean = RunningMean()
-    assert mean.add(torch.tensor([1.0, 0.5, 0.0])).item() == 0.5
-    assert mean.add(torch.tensor([0.9])).item() == pytest.approx(2.4 / 4)
+def test_the_mean_is_over_all_images_that_say_anything_however_they_came() -> None:
+    site = SiteAgreement()
+    assert site.add(torch.tensor([0.0, 1.0]), torch.tensor([False, False])).item() == 1  # nothing speaks against it
+    assert site.add(torch.tensor([1.0, 0.5, 0.0, 1.0]), torch.tensor([True, True, True, False])).item() == 0.5
+    assert site.add(torch.tensor([0.9]), torch.tensor([True])).item() == pytest.approx(2.4 / 4)
+    assert site.add(torch.tensor([0.0]), torch.tensor([False])).item() == pytest.approx(2.4 / 4)
 
 
 parts = st.floats(0, 1, width=32)
@@ -74,13 +85,13 @@ def test_trust_grows_with_the_agreement_of_the_image_and_of_the_site(
     assert bool((less <= more).all())
 
 
-@given(st.lists(st.booleans(), min_size=6, max_size=6), st.floats(0.75, 0.99), st.floats(0.5, 0.74))
+@given(st.lists(st.booleans(), min_size=6, max_size=6).filter(any), st.floats(0.75, 0.99), st.floats(0.5, 0.74))
 def test_a_teacher_of_the_students_opinion_is_trusted_and_one_of_the_opposite_is_not(
     foreground: list[bool], surely: float, maybe: float
 ) -> None:
     student = torch.where(image(*map(float, foreground)) > 0, surely, 1 - surely)
     (y_c, k_c), (opposite, _) = hard_label(student), hard_label(1 - student)
     same, other = (sure_agreement(y_t, y_c, k_c > maybe) for y_t in (y_c, opposite))
-    assert trust_of_images(same, same.mean()).item() == 1
-    assert trust_of_images(other, other.mean()).item() == 0
-    assert torch.equal(agree(1 - student, student, rule="adaptive", trust=other * 0).label, y_c)
+    assert same[1].tolist() == other[1].tolist() == [True]
+    assert trust_of_images(same[0], SiteAgreement().add(*same)).item() == 1
+    assert trust_of_images(other[0], SiteAgreement().add(*other)).item() == 0
