@@ -20,6 +20,7 @@ SCRIPTS = {
     "guided_iteration": "What the guidance costs, and what the store saves",
     "teacher_precision": "The teacher in bfloat16",
     "encoder": "MobileSAM's encoder",
+    "teacher_fit": "A teacher's fit",
     "semi_supervised_iteration": "The whole iteration against the supervised step",
     "federation_overhead": "The federation's share of a round",
     "workers": "Sites in processes side by side",

@@ -60,11 +60,18 @@ class LoRAQueryValue(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., groups * (q + k + v))``."""
-        groups = self.layout.groups
-        query = F.linear(F.linear(x, self.query_a), self.query_b).unflatten(-1, (groups, -1))
-        value = F.linear(F.linear(x, self.value_a), self.value_b).unflatten(-1, (groups, -1))
-        key = query.new_zeros(*query.shape[:-1], self.layout.key)
-        return self.linear(x) + torch.cat([query, key, value], dim=-1).flatten(-2)
+        frozen = self.linear(x)
+        low = F.linear(x, torch.cat([self.query_a, self.value_a]))
+        # one product that adds to the frozen layer's: two laid side by side write the whole output twice more
+        return torch.addmm(frozen.flatten(0, -2), low.flatten(0, -2), self._rows().T).view_as(frozen)
+
+    def _rows(self) -> Tensor:
+        """B of q and v in the order of the joint projection's rows, ``(groups * (q + k + v), 2 r)``; 0 for k."""
+        groups, rank = self.layout.groups, len(self.query_a)
+        query = F.pad(self.query_b.unflatten(0, (groups, -1)), (0, rank))
+        value = F.pad(self.value_b.unflatten(0, (groups, -1)), (rank, 0))
+        key = query.new_zeros(groups, self.layout.key, 2 * rank)
+        return torch.cat([query, key, value], dim=1).flatten(0, 1)
 
     def merged(self) -> nn.Linear:
         """A plain linear layer that computes the same: its weight is the frozen one plus the update."""

@@ -19,6 +19,7 @@ from samfed_monai.networks.sam.components import find_parts
 from samfed_monai.networks.sam.embed import embed
 from samfed_monai.networks.sam.geometry import crop, inner_size
 from samfed_monai.networks.sam.model import PromptFreeSam
+from samfed_monai.networks.sam.tiny_vit import fold_batch_norms
 
 
 class Refine(str, Enum):
@@ -181,5 +182,6 @@ def make_refiner(
     if refinement.refine_with == RefineWith.ADAPTED:
         return BoxRefiner(adapted, size, refinement, bf16=bf16)
     own_size = refinement.size_for(size) or size
-    sam = build_sam(base, checkpoint, own_size).requires_grad_(False).to(adapted.pixel_mean.device)
-    return BoxRefiner(sam, own_size, refinement, bf16=bf16)
+    sam = build_sam(base, checkpoint, own_size).requires_grad_(False)
+    fold_batch_norms(sam.image_encoder)
+    return BoxRefiner(sam.to(adapted.pixel_mean.device), own_size, refinement, bf16=bf16)

@@ -19,6 +19,7 @@ from samfed_monai.networks.sam.geometry import VIEWS, crop
 from samfed_monai.networks.sam.model import PromptFreeSam
 from samfed_monai.networks.sam.peak import check_peak, relative_to_peak
 from samfed_monai.networks.sam.refine import BoxRefiner, Refinement, make_refiner
+from samfed_monai.networks.sam.tiny_vit import fold_batch_norms
 
 
 class Teacher(nn.Module):
@@ -104,6 +105,8 @@ class Teacher(nn.Module):
         for path, sam in zip(paths, sams, strict=False):
             load_adapter(path, sam, base=base, base_sha256=base_sha256, size=size, public_hash=public_hash)
             sam.requires_grad_(False)
+        for sam in sams:
+            fold_batch_norms(sam.image_encoder)
         hashes = [sha256_file(path) for path in paths] or ["none"]
         sha256 = identity(
             base_sha256=base_sha256,

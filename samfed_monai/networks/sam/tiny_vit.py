@@ -67,6 +67,23 @@ class TinyViTEncoder(nn.Module):
         return self.neck(features)
 
 
+def fold_batch_norms(encoder: nn.Module) -> None:
+    """Folds the batch norms of a :class:`TinyViTEncoder` into the convolutions before them, in place.
+
+    The same function up to rounding, in less time (``benchmarks/teacher_fit.py``); for encoders whose convolutions are
+    never trained. The names of the folded layers' tensors change: load weights before, and keep
+    only those of LoRA and decoder afterwards. Other encoders have no batch norm and are left as they are.
+    """
+    from timm.models.tiny_vit import ConvNorm
+
+    if not isinstance(encoder, TinyViTEncoder):
+        return
+    for parent in list(encoder.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, ConvNorm):
+                setattr(parent, name, child.fuse().requires_grad_(False))
+
+
 def from_mobile_sam(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """MobileSAM's names (without ``image_encoder.``) to those of :class:`TinyViTEncoder`; its class head is dropped."""
     renamed = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class Exam:
     def __init__(self, teacher: Teacher, *, keep_embeddings: bool = False) -> None:
         self.teacher, self.keep_embeddings = teacher, keep_embeddings
         self._embeddings: dict[str, Tensor] = {}
+        self._pairs: dict[str, Pair] = {}
 
     def __call__(
         self,
@@ -35,6 +37,7 @@ class Exam:
         refiner: BoxRefiner | None = None,
         peak: float | None = None,
         done: Callable[[], object] | None = None,
+        keep: bool = False,
     ) -> dict[str, list[float]]:
         """Dice of each image of each named set.
 
@@ -44,18 +47,26 @@ class Exam:
             refiner: a second look at their mean.
             peak: see ``Teacher``.
             done: called after every image (a progress bar).
+            keep: remember masks, and images at the size that the teacher takes: for sets that are seen again and again.
         """
         dice = {}
         for name, records in sets.items():
             scores = []
             for record in records:
-                pair = read_pair(record)
+                pair = self._pair(record) if keep else read_pair(record)
                 probabilities = self._probabilities(record["image_sha256"], pair, views, refiner, peak)
                 scores.append(dice_score(probabilities, pair.mask))
                 if done is not None:
                     done()
             dice[name] = scores
         return dice
+
+    def _pair(self, record: dict[str, Any]) -> Pair:
+        key = f"{record['image_sha256']} {record['label']}"
+        if key not in self._pairs:
+            native = read_pair(record)
+            self._pairs[key] = native._replace(image=native.shrunk(self.teacher.size).image)
+        return self._pairs[key]
 
     @torch.no_grad()
     def _probabilities(

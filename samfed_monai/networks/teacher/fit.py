@@ -23,6 +23,7 @@ from samfed_monai.networks.sam.model import PromptFreeSam
 from samfed_monai.networks.sam.peak import check_peak
 from samfed_monai.networks.sam.refine import BoxRefiner, Refinement, make_refiner
 from samfed_monai.networks.sam.teacher import Teacher
+from samfed_monai.networks.sam.tiny_vit import fold_batch_norms
 from samfed_monai.networks.teacher.batches import EmbeddedBatches, ImageBatches
 from samfed_monai.networks.teacher.exam import Exam, mean
 from samfed_monai.networks.teacher.pairs import Records, public_hash, read_pair
@@ -39,9 +40,9 @@ class TeacherFit:
 
     Kept are averaged weights of the last epoch that is as good on the held-out part of ``D_p`` as the best one (within
     a standard error: see ``as_good_as``). Before it begins, a log line says how long it will take. Progress is written
-    after every epoch beside ``output``: a killed fit goes on where it stood, to the same adapter. A finished fit is not
-    repeated: the same settings and images reuse ``output``. The adapter is a function of settings, images and machine
-    alone; Dice and seconds stand in a JSON file beside it.
+    beside ``output`` after the first epoch and then once a minute, as epochs end: a killed fit goes on from there, to
+    the same adapter. A finished fit is not repeated: the same settings and images reuse ``output``. The adapter is a
+    function of settings, images and machine alone; Dice and seconds stand in a JSON file beside it.
 
     Args:
         train_records, held_out_records: the two parts of ``D_p``, as of ``samfed_monai.data.split_public``.
@@ -196,7 +197,9 @@ class TeacherFit:
 
     def _sam(self) -> PromptFreeSam:
         """SAM as it comes, where it computes best."""
-        return build_sam(self.base, self.checkpoint, self.size).to("cuda" if torch.cuda.is_available() else "cpu")
+        sam = build_sam(self.base, self.checkpoint, self.size)
+        fold_batch_norms(sam.image_encoder)
+        return sam.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def _exam(self, sam: PromptFreeSam) -> Exam:
         teacher = Teacher(sam, sha256="", size=self.size, views=1, bf16=self.bf16)
@@ -225,13 +228,13 @@ class TeacherFit:
                 sam,
                 [(parameters, rates[part]) for part, parameters in parts.items()],
                 self._batches(sam),
-                lambda: exam({"held_out": self.records["held_out"]})["held_out"],
+                lambda: exam({"held_out": self.records["held_out"]}, keep=True)["held_out"],
                 epochs=self.epochs,
                 progress_file=progress_file,
                 fit_hash=fit_hash,
                 progress=self.progress,
             )
-            self._foretell(loop, lambda: exam({"held_out": self.records["held_out"][:1]}))
+            self._foretell(loop, lambda: exam({"held_out": self.records["held_out"][:1]}, keep=True))
             state = loop.run()
             training = {"epoch": state.kept_epoch, "history": state.history}
         fit = {"hash": fit_hash, "datalist_hash": self.datalist_hash, "training": training}
@@ -257,7 +260,7 @@ class TeacherFit:
         )
 
     def _batches(self, sam: PromptFreeSam) -> ImageBatches | EmbeddedBatches:
-        pairs = [read_pair(record) for record in self.records["train"]]
+        pairs = [read_pair(record).shrunk(self.size) for record in self.records["train"]]
         settings: dict[str, Any] = {"size": self.size, "batch_size": self.batch_size, "seed": self.seed}
         settings |= {"bf16": self.bf16, "augmentation": self.augmentation}
         if self.adapt is Adapt.DECODER:

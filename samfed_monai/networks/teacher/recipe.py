@@ -66,4 +66,4 @@ Part = tuple[list[torch.nn.Parameter], float]
 def make_optimizer(parts: Sequence[Part]) -> torch.optim.Optimizer:
     """AdamW, a group for each part; the learning rate is set before every step, from the group's ``peak``."""
     groups = [{"params": parameters, "peak": peak} for parameters, peak in parts]
-    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, weight_decay=WEIGHT_DECAY)
+    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)

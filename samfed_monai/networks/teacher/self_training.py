@@ -164,7 +164,9 @@ def self_train(
     settings: dict[str, Any] = {"size": size, "bf16": recipe.bf16, "augmentation": recipe.augmentation}
     batches = MixedBatches(
         ImageBatches(sam, own, batch_size=recipe.batch_size - 1, seed=recipe.seed, **settings),
-        ImageBatches(sam, [read_pair(record) for record in public], batch_size=1, seed=recipe.seed, **settings),
+        ImageBatches(
+            sam, [read_pair(record).shrunk(size) for record in public], batch_size=1, seed=recipe.seed, **settings
+        ),
     )
     Training(
         sam,

@@ -21,6 +21,9 @@ from samfed_monai.networks.teacher.weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)
 
+SAVE_SECONDS = 60.0
+"""Between two savings of the progress: some 100 MB of weights, averages and moments, written as long as a few steps."""
+
 
 class Batches(Protocol):
     """What a fit learns from: ``steps`` pairs of logits and targets an epoch."""
@@ -41,7 +44,8 @@ class Training:
         examine: Dice of each held-out image with the weights that ``sam`` has when it is called; ``None`` keeps the
             last epoch.
         epochs: how many.
-        progress_file: where progress is kept after every epoch; removing it is the caller's business.
+        progress_file: where progress is kept after the first epoch, and then after those that end :data:`SAVE_SECONDS`
+            or more after the last that was kept; removing it is the caller's business.
         fit_hash: what the progress belongs to; that of another fit is ignored.
         progress: show a bar, of steps.
         title: what stands before it.
@@ -70,6 +74,7 @@ class Training:
 
     def run(self) -> FitState:
         """Trains the epochs that are left."""
+        saved = float("-inf")
         ends: dict[str, Any] = {"initial": self.state.steps, "total": self.epochs * self.batches.steps}
         # no smoothing: what is told of the time left takes in the exams between epochs
         with progress_bar(show=self.progress, desc=self.title, unit="step", smoothing=0, **ends) as bar:
@@ -79,8 +84,10 @@ class Training:
                     bar.update()
                 self.state.epoch = epoch + 1
                 self._judge()
-                weights = {"current": self.adapted, "average": self.average.tensors, "kept": self.kept}
-                save_state(self.progress_file, self.state, self.optimizer, weights)
+                if time.monotonic() - saved >= SAVE_SECONDS:
+                    weights = {"current": self.adapted, "average": self.average.tensors, "kept": self.kept}
+                    save_state(self.progress_file, self.state, self.optimizer, weights)
+                    saved = time.monotonic()
                 if self.state.history:
                     bar.set_postfix(held_out=f"{self.state.history[-1]:.3f}", refresh=False)  # shown with the next one
         self.sam.load_state_dict(self.kept, strict=False)

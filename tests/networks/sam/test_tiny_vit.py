@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import torch
 
-from samfed_monai.networks.sam.build import build_sam
+from samfed_monai.networks.sam.adapter import Adapt, adapted_tensors, prepare
+from samfed_monai.networks.sam.build import assemble, build_sam, vit_encoder
+from samfed_monai.networks.sam.tiny_vit import fold_batch_norms
 
 
 def test_the_order_of_computing_leaves_what_timms_own_attention_gives(checkpoint):
@@ -22,3 +24,40 @@ def test_the_order_of_computing_leaves_what_timms_own_attention_gives(checkpoint
 def test_weights_keep_their_own_order_of_memory(checkpoint):
     encoder = build_sam("vit_t", checkpoint, 256).image_encoder
     assert all(tensor.is_contiguous() for tensor in encoder.state_dict().values())
+
+
+def batch_norms(network: torch.nn.Module) -> int:
+    return sum(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+
+
+def test_folded_batch_norms_give_the_same_masks(checkpoint):
+    plain, folded = (build_sam("vit_t", checkpoint, 256) for _ in range(2))
+    with torch.no_grad():
+        for sam in (plain, folded):
+            generator = torch.Generator().manual_seed(0)  # those of a fresh network change nothing
+            for name, tensor in sam.image_encoder.state_dict().items():
+                if "running_" in name:
+                    tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+        fold_batch_norms(folded.image_encoder)
+        image = torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(1))
+        expected, found = plain.encode(image), folded.encode(image)
+    assert (batch_norms(plain), batch_norms(folded)) == (27, 0)
+    assert expected.std() > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)  # float32 sums in another order
+
+
+def test_an_adapter_fits_a_folded_network_as_it_fits_a_plain_one(checkpoint):
+    plain, folded = (build_sam("vit_t", checkpoint, 256) for _ in range(2))
+    fold_batch_norms(folded.image_encoder)
+    for sam in (plain, folded):
+        prepare(sam, Adapt.LORA, 2)
+    assert list(adapted_tensors(plain)) == list(adapted_tensors(folded))
+    trained = [{name for name, p in sam.named_parameters() if p.requires_grad} for sam in (plain, folded)]
+    assert trained[0] == trained[1]
+
+
+def test_sams_vit_has_nothing_to_fold():
+    sam = assemble(vit_encoder(64, width=16, depth=1, heads=2, global_blocks=()), 64)
+    before = list(sam.state_dict())
+    fold_batch_norms(sam.image_encoder)
+    assert list(sam.state_dict()) == before

@@ -5,7 +5,9 @@ import torch
 
 from samfed_monai.networks.sam.build import assemble, vit_encoder
 from samfed_monai.networks.sam.teacher import Teacher
+from samfed_monai.networks.teacher import exam as room
 from samfed_monai.networks.teacher.exam import Exam, as_good_as, dice_score, mean
+from samfed_monai.networks.teacher.pairs import read_pair
 from tests.networks.fakes import fake_records
 
 
@@ -32,6 +34,20 @@ def test_kept_embeddings_give_the_same_dice_and_encode_once(tmp_path, monkeypatc
     assert len(calls) == 2
     assert set(exam(sets, views=2)) == {"a"}
     assert teacher.views == 1
+
+
+def test_what_is_seen_again_and_again_is_read_once(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    sam = assemble(vit_encoder(64, width=16, depth=1, heads=2, global_blocks=(0,)), 64)
+    exam = Exam(Teacher(sam, sha256="x", size=64, bf16=False))
+    sets = {"a": fake_records(tmp_path, 2, (96, 128))}
+    read = []
+    monkeypatch.setattr(room, "read_pair", lambda record: read.append(record["id"]) or read_pair(record))
+    once = exam(sets)
+    kept = [exam(sets, keep=True) for _ in range(3)]
+    assert read == ["0", "1"] * 2
+    assert kept[0] == kept[1] == kept[2]
+    assert kept[0]["a"] == pytest.approx(once["a"], abs=0.01)  # intensities are rounded: a pixel may flip
 
 
 def test_a_refiner_is_asked_for_one_exam_and_gone_afterwards(tmp_path):

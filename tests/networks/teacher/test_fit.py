@@ -210,6 +210,15 @@ def test_fault_52_a_killed_fit_goes_on_to_the_same_bits(fit, monkeypatch):
     assert not saved[0].exists()
 
 
+def test_progress_is_written_after_the_first_epoch_and_then_once_a_minute(fit, monkeypatch):
+    saved, clock = [], iter(range(0, 1000, 25))
+    monkeypatch.setattr(room, "save_state", lambda path, state, *more: saved.append(state.epoch))
+    monkeypatch.setattr(room.time, "monotonic", lambda: next(clock))  # asked before each epoch's and after each saving
+    fit(epochs=7).run()
+    # at 0 s, when 25 s are noted; 50 and 75 s are too early, 100 is not; 125 s are noted; 150 and 175 are too early
+    assert saved == [1, 4, 7]
+
+
 def test_progress_of_another_fit_is_ignored(fit, tmp_path):
     (tmp_path / "adapter.safetensors.progress.safetensors").write_bytes(b"torn")
     assert len(fit(epochs=1).run()["history"]) == 1

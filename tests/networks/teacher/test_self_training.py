@@ -52,9 +52,9 @@ def test_a_pseudo_label_is_the_mask_at_the_images_own_size(tmp_path, store):
     show(store, record, 1.0, 0.0, 1.0, 0.0)
     pairs = PseudoLabelled([record], store)
     assert len(pairs) == 1
-    image, mask = pairs[0]
+    image, mask, levels = pairs[0]
     assert torch.equal(image, torch.tensor(pixels).permute(2, 0, 1)[None])
-    assert mask.dtype == torch.uint8
+    assert (mask.dtype, levels) == (torch.uint8, 1)
     assert mask[0, 0].tolist() == [[1, 1, 1, 0, 0, 0]] * 4
 
 
