@@ -22,7 +22,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 DECLARED := setup.cfg setup.py pyproject.toml constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo light light-teachers light-page skin skin-teacher skin-page pfedsam pfedsam-page polyp polyp-teacher polyp-page ablation ablation-page flare-real test check docs bench clean
+.PHONY: help demo light light-first light-teachers light-page skin skin-teacher skin-page pfedsam pfedsam-page polyp polyp-teacher polyp-page ablation ablation-page flare-real test check docs bench clean
 help:
 	@sed -n 's/^# //p' Makefile | head -12
 
