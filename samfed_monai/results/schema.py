@@ -73,7 +73,8 @@ _UNSEEN = _map(
     _splits("per split", SUMMARY, ()),
 )
 _MODEL = _object(
-    "the global model, or each site's own, evaluated on test images after the final aggregation; its validation scores are those of its round",
+    "the global model, or each site's own, evaluated on test images after the final aggregation; its validation scores "
+    "are those of its round",
     tuple(_TABLE),
     round={"type": ["integer", "null"], "minimum": 0, "description": "round that produced it, counted from 0"},
     **_TABLE,
