@@ -1,4 +1,7 @@
-"""``samfed evaluate``: a model on one split of one site or of all; of a run, each site's own model where it has one."""
+"""``samfed evaluate``: a model on one split of one site or of all; of a run, each site's own model where it has one.
+
+A fitted teacher is scored likewise, by the adapter that ``samfed teach`` wrote.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samfed_monai.commands import teacher_model
 from samfed_monai.commands.arguments import absolute, add_bundle, add_data, take_overrides
 from samfed_monai.commands.trained import MODEL_HELP, run_or_file, scored_as, trained_as, weights_file
 from samfed_monai.config.overrides import overrides_of
@@ -34,6 +38,7 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     parser.add_argument("--site", metavar="NAME", default="", help="only this site (default: all)")
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
     parser.add_argument("--output-dir", metavar="DIR", required=True, help="folder for metrics.json and the tables")
+    teacher_model.add_views(parser)
     take_overrides(parser, "evaluate.json")
     parser.set_defaults(run=run)
     return parser
@@ -42,8 +47,9 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
 def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``evaluate.json`` and prints one line per site."""
     logging.getLogger("samfed_monai.handlers.site_evaluation").setLevel(logging.WARNING)  # the table says the same
-    models = run_or_file(arguments.model)
-    if isinstance(models, Path) or not models.personal:
+    if teacher_model.is_adapter(arguments):
+        result = teacher_model.evaluate(arguments)
+    elif isinstance(models := run_or_file(arguments.model), Path) or not models.personal:
         result = _scores(arguments, models, arguments.site)
     else:
         result = _each_on_its_own(arguments, models)

@@ -15,7 +15,7 @@ from samfed_monai.errors import Problem, Refused
 if TYPE_CHECKING:
     from samfed_monai.federation.run_models import RunModels
 
-MODEL_HELP = "a finished run's folder, or a weights file"
+MODEL_HELP = "a finished run's folder, a weights file, or the adapter of a fitted teacher"
 SCORED_AS = ("label_resize", "validate#scores#pooled", "validate#scores#skip_empty", "validate#inferer#enabled")
 """Ids of ``train.json`` that decide how images are scored, and may differ from the bundle's in a run."""
 _WORDS = ("area", "nearest", "auto")

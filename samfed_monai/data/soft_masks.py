@@ -114,13 +114,16 @@ class SoftMaskStore:
 
         pixels = self._read(image_sha256)
         if pixels is None:
+            others = self._others(image_sha256)
+            mend = "run the same command again: it computes what is missing and nothing else"
             raise Refused(
                 [
                     Problem(
                         f"soft-mask store {self.folder} -> image {image_sha256[:12]}…",
-                        found=f"no readable mask by teacher {self.teacher_sha256[:12]}…",
+                        found=f"no readable mask by teacher {self.teacher_sha256[:12]}…"
+                        + (f", but one by another: {others[0]}" if others else ""),
                         expected="a soft mask of every unlabelled image",
-                        mend="run the same command again: it computes what is missing and nothing else",
+                        mend=f"name that teacher (teacher_sha256), or {mend}" if others else mend,
                     )
                 ]
             )
@@ -134,6 +137,12 @@ class SoftMaskStore:
     def __len__(self) -> int:
         """How many masks this teacher has in the store, damaged ones included."""
         return sum(1 for _ in self._masks.glob(f"??/*{_SUFFIX}"))
+
+    def _others(self, image_sha256: str) -> list[str]:
+        """Other teachers who have a file for the image here."""
+        below = self._path(image_sha256).relative_to(self._masks)
+        folders = sorted(path for path in self.folder.glob("*") if _is_hash(path.name) and path != self._masks)
+        return [path.name for path in folders if (path / below).is_file()]
 
     def _path(self, image_sha256: str) -> Path:
         if not _is_hash(image_sha256):

@@ -100,7 +100,7 @@ class JobRun:
                 common = shared_papers(settled, places.bundle_root, datalist)
                 before.check(lambda site: {**common, **list_paper(datalist, site), **cast.sam_words(site)})
                 about, teacher_sha256 = self._teach(before, datalist, adapt, shared)
-                teacher_scores = before.teacher_scores(SPLITS) if about is not None else None
+                teacher_scores = before.teacher_scores(self.teacher.scored) if about is not None else None
                 trunk = self._trunk(begins, datalist)
                 controller = self._ready(before, folder, cast, carrier, datalist, trunk)
                 prepared = before.traffic()

@@ -167,9 +167,7 @@ class SiteNode:
     def _teacher_scores(self, message: Envelope) -> Envelope:
         if self.parts.teacher is None:
             raise MessageRefused([Problem("teacher", found="none in this plan", expected="one")])
-        return said(
-            message, **self.parts.teacher.scores(message.extra.get("split", "validation"), self.parts.cast.config)
-        )
+        return said(message, **self.parts.teacher.scores(message.extra.get("split", "test"), self.parts.cast.config))
 
     def _client(self) -> SiteWorker:
         if self._worker is None:

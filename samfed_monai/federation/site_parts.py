@@ -120,7 +120,7 @@ class SiteParts:
         memory = cache / "prepared" / f"{self.plan.hash[:16]}.{quote(self.site, safe=' ')}.json" if alone else None
         recipe = stage.self_training if self.trains and adapt != "none" else None
         own = None if recipe is None else OwnTeacher(self.site, recipe, stage, self.masks())
-        return SiteTeacher(stage, self.masks(), adapt=adapt, memory=memory, own=own)
+        return SiteTeacher(stage, self.masks(), adapt=adapt, memory=memory, own=own, trains=self.trains)
 
     def client(self) -> SamFedAlgo:
         """An initialized client of this site."""
@@ -135,7 +135,9 @@ class SiteParts:
 
     def masks(self) -> SiteMasks:
         """This site's soft-mask store."""
-        return SiteMasks(self.places.cache, self.datalist, self.data_root)
+        cast = self.cast
+        config = cast.config.with_overrides(cast.overrides.get(self.site, {})) if self.trains else cast.at_server()
+        return SiteMasks(self.places.cache, self.datalist, self.data_root, limit=config.optional("limit"))
 
     @property
     def data_root(self) -> str:

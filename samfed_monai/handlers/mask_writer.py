@@ -60,7 +60,8 @@ class MaskWriter:
         images: folder of the images; no mask is written into it, and files that have the names of its masks are found
             before anything is computed.
         model: weights file that the masks are made with; its hash is noted beside them, with size and threshold.
-        image_size: pixels of a prediction's side, for that note.
+        model_sha256: identity of what makes the masks, for that note, where no single file is.
+        image_size: pixels of a prediction's side, likewise.
 
     Raises:
         Refused: the threshold is not inside (0, 1); the output folder cannot be written to, lies in the folder of
@@ -80,6 +81,7 @@ class MaskWriter:
         threshold: float = 0.5,
         images: str | Path | None = None,
         model: str | Path | None = None,
+        model_sha256: str | None = None,
         image_size: int | None = None,
     ) -> None:
         problems = Problems()
@@ -87,7 +89,8 @@ class MaskWriter:
             problems.add("MaskWriter#threshold", found=repr(threshold), expected="a number in (0, 1)")
         self.probabilities, self.threshold = probabilities, threshold
         made_with: dict[str, Any] = {"image_size": image_size, "threshold": threshold}
-        self.masks = MaskFolder(output_dir, {"model_sha256": sha256_file(model), **made_with} if model else None)
+        made_by = sha256_file(model) if model else model_sha256
+        self.masks = MaskFolder(output_dir, {"model_sha256": made_by, **made_with} if made_by else None)
         names = [file for name in image_names(images) for file in self._files(name)] if images else []
         problems.extend(self.masks.problems(names, images=images))
         problems.refuse_if_any()

@@ -43,6 +43,7 @@ class SiteEvaluation:
         limit: at most this many images of each site.
         settings: knobs of this run, compared with those that the weights' header names (``network_name``,
             ``image_size``); what either side does not name is not compared.
+        loaded: whether the evaluator's network has its weights already; ``model`` only names them then.
 
     Raises:
         Refused: weights that were trained with other settings, when it is built; later those that do not fit, an
@@ -68,19 +69,21 @@ class SiteEvaluation:
         output_dir: str | Path,
         limit: int | None = None,
         settings: Mapping[str, Any] | None = None,
+        loaded: bool = False,
     ) -> None:
         if problems := trained_otherwise(model, settings or {}):
             raise Refused(problems)
         self.evaluator, self.scores, self.model = evaluator, scores, Path(model)
         self.datalist, self.data_root, self.split, self.site = datalist, data_root, split, site
         self.preprocessing, self.batch_size = preprocessing, batch_size
-        self.output_dir, self.limit = Path(output_dir), limit
+        self.output_dir, self.limit, self.loaded = Path(output_dir), limit, loaded
 
     def run(self) -> dict[str, Any]:
         """Evaluates and returns the content of ``metrics.json``."""
         records = self._records()
         network = self.evaluator.network
-        network.load_state_dict(trained_weights(network, self.model), strict=False)
+        if not self.loaded:
+            network.load_state_dict(trained_weights(network, self.model), strict=False)
         sites = {name: self._one_site(name, items) for name, items in records.items()}
         average = pool(sites.values(), skip_empty=self.scores.skip_empty)
         result = {"model": self.model.name, "split": self.split, "sites": sites, "average": average}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal
@@ -10,6 +11,8 @@ import torch
 from monai.inferers import Inferer
 
 from samfed_monai.errors import Problem, Refused
+
+logger = logging.getLogger(__name__)
 
 Switch = bool | Literal["auto"]
 
@@ -26,6 +29,23 @@ def bf16_gains(device_type: str) -> bool:
         checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         return torch.backends.mkldnn.is_available() and any(getattr(torch.cpu, name, bool)() for name in checks)
     return False
+
+
+def bf16_possible(enabled: Switch, device_type: str) -> bool:
+    """Whether an encoder computes in bfloat16: where it is asked for and :func:`bf16_gains`.
+
+    ``True`` on a processor that would only emulate it, several times slower than float32, is told once a process.
+    """
+    gains = bf16_gains(device_type)
+    if enabled is True and not gains:
+        _tell_float32(device_type)
+    return gains and enabled is not False
+
+
+@lru_cache  # told once a process
+def _tell_float32(device_type: str) -> None:
+    text = "bf16 is true, but the %s of this machine does not compute bfloat16: going on in float32 (auto does so, too)"
+    logger.warning(text, device_type)
 
 
 def autocast(device_type: str, enabled: Switch = "auto", dtype: torch.dtype = torch.bfloat16) -> torch.autocast:

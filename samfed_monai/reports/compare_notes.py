@@ -26,7 +26,13 @@ def notes_of(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
     if convention_of(runs) is None:
         told = {run.row: " / ".join(_convention(run.results).values()) for run in runs}
         notes.append(f"Rows count HD95 and empty masks differently ({_listed(told)}): their HD95 cannot be compared.")
-    notes += [*_unlike_notes(runs), *_unscored_notes(runs), *adaptation_notes(runs), *_teacher_notes(runs)]
+    notes += [
+        *_unlike_notes(runs),
+        *_unscored_notes(runs),
+        *adaptation_notes(runs),
+        *_silent_teacher_notes(runs),
+        *_teacher_notes(runs),
+    ]
     for group in groups:
         notes += [f"{group.label}: {note}" if len(groups) > 1 else note for note in _gap_notes(group)]
     if any(len(row.seeds) < 3 for group in groups for row in group.rows):
@@ -69,6 +75,12 @@ def _unscored_notes(runs: Sequence[RunData]) -> list[str]:
         f"Some runs were scored on fewer test images than others ({_listed(fewer)}): a site gave no scores there, so "
         "averages, worst sites and verdicts are not over the same images."
     ]
+
+
+def _silent_teacher_notes(runs: Sequence[RunData]) -> list[str]:
+    """Rows whose runs did not ask for the teacher's scores, so that it is no row beside them."""
+    silent = ", ".join(sorted({run.row for run in runs if (run.results["teacher"] or {}).get("score") is False}))
+    return [f"The SAM teacher was not scored where `score` of `teacher.json` is false ({silent})."] if silent else []
 
 
 def _teacher_notes(runs: Sequence[RunData]) -> list[str]:

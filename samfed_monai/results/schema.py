@@ -99,6 +99,10 @@ _TEACHER = {
         adapt=_text("`lora`, `decoder` or `none`"),
         base=_text("SAM variant: `vit_t`, `vit_b`, `vit_l`, `vit_h`"),
         size=_count("input size, pixels"),
+        score={
+            "description": "false where it was not scored at the sites (`score` of `teacher.json`); otherwise absent",
+            "type": "boolean",
+        },
         self_training_epochs=_count(
             "epochs for which each site trained its own copy, all generations together; absent where none did"
         ),

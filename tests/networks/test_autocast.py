@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from torch import nn
 
 from samfed_monai.errors import Refused
 from samfed_monai.networks import AutocastInferer, bf16_gains
+from samfed_monai.networks import autocast as room
 
 
 class Witness(nn.Linear):
@@ -29,6 +32,27 @@ def test_auto_follows_the_processor(monkeypatch):
         monkeypatch.setattr("samfed_monai.networks.autocast.bf16_gains", lambda device, answer=gains: answer)
         AutocastInferer("auto")(torch.rand(4, 2), network)
         assert network.seen == inside
+
+
+@pytest.mark.parametrize(
+    ("gains", "enabled", "used"),
+    [
+        (True, True, True),
+        (True, "auto", True),
+        (True, False, False),
+        (False, True, False),
+        (False, "auto", False),
+        (False, False, False),
+    ],
+)
+def test_a_teacher_computes_in_bfloat16_only_where_the_processor_does(monkeypatch, caplog, gains, enabled, used):
+    monkeypatch.setattr(room, "bf16_gains", lambda device: gains)
+    room._tell_float32.cache_clear()
+    with caplog.at_level(logging.WARNING, "samfed_monai"):
+        assert [room.bf16_possible(enabled, "cpu") for _ in range(3)] == [used] * 3
+    told = ["bf16 is true, but the cpu of this machine does not compute bfloat16: going on in float32"]
+    expected = told if enabled is True and not gains else []
+    assert [record.getMessage().partition(" (")[0] for record in caplog.records] == expected
 
 
 def test_gradients_pass_through():

@@ -56,4 +56,8 @@ def test_what_adaptation_brought_is_told_once(tmp_path):
     alone = RunData.read(write_run(tmp_path / "e", "samfed", 0, 0.8, teacher={"after": about["after"]}))
     expected = "Dice of SAM after its adaptation, at the masks' own size: "
     assert adaptation_notes([alone]) == [expected + "public images held out 0.500, a 0.750, b 0.500."]
+    silent = RunData.read(write_run(tmp_path / "f", "samfed", 0, 0.8, teacher={"score": False}))
+    told = "The SAM teacher was not scored where `score` of `teacher.json` is false (samfed)."
+    assert told in comparison_table([silent]).notes
+    assert told not in comparison_table(runs).notes
     assert adaptation_notes([RunData.read(write_run(tmp_path / "d", "dp_only", 0, 0.8))]) == []

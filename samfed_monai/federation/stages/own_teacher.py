@@ -60,7 +60,7 @@ class OwnTeacher:
         datalist, root = self.masks.datalist, self.masks.data_root
         self.masks.fill(teacher, ("unlabelled",))
         store = SoftMaskStore(self.masks.store_dir(self.site), teacher_sha256=teacher.sha256)
-        chosen = confident(load_records(datalist, root, split="unlabelled", site=self.site), store, recipe.keep)
+        chosen = confident(self.masks.records(self.site, "unlabelled"), store, recipe.keep)
         if not chosen:
             return None
         public = load_records(datalist, root, split="public", with_labels=True)

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from samfed_monai.networks import Teacher
 
-SPLITS = ("unlabelled", "validation", "test")
-
 
 def adapter_message(files: Sequence[Path], *, sam: str, teacher: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and words that carry a teacher to the sites.
@@ -51,6 +49,7 @@ class SiteTeacher:
         adapt: ``teacher_adapt`` of the plan.
         memory: file in which a site that may be started again notes that it is prepared; ``None`` notes nothing.
         own: makes the site's own teacher out of the server's; ``None`` takes the server's as it is.
+        trains: whether the site's unlabelled images are learned from; those of one that takes no part need no masks.
     """
 
     def __init__(
@@ -61,7 +60,9 @@ class SiteTeacher:
         adapt: str,
         memory: Path | None,
         own: OwnTeacher | None = None,
+        trains: bool = True,
     ) -> None:
+        self.trains = trains
         self.stage, self.masks, self.adapt, self.memory, self.own = stage, masks, adapt, memory, own
         self._sha256: str | None = None
 
@@ -88,7 +89,9 @@ class SiteTeacher:
         return self._load(self._adapters(message), message.extra)
 
     def take(self, message: Envelope, teacher: Teacher | None = None) -> int:
-        """Takes the adapter and shows the teacher every image that the store lacks; returns how many these were.
+        """Takes the adapter and shows the teacher what the store lacks; returns how many images these were.
+
+        That is the unlabelled images, where the site trains, and those that the teacher is scored on.
 
         Where the site makes a teacher of its own, the store is that one's.
 
@@ -107,15 +110,23 @@ class SiteTeacher:
             raise _refusal("teacher", found, expected, "give both the same teacher.json and the same samfed-monai")
         if self.own is not None and contents:
             teacher = self.own.of(teacher, self._files(contents, message.extra)[0])
-        computed = self.masks.fill(teacher, SPLITS)
+        computed = self.masks.fill(teacher, (*(("unlabelled",) if self.trains else ()), *self.stage.scored))
         self._sha256 = teacher.sha256
         if self.memory is not None:
             write_json(self.memory, {"teacher": teacher.sha256})
         return computed
 
     def scores(self, split: str, config: WorkflowConfig) -> dict[str, Any]:
-        """``n`` and ``metrics`` of the teacher's own masks on one split, counted as the students' are."""
+        """``n`` and ``metrics`` of the teacher's own masks on one split, counted as the students' are.
+
+        Raises:
+            MessageRefused: the plan does not have the teacher scored on that split.
+        """
         from samfed_monai.results.build import as_summary
+
+        if split not in self.stage.scored:
+            expected = f"one of {list(self.stage.scored)}, on which this plan has the teacher scored"
+            raise _refusal("teacher's scores -> split", repr(split), expected)
 
         tables = self.masks.teacher_scores(self.sha256, config, (split,))
         rows = [row for by_split in tables.values() for row in by_split[split]]

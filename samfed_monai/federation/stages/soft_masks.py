@@ -21,10 +21,14 @@ class SiteMasks:
         cache_dir: ``<cache_dir>/soft_masks/<site>`` is a site's store.
         datalist: the frozen list.
         data_root: folder that the list's paths are relative to.
+        limit: at most this many images of each split, the same as its trainer and evaluator see; ``None`` is all.
     """
 
-    def __init__(self, cache_dir: str | Path, datalist: DataList, data_root: str | Path) -> None:
+    def __init__(
+        self, cache_dir: str | Path, datalist: DataList, data_root: str | Path, *, limit: int | None = None
+    ) -> None:
         self.folder, self.datalist, self.data_root = Path(cache_dir) / "soft_masks", datalist, data_root
+        self.limit = limit
 
     def store_dir(self, site: str) -> Path:
         """Folder of a site's store."""
@@ -39,7 +43,7 @@ class SiteMasks:
             with made_once(self.folder / f"{site}.complete"):
                 store = SoftMaskStore(self.store_dir(site), teacher_sha256=teacher.sha256)
                 for split in splits:
-                    computed += fill_store(teacher, self._records(site, split), store)
+                    computed += fill_store(teacher, self.records(site, split), store)
         return computed
 
     def teacher_scores(
@@ -64,7 +68,7 @@ class SiteMasks:
             tables[site] = {}
             for split in splits:
                 rows = tables[site][split] = []
-                for record in self._records(site, split):
+                for record in self.records(site, split):
                     label = torch.as_tensor(preprocessing(dict(record))["label"])
                     mask = store.get(record["image_sha256"])[None]
                     mask = resize_probabilities(mask, label.shape[-2:])
@@ -73,5 +77,6 @@ class SiteMasks:
                     rows.append({"id": record["id"], **scores.as_dict()})
         return tables
 
-    def _records(self, site: str, split: str) -> list[dict[str, Any]]:
-        return load_records(self.datalist, self.data_root, split=split, site=site)
+    def records(self, site: str, split: str) -> list[dict[str, Any]]:
+        """Those images of a site's split that are used."""
+        return load_records(self.datalist, self.data_root, split=split, site=site, limit=self.limit)

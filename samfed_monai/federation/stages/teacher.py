@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.data import DataList, public_hash
 from samfed_monai.data.public_set import read_as
+from samfed_monai.errors import Problem, Refused
 from samfed_monai.federation.stages.made_once import made_once
 from samfed_monai.federation.stages.workflow_config import EVALUATION, PLACES, WorkflowConfig
 from samfed_monai.io import canonical_hash, read_json, sha256_file
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REFINEMENT = ("refine", "refine_with", "refine_size", "refine_least_iou", "refine_least_agreement")
-TEST_TIME = frozenset(("views", "peak", "self_training", "evaluate_on", "evaluate_limit", "progress", *REFINEMENT))
+TEST_TIME = frozenset(
+    ("views", "peak", "self_training", "evaluate_on", "evaluate_limit", "progress", "score", *REFINEMENT)
+)
 """Ids of ``teacher.json`` that say how an adapter is used or examined; none of them makes it another one."""
 REPORT_ONLY = "examine_before"
 """An id of ``teacher.json``, and an argument of its fit, that adds to the report of a fit and changes nothing."""
@@ -61,7 +64,15 @@ class TeacherStage:
 
     def content(self) -> dict[str, Any]:
         """The recipe as JSON content, places left out."""
-        return _without_report(self._config().content())
+        content = _without_report(self._config().content())
+        if content.get("score") is True:  # the default, and what runs did before there was a choice
+            del content["score"]
+        return content
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """Splits of the sites on which the teacher itself is scored, for its row in tables."""
+        return () if self._config().optional("score") is False else ("test",)
 
     def about(self, teacher: Teacher, adapt: str) -> dict[str, Any]:
         """What a report says of the teacher; ``after``, and ``before``, as the fit of its adapter reported them."""
@@ -69,6 +80,8 @@ class TeacherStage:
         used = {"size": teacher.size, "views": teacher.views} | self._after_the_views()
         if self.self_training is not None and adapt != "none":
             used["self_training_epochs"] = self.self_training.epochs * self.self_training.generations
+        if not self.scored:
+            used["score"] = False
         return {"adapt": adapt, "base": base, **used, **self._exam}
 
     @property
@@ -88,8 +101,12 @@ class TeacherStage:
             adapt: as in :meth:`load`; ``off`` has no teacher.
 
         Raises:
-            Refused: a setting of ``teacher.json`` that :class:`~samfed_monai.networks.TeacherFit` cannot do with.
+            Refused: ``score`` is no switch, or a setting of ``teacher.json`` that
+                :class:`~samfed_monai.networks.TeacherFit` cannot do with.
         """
+        score = self._config().optional("score") if adapt != "off" else None
+        if score not in (None, True, False):
+            raise Refused([Problem("teacher -> score", found=repr(score), expected="true or false")])
         if adapt != "off" and self._config().optional_id("fit"):
             from samfed_monai.parts.public_set import check_public_limit
 
@@ -127,21 +144,9 @@ class TeacherStage:
             adapter: path of an adapter to use as it is, several to average, or ``None``; left aside with ``none``, so
                 that rows with and without an adapted SAM can be compared by one command.
         """
-        from samfed_monai.networks import Teacher
-        from samfed_monai.parts import best_device
 
         paths = self.adapters(datalist, data_root, adapt=adapt, adapter=adapter)
-        self._files[:] = paths
-        config = self._config()
-        return Teacher.load(
-            base=config.value("base"),
-            checkpoint=self.checkpoint(),
-            adapter=paths,
-            size=config.value("size"),
-            views=config.value("views"),
-            device=best_device(),
-            **self._after_the_views(),
-        )
+        return self._teacher(paths, self.checkpoint())
 
     def adapters(
         self,
@@ -166,6 +171,32 @@ class TeacherStage:
         if not paths and adapt != "none":
             paths = [self._fit(datalist, data_root, adapt=adapt, checkpoint=checkpoint)]
         return paths
+
+    def fitted(self, adapter: Path) -> Teacher:
+        """A teacher by the file of its adapter alone, which must be of this ``base``, its weights and this ``size``.
+
+        Raises:
+            Refused: another SAM or size, damaged tensors.
+        """
+        self._exam.update(_recorded(adapter))
+        return self._teacher([adapter], self.checkpoint())
+
+    def _teacher(self, adapters: list[Path], checkpoint: Path) -> Teacher:
+        from samfed_monai.networks import Teacher
+        from samfed_monai.parts import best_device
+
+        self._files[:] = adapters
+        config = self._config()
+        return Teacher.load(
+            base=config.value("base"),
+            checkpoint=checkpoint,
+            adapter=adapters,
+            size=config.value("size"),
+            views=config.value("views"),
+            bf16="auto" if (bf16 := config.optional("bf16")) is None else bf16,
+            device=best_device(),
+            **self._after_the_views(),
+        )
 
     def _after_the_views(self) -> dict[str, Any]:
         """What becomes of the mean of the views, as keywords of ``Teacher.load``; empty where nothing does."""

@@ -100,6 +100,12 @@ class WorkflowConfig:
         with as_told():
             return parser.get_parsed_content(name)
 
+    def values(self, *names: str) -> tuple[Any, ...]:
+        """Several of them, made together: what they refer to is the same for all."""
+        parser = self.parser()
+        with as_told():
+            return tuple(parser.get_parsed_content(name) for name in names)
+
     def optional(self, name: str) -> Any:
         """A knob's value, or ``None`` where the bundle has no such id."""
         return self.value(name) if name in self.parser() else None

@@ -144,7 +144,7 @@ def load_adapter(
     for key, value in expected.items():
         if value is not None and value != getattr(header, key):
             found = repr(getattr(header, key))
-            problems.add(f"{path} -> {key}", found=found, expected=repr(value), mend=_MEND)
+            problems.add(f"{path} -> {key}", found=found, expected=repr(value), mend=_mend(header, key))
     problems.refuse_if_any()
     prepare(sam, header.adapt, header.rank, header.lora_targets)
     like = adapted_tensors(sam)
@@ -153,3 +153,13 @@ def load_adapter(
     problems.refuse_if_any()
     sam.load_state_dict(tensors, strict=False)
     return header
+
+
+def _mend(header: Adapter, key: str) -> str:
+    """What to do about an adapter whose ``key`` is another one."""
+    if key in ("base", "size"):
+        value = getattr(header, key)
+        return f"set {key} of teacher.json to {value} (in a federation --teacher#{key} {value}), or {_MEND}"
+    if key == "base_sha256":
+        return f"put the weights of SAM in place that it was fitted on (`samfed weights`), or {_MEND}"
+    return _MEND

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from samfed_monai.bars import progress_bar
-from samfed_monai.networks.autocast import Switch, autocast
+from samfed_monai.networks.autocast import Switch, autocast, bf16_possible
 from samfed_monai.networks.sam.augment import Augmentation, augment
 from samfed_monai.networks.sam.geometry import pad, place
 from samfed_monai.networks.sam.model import PromptFreeSam
@@ -60,7 +60,7 @@ class ImageBatches:
     def encode(self, inputs: Tensor) -> Tensor:
         """Normalised, padded images to float32 embeddings."""
         inputs = self._to_device(inputs)
-        with autocast(inputs.device.type, self.bf16):
+        with autocast(inputs.device.type, bf16_possible(self.bf16, inputs.device.type)):
             return self.sam.encode(inputs).float()
 
     def augmented(self, index: int, part: Any) -> tuple[Tensor, Tensor]:

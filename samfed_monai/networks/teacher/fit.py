@@ -66,7 +66,7 @@ class TeacherFit:
         cached_views: with ``decoder``, augmented views of each image that are encoded once and then reused; 2 bytes x
             (size)^2 a view in memory (0.5 MB at 512 px).
         augmentation: how far the public images are changed; ``None`` is the defaults.
-        bf16: bfloat16 for the encoder, ``"auto"`` where the processor gains.
+        bf16: bfloat16 for the encoder, ``"auto"`` where the processor gains; ``true`` elsewhere is told, and float32.
         examine_before: also report the Dice of SAM as it comes. That is done last: it takes as long as the exam of the
             adapted one, and nothing depends on it.
         bundle_root: see ``checkpoint``.
@@ -132,6 +132,8 @@ class TeacherFit:
                 found = f"{unlabelled} without a label" if records else "no image"
                 mend = "give the public set at least two labelled images"
                 problems.add(f"public set, {name} part", found=found, expected="labelled images", mend=mend)
+        if bf16 not in (True, False, "auto"):
+            problems.add("teacher -> bf16", found=repr(bf16), expected="true, false or 'auto'")
         if not isinstance(examine_before, bool):
             problems.add("teacher -> examine_before", found=repr(examine_before), expected="true or false")
         problems.extend(check_targets(lora_targets))

@@ -53,10 +53,10 @@ def machine(tmp_path, monkeypatch, small_list, small_federation):
     monkeypatch.setattr(adapters, "read_header", read_header)
     monkeypatch.setattr(TeacherStage, "checkpoint", lambda self: tmp_path / "sam.pt")
 
-    def site(name: str = "site-1", adapt: str = "lora") -> SiteTeacher:
-        stage = TeacherStage(find_bundle("samfed_skin"), {}, tmp_path / "cache")
-        masks = SiteMasks(tmp_path / "cache", small_list.for_site(name), small_federation)
-        return SiteTeacher(stage, masks, adapt=adapt, memory=tmp_path / "prepared.json")
+    def site(name: str = "site-1", adapt: str = "lora", limit=None, trains=True, **overrides) -> SiteTeacher:
+        stage = TeacherStage(find_bundle("samfed_skin"), overrides, tmp_path / "cache")
+        masks = SiteMasks(tmp_path / "cache", small_list.for_site(name), small_federation, limit=limit)
+        return SiteTeacher(stage, masks, adapt=adapt, memory=tmp_path / "prepared.json", trains=trains)
 
     return SimpleNamespace(site=site, folder=tmp_path, loaded=loaded)
 
@@ -80,11 +80,11 @@ def test_the_adapter_arrives_is_kept_by_its_hash_and_fills_this_sites_store_alon
     message = sent(machine.folder, fitted(), fitted(name="two"))
     message.check(up=False)
     here = machine.site()
-    assert here.take(message) == 4 + 2 + 2
+    assert here.take(message) == 4 + 2, "unlabelled images and those of the teacher's row; nothing reads validation"
     assert machine.loaded == [[message.extra["adapter_0"], message.extra["adapter_1"]]]
     kept = machine.folder / "cache" / "adapters" / f"{message.extra['adapter_0']}.safetensors"
     assert kept.read_bytes() == fitted()
-    assert len(SoftMaskStore(here.masks.store_dir("site-1"), teacher_sha256=here.sha256)) == 8
+    assert len(SoftMaskStore(here.masks.store_dir("site-1"), teacher_sha256=here.sha256)) == 6
     assert not here.masks.store_dir("site-2").exists()
     assert machine.site().take(message) == 0, "a second time there is nothing left to compute"
 
@@ -113,10 +113,10 @@ def test_a_site_with_a_teacher_of_its_own_keeps_that_ones_masks(machine):
             return Half("c" * 64)
 
     here.own = Own()
-    assert here.take(message, Half(message.extra["teacher"])) == 8
+    assert here.take(message, Half(message.extra["teacher"])) == 6
     assert asked == [(message.extra["teacher"], fitted())], "it begins with the server's adapter"
     assert here.sha256 == machine.site().sha256 == "c" * 64, "also after the site was started again"
-    assert len(SoftMaskStore(here.masks.store_dir("site-1"), teacher_sha256=here.sha256)) == 8
+    assert len(SoftMaskStore(here.masks.store_dir("site-1"), teacher_sha256=here.sha256)) == 6
 
 
 def test_a_base_sam_that_differs_from_the_adapters_is_refused_with_both_hashes(machine):
@@ -166,7 +166,7 @@ def test_bytes_that_are_no_adapter_are_refused(machine):
 def test_sam_as_it_comes_needs_no_adapter(machine):
     message = sent(machine.folder)
     assert message.tensors == {}
-    assert machine.site(adapt="none").take(message) == 8
+    assert machine.site(adapt="none").take(message) == 6
 
 
 def test_the_teachers_means_are_those_of_its_masks(machine):
@@ -183,3 +183,34 @@ def test_the_teachers_means_are_those_of_its_masks(machine):
 def test_more_adapters_than_a_message_carries_are_refused(machine):
     with pytest.raises(Refused, match="adapter: expected at most 8, found 9 files"):
         sent(machine.folder, *[fitted()] * 9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({}, 4 + 2),
+        ({"score": False}, 4),
+        ({"limit": 1}, 1 + 1),
+        ({"limit": 3, "score": False}, 3),
+        ({"trains": False}, 2),
+        ({"trains": False, "score": False}, 0),
+    ],
+)
+def test_the_teacher_sees_what_is_trained_on_and_what_it_is_scored_on(machine, settings, shown):
+    here = machine.site(**settings)
+    assert here.take(sent(machine.folder, fitted())) == shown
+    used = here.masks.records("site-1", "unlabelled" if settings.get("trains", True) else "test")
+    store = SoftMaskStore(here.masks.store_dir("site-1"), teacher_sha256=here.sha256)
+    assert bool(store.missing([record["image_sha256"] for record in used])) is (shown == 0)
+
+
+def test_scores_that_the_plan_does_not_ask_for_are_refused(machine):
+    config = client_config(find_bundle("samfed_skin"), "samfed", {"image_size": 32})
+    for settings, split in (({}, "validation"), ({"score": False}, "test")):
+        here = machine.site(**settings)
+        here.take(sent(machine.folder, fitted()))
+        with pytest.raises(MessageRefused, match=rf"teacher's scores -> split: expected one of .*, found '{split}'"):
+            here.scores(split, config)
+    here = machine.site(limit=1)
+    here.take(sent(machine.folder, fitted()))
+    assert here.scores("test", config)["n"] == 1

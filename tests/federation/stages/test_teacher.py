@@ -124,7 +124,8 @@ def test_how_an_adapter_is_used_does_not_make_it_another_one(tmp_path, monkeypat
 
     first = fit()
     used = [{"views": 8}, {"refine": "boxes"}, {"refine_size": 512}, {"peak": 0.4}, {"self_training#epochs": 3}]
-    assert [fit(**one) for one in used] == [first] * 5
+    used.append({"score": False})
+    assert [fit(**one) for one in used] == [first] * 6
     assert runs == [first]
     assert fit(rank=8) != first
     assert fit(evaluate_on="test") == first  # the finished fit is examined, which costs no second one
@@ -141,6 +142,17 @@ def test_what_a_fit_reports_besides_is_no_part_of_its_recipe(tmp_path):
     assert plain == asked
     assert plain["fit"]["size"] == "@size"
     assert "examine_before" not in {**plain, **plain["fit"]}, "runs and adapters of before there was such a knob stay"
+    assert "score" not in plain
+
+
+def test_the_teachers_row_can_be_left_out(tmp_path):
+    off, on = (TeacherStage(find_bundle("samfed_skin"), {"score": score}, tmp_path) for score in (False, True))
+    assert (off.scored, on.scored) == ((), ("test",))
+    about = [stage.about(SimpleNamespace(size=512, views=1), "lora").get("score") for stage in (off, on)]
+    assert about == [False, None]
+    assert off.content() == {**on.content(), "score": False}
+    with pytest.raises(Refused, match="teacher -> score: expected true or false, found 'test'"):
+        TeacherStage(find_bundle("samfed_skin"), {"score": "test"}, tmp_path).rehearse("lora")
 
 
 def test_masks_read_otherwise_or_other_groups_make_another_adapter(tmp_path, monkeypatch, small_list, small_federation):

@@ -235,7 +235,7 @@ def test_none_writes_sams_own_decoder(fit, checkpoint):
 
 
 def test_everything_wrong_is_told_at_once(records, checkpoint, tmp_path):
-    with pytest.raises(Refused, match="refused: 7 problems") as refused:
+    with pytest.raises(Refused, match="refused: 9 problems") as refused:
         TeacherFit(
             train_records=[{key: value for key, value in records[0].items() if key != "label"}],
             held_out_records=[],
@@ -246,6 +246,8 @@ def test_everything_wrong_is_told_at_once(records, checkpoint, tmp_path):
             learning_rate=-1,
             lora_learning_rate="fast",
             refine="box",
+            bf16="yes",
+            examine_before="no",
         )
     message = str(refused.value)
     assert "teacher -> adapt: expected one of ['lora', 'decoder', 'none'], found 'prompt'" in message
@@ -253,6 +255,8 @@ def test_everything_wrong_is_told_at_once(records, checkpoint, tmp_path):
     assert "teacher -> epochs: expected an integer >= 1, found 0" in message
     assert "teacher -> learning_rate: expected a number > 0, or null, found -1" in message
     assert "teacher -> lora_learning_rate: expected a number > 0, or null, found 'fast'" in message
+    assert "teacher -> bf16: expected true, false or 'auto', found 'yes'" in message
+    assert "teacher -> examine_before: expected true or false, found 'no'" in message
     assert "public set, train part: expected labelled images, found 1 without a label" in message
     assert "public set, held-out part: expected labelled images, found no image" in message
 

@@ -1,0 +1,193 @@
+"""``samfed evaluate`` and ``samfed infer`` with the adapter that ``samfed teach`` wrote."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from samfed_monai.cli import main
+from samfed_monai.data import DataList, load_records, render_synthetic
+from samfed_monai.federation.stages.soft_masks import SiteMasks
+from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+from samfed_monai.io import read_json, save_tensors
+from samfed_monai.networks import Teacher, client_network
+from samfed_monai.networks.teacher.pairs import read_image_tensor
+from tests.networks.fakes import fake_checkpoint
+
+BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A list of two sites, random weights of SAM, and an adapter fitted with them at 64 px."""
+    folder = tmp_path_factory.mktemp("fitted")
+    weights = fake_checkpoint(folder / "mobile_sam.pt")
+    datalist = render_synthetic(
+        folder / "images", sites=2, labelled=True, images_per_site=4, public=4, validation=2, test=3, size=(96, 80)
+    )
+    datalist.save(folder / "list.json")
+    words = [*data(folder), "--output", str(folder / "teacher.safetensors"), "--size", "64", "--epochs", "1"]
+    checkpoint = ["--checkpoint", str(weights), "--progress", "false", "--learning_rate", "0.01"]
+    assert main(["teach", str(BUNDLE), *words, *checkpoint]) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def weights(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(work))
+
+
+def data(folder: Path) -> list[str]:
+    return ["--datalist", str(folder / "list.json"), "--data-root", str(folder / "images")]
+
+
+@pytest.fixture
+def evaluate(work: Path, tmp_path: Path) -> Callable[..., int]:
+    def run(*words: str) -> int:
+        model = ["--model", str(work / "teacher.safetensors"), "--output-dir", str(tmp_path / "scores")]
+        return main(["evaluate", str(BUNDLE), *model, *data(work), *words])
+
+    return run
+
+
+@pytest.fixture
+def infer(work: Path, tmp_path: Path) -> Callable[..., int]:
+    def run(*words: str, output: str = "masks", images: Path = work / "images" / "site-1" / "images") -> int:
+        model = ["--model", str(work / "teacher.safetensors"), "--images", str(images)]
+        return main(["infer", str(BUNDLE), *model, "--output", str(tmp_path / output), *words])
+
+    return run
+
+
+def teacher(work: Path, views: int = 1, peak: float | None = None) -> Teacher:
+    return Teacher.load("vit_t", work / "mobile_sam.pt", work / "teacher.safetensors", size=64, views=views, peak=peak)
+
+
+def test_its_scores_are_those_of_its_row_in_a_federation(evaluate, work, tmp_path, capsys):
+    # a random SAM is sure of nothing: relative to its peak it finds something in every image
+    assert evaluate("--image_size", "64", "--teacher#peak", "0.4") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in shown[1:4]] == [["site-1", "3"], ["site-2", "3"], ["average", "6"]]
+    masks = SiteMasks(tmp_path / "cache", DataList.load(work / "list.json"), work / "images")
+    fitted = teacher(work, peak=0.4)
+    masks.fill(fitted, ("test",))
+    config = WorkflowConfig(BUNDLE, ("configs/train.json",), {"image_size": 64})
+    for site, splits in masks.teacher_scores(fitted.sha256, config, ("test",)).items():
+        with open(tmp_path / "scores" / site / "test" / "scores.csv", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        assert [row["id"] for row in rows] == [row["id"] for row in splits["test"]]
+        # the store has 8 bits: a pixel at the threshold may flip
+        expected = [pytest.approx(row["dice"], abs=0.01) for row in splits["test"]]
+        assert [float(row["dice"]) for row in rows] == expected
+    found = read_json(tmp_path / "scores" / "metrics.json")
+    assert found["average"]["n"] == 6
+    assert 0 < found["average"]["dice"] < 1
+    about = {name: found["teacher"][name] for name in ("adapt", "base", "size", "views", "sha256")}
+    assert about == {"adapt": "lora", "base": "vit_t", "size": 64, "views": 1, "sha256": fitted.sha256}
+    assert set(found["teacher"]["after"]) == {"held_out", "site-1", "site-2"}
+    assert (found["model"], found["split"]) == ("teacher.safetensors", "test")
+
+
+def test_site_split_views_and_the_bundles_own_settings_count(evaluate, work, tmp_path):
+    words = ["--site", "site-2", "--split", "validation", "--views", "2", "--limit", "1", "--image_size", "64"]
+    assert evaluate(*words, "--validate#scores#pooled", "true", "--teacher#peak", "0.4") == 0
+    found = read_json(tmp_path / "scores" / "metrics.json")
+    assert list(found["sites"]) == ["site-2"]
+    assert found["average"]["n"] == 1
+    assert found["convention"]["hd95"] == "pooled"
+    assert (found["teacher"]["views"], found["teacher"]["peak"]) == (2, 0.4)
+    assert found["teacher"]["sha256"] != teacher(work, 2).sha256, "another peak is another teacher"
+
+
+def test_masks_have_each_images_size_and_are_the_teachers(infer, work, tmp_path):
+    assert infer("--probabilities", "--views", "2") == 0
+    records = load_records(DataList.load(work / "list.json"), work / "images", split="test", site="site-1")
+    fitted = teacher(work, 2)
+    for record in records:
+        name = Path(record["image"]).stem
+        mask = np.asarray(Image.open(tmp_path / "masks" / f"{name}.png"))
+        assert mask.shape == (96, 80)
+        assert set(np.unique(mask)) <= {0, 255}
+        probabilities = fitted.probabilities(read_image_tensor(record).float() / 255)
+        resized = torch.nn.functional.interpolate(torch.logit(probabilities, 1e-6), (96, 80), mode="bilinear")
+        shown = np.asarray(Image.open(tmp_path / "masks" / f"{name}.probability.png")) / 255
+        np.testing.assert_allclose(shown, resized.sigmoid()[0, 0].numpy(), atol=0.5 / 255 + 1e-5)
+    note = read_json(tmp_path / "masks" / "inference.json")
+    assert note == {"model_sha256": fitted.sha256, "image_size": 64, "threshold": 0.5}
+
+
+def test_the_same_inference_runs_again_and_another_one_is_refused(infer, tmp_path, capsys):
+    assert infer() == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "masks").iterdir()}
+    assert infer() == 0
+    assert infer("--views", "4") == 2
+    assert "inference.json -> model_sha256: expected" in capsys.readouterr().err
+    assert infer("--threshold", "0.7") == 2
+    assert "inference.json -> threshold: expected 0.7, as now, found 0.5" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "masks").iterdir()} == before
+
+
+def test_no_file_is_replaced_and_no_mask_lands_among_the_images(infer, work, tmp_path, capsys):
+    (tmp_path / "labels").mkdir()
+    name = sorted(path.stem for path in (work / "images" / "site-1" / "images").iterdir())[0]
+    (tmp_path / "labels" / f"{name}.png").write_bytes(b"label")
+    assert infer(output="labels") == 2
+    assert "labels: expected no file of a mask's name, or inference.json" in capsys.readouterr().err
+    assert (tmp_path / "labels" / f"{name}.png").read_bytes() == b"label"
+    (tmp_path / "own").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "own" / "a.png")
+    assert infer(output="own", images=tmp_path / "own") == 2
+    error = capsys.readouterr().err
+    assert f"output_dir (--output): expected a folder outside of {tmp_path / 'own'}" in error
+    assert "reading" not in error, "refused before the images are looked at"
+
+
+def test_another_size_or_sam_is_refused_with_what_to_do(evaluate, infer, work, tmp_path, monkeypatch, capsys):
+    assert evaluate("--teacher#size", "128") == 2
+    told = "teacher.safetensors -> size: expected 128, found 64; set size of teacher.json to 64"
+    assert told in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    fake_checkpoint(tmp_path / "other" / "mobile_sam.pt", seed=1)
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "other"))
+    assert infer() == 2
+    assert "teacher.safetensors -> base_sha256: expected" in capsys.readouterr().err
+    assert not (tmp_path / "masks").exists()
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
+    assert infer() == 2
+    assert "run `samfed weights mobile_sam" in capsys.readouterr().err
+
+
+def test_what_is_wrong_with_either_file_is_told_together(evaluate, infer, capsys):
+    assert evaluate("--image_sise", "64", "--teacher#view", "2") == 2
+    error = capsys.readouterr().err
+    assert "did you mean 'image_size'" in error
+    assert "did you mean 'views'" in error
+    assert infer("--site", "site-1") == 2
+    assert "--site: expected a run, found a weights file" in capsys.readouterr().err
+    assert evaluate("--site", "site-9") == 2
+    assert "site-9" in capsys.readouterr().err
+
+
+def test_a_students_weights_have_no_views(work, tmp_path, capsys):
+    torch.manual_seed(0)
+    model = tmp_path / "student.safetensors"
+    save_tensors(model, client_network("basic_unet").state_dict(), {"network_name": "basic_unet", "image_size": "32"})
+    words = ["--model", str(model), "--images", str(work / "images"), "--output", str(tmp_path / "masks")]
+    assert main(["infer", str(BUNDLE), *words, "--views", "2", "--teacher#peak", "0.4"]) == 2
+    error = capsys.readouterr().err
+    assert f"--views: expected a teacher's adapter, found {model}, which is no teacher's adapter; leave it out" in error
+    assert "--teacher#peak: expected a teacher's adapter" in error
+
+
+def test_a_damaged_adapter_is_refused(work, tmp_path, capsys):
+    content = (work / "teacher.safetensors").read_bytes()
+    (tmp_path / "torn.safetensors").write_bytes(content[: len(content) // 2])
+    words = ["--model", str(tmp_path / "torn.safetensors"), "--output-dir", str(tmp_path / "scores")]
+    assert main(["evaluate", str(BUNDLE), *words, *data(work)]) == 2
+    assert "torn.safetensors: expected a teacher's adapter, found" in capsys.readouterr().err
