@@ -39,8 +39,9 @@ LIGHT_JOBS ?= 2
 LIGHT_ROWS ?= samfed,dp_only,oracle,no_sam
 LIGHT_SKIN := --rounds 20 --local_steps 12 --overlays false
 LIGHT_POLYP := $(LIGHT_SKIN)
-# A first look with half the rounds, which was run first: one seed, two rows.
+# A first look with fewer rounds, which was run first: one seed, two rows.
 LIGHT_FIRST := --rounds 10 --local_steps 12 --overlays false
+LIGHT_FIRST_SKIN := --rounds 6 --local_steps 8 --overlays false
 LIGHT_FIRST_ROWS := samfed,dp_only
 light-compare = @$(BIN)/samfed compare samfed_$(1) --variants $(LIGHT_ROWS) --seeds $(LIGHT_SEEDS) --jobs $(LIGHT_JOBS) \
     --datalist "$(LIGHT_RUN)/$(1).json" --data-root "$(2)" --cache-dir "$(LIGHT_RUN)/cache" --adapter "$(LIGHT_RUN)/$(1).safetensors" \
@@ -51,6 +52,9 @@ light-first: light-teachers
 	@$(BIN)/samfed compare samfed_polyp --variants $(LIGHT_FIRST_ROWS) --seeds 0 --jobs $(LIGHT_JOBS) --datalist "$(LIGHT_RUN)/polyp.json" \
 	    --data-root "$(POLYP_DATA)" --cache-dir "$(LIGHT_RUN)/cache" --adapter "$(LIGHT_RUN)/polyp.safetensors" \
 	    --output-dir "$(LIGHT_RUN)/first" $(LIGHT_FIRST) $(call record,light-first)
+	@$(BIN)/samfed compare samfed_skin --variants $(LIGHT_FIRST_ROWS) --seeds 0 --jobs $(LIGHT_JOBS) --datalist "$(LIGHT_RUN)/skin.json" \
+	    --data-root "$(SKIN_DATA)" --cache-dir "$(LIGHT_RUN)/cache" --adapter "$(LIGHT_RUN)/skin.safetensors" \
+	    --output-dir "$(LIGHT_RUN)/first-skin" $(LIGHT_FIRST_SKIN) $(call record,light-first-skin)
 	@$(MAKE) light-page
 
 light: light-teachers
@@ -78,6 +82,7 @@ light-page: $(VENV)/.package
 	    $(call light-section,Polyps: ColonDB is public; ClinicDB and Kvasir are the hospitals,polyp,$(LIGHT_POLYP)) \
 	    $(call section,Polyps: a first look with half the rounds,light-first,make light-first SAMFED_DATA=DATA  -> samfed compare samfed_polyp --variants $(LIGHT_FIRST_ROWS) --seeds 0 $(LIGHT_FIRST)) \
 	    $(call light-section,Skin: four sites of ISIC 2017,skin,$(LIGHT_SKIN)) \
+	    $(call section,Skin: a first look with a fifth of the steps,light-first-skin,make light-first SAMFED_DATA=DATA  -> samfed compare samfed_skin --variants $(LIGHT_FIRST_ROWS) --seeds 0 $(LIGHT_FIRST_SKIN)) \
 	    --caveat "All images of HSSF's published lists that are at hand: two of four polyp collections; of the lists of skin those images that ISIC 2017 has (66 of 100 public ones) with its masks." \
 	    --caveat "The bundles' defaults: mobile_sam_fpn (5.2 M parameters) at 224 px, batches of 4 labelled and 4 unlabelled images, 60 steps of warm start, the teacher's trunk as the start of every row. The published tables have other networks, 384 px and 200 rounds." \
 	    --caveat "The teacher is fitted once, with one seed, and shared by all rows; its row is scored on its own soft masks, with the views that the store is filled with."
