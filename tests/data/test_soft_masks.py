@@ -216,4 +216,4 @@ def test_a_store_that_another_teacher_filled_says_so(tmp_path):
         ours.get("c" * 64)
     with pytest.raises(Refused) as refused:
         ours.get("d" * 64)
-    assert "another" not in str(refused.value)
+    assert "by another:" not in str(refused.value)
