@@ -11,19 +11,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.errors import Problem, Refused, Stopped
 from samfed_monai.federation.child import Child, ChildDied
-from samfed_monai.federation.envelope import Envelope, MessageRefused
-from samfed_monai.federation.failure import Failure, scrub
+from samfed_monai.federation.envelope import Envelope
+from samfed_monai.federation.failure import Failure
 from samfed_monai.federation.plan import AUTO, Places, Plan
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.round_store import CLIENTS, state_file
-from samfed_monai.federation.transport import Task, Traffic
-from samfed_monai.federation.wire import from_bytes, to_bytes
+from samfed_monai.federation.transport import Task, Traffic, received, take_in_order
+from samfed_monai.federation.wire import to_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class ProcessTransport:
                     continue
                 bar.advance()
                 arrived[site] = answer
-                self._take_in_order(messages, replies, arrived, on_reply)
+                take_in_order(messages, replies, arrived, lambda site, answer: self._read(site, answer, on_reply))
         return {site: replies[site] for site in sorted(replies)}
 
     def take_traffic(self) -> dict[str, Traffic]:
@@ -160,21 +160,6 @@ class ProcessTransport:
             found = {site: value for future in done for site, value in future.result().items()}
         return {site: found[site] for site in self._sites}
 
-    def _take_in_order(
-        self,
-        messages: Mapping[str, Envelope],
-        replies: dict[str, Envelope | Failure],
-        arrived: dict[str, _Answer],
-        on_reply: Callable[[str, Envelope], None] | None,
-    ) -> None:
-        """Takes in what has come, in the order of names: sums then have the same bits as in one process."""
-        for site in sorted(messages):
-            if site in replies:
-                continue
-            if site not in arrived:
-                return
-            replies[site] = self._read(site, arrived.pop(site), on_reply)
-
     def _read(self, site: str, answer: _Answer, on_reply: Callable[[str, Envelope], None] | None) -> Envelope | Failure:
         traffic = self._traffic.setdefault(site, Traffic())
         traffic.down += answer.sent
@@ -184,18 +169,7 @@ class ProcessTransport:
             logger.warning("%s: %s", site, answer.failure)
             return Failure(site, answer.failure)
         traffic.up += len(answer.payload)
-        try:
-            reply = from_bytes(answer.payload)
-            if on_reply is not None:
-                on_reply(site, reply)
-                reply = replace(reply, tensors={})
-            return reply
-        except MessageRefused as error:
-            logger.warning("%s: its message was refused: %s", site, scrub(error))
-            return Failure(site, scrub(error))
-        except Exception as error:
-            logger.exception("%s: its message could not be taken in", site)
-            return Failure(site, scrub(error))
+        return received(site, answer.payload, on_reply)
 
     def _kill(self, *, busy: bool = False) -> None:
         for worker in self._workers:

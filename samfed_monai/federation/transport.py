@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from samfed_monai.federation.envelope import Envelope
-from samfed_monai.federation.failure import Failure
+from samfed_monai.federation.envelope import Envelope, MessageRefused
+from samfed_monai.federation.failure import Failure, scrub
+from samfed_monai.federation.wire import MAX_BYTES, from_bytes
+
+logger = logging.getLogger(__name__)
+
+OnReply = Callable[[str, Envelope], None] | None
+_Answer = TypeVar("_Answer")
 
 
 class Task(str, Enum):
@@ -74,3 +81,42 @@ class Transport(Protocol):
 
     def load_state(self, folder: Path) -> None:
         """Has clients go back to what :meth:`save_state` wrote."""
+
+
+def take_in_order(
+    messages: Mapping[str, Envelope],
+    replies: dict[str, Envelope | Failure],
+    arrived: dict[str, _Answer],
+    read: Callable[[str, _Answer], Envelope | Failure],
+) -> None:
+    """Takes in what has come, in the order of names: sums then have the same bits as in one process.
+
+    Args:
+        messages: those that were sent, by site.
+        replies: what was taken in so far; it grows.
+        arrived: answers that have come and wait for their turn; it shrinks.
+        read: makes a reply of a site's answer.
+    """
+    for site in sorted(messages):
+        if site in replies:
+            continue
+        if site not in arrived:
+            return
+        replies[site] = read(site, arrived.pop(site))
+
+
+def received(site: str, payload: bytes, on_reply: OnReply, *, max_bytes: int = MAX_BYTES) -> Envelope | Failure:
+    """A reply out of its bytes, handed to ``on_reply`` and then let go of its tensors, as :meth:`Transport.exchange`
+    says; one that is refused, or cannot be taken in, is that site's failure."""
+    try:
+        reply = from_bytes(payload, max_bytes=max_bytes)
+        if on_reply is not None:
+            on_reply(site, reply)
+            reply = replace(reply, tensors={})
+        return reply
+    except MessageRefused as error:
+        logger.warning("%s: its message was refused: %s", site, scrub(error))
+        return Failure(site, scrub(error))
+    except Exception as error:
+        logger.exception("%s: its message could not be taken in", site)
+        return Failure(site, scrub(error))

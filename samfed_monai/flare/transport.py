@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.federation.envelope import Envelope, MessageRefused
-from samfed_monai.federation.failure import Failure, scrub
+from samfed_monai.federation.envelope import Envelope
+from samfed_monai.federation.failure import Failure
 from samfed_monai.federation.progress import Progress
-from samfed_monai.federation.transport import Task, Traffic
-from samfed_monai.federation.wire import MAX_BYTES, from_bytes, to_bytes
+from samfed_monai.federation.transport import Task, Traffic, received, take_in_order
+from samfed_monai.federation.wire import MAX_BYTES, to_bytes
 from samfed_monai.flare.arrivals import Answer, Arrivals, waiting
 from samfed_monai.flare.post import Letter, Post
 
@@ -96,7 +95,7 @@ class FlareTransport:
                     bar.advance()
                 for site, count in size.items():
                     self._traffic.setdefault(site, Traffic()).up += count
-                self._take_in_order(messages, replies, arrived, on_reply)
+                take_in_order(messages, replies, arrived, lambda site, answer: self._read(site, answer, on_reply))
                 now = time.monotonic()
                 if (deadline is not None and now > deadline) or self._enough(messages, replies, arrived, quorum):
                     break
@@ -111,7 +110,7 @@ class FlareTransport:
             replies[site] = failure
             self._missing.add(site)
             logger.warning("%s: %s", site, failure.reason)
-        self._take_in_order(messages, replies, arrived, on_reply)
+        take_in_order(messages, replies, arrived, lambda site, answer: self._read(site, answer, on_reply))
         return {site: replies[site] for site in sorted(replies)}
 
     def came_late(self, site: str) -> None:
@@ -159,37 +158,11 @@ class FlareTransport:
         answers = [isinstance(answer, bytes) for answer in arrived.values()]
         return sum(not isinstance(reply, Failure) for reply in replies.values()) + sum(answers) >= quorum
 
-    def _take_in_order(
-        self,
-        messages: Mapping[str, Envelope],
-        replies: dict[str, Envelope | Failure],
-        arrived: dict[str, Answer],
-        on_reply: Callable[[str, Envelope], None] | None,
-    ) -> None:
-        """Takes in what has come, in the order of names: sums then have the same bits as in one process."""
-        for site in sorted(messages):
-            if site in replies:
-                continue
-            if site not in arrived:
-                return
-            replies[site] = self._read(site, arrived.pop(site), on_reply)
-
     def _read(self, site: str, answer: Answer, on_reply: Callable[[str, Envelope], None] | None) -> Envelope | Failure:
         if isinstance(answer, str):
             logger.warning("%s failed: %s", site, answer)
             return Failure(site, answer)
-        try:
-            reply = from_bytes(answer, max_bytes=self.max_bytes)
-            if on_reply is not None:
-                on_reply(site, reply)
-                reply = replace(reply, tensors={})
-            return reply
-        except MessageRefused as error:
-            logger.warning("%s: its message was refused: %s", site, scrub(error))
-            return Failure(site, scrub(error))
-        except Exception as error:
-            logger.exception("%s: its message could not be taken in", site)
-            return Failure(site, scrub(error))
+        return received(site, answer, on_reply, max_bytes=self.max_bytes)
 
     def _keep(self) -> list[int]:
         if self._rounds is None or not self._rounds.is_dir():

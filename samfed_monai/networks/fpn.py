@@ -1,13 +1,29 @@
-"""A light feature pyramid on top of any encoder (Lin et al. 2017, arXiv 1612.03144)."""
+"""A light feature pyramid on top of a pretrained encoder (Lin et al. 2017, arXiv 1612.03144)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 _GROUPS = 8
+
+
+class PyramidEncoder(nn.Module):
+    """An encoder whose batch norms keep the statistics that they came with: a few images a step would spoil them."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Train mode for all but the batch norms."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
 
 
 class FPNDecoder(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samfed_monai.networks.fpn import FPNDecoder
+from samfed_monai.networks.fpn import FPNDecoder, PyramidEncoder
 from samfed_monai.networks.intake import require_intake
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.networks.weights.efficientnet import set_epsilon
@@ -16,7 +16,7 @@ _STAGES = 5
 _LEVELS = {1: 24, 2: 40, 4: 112}  # stage to channels: strides 4, 8 and 16
 
 
-class Lite0Features(nn.Module):
+class Lite0Features(PyramidEncoder):
     """EfficientNet-Lite0 (Liu 2020) up to stride 16, level by level; its batch norms keep their statistics.
 
     Names of its state dict are those of ``deeplabv3plus_efficientnet_lite0``'s encoder: its ImageNet weights fit.
@@ -35,14 +35,6 @@ class Lite0Features(nn.Module):
 
         whole: Any = set_epsilon(create_model("tf_efficientnet_lite0", pretrained=False, in_chans=in_channels))
         self.conv_stem, self.bn1, self.blocks = whole.conv_stem, whole.bn1, whole.blocks[:_STAGES]
-
-    def train(self, mode: bool = True) -> Lite0Features:
-        """Train mode for all but the batch norms."""
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-        return self
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """``(B, in_channels, H, W)`` in [0, 1] to 24, 40 and 112 channels at strides 4, 8 and 16."""

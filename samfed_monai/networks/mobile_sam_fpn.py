@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.io import sha256_file
-from samfed_monai.networks.fpn import FPNDecoder
+from samfed_monai.networks.fpn import FPNDecoder, PyramidEncoder
 from samfed_monai.networks.intake import require_intake
 from samfed_monai.networks.sam.adapter import Adapter, load_adapter, read_header
 from samfed_monai.networks.sam.build import build_sam
@@ -25,7 +25,7 @@ _CHANNELS = (64, 128, 160, 320)
 _WINDOWS = 224  # 7 x 7 windows at strides 8 and 16 and 14 x 14 at stride 16 fit multiples of 224 px exactly
 
 
-class TinyViTFeatures(nn.Module):
+class TinyViTFeatures(PyramidEncoder):
     """MobileSAM's TinyViT-5M, level by level; its batch norms keep the statistics that they came with.
 
     Names of its state dict are those of :class:`~samfed_monai.networks.sam.tiny_vit.TinyViTEncoder`'s trunk.
@@ -49,14 +49,6 @@ class TinyViTFeatures(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1) / 255, persistent=False)
         for part in (self.patch_embed, *self.stages)[:frozen_stages]:
             part.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> TinyViTFeatures:
-        """Train mode for all but the batch norms: a handful of images a step would spoil their statistics."""
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-        return self
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """``(B, 3, H, W)`` in [0, 1] to 64, 128, 160 and 320 channels at strides 4, 8, 16 and 16."""

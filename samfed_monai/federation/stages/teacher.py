@@ -144,7 +144,6 @@ class TeacherStage:
             adapter: path of an adapter to use as it is, several to average, or ``None``; left aside with ``none``, so
                 that rows with and without an adapted SAM can be compared by one command.
         """
-
         paths = self.adapters(datalist, data_root, adapt=adapt, adapter=adapter)
         return self._teacher(paths, self.checkpoint())
 
