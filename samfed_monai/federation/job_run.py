@@ -27,6 +27,7 @@ from samfed_monai.federation.site_node import SiteNode
 from samfed_monai.federation.site_parts import Shared
 from samfed_monai.federation.stages.cast import Cast
 from samfed_monai.federation.stages.data_check import check_data, no_public_images
+from samfed_monai.federation.stages.networks import require_starts
 from samfed_monai.federation.stages.outcome import model_hashes, outcome
 from samfed_monai.federation.stages.papers import list_paper, shared_papers
 from samfed_monai.federation.stages.preparation import Preparation
@@ -38,10 +39,8 @@ from samfed_monai.federation.stages.warm_start import warm_start
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
 from samfed_monai.federation.transport import Transport
 from samfed_monai.io import canonical_hash, sha256_file, write_json
-from samfed_monai.networks.catalogue import CLIENT_NETWORKS
-from samfed_monai.networks.encoder_weights import encoder_weights_file
 from samfed_monai.networks.mobile_sam_fpn import BASE
-from samfed_monai.networks.weights.known import TEACHER, starts_from, takes_teacher
+from samfed_monai.networks.weights.known import TEACHER, takes_teacher
 from samfed_monai.results import build_results
 
 logger = logging.getLogger(__name__)
@@ -78,7 +77,7 @@ class JobRun:
         problems.extend(quorum_problems(len(cast.sites), plan.quorum, allow_single_site=plan.allow_single_site))
         problems.refuse_if_any()
         cast.rehearse()
-        _require_starts(cast)
+        require_starts(cast.config, cast.all_networks)
         adapt = cast.config.value("teacher_adapt")
         self.teacher.rehearse(adapt)
         begins = self._start_adapt(cast, datalist)
@@ -276,14 +275,3 @@ class JobRun:
         started = time.perf_counter()
         yield
         self.seconds[activity] = self.seconds.get(activity, 0.0) + time.perf_counter() - started
-
-
-def _require_starts(cast: Cast) -> None:
-    """Refuses pretrained weights that are missing, of all networks at once, before the teacher takes its time."""
-    problems, weights = Problems(), cast.config.optional("encoder_weights")
-    for name in cast.all_networks:
-        start = starts_from(name, weights)
-        if start is not None and name in CLIENT_NETWORKS:
-            with problems.collected():
-                encoder_weights_file(start, name)
-    problems.refuse_if_any()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from samfed_monai.federation.stages.workflow_config import CATALOGUE, WorkflowConfig
+from samfed_monai.federation.stages.workflow_config import WorkflowConfig, in_catalogue
 from samfed_monai.io import sha256_file
 from samfed_monai.networks.weights import find_checkpoint
 
@@ -23,12 +22,9 @@ def base_sam(config: WorkflowConfig, network: str) -> str | None:
     Raises:
         Refused: there is no such file here; the message holds the command that mends it.
     """
-    declared = config.parser().get().get("network_def")
-    if not network.startswith(_PREFIX) or not isinstance(declared, Mapping):
+    if not network.startswith(_PREFIX) or not in_catalogue(parser := config.parser()):
         return None
-    if declared.get("_target_") != CATALOGUE:
-        return None
-    given = declared.get("checkpoint")
+    given = parser.get()["network_def"].get("checkpoint")
     path = Path(given) if given else find_checkpoint(network.removeprefix(_PREFIX))
     status = path.stat()
     return _sha256(path, status.st_size, status.st_mtime_ns)

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.errors import Problems, did_you_mean
-from samfed_monai.federation.stages.workflow_config import CATALOGUE, WorkflowConfig
+from samfed_monai.federation.random_state import own_random_state
+from samfed_monai.federation.stages.workflow_config import WorkflowConfig, in_catalogue, unfilled
 from samfed_monai.networks import CLIENT_NETWORKS
+from samfed_monai.networks.encoder_weights import encoder_weights_file
+from samfed_monai.networks.weights import named, starts_from
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,8 +65,8 @@ def network_builder(
     """Builds an empty network of that name as ``train.json``, with a site's own ``overrides``, declares it."""
 
     def build() -> nn.Module:
-        own = config.with_overrides({**(overrides or {}), "network_name": name}).filled_by_the_server()
-        network: nn.Module = own.parser().get_parsed_content("network_def")
+        own = config.with_overrides({**(overrides or {}), "network_name": name})
+        network: nn.Module = unfilled(own.parser()).get_parsed_content("network_def")
         return network
 
     return build
@@ -79,11 +82,38 @@ def require_known(config: WorkflowConfig, names: Mapping[str, str]) -> None:
     Raises:
         Refused: with every unknown name.
     """
-    declared = config.parser().get().get("network_def")
-    if not isinstance(declared, Mapping) or declared.get("_target_") != CATALOGUE:
+    if not in_catalogue(config.parser()):
         return
     problems, known = Problems(), list(CLIENT_NETWORKS)
     for where, name in names.items():
         if name not in CLIENT_NETWORKS:
             problems.add(where, found=repr(name), expected=f"one of {known}", mend=did_you_mean(str(name), known))
+    problems.refuse_if_any()
+
+
+def require_starts(config: WorkflowConfig, names: Sequence[str]) -> None:
+    """Refuses pretrained weights that are missing, or of another network, before the teacher takes its time.
+
+    Of weights with a name the file has to be there: its content is known by its hash. A file of one's own is read.
+
+    Args:
+        config: the run's ``train.json``.
+        names: networks that are trained before round 0.
+
+    Raises:
+        Refused: with what is wrong for every network.
+    """
+    parser, problems = config.parser(), Problems()
+    if not in_catalogue(parser):
+        return
+    weights = parser.get_parsed_content("encoder_weights") if "encoder_weights" in parser else None
+    for name in names:
+        start = starts_from(name, weights)
+        if start is None:
+            continue
+        with problems.collected():
+            encoder_weights_file(start, name)
+            if named(str(start)) is None:
+                with own_random_state(0):  # nothing that is drawn here is used
+                    config.with_overrides({"network_name": name}).value("network_def")
     problems.refuse_if_any()

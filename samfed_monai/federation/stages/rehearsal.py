@@ -12,7 +12,7 @@ from samfed_monai.config.component_refusal import component_refusal
 from samfed_monai.config.exit_codes import raised_by_us
 from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.federation.random_state import own_random_state
-from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+from samfed_monai.federation.stages.workflow_config import WorkflowConfig, unfilled
 from samfed_monai.networks.intake import batch_problems, size_advice, size_problems
 from samfed_monai.networks.key_patterns import KeySplit, network_split
 
@@ -72,8 +72,7 @@ def rehearse(
         key = json.dumps(own, sort_keys=True, default=repr)
         if key in found:
             continue
-        built = config.with_overrides({**own, "network": "@network_def"}).filled_by_the_server()
-        parser = built.parser()  # on no device
+        parser = unfilled(config.with_overrides({**own, "network": "@network_def"}).parser())  # on no device
         with own_random_state(0):  # nothing that is drawn here is used
             network = parser.get_parsed_content("network_def")
         size = _value(parser, "image_size")

@@ -55,14 +55,8 @@ class WorkflowConfig:
         return WorkflowConfig(self.bundle_root, self.files, {**self.overrides, **overrides})
 
     def filled_by_the_server(self) -> WorkflowConfig:
-        """The same with a network of the catalogue left at random numbers.
-
-        What it starts from comes from the server, so no site needs the files of pretrained weights.
-        """
-        declared = self.parser().get().get("network_def")
-        if not isinstance(declared, Mapping) or declared.get("_target_") != CATALOGUE:
-            return self
-        return self.with_overrides({"network_def#load": False})
+        """The same with a network of the catalogue left at random numbers, see :func:`unfilled`."""
+        return self.with_overrides(_UNFILLED) if in_catalogue(self.parser()) else self
 
     def without_lost(self) -> WorkflowConfig:
         """Without overrides of what only another variant has, such as ``terms#proximal#mu`` where no such term is."""
@@ -129,6 +123,25 @@ class WorkflowConfig:
         content = self.content(without=PLACES | EVALUATION)
         made_of = reached(content, [TRAIN]) if TRAIN in content else content
         return canonical_hash({"config": made_of, "extra": extra})
+
+
+_UNFILLED = {"network_def#load": False}
+
+
+def in_catalogue(parser: Any) -> bool:
+    """Whether a configuration builds its network from the catalogue, by name."""
+    declared = parser.get().get("network_def")
+    return isinstance(declared, Mapping) and declared.get("_target_") == CATALOGUE
+
+
+def unfilled(parser: Any) -> Any:
+    """A configuration whose network of the catalogue is left at random numbers, in place.
+
+    What it starts from comes from the server, so no site needs the files of pretrained weights.
+    """
+    if in_catalogue(parser):
+        parser.update(pairs=_UNFILLED)
+    return parser
 
 
 def client_config(bundle_root: str | Path, variant: str, overrides: Mapping[str, Any]) -> WorkflowConfig:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from samfed_monai.config import find_bundle
@@ -147,4 +148,16 @@ def test_fault_28_missing_weights_of_any_network_are_refused_before_any_work(sma
     told = str(refused.value)
     assert "samfed weights mobile_sam" in told
     assert "samfed weights efficientnet_lite0" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_network_are_refused_before_any_work(small_federation, tmp_path):
+    save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    client = {
+        **CLIENT,
+        "network_name": "deeplabv3plus_resnet18",
+        "encoder_weights": str(tmp_path / "other.safetensors"),
+    }
+    with pytest.raises(Refused, match=r"other\.safetensors -> .*: expected"):
+        job(small_federation, tmp_path / "run", client=client).run()
     assert not (tmp_path / "run").exists()
