@@ -17,7 +17,7 @@ from common import Figure, record, side_by_side
 from teacher_precision import checkpoint
 from torch import Tensor, nn
 
-from samfed_monai.networks import Teacher, build_sam, client_network
+from samfed_monai.networks import CLIENT_NETWORKS, Teacher, build_sam, client_network
 from samfed_monai.networks.autocast import autocast
 
 STUDENT = "mobile_sam_fpn"
@@ -70,6 +70,11 @@ def main() -> None:
     image = torch.rand(1, 3, TEACHER_SIZE, TEACHER_SIZE, generator=torch.Generator().manual_seed(0))
     student = client_network(STUDENT).eval()
     figures = [Figure(f"teacher, {TEACHER_SIZE} px: parameters", millions(sam), unit="M")]
+    figures += [
+        Figure(f"{name}: parameters", millions(client_network(name)), unit="M")
+        for name in CLIENT_NETWORKS
+        if not name.startswith("sam_")
+    ]
     for name, size in NETWORKS:
         network, own = client_network(name).eval(), torch.rand(1, 3, size, size)
         times = side_by_side(
@@ -79,7 +84,6 @@ def main() -> None:
             clock=time.process_time,
         )
         figures += [
-            Figure(f"{name}: parameters", millions(network), unit="M"),
             Figure(f"{name}, {size} px: memory of one image", megabytes(name, size), unit="MB"),
             Figure(f"{name}, {size} px: milliseconds an image", 1000 * times["second"], unit="ms"),
             Figure(f"{name}, {size} px: its time against {STUDENT}'s at 224 px", times["ratio"], details=times),
