@@ -12,7 +12,7 @@ import torch
 
 from samfed_monai.cli import main
 from samfed_monai.data import DataList, render_synthetic
-from samfed_monai.io import read_json, safe_load, sha256_file
+from samfed_monai.io import read_json, safe_load, sha256_file, write_json
 from samfed_monai.results import validate_results
 
 pytestmark = pytest.mark.slow
@@ -112,7 +112,8 @@ def test_a_list_or_bundle_that_differs_is_told_where_the_command_was_typed(three
     divide, write = one_machine.DataList.for_site, one_machine.write_json
     shutil.copytree(find_bundle("samfed_skin"), tmp_path / "samfed_skin")
     train = tmp_path / "samfed_skin" / "configs" / "train.json"
-    train.write_text(train.read_text().replace('"learning_rate": 0.0003', '"learning_rate": 0.0004'))
+    config = read_json(train)
+    write_json(train, {**config, "learning_rate": 2 * config["learning_rate"]})
 
     def another_list(self: DataList, site: str) -> DataList:
         part = divide(self, site)

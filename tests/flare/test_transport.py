@@ -195,6 +195,14 @@ def test_a_site_that_is_missing_is_waited_for_where_the_quorum_needs_it():
     assert not any(isinstance(reply, Failure) for reply in second.values())
 
 
+def test_nobody_waits_for_a_silent_site_that_is_asked_alone_where_no_answer_is_needed():
+    transport, post = make(lambda post, letter: letter.site == "site-2", ("site-1", "site-2"), patience=30.0)
+    transport.exchange(Task.TRAIN, {site: message(site) for site in ("site-1", "site-2")}, quorum=1, timeout=0.5)
+    replies = transport.exchange(Task.EVALUATE, {"site-2": replace(message("site-2"), round=1)}, quorum=0)
+    assert replies == {"site-2": Failure("site-2", "no answer within 0 s, nor in time before; nobody waited for it")}
+    assert [letter.site for letter in post.cancelled] == ["site-2", "site-2"]
+
+
 def test_fault_43_a_late_answer_and_a_second_one_are_dropped_by_name(tmp_path, caplog):
     kept: dict[str, Letter] = {}
 
