@@ -55,7 +55,7 @@ def test_the_example_term_adds_its_value_by_hand(examples):
 
     term = examples["ConsistencyTerm"]()
     student = torch.zeros(1, 1, 1, 2)  # sigmoid 0.5
-    guidance = Guidance(student=student, weak=student, guides={"ema": torch.tensor([[[[1.0, 0.5]]]])})
+    guidance = Guidance(student=student, weak_view=student, guides={"ema": torch.tensor([[[[1.0, 0.5]]]])})
     assert term.value(guidance, None).item() == pytest.approx(0.125)  # (0.25 + 0) / 2
     assert (term.needs, term.where) == (("ema",), "terms#consistency")
 

@@ -48,8 +48,9 @@ class AgreedTerm(Term):
     @property
     def reads(self) -> tuple[str, ...]:
         """Teacher and student, and the averaged student where rule or reliability look at it."""
-        third = self.by_image or self.settings.rule not in WITHOUT_AVERAGE
-        return (*self.needs, "ema") if third else self.needs
+        if not self.by_image and self.settings.rule in WITHOUT_AVERAGE:
+            return self.needs
+        return (*self.needs, "weak" if self.settings.student == "ema" else "ema")
 
     def attach(self, engine: Any) -> None:
         """Binds the term, and before it what learns for the rules ``reliability`` and ``adaptive``."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from samfed_monai.errors import Problem, Problems, Refused, did_you_mean
-from samfed_monai.losses import Agreement, AgreementSettings, RaterRates, agree
+from samfed_monai.handlers.guide import OWN_VIEWS
+from samfed_monai.losses import Agreement, AgreementSettings, RaterRates, agree, probabilities
 
 
 @dataclass
@@ -18,7 +19,8 @@ class Guidance:
 
     Args:
         student: (B, C, H, W) float logits of the strong view, with gradient.
-        weak: (B, C, H, W) float in [0, 1], the student's own weak view, without gradient.
+        weak_view: (B, C, H, W) float in [0, 1], the student's own prediction of the weak view, without gradient; or a
+            function that makes it, which is called once, and only if somebody asks for ``weak``.
         guides: name to (B, C, H, W) float in [0, 1], without gradient.
         batch: the unlabelled batch itself, for a term that runs the student on a view of its own (not mixed by CutMix).
         mixed: whether CutMix has mixed the other three.
@@ -27,7 +29,7 @@ class Guidance:
     """
 
     student: Tensor
-    weak: Tensor
+    weak_view: Tensor | Callable[[], Tensor]
     guides: dict[str, Tensor]
     batch: Mapping[str, Any] = field(default_factory=dict, repr=False)
     mixed: bool = False
@@ -35,14 +37,23 @@ class Guidance:
     trust: dict[AgreementSettings, Tensor] = field(default_factory=dict, repr=False)
     _agreements: dict[AgreementSettings, Agreement] = field(default_factory=dict, repr=False)
 
+    @property
+    def weak(self) -> Tensor:
+        """(B, C, H, W) float in [0, 1], the student's own prediction of the weak view, without gradient."""
+        if callable(self.weak_view):
+            self.weak_view = self.weak_view()
+        return self.weak_view
+
     def probabilities(self, name: str, *, asked_by: str) -> Tensor:
-        """A guide's probabilities; ``weak`` is the student's own view.
+        """A guide's probabilities; ``weak`` and ``strong`` are the student's own views, neither with gradient.
 
         Raises:
             Refused: no guide of that name.
         """
         if name == "weak":
             return self.weak
+        if name == "strong":
+            return probabilities(self.student.detach())
         if name not in self.guides:
             raise Refused([unknown_guide(name, self.guides, asked_by)])
         return self.guides[name]
@@ -87,7 +98,7 @@ class Guidance:
 
 def unknown_guide(name: str, known: Iterable[str], asked_by: str) -> Problem:
     """The problem of a term that asks for a guide nobody provides."""
-    names = sorted({"weak", *known})
+    names = sorted({*OWN_VIEWS, *known})
     mend = did_you_mean(name, names) or f"add a guide of that name, or disable {asked_by}"
     return Problem(asked_by, found=f"the guide {name!r}", expected=f"one of {names}", mend=mend)
 

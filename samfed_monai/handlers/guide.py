@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.errors import Problem, Refused
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from ignite.engine import Engine
     from torch import Tensor
 
+OWN_VIEWS = ("weak", "strong")
+"""What a term may ask for by name besides guides: the student's own predictions of an image's two views."""
+
 
 class Guide(ABC):
     """Gives probabilities for the weak view of an unlabelled batch, under a name that terms ask for.
@@ -19,15 +22,15 @@ class Guide(ABC):
     A new guide subclasses this, is named in the bundle's ``guides`` and needs nothing else.
 
     Args:
-        name: what terms call it; ``weak`` is taken by the student's own weak view.
+        name: what terms call it; ``weak`` and ``strong`` are taken by the student's own views.
 
     Raises:
-        Refused: an empty name, or ``weak``.
+        Refused: an empty name, or one of the student's own views.
     """
 
     def __init__(self, name: str) -> None:
-        if not name or name == "weak":
-            expected = "a name other than 'weak' (the student's own view)"
+        if not name or name in OWN_VIEWS:
+            expected = "a name other than 'weak' and 'strong' (the student's own views)"
             raise Refused([Problem("guide name", found=repr(name), expected=expected)])
         self.name = name
 
@@ -49,6 +52,11 @@ class Guide(ABC):
         Returns:
             (B, C, H, W) float in [0, 1], without gradient.
         """
+
+
+def say_read(engine: Any, names: Iterable[str]) -> None:
+    """Has a trainer know that a term's value depends on these guides or own views."""
+    engine.state.guides_read = getattr(engine.state, "guides_read", frozenset()) | set(names)
 
 
 def is_read(name: str, engine: Any) -> bool:

@@ -9,6 +9,7 @@ from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 
 from samfed_monai.errors import Problems
+from samfed_monai.handlers.guide import say_read
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.losses import ClassSums, class_sums, hard_label, prototype_loss
 from samfed_monai.networks.features import head_of
@@ -60,6 +61,7 @@ class PrototypeTerm:
 
     def attach(self, engine: Engine) -> None:
         """Binds the term to a MONAI trainer."""
+        say_read(engine, ("weak",))
         engine.add_event_handler(Events.STARTED, self._reset)
         engine.add_event_handler(Events.ITERATION_STARTED, self._listen)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop)

@@ -10,6 +10,7 @@ from monai.engines.utils import IterationEvents
 
 from samfed_monai.errors import Problems
 from samfed_monai.handlers.guidance import Guidance, guidance_of, no_stream, unknown_guide
+from samfed_monai.handlers.guide import OWN_VIEWS, say_read
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.handlers.rounds import round_of
 from samfed_monai.losses import SCHEDULES
@@ -74,7 +75,7 @@ class Term(ABC):
 
     def attach(self, engine: Any) -> None:
         """Binds the term to a MONAI trainer."""
-        engine.state.guides_read = getattr(engine.state, "guides_read", frozenset()) | set(self.reads)
+        say_read(engine, self.reads)
         engine.add_event_handler(Events.STARTED, self.check)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
 
@@ -85,7 +86,7 @@ class Term(ABC):
         if known is None and self.unlabelled:
             problems.extend([no_stream(self.where)])
         elif known is not None:
-            missing = [name for name in self.needs if name not in known and name != "weak"]
+            missing = [name for name in self.needs if name not in known and name not in OWN_VIEWS]
             problems.extend(unknown_guide(name, known, self.where) for name in missing)
         problems.refuse_if_any()
 

@@ -68,6 +68,11 @@ class UniMatchTerm(Term):
         problems.refuse_if_any()
         self.tau, self.second, self.drop, self.strong, self.features = tau, second, drop, strong, features
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The student's own weak view."""
+        return ("weak",)
+
     def check(self, engine: Any) -> None:
         """Looks at the network, too."""
         super().check(engine)

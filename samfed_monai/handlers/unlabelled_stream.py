@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +12,7 @@ from monai.networks.utils import eval_mode
 
 from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.handlers.guidance import Guidance
+from samfed_monai.handlers.guide import is_read
 from samfed_monai.losses import probabilities
 from samfed_monai.transforms import cutmix
 
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 class UnlabelledStream:
     """Draws an unlabelled batch after each supervised forward pass and puts a :class:`Guidance` on the engine's state.
 
-    Per iteration: the student's weak view in eval mode without gradient, so that it is what evaluation would predict
-    and BatchNorm's running statistics are not touched; the probabilities of the guides (of one that costs a network's
-    pass, where a term reads it); the student's strong view in train mode with gradient. The loader starts over at every
-    ``STARTED`` (a round) and whenever it runs out.
+    Per iteration: the probabilities of the guides (of one that costs a network's pass, where a term reads it); the
+    student's strong view in train mode with gradient; and, where a term reads it, the student's weak view in eval mode
+    without gradient, so that it is what evaluation would predict and BatchNorm's running statistics are not touched.
+    The loader starts over at every ``STARTED`` (a round) and whenever it runs out.
 
     Args:
         loader: batches with ``image`` (weak view) and ``image_strong``, both (B, 3, H, W) float, and what guides read.
@@ -89,14 +90,21 @@ class UnlabelledStream:
         """Computes the guidance of one iteration."""
         batch = self._next_batch(engine)
         image, strong = batch["image"], batch["image_strong"]
-        with eval_mode(engine.network):
-            weak = probabilities(engine.inferer(image, engine.network))
+
+        def own() -> torch.Tensor:
+            with eval_mode(engine.network):
+                return probabilities(engine.inferer(image, engine.network))
+
+        # before the strong view, which moves batch-norm statistics, where a term is known to read it
+        weak: torch.Tensor | Callable[[], torch.Tensor] = own() if self.cutmix > 0 or is_read("weak", engine) else own
         guides = {guide.name: guide(batch, engine) for guide in self.guides if guide.is_needed(engine)}
         if self.cutmix > 0:
             strong, weak, *mixed = cutmix(strong, weak, *guides.values(), prob=self.cutmix)
             guides = dict(zip(guides, mixed, strict=True))
         student = engine.inferer(strong, engine.network)
-        engine.state.guidance = Guidance(student=student, weak=weak, guides=guides, batch=batch, mixed=self.cutmix > 0)
+        engine.state.guidance = Guidance(
+            student=student, weak_view=weak, guides=guides, batch=batch, mixed=self.cutmix > 0
+        )
 
     def _next_batch(self, engine: Any) -> dict[str, Any]:
         if self._batches is None:

@@ -41,6 +41,14 @@ class Agreement:
     of_teacher: Tensor
     trust: Tensor
 
+    def soft_label(self, teacher: Tensor, student: Tensor) -> Tensor:
+        """The decided label with the probabilities of whoever decided it: (B, C, H, W) float in [0, 1].
+
+        Args:
+            teacher, student: (B, C, H, W) float in [0, 1], what was compared.
+        """
+        return torch.where(self.of_teacher, teacher, student)
+
     @property
     def distillation_weight(self) -> Tensor:
         """``weight`` where the label is the teacher's, 0 where the student overruled it: (B, 1, H, W) float in [0, 1].

@@ -27,13 +27,17 @@ def channels(logits: Tensor, target: Tensor) -> Channels:
 
     Args:
         logits: (B, C, H, W) float.
-        target: (B, 1, H, W), in [0, 1] for C = 1 and class indices for C > 1.
+        target: (B, 1, H, W), in [0, 1] for C = 1 and class indices for C > 1; or (B, C, H, W) probabilities.
     """
     # entropy before prediction: where three gradients meet in the logits, the order decides on the last bit
     classes = logits.shape[1]
     if classes == 1:
         truth = target.to(logits.dtype)
         return Channels(truth, F.binary_cross_entropy_with_logits(logits, truth, reduction="none"), logits.sigmoid())
+    if target.shape[1] == classes:
+        truth = target.to(logits.dtype)
+        entropy = F.cross_entropy(logits, truth, reduction="none").unsqueeze(1)
+        return Channels(truth[:, 1:], entropy, logits.softmax(dim=1)[:, 1:])
     index = target.squeeze(1).long()
     truth = F.one_hot(index, classes).movedim(-1, 1).to(logits.dtype)[:, 1:]
     return Channels(truth, F.cross_entropy(logits, index, reduction="none").unsqueeze(1), logits.softmax(dim=1)[:, 1:])

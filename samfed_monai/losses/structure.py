@@ -60,22 +60,32 @@ class StructureLoss(nn.Module):
         self.kernel_size, self.gain, self.smoothing = kernel_size, gain, smoothing
         self.weighted_entropy = weighted_entropy
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
         """The loss as a scalar.
 
         Args:
             logits: (B, C, H, W) float.
-            target: (B, 1, H, W), in [0, 1] for C = 1 and class indices for C > 1.
+            target: (B, 1, H, W), in [0, 1] for C = 1 and class indices for C > 1; or (B, C, H, W), a soft label.
+            weight: (B, 1, H, W) float >= 0, how much a pixel counts besides its border weight; images are then averaged
+                by their sums of it, and a batch of zeros costs exactly 0. ``None`` counts all alike.
         """
-        if target.shape != (logits.shape[0], 1, *logits.shape[2:]):
+        if target.shape not in ((logits.shape[0], 1, *logits.shape[2:]), logits.shape):
             expected = (logits.shape[0], 1, *logits.shape[2:])
             raise ValueError(f"StructureLoss: expected a target of shape {expected}, found {tuple(target.shape)}")
         truth, entropy, prediction = channels(logits, target)
-        weight = border_weight(truth, self.kernel_size, self.gain).amax(dim=1, keepdim=True)
+        border = border_weight(truth, self.kernel_size, self.gain).amax(dim=1, keepdim=True)
         pixels = (1, 2, 3)
-        share = weight if self.weighted_entropy else torch.ones_like(weight)
-        mean_entropy = (share * entropy).sum(pixels) / share.sum(pixels)
-        overlap = (weight * prediction * truth).sum((2, 3))
-        union = (weight * (prediction + truth)).sum((2, 3)) - overlap
+        share = border if self.weighted_entropy else torch.ones_like(border)
+        if weight is not None:
+            weight = weight.detach().to(border.dtype)
+            border, share = border * weight, share * weight
+        total = share.sum(pixels)
+        mean_entropy = (share * entropy).sum(pixels) / torch.where(total > 0, total, 1.0)
+        overlap = (border * prediction * truth).sum((2, 3))
+        union = (border * (prediction + truth)).sum((2, 3)) - overlap
         iou = (overlap + self.smoothing) / (union + self.smoothing)
-        return torch.mean(mean_entropy + 1.0 - iou.mean(dim=1))
+        per_image = mean_entropy + 1.0 - iou.mean(dim=1)
+        if weight is None:
+            return torch.mean(per_image)
+        say = weight.sum(pixels)
+        return (say * per_image).sum() / torch.where(say.sum() > 0, say.sum(), 1.0)

@@ -14,7 +14,7 @@ from tests.handlers.toy import next_round, toy_loader, toy_trainer, weights
 
 def test_the_value_is_the_measure_between_strong_view_and_guide() -> None:
     student = torch.zeros(1, 1, 1, 2)
-    given = Guidance(student=student, weak=student, guides={"ema": torch.tensor([[[[1.0, 0.5]]]])})
+    given = Guidance(student=student, weak_view=student, guides={"ema": torch.tensor([[[[1.0, 0.5]]]])})
     assert ConsistencyTerm().value(given, None).item() == pytest.approx(0.125)  # type: ignore[arg-type]
     assert ConsistencyTerm(guide="sam").needs == ("sam",)
 

@@ -195,6 +195,14 @@ def test_a_global_network_that_no_term_reads_is_not_run() -> None:
         guide._copy.network  # noqa: B018
 
 
+@pytest.mark.parametrize(("student", "predicted"), [("strong", False), ("weak", True)])
+def test_a_weak_view_that_no_term_reads_is_not_predicted(student: str, predicted: bool) -> None:
+    stream = UnlabelledStream(loader=toy_loader(), guides=[])
+    trainer = toy_trainer([stream, own_labels(student=student, teacher=student)])
+    next_round(trainer, 0, 1)
+    assert callable(trainer.state.guidance.weak_view) is not predicted
+
+
 def test_without_any_term_to_say_every_guide_is_computed() -> None:
     guide = CountedEma()
     trained_with([guide], [])

@@ -92,7 +92,7 @@ def test_lssl_is_the_loss_of_both_views_plus_the_difference_of_two_passes(consis
         return predicted(weak, weak_confidence, dropped)
 
     batch = {"image": torch.zeros(2, 3, 2, 2)}
-    guidance = Guidance(student=predicted(strong, strong_confidence), weak=weak, guides={}, batch=batch)
+    guidance = Guidance(student=predicted(strong, strong_confidence), weak_view=weak, guides={}, batch=batch)
     engine = engine_of(guidance=guidance)
     engine.inferer, engine.network = inferer, None
     loss = StructureLoss(kernel_size=3)
@@ -112,7 +112,7 @@ def test_lssl_is_the_loss_of_both_views_plus_the_difference_of_two_passes(consis
 
 def test_cutmix_is_refused_because_the_views_would_not_lie_on_each_other() -> None:
     weak, strong = tensors(2)
-    guidance = Guidance(student=strong, weak=weak, guides={}, batch={"image": weak}, mixed=True)
+    guidance = Guidance(student=strong, weak_view=weak, guides={}, batch={"image": weak}, mixed=True)
     with pytest.raises(Refused, match=r"stream#cutmix: expected 0 beside terms#lssl, found CutMix"):
         LsslTerm().value(guidance, engine_of(guidance=guidance))
 
@@ -120,7 +120,7 @@ def test_cutmix_is_refused_because_the_views_would_not_lie_on_each_other() -> No
 def test_images_of_which_the_views_are_unsure_do_not_count() -> None:
     weak, strong = tensors(2)
     sure = torch.tensor([3.0, 0.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2)  # 0.95 and 0.5
-    guidance = Guidance(student=predicted(strong, sure), weak=weak, guides={}, batch={"image": weak})
+    guidance = Guidance(student=predicted(strong, sure), weak_view=weak, guides={}, batch={"image": weak})
     engine = engine_of(guidance=guidance)
     engine.inferer, engine.network = (lambda image, network, feature_dropout: predicted(weak, sure)), None
     loss = StructureLoss(kernel_size=3)

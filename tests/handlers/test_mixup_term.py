@@ -28,7 +28,7 @@ def given() -> Guidance:
     own = torch.tensor([0.99, 0.01, 0.60, 0.40]).view(1, 1, 2, 2)
     other = torch.tensor([0.98, 0.98, 0.98, 0.30]).view(1, 1, 2, 2)
     guides = {"global": torch.cat([own, other])}
-    return Guidance(student=torch.zeros(2, 1, 2, 2), weak=guides["global"], guides=guides, batch={"image": image})
+    return Guidance(student=torch.zeros(2, 1, 2, 2), weak_view=guides["global"], guides=guides, batch={"image": image})
 
 
 def engine_of(seen: list[torch.Tensor]) -> Any:

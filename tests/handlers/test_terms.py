@@ -23,7 +23,14 @@ from samfed_monai.handlers import (
     TermLogger,
     UnlabelledStream,
 )
-from samfed_monai.losses import AgreementSettings, agree, distillation_kl, hard_label, weighted_pseudo_label_loss
+from samfed_monai.losses import (
+    AgreementSettings,
+    StructureLoss,
+    agree,
+    distillation_kl,
+    hard_label,
+    weighted_pseudo_label_loss,
+)
 from tests.handlers.toy import next_round, toy_loader, toy_trainer
 
 
@@ -31,7 +38,7 @@ def guidance() -> Guidance:
     generator = torch.Generator().manual_seed(0)
     weak, sam, other = (torch.rand(2, 1, 4, 4, generator=generator) for _ in range(3))
     student = torch.randn(2, 1, 4, 4, generator=generator)
-    return Guidance(student=student, weak=weak, guides={"sam": sam, "global": other, "ema": weak.roll(1, 3)})
+    return Guidance(student=student, weak_view=weak, guides={"sam": sam, "global": other, "ema": weak.roll(1, 3)})
 
 
 def engine_at(round: int, rounds: int, given: Guidance | None = None) -> Any:
@@ -83,6 +90,40 @@ def test_pseudo_label_term_is_the_agreed_loss() -> None:
     torch.testing.assert_close(engine.state.terms["agreement"], agreement.agreed.float().mean())
 
 
+def test_a_soft_label_has_the_probabilities_of_whoever_decided_it() -> None:
+    given = guidance()
+    agreement = agree(given.guides["sam"], given.weak, given.guides["ema"], tau=0.7, delta=0.05, rule="confidence")
+    of_sam = agreement.label == hard_label(given.guides["sam"])[0]
+    soft = torch.where(of_sam, given.guides["sam"], given.weak)
+    assert not bool(of_sam.all())
+    engine = engine_at(0, 1, given)
+    term = {"rule": "confidence", "tau": 0.7, "delta": 0.05, "schedule": "constant"}
+    PseudoLabelTerm(labels="soft", loss="structure", **term)(engine)
+    expected = StructureLoss()(given.student, soft, agreement.weight)
+    assert torch.equal(engine.state.terms["pseudo_label"], expected)
+    engine = engine_at(0, 1, given)
+    PseudoLabelTerm(labels="hard", loss="structure", **term)(engine)
+    expected = StructureLoss()(given.student, agreement.label, agreement.weight)
+    assert torch.equal(engine.state.terms["pseudo_label"], expected)
+
+
+def test_the_students_strong_view_may_be_compared_with_sam() -> None:
+    given = guidance()
+    engine = engine_at(0, 1, given)
+    PseudoLabelTerm(student="strong", schedule="constant")(engine)
+    agreement = agree(given.guides["sam"], given.student.sigmoid(), given.guides["ema"])
+    assert torch.equal(engine.state.terms["agreement"], agreement.agreed.float().mean())
+    assert not given.probabilities("strong", asked_by="test").requires_grad
+
+
+def test_unknown_labels_and_losses_are_refused_with_a_suggestion() -> None:
+    message = r"(?s)2 problems.*#labels: .*'sotf'; did you mean 'soft'\?.*#loss: .*'structur'; did you mean 'structure'"
+    with pytest.raises(Refused, match=message):
+        PseudoLabelTerm(labels="sotf", loss="structur")
+    with pytest.raises(Refused, match="terms#pseudo_label#labels: expected 'hard' beside the loss dice_ce"):
+        PseudoLabelTerm(labels="soft", loss="dice_ce")
+
+
 def test_sam_term_is_weighted_by_agreement_and_reliability() -> None:
     given = guidance()
     agreement = agree(given.guides["sam"], given.weak, given.guides["ema"])
@@ -110,7 +151,7 @@ def test_distillation_no_longer_works_against_a_label_of_the_student() -> None:
     # pixel 0: both say 1. Pixel 1: SAM says 1 with 0.6, the student 0 with 0.97, and the rule decides for it.
     sam, weak = torch.tensor([[[[0.9, 0.6]]]]), torch.tensor([[[[0.9, 0.03]]]])
     student = torch.zeros(1, 1, 1, 2, requires_grad=True)
-    given = Guidance(student=student, weak=weak, guides={"sam": sam})
+    given = Guidance(student=student, weak_view=weak, guides={"sam": sam})
     engine = engine_at(0, 1, given)
     SamDistillationTerm(rule="confidence", adaptive=False)(engine)
     # logit(0.9) / 2 = ln 3: the softened teacher is 3/4, the student 1/2; only pixel 0 counts
@@ -151,7 +192,7 @@ def test_the_student_may_be_its_average() -> None:
 
 def test_a_perfect_student_pays_nothing() -> None:
     certain = torch.tensor([[[[0.99, 0.01]]]])
-    given = Guidance(student=torch.logit(certain), weak=certain, guides={"sam": certain, "global": certain})
+    given = Guidance(student=torch.logit(certain), weak_view=certain, guides={"sam": certain, "global": certain})
     engine = engine_at(0, 1, given)
     for term in (SamDistillationTerm(), GlobalDistillationTerm()):
         term(engine)
@@ -167,7 +208,8 @@ def test_an_unknown_guide_is_refused_before_any_step_with_a_suggestion() -> None
     stream = UnlabelledStream(loader=toy_loader(), guides=[BatchGuide(), GlobalGuide()])
     trainer = toy_trainer([stream, PseudoLabelTerm(teacher="sma")])
     with pytest.raises(
-        Refused, match=r"terms#pseudo_label: expected one of \['global', 'sam', 'weak'\], .*'sma'; did you mean 'sam'\?"
+        Refused,
+        match=r"terms#pseudo_label: expected .*\['global', 'sam', 'strong', 'weak'\], .*'sma'; did you mean 'sam'\?",
     ):
         trainer.run()
     assert trainer.state.iteration == 0

@@ -39,7 +39,9 @@ def given(**kwargs: Any) -> Guidance:
     image, second = (torch.rand(2, 3, 4, 4, generator=generator) for _ in range(2))
     weak = torch.rand(2, 1, 4, 4, generator=generator)
     student = torch.randn(2, 1, 4, 4, generator=generator)
-    return Guidance(student=student, weak=weak, guides={}, batch={"image": image, "image_strong2": second}, **kwargs)
+    return Guidance(
+        student=student, weak_view=weak, guides={}, batch={"image": image, "image_strong2": second}, **kwargs
+    )
 
 
 def loss(logits: Tensor, weak: Tensor, tau: float) -> Tensor:
@@ -65,7 +67,7 @@ def test_labels_are_the_weak_views_where_it_is_sure(tau: float) -> None:
 
 def test_nobody_sure_costs_nothing() -> None:
     guidance = given()
-    guidance.weak = torch.full_like(guidance.weak, 0.9)
+    guidance.weak_view = torch.full_like(guidance.weak, 0.9)
     assert UniMatchTerm().value(guidance, engine_of(Mean())).item() == 0
 
 

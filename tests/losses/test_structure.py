@@ -99,3 +99,41 @@ def test_an_even_window_is_refused(size: int) -> None:
 def test_a_target_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected a target of shape \(1, 1, 4, 4\), found \(1, 1, 8, 8\)"):
         StructureLoss()(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 8, 8))
+
+
+def test_weights_choose_pixels_and_images() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(2, 1, 9, 9, generator=generator)
+    target = (torch.rand(2, 1, 9, 9, generator=generator) > 0.5).float()
+    loss = StructureLoss()
+    torch.testing.assert_close(loss(logits, target, torch.ones_like(target)), loss(logits, target))
+    first = torch.ones_like(target)
+    first[1] = 0
+    torch.testing.assert_close(loss(logits, target, first), loss(logits[:1], target[:1]))
+    assert loss(logits, target, torch.zeros_like(target)).item() == 0
+
+
+def test_a_pixel_of_weight_0_has_no_gradient() -> None:
+    logits = torch.zeros(1, 1, 4, 4, requires_grad=True)
+    weight = torch.ones(1, 1, 4, 4)
+    weight[..., 0, :] = 0
+    StructureLoss(kernel_size=3)(logits, torch.full((1, 1, 4, 4), 0.8), weight).backward()
+    assert logits.grad is not None
+    assert ((logits.grad != 0) == (weight > 0)).all()
+
+
+def test_weighted_loss_by_hand() -> None:
+    loss = StructureLoss(kernel_size=1)
+    logits, target = torch.zeros(2, 1, 1, 2), torch.tensor([[[[1.0, 0.0]]], [[[1.0, 0.0]]]])
+    weight = torch.tensor([[[[1.0, 1.0]]], [[[0.0, 1.0]]]])
+    # first image as before, ln 2 + 0.4; second: overlap 0, union 0.5, IoU 1 / 1.5; their sums of weights are 2 and 1
+    expected = (2 * (math.log(2) + 0.4) + math.log(2) + 1 / 3) / 3
+    assert loss(logits, target, weight).item() == pytest.approx(expected)
+
+
+def test_a_soft_label_of_two_classes_equals_that_of_one() -> None:
+    generator = torch.Generator().manual_seed(4)
+    logit, soft = torch.randn(2, 1, 8, 8, generator=generator), torch.rand(2, 1, 8, 8, generator=generator)
+    two = torch.cat([torch.zeros_like(logit), logit], dim=1)
+    expected = StructureLoss()(logit, soft)
+    torch.testing.assert_close(StructureLoss()(two, torch.cat([1 - soft, soft], dim=1)), expected)
