@@ -74,7 +74,5 @@ class PseudoLabelTerm(AgreedTerm):
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:
         """``L_pl``."""
         agreement = self.agreement(guidance, engine)
-        label = agreement.label
-        if self.labels == "soft":
-            label = agreement.soft_label(*(guidance.probabilities(name, asked_by=self.where) for name in self.needs))
+        label = agreement.soft_label if self.labels == "soft" else agreement.label
         return self.loss(guidance.student, label, agreement.weight)

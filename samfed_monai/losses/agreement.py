@@ -31,6 +31,8 @@ class Agreement:
         reliability: (B,) float in [0, 1], how far the teacher can be believed on each image.
         agreed: (B, 1, H, W) bool, where teacher and student name the same class.
         of_teacher: (B, 1, H, W) bool, where the label is the one that the teacher names.
+        soft_label: (B, C, H, W) float in [0, 1], the probabilities of whoever decided a pixel; of the rule ``average``
+            the mean of both.
         trust: (B,) float in [0, 1], how far the teacher was trusted on each image; 1 where nothing was learned of it.
     """
 
@@ -39,15 +41,8 @@ class Agreement:
     reliability: Tensor
     agreed: Tensor
     of_teacher: Tensor
+    soft_label: Tensor
     trust: Tensor
-
-    def soft_label(self, teacher: Tensor, student: Tensor) -> Tensor:
-        """The decided label with the probabilities of whoever decided it: (B, C, H, W) float in [0, 1].
-
-        Args:
-            teacher, student: (B, C, H, W) float in [0, 1], what was compared.
-        """
-        return torch.where(self.of_teacher, teacher, student)
 
     @property
     def distillation_weight(self) -> Tensor:
@@ -138,11 +133,13 @@ def agree(
     reliability = dice_of_labels(y_t, y_c)
     if ema is not None:
         reliability = reliability * dice_of_labels(y_c, hard_label(ema)[0])
+    of_teacher = label == y_t
     return Agreement(
         label=label,
         weight=weight,
         reliability=reliability,
         agreed=y_t == y_c,
-        of_teacher=label == y_t,
+        of_teacher=of_teacher,
+        soft_label=(teacher + student) / 2 if rule == "average" else torch.where(of_teacher, teacher, student),
         trust=torch.ones_like(reliability) if trust is None else trust.to(reliability),
     )
