@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ class Table:
     Cells have the keys ``site:<name>`` (test Dice of a site), ``unseen:<name>`` (of a hospital that took no part),
     ``unseen`` (of all their images), ``dice``, ``iou``, ``hd95`` (pixels) and ``worst`` (Dice) of the selected model,
     ``last`` (average Dice of the last model), ``teacher`` (average Dice of the run's teacher alone), ``traffic``
-    (megabytes per round, both directions, all sites) and ``vs:<row>`` (average Dice minus that of the row with the same
+    (megabytes per round, both directions, all sites), ``parameters`` (millions) and ``milliseconds`` (of an image) of
+    the largest network at a site, and ``vs:<row>`` (average Dice minus that of the row with the same
     seed).
     """
 
@@ -166,6 +168,7 @@ def _cells(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Cell]:
         "worst": cell("worst", "test", "dice"),
         "last": cell("models", "last", "average", "test", "dice"),
         "teacher": computed(lambda content: _at(teacher_alone(content), ("average", "test", "dice"))),
+        **{key: computed(partial(_cost, key=key)) for key in ("parameters", "milliseconds")},
         "traffic": Cell({seed: (up.by_seed[seed] + down.by_seed.get(seed, 0.0)) / 1e6 for seed in up.by_seed}),
     }
 
@@ -176,6 +179,12 @@ def _unseen(results: Mapping[str, Any]) -> float | None:
     skipped = _at(results, ("convention", "empty")) == "skipped"
     dice: float | None = pool(tests, skip_empty=skipped)["dice"]
     return dice
+
+
+def _cost(results: Mapping[str, Any], *, key: str) -> float | None:
+    """Of the largest network at a site: millions of parameters, or milliseconds of an image."""
+    found = [cost[key] for cost in results.get("costs", {}).values()]
+    return max(found) / (1e6 if key == "parameters" else 1) if found else None
 
 
 def _at(content: Any, path: Iterable[str]) -> Any:

@@ -27,6 +27,10 @@ READING = (
     "paired by seed; the method *leads* or *trails* where the mean difference is larger than its standard deviation "
     "over seeds. *MB a round* are megabytes in both directions, all sites together. "
 )
+COSTS = (
+    "*M parameters* and *ms an image* are of the largest network at a site, and of the teacher with all its views: one "
+    "image by itself, on one thread of the machine that ran the row. "
+)
 OVER = {
     "dp_only": "public set",
     "no_sam": "no SAM",
@@ -193,11 +197,12 @@ def headlines(table: Table) -> list[tuple[str, str, str]]:
 
 def reading(tables: Sequence[Table]) -> str:
     """How to read the tables, with the convention that their runs followed."""
+    text = READING + (COSTS if any(table.has("milliseconds") for table in tables) else "")
     conventions = [table.convention for table in tables]
     first = conventions[0]
     if first is None or any(convention != first for convention in conventions):
-        return READING + "HD95 is not counted alike in all rows (see the notes)."
-    return READING + told_convention(first)
+        return text + "HD95 is not counted alike in all rows (see the notes)."
+    return text + told_convention(first)
 
 
 def provenance(section: Section) -> list[str]:

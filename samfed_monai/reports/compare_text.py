@@ -15,9 +15,10 @@ from samfed_monai.reports.variant_names import OWN_TEACHER, TEACHER
 from samfed_monai.reports.verdict import Standing, standings, verdict
 
 HEADS = {"dice": "Dice", "worst": "Worst site", "hd95": "HD95 px", "iou": "IoU"}
+COSTS = {"parameters": "M parameters", "milliseconds": "ms an image"}
 AGAINST = ("dice", "worst", "hd95")
 UNSEEN = {"unseen": "All unseen"}
-DIGITS = {"hd95": 1, "traffic": 2}
+DIGITS = {"hd95": 1, "traffic": 2, "parameters": 2, "milliseconds": 0}
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
     vs = {f"vs:{name}": f"vs {name}" for name in group.references}
     traffic = {"traffic": "MB a round"} if table.has("traffic") else {}
     gap = {"gap": "Gap closed"} if group.mode.gap else {}
-    whole = {"seeds": "Seeds", **HEADS, **vs, **gap, **traffic}
+    costs = {key: head for key, head in COSTS.items() if table.has(key)}
+    whole = {"seeds": "Seeds", **HEADS, **vs, **gap, **costs, **traffic}
     sites = {f"site:{site}": site for site in table.sites}
     unseen = {f"unseen:{name}": f"{name} (unseen)" for name in table.unseen}
     if len(unseen) > 1:
@@ -81,13 +83,16 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
 
 
 def spell(key: str, cell: Cell | None) -> str:
-    """A cell: its mean, and its spread if there are at least two seeds; differences (``vs:``) have a sign."""
+    """A cell: its mean, and its spread if there are at least two seeds; differences (``vs:``) have a sign.
+
+    Parameters have no spread: seeds do not change them.
+    """
     if cell is None or cell.mean is None:
         return MISSING
     kind, _, base = key.partition(":")
     digits = DIGITS.get(base if kind == "vs" else key, 3)
     mean = as_difference(cell.mean, digits) if kind == "vs" else f"{cell.mean:.{digits}f}"
-    return mean if cell.spread is None else f"{mean} ± {cell.spread:.{digits}f}"
+    return mean if cell.spread is None or key == "parameters" else f"{mean} ± {cell.spread:.{digits}f}"
 
 
 def verdicts(table: Table) -> list[str]:
@@ -135,7 +140,7 @@ def to_csv(table: Table) -> str:
         *(f"unseen:{name}" for name in table.unseen),
         *(UNSEEN if table.unseen else ()),
     ]
-    keys = [*HEADS, *vs, *places, "last", "traffic"]
+    keys = [*HEADS, *vs, *places, "last", "traffic", *COSTS]
     named = ["row", "variant", "group", "seeds"]
     writer.writerow([*named, *(f"{key}_{part}" for key in keys for part in ("mean", "spread")), "gap_closed"])
     for group in table.groups:

@@ -34,6 +34,7 @@ def teacher_alone(results: Mapping[str, Any]) -> dict[str, Any] | None:
         "average": {"test": pool([splits["test"] for splits in here.values()], skip_empty=skip_empty)},
         "worst": {"test": worst({site: splits["test"] for site, splits in here.items()})},
         "unseen": {site: splits for site, splits in tests.items() if site not in here},
+        **({"costs": {"teacher": teacher}} if "milliseconds" in teacher else {}),
         **({"convention": results["convention"]} if "convention" in results else {}),
     }
 

@@ -34,6 +34,7 @@ def build_results(
     caveats: Iterable[str] = (),
     unseen: Mapping[str, Mapping[str, Mapping[str, Table]]] | None = None,
     networks: Mapping[str, str] | None = None,
+    costs: Mapping[str, Mapping[str, float]] | None = None,
     exchange: str | None = None,
     own_models: bool | None = None,
     own_labels: bool | None = None,
@@ -65,6 +66,7 @@ def build_results(
         caveats: sentences for the report, beside those that always stand there.
         unseen: model to hospital that took no part to split to a table; a split that a hospital lacks is left out.
         networks: site to name of its network.
+        costs: name of a network to ``parameters`` and ``milliseconds`` of one image.
         exchange: what travels: one of :data:`samfed_monai.results.schema.EXCHANGES`.
         own_models: whether the models are each site's own.
         own_labels: whether sites learned from labels of their own images.
@@ -73,7 +75,7 @@ def build_results(
         convention: ``hd95`` (``max of directed`` or ``pooled``) and ``empty`` (``diagonal`` or ``skipped``).
         privacy: ``least_images``, ``withheld`` and ``differential_privacy``.
 
-    What of these nine is ``None`` has no key in the result.
+    What of these ten is ``None`` has no key in the result.
 
     Raises:
         Refused: the result would not follow the schema; every departure is listed.
@@ -96,7 +98,12 @@ def build_results(
         **{key: chosen.get(key, {}) for key in ("sites", "average", "worst")},
         **({"unseen": chosen["unseen"]} if "unseen" in chosen else {}),
         "models": models,
-        **_given(networks=networks and dict(networks), exchange=exchange, convention=convention and dict(convention)),
+        **_given(
+            networks=networks and dict(networks),
+            costs=costs and dict(costs),
+            exchange=exchange,
+            convention=convention and dict(convention),
+        ),
         **_given(own_models=own_models, own_labels=own_labels, privacy=privacy and dict(privacy)),
         "teacher": _teacher(teacher_scores, teacher, trained=chosen["sites"], skip_empty=skip),
         "traffic": {

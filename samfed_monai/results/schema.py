@@ -103,6 +103,8 @@ _TEACHER = {
             "description": "false where it was not scored at the sites (`score` of `teacher.json`); otherwise absent",
             "type": "boolean",
         },
+        parameters=_count("parameters"),
+        milliseconds=_number("time of one image with all views, on one thread, milliseconds"),
         self_training_epochs=_count(
             "epochs for which each site trained its own copy, all generations together; absent where none did"
         ),
@@ -110,6 +112,12 @@ _TEACHER = {
     ),
     "type": ["object", "null"],
 }
+_COST = _object(
+    "what one image costs",
+    ("parameters", "milliseconds"),
+    parameters=_count("parameters"),
+    milliseconds=_number("time of one image on one thread of the machine of the server, milliseconds"),
+)
 _CONVENTION = _object(
     "how HD95 and empty masks were counted; without it `max of directed` and `diagonal`",
     hd95=_choice("`max of directed` 95th percentiles (MONAI), or both directions `pooled` (MedPy)", HD95),
@@ -168,6 +176,7 @@ RESULTS_SCHEMA: Schema = {
         **_TABLE,
         unseen=_UNSEEN,
         networks=_map("network by site, and `server`'s where it has one of its own", _text("name of the network")),
+        costs=_map("one image by itself, by the network's name; nothing of SAM's own", _COST),
         exchange=_choice("what travels between sites and server: " + ", ".join(f"`{e}`" for e in EXCHANGES), EXCHANGES),
         own_models={"type": "boolean", "description": "whether the models are each site's own, or a part of them is"},
         own_labels={"type": "boolean", "description": "whether sites learned from labels of their own images"},

@@ -9,6 +9,7 @@ import pytest
 from samfed_monai.reports import comparison_table
 from samfed_monai.reports.compare_text import blocks, spell, to_csv, to_json, to_markdown, to_text, verdicts
 from samfed_monai.reports.rows import Cell
+from samfed_monai.reports.run_data import RunData
 
 from .runs import heterogeneous_runs, write_run
 
@@ -51,6 +52,21 @@ def test_markdown_has_both_blocks_and_bold_sam_fed(table):
         "| Oracle: sites have labels (`oracle`) | -0.040 ± 0.020 | -0.040 ± 0.020 | +0.0 ± 0.0 | 0 of 3 | trails |"
         in text
     )
+
+
+def test_what_an_image_costs_stands_beside_every_dice(tmp_path):
+    runs = []
+    for seed, milliseconds in ((0, 100.0), (1, 130.0)):
+        run = RunData.read(write_run(tmp_path / str(seed), "samfed", seed, 0.8, teacher={"parameters": 9_800_000}))
+        run.results["teacher"]["milliseconds"] = 4 * milliseconds
+        run.results["costs"] = {"small": {"parameters": 750_000, "milliseconds": 30.0}}
+        run.results["costs"]["large"] = {"parameters": 5_200_000, "milliseconds": milliseconds}
+        runs.append(run)
+    text = to_markdown(comparison_table(runs))
+    lines = {line.split(" | ")[0]: line for line in reversed(text.splitlines()) if line.startswith("|")}
+    assert "| M parameters | ms an image |" in lines["| All test images"]
+    assert "| **5.20** | **115 ± 21** |" in lines["| SAM-Fed (`samfed`)"]
+    assert "| 9.80 | 460 ± 85 |" in lines["| SAM teacher alone (`teacher`)"]
 
 
 def test_csv_keeps_full_precision(table):

@@ -25,6 +25,7 @@ from samfed_monai.federation.stages.start import Start
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig, client_config
 from samfed_monai.federation.strategies.base import Strategy
 from samfed_monai.federation.strategies.fedavg import FedAvg
+from samfed_monai.metrics import cost_of
 from samfed_monai.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -114,6 +115,16 @@ class Cast:
         """What a network of this run begins with, once it is warmed up."""
         personal = self.config.optional("personal") or ()
         return Start.of(network_builder(self.config, network), warm, personal=personal, seed=seed)
+
+    def costs(self) -> dict[str, dict[str, float]]:
+        """What one image costs the sites' networks, by name, see :func:`samfed_monai.metrics.cost_of`; none of SAM's
+        own, which would have to be loaded for it."""
+        names = set() if self.sam_words() else set(self.networks.values())
+        with own_random_state(0):
+            return {
+                name: cost_of(network_builder(self.config, name)(), self.config.value("image_size"))
+                for name in sorted(names)
+            }
 
     def first_weights(self, starts: Mapping[str, Start]) -> dict[str, dict[str, Tensor]]:
         """What sites are sent before round 0, by site: the network, or the part of it, that they keep from then on.

@@ -19,8 +19,9 @@ RESULT = RunResult(
 
 def cast(*unseen: str) -> SimpleNamespace:
     strategy = SimpleNamespace(keeps_states=False)
-    networks = {"a": "basic_unet"}
-    return SimpleNamespace(unseen=unseen, networks=networks, exchange="weights", strategy=strategy, supervised=True)
+    networks, costs = {"a": "basic_unet"}, {"basic_unet": {"parameters": 5, "milliseconds": 1.5}}
+    told = {"networks": networks, "exchange": "weights", "strategy": strategy, "supervised": True}
+    return SimpleNamespace(unseen=unseen, costs=lambda: costs, **told)
 
 
 def test_what_the_rounds_decide():
@@ -30,6 +31,7 @@ def test_what_the_rounds_decide():
         "model_rounds": {"best": 1, "last": 2},
         "unseen": {"best": {"c": {"test": None}}, "last": {"c": {"test": None}}},
         "networks": {"a": "basic_unet"},
+        "costs": {"basic_unet": {"parameters": 5, "milliseconds": 1.5}},
         "exchange": "weights",
         "own_models": False,
         "own_labels": True,
