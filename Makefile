@@ -3,11 +3,8 @@
 # make test    all tests                make check   format, lint, types
 # make docs    the documentation        make bench   the figures of docs/benchmarks.md
 # make light   the comparison of docs/results/light.md, hours, resumable (SAMFED_DATA=folder with data/ and weights/)
-# make skin    the first edition's comparison of docs/results/skin.md, about an hour
-# make polyp   the comparisons of docs/results/polyp.md, several hours, resumable
 # make pfedsam the comparison of docs/results/pfedsam.md, many hours, resumable
 # make flare-real  real lists on NVIDIA FLARE beside one process: the table of docs/deploy.md (SAMFED_DATA=folder)
-# make ablation  docs/results/ablation.md, after the two, likewise
 # Each target makes .venv by itself and installs the versions of constraints.txt; a second call starts at once.
 # To choose the Python (3.10 to 3.13): make demo PYTHON=python3.11
 
@@ -22,9 +19,9 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 DECLARED := setup.cfg setup.py pyproject.toml constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo light light-first light-teachers light-page skin skin-teacher skin-page pfedsam pfedsam-page polyp polyp-teacher polyp-page ablation ablation-page flare-real test check docs bench clean
+.PHONY: help demo light light-teachers light-page skin-page polyp-page ablation-page pfedsam pfedsam-page flare-real test check docs bench clean
 help:
-	@sed -n 's/^# //p' Makefile | head -12
+	@sed -n 's/^# //p' Makefile | head -9
 
 # ---- installation: one stamp per set of packages ----------------------------------------------------------------
 # torch goes first and alone, so that no other package's wish decides which build of it is taken.
@@ -90,7 +87,7 @@ include results.mk
 
 # ---- docs/deploy.md: real lists on NVIDIA FLARE, beside one process ------------------------------------------------
 # FLARE_REAL: further options, for instance to try it: FLARE_REAL='--rounds 1 --images 2 --lists skin --dry'
-FLARE_ADAPTER ?= $(shell test -f "$(POLYP_RUN)/adapter.safetensors" && echo "$(POLYP_RUN)/adapter.safetensors")
+FLARE_ADAPTER ?= $(shell test -f "$(LIGHT_RUN)/polyp.safetensors" && echo "$(LIGHT_RUN)/polyp.safetensors")
 
 flare-real: $(VENV)/.flare
 	@$(BIN)/python benchmarks/flare_real.py --data "$(SAMFED_DATA)" $(if $(FLARE_ADAPTER),--adapter "$(FLARE_ADAPTER)") $(FLARE_REAL)

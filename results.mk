@@ -1,5 +1,5 @@
-# The comparisons of docs/results/, included by the Makefile: make light | skin | polyp | ablation | pfedsam runs what is missing and writes the
-# page, make light-page | skin-page | polyp-page | ablation-page | pfedsam-page only writes it, from the records of runs.
+# The comparisons of docs/results/, included by the Makefile: make light | pfedsam runs what is missing and writes the page,
+# make light-page | pfedsam-page | skin-page | polyp-page | ablation-page only writes it, from the records of runs.
 comma := ,
 
 # Figures of finished runs are kept in RECORDS, so that a page can be written again, and rows added, without the runs of before.
@@ -13,13 +13,9 @@ record = --record "$(RECORDS)/$(1).jsonl"
 LABELS := --client\#label_resize nearest
 LABELS_CAVEAT := --caveat "Labels are resized with label_resize nearest, which moves them by up to half a pixel against images and soft masks, in every row alike; the bundles' default no longer does."
 
-# These tables are of the first edition: client networks from scratch or from ImageNet at 128 px, a teacher at 512 px. The bundles have
-# moved on; what those runs were made with is said here, so that rows and seeds can still be added to them.
-FIRST := --network_name deeplabv3plus_resnet18 --learning_rate 0.0003 --client\#encoder_weights null \
-    --client\#optimizer\#params\#encoder_learning_rate null --teacher\#size 512
-FIRST_MIXED := --client\#mixed_networks "['deeplabv3plus_resnet18','deeplabv3plus_resnet18','deeplabv3plus_resnet34','deeplabv3plus_resnet34']" \
-    --client\#server_network deeplabv3plus_resnet34
-FIRST_TEACHER := --size 512
+# The pages skin, polyp and ablation are of the first edition: client networks from scratch or from ImageNet at 128 px, hard labels, a
+# teacher at 512 px. Rows and seeds are added to their records in a checkout of this commit, the last with its bundles.
+FIRST := git checkout 760a4fd; make
 
 # The first sections of a page have the full number of rounds; those beside them, and the ablations, have fewer.
 SIDE_ROUNDS := 6
@@ -37,29 +33,15 @@ LIGHT_RUN ?= runs/light
 LIGHT_SEEDS ?= 0,1,2
 LIGHT_JOBS ?= 2
 LIGHT_ROWS ?= samfed,dp_only,oracle,no_sam
-LIGHT_SKIN := --rounds 20 --local_steps 12 --overlays false
-LIGHT_POLYP := $(LIGHT_SKIN)
-# A first look with fewer rounds, which was run first: one seed, two rows.
-LIGHT_FIRST := --rounds 10 --local_steps 12 --overlays false
-LIGHT_FIRST_SKIN := --rounds 6 --local_steps 8 --overlays false
-LIGHT_FIRST_ROWS := samfed,dp_only
+LIGHT_PLAN := --rounds 10 --local_steps 12 --overlays false
 light-compare = @$(BIN)/samfed compare samfed_$(1) --variants $(LIGHT_ROWS) --seeds $(LIGHT_SEEDS) --jobs $(LIGHT_JOBS) \
     --datalist "$(LIGHT_RUN)/$(1).json" --data-root "$(2)" --cache-dir "$(LIGHT_RUN)/cache" --adapter "$(LIGHT_RUN)/$(1).safetensors" \
     --output-dir "$(LIGHT_RUN)/$(1)" $(3) $(call record,light-$(1))
 light-section = $(call section,$(1),light-$(2),make light SAMFED_DATA=DATA  -> samfed compare samfed_$(2) --variants $(LIGHT_ROWS) --seeds $(LIGHT_SEEDS) $(3))
 
-light-first: light-teachers
-	@$(BIN)/samfed compare samfed_polyp --variants $(LIGHT_FIRST_ROWS) --seeds 0 --jobs $(LIGHT_JOBS) --datalist "$(LIGHT_RUN)/polyp.json" \
-	    --data-root "$(POLYP_DATA)" --cache-dir "$(LIGHT_RUN)/cache" --adapter "$(LIGHT_RUN)/polyp.safetensors" \
-	    --output-dir "$(LIGHT_RUN)/first" $(LIGHT_FIRST) $(call record,light-first)
-	@$(BIN)/samfed compare samfed_skin --variants $(LIGHT_FIRST_ROWS) --seeds 0 --jobs $(LIGHT_JOBS) --datalist "$(LIGHT_RUN)/skin.json" \
-	    --data-root "$(SKIN_DATA)" --cache-dir "$(LIGHT_RUN)/cache" --adapter "$(LIGHT_RUN)/skin.safetensors" \
-	    --output-dir "$(LIGHT_RUN)/first-skin" $(LIGHT_FIRST_SKIN) $(call record,light-first-skin)
-	@$(MAKE) light-page
-
 light: light-teachers
-	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_POLYP))
-	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT_SKIN))
+	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_PLAN))
+	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT_PLAN))
 	@$(MAKE) light-page
 
 light-teachers: $(VENV)/.package
@@ -79,57 +61,30 @@ light-teachers: $(VENV)/.package
 light-page: $(VENV)/.package
 	@$(BIN)/samfed report --page $(PAGES)/light.md --title "Light students that start from the adapted teacher's trunk" \
 	    --command 'make light SAMFED_DATA=DATA' \
-	    $(call light-section,Polyps: ColonDB is public; ClinicDB and Kvasir are the hospitals,polyp,$(LIGHT_POLYP)) \
-	    $(call section,Polyps: a first look with half the rounds,light-first,make light-first SAMFED_DATA=DATA  -> samfed compare samfed_polyp --variants $(LIGHT_FIRST_ROWS) --seeds 0 $(LIGHT_FIRST)) \
-	    $(call light-section,Skin: four sites of ISIC 2017,skin,$(LIGHT_SKIN)) \
-	    $(call section,Skin: a first look with a fifth of the steps,light-first-skin,make light-first SAMFED_DATA=DATA  -> samfed compare samfed_skin --variants $(LIGHT_FIRST_ROWS) --seeds 0 $(LIGHT_FIRST_SKIN)) \
+	    $(call light-section,Polyps: ColonDB is public; ClinicDB and Kvasir are the hospitals,polyp,$(LIGHT_PLAN)) \
+	    $(call light-section,Skin: four sites of ISIC 2017,skin,$(LIGHT_PLAN)) \
 	    --caveat "All images of HSSF's published lists that are at hand: two of four polyp collections; of the lists of skin those images that ISIC 2017 has (66 of 100 public ones) with its masks." \
 	    --caveat "The bundles' defaults: mobile_sam_fpn (5.2 M parameters) at 224 px, batches of 4 labelled and 4 unlabelled images, 60 steps of warm start, the teacher's trunk as the start of every row. The published tables have other networks, 384 px and 200 rounds." \
-	    --caveat "The teacher is fitted once, with one seed, and shared by all rows; its row is scored on its own soft masks, with the views that the store is filled with." \
-    --caveat "The runs of the first look at skin are of before the warm start held out public images: theirs took all 60 steps. Teachers of both first looks were fitted before batch norms were folded, which changes rounding alone."
+	    --caveat "The teacher is fitted once, with one seed, and shared by all rows; its row is scored on its own soft masks, with the views that the store is filled with."
 
 # ---- the comparison of docs/results/skin.md ------------------------------------------------------------------------
-SKIN_RUN ?= runs/skin
-SKIN_JOBS ?= 2
 SKIN_SEEDS ?= 0,1,2
 SKIN_DATA = $(SAMFED_DATA)/data/skin/isic2017
-SKIN_VARIANTS := dp_only,no_sam,samfed,oracle,unimatch,mean_teacher,fedprox,semifl
 SKIN_UNSEEN := --unseen "['domain1']"
-SKIN_PUBLIC := --client\#public_steps 6 $(FIRST_MIXED)
+SKIN_PUBLIC := --client\#public_steps 6
 SKIN_ROUNDS := 12
 SKIN_STEPS := 8
 SKIN_WARM := 400
 SKIN_SCALE := --image_size 128 --batch_size 4 --local_steps $(SKIN_STEPS) --warm_start_steps $(SKIN_WARM) \
-    --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto $(FIRST) $(LABELS)
+    --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto $(LABELS)
 SKIN_MAIN := --rounds $(SKIN_ROUNDS) $(SKIN_SCALE)
 SKIN_SIDE := --rounds $(SIDE_ROUNDS) $(SKIN_SCALE)
 
-SKIN_COMPARE = @$(BIN)/samfed compare samfed_skin --seeds $(SKIN_SEEDS) --jobs $(SKIN_JOBS) --datalist "$(SKIN_RUN)/list.json" \
-    --data-root "$(SKIN_DATA)" --cache-dir "$(SKIN_RUN)/cache" --adapter "$(SKIN_RUN)/adapter.safetensors"
-skin-section = $(call section,$(1),skin-$(2),make skin SAMFED_DATA=DATA  -> samfed compare samfed_skin --seeds $(SKIN_SEEDS) $(subst ",,$(3)))
-
-skin: skin-teacher
-	$(SKIN_COMPARE) $(SKIN_MAIN) --variants $(SKIN_VARIANTS) --output-dir "$(SKIN_RUN)/one" $(call record,skin-one)
-	$(SKIN_COMPARE) $(SKIN_SIDE) $(SKIN_PUBLIC) --variants $(POLYP_MIXED) --rows docs/results/mixed.rows.json \
-	    --output-dir "$(SKIN_RUN)/mixed" $(call record,skin-mixed)
-	$(SKIN_COMPARE) $(SKIN_SIDE) $(IMAGENET) --variants dp_only,no_sam,samfed,oracle --output-dir "$(SKIN_RUN)/imagenet" \
-	    $(call record,skin-imagenet)
-	$(SKIN_COMPARE) $(SKIN_SIDE) $(SKIN_UNSEEN) --variants dp_only,samfed --output-dir "$(SKIN_RUN)/no-domain1" \
-	    $(call record,skin-no-domain1)
-	@$(MAKE) skin-page
-
-skin-teacher: $(VENV)/.package
-	$(call needs-data,$(SKIN_DATA),data/skin/isic2017)
-	$(weights)
-	@mkdir -p "$(SKIN_RUN)"
-	@$(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/isic_hssf.json" --data-root "$(SKIN_DATA)" \
-	    --limit-per-site 100 --output "$(SKIN_RUN)/list.json"
-	@$(BIN)/samfed teach samfed_skin --datalist "$(SKIN_RUN)/list.json" --data-root "$(SKIN_DATA)" $(FIRST_TEACHER) \
-	    --output "$(SKIN_RUN)/adapter.safetensors"
+skin-section = $(call section,$(1),skin-$(2),$(FIRST) skin SAMFED_DATA=DATA  -> samfed compare samfed_skin --seeds $(SKIN_SEEDS) $(subst ",,$(3)))
 
 skin-page: $(VENV)/.package
 	@$(BIN)/samfed report --page $(PAGES)/skin.md --published skin \
-	    --title "Skin: four sites of ISIC 2017, one hundred unlabelled images each" --command 'make skin SAMFED_DATA=DATA' \
+	    --title "Skin: four sites of ISIC 2017, one hundred unlabelled images each" --command '$(FIRST) skin SAMFED_DATA=DATA' \
 	    $(call skin-section,From scratch and one network,one,$(SKIN_MAIN)) \
 	    $(call skin-section,From scratch and unlike networks,mixed,$(SKIN_SIDE) $(SKIN_PUBLIC)) \
 	    $(call skin-section,ImageNet encoder (EfficientNet-Lite0),imagenet,$(SKIN_SIDE) $(IMAGENET)) \
@@ -141,65 +96,27 @@ skin-page: $(VENV)/.package
 
 # ---- the comparisons of docs/results/polyp.md -----------------------------------------------------------------------
 # Two hospitals, also cut into four sites; for the unseen one, the other is cut into two. Finished runs are kept: a second call goes on where the first one stopped.
-POLYP_RUN ?= runs/polyp
-POLYP_JOBS ?= 2
 POLYP_SEEDS ?= 0,1,2
 POLYP_DATA = $(SAMFED_DATA)/data/polyp
-POLYP_ROWS := dp_only,samfed,oracle,no_sam,unimatch,mean_teacher,fedprox,semifl
-POLYP_MIXED := local_only,fedmd,fedproto,hssf,heterogeneous
 POLYP_ROUNDS := 12
 POLYP_STEPS := 10
 POLYP_LONG_ROUNDS := 30
 POLYP_LONG_STEPS := 25
 POLYP_WARM := 300
 polyp-scale = --rounds $(1) --image_size 128 --batch_size 4 --local_steps $(2) --warm_start_steps $(POLYP_WARM) --overlays false \
-    --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto $(FIRST) $(LABELS)
+    --client\#terms\#pseudo_label\#fraction 0.2 --client\#validate\#inferer\#enabled auto $(LABELS)
 POLYP_MAIN := $(call polyp-scale,$(POLYP_ROUNDS),$(POLYP_STEPS))
 POLYP_SIDE := $(call polyp-scale,$(SIDE_ROUNDS),$(POLYP_STEPS))
 POLYP_LONG := $(call polyp-scale,$(POLYP_LONG_ROUNDS),$(POLYP_LONG_STEPS))
 POLYP_PUBLIC := --client\#public_steps 6 --client\#public_images 96 \
     --client\#mixed_networks "['deeplabv3plus_resnet18','deeplabv3plus_resnet34']" --client\#server_network deeplabv3plus_resnet34
 POLYP_UNSEEN := --unseen "['Kvasir-1','Kvasir-2']"
-# it stands after FIRST on the command line, and the last word on a knob counts
 IMAGENET := --network_name deeplabv3plus_efficientnet_lite0 --client\#encoder_weights efficientnet_lite0
-POLYP_COMPARE = @$(BIN)/samfed compare samfed_polyp --seeds $(POLYP_SEEDS) --jobs $(POLYP_JOBS) \
-    --data-root "$(POLYP_DATA)" --cache-dir "$(POLYP_RUN)/cache" \
-    --adapter "$(POLYP_RUN)/adapter.safetensors"
-polyp-section = $(call section,$(1),polyp-$(2),make polyp SAMFED_DATA=DATA  -> samfed compare samfed_polyp --seeds $(POLYP_SEEDS) $(subst ",,$(3)))
-
-polyp: polyp-teacher
-	$(POLYP_COMPARE) $(POLYP_MAIN) --datalist "$(POLYP_RUN)/list.json" --variants $(POLYP_ROWS) \
-	    --rows docs/results/polyp.rows.json --output-dir "$(POLYP_RUN)/one" $(call record,polyp-one)
-	$(POLYP_COMPARE) $(POLYP_LONG) --datalist "$(POLYP_RUN)/list.json" --variants dp_only,no_sam,samfed,oracle \
-	    --output-dir "$(POLYP_RUN)/long" $(call record,polyp-long)
-	$(POLYP_COMPARE) $(POLYP_MAIN) $(POLYP_PUBLIC) --datalist "$(POLYP_RUN)/list.json" --variants $(POLYP_MIXED) \
-	    --rows docs/results/mixed.rows.json --output-dir "$(POLYP_RUN)/mixed" $(call record,polyp-mixed)
-	$(POLYP_COMPARE) $(POLYP_SIDE) $(IMAGENET) --datalist "$(POLYP_RUN)/list.json" --variants dp_only,no_sam,samfed,oracle \
-	    --output-dir "$(POLYP_RUN)/imagenet" $(call record,polyp-imagenet)
-	$(POLYP_COMPARE) $(POLYP_SIDE) $(POLYP_UNSEEN) --datalist "$(POLYP_RUN)/halves.json" --variants dp_only,samfed \
-	    --output-dir "$(POLYP_RUN)/no-kvasir" $(call record,polyp-no-kvasir)
-	$(POLYP_COMPARE) $(POLYP_SIDE) --datalist "$(POLYP_RUN)/halves.json" --variants dp_only,no_sam,samfed,oracle \
-	    --output-dir "$(POLYP_RUN)/four" $(call record,polyp-four)
-	$(POLYP_COMPARE) $(POLYP_SIDE) $(POLYP_UNSEEN) $(IMAGENET) --datalist "$(POLYP_RUN)/halves.json" --variants dp_only,samfed \
-	    --output-dir "$(POLYP_RUN)/no-kvasir-imagenet" $(call record,polyp-no-kvasir-imagenet)
-	$(POLYP_COMPARE) $(POLYP_SIDE) $(POLYP_UNSEEN) $(POLYP_PUBLIC) --datalist "$(POLYP_RUN)/halves.json" \
-	    --variants local_only,hssf,heterogeneous --output-dir "$(POLYP_RUN)/no-kvasir-mixed" $(call record,polyp-no-kvasir-mixed)
-	@$(MAKE) polyp-page
-
-polyp-teacher: $(VENV)/.package
-	$(call needs-data,$(POLYP_DATA),data/polyp)
-	$(weights)
-	@mkdir -p "$(POLYP_RUN)"
-	@$(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/polyp_hssf.json" --data-root "$(POLYP_DATA)" \
-	    --by-sequence --limit-per-site 160 --output "$(POLYP_RUN)/list.json"
-	@$(BIN)/samfed prepare list --split "$(SAMFED_DATA)/data/splits/polyp_hssf.json" --data-root "$(POLYP_DATA)" \
-	    --by-sequence --divide 2 --limit-per-site 80 --output "$(POLYP_RUN)/halves.json"
-	@$(BIN)/samfed teach samfed_polyp --datalist "$(POLYP_RUN)/list.json" --data-root "$(POLYP_DATA)" $(FIRST_TEACHER) --epochs 10 \
-	    --output "$(POLYP_RUN)/adapter.safetensors"
+polyp-section = $(call section,$(1),polyp-$(2),$(FIRST) polyp SAMFED_DATA=DATA  -> samfed compare samfed_polyp --seeds $(POLYP_SEEDS) $(subst ",,$(3)))
 
 polyp-page: $(VENV)/.package
 	@$(BIN)/samfed report --page $(PAGES)/polyp.md --title "Polyps: ColonDB is public, ClinicDB and Kvasir are the hospitals" \
-	    --published polyp --command 'make polyp SAMFED_DATA=DATA' \
+	    --published polyp --command '$(FIRST) polyp SAMFED_DATA=DATA' \
 	    $(call polyp-section,From scratch and one network,one,$(POLYP_MAIN)) \
 	    $(call polyp-section,From scratch and one network: six times as many steps,long,$(POLYP_LONG)) \
 	    $(call polyp-section,From scratch and unlike networks,mixed,$(POLYP_MAIN) $(POLYP_PUBLIC)) \
@@ -214,16 +131,7 @@ polyp-page: $(VENV)/.package
 	    $(LABELS_CAVEAT)
 
 # ---- docs/results/ablation.md: parts, rules, thresholds and teachers on both collections ---------------------------------
-ABLATION_ROWS := --variants no_agreement,no_sam_kd,no_global_kd,unadapted_sam \
-    $(foreach sweep,rules settings teacher,--rows docs/results/$(sweep).rows.json)
-
-ablation: polyp-teacher skin-teacher
-	$(POLYP_COMPARE) $(POLYP_SIDE) --datalist "$(POLYP_RUN)/list.json" $(ABLATION_ROWS) --output-dir "$(POLYP_RUN)/ablation" \
-	    $(call record,ablation-polyp)
-	$(SKIN_COMPARE) $(SKIN_SIDE) $(ABLATION_ROWS) --output-dir "$(SKIN_RUN)/ablation" $(call record,ablation-skin)
-	@$(MAKE) ablation-page
-
-ablation-section = $(call section,$(1),ablation-$(2),make ablation SAMFED_DATA=DATA  -> samfed compare samfed_$(2) $(subst ",,$(3)))
+ablation-section = $(call section,$(1),ablation-$(2),$(FIRST) ablation SAMFED_DATA=DATA  -> samfed compare samfed_$(2) $(subst ",,$(3)))
 
 ablation-page: $(VENV)/.package
 	@$(BIN)/samfed report --page $(PAGES)/ablation.md --ablation --default samfed \
@@ -248,7 +156,7 @@ PFEDSAM_RATE := 0.0005
 PFEDSAM_SIDE_ROUNDS := 3
 PFEDSAM_SIDE_STEPS := 12
 pfedsam-scale = --rounds $(1) --local_steps $(2) --batch_size 4 --image_size 256 --warm_start_steps $(PFEDSAM_WARM) \
-    --overlays false --client\#optimizer\#lr $(PFEDSAM_RATE) $(LABELS)
+    --overlays false --client\#optimizer\#lr $(PFEDSAM_RATE) $(LABELS) --client\#strong_view\#strength 1.0 --client\#strong_view\#cutout 0.2
 PFEDSAM_MAIN := $(call pfedsam-scale,$(PFEDSAM_ROUNDS),$(PFEDSAM_STEPS))
 PFEDSAM_SIDE := $(call pfedsam-scale,$(PFEDSAM_SIDE_ROUNDS),$(PFEDSAM_SIDE_STEPS)) --client\#validate\#inferer\#enabled auto
 PFEDSAM_COMPARE = @$(BIN)/samfed compare $(1) --variants $(2) --seeds $(PFEDSAM_SEEDS) --jobs $(PFEDSAM_JOBS) \

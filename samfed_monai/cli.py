@@ -36,7 +36,7 @@ a first run:
   samfed weights  mobile_sam --from FILE|URL|registry
   samfed prepare  folders DIR --public NAME --output list.json      # DIR/<site>/{images,masks}
   samfed check    samfed_skin --datalist list.json --data-root DIR
-  samfed federate samfed_skin --datalist list.json --data-root DIR --rounds 20 --output-dir runs/first
+  samfed federate samfed_skin --datalist list.json --data-root DIR --output-dir runs/first
 
 `samfed COMMAND --help` explains each.
 exit codes: 0 done, 2 refused (every problem is listed), 3 stopped (how to go on is printed), 130 interrupted"""

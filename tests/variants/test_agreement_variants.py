@@ -12,9 +12,9 @@ from samfed_monai.reports.variant_names import ABLATIONS, NOTES, VARIANTS
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 EXPECTED = {
-    "samfed": ("teacher", True),
-    "confidence_selection": ("confidence", True),
-    "no_agreement": ("teacher", False),
+    "samfed": ("average", "global", True),
+    "confidence_selection": ("confidence", "weak", True),
+    "no_agreement": ("teacher", "strong", False),
 }
 
 
@@ -23,8 +23,29 @@ EXPECTED = {
 def test_rule_and_factor_of_each(bundle: str, variant: str) -> None:
     assert check_bundle(BUNDLES / bundle, "train", variant=variant, ready=False) == []
     content = client_config(BUNDLES / bundle, variant, {}).content()
-    found = content["agreement"]["rule"], content["terms"]["sam_kd"]["adaptive"]
-    assert found == EXPECTED[variant]
+    agreement = content["agreement"]
+    assert (agreement["rule"], agreement["student"], content["terms"]["sam_kd"]["adaptive"]) == EXPECTED[variant]
+
+
+SOFT, HARD, SELF = ("soft", "constant"), ("hard", "constant"), ("hard", "gaussian_ramp")
+LABELS = {
+    "samfed": SOFT,
+    "heterogeneous": SOFT,
+    "oracle": SOFT,
+    "no_sam": SELF,
+    "fedprox": SELF,
+    "hssf": SELF,
+    "semifl": HARD,
+}
+
+
+@pytest.mark.parametrize("variant", LABELS)
+def test_labels_are_soft_where_somebody_else_gives_them_and_hard_and_ramped_where_they_are_a_sites_own(
+    variant: str,
+) -> None:
+    term = client_config(BUNDLES / "samfed_polyp", variant, {}).content()["terms"]["pseudo_label"]
+    assert (term["labels"], term["schedule"]) == LABELS[variant]
+    assert term["loss"] == "structure"
 
 
 def test_they_are_ablations_with_a_title_and_a_note_and_no_rivals_of_sam_fed() -> None:

@@ -21,7 +21,7 @@ TERMS = {
     "fedprox": {"supervised", "pseudo_label", "proximal", "reliability", "agreement"},
     "semifl": {"supervised", "pseudo_label", "mixup", "reliability", "agreement"},
 }
-GUIDES = {"mean_teacher": ["ema"], "unimatch": [], "fedprox": ["ema"], "semifl": ["global"]}
+GUIDES = {"mean_teacher": ["ema"], "unimatch": [], "fedprox": [], "semifl": ["global"]}
 Build = Callable[..., ConfigWorkflow]
 
 
