@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from samfed_monai.reports.compare import Table
 from samfed_monai.reports.modes import CEILING, FLOOR
-from samfed_monai.reports.rows import Group, Row
+from samfed_monai.reports.rows import Cell, Group, Row
 from samfed_monai.reports.style import Picture, Theme, picture, quiet, subplots
 from samfed_monai.reports.variant_names import TEACHER
 
@@ -46,7 +46,8 @@ def comparison_figure(table: Table) -> Picture:
 
     text = (
         "A dot is a seed, the tick their mean, the bar their standard deviation; dotted lines are dp_only and oracle; "
-        "an arrow is a row far outside."
+        "an arrow is a row far outside. Behind a mean stand parameters and milliseconds of one image, where they were "
+        "measured."
     )
     return picture("comparison", "Average test Dice", text, draw)
 
@@ -70,6 +71,12 @@ def _bounds(ax: Axes, group: Group, places: list[int], theme: Theme) -> None:
             ax.plot([x, x], ends, color=theme.faint, linewidth=1, linestyle=(0, (2, 3)), zorder=1)
 
 
+def _cost(row: Row) -> str:
+    """What one image costs the row's network, to stand behind its mean; empty where nobody measured it."""
+    parameters, milliseconds = (row.cells.get(key, Cell()).mean for key in ("parameters", "milliseconds"))
+    return "" if parameters is None or milliseconds is None else f"   {parameters:.1f} M, {milliseconds:.0f} ms"
+
+
 def _row(ax: Axes, row: Row, place: int, hero: Row | None, theme: Theme, span: tuple[float, float]) -> None:
     cell = row.cells["dice"]
     mean, spread = cell.mean or 0.0, cell.spread or 0.0
@@ -82,4 +89,11 @@ def _row(ax: Axes, row: Row, place: int, hero: Row | None, theme: Theme, span: t
         ax.plot([mean - spread, mean + spread], [place, place], color=color, linewidth=5, alpha=0.25, zorder=2)
         ax.scatter(list(cell.by_seed.values()), [place] * cell.n, s=20, color=color, alpha=0.8, linewidths=0, zorder=3)
         ax.plot([mean, mean], [place - 0.24, place + 0.24], color=color, linewidth=2.2, zorder=4)
-    ax.annotate(f"{mean:.3f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", color=color, fontsize=9)
+    ax.annotate(
+        f"{mean:.3f}{_cost(row)}",
+        (1.01, place),
+        xycoords=("axes fraction", "data"),
+        va="center",
+        color=color,
+        fontsize=9,
+    )

@@ -4,6 +4,7 @@ import pytest
 
 from samfed_monai.reports import compare_figure
 from samfed_monai.reports.compare import comparison_table
+from samfed_monai.reports.run_data import RunData
 from tests.reports.runs import write_run
 
 
@@ -59,3 +60,16 @@ def test_a_teacher_near_them_is_drawn_to_scale(drawn):
     ax = drawn(samfed=0.84, dp_only=0.8)
     assert arrows(ax, ">") == []
     assert ax.get_xlim()[1] > 0.85
+
+
+def test_parameters_and_milliseconds_stand_beside_the_mean_where_they_were_measured(drawn, monkeypatch):
+    costs = {"small": {"parameters": 5_200_000, "milliseconds": 119.6}}
+
+    def read(path):
+        run = RunData.read(path)
+        run.results["costs"] = costs
+        return run
+
+    monkeypatch.setattr("samfed_monai.reports.compare._read_one", read)
+    ax = drawn(samfed=0.84)
+    assert "0.840   5.2 M, 120 ms" in [text.get_text() for text in ax.texts]
