@@ -39,6 +39,7 @@ from samfed_monai.federation.stages.warm_start import warm_start
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
 from samfed_monai.federation.transport import Transport
 from samfed_monai.io import canonical_hash, sha256_file, write_json
+from samfed_monai.metrics import cost_of
 from samfed_monai.networks.mobile_sam_fpn import BASE
 from samfed_monai.networks.weights.known import TEACHER, takes_teacher
 from samfed_monai.results import build_results
@@ -182,7 +183,8 @@ class JobRun:
             shared.teacher = teacher
             before.hand_out(tensors, words)
             shared.teacher = None  # nobody needs it in the rounds
-        return self.teacher.about(teacher, adapt), teacher.sha256
+        cost = cost_of(teacher, teacher.size, infer=teacher.probabilities)
+        return {**self.teacher.about(teacher, adapt), **cost}, teacher.sha256
 
     def _start_adapt(self, cast: Cast, datalist: DataList) -> str:
         """How the teacher is adapted that the networks start from; ``none`` where none of them starts from one.

@@ -14,7 +14,6 @@ from samfed_monai.errors import Problem, Refused
 from samfed_monai.federation.stages.made_once import made_once
 from samfed_monai.federation.stages.workflow_config import EVALUATION, PLACES, WorkflowConfig
 from samfed_monai.io import canonical_hash, read_json, sha256_file
-from samfed_monai.metrics import cost_of
 
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Places, Plan
@@ -83,7 +82,6 @@ class TeacherStage:
             used["self_training_epochs"] = self.self_training.epochs * self.self_training.generations
         if not self.scored:
             used["score"] = False
-        used |= cost_of(teacher, teacher.size, infer=teacher.probabilities)
         return {"adapt": adapt, "base": base, **used, **self._exam}
 
     @property
