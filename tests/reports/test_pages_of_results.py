@@ -12,6 +12,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "docs" / "results"
 NEEDED = {
+    "light": {"light-polyp": "samfed", "light-skin": "samfed"},
     "skin": {
         "skin-one": "samfed",
         "skin-mixed": "heterogeneous",
