@@ -22,10 +22,11 @@ from samfed_monai.networks.sam.adapter import Adapt
 SAM = sha256_bytes(b"sam")
 
 
-class Half:
+class Half(torch.nn.Module):
     """A teacher whose masks are the left half of every image."""
 
     def __init__(self, sha256: str) -> None:
+        super().__init__()
         self.sha256 = sha256
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
