@@ -109,6 +109,7 @@ class JobRun:
                 variant=plan.variant,
                 rounds=plan.rounds,
                 **outcome(result, cast),
+                costs=cast.costs(),
                 teacher_scores=teacher_scores,
                 teacher=about,
                 preparation=prepared,

@@ -2,9 +2,8 @@
 
 SAM-Fed's abstract (arXiv 2511.14302) names an "adaptive agreement mechanism", and a summary says of it "selecting or
 weighting the supervisory signal based on contextual agreement and estimated confidence"; its method section was not at
-hand, so the agreement rule is our reading. ``confidence`` is what that summary describes. ``teacher`` is the default
-because it led on both collections of ``docs/results/ablation.md``: how far SAM is believed is then decided per image
-(``reliability``).
+hand, so the agreement rule is our reading. ``confidence`` is what that summary describes. The bundles take
+``average``, of SAM and the round's global network; how far SAM is distilled is decided per image (``reliability``).
 """
 
 from __future__ import annotations
@@ -129,7 +128,7 @@ def agree(
     y_t, k_t = hard_label(teacher)
     y_c, k_c = hard_label(student)
     raters = (teacher, student) if ema is None else (teacher, student, ema)
-    label, weight = decide(Opinions(y_t, k_t, y_c, k_c, tau, delta, raters, rates, trust))
+    label, weight, *soft = decide(Opinions(y_t, k_t, y_c, k_c, tau, delta, raters, rates, trust))
     reliability = dice_of_labels(y_t, y_c)
     if ema is not None:
         reliability = reliability * dice_of_labels(y_c, hard_label(ema)[0])
@@ -140,6 +139,6 @@ def agree(
         reliability=reliability,
         agreed=y_t == y_c,
         of_teacher=of_teacher,
-        soft_label=(teacher + student) / 2 if rule == "average" else torch.where(of_teacher, teacher, student),
+        soft_label=soft[0] if soft else torch.where(of_teacher, teacher, student),
         trust=torch.ones_like(reliability) if trust is None else trust.to(reliability),
     )

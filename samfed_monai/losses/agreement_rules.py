@@ -37,8 +37,11 @@ class Opinions:
     trust: Tensor | None = None
 
 
-AGREEMENT_RULES: Registry[Callable[[Opinions], tuple[Tensor, Tensor]]] = Registry("agreement rule")
-"""Rules by name: from :class:`Opinions` to ``(label, weight)``, both (B, 1, H, W)."""
+AGREEMENT_RULES: Registry[Callable[[Opinions], tuple[Tensor, ...]]] = Registry("agreement rule")
+"""Rules by name: from :class:`Opinions` to ``(label, weight)``, both (B, 1, H, W).
+
+A rule whose soft label is not that of the side which names the label returns it as a third, (B, C, H, W) in [0, 1].
+"""
 
 
 WITHOUT_AVERAGE = frozenset({"adaptive", "average", "confidence", "intersection", "label", "student", "teacher"})
@@ -64,9 +67,10 @@ def _intersection(o: Opinions) -> tuple[Tensor, Tensor]:
 
 
 @AGREEMENT_RULES.register("average")
-def _average(o: Opinions) -> tuple[Tensor, Tensor]:
+def _average(o: Opinions) -> tuple[Tensor, ...]:
     """The class of the mean of both sides' probabilities, weighted by the probability that the mean gives to it."""
-    return hard_label((o.raters[0] + o.raters[1]) / 2)
+    mean = (o.raters[0] + o.raters[1]) / 2
+    return (*hard_label(mean), mean)
 
 
 @AGREEMENT_RULES.register("reliability")

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 REPEATS = 5
+ENOUGH = 1.0
+"""Seconds after which nothing is repeated: of a large SAM one pass takes longer, and tells enough."""
 
 
 @torch.no_grad()
@@ -24,7 +26,8 @@ def cost_of(network: nn.Module, size: int, *, infer: Callable[[Tensor], Any] | N
         infer: runs it; ``None`` calls the network itself.
 
     Returns:
-        ``parameters`` (count) and ``milliseconds`` (the median of five after one that warms up).
+        ``parameters`` (count) and ``milliseconds`` (the median of five after one that warms up; of fewer, down to that
+        one, where they take more than a second together).
     """
     run = infer or network
     parameters = list(network.parameters())
@@ -39,10 +42,12 @@ def cost_of(network: nn.Module, size: int, *, infer: Callable[[Tensor], Any] | N
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             taken.append(time.perf_counter() - started)
+            if sum(taken) > ENOUGH:
+                break
     network.train(training)
     return {
         "parameters": sum(parameter.numel() for parameter in parameters),
-        "milliseconds": 1000 * statistics.median(taken[1:]),
+        "milliseconds": 1000 * statistics.median(taken[1:] or taken),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -38,3 +39,10 @@ def test_another_way_to_run_it_is_timed_instead() -> None:
     assert network.seen == []
     assert cost["parameters"] == 56
     assert not network.training
+
+
+def test_what_takes_long_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("samfed_monai.metrics.cost.ENOUGH", 0.0)
+    network = Watched()
+    assert cost_of(network, 8)["milliseconds"] > 0
+    assert len(network.seen) == 1

@@ -18,7 +18,6 @@ def outcome(result: RunResult, cast: Cast) -> dict[str, Any]:
         "model_rounds": {name: model["round"] for name, model in result.models.items()},
         "unseen": {name: model["unseen"] for name, model in result.models.items()} if cast.unseen else None,
         "networks": cast.networks,
-        "costs": cast.costs(),
         "exchange": cast.exchange,
         "own_models": cast.strategy.keeps_states,
         "own_labels": cast.supervised,
