@@ -98,10 +98,14 @@ class ProcessTransport:
         }
         arrived: dict[str, _Answer] = {}
         work = _Work(task, {site: messages[site] for site in sorted(known & messages.keys())}, queue.Queue())
-        with self._killed_by_errors(), self.progress.sites(len(messages)) as bar:
-            for worker in self._workers:
-                if any(site in work.messages for site in worker.sites):
-                    threading.Thread(target=worker.serve, args=(work,), daemon=True).start()
+        asking = [
+            threading.Thread(target=worker.serve, args=(work,), daemon=True)
+            for worker in self._workers
+            if any(site in work.messages for site in worker.sites)
+        ]
+        with self._killed_by_errors(), self._given_up(work, asking), self.progress.sites(len(messages)) as bar:
+            for thread in asking:
+                thread.start()
             while len(replies) + len(arrived) < len(messages):
                 if timeout is not None and not work.late and time.monotonic() - started > timeout:
                     work.late = f"the deadline of {timeout:g} s had passed"
@@ -175,6 +179,20 @@ class ProcessTransport:
         for worker in self._workers:
             if worker.busy or not busy:
                 worker.child.kill()
+
+    @contextmanager
+    def _given_up(self, work: _Work, asking: Sequence[threading.Thread]) -> Iterator[None]:
+        """Where an error ends its block, no site is asked any more, and nobody waits for a pipe when Python ends."""
+        try:
+            yield
+        except BaseException:
+            work.late = "the run has ended"
+            while any(thread.is_alive() for thread in asking):
+                self._kill()
+                for thread in asking:
+                    if thread.ident is not None:
+                        thread.join(timeout=_TICK)
+            raise
 
     @contextmanager
     def _killed_by_errors(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -113,7 +114,10 @@ def test_a_signal_ends_the_run_and_its_processes_with_what_was_done_kept(small_f
     )
     folder = tmp_path / "run"
     command = [sys.executable, "-c", program, str(small_federation), str(folder)]
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores Ctrl-C
+    process = subprocess.Popen(
+        command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    )
     with process:
         wait_for(folder / "rounds/001/round.json", process)
         children = children_of(process.pid)
