@@ -20,7 +20,7 @@ from common import Figure, record
 def measure(size: int, steps: int, kept: bool) -> dict[str, float]:
     import torch
 
-    from samfed_monai.allocator import keep_freed_memory
+    from samfed_monai.core.allocator import keep_freed_memory
     from samfed_monai.networks.catalogue import client_network
 
     if kept and not keep_freed_memory():

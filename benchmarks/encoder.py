@@ -16,8 +16,7 @@ from torch import Tensor
 
 from samfed_monai.networks.autocast import autocast
 from samfed_monai.networks.sam.adapter import Adapt, prepare
-from samfed_monai.networks.sam.build import build_sam
-from samfed_monai.networks.sam.model import PromptFreeSam
+from samfed_monai.networks.sam.build import PromptFreeSam, build_sam
 
 
 def timms(sam: PromptFreeSam) -> PromptFreeSam:

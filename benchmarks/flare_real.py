@@ -19,8 +19,8 @@ from pathlib import Path
 
 from common import write_between
 
+from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.data import DataList
-from samfed_monai.io import read_json, sha256_file
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "deploy.md"
 MARKS = ("<!-- real: written by benchmarks/flare_real.py -->", "<!-- end of real -->")

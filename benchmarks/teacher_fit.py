@@ -21,11 +21,11 @@ from common import Figure, record, side_by_side
 from teacher_precision import checkpoint
 
 from samfed_monai.data import load_records, render_synthetic
-from samfed_monai.networks import TeacherFit
 from samfed_monai.networks.sam.build import build_sam
-from samfed_monai.networks.sam.embed import embed
+from samfed_monai.networks.sam.geometry import embed
 from samfed_monai.networks.sam.tiny_vit import fold_batch_norms
-from samfed_monai.networks.teacher import batches, training
+from samfed_monai.teacher import TeacherFit, training
+from samfed_monai.teacher import training as batches
 
 WHOLE = "all"
 PARTS = {

@@ -15,7 +15,7 @@ from common import Figure, record, side_by_side
 
 from samfed_monai.data import load_records, render_synthetic
 from samfed_monai.networks import Teacher, bf16_gains, find_checkpoint
-from samfed_monai.networks.teacher.pairs import read_image_tensor
+from samfed_monai.teacher.exam import read_image_tensor
 
 
 def checkpoint() -> Path:

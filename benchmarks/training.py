@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from common import BUNDLE
 
+from samfed_monai.core.io import sha256_bytes
 from samfed_monai.data import SoftMaskStore, render_synthetic
 from samfed_monai.handlers import EmaGuide
-from samfed_monai.io import sha256_bytes
 
 MADE_UP_TEACHER = sha256_bytes(b"soft masks for timing")
 OFF = "_disabled_"

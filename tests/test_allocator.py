@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from samfed_monai.allocator import keep_freed_memory
+from samfed_monai.core.allocator import keep_freed_memory
 
 # minor page faults of asking for 64 MiB, writing to all of it and freeing it, for the third time
 _FAULTS = """
@@ -39,7 +39,7 @@ def faults(setup: str, **environment: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these thresholds")
 def test_a_freed_block_is_used_again_without_new_pages():
-    kept = "from samfed_monai.allocator import keep_freed_memory; assert keep_freed_memory()"
+    kept = "from samfed_monai.core.allocator import keep_freed_memory; assert keep_freed_memory()"
     assert faults("") > 10
     assert faults(kept) == 0
 

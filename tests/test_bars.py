@@ -7,7 +7,7 @@ import sys
 
 from tqdm import tqdm
 
-from samfed_monai.bars import LogBar, progress_bar
+from samfed_monai.core.progress import LogBar, progress_bar
 
 
 class Terminal(io.StringIO):

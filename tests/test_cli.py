@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai import __version__, cli
-from samfed_monai.cli import build_parser, main
-from samfed_monai.commands import run_bundle, run_many
+from samfed_monai import __version__
+from samfed_monai.commands import arguments as run_bundle
+from samfed_monai.commands import main as cli
+from samfed_monai.commands import run_many
 from samfed_monai.commands.evaluate import lines_of
 from samfed_monai.commands.federate import overrides_from
+from samfed_monai.commands.main import build_parser, main
 from samfed_monai.config import find_bundle, packaged_bundles
-from samfed_monai.errors import Problem, Refused, Stopped
-from samfed_monai.trained_model import read_header, settings_of
+from samfed_monai.core.errors import Problem, Refused, Stopped
+from samfed_monai.core.model_file import read_header, settings_of
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "samfed_skin"
 COMMANDS = (
@@ -51,7 +53,7 @@ def _logging_as_it_was():
 
 def test_help_names_every_command_and_imports_neither_torch_nor_monai():
     code = (
-        "import sys; from samfed_monai.cli import main\n"
+        "import sys; from samfed_monai.commands.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "sys.stderr.write(' '.join(sorted({'torch', 'monai', 'numpy', 'ignite', 'PIL'} & sys.modules.keys())))"
@@ -236,7 +238,7 @@ def test_evaluate_prints_a_row_per_site():
 
 def test_settings_of_weights_are_read_from_the_header_alone(tmp_path):
     torch = pytest.importorskip("torch")
-    from samfed_monai.io import save_tensors
+    from samfed_monai.core.io import save_tensors
 
     save_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(2)}, {"network_name": "basic_unet", "image_size": "64"})
     assert settings_of(tmp_path / "w.safetensors") == {"network_name": "basic_unet", "image_size": 64}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.errors import ExitCode, Problem, Problems, Refused, SamFedError, Stopped, did_you_mean
+from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, SamFedError, Stopped, did_you_mean
 
 
 def test_a_problem_reads_as_one_sentence_with_place_and_mend():

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from samfed_monai.lazy import attach
-
-ROOMS = ["config", "data", "federation", "handlers", "losses", "metrics", "networks", "reports", "transforms"]
+ROOMS = [
+    *("config", "data", "federation", "handlers", "losses", "metrics", "networks", "parts", "reports", "results"),
+    *("teacher", "transforms"),
+]
 
 
 def imported_after(code: str) -> set[str]:
@@ -17,28 +18,6 @@ def imported_after(code: str) -> set[str]:
     probe = f"import sys\n{code}\nprint(' '.join(sorted({{name.split('.')[0] for name in sys.modules}})))"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     return set(done.stdout.split("\n")[-2].split())
-
-
-def test_attach_imports_the_module_at_first_use_only(tmp_path, monkeypatch):
-    room = tmp_path / "a_room"
-    room.mkdir()
-    (room / "__init__.py").write_text(
-        "from samfed_monai.lazy import attach\n__getattr__, __dir__ = attach(__name__, {'Thing': 'thing'})\n"
-    )
-    (room / "thing.py").write_text("class Thing: ...\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    import a_room
-
-    assert "a_room.thing" not in sys.modules
-    assert a_room.Thing.__module__ == "a_room.thing"
-    assert "a_room.thing" in sys.modules
-    assert dir(a_room) == ["Thing"]
-
-
-def test_attach_answers_an_unknown_name_as_modules_do():
-    getattr_, _ = attach("a_package", {"Thing": "thing"})
-    with pytest.raises(AttributeError, match="module 'a_package' has no attribute 'Thong'"):
-        getattr_("Thong")
 
 
 def test_the_package_and_its_rooms_import_neither_torch_nor_monai():
@@ -49,7 +28,7 @@ def test_the_package_and_its_rooms_import_neither_torch_nor_monai():
 def test_the_help_of_the_command_imports_neither_torch_nor_monai():
     code = (
         "import contextlib, io\n"
-        "from samfed_monai.cli import main\n"
+        "from samfed_monai.commands.main import main\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
         "    main(['--help'])\n"
     )

@@ -16,7 +16,7 @@ UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "
 
 EVALUATORS = {"eval", "exec", "compile", "__import__", "execfile"}
 
-ARCHIVES = {"samfed_monai/data/sources/archives.py", "samfed_monai/networks/weights/index.py"}
+ARCHIVES = {"samfed_monai/data/sources/found.py", "samfed_monai/networks/weight_index.py"}
 """The two places that open archives; ``test_fault_30_...`` of their own tests hold each to its folder."""
 
 

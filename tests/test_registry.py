@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.errors import Refused
-from samfed_monai.registry import Registry
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.registry import Registry
 
 
 @pytest.fixture

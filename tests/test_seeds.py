@@ -9,7 +9,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.seeds import derive_seed
+from samfed_monai.core.seeds import derive_seed
 
 PARTS = st.lists(st.one_of(st.text(max_size=8), st.integers(0, 10**6)), max_size=4)
 
@@ -48,6 +48,6 @@ def test_the_global_generators_are_left_alone():
 
 
 def test_another_process_derives_the_same_seed():
-    code = "from samfed_monai.seeds import derive_seed; print(derive_seed(7, 'site', 2))"
+    code = "from samfed_monai.core.seeds import derive_seed; print(derive_seed(7, 'site', 2))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) == derive_seed(7, "site", 2)

@@ -13,9 +13,9 @@ from types import TracebackType
 import psutil
 
 from on_flare.payload import STAMPS
+from samfed_monai.core.io import write_json
 from samfed_monai.flare.job import export_job
 from samfed_monai.flare.simulator import simulate
-from samfed_monai.io import write_json
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 MARK = "BENCH_MARK"

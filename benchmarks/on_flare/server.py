@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from on_flare.rounds import QUIET, run_rounds
+from samfed_monai.core.io import read_json
 from samfed_monai.flare.controller import FederationController
 from samfed_monai.flare.transport import FlareTransport
-from samfed_monai.io import read_json
 
 
 class BenchController(FederationController):

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from samfed_monai.errors import ExitCode
+from samfed_monai.core.errors import ExitCode
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction

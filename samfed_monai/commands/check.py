@@ -9,7 +9,7 @@ from typing import Any
 
 from samfed_monai.commands.arguments import add_bundle, add_data, take_overrides
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.errors import ExitCode, Problem, Refused
+from samfed_monai.core.errors import ExitCode, Problem, Refused
 
 
 def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -40,8 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Checks, and says what was checked."""
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.config.check import check_bundle, workflows_of
-    from samfed_monai.config.strict import strict_problems
-    from samfed_monai.config.strict_bundle import strict_bundle_problems
+    from samfed_monai.config.strict import strict_bundle_problems, strict_problems
     from samfed_monai.config.variants import known_variants, own_variants
 
     root = find_bundle(arguments.bundle)

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.commands import teacher_model
+from samfed_monai.commands import trained_model as teacher_model
 from samfed_monai.commands.arguments import absolute, add_bundle, add_data, take_overrides
-from samfed_monai.commands.trained import MODEL_HELP, run_or_file, scored_as, trained_as, weights_file
+from samfed_monai.commands.trained_model import MODEL_HELP, run_or_file, scored_as, trained_as, weights_file
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.errors import ExitCode
+from samfed_monai.core.errors import ExitCode
 
 if TYPE_CHECKING:
     from samfed_monai.federation.run_models import RunModels
@@ -46,7 +46,7 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``evaluate.json`` and prints one line per site."""
-    logging.getLogger("samfed_monai.handlers.site_evaluation").setLevel(logging.WARNING)  # the table says the same
+    logging.getLogger("samfed_monai.handlers.evaluation").setLevel(logging.WARNING)  # the table says the same
     if teacher_model.is_adapter(arguments):
         result = teacher_model.evaluate(arguments)
     elif isinstance(models := run_or_file(arguments.model), Path) or not models.personal:
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _scores(arguments: argparse.Namespace, models: RunModels | Path, site: str, whose: str = "") -> dict[str, Any]:
     """``metrics.json`` of a site, or of all where ``site`` is "", on the model of ``whose``."""
-    from samfed_monai.commands.run_bundle import run_workflow
+    from samfed_monai.commands.arguments import run_workflow
 
     with tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
         model = weights_file(models, whose, scratch)
@@ -79,8 +79,8 @@ def _scores(arguments: argparse.Namespace, models: RunModels | Path, site: str, 
 
 def _each_on_its_own(arguments: argparse.Namespace, models: RunModels) -> dict[str, Any]:
     """The same, each site on the model that the run scored it on; a site that the run does not know on the server's."""
+    from samfed_monai.core.io import write_json
     from samfed_monai.data import DataList
-    from samfed_monai.io import write_json
     from samfed_monai.metrics import pool
 
     listed = DataList.load(arguments.datalist).sites

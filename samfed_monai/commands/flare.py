@@ -6,7 +6,7 @@ import argparse
 
 from samfed_monai.commands.arguments import absolute, add_bundle, add_data, take_overrides
 from samfed_monai.commands.federate import overrides_from
-from samfed_monai.errors import ExitCode
+from samfed_monai.core.errors import ExitCode
 
 _ABOUT = {
     "export": "write a complete FLARE job and change nothing else",

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from samfed_monai.config.bundles import packaged_bundle
-from samfed_monai.errors import ExitCode, Problem, Refused
+from samfed_monai.core.errors import ExitCode, Problem, Refused
 
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "*.pt", "*.pth", "*.safetensors", "eval")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from samfed_monai.errors import ExitCode
+from samfed_monai.core.errors import ExitCode
 
 
 def add_model_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -29,7 +29,7 @@ def add_model_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the file and prints its name."""
-    from samfed_monai.errors import Problem, Refused
+    from samfed_monai.core.errors import Problem, Refused
     from samfed_monai.federation.run_models import RunModels
 
     if not arguments.output.endswith(".safetensors"):

@@ -1,23 +1,136 @@
-"""Many federated runs, each in a process of its own, some at a time; finished ones are not run again."""
+"""Many federated runs, each in a process of its own; finished ones are not repeated, failed ones are told."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from samfed_monai.bars import progress_bar
-from samfed_monai.commands.failed_runs import AGAIN, FailedRun, failure
-from samfed_monai.commands.seal import configs_of, seal_of
+from samfed_monai.config.exit_codes import OUR_MISTAKE
 from samfed_monai.config.overrides import normal_ids, parse_pairs, samfed_value
-from samfed_monai.errors import ExitCode, Stopped
+from samfed_monai.config.parse import BundleConfig, flat, join_id, split_id, workflow_files
+from samfed_monai.config.variants import variant_files
+from samfed_monai.core.errors import ExitCode, Refused, SamFedError, Stopped
+from samfed_monai.core.io import canonical_hash, read_json, sha256_file, write_json
+from samfed_monai.core.progress import progress_bar
 from samfed_monai.federation.signals import Terminated, Termination
-from samfed_monai.io import read_json, write_json
+
+AGAIN = "type the same command again"
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(: |$)")  # what a traceback ends with
+_MONAI_S = re.compile(r"RuntimeError: Failed to (instantiate|evaluate) ")  # around what a component raised
+
+
+class FailedRun(NamedTuple):
+    """A run of a comparison that failed: its name, its folder and its exit code."""
+
+    name: str
+    folder: Path
+    code: int
+
+
+class RunsRefused(SamFedError):
+    """Every run that failed was refused."""
+
+    exit_code = ExitCode.REFUSED
+
+
+def failure(failed: Sequence[FailedRun], runs: int) -> RunsRefused | Stopped:
+    """The error that tells of failed runs; those that said the same are told together.
+
+    Args:
+        failed: in the order in which they ended.
+        runs: how many there are, those included that did not fail.
+    """
+    told: dict[tuple[str, ...], list[FailedRun]] = {}
+    for run in failed:
+        told.setdefault(last_words(run.folder, run.code), []).append(run)
+    text = "".join(_paragraph(lines, those) for lines, those in told.items())
+    refused = sum(run.code == ExitCode.REFUSED for run in failed)
+    if refused == len(failed):
+        return RunsRefused(f"refused: {refused} of {runs} runs{text}\n  to go on: mend it, then {AGAIN}")
+    resume = f"mend what was refused ({refused} of them), then {AGAIN}" if refused else AGAIN
+    return Stopped(f"{len(failed)} of {runs} runs failed{text}", resume=resume)
+
+
+def last_words(folder: Path, code: int) -> tuple[str, ...]:
+    """What a run that ended with this exit code said last: its problems, its exception, or else its last line."""
+    log = folder / "log.txt"
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
+    if code == ExitCode.REFUSED:
+        heads = [place for place, line in enumerate(lines) if line.startswith("refused: ")]
+        if heads and lines[heads[-1] + 1 :]:
+            return tuple(line.strip() for line in lines[heads[-1] + 1 :])
+    if lines and lines[-1] == OUR_MISTAKE:
+        lines = [line for line in lines if _EXCEPTION.match(line) and not _MONAI_S.match(line)] or lines
+    return (lines[-1].strip(),) if lines else ("no output",)
+
+
+def _paragraph(lines: Sequence[str], runs: Sequence[FailedRun]) -> str:
+    head = "".join(f"\n    {run.name} ({run.folder / 'log.txt'}):" for run in runs)
+    return head + "".join(f"\n      {line}" for line in lines)
+
+
+def configs_of(bundle: Path, variant: str, overrides: Mapping[str, Any]) -> list[Path]:
+    """Configuration files that a federation of this variant reads; those that are missing are left out.
+
+    ``federate.json``, ``train.json``, the variant's files, and ``teacher.json`` unless the variant has no teacher.
+    Other variants, ``evaluate.json`` and ``inference.json`` are not read by it, and MONAI reads ``metadata.json`` for
+    other purposes than to compute.
+    """
+    train = [path for path in workflow_files(bundle, "train") if path.is_file()]
+    with suppress(Refused):  # told when the bundle is checked
+        train += variant_files(bundle, variant)
+    federate = [path for path in workflow_files(bundle, "federate") if path.is_file()]
+    given = {
+        **flat(BundleConfig(federate).content.get("client") or {}),
+        **{join_id(parts[1:]): value for key, value in overrides.items() if (parts := split_id(key))[0] == "client"},
+    }
+    guided = BundleConfig(train, given).content.get("teacher_adapt", "off") != "off"
+    teacher = [path for path in workflow_files(bundle, "teacher") if path.is_file()] if guided else []
+    return [*federate, *train, *teacher]
+
+
+def seal_of(asked: Mapping[str, Any], configs: Iterable[Path]) -> dict[str, Any]:
+    """The seal of a run.
+
+    Args:
+        asked: values of its command line by option; one that is the path of a file counts with the file's content,
+            wherever the file lies.
+        configs: configuration files; notes (top-level keys that begin with ``_``) and white space do not count.
+    """
+    return {
+        "asked": {option: _counted(value) for option, value in asked.items()},
+        "configs": [[path.name, canonical_hash(_said(path))] for path in configs],
+    }
+
+
+def _said(path: Path) -> Any:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        return content
+    return {key: value for key, value in content.items() if not key.startswith("_")}
+
+
+def _counted(value: Any) -> str:
+    if _is_file(value):
+        return f"sha256:{sha256_file(value)}"
+    return value if isinstance(value, str) else json.dumps(value, default=repr)
+
+
+def _is_file(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and Path(value).is_file()
+    except OSError:  # too long for a path
+        return False
+
 
 # Options that say where something lies; the data list names every image by its hash.
 _PLACES = frozenset({"data-root", "cache-dir"})

@@ -6,7 +6,7 @@ import argparse
 import sys
 import textwrap
 
-from samfed_monai.errors import ExitCode
+from samfed_monai.core.errors import ExitCode
 
 
 def add_variants_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from samfed_monai.errors import Problem, Refused, did_you_mean
+from samfed_monai.core.errors import Problem, Refused, did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _SHELVES = (_PACKAGE / "bundles", _PACKAGE.parent / "bundles")

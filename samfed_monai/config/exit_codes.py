@@ -1,17 +1,71 @@
-"""From an error to an exit code: 0 done, 2 refused, 3 stopped, 130 interrupted; the message alone, no traceback."""
+"""From an error to an exit code: 0 done, 2 refused, 3 stopped, 130 interrupted; the message goes to stderr."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
+from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any, Literal, TypeVar, get_args
 
-from samfed_monai.allocator import keep_freed_memory
-from samfed_monai.config.component_refusal import component_refusal
-from samfed_monai.config.overrides import started_by_monai
-from samfed_monai.errors import ExitCode, Problem, Refused, SamFedError
+from samfed_monai.config.check import check_bundle
+from samfed_monai.config.overrides import MonaiCommand, monai_command, normal_ids, started_by_monai
+from samfed_monai.config.parse import WORKFLOWS
+from samfed_monai.core.allocator import keep_freed_memory
+from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, SamFedError
+
+# monai.utils.module.instantiate raises this from what the component raised
+_WRAPPED = re.compile(r"Failed to instantiate component '([\w.]+)'")
+
+_WORKFLOW = "samfed_monai.config."
+"""What runs a bundle's workflow (``run_job``, ``require_checked``): what it raises is not about one component."""
+
+
+def component_refusal(error: BaseException, *, file: str = "") -> Refused | None:
+    """A refusal of values that a component named in a bundle does not take; ``None`` where ``error`` is another fault.
+
+    Such is a ``ValueError`` or ``TypeError`` that the component itself raised when MONAI built it, as
+    ``torch.optim.AdamW`` does with a negative learning rate. A ``TypeError`` out of this package's own code is a fault
+    of ours: a value of the wrong kind is refused before anything is built.
+
+    Args:
+        error: what was raised, however deep MONAI wrapped it.
+        file: the bundle's file that names the component, where that is known.
+    """
+    seen: BaseException | None = error
+    while seen is not None and seen.__cause__ is not None:
+        cause, wrapped = seen.__cause__, _WRAPPED.match(str(seen)) if isinstance(seen, RuntimeError) else None
+        if wrapped and isinstance(cause, (ValueError, TypeError)) and not _ours(cause, wrapped[1]):
+            where = " -> ".join(filter(None, (file, _id_of(seen)))) or wrapped[1]
+            expected = f"values that {wrapped[1]} takes"
+            found, mend = f"{str(cause).rstrip('.')!r}", "correct them in the bundle, or the override that sets them"
+            return Refused([Problem(where, found=found, expected=expected, mend=mend)])
+        seen = cause
+    return None
+
+
+def _ours(cause: BaseException, component: str) -> bool:
+    if component.startswith(_WORKFLOW):
+        return True
+    *_, last = [None, *_frames(cause)]
+    module = last.f_globals.get("__name__", "") if last else ""
+    return isinstance(cause, TypeError) and module.partition(".")[0] == "samfed_monai"
+
+
+def _id_of(wrapped: BaseException) -> str:
+    """The id that MONAI's resolver was at when it built the component; empty where something else built it."""
+    ids = [frame.f_locals.get("id") for frame in _frames(wrapped) if frame.f_code.co_name == "_resolve_one_item"]
+    return str(ids[-1]).replace("::", "#") if ids else ""
+
+
+def _frames(error: BaseException) -> Iterator[FrameType]:
+    traceback = error.__traceback__
+    while traceback is not None:
+        yield traceback.tb_frame
+        traceback = traceback.tb_next
+
 
 T = TypeVar("T")
 _Method = Literal["run", "write"]
@@ -120,3 +174,62 @@ def _leave(error: SamFedError | KeyboardInterrupt) -> None:
     message, code = message_and_code(error)
     sys.stderr.write(f"{message}\n")
     raise SystemExit(int(code)) from None
+
+
+def require_checked(bundle_root: str | Path, workflow: str, variant: str | None = None) -> None:
+    """Refuses a bundle that has problems; names them all.
+
+    Started by ``python -m monai.bundle run`` on this workflow, it also checks the overrides and the files of that
+    command line, which MONAI does not, and ends the process with exit code 2 and the message alone.
+
+    Example::
+
+        "initialize": [{
+            "_target_": "samfed_monai.config.require_checked", "bundle_root": "@bundle_root", "workflow": "train"
+        }]
+
+    Raises:
+        Refused: with every problem; ``SystemExit(2)`` instead when MONAI started the process.
+    """
+    install_exit_hook()
+    with exit_on_refusal():
+        command = _command_of(workflow)
+        root = Path(bundle_root) if command is None else _bundle_root(bundle_root, command)
+        problems = Problems()
+        problems.extend(
+            check_bundle(
+                root,
+                workflow,
+                variant=variant,
+                overrides=normal_ids(command.overrides) if command else None,
+                files=_files(command, root, workflow) if command else None,
+                ready=command is not None,
+            )
+        )
+        problems.refuse_if_any()
+
+
+def _command_of(workflow: str) -> MonaiCommand | None:
+    """MONAI's command line if it names this workflow's own file.
+
+    ``None`` where Python code set the workflow up (``samfed``, a federated job that builds its clients, a test): what
+    it overrides cannot be seen from here, so that shipped paths count as placeholders.
+    """
+    command = monai_command()
+    names = {path.name for path in command.config_files} if command else set()
+    return command if names & set(WORKFLOWS.get(workflow, ())) else None
+
+
+def _bundle_root(bundle_root: str | Path, command: MonaiCommand) -> Path:
+    """The folder above the given config file's ``configs``, else what the bundle calls its root."""
+    given = command.config_files
+    if given and given[0].resolve().parent.name == "configs":
+        return given[0].resolve().parent.parent
+    return Path(bundle_root)
+
+
+def _files(command: MonaiCommand, root: Path, workflow: str) -> list[Path] | None:
+    """Files of the command line, or ``None`` when they are the workflow's own."""
+    given = [path.resolve() for path in command.config_files]
+    own = [(root / "configs" / name).resolve() for name in WORKFLOWS.get(workflow, ())]
+    return given if given and given != own else None

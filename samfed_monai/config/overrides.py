@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.ids import split_id
-from samfed_monai.errors import Problem, Refused
-from samfed_monai.io import read_json
+from samfed_monai.config.parse import split_id
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import read_json
 
 MONAI_OPTIONS = frozenset(
     {

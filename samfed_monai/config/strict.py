@@ -1,4 +1,6 @@
-"""JSON that may not hold Python: what a hospital's platform accepts of a stranger, and a site of its server.
+"""JSON that may not hold Python: what a hospital's platform accepts of a stranger, and a site of a server.
+
+What loads, fetches, compiles, writes or starts something is not among the latter.
 
 Nothing is evaluated or built. :func:`samfed_monai.config.check_bundle` asks whether a bundle is right; this asks
 whether it is harmless, and takes no notice of what it would do.
@@ -6,19 +8,103 @@ whether it is harmless, and takes no notice of what it would do.
 
 from __future__ import annotations
 
+import inspect
+import os
 import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import PureWindowsPath
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from samfed_monai.config.files import FOLDER_KNOBS, WEIGHT_KNOBS
-from samfed_monai.config.ids import join_id, lookup, split_id
-from samfed_monai.config.knobs import knobs_of
+from samfed_monai.config.check import FOLDER_KNOBS, WEIGHT_KNOBS, check_logging
+from samfed_monai.config.knobs import GROUPS, SITES, knobs_of
 from samfed_monai.config.overrides import MONAI_OPTIONS
-from samfed_monai.config.spelling import GROUPS, SITES
-from samfed_monai.config.strict_targets import strict_target
-from samfed_monai.errors import Problem
+from samfed_monai.config.parse import join_id, lookup, split_id
+from samfed_monai.config.targets import ALLOWED_PREFIXES, allowed_prefixes, resolve_target
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import read_json
+
+CLASSES = (
+    *(
+        f"samfed_monai.{room}."
+        for room in ("federation", "handlers", "losses", "metrics", "networks", "parts", "reports", "transforms")
+    ),
+    *("monai.data.dataset.Dataset", "monai.data.dataset.CacheDataset", "monai.data.dataloader.DataLoader"),
+    *("monai.engines.trainer.", "monai.engines.evaluator."),
+    *("monai.inferers.", "monai.losses.", "monai.metrics.", "monai.optimizers."),
+    *("monai.networks.blocks.", "monai.networks.layers.", "monai.networks.nets."),
+    *(f"monai.handlers.{name}_handler." for name in ("stats", "validation", "lr_schedule", "earlystop")),
+    *(f"monai.transforms.{room}." for room in ("compose", "croppad", "intensity", "post", "spatial", "utility")),
+    *("torch.nn.modules.", "torch.optim."),
+    *("ignite.handlers.tqdm_logger.", "ignite.metrics."),
+)
+"""Where the classes are defined, which need not be the path that a bundle spells (``monai.data.DataLoader`` is defined
+in ``monai.data.dataloader``). A name without a final dot is one class."""
+
+DENIED = (
+    *("ignite.metrics.gan.", "monai.losses.perceptual.", "monai.networks.layers.gmm."),
+    *("monai.inferers.inferer.PatchInferer", "monai.inferers.merger.ZarrAvgMerger"),
+    *("monai.networks.blocks.fcn.FCN", "monai.networks.blocks.fcn.MCFCN"),
+    *("monai.networks.blocks.text_embedding.TextEncoder", "monai.networks.nets.ahnet.AHNet"),
+    *("monai.networks.nets.cell_sam_wrapper.CellSamWrapper", "monai.networks.nets.flexible_unet.FlexibleUNet"),
+    *(f"monai.networks.nets.densenet.DenseNet{depth}" for depth in (121, 169, 201, 264)),
+    *(f"monai.networks.nets.efficientnet.EfficientNet{name}" for name in ("BN", "BNFeatures", "Encoder")),
+    *("monai.networks.nets.hovernet.HoVerNet", "monai.networks.nets.milmodel.MILModel"),
+    *(f"monai.networks.nets.resnet.ResNet{name}" for name in ("Encoder", "Features")),
+    *(f"monai.networks.nets.senet.SE{name}" for name in ("Net154", "ResNet50", "ResNet101", "ResNet152")),
+    *(f"monai.networks.nets.senet.SEResNext{depth}" for depth in (50, 101)),
+    *("monai.networks.nets.torchvision_fc.TorchVisionFCModel", "monai.networks.nets.transchex."),
+    "monai.transforms.post.dictionary.SaveClassificationd",
+)
+"""Of :data:`CLASSES`, those whose constructor fetches, loads, compiles or writes: pretrained weights, torch.hub, C++,
+a class named by a string, a store on disk."""
+
+FUNCTIONS = frozenset(
+    {
+        "samfed_monai.config.exit_codes.run_job",
+        "samfed_monai.config.exit_codes.require_checked",
+        "samfed_monai.data.image_folder.image_folder",
+        "samfed_monai.handlers.rounds.steps_per_round",
+        "samfed_monai.networks.catalogue.client_network",
+        *(f"samfed_monai.parts.wiring.{name}" for name in ("best_device", "model_path", "on_device")),
+        *(f"samfed_monai.parts.wiring.{name}" for name in ("parameters_of", "part_of")),
+        "monai.data.meta_obj.set_track_meta",
+    }
+)
+"""Functions one by one: what a function does cannot be seen from where it is defined."""
+
+_MEND = "name a component that computes, or start the command with its package in SAMFED_ALLOW if you trust it"
+
+
+def strict_target(target: Any, where: str) -> list[Problem]:
+    """Why a strict bundle may not name ``target``; empty when it may.
+
+    Packages that whoever started the command added in ``SAMFED_ALLOW`` count as allowed here, too.
+
+    Args:
+        target: what stands at ``_target_``.
+        where: file and id, for the message.
+    """
+    try:
+        found = resolve_target(target, where)
+    except Refused as refused:
+        return refused.problems
+    name = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
+    added = tuple(prefix for prefix in allowed_prefixes() if prefix not in ALLOWED_PREFIXES)
+    if name in FUNCTIONS or name.startswith(added) or (inspect.isclass(found) and _listed(name)):
+        return []
+    real = "" if name == target else f" (really {name!r})"
+    expected = "a component of the strict allow-list (samfed_monai.config.strict)"
+    return [Problem(where, found=f"{target!r}{real}", expected=expected, mend=_MEND)]
+
+
+def _listed(name: str) -> bool:
+    return _one_of(name, CLASSES) and not _one_of(name, DENIED)
+
+
+def _one_of(name: str, entries: tuple[str, ...]) -> bool:
+    return any(name.startswith(entry) if entry.endswith(".") else name == entry for entry in entries)
+
 
 SHAPES = (
     re.compile(r"\$@[A-Za-z]\w*(?:(?:#|::)\w+)*\.(?:parameters|run)\(\)"),
@@ -194,3 +280,103 @@ def _of_text(parts: tuple[str, ...], value: str, where: str, *, file: bool) -> I
     elif _LOGGING.fullmatch(value.strip()):
         mend = "delete it; whoever starts a run decides where it logs"
         yield Problem(where, found=_shown(value), expected="no logging configuration", mend=mend)
+
+
+KINDS = frozenset((".json", ".md", ".rst", ".txt", ".csv", ".safetensors", ".png", ".jpg", ".jpeg", ".svg", ".pdf"))
+"""Endings of files that a strict bundle may hold."""
+
+NAMES = frozenset(("LICENSE", "NOTICE", "CITATION.cff", ".gitkeep", ".gitattributes", ".gitignore"))
+"""Files without such an ending that it may hold; ``configs/logging.conf`` is another, if it logs to the console."""
+
+_PYTHON = frozenset((".py", ".pyc", ".pyo", ".pyw", ".pyi", ".pyx", ".ipynb"))
+_TORCH = frozenset((".pt", ".pth", ".ckpt", ".bin", ".ts", ".tar"))
+_MAGIC = (
+    (b"PK\x03\x04", "an archive (torch.save writes one with a pickle inside)"),
+    (b"PK\x05\x06", "an archive"),
+    (b"\x80\x02", "a pickle"),
+    (b"\x80\x03", "a pickle"),
+    (b"\x80\x04", "a pickle"),
+    (b"\x80\x05", "a pickle"),
+    (b"\x7fELF", "machine code"),
+    (b"MZ\x90", "machine code"),
+    (b"\xcf\xfa\xed\xfe", "machine code"),
+    (b"\xca\xfe\xba\xbe", "machine code"),
+    (b"#!", "a script"),
+    (b"\x1f\x8b", "a packed file"),
+    (b"BZh", "a packed file"),
+    (b"\xfd7zXZ\x00", "a packed file"),
+)
+_SAFE = "convert weights with `safetensors.torch.save_file` and put model.safetensors in its place"
+
+
+def strict_files(bundle_root: Path) -> Iterator[Problem]:
+    """Files that a strict bundle may not hold, by their endings and by how they begin; links that lead out of it."""
+    root = Path(bundle_root).resolve()
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for name in sorted([*names, *(link for link in folders if os.path.islink(os.path.join(folder, link)))]):
+            path = Path(folder, name)
+            where = path.relative_to(root).as_posix()
+            if path.is_symlink():
+                yield Problem(where, found="a symbolic link", expected="a file", mend="put the file itself there")
+                continue
+            found = _kind(path, where)
+            if found:
+                expected = "JSON, text, pictures and safetensors alone"
+                yield Problem(where, found=found, expected=expected, mend=_mend(path))
+    yield from check_logging(root)
+
+
+def _kind(path: Path, where: str) -> str:
+    """What is wrong with a file; empty when nothing is."""
+    ending = path.suffix.lower()
+    if ending in _PYTHON:
+        return "Python"
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(9)
+    except OSError as error:
+        return f"a file that cannot be read ({error.strerror})"
+    if ending == ".safetensors":  # the length of its header, which may be any bytes, and then JSON
+        return "" if head[8:] == b"{" else "no safetensors inside"
+    for magic, kind in _MAGIC:
+        if head.startswith(magic):
+            return kind
+    if ending in KINDS or path.name in NAMES or where == "configs/logging.conf":
+        return ""
+    return f"a file that ends with {path.suffix!r}" if path.suffix else "a file without an ending"
+
+
+def _mend(path: Path) -> str:
+    ending = path.suffix.lower()
+    if ending in _PYTHON:
+        return "delete it; install code as a package, and name it in SAMFED_ALLOW"
+    return _SAFE if ending in _TORCH else "delete it"
+
+
+def strict_bundle_problems(bundle_root: str | Path) -> list[Problem]:
+    """Everything in a bundle's folder that is, names or could become code; nothing is evaluated or built.
+
+    Every ``.json`` file is looked at, whatever its folder and its letter case, those that no workflow names as well:
+    MONAI reads any file it is given. Outside ``configs/`` one that holds no object is no configuration, and passes. It
+    adds to :func:`samfed_monai.config.check_bundle` and does not repeat it.
+
+    Args:
+        bundle_root: folder that holds ``configs/``.
+    """
+    root = Path(bundle_root)
+    problems = dict.fromkeys(strict_files(root))
+    for path in sorted(path for path in root.rglob("*") if path.is_file() and path.name.lower().endswith(".json")):
+        problems |= dict.fromkeys(_of_file(path, path.relative_to(root)))
+    return list(problems)
+
+
+def _of_file(path: Path, name: Path) -> list[Problem]:
+    configs = name.parts[0] == "configs"
+    try:
+        content = read_json(path, byte_order_mark=not configs)
+    except Refused as refused:
+        return refused.problems
+    if not (configs or isinstance(content, dict)):
+        return []
+    return strict_problems(content, (name.relative_to("configs") if configs else name).as_posix(), file=True)

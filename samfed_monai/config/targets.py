@@ -11,7 +11,7 @@ import types
 import typing
 from typing import Any
 
-from samfed_monai.errors import Problem, Refused, did_you_mean
+from samfed_monai.core.errors import Problem, Refused, did_you_mean
 
 ALLOWED_PREFIXES = ("samfed_monai.", "monai.", "torch.", "ignite.")
 """Packages whose components a bundle may name. A bundle's own ``scripts`` folder is not among them: code that comes

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.errors import Problem, Refused, did_you_mean
-from samfed_monai.io import read_json
+from samfed_monai.core.errors import Problem, Refused, did_you_mean
+from samfed_monai.core.io import read_json
 
 BASE = "_base"
 """Id of a variant that names the variant it builds on."""

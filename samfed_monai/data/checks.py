@@ -2,16 +2,210 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import secrets
 import unicodedata
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path, PurePosixPath
 
-from samfed_monai.data.datalist import DataList
-from samfed_monai.data.datalist_schema import SERVER_NAMES
-from samfed_monai.data.duplicates import leaks
-from samfed_monai.data.items import Item
-from samfed_monai.data.survey import Facts, survey
-from samfed_monai.errors import Problem, Problems
+from PIL import Image
+
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.io import sha256_bytes
+from samfed_monai.core.progress import progress_bar
+from samfed_monai.data.datalist import SERVER_NAMES, DataList, Item, Split, confine
+from samfed_monai.data.reading import ORIENTATION, Picture, decode_image, decode_mask, misfit, read_bytes
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of one image and its mask after looking at every byte of both.
+
+    Args:
+        image: path relative to the data root.
+        sha256: of the image file; ``""`` if it cannot be read.
+        height: pixels, after EXIF orientation; 0 if it does not decode.
+        width: pixels.
+        mode: Pillow's name of the stored pixels (``RGB``, ``I;16``, ``CMYK``, ...).
+        turned: whether the file's EXIF asks for an orientation other than upright.
+        mean_rgb: mean colour, 0 to 255 each.
+        label: path of the mask, if any, with ``label_sha256`` as above.
+        mask_values: distinct stored grey levels of the mask, ascending.
+        foreground: share of foreground pixels in [0, 1]; ``None`` without a readable mask.
+        misfit: how much better the mask would fit the picture transposed or turned (:func:`~.orientation.misfit`).
+        problems: what is wrong with either file.
+    """
+
+    image: str
+    sha256: str = ""
+    height: int = 0
+    width: int = 0
+    mode: str = ""
+    turned: bool = False
+    mean_rgb: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    label: str | None = None
+    label_sha256: str | None = None
+    mask_values: tuple[int, ...] = ()
+    foreground: float | None = None
+    misfit: float = 0.0
+    problems: tuple[Problem, ...] = ()
+
+
+def survey(
+    pairs: Iterable[tuple[str, str | None]],
+    data_root: str | Path,
+    *,
+    threshold: int | None = None,
+    progress: bool = True,
+) -> list[Facts]:
+    """Facts of every pair, in order; nothing is raised for a bad file, its facts carry the problem.
+
+    Args:
+        pairs: image and mask (or ``None``), relative to ``data_root``.
+        data_root: folder that nothing may lie outside of.
+        threshold: as in :func:`~.reading.read_mask`.
+        progress: whether to show a progress bar.
+    """
+    pairs = list(pairs)
+    workers = min(16, (os.cpu_count() or 1) + 2)
+    with ThreadPoolExecutor(workers) as pool:
+        found = pool.map(lambda pair: look(pair[0], pair[1], data_root, threshold), pairs)
+        return list(progress_bar(found, total=len(pairs), desc="reading images", unit="image", show=progress))
+
+
+def look(image: str, label: str | None, data_root: str | Path, threshold: int | None) -> Facts:
+    """Facts of one image and its mask."""
+    problems: list[Problem] = []
+    facts: dict = {"image": image, "label": label}
+    picture = mask = None
+    try:
+        content = read_bytes(confine(data_root, image, where=image))
+        facts["sha256"] = sha256_bytes(content)
+        picture, stored = decode_image(content, image)
+        facts |= _image_facts(picture, stored)
+    except Refused as refused:
+        problems += refused.problems
+    if label is not None:
+        try:
+            content = read_bytes(confine(data_root, label, where=label))
+            facts["label_sha256"] = sha256_bytes(content)
+            mask, values, _ = decode_mask(content, label, threshold)
+            facts |= {"mask_values": tuple(values), "foreground": float(mask.mean())}
+        except Refused as refused:
+            problems += [_missing_mask(problem, image, label, data_root) for problem in refused.problems]
+    if picture is not None and mask is not None:
+        problem = _size_problem(picture, mask, image, str(label), facts["turned"])
+        problems += [problem] if problem else []
+        facts["misfit"] = 0.0 if problem else misfit(picture, mask)
+    return Facts(**facts, problems=tuple(problems))
+
+
+def _image_facts(picture: Picture, stored: Image.Image) -> dict:
+    height, width = picture.shape[:2]
+    step = max(1, min(height, width) // 128)
+    red, green, blue = (float(value) for value in picture[::step, ::step].reshape(-1, 3).mean(axis=0))
+    turned = stored.getexif().get(ORIENTATION, 1) not in (0, 1)
+    return {"height": height, "width": width, "mode": stored.mode, "turned": turned, "mean_rgb": (red, green, blue)}
+
+
+def _missing_mask(problem: Problem, image: str, label: str, data_root: str | Path) -> Problem:
+    if (Path(data_root) / label).exists():
+        return problem
+    mend = "add the mask, or list the image without a label"
+    return Problem(label, found="no such file", expected=f"the mask of {image}", mend=mend)
+
+
+def _size_problem(picture: Picture, mask: Picture, image: str, label: str, turned: bool) -> Problem | None:
+    expected, found = picture.shape[:2], mask.shape
+    if expected == found:
+        return None
+    size = "{1} x {0}".format(*expected)
+    if found == expected[::-1]:
+        mend = "turn the mask by a quarter, or transpose it back; look which in the data report's overlays"
+        if turned:
+            mend = "the image's EXIF turns it, the mask's does not: save both upright, without EXIF"
+        return Problem(
+            label, found="a transposed mask, {1} x {0}".format(*found), expected=f"{size} as {image}", mend=mend
+        )
+    mend = "resize the mask with nearest-neighbour interpolation, or find the right one"
+    return Problem(label, found="{1} x {0} pixels".format(*found), expected=f"{size} as {image}", mend=mend)
+
+
+MEASURING = (Split.VALIDATION, Split.TEST)
+
+
+def leaks(datalist: DataList) -> list[Problem]:
+    """Images of a validation or test split whose bytes also stand in another split, of whatever site.
+
+    Every site's training images shape the one global model, so a test image may stand nowhere else.
+    """
+    problems = Problems()
+    first: dict[str, tuple[str, Split, str]] = {}
+    for site, split, item in datalist.items():
+        here = (site, split, item.image)
+        there = first.setdefault(item.sha256, here)
+        if (there[0], there[1]) != (site, split) and (split in MEASURING or there[1] in MEASURING):
+            problems.add(
+                item.image,
+                found=f"the same bytes in {_place(*here)} and, as {there[2]}, in {_place(*there)}",
+                expected=f"an image of {split.value if split in MEASURING else there[1].value} in no other split",
+                mend="take it out of one of them, or results look better than they are",
+            )
+    return list(problems)
+
+
+def salted(sha256: str, salt: str) -> str:
+    """A hash that two sites can compare without telling a third which image it is, as long as the salt stays theirs."""
+    return hashlib.sha256(f"{salt}:{sha256}".encode()).hexdigest()
+
+
+def shared(hashes: Mapping[str, Collection[str]]) -> dict[tuple[str, str], int]:
+    """How many hashes each pair of sites has in common; pairs with none are left out.
+
+    Args:
+        hashes: salted hashes of each site's images.
+    """
+    counts = {
+        (one, other): len(set(hashes[one]) & set(hashes[other])) for one, other in combinations(sorted(hashes), 2)
+    }
+    return {pair: count for pair, count in counts.items() if count}
+
+
+def warnings(datalist: DataList) -> list[str]:
+    """Sentences about images that stand twice, and groups that straddle places, where that is allowed but matters."""
+    salt = secrets.token_hex(16)
+    places: dict[str, set[str]] = {}
+    groups: dict[str, set[tuple[str, Split]]] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    for site, split, item in datalist.items():
+        digest = salted(item.sha256, salt)
+        places.setdefault(site or "the public set", set()).add(digest)
+        counts[site, digest] += 1
+        if item.group:
+            groups.setdefault(item.group, set()).add((site, split))
+    sentences = [
+        f"{count} image(s) stand both at {one} and at {other}" for (one, other), count in shared(places).items()
+    ]
+    for site in ["", *datalist.sites]:
+        twice = sum(count - 1 for (place, _), count in counts.items() if place == site and count > 1)
+        if twice:
+            sentences.append(f"{twice} image(s) of {site or 'the public set'} repeat the bytes of another one there")
+    leaky = sum(1 for where in groups.values() if len(where) > 1 and any(split in MEASURING for _, split in where))
+    if leaky:
+        sentences.append(
+            f"{leaky} of {len(groups)} groups have images in a validation or test split and elsewhere: "
+            "frames of one sequence look alike, so scores on this list are optimistic"
+        )
+    return sentences
+
+
+def _place(site: str, split: Split, _image: str) -> str:
+    return f"{site}'s {split.value} images" if site else "the public images"
 
 
 def check_datalist(datalist: str | Path | DataList, data_root: str | Path, *, progress: bool = True) -> list[Problem]:

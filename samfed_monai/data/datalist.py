@@ -2,14 +2,240 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from enum import Enum
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from samfed_monai.data.items import Item, Site, Split
-from samfed_monai.errors import Problem, Refused
-from samfed_monai.io import canonical_hash, read_json, write_json
+from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.core.io import canonical_hash, read_json, write_json
+
+
+def unsafe(relative: str) -> str | None:
+    """Why ``relative`` may not stand in a data list, or ``None`` when it may.
+
+    Refused are absolute paths (POSIX and Windows), ``..``, backslashes, empty paths, control characters and names
+    that are not valid Unicode. Spaces and every script are fine.
+    """
+    try:
+        relative.encode()
+    except UnicodeEncodeError:
+        return "a name that is not valid Unicode"
+    if not relative.strip():
+        return "an empty path"
+    if any(ord(character) < 32 for character in relative):
+        return f"a control character in {relative!r}"
+    if PurePosixPath(relative).is_absolute() or PureWindowsPath(relative).drive:
+        return f"the absolute path {relative!r}"
+    if "\\" in relative:
+        return f"a backslash in {relative!r}"
+    if ".." in PurePosixPath(relative).parts:
+        return f"'..' in {relative!r}"
+    return None
+
+
+def confine(root: str | Path, relative: str, *, where: str) -> Path:
+    """The absolute path of ``relative`` under ``root``, links followed.
+
+    Args:
+        root: the data root; it may itself be a link.
+        relative: a path from a data list.
+        where: what names the path, for the message.
+
+    Raises:
+        Refused: the path is unsafe (fault 18), or a link leads out of the root (fault 19).
+    """
+    reason = unsafe(relative)
+    if reason is not None:
+        mend = "list only paths inside the data root, relative to it, with forward slashes"
+        raise Refused([Problem(where, found=reason, expected="a relative path inside the data root", mend=mend)])
+    root = Path(root).resolve()
+    path = (root / relative).resolve()
+    if not path.is_relative_to(root):
+        mend = "copy the file into the data root, or make the folder that really holds the files the data root"
+        raise Refused(
+            [
+                Problem(
+                    where, found=f"{relative!r} is a link out of the data root", expected="a file inside it", mend=mend
+                )
+            ]
+        )
+    return path
+
+
+class Split(str, Enum):
+    """The four places an image can have in a data list, as JSON spells them."""
+
+    PUBLIC = "public"
+    UNLABELLED = "unlabelled"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+SITE_SPLITS = (Split.UNLABELLED, Split.VALIDATION, Split.TEST)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image, where it lies under the data root, and what its bytes were when the list was made.
+
+    Args:
+        image: path relative to the data root, with forward slashes.
+        sha256: SHA-256 of the image file, 64 hexadecimal digits.
+        label: path of its mask, or ``None``. An unlabelled item may carry one: only the oracle variant and
+            ``samfed evaluate`` read it.
+        label_sha256: SHA-256 of the mask file; present exactly when ``label`` is.
+        group: video sequence, patient or lesion the image belongs to; images of one group stay together.
+    """
+
+    image: str
+    sha256: str
+    label: str | None = None
+    label_sha256: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Site:
+    """One site's private images: unlabelled ones to train on, labelled ones to measure with."""
+
+    unlabelled: list[Item] = field(default_factory=list)
+    validation: list[Item] = field(default_factory=list)
+    test: list[Item] = field(default_factory=list)
+
+    def splits(self) -> Iterator[tuple[Split, list[Item]]]:
+        """The three splits with their names, in the order in which the JSON lists them."""
+        yield Split.UNLABELLED, self.unlabelled
+        yield Split.VALIDATION, self.validation
+        yield Split.TEST, self.test
+
+
+LIST_KEYS = ("schema", "name", "hash", "mask_threshold", "public", "sites")
+ITEM_KEYS = ("image", "sha256", "label", "label_sha256", "group")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+SERVER_NAMES = frozenset({"", "public", "server"})
+"""Values of the knob ``site`` that mean: no site, the public images alone. No site may be called so."""
+SITE_NAME = re.compile(r"[^\x00-\x1f/\\.][^\x00-\x1f/\\]*")
+
+
+def parse(content: Any, where: str) -> tuple[dict[str, Any] | None, Problems]:
+    """Arguments of a ``DataList`` out of JSON content, and what is wrong with it.
+
+    Args:
+        content: what ``read_json`` returned.
+        where: the file's name, for messages.
+    """
+    problems = Problems()
+    if not isinstance(content, Mapping):
+        problems.add(where, found=type(content).__name__, expected="a JSON object with the keys of a data list")
+        return None, problems
+    _check_keys(content, LIST_KEYS, required=("schema", "name", "hash", "public", "sites"), at=where, problems=problems)
+    if content.get("schema", 1) != 1:
+        mend = "make the list again with this version of `samfed prepare`"
+        problems.add(f"{where} -> schema", found=repr(content["schema"]), expected="1", mend=mend)
+    for key in ("name", "hash"):
+        if key in content and not isinstance(content[key], str):
+            problems.add(f"{where} -> {key}", found=repr(content[key]), expected="a string")
+    threshold = content.get("mask_threshold")
+    if threshold is not None and (type(threshold) is not int or not 1 <= threshold <= 255):
+        mend = "for instance 128"
+        problems.add(f"{where} -> mask_threshold", found=repr(threshold), expected="null or 1 to 255", mend=mend)
+    public = _items(content.get("public", []), Split.PUBLIC, at=f"{where} -> public", problems=problems)
+    sites = _sites(content.get("sites", {}), at=f"{where} -> sites", problems=problems)
+    _check_once(public, sites, where, problems)
+    return {"name": content.get("name"), "public": public, "sites": sites, "mask_threshold": threshold}, problems
+
+
+def _check_keys(
+    entry: Mapping[str, Any], known: Iterable[str], *, required: Iterable[str], at: str, problems: Problems
+) -> None:
+    known = list(known)
+    for key in entry:
+        if key not in known:
+            mend = did_you_mean(key, known) or "remove it"
+            problems.add(f"{at} -> {key}", found="an unknown key", expected=f"one of {known}", mend=mend)
+    for key in required:
+        if key not in entry:
+            problems.add(f"{at} -> {key}", found="no such key", expected="one")
+
+
+def _sites(content: Any, *, at: str, problems: Problems) -> dict[str, Site]:
+    if not isinstance(content, Mapping):
+        problems.add(at, found=type(content).__name__, expected="an object of sites")
+        return {}
+    sites = {}
+    for name, entry in content.items():
+        here = f"{at} -> {name}"
+        if not SITE_NAME.fullmatch(name) or unsafe(name):
+            mend = "rename the site: its name becomes a folder"
+            problems.add(here, found=repr(name), expected="a name without slashes or a leading dot", mend=mend)
+        elif name in SERVER_NAMES:
+            mend = "rename the site: the server is called so"
+            problems.add(here, found=repr(name), expected="another name", mend=mend)
+        if not isinstance(entry, Mapping):
+            problems.add(here, found=type(entry).__name__, expected="an object of splits")
+            continue
+        names = [split.value for split in SITE_SPLITS]
+        _check_keys(entry, names, required=names, at=here, problems=problems)
+        splits = {
+            split.value: _items(entry.get(split.value, []), split, at=f"{here} -> {split.value}", problems=problems)
+            for split in SITE_SPLITS
+        }
+        sites[name] = Site(**splits)
+    return sites
+
+
+def _items(content: Any, split: Split, *, at: str, problems: Problems) -> list[Item]:
+    if not isinstance(content, list):
+        problems.add(at, found=type(content).__name__, expected="a list of items")
+        return []
+    items = []
+    for index, entry in enumerate(content):
+        here = f"{at}[{index}]"
+        if not isinstance(entry, Mapping):
+            problems.add(here, found=type(entry).__name__, expected="an item such as {'image': ..., 'sha256': ...}")
+            continue
+        _check_keys(entry, ITEM_KEYS, required=("image", "sha256"), at=here, problems=problems)
+        before = len(problems)
+        _check_item(entry, split, at=here, problems=problems)
+        if len(problems) == before and {"image", "sha256"} <= entry.keys():
+            items.append(Item(**{key: entry[key] for key in ITEM_KEYS if key in entry}))
+    return items
+
+
+def _check_item(entry: Mapping[str, Any], split: Split, *, at: str, problems: Problems) -> None:
+    present = {key: entry[key] for key in ITEM_KEYS if entry.get(key) is not None}
+    for key, value in present.items():
+        if not isinstance(value, str):
+            problems.add(f"{at} -> {key}", found=repr(value), expected="a string")
+        elif key in ("image", "label"):
+            reason = unsafe(value)
+            if reason:
+                mend = "list only paths inside the data root"
+                problems.add(f"{at} -> {key}", found=reason, expected="a relative path inside the data root", mend=mend)
+        elif key in ("sha256", "label_sha256") and not SHA256.fullmatch(value):
+            problems.add(f"{at} -> {key}", found=repr(value), expected="64 lower-case hexadecimal digits")
+    if split is not Split.UNLABELLED and "label" not in present:
+        mend = f"give the mask of {entry.get('image')!r}, or move the image to a site's unlabelled ones"
+        problems.add(f"{at} -> label", found="no mask", expected=f"a mask, as every {split.value} item", mend=mend)
+    if ("label" in present) != ("label_sha256" in present):
+        problems.add(f"{at} -> label_sha256", found="only one of the two", expected="label and label_sha256 together")
+
+
+def _check_once(public: list[Item], sites: Mapping[str, Site], where: str, problems: Problems) -> None:
+    seen: dict[str, str] = {}
+    places = [(f"{where} -> public", public)]
+    for name, site in sites.items():
+        places += [(f"{where} -> sites -> {name} -> {split.value}", items) for split, items in site.splits()]
+    for place, items in places:
+        for item in items:
+            if item.image in seen:
+                found = f"{item.image!r}, which {seen[item.image]} lists too"
+                problems.add(place, found=found, expected="each image once", mend="delete one of the two")
+            seen.setdefault(item.image, place)
+
 
 SCHEMA = 1
 
@@ -120,7 +346,6 @@ def _item_json(item: Item) -> dict[str, str]:
 
 
 def _read(content: Any, where: str) -> DataList:
-    from samfed_monai.data.datalist_schema import parse
 
     parsed, problems = parse(content, where)
     datalist = DataList(**parsed) if parsed is not None else None
@@ -135,3 +360,80 @@ def _read(content: Any, where: str) -> DataList:
     if datalist is None:
         raise Refused([Problem(where, found="nothing usable", expected="a data list")])
     return datalist
+
+
+MEND = "choose another name, or delete it"
+
+
+def require_free(path: str | Path, *, name: str) -> None:
+    """What can be said of an output before any image was read: it is not there, or a list of that name.
+
+    Args:
+        path: the data list to write.
+        name: what the list will be called; one of another name is another list.
+
+    Raises:
+        Refused: another file, or another list, is in the way.
+    """
+    there = _there(path)
+    if there is not None and there.name != name:
+        expected = f"no file, or the list {name!r}"
+        raise Refused([Problem(str(path), found=f"the list {there.name!r}", expected=expected, mend=MEND)])
+
+
+def freeze(lists: Mapping[Path, DataList]) -> None:
+    """Writes data lists; a file that holds the same list stays as it is, byte for byte.
+
+    Args:
+        lists: by the file to write.
+
+    Raises:
+        Refused: with every file that holds something else; then nothing is written.
+    """
+    problems = Problems()
+    missing = []
+    for path, datalist in lists.items():
+        with problems.collected():
+            there = _there(path)
+            if there is None:
+                missing.append(path)
+            elif there.hash != datalist.hash:
+                found = f"another data list, {there.name!r} ({there.hash[:12]})"
+                expected = f"no file, or the very list to be written ({datalist.hash[:12]})"
+                problems.add(str(path), found=found, expected=expected, mend=MEND)
+    problems.refuse_if_any()
+    for path in missing:
+        lists[path].save(path)
+
+
+def _there(path: str | Path) -> DataList | None:
+    if not Path(path).exists():
+        return None
+    try:
+        return DataList.load(path)
+    except Refused as refused:
+        first = refused.problems[0]
+        found = f"something else ({first.where}: {first.found})"
+        raise Refused([Problem(str(path), found=found, expected="no file, or a data list", mend=MEND)]) from refused
+
+
+LEAST_IMAGES = 5
+"""Fewest images of which a site tells a score, unless ``federate.json -> privacy`` has another number (ours)."""
+
+
+def few_to_measure(datalist: DataList, least: int) -> list[str]:
+    """Sites with masks of which a validation or test split holds fewer than ``least`` images.
+
+    A site without any mask has nothing to measure, and one without images to train on is tested only.
+
+    Args:
+        datalist: the list.
+        least: fewest images of which a site tells a score (``privacy -> least_images``).
+    """
+    names = []
+    for name, site in datalist.sites.items():
+        measuring = [site.validation, site.test] if site.unlabelled else [site.test]
+        has_masks = any(item.label is not None for _, items in site.splits() for item in items)
+        if has_masks and any(len(items) < least for items in measuring):
+            names.append(name)
+    return names

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.bars import progress_bar
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.progress import progress_bar
 from samfed_monai.data.reading import SUFFIXES, read_image
-from samfed_monai.errors import Problem, Problems, Refused
 
 
 def image_folder(folder: str | Path, *, progress: bool = True) -> list[dict[str, Any]]:

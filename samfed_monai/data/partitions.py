@@ -1,4 +1,4 @@
-"""Who gets which images: pure functions from hashes, groups and features to indices.
+"""Who gets which images: the public set, the sites, each site's splits, and sites made out of sites.
 
 Every function covers each index exactly once, keeps clusters (one group, or the same bytes) in one place, and depends
 only on its arguments and the seed, not on file names or the order of the input.
@@ -6,15 +6,18 @@ only on its arguments and the seed, not on file names or the order of the input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.seeds import derive_seed
+from samfed_monai.data.checks import Facts
+from samfed_monai.data.datalist import SITE_SPLITS, Split
 from samfed_monai.data.grouping import clusters, draw
-from samfed_monai.errors import Problem, Refused
-from samfed_monai.seeds import derive_seed
+from samfed_monai.data.sources.found import Found
 
 Clusters = list[list[int]]
 BINS = 5
@@ -163,3 +166,256 @@ def _enough(together: Clusters, sites: int) -> None:
         raise Refused(
             [Problem("sites", found=found, expected="at least one group for each", mend="ask for fewer sites")]
         )
+
+
+Places = dict[tuple[str, Split], list[Found]]
+
+
+def draw_public(
+    found: list[Found], facts: Mapping[str, Facts], public: str | None, seed: int
+) -> tuple[list[Found], list[Found]]:
+    """The public images, and the rest.
+
+    Args:
+        found: all images.
+        facts: by image.
+        public: a count, a share, or the name of the folder whose images are public (whether they have masks is for
+            :func:`~.sources.folders.without_mask` to say); ``None``: no image is.
+        seed: of the draw; only labelled images are drawn.
+    """
+    if public is None:
+        return [], found
+    origins = sorted({one.origin for one in found if one.origin})
+    if public in origins:
+        chosen = [one for one in found if one.origin == public]
+        return chosen, [one for one in found if one.origin != public]
+    try:
+        number = float(public)
+    except ValueError:
+        number = 0.0
+    share = number / len(found) if number >= 1 else number
+    if not 0 < share < 1:
+        expected = f"a count below {len(found)}, a share in (0, 1), one of {origins}, or none"
+        raise Refused([Problem("--public", found=repr(public), expected=expected, mend="for instance 100")])
+    hashes = [facts[one.image].sha256 for one in found]
+    labelled = [one.label is not None for one in found]
+    drawn, rest = hold_out(hashes, [one.group for one in found], labelled, [share], seed=seed)
+    if not drawn:
+        mend = "unpack the ground truth beside the images"
+        raise Refused([Problem("--public", found="no labelled images to draw from", expected="masks", mend=mend)])
+    return [found[index] for index in drawn], [found[index] for index in rest]
+
+
+def divide(
+    found: list[Found], facts: Mapping[str, Facts], partition: Partition, sites: int, alpha: float, seed: int
+) -> dict[str, list[Found]]:
+    """The images of each site: by the folder they lie in, or as ``site-1`` and so on.
+
+    Args:
+        found: private images.
+        facts: by image.
+        partition: how they are divided.
+        sites: number of sites, unless folders are.
+        alpha: Dirichlet's concentration.
+        seed: of the draws.
+    """
+    if partition is Partition.FOLDER:
+        if any(not one.origin for one in found):
+            mend = "put each site's images into a folder of its own"
+            raise Refused([Problem("--partition folder", found="images in no folder", expected="folders", mend=mend)])
+        return {origin: [one for one in found if one.origin == origin] for origin in sorted({o.origin for o in found})}
+    looked = [facts[one.image] for one in found]
+    together = clusters([fact.sha256 for fact in looked], [one.group for one in found])
+    if partition is Partition.IID:
+        parts = iid(together, sites, seed=seed)
+    elif partition is Partition.DIRICHLET_SIZE:
+        sizes = [fact.foreground for fact in looked if fact.foreground is not None]
+        if len(sizes) < len(looked):
+            unknown = f"{len(looked) - len(sizes)} images without a mask"
+            mend = "use --partition dirichlet-appearance"
+            raise Refused([Problem("--partition", found=unknown, expected="masks to take sizes from", mend=mend)])
+        parts = dirichlet(together, size_classes(sizes), sites, alpha=alpha, seed=seed)
+    else:
+        classes = appearance_classes([fact.mean_rgb for fact in looked])
+        parts = dirichlet(together, classes, sites, alpha=alpha, seed=seed)
+    return {f"site-{number}": [found[index] for index in part] for number, part in enumerate(parts, start=1)}
+
+
+def share_problems(validation: float, test: float) -> list[Problem]:
+    """What is wrong with the shares to measure on: each is in [0, 1), and something is left to train on."""
+    problems = Problems()
+    for option, share in (("--validation", validation), ("--test", test)):
+        if not 0 <= share < 1:
+            problems.add(option, found=f"{share:g}", expected="a share in [0, 1)", mend="for instance 0.1")
+    if not len(problems) and validation + test >= 1:
+        where, found = "--validation and --test", f"{validation:g} and {test:g}"
+        problems.add(where, found=found, expected="less than 1 together", mend="for instance 0.1 and 0.1")
+    return list(problems)
+
+
+def draw_measuring(
+    by_site: Mapping[str, list[Found]],
+    facts: Mapping[str, Facts],
+    validation: float,
+    test: float,
+    *,
+    beside: Sequence[Found],
+    seed: int,
+) -> Places:
+    """Draws each site's validation and test images; the rest is unlabelled.
+
+    What also stands elsewhere, by its bytes or its group, stays among the unlabelled, so that no score can leak.
+
+    Args:
+        by_site: images of each site.
+        facts: by image.
+        validation: share of the site's images, in [0, 1).
+        test: likewise.
+        beside: the public images.
+        seed: of the draws.
+    """
+    owners: dict[str, set[str]] = {}
+    for site, ones in [("", beside), *by_site.items()]:
+        for one in ones:
+            for key in (facts[one.image].sha256, f"group {one.group}" if one.group else ""):
+                owners.setdefault(key, set()).add(site)
+    places: Places = {}
+    for site, ones in by_site.items():
+        hashes = [facts[one.image].sha256 for one in ones]
+        own = [
+            one.label is not None
+            and len(owners[digest]) == 1
+            and (one.group is None or len(owners[f"group {one.group}"]) == 1)
+            for one, digest in zip(ones, hashes, strict=True)
+        ]
+        groups = [one.group for one in ones]
+        drawn = hold_out(hashes, groups, own, [validation, test], seed=seed)
+        for split, indices in zip((Split.VALIDATION, Split.TEST, Split.UNLABELLED), drawn, strict=True):
+            places[site, split] = [ones[index] for index in indices]
+    return places
+
+
+def make_unseen(places: Places, facts: Mapping[str, Facts], names: Sequence[str]) -> tuple[Places, list[str]]:
+    """Turns sites into unseen hospitals: all their labelled images become test images, nothing is left to train on.
+
+    Images without a mask are left out, and so are those whose bytes, or whose group (patient, video), also stand
+    elsewhere: nobody may have trained on what an unseen hospital measures.
+
+    Args:
+        places: images by site and split.
+        facts: by image.
+        names: the sites; the others stay as they are.
+
+    Returns:
+        The new places, and sentences on what was left out.
+
+    Raises:
+        Refused: no such site, no site left to train on, or nothing left to measure with.
+    """
+    sites = _sites(places)
+    problems = Problems()
+    for name in names:
+        if name not in sites:
+            mend = "give names of sites, with commas between them"
+            problems.add("--unseen", found=repr(name), expected=f"one of {sites}", mend=mend)
+    if names and not set(sites) - set(names):
+        problems.add("--unseen", found="every site", expected="at least one site left to train at")
+    problems.refuse_if_any()
+    changed: Places = {place: ones for place, ones in places.items() if place[0] not in names}
+    sentences = []
+    for name in sites:
+        if name not in names:
+            continue
+        everything = [one for split in SITE_SPLITS for one in places.get((name, split), [])]
+        others = [one for place, ones in places.items() if place[0] != name for one in ones]
+        hashes, groups = {facts[one.image].sha256 for one in others}, {one.group for one in others} - {None, ""}
+        labelled = [one for one in everything if one.label is not None]
+        new = [one for one in labelled if facts[one.image].sha256 not in hashes]
+        kept = [one for one in new if one.group not in groups]
+        for count, why in (
+            (len(everything) - len(labelled), "have no mask and are left out"),
+            (len(labelled) - len(new), "also stand elsewhere and are left out: it is to be unseen"),
+            (len(new) - len(kept), "share a patient or video with others and are left out: it is to be unseen"),
+        ):
+            if count:
+                sentences.append(f"{count} image(s) of {name} {why}")
+        if not kept:
+            mend = "give masks of images that stand nowhere else, or leave it out of --unseen"
+            problems.add(f"--unseen {name}", found="no image to measure with", expected="some with masks", mend=mend)
+        changed[name, Split.TEST] = kept
+    problems.refuse_if_any()
+    return changed, sentences
+
+
+def divide_sites(
+    places: Places, facts: Mapping[str, Facts], parts: int, *, seed: int = 0, spared: Sequence[str] = ()
+) -> tuple[Places, list[str]]:
+    """Cuts every site into ``<name>-1`` to ``<name>-<parts>``, all three splits in about equal shares.
+
+    Images of one group, or with the same bytes, come to one part, whatever split they stand in. The result depends on
+    the images' hashes, the groups and the seed, not on names or order.
+
+    Args:
+        places: images by site and split; the public ones stay as they are.
+        facts: by image.
+        parts: number of sites to make of each.
+        seed: of the order in which clusters are dealt out.
+        spared: sites that stay whole.
+
+    Returns:
+        The new places, and sentences on splits that did not suffice for every part.
+
+    Raises:
+        Refused: ``parts`` is not positive, or a site has fewer independent groups of images than parts, or
+            one of its parts would be called like another site.
+    """
+    if parts < 1:
+        raise Refused([Problem("--divide", found=str(parts), expected="a positive number", mend="for instance 2")])
+    problems = Problems()
+    changed: Places = {}
+    sentences = []
+    sites = _sites(places, public=True)
+    for site in sites:
+        mine = [(split, one) for (name, split), ones in places.items() if name == site for one in ones]
+        if not site or site in spared:
+            changed.update({place: ones for place, ones in places.items() if place[0] == site})
+            continue
+        for name in sorted({f"{site}-{part + 1}" for part in range(parts)} & set(sites)):
+            found, expected = f"a site {name!r}", f"names from {site}-1 to {site}-{parts} free for its parts"
+            problems.add(f"--divide {parts}: {site}", found=found, expected=expected, mend="rename the site")
+        together = clusters([facts[one.image].sha256 for _, one in mine], [one.group for _, one in mine])
+        if len(together) < parts:
+            found = f"{len(together)} independent group(s) of images"
+            mend = "ask for fewer parts, or leave the site whole"
+            problems.add(f"--divide {parts}: {site}", found=found, expected=f"at least {parts}", mend=mend)
+            continue
+        owner = _deal([[mine[index][0] for index in cluster] for cluster in together], parts, seed)
+        part_of = {index: part for cluster, part in zip(together, owner, strict=True) for index in cluster}
+        for split in SITE_SPLITS:
+            indices = [index for index, (where, _) in enumerate(mine) if where is split]
+            for part in range(parts):
+                chosen = [mine[index][1] for index in indices if part_of[index] == part]
+                changed[f"{site}-{part + 1}", split] = chosen
+                if indices and not chosen:
+                    sentences.append(f"{site}-{part + 1} has no {split.value} images: whole groups did not suffice")
+    problems.refuse_if_any()
+    return changed, sentences
+
+
+def _deal(contents: Sequence[Sequence[Split]], parts: int, seed: int) -> list[int]:
+    """Part of each cluster: the large ones first, each to where it evens out the splits' shares most."""
+    sizes = np.array([[cluster.count(split) for split in SITE_SPLITS] for cluster in map(list, contents)], dtype=float)
+    shares = sizes / np.maximum(sizes.sum(axis=0), 1)
+    order = np.random.default_rng(derive_seed(seed, "divide")).permutation(len(sizes))
+    load = np.zeros((parts, len(SITE_SPLITS)))
+    owner = [0] * len(sizes)
+    for index in sorted(order.tolist(), key=lambda index: -shares[index].sum()):
+        cost = ((load + shares[index]) ** 2 - load**2).sum(axis=1)
+        part = min(range(parts), key=lambda part: (round(cost[part], 12), round(load[part].sum(), 12), part))
+        load[part] += shares[index]
+        owner[index] = part
+    return owner
+
+
+def _sites(places: Places, *, public: bool = False) -> list[str]:
+    return list(dict.fromkeys(site for site, _ in places if site or public))

@@ -1,19 +1,211 @@
-"""From a source to a frozen data list with its report beside it: find, look, divide, check, save."""
+"""From a source to a frozen data list with its report beside it: find, look, divide, check, freeze."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from samfed_monai.data.allotment import Places, divide, draw_measuring, draw_public
-from samfed_monai.data.assembly import Options, Prepared, check_first, finish, grouped, look_at
-from samfed_monai.data.items import Split
-from samfed_monai.data.partitions import Partition
-from samfed_monai.data.sources.archives import unpack
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.data.checks import Facts, problems_of, repeated_stems, survey, warnings
+from samfed_monai.data.datalist import DataList, Item, Site, Split, freeze, require_free
+from samfed_monai.data.grouping import read_groups, subset, without_group
+from samfed_monai.data.partitions import (
+    Partition,
+    Places,
+    divide,
+    divide_sites,
+    draw_measuring,
+    draw_public,
+    make_unseen,
+    share_problems,
+)
+from samfed_monai.data.quality_report import doubts, write_report
 from samfed_monai.data.sources.folders import find_folders, without_mask
-from samfed_monai.data.sources.found import Found
+from samfed_monai.data.sources.found import Found, unpack
 from samfed_monai.data.sources.isic import find_isic
-from samfed_monai.data.sources.published import find_published
+from samfed_monai.data.sources.polyp import Polyps, collection_of, find_polyps
+from samfed_monai.data.sources.published import Coverage, find_published
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every source understands.
+
+    Args:
+        output: the data list to write; the report goes beside it as ``<stem>.report.html`` and ``.report.csv``. A
+            file that is there must hold the same list.
+        name: what reports call the list; ``None`` takes the output's stem (a published list keeps its own name).
+        groups: CSV that names each image's group, or ``None``.
+        group_column: its column.
+        limit_per_site: keep that many unlabelled images of each site, chosen by hash; ``None`` keeps all.
+        drop_unlabelled_labels: do not record labels of unlabelled images (then there is no oracle variant).
+        mask_threshold: grey level from which masks that are not binary count as foreground; ``None`` refuses them.
+        unseen: sites that take no part in training: all their labelled images become test images.
+        divide: cut every other site into that many; ``None`` leaves them whole.
+        seed: of every draw.
+        report: whether to write the report.
+        progress: whether to show progress bars.
+    """
+
+    output: str | Path
+    name: str | None = None
+    groups: str | Path | None = None
+    group_column: str = "group"
+    limit_per_site: int | None = None
+    drop_unlabelled_labels: bool = False
+    mask_threshold: int | None = None
+    unseen: Sequence[str] = ()
+    divide: int | None = None
+    seed: int = 0
+    report: bool = True
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A saved data list, what is worth a warning, and where its report lies."""
+
+    datalist: DataList
+    path: Path
+    report: Path | None
+    warnings: list[str] = field(default_factory=list)
+    coverage: list[Coverage] = field(default_factory=list)
+
+
+def grouped(found: Iterable[Found], options: Options, *, known: bool = False) -> list[Found]:
+    """The images with the groups that the options' file gives them.
+
+    Args:
+        found: images.
+        options: see :class:`Options`.
+        known: whether an image that the file does not name keeps the group that its source knows.
+    """
+    group_of = read_groups(options.groups, column=options.group_column) if options.groups else lambda image: None
+    return [one.with_group(group_of(one.image) or (one.group if known else None)) for one in found]
+
+
+def check_first(options: Options, *, validation: float = 0.0, test: float = 0.0, name: str | None = None) -> None:
+    """Refuses what needs no image to be seen: impossible shares, and another list where this one is to be written.
+
+    Args:
+        options: see :class:`Options`.
+        validation: share of each site's images to validate on.
+        test: likewise, to test on.
+        name: what the list is called, if not as the options say.
+    """
+    problems = Problems()
+    problems.extend(share_problems(validation, test))
+    with problems.collected():
+        require_free(options.output, name=name or _name(options))
+    problems.refuse_if_any()
+
+
+def look_at(
+    found: Sequence[Found],
+    root: Path,
+    options: Options,
+    *,
+    sites: Mapping[str, Sequence[Found]],
+    known: Iterable[Problem] = (),
+) -> dict[str, Facts]:
+    """Facts of all files by image; refuses damaged ones, and groups of none of them, before anything is divided.
+
+    Args:
+        found: images.
+        root: the data root.
+        options: see :class:`Options`.
+        sites: images of each site, in which a stem may stand once.
+        known: what the source saw to be wrong, refused with the rest.
+    """
+    problems = Problems()
+    problems.extend(known)
+    with problems.collected():
+        _ungrouped(found, options)
+    pairs = list(dict.fromkeys((one.image, one.label) for one in found))
+    facts = survey(pairs, root, threshold=options.mask_threshold, progress=options.progress)
+    for fact in facts:
+        problems.extend(fact.problems)
+    problems.extend(repeated_stems((site, one.image) for site, ones in sites.items() for one in ones))
+    problems.refuse_if_any()
+    return {fact.image: fact for fact in facts}
+
+
+def finish(
+    places: Places,
+    facts: Mapping[str, Facts],
+    root: Path,
+    options: Options,
+    *,
+    name: str | None = None,
+    coverage: Sequence[Coverage] = (),
+    caveats: Sequence[str] = (),
+) -> Prepared:
+    """Reshapes the sites as the options say, checks the list, and writes it with its report.
+
+    Args:
+        places: images by site and split.
+        facts: by image.
+        root: the data root.
+        options: see :class:`Options`.
+        name: what the list is called, if not as the options say.
+        coverage: for a published list, what of it is at hand.
+        caveats: sentences for the report that the source has to add.
+    """
+    output = Path(options.output)
+    ungrouped = _ungrouped([one for ones in places.values() for one in ones], options)
+    places, reshaped = make_unseen(places, facts, options.unseen)
+    if options.divide is not None:
+        places, divided = divide_sites(places, facts, options.divide, seed=options.seed, spared=options.unseen)
+        reshaped += divided
+    sites = {site: Site() for site, _ in places if site}
+    datalist = DataList(name or _name(options), [], sites, options.mask_threshold)
+    for (site, split), found in places.items():
+        items = [_item(one, facts[one.image], split, options) for one in found]
+        if split is Split.UNLABELLED:
+            items = [items[index] for index in subset([item.sha256 for item in items], options.limit_per_site)]
+        (getattr(sites[site], split.value) if site else datalist.public).extend(items)
+    kept = [facts[item.image] for _, _, item in datalist.items()]
+    problems = Problems()
+    problems.extend(problems_of(datalist, kept))
+    problems.refuse_if_any()
+    freeze({output: datalist})
+    sentences = [*warnings(datalist), *doubts(datalist, kept), *reshaped, *ungrouped, *caveats]
+    for sentence in sentences:
+        logger.info("%s: %s", output.name, sentence)
+    page = output.with_suffix(".report.html") if options.report else None
+    if page is not None:
+        write_report(datalist, kept, root, page, warnings=sentences, coverage=coverage)
+    return Prepared(datalist, output, page, sentences, list(coverage))
+
+
+def _name(options: Options) -> str:
+    return options.name or Path(options.output).stem
+
+
+def _ungrouped(found: Iterable[Found], options: Options) -> list[str]:
+    """A sentence on images that the options' file gives no group; refuses a file that gives none to any."""
+    if not options.groups:
+        return []
+    images = {one.image for one in found}
+    lacking = without_group(sorted(images), options.groups, column=options.group_column)
+    name = Path(options.groups).name
+    return [f"{len(lacking)} of {len(images)} images have no group in {name}"] if lacking else []
+
+
+def _item(one: Found, fact: Facts, split: Split, options: Options) -> Item:
+    labelled = one.label is not None and not (split is Split.UNLABELLED and options.drop_unlabelled_labels)
+    return Item(
+        image=one.image,
+        sha256=fact.sha256,
+        label=one.label if labelled else None,
+        label_sha256=fact.label_sha256 if labelled else None,
+        group=one.group,
+    )
+
 
 __all__ = ["Options", "Prepared", "prepare_folders", "prepare_isic", "prepare_list"]
 
@@ -120,3 +312,90 @@ def prepare_list(
         sites.setdefault(site, []).extend(found)
     facts = look_at([one for found in places.values() for one in found], root, options, sites=sites)
     return finish(places, facts, root, options, name=name, coverage=published.coverage)
+
+
+def prepare_polyp(
+    root: str | Path,
+    *,
+    options: Options,
+    public: str | None = "CVC-ColonDB",
+    leave_out: Sequence[str] = (),
+    validation: float = 0.1,
+    test: float = 0.1,
+    by_sequence: bool = True,
+    unpack_archives: bool = False,
+) -> Prepared:
+    """Makes a list from the polyp collections in a folder, each in a folder of its own, as it was released.
+
+    Every collection is a site (PolypGen: each of its centres, and its sequences). Masks that are not binary are cut at
+    the level that their collection needs, unless the options say otherwise.
+
+    Args:
+        root: folder of collections; it is the data root of the list. See :func:`~.sources.polyp.find_polyps`.
+        options: see :class:`Options`. A ``groups`` file replaces what is known of the images it names.
+        public: the collection whose images are public; ``None``: none, every collection is a site.
+        leave_out: collections to pass over.
+        validation: share of each site's images to validate on.
+        test: likewise, to test on.
+        by_sequence: whether frames of one video stay in one split, where the videos are known; otherwise images are
+            drawn one by one, as the published lists do, and the report warns.
+        unpack_archives: unpack ``root/*.zip`` first, each into a folder of its name.
+
+    Raises:
+        Refused: with everything that is wrong with the collections, the files and the list.
+    """
+    check_first(options, validation=validation, test=test)
+    root = Path(root)
+    for archive in sorted(root.glob("*.zip")) if unpack_archives else []:
+        unpack(archive, root / archive.stem)
+    polyps = find_polyps(root)
+    sites = {site: grouped(ones, options, known=True) for site, ones in polyps.sites.items()}
+    for name in leave_out:
+        for site in _named(name, sites, "--leave-out"):
+            del sites[site]
+    public_site = _one(public, sites) if public is not None else None
+    unseen = [site for name in options.unseen for site in _named(name, sites, "--unseen")]
+    threshold = polyps.threshold if options.mask_threshold is None else options.mask_threshold
+    options = replace(options, unseen=unseen, mask_threshold=threshold)
+    lacking = without_mask(sites[public_site]) if public_site else []
+    facts = look_at([one for ones in sites.values() for one in ones], root, options, sites=sites, known=lacking)
+    drawn = {site: ones if by_sequence else [one.with_group(None) for one in ones] for site, ones in sites.items()}
+    places: Places = {("", Split.PUBLIC): drawn.pop(public_site) if public_site else []}
+    places |= draw_measuring(drawn, facts, validation, test, beside=places["", Split.PUBLIC], seed=options.seed)
+    known = {one.image: one for ones in sites.values() for one in ones}
+    places = {place: [known[one.image] for one in ones] for place, ones in places.items()}
+    return finish(places, facts, root, options, caveats=_caveats(polyps, places, unseen, validation, test))
+
+
+def _named(name: str, sites: Mapping[str, list[Found]], where: str) -> list[str]:
+    """The sites that a name means: one of them, or those of the collection that it names."""
+    collection = collection_of(name)
+    if name in sites:
+        return [name]
+    found = [site for site in sites if collection is not None and collection_of(site) == collection]
+    if not found:
+        mend = "give the name of a collection in the folder"
+        raise Refused([Problem(where, found=repr(name), expected=f"one of {list(sites)}", mend=mend)])
+    return found
+
+
+def _one(public: str, sites: Mapping[str, list[Found]]) -> str:
+    found = _named(public, sites, "--public")
+    if len(found) > 1:
+        raise Refused([Problem("--public", found=repr(public), expected=f"one of {found}", mend="name one centre")])
+    if len(sites) < 2:
+        mend = "put at least one collection beside it"
+        raise Refused([Problem("--public", found=f"only {found[0]}", expected="a site beside it", mend=mend)])
+    return found[0]
+
+
+def _caveats(polyps: Polyps, places: Places, unseen: Sequence[str], validation: float, test: float) -> list[str]:
+    sentences = [f"the folder {name} is no known collection and was not read" for name in polyps.unknown]
+    for (site, split), ones in places.items():
+        asked = {Split.VALIDATION: validation, Split.TEST: test}.get(split, 0)
+        if asked and not ones and site not in unseen:
+            sentences.append(
+                f"{site} has no {split.value} images: what it has without a mask, or shares with the public set or "
+                "another site by bytes or by sequence, may not measure"
+            )
+    return sentences

@@ -1,4 +1,4 @@
-"""The soft-mask store: what the frozen teacher thinks of each private image, computed once and kept at the site."""
+"""The soft-mask store: what the frozen teacher thinks of each private image, computed once and reused."""
 
 from __future__ import annotations
 
@@ -7,17 +7,35 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import Tensor
+from torch.nn import functional
 
-from samfed_monai.errors import Problem, Problems, Refused
-from samfed_monai.io import write_bytes
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.io import write_bytes
 
-if TYPE_CHECKING:
-    from torch import Tensor
+
+def resize_probabilities(masks: Tensor, size: Sequence[int]) -> Tensor:
+    """Resizes soft masks bilinearly, antialiased where that shrinks them, corners not aligned.
+
+    Args:
+        masks: ``(B, C, H, W)`` float in [0, 1].
+        size: height and width in pixels.
+
+    Returns:
+        ``(B, C, *size)`` in [0, 1]: the weights of a resize may add up to a little more than 1, the result does not.
+        ``masks`` itself where it has that size.
+    """
+    height, width = masks.shape[-2:]
+    if (height, width) == tuple(size):
+        return masks
+    shrinks = height > size[0] or width > size[1]
+    resized = functional.interpolate(masks, tuple(size), mode="bilinear", align_corners=False, antialias=shrinks)
+    return resized.clamp_(0, 1)
+
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Synthetic dermoscopy- or colonoscopy-like sites on disk, for the demo, the tests and CI: no patient, no download."""
+"""More sites than there are looks: each further one is a variation of one of them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,37 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from samfed_monai.bars import progress_bar
-from samfed_monai.errors import Problems
-from samfed_monai.io import sha256_bytes, write_bytes
-from samfed_monai.seeds import derive_seed
+from samfed_monai.core.errors import Problems
+from samfed_monai.core.io import sha256_bytes, write_bytes
+from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.seeds import derive_seed
+from samfed_monai.data.synthetic_scene.texture import Range
 
 if TYPE_CHECKING:
-    from samfed_monai.data.datalist import DataList
-    from samfed_monai.data.items import Item
+    from samfed_monai.data.datalist import DataList, Item
+
+
+Light = tuple[float, float, float]
+
+
+def lamp_and_size(
+    light: Light, radius: Range, rng: np.random.Generator, *, gains: Range, limits: Range
+) -> dict[str, Any]:
+    """Another lamp, and what is looked for larger or smaller by up to a quarter: fields to replace in a look.
+
+    Args:
+        light, radius: as the look has them.
+        rng: draws three gains, then one scale.
+        gains: range of what each channel's light is multiplied with.
+        limits: smallest and largest radius that may come of it, as a fraction of the image's shorter side.
+    """
+    red, green, blue = (float(gain) for gain in rng.uniform(*gains, 3))
+    scale = float(rng.uniform(0.75, 1.25))
+    return {
+        "light": (red * light[0], green * light[1], blue * light[2]),
+        "radius": (max(limits[0], radius[0] * scale), min(limits[1], radius[1] * scale)),
+    }
+
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +91,7 @@ def render_synthetic(
     Raises:
         Refused: a count or size is out of range.
     """
-    from samfed_monai.data.datalist import DataList
-    from samfed_monai.data.items import Site
+    from samfed_monai.data.datalist import DataList, Site
 
     _check(
         scene=scene,
@@ -126,13 +148,12 @@ class _Painter:
 
 def _painter(scene: str) -> _Painter:
     if scene == "polyp":
-        from samfed_monai.data.synthetic_scene.colon import render_colon
-        from samfed_monai.data.synthetic_scene.colon_look import PUBLIC as COLON
-        from samfed_monai.data.synthetic_scene.colon_look import look_of as colon_look_of
+        from samfed_monai.data.synthetic_scene.polyp import PUBLIC as COLON
+        from samfed_monai.data.synthetic_scene.polyp import look_of as colon_look_of
+        from samfed_monai.data.synthetic_scene.polyp import render_colon
 
         return _Painter(render_colon, COLON, colon_look_of, ("synthetic", "polyp"))
-    from samfed_monai.data.synthetic_scene.look import PUBLIC, look_of
-    from samfed_monai.data.synthetic_scene.scene import render_scene
+    from samfed_monai.data.synthetic_scene.skin import PUBLIC, look_of, render_scene
 
     return _Painter(render_scene, PUBLIC, look_of, ("synthetic",))
 
@@ -161,7 +182,7 @@ def _render_one(
     seed: int,
     with_mask: bool,
 ) -> Item:
-    from samfed_monai.data.items import Item
+    from samfed_monai.data.datalist import Item
 
     rng = np.random.default_rng(derive_seed(seed, *painter.purpose, site, index))
     image, mask = painter.render(rng, (size[0], size[1]), look)

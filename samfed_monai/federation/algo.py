@@ -16,7 +16,8 @@ from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.networks.utils import get_state_dict
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.seeds import derive_seed
 from samfed_monai.federation import optimizer_state
 from samfed_monai.federation.bundle_parts import evaluation_parts, private_count, scored
 from samfed_monai.federation.call import Call
@@ -28,8 +29,7 @@ from samfed_monai.federation.own_network import OwnNetwork, own_network, require
 from samfed_monai.federation.own_parts import OwnParts, own_parts
 from samfed_monai.federation.random_state import own_random_state, seed_transforms
 from samfed_monai.handlers.handler_group import HandlerGroup
-from samfed_monai.handlers.unfinished_run import forget_unfinished_run
-from samfed_monai.seeds import derive_seed
+from samfed_monai.handlers.rounds import forget_unfinished_run
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from samfed_monai.errors import Problem, Problems
+from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.failure import Failure
 from samfed_monai.federation.inbox import Inbox

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from samfed_monai.errors import Problems
+from samfed_monai.core.errors import Problems
 from samfed_monai.federation.plan import Places
 from samfed_monai.federation.stages.cast import Cast
 from samfed_monai.federation.transport import Transport

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.exit_codes import as_told
-from samfed_monai.config.groups import whole_groups
-from samfed_monai.config.layers import workflow_files
+from samfed_monai.config.knobs import whole_groups
+from samfed_monai.config.parse import workflow_files
 
 if TYPE_CHECKING:
     from samfed_monai.federation.job import FederatedJob

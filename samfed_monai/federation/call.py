@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from samfed_monai.core.seeds import derive_seed
 from samfed_monai.federation.envelope import Envelope, Kind
-from samfed_monai.seeds import derive_seed
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from samfed_monai.errors import Problem, Problems
+from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.federation.envelope import MessageRefused
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.errors import Problems, Stopped
+from samfed_monai.core.errors import Problems, Stopped
 from samfed_monai.federation.asking import ask_all, quorum_of, quorum_problems
 from samfed_monai.federation.clock import Clock
 from samfed_monai.federation.envelope import Envelope, Kind

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.errors import Problem, Problems, Refused
-from samfed_monai.io import check_tensors
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.io import check_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from typing import Any
 from monai.fl.utils.constants import FlStatistics, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 
-from samfed_monai.errors import Problem
+from samfed_monai.core.errors import Problem
 from samfed_monai.federation.envelope import METRIC_NAMES, TERM_NAME, Envelope, Kind, MessageRefused
 
 #: Entry of an ExchangeObject (which is a dict) under which an envelope's header travels.

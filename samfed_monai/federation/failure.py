@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from types import TracebackType
 
-from samfed_monai.errors import SamFedError
+from samfed_monai.core.errors import SamFedError
 from samfed_monai.federation.envelope import MessageRefused
 
 #: Packages whose module names and line numbers say nothing about a site's data.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.groups import unquoted
+from samfed_monai.config.knobs import unquoted
 from samfed_monai.federation.clip import UpdateGuard
 from samfed_monai.federation.job_run import JobRun
 from samfed_monai.federation.plan import Places, Plan, parted

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
-from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.federation.asking import quorum_problems
 from samfed_monai.federation.bundle_job import federate_parser, job_of
 from samfed_monai.federation.privacy import Privacy

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.ids import flat
+from samfed_monai.config.parse import flat
+from samfed_monai.core.errors import Problems
+from samfed_monai.core.io import canonical_hash, sha256_file, write_json
 from samfed_monai.data import DataList
-from samfed_monai.errors import Problems
 from samfed_monai.federation.asking import quorum_of, quorum_problems
 from samfed_monai.federation.attendance import require_no_places_of_sites, require_sites
 from samfed_monai.federation.clip import UpdateGuard
@@ -38,10 +39,9 @@ from samfed_monai.federation.stages.teacher import TeacherStage
 from samfed_monai.federation.stages.warm_start import warm_start
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
 from samfed_monai.federation.transport import Transport
-from samfed_monai.io import canonical_hash, sha256_file, write_json
 from samfed_monai.metrics import cost_of
-from samfed_monai.networks.mobile_sam_fpn import BASE
-from samfed_monai.networks.weights.known import TEACHER, takes_teacher
+from samfed_monai.networks.fpn import BASE
+from samfed_monai.networks.weights import TEACHER, takes_teacher
 from samfed_monai.results import build_results
 
 logger = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.core.io import atomic_write, safe_load
 from samfed_monai.federation import tensor_file
 from samfed_monai.federation.envelope import Envelope, MessageRefused
 from samfed_monai.federation.failure import Failure, scrub
@@ -19,7 +20,6 @@ from samfed_monai.federation.site_node import SiteNode
 from samfed_monai.federation.site_worker import SiteWorker
 from samfed_monai.federation.transport import Task, Traffic
 from samfed_monai.federation.wire import wire_size
-from samfed_monai.io import atomic_write, safe_load
 
 logger = logging.getLogger(__name__)
 

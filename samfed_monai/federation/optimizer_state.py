@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused
 
 if TYPE_CHECKING:
     from torch import Tensor

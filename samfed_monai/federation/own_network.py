@@ -11,7 +11,7 @@ from monai.fl.utils.constants import WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.networks.utils import get_state_dict
 
-from samfed_monai.errors import Problem
+from samfed_monai.core.errors import Problem
 from samfed_monai.federation.call import Call
 from samfed_monai.federation.envelope import Kind, MessageRefused
 from samfed_monai.federation.exchange import HEADER

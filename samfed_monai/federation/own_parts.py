@@ -10,7 +10,7 @@ from monai.fl.utils.constants import WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.networks.utils import get_state_dict
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.federation.exchange import HEADER
 from samfed_monai.federation.own_network import marked, undone
 from samfed_monai.networks.key_patterns import PERSONAL, KeySplit, network_split

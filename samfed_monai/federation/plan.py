@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.ids import flat
-from samfed_monai.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.config.parse import flat
+from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.core.io import canonical_hash
 from samfed_monai.federation.stages.workflow_config import PLACES, bundle_content
-from samfed_monai.io import canonical_hash
 
 AUTO = "auto"
 _NUMBER = (int, float)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.errors import Problem, Refused, Stopped
+from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.federation.child import Child, ChildDied
 from samfed_monai.federation.envelope import Envelope
 from samfed_monai.federation.failure import Failure

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.io import canonical_hash, read_json, write_json, write_text
 from samfed_monai.federation.round_store import RoundStore, StoredRound
 from samfed_monai.federation.run_lock import RunLock
-from samfed_monai.io import canonical_hash, read_json, write_json, write_text
 from samfed_monai.metrics import pool
 
 if TYPE_CHECKING:

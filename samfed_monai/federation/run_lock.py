@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TextIO
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused
 
 # Keeps the files of held locks open: the system drops a lock when its file is closed, garbage collection included.
 _held: dict[Path, TextIO] = {}

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.errors import Problem, Refused, did_you_mean
+from samfed_monai.core.errors import Problem, Refused, did_you_mean
+from samfed_monai.core.io import atomic_write, read_json, safe_load
+from samfed_monai.core.model_file import BASE_SAM, settings_in, tensor_names
 from samfed_monai.federation import tensor_file
 from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.round_store import AT_SITES, CLIENTS, SERVER, STATES, WEIGHTS, RoundStore, state_file
 from samfed_monai.federation.state_at_home import state_at_home
-from samfed_monai.io import atomic_write, read_json, safe_load
-from samfed_monai.trained_model import BASE_SAM, settings_in, tensor_names
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from samfed_monai.federation.envelope import Envelope
-from samfed_monai.metrics.summary import EMPTY, NAMES
+from samfed_monai.metrics.scores import EMPTY, NAMES
 
 
 def site_scores(reply: Envelope) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from samfed_monai.errors import ExitCode, Stopped
+from samfed_monai.core.errors import ExitCode, Stopped
 
 
 class Terminated(BaseException):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.errors import Problem
+from samfed_monai.core.errors import Problem
 from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
 from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.plan import Places, Plan

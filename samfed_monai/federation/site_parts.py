@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.data import DataList, load_records
-from samfed_monai.errors import Problem, Refused
 from samfed_monai.federation.algo import SamFedAlgo
 from samfed_monai.federation.envelope import MessageRefused
 from samfed_monai.federation.plan import Places, Plan

@@ -69,7 +69,7 @@ class _Sites:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         import torch
 
-        from samfed_monai.allocator import keep_freed_memory
+        from samfed_monai.core.allocator import keep_freed_memory
         from samfed_monai.federation.plan import Places, Plan
 
         torch.set_num_threads(int(settings["threads"]))
@@ -112,8 +112,8 @@ class _Sites:
         return to_bytes(node.answer(Task(what), message))
 
     def _save(self, site: str, path: Path) -> str | None:
+        from samfed_monai.core.io import atomic_write
         from samfed_monai.federation import tensor_file
-        from samfed_monai.io import atomic_write
 
         state = self._nodes[site].state_dict() if site in self._nodes else {}
         if not state:
@@ -122,7 +122,7 @@ class _Sites:
             return tensor_file.write_state(stream, state)
 
     def _load(self, site: str, path: Path) -> None:
-        from samfed_monai.io import safe_load
+        from samfed_monai.core.io import safe_load
 
         self._node(site).load_state_dict(safe_load(path))
 
@@ -156,7 +156,7 @@ class _Sites:
 def _described(error: Exception) -> dict[str, Any]:
     """An error that the asking process raises as it would have been raised there."""
     from samfed_monai.config.exit_codes import told_by
-    from samfed_monai.errors import Refused, Stopped
+    from samfed_monai.core.errors import Refused, Stopped
 
     told = told_by(error)
     if isinstance(told, Refused):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import safe_load
 from samfed_monai.federation.own_network import split_state
-from samfed_monai.io import safe_load
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import torch
 import xxhash
 
-from samfed_monai.io import sha256_file
+from samfed_monai.core.io import sha256_file
 
 if TYPE_CHECKING:
     from torch import Tensor

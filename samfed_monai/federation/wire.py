@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from samfed_monai.errors import Problem, Problems
+from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.federation import tensor_file
 from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
 

@@ -1,13 +1,5 @@
 """The federation on NVIDIA FLARE: the same controller and the same sites, with FLARE between them."""
 
-from samfed_monai.lazy import attach
+import lazy_loader
 
-__getattr__, __dir__ = attach(
-    __name__,
-    {
-        "FederationController": "controller",
-        "FlareTransport": "transport",
-        "Post": "post",
-        "export_job": "job",
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.core.io import read_json, write_json
 from samfed_monai.flare.job import EXECUTOR
-from samfed_monai.io import read_json, write_json
 
 #: What a job of ours names: the controller and FLARE's own executor of external processes. No prefix: single classes.
 NEEDED = ("samfed_monai.flare.controller.FederationController", EXECUTOR)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.federation.child import Child, ChildDied
 from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.old_runs import forget_old_runs

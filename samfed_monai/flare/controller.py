@@ -11,7 +11,7 @@ import contextlib
 import logging
 from pathlib import Path
 
-from samfed_monai.errors import ExitCode, SamFedError, Stopped
+from samfed_monai.core.errors import ExitCode, SamFedError, Stopped
 from samfed_monai.flare.flare_post import LETTER, FlarePost
 from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.post import Letter, Post

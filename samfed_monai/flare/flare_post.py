@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from samfed_monai.errors import Stopped
+from samfed_monai.core.errors import Stopped
 from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.post import Letter
 

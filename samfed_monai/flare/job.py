@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.core.io import write_json
 from samfed_monai.flare.client import PLAN
 from samfed_monai.flare.run_name import require_run_name
-from samfed_monai.io import write_json
 
 logger = logging.getLogger(__name__)
 

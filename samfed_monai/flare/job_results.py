@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.errors import ExitCode
+from samfed_monai.core.errors import ExitCode
 from samfed_monai.flare.session import quiet
 from samfed_monai.flare.status import RUN_ID, STATUS, read_status
 

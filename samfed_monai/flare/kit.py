@@ -6,8 +6,8 @@ import socket
 import ssl
 from pathlib import Path
 
-from samfed_monai.errors import Problem, Refused
-from samfed_monai.io import read_json
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import read_json
 
 
 def admin_of(kit: str | Path) -> str:

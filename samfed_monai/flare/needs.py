@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused
 
 
 def require_flare() -> None:

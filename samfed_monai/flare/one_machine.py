@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.core.io import write_json
 from samfed_monai.data import DataList
 from samfed_monai.federation.plan import Places
-from samfed_monai.io import write_json
 
 
 def write_site_files(

@@ -9,8 +9,8 @@ from typing import Any
 
 from samfed_monai.config import find_bundle
 from samfed_monai.config.check import check_bundle
+from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
-from samfed_monai.errors import Problem, Problems, Refused
 from samfed_monai.federation.bundle_job import federate_parser, job_of
 from samfed_monai.federation.plan import Places, Plan
 

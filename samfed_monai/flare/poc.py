@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.errors import Stopped
+from samfed_monai.core.errors import Stopped
 from samfed_monai.flare.allow_list import merge_allow_list
 from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.processes import Processes

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.errors import Stopped
+from samfed_monai.core.errors import Stopped
 from samfed_monai.federation.signals import Terminated, Termination
 
 logger = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samfed_monai.core.io import read_json, write_json
 from samfed_monai.flare.client import PLAN
 from samfed_monai.flare.limits import limit
 from samfed_monai.flare.post import Post
@@ -15,7 +16,6 @@ from samfed_monai.flare.site_file import read_site_file
 from samfed_monai.flare.site_job import places_of, read_plan
 from samfed_monai.flare.status import RUN_ID
 from samfed_monai.flare.transport import FlareTransport
-from samfed_monai.io import read_json, write_json
 
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Plan

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.errors import Problem, Refused, Stopped
+from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.flare.kit import accepts_certificate, admin_of, server_of
 from samfed_monai.flare.needs import require_flare
 

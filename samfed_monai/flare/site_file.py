@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.errors import Problem, Problems, Refused, did_you_mean
-from samfed_monai.io import read_json
+from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.core.io import read_json
 
 NAME = "samfed_site.json"
 VARIABLE = "SAMFED_SITE"

@@ -8,12 +8,12 @@ from typing import Any
 from samfed_monai.config import find_bundle
 from samfed_monai.config.bundles import packaged_bundle
 from samfed_monai.config.strict import strict_problems
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import read_json
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.privacy.settings import PrivacyFloor
 from samfed_monai.federation.site_node import SiteNode
 from samfed_monai.flare.site_file import SiteFile
-from samfed_monai.io import read_json
 
 
 def site_node(settings: dict[str, Any], files: SiteFile) -> SiteNode:

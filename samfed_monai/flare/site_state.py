@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.errors import Problem
+from samfed_monai.core.errors import Problem
+from samfed_monai.core.io import atomic_write, safe_load
 from samfed_monai.federation import tensor_file
 from samfed_monai.federation.envelope import MessageRefused
 from samfed_monai.federation.transport import Task
 from samfed_monai.flare.old_runs import KEPT_RUNS, REMOVED
-from samfed_monai.io import atomic_write, safe_load
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.errors import ExitCode
-from samfed_monai.io import read_json, write_json
+from samfed_monai.core.errors import ExitCode
+from samfed_monai.core.io import read_json, write_json
 
 STATUS = "flare.json"
 RUN_ID = "flare.run.json"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.errors import ExitCode, Problem, Refused, SamFedError, Stopped
+from samfed_monai.core.errors import ExitCode, Problem, Refused, SamFedError, Stopped
 from samfed_monai.flare.status import read_status
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import read_json, write_text
 from samfed_monai.federation.asking import quorum_of
 from samfed_monai.flare.allow_list import allow_list_snippet
 from samfed_monai.flare.job import export_job, this_python
@@ -23,7 +24,6 @@ from samfed_monai.flare.run_name import RUN_NAME
 from samfed_monai.flare.session import follow, open_session, submit_job, wait_for_sites
 from samfed_monai.flare.simulator import simulate as run_simulator
 from samfed_monai.flare.watch import raise_as_told
-from samfed_monai.io import read_json, write_text
 
 logger = logging.getLogger(__name__)
 

@@ -1,53 +1,5 @@
-"""One Ignite handler per file: brings the unlabelled batch, adds a loss term, keeps a model, or writes a record."""
+"""Ignite handlers: guides, terms, the unlabelled stream, rounds, records, scores, models and masks."""
 
-from samfed_monai.lazy import attach
+import lazy_loader
 
-__getattr__, __dir__ = attach(
-    __name__,
-    {
-        "AgreedTerm": "agreed_term",
-        "AlternatingParts": "alternating_parts",
-        "AnchoredTerm": "anchored_term",
-        "BatchGuide": "batch_guide",
-        "BestWeightsSaver": "best_weights_saver",
-        "ConfidenceTerm": "confidence_term",
-        "ConsistencyTerm": "consistency_term",
-        "DecoupledStages": "decoupled_stages",
-        "DivergenceGuard": "divergence_guard",
-        "EmaGuide": "ema_guide",
-        "EndlessSampler": "endless_sampler",
-        "ExpertUsage": "expert_usage",
-        "GlobalDistillationTerm": "global_distillation_term",
-        "GlobalGuide": "global_guide",
-        "HandlerGroup": "handler_group",
-        "Guide": "guide",
-        "Guidance": "guidance",
-        "LEARNING_RATE_SCHEDULES": "round_learning_rate",
-        "LoadBalanceTerm": "load_balance_term",
-        "LsslTerm": "lssl_term",
-        "MixUpTerm": "mixup_term",
-        "MutualDistillationTerm": "mutual_distillation_term",
-        "ProximalTerm": "proximal_term",
-        "PrototypeTerm": "prototype_term",
-        "PseudoLabelTerm": "pseudo_label_term",
-        "PublicDistillationTerm": "public_distillation_term",
-        "PublicPhase": "public_phase",
-        "PublicPredictor": "public_predictor",
-        "RoundLearningRate": "round_learning_rate",
-        "SamDistillationTerm": "sam_distillation_term",
-        "ScoreHandler": "score_handler",
-        "SeedHandler": "seed_handler",
-        "SiteEvaluation": "site_evaluation",
-        "SiteReliability": "site_reliability",
-        "SiteTrust": "site_trust",
-        "SupervisedWeight": "supervised_weight",
-        "Term": "term",
-        "TermLogger": "term_logger",
-        "TermTable": "term_table",
-        "UniMatchTerm": "unimatch_term",
-        "UnlabelledStream": "unlabelled_stream",
-        "round_of": "rounds",
-        "site_records": "records_of_site",
-        "steps_per_round": "local_steps",
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

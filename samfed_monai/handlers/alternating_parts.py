@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.handlers.parts_in_turn import PartsInTurn
 from samfed_monai.networks.key_patterns import network_split
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.handlers.parts_in_turn import PartsInTurn
 from samfed_monai.networks.key_patterns import check_patterns, matched_names
-from samfed_monai.networks.sam.network import SamNetwork
-from samfed_monai.networks.sam.paths import SamPath
+from samfed_monai.networks.sam.network import SamNetwork, SamPath
 
 
 class DecoupledStages(PartsInTurn):

@@ -11,10 +11,9 @@ from urllib.parse import quote
 import torch
 from ignite.engine import Events
 
+from samfed_monai.core.io import append_line
 from samfed_monai.handlers.rounds import in_federation, round_of
-from samfed_monai.io import append_line
-from samfed_monai.networks.sam.network import require_experts
-from samfed_monai.networks.sam.paths import sam_outputs
+from samfed_monai.networks.sam.network import require_experts, sam_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,16 +1,65 @@
-"""What a guide is: a name, and probabilities for an unlabelled batch."""
+"""Guides: whoever says what an unlabelled batch shows; and the small typed object between guides and terms."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.errors import Problem, Refused
+import torch
+from ignite.engine import Events
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.handlers.rounds import in_federation
+from samfed_monai.losses import Agreement, AgreementSettings, RaterRates, agree, probabilities
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
-    from torch import Tensor
+
+
+class NetworkCopy:
+    """A frozen copy in eval mode of another network, parameters and buffers.
+
+    The copy is allocated at the first :meth:`sync`; later ones write into it, so a round costs no allocation.
+    """
+
+    def __init__(self) -> None:
+        self._network: nn.Module | None = None
+
+    @property
+    def network(self) -> nn.Module:
+        """The copy."""
+        if self._network is None:
+            raise RuntimeError("NetworkCopy: nothing was copied yet; attach the guide to a trainer and run it")
+        return self._network
+
+    @torch.no_grad()
+    def sync(self, source: nn.Module) -> None:
+        """Makes the copy equal to ``source``."""
+        if self._network is None:
+            self._network = deepcopy(source).requires_grad_(False).eval()
+            return
+        for mine, theirs in zip(_tensors(self._network), _tensors(source), strict=True):
+            mine.copy_(theirs)
+
+    @torch.no_grad()
+    def average(self, source: nn.Module, decay: float) -> None:
+        """``copy = decay copy + (1 - decay) source``; integer buffers (BatchNorm's counters) are copied."""
+        mine, theirs = _tensors(self.network), _tensors(source)
+        floats = [i for i, tensor in enumerate(mine) if tensor.is_floating_point()]
+        get_ema_multi_avg_fn(decay)([mine[i] for i in floats], [theirs[i] for i in floats], 0)
+        for old, new in zip(mine, theirs, strict=True):
+            if not old.is_floating_point():
+                old.copy_(new)
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
+
 
 OWN_VIEWS = ("weak", "strong")
 """What a term may ask for by name besides guides: the student's own predictions of an image's two views."""
@@ -62,3 +111,238 @@ def say_read(engine: Any, names: Iterable[str]) -> None:
 def is_read(name: str, engine: Any) -> bool:
     """Whether the value of a term of this trainer depends on the guide ``name``; True where there is no term to say."""
     return name in getattr(engine.state, "guides_read", {name})
+
+
+class BatchGuide(Guide):
+    """Reads a guide's probabilities out of the unlabelled batch; what more there is to compute is a subclass's.
+
+    Args:
+        name: what terms call this guide.
+        key: the batch's key, (B, C, H, W) float in [0, 1]; spatial transforms must have moved it with the image.
+
+    Raises:
+        Refused: at the first batch, when the key is missing or its size is not the image's.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.BatchGuide", "name": "sam", "key": "teacher"}
+    """
+
+    def __init__(self, *, name: str = "sam", key: str = "teacher") -> None:
+        super().__init__(name)
+        self.key = key
+
+    def __call__(self, batch: Mapping[str, Any], engine: Engine) -> Tensor:
+        """The batch's own entry; see :class:`Guide`."""
+        where = f"guides#{self.name} ({type(self).__name__}) -> key"
+        if self.key not in batch:
+            mend = (
+                "fill the soft-mask store and give store_dir and teacher_sha256 (LoadSoftMaskd writes 'teacher'), "
+                f"or disable guides#{self.name} and the terms that use it"
+            )
+            found = f"an unlabelled batch with {sorted(batch)}"
+            raise Refused([Problem(where, found=found, expected=f"the key {self.key!r}", mend=mend)])
+        probabilities: Tensor = batch[self.key]
+        size, expected = tuple(probabilities.shape[2:]), tuple(batch["image"].shape[2:])
+        if size != expected:
+            mend = f"list {self.key!r} among the keys of WeakViewd, which moves image and guide together"
+            raise Refused([Problem(where, found=f"{size} pixels", expected=f"the image's {expected}", mend=mend)])
+        return probabilities
+
+
+class EmaGuide(Guide):
+    """Probabilities of an exponential moving average of the student, buffers included, in eval mode (docs/method.md).
+
+    At ``STARTED`` the average is set to the student, since global weights have just arrived and an older average would
+    pull towards the round before; after every optimizer step it moves by ``1 - decay``.
+
+    Args:
+        name: what terms call this guide.
+        decay: part of the old average that is kept at each step, in [0, 1).
+
+    Raises:
+        Refused: a decay outside [0, 1).
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.EmaGuide", "name": "ema", "decay": 0.99}
+    """
+
+    def __init__(self, *, name: str = "ema", decay: float = 0.99) -> None:
+        super().__init__(name)
+        if not 0 <= decay < 1:
+            where, expected = f"guides#{name} (EmaGuide) -> decay", "a number in [0, 1)"
+            raise Refused([Problem(where, found=repr(decay), expected=expected)])
+        self.decay = decay
+        self._copy = NetworkCopy()
+
+    def attach(self, engine: Engine) -> None:
+        """Re-synchronises at the start of a run and averages after each step."""
+        engine.add_event_handler(Events.STARTED, self._started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._stepped)
+
+    def is_needed(self, engine: Any) -> bool:
+        """Whether a term reads it: the average is not even kept where none does."""
+        return is_read(self.name, engine)
+
+    def _started(self, engine: Any) -> None:
+        if self.is_needed(engine):
+            self._copy.sync(engine.network)
+
+    def _stepped(self, engine: Any) -> None:
+        if self.is_needed(engine):
+            self._copy.average(engine.network, self.decay)
+
+    @torch.no_grad()
+    def __call__(self, batch: Mapping[str, Any], engine: Any) -> Tensor:
+        """The average's probabilities for the weak view; see :class:`Guide`."""
+        return probabilities(engine.inferer(batch["image"], self._copy.network))
+
+
+class GlobalGuide(Guide):
+    """Probabilities of the round's global network, frozen in eval mode (docs/method.md, step 2, homogeneous mode).
+
+    The copy is taken at ``STARTED``, when the client has just loaded the global weights. A trainer that runs on its
+    own, without rounds, refreshes it at the start of every epoch.
+
+    Args:
+        name: what terms call this guide.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.GlobalGuide", "name": "global"}
+    """
+
+    def __init__(self, *, name: str = "global") -> None:
+        super().__init__(name)
+        self._copy = NetworkCopy()
+
+    def attach(self, engine: Engine) -> None:
+        """Takes a copy of ``engine.network`` whenever a round starts."""
+        engine.add_event_handler(Events.STARTED, self._started)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
+
+    def is_needed(self, engine: Any) -> bool:
+        """Whether a term reads it."""
+        return is_read(self.name, engine)
+
+    def _started(self, engine: Any) -> None:
+        if self.is_needed(engine):
+            self._copy.sync(engine.network)
+
+    def _epoch_started(self, engine: Any) -> None:
+        if not in_federation(engine):
+            self._started(engine)
+
+    @torch.no_grad()
+    def __call__(self, batch: Mapping[str, Any], engine: Any) -> Tensor:
+        """The copy's probabilities for the weak view; see :class:`Guide`."""
+        return probabilities(engine.inferer(batch["image"], self._copy.network))
+
+
+@dataclass
+class Guidance:
+    """Everything the terms of one iteration need, for one unlabelled batch.
+
+    Args:
+        student: (B, C, H, W) float logits of the strong view, with gradient.
+        weak_view: (B, C, H, W) float in [0, 1], the student's own prediction of the weak view, without gradient; or a
+            function that makes it, which is called once, and only if somebody asks for ``weak``.
+        guides: name to (B, C, H, W) float in [0, 1], without gradient.
+        batch: the unlabelled batch itself, for a term that runs the student on a view of its own (not mixed by CutMix).
+        mixed: whether CutMix has mixed the other three.
+        rates: (teacher, student) to what was learned of them at this site, for the rule ``reliability``.
+        trust: settings to the trust in their teacher on each image, (B,) float in [0, 1], for the rule ``adaptive``.
+    """
+
+    student: Tensor
+    weak_view: Tensor | Callable[[], Tensor]
+    guides: dict[str, Tensor]
+    batch: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    mixed: bool = False
+    rates: dict[tuple[str, str], RaterRates] = field(default_factory=dict, repr=False)
+    trust: dict[AgreementSettings, Tensor] = field(default_factory=dict, repr=False)
+    _agreements: dict[AgreementSettings, Agreement] = field(default_factory=dict, repr=False)
+
+    @property
+    def weak(self) -> Tensor:
+        """(B, C, H, W) float in [0, 1], the student's own prediction of the weak view, without gradient."""
+        if callable(self.weak_view):
+            self.weak_view = self.weak_view()
+        return self.weak_view
+
+    def probabilities(self, name: str, *, asked_by: str) -> Tensor:
+        """A guide's probabilities; ``weak`` and ``strong`` are the student's own views, neither with gradient.
+
+        Raises:
+            Refused: no guide of that name.
+        """
+        if name == "weak":
+            return self.weak
+        if name == "strong":
+            return probabilities(self.student.detach())
+        if name not in self.guides:
+            raise Refused([unknown_guide(name, self.guides, asked_by)])
+        return self.guides[name]
+
+    def view(self, key: str, *, asked_by: str) -> Tensor:
+        """A view of the unlabelled images, (B, 3, H, W), for a term that looks at it once more.
+
+        Raises:
+            Refused: the batch has no such view, or CutMix has moved the guides away from it.
+        """
+        problems = Problems()
+        if key not in self.batch:
+            mend = "let the output_key of the strong view list it"
+            found = f"an unlabelled batch with {sorted(self.batch)}"
+            problems.add(asked_by, found=found, expected=f"the view {key!r}", mend=mend)
+        if self.mixed:
+            found, mend = "CutMix, which mixes the first strong view alone", f"set it to 0, or disable {asked_by}"
+            problems.add("stream#cutmix", found=found, expected=f"0 beside {asked_by}", mend=mend)
+        problems.refuse_if_any()
+        return self.batch[key]
+
+    def raters(self, settings: AgreementSettings, *, asked_by: str) -> tuple[Tensor, ...]:
+        """Probabilities of teacher and student, and of the guide ``ema`` where there is one (docs/method.md)."""
+        third = self.guides.get("ema") if settings.student != "ema" else self.weak
+        asked = (settings.teacher, settings.student)
+        both = tuple(self.probabilities(name, asked_by=asked_by) for name in asked)
+        return both if third is None else (*both, third)
+
+    def agree(self, settings: AgreementSettings, *, asked_by: str) -> Agreement:
+        """The agreement of two guides, computed once however many terms ask for it."""
+        if settings not in self._agreements:
+            self._agreements[settings] = agree(
+                *self.raters(settings, asked_by=asked_by),
+                tau=settings.tau,
+                delta=settings.delta,
+                rule=settings.rule,
+                rates=self.rates.get((settings.teacher, settings.student)),
+                trust=self.trust.get(settings),
+            )
+        return self._agreements[settings]
+
+
+def unknown_guide(name: str, known: Iterable[str], asked_by: str) -> Problem:
+    """The problem of a term that asks for a guide nobody provides."""
+    names = sorted({*OWN_VIEWS, *known})
+    mend = did_you_mean(name, names) or f"add a guide of that name, or disable {asked_by}"
+    return Problem(asked_by, found=f"the guide {name!r}", expected=f"one of {names}", mend=mend)
+
+
+def guidance_of(engine: Any, *, asked_by: str) -> Guidance:
+    """The current iteration's guidance.
+
+    Raises:
+        Refused: no :class:`UnlabelledStream` is attached.
+    """
+    guidance = getattr(engine.state, "guidance", None)
+    if guidance is None:
+        raise Refused([no_stream(asked_by)])
+    return guidance
+
+
+def no_stream(asked_by: str) -> Problem:
+    """The problem of a term without an unlabelled batch."""
+    mend = f"enable stream, or disable {asked_by}"
+    return Problem(asked_by, found="no unlabelled batch", expected="an UnlabelledStream on the same trainer", mend=mend)

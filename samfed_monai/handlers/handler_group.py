@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.errors import Problems
+from samfed_monai.core.errors import Problems
 
 if TYPE_CHECKING:
     from ignite.engine import Engine

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import load_balance
-from samfed_monai.networks.sam.network import require_experts
-from samfed_monai.networks.sam.paths import sam_outputs
+from samfed_monai.networks.sam.network import require_experts, sam_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
 
-from samfed_monai.errors import Problems
-from samfed_monai.handlers.guidance import Guidance
+from samfed_monai.core.errors import Problems
+from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import StructureLoss, dropout_consistency, gated_loss, lssl_labels
@@ -107,7 +107,8 @@ class LsslTerm(Term):
         )
         record(engine, f"{self.name}_counted", chosen.gate.float().mean())
         record(engine, f"{self.name}_flipped", chosen.flipped.float().mean())
-        value = sum(gated_loss(self._of_view, view, chosen.label, chosen.gate) for view in (weak, strong))
+        first, second = (gated_loss(self._of_view, view, chosen.label, chosen.gate) for view in (weak, strong))
+        value = first + second
         if of_weak.dropped is None:
             return value
         return value + self.consistency * dropout_consistency(of_weak.logits, of_weak.dropped)

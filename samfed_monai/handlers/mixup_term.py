@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samfed_monai.errors import Problems
-from samfed_monai.handlers.guidance import Guidance
+from samfed_monai.core.errors import Problems
+from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
 

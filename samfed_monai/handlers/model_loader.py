@@ -1,19 +1,91 @@
-"""Puts trained weights into an evaluator's network, and refuses those that were trained otherwise."""
+"""Trained weights out of an engine into a file, and out of a file into a network."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
 
-from samfed_monai.errors import Refused
-from samfed_monai.handlers.trained_weights import trained_weights
-from samfed_monai.trained_model import trained_otherwise
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import check_tensors, safe_load, save_tensors
+from samfed_monai.core.model_file import trained_otherwise
+from samfed_monai.networks.key_patterns import network_split
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
-    from torch import nn
+    from torch import Tensor, nn
+
+
+logger = logging.getLogger(__name__)
+
+
+class BestWeightsSaver:
+    """Writes the trainer's network as safetensors whenever the evaluator's metric rises above all before it.
+
+    Attach it to the trainer, after MONAI's ``ValidationHandler``. Without validation images it keeps the last epoch.
+
+    Args:
+        evaluator: whose ``state.metrics`` is read.
+        path: ``.safetensors`` file, replaced atomically; its header names metric, value and epoch.
+        metric: name of the metric, larger is better.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.BestWeightsSaver", "evaluator": "@validate#evaluator",
+         "path": "$@output_dir + '/best.safetensors'"}
+    """
+
+    def __init__(self, *, evaluator: Engine, path: str | Path, metric: str = "dice") -> None:
+        self.evaluator, self.path, self.metric = evaluator, Path(path), metric
+        self._best = float("-inf")
+
+    def attach(self, engine: Engine) -> None:
+        """Binds the saver to a trainer."""
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        """Saves when there is something better to save."""
+        value = self.evaluator.state.metrics.get(self.metric)
+        if value is not None and value <= self._best:
+            return
+        metadata = {"metric": self.metric, "value": str(value), "epoch": str(engine.state.epoch)}
+        save_tensors(self.path, engine.network.state_dict(), metadata)
+        if value is not None:
+            self._best = float(value)
+            logger.info("epoch %d: best %s so far, %.4f, kept in %s", engine.state.epoch, self.metric, value, self.path)
+
+
+_FEW = 5  # problems of a file that are worth a line each
+
+
+def trained_weights(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
+    """Reads weights for a network: every tensor of it, or all but its frozen ones, which are a checkpoint's.
+
+    Args:
+        network: what they are for; ``load_state_dict(..., strict=False)`` takes them.
+        path: ``.safetensors``, or a torch file that loads with ``weights_only=True``; nothing is unpickled.
+
+    Raises:
+        Refused: names, shapes or dtypes that do not fit, or values that are not finite; a part of the network, or the
+            weights of another one, in one sentence instead of one for every tensor.
+    """
+    weights, state, frozen = safe_load(path), network.state_dict(), set(network_split(network).frozen)
+    wanted = {name: tensor for name, tensor in state.items() if name not in frozen or weights.keys() & frozen}
+    missing = [name for name in wanted if name not in weights]
+    problems = check_tensors(weights, like=wanted, where=Path(path).name)
+    if missing and weights.keys() <= wanted.keys():
+        found, expected = f"{len(missing)} of them missing, first {missing[0]}", "all tensors of this network"
+        mend = "those that are personal are with the sites: samfed model RUN --site SITE --output FILE"
+        problems = [Problem(str(path), found=found, expected=expected, mend=mend)]
+    elif len(problems) > _FEW:
+        found = f"{len(problems)} tensors that differ, for instance {problems[0]}"
+        mend = "give --network_name as it was in training"
+        problems = [Problem(str(path), found=found, expected="weights of this network", mend=mend)]
+    if problems:
+        raise Refused(problems)
+    return weights
 
 
 class ModelLoader:

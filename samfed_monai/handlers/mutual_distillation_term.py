@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from samfed_monai.errors import Problems
+from samfed_monai.core.errors import Problems
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import logits_kl
-from samfed_monai.networks.sam.network import require_experts
-from samfed_monai.networks.sam.paths import sam_outputs
+from samfed_monai.networks.sam.network import require_experts, sam_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,11 +8,11 @@ import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 
-from samfed_monai.errors import Problems
+from samfed_monai.core.errors import Problems
 from samfed_monai.handlers.guide import say_read
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.losses import ClassSums, class_sums, hard_label, prototype_loss
-from samfed_monai.networks.features import head_of
+from samfed_monai.networks.intake import head_of
 
 if TYPE_CHECKING:
     from ignite.engine import Engine

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from monai.engines.utils import IterationEvents
 
-from samfed_monai.errors import Problems
+from samfed_monai.core.errors import Problems
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.losses import distillation_kl, hssf_kl
-from samfed_monai.transforms.load_target import GATE, KEY
+from samfed_monai.transforms.loading import GATE, KEY
 
 if TYPE_CHECKING:
     from ignite.engine import Engine

@@ -1,8 +1,26 @@
-"""Which round an engine is in."""
+"""Rounds of an engine: which one it is in, its number of steps, its learning rate, its seed, and what stops it."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import random
+from collections.abc import Callable, Iterable, Sized
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from ignite.engine import Events
+from monai.data.utils import set_rnd
+from monai.engines.utils import IterationEvents
+
+from samfed_monai.core.errors import Problem, Problems, Refused, Stopped
+from samfed_monai.core.registry import Registry
+from samfed_monai.core.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+    from torch.optim import Optimizer
+    from torch.utils.data import DataLoader
 
 
 def round_of(engine: Any) -> tuple[int, int]:
@@ -19,3 +37,199 @@ def round_of(engine: Any) -> tuple[int, int]:
 def in_federation(engine: Any) -> bool:
     """Whether somebody has told the engine its round."""
     return getattr(engine.state, "round", None) is not None
+
+
+def forget_unfinished_run(engine: Any) -> None:
+    """Makes an engine whose run failed ready for the next one.
+
+    After an exception Ignite keeps the dead generator of that run, and the next ``run()`` returns at once (0.5.5).
+    """
+    for name in ("_internal_run_generator", "_dataloader_iter", "_init_iter"):
+        if hasattr(engine, name):
+            setattr(engine, name, None)
+
+
+def steps_per_round(*, local_steps: int | None, batch_size: int, labelled: Sized, unlabelled: Sized) -> int:
+    """``local_steps``, or as many as one pass over the unlabelled images takes.
+
+    Args:
+        local_steps: number of steps, or ``None``.
+        batch_size: images in a batch.
+        labelled: the public images; one pass over them where there is no unlabelled image (warm start).
+        unlabelled: the site's unlabelled images.
+
+    Raises:
+        Refused: a number of steps or a batch size below 1.
+    """
+    for name, value in (("local_steps", local_steps), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise Refused([Problem(f"train.json -> {name}", found=repr(value), expected="a whole number >= 1")])
+    if local_steps is not None:
+        return local_steps
+    return max(1, -(-(len(unlabelled) or len(labelled)) // batch_size))
+
+
+LEARNING_RATE_SCHEDULES: Registry[Callable[[float], float]] = Registry("learning-rate schedule")
+"""Factors by name: from the part of the run that is over, in [0, 1), to a factor in [0, 1]."""
+
+
+@LEARNING_RATE_SCHEDULES.register("cosine")
+def _cosine(done: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+@LEARNING_RATE_SCHEDULES.register("constant")
+def _constant(done: float) -> float:
+    return 1.0
+
+
+class RoundLearningRate:
+    """Sets the learning rate at the start of every round; within a round it stays as it is.
+
+    Since it depends on nothing but (round, rounds), a resumed run has the rates of an uninterrupted one. A trainer
+    without rounds counts epochs.
+
+    Args:
+        optimizer: whose groups are set; each group's own rate is its peak.
+        schedule: ``cosine`` (from the peak towards ``floor``) or ``constant``.
+        warmup: number of first rounds in which the rate rises in a straight line to its peak.
+        floor: lowest factor, in [0, 1].
+        part: how much of the schedule the run goes through, in (0, 1]: with 0.25 a cosine ends near 0.85.
+
+    Raises:
+        Refused: an unknown schedule, a negative warm-up, a floor outside [0, 1], a part outside (0, 1].
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.RoundLearningRate", "optimizer": "@optimizer", "schedule": "cosine"}
+    """
+
+    def __init__(
+        self,
+        *,
+        optimizer: Optimizer,
+        schedule: str = "cosine",
+        warmup: int = 0,
+        floor: float = 0.0,
+        part: float = 1.0,
+    ) -> None:
+        problems = Problems()
+        if warmup < 0:
+            problems.add("RoundLearningRate -> warmup", found=repr(warmup), expected="a number of rounds >= 0")
+        if not 0 <= floor <= 1:
+            problems.add("RoundLearningRate -> floor", found=repr(floor), expected="a factor in [0, 1]")
+        if not 0 < part <= 1:
+            problems.add("RoundLearningRate -> part", found=repr(part), expected="a part in (0, 1]")
+        with problems.collected():
+            self._schedule = LEARNING_RATE_SCHEDULES.named(schedule, where="RoundLearningRate -> schedule")
+        problems.refuse_if_any()
+        self.optimizer, self.warmup, self.floor, self.part = optimizer, warmup, floor, part
+        self._peaks = [float(group["lr"]) for group in optimizer.param_groups]
+
+    def factor(self, round: int, rounds: int) -> float:
+        """What the peak is multiplied by in a round counted from 0."""
+        if round < self.warmup:
+            return (round + 1) / self.warmup if self.warmup < rounds else (round + 1) / rounds
+        done = (round - self.warmup) / max(rounds - self.warmup, 1)
+        return self.floor + (1 - self.floor) * self._schedule(self.part * min(done, 1.0))
+
+    def attach(self, engine: Engine) -> None:
+        """Binds to the start of every epoch, when the round is known."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Sets the rate of this round."""
+        factor = self.factor(*round_of(engine))
+        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+
+
+class SeedHandler:
+    """Seeds Python, NumPy, torch, and the order and the random transforms of the given loaders, at ``STARTED``.
+
+    The same round from the same weights then gives the same bits, whatever ran before in this process and in whichever
+    order sites take turns (CPU; a GPU may add in another order). It expects loaders with ``num_workers: 0``.
+
+    Args:
+        seed: the run's seed.
+        site: the site's name.
+        loaders: loaders whose sampler and ``dataset.transform`` are seeded; ``None`` entries are passed over.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.SeedHandler", "seed": "@seed", "site": "@site",
+         "loaders": ["@train#dataloader", "@unlabelled#dataloader"]}
+    """
+
+    def __init__(self, *, seed: int = 0, site: str = "", loaders: Iterable[DataLoader | None] = ()) -> None:
+        self.seed, self.site = seed, site
+        self.loaders = list(loaders)
+
+    def attach(self, engine: Engine) -> None:
+        """Binds to the start of every run; list it before all other handlers."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Seeds everything for the round that starts."""
+        number, _ = round_of(engine)
+        seed = derive_seed(self.seed, self.site, number)
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - third-party transforms may draw from the global state
+        torch.manual_seed(seed)
+        for index, loader in enumerate(self.loaders):
+            if loader is not None:
+                self._seed_loader(loader, number, index)
+
+    def _seed_loader(self, loader: Any, number: int, index: int) -> None:
+        set_rnd(loader.sampler, derive_seed(self.seed, self.site, number, "order", index))
+        # `set_rnd` walks into every attribute: the transforms only, not the cached images
+        set_rnd(getattr(loader.dataset, "transform", None), derive_seed(self.seed, self.site, number, "views", index))
+
+
+class DivergenceGuard:
+    """Raises before back-propagation when the loss is NaN or infinite, naming site, round, step and the terms at fault.
+
+    List it after the terms. At the end of an epoch it also looks at the weights, because the last step may have broken
+    them after a finite loss. Unlike Ignite's ``TerminateOnNan`` it makes the round fail: a federation must not take the
+    weights of a trainer that merely ended early.
+
+    Args:
+        site: the site's name, for the message.
+
+    Raises:
+        Stopped: during the run.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.DivergenceGuard", "site": "@site"}
+    """
+
+    def __init__(self, *, site: str = "") -> None:
+        self.site = site
+
+    def attach(self, engine: Engine) -> None:
+        """Binds the guard to a trainer."""
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.check_weights)
+
+    def __call__(self, engine: Any) -> None:
+        """Looks at the loss that is about to be back-propagated."""
+        if bool(engine.state.output["loss"].isfinite().all()):
+            return
+        terms = getattr(engine.state, "terms", {})
+        guilty = [name for name, value in terms.items() if not bool(value.isfinite().all())]
+        self._stop(engine, f"the loss is NaN or infinite (terms at fault: {', '.join(guilty) or 'their sum'})")
+
+    def check_weights(self, engine: Any) -> None:
+        """Looks at the weights after the epoch's last step."""
+        for name, tensor in engine.network.state_dict().items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                self._stop(engine, f"the weights hold NaN or infinity (first at {name})")
+
+    def _stop(self, engine: Any, what: str) -> None:
+        number, rounds = round_of(engine)
+        raise Stopped(
+            f"training diverged at site {self.site!r}, round {number + 1} of {rounds}, step {engine.state.iteration}: "
+            f"{what}",
+            "lower learning_rate, or the weight of that term",
+        )

@@ -1,23 +1,65 @@
-"""What a term is: one named addition to the loss."""
+"""What a term is: one named addition to the loss, scheduled over the rounds; and what terms on an agreement share."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
+from torch import Tensor
 
-from samfed_monai.errors import Problems
-from samfed_monai.handlers.guidance import Guidance, guidance_of, no_stream, unknown_guide
-from samfed_monai.handlers.guide import OWN_VIEWS, say_read
+from samfed_monai.core.errors import Problems
+from samfed_monai.core.registry import Registry
+from samfed_monai.handlers.guide import OWN_VIEWS, Guidance, guidance_of, no_stream, say_read, unknown_guide
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.handlers.rounds import round_of
-from samfed_monai.losses import SCHEDULES
+from samfed_monai.losses import AgreementSettings, RaterRates, em_step, hard_label, probabilities
+from samfed_monai.losses.agreement import WITHOUT_AVERAGE
+from samfed_monai.losses.reliability import SiteAgreement, first_statistics, joint, sure_agreement, trust_of_images
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
-    from torch import Tensor
+
+    from samfed_monai.losses import Agreement
+
+
+Schedule = Callable[..., float]
+"""``schedule(round, rounds, fraction=0.4) -> float`` with ``round`` counted from 0."""
+
+SCHEDULES: Registry[Schedule] = Registry("schedule")
+
+
+@SCHEDULES.register("constant")
+def constant(round: int, rounds: int, fraction: float = 0.4) -> float:
+    """1 in every round."""
+    return 1.0
+
+
+@SCHEDULES.register("gaussian_ramp")
+def gaussian_ramp(round: int, rounds: int, fraction: float = 0.4) -> float:
+    """``exp(-5 (1 - t)^2)`` with ``t`` going from 0 to 1 over the first ``fraction`` of the rounds, then 1.
+
+    Args:
+        round: this round, counted from 0.
+        rounds: how many rounds the run has.
+        fraction: part of the run in which the weight rises (docs/method.md, step 6; the curve is Laine & Aila 2017's).
+    """
+    return math.exp(-5.0 * (1.0 - _progress(round, rounds, fraction)) ** 2)
+
+
+@SCHEDULES.register("linear")
+def linear(round: int, rounds: int, fraction: float = 0.4) -> float:
+    """From 0 to 1 in a straight line over the first ``fraction`` of the rounds, then 1."""
+    return _progress(round, rounds, fraction)
+
+
+def _progress(round: int, rounds: int, fraction: float) -> float:
+    length = fraction * rounds
+    return 1.0 if length < 1 else min(1.0, round / length)  # a ramp shorter than one round is no ramp
 
 
 class Term(ABC):
@@ -31,7 +73,7 @@ class Term(ABC):
     Args:
         name: under which the value is logged.
         weight: factor >= 0.
-        schedule: a name in :data:`samfed_monai.losses.SCHEDULES`.
+        schedule: a name in :data:`samfed_monai.handlers.SCHEDULES`.
         fraction: part of the rounds in which a ramp rises.
 
     Raises:
@@ -99,3 +141,174 @@ class Term(ABC):
         record(engine, self.name, value)
         factor = self.weight * self._schedule(*round_of(engine), self.fraction)
         engine.state.output["loss"] = engine.state.output["loss"] + factor * value
+
+
+class SiteTrust:
+    """Teacher against the student's sure pixels, image by image and over the site, for the agreement rule ``adaptive``.
+
+    A term with that rule attaches it; a bundle does not name it. It reads the two opinions of the unlabelled images and
+    nothing else: no label, no averaged student. At ``STARTED`` it forgets everything, so a round stays a function of
+    (weights, seed, site, round).
+
+    Records ``sure_agreement`` (its mean over the site so far) and ``trust`` (mean over the batch).
+
+    Args:
+        settings: whose teacher and student are meant, what is sure (``tau``), and from which agreement on the teacher
+            is trusted (``least_agreement``).
+    """
+
+    def __init__(self, settings: AgreementSettings) -> None:
+        self.settings = settings
+        self._site = SiteAgreement()
+
+    @classmethod
+    def shared(cls, engine: Any, settings: AgreementSettings) -> None:
+        """Attaches one of them for all terms of equal settings."""
+        known = getattr(engine.state, "site_trusts", None)
+        if known is None:
+            known = engine.state.site_trusts = {}
+        if settings not in known:
+            known[settings] = cls(settings)
+            known[settings].attach(engine)
+
+    def attach(self, engine: Any) -> None:
+        """Binds to a trainer."""
+        engine.add_event_handler(Events.STARTED, self.forget)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+
+    def forget(self, engine: Any) -> None:
+        """Back to a site of which nothing was seen."""
+        self._site = SiteAgreement()
+
+    @torch.no_grad()
+    def __call__(self, engine: Any) -> None:
+        """Learns from this iteration's batch, and puts the trust where the rule finds it."""
+        record_supervised(engine)
+        asked_by = f"the agreement rule {self.settings.rule!r}"
+        guidance = guidance_of(engine, asked_by=asked_by)
+        teacher, student = guidance.raters(self.settings, asked_by=asked_by)[:2]
+        (y_t, _), (y_c, k_c) = hard_label(teacher), hard_label(student)
+        images, says = sure_agreement(y_t, y_c, k_c > self.settings.tau)
+        site = self._site.add(images, says)
+        trust = trust_of_images(torch.where(says, images, site), site, self.settings.least_agreement)
+        guidance.trust[self.settings] = trust
+        record(engine, "sure_agreement", site)
+        record(engine, "trust", trust.mean())
+
+
+class SiteReliability:
+    """One step of EM per batch over teacher, student and averaged student, for the agreement rule ``reliability``.
+
+    A term with that rule attaches it; a bundle does not name it. No private label is read: the site's images give the
+    raters' answers, and the public batch of the same step, whose labels everybody has, anchors the student's rates. At
+    ``STARTED`` it forgets everything, so a round stays a function of (weights, seed, site, round).
+
+    Records ``teacher_sensitivity``, ``teacher_specificity``, ``student_sensitivity`` and ``student_specificity``.
+
+    Args:
+        settings: whose teacher and student are meant.
+    """
+
+    def __init__(self, settings: AgreementSettings) -> None:
+        self.settings = settings
+        self._statistics: Tensor | None = None
+
+    @classmethod
+    def shared(cls, engine: Any, settings: AgreementSettings) -> None:
+        """Attaches one of them per pair of teacher and student, however many terms ask."""
+        known = getattr(engine.state, "site_reliabilities", None)
+        if known is None:
+            known = engine.state.site_reliabilities = {}
+        pair = (settings.teacher, settings.student)
+        if pair not in known:
+            known[pair] = cls(settings)
+            known[pair].attach(engine)
+
+    def attach(self, engine: Any) -> None:
+        """Binds to a trainer."""
+        engine.add_event_handler(Events.STARTED, self.forget)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+
+    def forget(self, engine: Any) -> None:
+        """Back to raters of whom nothing is known."""
+        self._statistics = None
+
+    @torch.no_grad()
+    def __call__(self, engine: Any) -> None:
+        """Learns from this iteration's batch, and puts the rates where the rule finds them."""
+        record_supervised(engine)
+        asked_by = f"the agreement rule {self.settings.rule!r}"
+        guidance = guidance_of(engine, asked_by=asked_by)
+        raters = [rater.float() for rater in guidance.raters(self.settings, asked_by=asked_by)]
+        if self._statistics is None:
+            self._statistics = first_statistics(len(raters), max(2, raters[0].shape[1])).to(raters[0])
+        self._statistics = em_step(self._statistics, raters, public=_public(engine.state.output))
+        rates = RaterRates.of(self._statistics)
+        guidance.rates[self.settings.teacher, self.settings.student] = rates
+        for index, name in enumerate(("teacher", "student")):
+            record(engine, f"{name}_sensitivity", rates.sensitivity(index))
+            record(engine, f"{name}_specificity", rates.specificity(index))
+
+
+def _public(output: Any) -> Tensor | None:
+    """The student's answers on the labelled batch against its labels, (K, K); ``None`` where there is no such batch."""
+    logits, label = output.get("pred"), output.get("label")
+    if not isinstance(logits, Tensor) or not isinstance(label, Tensor):
+        return None
+    said, truth = probabilities(logits.float()), label.float()
+    if said.shape[1] > 1:
+        truth = torch.nn.functional.one_hot(label.squeeze(1).long(), said.shape[1]).movedim(-1, 1).to(said)
+    return joint(truth, said)
+
+
+class AgreedTerm(Term):
+    """A term that asks how far teacher and student agree; terms of equal settings share the answer.
+
+    Records ``reliability`` (mean ``g``, without the averaged student's factor where no term reads that guide) and
+    ``agreement`` (share of pixels with one label).
+
+    Args:
+        settings: whom to compare, and by which rule.
+        by_image: whether the value depends on each image's reliability ``g``, which the guide ``ema`` has a part in.
+        name, weight, schedule, fraction: see :class:`Term`.
+    """
+
+    def __init__(
+        self,
+        settings: AgreementSettings,
+        *,
+        by_image: bool = True,
+        name: str,
+        weight: float,
+        schedule: str,
+        fraction: float,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        self.settings, self.by_image = settings, by_image
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Teacher and student."""
+        return (self.settings.teacher, self.settings.student)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Teacher and student, and the averaged student where rule or reliability look at it."""
+        if not self.by_image and self.settings.rule in WITHOUT_AVERAGE:
+            return self.needs
+        return (*self.needs, "weak" if self.settings.student == "ema" else "ema")
+
+    def attach(self, engine: Any) -> None:
+        """Binds the term, and before it what learns for the rules ``reliability`` and ``adaptive``."""
+        if self.settings.rule == "reliability":
+            SiteReliability.shared(engine, self.settings)
+        if self.settings.rule == "adaptive":
+            SiteTrust.shared(engine, self.settings)
+        super().attach(engine)
+
+    def agreement(self, guidance: Guidance, engine: Any) -> Agreement:
+        """This iteration's agreement."""
+        found = guidance.agree(self.settings, asked_by=self.where)
+        record(engine, "reliability", found.reliability.mean())
+        record(engine, "agreement", found.agreed.float().mean())
+        return found

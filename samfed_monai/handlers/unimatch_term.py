@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from samfed_monai.errors import Problems
-from samfed_monai.handlers.guidance import Guidance
+from samfed_monai.core.errors import Problems
+from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
 from samfed_monai.networks.feature_dropout import feature_dropout, require_encoder

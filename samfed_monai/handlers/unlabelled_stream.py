@@ -2,22 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any
 
 import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from monai.networks.utils import eval_mode
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import Sampler
 
-from samfed_monai.errors import Problem, Problems, Refused
-from samfed_monai.handlers.guidance import Guidance
-from samfed_monai.handlers.guide import is_read
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.handlers.guide import Guidance, is_read
+from samfed_monai.handlers.records import record_supervised
 from samfed_monai.losses import probabilities
 from samfed_monai.transforms import cutmix
 
 if TYPE_CHECKING:
     from samfed_monai.handlers.guide import Guide
+
+
+class EndlessSampler(Sampler[int]):
+    """One random order of all images after the other, without end.
+
+    Batches are always full (a last batch of one image would break BatchNorm), and each image comes equally often. The
+    order depends on the seed alone: iterating again replays it. It has no length; give the trainer ``epoch_length``.
+
+    Args:
+        dataset: what is sampled from.
+        seed: of the order; :class:`SeedHandler` sets it anew for each round.
+        indices: the images that take part; ``None`` is all of them.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.EndlessSampler", "dataset": "@train#dataset"}
+    """
+
+    def __init__(self, dataset: Sized, *, seed: int = 0, indices: Sequence[int] | None = None) -> None:
+        self.dataset, self.seed, self.indices = dataset, seed, indices
+
+    def set_random_state(self, seed: int) -> None:
+        """Fixes the order of the next iteration."""
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed)
+        while count := len(self.dataset if self.indices is None else self.indices):
+            order = torch.randperm(count, generator=generator).tolist()
+            yield from order if self.indices is None else (self.indices[place] for place in order)
+
+
+class SupervisedWeight:
+    """Multiplies the supervised loss before any term is added; 0 makes a site learn from its own images alone.
+
+    List it in ``before``. With weight 0 the public batch leaves no trace: its gradient is zero, and for its forward
+    pass BatchNorm's running statistics stand still (the pass itself is MONAI's, and its time is spent). The loss is
+    recorded as it was, under ``supervised``.
+
+    Args:
+        weight: factor >= 0.
+
+    Raises:
+        Refused: a negative weight.
+
+    Example::
+
+        "before#supervised": {"_target_": "samfed_monai.handlers.SupervisedWeight", "weight": 0.0}
+    """
+
+    def __init__(self, *, weight: float = 0.0) -> None:
+        if not weight >= 0:
+            where = "before#supervised (SupervisedWeight) -> weight"
+            raise Refused([Problem(where, found=repr(weight), expected="a number >= 0")])
+        self.weight = weight
+        self._momenta: list[tuple[_BatchNorm, float | None]] = []
+
+    def attach(self, engine: Any) -> None:
+        """Binds to a trainer."""
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+        if self.weight == 0:
+            engine.add_event_handler(Events.ITERATION_STARTED, self._hold)
+            engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._release)
+
+    def __call__(self, engine: Any) -> None:
+        """Weighs the loss."""
+        record_supervised(engine)
+        engine.state.output["loss"] = engine.state.output["loss"] * self.weight
+
+    def _hold(self, engine: Any) -> None:
+        self._release(engine)  # what a step that failed left behind
+        norms = [layer for layer in engine.network.modules() if isinstance(layer, _BatchNorm)]
+        self._momenta = [(layer, layer.momentum) for layer in norms if _moves(layer)]
+        for layer, _ in self._momenta:
+            layer.momentum = 0.0  # running = running + 0 * (batch - running)
+
+    def _release(self, engine: Any) -> None:
+        for layer, momentum in self._momenta:
+            layer.momentum = momentum
+        self._momenta = []
+
+
+def _moves(layer: nn.Module) -> bool:
+    return bool(getattr(layer, "track_running_stats", False))
 
 
 class UnlabelledStream:
@@ -96,14 +183,14 @@ class UnlabelledStream:
                 return probabilities(engine.inferer(image, engine.network))
 
         # before the strong view, which moves batch-norm statistics, where a term is known to read it
-        weak: torch.Tensor | Callable[[], torch.Tensor] = own() if self.cutmix > 0 or is_read("weak", engine) else own
+        weak = own() if self.cutmix > 0 or is_read("weak", engine) else None
         guides = {guide.name: guide(batch, engine) for guide in self.guides if guide.is_needed(engine)}
-        if self.cutmix > 0:
+        if self.cutmix > 0 and weak is not None:
             strong, weak, *mixed = cutmix(strong, weak, *guides.values(), prob=self.cutmix)
             guides = dict(zip(guides, mixed, strict=True))
         student = engine.inferer(strong, engine.network)
         engine.state.guidance = Guidance(
-            student=student, weak_view=weak, guides=guides, batch=batch, mixed=self.cutmix > 0
+            student=student, weak_view=own if weak is None else weak, guides=guides, batch=batch, mixed=self.cutmix > 0
         )
 
     def _next_batch(self, engine: Any) -> dict[str, Any]:

@@ -1,47 +1,5 @@
 """Pure tensor functions and modules: structure loss, agreement, distillation, schedules. No engine, no I/O."""
 
-from samfed_monai.lazy import attach
+import lazy_loader
 
-__getattr__, __dir__ = attach(
-    __name__,
-    {
-        "AGREEMENT_RULES": "agreement_rules",
-        "Agreement": "agreement",
-        "AgreementSettings": "agreement",
-        "CONSISTENCY_MEASURES": "consistency",
-        "RaterRates": "rater_rates",
-        "ClassSums": "prototypes",
-        "class_sums": "prototypes",
-        "prototype_loss": "prototypes",
-        "Reliability": "condensation",
-        "choose": "condensation",
-        "image_reliability": "condensation",
-        "most_reliable": "condensation",
-        "where_better": "condensation",
-        "SCHEDULES": "schedules",
-        "StructureLoss": "structure",
-        "agree": "agreement",
-        "consensus": "rater_rates",
-        "LsslLabels": "hssf",
-        "confidence_loss": "hssf",
-        "dropout_consistency": "hssf",
-        "gated_loss": "hssf",
-        "hssf_kl": "hssf",
-        "lssl_labels": "hssf",
-        "consistency_kl": "consistency",
-        "consistency_mse": "consistency",
-        "constant": "schedules",
-        "dice_of_labels": "labels",
-        "distillation_kl": "distillation",
-        "em_step": "rater_rates",
-        "gaussian_ramp": "schedules",
-        "hard_label": "labels",
-        "linear": "schedules",
-        "load_balance": "expert_balance",
-        "logits_kl": "distillation",
-        "sure_agreement": "trust",
-        "trust_of_images": "trust",
-        "probabilities": "distillation",
-        "weighted_pseudo_label_loss": "pseudo_label",
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

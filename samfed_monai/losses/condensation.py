@@ -7,7 +7,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from samfed_monai.losses.labels import dice_of_labels, hard_label
+from samfed_monai.losses.channels import dice_of_labels, hard_label
 
 
 class Reliability(str, Enum):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from samfed_monai.losses.distillation import distillation_kl, probabilities
-from samfed_monai.losses.labels import hard_label
+from samfed_monai.losses.channels import hard_label
+from samfed_monai.losses.unlabelled import distillation_kl, probabilities
 
 CONFIDENCE_WEIGHT = 4.0
 """Factor of :func:`confidence_loss` in HSSF's sum."""

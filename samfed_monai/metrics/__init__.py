@@ -3,31 +3,6 @@
 A leaf: it imports nothing else of the package.
 """
 
-from samfed_monai.lazy import attach
+import lazy_loader
 
-__all__ = [
-    "Scores",
-    "convention",
-    "cost_of",
-    "hausdorff95",
-    "pool",
-    "segmentation_scores",
-    "summarise",
-    "surface",
-    "worst",
-]
-
-__getattr__, __dir__ = attach(
-    __name__,
-    {
-        "Scores": "scores",
-        "segmentation_scores": "scores",
-        "convention": "summary",
-        "cost_of": "cost",
-        "pool": "summary",
-        "summarise": "summary",
-        "worst": "summary",
-        "hausdorff95": "hausdorff",
-        "surface": "surfaces",
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from monai.inferers import Inferer
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused
 
 logger = logging.getLogger(__name__)
 

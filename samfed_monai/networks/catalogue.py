@@ -1,4 +1,4 @@
-"""The catalogue of client networks: small segmentation networks that a JSON file can name."""
+"""The catalogue of client networks: small segmentation networks that a JSON file can name, and what each can take."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from typing import Any
 
 from torch import nn
 
-from samfed_monai.networks.encoder_weights import encoder_weights_file, load_encoder_weights
+from samfed_monai.core.registry import Registry
+from samfed_monai.networks.fpn import lite0_fpn, load_trunk, mobile_sam_fpn
 from samfed_monai.networks.hssf import hssf_network
 from samfed_monai.networks.intake import require_intake
-from samfed_monai.networks.lite0_fpn import lite0_fpn
-from samfed_monai.networks.mobile_sam_fpn import load_trunk, mobile_sam_fpn
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
-from samfed_monai.networks.weights.efficientnet import set_epsilon
-from samfed_monai.networks.weights.known import starts_from, takes_teacher
-from samfed_monai.registry import Registry
+from samfed_monai.networks.weights import (
+    encoder_weights_file,
+    load_encoder_weights,
+    set_epsilon,
+    starts_from,
+    takes_teacher,
+)
 
 CLIENT_NETWORKS: Registry[Callable[..., nn.Module]] = Registry("client network")
 """Name to a builder ``(in_channels=..., out_channels=..., **kwargs) -> nn.Module``; random weights but for SAM."""
@@ -44,7 +47,7 @@ def client_network(
         in_channels, out_channels: of images and logits.
         weights: what the encoder starts from: ``"pretrained"``, the weights that the network is made for, if any
             (``mobile_sam`` or ``efficientnet_lite0``, which ``samfed weights`` puts in place); ``"teacher"``, see
-            :data:`~samfed_monai.networks.weights.known.TEACHER`; a name of weights; a local file, read without
+            :data:`~samfed_monai.networks.weights.TEACHER`; a name of weights; a local file, read without
             unpickling code: MobileSAM's checkpoint, a teacher's adapter, or torchvision's ResNet names; ``None``:
             random numbers. Nothing is downloaded.
         load: ``False`` leaves the weights unread: the network is filled with others before it is used.

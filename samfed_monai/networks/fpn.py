@@ -1,15 +1,28 @@
-"""A light feature pyramid on top of a pretrained encoder (Lin et al. 2017, arXiv 1612.03144)."""
+"""Client networks with a light feature pyramid on MobileSAM's trunk or on EfficientNet-Lite0's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.io import sha256_file
+from samfed_monai.networks.intake import require_intake
+from samfed_monai.networks.sam.adapter import Adapter, load_adapter, read_header
+from samfed_monai.networks.sam.build import PIXEL_MEAN, PIXEL_STD, build_sam
+from samfed_monai.networks.sam.lora import merge_lora
+from samfed_monai.networks.sam.tiny_vit import tiny_vit_trunk
+from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
+from samfed_monai.networks.weights import set_epsilon
+
 if TYPE_CHECKING:
     from typing_extensions import Self
+
 
 _GROUPS = 8
 
@@ -51,3 +64,194 @@ class FPNDecoder(nn.Module):
             coarse = level + F.interpolate(coarse, level.shape[-2:], mode="bilinear", align_corners=False)
         smoothed: Tensor = self.smooth(coarse)
         return smoothed
+
+
+BASE = "vit_t"
+"""Name of the SAM whose trunk this is."""
+_CHANNELS = (64, 128, 160, 320)
+_WINDOWS = 224  # 7 x 7 windows at strides 8 and 16 and 14 x 14 at stride 16 fit multiples of 224 px exactly
+
+
+class TinyViTFeatures(PyramidEncoder):
+    """MobileSAM's TinyViT-5M, level by level; its batch norms keep the statistics that they came with.
+
+    Names of its state dict are those of :class:`~samfed_monai.networks.sam.tiny_vit.TinyViTEncoder`'s trunk.
+
+    Args:
+        frozen_stages: leading parts that are not trained: 0 none, 1 the patch embedding, 2 that and the first stage,
+            both convolutions at stride 4.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, frozen_stages: int = 0) -> None:
+        super().__init__()
+        if frozen_stages not in (0, 1, 2):
+            where = "network_def#frozen_stages"
+            raise Refused([Problem(where, found=repr(frozen_stages), expected="0, 1 or 2")])
+        trunk = tiny_vit_trunk()
+        self.patch_embed, self.stages = trunk.patch_embed, trunk.stages
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1) / 255, persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1) / 255, persistent=False)
+        for part in (self.patch_embed, *self.stages)[:frozen_stages]:
+            part.requires_grad_(False)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """``(B, 3, H, W)`` in [0, 1] to 64, 128, 160 and 320 channels at strides 4, 8, 16 and 16."""
+        x = (image - self.pixel_mean) / self.pixel_std
+        x = self.patch_embed(x.contiguous(memory_format=torch.channels_last))
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+class MobileSamFPN(nn.Module):
+    """A pixel-wise segmentation network of 5.2 M parameters that starts from what SAM knows of images.
+
+    Prompts, SAM's neck and its mask decoder, about half of what the MobileSAM teacher has, are not in it. Nothing of
+    its state dict is left out of an update: the statistics of the frozen batch norms are less than 1 % of it, and a
+    model is then whole without SAM's checkpoint.
+
+    Args:
+        out_channels: of the logits.
+        width: channels of the decoder.
+        frozen_stages: see :class:`TinyViTFeatures`.
+    """
+
+    def __init__(self, *, out_channels: int = 1, width: int = 96, frozen_stages: int = 0) -> None:
+        super().__init__()
+        self.encoder = TinyViTFeatures(frozen_stages)
+        self.decoder = FPNDecoder(_CHANNELS, width=width)
+        self.segmentation_head = nn.Conv2d(width, out_channels, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``(B, 3, H, W)`` float in [0, 1] to logits ``(B, out_channels, H, W)``; H and W multiples of 32."""
+        if not self.training:
+            self._forget_biases()
+        logits = self.segmentation_head(self.decoder(self.encoder(image)))
+        return F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
+
+    def _forget_biases(self) -> None:
+        for (
+            module
+        ) in self.encoder.modules():  # timm keeps those that it gathered in eval mode, also when others are loaded
+            getattr(module, "attention_bias_cache", {}).clear()
+
+
+def mobile_sam_fpn(*, in_channels: int = 3, out_channels: int = 1, **kwargs: Any) -> nn.Module:
+    """:class:`MobileSamFPN` for the catalogue, with random weights.
+
+    Args:
+        in_channels: must be 3.
+        out_channels: of the logits.
+        kwargs: see :class:`MobileSamFPN`.
+
+    Raises:
+        Refused: other channels, an argument out of range.
+    """
+    if in_channels != 3:
+        found, expected = repr(in_channels), "3: MobileSAM's trunk takes RGB"
+        raise Refused([Problem("network_def#in_channels", found=found, expected=expected)])
+    network = MobileSamFPN(out_channels=out_channels, **kwargs)
+    return require_intake(network, multiple=32, least=32, best=_WINDOWS)
+
+
+def load_trunk(network: nn.Module, weights: str | Path) -> None:
+    """Fills the trunk, in place: from MobileSAM's checkpoint, or from a teacher's adapter.
+
+    Of an adapter the trunk is the teacher's, its low-rank updates merged into the weights: the network begins with what
+    the teacher learned of the public images. SAM's own checkpoint must be in place for that.
+
+    Args:
+        network: a :class:`MobileSamFPN` to fill.
+        weights: the checkpoint, or an adapter that ``samfed teach`` made of it.
+
+    Raises:
+        Refused: the weights of another network, an adapter of another SAM or of another checkpoint.
+    """
+    header = _adapter(weights)
+    if header is None:
+        sam = build_sam(BASE, weights, 256)
+    else:
+        from samfed_monai.networks.weights import find_checkpoint
+
+        problems = Problems()
+        if header.base != BASE:
+            mend = f"fit the teacher with --base {BASE}, or set encoder_weights to mobile_sam"
+            found = f"{Path(weights).name}, the adapter of a {header.base}"
+            problems.add("encoder_weights", found=found, expected=f"an adapter of {BASE} (MobileSAM)", mend=mend)
+        problems.refuse_if_any()
+        checkpoint = find_checkpoint(BASE)
+        sam = build_sam(BASE, checkpoint, header.size)
+        load_adapter(weights, sam, base=BASE, base_sha256=sha256_file(checkpoint), size=header.size)
+        merge_lora(sam.image_encoder)
+    trunk: Any = sam.image_encoder.trunk
+    encoder: Any = network.encoder
+    encoder.load_state_dict(trunk.state_dict())
+
+
+def _adapter(weights: str | Path) -> Adapter | None:
+    return read_header(weights) if Path(weights).suffix == ".safetensors" else None
+
+
+_STAGES = 5
+_LEVELS = {1: 24, 2: 40, 4: 112}  # stage to channels: strides 4, 8 and 16
+
+
+class Lite0Features(PyramidEncoder):
+    """EfficientNet-Lite0 (Liu 2020) up to stride 16, level by level; its batch norms keep their statistics.
+
+    Names of its state dict are those of ``deeplabv3plus_efficientnet_lite0``'s encoder: its ImageNet weights fit.
+
+    Args:
+        in_channels: of the images.
+    """
+
+    truncated = True
+    """Later stages, which ImageNet's weights have, are left out."""
+
+    def __init__(self, in_channels: int = 3) -> None:
+        super().__init__()
+        declare_torchvision_operators()
+        from timm.models import create_model
+
+        whole: Any = set_epsilon(create_model("tf_efficientnet_lite0", pretrained=False, in_chans=in_channels))
+        self.conv_stem, self.bn1, self.blocks = whole.conv_stem, whole.bn1, whole.blocks[:_STAGES]
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """``(B, in_channels, H, W)`` in [0, 1] to 24, 40 and 112 channels at strides 4, 8 and 16."""
+        x = self.bn1(self.conv_stem(image))
+        features = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in _LEVELS:
+                features.append(x)
+        return features
+
+
+class Lite0FPN(nn.Module):
+    """A segmentation network of 0.8 M parameters that starts from ImageNet.
+
+    Args:
+        in_channels, out_channels: of images and logits.
+        width: channels of the decoder.
+    """
+
+    def __init__(self, *, in_channels: int = 3, out_channels: int = 1, width: int = 64) -> None:
+        super().__init__()
+        self.encoder = Lite0Features(in_channels)
+        self.decoder = FPNDecoder(tuple(_LEVELS.values()), width=width)
+        self.segmentation_head = nn.Conv2d(width, out_channels, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``(B, in_channels, H, W)`` float in [0, 1] to logits ``(B, out_channels, H, W)``; H and W multiples of 16."""
+        logits = self.segmentation_head(self.decoder(self.encoder(image)))
+        return F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def lite0_fpn(**kwargs: Any) -> nn.Module:
+    """:class:`Lite0FPN` for the catalogue, with random weights."""
+    return require_intake(Lite0FPN(**kwargs), multiple=16, least=32)

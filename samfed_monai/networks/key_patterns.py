@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.errors import Problems
+from samfed_monai.core.errors import Problems
 
 if TYPE_CHECKING:
     from torch import nn

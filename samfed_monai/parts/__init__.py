@@ -1,18 +1,5 @@
 """Parts that every bundle has and none changes: where images come from, and in which form engines take them."""
 
-from samfed_monai.lazy import attach
+import lazy_loader
 
-__getattr__, __dir__ = attach(
-    __name__,
-    {
-        "PublicSet": "public_set",
-        "SiteAlone": "site_alone",
-        "SiteImages": "site_images",
-        "SplitDataset": "split_dataset",
-        "best_device": "wiring",
-        "model_path": "wiring",
-        "on_device": "wiring",
-        "parameters_of": "wiring",
-        "part_of": "wiring",
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

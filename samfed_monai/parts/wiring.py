@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.handlers.handler_group import HandlerGroup
+from samfed_monai.handlers.model_loader import BestWeightsSaver
+from samfed_monai.handlers.records import TermTable
 from samfed_monai.networks.key_patterns import check_patterns, matched_names
 
 if TYPE_CHECKING:
     import torch
+    from monai.engines import SupervisedEvaluator
     from torch import nn
 
 
@@ -128,3 +132,30 @@ def model_path(*, model: str | None, bundle_root: str | Path) -> str:
         return model
     own = Path(bundle_root) / "models" / "model.safetensors"
     return str(own if own.is_file() else own.with_suffix(".pt"))
+
+
+class SiteAlone(HandlerGroup):
+    """Validates after every epoch, keeps the best weights, writes a table of the terms, and shows a progress bar.
+
+    Args:
+        evaluator: of the site's validation images.
+        output_dir: receives ``best.safetensors`` and ``terms.csv``.
+        interval: epochs from one validation to the next.
+
+    Example::
+
+        {"_target_": "samfed_monai.parts.SiteAlone", "evaluator": "@validate#evaluator", "output_dir": "@output_dir"}
+    """
+
+    def __init__(self, *, evaluator: SupervisedEvaluator, output_dir: str | Path, interval: int = 1) -> None:
+        from ignite.handlers import ProgressBar
+        from monai.handlers import ValidationHandler
+
+        super().__init__(
+            handlers=[
+                ValidationHandler(interval, evaluator),
+                BestWeightsSaver(evaluator=evaluator, path=Path(output_dir) / "best.safetensors"),
+                TermTable(evaluator=evaluator, path=Path(output_dir) / "terms.csv"),
+                ProgressBar(persist=True),
+            ]
+        )

@@ -7,17 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from samfed_monai.errors import Problem, Refused
-from samfed_monai.io import write_text
-from samfed_monai.reports.caveats import CAVEATS
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import write_text
 from samfed_monai.reports.compare_page import provenance, write_figures
-from samfed_monai.reports.compare_text import Block, block_markdown, spell
-from samfed_monai.reports.modes import CEILING, FLOOR
-from samfed_monai.reports.numbers import MISSING, as_difference
-from samfed_monai.reports.rows import Cell, Row
+from samfed_monai.reports.compare_text import LEADS, Block, block_markdown, spell, word_of
+from samfed_monai.reports.rows import CEILING, FLOOR, TEACHER, Cell, Row
 from samfed_monai.reports.sections import Section
-from samfed_monai.reports.variant_names import TEACHER
-from samfed_monai.reports.verdict import LEADS, word_of
+from samfed_monai.reports.style import CAVEATS, MISSING, as_difference
 
 TITLE = "Ablations"
 OTHERS = "Variants"

@@ -1,4 +1,4 @@
-"""Rows against each other: one table of means and spreads over seeds, out of the results of many runs."""
+"""Rows against each other: one table of means and spreads over seeds, and what its readers must know."""
 
 from __future__ import annotations
 
@@ -8,21 +8,216 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.errors import Problems
-from samfed_monai.metrics import pool
-from samfed_monai.reports.compare_notes import convention_of, notes_of
-from samfed_monai.reports.modes import CEILING, FLOOR, MODES, Mode, mode_of
-from samfed_monai.reports.rows import Cell, Group, Row, difference, share_of_gap, titled
+from samfed_monai.core.errors import Problems
+from samfed_monai.metrics import pool, worst
+from samfed_monai.reports.rows import (
+    CEILING,
+    FLOOR,
+    MODES,
+    NOTES,
+    OWN_TEACHER,
+    TEACHER,
+    Cell,
+    Group,
+    Mode,
+    Row,
+    difference,
+    mode_of,
+    share_of_gap,
+    title_of,
+    titled,
+)
 from samfed_monai.reports.run_data import RunData
-from samfed_monai.reports.teacher_rows import teacher_alone, teachers_of
-from samfed_monai.reports.variant_names import NOTES, TEACHER, title_of
+from samfed_monai.reports.style import DEFAULT_CONVENTION
+
+
+def teacher_alone(results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A run's teacher in the layout of a model's test tables: ``sites``, ``average``, ``worst``, ``unseen``.
+
+    Its average and its worst site are over the sites that trained, as those of the run's models are; hospitals that
+    took no part stand apart, also in results that did not tell the two apart.
+
+    Args:
+        results: of ``results.json``.
+
+    Returns:
+        ``None`` where the run had no teacher, or nobody scored it.
+    """
+    teacher = results.get("teacher") or {}
+    everywhere = {**teacher.get("sites", {}), **teacher.get("unseen", {})}
+    tests = {site: {"test": splits["test"]} for site, splits in everywhere.items() if splits.get("test", {}).get("n")}
+    here = {site: splits for site, splits in tests.items() if site in results["sites"]}
+    if not here:
+        return None
+    skip_empty = results.get("convention", {}).get("empty") == "skipped"
+    return {
+        "sites": {site: here.get(site, {}) for site in results["sites"]},
+        "average": {"test": pool([splits["test"] for splits in here.values()], skip_empty=skip_empty)},
+        "worst": {"test": worst({site: splits["test"] for site, splits in here.items()})},
+        "unseen": {site: splits for site, splits in tests.items() if site not in here},
+        **({"costs": {"teacher": teacher}} if "milliseconds" in teacher else {}),
+        **({"convention": results["convention"]} if "convention" in results else {}),
+    }
+
+
+def teachers_of(by_row: Mapping[str, Sequence[RunData]], *, first: str) -> dict[str, dict[int, dict[str, Any]]]:
+    """The teachers that rows of a group had: the server's, and the sites' own where a row had such.
+
+    Args:
+        by_row: runs by the name of their row.
+        first: the row whose teacher stands for all, where it had one.
+
+    Returns:
+        ``teacher`` and ``own_teacher`` to :func:`teacher_alone` by seed.
+    """
+    names = sorted(by_row, key=lambda name: (name != first, by_row[name][0].about.get("place", 0), name))
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for name in names:
+        if by_row[name][0].results["variant"] == "unadapted_sam":
+            continue
+        alone = {run.seed: tables for run in by_row[name] if (tables := teacher_alone(run.results)) is not None}
+        own = any("self_training_epochs" in run.results["teacher"] for run in by_row[name] if run.seed in alone)
+        role = OWN_TEACHER if own else TEACHER
+        if alone and role not in found:
+            found[role] = alone
+    return found
+
+
+def adaptation_notes(runs: Sequence[RunData]) -> list[str]:
+    """What adapting SAM brought, from the exam of the fit: a sentence for every teacher that was fitted.
+
+    Where SAM as it comes was not examined, the Dice of the adapted one alone.
+    """
+    notes = []
+    for run in runs:
+        teacher = run.results["teacher"] or {}
+        before, after = teacher.get("before") or {}, teacher.get("after") or {}
+        known = [name for name in after if after[name] is not None and (not before or before.get(name) is not None)]
+        told = [
+            f"{'public images held out' if name == 'held_out' else name} "
+            + (f"{before[name]:.3f} to {after[name]:.3f}" if before else f"{after[name]:.3f}")
+            for name in known
+        ]
+        if told:
+            when = "before and after" if before else "after"
+            notes.append(f"Dice of SAM {when} its adaptation, at the masks' own size: {', '.join(told)}.")
+    return list(dict.fromkeys(notes))
+
+
+_RECIPE = ("base", "adapt", "size", "views", "peak", "refine", "self_training_epochs")
+
+
+def notes_of(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
+    """Sentences below the table, computed from the runs."""
+    notes = []
+    seeds = {row.name: ", ".join(map(str, row.seeds)) for group in groups for row in group.rows}
+    if len(set(seeds.values())) > 1:
+        notes.append(f"Rows have different seeds ({_listed(seeds)}); differences and shares use the seeds in common.")
+    rounds = {run.row: ", ".join(sorted({str(r.results["rounds"]) for r in runs if r.row == run.row})) for run in runs}
+    if len({rounds[run.row] for run in runs if run.results["variant"] != FLOOR}) > 1:
+        notes.append(f"Runs have different numbers of rounds ({_listed(rounds)}).")
+    if convention_of(runs) is None:
+        told = {run.row: " / ".join(_convention(run.results).values()) for run in runs}
+        notes.append(f"Rows count HD95 and empty masks differently ({_listed(told)}): their HD95 cannot be compared.")
+    notes += [
+        *_unlike_notes(runs),
+        *_unscored_notes(runs),
+        *adaptation_notes(runs),
+        *_silent_teacher_notes(runs),
+        *_teacher_notes(runs),
+    ]
+    for group in groups:
+        notes += [f"{group.label}: {note}" if len(groups) > 1 else note for note in _gap_notes(group)]
+    if any(len(row.seeds) < 3 for group in groups for row in group.rows):
+        notes.append("Fewer than three seeds: the spread is not to be relied on.")
+    return notes
+
+
+def convention_of(runs: Sequence[RunData]) -> dict[str, str] | None:
+    """How all runs counted HD95 and empty masks; ``None`` where they differ."""
+    found = [_convention(run.results) for run in runs]
+    return found[0] if all(convention == found[0] for convention in found) else None
+
+
+def _convention(results: Mapping[str, Any]) -> dict[str, str]:
+    return {**DEFAULT_CONVENTION, **results.get("convention", {})}
+
+
+def _unlike_notes(runs: Sequence[RunData]) -> list[str]:
+    """Rows whose seeds were not asked for the same: a record took runs of two settings."""
+    asked: dict[str, set[str]] = {}
+    for run in runs:
+        asked.setdefault(run.row, set()).update({run.asked} - {""})
+    mixed = sorted(row for row, hashes in asked.items() if len(hashes) > 1)
+    if not mixed:
+        return []
+    return [
+        f"Seeds of one row were run with different settings or bundles ({', '.join(mixed)}): its mean and spread are "
+        "over both."
+    ]
+
+
+def _unscored_notes(runs: Sequence[RunData]) -> list[str]:
+    """Runs whose average is over fewer test images than another's: a site was away when the models were scored."""
+    counts = {f"{run.row}, seed {run.seed}": run.results["average"].get("test", {}).get("n", 0) for run in runs}
+    most = max(counts.values(), default=0)
+    fewer = {run: f"{n} of {most}" for run, n in counts.items() if n < most}
+    if not fewer:
+        return []
+    return [
+        f"Some runs were scored on fewer test images than others ({_listed(fewer)}): a site gave no scores there, so "
+        "averages, worst sites and verdicts are not over the same images."
+    ]
+
+
+def _silent_teacher_notes(runs: Sequence[RunData]) -> list[str]:
+    """Rows whose runs did not ask for the teacher's scores, so that it is no row beside them."""
+    silent = ", ".join(sorted({run.row for run in runs if (run.results["teacher"] or {}).get("score") is False}))
+    return [f"The SAM teacher was not scored where `score` of `teacher.json` is false ({silent})."] if silent else []
+
+
+def _teacher_notes(runs: Sequence[RunData]) -> list[str]:
+    """Teachers of one recipe that are not one: an adapter fitted on another machine is another adapter."""
+    fitted: dict[str, dict[str, str]] = {}
+    for run in runs:
+        about, sha256 = run.results["teacher"], run.results["hashes"].get("teacher")
+        if about and sha256:
+            recipe = ", ".join(f"{key} {about[key]}" for key in _RECIPE if key in about)
+            fitted.setdefault(recipe, {}).setdefault(sha256, f"{run.row}, seed {run.seed}")
+    return [
+        f"Runs have SAM teachers of one recipe ({recipe}) that were fitted apart "
+        f"({_listed({sha256[:8]: f'{first}, …' for sha256, first in found.items()})}): a part of what lies between "
+        "them is the teachers'."
+        for recipe, found in fitted.items()
+        if len(found) > 1
+    ]
+
+
+def _gap_notes(group: Group) -> list[str]:
+    if not group.mode.gap:
+        return []
+    floor, ceiling = (row.cells["dice"] if (row := group.of(name)) else Cell() for name in (FLOOR, CEILING))
+    notes = [
+        f"There is no {name} row, so the share of the gap closed cannot be given."
+        for name, found in ((FLOOR, floor), (CEILING, ceiling))
+        if not found.n
+    ]
+    room = ceiling.minus(floor)
+    if room.n and sum(room.by_seed.values()) <= 0:
+        notes.append(f"{CEILING} does not lead {FLOOR}: the share of the gap closed is not defined.")
+    return notes
+
+
+def _listed(values: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {value}" for name, value in values.items())
+
 
 Runs = Sequence[str | Path | RunData]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A comparison: groups of rows in the order of :data:`samfed_monai.reports.variant_names.VARIANTS`.
+    """A comparison: groups of rows in the order of :data:`samfed_monai.reports.rows.VARIANTS`.
 
     Cells have the keys ``site:<name>`` (test Dice of a site), ``unseen:<name>`` (of a hospital that took no part),
     ``unseen`` (of all their images), ``dice``, ``iou``, ``hd95`` (pixels) and ``worst`` (Dice) of the selected model,

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from samfed_monai.reports.compare import Table
-from samfed_monai.reports.modes import CEILING, FLOOR
-from samfed_monai.reports.rows import Cell, Group, Row
+from samfed_monai.reports.rows import CEILING, FLOOR, TEACHER, Cell, Group, Row
 from samfed_monai.reports.style import Picture, Theme, picture, quiet, subplots
-from samfed_monai.reports.variant_names import TEACHER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

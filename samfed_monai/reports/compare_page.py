@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from samfed_monai.io import write_bytes, write_json, write_text
-from samfed_monai.reports.caveats import CAVEATS
+from samfed_monai.core.io import write_bytes, write_json, write_text
 from samfed_monai.reports.compare import Runs, Table, comparison_table
 from samfed_monai.reports.compare_figure import comparison_figure
 from samfed_monai.reports.compare_text import blocks, spell, to_csv, to_json, to_markdown, verdicts
 from samfed_monai.reports.html import environment
-from samfed_monai.reports.numbers import as_percent, told_convention
 from samfed_monai.reports.published import CITATION, MARK, SCALE, SITES, published_cells, published_markdown
+from samfed_monai.reports.rows import TEACHER
 from samfed_monai.reports.sections import Section, unique_slugs
-from samfed_monai.reports.variant_names import TEACHER
+from samfed_monai.reports.style import CAVEATS, as_percent, told_convention
 
 TITLE = "Comparison"
 

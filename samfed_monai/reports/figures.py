@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.reports.federation_csv import series
-from samfed_monai.reports.numbers import as_bytes, as_seconds
-from samfed_monai.reports.run_data import RunData
-from samfed_monai.reports.style import Picture, Theme, line_style, picture, quiet, spread_labels, subplots
+from samfed_monai.reports.run_data import RunData, series
+from samfed_monai.reports.style import (
+    Picture,
+    Theme,
+    as_bytes,
+    as_seconds,
+    line_style,
+    picture,
+    quiet,
+    spread_labels,
+    subplots,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,15 +7,14 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samfed_monai.io import write_bytes, write_text
-from samfed_monai.reports import numbers
-from samfed_monai.reports.caveats import CAVEATS
+from samfed_monai.core.io import write_bytes, write_text
+from samfed_monai.reports import style as numbers
+from samfed_monai.reports.compare import teacher_alone
 from samfed_monai.reports.figures import run_figures
 from samfed_monai.reports.overlays import PLACES, Overlay, make_overlays
+from samfed_monai.reports.rows import title_of
 from samfed_monai.reports.run_data import RunData
-from samfed_monai.reports.style import Picture
-from samfed_monai.reports.teacher_rows import teacher_alone
-from samfed_monai.reports.variant_names import title_of
+from samfed_monai.reports.style import CAVEATS, Picture
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -132,7 +131,7 @@ def headlines(run: RunData) -> list[tuple[str, str, str]]:
 
 
 def environment() -> Environment:
-    """Jinja with autoescaping on and the spellings of :mod:`samfed_monai.reports.numbers` as filters."""
+    """Jinja with autoescaping on and the spellings of :mod:`samfed_monai.reports.style` as filters."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     made = Environment(

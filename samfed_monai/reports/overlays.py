@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from samfed_monai.core.errors import SamFedError
 from samfed_monai.data import load_records, read_image, read_mask
-from samfed_monai.errors import SamFedError
 from samfed_monai.metrics import surface
 from samfed_monai.reports.run_data import RunData
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from samfed_monai.reports.compare_text import piped
-from samfed_monai.reports.numbers import MISSING, as_pixels, as_score
+from samfed_monai.reports.style import MISSING, as_pixels, as_score
 
 CITATION = (
     "Ma et al., Model-Heterogeneous Semi-Supervised Federated Learning for Medical Image Segmentation, "

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from samfed_monai.errors import Problem, Problems, Refused
-from samfed_monai.io import write_text
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.io import write_text
 from samfed_monai.reports.run_data import RunData
 from samfed_monai.results.schema import validate_results
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from samfed_monai.errors import Problem, Problems, Refused
-from samfed_monai.io import read_json
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.io import read_json
 from samfed_monai.reports.compare import Table, comparison_table
 from samfed_monai.reports.record import SUFFIX, read_record
 from samfed_monai.reports.run_data import RunData

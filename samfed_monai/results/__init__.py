@@ -1,10 +1,5 @@
 """``results.json``: schema, check and assembly. The federation writes it, reports read it."""
 
-from samfed_monai.lazy import attach
+import lazy_loader
 
-__all__ = ["RESULTS_SCHEMA", "build_results", "validate_results"]
-
-__getattr__, __dir__ = attach(
-    __name__,
-    {"RESULTS_SCHEMA": "schema", "validate_results": "schema", "build_results": "build"},
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.metrics import Scores, pool, summarise, worst
 from samfed_monai.results.schema import SCHEMA_VERSION, SPLITS, TIMES, validate_results
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from samfed_monai.errors import Problem
+from samfed_monai.core.errors import Problem
 
 SCHEMA_VERSION = 1
 SPLITS = ("validation", "test")

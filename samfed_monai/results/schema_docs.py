@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from samfed_monai.io import write_text
+from samfed_monai.core.io import write_text
 from samfed_monai.results.schema import RESULTS_SCHEMA, SUMMARY, Schema
 
 _HEAD = """# results.json

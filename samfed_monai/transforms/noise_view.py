@@ -11,8 +11,8 @@ from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import ensure_tuple
 from torch import Tensor
 
-from samfed_monai.errors import Problems
-from samfed_monai.transforms.plain import plain
+from samfed_monai.core.errors import Problems
+from samfed_monai.transforms.loading import plain
 
 
 class NoiseViewd(RandomizableTransform, MapTransform):

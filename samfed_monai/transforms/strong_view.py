@@ -1,7 +1,8 @@
-"""The strong view: a photometric disturbance of the weak view that keeps its geometry."""
+"""The strong view: a photometric disturbance of the weak view that keeps its geometry; CutMix on a batch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -11,10 +12,130 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import ensure_tuple
 from torch import Tensor
+from torch.nn import functional
 
-from samfed_monai.errors import Problem, Problems, Refused
-from samfed_monai.transforms.photometry import box_fill, colour_matrix, gaussian_blur, recolour
-from samfed_monai.transforms.plain import plain
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.transforms.loading import plain
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+def colour_matrix(*, brightness: float = 1.0, saturation: float = 1.0, hue: float = 0.0) -> Tensor:
+    """Brightness, saturation and hue as one linear map of RGB, which costs one small matrix product.
+
+    Args:
+        brightness: factor of all channels.
+        saturation: 0 is grey, 1 leaves as is.
+        hue: turn of the colours about the grey axis, in fractions of a full turn.
+
+    Returns:
+        (3, 3) float32; grey pixels stay grey, whatever the hue and saturation.
+    """
+    angle = 2 * math.pi * hue
+    third, root = (1 - math.cos(angle)) / 3, math.sin(angle) / math.sqrt(3)
+    main = math.cos(angle) + third
+    turn = torch.tensor(
+        [[main, third - root, third + root], [third + root, main, third - root], [third - root, third + root, main]]
+    )
+    grey = torch.tensor(_LUMA).expand(3, 3)
+    return brightness * (saturation * torch.eye(3) + (1 - saturation) * grey) @ turn
+
+
+def recolour(image: Tensor, matrix: Tensor, contrast: float = 1.0) -> Tensor:
+    """Applies a colour matrix, then contrast about the image's mean luminance; not clamped.
+
+    Args:
+        image: (3, H, W) float in [0, 1].
+        matrix: (3, 3) from :func:`colour_matrix`.
+        contrast: factor of each pixel's distance from the mean luminance.
+    """
+    mean = float((matrix @ image.mean(dim=(1, 2))) @ torch.tensor(_LUMA))
+    flat = torch.addmm(torch.full((1, 1), (1 - contrast) * mean), contrast * matrix, image.reshape(3, -1))
+    return flat.view_as(image)
+
+
+def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
+    """Blurs with a Gaussian, reflecting at the border.
+
+    Args:
+        image: (C, H, W) float.
+        sigma: deviation in pixels; below 0.1 the image is returned as it is. The kernel ends at 2.5 deviations.
+    """
+    if sigma < 0.1:
+        return image
+    radius = min(math.ceil(2.5 * sigma), min(image.shape[1:]) - 1)
+    weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float32) / sigma) ** 2)
+    weights = weights / weights.sum()
+    channels = image.shape[0]
+    padded = functional.pad(image[None], (radius,) * 4, mode="reflect")
+    across = functional.conv2d(padded, weights.view(1, 1, 1, -1).expand(channels, -1, -1, -1), groups=channels)
+    return functional.conv2d(across, weights.view(1, 1, -1, 1).expand(channels, -1, -1, -1), groups=channels)[0]
+
+
+def box_fill(image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+    """Cutout: fills a box with the image's mean colour; the input is left as it is.
+
+    Args:
+        image: (C, H, W) float.
+        top, left, height, width: the box in pixels; what lies outside the image is ignored.
+    """
+    filled = image.clone()
+    box = filled[:, max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
+    box.copy_(image.mean(dim=(1, 2))[:, None, None].expand_as(box))
+    return filled
+
+
+def cutmix(
+    images: Tensor,
+    *others: Tensor,
+    generator: torch.Generator | None = None,
+    prob: float = 0.5,
+    area: tuple[float, float] = (0.02, 0.4),
+) -> tuple[Tensor, ...]:
+    """Pastes a random box of each image's neighbour in the batch (Yun et al. 2019; UniMatch, arXiv 2208.09910).
+
+    Everything that is compared pixel by pixel must come along: pseudo-labels, weights, guides' probabilities. Masks are
+    mixed as they are, so binary ones stay binary. A batch of one has no neighbour and comes back unchanged.
+
+    Args:
+        images: (B, C, H, W) of any dtype.
+        others: further (B, ..., H, W) tensors that get the same boxes.
+        generator: source of randomness on the CPU; ``None`` uses torch's global one.
+        prob: chance of a box, for each image on its own.
+        area: least and greatest area of the box, as a fraction of the image.
+
+    Returns:
+        new tensors in the order given, always a tuple.
+
+    Raises:
+        ValueError: batch sizes or spatial sizes differ, or a range is out of order.
+    """
+    batch, (height, width) = images.shape[0], images.shape[-2:]
+    for position, other in enumerate(others):
+        if other.shape[0] != batch or other.shape[-2:] != (height, width):
+            raise ValueError(
+                f"cutmix: tensor {position + 2} has shape {tuple(other.shape)}, "
+                f"expected ({batch}, ..., {height}, {width}) like the images; resize it first"
+            )
+    if not (0 <= prob <= 1 and 0 < area[0] <= area[1] <= 1):
+        raise ValueError(f"cutmix: expected prob in [0, 1] and 0 < area[0] <= area[1] <= 1, found {prob} and {area}")
+    # Five numbers an image, drawn even where unused, so that boxes do not depend on which images are mixed.
+    draws = torch.rand(batch, 5, generator=generator).tolist()
+    mixed = tuple(tensor.clone() for tensor in (images, *others))
+    if batch < 2:
+        return mixed
+    for index, (chance, size, stretch, down, right) in enumerate(draws):
+        if chance >= prob:
+            continue
+        side = ((area[0] + (area[1] - area[0]) * size) * height * width) ** 0.5
+        ratio = 2.0 ** (stretch - 0.5)
+        rows, columns = min(height, max(1, round(side * ratio))), min(width, max(1, round(side / ratio)))
+        top, left = round(down * (height - rows)), round(right * (width - columns))
+        box = (..., slice(top, top + rows), slice(left, left + columns))
+        for target, source in zip(mixed, (images, *others), strict=True):
+            target[index][box] = source[index - 1][box]
+    return mixed
+
 
 _MOST_STRENGTH = 2.0
 

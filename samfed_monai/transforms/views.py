@@ -9,10 +9,8 @@ from typing import Any
 
 from monai.transforms import AsDiscreted, Compose, Resized, Transform
 
-from samfed_monai.errors import Problem, Refused, did_you_mean
-from samfed_monai.transforms.load_rgb import LoadRGBd
-from samfed_monai.transforms.load_soft_mask import LoadSoftMaskd
-from samfed_monai.transforms.load_target import LoadTargetd, PublicTargets
+from samfed_monai.core.errors import Problem, Refused, did_you_mean
+from samfed_monai.transforms.loading import LoadRGBd, LoadSoftMaskd, LoadTargetd, PublicTargets
 
 STRONG_KEY = "image_strong"
 LABEL_RESIZE = ("area", "nearest")

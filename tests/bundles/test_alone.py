@@ -10,10 +10,10 @@ import monai
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from samfed_monai.cli import main
+from samfed_monai.commands.main import main
 from samfed_monai.config import check_bundle, find_variant
+from samfed_monai.core.io import safe_load
 from samfed_monai.data import render_synthetic
-from samfed_monai.io import safe_load
 
 SMALL = {"image_size": 32, "batch_size": 2, "epochs": 1, "local_steps": 1, "network_name": "basic_unet", "amp": False}
 

@@ -12,12 +12,12 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from samfed_monai.config import variant_files
+from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.federation import FederatedJob
 from samfed_monai.federation.job_run import JobRun
 from samfed_monai.federation.stages.cast import Cast
 from samfed_monai.federation.stages.warm_start import warm_start
-from samfed_monai.io import read_json
 from samfed_monai.networks import HssfNetwork
 from samfed_monai.results import validate_results
 from samfed_monai.transforms import NoiseViewd

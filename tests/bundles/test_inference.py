@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from samfed_monai.cli import main
-from samfed_monai.commands.run_bundle import run_workflow
-from samfed_monai.errors import Refused
-from samfed_monai.io import save_tensors
+from samfed_monai.commands.arguments import run_workflow
+from samfed_monai.commands.main import main
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import save_tensors
 from samfed_monai.networks import client_network
 
 SIZES = {"a": (40, 60), "Läsion 7 (links)": (33, 20), "deep/er/b": (64, 64)}  # height, width

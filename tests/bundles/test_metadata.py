@@ -9,8 +9,8 @@ import pytest
 
 from samfed_monai.config import check_bundle, knobs_of, known_variants
 from samfed_monai.config.check import workflows_of
-from samfed_monai.config.layers import WORKFLOWS
-from samfed_monai.io import read_json
+from samfed_monai.config.parse import WORKFLOWS
+from samfed_monai.core.io import read_json
 
 from .conftest import BUNDLES, REPOSITORY
 

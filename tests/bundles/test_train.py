@@ -13,9 +13,9 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json, safe_load, save_tensors
 from samfed_monai.data import DataList, SoftMaskStore, load_records, render_synthetic
-from samfed_monai.errors import Refused
-from samfed_monai.io import read_json, safe_load, save_tensors
 
 TRAIN, EVALUATE = "train.json", "evaluate.json"
 TEACHER = "a" * 64

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-import samfed_monai.config.require  # noqa: F401  imported now, so that it keeps its own check_bundle
-from samfed_monai.cli import main
+import samfed_monai.config.exit_codes  # noqa: F401  imported now, so that it keeps its own check_bundle
 from samfed_monai.commands import run_many
 from samfed_monai.commands.compare import portable, words_of
+from samfed_monai.commands.main import main
 from samfed_monai.config.check import check_bundle
 from samfed_monai.config.overrides import overrides_of
+from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.data import DataList
-from samfed_monai.errors import Problem, Refused, Stopped
 from samfed_monai.reports.record import read_record
 from tests.reports.runs import write_run
 
@@ -157,7 +157,7 @@ def test_without_variants_and_rows_there_is_nothing_to_compare(capsys):
 
 
 def test_a_file_of_rows_that_is_not_there_is_refused(tmp_path):
-    from samfed_monai.commands.rows import read_rows
+    from samfed_monai.commands.compare import read_rows
 
     with pytest.raises(Refused, match=r"none\.json"):
         read_rows(tmp_path / "none.json")

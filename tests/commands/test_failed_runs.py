@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.commands.failed_runs import FailedRun, RunsRefused, failure, last_words
-from samfed_monai.errors import Stopped
+from samfed_monai.commands.run_many import FailedRun, RunsRefused, failure, last_words
+from samfed_monai.core.errors import Stopped
 
 FAULT = """\
 Traceback (most recent call last):

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from samfed_monai.cli import main
-from samfed_monai.commands.trained import trained_as
-from samfed_monai.errors import Refused
-from samfed_monai.io import save_tensors
+from samfed_monai.commands.main import main
+from samfed_monai.commands.trained_model import trained_as
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import save_tensors
 from tests.federation.conftest import small_federation  # noqa: F401
 from tests.federation.test_job import CLIENT, job
 
@@ -83,7 +83,7 @@ def test_model_refuses_what_it_cannot_write(fedper, tmp_path, capsys):
 
 
 def test_a_sam_is_built_as_it_was_trained_and_on_the_same_checkpoint(tmp_path, monkeypatch):
-    from samfed_monai.io import sha256_file
+    from samfed_monai.core.io import sha256_file
 
     (tmp_path / "sam.pt").write_bytes(b"a SAM")
     header = {

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from samfed_monai.commands.rows import NamedRow, all_rows, read_rows
-from samfed_monai.errors import Problems, Refused
+from samfed_monai.commands.compare import NamedRow, all_rows, read_rows
+from samfed_monai.core.errors import Problems, Refused
 
 
 @pytest.fixture

@@ -12,12 +12,10 @@ import time
 
 import pytest
 
-from samfed_monai.commands.failed_runs import RunsRefused
-from samfed_monai.commands.run_many import Run, run_all
-from samfed_monai.commands.seal import configs_of
+from samfed_monai.commands.run_many import Run, RunsRefused, configs_of, run_all
 from samfed_monai.config.exit_codes import message_and_code
-from samfed_monai.errors import Stopped
-from samfed_monai.io import read_json
+from samfed_monai.core.errors import Stopped
+from samfed_monai.core.io import read_json
 
 CONFIGS = {
     "federate": {"rounds": 3, "client": {"image_size": 64}},
@@ -176,9 +174,8 @@ def test_a_run_that_fails_is_told_with_its_last_line(bundle, monkeypatch, progra
 
 
 def test_runs_that_were_all_refused_are_not_to_be_typed_again_as_they_are(bundle, monkeypatch):
-    code = (
-        "import sys; from samfed_monai.errors import *; print(Refused([Problem('a', '1', '2', 'mend')])); sys.exit(2)"
-    )
+    refused = "print(Refused([Problem('a', '1', '2', 'mend')])); sys.exit(2)"
+    code = f"import sys; from samfed_monai.core.errors import *; {refused}"
     monkeypatch.setattr(Run, "command", lambda run: [sys.executable, "-c", code])
     runs = [Run(bundle, "mine", seed, bundle.parent / f"r{seed}", {}, ()) for seed in (0, 1)]
     with pytest.raises(RunsRefused) as caught:

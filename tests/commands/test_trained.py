@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
-from samfed_monai.commands.trained import scored_as
+from samfed_monai.commands.trained_model import scored_as
 
 
 def test_a_runs_own_way_of_scoring_is_taken_over():

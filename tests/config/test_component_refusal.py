@@ -7,8 +7,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.utils import instantiate
 
-from samfed_monai.config.component_refusal import component_refusal
-from samfed_monai.config.exit_codes import told_by
+from samfed_monai.config.exit_codes import component_refusal, told_by
 
 
 def error_of(content, name):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from samfed_monai.config.exit_codes import told_by
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused
 
 REFUSED = Refused([Problem("x", found="1", expected="2")])
 

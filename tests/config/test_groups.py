@@ -6,7 +6,7 @@ import json
 
 from monai.bundle import ConfigParser
 
-from samfed_monai.config.groups import unquoted, whole_groups
+from samfed_monai.config.knobs import unquoted, whole_groups
 
 
 def test_overrides_of_sites_are_put_into_the_whole_group_of_each_site(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from samfed_monai.config.ids import flat
+from samfed_monai.config.parse import flat
 
 
 def test_nested_values_become_ids_and_components_stay_whole():

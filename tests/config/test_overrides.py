@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from samfed_monai.config.overrides import monai_command, overrides_of, parse_pairs, samfed_value
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 
 MONAI = "/usr/lib/python3/site-packages/monai/bundle/__main__.py"
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.config.reach import reached
+from samfed_monai.config.parse import reached
 
 CONTENT = {
     "rate": 0.1,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from samfed_monai.config import require_checked, run_or_exit
-from samfed_monai.errors import Problem, Refused, Stopped
+from samfed_monai.core.errors import Problem, Refused, Stopped
 
 from .conftest import Write
 

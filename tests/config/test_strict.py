@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from samfed_monai.config import strict_problems
 from samfed_monai.config.variants import PACKAGED
-from samfed_monai.io import read_json
+from samfed_monai.core.io import read_json
 
 
 def told(content: object, **arguments: bool) -> list[str]:
@@ -44,7 +44,11 @@ def test_plain_values_references_and_listed_components_pass():
         *("monai.utils.instantiate", "monai.utils.run_cmd", "monai.utils.optional_import", "monai.bundle.run"),
         *("torch.load", "torch.hub.load", "torch.jit.load", "torch.ops.load_library", "torch.save"),
         *("monai.handlers.CheckpointLoader", "monai.data.PersistentDataset", "monai.transforms.LoadImage"),
-        *("samfed_monai.io.write_text", "samfed_monai.data.sources.archives.unpack", "samfed_monai.cli.main"),
+        *(
+            "samfed_monai.core.io.write_text",
+            "samfed_monai.data.sources.found.unpack",
+            "samfed_monai.commands.main.main",
+        ),
     ],
 )
 def test_fault_31_target_outside_the_strict_allow_list(target, file):

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from samfed_monai.cli import main
+from samfed_monai.commands.main import main
 from samfed_monai.config import packaged_bundles, strict_bundle_problems
-from samfed_monai.config.strict_files import strict_files
+from samfed_monai.config.strict import strict_files
+from samfed_monai.core.io import save_tensors
 from samfed_monai.data import DataList, Item, Site
-from samfed_monai.io import save_tensors
 
 from .conftest import Write
 

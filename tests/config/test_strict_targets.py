@@ -10,7 +10,7 @@ from functools import cache
 
 import pytest
 
-from samfed_monai.config.strict_targets import CLASSES, DENIED, strict_target
+from samfed_monai.config.strict import CLASSES, DENIED, strict_target
 
 ROOMS = ("ignite.metrics", "monai.inferers", "monai.losses", "monai.networks", "monai.transforms", "monai.metrics")
 #: Arguments of constructors that fetch weights, load a file, write to a store, or import what a string names.

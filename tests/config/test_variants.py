@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from samfed_monai.cli import main
+from samfed_monai.commands.main import main
 from samfed_monai.config import check_bundle, find_variant, known_variants
 from samfed_monai.config.variants import PACKAGED, note_of, own_variants
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 
 from .conftest import Write
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused
 
 
 class Trainer:

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from samfed_monai.data.datalist import DataList
-from samfed_monai.data.items import Item, Site
-from samfed_monai.io import sha256_file
+from samfed_monai.core.io import sha256_file
+from samfed_monai.data.datalist import DataList, Item, Site
 
 
 def picture(seed: int, height: int = 24, width: int = 32) -> Image.Image:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.data.allotment import share_problems
+from samfed_monai.data.partitions import share_problems
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,8 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from samfed_monai.data.checks import check_datalist, repeated_stems
-from samfed_monai.data.datalist import DataList
-from samfed_monai.data.duplicates import salted, shared, warnings
-from samfed_monai.data.items import Site
+from samfed_monai.data.checks import check_datalist, repeated_stems, salted, shared, warnings
+from samfed_monai.data.datalist import DataList, Site
 from tests.data.making import disc, item, pair, picture, save, small_list
 
 

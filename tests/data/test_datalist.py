@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.data.datalist import DataList
-from samfed_monai.data.items import Item, Site
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
+from samfed_monai.data.datalist import DataList, Item, Site
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 

@@ -4,10 +4,8 @@ import json
 
 import pytest
 
-from samfed_monai.data.datalist import DataList
-from samfed_monai.data.freezing import freeze, require_free
-from samfed_monai.data.items import Item
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
+from samfed_monai.data.datalist import DataList, Item, freeze, require_free
 
 ONE = DataList("skin", [Item("1.png", "a" * 64, "1_m.png", "b" * 64)])
 OTHER = DataList("skin", [Item("2.png", "c" * 64, "2_m.png", "d" * 64)])

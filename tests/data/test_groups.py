@@ -4,8 +4,8 @@ import unicodedata
 
 import pytest
 
-from samfed_monai.data.groups import read_groups, without_group
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
+from samfed_monai.data.grouping import read_groups, without_group
 
 
 def test_paths_match_from_their_ends(tmp_path):

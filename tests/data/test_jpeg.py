@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samfed_monai.data.jpeg import scan_fault
+from samfed_monai.data.reading import scan_fault
 from tests.data.making import jpeg
 
 OPTIONS = [

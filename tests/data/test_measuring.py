@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from samfed_monai.data.datalist import DataList
-from samfed_monai.data.items import Item, Site
-from samfed_monai.data.measuring import few_to_measure
+from samfed_monai.data.datalist import DataList, Item, Site, few_to_measure
 
 
 def items(name: str, count: int, *, masks: bool = True) -> list[Item]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from samfed_monai.data.orientation import misfit
+from samfed_monai.data.reading import misfit
 from tests.data.making import disc
 
 

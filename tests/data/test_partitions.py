@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samfed_monai.core.errors import Refused
 from samfed_monai.data.grouping import clusters
 from samfed_monai.data.partitions import appearance_classes, dirichlet, hold_out, iid, size_classes
-from samfed_monai.errors import Refused
 
 collections = st.lists(
     st.tuples(st.integers(0, 30), st.sampled_from([None, "a", "b", "c", "d"]), st.booleans()), min_size=8, max_size=60

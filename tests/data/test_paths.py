@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.data.paths import confine, unsafe
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
+from samfed_monai.data.datalist import confine, unsafe
 
 
 @pytest.mark.parametrize(

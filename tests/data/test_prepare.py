@@ -4,11 +4,10 @@ import zipfile
 
 import pytest
 
-from samfed_monai.data.assembly import Options
+from samfed_monai.core.errors import Refused
 from samfed_monai.data.checks import check_datalist
 from samfed_monai.data.datalist import DataList
-from samfed_monai.data.prepare import prepare_folders, prepare_isic, prepare_list
-from samfed_monai.errors import Refused
+from samfed_monai.data.prepare import Options, prepare_folders, prepare_isic, prepare_list
 from tests.data.making import disc, picture, save, site
 
 

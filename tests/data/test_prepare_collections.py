@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from samfed_monai.core.errors import Refused
 from samfed_monai.data.checks import check_datalist
 from samfed_monai.data.datalist import DataList
-from samfed_monai.data.prepare import prepare_list
-from samfed_monai.data.prepare_collections import prepare_polyp
-from samfed_monai.errors import Refused
+from samfed_monai.data.prepare import prepare_list, prepare_polyp
 from tests.data import polyp_folders
 from tests.data.test_prepare import options, sizes
 from tests.data.test_prepare_cli import run

@@ -4,9 +4,9 @@ import hashlib
 
 import pytest
 
+from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList, load_records, public_hash
-from samfed_monai.errors import Refused
-from samfed_monai.networks.teacher.pairs import public_hash as hash_of_adapters
+from samfed_monai.teacher.exam import public_hash as hash_of_adapters
 from tests.data.making import disc, item, pair, save, small_list
 
 

@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samfed_monai.data.assembly import Options
-from samfed_monai.data.prepare import prepare_folders
-from samfed_monai.data.quality_report import bars, report_on
-from samfed_monai.data.thumbnails import OUTLINE, outline, overlay
+from samfed_monai.data.prepare import Options, prepare_folders
+from samfed_monai.data.quality_report import OUTLINE, bars, outline, overlay, report_on
 from tests.data.making import disc, picture, save, site
 
 CANARY = "Jane Doe, Room 7"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from samfed_monai.core.errors import Refused
 from samfed_monai.data.reading import decode_image, decode_mask, read_image, read_mask
-from samfed_monai.errors import Refused
 from tests.data.making import disc, jpeg, picture, save
 
 

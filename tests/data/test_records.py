@@ -4,10 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.data.datalist import DataList
-from samfed_monai.data.items import Site
+from samfed_monai.core.errors import Refused
+from samfed_monai.data.datalist import DataList, Site
 from samfed_monai.data.records import load_records, split_public
-from samfed_monai.errors import Refused
 from tests.data.making import pair, small_list
 
 

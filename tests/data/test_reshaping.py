@@ -4,15 +4,13 @@ import hashlib
 
 import pytest
 
-from samfed_monai.data.checks import check_datalist
-from samfed_monai.data.datalist import DataList
-from samfed_monai.data.items import Split
+from samfed_monai.core.errors import Refused
+from samfed_monai.data.checks import Facts, check_datalist
+from samfed_monai.data.datalist import DataList, Split
+from samfed_monai.data.partitions import divide_sites, make_unseen
 from samfed_monai.data.prepare import prepare_folders
 from samfed_monai.data.quality_report import report_on
-from samfed_monai.data.reshaping import divide_sites, make_unseen
 from samfed_monai.data.sources.found import Found
-from samfed_monai.data.survey import Facts
-from samfed_monai.errors import Refused
 from tests.data.making import site
 from tests.data.test_prepare import options, sizes
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.data.resizing import resize_probabilities
+from samfed_monai.data.soft_masks import resize_probabilities
 
 
 def test_a_mask_of_that_size_is_handed_on_as_it_is():

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from samfed_monai.core.errors import Refused
 from samfed_monai.data.soft_masks import SoftMaskStore
-from samfed_monai.errors import Refused
 
 TEACHER = "a" * 64
 IMAGE, OTHER = "0" * 64, "1" * 64

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-from samfed_monai.data.datalist import DataList
-from samfed_monai.data.items import Item, Site
-from samfed_monai.data.statistics import doubts, rows
-from samfed_monai.data.survey import Facts
+from samfed_monai.data.checks import Facts
+from samfed_monai.data.datalist import DataList, Item, Site
+from samfed_monai.data.quality_report import doubts, rows
 
 
 def item(name: str, digest: str, label: bool = True, group: str | None = None) -> Item:

@@ -10,11 +10,10 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import sha256_file
 from samfed_monai.data.synthetic import render_synthetic
-from samfed_monai.data.synthetic_scene.look import PUBLIC, SITES, look_of
-from samfed_monai.data.synthetic_scene.scene import render_scene
-from samfed_monai.errors import Refused
-from samfed_monai.io import sha256_file
+from samfed_monai.data.synthetic_scene.skin import PUBLIC, SITES, look_of, render_scene
 
 FEW = {"sites": 2, "images_per_site": 3, "public": 2, "validation": 1, "test": 2, "size": (64, 80)}
 

@@ -9,11 +9,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from samfed_monai.core.errors import Refused
 from samfed_monai.data.synthetic import render_synthetic
-from samfed_monai.data.synthetic_scene.colon import render_colon
-from samfed_monai.data.synthetic_scene.colon_frame import draw_frame
-from samfed_monai.data.synthetic_scene.colon_look import PUBLIC, SITES, ColonLook, look_of
-from samfed_monai.errors import Refused
+from samfed_monai.data.synthetic_scene.polyp import PUBLIC, SITES, ColonLook, draw_frame, look_of, render_colon
 from tests.data.test_prepare_cli import run
 from tests.data.test_synthetic import every_item
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from samfed_monai.data.synthetic_scene.variation import lamp_and_size
+from samfed_monai.data.synthetic import lamp_and_size
 
 
 def test_a_range_of_one_number_multiplies_by_it_and_radii_stay_within_their_limits():

@@ -12,7 +12,7 @@ from monai.fl.client import ClientAlgo
 from monai.fl.utils.constants import ExtraItems, FlStatistics, ModelType, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.federation import Envelope, Kind, MessageRefused, from_exchange, to_exchange
 from tests.federation.toys import toy_algo, toy_weights
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.federation import Envelope, Kind, LocalTransport, MessageRefused, Task
 from samfed_monai.federation.asking import ask_all, quorum_of, quorum_problems
 from tests.federation.toys import QUIET, FixedClient

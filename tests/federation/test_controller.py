@@ -7,9 +7,9 @@ import csv
 import pytest
 import torch
 
-from samfed_monai.errors import ExitCode, Refused, Stopped
+from samfed_monai.core.errors import ExitCode, Refused, Stopped
+from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.federation import COLUMNS, Interrupted, RunFolder, UpdateGuard
-from samfed_monai.io import read_json, safe_load
 from tests.federation.toys import FixedClient, RogueClient, controller, run_toy
 
 

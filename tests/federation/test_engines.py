@@ -9,7 +9,7 @@ from ignite.engine import Engine, Events
 
 from samfed_monai.federation.call import Call
 from samfed_monai.federation.engines import place_at_round
-from samfed_monai.handlers.unfinished_run import forget_unfinished_run
+from samfed_monai.handlers.rounds import forget_unfinished_run
 
 
 def trainer(epoch_length: int | None) -> SimpleNamespace:

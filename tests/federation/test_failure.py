@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from samfed_monai.errors import Problem, Refused, Stopped
+from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.federation import MessageRefused, scrub
 from samfed_monai.federation.failure import is_out_of_memory
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from samfed_monai.errors import Stopped
+from samfed_monai.core.errors import Stopped
+from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.federation import RunFolder
-from samfed_monai.io import read_json, sha256_file
 from tests.federation.toys import FixedClient, controller, run_toy, weights
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ ROUNDS = 24
 RUN = """
 import sys
 from pathlib import Path
-from samfed_monai.errors import SamFedError
+from samfed_monai.core.errors import SamFedError
 from tests.federation.toys import run_toy
 try:
     run_toy(Path(sys.argv[1]), rounds=int(sys.argv[2]), splits=())

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.errors import Stopped
+from samfed_monai.core.errors import Stopped
+from samfed_monai.core.io import read_json
 from samfed_monai.federation import FedAvg, RunFolder
-from samfed_monai.io import read_json
 from tests.federation.toys import FixedClient, controller, run_toy
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +18,7 @@ RUN = """
 import resource, sys
 from pathlib import Path
 import torch
-from samfed_monai.errors import SamFedError
+from samfed_monai.core.errors import SamFedError
 from tests.federation.toys import ToyTerms, run_toy
 
 modest = ToyTerms.__call__

@@ -10,7 +10,8 @@ import torch
 from ignite.engine import Events
 from torch import Tensor
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import safe_load
 from samfed_monai.federation import (
     Envelope,
     FedAvg,
@@ -27,7 +28,6 @@ from samfed_monai.federation import (
 )
 from samfed_monai.federation.privacy import Privacy, Release
 from samfed_monai.federation.privacy.allowed import allowed_of, allowed_weights
-from samfed_monai.io import safe_load
 from samfed_monai.networks import KeyPatterns, KeySplit, network_split, split_keys
 from tests.federation.privacy.spy import leaks, server_files, wired
 from tests.federation.toys import QUIET, ToyNet, run_toy, toy_algo, toy_weights

@@ -11,22 +11,22 @@ from typing import Any
 import pytest
 import torch
 
-from samfed_monai.cli import main
+from samfed_monai.commands.main import main
 from samfed_monai.config import find_bundle
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json, safe_load
+from samfed_monai.core.model_file import network_overrides
 from samfed_monai.data import DataList
-from samfed_monai.errors import Refused
 from samfed_monai.federation import Task, to_bytes
 from samfed_monai.federation.privacy import read_audit
 from samfed_monai.federation.run_models import RunModels
 from samfed_monai.federation.stages.start import Start
 from samfed_monai.federation.stages.workflow_config import client_config
-from samfed_monai.handlers.trained_weights import trained_weights
-from samfed_monai.io import read_json, safe_load
+from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.networks import CLIENT_NETWORKS, client_network, network_split
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
 from samfed_monai.networks.sam.network import sam_network
 from samfed_monai.results import validate_results
-from samfed_monai.trained_model import network_overrides
 from tests.federation.test_job import job
 from tests.federation.wired import Homes
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.federation import Apple, ClientTailored, Envelope, Kind, PersonalFedAvg, SiteWorker, Task
-from samfed_monai.io import read_json, safe_load
 from tests.federation.personal import personal_algo, run_personal
 from tests.federation.toys import run_toy, toy_weights
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from samfed_monai.config import check_bundle, find_bundle
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.data import render_synthetic
-from samfed_monai.errors import Refused
-from samfed_monai.io import read_json, safe_load
 from samfed_monai.results import validate_results
 from tests.federation.test_job import CLIENT, job
 from tests.federation.test_wired_jobs import at_server

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from samfed_monai.config import find_bundle
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.federation import FederatedJob, Places, Plan
 from samfed_monai.federation.plan import parted
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList
-from samfed_monai.errors import Refused
 from samfed_monai.federation import (
     Envelope,
     Failure,
@@ -28,7 +29,6 @@ from samfed_monai.federation import (
 from samfed_monai.federation.plan import Places
 from samfed_monai.federation.process_transport import workers_of
 from samfed_monai.federation.stages.cast import Cast
-from samfed_monai.io import read_json
 from tests.federation.test_job import CLIENT, job
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +107,7 @@ def test_a_run_that_was_killed_goes_on_with_another_number_of_workers(small_fede
 def test_a_signal_ends_the_run_and_its_processes_with_what_was_done_kept(small_federation, tmp_path, number, code):
     program = (
         "import sys; from pathlib import Path; from tests.federation.test_job import job\n"
-        "from samfed_monai.errors import SamFedError\n"
+        "from samfed_monai.core.errors import SamFedError\n"
         "from tests.federation.test_process_transport import STEPS\n"
         "try: job(Path(sys.argv[1]), Path(sys.argv[2]), client=STEPS, warm_start_steps=0, rounds=40, workers=2).run()\n"
         "except SamFedError as error: print(error, file=sys.stderr); sys.exit(int(error.exit_code))"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from samfed_monai.core.io import safe_load
 from samfed_monai.federation import Envelope, Inbox, Interrupted, Kind, MessageRefused, RunFolder, from_bytes, to_bytes
-from samfed_monai.io import safe_load
 from tests.federation.toys import FixedClient, RogueClient, controller, weights
 
 

@@ -8,9 +8,9 @@ import os
 import pytest
 import torch
 
-from samfed_monai.errors import Stopped
+from samfed_monai.core.errors import Stopped
+from samfed_monai.core.io import atomic_write, sha256_bytes
 from samfed_monai.federation import RoundStore
-from samfed_monai.io import atomic_write, sha256_bytes
 from tests.federation.toys import weights
 
 

@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json, save_tensors, sha256_file
 from samfed_monai.federation import COLUMNS, RunFolder
 from samfed_monai.federation.run_folder import best_round
-from samfed_monai.io import read_json, save_tensors, sha256_file
 from samfed_monai.metrics import pool
 
 CONFIG = {"rounds": 3, "client": {"learning_rate": 0.1, "sizes": [1, 2]}}

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import safe_load
+from samfed_monai.core.model_file import read_header
 from samfed_monai.federation import RoundStore, tensor_file
 from samfed_monai.federation.run_models import RunModels
-from samfed_monai.io import safe_load
-from samfed_monai.trained_model import read_header
 
 SHARED = {"body.a": torch.tensor([1.0, 2.0])}
 NETWORK = {"network_name": "basic_unet", "image_size": 64}
@@ -131,7 +131,7 @@ def test_of_a_run_over_flare_the_error_says_where_the_site_finds_what_is_its_own
 
 
 def test_at_the_site_its_own_state_of_the_selected_round_or_the_last_before_it_is_taken(on_flare, tmp_path):
-    from samfed_monai.io import save_tensors
+    from samfed_monai.core.io import save_tensors
 
     home, models = tmp_path / "cache" / "state" / "12ab" / "a", RunModels(on_flare)
     with pytest.raises(Refused, match="--states: expected a state with the site's own values, of round 1 or before"):

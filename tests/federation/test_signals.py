@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from samfed_monai.errors import ExitCode
+from samfed_monai.core.errors import ExitCode
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList
-from samfed_monai.data.split_lists import write_site_lists
-from samfed_monai.errors import Refused
+from samfed_monai.data.records import write_site_lists
 from samfed_monai.federation import Envelope, Kind, MessageRefused, Plan, SiteNode, SiteWorker, Task
 from samfed_monai.federation.privacy.settings import PrivacyFloor
 from samfed_monai.federation.stages.cast import Cast

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from samfed_monai.cli import main
+from samfed_monai.commands.main import main
 from samfed_monai.config import find_bundle
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.data import DataList, render_synthetic
-from samfed_monai.errors import Refused
 from samfed_monai.federation import FederatedJob
-from samfed_monai.io import read_json, safe_load
 from samfed_monai.results import validate_results
 
 NETWORKS = {

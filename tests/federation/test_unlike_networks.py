@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.errors import ExitCode, Refused
+from samfed_monai.core.errors import ExitCode, Refused
+from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.federation import CondensationFusion, Consensus, Kind, LocalOnly, RunFolder
 from samfed_monai.handlers import PublicPredictor
-from samfed_monai.io import read_json, safe_load
 from tests.federation.toys import FixedClient, RogueClient
 from tests.federation.unlike import IMAGES, own_weights, run_unlike, toy_net, unlike_algo
 
@@ -259,7 +259,7 @@ def test_an_unseen_hospital_gets_nothing_where_the_server_has_no_network(tmp_pat
 
 
 def test_each_network_runs_over_the_public_set_once_a_round(tmp_path, monkeypatch):
-    from samfed_monai.handlers.public_predictor import PublicPredictor
+    from samfed_monai.handlers.public_images import PublicPredictor
 
     passes: list[int] = []
     masks = PublicPredictor.masks

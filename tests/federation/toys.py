@@ -15,6 +15,7 @@ from monai.transforms import Compose, RandGaussianNoised
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from samfed_monai.core.seeds import derive_seed
 from samfed_monai.federation import (
     Envelope,
     FedAvg,
@@ -26,7 +27,6 @@ from samfed_monai.federation import (
     SamFedAlgo,
     Server,
 )
-from samfed_monai.seeds import derive_seed
 
 torch.set_num_threads(1)
 BUNDLE = Path(__file__).parent / "toy_bundle"

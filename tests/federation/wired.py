@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config import find_bundle
+from samfed_monai.core.io import safe_load, save_tensors
 from samfed_monai.data import DataList
-from samfed_monai.data.split_lists import write_site_lists
+from samfed_monai.data.records import write_site_lists
 from samfed_monai.federation import (
     Envelope,
     Failure,
@@ -22,7 +23,6 @@ from samfed_monai.federation import (
     scrub,
     to_bytes,
 )
-from samfed_monai.io import safe_load, save_tensors
 
 Answer = Callable[[Task, bytes], bytes]
 

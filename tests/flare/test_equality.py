@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from samfed_monai.cli import main
+from samfed_monai.commands.main import main
+from samfed_monai.core.io import read_json, safe_load, sha256_file, write_json
 from samfed_monai.data import DataList, render_synthetic
-from samfed_monai.io import read_json, safe_load, sha256_file, write_json
 from samfed_monai.results import validate_results
 
 pytestmark = pytest.mark.slow

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from samfed_monai.errors import SamFedError, Stopped
+from samfed_monai.core.errors import SamFedError, Stopped
+from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.federation import FedAvg, LocalTransport, RoundController, RunFolder, Server
 from samfed_monai.flare.processes import Processes
 from samfed_monai.flare.simulator import simulate
-from samfed_monai.io import read_json, sha256_file
 from tests.federation.toys import QUIET, toy_algo, toy_weights
 from tests.flare.patience import patience
 from tests.flare.toys import REPO, toy_job, toy_site_files

@@ -15,7 +15,8 @@ import torch
 
 from samfed_monai.config.bundles import packaged_bundle
 from samfed_monai.config.exit_codes import message_and_code
-from samfed_monai.errors import ExitCode, Refused, Stopped
+from samfed_monai.core.errors import ExitCode, Refused, Stopped
+from samfed_monai.core.io import read_json, write_json
 from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
 from samfed_monai.federation.plan import Plan
 from samfed_monai.federation.privacy.settings import PrivacyFloor
@@ -36,7 +37,6 @@ from samfed_monai.flare.site_state import SiteState
 from samfed_monai.flare.status import clear_status, read_status, write_status
 from samfed_monai.flare.watch import Told, Watch, raise_as_told, refuse_busy_port, told_in
 from samfed_monai.flare.worker import _Worker
-from samfed_monai.io import read_json, write_json
 
 
 def site_file(folder: Path, **content: Any) -> Path:
@@ -491,7 +491,7 @@ def test_a_site_that_is_silent_for_long_is_not_connected():
 
 
 def test_without_flare_every_way_says_how_to_install_it(monkeypatch, capsys):
-    from samfed_monai.cli import main
+    from samfed_monai.commands.main import main
     from samfed_monai.flare import needs
 
     monkeypatch.setattr(needs, "find_spec", lambda name: None)

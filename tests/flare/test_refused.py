@@ -10,8 +10,9 @@ import pytest
 
 from samfed_monai import __version__
 from samfed_monai.config import find_bundle
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import canonical_hash, sha256_bytes, sha256_file, write_json
 from samfed_monai.data import DataList
-from samfed_monai.errors import Refused
 from samfed_monai.federation import FederatedJob, Places, Plan
 from samfed_monai.federation.stages import papers
 from samfed_monai.federation.stages.teacher import TeacherStage
@@ -20,7 +21,6 @@ from samfed_monai.flare.post import Letter
 from samfed_monai.flare.site_file import read_site_file
 from samfed_monai.flare.transport import FlareTransport
 from samfed_monai.flare.worker import _Worker, make_site_node
-from samfed_monai.io import canonical_hash, sha256_bytes, sha256_file, write_json
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
 from tests.federation.stages.test_site_teacher import Half

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from samfed_monai.cli import main
+from samfed_monai.commands.main import main
+from samfed_monai.core.errors import Stopped
+from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
-from samfed_monai.errors import Stopped
 from samfed_monai.flare.poc import Poc
 from samfed_monai.flare.processes import Processes
 from samfed_monai.flare.session import open_session
-from samfed_monai.io import read_json, write_json
 from tests.flare.test_equality import OPTIONS, free_port, hashes, one_thread, three_sites, words
 from tests.flare.test_system import below, registered
 

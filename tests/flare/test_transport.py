@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from samfed_monai.errors import Stopped
+from samfed_monai.core.errors import Stopped
+from samfed_monai.core.io import sha256_file
 from samfed_monai.federation import Envelope, FedAvg, Kind, RoundController, RunFolder, Server
 from samfed_monai.federation.failure import Failure
 from samfed_monai.federation.site_worker import SiteWorker
@@ -20,7 +21,6 @@ from samfed_monai.federation.wire import from_bytes, to_bytes
 from samfed_monai.flare.arrivals import waiting
 from samfed_monai.flare.post import Letter
 from samfed_monai.flare.transport import FlareTransport
-from samfed_monai.io import sha256_file
 from tests.federation.toys import QUIET, FixedClient, weights
 
 SITES = ("site-1", "site-2", "site-3")

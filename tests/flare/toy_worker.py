@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.core.io import read_json
 from samfed_monai.flare.worker import serve
-from samfed_monai.io import read_json
 
 
 class ToyNode:

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.core.io import read_json, write_json
 from samfed_monai.federation import Envelope, FedAvg, RoundController, RunFolder, Server
 from samfed_monai.flare.controller import FederationController
 from samfed_monai.flare.transport import FlareTransport
-from samfed_monai.io import read_json, write_json
 from tests.federation.toys import QUIET, toy_weights
 
 REPO = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import AlternatingParts
 from tests.handlers.toy import toy_network, toy_trainer
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from samfed_monai.core.io import safe_load
 from samfed_monai.handlers import BestWeightsSaver, TermTable
-from samfed_monai.io import safe_load
 from tests.handlers.toy import toy_network
 
 

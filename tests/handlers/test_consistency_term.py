@@ -6,7 +6,7 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import ConsistencyTerm, EmaGuide, Guidance, UnlabelledStream
 from samfed_monai.losses import consistency_mse
 from tests.handlers.toy import next_round, toy_loader, toy_trainer, weights

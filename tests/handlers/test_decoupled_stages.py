@@ -11,7 +11,7 @@ from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 
 from samfed_monai.config.strict import strict_problems
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import DecoupledStages, LoadBalanceTerm, MutualDistillationTerm
 from samfed_monai.networks import SamNetwork, SamPath, sam_outputs
 from tests.handlers.sam_toy import sam_trainer

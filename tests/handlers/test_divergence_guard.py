@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from samfed_monai.errors import Stopped
+from samfed_monai.core.errors import Stopped
 from samfed_monai.handlers import BatchGuide, DivergenceGuard, SamDistillationTerm, UnlabelledStream
 from tests.handlers.toy import next_round, same, toy_loader, toy_trainer, weights
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.inferers import SimpleInferer
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import (
     BatchGuide,
     ConsistencyTerm,
@@ -21,7 +21,7 @@ from samfed_monai.handlers import (
     TermLogger,
     UnlabelledStream,
 )
-from samfed_monai.handlers.network_copy import NetworkCopy
+from samfed_monai.handlers.guide import NetworkCopy
 from tests.handlers.toy import next_round, same, toy_loader, toy_network, toy_trainer, weights
 
 
@@ -210,7 +210,7 @@ def test_without_any_term_to_say_every_guide_is_computed() -> None:
 
 
 def test_a_rule_that_nobody_has_declared_may_look_at_the_average() -> None:
-    from samfed_monai.losses.agreement_rules import AGREEMENT_RULES, WITHOUT_AVERAGE
+    from samfed_monai.losses.agreement import AGREEMENT_RULES, WITHOUT_AVERAGE
 
     assert "reliability" in set(AGREEMENT_RULES) - WITHOUT_AVERAGE
     assert set(AGREEMENT_RULES) >= WITHOUT_AVERAGE

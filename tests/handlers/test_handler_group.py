@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.handlers import HandlerGroup
 
 

@@ -13,7 +13,7 @@ from monai.engines.utils import IterationEvents
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import (
     ConfidenceTerm,
     EndlessSampler,

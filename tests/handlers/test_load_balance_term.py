@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import DecoupledStages, LoadBalanceTerm, TermLogger
-from samfed_monai.networks.sam.paths import SamOutputs, SamPath
-from samfed_monai.networks.sam.routing import Routing
+from samfed_monai.networks.sam.experts import Routing
+from samfed_monai.networks.sam.network import SamOutputs, SamPath
 from tests.handlers.sam_toy import sam_trainer
 from tests.networks.sam.tiny import tiny_network
 

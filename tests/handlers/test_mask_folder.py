@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.errors import Refused
-from samfed_monai.handlers.mask_folder import RECORD, MaskFolder
-from samfed_monai.io import read_json
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json
+from samfed_monai.handlers.mask_writer import RECORD, MaskFolder
 
 MADE_WITH = {"model_sha256": "a" * 64, "threshold": 0.5}
 

@@ -10,7 +10,7 @@ import torch
 from monai.data import DataLoader, Dataset
 from monai.engines.utils import IterationEvents
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import (
     GlobalGuide,
     Guidance,

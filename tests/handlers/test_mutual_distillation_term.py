@@ -9,10 +9,10 @@ import pytest
 import torch
 from monai.inferers import SimpleInferer
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import DecoupledStages, MutualDistillationTerm, TermLogger
 from samfed_monai.networks import SamPath
-from samfed_monai.networks.sam.paths import SamOutputs
+from samfed_monai.networks.sam.network import SamOutputs
 from tests.handlers.sam_toy import sam_trainer
 from tests.handlers.toy import toy_network, toy_trainer
 from tests.networks.sam.tiny import SIZE, tiny_network, wake

@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.engines.utils import IterationEvents
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import ProximalTerm, TermLogger
 from tests.handlers.toy import next_round, toy_network, toy_trainer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import PublicDistillationTerm
 from samfed_monai.losses import distillation_kl
 

@@ -7,7 +7,7 @@ import torch
 from monai.data import Dataset
 from torch import nn
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import PublicPredictor
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList, render_synthetic
-from samfed_monai.errors import Refused
-from samfed_monai.handlers import site_records
+from samfed_monai.parts import site_records
 
 
 @pytest.fixture(scope="module")

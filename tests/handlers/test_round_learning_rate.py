@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ignite.engine import Events
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import LEARNING_RATE_SCHEDULES, RoundLearningRate
 from tests.handlers.toy import next_round, toy_trainer
 

@@ -12,8 +12,8 @@ from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 from PIL import Image
 
-from samfed_monai.errors import Refused
-from samfed_monai.handlers.score_handler import ScoreHandler, safe_name, write_scores
+from samfed_monai.core.errors import Refused
+from samfed_monai.handlers.evaluation import ScoreHandler, safe_name, write_scores
 
 
 class Half(torch.nn.Module):

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json, save_tensors
 from samfed_monai.data import render_synthetic
-from samfed_monai.errors import Refused
 from samfed_monai.handlers import SiteEvaluation
-from samfed_monai.handlers.score_handler import ScoreHandler
-from samfed_monai.io import read_json, save_tensors
+from samfed_monai.handlers.evaluation import ScoreHandler
 
 
 def evaluation(folder: Path, **kwargs: Any) -> SiteEvaluation:

@@ -14,9 +14,9 @@ from samfed_monai.handlers import (
     TermLogger,
     UnlabelledStream,
 )
-from samfed_monai.handlers.site_reliability import SiteReliability
+from samfed_monai.handlers.term import SiteReliability
 from samfed_monai.losses import RaterRates, em_step, probabilities
-from samfed_monai.losses.rater_rates import first_statistics, joint
+from samfed_monai.losses.reliability import first_statistics, joint
 from tests.handlers.toy import next_round, same, toy_loader, toy_network, toy_trainer, weights
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.data import DataLoader, Dataset
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import BatchGuide, PseudoLabelTerm, SupervisedWeight, TermLogger, UnlabelledStream
 from tests.handlers.toy import next_round, same, toy_items, toy_network, toy_trainer, weights
 

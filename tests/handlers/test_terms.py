@@ -11,7 +11,7 @@ import torch
 from monai.engines.utils import IterationEvents
 from torch import Tensor
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import (
     BatchGuide,
     GlobalDistillationTerm,
@@ -173,7 +173,7 @@ def test_global_term_is_plain_distillation_that_weighs_a_tenth() -> None:
 
 def test_the_agreement_is_computed_once_for_two_terms(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr("samfed_monai.handlers.guidance.agree", lambda *a, **k: calls.append(k) or agree(*a, **k))
+    monkeypatch.setattr("samfed_monai.handlers.guide.agree", lambda *a, **k: calls.append(k) or agree(*a, **k))
     engine = engine_at(0, 1, guidance())
     PseudoLabelTerm()(engine)
     SamDistillationTerm()(engine)

@@ -11,7 +11,7 @@ from monai.data import DataLoader
 from monai.transforms import Compose
 from torch import Tensor, nn
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import EndlessSampler, Guidance, UniMatchTerm, UnlabelledStream
 from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.networks import client_network

@@ -10,7 +10,7 @@ from ignite.engine import Events
 from monai.data import DataLoader, Dataset
 from monai.engines.utils import IterationEvents
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import BatchGuide, Guidance, UnlabelledStream
 from tests.handlers.toy import SIZE, next_round, same, toy_items, toy_loader, toy_network, toy_trainer, weights
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.errors import Refused
-from samfed_monai.io import read_json, write_json
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json, write_json
 
 
 def test_json_comes_back_as_it_went(tmp_path: Path):

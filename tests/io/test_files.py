@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.io import append_line, atomic_write, files, write_bytes, write_text
+from samfed_monai.core import io as files
+from samfed_monai.core.io import append_line, atomic_write, write_bytes, write_text
 
 
 def test_atomic_write_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: Path):

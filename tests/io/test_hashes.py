@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from samfed_monai.io import canonical_hash, sha256_bytes, sha256_file
+from samfed_monai.core.io import canonical_hash, sha256_bytes, sha256_file
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, example B.1
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from samfed_monai.errors import Refused
-from samfed_monai.io import check_tensors, safe_load, save_tensors
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import check_tensors, safe_load, save_tensors
 
 
 def weights() -> dict[str, torch.Tensor]:

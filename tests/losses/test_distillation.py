@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samfed_monai.losses import distillation_kl, logits_kl, probabilities
-from samfed_monai.losses.distillation import CLIP
+from samfed_monai.losses.unlabelled import CLIP
 
 
 def bernoulli_kl(p: float, q: float) -> float:

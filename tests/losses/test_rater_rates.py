@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from samfed_monai.losses import RaterRates, agree, consensus, em_step
-from samfed_monai.losses.rater_rates import first_statistics, joint
+from samfed_monai.losses.reliability import first_statistics, joint
 
 
 def image(*values: float) -> Tensor:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.errors import Refused
-from samfed_monai.losses import SCHEDULES, constant, gaussian_ramp, linear
+from samfed_monai.core.errors import Refused
+from samfed_monai.handlers import SCHEDULES, constant, gaussian_ramp, linear
 
 
 def test_gaussian_ramp_rises_over_the_first_40_percent_and_stays_at_1() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from samfed_monai.metrics import hausdorff95
-from samfed_monai.metrics.hausdorff import joint_box
+from samfed_monai.metrics.scores import joint_box
 
 
 def squares(shift: int) -> tuple[np.ndarray, np.ndarray]:

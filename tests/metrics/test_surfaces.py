@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 
-from samfed_monai.metrics import surface, surfaces
+from samfed_monai.metrics import scores as surfaces
+from samfed_monai.metrics import surface
 
 
 def blob(seed: int, size: tuple[int, int] = (96, 128)) -> np.ndarray:

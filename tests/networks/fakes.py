@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from samfed_monai.io import sha256_file
+from samfed_monai.core.io import sha256_file
 from samfed_monai.networks.sam.build import build_sam
 
 

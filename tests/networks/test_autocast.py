@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.networks import AutocastInferer, bf16_gains
 from samfed_monai.networks import autocast as room
 

@@ -8,7 +8,7 @@ from monai.bundle import ConfigParser
 from safetensors.torch import save_file
 from torch import nn
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.networks import CLIENT_NETWORKS, client_network
 
 SIZES = {

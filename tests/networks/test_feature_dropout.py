@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.networks import client_network
 from samfed_monai.networks.feature_dropout import feature_dropout, require_encoder
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.networks import client_network
-from samfed_monai.networks.features import feature_width, head_of
+from samfed_monai.networks.intake import feature_width, head_of
 
 
 @pytest.mark.parametrize(

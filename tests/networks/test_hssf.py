@@ -7,7 +7,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.networks import AutocastInferer, HssfNetwork, client_network, hssf_outputs
 
 PUBLISHED = {"resnet18": 21.4e6, "resnet34": 31.5e6, "resnet101": 65.7e6}  # HSSF, Ma et al., IEEE TMI 2024

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from samfed_monai.networks.hssf_parts import Aspp, ConfidenceBranch, block, drawn_anew, stressed
+from samfed_monai.networks.hssf import Aspp, ConfidenceBranch, block, drawn_anew, stressed
 
 
 def test_stress_by_hand() -> None:

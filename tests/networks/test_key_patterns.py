@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.errors import Problems, Refused
+from samfed_monai.core.errors import Problems, Refused
 from samfed_monai.networks import KeyPatterns, split_keys
 from samfed_monai.networks.key_patterns import check_patterns
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.networks.key_patterns import network_split
 from tests.networks.sam.tiny import tiny_network
 

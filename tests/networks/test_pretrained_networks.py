@@ -12,14 +12,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from samfed_monai.errors import Refused
-from samfed_monai.io import sha256_file
-from samfed_monai.networks import build_sam, client_network
-from samfed_monai.networks.features import feature_width
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import sha256_file
+from samfed_monai.networks import build_sam, client_network, starts_from, takes_teacher
 from samfed_monai.networks.fpn import FPNDecoder
-from samfed_monai.networks.intake import size_advice, size_problems
+from samfed_monai.networks.intake import feature_width, size_advice, size_problems
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, prepare, save_adapter
-from samfed_monai.networks.weights import starts_from, takes_teacher
 
 SIZE = 64
 
@@ -66,7 +64,7 @@ def test_the_trunk_is_the_checkpoints(checkpoint):
 
 
 def test_of_an_adapter_it_is_the_teachers_with_lora_merged(checkpoint, adapter, monkeypatch):
-    monkeypatch.setattr("samfed_monai.networks.weights.install.find_checkpoint", lambda *_: checkpoint)
+    monkeypatch.setattr("samfed_monai.networks.weights.find_checkpoint", lambda *_: checkpoint)
     plain = client_network("mobile_sam_fpn", weights=checkpoint).encoder
     merged = client_network("mobile_sam_fpn", weights=adapter).encoder
     changed = {key for key, value in merged.state_dict().items() if not torch.equal(value, plain.state_dict()[key])}
@@ -75,7 +73,7 @@ def test_of_an_adapter_it_is_the_teachers_with_lora_merged(checkpoint, adapter, 
 
 def test_an_adapter_of_another_sam_is_refused(adapter, monkeypatch):
     header = Adapter("vit_b", "0" * 64, Adapt.LORA, 2, SIZE, "0" * 64)
-    monkeypatch.setattr("samfed_monai.networks.mobile_sam_fpn.read_header", lambda _: header)
+    monkeypatch.setattr("samfed_monai.networks.fpn.read_header", lambda _: header)
     message = r"encoder_weights: expected an adapter of vit_t \(MobileSAM\), found .* of a vit_b; fit the teacher with"
     with pytest.raises(Refused, match=message):
         client_network("mobile_sam_fpn", weights=adapter)

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from samfed_monai.errors import Refused
-from samfed_monai.networks.weights_cli import add_weights_parser
+from samfed_monai.commands.weights import add_weights_parser
+from samfed_monai.core.errors import Refused
 
 
 def run(*words: str) -> int:
@@ -41,7 +41,7 @@ def test_the_real_checkpoint_is_installed(samfed_data, tmp_path, monkeypatch, ca
 
 def test_the_parsers_import_nothing_heavy():
     code = (
-        "import sys, samfed_monai.networks.weights_cli, samfed_monai.commands.teach\n"
+        "import sys, samfed_monai.commands.weights, samfed_monai.commands.teach\n"
         "print(sorted({'torch', 'monai', 'timm', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList, render_synthetic
-from samfed_monai.errors import Refused
 from samfed_monai.parts import PublicSet, SiteImages, SplitDataset
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from samfed_monai.config import run_job
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.parts import best_device, model_path, on_device, parameters_of, part_of
 
 

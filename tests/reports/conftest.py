@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from samfed_monai.data.datalist import DataList
-from samfed_monai.data.items import Item, Site
-from samfed_monai.handlers.score_handler import write_scores
-from samfed_monai.io import sha256_file, write_json
+from samfed_monai.core.io import sha256_file, write_json
+from samfed_monai.data.datalist import DataList, Item, Site
+from samfed_monai.handlers.evaluation import write_scores
 from samfed_monai.metrics import segmentation_scores
 from samfed_monai.results import build_results
 

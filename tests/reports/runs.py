@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.io import write_json
+from samfed_monai.core.io import write_json
 from samfed_monai.results import build_results
 
 # Dice of the two test images of the sites a and b, by variant and seed.

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.reports import ablation_page, comparison_table
 from samfed_monai.reports.ablation import best_of, block, sweeps, verdict
 from samfed_monai.reports.sections import Section

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.errors import Refused
-from samfed_monai.io import read_json, write_json
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json, write_json
 from samfed_monai.reports import comparison_table
 from samfed_monai.reports.rows import Cell
 

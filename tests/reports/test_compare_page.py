@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.io import read_json
+from samfed_monai.core.io import read_json
 from samfed_monai.reports import CAVEATS, comparison_page, comparison_table, write_comparison
 from samfed_monai.reports.compare_page import headlines, write_page
 from samfed_monai.reports.sections import Section

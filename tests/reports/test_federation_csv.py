@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.reports.federation_csv import RoundRow, read_federation, series
+from samfed_monai.reports.run_data import RoundRow, read_federation, series
 
 CSV = """round,site,status,reason,n,dice,term_supervised,term_reliability
 1,b,ok,,10,0.8,0.2,0.7

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from samfed_monai.io import read_json, write_json
+from samfed_monai.core.io import read_json, write_json
 from samfed_monai.reports import CAVEATS, Report
 
 VOID = {"meta", "img", "source", "br", "link"}

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.reports.modes import LABELLED, MODES, ONE_NETWORK, UNLIKE_NETWORKS, mode_of
-from samfed_monai.reports.variant_names import VARIANTS
+from samfed_monai.reports.rows import LABELLED, MODES, ONE_NETWORK, UNLIKE_NETWORKS, VARIANTS, mode_of
 
 ALIKE = {"a": "basic_unet", "b": "basic_unet", "server": "deeplabv3plus_resnet34"}
 

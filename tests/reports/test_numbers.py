@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.reports.numbers import as_bytes, as_difference, as_percent, as_pixels, as_score, as_seconds
+from samfed_monai.reports.style import as_bytes, as_difference, as_percent, as_pixels, as_score, as_seconds
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from samfed_monai.errors import Refused
-from samfed_monai.io import read_json, write_json
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json, write_json
 from samfed_monai.reports.compare import comparison_table
 from samfed_monai.reports.record import add_to_record, read_record
 from samfed_monai.reports.sections import read_sections

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from samfed_monai.errors import Refused
-from samfed_monai.io import write_json
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import write_json
 from samfed_monai.reports import RunData
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.errors import Refused
-from samfed_monai.io import write_json
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import write_json
 from samfed_monai.reports.sections import Section, read_sections, runs_in, unique_slugs
 
 from .runs import write_run

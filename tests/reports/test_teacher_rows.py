@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from samfed_monai.reports import comparison_table
+from samfed_monai.reports.compare import adaptation_notes, teacher_alone
 from samfed_monai.reports.run_data import RunData
-from samfed_monai.reports.teacher_rows import adaptation_notes, teacher_alone
 from tests.reports.runs import summary, write_run
 
 

@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 
 from samfed_monai.reports import comparison_table
-from samfed_monai.reports.modes import ONE_NETWORK
-from samfed_monai.reports.rows import Cell, Group, Row
-from samfed_monai.reports.verdict import standings, verdict, word_of
+from samfed_monai.reports.compare_text import standings, verdict, word_of
+from samfed_monai.reports.rows import ONE_NETWORK, Cell, Group, Row
 
 from .runs import write_run
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from samfed_monai.transforms import output_to_input, warp
-from samfed_monai.transforms.geometry import warp_together
+from samfed_monai.transforms.weak_view import warp_together
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.transforms import EvaluationImages, LoadRGBd
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from samfed_monai.core.errors import Refused
 from samfed_monai.data.soft_masks import SoftMaskStore
-from samfed_monai.errors import Refused
 from samfed_monai.transforms import LoadSoftMaskd
 
 TEACHER, IMAGE = "a" * 64, "0" * 64

@@ -7,7 +7,7 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import Compose
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.transforms import NoiseViewd, WeakViewd
 
 GREY = torch.full((3, 64, 64), 0.5)

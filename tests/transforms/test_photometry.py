@@ -7,7 +7,7 @@ import torch
 from scipy import ndimage
 
 from samfed_monai.transforms import box_fill, colour_matrix, gaussian_blur
-from samfed_monai.transforms.photometry import recolour
+from samfed_monai.transforms.strong_view import recolour
 
 
 def test_no_change_is_the_identity():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import Compose
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.transforms import StrongView, StrongViewd, WeakViewd
 
 NOTHING = {"jitter_prob": 0, "grey_prob": 0, "blur_prob": 0, "noise_prob": 0, "cutout_prob": 0}

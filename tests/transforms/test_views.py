@@ -11,8 +11,8 @@ import torch
 from monai.transforms import Compose, Resized
 from PIL import Image
 
+from samfed_monai.core.errors import Refused
 from samfed_monai.data import SoftMaskStore
-from samfed_monai.errors import Refused
 from samfed_monai.transforms import (
     EvaluationImages,
     LabelledViews,

@@ -11,7 +11,7 @@ from monai.data.utils import set_rnd
 from monai.transforms import Compose
 from scipy import ndimage
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.transforms import WeakView, WeakViewd
 
 

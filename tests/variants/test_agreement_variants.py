@@ -8,7 +8,7 @@ import pytest
 
 from samfed_monai.config import check_bundle, variant_files
 from samfed_monai.federation.stages.workflow_config import client_config
-from samfed_monai.reports.variant_names import ABLATIONS, NOTES, VARIANTS
+from samfed_monai.reports.rows import ABLATIONS, NOTES, VARIANTS
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 EXPECTED = {

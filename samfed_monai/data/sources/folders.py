@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from samfed_monai.data.sources.found import Found, pair_up
-from samfed_monai.data.sources.passed_over import passed_over
-from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.data.sources.found import Found, pair_up, passed_over
 
 
 @dataclass(frozen=True)

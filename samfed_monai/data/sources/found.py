@@ -1,15 +1,21 @@
-"""What a source hands over, and how images find their masks."""
+"""What a source hands over, how images find their masks, and what was left lying."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import lzma
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data.checks import stem
+from samfed_monai.data.datalist import unsafe
 from samfed_monai.data.reading import SUFFIXES
-from samfed_monai.errors import Problem, Problems, Refused
 
 logger = logging.getLogger(__name__)
 
@@ -96,3 +102,90 @@ def mask_stem(path: Path) -> str:
 def relative(path: Path, root: Path) -> str:
     """``path`` relative to ``root`` with forward slashes."""
     return path.relative_to(root).as_posix()
+
+
+RESULTS = frozenset({"run.json", "results.json", "compare.json"})
+"""Files by which a folder of runs is known: the pictures in it are results."""
+
+
+def passed_over(root: Path, sites: Collection[str], *, output: str | Path | None = None) -> list[str]:
+    """A sentence on every folder under ``root`` that is no site and holds images, with one of them.
+
+    Hidden folders, ``masks``, what runs wrote, and the folder that ``output`` lies in are no hospitals.
+
+    Args:
+        root: folder of sites.
+        sites: names of its subfolders that are sites.
+        output: file that is to be written.
+    """
+    written = Path(output).resolve().parents if output is not None else ()
+    sentences = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and path.name not in sites):
+        if _hidden(folder.name) or folder.name.lower() == "masks" or folder.resolve() in written:
+            continue
+        image = _first_image(folder)
+        if image is not None:
+            sentences.append(
+                f"{folder.name} holds images, such as {relative(image, root)}, but no folder 'images', and was not "
+                f"read: if it is a site, move them to {folder.name}/images"
+            )
+    return sentences
+
+
+def _first_image(folder: Path) -> Path | None:
+    for place, folders, files in os.walk(folder):
+        if RESULTS.intersection(files):
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not _hidden(name))
+        for name in sorted(files):
+            if Path(name).suffix.lower() in SUFFIXES and not _hidden(name):
+                return Path(place) / name
+    return None
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith((".", "__MACOSX"))
+
+
+# zipfile raises RuntimeError for what is encrypted, or packed in a way that it does not know
+UNREADABLE = (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+MAX_BYTES = 64 << 30  # the largest official archive (ISIC 2018 task 1 and 2) unpacks to about 12 GiB
+
+
+def unpack(archive: str | Path, folder: str | Path) -> list[Path]:
+    """Unpacks an archive after looking at every member; refuses it whole when one of them is suspicious.
+
+    Args:
+        archive: a zip file.
+        folder: where to unpack; it is created. Files that are there already are overwritten.
+
+    Returns:
+        The files written.
+
+    Raises:
+        Refused: not a zip file, or a damaged or encrypted one, members that would lie outside the folder, links, or
+            more than 64 GiB unpacked.
+    """
+    archive, folder = Path(archive), Path(folder)
+    problems = Problems()
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = opened.infolist()
+            for member in members:
+                reason = unsafe(member.filename)
+                if stat.S_ISLNK(member.external_attr >> 16):
+                    reason = f"the link {member.filename!r}"
+                if reason is not None:
+                    where, expected = f"{archive.name} -> {member.filename}", "members inside the archive's own folder"
+                    problems.add(where, found=reason, expected=expected, mend="do not use this archive")
+            if sum(member.file_size for member in members) > MAX_BYTES:
+                problems.add(archive.name, found="more than 64 GiB unpacked", expected="at most 64 GiB")
+            problems.refuse_if_any()
+            folder.mkdir(parents=True, exist_ok=True)
+            opened.extractall(folder)
+    except UNREADABLE as error:
+        mend = "download it again, or unpack it with another program"
+        found = str(error) or "a member that ends too early"
+        raise Refused([Problem(str(archive), found=found, expected="a zip archive", mend=mend)]) from None
+    return [folder / member.filename for member in members if not member.is_dir()]

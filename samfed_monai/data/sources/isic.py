@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data.sources.found import Found, list_images, relative
-from samfed_monai.errors import Problem, Problems, Refused
 
 IMAGE = re.compile(r"(ISIC_\d{7}(?:_downsampled)?)\.jpe?g", re.IGNORECASE)
 MASK = re.compile(r"(ISIC_\d{7}(?:_downsampled)?)_segmentation\.png", re.IGNORECASE)

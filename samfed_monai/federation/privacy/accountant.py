@@ -6,7 +6,7 @@ import warnings
 from functools import lru_cache
 from typing import Any
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused
 
 #: Renyi orders that are tried; Opacus' own begin at 1.1 and end at 63, too few for strong and for weak noise.
 _ORDERS = (*(1 + x / 100 for x in range(1, 100)), *(1 + x / 10 for x in range(10, 100)), *range(12, 64), 128, 256, 512)

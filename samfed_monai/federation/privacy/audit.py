@@ -10,8 +10,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.errors import Problem, Refused
-from samfed_monai.io import append_line
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import append_line
 
 logger = logging.getLogger("samfed_monai.audit")
 

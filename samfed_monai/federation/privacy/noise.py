@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from samfed_monai.errors import Problem
+from samfed_monai.core.errors import Problem
 from samfed_monai.federation.envelope import MessageRefused
 
 if TYPE_CHECKING:

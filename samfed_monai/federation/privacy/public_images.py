@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.utils.data import Subset
 
-from samfed_monai.errors import Problem
+from samfed_monai.core.errors import Problem
 from samfed_monai.federation.envelope import MessageRefused
 
 Records = Sequence[Mapping[str, Any]]

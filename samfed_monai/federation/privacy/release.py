@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.errors import Problem, Problems
+from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.federation.envelope import METRIC_NAMES, VERSION, Envelope, Kind, MessageRefused
 from samfed_monai.federation.failure import scrub
 from samfed_monai.federation.privacy.accountant import epsilon

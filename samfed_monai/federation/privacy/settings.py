@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from samfed_monai.data.measuring import LEAST_IMAGES
-from samfed_monai.errors import Problem, Problems, did_you_mean
+from samfed_monai.core.errors import Problem, Problems, did_you_mean
+from samfed_monai.data.datalist import LEAST_IMAGES
 from samfed_monai.federation.envelope import MessageRefused
 
 WHERE = "federate.json -> privacy"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.federation.privacy.accountant import require_accountant
 from samfed_monai.federation.privacy.allowed import allowed_of
 from samfed_monai.federation.privacy.release import Release

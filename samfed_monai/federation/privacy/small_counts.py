@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from samfed_monai.errors import Problem
+from samfed_monai.core.errors import Problem
 from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
 
 #: Numbers that say how long a site worked, not what it saw.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from samfed_monai.errors import Problem, Problems
+from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.privacy.allowed import Allowed
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from monai.engines.utils import IterationEvents
 
-from samfed_monai.errors import Problems
+from samfed_monai.core.errors import Problems
 from samfed_monai.federation.envelope import Kind
 from samfed_monai.federation.sharing.element_mix import learned, mixed
 from samfed_monai.federation.sharing.trainer_sharing import TrainerSharing

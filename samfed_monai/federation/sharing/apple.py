@@ -9,7 +9,7 @@ import torch
 from monai.engines.utils import IterationEvents
 from monai.networks.utils import get_state_dict
 
-from samfed_monai.errors import Problem, Problems
+from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
 from samfed_monai.federation.sharing.relationship import Annealing, annealed, personal_model, shares_gradient
 from samfed_monai.federation.sharing.trainer_sharing import TrainerSharing

@@ -14,7 +14,7 @@ from samfed_monai.federation.sharing.trainer_sharing import TrainerSharing
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from samfed_monai.handlers.anchored_term import AnchoredTerm
+    from samfed_monai.handlers.terms import AnchoredTerm
 
 
 class DittoSharing(TrainerSharing):

@@ -9,7 +9,7 @@ import torch
 
 from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.sharing.public_masks import PublicMaskSharing
-from samfed_monai.networks.features import feature_width
+from samfed_monai.networks.intake import feature_width
 
 if TYPE_CHECKING:
     from torch import Tensor

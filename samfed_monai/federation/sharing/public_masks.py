@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import Subset
 
-from samfed_monai.errors import Problem, Problems
+from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.core.io import canonical_hash
 from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
 from samfed_monai.federation.sharing.base import Sharing
-from samfed_monai.handlers.public_phase import PublicPhase
-from samfed_monai.handlers.public_predictor import PublicPredictor
-from samfed_monai.io import canonical_hash
+from samfed_monai.handlers.public_images import PublicPhase, PublicPredictor
 from samfed_monai.losses import where_better
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from monai.networks.utils import get_state_dict
 
-from samfed_monai.errors import Problem
+from samfed_monai.core.errors import Problem
+from samfed_monai.core.seeds import derive_seed
 from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
 from samfed_monai.federation.random_state import seed_transforms
 from samfed_monai.federation.sharing.base import Sharing
-from samfed_monai.handlers.unfinished_run import forget_unfinished_run
-from samfed_monai.seeds import derive_seed
+from samfed_monai.handlers.rounds import forget_unfinished_run
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

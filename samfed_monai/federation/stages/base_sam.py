@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
+from samfed_monai.core.io import sha256_file
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig, in_catalogue
-from samfed_monai.io import sha256_file
-from samfed_monai.networks.weights import find_checkpoint
+from samfed_monai.networks import find_checkpoint
 
 _PREFIX = "sam_"
 

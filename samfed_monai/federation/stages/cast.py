@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.core.seeds import derive_seed
 from samfed_monai.data import DataList
-from samfed_monai.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.federation.clip import UpdateGuard
 from samfed_monai.federation.random_state import own_random_state
 from samfed_monai.federation.server import Server
@@ -26,7 +27,6 @@ from samfed_monai.federation.stages.workflow_config import WorkflowConfig, clien
 from samfed_monai.federation.strategies.base import Strategy
 from samfed_monai.federation.strategies.fedavg import FedAvg
 from samfed_monai.metrics import cost_of
-from samfed_monai.seeds import derive_seed
 
 if TYPE_CHECKING:
     from torch import Tensor

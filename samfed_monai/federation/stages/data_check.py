@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import canonical_hash, read_json, write_json
 from samfed_monai.data import DataList, check_datalist
-from samfed_monai.errors import Problem, Refused
-from samfed_monai.io import canonical_hash, read_json, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.errors import Problems, did_you_mean
+from samfed_monai.core.errors import Problems, did_you_mean
 from samfed_monai.federation.random_state import own_random_state
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig, in_catalogue, unfilled
-from samfed_monai.networks import CLIENT_NETWORKS
-from samfed_monai.networks.encoder_weights import encoder_weights_file
-from samfed_monai.networks.weights import named, starts_from
+from samfed_monai.networks import CLIENT_NETWORKS, named, starts_from
+from samfed_monai.networks.weights import encoder_weights_file
 
 if TYPE_CHECKING:
     from torch import nn

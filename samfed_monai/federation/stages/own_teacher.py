@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samfed_monai.core.io import canonical_hash
 from samfed_monai.data import SoftMaskStore, load_records, public_hash
 from samfed_monai.federation.stages.made_once import made_once
 from samfed_monai.federation.stages.soft_masks import SiteMasks
 from samfed_monai.federation.stages.teacher import TeacherStage
-from samfed_monai.io import canonical_hash
 
 if TYPE_CHECKING:
-    from samfed_monai.networks import SelfTraining, Teacher
-    from samfed_monai.networks.teacher.pairs import Pair, Records
+    from samfed_monai.networks import Teacher
+    from samfed_monai.teacher import SelfTraining
+    from samfed_monai.teacher.exam import Pair, Records
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class OwnTeacher:
 
     def _next(self, teacher: Teacher, adapter: Path, recipe: SelfTraining) -> tuple[Teacher, Path] | None:
         """The teacher that learns from the masks of this one, and its adapter; ``None`` where these are empty."""
-        from samfed_monai.networks.teacher.self_training import PseudoLabelled, confident
+        from samfed_monai.teacher.self_training import PseudoLabelled, confident
 
         datalist, root = self.masks.datalist, self.masks.data_root
         self.masks.fill(teacher, ("unlabelled",))
@@ -89,7 +90,7 @@ class OwnTeacher:
         public: Records,
     ) -> None:
         from samfed_monai.networks.sam.adapter import read_header, save_adapter
-        from samfed_monai.networks.teacher.self_training import self_train
+        from samfed_monai.teacher.self_training import self_train
 
         progress_file = path.with_name(path.name + ".progress.safetensors")
         sam = self_train(

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samfed_monai import __version__
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.data import DataList
-from samfed_monai.errors import Problem, Refused
 from samfed_monai.federation.stages.base_sam import base_sam
 
 if TYPE_CHECKING:

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from samfed_monai.config.component_refusal import component_refusal
-from samfed_monai.config.exit_codes import raised_by_us
-from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.config.exit_codes import component_refusal, raised_by_us
+from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.federation.random_state import own_random_state
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig, unfilled
 from samfed_monai.networks.intake import batch_problems, size_advice, size_problems

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from samfed_monai.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.io import read_json, sha256_bytes, sha256_file, write_bytes, write_json
 from samfed_monai.federation.envelope import MAX_ADAPTERS, Envelope, Kind, MessageRefused
 from samfed_monai.federation.stages.own_teacher import OwnTeacher
 from samfed_monai.federation.stages.soft_masks import SiteMasks
 from samfed_monai.federation.stages.teacher import TeacherStage
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
-from samfed_monai.io import read_json, sha256_bytes, sha256_file, write_bytes, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -36,7 +36,7 @@ class SiteMasks:
 
     def fill(self, teacher: Teacher, splits: Sequence[str]) -> int:
         """Shows the teacher every image of ``splits`` that its store lacks; returns how many these were."""
-        from samfed_monai.networks import fill_store
+        from samfed_monai.teacher import fill_store
 
         computed = 0
         for site in self.datalist.sites:
@@ -56,7 +56,7 @@ class SiteMasks:
         """
         import torch
 
-        from samfed_monai.data.resizing import resize_probabilities
+        from samfed_monai.data.soft_masks import resize_probabilities
         from samfed_monai.metrics import segmentation_scores
 
         parser = config.parser()

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.seeds import derive_seed
 from samfed_monai.federation.random_state import own_random_state
 from samfed_monai.networks.key_patterns import KeySplit, network_split
-from samfed_monai.seeds import derive_seed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import canonical_hash, read_json, sha256_file
 from samfed_monai.data import DataList, public_hash
-from samfed_monai.data.public_set import read_as
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.data.records import read_as
 from samfed_monai.federation.stages.made_once import made_once
 from samfed_monai.federation.stages.workflow_config import EVALUATION, PLACES, WorkflowConfig
-from samfed_monai.io import canonical_hash, read_json, sha256_file
 
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Places, Plan
-    from samfed_monai.networks import SelfTraining, Teacher
+    from samfed_monai.networks import Teacher
+    from samfed_monai.teacher import SelfTraining
 
 logger = logging.getLogger(__name__)
 
@@ -102,13 +103,13 @@ class TeacherStage:
 
         Raises:
             Refused: ``score`` is no switch, or a setting of ``teacher.json`` that
-                :class:`~samfed_monai.networks.TeacherFit` cannot do with.
+                :class:`~samfed_monai.teacher.TeacherFit` cannot do with.
         """
         score = self._config().optional("score") if adapt != "off" else None
         if score not in (None, True, False):
             raise Refused([Problem("teacher -> score", found=repr(score), expected="true or false")])
         if adapt != "off" and self._config().optional_id("fit"):
-            from samfed_monai.parts.public_set import check_public_limit
+            from samfed_monai.parts.images import check_public_limit
 
             check_public_limit(self._config().optional("public_limit"))
             nothing = [{"label": ""}]

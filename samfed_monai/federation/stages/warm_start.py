@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.variants import find_variant
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import safe_load, save_tensors, sha256_file
+from samfed_monai.core.seeds import derive_seed
 from samfed_monai.data import DataList, load_records, public_hash, split_public
-from samfed_monai.data.public_set import read_as
-from samfed_monai.errors import Refused
+from samfed_monai.data.records import read_as
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.random_state import own_random_state
 from samfed_monai.federation.stages.base_sam import base_sam
 from samfed_monai.federation.stages.made_once import made_once
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig
-from samfed_monai.io import safe_load, save_tensors, sha256_file
 from samfed_monai.networks.key_patterns import network_split
-from samfed_monai.networks.teacher.exam import as_good_as, mean
-from samfed_monai.seeds import derive_seed
+from samfed_monai.teacher.exam import as_good_as, mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ def warm_start(
         trunk: an adapter whose trunk the network's encoder starts from, in place of its own ``encoder_weights``.
         held_out: part of the public images, whole groups at a time, that is not trained on and says when to stop: kept
             are the weights of the last look that is as good as the best one (within a standard error, see
-            ``samfed_monai.networks.teacher.exam.as_good_as``). They are those that the teacher's own fit holds out with
+            ``samfed_monai.teacher.exam.as_good_as``). They are those that the teacher's own fit holds out with
             seed 0. 0 trains on all images for all steps.
 
     Returns:

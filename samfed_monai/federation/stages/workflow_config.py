@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.exit_codes import as_told
-from samfed_monai.config.reach import reached
+from samfed_monai.config.parse import reached
 from samfed_monai.config.variants import variant_files
-from samfed_monai.errors import Problem, Refused
-from samfed_monai.io import canonical_hash, read_json
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import canonical_hash, read_json
 
 TRAIN = "train"
 """MONAI's id of what a training bundle trains with."""

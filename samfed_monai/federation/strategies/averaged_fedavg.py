@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.federation.envelope import Envelope
 from samfed_monai.federation.strategies.fedavg import FedAvg
 

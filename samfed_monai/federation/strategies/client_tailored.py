@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from samfed_monai.errors import Problems
+from samfed_monai.core.errors import Problems
 from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.strategies.agreement_masks import agreement, binary_mask, smooth_mask, tailored
 from samfed_monai.federation.strategies.fedavg import FedAvg

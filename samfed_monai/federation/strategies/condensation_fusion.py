@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from samfed_monai.errors import Problems
+from samfed_monai.core.errors import Problems
+from samfed_monai.core.seeds import derive_seed
 from samfed_monai.federation import optimizer_state
 from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.random_state import own_random_state
 from samfed_monai.federation.sharing.public_masks import MASKS, Exchange
 from samfed_monai.federation.strategies.base import Strategy
 from samfed_monai.losses import choose, most_reliable
-from samfed_monai.seeds import derive_seed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

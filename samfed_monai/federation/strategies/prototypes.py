@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from samfed_monai.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.federation.envelope import Envelope, Kind
 from samfed_monai.federation.sharing.prototypes import COUNTS, MEANS
 from samfed_monai.federation.strategies.base import Strategy
-from samfed_monai.networks.features import feature_width
+from samfed_monai.networks.intake import feature_width
 
 if TYPE_CHECKING:
     from torch import Tensor

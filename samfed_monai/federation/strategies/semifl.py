@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from samfed_monai.errors import Stopped
+from samfed_monai.core.errors import Stopped
+from samfed_monai.core.seeds import derive_seed
 from samfed_monai.federation import optimizer_state
 from samfed_monai.federation.envelope import Envelope
 from samfed_monai.federation.random_state import own_random_state
 from samfed_monai.federation.strategies.fedavg import FedAvg
-from samfed_monai.seeds import derive_seed
 
 if TYPE_CHECKING:
     from torch import Tensor

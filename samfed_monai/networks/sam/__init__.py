@@ -1,20 +1,5 @@
 """Segment Anything as a teacher and as a client: builders, low-rank adaptation, experts, adapters."""
 
-from samfed_monai.lazy import attach
+import lazy_loader
 
-__getattr__, __dir__ = attach(
-    __name__,
-    {
-        "SAM_BUILDERS": "build",
-        "build_sam": "build",
-        "PromptFreeSam": "model",
-        "apply_lora": "lora",
-        "LoRAQueryValue": "lora",
-        "apply_experts": "experts",
-        "SamNetwork": "network",
-        "Adapter": "adapter",
-        "load_adapter": "adapter",
-        "save_adapter": "adapter",
-        "Teacher": "teacher",
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from samfed_monai.errors import Problem, Problems, Refused
-from samfed_monai.io import check_tensors, safe_load, save_tensors
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.io import check_tensors, safe_load, save_tensors
+from samfed_monai.networks.sam.build import PromptFreeSam
 from samfed_monai.networks.sam.lora import LoRATargets, apply_lora
-from samfed_monai.networks.sam.model import PromptFreeSam
 
 _FORMAT = "samfed-adapter-1"
 _MEND = "fit a new adapter with `samfed teach`, or name the adapter that was made for this teacher"

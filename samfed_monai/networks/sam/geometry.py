@@ -1,4 +1,4 @@
-"""Where an image lies in SAM's square input, and where its mask lies in SAM's square output."""
+"""Where an image lies in SAM's square input, and its mask in the square output; images of any size to embeddings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from samfed_monai.networks.autocast import Switch, autocast, bf16_possible
+from samfed_monai.networks.sam.build import PromptFreeSam
 
 MASK_STRIDE = 4
 """SAM's mask logits have a quarter of the input's side."""
@@ -70,3 +73,20 @@ def crop(masks: Tensor, height: int, width: int, size: int) -> Tensor:
     """The part of ``(B, 1, size / 4, size / 4)`` that covers exactly an image of ``height`` x ``width`` pixels."""
     inner = inner_size(height, width, size)
     return masks[..., : inner[0] // MASK_STRIDE, : inner[1] // MASK_STRIDE]
+
+
+def embed(sam: PromptFreeSam, images: Tensor, size: int, bf16: Switch) -> Tensor:
+    """Scales, normalises, pads and encodes.
+
+    Args:
+        sam: whose encoder.
+        images: ``(B, 3, H, W)`` in [0, 1], RGB.
+        size: side of its square input in pixels.
+        bf16: bfloat16 for the encoder; float32 where the processor does not have it (``bf16_possible``).
+
+    Returns:
+        ``(B, 256, size / 16, size / 16)`` float32.
+    """
+    inputs = pad(sam.normalise(place(images.float(), size)), size)
+    with autocast(inputs.device.type, bf16_possible(bf16, inputs.device.type)):
+        return sam.encode(inputs).float()

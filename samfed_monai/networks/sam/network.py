@@ -1,7 +1,9 @@
-"""SAM as a client network: LoRA that is shared, experts that are personal, and a path with each (docs/pfedsam.md)."""
+"""Names in the state dict of a :class:`SamNetwork`: low-rank updates, experts, and the part of the decoder in use."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +11,97 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samfed_monai.errors import Problems
+from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.networks.autocast import autocast
 from samfed_monai.networks.key_patterns import KeyPatterns, KeySplit, split_keys
-from samfed_monai.networks.sam.build import build_sam, check_size
-from samfed_monai.networks.sam.checkpointing import apply_checkpointing
-from samfed_monai.networks.sam.experts import LocalExperts, apply_experts
+from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, check_size
+from samfed_monai.networks.sam.experts import ExpertSwitch, LocalExperts, Routing, apply_experts, joined
 from samfed_monai.networks.sam.geometry import crop, pad, place
-from samfed_monai.networks.sam.keys import Decoder, sam_key_patterns
-from samfed_monai.networks.sam.lora import apply_lora, check_targets
-from samfed_monai.networks.sam.model import PromptFreeSam
-from samfed_monai.networks.sam.paths import SamOutputs, SamPath
-from samfed_monai.networks.sam.routing import ExpertSwitch, joined
+from samfed_monai.networks.sam.lora import apply_checkpointing, apply_lora, check_targets
+
+LORA_KEYS = {
+    "qv": ("*.qkv.query_[ab]", "*.qkv.value_[ab]"),
+    "qkv": ("*.qkv.update_[ab]",),
+    "all_linear": ("*.update_[ab]",),
+}
+"""Patterns of LoRA's matrices, by ``lora_targets``."""
+EXPERT_KEYS = ("*.mlp.experts.gate", "*.mlp.experts.down", "*.mlp.experts.up")
+"""Patterns of L-MoE: never in an update."""
+DECODER_KEYS = tuple(
+    f"sam.mask_decoder.{part}.*"
+    for part in ("transformer", "iou_token", "mask_tokens", "output_upscaling", "output_hypernetworks_mlps.0")
+)
+"""Patterns of what the single mask of the mask decoder is made with; its other heads are never run and stay frozen."""
+
+
+class Decoder(str, Enum):
+    """What becomes of the mask decoder."""
+
+    PERSONAL = "personal"
+    """Trained with the experts, never sent."""
+    SHARED = "shared"
+    """Trained with LoRA and aggregated."""
+    FROZEN = "frozen"
+    """As it comes."""
+
+
+def sam_key_patterns(*, decoder: str = "personal", lora_targets: str = "qv", experts: bool = True) -> KeyPatterns:
+    """What is shared and what is personal of a SAM with LoRA.
+
+    Args:
+        decoder: see :class:`Decoder`.
+        lora_targets: see ``LoRATargets``.
+        experts: whether it has L-MoE.
+    """
+    local = EXPERT_KEYS if experts else ()
+    return KeyPatterns(
+        shared=LORA_KEYS[lora_targets] + (DECODER_KEYS if decoder == Decoder.SHARED else ()),
+        personal=local + (DECODER_KEYS if decoder == Decoder.PERSONAL else ()),
+    )
+
+
+class SamPath(str, Enum):
+    """Which way an image takes through a ``SamNetwork``."""
+
+    GLOBAL = "global"
+    """Low-rank updates alone."""
+    PERSONAL = "personal"
+    """Low-rank updates and experts."""
+
+    @property
+    def other(self) -> SamPath:
+        """The other path."""
+        return SamPath.PERSONAL if self is SamPath.GLOBAL else SamPath.GLOBAL
+
+
+@dataclass(frozen=True)
+class SamOutputs:
+    """What comes with a prediction of ``SamNetwork`` in train mode.
+
+    Args:
+        path: the path it took.
+        routing: how the experts were used; ``None`` on the global path and without gradient.
+    """
+
+    path: SamPath
+    routing: Routing | None
+
+
+def sam_outputs(prediction: Tensor) -> SamOutputs:
+    """What came with a prediction of ``SamNetwork`` in train mode.
+
+    Args:
+        prediction: the very tensor that the network returned. A copy or a slice of it carries nothing.
+
+    Raises:
+        Refused: a prediction of another network, or one made in eval mode.
+    """
+    outputs = getattr(prediction, "sam_outputs", None)
+    if outputs is None:
+        mend = "set network_name to sam_vit_t, or disable the terms that need its two paths"
+        expected = "the prediction of a sam_vit network in train mode"
+        raise Refused([Problem("network", found="a prediction without paths", expected=expected, mend=mend)])
+    return outputs
 
 
 class SamNetwork(nn.Module):
@@ -176,7 +257,7 @@ def sam_network(
         check_size(size, "network_def#size")
     problems.refuse_if_any()
     if checkpoint is None:
-        from samfed_monai.networks.weights import find_checkpoint
+        from samfed_monai.networks import find_checkpoint
 
         checkpoint = find_checkpoint(base)
     return SamNetwork(build_sam(base, checkpoint, size), size, **kwargs)

@@ -1,25 +1,67 @@
-"""Box refinement: a second pass of SAM, prompted with the boxes of what the first one found (docs/method.md)."""
+"""The connected parts of a mask and their boxes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from samfed_monai.data.resizing import resize_probabilities
-from samfed_monai.errors import Problems
+from samfed_monai.core.errors import Problems
+from samfed_monai.data.soft_masks import resize_probabilities
 from samfed_monai.networks.autocast import Switch
-from samfed_monai.networks.sam import components
-from samfed_monai.networks.sam.build import build_sam, check_size
-from samfed_monai.networks.sam.components import find_parts
-from samfed_monai.networks.sam.embed import embed
-from samfed_monai.networks.sam.geometry import crop, inner_size
-from samfed_monai.networks.sam.model import PromptFreeSam
+from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, check_size
+from samfed_monai.networks.sam.geometry import crop, embed, inner_size
 from samfed_monai.networks.sam.tiny_vit import fold_batch_norms
+
+LEAST_SHARE = 5e-4
+"""Parts smaller than this share of the image are specks: 6 pixels of a quarter-resolution mask at 512 px."""
+MOST = 8
+"""Of more parts only the largest are boxed: an image with more lesions than that is a mask in pieces."""
+MARGIN = 0.05
+"""A box is wider than its part by this share of its side, at either end."""
+
+
+class Parts(NamedTuple):
+    """Connected parts of a mask.
+
+    Args:
+        labels: ``(h, w)`` int64: 0 outside, else the number of the part, specks included.
+        numbers: numbers of the parts that have a box, largest part first.
+        boxes: ``(N, 4)`` float32: left, top, right, bottom of each, as shares of width and height in [0, 1].
+    """
+
+    labels: Tensor
+    numbers: list[int]
+    boxes: Tensor
+
+
+def find_parts(mask: Tensor) -> Parts:
+    """Parts of a ``(h, w)`` bool mask that touch at sides or corners, with the boxes of the largest ones."""
+    import numpy as np
+    from scipy import ndimage
+
+    height, width = mask.shape
+    labels, count = ndimage.label(mask.cpu().numpy(), structure=np.ones((3, 3)))
+    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    order = np.argsort(-areas, kind="stable")[:MOST] + 1
+    numbers = [int(number) for number in order if areas[number - 1] >= LEAST_SHARE * height * width]
+    slices = ndimage.find_objects(labels)
+    boxes = [_box(slices[number - 1], mask.shape) for number in numbers]
+    return Parts(torch.from_numpy(labels).long(), numbers, torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+
+
+def _box(part: tuple[slice, slice], shape: torch.Size) -> list[float]:
+    (top, bottom), (left, right) = (_side(found, length) for found, length in zip(part, shape, strict=True))
+    return [left, top, right, bottom]
+
+
+def _side(part: slice, length: int) -> tuple[float, float]:
+    margin = MARGIN * (part.stop - part.start)
+    return max(0.0, part.start - margin) / length, min(float(length), part.stop + margin) / length
 
 
 class Refine(str, Enum):
@@ -87,7 +129,7 @@ class Refinement:
         """What decides the refined probabilities, for the teacher's identity; ``None`` without refinement."""
         if self.refine == Refine.NONE:
             return None
-        parts = {"least_share": components.LEAST_SHARE, "most": components.MOST, "margin": components.MARGIN}
+        parts = {"least_share": LEAST_SHARE, "most": MOST, "margin": MARGIN}
         return {
             "refine": Refine(self.refine).value,
             "with": RefineWith(self.refine_with).value,

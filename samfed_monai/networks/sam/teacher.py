@@ -1,4 +1,4 @@
-"""The frozen teacher: images in, probabilities out."""
+"""Where an image lies in SAM's square input, and where its mask lies in SAM's square output."""
 
 from __future__ import annotations
 
@@ -9,17 +9,42 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from samfed_monai.errors import Problem, Refused
-from samfed_monai.io import canonical_hash, sha256_file
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.networks.autocast import Switch
 from samfed_monai.networks.sam.adapter import load_adapter
-from samfed_monai.networks.sam.build import build_sam
-from samfed_monai.networks.sam.embed import embed
-from samfed_monai.networks.sam.geometry import VIEWS, crop
-from samfed_monai.networks.sam.model import PromptFreeSam
-from samfed_monai.networks.sam.peak import check_peak, relative_to_peak
+from samfed_monai.networks.sam.build import PromptFreeSam, build_sam
+from samfed_monai.networks.sam.geometry import VIEWS, crop, embed
 from samfed_monai.networks.sam.refine import BoxRefiner, Refinement, make_refiner
 from samfed_monai.networks.sam.tiny_vit import fold_batch_norms
+
+_LEAST = 1e-6  # keeps logits finite
+
+
+def check_peak(peak: float | None) -> None:
+    """Refuses anything but ``None`` and a number above 0 and at most 0.5."""
+    if peak is not None and (type(peak) not in (int, float) or not 0 < peak <= 0.5):
+        expected = "a number above 0 and at most 0.5, or null"
+        raise Refused([Problem("teacher -> peak", found=repr(peak), expected=expected)])
+
+
+def relative_to_peak(probabilities: Tensor, peak: float) -> Tensor:
+    """Shifts every image's logits so that ``peak`` times its highest probability becomes 0.5.
+
+    Where a teacher is unsure of a whole image (other colours than it was adapted to) its mask is too small or empty at
+    a threshold of 0.5, while its order of the pixels is still good. The order stays as it is. On an image without a
+    lesion this finds one: it is for sets whose images all show one. Ours, not from a paper.
+
+    Args:
+        probabilities: ``(B, 1, H, W)`` float in [0, 1].
+        peak: part of the highest probability, in (0, 0.5].
+
+    Returns:
+        ``(B, 1, H, W)`` float in [0, 1].
+    """
+    highest = probabilities.amax(dim=(1, 2, 3), keepdim=True)
+    threshold = (peak * highest).clamp(_LEAST, 0.5)
+    return torch.sigmoid(probabilities.clamp(_LEAST, 1 - _LEAST).logit() - threshold.logit())
 
 
 class Teacher(nn.Module):
@@ -96,7 +121,7 @@ class Teacher(nn.Module):
         """
         refinement = Refinement(refine, refine_with, refine_size, refine_least_iou, refine_least_agreement)
         if checkpoint is None:
-            from samfed_monai.networks.weights import find_checkpoint
+            from samfed_monai.networks import find_checkpoint
 
             checkpoint = find_checkpoint(base)
         base_sha256 = sha256_file(checkpoint)

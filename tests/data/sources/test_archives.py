@@ -5,8 +5,8 @@ import zipfile
 
 import pytest
 
-from samfed_monai.data.sources.archives import unpack
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
+from samfed_monai.data.sources.found import unpack
 
 
 def test_an_archive_is_unpacked(tmp_path):

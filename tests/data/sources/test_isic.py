@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from samfed_monai.core.errors import Refused
 from samfed_monai.data.sources.isic import find_isic
-from samfed_monai.errors import Refused
 from tests.data.making import disc, picture, save
 
 LAYOUTS = {

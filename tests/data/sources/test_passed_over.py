@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from samfed_monai.data.sources.passed_over import passed_over
+from samfed_monai.data.sources.found import passed_over
 from tests.data.making import disc, picture, save, site
 
 

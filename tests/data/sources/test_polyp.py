@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from samfed_monai.core.errors import Refused
 from samfed_monai.data.reading import read_mask
 from samfed_monai.data.sources.polyp import collection_of, find_polyps
-from samfed_monai.errors import Refused
 from tests.data import polyp_folders
 from tests.data.making import picture, save
 

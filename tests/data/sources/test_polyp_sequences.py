@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from samfed_monai.data.sources.polyp_sequences import clinicdb_sequence, colondb_sequence, cvc300_sequence
+from samfed_monai.data.sources.polyp import clinicdb_sequence, colondb_sequence, cvc300_sequence
 
 
 @pytest.mark.parametrize(("sequence", "frames", "count"), [(clinicdb_sequence, 612, 29), (colondb_sequence, 380, 15)])

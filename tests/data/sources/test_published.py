@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from samfed_monai.data.items import Split
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json
+from samfed_monai.data.datalist import Split
 from samfed_monai.data.sources.published import KNOWN, Coverage, find_published
-from samfed_monai.errors import Refused
-from samfed_monai.io import read_json
 from tests.data.making import disc, picture, save, site
 
 LIST = {

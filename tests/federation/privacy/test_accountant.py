@@ -6,7 +6,7 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.federation.privacy import DifferentialPrivacy, Privacy, epsilon, privacy_account
 
 DELTA = 1e-5

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.federation import Envelope, Kind, MessageRefused, SiteWorker, Task, from_bytes, to_bytes
 from samfed_monai.federation.privacy import Release
 from samfed_monai.federation.privacy.allowed import allowed_of, allowed_weights

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.federation import Kind, SiteWorker, from_bytes
 from samfed_monai.federation.privacy import Privacy, Release, read_audit
 from samfed_monai.federation.privacy.allowed import allowed_of

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.federation import Envelope, Kind, MessageRefused, Task
 from samfed_monai.federation.privacy import Allowed, Privacy, Release, SeededNoise, read_audit
 from samfed_monai.federation.privacy.small_counts import withheld_reason

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.federation import MessageRefused
 from samfed_monai.federation.privacy import DifferentialPrivacy, Privacy
 from samfed_monai.federation.privacy.settings import PrivacyFloor

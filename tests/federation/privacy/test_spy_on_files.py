@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from samfed_monai.config import find_bundle
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import sha256_file
 from samfed_monai.data import DataList, Item, render_synthetic
-from samfed_monai.errors import Refused
 from samfed_monai.federation import FederatedJob, LocalTransport, Places, Plan, Progress, SiteNode
 from samfed_monai.federation.privacy import read_audit
-from samfed_monai.io import sha256_file
 from tests.federation.privacy.spy import Needles, leaks, pixel_needles, server_files, text_needles, wired
 
 NAME, EXIF = "Jane Doe 1961-04-02", "canary 47.5596N 7.5886E"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.federation import AdaptiveMixing, Kind
 from tests.federation.personal import Six, numbers_of, six, six_trainer
 

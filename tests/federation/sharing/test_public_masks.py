@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.federation import Kind, MessageRefused
 from samfed_monai.federation.sharing.public_masks import evenly_spaced
 from tests.federation.unlike import IMAGES, SERVER_WIDTH, bench, label_masks, toy_net

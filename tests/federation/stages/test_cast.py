@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from samfed_monai.config import find_bundle
+from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList
-from samfed_monai.errors import Refused
 from samfed_monai.federation import CondensationFusion, Consensus, FedAvg, LocalOnly, UpdateGuard
 from samfed_monai.federation.stages.cast import Cast
 from samfed_monai.federation.stages.workflow_config import client_config

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList
-from samfed_monai.errors import Refused
 from samfed_monai.federation.stages import data_check
 
 

@@ -6,14 +6,15 @@ import pytest
 import torch
 
 from samfed_monai.config import find_bundle
+from samfed_monai.core.io import sha256_file
 from samfed_monai.data import SoftMaskStore, load_records
 from samfed_monai.federation.stages.own_teacher import OwnTeacher
 from samfed_monai.federation.stages.soft_masks import SiteMasks
 from samfed_monai.federation.stages.teacher import TeacherStage
-from samfed_monai.io import sha256_file
-from samfed_monai.networks import SelfTraining, Teacher
+from samfed_monai.networks import Teacher
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, prepare, read_header, save_adapter
 from samfed_monai.networks.sam.build import build_sam
+from samfed_monai.teacher import SelfTraining
 from tests.networks.fakes import fake_checkpoint
 
 RECIPE = SelfTraining(epochs=1, keep=1.0, progress=False)

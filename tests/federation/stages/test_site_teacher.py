@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from samfed_monai.config import find_bundle
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import canonical_hash, sha256_bytes, sha256_file
 from samfed_monai.data import SoftMaskStore
-from samfed_monai.errors import Refused
 from samfed_monai.federation import Envelope, Kind, MessageRefused
 from samfed_monai.federation.stages.site_teacher import SiteTeacher, adapter_message
 from samfed_monai.federation.stages.soft_masks import SiteMasks
 from samfed_monai.federation.stages.teacher import TeacherStage
 from samfed_monai.federation.stages.workflow_config import client_config
-from samfed_monai.io import canonical_hash, sha256_bytes, sha256_file
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
 

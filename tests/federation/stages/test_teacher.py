@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from samfed_monai.config import find_bundle
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import sha256_bytes, write_json
 from samfed_monai.federation.stages.teacher import TeacherStage
-from samfed_monai.io import sha256_bytes, write_json
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
 

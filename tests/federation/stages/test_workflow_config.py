@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.federation.stages.workflow_config import WorkflowConfig, client_config
 
 

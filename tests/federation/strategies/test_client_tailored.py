@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.federation import ClientTailored, Envelope, FedAvg, Kind
 from samfed_monai.federation.clip import UpdateGuard
 from samfed_monai.federation.server import Server

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.federation import Envelope, FedAvg, Kind, MessageRefused, Server, UpdateGuard
 from tests.federation.toys import weights
 

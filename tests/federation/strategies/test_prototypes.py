@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.federation import Envelope, Kind, Prototypes, Server
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.errors import Refused, Stopped
+from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.federation import Envelope, FedAvg, Kind
 from samfed_monai.federation.server import Server
 from samfed_monai.federation.strategies.semifl import ServerTuned

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from samfed_monai.errors import Refused
-from samfed_monai.io import save_tensors
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import save_tensors
 from samfed_monai.networks.sam.adapter import (
     Adapt,
     Adapter,

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from samfed_monai.errors import Refused
-from samfed_monai.networks.sam.augment import Augmentation, augment
+from samfed_monai.core.errors import Refused
+from samfed_monai.teacher.augmentation import Augmentation, augment
 
 STILL = {"rotation": 0.0, "zoom_in": 1.0, "zoom_out": 1.0, "shift": 0.0, "colour": 0.0, "tint": 0.0, "blur": 0.0}
 """Ranges that leave an image as it is, but for mirrors and quarter turns."""

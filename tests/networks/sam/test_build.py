@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.networks.sam.build import SAM_BUILDERS, assemble, build_sam, check_size, tell_padding, vit_encoder
 from samfed_monai.networks.sam.tiny_vit import from_mobile_sam
 

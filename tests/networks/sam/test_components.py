@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.networks.sam import components
-from samfed_monai.networks.sam.components import find_parts
+from samfed_monai.networks.sam import refine as components
+from samfed_monai.networks.sam.refine import find_parts
 
 
 def test_parts_that_touch_at_a_corner_are_one_and_the_largest_comes_first():

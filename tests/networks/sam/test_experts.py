@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.networks.sam.build import SAM_BUILDERS, vit_encoder
-from samfed_monai.networks.sam.experts import LocalExperts, MlpWithExperts, apply_experts
+from samfed_monai.networks.sam.experts import ExpertSwitch, LocalExperts, MlpWithExperts, apply_experts
 from samfed_monai.networks.sam.lora import apply_lora
-from samfed_monai.networks.sam.routing import ExpertSwitch
 
 
 def a_mixture(width: int = 6, **knobs: int) -> LocalExperts:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.networks.sam.build import SAM_BUILDERS, vit_encoder
 from samfed_monai.networks.sam.lora import LoRALinear, LoRAQueryValue, QKVLayout, apply_lora, merge_lora
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.checkpoint import set_checkpoint_early_stop
 
-from samfed_monai.errors import Refused
+from samfed_monai.core.errors import Refused
 from samfed_monai.losses import StructureLoss, load_balance
 from samfed_monai.networks import AutocastInferer, SamNetwork, SamPath, client_network, sam_outputs
 from samfed_monai.networks.sam.build import SAM_BUILDERS, assemble

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.errors import Refused
-from samfed_monai.networks.sam.peak import check_peak, relative_to_peak
+from samfed_monai.core.errors import Refused
+from samfed_monai.networks.sam.teacher import check_peak, relative_to_peak
 
 
 def masks(*rows):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from samfed_monai.networks.sam.positions import fit_positions
+from samfed_monai.networks.sam.build import fit_positions
 
 
 def test_relative_tables_are_interpolated_linearly():

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from samfed_monai.errors import Refused
-from samfed_monai.io import canonical_hash
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import canonical_hash
 from samfed_monai.networks.sam.build import assemble, build_sam, vit_encoder
-from samfed_monai.networks.sam.components import find_parts
-from samfed_monai.networks.sam.embed import embed
-from samfed_monai.networks.sam.refine import BoxRefiner, Refinement, make_refiner, prompts
+from samfed_monai.networks.sam.geometry import embed
+from samfed_monai.networks.sam.refine import BoxRefiner, Refinement, find_parts, make_refiner, prompts
 from samfed_monai.networks.sam.teacher import Teacher, identity
 
 BOXES = Refinement("boxes")

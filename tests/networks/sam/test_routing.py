@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.networks.sam.routing import ExpertSwitch, Routed, joined, route, routed
+from samfed_monai.networks.sam.experts import ExpertSwitch, Routed, joined, route, routed
 
 
 def test_the_two_likeliest_share_the_token():

@@ -3,13 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.errors import Refused
-from samfed_monai.io import sha256_file
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import sha256_file
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, prepare, save_adapter
 from samfed_monai.networks.sam.build import assemble, build_sam, vit_encoder
 from samfed_monai.networks.sam.geometry import VIEWS
-from samfed_monai.networks.sam.peak import relative_to_peak
-from samfed_monai.networks.sam.teacher import Teacher, identity
+from samfed_monai.networks.sam.teacher import Teacher, identity, relative_to_peak
 
 
 @pytest.fixture(scope="module")

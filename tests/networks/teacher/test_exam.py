@@ -5,9 +5,8 @@ import torch
 
 from samfed_monai.networks.sam.build import assemble, vit_encoder
 from samfed_monai.networks.sam.teacher import Teacher
-from samfed_monai.networks.teacher import exam as room
-from samfed_monai.networks.teacher.exam import Exam, as_good_as, dice_score, mean
-from samfed_monai.networks.teacher.pairs import read_pair
+from samfed_monai.teacher import exam as room
+from samfed_monai.teacher.exam import Exam, as_good_as, dice_score, mean, read_pair
 from tests.networks.fakes import fake_records
 
 

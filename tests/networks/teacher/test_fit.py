@@ -3,16 +3,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.errors import Refused
-from samfed_monai.io import read_json, sha256_file
-from samfed_monai.networks import Augmentation, Teacher, TeacherFit, public_hash
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json, sha256_file
+from samfed_monai.networks import Teacher
 from samfed_monai.networks.sam.adapter import read_header
 from samfed_monai.networks.sam.build import build_sam
-from samfed_monai.networks.teacher import fit as fit_room
-from samfed_monai.networks.teacher import training as room
-from samfed_monai.networks.teacher.exam import dice_score
-from samfed_monai.networks.teacher.pairs import read_pair
-from samfed_monai.networks.teacher.recipe import make_optimizer
+from samfed_monai.teacher import Augmentation, TeacherFit, public_hash
+from samfed_monai.teacher import fit as fit_room
+from samfed_monai.teacher import training as room
+from samfed_monai.teacher.exam import dice_score, read_pair
+from samfed_monai.teacher.training import make_optimizer
 from tests.networks.fakes import fake_records
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import torch
 from PIL import Image
 
-from samfed_monai.networks import evaluation_records, public_hash
 from samfed_monai.networks.sam.geometry import place
-from samfed_monai.networks.teacher.pairs import read_pair
+from samfed_monai.teacher import evaluation_records, public_hash
+from samfed_monai.teacher.exam import read_pair
 from tests.networks.fakes import fake_records
 
 

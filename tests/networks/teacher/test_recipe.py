@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from samfed_monai.networks.teacher.recipe import (
+from samfed_monai.teacher.training import (
     default_epochs,
     default_learning_rate,
     learning_rate_at,

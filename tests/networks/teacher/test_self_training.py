@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
+from samfed_monai.core.errors import Refused
 from samfed_monai.data import SoftMaskStore
-from samfed_monai.errors import Refused
-from samfed_monai.networks import SelfTraining
 from samfed_monai.networks.sam.adapter import Adapt, adapted_tensors, prepare
 from samfed_monai.networks.sam.build import build_sam
-from samfed_monai.networks.teacher.pairs import read_pair
-from samfed_monai.networks.teacher.self_training import MixedBatches, PseudoLabelled, confident, self_train
+from samfed_monai.teacher import SelfTraining
+from samfed_monai.teacher.exam import read_pair
+from samfed_monai.teacher.self_training import MixedBatches, PseudoLabelled, confident, self_train
 from tests.networks.fakes import fake_records
 
 KEY = "f" * 64

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from samfed_monai.data import SoftMaskStore
-from samfed_monai.networks import Teacher, fill_store
+from samfed_monai.networks import Teacher
 from samfed_monai.networks.sam.build import assemble, vit_encoder
+from samfed_monai.teacher import fill_store
 from tests.networks.fakes import fake_records
 
 TEACHER = "ab" * 32

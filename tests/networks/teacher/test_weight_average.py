@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from samfed_monai.networks.teacher.weight_average import WeightAverage
+from samfed_monai.teacher.training import WeightAverage
 
 
 def test_it_starts_quickly_and_slows_down():

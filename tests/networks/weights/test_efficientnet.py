@@ -8,12 +8,10 @@ import torch
 from PIL import Image
 from torch.nn import BatchNorm2d
 
-from samfed_monai.errors import Refused
-from samfed_monai.io import safe_load, sha256_file
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import safe_load, sha256_file
 from samfed_monai.networks import client_network
-from samfed_monai.networks.weights.efficientnet import convert_efficientnet_lite0, lite0_encoder
-from samfed_monai.networks.weights.install import find_checkpoint
-from samfed_monai.networks.weights.known import weights_of
+from samfed_monai.networks.weights import convert_efficientnet_lite0, find_checkpoint, lite0_encoder, weights_of
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.errors import Refused, Stopped
-from samfed_monai.io import sha256_bytes
-from samfed_monai.networks.weights import install, known
-from samfed_monai.networks.weights.install import find_checkpoint, install_weights, weights_folder
-from samfed_monai.networks.weights.known import KNOWN, Archive, Original, Weights
+from samfed_monai.core.errors import Refused, Stopped
+from samfed_monai.core.io import sha256_bytes
+from samfed_monai.networks import weights as install
+from samfed_monai.networks import weights as known
+from samfed_monai.networks.weights import (
+    KNOWN,
+    Archive,
+    Original,
+    Weights,
+    find_checkpoint,
+    install_weights,
+    weights_folder,
+)
 
 CONTENT = b"not really a network"
 

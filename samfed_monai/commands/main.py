@@ -1,0 +1,123 @@
+"""The ``samfed`` command: parses, runs one command, and turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+
+from samfed_monai import __version__
+from samfed_monai.commands.audit import add_audit_parser
+from samfed_monai.commands.check import add_check_parser
+from samfed_monai.commands.compare import add_compare_parser
+from samfed_monai.commands.evaluate import add_evaluate_parser
+from samfed_monai.commands.federate import add_federate_parser
+from samfed_monai.commands.flare import add_flare_parser
+from samfed_monai.commands.infer import add_infer_parser
+from samfed_monai.commands.init import add_init_parser
+from samfed_monai.commands.model import add_model_parser
+from samfed_monai.commands.prepare import add_prepare_parser
+from samfed_monai.commands.report import add_report_parser
+from samfed_monai.commands.teach import add_teach_parser
+from samfed_monai.commands.variants import add_variants_parser
+from samfed_monai.commands.weights import add_weights_parser
+from samfed_monai.config.exit_codes import OUR_MISTAKE, message_and_code, told_by
+from samfed_monai.core.allocator import keep_freed_memory
+from samfed_monai.core.errors import ExitCode, SamFedError
+
+DESCRIPTION = """\
+Sites that hold only unlabelled images train a small segmentation network together, guided by SAM.
+A re-implementation of SAM-Fed; the agreement rule is our reading of it. Research software, not a medical device."""
+
+EPILOG = """\
+a first run:
+  samfed weights  mobile_sam --from FILE|URL|registry
+  samfed prepare  folders DIR --public NAME --output list.json      # DIR/<site>/{images,masks}
+  samfed check    samfed_skin --datalist list.json --data-root DIR
+  samfed federate samfed_skin --datalist list.json --data-root DIR --output-dir runs/first
+
+`samfed COMMAND --help` explains each.
+exit codes: 0 done, 2 refused (every problem is listed), 3 stopped (how to go on is printed), 130 interrupted"""
+
+ADD_PARSERS = (
+    add_prepare_parser,
+    add_weights_parser,
+    add_init_parser,
+    add_check_parser,
+    add_variants_parser,
+    add_teach_parser,
+    add_federate_parser,
+    add_flare_parser,
+    add_compare_parser,
+    add_report_parser,
+    add_audit_parser,
+    add_evaluate_parser,
+    add_infer_parser,
+    add_model_parser,
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands, in the order in which a user meets them."""
+    parser = argparse.ArgumentParser(
+        prog="samfed",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"samfed {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add_parser in ADD_PARSERS:
+        add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        argv: words after ``samfed``; ``None`` takes those of the process.
+
+    Returns:
+        the exit code: 0 done, 1 a mistake of ours, 2 refused, 3 stopped, 130 interrupted.
+    """
+    parser = build_parser()
+    arguments, extra = parser.parse_known_args(argv)
+    if extra and not getattr(arguments, "takes_overrides", False):
+        parser.error(f"unrecognized arguments: {' '.join(extra)}")
+    arguments.extra = extra
+    _show_records()
+    if argv is None:
+        keep_freed_memory()
+    try:
+        return int(arguments.run(arguments) or 0)
+    except (SamFedError, KeyboardInterrupt) as error:
+        return _tell(error)
+    except Exception as error:
+        told = told_by(error)
+        if told is not None:
+            return _tell(told)
+        traceback.print_exc()
+        sys.stderr.write(f"\n{OUR_MISTAKE}\n")
+        return int(ExitCode.FAILED)
+
+
+def _tell(error: SamFedError | KeyboardInterrupt) -> int:
+    message, code = message_and_code(error)
+    sys.stderr.write(f"{message}\n")
+    return int(code)
+
+
+def _show_records() -> None:
+    """Log records of this package on standard error, plain; other libraries' warnings only."""
+    logger = logging.getLogger("samfed_monai")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False
+    logger.setLevel(logging.INFO)
+    logging.getLogger("samfed_monai.audit").propagate = False  # a line per message: the site's audit.jsonl has it

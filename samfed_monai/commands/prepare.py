@@ -1,0 +1,334 @@
+"""``samfed prepare``: from every source to a frozen data list, and the sentences that it ends with."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from samfed_monai.data.datalist import DataList
+    from samfed_monai.data.prepare import Options, Prepared
+
+
+MORE = 0.3  # share of the images to validate, and to test on, where a tenth is too little; as docs/own-data.md says
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    from samfed_monai.data.prepare import Options
+
+    return Options(
+        output=arguments.output,
+        name=arguments.name,
+        groups=arguments.groups,
+        group_column=arguments.group_column,
+        limit_per_site=arguments.limit_per_site,
+        drop_unlabelled_labels=arguments.drop_unlabelled_labels,
+        mask_threshold=arguments.mask_threshold,
+        unseen=_names(getattr(arguments, "unseen", [])),
+        divide=getattr(arguments, "divide", None),
+        seed=arguments.seed,
+        report=not arguments.no_report,
+    )
+
+
+def run_folders(arguments: argparse.Namespace) -> int:
+    from samfed_monai.data.prepare import prepare_folders
+
+    prepared = prepare_folders(
+        arguments.root,
+        public=_public(arguments.public),
+        options=_options(arguments),
+        validation=arguments.validation,
+        test=arguments.test,
+    )
+    return _tell(prepared, shares=(arguments.validation, arguments.test))
+
+
+def run_isic(arguments: argparse.Namespace) -> int:
+    from samfed_monai.data.prepare import prepare_isic
+
+    prepared = prepare_isic(
+        arguments.root,
+        options=_options(arguments),
+        public=_public(arguments.public),
+        sites=arguments.sites,
+        partition=arguments.partition,
+        alpha=arguments.alpha,
+        validation=arguments.validation,
+        test=arguments.test,
+        unpack_archives=arguments.unpack,
+    )
+    return _tell(prepared, shares=(arguments.validation, arguments.test))
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    from samfed_monai.core.errors import Problems
+    from samfed_monai.data.prepare import prepare_list
+
+    problems = Problems()
+    folders = {}
+    for pair in arguments.folder:
+        client, equals, folder = pair.partition("=")
+        if not (client and equals and folder):
+            problems.add("--folder", found=repr(pair), expected="CLIENT=FOLDER", mend="for instance Kvasir=kvasir_seg")
+        folders[client] = folder
+    problems.refuse_if_any()
+    prepared = prepare_list(
+        arguments.split,
+        arguments.data_root,
+        options=_options(arguments),
+        folders=folders,
+        by_sequence=arguments.by_sequence,
+    )
+    return _tell(prepared)
+
+
+def run_polyp(arguments: argparse.Namespace) -> int:
+    from samfed_monai.data.prepare import prepare_polyp
+
+    prepared = prepare_polyp(
+        arguments.root,
+        options=_options(arguments),
+        public=_public(arguments.public),
+        leave_out=_names(arguments.leave_out),
+        validation=arguments.validation,
+        test=arguments.test,
+        by_sequence=arguments.by_sequence,
+        unpack_archives=arguments.unpack,
+    )
+    return _tell(prepared, shares=(arguments.validation, arguments.test))
+
+
+def run_split(arguments: argparse.Namespace) -> int:
+    from samfed_monai.data.datalist import DataList
+    from samfed_monai.data.records import write_site_lists
+
+    for name, path in write_site_lists(DataList.load(arguments.datalist), arguments.output_dir).items():
+        print(f"{name}: {path}")
+    return 0
+
+
+def run_synthetic(arguments: argparse.Namespace) -> int:
+    from samfed_monai.data.datalist import freeze, require_free
+    from samfed_monai.data.prepare import Prepared
+    from samfed_monai.data.quality_report import report_on
+    from samfed_monai.data.synthetic import list_name, render_synthetic
+
+    require_free(arguments.output, name=list_name(arguments.scene, arguments.seed))
+    chosen: dict[str, Any] = {"images_per_site": arguments.images_per_site, "public": arguments.public}
+    chosen["size"] = tuple(arguments.size) if arguments.size else None
+    given = {key: value for key, value in chosen.items() if value is not None}
+    datalist = render_synthetic(
+        arguments.root,
+        scene=arguments.scene,
+        sites=arguments.sites,
+        labelled=arguments.labelled,
+        seed=arguments.seed,
+        **given,
+    )
+    freeze({arguments.output: datalist})
+    page = None
+    if not arguments.no_report:
+        page = report_on(datalist, arguments.root, arguments.output.with_suffix(".report.html"))
+    return _tell(Prepared(datalist, arguments.output, page))
+
+
+def _public(given: str) -> str | None:
+    return None if given == "none" else given
+
+
+def _names(given: list[str]) -> list[str]:
+    return [name for names in given for name in names.split(",") if name]
+
+
+def _tell(prepared: Prepared, *, shares: tuple[float, float] | None = None) -> int:
+    """Prints what was made: this is the command line's part of the room.
+
+    Args:
+        prepared: the list.
+        shares: what ``--validation`` and ``--test`` were, for a source that has them.
+    """
+    datalist = prepared.datalist
+    lines = [f"{datalist.name}: {len(datalist.public)} public images, {len(datalist.sites)} sites"]
+    for name, site in datalist.sites.items():
+        counts = ", ".join(f"{len(items)} {split.value}" for split, items in site.splits())
+        lines.append(f"  {name}: {counts}")
+    for part in prepared.coverage:
+        if part.missing:
+            place = f"{part.client} ({part.split.value})"
+            lines.append(f"  not at hand: {len(part.missing)} of {part.listed} images of {place}")
+    lines += [f"  worth a look: {sentence}" for sentence in prepared.warnings]
+    lines += _few_to_measure(datalist, shares)
+    lines += [f"list    {prepared.path}  ({datalist.hash[:12]})"]
+    lines += [f"report  {prepared.report}"] if prepared.report else []
+    print("\n".join(lines))
+    return 0
+
+
+def _few_to_measure(datalist: DataList, shares: tuple[float, float] | None) -> list[str]:
+    from samfed_monai.data.datalist import LEAST_IMAGES, few_to_measure
+
+    names = few_to_measure(datalist, LEAST_IMAGES)
+    if not names:
+        return []
+    more = f"--validation {MORE} --test {MORE} gives more; " if shares and min(shares) < MORE else ""
+    return [
+        f"  few to measure with: {', '.join(names)}: fewer than {LEAST_IMAGES} validation or test images, and a site "
+        f"tells no score of fewer; {more}where all images lie on one machine, --privacy#least_images 1 of "
+        "`samfed federate` shows every score"
+    ]
+
+
+PARTITIONS = ("iid", "folder", "dirichlet-size", "dirichlet-appearance")
+SCENES = ("skin", "polyp")
+
+
+def add_prepare_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Adds ``prepare`` and its sources; each sets ``run``, a function from the parsed arguments to an exit code.
+
+    Args:
+        subparsers: what ``ArgumentParser.add_subparsers`` returned.
+    """
+    about = "Turn images into a frozen data list, with a report to look at."
+    prepare: argparse.ArgumentParser = subparsers.add_parser("prepare", help=about.lower()[:-1], description=about)
+    sources = prepare.add_subparsers(dest="source", required=True, metavar="SOURCE")
+    _folders(sources)
+    _isic(sources)
+    _list(sources)
+    _polyp(sources)
+    _split(sources)
+    _synthetic(sources)
+    return prepare
+
+
+def _folders(sources: Any) -> None:
+    parser = _source(sources, "folders", "DIR/<site>/{images,masks}; masks may be missing except for the public one")
+    parser.add_argument("root", metavar="DIR", type=Path, help="folder of sites; becomes the data root")
+    parser.add_argument("--public", required=True, metavar="NAME", help="the site whose images are public, or none")
+    _measuring(parser)
+    _reshaping(parser)
+    _common(parser)
+    parser.set_defaults(run=run_folders)
+
+
+def _isic(sources: Any) -> None:
+    parser = _source(sources, "isic", "the official archives of the ISIC challenge 2016, 2017 or 2018, unpacked")
+    parser.add_argument("root", metavar="DIR", type=Path, help="folder they were unpacked into; becomes the data root")
+    parser.add_argument(
+        "--public", default="100", metavar="N|SHARE|NAME", help="count, share or archive folder, or none (default: 100)"
+    )
+    parser.add_argument("--sites", type=int, default=4, metavar="N", help="number of sites (default: 4)")
+    parser.add_argument(
+        "--partition", choices=PARTITIONS, default="iid", help="who gets which images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--alpha", type=float, default=0.5, help="Dirichlet's concentration; small makes sites unlike (default: 0.5)"
+    )
+    parser.add_argument("--unpack", action="store_true", help="unpack DIR/*.zip first")
+    _measuring(parser)
+    _common(parser)
+    parser.set_defaults(run=run_isic)
+
+
+def _list(sources: Any) -> None:
+    parser = _source(sources, "list", "a published list of who had which image (HSSF's format)")
+    parser.add_argument("--split", required=True, metavar="FILE", help="the JSON file, or isic_hssf or polyp_hssf")
+    parser.add_argument("--data-root", required=True, metavar="DIR", type=Path, help="where the images are")
+    parser.add_argument(
+        "--folder", action="append", default=[], metavar="CLIENT=FOLDER", help="a client's folder; may be repeated"
+    )
+    about = "record the videos that a polyp collection's images come from, where they are known"
+    parser.add_argument("--by-sequence", action="store_true", help=about)
+    _reshaping(parser)
+    _common(parser)
+    parser.set_defaults(run=run_list)
+
+
+def _polyp(sources: Any) -> None:
+    about = "public polyp collections as they unpack, one folder each: one hospital, one site"
+    parser = _source(sources, "polyp", about)
+    parser.add_argument("root", metavar="DIR", type=Path, help="folder of collections; becomes the data root")
+    parser.add_argument(
+        "--public", default="CVC-ColonDB", metavar="NAME", help="the public collection, or none (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--leave-out", action="append", default=[], metavar="NAME[,NAME]", help="collections to pass over"
+    )
+    parser.add_argument(
+        "--by-sequence",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="frames of one video stay in one split, where the videos are known (default: yes)",
+    )
+    parser.add_argument("--unpack", action="store_true", help="unpack DIR/*.zip first, each into a folder of its name")
+    _measuring(parser)
+    _reshaping(parser)
+    _common(parser)
+    parser.set_defaults(run=run_polyp)
+
+
+def _split(sources: Any) -> None:
+    parser = _source(
+        sources, "split", "one list per site out of a list of all, for sites that do not share their lists"
+    )
+    parser.add_argument("datalist", metavar="LIST.json", type=Path, help="a list made by `samfed prepare`")
+    about = "where to write <site>.json, and server.json with the public images alone"
+    parser.add_argument("--output-dir", required=True, metavar="DIR", type=Path, help=about)
+    parser.set_defaults(run=run_split)
+
+
+def _synthetic(sources: Any) -> None:
+    parser = _source(sources, "synthetic", "render dermoscopy- or colonoscopy-like sites, for demos and tests")
+    parser.add_argument("root", metavar="DIR", type=Path, help="folder to render into; becomes the data root")
+    parser.add_argument("--output", required=True, metavar="LIST.json", type=Path, help="the data list to write")
+    parser.add_argument("--scene", choices=SCENES, default="skin", help="what is rendered (default: %(default)s)")
+    parser.add_argument("--sites", type=int, default=4, metavar="N", help="number of sites (default: 4)")
+    parser.add_argument("--labelled", action="store_true", help="give unlabelled images masks, too (for the oracle)")
+    parser.add_argument("--images-per-site", type=int, metavar="N", help="images of each site")
+    parser.add_argument("--public", type=int, metavar="N", help="public images")
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels of each image (default: 192 256)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
+    parser.add_argument("--no-report", action="store_true", help="write no data report")
+    parser.set_defaults(run=run_synthetic)
+
+
+def _source(sources: Any, name: str, about: str) -> argparse.ArgumentParser:
+    description = about[0].upper() + about[1:] + "."
+    parser: argparse.ArgumentParser = sources.add_parser(name, help=about, description=description)
+    return parser
+
+
+def _measuring(parser: argparse.ArgumentParser) -> None:
+    for split, use in (("validation", "validate"), ("test", "test")):
+        about = f"share of each site's images to {use} on, drawn from the labelled ones (default: 0.1)"
+        parser.add_argument(f"--{split}", type=float, default=0.1, metavar="SHARE", help=about)
+
+
+def _reshaping(parser: argparse.ArgumentParser) -> None:
+    about = "sites that take no part in training: all their labelled images become test images"
+    parser.add_argument("--unseen", action="append", default=[], metavar="NAME[,NAME]", help=about)
+    about = "cut each site (but the unseen ones) into N, NAME-1 to NAME-N; a group is never divided"
+    parser.add_argument("--divide", type=int, metavar="N", help=about)
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", required=True, metavar="LIST.json", type=Path, help="the data list to write")
+    parser.add_argument("--name", help="what reports call it (default: the file's name)")
+    parser.add_argument("--groups", metavar="CSV", type=Path, help="image (or id) and group; a group is never divided")
+    parser.add_argument("--group-column", default="group", metavar="NAME", help="the CSV's column (default: group)")
+    parser.add_argument(
+        "--limit-per-site", type=int, metavar="N", help="keep N unlabelled images of each site, chosen by hash"
+    )
+    parser.add_argument(
+        "--drop-unlabelled-labels",
+        action="store_true",
+        help="record no labels of unlabelled images (no oracle then)",
+    )
+    parser.add_argument(
+        "--mask-threshold", type=int, metavar="1..255", help="grey level from which masks that are not binary count"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
+    parser.add_argument("--no-report", action="store_true", help="write no data report")

@@ -1,0 +1,274 @@
+"""What ``samfed evaluate`` and ``samfed infer`` make of ``--model``: a run, weights, or a fitted teacher's adapter."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from samfed_monai.commands.arguments import absolute
+from samfed_monai.config.bundles import find_bundle
+from samfed_monai.config.overrides import overrides_of
+from samfed_monai.config.parse import lookup, split_id, workflow_files
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.model_file import read_header
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from samfed_monai.federation.run_models import RunModels
+    from samfed_monai.federation.stages.teacher import TeacherStage
+    from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+    from samfed_monai.networks import Teacher
+
+
+MODEL_HELP = "a finished run's folder, a weights file, or the adapter of a fitted teacher"
+SCORED_AS = ("label_resize", "validate#scores#pooled", "validate#scores#skip_empty", "validate#inferer#enabled")
+"""Ids of ``train.json`` that decide how images are scored, and may differ from the bundle's in a run."""
+_WORDS = ("area", "nearest", "auto")
+
+
+def run_or_file(model: str | Path) -> RunModels | Path:
+    """What ``--model`` names.
+
+    Raises:
+        Refused: a folder that is no finished run.
+    """
+    from samfed_monai.federation.run_models import RunModels
+
+    path = Path(model).expanduser().resolve()
+    return RunModels(path) if path.is_dir() else path
+
+
+def scored_as(models: RunModels | Path) -> dict[str, Any]:
+    """Those of :data:`SCORED_AS` with which a run took its own scores; nothing of a weights file."""
+    if isinstance(models, Path):
+        return {}
+    client = models.run.get("config", {}).get("client", {})
+    found = {name: lookup(client, split_id(name)) for name in SCORED_AS}
+    return {name: value for name, value in found.items() if isinstance(value, bool) or value in _WORDS}
+
+
+def weights_file(models: RunModels | Path, site: str, scratch: str | Path) -> Path:
+    """The file with a site's model; one that lies whole on disk is taken as it is.
+
+    Args:
+        models: what :func:`run_or_file` gave.
+        site: whose model; "" is the server's.
+        scratch: folder for a model that has to be put together.
+
+    Raises:
+        Refused: there is no such model here.
+    """
+    if isinstance(models, Path):
+        return models
+    if models.whole_at_server and not models.personal and (not site or site in models.sites):
+        return models.server
+    return models.write(Path(scratch) / f"{quote(site or 'server', safe=' ')}.safetensors", site)
+
+
+def trained_as(model: Path, bundle: str | Path, workflow: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Ids with which a workflow builds the network of a weights file as it was trained, and ``own`` on top of them.
+
+    Raises:
+        Refused: the file was trained on another SAM than the one that lies here.
+    """
+    from samfed_monai.core.model_file import base_sam_of, network_overrides, settings_of
+    from samfed_monai.federation.stages.base_sam import base_sam
+    from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+
+    ids = {**settings_of(model), **network_overrides(model), **own}
+    wanted = base_sam_of(model)
+    if wanted:
+        root = find_bundle(bundle)
+        files = tuple(str(path) for path in workflow_files(root, workflow))
+        found = base_sam(WorkflowConfig(root, files, ids), str(ids.get("network_name", "")))
+        if found not in (wanted, None):
+            expected, mend = (
+                f"{wanted[:12]}, on which {model.name} was trained",
+                "put that one in place: samfed weights",
+            )
+            raise Refused([Problem("SAM's weights", found=str(found)[:12], expected=expected, mend=mend)])
+    return ids
+
+
+_PREFIX = "teacher#"
+
+
+def add_views(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--views``; any other knob of ``teacher.json`` has ``--teacher#`` before it."""
+    parser.add_argument(
+        "--views",
+        type=int,
+        choices=(1, 2, 4, 8),
+        help="of a teacher's adapter: test-time views (default: that of teacher.json; its other knobs: --teacher#…)",
+    )
+
+
+def is_adapter(arguments: argparse.Namespace) -> bool:
+    """Whether ``--model`` names an adapter made by ``samfed teach``.
+
+    Raises:
+        Refused: it does not, and the command line says how a teacher is used.
+    """
+    if "adapter" in read_header(Path(arguments.model).expanduser()):
+        return True
+    given = [name for name in overrides_of(arguments.extra) if name.startswith(_PREFIX)]
+    named = [*(["--views"] if arguments.views is not None else []), *(f"--{name}" for name in given)]
+    if named:
+        mend = "leave it out, or name the adapter of a teacher as --model"
+        found = f"{arguments.model}, which is no teacher's adapter"
+        raise Refused([Problem(name, found=found, expected="a teacher's adapter", mend=mend) for name in named])
+    return False
+
+
+def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Scores a teacher as students are scored: on labels of the bundle's ``image_size``, by its ``validate#scores``.
+
+    Images are shown to the teacher at their own size. Tables, masks and ``metrics.json`` are those of a student's
+    evaluation; ``metrics.json`` also says what the teacher is.
+    """
+    from monai.engines import SupervisedEvaluator
+
+    from samfed_monai.core.io import write_json
+    from samfed_monai.handlers import SiteEvaluation
+    from samfed_monai.parts import best_device
+    from samfed_monai.teacher.inference import TeacherNetwork
+
+    given = {
+        "model": absolute(arguments.model),
+        "datalist": absolute(arguments.datalist),
+        "data_root": absolute(arguments.data_root),
+        "site": arguments.site,
+        "split": arguments.split,
+        "output_dir": absolute(arguments.output_dir),
+    }
+    config, stage = _checked(arguments, "evaluate", given)
+    teacher = stage.fitted(Path(given["model"]))
+    scores, preprocessing = config.values("validate#scores", "validate#preprocessing")
+    evaluation = SiteEvaluation(
+        evaluator=SupervisedEvaluator(
+            device=best_device(),
+            val_data_loader=[],
+            network=TeacherNetwork(teacher),
+            prepare_batch=_with_size,
+            val_handlers=[scores, _bar("scoring")],
+            decollate=False,
+        ),
+        scores=scores,
+        loaded=True,
+        preprocessing=_at_its_own_size(preprocessing),
+        batch_size=1,
+        limit=config.optional("limit"),
+        **given,
+    )
+    result = evaluation.run() | {"teacher": _about(stage, teacher)}
+    write_json(evaluation.output_dir / "metrics.json", result)
+    return result
+
+
+def infer(arguments: argparse.Namespace) -> None:
+    """Writes a teacher's masks of a folder of images, with the same refusals as a student's."""
+    from monai.data import DataLoader, Dataset
+    from monai.engines import SupervisedEvaluator
+
+    from samfed_monai.data.image_folder import image_folder
+    from samfed_monai.handlers.mask_writer import MaskWriter
+    from samfed_monai.parts import best_device
+    from samfed_monai.teacher.inference import TeacherNetwork
+
+    given = {
+        "model": absolute(arguments.model),
+        "dataset_dir": absolute(arguments.images),
+        "output_dir": absolute(arguments.output),
+        "probabilities": arguments.probabilities,
+    }
+    config, stage = _checked(arguments, "inference", given)
+    teacher = stage.fitted(Path(str(given["model"])))
+    writer = MaskWriter(
+        output_dir=str(given["output_dir"]),
+        probabilities=arguments.probabilities,
+        threshold=config.value("threshold"),
+        images=given["dataset_dir"],
+        model_sha256=teacher.sha256,
+        image_size=teacher.size,
+    )
+    records = image_folder(str(given["dataset_dir"]))
+    evaluator = SupervisedEvaluator(
+        device=best_device(),
+        val_data_loader=DataLoader(Dataset(records, _native), batch_size=1),
+        network=TeacherNetwork(teacher),
+        val_handlers=[writer, _bar("segmenting")],
+        decollate=False,
+    )
+    evaluator.run()
+
+
+def _checked(
+    arguments: argparse.Namespace, workflow: str, given: Mapping[str, Any]
+) -> tuple[WorkflowConfig, TeacherStage]:
+    """The bundle's workflow with its overrides, and how its ``teacher.json`` uses the adapter.
+
+    Raises:
+        Refused: everything that is wrong with either; an adapter whose header cannot be read.
+    """
+    from samfed_monai.config.check import check_bundle
+    from samfed_monai.config.knobs import whole_groups
+    from samfed_monai.config.parse import workflow_files
+    from samfed_monai.core.errors import Problems
+    from samfed_monai.federation.stages.teacher import TeacherStage
+    from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+    from samfed_monai.networks.sam import adapter
+
+    root, own = find_bundle(arguments.bundle), overrides_of(arguments.extra)
+    of_teacher = {name.removeprefix(_PREFIX): value for name, value in own.items() if name.startswith(_PREFIX)}
+    if arguments.views is not None:
+        of_teacher["views"] = arguments.views
+    overrides = {**given, **{name: value for name, value in own.items() if not name.startswith(_PREFIX)}}
+    problems = Problems()
+    problems.extend(check_bundle(root, workflow, overrides=overrides))
+    problems.extend(check_bundle(root, "teacher", overrides=of_teacher, ready=False))
+    problems.refuse_if_any()
+    header = adapter.read_header(str(given["model"]))
+    files = workflow_files(root, workflow)
+    config = WorkflowConfig(root, tuple(map(str, files)), {"bundle_root": str(root), **whole_groups(files, overrides)})
+    named = {"base": header.base, "size": header.size, "adapt": header.adapt.value, **of_teacher}
+    return config, TeacherStage(root, named, root)  # nothing is fitted: no cache is written
+
+
+def _about(stage: TeacherStage, teacher: Teacher) -> dict[str, Any]:
+    return {**stage.about(teacher, str(stage.overrides["adapt"])), "sha256": teacher.sha256}
+
+
+def _native(record: Mapping[str, Any]) -> dict[str, Any]:
+    from samfed_monai.teacher.exam import read_image_tensor
+
+    image = read_image_tensor(dict(record))[0].float() / 255
+    return {"id": record["id"], "image": image, "native_size": tuple(image.shape[-2:])}
+
+
+def _at_its_own_size(preprocessing: Callable[[Any], Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """The label as students are scored on it, beside the image as it is."""
+
+    def read(record: Mapping[str, Any]) -> dict[str, Any]:
+        import torch
+
+        return {**_native(record), "label": torch.as_tensor(preprocessing(dict(record))["label"])}
+
+    return read
+
+
+def _with_size(
+    batch: Mapping[str, Tensor], device: Any = None, non_blocking: bool = False, **_: Any
+) -> tuple[Tensor, Tensor, tuple[()], dict[str, Any]]:
+    """An evaluator's ``prepare_batch`` that tells the network how large the label is."""
+    image, label = (batch[name].to(device, non_blocking=non_blocking) for name in ("image", "label"))
+    return image, label, (), {"size": tuple(label.shape[-2:])}
+
+
+def _bar(what: str) -> Any:
+    from ignite.handlers import ProgressBar
+
+    return ProgressBar(persist=True, desc=what)

@@ -1,0 +1,28 @@
+"""Bundles as text: found, read strictly, and checked before anything in them is instantiated or evaluated."""
+
+from .bundles import find_bundle, packaged_bundle, packaged_bundles
+from .check import check_bundle
+from .exit_codes import exit_on_refusal, require_checked, run_job, run_or_exit
+from .knobs import knobs_of
+from .parse import WORKFLOWS, BundleConfig
+from .strict import strict_bundle_problems, strict_problems
+from .variants import find_variant, known_variants, variant_files
+
+__all__ = [
+    "WORKFLOWS",
+    "BundleConfig",
+    "check_bundle",
+    "exit_on_refusal",
+    "find_bundle",
+    "find_variant",
+    "knobs_of",
+    "known_variants",
+    "packaged_bundle",
+    "packaged_bundles",
+    "require_checked",
+    "run_job",
+    "run_or_exit",
+    "strict_bundle_problems",
+    "strict_problems",
+    "variant_files",
+]

@@ -1,0 +1,248 @@
+"""A workflow's configuration: ids, files read strictly and merged as MONAI does, and what of it is reached."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.core.errors import Problem, Refused, did_you_mean
+from samfed_monai.core.io import read_json
+
+MISSING = object()
+_REFERENCE = re.compile(r"@(\w+(?:::\w+)*)")
+
+
+def split_id(key: str) -> tuple[str, ...]:
+    """``"a#b::0"`` as ``("a", "b", "0")``; a leading ``+`` (MONAI's "merge") is no part of the id."""
+    return tuple(key.lstrip("+").replace("#", "::").split("::"))
+
+
+def join_id(parts: Iterable[str]) -> str:
+    return "#".join(parts)
+
+
+def lookup(content: Any, parts: Iterable[str]) -> Any:
+    """What stands at an id, or ``MISSING``."""
+    for part in parts:
+        if isinstance(content, dict) and part in content:
+            content = content[part]
+        elif isinstance(content, list) and part.isdigit() and int(part) < len(content):
+            content = content[int(part)]
+        else:
+            return MISSING
+    return content
+
+
+def flat(group: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values as overrides by id: ``{"a": {"b": 1}}`` becomes ``{"a#b": 1}``; components stay whole.
+
+    An override of ``a`` would replace all of ``a``; one of ``a#b`` changes just that.
+    """
+    pairs: dict[str, Any] = {}
+    for name, value in group.items():
+        if isinstance(value, Mapping) and value and "_target_" not in value:
+            pairs |= flat(value, f"{prefix}{name}#")
+        else:
+            pairs[f"{prefix}{name}"] = value
+    return pairs
+
+
+def children(content: Any) -> Iterator[tuple[str, Any]]:
+    """Names and values one level down; nothing for plain values."""
+    if isinstance(content, dict):
+        yield from content.items()
+    elif isinstance(content, list):
+        yield from ((str(index), value) for index, value in enumerate(content))
+
+
+def walk(content: Any, parts: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every id with its value, parents before children."""
+    yield parts, content
+    for name, value in children(content):
+        yield from walk(value, (*parts, name))
+
+
+def references(text: str) -> list[tuple[str, ...]]:
+    """Ids that a string refers to with ``@``; relative ones (``@#sibling``) are left to MONAI."""
+    if not text.startswith(("@", "$")):
+        return []
+    return [tuple(match.split("::")) for match in _REFERENCE.findall(text.replace("#", "::"))]
+
+
+WORKFLOWS: dict[str, tuple[str, ...]] = {
+    "train": ("train.json",),
+    "teacher": ("teacher.json",),
+    "federate": ("federate.json",),
+    "evaluate": ("train.json", "evaluate.json"),
+    "inference": ("inference.json",),
+}
+"""Config files of each workflow, in the order in which MONAI merges them."""
+
+COMMAND_LINE = "command line"
+
+
+def workflow_files(bundle_root: Path, workflow: str) -> list[Path]:
+    """Config files of a workflow of a bundle.
+
+    Raises:
+        Refused: an unknown workflow.
+    """
+    if workflow not in WORKFLOWS:
+        expected = f"one of {sorted(WORKFLOWS)}"
+        raise Refused(
+            [Problem("workflow", found=repr(workflow), expected=expected, mend=did_you_mean(workflow, WORKFLOWS))]
+        )
+    return [bundle_root / "configs" / name for name in WORKFLOWS[workflow]]
+
+
+class BundleConfig:
+    """Layers of ``id: value`` pairs, merged in order.
+
+    Args:
+        files: JSON files, later ones on top; what cannot be read is kept in :attr:`problems`.
+        overrides: ids and values of the command line, on top of everything.
+        source: what messages call the overrides.
+
+    Attributes:
+        content: the merged configuration.
+        layers: name of each layer and its own pairs, bottom first.
+        problems: what went wrong while reading.
+        source: name of the topmost layer, the overrides.
+    """
+
+    def __init__(
+        self, files: Sequence[Path], overrides: Mapping[str, Any] | None = None, source: str = COMMAND_LINE
+    ) -> None:
+        self.content: dict[str, Any] = {}
+        self.layers: list[tuple[str, dict[str, Any]]] = []
+        self.problems: list[Problem] = []
+        for path in files:
+            self._read(path)
+        self.source = source
+        self._put(source, dict(overrides or {}))
+
+    def _read(self, path: Path) -> None:
+        try:
+            content = read_json(path, byte_order_mark=False)
+        except Refused as refused:
+            self.problems.extend(refused.problems)
+            return
+        if not isinstance(content, dict):
+            self.problems.append(Problem(path.name, found=type(content).__name__, expected="an object of ids"))
+            return
+        self._put(path.name, content)
+
+    def _put(self, name: str, pairs: dict[str, Any]) -> None:
+        _merge(self.content, pairs)
+        self.layers.append((name, pairs))
+
+    def below(self, layer: int) -> dict[str, Any]:
+        """The configuration as it stands without the layer of that index and those above it."""
+        content: dict[str, Any] = {}
+        for _, pairs in self.layers[:layer]:
+            _merge(content, pairs)
+        return content
+
+    def where(self, parts: Sequence[str]) -> str:
+        """``file -> id`` of an id, where the file is the topmost layer that says something about it."""
+        for name, pairs in reversed(self.layers):
+            for key, value in pairs.items():
+                own = split_id(key)
+                rest = parts[len(own) :]
+                if tuple(parts[: len(own)]) == own and lookup(value, rest) is not MISSING:
+                    return f"{name} -> {join_id(parts)}"
+        return f"{self.layers[0][0]} -> {join_id(parts)}"
+
+
+def _merge(content: dict[str, Any], pairs: Mapping[str, Any]) -> None:
+    for key, value in pairs.items():
+        _set(content, split_id(key), copy.deepcopy(value), merge=key.startswith("+"))
+
+
+def _set(content: dict[str, Any], parts: tuple[str, ...], value: Any, *, merge: bool) -> None:
+    place: Any = content
+    for part in parts[:-1]:
+        place = lookup(place, (part,)) if lookup(place, (part,)) is not MISSING else _new(place, part)
+    last: Any = int(parts[-1]) if isinstance(place, list) and parts[-1].isdigit() else parts[-1]
+    old = lookup(place, (str(last),))
+    if merge and isinstance(old, dict) and isinstance(value, dict):
+        old.update(value)
+    elif merge and isinstance(old, list) and isinstance(value, list):
+        old.extend(value)
+    elif isinstance(place, dict) or (isinstance(place, list) and old is not MISSING):
+        place[last] = value
+
+
+def _new(place: Any, part: str) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    if isinstance(place, dict):
+        place[part] = made
+    return made
+
+
+DISABLED = "_disabled_"
+_Path = tuple[str, ...]
+
+
+def reached(content: Mapping[str, Any], roots: Iterable[str]) -> dict[str, Any]:
+    """The ids that ``roots`` lead to, with their values; disabled components are ``None`` in them.
+
+    What is left out can have any value without a change in what the roots compute: settings of a term that a variant
+    disables, for instance, once nothing else refers to them, or one guide where ``@guides#sam`` names another.
+
+    Args:
+        content: a merged, unresolved configuration.
+        roots: top-level ids to begin with; one that the configuration lacks is passed over.
+
+    Returns:
+        In the order of ``content``; of a dictionary of which only parts are referred to, these parts. All of
+        ``content`` where MONAI's macros (``%``) stand in it, which may copy from anywhere.
+    """
+    enabled = {name: _enabled(value) for name, value in content.items()}
+    found = set[_Path]()
+    waiting: list[_Path] = [(name,) for name in roots]
+    while waiting:
+        path = _there(enabled, waiting.pop())
+        if not path or any(path[:length] in found for length in range(1, len(path) + 1)):
+            continue
+        found.add(path)
+        for _, text in walk(lookup(enabled, path)):
+            if not isinstance(text, str):
+                continue
+            if text.startswith("%"):
+                return enabled
+            if "@#" in text:  # relative to where it stands: somewhere below the same id on top
+                waiting.append(path[:1])
+            waiting += references(text)
+    return {name: _only(value, (name,), found) for name, value in enabled.items() if _has(found, (name,))}
+
+
+def _there(content: Mapping[str, Any], path: _Path) -> _Path:
+    """The part of ``path`` that leads through dictionaries to something that is there."""
+    for length in range(1, len(path) + 1):
+        value = lookup(content, path[:length])
+        if value is MISSING:
+            return path[: length - 1]
+        if not isinstance(value, dict):
+            return path[:length]
+    return path
+
+
+def _has(found: set[_Path], path: _Path) -> bool:
+    return any(other[: len(path)] == path for other in found)
+
+
+def _only(value: Any, path: _Path, found: set[_Path]) -> Any:
+    if path in found:
+        return value
+    below = ((name, part, (*path, name)) for name, part in value.items())
+    return {name: _only(part, inner, found) for name, part, inner in below if _has(found, inner)}
+
+
+def _enabled(part: Any) -> Any:
+    if isinstance(part, Mapping):
+        return None if part.get(DISABLED) is True else {name: _enabled(value) for name, value in part.items()}
+    return [_enabled(value) for value in part] if isinstance(part, list) else part

@@ -1,0 +1,283 @@
+"""Files as everything here reads and writes them: atomic, strict, never a pickle; torch only where tensors are."""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from samfed_monai.core.errors import Problem, Problems, Refused
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@contextmanager
+def atomic_write(path: str | Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """Opens a temporary file beside ``path`` that replaces it only when the block ends without an error.
+
+    Temporary file, fsync, replace, fsync of the folder: a reader sees the old content or the new, never a torn file,
+    and a full disk leaves the old file as it was.
+
+    Args:
+        path: file to write; its folder is created.
+        mode: permission bits of the new file (private soft masks use ``0o600``).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # not named after the file: a name may be as long as the file system allows
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def append_line(path: str | Path, line: str, *, mode: int = 0o600) -> None:
+    """Appends a line as UTF-8 in one write, flushed to the disk before this returns.
+
+    A line that an earlier write left unfinished is ended first, so that it spoils no other.
+
+    Args:
+        path: file to append to; its folder is created.
+        line: text without its line break.
+        mode: permission bits of the file, whether it is new or not.
+
+    Raises:
+        OSError: it could not be written; the file may end in a part of the line.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = (line + "\n").encode()
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
+    try:
+        os.fchmod(descriptor, mode)
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            content = b"\n" + content
+        if os.write(descriptor, content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Flushes a folder's own entries to the disk: after it, what was renamed into the folder survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: str | Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Writes ``content``, atomically; ``mode`` as in :func:`atomic_write`."""
+    with atomic_write(path, mode=mode) as stream:
+        stream.write(content)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes ``text`` as UTF-8, atomically."""
+    write_bytes(path, text.encode())
+
+
+_MENDS = (
+    (re.compile(r"//|/\*|#"), "JSON has no comments; write a key `_note` in a configuration, or remove it"),
+    (re.compile(r"(True|False|None)\b"), "write true / false / null"),
+    (re.compile("['`\u2018\u2019\u201c\u201d\u201e]"), 'write double quotes (")'),
+)
+"""What stands where JSON stops being valid, and how to mend it."""
+_DECIMAL_COMMA = re.compile(r"\d,$")
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes ``content`` as indented UTF-8 JSON, atomically; NaN and infinity are refused by ``json``."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
+    """Reads JSON strictly.
+
+    Args:
+        path: the file.
+        byte_order_mark: whether a file may begin with one, as Windows Notepad writes it. A bundle's configuration may
+            not: MONAI reads it as well, and takes none.
+
+    Raises:
+        Refused: the file is missing, is not UTF-8 JSON (with line and column), or names a key twice in one object.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+        marked = content.startswith(codecs.BOM_UTF8)
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        mend = "check the path"
+        found = error.strerror or str(error)
+        raise Refused([Problem(str(path), found=found, expected="a readable file", mend=mend)]) from error
+    except UnicodeDecodeError as error:
+        found, mend = f"byte {error.start} is not UTF-8", "save it as UTF-8"
+        raise Refused([Problem(str(path), found=found, expected="UTF-8 JSON", mend=mend)]) from error
+    problems = Problems()
+    if marked and not byte_order_mark:
+        expected, mend = "no byte order mark, as MONAI reads no file with one", "save it as UTF-8 without BOM"
+        problems.add(path.name, found="one at its beginning", expected=expected, mend=mend)
+
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in seen:
+                problems.add(
+                    f"{path.name} -> {key}",
+                    found="the same key twice in one object",
+                    expected="each key once",
+                    mend="delete one of them (JSON would silently keep the last)",
+                )
+            seen[key] = value
+        return seen
+
+    try:
+        parsed = json.loads(text, object_pairs_hook=no_duplicates)
+    except json.JSONDecodeError as error:
+        lines = text.rstrip().split("\n")
+        line = lines[min(error.lineno, len(lines)) - 1].strip() if text.strip() else "an empty file"
+        problems.add(
+            f"{path.name}, line {error.lineno}, column {error.colno}",
+            found=f"{line!r} ({error.msg})",
+            expected="valid JSON",
+            mend=_mend(text, error.pos),
+        )
+    problems.refuse_if_any()
+    return parsed
+
+
+def _mend(text: str, position: int) -> str:
+    for pattern, mend in _MENDS:
+        if pattern.match(text, position):
+            return mend
+    if text[position : position + 1].isdigit() and _DECIMAL_COMMA.search(text[:position]):
+        return "write decimals with a point, as 0.5"
+    return "look for a trailing comma or a missing quote at or just before this place"
+
+
+def sha256_bytes(content: bytes) -> str:
+    """SHA-256 of ``content`` in lower-case hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file in lower-case hexadecimal, read in 1 MiB pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def canonical_hash(content: Any) -> str:
+    """SHA-256 of JSON content, independent of key order and white space."""
+    return sha256_bytes(json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+
+
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes named tensors as safetensors, atomically.
+
+    Args:
+        path: file to write.
+        tensors: names to tensors of any shape; they are made contiguous and moved to the CPU.
+        metadata: strings stored in the file's header (hashes, rank, size).
+    """
+    from safetensors.torch import save
+
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, save(contiguous, metadata=dict(metadata) if metadata else None))
+
+
+def safe_load(
+    path: str | Path, *, like: Mapping[str, Tensor] | None = None, metadata: Callable[[dict], None] | None = None
+) -> dict[str, Tensor]:
+    """Reads tensors without ever unpickling code, and checks them.
+
+    Args:
+        path: a ``.safetensors`` file, or a torch file that loads with ``weights_only=True``.
+        like: names to tensors whose names, shapes and dtypes the file must match exactly; ``None`` skips that check.
+        metadata: called with the safetensors header's metadata (an empty dict for torch files).
+
+    Raises:
+        Refused: missing or unreadable file, names, shapes or dtypes that do not match, NaN or infinity.
+    """
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    header: dict[str, str] = {}
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as stream:
+                header = stream.metadata() or {}
+                tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a mapping
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+            tensors = tensors.get("model", tensors) if isinstance(tensors, dict) else tensors
+    except FileNotFoundError as error:
+        problem = Problem(str(path), found="no such file", expected="a weights file", mend="check the path")
+        raise Refused([problem]) from error
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        found = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Refused([Problem(str(path), found=found, expected="a readable weights file")]) from error
+    except Exception as error:  # pickle.UnpicklingError and whatever a hostile pickle provokes
+        raise Refused(
+            [Problem(str(path), found=type(error).__name__, expected="tensors only", mend="never unpickle this file")]
+        ) from None
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise Refused([Problem(str(path), found="something that is not a state dict", expected="names to tensors")])
+    problems = Problems()
+    problems.extend(check_tensors(tensors, like=like, where=path.name))
+    problems.refuse_if_any()
+    if metadata is not None:
+        metadata(header)
+    return tensors
+
+
+def check_tensors(
+    tensors: Mapping[str, Tensor], *, like: Mapping[str, Tensor] | None = None, where: str = "tensors"
+) -> list[Problem]:
+    """Problems of named tensors: names, shapes and dtypes against ``like``, and values that are not finite.
+
+    Args:
+        tensors: what arrived.
+        like: what is expected; ``None`` checks only finiteness.
+        where: file or sender, for the message.
+    """
+    problems = Problems()
+    if like is not None:
+        for name in sorted(like.keys() - tensors.keys()):
+            problems.add(f"{where} -> {name}", found="no such tensor", expected=f"shape {tuple(like[name].shape)}")
+        for name in sorted(tensors.keys() - like.keys()):
+            problems.add(f"{where} -> {name}", found="an unknown tensor", expected="only the network's own names")
+        for name in tensors.keys() & like.keys():
+            if tensors[name].shape != like[name].shape:
+                found, expected = tuple(tensors[name].shape), tuple(like[name].shape)
+                problems.add(f"{where} -> {name}", found=f"shape {found}", expected=f"shape {expected}")
+            elif tensors[name].dtype != like[name].dtype:
+                problems.add(f"{where} -> {name}", found=str(tensors[name].dtype), expected=str(like[name].dtype))
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            problems.add(f"{where} -> {name}", found="NaN or infinity", expected="finite values")
+    return list(problems)

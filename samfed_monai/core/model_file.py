@@ -1,0 +1,143 @@
+"""What a weights file says of itself without being loaded: its tensors' names, and how its network is built."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.core.errors import Problem
+from samfed_monai.core.io import read_json
+
+SETTINGS: Mapping[str, type] = {"network_name": str, "image_size": int}
+"""Knobs that must be the same in training and in inference, and their types."""
+ARGUMENTS = "network_def"
+"""Key of a file's header, and of a configuration, with the arguments that its network is built with."""
+BASE_SAM = "base_sam"
+"""Key of a file's header, and of a run's hashes, with the SHA-256 of the SAM under its network."""
+
+_MOST_HEADER_BYTES = 100 * 1024 * 1024  # the limit of the safetensors library itself
+_CATALOGUE = "samfed_monai.networks.client_network"
+_NO_ARGUMENTS = frozenset({"_target_", "name", "weights", "load", "checkpoint"})  # said elsewhere, or places
+
+
+def settings_of(path: str | Path) -> dict[str, Any]:
+    """Those of :data:`SETTINGS` that a weights file's own header, or the ``run.json`` of its run, knows."""
+    path = Path(path)
+    known = {**settings_in(_run_of(path).get("config", {})), **read_header(path)}
+    found: dict[str, Any] = {}
+    for name, kind in SETTINGS.items():
+        text = str(known.get(name, ""))
+        if text and (kind is str or text.isdigit()):
+            found[name] = kind(text)
+    return found
+
+
+def trained_otherwise(path: str | Path, settings: Mapping[str, Any]) -> list[Problem]:
+    """Those of a run's ``settings`` with which the weights that it is about to use were not trained.
+
+    Args:
+        path: weights file.
+        settings: knobs by name; what this or :func:`settings_of` does not name is not compared.
+    """
+    trained = settings_of(path)
+    return [
+        Problem(
+            name,
+            found=repr(settings[name]),
+            expected=f"{trained[name]!r}, as {Path(path).name} was trained",
+            mend=f"give --{name} {trained[name]}",
+        )
+        for name in SETTINGS
+        if name in trained and name in settings and trained[name] != settings[name]
+    ]
+
+
+def network_overrides(path: str | Path) -> dict[str, Any]:
+    """Ids that build a weights file's network, beside :func:`settings_of`: ``{"network_def#experts": 4}``."""
+    header = read_header(path)
+    told = header.get(ARGUMENTS) or settings_in(_run_of(Path(path)).get("config", {})).get(ARGUMENTS, "{}")
+    try:
+        arguments = json.loads(told)
+    except ValueError:
+        return {}
+    return {f"{ARGUMENTS}#{name}": value for name, value in _plain(arguments).items()}
+
+
+def base_sam_of(path: str | Path) -> str:
+    """SHA-256 of the SAM that a weights file was trained on; empty for another network, or where nobody says it."""
+    return read_header(path).get(BASE_SAM) or str(_run_of(Path(path)).get("hashes", {}).get(BASE_SAM, ""))
+
+
+def settings_in(config: Any, site: str = "") -> dict[str, str]:
+    """What the ``config`` of a ``run.json`` says of the server's network, or a site's, as a weights file's header.
+
+    Args:
+        config: content of ``run.json -> config``.
+        site: one with a network of its own, or "" for the server's.
+    """
+    config = config if isinstance(config, dict) else {}
+    client = config.get("client")
+    client = client if isinstance(client, dict) else {}
+    own = (config.get("sites") or {}).get(site, {}) if site else {}
+    name = own.get("network") or own.get("network_name") or ("" if site else client.get("server_network"))
+    known = {
+        "network_name": name or client.get("sam_network") or client.get("network_name"),
+        "image_size": own.get("image_size") or client.get("image_size"),
+    }
+    declared = client.get(ARGUMENTS)
+    if isinstance(declared, dict) and declared.get("_target_") == _CATALOGUE:
+        inside = {key.partition("#")[2]: value for key, value in own.items() if key.startswith(f"{ARGUMENTS}#")}
+        known[ARGUMENTS] = json.dumps(_plain({**declared, **inside}))
+    return {key: str(value) for key, value in known.items() if value}
+
+
+def read_header(path: str | Path) -> dict[str, str]:
+    """Metadata of a safetensors file, which begins with JSON; empty for one without any, or a file of another kind."""
+    metadata = _content(path).get("__metadata__", {})
+    return {str(key): str(value) for key, value in metadata.items()}
+
+
+def tensor_names(path: str | Path) -> list[str]:
+    """Names in a safetensors file, in no particular order; none in a file of another kind."""
+    return [name for name in _content(path) if name != "__metadata__"]
+
+
+def _content(path: str | Path) -> dict[str, Any]:
+    path = Path(path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    with path.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        if not 0 < size <= _MOST_HEADER_BYTES:
+            return {}
+        try:
+            content = json.loads(stream.read(size))
+        except ValueError:
+            return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _plain(arguments: Any) -> dict[str, Any]:
+    """Arguments that are values: a file from elsewhere can name no component and hold no expression."""
+    return {
+        str(name): value
+        for name, value in (arguments.items() if isinstance(arguments, dict) else ())
+        if name not in _NO_ARGUMENTS and str(name).isidentifier() and _is_plain(value)
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
+    return value is None or (isinstance(value, (bool, int, float, str)) and str(value)[:1] not in ("$", "@", "%"))
+
+
+def _run_of(path: Path) -> dict[str, Any]:
+    """The ``run.json`` of the run that ``<run>/rounds/NNN/global.safetensors`` belongs to; empty for other files."""
+    if len(path.parts) < 4 or path.parent.parent.name != "rounds":
+        return {}
+    record = path.parent.parent.parent / "run.json"
+    content = read_json(record) if record.is_file() else {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,60 @@
+"""A registry of named builders: what a JSON file may name, and what a user may add to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from samfed_monai.core.errors import Problem, Refused, did_you_mean
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Maps a name to an object, and answers an unknown name with the names that exist.
+
+    Args:
+        kind: what is registered, for messages ("client network", "agreement rule").
+
+    Example::
+
+        NETWORKS: Registry[Callable[..., nn.Module]] = Registry("client network")
+
+        @NETWORKS.register("my_unet")
+        def my_unet(**kwargs): ...
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that files its object under ``name``; a name can be taken only once."""
+        if name in self._entries:
+            raise ValueError(f"{self.kind} {name!r} is registered already; choose another name")
+
+        def add(entry: T) -> T:
+            self._entries[name] = entry
+            return entry
+
+        return add
+
+    def __getitem__(self, name: str) -> T:
+        return self.named(name, where=self.kind)
+
+    def named(self, name: str, *, where: str) -> T:
+        """The entry of that name, which stands at ``where``.
+
+        Raises:
+            Refused: there is none.
+        """
+        if name not in self._entries:
+            mend = did_you_mean(str(name), self._entries) or "see the names expected"
+            raise Refused([Problem(where, found=repr(name), expected=f"one of {sorted(self._entries)}", mend=mend)])
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._entries))

@@ -1,0 +1,13 @@
+"""The federation on NVIDIA FLARE: the same controller and the same sites, with FLARE between them."""
+
+from .controller import FederationController
+from .job import export_job
+from .post import Post
+from .transport import FlareTransport
+
+__all__ = [
+    "FederationController",
+    "FlareTransport",
+    "Post",
+    "export_job",
+]

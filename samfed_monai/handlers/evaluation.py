@@ -1,0 +1,306 @@
+"""Scores every image that an evaluator sees, at one site or at every site of a list."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ignite.engine import Events
+from PIL import Image
+
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import atomic_write, write_bytes, write_json
+from samfed_monai.core.model_file import trained_otherwise
+from samfed_monai.data.datalist import SERVER_NAMES
+from samfed_monai.handlers.model_loader import trained_weights
+from samfed_monai.metrics import Scores, convention, pool, segmentation_scores, summarise
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+    from monai.engines import SupervisedEvaluator
+    from torch import Tensor
+
+
+logger = logging.getLogger(__name__)
+
+NAME_BYTES = 120  # file systems take 255, encrypting ones 143; the rest is for digits, repeat and ending
+COLUMNS = ("id", "dice", "iou", "hd95", "empty", "mask")
+
+
+class ScoreHandler:
+    """Computes Dice, IoU and HD95 of each image of a MONAI ``SupervisedEvaluator`` (docs/method.md).
+
+    Reads ``pred`` (logits) and ``label`` of ``engine.state.output``, decollated (a list of dicts) or not (a dict of
+    batches), and ``id`` of ``engine.state.batch``; images without one are numbered. After every epoch it leaves on
+    ``engine.state``:
+
+    - ``metrics["dice" | "iou" | "hd95"]``: means over the images,
+    - ``score_summary``: those with ``n``, the counts of empty masks, and the ``convention`` they were made in,
+    - ``scores``: a list of ``{"id", "dice", "iou", "hd95", "empty"}``, one per image in the order seen.
+
+    It compares at the size that arrives: prediction and label must agree, nothing is resized.
+
+    Args:
+        output_dir: folder for ``scores.csv`` and ``masks/<id>.png`` (0 and 255), both readable by their owner only;
+            ``None`` writes nothing.
+        threshold: probability above which a pixel is foreground.
+        pooled: MedPy's HD95 instead of MONAI's; see :func:`samfed_monai.metrics.hausdorff95`.
+        skip_empty: leave images with an empty mask out of HD95's mean; see :func:`samfed_monai.metrics.summarise`. Both
+            for tables that shall be compared with HSSF's. The rows keep every image, with the diagonal as HD95.
+
+    Raises:
+        Refused: the threshold is not inside (0, 1), or a switch is not true or false; later, when an image comes
+            without a label.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.ScoreHandler", "pooled": true, "skip_empty": true}
+    """
+
+    def __init__(
+        self,
+        *,
+        output_dir: str | Path | None = None,
+        threshold: float = 0.5,
+        pooled: bool = False,
+        skip_empty: bool = False,
+    ) -> None:
+        _check(threshold, pooled=pooled, skip_empty=skip_empty)
+        self.output_dir = Path(output_dir) if output_dir is not None else None
+        self.pooled, self.skip_empty = pooled, skip_empty
+        # sigmoid(z) > t exactly where z > logit(t): comparing logits needs no sigmoid
+        self._logit = float(np.log(threshold) - np.log1p(-threshold))
+        self._table: list[tuple[str, Scores]] = []
+        self._files: list[str] = []
+        self._seen: Counter[str] = Counter()
+
+    @property
+    def convention(self) -> dict[str, str]:
+        """What this handler's HD95 means and what an empty mask counts, as ``results.json`` states it."""
+        return convention(pooled=self.pooled, skip_empty=self.skip_empty)
+
+    def attach(self, engine: Engine) -> None:
+        """Binds the handler to an evaluator."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
+
+    def start(self, engine: Engine) -> None:
+        """Forgets the images of an earlier run."""
+        self._table, self._files, self._seen = [], [], Counter()
+
+    def __call__(self, engine: Engine) -> None:
+        names = _names(engine.state.batch)
+        for index, (logits, label) in enumerate(_pairs(engine.state.output)):
+            name = names[index] if index < len(names) else f"image-{len(self._table):05d}"
+            prediction = _plane(logits, "pred") > self._logit
+            self._table.append(
+                (name, segmentation_scores(prediction, _plane(label, "label") > 0.5, pooled=self.pooled))
+            )
+            if self.output_dir is not None:
+                self._files.append(self._save(name, prediction, self.output_dir / "masks"))
+
+    def finish(self, engine: Engine) -> None:
+        """Leaves means and table on ``engine.state``, and writes ``scores.csv``."""
+        summary = summarise((scores for _, scores in self._table), skip_empty=self.skip_empty)
+        if not summary["n"]:
+            logger.warning("no image was scored: the evaluator's data loader is empty")
+        state: Any = engine.state
+        state.scores = [{"id": name, **scores.as_dict()} for name, scores in self._table]
+        state.score_summary = {**summary, "convention": self.convention}
+        state.metrics.update({key: summary[key] for key in ("dice", "iou", "hd95") if summary[key] is not None})
+        if self.output_dir is not None:
+            write_scores(self.output_dir / "scores.csv", state.scores, masks=self._files)
+
+    def _save(self, name: str, prediction: np.ndarray, folder: Path) -> str:
+        self._seen[name] += 1
+        repeat = f"-{self._seen[name]}" if self._seen[name] > 1 else ""
+        file_name = f"{safe_name(name)}{repeat}.png"
+        with atomic_write(folder / file_name, mode=0o600) as stream:
+            Image.fromarray(prediction.astype(np.uint8) * 255).save(stream, format="PNG")
+        return file_name
+
+
+def write_scores(path: str | Path, scores: Sequence[Mapping[str, Any]], *, masks: Sequence[str] = ()) -> None:
+    """Writes a table of scores as CSV (UTF-8), atomically and readable by its owner only, since ids are file names.
+
+    Args:
+        path: file to write.
+        scores: rows with ``id``, ``dice``, ``iou``, ``hd95`` (pixels), ``empty``.
+        masks: file names of the masks, in the same order; none leaves the column empty.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for index, row in enumerate(scores):
+        writer.writerow({**row, "mask": masks[index] if index < len(masks) else ""})
+    write_bytes(path, text.getvalue().encode(), mode=0o600)
+
+
+def safe_name(identifier: str) -> str:
+    """A file name for an image's id: unicode and spaces are kept, what could leave the folder is not.
+
+    Of a long id the first 120 bytes are kept. A changed name carries the first digits of its id's SHA-256, so that two
+    ids never share a file.
+
+    Example::
+
+        safe_name("Läsion 7")  # "Läsion 7"
+        safe_name("../a")  # "_a-" and eight digits
+    """
+    name = re.sub(r"[/\\\x00-\x1f\x7f:]+", "_", identifier).lstrip(".")
+    name = name.encode(errors="surrogateescape")[:NAME_BYTES].decode(errors="ignore")
+    if name == identifier and name.strip():
+        return name
+    return f"{name}-{hashlib.sha256(identifier.encode(errors='surrogateescape')).hexdigest()[:8]}"
+
+
+def _check(threshold: float, **switches: bool) -> None:
+    problems = [
+        Problem(f"ScoreHandler#{name}", found=repr(value), expected="true or false")
+        for name, value in switches.items()
+        if not isinstance(value, bool)
+    ]
+    if not 0 < threshold < 1:
+        problems.append(Problem("ScoreHandler#threshold", found=repr(threshold), expected="a number in (0, 1)"))
+    if problems:
+        raise Refused(problems)
+
+
+def _pairs(output: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    for item in [output] if isinstance(output, Mapping) else output:
+        if item.get("label") is None:
+            mend = "evaluate a split whose items have labels, or use inference.json"
+            raise Refused([Problem("ScoreHandler", found="an image without a label", expected="a label", mend=mend)])
+        if isinstance(output, Mapping):
+            yield from zip(item["pred"], item["label"], strict=True)
+        else:
+            yield item["pred"], item["label"]
+
+
+def _names(batch: Any) -> list[str]:
+    if isinstance(batch, Mapping):
+        names = batch.get("id", [])
+        return [names] if isinstance(names, str) else [str(name) for name in names]
+    if isinstance(batch, (list, tuple)) and all(isinstance(item, Mapping) for item in batch):
+        return [str(item["id"]) for item in batch if "id" in item]
+    return []
+
+
+def _plane(tensor: Tensor, what: str) -> np.ndarray:
+    array = tensor.detach().float().cpu().numpy()
+    if array.ndim != 3 or array.shape[0] != 1:
+        raise Refused(
+            [Problem(f"ScoreHandler, {what}", found=f"shape {array.shape}", expected="one channel (1, H, W)")]
+        )
+    return array[0]
+
+
+class SiteEvaluation:
+    """Loads weights, runs the evaluator over a split of one site or of all, and writes what it found.
+
+    ``<output_dir>/<site>/<split>/scores.csv`` has one row per image, and predicted masks lie beside it if wanted;
+    ``<output_dir>/metrics.json`` has each site's means, the mean over all images, and the convention of both. Sites
+    without images in the split are left out.
+
+    Args:
+        evaluator: MONAI evaluator whose handlers include ``scores``.
+        scores: the evaluator's :class:`ScoreHandler`; where it writes is set here.
+        model: weights, ``.safetensors`` or a torch file of plain tensors; see :func:`trained_weights`.
+        datalist: file of the data list.
+        data_root: folder that the list's paths start from.
+        split: ``validation`` or ``test`` (``unlabelled`` only where the list has labels).
+        site: the site's name, or "" for all sites.
+        preprocessing: transform of one record.
+        batch_size: images in a batch.
+        output_dir: folder to write to.
+        limit: at most this many images of each site.
+        settings: knobs of this run, compared with those that the weights' header names (``network_name``,
+            ``image_size``); what either side does not name is not compared.
+        loaded: whether the evaluator's network has its weights already; ``model`` only names them then.
+
+    Raises:
+        Refused: weights that were trained with other settings, when it is built; later those that do not fit, an
+            unknown site or split, images without a label.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.SiteEvaluation", "evaluator": "@validate#evaluator", "model": "@model"}
+    """
+
+    def __init__(
+        self,
+        *,
+        evaluator: SupervisedEvaluator,
+        scores: ScoreHandler,
+        model: str | Path,
+        datalist: str | Path,
+        data_root: str | Path,
+        split: str = "test",
+        site: str | None = "",
+        preprocessing: Callable[[Mapping[str, Any]], Any],
+        batch_size: int = 8,
+        output_dir: str | Path,
+        limit: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        loaded: bool = False,
+    ) -> None:
+        if problems := trained_otherwise(model, settings or {}):
+            raise Refused(problems)
+        self.evaluator, self.scores, self.model = evaluator, scores, Path(model)
+        self.datalist, self.data_root, self.split, self.site = datalist, data_root, split, site
+        self.preprocessing, self.batch_size = preprocessing, batch_size
+        self.output_dir, self.limit, self.loaded = Path(output_dir), limit, loaded
+
+    def run(self) -> dict[str, Any]:
+        """Evaluates and returns the content of ``metrics.json``."""
+        records = self._records()
+        network = self.evaluator.network
+        if not self.loaded:
+            network.load_state_dict(trained_weights(network, self.model), strict=False)
+        sites = {name: self._one_site(name, items) for name, items in records.items()}
+        average = pool(sites.values(), skip_empty=self.scores.skip_empty)
+        result = {"model": self.model.name, "split": self.split, "sites": sites, "average": average}
+        result["convention"] = self.scores.convention
+        write_json(self.output_dir / "metrics.json", result)
+        rows: dict[str, Any] = {**sites, "average": average}
+        for name, row in rows.items():
+            far = "-" if row["hd95"] is None else f"{row['hd95']:.1f} px"
+            means = (row["dice"], row["iou"], far, row["n"], sum(row["empty"].values()))
+            text = "%s, %s: Dice %.4f, IoU %.4f, HD95 %s, %d images, %d with an empty mask"
+            logger.info(text, name, self.split, *means)
+        return result
+
+    def _records(self) -> dict[str, list[dict[str, Any]]]:
+        from samfed_monai.data import DataList, load_records
+
+        listed = DataList.load(self.datalist)
+        names = sorted(listed.sites) if self.site is None or self.site in SERVER_NAMES else [self.site]
+        found: dict[str, list[dict[str, Any]]] = {
+            name: load_records(listed, self.data_root, split=self.split, site=name, with_labels=True, limit=self.limit)
+            for name in names
+        }
+        found = {name: records for name, records in found.items() if records}
+        if not found:
+            where = f"{self.datalist} -> {self.site or 'sites'} -> {self.split}"
+            raise Refused([Problem(where, found="no image", expected="at least one", mend="choose another split")])
+        return found
+
+    def _one_site(self, name: str, records: list[dict[str, Any]]) -> dict[str, Any]:
+        from monai.data import DataLoader, Dataset
+
+        loader = DataLoader(Dataset(records, self.preprocessing), batch_size=self.batch_size, num_workers=0)
+        self.scores.output_dir = self.output_dir / name / self.split
+        self.evaluator.data_loader = loader
+        self.evaluator.state.epoch_length = len(loader)
+        self.evaluator.run()
+        summary: dict[str, Any] = self.evaluator.state.score_summary
+        return summary

@@ -1,0 +1,246 @@
+"""The public images as the sites' common language: what a network says of them, and steps towards given targets."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from monai.data import DataLoader
+from monai.engines import SupervisedTrainer
+from monai.inferers import SimpleInferer
+from monai.networks.utils import eval_mode
+
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.data.soft_masks import resize_probabilities
+from samfed_monai.handlers.records import TermLogger
+from samfed_monai.handlers.rounds import DivergenceGuard, SeedHandler, forget_unfinished_run
+from samfed_monai.handlers.unlabelled_stream import EndlessSampler
+from samfed_monai.losses import Reliability, image_reliability, probabilities
+from samfed_monai.transforms.loading import PublicTargets
+
+if TYPE_CHECKING:
+    from monai.inferers import Inferer
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+    from torch.utils.data import Dataset
+
+
+class PublicPredictor:
+    """Runs networks over the unaugmented public set; the only place where soft masks on ``D_p`` are made.
+
+    Server and site use the same code, so that a network gives the same bytes on both, whichever of the two runs it.
+
+    Args:
+        dataset: labelled public items without random transforms, all of one size.
+        device, inferer: how to run a network; float32 is what the other side can repeat.
+        batch_size: images at a time; it must be the same on both sides for equal bits.
+        mask_size: side of a mask in pixels; ``None`` is a quarter of the image's, which is the resolution of the
+            networks' own logits (DeepLabV3+).
+        reliability: ``dice`` or ``pixel_accuracy``.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset: Dataset,
+        device: torch.device | str = "cpu",
+        inferer: Inferer | None = None,
+        batch_size: int = 8,
+        mask_size: int | None = None,
+        reliability: str = "dice",
+    ) -> None:
+        problems = Problems()
+        if reliability not in {each.value for each in Reliability}:
+            expected = f"one of {[each.value for each in Reliability]}"
+            problems.add("sharing#reliability", found=repr(reliability), expected=expected)
+        if mask_size is not None and (type(mask_size) is not int or mask_size < 1):
+            problems.add("sharing#mask_size", found=repr(mask_size), expected="a number of pixels >= 1, or null")
+        problems.refuse_if_any()
+        self.dataset, self.device, self.inferer = dataset, torch.device(device), inferer or SimpleInferer()
+        self.batch_size, self.mask_size, self.reliability_measure = batch_size, mask_size, reliability
+        self._labels: Tensor | None = None
+        self._hash = ""
+
+    @property
+    def labels(self) -> Tensor:
+        """(N, 1, H, W) uint8, read once."""
+        if self._labels is None:
+            self._read()
+        assert self._labels is not None
+        return self._labels
+
+    @property
+    def public_hash(self) -> str:
+        """SHA-256 of ``D_p`` as it is used: image files, labels at the evaluation size, and their order."""
+        if not self._hash:
+            self._read()
+        return self._hash
+
+    @torch.no_grad()
+    def masks(self, network: nn.Module) -> Tensor:
+        """The network's soft masks of all public images.
+
+        Returns:
+            (N, C, h, w) uint8 on the CPU, 255 for a probability of 1; the error of a probability is at most 1/510.
+
+        Raises:
+            Refused: the network gives NaN or infinity.
+        """
+        found = []
+        with eval_mode(network):
+            for batch in self._batches():
+                chances = probabilities(self.inferer(batch["image"].to(self.device), network)).float().cpu()
+                if not torch.isfinite(chances).all():
+                    expected, mend = "probabilities in [0, 1]", "lower the learning rate; the network has diverged"
+                    raise Refused([Problem("soft masks", found="NaN or infinity", expected=expected, mend=mend)])
+                chances = resize_probabilities(chances, self._size(chances))
+                found.append((chances * 255).round().to(torch.uint8))
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def like(self, network: nn.Module) -> Tensor:
+        """Shape and dtype of :meth:`masks`, from one image and without memory of their own; the values mean nothing."""
+        with eval_mode(network):
+            image = torch.as_tensor(self.dataset[0]["image"])[None].to(self.device)
+            chances = probabilities(self.inferer(image, network))
+        images = len(self.dataset)  # type: ignore[arg-type]
+        return torch.zeros((), dtype=torch.uint8).expand(images, chances.shape[1], *self._size(chances))
+
+    def reliability(self, masks: Tensor) -> Tensor:
+        """(N,) float in [0, 1] of (N, C, h, w) uint8 masks, at the labels' size."""
+        size = self.labels.shape[-2:]
+        values = []
+        for part, labels in zip(masks.split(64), self.labels.split(64), strict=True):
+            chances = resize_probabilities(part.float() / 255, size)
+            values.append(image_reliability(chances, labels, self.reliability_measure))
+        return torch.cat(values)
+
+    def _size(self, chances: Tensor) -> tuple[int, int]:
+        height, width = chances.shape[-2:]
+        if self.mask_size is None:
+            return max(1, height // 4), max(1, width // 4)
+        return self.mask_size, self.mask_size
+
+    def _batches(self) -> Any:
+        # a loader draws a seed whenever it is iterated; with its own generator nobody else's numbers change
+        own = torch.Generator()
+        return DataLoader(self.dataset, batch_size=self.batch_size, num_workers=0, generator=own)
+
+    def _read(self) -> None:
+        labels, digest = [], hashlib.sha256()
+        for batch in self._batches():
+            part = (batch["label"] > 0.5).to(torch.uint8) if batch["label"].is_floating_point() else batch["label"]
+            labels.append(part.cpu().to(torch.uint8))
+            for name, label in zip(batch["image_sha256"], labels[-1], strict=True):
+                digest.update(name.encode())
+                digest.update(label.contiguous().numpy().data)
+        self._labels, self._hash = torch.cat(labels), digest.hexdigest()
+
+
+class PublicPhase:
+    """Trains a network on ``D_p``: its labels, and soft targets where their gate is open (RC and RF of HSSF).
+
+    A MONAI trainer of its own on the site's (or the server's) network, optimiser, loss and labelled views. What is
+    random in it is a function of (seed, site, round).
+
+    Args:
+        network, optimizer, loss, device, inferer: those of the local training.
+        dataset: labelled public items with random views, whose transforms hold a ``LoadTargetd`` on ``targets``.
+        targets: where the round's targets are put for the time of the steps.
+        term: what a target adds to the loss, a handler such as :class:`PublicDistillationTerm`.
+        learning_rate: the handler that sets the rate of a round; ``None`` leaves it as it is.
+        batch_size: images a step.
+        steps: optimiser steps a round; ``None`` is ``passes`` over the images.
+        passes: how many times a round goes over the images where no steps are given (HSSF: 4).
+        indices: places in the list of the images that take part, and to which targets belong; ``None`` is all.
+        seed, site: what the random numbers derive from.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        optimizer: Optimizer,
+        loss: Callable[..., Tensor],
+        dataset: Dataset,
+        targets: PublicTargets,
+        device: torch.device | str = "cpu",
+        inferer: Inferer | None = None,
+        term: Any = None,
+        learning_rate: Any = None,
+        batch_size: int = 8,
+        steps: int | None = None,
+        passes: int = 1,
+        indices: Sequence[int] | None = None,
+        seed: int = 0,
+        site: str = "",
+    ) -> None:
+        problems = Problems()
+        if steps is not None and (not isinstance(steps, int) or steps < 0):
+            problems.add("public_steps", found=repr(steps), expected="a number of steps >= 0, or null")
+        if not isinstance(passes, int) or passes < 1:
+            problems.add("sharing#passes", found=repr(passes), expected="a number of passes >= 1")
+        problems.refuse_if_any()
+        self.targets = targets
+        self.indices, self.images = indices, len(dataset)  # type: ignore[arg-type]
+        count = self.images if indices is None else len(indices)
+        self.steps = passes * max(1, -(-count // batch_size)) if steps is None else steps
+        sampler = EndlessSampler(dataset, indices=indices)  # type: ignore[arg-type]
+        loader = DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=0)
+        handlers = [SeedHandler(seed=seed, site=f"{site}, public", loaders=[loader]), learning_rate, term]
+        self.trainer = SupervisedTrainer(
+            device=torch.device(device),
+            max_epochs=1,
+            train_data_loader=loader,
+            epoch_length=max(self.steps, 1),
+            network=network,
+            optimizer=optimizer,
+            loss_function=loss,
+            inferer=inferer or SimpleInferer(),
+            train_handlers=[each for each in (*handlers, DivergenceGuard(site=site), TermLogger()) if each is not None],
+            decollate=False,
+        )
+
+    def run(self, round: int, rounds: int, masks: Tensor | None = None, gate: Tensor | None = None) -> dict[str, float]:
+        """Takes the steps of one round.
+
+        Args:
+            round, rounds: which one, from 0, and how many there are.
+            masks: (N, C, h, w) uint8, the targets of ``indices`` in the public list's order; ``None`` trains on the
+                labels alone.
+            gate: (N,) bool, which targets count; ``None`` opens all.
+
+        Returns:
+            Means of the loss's parts over the steps, by name.
+        """
+        if not self.steps:
+            return {}
+        self._rewind(round, rounds)
+        with self._given(masks, gate):
+            self.trainer.run()
+        return dict(getattr(self.trainer.state, "term_means", None) or {})
+
+    @contextlib.contextmanager
+    def _given(self, masks: Tensor | None, gate: Tensor | None) -> Any:
+        if masks is not None:
+            self.targets.set(*self._placed(masks, torch.ones(len(masks), dtype=torch.bool) if gate is None else gate))
+        try:
+            yield
+        finally:
+            self.targets.clear()
+
+    def _placed(self, masks: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+        if self.indices is None:
+            return masks, gate
+        everywhere, open_ = masks.new_zeros(self.images, *masks.shape[1:]), gate.new_zeros(self.images)
+        everywhere[self.indices], open_[self.indices] = masks, gate
+        return everywhere, open_
+
+    def _rewind(self, round: int, rounds: int) -> None:
+        state = self.trainer.state  # every round is a fresh run of one epoch
+        state.round, state.rounds = round, rounds
+        state.epoch, state.iteration, state.max_epochs = 0, 0, 1
+        forget_unfinished_run(self.trainer)

@@ -1,0 +1,281 @@
+"""The terms of SAM-Fed: pseudo-labels, distillation, consistency, and weights held near given ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.handlers.guide import Guidance
+from samfed_monai.handlers.term import AgreedTerm, Term
+from samfed_monai.losses import (
+    CONSISTENCY_MEASURES,
+    AgreementSettings,
+    StructureLoss,
+    distillation_kl,
+    weighted_pseudo_label_loss,
+)
+from samfed_monai.losses.reliability import LEAST_AGREEMENT
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+    from torch import Tensor, nn
+
+
+_LOSSES: dict[str, Callable[..., Tensor]] = {"structure": StructureLoss(), "dice_ce": weighted_pseudo_label_loss}
+
+
+class PseudoLabelTerm(AgreedTerm):
+    """``lambda_u(t) L_pl``: the strong view's loss against agreed labels (docs/method.md, step 4).
+
+    Also records ``reliability`` (mean ``g``) and ``agreement`` (share of pixels with one label).
+
+    Args:
+        name: under which the value is logged.
+        teacher: guide that plays the teacher; ``weak`` when a rule needs none.
+        student: guide that plays the student: its own ``weak`` view, or ``ema``.
+        rule: a name in :data:`samfed_monai.losses.AGREEMENT_RULES`.
+        tau: how sure the surer side must be where the two disagree.
+        delta: how much surer than the other it must be there.
+        least_agreement: for the rule ``adaptive``, see :class:`samfed_monai.losses.AgreementSettings`.
+        labels: ``soft`` keeps the probabilities of whoever decided a pixel; ``hard`` takes the class alone.
+        loss: ``structure``, the supervised loss (:class:`samfed_monai.losses.StructureLoss`), or ``dice_ce``, cross
+            entropy and soft Dice.
+        weight: factor of the term.
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.PseudoLabelTerm", "teacher": "sam", "rule": "teacher", "weight": 1.0}
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "pseudo_label",
+        teacher: str = "sam",
+        student: str = "weak",
+        rule: str = "teacher",
+        tau: float = 0.9,
+        delta: float = 0.1,
+        least_agreement: float = LEAST_AGREEMENT,
+        labels: str = "hard",
+        loss: str = "dice_ce",
+        weight: float = 1.0,
+        schedule: str = "gaussian_ramp",
+        fraction: float = 0.4,
+    ) -> None:
+        settings = AgreementSettings(teacher, student, rule, tau, delta, least_agreement, where=f"terms#{name}")
+        super().__init__(settings, by_image=False, name=name, weight=weight, schedule=schedule, fraction=fraction)
+        problems = Problems()
+        for key, found, known in (("labels", labels, ("soft", "hard")), ("loss", loss, tuple(_LOSSES))):
+            if found not in known:
+                mend = did_you_mean(str(found), known) or "take one of them"
+                problems.add(f"{self.where}#{key}", found=repr(found), expected=f"one of {list(known)}", mend=mend)
+        if labels == "soft" and loss == "dice_ce":
+            mend = "set loss to structure, or labels to hard"
+            problems.add(f"{self.where}#labels", found="'soft'", expected="'hard' beside the loss dice_ce", mend=mend)
+        problems.refuse_if_any()
+        self.labels, self.loss = labels, _LOSSES[loss]
+
+    def value(self, guidance: Guidance, engine: Engine) -> Tensor:
+        """``L_pl``."""
+        agreement = self.agreement(guidance, engine)
+        label = agreement.soft_label if self.labels == "soft" else agreement.label
+        return self.loss(guidance.student, label, agreement.weight)
+
+
+class SamDistillationTerm(AgreedTerm):
+    """``lambda_T g L_T``: ``T^2 KL(p_T || p_s)``, weighted per pixel and, by ``g``, per image (docs/method.md).
+
+    A pixel counts with the agreement's weight where the label is the teacher's, and not at all where the student
+    overruled it. Give it the rule, tau and delta of the pseudo-label term: the agreement is then computed once for
+    both.
+
+    Args:
+        name: under which the value is logged.
+        teacher: guide that is distilled.
+        student: guide that plays the student in the agreement: ``weak`` or ``ema``.
+        rule: a name in :data:`samfed_monai.losses.AGREEMENT_RULES`; ``teacher`` weighs all pixels alike.
+        tau: see :class:`PseudoLabelTerm`.
+        delta: see :class:`PseudoLabelTerm`.
+        least_agreement: see :class:`PseudoLabelTerm`; an image counts by the trust of the rule ``adaptive`` in it.
+        adaptive: whether each image counts by its reliability ``g``.
+        temperature: ``T``.
+        weight: factor of the term.
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Raises:
+        Refused: a temperature that is not positive.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.SamDistillationTerm", "teacher": "sam", "weight": 1.0, "temperature": 2}
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "sam_kd",
+        teacher: str = "sam",
+        student: str = "weak",
+        rule: str = "teacher",
+        tau: float = 0.9,
+        delta: float = 0.1,
+        least_agreement: float = LEAST_AGREEMENT,
+        adaptive: bool = True,
+        temperature: float = 2.0,
+        weight: float = 1.0,
+        schedule: str = "constant",
+        fraction: float = 0.4,
+    ) -> None:
+        settings = AgreementSettings(teacher, student, rule, tau, delta, least_agreement, where=f"terms#{name}")
+        super().__init__(settings, by_image=adaptive, name=name, weight=weight, schedule=schedule, fraction=fraction)
+        if not temperature > 0:
+            where, expected = f"{self.where}#temperature", "a number > 0"
+            raise Refused([Problem(where, found=repr(temperature), expected=expected)])
+        self.temperature = temperature
+
+    def value(self, guidance: Guidance, engine: Engine) -> Tensor:
+        """``g L_T``."""
+        agreement = self.agreement(guidance, engine)
+        return distillation_kl(
+            guidance.student,
+            guidance.probabilities(self.settings.teacher, asked_by=self.where),
+            self.temperature,
+            weight=agreement.distillation_weight,
+            scale=agreement.trust * agreement.reliability if self.by_image else agreement.trust,
+        )
+
+
+class GlobalDistillationTerm(Term):
+    """``lambda_G L_G``: ``T^2 KL(p_G || p_s)`` over all pixels (docs/method.md, step 5, global-to-local transfer).
+
+    Args:
+        name: under which the value is logged.
+        guide: guide that is distilled, the global network.
+        temperature: ``T``.
+        weight: factor of the term.
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Raises:
+        Refused: a temperature that is not positive.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.GlobalDistillationTerm", "guide": "global", "weight": 0.1}
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "global_kd",
+        guide: str = "global",
+        temperature: float = 2.0,
+        weight: float = 0.1,
+        schedule: str = "constant",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        if not temperature > 0:
+            where, expected = f"{self.where}#temperature", "a number > 0"
+            raise Refused([Problem(where, found=repr(temperature), expected=expected)])
+        self.guide, self.temperature = guide, temperature
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The global network."""
+        return (self.guide,)
+
+    def value(self, guidance: Guidance, engine: Engine) -> Tensor:
+        """``L_G``."""
+        return distillation_kl(
+            guidance.student, guidance.probabilities(self.guide, asked_by=self.where), self.temperature
+        )
+
+
+class ConsistencyTerm(Term):
+    """Distance of the strong view's probabilities from a guide's: with ``ema`` and ``mse``, mean teacher.
+
+    Tarvainen and Valpola, arXiv 1703.01780. In a federation :class:`EmaGuide` starts every round from the weights that
+    arrived, so the teacher averages over the steps of a round, and over rounds only through the server's mean.
+
+    Args:
+        name: under which the value is logged.
+        guide: whose probabilities are the target.
+        measure: a name in :data:`samfed_monai.losses.CONSISTENCY_MEASURES`.
+        weight: factor of the term.
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.ConsistencyTerm", "guide": "ema", "measure": "mse", "weight": 10.0}
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "consistency",
+        guide: str = "ema",
+        measure: str = "mse",
+        weight: float = 1.0,
+        schedule: str = "gaussian_ramp",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        self.guide, self._measure = guide, CONSISTENCY_MEASURES[measure]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The guide."""
+        return (self.guide,)
+
+    def value(self, guidance: Guidance, engine: Engine) -> Tensor:
+        """The distance."""
+        return self._measure(guidance.student, guidance.probabilities(self.guide, asked_by=self.where))
+
+
+class AnchoredTerm(Term):
+    """``lambda / 2 |v - w|^2`` over trained parameters, ``w`` given by :meth:`hold` (Ditto, arXiv 2012.04221, h_k).
+
+    Unlike ``ProximalTerm`` it does not take the weights that a round starts with: a personal network starts from
+    its own and is drawn to the global ones. Zero as long as nothing is held.
+
+    Args:
+        mu: Ditto's lambda. 0 is training alone; the larger, the nearer to the global network.
+        name: under which ``1/2 |v - w|^2`` is logged.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.AnchoredTerm", "name": "ditto", "mu": 0.1}
+    """
+
+    unlabelled = False
+
+    def __init__(self, *, mu: float = 0.1, name: str = "anchored") -> None:
+        super().__init__(name=name, weight=mu, schedule="constant", fraction=0.0)
+        self._held: dict[str, Tensor] = {}
+
+    def hold(self, weights: Mapping[str, Tensor] | None) -> None:
+        """Draws the network's parameters of these names to ``weights``; ``None`` lets go."""
+        self._held = {name: tensor.detach().clone() for name, tensor in (weights or {}).items()}
+
+    def value(self, guidance: Any, engine: Any) -> Tensor:
+        """``1/2 |v - w|^2``."""
+        squares = [
+            (weight - self._held[name]).square().sum()
+            for name, weight in _trained(engine.network)
+            if name in self._held
+        ]
+        return torch.stack(squares).sum() / 2 if squares else engine.state.output["loss"].new_zeros(())
+
+
+def _trained(network: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    named = ((name.removeprefix("module."), weight) for name, weight in network.named_parameters())
+    return [(name, weight) for name, weight in named if weight.requires_grad and weight.is_floating_point()]

@@ -1,0 +1,131 @@
+"""What an unlabelled image teaches: agreed labels, distillation from probabilities, consistency of two views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import functional
+
+from samfed_monai.core.registry import Registry
+from samfed_monai.losses.channels import channels
+
+
+def weighted_pseudo_label_loss(logits: Tensor, label: Tensor, weight: Tensor, *, smoothing: float = 1.0) -> Tensor:
+    """``sum(w CE) / sum(w)`` plus the weighted soft Dice loss of each image, averaged with the images' sums of weights.
+
+    An image whose weights are all 0 has no say, and a batch of such images costs exactly 0. The Dice of one image is
+    ``(2 sum(w p y) + s) / (sum(w p) + sum(w y) + s)``; with C > 1 it is the mean over the classes but the background.
+
+    Args:
+        logits: (B, C, H, W) float, the student's strong view.
+        label: (B, 1, H, W) class indices (0 or 1 for C = 1); no gradient.
+        weight: (B, 1, H, W) float in [0, 1]; no gradient.
+        smoothing: ``s`` in pixels (1, as in the structure loss).
+
+    Returns:
+        a scalar >= 0.
+    """
+    weight = weight.detach().to(logits.dtype)
+    truth, entropy, prediction = channels(logits, label)
+    weighted = weight * prediction
+    per_class = (2 * (weighted * truth).sum((2, 3)) + smoothing) / (
+        weighted.sum((2, 3)) + (weight * truth).sum((2, 3)) + smoothing
+    )
+    per_image = (weight * entropy).sum((1, 2, 3)) + weight.sum((1, 2, 3)) * (1 - per_class.mean(dim=1))
+    total = weight.sum()
+    return per_image.sum() / torch.where(total > 0, total, 1.0)
+
+
+CLIP = 1e-4
+"""Guides' probabilities are kept this far from 0 and 1: a soft mask stored in 8 bits holds exact zeros and ones (its
+step is 4e-3), whose logits would be infinite."""
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Sigmoid for one channel, softmax over the channels otherwise: (B, C, H, W) to (B, C, H, W) float in [0, 1]."""
+    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
+
+
+def distillation_kl(
+    logits_student: Tensor,
+    probabilities_teacher: Tensor,
+    temperature: float = 2.0,
+    weight: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """``T^2 KL(p_T || p_s)`` with both sides softened by ``T``, averaged over pixels with ``weight``.
+
+    Bernoulli distributions for C = 1, categorical ones over the channels for C > 1. ``scale`` multiplies an image's
+    divergence and is not divided out again, so an image the teacher is unreliable on really loses weight.
+
+    Args:
+        logits_student: (B, C, H, W) float.
+        probabilities_teacher: (B, C, H, W) float in [0, 1]; no gradient.
+        temperature: ``T`` > 0.
+        weight: (B, 1, H, W) float >= 0, normalised by its sum; ``None`` counts every pixel alike.
+        scale: (B,) float in [0, 1], for instance the reliability ``g``; ``None`` is 1.
+
+    Returns:
+        a scalar >= 0; 0 where all weights are 0.
+    """
+    # half precision has no number between 1 - CLIP and 1
+    logits_student = logits_student.to(torch.promote_types(logits_student.dtype, torch.float32))
+    teacher = probabilities_teacher.detach().to(logits_student.dtype).clamp(CLIP, 1 - CLIP)
+    softened = (torch.logit(teacher) if logits_student.shape[1] == 1 else teacher.log()) / temperature
+    divergence = _divergence(logits_student / temperature, softened)
+    if scale is not None:
+        divergence = divergence * scale.detach().to(divergence.dtype).view(-1, 1, 1, 1)
+    if weight is None:
+        return temperature**2 * divergence.mean()
+    weight = weight.detach().to(divergence.dtype)
+    total = weight.sum()
+    return temperature**2 * (weight * divergence).sum() / torch.where(total > 0, total, 1.0)
+
+
+def logits_kl(logits_student: Tensor, logits_teacher: Tensor, temperature: float = 2.0) -> Tensor:
+    """:func:`distillation_kl` where the teacher's logits are at hand; they are not clipped.
+
+    Args:
+        logits_student: (B, C, H, W) float.
+        logits_teacher: (B, C, H, W) float; no gradient.
+        temperature: ``T`` > 0.
+
+    Returns:
+        a scalar >= 0, the mean over pixels; exactly 0, without gradient, where C = 1 and both logits are the same.
+    """
+    softened = logits_teacher.detach().to(logits_student.dtype) / temperature
+    return temperature**2 * _divergence(logits_student / temperature, softened).mean()
+
+
+def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    # KL(teacher || student) of softened logits, (B, C, H, W) to (B, 1, H, W)
+    if student.shape[1] == 1:
+        target = teacher.sigmoid()
+        cross = F.binary_cross_entropy_with_logits(student, target, reduction="none")
+        return cross - F.binary_cross_entropy_with_logits(teacher, target, reduction="none")
+    log_target, log_student = teacher.log_softmax(dim=1), student.log_softmax(dim=1)
+    return F.kl_div(log_student, log_target, reduction="none", log_target=True).sum(dim=1, keepdim=True)
+
+
+CONSISTENCY_MEASURES: Registry[Callable[[Tensor, Tensor], Tensor]] = Registry("consistency measure")
+"""Measures by name: from logits (B, C, H, W) and a guide's probabilities (B, C, H, W) to a scalar >= 0."""
+
+
+@CONSISTENCY_MEASURES.register("mse")
+def consistency_mse(logits: Tensor, guide: Tensor) -> Tensor:
+    """Mean squared difference of probabilities (Tarvainen and Valpola, arXiv 1703.01780, equation 1).
+
+    Args:
+        logits: (B, C, H, W) float, of the student.
+        guide: (B, C, H, W) float in [0, 1], without gradient.
+    """
+    return functional.mse_loss(probabilities(logits), guide.detach().to(logits.dtype))
+
+
+@CONSISTENCY_MEASURES.register("kl")
+def consistency_kl(logits: Tensor, guide: Tensor) -> Tensor:
+    """``KL(guide || student)`` without a temperature; its gradient does not fade where the student is sure."""
+    return distillation_kl(logits, guide, temperature=1.0)

@@ -1,0 +1,19 @@
+"""Scores of predicted masks: Dice, IoU, HD95 and what is done about empty masks; what an image costs.
+
+A leaf: it imports nothing else of the package.
+"""
+
+from .cost import cost_of
+from .scores import Scores, convention, hausdorff95, pool, segmentation_scores, summarise, surface, worst
+
+__all__ = [
+    "Scores",
+    "convention",
+    "cost_of",
+    "hausdorff95",
+    "pool",
+    "segmentation_scores",
+    "summarise",
+    "surface",
+    "worst",
+]

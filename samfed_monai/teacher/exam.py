@@ -1,0 +1,198 @@
+"""How well a teacher does: Dice on labelled images, public or a site's."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from samfed_monai.networks.sam.geometry import place
+from samfed_monai.networks.sam.refine import BoxRefiner
+from samfed_monai.networks.sam.teacher import Teacher
+
+if TYPE_CHECKING:
+    from samfed_monai.data import DataList
+
+
+Records = Sequence[dict[str, Any]]
+
+
+class Pair(NamedTuple):
+    """An image and its mask, as small as they get in memory.
+
+    Args:
+        image: ``(1, 3, H, W)`` uint8.
+        mask: ``(1, 1, H, W)`` uint8 in 0..``levels``.
+        levels: 1 for a mask at its native size, 255 for one that was shrunk.
+    """
+
+    image: Tensor
+    mask: Tensor
+    levels: int = 1
+
+    def floats(self) -> tuple[Tensor, Tensor]:
+        """Both as float32 in [0, 1]."""
+        return self.image.float() / 255, self.mask.float() / self.levels
+
+    def shrunk(self, size: int) -> Pair:
+        """The pair at its place in SAM's square input, where that makes it smaller; otherwise as it is.
+
+        A photograph of 24 million pixels takes ten times as long to scale as a step of the fit takes at 224 px, and 72
+        MB; this does it once. Rounding moves an intensity by 1/510 at most.
+
+        Args:
+            size: side of the input in pixels.
+        """
+        if max(self.image.shape[-2:]) <= size:
+            return self
+        image, mask = (place(tensor, size).mul(255).round().to(torch.uint8) for tensor in self.floats())
+        return Pair(image, mask, 255)
+
+
+def read_pair(record: dict[str, Any]) -> Pair:
+    """Reads a labelled record of ``load_records``."""
+    from samfed_monai.data import read_mask
+
+    mask = torch.tensor(read_mask(record["label"], record.get("mask_threshold")))
+    return Pair(read_image_tensor(record), mask[None, None])
+
+
+def read_image_tensor(record: dict[str, Any]) -> Tensor:
+    """The image of a record as ``(1, 3, H, W)`` uint8."""
+    from samfed_monai.data import read_image
+
+    return torch.tensor(read_image(record["image"])).permute(2, 0, 1)[None]
+
+
+def public_hash(records: Records) -> str:
+    """Hash of a public set: its images and masks, in whatever order or folder they lie."""
+    from samfed_monai.data import public_hash as hash_of
+
+    return hash_of(records, ordered=False)
+
+
+def evaluation_records(
+    datalist: str | Path | DataList, data_root: str | Path, split: str | None = "test", limit: int | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Labelled records of every site's ``split``; sites without labels are left out.
+
+    Args:
+        datalist, data_root: see ``samfed_monai.data.load_records``.
+        split: ``"validation"`` or ``"test"``; ``None`` gives an empty dict.
+        limit: at most so many images per site, chosen by hash.
+    """
+    if split is None:
+        return {}
+    from samfed_monai.data import DataList, load_records
+
+    sites = {}
+    datalist = datalist if isinstance(datalist, DataList) else DataList.load(datalist)
+    for site in datalist.sites:
+        records = load_records(datalist, data_root, split=split, site=site, with_labels=True, limit=limit)
+        labelled = [record for record in records if "label" in record]
+        if labelled:
+            sites[site] = labelled
+    return sites
+
+
+class Exam:
+    """Dice per image at the masks' native size, threshold 0.5; two empty masks count 1 (docs/method.md).
+
+    Args:
+        teacher: who is examined; it may change between two calls.
+        keep_embeddings: remember each image's embedding (float16, ``size ** 2 * 2`` bytes) for the next call. Only for
+            a frozen encoder. It serves one view; more test-time views are computed each time.
+    """
+
+    def __init__(self, teacher: Teacher, *, keep_embeddings: bool = False) -> None:
+        self.teacher, self.keep_embeddings = teacher, keep_embeddings
+        self._embeddings: dict[str, Tensor] = {}
+        self._pairs: dict[str, Pair] = {}
+
+    def __call__(
+        self,
+        sets: Mapping[str, Records],
+        *,
+        views: int = 1,
+        refiner: BoxRefiner | None = None,
+        peak: float | None = None,
+        done: Callable[[], object] | None = None,
+        keep: bool = False,
+    ) -> dict[str, list[float]]:
+        """Dice of each image of each named set.
+
+        Args:
+            sets: name to labelled records.
+            views: test-time views.
+            refiner: a second look at their mean.
+            peak: see ``Teacher``.
+            done: called after every image (a progress bar).
+            keep: remember masks, and images at the size that the teacher takes: for sets that are seen again and again.
+        """
+        dice = {}
+        for name, records in sets.items():
+            scores = []
+            for record in records:
+                pair = self._pair(record) if keep else read_pair(record)
+                probabilities = self._probabilities(record["image_sha256"], pair, views, refiner, peak)
+                scores.append(dice_score(probabilities, pair.mask))
+                if done is not None:
+                    done()
+            dice[name] = scores
+        return dice
+
+    def _pair(self, record: dict[str, Any]) -> Pair:
+        key = f"{record['image_sha256']} {record['label']}"
+        if key not in self._pairs:
+            native = read_pair(record)
+            self._pairs[key] = native._replace(image=native.shrunk(self.teacher.size).image)
+        return self._pairs[key]
+
+    @torch.no_grad()
+    def _probabilities(
+        self, key: str, pair: Pair, views: int, refiner: BoxRefiner | None, peak: float | None
+    ) -> Tensor:
+        image, _ = pair.floats()
+        teacher = self.teacher
+        image = image.to(teacher.sam.pixel_mean.device)
+        if not self.keep_embeddings or views != 1 or refiner is not None or peak is not None:
+            before = teacher.views, teacher.refiner, teacher.peak
+            teacher.views, teacher.refiner, teacher.peak = views, refiner, peak
+            try:
+                return teacher.probabilities(image).cpu()
+            finally:
+                teacher.views, teacher.refiner, teacher.peak = before
+        if key not in self._embeddings:
+            self._embeddings[key] = teacher.embed(image).half()
+        return teacher.decode(self._embeddings[key].float(), *image.shape[-2:]).sigmoid().cpu()
+
+
+def dice_score(probabilities: Tensor, mask: Tensor) -> float:
+    """Dice of ``(1, 1, h, w)`` probabilities, resized bilinearly to a binary ``(1, 1, H, W)`` mask."""
+    found = F.interpolate(probabilities, mask.shape[-2:], mode="bilinear", align_corners=False) > 0.5
+    area = float(found.sum() + mask.sum())
+    return 2 * float((found * mask).sum()) / area if area else 1.0
+
+
+def mean(scores: Sequence[float]) -> float:
+    """Mean of at least one score."""
+    return sum(scores) / len(scores)
+
+
+def as_good_as(scores: Sequence[float], best: Sequence[float]) -> bool:
+    """Whether ``scores`` are better than ``best`` or at most one standard error worse, image by image.
+
+    The standard error is that of the mean difference over the images. (Breiman et al. 1984, section 3.4.3: among models
+    within one standard error of the best, take the preferred one. Here that is the one trained longest, because on a
+    handful of held-out images the best epoch is mostly a lucky one.)
+    """
+    losses = [old - new for new, old in zip(scores, best, strict=True)]
+    if len(losses) < 2:
+        return mean(losses) <= 0
+    # one image lost and the others equal is exactly one standard error: rounding must not decide
+    return mean(losses) <= statistics.stdev(losses) / len(losses) ** 0.5 + 1e-9

@@ -1,0 +1,316 @@
+"""Adapts SAM to the public images: ``TeacherFit`` (docs/method.md)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from samfed_monai.core.errors import Problems, Refused, did_you_mean
+from samfed_monai.core.io import canonical_hash, read_json, sha256_file, write_json
+from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.seeds import derive_seed
+from samfed_monai.networks import find_checkpoint
+from samfed_monai.networks.autocast import Switch
+from samfed_monai.networks.sam.adapter import Adapt, Adapter, load_adapter, prepare, read_header, save_adapter
+from samfed_monai.networks.sam.build import SAM_BUILDERS, PromptFreeSam, build_sam, check_size
+from samfed_monai.networks.sam.lora import check_targets
+from samfed_monai.networks.sam.refine import BoxRefiner, Refinement, make_refiner
+from samfed_monai.networks.sam.teacher import Teacher, check_peak
+from samfed_monai.networks.sam.tiny_vit import fold_batch_norms
+from samfed_monai.teacher.augmentation import Augmentation
+from samfed_monai.teacher.exam import Exam, Records, mean, public_hash, read_pair
+from samfed_monai.teacher.training import (
+    LORA_LEARNING_RATE,
+    EmbeddedBatches,
+    ImageBatches,
+    Training,
+    default_epochs,
+    default_learning_rate,
+    seconds_of,
+    span,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class TeacherFit:
+    """Fits LoRA and the decoder (or the decoder alone) on ``D_p`` and writes the adapter.
+
+    Kept are averaged weights of the last epoch that is as good on the held-out part of ``D_p`` as the best one (within
+    a standard error: see ``as_good_as``). Before it begins, a log line says how long it will take. Progress is written
+    beside ``output`` after the first epoch and then once a minute, as epochs end: a killed fit goes on from there, to
+    the same adapter. A finished fit is not repeated: the same settings and images reuse ``output``. The adapter is a
+    function of settings, images and machine alone; Dice and seconds stand in a JSON file beside it.
+
+    Args:
+        train_records, held_out_records: the two parts of ``D_p``, as of ``samfed_monai.data.split_public``.
+        test_records: name to labelled records whose Dice is reported; they decide nothing.
+        output: the adapter to write (safetensors).
+        base: SAM's name (``vit_t``, ``vit_b``, ...).
+        checkpoint: its weights; ``None`` looks into ``bundle_root``'s ``models/`` and the weights folder.
+        adapt: ``lora`` (LoRA and decoder), ``decoder``, or ``none`` (writes SAM's own decoder).
+        size: side of the square input in pixels: a multiple of 16 from 64 to 1024; 224 and 448 fill its windows.
+        rank: LoRA rank.
+        lora_targets: layers that LoRA adapts: ``qv``, ``qkv`` or ``all_linear``, see ``LoRATargets``.
+        epochs: passes over ``train_records``; ``None`` is the recipe's for this ``adapt``.
+        learning_rate: peak, of prompt encoder and mask decoder; ``None`` is the recipe's for this base and ``adapt``.
+        lora_learning_rate: peak of the low-rank matrices; ``None`` is SAMed's 0.005.
+        batch_size: images a step.
+        seed: decides everything random.
+        views: test-time views of the Dice that is reported (not of the choice of the epoch).
+        peak: foreground relative to the image's highest probability in that Dice, see ``Teacher``; likewise.
+        refine, refine_with, refine_size, refine_least_iou, refine_least_agreement: box refinement of that Dice, see
+            ``Refinement``; it decides nothing of the fit either.
+        cached_views: with ``decoder``, augmented views of each image that are encoded once and then reused; 2 bytes x
+            (size)^2 a view in memory (0.5 MB at 512 px).
+        augmentation: how far the public images are changed; ``None`` is the defaults.
+        bf16: bfloat16 for the encoder, ``"auto"`` where the processor gains; ``true`` elsewhere is told, and float32.
+        examine_before: also report the Dice of SAM as it comes. That is done last: it takes as long as the exam of the
+            adapted one, and nothing depends on it.
+        bundle_root: see ``checkpoint``.
+        datalist_hash: recorded in the adapter.
+        progress: show bars with the time left.
+
+    Raises:
+        Refused: missing weights, an empty part of ``D_p``, a number out of its range; all at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        train_records: Records,
+        held_out_records: Records,
+        output: str | Path,
+        test_records: Mapping[str, Records] | None = None,
+        base: str = "vit_t",
+        checkpoint: str | Path | None = None,
+        adapt: str = "lora",
+        size: int = 512,
+        rank: int = 4,
+        lora_targets: str = "qv",
+        epochs: int | None = None,
+        learning_rate: float | None = None,
+        lora_learning_rate: float | None = None,
+        batch_size: int = 4,
+        seed: int = 0,
+        views: int = 1,
+        peak: float | None = None,
+        refine: str = "none",
+        refine_with: str = "base",
+        refine_size: int | None = None,
+        refine_least_iou: float = 0.0,
+        refine_least_agreement: float = 0.5,
+        cached_views: int = 4,
+        augmentation: Augmentation | None = None,
+        bf16: Switch = "auto",
+        examine_before: bool = False,
+        bundle_root: str | Path | None = None,
+        datalist_hash: str = "",
+        progress: bool = True,
+    ) -> None:
+        problems = Problems()
+        epochs = default_epochs(adapt) if epochs is None else epochs
+        if adapt not in list(Adapt):
+            expected = f"one of {[choice.value for choice in Adapt]}"
+            problems.add("teacher -> adapt", found=repr(adapt), expected=expected)
+        if base not in SAM_BUILDERS:
+            mend = did_you_mean(base, SAM_BUILDERS)
+            problems.add("teacher -> base", found=repr(base), expected=f"one of {sorted(SAM_BUILDERS)}", mend=mend)
+        with problems.collected():
+            check_size(size)
+        for name, number in {"epochs": epochs, "batch_size": batch_size, "cached_views": cached_views}.items():
+            if not isinstance(number, int) or number < 1:
+                problems.add(f"teacher -> {name}", found=repr(number), expected="an integer >= 1")
+        for name, rate in {"learning_rate": learning_rate, "lora_learning_rate": lora_learning_rate}.items():
+            if rate is not None and not (isinstance(rate, (int, float)) and rate > 0):
+                problems.add(f"teacher -> {name}", found=repr(rate), expected="a number > 0, or null")
+        for name, records in {"train": train_records, "held-out": held_out_records}.items():
+            unlabelled = sum("label" not in record for record in records)
+            if not records or unlabelled:
+                found = f"{unlabelled} without a label" if records else "no image"
+                mend = "give the public set at least two labelled images"
+                problems.add(f"public set, {name} part", found=found, expected="labelled images", mend=mend)
+        if bf16 not in (True, False, "auto"):
+            problems.add("teacher -> bf16", found=repr(bf16), expected="true, false or 'auto'")
+        if not isinstance(examine_before, bool):
+            problems.add("teacher -> examine_before", found=repr(examine_before), expected="true or false")
+        problems.extend(check_targets(lora_targets))
+        with problems.collected():
+            check_peak(peak)
+        with problems.collected():
+            self.refinement = Refinement(refine, refine_with, refine_size, refine_least_iou, refine_least_agreement)
+        problems.refuse_if_any()
+        self.records = {"train": list(train_records), "held_out": list(held_out_records)}
+        self.test_records = dict(test_records or {})
+        self.output, self.base, self.adapt = Path(output), base, Adapt(adapt)
+        self.checkpoint = Path(checkpoint) if checkpoint else find_checkpoint(base, bundle_root)
+        self.size, self.epochs, self.batch_size, self.seed = size, epochs, batch_size, seed
+        self.rank = rank if self.adapt is Adapt.LORA else 0
+        self.lora_targets = lora_targets if self.adapt is Adapt.LORA else "qv"
+        self.learning_rate = learning_rate or default_learning_rate(base, self.adapt.value)
+        self.lora_learning_rate = lora_learning_rate or LORA_LEARNING_RATE
+        self.views, self.peak, self.cached_views, self.bf16, self.progress = views, peak, cached_views, bf16, progress
+        self.augmentation = augmentation or Augmentation()
+        self.datalist_hash, self.examine_before = datalist_hash, examine_before
+
+    def run(self) -> dict[str, Any]:
+        """Fits and writes the adapter, unless that was done already.
+
+        Returns:
+            ``after`` (``held_out`` and each test set to its Dice) and, where that was asked for or costs nothing,
+            ``before``; ``epoch`` kept, ``history`` of the
+            held-out Dice, ``seconds``, ``output``, ``sha256`` of the adapter, ``public_hash``, ``reused``. The same is
+            written to ``output`` with the suffix ``.fit.json``.
+        """
+        started = time.perf_counter()
+        self.base_sha256 = sha256_file(self.checkpoint)
+        self.public_hash = public_hash(self.records["train"] + self.records["held_out"])
+        hashes = {"fit": self._fit_hash(), "exam": self._exam_hash()}
+        reused = self._is_fitted(hashes["fit"])
+        result = self._recorded(hashes) if reused else None
+        if reused:
+            logger.info("teacher: %s was fitted like this already; reused", self.output)
+        if result is not None:
+            result |= {"reused": True}
+            if "before" in result or not self.examine_before:
+                return result
+        sam = self._sam()
+        if result is None:
+            exam = self._exam(sam)
+            if reused:
+                load_adapter(self.output, sam, base=self.base, base_sha256=self.base_sha256, size=self.size)
+            else:
+                self._fit(sam, exam, hashes["fit"])
+            after = self._examine(exam, self._refiner(sam), "Dice")
+            result = {"after": after, **read_header(self.output).fit["training"], "public_hash": self.public_hash}
+            result |= {"before": after} if self.adapt is Adapt.NONE else {}
+            result |= {"output": str(self.output), "sha256": sha256_file(self.output), "reused": reused}
+            result |= {"seconds": round(time.perf_counter() - started, 1), "hashes": hashes}
+            write_json(self._result_file, result)
+            sam = self._sam() if self.examine_before else sam
+        if self.examine_before and "before" not in result:
+            result["before"] = self._examine(self._exam(sam), self._refiner(sam), "Dice of SAM as it comes")
+            result["seconds"] = round(time.perf_counter() - started, 1)
+            write_json(self._result_file, result)
+        self._tell(result)
+        return result
+
+    def _sam(self) -> PromptFreeSam:
+        """SAM as it comes, where it computes best."""
+        sam = build_sam(self.base, self.checkpoint, self.size)
+        fold_batch_norms(sam.image_encoder)
+        return sam.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def _exam(self, sam: PromptFreeSam) -> Exam:
+        teacher = Teacher(sam, sha256="", size=self.size, views=1, bf16=self.bf16)
+        return Exam(teacher, keep_embeddings=self.adapt is not Adapt.LORA)
+
+    def _refiner(self, sam: PromptFreeSam) -> BoxRefiner | None:
+        return make_refiner(self.refinement, sam, self.size, base=self.base, checkpoint=self.checkpoint, bf16=self.bf16)
+
+    def _tell(self, result: Mapping[str, Any]) -> None:
+        before, after = result.get("before"), result["after"]
+        what = "Dice" if before is None else "Dice before and after"
+        logger.info("teacher (%s, %s, %d px), %s:", self.base, self.adapt.value, self.size, what)
+        for name, dice in after.items():
+            logger.info("  %-20s %s%.3f", name, "" if before is None else f"{before[name]:.3f}  ", dice)
+
+    def _fit(self, sam: PromptFreeSam, exam: Exam, fit_hash: str) -> None:
+        """Trains what ``adapt`` says and writes the adapter."""
+        with torch.random.fork_rng(devices=[]):  # LoRA starts at random numbers: ours, and nobody else's are moved
+            torch.manual_seed(derive_seed(self.seed, "lora"))
+            parts = prepare(sam, self.adapt, self.rank, self.lora_targets)
+        rates = {"lora": self.lora_learning_rate, "decoder": self.learning_rate}
+        training: dict[str, Any] = {"epoch": 0, "history": []}
+        progress_file = self.output.with_name(self.output.name + ".progress.safetensors")
+        if self.adapt is not Adapt.NONE:
+            loop = Training(
+                sam,
+                [(parameters, rates[part]) for part, parameters in parts.items()],
+                self._batches(sam),
+                lambda: exam({"held_out": self.records["held_out"]}, keep=True)["held_out"],
+                epochs=self.epochs,
+                progress_file=progress_file,
+                fit_hash=fit_hash,
+                progress=self.progress,
+            )
+            self._foretell(loop, lambda: exam({"held_out": self.records["held_out"][:1]}, keep=True))
+            state = loop.run()
+            training = {"epoch": state.kept_epoch, "history": state.history}
+        fit = {"hash": fit_hash, "datalist_hash": self.datalist_hash, "training": training}
+        about = self.base, self.base_sha256, self.adapt, self.rank, self.size, self.public_hash
+        save_adapter(self.output, sam, Adapter(*about, fit, self.lora_targets))
+        progress_file.unlink(missing_ok=True)
+
+    def _foretell(self, loop: Training, one_exam: Callable[[], object]) -> None:
+        """Says how long the epochs that are left and the exam after them will take, from steps taken on trial."""
+        epochs = self.epochs - loop.state.epoch
+        if not epochs:
+            return
+        one_exam()  # the first of anything sets things up
+        step, look = loop.seconds_of_a_step(), seconds_of(one_exam)
+        held_out = len(self.records["held_out"])
+        fitting = epochs * (loop.batches.steps * step + held_out * look)
+        reported = held_out + sum(map(len, self.test_records.values()))
+        examining = (1 + self.examine_before) * reported * self.views * look  # without any refinement
+        logger.info(
+            "teacher: about %s for %d epochs of %d steps (%.2g s each) and %d held-out images, then about %s for the "
+            "Dice of %d images",
+            *(span(fitting), epochs, loop.batches.steps, step, held_out, span(examining), reported),
+        )
+
+    def _batches(self, sam: PromptFreeSam) -> ImageBatches | EmbeddedBatches:
+        pairs = [read_pair(record).shrunk(self.size) for record in self.records["train"]]
+        settings: dict[str, Any] = {"size": self.size, "batch_size": self.batch_size, "seed": self.seed}
+        settings |= {"bf16": self.bf16, "augmentation": self.augmentation}
+        if self.adapt is Adapt.DECODER:
+            return EmbeddedBatches(sam, pairs, views=self.cached_views, progress=self.progress, **settings)
+        return ImageBatches(sam, pairs, **settings)
+
+    def _examine(self, exam: Exam, refiner: BoxRefiner | None, what: str) -> dict[str, float]:
+        sets = {"held_out": self.records["held_out"], **self.test_records}
+        total = sum(map(len, sets.values()))
+        with progress_bar(total=total, desc=f"teacher, {what}", unit="image", show=self.progress) as bar:
+            scores = exam(sets, views=self.views, refiner=refiner, peak=self.peak, done=bar.update)
+        return {name: mean(dice) for name, dice in scores.items()}
+
+    @property
+    def _result_file(self) -> Path:
+        return self.output.with_suffix(".fit.json")
+
+    def _fit_hash(self) -> str:
+        names = "adapt", "base", "base_sha256", "size", "rank", "epochs", "learning_rate", "batch_size", "seed"
+        settings = {name: getattr(self, name) for name in (*names, "public_hash", "datalist_hash")}
+        if self.adapt is Adapt.DECODER:
+            settings["cached_views"] = self.cached_views
+        if self.adapt is Adapt.LORA and self.lora_learning_rate != self.learning_rate:
+            settings["lora_learning_rate"] = self.lora_learning_rate
+        if self.lora_targets != "qv":  # what came later enters only where it is used: finished fits stay finished
+            settings["lora_targets"] = self.lora_targets
+        if self.augmentation != Augmentation():
+            settings["augmentation"] = asdict(self.augmentation)
+        parts = {name: [record["image_sha256"] for record in records] for name, records in self.records.items()}
+        return canonical_hash({"settings": settings, "parts": parts})
+
+    def _exam_hash(self) -> str:
+        tests = {name: [record["image_sha256"] for record in records] for name, records in self.test_records.items()}
+        later = {"refinement": self.refinement.content(), "peak": self.peak}
+        used = {name: value for name, value in later.items() if value}
+        return canonical_hash({"views": self.views, "tests": tests} | used)
+
+    def _is_fitted(self, fit_hash: str) -> bool:
+        return self.output.exists() and read_header(self.output).fit.get("hash") == fit_hash
+
+    def _recorded(self, hashes: dict[str, str]) -> dict[str, Any] | None:
+        try:
+            result: dict[str, Any] = read_json(self._result_file)
+        except Refused:
+            return None
+        same = result.get("hashes") == hashes and result.get("sha256") == sha256_file(self.output)
+        return result if same else None

@@ -1,0 +1,181 @@
+"""A teacher of a site's own: the server's, trained further on the masks that it gives to the site's images itself."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from samfed_monai.core.errors import Problems
+from samfed_monai.networks.autocast import Switch
+from samfed_monai.networks.sam.adapter import adapted_tensors
+from samfed_monai.networks.sam.build import PromptFreeSam
+from samfed_monai.teacher.augmentation import Augmentation
+from samfed_monai.teacher.exam import Pair, Records, read_image_tensor, read_pair
+from samfed_monai.teacher.training import ImageBatches, Training
+
+
+class Masks(Protocol):
+    """What :func:`confident` needs of a ``samfed_monai.data.SoftMaskStore``."""
+
+    def get(self, image_sha256: str) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class SelfTraining:
+    """How a site's copy of the teacher learns from the site's unlabelled images before round 0; nothing is sent.
+
+    Pseudo-labels (Lee 2013) of the most confident images (Zou et al. 2018, section 4), one public labelled image in
+    every batch, the same loss and augmentation as of the teacher's fit. Ours, no part of the published method.
+
+    Args:
+        epochs: passes over the site's images; 0 does without.
+        generations: how often that is done, each time with the masks of the teacher that came out the time before
+            (Xie et al. 2020, noisy student).
+        learning_rate: peak; the schedule is that of the teacher's fit.
+        keep: part of the site's images that is learned from, the most confident first; in (0, 1]. An image on which
+            the teacher finds nothing is never among them.
+        batch_size: images a step, at least 2; one of them is public.
+        seed: decides everything random.
+        augmentation: how far images are changed; ``None`` is the defaults.
+        bf16: bfloat16 for the encoder, ``"auto"`` where the processor gains.
+        progress: show a bar with the time left.
+
+    Raises:
+        Refused: everything that is out of its range, at once.
+    """
+
+    epochs: int = 0
+    generations: int = 1
+    learning_rate: float = 2e-4
+    keep: float = 0.8
+    batch_size: int = 4
+    seed: int = 0
+    augmentation: Augmentation | None = None
+    bf16: Switch = "auto"
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        problems, where = Problems(), "teacher -> self_training -> "
+        for name, least in {"epochs": 0, "generations": 1, "batch_size": 2}.items():
+            number = getattr(self, name)
+            if not isinstance(number, int) or number < least:
+                problems.add(where + name, found=repr(number), expected=f"an integer >= {least}")
+        for name, most in {"learning_rate": 1.0, "keep": 1.0}.items():
+            number = getattr(self, name)
+            if not isinstance(number, (int, float)) or not 0 < number <= most:
+                problems.add(where + name, found=repr(number), expected=f"a number > 0, at most {most:g}")
+        problems.refuse_if_any()
+
+    def content(self) -> dict[str, Any]:
+        """What decides the outcome, as JSON content."""
+        return {name: value for name, value in asdict(self).items() if name not in ("bf16", "progress")}
+
+
+def confident(records: Records, masks: Masks, keep: float) -> list[dict[str, Any]]:
+    """The records whose masks the teacher is surest of: highest mean probability over the foreground.
+
+    Args:
+        records: dicts with ``image_sha256``.
+        masks: their soft masks.
+        keep: at most this part of all records; those without foreground are left out.
+    """
+    sure: list[tuple[float, dict[str, Any]]] = []
+    for record in records:
+        mask = masks.get(record["image_sha256"])
+        found = mask[mask > 0.5]
+        if found.numel():
+            sure.append((float(found.mean()), record))
+    sure.sort(key=lambda pair: (-pair[0], pair[1]["image_sha256"]))
+    return [record for _, record in sure[: max(1, int(keep * len(records)))]]
+
+
+class PseudoLabelled(Sequence[Pair]):
+    """Images with the teacher's mask for a label, read when they are asked for: a site may have thousands."""
+
+    def __init__(self, records: Records, masks: Masks) -> None:
+        self.records, self.masks = records, masks
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: Any) -> Any:
+        record = self.records[index]
+        image = read_image_tensor(record)
+        soft = self.masks.get(record["image_sha256"])[None]
+        mask = F.interpolate(soft, image.shape[-2:], mode="bilinear", align_corners=False) > 0.5
+        return Pair(image, mask.to(torch.uint8))
+
+
+class MixedBatches:
+    """Batches of a site's images with public ones among them; an epoch is one pass over the site's.
+
+    Args:
+        own: the site's images.
+        public: the public ones, drawn without end.
+    """
+
+    def __init__(self, own: ImageBatches, public: ImageBatches) -> None:
+        self.own, self.public, self.steps = own, public, own.steps
+
+    def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields logits and targets, ``(B, 1, size / 4, size / 4)`` each."""
+        public = (batch for turn in count() for batch in self.public.inputs(f"{epoch}.{turn}"))
+        for own, other in zip(self.own.inputs(epoch), public, strict=False):
+            inputs, targets = (torch.cat(pair) for pair in zip(own, other, strict=True))
+            yield self.own.sam.decode(self.own.encode(inputs)), targets
+
+
+def self_train(
+    sam: PromptFreeSam,
+    recipe: SelfTraining,
+    own: Sequence[Pair],
+    public: Records,
+    *,
+    size: int,
+    progress_file: Path,
+    fit_hash: str,
+) -> PromptFreeSam:
+    """A trained copy of ``sam``, in which only the adapter has changed.
+
+    Args:
+        sam: the adapted SAM; it stays as it is, and the copy is trained where it is.
+        recipe: how.
+        own: the site's images with their pseudo-labels, at least one.
+        public: labelled public records, at least one.
+        size: side of SAM's input in pixels.
+        progress_file: where progress is kept after every epoch; removing it is the caller's business.
+        fit_hash: what the progress belongs to.
+    """
+    sam = copy.deepcopy(sam)
+    sam.requires_grad_(False)
+    adapted = adapted_tensors(sam)
+    parameters = [parameter for name, parameter in sam.named_parameters() if name in adapted]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    settings: dict[str, Any] = {"size": size, "bf16": recipe.bf16, "augmentation": recipe.augmentation}
+    batches = MixedBatches(
+        ImageBatches(sam, own, batch_size=recipe.batch_size - 1, seed=recipe.seed, **settings),
+        ImageBatches(
+            sam, [read_pair(record).shrunk(size) for record in public], batch_size=1, seed=recipe.seed, **settings
+        ),
+    )
+    Training(
+        sam,
+        [(parameters, recipe.learning_rate)],
+        batches,
+        None,
+        epochs=recipe.epochs,
+        progress_file=progress_file,
+        fit_hash=fit_hash,
+        progress=recipe.progress,
+        title="own teacher",
+    ).run()
+    return sam.requires_grad_(False)
