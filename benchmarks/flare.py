@@ -63,7 +63,7 @@ def local(folder: Path, options: argparse.Namespace) -> list[float]:
     from on_flare.site import Node
 
     from samfed_monai.federation import LocalTransport
-    from samfed_monai.federation.site_worker import SiteWorker
+    from samfed_monai.federation.site import SiteWorker
 
     (folder / "stamps").mkdir(parents=True)
     os.environ[STAMPS] = str(folder / "stamps")

@@ -22,12 +22,14 @@ import torch
 from common import BUNDLE, Figure, record
 
 from samfed_monai.data import DataList, render_synthetic
-from samfed_monai.federation import CondensationFusion, Envelope, FederatedJob, Kind, RoundController, wire_size
-from samfed_monai.federation.evaluation import Evaluation
-from samfed_monai.federation.stages.warm_start import warm_start
-from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+from samfed_monai.federation import FederatedJob, RoundController
+from samfed_monai.federation.controller import Evaluation
+from samfed_monai.federation.warm_start import warm_start
+from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.handlers import PublicPhase, PublicPredictor
+from samfed_monai.methods import CondensationFusion
 from samfed_monai.networks import client_network
+from samfed_monai.protocol import Envelope, Kind, wire_size
 
 SITES = ["deeplabv3plus_resnet18"] * 2 + ["deeplabv3plus_resnet34"] * 2
 SERVER = "deeplabv3plus_resnet34"

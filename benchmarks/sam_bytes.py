@@ -13,8 +13,8 @@ import torch
 from common import write_between
 from pfedsam import CALLED
 
-from samfed_monai.federation import Envelope, Kind, wire_size
 from samfed_monai.networks import SamNetwork, build_sam
+from samfed_monai.protocol import Envelope, Kind, wire_size
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "pfedsam.md"
 MARKS = ("<!-- bytes: written by benchmarks/sam_bytes.py -->", "<!-- end of bytes -->")

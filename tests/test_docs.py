@@ -91,7 +91,7 @@ def test_the_example_network_is_built_by_its_name(examples):
 
 
 def test_the_example_aggregator_takes_the_median(examples):
-    from samfed_monai.federation import Envelope, Kind, Server
+    from samfed_monai.protocol import Envelope, Kind, Server
 
     strategy = examples["Median"]().attach(Server(["a", "b", "c"], 1, weights={"w": torch.zeros(2)}))
     sent = strategy.configure(0)
@@ -103,9 +103,8 @@ def test_the_example_aggregator_takes_the_median(examples):
 
 
 def test_the_example_exchange_passes_the_mean_around(examples, tmp_path: Path):
-    from samfed_monai.federation import Envelope
-    from samfed_monai.federation.privacy.allowed import allowed_of
-    from samfed_monai.federation.privacy.tensor_problems import tensor_problems
+    from samfed_monai.federation.privacy.release import allowed_of, tensor_problems
+    from samfed_monai.protocol import Envelope
     from tests.federation.unlike import run_unlike
 
     sites = {}

@@ -15,7 +15,7 @@ import psutil
 from on_flare.payload import STAMPS
 from samfed_monai.core.io import write_json
 from samfed_monai.flare.job import export_job
-from samfed_monai.flare.simulator import simulate
+from samfed_monai.flare.local import simulate
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 MARK = "BENCH_MARK"

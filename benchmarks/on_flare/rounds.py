@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from on_flare.payload import Payload
-from samfed_monai.federation import FedAvg, Progress, RoundController, RunFolder, Server
+from samfed_monai.federation import Progress, RoundController, RunFolder
+from samfed_monai.methods import FedAvg
+from samfed_monai.protocol import Server
 
 QUIET = Progress(show=False)
 
 
 class NoEvaluation:
-    """In place of :class:`~samfed_monai.federation.evaluation.Evaluation`: FLARE's own FedAvg asks once a round."""
+    """In place of :class:`~samfed_monai.federation.controller.Evaluation`: FLARE's own FedAvg asks once a round."""
 
     skip_empty, withheld = False, {}
 

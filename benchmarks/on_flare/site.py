@@ -20,7 +20,7 @@ class Node:
 
     def answer(self, task: Any, message: Any) -> Any:
         from on_flare.payload import work
-        from samfed_monai.federation import Kind, Task
+        from samfed_monai.protocol import Kind, Task
 
         if task == Task.TRAIN:
             return replace(message, tensors=work(self.site, message.tensors), n=1, extra={})

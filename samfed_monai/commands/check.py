@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check_job(root: Path, overrides: dict[str, Any], datalist: str | None) -> list[Problem]:
     from samfed_monai.data import DataList
-    from samfed_monai.federation.job_check import check_job
+    from samfed_monai.federation.job import check_job
 
     return check_job(root, overrides, DataList.load(datalist) if datalist else None)
 

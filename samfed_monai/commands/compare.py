@@ -207,7 +207,7 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.commands.run_many import Run, run_all
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.data import DataList
-    from samfed_monai.federation.stages.data_check import check_data
+    from samfed_monai.federation.preparation import check_data
     from samfed_monai.reports.compare import comparison_table
     from samfed_monai.reports.compare_page import TITLE, write_comparison
     from samfed_monai.reports.compare_text import to_text

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from samfed_monai.federation.run_models import RunModels
-    from samfed_monai.federation.stages.teacher import TeacherStage
-    from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+    from samfed_monai.federation.teacher import TeacherStage
+    from samfed_monai.federation.workflow import WorkflowConfig
     from samfed_monai.networks import Teacher
 
 
@@ -76,8 +76,8 @@ def trained_as(model: Path, bundle: str | Path, workflow: str, own: Mapping[str,
         Refused: the file was trained on another SAM than the one that lies here.
     """
     from samfed_monai.core.model_file import base_sam_of, network_overrides, settings_of
-    from samfed_monai.federation.stages.base_sam import base_sam
-    from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+    from samfed_monai.federation.fingerprint import base_sam
+    from samfed_monai.federation.workflow import WorkflowConfig
 
     ids = {**settings_of(model), **network_overrides(model), **own}
     wanted = base_sam_of(model)
@@ -218,8 +218,8 @@ def _checked(
     from samfed_monai.config.knobs import whole_groups
     from samfed_monai.config.parse import workflow_files
     from samfed_monai.core.errors import Problems
-    from samfed_monai.federation.stages.teacher import TeacherStage
-    from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+    from samfed_monai.federation.teacher import TeacherStage
+    from samfed_monai.federation.workflow import WorkflowConfig
     from samfed_monai.networks.sam import adapter
 
     root, own = find_bundle(arguments.bundle), overrides_of(arguments.extra)

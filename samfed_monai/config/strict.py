@@ -27,7 +27,10 @@ from samfed_monai.core.io import read_json
 CLASSES = (
     *(
         f"samfed_monai.{room}."
-        for room in ("federation", "handlers", "losses", "metrics", "networks", "parts", "reports", "transforms")
+        for room in (
+            *("federation", "handlers", "losses", "methods", "metrics", "networks", "parts", "reports", "teacher"),
+            "transforms",
+        )
     ),
     *("monai.data.dataset.Dataset", "monai.data.dataset.CacheDataset", "monai.data.dataloader.DataLoader"),
     *("monai.engines.trainer.", "monai.engines.evaluator."),

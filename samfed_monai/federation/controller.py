@@ -1,31 +1,194 @@
-"""The conductor: rounds of training, aggregation and evaluation, kept in a run folder, resumed where they stopped."""
+"""The conductor: rounds of training, aggregation and evaluation, kept in a run folder, resumed.
+
+What a round's record has of a model is not computed again at the end: the weights, the images and their order are the
+same, and so are the scores.
+"""
 
 from __future__ import annotations
 
 import errno
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import Problems, Stopped
-from samfed_monai.federation.asking import ask_all, quorum_of, quorum_problems
-from samfed_monai.federation.clock import Clock
-from samfed_monai.federation.envelope import Envelope, Kind
-from samfed_monai.federation.evaluation import Evaluation
-from samfed_monai.federation.failure import Failure, is_out_of_memory
-from samfed_monai.federation.inbox import Inbox
-from samfed_monai.federation.progress import Progress
-from samfed_monai.federation.records import round_record, site_record, told, total_traffic
-from samfed_monai.federation.run_folder import RunFolder, best_round
+from samfed_monai.core.errors import Problem, Problems, Stopped
+from samfed_monai.federation.privacy.settings import WITHHELD, withheld_reason
+from samfed_monai.federation.progress import Clock, Progress
+from samfed_monai.federation.run_folder import RunFolder, best_round, round_record, site_record, told, total_traffic
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
-from samfed_monai.federation.strategies.base import Strategy
-from samfed_monai.federation.transport import Task, Transport
+from samfed_monai.metrics.scores import EMPTY, NAMES
+from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.strategy import Strategy
+from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport, is_out_of_memory
+
+
+def site_scores(reply: Envelope) -> dict[str, Any]:
+    """``{"dice", "iou", "hd95", "n", "empty": {"both", "prediction", "label"}}`` of one site's answer.
+
+    A score that the site did not send is ``None``; HD95 is in pixels at the evaluation size.
+    """
+    scores: dict[str, Any] = {name: reply.metrics.get(name) for name in NAMES}
+    empty = {side: int(reply.metrics.get(f"empty_{side}", 0)) for side in EMPTY}
+    return {**scores, "n": reply.n, "empty": empty}
+
 
 logger = logging.getLogger(__name__)
+
+
+class Evaluation:
+    """Has sites score what the strategy stands at: its model, or each site's own network, where sites keep one.
+
+    Args:
+        transport: carries messages.
+        strategy: says what a site evaluates; where it stands is the caller's business.
+        sites: those that train.
+        unseen: those that take no part; the server's model is scored on their test images.
+        splits: splits on which models are compared at the end.
+        rounds, seed: of the run.
+    """
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        strategy: Strategy,
+        sites: Sequence[str],
+        unseen: Sequence[str],
+        splits: Sequence[str],
+        rounds: int,
+        seed: int,
+    ) -> None:
+        self.transport, self.strategy = transport, strategy
+        self.sites, self.unseen, self.splits = sites, unseen, splits
+        self.rounds, self.seed = rounds, seed
+        #: (site, split) to the reason why a site kept its scores of the best or the last model to itself.
+        self.withheld: dict[tuple[str, str], str] = {}
+        #: Sites that failed in the evaluation of the best or the last model, with the last reason.
+        self.failed: dict[str, str] = {}
+
+    def scores(
+        self, split: str, *, round: int, model: str = "current", sites: Iterable[str] | None = None
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        """Scores by site, and the reasons of sites that gave none.
+
+        Args:
+            split: ``validation`` or ``test``.
+            round: the round that the model is of.
+            model: what it is called: ``current``, ``best`` or ``last``; sites keep tables of the last two.
+            sites: those to ask; ``None`` asks all that train.
+        """
+        messages = {}
+        for site in self.sites if sites is None else sites:
+            weights = self.strategy.evaluation(site)
+            purpose = {"purpose": "keep"} if weights is None else {}
+            message = Envelope(Kind.METRICS if weights is None else Kind.WEIGHTS, site, round, self.rounds, self.seed)
+            messages[site] = replace(
+                message, tensors=dict(weights or {}), extra={"split": split, "model": model, **purpose}
+            )
+        inbox = Inbox(round=round, sites=messages, like=None)
+        # A score that is missing is told, and no run ends for it: nobody waits for sites that have gone silent.
+        replies = self.transport.exchange(Task.EVALUATE, messages, quorum=0, on_reply=inbox.check)
+        failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
+        if model != "current":
+            self.failed |= {site: reason for site, reason in failures.items() if site in self.sites}
+        reasons = {site: _reason(reply) for site, reply in replies.items()}
+        scores = {
+            site: site_scores(reply)
+            for site, reply in replies.items()
+            if isinstance(reply, Envelope) and reasons[site] is None
+        }
+        return scores, {site: reason for site, reason in reasons.items() if reason is not None}
+
+    def of_model(self, name: str, round: int, known: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+        """``{"sites", "unseen"}``, scores by split, of the model called ``name``, which is that of ``round``.
+
+        Args:
+            name: ``best`` or ``last``.
+            round: whose model it is.
+            known: validation scores by site that the round's own record has: those sites are not asked for them again.
+        """
+        sites, unseen = self._tables(name, round, self.sites, self.splits, known or {}), {}
+        if self.strategy.global_weights:
+            unseen = self._tables(name, round, self.unseen, ("test",), {})
+        return {"sites": sites, "unseen": {site: scores for site, scores in unseen.items() if scores["test"]}}
+
+    def _tables(
+        self,
+        name: str,
+        round: int,
+        sites: Sequence[str],
+        splits: Sequence[str],
+        known: Mapping[str, Mapping[str, Any]],
+    ) -> dict[str, dict[str, Any]]:
+        tables: dict[str, dict[str, Any]] = {site: {} for site in sites}
+        for split in splits:
+            have = {site: dict(known[site]) for site in sites if site in known} if split == "validation" else {}
+            asked = [site for site in sites if site not in have]
+            scores, reasons = self.scores(split, round=round, model=name, sites=asked) if asked else ({}, {})
+            scores = {**have, **scores}
+            for site, reason in reasons.items():
+                logger.warning("%s has no %s scores of the %s model: %s", site, split, name, reason)
+                if reason.startswith(WITHHELD):
+                    self.withheld[site, split] = reason
+            for site in sites:
+                tables[site][split] = scores.get(site)
+        return tables
+
+
+def _reason(reply: Envelope | Failure) -> str | None:
+    """Why ``reply`` holds no scores; ``None`` where it does."""
+    return reply.reason if isinstance(reply, Failure) else withheld_reason(reply)
+
+
+def quorum_of(sites: int, quorum: int | None, *, allow_single_site: bool) -> int:
+    """Answers that a round needs: what was asked for, else more than half; never one alone unless that is allowed."""
+    least = 1 if allow_single_site else 2
+    return max(least, sites // 2 + 1 if quorum is None else quorum)
+
+
+def quorum_problems(sites: int, quorum: int | None, *, allow_single_site: bool) -> list[Problem]:
+    """Why so many sites cannot have rounds with this quorum: one alone without ``allow_single_site``, or too few."""
+    if sites < quorum_of(1, 1, allow_single_site=allow_single_site):
+        mend = "`--allow_single_site true` (in Python allow_single_site=True) says that this is meant"
+        return [Problem("sites", found=str(sites), expected="at least 2, so that no update stands alone", mend=mend)]
+    if quorum is not None and not 1 <= quorum <= sites:
+        expected = f"a number from 1 to {sites}, the number of sites"
+        return [Problem("quorum", found=str(quorum), expected=expected)]
+    return []
+
+
+def ask_all(transport: Transport, task: Task, messages: Mapping[str, Envelope], *, least: int | None) -> None:
+    """Sends each site its message and goes on when all agree.
+
+    Args:
+        transport: carries messages.
+        task: what is asked.
+        messages: site to message.
+        least: answers that are enough where a run goes on after a stop, in which a site may be away for a while;
+            ``None`` needs all.
+
+    Raises:
+        Refused: a site cannot take part, or too few answered; every site's reasons at once.
+    """
+    if not messages:
+        return
+    rounds = {message.round for message in messages.values()}
+    inbox = Inbox(round=min(rounds), sites=messages, like=None, kind=Kind.METRICS)
+    replies = transport.exchange(task, messages, quorum=least or len(messages), on_reply=inbox.check)
+    failures = {site: reply.reason for site, reply in sorted(replies.items()) if isinstance(reply, Failure)}
+    if least is not None and len(messages) - len(failures) >= least:
+        for site, reason in failures.items():
+            logger.warning("%s does not take part for now: %s", site, reason)
+        return
+    problems = Problems()
+    for site, reason in failures.items():
+        problems.add(site, found=reason, expected="a site that can take part")
+    problems.refuse_if_any()
+
 
 ACTIVITIES = ("training", "server", "controller", "evaluation")
 

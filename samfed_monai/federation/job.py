@@ -1,4 +1,4 @@
-"""The main job as a bundle names it: what decides the run, and where things lie."""
+"""The job that a bundle's ``federate.json`` declares."""
 
 from __future__ import annotations
 
@@ -6,11 +6,74 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.knobs import unquoted
-from samfed_monai.federation.clip import UpdateGuard
+from samfed_monai.config.exit_codes import as_told
+from samfed_monai.config.knobs import unquoted, whole_groups
+from samfed_monai.config.parse import workflow_files
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.data import DataList
+from samfed_monai.federation.controller import quorum_problems
 from samfed_monai.federation.job_run import JobRun
+from samfed_monai.federation.participants import Cast
 from samfed_monai.federation.plan import Places, Plan, parted
-from samfed_monai.federation.transport import Transport
+from samfed_monai.federation.privacy import Privacy
+from samfed_monai.federation.teacher import TeacherStage
+from samfed_monai.federation.workflow import client_config
+from samfed_monai.protocol.strategy import UpdateGuard
+from samfed_monai.protocol.transport import Transport
+
+
+def federate_parser(bundle_root: Path, overrides: Mapping[str, Any]) -> Any:
+    """``federate.json`` with the command line's values on top, as a MONAI ``ConfigParser``; nothing is instantiated."""
+    from monai.bundle import ConfigParser
+
+    files, parser = workflow_files(bundle_root, "federate"), ConfigParser()
+    parser.read_config([str(path) for path in files])
+    parser.update(pairs={"bundle_root": str(bundle_root), **whole_groups(files, overrides)})
+    return parser
+
+
+def job_of(parser: Any) -> FederatedJob:
+    """The job, built and not run.
+
+    Raises:
+        Refused: a value that it does not take.
+    """
+    with as_told():
+        job: FederatedJob = parser.get_parsed_content("job")
+    return job
+
+
+def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: DataList | None) -> list[Problem]:
+    """Builds what a run of ``federate.json`` consists of, empty, and throws it away.
+
+    Components of the bundle are instantiated: it is for bundles that hold no code (``samfed check --strict``). A
+    variant that trains SAM itself is not built, for which its weights would have to be here.
+
+    Args:
+        bundle_root: folder of a bundle in which :func:`samfed_monai.config.check_bundle` found no problem.
+        overrides: ids of ``federate.json`` to values.
+        datalist: the frozen list; ``None`` takes the sites of ``federate.json``, or imagines one.
+    """
+    try:
+        job = job_of(federate_parser(Path(bundle_root), overrides))
+    except Refused as refused:
+        return refused.problems
+    plan, problems = job.plan, Problems()
+    if datalist is None and not plan.sites:
+        plan = plan.with_sites({"a site": {}}, plan.unseen)
+    config = client_config(job.places.bundle_root, plan.variant, {**plan.client, **job.places.overrides()})
+    with problems.collected():
+        Privacy.from_json(plan.privacy)
+    with problems.collected():
+        cast = Cast.of(plan, job.places, datalist or DataList("", []))
+        if datalist is not None:
+            sites, alone = len(cast.sites), plan.allow_single_site
+            problems.extend(quorum_problems(sites, plan.quorum, allow_single_site=alone))
+        if not config.optional_id("sam_network"):
+            cast.rehearse()
+    with problems.collected():
+        TeacherStage.of(plan, job.places).rehearse(config.value("teacher_adapt"))
+    return list(problems)
 
 
 class FederatedJob:

@@ -1,48 +1,110 @@
-"""A whole run, from a data list to ``results.json``, with everything that exists already reused by hash."""
+"""What the rounds of a run came to, in the words of ``results.json``."""
 
 from __future__ import annotations
 
 import logging
+import platform
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.parse import flat
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import canonical_hash, sha256_file, write_json
 from samfed_monai.data import DataList
-from samfed_monai.federation.asking import quorum_of, quorum_problems
-from samfed_monai.federation.attendance import require_no_places_of_sites, require_sites
-from samfed_monai.federation.clip import UpdateGuard
-from samfed_monai.federation.controller import RoundController
+from samfed_monai.federation.controller import RoundController, quorum_of, quorum_problems
+from samfed_monai.federation.fingerprint import list_paper, shared_papers
 from samfed_monai.federation.local_transport import LocalTransport
+from samfed_monai.federation.participants import Cast, Start, require_starts
 from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.preparation import Preparation, check_data, no_public_images
 from samfed_monai.federation.privacy import Privacy, privacy_account, require_possible
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
-from samfed_monai.federation.run_folder import RunFolder
-from samfed_monai.federation.site_node import SiteNode
-from samfed_monai.federation.site_parts import Shared
-from samfed_monai.federation.stages.cast import Cast
-from samfed_monai.federation.stages.data_check import check_data, no_public_images
-from samfed_monai.federation.stages.networks import require_starts
-from samfed_monai.federation.stages.outcome import model_hashes, outcome
-from samfed_monai.federation.stages.papers import list_paper, shared_papers
-from samfed_monai.federation.stages.preparation import Preparation
-from samfed_monai.federation.stages.provenance import versions
-from samfed_monai.federation.stages.site_teacher import adapter_message
-from samfed_monai.federation.stages.start import Start
-from samfed_monai.federation.stages.teacher import TeacherStage
-from samfed_monai.federation.stages.warm_start import warm_start
-from samfed_monai.federation.stages.workflow_config import WorkflowConfig
-from samfed_monai.federation.transport import Transport
+from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
+from samfed_monai.federation.site import Shared, SiteNode
+from samfed_monai.federation.site_teacher import adapter_message
+from samfed_monai.federation.teacher import TeacherStage
+from samfed_monai.federation.warm_start import warm_start
+from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import cost_of
 from samfed_monai.networks.fpn import BASE
 from samfed_monai.networks.weights import TEACHER, takes_teacher
+from samfed_monai.protocol.strategy import UpdateGuard
+from samfed_monai.protocol.transport import Transport
 from samfed_monai.results import build_results
+
+if TYPE_CHECKING:
+    from samfed_monai.federation.controller import RunResult
+
+
+def outcome(result: RunResult, cast: Cast) -> dict[str, Any]:
+    """Those arguments of :func:`samfed_monai.results.build_results` that the rounds decide."""
+    return {
+        "scores": {name: model["sites"] for name, model in result.models.items()},
+        "model_rounds": {name: model["round"] for name, model in result.models.items()},
+        "unseen": {name: model["unseen"] for name, model in result.models.items()} if cast.unseen else None,
+        "networks": cast.networks,
+        "exchange": cast.exchange,
+        "own_models": cast.strategy.keeps_states,
+        "own_labels": cast.supervised,
+        "traffic": result.traffic,
+        "rounds_traffic": [round_traffic(record) for record in result.records],
+        "skipped": skipped(result.records),
+    }
+
+
+def model_hashes(result: RunResult) -> dict[str, str]:
+    """SHA-256 of the stored models, under the names of ``results.json -> hashes``."""
+    return {f"model_{name}": model["sha256"] for name, model in result.models.items()}
+
+
+PACKAGES = ("samfed-monai", "monai", "torch", "pytorch-ignite", "segment-anything", "timm", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Version by package, and Python's own; a package that is not installed is left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def require_no_places_of_sites(places: Places) -> None:
+    """Refuses a place that was set for a site which is not in this process.
+
+    Raises:
+        Refused: with every such place.
+    """
+    problems = Problems()
+    for site, there in sorted(places.sites.items()):
+        for name in there:
+            expected, mend = "nothing: where a site keeps things is its own affair", "set it at the site"
+            problems.add(f"federate.json -> sites#{site}#{name}", found="a place", expected=expected, mend=mend)
+    problems.refuse_if_any()
+
+
+def require_sites(transport: Transport, cast: Cast) -> None:
+    """Refuses a transport that reaches others than the sites of the run, or not all of them.
+
+    Raises:
+        Refused: with every site that is missing, and everybody who is not named.
+    """
+    problems, known = Problems(), {*cast.sites, *cast.unseen}
+    for site in sorted(known - set(transport.sites)):
+        problems.add(f"site {site}", found="nobody of that name", expected="a client that the transport can reach")
+    for site in sorted(set(transport.sites) - known):
+        expected, mend = "a site of the plan", "name it in federate.json -> sites, or leave it out of the job"
+        problems.add(f"site {site}", found="a client that the plan does not name", expected=expected, mend=mend)
+    problems.refuse_if_any()
+
 
 logger = logging.getLogger(__name__)
 

@@ -10,16 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.core import tensor_file
 from samfed_monai.core.io import atomic_write, safe_load
-from samfed_monai.federation import tensor_file
-from samfed_monai.federation.envelope import Envelope, MessageRefused
-from samfed_monai.federation.failure import Failure, scrub
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.round_store import state_file
-from samfed_monai.federation.site_node import SiteNode
-from samfed_monai.federation.site_worker import SiteWorker
-from samfed_monai.federation.transport import Task, Traffic
-from samfed_monai.federation.wire import wire_size
+from samfed_monai.federation.site import SiteNode, SiteWorker
+from samfed_monai.protocol.message import Envelope, MessageRefused, wire_size
+from samfed_monai.protocol.transport import Failure, Task, Traffic, scrub
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any
 from samfed_monai.config.parse import flat
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.io import canonical_hash
-from samfed_monai.federation.stages.workflow_config import PLACES, bundle_content
+from samfed_monai.federation.workflow import PLACES, bundle_content
 
 AUTO = "auto"
 _NUMBER = (int, float)

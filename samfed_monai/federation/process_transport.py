@@ -17,13 +17,11 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.federation.child import Child, ChildDied
-from samfed_monai.federation.envelope import Envelope
-from samfed_monai.federation.failure import Failure
 from samfed_monai.federation.plan import AUTO, Places, Plan
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.round_store import CLIENTS, state_file
-from samfed_monai.federation.transport import Task, Traffic, received, take_in_order
-from samfed_monai.federation.wire import to_bytes
+from samfed_monai.protocol.message import Envelope, to_bytes
+from samfed_monai.protocol.transport import Failure, Task, Traffic, received, take_in_order
 
 logger = logging.getLogger(__name__)
 

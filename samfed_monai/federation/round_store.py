@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import atomic_write, read_json, safe_load, sync_folder, write_json
-from samfed_monai.federation import tensor_file
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.federation.frames import incoming, read_frame, write_frame
+from samfed_monai.federation.child import incoming, read_frame, write_frame
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +80,8 @@ class _Sites:
 
     def answer(self, head: Mapping[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """The answer's head and bytes; a head with ``refused``, ``failed`` or ``raised`` says why there are none."""
-        from samfed_monai.federation.envelope import MessageRefused
-        from samfed_monai.federation.failure import scrub
+        from samfed_monai.protocol.message import MessageRefused
+        from samfed_monai.protocol.transport import scrub
 
         site, what = head["site"], head["what"]
         try:
@@ -103,8 +103,8 @@ class _Sites:
             return {"raised": _described(error)}, b""
 
     def _work(self, site: str, what: str, payload: bytes) -> bytes:
-        from samfed_monai.federation.transport import Task
-        from samfed_monai.federation.wire import from_bytes, to_bytes
+        from samfed_monai.protocol.message import from_bytes, to_bytes
+        from samfed_monai.protocol.transport import Task
 
         message = from_bytes(payload)
         node = self._node(site)
@@ -112,8 +112,8 @@ class _Sites:
         return to_bytes(node.answer(Task(what), message))
 
     def _save(self, site: str, path: Path) -> str | None:
+        from samfed_monai.core import tensor_file
         from samfed_monai.core.io import atomic_write
-        from samfed_monai.federation import tensor_file
 
         state = self._nodes[site].state_dict() if site in self._nodes else {}
         if not state:
@@ -132,9 +132,8 @@ class _Sites:
 
     def _node(self, site: str) -> Any:
         from samfed_monai.data import DataList
-        from samfed_monai.federation.site_node import SiteNode
-        from samfed_monai.federation.site_parts import Shared
-        from samfed_monai.federation.stages.cast import Cast
+        from samfed_monai.federation.participants import Cast
+        from samfed_monai.federation.site import Shared, SiteNode
 
         if self._shared is None:
             datalist = DataList.load(self.places.datalist)
@@ -145,7 +144,7 @@ class _Sites:
 
     def _lend_teacher(self, node: Any, message: Any) -> None:
         """Loads the server's teacher once for all sites of this process, and lets go of it when they have theirs."""
-        from samfed_monai.federation.envelope import Kind
+        from samfed_monai.protocol.message import Kind
 
         if message.kind != Kind.ADAPTER:
             self._shared.teacher = None

@@ -2,8 +2,7 @@
 
 from .controller import FederationController
 from .job import export_job
-from .post import Post
-from .transport import FlareTransport
+from .transport import FlareTransport, Post
 
 __all__ = [
     "FederationController",

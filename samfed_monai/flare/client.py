@@ -18,9 +18,7 @@ from typing import Any
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation.child import Child, ChildDied
 from samfed_monai.flare.needs import require_flare
-from samfed_monai.flare.old_runs import forget_old_runs
-from samfed_monai.flare.run_name import require_run_name
-from samfed_monai.flare.site_file import SiteFile, read_site_file
+from samfed_monai.flare.site_file import SiteFile, forget_old_runs, read_site_file, require_run_name
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The server's side on NVIDIA FLARE: a controller that FLARE starts.
+"""The server's side on NVIDIA FLARE: a controller that FLARE starts, its letters, its part of the run.
 
 FLARE builds :class:`FederationController` from a job's ``config_fed_server.json``::
 
@@ -9,25 +9,147 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from nvflare.apis.client import Client
+from nvflare.apis.controller_spec import ClientTask
+from nvflare.apis.fl_constant import ReturnCode
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.shareable import Shareable
+from nvflare.app_common.abstract.fl_model import FLModel, ParamsType
+from nvflare.app_common.workflows.model_controller import ModelController
 
 from samfed_monai.core.errors import ExitCode, SamFedError, Stopped
-from samfed_monai.flare.flare_post import LETTER, FlarePost
+from samfed_monai.core.io import read_json, write_json
+from samfed_monai.flare.client import PLAN
 from samfed_monai.flare.needs import require_flare
-from samfed_monai.flare.post import Letter, Post
-from samfed_monai.flare.run_name import require_run_name
-from samfed_monai.flare.transport import FlareTransport
+from samfed_monai.flare.site import places_of, read_plan
+from samfed_monai.flare.site_file import limit, read_site_file, require_run_name
+from samfed_monai.flare.transport import FlareTransport, Letter, Post
+from samfed_monai.flare.watch import RUN_ID
+
+if TYPE_CHECKING:
+    from samfed_monai.federation.plan import Plan
+
 
 require_flare()
 
-from nvflare.apis.client import Client  # noqa: E402
-from nvflare.apis.controller_spec import ClientTask  # noqa: E402
-from nvflare.apis.fl_constant import ReturnCode  # noqa: E402
-from nvflare.apis.fl_context import FLContext  # noqa: E402
-from nvflare.apis.shareable import Shareable  # noqa: E402
-from nvflare.app_common.workflows.model_controller import ModelController  # noqa: E402
+
+#: Entry of ``FLModel.params`` that holds an envelope's bytes, and of ``FLModel.meta`` that holds a failure's reason.
+ENVELOPE, FAILURE = "envelope", "failure"
+#: Entry of a FLARE task's props that holds its letter.
+LETTER = "samfed_letter"
+_TASK = "train"  # FLARE's name for every task of ours; what is asked stands in the message
+
+
+class FlarePost:
+    """Sends and cancels by a FLARE controller, for a :class:`FlareTransport`.
+
+    Args:
+        controller: which FLARE runs.
+        run_name: name of the run, which goes with every letter.
+    """
+
+    def __init__(self, controller: ModelController, run_name: str) -> None:
+        self.controller, self.run_name = controller, run_name
+
+    def send(self, letter: Letter) -> Any:
+        if all(client.name != letter.site for client in self.controller.engine.get_clients()):
+            letter.answered(letter.site, "it is not connected to this FLARE job")
+            return None
+        model = FLModel(
+            params={ENVELOPE: np.frombuffer(letter.payload, dtype=np.uint8)},
+            params_type=ParamsType.FULL,
+            current_round=letter.round,
+            meta={"task": letter.task, "run_name": self.run_name, **letter.words},
+        )
+        self.controller.set_fl_context(model)
+        task = self.controller._prepare_task(data=model, task_name=_TASK, timeout=0, callback=partial(_deliver, letter))
+        task.props[LETTER] = letter
+        self.controller.broadcast(task=task, fl_ctx=self.controller.fl_ctx, targets=[letter.site], min_responses=1)
+        return task
+
+    def cancel(self, ticket: Any) -> None:
+        if ticket is None:
+            return
+        self.controller.cancel_task(ticket, fl_ctx=self.controller.fl_ctx)
+
+    def check_stop(self) -> None:
+        if self.controller.abort_signal.triggered:
+            raise Stopped("FLARE ended the job (aborted, or a client's job process died)", "submit the same job again")
+
+
+def _deliver(letter: Letter, model: FLModel) -> None:
+    sender = model.meta.get("client_name", "")
+    reason = model.meta.get(FAILURE)
+    if reason:
+        letter.answered(sender, str(reason)[:2000])
+        return
+    content = (model.params or {}).get(ENVELOPE)
+    if not isinstance(content, np.ndarray) or content.dtype != np.uint8 or content.ndim != 1:
+        letter.answered(sender, "its answer holds no envelope")
+        return
+    letter.answered(sender, content.tobytes())
+
 
 logger = logging.getLogger(__name__)
+
+
+def run_server(
+    folder: Path, *, kit: Path, job_config: Path, post: Post, opened: Callable[[FlareTransport], None]
+) -> None:
+    """Runs what is left of the run in ``folder``.
+
+    Args:
+        folder: the run's folder.
+        kit: folder of the server's start-up kit, with its site file.
+        job_config: folder of the job's configuration files, with the plan.
+        post: carries the letters to the sites.
+        opened: is given the transport as soon as there is one, before any letter is sent.
+
+    Raises:
+        SamFedError: the run is refused or stopped; what there is of it is kept.
+    """
+    from samfed_monai.federation.job_run import JobRun
+
+    logging.getLogger("samfed_monai").setLevel(logging.INFO)
+    files = read_site_file(kit)
+    limit(files)
+    plan = read_plan(job_config / PLAN)
+
+    def transport(settled: Plan) -> FlareTransport:
+        sites = tuple(sorted({*settled.sites, *settled.unseen}))
+        run = run_identifier(folder)
+        made = FlareTransport(post, sites, run=run, patience=settled.timeout)
+        opened(made)
+        return made
+
+    JobRun(plan, places_of(files, plan, folder)).run(transport)
+    if files.output_dir is None:
+        _report(folder, files.datalist, files.data_root)
+
+
+def run_identifier(folder: Path) -> str:
+    """The run's own random name: made with its folder, the same when it goes on."""
+    path = folder / RUN_ID
+    if not path.is_file():
+        write_json(path, {"run": secrets.token_hex(8)})
+    return str(read_json(path)["run"])
+
+
+def _report(folder: Path, datalist: Path, data_root: Path) -> None:
+    # no overlays: the images are at the sites
+    from samfed_monai.reports import Report
+
+    Report(run_folder=folder, datalist=datalist, data_root=data_root, overlays=False).write()
+
+
+require_flare()
 
 
 class FederationController(ModelController):
@@ -55,8 +177,8 @@ class FederationController(ModelController):
 
     def run(self) -> None:
         """Called by FLARE when all clients of the job are there."""
-        from samfed_monai.flare.job_results import publish
-        from samfed_monai.flare.status import write_status
+        from samfed_monai.flare.session import publish
+        from samfed_monai.flare.watch import write_status
 
         folder = self.run_folder()
         try:
@@ -87,7 +209,6 @@ class FederationController(ModelController):
 
     def federate(self, folder: Path) -> None:
         """The whole run: everything that ``samfed federate`` does, with this job's clients as its sites."""
-        from samfed_monai.flare.server_job import run_server
 
         def opened(transport: FlareTransport) -> None:
             self.transport = transport

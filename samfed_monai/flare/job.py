@@ -1,16 +1,93 @@
-"""Writes a FLARE job by hand: three JSON files and the plan, no code. One job for simulator, POC and production."""
+"""Writes a FLARE job by hand, from a bundle's ``federate.json``: three JSON files and the plan, no code."""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.io import write_json
+from samfed_monai.config import find_bundle
+from samfed_monai.config.check import check_bundle
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.io import read_json, write_json
+from samfed_monai.data import DataList
+from samfed_monai.federation.job import federate_parser, job_of
+from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.flare.client import PLAN
-from samfed_monai.flare.run_name import require_run_name
+from samfed_monai.flare.site_file import require_run_name
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a command line asks for.
+
+    Args:
+        plan: every site is named.
+        places: on this machine.
+        sites: names of all sites, those that take no part included.
+        datalist: the whole list; ``None`` where none was given and ``federate.json`` names the sites.
+        report: the bundle's own report component.
+    """
+
+    plan: Plan
+    places: Places
+    sites: tuple[str, ...]
+    datalist: DataList | None
+    report: Any
+
+
+def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = True) -> Planned:
+    """Checks the bundle with its overrides and plans the run, without running anything.
+
+    Args:
+        bundle: folder or packaged name.
+        overrides: ids of ``federate.json`` and the values that the command line gives them.
+        here: whether it will run on this machine, so that checkpoints and images must be here.
+
+    Raises:
+        Refused: with every problem of the bundle, the overrides or the list.
+    """
+    from samfed_monai.federation.participants import Cast
+
+    root = find_bundle(bundle)
+    problems = check_bundle(root, "federate", overrides=dict(overrides), ready=here)
+    if problems:
+        raise Refused(problems)
+    parser = federate_parser(root, overrides)
+    job = job_of(parser)
+    _require_no_places(job.places, here=here)
+    has_list = bool(overrides.get("datalist"))
+    if not has_list and not job.plan.sites:
+        mend = "give --datalist, or name every site in federate.json -> sites"
+        raise Refused([Problem("sites", found="no list and no names", expected="the federation's sites", mend=mend)])
+    datalist = DataList.load(job.places.datalist) if has_list else None
+    cast = Cast.of(job.plan, job.places, datalist or DataList("", []))
+    plan = cast.settled(job.plan)
+    return Planned(
+        plan=plan,
+        places=job.places,
+        sites=tuple(sorted((*cast.sites, *cast.unseen))),
+        datalist=datalist,
+        report=lambda: parser.get_parsed_content("report"),
+    )
+
+
+def _require_no_places(places: Places, *, here: bool) -> None:
+    # a job says nothing of where a site keeps things, and silence about a place that was asked for would be a surprise
+    problems, expected = Problems(), "nothing: a site's own file says where it keeps things"
+    mend = "set `device`, `weights` or `cache_dir` in samfed_site.json of that participant (docs/deploy.md)"
+    asked = {f"sites#{site}": there for site, there in places.sites.items()}
+    asked |= {"client": places.client, "teacher": places.teacher}
+    for where, there in sorted(asked.items()):
+        for name in sorted(there):
+            if not (here and where == "client" and name == "device"):  # that one goes into every file that is written
+                problems.add(f"federate.json -> {where}#{name}", found="a place", expected=expected, mend=mend)
+    problems.refuse_if_any()
+
 
 logger = logging.getLogger(__name__)
 
@@ -91,3 +168,45 @@ def export_job(
 def this_python() -> str:
     """The interpreter that runs now, for jobs whose sites are on this machine."""
     return sys.executable
+
+
+#: What a job of ours names: the controller and FLARE's own executor of external processes. No prefix: single classes.
+NEEDED = ("samfed_monai.flare.controller.FederationController", EXECUTOR)
+_KEY = "class_allow_list"
+
+
+def merge_allow_list(local: str | Path, more: Sequence[str] = ()) -> Path:
+    """Writes ``resources.json`` into a workspace's ``local/`` folder.
+
+    Starts from ``resources.json`` there, else from ``resources.json.default`` (a provisioned kit has it), else from an
+    empty file with FLARE's own default list; the list is kept and ours is added.
+
+    Args:
+        local: the ``local`` folder of a start-up kit or simulator workspace.
+        more: further classes or prefixes (a prefix ends in a dot).
+    """
+    local = Path(local)
+    target = local / "resources.json"
+    content = _start(local)
+    known = list(content.get(_KEY) or _default())
+    content[_KEY] = known + [name for name in (*NEEDED, *more) if name not in known]
+    write_json(target, content)
+    return target
+
+
+def allow_list_snippet() -> str:
+    """What an operator adds by hand, as JSON."""
+    return json.dumps({_KEY: list(NEEDED)}, indent=2)
+
+
+def _start(local: Path) -> dict[str, Any]:
+    for name in ("resources.json", "resources.json.default"):
+        if (local / name).is_file():
+            return dict(read_json(local / name))
+    return {}
+
+
+def _default() -> list[str]:
+    from nvflare.app_common.default_component_policy import DEFAULT_CLASS_ALLOW_LIST
+
+    return list(DEFAULT_CLASS_ALLOW_LIST)

@@ -1,4 +1,4 @@
-"""A session with a FLARE server by an admin start-up kit: wait for its sites, submit a job, follow it."""
+"""A session with a FLARE server by an admin start-up kit: wait for sites, submit, take the results."""
 
 from __future__ import annotations
 
@@ -6,15 +6,70 @@ import contextlib
 import io
 import logging
 import re
+import shutil
+import socket
+import ssl
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Refused, Stopped
-from samfed_monai.flare.kit import accepts_certificate, admin_of, server_of
+from samfed_monai.core.errors import ExitCode, Problem, Refused, Stopped
+from samfed_monai.core.io import read_json
 from samfed_monai.flare.needs import require_flare
+from samfed_monai.flare.watch import RUN_ID, STATUS, read_status
+
+
+def admin_of(kit: str | Path) -> str:
+    """The user that an admin start-up kit belongs to.
+
+    Raises:
+        Refused: it is no admin kit; the message says what it is instead.
+    """
+    startup = Path(kit) / "startup"
+    mend = "name the folder of an admin start-up kit: the one that holds startup/fed_admin.json and its certificates"
+    found = "no startup folder"
+    if (startup / "fed_client.json").is_file():
+        found = "a site's start-up kit"
+    elif (startup / "fed_server.json").is_file():
+        found = "a server's start-up kit"
+    elif startup.is_dir():
+        found = "no startup/fed_admin.json"
+    if (startup / "fed_admin.json").is_file():
+        admin = read_json(startup / "fed_admin.json").get("admin", {})
+        lacks = [admin.get(name, name) for name in ("client_key", "client_cert", "ca_cert")]
+        lacks = [name for name in lacks if not (startup / name).is_file()]
+        if admin.get("username") and not lacks:
+            return str(admin["username"])
+        found = f"an admin start-up kit without {', '.join(lacks) or 'a user name'}"
+    raise Refused([Problem(f"start-up kit {kit}", found=found, expected="an admin start-up kit", mend=mend)])
+
+
+def server_of(kit: str | Path) -> str:
+    """Host and port of the server that a kit belongs to."""
+    admin = read_json(Path(kit) / "startup" / "fed_admin.json").get("admin", {})
+    return f"{admin.get('host', '?')}:{admin.get('port', '?')}"
+
+
+def accepts_certificate(kit: str | Path, *, timeout: float = 5.0) -> bool | None:
+    """Whether the server's certificate is one of the kit's own provisioning; ``None`` where no TLS server answers."""
+    admin = read_json(Path(kit) / "startup" / "fed_admin.json").get("admin", {})
+    context = ssl.create_default_context(cafile=str(Path(kit) / "startup" / admin.get("ca_cert", "rootCA.pem")))
+    context.check_hostname = False
+    context.set_alpn_protocols(["h2"])
+    try:
+        with (
+            socket.create_connection((admin.get("host"), int(admin.get("port"))), timeout=timeout) as raw,
+            context.wrap_socket(raw, server_hostname=admin.get("host")),
+        ):
+            return True
+    except ssl.SSLCertVerificationError:
+        return False
+    except (OSError, TypeError, ValueError):
+        return None
+
 
 logger = logging.getLogger(__name__)
 
@@ -151,3 +206,40 @@ def quiet() -> Iterator[None]:
     """FLARE's session prints what it does; nothing of it is seen in this block."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
+
+
+#: Folder of a finished job's workspace in which the server puts the run's results for whoever downloads them.
+RESULTS = "samfed"
+
+
+def fetch_results(session: Any, job_id: str, output_dir: str | Path) -> dict[str, Any]:
+    """Downloads a finished job's results into ``output_dir``; returns the run's status."""
+    output_dir = Path(output_dir)
+    with tempfile.TemporaryDirectory(prefix="samfed-flare-") as folder:
+        with quiet():
+            where = Path(session.download_job_result(job_id, folder))
+        found = sorted(where.rglob(f"{RESULTS}/{STATUS}"))
+        if not found:
+            return {"state": "none", "message": _last_words(where), "exit_code": int(ExitCode.FAILED)}
+        shutil.copytree(found[0].parent, output_dir, dirs_exist_ok=True)
+    return read_status(output_dir)
+
+
+def publish(run_folder: str | Path, job_run: str | Path) -> None:
+    """Puts a run's results (no site's state, no caches) where FLARE's download of the job finds them."""
+    run_folder, target = Path(run_folder), Path(job_run) / RESULTS
+    names = ["run.json", "results.json", "report.html", "federation.csv", STATUS, RUN_ID]
+    rounds = [path.relative_to(run_folder) for path in sorted(run_folder.glob("rounds/[0-9]*/*")) if path.is_file()]
+    target.mkdir(parents=True, exist_ok=True)
+    for name in [*map(Path, names), *rounds]:
+        if (run_folder / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(run_folder / name, target / name)
+
+
+def _last_words(where: Path) -> str:
+    for log in sorted(where.rglob("error_log.txt")):
+        lines = [line for line in log.read_text(errors="replace").splitlines() if "ERROR" in line][-3:]
+        if lines:
+            return "FLARE ended the job without a run:" + "".join(f"\n  | {line[:300]}" for line in lines)
+    return "FLARE ended the job without a run; see the server's log"

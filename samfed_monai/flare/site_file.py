@@ -1,4 +1,5 @@
-"""What a site (or the server) says about itself: where its data, caches and results lie, and what it asks of a run's
+"""What a run may be called: a name that is one folder, wherever it becomes one.
+
 privacy. No place is ever sent, and nothing is received.
 
 Example (``local/samfed_site.json`` in a FLARE workspace)::
@@ -13,14 +14,37 @@ Example (``local/samfed_site.json`` in a FLARE workspace)::
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+import re
+import resource
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.io import read_json
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+def require_run_name(name: str, where: str) -> None:
+    """Refuses a name that would be a path.
+
+    Args:
+        name: of the run.
+        where: what messages call it.
+
+    Raises:
+        Refused: it is not a name of up to 100 letters, digits, dots, dashes and underscores.
+    """
+    if not RUN_NAME.fullmatch(name):
+        expected = "up to 100 letters, digits, dots, dashes and underscores, a letter or digit first"
+        mend = "submit the job with another --run-name"
+        raise Refused([Problem(where, found=repr(name[:120]), expected=expected, mend=mend)])
+
 
 NAME = "samfed_site.json"
 VARIABLE = "SAMFED_SITE"
@@ -138,3 +162,54 @@ def _check(path: Path, content: dict[str, Any], problems: Problems) -> None:
         value = content.get(name)
         if isinstance(value, str) and value and not Path(value).expanduser().exists():
             problems.add(f"{path.name} -> {name}", found=f"{value}, which does not exist", expected="an existing path")
+
+
+def limit(files: SiteFile) -> None:
+    """Sets what the file says; before torch is imported, where that can be."""
+    if files.weights is not None:
+        os.environ["SAMFED_WEIGHTS"] = str(files.weights)
+    if files.memory_limit_gib is not None:
+        most = int(files.memory_limit_gib * 1024**3)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    if files.threads is not None:
+        import torch
+
+        torch.set_num_threads(int(files.threads))
+
+
+logger = logging.getLogger(__name__)
+
+#: Runs whose states a site keeps, the one that runs included, and seconds for which a run counts as running.
+KEPT_RUNS, IN_USE = 3, 24 * 3600.0
+#: File that stands where states were removed: whoever asks for them later is told so.
+REMOVED = "removed"
+
+
+def forget_old_runs(states: str | Path, run: str, *, kept: int = KEPT_RUNS, now: float | None = None) -> list[str]:
+    """Removes the states of all but the newest runs; their logs stay.
+
+    Args:
+        states: folder with one folder per run, and in it one per site.
+        run: the one that begins; it is kept, whatever its age.
+        kept: so many runs are kept, ``run`` among them; a run whose files changed within :data:`IN_USE` always is.
+        now: seconds since the epoch; ``None`` looks at the clock.
+
+    Returns:
+        The runs that were forgotten.
+    """
+    now = time.time() if now is None else now
+    used = {folder.name: _last_used(folder) for folder in Path(states).iterdir() if folder.is_dir()}
+    used.pop(run, None)
+    newest = sorted((name for name in used if used[name]), key=lambda name: used[name], reverse=True)
+    forgotten = [name for name in newest[max(kept - 1, 0) :] if now - used[name] > IN_USE]
+    for name in forgotten:
+        for path in (Path(states) / name).glob("*/*.safetensors"):
+            (path.parent / REMOVED).touch(mode=0o600)
+            path.unlink(missing_ok=True)
+        logger.info("removed the states of run %s (the newest %d are kept)", name, kept)
+    return forgotten
+
+
+def _last_used(run: Path) -> float:
+    """When a state of ``run`` was last written; 0 where there is none."""
+    return max((path.stat().st_mtime for path in run.glob("*/*.safetensors")), default=0.0)

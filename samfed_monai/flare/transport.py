@@ -1,32 +1,140 @@
-"""The federation's transport over NVIDIA FLARE: own deadline, own quorum, one refusal reason per dropped answer."""
+"""The federation's transport over NVIDIA FLARE: own deadline, own quorum, each refusal with its reason."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from samfed_monai.federation.envelope import Envelope
-from samfed_monai.federation.failure import Failure
 from samfed_monai.federation.progress import Progress
-from samfed_monai.federation.transport import Task, Traffic, received, take_in_order
-from samfed_monai.federation.wire import MAX_BYTES, to_bytes
-from samfed_monai.flare.arrivals import Answer, Arrivals, waiting
-from samfed_monai.flare.post import Letter, Post
+from samfed_monai.protocol.message import MAX_BYTES, Envelope, to_bytes
+from samfed_monai.protocol.transport import Failure, Task, Traffic, received, take_in_order
+
+
+@dataclass(frozen=True)
+class Letter:
+    """One message on its way to a site.
+
+    Args:
+        site: where it goes.
+        task: what the site is asked.
+        round: the round it belongs to.
+        payload: the envelope's bytes.
+        words: plain words beside it, for the site's client: ``run``, and ``keep``, the rounds whose states are wanted.
+        answered: called once with the sender's name and its answer: bytes, or a failure's reason.
+    """
+
+    site: str
+    task: str
+    round: int
+    payload: bytes = field(repr=False)
+    words: Mapping[str, Any]
+    answered: Callable[[str, bytes | str], None]
+
+
+class Post(Protocol):
+    """What a :class:`FlareTransport` needs of NVIDIA FLARE."""
+
+    def send(self, letter: Letter) -> Any:
+        """Sends without waiting; returns what :meth:`cancel` takes."""
+
+    def cancel(self, ticket: Any) -> None:
+        """No answer to this letter is wanted any more."""
+
+    def check_stop(self) -> None:
+        """Raises where FLARE has been told to end the run."""
+
 
 logger = logging.getLogger(__name__)
+
+Answer = bytes | str
+"""An envelope's bytes, or why there is none."""
+
+
+class Arrivals:
+    """Collects the answers of one exchange after the other.
+
+    Args:
+        missing: sites that missed a deadline and have sent nothing since; whoever sends something is taken out.
+    """
+
+    def __init__(self, missing: set[str]) -> None:
+        self.missing = missing
+        self._queue: queue.Queue[tuple[int, str, Answer]] = queue.Queue()
+        self._first: tuple[int, str, Answer] | None = None
+
+    def put(self, exchange: int, sender: str, answer: Answer) -> None:
+        """Called from any thread."""
+        self._queue.put((exchange, sender, answer))
+
+    def wait(self, seconds: float) -> None:
+        """Until something has come, or for so long."""
+        with contextlib.suppress(queue.Empty):
+            self._first = self._queue.get(timeout=seconds)
+
+    def collect(
+        self, exchange: int, asked: Container[str], answered: Container[str]
+    ) -> tuple[dict[str, Answer], dict[str, int]]:
+        """Everything that has come and counts, and the bytes of everything that came from who was asked.
+
+        Args:
+            exchange: the number of the one that runs.
+            asked: sites that it asked.
+            answered: those that have answered already.
+        """
+        taken: dict[str, Answer] = {}
+        size: dict[str, int] = {}
+        while True:
+            try:
+                number, sender, answer = self._first or self._queue.get_nowait()
+            except queue.Empty:
+                return taken, size
+            self._first = None
+            if sender not in asked:
+                logger.warning("dropped an answer of %r, which is no site that was asked", sender)
+                continue
+            if isinstance(answer, bytes):
+                size[sender] = size.get(sender, 0) + len(answer)
+            if number != exchange:
+                self.late(sender)
+            elif sender in answered or sender in taken:
+                logger.warning("%s: dropped a second answer (one per site and message)", sender)
+            else:
+                self.missing.discard(sender)
+                taken[sender] = answer
+
+    def late(self, site: str) -> None:
+        """Something came from ``site`` after its deadline; it is dropped, but the site is there again."""
+        logger.warning("%s: dropped a late answer (its deadline had passed)", site)
+        self.missing.discard(site)
+
+
+def waiting(task: str, sites: Iterable[str], left: float | None) -> str:
+    """One line about who is waited for: ``train: waiting for site-2, site-3 (4 min left)``."""
+    names = ", ".join(sorted(sites))
+    if left is None:
+        return f"{task}: waiting for {names}"
+    return (
+        f"{task}: waiting for {names} ({left / 60:.0f} min left)"
+        if left >= 90
+        else (f"{task}: waiting for {names} ({left:.0f} s left)")
+    )
+
 
 _TICK = 0.2  # seconds between two looks at the clock and at FLARE's wish to stop
 
 
 class FlareTransport:
-    """Implements :class:`~samfed_monai.federation.transport.Transport` over messages that FLARE delivers.
+    """Implements :class:`~samfed_monai.protocol.transport.Transport` over messages that FLARE delivers.
 
-    Payloads are :func:`~samfed_monai.federation.wire.to_bytes` of the same envelopes as in one process; an answer is
-    decoded by :func:`~samfed_monai.federation.wire.from_bytes` alone, which reads safetensors and nothing else, and
+    Payloads are :func:`~samfed_monai.protocol.message.to_bytes` of the same envelopes as in one process; an answer is
+    decoded by :func:`~samfed_monai.protocol.message.from_bytes` alone, which reads safetensors and nothing else, and
     refuses more than ``max_bytes`` before it looks at them.
 
     A site that missed a deadline is asked again in every later exchange, but nobody waits for it once the others have

@@ -1,4 +1,4 @@
-"""Follows a run on FLARE from this machine: rounds as they are stored, who is waited for, how it ended."""
+"""How a run on FLARE stands, in its folder, followed from this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,38 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.errors import ExitCode, Problem, Refused, SamFedError, Stopped
-from samfed_monai.flare.status import read_status
+from samfed_monai.core.io import read_json, write_json
+
+STATUS = "flare.json"
+RUN_ID = "flare.run.json"
+"""Holds the run's random name, under which every site keeps its state."""
+
+
+def write_status(folder: str | Path, state: str, message: str = "", exit_code: int = 0) -> None:
+    """Writes ``flare.json``.
+
+    Args:
+        folder: the run's folder.
+        state: ``running``, ``done``, ``refused``, ``stopped`` or ``failed``.
+        message: what the user is told.
+        exit_code: of the command that waits for the run.
+    """
+    content = {"state": state, "message": message, "exit_code": int(exit_code), "time": time.time()}
+    write_json(Path(folder) / STATUS, content)
+
+
+def read_status(folder: str | Path) -> dict[str, Any]:
+    """What :func:`write_status` wrote last; ``{"state": "none"}`` before that."""
+    path = Path(folder) / STATUS
+    return (
+        dict(read_json(path)) if path.is_file() else {"state": "none", "message": "", "exit_code": int(ExitCode.FAILED)}
+    )
+
+
+def clear_status(folder: str | Path) -> None:
+    """Forgets how an earlier start of the run ended."""
+    (Path(folder) / STATUS).unlink(missing_ok=True)
+
 
 logger = logging.getLogger(__name__)
 

@@ -13,16 +13,12 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json, write_text
-from samfed_monai.federation.asking import quorum_of
-from samfed_monai.flare.allow_list import allow_list_snippet
-from samfed_monai.flare.job import export_job, this_python
-from samfed_monai.flare.job_results import fetch_results
-from samfed_monai.flare.one_machine import write_site_files
-from samfed_monai.flare.planning import Planned, planned
-from samfed_monai.flare.poc import run_poc
-from samfed_monai.flare.run_name import RUN_NAME
-from samfed_monai.flare.session import follow, open_session, submit_job, wait_for_sites
-from samfed_monai.flare.simulator import simulate as run_simulator
+from samfed_monai.federation.controller import quorum_of
+from samfed_monai.flare.job import Planned, allow_list_snippet, export_job, planned, this_python
+from samfed_monai.flare.local import run_poc, write_site_files
+from samfed_monai.flare.local import simulate as run_simulator
+from samfed_monai.flare.session import fetch_results, follow, open_session, submit_job, wait_for_sites
+from samfed_monai.flare.site_file import RUN_NAME
 from samfed_monai.flare.watch import raise_as_told
 
 logger = logging.getLogger(__name__)

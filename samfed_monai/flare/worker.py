@@ -1,7 +1,7 @@
 """The process that trains at a site: ``python -m samfed_monai.flare.worker READ WRITE`` (two pipes' numbers).
 
 It reads a frame of settings, then messages, and answers each; it ends when nobody holds the pipe's other end any more.
-Errors stay in its log; only a scrubbed line goes up (:func:`samfed_monai.federation.failure.scrub`).
+Errors stay in its log; only a scrubbed line goes up (:func:`samfed_monai.protocol.transport.scrub`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.federation.frames import incoming, read_frame, write_frame
-from samfed_monai.flare.limits import limit
-from samfed_monai.flare.site_file import SiteFile, read_site_file
+from samfed_monai.federation.child import incoming, read_frame, write_frame
+from samfed_monai.flare.site_file import SiteFile, limit, read_site_file
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ class _Worker:
 
     def answer(self, head: dict[str, Any], payload: bytes) -> tuple[bytes, str]:
         """The answer's bytes and why there is none."""
-        from samfed_monai.federation.failure import scrub
+        from samfed_monai.protocol.transport import scrub
 
         try:
             return self._answer(head, payload), ""
@@ -62,9 +61,9 @@ class _Worker:
             return b"", scrub(error)
 
     def _answer(self, head: dict[str, Any], payload: bytes) -> bytes:
-        from samfed_monai.federation.transport import Task
-        from samfed_monai.federation.wire import from_bytes, to_bytes
-        from samfed_monai.flare.site_state import SiteState
+        from samfed_monai.flare.site import SiteState
+        from samfed_monai.protocol.message import from_bytes, to_bytes
+        from samfed_monai.protocol.transport import Task
 
         task, message = Task(head["task"]), from_bytes(payload)
         if self._node is None:
@@ -79,8 +78,8 @@ class _Worker:
 
 
 def make_site_node(settings: dict[str, Any], files: SiteFile) -> Any:
-    """The run's :class:`~samfed_monai.federation.site_node.SiteNode` at this site."""
-    from samfed_monai.flare.site_job import site_node
+    """The run's :class:`~samfed_monai.federation.site.SiteNode` at this site."""
+    from samfed_monai.flare.site import site_node
 
     return site_node(settings, files)
 

@@ -129,3 +129,25 @@ def consistency_mse(logits: Tensor, guide: Tensor) -> Tensor:
 def consistency_kl(logits: Tensor, guide: Tensor) -> Tensor:
     """``KL(guide || student)`` without a temperature; its gradient does not fade where the student is sure."""
     return distillation_kl(logits, guide, temperature=1.0)
+
+
+def hssf_kl(
+    logits: Tensor, target_probabilities: Tensor, gate: Tensor | None = None, *, temperature: float = 2.0
+) -> Tensor:
+    """``KL(p_target || p)`` softened by ``T``, without ``T^2``, averaged over images, pixels and channels.
+
+    One logit counts as the two channels that HSSF's networks have, so this is ``distillation_kl / (2 T^2)``. An image
+    whose gate is closed counts as 0 and stays in the mean.
+
+    Args:
+        logits: (B, C, H, W) float.
+        target_probabilities: (B, C, H, W) float in [0, 1]; no gradient.
+        gate: (B,) bool, or float in [0, 1]; ``None`` opens every image.
+        temperature: ``T`` > 0.
+
+    Returns:
+        a scalar >= 0, without HSSF's factor 10.
+    """
+    channels = max(2, logits.shape[1])
+    divergence = distillation_kl(logits, target_probabilities, temperature, scale=gate)
+    return divergence / (channels * temperature**2)

@@ -18,7 +18,7 @@ Schema in `samfed_monai.results.schema.RESULTS_SCHEMA`; this page is made from i
 `python -m samfed_monai.results.schema_docs docs/results-schema.md`.
 
 ```python
-from samfed_monai.io import read_json
+from samfed_monai.core.io import read_json
 from samfed_monai.results import validate_results
 
 results = read_json("runs/demo/results.json")

@@ -1,7 +1,6 @@
 """Dictionary transforms that a bundle can name, and the tensor functions they wrap."""
 
 from .loading import LoadRGBd, LoadSoftMaskd, LoadTargetd, PublicTargets
-from .noise_view import NoiseViewd
 from .strong_view import StrongView, StrongViewd, box_fill, colour_matrix, cutmix, gaussian_blur
 from .views import EvaluationImages, LabelledViews, UnlabelledViews
 from .weak_view import WeakView, WeakViewd, output_to_input, warp
@@ -12,7 +11,6 @@ __all__ = [
     "LoadRGBd",
     "LoadSoftMaskd",
     "LoadTargetd",
-    "NoiseViewd",
     "PublicTargets",
     "StrongView",
     "StrongViewd",

@@ -16,11 +16,11 @@ from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.federation import FederatedJob
 from samfed_monai.federation.job_run import JobRun
-from samfed_monai.federation.stages.cast import Cast
-from samfed_monai.federation.stages.warm_start import warm_start
+from samfed_monai.federation.participants import Cast
+from samfed_monai.federation.warm_start import warm_start
+from samfed_monai.methods import NoiseViewd
 from samfed_monai.networks import HssfNetwork
 from samfed_monai.results import validate_results
-from samfed_monai.transforms import NoiseViewd
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
 

@@ -57,7 +57,7 @@ def compare(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run_many, "run_all", run_all)
     monkeypatch.setattr("samfed_monai.config.check.check_bundle", _only_spelling)
-    monkeypatch.setattr("samfed_monai.federation.stages.data_check.check_data", lambda *_, **__: None)
+    monkeypatch.setattr("samfed_monai.federation.preparation.check_data", lambda *_, **__: None)
 
     def compare(rows, *words):
         path = tmp_path / "sweep.json"
@@ -122,7 +122,7 @@ def test_images_are_checked_once_before_the_rows_and_not_where_all_are_done(comp
         if len(checked) == 1:
             raise Refused([Problem("a.png", found="other bytes", expected="those that were listed")])
 
-    monkeypatch.setattr("samfed_monai.federation.stages.data_check.check_data", check_data)
+    monkeypatch.setattr("samfed_monai.federation.preparation.check_data", check_data)
     rows = {"rows": {"mine": {"variant": "samfed"}}}
     code, runs = compare(rows)
     assert (code, runs) == (2, [])

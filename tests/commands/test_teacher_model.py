@@ -14,8 +14,8 @@ from PIL import Image
 from samfed_monai.commands.main import main
 from samfed_monai.core.io import read_json, save_tensors
 from samfed_monai.data import DataList, load_records, render_synthetic
-from samfed_monai.federation.stages.soft_masks import SiteMasks
-from samfed_monai.federation.stages.workflow_config import WorkflowConfig
+from samfed_monai.federation.site_teacher import SiteMasks
+from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.networks import Teacher, client_network
 from samfed_monai.teacher.exam import read_image_tensor
 from tests.networks.fakes import fake_checkpoint

@@ -11,25 +11,17 @@ from monai.engines import SupervisedTrainer
 from monai.fl.utils.constants import ExtraItems
 from torch import Tensor, nn
 
-from samfed_monai.federation import (
-    LocalTransport,
-    RoundController,
-    RunFolder,
-    RunResult,
-    SamFedAlgo,
-    Server,
-    SiteWorker,
-    Strategy,
-)
+from samfed_monai.federation import LocalTransport, RoundController, RunFolder, RunResult, SamFedAlgo, SiteWorker
 from samfed_monai.federation.privacy import Privacy, site_release
+from samfed_monai.protocol import Server, Strategy
 from tests.federation.toys import BUNDLE, QUIET, ToyNet, toy_weights
 
 TERM = {"_target_": "samfed_monai.handlers.AnchoredTerm", "name": "ditto", "mu": 0.1}
 #: Overrides of the toy bundle, as the variants of these names have them.
 SHARINGS: dict[str, dict[str, Any]] = {
-    "ditto": {"_target_": "samfed_monai.federation.DittoSharing", "term": "@ditto"},
-    "fedicra": {"_target_": "samfed_monai.federation.AdaptiveMixing", "rate": 50.0, "batches": 2, "first_batches": 3},
-    "apple": {"_target_": "samfed_monai.federation.AppleSharing", "rate": 0.05, "fraction": 1.0},
+    "ditto": {"_target_": "samfed_monai.methods.DittoSharing", "term": "@ditto"},
+    "fedicra": {"_target_": "samfed_monai.methods.AdaptiveMixing", "rate": 50.0, "batches": 2, "first_batches": 3},
+    "apple": {"_target_": "samfed_monai.methods.AppleSharing", "rate": 0.05, "fraction": 1.0},
 }
 
 

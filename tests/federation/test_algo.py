@@ -13,7 +13,8 @@ from monai.fl.utils.constants import ExtraItems, FlStatistics, ModelType, Weight
 from monai.fl.utils.exchange_object import ExchangeObject
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import Envelope, Kind, MessageRefused, from_exchange, to_exchange
+from samfed_monai.federation import from_exchange, to_exchange
+from samfed_monai.protocol import Envelope, Kind, MessageRefused
 from tests.federation.toys import toy_algo, toy_weights
 
 CALL = {"round": 1, "rounds": 4, "seed": 0}

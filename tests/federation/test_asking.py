@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.federation import Envelope, Kind, LocalTransport, MessageRefused, Task
-from samfed_monai.federation.asking import ask_all, quorum_of, quorum_problems
+from samfed_monai.federation import LocalTransport
+from samfed_monai.federation.controller import ask_all, quorum_of, quorum_problems
+from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task
 from tests.federation.toys import QUIET, FixedClient
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.federation.call import Call
-from samfed_monai.federation.envelope import Kind
+from samfed_monai.federation.exchange import Call
+from samfed_monai.protocol.message import Kind
 
 
 def test_later_words_go_before_earlier_ones():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from samfed_monai.federation import clock
+from samfed_monai.federation import progress as clock
 
 
 def test_inner_activities_are_not_counted_twice(monkeypatch):

@@ -9,7 +9,8 @@ import torch
 
 from samfed_monai.core.errors import ExitCode, Refused, Stopped
 from samfed_monai.core.io import read_json, safe_load
-from samfed_monai.federation import COLUMNS, Interrupted, RunFolder, UpdateGuard
+from samfed_monai.federation import COLUMNS, Interrupted, RunFolder
+from samfed_monai.protocol import UpdateGuard
 from tests.federation.toys import FixedClient, RogueClient, controller, run_toy
 
 
@@ -116,7 +117,7 @@ def test_fault_41_a_failing_site_is_skipped_and_comes_back(tmp_path):
     with RunFolder(tmp_path).open({}) as folder:
         result = controller(folder, clients, rounds=2).run()
     assert [record["sites"]["c"]["status"] for record in result.records] == ["skipped", "ok"]
-    assert result.records[0]["sites"]["c"]["reason"].startswith("RuntimeError in samfed_monai.federation.site_worker")
+    assert result.records[0]["sites"]["c"]["reason"].startswith("RuntimeError in samfed_monai.federation.site")
     assert "Jane" not in (tmp_path / "federation.csv").read_text()
 
 

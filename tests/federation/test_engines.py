@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from ignite.engine import Engine, Events
 
-from samfed_monai.federation.call import Call
-from samfed_monai.federation.engines import place_at_round
+from samfed_monai.federation.client import place_at_round
+from samfed_monai.federation.exchange import Call
 from samfed_monai.handlers.rounds import forget_unfinished_run
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from samfed_monai.federation import Envelope, Kind, MessageRefused
+from samfed_monai.protocol import Envelope, Kind, MessageRefused
 from tests.federation.toys import weights
 
 

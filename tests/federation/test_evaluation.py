@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from samfed_monai.federation import FedAvg, LocalOnly, LocalTransport, Server
-from samfed_monai.federation.evaluation import Evaluation
+from samfed_monai.federation import LocalTransport
+from samfed_monai.federation.controller import Evaluation
+from samfed_monai.methods import FedAvg, LocalOnly
+from samfed_monai.protocol import Server
 from tests.federation.toys import QUIET, FixedClient, weights
 
 

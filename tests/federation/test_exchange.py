@@ -6,7 +6,8 @@ import pytest
 from monai.fl.utils.constants import FlStatistics, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 
-from samfed_monai.federation import Envelope, Kind, MessageRefused, from_exchange, to_exchange
+from samfed_monai.federation import from_exchange, to_exchange
+from samfed_monai.protocol import Envelope, Kind, MessageRefused
 from tests.federation.toys import weights
 
 REQUEST = Envelope(Kind.WEIGHTS, "a", 2, 5, 7, tensors=weights())

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Problem, Refused, Stopped
-from samfed_monai.federation import MessageRefused, scrub
-from samfed_monai.federation.failure import is_out_of_memory
+from samfed_monai.protocol import MessageRefused, scrub
+from samfed_monai.protocol.transport import is_out_of_memory
 
 SECRET = "/data/Jane Doe/lesion 7.png"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.federation import Envelope, Inbox, Kind, MessageRefused
+from samfed_monai.protocol import Envelope, Inbox, Kind, MessageRefused
 from tests.federation.toys import weights
 
 

@@ -19,7 +19,7 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.federation import FederatedJob
-from samfed_monai.federation.evaluation import Evaluation
+from samfed_monai.federation.controller import Evaluation
 from samfed_monai.results import validate_results
 
 CLIENT = {"image_size": 32, "batch_size": 2, "local_steps": 2, "network_name": "basic_unet", "amp": False}

@@ -8,7 +8,7 @@ import pytest
 
 from samfed_monai.config import find_bundle
 from samfed_monai.data import DataList, render_synthetic
-from samfed_monai.federation.job_check import check_job
+from samfed_monai.federation.job import check_job
 
 
 def told(datalist: DataList | None = None, **overrides) -> list[str]:

@@ -5,16 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.federation import (
-    Envelope,
-    Failure,
-    Kind,
-    LocalTransport,
-    MessageRefused,
-    Progress,
-    Task,
-    to_bytes,
-)
+from samfed_monai.federation import LocalTransport, Progress
+from samfed_monai.protocol import Envelope, Failure, Kind, MessageRefused, Task, to_bytes
 from tests.federation.toys import QUIET, FixedClient, RogueClient, toy_algo, toy_weights, weights
 
 

@@ -10,9 +10,10 @@ from monai.bundle import ConfigParser
 from monai.fl.utils.constants import WeightType
 from torch import nn
 
-from samfed_monai.federation import Envelope, Kind, MessageRefused, Sharing, to_exchange
-from samfed_monai.federation.call import Call
+from samfed_monai.federation import to_exchange
+from samfed_monai.federation.exchange import Call
 from samfed_monai.federation.own_network import OwnNetwork, own_network, require_same_public_set, split_state
+from samfed_monai.protocol import Envelope, Kind, MessageRefused, Sharing
 
 
 class Told(Sharing):

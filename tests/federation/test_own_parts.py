@@ -12,23 +12,12 @@ from torch import Tensor
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load
-from samfed_monai.federation import (
-    Envelope,
-    FedAvg,
-    Inbox,
-    Kind,
-    LocalTransport,
-    MessageRefused,
-    RoundController,
-    RunFolder,
-    Server,
-    SiteWorker,
-    Task,
-    wire_size,
-)
+from samfed_monai.federation import LocalTransport, RoundController, RunFolder, SiteWorker
 from samfed_monai.federation.privacy import Privacy, Release
-from samfed_monai.federation.privacy.allowed import allowed_of, allowed_weights
+from samfed_monai.federation.privacy.release import allowed_of, allowed_weights
+from samfed_monai.methods import FedAvg
 from samfed_monai.networks import KeyPatterns, KeySplit, network_split, split_keys
+from samfed_monai.protocol import Envelope, Inbox, Kind, MessageRefused, Server, Task, wire_size
 from tests.federation.privacy.spy import leaks, server_files, wired
 from tests.federation.toys import QUIET, ToyNet, run_toy, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from samfed_monai.core.io import read_json, safe_load
-from samfed_monai.federation import Apple, ClientTailored, Envelope, Kind, PersonalFedAvg, SiteWorker, Task
+from samfed_monai.federation import SiteWorker
+from samfed_monai.methods import Apple, ClientTailored, PersonalFedAvg
+from samfed_monai.protocol import Envelope, Kind, Task
 from tests.federation.personal import personal_algo, run_personal
 from tests.federation.toys import run_toy, toy_weights
 

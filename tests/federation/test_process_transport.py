@@ -16,19 +16,11 @@ import pytest
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList
-from samfed_monai.federation import (
-    Envelope,
-    Failure,
-    Kind,
-    LocalTransport,
-    ProcessTransport,
-    Progress,
-    SiteNode,
-    Task,
-)
+from samfed_monai.federation import LocalTransport, ProcessTransport, Progress, SiteNode
+from samfed_monai.federation.participants import Cast
 from samfed_monai.federation.plan import Places
 from samfed_monai.federation.process_transport import workers_of
-from samfed_monai.federation.stages.cast import Cast
+from samfed_monai.protocol import Envelope, Failure, Kind, Task
 from tests.federation.test_job import CLIENT, job
 
 ROOT = Path(__file__).parents[2]

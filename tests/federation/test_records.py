@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from samfed_monai.federation.failure import Failure
-from samfed_monai.federation.records import round_record, round_traffic, site_record, skipped, told, total_traffic
-from samfed_monai.federation.transport import Traffic
+from samfed_monai.federation.run_folder import round_record, round_traffic, site_record, skipped, told, total_traffic
+from samfed_monai.protocol.transport import Failure, Traffic
 
 SCORES = {"dice": 0.5, "iou": 0.4, "hd95": 3.0, "n": 2, "empty": {"both": 0, "prediction": 0, "label": 0}}
 

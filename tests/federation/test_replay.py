@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from samfed_monai.core.io import safe_load
-from samfed_monai.federation import Envelope, Inbox, Interrupted, Kind, MessageRefused, RunFolder, from_bytes, to_bytes
+from samfed_monai.federation import Interrupted, RunFolder
+from samfed_monai.protocol import Envelope, Inbox, Kind, MessageRefused, from_bytes, to_bytes
 from tests.federation.toys import FixedClient, RogueClient, controller, weights
 
 

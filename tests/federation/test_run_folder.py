@@ -98,7 +98,7 @@ def test_fault_51_a_second_run_in_the_same_process_is_refused(tmp_path):
 
 HOLDER = """
 import sys, time
-from samfed_monai.federation.run_lock import RunLock
+from samfed_monai.federation.run_folder import RunLock
 RunLock(sys.argv[1]).acquire(); print("held", flush=True); time.sleep(60)
 """
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load
 from samfed_monai.core.model_file import read_header
-from samfed_monai.federation import RoundStore, tensor_file
+from samfed_monai.federation import RoundStore
 from samfed_monai.federation.run_models import RunModels
 
 SHARED = {"body.a": torch.tensor([1.0, 2.0])}

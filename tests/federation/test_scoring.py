@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from samfed_monai.federation import Envelope, Kind
-from samfed_monai.federation.scoring import site_scores
+from samfed_monai.federation.controller import site_scores
+from samfed_monai.protocol import Envelope, Kind
 
 
 def test_scores_and_counts_of_an_answer():

@@ -9,10 +9,11 @@ import pytest
 from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList
 from samfed_monai.data.records import write_site_lists
-from samfed_monai.federation import Envelope, Kind, MessageRefused, Plan, SiteNode, SiteWorker, Task
+from samfed_monai.federation import Plan, SiteNode, SiteWorker
+from samfed_monai.federation.fingerprint import own_papers
+from samfed_monai.federation.participants import Cast
 from samfed_monai.federation.privacy.settings import PrivacyFloor
-from samfed_monai.federation.stages.cast import Cast
-from samfed_monai.federation.stages.papers import own_papers
+from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task
 from tests.federation.test_job import CLIENT
 from tests.federation.toys import FixedClient, weights
 from tests.federation.wired import places

@@ -7,8 +7,8 @@ import io
 import torch
 from safetensors.torch import load
 
+from samfed_monai.core import tensor_file
 from samfed_monai.core.io import sha256_bytes
-from samfed_monai.federation import tensor_file
 
 TENSORS = {"b": torch.tensor([1, 2]), "a": torch.tensor([[0.5], [1.5]])}
 

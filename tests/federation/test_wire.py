@@ -13,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
-from samfed_monai.federation import Envelope, Kind, MessageRefused, from_bytes, tensor_file, to_bytes, wire_size
+from samfed_monai.protocol import (
+    Envelope,
+    Kind,
+    MessageRefused,
+    from_bytes,
+    to_bytes,
+    wire_size,
+)
+from samfed_monai.protocol import (
+    message as tensor_file,
+)
 from tests.federation.toys import weights
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]

@@ -15,7 +15,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.federation import FederatedJob, Plan, SiteNode, job_run
-from samfed_monai.federation.stages.teacher import TeacherStage
+from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
 from samfed_monai.networks.sam.build import build_sam

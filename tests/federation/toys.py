@@ -16,17 +16,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.federation import (
-    Envelope,
-    FedAvg,
-    Kind,
-    LocalTransport,
-    Progress,
-    RoundController,
-    RunFolder,
-    SamFedAlgo,
-    Server,
-)
+from samfed_monai.federation import LocalTransport, Progress, RoundController, RunFolder, SamFedAlgo
+from samfed_monai.methods import FedAvg
+from samfed_monai.protocol import Envelope, Kind, Server
 
 torch.set_num_threads(1)
 BUNDLE = Path(__file__).parent / "toy_bundle"

@@ -11,18 +11,8 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.io import safe_load, save_tensors
 from samfed_monai.data import DataList
 from samfed_monai.data.records import write_site_lists
-from samfed_monai.federation import (
-    Envelope,
-    Failure,
-    Places,
-    Plan,
-    SiteNode,
-    Task,
-    Traffic,
-    from_bytes,
-    scrub,
-    to_bytes,
-)
+from samfed_monai.federation import Places, Plan, SiteNode
+from samfed_monai.protocol import Envelope, Failure, Task, Traffic, from_bytes, scrub, to_bytes
 
 Answer = Callable[[Task, bytes], bytes]
 

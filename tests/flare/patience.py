@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-_IMPORTS = "import nvflare, samfed_monai.federation.algo"
+_IMPORTS = "import nvflare, samfed_monai.federation.client"
 
 
 def patience(least: float) -> float:

@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.flare.controller import FederationController
-from samfed_monai.flare.flare_post import FlarePost
-from samfed_monai.flare.post import Letter, Post
+from samfed_monai.flare.controller import FederationController, FlarePost
+from samfed_monai.flare.transport import Letter, Post
 
 FOLDER = "SAMFED_TEST_SPY"
 

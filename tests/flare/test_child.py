@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.federation.child import Child, ChildDied
-from samfed_monai.federation.frames import Ended, read_frame, write_frame
+from samfed_monai.federation.child import Child, ChildDied, Ended, read_frame, write_frame
 from samfed_monai.flare.client import Site
 from samfed_monai.flare.site_file import read_site_file
 from tests.flare.toys import toy_site_files

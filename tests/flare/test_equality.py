@@ -107,7 +107,7 @@ def test_unlike_networks_have_the_same_bits_in_one_process_and_the_simulator(thr
 
 def test_a_list_or_bundle_that_differs_is_told_where_the_command_was_typed(three_sites, tmp_path, capsys, monkeypatch):
     from samfed_monai.config import find_bundle
-    from samfed_monai.flare import one_machine
+    from samfed_monai.flare import local as one_machine
 
     divide, write = one_machine.DataList.for_site, one_machine.write_json
     shutil.copytree(find_bundle("samfed_skin"), tmp_path / "samfed_skin")

@@ -16,9 +16,10 @@ import pytest
 
 from samfed_monai.core.errors import SamFedError, Stopped
 from samfed_monai.core.io import read_json, sha256_file
-from samfed_monai.federation import FedAvg, LocalTransport, RoundController, RunFolder, Server
-from samfed_monai.flare.processes import Processes
-from samfed_monai.flare.simulator import simulate
+from samfed_monai.federation import LocalTransport, RoundController, RunFolder
+from samfed_monai.flare.local import Processes, simulate
+from samfed_monai.methods import FedAvg
+from samfed_monai.protocol import Server
 from tests.federation.toys import QUIET, toy_algo, toy_weights
 from tests.flare.patience import patience
 from tests.flare.toys import REPO, toy_job, toy_site_files

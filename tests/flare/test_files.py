@@ -17,26 +17,27 @@ from samfed_monai.config.bundles import packaged_bundle
 from samfed_monai.config.exit_codes import message_and_code
 from samfed_monai.core.errors import ExitCode, Refused, Stopped
 from samfed_monai.core.io import read_json, write_json
-from samfed_monai.federation.envelope import Envelope, Kind, MessageRefused
 from samfed_monai.federation.plan import Plan
 from samfed_monai.federation.privacy.settings import PrivacyFloor
-from samfed_monai.federation.transport import Task
-from samfed_monai.federation.wire import to_bytes
-from samfed_monai.flare.allow_list import NEEDED, allow_list_snippet, merge_allow_list
 from samfed_monai.flare.controller import FederationController
-from samfed_monai.flare.job import export_job
-from samfed_monai.flare.job_results import publish
-from samfed_monai.flare.kit import accepts_certificate, admin_of
-from samfed_monai.flare.old_runs import forget_old_runs
-from samfed_monai.flare.planning import planned
-from samfed_monai.flare.processes import Processes
-from samfed_monai.flare.session import open_session, wait_for_sites
-from samfed_monai.flare.site_file import read_site_file
-from samfed_monai.flare.site_job import places_of, read_plan, site_node
-from samfed_monai.flare.site_state import SiteState
-from samfed_monai.flare.status import clear_status, read_status, write_status
-from samfed_monai.flare.watch import Told, Watch, raise_as_told, refuse_busy_port, told_in
+from samfed_monai.flare.job import NEEDED, allow_list_snippet, export_job, merge_allow_list, planned
+from samfed_monai.flare.local import Processes
+from samfed_monai.flare.session import accepts_certificate, admin_of, open_session, publish, wait_for_sites
+from samfed_monai.flare.site import SiteState, places_of, read_plan, site_node
+from samfed_monai.flare.site_file import forget_old_runs, read_site_file
+from samfed_monai.flare.watch import (
+    Told,
+    Watch,
+    clear_status,
+    raise_as_told,
+    read_status,
+    refuse_busy_port,
+    told_in,
+    write_status,
+)
 from samfed_monai.flare.worker import _Worker
+from samfed_monai.protocol.message import Envelope, Kind, MessageRefused, to_bytes
+from samfed_monai.protocol.transport import Task
 
 
 def site_file(folder: Path, **content: Any) -> Path:
@@ -170,7 +171,7 @@ def test_a_site_file_may_ask_for_more_privacy_than_the_plan(tmp_path, monkeypatc
     write_json(tmp_path / "plan.json", PLAN)
     files = read_site_file(site_file(tmp_path, least_images=8, epsilon=2.5))
     asked = {}
-    monkeypatch.setattr("samfed_monai.flare.site_job.SiteNode", lambda *_, floor: asked.update(floor=floor))
+    monkeypatch.setattr("samfed_monai.flare.site.SiteNode", lambda *_, floor: asked.update(floor=floor))
     settings = {"site": "site-1", "plan": str(tmp_path / "plan.json"), "run_folder": str(tmp_path)}
     site_node(settings, files)
     assert asked == {"floor": PrivacyFloor(8, 2.5)}
@@ -413,7 +414,7 @@ def test_a_mark_ends_processes_that_left_their_group(tmp_path):
 
 @pytest.mark.slow
 def test_a_server_that_cannot_be_reached_is_named_with_what_to_do(tmp_path):
-    from samfed_monai.flare.poc import Poc
+    from samfed_monai.flare.local import Poc
 
     places = tmp_path / "sites"
     for name in ("server", "site-1"):
@@ -433,7 +434,7 @@ def test_a_kit_of_another_provisioning_is_told_from_a_server_that_is_not_there(t
     import socket
     import ssl
 
-    from samfed_monai.flare.poc import SERVER, Poc
+    from samfed_monai.flare.local import SERVER, Poc
 
     for name in ("server", "site-1"):
         write_json(tmp_path / "sites" / f"{name}.json", {})
@@ -466,7 +467,7 @@ def _handshakes(listening: Any, context: Any) -> None:
 
 
 def test_jobs_of_one_system_lie_in_its_own_server(tmp_path):
-    from samfed_monai.flare.poc import SERVER, Poc
+    from samfed_monai.flare.local import SERVER, Poc
 
     for name in ("server", "site-1"):
         write_json(tmp_path / "sites" / f"{name}.json", {})

@@ -10,7 +10,7 @@ import pytest
 SCRIPT = """
 import os, resource, sys
 from pathlib import Path
-from samfed_monai.flare.limits import limit
+from samfed_monai.flare.site_file import limit
 from samfed_monai.flare.site_file import SiteFile
 
 limit(SiteFile(*[Path()] * 4, **eval(sys.argv[1])))

@@ -13,10 +13,8 @@ import torch
 from samfed_monai.config import find_bundle
 from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.federation.job_run import JobRun
-from samfed_monai.flare.job import export_job
-from samfed_monai.flare.one_machine import write_site_files
-from samfed_monai.flare.planning import planned
-from samfed_monai.flare.simulator import simulate
+from samfed_monai.flare.job import export_job, planned
+from samfed_monai.flare.local import simulate, write_site_files
 from tests.flare import tiny_sam
 from tests.flare.test_equality import hashes, one_thread
 from tests.flare.toys import REPO

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from samfed_monai.flare.one_machine import write_site_files
+from samfed_monai.flare.local import write_site_files
 from tests.flare.test_equality import one_thread, three_sites
 
 pytestmark = pytest.mark.slow

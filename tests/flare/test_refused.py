@@ -14,12 +14,11 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import canonical_hash, sha256_bytes, sha256_file, write_json
 from samfed_monai.data import DataList
 from samfed_monai.federation import FederatedJob, Places, Plan
-from samfed_monai.federation.stages import papers
-from samfed_monai.federation.stages.teacher import TeacherStage
-from samfed_monai.flare.one_machine import write_site_files
-from samfed_monai.flare.post import Letter
+from samfed_monai.federation import fingerprint as papers
+from samfed_monai.federation.teacher import TeacherStage
+from samfed_monai.flare.local import write_site_files
 from samfed_monai.flare.site_file import read_site_file
-from samfed_monai.flare.transport import FlareTransport
+from samfed_monai.flare.transport import FlareTransport, Letter
 from samfed_monai.flare.worker import _Worker, make_site_node
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt

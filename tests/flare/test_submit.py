@@ -15,8 +15,7 @@ from samfed_monai.commands.main import main
 from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
-from samfed_monai.flare.poc import Poc
-from samfed_monai.flare.processes import Processes
+from samfed_monai.flare.local import Poc, Processes
 from samfed_monai.flare.session import open_session
 from tests.flare.test_equality import OPTIONS, free_port, hashes, one_thread, three_sites, words
 from tests.flare.test_system import below, registered

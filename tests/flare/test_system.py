@@ -15,8 +15,7 @@ import psutil
 import pytest
 
 from samfed_monai.core.io import read_json
-from samfed_monai.flare.poc import Poc, run_poc
-from samfed_monai.flare.processes import MARK, Processes
+from samfed_monai.flare.local import MARK, Poc, Processes, run_poc
 from tests.flare.patience import patience
 from tests.flare.test_equality import free_port, three_sites, words
 from tests.flare.test_faults import THREE, model, unbroken

@@ -13,14 +13,13 @@ import pytest
 
 from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import sha256_file
-from samfed_monai.federation import Envelope, FedAvg, Kind, RoundController, RunFolder, Server
-from samfed_monai.federation.failure import Failure
-from samfed_monai.federation.site_worker import SiteWorker
-from samfed_monai.federation.transport import Task
-from samfed_monai.federation.wire import from_bytes, to_bytes
-from samfed_monai.flare.arrivals import waiting
-from samfed_monai.flare.post import Letter
-from samfed_monai.flare.transport import FlareTransport
+from samfed_monai.federation import RoundController, RunFolder
+from samfed_monai.federation.site import SiteWorker
+from samfed_monai.flare.transport import FlareTransport, Letter, waiting
+from samfed_monai.methods import FedAvg
+from samfed_monai.protocol import Envelope, Kind, Server
+from samfed_monai.protocol.message import from_bytes, to_bytes
+from samfed_monai.protocol.transport import Failure, Task
 from tests.federation.toys import QUIET, FixedClient, weights
 
 SITES = ("site-1", "site-2", "site-3")

@@ -31,9 +31,9 @@ class ToyNode:
         self.client.load_state_dict(state)
 
     def answer(self, task: Any, message: Any) -> Any:
-        from samfed_monai.federation.envelope import Kind
         from samfed_monai.federation.exchange import call_extra, from_exchange, to_exchange
-        from samfed_monai.federation.transport import Task
+        from samfed_monai.protocol.message import Kind
+        from samfed_monai.protocol.transport import Task
 
         data, extra = to_exchange(message), call_extra(message)
         if task == Task.CHECK:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.io import read_json, write_json
-from samfed_monai.federation import Envelope, FedAvg, RoundController, RunFolder, Server
+from samfed_monai.federation import RoundController, RunFolder
 from samfed_monai.flare.controller import FederationController
 from samfed_monai.flare.transport import FlareTransport
+from samfed_monai.methods import FedAvg
+from samfed_monai.protocol import Envelope, Server
 from tests.federation.toys import QUIET, toy_weights
 
 REPO = Path(__file__).parents[2]

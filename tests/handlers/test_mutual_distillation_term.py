@@ -10,7 +10,8 @@ import torch
 from monai.inferers import SimpleInferer
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.handlers import DecoupledStages, MutualDistillationTerm, TermLogger
+from samfed_monai.handlers import TermLogger
+from samfed_monai.methods import DecoupledStages, MutualDistillationTerm
 from samfed_monai.networks import SamPath
 from samfed_monai.networks.sam.network import SamOutputs
 from tests.handlers.sam_toy import sam_trainer

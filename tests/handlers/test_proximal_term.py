@@ -10,7 +10,8 @@ import torch
 from monai.engines.utils import IterationEvents
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.handlers import ProximalTerm, TermLogger
+from samfed_monai.handlers import TermLogger
+from samfed_monai.methods import ProximalTerm
 from tests.handlers.toy import next_round, toy_network, toy_trainer
 
 

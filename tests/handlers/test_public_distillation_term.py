@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.handlers import PublicDistillationTerm
 from samfed_monai.losses import distillation_kl
+from samfed_monai.methods import PublicDistillationTerm
 
 
 class Engine:

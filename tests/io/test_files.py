@@ -85,7 +85,7 @@ def test_fault_49_a_file_size_limit_hit_while_writing_keeps_the_old_file(tmp_pat
     write_text(path, "old")
     code = (
         "import resource, signal, sys\n"
-        "from samfed_monai.io import atomic_write\n"
+        "from samfed_monai.core.io import atomic_write\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "with atomic_write(sys.argv[1]) as stream:\n"
@@ -103,7 +103,7 @@ def test_fault_48_a_kill_in_the_middle_of_back_to_back_writes_never_tears_the_fi
     path, size = tmp_path / "a", 4 << 20
     code = (
         "import itertools, sys\n"
-        "from samfed_monai.io import atomic_write\n"
+        "from samfed_monai.core.io import atomic_write\n"
         "for count in itertools.count():\n"
         "    with atomic_write(sys.argv[1]) as stream:\n"
         f"        stream.write(bytes([count % 256]) * {size})\n"

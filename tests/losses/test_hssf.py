@@ -10,15 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from samfed_monai.losses import (
-    StructureLoss,
-    confidence_loss,
-    distillation_kl,
-    dropout_consistency,
-    gated_loss,
-    hssf_kl,
-    lssl_labels,
-)
+from samfed_monai.losses import StructureLoss, distillation_kl, hssf_kl
+from samfed_monai.methods import confidence_loss, dropout_consistency, gated_loss, lssl_labels
 
 LN3 = math.log(3)  # the logit of 3/4
 

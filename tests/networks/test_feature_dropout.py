@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Refused
+from samfed_monai.methods.unimatch import feature_dropout, require_encoder
 from samfed_monai.networks import client_network
-from samfed_monai.networks.feature_dropout import feature_dropout, require_encoder
 
 NETWORKS = ["basic_unet", "flexible_unet_resnet18", "deeplabv3plus_resnet18"]
 

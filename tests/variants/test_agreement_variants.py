@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from samfed_monai.config import check_bundle, variant_files
-from samfed_monai.federation.stages.workflow_config import client_config
+from samfed_monai.federation.workflow import client_config
 from samfed_monai.reports.rows import ABLATIONS, NOTES, VARIANTS
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"

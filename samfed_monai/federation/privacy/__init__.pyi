@@ -1,13 +1,9 @@
 """What may leave a site: an allow-list, withheld small counts, noise where it is asked for, a line on every message."""
 
-from .account import privacy_account
-from .accountant import epsilon
-from .allowed import Allowed
 from .audit import AuditLog, audit_table, read_audit
 from .noise import SeededNoise, SystemNoise
-from .release import Release
-from .settings import DifferentialPrivacy, Privacy
-from .site import require_possible, site_release, too_few_images
+from .release import Allowed, Release, require_possible, site_release, too_few_images
+from .settings import DifferentialPrivacy, Privacy, epsilon, privacy_account
 
 __all__ = [
     "Allowed",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from samfed_monai.core.errors import Problem
-from samfed_monai.federation.envelope import MessageRefused
+from samfed_monai.protocol.message import MessageRefused
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,24 +3,179 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from samfed_monai.core.errors import Problem, Problems
-from samfed_monai.federation.envelope import METRIC_NAMES, VERSION, Envelope, Kind, MessageRefused
-from samfed_monai.federation.failure import scrub
-from samfed_monai.federation.privacy.accountant import epsilon
-from samfed_monai.federation.privacy.allowed import Allowed
+import torch
+from torch.utils.data import Subset
+
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.federation.own_network import personal_patterns
 from samfed_monai.federation.privacy.audit import AuditLog
 from samfed_monai.federation.privacy.noise import Noise, SystemNoise, noisy_masks, noisy_update
-from samfed_monai.federation.privacy.settings import DifferentialPrivacy, Privacy
-from samfed_monai.federation.privacy.small_counts import EFFORT, withhold_small
-from samfed_monai.federation.privacy.tensor_problems import tensor_problems
-from samfed_monai.federation.transport import Task
-from samfed_monai.federation.wire import wire_size
-from samfed_monai.networks.key_patterns import KeySplit
+from samfed_monai.federation.privacy.settings import (
+    EFFORT,
+    WHERE,
+    DifferentialPrivacy,
+    Privacy,
+    epsilon,
+    require_accountant,
+    withhold_small,
+)
+from samfed_monai.networks.key_patterns import KeySplit, network_split
+from samfed_monai.protocol.message import METRIC_NAMES, VERSION, Envelope, Kind, MessageRefused, wire_size
+from samfed_monai.protocol.transport import Task, scrub
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from samfed_monai.protocol.strategy import Strategy
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """An allow-list of tensors.
+
+    Args:
+        like: kind of message to names, shapes and dtypes; a kind that is missing may not leave. Messages without
+            tensors (``metrics``) need no entry.
+        exact: kinds whose tensors must equal those of ``like``, to the bit.
+        learned: names of the network's parameters; the rest of its state is running statistics and counters.
+    """
+
+    like: Mapping[Kind, Mapping[str, Tensor]] = field(default_factory=dict)
+    exact: frozenset[Kind] = frozenset()
+    learned: frozenset[str] = frozenset()
+
+
+def allowed_weights(network: nn.Module, *, personal: Sequence[str] = ()) -> Allowed:
+    """The shared names of a network: those that it declares itself (``key_split()``), without the personal ones.
+
+    Args:
+        network: the site's own. One that declares nothing shares its whole state dict; of one that does, frozen and
+            personal names never leave.
+        personal: patterns of names that never leave (:func:`network_split`).
+
+    Raises:
+        Refused: a pattern that matches nothing.
+    """
+    from monai.networks.utils import get_state_dict
+
+    state = get_state_dict(network)
+    shared = {name: state[name] for name in network_split(network, personal).shared}
+    learned = frozenset(name.removeprefix("module.") for name, _ in network.named_parameters())
+    return Allowed({Kind.WEIGHTS: shared}, learned=learned)
+
+
+def allowed_of(client: Any, *, personal: Sequence[str] | None = None) -> Allowed:
+    """What a :class:`SamFedAlgo` may send: its sharing's tensors where it keeps its network, else the network's.
+
+    A request does not widen it: a site with a sharing does not send its network because a server asks it to.
+
+    Args:
+        client: an initialized client; one that only evaluates may send no tensors.
+        personal: patterns of names that never leave (:func:`network_split`); ``None`` takes those of its bundle.
+    """
+    if getattr(client, "trainer", None) is None:
+        return Allowed()
+    network, own = client.trainer.network, getattr(client, "own", None)
+    if personal is None:
+        personal = personal_patterns(getattr(client.train_workflow, "parser", None))
+    weights = allowed_weights(network, personal=personal)
+    if own is None:
+        return weights
+    like = dict(own.sharing.may_share())
+    if Kind.WEIGHTS in like:
+        like[Kind.WEIGHTS] = weights.like[Kind.WEIGHTS]
+    return Allowed(like, exact=frozenset({Kind.SOFT_MASKS}) & like.keys(), learned=weights.learned)
+
+
+def tensor_problems(reply: Envelope, allowed: Allowed) -> list[Problem]:
+    """Everything about the tensors of ``reply`` that keeps it from leaving: kind, names, shapes, dtypes, values.
+
+    No name that is not on the list, and no value, is repeated: the text of a problem may itself leave.
+
+    Args:
+        reply: what is about to leave.
+        allowed: what may leave now.
+    """
+    problems = Problems()
+    try:
+        kind = Kind(reply.kind)
+    except ValueError:
+        return [Problem("message -> kind", found="an unknown kind", expected="one of the allow-list")]
+    if not reply.tensors and kind == Kind.METRICS:
+        return []
+    like = allowed.like.get(kind)
+    if like is None:
+        may = ", ".join(sorted({Kind(each).value for each in allowed.like} | {Kind.METRICS.value}))
+        return [Problem("message -> kind", found="a kind that may not leave", expected=f"one of {may}")]
+    unknown, missing = len(reply.tensors.keys() - like.keys()), len(like.keys() - reply.tensors.keys())
+    if unknown:
+        expected = f"the {len(like)} names of the allow-list"
+        problems.add("message -> tensors", found=f"{unknown} with names that may not leave", expected=expected)
+    if missing:
+        problems.add("message -> tensors", found=f"{missing} names missing", expected="all of the allow-list")
+    for name in sorted(like.keys() & reply.tensors.keys()):
+        tensor, wanted = reply.tensors[name], like[name]
+        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+            problems.add(f"message -> {name}", found="something else", expected="a plain tensor")
+        elif tensor.shape != wanted.shape:
+            problems.add(f"message -> {name}", found="another shape", expected=f"shape {tuple(wanted.shape)}")
+        elif tensor.dtype != wanted.dtype:
+            problems.add(f"message -> {name}", found="another dtype", expected=str(wanted.dtype))
+        elif kind in allowed.exact and not torch.equal(tensor.cpu(), wanted.cpu()):
+            problems.add(f"message -> {name}", found="other values", expected="the site's own on the public images")
+    return list(problems)
+
+
+Records = Sequence[Mapping[str, Any]]
+
+
+def require_public_images(sharing: Any, public: Callable[[], Records]) -> None:
+    """Refuses a sharing that would make masks of anything but the site's public images, in the order of its list.
+
+    The release filter asks the sharing itself what it may send; this asks the site's own list.
+
+    Args:
+        sharing: the client's; one without a ``predictor`` makes no masks.
+        public: gives the records of the site's public images (:func:`samfed_monai.data.load_records`).
+
+    Raises:
+        MessageRefused: another image, the same ones in another order, or a data set whose records are not to be seen.
+    """
+    predictor = getattr(sharing, "predictor", None)
+    if predictor is None:
+        return
+    own = [_identity(record) for record in public()]
+    shown = [_identity(record) for record in _records(predictor.dataset)]
+    others, rest = len([image for image in shown if image not in own]), iter(own)
+    if not others and all(image in rest for image in shown):  # `in` steps on: those of `own`, some left out
+        return
+    found = f"{others} other images" if others else "another order"
+    expected, mend = "images of this site's own public list alone", "leave the data of sharing#plain to the variant"
+    raise MessageRefused([Problem("images that masks are exchanged of", found=found, expected=expected, mend=mend)])
+
+
+def _records(dataset: Any) -> Records:
+    if isinstance(dataset, Subset):
+        whole = _records(dataset.dataset)
+        return [whole[index] for index in dataset.indices]
+    records: Any = getattr(dataset, "data", None)
+    if not isinstance(records, list) or not all(isinstance(record, Mapping) for record in records):
+        found, expected = f"a {type(dataset).__name__}", "a data set whose records are to be seen"
+        mend = "leave sharing#plain to the variant"
+        raise MessageRefused([Problem("images that masks are exchanged of", found=found, expected=expected, mend=mend)])
+    return records
+
+
+def _identity(record: Mapping[str, Any]) -> tuple[Any, Any]:
+    image = record.get("image")
+    return (image if isinstance(image, str) else None), record.get("image_sha256")
+
 
 #: Bytes of a message beside its tensors: names, shapes and the header.
 _HEADER_BYTES = 1024**2
@@ -175,3 +330,52 @@ def _content(message: Envelope) -> dict[str, Any]:
 
 def _names_hash(names: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+
+
+#: What noise can be added to, in the words of ``results.json -> exchange``.
+NOISY_EXCHANGES = ("weights", "predictions")
+
+
+def site_release(site: str, client: Callable[[], Any], privacy: Privacy, run_folder: str | Path) -> Release:
+    """What every answer of a :class:`SiteNode` passes.
+
+    Args:
+        site: the site's name.
+        client: gives the MONAI FL client whose network and sharing say what may leave.
+        privacy: the plan's, under the site's own floor (:meth:`PrivacyFloor.under`).
+        run_folder: the run's folder at the site; the audit file is ``sites/<site>/audit.jsonl`` below it.
+    """
+    folder = Path(run_folder) / "sites" / quote(site, safe=" ")
+    return Release(site, allowed=lambda: allowed_of(client()), privacy=privacy, folder=folder)
+
+
+def require_possible(privacy: Privacy, strategy: Strategy) -> None:
+    """Refuses noise that cannot be added, or accounted for, before anything is computed.
+
+    Raises:
+        Refused: differential privacy with an exchange that it is not made for, or without Opacus.
+    """
+    if privacy.differential_privacy is None:
+        return
+    unlike = strategy.exchange_name == "weights" and strategy.personal
+    if strategy.exchange_name not in NOISY_EXCHANGES or unlike:
+        found = "weights of networks that sites keep" if unlike else f"an exchange of {strategy.exchange_name}"
+        expected = "weights of one network, or predictions"
+        mend = "choose a variant that exchanges those, or differential_privacy: null"
+        raise Refused([Problem(f"{WHERE} -> differential_privacy", found=found, expected=expected, mend=mend)])
+    require_accountant()
+
+
+def too_few_images(images: int, privacy: Privacy, strategy: Strategy) -> list[Problem]:
+    """What keeps a site from taking part before round 0: its messages would be refused in every round.
+
+    Args:
+        images: images that the site trains on.
+        privacy: the run's settings.
+        strategy: says whether anything but scores leaves a site.
+    """
+    if images >= privacy.least_images or strategy.exchange_name == "none":
+        return []
+    expected = f"at least {privacy.least_images} images to train on, as privacy -> least_images says"
+    mend = "join with another site, or agree on another least_images"
+    return [Problem("images", found="fewer", expected=expected, mend=mend)]

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load
 
-from samfed_monai.federation import Kind, MessageRefused, from_bytes, scrub, to_bytes
+from samfed_monai.protocol import Kind, MessageRefused, from_bytes, scrub, to_bytes
 
 Needles = Mapping[str, Sequence[bytes]]
 #: Folders of a run that lie at the sites: in one process they stand beside the server's own.

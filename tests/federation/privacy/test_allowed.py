@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import Envelope, Kind, MessageRefused, SiteWorker, Task, from_bytes, to_bytes
+from samfed_monai.federation import SiteWorker
 from samfed_monai.federation.privacy import Release
-from samfed_monai.federation.privacy.allowed import allowed_of, allowed_weights
+from samfed_monai.federation.privacy.release import allowed_of, allowed_weights
 from samfed_monai.networks import KeyPatterns, SamNetwork, build_sam, split_keys
 from samfed_monai.networks.key_patterns import KeySplit
+from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task, from_bytes, to_bytes
 from tests.federation.toys import ToyNet, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo
 

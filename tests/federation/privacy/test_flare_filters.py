@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from samfed_monai.federation import Envelope, Kind, MessageRefused, from_bytes, to_bytes
+from samfed_monai.protocol import Envelope, Kind, MessageRefused, from_bytes, to_bytes
 
 pytest.importorskip("nvflare", reason="FLARE is an extra")
 from nvflare.apis.dxo import DXO, DataKind

@@ -9,8 +9,8 @@ import pytest
 from monai.data import Dataset
 from torch.utils.data import Subset
 
-from samfed_monai.federation import MessageRefused
-from samfed_monai.federation.privacy.public_images import require_public_images
+from samfed_monai.federation.privacy.release import require_public_images
+from samfed_monai.protocol import MessageRefused
 
 PUBLIC = [{"image": f"/data/{name}.png", "image_sha256": name * 64, "id": name} for name in "abcd"]
 PRIVATE = {"image": "/data/private.png", "image_sha256": "9" * 64}

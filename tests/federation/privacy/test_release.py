@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import Envelope, Kind, MessageRefused, Task
 from samfed_monai.federation.privacy import Allowed, Privacy, Release, SeededNoise, read_audit
-from samfed_monai.federation.privacy.small_counts import withheld_reason
+from samfed_monai.federation.privacy.settings import withheld_reason
+from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task
 
 WEIGHTS = {"w": torch.tensor([1.0, 2.0]), "bn.running_mean": torch.tensor([9.0]), "count": torch.tensor(3)}
 MASKS = torch.full((2, 1, 2, 2), 128, dtype=torch.uint8)

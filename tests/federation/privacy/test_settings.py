@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import MessageRefused
 from samfed_monai.federation.privacy import DifferentialPrivacy, Privacy
 from samfed_monai.federation.privacy.settings import PrivacyFloor
+from samfed_monai.protocol import MessageRefused
 
 
 def test_what_is_left_out_is_the_default():

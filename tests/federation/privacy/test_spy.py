@@ -13,11 +13,12 @@ import torch
 from monai.fl.utils.exchange_object import ExchangeObject
 from PIL import Image
 
-from samfed_monai.federation import Envelope, Kind, MessageRefused, RunFolder, Task, to_bytes
+from samfed_monai.federation import RunFolder
 from samfed_monai.federation.privacy import Privacy, Release
-from samfed_monai.federation.privacy.allowed import allowed_of, allowed_weights
-from samfed_monai.federation.site_worker import SiteWorker
+from samfed_monai.federation.privacy.release import allowed_of, allowed_weights
+from samfed_monai.federation.site import SiteWorker
 from samfed_monai.networks.key_patterns import network_split
+from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task, to_bytes
 from tests.federation.privacy.spy import leaks, pixel_needles, server_files, text_needles, wired
 from tests.federation.toys import ToyImages, ToyNet, controller, toy_algo, toy_weights
 from tests.federation.unlike import run_unlike, unlike_algo

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import AdaptiveMixing, Kind
+from samfed_monai.methods import AdaptiveMixing
+from samfed_monai.protocol import Kind
 from tests.federation.personal import Six, numbers_of, six, six_trainer
 
 OWN = [1.0, 1.0, 1.0, 1.0, 2.0, 2.0]

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import AppleSharing, Kind, MessageRefused
+from samfed_monai.methods import AppleSharing
+from samfed_monai.protocol import Kind, MessageRefused
 from tests.federation.personal import Six, numbers_of, six, six_trainer
 
 OWN = [1.0, 0.0, 2.0, -1.0, 4.0, 0.0]

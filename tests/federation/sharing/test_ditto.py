@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.federation import DittoSharing, Kind, MessageRefused
 from samfed_monai.handlers import AnchoredTerm
+from samfed_monai.methods import DittoSharing
+from samfed_monai.protocol import Kind, MessageRefused
 from tests.federation.personal import Six, numbers_of, six, six_trainer
 
 GLOBAL = [0.0, 1.0, 2.0, 3.0, -1.0, -2.0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from samfed_monai.federation.sharing.element_mix import learned, mixed
+from samfed_monai.methods.fedicra import learned, mixed
 
 LOCAL = torch.tensor([0.1, -2.0, 3.0, 0.7, 5.0, -0.3])
 COMMON = torch.tensor([0.9, 2.0, 1.0, 0.7, -1.0, 0.6])

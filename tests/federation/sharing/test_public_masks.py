@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import Kind, MessageRefused
-from samfed_monai.federation.sharing.public_masks import evenly_spaced
+from samfed_monai.methods.heterogeneous import evenly_spaced
+from samfed_monai.protocol import Kind, MessageRefused
 from tests.federation.unlike import IMAGES, SERVER_WIDTH, bench, label_masks, toy_net
 
 

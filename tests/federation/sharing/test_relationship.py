@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.federation.sharing.relationship import annealed, personal_model, shares_gradient
+from samfed_monai.methods.apple import annealed, personal_model, shares_gradient
 
 CORES = torch.tensor([[1.0, 0.0, 2.0, -1.0, 4.0, 0.0], [0.0, 2.0, 2.0, 1.0, 0.0, 8.0]])
 

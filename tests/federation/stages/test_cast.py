@@ -9,9 +9,10 @@ import pytest
 from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList
-from samfed_monai.federation import CondensationFusion, Consensus, FedAvg, LocalOnly, UpdateGuard
-from samfed_monai.federation.stages.cast import Cast
-from samfed_monai.federation.stages.workflow_config import client_config
+from samfed_monai.federation.participants import Cast
+from samfed_monai.federation.workflow import client_config
+from samfed_monai.methods import CondensationFusion, Consensus, FedAvg, LocalOnly
+from samfed_monai.protocol import UpdateGuard
 
 SMALL = {"network_name": "basic_unet", "image_size": 32, "device": "cpu"}
 R18, R34 = "deeplabv3plus_resnet18", "deeplabv3plus_resnet34"

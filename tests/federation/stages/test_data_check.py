@@ -9,7 +9,7 @@ import pytest
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList
-from samfed_monai.federation.stages import data_check
+from samfed_monai.federation import preparation as data_check
 
 
 def test_a_check_that_passed_is_remembered_until_a_file_changes(small_federation, small_list, tmp_path, monkeypatch):

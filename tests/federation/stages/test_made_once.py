@@ -6,7 +6,7 @@ import multiprocessing
 import time
 from pathlib import Path
 
-from samfed_monai.federation.stages.made_once import made_once
+from samfed_monai.federation.teacher import made_once
 
 
 def make_slowly(path: Path, journal: Path) -> None:

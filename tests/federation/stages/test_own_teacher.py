@@ -8,9 +8,8 @@ import torch
 from samfed_monai.config import find_bundle
 from samfed_monai.core.io import sha256_file
 from samfed_monai.data import SoftMaskStore, load_records
-from samfed_monai.federation.stages.own_teacher import OwnTeacher
-from samfed_monai.federation.stages.soft_masks import SiteMasks
-from samfed_monai.federation.stages.teacher import TeacherStage
+from samfed_monai.federation.site_teacher import OwnTeacher, SiteMasks
+from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.networks import Teacher
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, prepare, read_header, save_adapter
 from samfed_monai.networks.sam.build import build_sam

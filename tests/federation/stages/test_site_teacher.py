@@ -11,13 +11,12 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import canonical_hash, sha256_bytes, sha256_file
 from samfed_monai.data import SoftMaskStore
-from samfed_monai.federation import Envelope, Kind, MessageRefused
-from samfed_monai.federation.stages.site_teacher import SiteTeacher, adapter_message
-from samfed_monai.federation.stages.soft_masks import SiteMasks
-from samfed_monai.federation.stages.teacher import TeacherStage
-from samfed_monai.federation.stages.workflow_config import client_config
+from samfed_monai.federation.site_teacher import SiteMasks, SiteTeacher, adapter_message
+from samfed_monai.federation.teacher import TeacherStage
+from samfed_monai.federation.workflow import client_config
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
+from samfed_monai.protocol import Envelope, Kind, MessageRefused
 
 SAM = sha256_bytes(b"sam")
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from samfed_monai.config import find_bundle
-from samfed_monai.federation.stages.soft_masks import SiteMasks
-from samfed_monai.federation.stages.workflow_config import client_config
+from samfed_monai.federation.site_teacher import SiteMasks
+from samfed_monai.federation.workflow import client_config
 
 
 class Everything:

@@ -10,7 +10,7 @@ import pytest
 from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_bytes, write_json
-from samfed_monai.federation.stages.teacher import TeacherStage
+from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
 
@@ -179,7 +179,7 @@ def test_too_few_public_images_are_refused_before_any_work(tmp_path, limit):
 
 def test_a_teacher_of_fewer_public_images_is_another_one(monkeypatch, tmp_path, small_list, small_federation):
     monkeypatch.setattr(TeacherStage, "_run", lambda self, *args, output, **more: output.write_bytes(b""))
-    monkeypatch.setattr("samfed_monai.federation.stages.teacher._recorded", lambda path: {})
+    monkeypatch.setattr("samfed_monai.federation.teacher._recorded", lambda path: {})
     (tmp_path / "sam.pt").write_bytes(b"sam")
     fitted = {
         limit: TeacherStage(find_bundle("samfed_skin"), {"public_limit": limit}, tmp_path)._fit(

@@ -13,9 +13,9 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.data import DataList
-from samfed_monai.federation.stages import warm_start as stage
-from samfed_monai.federation.stages.warm_start import warm_start
-from samfed_monai.federation.stages.workflow_config import client_config
+from samfed_monai.federation import warm_start as stage
+from samfed_monai.federation.warm_start import warm_start
+from samfed_monai.federation.workflow import client_config
 from samfed_monai.networks import build_sam, client_network
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, prepare, save_adapter
 from tests.federation.test_job import CLIENT, job

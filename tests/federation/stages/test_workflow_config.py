@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation.stages.workflow_config import WorkflowConfig, client_config
+from samfed_monai.federation.workflow import WorkflowConfig, client_config
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from samfed_monai.federation.strategies.agreement_masks import agreement, binary_mask, smooth_mask, tailored
+from samfed_monai.methods.fca import agreement, binary_mask, smooth_mask, tailored
 
 ONE = torch.ones(3)
 #: Three sites, three units of two numbers: all agree; the last is against; at right angles and still.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.federation import Apple, AppleSharing, Envelope, FedAvg, Kind, UpdateGuard
-from samfed_monai.federation.server import Server
+from samfed_monai.methods import Apple, AppleSharing, FedAvg
+from samfed_monai.protocol import Envelope, Kind, UpdateGuard
+from samfed_monai.protocol.strategy import Server
 from tests.federation.personal import Six, numbers_of, six
 
 START = [0.0] * 6

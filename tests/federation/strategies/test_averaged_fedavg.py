@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import AveragedFedAvg, Envelope, FedAvg, Kind, Server
+from samfed_monai.methods import AveragedFedAvg, FedAvg
+from samfed_monai.protocol import Envelope, Kind, Server
 
 
 def started(strategy, value: float = 0.0):

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import ClientTailored, Envelope, FedAvg, Kind
-from samfed_monai.federation.clip import UpdateGuard
-from samfed_monai.federation.server import Server
+from samfed_monai.methods import ClientTailored, FedAvg
+from samfed_monai.protocol import Envelope, Kind
+from samfed_monai.protocol.strategy import Server, UpdateGuard
 
 START = {"a": torch.zeros(2, 2), "b": torch.zeros(2), "n": torch.tensor(0)}
 

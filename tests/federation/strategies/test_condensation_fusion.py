@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import CondensationFusion, Envelope, Kind, Server
+from samfed_monai.methods import CondensationFusion
+from samfed_monai.protocol import Envelope, Kind, Server
 from tests.federation.unlike import IMAGES, SERVER_WIDTH, label_masks, toy_net, unlike_server
 
 SITES = ("a", "b")

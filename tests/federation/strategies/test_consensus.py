@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import Consensus, Envelope, Kind, Server
+from samfed_monai.methods import Consensus
+from samfed_monai.protocol import Envelope, Kind, Server
 from tests.federation.unlike import IMAGES, unlike_server
 
 SITES = ("a", "b", "c")

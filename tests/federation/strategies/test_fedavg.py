@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import Envelope, FedAvg, Kind, MessageRefused, Server, UpdateGuard
+from samfed_monai.methods import FedAvg
+from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server, UpdateGuard
 from tests.federation.toys import weights
 
 VALUES = st.floats(-100, 100, width=32)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.federation import Kind, LocalOnly
-from samfed_monai.federation.site_worker import SiteWorker
+from samfed_monai.federation.site import SiteWorker
+from samfed_monai.methods import LocalOnly
+from samfed_monai.protocol import Kind
 from tests.federation.unlike import run_unlike
 
 
@@ -41,7 +42,7 @@ def test_an_answer_with_tensors_is_not_taken(tmp_path):
 
 @pytest.mark.parametrize("site", ["site-1", "elsewhere"])
 def test_every_site_is_evaluated_on_its_own_network(tmp_path, site):
-    from samfed_monai.federation import Server
+    from samfed_monai.protocol import Server
 
     strategy = LocalOnly().attach(Server(["site-1"], 1))
     assert strategy.evaluation(site) == (None if site == "site-1" else {})

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused, Stopped
-from samfed_monai.federation import Envelope, FedAvg, Kind
-from samfed_monai.federation.server import Server
-from samfed_monai.federation.strategies.semifl import ServerTuned
+from samfed_monai.methods import FedAvg
+from samfed_monai.methods.semifl import ServerTuned
+from samfed_monai.protocol import Envelope, Kind
+from samfed_monai.protocol.strategy import Server
 from tests.federation.unlike import SERVER_WIDTH, bench, toy_net
 
 

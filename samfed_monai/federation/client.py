@@ -1,0 +1,425 @@
+"""A MONAI FL client that trains one site's bundle: MonaiAlgo, with its traps closed."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sized
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monai.fl.client import MonaiAlgo
+from monai.fl.utils.constants import ExtraItems
+from monai.fl.utils.exchange_object import ExchangeObject
+from monai.networks.utils import get_state_dict
+
+from samfed_monai.core import training_state as optimizer_state
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.training_state import own_random_state, seed_transforms
+from samfed_monai.federation.exchange import HEADER, Call, sendable
+from samfed_monai.federation.own_network import (
+    OwnNetwork,
+    OwnParts,
+    own_network,
+    own_parts,
+    require_same_public_set,
+    split_state,
+)
+from samfed_monai.handlers.handler_group import HandlerGroup
+from samfed_monai.handlers.rounds import forget_unfinished_run
+from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+
+if TYPE_CHECKING:
+    from monai.engines import SupervisedEvaluator
+    from torch import Tensor, nn
+
+
+def place_at_round(trainer: Any, call: Call, *, local_epochs: int) -> None:
+    """Puts a trainer where the rounds before ``call.round`` lead to, whatever it really did; without one, nowhere."""
+    if call.round is None:
+        return
+    state = trainer.state
+    state.round, state.rounds = call.round, call.words.get("rounds", call.round + 1)
+    state.epoch = call.round * local_epochs
+    state.iteration = state.epoch * (state.epoch_length or 0)
+
+
+_NETWORK = "network"  # the id that MONAI's bundles give it
+
+
+def with_network_of(overrides: dict[str, Any], network: Callable[[], nn.Module]) -> dict[str, Any]:
+    """Overrides of an evaluation workflow that takes a network that exists instead of building its own.
+
+    Args:
+        overrides: of the workflow; a ``network`` among them is replaced.
+        network: called once the workflow asks for ``@network``.
+    """
+    return {**overrides, _NETWORK: {"_target_": network}}
+
+
+@contextmanager
+def lent(network: nn.Module, frozen: Collection[str] = ()) -> Iterator[None]:
+    """Gives a network back, after a block that loads weights into it, as it was: weights, buffers and modes.
+
+    Args:
+        network: of the trainer.
+        frozen: names that no message has; they are not copied, which of a SAM is most of it.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    before = {name: tensor.detach().clone() for name, tensor in network.state_dict().items() if name not in frozen}
+    try:
+        yield
+    finally:
+        network.load_state_dict(before, strict=False)
+        for module, mode in modes:
+            module.training = mode
+
+
+#: Configuration id of each split's data loader.
+LOADER_IDS = {"validation": "validate#dataloader", "test": "test#dataloader"}
+
+
+def private_count(workflow: Any) -> int:
+    """Number of images a bundle trains on: ``unlabelled#dataset``, else ``train#dataset``; 0 without both."""
+    parser = getattr(workflow, "parser", None)
+    for name in ("unlabelled#dataset", "train#dataset"):
+        if parser is not None and name in parser:
+            dataset = parser.get_parsed_content(name)
+            if isinstance(dataset, Sized):
+                return len(dataset)
+    return 0
+
+
+@contextmanager
+def evaluation_parts(evaluator: SupervisedEvaluator, workflow: Any, split: str, folder: Path | None) -> Iterator[None]:
+    """Lends an evaluator another split's data loader, and its score handlers a folder, for the time of a block.
+
+    Args:
+        evaluator: the bundle's evaluator.
+        workflow: the workflow that it came from.
+        split: ``validation`` or ``test``.
+        folder: where handlers with an ``output_dir`` write; ``None`` leaves them writing nothing.
+
+    Raises:
+        Refused: no such split, or the bundle has no data loader for it.
+    """
+    loader = _loader(evaluator, workflow, split)
+    own_loader, own_length = evaluator.data_loader, evaluator.state.epoch_length
+    handlers = [handler for handler in _handlers(workflow) if hasattr(handler, "output_dir")]
+    own_folders = [handler.output_dir for handler in handlers]
+    evaluator.data_loader = loader
+    evaluator.state.epoch_length = len(loader) if isinstance(loader, Sized) else None
+    evaluator.state.metrics, evaluator.state.scores, evaluator.state.score_summary = {}, None, None
+    for handler in handlers:
+        handler.output_dir = folder
+    try:
+        yield
+    finally:
+        evaluator.data_loader, evaluator.state.epoch_length = own_loader, own_length
+        for handler, own_folder in zip(handlers, own_folders, strict=True):
+            handler.output_dir = own_folder
+
+
+def scored(evaluator: SupervisedEvaluator) -> tuple[list[dict[str, Any]], dict[str, int], int]:
+    """What a run of the evaluator left: its table, ``empty_<side>`` counts by name, and how many images were seen."""
+    state = evaluator.state
+    summary = dict(getattr(state, "score_summary", None) or {})
+    seen = int(summary.get("n", len(getattr(evaluator.data_loader, "dataset", ()))))
+    empty = {f"empty_{side}": count for side, count in (summary.get("empty") or {}).items()}
+    return list(getattr(state, "scores", None) or []), empty, seen
+
+
+def _loader(evaluator: SupervisedEvaluator, workflow: Any, split: str) -> Any:
+    if split not in LOADER_IDS:
+        raise Refused([Problem("split", found="another split", expected=f"one of {sorted(LOADER_IDS)}")])
+    parser = getattr(workflow, "parser", None)
+    if parser is not None and LOADER_IDS[split] in parser:
+        return parser.get_parsed_content(LOADER_IDS[split])
+    if split == "validation":
+        return evaluator.data_loader
+    mend = f"define {LOADER_IDS[split]} in evaluate.json"
+    raise Refused([Problem(LOADER_IDS[split], found="no such id in the bundle", expected="a data loader", mend=mend)])
+
+
+def _handlers(workflow: Any) -> list[Any]:
+    parser = getattr(workflow, "parser", None)
+    if parser is None or "validate#handlers" not in parser:
+        return []
+    return list(parser.get_parsed_content("validate#handlers") or [])
+
+
+logger = logging.getLogger(__name__)
+
+HANDLERS = "train#handlers"
+"""MONAI's id of a training bundle's handlers."""
+
+
+class SamFedAlgo(MonaiAlgo):
+    """Trains and evaluates a bundle at one site, for anything that speaks MONAI FL.
+
+    What it adds to ``MonaiAlgo`` (MONAI 1.6.1; the traps are listed in the design notes):
+
+    - weights that arrive must have the network's names, shapes and dtypes and be finite; MONAI reshapes what does not
+      fit and loads what is missing halfway;
+    - weights that leave are copies, not the live parameters;
+    - the position of the trainer (epoch, iteration) and every random number are functions of (seed, site, round), so a
+      round gives the same bits in a fresh process, and other clients of the process are not disturbed;
+    - a round that failed does not leave Ignite's engine half-run, where the next ``run()`` would silently do nothing;
+    - the evaluator borrows the trainer's network while it evaluates, so that a site holds one network, not two;
+    - ``train`` and ``evaluate`` after ``abort()`` or ``finalize()`` are refused.
+
+    ``train`` reads ``extra["round"]``, ``["rounds"]`` and ``["seed"]`` and puts the first two on ``trainer.state``.
+    ``get_weights`` answers with ``n``, ``seconds``, ``iterations`` and the means of ``trainer.state.term_means``.
+    ``evaluate`` reads ``extra["split"]`` (``validation`` or ``test``, the bundle's ``validate#dataloader`` and
+    ``test#dataloader``) and answers with Dice, IoU, HD95 and counts; the table per image stays here, in
+    :attr:`scores`, and in ``output_dir`` when ``extra["model"]`` names ``best`` or ``last``, as in the run's last
+    evaluation, which is of test images.
+
+    With a ``sharing`` in the bundle, ``extra["purpose"]`` other than ``replace`` leaves the site its own network
+    (:class:`OwnNetwork`), whose weights are then part of :meth:`state_dict`. Where part of a network is personal or
+    frozen (:class:`OwnParts`), messages hold its shared names alone, personal values are part of :meth:`state_dict`,
+    and what is evaluated is the site's own model: what was sent, with what stays here.
+
+    Args:
+        bundle_root: the bundle's folder.
+        vetted: True when the bundle passed the package's own check (allow-listed ``_target_``s, no ``$`` in knobs);
+            silences MONAI's warning that it executes a bundle, and nothing else.
+        keep_optimizer: keep the optimizer's moments from round to round; False starts every round without.
+        output_dir: folder of this site's evaluation files; ``None`` writes none.
+        **monai: arguments of ``MonaiAlgo``; ``send_weight_diff`` is False here unless given.
+    """
+
+    def __init__(
+        self,
+        bundle_root: str | Path,
+        *,
+        vetted: bool = False,
+        keep_optimizer: bool = True,
+        output_dir: str | Path | None = None,
+        **monai: Any,
+    ) -> None:
+        monai.setdefault("send_weight_diff", False)
+        super().__init__(bundle_root=str(bundle_root), **monai)
+        self.logger = logger  # MONAI's own prints several lines per call to standard output, across progress bars
+        self.vetted, self.keep_optimizer = vetted, keep_optimizer
+        self.output_dir = Path(output_dir) if output_dir is not None else None
+        #: Tables of the last evaluation of each split: a list of {"id", "dice", "iou", "hd95", "empty"}.
+        self.scores: dict[str, list[dict[str, Any]]] = {}
+        if self.config_train_filename is not None and self.eval_workflow is None:
+            self.eval_kwargs = with_network_of(self.eval_kwargs, lambda: self._trainers_network)
+        self._closed = ""
+        self._fresh_optimizer: dict[str, Any] = {}
+        self._last: Call | None = None
+        self._seconds = 0.0
+        self._received: dict[str, float] = {}
+        #: The network that stays at this site; ``None`` where the bundle has no ``sharing``.
+        self.own: OwnNetwork | None = None
+        #: What of the network is shared, personal and frozen; ``None`` before :meth:`initialize`.
+        self.parts: OwnParts | None = None
+
+    def initialize(self, extra: dict | None = None) -> None:
+        """Builds the bundle's trainer and evaluator; ``extra[ExtraItems.CLIENT_NAME]`` is the site's name."""
+        site = (extra or {}).get(ExtraItems.CLIENT_NAME, "noname")
+        logging.getLogger("monai.networks.utils").setLevel(logging.WARNING)  # one line per weight load, likewise
+        with own_random_state(derive_seed((extra or {}).get("seed", 0), site, "initialize")), warnings.catch_warnings():
+            if self.vetted:
+                warnings.filterwarnings("ignore", message="executing the bundle config under")
+            super().initialize(extra)
+        self._closed = ""
+        with own_random_state(derive_seed((extra or {}).get("seed", 0), site, "sharing")):
+            self.parts = self._parts_of_bundle()
+            frozen = self.parts.split.frozen if self.parts is not None else ()
+            self.own = own_network(self.trainer, self.train_workflow, frozen)
+        if self.trainer is not None and not self.keep_optimizer:
+            self._fresh_optimizer = self.trainer.optimizer.state_dict()
+
+    def train(self, data: ExchangeObject, extra: dict | None = None) -> None:
+        """Runs the local epochs of one round from the weights in ``data``."""
+        self._refuse_if_closed()
+        if self.trainer is None:
+            raise RuntimeError("train() was called before initialize()")
+        call = Call.of(self.client_name, data.get(HEADER), extra)
+        self._require_public_set(call.words)
+        started = time.perf_counter()
+        own = self._own_in(call)
+        if own is None:
+            self._require_fit(data.weights, self._shared())
+        elif call.words["purpose"] == "keep":  # a round in which nothing is trained
+            self._last, self._seconds, self._received = call, 0.0, {}
+            self.iter_of_start_time, self.trainer.state.term_means = self.trainer.state.iteration, {}
+            return
+        forget_unfinished_run(self.trainer)
+        place_at_round(self.trainer, call, local_epochs=self.local_epochs)
+        if not self.keep_optimizer:
+            self.trainer.optimizer.load_state_dict(self._fresh_optimizer)
+        self._received = {}
+        undone = (self.own or self._its_parts).undone_if_it_fails(call)
+        with optimizer_state.kept_finite(self.trainer.optimizer, owner=call.site), undone:
+            if own is not None:
+                with own_random_state(call.derive_seed("receive")):
+                    self._received = own.receive(data, call)
+                data = own.in_place_of(data)
+            with own_random_state(call.derive_seed("train")):
+                seed_transforms(getattr(self.trainer.data_loader, "dataset", None), call.derive_seed())
+                super().train(data, extra)
+        self._seconds = time.perf_counter() - started
+        self._last = call
+        if not self.send_weight_diff:
+            self.global_weights = None  # otherwise the server's old model stays alive here until the next round
+
+    def check(self, extra: Mapping[str, Any] | None = None) -> dict[str, float]:
+        """Says before round 0 whether this site can take part.
+
+        Raises:
+            MessageRefused: its public set is not the server's (every round asks that again), or a handler refuses the
+                trainer as it is (:class:`HandlerGroup`).
+        """
+        self._require_public_set(extra or {})
+        parser = getattr(self.train_workflow, "parser", None)
+        if self.trainer is not None and parser is not None and HANDLERS in parser:
+            try:
+                HandlerGroup(handlers=parser.get_parsed_content(HANDLERS)).check(self.trainer)
+            except Refused as refused:
+                raise MessageRefused(refused.problems) from None
+        return {}
+
+    def get_weights(self, extra: dict | None = None) -> ExchangeObject:
+        """A copy of the weights with the number of private images, means of the loss terms, and seconds."""
+        own = self._own_in(Call.of(self.client_name, extra))
+        kind, answer = own.share() if own is not None else (Kind.WEIGHTS, super().get_weights(extra))
+        if kind == Kind.WEIGHTS and own is None and self.parts is not None and answer.weights:
+            answer.weights = self.parts.shared(answer.weights)
+        if self.trainer is None or ExtraItems.MODEL_TYPE in (extra or {}):
+            return answer
+        live = {tensor.data_ptr() for tensor in get_state_dict(self.trainer.network).values()}
+        answer.weights = {k: v.clone() if v.data_ptr() in live else v for k, v in (answer.weights or {}).items()}
+        iterations = self.trainer.state.iteration - self.iter_of_start_time
+        means = {**self._received, **(getattr(self.trainer.state, "term_means", None) or {})}
+        terms = {f"term_{name}": float(value) for name, value in means.items() if math.isfinite(value)}
+        answer.metrics = {"seconds": self._seconds, "iterations": iterations, **sendable(terms)}
+        last = self._last or Call.of(self.client_name)
+        answer[HEADER] = last.header(kind, n=private_count(self.train_workflow))
+        return answer
+
+    def evaluate(self, data: ExchangeObject, extra: dict | None = None) -> ExchangeObject:
+        """Evaluates the weights in ``data`` on one split of this site; returns means and counts, no table."""
+        self._refuse_if_closed()
+        if self.evaluator is None:
+            raise RuntimeError("evaluate() was called before initialize()")
+        header = data.get(HEADER, {})
+        call = Call.of(self.client_name, header.get("extra"), header, extra)
+        split, model = call.words.get("split", "validation"), call.words.get("model")
+        own = self._own_in(call)
+        if own is not None:
+            data = own.in_place_of(data)
+        else:
+            self._require_fit(data.weights, self._shared())
+            if self.trainer is not None:
+                data = self._its_parts.with_message(data)
+        forget_unfinished_run(self.evaluator)
+        folder = None
+        if self.output_dir is not None and model in ("best", "last"):
+            folder = self.output_dir / model / str(self.client_name) / split
+        with (
+            evaluation_parts(self.evaluator, self.eval_workflow, split, folder),
+            own_random_state(call.derive_seed("evaluate")),
+            lent(self.evaluator.network, self._its_parts.split.frozen) if self.trainer is not None else nullcontext(),
+        ):
+            answer = super().evaluate(data, extra)
+            self.scores[split], empty, seen = scored(self.evaluator)
+        answer.metrics = sendable({**(answer.metrics or {}), **empty})
+        answer[HEADER] = call.header(Kind.METRICS, n=seen)
+        return answer
+
+    def abort(self, extra: dict | None = None) -> None:
+        """Stops what runs, and refuses further work until ``initialize`` is called again."""
+        self._closed = "aborted"
+        super().abort(extra)
+
+    def finalize(self, extra: dict | None = None) -> None:
+        """Ends the client, and refuses further work until ``initialize`` is called again."""
+        self._closed = "finalized"
+        super().finalize(extra)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the next round needs and the server does not send, as named tensors.
+
+        The optimizer's state, and the network, or the part of it, that this site keeps. Guides (EMA, global model) hold
+        nothing across rounds: they are re-synced when a round starts.
+        """
+        state: dict[str, Tensor] = {}
+        if self.trainer is not None and self.keep_optimizer:
+            state = optimizer_state.pack(self.trainer.optimizer)
+        kept = self.own or self.parts
+        return {**state, **(kept.state_dict() if kept else {})}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Puts back what :meth:`state_dict` returned; nothing for an empty one."""
+        kept, rest = split_state(state)
+        if kept:
+            self.load_network(kept)
+        if self.own is not None:
+            rest = self.own.take_state(rest)
+        if rest and self.trainer is not None:
+            optimizer_state.unpack(self.trainer.optimizer, rest)
+
+    def load_network(self, weights: Mapping[str, Tensor]) -> None:
+        """Gives this site's network what stays at this site, for instance that of a warm start.
+
+        Args:
+            weights: of its own network, but for frozen names; of its personal names, where it keeps those alone.
+
+        Raises:
+            MessageRefused: they are those of another network.
+        """
+        if self.parts is None:
+            raise RuntimeError("load_network() was called before initialize()")
+        like = self.own.weights() if self.own is not None else self.parts.personal()
+        self._require_fit(weights, like or get_state_dict(self.parts.network))
+        self.parts.network.load_state_dict(dict(weights), strict=False)
+        if self.own is not None:
+            self.own.sharing.reset()
+
+    def _require_public_set(self, words: Mapping[str, Any]) -> None:
+        if wanted := words.get("public"):  # its hash costs a pass over the public images
+            require_same_public_set(wanted, self.own.sharing.public_hash if self.own else "")
+
+    def _own_in(self, call: Call) -> OwnNetwork | None:
+        return self.own if call.keeps_network else None
+
+    def _parts_of_bundle(self) -> OwnParts | None:
+        trains = self.trainer is not None
+        network = getattr(self.trainer if trains else self.evaluator, "network", None)
+        if network is None:
+            return None
+        workflow = self.train_workflow if trains else self.eval_workflow
+        parser = getattr(workflow, "parser", None)
+        has_sharing = parser is not None and parser.get("sharing") is not None
+        return own_parts(network, workflow, has_sharing=has_sharing)
+
+    @property
+    def _trainers_network(self) -> Any:
+        if self.trainer is None:
+            raise RuntimeError("the evaluator was built before the trainer whose network it borrows")
+        return self.trainer.network
+
+    @property
+    def _its_parts(self) -> OwnParts:
+        if self.parts is None:
+            raise RuntimeError("the client was used before initialize()")
+        return self.parts
+
+    def _shared(self) -> dict[str, Tensor]:
+        return self._its_parts.shared(get_state_dict(self._its_parts.network))
+
+    def _require_fit(self, weights: Mapping[str, Tensor] | None, like: Mapping[str, Tensor]) -> None:
+        message = Envelope(Kind.WEIGHTS, str(self.client_name), 0, 1, tensors=dict(weights or {}))
+        message.check(up=False, like=like)
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise RuntimeError(f"the client was {self._closed}; call initialize() before it works again")

@@ -1,0 +1,393 @@
+"""Who takes part in a run: sites that train, hospitals that do not, their networks, what they start with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.training_state import own_random_state
+from samfed_monai.data import DataList
+from samfed_monai.federation.fingerprint import sam_paper
+from samfed_monai.federation.rehearsal import rehearse
+from samfed_monai.federation.workflow import WorkflowConfig, client_config, in_catalogue, unfilled
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.metrics import cost_of
+from samfed_monai.networks import CLIENT_NETWORKS, named, starts_from
+from samfed_monai.networks.key_patterns import KeySplit, network_split
+from samfed_monai.networks.weights import encoder_weights_file
+from samfed_monai.protocol.strategy import Server, Strategy, UpdateGuard
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from samfed_monai.federation.plan import Places, Plan
+    from samfed_monai.methods.heterogeneous import PublicMaskSharing
+
+
+#: Key of ``federate.json -> sites -> <name>`` that names the site's network; every other key is an id of train.json.
+NETWORK = "network"
+
+
+def site_overrides(given: Mapping[str, Mapping[str, Any]], sites: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``federate.json -> sites`` as overrides of each site's ``train.json``.
+
+    Raises:
+        Refused: a name that is no site of this run.
+    """
+    problems = Problems()
+    for name in given:
+        if name not in sites:
+            expected, mend = f"one of {list(sites)}", did_you_mean(name, sites)
+            problems.add(f"federate.json -> sites#{name}", found="no such site", expected=expected, mend=mend)
+    problems.refuse_if_any()
+    return {
+        site: {("network_name" if key == NETWORK else key): value for key, value in given.get(site, {}).items()}
+        for site in sites
+    }
+
+
+def network_names(
+    config: WorkflowConfig, sites: Sequence[str], overrides: Mapping[str, Mapping[str, Any]], *, personal: bool
+) -> dict[str, str]:
+    """Site to the name of its network: its own choice, else the next of ``mixed_networks``, else the common one.
+
+    ``mixed_networks`` is a list that sites take in turn, in the order of their names; it counts only where each site
+    keeps a network of its own.
+    """
+    mixed = (config.optional("mixed_networks") or []) if personal else []
+    common = common_network(config)
+    return {
+        site: overrides[site].get("network_name") or (mixed[index % len(mixed)] if mixed else common)
+        for index, site in enumerate(sites)
+    }
+
+
+def common_network(config: WorkflowConfig) -> str:
+    """The network of a run: ``sam_network`` where a variant federates SAM itself, else ``network_name``."""
+    name: str = config.optional("sam_network") or config.value("network_name")
+    return name
+
+
+def network_builder(
+    config: WorkflowConfig, name: str, overrides: Mapping[str, Any] | None = None
+) -> Callable[[], nn.Module]:
+    """Builds an empty network of that name as ``train.json``, with a site's own ``overrides``, declares it."""
+
+    def build() -> nn.Module:
+        own = config.with_overrides({**(overrides or {}), "network_name": name})
+        network: nn.Module = unfilled(own.parser()).get_parsed_content("network_def")
+        return network
+
+    return build
+
+
+def require_known(config: WorkflowConfig, names: Mapping[str, str]) -> None:
+    """Refuses names that the catalogue does not have, where the bundle builds its networks from it.
+
+    Args:
+        config: the run's ``train.json``.
+        names: where a name stands (for the message) to the name.
+
+    Raises:
+        Refused: with every unknown name.
+    """
+    if not in_catalogue(config.parser()):
+        return
+    problems, known = Problems(), list(CLIENT_NETWORKS)
+    for where, name in names.items():
+        if name not in CLIENT_NETWORKS:
+            problems.add(where, found=repr(name), expected=f"one of {known}", mend=did_you_mean(str(name), known))
+    problems.refuse_if_any()
+
+
+def require_starts(config: WorkflowConfig, names: Sequence[str]) -> None:
+    """Refuses pretrained weights that are missing, or of another network, before the teacher takes its time.
+
+    Of weights with a name the file has to be there: its content is known by its hash. A file of one's own is read.
+
+    Args:
+        config: the run's ``train.json``.
+        names: networks that are trained before round 0.
+
+    Raises:
+        Refused: with what is wrong for every network.
+    """
+    parser, problems = config.parser(), Problems()
+    if not in_catalogue(parser):
+        return
+    weights = parser.get_parsed_content("encoder_weights") if "encoder_weights" in parser else None
+    for name in names:
+        start = starts_from(name, weights)
+        if start is None:
+            continue
+        with problems.collected():
+            encoder_weights_file(start, name)
+            if named(str(start)) is None:
+                with own_random_state(0):  # nothing that is drawn here is used
+                    config.with_overrides({"network_name": name}).value("network_def")
+    problems.refuse_if_any()
+
+
+@dataclass(frozen=True)
+class Start:
+    """One network before round 0.
+
+    Args:
+        whole: every tensor.
+        split: of its names.
+    """
+
+    whole: Mapping[str, Tensor]
+    split: KeySplit
+
+    @classmethod
+    def of(
+        cls, build: Callable[[], nn.Module], warm: Mapping[str, Tensor], *, personal: Sequence[str], seed: int
+    ) -> Start:
+        """A network with the weights of a warm start in it.
+
+        What the warm start does not have begins as the network is built, with numbers of ``seed``: frozen weights,
+        which come from a checkpoint, and experts, which add nothing before they are trained. All sites get the same.
+
+        Args:
+            build: builds the network.
+            warm: of a warm start.
+            personal: ``train.json -> personal``.
+            seed: the run's seed.
+
+        Raises:
+            Refused: patterns that :func:`network_split` refuses; a warm start that trained what is frozen here, or
+                another network.
+        """
+        with own_random_state(derive_seed(seed, "server", "start")):
+            network = build()
+        split = network_split(network, personal)
+        own = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+        alien = sorted(name for name in warm if name not in own or warm[name].shape != own[name].shape)
+        if alien:
+            raise _refusal(f"{len(alien)} tensors of another network, first {alien[0]}")
+        lost = [name for name in split.frozen if name in warm and not warm[name].equal(own[name])]
+        if lost:
+            raise _refusal(f"{len(lost)} trained tensors that are frozen at the sites, first {lost[0]}")
+        return cls({name: warm.get(name, own[name]) for name in own}, split)
+
+    @property
+    def shared(self) -> dict[str, Tensor]:
+        """What is aggregated."""
+        return {name: self.whole[name] for name in self.split.shared}
+
+    @property
+    def personal(self) -> dict[str, Tensor]:
+        """What stays at a site that takes part in an aggregate."""
+        return {name: self.whole[name] for name in self.split.personal}
+
+    @property
+    def trained(self) -> dict[str, Tensor]:
+        """What a site keeps that keeps its whole network: all but what is frozen."""
+        frozen = set(self.split.frozen)
+        return {name: tensor for name, tensor in self.whole.items() if name not in frozen}
+
+
+def _refusal(found: str) -> Refused:
+    expected = "a warm start of the run's own network, which trains nothing that is frozen there"
+    mend = "let warm_start and network_def agree on rank, lora_targets and decoder, or set warm_start_steps to 0"
+    return Refused([Problem("train.json -> warm_start", found=found, expected=expected, mend=mend)])
+
+
+SERVER = "server"
+
+
+class Cast:
+    """Reads from a run's configuration who does what.
+
+    Args:
+        config: ``train.json`` with the variant and the run's overrides.
+        datalist: the frozen list. One without sites, as a server has it that holds nobody's images, is silent on who
+            they are: ``choices`` and ``unseen`` then name every site.
+        choices: ``federate.json -> sites``.
+        unseen: names of sites that take no part; those without unlabelled images are added.
+
+    Raises:
+        Refused: an unknown name; unlike networks with a strategy that averages them.
+    """
+
+    def __init__(
+        self,
+        config: WorkflowConfig,
+        datalist: DataList,
+        *,
+        choices: Mapping[str, Mapping[str, Any]],
+        unseen: Sequence[str],
+    ) -> None:
+        self.config = config
+        self.sites, self.unseen = _parts(datalist, choices, unseen)
+        self.strategy: Strategy = self._strategy()
+        self.overrides = site_overrides(choices, self.sites)
+        self.networks = network_names(config, self.sites, self.overrides, personal=not self.strategy.one_network)
+        places = {f"network of {site}": name for site, name in self.networks.items()}
+        require_known(config, {**places, "network of the server": self.server_network})
+        if self.strategy.one_network and self._say_different_things():
+            self.rehearse()
+
+    @classmethod
+    def of(cls, plan: Plan, places: Places, datalist: DataList) -> Cast:
+        """That of a plan on this machine."""
+        config = client_config(places.bundle_root, plan.variant, {**plan.client, **places.overrides()})
+        choices = {site: {**plan.sites.get(site, {}), **places.sites.get(site, {})} for site in plan.sites}
+        return cls(config, datalist, choices=choices, unseen=plan.unseen)
+
+    def rehearse(self) -> None:
+        """Builds every network of the run once, before anything is computed.
+
+        Raises:
+            Refused: as :func:`rehearse`, or the strategy cannot do with their names.
+        """
+        server = {SERVER: self.server_network} if self.strategy.has_model else {}
+        networks = {**self.networks, **server}
+        for each in rehearse(self.config, networks, self.overrides, one_network=self.strategy.one_network):
+            self.strategy.require_names(each.split.shared)
+
+    @property
+    def exchange(self) -> str:
+        """What travels, in the words of ``results.json``."""
+        return self.strategy.exchange_name
+
+    @cached_property
+    def server_network(self) -> str:
+        """The server's network: the sites' where they share one, else ``server_network``, else ``network_name``."""
+        if self.strategy.one_network and self.networks:
+            return self.networks[self.sites[0]]
+        return self.config.optional("server_network") or common_network(self.config)
+
+    @property
+    def all_networks(self) -> list[str]:
+        """Every network that is trained before round 0, once."""
+        return sorted({*self.networks.values(), *([self.server_network] if self.strategy.has_model else [])})
+
+    @property
+    def supervised(self) -> bool:
+        """Whether sites learn from labels of their own images."""
+        train = self.config.parser().get().get("train")
+        declared = train.get("dataset") if isinstance(train, Mapping) else None
+        return isinstance(declared, Mapping) and declared.get("split") == "labelled"
+
+    def start(self, network: str, warm: Mapping[str, Tensor], seed: int) -> Start:
+        """What a network of this run begins with, once it is warmed up."""
+        personal = self.config.optional("personal") or ()
+        return Start.of(network_builder(self.config, network), warm, personal=personal, seed=seed)
+
+    def costs(self) -> dict[str, dict[str, float]]:
+        """What one image costs the sites' networks, by name, see :func:`samfed_monai.metrics.cost_of`; none of SAM's
+        own, which would have to be loaded for it."""
+        names = set() if self.sam_words() else set(self.networks.values())
+        with own_random_state(0):
+            return {
+                name: cost_of(network_builder(self.config, name)(), self.config.value("image_size"))
+                for name in sorted(names)
+            }
+
+    def first_weights(self, starts: Mapping[str, Start]) -> dict[str, dict[str, Tensor]]:
+        """What sites are sent before round 0, by site: the network, or the part of it, that they keep from then on.
+
+        A hospital that takes no part is given the personal part of the server's network as it was warmed up.
+        """
+        first = {}
+        for site, name in self.networks.items():
+            first[site] = starts[name].trained if self.strategy.personal else starts[name].personal
+        if self.server_network in starts:
+            first |= dict.fromkeys(self.unseen, starts[self.server_network].personal)
+        return {site: weights for site, weights in first.items() if weights}
+
+    def sam_words(self, site: str | None = None) -> dict[str, str]:
+        """Hash of the SAM under a site's network, as :func:`sam_paper` gives it; ``None`` is the server."""
+        return sam_paper(self.config, self.networks.get(site or "", self.server_network))
+
+    def content(self) -> dict[str, Any]:
+        """What of this decides the result, for ``run.json``; nothing where all sites are alike and take part."""
+        content: dict[str, Any] = {}
+        if self.strategy.personal or any(self.overrides.values()):
+            content["sites"] = {site: {**self.overrides[site], "network": self.networks[site]} for site in self.sites}
+        if self.unseen:
+            content["unseen"] = list(self.unseen)
+        return content
+
+    def settled(self, plan: Plan) -> Plan:
+        """The plan with every site and its network named, so that a site needs no other list than its own."""
+        choices = {site: {**plan.sites.get(site, {}), NETWORK: self.networks[site]} for site in self.sites}
+        return plan.with_sites(choices, self.unseen)
+
+    def at_server(self) -> WorkflowConfig:
+        """The configuration as the server has it: with its own network, and no site."""
+        return self.config.with_overrides({"network_name": self.server_network})
+
+    def server(self, *, rounds: int, seed: int, start: Start | None, guard: UpdateGuard) -> Server:
+        """What the strategy is given; ``start`` is that of the server's network, where it has one."""
+        weights: Mapping[str, Tensor] = {}
+        if start is not None:
+            weights = start.shared if self.strategy.one_network else start.whole
+
+        def bench() -> PublicMaskSharing:
+            overrides = {"site": SERVER, "seed": seed, "standalone": {}}
+            with own_random_state(derive_seed(seed, SERVER, "bench")):
+                sharing: PublicMaskSharing = (
+                    self.at_server().with_overrides(overrides).parser().get_parsed_content("sharing")
+                )
+            return sharing
+
+        return Server(
+            sites=self.sites,
+            rounds=rounds,
+            seed=seed,
+            weights=weights,
+            guard=guard,
+            bench=bench if self.config.optional_id("sharing") else None,
+            networks={
+                site: network_builder(self.config, name, self.overrides[site]) for site, name in self.networks.items()
+            },
+            keeps_parts=start is not None and self.strategy.one_network and bool(start.split.personal),
+        )
+
+    def _say_different_things(self) -> bool:
+        first, *others = [(self.networks[site], self.overrides[site]) for site in self.sites]
+        return any(other != first for other in others)
+
+    def _strategy(self) -> Strategy:
+        if not self.config.optional_id("strategy"):
+            return FedAvg()
+        strategy = self.config.parser().get_parsed_content("strategy")
+        if not isinstance(strategy, Strategy):
+            found, mend = type(strategy).__name__, "name a class of samfed_monai.federation that is a Strategy"
+            raise Refused([Problem("train.json -> strategy", found=found, expected="a Strategy", mend=mend)])
+        return strategy
+
+
+def _parts(
+    datalist: DataList, choices: Mapping[str, Mapping[str, Any]], unseen: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Sites that train and sites that do not, sorted."""
+    known = sorted(datalist.sites)
+    if not known and not choices:
+        found, mend = "no names, and a list without sites", 'for instance {"site-1": {}, "site-2": {}}'
+        where = "federate.json -> sites"
+        raise Refused([Problem(where, found=found, expected="the name of every site that trains", mend=mend)])
+    if not known:
+        away = set(unseen)
+        return tuple(site for site in sorted(choices) if site not in away), tuple(sorted(away))
+    problems = Problems()
+    for name in unseen:
+        if name not in known:
+            expected = f"a site of the list, one of {known}"
+            mend = did_you_mean(str(name), known)
+            problems.add("federate.json -> unseen", found=repr(name), expected=expected, mend=mend)
+    problems.refuse_if_any()
+    idle = {name for name, site in datalist.sites.items() if not site.unlabelled}
+    away = set(unseen) | idle
+    if len(away) == len(known):
+        found = f"{len(known)} sites: {len(set(unseen))} unseen, {len(idle)} without images to train on"
+        mend = "leave a site out of `unseen`, or put images into a site's `unlabelled` split"
+        raise Refused([Problem("federate.json -> unseen", found=found, expected="a site that trains", mend=mend)])
+    return tuple(site for site in known if site not in away), tuple(sorted(away))

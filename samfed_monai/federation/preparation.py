@@ -1,0 +1,164 @@
+"""What happens before round 0: every image is read once; sites check, take the teacher and the weights."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import canonical_hash, read_json, write_json
+from samfed_monai.data import DataList, check_datalist
+from samfed_monai.federation.controller import ask_all, site_scores
+from samfed_monai.federation.privacy.settings import withheld_reason
+from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+logger = logging.getLogger(__name__)
+
+
+def check_data(datalist: DataList, data_root: str | Path, *, cache_dir: str | Path) -> None:
+    """Decodes and hashes every file of the list, or recognises that it did so before.
+
+    A check that passed is remembered by the list's hash and by the sizes and modification times of all files, so that
+    a comparison of many runs reads the images once.
+
+    Raises:
+        Refused: with every problem of every file.
+    """
+    seal = _seal(datalist, Path(data_root))
+    memory = Path(cache_dir) / "checked" / f"{datalist.hash[:16]}.json"
+    if memory.is_file() and read_json(memory).get("seal") == seal:
+        logger.info("data list %s was checked before and no file has changed", datalist.hash[:12])
+        return
+    problems = check_datalist(datalist, data_root)
+    if problems:
+        raise Refused(problems)
+    write_json(memory, {"datalist": datalist.hash, "seal": seal})
+
+
+def image_problems(datalist: DataList, data_root: str | Path, *, cache_dir: str | Path) -> list[Problem]:
+    """What :func:`check_data` finds, in words that may leave a site: how much it is; the log has what."""
+    try:
+        check_data(datalist, data_root, cache_dir=cache_dir)
+    except Refused as refused:
+        logger.error("%s", refused)
+        found, mend = f"{len(refused.problems)} problems", "this site's log names each of them"
+        return [Problem("images", found=found, expected="images and masks as they were listed", mend=mend)]
+    return []
+
+
+def no_labels(labelled: int) -> list[Problem]:
+    """What keeps a site from learning from labels of its own: it has none."""
+    if labelled:
+        return []
+    found, expected = "none of this site's own images has one", "labels: this variant learns from them"
+    mend = "list the masks with `samfed prepare`, or choose a variant that needs none, for instance samfed"
+    return [Problem("labels", found=found, expected=expected, mend=mend)]
+
+
+def no_public_images(datalist: DataList, *, supervised: bool) -> list[Problem]:
+    """What keeps a run from learning from public images: the list has none.
+
+    Args:
+        datalist: the frozen list, or the server's part of it.
+        supervised: whether sites learn from labels of their own, which takes no public images.
+    """
+    if datalist.public or supervised:
+        return []
+    found, expected = "none", "public images with masks: this variant learns from them"
+    mend = "list some with `samfed prepare ... --public`, or choose a variant that learns from the sites' own labels"
+    return [Problem(f"{datalist.name} -> public", found, expected, f"{mend}, for instance pfedsam_joint")]
+
+
+def _seal(datalist: DataList, data_root: Path) -> str:
+    states = []
+    for _, _, item in datalist.items():
+        for name in filter(None, (item.image, item.label)):
+            path = data_root / name
+            status = path.stat() if path.is_file() else None
+            states.append([name, status.st_size if status else None, status.st_mtime_ns if status else None])
+    return canonical_hash([str(data_root.resolve()), sorted(states)])
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Leads the sites to round 0.
+
+    Args:
+        transport: carries messages.
+        sites: everybody, those included that take no part.
+        rounds, seed: of the run.
+        least: sites that are enough where a run goes on; ``None`` needs all (:func:`ask_all`).
+    """
+
+    transport: Transport
+    sites: Sequence[str]
+    rounds: int
+    seed: int
+    least: int | None = None
+
+    def check(self, papers: Callable[[str], Mapping[str, str]]) -> None:
+        """Has every site compare what ``papers`` says of it.
+
+        Raises:
+            Refused: with every difference at every site.
+        """
+        self._ask(Task.CHECK, {site: self._message(site, extra=dict(papers(site))) for site in self.sites})
+
+    def hand_out(self, tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> None:
+        """Sends the teacher's adapter; each site fills its own soft-mask store before it answers.
+
+        Args:
+            tensors, words: of :func:`samfed_monai.federation.site_teacher.adapter_message`.
+
+        Raises:
+            Refused: a site whose SAM is another one, damaged bytes, another teacher.
+        """
+        fields: dict[str, Any] = {"kind": Kind.ADAPTER, "tensors": dict(tensors), "extra": dict(words)}
+        self._ask(Task.PREPARE, {site: self._message(site, **fields) for site in self.sites})
+
+    def start_from(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Has every site build its client; those of ``weights`` get what they keep of their network from then on.
+
+        Raises:
+            Refused: a site whose network is another one.
+        """
+        messages = {}
+        for site in self.sites:
+            tensors = dict(weights.get(site, {}))
+            messages[site] = self._message(site, kind=Kind.WEIGHTS if tensors else Kind.METRICS, tensors=tensors)
+        self._ask(Task.PREPARE, messages)
+
+    def teacher_scores(self, splits: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The teacher's own means at each site: site to split to a summary; a site that gives none is left out."""
+        found: dict[str, dict[str, Any]] = {site: {} for site in self.sites}
+        for split in splits:
+            words = {"split": split, "model": "teacher"}
+            messages = {site: self._message(site, extra=dict(words)) for site in self.sites}
+            inbox = Inbox(round=0, sites=messages, like=None, kind=Kind.METRICS)
+            replies = self.transport.exchange(Task.EVALUATE, messages, on_reply=inbox.check)
+            for site, reply in replies.items():
+                reason = reply.reason if isinstance(reply, Failure) else withheld_reason(reply)
+                if isinstance(reply, Failure) or reason:
+                    logger.warning("%s has no %s scores of the teacher: %s", site, split, reason)
+                else:
+                    found[site][split] = site_scores(reply)
+        return found
+
+    def traffic(self) -> dict[str, int]:
+        """``up_bytes`` and ``down_bytes`` of all this."""
+        taken = self.transport.take_traffic().values()
+        return {"up_bytes": sum(each.up for each in taken), "down_bytes": sum(each.down for each in taken)}
+
+    def _ask(self, task: Task, messages: Mapping[str, Envelope]) -> None:
+        ask_all(self.transport, task, messages, least=self.least)
+
+    def _message(self, site: str, *, kind: Kind = Kind.METRICS, **fields: Any) -> Envelope:
+        return Envelope(kind, site, 0, self.rounds, self.seed, **fields)

@@ -1,0 +1,429 @@
+"""One site of a federation: what it is made of, and how it answers every task with a message."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from monai.fl.utils.constants import ExtraItems
+
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.data import DataList, load_records
+from samfed_monai.federation.client import SamFedAlgo
+from samfed_monai.federation.exchange import call_extra, from_exchange, to_exchange
+from samfed_monai.federation.fingerprint import differences, own_papers, sam_paper
+from samfed_monai.federation.own_network import split_state
+from samfed_monai.federation.participants import Cast
+from samfed_monai.federation.plan import Places, Plan
+from samfed_monai.federation.preparation import image_problems, no_labels
+from samfed_monai.federation.privacy.release import (
+    Release as Filter,
+)
+from samfed_monai.federation.privacy.release import (
+    require_public_images,
+    site_release,
+    too_few_images,
+)
+from samfed_monai.federation.privacy.settings import Privacy, PrivacyFloor
+from samfed_monai.federation.site_teacher import OwnTeacher, SiteMasks, SiteTeacher
+from samfed_monai.federation.teacher import TeacherStage
+from samfed_monai.federation.workflow import WorkflowConfig
+from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+from samfed_monai.protocol.transport import Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from samfed_monai.networks import Teacher
+
+
+Release = Callable[[Task, Envelope, Envelope], Envelope]
+"""Last look at an answer before it leaves the site: ``release(task, request, reply)`` returns what may leave, or raises
+:class:`MessageRefused`."""
+
+
+class SiteWorker:
+    """Has a client (``ClientAlgo``) do what a message asks.
+
+    Args:
+        site: its name.
+        client: initialized.
+        release: what every answer passes last; ``None`` lets it go as it is.
+    """
+
+    def __init__(self, site: str, client: Any, release: Release | None = None) -> None:
+        self.site, self.client, self.release = site, client, release
+
+    def answer(self, task: Task, message: Envelope) -> Envelope:
+        """Does ``task`` and returns the answer.
+
+        Raises:
+            MessageRefused: the message, or what would leave, is not in order; its text may travel.
+            Exception: whatever the client raises; it must be scrubbed before it leaves the site.
+        """
+        reply = self._work(Task(task), message)
+        return reply if self.release is None else self.release(Task(task), message, reply)
+
+    def engine(self, task: Task) -> Any:
+        """The Ignite engine that ``task`` runs, for a progress bar; ``None`` where there is none."""
+        return getattr(self.client, {Task.TRAIN: "trainer", Task.EVALUATE: "evaluator"}.get(task, ""), None)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the client needs to go on in another process; empty for a client that keeps nothing."""
+        return dict(self.client.state_dict()) if hasattr(self.client, "state_dict") else {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Puts back what :meth:`state_dict` returned."""
+        if hasattr(self.client, "load_state_dict"):
+            self.client.load_state_dict(state)
+
+    def finalize(self) -> None:
+        """Ends the client."""
+        if hasattr(self.client, "finalize"):
+            self.client.finalize()
+
+    def _work(self, task: Task, message: Envelope) -> Envelope:
+        data, extra = to_exchange(message), call_extra(message)
+        if task == Task.CHECK:
+            answer = self.client.check(extra) if hasattr(self.client, "check") else {}
+            return said(message, metrics=answer)
+        if task == Task.PREPARE:
+            if message.kind == Kind.WEIGHTS and hasattr(self.client, "load_network"):
+                self.client.load_network(message.tensors)
+            return said(message)
+        if task == Task.EVALUATE:
+            return from_exchange(self.client.evaluate(data, extra), request=message)
+        self.client.train(data, extra)
+        return from_exchange(self.client.get_weights(extra), request=message)
+
+
+def said(request: Envelope, *, n: int = 0, metrics: Mapping[str, float] | None = None) -> Envelope:
+    """An answer of numbers alone."""
+    return replace(request, kind=Kind.METRICS, n=n, tensors={}, extra={}, metrics=dict(metrics or {}))
+
+
+def make_client(
+    config: WorkflowConfig,
+    site: str,
+    *,
+    seed: int,
+    output_dir: str | Path,
+    trains: bool = True,
+    keep_optimizer: bool = True,
+) -> SamFedAlgo:
+    """An initialized client.
+
+    The handlers of ``train.json -> standalone`` (validation, saving, tables of a site that trains alone) are left out:
+    in a federation the controller does what they do.
+
+    Args:
+        config: ``train.json`` with the variant and the overrides of the run and of this site.
+        site: its name.
+        seed: the run's seed.
+        output_dir: per-image scores and masks of the best and the last model are written below it, at the site.
+        trains: False for a hospital that takes no part: it evaluates what it is sent, and cannot train.
+        keep_optimizer: keep the optimizer's moments from round to round.
+    """
+    logging.getLogger(SamFedAlgo.__module__).setLevel(logging.WARNING)  # MONAI tells ten things a round, all known
+    config = config.filled_by_the_server()
+    overrides = {**config.overrides, "site": site, "seed": seed, "standalone": {}}
+    client = SamFedAlgo(
+        config.bundle_root,
+        vetted=True,
+        keep_optimizer=keep_optimizer,
+        output_dir=output_dir,
+        local_epochs=1,
+        config_train_filename=list(config.files) if trains else None,
+        config_evaluate_filename=[*config.files, "configs/evaluate.json"],
+        train_kwargs=dict(overrides),
+        eval_kwargs=dict(overrides),
+    )
+    client.initialize({ExtraItems.CLIENT_NAME: site, "seed": seed})
+    return client
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Shared:
+    """What the sites of one process have in common; a site in a process of its own makes its own.
+
+    Args:
+        cast: who takes part.
+        datalist: the whole list, whose images were checked.
+        teacher: the loaded teacher, while it is needed.
+    """
+
+    cast: Cast
+    datalist: DataList
+    teacher: Teacher | None = None
+
+
+class SiteParts:
+    """Makes each part when it is first asked for.
+
+    Args:
+        site, plan, places, shared: as :class:`SiteNode` takes them.
+
+    Raises:
+        Refused: the plan has no such site, or the bundle cannot be used.
+    """
+
+    def __init__(self, site: str, plan: Plan, places: Places, shared: Shared | None) -> None:
+        self.site, self.plan, self.places, self.shared = site, plan, places, shared
+        if site not in (*self.cast.sites, *self.cast.unseen):
+            expected = f"one of {[*self.cast.sites, *self.cast.unseen]}"
+            raise Refused([Problem("site", found=repr(site), expected=expected, mend="name a site of the plan")])
+
+    @property
+    def trains(self) -> bool:
+        """False for a hospital that takes no part."""
+        return self.site in self.cast.sites
+
+    @cached_property
+    def cast(self) -> Cast:
+        """Who takes part, and with which network."""
+        if self.shared is not None:
+            return self.shared.cast
+        return Cast.of(self.plan, self.places, DataList("", []))  # the plan names everybody
+
+    @cached_property
+    def datalist(self) -> DataList:
+        """The public images and this site's own."""
+        own = self.places.sites.get(self.site, {}).get("datalist")
+        if self.shared is not None and own is None:
+            return self.shared.datalist.for_site(self.site)
+        return DataList.load(own or self.places.datalist).for_site(self.site)
+
+    def listed(self) -> DataList:
+        """:attr:`datalist`, refused in words that may leave the site.
+
+        Raises:
+            MessageRefused: there is no list, or it does not have this site.
+        """
+        try:
+            return self.datalist
+        except Refused as refused:
+            logger.error("%s: %s", self.site, refused)
+            found, mend = "none that can be used", "this site's log says why"
+            raise MessageRefused(
+                [Problem("data list", found=found, expected="one with this site's part", mend=mend)]
+            ) from None
+
+    def public_records(self) -> list[dict[str, Any]]:
+        """The public images of this site's own list, as files here."""
+        return load_records(self.datalist, self.data_root, split="public")
+
+    def training_images(self) -> int:
+        """How many of this site's own images it trains on: all, or those with a label where it learns from labels."""
+        items = self.datalist.sites[self.site].unlabelled
+        return sum(item.label is not None for item in items) if self.cast.supervised else len(items)
+
+    def sam_paper(self) -> dict[str, str]:
+        """Hash of the SAM under this site's network, as it lies here."""
+        cast = self.cast
+        config = cast.config.with_overrides(cast.overrides.get(self.site, {}))
+        return sam_paper(config, cast.networks.get(self.site, cast.server_network))
+
+    @cached_property
+    def teacher(self) -> SiteTeacher | None:
+        """The teacher at this site; ``None`` where the plan has none."""
+        adapt = self.cast.config.value("teacher_adapt")
+        if adapt == "off":
+            return None
+        cache, alone = self.places.cache, self.shared is None
+        stage = TeacherStage.of(self.plan, self.places)
+        memory = cache / "prepared" / f"{self.plan.hash[:16]}.{quote(self.site, safe=' ')}.json" if alone else None
+        recipe = stage.self_training if self.trains and adapt != "none" else None
+        own = None if recipe is None else OwnTeacher(self.site, recipe, stage, self.masks())
+        return SiteTeacher(stage, self.masks(), adapt=adapt, memory=memory, own=own, trains=self.trains)
+
+    def client(self) -> SamFedAlgo:
+        """An initialized client of this site."""
+        return make_client(
+            self._config(),
+            self.site,
+            seed=self.plan.seed,
+            output_dir=self.places.output_dir / "evaluation",
+            trains=self.trains,
+            keep_optimizer=self.plan.keep_optimizer,
+        )
+
+    def masks(self) -> SiteMasks:
+        """This site's soft-mask store."""
+        cast = self.cast
+        config = cast.config.with_overrides(cast.overrides.get(self.site, {})) if self.trains else cast.at_server()
+        return SiteMasks(self.places.cache, self.datalist, self.data_root, limit=config.optional("limit"))
+
+    @property
+    def data_root(self) -> str:
+        """Folder that the list's paths are relative to."""
+        return str(self.places.sites.get(self.site, {}).get("data_root", self.places.data_root))
+
+    def _config(self) -> WorkflowConfig:
+        if not self.trains:
+            return self.cast.at_server().with_overrides(self.places.sites.get(self.site, {}))
+        stored: dict[str, Any] = {}
+        if self.teacher is not None:
+            stored = {"store_dir": str(self.masks().store_dir(self.site)), "teacher_sha256": self.teacher.sha256}
+        own = {**self.cast.overrides[self.site], "network_name": self.cast.networks[self.site]}
+        return self.cast.config.with_overrides({**stored, **own})
+
+
+class SiteNode:
+    """A site made from a plan and from where things lie here.
+
+    ``CHECK`` compares papers (plan and bundle, version, list, public set) and reads every image of this site once.
+    ``PREPARE`` takes the adapter and fills the soft-mask store, or takes the weights that a network of one's own starts
+    from; both are needed before ``TRAIN``. ``EVALUATE`` scores a model, this site's own network, or the teacher
+    (``model`` is ``teacher``). A site that takes no part evaluates only.
+
+    A node that is made again, after its process died, goes on: the store is on disk and remembers whose masks it has,
+    and :meth:`load_state_dict` brings back the rest.
+
+    Args:
+        site: its name, one of the plan's.
+        plan: from the server, with every site named (:meth:`Cast.settled`).
+        places: this machine's.
+        release: what every answer passes last; ``None`` is the plan's (:func:`site_release`).
+        shared: what the sites of one process have in common.
+        floor: what this site asks of the run's privacy, whatever the plan says; ``None`` leaves it to the plan.
+
+    Raises:
+        Refused: the bundle or the plan cannot be used, the plan has no such site, or promises less than the floor.
+
+    Example::
+
+        node = SiteNode("site-1", Plan.from_json(content), places)
+        reply = node.answer(Task.TRAIN, from_bytes(payload))
+    """
+
+    def __init__(
+        self,
+        site: str,
+        plan: Plan,
+        places: Places,
+        *,
+        release: Release | None = None,
+        shared: Shared | None = None,
+        floor: PrivacyFloor | None = None,
+    ) -> None:
+        self.site, self.plan = site, plan
+        self.parts = SiteParts(site, plan, places, shared)
+        self.privacy = (floor or PrivacyFloor()).under(Privacy.from_json(plan.privacy))
+        self.release = release or site_release(site, lambda: self._client().client, self.privacy, places.output_dir)
+        self._worker: SiteWorker | None = None
+        self._has_network = False
+        self._refused = ""
+
+    def answer(self, task: Task, message: Envelope) -> Envelope:
+        """Does ``task`` and returns what may leave.
+
+        Raises:
+            MessageRefused: this site cannot do it; the text may travel.
+            Exception: anything else; only :func:`scrub` of it may travel.
+        """
+        task = Task(task)
+        try:
+            reply = self._work(task, message)
+        except Exception as error:
+            if isinstance(self.release, Filter):
+                self.release.failed(task, message, error)
+            raise
+        return self.release(task, message, reply)
+
+    def engine(self, task: Task) -> Any:
+        """The Ignite engine that ``task`` runs, for a progress bar; ``None`` where there is none yet."""
+        return self._worker.engine(task) if self._worker is not None else None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What this site needs to go on after the last round in another process; empty where it keeps nothing."""
+        return self._worker.state_dict() if self._worker is not None else {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Puts back what :meth:`state_dict` returned."""
+        if state:
+            self._client().load_state_dict(state)
+            self._has_network = self._has_network or bool(split_state(state)[0])
+
+    def finalize(self) -> None:
+        """Ends the client."""
+        if self._worker is not None:
+            self._worker.finalize()
+
+    def _work(self, task: Task, message: Envelope) -> Envelope:
+        if task == Task.CHECK:
+            return self._check(message)
+        if self._refused:
+            mend = "mend it at this site and start the run again"
+            raise MessageRefused([Problem("site", found=self._refused, expected="a check that passed", mend=mend)])
+        if task == Task.PREPARE:
+            return self._prepare(message)
+        if task == Task.EVALUATE and message.extra.get("model") == "teacher":
+            return self._teacher_scores(message)
+        if not self._has_network and self._keeps_some(task):
+            mend = "start the run again: the server sends the first weights"
+            raise MessageRefused([Problem("network", found="none", expected="this site's own", mend=mend)])
+        return self._client().answer(task, message)
+
+    def _keeps_some(self, task: Task) -> bool:
+        """Whether ``task`` needs a network, or a part of one, that this site keeps."""
+        if task == Task.TRAIN and self.parts.cast.strategy.personal:
+            return True
+        return task in (Task.TRAIN, Task.EVALUATE) and bool(self._client().client.parts)
+
+    def _check(self, message: Envelope) -> Envelope:
+        reply, problems = said(message), []
+        if "plan" in message.extra:
+            self._refused = ""
+            sam = self.parts.sam_paper() if "base_sam" in message.extra else {}
+            own = own_papers(self.plan, self.parts.places.bundle_root, self.parts.listed(), self.site, sam)
+            problems += differences(message.extra, own)
+            if self.parts.trains:
+                images = self.parts.training_images()
+                problems += no_labels(images) if self.parts.cast.supervised else []
+                problems += too_few_images(images, self.privacy, self.parts.cast.strategy)
+            if self.parts.shared is None:
+                problems += image_problems(self.parts.datalist, self.parts.data_root, cache_dir=self.parts.places.cache)
+        try:
+            early = "plan" in message.extra and self.parts.trains and self.parts.teacher is None  # needs no soft masks
+            if early or "public" in message.extra:
+                reply = self._client().answer(Task.CHECK, message)
+        except MessageRefused as error:
+            problems += error.problems
+        if problems:
+            self._refused = "a check that failed"
+            raise MessageRefused(problems)
+        return reply
+
+    def _prepare(self, message: Envelope) -> Envelope:
+        started, shown = time.perf_counter(), 0
+        if message.kind == Kind.ADAPTER:
+            if self.parts.teacher is not None:
+                shown = self.parts.teacher.take(message, self.parts.shared.teacher if self.parts.shared else None)
+        else:
+            self._client().answer(Task.PREPARE, message)
+            self._has_network = self._has_network or message.kind == Kind.WEIGHTS
+        return said(message, n=shown, metrics={"seconds": time.perf_counter() - started})
+
+    def _teacher_scores(self, message: Envelope) -> Envelope:
+        if self.parts.teacher is None:
+            raise MessageRefused([Problem("teacher", found="none in this plan", expected="one")])
+        return said(message, **self.parts.teacher.scores(message.extra.get("split", "test"), self.parts.cast.config))
+
+    def _client(self) -> SiteWorker:
+        if self._worker is None:
+            client = self.parts.client()
+            if client.own is not None:
+                require_public_images(client.own.sharing, self.parts.public_records)
+            self._worker = SiteWorker(self.site, client)
+            if client.parts is not None and isinstance(self.release, Filter):
+                self.release.declare(client.parts.split)
+        return self._worker

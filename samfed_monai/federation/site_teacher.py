@@ -1,0 +1,360 @@
+"""What a site does with the teacher before round 0: its soft masks, a teacher of its own, how good it is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.io import canonical_hash, read_json, sha256_bytes, sha256_file, write_bytes, write_json
+from samfed_monai.data import DataList, SoftMaskStore, load_records, public_hash
+from samfed_monai.federation.teacher import TeacherStage, made_once
+from samfed_monai.federation.workflow import WorkflowConfig
+from samfed_monai.protocol.message import MAX_ADAPTERS, Envelope, Kind, MessageRefused
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from samfed_monai.networks import Teacher
+    from samfed_monai.teacher import SelfTraining
+    from samfed_monai.teacher.exam import Pair, Records
+
+
+class SiteMasks:
+    """The soft-mask stores of all sites of a run in one process, one folder each; nothing of them is ever sent.
+
+    Args:
+        cache_dir: ``<cache_dir>/soft_masks/<site>`` is a site's store.
+        datalist: the frozen list.
+        data_root: folder that the list's paths are relative to.
+        limit: at most this many images of each split, the same as its trainer and evaluator see; ``None`` is all.
+    """
+
+    def __init__(
+        self, cache_dir: str | Path, datalist: DataList, data_root: str | Path, *, limit: int | None = None
+    ) -> None:
+        self.folder, self.datalist, self.data_root = Path(cache_dir) / "soft_masks", datalist, data_root
+        self.limit = limit
+
+    def store_dir(self, site: str) -> Path:
+        """Folder of a site's store."""
+        return self.folder / site
+
+    def fill(self, teacher: Teacher, splits: Sequence[str]) -> int:
+        """Shows the teacher every image of ``splits`` that its store lacks; returns how many these were."""
+        from samfed_monai.teacher import fill_store
+
+        computed = 0
+        for site in self.datalist.sites:
+            with made_once(self.folder / f"{site}.complete"):
+                store = SoftMaskStore(self.store_dir(site), teacher_sha256=teacher.sha256)
+                for split in splits:
+                    computed += fill_store(teacher, self.records(site, split), store)
+        return computed
+
+    def teacher_scores(
+        self, teacher_sha256: str, config: WorkflowConfig, splits: Sequence[str]
+    ) -> dict[str, dict[str, list[dict[str, Any]]]]:
+        """The teacher's own scores per image: size, labels and kind of HD95 are those of the students' evaluation.
+
+        Returns:
+            Site to split to rows of ``{"id", "dice", "iou", "hd95", "empty"}``.
+        """
+        import torch
+
+        from samfed_monai.data.soft_masks import resize_probabilities
+        from samfed_monai.metrics import segmentation_scores
+
+        parser = config.parser()
+        preprocessing = parser.get_parsed_content("validate#preprocessing")
+        pooled = getattr(parser.get_parsed_content("validate#scores"), "pooled", False)
+        tables: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        for site in self.datalist.sites:
+            store = SoftMaskStore(self.store_dir(site), teacher_sha256=teacher_sha256)
+            tables[site] = {}
+            for split in splits:
+                rows = tables[site][split] = []
+                for record in self.records(site, split):
+                    label = torch.as_tensor(preprocessing(dict(record))["label"])
+                    mask = store.get(record["image_sha256"])[None]
+                    mask = resize_probabilities(mask, label.shape[-2:])
+                    prediction = (mask[0, 0] > 0.5).numpy()
+                    scores = segmentation_scores(prediction, (label[0] > 0.5).numpy(), pooled=pooled)
+                    rows.append({"id": record["id"], **scores.as_dict()})
+        return tables
+
+    def records(self, site: str, split: str) -> list[dict[str, Any]]:
+        """Those images of a site's split that are used."""
+        return load_records(self.datalist, self.data_root, split=split, site=site, limit=self.limit)
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OwnTeacher:
+    """Makes a site's own teacher before round 0; neither it nor anything of it leaves the site.
+
+    Args:
+        site: name of the site.
+        recipe: how it is trained.
+        stage: how the plan uses a teacher.
+        masks: the site's list, public images among it, and its store, whose folder (0700) keeps the adapter.
+    """
+
+    site: str
+    recipe: SelfTraining
+    stage: TeacherStage
+    masks: SiteMasks
+
+    def of(self, teacher: Teacher, adapter: Path) -> Teacher:
+        """The site's own teacher, made out of the server's; the server's, where it finds nothing in the site's images.
+
+        Args:
+            teacher: the server's; its masks are the first pseudo-labels. It stays as it is.
+            adapter: file of its (first) adapter, where training begins.
+        """
+        for generation in range(self.recipe.generations):
+            recipe = replace(self.recipe, generations=1, seed=self.recipe.seed + generation)
+            made = self._next(teacher, adapter, recipe)
+            if made is None:
+                logger.warning("%s: the teacher finds nothing in any image here; it is used as it is", self.site)
+                break
+            teacher, adapter = made
+        return teacher
+
+    def _next(self, teacher: Teacher, adapter: Path, recipe: SelfTraining) -> tuple[Teacher, Path] | None:
+        """The teacher that learns from the masks of this one, and its adapter; ``None`` where these are empty."""
+        from samfed_monai.teacher.self_training import PseudoLabelled, confident
+
+        datalist, root = self.masks.datalist, self.masks.data_root
+        self.masks.fill(teacher, ("unlabelled",))
+        store = SoftMaskStore(self.masks.store_dir(self.site), teacher_sha256=teacher.sha256)
+        chosen = confident(self.masks.records(self.site, "unlabelled"), store, recipe.keep)
+        if not chosen:
+            return None
+        public = load_records(datalist, root, split="public", with_labels=True)
+        made_of = {
+            "teacher": teacher.sha256,
+            "recipe": recipe.content(),
+            "images": [record["image_sha256"] for record in chosen],
+            "public": public_hash(public, ordered=False),
+        }
+        key = canonical_hash(made_of)
+        path = self.masks.store_dir(self.site) / "teachers" / f"{key[:16]}.safetensors"  # in the private folder
+        with made_once(path) as exists:
+            logger.info("%s: own teacher from %d images%s", self.site, len(chosen), ", reused" if exists else "")
+            if not exists:
+                self._make(teacher, adapter, recipe, path, key, PseudoLabelled(chosen, store), public)
+        return self.stage.load(datalist, root, adapt="lora", adapter=path), path
+
+    @staticmethod
+    def _make(
+        teacher: Teacher,
+        adapter: Path,
+        recipe: SelfTraining,
+        path: Path,
+        key: str,
+        own: Sequence[Pair],
+        public: Records,
+    ) -> None:
+        from samfed_monai.networks.sam.adapter import read_header, save_adapter
+        from samfed_monai.teacher.self_training import self_train
+
+        progress_file = path.with_name(path.name + ".progress.safetensors")
+        sam = self_train(
+            teacher.sam,
+            recipe,
+            own,
+            public,
+            size=teacher.size,
+            progress_file=progress_file,
+            fit_hash=key,
+        )
+        save_adapter(path, sam, replace(read_header(adapter), fit={"hash": key, "self_training": recipe.content()}))
+        progress_file.unlink(missing_ok=True)
+
+
+def adapter_message(files: Sequence[Path], *, sam: str, teacher: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and words that carry a teacher to the sites.
+
+    Args:
+        files: the adapter, or several to average; none for SAM as it comes.
+        sam: SHA-256 of SAM's checkpoint, which every site must have itself.
+        teacher: SHA-256 of the whole.
+
+    Raises:
+        Refused: more than :data:`MAX_ADAPTERS`.
+    """
+    if len(files) > MAX_ADAPTERS:
+        raise Refused([Problem("adapter", found=f"{len(files)} files", expected=f"at most {MAX_ADAPTERS}")])
+    contents = {f"adapter_{number}": path.read_bytes() for number, path in enumerate(files)}
+    tensors = {name: torch.frombuffer(bytearray(content), dtype=torch.uint8) for name, content in contents.items()}
+    return tensors, {"sam": sam, "teacher": teacher, **{name: sha256_bytes(c) for name, c in contents.items()}}
+
+
+class SiteTeacher:
+    """The teacher at one site.
+
+    Args:
+        stage: how the plan uses a teacher; its cache keeps what arrives.
+        masks: this site's store.
+        adapt: ``teacher_adapt`` of the plan.
+        memory: file in which a site that may be started again notes that it is prepared; ``None`` notes nothing.
+        own: makes the site's own teacher out of the server's; ``None`` takes the server's as it is.
+        trains: whether the site's unlabelled images are learned from; those of one that takes no part need no masks.
+    """
+
+    def __init__(
+        self,
+        stage: TeacherStage,
+        masks: SiteMasks,
+        *,
+        adapt: str,
+        memory: Path | None,
+        own: OwnTeacher | None = None,
+        trains: bool = True,
+    ) -> None:
+        self.trains = trains
+        self.stage, self.masks, self.adapt, self.memory, self.own = stage, masks, adapt, memory, own
+        self._sha256: str | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Identity of the teacher whose masks are in the store.
+
+        Raises:
+            MessageRefused: there was no teacher yet.
+        """
+        if self._sha256 is None and self.memory is not None and self.memory.is_file():
+            self._sha256 = str(read_json(self.memory)["teacher"])
+        if self._sha256 is None:
+            mend = "start the run again: the server sends the adapter before the first round"
+            raise MessageRefused([Problem("teacher", found="none", expected="the server's adapter first", mend=mend)])
+        return self._sha256
+
+    def load(self, message: Envelope) -> Teacher:
+        """The teacher of a message, for all sites of one process: :meth:`take` is then given it.
+
+        Raises:
+            MessageRefused: as :meth:`take`.
+        """
+        return self._load(self._adapters(message), message.extra)
+
+    def take(self, message: Envelope, teacher: Teacher | None = None) -> int:
+        """Takes the adapter and shows the teacher what the store lacks; returns how many images these were.
+
+        That is the unlabelled images, where the site trains, and those that the teacher is scored on.
+
+        Where the site makes a teacher of its own, the store is that one's.
+
+        Args:
+            message: of kind ``adapter``.
+            teacher: the same teacher, where this process has it already.
+
+        Raises:
+            MessageRefused: damaged bytes, another SAM than the server's, a teacher that comes out another one.
+        """
+        contents = self._adapters(message)
+        if teacher is None:
+            teacher = self._load(contents, message.extra)
+        if message.extra.get("teacher", teacher.sha256) != teacher.sha256:
+            found, expected = teacher.sha256[:12], f"the server's, {message.extra['teacher'][:12]}"
+            raise _refusal("teacher", found, expected, "give both the same teacher.json and the same samfed-monai")
+        if self.own is not None and contents:
+            teacher = self.own.of(teacher, self._files(contents, message.extra)[0])
+        computed = self.masks.fill(teacher, (*(("unlabelled",) if self.trains else ()), *self.stage.scored))
+        self._sha256 = teacher.sha256
+        if self.memory is not None:
+            write_json(self.memory, {"teacher": teacher.sha256})
+        return computed
+
+    def scores(self, split: str, config: WorkflowConfig) -> dict[str, Any]:
+        """``n`` and ``metrics`` of the teacher's own masks on one split, counted as the students' are.
+
+        Raises:
+            MessageRefused: the plan does not have the teacher scored on that split.
+        """
+        from samfed_monai.results.build import as_summary
+
+        if split not in self.stage.scored:
+            expected = f"one of {list(self.stage.scored)}, on which this plan has the teacher scored"
+            raise _refusal("teacher's scores -> split", repr(split), expected)
+
+        tables = self.masks.teacher_scores(self.sha256, config, (split,))
+        rows = [row for by_split in tables.values() for row in by_split[split]]
+        convention = config.parser().get_parsed_content("validate#scores").convention
+        summary = as_summary(rows, skip_empty=convention["empty"] == "skipped")
+        means = {name: summary[name] for name in ("dice", "iou", "hd95") if summary[name] is not None}
+        empty = {f"empty_{side}": count for side, count in summary["empty"].items()}
+        return {"n": summary["n"], "metrics": {**means, **empty}}
+
+    def _adapters(self, message: Envelope) -> dict[str, bytes]:
+        contents = _contents(message)
+        if not contents and self.adapt != "none":
+            raise _refusal("adapter", "none", f"one, as teacher_adapt is {self.adapt}")
+        return contents
+
+    def _load(self, contents: dict[str, bytes], extra: dict[str, str]) -> Teacher:
+        from samfed_monai.networks.sam.adapter import read_header
+
+        base, wanted = self.stage.base, {"server's SAM": extra.get("sam")}
+        paths = self._files(contents, extra)
+        for name, path in zip(contents, paths, strict=True):
+            try:
+                wanted[f"SAM that {name} was fitted on"] = read_header(path).base_sha256
+            except Refused:
+                raise _refusal(name, "bytes that are no adapter", "an adapter made by `samfed teach`") from None
+        try:
+            own = sha256_file(self.stage.checkpoint())
+        except (Refused, OSError):
+            mend = f"run `samfed weights` for {base} at this site"
+            raise _refusal("SAM checkpoint", "none", f"{base}, SHA-256 {extra.get('sam')}", mend) from None
+        problems = Problems()
+        for what, sha256 in wanted.items():
+            if sha256 not in (None, own):
+                mend = f"give this site the server's checkpoint of {base}"
+                problems.add("SAM checkpoint", found=f"SHA-256 {own}", expected=f"the {what}, {sha256}", mend=mend)
+        if len(problems):
+            raise MessageRefused(problems)
+        return self.stage.load(self.masks.datalist, self.masks.data_root, adapt=self.adapt, adapter=paths)
+
+    def _files(self, contents: dict[str, bytes], extra: dict[str, str]) -> list[Path]:
+        """The adapters as files in the cache, each named by its hash."""
+        paths = []
+        for name, content in contents.items():
+            paths.append(self.stage.cache_dir / "adapters" / f"{extra[name]}.safetensors")
+            if not paths[-1].is_file() or sha256_file(paths[-1]) != extra[name]:
+                write_bytes(paths[-1], content)
+        return paths
+
+
+def _contents(message: Envelope) -> dict[str, bytes]:
+    """Bytes by name, known to be those that the message names.
+
+    Raises:
+        MessageRefused: another kind of message, other names, or bytes with another SHA-256.
+    """
+    names = [f"adapter_{number}" for number in range(len(message.tensors))]
+    if message.kind != Kind.ADAPTER or sorted(message.tensors) != sorted(names) or len(names) > MAX_ADAPTERS:
+        raise _refusal("message -> tensors", "other tensors", "adapter_0, adapter_1, …")
+    contents: dict[str, bytes] = {}
+    for name in names:
+        tensor: Any = message.tensors[name]
+        if tensor.dtype != torch.uint8 or tensor.ndim != 1:
+            raise _refusal(f"message -> {name}", f"{tensor.dtype} of {tensor.ndim} dimensions", "a row of uint8")
+        contents[name] = tensor.numpy().tobytes()
+        sha256 = sha256_bytes(contents[name])
+        if sha256 != message.extra.get(name):
+            found, expected = f"bytes with SHA-256 {sha256[:12]}", f"{(message.extra.get(name) or 'its own')[:12]}"
+            raise _refusal(f"message -> {name}", found, expected, "they were damaged on the way: send them again")
+    return contents
+
+
+def _refusal(where: str, found: str, expected: str, mend: str = "") -> MessageRefused:
+    return MessageRefused([Problem(where, found=found, expected=expected, mend=mend)])

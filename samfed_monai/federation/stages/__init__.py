@@ -1,1 +1,0 @@
-"""The steps of a federated job, in the order in which they run; each reuses by hash what it finished before."""

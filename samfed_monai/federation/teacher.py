@@ -1,0 +1,302 @@
+"""The teacher of a run: an adapter that is given, one that was fitted before, or one fitted now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import canonical_hash, read_json, sha256_file
+from samfed_monai.data import DataList, public_hash
+from samfed_monai.data.records import read_as
+from samfed_monai.federation.workflow import EVALUATION, PLACES, WorkflowConfig
+
+if TYPE_CHECKING:
+    from samfed_monai.federation.plan import Places, Plan
+    from samfed_monai.networks import Teacher
+    from samfed_monai.teacher import SelfTraining
+
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def made_once(path: str | Path) -> Iterator[bool]:
+    """Holds a lock on ``path`` while its maker works; says whether it exists already.
+
+    The lock is the operating system's, on ``<path>.lock``: it goes away with a process that dies. Where the platform
+    has no such locks, two runs may make the same thing twice, which costs time and nothing else.
+
+    Example::
+
+        with made_once(path) as exists:
+            if not exists:
+                make(path)
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f"{path.name}.lock"), "w") as lock:
+        _lock(lock.fileno(), path.name)
+        yield path.exists()
+
+
+def _lock(descriptor: int, name: str) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logger.info("another run is making %s; waiting for it", name)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+REFINEMENT = ("refine", "refine_with", "refine_size", "refine_least_iou", "refine_least_agreement")
+TEST_TIME = frozenset(
+    ("views", "peak", "self_training", "evaluate_on", "evaluate_limit", "progress", "score", *REFINEMENT)
+)
+"""Ids of ``teacher.json`` that say how an adapter is used or examined; none of them makes it another one."""
+REPORT_ONLY = "examine_before"
+"""An id of ``teacher.json``, and an argument of its fit, that adds to the report of a fit and changes nothing."""
+
+
+@dataclass(frozen=True)
+class TeacherStage:
+    """Finds or fits the adapter with the bundle's own ``teacher.json``, and loads the frozen teacher.
+
+    Args:
+        bundle_root: folder of the bundle; its ``models/`` is searched for SAM's checkpoint first.
+        overrides: ids of ``teacher.json`` to values, from ``federate.json -> teacher``.
+        cache_dir: fitted adapters are kept here by the hash of everything that determines them.
+    """
+
+    bundle_root: Path
+    overrides: Mapping[str, Any]
+    cache_dir: Path
+    _exam: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _files: list[Path] = field(default_factory=list, init=False, repr=False)
+
+    @classmethod
+    def of(cls, plan: Plan, places: Places) -> TeacherStage:
+        """That of a plan on this machine."""
+        return cls(places.bundle_root, {**plan.teacher, **places.teacher}, places.cache)
+
+    @property
+    def base(self) -> str:
+        """Name of the SAM."""
+        name: str = self._config().value("base")
+        return name
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The adapters that :meth:`load` took last; none for SAM as it comes."""
+        return tuple(self._files)
+
+    def content(self) -> dict[str, Any]:
+        """The recipe as JSON content, places left out."""
+        content = _without_report(self._config().content())
+        if content.get("score") is True:  # the default, and what runs did before there was a choice
+            del content["score"]
+        return content
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """Splits of the sites on which the teacher itself is scored, for its row in tables."""
+        return () if self._config().optional("score") is False else ("test",)
+
+    def about(self, teacher: Teacher, adapt: str) -> dict[str, Any]:
+        """What a report says of the teacher; ``after``, and ``before``, as the fit of its adapter reported them."""
+        base = self._config().value("base")
+        used = {"size": teacher.size, "views": teacher.views} | self._after_the_views()
+        if self.self_training is not None and adapt != "none":
+            used["self_training_epochs"] = self.self_training.epochs * self.self_training.generations
+        if not self.scored:
+            used["score"] = False
+        return {"adapt": adapt, "base": base, **used, **self._exam}
+
+    @property
+    def self_training(self) -> SelfTraining | None:
+        """How each site trains its own copy of the teacher further; ``None`` where it does not.
+
+        Raises:
+            Refused: a number out of its range.
+        """
+        recipe: SelfTraining | None = self._config().optional("self_training")
+        return recipe if recipe is not None and recipe.epochs else None
+
+    def rehearse(self, adapt: str) -> None:
+        """Builds the fit without images and without weights, so that what cannot work is refused before any work.
+
+        Args:
+            adapt: as in :meth:`load`; ``off`` has no teacher.
+
+        Raises:
+            Refused: ``score`` is no switch, or a setting of ``teacher.json`` that
+                :class:`~samfed_monai.teacher.TeacherFit` cannot do with.
+        """
+        score = self._config().optional("score") if adapt != "off" else None
+        if score not in (None, True, False):
+            raise Refused([Problem("teacher -> score", found=repr(score), expected="true or false")])
+        if adapt != "off" and self._config().optional_id("fit"):
+            from samfed_monai.parts.images import check_public_limit
+
+            check_public_limit(self._config().optional("public_limit"))
+            nothing = [{"label": ""}]
+            pretended = {"train_records": nothing, "held_out_records": nothing, "test_records": {}, "datalist_hash": ""}
+            pairs = {f"fit#{name}": value for name, value in pretended.items()}
+            self._config().with_overrides({**pairs, "adapt": adapt, "checkpoint": "unread"}).value("fit")
+
+    def checkpoint(self) -> Path:
+        """SAM's checkpoint.
+
+        Raises:
+            Refused: it is neither in the bundle's ``models/`` nor in the weights folder; the message has the command.
+        """
+        from samfed_monai.networks import find_checkpoint
+
+        given = self._config().value("checkpoint")
+        return Path(given) if given else find_checkpoint(self._config().value("base"), self.bundle_root)
+
+    def load(
+        self,
+        datalist: DataList,
+        data_root: str | Path,
+        *,
+        adapt: str,
+        adapter: str | Path | Sequence[str | Path] | None,
+    ) -> Teacher:
+        """The frozen teacher; fits its adapter first when there is none.
+
+        Args:
+            datalist: its public part is what the adapter is fitted on.
+            data_root: folder that the list's paths are relative to.
+            adapt: ``lora``, ``decoder`` or ``none`` (SAM as it comes).
+            adapter: path of an adapter to use as it is, several to average, or ``None``; left aside with ``none``, so
+                that rows with and without an adapted SAM can be compared by one command.
+        """
+        paths = self.adapters(datalist, data_root, adapt=adapt, adapter=adapter)
+        return self._teacher(paths, self.checkpoint())
+
+    def adapters(
+        self,
+        datalist: DataList,
+        data_root: str | Path,
+        *,
+        adapt: str,
+        adapter: str | Path | Sequence[str | Path] | None,
+    ) -> list[Path]:
+        """The adapter files of :meth:`load`, fitted first where there are none; none for SAM as it comes."""
+        from samfed_monai.networks.sam.adapter import read_header
+
+        checkpoint = self.checkpoint()
+        paths = [Path(path) for path in ([adapter] if isinstance(adapter, (str, Path)) else adapter or ())]
+        if paths and adapt == "none":
+            logger.info("teacher: SAM as it comes (teacher_adapt is none); the given adapter is not used")
+            paths = []
+        if paths:
+            self._exam["adapt"] = read_header(paths[0]).adapt.value  # what the file is, whatever the bundle asks for
+        if len(paths) == 1:
+            self._exam.update(_recorded(paths[0]))
+        if not paths and adapt != "none":
+            paths = [self._fit(datalist, data_root, adapt=adapt, checkpoint=checkpoint)]
+        return paths
+
+    def fitted(self, adapter: Path) -> Teacher:
+        """A teacher by the file of its adapter alone, which must be of this ``base``, its weights and this ``size``.
+
+        Raises:
+            Refused: another SAM or size, damaged tensors.
+        """
+        self._exam.update(_recorded(adapter))
+        return self._teacher([adapter], self.checkpoint())
+
+    def _teacher(self, adapters: list[Path], checkpoint: Path) -> Teacher:
+        from samfed_monai.networks import Teacher
+        from samfed_monai.parts import best_device
+
+        self._files[:] = adapters
+        config = self._config()
+        return Teacher.load(
+            base=config.value("base"),
+            checkpoint=checkpoint,
+            adapter=adapters,
+            size=config.value("size"),
+            views=config.value("views"),
+            bf16="auto" if (bf16 := config.optional("bf16")) is None else bf16,
+            device=best_device(),
+            **self._after_the_views(),
+        )
+
+    def _after_the_views(self) -> dict[str, Any]:
+        """What becomes of the mean of the views, as keywords of ``Teacher.load``; empty where nothing does."""
+        config = self._config()
+        names = ("peak",) if config.optional("refine") in (None, "none") else ("peak", *REFINEMENT)
+        return {name: value for name in names if (value := config.optional(name)) is not None}
+
+    def _fit(self, datalist: DataList, data_root: str | Path, *, adapt: str, checkpoint: Path) -> Path:
+        config = self._config().with_overrides({"adapt": adapt})
+        made_of = _without_report(config.content(without=PLACES | EVALUATION | TEST_TIME))
+        public, checkpoint_sha256 = public_hash(datalist), sha256_file(checkpoint)
+        about = {"config": made_of, "public": public, "checkpoint": checkpoint_sha256, **read_as(datalist)}
+        groups = [item.group for item in datalist.public]  # they decide which images are held out
+        key = canonical_hash(about | ({"groups": groups} if any(groups) else {}))
+        path = self.cache_dir / "teacher" / f"{key[:16]}.safetensors"
+        with made_once(path) as exists:
+            if exists:
+                logger.info("teacher: reusing adapter %s", path.name)
+            if not exists or any(self.overrides.get(name) for name in ("evaluate_on", REPORT_ONLY)):  # else as it is
+                self._run(config, datalist, data_root, checkpoint=checkpoint, output=path)
+        self._exam.update(_recorded(path))
+        return path
+
+    def _run(
+        self, config: WorkflowConfig, datalist: DataList, data_root: str | Path, *, checkpoint: Path, output: Path
+    ) -> None:
+        from monai.bundle import ConfigWorkflow
+
+        datalist_file = output.with_suffix(".datalist.json")
+        datalist.save(datalist_file)
+        workflow = ConfigWorkflow(
+            config_file=config.paths(),
+            logging_file=False,
+            workflow_type=None,
+            **{
+                **config.overrides,
+                "bundle_root": str(self.bundle_root),
+                "datalist": str(datalist_file),
+                "data_root": str(data_root),
+                "checkpoint": str(checkpoint),
+                "output": str(output),
+                "evaluate_on": config.overrides.get("evaluate_on"),
+            },
+        )
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+
+    def _config(self) -> WorkflowConfig:
+        return WorkflowConfig(self.bundle_root, ("configs/teacher.json",), dict(self.overrides))
+
+
+def _recorded(adapter: Path) -> dict[str, Any]:
+    """Dice by image set before and after adaptation, from the file that a fit leaves beside its adapter."""
+    beside = adapter.with_suffix(".fit.json")
+    if not beside.is_file():
+        return {}
+    fitted = read_json(beside)
+    if fitted.get("sha256") != sha256_file(adapter):
+        return {}
+    return {name: fitted[name] for name in ("before", "after") if name in fitted}
+
+
+def _without_report(content: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without :data:`REPORT_ONLY`."""
+    kept = {name: value for name, value in content.items() if name != REPORT_ONLY}
+    if isinstance(kept.get("fit"), dict):
+        kept["fit"] = {name: value for name, value in kept["fit"].items() if name != REPORT_ONLY}
+    return kept

@@ -1,0 +1,172 @@
+"""The global network before round 0: trained on the public labelled images alone (docs/method.md, HSSF's warm-up)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.config.variants import find_variant
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import safe_load, save_tensors, sha256_file
+from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.training_state import own_random_state
+from samfed_monai.data import DataList, load_records, public_hash, split_public
+from samfed_monai.data.records import read_as
+from samfed_monai.federation.fingerprint import base_sam
+from samfed_monai.federation.progress import Progress
+from samfed_monai.federation.teacher import made_once
+from samfed_monai.federation.workflow import WorkflowConfig
+from samfed_monai.networks.key_patterns import network_split
+from samfed_monai.teacher.exam import as_good_as, mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+logger = logging.getLogger(__name__)
+
+SERVER = "server"
+_LOOKS = 6  # at the held-out images in a warm start: enough to see it turn, a few seconds each
+
+
+def warm_start(
+    config: WorkflowConfig,
+    *,
+    datalist: DataList,
+    steps: int,
+    seed: int,
+    cache_dir: str | Path,
+    trunk: Path | None = None,
+    held_out: float = 0.0,
+) -> tuple[dict[str, Tensor], str]:
+    """Trains the client network on the public set for ``steps`` optimiser steps, or finds what it trained before.
+
+    The same ``train.json`` as at the sites runs here, with the variant ``dp_only`` in place of the run's own, so every
+    variant of a comparison starts from the same weights.
+
+    Args:
+        config: the client's ``train.json`` with the run's overrides and what its variant says of the warm start.
+        datalist: the frozen list; only its public part is read.
+        steps: optimiser steps; with 0, or without public images, the network stays as it is built with ``seed``.
+        seed: the run's seed.
+        cache_dir: where finished weights are kept, by the hash of everything that determines them.
+        trunk: an adapter whose trunk the network's encoder starts from, in place of its own ``encoder_weights``.
+        held_out: part of the public images, whole groups at a time, that is not trained on and says when to stop: kept
+            are the weights of the last look that is as good as the best one (within a standard error, see
+            ``samfed_monai.teacher.exam.as_good_as``). They are those that the teacher's own fit holds out with
+            seed 0. 0 trains on all images for all steps.
+
+    Returns:
+        Names to tensors of the network, frozen ones left out, and their fingerprint (hexadecimal).
+    """
+    config = config.with_files(str(find_variant(config.bundle_root, "dp_only"))).without_lost()
+    public = public_hash(datalist)
+    steps = steps if datalist.public else 0
+    sam = base_sam(config, config.value("network_name"))  # its frozen weights are not in what is kept
+    more: dict[str, Any] = read_as(datalist) | ({} if sam is None else {"base_sam": sam})
+    more |= {} if trunk is None else {"trunk": sha256_file(trunk)}
+    more |= {"held_out": held_out} if held_out and steps else {}
+    key = config.fingerprint(public=public, steps=steps, seed=seed, **more)
+    path = Path(cache_dir) / "warm_start" / f"{key[:16]}.safetensors"
+    with made_once(path) as exists:
+        if exists:
+            logger.info("warm start: reusing %s", path.name)
+            return safe_load(path), key
+        if datalist.public:
+            logger.info("warm start: %d steps on %d public images", steps, len(datalist.public))
+        else:
+            logger.info("warm start: none, the list has no public images")
+        started = config if trunk is None else config.with_overrides({"encoder_weights": str(trunk)})
+        judge = _Judge(datalist, started, held_out, path) if held_out and steps else None
+        weights = _train(started, steps, seed, judge)
+        save_tensors(path, weights, {"steps": str(steps), "seed": str(seed), "public": public})
+    return weights, key
+
+
+class _Judge:
+    """Looks at the held-out public images from time to time, and remembers the weights of the look that counts.
+
+    Args:
+        datalist: whose public part is divided.
+        config: names the folder of the images.
+        fraction: part that is held out.
+        beside: file beside which the list without the held-out images is written.
+    """
+
+    def __init__(self, datalist: DataList, config: WorkflowConfig, fraction: float, beside: Path) -> None:
+        public = load_records(datalist, config.overrides.get("data_root", "."), split="public")
+        try:
+            _, self.records = split_public(public, fraction, 0)
+        except Refused:  # one group of images cannot be divided
+            logger.info("warm start: the public images are one group; none is held out, all steps are taken")
+            self.records = []
+        away = {record["image_sha256"] for record in self.records}
+        left = replace(datalist, public=[item for item in datalist.public if item.sha256 not in away])
+        self.path = beside.with_suffix(".datalist.json")
+        left.save(self.path)
+        self.best: list[float] = []
+        self.kept: dict[str, Tensor] = {}
+        self.step = 0
+
+    def attach(self, trainer: Any, parser: Any, steps: int) -> None:
+        """Binds to a trainer that takes ``steps`` steps, with the evaluator of the same bundle."""
+        if not self.records:
+            return
+        from ignite.engine import Events
+        from monai.data import DataLoader, Dataset
+
+        evaluator = parser.get_parsed_content("validate#evaluator")
+        preprocessing = parser.get_parsed_content("validate#preprocessing")
+        batch = parser.get_parsed_content("batch_size")
+        loader = DataLoader(Dataset(self.records, preprocessing), batch_size=batch, num_workers=0)
+
+        def look(engine: Any) -> None:
+            evaluator.data_loader, evaluator.state.epoch_length = loader, len(loader)
+            evaluator.run()
+            scores = [row["dice"] for row in evaluator.state.scores]
+            if not self.best or mean(scores) > mean(self.best):
+                self.best = scores
+            if as_good_as(scores, self.best):
+                self.step = engine.state.iteration
+                self.kept = {name: value.detach().clone() for name, value in engine.network.state_dict().items()}
+
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(every=max(1, steps // _LOOKS)), look)
+
+
+def _train(config: WorkflowConfig, steps: int, seed: int, judge: _Judge | None) -> dict[str, Tensor]:
+    from monai.bundle import ConfigWorkflow
+    from monai.networks.utils import get_state_dict
+
+    with own_random_state(derive_seed(seed, SERVER, "initialisation")):
+        workflow = ConfigWorkflow(
+            config_file=config.paths(),
+            logging_file=False,
+            workflow_type="train",
+            **{
+                **config.overrides,
+                "site": SERVER,
+                "local_steps": max(steps, 1),
+                "epochs": 1,
+                "seed": seed,
+                "standalone": {},
+                **({"datalist": str(judge.path)} if judge else {}),
+            },
+        )
+        workflow.initialize()
+        trainer = workflow.trainer
+        if judge:
+            judge.attach(trainer, workflow.parser, steps)
+        if steps:
+            with Progress().iterations(trainer):
+                trainer.run()
+        if judge and judge.kept:
+            trainer.network.load_state_dict(judge.kept)
+            told = judge.step, steps, mean(judge.best), len(judge.records)
+            logger.info("warm start: step %d of %d is kept; best Dice %.3f on %d held-out public images", *told)
+        frozen = set(network_split(trainer.network).frozen)  # of a checkpoint that every machine has
+        state = get_state_dict(trainer.network)
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items() if name not in frozen}
+        workflow.finalize()
+    return weights

@@ -1,0 +1,380 @@
+"""FLARE on one machine: its simulator, or a whole system of real processes with certificates.
+
+FLARE puts clients, job processes and trainers into sessions of their own, so that ending one process group leaves the
+others; and killing the simulator leaves orphans. The mark is inherited by all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.core.errors import Stopped
+from samfed_monai.core.io import write_json
+from samfed_monai.data import DataList
+from samfed_monai.federation.plan import Places
+from samfed_monai.federation.signals import Terminated, Termination
+from samfed_monai.flare.job import merge_allow_list
+from samfed_monai.flare.needs import require_flare
+from samfed_monai.flare.session import open_session, submit_job, wait_for_sites
+from samfed_monai.flare.site_file import NAME
+from samfed_monai.flare.watch import Watch, clear_status, refuse_busy_port
+
+logger = logging.getLogger(__name__)
+
+MARK = "SAMFED_FLARE_MARK"
+
+
+class Processes:
+    """Starts processes and ends them with everything that they have started.
+
+    Use it in a ``with`` block: whatever ends the block (an error, a time-out, Ctrl-C, SIGTERM), they are gone after it.
+
+    Args:
+        environment: on top of this process's own.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self.mark = secrets.token_hex(8)
+        self.environment = {**os.environ, **(environment or {}), MARK: self.mark}
+        self.started: dict[str, subprocess.Popen] = {}
+        self._termination = Termination()
+
+    def start(self, name: str, command: Sequence[str], *, cwd: Path, log: Path, more: Mapping[str, str] | None = None):
+        """Starts a process in a session of its own; its output goes to ``log``."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "ab") as output:
+            process = subprocess.Popen(
+                list(command),
+                cwd=cwd,
+                env={**self.environment, **(more or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self.started[name] = process
+        return process
+
+    def marked(self) -> list[int]:
+        """Numbers of all processes that carry the mark."""
+        import psutil
+
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process.pid)
+            except (psutil.Error, OSError):
+                continue
+        return [pid for pid in found if pid != os.getpid()]
+
+    def end(self, grace: float = 5.0) -> None:
+        """Asks all of them to end, and kills what is still there after ``grace`` seconds."""
+        for number, wait in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
+            for pid in self.marked():
+                try:
+                    os.kill(pid, number)
+                except OSError:
+                    continue
+            deadline = time.monotonic() + wait
+            while self.marked() and time.monotonic() < deadline:
+                for process in self.started.values():
+                    process.poll()
+                time.sleep(0.1)
+        for process in self.started.values():
+            process.poll()
+
+    def __enter__(self) -> Processes:
+        self._termination.__enter__()
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        self._termination.__exit__()
+        self.end()
+        if kind is not None and issubclass(kind, Terminated):
+            raise Stopped("asked to end (SIGTERM); the rounds that were stored are kept", "type the same command again")
+
+
+def write_site_files(
+    folder: str | Path,
+    datalist: DataList,
+    places: Places,
+    sites: Sequence[str],
+    *,
+    threads: int | None = None,
+    weights: str | Path | None = None,
+) -> Path:
+    """Writes ``<site>.json`` and ``server.json``, each beside a data list with the public images and its own alone.
+
+    The server shares the caches of runs in one process (adapters, warm starts); a site has one of its own.
+
+    Args:
+        folder: where they go.
+        datalist: the whole list.
+        places: of the run; ``output_dir`` is the server's run folder, and where sites leave their evaluation.
+        sites: names of the sites.
+        threads: of each process; ``None`` leaves it to torch.
+        weights: folder of checkpoints; ``None`` leaves it to the environment.
+
+    Returns:
+        ``folder``.
+    """
+    folder = Path(folder)
+    common: dict[str, Any] = {"data_root": str(places.data_root), "output_dir": str(places.output_dir)}
+    common["bundle_root"] = str(places.bundle_root)
+    if "device" in places.client:
+        common["device"] = str(places.client["device"])
+    if threads is not None:
+        common["threads"] = threads
+    if weights is not None:
+        common["weights"] = str(weights)
+    for site in sites:
+        path = folder / f"{site}.list.json"
+        datalist.for_site(site).save(path)
+        own = {"datalist": str(path), "cache_dir": str(places.cache / "sites" / site)}
+        write_json(folder / f"{site}.json", {**own, **common})
+    path = folder / "server.list.json"
+    datalist.for_server().save(path)
+    server = {"datalist": str(path), "cache_dir": str(places.cache), **common}
+    if places.adapter:
+        server["adapter"] = str(places.adapter)
+    write_json(folder / "server.json", server)
+    return folder
+
+
+def simulate(
+    job: str | Path,
+    *,
+    sites: Sequence[str],
+    workspace: str | Path,
+    run_folder: str | Path,
+    site_files: str | Path,
+    timeout: float | None = None,
+    more_classes: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    on_start: Any = None,
+    log: str | Path | None = None,
+) -> dict[str, Any]:
+    """Runs the job and waits for its end.
+
+    Args:
+        job: folder made by :func:`samfed_monai.flare.job.export_job`.
+        sites: names of the clients.
+        workspace: the simulator's folder; what is in it is removed by the simulator.
+        run_folder: the run's folder, as the server's site file names it.
+        site_files: folder of ``<site>.json`` and ``server.json``.
+        timeout: seconds; ``None`` waits.
+        more_classes: added to the list of classes that a job may name.
+        environment: on top of this process's own.
+        on_start: called with the :class:`Processes` once they run.
+        log: file of what FLARE prints; ``None`` is ``flare.log`` in the run's folder.
+
+    Raises:
+        SamFedError: as the server said, or FLARE failed.
+    """
+    require_flare()
+    workspace, run_folder = Path(workspace), Path(run_folder)
+    merge_allow_list(workspace / "local", more_classes)
+    (workspace / "startup").mkdir(parents=True, exist_ok=True)
+    clear_status(run_folder)
+    log = Path(log) if log is not None else run_folder / "flare.log"
+    command = [
+        *(sys.executable, "-u", "-m", "samfed_monai.flare.simulator_process", str(Path(job).resolve())),
+        *("-w", str(workspace.resolve()), "-c", ",".join(sites), "-t", str(len(sites)), "-l", "concise"),
+    ]
+    with Processes({"SAMFED_SITE": str(Path(site_files).resolve()), **(environment or {})}) as processes:
+        log.unlink(missing_ok=True)
+        simulator = processes.start("simulator", command, cwd=workspace, log=log)
+        if on_start is not None:
+            on_start(processes)
+
+        def gone() -> str:
+            return "" if simulator.poll() is None else "FLARE's simulator ended before the run did"
+
+        status = Watch(run_folder, log).until_done(gone, timeout=timeout)
+        _let_end(simulator)
+    return status
+
+
+def _let_end(process: Any, seconds: float = 20.0) -> None:
+    import subprocess
+
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=seconds)
+
+
+PROJECT = "samfed"
+ADMIN = "admin@samfed.local"
+SERVER = "localhost"
+PORT = 8102
+
+
+class Poc:
+    """Server and clients of a provisioned project, as processes of this machine.
+
+    Args:
+        workspace: folder of the project; it is provisioned when it is not there yet.
+        sites: names of the clients.
+        port: on which the server listens.
+        more_classes: added to the list of classes that a job may name.
+    """
+
+    def __init__(
+        self, workspace: str | Path, sites: Sequence[str], *, port: int = PORT, more_classes: Sequence[str] = ()
+    ) -> None:
+        require_flare()
+        self.workspace, self.sites, self.port = Path(workspace).resolve(), tuple(sites), port
+        self.kits = self.workspace / PROJECT / "prod_00"
+        self.more_classes = tuple(more_classes)
+
+    @property
+    def admin(self) -> Path:
+        """The admin's start-up kit."""
+        return self.kits / ADMIN
+
+    def provision(self, site_files: str | Path) -> None:
+        """Makes the start-up kits, with site files and the list of classes in their ``local`` folders.
+
+        Jobs are stored in the server's kit: FLARE's default is one folder for all systems of a machine, below ``/tmp``,
+        from which a server would start jobs that another one has left behind.
+        """
+        from nvflare.lighter.prov_utils import prepare_builders, prepare_packager
+        from nvflare.lighter.provision import prepare_project
+        from nvflare.lighter.provisioner import Provisioner
+        from nvflare.lighter.utils import update_storage_locations
+
+        content = project(self.sites, port=self.port)
+        self.workspace.mkdir(parents=True, exist_ok=True)
+        provisioner = Provisioner(str(self.workspace), prepare_builders(content), prepare_packager(content))
+        provisioner.provision(prepare_project(content))
+        update_storage_locations(str(self.kits / SERVER / "local"), str(self.kits / SERVER))
+        for name in (SERVER, *self.sites):
+            local = self.kits / name / "local"
+            merge_allow_list(local, self.more_classes)
+            shutil.copy(Path(site_files) / f"{'server' if name == SERVER else name}.json", local / NAME)
+
+    def start_server(self, processes: Processes, log: Path) -> Any:
+        """Starts the server."""
+        return self._start(processes, SERVER, "server", log, [])
+
+    def start_site(self, processes: Processes, site: str, log: Path) -> Any:
+        """Starts a site's client."""
+        return self._start(processes, site, "client", log, [f"uid={site}"])
+
+    def _start(self, processes: Processes, name: str, kind: str, log: Path, words: list[str]) -> Any:
+        command = [
+            *(sys.executable, "-u", "-m", f"nvflare.private.fed.app.{kind}.{kind}_train", "-m", str(self.kits / name)),
+            *("-s", f"fed_{kind}.json", "--set", "secure_train=true", *words, f"org={PROJECT}", "config_folder=config"),
+        ]
+        return processes.start(name, command, cwd=self.kits / name, log=log)
+
+
+def project(sites: Sequence[str], *, port: int) -> dict[str, Any]:
+    """A project for FLARE's provisioning: one server on this machine, the sites, one admin."""
+    impl = "nvflare.lighter.impl"
+    return {
+        "api_version": 3,
+        "name": PROJECT,
+        "description": "SAM-Fed on one machine",
+        "participants": [
+            {"name": SERVER, "type": "server", "org": PROJECT, "fed_learn_port": port, "admin_port": port},
+            *({"name": site, "type": "client", "org": PROJECT} for site in sites),
+            {"name": ADMIN, "type": "admin", "org": PROJECT, "role": "project_admin"},
+        ],
+        "builders": [
+            {"path": f"{impl}.workspace.WorkspaceBuilder"},
+            {"path": f"{impl}.static_file.StaticFileBuilder", "args": {"config_folder": "config", "scheme": "grpc"}},
+            {"path": f"{impl}.cert.CertBuilder"},
+            {"path": f"{impl}.signature.SignatureBuilder"},
+        ],
+    }
+
+
+def run_poc(
+    job: str | Path,
+    *,
+    sites: Sequence[str],
+    workspace: str | Path,
+    run_folder: str | Path,
+    site_files: str | Path,
+    port: int = PORT,
+    timeout: float | None = None,
+    more_classes: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    on_start: Callable[[Poc, Processes, str], Any] | None = None,
+) -> dict[str, Any]:
+    """Provisions, starts server and clients, submits the job and waits for its end.
+
+    Args:
+        job: folder made by :func:`samfed_monai.flare.job.export_job`.
+        sites: names of the clients.
+        workspace: folder of the start-up kits.
+        run_folder: the run's folder, as the server's site file names it.
+        site_files: folder of ``<site>.json`` and ``server.json``.
+        port: on which the server listens.
+        timeout: seconds; ``None`` waits.
+        more_classes: added to the list of classes that a job may name.
+        environment: on top of this process's own.
+        on_start: called with the system, its processes and the job's identifier once the job is submitted.
+
+    Raises:
+        Refused: the port is in use.
+        SamFedError: as the server said, or FLARE failed.
+    """
+    refuse_busy_port(port)
+    run_folder = Path(run_folder)
+    clear_status(run_folder)
+    poc = Poc(workspace, sites, port=port, more_classes=more_classes)
+    poc.provision(site_files)
+    logs = run_folder / "flare"
+    with Processes(environment) as processes:
+        server = poc.start_server(processes, logs / "server.log")
+        clients = {site: poc.start_site(processes, site, logs / f"{site}.log") for site in sites}
+
+        def gone() -> str:
+            if server.poll() is not None:
+                return "the FLARE server ended before the run did"
+            if all(client.poll() is not None for client in clients.values()):
+                return "all FLARE clients ended before the run did"
+            return ""
+
+        with _session_when_up(poc, gone) as session:
+            wait_for_sites(session, sites, timeout=120, gone=gone)
+            job_id = submit_job(session, job)
+        if on_start is not None:
+            on_start(poc, processes, job_id)
+        log = poc.kits / SERVER / job_id / "log.txt"
+        return Watch(run_folder, log).until_done(gone, timeout=timeout)
+
+
+def _session_when_up(poc: Poc, gone: Callable[[], str]) -> Any:
+    import contextlib
+    import time
+
+    @contextlib.contextmanager
+    def opened() -> Any:
+        deadline = time.monotonic() + 120
+        with contextlib.ExitStack() as stack:
+            while True:
+                try:
+                    session = stack.enter_context(open_session(poc.admin, timeout=10))
+                    break
+                except Stopped as error:
+                    if gone():
+                        raise Stopped(gone(), error.resume) from None
+                    if time.monotonic() > deadline:
+                        raise
+            yield session
+
+    return opened()

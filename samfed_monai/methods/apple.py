@@ -1,0 +1,330 @@
+"""APPLE (arXiv 2110.08394): each site learns how much to take from each other site's core model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import torch
+from monai.engines.utils import IterationEvents
+from monai.networks.utils import get_state_dict
+
+from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+from samfed_monai.protocol.sharing import TrainerSharing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from samfed_monai.protocol.strategy import Server
+
+
+#: Where the exponential schedule ends (the authors' code).
+_EPSILON = 0.001
+
+
+class Annealing(str, Enum):
+    """How the pull towards the prior fades."""
+
+    EXPONENTIAL = "exponential"
+    COSINE = "cosine"
+
+
+def personal_model(shares: Tensor, cores: Tensor) -> Tensor:
+    """``w_i = sum_j p_ij c_j`` (APPLE, Luo and Wu, arXiv 2110.08394).
+
+    Args:
+        shares: (N,) float, ``p_i``; not bounded.
+        cores: (N, P) float, every site's core model.
+
+    Returns:
+        (P,) float.
+    """
+    return shares @ cores
+
+
+def shares_gradient(gradient: Tensor, cores: Tensor, shares: Tensor, prior: Tensor, pull: float) -> Tensor:
+    """Gradient of ``L(w_i) + pull / 2 |p_i - p_0|^2`` with respect to ``p_i``: ``<dL/dw_i, c_j> + pull (p_ij - p_0j)``.
+
+    Args:
+        gradient: (P,) float, ``dL/dw_i``.
+        cores, shares: as :func:`personal_model` takes them.
+        prior: (N,) float, ``p_0``.
+        pull: ``lambda(r) mu``.
+
+    Returns:
+        (N,) float.
+    """
+    return cores @ gradient + pull * (shares - prior)
+
+
+def annealed(round: int, rounds: int, *, schedule: str = "exponential", fraction: float = 0.1) -> float:
+    """``lambda(r)``: 1 in round 0, nothing after the first ``fraction`` of the rounds (APPLE's loss scheduler).
+
+    ``exponential`` is ``0.001^(r / L)``, ``cosine`` is ``(cos(pi r / L) + 1) / 2``, both for ``r < L``, with ``L`` the
+    whole number of rounds in ``fraction rounds``.
+    """
+    length = int(fraction * rounds)
+    if round >= length:
+        return 0.0
+    if Annealing(schedule) is Annealing.COSINE:
+        return (math.cos(math.pi * round / length) + 1) / 2
+    return float(_EPSILON ** (round / length))
+
+
+PRIOR, PLACE = "prior", "place"
+#: Shares are reported one by one up to this many sites: a message holds few numbers.
+_MOST_SHARES = 16
+
+
+def core_name(place: int, name: str) -> str:
+    """What tensor ``name`` of the core model of the site at ``place`` is called in a message."""
+    return f"core_{place}.{name}"
+
+
+class AppleSharing(TrainerSharing):
+    """APPLE (Luo and Wu, arXiv 2110.08394): ``w_i = sum_j p_ij c_j``, with ``p_i`` and ``c_i`` learned here.
+
+    The network holds ``w_i``, which is what is trained on and evaluated. After each backward pass the gradient of the
+    core model, ``p_ii dL/dw_i``, is given to the bundle's own optimizer on ``c_i``, and ``p_i`` takes a step of plain
+    gradient descent; then ``w_i`` is mixed anew. Others' core models stay as they arrived. ``c_i`` alone leaves the
+    site; ``p_i`` never does, but for its numbers in the records (``term_share_<place>``: sites in the order of names).
+
+    Running statistics are the site's own, gathered on ``w_i``. While no number of images is known, in round 0, the site
+    trains what it was sent. ``p_i`` begins at the prior and is moved by what the prior moves.
+
+    Args:
+        mu: weight of the pull towards the prior (authors' code: 0.1).
+        rate: step size of ``p_i`` (authors' code: 0.001); 0 keeps it at the prior, which is the plain average.
+        schedule: ``exponential`` or ``cosine``, how that pull fades.
+        fraction: part of the rounds in which it fades, in [0, 1] (authors' code: 0.1).
+        others: arguments of :class:`TrainerSharing`.
+
+    Raises:
+        Refused: an option out of its range.
+
+    Example::
+
+        "sharing": {"_target_": "samfed_monai.methods.AppleSharing", "mu": 0.1, "rate": 0.001, …}
+    """
+
+    def __init__(
+        self,
+        *,
+        mu: float = 0.1,
+        rate: float = 0.001,
+        schedule: str = "exponential",
+        fraction: float = 0.1,
+        **others: Any,
+    ) -> None:
+        problems = Problems()
+        for name, number in (("mu", mu), ("rate", rate)):
+            if not (isinstance(number, (int, float)) and number >= 0):
+                problems.add(f"sharing#{name}", found=repr(number), expected="a number >= 0")
+        if not (isinstance(fraction, (int, float)) and 0 <= fraction <= 1):
+            problems.add("sharing#fraction", found=repr(fraction), expected="a part of the rounds in [0, 1]")
+        known = [each.value for each in Annealing]
+        if schedule not in known:
+            problems.add("sharing#schedule", found=repr(schedule), expected=f"one of {known}")
+        problems.refuse_if_any()
+        super().__init__(**others)
+        self.mu, self.rate, self.schedule, self.fraction = float(mu), float(rate), schedule, float(fraction)
+        self._core = self._shares = self._prior = torch.zeros(0)
+        self._cores: Tensor | None = None
+        self._place, self._pull = 0, 0.0
+
+    def attach(self, engine: Any) -> None:
+        super().attach(engine)
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._before_step)
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self._after_step)
+
+    def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
+        self._cores = None
+        if PRIOR not in tensors:
+            self.put(self.taken(kind, tensors))
+            return {}
+        self._take(tensors)
+        self._pull = self.mu * annealed(round, rounds, schedule=self.schedule, fraction=self.fraction)
+        shares, own = self._shares.tolist(), self._place
+        return {
+            f"share_{place}": share for place, share in enumerate(shares) if len(shares) <= _MOST_SHARES or place == own
+        }
+
+    def share(self) -> tuple[Kind, dict[str, Tensor]]:
+        answer, trained = self.named(), self.trained()
+        if self._cores is None:
+            self._core = _flat(trained.values())
+        else:
+            self._core, self._cores = self._cores[self._place].clone(), None
+            for (name, weight), part in zip(trained.items(), _parts(self._core, trained.values()), strict=True):
+                answer[name] = part.to(weight.dtype).cpu().clone()
+        return Kind.WEIGHTS, answer
+
+    def state_dict(self) -> dict[str, Tensor]:
+        kept = {"core": self._core, "shares": self._shares, PRIOR: self._prior}
+        return {name: tensor for name, tensor in kept.items() if tensor.numel()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.reset()
+        self._core, self._shares, self._prior = (
+            state[name].clone() if name in state else torch.zeros(0) for name in ("core", "shares", PRIOR)
+        )
+
+    def reset(self) -> None:
+        self._core = self._shares = self._prior = torch.zeros(0)
+        self._cores = None
+        self._place, self._pull = 0, 0.0
+
+    @torch.no_grad()
+    def _take(self, tensors: Mapping[str, Tensor]) -> None:
+        prior, names, self._place = self._checked(tensors)
+        state = get_state_dict(self.network)
+        self._names = tuple(name for name in state if name in names)
+        trained = self.trained()
+        core = self._core if self._core.numel() else _flat(trained.values())
+        if core.numel() != sum(weight.numel() for weight in trained.values()):
+            mend = "start the run again in another output_dir"
+            found = "the core model of another network"
+            raise MessageRefused([Problem("site", found=found, expected="this network's", mend=mend)])
+        device = next(iter(trained.values())).device
+        rows = [
+            core.to(device) if place == self._place else _flat(tensors[core_name(place, n)].to(device) for n in trained)
+            for place in range(len(prior))
+        ]
+        if len(self._prior) != len(prior):
+            self._shares = self._prior = torch.zeros_like(prior)
+        self._shares, self._prior = self._shares + (prior - self._prior), prior.clone()
+        self._cores = torch.stack(rows)
+        self._mix()
+
+    def _checked(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, set[str], int]:
+        prior, place = tensors[PRIOR], tensors.get(PLACE)
+        sound = prior.ndim == 1 and len(prior) > 1 and prior.is_floating_point() and bool((prior >= 0).all())
+        if not sound or place is None or place.numel() != 1 or not 0 <= int(place) < len(prior):
+            expected, mend = "a prior of every site, and this site's place in it", "use the strategy Apple"
+            raise MessageRefused([Problem("message -> prior", found="something else", expected=expected, mend=mend)])
+        others = [each for each in range(len(prior)) if each != int(place)]
+        first, state = core_name(others[0], ""), get_state_dict(self.network)
+        names = {name.removeprefix(first) for name in tensors if name.startswith(first)} & state.keys()
+        like = {core_name(each, name): state[name] for each in others for name in names}
+        cores = {name: tensor for name, tensor in tensors.items() if name not in (PRIOR, PLACE)}
+        Envelope(Kind.WEIGHTS, "", 0, 1, tensors=cores).check(up=False, like=like)
+        return prior.float(), names, int(place)
+
+    @torch.no_grad()
+    def _mix(self) -> None:
+        if self._cores is not None:
+            trained = list(self.trained().values())
+            model = personal_model(self._shares.to(self._cores.device), self._cores)
+            for weight, part in zip(trained, _parts(model, trained), strict=True):
+                weight.copy_(part)
+
+    @torch.no_grad()
+    def _before_step(self, engine: Any) -> None:
+        if self._cores is None:
+            return
+        trained, cores = list(self.trained().values()), self._cores
+        gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in trained]
+        shares, prior = self._shares.to(cores.device), self._prior.to(cores.device)
+        step = shares_gradient(_flat(gradients), cores, shares, prior, self._pull)
+        for weight, part in zip(trained, _parts(cores[self._place], trained), strict=True):
+            weight.copy_(part)  # the optimizer moves the core model
+            if weight.grad is not None:
+                weight.grad.mul_(shares[self._place])
+        self._shares = (shares - self.rate * step).cpu()
+
+    @torch.no_grad()
+    def _after_step(self, engine: Any) -> None:
+        if self._cores is not None:
+            self._cores[self._place] = _flat(self.trained().values())
+            self._mix()
+
+
+def _flat(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors])
+
+
+def _parts(flat: Tensor, like: Iterable[Tensor]) -> list[Tensor]:
+    like = list(like)
+    parts = flat.split([tensor.numel() for tensor in like])
+    return [part.view_as(tensor) for part, tensor in zip(parts, like, strict=True)]
+
+
+_COUNTS = "counts"
+
+
+class Apple(FedAvg):
+    """Core models go to all sites, each learns how much of which it takes (APPLE, Luo and Wu, arXiv 2110.08394).
+
+    The site's side is :class:`AppleSharing`. From the second round on a site is sent the core models of the ``N - 1``
+    others and the prior ``p_0``, the sites' shares of all images; its own it has. Sites that have not answered yet
+    stand in the prior with the mean of the others' numbers, and with the weights before round 0. The round before
+    anybody's number is known sends those weights.
+
+    **Bytes**: ``N (N - 1)`` models down a round, where FedAvg sends ``2 N``, the new model once more to be scored;
+    ``N`` up, as there. Memory and each stored round at the server: ``N`` models. With LoRA alone shared that is little.
+
+    The server's own model, for hospitals that take no part, is the mean of the core models: a site's own with its
+    shares at the prior.
+
+    Example::
+
+        "strategy": {"_target_": "samfed_monai.methods.Apple"}
+    """
+
+    personal = True
+    one_network = True
+
+    def attach(self, server: Server) -> Apple:
+        super().attach(server)
+        self._first = {name: tensor.detach().cpu().clone() for name, tensor in server.weights.items()}
+        self._cores: dict[str, dict[str, Tensor]] = {}
+        self._counts: dict[str, int] = {}
+        return self
+
+    def prior(self) -> Tensor:
+        """``p_0``: each site's share of all images, (N,) float32, in the order of :attr:`Server.sites`."""
+        mean = sum(self._counts.values()) / len(self._counts)
+        counts = torch.tensor([float(self._counts.get(site, mean)) for site in self.server.sites])
+        return counts / counts.sum()
+
+    def configure(self, round: int) -> dict[str, Envelope]:
+        plain = super().configure(round)
+        sites = self.server.sites
+        tensors = {
+            site: self._mixture(place) if self._counts else plain[site].tensors for place, site in enumerate(sites)
+        }
+        return {site: self._message(site, round, Kind.WEIGHTS, tensors[site], purpose="distil") for site in sites}
+
+    @torch.no_grad()
+    def accept(self, round: int, site: str, update: Envelope) -> None:
+        old, guard = self._cores.get(site, self._first), self.server.guard
+        core = guard.clipped(update.tensors, old) if guard else dict(update.tensors)
+        super().accept(round, site, update)
+        self._cores[site], self._counts[site] = core, update.n
+
+    def state_dict(self) -> dict[str, Tensor]:
+        counts = torch.tensor([self._counts.get(site, 0) for site in self.server.sites])
+        places = {site: place for place, site in enumerate(self.server.sites)}
+        cores = {core_name(places[s], name): t for s, core in self._cores.items() for name, t in core.items()}
+        return {_COUNTS: counts, **cores}
+
+    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(weights, state)
+        self._cores, self._counts = {}, {}
+        for place, (site, count) in enumerate(zip(self.server.sites, state.get(_COUNTS, torch.zeros(0)), strict=False)):
+            if int(count):
+                self._counts[site] = int(count)
+                self._cores[site] = {name: state[core_name(place, name)] for name in self.global_weights}
+
+    def _mixture(self, place: int) -> dict[str, Tensor]:
+        others = {
+            core_name(number, name): tensor
+            for number, site in enumerate(self.server.sites)
+            if number != place
+            for name, tensor in self._cores.get(site, self._first).items()
+        }
+        return {PRIOR: self.prior(), PLACE: torch.tensor(place), **others}

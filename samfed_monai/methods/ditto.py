@@ -1,0 +1,84 @@
+"""Ditto (arXiv 2012.04221): a site with two networks, the global one and its own near to it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.core import training_state as optimizer_state
+from samfed_monai.protocol.message import Kind
+from samfed_monai.protocol.sharing import TrainerSharing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from samfed_monai.handlers.terms import AnchoredTerm
+
+
+class DittoSharing(TrainerSharing):
+    """Ditto (Li et al., arXiv 2012.04221, algorithm 1): ``min_v F(v) + lambda / 2 |v - w|^2`` beside the global task.
+
+    A round: the site takes the global weights ``w``, trains them for one local epoch without the term and answers with
+    them, as in FedAvg; its own network ``v`` then takes the same number of steps with the term, drawn to the ``w`` that
+    arrived. The global training has optimizer moments of its own, kept from round to round where the site's are.
+    Twice the time of a local epoch, the bytes of FedAvg.
+
+    Args:
+        term: lambda's term; it is let go while the global network is trained.
+        others: arguments of :class:`TrainerSharing`.
+
+    Example::
+
+        "sharing": {"_target_": "samfed_monai.methods.DittoSharing", "term": "@terms#ditto", …}
+    """
+
+    def __init__(self, *, term: AnchoredTerm, **others: Any) -> None:
+        super().__init__(**others)
+        self.term = term
+        self._answer: dict[str, Tensor] = {}
+        self._moments: Any = defaultdict(dict)
+
+    def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
+        arrived = self.taken(kind, tensors)
+        if not self.optimizer.state:  # a site whose rounds start without moments has none for the global network
+            self._moments = defaultdict(dict)
+        own = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
+        self.term.hold(None)
+        try:
+            self.put(arrived)
+            with self._global_moments():
+                means = self.run_once_more(round, "global")
+            self._answer = self.named()
+        finally:
+            self.network.load_state_dict(own)
+        self.term.hold({name: arrived[name].to(weight.device) for name, weight in self.trained().items()})
+        return {f"global_{name}": value for name, value in means.items()}
+
+    def share(self) -> tuple[Kind, dict[str, Tensor]]:
+        answer, self._answer = self._answer, {}
+        return Kind.WEIGHTS, answer
+
+    def state_dict(self) -> dict[str, Tensor]:
+        if not self._moments:
+            return {}
+        with self._global_moments():
+            return optimizer_state.pack(self.optimizer)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._moments = defaultdict(dict)
+        if state:
+            with self._global_moments():
+                optimizer_state.unpack(self.optimizer, state)
+
+    def reset(self) -> None:
+        self._answer, self._moments = {}, defaultdict(dict)
+
+    @contextmanager
+    def _global_moments(self) -> Iterator[None]:
+        own, self.optimizer.state = self.optimizer.state, self._moments
+        try:
+            yield
+        finally:
+            self._moments, self.optimizer.state = self.optimizer.state, own

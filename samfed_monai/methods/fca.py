@@ -1,0 +1,214 @@
+"""FCA, our reading: what sites agree on is averaged, what they do not stays each site's own, unit by unit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from samfed_monai.core.errors import Problems
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.networks.key_patterns import matched_names
+from samfed_monai.protocol.message import Envelope, Kind
+
+if TYPE_CHECKING:
+    from samfed_monai.protocol.strategy import Server
+
+
+def agreement(updates: Tensor, counts: Tensor) -> Tensor:
+    """Cosine of each site's update of a unit and the weighted mean of the others' updates.
+
+    0 where one of the two did not move: nothing speaks for taking the others' values.
+
+    Args:
+        updates: (S, U, K) float, what each of S sites added to the K numbers of each of U units.
+        counts: (S,) float > 0, weights of the sites.
+
+    Returns:
+        (S, U) float in [-1, 1].
+    """
+    weighted = updates * counts[:, None, None]
+    others = weighted.sum(dim=0, keepdim=True) - weighted
+    lengths = updates.norm(dim=2) * others.norm(dim=2)
+    cosine = (updates * others).sum(dim=2) / lengths.clamp(min=torch.finfo(updates.dtype).tiny)
+    return cosine.clamp(-1.0, 1.0)
+
+
+def binary_mask(agreed: Tensor, threshold: float) -> Tensor:
+    """1 where a unit is common to this site and the others, 0 where it is the site's own."""
+    return (agreed > threshold).to(agreed.dtype)
+
+
+def smooth_mask(agreed: Tensor, threshold: float, temperature: float) -> Tensor:
+    """``sigmoid((agreement - threshold) / temperature)``: :func:`binary_mask` where the temperature goes to 0."""
+    return torch.sigmoid((agreed - threshold) / temperature)
+
+
+def tailored(values: Tensor, masks: Tensor, counts: Tensor) -> Tensor:
+    """Each site's units: the mean of those who hold a unit in common, as far as the mask says so, else its own.
+
+    Args:
+        values: (S, U, K) float, the sites' weights.
+        masks: (S, U) float in [0, 1].
+        counts: (S,) float > 0.
+
+    Returns:
+        (S, U, K) float: with masks of 1 the weighted mean for everybody, with masks of 0 ``values``.
+    """
+    shares = masks * counts[:, None]
+    total = shares.sum(dim=0).clamp(min=torch.finfo(values.dtype).tiny)
+    common = (values * shares[:, :, None]).sum(dim=0) / total[:, None]
+    return torch.lerp(values, common.expand_as(values), masks[:, :, None].expand_as(values))
+
+
+logger = logging.getLogger(__name__)
+
+
+class Mask(str, Enum):
+    """How a unit is divided between all and one."""
+
+    BINARY = "binary"
+    SMOOTH = "smooth"
+
+
+class ClientTailored(FedAvg):
+    """Client-tailored adapters (FCA, Hu et al., arXiv 2504.18020): common and individual units of every site's update.
+
+    From the paper: what is federated is split into common, client-invariant and individual, client-specific units, of
+    which the first are updated globally and the others independently; binary updating (BFU) decides, smooth updating
+    (SFU) weighs. **Our reading**: a unit is one entry of a tensor's first dimension (an output channel, a rank of a
+    LoRA matrix); it is common as far as a site's update of it points where the mean update of the others points
+    (:func:`agreement`); common units get the mean of those who hold them in common (:func:`tailored`). Integer tensors
+    are FedAvg's.
+
+    Sites train what they are sent, as in FedAvg; the server sends each its own model, and each is scored on that. A
+    site that did not answer keeps its model. Hospitals that take no part are scored on FedAvg's mean. Bytes are those
+    of FedAvg; memory and each stored round at the server are ``2 N`` and ``N`` models.
+
+    Args:
+        mask: ``binary`` or ``smooth``.
+        threshold: agreement, in [-1, 1], above which a unit is common; where the smooth mask is one half.
+        temperature: width of the smooth mask, > 0.
+        patterns: shell-style patterns of the names that are tailored; ``null`` tailors all that is shared. Others are
+            averaged.
+
+    Raises:
+        Refused: an option out of its range; at :meth:`attach`, a pattern that matches nothing.
+
+    Example::
+
+        "strategy": {"_target_": "samfed_monai.methods.ClientTailored", "mask": "smooth"}
+    """
+
+    def __init__(
+        self,
+        *,
+        mask: str = "binary",
+        threshold: float = 0.0,
+        temperature: float = 0.1,
+        patterns: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        problems, known = Problems(), [each.value for each in Mask]
+        if mask not in known:
+            problems.add("strategy#mask", found=repr(mask), expected=f"one of {known}")
+        if not (isinstance(threshold, (int, float)) and -1 <= threshold <= 1):
+            problems.add("strategy#threshold", found=repr(threshold), expected="a cosine in [-1, 1]")
+        if not (isinstance(temperature, (int, float)) and temperature > 0):
+            problems.add("strategy#temperature", found=repr(temperature), expected="a number > 0")
+        if isinstance(patterns, str):
+            problems.add("strategy#patterns", found=repr(patterns), expected="a list", mend="put it in brackets")
+        problems.refuse_if_any()
+        self.mask, self.threshold, self.temperature = Mask(mask), float(threshold), float(temperature)
+        self.patterns = None if patterns is None else tuple(patterns)
+        self._models: dict[str, dict[str, Tensor]] = {}
+        self._answers: dict[str, tuple[int, dict[str, Tensor]]] = {}
+
+    @property
+    def keeps_states(self) -> bool:
+        return True
+
+    def attach(self, server: Server) -> ClientTailored:
+        super().attach(server)
+        self._models, self._answers = {}, {}
+        self._chosen = self._matched(list(self.global_weights))
+        return self
+
+    def require_names(self, shared: Sequence[str]) -> None:
+        self._matched(shared)
+
+    def configure(self, round: int) -> dict[str, Envelope]:
+        super().configure(round)
+        self._answers = {}
+        return {site: self._message(site, round, Kind.WEIGHTS, self._sent(site)) for site in self.server.sites}
+
+    @torch.no_grad()
+    def accept(self, round: int, site: str, update: Envelope) -> None:
+        guard = self.server.guard
+        tensors = guard.clipped(update.tensors, self._sent(site)) if guard else dict(update.tensors)
+        super().accept(round, site, replace(update, tensors=tensors))
+        self._answers[site] = (update.n, tensors)
+
+    @torch.no_grad()
+    def finish(self, round: int) -> None:
+        sites = sorted(self._answers)
+        before = {site: self._sent(site) for site in sites}
+        counts = torch.tensor([float(self._answers[site][0]) for site in sites])
+        super().finish(round)
+        models: dict[str, dict[str, Tensor]] = {site: dict(self.global_weights) for site in sites}
+        units, common = 0, torch.zeros(len(sites))
+        for name in self._tailored_names() if sites else ():
+            values = torch.stack([self._answers[site][1][name] for site in sites]).float()
+            old = torch.stack([before[site][name] for site in sites]).float()
+            shape = (len(sites), values.shape[1] if values.ndim > 1 else 1, -1)
+            masks = self._masks(agreement((values - old).reshape(shape), counts))
+            mixed = tailored(values.reshape(shape), masks, counts).reshape(values.shape)
+            for site, tensor in zip(sites, mixed.to(self.global_weights[name].dtype), strict=True):
+                models[site][name] = tensor
+            units, common = units + masks.shape[1], common + masks.sum(dim=1)
+        # tensors that are not tailored must not be FedAvg's buffers, which the next round writes to
+        own = set(self._tailored_names())
+        for site in sites:
+            self._models[site] = {n: t if n in own else t.clone() for n, t in models[site].items()}
+            logger.debug("%s: %.0f of %d units are common", site, float(common[sites.index(site)]), units)
+        self._answers = {}
+
+    def evaluation(self, site: str) -> dict[str, Tensor] | None:
+        return self._models.get(site, self.global_weights)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        places = {site: place for place, site in enumerate(self.server.sites)}
+        return {f"{places[site]}.{name}": t for site, model in self._models.items() for name, t in model.items()}
+
+    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(weights, state)
+        self._models, self._answers = {}, {}
+        for place, site in enumerate(self.server.sites):
+            own = {name: state[f"{place}.{name}"] for name in self.global_weights if f"{place}.{name}" in state}
+            if own:
+                self._models[site] = own
+
+    def _sent(self, site: str) -> dict[str, Tensor]:
+        return self._models.get(site, self.global_weights)
+
+    def _tailored_names(self) -> list[str]:
+        weights = self.global_weights
+        return [name for name, tensor in weights.items() if tensor.is_floating_point() and name in self._chosen]
+
+    def _matched(self, names: Sequence[str]) -> set[str]:
+        if self.patterns is None:
+            return set(names)
+        problems = Problems()
+        chosen = matched_names(names, self.patterns, "strategy#patterns", problems)
+        problems.refuse_if_any()
+        return chosen
+
+    def _masks(self, agreed: Tensor) -> Tensor:
+        if self.mask is Mask.BINARY:
+            return binary_mask(agreed, self.threshold)
+        return smooth_mask(agreed, self.threshold, self.temperature)

@@ -1,0 +1,288 @@
+"""FedProto (arXiv 2105.00243): sites exchange the mean feature of each class and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from ignite.engine import Events
+from monai.engines.utils import IterationEvents
+from torch import Tensor
+from torch.nn import functional
+
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.handlers.guide import say_read
+from samfed_monai.handlers.records import record, record_supervised
+from samfed_monai.losses import hard_label
+from samfed_monai.methods.heterogeneous import PublicMaskSharing
+from samfed_monai.networks.intake import feature_width, head_of
+from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.strategy import Strategy
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+    from torch import nn
+    from torch.utils.hooks import RemovableHandle
+
+    from samfed_monai.protocol.strategy import Server
+
+
+class ClassSums(NamedTuple):
+    """Sums of features and of weights per class.
+
+    Args:
+        sums: (K, D) float.
+        counts: (K,) float, in pixels of the feature map.
+    """
+
+    sums: Tensor
+    counts: Tensor
+
+    def means(self) -> Tensor:
+        """(K, D); 0 where a class has no pixel."""
+        return self.sums / self.counts.clamp(min=1e-6)[:, None]
+
+
+def class_sums(features: Tensor, labels: Tensor, weights: Tensor | None = None, *, classes: int = 2) -> ClassSums:
+    """Adds up the features of each class's pixels.
+
+    Args:
+        features: (B, D, h, w) float.
+        labels: (B, 1, H, W) class indices; brought to the features' size by nearest pixel.
+        weights: (B, 1, H, W) float >= 0, likewise; ``None`` counts every pixel.
+        classes: K, the background included.
+    """
+    size = features.shape[-2:]
+    index = functional.interpolate(labels.float(), size, mode="nearest").long()[:, 0]
+    hot = functional.one_hot(index, classes).movedim(-1, 1).to(features.dtype)
+    if weights is not None:
+        hot = hot * functional.interpolate(weights.to(features.dtype), size, mode="nearest")
+    return ClassSums(torch.einsum("bkhw,bdhw->kd", hot, features), hot.sum(dim=(0, 2, 3)))
+
+
+def prototype_loss(batch: ClassSums, prototypes: Tensor, known: Tensor) -> Tensor:
+    """Mean squared distance of the batch's prototypes to the given ones, over classes that both have.
+
+    FedProto (Tan et al., arXiv 2105.00243, equation 7) with squared L2 divided by the number of channels, so that its
+    weight does not depend on a network's width.
+
+    Args:
+        batch: of this batch, with gradient.
+        prototypes: (K, D) float.
+        known: (K,) bool, which classes of ``prototypes`` are meant.
+
+    Returns:
+        a scalar >= 0; 0 where no class is in both.
+    """
+    both = known & (batch.counts > 0)
+    distance = (batch.means() - prototypes.detach()).pow(2).mean(dim=1)
+    return (distance * both).sum() / both.sum().clamp(min=1)
+
+
+class PrototypeTerm:
+    """``weight * mean |prototype_c - global_c|^2``, and the site's own prototypes of the round (FedProto, 2105.00243).
+
+    Features are the input of the network's head. A pixel belongs to the class of its label on the public batch, and to
+    that of the student's own weak view on the private one, where that is surer than ``tau``. In a round without global
+    prototypes it adds nothing and only collects.
+
+    Args:
+        network: the site's network.
+        name: under which the value is logged.
+        tau: how sure a private pixel must be, in [0.5, 1).
+        weight: factor >= 0 (lambda).
+        classes: the background included.
+
+    Raises:
+        Refused: numbers out of range; a network whose head is not known.
+
+    Example::
+
+        {"_target_": "samfed_monai.methods.PrototypeTerm", "network": "@network", "weight": 1.0}
+    """
+
+    def __init__(
+        self, *, network: nn.Module, name: str = "prototype", tau: float = 0.9, weight: float = 1.0, classes: int = 2
+    ) -> None:
+        problems = Problems()
+        if not weight >= 0:
+            problems.add(f"terms#{name}#weight", found=repr(weight), expected="a number >= 0")
+        if not 0.5 <= tau < 1:
+            problems.add(f"terms#{name}#tau", found=repr(tau), expected="a number in [0.5, 1)")
+        problems.refuse_if_any()
+        self.name, self.tau, self.weight, self.classes = name, tau, weight, classes
+        self.prototypes: Tensor | None = None
+        self.known: Tensor | None = None
+        self._features: list[Tensor] = []
+        self._collected: ClassSums | None = None
+        self._head = head_of(network)
+        self._hook: RemovableHandle | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Binds the term to a MONAI trainer."""
+        say_read(engine, ("weak",))
+        engine.add_event_handler(Events.STARTED, self._reset)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._listen)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+
+    def pull_to(self, prototypes: Tensor, known: Tensor) -> None:
+        """Sets the prototypes of all sites: (K, D) float and (K,) bool."""
+        self.prototypes, self.known = prototypes, known
+
+    @property
+    def collected(self) -> ClassSums | None:
+        """Sums over the round that was trained last; ``None`` before the first step."""
+        return self._collected
+
+    def __call__(self, engine: Any) -> None:
+        """Adds the term to ``engine.state.output["loss"]``."""
+        record_supervised(engine)
+        batch = self._batch(engine)
+        detached = ClassSums(batch.sums.detach(), batch.counts.detach())
+        old = self._collected
+        self._collected = detached if old is None else ClassSums(old.sums + detached.sums, old.counts + detached.counts)
+        if self.prototypes is None or self.known is None:
+            return
+        device = batch.sums.device
+        value = prototype_loss(batch, self.prototypes.to(device), self.known.to(device))
+        record(engine, self.name, value)
+        engine.state.output["loss"] = engine.state.output["loss"] + self.weight * value
+
+    def _batch(self, engine: Any) -> ClassSums:
+        labels = torch.as_tensor(engine.state.batch["label"]).to(self._features[0].device)
+        sums, counts = class_sums(self._features[0].float(), labels, classes=self.classes)
+        guidance = getattr(engine.state, "guidance", None)
+        if guidance is not None and len(self._features) > 1:
+            label, confidence = hard_label(guidance.weak)
+            sure = (confidence > self.tau).float()
+            more = class_sums(self._features[1].float(), label, sure, classes=self.classes)
+            sums, counts = sums + more.sums, counts + more.counts
+        return ClassSums(sums, counts)
+
+    def _keep(self, head: nn.Module, inputs: tuple[Any, ...]) -> None:
+        # in an iteration the network trains on the public batch first, then on the private strong view
+        if head.training and torch.is_grad_enabled():
+            self._features.append(inputs[0])
+
+    def _listen(self, engine: Any) -> None:
+        # for one iteration at a time: guides copy the network between iterations, and would copy the hook with it
+        self._stop(engine)
+        self._hook = self._head.register_forward_pre_hook(self._keep)
+
+    def _stop(self, engine: Any) -> None:
+        self._features.clear()
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    def _reset(self, engine: Any) -> None:
+        self._stop(engine)
+        self._collected = None
+
+
+MEANS, COUNTS = "prototypes", "counts"
+
+
+class PrototypeSharing(PublicMaskSharing):
+    """Takes the prototypes of all sites and gives its own (FedProto: Tan et al., arXiv 2105.00243, algorithm 1).
+
+    The steps on ``D_p`` before the local epoch use its labels, and the pull towards the prototypes, so that every
+    heterogeneous row takes the same steps.
+
+    Args:
+        term: the term that collects the site's own prototypes and pulls towards those of all, in both places.
+        others: arguments of :class:`PublicMaskSharing`; its exchange and gate are not used.
+
+    Example::
+
+        "sharing#_target_": "samfed_monai.methods.PrototypeSharing", "sharing#term": "@terms#prototype"
+    """
+
+    def __init__(self, *, term: PrototypeTerm, **others: Any) -> None:
+        super().__init__(term=term, **others)
+        self.term = term
+
+    def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
+        if tensors:
+            width = feature_width(self.network)
+            like = {MEANS: torch.empty(self.term.classes, width), COUNTS: torch.empty(self.term.classes)}
+            Envelope(kind, "", 0, 1, tensors=dict(tensors)).check(up=False, like=like)
+            self.term.pull_to(tensors[MEANS], tensors[COUNTS] > 0)
+        return super().receive(round, rounds, Kind.METRICS, {})
+
+    def may_share(self) -> Mapping[Kind, Mapping[str, Tensor]]:
+        classes, width = self.term.classes, feature_width(self.network)
+        return {Kind.PROTOTYPES: {MEANS: torch.empty(classes, width), COUNTS: torch.empty(classes)}}
+
+    def share(self) -> tuple[Kind, dict[str, Tensor]]:
+        collected = self.term.collected
+        if collected is None:
+            raise RuntimeError("no step was taken, so there are no prototypes to share")
+        return Kind.PROTOTYPES, {MEANS: collected.means().cpu(), COUNTS: collected.counts.cpu()}
+
+
+class Prototypes(Strategy):
+    """The mean of the sites' prototypes, weighted by their pixels, goes back to all (FedProto, equation 6).
+
+    The server has no network. All sites' features must have one width, which need not mean one network.
+
+    Args:
+        classes: the background included.
+
+    Raises:
+        Refused: at :meth:`attach`, sites whose features differ in width; both are named.
+
+    Example::
+
+        "strategy": {"_target_": "samfed_monai.methods.Prototypes"}
+    """
+
+    has_model = False
+    personal = True
+    exchange_name = "prototypes"
+    answer_kind = Kind.PROTOTYPES
+
+    def __init__(self, *, classes: int = 2) -> None:
+        self.classes = classes
+
+    def attach(self, server: Server) -> Prototypes:
+        super().attach(server)
+        widths = {site: feature_width(server.networks[site]()) for site in server.sites}
+        first = server.sites[0]
+        for site, width in widths.items():
+            if width != widths[first]:
+                found = f"{widths[first]} channels at {first}, {width} at {site}"
+                mend = "choose networks of one decoder width (all deeplabv3plus_* have 256), or another variant"
+                raise Refused([Problem("sites", found=found, expected="features of one width", mend=mend)])
+        self._like = {MEANS: torch.zeros(self.classes, widths[first]), COUNTS: torch.zeros(self.classes)}
+        self.means: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] | None = None
+        return self
+
+    def configure(self, round: int) -> dict[str, Envelope]:
+        self._sums = None
+        kind = Kind.PROTOTYPES if self.means else Kind.METRICS
+        return {site: self._message(site, round, kind, self.means, purpose="distil") for site in self.server.sites}
+
+    def expected(self, site: str) -> Mapping[str, Tensor] | None:
+        return self._like
+
+    def accept(self, round: int, site: str, update: Envelope) -> None:
+        counts = update.tensors[COUNTS].clamp(min=0)
+        sums = {MEANS: update.tensors[MEANS] * counts[:, None], COUNTS: counts}
+        old = self._sums
+        self._sums = sums if old is None else {name: old[name] + value for name, value in sums.items()}
+
+    def finish(self, round: int) -> None:
+        if self._sums is not None:
+            counts = self._sums[COUNTS]
+            self.means = {MEANS: self._sums[MEANS] / counts.clamp(min=1e-6)[:, None], COUNTS: counts}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self.means)
+
+    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(weights, state)
+        self.means = dict(state)

@@ -1,0 +1,58 @@
+"""FedRep (arXiv 2102.07078): head first, body after, in every round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.handlers.parts_in_turn import PartsInTurn
+from samfed_monai.networks.key_patterns import network_split
+
+
+class AlternatingParts(PartsInTurn):
+    """Trains the personal part with the shared one at rest, then the shared part with the personal one at rest.
+
+    That is a site's round of FedRep (Collins et al., arXiv 2102.07078, algorithm 1: some epochs of the head, then one
+    of the representation), counted here in steps of an epoch. The part at rest takes no gradient at all; running
+    statistics of a body at rest still follow its images, as in the paper's code. For SAM with experts see
+    ``DecoupledStages``.
+
+    Args:
+        personal: patterns of what is personal, the bundle's ``personal``.
+        share: part of an epoch's steps that train the personal part, rounded up; in (0, 1).
+
+    Raises:
+        Refused: a share outside (0, 1); at ``STARTED``, patterns that match nothing, nothing to train in a part, or
+            too few steps for both.
+
+    Example::
+
+        "before#parts": {"_target_": "samfed_monai.methods.AlternatingParts", "personal": "@personal", "share": 0.5}
+    """
+
+    where = "before#parts (AlternatingParts)"
+
+    def __init__(self, *, personal: Sequence[str], share: float = 0.5) -> None:
+        if type(share) is not float or not 0 < share < 1:
+            raise Refused([Problem(f"{self.where} -> share", found=repr(share), expected="a part between 0 and 1")])
+        super().__init__(share)
+        self.personal = personal
+
+    def check(self, engine: Any) -> None:
+        """Finds the two parts, and refuses what cannot be trained in turn."""
+        network, steps, problems = engine.network, engine.state.epoch_length, Problems()
+        split = network_split(network, self.personal)
+        trained = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+        parts = {"personal": split.personal, "shared": split.shared}
+        found = {part: [trained[name] for name in names if name in trained] for part, names in parts.items()}
+        for part, weights in found.items():
+            if not weights:
+                mend = "name one in personal, for instance segmentation_head.*, or leave this handler out"
+                problems.add(self.where, found=f"nothing {part} to train", expected="a layer of each part", mend=mend)
+        if steps is None or self.is_first(steps - 1, steps):
+            length = "an epoch of unknown length" if steps is None else f"{steps} steps with a share of {self.share}"
+            mend = "set local_steps to 2 or more, or lower share"
+            problems.add(self.where, found=length, expected="at least one step for each part", mend=mend)
+        problems.refuse_if_any()
+        self.resting = {True: found["shared"], False: found["personal"]}

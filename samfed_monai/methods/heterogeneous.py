@@ -1,0 +1,375 @@
+"""SAM-Fed where networks differ: condensation and fusion on the public set (HSSF, IEEE TMI 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from monai.engines.utils import IterationEvents
+from torch.utils.data import Subset
+
+from samfed_monai.core import training_state as optimizer_state
+from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.core.io import canonical_hash
+from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.training_state import own_random_state
+from samfed_monai.handlers.public_images import PublicPhase, PublicPredictor
+from samfed_monai.handlers.records import record, record_supervised
+from samfed_monai.losses import choose, distillation_kl, hssf_kl, most_reliable, where_better
+from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+from samfed_monai.protocol.sharing import Sharing
+from samfed_monai.protocol.strategy import Strategy
+from samfed_monai.transforms.loading import GATE, KEY
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+    from monai.inferers import Inferer
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+    from torch.utils.data import Dataset
+
+    from samfed_monai.protocol.strategy import Server
+    from samfed_monai.transforms import PublicTargets
+
+
+MASKS = "masks"
+
+
+def evenly_spaced(count: int, wanted: int | None) -> list[int] | None:
+    """``wanted`` of ``count`` places, the first and then at equal distances; ``None`` where that is all of them."""
+    if wanted is None or wanted >= count:
+        return None
+    return [place * count // wanted for place in range(wanted)]
+
+
+class Exchange(str, Enum):
+    """How knowledge travels between unlike networks."""
+
+    PREDICTIONS = "predictions"
+    WEIGHTS = "weights"
+    NONE = "none"
+
+
+class Gate(str, Enum):
+    """Which of the server's masks a site learns from."""
+
+    BETTER = "better"
+    ALWAYS = "always"
+
+
+class PublicMaskSharing(Sharing):
+    """Fusion (RF): steps on ``D_p`` towards the server's soft masks, then the local epoch, then the site's own masks.
+
+    With ``predictions`` soft masks travel both ways (8 bits, compressed on the wire) and no weight leaves the site.
+    With ``weights`` the networks themselves travel and each side computes the other's masks: the same masks to the
+    bit, for a hundred times the bytes (HSSF's own exchange; docs/method.md).
+
+    Args:
+        exchange: ``predictions``, ``weights``, or ``none``: the site takes its steps on the labels and gives nothing.
+        network, optimizer, loss, device, inferer: those of the local training.
+        dataset: labelled public items with random views; its transforms hold a ``LoadTargetd`` on ``targets``.
+        plain: the same items without random views.
+        targets: the holder of the round's targets.
+        term: what a target adds to the loss.
+        learning_rate: the handler that sets the rate of a round.
+        server_network: builds an empty network of the server's architecture; needed with ``weights``.
+        gate: ``better`` learns where the server is the more reliable one (RF), ``always`` everywhere (FedMD).
+        reliability: ``dice`` or ``pixel_accuracy``.
+        mask_size: side of a soft mask in pixels; ``None`` is a quarter of the image's.
+        batch_size: images a step.
+        steps: steps on ``D_p`` a round; ``None`` is ``passes`` over it.
+        passes: how many times a round goes over ``D_p`` where no steps are given (HSSF: 4).
+        images: exchange masks of that many public images, evenly spaced over the list, and take the steps on those;
+            ``None`` is all. Frames of a video are much alike, and every network looks at each of them in every round.
+        seed, site: what the random numbers derive from.
+
+    Example::
+
+        {"_target_": "samfed_monai.methods.PublicMaskSharing", "exchange": "predictions", "network": "@network", ...}
+    """
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        optimizer: Optimizer,
+        loss: Callable[..., Tensor],
+        dataset: Dataset,
+        plain: Dataset,
+        targets: PublicTargets,
+        exchange: str = "predictions",
+        device: torch.device | str = "cpu",
+        inferer: Inferer | None = None,
+        term: Any = None,
+        learning_rate: Any = None,
+        server_network: Callable[[], nn.Module] | None = None,
+        gate: str = "better",
+        reliability: str = "dice",
+        mask_size: int | None = None,
+        batch_size: int = 8,
+        steps: int | None = None,
+        passes: int = 1,
+        images: int | None = None,
+        seed: int = 0,
+        site: str = "",
+    ) -> None:
+        problems = Problems()
+        for name, value, kind in (("exchange", exchange, Exchange), ("gate", gate, Gate)):
+            if value not in {each.value for each in kind}:
+                expected = f"one of {[each.value for each in kind]}"
+                problems.add(f"sharing#{name}", found=repr(value), expected=expected)
+        if images is not None and (not isinstance(images, int) or images < 1):
+            problems.add("sharing#images", found=repr(images), expected="a number of images >= 1, or null")
+        problems.refuse_if_any()
+        indices = evenly_spaced(len(plain), images)  # type: ignore[arg-type]
+        self.exchange, self.gate = Exchange(exchange), Gate(gate)
+        self.network, self.optimizer, self._server_network = network, optimizer, server_network
+        self.phase = PublicPhase(
+            network=network,
+            optimizer=optimizer,
+            loss=loss,
+            dataset=dataset,
+            targets=targets,
+            device=device,
+            inferer=inferer,
+            term=term,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            steps=steps,
+            passes=passes,
+            indices=indices,
+            seed=seed,
+            site=site,
+        )
+        # in float32 whatever the training does: the other side must get the same bits
+        self.predictor = PublicPredictor(
+            dataset=plain if indices is None else Subset(plain, indices),
+            device=device,
+            batch_size=batch_size,
+            mask_size=mask_size,
+            reliability=reliability,
+        )
+        self._whole = None if indices is None else plain.data  # type: ignore[attr-defined]
+        self._own: Tensor | None = None
+
+    @property
+    def public_hash(self) -> str:  # type: ignore[override]
+        if self._whole is None:
+            return self.predictor.public_hash
+        names = [str(record["image_sha256"]) for record in self._whole]  # of the images that are not exchanged, too
+        return canonical_hash([names, self.predictor.public_hash])
+
+    def own_masks(self) -> Tensor:
+        """This network's masks of ``D_p``, (N, C, h, w) uint8; computed once until the network is trained again."""
+        if self._own is None:
+            self._own = self.predictor.masks(self.network)
+        return self._own
+
+    def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
+        if not tensors:
+            means = self.phase.run(round, rounds)
+        else:
+            theirs = self._masks_of(kind, tensors)
+            means = self.phase.run(round, rounds, theirs, self._open(theirs))
+        self._own = None
+        return {f"public_{name}" if not name.startswith("public") else name: value for name, value in means.items()}
+
+    def share(self) -> tuple[Kind, dict[str, Tensor]]:
+        self._own = None  # the local epoch came in between
+        if self.exchange is Exchange.NONE:
+            return Kind.METRICS, {}
+        if self.exchange is Exchange.WEIGHTS:
+            state = self.network.state_dict()
+            return Kind.WEIGHTS, {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        return Kind.SOFT_MASKS, {MASKS: self.own_masks()}
+
+    def may_share(self) -> Mapping[Kind, Mapping[str, Tensor]]:
+        if self.exchange is Exchange.NONE:
+            return {}
+        if self.exchange is Exchange.WEIGHTS:
+            return {Kind.WEIGHTS: self.network.state_dict()}
+        images = len(self.predictor.dataset)  # type: ignore[arg-type]
+        return {Kind.SOFT_MASKS: {MASKS: self.own_masks()[:images]}}
+
+    def reset(self) -> None:
+        self._own = None
+
+    def _open(self, theirs: Tensor) -> Tensor | None:
+        if self.gate is Gate.ALWAYS:
+            return None
+        return where_better(self.predictor.reliability(theirs), self.predictor.reliability(self.own_masks()))
+
+    def _masks_of(self, kind: Kind, tensors: Mapping[str, Tensor]) -> Tensor:
+        message = Envelope(kind, "", 0, 1, tensors=dict(tensors))
+        if kind == Kind.WEIGHTS:
+            message.check(up=False, like=self._server.state_dict())
+            self._server.load_state_dict(dict(tensors))
+            return self.predictor.masks(self._server)
+        message.check(up=False, like={MASKS: self.own_masks()})
+        return tensors[MASKS]
+
+    @cached_property
+    def _server(self) -> nn.Module:
+        if self._server_network is None:
+            mend = "set sharing#server_network, or exchange predictions"
+            found = "no server_network"
+            raise MessageRefused([Problem("sharing", found=found, expected="the server's architecture", mend=mend)])
+        return self._server_network().to(self.predictor.device)
+
+
+class PublicDistillationTerm:
+    """``weight * T^2 KL(p_target || p)`` on the labelled batch, image by image where its gate is open (docs/method.md).
+
+    The divergence is averaged over all pixels of the batch, images with a closed gate counting as 0. It reads
+    ``target`` (B, C, H, W) and ``target_gate`` (B,) from the trainer's batch, where :class:`LoadTargetd` puts them;
+    a batch without them adds nothing.
+
+    Args:
+        name: under which the value is logged; ``<name>_gate`` is the share of images with an open gate.
+        temperature: ``T``.
+        weight: factor >= 0.
+        convention: ``ours``, or ``hssf`` for the divergence of HSSF's code (no ``T^2``, mean over two channels).
+
+    Raises:
+        Refused: a negative weight, a temperature that is not positive, an unknown convention.
+
+    Example::
+
+        {"_target_": "samfed_monai.methods.PublicDistillationTerm", "weight": 1.0, "temperature": 2.0}
+    """
+
+    def __init__(
+        self, *, name: str = "public_kd", temperature: float = 2.0, weight: float = 1.0, convention: str = "ours"
+    ) -> None:
+        problems = Problems()
+        if not weight >= 0:
+            problems.add(f"{name}#weight", found=repr(weight), expected="a number >= 0")
+        if not temperature > 0:
+            problems.add(f"{name}#temperature", found=repr(temperature), expected="a number > 0")
+        if convention not in ("ours", "hssf"):
+            problems.add(f"{name}#convention", found=repr(convention), expected="'ours' or 'hssf'")
+        problems.refuse_if_any()
+        self.name, self.temperature, self.weight, self.convention = name, temperature, weight, convention
+
+    def attach(self, engine: Engine) -> None:
+        """Binds the term to a MONAI trainer."""
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        """Adds the term to ``engine.state.output["loss"]``."""
+        record_supervised(engine)
+        batch = engine.state.batch
+        if KEY not in batch:
+            return
+        logits = engine.state.output["pred"]
+        target, gate = (torch.as_tensor(batch[key]).to(logits.device) for key in (KEY, GATE))
+        if self.convention == "hssf":
+            value = hssf_kl(logits, target, gate, temperature=self.temperature)
+        else:
+            value = distillation_kl(logits, target, self.temperature, scale=gate)
+        record(engine, self.name, value)
+        record(engine, f"{self.name}_gate", gate.mean())
+        engine.state.output["loss"] = engine.state.output["loss"] + self.weight * value
+
+
+class CondensationFusion(Strategy):
+    """Heterogeneous SAM-Fed: regularity condensation at the server, regularity fusion at the sites (docs/method.md).
+
+    The server has a network of its own. A round: each site fuses (RF, :class:`PublicMaskSharing`) towards the server's
+    soft masks of ``D_p``, trains on its own images, and answers; the server then condenses (RC): it trains on ``D_p``
+    with, for each image, the soft mask of the most reliable site as target, where that site beats the server and
+    exceeds ``floor``. Before round 0 no site has answered, so the first masks are those of the warm-started server.
+
+    Every network runs over ``D_p`` once a round: its masks serve its own reliability, the other side's gate and the
+    target alike.
+
+    Args:
+        exchange: ``predictions`` (8-bit soft masks travel) or ``weights`` (networks travel; the server builds each
+            site's). Both give the same targets to the bit.
+        floor: reliability that a site must exceed to be learned from, in [0, 1) (HSSF, Ma et al., TMI 2024: 0.75).
+
+    Raises:
+        Refused: an option out of its range; at :meth:`attach`, a bundle without ``sharing``.
+
+    Example::
+
+        "strategy": {"_target_": "samfed_monai.methods.CondensationFusion", "exchange": "predictions"}
+    """
+
+    personal = True
+
+    def __init__(self, *, exchange: str = "predictions", floor: float = 0.75) -> None:
+        problems = Problems()
+        known = [Exchange.PREDICTIONS.value, Exchange.WEIGHTS.value]
+        if exchange not in known:
+            expected = f"one of {known}"
+            problems.add("strategy#exchange", found=repr(exchange), expected=expected)
+        if not 0 <= floor < 1:
+            problems.add("strategy#floor", found=repr(floor), expected="a number in [0, 1)")
+        problems.refuse_if_any()
+        self.exchange, self.floor = Exchange(exchange), floor
+        self.exchange_name = self.exchange.value
+        self.answer_kind = Kind.WEIGHTS if self.exchange is Exchange.WEIGHTS else Kind.SOFT_MASKS
+        self._answers: dict[str, Tensor] = {}
+        self._site_networks: dict[str, nn.Module] = {}
+
+    def attach(self, server: Server) -> CondensationFusion:
+        super().attach(server)
+        self.bench = server.open_bench("heterogeneous")
+        self.bench.network.load_state_dict(self.global_weights)
+        self.bench.reset()
+        return self
+
+    def requirements(self) -> dict[str, str]:
+        return {"public": self.bench.public_hash}
+
+    def configure(self, round: int) -> dict[str, Envelope]:
+        self._answers = {}
+        kind, tensors = Kind.SOFT_MASKS, {MASKS: self.bench.own_masks()}
+        if self.exchange is Exchange.WEIGHTS:
+            kind, tensors = Kind.WEIGHTS, self.global_weights
+        return {site: self._message(site, round, kind, tensors, purpose="distil") for site in self.server.sites}
+
+    def expected(self, site: str) -> Mapping[str, Tensor] | None:
+        if self.exchange is Exchange.WEIGHTS:
+            return self._network_of(site).state_dict()
+        return {MASKS: self.bench.own_masks()}
+
+    def accept(self, round: int, site: str, update: Envelope) -> None:
+        if self.exchange is Exchange.WEIGHTS:
+            network = self._network_of(site)
+            network.load_state_dict(update.tensors)
+            self._answers[site] = self.bench.predictor.masks(network)
+        else:
+            self._answers[site] = update.tensors[MASKS]
+
+    def refine(self, round: int) -> None:
+        if not self._answers:
+            return
+        masks = torch.stack([self._answers[site] for site in sorted(self._answers)])
+        reliability = torch.stack([self.bench.predictor.reliability(each) for each in masks])
+        chosen, gate = most_reliable(reliability, self.bench.predictor.reliability(self.bench.own_masks()), self.floor)
+        with own_random_state(derive_seed(self.server.seed, "server", round, "condense")):
+            self.bench.phase.run(round, self.server.rounds, choose(masks, chosen), gate)
+        self.bench.reset()
+        self.bench.own_masks()  # of the next round; made here, where it counts as the server's time
+        state = self.bench.network.state_dict()
+        self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return optimizer_state.pack(self.bench.optimizer)
+
+    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(weights, state)
+        self.bench.network.load_state_dict(self.global_weights)
+        if state:
+            optimizer_state.unpack(self.bench.optimizer, state)
+        self.bench.reset()
+
+    def _network_of(self, site: str) -> nn.Module:
+        if site not in self._site_networks:
+            self._site_networks[site] = self.server.networks[site]().to(self.bench.predictor.device)
+        return self._site_networks[site]

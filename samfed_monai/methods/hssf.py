@@ -1,0 +1,324 @@
+"""HSSF's local step where its code differs from ours (Ma et al., IEEE TMI 2024): losses, terms, view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.config import KeysCollection
+from monai.transforms import MapTransform, RandomizableTransform
+from monai.utils import ensure_tuple
+from torch import Tensor
+
+from samfed_monai.core.errors import Problems
+from samfed_monai.handlers.guide import Guidance
+from samfed_monai.handlers.records import record
+from samfed_monai.handlers.term import Term
+from samfed_monai.losses import StructureLoss
+from samfed_monai.losses.channels import hard_label
+from samfed_monai.losses.unlabelled import probabilities
+from samfed_monai.networks.hssf import HssfNetwork, hssf_outputs
+from samfed_monai.transforms.loading import plain
+
+CONFIDENCE_WEIGHT = 4.0
+"""Factor of :func:`confidence_loss` in HSSF's sum."""
+
+
+@dataclass(frozen=True)
+class LsslLabels:
+    """What two views of an unlabelled batch agree to be taught.
+
+    Args:
+        label: (B, 1, H, W) long, 0 or 1.
+        gate: (B,) bool, images that count.
+        flipped: (B, 1, H, W) bool, where the label is the opposite of what was predicted.
+    """
+
+    label: Tensor
+    gate: Tensor
+    flipped: Tensor
+
+
+def confidence_loss(confidence: Tensor, logits: Tensor, label: Tensor) -> Tensor:
+    """Cross entropy of "the prediction is right here", wrong pixels counting ``right / wrong`` times as much.
+
+    Both kinds of pixel so have the same sum of weights; the mean is over all pixels of the batch. Where no pixel is
+    right the weight of the wrong ones is 0, by the same formula. The gradient reaches the confidence alone, and through
+    its features the network; the prediction that is judged is a label.
+
+    Args:
+        confidence: (B, 1, H, W) float, logit of being right.
+        logits: (B, C, H, W) float, the prediction that is judged.
+        label: (B, 1, H, W), class indices (0 or 1 for C = 1).
+
+    Returns:
+        a scalar >= 0, without HSSF's factor :data:`CONFIDENCE_WEIGHT`.
+    """
+    predicted = hard_label(probabilities(logits.detach()))[0]
+    right = (predicted == label.long()).to(confidence.dtype)
+    rights, wrongs = right.sum(), (1 - right).sum()
+    weight = torch.where(right > 0, 1.0, rights / wrongs.clamp(min=1))
+    return (weight * F.binary_cross_entropy_with_logits(confidence, right, reduction="none")).mean()
+
+
+def lssl_labels(
+    weak: Tensor,
+    weak_confidence: Tensor,
+    strong: Tensor,
+    strong_confidence: Tensor,
+    *,
+    flip_below: float = 0.3,
+    least_mean: float = 0.75,
+) -> LsslLabels:
+    """The pseudo-label of HSSF's local step: each pixel from the view that is surer of itself there.
+
+    A pixel that even the surer view thinks wrong (confidence below ``flip_below``) gets the opposite label; an image
+    counts only if the mean of its surer views' confidences is above ``least_mean``. Equal views: the weak one's.
+
+    Args:
+        weak, strong: (B, 1, H, W) float logits of two views with the same geometry.
+        weak_confidence, strong_confidence: (B, 1, H, W) float, their logits of being right.
+        flip_below: confidence in [0, 1].
+        least_mean: confidence in [0, 1].
+
+    Raises:
+        ValueError: more than one channel, which has no opposite.
+    """
+    if weak.shape[1] != 1:
+        raise ValueError(
+            f"lssl_labels: expected one channel, found {weak.shape[1]}; a class has no opposite to flip to"
+        )
+    sure, other = weak_confidence.detach().sigmoid(), strong_confidence.detach().sigmoid()
+    best = torch.maximum(sure, other)
+    foreground = torch.where(sure >= other, weak.detach(), strong.detach()) > 0
+    flipped = best < flip_below
+    return LsslLabels((foreground ^ flipped).long(), best.mean(dim=(1, 2, 3)) > least_mean, flipped)
+
+
+def dropout_consistency(logits: Tensor, dropped: Tensor) -> Tensor:
+    """Squared difference of the logits of two passes, channels weighted by how much of the image they hold.
+
+    ``mean_{b, c} w_bc mean_pixels (z - d)^2`` with ``w_bc`` the mean over the pixels of ``softmax(d)``. The gradient
+    reaches both passes, and the weight.
+
+    Args:
+        logits: (B, C, H, W) float, C > 1.
+        dropped: the same of the pass with features left out.
+    """
+    weight = dropped.softmax(dim=1).mean(dim=(2, 3))
+    return (weight * ((logits - dropped) ** 2).mean(dim=(2, 3))).mean()
+
+
+def gated_loss(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, label: Tensor, gate: Tensor) -> Tensor:
+    """The mean over all images of a loss that is 0 for images with a closed gate.
+
+    Args:
+        loss: of logits and labels, a mean over images.
+        logits: (B, C, H, W) float.
+        label: (B, 1, H, W), what ``loss`` takes.
+        gate: (B,) bool.
+    """
+    if not bool(gate.any()):
+        return logits.sum() * 0.0
+    return loss(logits[gate], label[gate]) * gate.to(logits.dtype).mean()
+
+
+class ConfidenceTerm(Term):
+    """``4 L_conf`` on the labelled batch: HSSF's confidence branch against "argmax = label" (docs/method.md).
+
+    It looks at the supervised prediction alone, so it works with or without an unlabelled stream, at a site and in the
+    server's steps on the public images. Also records ``<name>_mean``, the mean confidence on the labelled batch.
+
+    Args:
+        name: under which the value is logged.
+        weight: factor of the term (HSSF: 4).
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Raises:
+        Refused: at the first step, a network without a confidence branch (``hssf_resnet18`` and its like have one).
+
+    Example::
+
+        {"_target_": "samfed_monai.methods.ConfidenceTerm", "weight": 4.0}
+    """
+
+    unlabelled = False
+
+    def __init__(
+        self,
+        *,
+        name: str = "confidence",
+        weight: float = CONFIDENCE_WEIGHT,
+        schedule: str = "constant",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+
+    def value(self, guidance: Any, engine: Any) -> Tensor:
+        """``L_conf``."""
+        prediction = engine.state.output["pred"]
+        confidence = hssf_outputs(prediction).confidence
+        record(engine, f"{self.name}_mean", confidence.detach().sigmoid().mean())
+        return confidence_loss(confidence, prediction, engine.state.output["label"])
+
+
+class LsslTerm(Term):
+    """HSSF's semi-supervised loss on an unlabelled batch: both views against one label, and an MSE (docs/method.md).
+
+    The label of a pixel is that of the view with the higher predicted confidence, flipped where even that is below
+    ``flip_below``; an image counts only if its mean confidence is above ``least_mean``. A view costs ``loss`` and, once
+    more, its plain cross entropy. Added to both is the weighted squared difference between the weak view's logits and
+    those with half of its features dropped (:func:`samfed_monai.methods.dropout_consistency`).
+
+    The stream gives the student's strong view. The weak one it only runs without gradient, so the term runs the student
+    once more, in train mode and with gradient: HSSF learns from both views, and the two passes through the decoder
+    share the encoder. Both views must have one geometry: the stream's CutMix has to be 0.
+
+    Also records ``<name>_counted``, the share of images that count, and ``<name>_flipped``, that of flipped pixels.
+
+    Args:
+        name: under which the value is logged.
+        loss: of logits and labels, a mean over images; ``None`` is :class:`StructureLoss`.
+        flip_below: confidence under which a label is turned round (HSSF: 0.3).
+        least_mean: mean confidence an image must exceed (HSSF: 0.75).
+        feature_dropout: chance with which a channel of the features is dropped (HSSF: 0.5); 0 leaves the MSE out.
+        cross_entropy: factor of the plain cross entropy that is added to ``loss`` (HSSF: 1).
+        consistency: factor of the squared difference (HSSF: 1).
+        weight: factor of the term.
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Raises:
+        Refused: thresholds outside [0, 1], a negative factor; at ``STARTED``, a network that is not HSSF's; in the
+            first step, CutMix.
+
+    Example::
+
+        {"_target_": "samfed_monai.methods.LsslTerm", "loss": "@loss", "flip_below": 0.3, "least_mean": 0.75}
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "lssl",
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        flip_below: float = 0.3,
+        least_mean: float = 0.75,
+        feature_dropout: float = 0.5,
+        cross_entropy: float = 1.0,
+        consistency: float = 1.0,
+        weight: float = 1.0,
+        schedule: str = "constant",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        problems = Problems()
+        shares = {"flip_below": flip_below, "least_mean": least_mean, "feature_dropout": feature_dropout}
+        for key, value in shares.items():
+            if not 0 <= value <= 1:
+                problems.add(f"{self.where}#{key}", found=repr(value), expected="a number in [0, 1]")
+        for key, factor in {"cross_entropy": cross_entropy, "consistency": consistency}.items():
+            if not factor >= 0:
+                problems.add(f"{self.where}#{key}", found=repr(factor), expected="a number >= 0")
+        problems.refuse_if_any()
+        self.loss = StructureLoss() if loss is None else loss
+        self.flip_below, self.least_mean = flip_below, least_mean
+        self.feature_dropout, self.cross_entropy, self.consistency = feature_dropout, cross_entropy, consistency
+
+    def check(self, engine: Any) -> None:
+        """Refuses, before any work, a network without confidence or feature dropout."""
+        super().check(engine)
+        problems = Problems()
+        if not isinstance(engine.network, HssfNetwork):
+            found, expected = type(engine.network).__name__, "a network that predicts its confidence"
+            mend = "set network_name to hssf_resnet18, hssf_resnet34 or hssf_resnet101"
+            problems.add(self.where, found=found, expected=expected, mend=mend)
+        problems.refuse_if_any()
+
+    def value(self, guidance: Guidance, engine: Any) -> Tensor:
+        """The loss of both views plus the MSE."""
+        image = guidance.view("image", asked_by=self.where)
+        weak = engine.inferer(image, engine.network, feature_dropout=self.feature_dropout)
+        strong = guidance.student
+        of_weak = hssf_outputs(weak)
+        chosen = lssl_labels(
+            weak,
+            of_weak.confidence,
+            strong,
+            hssf_outputs(strong).confidence,
+            flip_below=self.flip_below,
+            least_mean=self.least_mean,
+        )
+        record(engine, f"{self.name}_counted", chosen.gate.float().mean())
+        record(engine, f"{self.name}_flipped", chosen.flipped.float().mean())
+        first, second = (gated_loss(self._of_view, view, chosen.label, chosen.gate) for view in (weak, strong))
+        value = first + second
+        if of_weak.dropped is None:
+            return value
+        return value + self.consistency * dropout_consistency(of_weak.logits, of_weak.dropped)
+
+    def _of_view(self, logits: Tensor, label: Tensor) -> Tensor:
+        entropy = F.binary_cross_entropy_with_logits(logits, label.to(logits.dtype))
+        return self.loss(logits, label) + self.cross_entropy * entropy
+
+
+class NoiseViewd(RandomizableTransform, MapTransform):
+    """Adds Gaussian noise of one fixed deviation, cut off at ``limit``; all else stays (HSSF; docs/method.md).
+
+    It takes the place of :class:`StrongViewd`, whose noise has a deviation drawn anew for every image, in a bundle that
+    follows HSSF's conventions.
+
+    Args:
+        keys: the image, (C, H, W) in [0, 1].
+        output_key: where its noisy view goes.
+        deviation: of the noise, in [0, 1] intensities (HSSF: 0.1 on images in [-1, 1], which is 0.05 here).
+        limit: no pixel changes by more (HSSF: 0.2 on those, which is 0.1 here).
+        allow_missing_keys: whether an item may lack the image.
+
+    The view is (C, H, W) float32, a new tensor, kept in [0, 1] like every view here.
+
+    Raises:
+        Refused: a deviation or a limit outside [0, 1]; not one output for each key.
+
+    Example::
+
+        {"_target_": "samfed_monai.methods.NoiseViewd", "deviation": 0.05, "limit": 0.1}
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = "image",
+        output_key: KeysCollection = "image_strong",
+        *,
+        deviation: float = 0.05,
+        limit: float = 0.1,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        RandomizableTransform.__init__(self, 1.0)
+        problems = Problems()
+        for name, value in (("deviation", deviation), ("limit", limit)):
+            if not 0 <= value <= 1:
+                problems.add(f"NoiseViewd -> {name}", found=repr(value), expected="0 to 1")
+        self.output_keys = ensure_tuple(output_key)
+        if len(self.output_keys) != len(self.keys):
+            found = f"{len(self.output_keys)} names for {len(self.keys)} keys"
+            problems.add("NoiseViewd -> output_key", found=found, expected="one name for each key")
+        problems.refuse_if_any()
+        self.deviation, self.limit = deviation, limit
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Adds the noisy views to an item."""
+        result = dict(data)
+        for key, output_key in self.key_iterator(data, self.output_keys):
+            result[output_key] = self._noisy(plain(data[key]))
+        return result
+
+    def _noisy(self, image: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(int(self.R.randint(2**31 - 1)))
+        noise = torch.randn(image.shape, generator=generator).mul_(self.deviation).clamp_(-self.limit, self.limit)
+        return noise.add_(image).clamp_(0, 1)

@@ -1,0 +1,63 @@
+"""No exchange at all: what each site reaches alone, with the public set that it has anyway; and no training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.sharing import Sharing
+from samfed_monai.protocol.strategy import Strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class NothingShared(Sharing):
+    """Nothing but numbers leaves the site, and nothing comes: the site's side of ``LocalOnly`` and ``Untrained``.
+
+    Example::
+
+        "sharing": {"_target_": "samfed_monai.methods.NothingShared"}
+    """
+
+    def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
+        return {}
+
+    def share(self) -> tuple[Kind, dict[str, Tensor]]:
+        return Kind.METRICS, {}
+
+
+class LocalOnly(Strategy):
+    """Sites take the same steps as in every heterogeneous row, and nothing travels but their scores.
+
+    Example::
+
+        "strategy": {"_target_": "samfed_monai.methods.LocalOnly"}
+    """
+
+    has_model = False
+    personal = True
+    exchange_name = "none"
+    answer_kind = Kind.METRICS
+
+    def configure(self, round: int) -> dict[str, Envelope]:
+        return {site: self._message(site, round, Kind.METRICS, {}, purpose="distil") for site in self.server.sites}
+
+    def expected(self, site: str) -> Mapping[str, Tensor] | None:
+        return None
+
+    def accept(self, round: int, site: str, update: Envelope) -> None:
+        """Numbers only: there is nothing to take in."""
+
+
+class Untrained(LocalOnly):
+    """Sites score the network that they are prepared with; a round trains nothing, and one round is enough.
+
+    Example::
+
+        "strategy": {"_target_": "samfed_monai.methods.Untrained"}
+    """
+
+    def configure(self, round: int) -> dict[str, Envelope]:
+        return {site: self._message(site, round, Kind.METRICS, {}, purpose="keep") for site in self.server.sites}

@@ -1,0 +1,326 @@
+"""pFedSAM (arXiv 2509.15638): experts at their site, decoupled stages, mutual distillation."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import torch
+from ignite.engine import Events
+from torch import Tensor
+
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.io import append_line
+from samfed_monai.handlers.parts_in_turn import PartsInTurn
+from samfed_monai.handlers.rounds import in_federation, round_of
+from samfed_monai.handlers.term import Term
+from samfed_monai.losses import logits_kl
+from samfed_monai.networks.key_patterns import check_patterns, matched_names
+from samfed_monai.networks.sam.network import SamNetwork, SamPath, require_experts, sam_outputs
+
+
+def load_balance(share: Tensor, probability: Tensor) -> Tensor:
+    """``K sum_k f_k P_k``, averaged over layers (Fedus et al., Switch Transformers, arXiv 2101.03961, equation 4).
+
+    Switch sends a token to one expert, GShard (Lepikhin et al., arXiv 2006.16668, section 2.2) to two. With ``k``
+    experts a token we count all ``k`` and divide by ``k``, so that ``f`` sums to 1; the gradient flows through ``P``
+    alone, as in both. Equal use gives 1; all tokens at the same ``k`` experts with certainty, ``K / k`` at most.
+
+    Args:
+        share: (..., K) float, ``f``: part of all assignments of tokens that each expert got; no gradient.
+        probability: (..., K) float, ``P``: mean over tokens of the gate's softmax over all experts.
+
+    Returns:
+        a scalar >= 0, without the factor (docs/pfedsam.md: 0.01).
+    """
+    return share.shape[-1] * (share.detach() * probability).sum(dim=-1).mean()
+
+
+class LoadBalanceTerm(Term):
+    """``0.01 K sum_k f_k P_k``, mean over the layers (see ``samfed_monai.methods.load_balance``).
+
+    It reads the supervised prediction alone. On the global path, where no expert takes part, it adds nothing and
+    records nothing.
+
+    Args:
+        name: under which the value is logged; 1 is even use.
+        weight: factor of the term (docs/pfedsam.md; Switch Transformers: 0.01).
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Raises:
+        Refused: at ``STARTED``, a network without experts.
+
+    Example::
+
+        "terms#load_balance": {"_target_": "samfed_monai.methods.LoadBalanceTerm", "weight": 0.01}
+    """
+
+    unlabelled = False
+
+    def __init__(
+        self,
+        *,
+        name: str = "load_balance",
+        weight: float = 0.01,
+        schedule: str = "constant",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+
+    def check(self, engine: Any) -> None:
+        """Refuses a network without experts."""
+        super().check(engine)
+        require_experts(engine.network, self.where)
+
+    def __call__(self, engine: Any) -> None:
+        """Adds the term where experts took part."""
+        if sam_outputs(engine.state.output["pred"]).routing is not None:
+            super().__call__(engine)
+
+    def value(self, guidance: Any, engine: Any) -> Tensor:
+        """``K sum_k f_k P_k``."""
+        routing: Any = sam_outputs(engine.state.output["pred"]).routing  # not None: __call__ has looked
+        return load_balance(routing.share, routing.probability)
+
+
+class MutualDistillationTerm(Term):
+    """``b T^2 KL(other path || trained path)`` on the labelled batch (pFedSAM, docs/pfedsam.md).
+
+    The trained path is that of the supervised prediction, the other one runs on the same images without gradient: in
+    stage G (see ``DecoupledStages``) that is ``KL(personal || global)``, in stage L ``KL(global || personal)``. It
+    costs one forward pass a step and needs no unlabelled stream. Both paths' logits are at hand, so nothing is clipped
+    as it is where a guide's mask was stored: paths that agree cost nothing, however sure they are.
+
+    Args:
+        name: under which the value is logged.
+        temperature: ``T`` > 0.
+        weight: ``b``.
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Raises:
+        Refused: a temperature that is not positive; at ``STARTED``, a network without paths or without experts.
+
+    Example::
+
+        "terms#mutual": {"_target_": "samfed_monai.methods.MutualDistillationTerm", "temperature": 2.0, "weight": 0.5}
+    """
+
+    unlabelled = False
+
+    def __init__(
+        self,
+        *,
+        name: str = "mutual_kd",
+        temperature: float = 2.0,
+        weight: float = 0.5,
+        schedule: str = "constant",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        problems = Problems()
+        if not temperature > 0:
+            problems.add(f"{self.where}#temperature", found=repr(temperature), expected="a number > 0")
+        problems.refuse_if_any()
+        self.temperature = temperature
+
+    def check(self, engine: Any) -> None:
+        """Refuses a network whose two paths are one."""
+        super().check(engine)
+        require_experts(engine.network, self.where)
+
+    def value(self, guidance: Any, engine: Any) -> Tensor:
+        """``T^2 KL(other || trained)``."""
+        output = engine.state.output
+        path = sam_outputs(output["pred"]).path.other
+        with torch.no_grad():
+            other = engine.inferer(output["image"], engine.network, path=path)
+        return logits_kl(output["pred"], other, self.temperature)
+
+
+class DecoupledStages(PartsInTurn):
+    """Stage G, then stage L, in every epoch of a trainer (pFedSAM, docs/pfedsam.md; a round of the federation is one).
+
+    Stage G runs the network's global path and trains what is shared; stage L runs the personal path and trains what is
+    personal. The resting half takes no gradient at all, not even a zero one, so that neither weight decay nor an
+    optimizer's moments move it; its moments wait as they are. Between iterations the network is on its personal path
+    with everything trainable, so what validates or copies it there sees the site's own model.
+
+    Some weights belong to no path: both run through the mask decoder. Named by ``both`` they never rest, and so take as
+    many steps as where there are no stages.
+
+    It does not go together with ``ProximalTerm``, which looks at all weights that are trained at a round's start.
+
+    Args:
+        share: part of an epoch's steps that are stage G, rounded up; 0 and 1 leave one stage out.
+        both: patterns (``*`` crosses dots) of names of weights that are trained in both stages.
+
+    Raises:
+        Refused: a share outside [0, 1], ``both`` that is no list; at ``STARTED``, a network without paths or without
+            personal weights, an optimizer that lacks weights of a stage, a pattern that matches nothing that is
+            trained, or too few steps for both stages.
+
+    Example::
+
+        "before#stages": {
+            "_target_": "samfed_monai.methods.DecoupledStages", "share": 0.5, "both": ["sam.mask_decoder.*"]
+        }
+    """
+
+    where = "before#stages (DecoupledStages)"
+
+    def __init__(self, *, share: float = 0.5, both: Sequence[str] = ()) -> None:
+        problems = Problems()
+        if type(share) not in (int, float) or not 0 <= share <= 1:
+            problems.add(f"{self.where} -> share", found=repr(share), expected="a part in [0, 1]")
+        check_patterns(both, f"{self.where} -> both", problems, example="sam.mask_decoder.*")
+        problems.refuse_if_any()
+        super().__init__(share)
+        self.both = tuple(both)
+
+    def stage(self, step: int, steps: int) -> SamPath:
+        """The path that is trained at ``step`` (from 0) of the ``steps`` of an epoch."""
+        return SamPath.GLOBAL if self.is_first(step, steps) else SamPath.PERSONAL
+
+    def check(self, engine: Any) -> None:
+        """Refuses, before any work, what cannot be trained in two stages."""
+        network, steps, problems = engine.network, engine.state.epoch_length, Problems()
+        if not isinstance(network, SamNetwork):
+            mend = "set network_name to sam_vit_t, sam_vit_b, sam_vit_l or sam_vit_h"
+            found, expected = type(network).__name__, "a network with a global and a personal path"
+            raise Refused([Problem(self.where, found, expected, mend)])
+        groups = {group["name"]: group["params"] for group in network.parameter_groups()}
+        if "personal" not in groups:
+            mend = "set network_def#experts to 4, or leave this handler out"
+            problems.add(self.where, found="no personal weights", expected="experts or a personal decoder", mend=mend)
+        held = {id(weight) for group in engine.optimizer.param_groups for weight in group["params"]}
+        for name, weights in groups.items():
+            missing = sum(id(weight) not in held for weight in weights)
+            if missing:
+                found = f"an optimizer without {missing} of the {len(weights)} {name} tensors"
+                mend = 'let its params be {"_target_": "samfed_monai.parts.parameters_of", "network": "@network"}'
+                problems.add(self.where, found=found, expected="one that holds them all", mend=mend)
+        if steps is None:
+            mend = "set local_steps, the trainer's epoch_length"
+            problems.add(self.where, found="an epoch of unknown length", expected="a number of steps", mend=mend)
+        elif 0 < self.share < 1 and len({self.stage(step, steps) for step in range(steps)}) < 2:
+            found = f"{steps} steps with a share of {self.share}"
+            mend = "raise local_steps, or set share to 0 or 1"
+            problems.add(self.where, found=found, expected="at least one step for each stage", mend=mend)
+        never = self._never_resting(network, {id(weight) for group in groups.values() for weight in group}, problems)
+        problems.refuse_if_any()
+        rest = {name: [weight for weight in group if id(weight) not in never] for name, group in groups.items()}
+        self.resting = {True: rest["personal"], False: rest["shared"]}
+
+    def __call__(self, engine: Any) -> None:
+        """Sets path and trainable weights of one iteration."""
+        super().__call__(engine)
+        steps = engine.state.epoch_length
+        active = self.stage((engine.state.iteration - 1) % steps, steps)
+        engine.network.path, engine.state.stage = active, active.value
+
+    def release(self, engine: Any) -> None:
+        """Back to the personal path, everything trainable."""
+        engine.network.path = SamPath.PERSONAL
+        super().release(engine)
+
+    def _never_resting(self, network: SamNetwork, trained: set[int], problems: Problems) -> set[int]:
+        named = {name: id(weight) for name, weight in network.named_parameters() if id(weight) in trained}
+        parts = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in named))
+        mend = f"correct the pattern or leave it out; trained names begin with {parts}"
+        where = f"{self.where} -> both"
+        found = matched_names(list(named), self.both, where, problems, kind="trained name", mend=mend)
+        return {named[name] for name in found}
+
+
+logger = logging.getLogger(__name__)
+
+FILE_NAME = "expert_usage.jsonl"
+"""At the site, beside its audit file: how each layer's experts were used, a line a round."""
+
+
+class ExpertUsage:
+    """Averages the routing of the supervised passes over a round into ``engine.state.expert_usage``.
+
+    That is a dict from the layer's name to ``{"share": [K numbers that sum to 1], "tokens": T}``: the part of all
+    assignments that each expert got, and the number of tokens that were routed (each to ``top`` experts). It is empty
+    where no pass took the personal path. A trainer without rounds starts anew at every epoch.
+
+    The means over the layers (``expert_1``, ... which sum to 1) and the least share of any expert in any layer
+    (``expert_least``) join ``engine.state.term_means``: of the whole table they alone may leave a site, as statistics
+    of its images that are withheld with the loss terms. Put it after what makes those means.
+
+    Args:
+        output_dir: the run's folder at the site: the table of every round is a line of
+            ``sites/<site>/expert_usage.jsonl`` (mode 0600) in it; of a round that was repeated the last line holds.
+            ``None`` keeps the table in memory.
+        site: the site's name.
+
+    Raises:
+        Refused: at ``STARTED``, a network without experts.
+
+    Example::
+
+        "after#expert_usage": {
+            "_target_": "samfed_monai.methods.ExpertUsage", "output_dir": "@output_dir", "site": "@site"
+        }
+    """
+
+    def __init__(self, *, output_dir: str | Path | None = None, site: str = "") -> None:
+        self.path = None if output_dir is None else Path(output_dir) / "sites" / quote(site, safe=" ") / FILE_NAME
+        self._assigned: Tensor | None = None
+        self._tokens: Tensor = torch.zeros(0)
+
+    def attach(self, engine: Any) -> None:
+        """Binds to a trainer."""
+        engine.add_event_handler(Events.STARTED, self._started)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
+
+    def _started(self, engine: Any) -> None:
+        require_experts(engine.network, "after#expert_usage (ExpertUsage)")
+        self._assigned, engine.state.expert_usage = None, {}
+
+    def _epoch_started(self, engine: Any) -> None:
+        if not in_federation(engine):
+            self._assigned = None
+
+    def __call__(self, engine: Any) -> None:
+        """Adds one iteration; nothing leaves the device."""
+        routing = sam_outputs(engine.state.output["pred"]).routing
+        if routing is None:
+            return
+        tokens = torch.tensor(routing.tokens, dtype=torch.float64, device=routing.share.device)
+        assigned = routing.share.double() * tokens[:, None]
+        if self._assigned is None:
+            self._assigned, self._tokens = assigned, tokens
+        else:
+            self._assigned, self._tokens = self._assigned + assigned, self._tokens + tokens
+
+    def _epoch_completed(self, engine: Any) -> None:
+        if self._assigned is None:
+            engine.state.expert_usage = {}
+            return
+        shares = (self._assigned / self._tokens[:, None]).tolist()
+        rows = zip(engine.network.expert_layers, shares, self._tokens.tolist(), strict=True)
+        engine.state.expert_usage = {name: {"share": share, "tokens": int(count)} for name, share, count in rows}
+        engine.state.term_means = {**(getattr(engine.state, "term_means", None) or {}), **_summary(shares)}
+        self._write(engine)
+        least = min(min(share) for share in shares)
+        logger.debug("experts: the least used one of any layer got %.1f %% of its tokens' assignments", 100 * least)
+
+    def _write(self, engine: Any) -> None:
+        if self.path is not None:
+            append_line(self.path, json.dumps({"round": round_of(engine)[0], "layers": engine.state.expert_usage}))
+
+
+def _summary(shares: list[list[float]]) -> dict[str, float]:
+    means = [sum(layer[expert] for layer in shares) / len(shares) for expert in range(len(shares[0]))]
+    named = {f"expert_{number}": mean for number, mean in enumerate(means, start=1)}
+    return {**named, "expert_least": min(map(min, shares))}

@@ -1,0 +1,173 @@
+"""SemiFL (arXiv 2106.01432): sites learn from the global model's labels, the server from the public set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from samfed_monai.core import training_state as optimizer_state
+from samfed_monai.core.errors import Problems, Stopped
+from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.training_state import own_random_state
+from samfed_monai.handlers.guide import Guidance
+from samfed_monai.handlers.term import Term
+from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.protocol.message import Envelope
+
+if TYPE_CHECKING:
+    from samfed_monai.methods.heterogeneous import PublicMaskSharing
+    from samfed_monai.protocol.strategy import Server
+
+
+class MixUpTerm(Term):
+    """``a L(mixed, y) + (1 - a) L(mixed, y')`` on ``a x + (1 - a) x'``, as SemiFL has it (arXiv 2106.01432, section 3).
+
+    ``x`` and ``x'`` are weak views, ``x'`` its neighbour in the batch; ``a`` is drawn from Beta(alpha, alpha), one for
+    a batch. Labels are the guide's: ``y`` where it is surer than ``tau``, ``y'`` everywhere (the paper's fix and mix
+    sets, by pixel instead of by image).
+
+    Args:
+        name: under which the value is logged.
+        guide: who gives the labels.
+        tau: least confidence of ``y``.
+        alpha: of the Beta distribution (0.75: SemiFL's code).
+        weight: factor of the term.
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Raises:
+        Refused: an argument out of range.
+
+    Example::
+
+        {"_target_": "samfed_monai.methods.MixUpTerm", "guide": "global", "tau": 0.95}
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "mixup",
+        guide: str = "global",
+        tau: float = 0.95,
+        alpha: float = 0.75,
+        weight: float = 1.0,
+        schedule: str = "constant",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        problems = Problems()
+        if not 0 <= tau <= 1:
+            problems.add(f"{self.where}#tau", found=repr(tau), expected="a number in [0, 1]")
+        if not alpha > 0:
+            problems.add(f"{self.where}#alpha", found=repr(alpha), expected="a number > 0")
+        problems.refuse_if_any()
+        self.guide, self.tau = guide, tau
+        self._beta = torch.distributions.Beta(torch.tensor(float(alpha)), torch.tensor(float(alpha)))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The guide."""
+        return (self.guide,)
+
+    def value(self, guidance: Guidance, engine: Any) -> Tensor:
+        """The loss of the mixture."""
+        image = guidance.view("image", asked_by=self.where)
+        label, confidence = hard_label(guidance.probabilities(self.guide, asked_by=self.where))
+        share = float(self._beta.sample())
+        logits = engine.inferer(torch.lerp(image.roll(1, 0), image, share), engine.network)
+        sure = (confidence > self.tau).to(confidence.dtype)
+        own = weighted_pseudo_label_loss(logits, label, sure)
+        other = weighted_pseudo_label_loss(logits, label.roll(1, 0), torch.ones_like(sure))
+        return share * own + (1 - share) * other
+
+
+class ServerTuned(FedAvg):
+    """FedAvg whose mean is trained on ``D_p`` before it is sent out again: alternate training.
+
+    SemiFL, Diao et al., arXiv 2106.01432, algorithm 1; what sites do is in the variant ``semifl``. A round that no site
+    answered is not tuned either, and leaves the weights as they are. The paper's momentum of the server and its static
+    batch normalisation are left out: sites are weighed as in every other row.
+
+    The server trains with the public phase of the bundle's ``sharing`` (labels alone, no targets); its optimizer's
+    moments are kept from round to round.
+
+    Raises:
+        Refused: at :meth:`attach`, a bundle without ``sharing``.
+        Stopped: in a round, if :meth:`tune` returns weights that are not finite or not the network's.
+
+    Example::
+
+        "strategy": {"_target_": "samfed_monai.methods.ServerTuned"}
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bench: PublicMaskSharing | None = None
+        self._answered = False
+
+    def attach(self, server: Server) -> ServerTuned:
+        super().attach(server)
+        self._bench = server.open_bench("semifl")
+        return self
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return optimizer_state.pack(self._bench.optimizer) if self._bench else {}
+
+    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(weights, state)
+        if self._bench and state:
+            optimizer_state.unpack(self._bench.optimizer, state)
+
+    def configure(self, round: int) -> dict[str, Envelope]:
+        self._answered = False
+        return super().configure(round)
+
+    def accept(self, round: int, site: str, update: Envelope) -> None:
+        super().accept(round, site, update)
+        self._answered = True
+
+    @torch.no_grad()
+    def refine(self, round: int) -> None:
+        if not self._answered:
+            return
+        self._answered = False
+        with torch.enable_grad():
+            tuned = self.tune(dict(self.global_weights), round)
+        _check(tuned, self.global_weights, round)
+        for name, tensor in self.global_weights.items():
+            tensor.copy_(tuned[name])
+
+    def tune(self, weights: Mapping[str, Tensor], round: int) -> Mapping[str, Tensor]:
+        """The weights after training on the public labels; what it is given stays as it is.
+
+        A function of weights, moments, round and the run's seed, so that a resumed run gives the same bits.
+        """
+        if self._bench is None:
+            raise RuntimeError("attach() was not called")
+        network = self._bench.network
+        network.load_state_dict(dict(weights), strict=False)  # frozen and personal tensors do not travel
+        with own_random_state(derive_seed(self.server.seed, "server", round, "tune")):
+            self._bench.phase.run(round, self.server.rounds)
+        state = network.state_dict()
+        return {name: state[name].detach().cpu() for name in weights if name in state}
+
+
+def _check(tuned: Mapping[str, Tensor], like: Mapping[str, Tensor], round: int) -> None:
+    """Refuses to go on from weights that are not the network's."""
+    where = f"training at the server, round {round + 1}"
+    if tuned.keys() != like.keys():
+        odd = sorted(tuned.keys() ^ like.keys())
+        raise Stopped(f"{where}: expected the network's {len(like)} tensors, found others (first {odd[0]!r})")
+    for name, tensor in like.items():
+        if tuned[name].shape != tensor.shape or tuned[name].dtype != tensor.dtype:
+            raise Stopped(f"{where}: {name} changed from {_kind(tensor)} to {_kind(tuned[name])}")
+        if tensor.is_floating_point() and not bool(tuned[name].isfinite().all()):
+            raise Stopped(f"{where}: {name} holds NaN or infinity", "lower learning_rate")
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

@@ -1,0 +1,169 @@
+"""UniMatch (arXiv 2208.09910): two strong views and one disturbed in its features against the weak one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.handlers.guide import Guidance
+from samfed_monai.handlers.term import Term
+from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
+
+Handle = Any
+
+
+@contextmanager
+def feature_dropout(network: nn.Module, drop: float = 0.5) -> Iterator[None]:
+    """Inside the block, each channel of each feature map on its way to the decoder is zeroed with a chance.
+
+    Those that stay are scaled by ``1 / (1 - drop)`` (``dropout2d``), in eval mode as well. It works for networks with
+    an ``encoder`` that returns a list of feature maps (those of segmentation_models_pytorch, MONAI's FlexibleUNet) and
+    for MONAI's BasicUNet.
+
+    Args:
+        network: left as it was afterwards.
+        drop: chance of a channel, in [0, 1).
+
+    Raises:
+        Refused: a network that does not show its encoder.
+    """
+    handles = _hooks(network, lambda features: functional.dropout2d(features, drop, training=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def require_encoder(network: nn.Module, asked_by: str) -> None:
+    """Refuses a network whose features :func:`feature_dropout` could not reach.
+
+    Args:
+        network: the network.
+        asked_by: who needs it, for the message.
+    """
+    try:
+        handles = _hooks(network, lambda features: features)
+    except Refused as refused:
+        problem = refused.problems[0]
+        raise Refused([Problem(asked_by, problem.found, problem.expected, problem.mend)]) from None
+    for handle in handles:
+        handle.remove()
+
+
+def _hooks(network: nn.Module, change: Callable[[Tensor], Tensor]) -> list[Handle]:
+    encoder = getattr(network, "encoder", None)
+    if isinstance(encoder, nn.Module):
+        return [encoder.register_forward_hook(lambda _, inputs, output: _encoded(inputs, output, change))]
+    stages = [getattr(network, f"upcat_{stage}", None) for stage in (4, 3, 2, 1)]
+    if all(isinstance(stage, nn.Module) for stage in stages):
+        return [  # BasicUNet: the deepest stage takes two maps of the encoder, the others one beside their own
+            stage.register_forward_pre_hook(lambda _, inputs, first=index == 0: _joined(inputs, first, change))
+            for index, stage in enumerate(stages)
+            if stage is not None
+        ]
+    expected = "an encoder that returns its feature maps (segmentation_models_pytorch, FlexibleUNet, BasicUNet)"
+    mend = "choose such a network, or set the weight of the feature stream to 0"
+    raise Refused([Problem("feature_dropout", type(network).__name__, expected, mend)])
+
+
+def _encoded(inputs: tuple[Any, ...], output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(output, Tensor):
+        return change(output)
+    if not isinstance(output, (list, tuple)) or not all(isinstance(each, Tensor) for each in output):
+        found = f"an encoder that returns {type(output).__name__}"
+        raise Refused([Problem("feature_dropout", found, "a list of feature maps (B, C, H, W)")])
+    # the encoders of segmentation_models_pytorch return the image itself as their first map
+    changed = [each if each is inputs[0] else change(each) for each in output]
+    return type(output)(changed)
+
+
+def _joined(inputs: tuple[Any, ...], first: bool, change: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
+    below, skip, *rest = inputs
+    return (change(below) if first else below, None if skip is None else change(skip), *rest)
+
+
+class UniMatchTerm(Term):
+    """``strong (L_s1 + L_s2) / 2 + features L_fp`` (Yang et al., arXiv 2208.09910, equation 5; both 0.5 there).
+
+    The label of all three is that of the student's own weak view where its confidence exceeds ``tau``. ``L_fp`` runs
+    the weak view again with channels of the encoder's features dropped. Each loss is ours (cross entropy and soft Dice,
+    normalised by the sum of weights), as in every other row, where the paper has cross entropy over all pixels.
+
+    It costs two more forward and backward passes a step. It does not mix images: ``stream#cutmix`` must be 0.
+
+    Args:
+        name: under which the value is logged.
+        tau: least confidence of a label.
+        second: key of the second strong view; ``StrongViewd`` writes it when ``keys`` and ``output_key`` name it.
+        drop: chance with which a channel of the features is dropped.
+        strong: weight of the two strong views' mean; the first is the stream's own.
+        features: weight of the feature stream; 0 leaves it out.
+        weight: factor of the term.
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Raises:
+        Refused: an argument out of range; at ``STARTED``, a network whose encoder cannot be reached; at the first
+            batch, a missing view.
+
+    Example::
+
+        "strong_view#keys": ["image", "image"],
+        "strong_view#output_key": ["image_strong", "image_strong2"],
+        "terms#unimatch": {"_target_": "samfed_monai.methods.UniMatchTerm", "tau": 0.95, "second": "image_strong2"}
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "unimatch",
+        tau: float = 0.95,
+        second: str = "image_strong2",
+        drop: float = 0.5,
+        strong: float = 0.5,
+        features: float = 0.5,
+        weight: float = 1.0,
+        schedule: str = "constant",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        problems = Problems()
+        for key, value, most in (("tau", tau, 1), ("strong", strong, None), ("features", features, None)):
+            if not (value >= 0 and (most is None or value <= most)):
+                expected = "a number >= 0" if most is None else f"a number in [0, {most}]"
+                problems.add(f"{self.where}#{key}", found=repr(value), expected=expected)
+        if not 0 <= drop < 1:
+            problems.add(f"{self.where}#drop", found=repr(drop), expected="a chance in [0, 1)")
+        problems.refuse_if_any()
+        self.tau, self.second, self.drop, self.strong, self.features = tau, second, drop, strong, features
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The student's own weak view."""
+        return ("weak",)
+
+    def check(self, engine: Any) -> None:
+        """Looks at the network, too."""
+        super().check(engine)
+        if self.features > 0:
+            require_encoder(engine.network, self.where)
+
+    def value(self, guidance: Guidance, engine: Any) -> Tensor:
+        """The weighted sum of the three losses."""
+        label, confidence = hard_label(guidance.weak)
+        sure = (confidence > self.tau).to(confidence.dtype)
+        logits = engine.inferer(guidance.view(self.second, asked_by=self.where), engine.network)
+        first, second = (weighted_pseudo_label_loss(each, label, sure) for each in (guidance.student, logits))
+        total = self.strong * (first + second) / 2
+        if self.features > 0:
+            weak = guidance.view("image", asked_by=self.where)
+            with feature_dropout(engine.network, self.drop):
+                logits = engine.inferer(weak, engine.network)
+            total = total + self.features * weighted_pseudo_label_loss(logits, label, sure)
+        return total

@@ -1,0 +1,25 @@
+"""The bases that methods stand on: message, strategy, sharing, transport."""
+
+from .message import Envelope, Kind, MessageRefused, from_bytes, to_bytes, wire_size
+from .sharing import Sharing
+from .strategy import Server, Strategy, UpdateGuard
+from .transport import Failure, Inbox, Task, Traffic, Transport, scrub
+
+__all__ = [
+    "Envelope",
+    "Failure",
+    "Inbox",
+    "Kind",
+    "MessageRefused",
+    "Server",
+    "Sharing",
+    "Strategy",
+    "Task",
+    "Traffic",
+    "Transport",
+    "UpdateGuard",
+    "from_bytes",
+    "scrub",
+    "to_bytes",
+    "wire_size",
+]

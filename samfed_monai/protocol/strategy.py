@@ -1,0 +1,252 @@
+"""What a server does with the sites' answers: a strategy knows nothing of how messages travel."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server's side of a run.
+
+    Args:
+        sites: names of the sites that train.
+        rounds: number of rounds.
+        seed: the run's seed.
+        weights: the server's network before round 0, names to tensors.
+        guard: limits the norm of weight updates; ``None`` takes every finite one.
+        bench: builds the server's own network with its public set: the bundle's ``sharing``, as a site has it, on the
+            server's architecture. Called by strategies that train at the server, and by them only.
+        networks: site to a builder of an empty network as that site has it; for strategies that need one.
+        keeps_parts: whether part of the network is personal: ``weights`` are then its shared names alone, and going
+            back to a stored model takes the sites' states.
+    """
+
+    sites: Sequence[str]
+    rounds: int
+    seed: int = 0
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    guard: UpdateGuard | None = None
+    bench: Callable[[], Any] | None = None
+    networks: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
+    keeps_parts: bool = False
+
+    def open_bench(self, variant: str) -> Any:
+        """The server's own network with its public set: whatever sharing the variant has.
+
+        Args:
+            variant: one that has what is missing otherwise, for the message.
+
+        Raises:
+            Refused: the bundle has no ``sharing``.
+        """
+        if self.bench is None:
+            found, expected = "no sharing in the bundle", "a PublicMaskSharing"
+            mend = f"use a variant that has one, for instance {variant}"
+            raise Refused([Problem("strategy", found=found, expected=expected, mend=mend)])
+        return self.bench()
+
+
+class Strategy(ABC):
+    """Server side of a round: :meth:`configure`, then :meth:`accept` for each answer, :meth:`finish`, :meth:`refine`.
+
+    The constructor takes options, as a bundle's JSON names them (``strategy``); :meth:`attach` binds the run. Answers
+    are taken one by one so that no more than one of them has to be in memory. A strategy does not evaluate, store or
+    send anything.
+    """
+
+    #: The server's model, which is stored, and evaluated at sites that take no part; names to tensors on the CPU.
+    #: Empty where the server has none.
+    global_weights: dict[str, Tensor]
+
+    #: Whether the server has a model at all; without one :attr:`global_weights` stays empty.
+    has_model: bool = True
+
+    #: Whether each site keeps a network of its own, which is then what is evaluated there.
+    personal: bool = False
+
+    #: What travels, in the words of ``results.json``: ``weights``, ``predictions``, ``prototypes`` or ``none``.
+    exchange_name: str = "weights"
+
+    #: What sites must answer with; ``None`` takes every kind of message.
+    answer_kind: Kind | None = None
+
+    server: Server
+
+    @property
+    def one_network(self) -> bool:
+        """Whether all sites must have the same network, because their weights meet."""
+        return not self.personal
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether going back to the best round takes more than :attr:`global_weights`: states of sites or server."""
+        return self.personal or self.server.keeps_parts
+
+    def attach(self, server: Server) -> Strategy:
+        """Binds the run, before anything else is called; returns itself.
+
+        Raises:
+            Refused: the run has not what this strategy needs.
+        """
+        self.server = server
+        self._take(server.weights)
+        return self
+
+    def require_names(self, shared: Sequence[str]) -> None:  # noqa: B027 - most strategies take any network
+        """Looks at the names of what sites share before anything is computed.
+
+        Raises:
+            Refused: options of this strategy do not fit them.
+        """
+
+    def requirements(self) -> dict[str, str]:
+        """What every site must confirm before round 0, and in each round that it trains, as ``extra`` of a message.
+
+        Empty asks for nothing. It is asked again because a site may have come back with other data.
+        """
+        return {}
+
+    @abstractmethod
+    def configure(self, round: int) -> dict[str, Envelope]:
+        """The message for each site; its tensors stay as they are until the first answer of the next round."""
+
+    def expected(self, site: str) -> Mapping[str, Tensor] | None:
+        """Names, shapes and dtypes of a site's answer; ``None`` where it answers with numbers only."""
+        return self.global_weights
+
+    @abstractmethod
+    def accept(self, round: int, site: str, update: Envelope) -> None:
+        """Takes in one checked answer.
+
+        Raises:
+            MessageRefused: this answer is not used; what was accepted before it stays.
+        """
+
+    def finish(self, round: int) -> None:  # noqa: B027 - a strategy may have nothing to add
+        """Makes the accepted answers into what the next round starts from."""
+
+    def refine(self, round: int) -> None:  # noqa: B027 - most servers do not train
+        """What the server itself trains once the answers are in."""
+
+    def aggregate(self, round: int, updates: Mapping[str, Envelope]) -> None:
+        """Accepts ``updates`` in the order of the sites' names, finishes and refines the round."""
+        for site in sorted(updates):
+            self.accept(round, site, updates[site])
+        self.finish(round)
+        self.refine(round)
+
+    def evaluation(self, site: str) -> dict[str, Tensor] | None:
+        """The model that a site evaluates; ``None`` is its own network."""
+        return None if self.personal and site in self.server.sites else self.global_weights
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the next round starts from beside :attr:`global_weights`; empty for most."""
+        return {}
+
+    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        """Goes back to a stored round.
+
+        Args:
+            weights: its :attr:`global_weights`.
+            state: what :meth:`state_dict` returned then.
+        """
+        self._take(weights)
+
+    def _take(self, weights: Mapping[str, Tensor]) -> None:
+        taken = weights if self.has_model else {}
+        self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in taken.items()}
+
+    def _message(self, site: str, round: int, kind: Kind, tensors: Mapping[str, Tensor], **extra: str) -> Envelope:
+        server, extra = self.server, {**self.requirements(), **extra}
+        return Envelope(kind, site, round, server.rounds, server.seed, tensors=dict(tensors), extra=extra)
+
+
+class Action(str, Enum):
+    """What happens to an update beyond the limit."""
+
+    CLIP = "clip"
+    SKIP = "skip"
+
+
+class UpdateGuard:
+    """Limits the norm of an update, ``|update - global| <= limit * |global|``, over all floating-point tensors.
+
+    Args:
+        limit: largest ratio of the two L2 norms. An honest round moves weights by a fraction of their norm; 10 leaves
+            room for the batch-norm statistics of a network that starts from scratch.
+        action: ``clip`` scales the step back to the limit, ``skip`` leaves the update out.
+
+    Raises:
+        Refused: a limit that is not a positive number, or an unknown action.
+    """
+
+    def __init__(self, *, limit: float = 10.0, action: str = "clip") -> None:
+        problems = Problems()
+        if not (isinstance(limit, (int, float)) and math.isfinite(limit) and limit > 0):
+            problems.add("UpdateGuard#limit", found=repr(limit), expected="a positive number")
+        if action not in {known.value for known in Action}:
+            problems.add("UpdateGuard#action", found=repr(action), expected="'clip' or 'skip'")
+        problems.refuse_if_any()
+        self.limit, self.action = float(limit), Action(action)
+
+    def share(
+        self, update: Mapping[str, Tensor], reference: Mapping[str, Tensor], reference_norm: float | None = None
+    ) -> float:
+        """How much of the step from ``reference`` to ``update`` may be taken, in (0, 1].
+
+        Args:
+            update: the weights that arrived, finite.
+            reference: the global weights.
+            reference_norm: ``norm(reference)``, where it is known already.
+
+        Raises:
+            MessageRefused: the step is too long and ``action`` is ``skip``.
+        """
+        base = max(norm(reference) if reference_norm is None else reference_norm, 1e-12)
+        allowed = self.limit * base
+        # |u - g| <= |u| + |g|: mostly that settles it with one read and no temporary
+        if norm(update) + base <= allowed:
+            return 1.0
+        length = math.sqrt(
+            sum(
+                float(torch.linalg.vector_norm(update[name] - tensor, dtype=torch.float64)) ** 2
+                for name, tensor in reference.items()
+                if tensor.is_floating_point()
+            )
+        )
+        if length <= allowed:
+            return 1.0
+        if self.action == Action.CLIP:
+            return allowed / length
+        found, expected = f"a step of norm {length:.3g}", f"at most {allowed:.3g}"
+        raise MessageRefused([Problem("message -> tensors", found=found, expected=expected)])
+
+    def clipped(self, update: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``update``, its step from ``reference`` shortened to what :meth:`share` allows; integers as they are."""
+        share = self.share(update, reference)
+        if share == 1.0:
+            return dict(update)
+        return {
+            name: torch.lerp(reference[name], tensor, share) if tensor.is_floating_point() else tensor
+            for name, tensor in update.items()
+        }
+
+
+def norm(tensors: Mapping[str, Tensor]) -> float:
+    """L2 norm over all floating-point tensors; infinite where the sum of squares leaves float32."""
+    flat = (tensor.reshape(-1) for tensor in tensors.values() if tensor.is_floating_point())
+    return math.sqrt(sum(float(torch.dot(values, values)) for values in flat))  # a dot is 2x faster than vector_norm

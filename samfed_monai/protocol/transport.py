@@ -1,0 +1,253 @@
+"""How messages travel, who may answer and how often, and what may be said of a client that did not."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from samfed_monai.core.errors import Problem, SamFedError
+from samfed_monai.protocol.message import MAX_BYTES, Envelope, Kind, MessageRefused, from_bytes, wire_size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+#: Packages whose module names and line numbers say nothing about a site's data.
+PUBLIC_PACKAGES = frozenset({"samfed_monai", "monai", "ignite", "torch", "torchvision", "numpy", "PIL", "safetensors"})
+
+# torch has no class of its own for this on the CPU ("DefaultCPUAllocator: can't allocate memory: ... Error code 12
+# (Cannot allocate memory)"); on a GPU it says "out of memory"
+_NO_MEMORY = re.compile("cannot allocate memory|can't allocate memory|out of memory|bad_alloc", re.IGNORECASE)
+
+#: Problems of one message that are named; a check before the first round may find five different ones.
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A site's missing or refused answer.
+
+    Args:
+        site: the site.
+        reason: one line without paths, file names or values from the site (see :func:`scrub`).
+    """
+
+    site: str
+    reason: str
+
+
+def scrub(error: BaseException) -> str:
+    """What may leave a site about an exception: its type, the system's own words, and where in public code it arose.
+
+    The message itself never does, because it may hold a path, a file name or a patient's name, and no pattern finds
+    all of those. Only :class:`MessageRefused` keeps its text: it is made of the server's tensor names and of numbers.
+
+    Example::
+
+        scrub(FileNotFoundError(2, "...", "/data/Jane Doe.png"))  # "FileNotFoundError (No such file or directory)"
+    """
+    if isinstance(error, MessageRefused):
+        return "; ".join(str(problem) for problem in error.problems[:_SHOWN]) + _more(len(error.problems) - _SHOWN)
+    known = type(error).__module__.partition(".")[0] in PUBLIC_PACKAGES | {"builtins"}
+    text = type(error).__name__ if known else "an error of the site's own code"
+    if is_out_of_memory(error):
+        text = "out of memory"
+    elif isinstance(error, OSError) and isinstance(error.errno, int):
+        text += f" ({os.strerror(error.errno)})"
+    return text + _place(error.__traceback__)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine, or the limit that it runs under, had no more memory to give (fault 50)."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, SamFedError):
+        return False
+    said = isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
+    return said or isinstance(error, MemoryError)
+
+
+def _more(count: int) -> str:
+    return f"; and {count} more" if count > 0 else ""
+
+
+def _place(traceback: TracebackType | None) -> str:
+    place = ""
+    while traceback is not None:
+        module = traceback.tb_frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] in PUBLIC_PACKAGES and module in sys.modules:
+            place = f" in {module}, line {traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return place
+
+
+class Inbox:
+    """Checks the answers of one round as they arrive.
+
+    Args:
+        round: the round that is running.
+        sites: the sites that were asked.
+        like: site to names, shapes and dtypes of the tensors that it was asked for; ``None``, for all sites or for
+            one, when only numbers were.
+        kind: what these tensors must be; ``None`` takes every kind.
+    """
+
+    def __init__(
+        self,
+        *,
+        round: int,
+        sites: Iterable[str],
+        like: Callable[[str], Mapping[str, Tensor] | None] | None,
+        kind: Kind | None = None,
+    ) -> None:
+        self.round, self.like, self.kind = round, like, kind
+        self._open = set(sites)
+        self._answered: set[str] = set()
+
+    def check(self, sender: str, message: Envelope) -> None:
+        """Takes note of ``sender``'s answer.
+
+        Raises:
+            MessageRefused: an unknown sender (fault 46), a second answer (43), another kind, another round's (44, 45),
+                too many bytes (37), or a message whose content does not pass :meth:`Envelope.check` (32 to 36, 38).
+        """
+        if sender in self._answered:
+            raise _refusal("a second answer", "one answer per site and round")
+        if sender not in self._open:
+            raise _refusal("an unknown sender", "a site of this federation")
+        if self.kind is not None and message.kind != self.kind:
+            raise _refusal(Kind(message.kind).value, f"{self.kind.value}, which this round exchanges")
+        like = self.like(sender) if self.like else None
+        size, limit = wire_size(message), _limit(like)
+        if size > limit:
+            raise _refusal(f"{size} bytes", f"at most {limit} bytes")
+        message.check(up=True, like=like, site=sender, round=self.round)
+        self._open.discard(sender)
+        self._answered.add(sender)
+
+
+def _limit(like: Mapping[str, Tensor] | None) -> int:
+    """Twice what the site's tensors need, plus 1 MiB for the header."""
+    return 2 * sum(tensor.numel() * tensor.element_size() for tensor in (like or {}).values()) + 1024**2
+
+
+def _refusal(found: str, expected: str) -> MessageRefused:
+    return MessageRefused([Problem("message", found=found, expected=expected)])
+
+
+logger = logging.getLogger(__name__)
+
+OnReply = Callable[[str, Envelope], None] | None
+_Answer = TypeVar("_Answer")
+
+
+class Task(str, Enum):
+    """What a site is asked to do.
+
+    ``CHECK`` comes before anything else: the site compares its own hashes and versions with those that the message
+    names. ``PREPARE`` comes before round 0, once with the teacher's adapter and once with what the site starts from.
+    """
+
+    CHECK = "check"
+    PREPARE = "prepare"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+@dataclass
+class Traffic:
+    """Bytes to (``down``) and from (``up``) one site."""
+
+    up: int = 0
+    down: int = 0
+
+
+class Transport(Protocol):
+    """Carries messages to sites and back."""
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites, sorted."""
+
+    def exchange(
+        self,
+        task: Task,
+        messages: Mapping[str, Envelope],
+        *,
+        quorum: int = 1,
+        timeout: float | None = None,
+        on_reply: Callable[[str, Envelope], None] | None = None,
+    ) -> dict[str, Envelope | Failure]:
+        """Sends each site its message and waits for the answers.
+
+        Args:
+            task: what the sites are to do.
+            messages: site to message.
+            quorum: a transport may stop waiting once so many have answered and ``timeout`` has passed.
+            timeout: seconds; ``None`` waits for everybody.
+            on_reply: called with each answer as it comes. Its tensors are then let go, so that one answer at a time is
+                in memory; a :class:`MessageRefused` that it raises becomes that site's :class:`Failure`.
+
+        Returns:
+            Every site of ``messages`` with its answer or its failure. One site's failure is never another's.
+        """
+
+    def take_traffic(self) -> dict[str, Traffic]:
+        """Bytes since this was last called, by site."""
+
+    def save_state(self, folder: Path) -> dict[str, str]:
+        """Has clients write what they need to go on into ``folder``; returns file names and their SHA-256.
+
+        A transport whose clients keep their state at home writes nothing and returns an empty dict.
+        """
+
+    def load_state(self, folder: Path) -> None:
+        """Has clients go back to what :meth:`save_state` wrote."""
+
+
+def take_in_order(
+    messages: Mapping[str, Envelope],
+    replies: dict[str, Envelope | Failure],
+    arrived: dict[str, _Answer],
+    read: Callable[[str, _Answer], Envelope | Failure],
+) -> None:
+    """Takes in what has come, in the order of names: sums then have the same bits as in one process.
+
+    Args:
+        messages: those that were sent, by site.
+        replies: what was taken in so far; it grows.
+        arrived: answers that have come and wait for their turn; it shrinks.
+        read: makes a reply of a site's answer.
+    """
+    for site in sorted(messages):
+        if site in replies:
+            continue
+        if site not in arrived:
+            return
+        replies[site] = read(site, arrived.pop(site))
+
+
+def received(site: str, payload: bytes, on_reply: OnReply, *, max_bytes: int = MAX_BYTES) -> Envelope | Failure:
+    """A reply out of its bytes, handed to ``on_reply`` and then let go of its tensors, as :meth:`Transport.exchange`
+    says; one that is refused, or cannot be taken in, is that site's failure."""
+    try:
+        reply = from_bytes(payload, max_bytes=max_bytes)
+        if on_reply is not None:
+            on_reply(site, reply)
+            reply = replace(reply, tensors={})
+        return reply
+    except MessageRefused as error:
+        logger.warning("%s: its message was refused: %s", site, scrub(error))
+        return Failure(site, scrub(error))
+    except Exception as error:
+        logger.exception("%s: its message could not be taken in", site)
+        return Failure(site, scrub(error))

@@ -1,0 +1,31 @@
+"""What moved since version 0.1 is found under its old name, with a warning; nothing stands in the table for long."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from samfed_monai.config.targets import resolve_target
+from samfed_monai.core.moved import MOVED
+
+NAMES = [(old, now, name) for old, places in MOVED.items() for now, names in places.items() for name in names.split()]
+
+
+@pytest.mark.parametrize(("old", "now", "name"), NAMES)
+def test_every_moved_name_is_found_with_a_warning_that_names_its_new_place(old, now, name):
+    with pytest.warns(FutureWarning, match=f"{old}.{name} is {now}.{name} now"):
+        found = getattr(importlib.import_module(old), name)
+    assert found is getattr(importlib.import_module(now), name)
+    assert name not in dir(importlib.import_module(old))
+
+
+def test_a_bundle_of_version_0_1_may_name_one():
+    with pytest.warns(FutureWarning, match="write the new one"):
+        strategy = resolve_target("samfed_monai.federation.FedAvg", "federate.json -> strategy#_target_")
+    assert strategy.__name__ == "FedAvg"
+
+
+def test_an_unknown_name_is_unknown_still():
+    with pytest.raises(AttributeError, match="FedAverage"):
+        importlib.import_module("samfed_monai.federation").FedAverage  # noqa: B018

@@ -1,0 +1,38 @@
+"""Public names are typed although they are imported at first use: a type checker sees a wrong argument."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+SNIPPET = """
+import torch
+from samfed_monai.config import find_bundle, known_variants
+from samfed_monai.data import DataList, load_records
+from samfed_monai.federation import Plan, RunFolder
+from samfed_monai.handlers import Guidance, PseudoLabelTerm
+from samfed_monai.losses import StructureLoss
+from samfed_monai.methods import FedAvg
+from samfed_monai.metrics import segmentation_scores
+from samfed_monai.protocol import Strategy
+
+strategy: Strategy = FedAvg()
+term = PseudoLabelTerm(teacher="sam", weight=1.0)
+loss: torch.Tensor = StructureLoss(kernel_size=31)(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8))
+names: list[str] = known_variants(find_bundle("samfed_skin"))
+reveal_type(load_records)
+StructureLoss(kernel_size="31")
+"""
+
+
+def test_a_wrong_argument_of_a_public_name_is_a_type_error(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SNIPPET)
+    done = subprocess.run([sys.executable, "-m", "mypy", str(script)], cwd=ROOT, capture_output=True, text=True)
+    errors = [line for line in done.stdout.splitlines() if ": error:" in line]
+    assert len(errors) == 1, done.stdout + done.stderr
+    assert 'Argument "kernel_size" to "StructureLoss" has incompatible type "str"; expected "int"' in errors[0]
+    assert 'note: Revealed type is "def (datalist: ' in done.stdout
