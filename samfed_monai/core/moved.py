@@ -1,4 +1,4 @@
-"""Names that had another place in version 0.1: found there for one version more, with a warning that says the new one."""
+"""Names that had another place in version 0.1: found there for one version more, with a warning that says where now."""
 
 from __future__ import annotations
 
