@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from common import Figure, record, side_by_side
 
-from samfed_monai.methods import FedAvg
+from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Envelope, Kind, Server
 
 TENSORS, WIDTH = 48, 500_000  # 24 M parameters in tensors the size of a convolution's

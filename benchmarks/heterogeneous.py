@@ -27,7 +27,7 @@ from samfed_monai.federation.controller import Evaluation
 from samfed_monai.federation.warm_start import warm_start
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.handlers import PublicPhase, PublicPredictor
-from samfed_monai.methods import CondensationFusion
+from samfed_monai.methods.heterogeneous import CondensationFusion
 from samfed_monai.networks import client_network
 from samfed_monai.protocol import Envelope, Kind, wire_size
 

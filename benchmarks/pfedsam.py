@@ -11,7 +11,7 @@ import torch
 from common import Figure, record, side_by_side
 
 from samfed_monai.losses import StructureLoss, logits_kl
-from samfed_monai.methods import load_balance
+from samfed_monai.methods.pfedsam import load_balance
 from samfed_monai.networks import AutocastInferer, SamNetwork, SamPath, build_sam, sam_outputs
 
 CALLED = {"vit_t": "MobileSAM", "vit_b": "SAM ViT-B", "vit_l": "SAM ViT-L", "vit_h": "SAM ViT-H"}

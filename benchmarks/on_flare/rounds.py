@@ -7,7 +7,7 @@ from typing import Any
 
 from on_flare.payload import Payload
 from samfed_monai.federation import Progress, RoundController, RunFolder
-from samfed_monai.methods import FedAvg
+from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Server
 
 QUIET = Progress(show=False)

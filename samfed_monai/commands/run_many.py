@@ -20,6 +20,7 @@ from samfed_monai.config.parse import BundleConfig, flat, join_id, split_id, wor
 from samfed_monai.config.variants import variant_files
 from samfed_monai.core.errors import ExitCode, Refused, SamFedError, Stopped
 from samfed_monai.core.io import canonical_hash, read_json, sha256_file, write_json
+from samfed_monai.core.moved import first_spelling
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.federation.signals import Terminated, Termination
 
@@ -116,7 +117,7 @@ def _said(path: Path) -> Any:
     content = read_json(path)
     if not isinstance(content, dict):
         return content
-    return {key: value for key, value in content.items() if not key.startswith("_")}
+    return first_spelling({key: value for key, value in content.items() if not key.startswith("_")})
 
 
 def _counted(value: Any) -> str:

@@ -1,18 +1,121 @@
-"""Variants: a few ids each on top of ``train.json``; the package's own, and those that a bundle adds or replaces."""
+"""Variants: a few ids each on top of ``train.json``. Methods declare theirs beside their code; bundles may add to them.
+
+A variant is a JSON file. Those of the package lie in ``samfed_monai/methods``, beside the code that they need, if they
+need any; another package adds one through the entry point ``samfed_monai.methods``; a bundle's own lie in its
+``configs/variants`` and go before both. What a file says of itself stands in its block ``_method``, the one place that
+``samfed variants``, tables and documentation read.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Refused, did_you_mean
+from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.io import read_json
 
-BASE = "_base"
-"""Id of a variant that names the variant it builds on."""
+METHOD = "_method"
+"""Id of the block in which a variant says what it is."""
 
-PACKAGED = Path(__file__).resolve().parent.parent / "variants"
+PACKAGED = Path(__file__).resolve().parent.parent / "methods"
 """Folder of the variants that come with the package and fit every bundle of the same ids."""
+
+ENTRY_POINT = "samfed_monai.methods"
+"""Group of entry points: the name is the variant's, the value a module; ``NAME.json`` lies beside its file."""
+
+KINDS = ("method", "ablation", "baseline", "personalised", "heterogeneous", "labelled", "reference")
+"""What a variant can be: SAM-Fed; SAM-Fed without a part; a rival; one whose sites keep part of a network, or a network
+of their own; one whose sites learn from labels of their own; a floor or ceiling of tables."""
+
+LAST = 10_000
+"""Place in tables of a variant that says none."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a variant says of itself.
+
+    Args:
+        name: the variant's.
+        title: its name in tables.
+        note: what it is, in one line.
+        source: paper or code that it follows.
+        base: variant that it builds on.
+        kind: one of :data:`KINDS`.
+        place: tables show variants in this order.
+        use: what to give it, where its defaults are not what it was made for.
+    """
+
+    name: str
+    title: str = ""
+    note: str = ""
+    source: str = ""
+    base: str | None = None
+    kind: str = "baseline"
+    place: int = LAST
+    use: str = ""
+
+
+def read_method(path: str | Path, name: str | None = None) -> Method:
+    """What the file of a variant says of it; keys ``_base`` and ``_note`` of version 0.1 are read, too.
+
+    Raises:
+        Refused: the file cannot be read, or its block holds something else; every problem at once.
+    """
+    path = Path(path)
+    name, content = name or path.stem, read_json(path, byte_order_mark=False)
+    if not isinstance(content, Mapping):
+        return Method(name, title=name)
+    block = content.get(METHOD, {})
+    where, problems = f"{path.name} -> {METHOD}", Problems()
+    if not isinstance(block, Mapping):
+        raise Refused([Problem(where, found=type(block).__name__, expected="an object")])
+    known = {key: type(getattr(Method(name), key)) for key in Method.__dataclass_fields__ if key != "name"}
+    known["base"] = str
+    for key, value in block.items():
+        if key not in known:
+            mend = did_you_mean(str(key), known)
+            problems.add(f"{where}#{key}", found="an unknown key", expected=f"one of {sorted(known)}", mend=mend)
+        elif not isinstance(value, known[key]):
+            problems.add(f"{where}#{key}", found=repr(value), expected=f"a value of type {known[key].__name__}")
+    if block.get("kind", "baseline") not in KINDS:
+        mend = did_you_mean(str(block["kind"]), KINDS)
+        problems.add(f"{where}#kind", found=repr(block["kind"]), expected=f"one of {list(KINDS)}", mend=mend)
+    problems.refuse_if_any()
+    before = {"base": content.get("_base"), "note": content.get("_note"), "title": name}
+    said: dict[str, Any] = {key: value for key, value in before.items() if value is not None}
+    return Method(name, **(said | dict(block)))
+
+
+@functools.cache
+def packaged_methods() -> dict[str, Path]:
+    """Files of the variants that installed packages bring, by name: this package's, and those of entry points.
+
+    Nothing of another package's method is imported but the packages that it lies in.
+    """
+    found = {}
+    for entry in entry_points(group=ENTRY_POINT):
+        spec = importlib.util.find_spec(entry.value)
+        if spec is not None and spec.origin is not None:
+            found[entry.name] = Path(spec.origin).with_name(f"{entry.name}.json")
+    return found | {path.stem: path for path in PACKAGED.glob("*.json")}
+
+
+@functools.cache
+def outside_modules() -> tuple[str, ...]:
+    """Modules that other installed packages bring methods in."""
+    return tuple(entry.value for entry in entry_points(group=ENTRY_POINT))
+
+
+def methods() -> dict[str, Method]:
+    """What every installed variant says of itself, in the order of tables."""
+    read = [read_method(path, name) for name, path in packaged_methods().items()]
+    return {method.name: method for method in sorted(read, key=lambda method: (method.place, method.name))}
 
 
 def own_variants(bundle_root: str | Path) -> list[str]:
@@ -21,13 +124,13 @@ def own_variants(bundle_root: str | Path) -> list[str]:
 
 
 def known_variants(bundle_root: str | Path | None = None) -> list[str]:
-    """Names of the package's variants and of the bundle's own; without a bundle, of the package's."""
+    """Names of installed variants and of the bundle's own; without a bundle, of the former."""
     own = own_variants(bundle_root) if bundle_root is not None else []
-    return sorted({*own, *(path.stem for path in PACKAGED.glob("*.json"))})
+    return sorted({*own, *packaged_methods()})
 
 
 def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
-    """File of a variant; the bundle's own of that name goes before the package's.
+    """File of a variant; the bundle's own of that name goes before an installed one.
 
     Raises:
         Refused: no such variant; the message lists those that exist.
@@ -37,11 +140,11 @@ def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
         mend = did_you_mean(str(name), known)
         raise Refused([Problem("variant", found=repr(name), expected=f"one of {known}", mend=mend)])
     own = Path(bundle_root) / "configs" / "variants" / f"{name}.json" if bundle_root is not None else None
-    return own if own is not None and own.is_file() else PACKAGED / f"{name}.json"
+    return own if own is not None and own.is_file() else packaged_methods()[name]
 
 
 def variant_files(bundle_root: str | Path | None, name: Any) -> list[Path]:
-    """Files of a variant in merge order: what its ``_base`` names, if it has one, and the variant on top.
+    """Files of a variant in merge order: what it builds on, if anything, and the variant on top.
 
     Raises:
         Refused: no such variant, a file that cannot be read, or bases that go round in a circle.
@@ -51,18 +154,7 @@ def variant_files(bundle_root: str | Path | None, name: Any) -> list[Path]:
         path = find_variant(bundle_root, name)
         if path in files:
             found, expected = f"the base {name!r}, which builds on this variant", "a variant that does not"
-            raise Refused([Problem(f"{files[0].name} -> {BASE}", found=found, expected=expected, mend="remove one")])
+            raise Refused([Problem(f"{files[0].name} -> {METHOD}#base", found, expected, "remove one")])
         files.insert(0, path)
-        content = read_json(path, byte_order_mark=False)
-        name = content.get(BASE) if isinstance(content, dict) else None
+        name = read_method(path).base
     return files
-
-
-def note_of(path: Path) -> str:
-    """What a variant's ``_note`` says of it.
-
-    Raises:
-        Refused: the file cannot be read.
-    """
-    content = read_json(path)
-    return str(content.get("_note", "")) if isinstance(content, dict) else ""

@@ -9,28 +9,65 @@ from typing import Any
 
 MOVED = {
     "samfed_monai.federation": {
-        "samfed_monai.methods": "AdaptiveMixing Apple AppleSharing AveragedFedAvg ClientTailored CondensationFusion "
-        "Consensus DittoSharing FedAvg LocalOnly NothingShared PersonalFedAvg PrototypeSharing Prototypes "
-        "PublicMaskSharing ServerTuned Untrained",
+        "samfed_monai.methods.apple": "Apple AppleSharing",
+        "samfed_monai.methods.ditto": "DittoSharing",
+        "samfed_monai.methods.fca": "ClientTailored",
+        "samfed_monai.methods.fedavg": "AveragedFedAvg FedAvg PersonalFedAvg",
+        "samfed_monai.methods.fedicra": "AdaptiveMixing",
+        "samfed_monai.methods.fedmd": "Consensus",
+        "samfed_monai.methods.fedproto": "PrototypeSharing Prototypes",
+        "samfed_monai.methods.heterogeneous": "CondensationFusion PublicMaskSharing",
+        "samfed_monai.methods.local_only": "LocalOnly NothingShared Untrained",
+        "samfed_monai.methods.semifl": "ServerTuned",
         "samfed_monai.protocol": "Envelope Failure Inbox Kind MessageRefused Server Sharing Strategy Task Traffic "
         "Transport UpdateGuard from_bytes scrub to_bytes wire_size",
     },
     "samfed_monai.handlers": {
-        "samfed_monai.methods": "AlternatingParts ConfidenceTerm DecoupledStages ExpertUsage LoadBalanceTerm LsslTerm "
-        "MixUpTerm MutualDistillationTerm PrototypeTerm ProximalTerm PublicDistillationTerm UniMatchTerm",
+        "samfed_monai.methods.fedproto": "PrototypeTerm",
+        "samfed_monai.methods.fedprox": "ProximalTerm",
+        "samfed_monai.methods.fedrep": "AlternatingParts",
+        "samfed_monai.methods.heterogeneous": "PublicDistillationTerm",
+        "samfed_monai.methods.hssf": "ConfidenceTerm LsslTerm",
+        "samfed_monai.methods.pfedsam": "DecoupledStages ExpertUsage LoadBalanceTerm MutualDistillationTerm",
+        "samfed_monai.methods.semifl": "MixUpTerm",
+        "samfed_monai.methods.unimatch": "UniMatchTerm",
         "samfed_monai.parts": "site_records",
     },
     "samfed_monai.losses": {
         "samfed_monai.handlers": "SCHEDULES constant gaussian_ramp linear",
-        "samfed_monai.methods": "ClassSums LsslLabels class_sums confidence_loss dropout_consistency gated_loss "
-        "load_balance lssl_labels prototype_loss",
+        "samfed_monai.methods.fedproto": "ClassSums class_sums prototype_loss",
+        "samfed_monai.methods.hssf": "LsslLabels confidence_loss dropout_consistency gated_loss lssl_labels",
+        "samfed_monai.methods.pfedsam": "load_balance",
     },
     "samfed_monai.networks": {
         "samfed_monai.teacher": "Augmentation Exam SelfTraining TeacherFit evaluation_records fill_store public_hash",
     },
-    "samfed_monai.transforms": {"samfed_monai.methods": "NoiseViewd"},
+    "samfed_monai.transforms": {
+        "samfed_monai.methods.hssf": "NoiseViewd",
+    },
 }
 """Package to where names of it are now. Bundles that were copied out of version 0.1 name these as ``_target_``."""
+
+
+_FIRST = {
+    f"{now}.{name}": f"{old}.{name}"
+    for old, places in MOVED.items()
+    for now, names in places.items()
+    for name in names.split()
+}
+
+
+def first_spelling(content: Any) -> Any:
+    """JSON content with every ``_target_`` that has moved spelt as in version 0.1.
+
+    Hashes are taken of this, so that a bundle of that version counts as the same as today's, and its runs go on.
+    """
+    if isinstance(content, dict):
+        return {
+            key: _FIRST.get(value, value) if key == "_target_" and isinstance(value, str) else first_spelling(value)
+            for key, value in content.items()
+        }
+    return [first_spelling(value) for value in content] if isinstance(content, list) else content
 
 
 def found_where_moved(package: str, getattr_: Callable[[str], Any]) -> Callable[[str], Any]:

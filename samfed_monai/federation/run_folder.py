@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import canonical_hash, read_json, write_json, write_text
+from samfed_monai.core.moved import first_spelling
 from samfed_monai.federation.round_store import RoundStore, StoredRound
 from samfed_monai.metrics import pool, worst
 from samfed_monai.protocol.message import Envelope
@@ -212,7 +213,7 @@ class RunFolder:
         try:
             content: dict[str, Any] = {
                 "schema": 1,
-                "config_hash": canonical_hash(config),
+                "config_hash": canonical_hash(first_spelling(config)),
                 "config": dict(config),
                 "hashes": dict(hashes or {}),
                 "seeds": dict(seeds or {}),
@@ -302,7 +303,7 @@ class RunFolder:
     def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         problems = Problems()
         for part in ("config", "hashes", "seeds"):
-            before, now = _flat(old.get(part, {}), part), _flat(new[part], part)
+            before, now = (_flat(first_spelling(run.get(part, {})), part) for run in (old, new))
             for key in sorted(before.keys() | now.keys()):
                 if before.get(key, _ABSENT) != now.get(key, _ABSENT):
                     mend = "resume with the old value, or choose another output_dir"

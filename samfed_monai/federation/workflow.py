@@ -12,6 +12,7 @@ from samfed_monai.config.parse import reached
 from samfed_monai.config.variants import variant_files
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import canonical_hash, read_json
+from samfed_monai.core.moved import first_spelling
 
 TRAIN = "train"
 """MONAI's id of what a training bundle trains with."""
@@ -122,7 +123,7 @@ class WorkflowConfig:
         """
         content = self.content(without=PLACES | EVALUATION)
         made_of = reached(content, [TRAIN]) if TRAIN in content else content
-        return canonical_hash({"config": made_of, "extra": extra})
+        return canonical_hash({"config": first_spelling(made_of), "extra": extra})
 
 
 _UNFILLED = {"network_def#load": False}
@@ -168,6 +169,6 @@ def bundle_content(bundle_root: str | Path, variant: str) -> dict[str, Any]:
     contents = {path.name: read_json(path) for path in files if path.is_file()}
     contents |= {f"variants/{path.name}": read_json(path) for path in variant_files(root, variant)}
     return {
-        name: {key: value for key, value in content.items() if key not in PLACES and key[:1] != "_"}
+        name: first_spelling({key: value for key, value in content.items() if key not in PLACES and key[:1] != "_"})
         for name, content in contents.items()
     }

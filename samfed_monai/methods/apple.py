@@ -108,7 +108,7 @@ class AppleSharing(TrainerSharing):
 
     Example::
 
-        "sharing": {"_target_": "samfed_monai.methods.AppleSharing", "mu": 0.1, "rate": 0.001, …}
+        "sharing": {"_target_": "samfed_monai.methods.apple.AppleSharing", "mu": 0.1, "rate": 0.001, …}
     """
 
     def __init__(
@@ -272,7 +272,7 @@ class Apple(FedAvg):
 
     Example::
 
-        "strategy": {"_target_": "samfed_monai.methods.Apple"}
+        "strategy": {"_target_": "samfed_monai.methods.apple.Apple"}
     """
 
     personal = True

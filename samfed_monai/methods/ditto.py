@@ -31,7 +31,7 @@ class DittoSharing(TrainerSharing):
 
     Example::
 
-        "sharing": {"_target_": "samfed_monai.methods.DittoSharing", "term": "@terms#ditto", …}
+        "sharing": {"_target_": "samfed_monai.methods.ditto.DittoSharing", "term": "@terms#ditto", …}
     """
 
     def __init__(self, *, term: AnchoredTerm, **others: Any) -> None:

@@ -102,7 +102,7 @@ class ClientTailored(FedAvg):
 
     Example::
 
-        "strategy": {"_target_": "samfed_monai.methods.ClientTailored", "mask": "smooth"}
+        "strategy": {"_target_": "samfed_monai.methods.fca.ClientTailored", "mask": "smooth"}
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class FedAvg(Strategy):
 
     Example::
 
-        "strategy": {"_target_": "samfed_monai.methods.FedAvg"}
+        "strategy": {"_target_": "samfed_monai.methods.fedavg.FedAvg"}
     """
 
     answer_kind = Kind.WEIGHTS
@@ -122,7 +122,7 @@ class AveragedFedAvg(FedAvg):
 
     Example::
 
-        "strategy": {"_target_": "samfed_monai.methods.AveragedFedAvg", "decay": 0.7}
+        "strategy": {"_target_": "samfed_monai.methods.fedavg.AveragedFedAvg", "decay": 0.7}
     """
 
     def __init__(self, *, decay: float = 0.7) -> None:
@@ -169,7 +169,7 @@ class PersonalFedAvg(FedAvg):
 
     Example::
 
-        "strategy": {"_target_": "samfed_monai.methods.PersonalFedAvg"}
+        "strategy": {"_target_": "samfed_monai.methods.fedavg.PersonalFedAvg"}
     """
 
     personal = True

@@ -60,7 +60,7 @@ class AdaptiveMixing(TrainerSharing):
 
     Example::
 
-        "sharing": {"_target_": "samfed_monai.methods.AdaptiveMixing", "upper": 0.25, "batches": 4, …}
+        "sharing": {"_target_": "samfed_monai.methods.fedicra.AdaptiveMixing", "upper": 0.25, "batches": 4, …}
     """
 
     def __init__(

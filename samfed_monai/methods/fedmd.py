@@ -26,7 +26,7 @@ class Consensus(Strategy):
 
     Example::
 
-        "strategy": {"_target_": "samfed_monai.methods.Consensus"}
+        "strategy": {"_target_": "samfed_monai.methods.fedmd.Consensus"}
     """
 
     has_model = False

@@ -99,7 +99,7 @@ class PrototypeTerm:
 
     Example::
 
-        {"_target_": "samfed_monai.methods.PrototypeTerm", "network": "@network", "weight": 1.0}
+        {"_target_": "samfed_monai.methods.fedproto.PrototypeTerm", "network": "@network", "weight": 1.0}
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class PrototypeSharing(PublicMaskSharing):
 
     Example::
 
-        "sharing#_target_": "samfed_monai.methods.PrototypeSharing", "sharing#term": "@terms#prototype"
+        "sharing#_target_": "samfed_monai.methods.fedproto.PrototypeSharing", "sharing#term": "@terms#prototype"
     """
 
     def __init__(self, *, term: PrototypeTerm, **others: Any) -> None:
@@ -236,7 +236,7 @@ class Prototypes(Strategy):
 
     Example::
 
-        "strategy": {"_target_": "samfed_monai.methods.Prototypes"}
+        "strategy": {"_target_": "samfed_monai.methods.fedproto.Prototypes"}
     """
 
     has_model = False

@@ -24,7 +24,7 @@ class ProximalTerm(Term):
 
     Example::
 
-        {"_target_": "samfed_monai.methods.ProximalTerm", "mu": 0.01}
+        {"_target_": "samfed_monai.methods.fedprox.ProximalTerm", "mu": 0.01}
     """
 
     unlabelled = False

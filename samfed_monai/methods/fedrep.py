@@ -28,7 +28,9 @@ class AlternatingParts(PartsInTurn):
 
     Example::
 
-        "before#parts": {"_target_": "samfed_monai.methods.AlternatingParts", "personal": "@personal", "share": 0.5}
+        "before#parts": {
+            "_target_": "samfed_monai.methods.fedrep.AlternatingParts", "personal": "@personal", "share": 0.5
+        }
     """
 
     where = "before#parts (AlternatingParts)"

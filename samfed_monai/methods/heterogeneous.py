@@ -88,7 +88,9 @@ class PublicMaskSharing(Sharing):
 
     Example::
 
-        {"_target_": "samfed_monai.methods.PublicMaskSharing", "exchange": "predictions", "network": "@network", ...}
+        "sharing": {
+            "_target_": "samfed_monai.methods.heterogeneous.PublicMaskSharing", "exchange": "predictions", ...
+        }
     """
 
     def __init__(
@@ -238,7 +240,7 @@ class PublicDistillationTerm:
 
     Example::
 
-        {"_target_": "samfed_monai.methods.PublicDistillationTerm", "weight": 1.0, "temperature": 2.0}
+        {"_target_": "samfed_monai.methods.heterogeneous.PublicDistillationTerm", "weight": 1.0, "temperature": 2.0}
     """
 
     def __init__(
@@ -296,7 +298,7 @@ class CondensationFusion(Strategy):
 
     Example::
 
-        "strategy": {"_target_": "samfed_monai.methods.CondensationFusion", "exchange": "predictions"}
+        "strategy": {"_target_": "samfed_monai.methods.heterogeneous.CondensationFusion", "exchange": "predictions"}
     """
 
     personal = True

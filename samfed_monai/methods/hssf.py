@@ -143,7 +143,7 @@ class ConfidenceTerm(Term):
 
     Example::
 
-        {"_target_": "samfed_monai.methods.ConfidenceTerm", "weight": 4.0}
+        {"_target_": "samfed_monai.methods.hssf.ConfidenceTerm", "weight": 4.0}
     """
 
     unlabelled = False
@@ -172,7 +172,7 @@ class LsslTerm(Term):
     The label of a pixel is that of the view with the higher predicted confidence, flipped where even that is below
     ``flip_below``; an image counts only if its mean confidence is above ``least_mean``. A view costs ``loss`` and, once
     more, its plain cross entropy. Added to both is the weighted squared difference between the weak view's logits and
-    those with half of its features dropped (:func:`samfed_monai.methods.dropout_consistency`).
+    those with half of its features dropped (:func:`samfed_monai.methods.hssf.dropout_consistency`).
 
     The stream gives the student's strong view. The weak one it only runs without gradient, so the term runs the student
     once more, in train mode and with gradient: HSSF learns from both views, and the two passes through the decoder
@@ -198,7 +198,7 @@ class LsslTerm(Term):
 
     Example::
 
-        {"_target_": "samfed_monai.methods.LsslTerm", "loss": "@loss", "flip_below": 0.3, "least_mean": 0.75}
+        {"_target_": "samfed_monai.methods.hssf.LsslTerm", "loss": "@loss", "flip_below": 0.3, "least_mean": 0.75}
     """
 
     def __init__(
@@ -286,7 +286,7 @@ class NoiseViewd(RandomizableTransform, MapTransform):
 
     Example::
 
-        {"_target_": "samfed_monai.methods.NoiseViewd", "deviation": 0.05, "limit": 0.1}
+        {"_target_": "samfed_monai.methods.hssf.NoiseViewd", "deviation": 0.05, "limit": 0.1}
     """
 
     def __init__(

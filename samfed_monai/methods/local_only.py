@@ -18,7 +18,7 @@ class NothingShared(Sharing):
 
     Example::
 
-        "sharing": {"_target_": "samfed_monai.methods.NothingShared"}
+        "sharing": {"_target_": "samfed_monai.methods.local_only.NothingShared"}
     """
 
     def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
@@ -33,7 +33,7 @@ class LocalOnly(Strategy):
 
     Example::
 
-        "strategy": {"_target_": "samfed_monai.methods.LocalOnly"}
+        "strategy": {"_target_": "samfed_monai.methods.local_only.LocalOnly"}
     """
 
     has_model = False
@@ -56,7 +56,7 @@ class Untrained(LocalOnly):
 
     Example::
 
-        "strategy": {"_target_": "samfed_monai.methods.Untrained"}
+        "strategy": {"_target_": "samfed_monai.methods.local_only.Untrained"}
     """
 
     def configure(self, round: int) -> dict[str, Envelope]:

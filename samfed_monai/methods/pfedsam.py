@@ -41,7 +41,7 @@ def load_balance(share: Tensor, probability: Tensor) -> Tensor:
 
 
 class LoadBalanceTerm(Term):
-    """``0.01 K sum_k f_k P_k``, mean over the layers (see ``samfed_monai.methods.load_balance``).
+    """``0.01 K sum_k f_k P_k``, mean over the layers (see ``samfed_monai.methods.pfedsam.load_balance``).
 
     It reads the supervised prediction alone. On the global path, where no expert takes part, it adds nothing and
     records nothing.
@@ -57,7 +57,7 @@ class LoadBalanceTerm(Term):
 
     Example::
 
-        "terms#load_balance": {"_target_": "samfed_monai.methods.LoadBalanceTerm", "weight": 0.01}
+        "terms#load_balance": {"_target_": "samfed_monai.methods.pfedsam.LoadBalanceTerm", "weight": 0.01}
     """
 
     unlabelled = False
@@ -108,7 +108,9 @@ class MutualDistillationTerm(Term):
 
     Example::
 
-        "terms#mutual": {"_target_": "samfed_monai.methods.MutualDistillationTerm", "temperature": 2.0, "weight": 0.5}
+        "terms#mutual": {
+            "_target_": "samfed_monai.methods.pfedsam.MutualDistillationTerm", "temperature": 2.0, "weight": 0.5
+        }
     """
 
     unlabelled = False
@@ -168,7 +170,7 @@ class DecoupledStages(PartsInTurn):
     Example::
 
         "before#stages": {
-            "_target_": "samfed_monai.methods.DecoupledStages", "share": 0.5, "both": ["sam.mask_decoder.*"]
+            "_target_": "samfed_monai.methods.pfedsam.DecoupledStages", "share": 0.5, "both": ["sam.mask_decoder.*"]
         }
     """
 
@@ -267,7 +269,7 @@ class ExpertUsage:
     Example::
 
         "after#expert_usage": {
-            "_target_": "samfed_monai.methods.ExpertUsage", "output_dir": "@output_dir", "site": "@site"
+            "_target_": "samfed_monai.methods.pfedsam.ExpertUsage", "output_dir": "@output_dir", "site": "@site"
         }
     """
 

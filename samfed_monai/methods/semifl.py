@@ -44,7 +44,7 @@ class MixUpTerm(Term):
 
     Example::
 
-        {"_target_": "samfed_monai.methods.MixUpTerm", "guide": "global", "tau": 0.95}
+        {"_target_": "samfed_monai.methods.semifl.MixUpTerm", "guide": "global", "tau": 0.95}
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class ServerTuned(FedAvg):
 
     Example::
 
-        "strategy": {"_target_": "samfed_monai.methods.ServerTuned"}
+        "strategy": {"_target_": "samfed_monai.methods.semifl.ServerTuned"}
     """
 
     def __init__(self) -> None:

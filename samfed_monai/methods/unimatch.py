@@ -116,7 +116,9 @@ class UniMatchTerm(Term):
 
         "strong_view#keys": ["image", "image"],
         "strong_view#output_key": ["image_strong", "image_strong2"],
-        "terms#unimatch": {"_target_": "samfed_monai.methods.UniMatchTerm", "tau": 0.95, "second": "image_strong2"}
+        "terms#unimatch": {
+            "_target_": "samfed_monai.methods.unimatch.UniMatchTerm", "tau": 0.95, "second": "image_strong2"
+        }
     """
 
     def __init__(

@@ -8,7 +8,7 @@ import pytest
 
 from samfed_monai.commands.main import main
 from samfed_monai.config import check_bundle, find_variant, known_variants
-from samfed_monai.config.variants import PACKAGED, note_of, own_variants
+from samfed_monai.config.variants import LAST, PACKAGED, own_variants, read_method
 from samfed_monai.core.errors import Refused
 
 from .conftest import Write
@@ -24,7 +24,7 @@ def test_the_packages_variants_and_the_bundles_own_are_known(bundle):
 def test_the_bundles_own_variant_replaces_the_packages(bundle, rewrite: Write):
     own = rewrite("variants/no_sam.json", json.dumps({"_note": "ours", "rate": 0.3}))
     assert find_variant(bundle, "no_sam") == own
-    assert note_of(own) == "ours"
+    assert read_method(own).note == "ours"
     assert check_bundle(bundle, "train", variant="no_sam") == []
 
 
@@ -38,7 +38,10 @@ def test_an_unknown_variant_is_refused_with_all_names(bundle, name):
 
 @pytest.mark.parametrize("name", known_variants())
 def test_every_variant_of_the_package_says_what_it_is(name):
-    assert len(note_of(find_variant(None, name))) > 20
+    method = read_method(find_variant(None, name))
+    assert len(method.note) > 15
+    assert len(method.title) > 2
+    assert method.place < LAST
 
 
 def test_the_command_lists_names_and_notes_and_says_where_a_file_is(bundle, rewrite: Write, capsys):

@@ -19,9 +19,14 @@ from tests.federation.toys import BUNDLE, QUIET, ToyNet, toy_weights
 TERM = {"_target_": "samfed_monai.handlers.AnchoredTerm", "name": "ditto", "mu": 0.1}
 #: Overrides of the toy bundle, as the variants of these names have them.
 SHARINGS: dict[str, dict[str, Any]] = {
-    "ditto": {"_target_": "samfed_monai.methods.DittoSharing", "term": "@ditto"},
-    "fedicra": {"_target_": "samfed_monai.methods.AdaptiveMixing", "rate": 50.0, "batches": 2, "first_batches": 3},
-    "apple": {"_target_": "samfed_monai.methods.AppleSharing", "rate": 0.05, "fraction": 1.0},
+    "ditto": {"_target_": "samfed_monai.methods.ditto.DittoSharing", "term": "@ditto"},
+    "fedicra": {
+        "_target_": "samfed_monai.methods.fedicra.AdaptiveMixing",
+        "rate": 50.0,
+        "batches": 2,
+        "first_batches": 3,
+    },
+    "apple": {"_target_": "samfed_monai.methods.apple.AppleSharing", "rate": 0.05, "fraction": 1.0},
 }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from samfed_monai.federation import LocalTransport
 from samfed_monai.federation.controller import Evaluation
-from samfed_monai.methods import FedAvg, LocalOnly
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.methods.local_only import LocalOnly
 from samfed_monai.protocol import Server
 from tests.federation.toys import QUIET, FixedClient, weights
 

@@ -11,7 +11,7 @@ import pytest
 from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import read_json
 from samfed_monai.federation import RunFolder
-from samfed_monai.methods import FedAvg
+from samfed_monai.methods.fedavg import FedAvg
 from tests.federation.toys import FixedClient, controller, run_toy
 
 ROOT = Path(__file__).parents[2]

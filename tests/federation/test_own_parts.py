@@ -15,7 +15,7 @@ from samfed_monai.core.io import safe_load
 from samfed_monai.federation import LocalTransport, RoundController, RunFolder, SiteWorker
 from samfed_monai.federation.privacy import Privacy, Release
 from samfed_monai.federation.privacy.release import allowed_of, allowed_weights
-from samfed_monai.methods import FedAvg
+from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks import KeyPatterns, KeySplit, network_split, split_keys
 from samfed_monai.protocol import Envelope, Inbox, Kind, MessageRefused, Server, Task, wire_size
 from tests.federation.privacy.spy import leaks, server_files, wired

@@ -10,7 +10,9 @@ import torch
 
 from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.federation import SiteWorker
-from samfed_monai.methods import Apple, ClientTailored, PersonalFedAvg
+from samfed_monai.methods.apple import Apple
+from samfed_monai.methods.fca import ClientTailored
+from samfed_monai.methods.fedavg import PersonalFedAvg
 from samfed_monai.protocol import Envelope, Kind, Task
 from tests.federation.personal import personal_algo, run_personal
 from tests.federation.toys import run_toy, toy_weights

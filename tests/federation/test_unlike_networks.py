@@ -9,7 +9,9 @@ from samfed_monai.core.errors import ExitCode, Refused
 from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.federation import RunFolder
 from samfed_monai.handlers import PublicPredictor
-from samfed_monai.methods import CondensationFusion, Consensus, LocalOnly
+from samfed_monai.methods.fedmd import Consensus
+from samfed_monai.methods.heterogeneous import CondensationFusion
+from samfed_monai.methods.local_only import LocalOnly
 from samfed_monai.protocol import Kind
 from tests.federation.toys import FixedClient, RogueClient
 from tests.federation.unlike import IMAGES, own_weights, run_unlike, toy_net, unlike_algo

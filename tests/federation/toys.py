@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.federation import LocalTransport, Progress, RoundController, RunFolder, SamFedAlgo
-from samfed_monai.methods import FedAvg
+from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Envelope, Kind, Server
 
 torch.set_num_threads(1)

@@ -16,7 +16,7 @@ from monai.transforms import Compose, RandGaussianNoised
 from torch import Tensor
 
 from samfed_monai.federation import LocalTransport, RoundController, RunFolder, RunResult, SamFedAlgo
-from samfed_monai.methods import CondensationFusion, PublicMaskSharing
+from samfed_monai.methods.heterogeneous import CondensationFusion, PublicMaskSharing
 from samfed_monai.protocol import Server, Strategy
 from samfed_monai.transforms import LoadTargetd, PublicTargets, WeakViewd
 from tests.federation.toys import BUNDLE, QUIET, ToyImages, ToyNet

@@ -18,7 +18,7 @@ from samfed_monai.core.errors import SamFedError, Stopped
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.federation import LocalTransport, RoundController, RunFolder
 from samfed_monai.flare.local import Processes, simulate
-from samfed_monai.methods import FedAvg
+from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Server
 from tests.federation.toys import QUIET, toy_algo, toy_weights
 from tests.flare.patience import patience

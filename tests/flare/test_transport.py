@@ -16,7 +16,7 @@ from samfed_monai.core.io import sha256_file
 from samfed_monai.federation import RoundController, RunFolder
 from samfed_monai.federation.site import SiteWorker
 from samfed_monai.flare.transport import FlareTransport, Letter, waiting
-from samfed_monai.methods import FedAvg
+from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Envelope, Kind, Server
 from samfed_monai.protocol.message import from_bytes, to_bytes
 from samfed_monai.protocol.transport import Failure, Task

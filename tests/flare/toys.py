@@ -10,7 +10,7 @@ from samfed_monai.core.io import read_json, write_json
 from samfed_monai.federation import RoundController, RunFolder
 from samfed_monai.flare.controller import FederationController
 from samfed_monai.flare.transport import FlareTransport
-from samfed_monai.methods import FedAvg
+from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Envelope, Server
 from tests.federation.toys import QUIET, toy_weights
 

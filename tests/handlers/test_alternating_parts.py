@@ -9,7 +9,7 @@ import torch
 from ignite.engine import Events
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods import AlternatingParts
+from samfed_monai.methods.fedrep import AlternatingParts
 from tests.handlers.toy import toy_network, toy_trainer
 
 HEAD = ["3.*"]

@@ -12,7 +12,7 @@ from monai.engines.utils import IterationEvents
 
 from samfed_monai.config.strict import strict_problems
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods import DecoupledStages, LoadBalanceTerm, MutualDistillationTerm
+from samfed_monai.methods.pfedsam import DecoupledStages, LoadBalanceTerm, MutualDistillationTerm
 from samfed_monai.networks import SamNetwork, SamPath, sam_outputs
 from tests.handlers.sam_toy import sam_trainer
 from tests.handlers.toy import next_round, same, toy_network, toy_trainer, weights

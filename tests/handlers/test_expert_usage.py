@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods import DecoupledStages, ExpertUsage
+from samfed_monai.methods.pfedsam import DecoupledStages, ExpertUsage
 from samfed_monai.networks.sam.experts import Routing
 from samfed_monai.networks.sam.network import SamOutputs, SamPath
 from tests.handlers.sam_toy import sam_trainer

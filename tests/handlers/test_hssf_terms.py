@@ -16,7 +16,7 @@ from monai.transforms import Compose
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import EndlessSampler, Guidance, TermLogger, UnlabelledStream
 from samfed_monai.losses import StructureLoss
-from samfed_monai.methods import ConfidenceTerm, LsslTerm, NoiseViewd, confidence_loss, gated_loss, lssl_labels
+from samfed_monai.methods.hssf import ConfidenceTerm, LsslTerm, NoiseViewd, confidence_loss, gated_loss, lssl_labels
 from samfed_monai.networks import HssfNetwork, HssfOutputs, hssf_outputs
 from tests.handlers.toy import toy_loader, toy_network, toy_trainer, weights
 

@@ -8,7 +8,7 @@ import torch
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import TermLogger
-from samfed_monai.methods import DecoupledStages, LoadBalanceTerm
+from samfed_monai.methods.pfedsam import DecoupledStages, LoadBalanceTerm
 from samfed_monai.networks.sam.experts import Routing
 from samfed_monai.networks.sam.network import SamOutputs, SamPath
 from tests.handlers.sam_toy import sam_trainer

@@ -13,7 +13,7 @@ from monai.engines.utils import IterationEvents
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import GlobalGuide, Guidance, PseudoLabelTerm, SupervisedWeight, UnlabelledStream
 from samfed_monai.losses import weighted_pseudo_label_loss
-from samfed_monai.methods import MixUpTerm
+from samfed_monai.methods.semifl import MixUpTerm
 from tests.handlers.toy import next_round, toy_items, toy_network, toy_trainer
 
 

@@ -11,7 +11,7 @@ from monai.inferers import SimpleInferer
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import TermLogger
-from samfed_monai.methods import DecoupledStages, MutualDistillationTerm
+from samfed_monai.methods.pfedsam import DecoupledStages, MutualDistillationTerm
 from samfed_monai.networks import SamPath
 from samfed_monai.networks.sam.network import SamOutputs
 from tests.handlers.sam_toy import sam_trainer

@@ -8,7 +8,7 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods import PrototypeTerm
+from samfed_monai.methods.fedproto import PrototypeTerm
 
 
 class Two(nn.Module):

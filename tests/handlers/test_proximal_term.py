@@ -11,7 +11,7 @@ from monai.engines.utils import IterationEvents
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import TermLogger
-from samfed_monai.methods import ProximalTerm
+from samfed_monai.methods.fedprox import ProximalTerm
 from tests.handlers.toy import next_round, toy_network, toy_trainer
 
 

@@ -7,7 +7,7 @@ import torch
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.losses import distillation_kl
-from samfed_monai.methods import PublicDistillationTerm
+from samfed_monai.methods.heterogeneous import PublicDistillationTerm
 
 
 class Engine:

@@ -10,7 +10,7 @@ from torch import nn
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import PublicPhase, RoundLearningRate
-from samfed_monai.methods import PublicDistillationTerm
+from samfed_monai.methods.heterogeneous import PublicDistillationTerm
 from samfed_monai.transforms import LoadTargetd, PublicTargets, WeakViewd
 from tests.handlers.toy import SIZE, same, toy_items, toy_network, weights
 

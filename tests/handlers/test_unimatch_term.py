@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import EndlessSampler, Guidance, UnlabelledStream
 from samfed_monai.losses import weighted_pseudo_label_loss
-from samfed_monai.methods import UniMatchTerm
+from samfed_monai.methods.unimatch import UniMatchTerm
 from samfed_monai.networks import client_network
 from samfed_monai.transforms import StrongViewd, WeakViewd
 from tests.handlers.toy import next_round, toy_items, toy_trainer

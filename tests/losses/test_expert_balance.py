@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from samfed_monai.methods import load_balance
+from samfed_monai.methods.pfedsam import load_balance
 
 
 def test_hand_computed_and_averaged_over_layers():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from samfed_monai.losses import StructureLoss, distillation_kl, hssf_kl
-from samfed_monai.methods import confidence_loss, dropout_consistency, gated_loss, lssl_labels
+from samfed_monai.methods.hssf import confidence_loss, dropout_consistency, gated_loss, lssl_labels
 
 LN3 = math.log(3)  # the logit of 3/4
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.methods import ClassSums, class_sums, prototype_loss
+from samfed_monai.methods.fedproto import ClassSums, class_sums, prototype_loss
 
 FEATURES = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]], [[0.0, 2.0], [4.0, 6.0]]]])  # (1, 2, 2, 2)
 LABELS = torch.tensor([[[[0, 0], [1, 1]]]])

@@ -8,7 +8,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms import Compose
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods import NoiseViewd
+from samfed_monai.methods.hssf import NoiseViewd
 from samfed_monai.transforms import WeakViewd
 
 GREY = torch.full((3, 64, 64), 0.5)

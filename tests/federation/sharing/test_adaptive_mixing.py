@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods import AdaptiveMixing
+from samfed_monai.methods.fedicra import AdaptiveMixing
 from samfed_monai.protocol import Kind
 from tests.federation.personal import Six, numbers_of, six, six_trainer
 

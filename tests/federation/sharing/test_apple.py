@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods import AppleSharing
+from samfed_monai.methods.apple import AppleSharing
 from samfed_monai.protocol import Kind, MessageRefused
 from tests.federation.personal import Six, numbers_of, six, six_trainer
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samfed_monai.handlers import AnchoredTerm
-from samfed_monai.methods import DittoSharing
+from samfed_monai.methods.ditto import DittoSharing
 from samfed_monai.protocol import Kind, MessageRefused
 from tests.federation.personal import Six, numbers_of, six, six_trainer
 

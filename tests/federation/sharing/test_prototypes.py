@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from samfed_monai.methods import ClassSums, PrototypeSharing
+from samfed_monai.methods.fedproto import ClassSums, PrototypeSharing
 from samfed_monai.protocol import Kind, MessageRefused
 from tests.federation.unlike import bench
 
@@ -28,7 +28,7 @@ class Term:
 
 def made(term: Term) -> tuple[PrototypeSharing, list]:
     """A sharing on a network with features of width 3, and the calls of its public phase."""
-    sharing, calls = bench(**{"sharing#_target_": "samfed_monai.methods.PrototypeSharing"}), []
+    sharing, calls = bench(**{"sharing#_target_": "samfed_monai.methods.fedproto.PrototypeSharing"}), []
     assert isinstance(sharing, PrototypeSharing)
     sharing.term = term  # type: ignore[assignment]
     sharing.network = nn.Module()

@@ -11,7 +11,10 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList
 from samfed_monai.federation.participants import Cast
 from samfed_monai.federation.workflow import client_config
-from samfed_monai.methods import CondensationFusion, Consensus, FedAvg, LocalOnly
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.methods.fedmd import Consensus
+from samfed_monai.methods.heterogeneous import CondensationFusion
+from samfed_monai.methods.local_only import LocalOnly
 from samfed_monai.protocol import UpdateGuard
 
 SMALL = {"network_name": "basic_unet", "image_size": 32, "device": "cpu"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.methods import Apple, AppleSharing, FedAvg
+from samfed_monai.methods.apple import Apple, AppleSharing
+from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Envelope, Kind, UpdateGuard
 from samfed_monai.protocol.strategy import Server
 from tests.federation.personal import Six, numbers_of, six

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods import AveragedFedAvg, FedAvg
+from samfed_monai.methods.fedavg import AveragedFedAvg, FedAvg
 from samfed_monai.protocol import Envelope, Kind, Server
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods import ClientTailored, FedAvg
+from samfed_monai.methods.fca import ClientTailored
+from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Envelope, Kind
 from samfed_monai.protocol.strategy import Server, UpdateGuard
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods import CondensationFusion
+from samfed_monai.methods.heterogeneous import CondensationFusion
 from samfed_monai.protocol import Envelope, Kind, Server
 from tests.federation.unlike import IMAGES, SERVER_WIDTH, label_masks, toy_net, unlike_server
 

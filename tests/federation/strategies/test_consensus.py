@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods import Consensus
+from samfed_monai.methods.fedmd import Consensus
 from samfed_monai.protocol import Envelope, Kind, Server
 from tests.federation.unlike import IMAGES, unlike_server
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from samfed_monai.federation.site import SiteWorker
-from samfed_monai.methods import LocalOnly
+from samfed_monai.methods.local_only import LocalOnly
 from samfed_monai.protocol import Kind
 from tests.federation.unlike import run_unlike
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods import Prototypes
+from samfed_monai.methods.fedproto import Prototypes
 from samfed_monai.protocol import Envelope, Kind, Server
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused, Stopped
-from samfed_monai.methods import FedAvg
+from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.semifl import ServerTuned
 from samfed_monai.protocol import Envelope, Kind
 from samfed_monai.protocol.strategy import Server

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import set_checkpoint_early_stop
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.losses import StructureLoss
-from samfed_monai.methods import load_balance
+from samfed_monai.methods.pfedsam import load_balance
 from samfed_monai.networks import AutocastInferer, SamNetwork, SamPath, client_network, sam_outputs
 from samfed_monai.networks.sam.build import SAM_BUILDERS, assemble
 from tests.networks.sam.tiny import SIZE, tiny_network, wake
