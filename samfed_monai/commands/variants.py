@@ -15,8 +15,8 @@ def add_variants_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     parser = subparsers.add_parser(
         "variants",
         help="list baselines and ablations",
-        description="Lists the variants that come with the package or with other installed ones and, with a bundle, the "
-        "bundle's own (configs/variants/NAME.json); one of the same name replaces the package's. With a variant, prints "
+        description="Lists the variants that are installed and, with a bundle, the "
+        "bundle's own (configs/variants/NAME.json), which go before those. With a variant, prints "
         "its file.",
         epilog="MONAI's own command takes a variant as a second file: python -m monai.bundle run "
         "--config_file \"['configs/train.json','$(samfed variants --path no_sam)']\"",

@@ -28,6 +28,7 @@ MOVED = {
         "samfed_monai.methods.fedrep": "AlternatingParts",
         "samfed_monai.methods.heterogeneous": "PublicDistillationTerm",
         "samfed_monai.methods.hssf": "ConfidenceTerm LsslTerm",
+        "samfed_monai.methods.mean_teacher": "ConsistencyTerm",
         "samfed_monai.methods.pfedsam": "DecoupledStages ExpertUsage LoadBalanceTerm MutualDistillationTerm",
         "samfed_monai.methods.semifl": "MixUpTerm",
         "samfed_monai.methods.unimatch": "UniMatchTerm",
@@ -37,6 +38,7 @@ MOVED = {
         "samfed_monai.handlers": "SCHEDULES constant gaussian_ramp linear",
         "samfed_monai.methods.fedproto": "ClassSums class_sums prototype_loss",
         "samfed_monai.methods.hssf": "LsslLabels confidence_loss dropout_consistency gated_loss lssl_labels",
+        "samfed_monai.methods.mean_teacher": "CONSISTENCY_MEASURES consistency_kl consistency_mse",
         "samfed_monai.methods.pfedsam": "load_balance",
     },
     "samfed_monai.networks": {

@@ -8,7 +8,7 @@ from .public_images import PublicPhase, PublicPredictor
 from .records import TermLogger, TermTable
 from .rounds import LEARNING_RATE_SCHEDULES, DivergenceGuard, RoundLearningRate, SeedHandler, round_of, steps_per_round
 from .term import SCHEDULES, AgreedTerm, SiteReliability, SiteTrust, Term, constant, gaussian_ramp, linear
-from .terms import AnchoredTerm, ConsistencyTerm, GlobalDistillationTerm, PseudoLabelTerm, SamDistillationTerm
+from .terms import AnchoredTerm, GlobalDistillationTerm, PseudoLabelTerm, SamDistillationTerm
 from .unlabelled_stream import EndlessSampler, SupervisedWeight, UnlabelledStream
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "AnchoredTerm",
     "BatchGuide",
     "BestWeightsSaver",
-    "ConsistencyTerm",
     "DivergenceGuard",
     "EmaGuide",
     "EndlessSampler",

@@ -1,4 +1,4 @@
-"""The terms of SAM-Fed: pseudo-labels, distillation, consistency, and weights held near given ones."""
+"""The terms of SAM-Fed: pseudo-labels, distillation from SAM and the global network; weights held near given ones."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ import torch
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.term import AgreedTerm, Term
-from samfed_monai.losses import (
-    CONSISTENCY_MEASURES,
-    AgreementSettings,
-    StructureLoss,
-    distillation_kl,
-    weighted_pseudo_label_loss,
-)
+from samfed_monai.losses import AgreementSettings, StructureLoss, distillation_kl, weighted_pseudo_label_loss
 from samfed_monai.losses.reliability import LEAST_AGREEMENT
 
 if TYPE_CHECKING:
@@ -197,48 +191,6 @@ class GlobalDistillationTerm(Term):
         return distillation_kl(
             guidance.student, guidance.probabilities(self.guide, asked_by=self.where), self.temperature
         )
-
-
-class ConsistencyTerm(Term):
-    """Distance of the strong view's probabilities from a guide's: with ``ema`` and ``mse``, mean teacher.
-
-    Tarvainen and Valpola, arXiv 1703.01780. In a federation :class:`EmaGuide` starts every round from the weights that
-    arrived, so the teacher averages over the steps of a round, and over rounds only through the server's mean.
-
-    Args:
-        name: under which the value is logged.
-        guide: whose probabilities are the target.
-        measure: a name in :data:`samfed_monai.losses.CONSISTENCY_MEASURES`.
-        weight: factor of the term.
-        schedule: how the factor changes over the rounds.
-        fraction: part of the rounds in which a ramp rises.
-
-    Example::
-
-        {"_target_": "samfed_monai.handlers.ConsistencyTerm", "guide": "ema", "measure": "mse", "weight": 10.0}
-    """
-
-    def __init__(
-        self,
-        *,
-        name: str = "consistency",
-        guide: str = "ema",
-        measure: str = "mse",
-        weight: float = 1.0,
-        schedule: str = "gaussian_ramp",
-        fraction: float = 0.4,
-    ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        self.guide, self._measure = guide, CONSISTENCY_MEASURES[measure]
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The guide."""
-        return (self.guide,)
-
-    def value(self, guidance: Guidance, engine: Engine) -> Tensor:
-        """The distance."""
-        return self._measure(guidance.student, guidance.probabilities(self.guide, asked_by=self.where))
 
 
 class AnchoredTerm(Term):

@@ -5,20 +5,10 @@ from .channels import dice_of_labels, hard_label
 from .condensation import Reliability, choose, image_reliability, most_reliable, where_better
 from .reliability import RaterRates, consensus, em_step, sure_agreement, trust_of_images
 from .structure import StructureLoss
-from .unlabelled import (
-    CONSISTENCY_MEASURES,
-    consistency_kl,
-    consistency_mse,
-    distillation_kl,
-    hssf_kl,
-    logits_kl,
-    probabilities,
-    weighted_pseudo_label_loss,
-)
+from .unlabelled import distillation_kl, hssf_kl, logits_kl, probabilities, weighted_pseudo_label_loss
 
 __all__ = [
     "AGREEMENT_RULES",
-    "CONSISTENCY_MEASURES",
     "Agreement",
     "AgreementSettings",
     "RaterRates",
@@ -27,8 +17,6 @@ __all__ = [
     "agree",
     "choose",
     "consensus",
-    "consistency_kl",
-    "consistency_mse",
     "dice_of_labels",
     "distillation_kl",
     "em_step",

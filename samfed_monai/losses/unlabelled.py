@@ -1,15 +1,11 @@
-"""What an unlabelled image teaches: agreed labels, distillation from probabilities, consistency of two views."""
+"""What an unlabelled image teaches: agreed labels, and distillation from probabilities."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import functional
 
-from samfed_monai.core.registry import Registry
 from samfed_monai.losses.channels import channels
 
 
@@ -108,27 +104,6 @@ def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
         return cross - F.binary_cross_entropy_with_logits(teacher, target, reduction="none")
     log_target, log_student = teacher.log_softmax(dim=1), student.log_softmax(dim=1)
     return F.kl_div(log_student, log_target, reduction="none", log_target=True).sum(dim=1, keepdim=True)
-
-
-CONSISTENCY_MEASURES: Registry[Callable[[Tensor, Tensor], Tensor]] = Registry("consistency measure")
-"""Measures by name: from logits (B, C, H, W) and a guide's probabilities (B, C, H, W) to a scalar >= 0."""
-
-
-@CONSISTENCY_MEASURES.register("mse")
-def consistency_mse(logits: Tensor, guide: Tensor) -> Tensor:
-    """Mean squared difference of probabilities (Tarvainen and Valpola, arXiv 1703.01780, equation 1).
-
-    Args:
-        logits: (B, C, H, W) float, of the student.
-        guide: (B, C, H, W) float in [0, 1], without gradient.
-    """
-    return functional.mse_loss(probabilities(logits), guide.detach().to(logits.dtype))
-
-
-@CONSISTENCY_MEASURES.register("kl")
-def consistency_kl(logits: Tensor, guide: Tensor) -> Tensor:
-    """``KL(guide || student)`` without a temperature; its gradient does not fade where the student is sure."""
-    return distillation_kl(logits, guide, temperature=1.0)
 
 
 def hssf_kl(

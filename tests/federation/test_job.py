@@ -91,7 +91,7 @@ def test_scores_of_the_rounds_are_those_that_would_be_computed_again_at_the_end(
 def test_variants_of_one_seed_start_from_the_same_weights_made_once_whatever_term_or_guide_it_has(
     small_federation, tmp_path
 ):
-    term = {"_target_": "samfed_monai.handlers.ConsistencyTerm", "guide": "weak"}
+    term = {"_target_": "samfed_monai.methods.mean_teacher.ConsistencyTerm", "guide": "weak"}
     added = {"dp_only": {}, "no_sam": {"terms#consistency": term, "guides#ema#decay": 0.9}}
     for variant, more in added.items():
         knobs = {"variant": variant, "client": {**CLIENT, **more}, "cache_dir": tmp_path / "cache"}
@@ -102,7 +102,7 @@ def test_variants_of_one_seed_start_from_the_same_weights_made_once_whatever_ter
 
 
 def test_no_term_takes_part_where_sites_have_the_public_set_alone(small_federation, tmp_path):
-    term = {"_target_": "samfed_monai.handlers.ConsistencyTerm", "guide": "weak"}
+    term = {"_target_": "samfed_monai.methods.mean_teacher.ConsistencyTerm", "guide": "weak"}
     knobs = {"variant": "dp_only", "client": {**CLIENT, "terms#consistency": term}}
     job(small_federation, tmp_path / "run", rounds=1, **knobs).run()
     rows = list(csv.DictReader((tmp_path / "run" / "federation.csv").open()))

@@ -7,8 +7,8 @@ import torch
 from ignite.engine import Events
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.handlers import ConsistencyTerm, EmaGuide, Guidance, UnlabelledStream
-from samfed_monai.losses import consistency_mse
+from samfed_monai.handlers import EmaGuide, Guidance, UnlabelledStream
+from samfed_monai.methods.mean_teacher import ConsistencyTerm, consistency_mse
 from tests.handlers.toy import next_round, toy_loader, toy_trainer, weights
 
 

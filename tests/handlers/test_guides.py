@@ -12,7 +12,6 @@ from monai.inferers import SimpleInferer
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import (
     BatchGuide,
-    ConsistencyTerm,
     EmaGuide,
     GlobalDistillationTerm,
     GlobalGuide,
@@ -22,6 +21,7 @@ from samfed_monai.handlers import (
     UnlabelledStream,
 )
 from samfed_monai.handlers.guide import NetworkCopy
+from samfed_monai.methods.mean_teacher import ConsistencyTerm
 from tests.handlers.toy import next_round, same, toy_loader, toy_network, toy_trainer, weights
 
 

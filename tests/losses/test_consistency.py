@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from samfed_monai.losses import CONSISTENCY_MEASURES, consistency_kl, consistency_mse
+from samfed_monai.methods.mean_teacher import CONSISTENCY_MEASURES, consistency_kl, consistency_mse
 
 LOGITS = torch.tensor([[[[0.0, math.log(3)]]]])  # probabilities 0.5 and 0.75
 

@@ -1,0 +1,84 @@
+"""Mean Teacher (arXiv 1703.01780): a term that pulls the strong view towards the student's moving average."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+from torch.nn import functional
+
+from samfed_monai.core.registry import Registry
+from samfed_monai.handlers.guide import Guidance
+from samfed_monai.handlers.term import Term
+from samfed_monai.losses import (
+    distillation_kl,
+)
+from samfed_monai.losses.unlabelled import probabilities
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+    from torch import Tensor
+
+
+CONSISTENCY_MEASURES: Registry[Callable[[Tensor, Tensor], Tensor]] = Registry("consistency measure")
+"""Measures by name: from logits (B, C, H, W) and a guide's probabilities (B, C, H, W) to a scalar >= 0."""
+
+
+@CONSISTENCY_MEASURES.register("mse")
+def consistency_mse(logits: Tensor, guide: Tensor) -> Tensor:
+    """Mean squared difference of probabilities (Tarvainen and Valpola, arXiv 1703.01780, equation 1).
+
+    Args:
+        logits: (B, C, H, W) float, of the student.
+        guide: (B, C, H, W) float in [0, 1], without gradient.
+    """
+    return functional.mse_loss(probabilities(logits), guide.detach().to(logits.dtype))
+
+
+@CONSISTENCY_MEASURES.register("kl")
+def consistency_kl(logits: Tensor, guide: Tensor) -> Tensor:
+    """``KL(guide || student)`` without a temperature; its gradient does not fade where the student is sure."""
+    return distillation_kl(logits, guide, temperature=1.0)
+
+
+class ConsistencyTerm(Term):
+    """Distance of the strong view's probabilities from a guide's: with ``ema`` and ``mse``, mean teacher.
+
+    Tarvainen and Valpola, arXiv 1703.01780. In a federation :class:`EmaGuide` starts every round from the weights that
+    arrived, so the teacher averages over the steps of a round, and over rounds only through the server's mean.
+
+    Args:
+        name: under which the value is logged.
+        guide: whose probabilities are the target.
+        measure: a name in :data:`samfed_monai.losses.CONSISTENCY_MEASURES`.
+        weight: factor of the term.
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Example::
+
+        {"_target_": "samfed_monai.handlers.ConsistencyTerm", "guide": "ema", "measure": "mse", "weight": 10.0}
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "consistency",
+        guide: str = "ema",
+        measure: str = "mse",
+        weight: float = 1.0,
+        schedule: str = "gaussian_ramp",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        self.guide, self._measure = guide, CONSISTENCY_MEASURES[measure]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The guide."""
+        return (self.guide,)
+
+    def value(self, guidance: Guidance, engine: Engine) -> Tensor:
+        """The distance."""
+        return self._measure(guidance.student, guidance.probabilities(self.guide, asked_by=self.where))
