@@ -85,12 +85,16 @@ def found_where_moved(package: str, getattr_: Callable[[str], Any]) -> Callable[
     """
     places = {name: now for now, names in MOVED[package].items() for name in names.split()}
 
+    told: set[str] = set()
+
     def find(name: str) -> Any:
         if name not in places:
             return getattr_(name)
         now = f"{places[name]}.{name}"
         text = f"{package}.{name} is {now} now; the old name goes with the next version: write the new one"
-        warnings.warn(text, FutureWarning, stacklevel=2)
+        if name not in told:  # resolving a bundle's target asks for its name several times
+            told.add(name)
+            warnings.warn(text, FutureWarning, stacklevel=2)
         return getattr(importlib.import_module(places[name]), name)
 
     return find

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
 
 import pytest
 
 from samfed_monai.config.targets import resolve_target
-from samfed_monai.core.moved import MOVED, first_spelling
+from samfed_monai.core.moved import MOVED, first_spelling, found_where_moved
 
 NAMES = [
     (old, now, name)
@@ -21,15 +22,19 @@ NAMES = [
 
 @pytest.mark.parametrize(("old", "now", "name"), NAMES)
 def test_every_moved_name_is_found_with_a_warning_that_names_its_new_place(old, now, name):
+    find = found_where_moved(old, getattr)
     with pytest.warns(FutureWarning, match=f"{old}.{name} is {now}.{name} now"):
-        found = getattr(importlib.import_module(old), name)
+        found = find(name)
+    with warnings.catch_warnings(action="error"):
+        assert find(name) is found, "said once"
+    assert getattr(importlib.import_module(old), name) is found
     assert found is getattr(importlib.import_module(now), name)
     assert name not in dir(importlib.import_module(old))
 
 
+@pytest.mark.filterwarnings("ignore:.*write the new one:FutureWarning")
 def test_a_bundle_of_version_0_1_may_name_one():
-    with pytest.warns(FutureWarning, match="write the new one"):
-        strategy = resolve_target("samfed_monai.federation.FedAvg", "federate.json -> strategy#_target_")
+    strategy = resolve_target("samfed_monai.federation.FedAvg", "federate.json -> strategy#_target_")
     assert strategy.__name__ == "FedAvg"
 
 
