@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,6 +103,31 @@ def test_the_example_aggregator_takes_the_median(examples):
     common = {"kind": Kind.WEIGHTS, "round": 0, "rounds": 1, "n": 4}
     strategy.aggregate(0, {s: Envelope(site=s, tensors={"w": torch.tensor(v)}, **common) for s, v in values.items()})
     assert strategy.global_weights["w"].tolist() == [2.0, 8.0]
+
+
+def test_the_example_method_comes_with_an_installed_package(tmp_path: Path):
+    text = (REPOSITORY / "docs" / "extending.md").read_text(encoding="utf-8")
+    aggregator, method = text.split("## An aggregator")[1].split("## A method of your own")
+    method = method.split("\n## ")[0]
+    lab, info = tmp_path / "my_lab", tmp_path / "my_lab-1.0.dist-info"
+    for folder in (lab, info):
+        folder.mkdir()
+    (lab / "__init__.py").write_text("")
+    (lab / "median.py").write_text(re.findall(r"```python\n(.*?)```", aggregator, re.DOTALL)[0])
+    (lab / "median.json").write_text(re.findall(r"```json\n(.*?)```", method, re.DOTALL)[0])
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-lab\nVersion: 1.0\n")
+    declared = re.findall(r"\[options.entry_points\]\n(\S+) =\n    (.*?)\n", method)[0]
+    (info / "entry_points.txt").write_text("[{}]\n{}\n".format(*declared))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPOSITORY)])}
+
+    def samfed(*words: str) -> str:
+        command = [sys.executable, "-m", "samfed_monai", *words]
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert re.search(r"^median +no_sam; the median of the sites' weights, entry by entry", samfed("variants"), re.M)
+    assert samfed("check", "samfed_skin", "--variant", "median").startswith("samfed_skin: no problems in train")
 
 
 def test_the_example_exchange_passes_the_mean_around(examples, tmp_path: Path):
