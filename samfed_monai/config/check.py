@@ -1,7 +1,8 @@
 """The whole check of a bundle: every problem of every file at once, before a single component is built.
 
-Of a bundle's ``logging.conf`` only what cannot run code is taken. Python's ``fileConfig`` evaluates the fields ``class``, ``args`` and ``kwargs`` and, from 3.12 on, ``defaults`` of a
-formatter, and a handler can open files and sockets. What arrives with a bundle, or from a server, gets none of that.
+Of a bundle's ``logging.conf`` only what cannot run code is taken. Python's ``fileConfig`` evaluates the fields
+``class``, ``args`` and ``kwargs`` and, from 3.12 on, ``defaults`` of a formatter, and a handler can open files and
+sockets. What arrives with a bundle, or from a server, gets none of that.
 """
 
 from __future__ import annotations

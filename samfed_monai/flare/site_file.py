@@ -1,6 +1,7 @@
 """What a site (or the server) says about itself: where its data, caches and results lie, and what it asks of a run.
 
-That is: of its name, its privacy, its memory and its threads; and how long old runs are kept. No place is ever sent, and nothing is received.
+That is: of its name, its privacy, its memory and its threads; and how long old runs are kept. No place is ever sent,
+and nothing is received.
 
 Example (``local/samfed_site.json`` in a FLARE workspace)::
 
