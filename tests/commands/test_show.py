@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,8 +39,8 @@ FILES: dict[str, Any] = {
         "sites": {},
         "teacher": {"views": 8},
     },
-    "variants/base": {"_note": "the base", "optimizer#lr": 0.5, "terms#kd#weight": 0.5},
-    "variants/gentle": {"_base": "base", "terms#kd#weight": 0.25, "steps": 7},
+    "variants/base": {"_method": {"note": "the base"}, "optimizer#lr": 0.5, "terms#kd#weight": 0.5},
+    "variants/gentle": {"_method": {"base": "base"}, "terms#kd#weight": 0.25, "steps": 7},
 }
 
 
@@ -258,3 +259,11 @@ def test_it_imports_neither_torch_nor_monai(workflow: str) -> None:
     )
     assert done.stderr == ""
     assert "command line" in done.stdout
+
+
+def test_the_examples_of_the_documentation_are_what_the_command_writes(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (REPOSITORY / "docs" / "bundles.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```bash\nsamfed show ([^\n]*)\n```\n\n```text\n(.*?)```", page, re.DOTALL)
+    assert len(examples) == 2
+    for words, written in examples:
+        assert shown(capsys, *words.split()) == written
