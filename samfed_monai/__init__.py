@@ -3,4 +3,4 @@
 Importing the package is cheap on purpose: torch, MONAI and SAM are imported by the modules that use them.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -21,7 +21,18 @@ from samfed_monai.config.knobs import (
     check_unread_knobs,
     shipped_knobs,
 )
-from samfed_monai.config.parse import MISSING, WORKFLOWS, BundleConfig, flat, lookup, references, workflow_files
+from samfed_monai.config.parse import (
+    MISSING,
+    WORKFLOWS,
+    BundleConfig,
+    flat,
+    join_id,
+    lookup,
+    reached,
+    references,
+    walk,
+    workflow_files,
+)
 from samfed_monai.config.variants import variant_files
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import sha256_file
@@ -268,6 +279,33 @@ def federated_configs(config: BundleConfig, bundle_root: Path) -> dict[str, Bund
     return configs
 
 
+def _without_effect(config: BundleConfig, client: BundleConfig, root: Path) -> Iterator[Problem]:
+    """Knobs of the command line that the variant sets past: it has values of its own where ``train.json`` reads them.
+
+    Args:
+        config: the layers of ``federate.json``, the command line on top.
+        client: what a site trains with.
+        root: the bundle's folder.
+    """
+    group, variant = config.content.get("client"), config.content.get("variant")
+    given = config.layers[-1][1] if len(config.layers) > 1 else {}
+    before = BundleConfig(workflow_files(root, "train")).content
+    for name, value in group.items() if isinstance(group, dict) else ():
+        knob = value.removeprefix("@") if isinstance(value, str) else ""
+        if knob not in given or not value.startswith("@"):
+            continue
+        readers = [parts for parts, text in walk(before) if text == f"@{name}"]
+        own = {join_id(parts): lookup(client.content, parts) for parts in readers}
+        if any(text == f"@{name}" for text in own.values()):
+            continue
+        other = {place: text for place, text in own.items() if text is not MISSING and text != given[knob]}
+        if other and name not in reached(client.content, [key for key in client.content if key != name]):
+            said = ", ".join(f"{place} = {text!r}" for place, text in other.items())
+            mend = f"set --client#{next(iter(other))} {given[knob]}, or leave {knob} out"
+            expected = f"a knob that the variant {variant!r} reads; it has {said} of its own"
+            yield Problem(f"command line -> {knob}", found=repr(given[knob]), expected=expected, mend=mend)
+
+
 def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[Problem]:
     """Problems of what a federated job makes of other files; and SAM's weights, if there is a teacher."""
     try:
@@ -275,6 +313,8 @@ def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[
     except Refused as refused:
         return refused.problems
     problems = [problem for part in parts.values() for problem in _problems(part, root, 1, ready=False)]
+    if "client" in parts:
+        problems += _without_effect(config, parts["client"], root)
     sites = config.content.get(SITES)
     for site, choices in sites.items() if isinstance(sites, dict) else ():
         if not isinstance(choices, dict):

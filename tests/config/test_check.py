@@ -372,3 +372,17 @@ def test_the_command_line_reaches_any_id_of_the_sites_training(bundle, rewrite: 
     assert told(bundle, workflow="federate", overrides={"client#steps": 2}) == []
     [message] = told(bundle, workflow="federate", overrides={"client#stesp": 2})
     assert message.startswith("federate.json -> client -> stesp: expected an id that this workflow has")
+
+
+def test_a_rate_that_the_variant_sets_past_is_refused_with_the_id_that_has_it():
+    def problems(variant: str, **overrides: object) -> list[str]:
+        found = check_bundle(find_bundle("samfed_skin"), "federate", variant=variant, overrides=overrides, ready=False)
+        return [str(problem) for problem in found]
+
+    assert problems("samfed", learning_rate=0.5, batch_size=8) == []
+    assert problems("fedsam", learning_rate=0.0001) == [], "what the variant has anyway"
+    (told,) = problems("fedsam", learning_rate=0.5)
+    assert told == (
+        "command line -> learning_rate: expected a knob that the variant 'fedsam' reads; it has optimizer#lr = 0.0001 "
+        "of its own, found 0.5; set --client#optimizer#lr 0.5, or leave learning_rate out"
+    )

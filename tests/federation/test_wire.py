@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 
+from samfed_monai.core import tensor_file
 from samfed_monai.protocol import (
     Envelope,
     Kind,
@@ -20,9 +21,6 @@ from samfed_monai.protocol import (
     from_bytes,
     to_bytes,
     wire_size,
-)
-from samfed_monai.protocol import (
-    message as tensor_file,
 )
 from tests.federation.toys import weights
 
