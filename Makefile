@@ -83,7 +83,7 @@ demo: $(VENV)/.package
 	@echo "report:  $(RUN)/report.html  (open it in a browser)"
 
 # ---- the comparisons of docs/results/ --------------------------------------------------------------------------------
-include results.mk
+include study/results.mk
 
 # ---- docs/deploy.md: real lists on NVIDIA FLARE, beside one process ------------------------------------------------
 # FLARE_REAL: further options, for instance to try it: FLARE_REAL='--rounds 1 --images 2 --lists skin --dry'

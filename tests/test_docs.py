@@ -195,7 +195,7 @@ def test_commands_and_make_targets_on_the_page_exist(page: Path):
     text = "\n".join([*blocks(page, "bash"), *re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8"))])
     named = set(re.findall(r"^samfed +([a-z]+)", text, re.MULTILINE))
     assert named <= COMMANDS
-    rules = "".join((REPOSITORY / name).read_text(encoding="utf-8") for name in ("Makefile", "results.mk"))
+    rules = "".join((REPOSITORY / name).read_text(encoding="utf-8") for name in ("Makefile", "study/results.mk"))
     targets = set(re.findall(r"^([a-z-]+):", rules, re.MULTILINE))
     assert set(re.findall(r"^make ([a-z-]+)", text, re.MULTILINE)) <= targets
 

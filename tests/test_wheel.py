@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SOURCES = ["samfed_monai", "bundles", "setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"]
+SOURCES = [
+    "samfed_monai",
+    "bundles",
+    "study",
+    *("setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"),
+]
 WEIGHTS = {".pt", ".pth", ".safetensors"}
 
 pytestmark = pytest.mark.slow
@@ -89,6 +94,10 @@ def test_the_wheel_carries_every_file_of_the_package_and_nothing_else(wheel: Pat
     expected = {f"samfed_monai/{name}" for name in tracked(REPOSITORY / "samfed_monai")}
     assert {name for name in names if ".dist-info/" not in name} == expected
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_what_writes_this_repository_s_pages_is_not_in_the_wheel(wheel: Path):
+    assert not [name for name in zipfile.ZipFile(wheel).namelist() if "study" in Path(name).parts]
 
 
 def test_the_copy_that_runs_is_the_wheel_s(samfed, site: Path):

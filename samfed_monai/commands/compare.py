@@ -189,14 +189,7 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> argparse.Argum
     parser.add_argument("--output-dir", metavar="DIR", required=True, help="folder of all runs and of the table")
     parser.add_argument("--cache-dir", metavar="DIR", help="what the runs share (default: OUTPUT/cache)")
     parser.add_argument("--jobs", metavar="N", type=int, default=1, help="runs at the same time (default: 1)")
-    parser.add_argument(
-        "--record",
-        metavar="FILE.jsonl",
-        help="also write the figures of all runs into this file, from which `samfed report --section` writes pages "
-        "without the run folders; runs of other rows and seeds that it holds stay in it",
-    )
     parser.add_argument("--title", help="heading of the table")
-    parser.add_argument("--published", choices=("polyp", "skin"), help="show published numbers in a table beside it")
     take_overrides(parser, "federate.json")
     parser.set_defaults(run=run)
     return parser
@@ -209,24 +202,18 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.data import DataList
     from samfed_monai.federation.preparation import check_data
     from samfed_monai.reports.compare import comparison_table
-    from samfed_monai.reports.compare_page import TITLE, write_comparison
-    from samfed_monai.reports.compare_text import to_text
-    from samfed_monai.reports.record import SUFFIX, add_to_record, require_same_list
+    from samfed_monai.reports.compare_forms import TITLE, to_text, write_comparison
 
     root = find_bundle(arguments.bundle)
     overrides = normal_ids(overrides_of(arguments.extra))
     problems = Problems()
     rows = _rows(arguments, problems)
     seeds = _seeds(arguments.seeds, problems)
-    if arguments.record and not arguments.record.endswith(SUFFIX):
-        problems.add("--record", found=repr(arguments.record), expected=f"a file whose name ends in {SUFFIX}")
     if arguments.jobs < 1:
         problems.add("--jobs", found=str(arguments.jobs), expected="1 or more")
     places = {"datalist": absolute(arguments.datalist), "data_root": absolute(arguments.data_root)}
     problems.extend(_problems(root, rows, {**places, **overrides}))
     problems.refuse_if_any()
-    if arguments.record and Path(arguments.record).is_file():  # before anything runs
-        require_same_list(arguments.record, DataList.load(arguments.datalist).hash, where=str(arguments.datalist))
     output = Path(str(absolute(arguments.output_dir)))
     cache = absolute(arguments.cache_dir) or str(output / "cache")
     common = {
@@ -251,15 +238,9 @@ def run(arguments: argparse.Namespace) -> int:
     if not all(run.is_done() for run in runs):  # once for all rows, which find it in the cache
         check_data(DataList.load(str(common["datalist"])), str(common["data-root"]), cache_dir=cache)
     folders = [run.folder for run in runs]
-    try:
-        run_all(runs, jobs=arguments.jobs, threads=max(1, (os.cpu_count() or 1) // arguments.jobs))
-    finally:  # what has finished is kept, also where another run failed or the user ended it
-        finished = [run.folder for run in runs if run.is_done()] if arguments.record else []
-        if finished:
-            add_to_record(arguments.record, finished)
+    run_all(runs, jobs=arguments.jobs, threads=max(1, (os.cpu_count() or 1) // arguments.jobs))
     command = portable(shlex.join(["samfed", *sys.argv[1:]]))
-    title = arguments.title or TITLE
-    path = write_comparison(output, folders, command=command, title=title, published=arguments.published)
+    path = write_comparison(output, folders, command=command, title=arguments.title or TITLE)
     sys.stdout.write(f"{to_text(comparison_table(folders))}\n{path}\n")
     return int(ExitCode.DONE)
 

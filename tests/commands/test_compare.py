@@ -11,9 +11,8 @@ from samfed_monai.commands.compare import portable, words_of
 from samfed_monai.commands.main import main
 from samfed_monai.config.check import check_bundle
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import Problem, Refused, Stopped
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.data import DataList
-from samfed_monai.reports.record import read_record
 from tests.reports.runs import write_run
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
@@ -86,32 +85,6 @@ def test_rows_run_into_folders_of_their_own_and_the_table_has_their_names(compar
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["inter", "2", "0.805", "±", "0.007"] in [line[:5] for line in lines]
     assert (tmp_path / "R" / "comparison.html").is_file()
-
-
-def test_figures_are_kept_in_a_record_of_one_data_list(compare, tmp_path, capsys):
-    record = tmp_path / "runs.jsonl"
-    assert compare({"rows": {"mine": {"variant": "samfed"}}}, "--seeds", "0,1", "--record", str(record))[0] == 0
-    assert [(run.row, run.seed) for run in read_record(record)] == [("mine", 0), ("mine", 1)]
-    DataList("other", []).save(tmp_path / "other.json")
-    ran = len(compare({"rows": {"mine": {"variant": "samfed"}}}, "--seeds", "0", "--record", "runs.json")[1])
-    assert "--record: expected a file whose name ends in .jsonl, found 'runs.json'" in capsys.readouterr().err
-    words = ["--record", str(record), "--datalist", str(tmp_path / "other.json")]
-    code, runs = compare({"rows": {"mine": {"variant": "samfed"}}}, "--seeds", "0", *words)
-    assert (code, len(runs)) == (2, ran)  # told before anything ran
-    assert "give this list's runs a record of their own" in capsys.readouterr().err
-
-
-def test_what_has_finished_is_in_the_record_though_another_run_failed(compare, tmp_path, monkeypatch, capsys):
-    def run_all(runs, **_):
-        write_run(runs[0].folder, runs[0].variant, runs[0].seed, 0.8)
-        runs[0].mark_done()
-        raise Stopped("1 of 2 runs failed", resume="type the same command again")
-
-    monkeypatch.setattr(run_many, "run_all", run_all)
-    record = tmp_path / "runs.jsonl"
-    code, _ = compare({"rows": {"mine": {"variant": "samfed"}}}, "--seeds", "0,1", "--record", str(record))
-    assert (code, [(run.row, run.seed) for run in read_record(record)]) == (3, [("mine", 0)])
-    assert "1 of 2 runs failed" in capsys.readouterr().err
 
 
 def test_images_are_checked_once_before_the_rows_and_not_where_all_are_done(compare, tmp_path, monkeypatch, capsys):

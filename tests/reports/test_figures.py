@@ -5,9 +5,10 @@ import io
 import pytest
 from PIL import Image
 
-from samfed_monai.reports import RunData
+from samfed_monai.reports import RunData, comparison_table, figures
 from samfed_monai.reports.figures import curves, run_figures
 from samfed_monai.reports.style import DARK, LIGHT, line_style, spread_labels
+from tests.reports.runs import write_run
 
 
 def test_a_run_has_four_figures_in_two_themes(run_folder):
@@ -54,3 +55,70 @@ def test_labels_keep_their_distance_and_their_order():
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 def test_twenty_sites_have_twenty_looks(theme):
     assert len({tuple(line_style(index, theme).values()) for index in range(20)}) == 20
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """Axes of the figure of runs with these Dice by variant."""
+
+    def draw(**dice):
+        axes = []
+
+        def kept(*args, **kwargs):
+            figure, made = subplots(*args, **kwargs)
+            axes.extend(made)
+            return figure, made
+
+        subplots = figures.subplots
+        monkeypatch.setattr(figures, "subplots", kept)
+        folders = [write_run(tmp_path / variant, variant, 0, value) for variant, value in dice.items()]
+        assert figures.comparison_figure(comparison_table(folders)).light
+        return axes[0]
+
+    return draw
+
+
+def arrows(ax, marker="<"):
+    return [line.get_ydata()[0] for line in ax.lines if line.get_marker() == marker]
+
+
+def test_a_row_far_below_is_an_arrow_and_does_not_squeeze_the_others(drawn):
+    ax = drawn(fedsam=0.8, zero_shot=0.08, local_sam=0.9)
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    places = dict(zip(names, ax.get_yticks(), strict=True))
+    assert arrows(ax) == [places["SAM as it comes"]]
+    assert ax.get_xlim()[0] > 0.7
+    assert [text.get_text() for text in ax.texts].count("0.080") == 1
+
+
+def test_a_tenth_of_the_best_row_is_not_far_below(drawn):
+    ax = drawn(fedsam=0.8, zero_shot=0.095, local_sam=0.9)
+    assert arrows(ax) == []
+    assert ax.get_xlim()[0] < 0.1
+
+
+def test_a_teacher_far_above_the_rows_that_were_trained_is_an_arrow(drawn):
+    ax = drawn(samfed=0.5, dp_only=0.45)
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert arrows(ax, ">") == [dict(zip(names, ax.get_yticks(), strict=True))["SAM teacher alone"]]
+    assert ax.get_xlim()[1] < 0.55
+    assert [text.get_text() for text in ax.texts].count("0.850") == 1
+
+
+def test_a_teacher_near_them_is_drawn_to_scale(drawn):
+    ax = drawn(samfed=0.84, dp_only=0.8)
+    assert arrows(ax, ">") == []
+    assert ax.get_xlim()[1] > 0.85
+
+
+def test_parameters_and_milliseconds_stand_beside_the_mean_where_they_were_measured(drawn, monkeypatch):
+    costs = {"small": {"parameters": 5_200_000, "milliseconds": 119.6}}
+
+    def read(path):
+        run = RunData.read(path)
+        run.results["costs"] = costs
+        return run
+
+    monkeypatch.setattr("samfed_monai.reports.compare._read_one", read)
+    ax = drawn(samfed=0.84)
+    assert "0.840   5.2 M, 120 ms" in [text.get_text() for text in ax.texts]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from samfed_monai.reports import comparison_table
-from samfed_monai.reports.compare_text import standings, verdict, word_of
+from samfed_monai.reports.compare_forms import standings, verdict, word_of
 from samfed_monai.reports.rows import ONE_NETWORK, Cell, Group, Row
 
 from .runs import write_run

@@ -4,10 +4,11 @@ comma := ,
 
 # Figures of finished runs are kept in RECORDS, so that a page can be written again, and rows added, without the runs of before.
 # A section of a page of results, where there is a record of it: title, name of the record, command.
-RECORDS ?= docs/results/runs
+RECORDS ?= study/records
 PAGES ?= docs/results
 section = $(if $(wildcard $(RECORDS)/$(2).jsonl),--section "$(1)=$(RECORDS)/$(2).jsonl" --section-command "$(1)=$(3)")
-record = --record "$(RECORDS)/$(1).jsonl"
+# Stands behind a comparison: its record, and its folder. What has finished is recorded also where another run failed.
+record = ; code=$$?; $(BIN)/python -m study record "$(2)" --to "$(RECORDS)/$(1).jsonl" && exit $$code
 
 # All runs of the records have labels that are resized as the bundles did at first; runs that are added must have it, too.
 LABELS := --client\#label_resize nearest
@@ -36,7 +37,7 @@ LIGHT_ROWS ?= samfed,dp_only,oracle,no_sam
 LIGHT_PLAN := --rounds 10 --local_steps 12 --overlays false
 light-compare = @$(BIN)/samfed compare samfed_$(1) --variants $(LIGHT_ROWS) --seeds $(LIGHT_SEEDS) --jobs $(LIGHT_JOBS) \
     --datalist "$(LIGHT_RUN)/$(1).json" --data-root "$(2)" --cache-dir "$(LIGHT_RUN)/cache" --adapter "$(LIGHT_RUN)/$(1).safetensors" \
-    --output-dir "$(LIGHT_RUN)/$(1)" $(3) $(call record,light-$(1))
+    --output-dir "$(LIGHT_RUN)/$(1)" $(3) $(call record,light-$(1),$(LIGHT_RUN)/$(1))
 light-section = $(call section,$(1),light-$(2),make light SAMFED_DATA=DATA  -> samfed compare samfed_$(2) --variants $(LIGHT_ROWS) --seeds $(LIGHT_SEEDS) $(3))
 
 light: light-teachers
@@ -59,7 +60,7 @@ light-teachers: $(VENV)/.package
 	    --output "$(LIGHT_RUN)/skin.safetensors"
 
 light-page: $(VENV)/.package
-	@$(BIN)/samfed report --page $(PAGES)/light.md --title "Light students that start from the adapted teacher's trunk" \
+	@$(BIN)/python -m study page $(PAGES)/light.md --title "Light students that start from the adapted teacher's trunk" \
 	    --command 'make light SAMFED_DATA=DATA' \
 	    $(call light-section,Polyps: ColonDB is public; ClinicDB and Kvasir are the hospitals,polyp,$(LIGHT_PLAN)) \
 	    $(call light-section,Skin: four sites of ISIC 2017,skin,$(LIGHT_PLAN)) \
@@ -84,7 +85,7 @@ SKIN_SIDE := --rounds $(SIDE_ROUNDS) $(SKIN_SCALE)
 skin-section = $(call section,$(1),skin-$(2),$(FIRST) skin SAMFED_DATA=DATA  -> samfed compare samfed_skin --seeds $(SKIN_SEEDS) $(subst ",,$(3)))
 
 skin-page: $(VENV)/.package
-	@$(BIN)/samfed report --page $(PAGES)/skin.md --published skin \
+	@$(BIN)/python -m study page $(PAGES)/skin.md --published skin \
 	    --title "Skin: four sites of ISIC 2017, one hundred unlabelled images each" --command '$(FIRST) skin SAMFED_DATA=DATA' \
 	    $(call skin-section,From scratch and one network,one,$(SKIN_MAIN)) \
 	    $(call skin-section,From scratch and unlike networks,mixed,$(SKIN_SIDE) $(SKIN_PUBLIC)) \
@@ -116,7 +117,7 @@ IMAGENET := --network_name deeplabv3plus_efficientnet_lite0 --client\#encoder_we
 polyp-section = $(call section,$(1),polyp-$(2),$(FIRST) polyp SAMFED_DATA=DATA  -> samfed compare samfed_polyp --seeds $(POLYP_SEEDS) $(subst ",,$(3)))
 
 polyp-page: $(VENV)/.package
-	@$(BIN)/samfed report --page $(PAGES)/polyp.md --title "Polyps: ColonDB is public, ClinicDB and Kvasir are the hospitals" \
+	@$(BIN)/python -m study page $(PAGES)/polyp.md --title "Polyps: ColonDB is public, ClinicDB and Kvasir are the hospitals" \
 	    --published polyp --command '$(FIRST) polyp SAMFED_DATA=DATA' \
 	    $(call polyp-section,From scratch and one network,one,$(POLYP_MAIN)) \
 	    $(call polyp-section,From scratch and one network: six times as many steps,long,$(POLYP_LONG)) \
@@ -135,7 +136,7 @@ polyp-page: $(VENV)/.package
 ablation-section = $(call section,$(1),ablation-$(2),$(FIRST) ablation SAMFED_DATA=DATA  -> samfed compare samfed_$(2) $(subst ",,$(3)))
 
 ablation-page: $(VENV)/.package
-	@$(BIN)/samfed report --page $(PAGES)/ablation.md --ablation --default samfed \
+	@$(BIN)/python -m study ablation $(PAGES)/ablation.md --default samfed \
 	    $(call ablation-section,Polyp,polyp,--seeds $(POLYP_SEEDS) $(POLYP_SIDE)) \
 	    $(call ablation-section,Skin,skin,--seeds $(SKIN_SEEDS) $(SKIN_SIDE)) \
 	    --caveat "Small on purpose, for two processor cores: the data and scale of docs/results/polyp.md and skin.md with $(SIDE_ROUNDS) rounds. Rows without a figure have not been run on that collection." \
@@ -147,8 +148,8 @@ PFEDSAM_RUN ?= runs/pfedsam
 PFEDSAM_SEEDS ?= 0,1,2
 PFEDSAM_JOBS ?= 1
 PFEDSAM_ROWS := zero_shot,local_sam,fedsam,pfedsam,pfedsam_joint
-PFEDSAM_PARTS := $(foreach rows,decoder slow,--rows docs/results/$(rows).rows.json)
-PFEDSAM_MORE := $(PFEDSAM_PARTS) $(foreach rows,rank pfedsam,--rows docs/results/$(rows).rows.json)
+PFEDSAM_PARTS := $(foreach rows,decoder slow,--rows study/rows/$(rows).rows.json)
+PFEDSAM_MORE := $(PFEDSAM_PARTS) $(foreach rows,rank pfedsam,--rows study/rows/$(rows).rows.json)
 PFEDSAM_IMAGES := 240
 PFEDSAM_ROUNDS := 6
 PFEDSAM_STEPS := 24
@@ -178,18 +179,18 @@ pfedsam: $(VENV)/.package
 	@test -f "$(PFEDSAM_RUN)/three.json" || $(BIN)/samfed prepare polyp "$(POLYP_DATA)" --public none \
 	    --limit-per-site $(PFEDSAM_IMAGES) --output "$(PFEDSAM_RUN)/three.json"
 	$(call PFEDSAM_COMPARE,samfed_polyp,$(PFEDSAM_ROWS)) --datalist "$(PFEDSAM_RUN)/polyp.json" --data-root "$(POLYP_DATA)" \
-	    $(PFEDSAM_MAIN) --output-dir "$(PFEDSAM_RUN)/polyp" $(PFEDSAM_MORE) $(call record,pfedsam-polyp)
+	    $(PFEDSAM_MAIN) --output-dir "$(PFEDSAM_RUN)/polyp" $(PFEDSAM_MORE) $(call record,pfedsam-polyp,$(PFEDSAM_RUN)/polyp)
 	$(call PFEDSAM_COMPARE,samfed_polyp,fedsam$(comma)pfedsam$(comma)pfedsam_joint) --datalist "$(PFEDSAM_RUN)/halves.json" --data-root "$(POLYP_DATA)" \
-	    $(PFEDSAM_SIDE) $(POLYP_UNSEEN) $(PFEDSAM_PARTS) --output-dir "$(PFEDSAM_RUN)/no-kvasir" $(call record,pfedsam-no-kvasir)
+	    $(PFEDSAM_SIDE) $(POLYP_UNSEEN) $(PFEDSAM_PARTS) --output-dir "$(PFEDSAM_RUN)/no-kvasir" $(call record,pfedsam-no-kvasir,$(PFEDSAM_RUN)/no-kvasir)
 	$(call PFEDSAM_COMPARE,samfed_polyp,local_sam$(comma)fedsam$(comma)pfedsam_joint) --datalist "$(PFEDSAM_RUN)/three.json" --data-root "$(POLYP_DATA)" \
-	    $(PFEDSAM_MAIN) --rows docs/results/rank.rows.json --output-dir "$(PFEDSAM_RUN)/three" $(call record,pfedsam-three)
+	    $(PFEDSAM_MAIN) --rows study/rows/rank.rows.json --output-dir "$(PFEDSAM_RUN)/three" $(call record,pfedsam-three,$(PFEDSAM_RUN)/three)
 	$(call PFEDSAM_COMPARE,samfed_skin,$(PFEDSAM_ROWS)) --datalist "$(PFEDSAM_RUN)/skin.json" --data-root "$(SKIN_DATA)" \
-	    $(PFEDSAM_SIDE) $(foreach rows,decoder rank,--rows docs/results/$(rows).rows.json) --output-dir "$(PFEDSAM_RUN)/skin" \
-	    $(call record,pfedsam-skin)
+	    $(PFEDSAM_SIDE) $(foreach rows,decoder rank,--rows study/rows/$(rows).rows.json) --output-dir "$(PFEDSAM_RUN)/skin" \
+	    $(call record,pfedsam-skin,$(PFEDSAM_RUN)/skin)
 	@$(MAKE) pfedsam-page
 
 pfedsam-page: $(VENV)/.package
-	@$(BIN)/samfed report --page $(PAGES)/pfedsam.md --title "pFedSAM: SAM fine-tuned across hospitals that have labels" \
+	@$(BIN)/python -m study page $(PAGES)/pfedsam.md --title "pFedSAM: SAM fine-tuned across hospitals that have labels" \
 	    --command 'make pfedsam SAMFED_DATA=DATA' \
 	    $(call pfedsam-section,Polyps: ClinicDB and Kvasir,polyp,samfed_polyp,$(PFEDSAM_MAIN)) \
 	    $(call pfedsam-section,Three hospitals and no public images: ColonDB is one of them,three,samfed_polyp,$(PFEDSAM_MAIN)) \

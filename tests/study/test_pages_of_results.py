@@ -41,7 +41,7 @@ NEEDED = {
 
 def rows_of(record: str) -> set[str]:
     """The rows of which a record has runs."""
-    path = RESULTS / "runs" / f"{record}.jsonl"
+    path = REPOSITORY / "study" / "records" / f"{record}.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return {json.loads(line)["about"]["row"] for line in lines}
 
@@ -57,7 +57,7 @@ def test_a_page_is_what_its_command_writes_from_the_records(page: str, tmp_path:
 
 
 def test_records_are_kept_with_the_pages() -> None:
-    words = ["git", "check-ignore", "--quiet", "--no-index", "docs/results/runs/polyp-one.jsonl"]
+    words = ["git", "check-ignore", "--quiet", "--no-index", "study/records/polyp-one.jsonl"]
     code = subprocess.run(words, cwd=REPOSITORY, check=False, capture_output=True).returncode
     if code == 128:
         pytest.skip("not a checkout: git has no rules here")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from samfed_monai.reports.compare_text import piped
+from samfed_monai.reports.compare_forms import piped
 from samfed_monai.reports.style import MISSING, as_pixels, as_score
 
 CITATION = (

@@ -9,11 +9,10 @@ from statistics import fmean
 
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import write_text
-from samfed_monai.reports.compare_page import provenance, write_figures
-from samfed_monai.reports.compare_text import LEADS, Block, block_markdown, spell, word_of
+from samfed_monai.reports.compare_forms import LEADS, Block, block_markdown, spell, word_of
 from samfed_monai.reports.rows import CEILING, FLOOR, TEACHER, Cell, Row
-from samfed_monai.reports.sections import Section
 from samfed_monai.reports.style import CAVEATS, MISSING, as_difference
+from study.page import Section, write_figures
 
 TITLE = "Ablations"
 OTHERS = "Variants"
@@ -172,7 +171,7 @@ def ablation_page(
     ]
     parts += [*(f"- {note}" for note in notes), "", "## Provenance", ""]
     for section in sections:
-        parts += provenance(section)
+        parts += section.provenance()
     return "\n".join(parts) + "\n"
 
 

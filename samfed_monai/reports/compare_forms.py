@@ -1,4 +1,4 @@
-"""A comparison as plain text, Markdown, CSV and JSON content, with its verdict computed from paired differences."""
+"""The forms of a comparison: text, Markdown, CSV, JSON and a page, with a verdict computed from paired differences."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from samfed_monai.reports.compare import Table
+from samfed_monai.core.io import write_bytes, write_json, write_text
+from samfed_monai.reports.compare import Runs, Table, comparison_table
+from samfed_monai.reports.figures import comparison_figure
+from samfed_monai.reports.html import environment
 from samfed_monai.reports.rows import OWN_TEACHER, TEACHER, Cell, Group, Row
-from samfed_monai.reports.style import MISSING, as_difference, as_percent
+from samfed_monai.reports.style import CAVEATS, MISSING, as_difference, as_percent, told_convention
 
 LEADS, LEVEL, TRAILS = "leads", "within the spread", "trails"
 
@@ -292,3 +296,132 @@ def piped(cells: Sequence[str]) -> str:
 
 def _blank(value: float | None) -> str:
     return "" if value is None else repr(value)
+
+
+TITLE = "Comparison"
+READING = (
+    "Dice, IoU and HD95 are means over all test images of all sites, site columns are Dice; *unseen* hospitals took"
+    " no part and count in no average; *all unseen* is all of their images. The model is the one that was best on "
+    "validation; *last model* is the average Dice of the last one. Numbers are mean ± sample standard deviation "
+    "over seeds. *vs* columns are the difference in average Dice to that row's run with the same seed. *Gap closed*"
+    " is (row − dp_only) / (oracle − dp_only), with the two rows of the same setting. What is *minus the row* is "
+    "paired by seed; the method *leads* or *trails* where the mean difference is larger than its standard deviation "
+    "over seeds. *MB a round* are megabytes in both directions, all sites together. "
+)
+READING_COSTS = (
+    "*M parameters* and *ms an image* are of the largest network at a site, and of the teacher with all its views: one "
+    "image by itself, on one thread of the machine that ran the row. "
+)
+OVER = {
+    "dp_only": "public set",
+    "no_sam": "no SAM",
+    TEACHER: "SAM alone",
+    "hssf": "HSSF",
+    "local_only": "sites alone",
+    "fedsam": "FedSAM",
+    "local_sam": "SAM at every site alone",
+}
+
+
+def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None = None, title: str = TITLE) -> Path:
+    """Writes ``comparison.{html,md,csv,json}`` and ``figures/comparison.png``.
+
+    Args:
+        output_dir: folder to write into.
+        runs: run folders or ``results.json`` files, as :func:`samfed_monai.reports.comparison_table` takes them.
+        command: command line that made the runs.
+        title: heading of the page.
+
+    Returns:
+        Path of ``comparison.html``.
+
+    Raises:
+        Refused: as ``comparison_table``.
+    """
+    table, folder = comparison_table(runs), Path(output_dir)
+    figure = comparison_figure(table)
+    write_bytes(folder / "figures" / "comparison.png", figure.light)
+    write_text(folder / "comparison.csv", to_csv(table))
+    write_json(folder / "comparison.json", {**to_json(table), "command": command})
+    write_text(folder / "comparison.md", to_page(table, title=title, command=command, figure="figures/comparison.png"))
+    html = (
+        environment()
+        .get_template("comparison.html.j2")
+        .render(
+            table=table,
+            title=title,
+            blocks=blocks(table),
+            headlines=headlines(table),
+            verdicts=verdicts(table),
+            figure=figure,
+            command=command,
+            caveats=[*CAVEATS, *table.notes],
+            reading=reading([table]).replace("*", ""),
+        )
+    )
+    write_text(folder / "comparison.html", html)
+    return folder / "comparison.html"
+
+
+def to_page(table: Table, *, title: str = TITLE, command: str | None = None, figure: str | None = None) -> str:
+    """A page in Markdown: answers, tables and what their reader must know; the same table gives the same bytes.
+
+    Args:
+        table: the comparison.
+        title: heading.
+        command: command line that made the runs.
+        figure: path of :func:`samfed_monai.reports.figures.comparison_figure` relative to the page.
+    """
+    parts = [f"# {title}", "", *answers(table, command=command, figure=figure), reading([table]), ""]
+    parts += [*row_notes([table]), "## Caveats", "", *(f"- {caveat}" for caveat in CAVEATS)]
+    return "\n".join([*parts, "", "## Provenance", "", *provenance(table)]) + "\n"
+
+
+def answers(table: Table, *, command: str | None = None, figure: str | None = None) -> list[str]:
+    """Lines of Markdown: the command, the answers on top, the verdicts, the tables, the figure."""
+    parts = ["```", command, "```", ""] if command else []
+    parts += [f"- {name}: **{value}** ({small})" for name, value, small in headlines(table)]
+    parts += [*(f"- {text}" for text in verdicts(table)), "", to_markdown(table)]
+    return [*parts, *([f"![Average test Dice of every row and seed]({figure})", ""] if figure else [])]
+
+
+def headlines(table: Table) -> list[tuple[str, str, str]]:
+    """The answers on top: how the method stands to what it has to beat, by seed; none without its row."""
+    found = []
+    for group in table.groups:
+        hero = group.hero
+        if hero is None:
+            continue
+        before = "" if group is table.groups[0] else f"{group.label}: "
+        dice = spell("dice", hero.cells["dice"])
+        found.append((f"{before}Dice, {group.mode.method}", dice, f"{len(hero.seeds)} seeds"))
+        for variant, other in OVER.items():
+            row = group.of(variant)
+            if row is not None and (cell := hero.cells["dice"].minus(row.cells["dice"])).n:
+                found.append((f"{before}Dice over {other}", spell("vs:dice", cell), "paired by seed"))
+        if hero.gap is not None:
+            found.append((f"{before}Gap closed", as_percent(hero.gap), "of dp_only to oracle"))
+    return found
+
+
+def reading(tables: Sequence[Table]) -> str:
+    """How to read the tables, with the convention that their runs followed."""
+    text = READING + (READING_COSTS if any(table.has("milliseconds") for table in tables) else "")
+    conventions = [table.convention for table in tables]
+    first = conventions[0]
+    if first is None or any(convention != first for convention in conventions):
+        return text + "HD95 is not counted alike in all rows (see the notes)."
+    return text + told_convention(first)
+
+
+def row_notes(tables: Sequence[Table]) -> list[str]:
+    """What each row is, as lines of Markdown; a row of several tables is told once."""
+    notes = {row.name: row.note for table in tables for row in table.rows if row.note}
+    return [*(f"- `{name}`: {note}" for name, note in notes.items()), ""] if notes else []
+
+
+def provenance(table: Table) -> list[str]:
+    """Data list, versions and seeds, as lines of Markdown."""
+    parts = [f"- data list: `{table.datalist or 'unknown'}` (SHA-256)"]
+    parts += [f"- {name}: {', '.join(found)}" for name, found in table.versions.items()]
+    return [*parts, *dict.fromkeys(f"- {row.name}: seeds {', '.join(map(str, row.seeds))}" for row in table.rows)]

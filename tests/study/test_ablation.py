@@ -3,11 +3,10 @@ from __future__ import annotations
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.reports import ablation_page, comparison_table
-from samfed_monai.reports.ablation import best_of, block, sweeps, verdict
-from samfed_monai.reports.sections import Section
-
-from .runs import write_row, write_run
+from samfed_monai.reports import comparison_table
+from study.ablation import ablation_page, best_of, block, sweeps, verdict
+from study.page import Section
+from tests.reports.runs import write_row, write_run
 
 DICES = {
     "Polyp": {"samfed": [0.60, 0.62, 0.64], "intersection": [0.61, 0.63, 0.65], "learned": [0.66, 0.67, 0.71]},

@@ -6,12 +6,24 @@ import json
 
 import pytest
 
-from samfed_monai.reports import comparison_table
-from samfed_monai.reports.compare_text import blocks, spell, to_csv, to_json, to_markdown, to_text, verdicts
+from samfed_monai.core.io import read_json
+from samfed_monai.reports import CAVEATS, comparison_table, write_comparison
+from samfed_monai.reports.compare_forms import (
+    blocks,
+    headlines,
+    spell,
+    to_csv,
+    to_json,
+    to_markdown,
+    to_page,
+    to_text,
+    verdicts,
+)
 from samfed_monai.reports.rows import Cell
 from samfed_monai.reports.run_data import RunData
 
 from .runs import heterogeneous_runs, write_run
+from .test_html import Balance
 
 
 @pytest.fixture
@@ -126,3 +138,69 @@ def test_rows_with_own_labels_have_no_gap_and_are_held_against_fedsam(tmp_path):
     assert against.title == "pFedSAM in one stage minus the row"
     assert against.rows == {"fedsam": ["+0.100", "+0.100", "+0.0", "1 of 1", "one seed"]}
     assert not [note for note in table.notes if "gap" in note]
+
+
+def test_it_writes_every_form(runs, tmp_path):
+    path = write_comparison(tmp_path / "C", runs, command="samfed compare B", title="Skin")
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        "comparison.csv",
+        "comparison.html",
+        "comparison.json",
+        "comparison.md",
+        "figures",
+    ]
+    assert read_json(path.parent / "comparison.json")["command"] == "samfed compare B"
+    page = path.read_text(encoding="utf-8")
+    for text in ("<h1>Skin</h1>", "samfed compare B", *CAVEATS, "+0.060", "60 %", "d" * 64):
+        assert text in page
+    assert (
+        (path.parent / "comparison.md").read_text(encoding="utf-8").startswith("# Skin\n\n```\nsamfed compare B\n```\n")
+    )
+    balance = Balance()
+    balance.feed(page)
+    assert balance.open == []
+
+
+def test_its_page_is_the_same_bytes_every_time(table):
+    made = [to_page(table, title="Skin", command="samfed compare B") for _ in range(2)]
+    assert made[0] == made[1]
+    for text in (
+        "# Skin",
+        "samfed compare B",
+        f"- {CAVEATS[1]}",
+        "- torch: 2.13.0",
+        "- samfed: seeds 0, 1, 2",
+    ):
+        assert text in made[0].splitlines()
+    assert f"- data list: `{'d' * 64}` (SHA-256)" in made[0]
+
+
+def test_headlines_answer_the_question(table):
+    found = {what: (number, small) for what, number, small in headlines(table)}
+    assert found["Dice, SAM-Fed"] == ("0.860 ± 0.020", "3 seeds")
+    assert found["Dice over public set"] == ("+0.060 ± 0.020", "paired by seed")
+    assert found["Gap closed"][0] == "60 %"
+    assert "Dice over no SAM" not in found
+
+
+def test_a_comparison_without_sam_fed_has_no_headlines(tmp_path):
+    assert headlines(comparison_table([write_run(tmp_path / "o", "oracle", 0, 0.9)])) == []
+
+
+@pytest.mark.parametrize("figure", [None, "skin.png"])
+def test_the_figure_is_optional(table, figure):
+    assert ("![" in to_page(table, figure=figure)) == (figure is not None)
+
+
+def test_the_convention_of_the_runs_is_told(tmp_path):
+    pooled = write_run(tmp_path / "p", "samfed", 0, 0.8, convention={"hd95": "pooled", "empty": "skipped"})
+    plain = write_run(tmp_path / "q", "no_sam", 0, 0.8)
+    assert (
+        "both directions pooled (MedPy), in pixels at the evaluation size; images with an empty mask are left out"
+        in to_page(comparison_table([pooled]))
+    )
+    assert (
+        "the larger of the two directed 95th percentiles (MONAI), in pixels at the evaluation size; an image with"
+        in to_page(comparison_table([plain]))
+    )
+    assert "HD95 is not counted alike in all rows" in to_page(comparison_table([pooled, plain]))

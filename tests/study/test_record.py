@@ -9,10 +9,10 @@ import pytest
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.reports.compare import comparison_table
-from samfed_monai.reports.record import add_to_record, read_record
-from samfed_monai.reports.sections import read_sections
-
-from .runs import write_run
+from study.__main__ import main
+from study.page import read_sections
+from study.record import add_to_record, read_record, runs_in
+from tests.reports.runs import write_row, write_run
 
 
 @pytest.fixture
@@ -90,5 +90,42 @@ def test_everything_that_is_wrong_with_a_record_is_told_with_its_line(tmp_path, 
         "line 4: expected an object of two objects, `about` and `results`, found keys ['about', 'results']",
     ):
         assert part in str(refused.value)
-    with pytest.raises(Refused, match="found no such file; it is written by `samfed compare --record`"):
+    with pytest.raises(Refused, match="found no such file; it is written by `python -m study record`"):
         read_record(tmp_path / "none.jsonl")
+
+
+def test_what_has_finished_is_recorded_though_other_runs_have_not(tmp_path, capsys):
+    folder, record = tmp_path / "R", tmp_path / "runs.jsonl"
+    write_row(folder / "mine" / "seed-0", "mine", "samfed", 0, 0.8)
+    (folder / "mine" / "seed-1").mkdir()
+    (folder / "mine" / "seed-1" / "log.txt").write_text("refused: 1 problem")
+    write_run(folder / "other" / "seed-0", "samfed", 0, 0.7)  # it ended as the comparison was killed: of no known row
+    assert runs_in(folder) == [folder / "mine" / "seed-0"]
+    assert main(["record", str(folder), "--to", str(record)]) == 0
+    assert capsys.readouterr().out == f"{record}: 1 runs of {folder}\n"
+    write_row(folder / "mine" / "seed-1", "mine", "samfed", 1, 0.9)
+    assert main(["record", str(folder), "--to", str(record)]) == 0
+    assert [(run.row, run.seed) for run in read_record(record)] == [("mine", 0), ("mine", 1)]
+
+
+def test_a_folder_of_two_data_lists_makes_no_record(tmp_path):
+    folders = [
+        write_row(tmp_path / key, "mine", "samfed", seed, 0.8, datalist=key * 64) for seed, key in enumerate("de")
+    ]
+    with pytest.raises(Refused, match=r"found data list eeee.*; give this list.s runs a record of their own"):
+        add_to_record(tmp_path / "runs.jsonl", folders)
+    assert not (tmp_path / "runs.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--to", "runs.json"], "--to: expected a file whose name ends in .jsonl, found 'runs.json'"),
+        (["--to", "runs.jsonl"], "expected a folder of runs, found no finished run; name the --output-dir of"),
+    ],
+)
+def test_a_wrong_name_and_a_folder_without_runs_are_refused(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["record", "R", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -10,7 +10,7 @@ from samfed_monai.commands.compare import _problems, read_rows
 from samfed_monai.config import check as config_check
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FILES = sorted((REPOSITORY / "docs" / "results").glob("*.rows.json"))
+FILES = sorted((REPOSITORY / "study" / "rows").glob("*.rows.json"))
 
 
 @pytest.mark.parametrize("bundle", ["samfed_skin", "samfed_polyp"])

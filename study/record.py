@@ -31,7 +31,7 @@ def read_record(path: str | Path) -> list[RunData]:
     """
     path, problems = Path(path), Problems()
     if not path.is_file():
-        mend = "it is written by `samfed compare --record`"
+        mend = "it is written by `python -m study record`"
         problems.add(str(path), found="no such file", expected="a record of runs", mend=mend)
         raise Refused(problems)
     runs = []
@@ -55,6 +55,25 @@ def read_record(path: str | Path) -> list[RunData]:
     return runs
 
 
+def runs_in(folder: str | Path) -> list[Path]:
+    """Folders of the finished runs of a comparison, in the order of their names.
+
+    Those that ``samfed compare`` saw end: where it left no ``compare.json`` it did not, and nobody knows their row.
+
+    Args:
+        folder: the ``--output-dir`` of ``samfed compare``, which may still be at work or have ended with failed runs.
+
+    Raises:
+        Refused: there is none.
+    """
+    found = sorted(path.parent for path in Path(folder).glob("*/*/results.json"))
+    found = [run for run in found if (run / "compare.json").is_file()]
+    if not found:
+        mend = "name the --output-dir of `samfed compare`"
+        raise Refused([Problem(str(folder), found="no finished run", expected="a folder of runs", mend=mend)])
+    return found
+
+
 def add_to_record(path: str | Path, folders: Iterable[str | Path]) -> None:
     """Writes finished runs into a record; a row and seed that is there already is replaced, all others stay.
 
@@ -67,31 +86,16 @@ def add_to_record(path: str | Path, folders: Iterable[str | Path]) -> None:
     """
     new = [RunData.read(folder) for folder in folders]
     kept = read_record(path) if Path(path).is_file() else []
+    problems, mend = Problems(), "give this list's runs a record of their own"
+    held = {_datalist(run): path for run in kept} or {_datalist(run): run.folder for run in new[:1]}
     for run in new:
-        _require_list_of(kept, path, _datalist(run), where=str(run.folder))
+        for datalist, where in held.items():
+            if datalist != _datalist(run):
+                found, expected = f"data list {_datalist(run)}", f"{datalist} as in {where}"
+                problems.add(str(run.folder), found=found, expected=expected, mend=mend)
+    problems.refuse_if_any()
     by_row = {(run.row, run.seed): run for run in [*kept, *new]}
     write_text(path, "".join(f"{_line(by_row[key])}\n" for key in sorted(by_row)))
-
-
-def require_same_list(path: str | Path, datalist: str, *, where: str) -> None:
-    """Lets a record be of one data list only: rows of two lists cannot be compared.
-
-    Args:
-        path: the record; one that does not exist takes any list.
-        datalist: SHA-256 of the list whose runs are to be added.
-        where: the place that a refusal names.
-
-    Raises:
-        Refused: the record is of another list, or cannot be read.
-    """
-    if Path(path).is_file():
-        _require_list_of(read_record(path), path, datalist, where=where)
-
-
-def _require_list_of(kept: Iterable[RunData], path: str | Path, datalist: str | None, *, where: str) -> None:
-    for held in {_datalist(run) for run in kept} - {datalist}:
-        mend = "give this list's runs a record of their own"
-        raise Refused([Problem(where, found=f"data list {datalist}", expected=f"{held} as in {path}", mend=mend)])
 
 
 def _datalist(run: RunData) -> str | None:
@@ -102,8 +106,5 @@ def _line(run: RunData) -> str:
     about = {key: run.about[key] for key in _ABOUT if key in run.about}
     if run.asked:
         about["asked"] = run.asked
-    content = {
-        "about": about,
-        "results": {**run.results, "command": None},
-    }
+    content = {"about": about, "results": {**run.results, "command": None}}
     return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))

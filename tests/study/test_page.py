@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import pytest
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import write_json
+from samfed_monai.reports import comparison_table
+from study.__main__ import main
+from study.page import Section, read_sections, sections_page, unique_slugs, write_page
+from study.record import runs_in
+from tests.reports.runs import DICE, heterogeneous_runs, write_row
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for variant, seed in (("samfed", 0), ("samfed", 1), ("dp_only", 0)):
+        write_row(tmp_path / "R" / variant / f"seed-{seed}", variant, variant, seed, 0.8)
+    write_json(tmp_path / "R" / "comparison.json", {"command": "samfed compare B --seeds 0,1"})
+    return tmp_path / "R"
+
+
+def test_a_section_is_a_folder_of_runs_with_the_command_that_made_them(folder):
+    assert [str(run.relative_to(folder)) for run in runs_in(folder)] == [
+        *("dp_only/seed-0", "samfed/seed-0", "samfed/seed-1")
+    ]
+    (section,) = read_sections([f"From scratch = {folder}"])
+    assert (section.title, section.command) == ("From scratch", "samfed compare B --seeds 0,1")
+    assert section.table.row("samfed").seeds == [0, 1]
+    (section,) = read_sections([f"A={folder}"], ["A=make a B=1"])
+    assert section.command == "make a B=1"
+
+
+def test_everything_that_is_wrong_is_told_at_once(folder):
+    with pytest.raises(Refused) as refused:
+        read_sections(["A", f"B={folder}", f"B={folder}", f"C={folder / 'none'}"], ["D=x"])
+    text = str(refused.value)
+    for part in (
+        "refused: 4 problems",
+        "--section: expected TITLE=DIR, found 'A'",
+        "--section: expected each title once, found 'B' twice",
+        "--section-command: expected a section's title: B, C, found 'D'",
+        "none: expected a folder of runs, found no finished run; name the --output-dir of `samfed compare`",
+    ):
+        assert part in text
+
+
+def test_figures_of_sections_have_names_of_their_own(folder):
+    table = read_sections([f"A={folder}"])[0].table
+    titles = ("ImageNet encoder", "imagenet, encoder!", "")
+    assert unique_slugs([Section(title, table) for title in titles]) == ["imagenet-encoder", "imagenet-encoder-2", ""]
+
+
+def test_published_rows_stand_in_a_table_of_their_own_with_their_mark(runs):
+    sections = [Section("", comparison_table(runs))]
+    page = sections_page(sections, published="polyp")
+    assert "*published (HSSF, Ma et al. 2024), other scale*: polyp." in page
+    assert "| Heterogeneous | HSSF | 0.6665 | 54.0 | 0.6635 | 0.4273 | 0.7862 | 0.7282 |" in page
+    assert "| Homogeneous | ELN | 0.4327 | – | – | – | – | – |" in page
+    page = sections_page(sections, published="skin")
+    for text in ("0.7911", "34.2", "0.8340", "other scale", "IEEE Transactions on Medical Imaging, 2024"):
+        assert text in page
+
+
+def test_a_page_of_several_comparisons_has_their_commands_verdicts_and_figures(runs, tmp_path):
+    sections = [
+        Section("From scratch", comparison_table(runs), "samfed compare A"),
+        Section("ImageNet encoder", comparison_table(heterogeneous_runs(tmp_path / "h")), "samfed compare B"),
+    ]
+    write_page(tmp_path / "polyp.md", sections, title="Polyps", command="make polyp", published="polyp")
+    page = (tmp_path / "polyp.md").read_text(encoding="utf-8")
+    order = (
+        *(
+            "# Polyps",
+            "make polyp",
+            "## From scratch",
+            "samfed compare A",
+            "- SAM-Fed leads, by more than",
+            "polyp-from-",
+        ),
+        *("## ImageNet encoder", "samfed compare B", "(polyp-imagenet-encoder.png)", "## Published numbers"),
+        *("## How to read", "## Caveats", "## Provenance", "### From scratch", "### ImageNet encoder"),
+    )
+    places = [page.index(text) for text in order]
+    assert places == sorted(places)
+    assert (tmp_path / "polyp-imagenet-encoder.png").read_bytes().startswith(b"\x89PNG")
+    assert "- `hssf`: regularity condensation and fusion without SAM" in page
+    write_page(tmp_path / "again.md", sections, title="Polyps", command="make polyp", published="polyp")
+    assert (tmp_path / "again.md").read_text(encoding="utf-8") == page.replace("(polyp-", "(again-")
+
+
+@pytest.fixture
+def collection(tmp_path):
+    for variant, dices in DICE.items():
+        for seed, dice in enumerate(dices):
+            write_row(tmp_path / "R" / variant / f"seed-{seed}", variant, variant, seed, dice)
+    return tmp_path / "R"
+
+
+@pytest.mark.parametrize("kind", ["page", "ablation"])
+def test_the_command_writes_a_page_and_its_figures(collection, tmp_path, capsys, kind):
+    page = tmp_path / "docs" / "polyp.md"
+    words = ["--section", f"A={collection}", "--section", f"B={collection}", "--command", "make polyp"]
+    words += ["--caveat", "A subset.", "--caveat", "Small."]
+    words += ["--default", "mine"] if kind == "ablation" else ["--title", "Polyps", "--published", "polyp"]
+    assert main([kind, str(page), *words]) == 0
+    assert capsys.readouterr().out == f"{page}\n"
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("# Ablations\n" if kind == "ablation" else "# Polyps\n\n```\nmake polyp\n```\n\n## A\n")
+    assert ("vs mine" in text, "## Published numbers" in text) == (kind == "ablation", kind == "page")
+    assert "- A subset.\n- Small.\n" in text
+    assert sorted(path.name for path in page.parent.iterdir()) == ["polyp-a.png", "polyp-b.png", "polyp.md"]
+
+
+def test_what_the_command_refuses_is_told_with_exit_code_2(tmp_path, capsys):
+    page = tmp_path / "p.md"
+    assert main(["page", str(page), "--section", f"A={tmp_path / 'none.jsonl'}"]) == 2
+    assert "none.jsonl: expected a record of runs, found no such file" in capsys.readouterr().err
+    assert not page.exists()
