@@ -10,7 +10,7 @@ from samfed_monai.methods.apple import Apple, AppleSharing, annealed, personal_m
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Envelope, Kind, MessageRefused, UpdateGuard
 from samfed_monai.protocol.strategy import Server
-from tests.federation.personal import Six, numbers_of, six, six_trainer
+from tests.methods.personal import Six, numbers_of, six, six_trainer
 
 TWO_CORES = torch.tensor([[1.0, 0.0, 2.0, -1.0, 4.0, 0.0], [0.0, 2.0, 2.0, 1.0, 0.0, 8.0]])
 

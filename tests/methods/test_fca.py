@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import safe_load
 from samfed_monai.methods.fca import ClientTailored, agreement, binary_mask, smooth_mask, tailored
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Envelope, Kind
 from samfed_monai.protocol.strategy import Server, UpdateGuard
+from tests.federation.toys import run_toy, toy_weights
+from tests.methods.personal import cut, files
 
 ONE = torch.ones(3)
 #: Three sites, three units of two numbers: all agree; the last is against; at right angles and still.
@@ -177,3 +180,13 @@ def test_options_out_of_range_are_refused(options, reason):
 def test_a_pattern_that_matches_nothing_is_refused():
     with pytest.raises(Refused, match=r"strategy#patterns: expected at least one, found no name like 'c\*'"):
         made(ClientTailored(patterns=["a", "c*"]))
+
+
+def test_fca_scores_every_site_on_its_own_model_and_goes_on_to_the_same_bits(tmp_path):
+    run_toy(tmp_path / "whole", rounds=3, strategy=ClientTailored(mask="smooth", threshold=0.99))
+    cut(tmp_path / "whole", tmp_path / "cut")
+    run_toy(tmp_path / "cut", rounds=3, strategy=ClientTailored(mask="smooth", threshold=0.99))
+    assert files(tmp_path / "cut", 2) == files(tmp_path / "whole", 2)
+    server = safe_load(tmp_path / "whole/rounds/002/server.safetensors")
+    assert server.keys() == {f"{place}.{name}" for place in (0, 1) for name in toy_weights()}
+    assert any(not torch.equal(server[f"0.{name}"], server[f"1.{name}"]) for name in toy_weights())

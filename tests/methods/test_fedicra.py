@@ -8,7 +8,7 @@ import torch
 from samfed_monai.core.errors import Refused
 from samfed_monai.methods.fedicra import AdaptiveMixing, learned, mixed
 from samfed_monai.protocol import Kind
-from tests.federation.personal import Six, numbers_of, six, six_trainer
+from tests.methods.personal import Six, numbers_of, six, six_trainer
 
 LOCAL = torch.tensor([0.1, -2.0, 3.0, 0.7, 5.0, -0.3])
 COMMON = torch.tensor([0.9, 2.0, 1.0, 0.7, -1.0, 0.6])
