@@ -28,6 +28,7 @@ COMMANDS = (
     "weights",
     "init",
     "check",
+    "show",
     "variants",
     "teach",
     "federate",

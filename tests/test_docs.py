@@ -31,6 +31,7 @@ COMMANDS = {
     "report",
     "audit",
     "check",
+    "show",
     "variants",
 }
 

@@ -15,7 +15,7 @@ from samfed_monai.data import DataList, load_records
 from samfed_monai.federation import Plan, RunFolder
 from samfed_monai.handlers import Guidance, PseudoLabelTerm
 from samfed_monai.losses import StructureLoss
-from samfed_monai.methods import FedAvg
+from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.metrics import segmentation_scores
 from samfed_monai.protocol import Strategy
 

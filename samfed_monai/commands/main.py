@@ -20,6 +20,7 @@ from samfed_monai.commands.init import add_init_parser
 from samfed_monai.commands.model import add_model_parser
 from samfed_monai.commands.prepare import add_prepare_parser
 from samfed_monai.commands.report import add_report_parser
+from samfed_monai.commands.show import add_show_parser
 from samfed_monai.commands.teach import add_teach_parser
 from samfed_monai.commands.variants import add_variants_parser
 from samfed_monai.commands.weights import add_weights_parser
@@ -46,6 +47,7 @@ ADD_PARSERS = (
     add_weights_parser,
     add_init_parser,
     add_check_parser,
+    add_show_parser,
     add_variants_parser,
     add_teach_parser,
     add_federate_parser,

@@ -1,7 +1,8 @@
 """The whole check of a bundle: every problem of every file at once, before a single component is built.
 
-Python's ``fileConfig`` evaluates the fields ``class``, ``args`` and ``kwargs`` and, from 3.12 on, ``defaults`` of a
-formatter, and a handler can open files and sockets. What arrives with a bundle, or from a server, gets none of that.
+Of a bundle's ``logging.conf`` only what cannot run code is taken. Python's ``fileConfig`` evaluates the fields
+``class``, ``args`` and ``kwargs`` and, from 3.12 on, ``defaults`` of a formatter, and a handler can open files and
+sockets. What arrives with a bundle, or from a server, gets none of that.
 """
 
 from __future__ import annotations
@@ -234,40 +235,57 @@ def _problems(config: BundleConfig, root: Path, base_layers: int, ready: bool) -
     return problems
 
 
+def federated_configs(config: BundleConfig, bundle_root: Path) -> dict[str, BundleConfig]:
+    """What a federated job makes of the other files.
+
+    ``train.json`` with the variant and the values of ``client`` on top, and with those of each site; ``teacher.json``
+    with those of ``teacher``.
+
+    Args:
+        config: the layers of ``federate.json``.
+        bundle_root: folder of the bundle.
+
+    Returns:
+        By the group whose values are the topmost layer, ``client``, ``teacher`` or ``sites#<site>``; without those
+        whose file the bundle lacks, and sites whose choices are no object.
+
+    Raises:
+        Refused: no such variant.
+    """
+    variant = _variant_files(bundle_root, config.content.get("variant"))
+    groups = {"client": ("train", _resolved(config, "client")), "teacher": ("teacher", _resolved(config, "teacher"))}
+    sites = config.content.get(SITES)
+    for site, choices in sites.items() if isinstance(sites, dict) else ():
+        if isinstance(choices, dict):  # "network" is "network_name" there
+            pairs = {("network_name" if key == "network" else key): value for key, value in choices.items()}
+            groups[f"{SITES}#{site}"] = ("train", flat(pairs))
+    configs: dict[str, BundleConfig] = {}
+    for group, (workflow, pairs) in groups.items():
+        files = workflow_files(bundle_root, workflow)
+        if all(path.is_file() for path in files):
+            files += variant if workflow == "train" else []
+            configs[group] = BundleConfig(files, pairs, f"{config.layers[0][0]} -> {group}")
+    return configs
+
+
 def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[Problem]:
-    """The workflows that a federated job runs: ``train.json`` with the variant and the values of ``client`` on top, and
-    with those of each site; ``teacher.json`` with those of ``teacher``; and SAM's weights, if there is a teacher."""
+    """Problems of what a federated job makes of other files; and SAM's weights, if there is a teacher."""
     try:
-        variant = _variant_files(root, config.content.get("variant"))
+        parts = federated_configs(config, root)
     except Refused as refused:
         return refused.problems
-    parts: dict[str, BundleConfig] = {}
-    problems: list[Problem] = []
-    for group, workflow, extra in (("client", "train", variant), ("teacher", "teacher", [])):
-        own = workflow_files(root, workflow)
-        if all(path.is_file() for path in own):
-            source = f"{config.layers[0][0]} -> {group}"
-            parts[group] = BundleConfig([*own, *extra], _resolved(config, group), source)
-            problems += _problems(parts[group], root, len(own), ready=False)
-    problems += _of_sites(config, root, variant) if "client" in parts else []
+    problems = [problem for part in parts.values() for problem in _problems(part, root, 1, ready=False)]
+    sites = config.content.get(SITES)
+    for site, choices in sites.items() if isinstance(sites, dict) else ():
+        if not isinstance(choices, dict):
+            where, expected = (
+                f"{config.layers[0][0]} -> {SITES}#{site}",
+                'an object, for instance {"network": "basic_unet"}',
+            )
+            problems.append(Problem(where, found=type(choices).__name__, expected=expected))
     wanted = ready and "client" in parts and parts["client"].content.get("teacher_adapt", "off") != "off"
     if wanted and "teacher" in parts:
         problems += check_base_weights(parts["teacher"].content, root)
-    return problems
-
-
-def _of_sites(config: BundleConfig, root: Path, variant: Sequence[Path]) -> list[Problem]:
-    """``train.json`` as each site changes it; ``network`` is ``network_name`` there."""
-    own, problems = workflow_files(root, "train"), list[Problem]()
-    sites = config.content.get(SITES)
-    for site, choices in sites.items() if isinstance(sites, dict) else ():
-        where = f"{config.layers[0][0]} -> {SITES}#{site}"
-        if not isinstance(choices, dict):
-            expected = 'an object, for instance {"network": "basic_unet"}'
-            problems.append(Problem(where, found=type(choices).__name__, expected=expected))
-            continue
-        pairs = {("network_name" if key == "network" else key): value for key, value in choices.items()}
-        problems += _problems(BundleConfig([*own, *variant], flat(pairs), where), root, len(own), ready=False)
     return problems
 
 

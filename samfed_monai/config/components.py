@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, Literal, Union
 
 from samfed_monai.config.knobs import COMPONENT_KEYS
-from samfed_monai.config.parse import COMMAND_LINE, MISSING, BundleConfig, lookup, references, split_id, walk
+from samfed_monai.config.parse import COMMAND_LINE, MISSING, BundleConfig, follow, lookup, split_id, walk
 from samfed_monai.config.targets import annotations_of, parameters_of, resolve_target
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
 
@@ -126,9 +126,6 @@ def _fits_plain(kind: Any, value: Any) -> bool:
     return isinstance(value, kind)
 
 
-_MOST_HOPS = 8  # ids that refer to one another in a circle are MONAI's to refuse
-
-
 class ComponentCheck:
     """Walks over every component of a configuration once.
 
@@ -177,12 +174,7 @@ class ComponentCheck:
                 yield Problem(self.config.where(parts), found="nothing of that name", expected=expected)
 
     def _kind(self, parts: Sequence[str], value: Any, parameter: inspect.Parameter, hint: Any) -> Iterator[Problem]:
-        place = tuple(parts)
-        for _ in range(_MOST_HOPS):  # "@knob" hands a knob on as it is, perhaps by way of another id
-            if not (isinstance(value, str) and value.startswith("@") and references(value)):
-                break
-            place = references(value)[0]
-            value = lookup(self.config.content, place)
+        place, value = follow(self.config.content, parts, value)
         if value is None or value is MISSING or isinstance(value, dict):
             return
         if isinstance(value, str) and value.startswith(("$", "%")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def check_knobs(config: BundleConfig) -> Iterator[Problem]:
     A knob is what stands above a file's ``imports``, and every id on top of a file whose value in the packaged bundles
     is plain, the rarely turned ones below ``imports`` too.
     """
-    known = _all_knobs(config)
+    known = all_knobs(config)
     for layer, pairs in config.layers:
         if layer == config.source:
             suspects = {id_: value for key, item in pairs.items() for id_, value in _texts(key, item)}
@@ -116,7 +116,8 @@ def _shipped(file: str) -> Iterator[dict[str, Any]]:
                 yield read_json(path)
 
 
-def _all_knobs(config: BundleConfig) -> set[str]:
+def all_knobs(config: BundleConfig) -> set[str]:
+    """Names of the knobs of every file of a configuration, the rarely turned ones below ``imports`` too."""
     files = [(layer, pairs) for layer, pairs in config.layers if layer != config.source]
     return {name for layer, pairs in files for name in (*knobs_of(pairs), *shipped_plain(layer))}
 
@@ -147,8 +148,17 @@ _MOST_NAMES = 12  # in a message that has no better guess
 _MEANS_THE_SAME = 0.8  # difflib ratio above which two knobs of one file are taken for one knob and its misspelling
 
 
-def check_override_ids(config: BundleConfig, base_layers: int) -> Iterator[Problem]:
-    """Ids that a variant or the command line sets, and that nothing below them defines (MONAI would ignore them)."""
+def check_override_ids(
+    config: BundleConfig, base_layers: int, *, imports: Collection[str] | None = None
+) -> Iterator[Problem]:
+    """Ids that a variant or the command line sets, and that nothing below them defines (MONAI would ignore them).
+
+    Args:
+        config: the layers.
+        base_layers: how many of them are the workflow's own files.
+        imports: names of the layers for which a component is imported to see whether it takes an argument that no
+            layer below spells; in the others such an argument passes. ``None`` is all layers.
+    """
     for index, (layer, pairs) in enumerate(config.layers):
         below = config.below(index)
         for key, value in pairs.items():
@@ -158,15 +168,22 @@ def check_override_ids(config: BundleConfig, base_layers: int) -> Iterator[Probl
                 continue
             if len(parts) > 1 and parts[0] in {*GROUPS, SITES} and layer == COMMAND_LINE:
                 continue  # ids of another workflow, checked against that one
-            mend = _lost(below, parts, value)
+            mend = lost(below, parts, value, imports=imports is None or layer in imports)
             if mend is not None:
                 mend = home_of(parts[0], config.layers[0][0]) or mend
                 expected = "an id that this workflow has"
                 yield Problem(f"{layer} -> {join_id(parts)}", found="an unknown id", expected=expected, mend=mend)
 
 
-def _lost(below: dict[str, Any], parts: Sequence[str], value: Any) -> str | None:
-    """What to do about an id that leads nowhere, or ``None`` when it leads somewhere."""
+def lost(below: dict[str, Any], parts: Sequence[str], value: Any, *, imports: bool = True) -> str | None:
+    """What to do about an id that leads nowhere, or ``None`` when it leads somewhere.
+
+    Args:
+        below: a merged configuration.
+        parts: the id.
+        value: what is to stand there.
+        imports: whether a component is imported to see if it takes an argument that is not spelt; else it does.
+    """
     for depth, part in enumerate(parts):
         holder = lookup(below, parts[:depth])
         if lookup(holder, (part,)) is not MISSING:
@@ -174,8 +191,10 @@ def _lost(below: dict[str, Any], parts: Sequence[str], value: Any) -> str | None
         names = {name for name, _ in children(holder)}
         if isinstance(holder, dict) and depth == len(parts) - 1:
             if "_target_" in holder:
+                if part in COMPONENT_KEYS or not imports:
+                    return None
                 arguments, anything = _arguments(holder)
-                if anything or part in arguments | COMPONENT_KEYS:
+                if anything or part in arguments:
                     return None
                 names |= arguments
             elif depth and isinstance(value, dict) and "_target_" in value:
@@ -217,7 +236,7 @@ def check_references(config: BundleConfig) -> Iterator[Problem]:
 
 
 def _lost_reference(config: BundleConfig, target: Sequence[str]) -> str:
-    return _lost(config.content, target, None) or ""
+    return lost(config.content, target, None) or ""
 
 
 def _is_python(text: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,24 @@ def references(text: str) -> list[tuple[str, ...]]:
     if not text.startswith(("@", "$")):
         return []
     return [tuple(match.split("::")) for match in _REFERENCE.findall(text.replace("#", "::"))]
+
+
+_MOST_HOPS = 8  # ids that refer to one another in a circle are MONAI's to refuse
+
+
+def follow(content: Any, place: Sequence[str], value: Any) -> tuple[tuple[str, ...], Any]:
+    """Where ``value``, which stands at ``place``, leads: ``@knob`` hands a knob on as it is, perhaps by other ids.
+
+    Returns:
+        The last id and what stands there, which may be ``MISSING``; an expression stays as it is.
+    """
+    place = tuple(place)
+    for _ in range(_MOST_HOPS):
+        if not (isinstance(value, str) and value.startswith("@") and references(value)):
+            break
+        place = references(value)[0]
+        value = lookup(content, place)
+    return place, value
 
 
 WORKFLOWS: dict[str, tuple[str, ...]] = {
@@ -146,15 +165,38 @@ class BundleConfig:
             _merge(content, pairs)
         return content
 
+    @cached_property
+    def _after(self) -> list[dict[str, Any]]:
+        return [self.below(index + 1) for index in range(len(self.layers))]
+
     def where(self, parts: Sequence[str]) -> str:
         """``file -> id`` of an id, where the file is the topmost layer that says something about it."""
         for name, pairs in reversed(self.layers):
-            for key, value in pairs.items():
-                own = split_id(key)
-                rest = parts[len(own) :]
-                if tuple(parts[: len(own)]) == own and lookup(value, rest) is not MISSING:
-                    return f"{name} -> {join_id(parts)}"
+            if any(_says(key, value, parts) for key, value in pairs.items()):
+                return f"{name} -> {join_id(parts)}"
         return f"{self.layers[0][0]} -> {join_id(parts)}"
+
+    def history(self, parts: Sequence[str]) -> list[tuple[int, Any]]:
+        """Indices of the layers that say something about an id, or about a part of it, each with what stood there then.
+
+        Bottom first: the last is what counts, those before it are what it replaced, and what a layer took away
+        altogether is not among them.
+        """
+        parts, said = tuple(parts), list[tuple[int, Any]]()
+        for index, (_, pairs) in enumerate(self.layers):
+            keys = ((key, value, split_id(key)) for key, value in pairs.items())
+            here = any(_says(key, value, parts) or own[: len(parts)] == parts for key, value, own in keys)
+            value = lookup(self._after[index], parts)
+            if value is MISSING:
+                said.clear()
+            elif here:
+                said.append((index, value))
+        return said
+
+
+def _says(key: str, value: Any, parts: Sequence[str]) -> bool:
+    own = split_id(key)
+    return tuple(parts[: len(own)]) == own and lookup(value, parts[len(own) :]) is not MISSING
 
 
 def _merge(content: dict[str, Any], pairs: Mapping[str, Any]) -> None:

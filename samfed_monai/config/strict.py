@@ -1,6 +1,7 @@
 """JSON that may not hold Python: what a hospital's platform accepts of a stranger, and a site of a server.
 
-What loads, fetches, compiles, writes or starts something is not among the latter.
+A strict bundle may name components of this package and, of others, those that compute; what loads, fetches, compiles,
+writes or starts something is not among them.
 
 Nothing is evaluated or built. :func:`samfed_monai.config.check_bundle` asks whether a bundle is right; this asks
 whether it is harmless, and takes no notice of what it would do.

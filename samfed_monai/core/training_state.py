@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
+logger = logging.getLogger(__name__)
+
 
 @contextmanager
 def own_random_state(seed: int | None) -> Iterator[None]:
@@ -55,8 +57,6 @@ def seed_transforms(dataset: Any, seed: int | None) -> None:
     if seed is not None and hasattr(transform, "set_random_state"):
         transform.set_random_state(seed=seed)
 
-
-logger = logging.getLogger(__name__)
 
 _PLAIN = "plain"
 

@@ -17,6 +17,8 @@ from torch.nn import functional
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import write_bytes
 
+logger = logging.getLogger(__name__)
+
 
 def resize_probabilities(masks: Tensor, size: Sequence[int]) -> Tensor:
     """Resizes soft masks bilinearly, antialiased where that shrinks them, corners not aligned.
@@ -36,8 +38,6 @@ def resize_probabilities(masks: Tensor, size: Sequence[int]) -> Tensor:
     resized = functional.interpolate(masks, tuple(size), mode="bilinear", align_corners=False, antialias=shrinks)
     return resized.clamp_(0, 1)
 
-
-logger = logging.getLogger(__name__)
 
 _SUFFIX = ".mask"
 _MAGIC = b"SFM1"

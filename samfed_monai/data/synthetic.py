@@ -1,4 +1,4 @@
-"""More sites than there are looks: each further one is a variation of one of them."""
+"""Synthetic dermoscopy- or colonoscopy-like sites on disk, for the demo and the tests; no two sites look alike."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from samfed_monai.data.synthetic_scene.texture import Range
 
 if TYPE_CHECKING:
     from samfed_monai.data.datalist import DataList, Item
+
+logger = logging.getLogger(__name__)
 
 
 Light = tuple[float, float, float]
@@ -42,8 +44,6 @@ def lamp_and_size(
         "radius": (max(limits[0], radius[0] * scale), min(limits[1], radius[1] * scale)),
     }
 
-
-logger = logging.getLogger(__name__)
 
 PUBLIC_FOLDER = "public"
 SCENES = ("skin", "polyp")

@@ -1,8 +1,6 @@
 """A process that trains, as whoever asks it sees it: two pipes, started when needed, replaced when it died.
 
-Nothing here imports torch: whoever asks may stay light.
-
-Nothing here imports torch: a FLARE client stays light.
+Nothing here imports torch: whoever asks, a FLARE client for instance, stays light.
 """
 
 from __future__ import annotations
@@ -20,6 +18,9 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
+
+logger = logging.getLogger(__name__)
+
 
 _LENGTHS = struct.Struct("<IQ")
 _MAX_HEAD = 1 << 20
@@ -82,9 +83,6 @@ def _read(stream: BinaryIO, count: int) -> bytes:
     if content is None or len(content) < count:
         raise Ended
     return content
-
-
-logger = logging.getLogger(__name__)
 
 
 class ChildDied(Exception):

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from monai.engines import SupervisedEvaluator
     from torch import Tensor, nn
 
+logger = logging.getLogger(__name__)
+
 
 def place_at_round(trainer: Any, call: Call, *, local_epochs: int) -> None:
     """Puts a trainer where the rounds before ``call.round`` lead to, whatever it really did; without one, nowhere."""
@@ -151,8 +153,6 @@ def _handlers(workflow: Any) -> list[Any]:
         return []
     return list(parser.get_parsed_content("validate#handlers") or [])
 
-
-logger = logging.getLogger(__name__)
 
 HANDLERS = "train#handlers"
 """MONAI's id of a training bundle's handlers."""

@@ -25,6 +25,8 @@ from samfed_monai.protocol.message import Envelope, Kind
 from samfed_monai.protocol.strategy import Strategy
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport, is_out_of_memory
 
+logger = logging.getLogger(__name__)
+
 
 def site_scores(reply: Envelope) -> dict[str, Any]:
     """``{"dice", "iou", "hd95", "n", "empty": {"both", "prediction", "label"}}`` of one site's answer.
@@ -34,9 +36,6 @@ def site_scores(reply: Envelope) -> dict[str, Any]:
     scores: dict[str, Any] = {name: reply.metrics.get(name) for name in NAMES}
     empty = {side: int(reply.metrics.get(f"empty_{side}", 0)) for side in EMPTY}
     return {**scores, "n": reply.n, "empty": empty}
-
-
-logger = logging.getLogger(__name__)
 
 
 class Evaluation:

@@ -18,6 +18,8 @@ from samfed_monai.networks import find_checkpoint
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Plan
 
+logger = logging.getLogger(__name__)
+
 
 _PREFIX = "sam_"
 
@@ -44,8 +46,6 @@ def base_sam(config: WorkflowConfig, network: str) -> str | None:
 def _sha256(path: Path, size: int, changed: int) -> str:
     return sha256_file(path)
 
-
-logger = logging.getLogger(__name__)
 
 #: Word of the message to its name in messages, and what mends a difference.
 _MEANING = {

@@ -1,4 +1,4 @@
-"""The job that a bundle's ``federate.json`` declares."""
+"""The main job as a bundle names it: what decides the run, where things lie, and what would be refused before it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rounds of a run came to, in the words of ``results.json``."""
+"""A whole run, from a data list to ``results.json``, with everything that exists already reused by hash."""
 
 from __future__ import annotations
 
@@ -40,6 +40,8 @@ from samfed_monai.results import build_results
 
 if TYPE_CHECKING:
     from samfed_monai.federation.controller import RunResult
+
+logger = logging.getLogger(__name__)
 
 
 def outcome(result: RunResult, cast: Cast) -> dict[str, Any]:
@@ -105,8 +107,6 @@ def require_sites(transport: Transport, cast: Cast) -> None:
         problems.add(f"site {site}", found="a client that the plan does not name", expected=expected, mend=mend)
     problems.refuse_if_any()
 
-
-logger = logging.getLogger(__name__)
 
 SPLITS = ("validation", "test")
 RESUME = "type the same command again"

@@ -23,6 +23,8 @@ from samfed_monai.protocol.transport import Failure, Traffic
 if TYPE_CHECKING:
     from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 
 # Keeps the files of held locks open: the system drops a lock when its file is closed, garbage collection included.
 _held: dict[Path, TextIO] = {}
@@ -158,8 +160,6 @@ def skipped(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if entry["status"] != "ok"
     ]
 
-
-logger = logging.getLogger(__name__)
 
 #: Columns of ``federation.csv``, one row per round and site, followed by one ``term_<name>`` per loss term.
 #: Scores are those of the aggregated model on the site's validation images; bytes count training and validation.

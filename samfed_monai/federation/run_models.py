@@ -1,4 +1,4 @@
-"""What a site of a run over FLARE kept for itself, read at that site when the run is over."""
+"""The models of a finished run: the server's, and each site's own, put together from the folder of the run."""
 
 from __future__ import annotations
 

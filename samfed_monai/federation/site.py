@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
     from samfed_monai.networks import Teacher
 
+logger = logging.getLogger(__name__)
+
 
 Release = Callable[[Task, Envelope, Envelope], Envelope]
 """Last look at an answer before it leaves the site: ``release(task, request, reply)`` returns what may leave, or raises
@@ -146,9 +148,6 @@ def make_client(
     )
     client.initialize({ExtraItems.CLIENT_NAME: site, "seed": seed})
     return client
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from samfed_monai.teacher import SelfTraining
     from samfed_monai.teacher.exam import Pair, Records
 
+logger = logging.getLogger(__name__)
+
 
 class SiteMasks:
     """The soft-mask stores of all sites of a run in one process, one folder each; nothing of them is ever sent.
@@ -91,9 +93,6 @@ class SiteMasks:
     def records(self, site: str, split: str) -> list[dict[str, Any]]:
         """Those images of a site's split that are used."""
         return load_records(self.datalist, self.data_root, split=split, site=site, limit=self.limit)
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ from samfed_monai.flare.watch import RUN_ID
 if TYPE_CHECKING:
     from samfed_monai.federation.plan import Plan
 
+logger = logging.getLogger(__name__)
+
 
 require_flare()
 
@@ -95,9 +97,6 @@ def _deliver(letter: Letter, model: FLModel) -> None:
         letter.answered(sender, "its answer holds no envelope")
         return
     letter.answered(sender, content.tobytes())
-
-
-logger = logging.getLogger(__name__)
 
 
 def run_server(

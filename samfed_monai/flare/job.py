@@ -20,6 +20,8 @@ from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.flare.client import PLAN
 from samfed_monai.flare.site_file import require_run_name
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -88,8 +90,6 @@ def _require_no_places(places: Places, *, here: bool) -> None:
                 problems.add(f"federate.json -> {where}#{name}", found="a place", expected=expected, mend=mend)
     problems.refuse_if_any()
 
-
-logger = logging.getLogger(__name__)
 
 CONTROLLER = "samfed_monai.flare.controller.FederationController"
 EXECUTOR = "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor"

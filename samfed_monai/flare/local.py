@@ -1,6 +1,7 @@
 """FLARE on one machine: its simulator, or a whole system of real processes with certificates.
 
-FLARE puts clients, job processes and trainers into sessions of their own, so that ending one process group leaves the
+Of FLARE's processes nothing is left behind: they carry a mark in their environment and are ended by it. FLARE puts
+clients, job processes and trainers into sessions of their own, so that ending one process group leaves the
 others; and killing the simulator leaves orphans. The mark is inherited by all of them.
 """
 

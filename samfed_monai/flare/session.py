@@ -21,6 +21,8 @@ from samfed_monai.core.io import read_json
 from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.watch import RUN_ID, STATUS, read_status
 
+logger = logging.getLogger(__name__)
+
 
 def admin_of(kit: str | Path) -> str:
     """The user that an admin start-up kit belongs to.
@@ -70,8 +72,6 @@ def accepts_certificate(kit: str | Path, *, timeout: float = 5.0) -> bool | None
     except (OSError, TypeError, ValueError):
         return None
 
-
-logger = logging.getLogger(__name__)
 
 _FINISHED = ("FINISHED", "FAILED", "ABORTED", "ABANDONED")
 #: Seconds of silence after which a site that FLARE still lists counts as gone; it is heard of every 30 s at most.

@@ -20,6 +20,8 @@ from samfed_monai.flare.site_file import KEPT_RUNS, REMOVED, SiteFile
 from samfed_monai.protocol.message import MessageRefused
 from samfed_monai.protocol.transport import Task
 
+logger = logging.getLogger(__name__)
+
 
 def site_node(settings: dict[str, Any], files: SiteFile) -> SiteNode:
     """What answers at this site.
@@ -73,8 +75,6 @@ def places_of(files: SiteFile, plan: Plan, run_folder: Path) -> Places:
         client={"device": files.device} if files.device else {},
     )
 
-
-logger = logging.getLogger(__name__)
 
 #: The state after preparation, before round 0.
 PREPARED = -1

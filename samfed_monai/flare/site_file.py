@@ -1,6 +1,7 @@
-"""What a run may be called: a name that is one folder, wherever it becomes one.
+"""What a site (or the server) says about itself: where its data, caches and results lie, and what it asks of a run.
 
-privacy. No place is ever sent, and nothing is received.
+That is: of its name, its privacy, its memory and its threads; and how long old runs are kept. No place is ever sent,
+and nothing is received.
 
 Example (``local/samfed_site.json`` in a FLARE workspace)::
 
@@ -26,6 +27,9 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.io import read_json
+
+logger = logging.getLogger(__name__)
+
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -176,8 +180,6 @@ def limit(files: SiteFile) -> None:
 
         torch.set_num_threads(int(files.threads))
 
-
-logger = logging.getLogger(__name__)
 
 #: Runs whose states a site keeps, the one that runs included, and seconds for which a run counts as running.
 KEPT_RUNS, IN_USE = 3, 24 * 3600.0

@@ -16,6 +16,8 @@ from samfed_monai.federation.progress import Progress
 from samfed_monai.protocol.message import MAX_BYTES, Envelope, to_bytes
 from samfed_monai.protocol.transport import Failure, Task, Traffic, received, take_in_order
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Letter:
@@ -50,8 +52,6 @@ class Post(Protocol):
     def check_stop(self) -> None:
         """Raises where FLARE has been told to end the run."""
 
-
-logger = logging.getLogger(__name__)
 
 Answer = bytes | str
 """An envelope's bytes, or why there is none."""

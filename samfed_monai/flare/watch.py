@@ -12,6 +12,9 @@ from typing import Any
 from samfed_monai.core.errors import ExitCode, Problem, Refused, SamFedError, Stopped
 from samfed_monai.core.io import read_json, write_json
 
+logger = logging.getLogger(__name__)
+
+
 STATUS = "flare.json"
 RUN_ID = "flare.run.json"
 """Holds the run's random name, under which every site keeps its state."""
@@ -42,8 +45,6 @@ def clear_status(folder: str | Path) -> None:
     """Forgets how an earlier start of the run ended."""
     (Path(folder) / STATUS).unlink(missing_ok=True)
 
-
-logger = logging.getLogger(__name__)
 
 _TOLD = re.compile(
     r"round \d+ of \d+: .*|going on after round .*|\w+: waiting for .*|.*: dropped an? .*|.* failed: .*"

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ignite.engine import Engine
     from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 
 RECORD = "inference.json"
 """File beside the masks that says what they were made with."""
@@ -110,9 +112,6 @@ class MaskFolder:
 def _short(value: Any) -> str:
     """A value for a message; of a hash, enough to tell it from another."""
     return "nothing" if value is None else str(value)[:12]
-
-
-logger = logging.getLogger(__name__)
 
 
 def probabilities_at(logits: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:

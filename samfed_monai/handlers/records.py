@@ -18,6 +18,8 @@ from samfed_monai.handlers.rounds import in_federation, round_of
 if TYPE_CHECKING:
     from ignite.engine import Engine
 
+logger = logging.getLogger(__name__)
+
 
 SUPERVISED = "supervised"
 
@@ -35,9 +37,6 @@ def record_supervised(engine: Any) -> None:
     state = engine.state
     if getattr(state, "terms_iteration", None) != state.iteration or SUPERVISED not in state.terms:
         record(engine, SUPERVISED, state.output["loss"])
-
-
-logger = logging.getLogger(__name__)
 
 
 class TermLogger:

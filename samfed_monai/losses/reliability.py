@@ -1,14 +1,15 @@
 """How far a teacher can be believed at a site and on each image, learned without a label of that site.
 
-The reference is what the student is sure of. A student that was warmed up on public labels is right about most pixels
-of which it is sure, also where it is no good on the rest: that is why FixMatch learns from those alone (Sohn et al.
-2020, arXiv 2001.07685). A teacher that contradicts it there is probably wrong; where the student is unsure, it has
+*Trust*: the reference is what the student is sure of. A student that was warmed up on public labels is right about most
+pixels of which it is sure, also where it is no good on the rest: that is why FixMatch learns from those alone (Sohn et
+al. 2020, arXiv 2001.07685). A teacher that contradicts it there is probably wrong; where the student is unsure, it has
 nothing to object. No other opinion is asked: neither an averaged student nor a label.
 
-The raters of a pixel are the teacher, the student and the averaged student. The model is Dawid and Skene's (1979),
-known for masks as STAPLE (Warfield et al. 2004): each rater has a confusion matrix, and the true class is hidden. Three
-things are ours: votes are soft (a rater's log-likelihood is averaged over its probabilities), the student and its
-average share one vote, and the statistics are averaged over batches (online EM, Cappe and Moulines 2009).
+*Rates of raters*: the raters of a pixel are the teacher, the student and the averaged student. The model is Dawid and
+Skene's (1979), known for masks as STAPLE (Warfield et al. 2004): each rater has a confusion matrix, and the true class
+is hidden. Three things are ours: votes are soft (a rater's log-likelihood is averaged over its probabilities), the
+student and its average share one vote, and the statistics are averaged over batches (online EM, Cappe and Moulines
+2009).
 """
 
 from __future__ import annotations

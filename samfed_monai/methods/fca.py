@@ -19,6 +19,8 @@ from samfed_monai.protocol.message import Envelope, Kind
 if TYPE_CHECKING:
     from samfed_monai.protocol.strategy import Server
 
+logger = logging.getLogger(__name__)
+
 
 def agreement(updates: Tensor, counts: Tensor) -> Tensor:
     """Cosine of each site's update of a unit and the weighted mean of the others' updates.
@@ -64,9 +66,6 @@ def tailored(values: Tensor, masks: Tensor, counts: Tensor) -> Tensor:
     total = shares.sum(dim=0).clamp(min=torch.finfo(values.dtype).tiny)
     common = (values * shares[:, :, None]).sum(dim=0) / total[:, None]
     return torch.lerp(values, common.expand_as(values), masks[:, :, None].expand_as(values))
-
-
-logger = logging.getLogger(__name__)
 
 
 class Mask(str, Enum):

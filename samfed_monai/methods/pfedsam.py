@@ -22,6 +22,8 @@ from samfed_monai.losses import logits_kl
 from samfed_monai.networks.key_patterns import check_patterns, matched_names
 from samfed_monai.networks.sam.network import SamNetwork, SamPath, require_experts, sam_outputs
 
+logger = logging.getLogger(__name__)
+
 
 def load_balance(share: Tensor, probability: Tensor) -> Tensor:
     """``K sum_k f_k P_k``, averaged over layers (Fedus et al., Switch Transformers, arXiv 2101.03961, equation 4).
@@ -239,8 +241,6 @@ class DecoupledStages(PartsInTurn):
         found = matched_names(list(named), self.both, where, problems, kind="trained name", mend=mend)
         return {named[name] for name in found}
 
-
-logger = logging.getLogger(__name__)
 
 FILE_NAME = "expert_usage.jsonl"
 """At the site, beside its audit file: how each layer's experts were used, a line a round."""

@@ -1,4 +1,4 @@
-"""What HSSF's network is built of: convolution blocks, ASPP, the branch that predicts confidence (docs/method.md)."""
+"""HSSF's own network: ResNet, ASPP, and a branch that predicts where the prediction is right (docs/method.md)."""
 
 from __future__ import annotations
 

@@ -20,6 +20,8 @@ from samfed_monai.protocol.message import MAX_BYTES, Envelope, Kind, MessageRefu
 if TYPE_CHECKING:
     from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 
 #: Packages whose module names and line numbers say nothing about a site's data.
 PUBLIC_PACKAGES = frozenset({"samfed_monai", "monai", "ignite", "torch", "torchvision", "numpy", "PIL", "safetensors"})
@@ -143,8 +145,6 @@ def _limit(like: Mapping[str, Tensor] | None) -> int:
 def _refusal(found: str, expected: str) -> MessageRefused:
     return MessageRefused([Problem("message", found=found, expected=expected)])
 
-
-logger = logging.getLogger(__name__)
 
 OnReply = Callable[[str, Envelope], None] | None
 _Answer = TypeVar("_Answer")

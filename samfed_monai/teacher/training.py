@@ -26,6 +26,9 @@ from samfed_monai.networks.sam.geometry import pad, place
 from samfed_monai.teacher.augmentation import Augmentation, augment
 from samfed_monai.teacher.exam import Pair, as_good_as, mean
 
+logger = logging.getLogger(__name__)
+
+
 BETAS = (0.9, 0.999)
 WEIGHT_DECAY = 0.1
 _CE, _DICE = 0.2, 0.8
@@ -277,8 +280,6 @@ class EmbeddedBatches(ImageBatches):
             embeddings, targets = zip(*(self._embedded[index][choice[index]] for index in indices), strict=True)
             yield self.sam.decode(torch.cat(embeddings).float()), self._to_device(torch.cat(targets))
 
-
-logger = logging.getLogger(__name__)
 
 SAVE_SECONDS = 60.0
 """Between two savings of the progress: some 100 MB of weights, averages and moments, written as long as a few steps."""

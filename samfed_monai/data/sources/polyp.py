@@ -59,6 +59,9 @@ from samfed_monai.data.checks import stem
 from samfed_monai.data.reading import SUFFIXES
 from samfed_monai.data.sources.found import Found, relative, warn_of_lonely
 
+logger = logging.getLogger(__name__)
+
+
 CLINICDB = (
     *((1, 25), (26, 50), (51, 67), (68, 78), (79, 103), (104, 126), (127, 151), (152, 177), (178, 199), (200, 205)),
     *((206, 227), (228, 252), (253, 277), (278, 297), (298, 317), (318, 342), (343, 363), (364, 383), (384, 408)),
@@ -177,8 +180,6 @@ COLLECTIONS = (
     Collection("BKAI-IGH-NeoPolyp", ("bkai.*", "neopolyp.*"), (Pairing("train", "traingt"),), threshold=128),
 )
 
-
-logger = logging.getLogger(__name__)
 
 DEPTH = 4  # the deepest official layout: PolypGen's sequenceData/positive/seq1/images_seq1
 

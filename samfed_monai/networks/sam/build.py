@@ -17,6 +17,8 @@ from samfed_monai.core.io import check_tensors, safe_load
 from samfed_monai.core.registry import Registry
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 
+logger = logging.getLogger(__name__)
+
 
 def fit_positions(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Interpolates absolute and relative position tables of a ViT encoder to the shapes of ``like``.
@@ -108,8 +110,6 @@ class PromptFreeSam(nn.Module):
             multimask_output=False,
         )
 
-
-logger = logging.getLogger(__name__)
 
 STRIDE = 16
 """Pixels of the input to one place of the embedding, along a side, of every encoder here."""

@@ -1,4 +1,4 @@
-"""Gradient checkpointing of an encoder's blocks: less memory, one more forward pass of the encoder in a step."""
+"""Low-rank adaptation of an image encoder: query and value (SAMed: Zhang & Liu 2023, arXiv 2304.13785), or more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names in the state dict of a :class:`SamNetwork`: low-rank updates, experts, and the part of the decoder in use."""
+"""SAM as a client network: LoRA that is shared, experts that are personal, and a path with each (docs/pfedsam.md)."""
 
 from __future__ import annotations
 

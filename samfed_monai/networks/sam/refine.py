@@ -1,4 +1,4 @@
-"""The connected parts of a mask and their boxes."""
+"""Box refinement: a second pass of SAM, prompted with the boxes of what the first one found (docs/method.md)."""
 
 from __future__ import annotations
 

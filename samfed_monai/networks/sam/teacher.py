@@ -1,4 +1,4 @@
-"""Where an image lies in SAM's square input, and where its mask lies in SAM's square output."""
+"""The frozen teacher: images in, probabilities out."""
 
 from __future__ import annotations
 

@@ -1,0 +1,269 @@
+"""``samfed show``: what a workflow would use, and who said it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samfed_monai.commands.main import build_parser, main
+from samfed_monai.commands.show import Configuration
+from samfed_monai.config import known_variants
+from samfed_monai.core.errors import Refused
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FILES: dict[str, Any] = {
+    "metadata": {"version": "0.1.0"},
+    "train": {
+        "rate": 0.1,
+        "steps": None,
+        "folder": "@root",
+        "root": ".",
+        "imports": [],
+        "_below": "a note",
+        "optimizer": {"_target_": "torch.optim.Adam", "lr": "@rate"},
+        "terms": {"kd": {"weight": 1.0, "loss": "@optimizer"}, "list": [{"a": 1}, {}]},
+    },
+    "evaluate": {"steps": 3, "split": "test"},
+    "teacher": {"views": 1, "size": 64},
+    "federate": {
+        "rounds": 2,
+        "rate": 0.3,
+        "variant": "gentle",
+        "client": {"rate": "@rate", "terms#kd#weight": 2.0},
+        "sites": {},
+        "teacher": {"views": 8},
+    },
+    "variants/base": {"_method": {"note": "the base"}, "optimizer#lr": 0.5, "terms#kd#weight": 0.5},
+    "variants/gentle": {"_method": {"base": "base"}, "terms#kd#weight": 0.25, "steps": 7},
+}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    root = tmp_path / "toy"
+    (root / "configs" / "variants").mkdir(parents=True)
+    for name, content in FILES.items():
+        (root / "configs" / f"{name}.json").write_text(json.dumps(content))
+    return root
+
+
+def shown(capsys: pytest.CaptureFixture[str], *words: Any) -> str:
+    assert main(["show", *map(str, words)]) == 0
+    return capsys.readouterr().out
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *words: Any) -> Any:
+    return json.loads(shown(capsys, *words, "--json"))
+
+
+def test_knobs_of_a_file_and_what_they_lead_to(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, bundle) == (
+        "toy, train: train.json, command line\n"
+        "\n"
+        "id      value        from        replaced\n"
+        "rate    0.1          train.json\n"
+        "steps   null         train.json\n"
+        'folder  @root = "."  train.json\n'
+        'root    "."          train.json\n'
+        "\n"
+        "7 more ids with --all\n"
+    )
+
+
+def test_a_variant_with_its_base_and_the_command_line_on_top(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, bundle, "--variant", "gentle", "--rate", 0.2, "--terms::kd::weight", 4) == (
+        "toy, train: train.json, variant base, variant gentle, command line\n"
+        "\n"
+        "id               value        from            replaced\n"
+        "rate             0.2          command line    0.1 (train.json)\n"
+        "steps            7            variant gentle  null (train.json)\n"
+        'folder           @root = "."  train.json\n'
+        'root             "."          train.json\n'
+        'optimizer#lr     0.5          variant base    "@rate" (train.json)\n'
+        "terms#kd#weight  4            command line    0.25 (variant gentle), 0.5 (variant base), 1.0 (train.json)\n"
+        "\n"
+        "5 more ids with --all\n"
+    )
+
+
+def test_one_part_is_shown_whole(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shown(capsys, bundle, "--id", "terms") == (
+        "toy, train: train.json, command line\n"
+        "\n"
+        "id               value       from        replaced\n"
+        "terms#kd#weight  1.0         train.json\n"
+        "terms#kd#loss    @optimizer  train.json\n"
+        "terms#list#0#a   1           train.json\n"
+        "terms#list#1     {}          train.json\n"
+    )
+    assert list(as_json(capsys, bundle, "--id", "optimizer::lr")) == ["optimizer#lr"]
+
+
+def test_all_ids_but_the_notes(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(as_json(capsys, bundle, "--all", "--variant", "gentle")) == [
+        *("rate", "steps", "folder", "root", "imports", "optimizer#_target_", "optimizer#lr"),
+        *("terms#kd#weight", "terms#kd#loss", "terms#list#0#a", "terms#list#1"),
+    ]
+
+
+def test_json_says_value_source_and_what_was_replaced(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = as_json(capsys, bundle, "--variant", "gentle", "--all")
+    assert content["terms#kd#weight"] == {
+        "value": 0.25,
+        "from": "variant gentle",
+        "replaced": [{"value": 0.5, "from": "variant base"}, {"value": 1.0, "from": "train.json"}],
+    }
+    assert content["folder"] == {"value": "@root", "leads_to": ".", "from": "train.json", "replaced": []}
+    assert content["terms#kd#loss"] == {"value": "@optimizer", "from": "train.json", "replaced": []}
+
+
+def test_a_knob_leads_through_to_the_component_that_reads_it(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert as_json(capsys, bundle, "--rate", 0.7, "--id", "optimizer#lr")["optimizer#lr"]["leads_to"] == 0.7
+    pinned = as_json(capsys, bundle, "--rate", 0.7, "--id", "optimizer#lr", "--variant", "base")["optimizer#lr"]
+    assert (pinned["value"], pinned["from"]) == (0.5, "variant base")
+    assert "leads_to" not in pinned
+
+
+def test_evaluate_lies_on_top_of_train(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = as_json(capsys, bundle, "--workflow", "evaluate")
+    replaced = [{"value": None, "from": "train.json"}]
+    assert content["steps"] == {"value": 3, "from": "evaluate.json", "replaced": replaced}
+    assert content["rate"]["from"] == "train.json"
+
+
+def test_federate_shows_what_the_sites_and_the_teacher_are_given(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--workflow", "federate", "--variant", "base", "--rate", 0.9, "--client#steps", 5)
+    assert shown(capsys, bundle, *words) == (
+        "toy, federate: federate.json, command line\n"
+        "  client#: train.json, variant base, then the values of client\n"
+        "  teacher#: teacher.json, then the values of teacher\n"
+        "\n"
+        "id                      value   from           replaced\n"
+        "rounds                  2       federate.json\n"
+        "rate                    0.9     command line   0.3 (federate.json)\n"
+        'variant                 "base"  command line   "gentle" (federate.json)\n'
+        "client#rate             0.9     command line   0.1 (train.json)\n"
+        "client#steps            5       command line   null (train.json)\n"
+        'client#optimizer#lr     0.5     variant base   "@rate" (train.json)\n'
+        "client#terms#kd#weight  2.0     federate.json  0.5 (variant base), 1.0 (train.json)\n"
+        "teacher#views           8       federate.json  1 (teacher.json)\n"
+        "\n"
+        "9 more ids with --all\n"
+    )
+
+
+def test_federate_s_own_variant_and_a_whole_group_of_the_command_line(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = as_json(capsys, bundle, "--workflow", "federate", "--client", '{"terms": {"kd": {"weight": 9}}}')
+    assert whole["client#terms#kd#weight"]["value"] == 9
+    assert [old["from"] for old in whole["client#terms#kd#weight"]["replaced"]] == [
+        *("variant gentle", "variant base", "train.json"),
+    ]
+    assert "client#rate" not in whole  # the file's group is replaced, and with it the rate it hands on
+
+
+def test_an_object_that_replaces_a_component_has_no_past_below_it(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bundle / "configs" / "variants" / "base.json").write_text('{"optimizer": {"_target_": "torch.optim.SGD", "m": 1}}')
+    content = as_json(capsys, bundle, "--variant", "gentle", "--id", "optimizer")
+    replaced = [{"value": "torch.optim.Adam", "from": "train.json"}]
+    assert content == {
+        "optimizer#_target_": {"value": "torch.optim.SGD", "from": "variant base", "replaced": replaced},
+        "optimizer#m": {"value": 1, "from": "variant base", "replaced": []},
+    }
+
+
+def test_a_long_value_is_cut_in_the_table_and_whole_as_json(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = "x" * 80
+    assert f'"{"x" * 58}…  command line' in shown(capsys, bundle, "--root", long)
+    assert as_json(capsys, bundle, "--root", long)["root"]["value"] == long
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--rat", "1", "--views", "2"],
+            r"2 problems\n  - command line -> rat: expected an id that this workflow has, found an unknown id; "
+            r"did you mean 'rate'\?\n  - command line -> views: .*; known in teacher.json",
+        ),
+        (["--optimizer#learning_rate", "1"], r"command line -> optimizer#learning_rate: .* found an unknown id"),
+        (["--workflow", "federate", "--client#rat", "1"], r"federate.json -> client -> rat: .*did you mean 'rate'\?"),
+        (["--workflow", "federate", "--sites#a#rat", "1"], r"federate.json -> sites#a -> rat: .*did you mean 'rate'"),
+        (["--workflow", "federate", "--teacher#sice", "1"], r"teacher -> sice: .*did you mean 'size'\?"),
+        (["--workflow", "tran"], r"workflow: expected one of \[.*\], found 'tran'; did you mean 'train'\?"),
+        (["--workflow", "inference"], r"inference.json: expected a readable file, found No such file"),
+        (["--variant", "gentel"], r"variant: expected one of \[.*\], found 'gentel'; did you mean 'gentle'\?"),
+        (["--variant", "no_sam"], r"no_sam.json -> teacher_adapt: expected an id that this workflow has"),
+        (
+            ["--workflow", "teacher", "--variant", "base"],
+            r"--variant: expected none: a variant changes train, evaluate and federate, found 'base' with --workflow "
+            r"teacher; leave it out",
+        ),
+        (["--id", "terms#kdd"], r"--id: expected an id of this workflow, found 'terms#kdd'; did you mean 'terms#kd'\?"),
+        (["--id", "optimizer#betas"], r"--id: .*; nothing sets it: the component's own default counts"),
+        (["stray"], r"command line: expected `--key value` pairs after the command's own arguments, found 'stray'"),
+    ],
+)
+def test_what_is_refused(bundle: Path, words: list[str], message: str) -> None:
+    arguments, arguments.extra = build_parser().parse_known_args(["show", str(bundle), *words])
+    with pytest.raises(Refused, match=message):
+        arguments.run(arguments)
+
+
+def test_a_file_that_is_no_json_is_refused(bundle: Path) -> None:
+    (bundle / "configs" / "train.json").write_text("{")
+    with pytest.raises(Refused, match=r"train.json"):
+        Configuration(bundle, "train", None, {})
+
+
+def test_an_argument_that_the_json_does_not_spell_is_looked_up_at_its_component(
+    bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert as_json(capsys, bundle, "--optimizer#amsgrad", "true")["optimizer#amsgrad"]["value"] is True
+
+
+@pytest.mark.parametrize("variant", known_variants())
+@pytest.mark.parametrize("workflow", ["train", "federate"])
+def test_every_variant_of_the_package_is_shown_on_a_packaged_bundle(workflow: str, variant: str) -> None:
+    ids = list(Configuration(REPOSITORY / "bundles" / "samfed_skin", workflow, variant, {}).ids())
+    assert all(each.said for each in ids)
+    last = {each.said[0][0] for each in ids}
+    assert variant == "samfed" or f"variant {variant}" in last
+
+
+@pytest.mark.parametrize("workflow", ["train", "federate", "teacher", "evaluate", "inference"])
+def test_it_imports_neither_torch_nor_monai(workflow: str) -> None:
+    variant = ["--variant", "pfedsam"] if workflow in ("train", "federate") else []
+    code = (
+        "import sys; from samfed_monai.commands.main import main\n"
+        f"main(['show', 'samfed_skin', '--workflow', {workflow!r}, *{variant!r}, '--batch_size', '2', '--all'])\n"
+        "sys.stderr.write(' '.join(sorted({'torch', 'monai', 'numpy', 'ignite', 'PIL'} & sys.modules.keys())))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("batch_size", "views") if workflow == "teacher" else code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=REPOSITORY,
+    )
+    assert done.stderr == ""
+    assert "command line" in done.stdout
+
+
+def test_the_examples_of_the_documentation_are_what_the_command_writes(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (REPOSITORY / "docs" / "bundles.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```bash\nsamfed show ([^\n]*)\n```\n\n```text\n(.*?)```", page, re.DOTALL)
+    assert len(examples) == 2
+    for words, written in examples:
+        assert shown(capsys, *words.split()) == written
