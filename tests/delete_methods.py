@@ -34,7 +34,7 @@ ALWAYS = (
     *("tests/core", "tests/config/test_variants.py", "tests/commands/test_rows.py"),
     *("tests/reports/test_modes.py", "tests/reports/test_compare.py"),
 )
-"""Tests of many methods, run whatever is deleted, where they are there. Files that name the deleted method come on top."""
+"""Tests of many methods, run whatever is deleted, where they are there. Files that name the deleted one come on top."""
 
 OUTCOME = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 
