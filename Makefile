@@ -5,6 +5,7 @@
 # make light   the comparison of docs/results/light.md, hours, resumable (SAMFED_DATA=folder with data/ and weights/)
 # make pfedsam the comparison of docs/results/pfedsam.md, many hours, resumable
 # make flare-real  real lists on NVIDIA FLARE beside one process: the table of docs/deploy.md (SAMFED_DATA=folder)
+# make delete-methods  that every method can be deleted: tests in copies without it, an hour (METHODS=ditto,fca: these alone)
 # Each target makes .venv by itself and installs the versions of constraints.txt; a second call starts at once.
 # To choose the Python (3.10 to 3.13): make demo PYTHON=python3.11
 
@@ -19,9 +20,9 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 DECLARED := setup.cfg setup.py pyproject.toml constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo light light-teachers light-page skin-page polyp-page ablation-page pfedsam pfedsam-page flare-real test check docs bench clean
+.PHONY: help demo light light-teachers light-page skin-page polyp-page ablation-page pfedsam pfedsam-page flare-real test delete-methods check docs bench clean
 help:
-	@sed -n 's/^# //p' Makefile | head -9
+	@sed -n 's/^# //p' Makefile | head -10
 
 # ---- installation: one stamp per set of packages ----------------------------------------------------------------
 # torch goes first and alone, so that no other package's wish decides which build of it is taken.
@@ -97,6 +98,10 @@ flare-real: $(VENV)/.flare
 TEST_WORKERS ?= 3
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder $(TESTS)
+
+# Slow, and no part of `make test`: every method that no other builds on is deleted from a copy, whose tests must pass.
+delete-methods: $(VENV)/.dev
+	@$(BIN)/python tests/delete_methods.py $(if $(METHODS),--methods "$(METHODS)") $(DELETE_ARGS)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff format --check .

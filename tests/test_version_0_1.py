@@ -17,6 +17,7 @@ import pytest
 
 from samfed_monai.commands.main import main
 from samfed_monai.core.io import read_json, safe_load
+from tests.methods import needs
 
 ROOT = Path(__file__).parents[1]
 FIXTURE = ROOT / "tests" / "fixtures" / "v0_1.tar.xz"
@@ -43,6 +44,7 @@ def asked(run: str) -> list[str]:
     return ["federate", "bundle", "--datalist", "list.json", "--data-root", "images", "--output-dir", run, *ASKED]
 
 
+@needs("ditto")
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_bits_that_it_would_have_had(old):
     before = (old / "killed/rounds/000/round.json").read_bytes()
@@ -56,12 +58,14 @@ def test_a_killed_run_goes_on_to_the_bits_that_it_would_have_had(old):
         assert weights[name].float().sub(tensor.float()).abs().max() < 1e-4
 
 
+@needs("ditto")
 def test_a_finished_run_is_not_repeated_but_another_question_is_refused(old, capsys):
     assert main(asked("whole")) == 0
     assert main([*asked("whole"), "--seed", "1"]) == 2
     assert "whole -> seeds#seed: expected 0, as in run.json, found 1" in capsys.readouterr().err
 
 
+@needs("ditto")
 def test_a_run_is_reported_evaluated_and_its_model_segments_a_folder(old, capsys):
     assert main(["report", "whole"]) == 0
     assert "Ditto" in (old / "whole/report.html").read_text(encoding="utf-8")

@@ -74,7 +74,7 @@ def no_public_images(datalist: DataList, *, supervised: bool) -> list[Problem]:
         return []
     found, expected = "none", "public images with masks: this variant learns from them"
     mend = "list some with `samfed prepare ... --public`, or choose a variant that learns from the sites' own labels"
-    return [Problem(f"{datalist.name} -> public", found, expected, f"{mend}, for instance pfedsam_joint")]
+    return [Problem(f"{datalist.name} -> public", found, expected, f"{mend}, for instance pfedsam")]
 
 
 def _seal(datalist: DataList, data_root: Path) -> str:

@@ -150,8 +150,9 @@ class TrainerSharing(Sharing):
         """
         trainer = self._trainer
         if trainer is None:
-            found, mend = "no trainer", "list @sharing among the handlers, as after#sharing of the variant ditto does"
-            raise MessageRefused([Problem("train.json -> sharing", found=found, expected="a trainer", mend=mend)])
+            group = '{"_target_": "samfed_monai.handlers.HandlerGroup", "handlers": ["@sharing"]}'
+            mend = f'list @sharing among the handlers: let "after#sharing" be {group}'
+            raise MessageRefused([Problem("train.json -> sharing", "no trainer", expected="a trainer", mend=mend)])
         state = trainer.state
         before = {name: getattr(state, name) for name in _POSITION}
         data = getattr(trainer.data_loader, "dataset", None)

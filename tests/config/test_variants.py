@@ -30,7 +30,7 @@ def test_the_bundles_own_variant_replaces_the_packages(bundle, rewrite: Write):
 
 @pytest.mark.parametrize("name", ["no_sma", "../../train", "", None])
 def test_an_unknown_variant_is_refused_with_all_names(bundle, name):
-    with pytest.raises(Refused, match=r"variant: expected one of \[.*'dp_only', .*'gentle', .*'unadapted_sam'"):
+    with pytest.raises(Refused, match=r"variant: expected one of \[.*'dp_only', .*'gentle', .*'samfed'"):
         find_variant(bundle, name)
     with pytest.raises(Refused, match="found 'no_sma'; did you mean 'no_sam'"):
         find_variant(None, "no_sma")

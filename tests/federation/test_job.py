@@ -21,6 +21,7 @@ from samfed_monai.core.io import sha256_file
 from samfed_monai.federation import FederatedJob
 from samfed_monai.federation.controller import Evaluation
 from samfed_monai.results import validate_results
+from tests.methods import needs, present
 
 CLIENT = {"image_size": 32, "batch_size": 2, "local_steps": 2, "network_name": "basic_unet", "amp": False}
 
@@ -64,10 +65,7 @@ def test_a_run_leaves_everything_that_the_readme_names(small_federation, tmp_pat
     ("variant", "client"),
     [
         ("no_sam", {}),
-        pytest.param("fedbn", {}, marks=pytest.mark.slow),
-        pytest.param("ditto", {}, marks=pytest.mark.slow),
-        pytest.param("apple", {}, marks=pytest.mark.slow),
-        pytest.param("local_only", {}, marks=pytest.mark.slow),
+        *(pytest.param(name, {}, marks=pytest.mark.slow) for name in present("fedbn", "ditto", "apple", "local_only")),
         pytest.param("hssf", UNLIKE, marks=pytest.mark.slow),
     ],
 )
@@ -88,6 +86,7 @@ def test_scores_of_the_rounds_are_those_that_would_be_computed_again_at_the_end(
         assert model["sites"] == results["models"][name]["sites"]
 
 
+@needs("mean_teacher")
 def test_variants_of_one_seed_start_from_the_same_weights_made_once_whatever_term_or_guide_it_has(
     small_federation, tmp_path
 ):
@@ -101,6 +100,7 @@ def test_variants_of_one_seed_start_from_the_same_weights_made_once_whatever_ter
     assert all(float(row["term_consistency"]) > 0 for row in rows)
 
 
+@needs("mean_teacher")
 def test_no_term_takes_part_where_sites_have_the_public_set_alone(small_federation, tmp_path):
     term = {"_target_": "samfed_monai.methods.mean_teacher.ConsistencyTerm", "guide": "weak"}
     knobs = {"variant": "dp_only", "client": {**CLIENT, "terms#consistency": term}}

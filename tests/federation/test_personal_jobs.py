@@ -29,6 +29,7 @@ from samfed_monai.protocol import Task, to_bytes
 from samfed_monai.results import validate_results
 from tests.federation.test_job import job
 from tests.federation.wired import Homes
+from tests.methods import present
 
 STAYS = ["final_conv.*"]
 KEYS = {f"final_conv.{name}" for name in ("weight", "bias")}
@@ -92,7 +93,7 @@ RUNS: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("variant", list(RUNS))
+@pytest.mark.parametrize("variant", present(*RUNS))
 def test_variants_that_keep_a_part_run_from_json(small_federation, tmp_path, variant):
     from tests.federation.test_job import CLIENT
 
@@ -105,7 +106,7 @@ def test_variants_that_keep_a_part_run_from_json(small_federation, tmp_path, var
 
 
 @pytest.mark.parametrize("bundle", ["samfed_skin", "samfed_polyp"])
-@pytest.mark.parametrize("variant", list(RUNS))
+@pytest.mark.parametrize("variant", present(*RUNS))
 def test_what_a_variant_declares_itself_stays_at_its_sites(bundle, variant):
     declared = client_config(find_bundle(bundle), variant, {}).value("personal")
     for name, norms in (("deeplabv3plus_resnet18", 29), ("deeplabv3plus_efficientnet_lite0", 58)):
@@ -172,7 +173,7 @@ def test_pfedsam_runs_on_the_polyp_bundle(small_federation, tmp_path, toy_sam):
         assert {"expert_1", "mutual_kd", "load_balance", "supervised"} <= entry["terms"].keys()
 
 
-@pytest.mark.parametrize("variant", ["pfedsam_joint", "fedsam", "local_sam", "full_sam", "zero_shot"])
+@pytest.mark.parametrize("variant", present("pfedsam_joint", "fedsam", "local_sam", "full_sam", "zero_shot"))
 def test_the_variants_beside_pfedsam_run(small_federation, tmp_path, toy_sam, variant):
     knobs = {"variant": variant, "rounds": 1, "client": toy_sam, "cache_dir": tmp_path / "cache"}
     results = job(small_federation, tmp_path / "run", **knobs).run()

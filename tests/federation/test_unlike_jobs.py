@@ -16,6 +16,7 @@ from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.federation import FederatedJob
 from samfed_monai.results import validate_results
+from tests.methods import pick
 
 NETWORKS = {
     "site-1": "deeplabv3plus_resnet18",
@@ -86,11 +87,13 @@ def test_five_unlike_networks_run_side_by_side_and_an_unseen_hospital_gets_the_s
 
 @pytest.mark.parametrize(
     ("variant", "client", "exchange", "model"),
-    [
-        ("fedmd", {}, "predictions", False),
-        ("local_only", {}, "none", False),
-        ("hssf", {"exchange": "weights"}, "weights", True),
-    ],
+    pick(
+        [
+            ("fedmd", {}, "predictions", False),
+            ("local_only", {}, "none", False),
+            ("hssf", {"exchange": "weights"}, "weights", True),
+        ]
+    ),
 )
 def test_every_row_runs_on_two_unlike_networks(five_sites, tmp_path, variant, client, exchange, model):
     datalist = two_sites(five_sites, tmp_path / "two.json")

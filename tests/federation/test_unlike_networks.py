@@ -9,12 +9,12 @@ from samfed_monai.core.errors import ExitCode, Refused
 from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.federation import RunFolder
 from samfed_monai.handlers import PublicPredictor
-from samfed_monai.methods.fedmd import Consensus
 from samfed_monai.methods.heterogeneous import CondensationFusion
 from samfed_monai.methods.local_only import LocalOnly
 from samfed_monai.protocol import Kind
 from tests.federation.toys import FixedClient, RogueClient
 from tests.federation.unlike import IMAGES, own_weights, run_unlike, toy_net, unlike_algo
+from tests.methods import needs
 
 
 def same(first, second) -> bool:
@@ -49,11 +49,17 @@ def test_sites_that_exchange_nothing_do_not_pass_over_the_public_set_for_its_has
     assert {entry["status"] for entry in result.records[0]["sites"].values()} == {"ok"}
 
 
+def consensus():
+    from samfed_monai.methods.fedmd import Consensus
+
+    return Consensus()
+
+
 @pytest.mark.parametrize(
     ("make", "options"),
     [
         (lambda: CondensationFusion(floor=0.0), {}),
-        (Consensus, {"gate": "always"}),
+        pytest.param(consensus, {"gate": "always"}, marks=needs("fedmd")),
         (LocalOnly, {"exchange": "none"}),
     ],
     ids=["predictions", "consensus", "local_only"],

@@ -83,16 +83,16 @@ def arrows(ax, marker="<"):
 
 
 def test_a_row_far_below_is_an_arrow_and_does_not_squeeze_the_others(drawn):
-    ax = drawn(fedsam=0.8, zero_shot=0.08, local_sam=0.9)
+    ax = drawn(fedsam=0.8, supervised=0.08, local_sam=0.9)
     names = [label.get_text() for label in ax.get_yticklabels()]
     places = dict(zip(names, ax.get_yticks(), strict=True))
-    assert arrows(ax) == [places["SAM as it comes"]]
+    assert arrows(ax) == [places["Small network, own labels"]]
     assert ax.get_xlim()[0] > 0.7
     assert [text.get_text() for text in ax.texts].count("0.080") == 1
 
 
 def test_a_tenth_of_the_best_row_is_not_far_below(drawn):
-    ax = drawn(fedsam=0.8, zero_shot=0.095, local_sam=0.9)
+    ax = drawn(fedsam=0.8, supervised=0.095, local_sam=0.9)
     assert arrows(ax) == []
     assert ax.get_xlim()[0] < 0.1
 

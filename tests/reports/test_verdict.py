@@ -4,7 +4,7 @@ import pytest
 
 from samfed_monai.reports import comparison_table
 from samfed_monai.reports.compare_forms import standings, verdict, word_of
-from samfed_monai.reports.rows import ONE_NETWORK, Cell, Group, Row
+from samfed_monai.reports.rows import ABLATIONS, ONE_NETWORK, Cell, Group, Row
 
 from .runs import write_run
 
@@ -34,13 +34,14 @@ def test_a_difference_counts_where_it_is_larger_than_its_spread(differences, wor
 
 
 def test_the_verdict_is_on_the_strongest_other_method(tmp_path):
+    ablation = sorted(ABLATIONS)[0]
     group = group_of(
         tmp_path,
         samfed=[0.84, 0.86, 0.88],
         no_sam=[0.80, 0.83, 0.85],
         dp_only=[0.70, 0.70, 0.70],
-        no_agreement=[0.90, 0.90, 0.90],
         oracle=[0.95, 0.95, 0.95],
+        **{ablation: [0.90, 0.90, 0.90]},
     )
     assert verdict(group) == (
         "SAM-Fed leads, by more than the spread: Dice +0.033 ± 0.006 to the strongest other row, "
@@ -48,7 +49,7 @@ def test_the_verdict_is_on_the_strongest_other_method(tmp_path):
     )
     found = {standing.other.name: (standing.ahead, standing.word) for standing in standings(group)}
     assert found["oracle"] == (0, "trails")
-    assert found["no_agreement"] == (0, "trails")
+    assert found[ablation] == (0, "trails")
     assert found["dp_only"] == (3, "leads")
 
 
@@ -100,11 +101,14 @@ def test_among_sites_with_labels_the_method_is_pfedsam(tmp_path):
     ("dices", "text"),
     [
         ([0.80, 0.90], "SAM-Fed neither leads nor trails beyond the spread: Dice +0.000 ± 0.071 to"),
-        ([0.94, 0.96], "SAM-Fed does not lead: Dice -0.100 ± 0.014 to the strongest other row, FedProx (`fedprox`)"),
+        (
+            [0.94, 0.96],
+            "SAM-Fed does not lead: Dice -0.100 ± 0.014 to the strongest other row, Federated, no SAM (`no_sam`)",
+        ),
     ],
 )
 def test_a_verdict_against_sam_fed_is_said_as_plainly(tmp_path, dices, text):
-    assert text in verdict(group_of(tmp_path, samfed=[0.85, 0.85], fedprox=dices))
+    assert text in verdict(group_of(tmp_path, samfed=[0.85, 0.85], no_sam=dices))
 
 
 def test_one_seed_has_no_verdict_and_no_rival_neither(tmp_path):

@@ -18,6 +18,7 @@ from samfed_monai.results import validate_results
 from tests.federation.privacy.spy import wired
 from tests.federation.test_job import CLIENT, job
 from tests.federation.unlike import run_unlike, unlike_algo
+from tests.methods import needs
 
 
 def test_fault_59_withheld_scores_are_told_and_the_run_goes_on(small_federation, tmp_path):
@@ -69,6 +70,7 @@ def test_noise_is_accounted_for_in_the_results_and_in_the_report(small_federatio
     assert all(line["metrics"] == ["iterations", "releases", "seconds"] for line in lines)
 
 
+@needs("fedproto")
 def test_noise_that_cannot_be_added_is_refused_before_any_work(small_federation, tmp_path):
     client = {**CLIENT, "network_name": "deeplabv3plus_resnet18"}
     settings = {"least_images": 1, "differential_privacy": {}}

@@ -141,7 +141,7 @@ def test_without_public_images_it_is_sams_own_trunk(adapter, small_federation, t
 def test_fault_28_missing_weights_of_any_network_are_refused_before_any_work(small_federation, tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "none"))
     client = {**CLIENT, "image_size": 64, "encoder_weights": "pretrained"}
-    knobs = {"variant": "local_only", "client": {**client, "mixed_networks": ["mobile_sam_fpn", "lite0_fpn"]}}
+    knobs = {"variant": "hssf", "client": {**client, "mixed_networks": ["mobile_sam_fpn", "lite0_fpn"]}}
     with pytest.raises(Refused) as refused:
         job(small_federation, tmp_path / "run", **knobs).run()
     assert [problem.where for problem in refused.value.problems] != []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow
 from monai.engines.utils import IterationEvents
 
 from samfed_monai.core.errors import Refused
@@ -80,3 +82,21 @@ def test_mu_of_zero_changes_nothing_and_more_of_it_stays_nearer() -> None:
 def test_a_negative_mu_is_refused() -> None:
     with pytest.raises(Refused, match=r"terms#proximal#weight: expected a number >= 0, found -1"):
         ProximalTerm(mu=-1)
+
+
+def test_fedprox_without_mu_is_no_sam(build: Callable[..., ConfigWorkflow]) -> None:
+    def weights(variant: str, **override: Any) -> dict[str, torch.Tensor]:
+        workflow = build(variant, **override)
+        torch.manual_seed(5)
+        for weight in workflow.trainer.network.parameters():
+            torch.nn.init.normal_(weight, std=0.1)
+        workflow.run()
+        return workflow.trainer.network.state_dict()
+
+    plain, free, held = (
+        weights("no_sam"),
+        weights("fedprox", **{"terms#proximal#mu": 0.0}),
+        weights("fedprox", **{"terms#proximal#mu": 100.0}),
+    )
+    assert all(torch.equal(plain[name], free[name]) for name in plain)
+    assert not all(torch.equal(plain[name], held[name]) for name in plain)

@@ -82,6 +82,7 @@ def test_it_trains_by_the_conventions(workflow: ConfigWorkflow) -> None:
     assert sharing.phase.steps == 4, "four passes over the four public images in batches of four"
 
 
+@pytest.mark.slow
 def test_a_federation_warms_up_by_the_conventions_too(tmp_path: Path) -> None:
     settings = {"images_per_site": 5, "public": 4, "validation": 1, "test": 1, "size": (64, 64)}
     render_synthetic(tmp_path, sites=2, **settings).save(tmp_path / "list.json")

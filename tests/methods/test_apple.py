@@ -1,4 +1,4 @@
-"""APPLE's site: mixture, steps of core model and shares by hand, the plain average at the prior."""
+"""APPLE: its formulas by hand, a site on a network of six numbers, and what the server sends to whom."""
 
 from __future__ import annotations
 
@@ -6,9 +6,40 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods.apple import AppleSharing
-from samfed_monai.protocol import Kind, MessageRefused
-from tests.federation.personal import Six, numbers_of, six, six_trainer
+from samfed_monai.methods.apple import Apple, AppleSharing, annealed, personal_model, shares_gradient
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.protocol import Envelope, Kind, MessageRefused, UpdateGuard
+from samfed_monai.protocol.strategy import Server
+from tests.methods.personal import Six, numbers_of, six, six_trainer
+
+TWO_CORES = torch.tensor([[1.0, 0.0, 2.0, -1.0, 4.0, 0.0], [0.0, 2.0, 2.0, 1.0, 0.0, 8.0]])
+
+
+def test_the_personal_model_is_the_mixture():
+    found = personal_model(torch.tensor([0.75, 0.25]), TWO_CORES)
+    assert found.tolist() == [0.75, 0.5, 2.0, -0.5, 3.0, 2.0]
+
+
+def test_the_gradient_of_the_shares_by_hand_and_by_autograd():
+    prior, target = torch.tensor([0.5, 0.5]), torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0, 1.0])
+    shares = torch.tensor([0.75, 0.25], requires_grad=True)
+    model = shares @ TWO_CORES
+    loss = 0.5 * (model - target).square().sum() + 0.5 * 0.2 * (shares - prior).square().sum()
+    loss.backward()
+    gradient = (model - target).detach()  # -0.25, -0.5, 1, -0.5, 2, 1
+    found = shares_gradient(gradient, TWO_CORES, shares.detach(), prior, 0.2)
+    torch.testing.assert_close(found, shares.grad)
+    # <g, c_0> = -0.25 + 2 + 0.5 + 8 = 10.25, <g, c_1> = -1 + 2 - 0.5 + 8 = 8.5; the pull adds 0.2 * 0.25 and takes it
+    assert found.tolist() == pytest.approx([10.30, 8.45])
+
+
+def test_the_pull_fades_and_is_gone_after_its_rounds():
+    exponential = [annealed(round, 20, fraction=0.2) for round in range(6)]
+    assert exponential == pytest.approx([1.0, 0.001**0.25, 0.001**0.5, 0.001**0.75, 0.0, 0.0])
+    cosine = [annealed(round, 20, schedule="cosine", fraction=0.2) for round in range(5)]
+    assert cosine == pytest.approx([1.0, (0.5**0.5 + 1) / 2, 0.5, (1 - 0.5**0.5) / 2, 0.0])
+    assert annealed(0, 5, fraction=0.1) == 0.0, "a tenth of five rounds is none"
+
 
 OWN = [1.0, 0.0, 2.0, -1.0, 4.0, 0.0]
 OTHER = [0.0, 2.0, 2.0, 1.0, 0.0, 8.0]
@@ -148,3 +179,78 @@ def test_the_state_of_another_network_is_refused():
 def test_options_out_of_range_are_refused(options, reason):
     with pytest.raises(Refused, match=reason):
         made(**options)
+
+
+START = [0.0] * 6
+CORES = {"s0": [1.0, 0.0, 2.0, -1.0, 4.0, 0.0], "s1": [0.0, 2.0, 2.0, 1.0, 0.0, 8.0], "s2": [8.0] * 6}
+COUNTS = {"s0": 3, "s1": 1, "s2": 4}
+
+
+def server(strategy, guard=None):
+    return strategy.attach(Server(list(CORES), 3, weights=six(START), guard=guard))
+
+
+def answers(round: int = 0, sites=tuple(CORES)) -> dict[str, Envelope]:
+    return {site: Envelope(Kind.WEIGHTS, site, round, 3, n=COUNTS[site], tensors=six(CORES[site])) for site in sites}
+
+
+def test_the_first_round_sends_the_start_and_later_ones_the_cores_of_the_others():
+    strategy = server(Apple())
+    first = strategy.configure(0)
+    assert all(numbers_of(message.tensors) == START for message in first.values())
+    assert {message.extra["purpose"] for message in first.values()} == {"distil"}
+    strategy.aggregate(0, answers())
+    sent = strategy.configure(1)["s1"].tensors
+    assert sent.keys() == {"prior", "place", "core_0.a", "core_0.b", "core_2.a", "core_2.b"}
+    assert (sent["prior"].tolist(), sent["place"].item()) == ([0.375, 0.125, 0.5], 1)
+    assert [*sent["core_2.a"].tolist(), *sent["core_2.b"].tolist()] == CORES["s2"]
+    assert strategy.expected("s1").keys() == {"a", "b"}, "one core model comes back"
+    assert strategy.evaluation("s1") is None
+    assert numbers_of(strategy.evaluation("elsewhere")) == numbers_of(strategy.global_weights)
+
+
+def test_at_the_prior_every_site_has_fedavgs_mean():
+    strategy, plain = server(Apple()), server(FedAvg())
+    for each in (strategy, plain):
+        each.configure(0)
+        each.aggregate(0, answers())
+    for site, message in strategy.configure(1).items():
+        network = Six(CORES[site])
+        sharing = AppleSharing(network=network, optimizer=torch.optim.SGD(network.parameters(), lr=1), site=site)
+        sharing.receive(1, 3, Kind.WEIGHTS, message.tensors)
+        assert numbers_of(network.state_dict()) == pytest.approx(numbers_of(plain.global_weights))
+    assert numbers_of(strategy.global_weights) == numbers_of(plain.global_weights)
+
+
+def test_a_site_that_never_answered_stands_with_the_mean_number_and_the_start():
+    strategy = server(Apple())
+    strategy.configure(0)
+    strategy.aggregate(0, answers(sites=("s0", "s1")))
+    sent = strategy.configure(1)["s0"].tensors
+    assert sent["prior"].tolist() == pytest.approx([0.5, 1 / 6, 1 / 3])
+    assert sent["core_2.a"].tolist() == START[:4]
+
+
+def test_a_stored_round_goes_on_to_the_same_messages():
+    strategy, other = server(Apple()), server(Apple())
+    strategy.configure(0)
+    strategy.aggregate(0, answers(sites=("s0", "s2")))
+    stored = {name: tensor.clone() for name, tensor in strategy.state_dict().items()}
+    other.load_state_dict({name: tensor.clone() for name, tensor in strategy.global_weights.items()}, stored)
+    for each in (strategy, other):
+        each.configure(1)
+        each.aggregate(1, answers(1, ("s0", "s1")))
+    one, two = strategy.configure(2), other.configure(2)
+    for site in CORES:
+        assert one[site].tensors.keys() == two[site].tensors.keys()
+        assert all(torch.equal(two[site].tensors[name], t) for name, t in one[site].tensors.items())
+    assert torch.equal(strategy.global_weights["a"], other.global_weights["a"])
+
+
+def test_fault_39_a_core_model_that_went_too_far_is_shortened_for_the_others():
+    strategy = Apple()
+    strategy.attach(Server(["s0", "s1"], 2, weights=six([1.0] * 6), guard=UpdateGuard(limit=2.0)))
+    strategy.configure(0)
+    far = Envelope(Kind.WEIGHTS, "s0", 0, 2, n=1, tensors=six([101.0] * 6))
+    strategy.aggregate(0, {"s0": far, "s1": Envelope(Kind.WEIGHTS, "s1", 0, 2, n=1, tensors=six([1.0] * 6))})
+    torch.testing.assert_close(strategy.configure(1)["s1"].tensors["core_0.a"], torch.full((4,), 3.0))

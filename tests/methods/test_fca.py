@@ -1,4 +1,4 @@
-"""FCA's server: each site its own model, FedAvg where all agree."""
+"""FCA: common and individual units of updates made by hand, and a server with a model for every site."""
 
 from __future__ import annotations
 
@@ -6,10 +6,60 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods.fca import ClientTailored
+from samfed_monai.core.io import safe_load
+from samfed_monai.methods.fca import ClientTailored, agreement, binary_mask, smooth_mask, tailored
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Envelope, Kind
 from samfed_monai.protocol.strategy import Server, UpdateGuard
+from tests.federation.toys import run_toy, toy_weights
+from tests.methods.personal import cut, files
+
+ONE = torch.ones(3)
+#: Three sites, three units of two numbers: all agree; the last is against; at right angles and still.
+UPDATES = torch.tensor(
+    [
+        [[1.0, 0.0], [1.0, 1.0], [1.0, 0.0]],
+        [[2.0, 0.0], [1.0, 1.0], [0.0, 1.0]],
+        [[3.0, 0.0], [-1.0, -1.0], [0.0, 0.0]],
+    ]
+)
+
+
+def test_agreement_is_the_cosine_with_the_mean_of_the_others():
+    found = agreement(UPDATES, ONE)
+    assert found[:, 0].tolist() == [1.0, 1.0, 1.0]
+    # the others of sites 0 and 1 cancel out in unit 1; those of site 2 point the other way
+    torch.testing.assert_close(found[:, 1], torch.tensor([0.0, 0.0, -1.0]))
+    assert found[:, 2].tolist() == [0.0, 0.0, 0.0], "at right angles; nothing moved"
+
+
+def test_images_weigh_the_others():
+    updates = torch.tensor([[[1.0]], [[1.0]], [[-1.0]]])
+    assert agreement(updates, torch.tensor([1.0, 5.0, 1.0]))[:, 0].tolist() == [1.0, 0.0, -1.0]
+    assert agreement(updates, torch.tensor([1.0, 1.0, 5.0]))[:, 0].tolist() == [-1.0, -1.0, -1.0]
+
+
+def test_the_smooth_mask_goes_to_the_binary_one():
+    agreed = torch.tensor([-1.0, -0.2, 0.2, 1.0])
+    assert binary_mask(agreed, 0.0).tolist() == [0.0, 0.0, 1.0, 1.0]
+    torch.testing.assert_close(smooth_mask(agreed, 0.0, 1e-3), binary_mask(agreed, 0.0))
+    assert smooth_mask(torch.tensor([0.3]), 0.3, 0.1).tolist() == [0.5]
+    assert smooth_mask(agreed, 0.0, 0.1).diff().gt(0).all()
+
+
+def test_masks_of_one_average_and_masks_of_zero_leave_alone():
+    values, counts = UPDATES, torch.tensor([1.0, 1.0, 2.0])
+    mean = (values * counts[:, None, None]).sum(dim=0) / 4
+    torch.testing.assert_close(tailored(values, torch.ones(3, 3), counts), mean.expand(3, 3, 2))
+    assert torch.equal(tailored(values, torch.zeros(3, 3), counts), values)
+
+
+def test_an_individual_unit_does_not_enter_the_common_one():
+    masks = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 0.0, 1.0]])
+    found = tailored(UPDATES, masks, ONE)
+    assert found[:, 1].tolist() == [[1.0, 1.0], [1.0, 1.0], [-1.0, -1.0]]
+    assert found[0, 0].tolist() == [2.0, 0.0]
+
 
 START = {"a": torch.zeros(2, 2), "b": torch.zeros(2), "n": torch.tensor(0)}
 
@@ -130,3 +180,13 @@ def test_options_out_of_range_are_refused(options, reason):
 def test_a_pattern_that_matches_nothing_is_refused():
     with pytest.raises(Refused, match=r"strategy#patterns: expected at least one, found no name like 'c\*'"):
         made(ClientTailored(patterns=["a", "c*"]))
+
+
+def test_fca_scores_every_site_on_its_own_model_and_goes_on_to_the_same_bits(tmp_path):
+    run_toy(tmp_path / "whole", rounds=3, strategy=ClientTailored(mask="smooth", threshold=0.99))
+    cut(tmp_path / "whole", tmp_path / "cut")
+    run_toy(tmp_path / "cut", rounds=3, strategy=ClientTailored(mask="smooth", threshold=0.99))
+    assert files(tmp_path / "cut", 2) == files(tmp_path / "whole", 2)
+    server = safe_load(tmp_path / "whole/rounds/002/server.safetensors")
+    assert server.keys() == {f"{place}.{name}" for place in (0, 1) for name in toy_weights()}
+    assert any(not torch.equal(server[f"0.{name}"], server[f"1.{name}"]) for name in toy_weights())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from monai.bundle import ConfigWorkflow
 
 from samfed_monai.config import check_bundle, variant_files
 from samfed_monai.federation.workflow import client_config
 from samfed_monai.reports.rows import ABLATIONS, NOTES, VARIANTS
+from tests.methods import present
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 EXPECTED = {
@@ -19,7 +22,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("bundle", ["samfed_skin", "samfed_polyp"])
-@pytest.mark.parametrize("variant", EXPECTED)
+@pytest.mark.parametrize("variant", present(*EXPECTED))
 def test_rule_and_factor_of_each(bundle: str, variant: str) -> None:
     assert check_bundle(BUNDLES / bundle, "train", variant=variant, ready=False) == []
     content = client_config(BUNDLES / bundle, variant, {}).content()
@@ -39,7 +42,7 @@ LABELS = {
 }
 
 
-@pytest.mark.parametrize("variant", LABELS)
+@pytest.mark.parametrize("variant", present(*LABELS))
 def test_labels_are_soft_where_somebody_else_gives_them_and_hard_and_ramped_where_they_are_a_sites_own(
     variant: str,
 ) -> None:
@@ -48,10 +51,22 @@ def test_labels_are_soft_where_somebody_else_gives_them_and_hard_and_ramped_wher
     assert term["loss"] == "structure"
 
 
-def test_they_are_ablations_with_a_title_and_a_note_and_no_rivals_of_sam_fed() -> None:
-    for name in ("confidence_selection", "no_agreement"):
-        assert variant_files(BUNDLES / "samfed_skin", name)
-        assert name in ABLATIONS
-        assert name in VARIANTS
-        assert name in NOTES
-    assert "factor g" in VARIANTS["no_agreement"]
+@pytest.mark.parametrize("name", present("confidence_selection", "no_agreement"))
+def test_they_are_ablations_with_a_title_and_a_note_and_no_rivals_of_sam_fed(name: str) -> None:
+    assert variant_files(BUNDLES / "samfed_skin", name)
+    assert name in ABLATIONS
+    assert name in VARIANTS
+    assert name in NOTES
+    assert ("factor g" in VARIANTS[name]) is (name == "no_agreement")
+
+
+@pytest.mark.parametrize("rule", ["average", "reliability"])
+def test_the_other_rules_are_one_override_away(build: Callable[..., ConfigWorkflow], rule: str) -> None:
+    """With a guide that needs no SAM in the teacher's place."""
+    override = {"agreement#rule": rule, "agreement#tau": 0.8, "terms#pseudo_label#teacher": "global"}
+    off = {"guides#sam#_disabled_": True, "terms#sam_kd#_disabled_": True}
+    workflow = build("samfed", **override, **off)
+    workflow.run()
+    learned = {"teacher_sensitivity", "teacher_specificity", "student_sensitivity", "student_specificity"}
+    assert (learned <= set(workflow.trainer.state.term_means)) is (rule == "reliability")
+    assert workflow.parser.get_parsed_content("terms#pseudo_label").settings.tau == 0.8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from monai.engines import SupervisedTrainer
 from monai.fl.utils.constants import ExtraItems
 from torch import Tensor, nn
 
+from samfed_monai.core.io import read_json
 from samfed_monai.federation import LocalTransport, RoundController, RunFolder, RunResult, SamFedAlgo, SiteWorker
 from samfed_monai.federation.privacy import Privacy, site_release
 from samfed_monai.protocol import Server, Strategy
@@ -109,3 +111,14 @@ def run_personal(
             progress=QUIET,
         )
         return controller.run(), algos, strategy
+
+
+def files(path: Path, round: int) -> dict[str, str]:
+    """Hashes of what a run stored of a round."""
+    return read_json(path / "rounds" / f"{round:03d}" / "round.json")["files"]
+
+
+def cut(whole: Path, to: Path) -> None:
+    """The same run as it was before its last round of three."""
+    shutil.copytree(whole, to)
+    shutil.rmtree(to / "rounds" / "002")

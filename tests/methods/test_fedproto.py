@@ -1,0 +1,230 @@
+"""FedProto: prototypes and their loss by hand, the term, what sites give, and what the server makes of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from monai.engines import SupervisedTrainer
+from torch import nn
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.methods.fedproto import (
+    ClassSums,
+    Prototypes,
+    PrototypeSharing,
+    PrototypeTerm,
+    class_sums,
+    prototype_loss,
+)
+from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server
+from tests.federation.unlike import bench
+
+FEATURES = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]], [[0.0, 2.0], [4.0, 6.0]]]])  # (1, 2, 2, 2)
+LABELS = torch.tensor([[[[0, 0], [1, 1]]]])
+
+
+def test_sums_and_means_by_class():
+    found = class_sums(FEATURES, LABELS)
+    assert found.sums.tolist() == [[4.0, 2.0], [12.0, 10.0]]
+    assert found.counts.tolist() == [2.0, 2.0]
+    assert found.means().tolist() == [[2.0, 1.0], [6.0, 5.0]]
+
+
+def test_weights_leave_pixels_out_and_a_class_without_pixels_has_mean_zero():
+    found = class_sums(FEATURES, LABELS, torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]]))
+    assert found.counts.tolist() == [1.0, 0.0]
+    assert found.means().tolist() == [[1.0, 0.0], [0.0, 0.0]]
+
+
+def test_labels_are_brought_to_the_features_size():
+    wide = LABELS.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert torch.equal(class_sums(FEATURES, wide).sums, class_sums(FEATURES, LABELS).sums)
+
+
+def test_the_loss_is_the_mean_squared_distance_over_classes_that_both_have():
+    batch = ClassSums(torch.tensor([[4.0, 2.0], [12.0, 10.0]]), torch.tensor([2.0, 2.0]))
+    target = torch.tensor([[2.0, 3.0], [6.0, 5.0]])
+    # class 0: ((2-2)^2 + (1-3)^2) / 2 = 2, class 1: 0
+    assert prototype_loss(batch, target, torch.tensor([True, True])).item() == pytest.approx(1.0)
+    assert prototype_loss(batch, target, torch.tensor([True, False])).item() == pytest.approx(2.0)
+    assert prototype_loss(batch, target, torch.tensor([False, False])).item() == 0.0
+
+
+class Two(nn.Module):
+    """Features are the first two channels of the image; the head adds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1))
+        self.segmentation_head = nn.Conv2d(2, 1, 1, bias=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.segmentation_head(self.gain * images[:, :2])
+
+
+def train(term: PrototypeTerm, network: Two, steps: int = 1) -> SupervisedTrainer:
+    image = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]], [[0.0, 2.0], [4.0, 6.0]], [[0.0, 0.0], [0.0, 0.0]]]])
+    batch = {"image": image, "label": torch.tensor([[[[0.0, 0.0], [1.0, 1.0]]]])}
+    trainer = SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=[batch] * steps,
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.0),
+        loss_function=lambda prediction, label: prediction.sum() * 0,
+        train_handlers=[term],
+        decollate=False,
+    )
+    trainer.run()
+    return trainer
+
+
+def test_it_collects_the_rounds_prototypes_and_adds_nothing_without_global_ones():
+    network = Two()
+    term = PrototypeTerm(network=network)
+    trainer = train(term, network, steps=2)
+    assert term.collected is not None
+    assert term.collected.counts.tolist() == [4.0, 4.0]
+    assert term.collected.means().tolist() == [[2.0, 1.0], [6.0, 5.0]]
+    assert trainer.state.output["loss"].item() == 0.0
+
+
+def test_it_pulls_towards_the_global_prototypes_by_its_weight():
+    network = Two()
+    term = PrototypeTerm(network=network, weight=3.0)
+    term.pull_to(torch.tensor([[2.0, 3.0], [6.0, 5.0]]), torch.tensor([True, True]))
+    trainer = train(term, network)
+    assert trainer.state.terms["prototype"].item() == pytest.approx(1.0)  # class 0: (0 + 4) / 2, class 1: 0
+    assert trainer.state.output["loss"].item() == pytest.approx(3.0)
+    # d/d gain of mean over classes of mean_d (gain f - p)^2: class 0 (2 (0) 2 + 2 (-2) 1) / 2 = -2, half of it
+    assert network.gain.grad is not None
+    assert network.gain.grad.item() == pytest.approx(3.0 * -1.0)
+
+
+def test_no_hook_is_left_between_iterations_for_guides_to_copy():
+    network = Two()
+    train(PrototypeTerm(network=network), network)
+    assert not network.segmentation_head._forward_pre_hooks
+
+
+def test_numbers_out_of_range_are_refused_together():
+    with pytest.raises(Refused, match=r"(?s)terms#prototype#weight.*terms#prototype#tau"):
+        PrototypeTerm(network=Two(), weight=-1.0, tau=1.0)
+
+
+class Term:
+    """Keeps what it is told to pull towards."""
+
+    classes = 2
+
+    def __init__(self, collected: ClassSums | None = None) -> None:
+        self.collected = collected
+        self.pulled: list = []
+
+    def pull_to(self, prototypes, known):
+        self.pulled.append((prototypes.tolist(), known.tolist()))
+
+
+def made(term: Term) -> tuple[PrototypeSharing, list]:
+    """A sharing on a network with features of width 3, and the calls of its public phase."""
+    sharing, calls = bench(**{"sharing#_target_": "samfed_monai.methods.fedproto.PrototypeSharing"}), []
+    assert isinstance(sharing, PrototypeSharing)
+    sharing.term = term  # type: ignore[assignment]
+    sharing.network = nn.Module()
+    sharing.network.segmentation_head = nn.Conv2d(3, 1, 1)
+    sharing.phase = SimpleNamespace(run=lambda *arguments: calls.append(arguments) or {"supervised": 1.0})
+    return sharing, calls
+
+
+def test_it_pulls_towards_classes_that_somebody_has_seen_and_learns_the_labels_alone():
+    sharing, calls = made(Term())
+    sent = {"prototypes": torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]), "counts": torch.tensor([4.0, 0.0])}
+    assert sharing.receive(1, 3, Kind.PROTOTYPES, sent) == {"public_supervised": 1.0}
+    assert sharing.term.pulled == [([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]], [True, False])]
+    assert calls == [(1, 3)]
+
+
+def test_a_round_in_which_nothing_is_sent_pulls_nowhere():
+    sharing, calls = made(Term())
+    sharing.receive(0, 3, Kind.METRICS, {})
+    assert (sharing.term.pulled, calls) == ([], [(0, 3)])
+
+
+def test_prototypes_of_another_width_are_refused_before_a_step():
+    sharing, calls = made(Term())
+    sent = {"prototypes": torch.zeros(2, 4), "counts": torch.zeros(2)}
+    with pytest.raises(MessageRefused, match=r"prototypes: expected shape \(2, 3\), found shape \(2, 4\)"):
+        sharing.receive(1, 3, Kind.PROTOTYPES, sent)
+    assert (sharing.term.pulled, calls) == ([], [])
+
+
+def test_it_gives_means_and_counts():
+    collected = ClassSums(torch.tensor([[2.0, 4.0, 6.0], [5.0, 5.0, 5.0]]), torch.tensor([2.0, 5.0]))
+    kind, tensors = made(Term(collected))[0].share()
+    assert kind == Kind.PROTOTYPES
+    assert tensors["prototypes"].tolist() == [[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]]
+    assert tensors["counts"].tolist() == [2.0, 5.0]
+
+
+def test_without_a_step_there_is_nothing_to_give():
+    with pytest.raises(RuntimeError, match="no step was taken"):
+        made(Term())[0].share()
+
+
+class Headed(nn.Module):
+    """A network whose features have a width of choice."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body, self.segmentation_head = nn.Conv2d(3, width, 1), nn.Conv2d(width, 1, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.segmentation_head(self.body(images))
+
+
+def strategy(**widths: int) -> Prototypes:
+    networks = {site: lambda width=width: Headed(width) for site, width in widths.items()}
+    return Prototypes().attach(Server(sorted(widths), 2, networks=networks))
+
+
+def answer(site: str, means: list, counts: list) -> Envelope:
+    tensors = {"prototypes": torch.tensor(means), "counts": torch.tensor(counts)}
+    return Envelope(Kind.PROTOTYPES, site, 0, 2, n=1, tensors=tensors)
+
+
+def test_the_mean_is_weighted_by_pixels_class_by_class():
+    made = strategy(a=2, b=2)
+    made.configure(0)
+    made.aggregate(
+        0,
+        {
+            "a": answer("a", [[1.0, 1.0], [8.0, 0.0]], [3.0, 1.0]),
+            "b": answer("b", [[5.0, 1.0], [0.0, 0.0]], [1.0, 0.0]),
+        },
+    )
+    assert made.means["prototypes"].tolist() == [[2.0, 1.0], [8.0, 0.0]]
+    assert made.means["counts"].tolist() == [4.0, 1.0]
+
+
+def test_the_first_round_says_nothing_and_the_second_sends_the_means():
+    made = strategy(a=2, b=2)
+    assert made.configure(0)["a"].tensors == {}
+    made.aggregate(0, {"a": answer("a", [[1.0, 1.0], [2.0, 2.0]], [1.0, 1.0])})
+    message = made.configure(1)["b"]
+    assert (message.kind, message.extra["purpose"]) == (Kind.PROTOTYPES, "distil")
+    assert message.tensors["prototypes"].tolist() == [[1.0, 1.0], [2.0, 2.0]]
+
+
+def test_state_there_and_back():
+    made, other = strategy(a=2, b=2), strategy(a=2, b=2)
+    made.configure(0)
+    made.aggregate(0, {"a": answer("a", [[1.0, 1.0], [2.0, 2.0]], [1.0, 1.0])})
+    other.load_state_dict(made.global_weights, made.state_dict())
+    assert torch.equal(other.configure(1)["a"].tensors["prototypes"], made.means["prototypes"])
+
+
+def test_features_of_two_widths_are_refused_with_both_sites():
+    with pytest.raises(Refused, match=r"sites: expected features of one width, found 2 channels at a, 3 at b"):
+        strategy(a=2, b=3)

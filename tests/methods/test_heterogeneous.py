@@ -1,0 +1,271 @@
+"""Fusion over a public set: the term, a site's side, and the server's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.losses import distillation_kl
+from samfed_monai.methods.heterogeneous import CondensationFusion, PublicDistillationTerm, evenly_spaced
+from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server
+from tests.federation.unlike import IMAGES, SERVER_WIDTH, bench, label_masks, toy_net, unlike_server
+
+
+class Engine:
+    """What a term sees of a trainer."""
+
+    class state:
+        iteration = 1
+
+    def __init__(self, **batch) -> None:
+        self.state.batch, self.state.terms = batch, {}
+        self.state.terms_iteration = None
+        self.state.output = {"loss": torch.tensor(2.0), "pred": torch.zeros(2, 1, 2, 2)}
+
+
+def test_images_with_a_closed_gate_count_as_zero_in_the_mean():
+    target = torch.full((2, 1, 2, 2), 0.9)
+    engine = Engine(target=target, target_gate=torch.tensor([1.0, 0.0]))
+    PublicDistillationTerm(weight=3.0, temperature=2.0)(engine)
+    single = distillation_kl(torch.zeros(1, 1, 2, 2), target[:1], 2.0).item()
+    assert engine.state.terms["public_kd"].item() == pytest.approx(single / 2)
+    assert engine.state.terms["public_kd_gate"].item() == 0.5
+    assert engine.state.output["loss"].item() == pytest.approx(2 + 3 * single / 2)
+    assert engine.state.terms["supervised"].item() == 2.0
+
+
+def test_a_batch_without_targets_adds_nothing():
+    engine = Engine()
+    PublicDistillationTerm()(engine)
+    assert engine.state.output["loss"].item() == 2.0
+    assert engine.state.terms.keys() == {"supervised"}
+
+
+def test_bad_options_of_the_term_are_refused_together():
+    with pytest.raises(Refused, match=r"public_kd#weight: expected a number >= 0(.|\n)*public_kd#temperature"):
+        PublicDistillationTerm(weight=-1.0, temperature=0.0)
+
+
+def spy_on_phase(sharing, monkeypatch) -> list:
+    calls = []
+    monkeypatch.setattr(sharing.phase, "run", lambda *arguments: calls.append(arguments) or {"supervised": 1.0})
+    return calls
+
+
+def test_it_learns_only_where_the_server_is_better(monkeypatch):
+    sharing = bench()
+    calls = spy_on_phase(sharing, monkeypatch)
+    sharing.network.load_state_dict(toy_net(SERVER_WIDTH).state_dict())
+    theirs = sharing.own_masks().clone()
+    theirs[2] = label_masks()[2]  # as good as its own but for one image
+    assert sharing.receive(1, 3, Kind.SOFT_MASKS, {"masks": theirs}) == {"public_supervised": 1.0}
+    round, rounds, masks, gate = calls[0]
+    assert (round, rounds) == (1, 3)
+    assert torch.equal(masks, theirs)
+    assert gate.tolist() == [index == 2 for index in range(IMAGES)]
+
+
+def test_the_gate_always_opens_all(monkeypatch):
+    sharing = bench(gate="always")
+    calls = spy_on_phase(sharing, monkeypatch)
+    sharing.receive(0, 1, Kind.SOFT_MASKS, {"masks": torch.zeros(IMAGES, 1, 8, 8, dtype=torch.uint8)})
+    assert calls[0][3] is None
+
+
+def test_without_tensors_the_labels_alone_are_learned(monkeypatch):
+    sharing = bench()
+    calls = spy_on_phase(sharing, monkeypatch)
+    sharing.receive(0, 1, Kind.METRICS, {})
+    assert calls == [(0, 1)]
+
+
+def test_weights_of_the_server_become_its_masks_to_the_bit(monkeypatch):
+    sharing = bench(width=6)
+    calls = spy_on_phase(sharing, monkeypatch)
+    sharing.receive(0, 1, Kind.WEIGHTS, dict(toy_net(SERVER_WIDTH).state_dict()))
+    server = bench()
+    server.network.load_state_dict(toy_net(SERVER_WIDTH).state_dict())
+    assert torch.equal(calls[0][2], server.own_masks())
+
+
+def test_what_it_gives_by_exchange():
+    kind, tensors = bench().share()
+    assert (kind, tensors["masks"].shape) == (Kind.SOFT_MASKS, (IMAGES, 1, 8, 8))
+    sharing = bench(exchange="weights")
+    kind, tensors = sharing.share()
+    assert kind == Kind.WEIGHTS
+    assert tensors.keys() == sharing.network.state_dict().keys()
+    assert all(tensors[k].data_ptr() != t.data_ptr() for k, t in sharing.network.state_dict().items())
+    assert bench(exchange="none").share() == (Kind.METRICS, {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "tensors", "reason"),
+    [
+        (Kind.SOFT_MASKS, {"masks": torch.zeros(5, 1, 8, 8, dtype=torch.uint8)}, r"expected shape \(6, 1, 8, 8\)"),
+        (Kind.SOFT_MASKS, {"masks": torch.zeros(6, 1, 8, 8)}, r"expected torch\.uint8"),
+        (Kind.SOFT_MASKS, {"w": torch.zeros(1)}, r"masks: expected shape \(6, 1, 8, 8\), found no such tensor"),
+        (Kind.WEIGHTS, dict(toy_net(4).state_dict()), r"0\.weight: expected shape \(5, 3, 3, 3\)"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_a_step(monkeypatch, kind, tensors, reason):
+    sharing = bench()
+    calls = spy_on_phase(sharing, monkeypatch)
+    with pytest.raises(MessageRefused, match=reason):
+        sharing.receive(0, 1, kind, tensors)
+    assert calls == []
+
+
+def test_weights_without_the_servers_architecture_are_refused():
+    sharing = bench(**{"sharing#server_network": None})
+    with pytest.raises(MessageRefused, match="sharing: expected the server's architecture, found no server_network"):
+        sharing.receive(0, 1, Kind.WEIGHTS, dict(toy_net(SERVER_WIDTH).state_dict()))
+
+
+def test_unknown_options_are_refused_together():
+    with pytest.raises((Refused, RuntimeError)) as caught:
+        bench(exchange="pixels", gate="never")
+    text = str(caught.value.__cause__ or caught.value)
+    assert "sharing#exchange: expected one of ['predictions', 'weights', 'none'], found 'pixels'" in text
+    assert "sharing#gate: expected one of ['better', 'always'], found 'never'" in text
+
+
+def test_some_public_images_are_exchanged_and_trained_on():
+    assert evenly_spaced(10, 4) == [0, 2, 5, 7]
+    assert evenly_spaced(4, 4) is evenly_spaced(4, None) is None
+    sharing = bench(**{"sharing#images": 2})
+    assert sharing.own_masks().shape[0] == 2
+    assert torch.equal(sharing.own_masks(), bench().own_masks()[[0, IMAGES // 2]])
+    assert sharing.public_hash != bench().public_hash
+    one, other = bench(**{"sharing#images": 1}), bench(**{"sharing#images": 1, "public": "public, repainted"})
+    assert torch.equal(one.predictor.labels, other.predictor.labels)
+    assert one.public_hash != other.public_hash, "an image that is not exchanged counts, too"
+    masks, gate = sharing.phase._placed(sharing.own_masks(), torch.tensor([True, False]))
+    assert gate.nonzero().flatten().tolist() == [0]
+    assert torch.equal(masks[IMAGES // 2], sharing.own_masks()[1])
+    with pytest.raises(RuntimeError) as caught:
+        bench(**{"sharing#images": 0})
+    assert "sharing#images: expected a number of images >= 1, or null, found 0" in str(caught.value.__cause__)
+
+
+SITES = ("a", "b")
+
+
+def attached(**options) -> CondensationFusion:
+    return CondensationFusion(**options).attach(unlike_server(dict.fromkeys(SITES), 2))
+
+
+def answer(site: str, masks: torch.Tensor) -> Envelope:
+    return Envelope(Kind.SOFT_MASKS, site, 0, 2, n=4, tensors={"masks": masks})
+
+
+def spy_on_servers_phase(strategy: CondensationFusion, monkeypatch) -> list:
+    calls = []
+    monkeypatch.setattr(strategy.bench.phase, "run", lambda *arguments: calls.append(arguments) or {})
+    return calls
+
+
+def test_the_server_learns_from_the_most_reliable_site_only(monkeypatch):
+    strategy = attached(floor=0.5)
+    calls = spy_on_servers_phase(strategy, monkeypatch)
+    good, empty = label_masks(), torch.zeros(IMAGES, 1, 8, 8, dtype=torch.uint8)
+    first, second = good.clone(), empty.clone()
+    first[3:], second[3:] = empty[3:], good[3:]  # each knows one half
+    strategy.configure(0)
+    strategy.aggregate(0, {"a": answer("a", first), "b": answer("b", second)})
+    (round, rounds, masks, gate) = calls[0]
+    assert (round, rounds) == (0, 2)
+    assert torch.equal(masks, good)
+    assert gate.tolist() == [True] * IMAGES
+
+
+def test_nobody_is_learned_from_below_the_floor_or_below_the_server(monkeypatch):
+    best = label_masks()
+    for floor, expected in ((0.99, False), (0.0, True)):
+        strategy = attached(floor=floor)
+        calls = spy_on_servers_phase(strategy, monkeypatch)
+        reliability = strategy.bench.predictor.reliability(best)
+        assert (reliability < 0.99).any()
+        strategy.configure(0)
+        strategy.aggregate(0, {"a": answer("a", best)})
+        low = reliability < 0.99
+        assert calls[0][3][low].tolist() == [expected] * int(low.sum())
+    strategy = attached(floor=0.0)
+    calls = spy_on_servers_phase(strategy, monkeypatch)
+    strategy.configure(0)
+    strategy.aggregate(0, {"a": answer("a", strategy.bench.own_masks().clone())})
+    assert not calls[0][3].any(), "as reliable as the server is not better"
+
+
+def test_a_round_without_answers_leaves_the_server_as_it_was(monkeypatch):
+    strategy = attached()
+    calls = spy_on_servers_phase(strategy, monkeypatch)
+    strategy.configure(0)
+    strategy.aggregate(0, {})
+    assert calls == []
+
+
+def test_answers_of_the_round_before_are_forgotten(monkeypatch):
+    strategy = attached()
+    spy_on_servers_phase(strategy, monkeypatch)
+    strategy.configure(0)
+    strategy.accept(0, "a", answer("a", label_masks()))
+    strategy.configure(1)
+    assert strategy._answers == {}
+
+
+def test_what_is_sent_and_expected_by_exchange():
+    masks = attached()
+    sent = masks.configure(0)["a"]
+    assert (sent.kind, sent.tensors.keys()) == (Kind.SOFT_MASKS, {"masks"})
+    assert sent.extra == {"purpose": "distil", **masks.requirements()}
+    assert (sent.tensors["masks"].shape, sent.tensors["masks"].dtype) == ((IMAGES, 1, 8, 8), torch.uint8)
+    assert masks.expected("a")["masks"].shape == (IMAGES, 1, 8, 8)
+    assert (masks.answer_kind, masks.exchange_name) == (Kind.SOFT_MASKS, "predictions")
+    weights = attached(exchange="weights")
+    sent = weights.configure(0)["a"]
+    assert sent.kind == Kind.WEIGHTS
+    assert sent.tensors["0.weight"].shape[0] == SERVER_WIDTH
+    assert weights.expected("a")["0.weight"].shape[0] == 4, "the site's own network"
+    assert (weights.answer_kind, weights.exchange_name) == (Kind.WEIGHTS, "weights")
+
+
+def test_an_unseen_hospital_gets_the_servers_network_and_a_site_its_own():
+    strategy = attached()
+    assert strategy.evaluation("a") is None
+    assert strategy.evaluation("elsewhere") is strategy.global_weights
+
+
+def test_a_stored_round_comes_back_with_the_optimizer():
+    strategy = attached(floor=0.0)
+    strategy.configure(0)
+    strategy.aggregate(0, {"a": answer("a", label_masks())})
+    weights, state = dict(strategy.global_weights), {k: t.clone() for k, t in strategy.state_dict().items()}
+    other = attached(floor=0.0)
+    other.load_state_dict(weights, state)
+    for each in (strategy, other):
+        each.configure(1)
+        each.aggregate(1, {"a": answer("a", label_masks())})
+    assert all(torch.equal(strategy.global_weights[name], other.global_weights[name]) for name in weights)
+    assert not torch.equal(strategy.global_weights["0.weight"], toy_net(SERVER_WIDTH).state_dict()["0.weight"])
+
+
+def test_the_server_trains_without_touching_anybodys_random_numbers():
+    strategy = attached(floor=0.0)
+    strategy.configure(0)
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    strategy.aggregate(0, {"a": answer("a", label_masks())})
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_bad_options_are_refused_together():
+    with pytest.raises(Refused, match=r"strategy#exchange: expected one of .*'none'(.|\n)*strategy#floor: expected"):
+        CondensationFusion(exchange="none", floor=1.0)
+
+
+def test_a_bundle_without_sharing_is_refused():
+    with pytest.raises(Refused, match=r"strategy: expected a PublicMaskSharing, found no sharing .*heterogeneous"):
+        CondensationFusion().attach(Server(SITES, 1))

@@ -1,0 +1,382 @@
+"""HSSF: the losses of its code by hand, its terms in a trainer, and its strong view."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.data import DataLoader, Dataset
+from monai.data.meta_tensor import MetaTensor
+from monai.engines.utils import IterationEvents
+from monai.inferers import SimpleInferer
+from monai.transforms import Compose
+from torch import Tensor
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.handlers import EndlessSampler, Guidance, TermLogger, UnlabelledStream
+from samfed_monai.losses import StructureLoss, distillation_kl, hssf_kl
+from samfed_monai.methods.hssf import (
+    ConfidenceTerm,
+    LsslTerm,
+    NoiseViewd,
+    confidence_loss,
+    dropout_consistency,
+    gated_loss,
+    lssl_labels,
+)
+from samfed_monai.networks import HssfNetwork, HssfOutputs, hssf_outputs
+from samfed_monai.transforms import WeakViewd
+from tests.handlers.toy import toy_loader, toy_network, toy_trainer, weights
+
+LN3 = math.log(3)  # the logit of 3/4
+
+
+def pixels(*values: float) -> Tensor:
+    """(1, 1, 2, n / 2)."""
+    return torch.tensor(values, dtype=torch.float32).view(1, 1, 2, -1)
+
+
+def test_wrong_pixels_weigh_right_over_wrong() -> None:
+    logits = pixels(2, 1, -1, -2, 3, -3)
+    label = pixels(1, 1, 0, 0, 0, 1)  # four right, the last two wrong: weight 2
+    confidence = pixels(LN3, LN3, 0, 0, LN3, -LN3)  # chances of being right: 3/4 3/4 1/2 1/2 3/4 1/4
+    right = 2 * math.log(4 / 3) + 2 * math.log(2)
+    wrong = 2 * (math.log(4) + math.log(4 / 3))
+    assert confidence_loss(confidence, logits, label).item() == pytest.approx((right + wrong) / 6, rel=1e-6)
+
+
+def test_all_right_is_plain_cross_entropy_and_all_wrong_is_nothing() -> None:
+    confidence, label = pixels(LN3, LN3, LN3, 0, 0, 0), pixels(1, 1, 1, 1, 1, 1)
+    plain = (3 * math.log(4 / 3) + 3 * math.log(2)) / 6
+    assert confidence_loss(confidence, label, label).item() == pytest.approx(plain, rel=1e-6)
+    assert confidence_loss(confidence, -label, label).item() == 0
+
+
+def test_confidence_leaves_the_prediction_it_judges_alone() -> None:
+    logits = pixels(1, -1, 1, -1, 1, -1).requires_grad_()
+    confidence = pixels(0, 0, 0, 0, 0, 0).requires_grad_()
+    confidence_loss(confidence, logits, pixels(1, 1, 1, 0, 0, 0)).backward()
+    assert logits.grad is None
+    assert confidence.grad is not None
+    # four right with weight 1, two wrong with weight 2; the gradient of a cross entropy at 0 is -1/2 and 1/2
+    expected = torch.tensor([-1, 2, -1, -1, 2, -1]).view(1, 1, 2, 3) / 12
+    torch.testing.assert_close(confidence.grad, expected)
+
+
+def test_kl_by_hand() -> None:
+    # logits 2 ln 3 and targets 0.9 (logit ln 9): softened by 2 both are 3/4; against 0 (1/2) they cost KL(3/4 || 1/2)
+    divergence = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    logits = pixels(2 * LN3, 2 * LN3, 2 * LN3, 0, 0, 0)
+    found = hssf_kl(logits, torch.full((1, 1, 2, 3), 0.9))
+    assert found.item() == pytest.approx(3 / 6 * divergence / 2, rel=1e-4)  # mean over six pixels and two channels
+
+
+def test_kl_counts_a_closed_gate_as_zero() -> None:
+    logits, target = torch.zeros(2, 1, 2, 3), torch.full((2, 1, 2, 3), 0.9)
+    whole = hssf_kl(logits, target).item()
+    assert hssf_kl(logits, target, torch.tensor([True, False])).item() == pytest.approx(whole / 2)
+    assert hssf_kl(logits, target, torch.tensor([False, False])).item() == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.floats(1, 4))
+def test_kl_is_that_of_two_softmax_channels(seed: int, temperature: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    pair = torch.randn(2, 2, 2, 3, generator=generator)
+    target = torch.randn(2, 2, 2, 3, generator=generator)
+    literal = torch.nn.functional.kl_div(
+        (pair / temperature).log_softmax(1), (target / temperature).softmax(1), reduction="none"
+    ).mean()
+    ours = hssf_kl(pair[:, 1:] - pair[:, :1], target.softmax(1)[:, 1:], temperature=temperature)
+    torch.testing.assert_close(ours, literal, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(hssf_kl(pair, target.softmax(1), temperature=temperature), literal, rtol=1e-3, atol=1e-6)
+
+
+def test_kl_is_ours_without_its_factor() -> None:
+    logits, target = pixels(1, -2, 3, 0, 0.5, -1), pixels(0.2, 0.7, 0.9, 0.5, 0.1, 0.4)
+    torch.testing.assert_close(hssf_kl(logits, target), distillation_kl(logits, target, 2.0) / 8)
+
+
+def logit(*chances: float) -> Tensor:
+    return torch.logit(pixels(*chances))
+
+
+def test_labels_come_from_the_surer_view_and_doubtful_ones_are_flipped() -> None:
+    weak, strong = pixels(1, 1, -1, -1, 1, -1), pixels(-1, -1, 1, 1, -1, 1)
+    weak_confidence = logit(0.9, 0.4, 0.9, 0.2, 0.25, 0.5)
+    strong_confidence = logit(0.6, 0.8, 0.3, 0.9, 0.1, 0.5)
+    chosen = lssl_labels(weak, weak_confidence, strong, strong_confidence)
+    #  weak says 1; strong says 0; weak says 0; strong says 1; weak says 1 but at 0.25: flipped; equal: weak says 0
+    assert chosen.label.flatten().tolist() == [1, 0, 0, 1, 0, 0]
+    assert chosen.flipped.flatten().tolist() == [False, False, False, False, True, False]
+    assert chosen.gate.tolist() == [False]  # (0.9 + 0.8 + 0.9 + 0.9 + 0.25 + 0.5) / 6 = 0.708
+
+
+def test_an_image_counts_from_a_mean_confidence_above_the_threshold() -> None:
+    zeros = torch.zeros(2, 1, 2, 3)
+    confidence = torch.cat([logit(0.9, 0.9, 0.9, 0.9, 0.9, 0.1), logit(0.7, 0.7, 0.7, 0.8, 0.7, 0.7)])
+    chosen = lssl_labels(zeros, confidence, zeros, torch.full_like(confidence, -9))  # means 0.767 and 0.717
+    assert chosen.gate.tolist() == [True, False]
+    assert lssl_labels(zeros, confidence, zeros, confidence, least_mean=0.7).gate.tolist() == [True, True]
+
+
+def test_several_classes_have_no_opposite() -> None:
+    with pytest.raises(ValueError, match="expected one channel, found 3; a class has no opposite"):
+        lssl_labels(*(torch.zeros(1, 3, 2, 3),) * 4)
+
+
+def test_images_that_do_not_count_are_zeros_in_the_mean() -> None:
+    loss = StructureLoss(kernel_size=3)
+    logits = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    label = (torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(1)) > 0.5).long()
+    found = gated_loss(loss, logits, label, torch.tensor([True, False, True]))
+    expected = (loss(logits[:1], label[:1]) + loss(logits[2:], label[2:])) / 3
+    torch.testing.assert_close(found, expected)
+    nothing = gated_loss(loss, logits, label, torch.zeros(3, dtype=torch.bool))
+    nothing.backward()
+    assert nothing.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_channels_of_two_passes_weigh_what_they_hold_of_the_image() -> None:
+    dropped = torch.tensor([0.0, LN3]).view(1, 2, 1, 1).expand(1, 2, 2, 2)  # softmax: 1/4 and 3/4
+    logits = dropped + torch.tensor([2.0, 1.0]).view(1, 2, 1, 1)
+    assert dropout_consistency(logits, dropped).item() == pytest.approx((4 / 4 + 1 * 3 / 4) / 2)
+    assert dropout_consistency(dropped, dropped).item() == 0
+
+
+def test_both_passes_learn_from_their_difference() -> None:
+    passes = [torch.randn(2, 2, 2, 2, generator=torch.Generator().manual_seed(n), requires_grad=True) for n in (0, 1)]
+    dropout_consistency(*passes).backward()
+    assert all(bool(each.grad.any()) for each in passes)
+
+
+SIZE = 32
+
+
+def a_network() -> HssfNetwork:
+    torch.manual_seed(0)
+    return HssfNetwork("resnet18")
+
+
+def a_loader() -> DataLoader:
+    generator = torch.Generator().manual_seed(0)
+    items = [
+        {"image": torch.rand(3, SIZE, SIZE, generator=generator), "label": (torch.rand(1, SIZE, SIZE) > 0.5).float()}
+        for _ in range(2)
+    ]
+    dataset = Dataset(items, Compose([NoiseViewd()]))
+    return DataLoader(dataset, batch_size=2, sampler=EndlessSampler(dataset), num_workers=0)
+
+
+def predicted(logits: torch.Tensor, confidence: torch.Tensor, dropped: torch.Tensor | None = None) -> torch.Tensor:
+    pair = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    logits.hssf_outputs = HssfOutputs(pair, confidence, dropped)  # type: ignore[attr-defined]
+    return logits
+
+
+def tensors(count: int, *, batch: int = 2) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randn(batch, 1, 2, 2, generator=generator) for _ in range(count)]
+
+
+def engine_of(**state: Any) -> Any:
+    return SimpleNamespace(state=SimpleNamespace(round=0, rounds=1, iteration=1, **state))
+
+
+def test_confidence_is_added_four_times_and_needs_no_stream() -> None:
+    logits, confidence = tensors(2)
+    label = torch.ones(2, 1, 2, 2)
+    output = {"loss": torch.tensor(2.0), "pred": predicted(logits, confidence), "label": label}
+    engine = engine_of(output=output)
+    term = ConfidenceTerm()
+    term.check(engine)
+    term(engine)
+    value = confidence_loss(confidence, logits, label)
+    torch.testing.assert_close(engine.state.output["loss"], 2 + 4 * value)
+    torch.testing.assert_close(engine.state.terms["confidence"], value)
+    torch.testing.assert_close(engine.state.terms["confidence_mean"], confidence.sigmoid().mean())
+
+
+def test_a_prediction_without_confidence_is_refused() -> None:
+    output = {"loss": torch.tensor(2.0), "pred": torch.zeros(1, 1, 2, 2), "label": torch.ones(1, 1, 2, 2)}
+    with pytest.raises(Refused, match=r"found a prediction without confidence; set network_name to hssf_resnet18"):
+        ConfidenceTerm()(engine_of(output=output))
+
+
+@pytest.mark.parametrize("consistency", [0.0, 3.0])
+def test_lssl_is_the_loss_of_both_views_plus_the_difference_of_two_passes(consistency: float) -> None:
+    weak, weak_confidence, strong, strong_confidence = tensors(4)
+    dropped = torch.cat([torch.zeros_like(weak), weak - 2], dim=1)  # differs from the pair by (0, 2)
+    asked: list[float] = []
+
+    def inferer(image: torch.Tensor, network: Any, feature_dropout: float) -> torch.Tensor:
+        asked.append(feature_dropout)
+        assert image is batch["image"]
+        return predicted(weak, weak_confidence, dropped)
+
+    batch = {"image": torch.zeros(2, 3, 2, 2)}
+    guidance = Guidance(student=predicted(strong, strong_confidence), weak_view=weak, guides={}, batch=batch)
+    engine = engine_of(guidance=guidance)
+    engine.inferer, engine.network = inferer, None
+    loss = StructureLoss(kernel_size=3)
+    term = LsslTerm(loss=loss, least_mean=0.0, flip_below=0.6, consistency=consistency)
+    found = term.value(guidance, engine)
+    chosen = lssl_labels(weak, weak_confidence, strong, strong_confidence, flip_below=0.6, least_mean=0.0)
+    assert 0 < chosen.flipped.float().mean() < 1  # the threshold is at work
+    entropy = [F.binary_cross_entropy_with_logits(view, chosen.label.float()) for view in (weak, strong)]
+    # a squared difference of 4 in the second of two channels, which holds the mean of its sigmoid of the image
+    difference = 4 * (weak - 2).sigmoid().mean() / 2
+    expected = loss(weak, chosen.label) + loss(strong, chosen.label) + sum(entropy) + consistency * difference
+    torch.testing.assert_close(found, expected)
+    assert asked == [0.5]
+    assert engine.state.terms["lssl_counted"] == 1
+    assert engine.state.terms["lssl_flipped"] == chosen.flipped.float().mean()
+
+
+def test_cutmix_is_refused_because_the_views_would_not_lie_on_each_other() -> None:
+    weak, strong = tensors(2)
+    guidance = Guidance(student=strong, weak_view=weak, guides={}, batch={"image": weak}, mixed=True)
+    with pytest.raises(Refused, match=r"stream#cutmix: expected 0 beside terms#lssl, found CutMix"):
+        LsslTerm().value(guidance, engine_of(guidance=guidance))
+
+
+def test_images_of_which_the_views_are_unsure_do_not_count() -> None:
+    weak, strong = tensors(2)
+    sure = torch.tensor([3.0, 0.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2)  # 0.95 and 0.5
+    guidance = Guidance(student=predicted(strong, sure), weak_view=weak, guides={}, batch={"image": weak})
+    engine = engine_of(guidance=guidance)
+    engine.inferer, engine.network = (lambda image, network, feature_dropout: predicted(weak, sure)), None
+    loss = StructureLoss(kernel_size=3)
+    found = LsslTerm(loss=loss, cross_entropy=0.0).value(guidance, engine)
+    label, gate = (weak > 0).long(), torch.tensor([True, False])
+    torch.testing.assert_close(found, gated_loss(loss, weak, label, gate) + gated_loss(loss, strong, label, gate))
+    assert engine.state.terms["lssl_counted"] == 0.5
+
+
+def test_one_step_of_monais_trainer_with_both_terms() -> None:
+    network, seen = a_network(), {}
+
+    def look(engine: Any) -> None:  # after the stream's passes, as the terms are
+        seen["student"] = hssf_outputs(engine.state.guidance.student).confidence
+        seen["pred"] = hssf_outputs(engine.state.output["pred"]).confidence
+
+    terms = [ConfidenceTerm(), LsslTerm(least_mean=0.0)]
+    trainer = toy_trainer(
+        [UnlabelledStream(loader=a_loader()), *terms, TermLogger()], network=network, loader=a_loader(), steps=1
+    )
+    trainer.add_event_handler(IterationEvents.LOSS_COMPLETED, look)
+    before = weights(network)
+    trainer.run()
+    means = trainer.state.term_means
+    assert set(means) == {"supervised", "confidence", "confidence_mean", "lssl", "lssl_counted", "lssl_flipped"}
+    assert means["lssl_counted"] == 1
+    assert seen["student"] is not seen["pred"]
+    # four passes in train mode (labelled, strong, weak through encoder and heads) and one more of the decoder
+    after = weights(network)
+    assert after["encoder.bn1.num_batches_tracked"] == 3
+    assert after["head.0.1.num_batches_tracked"] == after["decoder.0.1.num_batches_tracked"] == 4
+    for name in ("confidence_head.first.0.weight", "head.0.0.weight", "encoder.conv1.weight"):
+        assert not torch.equal(after[name], before[name])
+
+
+class Keeping(SimpleInferer):
+    """Keeps the gradient of the last prediction with feature dropout, and of the last one without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[bool, torch.Tensor] = {}
+
+    def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        prediction = network(inputs, *args, **kwargs)
+        if prediction.requires_grad:
+            prediction.retain_grad()
+            self.kept["feature_dropout" in kwargs] = prediction
+        return prediction
+
+
+def test_both_views_have_a_gradient() -> None:
+    stream, term = UnlabelledStream(loader=a_loader()), LsslTerm(least_mean=0.0)
+    trainer = toy_trainer([stream, term], network=a_network(), loader=a_loader(), steps=1)
+    trainer.inferer = inferer = Keeping()
+    trainer.run()
+    for is_weak in (True, False):  # the last pass without feature dropout is the strong view
+        gradient = inferer.kept[is_weak].grad
+        assert gradient is not None
+        assert bool(gradient.any())
+
+
+def test_another_network_is_refused_before_any_step() -> None:
+    trainer = toy_trainer([UnlabelledStream(loader=toy_loader()), LsslTerm()], network=toy_network())
+    with pytest.raises(
+        Refused, match=r"terms#lssl: expected a network that predicts its confidence, found Sequential; set network_nam"
+    ):
+        trainer.run()
+    assert trainer.state.iteration == 0
+
+
+def test_without_a_stream_it_is_refused() -> None:
+    with pytest.raises(Refused, match=r"terms#lssl: expected an UnlabelledStream"):
+        toy_trainer([LsslTerm()], network=a_network(), loader=a_loader()).run()
+
+
+def test_bad_arguments_are_refused_together() -> None:
+    with pytest.raises(Refused, match=r"(?s)2 problems.*terms#lssl#least_mean: .*1\.5.*terms#lssl#consistency: .*-1"):
+        LsslTerm(least_mean=1.5, consistency=-1)
+
+
+GREY = torch.full((3, 64, 64), 0.5)
+
+
+def noise(view: NoiseViewd, image: torch.Tensor = GREY) -> torch.Tensor:
+    return view({"image": image})["image_strong"] - image
+
+
+def test_the_deviation_is_the_same_for_every_image_and_the_bound_holds() -> None:
+    view = NoiseViewd().set_random_state(0)
+    for _ in range(3):
+        added = noise(view)
+        assert added.abs().max().item() == pytest.approx(0.1, abs=1e-6)  # 4.6 % of 12,288 draws lie beyond two sigma
+        # a normal cut off (not redrawn) at two deviations has a deviation of 0.959; 12,288 draws are 1 % exact
+        assert added.std().item() == pytest.approx(0.04797, rel=0.03)
+        assert added.mean().abs().item() < 0.002
+
+
+def test_dark_and_bright_pixels_stay_in_range() -> None:
+    for value in (0.0, 1.0):
+        view = NoiseViewd(limit=1.0).set_random_state(0)
+        found = view({"image": torch.full((3, 16, 16), value)})["image_strong"]
+        assert 0 <= found.min() <= found.max() <= 1
+
+
+def test_the_weak_view_is_left_as_it_is_and_the_other_is_plain() -> None:
+    before = GREY.clone()
+    result = NoiseViewd()({"image": MetaTensor(GREY), "label": 1})
+    assert torch.equal(GREY, before)
+    assert type(result["image_strong"]) is torch.Tensor
+    assert result["label"] == 1
+    assert torch.equal(NoiseViewd(deviation=0.0)({"image": GREY})["image_strong"], GREY)
+
+
+def test_a_seed_repeats_it_also_inside_a_chain() -> None:
+    def first_two(seed: int) -> list[torch.Tensor]:
+        chain = Compose([WeakViewd(keys="image"), NoiseViewd()]).set_random_state(seed)
+        return [chain({"image": GREY})["image_strong"] for _ in range(2)]
+
+    once, again, other = first_two(3), first_two(3), first_two(4)
+    assert torch.equal(once[0], again[0])
+    assert torch.equal(once[1], again[1])
+    assert not torch.equal(once[0], once[1])
+    assert not torch.equal(once[0], other[0])
+
+
+def test_bad_arguments_of_the_view_are_refused_together() -> None:
+    with pytest.raises(Refused, match=r"(?s)3 problems.*deviation: .*-0\.1.*limit: .*2.*output_key: .*2 names for 1"):
+        NoiseViewd(output_key=("a", "b"), deviation=-0.1, limit=2)
