@@ -1,4 +1,4 @@
-"""Tests of tensors on their way into a file."""
+"""Tensors on their way into a file."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Memory that the allocator of C gives back to the system."""
+
 from __future__ import annotations
 
 import ctypes
