@@ -1,3 +1,5 @@
+"""``samfed prepare``: which source, what is written, and what is told at the end."""
+
 from __future__ import annotations
 
 import argparse

@@ -1,3 +1,5 @@
+"""What a source hands over: archives unpacked with care, and what was left lying."""
+
 from __future__ import annotations
 
 import stat
@@ -6,7 +8,8 @@ import zipfile
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.sources.found import unpack
+from samfed_monai.data.sources.found import passed_over, unpack
+from tests.data.making import disc, picture, save, site
 
 
 def test_an_archive_is_unpacked(tmp_path):
@@ -73,3 +76,32 @@ def test_a_member_that_ends_too_early_is_refused(tmp_path):
     path.write_bytes(path.read_bytes().replace((100).to_bytes(4, "little"), (10_000).to_bytes(4, "little")))
     with pytest.raises(Refused, match="found a member that ends too early; download it again"):
         unpack(path, tmp_path / "out")
+
+
+def test_every_folder_with_images_somewhere_below_is_named_with_one_of_them(tmp_path):
+    site(tmp_path, "a", 1, 1)
+    save(tmp_path / "hospital_c" / "img" / "deep" / "1.jpg", picture(1))
+    save(tmp_path / "hospital_d" / "Images" / "1.png", picture(2))
+    save(tmp_path / "hospital_e" / "2.png", picture(3))
+    save(tmp_path / "hospital_e" / "1.png", picture(4))
+    ending = "but no folder 'images', and was not read: if it is a site, move them to"
+    assert passed_over(tmp_path, ["a"]) == [
+        f"hospital_c holds images, such as hospital_c/img/deep/1.jpg, {ending} hospital_c/images",
+        f"hospital_d holds images, such as hospital_d/Images/1.png, {ending} hospital_d/images",
+        f"hospital_e holds images, such as hospital_e/1.png, {ending} hospital_e/images",
+    ]
+
+
+def test_masks_hidden_folders_the_output_and_runs_are_no_hospitals(tmp_path):
+    site(tmp_path, "a", 1, 1)
+    save(tmp_path / "masks" / "1.png", disc())
+    save(tmp_path / ".cache" / "1.png", picture(1))
+    save(tmp_path / "b" / "__MACOSX" / "1.png", picture(1))
+    save(tmp_path / "b" / "._1.png", picture(1))
+    save(tmp_path / "lists" / "figures" / "1.png", picture(1))
+    save(tmp_path / "runs" / "first" / "overlays" / "1.png", picture(1))
+    (tmp_path / "runs" / "first" / "run.json").write_text("{}")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "1.txt").write_text("")
+    assert passed_over(tmp_path, ["a"], output=tmp_path / "lists" / "new" / "list.json") == []
+    assert len(passed_over(tmp_path, ["a"])) == 1
