@@ -1,3 +1,5 @@
+"""A fitted teacher at work: it fills a site's soft-mask store, and stands where a network is expected."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""A teacher's fit: what it changes, what it writes, how it goes on after a kill."""
+
 from __future__ import annotations
 
 import pytest

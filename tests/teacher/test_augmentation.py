@@ -1,3 +1,5 @@
+"""What a teacher's images go through while it is fitted."""
+
 from __future__ import annotations
 
 import math
