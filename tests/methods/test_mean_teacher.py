@@ -1,6 +1,8 @@
-"""Mean teacher in a federation."""
+"""Mean teacher in a federation: consistency measures by hand, and the term."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
@@ -8,8 +10,46 @@ from ignite.engine import Events
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import EmaGuide, Guidance, UnlabelledStream
-from samfed_monai.methods.mean_teacher import ConsistencyTerm, consistency_mse
+from samfed_monai.methods.mean_teacher import CONSISTENCY_MEASURES, ConsistencyTerm, consistency_kl, consistency_mse
 from tests.handlers.toy import next_round, toy_loader, toy_trainer, weights
+
+LOGITS = torch.tensor([[[[0.0, math.log(3)]]]])  # probabilities 0.5 and 0.75
+
+
+def test_mean_squared_difference_by_hand() -> None:
+    guide = torch.tensor([[[[1.0, 0.5]]]])
+    assert consistency_mse(LOGITS, guide).item() == pytest.approx((0.25 + 0.0625) / 2)
+
+
+def test_divergence_by_hand() -> None:
+    guide = torch.tensor([[[[0.25, 0.75]]]])
+    expected = (0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)) / 2
+    assert consistency_kl(LOGITS, guide).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("measure", sorted(CONSISTENCY_MEASURES))
+def test_no_gradient_where_the_probabilities_are_equal(measure: str) -> None:
+    logits = LOGITS.clone().requires_grad_()
+    guide = torch.tensor([[[[0.5, 0.25]]]])
+    CONSISTENCY_MEASURES[measure](logits, guide).backward()
+    assert logits.grad is not None
+    equal, different = logits.grad.flatten().tolist()
+    assert equal == pytest.approx(0, abs=1e-7)
+    assert different > 0.05  # 0.75 has to come down to 0.25
+
+
+def test_the_gradient_of_mse_by_hand() -> None:
+    logits = LOGITS.clone().requires_grad_()
+    consistency_mse(logits, torch.tensor([[[[1.0, 0.75]]]])).backward()
+    # d/dz (p - 1)^2 / 2 pixels = 2 (0.5 - 1) 0.5 (1 - 0.5) / 2
+    assert logits.grad is not None
+    assert logits.grad.flatten().tolist() == pytest.approx([-0.125, 0.0], abs=1e-6)
+
+
+def test_several_classes_share_the_mean() -> None:
+    logits = torch.zeros(1, 4, 1, 1)
+    guide = torch.tensor([1.0, 0.0, 0.0, 0.0]).view(1, 4, 1, 1)
+    assert consistency_mse(logits, guide).item() == pytest.approx((0.75**2 + 3 * 0.25**2) / 4)
 
 
 def test_the_value_is_the_measure_between_strong_view_and_guide() -> None:

@@ -1,15 +1,20 @@
-"""Trust in SAM during a round: what it comes to with a good and with a misleading teacher, and that it is forgotten."""
+"""Schedules by hand; what is learned of teacher and student during a round, and forgotten after it."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from monai.data import DataLoader, Dataset
 from monai.transforms import Compose
 
+from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import (
+    SCHEDULES,
     BatchGuide,
     EmaGuide,
     EndlessSampler,
@@ -18,10 +23,47 @@ from samfed_monai.handlers import (
     SeedHandler,
     TermLogger,
     UnlabelledStream,
+    constant,
+    gaussian_ramp,
+    linear,
 )
-from samfed_monai.losses import hard_label, sure_agreement, trust_of_images
+from samfed_monai.handlers.term import SiteReliability
+from samfed_monai.losses import RaterRates, em_step, hard_label, probabilities, sure_agreement, trust_of_images
+from samfed_monai.losses.reliability import first_statistics, joint
 from samfed_monai.transforms import StrongViewd, WeakViewd
 from tests.handlers.toy import next_round, same, toy_items, toy_loader, toy_network, toy_trainer, weights
+
+
+def test_gaussian_ramp_rises_over_the_first_40_percent_and_stays_at_1() -> None:
+    assert gaussian_ramp(0, 10) == pytest.approx(math.exp(-5))
+    assert gaussian_ramp(2, 10) == pytest.approx(math.exp(-5 * 0.25))  # t = 2 / 4
+    assert gaussian_ramp(4, 10) == 1.0
+    assert gaussian_ramp(9, 10) == 1.0
+
+
+def test_linear_and_constant() -> None:
+    assert [linear(r, 10) for r in (0, 1, 2, 4, 9)] == [0.0, 0.25, 0.5, 1.0, 1.0]
+    assert [constant(r, 10) for r in (0, 9)] == [1.0, 1.0]
+
+
+def test_a_ramp_shorter_than_a_round_is_no_ramp() -> None:
+    assert gaussian_ramp(0, 1) == 1.0
+    assert linear(0, 100, fraction=0.0) == 1.0
+
+
+@given(st.sampled_from(sorted(SCHEDULES)), st.integers(1, 300), st.floats(0, 1))
+def test_every_schedule_stays_in_0_1_and_never_falls(name: str, rounds: int, fraction: float) -> None:
+    values = [SCHEDULES[name](r, rounds, fraction) for r in range(rounds)]
+    assert all(0 <= value <= 1 for value in values)
+    assert values == sorted(values)
+
+
+def test_fault_25_unknown_schedule_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(
+        Refused, match=r"schedule: expected one of .* found 'gausian_ramp'; did you mean 'gaussian_ramp'"
+    ):
+        SCHEDULES["gausian_ramp"]
+
 
 TAU = 0.6
 SURE = {"tau": TAU, "schedule": "constant"}
@@ -134,3 +176,61 @@ def test_another_rule_learns_nothing(start):
     trainer = a_round(start, sam_terms("teacher"), misleading=False)
     assert not hasattr(trainer.state, "site_trusts")
     assert trainer.state.guidance.trust == {}
+
+
+def trainer_with(rule: str = "reliability", **kwargs):
+    loaders = toy_loader(), toy_loader()
+    terms = [PseudoLabelTerm(rule=rule, schedule="constant"), SamDistillationTerm(rule=rule)]
+    stream = UnlabelledStream(loader=loaders[1], guides=[BatchGuide(), EmaGuide()])
+    handlers = [SeedHandler(loaders=loaders), *terms, stream, TermLogger()]  # stream and terms in any order
+    return toy_trainer(handlers, loader=loaders[0], **kwargs)
+
+
+def test_one_step_of_em_per_batch_for_two_terms() -> None:
+    trainer = trainer_with(steps=1)
+    next_round(trainer, 0, 1)
+    guidance = trainer.state.guidance
+    raters = guidance.guides["sam"], guidance.weak, guidance.guides["ema"]
+    (rates,) = guidance.rates.values()
+    free = RaterRates.of(em_step(first_statistics(3, 2), raters))
+    torch.testing.assert_close(rates.confusion[0], free.confusion[0])  # of the student, the public labels know as well
+    assert not torch.equal(rates.confusion[1], free.confusion[1])
+    assert trainer.state.term_means["teacher_sensitivity"] == pytest.approx(free.sensitivity(0).item())
+
+
+def test_public_labels_anchor_the_student() -> None:
+    seen = {}
+
+    class Watch(SiteReliability):
+        def __call__(self, engine):
+            super().__call__(engine)
+            seen.update(engine.state.output, statistics=self._statistics, guidance=engine.state.guidance)
+
+    term = PseudoLabelTerm(rule="reliability")
+    stream = UnlabelledStream(loader=toy_loader(), guides=[BatchGuide()])
+    trainer = toy_trainer([stream, Watch(term.settings), PseudoLabelTerm()], steps=1)
+    next_round(trainer, 0, 1)
+    public = joint(seen["label"], probabilities(seen["pred"]))
+    raters = seen["guidance"].guides["sam"], seen["guidance"].weak
+    torch.testing.assert_close(seen["statistics"], em_step(first_statistics(2, 2), raters, public=public))
+
+
+def test_a_round_that_learns_reliability_is_a_function_of_its_weights() -> None:
+    start = weights(toy_network(3))
+
+    def second_round(*, before: bool) -> dict:
+        trainer = trainer_with(steps=3)
+        if before:
+            next_round(trainer, 0, 2)
+        trainer.network.load_state_dict(start)
+        next_round(trainer, 1, 2)
+        return weights(trainer.network)
+
+    assert same(second_round(before=True), second_round(before=False))
+
+
+def test_another_rule_learns_no_reliability() -> None:
+    trainer = trainer_with("confidence", steps=1)
+    next_round(trainer, 0, 1)
+    assert not hasattr(trainer.state, "site_reliabilities")
+    assert trainer.state.guidance.rates == {}
