@@ -17,8 +17,8 @@ UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "
 EVALUATORS = {"eval", "exec", "compile", "__import__", "execfile"}
 
 ARCHIVES = {
-    "samfed_monai/data/sources/found.py": "tests/data/sources/test_archives.py",
-    "samfed_monai/networks/weight_index.py": "tests/networks/weights/test_index.py",
+    "samfed_monai/data/sources/found.py": "tests/data/sources/test_found.py",
+    "samfed_monai/networks/weight_index.py": "tests/networks/test_weight_index.py",
 }
 """The two places that open archives, and the tests that hold each to its folder."""
 

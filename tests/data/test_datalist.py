@@ -1,3 +1,5 @@
+"""The frozen list of images: its paths, its schema, its hash, and what is measured of each image."""
+
 from __future__ import annotations
 
 import json
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.datalist import DataList, Item, Site
+from samfed_monai.data.datalist import DataList, Item, Site, confine, few_to_measure, freeze, require_free, unsafe
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 
@@ -138,3 +140,109 @@ def test_a_part_hash_sees_images_splits_and_the_threshold(changed):
 def test_a_site_that_the_list_lacks_is_refused():
     with pytest.raises(Refused, match=r"skin -> sites: expected one of \['site-1'\], found 'site-9'"):
         example().for_site("site-9")
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("../a.png", "'..' in"),
+        ("a/../../b.png", "'..' in"),
+        ("/etc/passwd", "the absolute path"),
+        ("C:/a.png", "the absolute path"),
+        ("a\\b.png", "a backslash"),
+        ("", "an empty path"),
+        ("a\nb.png", "a control character"),
+        ("\udcff.png", "not valid Unicode"),
+    ],
+)
+def test_fault_18_paths_that_leave_the_root_are_unsafe(path, reason):
+    assert reason in (unsafe(path) or "")
+
+
+@pytest.mark.parametrize("path", ["a.png", "Klinik Süd/Läsion 1.png", "画像/..a.png", "a/./b..png"])
+def test_fault_20_unicode_and_spaces_are_safe(path):
+    assert unsafe(path) is None
+
+
+def test_fault_19_a_link_out_of_the_root_is_refused(tmp_path):
+    (tmp_path / "outside.png").write_bytes(b"x")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a.png").symlink_to(tmp_path / "outside.png")
+    (root / "inside.png").write_bytes(b"x")
+    (root / "b.png").symlink_to(root / "inside.png")
+    with pytest.raises(Refused, match=r"list -> public\[0\].*'a.png' is a link out of the data root; copy the file"):
+        confine(root, "a.png", where="list -> public[0]")
+    assert confine(root, "b.png", where="x") == (root / "inside.png").resolve()
+
+
+def test_the_root_itself_may_be_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.png").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert confine(tmp_path / "link", "a.png", where="x").is_file()
+
+
+ONE = DataList("skin", [Item("1.png", "a" * 64, "1_m.png", "b" * 64)])
+OTHER = DataList("skin", [Item("2.png", "c" * 64, "2_m.png", "d" * 64)])
+
+
+def test_the_same_list_passes_and_its_file_stays_byte_for_byte(tmp_path):
+    path = tmp_path / "list.json"
+    freeze({path: ONE})
+    assert DataList.load(path) == ONE
+    path.write_text(json.dumps(json.loads(path.read_text())))  # another white space, the same list
+    before = path.read_bytes()
+    require_free(path, name="skin")
+    freeze({path: ONE})
+    assert path.read_bytes() == before
+
+
+def test_fault_29_another_list_is_not_replaced_and_nothing_else_is_written(tmp_path):
+    freeze({tmp_path / "list.json": ONE})
+    (tmp_path / "text.json").write_text("{}")
+    lists = {tmp_path / name: OTHER for name in ("new.json", "list.json", "text.json")}
+    with pytest.raises(Refused, match="2 problems") as caught:
+        freeze(lists)
+    first, second = map(str, caught.value.problems)
+    assert first == (
+        f"{tmp_path}/list.json: expected no file, or the very list to be written ({OTHER.hash[:12]}), "
+        f"found another data list, 'skin' ({ONE.hash[:12]}); choose another name, or delete it"
+    )
+    assert "text.json: expected no file, or a data list, found something else (text.json -> schema: no such" in second
+    assert not (tmp_path / "new.json").exists()
+    assert DataList.load(tmp_path / "list.json") == ONE
+
+
+@pytest.mark.parametrize("content", ["", "my notes", "[1]", '{"schema": 1}'])
+def test_what_is_no_list_is_refused_before_anything_is_read(tmp_path, content):
+    (tmp_path / "notes.json").write_text(content)
+    with pytest.raises(Refused, match=r"found something else \(.*\); choose another name, or delete it"):
+        require_free(tmp_path / "notes.json", name="notes")
+    require_free(tmp_path / "none.json", name="none")
+
+
+def test_a_list_of_another_name_is_refused_before_anything_is_read(tmp_path):
+    freeze({tmp_path / "list.json": ONE})
+    with pytest.raises(Refused, match=r"expected no file, or the list 'polyp', found the list 'skin'; choose another"):
+        require_free(tmp_path / "list.json", name="polyp")
+
+
+def items(name: str, count: int, *, masks: bool = True) -> list[Item]:
+    label = ("m.png", "b" * 64) if masks else (None, None)
+    return [Item(f"{name}/{number}.png", "a" * 64, *label) for number in range(count)]
+
+
+def test_sites_with_a_small_split_to_measure_on_are_named():
+    sites = {
+        "enough": Site(items("u", 3, masks=False), items("v", 5), items("t", 5)),
+        "few to validate": Site(items("u", 3), items("v", 4), items("t", 5)),
+        "few to test": Site(items("u", 3), items("v", 5), items("t", 4)),
+        "none drawn": Site(items("u", 3), [], []),
+        "no masks": Site(items("u", 3, masks=False), [], []),
+        "unseen": Site([], [], items("t", 5)),
+        "few unseen": Site([], [], items("t", 4)),
+    }
+    named = ["few to validate", "few to test", "none drawn", "few unseen"]
+    assert few_to_measure(DataList("list", [], sites), 5) == named
+    assert few_to_measure(DataList("list", [], sites), 1) == ["none drawn"]

@@ -1,3 +1,5 @@
+"""Files into arrays: what is read, what is turned upright, what is refused."""
+
 from __future__ import annotations
 
 import struct
@@ -7,7 +9,7 @@ import pytest
 from PIL import Image
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.reading import decode_image, decode_mask, read_image, read_mask
+from samfed_monai.data.reading import decode_image, decode_mask, misfit, read_image, read_mask, scan_fault
 from tests.data.making import disc, jpeg, picture, save
 
 
@@ -205,3 +207,52 @@ def test_fault_21_decompression_bomb_is_refused_before_it_is_decoded(tmp_path):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(Refused, match="No such file or directory; check the data root"):
         read_image(tmp_path / "a.png")
+
+
+OPTIONS = [
+    {},
+    {"progressive": True},
+    {"optimize": True},
+    {"subsampling": 0},
+    {"restart_marker_rows": 1},
+    {"quality": 5},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(1, 1), (7, 3), (33, 17), (160, 120)], ids=str)
+def test_sound_files_have_no_fault(options, mode, size):
+    rng = np.random.default_rng(0)
+    for pixels in (rng.integers(0, 256, (*size, 3), dtype=np.uint8), np.full((*size, 3), 7, np.uint8)):
+        content = jpeg(Image.fromarray(pixels).convert(mode), **options)
+        for tail in (b"", bytes(10), content):  # junk or a second picture after the first
+            assert scan_fault(content + tail) is None
+
+
+def test_real_images_have_no_fault(samfed_data):
+    for path in sorted((samfed_data / "data" / "tiny").rglob("*.jpg")):
+        assert scan_fault(path.read_bytes()) is None
+
+
+def test_a_scan_that_lost_or_gained_bytes_is_found():
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    content = jpeg(Image.fromarray(noise))
+    middle = len(content) // 2
+    early, late = content[:middle] + content[middle + 300 :], content[:middle] + content[middle - 300 :]
+    assert scan_fault(early) == "a damaged scan: its data end before the picture does"
+    assert scan_fault(late) == "a damaged scan: the picture ends before its data do"
+    assert scan_fault(content[:-2]) == "no end-of-image marker"
+
+
+def test_a_transposed_mask_of_a_square_picture_fits_worse():
+    mask = np.asarray(disc(64, 64, value=1, radius=12))
+    picture = np.repeat((200 - 120 * mask)[..., None], 3, axis=2).astype(np.uint8)
+    assert misfit(picture, mask) < -0.5
+    assert misfit(picture, np.ascontiguousarray(mask.T)) > 0.5
+
+
+def test_it_says_nothing_about_other_shapes_or_trivial_masks():
+    picture = np.zeros((8, 8, 3), np.uint8)
+    assert misfit(picture, np.zeros((8, 8), np.uint8)) == misfit(picture, np.ones((8, 8), np.uint8)) == 0
+    assert misfit(picture[:6], np.eye(8, dtype=np.uint8)[:6]) == 0

@@ -1,4 +1,4 @@
-"""Synthetic sites: what lies on disk, that seeds decide, and that sites differ."""
+"""Synthetic sites: what lies on disk, that seeds decide, that sites differ, beyond the written looks too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
-from samfed_monai.data.synthetic import render_synthetic
+from samfed_monai.data.synthetic import lamp_and_size, render_synthetic
 from samfed_monai.data.synthetic_scene.skin import PUBLIC, SITES, look_of, render_scene
 
 FEW = {"sites": 2, "images_per_site": 3, "public": 2, "validation": 1, "test": 2, "size": (64, 80)}
@@ -127,3 +127,16 @@ def test_tens_of_images_per_second(tmp_path):
     start = time.process_time()
     render_synthetic(tmp_path, sites=2, images_per_site=8, public=4, validation=2, test=2)
     assert 28 / (time.process_time() - start) > 10  # about 45 here; four times that leaves room for slow machines
+
+
+def test_a_range_of_one_number_multiplies_by_it_and_radii_stay_within_their_limits():
+    rng = np.random.default_rng(0)
+    drawn = lamp_and_size((1.0, 0.5, 0.25), (0.0, 10.0), rng, gains=(2.0, 2.0), limits=(0.1, 0.4))
+    assert drawn == {"light": (2.0, 1.0, 0.5), "radius": (0.1, 0.4)}
+
+
+def test_three_gains_are_drawn_and_then_one_scale():
+    gains, scale = (rng := np.random.default_rng(7)).uniform(0.9, 1.1, 3), rng.uniform(0.75, 1.25)
+    drawn = lamp_and_size((1, 1, 1), (0.2, 0.3), np.random.default_rng(7), gains=(0.9, 1.1), limits=(0.0, 1.0))
+    assert drawn["light"] == tuple(gains)
+    assert drawn["radius"] == pytest.approx((0.2 * scale, 0.3 * scale))

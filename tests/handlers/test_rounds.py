@@ -1,13 +1,37 @@
-"""Which round it is, and how Ignite's events behave when a client runs a trainer again and again."""
+"""Rounds of an engine: which one it is, steps, learning rates by hand, seeds, and a site that diverges."""
 
 from __future__ import annotations
 
+import math
+import random
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from ignite.engine import Events
+from torch import Tensor
 
-from samfed_monai.handlers import round_of
-from tests.handlers.toy import next_round, toy_trainer
+from samfed_monai.core.errors import Refused, Stopped
+from samfed_monai.handlers import (
+    LEARNING_RATE_SCHEDULES,
+    BatchGuide,
+    DivergenceGuard,
+    EmaGuide,
+    GlobalDistillationTerm,
+    GlobalGuide,
+    PseudoLabelTerm,
+    RoundLearningRate,
+    SamDistillationTerm,
+    SeedHandler,
+    UnlabelledStream,
+    round_of,
+    steps_per_round,
+)
+from tests.handlers.toy import next_round, same, toy_loader, toy_network, toy_trainer, weights
 
 
 def test_an_epoch_is_a_round_for_a_trainer_on_its_own() -> None:
@@ -55,3 +79,150 @@ def test_the_labelled_loader_starts_over_in_every_run() -> None:
         next_round(trainer, number, 2)
     assert len(drawn) == 2
     assert drawn[0][:4] == drawn[1][:4]  # the same seed replays the same order from its beginning
+
+
+@pytest.mark.parametrize(
+    ("local_steps", "unlabelled", "steps"),
+    [(None, 17, 3), (None, 16, 2), (None, 1, 1), (5, 17, 5), (None, 0, 2)],  # without unlabelled images: public ones
+)
+def test_steps(local_steps: int | None, unlabelled: int, steps: int) -> None:
+    found = steps_per_round(local_steps=local_steps, batch_size=8, labelled=range(10), unlabelled=range(unlabelled))
+    assert found == steps
+
+
+def test_no_image_at_all_is_still_one_step_so_that_the_stream_can_say_what_is_wrong() -> None:
+    assert steps_per_round(local_steps=None, batch_size=8, labelled=[], unlabelled=[]) == 1
+
+
+def test_zero_steps_or_batches_are_refused() -> None:
+    with pytest.raises(Refused, match=r"train.json -> local_steps: expected a whole number >= 1, found 0"):
+        steps_per_round(local_steps=0, batch_size=8, labelled=[], unlabelled=[])
+    with pytest.raises(Refused, match=r"train.json -> batch_size: .* found -2"):
+        steps_per_round(local_steps=1, batch_size=-2, labelled=[], unlabelled=[])
+
+
+def optimizer(rate: float = 0.1) -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], rate)
+
+
+def test_cosine_by_hand() -> None:
+    schedule = RoundLearningRate(optimizer=optimizer())
+    assert [schedule.factor(r, 4) for r in (0, 1, 2, 3)] == pytest.approx([1.0, 0.853553, 0.5, 0.146447], rel=1e-5)
+
+
+def test_warm_up_rises_in_a_straight_line_and_the_floor_holds() -> None:
+    schedule = RoundLearningRate(optimizer=optimizer(), warmup=2, floor=0.2)
+    assert [schedule.factor(r, 4) for r in (0, 1, 2, 3)] == pytest.approx([0.5, 1.0, 1.0, 0.6])
+
+
+def test_a_run_may_go_through_a_part_of_the_schedule() -> None:
+    schedule = RoundLearningRate(optimizer=optimizer(), floor=0.01, part=0.25)
+    # HSSF's sites: 200 of the 800 steps of a cosine from 1 to 0.01
+    assert schedule.factor(100, 200) == pytest.approx(0.01 + 0.99 * (1 + math.cos(math.pi / 8)) / 2)
+    with pytest.raises(Refused, match=r"RoundLearningRate -> part: expected a part in \(0, 1\], found 0"):
+        RoundLearningRate(optimizer=optimizer(), part=0)
+
+
+def test_rate_of_each_round_and_of_a_resumed_run() -> None:
+    def rates(rounds: list[int]) -> list[float]:
+        trainer = toy_trainer([], steps=1, learning_rate=0.1)
+        RoundLearningRate(optimizer=trainer.optimizer).attach(trainer)
+        seen: list[float] = []
+        trainer.add_event_handler(
+            Events.ITERATION_STARTED, lambda engine: seen.append(engine.optimizer.param_groups[0]["lr"])
+        )
+        for number in rounds:
+            next_round(trainer, number, 4)
+        return seen
+
+    assert rates([0, 2, 3]) == pytest.approx([0.1, 0.05, 0.0146447], rel=1e-4)
+    assert rates([3]) == rates([0, 2, 3])[2:]
+
+
+@given(st.sampled_from(sorted(LEARNING_RATE_SCHEDULES)), st.integers(1, 60), st.integers(0, 80), st.floats(0, 1))
+def test_factors_stay_in_0_1(name: str, rounds: int, warmup: int, floor: float) -> None:
+    schedule = RoundLearningRate(optimizer=optimizer(), schedule=name, warmup=warmup, floor=floor)
+    assert all(0 < schedule.factor(r, rounds) <= 1 for r in range(rounds))
+
+
+def test_bad_arguments_are_refused_together() -> None:
+    with pytest.raises(Refused, match=r"(?s)2 problems.*warmup: .* found -1.*floor: .* found 2"):
+        RoundLearningRate(optimizer=optimizer(), warmup=-1, floor=2)
+    with pytest.raises(Refused, match=r"RoundLearningRate -> schedule: .*did you mean 'cosine'"):
+        RoundLearningRate(optimizer=optimizer(), schedule="cosin")
+
+
+class Site:
+    """A guided trainer and the one thing a federation asks of it."""
+
+    def __init__(self, seed: int = 0, site: str = "site-1") -> None:
+        labelled, unlabelled = toy_loader(10, 1), toy_loader(12, 2)
+        stream = UnlabelledStream(loader=unlabelled, guides=[BatchGuide(), GlobalGuide(), EmaGuide()], cutmix=0.5)
+        terms = [PseudoLabelTerm(), SamDistillationTerm(), GlobalDistillationTerm()]
+        handlers = [SeedHandler(seed=seed, site=site, loaders=[labelled, unlabelled, None]), stream, *terms]
+        self.trainer = toy_trainer(handlers, loader=labelled)
+
+    def run(self, start: dict[str, Tensor], round: int) -> dict[str, Tensor]:
+        self.trainer.network.load_state_dict(start)
+        next_round(self.trainer, round, 5)
+        return weights(self.trainer.network)
+
+
+def test_the_same_round_from_the_same_weights_gives_the_same_bits_whatever_ran_before() -> None:
+    start = weights(toy_network(7))
+    fresh = Site().run(start, 3)
+    used = Site()
+    used.run(start, 0)
+    used.run(weights(toy_network(8)), 1)
+    torch.rand(5)  # another site took its turn
+    random.random()
+    np.random.rand(3)  # noqa: NPY002 - the global state is what this is about
+    assert same(fresh, used.run(start, 3))
+    assert same(fresh, used.run(start, 3))
+
+
+@pytest.mark.parametrize(("site", "round", "seed"), [("site-2", 3, 0), ("site-1", 4, 0), ("site-1", 3, 1)])
+def test_another_site_round_or_seed_gives_other_bits(site: str, round: int, seed: int) -> None:
+    start = weights(toy_network(7))
+    assert not same(Site().run(start, 3), Site(seed, site).run(start, round))
+
+
+def test_global_generators_are_seeded() -> None:
+    trainer = toy_trainer([SeedHandler(seed=1, site="a")], steps=1)
+    draws = []
+    for _ in range(2):
+        next_round(trainer, 2, 3)
+        numpy_draw = float(np.random.rand())  # noqa: NPY002
+        draws.append((random.random(), numpy_draw, float(torch.rand(1))))
+    assert draws[0] == draws[1]
+
+
+class Broken(SamDistillationTerm):
+    def value(self, guidance: Any, engine: Any) -> torch.Tensor:
+        return super().value(guidance, engine) * float("nan")
+
+
+def test_a_nan_term_stops_before_the_weights_are_touched() -> None:
+    stream = UnlabelledStream(loader=toy_loader(), guides=[BatchGuide()])
+    trainer = toy_trainer([stream, Broken(), DivergenceGuard(site="site-3")])
+    before = weights(trainer.network)["0.weight"]
+    message = (
+        r"training diverged at site 'site-3', round 2 of 5, step 1: the loss is NaN or infinite "
+        r"\(terms at fault: sam_kd\)\n  to go on: lower learning_rate, or the weight of that term"
+    )
+    with pytest.raises(Stopped, match=message):
+        next_round(trainer, 1, 5)
+    assert torch.equal(before, weights(trainer.network)["0.weight"])
+
+
+def test_weights_broken_by_the_last_step_are_found_at_the_end_of_the_epoch() -> None:
+    trainer = toy_trainer([DivergenceGuard(site="a")], steps=1, learning_rate=float("inf"))
+    with pytest.raises(Stopped, match=r"site 'a', round 1 of 1, step 1: the weights hold NaN or infinity \(first at 0"):
+        trainer.run()
+
+
+def test_a_sound_run_is_left_alone() -> None:
+    guarded, plain = toy_trainer([DivergenceGuard()]), toy_trainer([])
+    guarded.run()
+    plain.run()
+    assert same(weights(guarded.network), weights(plain.network))

@@ -1,17 +1,166 @@
-"""Agreement: the reliability of an image, and settings that are refused."""
+"""Agreement: the rules as truth tables over six pixels, the reliability of an image, and settings that are refused."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.losses import AgreementSettings, agree
+from samfed_monai.losses import AGREEMENT_RULES, AgreementSettings, agree, hard_label
 
 
 def image(*values: float) -> Tensor:
     return torch.tensor(values).view(1, 1, 1, -1)
+
+
+# pixel                 0     1     2     3     4     5
+TEACHER = image(0.80, 0.30, 0.95, 0.95, 0.40, 0.96)
+STUDENT = image(0.90, 0.10, 0.30, 0.08, 0.95, 0.20)
+TRUTH_TABLE = {
+    # 0: both 1            1: both 0            2: teacher sure (0.95 against 0.70)
+    # 3: 0.95 against 0.92, not surer by 0.1    4: student sure (0.95 against 0.60)    5: teacher (0.96 against 0.80)
+    "confidence": ([1, 0, 1, 1, 1, 1], [0.85, 0.80, 0.95, 0.0, 0.95, 0.96]),
+    "average": ([1, 0, 1, 1, 1, 1], [0.85, 0.80, 0.625, 0.515, 0.675, 0.58]),
+    # both sides equally good: evidence ln 9 (2 p_T - 1 + 2 p_c - 1), and 2 sigmoid(x ln 9) - 1 = tanh(x ln 3)
+    "reliability": ([1, 0, 1, 1, 1, 1], [math.tanh(x * math.log(3)) for x in (1.4, 1.2, 0.5, 0.06, 0.7, 0.32)]),
+    "intersection": ([1, 0, 1, 1, 0, 1], [0.85, 0.80, 0.0, 0.0, 0.0, 0.0]),
+    "teacher": ([1, 0, 1, 1, 0, 1], [1.0] * 6),
+    "adaptive": ([1, 0, 1, 1, 0, 1], [1.0] * 6),  # nothing was learned of the teacher; what is, see below
+    "label": ([1, 0, 1, 1, 0, 1], [1.0] * 6),
+    "student": ([1, 0, 0, 0, 1, 0], [0.0, 0.0, 0.0, 1.0, 1.0, 0.0]),  # 0.90 is not above tau = 0.9
+}
+
+
+@pytest.mark.parametrize("rule", sorted(TRUTH_TABLE))
+def test_truth_table(rule: str) -> None:
+    label, weight = TRUTH_TABLE[rule]
+    found = agree(TEACHER, STUDENT, rule=rule)
+    assert found.label.flatten().tolist() == label
+    assert found.weight.flatten().tolist() == pytest.approx(weight)
+    assert found.agreed.flatten().tolist() == [True, True, False, False, False, False]
+
+
+# weight of the distillation: that of the label where the label is the teacher's (1, 0, 1, 1, 0, 1), otherwise 0
+DISTILLED = {
+    "confidence": [0.85, 0.80, 0.95, 0.0, 0.0, 0.96],  # 4: the student overruled the teacher
+    "average": [0.85, 0.80, 0.625, 0.515, 0.0, 0.58],
+    "reliability": [*(math.tanh(x * math.log(3)) for x in (1.4, 1.2, 0.5, 0.06)), 0.0, math.tanh(0.32 * math.log(3))],
+    "intersection": [0.85, 0.80, 0.0, 0.0, 0.0, 0.0],
+    "teacher": [1.0] * 6,
+    "adaptive": [1.0] * 6,
+    "label": [1.0] * 6,
+    "student": [0.0] * 6,  # where it is sure (3 and 4) it is of another opinion
+}
+
+
+@pytest.mark.parametrize("rule", sorted(DISTILLED))
+def test_where_the_student_overruled_the_teacher_nothing_is_distilled(rule: str) -> None:
+    found = agree(TEACHER, STUDENT, rule=rule)
+    assert found.distillation_weight.flatten().tolist() == pytest.approx(DISTILLED[rule])
+
+
+@pytest.mark.parametrize(
+    ("trust", "label", "weight", "distilled"),
+    [
+        # the student is sure of 3 (0.92) and 4 (0.95), and of another opinion there; elsewhere SAM alone has a vote
+        (0.25, [1, 0, 1, 0, 1, 1], [0.25, 0.25, 0.25, 0.5, 0.5, 0.25], [0.25, 0.25, 0.25, 0.0, 0.0, 0.25]),
+        (0.50, [1, 0, 1, 0, 1, 1], [0.50, 0.50, 0.50, 0.0, 0.0, 0.50], [0.50, 0.50, 0.50, 0.0, 0.0, 0.50]),
+        (0.75, [1, 0, 1, 1, 0, 1], [0.75, 0.75, 0.75, 0.5, 0.5, 0.75], [0.75, 0.75, 0.75, 0.5, 0.5, 0.75]),
+    ],
+)
+def test_the_adaptive_rule_is_a_vote(
+    trust: float, label: list[int], weight: list[float], distilled: list[float]
+) -> None:
+    found = agree(TEACHER, STUDENT, rule="adaptive", trust=torch.tensor([trust]))
+    assert found.label.flatten().tolist() == label
+    assert found.weight.flatten().tolist() == pytest.approx(weight)
+    assert found.distillation_weight.flatten().tolist() == pytest.approx(distilled)
+    assert found.trust.tolist() == [trust]
+    assert (
+        agree(image(0.9), image(0.95), rule="adaptive", trust=torch.tensor([trust])).weight.item() == 1
+    )  # both say it
+
+
+def test_every_rule_has_a_truth_table() -> None:
+    assert sorted(AGREEMENT_RULES) == sorted(TRUTH_TABLE) == sorted(DISTILLED)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "tau", "delta", "weight"),
+    [
+        (0.91, 0.45, 0.9, 0.1, 0.91),  # sure and surer
+        (0.90, 0.45, 0.9, 0.1, 0.0),  # not above tau
+        (0.91, 0.15, 0.9, 0.1, 0.0),  # 0.91 against 0.85
+        (0.91, 0.15, 0.9, 0.05, 0.91),  # a smaller delta lets it through
+        (0.70, 0.45, 0.6, 0.1, 0.70),  # a smaller tau too
+        (0.93, 0.07, 0.9, 0.0, 0.0),  # a tie decides nothing
+    ],
+)
+def test_both_thresholds_are_needed_where_they_disagree(
+    teacher: float, student: float, tau: float, delta: float, weight: float
+) -> None:
+    found = agree(image(teacher), image(student), tau=tau, delta=delta, rule="confidence")
+    assert found.weight.item() == pytest.approx(weight, abs=1e-6)
+
+
+def maps() -> st.SearchStrategy[Tensor]:
+    pixel = st.floats(0, 1, width=32)
+    return st.lists(pixel, min_size=12, max_size=12).map(lambda values: torch.tensor(values).view(2, 1, 2, 3))
+
+
+@given(maps(), maps(), st.sampled_from(sorted(AGREEMENT_RULES)), st.floats(0.5, 1), st.floats(0, 0.5))
+def test_weights_and_reliability_stay_in_0_1(t: Tensor, s: Tensor, rule: str, tau: float, delta: float) -> None:
+    found = agree(t, s, s, rule=rule, tau=tau, delta=delta)
+    for values in (found.weight, found.reliability):
+        assert 0 <= values.min().item() <= values.max().item() <= 1
+    assert set(found.label.unique().tolist()) <= {0, 1}
+    follows = found.label == hard_label(t)[0]
+    assert torch.equal(found.distillation_weight, torch.where(follows, found.weight, torch.zeros_like(found.weight)))
+
+
+@given(maps(), maps(), st.sampled_from(sorted(AGREEMENT_RULES)), st.permutations(range(6)))
+def test_a_rule_does_not_care_where_a_pixel_lies(t: Tensor, s: Tensor, rule: str, order: list[int]) -> None:
+    def shuffle(values: Tensor) -> Tensor:
+        return values.flatten(2)[..., order].view_as(values)
+
+    plain, shuffled = agree(t, s, rule=rule), agree(shuffle(t), shuffle(s), rule=rule)
+    assert torch.equal(shuffle(plain.label), shuffled.label)
+    assert torch.equal(shuffle(plain.weight), shuffled.weight)
+    assert torch.equal(plain.reliability, shuffled.reliability)
+
+
+@given(maps())
+@settings(max_examples=50)
+def test_a_teacher_that_equals_the_student_is_believed_as_much_as_it_believes_itself(t: Tensor) -> None:
+    label, confidence = hard_label(t)
+    found = agree(t, t, t, rule="confidence")
+    assert torch.equal(found.label, label)
+    assert torch.equal(found.weight, confidence)
+    assert found.reliability.tolist() == [1.0, 1.0]
+
+
+@given(maps(), maps(), st.floats(0, 1))
+def test_no_trust_is_the_rule_student_and_full_trust_the_rule_teacher(t: Tensor, s: Tensor, tau: float) -> None:
+    for trust, rule in ((0.0, "student"), (1.0, "teacher")):
+        found = agree(t, s, rule="adaptive", trust=torch.full((2,), trust), tau=tau)
+        same = agree(t, s, rule=rule, tau=tau)
+        assert torch.equal(found.label, same.label)
+        assert torch.equal(found.weight, same.weight)
+
+
+@given(maps(), maps(), st.floats(0, 1, width=32), st.floats(0, 1, width=32))
+def test_more_trust_never_takes_a_pixel_from_the_teacher(t: Tensor, s: Tensor, one: float, two: float) -> None:
+    less, more = (
+        agree(t, s, rule="adaptive", trust=torch.tensor([trust, 0.5])).distillation_weight
+        for trust in (min(one, two), max(one, two))
+    )
+    assert bool((less[0] <= more[0] + 1e-6).all())  # t + (1 - t) is 1 but for rounding
+    assert torch.equal(less[1], more[1])  # every image has its own
 
 
 def test_reliability_by_hand() -> None:

@@ -1,3 +1,5 @@
+"""Logits and labels channel by channel, and hard labels of six-pixel tensors, by hand."""
+
 from __future__ import annotations
 
 import math
@@ -5,6 +7,7 @@ import math
 import pytest
 import torch
 
+from samfed_monai.losses import dice_of_labels, hard_label
 from samfed_monai.losses.channels import channels
 
 
@@ -24,3 +27,14 @@ def test_several_classes_are_a_softmax_without_the_background() -> None:
     assert prediction[0, :, 0, 0].tolist() == pytest.approx([2 / 8, 5 / 8])
     assert entropy.shape == (1, 1, 1, 2)
     assert entropy.flatten().tolist() == pytest.approx([math.log(8), math.log(8 / 5)])
+
+
+def test_dice_of_two_empty_masks_is_1_and_of_one_empty_mask_0() -> None:
+    empty, full = torch.zeros(1, 1, 2, 2).long(), torch.ones(1, 1, 2, 2).long()
+    assert dice_of_labels(empty, empty).tolist() == [1.0]
+    assert dice_of_labels(empty, full).tolist() == [0.0]
+
+
+def test_hard_label_of_one_half_is_background() -> None:
+    label, confidence = hard_label(torch.full((1, 1, 1, 1), 0.5))
+    assert (label.item(), confidence.item()) == (0, 0.5)

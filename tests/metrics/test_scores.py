@@ -1,14 +1,136 @@
+"""Surfaces, HD95, Dice and their means by hand; and against MONAI and MedPy on masks of every kind.
+
+The tolerance is 1e-4: MONAI holds distances in float32, which rounds those of these masks by less than 1e-5.
+"""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from monai.metrics import compute_dice
+from monai.metrics import compute_dice, compute_hausdorff_distance
+from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 
-from samfed_monai.metrics import Scores, segmentation_scores
+from samfed_monai.metrics import Scores, convention, hausdorff95, pool, segmentation_scores, summarise, surface, worst
+from samfed_monai.metrics import scores as surfaces
+from samfed_monai.metrics.scores import joint_box
+from samfed_monai.results.schema import RESULTS_SCHEMA
+
+
+def blob(seed: int, size: tuple[int, int] = (96, 128)) -> np.ndarray:
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=size), 8)
+    return noise > 0.3 * noise.std()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_surface_is_monais_also_at_the_frame(seed):
+    mask = blob(seed)
+    assert mask[0].any() or mask[:, 0].any()
+    assert (surface(mask) == (mask ^ binary_erosion(mask))).all()
+
+
+@pytest.mark.parametrize(("shape", "pixels"), [((4, 5), 14), ((1, 7), 7), ((2, 2), 4), ((3, 3), 8)])
+def test_a_full_mask_has_the_frame_as_its_surface(shape, pixels):
+    assert surface(np.ones(shape, bool)).sum() == pixels
+
+
+def test_the_mask_itself_is_left_alone():
+    mask = np.ones((5, 5), bool)
+    surface(mask)
+    assert mask.all()
+
+
+def test_every_pixel_is_as_far_as_its_nearest():
+    a, b = np.zeros((2, 6, 9), bool)
+    a[0, 0] = a[5, 8] = True
+    b[3, 4] = b[5, 6] = b[0, 1] = True
+    to_b, to_a = surfaces.squared_distances(a, b)
+    assert to_b.tolist() == [1, 4]
+    assert to_a.tolist() == [1, 20, 4]
+
+
+@pytest.mark.parametrize("pairs_per_pixel", [0, 128])
+@pytest.mark.parametrize("block", [1, 1000, 1 << 16])
+def test_both_ways_give_whole_numbers_without_rounding(pairs_per_pixel, block, monkeypatch):
+    monkeypatch.setattr(surfaces, "PAIRS_PER_PIXEL", pairs_per_pixel)
+    monkeypatch.setattr(surfaces, "BLOCK", block)
+    a, b = surface(blob(1)), surface(blob(2))
+    to_b, to_a = surfaces.squared_distances(a, b)
+    assert (to_b == np.rint(distance_transform_edt(~b)[a] ** 2)).all()
+    assert (to_a == np.rint(distance_transform_edt(~a)[b] ** 2)).all()
+
+
+def test_noise_takes_the_distance_transform(monkeypatch):
+    def unexpected(*arguments):
+        raise AssertionError("compared every pixel with every pixel")
+
+    monkeypatch.setattr(surfaces, "_all_pairs", unexpected)
+    a, b = np.random.default_rng(0).random((2, 96, 96)) > 0.5
+    to_b, to_a = surfaces.squared_distances(a, b)
+    assert (len(to_b), len(to_a)) == (a.sum(), b.sum())
+
+
+def test_distances_that_float32_does_not_hold_are_not_rounded():
+    a, b = np.zeros((2, 4000, 3000), bool)
+    a[0, 0] = b[3998, 2999] = True
+    to_b, to_a = surfaces.squared_distances(a, b)
+    assert int(np.float32(3998**2 + 2999**2)) != 3998**2 + 2999**2
+    assert to_b.tolist() == to_a.tolist() == [3998**2 + 2999**2]
+
+
+def squares(shift: int) -> tuple[np.ndarray, np.ndarray]:
+    a, b = np.zeros((2, 40, 40), bool)
+    a[5:15, 5:15] = True
+    b[5:15, 5 + shift : 15 + shift] = True
+    return a, b
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_a_square_shifted_by_four_pixels_is_four_pixels_away(pooled):
+    assert hausdorff95(*squares(4), pooled=pooled) == 4.0
+
+
+def test_the_same_mask_is_zero_pixels_away():
+    assert hausdorff95(*squares(0)) == 0.0
+
+
+def test_two_single_pixels_are_as_far_apart_as_they_are():
+    a, b = np.zeros((2, 30, 30), bool)
+    a[3, 4] = b[6, 8] = True
+    assert hausdorff95(a, b) == 5.0
+
+
+def test_the_percentile_lies_on_the_line_between_two_pixels():
+    a, b = np.zeros((2, 1, 12), bool)
+    a[0, :11] = True  # distances to pixel 0 of b: 0 to 10, the 95th percentile at place 9.5
+    b[0, 0] = True
+    assert hausdorff95(a, b) == pytest.approx(9.5)
+    assert hausdorff95(a, b, pooled=True) == pytest.approx(9.45)  # a second 0: place 0.95 x 11 = 10.45 of 12
+
+
+def test_the_two_definitions_differ_where_one_mask_has_an_island():
+    label = np.zeros((80, 80), bool)
+    label[10:50, 10:50] = True
+    prediction = label.copy()
+    prediction[70:73, 70:74] = True  # 10 of 166 surface pixels of one mask, 10 of 322 of both
+    assert hausdorff95(prediction, label) > 28
+    assert hausdorff95(prediction, label, pooled=True) == 0.0
+
+
+def test_the_box_holds_both_masks_and_no_more():
+    a, b = np.zeros((2, 9, 9), bool)
+    a[2, 3] = b[5, 1] = True
+    assert joint_box(a, b) == (slice(2, 6), slice(1, 4))
+    assert joint_box(a & b, a & b) == (slice(0, 0), slice(0, 0))
+
+
+def test_an_empty_mask_is_refused():
+    with pytest.raises(ValueError, match="HD95 of an empty mask is not defined"):
+        hausdorff95(np.zeros((4, 4), bool), np.ones((4, 4), bool))
+
 
 MASKS = arrays(bool, (7, 9), elements=st.booleans())
 
@@ -63,3 +185,188 @@ def test_scores_are_symmetric_and_bounded(prediction, label):
 def test_masks_of_two_sizes_are_refused(shape):
     with pytest.raises(ValueError, match=r"expected two masks \(H, W\) of one size"):
         segmentation_scores(np.zeros(shape, bool), np.zeros((4, 4), bool))
+
+
+TABLE = [Scores(0.8, 0.6, 10.0), Scores(0.0, 0.0, 50.0, "prediction"), Scores(1.0, 1.0, 0.0, "both")]
+
+
+def test_means_and_counts_of_three_images():
+    summary = summarise(TABLE)
+    assert summary["dice"] == pytest.approx(0.6)
+    assert summary["iou"] == pytest.approx(1.6 / 3)
+    assert summary["hd95"] == pytest.approx(20.0)
+    assert summary["n"] == 3
+    assert summary["empty"] == {"both": 1, "prediction": 1, "label": 0}
+
+
+def test_hssfs_convention_leaves_empty_masks_out_of_hd95_only():
+    summary = summarise(TABLE, skip_empty=True)
+    assert summary["hd95"] == 10.0
+    assert summary["dice"] == pytest.approx(0.6)
+    assert summary["n"] == 3
+
+
+def test_no_image_has_no_mean():
+    assert summarise([]) == {
+        "dice": None,
+        "iou": None,
+        "hd95": None,
+        "n": 0,
+        "empty": {"both": 0, "prediction": 0, "label": 0},
+    }
+
+
+@pytest.mark.parametrize("skip_empty", [False, True])
+def test_pooled_sites_are_the_summary_of_all_their_images(skip_empty):
+    sites = [TABLE, [Scores(0.5, 0.4, 3.0)] * 4, [Scores(0.0, 0.0, 50.0, "label")], []]
+    pooled = pool([summarise(site, skip_empty=skip_empty) for site in sites], skip_empty=skip_empty)
+    whole = summarise([score for site in sites for score in site], skip_empty=skip_empty)
+    assert pooled == {**whole, **{name: pytest.approx(whole[name]) for name in ("dice", "iou", "hd95")}}
+
+
+def test_sites_of_which_every_mask_is_empty_have_no_hd95_when_skipped():
+    site = summarise([Scores(0.0, 0.0, 50.0, "prediction")], skip_empty=True)
+    assert site["hd95"] is None
+    assert pool([site, site], skip_empty=True) == {
+        "dice": 0.0,
+        "iou": 0.0,
+        "hd95": None,
+        "n": 2,
+        "empty": {"both": 0, "prediction": 2, "label": 0},
+    }
+
+
+def of_site(dice, n, both=0, hd95=4.0):
+    return {"dice": dice, "iou": 0.5, "hd95": hd95, "n": n, "empty": {"both": both, "prediction": 0, "label": 0}}
+
+
+def test_the_mean_is_over_images_and_a_score_that_is_missing_does_not_count():
+    pooled = pool([of_site(0.2, 1, both=1), of_site(0.6, 3), of_site(None, 5)])
+    assert pooled["dice"] == pytest.approx(0.5)
+    assert (pooled["n"], pooled["empty"]["both"]) == (9, 1)
+    assert pool([])["dice"] is None
+
+
+def test_hd95_that_skips_empty_masks_weighs_by_the_images_that_it_is_the_mean_of():
+    sites = [of_site(0.5, 4, both=3), of_site(0.5, 3, hd95=8.0)]
+    assert pool(sites)["hd95"] == (4 * 4.0 + 3 * 8.0) / 7
+    assert pool(sites, skip_empty=True)["hd95"] == (1 * 4.0 + 3 * 8.0) / 4
+
+
+def test_the_worst_site_is_the_lowest_dice_and_the_first_by_name_among_equals():
+    assert worst({"a": of_site(0.6, 1), "b": of_site(0.2, 3), "c": of_site(None, 0)})["site"] == "b"
+    assert worst({"b": of_site(0.2, 1), "a": of_site(0.2, 3)}) == {"site": "a", **of_site(0.2, 3)}
+    assert worst({"a": of_site(None, 0)}) is None
+
+
+def test_the_convention_is_stated_in_the_words_of_results_json():
+    assert convention() == {"hd95": "max of directed", "empty": "diagonal"}
+    assert convention(pooled=True, skip_empty=True) == {"hd95": "pooled", "empty": "skipped"}
+    schema = RESULTS_SCHEMA["properties"]["convention"]["properties"]
+    for pooled in (False, True):
+        for key, word in convention(pooled=pooled, skip_empty=pooled).items():
+            assert word in schema[key]["enum"]
+
+
+Mask = np.ndarray
+TOLERANCE = 1e-4
+
+
+def monai(prediction: Mask, label: Mask) -> tuple[float, float]:
+    a, b = torch.from_numpy(prediction)[None, None], torch.from_numpy(label)[None, None]
+    far = compute_hausdorff_distance(a, b, include_background=True, percentile=95)
+    return compute_dice(a, b).item(), far.item()
+
+
+def medpys_definition(prediction: Mask, label: Mask) -> float:
+    """What ``medpy.metric.binary.hd95`` computes, on the full frame, so that the tests need no MedPy."""
+    edges = [mask ^ binary_erosion(mask) for mask in (prediction, label)]
+    there, back = distance_transform_edt(~edges[1])[edges[0]], distance_transform_edt(~edges[0])[edges[1]]
+    return float(np.percentile(np.hstack([there, back]), 95))
+
+
+@st.composite
+def rectangle(draw, shape):
+    """A rectangle: among them single pixels, thin lines, the whole frame and what touches its border."""
+    (top, bottom), (left, right) = (sorted([draw(st.integers(0, n - 1)) for _ in "ab"]) for n in shape)
+    mask = np.zeros(shape, bool)
+    mask[top : bottom + 1, left : right + 1] = True
+    return mask
+
+
+@st.composite
+def diagonal(draw, shape):
+    mask = np.zeros(shape, bool)
+    start, step = draw(st.integers(0, shape[1] - 1)), draw(st.sampled_from([-2, -1, 1, 2]))
+    rows = np.arange(shape[0])
+    mask[rows, (start + step * rows) % shape[1]] = True
+    return mask
+
+
+@st.composite
+def drawn_blob(draw, shape):
+    noise = gaussian_filter(np.random.default_rng(draw(st.integers(0, 10**6))).normal(size=shape), draw(SMOOTH))
+    return noise >= np.quantile(noise, draw(st.floats(0.1, 0.99)))
+
+
+SMOOTH = st.sampled_from([0.5, 2, 5])
+SHAPES = st.tuples(st.integers(1, 48), st.integers(1, 48))
+
+
+@st.composite
+def masks(draw, shape):
+    parts = draw(st.lists(rectangle(shape) | diagonal(shape) | drawn_blob(shape), min_size=1, max_size=3))
+    return np.logical_or.reduce(parts)
+
+
+@st.composite
+def pairs(draw):
+    """Two masks: unrelated, shifted, one inside the other, or the corners of a frame apart."""
+    shape = draw(SHAPES)
+    first = draw(masks(shape))
+    kind = draw(st.sampled_from(["unrelated", "shifted", "nested", "apart"]))
+    second = draw(masks(shape))
+    if kind == "shifted":
+        second = np.roll(first, draw(st.integers(-5, 5)), axis=draw(st.integers(0, 1)))
+    elif kind == "nested":
+        second = first | second
+    elif kind == "apart":
+        wide, gap = np.zeros((3 * shape[0] + 40, 3 * shape[1] + 90), bool), shape
+        far = wide.copy()
+        wide[: gap[0], : gap[1]], far[-gap[0] :, -gap[1] :] = first, second
+        first, second = wide, far
+    return (second, first) if draw(st.booleans()) else (first, second)
+
+
+@settings(max_examples=250, deadline=None)
+@given(pair=pairs())
+def test_dice_and_hd95_agree_with_monai(pair):
+    scores = segmentation_scores(*pair)
+    dice, hd95 = monai(*pair)
+    assert scores.hd95 == pytest.approx(hd95, abs=TOLERANCE)
+    assert scores.dice == pytest.approx(dice, abs=TOLERANCE)
+
+
+@settings(max_examples=250, deadline=None)
+@given(pair=pairs())
+def test_pooled_hd95_agrees_with_medpys_definition(pair):
+    found = hausdorff95(*pair, pooled=True)
+    # both are float64: what differs is the order of a root and a line
+    assert found == pytest.approx(medpys_definition(*pair), abs=1e-9)
+    assert segmentation_scores(*pair, pooled=True).hd95 == found
+
+
+@settings(max_examples=100, deadline=None)
+@given(pair=pairs())
+def test_pooled_hd95_agrees_with_medpy(pair):
+    binary = pytest.importorskip("medpy.metric.binary", reason="MedPy is not installed: pip install -e .[dev]")
+    assert hausdorff95(*pair, pooled=True) == pytest.approx(binary.hd95(*pair), abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_at_the_evaluation_size_too(seed):
+    noise = gaussian_filter(np.random.default_rng(seed).normal(size=(3, 384, 384)), (0, 25, 25))
+    label = noise[0] > noise[0].std()
+    prediction = noise[0] + 0.3 * noise[1] > 0.9 * noise[0].std()
+    assert segmentation_scores(prediction, label).hd95 == pytest.approx(monai(prediction, label)[1], abs=TOLERANCE)
+    assert hausdorff95(prediction, label, pooled=True) == pytest.approx(medpys_definition(prediction, label))

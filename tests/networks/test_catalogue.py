@@ -1,3 +1,5 @@
+"""The catalogue of client networks: what each is built of, takes and returns, and where its features are."""
+
 from __future__ import annotations
 
 import json
@@ -10,6 +12,7 @@ from torch import nn
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.networks import CLIENT_NETWORKS, client_network
+from samfed_monai.networks.intake import feature_width, head_of
 
 SIZES = {
     "deeplabv3plus_resnet18": (48, 64),
@@ -133,3 +136,24 @@ def test_a_name_that_is_not_for_this_network_is_refused_with_what_is(weights, me
 def test_efficientnets_normalise_with_the_epsilon_of_their_weights():
     network = client_network("deeplabv3plus_efficientnet_lite0")
     assert {module.eps for module in network.encoder.modules() if isinstance(module, nn.BatchNorm2d)} == {1e-3}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "width"), [("deeplabv3plus_resnet18", 256), ("flexible_unet_resnet18", 16), ("basic_unet", 32)]
+)
+def test_the_head_takes_features_of_that_width(name, width):
+    network = client_network(name)
+    assert feature_width(network) == width
+    seen = []
+    handle = head_of(network).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[1]))
+    with torch.no_grad():
+        network.eval()(torch.rand(1, 3, 32, 32))
+    handle.remove()
+    assert seen == [width]
+
+
+def test_a_network_without_a_known_head_is_refused():
+    with pytest.raises(
+        Refused, match=r"network: expected a network with one of .*'segmentation_head'.*found Sequential"
+    ):
+        head_of(nn.Sequential(nn.Conv2d(3, 1, 1)))

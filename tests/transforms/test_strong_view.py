@@ -1,4 +1,4 @@
-"""The strong view: in range, in place, reproducible, as strong as asked for."""
+"""The strong view: colour, blur, boxes and CutMix by hand; in range, in place, reproducible, as strong as asked for."""
 
 from __future__ import annotations
 
@@ -8,9 +8,108 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import Compose
+from scipy import ndimage
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.transforms import StrongView, StrongViewd, WeakViewd
+from samfed_monai.transforms import StrongView, StrongViewd, WeakViewd, box_fill, colour_matrix, cutmix, gaussian_blur
+from samfed_monai.transforms.strong_view import recolour
+
+
+def test_no_change_is_the_identity():
+    assert torch.allclose(colour_matrix(), torch.eye(3), atol=1e-6)
+
+
+def test_saturation_zero_gives_the_luminance():
+    grey = colour_matrix(saturation=0.0) @ torch.tensor([1.0, 0.5, 0.0])
+    assert grey.tolist() == pytest.approx([0.299 + 0.2935] * 3, abs=1e-6)
+
+
+def test_a_third_of_a_turn_of_hue_moves_red_to_green():
+    assert (colour_matrix(hue=1 / 3) @ torch.tensor([1.0, 0, 0])).tolist() == pytest.approx([0, 1, 0], abs=1e-6)
+
+
+@pytest.mark.parametrize("hue", [-0.25, -0.05, 0.1])
+def test_grey_stays_grey(hue):
+    grey = colour_matrix(hue=hue, saturation=1.3) @ torch.full((3,), 0.4)
+    assert grey.tolist() == pytest.approx([0.4] * 3, abs=1e-6)
+
+
+def test_contrast_pivots_on_the_mean_luminance():
+    image = torch.tensor([0.2, 0.6]).expand(3, 1, 2)
+    assert recolour(image, torch.eye(3), 0.5)[0, 0].tolist() == pytest.approx([0.3, 0.5])
+    assert recolour(image, colour_matrix(brightness=0.5), 1.0)[0, 0].tolist() == pytest.approx([0.1, 0.3])
+
+
+def test_blur_is_that_of_scipy():
+    image = torch.rand(3, 20, 24, generator=torch.Generator().manual_seed(0))
+    expected = ndimage.gaussian_filter(image.numpy(), (0, 1.5, 1.5), mode="mirror", radius=(0, 4, 4))
+    assert abs(gaussian_blur(image, 1.5).numpy() - expected).max() < 1e-5  # float32 sums of 81 products
+
+
+def test_a_tiny_blur_changes_nothing_and_a_wide_one_fits_small_images():
+    image = torch.rand(3, 4, 4)
+    assert gaussian_blur(image, 0.05) is image
+    assert gaussian_blur(image, 10.0).shape == image.shape
+
+
+def test_a_box_is_filled_with_the_mean_colour():
+    image = torch.zeros(2, 2, 4)
+    image[0, :, 0] = 1  # mean 0.25
+    filled = box_fill(image, 0, 3, 1, 9)
+    assert filled[0].tolist() == [[1, 0, 0, 0.25], [1, 0, 0, 0]]
+    assert filled[1].sum() == 0
+    assert image[0, 0, 3] == 0
+
+
+def a_batch(size: int, channels: int = 3, height: int = 16, width: int = 24) -> torch.Tensor:
+    """(B, C, H, W) where every pixel of image i is i."""
+    return torch.arange(float(size)).view(-1, 1, 1, 1).expand(size, channels, height, width).clone()
+
+
+@settings(max_examples=40, deadline=None)
+@given(size=st.integers(2, 5), seed=st.integers(0, 2**31))
+def test_a_box_of_the_neighbour_in_every_tensor(size, seed):
+    images, weights = a_batch(size), a_batch(size, 1)
+    generator = torch.Generator().manual_seed(seed)
+    mixed, mixed_weights = cutmix(images, weights, generator=generator, prob=1.0, area=(0.1, 0.4))
+    for index in range(size):
+        changed = mixed[index, 0] != index
+        rows, columns = changed.any(dim=1).sum(), changed.any(dim=0).sum()
+        assert changed.sum() == rows * columns  # one box
+        assert 0.05 < changed.float().mean() < 0.46  # 0.1 to 0.4, and rounding of the sides
+        assert (mixed[index, :, changed] == (index - 1) % size).all()
+        assert torch.equal(mixed[index, :1], mixed_weights[index])
+    assert torch.equal(images, a_batch(size))
+
+
+def test_the_generator_decides():
+    images = torch.rand(4, 3, 16, 16)
+    first, second = (cutmix(images, generator=torch.Generator().manual_seed(3))[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_probability_zero_and_single_images_change_nothing():
+    images = a_batch(3)
+    assert torch.equal(cutmix(images, prob=0.0)[0], images)
+    assert torch.equal(cutmix(images[1:2], prob=1.0)[0], images[1:2])
+
+
+def test_binary_masks_stay_binary_and_types_stay_types():
+    labels = torch.randint(0, 2, (4, 1, 16, 16), dtype=torch.uint8)
+    mixed = cutmix(torch.rand(4, 3, 16, 16), labels, prob=1.0)[1]
+    assert mixed.dtype == torch.uint8
+    assert mixed.max() <= 1
+
+
+def test_tensors_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match=r"tensor 3 has shape \(2, 1, 8, 8\), expected \(2, \.\.\., 16, 24\)"):
+        cutmix(a_batch(2), a_batch(2, 1), torch.zeros(2, 1, 8, 8))
+
+
+def test_ranges_out_of_order_are_refused():
+    with pytest.raises(ValueError, match=r"found 0\.5 and \(0\.4, 0\.1\)"):
+        cutmix(a_batch(2), area=(0.4, 0.1))
+
 
 NOTHING = {"jitter_prob": 0, "grey_prob": 0, "blur_prob": 0, "noise_prob": 0, "cutout_prob": 0}
 

@@ -1,0 +1,150 @@
+"""``samfed prepare``: which source, what is written, and what is told at the end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+
+import pytest
+
+from samfed_monai.commands.prepare import add_prepare_parser
+from samfed_monai.core.errors import Refused
+from samfed_monai.data.datalist import DataList
+from tests.data.making import picture, save, site
+
+
+def run(*words: object) -> int:
+    parser = argparse.ArgumentParser(prog="samfed")
+    add_prepare_parser(parser.add_subparsers())
+    arguments = parser.parse_args(["prepare", *map(str, words)])
+    return arguments.run(arguments)
+
+
+def test_folders(tmp_path, capsys):
+    site(tmp_path, "public", 2, 2)
+    site(tmp_path, "a", 10, 10, first=100)
+    output = tmp_path / "list.json"
+    assert run("folders", tmp_path, "--public", "public", "--output", output, "--limit-per-site", 4) == 0
+    said = capsys.readouterr().out
+    assert "list: 2 public images, 1 sites" in said
+    assert "a: 4 unlabelled, 1 validation, 1 test" in said
+    assert DataList.load(output).hash[:12] in said
+    assert (tmp_path / "list.report.html").is_file()
+    assert (tmp_path / "list.report.csv").is_file()
+
+
+def test_sites_with_few_images_to_measure_with_are_named_with_the_mend(tmp_path, capsys):
+    site(tmp_path, "public", 2, 2)
+    site(tmp_path, "a", 12, 12, first=100)
+    site(tmp_path, "b", 50, 50, first=200)
+    site(tmp_path, "c", 3, 0, first=300)
+    words = ("folders", tmp_path, "--public", "public", "--no-report", "--output")
+    assert run(*words, tmp_path / "few.json") == 0
+    start = "few to measure with: a: fewer than 5 validation or test images, and a site tells no score of fewer; "
+    end = "where all images lie on one machine, --privacy#least_images 1 of `samfed federate` shows every score"
+    assert f"{start}--validation 0.3 --test 0.3 gives more; {end}" in capsys.readouterr().out
+    assert run(*words, tmp_path / "more.json", "--validation", 0.3, "--test", 0.3) == 0
+    assert start + end in capsys.readouterr().out
+    assert run(*words, tmp_path / "enough.json", "--validation", 0.45, "--test", 0.45) == 0
+    assert "few to measure" not in capsys.readouterr().out
+
+
+def test_folders_without_a_public_one(tmp_path, capsys):
+    for number, name in enumerate("ab"):
+        site(tmp_path, name, 10, 10, first=100 * number)
+    assert run("folders", tmp_path, "--public", "none", "--output", tmp_path / "list.json", "--no-report") == 0
+    assert "list: 0 public images, 2 sites" in capsys.readouterr().out
+    with pytest.raises(Refused, match=r"<site>/images: expected images, found no such folder"):
+        run("folders", tmp_path / "a", "--public", "none", "--output", tmp_path / "list.json")
+
+
+def test_list_tells_what_is_missing(tmp_path, capsys):
+    save(tmp_path / "images" / "1.png", picture(1))
+    (tmp_path / "mine.json").write_text(json.dumps({"Clinic": {"unlabeled_train": ["1.png", "2.png"]}}))
+    words = ("--split", tmp_path / "mine.json", "--data-root", tmp_path, "--output", tmp_path / "l.json", "--no-report")
+    assert run("list", *words) == 0
+    assert "not at hand: 1 of 2 images of Clinic (unlabelled)" in capsys.readouterr().out
+    assert not (tmp_path / "l.report.html").exists()
+    with pytest.raises(Refused, match="--folder: expected CLIENT=FOLDER, found 'Clinic'"):
+        run("list", *words, "--folder", "Clinic")
+
+
+def test_sites_are_made_unseen_and_cut(tmp_path, capsys):
+    site(tmp_path, "public", 2, 2)
+    for number, name in enumerate("abc"):
+        site(tmp_path, name, 10, 10, first=100 * (number + 1))
+    output = tmp_path / "list.json"
+    words = ("--public", "public", "--output", output, "--no-report", "--test", 0.2, "--validation", 0.2)
+    assert run("folders", tmp_path, *words, "--unseen", "b,c", "--divide", 2) == 0
+    said = capsys.readouterr().out
+    assert "a-1: 3 unlabelled, 1 validation, 1 test" in said
+    assert "c: 0 unlabelled, 0 validation, 10 test" in said
+
+
+def test_isic(tmp_path):
+    for number in range(12):
+        save(tmp_path / f"ISIC_{number:07d}.jpg", picture(number))
+    with pytest.raises(Refused, match="no labelled images to draw from"):
+        run("isic", tmp_path, "--output", tmp_path / "list.json", "--public", "4", "--sites", "2")
+
+
+def test_synthetic(tmp_path):
+    output = tmp_path / "list.json"
+    words = ("--sites", 2, "--images-per-site", 3, "--public", 2, "--size", 64, 96)
+    assert run("synthetic", tmp_path / "data", *words, "--output", output) == 0
+    assert len(DataList.load(output).sites) == 2
+    assert (tmp_path / "list.report.html").is_file()
+    before = output.read_bytes()
+    assert run("synthetic", tmp_path / "data", *words, "--output", output) == 0
+    assert output.read_bytes() == before
+    images = {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.jpg")}
+    with pytest.raises(Refused, match="or the list 'synthetic-1', found the list 'synthetic-0'; choose another name"):
+        run("synthetic", tmp_path / "data", *words, "--output", output, "--seed", 1)
+    assert {path: path.read_bytes() for path in (tmp_path / "data").rglob("*.jpg")} == images
+    with pytest.raises(Refused, match="found another data list, 'synthetic-0'"):
+        run("synthetic", tmp_path / "data", *words, "--output", output, "--labelled")
+    assert output.read_bytes() == before
+
+
+def test_the_parser_imports_nothing_heavy():
+    program = (
+        "import sys, samfed_monai.commands.prepare, samfed_monai.data;"
+        "print([m for m in ('torch', 'monai', 'numpy', 'PIL', 'jinja2') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_split_writes_one_list_per_site_and_the_servers(tmp_path, capsys):
+    for number, name in enumerate(("public", "a", "b")):
+        site(tmp_path, name, 2, 2, first=100 * number)
+    assert run("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json", "--no-report") == 0
+    assert run("split", tmp_path / "list.json", "--output-dir", tmp_path / "lists") == 0
+    assert f"b: {tmp_path / 'lists' / 'b.json'}" in capsys.readouterr().out
+    whole = DataList.load(tmp_path / "list.json")
+    of_b, of_server = (DataList.load(tmp_path / "lists" / f"{name}.json") for name in ("b", "server"))
+    assert list(of_b.sites) == ["b"]
+    assert of_server.sites == {}
+    assert of_b.public_hash() == of_server.public_hash() == whole.public_hash()
+    assert of_b.part_hash("b") == whole.part_hash("b") != whole.part_hash("a")
+    assert run("split", tmp_path / "list.json", "--output-dir", tmp_path / "lists") == 0
+    of_b.for_server().save(tmp_path / "lists" / "a.json")
+    (tmp_path / "lists" / "b.json").unlink()
+    with pytest.raises(Refused, match=r"lists/a\.json: expected no file, or the very list to be written"):
+        run("split", tmp_path / "list.json", "--output-dir", tmp_path / "lists")
+    assert not (tmp_path / "lists" / "b.json").exists()
+
+
+def test_split_of_a_list_without_sites_is_refused(tmp_path):
+    DataList("nobody", []).save(tmp_path / "list.json")
+    with pytest.raises(Refused, match="nobody -> sites: expected sites to divide by"):
+        run("split", tmp_path / "list.json", "--output-dir", tmp_path)
+
+
+def test_a_folder_called_as_the_server_is_refused(tmp_path):
+    site(tmp_path, "public", 1, 1)
+    site(tmp_path, "server", 2, 2, first=100)
+    with pytest.raises(Refused, match="sites -> server: expected another name, found 'server'; rename the site"):
+        run("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json", "--no-report")

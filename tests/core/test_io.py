@@ -1,0 +1,417 @@
+"""One way to write files, one way to read tensors, strict JSON, and SHA-256 of bytes, files and content."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from samfed_monai.core import io as files
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import (
+    append_line,
+    atomic_write,
+    canonical_hash,
+    check_tensors,
+    read_json,
+    safe_load,
+    save_tensors,
+    sha256_bytes,
+    sha256_file,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+
+def test_atomic_write_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: Path):
+    path = tmp_path / "new folder" / "a file"
+    for content in (b"old", b"new"):
+        with atomic_write(path) as stream:
+            stream.write(content)
+    assert path.read_bytes() == b"new"
+    assert os.listdir(path.parent) == ["a file"]
+
+
+def test_a_name_as_long_as_the_file_system_allows_is_written(tmp_path: Path):
+    path = tmp_path / ("ä" * 125 + ".json")
+    write_text(path, "x")
+    assert len(os.fsencode(path.name)) == 255
+    assert path.read_text() == "x"
+
+
+def test_the_old_content_is_read_until_the_block_ends(tmp_path: Path):
+    path = tmp_path / "a"
+    write_text(path, "old")
+    with atomic_write(path) as stream:
+        stream.write(b"new")
+        stream.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_atomic_write_gives_the_file_the_mode_asked_for(tmp_path: Path, mode: int):
+    write_bytes(tmp_path / "a", b"x", mode=mode)
+    assert (tmp_path / "a").read_bytes() == b"x"
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("error", [ValueError("half-way"), KeyboardInterrupt()])
+def test_an_error_inside_the_block_keeps_the_old_file(tmp_path: Path, error: BaseException):
+    path = tmp_path / "a"
+    write_text(path, "old")
+
+    def write_half() -> None:
+        with atomic_write(path) as stream:
+            stream.write(b"new")
+            raise error
+
+    with pytest.raises(type(error)):
+        write_half()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_fault_49_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "a"
+    write_text(path, "old")
+
+    def no_space(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_fault_49_a_file_size_limit_hit_while_writing_keeps_the_old_file(tmp_path: Path):
+    """The kernel refuses the write itself, as it does on a full disk."""
+    path = tmp_path / "a"
+    write_text(path, "old")
+    code = (
+        "import resource, signal, sys\n"
+        "from samfed_monai.core.io import atomic_write\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "with atomic_write(sys.argv[1]) as stream:\n"
+        "    stream.write(bytes(1 << 20))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "File too large" in done.stderr
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_fault_48_a_kill_in_the_middle_of_back_to_back_writes_never_tears_the_file(tmp_path: Path):
+    """Every state a reader can meet is one whole write: all bytes the same, all of them there."""
+    path, size = tmp_path / "a", 4 << 20
+    code = (
+        "import itertools, sys\n"
+        "from samfed_monai.core.io import atomic_write\n"
+        "for count in itertools.count():\n"
+        "    with atomic_write(sys.argv[1]) as stream:\n"
+        f"        stream.write(bytes([count % 256]) * {size})\n"
+    )
+    for pause in (0.0, 0.013, 0.031):
+        writer = subprocess.Popen([sys.executable, "-c", code, str(path)])
+        deadline = time.monotonic() + 30
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(pause)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        content = path.read_bytes()
+        assert len(content) == size
+        assert len(set(content)) == 1
+
+
+def test_fault_54_a_read_only_folder_raises_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def read_only(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", read_only)
+    with pytest.raises(PermissionError):
+        write_text(tmp_path / "a", "new")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_lines_are_appended_and_the_file_gets_the_mode_asked_for(tmp_path: Path, mode: int):
+    path = tmp_path / "new folder" / "a.jsonl"
+    for line in ("one", "läsion"):
+        append_line(path, line, mode=mode)
+    assert path.read_bytes() == "one\nläsion\n".encode()
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_a_file_that_others_could_read_becomes_its_owners_own(tmp_path: Path):
+    (tmp_path / "a").write_text("old\n")
+    (tmp_path / "a").chmod(0o644)
+    append_line(tmp_path / "a", "new")
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
+
+
+def test_a_line_that_was_cut_off_keeps_a_line_of_its_own(tmp_path: Path):
+    (tmp_path / "a").write_text("whole\nhal")
+    append_line(tmp_path / "a", "next")
+    assert (tmp_path / "a").read_text() == "whole\nhal\nnext\n"
+
+
+def test_fault_49_a_line_that_was_not_written_whole_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(files.os, "write", lambda descriptor, content: len(content) - 1)
+    with pytest.raises(OSError, match="No space left on device"):
+        append_line(tmp_path / "a", "line")
+
+
+def test_json_comes_back_as_it_went(tmp_path: Path):
+    content = {"name": "läsion ä", "items": [1, 2.5, None, True]}
+    write_json(tmp_path / "a.json", content)
+    assert read_json(tmp_path / "a.json") == content
+    assert "läsion ä" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_that_other_readers_refuse_is_not_written(tmp_path: Path, value: float):
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"dice": value})
+    assert read_json(tmp_path / "a.json") == 1
+
+
+def test_fault_26_a_duplicate_key_is_refused_and_all_are_named(tmp_path: Path):
+    (tmp_path / "train.json").write_text('{"seed": 1, "seed": 2, "inner": {"tau": 1, "tau": 2}}')
+    with pytest.raises(Refused, match=r"(?s)2 problems.*-> tau: .*twice.*-> seed: .*twice"):
+        read_json(tmp_path / "train.json")
+
+
+def test_the_same_key_in_two_objects_is_fine(tmp_path: Path):
+    (tmp_path / "a.json").write_text('{"a": {"name": 1}, "b": {"name": 2}}')
+    assert read_json(tmp_path / "a.json") == {"a": {"name": 1}, "b": {"name": 2}}
+
+
+def test_fault_27_a_trailing_comma_is_refused_with_its_line(tmp_path: Path):
+    (tmp_path / "train.json").write_text('{\n  "seed": 1,\n}\n')
+    with pytest.raises(Refused, match=r"train\.json, line [23].*valid JSON.*look for a trailing comma"):
+        read_json(tmp_path / "train.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "found 'an empty file'"),
+        (b'{"a": "\xff"}', "expected UTF-8 JSON, found byte 7 is not UTF-8; save it as UTF-8"),
+        (b"seed: 1", "line 1, column 1"),
+    ],
+)
+def test_what_is_not_json_is_refused(tmp_path: Path, content: bytes, message: str):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(Refused, match=message):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "mend"),
+    [
+        ('{"a": 1, // why\n "b": 2}', "JSON has no comments; write a key `_note` in a configuration, or remove it"),
+        ('{"a": 1 /* why */}', "JSON has no comments"),
+        ('# why\n{"a": 1}', "JSON has no comments"),
+        ('{"a": True}', "write true / false / null"),
+        ('{"a": [1, None]}', "write true / false / null"),
+        ("{'a': 1}", 'write double quotes (")'),
+        ('{"a": \u201cx\u201d}', 'write double quotes (")'),
+        ('{"a": 0,5}', "write decimals with a point, as 0.5"),
+        ('{"a": Truely}', "look for a trailing comma or a missing quote at or just before this place"),
+        ('{"a": 1, b": 2}', "look for a trailing comma or a missing quote at or just before this place"),
+    ],
+)
+def test_fault_27_what_other_languages_allow_is_told_with_its_own_mend(tmp_path: Path, content: str, mend: str):
+    (tmp_path / "a.json").write_text(content, encoding="utf-8")
+    with pytest.raises(Refused, match=rf"a\.json, line 1, column \d+: expected valid JSON, .*; {re.escape(mend)}"):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_byte_order_mark_is_passed_over_where_only_this_package_reads(tmp_path: Path):
+    (tmp_path / "a.json").write_text('{"a": 1}', encoding="utf-8-sig")
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+    with pytest.raises(Refused, match=r"a\.json: expected no byte order mark, .*, found one at .* without BOM"):
+        read_json(tmp_path / "a.json", byte_order_mark=False)
+
+
+@pytest.mark.parametrize(("content", "line"), [("{\n", "{"), ("[1,\n\n", "[1,"), ('{\n  "a":\n', '"a":')])
+def test_fault_27_a_file_that_ends_too_early_is_refused_with_its_last_line(tmp_path: Path, content: str, line: str):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(Refused, match=rf"a\.json, line \d, column \d+: .*found '{re.escape(line)}' \("):
+        read_json(tmp_path / "a.json")
+
+
+def test_a_missing_json_file_is_refused_with_its_path(tmp_path: Path):
+    with pytest.raises(Refused, match=r"none\.json: expected a readable file, found No such file"):
+        read_json(tmp_path / "none.json")
+
+
+ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, example B.1
+
+
+def test_sha256_of_the_standard_example(tmp_path: Path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256_bytes(b"abc") == ABC
+    assert sha256_file(tmp_path / "abc") == ABC
+
+
+def test_sha256_of_a_file_longer_than_one_piece(tmp_path: Path):
+    content = bytes(range(256)) * 4096 * 3 + b"tail"
+    (tmp_path / "long").write_bytes(content)
+    assert sha256_file(tmp_path / "long") == sha256_bytes(content)
+
+
+def test_a_canonical_hash_sees_content_and_not_order_or_spaces():
+    assert canonical_hash({"a": 1, "b": [1, 2]}) == canonical_hash(json.loads('{"b":[1,2],   "a":1}'))
+    assert canonical_hash({"a": 1, "b": [1, 2]}) != canonical_hash({"a": 1, "b": [2, 1]})
+    assert canonical_hash("abc") == sha256_bytes(b'"abc"')
+
+
+def weights() -> dict[str, torch.Tensor]:
+    return {"conv.weight": torch.arange(6.0).reshape(2, 3), "bn.num_batches_tracked": torch.tensor(7)}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    save_tensors(tmp_path / "w.safetensors", weights(), metadata={"rank": "4"})
+    return tmp_path / "w.safetensors"
+
+
+def test_tensors_and_metadata_come_back_bit_for_bit(file: Path):
+    seen: dict[str, str] = {}
+    loaded = safe_load(file, like=weights(), metadata=seen.update)
+    assert {name: tensor.dtype for name, tensor in loaded.items()} == {
+        "conv.weight": torch.float32,
+        "bn.num_batches_tracked": torch.int64,
+    }
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in weights().items())
+    assert seen == {"rank": "4"}
+
+
+def test_a_view_is_saved_as_what_it_shows(tmp_path: Path):
+    view = torch.arange(6.0).reshape(2, 3).T.requires_grad_()
+    save_tensors(tmp_path / "v.safetensors", {"view": view})
+    assert safe_load(tmp_path / "v.safetensors")["view"].tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"model": state}])
+def test_torch_files_are_read_as_tensors_only(tmp_path: Path, wrap):
+    torch.save(wrap(weights()), tmp_path / "w.pt")
+    assert torch.equal(safe_load(tmp_path / "w.pt")["conv.weight"], weights()["conv.weight"])
+
+
+class Bomb:
+    """Touches a canary file when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.canary),)
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+def test_fault_36_a_malicious_pickle_is_refused_and_its_canary_is_absent(tmp_path: Path, writer: str, name: str):
+    canary, path = tmp_path / "canary", tmp_path / name
+    hostile = {"conv.weight": Bomb(canary)}
+    if writer == "torch":
+        torch.save(hostile, path)
+    else:
+        path.write_bytes(pickle.dumps(hostile))
+    with pytest.raises(Refused, match=name):
+        safe_load(path, like=weights())
+    assert not canary.exists()
+    pickle.loads(pickle.dumps(hostile))
+    assert canary.exists(), "the bomb is live: the test above means something"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [([1, 2], "something that is not a state dict"), ({"a": 1}, "something that is not a state dict")],
+)
+def test_a_file_of_something_else_is_refused(tmp_path: Path, content: object, expected: str):
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(Refused, match=expected):
+        safe_load(tmp_path / "w.pt")
+
+
+def test_a_missing_weights_file_is_refused(tmp_path: Path):
+    for name in ("none.safetensors", "none.pt"):
+        with pytest.raises(Refused, match=rf"{name}: expected a weights file, found no such file; check the path"):
+            safe_load(tmp_path / name)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 40, -1])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_fault_52_a_torn_weights_file_is_refused(tmp_path: Path, keep: int, suffix: str):
+    whole = tmp_path / f"whole{suffix}"
+    if suffix == ".pt":
+        torch.save(weights(), whole)
+    else:
+        save_tensors(whole, weights())
+    torn = tmp_path / f"torn{suffix}"
+    torn.write_bytes(whole.read_bytes()[:keep])
+    with pytest.raises(Refused, match="torn"):
+        safe_load(torn)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_fault_32_nan_and_infinity_are_refused(tmp_path: Path, value: float):
+    hurt = weights()
+    hurt["conv.weight"][1, 2] = value
+    save_tensors(tmp_path / "w.safetensors", hurt)
+    with pytest.raises(Refused, match=r"w\.safetensors -> conv\.weight: expected finite values, found NaN or infinity"):
+        safe_load(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (6,), (1, 2, 3), (2, 1)])
+def test_fault_33_a_wrong_shape_is_a_problem_even_with_as_many_numbers(shape: tuple[int, ...]):
+    sent = weights() | {"conv.weight": torch.zeros(shape)}
+    (problem,) = check_tensors(sent, like=weights(), where="site-1")
+    assert str(problem) == f"site-1 -> conv.weight: expected shape (2, 3), found shape {shape}"
+
+
+def test_fault_34_missing_and_extra_names_are_all_listed():
+    sent = {"conv.weight": torch.zeros(2, 3), "conv.bias": torch.zeros(2), "head": torch.zeros(1)}
+    assert [str(problem) for problem in check_tensors(sent, like=weights(), where="site-1")] == [
+        "site-1 -> bn.num_batches_tracked: expected shape (), found no such tensor",
+        "site-1 -> conv.bias: expected only the network's own names, found an unknown tensor",
+        "site-1 -> head: expected only the network's own names, found an unknown tensor",
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int32])
+def test_fault_35_a_wrong_dtype_is_a_problem(dtype: torch.dtype):
+    sent = weights() | {"conv.weight": torch.zeros(2, 3, dtype=dtype)}
+    (problem,) = check_tensors(sent, like=weights())
+    assert str(problem) == f"tensors -> conv.weight: expected torch.float32, found {dtype}"
+
+
+def test_what_fits_has_no_problems():
+    assert check_tensors(weights(), like=weights()) == []
+    assert check_tensors(weights()) == []
+
+
+def test_safe_load_lists_every_problem_of_a_file_at_once(tmp_path: Path):
+    hurt = {"conv.weight": torch.full((3, 2), float("nan")), "extra": torch.zeros(1)}
+    save_tensors(tmp_path / "w.safetensors", hurt)
+    with pytest.raises(Refused, match=r"refused: 4 problems"):
+        safe_load(tmp_path / "w.safetensors", like=weights())

@@ -1,0 +1,236 @@
+"""Schedules by hand; what is learned of teacher and student during a round, and forgotten after it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from monai.data import DataLoader, Dataset
+from monai.transforms import Compose
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.handlers import (
+    SCHEDULES,
+    BatchGuide,
+    EmaGuide,
+    EndlessSampler,
+    PseudoLabelTerm,
+    SamDistillationTerm,
+    SeedHandler,
+    TermLogger,
+    UnlabelledStream,
+    constant,
+    gaussian_ramp,
+    linear,
+)
+from samfed_monai.handlers.term import SiteReliability
+from samfed_monai.losses import RaterRates, em_step, hard_label, probabilities, sure_agreement, trust_of_images
+from samfed_monai.losses.reliability import first_statistics, joint
+from samfed_monai.transforms import StrongViewd, WeakViewd
+from tests.handlers.toy import next_round, same, toy_items, toy_loader, toy_network, toy_trainer, weights
+
+
+def test_gaussian_ramp_rises_over_the_first_40_percent_and_stays_at_1() -> None:
+    assert gaussian_ramp(0, 10) == pytest.approx(math.exp(-5))
+    assert gaussian_ramp(2, 10) == pytest.approx(math.exp(-5 * 0.25))  # t = 2 / 4
+    assert gaussian_ramp(4, 10) == 1.0
+    assert gaussian_ramp(9, 10) == 1.0
+
+
+def test_linear_and_constant() -> None:
+    assert [linear(r, 10) for r in (0, 1, 2, 4, 9)] == [0.0, 0.25, 0.5, 1.0, 1.0]
+    assert [constant(r, 10) for r in (0, 9)] == [1.0, 1.0]
+
+
+def test_a_ramp_shorter_than_a_round_is_no_ramp() -> None:
+    assert gaussian_ramp(0, 1) == 1.0
+    assert linear(0, 100, fraction=0.0) == 1.0
+
+
+@given(st.sampled_from(sorted(SCHEDULES)), st.integers(1, 300), st.floats(0, 1))
+def test_every_schedule_stays_in_0_1_and_never_falls(name: str, rounds: int, fraction: float) -> None:
+    values = [SCHEDULES[name](r, rounds, fraction) for r in range(rounds)]
+    assert all(0 <= value <= 1 for value in values)
+    assert values == sorted(values)
+
+
+def test_fault_25_unknown_schedule_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(
+        Refused, match=r"schedule: expected one of .* found 'gausian_ramp'; did you mean 'gaussian_ramp'"
+    ):
+        SCHEDULES["gausian_ramp"]
+
+
+TAU = 0.6
+SURE = {"tau": TAU, "schedule": "constant"}
+
+
+def site_loader(*, misleading: bool) -> DataLoader:
+    """Ten images whose soft mask is the square, or, from a teacher that misleads, everything but the square."""
+    items = toy_items(10, 0)
+    for item in items:
+        item["teacher"] = 1 - item["teacher"] if misleading else item["teacher"]
+    dataset = Dataset(items, Compose([WeakViewd(keys=("image", "label", "teacher")), StrongViewd()]))
+    return DataLoader(dataset, batch_size=4, sampler=EndlessSampler(dataset), num_workers=0)
+
+
+def warmed_up(steps: int = 60) -> dict[str, torch.Tensor]:
+    """A student that has seen public labels."""
+    trainer = toy_trainer([SeedHandler(loaders=())], steps=steps, learning_rate=0.3)
+    next_round(trainer, 0, 1)
+    return weights(trainer.network)
+
+
+@pytest.fixture(scope="module")
+def start() -> dict[str, torch.Tensor]:
+    return warmed_up()
+
+
+def a_round(start: dict[str, torch.Tensor], terms: list[Any], *, misleading: bool, ema: bool = False, rounds: int = 1):
+    network = toy_network()
+    loaders = toy_loader(), site_loader(misleading=misleading)
+    guides = [BatchGuide(), *([EmaGuide()] if ema else [])]
+    stream = UnlabelledStream(loader=loaders[1], guides=guides)
+    handlers = [SeedHandler(loaders=loaders), *terms, stream, TermLogger()]  # stream and terms in any order
+    trainer = toy_trainer(handlers, network=network, loader=loaders[0], steps=5, learning_rate=0.01)
+    for round in range(rounds):
+        network.load_state_dict(start)
+        next_round(trainer, round, rounds)
+    return trainer
+
+
+def sam_terms(rule: str) -> list[Any]:
+    return [PseudoLabelTerm(rule=rule, **SURE), SamDistillationTerm(rule=rule, **SURE)]
+
+
+def test_a_good_teacher_is_the_rule_teacher_to_the_bit(start):
+    adaptive = a_round(start, sam_terms("adaptive"), misleading=False)
+    assert adaptive.state.term_means["trust"] == 1
+    assert adaptive.state.term_means["sure_agreement"] > 0.9
+    teacher = a_round(start, sam_terms("teacher"), misleading=False)
+    assert same(weights(adaptive.network), weights(teacher.network))
+    assert not same(weights(adaptive.network), start)
+
+
+def test_a_misleading_teacher_is_the_rule_student_without_distillation_to_the_bit(start):
+    adaptive = a_round(start, sam_terms("adaptive"), misleading=True)
+    assert adaptive.state.term_means["trust"] == 0
+    assert adaptive.state.term_means["sam_kd"] == 0
+    no_sam = a_round(start, [PseudoLabelTerm(rule="student", **SURE)], misleading=True)
+    assert same(weights(adaptive.network), weights(no_sam.network))
+    teacher = a_round(start, sam_terms("teacher"), misleading=True)
+    assert not same(weights(adaptive.network), weights(teacher.network))
+
+
+def test_it_asks_for_no_averaged_student(start):
+    without, beside = (a_round(start, sam_terms("adaptive"), misleading=True, ema=ema) for ema in (False, True))
+    assert without.state.term_means["sure_agreement"] == beside.state.term_means["sure_agreement"]
+
+
+def test_what_is_learnt_is_the_mean_over_the_images_of_the_round(start):
+    seen = []
+
+    class Watch(PseudoLabelTerm):
+        def value(self, guidance, engine):
+            (y_t, _), (y_c, k_c) = hard_label(guidance.guides["sam"]), hard_label(guidance.weak)
+            dice, says = sure_agreement(y_t, y_c, k_c > TAU)
+            seen.append(dice[says])
+            found = self.agreement(guidance, engine)
+            site = torch.cat(seen).mean()
+            torch.testing.assert_close(engine.state.terms["sure_agreement"], site)
+            torch.testing.assert_close(found.trust, trust_of_images(torch.where(says, dice, site), site, 0.8))
+            return super().value(guidance, engine)
+
+    a_round(start, [Watch(rule="adaptive", least_agreement=0.8, **SURE)], misleading=False)
+    assert len(seen) == 5
+
+
+def test_terms_of_equal_settings_share_one_and_others_do_not(start):
+    trainer = a_round(start, sam_terms("adaptive"), misleading=False)
+    assert len(trainer.state.site_trusts) == 1
+    unlike = [PseudoLabelTerm(rule="adaptive", **SURE), SamDistillationTerm(rule="adaptive", tau=0.9)]
+    assert len(a_round(start, unlike, misleading=False).state.site_trusts) == 2
+
+
+def test_a_round_is_a_function_of_its_weights(start):
+    def last_round(before: int) -> dict[str, torch.Tensor]:
+        network, loaders = toy_network(), (toy_loader(), site_loader(misleading=True))
+        stream = UnlabelledStream(loader=loaders[1], guides=[BatchGuide()])
+        handlers = [SeedHandler(loaders=loaders), *sam_terms("adaptive"), stream]
+        trainer = toy_trainer(handlers, network=network, loader=loaders[0], steps=3)
+        if before:
+            network.load_state_dict(start)
+            next_round(trainer, 0, 2)
+        network.load_state_dict(weights(toy_network(3)))
+        next_round(trainer, 1, 2)
+        return weights(network)
+
+    assert same(last_round(before=0), last_round(before=1))
+
+
+def test_another_rule_learns_nothing(start):
+    trainer = a_round(start, sam_terms("teacher"), misleading=False)
+    assert not hasattr(trainer.state, "site_trusts")
+    assert trainer.state.guidance.trust == {}
+
+
+def trainer_with(rule: str = "reliability", **kwargs):
+    loaders = toy_loader(), toy_loader()
+    terms = [PseudoLabelTerm(rule=rule, schedule="constant"), SamDistillationTerm(rule=rule)]
+    stream = UnlabelledStream(loader=loaders[1], guides=[BatchGuide(), EmaGuide()])
+    handlers = [SeedHandler(loaders=loaders), *terms, stream, TermLogger()]  # stream and terms in any order
+    return toy_trainer(handlers, loader=loaders[0], **kwargs)
+
+
+def test_one_step_of_em_per_batch_for_two_terms() -> None:
+    trainer = trainer_with(steps=1)
+    next_round(trainer, 0, 1)
+    guidance = trainer.state.guidance
+    raters = guidance.guides["sam"], guidance.weak, guidance.guides["ema"]
+    (rates,) = guidance.rates.values()
+    free = RaterRates.of(em_step(first_statistics(3, 2), raters))
+    torch.testing.assert_close(rates.confusion[0], free.confusion[0])  # of the student, the public labels know as well
+    assert not torch.equal(rates.confusion[1], free.confusion[1])
+    assert trainer.state.term_means["teacher_sensitivity"] == pytest.approx(free.sensitivity(0).item())
+
+
+def test_public_labels_anchor_the_student() -> None:
+    seen = {}
+
+    class Watch(SiteReliability):
+        def __call__(self, engine):
+            super().__call__(engine)
+            seen.update(engine.state.output, statistics=self._statistics, guidance=engine.state.guidance)
+
+    term = PseudoLabelTerm(rule="reliability")
+    stream = UnlabelledStream(loader=toy_loader(), guides=[BatchGuide()])
+    trainer = toy_trainer([stream, Watch(term.settings), PseudoLabelTerm()], steps=1)
+    next_round(trainer, 0, 1)
+    public = joint(seen["label"], probabilities(seen["pred"]))
+    raters = seen["guidance"].guides["sam"], seen["guidance"].weak
+    torch.testing.assert_close(seen["statistics"], em_step(first_statistics(2, 2), raters, public=public))
+
+
+def test_a_round_that_learns_reliability_is_a_function_of_its_weights() -> None:
+    start = weights(toy_network(3))
+
+    def second_round(*, before: bool) -> dict:
+        trainer = trainer_with(steps=3)
+        if before:
+            next_round(trainer, 0, 2)
+        trainer.network.load_state_dict(start)
+        next_round(trainer, 1, 2)
+        return weights(trainer.network)
+
+    assert same(second_round(before=True), second_round(before=False))
+
+
+def test_another_rule_learns_no_reliability() -> None:
+    trainer = trainer_with("confidence", steps=1)
+    next_round(trainer, 0, 1)
+    assert not hasattr(trainer.state, "site_reliabilities")
+    assert trainer.state.guidance.rates == {}

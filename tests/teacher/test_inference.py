@@ -1,0 +1,45 @@
+"""A fitted teacher at work: it fills a site's soft-mask store, and stands where a network is expected."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samfed_monai.data import SoftMaskStore
+from samfed_monai.networks import Teacher
+from samfed_monai.networks.sam.build import assemble, vit_encoder
+from samfed_monai.teacher import fill_store
+from tests.networks.fakes import fake_records
+
+TEACHER = "ab" * 32
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    torch.manual_seed(0)
+    sam = assemble(vit_encoder(256, width=16, depth=1, heads=2, global_blocks=(0,)), 256)
+    return Teacher(sam, sha256=TEACHER, size=256, bf16=False)
+
+
+def store(folder) -> SoftMaskStore:
+    return SoftMaskStore(folder, teacher_sha256=TEACHER)
+
+
+def test_only_what_is_missing_is_computed(teacher, tmp_path):
+    records = fake_records(tmp_path, 3)
+    filled = store(tmp_path / "store")
+    assert fill_store(teacher, records[:2], filled, progress=False) == 2
+    assert fill_store(teacher, records, store(tmp_path / "store"), progress=False) == 1
+    assert fill_store(teacher, records, store(tmp_path / "store"), progress=False) == 0
+
+
+def test_masks_of_images_of_any_size_keep_their_aspect(teacher, tmp_path):
+    records = []
+    for name, size in {"a": (32, 32), "b": (24, 32)}.items():
+        (tmp_path / name).mkdir()
+        records += fake_records(tmp_path / name, 2, size)
+    filled = store(tmp_path / "store")
+    assert fill_store(teacher, records, filled, progress=False) == len({record["image_sha256"] for record in records})
+    for record in records:
+        mask = filled.get(record["image_sha256"])
+        assert mask.shape == ((1, 64, 64) if "/a/" in record["image"] else (1, 48, 64))

@@ -1,0 +1,84 @@
+"""The loop of a teacher's fit: its recipe, and averaged weights by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from samfed_monai.teacher.training import (
+    WeightAverage,
+    default_epochs,
+    default_learning_rate,
+    learning_rate_at,
+    make_optimizer,
+    mask_loss,
+    quarter,
+)
+
+
+def test_mask_loss_by_hand():
+    logits, target = torch.zeros(1, 1, 1, 2), torch.tensor([[[[1.0, 0.0]]]])
+    # p = 0.5: CE = ln 2; Dice = (2 * 0.5 + 1) / (2 * 0.25 + 1 + 1) = 2 / 2.5
+    assert float(mask_loss(logits, target)) == pytest.approx(0.2 * math.log(2) + 0.8 * (1 - 2 / 2.5))
+
+
+def test_a_perfect_mask_costs_nothing():
+    target = torch.tensor([[[[1.0, 0.0]]]])
+    assert float(mask_loss((target * 2 - 1) * 100, target)) == pytest.approx(0, abs=1e-6)
+
+
+def test_warm_up_then_poly_decay():
+    rates = [learning_rate_at(step, 100, 1.0) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.5**0.9)
+    assert rates[99] == pytest.approx((1 / 90) ** 0.9)
+    assert learning_rate_at(124, 100_000, 1.0) == 0.5  # SAMed's 250 steps at most
+
+
+def test_defaults():
+    assert [default_learning_rate(*pair) for pair in (("vit_b", "lora"), ("vit_t", "lora"), ("vit_t", "decoder"))] == [
+        5e-3,
+        5e-4,
+        3e-4,
+    ]
+
+
+def test_the_decoder_alone_is_trained_for_half_as_long():
+    assert (default_epochs("lora"), default_epochs("decoder")) == (24, 12)
+
+
+def test_every_part_has_the_peak_of_its_own():
+    first, second = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    groups = make_optimizer([([first], 0.5), ([second], 0.25)]).param_groups
+    assert [(group["params"], group["peak"], group["lr"]) for group in groups] == [
+        ([first], 0.5, 0.0),
+        ([second], 0.25, 0.0),
+    ]
+
+
+def test_quarter_is_the_share_of_each_block():
+    mask = torch.zeros(1, 1, 4, 8)
+    mask[..., :2, :4] = 1
+    assert quarter(mask).tolist() == [[[[0.5, 0.0]]]]
+
+
+def test_it_starts_quickly_and_slows_down():
+    average = WeightAverage({"x": torch.zeros(1)}, decay=0.5)
+    average.update({"x": torch.ones(1)})  # decay 1 / 10
+    torch.testing.assert_close(average.tensors["x"], torch.tensor([0.9]))
+    average.step = 100
+    average.update({"x": torch.ones(1)})  # decay 0.5
+    torch.testing.assert_close(average.tensors["x"], torch.tensor([0.95]))
+
+
+def test_it_stands_in_and_gives_back():
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(module.weight)
+    average = WeightAverage({"weight": torch.full((1, 1), 5.0)})
+    with average.applied(module):
+        assert module.weight.item() == 5
+    assert module.weight.item() == 1

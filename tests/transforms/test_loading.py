@@ -1,0 +1,179 @@
+"""Images, labels, soft masks and targets become plain tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import CacheDataset
+from monai.transforms import Compose, Transform
+from PIL import Image
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.data.soft_masks import SoftMaskStore
+from samfed_monai.transforms import EvaluationImages, LoadRGBd, LoadSoftMaskd, LoadTargetd, PublicTargets, WeakViewd
+
+
+@pytest.fixture
+def record(tmp_path) -> dict:
+    image = np.zeros((4, 6, 3), np.uint8)
+    image[1, 2] = (255, 51, 0)
+    mask = np.zeros((4, 6), np.uint8)
+    mask[1, 2] = 255
+    Image.fromarray(image).save(tmp_path / "a.png")
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    return {"image": str(tmp_path / "a.png"), "label": str(tmp_path / "m.png"), "id": "a"}
+
+
+def test_values_shapes_and_native_size(record):
+    item = LoadRGBd()(record)
+    assert item["image"].shape == (3, 4, 6)
+    assert item["image"][:, 1, 2].tolist() == pytest.approx([1.0, 0.2, 0.0])
+    assert item["label"].shape == (1, 4, 6)
+    assert item["label"].nonzero().tolist() == [[0, 1, 2]]
+    assert item["label"].max() == 1
+    assert item["native_size"] == (4, 6)
+    for key in ("image", "label"):
+        assert type(item[key]) is torch.Tensor
+        assert item[key].dtype == torch.float32
+    assert isinstance(record["image"], str)
+
+
+def test_an_unlabelled_record_is_fine(record):
+    del record["label"]
+    assert set(LoadRGBd()(record)) == {"image", "id", "native_size"}
+
+
+def test_a_declared_threshold_is_used(record, tmp_path):
+    Image.fromarray(np.full((4, 6), 130, np.uint8)).save(tmp_path / "m.png")
+    with pytest.raises(Refused):
+        LoadRGBd()(record)
+    assert LoadRGBd()({**record, "mask_threshold": 128})["label"].min() == 1
+
+
+@pytest.mark.parametrize("value", [1, 255])
+def test_fault_15_a_full_mask_is_ones_everywhere(record, tmp_path, value):
+    Image.fromarray(np.full((4, 6), value, np.uint8)).save(tmp_path / "m.png")  # ScaleIntensity would make it zeros
+    assert LoadRGBd()(record)["label"].unique().tolist() == [1.0]
+    assert EvaluationImages(image_size=8)(record)["label"].unique().tolist() == [1.0]
+
+
+def test_a_record_without_an_image_says_so(record):
+    del record["image"]
+    with pytest.raises(KeyError, match="no 'image', only"):
+        LoadRGBd()(record)
+
+
+TEACHER, IMAGE = "a" * 64, "0" * 64
+
+
+@pytest.fixture
+def store(tmp_path) -> SoftMaskStore:
+    store = SoftMaskStore(tmp_path, teacher_sha256=TEACHER)
+    mask = torch.zeros(1, 4, 4)
+    mask[:, :, 2:] = 1
+    store.put(IMAGE, mask)
+    return store
+
+
+@pytest.mark.parametrize("size", [(4, 4), (16, 16), (12, 20), (2, 2)])
+def test_it_is_resized_to_the_image(store, size):
+    item = LoadSoftMaskd(store.folder, TEACHER)({"image": torch.rand(3, *size), "image_sha256": IMAGE})
+    teacher = item["teacher"]
+    assert teacher.shape == (1, *size)
+    assert type(teacher) is torch.Tensor
+    assert teacher.dtype == torch.float32
+    assert teacher[:, :, 0].max() < 0.3
+    assert teacher[:, :, -1].min() > 0.7
+    assert teacher.min() >= 0
+    assert teacher.max() <= 1
+
+
+def test_a_store_object_and_another_key(store):
+    item = LoadSoftMaskd(store, output_key="sam")({"image": torch.rand(3, 4, 4), "image_sha256": IMAGE})
+    assert item["sam"].unique().tolist() == [0, 1]
+
+
+def test_a_mask_that_was_never_computed_is_refused(store):
+    with pytest.raises(Refused, match="run the same command again"):
+        LoadSoftMaskd(store)({"image": torch.rand(3, 4, 4), "image_sha256": "1" * 64})
+
+
+@pytest.mark.parametrize(("folder", "teacher"), [(None, TEACHER), ("x", None)])
+def test_a_store_without_a_teacher_is_refused(folder, teacher):
+    with pytest.raises(Refused, match="set the knobs store_dir and teacher_sha256, or disable this transform"):
+        LoadSoftMaskd(folder, teacher)
+
+
+def item(index: int = 0, size: int = 4) -> dict:
+    return {"index": index, "image": torch.zeros(3, size, size)}
+
+
+def test_nothing_is_added_where_nothing_is_set():
+    given = item()
+    assert LoadTargetd(PublicTargets())(given) == given
+
+
+def test_the_items_own_target_and_gate():
+    targets = PublicTargets()
+    masks = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    masks[1] = 51
+    targets.set(masks, torch.tensor([True, False]))
+    first, second = (LoadTargetd(targets)(item(index)) for index in range(2))
+    assert (first["target"].sum(), first["target_gate"]) == (0, 1)
+    assert torch.equal(second["target"], torch.full((1, 4, 4), 0.2))
+    assert (second["target_gate"], second["target_gate"].dtype) == (0, torch.float32)
+
+
+def test_a_smaller_mask_is_brought_to_the_images_size():
+    targets = PublicTargets()
+    targets.set(torch.tensor([[[[0, 255]]]], dtype=torch.uint8).expand(1, 1, 2, 2), torch.tensor([True]))
+    row = LoadTargetd(targets)(item())["target"][0, 0].tolist()
+    assert row == [0, 0.25, 0.75, 1]  # half pixels: the centres lie at 0.25 and 0.75
+
+
+def test_no_cache_keeps_a_target_of_an_earlier_round():
+    calls = []
+
+    class Read(Transform):
+        def __call__(self, data):
+            calls.append(data["index"])
+            return dict(data)
+
+    targets = PublicTargets()
+    dataset = CacheDataset([item(0), item(1)], Compose([Read(), LoadTargetd(targets)]), progress=False)
+    for value in (0, 255):
+        targets.set(torch.full((2, 1, 4, 4), value, dtype=torch.uint8), torch.ones(2, dtype=torch.bool))
+        assert [dataset[index]["target"].mean().item() for index in range(2)] == [value / 255] * 2
+    targets.clear()
+    assert "target" not in dataset[0]
+    assert "target_gate" not in dataset[0]
+    assert calls == [0, 1], "what comes before it is read once"
+
+
+def test_a_target_moves_with_its_image_and_label():
+    targets = PublicTargets()
+    square = torch.zeros(1, 16, 16)
+    square[:, 3:9, 5:8] = 1
+    targets.set((square * 255).to(torch.uint8)[None], torch.tensor([True]))
+    view = WeakViewd(rotate=0, zoom=(1, 1), shear=0, shift=0)
+    moves = 0
+    for seed in range(8):
+        view.set_random_state(seed)
+        moved = Compose([LoadTargetd(targets), view])({"index": 0, "image": square.expand(3, -1, -1), "label": square})
+        assert torch.allclose(moved["target"], moved["label"])
+        assert torch.allclose(moved["image"][:1], moved["label"])
+        moves += not torch.equal(moved["label"], square)
+    assert moves > 4
+
+
+def test_a_target_draws_nothing_so_that_views_are_the_same_with_and_without_it():
+    targets, views = PublicTargets(), []
+    for masks in (None, torch.zeros(1, 1, 8, 8, dtype=torch.uint8)):
+        if masks is not None:
+            targets.set(masks, torch.tensor([False]))
+        transform = Compose([LoadTargetd(targets), WeakViewd()])
+        transform.set_random_state(seed=3)
+        image = torch.arange(64.0).reshape(1, 8, 8)
+        views.append(transform({"index": 0, "image": image})["image"])
+    assert torch.equal(*views)
