@@ -12,7 +12,7 @@ from samfed_monai.core.io import read_json, write_json
 from samfed_monai.flare.job import export_job, planned
 from samfed_monai.flare.local import simulate
 from tests.federation.privacy.spy import leaks, server_files
-from tests.federation.privacy.test_spy_on_files import SITES, hospital, needles
+from tests.federation.privacy.test_spy import SITES, hospital, needles
 from tests.flare.spy_controller import FOLDER
 from tests.flare.toys import REPO
 

@@ -1,19 +1,29 @@
-"""The filter on every kind of message: what passes, what is refused, and that nothing refused is repeated."""
+"""The filter on every kind of message: what may pass, what is refused, and that nothing refused is repeated."""
 
 from __future__ import annotations
 
 import os
 import stat
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from monai.data import Dataset
+from torch.utils.data import Subset
 
 from samfed_monai.core.errors import Refused
+from samfed_monai.federation import SiteWorker
 from samfed_monai.federation.privacy import Allowed, Privacy, Release, SeededNoise, read_audit
+from samfed_monai.federation.privacy.release import allowed_of, allowed_weights, require_public_images
 from samfed_monai.federation.privacy.settings import withheld_reason
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task
+from samfed_monai.networks import KeyPatterns, SamNetwork, build_sam, split_keys
+from samfed_monai.networks.key_patterns import KeySplit
+from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task, from_bytes, to_bytes
+from tests.federation.toys import ToyNet, toy_algo, toy_weights
+from tests.federation.unlike import unlike_algo
 
 WEIGHTS = {"w": torch.tensor([1.0, 2.0]), "bn.running_mean": torch.tensor([9.0]), "count": torch.tensor(3)}
 MASKS = torch.full((2, 1, 2, 2), 128, dtype=torch.uint8)
@@ -242,3 +252,122 @@ def test_soft_masks_are_noised_around_those_that_were_received():
     assert torch.equal(sent.tensors["masks"], received)  # clipped to nothing, hardly any noise
     assert sent.tensors["masks"].dtype == torch.uint8
     assert replace(sent, tensors={}).n == 40
+
+
+PARAMETERS = {"0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias"}
+
+
+def test_without_a_sharing_it_is_the_network():
+    allowed = allowed_of(toy_algo())
+    assert allowed.like.keys() == {Kind.WEIGHTS}
+    assert allowed.like[Kind.WEIGHTS].keys() == toy_weights().keys()
+    assert allowed.learned == PARAMETERS
+    assert allowed_of(toy_algo(), personal=["3.*"]).like[Kind.WEIGHTS].keys() == toy_weights().keys() - {
+        "3.weight",
+        "3.bias",
+    }
+    with pytest.raises(Refused, match=r"found no name like '4\.\*'"):
+        allowed_of(toy_algo(), personal=["4.*"])
+
+
+def test_with_a_sharing_it_is_what_the_sharing_gives():
+    masks = allowed_of(unlike_algo("site-1"))
+    assert masks.like.keys() == masks.exact == {Kind.SOFT_MASKS}
+    assert masks.like[Kind.SOFT_MASKS]["masks"].shape == (6, 1, 8, 8)
+    assert allowed_of(unlike_algo("site-1", exchange="weights")).like.keys() == {Kind.WEIGHTS}
+    assert allowed_of(unlike_algo("site-1", exchange="none")).like == {}
+
+
+def test_a_client_that_only_evaluates_sends_no_tensors():
+    assert allowed_of(object()).like == {}
+
+
+def test_fault_56_a_site_with_a_network_of_its_own_does_not_send_it_because_it_is_asked_to():
+    client = unlike_algo("site-1")
+    site = SiteWorker("site-1", client, Release("site-1", allowed=lambda: allowed_of(client)))
+    request = Envelope(Kind.WEIGHTS, "site-1", 0, 1, tensors=toy_weights(), extra={"purpose": "replace"})
+    with pytest.raises(MessageRefused, match="expected one of metrics, soft_masks, found a kind that may not leave"):
+        site.answer(Task.TRAIN, request)
+
+
+class Declared(ToyNet):
+    """A network that says itself what of it is shared; its batch norm is frozen."""
+
+    def key_split(self) -> KeySplit:
+        return split_keys(self.state_dict(), KeyPatterns(shared=("0.*",), personal=("3.*",)))
+
+
+def test_fault_56_a_network_s_own_declaration_is_kept():
+    assert allowed_weights(Declared()).like[Kind.WEIGHTS].keys() == {"0.weight", "0.bias"}
+    assert allowed_weights(Declared(), personal=["0.bias"]).like[Kind.WEIGHTS].keys() == {"0.weight"}
+
+
+def test_of_sam_vit_b_lora_leaves_in_a_message_of_0_60_megabytes():
+    with torch.device("meta"):  # the shapes of ViT-B; nothing of it is in memory but what is sent
+        network = SamNetwork(build_sam("vit_b", size=256), 256)
+    state, split = network.state_dict(), network.key_split()
+    request = Envelope(Kind.WEIGHTS, "site-1", 0, 12)
+
+    def sent(names: tuple[str, ...]) -> bytes:
+        tensors = {name: torch.randn(state[name].shape) for name in names}
+        reply = Envelope(Kind.WEIGHTS, "site-1", 0, 12, n=40, tensors=tensors)
+        return to_bytes(Release("site-1", allowed=lambda: allowed_weights(network))(Task.TRAIN, request, reply))
+
+    payload = sent(split.shared)
+    assert from_bytes(payload).tensors.keys() == set(split.shared)
+    assert 0 < len(payload) - 12 * 2 * 4 * (768 + 768) * 4 < 6000  # names, shapes and the header beside LoRA
+    with pytest.raises(MessageRefused, match=f"{len(split.personal)} with names that may not leave"):
+        sent((*split.shared, *split.personal))
+
+
+PUBLIC = [{"image": f"/data/{name}.png", "image_sha256": name * 64, "id": name} for name in "abcd"]
+PRIVATE = {"image": "/data/private.png", "image_sha256": "9" * 64}
+#: A private file under the hash of a public one: a plan may write down records, too.
+FORGED = {**PUBLIC[1], "image": PRIVATE["image"]}
+
+
+def required(dataset: Any) -> None:
+    require_public_images(SimpleNamespace(predictor=SimpleNamespace(dataset=dataset)), lambda: PUBLIC)
+
+
+def test_the_public_images_pass_and_so_do_some_of_them_in_their_order():
+    required(Dataset(PUBLIC))
+    required(Subset(Dataset(PUBLIC), [0, 2, 3]))
+    required(Subset(Subset(Dataset(PUBLIC), [0, 2, 3]), [1, 2]))
+
+
+def test_a_sharing_that_makes_no_masks_is_not_asked():
+    require_public_images(object(), lambda: 1 / 0)
+
+
+@pytest.mark.parametrize(
+    ("records", "found"),
+    [
+        ([PRIVATE], "1 other images"),
+        ([*PUBLIC, PRIVATE], "1 other images"),
+        ([FORGED, PRIVATE], "2 other images"),
+        ([{**PUBLIC[0], "image": ["/data/a.png"]}, {}], "2 other images"),
+        (PUBLIC[::-1], "another order"),
+        ([PUBLIC[0], PUBLIC[0]], "another order"),
+    ],
+)
+def test_others_are_refused_by_their_number(records, found):
+    with pytest.raises(MessageRefused) as refused:
+        required(Dataset(records))
+    [problem] = refused.value.problems
+    assert str(problem) == (
+        f"images that masks are exchanged of: expected images of this site's own public list alone, found {found}; "
+        "leave the data of sharing#plain to the variant"
+    )
+
+
+def test_a_part_of_a_data_set_is_looked_through():
+    required(Subset(Dataset([PRIVATE, *PUBLIC]), [1, 2]))
+    with pytest.raises(MessageRefused, match="found 1 other images"):
+        required(Subset(Dataset([PRIVATE, *PUBLIC]), [0, 1]))
+
+
+@pytest.mark.parametrize("dataset", [object(), Dataset([1, 2]), SimpleNamespace(data=iter(PUBLIC))])
+def test_a_data_set_whose_records_are_not_to_be_seen_is_refused(dataset):
+    with pytest.raises(MessageRefused, match="expected a data set whose records are to be seen, found a "):
+        required(dataset)
