@@ -20,8 +20,8 @@ from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
 from samfed_monai.networks.sam.build import build_sam
 from samfed_monai.results import validate_results
-from tests.federation.stages.test_site_teacher import Half
 from tests.federation.test_job import CLIENT, job
+from tests.federation.test_site_teacher import Half
 from tests.federation.wired import Children, Homes
 from tests.networks.fakes import fake_checkpoint
 

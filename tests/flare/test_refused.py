@@ -22,8 +22,8 @@ from samfed_monai.flare.transport import FlareTransport, Letter
 from samfed_monai.flare.worker import _Worker, make_site_node
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
-from tests.federation.stages.test_site_teacher import Half
 from tests.federation.test_job import CLIENT
+from tests.federation.test_site_teacher import Half
 from tests.federation.toys import QUIET
 
 SITES = ("site-1", "site-2")

@@ -1,4 +1,4 @@
-"""Tests of the check that a run begins with."""
+"""The check that a run begins with."""
 
 from __future__ import annotations
 

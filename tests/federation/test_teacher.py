@@ -1,8 +1,11 @@
-"""Tests of what a run says of its teacher."""
+"""The teacher of a run: given, fitted before or now; the lock on what several runs share."""
 
 from __future__ import annotations
 
+import multiprocessing
+import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_bytes, write_json
-from samfed_monai.federation.teacher import TeacherStage
+from samfed_monai.federation.teacher import TeacherStage, made_once
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
 
@@ -188,3 +191,33 @@ def test_a_teacher_of_fewer_public_images_is_another_one(monkeypatch, tmp_path, 
         for limit in (None, 8, 2)
     }
     assert len(set(fitted.values())) == 3
+
+
+def make_slowly(path: Path, journal: Path) -> None:
+    with made_once(path) as exists:
+        if not exists:
+            with journal.open("a") as stream:
+                stream.write("made\n")
+            time.sleep(0.3)
+            path.write_text("ready")
+
+
+def test_it_says_whether_the_thing_exists(tmp_path):
+    path = tmp_path / "deep" / "thing"
+    with made_once(path) as exists:
+        assert not exists
+        path.write_text("ready")
+    with made_once(path) as exists:
+        assert exists
+
+
+def test_of_three_processes_one_makes_it_and_the_others_wait(tmp_path):
+    path, journal = tmp_path / "thing", tmp_path / "journal"
+    context = multiprocessing.get_context("spawn")
+    makers = [context.Process(target=make_slowly, args=(path, journal)) for _ in range(3)]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join()
+    assert [maker.exitcode for maker in makers] == [0, 0, 0]
+    assert journal.read_text() == "made\n"

@@ -1,4 +1,4 @@
-"""Tests of a workflow's merged configuration and its fingerprint."""
+"""A workflow's merged configuration and its fingerprint."""
 
 from __future__ import annotations
 
