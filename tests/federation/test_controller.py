@@ -1,4 +1,4 @@
-"""Rounds from start to end, on clients that answer with fixed numbers and on the toy bundle."""
+"""Rounds from start to end: questions before the first, training, scores, and sites that give none."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import csv
 import pytest
 import torch
 
-from samfed_monai.core.errors import ExitCode, Refused, Stopped
+from samfed_monai.core.errors import ExitCode, Problem, Refused, Stopped
 from samfed_monai.core.io import read_json, safe_load
-from samfed_monai.federation import COLUMNS, Interrupted, RunFolder
-from samfed_monai.protocol import UpdateGuard
-from tests.federation.toys import FixedClient, RogueClient, controller, run_toy
+from samfed_monai.federation import COLUMNS, Interrupted, LocalTransport, RunFolder
+from samfed_monai.federation.controller import Evaluation, ask_all, quorum_of, quorum_problems, site_scores
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.methods.local_only import LocalOnly
+from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server, Task, UpdateGuard
+from tests.federation.toys import QUIET, FixedClient, RogueClient, controller, run_toy, weights
 
 
 def two_clients(**options):
@@ -262,3 +265,144 @@ def test_faults_32_to_38_bad_updates_are_skipped_with_their_reasons_and_the_roun
     assert sites["absurd"]["reason"].startswith("message -> n: expected a whole number from 1 to 10000000, found 10000")
     assert sites["stale"]["reason"] == "message -> round: expected round 0, found round -1"
     assert safe_load(tmp_path / "rounds/000/global.safetensors")["w"][0, 0].item() == 3.5
+
+
+class Unwilling(FixedClient):
+    def check(self, extra: dict) -> dict:
+        raise MessageRefused([Problem("public set", found="another", expected="the server's")])
+
+
+class Talkative(FixedClient):
+    def check(self, extra: dict) -> dict:
+        return {"Jane Doe": 1.0}
+
+
+def ask(*clients: FixedClient, least: int | None = None) -> None:
+    transport = LocalTransport({client.site: client for client in clients}, progress=QUIET)
+    messages = {client.site: Envelope(Kind.METRICS, client.site, 0, 1) for client in clients}
+    ask_all(transport, Task.CHECK, messages, least=least)
+
+
+def test_every_site_must_agree_and_all_reasons_are_told():
+    ask(FixedClient("a"), FixedClient("b"))
+    with pytest.raises(Refused) as caught:
+        ask(FixedClient("a"), Unwilling("b"), Unwilling("c"))
+    assert [problem.where for problem in caught.value.problems] == ["b", "c"]
+    assert "b: expected a site that can take part, found public set: expected the server's" in str(caught.value)
+
+
+def test_where_a_run_goes_on_a_quorum_is_enough(caplog):
+    ask(FixedClient("a"), FixedClient("b"), Unwilling("c"), least=2)
+    assert "c does not take part for now: public set" in caplog.text
+    with pytest.raises(Refused, match="c: expected a site that can take part"):
+        ask(FixedClient("a"), Unwilling("b"), Unwilling("c"), least=2)
+
+
+def test_an_answer_that_holds_more_than_numbers_on_the_list_is_refused():
+    with pytest.raises(Refused, match=r"a: expected a site that can take part, found message -> metrics") as caught:
+        ask(Talkative("a"))
+    assert "Jane" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sites", "quorum", "single", "needed"),
+    [(4, None, False, 3), (5, None, False, 3), (1, None, True, 1), (2, 1, False, 2), (2, 1, True, 1), (4, 4, False, 4)],
+)
+def test_how_many_a_round_needs(sites, quorum, single, needed):
+    assert quorum_of(sites, quorum, allow_single_site=single) == needed
+
+
+@pytest.mark.parametrize(
+    ("sites", "quorum", "single", "told"),
+    [
+        (2, None, False, []),
+        (1, None, True, []),
+        (1, None, False, ["sites: expected at least 2, so that no update stands alone, found 1; `--allow_single_site"]),
+        (2, 3, False, ["quorum: expected a number from 1 to 2, the number of sites, found 3"]),
+    ],
+)
+def test_sites_that_cannot_have_rounds(sites, quorum, single, told):
+    found = [str(problem) for problem in quorum_problems(sites, quorum, allow_single_site=single)]
+    assert [problem[: len(start)] for problem, start in zip(found, told, strict=True)] == told
+
+
+def test_scores_and_counts_of_an_answer():
+    metrics = {"dice": 0.2, "iou": 0.5, "hd95": 4.0, "empty_both": 1}
+    scores = site_scores(Envelope(Kind.METRICS, "a", 0, 1, n=3, metrics=metrics))
+    empty = {"both": 1, "prediction": 0, "label": 0}
+    assert scores == {"dice": 0.2, "iou": 0.5, "hd95": 4.0, "n": 3, "empty": empty}
+
+
+def test_a_score_that_was_not_sent_is_none():
+    scores = site_scores(Envelope(Kind.METRICS, "a", 0, 1, n=5, metrics={}))
+    assert (scores["dice"], scores["hd95"], scores["n"]) == (None, None, 5)
+
+
+class Asked(FixedClient):
+    """Remembers what it was asked, and fails on the split that it is told to."""
+
+    def __init__(self, site: str, *, fails_on: str = "", **options) -> None:
+        super().__init__(site, **options)
+        self.fails_on = fails_on
+        self.asked: list = []
+
+    def evaluate(self, data, extra):
+        self.asked.append((extra["split"], extra["model"], extra.get("purpose"), bool(data.weights)))
+        if extra["split"] == self.fails_on:
+            raise ValueError("no such images")
+        return super().evaluate(data, extra)
+
+
+def evaluation(strategy, **clients: Asked) -> Evaluation:
+    sites = [site for site in sorted(clients) if site != "away"]
+    strategy.attach(Server(sites, 3, weights=weights()))
+    return Evaluation(
+        transport=LocalTransport(clients, progress=QUIET),
+        strategy=strategy,
+        sites=sites,
+        unseen=[site for site in clients if site == "away"],
+        splits=("validation", "test"),
+        rounds=3,
+        seed=0,
+    )
+
+
+def test_a_model_is_scored_on_every_split_and_by_unseen_hospitals_on_test_images_alone():
+    clients = {"a": Asked("a", dice=0.2, n=1), "b": Asked("b", dice=0.6, n=3), "away": Asked("away", dice=0.4)}
+    model = evaluation(FedAvg(), **clients).of_model("best", 1)
+    assert clients["a"].asked == [("validation", "best", None, True), ("test", "best", None, True)]
+    assert clients["away"].asked == [("test", "best", None, True)]
+    assert {site: scores["test"]["dice"] for site, scores in model["sites"].items()} == {"a": 0.2, "b": 0.6}
+    assert model["unseen"]["away"]["test"]["dice"] == 0.4
+
+
+def test_what_the_rounds_record_has_is_not_scored_again_and_the_rest_is():
+    clients = {"a": Asked("a", dice=0.2), "b": Asked("b", dice=0.6)}
+    known = {"a": {"dice": 0.25, "iou": 0.2, "hd95": None, "n": 4, "empty": {}}}
+    model = evaluation(FedAvg(), **clients).of_model("best", 1, known)
+    assert clients["a"].asked == [("test", "best", None, True)]
+    assert clients["b"].asked == [("validation", "best", None, True), ("test", "best", None, True)]
+    assert model["sites"]["a"]["validation"] == known["a"]
+    assert model["sites"]["b"]["validation"]["dice"] == 0.6
+    assert model["sites"]["a"].keys() == {"validation", "test"}
+
+
+def test_sites_with_networks_of_their_own_keep_them_and_unseen_hospitals_are_not_asked_without_a_server_network():
+    clients = {"a": Asked("a"), "b": Asked("b"), "away": Asked("away")}
+    model = evaluation(LocalOnly(), **clients).of_model("last", 2)
+    assert clients["a"].asked == [("validation", "last", "keep", False), ("test", "last", "keep", False)]
+    assert clients["away"].asked == []
+    assert model["unseen"] == {}
+
+
+def test_a_site_without_scores_is_left_out_with_its_reason(caplog):
+    clients = {"a": Asked("a", dice=0.2), "b": Asked("b", fails_on="test")}
+    scored = evaluation(FedAvg(), **clients)
+    scores, reasons = scored.scores("test", round=0)
+    assert scores.keys() == {"a"}
+    assert reasons["b"].startswith("ValueError in ")
+    model = scored.of_model("best", 0)
+    assert scored.failed.keys() == {"b"}
+    assert model["sites"]["b"]["test"] is None
+    assert model["sites"]["a"]["test"]["n"] == 1
+    assert "b has no test scores of the best model: ValueError" in caplog.text

@@ -1,4 +1,4 @@
-"""Envelope to ExchangeObject and back, with clients that know nothing of envelopes."""
+"""Between messages and MONAI FL: ExchangeObjects and back, and what a client reads from a call."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import pytest
 from monai.fl.utils.constants import FlStatistics, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 
+from samfed_monai.core.seeds import derive_seed
 from samfed_monai.federation import from_exchange, to_exchange
+from samfed_monai.federation.exchange import Call
 from samfed_monai.protocol import Envelope, Kind, MessageRefused
 from tests.federation.toys import weights
 
@@ -33,3 +35,38 @@ def test_a_plain_monai_client_answers_its_request_with_iterations_for_images():
 def test_weight_differences_are_refused():
     with pytest.raises(MessageRefused, match="expected full weights, found differences; create the client with send_w"):
         from_exchange(ExchangeObject(weights=weights(), weight_type=WeightType.WEIGHT_DIFF), request=REQUEST)
+
+
+def test_later_words_go_before_earlier_ones():
+    call = Call.of("a", {"split": "test", "round": 1}, None, {"round": 2})
+    assert call.words == {"split": "test", "round": 2}
+    assert call.round == 2
+
+
+def test_seeds_are_of_seed_site_round_and_purpose():
+    call = Call.of("a", {"round": 3, "seed": 7})
+    assert call.derive_seed("train") == derive_seed(7, "a", 3, "train")
+    assert call.derive_seed() == derive_seed(7, "a", 3)
+    assert Call.of("a", {"seed": 7}).derive_seed("train") is None, "an FL system that counts no rounds"
+
+
+@pytest.mark.parametrize(
+    ("words", "keeps"),
+    [({}, False), ({"purpose": "replace"}, False), ({"purpose": "distil"}, True), ({"purpose": "keep"}, True)],
+)
+def test_which_purposes_leave_a_network_in_place(words, keeps):
+    assert Call.of("a", words).keeps_network is keeps
+
+
+def test_the_header_of_an_answer_says_what_the_call_did_not():
+    header = Call.of("a", {"round": 1, "rounds": 4, "seed": 7}).header(Kind.WEIGHTS, n=5)
+    assert {name: header[name] for name in ("site", "round", "rounds", "seed", "n", "kind")} == {
+        "site": "a",
+        "round": 1,
+        "rounds": 4,
+        "seed": 7,
+        "n": 5,
+        "kind": "weights",
+    }
+    header = Call.of(None).header(Kind.METRICS, n=0)
+    assert (header["site"], header["round"], header["rounds"], header["seed"]) == ("None", 0, 1, 0)

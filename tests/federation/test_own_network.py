@@ -1,19 +1,31 @@
-"""A site's own network: when it learns from what was sent, what it gives, and what a failed round leaves of it."""
+"""A site's own network, whole or in part: what it takes and gives, what stays, through a failure and a resume."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.fl.utils.constants import WeightType
-from torch import nn
+from torch import Tensor, nn
 
-from samfed_monai.federation import to_exchange
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import safe_load
+from samfed_monai.federation import LocalTransport, RoundController, RunFolder, SiteWorker, to_exchange
 from samfed_monai.federation.exchange import Call
 from samfed_monai.federation.own_network import OwnNetwork, own_network, require_same_public_set, split_state
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, Sharing
+from samfed_monai.federation.privacy import Privacy, Release
+from samfed_monai.federation.privacy.release import allowed_of, allowed_weights
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.networks import KeyPatterns, KeySplit, network_split, split_keys
+from samfed_monai.protocol import Envelope, Inbox, Kind, MessageRefused, Server, Sharing, Task, wire_size
+from tests.federation.privacy.spy import leaks, server_files, wired
+from tests.federation.toys import QUIET, ToyNet, run_toy, toy_algo, toy_weights
+from tests.federation.unlike import unlike_algo
 
 
 class Told(Sharing):
@@ -112,3 +124,202 @@ def test_another_public_set_is_refused():
         MessageRefused, match=r"public set: expected that of the server, aaaaaaaaaaaa, found .* hash none"
     ):
         require_same_public_set("a" * 64, "")
+
+
+SITES = ("site-1", "site-2")
+HEAD, NORM = ["3.*"], ["<norm>"]
+HEAD_NAMES = {"3.weight", "3.bias"}
+
+
+def run(path: Path, personal: list[str] | None, *, rounds: int, sent: list[bytes] | None = None, **options: Any) -> Any:
+    """A federation on the toy bundle whose network is shared in part; returns the result and the clients."""
+    bundle = {} if personal is None else {"personal": personal}
+    clients = {site: toy_algo(site, bundle=bundle, output_dir=path / "evaluation") for site in SITES}
+    for client in clients.values():
+        client.evaluator.add_event_handler(Events.COMPLETED, remember, client)
+    start = {name: tensor for name, tensor in toy_weights().items() if name in shared_names(personal)}
+    nodes = {
+        site: SiteWorker(
+            site, client, Release(site, allowed=lambda c=client: allowed_of(c), privacy=Privacy(least_images=1))
+        )
+        for site, client in clients.items()
+    }
+    for node in nodes.values():
+        wired(node, sent if sent is not None else [])
+    with RunFolder(path).open({"rounds": rounds}, seeds={"seed": 0}) as folder:
+        server = Server(SITES, rounds, weights=start, keeps_parts=bool(personal))
+        transport = LocalTransport(nodes, progress=QUIET)
+        strategy = FedAvg().attach(server)
+        result = RoundController(
+            transport=transport, strategy=strategy, folder=folder, rounds=rounds, progress=QUIET, **options
+        ).run()
+    return result, clients
+
+
+def shared_names(personal: list[str] | None) -> tuple[str, ...]:
+    return network_split(ToyNet(), personal or ()).shared
+
+
+def state_of(client: Any) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in client.trainer.network.state_dict().items()}
+
+
+def remember(_: Any, client: Any) -> None:
+    client.evaluated = state_of(client)
+
+
+def needles(client: Any, names: Any) -> dict[str, list[bytes]]:
+    state = state_of(client)
+    floats = [name for name in names if state[name].is_floating_point()]
+    return {name: [state[name].numpy().tobytes(), name.encode()] for name in floats}
+
+
+def test_norm_layers_are_known_by_their_kind():
+    split = network_split(ToyNet(), NORM)
+    assert split.personal == tuple(name for name in ToyNet().state_dict() if name.startswith("1."))
+    assert set(split.shared) == {"0.weight", "0.bias", *HEAD_NAMES}
+    assert network_split(ToyNet()) == KeySplit(tuple(ToyNet().state_dict()), (), ())
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (["4.*"], r"found no name like '4\.\*'; correct the pattern or leave it out; names begin with 0, 1, 3"),
+        (["*"], "expected at least one that is shared, found every name"),
+        ("3.*", r"expected a list of patterns, found '3\.\*'"),
+    ],
+)
+def test_patterns_that_cannot_be_meant_are_refused(patterns, message):
+    with pytest.raises(Refused, match=message):
+        network_split(ToyNet(), patterns)
+    with pytest.raises(Refused, match=message):
+        toy_algo(bundle={"personal": patterns})
+
+
+class Declared(ToyNet):
+    """Its batch norm is frozen, its last layer personal."""
+
+    def key_split(self) -> KeySplit:
+        return split_keys(self.state_dict(), KeyPatterns(shared=("0.*",), personal=("3.*",)))
+
+
+def test_patterns_take_from_what_a_network_shares_and_never_thaw():
+    split = network_split(Declared(), ["0.bias"])
+    assert (split.shared, set(split.personal)) == (("0.weight",), {"0.bias", *HEAD_NAMES})
+    assert all(name.startswith("1.") for name in split.frozen)
+    with pytest.raises(Refused, match="found no trained name like '<norm>'"):
+        network_split(Declared(), NORM)
+
+
+def test_patterns_beside_a_sharing_are_refused():
+    with pytest.raises(Refused, match=r"with a sharing a site keeps its whole network.*leave personal empty"):
+        unlike_algo("site-1", personal=["3.*"])
+
+
+@pytest.mark.parametrize("personal", [HEAD, NORM])
+def test_fault_56_no_personal_value_is_on_the_wire_or_at_the_server(personal, tmp_path):
+    sent: list[bytes] = []
+    _, clients = run(tmp_path, personal, rounds=1, sent=sent)
+    stay = network_split(ToyNet(), personal).personal
+    assert sent
+    for client in clients.values():
+        assert leaks(sent, server_files(tmp_path), needles(client, stay)) == []
+        goes = needles(client, ["0.weight"])
+        assert leaks(sent, [], goes), "the spy sees what does travel"
+
+
+def test_nothing_personal_is_plain_fedavg_to_the_bit(tmp_path):
+    plain = run_toy(tmp_path / "plain", rounds=2)
+    parted, _ = run(tmp_path / "parted", [], rounds=2)
+    assert parted.models["last"]["sha256"] == plain.models["last"]["sha256"]
+    assert parted.models["last"]["sites"] == plain.models["last"]["sites"]
+
+
+def test_the_aggregate_leaves_heads_alone_and_sites_are_scored_with_their_own(tmp_path):
+    _, clients = run(tmp_path, HEAD, rounds=2)
+    stored = safe_load(tmp_path / "rounds" / "001" / "global.safetensors")
+    assert stored.keys() == toy_weights().keys() - HEAD_NAMES
+    heads = [state_of(client)["3.weight"] for client in clients.values()]
+    assert not torch.equal(*heads)
+    for client in clients.values():  # what was evaluated last: the shared part of the last round, the site's own head
+        evaluated = client.evaluated
+        assert all(torch.equal(evaluated[name], tensor) for name, tensor in stored.items())
+        assert torch.equal(evaluated["3.weight"], state_of(client)["3.weight"])
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
+    whole, one = run(tmp_path / "whole", HEAD, rounds=3)
+    run(tmp_path / "parts", HEAD, rounds=1)
+    (tmp_path / "parts" / "run.json").unlink()
+    parts, two = run(tmp_path / "parts", HEAD, rounds=3)
+    assert parts.models["last"]["sha256"] == whole.models["last"]["sha256"]
+    assert parts.models["best"]["sites"] == whole.models["best"]["sites"]
+    for site in SITES:
+        assert all(torch.equal(tensor, state_of(two[site])[name]) for name, tensor in state_of(one[site]).items())
+
+
+def test_the_states_of_the_best_round_are_kept(tmp_path):
+    run(tmp_path, HEAD, rounds=1)
+    state = safe_load(tmp_path / "rounds" / "000" / "clients" / "site-1.safetensors")
+    assert {name for name in state if name.startswith("network.")} == {f"network.{name}" for name in HEAD_NAMES}
+    server = Server(SITES, 1, keeps_parts=True)
+    assert FedAvg().attach(server).keeps_states
+    assert not FedAvg().attach(Server(SITES, 1)).keeps_states
+
+
+def test_a_personal_key_is_refused_in_both_directions():
+    client = toy_algo(bundle={"personal": HEAD})
+    whole = toy_weights()
+    shared = {name: tensor for name, tensor in whole.items() if name not in HEAD_NAMES}
+    inbox = Inbox(round=0, sites=["site-1"], like=lambda site: shared, kind=Kind.WEIGHTS)
+    with pytest.raises(MessageRefused, match=r"what is shared alone, found 2 with unknown names"):
+        inbox.check("site-1", Envelope(Kind.WEIGHTS, "site-1", 0, 1, n=6, tensors=whole))
+    site = SiteWorker("site-1", client)
+    with pytest.raises(MessageRefused, match="2 with unknown names"):
+        site.answer(Task.TRAIN, Envelope(Kind.WEIGHTS, "site-1", 0, 1, tensors=whole))
+    release = Release("site-1", allowed=lambda: allowed_of(client), privacy=Privacy(least_images=1))
+    request = Envelope(Kind.WEIGHTS, "site-1", 0, 1, tensors=shared)
+    with pytest.raises(MessageRefused, match="2 with names that may not leave"):
+        release(Task.TRAIN, request, Envelope(Kind.WEIGHTS, "site-1", 0, 1, n=6, tensors=whole))
+
+
+def test_the_uplink_of_a_vit_b_is_its_low_rank_updates_alone():
+    """0.59 MB: 12 blocks x (query, value) x rank 4 x (768 + 768) numbers, and 4 KB of names and shapes."""
+    from samfed_monai.networks.sam.build import build_sam
+    from samfed_monai.networks.sam.network import SamNetwork
+
+    with torch.device("meta"):
+        network = SamNetwork(build_sam("vit_b", None, 256), 256)
+    shared = {name: torch.empty_like(network.state_dict()[name], device="cpu") for name in network.key_split().shared}
+    numbers = sum(tensor.numel() for tensor in shared.values())
+    assert numbers * 4 == 12 * 2 * 4 * (768 + 768) * 4 == 589_824
+    assert allowed_weights(network).like[Kind.WEIGHTS].keys() == shared.keys()
+    assert 0 < wire_size(Envelope(Kind.WEIGHTS, "site-1", 0, 1, n=9, tensors=shared)) - numbers * 4 < 6000
+
+
+def test_a_failed_round_leaves_personal_values_as_they_were():
+    client = toy_algo(bundle={"personal": HEAD, "fail_in_round": 1})
+    site, before = SiteWorker("site-1", client), {}
+    shared = {name: tensor for name, tensor in toy_weights().items() if name not in HEAD_NAMES}
+    for number in range(2):
+        before = state_of(client)
+        message = Envelope(Kind.WEIGHTS, "site-1", number, 2, tensors=shared)
+        if number == 0:
+            site.answer(Task.TRAIN, message)
+            assert not torch.equal(state_of(client)["3.weight"], before["3.weight"])
+    with pytest.raises(FileNotFoundError):
+        site.answer(Task.TRAIN, message)
+    assert torch.equal(state_of(client)["3.weight"], before["3.weight"])
+
+
+def test_the_declaration_has_a_line_in_the_audit_file(tmp_path):
+    from samfed_monai.federation.privacy import read_audit
+    from samfed_monai.federation.privacy.audit import audit_table
+
+    release = Release("site-1", allowed=lambda: None, folder=tmp_path)
+    release.declare(network_split(ToyNet()))
+    assert not (tmp_path / "audit.jsonl").exists(), "all of it is shared: nothing to tell"
+    release.declare(network_split(Declared()))
+    (line,) = read_audit(tmp_path / "audit.jsonl")
+    assert (line["outcome"], line["shared"], line["personal"], line["frozen"]) == ("declared", 2, 2, 5)
+    assert "declared" in audit_table([line])
