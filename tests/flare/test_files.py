@@ -1,10 +1,12 @@
-"""What lies on disk: site files, the list of classes, the job, a site's states, a run's status."""
+"""What lies on disk: site files and their limits, the list of classes, the job, a site's states, a run's status."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -499,3 +501,27 @@ def test_without_flare_every_way_says_how_to_install_it(monkeypatch, capsys):
     words = ["--datalist", "l", "--data-root", "d", "--rounds", "1", "--output-dir", "o"]
     assert main(["flare", "simulate", "samfed_skin", *words]) == 2
     assert "pip install samfed-monai[flare]" in capsys.readouterr().err
+
+
+SCRIPT = """
+import os, resource, sys
+from pathlib import Path
+from samfed_monai.flare.site_file import limit
+from samfed_monai.flare.site_file import SiteFile
+
+limit(SiteFile(*[Path()] * 4, **eval(sys.argv[1])))
+print(os.environ.get("SAMFED_WEIGHTS"), resource.getrlimit(resource.RLIMIT_DATA)[0], "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("says", "said"),
+    [
+        ("{}", "None -1 False"),
+        ("{'weights': Path('/w'), 'memory_limit_gib': 1.5}", f"/w {3 * 512 * 1024**2} False"),
+    ],
+)
+def test_memory_and_the_folder_of_checkpoints_are_set_without_torch(says, said, monkeypatch):
+    monkeypatch.delenv("SAMFED_WEIGHTS", raising=False)
+    done = subprocess.run([sys.executable, "-c", SCRIPT, says], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == said
