@@ -1,0 +1,275 @@
+"""Whether a restructuring changed a bit: runs of many variants, recorded in one checkout and compared in another.
+
+Usage::
+
+    python -m tests.frozen record FILE              # in the checkout before, with a copy of this file
+    python -m tests.frozen check FILE               # in the checkout after; lists every difference
+
+Each variant runs for two rounds of two steps at 64 px on three synthetic sites. Of a run, FILE has the SHA-256 of each
+round's model and of every state that sites and server keep with the round, the loss terms and validation scores of each
+site in each round, and the final scores of each site. A SHA-256 is taken of names, dtypes, shapes and bytes of the
+tensors, not of a file and its header. The images and the teacher, which each checkout makes itself, are compared, too.
+
+Only the command line is used (``python -m samfed_monai``, in the folder above this one), and nothing of the package is
+imported, so the same file works with another layout of the package. Results depend on the processor and on the versions
+of the packages that are installed: record and check on one machine, with one environment. For that reason no recorded
+file is part of the repository, and this is a script and no test.
+
+MobileSAM's checkpoint is needed, as ``$SAMFED_DATA/weights/mobile_sam.pt``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import deserialize
+
+ROOT = Path(__file__).resolve().parent.parent
+ROUNDS = 2
+SMALL = [
+    "--rounds", ROUNDS, "--image_size", 64, "--local_steps", 2, "--warm_start_steps", 2, "--batch_size", 2,
+    "--teacher#views", 1, "--teacher#size", 64, "--overlays", "false", "--client#limit", 5, "--seed", 3,
+]  # fmt: skip
+LIGHT = ["--network_name", "lite0_fpn", "--client#encoder_weights", "null"]
+SURE = ["--client#agreement#tau", 0.55]
+UNLIKE = ["--client#encoder_weights", "null", "--client#public_steps", 2]
+# networks of the sites in turn, and the server's
+TRUNKS = [
+    "--client#mixed_networks", "['mobile_sam_fpn','lite0_fpn','basic_unet']", "--client#server_network", "lite0_fpn",
+]  # fmt: skip
+HSSF = ["--client#mixed_networks", "['hssf_resnet18']", "--client#server_network", "hssf_resnet18"]
+DEEPLAB = [
+    "--client#mixed_networks", "['deeplabv3plus_efficientnet_lite0','deeplabv3plus_resnet18']",
+    "--client#server_network", "deeplabv3plus_efficientnet_lite0",
+]  # fmt: skip
+
+# Thresholds are low and rates of mixing are high, so that what a variant adds is not zero in so short a run.
+VARIANTS: dict[str, list[Any]] = {
+    "samfed": [],
+    "no_sam": [*LIGHT, *SURE],
+    "ditto": [*LIGHT, *SURE],
+    "apple": [*LIGHT, *SURE, "--client#sharing#rate", 1.0, "--client#sharing#fraction", 1.0],
+    "fca": [*LIGHT, *SURE],
+    "fedicra": [
+        *LIGHT, *SURE, "--client#sharing#rate", 10000,
+        "--client#sharing#first_batches", 3, "--client#sharing#batches", 2,
+    ],
+    "fedrep": [*LIGHT, *SURE],
+    "semifl": [*LIGHT, *SURE],
+    "mean_teacher": LIGHT,
+    "unimatch": [*LIGHT, "--client#terms#unimatch#tau", 0.55],
+    "heterogeneous": [*UNLIKE, *TRUNKS],
+    "hssf_compat": [*UNLIKE, *HSSF, "--client#strategy#floor", 0.0, "--client#sharing#gate", "always"],
+    "fedproto": [*UNLIKE, *DEEPLAB, *SURE, "--client#terms#prototype#tau", 0.55],
+    "pfedsam": [],
+    "oracle": LIGHT,
+}  # fmt: skip
+"""Name to further options. The defaults' network, which starts from the teacher's trunk, is that of ``samfed``."""
+
+
+class Failed(Exception):
+    """A command or a run that did not give what is to be recorded."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Records or checks; returns 1 where something differs or failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.frozen", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=["record", "check"])
+    parser.add_argument("file", type=Path, metavar="FILE", help="the recorded JSON, written or compared with")
+    parser.add_argument("--variants", metavar="A,B", help=f"only these of: {', '.join(VARIANTS)}")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="work in DIR and leave everything there")
+    parser.add_argument("--resume", action="store_true", help="with --keep: do not repeat what DIR has a record of")
+    options = parser.parse_args(arguments)
+    if options.resume and not options.keep:
+        parser.error("--resume needs --keep DIR")
+    known = json.loads(options.file.read_text()) if options.action == "check" else {"variants": VARIANTS}
+    names = options.variants.split(",") if options.variants else list(known["variants"])
+    if unknown := [name for name in names if name not in VARIANTS or name not in known["variants"]]:
+        parser.error(f"--variants: {', '.join(unknown)} not known, or not in {options.file}")
+    checkpoint = Path(os.environ.get("SAMFED_DATA") or ".") / "weights" / "mobile_sam.pt"
+    if not checkpoint.is_file():
+        parser.error(
+            f"no MobileSAM checkpoint at {checkpoint}: set SAMFED_DATA to the folder with weights/mobile_sam.pt"
+        )
+    with contextlib.ExitStack() as stack:
+        folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="frozen-")))
+        try:
+            content = run_all(folder.resolve(), names, checkpoint.resolve(), resume=options.resume)
+        except Failed as failed:
+            print(failed)
+            return 1
+    if options.action == "record":
+        options.file.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+        failures = [name for name, record in content["variants"].items() if "failed" in record]
+        print(f"{options.file}: {len(names)} variants" + (f"; failed: {', '.join(failures)}" if failures else ""))
+        return 1 if failures else 0
+    known["variants"] = {name: known["variants"][name] for name in names}
+    differences = list(compare(known, content))
+    print("\n".join(differences) if differences else f"no difference in {len(names)} variants")
+    return 1 if differences else 0
+
+
+def run_all(folder: Path, names: list[str], checkpoint: Path, *, resume: bool) -> dict[str, Any]:
+    """What is recorded of the variants ``names``, each run in ``folder``."""
+    owner = {"checkout": str(ROOT), "options": [str(word) for word in SMALL]}
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / "frozen.json"
+    if marker.exists() and json.loads(marker.read_text()) != owner:
+        raise Failed(f"{folder} is of another checkout or of other options: choose another --keep")
+    marker.write_text(json.dumps(owner))
+    inputs = _once(folder / "inputs.record.json", lambda: prepare(folder, checkpoint), [], resume=resume)
+    records = {}
+    for name in names:
+        words = [str(word) for word in VARIANTS[name]]
+        start = time.monotonic()
+        try:
+            records[name] = _once(
+                folder / f"{name}.record.json", lambda name=name: run_variant(folder, name), words, resume=resume
+            )
+        except Failed as failed:
+            records[name] = {"failed": str(failed)}
+            print(failed)
+        print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
+    return {"inputs": inputs, "variants": records}
+
+
+def _once(path: Path, make: Callable[[], dict[str, Any]], words: list[str], *, resume: bool) -> dict[str, Any]:
+    """What ``make`` returns; kept in ``path``, and with ``resume`` read from there if ``words`` are the same."""
+    if resume and path.exists() and (kept := json.loads(path.read_text()))["words"] == words:
+        return kept["record"]
+    record = make()
+    path.write_text(json.dumps({"words": words, "record": record}))
+    return record
+
+
+def prepare(folder: Path, checkpoint: Path) -> dict[str, Any]:
+    """Renders the images and fits the teacher that all variants share."""
+    samfed(folder, "weights", "mobile_sam", "--from", checkpoint)
+    sizes = ("--sites", 3, "--images-per-site", 6, "--public", 6, "--size", 64, 64)
+    samfed(
+        folder, "prepare", "synthetic", folder / "images", *sizes, "--labelled", "--no-report",
+        "--output", folder / "list.json",
+    )  # fmt: skip
+    fit = ("--adapt", "decoder", "--epochs", 1, "--views", 1, "--size", 64, "--evaluate_limit", 2)
+    samfed(folder, "teach", "samfed_skin", *_data(folder), *fit, "--output", folder / "teacher.safetensors")
+    return {
+        "list": hashlib.sha256((folder / "list.json").read_bytes()).hexdigest(),
+        "teacher": tensors_hash(folder / "teacher.safetensors"),
+    }
+
+
+def run_variant(folder: Path, name: str) -> dict[str, Any]:
+    """Runs one variant from its beginning and says what came out."""
+    run, kept = folder / "runs" / name, folder / "rounds" / name
+    for old in (run, kept):
+        shutil.rmtree(old, ignore_errors=True)
+    samfed(
+        folder, "federate", "samfed_skin", "--variant", name, *_data(folder), *SMALL, *VARIANTS[name],
+        "--adapter", folder / "teacher.safetensors", "--cache-dir", folder / "cache", "--output-dir", run,
+        rounds=run / "rounds", kept=kept,
+    )  # fmt: skip
+    results = json.loads((run / "results.json").read_text())
+    rounds = {}
+    for number in range(ROUNDS):
+        stored = kept / f"{number:03d}"
+        if not (stored / "round.json").is_file():
+            raise Failed(f"{name}: round {number} was not there long enough to be kept; run it again")
+        record = json.loads((stored / "round.json").read_text())
+        files = sorted(record["files"])
+        if missing := [file for file in files if not (stored / file).is_file()]:
+            raise Failed(f"{name}: {', '.join(missing)} of round {number} went before it was kept; run it again")
+        rounds[f"{number}"] = {
+            "tensors": {file: tensors_hash(stored / file) for file in files},
+            "sites": {
+                site: {part: entry[part] for part in ("status", "reason", "n", "terms", "validation")}
+                for site, entry in record["sites"].items()
+            },
+        }
+    shutil.rmtree(kept)
+    models = {which: {"round": model["round"], "sites": model["sites"]} for which, model in results["models"].items()}
+    return {"rounds": rounds, "scores": results["sites"], "models": models}
+
+
+def samfed(folder: Path, command: str, *words: Any, rounds: Path | None = None, kept: Path | None = None) -> None:
+    """Runs ``samfed COMMAND``, and keeps each round that appears in ``rounds``: a finished run removes a part of them.
+
+    Raises:
+        Failed: it ends with another code than 0; with the last lines of what it said.
+    """
+    log = (kept or folder / command).with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {
+        **os.environ, "SAMFED_WEIGHTS": str(folder / "weights"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+    }  # fmt: skip
+    line = [sys.executable, "-m", "samfed_monai", command, *map(str, words)]
+    with open(log, "wb") as said:
+        process = subprocess.Popen(line, cwd=ROOT, env=environment, stdout=said, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None:
+                if rounds and kept:
+                    keep_new(rounds, kept)
+                time.sleep(0.05)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    if process.returncode:
+        end = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
+        raise Failed(f"{' '.join(line[2:])}\nended with exit code {process.returncode}:\n{end}")
+
+
+def keep_new(rounds: Path, kept: Path) -> None:
+    """Links the files of rounds that are complete; a round appears whole, by a renaming, and is never written again."""
+    for folder in rounds.glob("[0-9][0-9][0-9]"):
+        if not (kept / folder.name).exists():
+            for path in sorted(folder.rglob("*")):
+                if path.is_file():
+                    target = kept / folder.name / path.relative_to(folder)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with contextlib.suppress(FileNotFoundError):  # removed just now; run_variant says so
+                        os.link(path, target)
+
+
+def tensors_hash(path: Path) -> str:
+    """SHA-256 of names, dtypes, shapes and bytes of a safetensors file, in the order of names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(deserialize(path.read_bytes()), key=lambda pair: pair[0]):
+        digest.update(json.dumps([name, tensor["dtype"], list(tensor["shape"]), len(tensor["data"])]).encode())
+        digest.update(tensor["data"])
+    return digest.hexdigest()
+
+
+def compare(known: Any, now: Any, place: str = "") -> Iterator[str]:
+    """A line for each value that is not the same in both: ``variants samfed rounds 1 … : recorded A, now B``."""
+    if isinstance(known, dict) and isinstance(now, dict):
+        for key in sorted(known.keys() | now.keys()):
+            yield from compare(known.get(key), now.get(key), f"{place} {key}".strip())
+    elif known != now:
+        yield f"{place}: recorded {_short(known)}, now {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value)
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def _data(folder: Path) -> tuple[Any, ...]:
+    return "--datalist", folder / "list.json", "--data-root", folder / "images"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
