@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,7 +69,10 @@ def test_masks_have_native_size_and_the_images_names(infer, model, images, tmp_p
             assert set(np.unique(np.asarray(mask))) <= {0, 255}
 
 
-def test_the_same_inference_runs_again_and_counts_its_masks(infer, model, images, tmp_path, caplog):
+def test_the_same_inference_runs_again_and_counts_its_masks(infer, model, images, tmp_path, caplog, monkeypatch):
+    # whoever calls the command first in a process has its records on standard error alone
+    monkeypatch.setattr(logging.getLogger("samfed_monai"), "handlers", [logging.NullHandler()])
+
     def content() -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
 
