@@ -1,3 +1,5 @@
+"""One run folder, read and checked, with its table of rounds."""
+
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""The groups that rows are compared in."""
+
 from __future__ import annotations
 
 import pytest

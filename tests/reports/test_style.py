@@ -1,3 +1,5 @@
+"""One spelling for every number."""
+
 from __future__ import annotations
 
 import pytest
