@@ -1,8 +1,13 @@
-"""Where the knobs of a file end."""
+"""Where the knobs of a file end, and overrides inside the groups of ``federate.json``."""
 
 from __future__ import annotations
 
+import json
+
+from monai.bundle import ConfigParser
+
 from samfed_monai.config import knobs_of
+from samfed_monai.config.knobs import unquoted, whole_groups
 
 
 def test_knobs_are_the_plain_values_above_the_first_object():
@@ -26,3 +31,45 @@ def test_code_amid_plain_values_is_a_knob_with_code_in_it():
 
 def test_imports_below_the_knobs_ends_them():
     assert knobs_of({"rate": 1, "imports": ["$import os"], "device": "$torch", "amp": "auto"}) == {"rate": 1}
+
+
+def test_overrides_of_sites_are_put_into_the_whole_group_of_each_site(tmp_path):
+    file = tmp_path / "federate.json"
+    file.write_text(json.dumps({"sites": {"site-1": {"limit": 4}}}))
+    given = {"sites#site-1#network": "unet", "sites#site-2#terms#kd#weight": 0.5, "sites#site-2#network": "unet"}
+    sites = {
+        "site-1": {"limit": 4, "network": "unet"},
+        "site-2": {"terms#kd#weight": 0.5, "network": "unet"},
+    }
+    assert whole_groups([file], given) == {"sites": sites}
+    assert whole_groups([file], {"sites#b#limit": 2, "sites": {"a": {}}}) == {"sites": {"a": {}, "b": {"limit": 2}}}
+
+
+def test_overrides_inside_a_group_are_put_into_the_whole_group(tmp_path):
+    file = tmp_path / "federate.json"
+    file.write_text(json.dumps({"rounds": 3, "client": {"steps": "@steps"}, "teacher": {"views": 8}}))
+    overrides = {"rounds": 2, "client#terms#kd#weight": 0.5, "client#limit": 4}
+    assert whole_groups([file], overrides) == {
+        "rounds": 2,
+        "client": {"steps": "@steps", "terms#kd#weight": 0.5, "limit": 4},
+    }
+
+
+TERM = {"_target_": "samfed_monai.handlers.BatchGuide", "name": "label", "key": "@guides::key"}
+
+
+def test_a_component_inside_a_group_reaches_the_job_as_it_was_written(tmp_path):
+    file = tmp_path / "federate.json"
+    file.write_text(json.dumps({"steps": 3, "client": {"local_steps": "@steps", "terms#own": TERM}, "sites": {}}))
+    given = whole_groups([file], {"client#guides#label": TERM, "sites#a#guides#label": [TERM], "sites#a#limit": 2})
+    parser = ConfigParser({"steps": 3, **given})
+    client, sites = parser.get_parsed_content("client"), parser.get_parsed_content("sites")
+    assert unquoted(client) == {"local_steps": 3, "terms#own": TERM, "guides#label": TERM}
+    assert unquoted(sites["a"]) == {"guides#label": [TERM], "limit": 2}
+
+
+def test_groups_without_a_component_stay_as_they_are(tmp_path):
+    file = tmp_path / "federate.json"
+    file.write_text(json.dumps({"client": {"local_steps": 1}, "teacher": None}))
+    assert whole_groups([file], {"rounds": 2}) == {"rounds": 2}
+    assert unquoted({"a": {"b": 1}, "c": "x"}) == {"a": {"b": 1}, "c": "x"}

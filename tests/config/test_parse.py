@@ -1,8 +1,22 @@
+"""Ids of a configuration, and what of it is reached."""
+
 from __future__ import annotations
 
 import pytest
 
-from samfed_monai.config.parse import reached
+from samfed_monai.config.parse import flat, reached
+
+
+def test_nested_values_become_ids_and_components_stay_whole():
+    component = {"_target_": "torch.nn.Identity"}
+    assert flat({"a": {"b": {"c": 1}, "d": component}, "e": 2, "f#g": 3, "h": {}}) == {
+        "a#b#c": 1,
+        "a#d": component,
+        "e": 2,
+        "f#g": 3,
+        "h": {},
+    }
+
 
 CONTENT = {
     "rate": 0.1,
