@@ -1,3 +1,5 @@
+"""``samfed report``: of one run, of several, and what it refuses."""
+
 from __future__ import annotations
 
 import argparse

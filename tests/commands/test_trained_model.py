@@ -1,10 +1,11 @@
-"""``samfed evaluate`` and ``samfed infer`` with the adapter that ``samfed teach`` wrote."""
+"""What ``--model`` can be: a run with its way of scoring, and the adapter that ``samfed teach`` wrote."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from samfed_monai.commands.main import main
+from samfed_monai.commands.trained_model import scored_as
 from samfed_monai.core.io import read_json, save_tensors
 from samfed_monai.data import DataList, load_records, render_synthetic
 from samfed_monai.federation.site_teacher import SiteMasks
@@ -38,7 +40,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def weights(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAMFED_WEIGHTS", str(work))
 
@@ -69,6 +71,7 @@ def teacher(work: Path, views: int = 1, peak: float | None = None) -> Teacher:
     return Teacher.load("vit_t", work / "mobile_sam.pt", work / "teacher.safetensors", size=64, views=views, peak=peak)
 
 
+@pytest.mark.usefixtures("weights")
 def test_its_scores_are_those_of_its_row_in_a_federation(evaluate, work, tmp_path, capsys):
     # a random SAM is sure of nothing: relative to its peak it finds something in every image
     assert evaluate("--image_size", "64", "--teacher#peak", "0.4") == 0
@@ -94,6 +97,7 @@ def test_its_scores_are_those_of_its_row_in_a_federation(evaluate, work, tmp_pat
     assert (found["model"], found["split"]) == ("teacher.safetensors", "test")
 
 
+@pytest.mark.usefixtures("weights")
 def test_site_split_views_and_the_bundles_own_settings_count(evaluate, work, tmp_path):
     words = ["--site", "site-2", "--split", "validation", "--views", "2", "--limit", "1", "--image_size", "64"]
     assert evaluate(*words, "--validate#scores#pooled", "true", "--teacher#peak", "0.4") == 0
@@ -105,6 +109,7 @@ def test_site_split_views_and_the_bundles_own_settings_count(evaluate, work, tmp
     assert found["teacher"]["sha256"] != teacher(work, 2).sha256, "another peak is another teacher"
 
 
+@pytest.mark.usefixtures("weights")
 def test_masks_have_each_images_size_and_are_the_teachers(infer, work, tmp_path):
     assert infer("--probabilities", "--views", "2") == 0
     records = load_records(DataList.load(work / "list.json"), work / "images", split="test", site="site-1")
@@ -122,6 +127,7 @@ def test_masks_have_each_images_size_and_are_the_teachers(infer, work, tmp_path)
     assert note == {"model_sha256": fitted.sha256, "image_size": 64, "threshold": 0.5}
 
 
+@pytest.mark.usefixtures("weights")
 def test_the_same_inference_runs_again_and_another_one_is_refused(infer, tmp_path, capsys):
     assert infer() == 0
     before = {path: path.read_bytes() for path in (tmp_path / "masks").iterdir()}
@@ -133,6 +139,7 @@ def test_the_same_inference_runs_again_and_another_one_is_refused(infer, tmp_pat
     assert {path: path.read_bytes() for path in (tmp_path / "masks").iterdir()} == before
 
 
+@pytest.mark.usefixtures("weights")
 def test_no_file_is_replaced_and_no_mask_lands_among_the_images(infer, work, tmp_path, capsys):
     (tmp_path / "labels").mkdir()
     name = sorted(path.stem for path in (work / "images" / "site-1" / "images").iterdir())[0]
@@ -148,6 +155,7 @@ def test_no_file_is_replaced_and_no_mask_lands_among_the_images(infer, work, tmp
     assert "reading" not in error, "refused before the images are looked at"
 
 
+@pytest.mark.usefixtures("weights")
 def test_another_size_or_sam_is_refused_with_what_to_do(evaluate, infer, work, tmp_path, monkeypatch, capsys):
     assert evaluate("--teacher#size", "128") == 2
     told = "teacher.safetensors -> size: expected 128, found 64; set size of teacher.json to 64"
@@ -163,6 +171,7 @@ def test_another_size_or_sam_is_refused_with_what_to_do(evaluate, infer, work, t
     assert "run `samfed weights mobile_sam" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("weights")
 def test_what_is_wrong_with_either_file_is_told_together(evaluate, infer, capsys):
     assert evaluate("--image_sise", "64", "--teacher#view", "2") == 2
     error = capsys.readouterr().err
@@ -174,6 +183,7 @@ def test_what_is_wrong_with_either_file_is_told_together(evaluate, infer, capsys
     assert "site-9" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("weights")
 def test_a_students_weights_have_no_views(work, tmp_path, capsys):
     torch.manual_seed(0)
     model = tmp_path / "student.safetensors"
@@ -185,9 +195,26 @@ def test_a_students_weights_have_no_views(work, tmp_path, capsys):
     assert "--teacher#peak: expected a teacher's adapter" in error
 
 
+@pytest.mark.usefixtures("weights")
 def test_a_damaged_adapter_is_refused(work, tmp_path, capsys):
     content = (work / "teacher.safetensors").read_bytes()
     (tmp_path / "torn.safetensors").write_bytes(content[: len(content) // 2])
     words = ["--model", str(tmp_path / "torn.safetensors"), "--output-dir", str(tmp_path / "scores")]
     assert main(["evaluate", str(BUNDLE), *words, *data(work)]) == 2
     assert "torn.safetensors: expected a teacher's adapter, found" in capsys.readouterr().err
+
+
+def test_a_runs_own_way_of_scoring_is_taken_over():
+    validate = {"scores": {"_target_": "x", "pooled": True}, "inferer": {"enabled": "auto"}, "dataset": "@images"}
+    client = {"label_resize": "nearest", "validate": validate}
+    assert scored_as(SimpleNamespace(run={"config": {"client": client}})) == {
+        "label_resize": "nearest",
+        "validate#scores#pooled": True,
+        "validate#inferer#enabled": "auto",
+    }
+
+
+def test_what_nobody_says_is_the_bundles():
+    assert scored_as(Path("model.safetensors")) == {}
+    assert scored_as(SimpleNamespace(run={})) == {}
+    assert scored_as(SimpleNamespace(run={"config": {"client": {"validate": {"inferer": {"enabled": "@amp"}}}}})) == {}

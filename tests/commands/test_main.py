@@ -22,7 +22,7 @@ from samfed_monai.config import find_bundle, packaged_bundles
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.core.model_file import read_header, settings_of
 
-BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "samfed_skin"
+BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
 COMMANDS = (
     "prepare",
     "weights",
