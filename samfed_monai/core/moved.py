@@ -59,14 +59,18 @@ _FIRST = {
 }
 
 
+def _is_target(key: str) -> bool:
+    return key.rpartition("#")[2] == "_target_"  # a variant may write it as part of an id
+
+
 def first_spelling(content: Any) -> Any:
-    """JSON content with every ``_target_`` that has moved spelt as in version 0.1.
+    """JSON content with every ``_target_`` (or ``a#b#_target_``) that has moved spelt as in version 0.1.
 
     Hashes are taken of this, so that a bundle of that version counts as the same as today's, and its runs go on.
     """
     if isinstance(content, dict):
         return {
-            key: _FIRST.get(value, value) if key == "_target_" and isinstance(value, str) else first_spelling(value)
+            key: _FIRST.get(value, value) if _is_target(key) and isinstance(value, str) else first_spelling(value)
             for key, value in content.items()
         }
     return [first_spelling(value) for value in content] if isinstance(content, list) else content
