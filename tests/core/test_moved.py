@@ -53,3 +53,8 @@ def test_hashes_are_taken_of_the_first_spelling():
         "terms": [{"_target_": "monai.losses.DiceLoss"}],
     }
     assert first_spelling(now) == first_spelling(before) == before
+
+
+def test_ids_that_end_in_a_target_are_spelt_as_before_too():
+    now = {"sharing#_target_": "samfed_monai.methods.fedproto.PrototypeSharing"}
+    assert first_spelling(now) == {"sharing#_target_": "samfed_monai.federation.PrototypeSharing"}
