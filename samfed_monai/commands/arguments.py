@@ -1,21 +1,9 @@
-"""What commands share: arguments, and running one workflow of a bundle in this process."""
+"""Arguments that several commands share."""
 
 from __future__ import annotations
 
 import argparse
-import logging
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from samfed_monai.config.bundles import find_bundle
-from samfed_monai.config.check import check_bundle
-from samfed_monai.config.exit_codes import as_told
-from samfed_monai.config.knobs import whole_groups
-from samfed_monai.config.parse import workflow_files
-from samfed_monai.config.variants import variant_files
-from samfed_monai.core.errors import Refused
 
 OVERRIDES_HELP = "any other `--key value` sets that id of {file}, for instance --seed 1 or --a#b#c true; it is checked"
 
@@ -40,53 +28,3 @@ def take_overrides(parser: argparse.ArgumentParser, file: str) -> None:
 def absolute(path: str | Path | None) -> str | None:
     """A path of the command line as an absolute one, so that it means the same from every folder."""
     return None if path is None else str(Path(path).expanduser().resolve())
-
-
-WORKFLOW_TYPES = {"train": "train", "teacher": None, "federate": None, "evaluate": "eval", "inference": "infer"}
-"""What MONAI calls each workflow; ``None`` has only the properties that every bundle has."""
-
-
-def run_workflow(bundle: str | Path, workflow: str, overrides: Mapping[str, Any], *, variant: str | None = None) -> Any:
-    """Checks a workflow with its overrides and runs it: initialize, run, finalize.
-
-    MONAI's logging configuration is left alone and its warning that a bundle may run code is silenced: the bundle has
-    passed the check, which is what the warning asks for.
-
-    Args:
-        bundle: folder or packaged name.
-        workflow: a name in :data:`samfed_monai.config.WORKFLOWS`.
-        overrides: ids and values.
-        variant: variant on top of the workflow's files; not for ``federate``, where it is a knob.
-
-    Returns:
-        what the expressions of the bundle's ``run`` returned.
-
-    Raises:
-        Refused: with every problem of the bundle, or what a component refused.
-        Stopped: as raised inside, unwrapped from MONAI's own error.
-    """
-    root = find_bundle(bundle)
-    problems = check_bundle(root, workflow, variant=variant, overrides=overrides)
-    if problems:
-        raise Refused(problems)
-    files = [*workflow_files(root, workflow), *(variant_files(root, variant) if variant else [])]
-    return _run(root, files, workflow, {"bundle_root": str(root), **whole_groups(files, overrides)})
-
-
-def _run(root: Path, files: list[Path], workflow: str, overrides: Mapping[str, Any]) -> list[Any]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="parsing config_file")
-        from monai.bundle import ConfigWorkflow
-    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
-    job = ConfigWorkflow(
-        config_file=[str(path) for path in files],
-        meta_file=str(root / "configs" / "metadata.json"),
-        logging_file=False,
-        workflow_type=WORKFLOW_TYPES[workflow],
-        **overrides,
-    )
-    with as_told():
-        job.initialize()
-        returned: list[Any] = job.run()
-        job.finalize()
-    return returned

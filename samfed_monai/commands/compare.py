@@ -17,7 +17,6 @@ from samfed_monai.commands.arguments import absolute, add_bundle, add_data, take
 from samfed_monai.config.overrides import normal_ids, overrides_of, samfed_value
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.io import read_json
-from samfed_monai.reports.rows import VARIANTS
 
 ROW_KEYS = ("variant", "title", "note", "setting", "as", "overrides")
 ROLES = ("dp_only", "oracle")
@@ -122,6 +121,8 @@ def all_rows(variants: Sequence[str], rows: Iterable[NamedRow], problems: Proble
         rows: rows of all files.
         problems: takes what is wrong.
     """
+    from samfed_monai.reports.rows import VARIANTS
+
     found: dict[str, NamedRow] = {}
     for row in [*(NamedRow(variant, variant) for variant in variants), *rows]:
         where = f"rows -> {row.name}"

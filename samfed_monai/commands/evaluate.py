@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.commands import trained_model as teacher_model
+from samfed_monai.commands import trained_model
 from samfed_monai.commands.arguments import absolute, add_bundle, add_data, take_overrides
 from samfed_monai.commands.trained_model import MODEL_HELP, run_or_file, scored_as, trained_as, weights_file
 from samfed_monai.config.overrides import overrides_of
@@ -38,7 +38,7 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     parser.add_argument("--site", metavar="NAME", default="", help="only this site (default: all)")
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
     parser.add_argument("--output-dir", metavar="DIR", required=True, help="folder for metrics.json and the tables")
-    teacher_model.add_views(parser)
+    trained_model.add_views(parser)
     take_overrides(parser, "evaluate.json")
     parser.set_defaults(run=run)
     return parser
@@ -47,8 +47,8 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
 def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``evaluate.json`` and prints one line per site."""
     logging.getLogger("samfed_monai.handlers.evaluation").setLevel(logging.WARNING)  # the table says the same
-    if teacher_model.is_adapter(arguments):
-        result = teacher_model.evaluate(arguments)
+    if trained_model.is_adapter(arguments):
+        result = trained_model.evaluate(arguments)
     elif isinstance(models := run_or_file(arguments.model), Path) or not models.personal:
         result = _scores(arguments, models, arguments.site)
     else:
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _scores(arguments: argparse.Namespace, models: RunModels | Path, site: str, whose: str = "") -> dict[str, Any]:
     """``metrics.json`` of a site, or of all where ``site`` is "", on the model of ``whose``."""
-    from samfed_monai.commands.arguments import run_workflow
+    from samfed_monai.commands.run_bundle import run_workflow
 
     with tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
         model = weights_file(models, whose, scratch)

@@ -46,7 +46,7 @@ def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``federate.json``."""
-    from samfed_monai.commands.arguments import run_workflow
+    from samfed_monai.commands.run_bundle import run_workflow
 
     run_workflow(arguments.bundle, "federate", overrides_from(arguments))
     return int(ExitCode.DONE)

@@ -6,7 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from samfed_monai.commands import trained_model as teacher_model
+from samfed_monai.commands import trained_model
 from samfed_monai.commands.arguments import absolute, add_bundle, take_overrides
 from samfed_monai.commands.trained_model import MODEL_HELP, run_or_file, trained_as, weights_file
 from samfed_monai.config.overrides import overrides_of
@@ -28,7 +28,7 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--images", metavar="DIR", required=True, help="folder of images; its sub-folders count, too")
     parser.add_argument("--output", metavar="DIR", required=True, help="folder for the masks, outside of the images'")
     parser.add_argument("--probabilities", action="store_true", help="also write 8-bit probability maps")
-    teacher_model.add_views(parser)
+    trained_model.add_views(parser)
     take_overrides(parser, "inference.json")
     parser.set_defaults(run=run)
     return parser
@@ -36,15 +36,15 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``inference.json`` with the settings that the weights were trained with, where they say."""
-    from samfed_monai.commands.arguments import run_workflow
+    from samfed_monai.commands.run_bundle import run_workflow
 
-    adapter = teacher_model.is_adapter(arguments)
+    adapter = trained_model.is_adapter(arguments)
     models = run_or_file(arguments.model)
     if arguments.site and isinstance(models, Path):
         mend = "leave it out, or name the folder of the run"
         raise Refused([Problem("--site", found="a weights file, which is one model", expected="a run", mend=mend)])
     if adapter:
-        teacher_model.infer(arguments)
+        trained_model.infer(arguments)
         return int(ExitCode.DONE)
     with tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
         model = weights_file(models, arguments.site, scratch)

@@ -19,8 +19,8 @@ from samfed_monai.config.overrides import normal_ids, parse_pairs, samfed_value
 from samfed_monai.config.parse import BundleConfig, flat, join_id, split_id, workflow_files
 from samfed_monai.config.variants import variant_files
 from samfed_monai.core.errors import ExitCode, Refused, SamFedError, Stopped
-from samfed_monai.core.io import canonical_hash, read_json, sha256_file, write_json
-from samfed_monai.core.moved import first_spelling
+from samfed_monai.core.io import read_json, sha256_file, write_json
+from samfed_monai.core.moved import config_hash
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.federation.signals import Terminated, Termination
 
@@ -109,7 +109,7 @@ def seal_of(asked: Mapping[str, Any], configs: Iterable[Path]) -> dict[str, Any]
     """
     return {
         "asked": {option: _counted(value) for option, value in asked.items()},
-        "configs": [[path.name, canonical_hash(_said(path))] for path in configs],
+        "configs": [[path.name, config_hash(_said(path))] for path in configs],
     }
 
 
@@ -117,7 +117,7 @@ def _said(path: Path) -> Any:
     content = read_json(path)
     if not isinstance(content, dict):
         return content
-    return first_spelling({key: value for key, value in content.items() if not key.startswith("_")})
+    return {key: value for key, value in content.items() if not key.startswith("_")}
 
 
 def _counted(value: Any) -> str:

@@ -288,12 +288,11 @@ def _without_effect(config: BundleConfig, client: BundleConfig, root: Path) -> I
         root: the bundle's folder.
     """
     group, variant = config.content.get("client"), config.content.get("variant")
-    given = config.layers[-1][1] if len(config.layers) > 1 else {}
-    before = BundleConfig(workflow_files(root, "train")).content
-    for name, value in group.items() if isinstance(group, dict) else ():
-        knob = value.removeprefix("@") if isinstance(value, str) else ""
-        if knob not in given or not value.startswith("@"):
-            continue
+    given = dict(config.layers).get(config.source, {})
+    pairs = group.items() if isinstance(group, dict) else ()
+    handed_on = {name: knob for name, value in pairs for knob in given if value == f"@{knob}"}
+    before = BundleConfig(workflow_files(root, "train")).content if handed_on else {}
+    for name, knob in handed_on.items():
         readers = [parts for parts, text in walk(before) if text == f"@{name}"]
         own = {join_id(parts): lookup(client.content, parts) for parts in readers}
         if any(text == f"@{name}" for text in own.values()):

@@ -11,7 +11,7 @@ import types
 import typing
 from typing import Any
 
-from samfed_monai.config.variants import outside_modules
+from samfed_monai.config.variants import outside_methods
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
 
 ALLOWED_PREFIXES = ("samfed_monai.", "monai.", "torch.", "ignite.")
@@ -40,7 +40,10 @@ DENIED_PREFIXES = (
 
 def allowed_prefixes() -> tuple[str, ...]:
     """The allow-list, modules of methods that installed packages bring, and what ``SAMFED_ALLOW`` adds."""
-    added = (*outside_modules(), *(prefix for prefix in os.environ.get("SAMFED_ALLOW", "").split(",") if prefix))
+    added = (
+        *outside_methods().values(),
+        *(prefix for prefix in os.environ.get("SAMFED_ALLOW", "").split(",") if prefix),
+    )
     return (*ALLOWED_PREFIXES, *(prefix.strip().rstrip(".") + "." for prefix in added))
 
 

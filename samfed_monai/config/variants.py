@@ -99,17 +99,17 @@ def packaged_methods() -> dict[str, Path]:
     Nothing of another package's method is imported but the packages that it lies in.
     """
     found = {}
-    for entry in entry_points(group=ENTRY_POINT):
-        spec = importlib.util.find_spec(entry.value)
+    for name, module in outside_methods().items():
+        spec = importlib.util.find_spec(module)
         if spec is not None and spec.origin is not None:
-            found[entry.name] = Path(spec.origin).with_name(f"{entry.name}.json")
+            found[name] = Path(spec.origin).with_name(f"{name}.json")
     return found | {path.stem: path for path in PACKAGED.glob("*.json")}
 
 
 @functools.cache
-def outside_modules() -> tuple[str, ...]:
-    """Modules that other installed packages bring methods in."""
-    return tuple(entry.value for entry in entry_points(group=ENTRY_POINT))
+def outside_methods() -> dict[str, str]:
+    """Methods that other installed packages bring, by name, each with the module that it is in."""
+    return {entry.name: entry.value for entry in entry_points(group=ENTRY_POINT)}
 
 
 def methods() -> dict[str, Method]:

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from samfed_monai.core.io import canonical_hash
+
 MOVED = {
     "samfed_monai.federation": {
         "samfed_monai.methods.apple": "Apple AppleSharing",
@@ -76,6 +78,11 @@ def first_spelling(content: Any) -> Any:
     return [first_spelling(value) for value in content] if isinstance(content, list) else content
 
 
+def config_hash(content: Any) -> str:
+    """SHA-256 of a configuration (JSON content), the same wherever in the package its components are defined."""
+    return canonical_hash(first_spelling(content))
+
+
 def found_where_moved(package: str, getattr_: Callable[[str], Any]) -> Callable[[str], Any]:
     """A package's ``__getattr__`` that also finds what has moved out of it.
 
@@ -88,7 +95,6 @@ def found_where_moved(package: str, getattr_: Callable[[str], Any]) -> Callable[
         __getattr__ = found_where_moved(__name__, __getattr__)
     """
     places = {name: now for now, names in MOVED[package].items() for name in names.split()}
-
     told: set[str] = set()
 
     def find(name: str) -> Any:

@@ -15,34 +15,11 @@ from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import sha256_bytes, write_bytes
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.data.synthetic_scene.texture import Range
 
 if TYPE_CHECKING:
     from samfed_monai.data.datalist import DataList, Item
 
 logger = logging.getLogger(__name__)
-
-
-Light = tuple[float, float, float]
-
-
-def lamp_and_size(
-    light: Light, radius: Range, rng: np.random.Generator, *, gains: Range, limits: Range
-) -> dict[str, Any]:
-    """Another lamp, and what is looked for larger or smaller by up to a quarter: fields to replace in a look.
-
-    Args:
-        light, radius: as the look has them.
-        rng: draws three gains, then one scale.
-        gains: range of what each channel's light is multiplied with.
-        limits: smallest and largest radius that may come of it, as a fraction of the image's shorter side.
-    """
-    red, green, blue = (float(gain) for gain in rng.uniform(*gains, 3))
-    scale = float(rng.uniform(0.75, 1.25))
-    return {
-        "light": (red * light[0], green * light[1], blue * light[2]),
-        "radius": (max(limits[0], radius[0] * scale), min(limits[1], radius[1] * scale)),
-    }
 
 
 PUBLIC_FOLDER = "public"

@@ -16,7 +16,7 @@ from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.networks.utils import get_state_dict
 
-from samfed_monai.core import training_state as optimizer_state
+from samfed_monai.core import training_state
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state, seed_transforms
@@ -258,7 +258,7 @@ class SamFedAlgo(MonaiAlgo):
             self.trainer.optimizer.load_state_dict(self._fresh_optimizer)
         self._received = {}
         undone = (self.own or self._its_parts).undone_if_it_fails(call)
-        with optimizer_state.kept_finite(self.trainer.optimizer, owner=call.site), undone:
+        with training_state.kept_finite(self.trainer.optimizer, owner=call.site), undone:
             if own is not None:
                 with own_random_state(call.derive_seed("receive")):
                     self._received = own.receive(data, call)
@@ -353,7 +353,7 @@ class SamFedAlgo(MonaiAlgo):
         """
         state: dict[str, Tensor] = {}
         if self.trainer is not None and self.keep_optimizer:
-            state = optimizer_state.pack(self.trainer.optimizer)
+            state = training_state.pack(self.trainer.optimizer)
         kept = self.own or self.parts
         return {**state, **(kept.state_dict() if kept else {})}
 
@@ -365,7 +365,7 @@ class SamFedAlgo(MonaiAlgo):
         if self.own is not None:
             rest = self.own.take_state(rest)
         if rest and self.trainer is not None:
-            optimizer_state.unpack(self.trainer.optimizer, rest)
+            training_state.unpack(self.trainer.optimizer, rest)
 
     def load_network(self, weights: Mapping[str, Tensor]) -> None:
         """Gives this site's network what stays at this site, for instance that of a warm start.

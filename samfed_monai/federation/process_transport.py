@@ -101,7 +101,7 @@ class ProcessTransport:
             for worker in self._workers
             if any(site in work.messages for site in worker.sites)
         ]
-        with self._killed_by_errors(), self._given_up(work, asking), self.progress.sites(len(messages)) as bar:
+        with self._killed_by_errors(work, asking), self.progress.sites(len(messages)) as bar:
             for thread in asking:
                 thread.start()
             while len(replies) + len(arrived) < len(messages):
@@ -179,26 +179,21 @@ class ProcessTransport:
                 worker.child.kill()
 
     @contextmanager
-    def _given_up(self, work: _Work, asking: Sequence[threading.Thread]) -> Iterator[None]:
-        """Where an error ends its block, no site is asked any more, and nobody waits for a pipe when Python ends."""
-        try:
-            yield
-        except BaseException:
-            work.late = "the run has ended"
-            while any(thread.is_alive() for thread in asking):
-                self._kill()
-                for thread in asking:
-                    if thread.ident is not None:
-                        thread.join(timeout=_TICK)
-            raise
+    def _killed_by_errors(self, work: _Work | None = None, asking: Sequence[threading.Thread] = ()) -> Iterator[None]:
+        """Whatever ends its block but its own end (an error, Ctrl-C, SIGTERM) ends the processes, too.
 
-    @contextmanager
-    def _killed_by_errors(self) -> Iterator[None]:
-        """Whatever ends its block but its own end (an error, Ctrl-C, SIGTERM) ends the processes, too."""
+        No site of ``work`` is asked any more, and the threads that are ``asking`` end before Python does: one of them
+        may wait for a pipe, or just have started a process for its next site.
+        """
         try:
             yield
         except BaseException:
+            if work is not None:
+                work.late = "the run has ended"
             self._kill()
+            while alive := [thread for thread in asking if thread.is_alive()]:
+                alive[0].join(timeout=_TICK)
+                self._kill()
             raise
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import canonical_hash, read_json, write_json, write_text
-from samfed_monai.core.moved import first_spelling
+from samfed_monai.core.io import read_json, write_json, write_text
+from samfed_monai.core.moved import config_hash, first_spelling
 from samfed_monai.federation.round_store import RoundStore, StoredRound
 from samfed_monai.metrics import pool, worst
 from samfed_monai.protocol.message import Envelope
@@ -213,7 +213,7 @@ class RunFolder:
         try:
             content: dict[str, Any] = {
                 "schema": 1,
-                "config_hash": canonical_hash(first_spelling(config)),
+                "config_hash": config_hash(config),
                 "config": dict(config),
                 "hashes": dict(hashes or {}),
                 "seeds": dict(seeds or {}),

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import canonical_hash, read_json, sha256_file
-from samfed_monai.core.moved import first_spelling
+from samfed_monai.core.io import read_json, sha256_file
+from samfed_monai.core.moved import config_hash
 from samfed_monai.data import DataList, public_hash
 from samfed_monai.data.records import read_as
 from samfed_monai.federation.workflow import EVALUATION, PLACES, WorkflowConfig
@@ -241,11 +241,11 @@ class TeacherStage:
 
     def _fit(self, datalist: DataList, data_root: str | Path, *, adapt: str, checkpoint: Path) -> Path:
         config = self._config().with_overrides({"adapt": adapt})
-        made_of = first_spelling(_without_report(config.content(without=PLACES | EVALUATION | TEST_TIME)))
+        made_of = _without_report(config.content(without=PLACES | EVALUATION | TEST_TIME))
         public, checkpoint_sha256 = public_hash(datalist), sha256_file(checkpoint)
         about = {"config": made_of, "public": public, "checkpoint": checkpoint_sha256, **read_as(datalist)}
         groups = [item.group for item in datalist.public]  # they decide which images are held out
-        key = canonical_hash(about | ({"groups": groups} if any(groups) else {}))
+        key = config_hash(about | ({"groups": groups} if any(groups) else {}))
         path = self.cache_dir / "teacher" / f"{key[:16]}.safetensors"
         with made_once(path) as exists:
             if exists:

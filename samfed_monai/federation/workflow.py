@@ -11,8 +11,8 @@ from samfed_monai.config.exit_codes import as_told
 from samfed_monai.config.parse import reached
 from samfed_monai.config.variants import variant_files
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import canonical_hash, read_json
-from samfed_monai.core.moved import first_spelling
+from samfed_monai.core.io import read_json
+from samfed_monai.core.moved import config_hash
 
 TRAIN = "train"
 """MONAI's id of what a training bundle trains with."""
@@ -123,7 +123,7 @@ class WorkflowConfig:
         """
         content = self.content(without=PLACES | EVALUATION)
         made_of = reached(content, [TRAIN]) if TRAIN in content else content
-        return canonical_hash({"config": first_spelling(made_of), "extra": extra})
+        return config_hash({"config": made_of, "extra": extra})
 
 
 _UNFILLED = {"network_def#load": False}
@@ -169,6 +169,6 @@ def bundle_content(bundle_root: str | Path, variant: str) -> dict[str, Any]:
     contents = {path.name: read_json(path) for path in files if path.is_file()}
     contents |= {f"variants/{path.name}": read_json(path) for path in variant_files(root, variant)}
     return {
-        name: first_spelling({key: value for key, value in content.items() if key not in PLACES and key[:1] != "_"})
+        name: {key: value for key, value in content.items() if key not in PLACES and key[:1] != "_"}
         for name, content in contents.items()
     }

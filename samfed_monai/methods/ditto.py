@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.core import training_state as optimizer_state
+from samfed_monai.core import training_state
 from samfed_monai.protocol.message import Kind
 from samfed_monai.protocol.sharing import TrainerSharing
 
@@ -64,13 +64,13 @@ class DittoSharing(TrainerSharing):
         if not self._moments:
             return {}
         with self._global_moments():
-            return optimizer_state.pack(self.optimizer)
+            return training_state.pack(self.optimizer)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         self._moments = defaultdict(dict)
         if state:
             with self._global_moments():
-                optimizer_state.unpack(self.optimizer, state)
+                training_state.unpack(self.optimizer, state)
 
     def reset(self) -> None:
         self._answer, self._moments = {}, defaultdict(dict)

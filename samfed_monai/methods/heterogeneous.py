@@ -11,7 +11,7 @@ import torch
 from monai.engines.utils import IterationEvents
 from torch.utils.data import Subset
 
-from samfed_monai.core import training_state as optimizer_state
+from samfed_monai.core import training_state
 from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.core.io import canonical_hash
 from samfed_monai.core.seeds import derive_seed
@@ -362,13 +362,13 @@ class CondensationFusion(Strategy):
         self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        return optimizer_state.pack(self.bench.optimizer)
+        return training_state.pack(self.bench.optimizer)
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self.bench.network.load_state_dict(self.global_weights)
         if state:
-            optimizer_state.unpack(self.bench.optimizer, state)
+            training_state.unpack(self.bench.optimizer, state)
         self.bench.reset()
 
     def _network_of(self, site: str) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from samfed_monai.core import training_state as optimizer_state
+from samfed_monai.core import training_state
 from samfed_monai.core.errors import Problems, Stopped
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
@@ -115,12 +115,12 @@ class ServerTuned(FedAvg):
         return self
 
     def state_dict(self) -> dict[str, Tensor]:
-        return optimizer_state.pack(self._bench.optimizer) if self._bench else {}
+        return training_state.pack(self._bench.optimizer) if self._bench else {}
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         if self._bench and state:
-            optimizer_state.unpack(self._bench.optimizer, state)
+            training_state.unpack(self._bench.optimizer, state)
 
     def configure(self, round: int) -> dict[str, Envelope]:
         self._answered = False

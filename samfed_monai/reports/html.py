@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samfed_monai.core.io import write_bytes, write_text
-from samfed_monai.reports import style as numbers
+from samfed_monai.reports import style
 from samfed_monai.reports.compare import teacher_alone
 from samfed_monai.reports.figures import run_figures
 from samfed_monai.reports.overlays import PLACES, Overlay, make_overlays
@@ -106,7 +106,7 @@ def render(run: RunData, figures: list[Picture], overlays: list[Overlay], notes:
             headlines=headlines(run),
             networks=results.get("networks", {}),
             exchange=EXCHANGES.get(results.get("exchange", "")),
-            convention=numbers.told_convention(results.get("convention")),
+            convention=style.told_convention(results.get("convention")),
         )
     )
 
@@ -115,18 +115,18 @@ def headlines(run: RunData) -> list[tuple[str, str, str]]:
     """The numbers on top: what, how much, and the small print."""
     results = run.results
     average, worst = results["average"]["test"], results["worst"]["test"]
-    found = [("Dice, average", numbers.as_score(average["dice"]), f"{average['n']} test images")]
+    found = [("Dice, average", style.as_score(average["dice"]), f"{average['n']} test images")]
     if worst:
-        found.append(("Dice, worst site", numbers.as_score(worst["dice"]), f"{worst['site']}, {worst['n']} images"))
-    found.append(("HD95, average", f"{numbers.as_pixels(average['hd95'])} px", "lower is better"))
+        found.append(("Dice, worst site", style.as_score(worst["dice"]), f"{worst['site']}, {worst['n']} images"))
+    found.append(("HD95, average", f"{style.as_pixels(average['hd95'])} px", "lower is better"))
     if alone := teacher_alone(results):
-        found.append(("Dice, teacher alone", numbers.as_score(alone["average"]["test"]["dice"]), "same test images"))
-    found.append(("Time", numbers.as_seconds(results["seconds"]["total"]), f"{results['rounds']} rounds"))
+        found.append(("Dice, teacher alone", style.as_score(alone["average"]["test"]["dice"]), "same test images"))
+    found.append(("Time", style.as_seconds(results["seconds"]["total"]), f"{results['rounds']} rounds"))
     traffic = results["traffic"]["up_bytes"] + results["traffic"]["down_bytes"]
-    found.append(("Traffic", numbers.as_bytes(traffic), "both directions"))
+    found.append(("Traffic", style.as_bytes(traffic), "both directions"))
     for name, splits in results.get("unseen", {}).items():
         if splits.get("test", {}).get("n"):
-            found.append(("Dice, unseen", numbers.as_score(splits["test"]["dice"]), f"{name}, it took no part"))
+            found.append(("Dice, unseen", style.as_score(splits["test"]["dice"]), f"{name}, it took no part"))
     return found
 
 
@@ -142,11 +142,11 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
-        score=numbers.as_score,
-        pixels=numbers.as_pixels,
-        bytes=numbers.as_bytes,
-        seconds=numbers.as_seconds,
-        percent=numbers.as_percent,
+        score=style.as_score,
+        pixels=style.as_pixels,
+        bytes=style.as_bytes,
+        seconds=style.as_seconds,
+        percent=style.as_percent,
         data_url=data_url,
         variant_title=title_of,
     )

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from samfed_monai import __version__
-from samfed_monai.commands import arguments as run_bundle
 from samfed_monai.commands import main as cli
-from samfed_monai.commands import run_many
+from samfed_monai.commands import run_bundle, run_many
 from samfed_monai.commands.evaluate import lines_of
 from samfed_monai.commands.federate import overrides_from
 from samfed_monai.commands.main import build_parser, main

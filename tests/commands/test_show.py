@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from samfed_monai.commands.main import build_parser, main
-from samfed_monai.commands.show import Configuration
 from samfed_monai.config import known_variants
+from samfed_monai.config.provenance import Configuration
 from samfed_monai.core.errors import Refused
 
 REPOSITORY = Path(__file__).resolve().parents[2]

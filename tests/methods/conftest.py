@@ -7,20 +7,11 @@ from typing import Any
 
 import monai
 import pytest
-import torch
 from monai.bundle import ConfigWorkflow
 
 from samfed_monai.config import find_bundle, variant_files
 from samfed_monai.data import render_synthetic
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors gain nothing from threads, and on a busy machine they wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from tests.networks.conftest import one_thread  # noqa: F401  a fixture, of this room, too
 
 
 @pytest.fixture(scope="module")

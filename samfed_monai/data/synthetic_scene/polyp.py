@@ -10,12 +10,12 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.data.synthetic import lamp_and_size
 from samfed_monai.data.synthetic_scene.texture import (
     Field,
     Range,
     Shape,
     fractal_noise,
+    lamp_and_size,
     one_piece,
     outline_depth,
     photograph,

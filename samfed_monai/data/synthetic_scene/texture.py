@@ -1,6 +1,8 @@
-"""What both synthetic scenes share: smooth noise, the outline of a growth, and the camera."""
+"""What both synthetic scenes share: smooth noise, the outline of a growth, the camera, and another lamp."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from scipy import ndimage
 Field = NDArray[np.floating]  # float32 in practice
 Shape = tuple[int, int]
 Range = tuple[float, float]  # of a uniform draw
+Light = tuple[float, float, float]  # gain of each channel
 
 
 def smooth_noise(rng: np.random.Generator, shape: Shape, cell: float) -> Field:
@@ -96,3 +99,22 @@ def photograph(rng: np.random.Generator, image: Field, *, blur: Range, noise: Ra
     grain = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(*noise))
     image = np.clip(image, 0, None) ** np.float32(rng.uniform(0.9, 1.15)) + grain
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def lamp_and_size(
+    light: Light, radius: Range, rng: np.random.Generator, *, gains: Range, limits: Range
+) -> dict[str, Any]:
+    """Another lamp, and what is looked for larger or smaller by up to a quarter: fields to replace in a look.
+
+    Args:
+        light, radius: as the look has them.
+        rng: draws three gains, then one scale.
+        gains: range of what each channel's light is multiplied with.
+        limits: smallest and largest radius that may come of it, as a fraction of the image's shorter side.
+    """
+    red, green, blue = (float(gain) for gain in rng.uniform(*gains, 3))
+    scale = float(rng.uniform(0.75, 1.25))
+    return {
+        "light": (red * light[0], green * light[1], blue * light[2]),
+        "radius": (max(limits[0], radius[0] * scale), min(limits[1], radius[1] * scale)),
+    }
