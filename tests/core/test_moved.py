@@ -9,7 +9,8 @@ import warnings
 import pytest
 
 from samfed_monai.config.targets import resolve_target
-from samfed_monai.core.moved import MOVED, first_spelling, found_where_moved
+from samfed_monai.core.io import canonical_hash
+from samfed_monai.core.moved import MOVED, config_hash, first_spelling, found_where_moved
 
 NAMES = [
     (old, now, name)
@@ -58,3 +59,10 @@ def test_hashes_are_taken_of_the_first_spelling():
 def test_ids_that_end_in_a_target_are_spelt_as_before_too():
     now = {"sharing#_target_": "samfed_monai.methods.fedproto.PrototypeSharing"}
     assert first_spelling(now) == {"sharing#_target_": "samfed_monai.federation.PrototypeSharing"}
+
+
+def test_a_configuration_has_one_hash_in_both_spellings():
+    now = {"fit": {"_target_": "samfed_monai.teacher.TeacherFit", "size": 224}}
+    before = {"fit": {"_target_": "samfed_monai.networks.TeacherFit", "size": 224}}
+    assert config_hash(now) == config_hash(before) == canonical_hash(before)
+    assert config_hash(now) != config_hash({"fit": {**now["fit"], "size": 256}})
