@@ -12,7 +12,7 @@ TORCH = "import torch"
 PACKAGE = "import samfed_monai"
 HELP = (
     "import contextlib, io\n"
-    "from samfed_monai.commands.main import main\n"
+    "from samfed_monai.cli.main import main\n"
     "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
     "    main(['--help'])\n"
 )

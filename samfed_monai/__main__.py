@@ -1,5 +1,5 @@
 """``python -m samfed_monai`` is ``samfed``."""
 
-from samfed_monai.commands.main import main
+from samfed_monai.cli.main import main
 
 raise SystemExit(main())

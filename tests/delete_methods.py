@@ -31,7 +31,7 @@ KEPT = {
 
 ALWAYS = (
     *("tests/methods/test_agreement.py", "tests/methods/test_baselines.py", "tests/methods/test_personal.py"),
-    *("tests/core", "tests/config/test_variants.py", "tests/commands/test_compare.py"),
+    *("tests/core", "tests/config/test_variants.py", "tests/cli/test_compare.py"),
     *("tests/reports/test_rows.py", "tests/reports/test_compare.py"),
 )
 """Tests of many methods, run whatever is deleted, where they are there. Files that name the deleted one come on top."""

@@ -28,7 +28,7 @@ def test_the_package_and_its_rooms_import_neither_torch_nor_monai():
 def test_the_help_of_the_command_imports_neither_torch_nor_monai():
     code = (
         "import contextlib, io\n"
-        "from samfed_monai.commands.main import main\n"
+        "from samfed_monai.cli.main import main\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
         "    main(['--help'])\n"
     )

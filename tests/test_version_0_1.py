@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.commands.main import main
+from samfed_monai.cli.main import main
 from samfed_monai.core.io import read_json, safe_load
 from tests.methods import needs
 

@@ -10,7 +10,7 @@ import monai
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from samfed_monai.commands.main import main
+from samfed_monai.cli.main import main
 from samfed_monai.config import check_bundle, find_variant
 from samfed_monai.core.io import safe_load
 from samfed_monai.data import render_synthetic

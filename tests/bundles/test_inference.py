@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from samfed_monai.commands.main import main
-from samfed_monai.commands.run_bundle import run_workflow
+from samfed_monai.cli.main import main
+from samfed_monai.cli.run_bundle import run_workflow
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import save_tensors
 from samfed_monai.networks import client_network

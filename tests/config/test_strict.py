@@ -18,7 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.commands.main import main
+from samfed_monai.cli.main import main
 from samfed_monai.config import packaged_bundles, strict_bundle_problems, strict_problems
 from samfed_monai.config.strict import CLASSES, DENIED, strict_files, strict_target
 from samfed_monai.config.variants import PACKAGED
@@ -61,7 +61,7 @@ def test_plain_values_references_and_listed_components_pass():
         *(
             "samfed_monai.core.io.write_text",
             "samfed_monai.data.sources.found.unpack",
-            "samfed_monai.commands.main.main",
+            "samfed_monai.cli.main.main",
         ),
     ],
 )

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from samfed_monai.commands.main import main
+from samfed_monai.cli.main import main
 from samfed_monai.config import check_bundle, find_variant, known_variants
 from samfed_monai.config.variants import LAST, PACKAGED, own_variants, read_method
 from samfed_monai.core.errors import Refused

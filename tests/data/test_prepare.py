@@ -12,7 +12,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.data.checks import check_datalist
 from samfed_monai.data.datalist import DataList
 from samfed_monai.data.prepare import Options, prepare_folders, prepare_isic, prepare_list, prepare_polyp
-from tests.commands.test_prepare import run
+from tests.cli.test_prepare import run
 from tests.data import polyp_folders
 from tests.data.making import disc, picture, save, site
 

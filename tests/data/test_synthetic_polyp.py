@@ -12,7 +12,7 @@ from scipy import ndimage
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.synthetic import render_synthetic
 from samfed_monai.data.synthetic_scene.polyp import PUBLIC, SITES, ColonLook, draw_frame, look_of, render_colon
-from tests.commands.test_prepare import run
+from tests.cli.test_prepare import run
 from tests.data.test_synthetic import every_item
 
 FEW = {"scene": "polyp", "sites": 2, "images_per_site": 2, "public": 2, "validation": 1, "test": 1, "size": (64, 80)}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from samfed_monai.commands.main import main
+from samfed_monai.cli.main import main
 from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from samfed_monai.commands.main import main
+from samfed_monai.cli.main import main
 from samfed_monai.core.io import read_json, safe_load, sha256_file, write_json
 from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.results import validate_results

@@ -494,7 +494,7 @@ def test_a_site_that_is_silent_for_long_is_not_connected():
 
 
 def test_without_flare_every_way_says_how_to_install_it(monkeypatch, capsys):
-    from samfed_monai.commands.main import main
+    from samfed_monai.cli.main import main
     from samfed_monai.flare import needs
 
     monkeypatch.setattr(needs, "find_spec", lambda name: None)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from samfed_monai.commands.main import main
+from samfed_monai.cli.main import main
 from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.commands.compare import _problems, read_rows
+from samfed_monai.cli.compare import _problems, read_rows
 from samfed_monai.config import check as config_check
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -6,9 +6,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from samfed_monai.commands import trained_model
-from samfed_monai.commands.arguments import absolute, add_bundle, take_overrides
-from samfed_monai.commands.trained_model import MODEL_HELP, run_or_file, trained_as, weights_file
+from samfed_monai.cli import trained_model
+from samfed_monai.cli.arguments import absolute, add_bundle, take_overrides
+from samfed_monai.cli.trained_model import MODEL_HELP, run_or_file, trained_as, weights_file
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode, Problem, Refused
 
@@ -36,7 +36,7 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``inference.json`` with the settings that the weights were trained with, where they say."""
-    from samfed_monai.commands.run_bundle import run_workflow
+    from samfed_monai.cli.run_bundle import run_workflow
 
     adapter = trained_model.is_adapter(arguments)
     models = run_or_file(arguments.model)

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from samfed_monai import __version__
-from samfed_monai.commands import main as cli
-from samfed_monai.commands import run_bundle, run_many
-from samfed_monai.commands.evaluate import lines_of
-from samfed_monai.commands.federate import overrides_from
-from samfed_monai.commands.main import build_parser, main
+from samfed_monai.cli import main as cli
+from samfed_monai.cli import run_bundle, run_many
+from samfed_monai.cli.evaluate import lines_of
+from samfed_monai.cli.federate import overrides_from
+from samfed_monai.cli.main import build_parser, main
 from samfed_monai.config import find_bundle, packaged_bundles
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.core.model_file import read_header, settings_of
@@ -53,7 +53,7 @@ def _logging_as_it_was():
 
 def test_help_names_every_command_and_imports_neither_torch_nor_monai():
     code = (
-        "import sys; from samfed_monai.commands.main import main\n"
+        "import sys; from samfed_monai.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "sys.stderr.write(' '.join(sorted({'torch', 'monai', 'numpy', 'ignite', 'PIL'} & sys.modules.keys())))"

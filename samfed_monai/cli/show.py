@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 
-from samfed_monai.commands.arguments import add_bundle, take_overrides
+from samfed_monai.cli.arguments import add_bundle, take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from samfed_monai.commands.arguments import absolute, add_bundle, add_data, take_overrides
-from samfed_monai.commands.federate import overrides_from
+from samfed_monai.cli.arguments import absolute, add_bundle, add_data, take_overrides
+from samfed_monai.cli.federate import overrides_from
 from samfed_monai.core.errors import ExitCode
 
 _ABOUT = {

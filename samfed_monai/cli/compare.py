@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.commands.arguments import absolute, add_bundle, add_data, take_overrides
+from samfed_monai.cli.arguments import absolute, add_bundle, add_data, take_overrides
 from samfed_monai.config.overrides import normal_ids, overrides_of, samfed_value
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.io import read_json
@@ -198,7 +198,7 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> argparse.Argum
 
 def run(arguments: argparse.Namespace) -> int:
     """Checks all rows first, runs what is missing, and writes the table."""
-    from samfed_monai.commands.run_many import Run, run_all
+    from samfed_monai.cli.run_many import Run, run_all
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.data import DataList
     from samfed_monai.federation.preparation import check_data

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from samfed_monai.commands.report import add_report_parser
+from samfed_monai.cli.report import add_report_parser
 from samfed_monai.core.errors import Refused
 
 
@@ -50,7 +50,7 @@ def test_options_that_would_do_nothing_are_refused(parser, words, told):
 
 def test_its_parser_imports_nothing_heavy():
     heavy = {"torch", "monai", "matplotlib", "jinja2", "numpy"}
-    code = f"import sys, samfed_monai.commands.report; print(sorted({heavy} & sys.modules.keys()))"
+    code = f"import sys, samfed_monai.cli.report; print(sorted({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.commands.teach import add_teach_parser
+from samfed_monai.cli.teach import add_teach_parser
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
 from samfed_monai.networks.sam.adapter import read_header

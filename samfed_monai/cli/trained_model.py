@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from samfed_monai.commands.arguments import absolute
+from samfed_monai.cli.arguments import absolute
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.config.parse import lookup, split_id, workflow_files

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from samfed_monai.commands.main import main
-from samfed_monai.commands.trained_model import scored_as
+from samfed_monai.cli.main import main
+from samfed_monai.cli.trained_model import scored_as
 from samfed_monai.core.io import read_json, save_tensors
 from samfed_monai.data import DataList, load_records, render_synthetic
 from samfed_monai.federation.site_teacher import SiteMasks

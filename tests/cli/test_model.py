@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from samfed_monai.commands.main import main
-from samfed_monai.commands.trained_model import trained_as
+from samfed_monai.cli.main import main
+from samfed_monai.cli.trained_model import trained_as
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import save_tensors
 from tests.federation.conftest import small_federation  # noqa: F401

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from samfed_monai.commands.prepare import add_prepare_parser
+from samfed_monai.cli.prepare import add_prepare_parser
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.datalist import DataList
 from tests.data.making import picture, save, site
@@ -110,7 +110,7 @@ def test_synthetic(tmp_path):
 
 def test_the_parser_imports_nothing_heavy():
     program = (
-        "import sys, samfed_monai.commands.prepare, samfed_monai.data;"
+        "import sys, samfed_monai.cli.prepare, samfed_monai.data;"
         "print([m for m in ('torch', 'monai', 'numpy', 'PIL', 'jinja2') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from samfed_monai.commands.arguments import take_overrides
+from samfed_monai.cli.arguments import take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode
 
@@ -70,7 +70,7 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 
 def run(arguments: argparse.Namespace) -> int:
     """Checks the bundle with its arguments, then runs its ``teacher.json``."""
-    from samfed_monai.commands.run_bundle import run_workflow
+    from samfed_monai.cli.run_bundle import run_workflow
 
     overrides = overrides_of(arguments.extra)
     given = {knob: getattr(arguments, knob) for knob in _KNOBS}

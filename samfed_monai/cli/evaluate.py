@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.commands import trained_model
-from samfed_monai.commands.arguments import absolute, add_bundle, add_data, take_overrides
-from samfed_monai.commands.trained_model import MODEL_HELP, run_or_file, scored_as, trained_as, weights_file
+from samfed_monai.cli import trained_model
+from samfed_monai.cli.arguments import absolute, add_bundle, add_data, take_overrides
+from samfed_monai.cli.trained_model import MODEL_HELP, run_or_file, scored_as, trained_as, weights_file
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode
 
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _scores(arguments: argparse.Namespace, models: RunModels | Path, site: str, whose: str = "") -> dict[str, Any]:
     """``metrics.json`` of a site, or of all where ``site`` is "", on the model of ``whose``."""
-    from samfed_monai.commands.run_bundle import run_workflow
+    from samfed_monai.cli.run_bundle import run_workflow
 
     with tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
         model = weights_file(models, whose, scratch)

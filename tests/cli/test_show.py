@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from samfed_monai.commands.main import build_parser, main
+from samfed_monai.cli.main import build_parser, main
 from samfed_monai.config import known_variants
 from samfed_monai.config.provenance import Configuration
 from samfed_monai.core.errors import Refused
@@ -246,7 +246,7 @@ def test_every_variant_of_the_package_is_shown_on_a_packaged_bundle(workflow: st
 def test_it_imports_neither_torch_nor_monai(workflow: str) -> None:
     variant = ["--variant", "pfedsam"] if workflow in ("train", "federate") else []
     code = (
-        "import sys; from samfed_monai.commands.main import main\n"
+        "import sys; from samfed_monai.cli.main import main\n"
         f"main(['show', 'samfed_skin', '--workflow', {workflow!r}, *{variant!r}, '--batch_size', '2', '--all'])\n"
         "sys.stderr.write(' '.join(sorted({'torch', 'monai', 'numpy', 'ignite', 'PIL'} & sys.modules.keys())))"
     )

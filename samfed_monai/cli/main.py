@@ -9,21 +9,21 @@ import traceback
 from collections.abc import Sequence
 
 from samfed_monai import __version__
-from samfed_monai.commands.audit import add_audit_parser
-from samfed_monai.commands.check import add_check_parser
-from samfed_monai.commands.compare import add_compare_parser
-from samfed_monai.commands.evaluate import add_evaluate_parser
-from samfed_monai.commands.federate import add_federate_parser
-from samfed_monai.commands.flare import add_flare_parser
-from samfed_monai.commands.infer import add_infer_parser
-from samfed_monai.commands.init import add_init_parser
-from samfed_monai.commands.model import add_model_parser
-from samfed_monai.commands.prepare import add_prepare_parser
-from samfed_monai.commands.report import add_report_parser
-from samfed_monai.commands.show import add_show_parser
-from samfed_monai.commands.teach import add_teach_parser
-from samfed_monai.commands.variants import add_variants_parser
-from samfed_monai.commands.weights import add_weights_parser
+from samfed_monai.cli.audit import add_audit_parser
+from samfed_monai.cli.check import add_check_parser
+from samfed_monai.cli.compare import add_compare_parser
+from samfed_monai.cli.evaluate import add_evaluate_parser
+from samfed_monai.cli.federate import add_federate_parser
+from samfed_monai.cli.flare import add_flare_parser
+from samfed_monai.cli.infer import add_infer_parser
+from samfed_monai.cli.init import add_init_parser
+from samfed_monai.cli.model import add_model_parser
+from samfed_monai.cli.prepare import add_prepare_parser
+from samfed_monai.cli.report import add_report_parser
+from samfed_monai.cli.show import add_show_parser
+from samfed_monai.cli.teach import add_teach_parser
+from samfed_monai.cli.variants import add_variants_parser
+from samfed_monai.cli.weights import add_weights_parser
 from samfed_monai.config.exit_codes import OUR_MISTAKE, message_and_code, told_by
 from samfed_monai.core.allocator import keep_freed_memory
 from samfed_monai.core.errors import ExitCode, SamFedError

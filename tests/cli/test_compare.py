@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.commands import run_many
-from samfed_monai.commands.compare import NamedRow, all_rows, portable, read_rows, words_of
-from samfed_monai.commands.main import main
+from samfed_monai.cli import run_many
+from samfed_monai.cli.compare import NamedRow, all_rows, portable, read_rows, words_of
+from samfed_monai.cli.main import main
 from samfed_monai.config.check import check_bundle
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import Problem, Problems, Refused
@@ -247,7 +247,7 @@ def test_without_variants_and_rows_there_is_nothing_to_compare(capsys):
 
 
 def test_a_file_of_rows_that_is_not_there_is_refused(tmp_path):
-    from samfed_monai.commands.compare import read_rows
+    from samfed_monai.cli.compare import read_rows
 
     with pytest.raises(Refused, match=r"none\.json"):
         read_rows(tmp_path / "none.json")

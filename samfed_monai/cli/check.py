@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.commands.arguments import add_bundle, add_data, take_overrides
+from samfed_monai.cli.arguments import add_bundle, add_data, take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode, Problem, Refused
 

@@ -1,6 +1,6 @@
 import pytest
 
-from samfed_monai.commands.main import main
+from samfed_monai.cli.main import main
 from samfed_monai.federation.privacy import AuditLog
 
 

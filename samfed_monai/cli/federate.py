@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from samfed_monai.commands.arguments import absolute, add_bundle, add_data, take_overrides
+from samfed_monai.cli.arguments import absolute, add_bundle, add_data, take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode
 
@@ -46,7 +46,7 @@ def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``federate.json``."""
-    from samfed_monai.commands.run_bundle import run_workflow
+    from samfed_monai.cli.run_bundle import run_workflow
 
     run_workflow(arguments.bundle, "federate", overrides_from(arguments))
     return int(ExitCode.DONE)
