@@ -20,7 +20,7 @@ from samfed_monai.core import training_state
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state, seed_transforms
-from samfed_monai.federation.exchange import HEADER, Call, sendable
+from samfed_monai.federation.exchange import HEADER, Call, as_own_tensors, sendable
 from samfed_monai.federation.own_network import (
     OwnNetwork,
     OwnParts,
@@ -170,7 +170,13 @@ class SamFedAlgo(MonaiAlgo):
       round gives the same bits in a fresh process, and other clients of the process are not disturbed;
     - a round that failed does not leave Ignite's engine half-run, where the next ``run()`` would silently do nothing;
     - the evaluator borrows the trainer's network while it evaluates, so that a site holds one network, not two;
-    - ``train`` and ``evaluate`` after ``abort()`` or ``finalize()`` are refused.
+    - after ``abort()``, ``evaluate`` is refused until ``initialize`` or ``train`` is called; after ``finalize()`` both
+      are, until ``initialize`` is.
+
+    An FL system without our header (FLARE's own FedAvg under ``monai_nvflare``'s ``ClientAlgoExecutor``, say) may send
+    NumPy arrays in its own precision and the whole network, whose frozen and personal part is then not read; it is
+    answered with the names that it sent, but for personal ones. With ``send_weight_diff`` the answer is the difference
+    to what was received; this package's own strategies take full weights alone.
 
     ``train`` reads ``extra["round"]``, ``["rounds"]`` and ``["seed"]`` and puts the first two on ``trainer.state``.
     ``get_weights`` answers with ``n``, ``seconds``, ``iterations`` and the means of ``trainer.state.term_means``.
@@ -216,6 +222,7 @@ class SamFedAlgo(MonaiAlgo):
         self._last: Call | None = None
         self._seconds = 0.0
         self._received: dict[str, float] = {}
+        self._frozen_too = False
         #: The network that stays at this site; ``None`` where the bundle has no ``sharing``.
         self.own: OwnNetwork | None = None
         #: What of the network is shared, personal and frozen; ``None`` before :meth:`initialize`.
@@ -239,9 +246,12 @@ class SamFedAlgo(MonaiAlgo):
 
     def train(self, data: ExchangeObject, extra: dict | None = None) -> None:
         """Runs the local epochs of one round from the weights in ``data``."""
+        if self._closed == "aborted":
+            self._closed = ""
         self._refuse_if_closed()
         if self.trainer is None:
             raise RuntimeError("train() was called before initialize()")
+        data = self._in_own_tensors(data)
         call = Call.of(self.client_name, data.get(HEADER), extra)
         self._require_public_set(call.words)
         started = time.perf_counter()
@@ -292,7 +302,9 @@ class SamFedAlgo(MonaiAlgo):
         own = self._own_in(Call.of(self.client_name, extra))
         kind, answer = own.share() if own is not None else (Kind.WEIGHTS, super().get_weights(extra))
         if kind == Kind.WEIGHTS and own is None and self.parts is not None and answer.weights:
-            answer.weights = self.parts.shared(answer.weights)
+            frozen = dict.fromkeys(self.parts.split.frozen if self._frozen_too else ())
+            whole = dict(answer.weights)
+            answer.weights = {**self.parts.shared(whole), **{name: whole[name] for name in frozen if name in whole}}
         if self.trainer is None or ExtraItems.MODEL_TYPE in (extra or {}):
             return answer
         live = {tensor.data_ptr() for tensor in get_state_dict(self.trainer.network).values()}
@@ -310,6 +322,7 @@ class SamFedAlgo(MonaiAlgo):
         self._refuse_if_closed()
         if self.evaluator is None:
             raise RuntimeError("evaluate() was called before initialize()")
+        data = self._in_own_tensors(data)
         header = data.get(HEADER, {})
         call = Call.of(self.client_name, header.get("extra"), header, extra)
         split, model = call.words.get("split", "validation"), call.words.get("model")
@@ -336,7 +349,7 @@ class SamFedAlgo(MonaiAlgo):
         return answer
 
     def abort(self, extra: dict | None = None) -> None:
-        """Stops what runs, and refuses further work until ``initialize`` is called again."""
+        """Stops what runs, and refuses to evaluate until ``initialize`` or ``train`` is called again."""
         self._closed = "aborted"
         super().abort(extra)
 
@@ -416,10 +429,20 @@ class SamFedAlgo(MonaiAlgo):
     def _shared(self) -> dict[str, Tensor]:
         return self._its_parts.shared(get_state_dict(self._its_parts.network))
 
+    def _in_own_tensors(self, data: ExchangeObject) -> ExchangeObject:
+        """The message as it is with a header of ours; without one its shared part, in this network's dtypes."""
+        if HEADER in data or self.parts is None or not isinstance(data, ExchangeObject):
+            return data
+        split, state = self.parts.split, get_state_dict(self.parts.network)
+        self._frozen_too = not set(split.frozen).isdisjoint(data.weights or {})
+        weights = self.parts.shared(as_own_tensors(data.weights, state))
+        return ExchangeObject(weights=weights, weight_type=data.weight_type)
+
     def _require_fit(self, weights: Mapping[str, Tensor] | None, like: Mapping[str, Tensor]) -> None:
         message = Envelope(Kind.WEIGHTS, str(self.client_name), 0, 1, tensors=dict(weights or {}))
         message.check(up=False, like=like)
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
-            raise RuntimeError(f"the client was {self._closed}; call initialize() before it works again")
+            calls = "initialize() or train()" if self._closed == "aborted" else "initialize()"
+            raise RuntimeError(f"the client was {self._closed}; call {calls} before it works again")

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from monai.fl.utils.constants import FlStatistics, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.protocol.message import METRIC_NAMES, TERM_NAME, Envelope, Kind, MessageRefused
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: Entry of an ExchangeObject (which is a dict) under which an envelope's header travels.
 HEADER = "samfed"
@@ -61,6 +66,42 @@ def from_exchange(exchange: ExchangeObject, *, request: Envelope) -> Envelope:
         tensors=tensors,
         metrics=dict(exchange.metrics or {}),
     )
+
+
+def as_own_tensors(weights: Mapping[str, Any] | None, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights from an FL system that knows no header of ours, as tensors that this network could have sent itself.
+
+    Such systems send NumPy arrays, average in their own precision, and average integers (the counter of a batch norm)
+    into floats: floating values are cast to the network's dtype, integers are rounded. What is no array of numbers, has
+    another shape or is not finite stays as it came, to be refused by the check of every message.
+
+    Args:
+        weights: names to tensors or NumPy arrays.
+        like: the network's state.
+
+    Raises:
+        MessageRefused: values that are neither.
+    """
+    tensors, problems = {}, []
+    for name, value in (weights or {}).items():
+        if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "fiub":
+            tensor = torch.tensor(value)
+        elif isinstance(value, torch.Tensor):
+            tensor = value
+        else:
+            found = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+            problems.append(Problem(f"message -> {name}", found=found, expected="a tensor or an array of numbers"))
+            continue
+        tensors[name] = _cast(tensor, like[name].dtype) if name in like else tensor
+    if problems:
+        raise MessageRefused(problems)
+    return tensors
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if tensor.is_floating_point() and not dtype.is_floating_point:
+        return tensor.round().to(dtype) if bool(tensor.isfinite().all()) else tensor
+    return tensor.to(dtype) if tensor.is_floating_point() or not dtype.is_floating_point else tensor
 
 
 def sendable(metrics: Mapping[Any, Any]) -> dict[str, float]:

@@ -17,8 +17,10 @@ from monai.fl.utils.exchange_object import ExchangeObject
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation import from_exchange, to_exchange
 from samfed_monai.federation.client import place_at_round
-from samfed_monai.federation.exchange import Call
+from samfed_monai.federation.exchange import Call, as_own_tensors
+from samfed_monai.federation.own_network import OwnParts
 from samfed_monai.handlers.rounds import forget_unfinished_run
+from samfed_monai.networks.key_patterns import KeySplit
 from samfed_monai.protocol import Envelope, Kind, MessageRefused
 from tests.federation.toys import toy_algo, toy_weights
 
@@ -227,13 +229,92 @@ def test_a_failed_round_does_not_make_the_next_one_do_nothing():
     assert not same(algo.get_weights(CALL).weights, toy_weights())
 
 
-def test_work_after_abort_or_finalize_is_refused_until_initialized_again():
-    for end in ("abort", "finalize"):
-        algo = toy_algo()
-        getattr(algo, end)()
-        for work in (algo.train, algo.evaluate):
-            with pytest.raises(RuntimeError, match=r"call initialize\(\) before it works again"):
-                work(given(), CALL)
+def test_after_abort_a_new_training_task_is_taken_as_in_monais_own_tests():
+    algo = toy_algo()
+    algo.abort()
+    with pytest.raises(RuntimeError, match=r"was aborted; call initialize\(\) or train\(\) before it works again"):
+        algo.evaluate(given(), CALL)
+    algo.train(given(), CALL)
+    assert same(algo.get_weights(CALL).weights, trained(toy_algo()))
+    assert algo.evaluate(given(), CALL).metrics["dice"] >= 0
+
+
+def test_work_after_finalize_is_refused_until_initialized_again():
+    algo = toy_algo()
+    algo.finalize()
+    for work in (algo.train, algo.evaluate):
+        with pytest.raises(RuntimeError, match=r"was finalized; call initialize\(\) before it works again"):
+            work(given(), CALL)
+
+
+def as_flare_sends_them(tensors, dtype=np.float64) -> ExchangeObject:
+    """NumPy arrays without a header; averaged counters are floats."""
+    return ExchangeObject(weights={name: tensor.numpy().astype(dtype) for name, tensor in tensors.items()})
+
+
+def test_arrays_of_another_precision_without_a_header_train_to_the_same_bits():
+    plain, arrays = toy_algo(), toy_algo()
+    plain.train(ExchangeObject(weights=toy_weights()), CALL)
+    arrays.train(as_flare_sends_them(toy_weights()), CALL)
+    answer = arrays.get_weights()
+    assert same(answer.weights, plain.get_weights().weights)
+    assert answer.weights["1.num_batches_tracked"].dtype == torch.int64
+    scores = [algo.evaluate(as_flare_sends_them(toy_weights())).metrics["dice"] for algo in (plain, arrays)]
+    assert scores[0] == scores[1]
+
+
+def test_an_average_of_counters_is_rounded_to_the_nearest_whole_number():
+    like = {"steps": torch.tensor(0), "w": torch.zeros(2)}
+    tensors = as_own_tensors({"steps": np.float32(3.75), "w": np.array([1.5, 2.5])}, like)
+    assert tensors["steps"].item() == 4
+    assert tensors["w"].tolist() == [1.5, 2.5]
+    assert [tensor.dtype for tensor in tensors.values()] == [torch.int64, torch.float32]
+
+
+def test_what_is_no_array_of_numbers_is_refused_by_name():
+    with pytest.raises(MessageRefused, match=r"message -> w: expected a tensor or an array of numbers, found str"):
+        toy_algo().train(ExchangeObject(weights={"w": "1, 2"}), extra={})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_fault_32_arrays_that_are_not_finite_are_refused_counters_too(value):
+    for name in ("0.bias", "1.num_batches_tracked"):
+        data = as_flare_sends_them(toy_weights())
+        data.weights[name] = np.full_like(data.weights[name], value)
+        with pytest.raises(MessageRefused, match=rf"message -> {name}: expected"):
+            toy_algo().train(data, extra={})
+
+
+def test_fault_33_a_transposed_array_is_refused_where_monai_reshapes_it():
+    data = as_flare_sends_them(toy_weights())
+    data.weights["0.weight"] = data.weights["0.weight"].swapaxes(0, 1)
+    with pytest.raises(MessageRefused, match=r"message -> 0\.weight: expected shape \(4, 3, 3, 3\)"):
+        toy_algo().train(data, extra={})
+
+
+def test_differences_are_those_to_the_weights_received():
+    full, algo = toy_algo(), toy_algo(send_weight_diff=True)
+    with pytest.raises(ValueError, match="global_weights"):
+        algo.get_weights()
+    for client in (full, algo):
+        client.train(as_flare_sends_them(toy_weights()), CALL)
+    answer, start = algo.get_weights(), toy_weights()
+    assert answer.weight_type == WeightType.WEIGHT_DIFF
+    expected = {name: tensor - start[name] for name, tensor in full.get_weights().weights.items()}
+    assert same(answer.weights, expected)
+    assert expected["1.num_batches_tracked"] == 2
+
+
+def test_who_sends_a_whole_network_is_answered_with_its_frozen_part_too():
+    algo = toy_algo()
+    shared = tuple(toy_weights().keys() - {"3.bias", "0.weight"})
+    algo.parts = OwnParts(algo.trainer.network, KeySplit(shared, personal=("3.bias",), frozen=("0.weight",)))
+    theirs = toy_weights(seed=1)
+    algo.train(as_flare_sends_them(theirs), extra={})
+    answer = algo.get_weights().weights
+    assert answer.keys() == theirs.keys() - {"3.bias"}, "what is personal stays"
+    algo.train(ExchangeObject(weights={name: theirs[name] for name in shared}), extra={})
+    assert algo.get_weights().weights.keys() == set(shared)
 
 
 def test_work_before_initialize_is_refused():
