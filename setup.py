@@ -12,7 +12,7 @@ BUNDLES = Path(__file__).parent / "bundles"
 
 
 class BuildWithBundles(build_py):
-    """Copies ``bundles/`` into the wheel as ``samfed_monai/bundles/``, without weights."""
+    """Copies ``bundles/`` into the wheel as ``samfed_monai/bundles/``, of weights but ``models/model.pt`` alone."""
 
     def run(self) -> None:
         super().run()
@@ -20,8 +20,16 @@ class BuildWithBundles(build_py):
             return
         target = Path(self.build_lib) / "samfed_monai" / "bundles"
         shutil.rmtree(target, ignore_errors=True)
-        ignored = shutil.ignore_patterns("*.pt", "*.pth", "*.safetensors", "eval", "__pycache__", ".*.tmp")
-        shutil.copytree(BUNDLES, target, ignore=ignored)
+        shutil.copytree(BUNDLES, target, ignore=_left_out)
+
+
+_WEIGHTS = shutil.ignore_patterns("*.pt", "*.pth", "*.safetensors")
+_OTHERS = shutil.ignore_patterns("eval", "__pycache__", ".*.tmp")
+
+
+def _left_out(folder: str, names: list[str]) -> set[str]:
+    own = {"model.pt"} if Path(folder).name == "models" else set()
+    return _WEIGHTS(folder, names) - own | _OTHERS(folder, names)
 
 
 setup(cmdclass={"build_py": BuildWithBundles})

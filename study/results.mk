@@ -59,6 +59,10 @@ light-teachers: $(VENV)/.package
 	@$(BIN)/samfed teach samfed_skin --datalist "$(LIGHT_RUN)/skin.json" --data-root "$(SKIN_DATA)" \
 	    --output "$(LIGHT_RUN)/skin.safetensors"
 
+# The weights that the skin bundle ships: LIGHT_ROWS=samfed LIGHT_SEEDS=0 is enough.
+shipped-model: $(VENV)/.package
+	@$(BIN)/samfed model "$(LIGHT_RUN)/skin/samfed/seed-0" --output bundles/samfed_skin/models/model.pt
+
 light-page: $(VENV)/.package
 	@$(BIN)/python -m study page $(PAGES)/light.md --title "Light students that start from the adapted teacher's trunk" \
 	    --command 'make light SAMFED_DATA=DATA' \

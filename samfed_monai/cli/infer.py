@@ -1,32 +1,46 @@
-"""``samfed infer``: masks for a folder of images without labels."""
+"""``samfed infer``: masks for images without labels."""
 
 from __future__ import annotations
 
 import argparse
+import glob
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from samfed_monai.cli import trained_model
 from samfed_monai.cli.arguments import absolute, add_bundle, take_overrides
 from samfed_monai.cli.trained_model import MODEL_HELP, run_or_file, trained_as, weights_file
+from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.overrides import overrides_of
-from samfed_monai.core.errors import ExitCode, Problem, Refused
+from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
 
 
 def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Adds ``samfed infer BUNDLE --model W [--site S] --images DIR --output DIR [--probabilities]``."""
+    """Adds ``samfed infer BUNDLE [IMAGES …] --output-dir DIR [--model W] [--site S] [--probabilities]``."""
     parser = subparsers.add_parser(
         "infer",
-        help="segment a folder of images",
+        help="segment images",
         description="Writes one PNG mask (0 and 255) per image, at the image's own size and under its own name. "
         "Nothing of the image's metadata is copied, and no file is replaced.",
         allow_abbrev=False,
     )
     add_bundle(parser)
-    parser.add_argument("--model", metavar="MODEL", required=True, help=MODEL_HELP)
+    parser.add_argument(
+        "sources", metavar="IMAGES", nargs="*", help="images, patterns ('new/*.jpg') and folders with their sub-folders"
+    )
+    parser.add_argument("--images", metavar="DIR", action="append", default=[], help="the same, as an option")
+    parser.add_argument(
+        "--output-dir",
+        "--output_dir",
+        "--output",
+        dest="output",
+        metavar="DIR",
+        required=True,
+        help="folder for the masks, outside of the images'",
+    )
+    parser.add_argument("--model", metavar="MODEL", help=f"{MODEL_HELP} (default: the bundle's own, where it has one)")
     parser.add_argument("--site", metavar="NAME", default="", help="of a run: this site's own model")
-    parser.add_argument("--images", metavar="DIR", required=True, help="folder of images; its sub-folders count, too")
-    parser.add_argument("--output", metavar="DIR", required=True, help="folder for the masks, outside of the images'")
     parser.add_argument("--probabilities", action="store_true", help="also write 8-bit probability maps")
     trained_model.add_views(parser)
     take_overrides(parser, "inference.json")
@@ -38,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``inference.json`` with the settings that the weights were trained with, where they say."""
     from samfed_monai.cli.run_bundle import run_workflow
 
+    arguments.images = images_of([*arguments.sources, *arguments.images])
+    arguments.model = arguments.model or str(shipped_model(arguments.bundle))
     adapter = trained_model.is_adapter(arguments)
     models = run_or_file(arguments.model)
     if arguments.site and isinstance(models, Path):
@@ -51,9 +67,51 @@ def run(arguments: argparse.Namespace) -> int:
         ids = trained_as(model, arguments.bundle, "inference", overrides_of(arguments.extra))
         overrides = {
             "model": str(model),
-            "dataset_dir": absolute(arguments.images),
+            "dataset_dir": arguments.images,
             "output_dir": absolute(arguments.output),
             "probabilities": arguments.probabilities,
         }
         run_workflow(arguments.bundle, "inference", overrides | ids)
     return int(ExitCode.DONE)
+
+
+def images_of(words: Sequence[str]) -> str | list[str]:
+    """What the command line names as images: one folder, or a list of folders and images; absolute, each once.
+
+    A pattern that the shell left alone is expanded here; one that is the name of a file is that file.
+
+    Raises:
+        Refused: nothing is named, or a pattern fits nothing.
+    """
+    problems, paths = Problems(), []
+    for word in words:
+        path = Path(word).expanduser()
+        fitting = (
+            [str(path)] if path.exists() or not glob.has_magic(word) else sorted(glob.glob(str(path), recursive=True))
+        )
+        if not fitting:
+            problems.add(word, found="nothing that fits the pattern", expected="images, or folders of images")
+        paths += [str(Path(found).resolve()) for found in fitting]
+    if not words:
+        problems.add(
+            "IMAGES", found="none", expected="images, patterns or folders", mend="samfed infer BUNDLE IMAGES …"
+        )
+    problems.refuse_if_any()
+    paths = list(dict.fromkeys(paths))
+    return paths[0] if len(paths) == 1 and Path(paths[0]).is_dir() else paths
+
+
+def shipped_model(bundle: str) -> Path:
+    """The weights in a bundle's folder ``models``, which a bundle that may not ship any does not have.
+
+    Raises:
+        Refused: there are none.
+    """
+    from samfed_monai.parts.wiring import model_path
+
+    root = find_bundle(bundle)
+    path = Path(model_path(model=None, bundle_root=root))
+    if not path.is_file():
+        mend = "name one with --model: a finished run's folder, a weights file, or a teacher's adapter"
+        raise Refused([Problem("--model", found="none", expected=f"one: {root.name} ships no weights", mend=mend)])
+    return path

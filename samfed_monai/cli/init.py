@@ -12,7 +12,8 @@ from pathlib import Path
 from samfed_monai.config.bundles import packaged_bundle
 from samfed_monai.core.errors import ExitCode, Problem, Refused
 
-_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "*.pt", "*.pth", "*.safetensors", "eval")
+_WEIGHTS = shutil.ignore_patterns("*.pt", "*.pth", "*.safetensors")
+_OTHERS = shutil.ignore_patterns("__pycache__", "*.pyc", "eval")
 
 
 def add_init_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -20,7 +21,7 @@ def add_init_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
     parser = subparsers.add_parser(
         "init",
         help="copy a packaged bundle into a folder of your own",
-        description="Copies a bundle out of the installed package, to edit its JSON. Weights are not copied; an "
+        description="Copies a bundle out of the installed package, to edit its JSON, with the weights it ships; an "
         "existing folder is never written into.",
     )
     parser.add_argument("name", metavar="NAME", help="a packaged bundle, for instance samfed_skin")
@@ -52,7 +53,7 @@ def copy_bundle(name: str, folder: str | Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
-        shutil.copytree(source, temporary, ignore=_LEFT_OUT, dirs_exist_ok=True)
+        shutil.copytree(source, temporary, ignore=_left_out, dirs_exist_ok=True)
         (temporary / "models").mkdir(exist_ok=True)
         temporary.chmod(0o755)
         os.rename(temporary, target)
@@ -60,3 +61,8 @@ def copy_bundle(name: str, folder: str | Path) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return target
+
+
+def _left_out(folder: str, names: list[str]) -> set[str]:
+    shipped = {"model.pt"} if Path(folder).name == "models" else set()  # others are what `samfed weights` put there
+    return _WEIGHTS(folder, names) - shipped | _OTHERS(folder, names)

@@ -22,7 +22,12 @@ def add_model_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument(
         "--states", metavar="DIR", help="at the site of a run on FLARE: its folder state/<run>/<site> in its cache_dir"
     )
-    parser.add_argument("--output", metavar="FILE", required=True, help="safetensors file to write")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="file to write: NAME.safetensors, or NAME.pt, a plain state dict in half precision as bundles ship it",
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -32,9 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.core.errors import Problem, Refused
     from samfed_monai.federation.run_models import RunModels
 
-    if not arguments.output.endswith(".safetensors"):
-        problem = Problem("--output", found=repr(arguments.output), expected="a name that ends in .safetensors")
-        raise Refused([problem])
+    if not arguments.output.endswith((".safetensors", ".pt")):
+        expected = "a name that ends in .safetensors, or in .pt for a bundle's models/model.pt"
+        raise Refused([Problem("--output", found=repr(arguments.output), expected=expected)])
     if arguments.states and not arguments.site:
         raise Refused([Problem("--states", found="no --site beside it", expected="the site whose states they are")])
     written = RunModels(arguments.folder).write(arguments.output, arguments.site, states=arguments.states)

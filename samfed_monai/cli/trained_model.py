@@ -181,7 +181,7 @@ def infer(arguments: argparse.Namespace) -> None:
 
     given = {
         "model": absolute(arguments.model),
-        "dataset_dir": absolute(arguments.images),
+        "dataset_dir": arguments.images,
         "output_dir": absolute(arguments.output),
         "probabilities": arguments.probabilities,
     }
@@ -195,7 +195,7 @@ def infer(arguments: argparse.Namespace) -> None:
         model_sha256=teacher.sha256,
         image_size=teacher.size,
     )
-    records = image_folder(str(given["dataset_dir"]))
+    records = image_folder(given["dataset_dir"])
     evaluator = SupervisedEvaluator(
         device=best_device(),
         val_data_loader=DataLoader(Dataset(records, _native), batch_size=1),

@@ -35,7 +35,7 @@ from samfed_monai.config.parse import (
 )
 from samfed_monai.config.variants import variant_files
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import sha256_file
+from samfed_monai.core.io import read_json, sha256_file
 
 WEIGHT_KNOBS = ("adapter", "checkpoint", "encoder_weights", "initial_weights", "model", "weights")
 """Knobs that hold the path of a weights file or null; ``<knob>_sha256`` beside one, if not null, is its hash.
@@ -217,10 +217,22 @@ def check_bundle(
         return refused.problems
     config = BundleConfig(layers, overrides)
     base_layers = max(1, sum(path.name in {name.name for name in own} for path in base))
-    problems = [*check_logging(root), *_problems(config, root, base_layers, ready)]
+    problems = [*check_logging(root), *_in_metadata(root), *_problems(config, root, base_layers, ready)]
     if federate and not config.problems:
         problems += _inside_a_federation(config, root, ready)
     return list(dict.fromkeys(problems))
+
+
+def _in_metadata(root: Path) -> list[Problem]:
+    """``metadata.json``, which MONAI reads with every workflow: what keeps it from being read."""
+    path = root / "configs" / "metadata.json"
+    if not path.exists():
+        return []
+    try:
+        read_json(path, byte_order_mark=False)
+    except Refused as refused:
+        return refused.problems
+    return []
 
 
 def _variant_files(root: Path, variant: Any) -> list[Path]:

@@ -294,8 +294,9 @@ NAMES = frozenset(("LICENSE", "NOTICE", "CITATION.cff", ".gitkeep", ".gitattribu
 
 _PYTHON = frozenset((".py", ".pyc", ".pyo", ".pyw", ".pyi", ".pyx", ".ipynb"))
 _TORCH = frozenset((".pt", ".pth", ".ckpt", ".bin", ".ts", ".tar"))
+_ARCHIVE = b"PK\x03\x04"
 _MAGIC = (
-    (b"PK\x03\x04", "an archive (torch.save writes one with a pickle inside)"),
+    (_ARCHIVE, "an archive (torch.save writes one with a pickle inside)"),
     (b"PK\x05\x06", "an archive"),
     (b"\x80\x02", "a pickle"),
     (b"\x80\x03", "a pickle"),
@@ -310,6 +311,8 @@ _MAGIC = (
     (b"BZh", "a packed file"),
     (b"\xfd7zXZ\x00", "a packed file"),
 )
+_SHIPPED = "models/model.pt"
+"""The name that MONAI's bundles give to weights: the one torch file that may be there, if it builds tensors alone."""
 _SAFE = "convert weights with `safetensors.torch.save_file` and put model.safetensors in its place"
 
 
@@ -326,7 +329,7 @@ def strict_files(bundle_root: Path) -> Iterator[Problem]:
                 continue
             found = _kind(path, where)
             if found:
-                expected = "JSON, text, pictures and safetensors alone"
+                expected = f"JSON, text, pictures, safetensors and a {_SHIPPED} of tensors alone"
                 yield Problem(where, found=found, expected=expected, mend=_mend(path))
     yield from check_logging(root)
 
@@ -343,12 +346,25 @@ def _kind(path: Path, where: str) -> str:
         return f"a file that cannot be read ({error.strerror})"
     if ending == ".safetensors":  # the length of its header, which may be any bytes, and then JSON
         return "" if head[8:] == b"{" else "no safetensors inside"
+    if where == _SHIPPED and head.startswith(_ARCHIVE):
+        return _in_state_dict(path)
     for magic, kind in _MAGIC:
         if head.startswith(magic):
             return kind
     if ending in KINDS or path.name in NAMES or where == "configs/logging.conf":
         return ""
     return f"a file that ends with {path.suffix!r}" if path.suffix else "a file without an ending"
+
+
+def _in_state_dict(path: Path) -> str:
+    """What a torch file would build besides tensors, in words; empty when nothing. Nothing of it is unpickled."""
+    from torch.serialization import get_unsafe_globals_in_checkpoint
+
+    try:
+        unsafe = get_unsafe_globals_in_checkpoint(path)
+    except Exception as error:  # whatever a stranger's archive provokes
+        return f"no state dict that torch can look into ({type(error).__name__})"
+    return f"a pickle that builds {_shown(sorted(unsafe)[0])}" if unsafe else ""
 
 
 def _mend(path: Path) -> str:

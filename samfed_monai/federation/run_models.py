@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
 from samfed_monai.core.io import atomic_write, read_json, safe_load
@@ -104,10 +106,12 @@ class RunModels:
         return bool(self._shared) and (self._whole_networks or not self.personal or bool(self._tailored))
 
     def write(self, path: str | Path, site: str = "", *, states: str | Path | None = None) -> Path:
-        """Writes a model as one safetensors file, whose header says how its network is built; returns its path.
+        """Writes a model as one file; returns its path.
 
         Args:
-            path: file to write, replaced atomically; that of a site is its owner's to read.
+            path: file to write, replaced atomically; that of a site is its owner's to read. A safetensors file has a
+                header that says how its network is built; a ``.pt`` file, ``models/model.pt`` of a bundle, is a state
+                dict in half precision that loads with ``weights_only=True``.
             site: whose model; "" is the server's.
             states: at a site of a run over FLARE, that site's folder of states.
 
@@ -116,7 +120,10 @@ class RunModels:
         """
         tensors = self.tensors(site, states=states)
         with atomic_write(path, mode=0o600 if site else 0o644) as stream:
-            tensor_file.write(stream, tensors, self.header(site))
+            if Path(path).suffix == ".pt":
+                torch.save({name: _halved(tensor) for name, tensor in tensors.items()}, stream)
+            else:
+                tensor_file.write(stream, tensors, self.header(site))
         return Path(path)
 
     def tensors(self, site: str = "", *, states: str | Path | None = None) -> dict[str, Tensor]:
@@ -201,6 +208,10 @@ class RunModels:
         raise Refused(
             [Problem(str(path), found="another, or none", expected="the file as the run wrote it", mend=mend)]
         )
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    return tensor.half() if tensor.is_floating_point() else tensor
 
 
 def split_names(names: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import atomic_write, read_json, sha256_file, write_bytes, write_json
-from samfed_monai.data.image_folder import image_names
+from samfed_monai.data.image_folder import Sources, image_names
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -50,16 +50,18 @@ class MaskFolder:
     def __init__(self, folder: str | Path, made_with: Mapping[str, Any] | None = None) -> None:
         self.folder, self.made_with = Path(folder).expanduser(), dict(made_with or {})
 
-    def problems(self, names: Iterable[str] = (), *, images: str | Path | None = None) -> list[Problem]:
+    def problems(self, names: Iterable[str] = (), *, images: Sources | None = None) -> list[Problem]:
         """What is wrong with writing masks of these names here, before any is computed.
 
         Args:
             names: file names below the folder.
-            images: folder of the images; masks inside it would be the next run's images.
+            images: folder of the images, or a list of folders and images; masks inside such a folder would be the
+                next run's images.
         """
-        if images is not None and self._lies_in(Path(images).expanduser()):
-            expected = f"a folder outside of {images}, in which everything is read as an image"
-            return [Problem("output_dir (--output)", found=str(self.folder), expected=expected, mend=_MEND)]
+        for source in [images] if isinstance(images, str | Path) else images or ():
+            if self._lies_in(Path(source).expanduser()):
+                expected = f"a folder outside of {source}, in which everything is read as an image"
+                return [Problem("output_dir (--output)", found=str(self.folder), expected=expected, mend=_MEND)]
         return self._made_otherwise(names) or self._unwritable()
 
     def write(self, name: str, content: bytes) -> None:
@@ -75,7 +77,7 @@ class MaskFolder:
 
     def _lies_in(self, images: Path) -> bool:
         folder = self.folder.resolve()  # samefile: a file system may ignore upper and lower case
-        return images.exists() and any(place.exists() and place.samefile(images) for place in (folder, *folder.parents))
+        return images.is_dir() and any(place.exists() and place.samefile(images) for place in (folder, *folder.parents))
 
     def _made_otherwise(self, names: Iterable[str]) -> list[Problem]:
         record, problems = self.folder / RECORD, Problems()
@@ -144,8 +146,8 @@ class MaskWriter:
         output_dir: folder to write to; names with folders in them make sub-folders.
         probabilities: whether to write ``<id>.probability.png``, too: 8 bit, 255 is certain foreground.
         threshold: probability from which a pixel is foreground.
-        images: folder of the images; no mask is written into it, and files that have the names of its masks are found
-            before anything is computed.
+        images: folder of the images, or a list of folders and images; no mask is written into such a folder, and files
+            that have the names of its masks are found before anything is computed.
         model: weights file that the masks are made with; its hash is noted beside them, with size and threshold.
         model_sha256: identity of what makes the masks, for that note, where no single file is.
         image_size: pixels of a prediction's side, likewise.
@@ -166,7 +168,7 @@ class MaskWriter:
         output_dir: str | Path,
         probabilities: bool = False,
         threshold: float = 0.5,
-        images: str | Path | None = None,
+        images: Sources | None = None,
         model: str | Path | None = None,
         model_sha256: str | None = None,
         image_size: int | None = None,

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from ignite.engine import Events
 
 from samfed_monai.core.errors import Problem, Refused
@@ -63,6 +64,8 @@ _FEW = 5  # problems of a file that are worth a line each
 def trained_weights(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
     """Reads weights for a network: every tensor of it, or all but its frozen ones, which are a checkpoint's.
 
+    Those of half precision, as bundles ship them, are cast to the network's.
+
     Args:
         network: what they are for; ``load_state_dict(..., strict=False)`` takes them.
         path: ``.safetensors``, or a torch file that loads with ``weights_only=True``; nothing is unpickled.
@@ -71,7 +74,11 @@ def trained_weights(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
         Refused: names, shapes or dtypes that do not fit, or values that are not finite; a part of the network, or the
             weights of another one, in one sentence instead of one for every tensor.
     """
-    weights, state, frozen = safe_load(path), network.state_dict(), set(network_split(network).frozen)
+    state, frozen = network.state_dict(), set(network_split(network).frozen)
+    weights = {
+        name: tensor.to(state[name].dtype) if tensor.dtype == torch.float16 and name in state else tensor
+        for name, tensor in safe_load(path).items()
+    }
     wanted = {name: tensor for name, tensor in state.items() if name not in frozen or weights.keys() & frozen}
     missing = [name for name in wanted if name not in weights]
     problems = check_tensors(weights, like=wanted, where=Path(path).name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -197,3 +198,43 @@ def test_weights_of_another_network_are_refused(bundle, images, tmp_path):
     knobs = {"model": str(path), "dataset_dir": str(images), "output_dir": str(tmp_path / "out")}
     with pytest.raises(Refused, match=r"expected weights of this network, found \d+ tensors that differ"):
         run_workflow(bundle, "inference", {**knobs, "network_name": "basic_unet"})
+
+
+def test_single_images_and_patterns_have_masks_of_their_own_names(bundle, model, images, tmp_path):
+    pattern = str(images / "deep" / "**" / "*.jpg")
+    words = ["infer", str(bundle), str(images / "a.jpg"), pattern, "--model", str(model)]
+    assert main([*words, "--output-dir", str(tmp_path / "out")]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "b.png", "inference.json"}
+    assert (
+        main(["infer", str(bundle), "--model", str(model), "--images", str(images), "--output", str(tmp_path / "all")])
+        == 0
+    )
+    assert (tmp_path / "out" / "b.png").read_bytes() == (tmp_path / "all" / "deep" / "er" / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "IMAGES: expected images, patterns or folders, found none"),
+        (["{images}/*.tiff"], r"\*\.tiff: expected images, or folders of images, found nothing that fits"),
+        (["{images}/c.jpg"], r"c\.jpg: expected a folder of images, or a file .* found no such folder or image"),
+        (["{images}/notes.txt"], r"notes\.txt: expected a folder of images, or a file .* found a file of another kind"),
+        (["{images}/a.jpg", "{images}/deep/a.jpg"], r"a: expected one image of that name, found .*a\.jpg and .*deep/a"),
+    ],
+)
+def test_images_that_are_none_are_refused_by_name(bundle, model, images, tmp_path, capsys, words, told):
+    (images / "deep" / "a.jpg").write_bytes((images / "a.jpg").read_bytes())
+    named = [word.format(images=images) for word in words]
+    assert main(["infer", str(bundle), *named, "--model", str(model), "--output-dir", str(tmp_path / "out")]) == 2
+    assert re.search(told, capsys.readouterr().err)
+    assert not list(tmp_path.glob("out/*.png"))
+
+
+def test_without_a_model_the_bundle_s_own_is_taken_or_asked_for(bundle, images, tmp_path, capsys):
+    words = ["infer", str(bundle), str(images), "--output-dir", str(tmp_path / "out")]
+    if bundle.name == "samfed_skin":
+        assert main([*words, "--image_size", "64"]) == 0
+        assert Image.open(tmp_path / "out" / "a.png").size == (60, 40)
+    else:
+        assert main(words) == 2
+        assert "--model: expected one: samfed_polyp ships no weights" in capsys.readouterr().err

@@ -73,7 +73,7 @@ def test_masks_are_those_of_the_site_that_is_named(fedper, small_federation, tmp
 def test_model_refuses_what_it_cannot_write(fedper, tmp_path, capsys):
     run, _ = fedper
     for words, message in (
-        (["--output", "w.pt", "--site", "site-1"], "expected a name that ends in .safetensors"),
+        (["--output", "w.pth", "--site", "site-1"], "expected a name that ends in .safetensors"),
         (["--output", "w.safetensors", "--states", "."], "expected the site whose states they are"),
         (["--output", "w.safetensors", "--site", "site-3"], "expected one of ['site-1', 'site-2'], found 'site-3'"),
         (["--output", "w.safetensors"], "found shared values only"),
@@ -100,3 +100,14 @@ def test_a_sam_is_built_as_it_was_trained_and_on_the_same_checkpoint(tmp_path, m
     for workflow in ("inference", "evaluate"):
         ids = trained_as(tmp_path / "w.safetensors", "samfed_skin", workflow, own)
         assert ids == {"network_name": "sam_vit_t", "network_def#experts": 0, **own}
+
+
+def test_a_model_in_half_precision_is_a_plain_state_dict_that_scores_alike(small_federation, tmp_path):  # noqa: F811
+    folder = tmp_path / "run"
+    results = job(small_federation, folder, variant="no_sam", rounds=1).run()
+    assert main(["model", str(folder), "--output", str(tmp_path / "model.pt")]) == 0
+    state = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert {tensor.dtype for tensor in state.values()} <= {torch.float16, torch.int64}
+    knobs = [f"--{name}={CLIENT[name]}" for name in ("network_name", "image_size")]
+    found = evaluate(tmp_path / "model.pt", small_federation, tmp_path / "half", *knobs)
+    assert found["average"]["dice"] == pytest.approx(results["average"]["test"]["dice"], abs=0.01)

@@ -26,6 +26,12 @@ def test_a_good_bundle_has_no_problems(bundle):
     assert workflows_of(bundle) == ["train"]
 
 
+def test_metadata_that_monai_could_not_read_is_told_with_line_and_column(bundle):
+    (bundle / "configs" / "metadata.json").write_text('{\n    "version": one\n}')
+    [problem] = check_bundle(bundle, "train")
+    assert problem.where == "metadata.json, line 2, column 16"
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

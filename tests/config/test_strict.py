@@ -347,9 +347,9 @@ def _zip() -> bytes:
     return packed.getvalue()
 
 
-def _torch() -> bytes:
+def _torch(more: object = None) -> bytes:
     written = io.BytesIO()
-    torch.save({"a": torch.zeros(1)}, written)
+    torch.save({"a": torch.zeros(1), **({} if more is None else {"more": more})}, written)
     return written.getvalue()
 
 
@@ -359,7 +359,9 @@ def _torch() -> bytes:
         ("scripts/train.py", b"print(1)", "Python"),
         ("docs/notebook.ipynb", b"{}", "Python"),
         ("scripts/__pycache__/train.pyc", b"x", "Python"),
-        ("models/model.pt", _torch(), "an archive (torch.save writes one with a pickle inside)"),
+        ("models/other.pt", _torch(), "an archive (torch.save writes one with a pickle inside)"),
+        ("models/model.pt", _torch(Path("x")), "a pickle that builds 'pathlib.PosixPath'"),
+        ("models/model.pt", _zip(), "no state dict that torch can look into (RuntimeError)"),
         ("models/model.pt", b"\x80\x02x", "a pickle"),
         ("models/old.pkl", pickle.dumps({"a": 1}), "a pickle"),
         ("models/zero.pkl", b"cos\nsystem\n", "a file that ends with '.pkl'"),
@@ -379,12 +381,13 @@ def test_fault_31_a_file_that_holds_code(bundle, name, content, found):
     path.write_bytes(content)
     [problem] = strict_files(bundle)
     assert (problem.where, problem.found) == (name, found)
-    assert problem.expected == "JSON, text, pictures and safetensors alone"
+    assert problem.expected == "JSON, text, pictures, safetensors and a models/model.pt of tensors alone"
 
 
 def test_what_a_bundle_may_hold_beside_json(bundle):
     (bundle / "models").mkdir()
     save_tensors(bundle / "models" / "model.safetensors", {"a": torch.zeros(2)})
+    (bundle / "models" / "model.pt").write_bytes(_torch())
     (bundle / "LICENSE").write_text("free")
     (bundle / "models" / ".gitkeep").write_text("")
     (bundle / "README.md").write_text("# toy")
