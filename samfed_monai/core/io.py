@@ -106,6 +106,32 @@ _MENDS = (
 _DECIMAL_COMMA = re.compile(r"\d,$")
 
 
+@contextmanager
+def locked(path: str | Path, *, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Holds the operating system's lock on ``<path>.lock`` for the time of a block; a process that dies lets go of it.
+
+    Where the platform has no such locks (Windows) the block just runs.
+
+    Args:
+        path: what the lock is about; its folder is created.
+        waiting: called where another process holds the lock, before this one waits for it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f"{path.name}.lock"), "w") as lock:
+        try:
+            import fcntl
+        except ImportError:
+            yield
+            return
+        try:
+            fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(lock.fileno(), fcntl.LOCK_EX)
+        yield
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Writes ``content`` as indented UTF-8 JSON, atomically; NaN and infinity are refused by ``json``."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

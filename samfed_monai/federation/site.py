@@ -22,6 +22,7 @@ from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.participants import Cast
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.preparation import image_problems, no_labels
+from samfed_monai.federation.privacy.ledger import PrivacyLedger
 from samfed_monai.federation.privacy.release import (
     Release as Filter,
 )
@@ -317,7 +318,10 @@ class SiteNode:
         self.site, self.plan = site, plan
         self.parts = SiteParts(site, plan, places, shared)
         self.privacy = (floor or PrivacyFloor()).under(Privacy.from_json(plan.privacy))
-        self.release = release or site_release(site, lambda: self._client().client, self.privacy, places.output_dir)
+        ledger = PrivacyLedger(places.cache, site, floor) if floor is not None and floor.epsilon is not None else None
+        self.release = release or site_release(
+            site, lambda: self._client().client, self.privacy, places.output_dir, ledger
+        )
         self._worker: SiteWorker | None = None
         self._has_network = False
         self._refused = ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import read_json, sha256_file
+from samfed_monai.core.io import locked, read_json, sha256_file
 from samfed_monai.core.moved import config_hash
 from samfed_monai.data import DataList, public_hash
 from samfed_monai.data.records import read_as
@@ -29,8 +29,7 @@ logger = logging.getLogger(__name__)
 def made_once(path: str | Path) -> Iterator[bool]:
     """Holds a lock on ``path`` while its maker works; says whether it exists already.
 
-    The lock is the operating system's, on ``<path>.lock``: it goes away with a process that dies. Where the platform
-    has no such locks, two runs may make the same thing twice, which costs time and nothing else.
+    Where the platform has no locks, two runs may make the same thing twice, which costs time and nothing else.
 
     Example::
 
@@ -38,23 +37,8 @@ def made_once(path: str | Path) -> Iterator[bool]:
             if not exists:
                 make(path)
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f"{path.name}.lock"), "w") as lock:
-        _lock(lock.fileno(), path.name)
-        yield path.exists()
-
-
-def _lock(descriptor: int, name: str) -> None:
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        logger.info("another run is making %s; waiting for it", name)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with locked(path, waiting=lambda: logger.info("another run is making %s; waiting for it", Path(path).name)):
+        yield Path(path).exists()
 
 
 REFINEMENT = ("refine", "refine_with", "refine_size", "refine_least_iou", "refine_least_agreement")

@@ -30,21 +30,22 @@ VERSION = 1
 #: A site that claims more images than this has a bug or bad intentions (ImageNet-21k has 14 million).
 MAX_COUNT = 10_000_000
 
-#: Numbers a site may send. Everything else is refused: a name that is not here cannot leave the site.
-METRIC_NAMES = frozenset(
-    {
-        "dice",
-        "iou",
-        "hd95",
-        "empty_both",
-        "empty_prediction",
-        "empty_label",
-        "loss",
-        "seconds",
-        "iterations",
-        "releases",
-    }
-)
+_FRACTION, _COUNT, _ANY = (0.0, 1.0), (0, MAX_COUNT), (-1e9, 1e9)
+#: Numbers a site may send, and from where to where: a name that is not here cannot leave the site, and no value can make
+#: a site choose the best round or overflow a mean.
+METRIC_RANGES: Mapping[str, tuple[float, float]] = {
+    "dice": _FRACTION,
+    "iou": _FRACTION,
+    "hd95": (0.0, 1e6),
+    "empty_both": _COUNT,
+    "empty_prediction": _COUNT,
+    "empty_label": _COUNT,
+    "loss": _ANY,
+    "seconds": (0.0, 1e9),
+    "iterations": (0, 1e9),
+    "releases": (0, 1e9),
+}
+METRIC_NAMES = frozenset(METRIC_RANGES)
 #: Means of loss terms are named by the bundle's JSON; the pattern has no room for paths, dots or capitals.
 TERM_NAME = re.compile(r"term_[a-z][a-z0-9_]{0,39}")
 #: Largest number of adapters that one message carries; their probabilities are averaged.
@@ -177,6 +178,11 @@ def _scalar_problems(metrics: Mapping[Any, Any], extra: Mapping[Any, Any]) -> li
             problems.add("message -> metrics", found="a name that is not on the list", expected=_names(METRIC_NAMES))
         elif type(value) not in (int, float) or not math.isfinite(value):
             problems.add(f"message -> metrics -> {name}", found=_number(value), expected="a finite number")
+        else:
+            least, most = METRIC_RANGES.get(name, _ANY)
+            if not least <= value <= most:
+                expected = f"a number from {least:g} to {most:g}"
+                problems.add(f"message -> metrics -> {name}", found=_number(value), expected=expected)
     for name, value in extra.items():
         if name not in EXTRA_WORDS:
             problems.add("message -> extra", found="a name that is not on the list", expected=_names(EXTRA_WORDS))

@@ -60,6 +60,21 @@ def test_fault_34_missing_and_extra_keys_are_refused_together_and_extra_names_ar
     assert "Jane" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("dice", 1.7e308, "from 0 to 1"),
+        ("dice", 1.001, "from 0 to 1"),
+        ("hd95", -1.0, r"from 0 to 1e\+06"),
+        ("empty_both", -1, r"from 0 to 1e\+07"),
+        ("term_sam_kd", -1e10, r"from -1e\+09 to 1e\+09"),
+    ],
+)
+def test_a_number_out_of_its_range_can_neither_choose_a_round_nor_overflow_a_mean(name, value, expected):
+    with pytest.raises(MessageRefused, match=rf"message -> metrics -> {name}: expected a number {expected}"):
+        check(up(metrics={name: value}))
+
+
 def test_fault_35_wrong_dtype_is_refused():
     with pytest.raises(MessageRefused, match=r"message -> w: expected torch.float32, found torch.float64"):
         check(up(tensors={**weights(), "w": torch.ones(2, 3, dtype=torch.float64)}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -46,11 +47,21 @@ class AuditLog:
                 append_line(self.path, line)
         logger.info("%s", line)
 
-    def noised(self) -> int:
-        """How many messages with noise this file holds; a line that cannot be read counts as one."""
-        if self.path is None or not self.path.is_file():
-            return 0
-        return sum(1 for record in _lines(self.path) if record is None or record.get("noise"))
+    def noised(self) -> Counter[float]:
+        """Noise multiplier to the number of messages with it that this file holds.
+
+        A line that cannot be read counts as one with the least noise of the others.
+        """
+        counts: Counter[float] = Counter()
+        torn = 0
+        for record in _lines(self.path) if self.path is not None and self.path.is_file() else ():
+            noise = record.get("noise") if record is not None else None
+            if isinstance(noise, Mapping):
+                counts[float(noise["noise_multiplier"])] += 1
+            torn += record is None
+        if torn:
+            counts[min(counts, default=1.0)] += torn
+        return counts
 
 
 def read_audit(path: str | Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,13 +16,14 @@ from torch.utils.data import Subset
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.federation.own_network import personal_patterns
 from samfed_monai.federation.privacy.audit import AuditLog
+from samfed_monai.federation.privacy.ledger import PrivacyLedger
 from samfed_monai.federation.privacy.noise import Noise, SystemNoise, noisy_masks, noisy_update
 from samfed_monai.federation.privacy.settings import (
     EFFORT,
     WHERE,
     DifferentialPrivacy,
     Privacy,
-    epsilon,
+    epsilon_of,
     require_accountant,
     withhold_small,
 )
@@ -197,6 +199,7 @@ class Release:
         allowed: what may leave now; called for each reply with tensors, because a client's network is made late.
         privacy: the run's settings; ``None`` is their defaults.
         folder: the site's own folder, for ``audit.jsonl``; ``None`` writes to the logger only.
+        ledger: the site's own budget over all of its runs; ``None`` where it has none.
         noise: draws of the standard normal distribution; a seed is for tests, and no JSON can set one.
     """
 
@@ -207,12 +210,14 @@ class Release:
         allowed: Callable[[], Allowed],
         privacy: Privacy | None = None,
         folder: str | Path | None = None,
+        ledger: PrivacyLedger | None = None,
         noise: Noise | None = None,
     ) -> None:
-        self.site, self.allowed = site, allowed
+        self.site, self.allowed, self.ledger = site, allowed, ledger
         self.privacy, self.noise = privacy or Privacy(), noise or SystemNoise()
         self.audit = AuditLog(folder)
-        #: Messages with noise that this site has sent in this run, those before a restart included.
+        self._run = Path(folder).parent.parent.name if folder is not None else ""
+        #: Noise multiplier to the messages with it that this site has sent in this run, before a restart included.
         self.releases = self.audit.noised()
 
     def __call__(self, task: Task, request: Envelope, reply: Envelope) -> Envelope:
@@ -298,15 +303,18 @@ class Release:
         else:
             expected = "weights or soft masks, to which noise can be added"
             raise MessageRefused([Problem("differential privacy", found=Kind(reply.kind).value, expected=expected)])
-        self.releases += 1
-        metrics = {**reply.metrics, "releases": self.releases}
-        noise = {"deviation": deviation, **settings.__dict__, "release": self.releases}
+        if self.ledger is not None:
+            self.ledger.enter(settings, run=self._run)
+        self.releases[settings.noise_multiplier] += 1
+        count = self.releases.total()
+        metrics = {**reply.metrics, "releases": count}
+        noise = {"deviation": deviation, **settings.__dict__, "release": count}
         return replace(reply, tensors=tensors, metrics=metrics), noise
 
     def _require_budget(self, settings: DifferentialPrivacy) -> None:
         if settings.epsilon is None:
             return
-        after = epsilon(settings.noise_multiplier, self.releases + 1, settings.delta)
+        after = epsilon_of(self.releases + Counter([settings.noise_multiplier]), settings.delta)
         if after > settings.epsilon:
             found = f"epsilon {after:.3g} after one more message"
             raise MessageRefused([Problem("privacy budget", found=found, expected=f"at most {settings.epsilon:g}")])
@@ -336,7 +344,13 @@ def _names_hash(names: Iterable[str]) -> str:
 NOISY_EXCHANGES = ("weights", "predictions")
 
 
-def site_release(site: str, client: Callable[[], Any], privacy: Privacy, run_folder: str | Path) -> Release:
+def site_release(
+    site: str,
+    client: Callable[[], Any],
+    privacy: Privacy,
+    run_folder: str | Path,
+    ledger: PrivacyLedger | None = None,
+) -> Release:
     """What every answer of a :class:`SiteNode` passes.
 
     Args:
@@ -344,9 +358,10 @@ def site_release(site: str, client: Callable[[], Any], privacy: Privacy, run_fol
         client: gives the MONAI FL client whose network and sharing say what may leave.
         privacy: the plan's, under the site's own floor (:meth:`PrivacyFloor.under`).
         run_folder: the run's folder at the site; the audit file is ``sites/<site>/audit.jsonl`` below it.
+        ledger: the site's own budget over all of its runs; ``None`` where it has none.
     """
     folder = Path(run_folder) / "sites" / quote(site, safe=" ")
-    return Release(site, allowed=lambda: allowed_of(client()), privacy=privacy, folder=folder)
+    return Release(site, allowed=lambda: allowed_of(client()), privacy=privacy, folder=folder, ledger=ledger)
 
 
 def require_possible(privacy: Privacy, strategy: Strategy) -> None:

@@ -17,25 +17,41 @@ from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
 _ORDERS = (*(1 + x / 100 for x in range(1, 100)), *(1 + x / 10 for x in range(10, 100)), *range(12, 64), 128, 256, 512)
 
 
-@lru_cache(maxsize=1024)
 def epsilon(noise_multiplier: float, releases: int, delta: float) -> float:
-    """Epsilon of ``releases`` adaptive releases with Gaussian noise, without subsampling.
-
-    Renyi differential privacy (Mironov, CSF 2017): an upper bound, here some 10 % above the exact value of Gaussian
-    composition (Balle and Wang, ICML 2018), which the tests compare it with.
+    """Epsilon of ``releases`` releases with the same noise: :func:`epsilon_of`.
 
     Args:
         noise_multiplier: standard deviation over sensitivity.
         releases: how many; 0 gives 0.
         delta: in (0, 1).
+    """
+    return epsilon_of({noise_multiplier: releases}, delta)
+
+
+def epsilon_of(releases: Mapping[float, int], delta: float) -> float:
+    """Epsilon of adaptive releases with Gaussian noise, without subsampling.
+
+    Renyi differential privacy (Mironov, CSF 2017): an upper bound, here some 10 % above the exact value of Gaussian
+    composition (Balle and Wang, ICML 2018), which the tests compare it with.
+
+    Args:
+        releases: noise multiplier (standard deviation over sensitivity) to how many were made with it; none give 0.
+        delta: in (0, 1).
 
     Raises:
         Refused: Opacus is not installed.
     """
-    if releases == 0:
+    return _epsilon(tuple(sorted((noise, count) for noise, count in releases.items() if count)), delta)
+
+
+@lru_cache(maxsize=1024)
+def _epsilon(releases: tuple[tuple[float, int], ...], delta: float) -> float:
+    if not releases:
         return 0.0
     rdp = _analysis()
-    spent = rdp.compute_rdp(q=1.0, noise_multiplier=noise_multiplier, steps=releases, orders=_ORDERS)
+    spent = sum(
+        rdp.compute_rdp(q=1.0, noise_multiplier=noise, steps=count, orders=_ORDERS) for noise, count in releases
+    )
     with warnings.catch_warnings():  # "optimal order is the largest alpha": a bound all the same
         warnings.simplefilter("ignore")
         value, _ = rdp.get_privacy_spent(orders=_ORDERS, rdp=spent, delta=delta)

@@ -9,11 +9,11 @@ SENT = {"site": "Basel", "round": 0, "task": "train", "outcome": "sent", "kind":
 def test_lines_are_appended_and_read_back(tmp_path):
     log = AuditLog(tmp_path / "made")
     log.write(SENT)
-    log.write({**SENT, "round": 1, "noise": {"deviation": 0.5, "release": 1}})
+    log.write({**SENT, "round": 1, "noise": {"deviation": 0.5, "noise_multiplier": 2.0, "release": 1}})
     first, second = read_audit(tmp_path / "made" / "audit.jsonl")
     assert (first["round"], second["round"]) == (0, 1)
     assert first["time"].endswith("+00:00")
-    assert log.noised() == 1
+    assert log.noised() == {2.0: 1}
 
 
 def test_a_table_has_a_row_per_message_and_the_sums(tmp_path):
@@ -31,4 +31,4 @@ def test_a_table_has_a_row_per_message_and_the_sums(tmp_path):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(Refused, match="no such file"):
         read_audit(tmp_path / "audit.jsonl")
-    assert AuditLog(tmp_path).noised() == 0
+    assert not AuditLog(tmp_path).noised()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from dataclasses import replace
@@ -17,8 +18,9 @@ from torch.utils.data import Subset
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation import SiteWorker
 from samfed_monai.federation.privacy import Allowed, Privacy, Release, SeededNoise, read_audit
+from samfed_monai.federation.privacy.ledger import PrivacyLedger
 from samfed_monai.federation.privacy.release import allowed_of, allowed_weights, require_public_images
-from samfed_monai.federation.privacy.settings import withheld_reason
+from samfed_monai.federation.privacy.settings import PrivacyFloor, withheld_reason
 from samfed_monai.networks import KeyPatterns, SamNetwork, build_sam, split_keys
 from samfed_monai.networks.key_patterns import KeySplit
 from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task, from_bytes, to_bytes
@@ -207,7 +209,7 @@ def test_releases_are_counted_over_restarts_and_a_torn_line_counts(tmp_path):
     with (tmp_path / "audit.jsonl").open("a") as stream:
         stream.write('{"time": "2026')
     assert noisy(tmp_path)(Task.TRAIN, request(tensors=RECEIVED), reply()).metrics["releases"] == 3
-    assert noisy(tmp_path).releases == 3
+    assert noisy(tmp_path).releases.total() == 3
     with pytest.raises(Refused, match="line 2: expected JSON"):
         read_audit(tmp_path / "audit.jsonl")
 
@@ -238,7 +240,22 @@ def test_nothing_is_sent_beyond_the_budget(tmp_path):
     gate(Task.TRAIN, request(tensors=RECEIVED), reply())
     with pytest.raises(MessageRefused, match=r"privacy budget: expected at most 20, found epsilon 2\d"):
         gate(Task.TRAIN, request(tensors=RECEIVED), reply())
-    assert gate.releases == 2
+    assert gate.releases == {0.5: 2}
+
+
+def test_a_new_name_of_the_run_gives_a_site_no_new_budget(tmp_path):
+    pytest.importorskip("opacus", reason="the accountant is an extra")
+    for number in (1, 2, 3):
+        gate = noisy(tmp_path / f"run-{number}" / "sites" / "Bern")
+        gate.ledger = PrivacyLedger(tmp_path / "cache", "Bern", PrivacyFloor(epsilon=20.0))
+        if number < 3:
+            gate(Task.TRAIN, request(tensors=RECEIVED), reply())
+    with pytest.raises(
+        MessageRefused, match=r"at most 20, as this site's file says, found epsilon 2\d.* over all of its"
+    ):
+        gate(Task.TRAIN, request(tensors=RECEIVED), reply())
+    assert not gate.releases, "what was refused was not sent"
+    assert [json.loads(line)["run"] for line in gate.ledger.path.read_text().splitlines()] == ["run-1", "run-2"]
 
 
 def test_soft_masks_are_noised_around_those_that_were_received():
