@@ -31,8 +31,8 @@ VERSION = 1
 MAX_COUNT = 10_000_000
 
 _FRACTION, _COUNT, _ANY = (0.0, 1.0), (0, MAX_COUNT), (-1e9, 1e9)
-#: Numbers a site may send, and from where to where: a name that is not here cannot leave the site, and no value can make
-#: a site choose the best round or overflow a mean.
+#: Numbers a site may send, and from where to where: a name that is not here cannot leave the site, and no value can
+#: make a site choose the best round or overflow a mean.
 METRIC_RANGES: Mapping[str, tuple[float, float]] = {
     "dice": _FRACTION,
     "iou": _FRACTION,
