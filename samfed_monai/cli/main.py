@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -95,11 +96,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         keep_freed_memory()
     try:
-        return int(arguments.run(arguments) or 0)
+        code = int(arguments.run(arguments) or 0)
+        sys.stdout.flush()
+        return code
     except (SamFedError, KeyboardInterrupt) as error:
         return _tell(error)
     except Exception as error:
         told = told_by(error)
+        if isinstance(error, BrokenPipeError):  # or Python complains once more when it ends
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
         if told is not None:
             return _tell(told)
         traceback.print_exc()

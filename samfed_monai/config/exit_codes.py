@@ -14,7 +14,7 @@ from samfed_monai.config.check import check_bundle
 from samfed_monai.config.overrides import MonaiCommand, monai_command, normal_ids, started_by_monai
 from samfed_monai.config.parse import WORKFLOWS
 from samfed_monai.core.allocator import keep_freed_memory
-from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, SamFedError
+from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, SamFedError, machine_failure
 
 # monai.utils.module.instantiate raises this from what the component raised
 _WRAPPED = re.compile(r"Failed to instantiate component '([\w.]+)'")
@@ -81,9 +81,17 @@ def told_by(error: BaseException) -> SamFedError | KeyboardInterrupt | None:
 
     Only an explicit ``raise ... from`` counts: what merely happened while a refusal was dealt with is a fault of its
     own and must be seen. Where there is none, what a component refused in its own words is one
-    (:func:`component_refusal`).
+    (:func:`component_refusal`), and what the machine could not do (:func:`samfed_monai.core.errors.machine_failure`).
     """
-    return raised_by_us(error) or component_refusal(error)
+    return raised_by_us(error) or component_refusal(error) or _by_the_machine(error)
+
+
+def _by_the_machine(error: BaseException | None) -> SamFedError | None:
+    while error is not None:
+        if told := machine_failure(error):
+            return told
+        error = error.__cause__
+    return None
 
 
 def raised_by_us(error: BaseException) -> SamFedError | KeyboardInterrupt | None:

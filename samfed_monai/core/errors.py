@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,3 +120,55 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """How to mend a misspelt name: ``did you mean 'x'?``, or an empty string when none of ``known`` is close."""
     close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else ""
+
+
+# torch has no class of its own for this on the CPU ("DefaultCPUAllocator: can't allocate memory: ... Error code 12
+# (Cannot allocate memory)"); on a GPU it says "out of memory"
+_NO_MEMORY = re.compile("cannot allocate memory|can't allocate memory|out of memory|bad_alloc", re.IGNORECASE)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine, or the limit that it runs under, had no more memory to give (fault 50)."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, SamFedError):
+        return False
+    said = isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
+    return said or isinstance(error, MemoryError)
+
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_AGAIN = "then type the same command again"
+_PLACES = {
+    errno.EACCES: "a place that this user may read and write",
+    errno.EPERM: "a place that this user may read and write",
+    errno.EROFS: "a place that can be written to",
+    errno.ELOOP: "a path whose symbolic links lead somewhere",
+    errno.ENAMETOOLONG: "a shorter name",
+    errno.ENOTDIR: "a folder",
+    errno.EISDIR: "a file",
+}
+
+
+def machine_failure(error: BaseException) -> SamFedError | None:
+    """What the machine could not do, where that is no mistake of anybody's code: disk, memory, rights, a closed pipe.
+
+    Args:
+        error: as it was raised, by whatever command.
+
+    Returns:
+        the error of ours that says it; ``None`` for another fault.
+    """
+    if is_out_of_memory(error):
+        return Stopped("memory ran out", f"give it more memory, or a smaller batch_size or image_size, {_AGAIN}")
+    if isinstance(error, BrokenPipeError):
+        return Stopped("what this command writes to was closed before the end")
+    if not isinstance(error, OSError):
+        return None
+    place = str(error.filename or "")
+    if error.errno in DISK_FULL:
+        where = f" ({place})" if place else ""
+        return Stopped(f"the disk is full{where}; what was complete is kept", f"make room, {_AGAIN}")
+    if error.errno in _PLACES and place:
+        return Refused([Problem(place, found=os.strerror(error.errno), expected=_PLACES[error.errno])])
+    return None

@@ -180,6 +180,9 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
 
     try:
         parsed = json.loads(text, object_pairs_hook=no_duplicates)
+    except RecursionError:
+        expected = "objects and lists inside each other a few times"
+        raise Refused([Problem(str(path), found="more than Python can follow", expected=expected)]) from None
     except json.JSONDecodeError as error:
         lines = text.rstrip().split("\n")
         line = lines[min(error.lineno, len(lines)) - 1].strip() if text.strip() else "an empty file"

@@ -6,7 +6,6 @@ same, and so are the scores.
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Problems, Stopped
+from samfed_monai.core.errors import DISK_FULL, Problem, Problems, Stopped, is_out_of_memory
 from samfed_monai.federation.privacy.settings import WITHHELD, withheld_reason
 from samfed_monai.federation.progress import Clock, Progress
 from samfed_monai.federation.run_folder import RunFolder, best_round, round_record, site_record, told, total_traffic
@@ -23,7 +22,7 @@ from samfed_monai.federation.signals import Interrupted, Terminated, Termination
 from samfed_monai.metrics.scores import EMPTY, NAMES
 from samfed_monai.protocol.message import Envelope, Kind
 from samfed_monai.protocol.strategy import Strategy
-from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport, is_out_of_memory
+from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -306,7 +305,7 @@ class RoundController:
             if is_out_of_memory(error):
                 resume = f"give it more memory, or a smaller batch_size or image_size, then {self.resume_hint}"
                 raise Stopped(f"memory ran out at the server; {self._kept()}", resume) from error
-            if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if not isinstance(error, OSError) or error.errno not in DISK_FULL:
                 raise
             resume = f"make room, then {self.resume_hint}"
             raise Stopped(f"the disk is full ({self.folder.path}); {self._kept()}", resume) from error

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from samfed_monai.core.errors import Problem, SamFedError
+from samfed_monai.core.errors import Problem, is_out_of_memory
 from samfed_monai.protocol.message import MAX_BYTES, Envelope, Kind, MessageRefused, from_bytes, wire_size
 
 if TYPE_CHECKING:
@@ -25,10 +23,6 @@ logger = logging.getLogger(__name__)
 
 #: Packages whose module names and line numbers say nothing about a site's data.
 PUBLIC_PACKAGES = frozenset({"samfed_monai", "monai", "ignite", "torch", "torchvision", "numpy", "PIL", "safetensors"})
-
-# torch has no class of its own for this on the CPU ("DefaultCPUAllocator: can't allocate memory: ... Error code 12
-# (Cannot allocate memory)"); on a GPU it says "out of memory"
-_NO_MEMORY = re.compile("cannot allocate memory|can't allocate memory|out of memory|bad_alloc", re.IGNORECASE)
 
 #: Problems of one message that are named; a check before the first round may find five different ones.
 _SHOWN = 5
@@ -66,16 +60,6 @@ def scrub(error: BaseException) -> str:
     elif isinstance(error, OSError) and isinstance(error.errno, int):
         text += f" ({os.strerror(error.errno)})"
     return text + _place(error.__traceback__)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the machine, or the limit that it runs under, had no more memory to give (fault 50)."""
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    if isinstance(error, SamFedError):
-        return False
-    said = isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
-    return said or isinstance(error, MemoryError)
 
 
 def _more(count: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -111,6 +112,45 @@ def test_an_error_that_monai_wrapped_is_unwrapped(monkeypatch, capsys):
     monkeypatch.setattr(run_bundle, "run_workflow", fail)
     assert main(FEDERATE) == 3
     assert capsys.readouterr().err == "stopped: disk full\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (
+            OSError(28, "", "/runs/first/report.html"),
+            3,
+            r"disk is full \(/runs/first/report.html\).*\n  to go on: make room",
+        ),
+        (MemoryError(), 3, "stopped: memory ran out\n  to go on: give it more memory, or a smaller batch_size"),
+        (PermissionError(13, "", "/data"), 2, "/data: expected a place that this user may read and write, found Perm"),
+        (OSError(30, "", "/data/masks"), 2, "/data/masks: expected a place that can be written to, found Read-only"),
+        (OSError(40, "", "/data/loop"), 2, "/data/loop: expected a path whose symbolic links lead somewhere"),
+        (BrokenPipeError(32, "Broken pipe"), 3, "stopped: what this command writes to was closed before the end"),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_the_machine_cannot_do_is_no_mistake_of_ours(monkeypatch, capsys, error, code, told, wrapped):
+    def fail(*_: object) -> None:
+        if wrapped and not isinstance(error, BrokenPipeError):
+            raise RuntimeError("Failed to evaluate") from error
+        raise error
+
+    monkeypatch.setattr(run_bundle, "run_workflow", fail)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    assert main(FEDERATE) == code
+    message = capsys.readouterr().err
+    assert re.search(told, message)
+    assert "Traceback" not in message
+
+
+def test_an_error_of_the_system_without_a_place_keeps_its_traceback(monkeypatch, capsys):
+    def fail(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(run_bundle, "run_workflow", fail)
+    assert main(FEDERATE) == 1
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_a_mistake_of_ours_keeps_its_traceback_and_says_so(monkeypatch, capsys):

@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from samfed_monai.core.io import (
     atomic_write,
     canonical_hash,
     check_tensors,
+    locked,
     read_json,
     safe_load,
     save_tensors,
@@ -415,3 +417,26 @@ def test_safe_load_lists_every_problem_of_a_file_at_once(tmp_path: Path):
     save_tensors(tmp_path / "w.safetensors", hurt)
     with pytest.raises(Refused, match=r"refused: 4 problems"):
         safe_load(tmp_path / "w.safetensors", like=weights())
+
+
+def test_json_nested_too_deeply_is_refused(tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(Refused, match=r"deep\.json: expected objects and lists inside each other a few times"):
+        read_json(tmp_path / "deep.json")
+
+
+def test_a_lock_is_held_for_the_time_of_its_block(tmp_path):
+    waited = []
+    with locked(tmp_path / "new" / "ledger"):
+        other = threading.Thread(target=lambda: _enter(tmp_path / "new" / "ledger", waited))
+        other.start()
+        while not waited:
+            time.sleep(0.01)
+        waited.append("still held")
+    other.join()
+    assert waited == ["waiting", "still held", "entered"]
+
+
+def _enter(path, told):
+    with locked(path, waiting=lambda: told.append("waiting")):
+        told.append("entered")

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from samfed_monai.core.errors import Problem, Refused, Stopped
+from samfed_monai.core.errors import Problem, Refused, Stopped, is_out_of_memory
 from samfed_monai.protocol import Envelope, Inbox, Kind, MessageRefused, scrub
-from samfed_monai.protocol.transport import is_out_of_memory
 from tests.federation.toys import weights
 
 
