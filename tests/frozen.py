@@ -71,7 +71,9 @@ VARIANTS: dict[str, list[Any]] = {
     "mean_teacher": LIGHT,
     "unimatch": [*LIGHT, "--client#terms#unimatch#tau", 0.55],
     "heterogeneous": [*UNLIKE, *TRUNKS],
-    "hssf_compat": [*UNLIKE, *HSSF, "--client#strategy#floor", 0.0, "--client#sharing#gate", "always"],
+    "hssf_compat": [
+        *UNLIKE, *HSSF, "--batch_size", 4, "--client#strategy#floor", 0.0, "--client#sharing#gate", "always",
+    ],
     "fedproto": [*UNLIKE, *DEEPLAB, *SURE, "--client#terms#prototype#tau", 0.55],
     "pfedsam": [],
     "oracle": LIGHT,

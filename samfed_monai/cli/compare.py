@@ -191,7 +191,7 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> argparse.Argum
     parser.add_argument("--cache-dir", metavar="DIR", help="what the runs share (default: OUTPUT/cache)")
     parser.add_argument("--jobs", metavar="N", type=int, default=1, help="runs at the same time (default: 1)")
     parser.add_argument("--title", help="heading of the table")
-    take_overrides(parser, "federate.json")
+    take_overrides(parser, "federate.json, or that knob of the sites' train.json")
     parser.set_defaults(run=run)
     return parser
 

@@ -26,13 +26,13 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     parser.add_argument("--output-dir", metavar="RUN", help="the run's folder")
     parser.add_argument("--variant", metavar="NAME", help="a baseline or ablation, see `samfed variants`")
     parser.add_argument("--cache-dir", metavar="DIR", help="adapters, soft masks and warm starts that runs share")
-    take_overrides(parser, "federate.json")
+    take_overrides(parser, "federate.json, or that knob of the sites' train.json")
     parser.set_defaults(run=run)
     return parser
 
 
 def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Ids of ``federate.json`` and the values that the command line gives them."""
+    """Ids of ``federate.json``, and knobs of ``train.json``, with the values that the command line gives them."""
     given = {
         "datalist": absolute(arguments.datalist),
         "data_root": absolute(arguments.data_root),

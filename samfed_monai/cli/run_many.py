@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from samfed_monai.config.exit_codes import OUR_MISTAKE
+from samfed_monai.config.knobs import routed
 from samfed_monai.config.overrides import normal_ids, parse_pairs, samfed_value
 from samfed_monai.config.parse import BundleConfig, flat, join_id, split_id, workflow_files
 from samfed_monai.config.variants import variant_files
 from samfed_monai.core.errors import ExitCode, Refused, SamFedError, Stopped
 from samfed_monai.core.io import read_json, sha256_file, write_json
-from samfed_monai.core.moved import config_hash
+from samfed_monai.core.moved import config_hash, federate_first
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.federation.signals import Terminated, Termination
 
@@ -90,9 +91,10 @@ def configs_of(bundle: Path, variant: str, overrides: Mapping[str, Any]) -> list
     with suppress(Refused):  # told when the bundle is checked
         train += variant_files(bundle, variant)
     federate = [path for path in workflow_files(bundle, "federate") if path.is_file()]
+    asked = [(split_id(key), value) for key, value in routed(federate, overrides).items()]
     given = {
         **flat(BundleConfig(federate).content.get("client") or {}),
-        **{join_id(parts[1:]): value for key, value in overrides.items() if (parts := split_id(key))[0] == "client"},
+        **{join_id(inside): value for (group, *inside), value in asked if group == "client"},
     }
     guided = BundleConfig(train, given).content.get("teacher_adapt", "off") != "off"
     teacher = [path for path in workflow_files(bundle, "teacher") if path.is_file()] if guided else []
@@ -117,7 +119,14 @@ def _said(path: Path) -> Any:
     content = read_json(path)
     if not isinstance(content, dict):
         return content
+    if path.name == "federate.json":
+        content = federate_first(content, *(_beside(path, name) for name in ("train.json", "teacher.json")))
     return {key: value for key, value in content.items() if not key.startswith("_")}
+
+
+def _beside(path: Path, name: str) -> dict[str, Any]:
+    other = path.with_name(name)
+    return read_json(other) if other.is_file() else {}
 
 
 def _counted(value: Any) -> str:

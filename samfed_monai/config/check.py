@@ -8,18 +8,23 @@ sockets. What arrives with a bundle, or from a server, gets none of that.
 from __future__ import annotations
 
 import configparser
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.components import ComponentCheck, check_override_kinds
 from samfed_monai.config.knobs import (
+    GIVEN,
     SITES,
     check_knobs,
     check_override_ids,
     check_references,
     check_unread_knobs,
+    routed,
+    said_twice,
     shipped_knobs,
+    without_said_twice,
 )
 from samfed_monai.config.parse import (
     MISSING,
@@ -30,6 +35,7 @@ from samfed_monai.config.parse import (
     lookup,
     reached,
     references,
+    split_id,
     walk,
     workflow_files,
 )
@@ -191,6 +197,7 @@ def check_bundle(
     overrides: Mapping[str, Any] | None = None,
     files: Sequence[Path] | None = None,
     ready: bool = True,
+    routes: bool = True,
 ) -> list[Problem]:
     """Every problem of one workflow of a bundle; nothing of the bundle is evaluated or instantiated.
 
@@ -205,12 +212,15 @@ def check_bundle(
         files: config files to check instead of the workflow's own.
         ready: whether the workflow is about to run, so that all it names on disk must be there. ``False`` only looks
             at paths and hashes that somebody changed from what the packaged bundle ships.
+        routes: whether who runs it hands knobs of ``train.json`` on to ``client`` (:func:`.knobs.routed`), as
+            ``samfed`` does and MONAI's own command does not.
     """
     root = Path(bundle_root)
     federate = workflow == "federate"
     overrides = {**(overrides or {}), **({"variant": variant} if federate and variant else {})}
     try:
         own = workflow_files(root, workflow)
+        overrides = routed(own, overrides) if routes else overrides
         base = list(files) if files is not None else own
         layers = [*base, *_variant_files(root, None if federate else variant)]
     except Refused as refused:
@@ -276,7 +286,8 @@ def federated_configs(config: BundleConfig, bundle_root: Path) -> dict[str, Bund
         Refused: no such variant.
     """
     variant = _variant_files(bundle_root, config.content.get("variant"))
-    groups = {"client": ("train", _resolved(config, "client")), "teacher": ("teacher", _resolved(config, "teacher"))}
+    client = without_said_twice(bundle_root, _resolved(config, "client"), given=_asked_of_sites(config))
+    groups = {"client": ("train", client), "teacher": ("teacher", _resolved(config, "teacher"))}
     sites = config.content.get(SITES)
     for site, choices in sites.items() if isinstance(sites, dict) else ():
         if isinstance(choices, dict):  # "network" is "network_name" there
@@ -291,34 +302,73 @@ def federated_configs(config: BundleConfig, bundle_root: Path) -> dict[str, Bund
     return configs
 
 
+def _asked_of_sites(config: BundleConfig) -> dict[str, str]:
+    """Ids of ``train.json`` that the command line sets for all sites, each with what it is called there."""
+    given = dict(config.layers).get(config.source, {})
+    group, asked = config.content.get("client"), dict[str, str]()
+    pairs = group.items() if isinstance(group, dict) else ()
+    handed_on = {knob: name for name, value in pairs for knob in given if value == f"@{knob}"}  # as in version 0.1
+    for key, value in given.items():
+        place, *inside = split_id(key)
+        if key in handed_on:
+            asked[handed_on[key]] = key
+        elif place == "client" and inside:
+            asked[join_id(inside)] = key
+        elif place == "client" and isinstance(value, Mapping):
+            asked |= {name: f"client#{name}" for name in flat(value)}
+    return asked
+
+
 def _without_effect(config: BundleConfig, client: BundleConfig, root: Path) -> Iterator[Problem]:
-    """Knobs of the command line that the variant sets past: it has values of its own where ``train.json`` reads them.
+    """Knobs of the command line that nothing in this federation reads, each with what is read in their place.
 
     Args:
         config: the layers of ``federate.json``, the command line on top.
         client: what a site trains with.
         root: the bundle's folder.
     """
-    group, variant = config.content.get("client"), config.content.get("variant")
-    given = dict(config.layers).get(config.source, {})
-    pairs = group.items() if isinstance(group, dict) else ()
-    handed_on = {name: knob for name, value in pairs for knob in given if value == f"@{knob}"}
-    before = BundleConfig(workflow_files(root, "train")).content if handed_on else {}
-    for name, knob in handed_on.items():
-        readers = [parts for parts, text in walk(before) if text == f"@{name}"]
-        own = {join_id(parts): lookup(client.content, parts) for parts in readers}
-        if any(text == f"@{name}" for text in own.values()):
-            continue
-        other = {place: text for place, text in own.items() if text is not MISSING and text != given[knob]}
-        if other and name not in reached(client.content, [key for key in client.content if key != name]):
-            said = ", ".join(f"{place} = {text!r}" for place, text in other.items())
-            mend = f"set --client#{next(iter(other))} {given[knob]}, or leave {knob} out"
-            expected = f"a knob that the variant {variant!r} reads; it has {said} of its own"
-            yield Problem(f"command line -> {knob}", found=repr(given[knob]), expected=expected, mend=mend)
+    asked = {name: option for name, option in _asked_of_sites(config).items() if name in client.content}
+    bottom = BundleConfig(workflow_files(root, "train")).content if asked else {}
+    for name, option in asked.items():
+        value = client.content[name]
+        expected, mend = _read_instead(client.content, bottom, name, value, config.content.get("variant"))
+        if expected:
+            yield Problem(f"{config.source} -> {option}", found=repr(value), expected=expected, mend=mend)
+
+
+def _read_instead(
+    content: Mapping[str, Any], bottom: Mapping[str, Any], name: str, value: Any, variant: Any
+) -> tuple[str, str]:
+    """What is read in place of a knob of ``train.json``, and what to do about it; two empty texts where it is read.
+
+    Args:
+        content: merged ``train.json``, variant and command line.
+        bottom: ``train.json`` alone.
+        name: the knob.
+        value: what it is set to.
+        variant: name of the variant.
+    """
+    if name in GIVEN:
+        mend = "set local_steps, the steps of a site in a round, or rounds" if name == "epochs" else "leave it out"
+        return "none: the federation gives every site its own", mend
+    if name == "network_name" and content.get("mixed_networks") and content.get("server_network"):
+        expected = f"an id that the variant {variant!r} reads: sites take theirs from mixed_networks"
+        return expected, f"set --client#mixed_networks \"['{value}']\" and --client#server_network {value}"
+    readers = [parts for parts, text in walk(bottom) if text == f"@{name}"]
+    own = {join_id(parts): lookup(content, parts) for parts in readers}
+    other = {place: text for place, text in own.items() if text is not MISSING and text not in (value, f"@{name}")}
+    if not other or len(other) < len(own) or name in reached(content, [key for key in content if key != name]):
+        return "", ""
+    said = ", ".join(f"{place} = {text!r}" for place, text in other.items())
+    mend = f"set --client#{next(iter(other))} {value}, or leave {name} out"
+    return f"a knob that the variant {variant!r} reads; it has {said} of its own", mend
 
 
 def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[Problem]:
     """Problems of what a federated job makes of other files; and SAM's weights, if there is a teacher."""
+    for name in said_twice(root):
+        text = f"federate.json -> {name} stands in train.json too; the old place goes with the next version: leave it"
+        warnings.warn(f"{text} to train.json, and say in `client` what differs from it", FutureWarning, stacklevel=2)
     try:
         parts = federated_configs(config, root)
     except Refused as refused:

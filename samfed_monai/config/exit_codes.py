@@ -212,6 +212,7 @@ def require_checked(bundle_root: str | Path, workflow: str, variant: str | None 
                 overrides=normal_ids(command.overrides) if command else None,
                 files=_files(command, root, workflow) if command else None,
                 ready=command is not None,
+                routes=command is None,
             )
         )
         problems.refuse_if_any()

@@ -24,6 +24,7 @@ from samfed_monai.config.parse import (
     walk,
 )
 from samfed_monai.config.targets import parameters_of, resolve_target
+from samfed_monai.config.variants import packaged_methods
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
 from samfed_monai.core.io import read_json
 
@@ -102,9 +103,9 @@ def home_of(name: str, file: str) -> str:
     if name in shipped_plain(file) or not homes:
         return ""
     groups = _GROUP_OF if file == "federate.json" else {}
-    return "known in " + " and ".join(
-        f"{home} (here: {groups[home]}#{name})" if home in groups else home for home in homes
-    )
+    homes = [home for home in homes if not (home in groups and groups[home] == "client" and name in GIVEN)]
+    told = (f"{home} (here: --{groups[home]}#{name})" if home in groups else home for home in homes)
+    return f"known in {' and '.join(told)}" if homes else ""
 
 
 def _shipped(file: str) -> Iterator[dict[str, Any]]:
@@ -119,7 +120,7 @@ def _shipped(file: str) -> Iterator[dict[str, Any]]:
 def all_knobs(config: BundleConfig) -> set[str]:
     """Names of the knobs of every file of a configuration, the rarely turned ones below ``imports`` too."""
     files = [(layer, pairs) for layer, pairs in config.layers if layer != config.source]
-    return {name for layer, pairs in files for name in (*knobs_of(pairs), *shipped_plain(layer))}
+    return {name for layer, pairs in files for name in (*knobs_of(pairs), *shipped_plain(layer))} | OPTIONAL
 
 
 def shipped_plain(file: str) -> set[str]:
@@ -139,6 +140,20 @@ COMPONENT_KEYS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_
 
 GROUPS = frozenset({"client", "teacher"})
 """Groups of ``federate.json`` whose ids are those of ``train.json`` and ``teacher.json``."""
+
+OPTIONAL = frozenset({"mixed_networks", "personal", "server_network", "sharing", "strategy", "warm_start"})
+"""Ids on top of ``train.json`` that a federation reads where they are there; the file need not spell them out."""
+
+OF_VARIANTS = frozenset({"mixed_networks", "server_network"})
+"""Of these, those that only some variants read, which declare them; elsewhere the command line may not set them."""
+
+MOVED_KNOBS = frozenset({"sam_network"})
+"""Ids of version 0.1 that are read for one version more; ``network_name`` is what the one here was."""
+
+GIVEN = frozenset(
+    ("bundle_root", "datalist", "data_root", "output_dir", "seed", "site", "store_dir", "teacher_sha256", "epochs")
+)
+"""Knobs of ``train.json`` that a federated job sets for every site, whatever ``client`` says."""
 
 SITES = "sites"
 """The group of ``federate.json`` that holds one group for each site, whose ids are those of ``train.json``, too."""
@@ -168,11 +183,28 @@ def check_override_ids(
                 continue
             if len(parts) > 1 and parts[0] in {*GROUPS, SITES} and layer == COMMAND_LINE:
                 continue  # ids of another workflow, checked against that one
+            if len(parts) == 1 and _may_be_new(config, layer, parts[0]):
+                continue
             mend = lost(below, parts, value, imports=imports is None or layer in imports)
             if mend is not None:
-                mend = home_of(parts[0], config.layers[0][0]) or mend
+                mend = _declared_by(parts[0]) or home_of(parts[0], config.layers[0][0]) or mend
                 expected = "an id that this workflow has"
                 yield Problem(f"{layer} -> {join_id(parts)}", found="an unknown id", expected=expected, mend=mend)
+
+
+def _may_be_new(config: BundleConfig, layer: str, name: str) -> bool:
+    """Whether something reads an id on top that is in no layer below: the federation, or what a variant adds."""
+    if layer == config.source:
+        return name in (OPTIONAL | MOVED_KNOBS) - OF_VARIANTS
+    texts = (value for _, value in walk(config.content) if isinstance(value, str))
+    return name in OPTIONAL or any(target[0] == name for text in texts for target in references(text))
+
+
+def _declared_by(name: str) -> str:
+    """Which packaged variants read an id of :data:`OF_VARIANTS`, as a mend; empty for any other id."""
+    files = packaged_methods().items() if name in OF_VARIANTS else ()
+    found = sorted(variant for variant, path in files if read_json(path).get(name) is not None)
+    return f"variants that read it, and those that build on them: {', '.join(found)}" if found else ""
 
 
 def lost(below: dict[str, Any], parts: Sequence[str], value: Any, *, imports: bool = True) -> str | None:
@@ -267,6 +299,53 @@ _GROUPED = GROUPS | {SITES}
 _QUOTED = "_json_"
 
 
+def routed(files: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides of ``federate.json`` in which a knob that only ``train.json`` has is ``client#<knob>``.
+
+    A knob that both files have, as in bundles of version 0.1, and one that a job sets itself (:data:`GIVEN`) stay as
+    they are.
+
+    Args:
+        files: of the workflow; for any but ``federate.json`` nothing changes.
+        overrides: ids and values.
+    """
+    if not any(path.name == "federate.json" for path in files):
+        return dict(overrides)
+    here, there = BundleConfig(files).content, _plain_on_top(files[0].with_name("train.json"))
+    ours = {key for key in overrides if key in there and key not in here and key not in GIVEN}
+    return {f"client#{key}" if key in ours else key: value for key, value in overrides.items()}
+
+
+def _plain_on_top(path: Path) -> dict[str, Any]:
+    content = BundleConfig([path]).content if path.is_file() else {}
+    return {name: value for name, value in content.items() if is_value(value)} | dict.fromkeys(MOVED_KNOBS)
+
+
+def said_twice(bundle_root: Path) -> dict[str, Any]:
+    """Knobs of ``train.json`` that ``federate.json`` has too, for ``client`` to hand on, with the former's value.
+
+    So bundles of version 0.1 have them. Such a knob counts where ``federate.json`` says something else than
+    ``train.json``; where it says the same, a variant's own value goes before it.
+    """
+    configs = bundle_root / "configs"
+    federate = BundleConfig([configs / "federate.json"]).content if (configs / "federate.json").is_file() else {}
+    group, there = federate.get("client"), _plain_on_top(configs / "train.json")
+    pairs = group.items() if isinstance(group, dict) else ()
+    return {name: there[name] for name, value in pairs if value == f"@{name}" and name in there and name in federate}
+
+
+def without_said_twice(bundle_root: Path, client: Mapping[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
+    """The values of ``client`` without those that only repeat ``train.json`` (:func:`said_twice`).
+
+    Args:
+        bundle_root: folder of the bundle.
+        client: ids and values, references looked up.
+        given: ids that the command line sets; they stay.
+    """
+    twice = {name: value for name, value in said_twice(bundle_root).items() if name not in given}
+    return {name: value for name, value in client.items() if name not in twice or value != twice[name]}
+
+
 def whole_groups(files: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Overrides with those inside ``client``, ``teacher`` and each of ``sites`` put together into the whole group.
 
@@ -275,6 +354,7 @@ def whole_groups(files: Sequence[Path], overrides: Mapping[str, Any]) -> dict[st
     build a component that stands there, which it does with whatever it finds below an id; such a value travels as
     text, and :func:`unquoted` reads it at the other end.
     """
+    overrides = routed(files, overrides)
     plain = {key: value for key, value in overrides.items() if split_id(key)[0] not in _GROUPED or key in _GROUPED}
     content = BundleConfig(files, plain).content
     for key, value in overrides.items():

@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.check import federated_configs
-from samfed_monai.config.knobs import GROUPS, all_knobs, check_override_ids, is_plain, lost
+from samfed_monai.config.knobs import (
+    GIVEN,
+    GROUPS,
+    all_knobs,
+    check_override_ids,
+    is_plain,
+    is_value,
+    knobs_of,
+    lost,
+    routed,
+)
 from samfed_monai.config.overrides import normal_ids
 from samfed_monai.config.parse import (
     MISSING,
@@ -89,7 +99,7 @@ class Configuration:
         own = {"variant": variant} if federate and variant is not None else {}
         names, on_top = _variant(bundle_root, None if federate else variant)
         self.sources = [*(path.name for path in files), *names]
-        self.config = BundleConfig([*files, *on_top], normal_ids({**overrides, **own}))
+        self.config = BundleConfig([*files, *on_top], routed(files, normal_ids({**overrides, **own})))
         self.sources.append(self.config.source)
         self._files = len(files)
         if self.config.problems:
@@ -128,10 +138,13 @@ class Configuration:
                 brief = join_id(parts) in knobs or history[-1][0] >= self._files
                 yield Shown(parts, said, _lead(self.config, parts, value), brief)
         for group, config in self.parts.items():
+            own = knobs_of(config.layers[0][1]) if group == "client" else {}
+            knobs = {name for name, value in own.items() if is_value(value)} - GIVEN
             for parts, value in _leaves(config.content):
                 history = config.history(parts)
                 said = [(self._source(group, layer, parts), old) for layer, old in reversed(history)]
-                yield Shown((group, *parts), said, _lead(config, parts, value), history[-1][0] > 0)
+                brief = history[-1][0] > 0 or join_id(parts) in knobs
+                yield Shown((group, *parts), said, _lead(config, parts, value), brief)
 
     def _source(self, group: str, layer: int, parts: tuple[str, ...]) -> str:
         """Who said an id of a group: a layer of its own, or the layer of ``federate.json`` that fills the group."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from samfed_monai.core.io import canonical_hash
@@ -65,17 +65,91 @@ def _is_target(key: str) -> bool:
     return key.rpartition("#")[2] == "_target_"  # a variant may write it as part of an id
 
 
+_HOOKS: dict[str, Any] = {
+    **dict.fromkeys(("sharing", "targets", "mixed_networks", "server_network", "public_steps", "public_images")),
+    **{"personal": [], "sam_network": None, "warm_start": None},
+}
+"""What ``train.json`` of version 0.1 spelt out for variants to fill; where it is absent these still count."""
+
+_TARGETS = "train#preprocessing#targets"
+"""Where a variant hands ``targets`` on, which ``train.json`` of version 0.1 did for all."""
+
+
 def first_spelling(content: Any) -> Any:
-    """JSON content with every ``_target_`` (or ``a#b#_target_``) that has moved spelt as in version 0.1.
+    """JSON content as version 0.1 spelt it: every ``_target_`` (or ``a#b#_target_``) that has moved, and what stood in
+    every ``train.json``.
 
     Hashes are taken of this, so that a bundle of that version counts as the same as today's, and its runs go on.
     """
     if isinstance(content, dict):
         return {
             key: _FIRST.get(value, value) if _is_target(key) and isinstance(value, str) else first_spelling(value)
-            for key, value in content.items()
+            for key, value in _with_hooks(content).items()
+            if (key, value) != (_TARGETS, "@targets")
         }
     return [first_spelling(value) for value in content] if isinstance(content, list) else content
+
+
+def _with_hooks(content: dict[str, Any]) -> dict[str, Any]:
+    """A merged ``train.json``, or the part of it that its trainer reaches, with the ids that need not be there."""
+    train = content.get("train")
+    if not (isinstance(train, dict) and "trainer" in train and "images" in content):
+        return content
+    hooks = _HOOKS if "validate" in content else {"targets": None}
+    views = train.get("preprocessing")
+    if isinstance(views, dict) and {"weak", "strong"} <= views.keys():
+        train = {**train, "preprocessing": {"targets": "@targets", **views}}
+    return {**hooks, **content, "train": train}
+
+
+_OF_CLIENT = ("image_size", "local_steps", "batch_size", "network_name", "learning_rate")
+
+
+def federate_first(content: Mapping[str, Any], train: Mapping[str, Any], teacher: Mapping[str, Any]) -> dict[str, Any]:
+    """``federate.json`` as version 0.1 spelt it: with knobs of the other two files, which it handed on to the groups.
+
+    Args:
+        content: ``federate.json``; one of that version stays as it is.
+        train, teacher: ``train.json`` and ``teacher.json`` of the same bundle.
+    """
+    client, of_teacher = content.get("client"), content.get("teacher")
+    if not isinstance(client, Mapping) or not isinstance(of_teacher, Mapping):
+        return dict(content)
+    knobs = {name: client.get(name, train.get(name)) for name in _OF_CLIENT if name not in content and name in train}
+    views = {"views": teacher["views"]} if "views" in teacher else {}
+    handed_on = {**client, **{name: f"@{name}" for name in knobs}}
+    return {**content, **knobs, "client": handed_on, "teacher": {**views, **of_teacher}}
+
+
+def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``run.json -> config`` in which a value counts where it is read, whichever knob it came by.
+
+    Variants of version 0.1 set ``optimizer#lr`` and the batch size of every loader where those of today set the knobs
+    ``learning_rate`` and ``batch_size``, and ``sam_network`` where they set ``network_name``.
+    """
+    content = first_spelling(dict(config))
+    client = content.get("client")
+    if isinstance(client, dict):
+        mixed = (
+            client.get("server_network") if client.get("mixed_networks") else None
+        )  # then nothing reads the common one
+        network = mixed or client.get("sam_network") or client.get("network_name")
+        left = {name: value for name, value in client.items() if name not in ("sam_network", *_READ_ELSEWHERE)}
+        content["client"] = _read(left | ({"network_name": network} if network else {}), client)
+    return content
+
+
+_READ_ELSEWHERE = ("batch_size", "learning_rate")
+
+
+def _read(content: Any, knobs: Mapping[str, Any]) -> Any:
+    """JSON content with every ``@knob`` replaced by the knob's plain value."""
+    if isinstance(content, dict):
+        return {key: _read(value, knobs) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_read(value, knobs) for value in content]
+    value = knobs.get(content[1:]) if isinstance(content, str) and content.startswith("@") else None
+    return content if value is None or isinstance(value, (dict, list)) or str(value).startswith("@") else value
 
 
 def config_hash(content: Any) -> str:

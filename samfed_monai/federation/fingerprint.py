@@ -24,6 +24,11 @@ logger = logging.getLogger(__name__)
 _PREFIX = "sam_"
 
 
+def is_sam(config: WorkflowConfig, network: str) -> bool:
+    """Whether a network of the catalogue is SAM itself, which needs a checkpoint."""
+    return network.startswith(_PREFIX) and in_catalogue(config.parser())
+
+
 def base_sam(config: WorkflowConfig, network: str) -> str | None:
     """SHA-256 of the checkpoint under a client network; ``None`` for one that is no SAM.
 
@@ -34,9 +39,9 @@ def base_sam(config: WorkflowConfig, network: str) -> str | None:
     Raises:
         Refused: there is no such file here; the message holds the command that mends it.
     """
-    if not network.startswith(_PREFIX) or not in_catalogue(parser := config.parser()):
+    if not is_sam(config, network):
         return None
-    given = parser.get()["network_def"].get("checkpoint")
+    given = config.parser().get()["network_def"].get("checkpoint")
     path = Path(given) if given else find_checkpoint(network.removeprefix(_PREFIX))
     status = path.stat()
     return _sha256(path, status.st_size, status.st_mtime_ns)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.exit_codes import as_told
-from samfed_monai.config.knobs import unquoted, whole_groups
+from samfed_monai.config.knobs import unquoted, whole_groups, without_said_twice
 from samfed_monai.config.parse import workflow_files
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
 from samfed_monai.federation.controller import quorum_problems
+from samfed_monai.federation.fingerprint import is_sam
 from samfed_monai.federation.job_run import JobRun
 from samfed_monai.federation.participants import Cast
 from samfed_monai.federation.plan import Places, Plan, parted
@@ -69,7 +70,7 @@ def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: D
         if datalist is not None:
             sites, alone = len(cast.sites), plan.allow_single_site
             problems.extend(quorum_problems(sites, plan.quorum, allow_single_site=alone))
-        if not config.optional_id("sam_network"):
+        if not any(is_sam(config, name) for name in cast.networks.values()):
             cast.rehearse()
     with problems.collected():
         TeacherStage.of(plan, job.places).rehearse(config.value("teacher_adapt"))
@@ -138,7 +139,7 @@ class FederatedJob:
         privacy: Mapping[str, Any] | None = None,
         workers: int | str = 1,
     ) -> None:
-        of_client, client_places = parted(unquoted(client or {}))
+        of_client, client_places = parted(without_said_twice(Path(bundle_root), unquoted(client or {})))
         of_teacher, teacher_places = parted(unquoted(teacher or {}))
         choices = {site: parted(unquoted(choice)) for site, choice in (sites or {}).items()}
         #: What decides the run, as the sites are told once every site is named (:meth:`Cast.settled`).

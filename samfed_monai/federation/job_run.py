@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.config.parse import flat
+from samfed_monai.config.parse import MISSING, flat, follow
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import canonical_hash, sha256_file, write_json
 from samfed_monai.data import DataList
@@ -316,7 +316,8 @@ class JobRun:
     def warm_config(self, cast: Cast, network: str) -> tuple[WorkflowConfig, int]:
         """``train.json`` and the steps that a network is warmed up with: the run's own, then what its variant says."""
         content = cast.config.parser().get()
-        own = flat(content.get("warm_start") or {})  # over dp_only
+        said = flat(content.get("warm_start") or {}).items()  # over dp_only; "@knob" is a knob of the run
+        own = {key: value if MISSING is (there := follow(content, (), value)[1]) else there for key, value in said}
         steps = own.pop("warm_start_steps", self.plan.warm_start_steps)
         declared = content.get("network_def")
         overrides = {**self.plan.client, **self.places.overrides(), "network_name": network, "network_def": declared}

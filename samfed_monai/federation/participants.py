@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,9 +68,12 @@ def network_names(
 
 
 def common_network(config: WorkflowConfig) -> str:
-    """The network of a run: ``sam_network`` where a variant federates SAM itself, else ``network_name``."""
-    name: str = config.optional("sam_network") or config.value("network_name")
-    return name
+    """The network of a run, ``network_name``; in bundles and plans of version 0.1 ``sam_network`` goes before it."""
+    name: str | None = config.optional("sam_network")
+    if name:
+        text = "train.json -> sam_network is network_name now; the old name goes with the next version"
+        warnings.warn(f"{text}: write the new one", FutureWarning, stacklevel=2)
+    return name or config.value("network_name")
 
 
 def network_builder(

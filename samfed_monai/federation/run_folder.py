@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import read_json, write_json, write_text
-from samfed_monai.core.moved import config_hash, first_spelling
+from samfed_monai.core.moved import comparable, config_hash, first_spelling
 from samfed_monai.federation.round_store import RoundStore, StoredRound
 from samfed_monai.metrics import pool, worst
 from samfed_monai.protocol.message import Envelope
@@ -301,8 +301,8 @@ class RunFolder:
         return (self.path / "results.json").exists() or (rounds.is_dir() and any(rounds.iterdir()))
 
     def _compare(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        problems = Problems()
-        for part in ("config", "hashes", "seeds"):
+        problems, same = Problems(), comparable(old.get("config", {})) == comparable(new["config"])
+        for part in ("hashes", "seeds") if same else ("config", "hashes", "seeds"):
             before, now = (_flat(first_spelling(run.get(part, {})), part) for run in (old, new))
             for key in sorted(before.keys() | now.keys()):
                 if before.get(key, _ABSENT) != now.get(key, _ABSENT):

@@ -152,11 +152,12 @@ def test_federate_shows_what_the_sites_and_the_teacher_are_given(
         'variant                 "base"  command line   "gentle" (federate.json)\n'
         "client#rate             0.9     command line   0.1 (train.json)\n"
         "client#steps            5       command line   null (train.json)\n"
+        'client#root             "."     train.json\n'
         'client#optimizer#lr     0.5     variant base   "@rate" (train.json)\n'
         "client#terms#kd#weight  2.0     federate.json  0.5 (variant base), 1.0 (train.json)\n"
         "teacher#views           8       federate.json  1 (teacher.json)\n"
         "\n"
-        "9 more ids with --all\n"
+        "8 more ids with --all\n"
     )
 
 
@@ -168,7 +169,8 @@ def test_federate_s_own_variant_and_a_whole_group_of_the_command_line(
     assert [old["from"] for old in whole["client#terms#kd#weight"]["replaced"]] == [
         *("variant gentle", "variant base", "train.json"),
     ]
-    assert "client#rate" not in whole  # the file's group is replaced, and with it the rate it hands on
+    rate = whole["client#rate"]  # the file's group is replaced, and with it the rate it hands on
+    assert (rate["value"], rate["from"]) == (0.1, "train.json")
 
 
 def test_an_object_that_replaces_a_component_has_no_past_below_it(

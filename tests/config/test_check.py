@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser
 from samfed_monai.config import check_bundle, find_bundle, known_variants
 from samfed_monai.config.check import workflows_of
 from samfed_monai.config.components import wrong_kind
+from samfed_monai.config.knobs import OPTIONAL, routed, without_said_twice
 from tests.config.conftest import TRAIN, Write
 
 
@@ -106,12 +107,45 @@ def test_fault_23_a_knob_of_the_sites_or_the_teacher_in_federate_json_is_told_wh
     path.write_text(json.dumps({"teacher_adapt": "off", "epochs": 3, **json.loads(path.read_text())}))
     assert told(root, workflow="federate", ready=False) == [
         "federate.json -> teacher_adapt: expected a known key, found a key that nothing reads; "
-        "known in train.json (here: client#teacher_adapt)",
+        "known in train.json (here: --client#teacher_adapt)",
         "federate.json -> epochs: expected a known key, found a key that nothing reads; "
-        "known in train.json (here: client#epochs) and teacher.json (here: teacher#epochs)",
+        "known in teacher.json (here: --teacher#epochs)",
     ]
-    [message] = told(find_bundle("samfed_skin"), workflow="federate", overrides={"teacher_adapt": "off"}, ready=False)
-    assert message.endswith("found an unknown id; known in train.json (here: client#teacher_adapt)")
+
+
+def test_a_knob_of_train_json_reaches_the_sites_by_itself_but_not_through_monais_own_command():
+    skin, given = find_bundle("samfed_skin"), {"image_size": 32, "rounds": 2, "views": 2, "epochs": 3}
+    files = [skin / "configs" / "federate.json"]
+    assert routed(files, given) == {"client#image_size": 32, "rounds": 2, "views": 2, "epochs": 3}
+    assert routed([skin / "configs" / "train.json"], given) == given
+    given = {"image_size": 32, "teacher_adapt": "off"}
+    assert told(skin, workflow="federate", overrides=given, ready=False) == []
+    assert told(skin, workflow="federate", overrides=given, ready=False, routes=False) == [
+        "command line -> image_size: expected an id that this workflow has, found an unknown id; "
+        "known in train.json (here: --client#image_size) and inference.json",
+        "command line -> teacher_adapt: expected an id that this workflow has, found an unknown id; "
+        "known in train.json (here: --client#teacher_adapt)",
+    ]
+
+
+def test_a_variant_declares_what_it_needs_and_no_file_parks_it_as_null(bundle, rewrite: Write):
+    rewrite("variants/gentle.json", json.dumps({"personal": ["head.*"], "own": 3, "train#trainer#steps": "@own"}))
+    assert told(bundle, variant="gentle") == []
+    rewrite("variants/gentle.json", json.dumps({"persnal": ["head.*"], "rate": 0.1}))
+    (message,) = told(bundle, variant="gentle")
+    assert message.startswith("gentle.json -> persnal: expected an id that this workflow has, found an unknown id")
+    assert told(bundle, overrides={"personal": ["head.*"]}) == []
+    for packaged in ("samfed_skin", "samfed_polyp"):
+        on_top = json.loads((find_bundle(packaged) / "configs" / "train.json").read_text())
+        assert not OPTIONAL - {"strategy"} & on_top.keys()
+
+
+def test_an_id_of_some_variants_alone_is_refused_with_those_that_have_it():
+    skin, given = find_bundle("samfed_skin"), {"server_network": "basic_unet"}
+    (message,) = told(skin, variant="no_sam", overrides=given, ready=False)
+    assert message.startswith("command line -> server_network: expected an id that this workflow has, found an unknown")
+    assert "variants that read it, and those that build on them: heterogeneous" in message
+    assert told(skin, variant="hssf", overrides=given, ready=False) == []
 
 
 def test_fault_23_unknown_variant(bundle):
@@ -384,13 +418,45 @@ def test_a_rate_that_the_variant_sets_past_is_refused_with_the_id_that_has_it():
         found = check_bundle(find_bundle("samfed_skin"), "federate", variant=variant, overrides=overrides, ready=False)
         return [str(problem) for problem in found]
 
-    assert problems("samfed", learning_rate=0.5, batch_size=8) == []
-    assert problems("fedsam", learning_rate=0.0001) == [], "what the variant has anyway"
-    (told,) = problems("fedsam", learning_rate=0.5)
-    assert told == (
-        "command line -> learning_rate: expected a knob that the variant 'fedsam' reads; it has optimizer#lr = 0.0001 "
-        "of its own, found 0.5; set --client#optimizer#lr 0.5, or leave learning_rate out"
-    )
+    for variant in known_variants():
+        assert problems(variant, learning_rate=0.5, batch_size=8) == [], variant
+    told = problems("hssf_compat", network_name="basic_unet", **{"client#epochs": 3})
+    assert told == [
+        "command line -> client#network_name: expected an id that the variant 'hssf_compat' reads: sites take theirs "
+        "from mixed_networks, found 'basic_unet'; set --client#mixed_networks \"['basic_unet']\" and "
+        "--client#server_network basic_unet",
+        "command line -> client#epochs: expected none: the federation gives every site its own, found 3; "
+        "set local_steps, the steps of a site in a round, or rounds",
+    ]
+
+
+def test_a_rate_that_a_bundles_own_variant_sets_past_is_refused_with_the_id_that_has_it(tmp_path):
+    root = tmp_path / "mine"
+    shutil.copytree(find_bundle("samfed_skin"), root)
+    (root / "configs" / "variants").mkdir()
+    (root / "configs" / "variants" / "past.json").write_text(json.dumps({"optimizer#lr": 0.0001}))
+    given = {"variant": "past", "learning_rate": 0.0001}
+    assert told(root, workflow="federate", overrides=given, ready=False) == [], "what the variant has anyway"
+    given["learning_rate"] = 0.5
+    assert told(root, workflow="federate", overrides=given, ready=False) == [
+        "command line -> client#learning_rate: expected a knob that the variant 'past' reads; it has optimizer#lr = "
+        "0.0001 of its own, found 0.5; set --client#optimizer#lr 0.5, or leave learning_rate out"
+    ]
+
+
+def test_a_knob_in_two_places_as_in_version_0_1_is_a_warning_and_counts_where_it_differs(tmp_path):
+    root = tmp_path / "mine"
+    shutil.copytree(find_bundle("samfed_skin"), root)
+    path = root / "configs" / "federate.json"
+    content = {"network_name": "mobile_sam_fpn", "learning_rate": 0.01, **json.loads(path.read_text())}
+    content["client"] |= {"network_name": "@network_name", "learning_rate": "@learning_rate"}
+    path.write_text(json.dumps(content))
+    place = r"federate.json -> network_name stands in train.json too; the old place goes with the next version"
+    with pytest.warns(FutureWarning, match=place):
+        assert told(root, workflow="federate", ready=False) == []
+    given = {"network_name": "mobile_sam_fpn", "learning_rate": 0.01, "local_steps": 12}
+    assert without_said_twice(root, given) == {"learning_rate": 0.01, "local_steps": 12}
+    assert without_said_twice(root, given, given=["network_name"]) == given
 
 
 CONSOLE = """[loggers]

@@ -7,9 +7,10 @@ import json
 import pytest
 
 from samfed_monai.cli.main import main
-from samfed_monai.config import check_bundle, find_variant, known_variants
+from samfed_monai.config import check_bundle, find_bundle, find_variant, known_variants
 from samfed_monai.config.variants import LAST, PACKAGED, own_variants, read_method
 from samfed_monai.core.errors import Refused
+from samfed_monai.federation.workflow import client_config
 
 from .conftest import Write
 
@@ -63,3 +64,13 @@ def test_a_package_s_variant_that_does_not_fit_a_bundle_is_told_and_only_refused
     assert "the package's variant no_sam does not fit this bundle: no_sam.json -> " in said
     assert main(["check", str(bundle), "--variant", "no_sam"]) == 2
     assert "no_sam.json -> teacher_adapt: expected an id that this workflow has" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variant", known_variants())
+def test_knobs_reach_the_optimizer_and_the_batches_of_every_variant(variant):
+    """A variant sets a knob, not what lies behind it, so that the command line goes before it."""
+    parser = client_config(find_bundle("samfed_skin"), variant, {"learning_rate": 0.5, "batch_size": 7}).parser()
+    assert parser.get_parsed_content("optimizer#lr") == 0.5
+    readers = ["train#dataloader", "unlabelled#dataloader", "validate#dataloader", "test#dataloader", "steps"]
+    for place in [*readers, *(["sharing"] if "sharing#batch_size" in parser else [])]:
+        assert parser.get_parsed_content(f"{place}#batch_size") == 7, place

@@ -10,7 +10,7 @@ import pytest
 
 from samfed_monai.config.targets import resolve_target
 from samfed_monai.core.io import canonical_hash
-from samfed_monai.core.moved import MOVED, config_hash, first_spelling, found_where_moved
+from samfed_monai.core.moved import MOVED, comparable, config_hash, federate_first, first_spelling, found_where_moved
 
 NAMES = [
     (old, now, name)
@@ -66,3 +66,70 @@ def test_a_configuration_has_one_hash_in_both_spellings():
     before = {"fit": {"_target_": "samfed_monai.networks.TeacherFit", "size": 224}}
     assert config_hash(now) == config_hash(before) == canonical_hash(before)
     assert config_hash(now) != config_hash({"fit": {**now["fit"], "size": 256}})
+
+
+def test_what_a_training_file_need_not_spell_out_any_more_is_hashed_as_if_it_stood_there():
+    views = {"weak": "@weak_view", "strong": "@strong_view"}
+    rest = {"images": {}, "validate": {}, "personal": ["head.*"]}
+    now = {**rest, "train": {"trainer": {}, "preprocessing": views}}
+    hooks = dict.fromkeys(
+        ("sharing", "targets", "mixed_networks", "server_network", "public_steps", "public_images", "sam_network")
+    )
+    before = {
+        **{**rest, **hooks, "warm_start": None},
+        "train": {"trainer": {}, "preprocessing": {**views, "targets": "@targets"}},
+    }
+    assert config_hash(now) == config_hash(before) == canonical_hash(before)
+    assert config_hash({**now, "personal": []}) == config_hash({key: now[key] for key in now if key != "personal"})
+    del now["validate"], before["validate"], before["sam_network"]
+    assert config_hash(now) != config_hash(before), "what a trainer reaches has no other hook than its targets"
+    assert config_hash({"train#preprocessing#targets": "@targets", "a": 1}) == canonical_hash({"a": 1})
+
+
+def test_federate_json_is_hashed_with_the_knobs_that_it_handed_on():
+    train = {"image_size": 224, "local_steps": None, "batch_size": 4, "network_name": "unet", "learning_rate": 0.001}
+    now = {"rounds": 10, "client": {"local_steps": 12}, "teacher": {}}
+    before = {
+        **{"rounds": 10, "image_size": 224, "local_steps": 12, "batch_size": 4},
+        **{"network_name": "unet", "learning_rate": 0.001, "teacher": {"views": 4}},
+        "client": {name: f"@{name}" for name in train},
+    }
+    assert federate_first(now, train, {"views": 4}) == before
+    assert federate_first(before, train, {"views": 4}) == before
+    assert federate_first({"client": None}, train, {}) == {"client": None}
+
+
+def test_a_run_is_compared_by_what_is_read_whichever_knob_said_it():
+    before = {
+        "batch_size": 2,
+        "learning_rate": 0.001,
+        "network_name": "unet",
+        "sam_network": "sam_vit_t",
+        "optimizer": {"lr": 0.0001},
+        "loaders": [{"batch_size": 4}],
+        "network_def": {"name": "@network_name"},
+    }
+    now = {
+        "batch_size": 4,
+        "learning_rate": 0.0001,
+        "network_name": "sam_vit_t",
+        "optimizer": {"lr": "@learning_rate"},
+        "loaders": [{"batch_size": "@batch_size"}],
+        "network_def": {"name": "@network_name"},
+    }
+    read = {
+        "network_name": "sam_vit_t",
+        "optimizer": {"lr": 0.0001},
+        "loaders": [{"batch_size": 4}],
+    }
+    assert comparable({"client": now, "rounds": 1}) == {
+        "rounds": 1,
+        "client": {**read, "network_def": {"name": "sam_vit_t"}},
+    }
+    assert comparable({"client": before})["client"]["optimizer"] == {"lr": 0.0001}
+    assert comparable({"client": {**now, "learning_rate": 0.1}}) != comparable({"client": now})
+    mixed = {"mixed_networks": ["a", "b"], "server_network": "a"}
+    assert comparable({"client": {**mixed, "network_name": "b"}}) == comparable(
+        {"client": {**mixed, "network_name": "c"}}
+    )
+    assert comparable({"client": {"network_name": "b"}}) != comparable({"client": {"network_name": "c"}})

@@ -53,8 +53,7 @@ def toy_sam(tmp_path, monkeypatch) -> dict[str, Any]:
         "batch_size": 1,
         "local_steps": 2,
         "amp": False,
-        "network_name": "basic_unet",  # what federate.json says of every run; sam_network goes before it
-        "sam_network": f"sam_{TOY}",
+        "network_name": f"sam_{TOY}",
         "network_def#checkpoint": str(tmp_path / "sam.pt"),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,8 @@ def test_a_federation_warms_up_by_the_conventions_too(tmp_path: Path) -> None:
     assert validate_results(results) == []
     assert (results["exchange"], set(results["networks"].values())) == ("predictions", {"hssf_resnet18"})
     assert results["convention"] == {"hd95": "pooled", "empty": "skipped"}
-    cast = Cast.of(job.plan, job.places, DataList.load(tmp_path / "list.json"))
+    listed = DataList.load(tmp_path / "list.json")
+    cast = Cast.of(job.plan, job.places, listed)
     config, steps = JobRun(job.plan, job.places).warm_config(cast, "hssf_resnet18")
     warm = config.parser()
     assert steps == 2
@@ -110,9 +112,11 @@ def test_a_federation_warms_up_by_the_conventions_too(tmp_path: Path) -> None:
         4,
         False,
     )
+    asked = replace(job.plan, client={**job.plan.client, "learning_rate": 0.5, "batch_size": 2})
+    warm = JobRun(asked, job.places).warm_config(Cast.of(asked, job.places, listed), "hssf_resnet18")[0].parser()
+    assert (warm["optimizer#lr"], warm["train#dataloader#batch_size"]) == (0.5, 2), "the run's own knobs go before it"
     trained, untrained = (
-        warm_start(config, datalist=DataList.load(tmp_path / "list.json"), steps=count, seed=0, cache_dir=tmp_path)[0]
-        for count in (2, 0)
+        warm_start(config, datalist=listed, steps=count, seed=0, cache_dir=tmp_path)[0] for count in (2, 0)
     )
     head = [name for name in trained if name.startswith("confidence") and name.endswith("weight")]
     assert head

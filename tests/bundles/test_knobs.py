@@ -1,0 +1,65 @@
+"""Every knob of a bundle has one home; the few that cannot are named here, with those that must agree."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from samfed_monai.config.check import FOLDER_KNOBS
+from samfed_monai.config.knobs import is_value
+from samfed_monai.core.io import read_json
+from samfed_monai.federation.workflow import PLACES
+
+ANYWHERE = PLACES | set(FOLDER_KNOBS) | {"adapter", "model", "seed", "imports"}
+"""Places, and what every workflow needs of its own."""
+
+ALIKE = {"image_size": ("train", "inference"), "network_name": ("train", "inference")}
+"""Knobs that a workflow needs to run alone, and that must say the same in both files."""
+
+UNLIKE = {
+    "batch_size": ("train", "teacher", "inference"),  # of the sites, of the teacher's fit, of what needs no gradient
+    "learning_rate": ("train", "teacher"),  # of the sites, of the teacher's fit
+    "epochs": ("train", "teacher"),
+    "encoder_weights": (
+        "train",
+        "evaluate",
+    ),  # evaluate.json lies on train.json: a model's own weights fill the network
+    "local_steps": ("train", "federate"),  # federate.json -> client says what is otherwise in a federation
+}
+"""Knobs of one name in several files that mean another thing in each, and the two that lie on top of another file."""
+
+
+def homes(bundle: Path) -> dict[str, dict[str, object]]:
+    """Knobs by name: the files that have them, those of the groups of ``federate.json`` included, with their values."""
+    found: dict[str, dict[str, object]] = defaultdict(dict)
+    for path in sorted((bundle / "configs").glob("*.json")):
+        content = read_json(path)
+        if path.stem == "metadata":
+            continue
+        content |= (
+            {**(content.get("client") or {}), **(content.get("teacher") or {})} if path.stem == "federate" else {}
+        )
+        for name, value in content.items():
+            if is_value(value) and not name.startswith("_"):
+                found[name][path.stem] = value
+    return found
+
+
+def test_no_knob_stands_in_two_files_but_those_that_must(bundle):
+    twice = {name: set(files) for name, files in homes(bundle).items() if len(files) > 1 and name not in ANYWHERE}
+    assert twice == {name: set(files) for name, files in {**ALIKE, **UNLIKE}.items()}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_knobs_that_training_and_inference_share_agree(bundle, name):
+    values = [homes(bundle)[name][file] for file in ALIKE[name]]
+    assert values[0] == values[1], f"{name} of {' and '.join(ALIKE[name])} in {bundle.name}"
+
+
+def test_the_groups_of_a_federation_hold_only_what_differs(bundle):
+    federate = read_json(bundle / "configs" / "federate.json")
+    for group, file in (("client", "train"), ("teacher", "teacher")):
+        alone = read_json(bundle / "configs" / f"{file}.json")
+        assert all(value != alone[name] for name, value in federate[group].items()), group
