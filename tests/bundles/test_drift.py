@@ -39,7 +39,7 @@ ALLOWED = {
         "eval_metrics": "skin alone has a trained network, whose scores they are",
         **dict.fromkeys(("data_source", "data_type", "label_classes", "pred_classes"), "its images"),
         "network_data_format#inputs#image#modality": "its images",
-        "network_data_format#outputs#pred#channel_def#0": "its images",
+        "network_data_format#outputs#pred#channel_def#1": "its images",
     },
 }
 """By file, the ids whose values differ on purpose, each with everything below it, and why."""
