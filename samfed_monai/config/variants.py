@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,25 @@ KINDS = ("method", "ablation", "baseline", "personalised", "heterogeneous", "lab
 """What a variant can be: SAM-Fed; SAM-Fed without a part; a rival; one whose sites keep part of a network, or a network
 of their own; one whose sites learn from labels of their own; a floor or ceiling of tables."""
 
+EXCHANGES = {
+    "weights": "Weights travel: sites send theirs, the server sends the global network's.",
+    "predictions": "Soft masks on the public set travel; no weights leave a site.",
+    "prototypes": "Class prototypes travel; neither weights nor masks leave a site.",
+    "none": "Nothing travels: every site trains alone.",
+}
+"""What a round can exchange."""
+
+LABELS = {"none": "none of its own images: those of the public set suffice", "masks": "masks of its own images"}
+"""What labels of its own images a site can need, beside the public set's."""
+
+LEAVES_SITE = {
+    "weights": "weights of its network",
+    "predictions": "soft masks of the public images",
+    "prototypes": "one mean feature per class",
+    "scores": "counts, means of loss terms and of scores",
+}
+"""What a method can let leave a site; number of images, seconds and steps do in any case."""
+
 LAST = 10_000
 """Place in tables of a variant that says none."""
 
@@ -49,6 +68,11 @@ class Method:
         kind: one of :data:`KINDS`.
         place: tables show variants in this order.
         use: what to give it, where its defaults are not what it was made for.
+        exchange: what a round exchanges, one of :data:`EXCHANGES`; ``None``: as its base.
+        labels: what labels of its own a site needs, one of :data:`LABELS`; ``None``: as its base.
+        leaves_site: what may leave a site, of :data:`LEAVES_SITE`; the release filter refuses the rest. ``None``: as
+            its base.
+        where: place of ``leaves_site``, for messages: its own file's, or that of the base which declares it.
     """
 
     name: str
@@ -59,10 +83,22 @@ class Method:
     kind: str = "baseline"
     place: int = LAST
     use: str = ""
+    exchange: str | None = None
+    labels: str | None = None
+    leaves_site: tuple[str, ...] | None = None
+    where: str = ""
+
+
+_INHERITED = {"exchange": EXCHANGES, "labels": LABELS, "leaves_site": LEAVES_SITE}
+_TYPES = {
+    **dict.fromkeys(("title", "note", "source", "base", "kind", "use", "exchange", "labels"), str),
+    "place": int,
+    "leaves_site": list,
+}
 
 
 def read_method(path: str | Path, name: str | None = None) -> Method:
-    """What the file of a variant says of it; keys ``_base`` and ``_note`` of version 0.1 are read, too.
+    """What the file of a variant itself says of it; keys ``_base`` and ``_note`` of version 0.1 are read, too.
 
     Raises:
         Refused: the file cannot be read, or its block holds something else; every problem at once.
@@ -75,21 +111,48 @@ def read_method(path: str | Path, name: str | None = None) -> Method:
     where, problems = f"{path.name} -> {METHOD}", Problems()
     if not isinstance(block, Mapping):
         raise Refused([Problem(where, found=type(block).__name__, expected="an object")])
-    known = {key: type(getattr(Method(name), key)) for key in Method.__dataclass_fields__ if key != "name"}
-    known["base"] = str
     for key, value in block.items():
-        if key not in known:
-            mend = did_you_mean(str(key), known)
-            problems.add(f"{where}#{key}", found="an unknown key", expected=f"one of {sorted(known)}", mend=mend)
-        elif not isinstance(value, known[key]):
-            problems.add(f"{where}#{key}", found=repr(value), expected=f"a value of type {known[key].__name__}")
-    if block.get("kind", "baseline") not in KINDS:
-        mend = did_you_mean(str(block["kind"]), KINDS)
-        problems.add(f"{where}#kind", found=repr(block["kind"]), expected=f"one of {list(KINDS)}", mend=mend)
+        if key not in _TYPES:
+            mend = did_you_mean(str(key), _TYPES)
+            problems.add(f"{where}#{key}", found="an unknown key", expected=f"one of {sorted(_TYPES)}", mend=mend)
+        elif not isinstance(value, _TYPES[key]):
+            expected = "a list" if _TYPES[key] is list else f"a value of type {_TYPES[key].__name__}"
+            problems.add(f"{where}#{key}", found=repr(value), expected=expected)
+        elif key == "kind" or key in _INHERITED:
+            known = KINDS if key == "kind" else list(_INHERITED[key])
+            for each in value if isinstance(value, list) else [value]:
+                if each not in known:
+                    mend = did_you_mean(str(each), known)
+                    problems.add(f"{where}#{key}", found=repr(each), expected=f"one of {list(known)}", mend=mend)
+    if METHOD in content and "base" not in block:
+        for key in _INHERITED.keys() - block.keys():
+            found, mend = "nothing", "say it, or name a base that does"
+            problems.add(f"{where}#{key}", found=found, expected=f"one of {list(_INHERITED[key])}", mend=mend)
     problems.refuse_if_any()
     before = {"base": content.get("_base"), "note": content.get("_note"), "title": name}
-    said: dict[str, Any] = {key: value for key, value in before.items() if value is not None}
-    return Method(name, **(said | dict(block)))
+    said: dict[str, Any] = {key: value for key, value in (before | dict(block)).items() if value is not None}
+    if "leaves_site" in said:
+        said |= {"leaves_site": tuple(said["leaves_site"]), "where": f"{where}#leaves_site"}
+    return Method(name, **said)
+
+
+def declared(bundle_root: str | Path | None, name: str) -> Method:
+    """What a variant says of itself, and its bases of it: exchange, labels and what leaves a site are inherited.
+
+    They stay ``None`` where neither says them, as no variant of version 0.1 does.
+
+    Raises:
+        Refused: as :func:`variant_files` and :func:`read_method`, or an exchange of what is not said to leave a site.
+    """
+    base, *others = [read_method(path, path.stem) for path in variant_files(bundle_root, name)]
+    for method in others:
+        inherited = {key: getattr(base, key) for key in _INHERITED if getattr(method, key) is None}
+        base = replace(method, **inherited, where=method.where or base.where)
+    exchange, leaves = base.exchange, base.leaves_site
+    if exchange not in (None, "none") and leaves is not None and exchange not in leaves:
+        found, expected = str(list(leaves)), f"{exchange!r} among them, which the method exchanges"
+        raise Refused([Problem(base.where, found, expected, f"add it, or let exchange of {name} be another")])
+    return base
 
 
 @functools.cache
@@ -114,7 +177,7 @@ def outside_methods() -> dict[str, str]:
 
 def methods() -> dict[str, Method]:
     """What every installed variant says of itself, in the order of tables."""
-    read = [read_method(path, name) for name, path in packaged_methods().items()]
+    read = [declared(None, name) for name in packaged_methods()]
     return {method.name: method for method in sorted(read, key=lambda method: (method.place, method.name))}
 
 

@@ -337,7 +337,7 @@ class RoundController:
         clock = self._clock()
         with clock("controller"):
             messages = self.strategy.configure(round)
-            inbox = Inbox(round=round, sites=messages, like=self.strategy.expected, kind=self.strategy.answer_kind)
+            inbox = Inbox(round=round, sites=messages, like=self.strategy.expected, kind=self.strategy.exchange.answer)
 
             def take(site: str, reply: Envelope) -> None:
                 with clock("controller"):

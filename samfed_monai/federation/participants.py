@@ -231,10 +231,10 @@ class Cast:
         self.sites, self.unseen = _parts(datalist, choices, unseen)
         self.strategy: Strategy = self._strategy()
         self.overrides = site_overrides(choices, self.sites)
-        self.networks = network_names(config, self.sites, self.overrides, personal=not self.strategy.one_network)
+        self.networks = network_names(config, self.sites, self.overrides, personal=not self.strategy.exchange.alike)
         places = {f"network of {site}": name for site, name in self.networks.items()}
         require_known(config, {**places, "network of the server": self.server_network})
-        if self.strategy.one_network and self._say_different_things():
+        if self.strategy.exchange.alike and self._say_different_things():
             self.rehearse()
 
     @classmethod
@@ -250,27 +250,29 @@ class Cast:
         Raises:
             Refused: as :func:`rehearse`, or the strategy cannot do with their names.
         """
-        server = {SERVER: self.server_network} if self.strategy.has_model else {}
+        server = {SERVER: self.server_network} if self.strategy.exchange.server_model else {}
         networks = {**self.networks, **server}
-        for each in rehearse(self.config, networks, self.overrides, one_network=self.strategy.one_network):
+        for each in rehearse(self.config, networks, self.overrides, one_network=self.strategy.exchange.alike):
             self.strategy.require_names(each.split.shared)
 
     @property
     def exchange(self) -> str:
         """What travels, in the words of ``results.json``."""
-        return self.strategy.exchange_name
+        return self.strategy.exchange.word
 
     @cached_property
     def server_network(self) -> str:
         """The server's network: the sites' where they share one, else ``server_network``, else ``network_name``."""
-        if self.strategy.one_network and self.networks:
+        if self.strategy.exchange.alike and self.networks:
             return self.networks[self.sites[0]]
         return self.config.optional("server_network") or common_network(self.config)
 
     @property
     def all_networks(self) -> list[str]:
         """Every network that is trained before round 0, once."""
-        return sorted({*self.networks.values(), *([self.server_network] if self.strategy.has_model else [])})
+        return sorted(
+            {*self.networks.values(), *([self.server_network] if self.strategy.exchange.server_model else [])}
+        )
 
     @property
     def supervised(self) -> bool:
@@ -301,7 +303,7 @@ class Cast:
         """
         first = {}
         for site, name in self.networks.items():
-            first[site] = starts[name].trained if self.strategy.personal else starts[name].personal
+            first[site] = starts[name].trained if self.strategy.exchange.own_networks else starts[name].personal
         if self.server_network in starts:
             first |= dict.fromkeys(self.unseen, starts[self.server_network].personal)
         return {site: weights for site, weights in first.items() if weights}
@@ -313,7 +315,7 @@ class Cast:
     def content(self) -> dict[str, Any]:
         """What of this decides the result, for ``run.json``; nothing where all sites are alike and take part."""
         content: dict[str, Any] = {}
-        if self.strategy.personal or any(self.overrides.values()):
+        if self.strategy.exchange.own_networks or any(self.overrides.values()):
             content["sites"] = {site: {**self.overrides[site], "network": self.networks[site]} for site in self.sites}
         if self.unseen:
             content["unseen"] = list(self.unseen)
@@ -332,7 +334,7 @@ class Cast:
         """What the strategy is given; ``start`` is that of the server's network, where it has one."""
         weights: Mapping[str, Tensor] = {}
         if start is not None:
-            weights = start.shared if self.strategy.one_network else start.whole
+            weights = start.shared if self.strategy.exchange.alike else start.whole
 
         def bench() -> PublicMaskSharing:
             overrides = {"site": SERVER, "seed": seed, "standalone": {}}
@@ -352,7 +354,7 @@ class Cast:
             networks={
                 site: network_builder(self.config, name, self.overrides[site]) for site, name in self.networks.items()
             },
-            keeps_parts=start is not None and self.strategy.one_network and bool(start.split.personal),
+            keeps_parts=start is not None and self.strategy.exchange.alike and bool(start.split.personal),
         )
 
     def _say_different_things(self) -> bool:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from monai.fl.utils.constants import ExtraItems
 
+from samfed_monai.config.variants import declared
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.data import DataList, load_records
 from samfed_monai.federation.client import SamFedAlgo
@@ -319,8 +320,9 @@ class SiteNode:
         self.parts = SiteParts(site, plan, places, shared)
         self.privacy = (floor or PrivacyFloor()).under(Privacy.from_json(plan.privacy))
         ledger = PrivacyLedger(places.cache, site, floor) if floor is not None and floor.epsilon is not None else None
+        method = declared(places.bundle_root, plan.variant)
         self.release = release or site_release(
-            site, lambda: self._client().client, self.privacy, places.output_dir, ledger
+            site, lambda: self._client().client, self.privacy, places.output_dir, ledger, method
         )
         self._worker: SiteWorker | None = None
         self._has_network = False
@@ -378,7 +380,7 @@ class SiteNode:
 
     def _keeps_some(self, task: Task) -> bool:
         """Whether ``task`` needs a network, or a part of one, that this site keeps."""
-        if task == Task.TRAIN and self.parts.cast.strategy.personal:
+        if task == Task.TRAIN and self.parts.cast.strategy.exchange.own_networks:
             return True
         return task in (Task.TRAIN, Task.EVALUATE) and bool(self._client().client.parts)
 

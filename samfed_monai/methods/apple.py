@@ -15,6 +15,7 @@ from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
 from samfed_monai.protocol.sharing import TrainerSharing
+from samfed_monai.protocol.strategy import Exchange
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -275,8 +276,7 @@ class Apple(FedAvg):
         "strategy": {"_target_": "samfed_monai.methods.apple.Apple"}
     """
 
-    personal = True
-    one_network = True
+    exchange = Exchange(own_networks=True)
 
     def attach(self, server: Server) -> Apple:
         super().attach(server)

@@ -15,6 +15,7 @@ from samfed_monai.core.errors import Problems
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks.key_patterns import matched_names
 from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.strategy import Exchange
 
 if TYPE_CHECKING:
     from samfed_monai.protocol.strategy import Server
@@ -104,6 +105,8 @@ class ClientTailored(FedAvg):
         "strategy": {"_target_": "samfed_monai.methods.fca.ClientTailored", "mask": "smooth"}
     """
 
+    exchange = Exchange(tailored=True)
+
     def __init__(
         self,
         *,
@@ -127,10 +130,6 @@ class ClientTailored(FedAvg):
         self.patterns = None if patterns is None else tuple(patterns)
         self._models: dict[str, dict[str, Tensor]] = {}
         self._answers: dict[str, tuple[int, dict[str, Tensor]]] = {}
-
-    @property
-    def keeps_states(self) -> bool:
-        return True
 
     def attach(self, server: Server) -> ClientTailored:
         super().attach(server)

@@ -11,7 +11,7 @@ import torch
 
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.protocol.message import Envelope, Kind
-from samfed_monai.protocol.strategy import Strategy, norm
+from samfed_monai.protocol.strategy import Exchange, Strategy, norm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,8 +36,6 @@ class FedAvg(Strategy):
 
         "strategy": {"_target_": "samfed_monai.methods.fedavg.FedAvg"}
     """
-
-    answer_kind = Kind.WEIGHTS
 
     def __init__(self) -> None:
         self._mean: dict[str, Tensor] = {}
@@ -172,8 +170,7 @@ class PersonalFedAvg(FedAvg):
         "strategy": {"_target_": "samfed_monai.methods.fedavg.PersonalFedAvg"}
     """
 
-    personal = True
-    one_network = True
+    exchange = Exchange(own_networks=True)
 
     def configure(self, round: int) -> dict[str, Envelope]:
         messages = super().configure(round)

@@ -9,7 +9,7 @@ import torch
 
 from samfed_monai.methods.heterogeneous import MASKS
 from samfed_monai.protocol.message import Envelope, Kind
-from samfed_monai.protocol.strategy import Strategy
+from samfed_monai.protocol.strategy import Exchange, Strategy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,10 +29,7 @@ class Consensus(Strategy):
         "strategy": {"_target_": "samfed_monai.methods.fedmd.Consensus"}
     """
 
-    has_model = False
-    personal = True
-    exchange_name = "predictions"
-    answer_kind = Kind.SOFT_MASKS
+    exchange = Exchange(Kind.SOFT_MASKS, own_networks=True, alike=False, server_model=False)
 
     def attach(self, server: Server) -> Consensus:
         super().attach(server)

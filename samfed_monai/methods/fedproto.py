@@ -18,7 +18,7 @@ from samfed_monai.losses import hard_label
 from samfed_monai.methods.heterogeneous import PublicMaskSharing
 from samfed_monai.networks.intake import feature_width, head_of
 from samfed_monai.protocol.message import Envelope, Kind
-from samfed_monai.protocol.strategy import Strategy
+from samfed_monai.protocol.strategy import Exchange, Strategy
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -239,10 +239,7 @@ class Prototypes(Strategy):
         "strategy": {"_target_": "samfed_monai.methods.fedproto.Prototypes"}
     """
 
-    has_model = False
-    personal = True
-    exchange_name = "prototypes"
-    answer_kind = Kind.PROTOTYPES
+    exchange = Exchange(Kind.PROTOTYPES, own_networks=True, alike=False, server_model=False)
 
     def __init__(self, *, classes: int = 2) -> None:
         self.classes = classes

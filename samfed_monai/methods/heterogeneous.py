@@ -21,7 +21,7 @@ from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.losses import choose, distillation_kl, hssf_kl, most_reliable, where_better
 from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
 from samfed_monai.protocol.sharing import Sharing
-from samfed_monai.protocol.strategy import Strategy
+from samfed_monai.protocol.strategy import Exchange, Strategy
 from samfed_monai.transforms.loading import GATE, KEY
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def evenly_spaced(count: int, wanted: int | None) -> list[int] | None:
     return [place * count // wanted for place in range(wanted)]
 
 
-class Exchange(str, Enum):
+class Travels(str, Enum):
     """How knowledge travels between unlike networks."""
 
     PREDICTIONS = "predictions"
@@ -119,7 +119,7 @@ class PublicMaskSharing(Sharing):
         site: str = "",
     ) -> None:
         problems = Problems()
-        for name, value, kind in (("exchange", exchange, Exchange), ("gate", gate, Gate)):
+        for name, value, kind in (("exchange", exchange, Travels), ("gate", gate, Gate)):
             if value not in {each.value for each in kind}:
                 expected = f"one of {[each.value for each in kind]}"
                 problems.add(f"sharing#{name}", found=repr(value), expected=expected)
@@ -127,7 +127,7 @@ class PublicMaskSharing(Sharing):
             problems.add("sharing#images", found=repr(images), expected="a number of images >= 1, or null")
         problems.refuse_if_any()
         indices = evenly_spaced(len(plain), images)  # type: ignore[arg-type]
-        self.exchange, self.gate = Exchange(exchange), Gate(gate)
+        self.exchange, self.gate = Travels(exchange), Gate(gate)
         self.network, self.optimizer, self._server_network = network, optimizer, server_network
         self.phase = PublicPhase(
             network=network,
@@ -181,17 +181,17 @@ class PublicMaskSharing(Sharing):
 
     def share(self) -> tuple[Kind, dict[str, Tensor]]:
         self._own = None  # the local epoch came in between
-        if self.exchange is Exchange.NONE:
+        if self.exchange is Travels.NONE:
             return Kind.METRICS, {}
-        if self.exchange is Exchange.WEIGHTS:
+        if self.exchange is Travels.WEIGHTS:
             state = self.network.state_dict()
             return Kind.WEIGHTS, {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         return Kind.SOFT_MASKS, {MASKS: self.own_masks()}
 
     def may_share(self) -> Mapping[Kind, Mapping[str, Tensor]]:
-        if self.exchange is Exchange.NONE:
+        if self.exchange is Travels.NONE:
             return {}
-        if self.exchange is Exchange.WEIGHTS:
+        if self.exchange is Travels.WEIGHTS:
             return {Kind.WEIGHTS: self.network.state_dict()}
         images = len(self.predictor.dataset)  # type: ignore[arg-type]
         return {Kind.SOFT_MASKS: {MASKS: self.own_masks()[:images]}}
@@ -301,20 +301,17 @@ class CondensationFusion(Strategy):
         "strategy": {"_target_": "samfed_monai.methods.heterogeneous.CondensationFusion", "exchange": "predictions"}
     """
 
-    personal = True
-
     def __init__(self, *, exchange: str = "predictions", floor: float = 0.75) -> None:
         problems = Problems()
-        known = [Exchange.PREDICTIONS.value, Exchange.WEIGHTS.value]
+        known = [Travels.PREDICTIONS.value, Travels.WEIGHTS.value]
         if exchange not in known:
             expected = f"one of {known}"
             problems.add("strategy#exchange", found=repr(exchange), expected=expected)
         if not 0 <= floor < 1:
             problems.add("strategy#floor", found=repr(floor), expected="a number in [0, 1)")
         problems.refuse_if_any()
-        self.exchange, self.floor = Exchange(exchange), floor
-        self.exchange_name = self.exchange.value
-        self.answer_kind = Kind.WEIGHTS if self.exchange is Exchange.WEIGHTS else Kind.SOFT_MASKS
+        answer = Kind.WEIGHTS if Travels(exchange) is Travels.WEIGHTS else Kind.SOFT_MASKS
+        self.exchange, self.floor = Exchange(answer, own_networks=True, alike=False), floor
         self._answers: dict[str, Tensor] = {}
         self._site_networks: dict[str, nn.Module] = {}
 
@@ -331,17 +328,17 @@ class CondensationFusion(Strategy):
     def configure(self, round: int) -> dict[str, Envelope]:
         self._answers = {}
         kind, tensors = Kind.SOFT_MASKS, {MASKS: self.bench.own_masks()}
-        if self.exchange is Exchange.WEIGHTS:
+        if self.exchange.answer is Kind.WEIGHTS:
             kind, tensors = Kind.WEIGHTS, self.global_weights
         return {site: self._message(site, round, kind, tensors, purpose="distil") for site in self.server.sites}
 
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
-        if self.exchange is Exchange.WEIGHTS:
+        if self.exchange.answer is Kind.WEIGHTS:
             return self._network_of(site).state_dict()
         return {MASKS: self.bench.own_masks()}
 
     def accept(self, round: int, site: str, update: Envelope) -> None:
-        if self.exchange is Exchange.WEIGHTS:
+        if self.exchange.answer is Kind.WEIGHTS:
             network = self._network_of(site)
             network.load_state_dict(update.tensors)
             self._answers[site] = self.bench.predictor.masks(network)

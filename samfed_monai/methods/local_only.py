@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from samfed_monai.protocol.message import Envelope, Kind
 from samfed_monai.protocol.sharing import Sharing
-from samfed_monai.protocol.strategy import Strategy
+from samfed_monai.protocol.strategy import Exchange, Strategy
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,10 +36,7 @@ class LocalOnly(Strategy):
         "strategy": {"_target_": "samfed_monai.methods.local_only.LocalOnly"}
     """
 
-    has_model = False
-    personal = True
-    exchange_name = "none"
-    answer_kind = Kind.METRICS
+    exchange = Exchange(Kind.METRICS, own_networks=True, alike=False, server_model=False)
 
     def configure(self, round: int) -> dict[str, Envelope]:
         return {site: self._message(site, round, Kind.METRICS, {}, purpose="distil") for site in self.server.sites}

@@ -2,11 +2,12 @@
 
 from .message import Envelope, Kind, MessageRefused, from_bytes, to_bytes, wire_size
 from .sharing import Sharing
-from .strategy import Server, Strategy, UpdateGuard
+from .strategy import Exchange, Server, Strategy, UpdateGuard
 from .transport import Failure, Inbox, Task, Traffic, Transport, scrub
 
 __all__ = [
     "Envelope",
+    "Exchange",
     "Failure",
     "Inbox",
     "Kind",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,43 @@ class Server:
         return self.bench()
 
 
+WORDS = {
+    Kind.WEIGHTS: "weights",
+    Kind.SOFT_MASKS: "predictions",
+    Kind.PROTOTYPES: "prototypes",
+    Kind.METRICS: "none",
+}
+"""What travels, in the words of ``results.json`` and of methods' declarations, by what sites answer with."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What the rounds of a strategy exchange, and who ends with which model.
+
+    Args:
+        answer: what sites must answer with.
+        own_networks: whether each site keeps a network of its own, which is then what is evaluated there.
+        alike: whether all sites must have the same network, because their weights meet.
+        server_model: whether the server has a model; without one :attr:`Strategy.global_weights` stays empty.
+        tailored: whether the server makes each site a model of its own.
+
+    Example::
+
+        exchange = Exchange(Kind.PROTOTYPES, own_networks=True, alike=False, server_model=False)
+    """
+
+    answer: Kind = Kind.WEIGHTS
+    own_networks: bool = False
+    alike: bool = True
+    server_model: bool = True
+    tailored: bool = False
+
+    @property
+    def word(self) -> str:
+        """What travels, in the words of ``results.json``."""
+        return WORDS[self.answer]
+
+
 class Strategy(ABC):
     """Server side of a round: :meth:`configure`, then :meth:`accept` for each answer, :meth:`finish`, :meth:`refine`.
 
@@ -72,29 +110,25 @@ class Strategy(ABC):
     #: Empty where the server has none.
     global_weights: dict[str, Tensor]
 
-    #: Whether the server has a model at all; without one :attr:`global_weights` stays empty.
-    has_model: bool = True
-
-    #: Whether each site keeps a network of its own, which is then what is evaluated there.
-    personal: bool = False
-
-    #: What travels, in the words of ``results.json``: ``weights``, ``predictions``, ``prototypes`` or ``none``.
-    exchange_name: str = "weights"
-
-    #: What sites must answer with; ``None`` takes every kind of message.
-    answer_kind: Kind | None = None
+    #: What a round exchanges; said by the class, or by the instance where it depends on an option.
+    exchange: Exchange = Exchange()
 
     server: Server
 
-    @property
-    def one_network(self) -> bool:
-        """Whether all sites must have the same network, because their weights meet."""
-        return not self.personal
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        flags = {name: vars(cls)[name] for name in _FLAGS if name in vars(cls)}
+        if flags:
+            cls.exchange = now = _of_flags(flags, cls.exchange)
+            new = f"Kind.{now.answer.name}, own_networks={now.own_networks}, alike={now.alike}"
+            new = f"exchange = Exchange({new}, server_model={now.server_model})"
+            text = f"{cls.__name__}: {', '.join(flags)} will go with the next version; write {new}"
+            warnings.warn(text, FutureWarning, stacklevel=2)
 
     @property
     def keeps_states(self) -> bool:
         """Whether going back to the best round takes more than :attr:`global_weights`: states of sites or server."""
-        return self.personal or self.server.keeps_parts
+        return self.exchange.own_networks or self.exchange.tailored or self.server.keeps_parts
 
     def attach(self, server: Server) -> Strategy:
         """Binds the run, before anything else is called; returns itself.
@@ -151,7 +185,7 @@ class Strategy(ABC):
 
     def evaluation(self, site: str) -> dict[str, Tensor] | None:
         """The model that a site evaluates; ``None`` is its own network."""
-        return None if self.personal and site in self.server.sites else self.global_weights
+        return None if self.exchange.own_networks and site in self.server.sites else self.global_weights
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the next round starts from beside :attr:`global_weights`; empty for most."""
@@ -167,12 +201,24 @@ class Strategy(ABC):
         self._take(weights)
 
     def _take(self, weights: Mapping[str, Tensor]) -> None:
-        taken = weights if self.has_model else {}
+        taken = weights if self.exchange.server_model else {}
         self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in taken.items()}
 
     def _message(self, site: str, round: int, kind: Kind, tensors: Mapping[str, Tensor], **extra: str) -> Envelope:
         server, extra = self.server, {**self.requirements(), **extra}
         return Envelope(kind, site, round, server.rounds, server.seed, tensors=dict(tensors), extra=extra)
+
+
+_FLAGS = ("answer_kind", "exchange_name", "has_model", "one_network", "personal")  # how version 0.1 said it
+
+
+def _of_flags(flags: Mapping[str, Any], base: Exchange) -> Exchange:
+    kinds = {word: kind for kind, word in WORDS.items()}
+    answer = flags.get("answer_kind") or kinds.get(flags.get("exchange_name", ""), base.answer)
+    own = flags.get("personal", base.own_networks)
+    alike = flags.get("one_network", base.alike if own == base.own_networks else not own)
+    model = flags.get("has_model", base.server_model)
+    return replace(base, answer=answer, own_networks=own, alike=alike, server_model=model)
 
 
 class Action(str, Enum):

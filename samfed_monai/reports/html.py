@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samfed_monai.config.variants import EXCHANGES
 from samfed_monai.core.io import write_bytes, write_text
 from samfed_monai.reports import style
 from samfed_monai.reports.compare import teacher_alone
@@ -22,12 +23,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TEMPLATES = Path(__file__).parent / "templates"
-EXCHANGES = {
-    "weights": "Weights travel: sites send theirs, the server sends the global network's.",
-    "predictions": "Soft masks on the public set travel; no weights leave a site.",
-    "prototypes": "Class prototypes travel; neither weights nor masks leave a site.",
-    "none": "Nothing travels: every site trains alone.",
-}
 PRIVACY = "This file shows test images and their ids: treat it as you treat the images."
 
 

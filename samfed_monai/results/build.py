@@ -67,7 +67,7 @@ def build_results(
         unseen: model to hospital that took no part to split to a table; a split that a hospital lacks is left out.
         networks: site to name of its network.
         costs: name of a network to ``parameters`` and ``milliseconds`` of one image.
-        exchange: what travels: one of :data:`samfed_monai.results.schema.EXCHANGES`.
+        exchange: what travels: one of :data:`samfed_monai.config.variants.EXCHANGES`.
         own_models: whether the models are each site's own.
         own_labels: whether sites learned from labels of their own images.
         rounds_traffic: ``up_bytes`` and ``down_bytes`` of every round, all sites together.

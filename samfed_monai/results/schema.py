@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from samfed_monai.config.variants import EXCHANGES
 from samfed_monai.core.errors import Problem
 
 SCHEMA_VERSION = 1
 SPLITS = ("validation", "test")
-EXCHANGES = ("weights", "predictions", "prototypes", "none")
 HD95 = ("max of directed", "pooled")
 EMPTY_MASKS = ("diagonal", "skipped")
 TIMES = ("training", "server", "controller", "evaluation", "teacher", "soft_masks", "warm_start", "total")
@@ -177,7 +177,9 @@ RESULTS_SCHEMA: Schema = {
         unseen=_UNSEEN,
         networks=_map("network by site, and `server`'s where it has one of its own", _text("name of the network")),
         costs=_map("one image by itself, by the network's name; nothing of SAM's own", _COST),
-        exchange=_choice("what travels between sites and server: " + ", ".join(f"`{e}`" for e in EXCHANGES), EXCHANGES),
+        exchange=_choice(
+            "what travels between sites and server: " + ", ".join(f"`{e}`" for e in EXCHANGES), tuple(EXCHANGES)
+        ),
         own_models={"type": "boolean", "description": "whether the models are each site's own, or a part of them is"},
         own_labels={"type": "boolean", "description": "whether sites learned from labels of their own images"},
         convention=_CONVENTION,

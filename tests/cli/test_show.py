@@ -39,7 +39,7 @@ FILES: dict[str, Any] = {
         "sites": {},
         "teacher": {"views": 8},
     },
-    "variants/base": {"_method": {"note": "the base"}, "optimizer#lr": 0.5, "terms#kd#weight": 0.5},
+    "variants/base": {"_note": "the base", "optimizer#lr": 0.5, "terms#kd#weight": 0.5},
     "variants/gentle": {"_method": {"base": "base"}, "terms#kd#weight": 0.25, "steps": 7},
 }
 

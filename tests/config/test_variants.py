@@ -8,7 +8,17 @@ import pytest
 
 from samfed_monai.cli.main import main
 from samfed_monai.config import check_bundle, find_bundle, find_variant, known_variants
-from samfed_monai.config.variants import LAST, PACKAGED, own_variants, read_method
+from samfed_monai.config.variants import (
+    EXCHANGES,
+    LABELS,
+    LAST,
+    LEAVES_SITE,
+    PACKAGED,
+    declared,
+    methods,
+    own_variants,
+    read_method,
+)
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation.workflow import client_config
 
@@ -43,6 +53,92 @@ def test_every_variant_of_the_package_says_what_it_is(name):
     assert len(method.note) > 15
     assert len(method.title) > 2
     assert method.place < LAST
+
+
+@pytest.mark.parametrize("name", known_variants())
+def test_every_variant_of_the_package_declares_what_travels(name):
+    method = declared(None, name)
+    assert method.exchange in EXCHANGES
+    assert method.labels in LABELS
+    assert set(method.leaves_site) <= set(LEAVES_SITE)
+    assert method.where.endswith(".json -> _method#leaves_site")
+    assert methods()[name] == method
+
+
+def test_a_declaration_is_inherited_and_may_be_replaced(rewrite: Write):
+    given = {"exchange": "predictions", "labels": "masks", "leaves_site": ["predictions", "scores"]}
+    root = rewrite("variants/ground.json", json.dumps({"_method": given})).parents[2]
+    rewrite("variants/upper.json", json.dumps({"_method": {"base": "ground", "title": "Upper"}}))
+    rewrite("variants/top.json", json.dumps({"_method": {"base": "upper", "exchange": "none", "leaves_site": []}}))
+    upper, top = declared(root, "upper"), declared(root, "top")
+    assert (upper.exchange, upper.labels, upper.leaves_site) == ("predictions", "masks", ("predictions", "scores"))
+    assert (upper.title, upper.where) == ("Upper", "ground.json -> _method#leaves_site")
+    assert (top.exchange, top.labels, top.leaves_site) == ("none", "masks", ())
+    assert top.where == "top.json -> _method#leaves_site"
+
+
+def test_a_variant_of_version_0_1_declares_nothing_of_its_own(bundle, rewrite: Write):
+    rewrite("variants/alone.json", json.dumps({"_note": "ours"}))
+    rewrite("variants/upon.json", json.dumps({"_base": "local_only"}))
+    assert [declared(bundle, name).leaves_site for name in ("alone", "upon")] == [None, ("scores",)]
+
+
+@pytest.mark.parametrize(
+    ("block", "told"),
+    [
+        (
+            {},
+            r"_method#exchange: expected one of \['weights', .*'none'\], found nothing; say it, or name a base",
+        ),
+        ({}, r"_method#labels: expected one of \['none', 'masks'\], found nothing"),
+        (
+            {},
+            r"_method#leaves_site: expected one of \['weights', 'predictions', 'prototypes', 'scores'\], found nothing",
+        ),
+        ({"exchange": "wieghts"}, r"_method#exchange: expected one of .*, found 'wieghts'; did you mean 'weights'"),
+        ({"exchange": ["weights"]}, r"_method#exchange: expected a value of type str, found \['weights'\]"),
+        ({"labels": "boxes"}, r"_method#labels: expected one of \['none', 'masks'\], found 'boxes'"),
+        ({"leaves_site": "scores"}, "_method#leaves_site: expected a list, found 'scores'"),
+        ({"leaves_site": ["scores", "images"]}, "_method#leaves_site: expected one of .*, found 'images'"),
+        ({"place": "first"}, "_method#place: expected a value of type int, found 'first'"),
+    ],
+)
+def test_a_declaration_that_lacks_or_holds_something_else_is_refused(bundle, rewrite: Write, block, told):
+    rewrite("variants/odd.json", json.dumps({"_method": block}))
+    with pytest.raises(Refused, match=f"odd.json -> {told}"):
+        declared(bundle, "odd")
+
+
+def test_what_is_exchanged_must_be_said_to_leave(bundle, rewrite: Write):
+    block = {"base": "local_only", "exchange": "prototypes"}
+    rewrite("variants/odd.json", json.dumps({"_method": block}))
+    message = (
+        r"local_only.json -> _method#leaves_site: expected 'prototypes' among them, which the method exchanges, "
+        r"found \['scores'\]; add it, or let exchange of odd be another"
+    )
+    with pytest.raises(Refused, match=message):
+        declared(bundle, "odd")
+
+
+def test_the_page_of_methods_is_made_of_their_declarations(capsys):
+    assert main(["variants", "--markdown"]) == 0
+    now = capsys.readouterr().out
+    page = (PACKAGED.parents[1] / "docs" / "methods.md").read_text(encoding="utf-8")
+    installed = {f"| `{name}` |" for name in known_variants()}
+    rows = [
+        line
+        for line in page.splitlines(keepends=True)
+        if not line.startswith("| `") or line[: line.index("|", 2) + 1] in installed
+    ]
+    assert "".join(rows) == now, "run `samfed variants --markdown > docs/methods.md`"
+
+
+def test_the_command_says_what_one_variant_is_and_shows_its_file(capsys):
+    assert main(["variants", "local_only"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("local_only  nothing is exchanged: every site's own network")
+    assert "\n            exchange: none; labels: none; leaves a site: scores\n\n{\n" in said
+    assert said.endswith((PACKAGED / "local_only.json").read_text(encoding="utf-8"))
 
 
 def test_the_command_lists_names_and_notes_and_says_where_a_file_is(bundle, rewrite: Write, capsys):

@@ -222,13 +222,13 @@ def test_what_is_sent_and_expected_by_exchange():
     assert sent.extra == {"purpose": "distil", **masks.requirements()}
     assert (sent.tensors["masks"].shape, sent.tensors["masks"].dtype) == ((IMAGES, 1, 8, 8), torch.uint8)
     assert masks.expected("a")["masks"].shape == (IMAGES, 1, 8, 8)
-    assert (masks.answer_kind, masks.exchange_name) == (Kind.SOFT_MASKS, "predictions")
+    assert (masks.exchange.answer, masks.exchange.word) == (Kind.SOFT_MASKS, "predictions")
     weights = attached(exchange="weights")
     sent = weights.configure(0)["a"]
     assert sent.kind == Kind.WEIGHTS
     assert sent.tensors["0.weight"].shape[0] == SERVER_WIDTH
     assert weights.expected("a")["0.weight"].shape[0] == 4, "the site's own network"
-    assert (weights.answer_kind, weights.exchange_name) == (Kind.WEIGHTS, "weights")
+    assert (weights.exchange.answer, weights.exchange.word) == (Kind.WEIGHTS, "weights")
 
 
 def test_an_unseen_hospital_gets_the_servers_network_and_a_site_its_own():

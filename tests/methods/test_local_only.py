@@ -24,7 +24,7 @@ def test_no_tensor_travels_in_either_direction(tmp_path, monkeypatch):
     models = len({model["round"] for model in result.models.values()})
     assert len(seen) == 2 * (8 + 2 * models), "training and validation of two rounds at two sites; each model on test"
     assert all(message.kind == Kind.METRICS and not message.tensors for message in seen)
-    assert (strategy.global_weights, strategy.requirements(), strategy.exchange_name) == ({}, {}, "none")
+    assert (strategy.global_weights, strategy.requirements(), strategy.exchange.word) == ({}, {}, "none")
     terms = result.records[1]["sites"]["site-1"]["terms"]
     assert "public_supervised" in terms
     assert "public_kd" not in terms

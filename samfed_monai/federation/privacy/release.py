@@ -29,11 +29,13 @@ from samfed_monai.federation.privacy.settings import (
 )
 from samfed_monai.networks.key_patterns import KeySplit, network_split
 from samfed_monai.protocol.message import METRIC_NAMES, VERSION, Envelope, Kind, MessageRefused, wire_size
+from samfed_monai.protocol.strategy import WORDS
 from samfed_monai.protocol.transport import Task, scrub
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from samfed_monai.config.variants import Method
     from samfed_monai.protocol.strategy import Strategy
 
 
@@ -134,6 +136,23 @@ def tensor_problems(reply: Envelope, allowed: Allowed) -> list[Problem]:
     return list(problems)
 
 
+def undeclared(reply: Envelope, method: Method | None) -> list[Problem]:
+    """What of ``reply`` the method in use does not let leave a site, by its own declaration (``leaves_site``).
+
+    Args:
+        reply: what is about to leave; of a known kind.
+        method: as :func:`samfed_monai.config.variants.declared` reads it; ``None``, and one of version 0.1 that
+            declares nothing, leave it to the allow-list.
+    """
+    if method is None or method.leaves_site is None:
+        return []
+    parts = [WORDS.get(Kind(reply.kind), Kind(reply.kind).value)] if reply.tensors else []
+    parts += ["scores"] if reply.metrics.keys() - EFFORT else []
+    expected = f"what {method.name} declares, {', '.join(method.leaves_site) or 'nothing'}"
+    mend = "add it there if the method is meant to send it"
+    return [Problem(method.where, part, expected, mend) for part in parts if part not in method.leaves_site]
+
+
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -190,9 +209,9 @@ class Release:
     """``release(task, request, reply)``: what of ``reply`` may leave, or :class:`MessageRefused`.
 
     In this order: the reply is compared with the allow-list (kind, names, shapes, dtypes, size; site, round and seed
-    must be those of the request), small counts are withheld, noise is added where it is asked for, and a line is
-    written to the audit file. Whatever is not on the list is refused, and its name or value is not repeated. A message
-    whose line cannot be written does not leave.
+    must be those of the request) and with what the method declares (:func:`undeclared`), small counts are withheld,
+    noise is added where it is asked for, and a line is written to the audit file. Whatever is not on the list is
+    refused, and its name or value is not repeated. A message whose line cannot be written does not leave.
 
     Args:
         site: the site's name.
@@ -200,6 +219,7 @@ class Release:
         privacy: the run's settings; ``None`` is their defaults.
         folder: the site's own folder, for ``audit.jsonl``; ``None`` writes to the logger only.
         ledger: the site's own budget over all of its runs; ``None`` where it has none.
+        method: what the method in use says of itself; ``None`` leaves what may leave to ``allowed``.
         noise: draws of the standard normal distribution; a seed is for tests, and no JSON can set one.
     """
 
@@ -211,9 +231,10 @@ class Release:
         privacy: Privacy | None = None,
         folder: str | Path | None = None,
         ledger: PrivacyLedger | None = None,
+        method: Method | None = None,
         noise: Noise | None = None,
     ) -> None:
-        self.site, self.allowed, self.ledger = site, allowed, ledger
+        self.site, self.allowed, self.ledger, self.method = site, allowed, ledger, method
         self.privacy, self.noise = privacy or Privacy(), noise or SystemNoise()
         self.audit = AuditLog(folder)
         self._run = Path(folder).parent.parent.name if folder is not None else ""
@@ -274,8 +295,9 @@ class Release:
         if reply.tensors and task != Task.TRAIN:
             problems.add("message -> tensors", found="tensors that were not trained", expected="numbers only")
         problems.extend(tensor_problems(reply, allowed))
-        if len(problems):
-            raise MessageRefused(problems)
+        found = list(problems) or undeclared(reply, self.method)
+        if found:
+            raise MessageRefused(found)
 
     def _noised(
         self, task: Task, request: Envelope, reply: Envelope, allowed: Allowed
@@ -340,16 +362,13 @@ def _names_hash(names: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
 
 
-#: What noise can be added to, in the words of ``results.json -> exchange``.
-NOISY_EXCHANGES = ("weights", "predictions")
-
-
 def site_release(
     site: str,
     client: Callable[[], Any],
     privacy: Privacy,
     run_folder: str | Path,
     ledger: PrivacyLedger | None = None,
+    method: Method | None = None,
 ) -> Release:
     """What every answer of a :class:`SiteNode` passes.
 
@@ -359,9 +378,10 @@ def site_release(
         privacy: the plan's, under the site's own floor (:meth:`PrivacyFloor.under`).
         run_folder: the run's folder at the site; the audit file is ``sites/<site>/audit.jsonl`` below it.
         ledger: the site's own budget over all of its runs; ``None`` where it has none.
+        method: what the plan's variant says of itself, as this site has it.
     """
-    folder = Path(run_folder) / "sites" / quote(site, safe=" ")
-    return Release(site, allowed=lambda: allowed_of(client()), privacy=privacy, folder=folder, ledger=ledger)
+    folder, allowed = Path(run_folder) / "sites" / quote(site, safe=" "), lambda: allowed_of(client())
+    return Release(site, allowed=allowed, privacy=privacy, folder=folder, ledger=ledger, method=method)
 
 
 def require_possible(privacy: Privacy, strategy: Strategy) -> None:
@@ -372,9 +392,10 @@ def require_possible(privacy: Privacy, strategy: Strategy) -> None:
     """
     if privacy.differential_privacy is None:
         return
-    unlike = strategy.exchange_name == "weights" and strategy.personal
-    if strategy.exchange_name not in NOISY_EXCHANGES or unlike:
-        found = "weights of networks that sites keep" if unlike else f"an exchange of {strategy.exchange_name}"
+    exchange = strategy.exchange
+    unlike = exchange.answer is Kind.WEIGHTS and exchange.own_networks
+    if exchange.answer not in (Kind.WEIGHTS, Kind.SOFT_MASKS) or unlike:
+        found = "weights of networks that sites keep" if unlike else f"an exchange of {exchange.word}"
         expected = "weights of one network, or predictions"
         mend = "choose a variant that exchanges those, or differential_privacy: null"
         raise Refused([Problem(f"{WHERE} -> differential_privacy", found=found, expected=expected, mend=mend)])
@@ -389,7 +410,7 @@ def too_few_images(images: int, privacy: Privacy, strategy: Strategy) -> list[Pr
         privacy: the run's settings.
         strategy: says whether anything but scores leaves a site.
     """
-    if images >= privacy.least_images or strategy.exchange_name == "none":
+    if images >= privacy.least_images or strategy.exchange.answer is Kind.METRICS:
         return []
     expected = f"at least {privacy.least_images} images to train on, as privacy -> least_images says"
     mend = "join with another site, or agree on another least_images"

@@ -15,6 +15,7 @@ import torch
 from monai.data import Dataset
 from torch.utils.data import Subset
 
+from samfed_monai.config.variants import Method
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation import SiteWorker
 from samfed_monai.federation.privacy import Allowed, Privacy, Release, SeededNoise, read_audit
@@ -117,6 +118,53 @@ def test_an_empty_allow_list_lets_numbers_out_and_nothing_else():
     closed(Task.EVALUATE, request(), numbers())
     with pytest.raises(MessageRefused, match="expected one of metrics, found a kind that may not leave"):
         closed(Task.TRAIN, request(), reply())
+
+
+SCORES_ALONE = Method("quiet", leaves_site=("scores",), where="quiet.json -> _method#leaves_site")
+
+
+def test_what_the_method_does_not_declare_is_refused_with_its_name_and_place(tmp_path):
+    closed = release(method=SCORES_ALONE, folder=tmp_path)
+    scores = numbers()
+    assert closed(Task.EVALUATE, request(), scores) is scores
+    message = (
+        "quiet.json -> _method#leaves_site: expected what quiet declares, scores, found {}; "
+        "add it there if the method is meant to send it"
+    )
+    with pytest.raises(MessageRefused, match=message.format("weights")):
+        closed(Task.TRAIN, request(), reply())
+    with pytest.raises(MessageRefused, match=message.format("predictions")):
+        closed(Task.TRAIN, request(), reply(kind=Kind.SOFT_MASKS, tensors={"masks": MASKS.clone()}))
+    assert [line["outcome"] for line in read_audit(tmp_path / "audit.jsonl")] == ["sent", "refused", "refused"]
+    adapter = Release("Basel", allowed=lambda: Allowed({Kind.ADAPTER: {"w": WEIGHTS["w"]}}), method=SCORES_ALONE)
+    with pytest.raises(MessageRefused, match=message.format("adapter")):
+        adapter(Task.TRAIN, request(), reply(kind=Kind.ADAPTER, tensors={"w": WEIGHTS["w"]}))
+
+
+def test_scores_leave_where_they_are_declared_and_effort_always():
+    closed = release(method=replace(SCORES_ALONE, leaves_site=("weights",)))
+    with pytest.raises(MessageRefused, match="expected what quiet declares, weights, found scores"):
+        closed(Task.EVALUATE, request(), numbers())
+    with pytest.raises(MessageRefused, match="found scores"):
+        closed(Task.TRAIN, request(), reply())  # the mean of a loss term
+    effort = reply(metrics={"seconds": 2.0, "iterations": 3})
+    assert closed(Task.TRAIN, request(), effort) is effort
+    silent = release(method=replace(SCORES_ALONE, leaves_site=()))
+    with pytest.raises(MessageRefused, match="expected what quiet declares, nothing, found scores"):
+        silent(Task.EVALUATE, request(), numbers())
+    confirmed = numbers(n=0, metrics={})
+    assert silent(Task.CHECK, request(), confirmed) is confirmed
+
+
+def test_a_method_of_version_0_1_that_declares_nothing_goes_by_the_allow_list():
+    answer = reply()
+    assert release(method=Method("old"))(Task.TRAIN, request(), answer) is answer
+
+
+def test_a_declaration_does_not_widen_the_allow_list():
+    method = replace(SCORES_ALONE, leaves_site=("weights", "predictions", "prototypes", "scores"))
+    with pytest.raises(MessageRefused, match="a kind that may not leave"):
+        release(method=method)(Task.TRAIN, request(), reply(kind=Kind.PROTOTYPES))
 
 
 def test_fault_59_scores_of_fewer_images_than_agreed_stay():
