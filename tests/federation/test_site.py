@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -98,6 +100,22 @@ def test_each_site_knows_its_network_from_the_plan_alone(node, lists):
     assert settled.sites["site-2"] == {"network": "flexible_unet_resnet18"}
     assert node(settled, "site-2").parts.cast.networks["site-2"] == "flexible_unet_resnet18"
     assert Cast.of(settled, node().parts.places, whole).settled(settled) == settled
+
+
+def test_a_site_goes_by_what_the_variant_declares_in_its_own_copy_of_the_bundle(small_federation, lists, tmp_path):
+    here = places(small_federation, lists["site-1"], tmp_path / "site-1")
+    bundle = tmp_path / "samfed_skin"
+    shutil.copytree(here.bundle_root, bundle)
+    (bundle / "configs" / "variants").mkdir()
+    block = {"base": "no_sam", "exchange": "none", "leaves_site": ["scores"]}
+    (bundle / "configs" / "variants" / "quiet.json").write_text(json.dumps({"_method": block}))
+    quiet = SiteNode("site-1", replace(ALIKE, variant="quiet"), replace(here, bundle_root=bundle))
+    network = quiet._client().client.trainer.network
+    request = message(Kind.WEIGHTS, tensors={name: tensor.clone() for name, tensor in network.state_dict().items()})
+    expected = "quiet.json -> _method#leaves_site: expected what quiet declares, scores, found weights"
+    with pytest.raises(MessageRefused, match=expected):
+        quiet.answer(Task.TRAIN, request)
+    assert quiet.answer(Task.EVALUATE, replace(request, extra={"split": "test"})).metrics["dice"] >= 0
 
 
 def test_a_check_that_failed_stands_until_one_passes(node):
