@@ -67,11 +67,23 @@ def copy_of(to: Path) -> None:
 
 
 def delete(name: str, root: Path) -> list[str]:
-    """Deletes a method's JSON, its module unless another method needs it, and its tests; what was deleted."""
-    gone = [METHODS / f"{name}.json"]
-    if not needed_by(name, root):
-        gone += [METHODS / f"{name}.py", TESTS / f"test_{name}.py"]
-    there = [path for path in gone if (root / path).is_file()]
+    """Deletes a method's JSON, and its module and those that the JSON names with their tests, unless another needs them.
+
+    Returns:
+        what was deleted.
+    """
+    content = (root / METHODS / f"{name}.json").read_text(encoding="utf-8")
+    gone = _unlinked(root, METHODS / f"{name}.json")
+    for module in dict.fromkeys([name, *re.findall(r"samfed_monai\.methods\.(\w+)\.", content)]):
+        own = root / METHODS / f"{module}.json"
+        named = own.is_file() and f"methods.{module}." in own.read_text(encoding="utf-8")
+        if not named and not needed_by(module, root):
+            gone += _unlinked(root, METHODS / f"{module}.py", TESTS / f"test_{module}.py")
+    return gone
+
+
+def _unlinked(root: Path, *paths: Path) -> list[str]:
+    there = [path for path in paths if (root / path).is_file()]
     for path in there:
         (root / path).unlink()
     return [str(path) for path in there]
@@ -101,7 +113,9 @@ def without(name: str, tests: Sequence[str], *, slow: bool, verbose: bool) -> bo
         root = Path(folder)
         copy_of(root)
         gone = delete(name, root)
-        chosen = list(tests) or [path for path in (*ALWAYS, *naming(name, root)) if (root / path).exists()]
+        names = {name, *(Path(path).stem for path in gone if path.endswith(".py") and path.startswith(str(METHODS)))}
+        about = [path for each in sorted(names) for path in naming(each, root)]
+        chosen = list(tests) or [path for path in (*ALWAYS, *about) if (root / path).exists()]
         code, said = pytest_in(root, "--collect-only", "tests")  # every test file can be imported
         if code == 0:
             code, said = pytest_in(root, *dict.fromkeys(chosen), *([] if slow else ["-m", "not slow"]))

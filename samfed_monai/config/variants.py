@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,8 @@ class Method:
         labels: what labels of its own a site needs, one of :data:`LABELS`; ``None``: as its base.
         leaves_site: what may leave a site, of :data:`LEAVES_SITE`; the release filter refuses the rest. ``None``: as
             its base.
+        networks: client networks that its code brings, name to builder (``package.module.name``): `network_name` can
+            then name them wherever the package is installed.
         where: place of ``leaves_site``, for messages: its own file's, or that of the base which declares it.
     """
 
@@ -86,6 +88,7 @@ class Method:
     exchange: str | None = None
     labels: str | None = None
     leaves_site: tuple[str, ...] | None = None
+    networks: Mapping[str, str] = field(default_factory=dict)
     where: str = ""
 
 
@@ -94,7 +97,9 @@ _TYPES = {
     **dict.fromkeys(("title", "note", "source", "base", "kind", "use", "exchange", "labels"), str),
     "place": int,
     "leaves_site": list,
+    "networks": Mapping,
 }
+_SPOKEN = {list: "a list", Mapping: "an object"}
 
 
 def read_method(path: str | Path, name: str | None = None) -> Method:
@@ -116,8 +121,13 @@ def read_method(path: str | Path, name: str | None = None) -> Method:
             mend = did_you_mean(str(key), _TYPES)
             problems.add(f"{where}#{key}", found="an unknown key", expected=f"one of {sorted(_TYPES)}", mend=mend)
         elif not isinstance(value, _TYPES[key]):
-            expected = "a list" if _TYPES[key] is list else f"a value of type {_TYPES[key].__name__}"
+            expected = _SPOKEN.get(_TYPES[key], f"a value of type {_TYPES[key].__name__}")
             problems.add(f"{where}#{key}", found=repr(value), expected=expected)
+        elif key == "networks":
+            for network, place in value.items():
+                if not (isinstance(place, str) and place.rpartition(".")[0]):
+                    expected = "where its builder is, `package.module.name`"
+                    problems.add(f"{where}#networks#{network}", found=repr(place), expected=expected)
         elif key == "kind" or key in _INHERITED:
             known = KINDS if key == "kind" else list(_INHERITED[key])
             for each in value if isinstance(value, list) else [value]:
@@ -173,6 +183,16 @@ def packaged_methods() -> dict[str, Path]:
 def outside_methods() -> dict[str, str]:
     """Methods that other installed packages bring, by name, each with the module that it is in."""
     return {entry.name: entry.value for entry in entry_points(group=ENTRY_POINT)}
+
+
+@functools.cache
+def networks_of_methods() -> dict[str, str]:
+    """Client networks that installed methods bring: name to where the builder is (``package.module.name``)."""
+    return {
+        network: place
+        for name, path in packaged_methods().items()
+        for network, place in read_method(path, name).networks.items()
+    }
 
 
 def methods() -> dict[str, Method]:

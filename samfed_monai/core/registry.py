@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import importlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
@@ -15,6 +16,7 @@ class Registry(Generic[T]):
 
     Args:
         kind: what is registered, for messages ("client network", "agreement rule").
+        elsewhere: gives names of further objects and where they are, ``package.module.name``; imported when asked for.
 
     Example::
 
@@ -24,8 +26,8 @@ class Registry(Generic[T]):
         def my_unet(**kwargs): ...
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, *, elsewhere: Callable[[], Mapping[str, str]] = dict) -> None:
+        self.kind, self.elsewhere = kind, elsewhere
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -48,13 +50,17 @@ class Registry(Generic[T]):
         Raises:
             Refused: there is none.
         """
-        if name not in self._entries:
-            mend = did_you_mean(str(name), self._entries) or "see the names expected"
-            raise Refused([Problem(where, found=repr(name), expected=f"one of {sorted(self._entries)}", mend=mend)])
-        return self._entries[name]
+        if name in self._entries:
+            return self._entries[name]
+        if name in (elsewhere := self.elsewhere()):
+            module, _, entry = elsewhere[name].rpartition(".")
+            found: T = getattr(importlib.import_module(module), entry)
+            return found
+        mend = did_you_mean(str(name), self) or "see the names expected"
+        raise Refused([Problem(where, found=repr(name), expected=f"one of {list(self)}", mend=mend)])
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._entries or name in self.elsewhere()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._entries))
+        return iter(sorted({*self._entries, *self.elsewhere()}))

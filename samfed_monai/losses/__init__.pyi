@@ -2,8 +2,15 @@
 
 from .agreement import AGREEMENT_RULES, Agreement, AgreementSettings, agree
 from .channels import dice_of_labels, hard_label
-from .condensation import Reliability, choose, image_reliability, most_reliable, where_better
-from .reliability import RaterRates, consensus, em_step, sure_agreement, trust_of_images
+from .reliability import (
+    RaterRates,
+    Reliability,
+    consensus,
+    em_step,
+    image_reliability,
+    sure_agreement,
+    trust_of_images,
+)
 from .structure import StructureLoss
 from .unlabelled import distillation_kl, hssf_kl, logits_kl, probabilities, weighted_pseudo_label_loss
 
@@ -15,7 +22,6 @@ __all__ = [
     "Reliability",
     "StructureLoss",
     "agree",
-    "choose",
     "consensus",
     "dice_of_labels",
     "distillation_kl",
@@ -24,10 +30,8 @@ __all__ = [
     "hssf_kl",
     "image_reliability",
     "logits_kl",
-    "most_reliable",
     "probabilities",
     "sure_agreement",
     "trust_of_images",
     "weighted_pseudo_label_loss",
-    "where_better",
 ]

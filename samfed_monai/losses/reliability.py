@@ -10,17 +10,20 @@ Skene's (1979), known for masks as STAPLE (Warfield et al. 2004): each rater has
 is hidden. Three things are ours: votes are soft (a rater's log-likelihood is averaged over its probabilities), the
 student and its average share one vote, and the statistics are averaged over batches (online EM, Cappe and Moulines
 2009).
+
+*On labels*: where images have labels, as the public set's have, reliability is measured, not learned.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 from torch import Tensor
 
-from samfed_monai.losses.channels import dice_of_labels
+from samfed_monai.losses.channels import dice_of_labels, hard_label
 
 LEAST_AGREEMENT = 0.7
 """A Dice above this is called a good overlap (Zijdenbos et al. 1994, as quoted by Zou et al. 2004)."""
@@ -195,3 +198,33 @@ def _classes(probabilities: Tensor) -> Tensor:
     if probabilities.shape[1] > 1:
         return probabilities
     return torch.cat([1 - probabilities, probabilities], dim=1)
+
+
+class Reliability(str, Enum):
+    """How well soft masks of labelled images match their labels."""
+
+    DICE = "dice"
+    PIXEL_ACCURACY = "pixel_accuracy"
+
+
+def image_reliability(probabilities: Tensor, labels: Tensor, measure: str = "dice") -> Tensor:
+    """How far each image's prediction can be trusted, measured on its label.
+
+    ``dice`` is ours: accuracy, which HSSF's code takes (Ma et al., TMI 2024), rewards an empty mask on an image whose
+    lesion is small.
+
+    Args:
+        probabilities: (N, C, H, W) float in [0, 1].
+        labels: (N, 1, H, W), class indices (0 or 1 for C = 1).
+        measure: ``dice`` or ``pixel_accuracy``.
+
+    Returns:
+        (N,) float in [0, 1].
+
+    Raises:
+        ValueError: an unknown measure.
+    """
+    predicted = hard_label(probabilities)[0]
+    if Reliability(measure) is Reliability.PIXEL_ACCURACY:
+        return (predicted == labels.long()).float().mean(dim=(1, 2, 3))
+    return dice_of_labels(predicted, labels.long())

@@ -18,7 +18,7 @@ from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.handlers.public_images import PublicPhase, PublicPredictor
 from samfed_monai.handlers.records import record, record_supervised
-from samfed_monai.losses import choose, distillation_kl, hssf_kl, most_reliable, where_better
+from samfed_monai.losses import distillation_kl, hssf_kl
 from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
 from samfed_monai.protocol.sharing import Sharing
 from samfed_monai.protocol.strategy import Exchange, Strategy
@@ -43,6 +43,32 @@ def evenly_spaced(count: int, wanted: int | None) -> list[int] | None:
     if wanted is None or wanted >= count:
         return None
     return [place * count // wanted for place in range(wanted)]
+
+
+def most_reliable(sites: Tensor, own: Tensor, floor: float = 0.75) -> tuple[Tensor, Tensor]:
+    """Condensation: for each image the site to learn from, and whether to learn from it at all.
+
+    Args:
+        sites: (S, N) reliabilities of S sites on N images.
+        own: (N,) the server's.
+        floor: a target must be more reliable than this (HSSF: 0.75).
+
+    Returns:
+        (N,) long, the most reliable site of each image (the first among equals); (N,) bool, whether that site is
+        better than the server and above ``floor``.
+    """
+    best, site = sites.max(dim=0)
+    return site, (best > own) & (best > floor)
+
+
+def where_better(theirs: Tensor, own: Tensor) -> Tensor:
+    """Fusion: the images on which the server is more reliable than the site; (N,) bool."""
+    return theirs > own
+
+
+def choose(masks: Tensor, site: Tensor) -> Tensor:
+    """The chosen site's mask of each image: (S, N, ...) and (N,) long to (N, ...)."""
+    return masks[site, torch.arange(masks.shape[1])]
 
 
 class Travels(str, Enum):

@@ -2,7 +2,6 @@
 
 from .autocast import AutocastInferer, bf16_gains
 from .catalogue import CLIENT_NETWORKS, client_network
-from .hssf import HssfNetwork, HssfOutputs, hssf_outputs
 from .key_patterns import KeyPatterns, KeySplit, network_split, split_keys
 from .sam.build import SAM_BUILDERS, build_sam
 from .sam.lora import apply_lora
@@ -16,8 +15,6 @@ __all__ = [
     "KNOWN",
     "SAM_BUILDERS",
     "AutocastInferer",
-    "HssfNetwork",
-    "HssfOutputs",
     "KeyPatterns",
     "KeySplit",
     "SamNetwork",
@@ -30,7 +27,6 @@ __all__ = [
     "client_network",
     "declare_torchvision_operators",
     "find_checkpoint",
-    "hssf_outputs",
     "install_weights",
     "named",
     "network_split",

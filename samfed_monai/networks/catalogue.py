@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from samfed_monai.config.variants import networks_of_methods
 from samfed_monai.core.registry import Registry
 from samfed_monai.networks.fpn import lite0_fpn, load_trunk, mobile_sam_fpn
-from samfed_monai.networks.hssf import hssf_network
 from samfed_monai.networks.intake import require_intake
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.networks.weights import (
@@ -22,8 +22,9 @@ from samfed_monai.networks.weights import (
     takes_teacher,
 )
 
-CLIENT_NETWORKS: Registry[Callable[..., nn.Module]] = Registry("client network")
-"""Name to a builder ``(in_channels=..., out_channels=..., **kwargs) -> nn.Module``; random weights but for SAM."""
+CLIENT_NETWORKS: Registry[Callable[..., nn.Module]] = Registry("client network", elsewhere=networks_of_methods)
+"""Name to a builder ``(in_channels=..., out_channels=..., **kwargs) -> nn.Module``; random weights but for SAM.
+Those that a method brings (``_method -> networks``) are imported when they are asked for."""
 
 
 def client_network(
@@ -40,8 +41,8 @@ def client_network(
     Args:
         name: a name in ``CLIENT_NETWORKS``: ``mobile_sam_fpn`` (MobileSAM's trunk), ``lite0_fpn`` (0.8 M parameters),
             ``deeplabv3plus_resnet18``, ``deeplabv3plus_resnet34``,
-            ``deeplabv3plus_efficientnet_lite0``, ``flexible_unet_resnet18``, ``basic_unet``, and HSSF's own
-            ``hssf_resnet18``, ``hssf_resnet34``, ``hssf_resnet101``; and SAM itself with
+            ``deeplabv3plus_efficientnet_lite0``, ``flexible_unet_resnet18``, ``basic_unet``; what methods bring
+            (``hssf_resnet18``, ``hssf_resnet34``, ``hssf_resnet101``); and SAM itself with
             trainable adapters, ``sam_vit_t`` (MobileSAM), ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h``, which comes with
             its own weights, see ``samfed_monai.networks.sam.network.sam_network``.
         in_channels, out_channels: of images and logits.
@@ -127,6 +128,3 @@ def _sam(base: str, **kwargs: Any) -> nn.Module:
 
 for _base in ("vit_t", "vit_b", "vit_l", "vit_h"):
     CLIENT_NETWORKS.register(f"sam_{_base}")(partial(_sam, _base))
-
-for _encoder in ("resnet18", "resnet34", "resnet101"):
-    CLIENT_NETWORKS.register(f"hssf_{_encoder}")(partial(hssf_network, _encoder))

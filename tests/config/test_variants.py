@@ -100,6 +100,11 @@ def test_a_variant_of_version_0_1_declares_nothing_of_its_own(bundle, rewrite: W
         ({"labels": "boxes"}, r"_method#labels: expected one of \['none', 'masks'\], found 'boxes'"),
         ({"leaves_site": "scores"}, "_method#leaves_site: expected a list, found 'scores'"),
         ({"leaves_site": ["scores", "images"]}, "_method#leaves_site: expected one of .*, found 'images'"),
+        ({"networks": ["a"]}, r"_method#networks: expected an object, found \['a'\]"),
+        (
+            {"networks": {"a": "b"}},
+            "_method#networks#a: expected where its builder is, `.*`, found 'b'",
+        ),
         ({"place": "first"}, "_method#place: expected a value of type int, found 'first'"),
     ],
 )

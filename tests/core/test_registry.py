@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+
 import pytest
 
 from samfed_monai.core.errors import Refused
@@ -49,3 +51,17 @@ def test_a_name_can_be_taken_only_once(rules: Registry[str]):
     with pytest.raises(ValueError, match="agreement rule 'teacher' is registered already"):
         rules.register("teacher")
     assert rules["teacher"] == "T"
+
+
+def test_what_is_elsewhere_is_imported_when_it_is_asked_for():
+    places = {"sorter": "bisect.insort_right", "lost": "samfed_monai.no_such_module.thing"}
+    functions: Registry = Registry("function", elsewhere=lambda: places)
+    functions.register("own")(len)
+    assert list(functions) == ["lost", "own", "sorter"]
+    assert "lost" in functions
+    assert functions["sorter"] is bisect.insort_right
+    assert functions["own"] is len
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        functions["lost"]
+    with pytest.raises(Refused, match=r"function: expected one of \['lost', 'own', 'sorter'\], found 'sort'; did you"):
+        functions["sort"]

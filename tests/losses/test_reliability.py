@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from samfed_monai.losses import RaterRates, agree, consensus, em_step, hard_label, sure_agreement, trust_of_images
+from samfed_monai.losses import (
+    RaterRates,
+    agree,
+    consensus,
+    em_step,
+    hard_label,
+    image_reliability,
+    sure_agreement,
+    trust_of_images,
+)
 from samfed_monai.losses.reliability import SiteAgreement, first_statistics, joint
 
 
@@ -186,3 +195,21 @@ def test_nothing_is_ever_impossible() -> None:
     assert rates.confusion.min() > 0
     assert rates.prevalence.min() > 0
     assert consensus((empty + 1, empty + 1), rates).isfinite().all()
+
+
+def test_reliability_of_four_pixels_by_both_measures():
+    labels = torch.tensor([[[[1, 1, 0, 0]]], [[[0, 0, 0, 1]]], [[[0, 0, 0, 0]]]])
+    masks = torch.tensor([[[[0.9, 0.4, 0.6, 0.1]]], [[[0.1, 0.1, 0.1, 0.1]]], [[[0.0, 0.5, 0.2, 0.1]]]])
+    # first: one pixel of two found, one too many; second: an empty mask; third: both empty (0.5 is background)
+    assert image_reliability(masks, labels).tolist() == [0.5, 0.0, 1.0]
+    assert image_reliability(masks, labels, "pixel_accuracy").tolist() == [0.5, 0.75, 1.0]
+
+
+def test_reliability_of_two_channels_is_that_of_their_argmax():
+    chances = torch.tensor([[[[0.8, 0.3]], [[0.2, 0.7]]]])
+    assert image_reliability(chances, torch.tensor([[[[0, 1]]]])).tolist() == [1.0]
+
+
+def test_an_unknown_measure_is_refused():
+    with pytest.raises(ValueError, match="iou"):
+        image_reliability(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), "iou")

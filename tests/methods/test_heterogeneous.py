@@ -7,7 +7,14 @@ import torch
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.losses import distillation_kl
-from samfed_monai.methods.heterogeneous import CondensationFusion, PublicDistillationTerm, evenly_spaced
+from samfed_monai.methods.heterogeneous import (
+    CondensationFusion,
+    PublicDistillationTerm,
+    choose,
+    evenly_spaced,
+    most_reliable,
+    where_better,
+)
 from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server
 from tests.federation.unlike import IMAGES, SERVER_WIDTH, bench, label_masks, toy_net, unlike_server
 
@@ -269,3 +276,26 @@ def test_bad_options_are_refused_together():
 def test_a_bundle_without_sharing_is_refused():
     with pytest.raises(Refused, match=r"strategy: expected a PublicMaskSharing, found no sharing .*heterogeneous"):
         CondensationFusion().attach(Server(SITES, 1))
+
+
+def test_the_most_reliable_site_counts_where_it_beats_the_server_and_the_floor():
+    sites = torch.tensor([[0.9, 0.8, 0.75, 0.76, 0.9], [0.8, 0.95, 0.5, 0.2, 0.9]])
+    server = torch.tensor([0.5, 0.95, 0.1, 0.1, 0.89])
+    site, gate = most_reliable(sites, server)
+    assert site.tolist() == [0, 1, 0, 0, 0], "the first among equals"
+    assert gate.tolist() == [True, False, False, True, True], "equal to the server, or to the floor, is not above it"
+
+
+def test_the_floor_is_a_choice():
+    sites, server = torch.tensor([[0.3, 0.0]]), torch.zeros(2)
+    assert most_reliable(sites, server, floor=0.0)[1].tolist() == [True, False]
+    assert most_reliable(sites, server, floor=0.3)[1].tolist() == [False, False]
+
+
+def test_a_site_learns_where_the_server_is_strictly_better():
+    assert where_better(torch.tensor([0.5, 0.6, 0.4]), torch.tensor([0.5, 0.5, 0.5])).tolist() == [False, True, False]
+
+
+def test_each_image_gets_the_mask_of_its_site():
+    masks = torch.arange(6, dtype=torch.uint8).reshape(2, 3, 1, 1, 1)  # two sites, three images
+    assert choose(masks, torch.tensor([1, 0, 1])).flatten().tolist() == [3, 1, 5]

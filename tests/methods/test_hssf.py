@@ -1,8 +1,9 @@
-"""HSSF: the losses of its code by hand, its terms in a trainer, and its strong view."""
+"""HSSF: its network, the losses of its code by hand, its terms in a trainer, and its strong view."""
 
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,23 +17,201 @@ from monai.data.meta_tensor import MetaTensor
 from monai.engines.utils import IterationEvents
 from monai.inferers import SimpleInferer
 from monai.transforms import Compose
-from torch import Tensor
+from torch import Tensor, nn
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import EndlessSampler, Guidance, TermLogger, UnlabelledStream
 from samfed_monai.losses import StructureLoss, distillation_kl, hssf_kl
 from samfed_monai.methods.hssf import (
+    Aspp,
+    ConfidenceBranch,
     ConfidenceTerm,
+    HssfNetwork,
+    HssfOutputs,
     LsslTerm,
     NoiseViewd,
+    block,
     confidence_loss,
+    drawn_anew,
     dropout_consistency,
     gated_loss,
+    hssf_outputs,
     lssl_labels,
+    stressed,
 )
-from samfed_monai.networks import HssfNetwork, HssfOutputs, hssf_outputs
+from samfed_monai.networks import CLIENT_NETWORKS, AutocastInferer, client_network
 from samfed_monai.transforms import WeakViewd
 from tests.handlers.toy import toy_loader, toy_network, toy_trainer, weights
+
+PUBLISHED = {"resnet18": 21.4e6, "resnet34": 31.5e6, "resnet101": 65.7e6}  # HSSF, Ma et al., IEEE TMI 2024
+CLASSIFIER = {"resnet18": 513_000, "resnet34": 513_000, "resnet101": 2_049_000}  # a ResNet's, for 1000 classes
+
+
+def a_network(**kwargs) -> HssfNetwork:
+    torch.manual_seed(0)
+    return HssfNetwork("resnet18", **kwargs)
+
+
+def an_image(batch: int = 2, height: int = 40, width: int = 52) -> torch.Tensor:
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("encoder", sorted(PUBLISHED))
+def test_parameters_are_the_published_ones_but_for_an_unused_classifier(encoder: str) -> None:
+    with torch.device("meta"):
+        network = HssfNetwork(encoder)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    # published to 0.1 million, and by the same rounding or truncation at each encoder
+    assert abs(count + CLASSIFIER[encoder] - PUBLISHED[encoder]) < 0.1e6
+
+
+def test_the_difference_of_two_logits_is_returned_and_the_rest_comes_with_it() -> None:
+    network = a_network()
+    prediction = network(an_image())
+    outputs = hssf_outputs(prediction)
+    assert prediction.shape == outputs.confidence.shape == (2, 1, 40, 52)
+    assert outputs.logits.shape == (2, 2, 40, 52)
+    assert outputs.dropped is None
+    torch.testing.assert_close(prediction.sigmoid(), outputs.logits.softmax(dim=1)[:, 1:])
+    assert outputs.confidence.requires_grad
+
+
+def test_classes_are_returned_as_they_are() -> None:
+    prediction = a_network(out_channels=3)(an_image())
+    assert prediction.shape == (2, 3, 40, 52)
+    assert hssf_outputs(prediction).logits is prediction
+
+
+def test_another_pass_does_not_disturb_what_a_prediction_carries() -> None:
+    network = a_network()
+    first = network(an_image())
+    confidence = hssf_outputs(first).confidence
+    with torch.no_grad():
+        network.eval()(an_image())
+    network.train()(an_image() / 2)
+    assert hssf_outputs(first).confidence is confidence
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_the_inferer_hands_it_on_also_under_autocast(enabled: bool) -> None:
+    prediction = AutocastInferer(enabled)(an_image(), a_network(), feature_dropout=0.5)
+    outputs = hssf_outputs(prediction)
+    assert outputs.dropped is not None
+    assert {each.dtype for each in (prediction, outputs.logits, outputs.confidence, outputs.dropped)} == {torch.float32}
+
+
+def test_feature_dropout_changes_the_second_pass_alone() -> None:
+    image = an_image()
+    network, twin = a_network(), a_network()
+    torch.manual_seed(1)  # the decoder has dropout of its own
+    plain = network(image)
+    torch.manual_seed(1)
+    dropped = twin(image, feature_dropout=0.5)
+    torch.testing.assert_close(dropped, plain)
+    second = hssf_outputs(dropped).dropped
+    assert second is not None
+    assert second.shape == (2, 2, 40, 52)
+    assert (second - hssf_outputs(plain).logits).abs().mean() > 0.01
+
+
+def test_in_eval_mode_it_carries_nothing_and_costs_no_confidence() -> None:
+    network = a_network().eval()
+    called = []
+    network.confidence_head.register_forward_hook(lambda *_: called.append(1))
+    with pytest.raises(Refused, match=r"expected the prediction of an hssf_resnet network in train mode, found .*"):
+        hssf_outputs(network(an_image()))
+    assert not called
+
+
+def test_a_network_that_has_predicted_can_be_copied() -> None:
+    network = a_network()
+    network(an_image()).mean().backward()
+    copy = deepcopy(network).eval()
+    torch.testing.assert_close(copy(an_image()), network.eval()(an_image()))
+
+
+def test_logits_are_spread_over_the_pixels_that_they_stand_for() -> None:
+    network = a_network().eval()
+    low = []
+    network.head.register_forward_hook(lambda _module, _inputs, output: low.append(output))
+    with torch.no_grad():
+        found = network(an_image(height=64, width=32))
+    assert low[0].shape[-2:] == (16, 8)
+    difference = low[0][:, 1:] - low[0][:, :1]
+    # corners not aligned: the first of the four pixels of a logit at the border has that logit's value, as the second
+    torch.testing.assert_close(found[:, :, 0, 0], difference[:, :, 0, 0])
+    torch.testing.assert_close(found[:, :, 1, 1], difference[:, :, 0, 0])
+
+
+def test_bad_arguments_are_refused_and_so_are_tiny_images() -> None:
+    with pytest.raises(Refused, match=r"network_def#out_channels: expected a whole number >= 1, found '?0"):
+        a_network(out_channels=0)
+    with pytest.raises(Refused, match=r"image height: expected at least 32 pixels, found 16 pixels"):
+        client_network("hssf_resnet18")(torch.rand(2, 3, 16, 40))
+
+
+def test_imagenet_weights_fit_the_encoder(tmp_path) -> None:
+    from safetensors.torch import save_file
+
+    source = a_network()
+    save_file(dict(source.encoder.state_dict()), tmp_path / "resnet18.safetensors")
+    network = client_network("hssf_resnet18", weights=tmp_path / "resnet18.safetensors")
+    assert torch.equal(network.encoder.conv1.weight, source.encoder.conv1.weight)
+
+
+def test_stress_by_hand() -> None:
+    features = torch.tensor([[1.0, 3.0], [0.0, -1.0]]).view(1, 2, 1, 2)  # means 2 and -1/2
+    assert stressed(features).flatten().tolist() == [3.0, 9.0, 0.0, -0.5]
+
+
+def test_confidence_looks_at_features_and_at_logits() -> None:
+    torch.manual_seed(0)
+    branch = ConfidenceBranch(classes=3).eval()
+    features, logits = torch.randn(2, 256, 4, 5), torch.randn(2, 3, 4, 5)
+    with torch.no_grad():
+        found = branch(features, logits)
+        assert found.shape == (2, 1, 4, 5)
+        assert not torch.allclose(branch(features, logits + 1), found)
+        assert not torch.allclose(branch(features + 1, logits), found)
+
+
+def test_confidence_is_what_its_sums_say() -> None:
+    torch.manual_seed(0)
+    branch = ConfidenceBranch(classes=2).eval()
+    seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    for name in ("first", "second", "third", "last"):
+        part = getattr(branch, name)
+        part.register_forward_hook(lambda _m, given, out, name=name: seen.update({name: (given[0], out)}))
+    features, logits = torch.randn(1, 256, 3, 3), torch.randn(1, 2, 3, 3)
+    with torch.no_grad():
+        branch(features, logits)
+    first = stressed(seen["first"][1])
+    second = stressed(first + seen["second"][1])
+    expected = {
+        "first": (features, logits),
+        "second": (first, features),
+        "third": (first, second),
+        "last": (second + seen["third"][1], second),
+    }
+    for name, maps in expected.items():
+        torch.testing.assert_close(seen[name][0], torch.cat(maps, dim=1))
+
+
+def test_aspp_keeps_the_size_and_joins_five_views() -> None:
+    aspp = Aspp(8).eval()
+    with torch.no_grad():
+        assert aspp(torch.randn(2, 8, 4, 6)).shape == (2, 256, 4, 6)
+    assert aspp.project[0][0].in_channels == 5 * 256
+
+
+def test_convolutions_are_drawn_by_what_comes_in_and_nothing_else_is() -> None:
+    torch.manual_seed(0)
+    part = drawn_anew(block(64, 256, 3))
+    convolution, norm = part[0], part[1]
+    assert isinstance(convolution, nn.Conv2d)
+    assert abs(convolution.weight.std().item() / (2 / (9 * 64)) ** 0.5 - 1) < 0.02  # of 147,456 numbers
+    assert norm.weight.unique().tolist() == [1.0]
+
 
 LN3 = math.log(3)  # the logit of 3/4
 
@@ -159,11 +338,6 @@ def test_both_passes_learn_from_their_difference() -> None:
 
 
 SIZE = 32
-
-
-def a_network() -> HssfNetwork:
-    torch.manual_seed(0)
-    return HssfNetwork("resnet18")
 
 
 def a_loader() -> DataLoader:
@@ -380,3 +554,14 @@ def test_a_seed_repeats_it_also_inside_a_chain() -> None:
 def test_bad_arguments_of_the_view_are_refused_together() -> None:
     with pytest.raises(Refused, match=r"(?s)3 problems.*deviation: .*-0\.1.*limit: .*2.*output_key: .*2 names for 1"):
         NoiseViewd(output_key=("a", "b"), deviation=-0.1, limit=2)
+
+
+@pytest.mark.parametrize("name", ["hssf_resnet18", "hssf_resnet34", "hssf_resnet101"])
+def test_the_catalogue_has_what_the_method_declares(name: str) -> None:
+    assert name in CLIENT_NETWORKS
+    assert name in list(CLIENT_NETWORKS)
+    network = client_network(name, out_channels=2)
+    with torch.no_grad():
+        assert network.eval()(torch.rand(1, 3, 33, 50)).shape == (1, 2, 33, 50)
+    with pytest.raises(Refused, match=r"batch_size: expected at least 2.*, found 1; set batch_size to 2 or more"):
+        network.train()(torch.rand(1, 3, 32, 32))

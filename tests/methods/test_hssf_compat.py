@@ -19,8 +19,7 @@ from samfed_monai.federation import FederatedJob
 from samfed_monai.federation.job_run import JobRun
 from samfed_monai.federation.participants import Cast
 from samfed_monai.federation.warm_start import warm_start
-from samfed_monai.methods.hssf import NoiseViewd
-from samfed_monai.networks import HssfNetwork
+from samfed_monai.methods.hssf import HssfNetwork, NoiseViewd
 from samfed_monai.results import validate_results
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
