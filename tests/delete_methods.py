@@ -67,7 +67,7 @@ def copy_of(to: Path) -> None:
 
 
 def delete(name: str, root: Path) -> list[str]:
-    """Deletes a method's JSON, and its module and those that the JSON names with their tests, if nobody else needs them.
+    """Deletes a method's JSON, and its module and those that the JSON names with their tests, if nobody else does.
 
     Returns:
         what was deleted.

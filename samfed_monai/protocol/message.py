@@ -101,7 +101,8 @@ class Envelope:
         extra: allow-listed words of :data:`EXTRA_WORDS`.
         version: format of the message.
 
-    It does not copy tensors, and it does not check itself on creation: call :meth:`check` on receipt.
+    It does not copy tensors, and it does not check itself on creation: call :meth:`check` on receipt. Its size is
+    counted once (:func:`wire_size`), and soft masks are deflated once: do not change their content after that.
     """
 
     kind: Kind
@@ -114,6 +115,13 @@ class Envelope:
     metrics: dict[str, float] = field(default_factory=dict)
     extra: dict[str, str] = field(default_factory=dict)
     version: int = VERSION
+    _size: int | None = field(default=None, init=False, repr=False, compare=False)
+    _masks: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name != "_size":
+            object.__setattr__(self, "_size", None)
 
     def header(self) -> dict[str, Any]:
         """Everything but the tensors, as JSON content."""
@@ -252,9 +260,12 @@ _TYPES: dict[str, type] = {
 
 
 def wire_size(envelope: Envelope) -> int:
-    """Bytes of ``to_bytes(envelope)``, counted without serialising weights."""
-    tensors, metadata = _packed(envelope)
-    return tensor_file.size(tensors, metadata)
+    """Bytes of ``to_bytes(envelope)``, counted without serialising weights, once; of a message that arrived, as bytes,
+    how many those were."""
+    if envelope._size is None:
+        tensors, metadata = _packed(envelope)
+        envelope._size = tensor_file.size(tensors, metadata)
+    return envelope._size
 
 
 def to_bytes(envelope: Envelope) -> bytes:
@@ -291,7 +302,9 @@ def from_bytes(payload: bytes, *, max_bytes: int = MAX_BYTES) -> Envelope:
     if (shapes is not None) != (header["kind"] == Kind.SOFT_MASKS):
         found = "deflated tensors" if shapes is not None else "plain tensors"
         raise MessageRefused([Problem("message -> tensors", found=found, expected="soft masks deflated, others plain")])
-    return Envelope(tensors=tensors, **header)
+    envelope = Envelope(tensors=tensors, **header)
+    envelope._size = len(payload)
+    return envelope
 
 
 def _packed(envelope: Envelope) -> tuple[Mapping[str, Tensor], dict[str, str]]:
@@ -299,7 +312,10 @@ def _packed(envelope: Envelope) -> tuple[Mapping[str, Tensor], dict[str, str]]:
     if envelope.kind != Kind.SOFT_MASKS:
         return envelope.tensors, metadata
     metadata[_SHAPES] = json.dumps({name: list(tensor.shape) for name, tensor in envelope.tensors.items()})
-    return {name: _deflate(tensor) for name, tensor in envelope.tensors.items()}, metadata
+    for name, tensor in envelope.tensors.items():
+        if name not in envelope._masks or envelope._masks[name][0] is not tensor:
+            envelope._masks[name] = (tensor, _deflate(tensor))
+    return {name: envelope._masks[name][1] for name in envelope.tensors}, metadata
 
 
 def _deflate(masks: Tensor) -> Tensor:
