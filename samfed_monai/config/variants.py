@@ -93,13 +93,13 @@ class Method:
 
 
 _INHERITED = {"exchange": EXCHANGES, "labels": LABELS, "leaves_site": LEAVES_SITE}
-_TYPES: dict[str, type] = {
+_TYPES: dict[str, Any] = {
     **dict.fromkeys(("title", "note", "source", "base", "kind", "use", "exchange", "labels"), str),
     "place": int,
     "leaves_site": list,
     "networks": dict,
 }
-_SPOKEN = {list: "a list", dict: "an object"}
+_SPOKEN: dict[Any, str] = {list: "a list", dict: "an object"}
 
 
 def read_method(path: str | Path, name: str | None = None) -> Method:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samfed_monai.core import training_state
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load, save_tensors
 from samfed_monai.core.progress import progress_bar
@@ -154,8 +155,7 @@ def save_state(
 ) -> None:
     """Writes progress, optimiser moments and named sets of weights (current, averaged, kept), atomically."""
     tensors = {f"{part}.{name}": tensor for part, named in weights.items() for name, tensor in named.items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+    tensors |= {f"optimizer.{name}": tensor for name, tensor in training_state.pack(optimizer).items()}
     save_tensors(path, {name: tensor.clone() for name, tensor in tensors.items()}, {"state": json.dumps(asdict(state))})
 
 
@@ -164,7 +164,8 @@ def load_state(
 ) -> tuple[FitState, dict[str, dict[str, Tensor]]] | None:
     """Reads what :func:`save_state` wrote, into ``optimizer`` too: the state and the named sets of weights.
 
-    Returns ``None`` where there is nothing, nothing readable, or the state of another fit: it then starts anew.
+    Returns ``None`` where there is nothing, nothing readable, or the state of another fit or version: it then starts
+    anew.
     """
     header: dict[str, str] = {}
     try:
@@ -178,12 +179,10 @@ def load_state(
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         weights.setdefault(part, {})[rest] = tensor
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in weights.pop("optimizer", {}).items():
-        index, _, kind = name.partition(".")
-        moments.setdefault(int(index), {})[kind] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    try:
+        training_state.unpack(optimizer, weights.pop("optimizer", {}))
+    except Refused:  # packed by version 0.1, or damaged
+        return None
     return state, weights
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 import torch
 from torch import nn
 
+from samfed_monai.core.io import safe_load, save_tensors
 from samfed_monai.teacher.training import (
+    FitState,
     WeightAverage,
     default_epochs,
     default_learning_rate,
     learning_rate_at,
+    load_state,
     make_optimizer,
     mask_loss,
     quarter,
+    save_state,
 )
 
 
@@ -82,3 +87,27 @@ def test_it_stands_in_and_gives_back():
     with average.applied(module):
         assert module.weight.item() == 5
     assert module.weight.item() == 1
+
+
+def test_a_fit_goes_on_with_its_moments_and_starts_anew_without_them(tmp_path):
+    def stepped(steps: int) -> torch.optim.Optimizer:
+        weight = torch.nn.Parameter(torch.ones(2))
+        optimizer = torch.optim.AdamW([weight], lr=0.25)
+        for _ in range(steps):
+            weight.grad = torch.full((2,), 0.5)
+            optimizer.step()
+        return optimizer
+
+    path, trained = tmp_path / "state.safetensors", stepped(2)
+    save_state(path, FitState("a fit", epoch=3), trained, {"current": {"w": torch.ones(1)}})
+    fresh = stepped(0)
+    found = load_state(path, "a fit", fresh)
+    assert found is not None
+    assert (found[0].epoch, found[1]) == (3, {"current": {"w": torch.ones(1)}})
+    (expected,), (moments,) = trained.state.values(), fresh.state.values()
+    assert moments.keys() == expected.keys() == {"step", "exp_avg", "exp_avg_sq"}
+    assert all(torch.equal(moments[name], value) for name, value in expected.items())
+    tensors = {name: tensor for name, tensor in safe_load(path).items() if name != "optimizer.plain"}
+    state = {"state": json.dumps({"fit_hash": "a fit", "epoch": 3})}
+    save_tensors(path, tensors, state)  # as version 0.1 packed it
+    assert load_state(path, "a fit", stepped(0)) is None
