@@ -420,9 +420,9 @@ def test_a_rate_that_the_variant_sets_past_is_refused_with_the_id_that_has_it():
 
     for variant in known_variants():
         assert problems(variant, learning_rate=0.5, batch_size=8) == [], variant
-    told = problems("hssf_compat", network_name="basic_unet", **{"client#epochs": 3})
+    told = problems("heterogeneous", network_name="basic_unet", **{"client#epochs": 3})
     assert told == [
-        "command line -> client#network_name: expected an id that the variant 'hssf_compat' reads: sites take theirs "
+        "command line -> client#network_name: expected an id that the variant 'heterogeneous' reads: sites take theirs "
         "from mixed_networks, found 'basic_unet'; set --client#mixed_networks \"['basic_unet']\" and "
         "--client#server_network basic_unet",
         "command line -> client#epochs: expected none: the federation gives every site its own, found 3; "
