@@ -59,7 +59,7 @@ def _run(root: Path, files: list[Path], workflow: str, overrides: Mapping[str, A
         workflow_type=WORKFLOW_TYPES[workflow],
         **overrides,
     )
-    with as_told():
+    with as_told(lambda: job.parser):
         job.initialize()
         returned: list[Any] = job.run()
         job.finalize()

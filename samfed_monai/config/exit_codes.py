@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Literal, TypeVar, get_args
 
 from samfed_monai.config.check import check_bundle
 from samfed_monai.config.overrides import MonaiCommand, monai_command, normal_ids, started_by_monai
-from samfed_monai.config.parse import WORKFLOWS
+from samfed_monai.config.parse import WORKFLOWS, join_id, walk
 from samfed_monai.core.allocator import keep_freed_memory
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, SamFedError, machine_failure
+
+GetParser = Callable[[], Any]
+"""Gives a MONAI ``ConfigParser``, or ``None``; asked only when something failed."""
 
 # monai.utils.module.instantiate raises this from what the component raised
 _WRAPPED = re.compile(r"Failed to instantiate component '([\w.]+)'")
@@ -23,7 +27,7 @@ _WORKFLOW = "samfed_monai.config."
 """What runs a bundle's workflow (``run_job``, ``require_checked``): what it raises is not about one component."""
 
 
-def component_refusal(error: BaseException, *, file: str = "") -> Refused | None:
+def component_refusal(error: BaseException, parser: GetParser | None = None, *, file: str = "") -> Refused | None:
     """A refusal of values that a component named in a bundle does not take; ``None`` where ``error`` is another fault.
 
     Such is a ``ValueError`` or ``TypeError`` that the component itself raised when MONAI built it, as
@@ -32,13 +36,15 @@ def component_refusal(error: BaseException, *, file: str = "") -> Refused | None
 
     Args:
         error: what was raised, however deep MONAI wrapped it.
+        parser: gives the ``ConfigParser`` that built the component, whose id is then told; without one, or where that
+            holds no such component, it is told by its name.
         file: the bundle's file that names the component, where that is known.
     """
     seen: BaseException | None = error
     while seen is not None and seen.__cause__ is not None:
         cause, wrapped = seen.__cause__, _WRAPPED.match(str(seen)) if isinstance(seen, RuntimeError) else None
         if wrapped and isinstance(cause, (ValueError, TypeError)) and not _ours(cause, wrapped[1]):
-            where = " -> ".join(filter(None, (file, _id_of(seen)))) or wrapped[1]
+            where = " -> ".join(filter(None, (file, _id_of(wrapped[1], cause, parser) or wrapped[1])))
             expected = f"values that {wrapped[1]} takes"
             found, mend = f"{str(cause).rstrip('.')!r}", "correct them in the bundle, or the override that sets them"
             return Refused([Problem(where, found=found, expected=expected, mend=mend)])
@@ -49,22 +55,38 @@ def component_refusal(error: BaseException, *, file: str = "") -> Refused | None
 def _ours(cause: BaseException, component: str) -> bool:
     if component.startswith(_WORKFLOW):
         return True
-    *_, last = [None, *_frames(cause)]
+    *_, last = [None, *(frame for frame, _ in traceback.walk_tb(cause.__traceback__))]
     module = last.f_globals.get("__name__", "") if last else ""
     return isinstance(cause, TypeError) and module.partition(".")[0] == "samfed_monai"
 
 
-def _id_of(wrapped: BaseException) -> str:
-    """The id that MONAI's resolver was at when it built the component; empty where something else built it."""
-    ids = [frame.f_locals.get("id") for frame in _frames(wrapped) if frame.f_code.co_name == "_resolve_one_item"]
-    return str(ids[-1]).replace("::", "#") if ids else ""
+def _id_of(component: str, cause: BaseException, get: GetParser | None) -> str:
+    """The id of the component that raised ``cause``; empty where the configuration has none of that name.
+
+    Of several, each is built again by itself, until one says the same.
+    """
+    parser = get() if get is not None else None
+    if parser is None:
+        return ""
+    ids = [join_id(parts) for parts, value in walk(parser.get()) if _is(value, component)]
+    return next((id_ for id_ in ids if len(ids) == 1 or _says_again(parser, id_, cause)), "")
 
 
-def _frames(error: BaseException) -> Iterator[FrameType]:
-    traceback = error.__traceback__
-    while traceback is not None:
-        yield traceback.tb_frame
-        traceback = traceback.tb_next
+def _is(value: Any, component: str) -> bool:
+    target = value.get("_target_") if isinstance(value, dict) else None
+    return isinstance(target, str) and (component == target or component.endswith(f".{target}"))
+
+
+def _says_again(parser: Any, id_: str, cause: BaseException) -> bool:
+    try:
+        parser.get_parsed_content(id_)
+    except Exception as error:
+        seen: BaseException | None = error
+        while seen is not None:
+            if type(seen) is type(cause) and str(seen) == str(cause):
+                return True
+            seen = seen.__cause__
+    return False
 
 
 T = TypeVar("T")
@@ -76,14 +98,15 @@ OUR_MISTAKE = "this is a mistake in samfed rather than in your input; the lines 
 _INTERRUPTED = "interrupted: what was complete is kept\n  to go on: type the same command again"
 
 
-def told_by(error: BaseException) -> SamFedError | KeyboardInterrupt | None:
+def told_by(error: BaseException, parser: GetParser | None = None) -> SamFedError | KeyboardInterrupt | None:
     """The error of ours that ``error`` was raised from (MONAI wraps what its ``$`` expressions raise).
 
     Only an explicit ``raise ... from`` counts: what merely happened while a refusal was dealt with is a fault of its
     own and must be seen. Where there is none, what a component refused in its own words is one
-    (:func:`component_refusal`), and what the machine could not do (:func:`samfed_monai.core.errors.machine_failure`).
+    (:func:`component_refusal`, which takes ``parser``), and what the machine could not do
+    (:func:`samfed_monai.core.errors.machine_failure`).
     """
-    return raised_by_us(error) or component_refusal(error) or _by_the_machine(error)
+    return raised_by_us(error) or component_refusal(error, parser) or _by_the_machine(error)
 
 
 def _by_the_machine(error: BaseException | None) -> SamFedError | None:
@@ -105,12 +128,12 @@ def raised_by_us(error: BaseException) -> SamFedError | KeyboardInterrupt | None
 
 
 @contextmanager
-def as_told() -> Iterator[None]:
-    """Raises the error of ours in place of the one that MONAI wrapped it in."""
+def as_told(parser: GetParser | None = None) -> Iterator[None]:
+    """Raises the error of ours in place of the one that MONAI wrapped it in; ``parser`` as :func:`told_by` takes it."""
     try:
         yield
     except Exception as error:
-        told = told_by(error)
+        told = told_by(error, parser)
         if told is None:
             raise
         raise told from None
@@ -135,7 +158,7 @@ def exit_on_refusal() -> Iterator[None]:
     try:
         yield
     except (SamFedError, KeyboardInterrupt, RuntimeError) as error:
-        told = told_by(error)
+        told = told_by(error, _parser_of_command)
         if told is None or not started_by_monai():
             raise
         _leave(told)
@@ -170,12 +193,27 @@ def install_exit_hook() -> None:
         sys.excepthook = _exit_hook
 
 
-def _exit_hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    told = told_by(error)
+def _exit_hook(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    told = told_by(error, _parser_of_command)
     if told is None:
-        sys.__excepthook__(kind, error, traceback)
+        sys.__excepthook__(kind, error, where)
         return
     _leave(told)
+
+
+def _parser_of_command() -> Any:
+    """What ``python -m monai.bundle run`` was given, read anew; ``None`` where it was not, or cannot be read."""
+    from monai.bundle import ConfigParser
+
+    command, parser = monai_command(), ConfigParser()
+    if command is None or not command.config_files:
+        return None
+    try:
+        parser.read_config([str(path) for path in command.config_files])
+        parser.update(pairs=command.overrides)
+    except Exception:  # MONAI's own words about it come first
+        return None
+    return parser
 
 
 def _leave(error: SamFedError | KeyboardInterrupt) -> None:

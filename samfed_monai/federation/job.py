@@ -39,7 +39,7 @@ def job_of(parser: Any) -> FederatedJob:
     Raises:
         Refused: a value that it does not take.
     """
-    with as_told():
+    with as_told(lambda: parser):
         job: FederatedJob = parser.get_parsed_content("job")
     return job
 

@@ -102,7 +102,7 @@ def _part_problems(parser: Any, name: str) -> list[Problem]:
     except RuntimeError as error:
         told = raised_by_us(error)
         if told is None and name == "optimizer":  # a user's own term may miss a site's place, here where there is none
-            told = component_refusal(error, file="train.json")
+            told = component_refusal(error, lambda: parser, file="train.json")
         if isinstance(told, Refused):
             return told.problems
     return []  # any other fault is told where a site builds the part

@@ -92,13 +92,13 @@ class WorkflowConfig:
         if name not in parser:
             where = f"{Path(self.files[-1]).name} -> {name}"
             raise Refused([Problem(where, found="no such id", expected="a knob that the federation reads")])
-        with as_told():
+        with as_told(lambda: parser):
             return parser.get_parsed_content(name)
 
     def values(self, *names: str) -> tuple[Any, ...]:
         """Several of them, made together: what they refer to is the same for all."""
         parser = self.parser()
-        with as_told():
+        with as_told(lambda: parser):
             return tuple(parser.get_parsed_content(name) for name in names)
 
     def optional(self, name: str) -> Any:

@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from monai.utils import instantiate
 
 from samfed_monai.config import require_checked, run_or_exit
-from samfed_monai.config.exit_codes import component_refusal, told_by
+from samfed_monai.config.exit_codes import as_told, component_refusal, told_by
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from tests.config.conftest import Write
 
@@ -30,13 +30,27 @@ PARTS = {"torch": "$import torch", "group": {"optimizer": ADAM}, "loss": {"_targ
 
 
 def test_the_component_its_id_and_its_words_are_told():
-    error = error_of(PARTS, "group")
-    assert str(told_by(error)) == (
+    error, parser = error_of(PARTS, "group"), lambda: ConfigParser(PARTS)
+    assert str(told_by(error, parser)) == (
         "refused: 1 problem\n  - group#optimizer: expected values that torch.optim.AdamW takes, "
         "found 'Invalid learning rate: -1'; correct them in the bundle, or the override that sets them"
     )
-    [problem] = component_refusal(error, file="train.json").problems
+    [problem] = component_refusal(error, parser, file="train.json").problems
     assert problem.where == "train.json -> group#optimizer"
+    with pytest.raises(Refused, match=r"- group#optimizer: expected values that"), as_told(parser):
+        ConfigParser(PARTS).get_parsed_content("group")
+
+
+def test_of_several_components_of_one_name_the_one_that_refused_is_told():
+    parts = {"first": {**ADAM, "lr": 1}, "second": [{**ADAM, "_disabled_": True}, ADAM], "torch": "$import torch"}
+    [problem] = told_by(error_of(parts, "second"), lambda: ConfigParser(parts)).problems
+    assert problem.where == "second#1"
+
+
+def test_a_component_that_no_configuration_has_is_told_by_its_name():
+    error = error_of(PARTS, "group")
+    for parser in (None, lambda: None, lambda: ConfigParser({"loss": PARTS["loss"]})):
+        assert [problem.where for problem in told_by(error, parser).problems] == ["torch.optim.AdamW"]
 
 
 def test_an_argument_that_it_does_not_have_is_one():
@@ -183,6 +197,16 @@ def test_fault_23_misspelt_override_given_to_monai_is_refused_with_code_2(bundle
     assert done.returncode == 2
     assert "command line -> rtae: expected an id that this workflow has" in done.stderr
     assert "did you mean 'rate'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_under_monai_a_component_that_refuses_is_told_with_its_id(bundle, rewrite: Write):
+    broken = {"_target_": "torch.nn.Dropout", "p": 2.0}
+    rewrite("train.json", {"run": ["$@parts"], "parts": {"fine": {"_target_": "torch.nn.Dropout"}, "broken": broken}})
+    done = monai_run(bundle)
+    assert done.returncode == 2, done.stderr
+    assert "- parts#broken: expected values that torch.nn.Dropout takes, found 'dropout probability" in done.stderr
     assert "Traceback" not in done.stderr
 
 
