@@ -42,7 +42,14 @@ def add_variants_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
 def run(arguments: argparse.Namespace) -> int:
     """Writes what each variant is, one and its file, or one path."""
     from samfed_monai.config.bundles import find_bundle
-    from samfed_monai.config.variants import declared, find_variant, known_variants, methods, variant_files
+    from samfed_monai.config.variants import (
+        broken_methods,
+        declared,
+        find_variant,
+        known_variants,
+        methods,
+        variant_files,
+    )
 
     if arguments.markdown:
         sys.stdout.write(methods_page(methods().values()))
@@ -59,6 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     width = max(map(len, names)) + 2
     for name in names:
         sys.stdout.write(_described(declared(root, name), width))
+    for name, problem in broken_methods().items():
+        sys.stderr.write(f"{name} cannot be used: {problem}\n")
     return int(ExitCode.DONE)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import copy
 import difflib
-import json
+import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from samfed_monai.config.parse import (
     WORKFLOWS,
     BundleConfig,
     children,
+    follow,
     join_id,
     lookup,
     references,
@@ -296,7 +298,6 @@ def check_unread_knobs(config: BundleConfig, base_layers: int) -> Iterator[Probl
 
 
 _GROUPED = GROUPS | {SITES}
-_QUOTED = "_json_"
 
 
 def routed(files: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -351,8 +352,8 @@ def whole_groups(files: Sequence[Path], overrides: Mapping[str, Any]) -> dict[st
 
     MONAI sets an id only where everything above it exists, and ``client#terms#sam_kd#weight`` has no ``terms`` above
     it in ``federate.json``: the ids below a group are those of another workflow. For the same reason MONAI must not
-    build a component that stands there, which it does with whatever it finds below an id; such a value travels as
-    text, and :func:`unquoted` reads it at the other end.
+    build a component that stands there, which it does with whatever it finds below an id: a group with one becomes
+    the result of a function, which MONAI takes as it is, once its references to ``federate.json`` are looked up.
     """
     overrides = routed(files, overrides)
     plain = {key: value for key, value in overrides.items() if split_id(key)[0] not in _GROUPED or key in _GROUPED}
@@ -370,26 +371,17 @@ def whole_groups(files: Sequence[Path], overrides: Mapping[str, Any]) -> dict[st
     for group in _GROUPED:
         given = plain.get(group, content.get(group))
         if isinstance(given, Mapping) and _has_component(given):
-            plain[group] = {name: _quoted(value, deep=group == SITES) for name, value in given.items()}
+            plain[group] = {"_target_": functools.partial(copy.deepcopy, _looked_up(content, given))}
     return plain
-
-
-def unquoted(group: Mapping[str, Any]) -> dict[str, Any]:
-    """A group as it was written, of one that :func:`whole_groups` made."""
-    return {name: _read(value) for name, value in group.items()}
 
 
 def _has_component(content: Any) -> bool:
     return any(isinstance(value, Mapping) and "_target_" in value for _, value in walk(content))
 
 
-def _quoted(value: Any, *, deep: bool) -> Any:
-    if not _has_component(value):
-        return value
-    if deep and isinstance(value, Mapping):  # one site's choices, each by itself
-        return {name: _quoted(choice, deep=False) for name, choice in value.items()}
-    return {_QUOTED: json.dumps(value)}
-
-
-def _read(value: Any) -> Any:
-    return json.loads(value[_QUOTED]) if isinstance(value, Mapping) and set(value) == {_QUOTED} else value
+def _looked_up(content: Mapping[str, Any], value: Any) -> Any:
+    """A group with its references to other ids of ``content``; those inside components are for another workflow."""
+    if isinstance(value, Mapping) and "_target_" not in value:
+        return {name: _looked_up(content, part) for name, part in value.items()}
+    _, there = follow(content, (), value)
+    return value if there is MISSING else there

@@ -12,7 +12,7 @@ import functools
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -165,24 +165,56 @@ def declared(bundle_root: str | Path | None, name: str) -> Method:
     return base
 
 
-@functools.cache
 def packaged_methods() -> dict[str, Path]:
     """Files of the variants that installed packages bring, by name: this package's, and those of entry points.
 
-    Nothing of another package's method is imported but the packages that it lies in.
+    Those that are broken are left out, see :func:`broken_methods`.
     """
-    found = {}
-    for name, module in outside_methods().items():
-        spec = importlib.util.find_spec(module)
-        if spec is not None and spec.origin is not None:
-            found[name] = Path(spec.origin).with_name(f"{name}.json")
-    return found | {path.stem: path for path in PACKAGED.glob("*.json")}
+    files, _ = _outside()
+    return files | {path.stem: path for path in PACKAGED.glob("*.json")}
+
+
+def outside_methods() -> dict[str, str]:
+    """Methods that other installed packages bring, by name, each with the module that it is in."""
+    files, _ = _outside()
+    return {entry.name: entry.module for entry in entry_points(group=ENTRY_POINT) if entry.name in files}
+
+
+def broken_methods() -> dict[str, Problem]:
+    """Methods of other installed packages that cannot be used, by name, with what is wrong and whose they are."""
+    _, broken = _outside()
+    return broken
 
 
 @functools.cache
-def outside_methods() -> dict[str, str]:
-    """Methods that other installed packages bring, by name, each with the module that it is in."""
-    return {entry.name: entry.value for entry in entry_points(group=ENTRY_POINT)}
+def _outside() -> tuple[dict[str, Path], dict[str, Problem]]:
+    """Files of other packages' methods, and what is wrong with the rest; only the packages around them are imported."""
+    files: dict[str, Path] = {}
+    broken: dict[str, Problem] = {}
+    for entry in entry_points(group=ENTRY_POINT):
+        try:
+            files[entry.name] = _file_of(entry)
+        except Exception as error:  # of another package: its import may raise anything
+            reasons = error.problems if isinstance(error, Refused) else [f"{type(error).__name__}: {error}"]
+            name = entry.dist.name if entry.dist else "the package"
+            package = f"{name} {entry.dist.version}" if entry.dist else name
+            broken[entry.name] = Problem(
+                f"{package} -> entry point {entry.name} = {entry.value} of {ENTRY_POINT}",
+                found="; ".join(map(str, reasons)),
+                expected=f"a module with {entry.name}.json, a variant, beside it",
+                mend=f"update or uninstall {name}; the other methods work without it",
+            )
+    return files, broken
+
+
+def _file_of(entry: EntryPoint) -> Path:
+    """The JSON of an entry point's method, which is read to see whether it can be."""
+    spec = importlib.util.find_spec(entry.module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"no module {entry.module}")
+    path = Path(spec.origin).with_name(f"{entry.name}.json")
+    read_method(path, entry.name)
+    return path
 
 
 @functools.cache
@@ -216,9 +248,12 @@ def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
     """File of a variant; the bundle's own of that name goes before an installed one.
 
     Raises:
-        Refused: no such variant; the message lists those that exist.
+        Refused: no such variant, and the message lists those that exist; or one of another package that is broken, and
+            the message says whose.
     """
     known = known_variants(bundle_root)
+    if name not in known and name in broken_methods():
+        raise Refused([broken_methods()[name]])
     if name not in known:
         mend = did_you_mean(str(name), known)
         raise Refused([Problem("variant", found=repr(name), expected=f"one of {known}", mend=mend)])

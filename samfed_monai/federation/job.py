@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.exit_codes import as_told
-from samfed_monai.config.knobs import unquoted, whole_groups, without_said_twice
+from samfed_monai.config.knobs import whole_groups, without_said_twice
 from samfed_monai.config.parse import workflow_files
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
@@ -139,9 +139,9 @@ class FederatedJob:
         privacy: Mapping[str, Any] | None = None,
         workers: int | str = 1,
     ) -> None:
-        of_client, client_places = parted(without_said_twice(Path(bundle_root), unquoted(client or {})))
-        of_teacher, teacher_places = parted(unquoted(teacher or {}))
-        choices = {site: parted(unquoted(choice)) for site, choice in (sites or {}).items()}
+        of_client, client_places = parted(without_said_twice(Path(bundle_root), client or {}))
+        of_teacher, teacher_places = parted(teacher or {})
+        choices = {site: parted(choice) for site, choice in (sites or {}).items()}
         #: What decides the run, as the sites are told once every site is named (:meth:`Cast.settled`).
         self.plan = Plan(
             bundle=Path(bundle_root).resolve().name,

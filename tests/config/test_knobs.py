@@ -7,7 +7,7 @@ import json
 from monai.bundle import ConfigParser
 
 from samfed_monai.config import knobs_of
-from samfed_monai.config.knobs import unquoted, whole_groups
+from samfed_monai.config.knobs import whole_groups
 
 
 def test_knobs_are_the_plain_values_above_the_first_object():
@@ -64,12 +64,13 @@ def test_a_component_inside_a_group_reaches_the_job_as_it_was_written(tmp_path):
     given = whole_groups([file], {"client#guides#label": TERM, "sites#a#guides#label": [TERM], "sites#a#limit": 2})
     parser = ConfigParser({"steps": 3, **given})
     client, sites = parser.get_parsed_content("client"), parser.get_parsed_content("sites")
-    assert unquoted(client) == {"local_steps": 3, "terms#own": TERM, "guides#label": TERM}
-    assert unquoted(sites["a"]) == {"guides#label": [TERM], "limit": 2}
+    assert client == {"local_steps": 3, "terms#own": TERM, "guides#label": TERM}
+    assert sites == {"a": {"guides#label": [TERM], "limit": 2}}
+    client["terms#own"]["name"] = "another"
+    assert ConfigParser({"steps": 3, **given}).get_parsed_content("client")["terms#own"] == TERM
 
 
 def test_groups_without_a_component_stay_as_they_are(tmp_path):
     file = tmp_path / "federate.json"
     file.write_text(json.dumps({"client": {"local_steps": 1}, "teacher": None}))
     assert whole_groups([file], {"rounds": 2}) == {"rounds": 2}
-    assert unquoted({"a": {"b": 1}, "c": "x"}) == {"a": {"b": 1}, "c": "x"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -14,6 +15,7 @@ from samfed_monai.config.variants import (
     LAST,
     LEAVES_SITE,
     PACKAGED,
+    broken_methods,
     declared,
     methods,
     own_variants,
@@ -175,3 +177,80 @@ def test_knobs_reach_the_optimizer_and_the_batches_of_every_variant(variant):
     readers = ["train#dataloader", "unlabelled#dataloader", "validate#dataloader", "test#dataloader", "steps"]
     for place in [*readers, *(["sharing"] if "sharing#batch_size" in parser else [])]:
         assert parser.get_parsed_content(f"{place}#batch_size") == 7, place
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """Installs a distribution ``my-lab`` with these files and these entry points, for the time of a test."""
+    from samfed_monai.config import variants
+
+    def install(files: dict[str, str], points: str) -> None:
+        info = tmp_path / "my_lab-1.0.dist-info"
+        for name, text in {
+            **files,
+            "my_lab-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: my-lab\nVersion: 1.0\n",
+            "my_lab-1.0.dist-info/entry_points.txt": f"[samfed_monai.methods]\n{points}\n",
+        }.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+            (tmp_path / name).write_text(text)
+        assert info.is_dir()
+        monkeypatch.syspath_prepend(tmp_path)
+        variants._outside.cache_clear()
+
+    yield install
+    monkeypatch.undo()
+    for name in [name for name in sys.modules if name.partition(".")[0].startswith("samfed_test_lab")]:
+        del sys.modules[name]
+    variants._outside.cache_clear()
+
+
+GOOD = json.dumps({"_method": {"note": "a good one"}})
+
+
+@pytest.mark.parametrize(
+    ("files", "point", "found"),
+    [
+        ({}, "bad = samfed_test_lab_none.bad", "ModuleNotFoundError: No module named 'samfed_test_lab_none'"),
+        (
+            {"samfed_test_lab/__init__.py": ""},
+            "bad = samfed_test_lab.bad",
+            "ModuleNotFoundError: no module samfed_test_lab.bad",
+        ),
+        (
+            {"samfed_test_lab_raises/__init__.py": "1 / 0", "samfed_test_lab_raises/bad.py": ""},
+            "bad = samfed_test_lab_raises.bad",
+            "ZeroDivisionError: division by zero",
+        ),
+        (
+            {"samfed_test_lab/__init__.py": "", "samfed_test_lab/bad.py": ""},
+            "bad = samfed_test_lab.bad",
+            "bad.json: expected a readable file, found No such file",
+        ),
+        (
+            {
+                "samfed_test_lab/__init__.py": "",
+                "samfed_test_lab/bad.py": "",
+                "samfed_test_lab/bad.json": '{"_method": {"kind": "mehtod"}}',
+            },
+            "bad = samfed_test_lab.bad",
+            "bad.json -> _method#kind",
+        ),
+    ],
+)
+def test_a_broken_method_of_another_package_is_told_with_its_owner_and_the_others_work(
+    lab, capsys, files, point, found
+):
+    good = {"samfed_test_lab_good.py": "", "good.json": GOOD}
+    lab({**files, **good}, f"{point}\ngood = samfed_test_lab_good:Strategy")
+    assert "bad" not in known_variants()
+    assert "good" in known_variants()
+    assert methods()["good"].note == "a good one"
+    problem = broken_methods()["bad"]
+    assert problem.where == f"my-lab 1.0 -> entry point {point} of samfed_monai.methods"
+    assert found in problem.found
+    assert problem.mend == "update or uninstall my-lab; the other methods work without it"
+    with pytest.raises(Refused, match=r"my-lab 1\.0 -> entry point bad = .* expected a module with bad\.json"):
+        find_variant(None, "bad")
+    assert main(["variants"]) == 0
+    assert "bad cannot be used: my-lab 1.0 -> entry point" in capsys.readouterr().err
+    assert check_bundle(find_bundle("samfed_skin"), "train", variant="good", ready=False) == []
