@@ -25,16 +25,17 @@ from samfed_monai.config.targets import ALLOWED_PREFIXES, allowed_prefixes, reso
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json
 
-CLASSES = (
-    *(
-        f"samfed_monai.{room}."
-        for room in (
-            *("federation", "handlers", "losses", "methods", "metrics", "networks", "parts", "reports", "teacher"),
-            "transforms",
-        )
-    ),
-    *("monai.data.dataset.Dataset", "monai.data.dataset.CacheDataset", "monai.data.dataloader.DataLoader"),
-    *("monai.engines.trainer.", "monai.engines.evaluator."),
+OURS = tuple(
+    f"samfed_monai.{room}."
+    for room in (
+        *("federation", "handlers", "losses", "methods", "metrics", "networks", "parts", "reports", "teacher"),
+        "transforms",
+    )
+)
+"""Rooms of this package whose classes a strict bundle may name."""
+
+MODULES = (
+    *("monai.data.dataset.", "monai.data.dataloader.", "monai.engines.trainer.", "monai.engines.evaluator."),
     *("monai.inferers.", "monai.losses.", "monai.metrics.", "monai.optimizers."),
     *("monai.networks.blocks.", "monai.networks.layers.", "monai.networks.nets."),
     *(f"monai.handlers.{name}_handler." for name in ("stats", "validation", "lr_schedule", "earlystop")),
@@ -42,26 +43,22 @@ CLASSES = (
     *("torch.nn.modules.", "torch.optim."),
     *("ignite.handlers.tqdm_logger.", "ignite.metrics."),
 )
-"""Where the classes are defined, which need not be the path that a bundle spells (``monai.data.DataLoader`` is defined
-in ``monai.data.dataloader``). A name without a final dot is one class."""
+"""Modules of others whose classes compute. What counts is where a class is defined, which need not be the path that a
+bundle spells (``monai.data.DataLoader`` is defined in ``monai.data.dataloader``)."""
 
-DENIED = (
-    *("ignite.metrics.gan.", "monai.losses.perceptual.", "monai.networks.layers.gmm."),
-    *("monai.inferers.inferer.PatchInferer", "monai.inferers.merger.ZarrAvgMerger"),
-    *("monai.networks.blocks.fcn.FCN", "monai.networks.blocks.fcn.MCFCN"),
-    *("monai.networks.blocks.text_embedding.TextEncoder", "monai.networks.nets.ahnet.AHNet"),
-    *("monai.networks.nets.cell_sam_wrapper.CellSamWrapper", "monai.networks.nets.flexible_unet.FlexibleUNet"),
-    *(f"monai.networks.nets.densenet.DenseNet{depth}" for depth in (121, 169, 201, 264)),
-    *(f"monai.networks.nets.efficientnet.EfficientNet{name}" for name in ("BN", "BNFeatures", "Encoder")),
-    *("monai.networks.nets.hovernet.HoVerNet", "monai.networks.nets.milmodel.MILModel"),
-    *(f"monai.networks.nets.resnet.ResNet{name}" for name in ("Encoder", "Features")),
-    *(f"monai.networks.nets.senet.SE{name}" for name in ("Net154", "ResNet50", "ResNet101", "ResNet152")),
-    *(f"monai.networks.nets.senet.SEResNext{depth}" for depth in (50, 101)),
-    *("monai.networks.nets.torchvision_fc.TorchVisionFCModel", "monai.networks.nets.transchex."),
-    "monai.transforms.post.dictionary.SaveClassificationd",
+FETCHING = (
+    "ignite.metrics.gan.",
+    "monai.losses.perceptual.",
+    "monai.networks.layers.gmm.",
+    "monai.networks.nets.transchex.",
 )
-"""Of :data:`CLASSES`, those whose constructor fetches, loads, compiles or writes: pretrained weights, torch.hub, C++,
-a class named by a string, a store on disk."""
+"""Of :data:`MODULES`, those that fetch weights, read a folder or compile C++ without an argument that says so."""
+
+TELLING = re.compile(
+    r"pretrained.*|checkpoint|store|saver|filename|npzfile|kwargs_read_csv|.*_(?:cls|url|file|dir|folder|store)|(?!drop_path).*_path"
+)
+"""Arguments of constructors that fetch, load, write or import: pretrained weights, a file, a store, a class by name.
+A class of others with one of these, in its own constructor or one above it, is not for a strict bundle."""
 
 FUNCTIONS = frozenset(
     {
@@ -95,19 +92,26 @@ def strict_target(target: Any, where: str) -> list[Problem]:
         return refused.problems
     name = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
     added = tuple(prefix for prefix in allowed_prefixes() if prefix not in ALLOWED_PREFIXES)
-    if name in FUNCTIONS or name.startswith(added) or (inspect.isclass(found) and _listed(name)):
+    if name in FUNCTIONS or name.startswith(added) or (inspect.isclass(found) and name.startswith(OURS)):
         return []
-    real = "" if name == target else f" (really {name!r})"
+    computes = inspect.isclass(found) and name.startswith(MODULES) and not name.startswith(FETCHING)
+    takes = telling_argument(found) if computes else ""
+    if computes and not takes:
+        return []
+    real = ("" if name == target else f" (really {name!r})") + (f", which takes {takes!r}" if takes else "")
     expected = "a component of the strict allow-list (samfed_monai.config.strict)"
     return [Problem(where, found=f"{target!r}{real}", expected=expected, mend=_MEND)]
 
 
-def _listed(name: str) -> bool:
-    return _one_of(name, CLASSES) and not _one_of(name, DENIED)
-
-
-def _one_of(name: str, entries: tuple[str, ...]) -> bool:
-    return any(name.startswith(entry) if entry.endswith(".") else name == entry for entry in entries)
+def telling_argument(component: type) -> str:
+    """The first argument of a class, or of one that it builds on, that is like :data:`TELLING`; empty for none."""
+    for base in inspect.getmro(component):
+        own = vars(base).get("__init__")
+        arguments = inspect.signature(own).parameters if own is not None else ()
+        for name in arguments:
+            if TELLING.fullmatch(name):
+                return name
+    return ""
 
 
 SHAPES = (

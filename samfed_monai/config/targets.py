@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import pkgutil
 import types
 import typing
 from typing import Any
@@ -36,6 +37,10 @@ DENIED_PREFIXES = (
     "torch.utils.cpp_extension.",
 )
 """Inside the allowed packages, what downloads, compiles, unpickles or runs other code."""
+
+
+_NO_ROOMS = ("monai._extensions.", "monai.apps.", "monai.auto3dseg.", "monai.bundle.", "monai.config.", "monai.fl.")
+"""Packages of MONAI that hold no components, or import what need not be installed."""
 
 
 def allowed_prefixes() -> tuple[str, ...]:
@@ -110,15 +115,25 @@ def _unknown(where: str, target: str, known: set[str], holder: str) -> Refused:
 
 @functools.cache
 def _locator() -> Any:
-    from monai.bundle.config_item import ComponentLocator
+    from monai.bundle import ComponentLocator
 
     return ComponentLocator()
+
+
+def _names_of_monai() -> set[str]:
+    """Classes that the packages of MONAI offer."""
+    import monai
+
+    packages = (f"monai.{info.name}" for info in pkgutil.iter_modules(monai.__path__) if info.ispkg)
+    rooms = [importlib.import_module(name) for name in packages if not f"{name}.".startswith(_NO_ROOMS)]
+    found = [*rooms, *(importlib.import_module(f"monai.networks.{name}") for name in ("blocks", "layers", "nets"))]
+    return {name for room in found for name, value in vars(room).items() if inspect.isclass(value)}
 
 
 def _monai_path(name: str, where: str) -> str:
     module = _locator().get_component_module_name(name)
     if module is None:
-        raise _unknown(where, name, set(_locator()._components_table or ()), "MONAI")
+        raise _unknown(where, name, _names_of_monai(), "MONAI")
     return f"{module[0] if isinstance(module, list) else module}.{name}"
 
 
