@@ -137,7 +137,8 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
         )  # then nothing reads the common one
         network = mixed or client.get("sam_network") or client.get("network_name")
         left = {name: value for name, value in client.items() if name not in ("sam_network", *_READ_ELSEWHERE)}
-        content["client"] = _read(left | ({"network_name": network} if network else {}), client)
+        common = {"network_name": network} if network else {}
+        content["client"] = _read(left | common, client | common)
     return content
 
 
