@@ -55,6 +55,14 @@ MOVED = {
 """Package to where names of it are now. Bundles that were copied out of version 0.1 name these as ``_target_``."""
 
 
+REPLACED = {
+    "samfed_monai.transforms": {
+        "samfed_monai.transforms.version_0_1": "EvaluationImages LabelledViews UnlabelledViews",
+    },
+}
+"""Package to where names are kept that have no successor of their own: a list of named transforms does their work."""
+
+
 _FIRST = {
     f"{now}.{name}": f"{old}.{name}"
     for old, places in MOVED.items()
@@ -171,17 +179,23 @@ def found_where_moved(package: str, getattr_: Callable[[str], Any]) -> Callable[
 
         __getattr__ = found_where_moved(__name__, __getattr__)
     """
-    places = {name: now for now, names in MOVED[package].items() for name in names.split()}
-    told: set[str] = set()
+    moved, replaced = (_places(table.get(package, {})) for table in (MOVED, REPLACED))
+    places, told = moved | replaced, set[str]()
 
     def find(name: str) -> Any:
         if name not in places:
             return getattr_(name)
-        now = f"{places[name]}.{name}"
-        text = f"{package}.{name} is {now} now; the old name goes with the next version: write the new one"
+        now, write = f"{places[name]}.{name}", "write the new one"
+        if name in replaced:
+            now, write = "a list of named transforms", "write the list that the packaged bundles have there"
+        text = f"{package}.{name} is {now} now; the old name goes with the next version: {write}"
         if name not in told:  # resolving a bundle's target asks for its name several times
             told.add(name)
             warnings.warn(text, FutureWarning, stacklevel=2)
         return getattr(importlib.import_module(places[name]), name)
 
     return find
+
+
+def _places(table: dict[str, str]) -> dict[str, str]:
+    return {name: now for now, names in table.items() for name in names.split()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -123,7 +124,7 @@ class SplitDataset(CacheDataset):
     Args:
         data: where images come from.
         split: as of :meth:`SiteImages.records`.
-        transform: of one record.
+        transform: of one record. It is copied: two splits may name the same views and each draws its own.
 
     Raises:
         Refused: unknown site or split, missing files.
@@ -135,7 +136,7 @@ class SplitDataset(CacheDataset):
     """
 
     def __init__(self, *, data: SiteImages, split: SplitName, transform: Callable[[Any], Any]) -> None:
-        super().__init__(data.records(split), transform, runtime_cache="threads")
+        super().__init__(data.records(split), copy.deepcopy(transform), runtime_cache="threads")
 
 
 Records = list[dict[str, Any]]

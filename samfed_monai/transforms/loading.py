@@ -10,6 +10,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 from monai.transforms.traits import RandomizableTrait
+from monai.utils import ensure_tuple
 from torch import Tensor
 
 from samfed_monai.core.errors import Problem, Refused
@@ -73,8 +74,9 @@ class LoadSoftMaskd(Transform):
     to the current size of ``image``, (C, h, w).
 
     Args:
-        store: the store's folder, or a :class:`~samfed_monai.data.SoftMaskStore`.
+        store: the store's folder, or a :class:`~samfed_monai.data.SoftMaskStore`; ``None`` leaves items as they are.
         teacher_sha256: the teacher's identity; not needed with a store object.
+        masks_for: who uses the masks; ``None``, which a reference to a disabled guide is, leaves items as they are.
         output_key: receives (1, h, w) float32 in [0, 1].
 
     Raises:
@@ -83,29 +85,67 @@ class LoadSoftMaskd(Transform):
     Example::
 
         {"_target_": "samfed_monai.transforms.LoadSoftMaskd", "store": "@store_dir",
-         "teacher_sha256": "@teacher_sha256"}
+         "teacher_sha256": "@teacher_sha256", "masks_for": "@guides#sam"}
     """
 
     def __init__(
         self,
-        store: str | Path | SoftMaskStore,
+        store: str | Path | SoftMaskStore | None,
         teacher_sha256: str | None = None,
         *,
+        masks_for: Any = "whoever trains on the item",
         output_key: str = "teacher",
     ) -> None:
+        self.store, self.output_key = None, output_key
+        if store is None or masks_for is None:
+            return
         if not isinstance(store, SoftMaskStore):
             if not store or not teacher_sha256:
                 found = f"store {store!r}, teacher_sha256 {teacher_sha256!r}"
-                mend = "set the knobs store_dir and teacher_sha256, or disable this transform"
+                mend = "set the knobs store_dir and teacher_sha256, or neither"
                 expected = "a folder and a teacher's hash"
                 raise Refused([Problem("LoadSoftMaskd", found=found, expected=expected, mend=mend)])
             store = SoftMaskStore(store, teacher_sha256=teacher_sha256)
-        self.store, self.output_key = store, output_key
+        self.store = store
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
+        if self.store is None:
+            return result
         mask = self.store.get(data["image_sha256"])
         result[self.output_key] = resize_probabilities(mask[None], data["image"].shape[-2:])[0]
+        return result
+
+
+class RenameItemsd(MapTransform):
+    """Gives items other names; what had such a name before is gone.
+
+    Labelled images so are learned from in their strong view: ``image_strong`` takes the place of ``image``.
+
+    Args:
+        keys: what to rename.
+        names: the new names, one for each key.
+        allow_missing_keys: whether an item may lack a key.
+
+    Raises:
+        Refused: not one name for each key.
+
+    Example::
+
+        {"_target_": "samfed_monai.transforms.RenameItemsd", "keys": "image_strong", "names": "image"}
+    """
+
+    def __init__(self, keys: KeysCollection, names: KeysCollection, *, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.names = ensure_tuple(names)
+        if len(self.names) != len(self.keys):
+            found = f"{len(self.names)} names for {len(self.keys)} keys"
+            raise Refused([Problem("RenameItemsd -> names", found=found, expected="one name for each key")])
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        for key, name in self.key_iterator(data, self.names):
+            result[name] = result.pop(key)
         return result
 
 
@@ -115,6 +155,8 @@ KEY, GATE = "target", "target_gate"
 class PublicTargets:
     """A soft mask and a gate for each public image, in memory; empty outside the steps that use them.
 
+    Whoever fills one and whoever reads it hold the same one: a copy of a transform that reads it does, too.
+
     Example::
 
         "targets": {"_target_": "samfed_monai.transforms.PublicTargets"}
@@ -123,6 +165,9 @@ class PublicTargets:
     def __init__(self) -> None:
         self.masks: Tensor | None = None
         self.gate: Tensor | None = None
+
+    def __deepcopy__(self, memo: Any) -> PublicTargets:
+        return self
 
     def set(self, masks: Tensor, gate: Tensor) -> None:
         """Takes (N, C, h, w) uint8 masks, 255 for a probability of 1, and (N,) bool gates, in the list's order."""

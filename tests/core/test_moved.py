@@ -33,6 +33,17 @@ def test_every_moved_name_is_found_with_a_warning_that_names_its_new_place(old, 
     assert name not in dir(importlib.import_module(old))
 
 
+@pytest.mark.parametrize("name", ["EvaluationImages", "LabelledViews", "UnlabelledViews"])
+def test_a_name_without_a_successor_says_what_to_write_in_its_place(name):
+    find = found_where_moved("samfed_monai.transforms", getattr)
+    message = (
+        f"samfed_monai.transforms.{name} is a list of named transforms now; the old name goes with the next version: "
+        "write the list that the packaged bundles have there"
+    )
+    with pytest.warns(FutureWarning, match=f"^{message}$"):
+        assert find(name).__name__ == name
+
+
 @pytest.mark.filterwarnings("ignore:.*write the new one:FutureWarning")
 def test_a_bundle_of_version_0_1_may_name_one():
     strategy = resolve_target("samfed_monai.federation.FedAvg", "federate.json -> strategy#_target_")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from monai.transforms import Randomizable, Transform
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList, render_synthetic
@@ -52,6 +53,25 @@ def test_the_server_has_the_public_images_alone(made):
 def test_a_data_set_of_a_split(made):
     dataset = SplitDataset(data=images(made), split="validation", transform=lambda record: record["site"])
     assert list(dataset) == ["site-1", "site-1"]
+
+
+class Drawn(Randomizable, Transform):
+    """Replaces a record by a random number."""
+
+    def __call__(self, record):
+        return self.R.rand()
+
+
+def test_data_sets_that_name_the_same_view_draw_from_it_independently(made):
+    view = Drawn()
+    one, other = (SplitDataset(data=images(made), split=split, transform=view) for split in ("public", "unlabelled"))
+    one.transform.set_random_state(1)
+    alone = [one[0], one[0]]
+    one.transform.set_random_state(1)
+    other.transform.set_random_state(2)
+    drawn = [one[0], other[0], one[0]]
+    assert drawn[::2] == alone
+    assert drawn[1] not in alone
 
 
 def test_an_unknown_site_is_refused(made):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from monai.data import CacheDataset
-from monai.transforms import Compose, Transform
+from monai.transforms import AsDiscreted, Compose, Resized, Transform
 from PIL import Image
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.soft_masks import SoftMaskStore
-from samfed_monai.transforms import EvaluationImages, LoadRGBd, LoadSoftMaskd, LoadTargetd, PublicTargets, WeakViewd
+from samfed_monai.transforms import LoadRGBd, LoadSoftMaskd, LoadTargetd, PublicTargets, RenameItemsd, WeakViewd
 
 
 @pytest.fixture
@@ -55,7 +57,9 @@ def test_a_declared_threshold_is_used(record, tmp_path):
 def test_fault_15_a_full_mask_is_ones_everywhere(record, tmp_path, value):
     Image.fromarray(np.full((4, 6), value, np.uint8)).save(tmp_path / "m.png")  # ScaleIntensity would make it zeros
     assert LoadRGBd()(record)["label"].unique().tolist() == [1.0]
-    assert EvaluationImages(image_size=8)(record)["label"].unique().tolist() == [1.0]
+    resized = Resized(["image", "label"], [8, 8], mode="area")
+    chain = Compose([LoadRGBd(), resized, AsDiscreted("label", threshold=0.5)])
+    assert chain(record)["label"].unique().tolist() == [1.0]
 
 
 def test_a_record_without_an_image_says_so(record):
@@ -99,10 +103,38 @@ def test_a_mask_that_was_never_computed_is_refused(store):
         LoadSoftMaskd(store)({"image": torch.rand(3, 4, 4), "image_sha256": "1" * 64})
 
 
-@pytest.mark.parametrize(("folder", "teacher"), [(None, TEACHER), ("x", None)])
+@pytest.mark.parametrize(("folder", "teacher"), [("", TEACHER), ("x", None)])
 def test_a_store_without_a_teacher_is_refused(folder, teacher):
-    with pytest.raises(Refused, match="set the knobs store_dir and teacher_sha256, or disable this transform"):
+    with pytest.raises(Refused, match="set the knobs store_dir and teacher_sha256, or neither"):
         LoadSoftMaskd(folder, teacher)
+
+
+@pytest.mark.parametrize("given", [{"store": None}, {"store": "x", "masks_for": None}])
+def test_without_a_store_or_a_use_an_item_stays_as_it_is(given):
+    item = {"image": torch.rand(3, 4, 4), "image_sha256": IMAGE}
+    assert LoadSoftMaskd(**given)(item) == item
+
+
+def test_an_item_takes_the_place_of_another():
+    rename = RenameItemsd(["image_strong", "label"], ["image", "mask"])
+    assert rename({"image": 1, "image_strong": 2, "label": 3}) == {"image": 2, "mask": 3}
+    with pytest.raises(KeyError, match="image_strong"):
+        rename({"image": 1, "label": 3})
+    tolerant = RenameItemsd("image_strong", "image", allow_missing_keys=True)
+    assert tolerant({"image": 1}) == {"image": 1}
+
+
+def test_each_renamed_item_needs_a_name():
+    message = "RenameItemsd -> names: expected one name for each key, found 1 names for 2 keys"
+    with pytest.raises(Refused, match=message):
+        RenameItemsd(["a", "b"], "c")
+
+
+def test_a_copy_of_a_transform_reads_the_targets_that_are_set_later():
+    targets = PublicTargets()
+    copied = copy.deepcopy(LoadTargetd(targets))
+    targets.set(torch.full((1, 1, 4, 4), 255, dtype=torch.uint8), torch.tensor([True]))
+    assert copied(item())["target"].unique().tolist() == [1.0]
 
 
 def item(index: int = 0, size: int = 4) -> dict:

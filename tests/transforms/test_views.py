@@ -1,4 +1,4 @@
-"""From a record to what the network sees: labelled, unlabelled, and for evaluation."""
+"""From a record to what the network sees, as the bundles list it: labelled, unlabelled, and for evaluation."""
 
 from __future__ import annotations
 
@@ -8,19 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose, Resized
+from monai.transforms import Compose
 from PIL import Image
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data import SoftMaskStore
-from samfed_monai.transforms import (
-    EvaluationImages,
-    LabelledViews,
-    LoadRGBd,
-    StrongViewd,
-    UnlabelledViews,
-    WeakViewd,
-)
+from samfed_monai.transforms import LoadTargetd, PublicTargets, StrongViewd, WeakViewd
+from samfed_monai.transforms.version_0_1 import EvaluationImages
+
+ROOT = Path(__file__).parents[2]
 
 HASH, TEACHER = "b" * 64, "a" * 64
 
@@ -46,8 +42,19 @@ def without_label(record: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key != "label"}
 
 
+def pipelines(bundle: str = "samfed_skin", **overrides: Any) -> dict[str, Compose]:
+    """The three lists of a bundle's ``train.json``, built by MONAI's parser."""
+    from monai.bundle import ConfigParser
+
+    parser = ConfigParser()
+    parser.read_config(ROOT / "bundles" / bundle / "configs" / "train.json")
+    for name, value in {"image_size": 16, **overrides}.items():
+        parser[name] = value
+    return {name: parser.get_parsed_content(f"{name}#preprocessing") for name in ("train", "unlabelled", "validate")}
+
+
 def test_evaluation_brings_image_and_label_to_one_size(record):
-    item = EvaluationImages(image_size=16)(record)
+    item = pipelines()["validate"](record)
     assert item["image"].shape == (3, 16, 16)
     assert torch.equal(torch.as_tensor(item["label"])[0, 0], torch.tensor([1.0] * 8 + [0.0] * 8))
     assert item["native_size"] == (20, 30)
@@ -60,65 +67,72 @@ def test_a_label_stays_where_its_image_has_it_unless_it_is_asked_for_the_nearest
     Image.fromarray(mask).convert("RGB").save(tmp_path / "i.png")
     Image.fromarray(mask).save(tmp_path / "m.png")
     record = {"image": str(tmp_path / "i.png"), "label": str(tmp_path / "m.png")}
-    item = EvaluationImages(image_size=4, label_resize=label_resize)(record)
+    item = pipelines(image_size=4, label_resize=label_resize)["validate"](record)
     assert torch.as_tensor(item["label"])[0, 0].tolist() == columns
     assert torch.as_tensor(item["image"])[0, 0].tolist() == [0, 0.5, 0.5, 0]
 
 
-def test_another_way_to_resize_labels_is_refused():
-    with pytest.raises(
-        Refused, match=r"train\.json -> label_resize: expected one of \['area', 'nearest'\], found 'bilinear'"
-    ):
-        EvaluationImages(image_size=4, label_resize="bilinear")
-
-
 def test_evaluation_does_without_a_label(record):
-    assert "label" not in EvaluationImages(image_size=16)(without_label(record))
+    assert "label" not in pipelines()["validate"](without_label(record))
 
 
-def test_labelled_views_are_those_of_the_transforms_in_a_row(record):
-    chain = Compose(
-        [
-            LoadRGBd(),
-            Resized(["image", "label"], [16, 16], mode=["area", "nearest"]),
-            WeakViewd(["image", "label"], rotate=40.0),
-            StrongViewd(output_key="image", noise=0.1),
-        ]
-    ).set_random_state(3)
-    views = LabelledViews(image_size=16, weak=WeakViewd(rotate=40.0), strong=StrongViewd(noise=0.1)).set_random_state(3)
+@pytest.mark.parametrize("bundle", ["samfed_skin", "samfed_polyp"])
+def test_what_happens_to_an_image_stands_in_the_bundle_in_its_order(bundle):
+    names = {which: [type(step).__name__ for step in chain.transforms] for which, chain in pipelines(bundle).items()}
+    read = ["LoadRGBd", "Resized", "AsDiscreted"]
+    assert names == {
+        "train": [*read, "LoadTargetd", "WeakViewd", "StrongViewd", "RenameItemsd"],
+        "unlabelled": [*read, "LoadSoftMaskd", "WeakViewd", "StrongViewd"],
+        "validate": read,
+    }
+
+
+def test_labelled_images_are_seen_in_their_strong_view(record):
+    chain = pipelines()["train"].set_random_state(3)
+    weak, strong = WeakViewd(), StrongViewd(strength=0.5, cutout=0.0)
+    by_hand = Compose([*chain.transforms[:3], LoadTargetd(PublicTargets()), weak, strong]).set_random_state(3)
     for _ in range(3):
-        expected, item = chain(record), views(record)
-        assert item.keys() == expected.keys()
-        assert all(torch.equal(item[key], expected[key]) for key in ("image", "label"))
-
-
-def test_the_same_views_serve_both_kinds_of_images_without_sharing_random_numbers(record):
-    weak, strong = WeakViewd(), StrongViewd()
-    alone = LabelledViews(image_size=16, weak=weak, strong=strong).set_random_state(1)
-    labelled = LabelledViews(image_size=16, weak=weak, strong=strong).set_random_state(1)
-    unlabelled = UnlabelledViews(image_size=16, weak=weak, strong=strong).set_random_state(2)
-    for _ in range(3):
-        unlabelled(record)
-        assert torch.equal(labelled(record)["image"], alone(record)["image"])
+        item, expected = chain(record), by_hand(record)
+        assert torch.equal(item["image"], expected["image_strong"])
+        assert torch.equal(item["label"], expected["label"])
+        assert "image_strong" not in item
 
 
 def test_unlabelled_views_move_the_soft_mask_and_keep_the_weak_view(record, store):
-    views = UnlabelledViews(
-        image_size=16, weak=WeakViewd(), strong=StrongViewd(), store_dir=store, teacher_sha256=TEACHER
-    )
-    item = views.set_random_state(0)(without_label(record))
+    chain = pipelines(store_dir=str(store), teacher_sha256=TEACHER)["unlabelled"]
+    item = chain.set_random_state(0)(without_label(record))
     assert item["teacher"].shape == (1, 16, 16)
     assert item["teacher"].mean().item() == pytest.approx(0.75, abs=0.01)
     assert not torch.equal(item["image"], item["image_strong"])
     assert "label" not in item
 
 
-@pytest.mark.parametrize("given", [{"store_dir": None}, {"masks_for": None}])
+@pytest.mark.parametrize("given", [{"store_dir": None}, {"guides#sam#_disabled_": True}])
 def test_soft_masks_are_left_unread_without_a_store_or_without_a_use(record, store, given):
-    arguments = {"store_dir": store, "teacher_sha256": TEACHER, **given}
-    assert "teacher" not in UnlabelledViews(image_size=16, weak=WeakViewd(), strong=StrongViewd(), **arguments)(record)
+    arguments = {"store_dir": str(store), "teacher_sha256": TEACHER, **given}
+    assert "teacher" not in pipelines(**arguments)["unlabelled"](record)
 
 
-def test_a_store_without_its_teacher_is_refused(store):
-    with pytest.raises(Refused, match="set the knobs store_dir and teacher_sha256"):
-        UnlabelledViews(image_size=16, weak=WeakViewd(), strong=StrongViewd(), store_dir=store)
+@pytest.mark.filterwarnings("ignore:.*the old name goes with the next version:FutureWarning")
+@pytest.mark.parametrize(
+    ("old", "now"), [("EvaluationImages", "validate"), ("LabelledViews", "train"), ("UnlabelledViews", "unlabelled")]
+)
+def test_what_version_0_1_named_does_the_same(record, store, old, now):
+    from samfed_monai import transforms
+
+    views = {"weak": WeakViewd(), "strong": StrongViewd(strength=0.5, cutout=0.0)}
+    masks = {"store_dir": store, "teacher_sha256": TEACHER}
+    arguments = {"EvaluationImages": {}, "LabelledViews": views, "UnlabelledViews": {**views, **masks}}[old]
+    before = getattr(transforms, old)(image_size=16, **arguments).set_random_state(5)
+    after = pipelines(store_dir=str(store), teacher_sha256=TEACHER)[now].set_random_state(5)
+    for _ in range(3):
+        expected, item = before(record), after(record)
+        assert item.keys() == expected.keys()
+        assert all(torch.equal(item[key], expected[key]) for key in item if isinstance(item[key], torch.Tensor))
+
+
+def test_another_way_to_resize_labels_is_refused_as_it_was():
+    with pytest.raises(
+        Refused, match=r"train\.json -> label_resize: expected one of \['area', 'nearest'\], found 'bilinear'"
+    ):
+        EvaluationImages(image_size=4, label_resize="bilinear")
