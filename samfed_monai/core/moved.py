@@ -81,8 +81,42 @@ _HOOKS: dict[str, Any] = {
 }
 """What ``train.json`` of version 0.1 spelt out for variants to fill; where it is absent these still count."""
 
-_TARGETS = "train#preprocessing#targets"
-"""Where a variant hands ``targets`` on, which ``train.json`` of version 0.1 did for all."""
+_BOTH = ["image", "label"]
+_STEPS: dict[str, Any] = {
+    "read": {"_target_": "samfed_monai.transforms.LoadRGBd", "keys": _BOTH},
+    "resize": {
+        **{"_target_": "monai.transforms.Resized", "keys": _BOTH, "allow_missing_keys": True},
+        **{"spatial_size": ["@image_size", "@image_size"], "mode": ["area", "@label_resize"]},
+    },
+    "binary_label": {
+        **{"_target_": "monai.transforms.AsDiscreted", "keys": "label"},
+        **{"allow_missing_keys": True, "threshold": 0.5},
+    },
+    "soft_mask": {
+        **{"_target_": "samfed_monai.transforms.LoadSoftMaskd", "store": "@store_dir"},
+        **{"teacher_sha256": "@teacher_sha256", "masks_for": "@guides#sam"},
+    },
+}
+_READ = ["@read", "@resize", "@binary_label"]
+_HOLDER = {"_target_": "samfed_monai.transforms.PublicTargets"}
+_LISTS: dict[str, list[Any]] = {
+    "train": [
+        *(*_READ, {"_target_": "samfed_monai.transforms.LoadTargetd", "targets": "@targets"}),
+        *("@weak_view", "@strong_view"),
+        {"_target_": "samfed_monai.transforms.RenameItemsd", "keys": "image_strong", "names": "image"},
+    ],
+    "unlabelled": [*_READ, "@soft_mask", "@weak_view", "@strong_view"],
+    "validate": _READ,
+}
+_SIZES = {"image_size": "@image_size", "label_resize": "@label_resize"}
+_VIEWS = {**_SIZES, "weak": "@weak_view", "strong": "@strong_view"}
+_MASKS = {"store_dir": "@store_dir", "teacher_sha256": "@teacher_sha256", "masks_for": "@guides#sam"}
+_OBJECTS: dict[str, dict[str, Any]] = {
+    "train": {"_target_": "samfed_monai.transforms.LabelledViews", **_VIEWS, "targets": "@targets"},
+    "unlabelled": {"_target_": "samfed_monai.transforms.UnlabelledViews", **_VIEWS, **_MASKS},
+    "validate": {"_target_": "samfed_monai.transforms.EvaluationImages", **_SIZES},
+}
+"""The objects of version 0.1 that did what the lists of today's bundles say, of whose steps none has other numbers."""
 
 
 def first_spelling(content: Any) -> Any:
@@ -94,8 +128,7 @@ def first_spelling(content: Any) -> Any:
     if isinstance(content, dict):
         return {
             key: _FIRST.get(value, value) if _is_target(key) and isinstance(value, str) else first_spelling(value)
-            for key, value in _with_hooks(content).items()
-            if (key, value) != (_TARGETS, "@targets")
+            for key, value in _with_hooks(_with_objects(content)).items()
         }
     return [first_spelling(value) for value in content] if isinstance(content, list) else content
 
@@ -105,11 +138,24 @@ def _with_hooks(content: dict[str, Any]) -> dict[str, Any]:
     train = content.get("train")
     if not (isinstance(train, dict) and "trainer" in train and "images" in content):
         return content
-    hooks = _HOOKS if "validate" in content else {"targets": None}
-    views = train.get("preprocessing")
-    if isinstance(views, dict) and {"weak", "strong"} <= views.keys():
-        train = {**train, "preprocessing": {"targets": "@targets", **views}}
-    return {**hooks, **content, "train": train}
+    return {**(_HOOKS if "validate" in content else {"targets": None}), **content}
+
+
+def _with_objects(content: dict[str, Any]) -> dict[str, Any]:
+    """A ``train.json`` with the objects in place of the lists; as it is, where a step has numbers of its own."""
+    if any(content.get(name, step) != step for name, step in _STEPS.items()):
+        return content
+    compose = {name: {"_target_": "monai.transforms.Compose", "transforms": steps} for name, steps in _LISTS.items()}
+    parts = {name: part for name in compose if isinstance(part := content.get(name), dict)}
+    listed = {name: part for name, part in parts.items() if part.get("preprocessing") == compose[name]}
+    if not listed:
+        return content
+    objects = {name: {**part, "preprocessing": _OBJECTS[name]} for name, part in listed.items()}
+    before = {name: value for name, value in content.items() if name not in _STEPS} | objects
+    sharing = content.get("sharing")
+    if content.get("targets") == _HOLDER and not (isinstance(sharing, dict) and sharing.get("targets") == "@targets"):
+        before["targets"] = None
+    return before
 
 
 _OF_CLIENT = ("image_size", "local_steps", "batch_size", "network_name", "learning_rate")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
+from pathlib import Path
 
 import pytest
 
 from samfed_monai.config.targets import resolve_target
-from samfed_monai.core.io import canonical_hash
+from samfed_monai.core.io import canonical_hash, read_json
 from samfed_monai.core.moved import MOVED, comparable, config_hash, federate_first, first_spelling, found_where_moved
 
 NAMES = [
@@ -82,7 +83,7 @@ def test_a_configuration_has_one_hash_in_both_spellings():
 def test_what_a_training_file_need_not_spell_out_any_more_is_hashed_as_if_it_stood_there():
     views = {"weak": "@weak_view", "strong": "@strong_view"}
     rest = {"images": {}, "validate": {}, "personal": ["head.*"]}
-    now = {**rest, "train": {"trainer": {}, "preprocessing": views}}
+    now = {**rest, "train": {"trainer": {}, "preprocessing": {**views, "targets": "@targets"}}}
     hooks = dict.fromkeys(
         ("sharing", "targets", "mixed_networks", "server_network", "public_steps", "public_images", "sam_network")
     )
@@ -94,7 +95,27 @@ def test_what_a_training_file_need_not_spell_out_any_more_is_hashed_as_if_it_sto
     assert config_hash({**now, "personal": []}) == config_hash({key: now[key] for key in now if key != "personal"})
     del now["validate"], before["validate"], before["sam_network"]
     assert config_hash(now) != config_hash(before), "what a trainer reaches has no other hook than its targets"
-    assert config_hash({"train#preprocessing#targets": "@targets", "a": 1}) == canonical_hash({"a": 1})
+
+
+@pytest.mark.parametrize("bundle", ["samfed_skin", "samfed_polyp"])
+def test_lists_of_transforms_are_hashed_as_the_objects_that_stood_for_them(bundle):
+    now = read_json(Path(__file__).parents[2] / "bundles" / bundle / "configs" / "train.json")
+    sizes = {"image_size": "@image_size", "label_resize": "@label_resize"}
+    views = {**sizes, "weak": "@weak_view", "strong": "@strong_view"}
+    masks = {"store_dir": "@store_dir", "teacher_sha256": "@teacher_sha256", "masks_for": "@guides#sam"}
+    objects = {
+        "train": {"_target_": "samfed_monai.transforms.LabelledViews", **views, "targets": "@targets"},
+        "unlabelled": {"_target_": "samfed_monai.transforms.UnlabelledViews", **views, **masks},
+        "validate": {"_target_": "samfed_monai.transforms.EvaluationImages", **sizes},
+    }
+    steps = ("read", "resize", "binary_label", "soft_mask")
+    before = {name: value for name, value in now.items() if name not in steps} | {"targets": None}
+    before |= {name: {**now[name], "preprocessing": each} for name, each in objects.items()}
+    assert config_hash(now) == config_hash(before)
+    with_targets = {"sharing": {"targets": "@targets"}, "targets": now["targets"]}
+    assert config_hash({**now, **with_targets}) == config_hash({**before, **with_targets})
+    other = {**now, "resize": {**now["resize"], "mode": "nearest"}}
+    assert config_hash(other) != config_hash(now), "a step with numbers of its own is another pipeline"
 
 
 def test_federate_json_is_hashed_with_the_knobs_that_it_handed_on():
