@@ -204,7 +204,7 @@ def lab(tmp_path, monkeypatch):
     variants._outside.cache_clear()
 
 
-GOOD = json.dumps({"_method": {"note": "a good one"}})
+GOOD = json.dumps({"_method": {"note": "a good one", "base": "no_sam"}})
 
 
 @pytest.mark.parametrize(
