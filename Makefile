@@ -1,6 +1,6 @@
 # make demo    a whole federated run on four synthetic sites with the real MobileSAM teacher  (DATA=folder: on your images;
 #              BUNDLE=samfed_polyp: colonoscopy instead of skin)
-# make test    all tests                make check   format, lint, types
+# make test    all tests                make check   format, lint, types          make test-fast   a part of them, minutes
 # make docs    the documentation        make bench   the figures of docs/benchmarks.md
 # make light   the comparison of docs/results/light.md, hours, resumable (SAMFED_DATA=folder with data/ and weights/)
 # make pfedsam the comparison of docs/results/pfedsam.md, many hours, resumable
@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 DECLARED := setup.cfg setup.py pyproject.toml constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo light shipped-model light-teachers light-page skin-page polyp-page ablation-page pfedsam pfedsam-page flare-real test delete-methods check docs bench clean
+.PHONY: help demo light shipped-model light-teachers light-page skin-page polyp-page ablation-page pfedsam pfedsam-page flare-real test test-fast delete-methods check docs bench clean
 help:
 	@sed -n 's/^# //p' Makefile | head -10
 
@@ -99,6 +99,11 @@ flare-real: $(VENV)/.flare
 TEST_WORKERS ?= 3
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder $(TESTS)
+
+# The inner loop: rooms whose tests compute and start nothing, without those marked slow.
+FAST := $(addprefix tests/,core protocol losses metrics transforms parts results networks handlers data config reports)
+test-fast: $(VENV)/.dev
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(FAST)
 
 # Slow, and no part of `make test`: every method that no other builds on is deleted from a copy, whose tests must pass.
 delete-methods: $(VENV)/.dev
