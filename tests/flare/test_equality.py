@@ -51,7 +51,7 @@ def one_thread(monkeypatch):
 
 def words(folder: Path, output: Path, **options: Any) -> list[str]:
     given = {**OPTIONS, **options}
-    pairs = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    pairs = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
     data = ["--datalist", str(folder / "list.json"), "--data-root", str(folder)]
     return ["samfed_skin", *data, "--output-dir", str(output), *pairs]
 
@@ -92,7 +92,7 @@ def test_averaged_networks_have_the_same_bits_in_one_process_the_simulator_and_p
 
 def test_unlike_networks_have_the_same_bits_in_one_process_and_the_simulator(three_sites, tmp_path):
     mixed = {"client#mixed_networks": "['basic_unet','flexible_unet_resnet18']", "client#server_network": "basic_unet"}
-    options = {"variant": "hssf", "rounds": 2, "client#public_steps": 1, "network_name": "basic_unet", **mixed}
+    options = {"variant": "hssf", "rounds": 2, "client#public_steps": 1, "network_name": None, **mixed}
     local, simulated = tmp_path / "local", tmp_path / "simulated"
     assert main(["federate", *words(three_sites, local, **options)]) == 0
     on_flare = ["--threads", "1", "--stop-after", "240"]
