@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -110,7 +112,7 @@ def test_updates_count_from_what_a_site_was_sent():
     strategy = made(ClientTailored())
     for round in range(2):
         strategy.configure(round)
-        strategy.aggregate(round, {s: Envelope(**{**vars(m), "round": round}) for s, m in FIRST.items()})
+        strategy.aggregate(round, {s: replace(m, round=round) for s, m in FIRST.items()})
     # in the second round s0 comes back from [2.5, 2.5] to [1, 1] and s1 goes on to [3, 3]: they part
     assert strategy.evaluation("s0")["a"].tolist() == [[1.0, 1.0], [1.0, 0.0]]
     assert strategy.evaluation("s1")["a"].tolist() == [[3.0, 3.0], [-1.0, 0.0]]
