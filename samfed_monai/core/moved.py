@@ -85,7 +85,7 @@ _BOTH = ["image", "label"]
 _STEPS: dict[str, Any] = {
     "read": {"_target_": "samfed_monai.transforms.LoadRGBd", "keys": _BOTH},
     "resize": {
-        **{"_target_": "monai.transforms.Resized", "keys": _BOTH, "allow_missing_keys": True},
+        **{"_target_": "samfed_monai.transforms.ResizeWithLabeld", "keys": _BOTH},
         **{"spatial_size": ["@image_size", "@image_size"], "mode": ["area", "@label_resize"]},
     },
     "binary_label": {

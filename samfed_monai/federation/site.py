@@ -319,7 +319,7 @@ class SiteNode:
         self.site, self.plan = site, plan
         self.parts = SiteParts(site, plan, places, shared)
         self.privacy = (floor or PrivacyFloor()).under(Privacy.from_json(plan.privacy))
-        ledger = PrivacyLedger(places.cache, site, floor) if floor is not None and floor.epsilon is not None else None
+        ledger = PrivacyLedger(places.cache, site, floor or PrivacyFloor())
         method = declared(places.bundle_root, plan.variant)
         self.release = release or site_release(
             site, lambda: self._client().client, self.privacy, places.output_dir, ledger, method

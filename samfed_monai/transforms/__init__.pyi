@@ -1,6 +1,6 @@
 """Dictionary transforms that a bundle can name, and the tensor functions they wrap."""
 
-from .loading import LoadRGBd, LoadSoftMaskd, LoadTargetd, PublicTargets, RenameItemsd
+from .loading import LoadRGBd, LoadSoftMaskd, LoadTargetd, PublicTargets, RenameItemsd, ResizeWithLabeld
 from .strong_view import StrongView, StrongViewd, box_fill, colour_matrix, cutmix, gaussian_blur
 from .weak_view import WeakView, WeakViewd, output_to_input, warp
 
@@ -10,6 +10,7 @@ __all__ = [
     "LoadTargetd",
     "PublicTargets",
     "RenameItemsd",
+    "ResizeWithLabeld",
     "StrongView",
     "StrongViewd",
     "WeakView",

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, Transform
+from monai.transforms import MapTransform, Resized, Transform
 from monai.transforms.traits import RandomizableTrait
 from monai.utils import ensure_tuple
 from torch import Tensor
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused, did_you_mean
 from samfed_monai.data.soft_masks import SoftMaskStore, resize_probabilities
 
 
@@ -64,6 +64,39 @@ class LoadRGBd(MapTransform):
                 mask = read_mask(data[key], data.get("mask_threshold"))
                 result[key] = torch.from_numpy(mask)[None].float()
         return result
+
+
+LABEL_RESIZE = ("area", "nearest")
+"""How a label is brought to the network's size: by the share of a pixel that it covers, foreground from a half on, or
+by the pixel at the upper left of each, as torch's ``nearest`` does. The latter moves labels by up to half a pixel
+against images and soft masks; the first tables of ``docs/results`` were made with it."""
+
+
+class ResizeWithLabeld(Resized):
+    """MONAI's ``Resized`` of an image and its label, which refuses another way for labels when it is built.
+
+    ``Resized`` itself would take any mode, and refuse a misspelt one with the first image.
+
+    Args:
+        keys: the image's key and the label's; an item without a label is taken.
+        spatial_size: height and width in pixels.
+        mode: of the image, and of the label, see :data:`LABEL_RESIZE`.
+
+    Raises:
+        Refused: another mode for the label.
+
+    Example::
+
+        {"_target_": "samfed_monai.transforms.ResizeWithLabeld", "keys": ["image", "label"],
+         "spatial_size": ["@image_size", "@image_size"], "mode": ["area", "@label_resize"]}
+    """
+
+    def __init__(self, keys: KeysCollection, spatial_size: Sequence[int], mode: Sequence[str]) -> None:
+        label = mode[-1]
+        if label not in LABEL_RESIZE:
+            expected, mend = f"one of {list(LABEL_RESIZE)}", did_you_mean(str(label), LABEL_RESIZE)
+            raise Refused([Problem("train.json -> label_resize", found=repr(label), expected=expected, mend=mend)])
+        super().__init__(keys, spatial_size, mode=mode, allow_missing_keys=True)
 
 
 class LoadSoftMaskd(Transform):

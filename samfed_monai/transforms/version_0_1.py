@@ -7,12 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from monai.transforms import AsDiscreted, Compose, Resized
+from monai.transforms import AsDiscreted, Compose
 
-from samfed_monai.core.errors import Problem, Refused, did_you_mean
-from samfed_monai.transforms.loading import LoadRGBd, LoadSoftMaskd, LoadTargetd, PublicTargets, RenameItemsd
-
-LABEL_RESIZE = ("area", "nearest")
+from samfed_monai.transforms.loading import (
+    LoadRGBd,
+    LoadSoftMaskd,
+    LoadTargetd,
+    PublicTargets,
+    RenameItemsd,
+    ResizeWithLabeld,
+)
 
 
 class EvaluationImages(Compose):
@@ -58,9 +62,5 @@ class UnlabelledViews(Compose):
 
 
 def _read(image_size: int, label_resize: str) -> list[Callable[[Any], Any]]:
-    if label_resize not in LABEL_RESIZE:
-        expected, mend = f"one of {list(LABEL_RESIZE)}", did_you_mean(str(label_resize), LABEL_RESIZE)
-        raise Refused([Problem("train.json -> label_resize", found=repr(label_resize), expected=expected, mend=mend)])
-    size, keys, modes = [image_size, image_size], ["image", "label"], ["area", label_resize]
-    resized = Resized(keys, size, mode=modes, allow_missing_keys=True)
-    return [LoadRGBd(), resized, AsDiscreted("label", threshold=0.5, allow_missing_keys=True)]
+    resize = ResizeWithLabeld(["image", "label"], [image_size, image_size], ["area", label_resize])
+    return [LoadRGBd(), resize, AsDiscreted("label", threshold=0.5, allow_missing_keys=True)]

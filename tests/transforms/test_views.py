@@ -13,7 +13,7 @@ from PIL import Image
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data import SoftMaskStore
-from samfed_monai.transforms import LoadTargetd, PublicTargets, StrongViewd, WeakViewd
+from samfed_monai.transforms import LoadTargetd, PublicTargets, ResizeWithLabeld, StrongViewd, WeakViewd
 from samfed_monai.transforms.version_0_1 import EvaluationImages
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +79,7 @@ def test_evaluation_does_without_a_label(record):
 @pytest.mark.parametrize("bundle", ["samfed_skin", "samfed_polyp"])
 def test_what_happens_to_an_image_stands_in_the_bundle_in_its_order(bundle):
     names = {which: [type(step).__name__ for step in chain.transforms] for which, chain in pipelines(bundle).items()}
-    read = ["LoadRGBd", "Resized", "AsDiscreted"]
+    read = ["LoadRGBd", "ResizeWithLabeld", "AsDiscreted"]
     assert names == {
         "train": [*read, "LoadTargetd", "WeakViewd", "StrongViewd", "RenameItemsd"],
         "unlabelled": [*read, "LoadSoftMaskd", "WeakViewd", "StrongViewd"],
@@ -131,8 +131,16 @@ def test_what_version_0_1_named_does_the_same(record, store, old, now):
         assert all(torch.equal(item[key], expected[key]) for key in item if isinstance(item[key], torch.Tensor))
 
 
-def test_another_way_to_resize_labels_is_refused_as_it_was():
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda mode: EvaluationImages(image_size=4, label_resize=mode),
+        lambda mode: ResizeWithLabeld(["image", "label"], [4, 4], ["area", mode]),
+    ],
+    ids=["version 0.1", "now"],
+)
+def test_another_way_to_resize_labels_is_refused_when_it_is_built(build):
     with pytest.raises(
         Refused, match=r"train\.json -> label_resize: expected one of \['area', 'nearest'\], found 'bilinear'"
     ):
-        EvaluationImages(image_size=4, label_resize="bilinear")
+        build("bilinear")

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -48,20 +48,36 @@ class AuditLog:
         logger.info("%s", line)
 
     def noised(self) -> Counter[float]:
-        """Noise multiplier to the number of messages with it that this file holds.
+        """Noise multiplier to the number of messages with it that this file holds (:func:`count_noise`)."""
+        return count_noise(self.path, _noise_of)
 
-        A line that cannot be read counts as one with the least noise of the others.
-        """
-        counts: Counter[float] = Counter()
-        torn = 0
-        for record in _lines(self.path) if self.path is not None and self.path.is_file() else ():
-            noise = record.get("noise") if record is not None else None
-            if isinstance(noise, Mapping):
-                counts[float(noise["noise_multiplier"])] += 1
-            torn += record is None
-        if torn:
-            counts[min(counts, default=1.0)] += torn
-        return counts
+
+def _noise_of(record: Any) -> Any:
+    noise = record.get("noise")
+    return noise["noise_multiplier"] if noise else None
+
+
+def count_noise(path: Path | None, noise_of: Callable[[Any], Any]) -> Counter[float]:
+    """Noise multiplier to the number of releases with it.
+
+    A line that cannot be read (a write was cut off), or lacks the number, counts as one with the least noise of the
+    others.
+
+    Args:
+        path: a file of JSON lines; ``None``, and one that is not there, hold none.
+        noise_of: gives the noise multiplier of a line's record; ``None`` where the line is of no release.
+    """
+    counts: Counter[float] = Counter()
+    torn = 0
+    for record in _lines(path) if path is not None and path.is_file() else ():
+        try:
+            value = noise_of(record)
+            counts += Counter([] if value is None else [float(value)])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            torn += 1
+    if torn:
+        counts[min(counts, default=1.0)] += torn
+    return counts
 
 
 def read_audit(path: str | Path) -> list[dict[str, Any]]:

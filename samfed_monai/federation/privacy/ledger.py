@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import append_line, locked
+from samfed_monai.federation.privacy.audit import count_noise
 from samfed_monai.federation.privacy.settings import DifferentialPrivacy, PrivacyFloor, epsilon_of
 from samfed_monai.protocol.message import MessageRefused
 
@@ -60,17 +61,5 @@ class PrivacyLedger:
             append_line(self.path, json.dumps(entry, ensure_ascii=False, allow_nan=False))
 
     def spent(self) -> Counter[float]:
-        """Noise multiplier to the number of releases with it.
-
-        A line that cannot be read (a write was cut off) counts as one with the least noise of the others.
-        """
-        counts: Counter[float] = Counter()
-        torn = 0
-        for line in self.path.read_bytes().splitlines() if self.path.is_file() else ():
-            try:
-                counts[float(json.loads(line)["noise_multiplier"])] += 1
-            except (ValueError, KeyError, TypeError):
-                torn += 1
-        if torn:
-            counts[min(counts, default=1.0)] += torn
-        return counts
+        """Noise multiplier to the number of releases with it (:func:`.audit.count_noise`)."""
+        return count_noise(self.path, lambda entry: entry["noise_multiplier"])
