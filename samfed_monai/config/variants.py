@@ -170,30 +170,33 @@ def packaged_methods() -> dict[str, Path]:
 
     Those that are broken are left out, see :func:`broken_methods`.
     """
-    files, _ = _outside()
+    files, _, _ = _outside()
     return files | {path.stem: path for path in PACKAGED.glob("*.json")}
 
 
 def outside_methods() -> dict[str, str]:
     """Methods that other installed packages bring, by name, each with the module that it is in."""
-    files, _ = _outside()
-    return {entry.name: entry.module for entry in entry_points(group=ENTRY_POINT) if entry.name in files}
+    _, modules, _ = _outside()
+    return modules
 
 
 def broken_methods() -> dict[str, Problem]:
     """Methods of other installed packages that cannot be used, by name, with what is wrong and whose they are."""
-    _, broken = _outside()
+    _, _, broken = _outside()
     return broken
 
 
 @functools.cache
-def _outside() -> tuple[dict[str, Path], dict[str, Problem]]:
-    """Files of other packages' methods, and what is wrong with the rest; only the packages around them are imported."""
+def _outside() -> tuple[dict[str, Path], dict[str, str], dict[str, Problem]]:
+    """Files and modules of other packages' methods, and what is wrong with the rest; read once, as metadata of every
+    installed package is looked through. Only the packages around the methods are imported."""
     files: dict[str, Path] = {}
+    modules: dict[str, str] = {}
     broken: dict[str, Problem] = {}
     for entry in entry_points(group=ENTRY_POINT):
         try:
             files[entry.name] = _file_of(entry)
+            modules[entry.name] = entry.module
         except Exception as error:  # of another package: its import may raise anything
             reasons = error.problems if isinstance(error, Refused) else [f"{type(error).__name__}: {error}"]
             name = entry.dist.name if entry.dist else "the package"
@@ -204,7 +207,7 @@ def _outside() -> tuple[dict[str, Path], dict[str, Problem]]:
                 expected=f"a module with {entry.name}.json, a variant, beside it",
                 mend=f"update or uninstall {name}; the other methods work without it",
             )
-    return files, broken
+    return files, modules, broken
 
 
 def _file_of(entry: EntryPoint) -> Path:
