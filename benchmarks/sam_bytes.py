@@ -42,7 +42,7 @@ def row(base: str, variant: str, size: int) -> str:
         for names in (split.shared, split.personal)
     )
     before = megabytes(kept) if split.personal else "nothing"
-    return f"| {CALLED[base]} | `{variant}` | {megabytes(model)} | {megabytes(2 * model)} | {before} |"
+    return f"| {CALLED[base]} | `{variant}` | {megabytes(model)} | {megabytes(model)} | {before} |"
 
 
 def table(bases: list[str], size: int) -> str:

@@ -16,6 +16,7 @@ from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.round_store import state_file
 from samfed_monai.federation.site import SiteNode, SiteWorker
 from samfed_monai.protocol.message import Envelope, MessageRefused, wire_size
+from samfed_monai.protocol.sent_once import SentWeights
 from samfed_monai.protocol.transport import Failure, Task, Traffic, scrub
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class LocalTransport:
         }
         self.progress = progress or Progress()
         self._traffic: dict[str, Traffic] = {}
+        self._sent = SentWeights()
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -101,7 +103,7 @@ class LocalTransport:
         if client is None:
             return Failure(site, "no such site in this federation")
         traffic = self._traffic.setdefault(site, Traffic())
-        traffic.down += wire_size(message)
+        traffic.down += wire_size(self._sent.shortened(site, message))
         try:
             with self.progress.iterations(client.engine(task)):
                 reply = client.answer(task, message)
@@ -111,9 +113,11 @@ class LocalTransport:
                 reply = replace(reply, tensors={})
             return reply
         except MessageRefused as error:
+            self._sent.forget(site)
             logger.warning("%s: its message was refused: %s", site, scrub(error))
             return Failure(site, scrub(error))
         except Exception as error:
+            self._sent.forget(site)
             if task in (Task.CHECK, Task.PREPARE):
                 raise
             logger.exception("%s failed in %s", site, Task(task).value)

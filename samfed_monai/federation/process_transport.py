@@ -21,6 +21,7 @@ from samfed_monai.federation.plan import AUTO, Places, Plan
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.round_store import CLIENTS, state_file
 from samfed_monai.protocol.message import Envelope, to_bytes
+from samfed_monai.protocol.sent_once import SentWeights
 from samfed_monai.protocol.transport import Failure, Task, Traffic, received, take_in_order
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ class ProcessTransport:
     where it is; the sites of one process answer one after the other. Every process has their share of the threads that
     this one would use. Messages, answers and the sums made of them are those of :class:`LocalTransport`, to the bit
     where the threads of a process are as many as there; so are the states that :meth:`save_state` leaves.
+
+    Weights that a site was sent last are not sent again (:mod:`samfed_monai.protocol.sent_once`).
 
     A process that ends (killed, out of memory) is the :class:`Failure` of the site that it worked for. It is started
     again for the next site that it has: what its sites were sent before round 0 is sent to them once more, and each
@@ -225,6 +228,7 @@ class _Worker:
     settings: Mapping[str, Any]
     rounds: Path | None = None
     busy: bool = False
+    _sent: SentWeights = field(default_factory=SentWeights)
     _before: dict[str, list[tuple[Task, Envelope]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -268,7 +272,7 @@ class _Worker:
             return _Answer(sent, failure=f"not started: {work.late}")
         try:
             self._ready(until=message.round if task == Task.EVALUATE else message.round - 1)
-            payload = to_bytes(message)
+            payload = to_bytes(self._sent.shortened(site, message))
             sent = len(payload)
             head, content = self._ask({"site": site, "what": task.value}, payload)
         except ChildDied as error:
@@ -276,6 +280,7 @@ class _Worker:
         except Exception as error:
             return _Answer(sent, error=error)
         if reason := head.get("refused") or head.get("failed"):
+            self._sent.forget(site)
             return _Answer(sent, failure=str(reason))
         if task in (Task.CHECK, Task.PREPARE):
             self._before.setdefault(site, []).append((task, message))
@@ -291,6 +296,7 @@ class _Worker:
             return
         again = self.child.pid is not None
         self.child.start()
+        self._sent = SentWeights()
         if not again:
             return
         logger.warning("the process of %s is started again", ", ".join(self.sites))

@@ -77,6 +77,7 @@ class _Sites:
         self.plan, self.places = Plan.from_json(settings["plan"]), Places.from_json(settings["places"])
         self._shared: Any = None
         self._nodes: dict[str, Any] = {}
+        self._held: dict[str, Any] = {}
 
     def answer(self, head: Mapping[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
         """The answer's head and bytes; a head with ``refused``, ``failed`` or ``raised`` says why there are none."""
@@ -104,9 +105,10 @@ class _Sites:
 
     def _work(self, site: str, what: str, payload: bytes) -> bytes:
         from samfed_monai.protocol.message import from_bytes, to_bytes
+        from samfed_monai.protocol.sent_once import HeldWeights
         from samfed_monai.protocol.transport import Task
 
-        message = from_bytes(payload)
+        message = self._held.setdefault(site, HeldWeights()).complete(from_bytes(payload))
         node = self._node(site)
         self._lend_teacher(node, message)
         return to_bytes(node.answer(Task(what), message))

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from samfed_monai.federation.progress import Progress
 from samfed_monai.protocol.message import MAX_BYTES, Envelope, to_bytes
+from samfed_monai.protocol.sent_once import NOT_HELD, SentWeights
 from samfed_monai.protocol.transport import Failure, Task, Traffic, received, take_in_order
 
 logger = logging.getLogger(__name__)
@@ -141,6 +142,8 @@ class FlareTransport:
     answered and the quorum is reached, until something has come from it again (a late answer counts). A late, second or
     unasked answer is dropped with its reason in the log.
 
+    Weights that a site was sent last are not sent again (:mod:`samfed_monai.protocol.sent_once`).
+
     Sites keep their state at home, by round: nothing is written by :meth:`save_state`. Which rounds' states are still
     wanted is read from the run's folder, where a round's ``clients`` folder exists as long as they are.
 
@@ -169,6 +172,7 @@ class FlareTransport:
         self.patience, self.notice, self.max_bytes = patience, notice, max_bytes
         self.progress = progress or Progress()
         self._traffic: dict[str, Traffic] = {}
+        self._sent = SentWeights()
         self._missing: set[str] = set()
         self._exchanges = 0
         self._arrivals = Arrivals(self._missing)
@@ -191,13 +195,22 @@ class FlareTransport:
         wait = self.patience if timeout is None and task == Task.EVALUATE else timeout
         deadline = None if wait is None else time.monotonic() + wait
         started = noticed = time.monotonic()
-        tickets, replies = self._send(task, messages)
+        replies: dict[str, Envelope | Failure] = {
+            site: Failure(site, "no such site in this federation") for site in messages if site not in self._sites
+        }
+        tickets = {site: self._send(task, site, messages[site]) for site in sorted(messages.keys() - replies.keys())}
         arrived: dict[str, Answer] = {}
+        whole: set[str] = set()
         with self.progress.sites(len(messages)) as bar:
             while len(replies) + len(arrived) < len(messages):
                 self.post.check_stop()
                 missing = messages.keys() - replies.keys() - arrived.keys()
                 taken, size = self._arrivals.collect(self._exchanges, messages, {**replies, **arrived})
+                for site in [site for site, answer in taken.items() if answer == NOT_HELD and site not in whole]:
+                    del taken[site]  # it was started again
+                    whole.add(site)
+                    self._sent.forget(site)
+                    tickets[site] = self._send(task, site, messages[site])
                 arrived |= taken
                 for _ in taken:
                     bar.advance()
@@ -219,6 +232,8 @@ class FlareTransport:
             self._missing.add(site)
             logger.warning("%s: %s", site, failure.reason)
         take_in_order(messages, replies, arrived, lambda site, answer: self._read(site, answer, on_reply))
+        for site in [site for site, reply in replies.items() if isinstance(reply, Failure)]:
+            self._sent.forget(site)
         return {site: replies[site] for site in sorted(replies)}
 
     def came_late(self, site: str) -> None:
@@ -236,22 +251,12 @@ class FlareTransport:
     def load_state(self, folder: Path) -> None:
         self._rounds = Path(folder).parent.parent
 
-    def _send(
-        self, task: Task, messages: Mapping[str, Envelope]
-    ) -> tuple[dict[str, Any], dict[str, Envelope | Failure]]:
-        tickets: dict[str, Any] = {}
-        replies: dict[str, Envelope | Failure] = {}
-        words = {"run": self.run, "keep": self._keep()}
-        for site in sorted(messages):
-            if site not in self._sites:
-                replies[site] = Failure(site, "no such site in this federation")
-                continue
-            payload = to_bytes(messages[site])
-            self._traffic.setdefault(site, Traffic()).down += len(payload)
-            answered = partial(self._arrivals.put, self._exchanges)
-            letter = Letter(site, Task(task).value, messages[site].round, payload, words, answered)
-            tickets[site] = self.post.send(letter)
-        return tickets, replies
+    def _send(self, task: Task, site: str, message: Envelope) -> Any:
+        """The ticket of a letter."""
+        payload = to_bytes(self._sent.shortened(site, message))
+        self._traffic.setdefault(site, Traffic()).down += len(payload)
+        words, answered = {"run": self.run, "keep": self._keep()}, partial(self._arrivals.put, self._exchanges)
+        return self.post.send(Letter(site, Task(task).value, message.round, payload, words, answered))
 
     def _enough(
         self,

@@ -46,6 +46,7 @@ class _Worker:
     def __init__(self, settings: dict[str, Any], files: SiteFile, make_node: Callable[..., Any]) -> None:
         self.settings, self.files, self.make_node = settings, files, make_node
         self._node: Any = None
+        self._held: Any = None
         self._state: Any = None
 
     def answer(self, head: dict[str, Any], payload: bytes) -> tuple[bytes, str]:
@@ -63,9 +64,11 @@ class _Worker:
     def _answer(self, head: dict[str, Any], payload: bytes) -> bytes:
         from samfed_monai.flare.site import SiteState
         from samfed_monai.protocol.message import from_bytes, to_bytes
+        from samfed_monai.protocol.sent_once import HeldWeights
         from samfed_monai.protocol.transport import Task
 
-        task, message = Task(head["task"]), from_bytes(payload)
+        self._held = self._held or HeldWeights()
+        task, message = Task(head["task"]), self._held.complete(from_bytes(payload))
         if self._node is None:
             self._node = self.make_node(self.settings, self.files)
             self._state = SiteState(self.settings["state"], self._node)

@@ -13,12 +13,16 @@ from samfed_monai.data import DataList
 from samfed_monai.data.records import write_site_lists
 from samfed_monai.federation import Places, Plan, SiteNode
 from samfed_monai.protocol import Envelope, Failure, Task, Traffic, from_bytes, scrub, to_bytes
+from samfed_monai.protocol.message import wire_size
+from samfed_monai.protocol.sent_once import SentWeights
 
 Answer = Callable[[Task, bytes], bytes]
 
 
 class WireTransport:
     """Bytes out, bytes in; sites keep their state at home, by round.
+
+    Every message is sent whole, and counted as in transports that send weights once.
 
     Args:
         sites: site to what answers its bytes: bytes, or an exception.
@@ -29,6 +33,7 @@ class WireTransport:
         self.answers, self.homes = dict(sorted(sites.items())), homes
         self.asked: list[tuple[str, str]] = []
         self._traffic: dict[str, Traffic] = {}
+        self._sent = SentWeights()
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -38,11 +43,11 @@ class WireTransport:
         replies: dict[str, Envelope | Failure] = {}
         for site, message in sorted(messages.items()):
             self.asked.append((Task(task).value, site))
-            payload = to_bytes(message)
+            payload, down = to_bytes(message), wire_size(self._sent.shortened(site, message))
             try:
                 answer = self.answers[site](task, payload)
                 traffic = self._traffic.setdefault(site, Traffic())
-                traffic.down, traffic.up = traffic.down + len(payload), traffic.up + len(answer)
+                traffic.down, traffic.up = traffic.down + down, traffic.up + len(answer)
                 replies[site] = from_bytes(answer)
                 if on_reply is not None:
                     on_reply(site, replies[site])

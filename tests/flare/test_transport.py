@@ -18,8 +18,9 @@ from samfed_monai.federation.site import SiteWorker
 from samfed_monai.flare.transport import FlareTransport, Letter, waiting
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Envelope, Kind, Server
-from samfed_monai.protocol.message import from_bytes, to_bytes
-from samfed_monai.protocol.transport import Failure, Task
+from samfed_monai.protocol.message import MessageRefused, from_bytes, to_bytes
+from samfed_monai.protocol.sent_once import NOT_HELD, HeldWeights
+from samfed_monai.protocol.transport import Failure, Task, scrub
 from tests.federation.toys import QUIET, FixedClient, weights
 
 SITES = ("site-1", "site-2", "site-3")
@@ -33,18 +34,23 @@ class PostOffice:
             site: SiteWorker(site, FixedClient(site, step=float(number + 1), n=number + 1))
             for number, site in enumerate(sites)
         }
+        self.held = {site: HeldWeights() for site in sites}
         self.meddle = meddle
         self.letters: list[Letter] = []
         self.cancelled: list[Letter] = []
         self.stop = ""
 
     def answer(self, letter: Letter) -> bytes:
-        return to_bytes(self.workers[letter.site].answer(Task(letter.task), from_bytes(letter.payload)))
+        message = self.held[letter.site].complete(from_bytes(letter.payload))
+        return to_bytes(self.workers[letter.site].answer(Task(letter.task), message))
 
     def send(self, letter: Letter) -> Letter:
         self.letters.append(letter)
         if self.meddle is None or not self.meddle(self, letter):
-            letter.answered(letter.site, self.answer(letter))
+            try:
+                letter.answered(letter.site, self.answer(letter))
+            except MessageRefused as error:
+                letter.answered(letter.site, scrub(error))
         return letter
 
     def cancel(self, letter: Letter) -> None:
@@ -93,6 +99,44 @@ def test_an_exchange_is_what_the_sites_answer_and_its_bytes_are_counted():
     assert traffic["site-1"].down == len(post.letters[0].payload)
     assert traffic["site-1"].up == len(post.answer(post.letters[0]))
     assert transport.take_traffic() == {}
+
+
+def test_the_model_that_was_scored_is_not_sent_again_to_be_trained_from(tmp_path):
+    _, post = run(tmp_path)
+    sizes = [(letter.task, len(letter.payload)) for letter in post.letters if letter.site == "site-1"]
+    whole = len(to_bytes(message()))
+    # round 0 trains, its model is validated, round 1 trains from that one, its model is validated, then tested
+    assert [task for task, _ in sizes[:4]] == ["train", "evaluate", "train", "evaluate"]
+    bare = len(to_bytes(replace(message(extra={"held": "0" * 32}), tensors={})))
+    assert [size >= whole for _, size in sizes[:4]] == [True, True, False, True]
+    assert sizes[2][1] <= bare
+
+
+def test_a_site_that_was_started_again_and_holds_nothing_is_sent_the_weights_in_the_same_round(tmp_path):
+    def meddle(post: PostOffice, letter: Letter) -> bool:
+        if training(letter, "site-1", 1):
+            post.held["site-1"] = post.held["site-1"] if "site-1" in restarted else HeldWeights()
+            restarted.append("site-1")
+        return False
+
+    restarted: list[str] = []
+    result, post = run(tmp_path / "killed", meddle)
+    run(tmp_path / "whole")
+    assert [entry["status"] for entry in result.records[1]["sites"].values()] == ["ok"] * 3
+    assert len([letter for letter in post.letters if training(letter, "site-1", 1)]) == 2
+    assert model(tmp_path / "killed") == model(tmp_path / "whole")
+
+
+def test_a_site_that_never_holds_what_it_is_sent_is_a_failure_after_the_second_time():
+    def meddle(post: PostOffice, letter: Letter) -> bool:
+        if letter.site == "site-1":
+            letter.answered("site-1", NOT_HELD)
+        return letter.site == "site-1"
+
+    transport, post = make(meddle)
+    replies = transport.exchange(Task.TRAIN, {site: message(site) for site in SITES})
+    assert replies["site-1"] == Failure("site-1", NOT_HELD)
+    assert [letter.site for letter in post.letters] == ["site-1", "site-2", "site-3", "site-1"]
 
 
 def test_tensors_are_let_go_once_they_were_taken_in():

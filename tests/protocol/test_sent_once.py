@@ -1,0 +1,122 @@
+"""Weights travel once: what is left out, what is put back, and what a site says that does not hold them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samfed_monai.protocol.message import Envelope, Kind, MessageRefused, from_bytes, to_bytes, wire_size
+from samfed_monai.protocol.sent_once import NOT_HELD, HeldWeights, SentWeights
+from samfed_monai.protocol.transport import scrub
+
+WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.count": torch.tensor(3)}
+
+
+def message(weights=WEIGHTS, *, kind: Kind = Kind.WEIGHTS, site: str = "a", **words: str) -> Envelope:
+    return Envelope(kind, site, 1, 3, tensors={name: tensor.clone() for name, tensor in weights.items()}, extra=words)
+
+
+def passed(sent: SentWeights, held: HeldWeights, message: Envelope) -> tuple[int, Envelope]:
+    """Bytes on the wire, and what the site makes of them."""
+    payload = to_bytes(sent.shortened(message.site, message))
+    return len(payload), held.complete(from_bytes(payload))
+
+
+def test_the_second_time_the_same_weights_are_named_and_the_site_puts_them_back():
+    sent, held = SentWeights(), HeldWeights()
+    first, _ = passed(sent, held, message(split="validation", model="current"))
+    second, arrived = passed(sent, held, message(purpose="replace"))
+    # six floats and one integer, and what the header says of them, are left out
+    assert second < first - 6 * 4 - 8
+    assert arrived.extra == {"purpose": "replace"}
+    assert all(torch.equal(arrived.tensors[name], tensor) for name, tensor in WEIGHTS.items())
+    arrived.check(up=False, like=WEIGHTS, site="a", round=1)
+
+
+def test_the_named_message_passes_the_check_of_every_message():
+    sent = SentWeights()
+    sent.shortened("a", message())
+    short = sent.shortened("a", message())
+    short.check(up=False)
+    assert short.extra.keys() == {"held"}
+    with pytest.raises(MessageRefused, match="held"):
+        replace(short, extra={"held": "abc"}).check(up=False)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {**WEIGHTS, "a.weight": WEIGHTS["a.weight"] + 2.0**-20},
+        {**WEIGHTS, "a.weight": WEIGHTS["a.weight"].reshape(3, 2)},
+        {**WEIGHTS, "a.count": WEIGHTS["a.count"].to(torch.int32)},
+        {"b.weight": WEIGHTS["a.weight"], "a.count": WEIGHTS["a.count"]},
+        {"a.weight": WEIGHTS["a.weight"]},
+    ],
+    ids=["value", "shape", "dtype", "name", "one less"],
+)
+def test_weights_that_differ_in_anything_are_sent(other):
+    sent = SentWeights()
+    sent.shortened("a", message())
+    assert sent.shortened("a", message(other)).tensors.keys() == other.keys()
+
+
+def test_each_site_has_its_own_and_a_forgotten_one_is_sent_them_again():
+    sent = SentWeights()
+    sent.shortened("a", message())
+    assert sent.shortened("b", message(site="b")).tensors
+    assert not sent.shortened("a", message()).tensors
+    sent.forget("a")
+    sent.forget("nobody")
+    assert sent.shortened("a", message()).tensors
+    assert not sent.shortened("b", message(site="b")).tensors
+
+
+def test_what_is_no_weights_travels_as_it_is():
+    sent, held = SentWeights(), HeldWeights()
+    masks = message({"m": torch.zeros(2, 2, dtype=torch.uint8)}, kind=Kind.SOFT_MASKS)
+    for each in (masks, masks, Envelope(Kind.METRICS, "a", 0, 1), Envelope(Kind.METRICS, "a", 0, 1)):
+        assert sent.shortened("a", each) is each
+    held.complete(masks)
+    with pytest.raises(MessageRefused):  # masks are not weights that a message could name
+        held.complete(replace(message({}), extra={"held": "0" * 32}))
+
+
+def test_a_site_that_holds_nothing_others_or_changed_ones_says_so_in_words_the_server_knows():
+    sent = SentWeights()
+    sent.shortened("a", message())
+    short = sent.shortened("a", message())
+    other, changed = HeldWeights(), HeldWeights()
+    other.complete(message({"x": torch.ones(2)}))
+    changed.complete(whole := message())
+    whole.tensors["a.weight"][0, 0] = 9.0
+    for held in (HeldWeights(), other, changed):
+        with pytest.raises(MessageRefused) as refused:
+            held.complete(short)
+        assert scrub(refused.value) == NOT_HELD
+
+
+def test_a_message_that_names_weights_and_carries_some_is_refused():
+    held = HeldWeights()
+    held.complete(message())
+    with pytest.raises(MessageRefused, match="not held here"):
+        held.complete(replace(message(), extra={"held": "0" * 32}))
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 2), st.booleans()), max_size=30))
+def test_whatever_is_sent_lost_or_begun_again_a_site_never_has_other_weights_than_it_was_sent(steps):
+    sent, held = SentWeights(), {site: HeldWeights() for site in "ab"}
+    for site, value, again in steps:
+        if again:  # the process is new, and the server has noticed nothing
+            held[site] = HeldWeights()
+        whole = message({"w": torch.full((4,), float(value))}, site=site)
+        try:
+            _, arrived = passed(sent, held[site], whole)
+        except MessageRefused:
+            sent.forget(site)
+            _, arrived = passed(sent, held[site], whole)
+        assert arrived.tensors["w"].tolist() == [value] * 4
+        assert wire_size(whole) == len(to_bytes(whole))
