@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+import samfed_monai.networks.fpn
+import samfed_monai.teacher.fit  # noqa: F401 - both take read_header by name: before it is patched, not while
 from samfed_monai import __version__
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import canonical_hash, sha256_file
