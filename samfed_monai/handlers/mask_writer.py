@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +137,8 @@ class MaskWriter:
 
     The file is made of the prediction alone: no EXIF, GPS or colour profile of the image is copied (fault 60). An
     image that its EXIF turns gets a mask of the turned, upright picture. It does not score anything. An item says in
-    ``id`` what it is called and in ``native_size`` how high and wide its image was.
+    ``id`` what it is called; its ``pred`` is the mask (1, H, W) that postprocessing has made, with ``probability``
+    beside it, or logits, where it says in ``native_size`` how high and wide its image was.
 
     A file that is there is never replaced, see :class:`MaskFolder`: the same inference may be run again into the same
     folder, another one is refused.
@@ -192,10 +193,9 @@ class MaskWriter:
         engine.add_event_handler(Events.COMPLETED, self._tell)
 
     def __call__(self, engine: Engine) -> None:
-        for name, size, logits in self._items(engine.state.batch, engine.state.output):
-            probabilities = probabilities_at(logits, size)
+        for name, foreground, probabilities in self._items(engine.state.batch, engine.state.output):
             mask, *map_of_probabilities = self._files(name)
-            self.masks.write(mask, _png(np.where(probabilities >= self.threshold, 255, 0)))
+            self.masks.write(mask, _png(np.where(foreground, 255, 0)))
             for file in map_of_probabilities:
                 self.masks.write(file, _png(np.rint(probabilities * 255)))
             self._written += 1
@@ -209,16 +209,24 @@ class MaskWriter:
     def _files(self, name: str) -> list[str]:
         return [f"{name}.png", f"{name}.probability.png"][: 2 if self.probabilities else 1]
 
-    def _items(self, batch: Any, output: Any) -> Iterator[tuple[str, tuple[int, int], Tensor]]:
-        """Name, own size and logits of every image, whether the evaluator decollates or not."""
-        if isinstance(output, Mapping):
+    def _items(self, batch: Any, output: Any) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.float32]]]:
+        """Name, foreground and probabilities of every image, both (H, W)."""
+        if isinstance(output, Mapping):  # not decollated: logits of a batch
             heights, widths = (torch.as_tensor(side).reshape(-1).tolist() for side in batch["native_size"])
-            names = batch["id"]
-            yield from zip(names, zip(heights, widths, strict=True), output["pred"], strict=True)
-            return
-        for item in output:
-            height, width = (int(side) for side in item["native_size"])
-            yield item["id"], (height, width), item["pred"]
+            rows = zip(batch["id"], zip(heights, widths, strict=True), output["pred"], strict=True)
+            output = [{"id": name, "native_size": size, "pred": logits} for name, size, logits in rows]
+        for item in ({**fields, **made} for fields, made in zip(_listed(batch, output), output, strict=True)):
+            if "native_size" in item:
+                height, width = (int(side) for side in item["native_size"])
+                probabilities = probabilities_at(item["pred"], (height, width))
+                yield item["id"], probabilities >= self.threshold, probabilities
+            else:
+                foreground, probabilities = (item[key][0].cpu().numpy() for key in ("pred", "probability"))
+                yield item["id"], foreground > 0, probabilities
+
+
+def _listed(batch: Any, output: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
+    return batch if isinstance(batch, list) else [{}] * len(output)
 
 
 def _png(pixels: NDArray[Any]) -> bytes:

@@ -1,10 +1,21 @@
 """Dictionary transforms that a bundle can name, and the tensor functions they wrap."""
 
-from .loading import LoadRGBd, LoadSoftMaskd, LoadTargetd, PublicTargets, RenameItemsd, ResizeWithLabeld
+from .loading import (
+    InvertResized,
+    LoadImageRGBd,
+    LoadRGBd,
+    LoadSoftMaskd,
+    LoadTargetd,
+    PublicTargets,
+    RenameItemsd,
+    ResizeWithLabeld,
+)
 from .strong_view import StrongView, StrongViewd, box_fill, colour_matrix, cutmix, gaussian_blur
 from .weak_view import WeakView, WeakViewd, output_to_input, warp
 
 __all__ = [
+    "InvertResized",
+    "LoadImageRGBd",
     "LoadRGBd",
     "LoadSoftMaskd",
     "LoadTargetd",

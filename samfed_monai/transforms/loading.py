@@ -1,17 +1,22 @@
-"""Reading an item's image, label, soft mask and targets from disk into plain tensors."""
+"""Reading an item's image, label, soft mask and targets from disk; bringing a prediction back to its image's size."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from monai.config import KeysCollection
-from monai.transforms import MapTransform, Resized, Transform
+from monai.config import KeysCollection, PathLike
+from monai.data import ImageReader, MetaTensor
+from monai.transforms import LoadImaged, MapTransform, Resized, Transform
 from monai.transforms.traits import RandomizableTrait
 from monai.utils import ensure_tuple
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
 from samfed_monai.data.soft_masks import SoftMaskStore, resize_probabilities
@@ -64,6 +69,87 @@ class LoadRGBd(MapTransform):
                 mask = read_mask(data[key], data.get("mask_threshold"))
                 result[key] = torch.from_numpy(mask)[None].float()
         return result
+
+
+class RGBReader(ImageReader):
+    """MONAI's door to :func:`samfed_monai.data.reading.read_image`: (H, W, 3) from 0 to 255, upright.
+
+    MONAI's ``PILReader`` turns pictures on their side, ignores their EXIF and takes grey and palettes as they come.
+    """
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        return True
+
+    def read(self, data: Sequence[PathLike] | PathLike, **options: Any) -> NDArray[np.uint8]:
+        from samfed_monai.data.reading import read_image
+
+        return read_image(Path(data if isinstance(data, str | os.PathLike) else data[0]))
+
+    def get_data(self, img: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        return img, {"spatial_shape": np.array(img.shape[:2]), "original_channel_dim": -1}
+
+
+class LoadImageRGBd(LoadImaged):
+    """MONAI's ``LoadImaged`` with :class:`RGBReader`: the image becomes (H, W, 3) float32 from 0 to 255.
+
+    It stands in ``inference.json``, since MONAI Deploy leaves out what is called ``LoadImage`` and brings images of
+    its own; ``EnsureChannelFirstd`` and ``ScaleIntensityRanged`` after it are meant for both.
+
+    Args:
+        keys: of the images' paths.
+
+    Raises:
+        RuntimeError: MONAI's, at call time, with the refusal in it, if a file cannot be read.
+
+    Example::
+
+        {"_target_": "samfed_monai.transforms.LoadImageRGBd", "keys": "image"}
+    """
+
+    def __init__(self, keys: KeysCollection = "image") -> None:
+        super().__init__(keys, reader=RGBReader, image_only=True)
+        del self._loader.readers[:-1]  # MONAI would go on to its own where this one refuses a file
+
+
+class InvertResized(MapTransform):
+    """Brings predictions back to the size that their image had before ``Resized``, bilinearly.
+
+    MONAI's ``Invertd`` would take the way of the image (``area``) back again, which repeats pixels. Put it before the
+    sigmoid: the contour of 0.5 then runs straight between the pixels of a small prediction.
+
+    Args:
+        keys: of predictions, (C, h, w) float.
+        ref_key: of the image that ``Resized`` resized; MONAI must track its metadata (``set_track_meta``).
+
+    Raises:
+        KeyError: at call time, if nothing says that the image was resized.
+
+    Example::
+
+        {"_target_": "samfed_monai.transforms.InvertResized", "keys": "pred", "ref_key": "image"}
+    """
+
+    def __init__(self, keys: KeysCollection, ref_key: str = "image") -> None:
+        super().__init__(keys)
+        self.ref_key = ref_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = dict(data)
+        size = self._size(data.get(self.ref_key))
+        for key in self.key_iterator(result):
+            result[key] = functional.interpolate(
+                plain(result[key])[None], size=size, mode="bilinear", align_corners=False
+            )[0]
+        return result
+
+    def _size(self, image: Any) -> tuple[int, ...]:
+        done = image.applied_operations if isinstance(image, MetaTensor) else []
+        for operation in done:
+            if operation.get("class") == "Resize":
+                return tuple(int(side) for side in operation["orig_size"])
+        found = "no MetaTensor" if not isinstance(image, MetaTensor) else "a MetaTensor that was not resized"
+        expected = "an image that Resized has resized while MONAI tracked metadata (monai.data.set_track_meta)"
+        raise KeyError(f"InvertResized: {self.ref_key!r} is {found}; expected {expected}")
 
 
 LABEL_RESIZE = ("area", "nearest")

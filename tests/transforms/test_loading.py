@@ -7,13 +7,22 @@ import copy
 import numpy as np
 import pytest
 import torch
-from monai.data import CacheDataset
+from monai.data import CacheDataset, MetaTensor, set_track_meta
 from monai.transforms import AsDiscreted, Compose, Resized, Transform
 from PIL import Image
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.soft_masks import SoftMaskStore
-from samfed_monai.transforms import LoadRGBd, LoadSoftMaskd, LoadTargetd, PublicTargets, RenameItemsd, WeakViewd
+from samfed_monai.transforms import (
+    InvertResized,
+    LoadImageRGBd,
+    LoadRGBd,
+    LoadSoftMaskd,
+    LoadTargetd,
+    PublicTargets,
+    RenameItemsd,
+    WeakViewd,
+)
 
 
 @pytest.fixture
@@ -209,3 +218,39 @@ def test_a_target_draws_nothing_so_that_views_are_the_same_with_and_without_it()
         image = torch.arange(64.0).reshape(1, 8, 8)
         views.append(transform({"index": 0, "image": image})["image"])
     assert torch.equal(*views)
+
+
+def test_the_inference_reader_gives_upright_pixels_and_monais_metadata(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by a quarter
+    Image.new("L", (6, 4), 51).save(tmp_path / "grey.png", exif=exif)
+    set_track_meta(True)
+    item = LoadImageRGBd()({"image": str(tmp_path / "grey.png"), "id": "grey"})
+    assert (item["image"].shape, item["image"].dtype) == ((6, 4, 3), torch.float32)
+    assert item["image"].unique().tolist() == [51.0]
+    assert item["image"].meta["spatial_shape"].tolist() == [6, 4]
+    np.save(tmp_path / "array.npy", np.zeros((4, 4, 3)))  # which MONAI's own readers would take
+    with pytest.raises(RuntimeError, match=r"array.npy: expected one of "):
+        LoadImageRGBd()({"image": str(tmp_path / "array.npy")})
+
+
+def resized(height: int, width: int, size: int) -> MetaTensor:
+    image = MetaTensor(torch.zeros(1, height, width))
+    return Resized("image", (size, size), mode="area")({"image": image})["image"]
+
+
+def test_a_prediction_goes_back_to_the_size_before_resized_bilinearly():
+    set_track_meta(True)
+    pred = torch.tensor([[[-1.0, 1.0], [-1.0, 1.0]]])
+    item = InvertResized("pred")({"image": resized(2, 4, 2), "pred": pred})
+    # torch's bilinear without aligned corners: samples at -0.25, 0.25, 0.75, 1.25 of the two columns, clamped
+    assert item["pred"].tolist() == [[[-1.0, -0.5, 0.5, 1.0]] * 2]
+    assert type(item["pred"]) is torch.Tensor
+
+
+def test_a_prediction_of_an_image_that_nobody_tracked_says_what_is_missing():
+    pred = torch.zeros(1, 2, 2)
+    with pytest.raises(KeyError, match=r"'image' is no MetaTensor; expected .*set_track_meta"):
+        InvertResized("pred")({"image": torch.zeros(1, 2, 2), "pred": pred})
+    with pytest.raises(KeyError, match="a MetaTensor that was not resized"):
+        InvertResized("pred")({"image": MetaTensor(torch.zeros(1, 2, 2)), "pred": pred})
