@@ -89,7 +89,9 @@ class Evaluation:
             )
         inbox = Inbox(round=round, sites=messages, like=None)
         # A score that is missing is told, and no run ends for it: nobody waits for sites that have gone silent.
-        replies = self.transport.exchange(Task.EVALUATE, messages, quorum=0, on_reply=inbox.check)
+        replies = self.transport.exchange(
+            Task.EVALUATE, messages, quorum=0, on_reply=inbox.check, max_bytes=inbox.max_bytes
+        )
         failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
         if model != "current":
             self.failed |= {site: reason for site, reason in failures.items() if site in self.sites}
@@ -176,7 +178,9 @@ def ask_all(transport: Transport, task: Task, messages: Mapping[str, Envelope], 
         return
     rounds = {message.round for message in messages.values()}
     inbox = Inbox(round=min(rounds), sites=messages, like=None, kind=Kind.METRICS)
-    replies = transport.exchange(task, messages, quorum=least or len(messages), on_reply=inbox.check)
+    replies = transport.exchange(
+        task, messages, quorum=least or len(messages), on_reply=inbox.check, max_bytes=inbox.max_bytes
+    )
     failures = {site: reply.reason for site, reply in sorted(replies.items()) if isinstance(reply, Failure)}
     if least is not None and len(messages) - len(failures) >= least:
         for site, reason in failures.items():
@@ -346,7 +350,12 @@ class RoundController:
 
             with clock("training"):
                 replies = self.transport.exchange(
-                    Task.TRAIN, messages, quorum=self.quorum, timeout=self.timeout, on_reply=take
+                    Task.TRAIN,
+                    messages,
+                    quorum=self.quorum,
+                    timeout=self.timeout,
+                    on_reply=take,
+                    max_bytes=inbox.max_bytes,
                 )
             failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
             if len(replies) - len(failures) < self.quorum:

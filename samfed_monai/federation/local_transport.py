@@ -62,6 +62,7 @@ class LocalTransport:
         quorum: int = 1,
         timeout: float | None = None,
         on_reply: Callable[[str, Envelope], None] | None = None,
+        max_bytes: Callable[[str], int] | None = None,
     ) -> dict[str, Envelope | Failure]:
         deadline = time.monotonic() + timeout if timeout is not None else float("inf")
         replies: dict[str, Envelope | Failure] = {}

@@ -143,7 +143,7 @@ class Preparation:
             words = {"split": split, "model": "teacher"}
             messages = {site: self._message(site, extra=dict(words)) for site in self.sites}
             inbox = Inbox(round=0, sites=messages, like=None, kind=Kind.METRICS)
-            replies = self.transport.exchange(Task.EVALUATE, messages, on_reply=inbox.check)
+            replies = self.transport.exchange(Task.EVALUATE, messages, on_reply=inbox.check, max_bytes=inbox.max_bytes)
             for site, reply in replies.items():
                 reason = reply.reason if isinstance(reply, Failure) else withheld_reason(reply)
                 if isinstance(reply, Failure) or reason:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from samfed_monai.federation.child import Child, ChildDied
 from samfed_monai.federation.plan import AUTO, Places, Plan
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.round_store import CLIENTS, state_file
-from samfed_monai.protocol.message import Envelope, to_bytes
+from samfed_monai.protocol.message import MAX_BYTES, Envelope, to_bytes
 from samfed_monai.protocol.sent_once import SentWeights
-from samfed_monai.protocol.transport import Failure, Task, Traffic, received, take_in_order
+from samfed_monai.protocol.transport import Failure, OnReply, Task, Traffic, received, take_in_order
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ class ProcessTransport:
         quorum: int = 1,
         timeout: float | None = None,
         on_reply: Callable[[str, Envelope], None] | None = None,
+        max_bytes: Callable[[str], int] | None = None,
     ) -> dict[str, Envelope | Failure]:
         task, started = Task(task), time.monotonic()
         known = set(self._sites)
@@ -120,7 +122,7 @@ class ProcessTransport:
                     continue
                 bar.advance()
                 arrived[site] = answer
-                take_in_order(messages, replies, arrived, lambda site, answer: self._read(site, answer, on_reply))
+                take_in_order(messages, replies, arrived, partial(self._read, on_reply=on_reply, max_bytes=max_bytes))
         return {site: replies[site] for site in sorted(replies)}
 
     def take_traffic(self) -> dict[str, Traffic]:
@@ -165,7 +167,9 @@ class ProcessTransport:
             found = {site: value for future in done for site, value in future.result().items()}
         return {site: found[site] for site in self._sites}
 
-    def _read(self, site: str, answer: _Answer, on_reply: Callable[[str, Envelope], None] | None) -> Envelope | Failure:
+    def _read(
+        self, site: str, answer: _Answer, *, on_reply: OnReply, max_bytes: Callable[[str], int] | None
+    ) -> Envelope | Failure:
         traffic = self._traffic.setdefault(site, Traffic())
         traffic.down += answer.sent
         if answer.error is not None:
@@ -174,7 +178,7 @@ class ProcessTransport:
             logger.warning("%s: %s", site, answer.failure)
             return Failure(site, answer.failure)
         traffic.up += len(answer.payload)
-        return received(site, answer.payload, on_reply)
+        return received(site, answer.payload, on_reply, max_bytes=max_bytes(site) if max_bytes else MAX_BYTES)
 
     def _kill(self, *, busy: bool = False) -> None:
         for worker in self._workers:

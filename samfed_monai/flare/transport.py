@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from samfed_monai.federation.progress import Progress
 from samfed_monai.protocol.message import MAX_BYTES, Envelope, to_bytes
 from samfed_monai.protocol.sent_once import NOT_HELD, SentWeights
-from samfed_monai.protocol.transport import Failure, Task, Traffic, received, take_in_order
+from samfed_monai.protocol.transport import Failure, OnReply, Task, Traffic, received, take_in_order
 
 logger = logging.getLogger(__name__)
 
@@ -190,6 +190,7 @@ class FlareTransport:
         quorum: int = 1,
         timeout: float | None = None,
         on_reply: Callable[[str, Envelope], None] | None = None,
+        max_bytes: Callable[[str], int] | None = None,
     ) -> dict[str, Envelope | Failure]:
         self._exchanges += 1
         wait = self.patience if timeout is None and task == Task.EVALUATE else timeout
@@ -199,6 +200,7 @@ class FlareTransport:
             site: Failure(site, "no such site in this federation") for site in messages if site not in self._sites
         }
         tickets = {site: self._send(task, site, messages[site]) for site in sorted(messages.keys() - replies.keys())}
+        read = partial(self._read, on_reply=on_reply, max_bytes=max_bytes)
         arrived: dict[str, Answer] = {}
         whole: set[str] = set()
         with self.progress.sites(len(messages)) as bar:
@@ -216,7 +218,7 @@ class FlareTransport:
                     bar.advance()
                 for site, count in size.items():
                     self._traffic.setdefault(site, Traffic()).up += count
-                take_in_order(messages, replies, arrived, lambda site, answer: self._read(site, answer, on_reply))
+                take_in_order(messages, replies, arrived, read)
                 now = time.monotonic()
                 if (deadline is not None and now > deadline) or self._enough(messages, replies, arrived, quorum):
                     break
@@ -231,7 +233,7 @@ class FlareTransport:
             replies[site] = failure
             self._missing.add(site)
             logger.warning("%s: %s", site, failure.reason)
-        take_in_order(messages, replies, arrived, lambda site, answer: self._read(site, answer, on_reply))
+        take_in_order(messages, replies, arrived, read)
         for site in [site for site, reply in replies.items() if isinstance(reply, Failure)]:
             self._sent.forget(site)
         return {site: replies[site] for site in sorted(replies)}
@@ -271,11 +273,14 @@ class FlareTransport:
         answers = [isinstance(answer, bytes) for answer in arrived.values()]
         return sum(not isinstance(reply, Failure) for reply in replies.values()) + sum(answers) >= quorum
 
-    def _read(self, site: str, answer: Answer, on_reply: Callable[[str, Envelope], None] | None) -> Envelope | Failure:
+    def _read(
+        self, site: str, answer: Answer, *, on_reply: OnReply, max_bytes: Callable[[str], int] | None
+    ) -> Envelope | Failure:
         if isinstance(answer, str):
             logger.warning("%s failed: %s", site, answer)
             return Failure(site, answer)
-        return received(site, answer, on_reply, max_bytes=self.max_bytes)
+        limit = min(self.max_bytes, max_bytes(site)) if max_bytes else self.max_bytes
+        return received(site, answer, on_reply, max_bytes=limit)
 
     def _keep(self) -> list[int]:
         if self._rounds is None or not self._rounds.is_dir():

@@ -348,8 +348,10 @@ def _check_shapes(shapes: Any, tensors: Mapping[str, Tensor], max_bytes: int) ->
         sound = isinstance(shape, list) and all(type(side) is int and side >= 0 for side in shape)
         if not sound or len(shape) > _MAX_SIDES:
             raise ValueError("shape")
-    if sum(math.prod(shape) for shape in shapes.values()) > max_bytes:
-        raise ValueError("size")
+    size = sum(math.prod(shape) for shape in shapes.values())
+    if size > max_bytes:
+        found, expected = f"{size} bytes once inflated", f"at most {max_bytes} bytes"
+        raise MessageRefused([Problem("message -> tensors", found=found, expected=expected)])
     if any(tensor.dtype != torch.uint8 for tensor in tensors.values()):
         raise ValueError("dtype")
 

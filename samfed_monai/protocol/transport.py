@@ -96,8 +96,17 @@ class Inbox:
         kind: Kind | None = None,
     ) -> None:
         self.round, self.like, self.kind = round, like, kind
-        self._open = set(sites)
+        self._asked = frozenset(sites)
+        self._open = set(self._asked)
         self._answered: set[str] = set()
+
+    def max_bytes(self, sender: str) -> int:
+        """Bytes of the largest answer that ``sender`` may send: twice what its tensors need, and 1 MiB for the header.
+
+        A transport decodes, and inflates, no more than that (fault 37).
+        """
+        like = self.like(sender) if self.like and sender in self._asked else None
+        return 2 * sum(tensor.numel() * tensor.element_size() for tensor in (like or {}).values()) + 1024**2
 
     def check(self, sender: str, message: Envelope) -> None:
         """Takes note of ``sender``'s answer.
@@ -113,17 +122,12 @@ class Inbox:
         if self.kind is not None and message.kind != self.kind:
             raise _refusal(Kind(message.kind).value, f"{self.kind.value}, which this round exchanges")
         like = self.like(sender) if self.like else None
-        size, limit = wire_size(message), _limit(like)
+        size, limit = wire_size(message), self.max_bytes(sender)
         if size > limit:
             raise _refusal(f"{size} bytes", f"at most {limit} bytes")
         message.check(up=True, like=like, site=sender, round=self.round)
         self._open.discard(sender)
         self._answered.add(sender)
-
-
-def _limit(like: Mapping[str, Tensor] | None) -> int:
-    """Twice what the site's tensors need, plus 1 MiB for the header."""
-    return 2 * sum(tensor.numel() * tensor.element_size() for tensor in (like or {}).values()) + 1024**2
 
 
 def _refusal(found: str, expected: str) -> MessageRefused:
@@ -170,6 +174,7 @@ class Transport(Protocol):
         quorum: int = 1,
         timeout: float | None = None,
         on_reply: Callable[[str, Envelope], None] | None = None,
+        max_bytes: Callable[[str], int] | None = None,
     ) -> dict[str, Envelope | Failure]:
         """Sends each site its message and waits for the answers.
 
@@ -180,6 +185,8 @@ class Transport(Protocol):
             timeout: seconds; ``None`` waits for everybody.
             on_reply: called with each answer as it comes. Its tensors are then let go, so that one answer at a time is
                 in memory; a :class:`MessageRefused` that it raises becomes that site's :class:`Failure`.
+            max_bytes: size of the largest answer that is decoded of a site, packed or inflated; ``None`` is
+                :data:`~samfed_monai.protocol.message.MAX_BYTES`. Where nothing is decoded it is not asked.
 
         Returns:
             Every site of ``messages`` with its answer or its failure. One site's failure is never another's.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import sha256_file
@@ -162,6 +163,25 @@ def test_a_pickle_or_too_many_bytes_are_that_sites_failure():
     assert "safetensors" in replies["site-1"].reason  # type: ignore[union-attr]
     assert "5000 bytes" in replies["site-2"].reason  # type: ignore[union-attr]
     assert isinstance(replies["site-3"], Envelope)
+
+
+def test_fault_37_a_small_answer_that_inflates_beyond_what_was_asked_for_is_not_inflated(tmp_path):
+    """64 MiB in less than 400 kB, from one site of three: its round goes without it."""
+
+    def meddle(post: PostOffice, letter: Letter) -> bool:
+        if training(letter, "site-1", 0):
+            masks = {"m": torch.zeros(64, 1024, 1024, dtype=torch.uint8)}
+            bomb = to_bytes(Envelope(Kind.SOFT_MASKS, "site-1", 0, 2, n=1, tensors=masks))
+            assert len(bomb) < 400_000
+            letter.answered("site-1", bomb)
+            return True
+        return False
+
+    result, _ = run(tmp_path, meddle)
+    entry = result.records[0]["sites"]["site-1"]
+    asked = 2 * sum(tensor.numel() * tensor.element_size() for tensor in weights().values()) + 1024**2
+    assert entry["status"] == "skipped"
+    assert f"expected at most {asked} bytes, found 67108864 bytes once inflated" in entry["reason"]
 
 
 def test_flares_wish_to_stop_ends_the_wait_and_the_rounds_are_kept(tmp_path):
