@@ -7,15 +7,16 @@ import os
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import write_bytes
+from samfed_monai.core.io import read_json, write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,9 @@ _MAGIC = b"SFM1"
 _HEADER = struct.Struct("<4sHHHI")  # magic, bits, height, width, CRC-32 of the key and the pixels
 _DTYPES: dict[int, np.dtype] = {8: np.dtype("u1"), 16: np.dtype("<u2")}
 _HASH = re.compile(r"[0-9a-f]{64}")
+
+MADE_OF = "made_of.json"
+"""What masks that are not a teacher's alone are made of: teacher, generation, round, hash of the model."""
 
 
 class SoftMaskStore:
@@ -148,6 +152,16 @@ class SoftMaskStore:
         levels = np.float32(2 ** (8 * pixels.itemsize) - 1)
         return torch.from_numpy(pixels[None].astype(np.float32) / levels)
 
+    def say_made_of(self, about: Mapping[str, Any]) -> None:
+        """Notes, beside the masks, that they are renewed ones, and what of (see :meth:`made_of`)."""
+        for folder in (self.folder, self._masks):
+            _make_private(folder)
+        write_json(self._masks / MADE_OF, dict(about))
+
+    def made_of(self) -> dict[str, Any] | None:
+        """What :meth:`say_made_of` noted; ``None`` for masks that are a teacher's own, or for none."""
+        return _made_of(self._masks)
+
     def __contains__(self, image_sha256: object) -> bool:
         """Whether a readable mask is there; its checksum is verified."""
         return isinstance(image_sha256, str) and self._read(image_sha256) is not None
@@ -157,10 +171,10 @@ class SoftMaskStore:
         return sum(1 for _ in self._masks.glob(f"??/*{_SUFFIX}"))
 
     def _others(self, image_sha256: str) -> list[str]:
-        """Other teachers who have a file for the image here."""
+        """Other teachers, or generations of renewed masks, that have a file for the image here."""
         below = self._path(image_sha256).relative_to(self._masks)
         folders = sorted(path for path in self.folder.glob("*") if _is_hash(path.name) and path != self._masks)
-        return [path.name for path in folders if (path / below).is_file()]
+        return [_named(path) for path in folders if (path / below).is_file()]
 
     def _path(self, image_sha256: str) -> Path:
         if not _is_hash(image_sha256):
@@ -187,6 +201,19 @@ class SoftMaskStore:
                 return np.frombuffer(pixels, dtype=_DTYPES[bits]).reshape(height, width)
         logger.warning("soft mask %s is damaged: it counts as missing and will be computed again", path)
         return None
+
+
+def _made_of(masks: Path) -> dict[str, Any] | None:
+    path = masks / MADE_OF
+    return dict(read_json(path)) if path.is_file() else None
+
+
+def _named(masks: Path) -> str:
+    """A teacher's identity; of renewed masks also their generation."""
+    about = _made_of(masks)
+    if about is None:
+        return masks.name
+    return f"{masks.name} (generation {about['generation']} of teacher {about['teacher'][:12]}…)"
 
 
 def _is_hash(text: object) -> bool:

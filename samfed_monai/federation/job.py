@@ -17,6 +17,7 @@ from samfed_monai.federation.job_run import JobRun
 from samfed_monai.federation.participants import Cast
 from samfed_monai.federation.plan import Places, Plan, parted
 from samfed_monai.federation.privacy import Privacy
+from samfed_monai.federation.renewal import Renewal
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import client_config
 from samfed_monai.protocol.strategy import UpdateGuard
@@ -66,6 +67,8 @@ def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: D
     with problems.collected():
         Privacy.from_json(plan.privacy)
     with problems.collected():
+        Renewal.from_json(plan.renewal, plan.rounds)
+    with problems.collected():
         cast = Cast.of(plan, job.places, datalist or DataList("", []))
         if datalist is not None:
             sites, alone = len(cast.sites), plan.allow_single_site
@@ -104,6 +107,8 @@ class FederatedJob:
         timeout: seconds that a round may take; ``None`` waits.
         allow_single_site: permit a federation of one site.
         privacy: what may leave a site, see ``docs/privacy.md``; ``None`` is the package's defaults.
+        renewal: after which rounds sites renew their soft masks, arguments of
+            :class:`~samfed_monai.federation.renewal.Renewal`; ``None`` is never. Variants without a teacher have none.
         workers: processes in which the sites work side by side; 1 has one after the other in this process, ``"auto"``
             takes one for each site and core. Nothing of the result depends on it but last bits, through the number of
             threads; a run may go on with another one. A transport that is given has its own ways.
@@ -137,6 +142,7 @@ class FederatedJob:
         timeout: float | None = None,
         allow_single_site: bool = False,
         privacy: Mapping[str, Any] | None = None,
+        renewal: Mapping[str, Any] | None = None,
         workers: int | str = 1,
     ) -> None:
         of_client, client_places = parted(without_said_twice(Path(bundle_root), client or {}))
@@ -160,6 +166,7 @@ class FederatedJob:
             timeout=timeout,
             allow_single_site=allow_single_site,
             privacy=privacy,
+            renewal=renewal,
         )
         #: Where things lie on this machine.
         self.places = Places(

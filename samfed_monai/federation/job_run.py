@@ -25,6 +25,7 @@ from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.preparation import Preparation, check_data, no_public_images
 from samfed_monai.federation.privacy import Privacy, privacy_account, require_possible
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
+from samfed_monai.federation.renewal import Renewal
 from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
 from samfed_monai.federation.site import Shared, SiteNode
 from samfed_monai.federation.site_teacher import adapter_message
@@ -123,6 +124,7 @@ class JobRun:
     def __init__(self, plan: Plan, places: Places) -> None:
         self.plan, self.places = plan, places
         self.guard, self.privacy = UpdateGuard(**plan.update_guard), Privacy.from_json(plan.privacy)
+        self.renewal = Renewal.from_json(plan.renewal, plan.rounds)
         self.teacher = TeacherStage.of(plan, places)
         self.seconds: dict[str, float] = {}
 
@@ -218,6 +220,7 @@ class JobRun:
             "client": cast.config.content(),
             **cast.content(),
             "teacher": self.teacher.content() if adapt != "off" else None,
+            **({"renewal": plan.to_json()["renewal"]} if self.renewal and adapt != "off" else {}),
             **({"privacy": plan.to_json()["privacy"]} if plan.privacy is not None else {}),
             **({"update_guard": dict(plan.update_guard)} if plan.update_guard else {}),
         }
@@ -237,6 +240,8 @@ class JobRun:
     ) -> tuple[dict[str, Any] | None, str | None]:
         """Finds or fits the teacher and hands it out; what reports say of it, and its identity."""
         if adapt == "off":
+            if self.renewal is not None:
+                logger.info("renewal: none, as the variant %s has no teacher", self.plan.variant)
             return None, None
         with self._timed("teacher"):
             teacher = self.teacher.load(datalist, self.places.data_root, adapt=adapt, adapter=self.places.adapter)
@@ -247,7 +252,8 @@ class JobRun:
             before.hand_out(tensors, words)
             shared.teacher = None  # nobody needs it in the rounds
         cost = cost_of(teacher, teacher.size, infer=teacher.probabilities)
-        return {**self.teacher.about(teacher, adapt), **cost}, teacher.sha256
+        renewed = {"renewed_after": list(self.renewal.after)} if self.renewal is not None else {}
+        return {**self.teacher.about(teacher, adapt), **renewed, **cost}, teacher.sha256
 
     def _start_adapt(self, cast: Cast, datalist: DataList) -> str:
         """How the teacher is adapted that the networks start from; ``none`` where none of them starts from one.

@@ -32,6 +32,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "timeout": (*_NUMBER, type(None)),
     "allow_single_site": (bool,),
     "privacy": (Mapping, type(None)),
+    "renewal": (Mapping, type(None)),
 }
 _LEAST = {"rounds": 1, "seed": 0, "warm_start_steps": 0, "quorum": 1}
 _WORDS = {Mapping: "an object", list: "a list", tuple: "a list", str: "a string", int: "a whole number"}
@@ -60,6 +61,7 @@ class Plan:
         timeout: seconds that a round may take; ``None`` waits.
         allow_single_site: permit a federation of one site.
         privacy: what may leave a site (``federate.json -> privacy``); ``None`` is the package's defaults.
+        renewal: after which rounds sites renew their soft masks (``federate.json -> renewal``); ``None`` is never.
 
     Raises:
         Refused: a field of another type or out of its range, or content that is not JSON; every problem at once.
@@ -85,6 +87,7 @@ class Plan:
     timeout: float | None = None
     allow_single_site: bool = False
     privacy: Mapping[str, Any] | None = None
+    renewal: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _problems(self).refuse_if_any()

@@ -33,6 +33,7 @@ from samfed_monai.federation.privacy.release import (
     too_few_images,
 )
 from samfed_monai.federation.privacy.settings import Privacy, PrivacyFloor
+from samfed_monai.federation.renewal import Renewal, SiteRenewal
 from samfed_monai.federation.site_teacher import OwnTeacher, SiteMasks, SiteTeacher
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
@@ -246,6 +247,14 @@ class SiteParts:
         own = None if recipe is None else OwnTeacher(self.site, recipe, stage, self.masks())
         return SiteTeacher(stage, self.masks(), adapt=adapt, memory=memory, own=own, trains=self.trains)
 
+    @cached_property
+    def renewal(self) -> SiteRenewal | None:
+        """What renews this site's soft masks; ``None`` where the plan does not, or has no teacher."""
+        recipe = Renewal.from_json(self.plan.renewal, self.plan.rounds)
+        if recipe is None or self.teacher is None or not self.trains:
+            return None
+        return SiteRenewal(recipe, plan=self.plan.hash, site=self.site, teacher=self.teacher, masks=self.masks())
+
     def client(self) -> SamFedAlgo:
         """An initialized client of this site."""
         return make_client(
@@ -350,10 +359,13 @@ class SiteNode:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What this site needs to go on after the last round in another process; empty where it keeps nothing."""
-        return self._worker.state_dict() if self._worker is not None else {}
+        renewed = self.parts.renewal.state_dict() if self.parts.renewal is not None else {}
+        return {**(self._worker.state_dict() if self._worker is not None else {}), **renewed}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Puts back what :meth:`state_dict` returned."""
+        if self.parts.renewal is not None:
+            state = self.parts.renewal.take_state(state)
         if state:
             self._client().load_state_dict(state)
             self._has_network = self._has_network or bool(split_state(state)[0])
@@ -376,6 +388,8 @@ class SiteNode:
         if not self._has_network and self._keeps_some(task):
             mend = "start the run again: the server sends the first weights"
             raise MessageRefused([Problem("network", found="none", expected="this site's own", mend=mend)])
+        if task == Task.TRAIN and self.parts.renewal is not None:
+            self.parts.renewal.before(message, self._client().client)
         return self._client().answer(task, message)
 
     def _keeps_some(self, task: Task) -> bool:

@@ -108,6 +108,11 @@ _TEACHER = {
         self_training_epochs=_count(
             "epochs for which each site trained its own copy, all generations together; absent where none did"
         ),
+        renewed_after={
+            "description": "numbers of rounds after which sites renewed its masks (`renewal`); absent where none did",
+            "type": "array",
+            "items": _count("rounds"),
+        },
         sha256=_text("identity of base weights, adapter, size and views"),
     ),
     "type": ["object", "null"],

@@ -227,6 +227,10 @@ class LoadSoftMaskd(Transform):
             store = SoftMaskStore(store, teacher_sha256=teacher_sha256)
         self.store = store
 
+    def read_masks_of(self, teacher_sha256: str) -> None:
+        """Reads another teacher's masks of the same store from now on; a cache of items has to be emptied."""
+        self.store = SoftMaskStore(self.store.folder, teacher_sha256=teacher_sha256)
+
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
         if self.store is None:

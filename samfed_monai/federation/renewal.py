@@ -1,0 +1,263 @@
+"""Soft masks of further generations: a site averages SAM's with those of the model that has learned from them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from samfed_monai.core.errors import Problem, Problems, did_you_mean
+from samfed_monai.core.io import canonical_hash
+from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.tensor_file import pieces
+from samfed_monai.data import SoftMaskStore
+from samfed_monai.data.soft_masks import resize_probabilities
+from samfed_monai.federation.exchange import call_extra, to_exchange
+from samfed_monai.federation.site_teacher import SiteMasks, SiteTeacher
+from samfed_monai.losses import probabilities
+from samfed_monai.networks.sam.geometry import VIEWS
+from samfed_monai.protocol.message import Envelope, MessageRefused
+from samfed_monai.transforms.loading import LoadSoftMaskd, plain
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from samfed_monai.federation.client import SamFedAlgo
+
+logger = logging.getLogger(__name__)
+
+WHERE = "federate.json -> renewal"
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """After which rounds the soft masks are renewed, and how.
+
+    Args:
+        after: numbers of rounds, 1 or more and rising; with ``(5,)`` the sixth round is the first one that learns from
+            renewed masks.
+        weight_of_student: w in (0, 1]; a renewed mask is ``(1 - w) SAM's + w the model's`` probability.
+        views: test-time views of the model whose probabilities are averaged: 1, 2, 4 or 8 (mirror x quarter turns).
+
+    Example::
+
+        "renewal": {"after": [5], "weight_of_student": 0.5, "views": 4}
+    """
+
+    after: tuple[int, ...]
+    weight_of_student: float = 0.5
+    views: int = 4
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any] | None, rounds: int) -> Renewal | None:
+        """Reads ``federate.json -> renewal``; ``None`` where nothing is renewed, as ``after`` is empty or absent.
+
+        Args:
+            content: the knob.
+            rounds: of the run.
+
+        Raises:
+            Refused: an unknown name, a number out of its range, no round left to learn; every problem at once.
+        """
+        if content is None:
+            return None
+        problems, known = Problems(), [each.name for each in fields(cls)]
+        for name in content:
+            if name not in known:
+                mend = did_you_mean(str(name), known)
+                problems.add(f"{WHERE}#{name}", found="an unknown key", expected=f"one of {known}", mend=mend)
+        after, weight = content.get("after", []), content.get("weight_of_student", cls.weight_of_student)
+        views = content.get("views", cls.views)
+        numbers = after if isinstance(after, (list, tuple)) else []
+        whole = all(type(number) is int and 1 <= number < rounds for number in numbers)
+        if not isinstance(after, (list, tuple)) or not whole or sorted(set(numbers)) != list(numbers):
+            expected = f"a list of rising numbers of rounds below {rounds}, the run's"
+            problems.add(f"{WHERE}#after", found=repr(after), expected=expected, mend="for instance [5]; [] is never")
+        if type(weight) not in (int, float) or not 0 < weight <= 1:
+            problems.add(f"{WHERE}#weight_of_student", found=repr(weight), expected="a number in (0, 1]")
+        if type(views) is not int or views not in VIEWS:
+            problems.add(f"{WHERE}#views", found=repr(views), expected=f"one of {sorted(VIEWS)}")
+        problems.refuse_if_any()
+        return cls(tuple(numbers), float(weight), views) if numbers else None
+
+    def generation(self, round: int) -> int:
+        """How often the masks are renewed before ``round`` (from 0) learns from them."""
+        return sum(after <= round for after in self.after)
+
+
+class SiteRenewal:
+    """Has one site learn from the generation of soft masks that a round asks for; nothing of it leaves the site.
+
+    A generation lies beside the teacher's masks, in a folder of its own that says what it is made of
+    (``made_of.json``), and is keyed by the hash of that: plan, teacher, generation and the
+    model's weights. A site that is killed while it fills one goes on with the images that are left. One that was away
+    when the others renewed theirs does so with the model of the round in which it is back.
+
+    Args:
+        recipe: of the plan.
+        plan: hash of the plan.
+        site: its name.
+        teacher: whose masks are generation 0.
+        masks: the site's store.
+    """
+
+    def __init__(self, recipe: Renewal, *, plan: str, site: str, teacher: SiteTeacher, masks: SiteMasks) -> None:
+        self.recipe, self.plan, self.site, self.teacher, self.masks = recipe, plan, site, teacher, masks
+        #: Identity of the renewed masks that the site learns from; ``None`` while these are the teacher's own.
+        self.sha256: str | None = None
+        self._checked: str | None = None
+
+    def before(self, message: Envelope, client: SamFedAlgo) -> None:
+        """Has ``client`` read the masks that the round of ``message`` learns from, and makes them where they are due.
+
+        Args:
+            message: the training task; its model, with what of a network stays at this site, is the one that is asked.
+            client: trains next.
+
+        Raises:
+            MessageRefused: the bundle reads no soft masks; those of a run that goes on are gone, or another teacher's.
+        """
+        dataset, readers = masks_read(client)
+        wanted, held = self.recipe.generation(message.round), self._held()
+        if wanted > held:
+            self.sha256 = self._checked = self._renew(wanted, message, client)
+        for reader in readers:
+            if reader.store.teacher_sha256 != (self.sha256 or self.teacher.sha256):
+                reader.read_masks_of(self.sha256 or self.teacher.sha256)
+                dataset.set_data(dataset.data)  # items with the old masks are forgotten
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Which masks the site learns from; empty while these are the teacher's own."""
+        if self.sha256 is None:
+            return {}
+        return {_STATE: torch.frombuffer(bytearray.fromhex(self.sha256), dtype=torch.uint8)}
+
+    def take_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Takes its part of a site's state; returns the rest."""
+        own = state.get(_STATE)
+        self.sha256 = None if own is None else own.numpy().tobytes().hex()
+        return {name: tensor for name, tensor in state.items() if name != _STATE}
+
+    def _store(self, sha256: str) -> SoftMaskStore:
+        return SoftMaskStore(self.masks.store_dir(self.site), teacher_sha256=sha256)
+
+    def _records(self) -> list[dict[str, Any]]:
+        return self.masks.records(self.site, "unlabelled")
+
+    def _held(self) -> int:
+        """The generation of the masks at hand, known to be whole and of this teacher; 0 is the teacher's own."""
+        if self.sha256 is None:
+            return 0
+        store = self._store(self.sha256)
+        about = store.made_of() or {}
+        if about and about["teacher"] != self.teacher.sha256:
+            found = f"those of generation {about['generation']}, made of teacher {about['teacher'][:12]}…"
+            expected = f"masks made of this run's teacher, {self.teacher.sha256[:12]}…"
+            mend = "go on with the teacher.json and adapter that the run began with, or start a run in another folder"
+            raise _refusal(found, expected, mend)
+        missing = store.missing(record["image_sha256"] for record in self._records()) if about else ["all"]
+        if self._checked != self.sha256 and missing:
+            found = f"{len(missing)} missing" if about else "none"
+            expected = f"a mask of every image by {self.sha256[:12]}…, which this run learns from"
+            mend = "put this site's cache_dir back, or start a run in another folder: the model that made them is gone"
+            raise _refusal(found, expected, mend)
+        self._checked = self.sha256
+        return int(about["generation"])
+
+    def _renew(self, generation: int, message: Envelope, client: SamFedAlgo) -> str:
+        started, recipe = time.perf_counter(), self.recipe
+        evaluation: Any = client.eval_workflow
+        inferer: Any = getattr(client.trainer, "inferer", None)
+        preprocessing = evaluation.parser.get_parsed_content("validate#preprocessing")
+        with client.model_of(to_exchange(message), call_extra(message)) as network:
+            about = {
+                "teacher": self.teacher.sha256,
+                "generation": generation,
+                "round": message.round,
+                "student": _digest(network.state_dict()),
+                "weight_of_student": recipe.weight_of_student,
+                "views": recipe.views,
+                "plan": self.plan,
+            }
+            sha256 = canonical_hash(about)
+            sam, renewed = self._store(self.teacher.sha256), self._store(sha256)
+            renewed.say_made_of(about)
+            by_hash = {record["image_sha256"]: record for record in self._records()}
+            missing = renewed.missing(by_hash)
+            with progress_bar(total=len(missing), desc=f"{self.site}: renewed soft masks", unit="image") as bar:
+                for image in missing:  # one by one: the bits do not depend on which are left
+                    pixels = plain(preprocessing(dict(by_hash[image]))["image"])[None]
+                    student = mean_of_views(pixels, partial(inferer, network=network), recipe.views)
+                    before = resize_probabilities(sam.get(image)[None], student.shape[-2:])
+                    renewed.put(image, renewed_mask(before, student, recipe.weight_of_student)[0])
+                    bar.update()
+        seconds = time.perf_counter() - started
+        told = "%s: soft masks of generation %d from SAM and the model after %d rounds: %d made, %d there, %.0f s"
+        logger.info(told, self.site, generation, message.round, len(missing), len(by_hash) - len(missing), seconds)
+        return sha256
+
+
+_STATE = "renewal.masks"
+
+
+def renewed_mask(sam: Tensor, student: Tensor, weight_of_student: float) -> Tensor:
+    """``(1 - w) sam + w student``, probabilities of one shape, in [0, 1]."""
+    return torch.lerp(sam, student, weight_of_student).clamp_(0, 1)
+
+
+def mean_of_views(images: Tensor, network: Callable[[Tensor], Tensor], views: int) -> Tensor:
+    """Mean probability of a network over test-time views.
+
+    Args:
+        images: ``(B, 3, S, S)`` float in [0, 1].
+        network: images to logits ``(B, 1, S, S)``.
+        views: 1, 2, 4 or 8.
+
+    Returns:
+        ``(B, 1, S, S)`` float32 in [0, 1].
+    """
+    chosen = VIEWS[views]
+    logits = network(torch.cat([view.apply(images) for view in chosen]))
+    each = probabilities(logits.float()).chunk(len(chosen))
+    return torch.stack([view.undo(part) for view, part in zip(chosen, each, strict=True)]).mean(0)
+
+
+def masks_read(client: SamFedAlgo) -> tuple[Any, list[LoadSoftMaskd]]:
+    """The client's dataset of unlabelled images, and what reads the soft masks there.
+
+    Raises:
+        MessageRefused: these images come without soft masks, so that there is nothing to renew.
+    """
+    parser = getattr(client.train_workflow, "parser", None)
+    dataset = None
+    if parser is not None and "unlabelled#dataset" in parser:
+        dataset = parser.get_parsed_content("unlabelled#dataset")
+    readers = [each for each in _steps(getattr(dataset, "transform", None)) if isinstance(each, LoadSoftMaskd)]
+    if not readers:
+        where, found = "train.json -> unlabelled#dataset", "images without soft masks"
+        mend = "enable guides#sam, or set federate.json -> renewal#after to []"
+        raise MessageRefused([Problem(where, found=found, expected="LoadSoftMaskd, as renewal is on", mend=mend)])
+    return dataset, readers
+
+
+def _steps(transform: Any) -> Iterator[Any]:
+    for each in getattr(transform, "transforms", ()):
+        yield each
+        yield from _steps(each)
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces(weights):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _refusal(found: str, expected: str, mend: str) -> MessageRefused:
+    return MessageRefused([Problem("renewed soft masks", found=found, expected=expected, mend=mend)])
