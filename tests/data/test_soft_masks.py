@@ -251,3 +251,14 @@ def test_probabilities_stay_probabilities_at_any_size(height, width, new_height,
     assert resized.shape == (1, 2, new_height, new_width)
     # no new extremes: up to float32's rounding
     assert masks.min() - 1e-6 <= resized.min() <= resized.max() <= min(1, masks.max() + 1e-6)
+
+
+def test_renewed_masks_say_what_they_are_made_of_and_a_refusal_names_their_generation(tmp_path):
+    renewed = SoftMaskStore(tmp_path, teacher_sha256="b" * 64)
+    assert renewed.made_of() is None
+    renewed.say_made_of({"teacher": TEACHER, "generation": 2})
+    assert renewed.made_of() == {"teacher": TEACHER, "generation": 2}
+    renewed.put(IMAGE, torch.zeros(1, 2, 2))
+    assert len(renewed) == 1, "the note is no mask"
+    with pytest.raises(Refused, match=rf"by another: {'b' * 64} \(generation 2 of teacher aaaaaaaaaaaa…\); name that"):
+        a_store(tmp_path).get(IMAGE)

@@ -1,0 +1,328 @@
+"""Renewed soft masks: exact numbers, the round from which they count, what stays at a site, what a kill leaves."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json, safe_load, sha256_file, write_json
+from samfed_monai.data import DataList, SoftMaskStore
+from samfed_monai.federation import Plan
+from samfed_monai.federation.renewal import Renewal, masks_read, mean_of_views, renewed_mask
+from samfed_monai.federation.teacher import TeacherStage
+from samfed_monai.networks.sam import adapter as adapters
+from samfed_monai.networks.sam.adapter import Adapt
+from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task
+from samfed_monai.results import validate_results
+from samfed_monai.transforms.loading import plain
+from tests.federation.test_job import job
+from tests.federation.test_site_teacher import Half
+from tests.federation.wired import Homes
+
+ROOT = Path(__file__).parents[2]
+TEACHER = "d" * 64
+ONCE = {"after": [1], "weight_of_student": 0.25, "views": 2}
+
+
+class Teacher(Half):
+    """One whose masks are 1 on the left half and 0 on the right one, in 16 x 16 pixels."""
+
+    def __init__(self, sha256: str = TEACHER) -> None:
+        super().__init__(sha256)
+        self.size, self.views = 64, 1
+
+
+def with_a_teacher(patch: Any, folder: Path) -> Path:
+    """Has every run take :class:`Teacher`, whatever adapter it is given; returns one to give."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sam.pt").write_bytes(b"sam")
+    (folder / "given.safetensors").write_bytes(b"adapter")
+    header = SimpleNamespace(adapt=Adapt.LORA, base_sha256=sha256_file(folder / "sam.pt"))
+    patch.setattr("samfed_monai.networks.sam.teacher.Teacher.load", lambda **given: Teacher())
+    patch.setattr(adapters, "read_header", lambda path: header)
+    patch.setattr(TeacherStage, "checkpoint", lambda self: folder / "sam.pt")
+    return folder / "given.safetensors"
+
+
+@pytest.fixture
+def knobs(monkeypatch, tmp_path) -> dict[str, Any]:
+    return {"variant": "samfed", "rounds": 3, "adapter": with_a_teacher(monkeypatch, tmp_path / "sam")}
+
+
+def models(run: Path) -> list[str]:
+    records = sorted(run.glob("rounds/*/round.json"))
+    return [read_json(path)["files"]["global.safetensors"] for path in records]
+
+
+def renewed(store: Path) -> list[Path]:
+    """Folders of renewed masks in a site's store, by generation."""
+    return sorted((path.parent for path in store.glob("*/made_of.json")), key=lambda path: generation_of(path))
+
+
+def generation_of(folder: Path) -> int:
+    return read_json(folder / "made_of.json")["generation"]
+
+
+def test_a_renewed_mask_is_the_weighted_mean():
+    sam, student = torch.tensor([0.0, 1.0, 0.8]), torch.tensor([1.0, 1.0, 0.4])
+    torch.testing.assert_close(renewed_mask(sam, student, 0.25), torch.tensor([0.25, 1.0, 0.7]))
+    assert torch.equal(renewed_mask(sam, student, 1.0), student)
+
+
+def test_views_are_undone_before_they_are_averaged():
+    images = torch.zeros(1, 3, 2, 2)
+    left = torch.logit(torch.tensor([[0.8, 0.2], [0.4, 0.2]]))  # wherever the image is turned: no symmetry at all
+
+    def network(batch: torch.Tensor) -> torch.Tensor:
+        return left.expand(len(batch), 1, 2, 2)
+
+    torch.testing.assert_close(mean_of_views(images, network, 1)[0, 0], torch.tensor([[0.8, 0.2], [0.4, 0.2]]))
+    torch.testing.assert_close(mean_of_views(images, network, 2)[0, 0], torch.tensor([[0.5, 0.5], [0.3, 0.3]]))
+    torch.testing.assert_close(mean_of_views(images, network, 4)[0, 0], torch.full((2, 2), 0.4))
+
+
+def test_views_of_a_network_that_follows_the_image_change_nothing():
+    images = torch.arange(12.0).reshape(1, 3, 2, 2) / 12
+    same = mean_of_views(images, lambda batch: batch[:, :1], 8)
+    torch.testing.assert_close(same, images[:, :1].sigmoid())
+
+
+def test_the_generation_of_a_round():
+    recipe = Renewal.from_json({"after": [2, 5]}, 10)
+    assert recipe == Renewal((2, 5), 0.5, 4)
+    assert [recipe.generation(round) for round in (0, 1, 2, 4, 5, 9)] == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("content", [None, {}, {"after": []}, {"after": [], "weight_of_student": 0.5, "views": 4}])
+def test_without_rounds_nothing_is_renewed(content):
+    assert Renewal.from_json(content, 10) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"after": [10]},
+            r"renewal#after: expected a list of rising numbers of rounds below 10, .*, found \[10\]",
+        ),
+        ({"after": [0]}, r"renewal#after: expected a list of rising numbers .*; for instance \[5\]; \[\] is never"),
+        ({"after": [5, 3]}, r"renewal#after: .* found \[5, 3\]"),
+        ({"after": [3, 3]}, r"renewal#after: .* found \[3, 3\]"),
+        ({"after": 5}, "renewal#after: .* found 5"),
+        ({"after": [True]}, r"renewal#after: .* found \[True\]"),
+        ({"after": [5], "weight_of_student": 0}, r"renewal#weight_of_student: expected a number in \(0, 1\], found 0"),
+        ({"after": [5], "weight_of_student": 1.5}, r"renewal#weight_of_student: .* found 1.5"),
+        ({"after": [], "views": 3}, r"renewal#views: expected one of \[1, 2, 4, 8\], found 3"),
+        ({"after": [5], "veiws": 4}, "renewal#veiws: expected one of .*, found an unknown key; did you mean 'views'"),
+    ],
+)
+def test_a_knob_that_says_something_else_is_refused(content, message):
+    with pytest.raises(Refused, match=message):
+        Renewal.from_json(content, 10)
+
+
+def test_a_run_learns_from_renewed_masks_from_that_round_on(small_federation, tmp_path, knobs, caplog):
+    with caplog.at_level(logging.INFO):
+        results = job(small_federation, tmp_path / "run", renewal=ONCE, **knobs).run()
+    told = "site-1: soft masks of generation 1 from SAM and the model after 1 rounds: 4 made, 0 there"
+    assert caplog.text.count(told) == 1
+    assert validate_results(results) == []
+    assert results["teacher"]["renewed_after"] == [1]
+    assert read_json(tmp_path / "run" / "run.json")["config"]["renewal"] == ONCE
+    without = job(small_federation, tmp_path / "plain", cache_dir=tmp_path / "run" / "cache", **knobs).run()
+    assert "renewed_after" not in without["teacher"]
+    assert "renewal" not in read_json(tmp_path / "plain" / "run.json")["config"]
+    changed, same = models(tmp_path / "run"), models(tmp_path / "plain")
+    assert changed[0] == same[0], "no round before it has another bit"
+    assert changed[1] != same[1], "the round after it learns from other masks"
+
+    store = tmp_path / "run" / "cache" / "soft_masks" / "site-1"
+    (folder,) = renewed(store)
+    about = read_json(folder / "made_of.json")
+    assert (about["teacher"], about["generation"], about["round"], about["views"]) == (TEACHER, 1, 1, 2)
+    assert folder.stat().st_mode & 0o077 == 0
+    masks, images = SoftMaskStore(store, teacher_sha256=folder.name), DataList.load(small_federation / "list.json")
+    teacher = torch.zeros(1, 32, 32)
+    teacher[..., :16] = 1
+    for item in images.sites["site-1"].unlabelled:
+        mask = masks.get(item.sha256)
+        assert mask.shape == (1, 32, 32), "the size of the network's input"
+        assert mask[..., :15].min() >= 0.75 - 1 / 255, "a quarter is the model's, three are SAM's"
+        assert mask[..., 17:].max() <= 0.25 + 1 / 255
+        assert mask[..., 17:].max() > 0, "and the model has its say"
+
+
+def sites(knobs: dict[str, Any]) -> dict[str, Any]:
+    return {**knobs, "sites": {"site-1": {}, "site-2": {}}}
+
+
+def test_apart_and_in_one_process_the_models_are_the_same_bits_and_no_message_is_longer(
+    small_federation, tmp_path, knobs
+):
+    ours = {**knobs, "renewal": {"after": [1, 2], "views": 2}}
+    together = job(small_federation, tmp_path / "together", **ours).run()
+    homes = Homes(small_federation, tmp_path / "homes")
+    apart = job(small_federation, tmp_path / "apart", datalist=homes.lists["server"], **sites(ours)).run(homes)
+    assert models(tmp_path / "apart") == models(tmp_path / "together")
+    here = renewed(tmp_path / "homes" / "site-1" / "cache" / "soft_masks" / "site-1")
+    assert [generation_of(folder) for folder in here] == [1, 2]
+    assert not (tmp_path / "apart" / "cache" / "soft_masks").exists(), "private masks stay at their sites"
+    homes = Homes(small_federation, tmp_path / "plain-homes")
+    without = job(small_federation, tmp_path / "plain", datalist=homes.lists["server"], **sites(knobs)).run(homes)
+    rounds = [run["traffic"]["up_bytes_per_round"] for run in (apart, without)]
+    assert abs(rounds[0] - rounds[1]) < 64, "numbers of other lengths in JSON"
+    assert together["models"]["last"]["sites"] == apart["models"]["last"]["sites"]
+
+
+def trained(node: Any, round: int, weights: dict[str, torch.Tensor]) -> Envelope:
+    message = Envelope(Kind.WEIGHTS, node.site, round, 3, tensors={name: t.clone() for name, t in weights.items()})
+    return node.answer(Task.TRAIN, message)
+
+
+def copied(state: Any) -> dict[str, torch.Tensor]:
+    """A state that further training leaves alone."""
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
+@pytest.fixture
+def finished(small_federation, tmp_path, knobs) -> SimpleNamespace:
+    """A run of three rounds whose masks were renewed after the first one, and its sites."""
+    homes = Homes(small_federation, tmp_path / "homes")
+    ours = {**sites(knobs), "renewal": ONCE}
+    job(small_federation, tmp_path / "run", datalist=homes.lists["server"], **ours).run(homes)
+    weights = safe_load(tmp_path / "run" / "rounds" / "002" / "global.safetensors")
+    node = homes.nodes["site-1"]
+    return SimpleNamespace(homes=homes, node=node, weights=weights, state=copied(node.state_dict()))
+
+
+def test_a_site_that_is_made_again_goes_on_with_the_masks_of_its_state(finished):
+    again = finished.homes.node("site-1", finished.node.plan)
+    again.load_state_dict(copied(finished.state))
+    answer = trained(again, 2, finished.weights)
+    finished.node.load_state_dict(copied(finished.state))
+    same = trained(finished.node, 2, finished.weights)
+    assert all(torch.equal(answer.tensors[name], same.tensors[name]) for name in same.tensors)
+    assert len(renewed(again.parts.masks().store_dir("site-1"))) == 1, "none was made of another model"
+    assert again.state_dict()["renewal.masks"].numpy().tobytes().hex() == again.parts.renewal.sha256
+
+
+def test_a_site_that_was_away_renews_with_the_model_that_it_is_sent(finished):
+    late = finished.homes.node("site-1", finished.node.plan)
+    late.load_state_dict({name: t for name, t in copied(finished.state).items() if name != "renewal.masks"})
+    assert late.parts.renewal.sha256 is None
+    trained(late, 2, finished.weights)
+    masks, record = late.parts.masks(), late.parts.masks().records("site-1", "unlabelled")[0]
+    folders = {read_json(folder / "made_of.json")["round"]: folder for folder in renewed(masks.store_dir("site-1"))}
+    assert sorted(folders) == [1, 2]
+
+    client = late._client().client
+    image = client.eval_workflow.parser.get_parsed_content("validate#preprocessing")(dict(record))["image"]
+    network = client.trainer.network
+    network.load_state_dict(finished.weights, strict=False)
+    with torch.no_grad():
+        both = network.eval()(torch.stack([plain(image), plain(image).flip(-1)])).sigmoid()
+    student = (both[0] + both[1].flip(-1)) / 2
+    sam = torch.zeros(1, 16, 16)
+    sam[..., :8] = 1
+    expected = 0.75 * torch.nn.functional.interpolate(sam[None], (32, 32), mode="bilinear")[0] + 0.25 * student
+    mask = SoftMaskStore(masks.store_dir("site-1"), teacher_sha256=folders[2].name).get(record["image_sha256"])
+    torch.testing.assert_close(mask, expected, atol=1 / 510 + 1e-6, rtol=0)  # 8 bits
+
+
+def test_masks_that_are_gone_are_refused_as_their_model_is_gone_too(finished):
+    again = finished.homes.node("site-1", finished.node.plan)
+    again.load_state_dict(copied(finished.state))
+    (folder,) = renewed(again.parts.masks().store_dir("site-1"))
+    next(iter(folder.glob("*/*.mask"))).unlink()
+    with pytest.raises(MessageRefused, match=r"renewed soft masks: expected a mask of .*found 1 missing; put this"):
+        trained(again, 2, finished.weights)
+    shutil.rmtree(folder)
+    with pytest.raises(MessageRefused, match="found none; put this site's cache_dir back, or start a run in another"):
+        trained(again, 2, finished.weights)
+
+
+def test_masks_made_of_another_teacher_are_refused(finished):
+    again = finished.homes.node("site-1", finished.node.plan)
+    again.load_state_dict(copied(finished.state))
+    (folder,) = renewed(again.parts.masks().store_dir("site-1"))
+    write_json(folder / "made_of.json", {**read_json(folder / "made_of.json"), "teacher": "e" * 64})
+    with pytest.raises(
+        MessageRefused, match=r"this run's teacher, dddddddddddd…, found .* generation 1, made of teacher ee"
+    ):
+        trained(again, 2, finished.weights)
+
+
+def test_a_variant_without_a_teacher_renews_nothing_and_says_so(small_federation, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        run = job(small_federation, tmp_path / "run", renewal=ONCE).run()
+    assert "renewal: none, as the variant no_sam has no teacher" in caplog.text
+    without = job(small_federation, tmp_path / "plain", cache_dir=tmp_path / "run" / "cache").run()
+    assert run["hashes"]["model_last"] == without["hashes"]["model_last"]
+    assert read_json(tmp_path / "run/run.json")["config_hash"] == read_json(tmp_path / "plain/run.json")["config_hash"]
+
+
+def test_images_without_soft_masks_are_refused():
+    client = SimpleNamespace(train_workflow=SimpleNamespace(parser={}))
+    with pytest.raises(MessageRefused, match=r"unlabelled#dataset: expected LoadSoftMaskd, .*, found images"):
+        masks_read(client)
+
+
+def test_the_plan_carries_it():
+    plan = Plan("samfed_skin", 3, renewal=ONCE)
+    assert Plan.from_json(plan.to_json()).renewal == ONCE
+    with pytest.raises(Refused, match=r"plan -> renewal: expected an object or null, found 5 \(int\)"):
+        Plan("samfed_skin", 3, renewal=5)
+
+
+RUN = """
+import os, signal, sys
+from pathlib import Path
+from pytest import MonkeyPatch
+from samfed_monai.data import SoftMaskStore
+from tests.federation.test_job import job
+from tests.federation.test_renewal import ONCE, with_a_teacher
+federation, run, kill_at = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+patch, put, made = MonkeyPatch(), SoftMaskStore.put, []
+def put_or_die(self, image, mask):
+    if self.made_of() is not None:
+        made.append(image)
+        if len(made) == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+    put(self, image, mask)
+patch.setattr(SoftMaskStore, "put", put_or_die)
+adapter = with_a_teacher(patch, run.parent / "sam")
+job(federation, run, variant="samfed", rounds=3, renewal=ONCE, adapter=adapter).run()
+print("made", len(made))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kill_at", "left"), [(3, 6), (7, 2)])  # in the renewal of the first site, of the second
+def test_fault_48_a_run_killed_in_the_middle_of_a_renewal_ends_in_the_same_bits(
+    small_federation, tmp_path, kill_at, left
+):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+    def run(name: str, kill_at: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", RUN, str(small_federation), str(tmp_path / name), str(kill_at)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    whole = run("whole", 0)
+    assert whole.stdout == "made 8\n", whole.stderr
+    shutil.copytree(tmp_path / "whole" / "cache" / "warm_start", tmp_path / "killed" / "cache" / "warm_start")
+    assert run("killed", kill_at).returncode == -signal.SIGKILL
+    assert len(models(tmp_path / "killed")) == 1
+    again = run("killed", 0)
+    assert again.stdout == f"made {left}\n", again.stderr
+    assert models(tmp_path / "killed") == models(tmp_path / "whole")
