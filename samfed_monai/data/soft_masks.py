@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,8 +47,8 @@ _HEADER = struct.Struct("<4sHHHI")  # magic, bits, height, width, CRC-32 of the 
 _DTYPES: dict[int, np.dtype] = {8: np.dtype("u1"), 16: np.dtype("<u2")}
 _HASH = re.compile(r"[0-9a-f]{64}")
 
-MADE_OF = "made_of.json"
-"""What masks that are not a teacher's alone are made of: teacher, generation, round, hash of the model."""
+ORIGIN = "origin.json"
+"""Beside renewed masks: what they are made of, as ``samfed_monai.federation.renewal`` writes it."""
 
 
 class SoftMaskStore:
@@ -152,15 +153,26 @@ class SoftMaskStore:
         levels = np.float32(2 ** (8 * pixels.itemsize) - 1)
         return torch.from_numpy(pixels[None].astype(np.float32) / levels)
 
-    def say_made_of(self, about: Mapping[str, Any]) -> None:
-        """Notes, beside the masks, that they are renewed ones, and what of (see :meth:`made_of`)."""
+    def write_origin(self, origin: Mapping[str, Any]) -> None:
+        """Notes, beside the masks, that they are renewed ones, and what they are made of."""
         for folder in (self.folder, self._masks):
             _make_private(folder)
-        write_json(self._masks / MADE_OF, dict(about))
+        write_json(self._masks / ORIGIN, dict(origin))
 
-    def made_of(self) -> dict[str, Any] | None:
-        """What :meth:`say_made_of` noted; ``None`` for masks that are a teacher's own, or for none."""
-        return _made_of(self._masks)
+    def origin(self) -> dict[str, Any] | None:
+        """What :meth:`write_origin` noted; ``None`` for masks that are a teacher's own, or for none."""
+        return _origin(self._masks)
+
+    def renewed(self) -> list[SoftMaskStore]:
+        """The renewed masks in the same folder, each as a store of its own, in the order of their names."""
+        notes = sorted(self.folder.glob(f"*/{ORIGIN}"))
+        return [SoftMaskStore(self.folder, teacher_sha256=note.parent.name, bits=self.bits) for note in notes]
+
+    def remove(self) -> None:
+        """Removes these masks, the note of their origin last, so that a removal that was killed can be repeated."""
+        for folder in self._masks.glob("??"):
+            shutil.rmtree(folder)
+        shutil.rmtree(self._masks, ignore_errors=True)
 
     def __contains__(self, image_sha256: object) -> bool:
         """Whether a readable mask is there; its checksum is verified."""
@@ -203,17 +215,17 @@ class SoftMaskStore:
         return None
 
 
-def _made_of(masks: Path) -> dict[str, Any] | None:
-    path = masks / MADE_OF
+def _origin(masks: Path) -> dict[str, Any] | None:
+    path = masks / ORIGIN
     return dict(read_json(path)) if path.is_file() else None
 
 
 def _named(masks: Path) -> str:
     """A teacher's identity; of renewed masks also their generation."""
-    about = _made_of(masks)
-    if about is None:
+    origin = _origin(masks)
+    if origin is None:
         return masks.name
-    return f"{masks.name} (generation {about['generation']} of teacher {about['teacher'][:12]}…)"
+    return f"{masks.name} (generation {origin['generation']} of teacher {origin['teacher'][:12]}…)"
 
 
 def _is_hash(text: object) -> bool:

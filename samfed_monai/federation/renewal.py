@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -94,21 +95,25 @@ class Renewal:
 class SiteRenewal:
     """Has one site learn from the generation of soft masks that a round asks for; nothing of it leaves the site.
 
-    A generation lies beside the teacher's masks, in a folder of its own that says what it is made of
-    (``made_of.json``), and is keyed by the hash of that: plan, teacher, generation and the
-    model's weights. A site that is killed while it fills one goes on with the images that are left. One that was away
-    when the others renewed theirs does so with the model of the round in which it is back.
+    A generation lies beside the teacher's masks, in a folder of its own that says what it is made of and is keyed by
+    the hash of that: run, teacher, generation, recipe and the model's weights. The site's state says which one it
+    learns from, so that a site or a run that goes on reads the same masks; one that was killed while it filled a
+    generation goes on with the images that are left. A site that was away when the others renewed theirs does so with
+    the model of the round in which it is back.
+
+    A resumed run goes back one round at the most, so a site keeps the generation that it learns from and the two before
+    it; when the run's models are scored, the rounds are over and :meth:`remove` removes all of them.
 
     Args:
         recipe: of the plan.
-        plan: hash of the plan.
+        run: folder of the run here; two runs share no generation.
         site: its name.
         teacher: whose masks are generation 0.
         masks: the site's store.
     """
 
-    def __init__(self, recipe: Renewal, *, plan: str, site: str, teacher: SiteTeacher, masks: SiteMasks) -> None:
-        self.recipe, self.plan, self.site, self.teacher, self.masks = recipe, plan, site, teacher, masks
+    def __init__(self, recipe: Renewal, *, run: Path, site: str, teacher: SiteTeacher, masks: SiteMasks) -> None:
+        self.recipe, self.run, self.site, self.teacher, self.masks = recipe, str(run.resolve()), site, teacher, masks
         #: Identity of the renewed masks that the site learns from; ``None`` while these are the teacher's own.
         self.sha256: str | None = None
         self._checked: str | None = None
@@ -124,13 +129,24 @@ class SiteRenewal:
             MessageRefused: the bundle reads no soft masks; those of a run that goes on are gone, or another teacher's.
         """
         dataset, readers = masks_read(client)
-        wanted, held = self.recipe.generation(message.round), self._held()
-        if wanted > held:
-            self.sha256 = self._checked = self._renew(wanted, message, client)
+        wanted = self.recipe.generation(message.round)
+        if wanted != self._held():
+            self.sha256 = self._checked = self._renew(wanted, message, client) if wanted else None
         for reader in readers:
-            if reader.store.teacher_sha256 != (self.sha256 or self.teacher.sha256):
-                reader.read_masks_of(self.sha256 or self.teacher.sha256)
+            if reader.read_masks_of(self.sha256 or self.teacher.sha256):
                 dataset.set_data(dataset.data)  # items with the old masks are forgotten
+
+    def remove(self, below: int | None = None) -> None:
+        """Removes this run's renewed masks, but for those that the site learns from where ``below`` is given.
+
+        Args:
+            below: only generations below this one; ``None`` is every one.
+        """
+        for store in self._store(self.teacher.sha256).renewed():
+            origin = store.origin() or {}
+            old = below is None or (origin["generation"] < below and store.teacher_sha256 != self.sha256)
+            if origin.get("run") == self.run and old:
+                store.remove()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Which masks the site learns from; empty while these are the teacher's own."""
@@ -155,48 +171,51 @@ class SiteRenewal:
         if self.sha256 is None:
             return 0
         store = self._store(self.sha256)
-        about = store.made_of() or {}
-        if about and about["teacher"] != self.teacher.sha256:
-            found = f"those of generation {about['generation']}, made of teacher {about['teacher'][:12]}…"
+        origin = store.origin() or {}
+        if origin and origin["teacher"] != self.teacher.sha256:
+            found = f"those of generation {origin['generation']}, made of teacher {origin['teacher'][:12]}…"
             expected = f"masks made of this run's teacher, {self.teacher.sha256[:12]}…"
             mend = "go on with the teacher.json and adapter that the run began with, or start a run in another folder"
             raise _refusal(found, expected, mend)
-        missing = store.missing(record["image_sha256"] for record in self._records()) if about else ["all"]
-        if self._checked != self.sha256 and missing:
-            found = f"{len(missing)} missing" if about else "none"
-            expected = f"a mask of every image by {self.sha256[:12]}…, which this run learns from"
-            mend = "put this site's cache_dir back, or start a run in another folder: the model that made them is gone"
-            raise _refusal(found, expected, mend)
-        self._checked = self.sha256
-        return int(about["generation"])
+        if self._checked != self.sha256:
+            missing = store.missing(record["image_sha256"] for record in self._records()) if origin else ["all"]
+            if missing:
+                found = f"{len(missing)} missing" if origin else "none"
+                expected = f"a mask of every image by {self.sha256[:12]}…, which this run learns from"
+                mend = "put this site's cache_dir back, or start a run in another folder: their model is gone"
+                raise _refusal(found, expected, mend)
+            self._checked = self.sha256
+        return int(origin["generation"])
 
     def _renew(self, generation: int, message: Envelope, client: SamFedAlgo) -> str:
         started, recipe = time.perf_counter(), self.recipe
+        trainer: Any = client.trainer
         evaluation: Any = client.eval_workflow
-        inferer: Any = getattr(client.trainer, "inferer", None)
         preprocessing = evaluation.parser.get_parsed_content("validate#preprocessing")
         with client.model_of(to_exchange(message), call_extra(message)) as network:
-            about = {
+            origin = {
+                "run": self.run,
                 "teacher": self.teacher.sha256,
                 "generation": generation,
                 "round": message.round,
                 "student": _digest(network.state_dict()),
                 "weight_of_student": recipe.weight_of_student,
                 "views": recipe.views,
-                "plan": self.plan,
             }
-            sha256 = canonical_hash(about)
+            sha256 = canonical_hash(origin)
             sam, renewed = self._store(self.teacher.sha256), self._store(sha256)
-            renewed.say_made_of(about)
+            renewed.write_origin(origin)
             by_hash = {record["image_sha256"]: record for record in self._records()}
             missing = renewed.missing(by_hash)
+            logits = partial(trainer.inferer, network=network)
             with progress_bar(total=len(missing), desc=f"{self.site}: renewed soft masks", unit="image") as bar:
                 for image in missing:  # one by one: the bits do not depend on which are left
-                    pixels = plain(preprocessing(dict(by_hash[image]))["image"])[None]
-                    student = mean_of_views(pixels, partial(inferer, network=network), recipe.views)
+                    pixels = plain(preprocessing(dict(by_hash[image]))["image"])[None].to(trainer.state.device)
+                    student = mean_of_views(pixels, logits, recipe.views).cpu()
                     before = resize_probabilities(sam.get(image)[None], student.shape[-2:])
                     renewed.put(image, renewed_mask(before, student, recipe.weight_of_student)[0])
                     bar.update()
+        self.remove(below=generation - 2)
         seconds = time.perf_counter() - started
         told = "%s: soft masks of generation %d from SAM and the model after %d rounds: %d made, %d there, %.0f s"
         logger.info(told, self.site, generation, message.round, len(missing), len(by_hash) - len(missing), seconds)
@@ -238,7 +257,8 @@ def masks_read(client: SamFedAlgo) -> tuple[Any, list[LoadSoftMaskd]]:
     dataset = None
     if parser is not None and "unlabelled#dataset" in parser:
         dataset = parser.get_parsed_content("unlabelled#dataset")
-    readers = [each for each in _steps(getattr(dataset, "transform", None)) if isinstance(each, LoadSoftMaskd)]
+    steps = _steps(getattr(dataset, "transform", None))
+    readers = [each for each in steps if isinstance(each, LoadSoftMaskd) and each.store is not None]
     if not readers:
         where, found = "train.json -> unlabelled#dataset", "images without soft masks"
         mend = "enable guides#sam, or set federate.json -> renewal#after to []"

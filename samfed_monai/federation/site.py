@@ -253,7 +253,8 @@ class SiteParts:
         recipe = Renewal.from_json(self.plan.renewal, self.plan.rounds)
         if recipe is None or self.teacher is None or not self.trains:
             return None
-        return SiteRenewal(recipe, plan=self.plan.hash, site=self.site, teacher=self.teacher, masks=self.masks())
+        run = self.places.output_dir
+        return SiteRenewal(recipe, run=run, site=self.site, teacher=self.teacher, masks=self.masks())
 
     def client(self) -> SamFedAlgo:
         """An initialized client of this site."""
@@ -388,8 +389,11 @@ class SiteNode:
         if not self._has_network and self._keeps_some(task):
             mend = "start the run again: the server sends the first weights"
             raise MessageRefused([Problem("network", found="none", expected="this site's own", mend=mend)])
-        if task == Task.TRAIN and self.parts.renewal is not None:
-            self.parts.renewal.before(message, self._client().client)
+        if self.parts.renewal is not None:
+            if task == Task.TRAIN:
+                self.parts.renewal.before(message, self._client().client)
+            elif message.extra.get("model") in ("best", "last"):  # the rounds are over
+                self.parts.renewal.remove()
         return self._client().answer(task, message)
 
     def _keeps_some(self, task: Task) -> bool:

@@ -14,50 +14,35 @@ from typing import Any
 
 import pytest
 import torch
+from monai.transforms import Compose
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import read_json, safe_load, sha256_file, write_json
+from samfed_monai.core.io import read_json, safe_load, write_json
 from samfed_monai.data import DataList, SoftMaskStore
 from samfed_monai.federation import Plan
-from samfed_monai.federation.renewal import Renewal, masks_read, mean_of_views, renewed_mask
-from samfed_monai.federation.teacher import TeacherStage
-from samfed_monai.networks.sam import adapter as adapters
-from samfed_monai.networks.sam.adapter import Adapt
+from samfed_monai.federation.renewal import Renewal, SiteRenewal, masks_read, mean_of_views, renewed_mask
+from samfed_monai.federation.site_teacher import SiteMasks
 from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task
 from samfed_monai.results import validate_results
-from samfed_monai.transforms.loading import plain
+from samfed_monai.transforms.loading import LoadSoftMaskd, plain
+from tests.federation.half_teacher import SHA256, install
 from tests.federation.test_job import job
-from tests.federation.test_site_teacher import Half
 from tests.federation.wired import Homes
 
 ROOT = Path(__file__).parents[2]
-TEACHER = "d" * 64
 ONCE = {"after": [1], "weight_of_student": 0.25, "views": 2}
 
 
-class Teacher(Half):
-    """One whose masks are 1 on the left half and 0 on the right one, in 16 x 16 pixels."""
-
-    def __init__(self, sha256: str = TEACHER) -> None:
-        super().__init__(sha256)
-        self.size, self.views = 64, 1
-
-
-def with_a_teacher(patch: Any, folder: Path) -> Path:
-    """Has every run take :class:`Teacher`, whatever adapter it is given; returns one to give."""
-    folder.mkdir(exist_ok=True)
-    (folder / "sam.pt").write_bytes(b"sam")
-    (folder / "given.safetensors").write_bytes(b"adapter")
-    header = SimpleNamespace(adapt=Adapt.LORA, base_sha256=sha256_file(folder / "sam.pt"))
-    patch.setattr("samfed_monai.networks.sam.teacher.Teacher.load", lambda **given: Teacher())
-    patch.setattr(adapters, "read_header", lambda path: header)
-    patch.setattr(TeacherStage, "checkpoint", lambda self: folder / "sam.pt")
-    return folder / "given.safetensors"
+@pytest.fixture
+def knobs(monkeypatch) -> dict[str, Any]:
+    return {"variant": "samfed", "rounds": 3, "adapter": install(monkeypatch.setattr)}
 
 
 @pytest.fixture
-def knobs(monkeypatch, tmp_path) -> dict[str, Any]:
-    return {"variant": "samfed", "rounds": 3, "adapter": with_a_teacher(monkeypatch, tmp_path / "sam")}
+def kept(monkeypatch) -> None:
+    """Renewed masks outlive the run, to be looked at."""
+    remove = SiteRenewal.remove
+    monkeypatch.setattr(SiteRenewal, "remove", lambda self, below=0: remove(self, below))
 
 
 def models(run: Path) -> list[str]:
@@ -67,11 +52,11 @@ def models(run: Path) -> list[str]:
 
 def renewed(store: Path) -> list[Path]:
     """Folders of renewed masks in a site's store, by generation."""
-    return sorted((path.parent for path in store.glob("*/made_of.json")), key=lambda path: generation_of(path))
+    return sorted((path.parent for path in store.glob("*/origin.json")), key=lambda path: generation_of(path))
 
 
 def generation_of(folder: Path) -> int:
-    return read_json(folder / "made_of.json")["generation"]
+    return read_json(folder / "origin.json")["generation"]
 
 
 def test_a_renewed_mask_is_the_weighted_mean():
@@ -132,7 +117,7 @@ def test_a_knob_that_says_something_else_is_refused(content, message):
         Renewal.from_json(content, 10)
 
 
-def test_a_run_learns_from_renewed_masks_from_that_round_on(small_federation, tmp_path, knobs, caplog):
+def test_a_run_learns_from_renewed_masks_from_that_round_on(small_federation, tmp_path, knobs, caplog, kept):
     with caplog.at_level(logging.INFO):
         results = job(small_federation, tmp_path / "run", renewal=ONCE, **knobs).run()
     told = "site-1: soft masks of generation 1 from SAM and the model after 1 rounds: 4 made, 0 there"
@@ -149,8 +134,8 @@ def test_a_run_learns_from_renewed_masks_from_that_round_on(small_federation, tm
 
     store = tmp_path / "run" / "cache" / "soft_masks" / "site-1"
     (folder,) = renewed(store)
-    about = read_json(folder / "made_of.json")
-    assert (about["teacher"], about["generation"], about["round"], about["views"]) == (TEACHER, 1, 1, 2)
+    about = read_json(folder / "origin.json")
+    assert (about["teacher"], about["generation"], about["round"], about["views"]) == (SHA256, 1, 1, 2)
     assert folder.stat().st_mode & 0o077 == 0
     masks, images = SoftMaskStore(store, teacher_sha256=folder.name), DataList.load(small_federation / "list.json")
     teacher = torch.zeros(1, 32, 32)
@@ -167,14 +152,16 @@ def sites(knobs: dict[str, Any]) -> dict[str, Any]:
     return {**knobs, "sites": {"site-1": {}, "site-2": {}}}
 
 
-def test_apart_and_in_one_process_the_models_are_the_same_bits_and_no_message_is_longer(
-    small_federation, tmp_path, knobs
+def test_wherever_the_sites_are_the_models_are_the_same_bits_and_no_message_is_longer(
+    small_federation, tmp_path, knobs, kept, monkeypatch
 ):
+    monkeypatch.setattr("samfed_monai.federation.process_transport.PROCESS", "tests.federation.half_teacher")
     ours = {**knobs, "renewal": {"after": [1, 2], "views": 2}}
     together = job(small_federation, tmp_path / "together", **ours).run()
+    beside = job(small_federation, tmp_path / "beside", workers=2, **ours).run()
     homes = Homes(small_federation, tmp_path / "homes")
     apart = job(small_federation, tmp_path / "apart", datalist=homes.lists["server"], **sites(ours)).run(homes)
-    assert models(tmp_path / "apart") == models(tmp_path / "together")
+    assert models(tmp_path / "apart") == models(tmp_path / "beside") == models(tmp_path / "together")
     here = renewed(tmp_path / "homes" / "site-1" / "cache" / "soft_masks" / "site-1")
     assert [generation_of(folder) for folder in here] == [1, 2]
     assert not (tmp_path / "apart" / "cache" / "soft_masks").exists(), "private masks stay at their sites"
@@ -182,7 +169,8 @@ def test_apart_and_in_one_process_the_models_are_the_same_bits_and_no_message_is
     without = job(small_federation, tmp_path / "plain", datalist=homes.lists["server"], **sites(knobs)).run(homes)
     rounds = [run["traffic"]["up_bytes_per_round"] for run in (apart, without)]
     assert abs(rounds[0] - rounds[1]) < 64, "numbers of other lengths in JSON"
-    assert together["models"]["last"]["sites"] == apart["models"]["last"]["sites"]
+    for run in (beside, apart):
+        assert together["models"]["last"]["sites"] == run["models"]["last"]["sites"]
 
 
 def trained(node: Any, round: int, weights: dict[str, torch.Tensor]) -> Envelope:
@@ -196,7 +184,7 @@ def copied(state: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def finished(small_federation, tmp_path, knobs) -> SimpleNamespace:
+def finished(small_federation, tmp_path, knobs, kept) -> SimpleNamespace:
     """A run of three rounds whose masks were renewed after the first one, and its sites."""
     homes = Homes(small_federation, tmp_path / "homes")
     ours = {**sites(knobs), "renewal": ONCE}
@@ -223,7 +211,7 @@ def test_a_site_that_was_away_renews_with_the_model_that_it_is_sent(finished):
     assert late.parts.renewal.sha256 is None
     trained(late, 2, finished.weights)
     masks, record = late.parts.masks(), late.parts.masks().records("site-1", "unlabelled")[0]
-    folders = {read_json(folder / "made_of.json")["round"]: folder for folder in renewed(masks.store_dir("site-1"))}
+    folders = {read_json(folder / "origin.json")["round"]: folder for folder in renewed(masks.store_dir("site-1"))}
     assert sorted(folders) == [1, 2]
 
     client = late._client().client
@@ -256,11 +244,44 @@ def test_masks_made_of_another_teacher_are_refused(finished):
     again = finished.homes.node("site-1", finished.node.plan)
     again.load_state_dict(copied(finished.state))
     (folder,) = renewed(again.parts.masks().store_dir("site-1"))
-    write_json(folder / "made_of.json", {**read_json(folder / "made_of.json"), "teacher": "e" * 64})
+    write_json(folder / "origin.json", {**read_json(folder / "origin.json"), "teacher": "e" * 64})
     with pytest.raises(
         MessageRefused, match=r"this run's teacher, dddddddddddd…, found .* generation 1, made of teacher ee"
     ):
         trained(again, 2, finished.weights)
+
+
+def test_a_site_that_goes_back_behind_its_masks_learns_from_the_teachers_own_again(finished):
+    again = finished.homes.node("site-1", finished.node.plan)
+    again.load_state_dict(copied(finished.state))
+    asked = []
+    again.parts.renewal._renew = lambda *given: asked.append(given)
+    trained(again, 0, finished.weights)
+    assert asked == []
+    assert "renewal.masks" not in again.state_dict()
+    (reader,) = masks_read(again._client().client)[1]
+    assert reader.store.teacher_sha256 == SHA256
+
+
+def test_a_run_keeps_three_generations_and_none_when_it_is_over(tmp_path):
+    def store(run: str, generation: int) -> SoftMaskStore:
+        made = SoftMaskStore(tmp_path / "soft_masks" / "site-1", teacher_sha256=f"{run}{generation}" * 32)
+        made.write_origin({"run": str(tmp_path / run), "generation": generation})
+        made.put("0" * 64, torch.zeros(1, 1, 1))
+        return made
+
+    mine, other = [store("a", generation) for generation in range(1, 6)], store("b", 1)
+    own = SoftMaskStore(other.folder, teacher_sha256=SHA256)
+    own.put("0" * 64, torch.zeros(1, 1, 1))
+    masks = SiteMasks(tmp_path, DataList("", []), tmp_path)
+    teacher: Any = SimpleNamespace(sha256=SHA256)
+    site = SiteRenewal(Renewal((1,)), run=tmp_path / "a", site="site-1", teacher=teacher, masks=masks)
+    site.sha256 = mine[0].teacher_sha256  # the site was away in between
+    site.remove(below=3)
+    assert [len(each) for each in mine] == [1, 0, 1, 1, 1]
+    site.remove()
+    assert [len(each) for each in (*mine, other, own)] == [0, 0, 0, 0, 0, 1, 1]
+    assert sorted(path.name for path in other.folder.iterdir()) == sorted([other.teacher_sha256, SHA256])
 
 
 def test_a_variant_without_a_teacher_renews_nothing_and_says_so(small_federation, tmp_path, caplog):
@@ -272,8 +293,18 @@ def test_a_variant_without_a_teacher_renews_nothing_and_says_so(small_federation
     assert read_json(tmp_path / "run/run.json")["config_hash"] == read_json(tmp_path / "plain/run.json")["config_hash"]
 
 
-def test_images_without_soft_masks_are_refused():
-    client = SimpleNamespace(train_workflow=SimpleNamespace(parser={}))
+class Parser(dict[str, Any]):
+    get_parsed_content = dict.__getitem__
+
+
+def without_masks_for_anybody() -> Any:
+    """A dataset whose reader reads nothing, as ``guides#sam`` is disabled."""
+    return SimpleNamespace(transform=Compose([LoadSoftMaskd("store", "d" * 64, masks_for=None)]))
+
+
+@pytest.mark.parametrize("content", [{}, {"unlabelled#dataset": without_masks_for_anybody()}])
+def test_images_without_soft_masks_are_refused(content):
+    client: Any = SimpleNamespace(train_workflow=SimpleNamespace(parser=Parser(content)))
     with pytest.raises(MessageRefused, match=r"unlabelled#dataset: expected LoadSoftMaskd, .*, found images"):
         masks_read(client)
 
@@ -288,41 +319,63 @@ def test_the_plan_carries_it():
 RUN = """
 import os, signal, sys
 from pathlib import Path
-from pytest import MonkeyPatch
 from samfed_monai.data import SoftMaskStore
+from samfed_monai.federation import SiteNode
+from samfed_monai.federation.round_store import RoundStore
+from samfed_monai.protocol import Task
+from tests.federation.half_teacher import install
 from tests.federation.test_job import job
-from tests.federation.test_renewal import ONCE, with_a_teacher
-federation, run, kill_at = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-patch, put, made = MonkeyPatch(), SoftMaskStore.put, []
+from tests.federation.test_renewal import ONCE
+federation, run, kill_at = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+put, write, answer, made = SoftMaskStore.put, RoundStore.write, SiteNode.answer, []
+def now(point):
+    if point == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
 def put_or_die(self, image, mask):
-    if self.made_of() is not None:
+    if self.origin() is not None:
         made.append(image)
-        if len(made) == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        now(f"mask {len(made)}")
     put(self, image, mask)
-patch.setattr(SoftMaskStore, "put", put_or_die)
-adapter = with_a_teacher(patch, run.parent / "sam")
-job(federation, run, variant="samfed", rounds=3, renewal=ONCE, adapter=adapter).run()
+def write_or_die(self, round, *given, **more):
+    now(f"end of round {round}")
+    return write(self, round, *given, **more)
+def answer_or_die(self, task, message):
+    now(f"{Task(task).value} of {self.site} in round {message.round}")
+    return answer(self, task, message)
+SoftMaskStore.put, RoundStore.write, SiteNode.answer = put_or_die, write_or_die, answer_or_die
+job(federation, run, variant="samfed", rounds=3, renewal=ONCE, adapter=install()).run()
 print("made", len(made))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kill_at", "left"), [(3, 6), (7, 2)])  # in the renewal of the first site, of the second
-def test_fault_48_a_run_killed_in_the_middle_of_a_renewal_ends_in_the_same_bits(
-    small_federation, tmp_path, kill_at, left
-):
+def test_fault_48_a_run_killed_in_a_renewal_and_after_it_ends_in_the_same_bits(small_federation, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    stores = tmp_path / "killed" / "cache" / "soft_masks"
 
-    def run(name: str, kill_at: int) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", RUN, str(small_federation), str(tmp_path / name), str(kill_at)]
+    def run(name: str, kill_at: str = "") -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", RUN, str(small_federation), str(tmp_path / name), kill_at]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
-    whole = run("whole", 0)
-    assert whole.stdout == "made 8\n", whole.stderr
+    def masks() -> list[int]:
+        """Renewed masks by site."""
+        return [
+            len(list(folder.glob("*/*.mask"))) for site in ("site-1", "site-2") for folder in renewed(stores / site)
+        ]
+
+    whole = run("whole")
+    assert whole.stdout.endswith("made 8\n"), whole.stderr
     shutil.copytree(tmp_path / "whole" / "cache" / "warm_start", tmp_path / "killed" / "cache" / "warm_start")
-    assert run("killed", kill_at).returncode == -signal.SIGKILL
-    assert len(models(tmp_path / "killed")) == 1
-    again = run("killed", 0)
-    assert again.stdout == f"made {left}\n", again.stderr
+    for kill_at, rounds, there in (
+        ("mask 3", 1, [2]),
+        ("mask 5", 1, [4, 2]),
+        ("end of round 1", 1, [4, 4]),
+        ("train of site-2 in round 2", 2, [4, 4]),
+    ):
+        died = run("killed", kill_at)
+        assert died.returncode == -signal.SIGKILL, died.stderr
+        assert (len(models(tmp_path / "killed")), masks()) == (rounds, there), kill_at
+    last = run("killed")
+    assert last.stdout.endswith("made 0\n"), last.stderr
     assert models(tmp_path / "killed") == models(tmp_path / "whole")
+    assert masks() == [], "nobody goes on from them any more"

@@ -61,6 +61,13 @@ def assert_same(here: Path, there: Path, cache: Path, kept: str) -> None:
 
 def both_ways(folder: Path, tmp_path: Path, options: dict[str, Any], kept: str, **job: Any) -> Path:
     """Runs in this process and in the simulator, compares them, and returns the second's folder."""
+    here, there = run_both_ways(folder, tmp_path, options, **job)
+    assert_same(here, there, there / "cache", kept)
+    return there
+
+
+def run_both_ways(folder: Path, tmp_path: Path, options: dict[str, Any], **job: Any) -> tuple[Path, Path]:
+    """Runs in this process and in the simulator; the two folders."""
     run = tmp_path / "run"
     places = {"datalist": str(folder / "list.json"), "data_root": str(folder), "output_dir": str(run)}
     made = planned(find_bundle("samfed_skin"), {**options, **places}, here=False)
@@ -78,8 +85,7 @@ def both_ways(folder: Path, tmp_path: Path, options: dict[str, Any], kept: str, 
         more_classes=["tests."],
         environment={"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
     )
-    assert_same(tmp_path / "local", run, run / "cache", kept)
-    return run
+    return tmp_path / "local", run
 
 
 @pytest.mark.parametrize("variant", present(*VARIANTS))

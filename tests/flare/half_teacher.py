@@ -1,0 +1,12 @@
+"""The process that trains at a site, with a teacher without SAM."""
+
+from __future__ import annotations
+
+import sys
+
+from samfed_monai.flare.worker import make_site_node, serve
+from tests.federation.half_teacher import install
+
+if __name__ == "__main__":
+    install()
+    sys.exit(serve(make_site_node))
