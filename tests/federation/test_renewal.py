@@ -262,6 +262,13 @@ def test_a_site_that_goes_back_behind_its_masks_learns_from_the_teachers_own_aga
     (reader,) = masks_read(again._client().client)[1]
     assert reader.store.teacher_sha256 == SHA256
 
+    del again.parts.renewal._renew
+    again.parts.renewal.recipe = Renewal((1, 1, 2, 2), 0.25, 2)
+    store = again.parts.masks().store_dir("site-1")
+    assert [generation_of(folder) for folder in renewed(store)] == [1]
+    trained(again, 2, finished.weights)
+    assert [generation_of(folder) for folder in renewed(store)] == [4], "three generations are kept: from the second on"
+
 
 def test_a_run_keeps_three_generations_and_none_when_it_is_over(tmp_path):
     def store(run: str, generation: int) -> SoftMaskStore:
