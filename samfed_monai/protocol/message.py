@@ -297,6 +297,8 @@ def from_bytes(payload: bytes, *, max_bytes: int = MAX_BYTES) -> Envelope:
         if shapes is not None:
             _check_shapes(shapes, tensors, max_bytes)
             tensors = {name: _inflate(tensor, shapes[name]) for name, tensor in tensors.items()}
+    except MessageRefused:
+        raise
     except (*_NOT_OURS, SafetensorError) as error:
         found = f"bytes that are not ({type(error).__name__})"
         raise MessageRefused([Problem("message", found=found, expected="safetensors with a samfed header")]) from None
