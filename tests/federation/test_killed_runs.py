@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from samfed_monai.core.errors import Stopped
+from samfed_monai.core.errors import SamFedError, Stopped
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.federation import RunFolder
 from samfed_monai.methods.fedavg import FedAvg
 from tests.federation.toys import FixedClient, controller, run_toy, weights
+from tests.forking import start
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 24
-RUN = """
-import sys
-from pathlib import Path
-from samfed_monai.core.errors import SamFedError
-from tests.federation.toys import run_toy
-try:
-    run_toy(Path(sys.argv[1]), rounds=int(sys.argv[2]), splits=())
-except SamFedError as error:
-    print(error, file=sys.stderr)
-    sys.exit(int(error.exit_code))
-"""
 
 
-def start(folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-c", RUN, str(folder), str(ROUNDS)]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+def run(folder: Path) -> None:
+    """What the killed processes do."""
+    try:
+        run_toy(folder, rounds=ROUNDS, splits=())
+    except SamFedError as error:
+        print(error, file=sys.stderr)
+        sys.exit(int(error.exit_code))
 
 
-def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120) -> None:
+@contextlib.contextmanager
+def started(folder: Path) -> Iterator[Any]:
+    """A process that runs it; ``errors`` in the folder is what it writes to standard error."""
+    process = start(run, folder, errors=folder / "errors")
+    try:
+        yield process
+        process.join(60)
+    finally:
+        process.kill()
+        process.join()
+
+
+def wait_for(folder: Path, name: str, process: Any, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, f"{path.name} did not appear"
+    while not (folder / name).exists():
+        assert process.exitcode is None, (folder / "errors").read_text()
+        assert time.monotonic() < deadline, f"{name} did not appear"
         time.sleep(0.005)
 
 
@@ -58,10 +67,10 @@ def final_files(folder: Path) -> dict[str, str]:
 
 
 def test_fault_48_a_killed_run_resumes_to_the_same_hash(tmp_path, whole):
-    with start(tmp_path) as process:
-        wait_for(tmp_path / "rounds/004/round.json", process)
+    with started(tmp_path) as process:
+        wait_for(tmp_path, "rounds/004/round.json", process)
         os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.join()
     done = len(RunFolder(tmp_path).store.rounds())
     assert 5 <= done < ROUNDS, "it was killed half-way"
     run_toy(tmp_path, rounds=ROUNDS, splits=())
@@ -73,24 +82,24 @@ def test_fault_48_a_killed_run_resumes_to_the_same_hash(tmp_path, whole):
 
 
 def test_fault_48_a_run_killed_in_the_middle_of_writing_resumes_to_the_same_hash(tmp_path, whole):
-    with start(tmp_path) as process:
-        wait_for(tmp_path / "rounds/002", process)
+    with started(tmp_path) as process:
+        wait_for(tmp_path, "rounds/002", process)
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob("rounds/.*.tmp")) and time.monotonic() < deadline:
             pass
         os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.join()
     run_toy(tmp_path, rounds=ROUNDS, splits=())
     assert final_files(tmp_path) == final_files(whole)
     assert not list(tmp_path.glob("rounds/.*.tmp"))
 
 
 def test_fault_53_sigterm_exits_cleanly_with_what_was_done_and_how_to_go_on(tmp_path, whole):
-    with start(tmp_path) as process:
-        wait_for(tmp_path / "rounds/001/round.json", process)
+    with started(tmp_path) as process:
+        wait_for(tmp_path, "rounds/001/round.json", process)
         os.kill(process.pid, signal.SIGTERM)
-        text = process.communicate(timeout=60)[1]
-    assert process.returncode == 3
+    text = (tmp_path / "errors").read_text()
+    assert process.exitcode == 3, text
     assert "stopped: asked to end (SIGTERM)" in text
     assert f"of {ROUNDS} rounds are kept in" in text
     assert "to go on: run the same command again" in text

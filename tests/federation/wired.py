@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from samfed_monai.federation import Places, Plan, SiteNode
 from samfed_monai.protocol import Envelope, Failure, Task, Traffic, from_bytes, scrub, to_bytes
 from samfed_monai.protocol.message import wire_size
 from samfed_monai.protocol.sent_once import SentWeights
+from tests.forking import forking
 
 Answer = Callable[[Task, bytes], bytes]
 
@@ -141,7 +141,7 @@ class Children(Homes):
 
     def _tell(self, site: str, what: str, content: Any) -> Any:
         if site not in self._children:
-            context = multiprocessing.get_context("spawn")
+            context = forking()
             ours, theirs = context.Pipe()
             given = (theirs, site, self.plan.to_json(), self.federation, self.folder, self.lists)
             process = context.Process(target=_child, args=given)

@@ -9,15 +9,17 @@ import time
 _IMPORTS = "import nvflare, samfed_monai.federation.client"
 
 
-def patience(least: float) -> float:
-    """Seconds that suit as a deadline where a process that trains may have to be started first.
+def patience(least: float, *, imports: float = 10.0) -> float:
+    """Seconds that suit as a deadline on this machine now.
 
     Args:
         least: what suits an idle machine.
+        imports: so many times what a process that trains needs for its imports now. Where one may have to be started
+            before it answers, it takes little more than once that; where all of them run, a small part of it.
 
     Returns:
-        ``least``, or ten times what such a process needs for its imports now, whichever is more.
+        Whichever is more.
     """
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", _IMPORTS], check=True)
-    return max(least, 10 * (time.perf_counter() - started))
+    return max(least, imports * (time.perf_counter() - started))

@@ -36,7 +36,8 @@ def registered(log: Path) -> int:
 
 
 def test_fault_41_a_whole_site_killed_costs_one_deadline_and_the_others_go_on(tmp_path):
-    run, deadline = tmp_path / "run", patience(45)
+    run, whole = tmp_path / "run", patience(45)
+    deadline = max(20, whole / 5)  # waited for once in full; no trainer is started within it
     log = run / "flare" / "site-3.log"
 
     def kill_site_3(poc: Poc, processes: Processes, job_id: str) -> None:
@@ -58,18 +59,16 @@ def test_fault_41_a_whole_site_killed_costs_one_deadline_and_the_others_go_on(tm
         run_folder=run,
         site_files=toy_site_files(tmp_path / "sites", THREE, run),
         port=free_port(),
-        timeout=max(240, 5 * deadline),
+        timeout=max(240, 5 * whole),
         more_classes=["tests."],
         environment={"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
         on_start=kill_site_3,
     )
-    assert time.monotonic() - started < 150 / 45 * deadline
+    assert time.monotonic() - started < 150 / 45 * whole
     records = [read_json(run / "rounds" / f"{number:03d}" / "round.json") for number in range(4)]
     assert [record["sites"]["site-3"]["status"] for record in records] == ["ok", "skipped", "skipped", "skipped"]
     assert [record["sites"]["site-1"]["status"] for record in records] == ["ok"] * 4
-    assert sum(sum(record["seconds"].values()) for record in records[2:]) < 30 / 45 * deadline, (
-        "nobody waits for it again"
-    )
+    assert sum(sum(record["seconds"].values()) for record in records[2:]) < deadline, "nobody waits for it again"
     assert registered(log) == 2
     absent = {"site-3": range(1, 4)}
     assert model(run, 3) == unbroken(tmp_path / "whole", rounds=4, sites=THREE, absent=absent)
