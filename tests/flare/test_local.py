@@ -1,0 +1,39 @@
+"""FLARE's processes on one machine leave nothing behind and touch nobody else's."""
+
+from __future__ import annotations
+
+import sys
+
+from samfed_monai.core.io import write_json
+from samfed_monai.flare.job import NEEDED
+from samfed_monai.flare.local import Processes
+
+
+def test_a_mark_ends_processes_that_left_their_group(tmp_path):
+
+    code = (
+        "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], "
+        "start_new_session=True); time.sleep(60)"
+    )
+    import time
+
+    with Processes() as processes:
+        processes.start("parent", [sys.executable, "-c", code], cwd=tmp_path, log=tmp_path / "log")
+        deadline = time.monotonic() + 10
+        while len(processes.marked()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(processes.marked()) == 2
+    assert processes.marked() == []
+
+
+def test_jobs_of_one_system_lie_in_its_own_server(tmp_path):
+    from samfed_monai.flare.local import SERVER, Poc
+
+    for name in ("server", "site-1"):
+        write_json(tmp_path / "sites" / f"{name}.json", {})
+    poc = Poc(tmp_path / "poc", ["site-1"], port=1)
+    poc.provision(tmp_path / "sites")
+    text = (poc.kits / SERVER / "local" / "resources.json").read_text()
+    assert "/tmp/nvflare" not in text
+    assert f"{poc.kits / SERVER}/jobs-storage" in text
+    assert all(name in text for name in NEEDED)

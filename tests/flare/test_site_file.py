@@ -1,0 +1,95 @@
+"""A site file: found, checked, its limits set before torch is there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json, write_json
+from samfed_monai.flare.site_file import read_site_file
+
+
+def site_file(folder: Path, **content: Any) -> Path:
+    (folder / "list.json").write_text("{}")
+    places = {"datalist": str(folder / "list.json"), "data_root": str(folder), "cache_dir": str(folder / "cache")}
+    write_json(folder / "local" / "samfed_site.json", {**places, "runs_dir": str(folder / "runs"), **content})
+    return folder
+
+
+def test_a_site_file_is_found_above_the_jobs_folder(tmp_path):
+    site_file(tmp_path)
+    inside = tmp_path / "job" / "app_site-1"
+    inside.mkdir(parents=True)
+    files = read_site_file(inside, "site-1")
+    assert files.run_folder("first") == tmp_path / "runs" / "first"
+    assert files.cache_dir == tmp_path / "cache"
+
+
+def test_every_problem_of_a_site_file_is_told_at_once(tmp_path):
+    site_file(tmp_path, datalst="x", data_root=str(tmp_path / "nowhere"), threads=0, cache_dir="", runs_dir="")
+    with pytest.raises(Refused) as refused:
+        read_site_file(tmp_path)
+    text = str(refused.value)
+    for part in ("datalst.*unknown key.*datalist", "nowhere, which does not exist", "threads.*a number above 0"):
+        assert __import__("re").search(part, text), part
+    assert "cache_dir: expected a path, found nothing" in text
+    assert "runs_dir" in text
+
+
+def test_a_missing_site_file_names_the_place_and_the_guide(tmp_path):
+    with pytest.raises(Refused, match=r"site-1: samfed_site.json.*local/samfed_site.json.*docs/deploy.md"):
+        read_site_file(tmp_path, "site-1")
+
+
+def test_the_variable_may_name_a_folder_of_site_files(tmp_path, monkeypatch):
+    site_file(tmp_path)
+    (tmp_path / "local" / "samfed_site.json").rename(tmp_path / "site-2.json")
+    monkeypatch.setenv("SAMFED_SITE", str(tmp_path))
+    assert read_site_file("/", "site-2").path == tmp_path / "site-2.json"
+    with pytest.raises(Refused, match=r"site-9.json"):
+        read_site_file("/", "site-9")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        *(({"least_images": value}, "a whole number >= 1") for value in (0, 2.0, True, "5")),
+        *(({"epsilon": value}, "a number above 0") for value in (0, -1.0, float("nan"), float("inf"), "1")),
+    ],
+)
+def test_a_floor_that_is_none_is_refused(tmp_path, change, expected):
+    site_file(tmp_path)
+    path = tmp_path / "local" / "samfed_site.json"
+    path.write_text(json.dumps({**read_json(path), **change}))
+    with pytest.raises(Refused, match=f"samfed_site.json -> {next(iter(change))}: expected {expected}"):
+        read_site_file(tmp_path)
+
+
+SCRIPT = """
+import os, resource, sys
+from pathlib import Path
+from samfed_monai.flare.site_file import limit
+from samfed_monai.flare.site_file import SiteFile
+
+limit(SiteFile(*[Path()] * 4, **eval(sys.argv[1])))
+print(os.environ.get("SAMFED_WEIGHTS"), resource.getrlimit(resource.RLIMIT_DATA)[0], "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("says", "said"),
+    [
+        ("{}", "None -1 False"),
+        ("{'weights': Path('/w'), 'memory_limit_gib': 1.5}", f"/w {3 * 512 * 1024**2} False"),
+    ],
+)
+def test_memory_and_the_folder_of_checkpoints_are_set_without_torch(says, said, monkeypatch):
+    monkeypatch.delenv("SAMFED_WEIGHTS", raising=False)
+    done = subprocess.run([sys.executable, "-c", SCRIPT, says], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == said
