@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from PIL import Image
 
 from samfed_monai import __version__
 from samfed_monai.core.io import write_text
+from samfed_monai.core.table import to_csv
 from samfed_monai.data.checks import Facts, survey
 from samfed_monai.data.checks import warnings as duplicate_warnings
 from samfed_monai.data.datalist import DataList, Item, Split, confine
@@ -266,13 +266,11 @@ def bars(counts: Sequence[int], width: int = 100, height: int = 22) -> str:
 def table_of_images(datalist: DataList, facts: Mapping[str, Facts]) -> str:
     """CSV with one row per image; the foreground is a share in [0, 1]."""
     first = first_seen([item for _, _, item in datalist.items()])
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    rows = []
     for site, split, item in datalist.items():
         fact = facts[item.image]
         share = fact.foreground if item.label else None
-        writer.writerow(
+        rows.append(
             [
                 site,
                 split.value,
@@ -293,7 +291,7 @@ def table_of_images(datalist: DataList, facts: Mapping[str, Facts]) -> str:
                 f"{fact.misfit:.4f}" if item.label else "",
             ]
         )
-    return stream.getvalue()
+    return to_csv(COLUMNS, rows)
 
 
 def _galleries(datalist: DataList, facts: Mapping[str, Facts], root: Path) -> list[tuple[str, list[Sample]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,7 @@ import torch
 from samfed_monai.core.errors import Problem, Problems, did_you_mean
 from samfed_monai.core.io import canonical_hash
 from samfed_monai.core.progress import progress_bar
-from samfed_monai.core.tensor_file import pieces
+from samfed_monai.core.tensor_file import checksum
 from samfed_monai.data import SoftMaskStore
 from samfed_monai.data.soft_masks import resize_probabilities
 from samfed_monai.federation.exchange import call_extra, to_exchange
@@ -198,7 +197,7 @@ class SiteRenewal:
                 "teacher": self.teacher.sha256,
                 "generation": generation,
                 "round": message.round,
-                "student": _digest(network.state_dict()),
+                "student": checksum(network.state_dict()),
                 "weight_of_student": recipe.weight_of_student,
                 "views": recipe.views,
             }
@@ -270,13 +269,6 @@ def _steps(transform: Any) -> Iterator[Any]:
     for each in getattr(transform, "transforms", ()):
         yield each
         yield from _steps(each)
-
-
-def _digest(weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for piece in pieces(weights):
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def _refusal(found: str, expected: str, mend: str) -> MessageRefused:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import fcntl
-import io
 import logging
 import os
 import tempfile
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import read_json, write_json, write_text
 from samfed_monai.core.moved import comparable, config_hash, first_spelling
+from samfed_monai.core.table import to_csv
 from samfed_monai.federation.round_store import RoundStore, StoredRound
 from samfed_monai.metrics import pool, worst
 from samfed_monai.protocol.message import Envelope
@@ -280,11 +279,7 @@ class RunFolder:
         """Writes ``federation.csv`` from the records of all rounds."""
         rows = [_row(record["round"], site, entry) for record in records for site, entry in record["sites"].items()]
         terms = sorted({name for row in rows for name in row if name not in COLUMNS})
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [*COLUMNS, *terms], restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(self.path / "federation.csv", text.getvalue())
+        write_text(self.path / "federation.csv", to_csv([*COLUMNS, *terms], rows))
 
     def _refuse_if_read_only(self) -> None:
         try:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import logging
 import re
 from collections import Counter
@@ -19,6 +17,7 @@ from PIL import Image
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import atomic_write, write_bytes, write_json
 from samfed_monai.core.model_file import trained_otherwise
+from samfed_monai.core.table import to_csv
 from samfed_monai.data.datalist import SERVER_NAMES
 from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.metrics import Scores, convention, pool, segmentation_scores, summarise
@@ -137,12 +136,8 @@ def write_scores(path: str | Path, scores: Sequence[Mapping[str, Any]], *, masks
         scores: rows with ``id``, ``dice``, ``iou``, ``hd95`` (pixels), ``empty``.
         masks: file names of the masks, in the same order; none leaves the column empty.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for index, row in enumerate(scores):
-        writer.writerow({**row, "mask": masks[index] if index < len(masks) else ""})
-    write_bytes(path, text.getvalue().encode(), mode=0o600)
+    named = [{**row, "mask": masks[index] if index < len(masks) else ""} for index, row in enumerate(scores)]
+    write_bytes(path, to_csv(COLUMNS, named).encode(), mode=0o600)
 
 
 def safe_name(identifier: str) -> str:

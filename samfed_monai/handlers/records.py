@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +11,7 @@ from monai.engines.utils import IterationEvents
 from torch import Tensor
 
 from samfed_monai.core.io import write_text
+from samfed_monai.core.table import to_csv
 from samfed_monai.handlers.rounds import in_federation, round_of
 
 if TYPE_CHECKING:
@@ -114,9 +113,4 @@ class TermTable:
         if self.evaluator is not None:
             row |= {f"validation_{name}": value for name, value in self.evaluator.state.metrics.items()}
         self._rows.append(row)
-        text = io.StringIO()
-        columns = list(dict.fromkeys(name for row in self._rows for name in row))
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self._rows)
-        write_text(self.path, text.getvalue())
+        write_text(self.path, to_csv(list(dict.fromkeys(name for row in self._rows for name in row)), self._rows))

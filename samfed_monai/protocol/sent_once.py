@@ -8,14 +8,11 @@ then sent the weights themselves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import xxhash
-
-from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem
+from samfed_monai.core.tensor_file import checksum
 from samfed_monai.protocol.message import HELD, Envelope, Kind, MessageRefused
 
 if TYPE_CHECKING:
@@ -39,7 +36,7 @@ class SentWeights:
         """
         if message.kind != Kind.WEIGHTS or not message.tensors:
             return message
-        own = _checksum(message.tensors)
+        own = checksum(message.tensors)
         if self._last.get(site) == own:
             return replace(message, tensors={}, extra={**message.extra, HELD: own})
         self._last[site] = own
@@ -67,16 +64,8 @@ class HeldWeights:
             if message.kind == Kind.WEIGHTS and message.tensors:
                 self._tensors = message.tensors
             return message
-        if message.tensors or not self._tensors or _checksum(self._tensors) != named:
+        if message.tensors or not self._tensors or checksum(self._tensors) != named:
             self._tensors = {}
             raise MessageRefused([_MISSING])
         words = {name: word for name, word in message.extra.items() if name != HELD}
         return replace(message, tensors=self._tensors, extra=words)
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    """Of names, dtypes, shapes and values. It finds mistakes, not forgery: who sends the checksum sends the weights."""
-    digest = xxhash.xxh3_128()
-    for piece in tensor_file.pieces(tensors):
-        digest.update(piece)
-    return digest.hexdigest()

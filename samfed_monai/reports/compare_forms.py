@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.io import write_bytes, write_json, write_text
+from samfed_monai.core.table import to_csv as csv_text
 from samfed_monai.reports.compare import Runs, Table, comparison_table
 from samfed_monai.reports.figures import comparison_figure
 from samfed_monai.reports.html import environment
@@ -225,8 +224,6 @@ def block_markdown(block: Block) -> str:
 
 def to_csv(table: Table) -> str:
     """One line per row, mean and spread in columns of their own, at full precision."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     vs = dict.fromkeys(f"vs:{name}" for group in table.groups for name in group.references)
     places = [
         *(f"site:{site}" for site in table.sites),
@@ -235,14 +232,15 @@ def to_csv(table: Table) -> str:
     ]
     keys = [*HEADS, *vs, *places, "last", "traffic", *COSTS]
     named = ["row", "variant", "group", "seeds"]
-    writer.writerow([*named, *(f"{key}_{part}" for key in keys for part in ("mean", "spread")), "gap_closed"])
+    heads = [*named, *(f"{key}_{part}" for key in keys for part in ("mean", "spread")), "gap_closed"]
+    rows: list[list[Any]] = []
     for group in table.groups:
         for row in group.rows:
             cells = [row.cells.get(key, Cell()) for key in keys]
             numbers = [value for cell in cells for value in (cell.mean, cell.spread)]
             seeds = " ".join(map(str, row.seeds))
-            writer.writerow([row.name, row.variant, group.label, seeds, *map(_blank, numbers), _blank(row.gap)])
-    return stream.getvalue()
+            rows.append([row.name, row.variant, group.label, seeds, *map(_blank, numbers), _blank(row.gap)])
+    return csv_text(heads, rows)
 
 
 def to_json(table: Table) -> dict[str, Any]:

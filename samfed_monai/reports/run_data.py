@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import canonical_hash, read_json
+from samfed_monai.core.table import from_csv
 from samfed_monai.results.schema import validate_results
 
 TERM = "term_"
@@ -49,7 +49,7 @@ def read_federation(path: str | Path) -> list[RoundRow]:
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as stream:
-        rows = [_row(cells) for cells in csv.DictReader(stream)]
+        rows = [_row(cells) for cells in from_csv(stream)]
     return sorted(rows, key=lambda row: (row.round, row.site))
 
 
@@ -181,7 +181,7 @@ class RunData:
         if not path.is_file():
             return []
         with path.open(encoding="utf-8", newline="") as stream:
-            return [{**row, "dice": float(row["dice"]), "hd95": float(row["hd95"])} for row in csv.DictReader(stream)]
+            return [{**row, "dice": float(row["dice"]), "hd95": float(row["hd95"])} for row in from_csv(stream)]
 
     def evaluation(self, site: str, *, split: str = "test", model: str | None = None) -> Path:
         """The folder of one site's evaluation."""

@@ -318,12 +318,18 @@ PACKED = zlib.compress(bytes(48))
         (PACKED + b"more", {"masks": [48]}),
         (b"not deflated", {"masks": [48]}),
         (torch.zeros(48), {"masks": [48]}),
-        (PACKED, {"masks": [10**6, 10**6]}),
     ],
 )
 def test_a_deflated_tensor_that_is_not_what_its_shape_says_is_refused(content, shapes):
     with pytest.raises(MessageRefused, match="message: expected safetensors with a samfed header"):
         from_bytes(forged(content, shapes))
+
+
+def test_shapes_beyond_the_largest_message_are_refused_before_anything_is_inflated():
+    with pytest.raises(
+        MessageRefused, match="expected at most 4294967296 bytes, found 1000000000000 bytes once inflated"
+    ):
+        from_bytes(forged(PACKED, {"masks": [10**6, 10**6]}))
 
 
 def test_a_decompression_bomb_is_not_inflated():

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import check_tensors, safe_load, save_tensors
+from samfed_monai.core.tensor_file import checksum
 from samfed_monai.networks.sam.build import PromptFreeSam
 from samfed_monai.networks.sam.lora import LoRATargets, apply_lora
 
@@ -41,6 +42,7 @@ class Adapter:
         public_hash: hash of the public images and labels that it was fitted on.
         lora_targets: layers that LoRA adapts, see ``LoRATargets``; files of ``qv`` do not hold it.
         fit: how it was fitted (settings, seed, Dice before and after); for records only.
+        checksum: of the tensors, as :func:`save_adapter` writes it; empty in files of older versions.
     """
 
     base: str
@@ -51,6 +53,7 @@ class Adapter:
     public_hash: str
     fit: dict[str, Any] = field(default_factory=dict)
     lora_targets: str = LoRATargets.QV.value
+    checksum: str = field(default="", compare=False)
 
 
 def prepare(
@@ -83,10 +86,11 @@ def adapted_tensors(sam: PromptFreeSam) -> dict[str, Tensor]:
 def save_adapter(path: str | Path, sam: PromptFreeSam, header: Adapter) -> None:
     """Writes the adapted tensors with their header as safetensors, atomically."""
     # one key: safetensors writes several in a random order, and the same adapter must be the same file
-    fields = asdict(header) | {"format": _FORMAT, "adapt": header.adapt.value}
+    tensors = adapted_tensors(sam)
+    fields = asdict(header) | {"format": _FORMAT, "adapt": header.adapt.value, "checksum": checksum(tensors)}
     if header.lora_targets == LoRATargets.QV:
         del fields["lora_targets"]  # the file of older versions
-    save_tensors(path, adapted_tensors(sam), {"adapter": json.dumps(fields, sort_keys=True)})
+    save_tensors(path, tensors, {"adapter": json.dumps(fields, sort_keys=True)})
 
 
 def read_header(path: str | Path) -> Adapter:
@@ -136,7 +140,8 @@ def load_adapter(
         public_hash: expected hash of the public set; ``None`` takes any.
 
     Raises:
-        Refused: everything that does not match, at once; tensors that are missing, misshapen or not finite.
+        Refused: everything that does not match, at once; tensors that are missing, misshapen, not finite, or not
+            those that were written (a flipped bit).
     """
     header = read_header(path)
     expected = {"base": base, "base_sha256": base_sha256, "size": size, "rank": rank, "public_hash": public_hash}
@@ -151,6 +156,9 @@ def load_adapter(
     tensors = safe_load(path)
     problems.extend(check_tensors(tensors, like=like, where=Path(path).name))
     problems.refuse_if_any()
+    if header.checksum and checksum(tensors) != header.checksum:
+        mend = f"copy it again from where it was made, or {_MEND}"
+        raise Refused([Problem(str(path), found="other bytes", expected="the tensors that were written", mend=mend)])
     sam.load_state_dict(tensors, strict=False)
     return header
 

@@ -51,6 +51,20 @@ def test_an_adapter_turns_the_same_sam_into_the_same_teacher(written):
     assert header.adapt is Adapt.LORA
 
 
+def test_a_flipped_bit_is_refused_and_a_file_of_older_versions_is_taken(written, tmp_path):
+    path, network = written
+    content = bytearray(path.read_bytes())
+    content[-4] ^= 1  # the lowest bit of the last number: finite, and another one
+    (tmp_path / "flipped.safetensors").write_bytes(content)
+    with pytest.raises(Refused, match="expected the tensors that were written, found other bytes"):
+        load_adapter(tmp_path / "flipped.safetensors", sam(), **BELONGS)
+    with safe_open(path, framework="pt") as stream:
+        fields = json.loads(stream.metadata()["adapter"])
+    del fields["checksum"]
+    save_tensors(tmp_path / "old.safetensors", adapted_tensors(network), {"adapter": json.dumps(fields)})
+    assert load_adapter(tmp_path / "old.safetensors", sam(), **BELONGS).checksum == ""
+
+
 @pytest.mark.parametrize("targets", ["qkv", "all_linear"])
 def test_the_file_says_which_layers_it_adapts_unless_they_are_the_usual_ones(written, tmp_path, targets):
     def stored(path):
