@@ -18,18 +18,21 @@ from typing import Any
 
 import torch
 from common import Figure, record, side_by_side
+from monai.bundle import ConfigParser
 from teacher_precision import checkpoint
 
+from samfed_monai.config import find_bundle
 from samfed_monai.data import load_records, render_synthetic
 from samfed_monai.networks.sam.build import build_sam
 from samfed_monai.networks.sam.geometry import embed
 from samfed_monai.networks.sam.tiny_vit import fold_batch_norms
 from samfed_monai.teacher import TeacherFit, training
 from samfed_monai.teacher import training as batches
+from samfed_monai.teacher.views import ViewedImages
 
 WHOLE = "all"
 PARTS = {
-    "augmentation": (batches.ImageBatches, "augmented"),
+    "views": (ViewedImages, "view"),
     "encoder, forward": (batches.ImageBatches, "encode"),
     "step: backward, optimizer, average": (training.Training, "_step"),
     "held-out exam": (training.Training, "_judge"),
@@ -60,7 +63,11 @@ def main() -> None:
         own = getattr(owner, method)
         # a function of a module or of a class: partial objects are no descriptors, so a closure binds the instance
         setattr(owner, method, lambda *given, own=own, name=name, **named: timed(spent, name, own, *given, **named))
-    settings: dict[str, Any] = {"size": options.size, "checkpoint": checkpoint(), "progress": False}
+    parser = ConfigParser()
+    parser.read_config(find_bundle("samfed_skin") / "configs" / "teacher.json")
+    parser["size"] = options.size
+    settings: dict[str, Any] = {"transform": parser.get_parsed_content("preprocessing"), "size": options.size}
+    settings |= {"checkpoint": checkpoint(), "progress": False}
     totals = []
     with tempfile.TemporaryDirectory() as folder:
         size = (options.height, options.width)

@@ -46,7 +46,7 @@ MOVED = {
     },
     "samfed_monai.networks": {
         "samfed_monai.methods.hssf": "HssfNetwork HssfOutputs hssf_outputs",
-        "samfed_monai.teacher": "Augmentation Exam SelfTraining TeacherFit evaluation_records fill_store public_hash",
+        "samfed_monai.teacher": "Exam SelfTraining TeacherFit evaluation_records fill_store public_hash",
     },
     "samfed_monai.transforms": {
         "samfed_monai.methods.hssf": "NoiseViewd",
@@ -56,6 +56,9 @@ MOVED = {
 
 
 REPLACED = {
+    "samfed_monai.networks": {
+        "samfed_monai.teacher.version_0_1": "Augmentation",
+    },
     "samfed_monai.transforms": {
         "samfed_monai.transforms.version_0_1": "EvaluationImages LabelledViews UnlabelledViews",
     },

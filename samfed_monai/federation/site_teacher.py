@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from samfed_monai.networks import Teacher
     from samfed_monai.teacher import SelfTraining
-    from samfed_monai.teacher.exam import Pair, Records
+    from samfed_monai.teacher.exam import Records
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ class OwnTeacher:
         recipe: SelfTraining,
         path: Path,
         key: str,
-        own: Sequence[Pair],
+        own: Sequence[dict[str, Tensor]],
         public: Records,
     ) -> None:
         from samfed_monai.networks.sam.adapter import read_header, save_adapter

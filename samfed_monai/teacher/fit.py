@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,8 +22,7 @@ from samfed_monai.networks.sam.lora import check_targets
 from samfed_monai.networks.sam.refine import BoxRefiner, Refinement, make_refiner
 from samfed_monai.networks.sam.teacher import Teacher, check_peak
 from samfed_monai.networks.sam.tiny_vit import fold_batch_norms
-from samfed_monai.teacher.augmentation import Augmentation
-from samfed_monai.teacher.exam import Exam, Records, mean, public_hash, read_pair
+from samfed_monai.teacher.exam import Exam, Records, mean, public_hash
 from samfed_monai.teacher.training import (
     LORA_LEARNING_RATE,
     EmbeddedBatches,
@@ -35,6 +33,11 @@ from samfed_monai.teacher.training import (
     seconds_of,
     span,
 )
+from samfed_monai.teacher.version_0_1 import Augmentation
+from samfed_monai.teacher.views import ViewedImages, content_of, without_views
+
+if TYPE_CHECKING:
+    from monai.transforms import Compose
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +72,9 @@ class TeacherFit:
             ``Refinement``; it decides nothing of the fit either.
         cached_views: with ``decoder``, augmented views of each image that are encoded once and then reused; 2 bytes x
             (size)^2 a view in memory (0.5 MB at 512 px).
-        augmentation: how far the public images are changed; ``None`` is the defaults.
+        transform: what happens to a record of a public image until SAM sees it, in views that are random or not;
+            ``None`` only reads, scales, normalises and pads. See :class:`ViewedImages`.
+        augmentation: in a bundle of version 0.1, in place of ``transform``.
         bf16: bfloat16 for the encoder, ``"auto"`` where the processor gains; ``true`` elsewhere is told, and float32.
         examine_before: also report the Dice of SAM as it comes. That is done last: it takes as long as the exam of the
             adapted one, and nothing depends on it.
@@ -107,6 +112,7 @@ class TeacherFit:
         refine_least_iou: float = 0.0,
         refine_least_agreement: float = 0.5,
         cached_views: int = 4,
+        transform: Compose | None = None,
         augmentation: Augmentation | None = None,
         bf16: Switch = "auto",
         examine_before: bool = False,
@@ -156,7 +162,7 @@ class TeacherFit:
         self.learning_rate = learning_rate or default_learning_rate(base, self.adapt.value)
         self.lora_learning_rate = lora_learning_rate or LORA_LEARNING_RATE
         self.views, self.peak, self.cached_views, self.bf16, self.progress = views, peak, cached_views, bf16, progress
-        self.augmentation = augmentation or Augmentation()
+        self.transform = transform or (augmentation.transform(size) if augmentation else without_views(size))
         self.datalist_hash, self.examine_before = datalist_hash, examine_before
 
     def run(self) -> dict[str, Any]:
@@ -266,12 +272,11 @@ class TeacherFit:
         )
 
     def _batches(self, sam: PromptFreeSam) -> ImageBatches | EmbeddedBatches:
-        pairs = [read_pair(record).shrunk(self.size) for record in self.records["train"]]
-        settings: dict[str, Any] = {"size": self.size, "batch_size": self.batch_size, "seed": self.seed}
-        settings |= {"bf16": self.bf16, "augmentation": self.augmentation}
+        images = ViewedImages(self.records["train"], self.transform, seed=self.seed)
+        settings: dict[str, Any] = {"batch_size": self.batch_size, "seed": self.seed, "bf16": self.bf16}
         if self.adapt is Adapt.DECODER:
-            return EmbeddedBatches(sam, pairs, views=self.cached_views, progress=self.progress, **settings)
-        return ImageBatches(sam, pairs, **settings)
+            return EmbeddedBatches(sam, images, views=self.cached_views, progress=self.progress, **settings)
+        return ImageBatches(sam, images, **settings)
 
     def _examine(self, exam: Exam, refiner: BoxRefiner | None, what: str) -> dict[str, float]:
         sets = {"held_out": self.records["held_out"], **self.test_records}
@@ -293,8 +298,7 @@ class TeacherFit:
             settings["lora_learning_rate"] = self.lora_learning_rate
         if self.lora_targets != "qv":  # what came later enters only where it is used: finished fits stay finished
             settings["lora_targets"] = self.lora_targets
-        if self.augmentation != Augmentation():
-            settings["augmentation"] = asdict(self.augmentation)
+        settings["transform"] = content_of(self.transform.flatten().transforms)
         parts = {name: [record["image_sha256"] for record in records] for name, records in self.records.items()}
         return canonical_hash({"settings": settings, "parts": parts})
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from monai.transforms import Compose
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,9 +18,11 @@ from samfed_monai.core.errors import Problems
 from samfed_monai.networks.autocast import Switch
 from samfed_monai.networks.sam.adapter import adapted_tensors
 from samfed_monai.networks.sam.build import PromptFreeSam
-from samfed_monai.teacher.augmentation import Augmentation
-from samfed_monai.teacher.exam import Pair, Records, read_image_tensor, read_pair
+from samfed_monai.teacher.exam import Records, read_image_tensor
 from samfed_monai.teacher.training import ImageBatches, Training
+from samfed_monai.teacher.version_0_1 import Augmentation
+from samfed_monai.teacher.views import ViewedImages, content_of, without_views
+from samfed_monai.transforms import LoadRGBd
 
 
 class Masks(Protocol):
@@ -44,7 +47,9 @@ class SelfTraining:
             the teacher finds nothing is never among them.
         batch_size: images a step, at least 2; one of them is public.
         seed: decides everything random.
-        augmentation: how far images are changed; ``None`` is the defaults.
+        transform: what happens to an image until SAM sees it, as in the teacher's fit; pseudo-labels take the place of
+            labels. ``None`` only reads, scales, normalises and pads.
+        augmentation: in a bundle of version 0.1, in place of ``transform``.
         bf16: bfloat16 for the encoder, ``"auto"`` where the processor gains.
         progress: show a bar with the time left.
 
@@ -58,6 +63,7 @@ class SelfTraining:
     keep: float = 0.8
     batch_size: int = 4
     seed: int = 0
+    transform: Compose | None = None
     augmentation: Augmentation | None = None
     bf16: Switch = "auto"
     progress: bool = True
@@ -76,7 +82,16 @@ class SelfTraining:
 
     def content(self) -> dict[str, Any]:
         """What decides the outcome, as JSON content."""
-        return {name: value for name, value in asdict(self).items() if name not in ("bf16", "progress")}
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in ("bf16", "progress", "transform", "augmentation"):
+            del plain[name]
+        return plain | {"views": content_of(self.transform or self.augmentation)}
+
+    def steps(self, size: int) -> Compose:
+        """The transform for an input of ``size`` pixels."""
+        if self.transform is not None:
+            return self.transform
+        return without_views(size) if self.augmentation is None else self.augmentation.transform(size)
 
 
 def confident(records: Records, masks: Masks, keep: float) -> list[dict[str, Any]]:
@@ -97,8 +112,11 @@ def confident(records: Records, masks: Masks, keep: float) -> list[dict[str, Any
     return [record for _, record in sure[: max(1, int(keep * len(records)))]]
 
 
-class PseudoLabelled(Sequence[Pair]):
-    """Images with the teacher's mask for a label, read when they are asked for: a site may have thousands."""
+class PseudoLabelled(Sequence[dict[str, Tensor]]):
+    """Images with the teacher's mask for a label, read when they are asked for: a site may have thousands.
+
+    Each is ``image``, ``(3, H, W)`` float in [0, 1], and ``label``, ``(1, H, W)`` float in {0, 1}.
+    """
 
     def __init__(self, records: Records, masks: Masks) -> None:
         self.records, self.masks = records, masks
@@ -111,7 +129,7 @@ class PseudoLabelled(Sequence[Pair]):
         image = read_image_tensor(record)
         soft = self.masks.get(record["image_sha256"])[None]
         mask = F.interpolate(soft, image.shape[-2:], mode="bilinear", align_corners=False) > 0.5
-        return Pair(image, mask.to(torch.uint8))
+        return {"image": image[0].float() / 255, "label": mask[0].float()}
 
 
 class MixedBatches:
@@ -136,7 +154,7 @@ class MixedBatches:
 def self_train(
     sam: PromptFreeSam,
     recipe: SelfTraining,
-    own: Sequence[Pair],
+    own: Sequence[dict[str, Tensor]],
     public: Records,
     *,
     size: int,
@@ -160,12 +178,14 @@ def self_train(
     parameters = [parameter for name, parameter in sam.named_parameters() if name in adapted]
     for parameter in parameters:
         parameter.requires_grad_(True)
-    settings: dict[str, Any] = {"size": size, "bf16": recipe.bf16, "augmentation": recipe.augmentation}
+    transform = recipe.steps(size).flatten()
+    read = Compose([step for step in transform.transforms if not isinstance(step, LoadRGBd)])  # these are read already
+    settings: dict[str, Any] = {"seed": recipe.seed, "bf16": recipe.bf16}
     batches = MixedBatches(
-        ImageBatches(sam, own, batch_size=recipe.batch_size - 1, seed=recipe.seed, **settings),
         ImageBatches(
-            sam, [read_pair(record).shrunk(size) for record in public], batch_size=1, seed=recipe.seed, **settings
+            sam, ViewedImages(own, read, seed=recipe.seed, keep=False), batch_size=recipe.batch_size - 1, **settings
         ),
+        ImageBatches(sam, ViewedImages(public, transform, seed=recipe.seed), batch_size=1, **settings),
     )
     Training(
         sam,

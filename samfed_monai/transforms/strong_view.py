@@ -138,6 +138,7 @@ def cutmix(
 
 
 _MOST_STRENGTH = 2.0
+_MOST_GAMMA = 4.0
 
 
 class StrongView(RandomizableTransform):
@@ -150,6 +151,9 @@ class StrongView(RandomizableTransform):
         strength: multiplies every range, and every chance up to 1; 0 leaves images as they are, at most 2.
         brightness, contrast, saturation: greatest relative change to either side.
         hue: greatest turn to either side, in fractions of the colour circle.
+        tint: greatest relative change of each channel on its own, to either side.
+        gamma: greatest exponent of the intensities, and its inverse the least; drawn evenly on a logarithmic scale. 1
+            is off. Part of the jitter, as the five before it.
         blur: greatest deviation in pixels at 256 px; smaller images are blurred less.
         noise: greatest deviation of Gaussian noise, in [0, 1] intensities (HSSF: 0.1).
         cutout: greatest area of the box that is filled with the mean colour, as a fraction of the image.
@@ -168,6 +172,8 @@ class StrongView(RandomizableTransform):
         contrast: float = 0.35,
         saturation: float = 0.35,
         hue: float = 0.05,
+        tint: float = 0.0,
+        gamma: float = 1.0,
         blur: float = 2.0,
         noise: float = 0.06,
         cutout: float = 0.2,
@@ -183,13 +189,16 @@ class StrongView(RandomizableTransform):
         self.ranges |= {"blur": blur, "noise": noise, "cutout": cutout}
         self.chances = {"jitter": jitter_prob, "grey": grey_prob, "blur": blur_prob, "noise": noise_prob}
         self.chances["cutout"] = cutout_prob
+        self.tint, self.gamma = tint, gamma
         problems = Problems()
         limits = {"strength": _MOST_STRENGTH, "hue": 0.25, "blur": 20.0, "cutout": 0.45, "brightness": 0.5}
-        limits |= {"contrast": 0.5, "saturation": 0.5}
-        for name, value in {"strength": strength, **self.ranges}.items():
+        limits |= {"contrast": 0.5, "saturation": 0.5, "tint": 0.5}
+        for name, value in {"strength": strength, **self.ranges, "tint": tint}.items():
             if not 0 <= value <= limits.get(name, 1.0):
                 expected = f"0 to {limits.get(name, 1.0):g}"
                 problems.add(f"StrongView -> {name}", found=str(value), expected=expected)
+        if not 1 <= gamma <= _MOST_GAMMA:
+            problems.add("StrongView -> gamma", found=str(gamma), expected=f"1 to {_MOST_GAMMA:g}")
         for name, value in {**{f"{name}_prob": chance for name, chance in self.chances.items()}, "prob": prob}.items():
             if not 0 <= value <= 1:
                 problems.add(f"StrongView -> {name}", found=str(value), expected="0 to 1")
@@ -199,6 +208,7 @@ class StrongView(RandomizableTransform):
         self._at: dict[str, float] = {}
         self._box = (0.0, 0.0, 0.0)
         self._noise_seed = 0
+        self._channels, self._exponent = torch.ones(3), 1.0
 
     def randomize(self, data: Any = None) -> None:
         """Draws one view; always the same number of draws, so that one knob does not change the others' values."""
@@ -212,6 +222,10 @@ class StrongView(RandomizableTransform):
         stretch, down, right = self.R.rand(3).tolist()
         self._box = (float(np.exp(1.4 * stretch - 0.7)), down, right)  # sides' ratio from 1:2 to 2:1
         self._noise_seed = int(self.R.randint(2**31 - 1))
+        # a stream of its own: what the next view draws does not depend on whether these two are on
+        more = np.random.RandomState(self._noise_seed).uniform(-1, 1, 4) if self.tint or self.gamma > 1 else np.zeros(4)
+        self._channels = torch.from_numpy(1 + self.tint * self.strength * more[:3]).float()
+        self._exponent = float(self.gamma ** (self.strength * more[3]))
 
     def __call__(self, image: Any, *, randomize: bool = True) -> Tensor:
         """Disturbs an image.
@@ -245,7 +259,12 @@ class StrongView(RandomizableTransform):
         at = self._at if self._on["jitter"] else dict.fromkeys(self._at, 0.0)
         saturation = 0.0 if self._on["grey"] else 1 + at["saturation"]
         matrix = colour_matrix(brightness=1 + at["brightness"], saturation=saturation, hue=at["hue"])
-        return recolour(image, matrix, 1 + at["contrast"]).clamp_(0, 1)
+        if not self._on["jitter"]:
+            return recolour(image, matrix).clamp_(0, 1)
+        if self.tint:
+            matrix = matrix * self._channels
+        image = recolour(image, matrix, 1 + at["contrast"]).clamp_(0, 1)
+        return image if self._exponent == 1 else image.pow_(self._exponent)
 
     def _cut(self, image: Tensor) -> Tensor:
         ratio, down, right = self._box
@@ -282,6 +301,8 @@ class StrongViewd(RandomizableTransform, MapTransform):
         contrast: float = 0.35,
         saturation: float = 0.35,
         hue: float = 0.05,
+        tint: float = 0.0,
+        gamma: float = 1.0,
         blur: float = 2.0,
         noise: float = 0.06,
         cutout: float = 0.2,
@@ -304,6 +325,8 @@ class StrongViewd(RandomizableTransform, MapTransform):
             contrast=contrast,
             saturation=saturation,
             hue=hue,
+            tint=tint,
+            gamma=gamma,
             blur=blur,
             noise=noise,
             cutout=cutout,

@@ -94,10 +94,10 @@ def test_a_mistake_inside_a_view_or_a_data_set_is_refused_with_its_mend(bundle, 
     assert str(problem).startswith(message)
 
 
-def test_a_mistake_inside_the_teachers_augmentation_is_refused_with_its_mend(bundle) -> None:
-    overrides = {"augmentation#zoom_out": "far", "augmentation#tnit": 0.1}
+def test_a_mistake_inside_the_teachers_views_is_refused_with_its_mend(bundle) -> None:
+    overrides = {"strong_view#gamma": "far", "strong_view#tnit": 0.1}
     assert [str(problem) for problem in check_bundle(bundle, "teacher", overrides=overrides, ready=False)] == [
-        "command line -> augmentation#tnit: expected an id that this workflow has, found an unknown id; "
-        "did you mean 'augmentation#tint'?",
-        "command line -> augmentation#zoom_out: expected a number, found 'far' (str)",
+        "command line -> strong_view#tnit: expected an id that this workflow has, found an unknown id; "
+        "did you mean 'strong_view#tint'?",
+        "command line -> strong_view#gamma: expected a number, found 'far' (str)",
     ]

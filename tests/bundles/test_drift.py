@@ -26,7 +26,11 @@ ALLOWED = {
         "strong_view#hue": "hue tells polyp from mucosa",
     },
     "configs/teacher.json": {
-        "augmentation": "the public set hardly shows the sizes and colours of the hospitals",
+        "weak_view#zoom": "the public set hardly shows the sizes of the hospitals' polyps",
+        **dict.fromkeys(
+            (f"strong_view#{name}" for name in ("brightness", "contrast", "saturation", "gamma")),
+            "light and white balance differ between endoscopes",
+        ),
         "epochs": "few videos are soon overfitted",
         "views": "test-time views make the teacher better on polyps",
     },

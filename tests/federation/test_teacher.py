@@ -105,7 +105,8 @@ def test_sites_train_further_only_where_the_bundle_says_for_how_long(loaded, tmp
     assert off.self_training is None
     on = TeacherStage(find_bundle("samfed_polyp"), {"self_training#epochs": 3, "seed": 5}, tmp_path)
     assert (on.self_training.epochs, on.self_training.batch_size, on.self_training.seed) == (3, 4, 5)
-    assert on.self_training.augmentation.zoom_in == 2.0, "the augmentation of the teacher's own fit"
+    weak = on.self_training.steps(size=224).transforms[3]
+    assert weak.view.zoom == (0.71, 2.0), "the views of the teacher's own fit"
     teacher = on.load(small_list, small_federation, adapt="lora", adapter=tmp_path / "a.safetensors")
     assert on.about(teacher, "lora")["self_training_epochs"] == 3
     assert "self_training_epochs" not in on.about(teacher, "none")

@@ -10,11 +10,12 @@ from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.networks import Teacher
 from samfed_monai.networks.sam.adapter import read_header
 from samfed_monai.networks.sam.build import build_sam
-from samfed_monai.teacher import Augmentation, TeacherFit, public_hash
+from samfed_monai.teacher import TeacherFit, public_hash
 from samfed_monai.teacher import fit as fit_room
 from samfed_monai.teacher import training as room
 from samfed_monai.teacher.exam import dice_score, read_pair
 from samfed_monai.teacher.training import make_optimizer
+from samfed_monai.teacher.version_0_1 import Augmentation
 from tests.networks.fakes import fake_records
 
 
@@ -26,7 +27,15 @@ def records(tmp_path_factory):
 @pytest.fixture
 def fit(records, checkpoint, tmp_path):
     def make(name: str = "adapter.safetensors", **settings) -> TeacherFit:
-        settings = {"adapt": "decoder", "epochs": 2, "cached_views": 2, "batch_size": 2, "progress": False} | settings
+        views = Augmentation().transform(256)
+        settings = {
+            "transform": views,
+            "adapt": "decoder",
+            "epochs": 2,
+            "cached_views": 2,
+            "batch_size": 2,
+            "progress": False,
+        } | settings
         return TeacherFit(
             train_records=records[:3],
             held_out_records=records[3:],
@@ -95,16 +104,16 @@ def test_a_finished_fit_is_reused_and_another_one_is_not(fit, monkeypatch):
     assert not fit(epochs=1, seed=1).run()["reused"]
 
 
-def test_wider_augmentation_is_another_fit_and_the_default_is_none(fit):
-    plain, wide = fit(), fit(augmentation=Augmentation(zoom_in=2.0))
-    for made in (plain, wide):
+def test_other_views_are_another_fit(fit):
+    plain, narrow, wide = fit(), *(fit(transform=None, augmentation=Augmentation(zoom_in=zoom)) for zoom in (1.5, 2.0))
+    named = fit(transform=Augmentation(zoom_in=2.0).transform(256))
+    for made in (plain, narrow, wide, named):
         made.base_sha256, made.public_hash = "a", "b"
-    assert wide._fit_hash() != plain._fit_hash()
-    named = fit(augmentation=Augmentation())
-    named.base_sha256, named.public_hash = "a", "b"
-    assert named._fit_hash() == plain._fit_hash()
+    hashes = [made._fit_hash() for made in (plain, narrow, wide, named)]
+    assert len(set(hashes)) == 3
+    assert hashes[2] == hashes[3]
     batches = wide._batches(build_sam("vit_t", size=256))
-    assert batches.augmentation.zoom_in == 2.0
+    assert batches.images.transform.transforms[3].view.zoom[1] == 2.0
 
 
 def test_another_exam_leaves_the_adapter_as_it_is(fit, records):

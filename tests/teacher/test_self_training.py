@@ -12,8 +12,9 @@ from samfed_monai.data import SoftMaskStore
 from samfed_monai.networks.sam.adapter import Adapt, adapted_tensors, prepare
 from samfed_monai.networks.sam.build import build_sam
 from samfed_monai.teacher import SelfTraining
-from samfed_monai.teacher.exam import read_pair
 from samfed_monai.teacher.self_training import MixedBatches, PseudoLabelled, confident, self_train
+from samfed_monai.teacher.version_0_1 import Augmentation
+from samfed_monai.transforms import LoadRGBd
 from tests.networks.fakes import fake_records
 
 KEY = "f" * 64
@@ -52,10 +53,9 @@ def test_a_pseudo_label_is_the_mask_at_the_images_own_size(tmp_path, store):
     show(store, record, 1.0, 0.0, 1.0, 0.0)
     pairs = PseudoLabelled([record], store)
     assert len(pairs) == 1
-    image, mask, levels = pairs[0]
-    assert torch.equal(image, torch.tensor(pixels).permute(2, 0, 1)[None])
-    assert (mask.dtype, levels) == (torch.uint8, 1)
-    assert mask[0, 0].tolist() == [[1, 1, 1, 0, 0, 0]] * 4
+    item = pairs[0]
+    assert torch.equal(item["image"] * 255, torch.tensor(pixels).permute(2, 0, 1).float())
+    assert item["label"][0].tolist() == [[1, 1, 1, 0, 0, 0]] * 4
 
 
 class Numbered:
@@ -95,8 +95,9 @@ def sam():
 
 
 def trained(sam, records, tmp_path, **settings):
-    recipe = SelfTraining(**{"epochs": 1, "batch_size": 3, "progress": False} | settings)
-    own, progress = [read_pair(record) for record in records[:3]], tmp_path / "progress.safetensors"
+    views = Augmentation().transform(256)
+    recipe = SelfTraining(**{"epochs": 1, "batch_size": 3, "transform": views, "progress": False} | settings)
+    own, progress = [LoadRGBd()(record) for record in records[:3]], tmp_path / "progress.safetensors"
     return self_train(sam, recipe, own, records[3:], size=256, progress_file=progress, fit_hash=KEY)
 
 
@@ -143,3 +144,11 @@ def test_numbers_out_of_range_are_refused_all_at_once():
 def test_the_processor_and_the_bar_are_no_part_of_what_it_is():
     assert SelfTraining(bf16=True, progress=False).content() == SelfTraining(bf16=False).content()
     assert SelfTraining(epochs=2).content() != SelfTraining().content()
+
+
+def test_other_views_are_another_training_whichever_version_names_them():
+    old, other = Augmentation(), Augmentation(zoom_in=2.0)
+    assert SelfTraining(augmentation=old).content() != SelfTraining(augmentation=other).content()
+    lists = [SelfTraining(transform=numbers.transform(256)).content() for numbers in (old, old, other)]
+    assert lists[0] == lists[1] != lists[2]
+    assert SelfTraining(augmentation=other).steps(256).transforms[3].view.zoom[1] == 2.0

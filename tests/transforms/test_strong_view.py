@@ -224,3 +224,29 @@ def test_bad_arguments_are_refused_together():
 def test_only_rgb_is_accepted():
     with pytest.raises(Refused, match=r"expected an RGB image \(3, H, W\), found shape \(1, 8, 8\)"):
         StrongView()(torch.zeros(1, 8, 8))
+
+
+def test_tint_and_gamma_bend_each_channel_and_draw_from_no_other_stream():
+    image = torch.full((3, 8, 8), 0.25)
+    off = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "blur": 0.0, "noise": 0.0, "cutout": 0.0}
+    sure = {"jitter_prob": 1.0, "grey_prob": 0.0}
+    tinted = StrongView(**off, **sure, tint=0.2).set_random_state(0)
+    means = torch.stack([tinted(image).mean(dim=(1, 2)) for _ in range(60)])
+    assert 0.2 - 1e-6 <= means.min() < 0.21  # 0.25 x (1 +- 0.2)
+    assert 0.29 < means.max() <= 0.3 + 1e-6
+    assert (means.max(dim=1).values - means.min(dim=1).values).max() > 0.05, "each channel on its own"
+    bent = StrongView(**off, **sure, gamma=2.0).set_random_state(0)
+    levels = torch.stack([bent(image)[0, 0, 0] for _ in range(60)])
+    assert 0.0625 - 1e-6 <= levels.min() < 0.08  # 0.25 to a power from 1/2 to 2
+    assert 0.46 < levels.max() <= 0.5 + 1e-6
+    plain, more = (StrongView(**numbers).set_random_state(4) for numbers in ({}, {"tint": 0.2, "gamma": 2.0}))
+    for _ in range(5):
+        plain(image), more(image)
+        assert (plain._at, plain._on, plain._noise_seed) == (more._at, more._on, more._noise_seed)
+
+
+def test_an_exponent_below_one_is_refused():
+    with pytest.raises(Refused, match=r"StrongView -> gamma: expected 1 to 4, found 0\.5"):
+        StrongView(gamma=0.5)
+    with pytest.raises(Refused, match=r"StrongView -> tint: expected 0 to 0\.5, found 0\.6"):
+        StrongView(tint=0.6)

@@ -1,0 +1,185 @@
+"""What a teacher's images go through while it is fitted: the list in the bundles' ``teacher.json``."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.transforms import Compose, RandGaussianNoised, SpatialPadd
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import canonical_hash
+from samfed_monai.networks.sam.build import PIXEL_MEAN, PIXEL_STD, build_sam
+from samfed_monai.networks.sam.geometry import place
+from samfed_monai.teacher.version_0_1 import Augmentation
+from samfed_monai.teacher.views import PlaceInInputd, ViewedImages, content_of, without_views
+from samfed_monai.transforms import LoadRGBd, StrongViewd, WeakViewd
+from tests.networks.fakes import fake_records
+
+ROOT = Path(__file__).parents[2]
+STILL = {
+    **{f"weak_view#{name}": 0.0 for name in ("rotate", "shift")},
+    "weak_view#zoom": [1.0, 1.0],
+    "strong_view#strength": 0.0,
+}
+"""Overrides that leave an image as it is, but for mirrors and quarter turns."""
+
+
+def steps(bundle: str = "samfed_skin", **overrides: Any) -> Compose:
+    """The list of a bundle, for an input of 256 px."""
+    parser = ConfigParser()
+    parser.read_config(ROOT / "bundles" / bundle / "configs" / "teacher.json")
+    for name, value in {"size": 256, **overrides}.items():
+        parser[name] = value
+    return parser.get_parsed_content("preprocessing")
+
+
+def disc(height: int, width: int) -> dict[str, torch.Tensor]:
+    """A bright disc off the centre on black, and its mask."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    mask = ((rows - height * 0.4) ** 2 + (columns - width * 0.6) ** 2 < (min(height, width) * 0.2) ** 2).float()
+    return {"image": (mask * 0.8).expand(3, -1, -1), "label": mask[None]}
+
+
+def seen(item: dict[str, torch.Tensor], seed: int, **overrides: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """An image that is read already, in one view, with its colours as they were before they were normalised."""
+    chain = steps(**overrides)
+    read = Compose([step for step in chain.transforms if not isinstance(step, LoadRGBd)])
+    image, label = ViewedImages([item], read, seed=seed).view(0, 0)
+    mean, std = (torch.tensor(channels).view(3, 1, 1) / 255 for channels in (PIXEL_MEAN, PIXEL_STD))
+    return image * std + mean, label
+
+
+@pytest.mark.parametrize("bundle", ["samfed_skin", "samfed_polyp"])
+def test_what_happens_to_a_public_image_stands_in_the_bundle_in_its_order(bundle):
+    assert [type(step).__name__ for step in steps(bundle).transforms] == [
+        *("LoadRGBd", "PlaceInInputd", "RandRotate90d", "WeakViewd", "StrongViewd"),
+        *("NormalizeIntensityd", "SpatialPadd"),
+    ]
+
+
+def test_image_and_mask_move_together():
+    for seed in range(12):
+        moved, mask = seen(disc(64, 48), seed)
+        assert moved.shape == (3, 256, 256)
+        assert mask.shape == (1, 256, 256)
+        inside, outside = mask[0] > 0.99, mask[0] < 0.01
+        grey = moved.mean(dim=0)
+        # blur of at most 2.3 px leaves the most of both sides alone
+        assert grey[inside].median() > grey[outside].median() + 0.2
+        assert -1e-6 <= moved.min() <= moved.max() <= 1 + 1e-6
+
+
+def test_an_image_that_is_no_square_lies_either_way_and_is_padded():
+    lying, shapes = set(), set()
+    for seed in range(12):
+        _, mask = seen({"image": torch.ones(3, 64, 48), "label": torch.ones(1, 64, 48)}, seed, **STILL)
+        lying.add((int(mask[0, :, 0].sum()), int(mask[0, 0].sum())))
+        shapes.add(mask.shape)
+    assert lying == {(256, 192), (192, 256)}
+    assert shapes == {(1, 256, 256)}
+
+
+def test_a_view_is_a_function_of_seed_part_and_image():
+    items = [disc(32, 32), disc(32, 24)]
+    read = Compose(steps().transforms[1:])
+    one, other, again = (ViewedImages(items, read, seed=seed) for seed in (1, 2, 1))
+    first = one.view(0, 0)[0]
+    one.view(1, 0)
+    assert torch.equal(one.view(0, 0)[0], first)
+    assert torch.equal(again.view(0, 0)[0], first)
+    assert not torch.equal(one.view(0, 1)[0], first), "another epoch"
+    assert not torch.equal(other.view(0, 0)[0], first), "another seed"
+
+
+def test_ranges_of_nothing_leave_mirrors_and_quarter_turns():
+    image = torch.rand(3, 256, 256, generator=torch.Generator().manual_seed(0)).mul(255).round() / 255
+    views = [
+        torch.rot90(image.flip(-1) if mirror else image, turns, (-2, -1)) for mirror in (0, 1) for turns in range(4)
+    ]
+    found = set()
+    for seed in range(40):
+        moved, _ = seen({"image": image, "label": torch.zeros(1, 256, 256)}, seed, **STILL)
+        # the grid is made in float32: a sample lies within 1e-4 px of its pixel
+        (which,) = (index for index, view in enumerate(views) if float((moved - view).abs().max()) < 1e-3)
+        found.add(which)
+    assert found == set(range(8))
+
+
+def test_without_its_random_steps_an_image_is_placed_normalised_and_padded():
+    item = disc(64, 48)
+    images = ViewedImages([item], Compose(steps().transforms[1:]))
+    image, label = images.still(0)
+    sam = build_sam("vit_t", size=256)
+    expected = torch.zeros(1, 3, 256, 256)
+    expected[..., :192] = sam.normalise(place(item["image"][None], 256))
+    torch.testing.assert_close(image[None], expected, rtol=0, atol=0.5 / 255 / 0.224 + 1e-5)  # kept in bytes
+    assert float(label[..., 192:].abs().max()) == 0
+    assert float(label.max()) == 1
+
+
+def test_what_is_not_random_is_done_once(tmp_path):
+    records = fake_records(tmp_path, 2)
+    images = ViewedImages(records, steps())
+    first = images.view(1, 0)[0]
+    Path(records[1]["image"]).unlink()
+    assert torch.equal(images.view(1, 0)[0], first)
+    with pytest.raises((Refused, RuntimeError)):
+        ViewedImages(records, steps()).view(1, 0)
+
+
+def test_without_views_every_epoch_is_the_same(tmp_path):
+    images = ViewedImages(fake_records(tmp_path, 1), without_views(64))
+    image, label = images.view(0, 0)
+    assert torch.equal(image, images.view(0, 1)[0])
+    assert torch.equal(image, images.still(0)[0])
+    assert image.shape == (3, 64, 64)
+    assert image.min() < 0, "normalised, and not squeezed into bytes"
+    assert label.shape == (1, 64, 64)
+
+
+def test_a_large_image_is_placed_in_the_input():
+    item = {"image": torch.rand(3, 96, 160), "label": torch.ones(1, 96, 160)}
+    placed = PlaceInInputd(size=64)(item)
+    assert placed["image"].shape == (3, 40, 64)  # 38.4 rows, rounded to a multiple of 4
+    assert torch.equal(placed["image"], place(item["image"][None], 64)[0])
+    with pytest.raises(KeyError, match="label"):
+        PlaceInInputd(size=64)({"image": item["image"]})
+
+
+def test_a_list_of_transforms_is_told_by_its_numbers():
+    told = [canonical_hash(content_of(steps(**numbers).transforms)) for numbers in ({}, {}, {"weak_view#shear": 1.0})]
+    assert told[0] == told[1] != told[2]
+    drawn = steps()
+    before = canonical_hash(content_of(drawn.transforms))
+    ViewedImages([disc(32, 32)], Compose(drawn.transforms[1:])).view(0, 0)
+    assert canonical_hash(content_of(drawn.transforms)) == before, "what was drawn is no part of it"
+    foreign = content_of([RandGaussianNoised("image", std=0.5), SpatialPadd("image", [8, 8])])
+    assert foreign[0]["class"] == "monai.transforms.intensity.dictionary.RandGaussianNoised"
+    assert foreign[1]["padder"]["spatial_size"] == [8, 8]
+
+
+def test_the_numbers_of_version_0_1_are_those_of_the_list():
+    old = Augmentation(zoom_in=2.0, zoom_out=1.4, colour=0.2, tint=0.1, gamma=1.25).transform(256)
+    assert [type(step) for step in old.transforms] == [type(step) for step in steps().transforms]
+    weak, strong = (
+        next(step.view for step in old.transforms if isinstance(step, of)) for of in (WeakViewd, StrongViewd)
+    )
+    assert weak.zoom == pytest.approx((1 / 1.4, 2.0))
+    assert (weak.rotate, weak.shift, weak.shear, weak.quarter_turns) == (30.0, 0.1, 0.0, False)
+    assert (strong.ranges["brightness"], strong.ranges["blur"], strong.ranges["noise"]) == (0.2, 2.0, 0.0)
+    assert (strong.tint, strong.gamma, strong.chances["jitter"], strong.chances["blur"]) == (0.1, 1.25, 1.0, 0.3)
+
+
+def test_ranges_of_version_0_1_that_are_none_are_refused_at_once():
+    with pytest.raises(Refused, match="refused: 4 problems") as refused:
+        Augmentation(rotation=200, zoom_in=0.5, blur=math.nan, tint=True)
+    message = str(refused.value)
+    assert "augmentation#rotation: expected a number from 0 to 180, found 200" in message
+    assert "augmentation#zoom_in: expected a number from 1 to 8, found 0.5" in message
+    assert "augmentation#blur: expected a number from 0 to 1, found nan" in message
+    assert "augmentation#tint: expected a number from 0 to 0.5, found True" in message
