@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ignite.engine import Events
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.core.moving_average import move_average
 from samfed_monai.handlers.rounds import in_federation
 from samfed_monai.losses import Agreement, AgreementSettings, RaterRates, agree, probabilities
 
@@ -46,15 +46,9 @@ class NetworkCopy:
         for mine, theirs in zip(_tensors(self._network), _tensors(source), strict=True):
             mine.copy_(theirs)
 
-    @torch.no_grad()
     def average(self, source: nn.Module, decay: float) -> None:
-        """``copy = decay copy + (1 - decay) source``; integer buffers (BatchNorm's counters) are copied."""
-        mine, theirs = _tensors(self.network), _tensors(source)
-        floats = [i for i, tensor in enumerate(mine) if tensor.is_floating_point()]
-        get_ema_multi_avg_fn(decay)([mine[i] for i in floats], [theirs[i] for i in floats], 0)
-        for old, new in zip(mine, theirs, strict=True):
-            if not old.is_floating_point():
-                old.copy_(new)
+        """``copy = decay copy + (1 - decay) source``."""
+        move_average(_tensors(self.network), _tensors(source), decay)
 
 
 def _tensors(network: nn.Module) -> list[Tensor]:

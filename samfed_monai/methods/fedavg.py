@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.moving_average import move_average
 from samfed_monai.protocol.message import Envelope, Kind
 from samfed_monai.protocol.strategy import Exchange, Strategy, norm
 
@@ -141,7 +142,8 @@ class AveragedFedAvg(FedAvg):
         super().finish(round)
         old, self._current = self._average, self.global_weights
         kept = min(self.decay, round / (round + 1)) if old else 0.0
-        self.global_weights = {name: _mixed(old.get(name, new), new, kept) for name, new in self._current.items()}
+        self.global_weights = {name: (old or self._current)[name].clone() for name in self._current}
+        move_average(list(self.global_weights.values()), list(self._current.values()), kept)
         self._average = {}
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -151,12 +153,6 @@ class AveragedFedAvg(FedAvg):
         super().load_state_dict(weights, state)
         current = {name: state[_CURRENT + name] for name in weights if _CURRENT + name in state}
         self._current, self._average = {name: tensor.clone() for name, tensor in current.items()}, {}
-
-
-def _mixed(old: Tensor, new: Tensor, kept: float) -> Tensor:
-    if not new.is_floating_point() or kept == 0.0:
-        return new.clone()
-    return torch.lerp(new.float(), old.float(), kept).to(new.dtype)
 
 
 class PersonalFedAvg(FedAvg):

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from samfed_monai.core import training_state
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load, save_tensors
+from samfed_monai.core.moving_average import move_average
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.networks.autocast import Switch, autocast, bf16_possible
@@ -105,13 +106,11 @@ class WeightAverage:
         self.decay, self.step = decay, 0
         self.tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
-    @torch.no_grad()
     def update(self, tensors: Mapping[str, Tensor]) -> None:
         """Moves the average towards ``tensors``; call it after every optimiser step."""
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
         self.step += 1
-        for name, average in self.tensors.items():
-            average.lerp_(tensors[name], 1 - decay)
+        move_average(list(self.tensors.values()), [tensors[name] for name in self.tensors], decay)
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
