@@ -218,6 +218,8 @@ class SamFedAlgo(MonaiAlgo):
         self.scores: dict[str, list[dict[str, Any]]] = {}
         if self.config_train_filename is not None and self.eval_workflow is None:
             self.eval_kwargs = with_network_of(self.eval_kwargs, lambda: self._trainers_network)
+        #: Given the evaluator while it holds the best model, after its test images; ``None`` does nothing.
+        self.look: Callable[[SupervisedEvaluator], None] | None = None
         self._closed = ""
         self._fresh_optimizer: dict[str, Any] = {}
         self._last: Call | None = None
@@ -345,6 +347,8 @@ class SamFedAlgo(MonaiAlgo):
         ):
             answer = super().evaluate(data, extra)
             self.scores[split], empty, seen = scored(self.evaluator)
+            if self.look is not None and (model, split) == ("best", "test"):
+                self.look(self.evaluator)
         answer.metrics = sendable({**(answer.metrics or {}), **empty})
         answer[HEADER] = call.header(Kind.METRICS, n=seen)
         return answer

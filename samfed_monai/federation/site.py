@@ -15,8 +15,9 @@ from monai.fl.utils.constants import ExtraItems
 
 from samfed_monai.config.variants import declared
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.data import DataList, load_records
+from samfed_monai.data import DataList, SoftMaskStore, load_records
 from samfed_monai.federation.client import SamFedAlgo
+from samfed_monai.federation.disagreement import Disagreement
 from samfed_monai.federation.exchange import call_extra, from_exchange, to_exchange
 from samfed_monai.federation.fingerprint import differences, own_papers, sam_paper
 from samfed_monai.federation.own_network import split_state
@@ -258,20 +259,37 @@ class SiteParts:
 
     def client(self) -> SamFedAlgo:
         """An initialized client of this site."""
-        return make_client(
-            self._config(),
+        config, folder = self._config(), self.places.output_dir / "evaluation"
+        client = make_client(
+            config,
             self.site,
             seed=self.plan.seed,
-            output_dir=self.places.output_dir / "evaluation",
+            output_dir=folder,
             trains=self.trains,
             keep_optimizer=self.plan.keep_optimizer,
         )
+        client.look = self._disagreement(config, folder / "best" / self.site / "unlabelled")
+        return client
 
     def masks(self) -> SiteMasks:
         """This site's soft-mask store."""
         cast = self.cast
         config = cast.config.with_overrides(cast.overrides.get(self.site, {})) if self.trains else cast.at_server()
         return SiteMasks(self.places.cache, self.datalist, self.data_root, limit=config.optional("limit"))
+
+    def _disagreement(self, config: WorkflowConfig, folder: Path) -> Disagreement | None:
+        """What shows a site without any mask how its student does; ``None`` where scores do, or nobody learns here."""
+        teacher, masks = self.teacher, self.masks()
+        if teacher is None or not self.trains or any(item.label for item in self.datalist.sites[self.site].test):
+            return None
+        preprocessing, batch_size = config.values("validate#preprocessing", "batch_size")
+        return Disagreement(
+            masks.records(self.site, "unlabelled"),
+            lambda: SoftMaskStore(masks.store_dir(self.site), teacher_sha256=teacher.sha256),
+            preprocessing,
+            batch_size=batch_size,
+            folder=folder,
+        )
 
     @property
     def data_root(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from samfed_monai.core.io import write_bytes, write_text
 from samfed_monai.reports import style
 from samfed_monai.reports.compare import teacher_alone
 from samfed_monai.reports.figures import run_figures
-from samfed_monai.reports.overlays import PLACES, Overlay, make_overlays
+from samfed_monai.reports.overlays import GIVE, OUTLINES, PLACES, Overlay, OwnImages, make_overlays, make_own_images
 from samfed_monai.reports.rows import title_of
 from samfed_monai.reports.run_data import RunData
 from samfed_monai.reports.style import CAVEATS, Picture
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TEMPLATES = Path(__file__).parent / "templates"
-PRIVACY = "This file shows test images and their ids: treat it as you treat the images."
+PRIVACY = "This file shows images and their ids: treat it as you treat the images."
 
 
 class Report:
@@ -60,26 +61,32 @@ class Report:
         run = RunData.read(self.run_folder)
         figures = run_figures(run)
         overlays: list[Overlay] = []
+        own: list[OwnImages] = []
         notes = ["all sites: left out on request"]
         if self.overlays:
-            overlays, notes = make_overlays(
-                run,
-                datalist=self.datalist or run.setting("datalist"),
-                data_root=self.data_root or run.setting("data_root"),
-            )
+            places = {name: getattr(self, name) or run.setting(name) for name in ("datalist", "data_root")}
+            overlays, notes = make_overlays(run, **places)
+            own, unread = make_own_images(run, **places)
+            notes += [note for note in unread if notes != [f"all sites: {GIVE}"]]
         folder = self.run_folder / "figures"
         for figure in figures:
             write_bytes(folder / f"{figure.name}.png", figure.light)
         for overlay in overlays:
             number = run.sites.index(overlay.site) + 1
             write_bytes(folder / f"overlay-{number}-{overlay.place}.png", overlay.png, mode=0o600)
+        for site in own:
+            for place, image in enumerate(site.shown, start=1):
+                number = run.sites.index(site.site) + 1
+                write_bytes(folder / f"own-{number}-{place}.png", image.png, mode=0o600)
         path = self.run_folder / "report.html"
-        write_text(path, render(run, figures, overlays, notes))
+        write_text(path, render(run, figures, overlays, notes, own))
         logger.info("report: %s", path)
         return path
 
 
-def render(run: RunData, figures: list[Picture], overlays: list[Overlay], notes: list[str]) -> str:
+def render(
+    run: RunData, figures: list[Picture], overlays: list[Overlay], notes: list[str], own: Sequence[OwnImages] = ()
+) -> str:
     """The page as one string of HTML; everything that comes from the run is escaped."""
     results = run.results
     rows = {place: {o.site: o for o in overlays if o.place == place} for place in PLACES}
@@ -95,8 +102,10 @@ def render(run: RunData, figures: list[Picture], overlays: list[Overlay], notes:
             overlays=rows,
             shown=[site for site in run.sites if any(site in row for row in rows.values())],
             notes=notes,
+            own=own,
+            outlines={name: f"rgb{colour}" for name, colour in OUTLINES.items()},
             other=other,
-            caveats=[*CAVEATS, *results.get("caveats", []), *([PRIVACY] if overlays else [])],
+            caveats=[*CAVEATS, *results.get("caveats", []), *([PRIVACY] if overlays or own else [])],
             command=results.get("command") or run.setting("command"),
             headlines=headlines(run),
             networks=results.get("networks", {}),

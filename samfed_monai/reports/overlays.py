@@ -1,4 +1,4 @@
-"""Overlays of the best, the median and the worst test image of every site."""
+"""Overlays of the best, the median and the worst test image of every site; without masks, of student and teacher."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from samfed_monai.reports.run_data import RunData
 COLOURS = {"TP": ((0, 158, 115), 0.30), "FP": ((213, 94, 0), 0.62), "FN": ((0, 114, 178), 0.62)}
 PLACES = ("best", "median", "worst")
 LONGEST_SIDE = 320
+OUTLINES = {"teacher": (86, 180, 233), "student": (240, 228, 66)}
+"""Okabe & Ito's sky blue and yellow, on a dark rim; where both run along each other, the student's is on top."""
+RIM = 32
 GIVE = "the run does not record where its images are; give --datalist and --data-root to `samfed report`"
 
 
@@ -43,6 +46,75 @@ class Overlay:
     png: bytes
 
 
+@dataclass(frozen=True)
+class OwnImage:
+    """An image without a mask, with the outlines of student and teacher.
+
+    Args:
+        id: the image's id.
+        dice: between the two masks, in [0, 1].
+        png: the image, and the same with the outlines, side by side.
+    """
+
+    id: str
+    dice: float
+    png: bytes
+
+
+@dataclass(frozen=True)
+class OwnImages:
+    """A site whose images have no masks.
+
+    Args:
+        site: name.
+        count: images that student and teacher were compared on.
+        dice: mean Dice between their masks.
+        apart: how many of them are below a Dice of 0.5.
+        shown: those with the lowest Dice, lowest first.
+    """
+
+    site: str
+    count: int
+    dice: float
+    apart: int
+    shown: list[OwnImage]
+
+
+def make_own_images(
+    run: RunData, *, datalist: str | Path | None, data_root: str | Path | None
+) -> tuple[list[OwnImages], list[str]]:
+    """What sites without masks can look at: those of their images on which student and teacher differ most.
+
+    A site compares the two itself, after the last round, where none of its test images has a mask and the run has a
+    teacher; sites that did not are left out here.
+
+    Args:
+        run: the run.
+        datalist: the data list of the run.
+        data_root: folder of its images.
+
+    Returns:
+        Sites that compared, and notes on those of them whose images cannot be read.
+    """
+    sites: list[OwnImages] = []
+    notes: list[str] = []
+    for site in run.sites:
+        rows = run.disagreement(site)
+        if not rows:
+            continue
+        shown: list[OwnImage] = []
+        if datalist is None or data_root is None:
+            notes.append(f"{site}: {GIVE}")
+        else:
+            try:
+                shown = _own(run, site, [row for row in rows if row["mask"]], datalist, data_root)
+            except (SamFedError, OSError, KeyError) as error:
+                notes.append(f"{site}: {_first_line(error)}")
+        dices = [row["dice"] for row in rows]
+        sites.append(OwnImages(site, len(rows), sum(dices) / len(rows), sum(dice < 0.5 for dice in dices), shown))
+    return sites, notes
+
+
 def make_overlays(
     run: RunData, *, datalist: str | Path | None, data_root: str | Path | None
 ) -> tuple[list[Overlay], list[str]]:
@@ -62,8 +134,12 @@ def make_overlays(
     notes: list[str] = []
     for site in run.sites:
         rows = run.image_scores(site)
+        if not rows and run.disagreement(site):
+            continue  # it has no masks: see make_own_images
         if not rows:
-            notes.append(f"{site}: no table of test scores in the run folder")
+            none = not run.results["sites"][site]["test"]["n"]
+            why = "none of its test images has a mask" if none else "no table of test scores in the run folder"
+            notes.append(f"{site}: {why}")
         else:
             try:
                 overlays += _of_site(run, site, rows, datalist, data_root)
@@ -102,6 +178,52 @@ def draw_overlay(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -
     return picture.round().astype(np.uint8)
 
 
+def draw_outlines(image: np.ndarray, masks: dict[str, np.ndarray]) -> np.ndarray:
+    """Draws the outlines of masks, each two pixels wide on a dark rim.
+
+    Args:
+        image: (H, W, 3) uint8.
+        masks: names of :data:`OUTLINES` to (H, W) bool; the last is on top.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    picture = image.copy()
+    lines = {name: _widened(surface(mask)) for name, mask in masks.items()}
+    for line in lines.values():
+        picture[_widened(line)] = RIM
+    for name, line in lines.items():
+        picture[line] = OUTLINES[name]
+    return picture
+
+
+def _widened(mask: np.ndarray) -> np.ndarray:
+    """A mask with the four neighbours of its pixels."""
+    wide = mask.copy()
+    wide[1:] |= mask[:-1]
+    wide[:-1] |= mask[1:]
+    wide[:, 1:] |= mask[:, :-1]
+    wide[:, :-1] |= mask[:, 1:]
+    return wide
+
+
+def _own(
+    run: RunData, site: str, rows: list[dict[str, Any]], datalist: str | Path, data_root: str | Path
+) -> list[OwnImage]:
+    records = {
+        record["image_sha256"]: record for record in load_records(datalist, data_root, split="unlabelled", site=site)
+    }
+    folder = run.evaluation(site, split="unlabelled", model="best")
+    shown = []
+    for row in rows:
+        image = Image.fromarray(read_image(records[row["image_sha256"]]["image"]))
+        size = _size(image)
+        pixels = np.array(image.resize(size, Image.Resampling.LANCZOS))
+        masks = {whose: _resized(Image.open(folder / whose / row["mask"]).convert("L"), size) for whose in OUTLINES}
+        shown.append(OwnImage(row["id"], row["dice"], _beside(pixels, draw_outlines(pixels, masks))))
+    return shown
+
+
 def _of_site(
     run: RunData, site: str, rows: list[dict[str, Any]], datalist: str | Path, data_root: str | Path
 ) -> list[Overlay]:
@@ -115,15 +237,24 @@ def _of_site(
 
 def _render(record: dict[str, Any], mask: Path) -> bytes:
     prediction = Image.open(mask).convert("L")
-    scale = LONGEST_SIDE / max(prediction.size)
-    size = (max(1, round(prediction.width * scale)), max(1, round(prediction.height * scale)))
+    size = _size(prediction)
     image = Image.fromarray(read_image(record["image"])).resize(size, Image.Resampling.LANCZOS)
     label = Image.fromarray(read_mask(record["label"], record.get("mask_threshold")) * np.uint8(255))
     pixels = np.array(image)
-    shaded = draw_overlay(pixels, _resized(label, size), _resized(prediction, size))
-    gap = np.full((size[1], 6, 3), 255, np.uint8)
+    return _beside(pixels, draw_overlay(pixels, _resized(label, size), _resized(prediction, size)))
+
+
+def _size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of a picture of this aspect."""
+    scale = LONGEST_SIDE / max(image.size)
+    return max(1, round(image.width * scale)), max(1, round(image.height * scale))
+
+
+def _beside(left: np.ndarray, right: np.ndarray) -> bytes:
+    """PNG bytes of two pictures side by side."""
+    gap = np.full((len(left), 6, 3), 255, np.uint8)
     stream = io.BytesIO()
-    Image.fromarray(np.concatenate([pixels, gap, shaded], axis=1)).save(stream, format="PNG")
+    Image.fromarray(np.concatenate([left, gap, right], axis=1)).save(stream, format="PNG")
     return stream.getvalue()
 
 

@@ -183,6 +183,17 @@ class RunData:
         with path.open(encoding="utf-8", newline="") as stream:
             return [{**row, "dice": float(row["dice"]), "hd95": float(row["hd95"])} for row in from_csv(stream)]
 
+    def disagreement(self, site: str) -> list[dict[str, Any]]:
+        """Rows of ``disagreement.csv``, lowest first: ``id``, ``image_sha256``, ``dice``, ``mask`` (a file, or empty).
+
+        Only a site without masks has them, in the run folder of the machine that has its images.
+        """
+        path = self.evaluation(site, split="unlabelled", model="best") / "disagreement.csv"
+        if not path.is_file():
+            return []
+        with path.open(encoding="utf-8", newline="") as stream:
+            return [{**row, "dice": float(row["dice"])} for row in csv.DictReader(stream)]
+
     def evaluation(self, site: str, *, split: str = "test", model: str | None = None) -> Path:
         """The folder of one site's evaluation."""
         return self.folder / "evaluation" / (model or self.results["selected"]) / site / split

@@ -70,7 +70,7 @@ def test_it_shows_the_numbers_of_the_results(page, written):
 
 
 def test_it_carries_the_marks_and_the_run_s_own_caveats(page):
-    for caveat in (*CAVEATS, "A subset of the published lists, with ISIC-2017 masks.", "This file shows test images"):
+    for caveat in (*CAVEATS, "A subset of the published lists, with ISIC-2017 masks.", "This file shows images"):
         assert caveat in page
 
 
@@ -105,7 +105,7 @@ def test_overlays_can_be_left_out(run_folder, tmp_path):
     page = Report(tmp_path / "R", overlays=False).write().read_text(encoding="utf-8")
     assert "Basel test" not in page
     assert "left out on request" in page
-    assert "This file shows test images" not in page
+    assert "This file shows images" not in page
 
 
 def test_networks_exchange_and_unseen_hospitals_have_their_place(run_folder, tmp_path):

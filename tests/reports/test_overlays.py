@@ -1,12 +1,28 @@
 from __future__ import annotations
 
+import csv
 import io
+import shutil
+import stat
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from samfed_monai.reports import RunData
-from samfed_monai.reports.overlays import GIVE, chosen, draw_overlay, make_overlays
+from samfed_monai.core.io import read_json, write_json
+from samfed_monai.data import DataList
+from samfed_monai.reports import Report, RunData
+from samfed_monai.reports.overlays import (
+    GIVE,
+    OUTLINES,
+    RIM,
+    chosen,
+    draw_outlines,
+    draw_overlay,
+    make_overlays,
+    make_own_images,
+)
 
 
 def rows(*dices):
@@ -61,3 +77,72 @@ def test_what_cannot_be_read_is_noted_not_fatal(run_folder, tmp_path):
     assert make_overlays(elsewhere, datalist="L", data_root="D")[1][0] == (
         "Basel: no table of test scores in the run folder"
     )
+
+
+def test_outlines_lie_on_a_dark_rim_and_the_student_s_is_on_top():
+    image = np.full((20, 20, 3), 100, np.uint8)
+    teacher, student = np.zeros((2, 20, 20), bool)
+    teacher[3:9, 3:9], student[3:17, 6:16] = True, True
+    drawn = draw_outlines(image, {"teacher": teacher, "student": student})
+    assert tuple(drawn[3, 4]) == OUTLINES["teacher"]
+    assert tuple(drawn[3, 7]) == OUTLINES["student"], "where both run"
+    assert tuple(drawn[5, 15]) == OUTLINES["student"]
+    assert tuple(drawn[1, 4]) == (RIM,) * 3
+    assert tuple(drawn[0, 0]) == tuple(drawn[10, 11]) == (100, 100, 100)
+
+
+def without_masks(run_folder: Path, folder: Path, site: str = "Porto") -> Path:
+    """A copy of the run in which none of a site's images has a mask, and its student and teacher were compared."""
+    shutil.copytree(run_folder, folder)
+    listed = DataList.load(run_folder.parent / "data" / "list.json")
+    items = listed.sites[site].test
+    bare = [replace(item, label=None, label_sha256=None) for item in items]
+    listed.sites[site] = replace(listed.sites[site], unlabelled=bare, test=[])
+    listed.save(folder / "list.json")
+    results = read_json(folder / "results.json")
+    nothing = {"dice": None, "iou": None, "hd95": None, "n": 0, "empty": {"both": 0, "prediction": 0, "label": 0}}
+    for model in (results, *results["models"].values()):
+        model["sites"][site] = {"validation": nothing, "test": nothing}
+    write_json(folder / "results.json", results)
+    old, own = folder / "evaluation/best" / site / "test", folder / "evaluation/best" / site / "unlabelled"
+    rows = []
+    for index, item in enumerate(items):
+        name = f"{item.sha256[:16]}.png"
+        for whose in ("student", "teacher"):
+            (own / whose).mkdir(parents=True, exist_ok=True)
+        shutil.copy(old / "masks" / Path(item.image).name, own / "student" / name)
+        shutil.copy(run_folder.parent / "data" / item.label, own / "teacher" / name)
+        row = {"id": Path(item.image).stem, "image_sha256": item.sha256, "dice": 0.1 * (index + 1)}
+        rows.append({**row, "mask": name if index < 6 else ""})
+    shutil.rmtree(old)
+    with (own / "disagreement.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+def test_a_site_without_masks_shows_where_student_and_teacher_differ_most(run_folder, tmp_path):
+    folder = without_masks(run_folder, tmp_path / "R")
+    places = {"datalist": folder / "list.json", "data_root": run_folder.parent / "data"}
+    (own,), notes = make_own_images(RunData.read(folder), **places)
+    assert notes == []
+    assert (own.site, own.count, own.apart, round(own.dice, 6)) == ("Porto", 7, 4, 0.4)
+    assert [round(image.dice, 1) for image in own.shown] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    assert Image.open(io.BytesIO(own.shown[0].png)).size == (320 + 6 + 320, 320)
+    page = Report(folder, **places).write().read_text(encoding="utf-8")
+    assert "0.400 on average over 7 images, below 0.5 on 4" in page
+    assert page.index("Dice between them 0.100") < page.index("Dice between them 0.200")
+    assert "No overlays for" not in page
+    assert "This file shows images" in page
+    assert stat.S_IMODE((folder / "figures" / "own-3-1.png").stat().st_mode) == 0o600
+    hidden = Report(folder, **places, overlays=False).write().read_text(encoding="utf-8")
+    assert "Porto test" not in hidden
+    assert "Images without masks" not in hidden
+
+
+def test_where_its_images_are_not_the_numbers_stay(run_folder, tmp_path):
+    folder = without_masks(run_folder, tmp_path / "R")
+    (own,), notes = make_own_images(RunData.read(folder), datalist=folder / "list.json", data_root=tmp_path)
+    assert (own.count, own.shown, len(notes)) == (7, [], 1)
+    assert str(tmp_path) not in notes[0]

@@ -1,0 +1,103 @@
+"""Where a student and its teacher draw different masks, on images without a label that could say who is right."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from samfed_monai.core.errors import SamFedError
+from samfed_monai.core.io import atomic_write, write_bytes
+from samfed_monai.data.soft_masks import SoftMaskStore, resize_probabilities
+from samfed_monai.metrics import segmentation_scores
+
+if TYPE_CHECKING:
+    from monai.engines import SupervisedEvaluator
+
+logger = logging.getLogger(__name__)
+
+KEPT = 6
+"""Images per site whose masks are kept: two rows of three on a page, and as many as a person looks at."""
+TABLE = "disagreement.csv"
+COLUMNS = ("id", "image_sha256", "dice", "mask")
+
+
+class Disagreement:
+    """Compares a student's masks of a site's unlabelled images with the soft masks that the teacher left there.
+
+    It writes ``disagreement.csv``, one row per image with the Dice between the two masks, lowest first, and of the
+    :data:`KEPT` lowest the masks themselves, ``student/<mask>`` and ``teacher/<mask>`` (PNG, 0 and 255, at the size of
+    the student's evaluation). All of it is readable by its owner only and stays at the site: nothing is returned.
+
+    Args:
+        records: the site's unlabelled images: ``id``, ``image``, ``image_sha256``.
+        store: opened when it is asked for: the teacher may come later than this object.
+        preprocessing: of a record, as for evaluation: ``image`` (3, H, W) float in [0, 1].
+        batch_size: images that the student sees at once.
+        folder: where the files go.
+
+    Example::
+
+        compare = Disagreement(records, lambda: store, preprocessing, batch_size=8, folder="run/evaluation/best/a/own")
+        compare(evaluator)
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Mapping[str, Any]],
+        store: Callable[[], SoftMaskStore],
+        preprocessing: Callable[[Any], Any],
+        *,
+        batch_size: int,
+        folder: str | Path,
+    ) -> None:
+        self.records, self.store, self.preprocessing = records, store, preprocessing
+        self.batch_size, self.folder = batch_size, Path(folder)
+
+    def __call__(self, evaluator: SupervisedEvaluator) -> None:
+        """Compares the network that the evaluator holds; what fails is logged, since a run does not depend on it."""
+        try:
+            self._write(self._rows(evaluator))
+        except (SamFedError, OSError) as error:
+            logger.warning("student and teacher could not be compared on images without masks: %s", error)
+
+    def _rows(self, evaluator: SupervisedEvaluator) -> list[dict[str, Any]]:
+        from monai.data import DataLoader, Dataset
+        from monai.networks.utils import eval_mode
+
+        store, rows, seen = self.store(), list[dict[str, Any]](), 0
+        loader = DataLoader(Dataset(self.records, self.preprocessing), batch_size=self.batch_size, num_workers=0)
+        with eval_mode(evaluator.network):
+            for batch in loader:
+                logits = evaluator.inferer(batch["image"].to(evaluator.state.device), evaluator.network)
+                for student in (logits[:, 0] > 0).cpu().numpy():
+                    record, seen = self.records[seen], seen + 1
+                    soft = resize_probabilities(store.get(record["image_sha256"])[None], student.shape)
+                    teacher = (soft[0, 0] > 0.5).numpy()
+                    dice = segmentation_scores(student, teacher).dice
+                    rows.append({**record, "dice": dice, "student": student, "teacher": teacher})
+                rows.sort(key=lambda row: (row["dice"], row["id"]))
+                for row in rows[KEPT:]:
+                    row["student"] = row["teacher"] = None
+        return rows
+
+    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", restval="", lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            if row["student"] is None:
+                writer.writerow(row)
+                continue
+            name = f"{row['image_sha256'][:16]}.png"
+            for whose in ("student", "teacher"):
+                with atomic_write(self.folder / whose / name, mode=0o600) as stream:
+                    Image.fromarray(row[whose].astype(np.uint8) * 255).save(stream, format="PNG")
+            writer.writerow({**row, "mask": name})
+        write_bytes(self.folder / TABLE, text.getvalue().encode(), mode=0o600)
