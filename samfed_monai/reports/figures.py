@@ -1,8 +1,8 @@
-"""Figures: of one run its scores, teacher, loss terms, time and traffic; of a comparison Dice of every row and seed."""
+"""Figures: of one run its scores, teacher and loss terms; of a comparison Dice of every row and seed."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from samfed_monai.reports.compare import Table
 from samfed_monai.reports.rows import CEILING, FLOOR, TEACHER, Cell, Group, Row
@@ -10,8 +10,6 @@ from samfed_monai.reports.run_data import RunData, series
 from samfed_monai.reports.style import (
     Picture,
     Theme,
-    as_bytes,
-    as_seconds,
     line_style,
     picture,
     quiet,
@@ -25,14 +23,6 @@ if TYPE_CHECKING:
 
 Lines = dict[str, list[tuple[int, float]]]
 
-PARTS = {
-    "teacher": "Teacher adaptation",
-    "soft_masks": "Soft masks",
-    "warm_start": "Warm start",
-    "training": "Local training",
-    "controller": "Controller",
-    "evaluation": "Evaluation",
-}
 EXPERT = "expert_"
 TRUST = {
     "reliability": "Reliability of the teacher",
@@ -44,7 +34,7 @@ TRUST = {
 
 def run_figures(run: RunData) -> list[Picture]:
     """Every figure that the run has data for, in the order of the report."""
-    made = [curves(run), reliability(run), loss_terms(run), expert_usage(run), costs(run)]
+    made = [curves(run), reliability(run), loss_terms(run), expert_usage(run)]
     return [figure for figure in made if figure is not None]
 
 
@@ -122,28 +112,9 @@ def expert_usage(run: RunData) -> Picture | None:
     return picture("experts", "Local experts in use", text, draw)
 
 
-def costs(run: RunData) -> Picture | None:
-    """Seconds by part of the run, and bytes in both directions."""
-    seconds = {title: run.results["seconds"][name] for name, title in PARTS.items()}
-    traffic = {"Sites to server": run.results["traffic"]["up_bytes"]}
-    traffic["Server to sites"] = run.results["traffic"]["down_bytes"]
-    if not any(seconds.values()) and not any(traffic.values()):
-        return None
-
-    def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(theme, 2, height=2.6, width_ratios=(3, 2))
-        _bars(axes[0], seconds, as_seconds, theme.palette[0], theme)
-        _bars(axes[1], traffic, as_bytes, theme.palette[2], theme)
-        axes[0].set_title("Wall-clock time", loc="left", fontsize=10, color=theme.ink)
-        axes[1].set_title("Traffic, all rounds", loc="left", fontsize=10, color=theme.ink)
-        return figure
-
-    return picture("costs", "Time and traffic", "What was reused from an earlier run took no time.", draw)
-
-
 def _panels(panels: dict[str, Lines], sites: list[str], theme: Theme, *, top: float | None = None) -> Figure:
     # one small picture per name, from 0 to ``top``
-    figure, axes = subplots(theme, len(panels), height=2.5, width=max(8.6, 2.2 * len(panels)))
+    figure, axes = subplots(theme, len(panels), height=2.5, width=max(8.6, 2.2 * len(panels)), abreast=2)
     for ax, (name, lines) in zip(axes, panels.items(), strict=True):
         _site_lines(ax, lines, sites, theme)
         ax.set_title(name.replace("_", " "), loc="left", fontsize=10, color=theme.ink)
@@ -166,7 +137,8 @@ def _site_lines(ax: Axes, lines: Lines, sites: list[str], theme: Theme, *, label
         return
     low, high = ax.get_ylim()
     ends = [lines[site][-1][1] for site in order]
-    height = ax.figure.get_size_inches()[1]  # type: ignore[union-attr]
+    rows = ax.get_subplotspec().get_gridspec().nrows  # type: ignore[union-attr]
+    height = ax.figure.get_size_inches()[1] / rows  # type: ignore[union-attr]
     places = spread_labels(ends, gap=(high - low) * 0.24 / height, top=high)
     for index, (site, place) in enumerate(zip(order, places, strict=True)):
         ax.annotate(
@@ -197,20 +169,6 @@ def _average(lines: Lines, weights: dict[str, int]) -> list[tuple[int, float]]:
         found = [(weights.get(site, 1) or 1, value) for site, line in lines.items() for r, value in line if r == number]
         average.append((number, sum(w * v for w, v in found) / sum(w for w, _ in found)))
     return average
-
-
-def _bars(ax: Axes, values: dict[str, Any], spell: Any, color: str, theme: Theme) -> None:
-    quiet(ax, theme, grid="x")
-    names = list(values)[::-1]
-    ax.barh(names, [values[name] for name in names], color=color, height=0.55)
-    top = max(values.values()) or 1
-    for place, name in enumerate(names):
-        ax.annotate(f" {spell(values[name])}", (values[name], place), va="center", fontsize=9, color=theme.ink)
-    ax.set_xlim(0, top * 1.3)
-    ax.set_ylim(len(names) - len(PARTS) - 0.5, len(names) - 0.5)
-    ax.set_xticks([])
-    ax.spines["bottom"].set_visible(False)
-    ax.tick_params(axis="y", labelcolor=theme.ink)
 
 
 def comparison_figure(table: Table) -> Picture:
@@ -247,7 +205,7 @@ def comparison_figure(table: Table) -> Picture:
         "an arrow is a row far outside. Behind a mean stand parameters and milliseconds of one image, where they were "
         "measured."
     )
-    return picture("comparison", "Average test Dice", text, draw)
+    return picture("comparison", "Average test Dice", text, draw, narrow=False)
 
 
 def _span(rows: list[Row]) -> tuple[float, float]:

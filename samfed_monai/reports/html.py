@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from samfed_monai.config.variants import EXCHANGES
 from samfed_monai.core.io import write_bytes, write_text
 from samfed_monai.reports import style
+from samfed_monai.reports.advice import advice_on
 from samfed_monai.reports.compare import teacher_alone
+from samfed_monai.reports.costs import costs_of
 from samfed_monai.reports.figures import run_figures
 from samfed_monai.reports.overlays import GIVE, OUTLINES, PLACES, Overlay, OwnImages, make_overlays, make_own_images
 from samfed_monai.reports.rows import title_of
@@ -81,6 +83,8 @@ class Report:
         path = self.run_folder / "report.html"
         write_text(path, render(run, figures, overlays, notes, own))
         logger.info("report: %s", path)
+        for sentence in advice_on(run):
+            logger.warning("%s", sentence)
         return path
 
 
@@ -108,6 +112,8 @@ def render(
             caveats=[*CAVEATS, *results.get("caveats", []), *([PRIVACY] if overlays or own else [])],
             command=results.get("command") or run.setting("command"),
             headlines=headlines(run),
+            advice=advice_on(run),
+            costs=costs_of(results),
             networks=results.get("networks", {}),
             exchange=EXCHANGES.get(results.get("exchange", "")),
             convention=style.told_convention(results.get("convention")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -88,13 +88,14 @@ DASHES = ("-", "--", ":", "-.")
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of a figure's ground, writing and lines."""
+    """Colours of a figure's ground, writing and lines, and whether it is for a phone."""
 
     ground: str
     ink: str
     faint: str
     grid: str
     palette: tuple[str, ...]
+    narrow: bool = False
 
 
 LIGHT = Theme(ground="#ffffff", ink="#22252a", faint="#6b7078", grid="#e6e6e3", palette=PALETTE)
@@ -111,6 +112,7 @@ class Picture:
         text: what one sees, one or two sentences.
         light: PNG bytes; the file in ``figures/``.
         dark: PNG bytes for readers in dark mode, or empty.
+        narrow, narrow_dark: the same for a phone, its parts below each other; or empty.
     """
 
     name: str
@@ -118,24 +120,46 @@ class Picture:
     text: str
     light: bytes
     dark: bytes = b""
+    narrow: bytes = b""
+    narrow_dark: bytes = b""
 
 
-def picture(name: str, title: str, text: str, draw: Callable[[Theme], Figure]) -> Picture:
-    """Renders a drawing function in both themes."""
-    return Picture(name, title, text, *(png(draw(theme), theme) for theme in (LIGHT, DARK)))
+def picture(name: str, title: str, text: str, draw: Callable[[Theme], Figure], *, narrow: bool = True) -> Picture:
+    """Renders a drawing function in both themes, and for a phone unless it cannot be narrow."""
+    themes = [replace(theme, narrow=small) for small in (False, *([True] if narrow else [])) for theme in (LIGHT, DARK)]
+    return Picture(name, title, text, *(png(draw(theme), theme) for theme in themes))
 
 
-def subplots(theme: Theme, columns: int = 1, *, width: float = 8.6, height: float = 3.4, **kwargs: Any) -> Any:
-    """A figure and its axes in a row, without pyplot, which would keep global state."""
+PHONE = 4.3
+"""Inches of a figure for a phone: at 390 px, less the margins of the page, its 9-point writing has 9 to 10 px."""
+
+
+def subplots(
+    theme: Theme, columns: int = 1, *, width: float = 8.6, height: float = 3.4, abreast: int = 1, **kwargs: Any
+) -> Any:
+    """A figure and its axes in a row, without pyplot, which would keep global state.
+
+    Args:
+        theme: one for a phone has rows of ``abreast`` axes below each other.
+        columns: how many axes.
+        width, height: of the row, inches; a phone's rows are somewhat lower.
+        abreast: axes side by side on a phone.
+        kwargs: of matplotlib's ``subplots``.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    rows, side = (-(-columns // abreast), min(columns, abreast)) if theme.narrow else (1, columns)
+    size = (PHONE, max(1.8, 0.8 * height) * rows) if theme.narrow else (width, height)
     with matplotlib.rc_context({"font.size": 10, "font.family": "sans-serif"}):
-        figure = Figure(figsize=(width, height), layout="constrained", facecolor=theme.ground)
+        figure = Figure(figsize=size, layout="constrained", facecolor=theme.ground)
         FigureCanvasAgg(figure)
         figure.get_layout_engine().set(wspace=0.07)  # type: ignore[union-attr, call-arg]
-        axes = figure.subplots(1, columns, squeeze=False, **kwargs)[0]
+        every = figure.subplots(rows, side, squeeze=False, **kwargs).ravel()
+    axes = every[:columns]
+    for spare in every[columns:]:
+        spare.set_axis_off()
     for ax in axes:
         quiet(ax, theme)
     return figure, axes

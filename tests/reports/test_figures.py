@@ -7,18 +7,23 @@ from PIL import Image
 
 from samfed_monai.reports import RunData, comparison_table, figures
 from samfed_monai.reports.figures import curves, run_figures
-from samfed_monai.reports.style import DARK, LIGHT, line_style, spread_labels
+from samfed_monai.reports.style import DARK, LIGHT, PHONE, line_style, spread_labels
 from tests.reports.runs import write_run
 
 
-def test_a_run_has_four_figures_in_two_themes(run_folder):
+def test_a_run_has_three_figures_in_two_themes_and_two_widths(run_folder):
     figures = run_figures(RunData.read(run_folder))
-    assert [figure.name for figure in figures] == ["curves", "reliability", "losses", "costs"]
+    assert [figure.name for figure in figures] == ["curves", "reliability", "losses"]
     for figure in figures:
         light, dark = (Image.open(io.BytesIO(content)).convert("RGB") for content in (figure.light, figure.dark))
         assert light.size == dark.size
         assert light.getpixel((2, 2)) == (255, 255, 255)
         assert dark.getpixel((2, 2)) == (27, 30, 35)
+        narrow, narrow_dark = (Image.open(io.BytesIO(content)) for content in (figure.narrow, figure.narrow_dark))
+        assert narrow.size == narrow_dark.size
+        assert narrow.size[0] == round(150 * PHONE) < light.size[0]
+    heights = {figure.name: Image.open(io.BytesIO(figure.narrow)).size[1] for figure in figures}
+    assert heights["reliability"] > heights["curves"], "two panels below each other, of which the curves have one"
 
 
 def test_local_experts_have_a_figure_of_their_own(run_folder):
@@ -26,14 +31,9 @@ def test_local_experts_have_a_figure_of_their_own(run_folder):
     for row in run.rounds:
         row.terms.update(expert_1=0.75, expert_2=0.25, expert_least=0.1)
     figures = {figure.name: figure for figure in run_figures(run)}
-    assert list(figures) == ["curves", "reliability", "losses", "experts", "costs"]
+    assert list(figures) == ["curves", "reliability", "losses", "experts"]
     widths = [Image.open(io.BytesIO(figures[name].light)).size[0] for name in ("losses", "experts")]
     assert widths[0] >= widths[1], "no panel of the losses is an expert's"
-
-
-def test_a_run_without_rounds_still_shows_its_costs(run_folder):
-    run = RunData.read(run_folder)
-    assert [figure.name for figure in run_figures(RunData(run.folder, run.results))] == ["costs"]
 
 
 def test_the_curves_say_whose_model_they_are_of(run_folder):

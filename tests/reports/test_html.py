@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import stat
@@ -76,8 +77,8 @@ def test_it_carries_the_marks_and_the_run_s_own_caveats(page):
 
 def test_pictures_lie_beside_it(written):
     names = {path.name for path in (written.parent / "figures").iterdir()}
-    assert {"curves.png", "reliability.png", "losses.png", "costs.png", "overlay-1-best.png"} <= names
-    assert len(names) == 4 + 12
+    assert {"curves.png", "reliability.png", "losses.png", "overlay-1-best.png"} <= names
+    assert len(names) == 3 + 12
     assert stat.S_IMODE((written.parent / "figures" / "overlay-1-best.png").stat().st_mode) == 0o600
 
 
@@ -95,7 +96,8 @@ def test_a_bare_run_without_teacher_or_rounds_has_a_report(run_folder, tmp_path)
     results.update(teacher=None, skipped=[], models={"best": results["models"]["best"]}, command=None)
     write_json(tmp_path / "results.json", results)
     page = Report(tmp_path).write().read_text(encoding="utf-8")
-    assert "Teacher" not in page
+    assert "Teacher alone" not in page
+    assert "<h2>Teacher</h2>" not in page
     assert "None: every site" in page
     assert "give --datalist and --data-root to `samfed report`" in page
 
@@ -142,3 +144,29 @@ def test_a_run_that_says_nothing_of_them_shows_nothing(page):
     assert "Unseen hospitals" not in page
     assert "Networks and exchange" not in page
     assert "the larger of the two directed 95th percentiles (MONAI)" in page
+
+
+def test_what_it_cost_stands_in_tables(page):
+    for cell in (
+        "<td>Training at the sites</td><td>6 min 42 s</td><td>62 %</td>",
+        "<td>Soft masks</td><td>1 min 14 s</td><td>11 %</td>",
+        '<tr class="strong"><td>All</td><td>10 min 51 s</td>',
+        "<td>Rounds, evaluation</td><td>3.15 GB</td><td>3.16 GB</td>",
+    ):
+        assert cell in page
+
+
+def test_advice_stands_on_top_and_ends_the_command(run_folder, tmp_path, caplog):
+    results = read_json(run_folder / "results.json")
+    results["teacher"]["sites"]["Porto"]["test"]["dice"] = 0.0
+    write_json(tmp_path / "results.json", results)
+    with caplog.at_level(logging.INFO):
+        page = Report(tmp_path).write().read_text(encoding="utf-8")
+    assert page.index("What to do") < page.index("<h2>Scores</h2>")
+    told = [record.getMessage() for record in caplog.records if record.name == "samfed_monai.reports.html"]
+    assert told[0].startswith("report: ")
+    assert told[1].startswith("The teacher finds nothing that is right at 1 of 4 sites (Dice 0 at Porto)")
+
+
+def test_a_run_in_order_is_given_no_advice(page):
+    assert "What to do" not in page

@@ -1,0 +1,147 @@
+"""What a run's numbers ask for, in sentences: a teacher that is no good, a student that stays behind it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.reports.compare import teacher_alone
+from samfed_monai.reports.run_data import RunData
+
+LOW = 0.5
+"""Dice below which more of two masks is apart than together."""
+BEHIND = 0.05
+"""How far below its teacher a student is taken to have learned too little: at no site of docs/results/light.md is it
+farther than 0.03."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A sentence or two, and the command that they end in, or "".
+
+    Args:
+        text: what was seen, and what to do.
+        command: to be typed.
+    """
+
+    text: str
+    command: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text}\n  {self.command}" if self.command else self.text
+
+
+def advice_on(run: RunData) -> list[Advice]:
+    """Advice on a run, the most urgent first; none where nothing is out of order."""
+    return [*_weak_teacher(run), *_student_behind(run), *_teacher_is_better(run), *_nobody_knows(run)]
+
+
+def _weak_teacher(run: RunData) -> list[Advice]:
+    teacher = run.results.get("teacher") or {}
+    alone = teacher_alone(run.results)
+    dices = {site: splits["test"]["dice"] for site, splits in (alone or {"sites": {}})["sites"].items() if splits}
+    low = {site: dice for site, dice in dices.items() if dice is not None and dice < LOW}
+    held_out = (teacher.get("after") or {}).get("held_out")
+    mends = (
+        "SAM as it comes was the teacher: --teacher_adapt lora fits it to the public images."
+        if teacher.get("adapt") == "none"
+        else "What helps, in this order: public images that look like the sites', a longer fit (--teacher#epochs), a "
+        "teacher that each site trains further on its own images (--teacher#self_training#epochs 10)."
+    )
+    found = []
+    if held_out is not None and held_out < LOW:
+        found.append(
+            Advice(
+                f"On public images that it was not fitted on, the teacher's Dice is {_score(held_out)}: it has not "
+                "learned the task. Look whether the public masks belong to their images (the data report of `samfed "
+                "prepare` shows them), then fit longer (--teacher#epochs) or on more images."
+            )
+        )
+    if low:
+        named = " and ".join(f"{_score(dice)} at {site}" for site, dice in low.items())
+        wrong = "finds nothing that is right" if not any(low.values()) else "is wrong more often than right"
+        where = f"at {len(low)} of {len(dices)} sites (Dice {named})"
+        found.append(Advice(f"The teacher {wrong} {where}, and students learn from its masks. {mends}"))
+    return found
+
+
+def _student_behind(run: RunData) -> list[Advice]:
+    gaps = {name: gap for name, gap in _gaps(run).items() if gap[0] < gap[1] - BEHIND}
+    if not gaps:
+        return []
+    named = ", ".join(f"{_score(student)} and {_score(teacher)} {name}" for name, (student, teacher) in gaps.items())
+    return [
+        Advice(
+            f"The student stays far behind its teacher (test Dice {named}). It may need more steps (--rounds, "
+            "--local_steps), larger images (--image_size) or a larger network (--network_name); the report's figure of "
+            "trust shows whether it learns from SAM at all."
+        )
+    ]
+
+
+def _teacher_is_better(run: RunData) -> list[Advice]:
+    average = _gaps(run).get(AVERAGE)
+    if average is None or average[1] <= average[0]:
+        return []
+    teacher = run.results["teacher"]
+    took = [cost["milliseconds"] for cost in run.results.get("costs", {}).values()]
+    cost = ""
+    if took and "milliseconds" in teacher:
+        cost = f" An image takes it {teacher['milliseconds']:.0f} ms on one thread, the student {max(took):.0f} ms."
+    text = (
+        f"The teacher itself is better than the student on the same test images (Dice {_score(average[1])}, the "
+        f"student's {_score(average[0])}). On a machine that can run SAM, the teacher can be run instead.{cost}"
+    )
+    if teacher.get("adapt") == "none":
+        return [Advice(f"{text} `samfed teach` makes the file that `samfed infer --model` runs.")]
+    if "self_training_epochs" in teacher:
+        text += " Each site's own lies in its soft-mask store, teachers/."
+    words = ["samfed", "infer", "BUNDLE", "IMAGES", "--output-dir", "MASKS", "--model", _adapter(run)]
+    return [Advice(text, shlex.join(words))]
+
+
+def _nobody_knows(run: RunData) -> list[Advice]:
+    low = {}
+    for site in run.sites:
+        rows = run.disagreement(site)
+        if rows and (dice := sum(row["dice"] for row in rows) / len(rows)) < LOW:
+            low[site] = dice
+    if not low:
+        return []
+    named = ", ".join(f"{_score(dice)} at {site}" for site, dice in low.items())
+    return [
+        Advice(
+            f"Student and teacher draw different masks where no mask says who is right (Dice between them {named}): "
+            "look at these sites' images in the report before you use either."
+        )
+    ]
+
+
+AVERAGE = "on average"
+
+
+def _gaps(run: RunData) -> dict[str, tuple[float, float]]:
+    """Test Dice of student and teacher, on average and by site, where both are known."""
+    alone = teacher_alone(run.results)
+    if alone is None:
+        return {}
+    tables: dict[str, tuple[Any, Any]] = {AVERAGE: (run.results["average"], alone["average"])}
+    tables |= {f"at {site}": (run.results["sites"][site], splits) for site, splits in alone["sites"].items() if splits}
+    dices = {name: tuple(one["test"]["dice"] for one in both) for name, both in tables.items()}
+    return {name: (student, teacher) for name, (student, teacher) in dices.items() if None not in (student, teacher)}
+
+
+def _adapter(run: RunData) -> str:
+    """The file of the teacher, where the run's folder or command says which it is."""
+    given = run.setting("adapter")
+    if isinstance(given, str):
+        return given
+    cache = Path(run.setting("cache_dir") or run.folder / "cache")
+    found = sorted((cache / "teacher").glob("*.safetensors"))
+    return str(found[0]) if len(found) == 1 else "ADAPTER.safetensors"
+
+
+def _score(dice: float) -> str:
+    return f"{dice:.3f}" if dice else "0"

@@ -1,0 +1,105 @@
+"""What a run's numbers ask for, in words."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from samfed_monai.reports import RunData
+from samfed_monai.reports.advice import advice_on
+from samfed_monai.reports.costs import costs_of
+
+
+@pytest.fixture
+def run(run_folder, tmp_path):
+    """A run of four sites, its student 0.8 and its teacher 0.78 everywhere, in a folder without anything else."""
+    run = RunData.read(run_folder)
+    results = copy.deepcopy(run.results)
+    for site in results["sites"]:
+        results["sites"][site]["test"]["dice"] = 0.8
+        results["teacher"]["sites"][site]["test"]["dice"] = 0.78
+    results["average"]["test"]["dice"] = 0.8
+    return RunData(tmp_path, results)
+
+
+def told(run: RunData) -> list[str]:
+    return [str(advice) for advice in advice_on(run)]
+
+
+def set_teacher(run: RunData, **dices: float) -> None:
+    for site, dice in dices.items():
+        run.results["teacher"]["sites"][site]["test"]["dice"] = dice
+
+
+def test_nothing_is_said_where_nothing_is_out_of_order(run):
+    assert told(run) == []
+    run.results["teacher"] = None
+    assert told(run) == []
+
+
+def test_a_teacher_below_one_half_is_told_with_its_sites_and_what_helps(run):
+    set_teacher(run, Porto=0.0, Basel=0.4996)
+    (text,) = told(run)
+    assert "wrong more often than right at 2 of 4 sites (Dice 0.500 at Basel and 0 at Porto)" in text
+    assert "--teacher#self_training#epochs 10" in text
+    run.results["teacher"]["adapt"] = "none"
+    assert "--teacher_adapt lora" in told(run)[0]
+    set_teacher(run, Porto=0.5, Basel=0.5)
+    assert told(run) == []
+
+
+def test_a_fit_that_failed_is_told_where_no_site_has_a_mask(run):
+    run.results["teacher"]["sites"], run.results["teacher"]["after"] = {}, {"held_out": 0.2}
+    (text,) = told(run)
+    assert text.startswith("On public images that it was not fitted on, the teacher's Dice is 0.200")
+
+
+@pytest.mark.parametrize(("teacher", "told_so"), [(0.84, False), (0.851, True)])
+def test_a_student_more_than_0_05_behind_is_told(run, teacher, told_so):
+    set_teacher(run, Basel=teacher)
+    texts = " ".join(told(run))
+    assert ("far behind its teacher (test Dice 0.800 and 0.851 at Basel)" in texts) is told_so
+
+
+def test_a_better_teacher_can_be_run_and_the_command_says_how(run):
+    set_teacher(run, **dict.fromkeys(run.results["sites"], 0.81))
+    run.results["teacher"].update(milliseconds=409.4, parameters=9_830_000)
+    run.results["costs"] = {"mobile_sam_fpn": {"parameters": 5_220_000, "milliseconds": 93.6}}
+    (text,) = told(run)
+    assert "better than the student on the same test images (Dice 0.810, the student's 0.800)" in text
+    assert "An image takes it 409 ms on one thread, the student 94 ms." in text
+    assert text.endswith("samfed infer BUNDLE IMAGES --output-dir MASKS --model ADAPTER.safetensors")
+    (run.folder / "cache" / "teacher").mkdir(parents=True)
+    fitted = run.folder / "cache" / "teacher" / "ab.safetensors"
+    fitted.write_bytes(b"")
+    assert told(run)[0].endswith(f"--model {fitted}")
+    run.results["command"] = "samfed federate samfed_skin --adapter 'my teacher.safetensors'"
+    assert told(run)[0].endswith("--model 'my teacher.safetensors'")
+
+
+def test_masks_far_apart_where_nobody_knows_are_told(run):
+    own = run.folder / "evaluation" / "best" / "Porto" / "unlabelled"
+    own.mkdir(parents=True)
+    (own / "disagreement.csv").write_text("id,image_sha256,dice,mask\na,00,0.2,\nb,01,0.6,\n")
+    (text,) = told(run)
+    assert "(Dice between them 0.400 at Porto)" in text
+
+
+def test_costs_add_up_to_the_whole(run):
+    run.results["seconds"].update(teacher=10.0, soft_masks=20.0, warm_start=0.0, training=50.0, evaluation=10.0)
+    run.results["seconds"].update(controller=5.0, server=0.0, total=100.0)
+    run.results["traffic"] = {"up_bytes": 100, "down_bytes": 300, "up_bytes_before": 1, "down_bytes_before": 20}
+    costs = costs_of(run.results)
+    assert [(row["title"], row["seconds"]) for row in costs["seconds"]] == [
+        ("Teacher", 10.0),
+        ("Soft masks", 20.0),
+        ("Training at the sites", 50.0),
+        ("Evaluation", 10.0),
+        ("Aggregation and storing", 5.0),
+        ("Checks and the rest", 5.0),
+    ]
+    assert sum(row["share"] for row in costs["seconds"]) == pytest.approx(1)
+    assert costs["traffic"][0] == {"title": "Before the rounds", "up": 1, "down": 20}
+    assert costs["traffic"][-1] == {"title": "All", "up": 101, "down": 320}
+    assert costs["images"] == []
