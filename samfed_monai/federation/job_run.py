@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from samfed_monai.config.parse import MISSING, flat, follow
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import canonical_hash, sha256_file, write_json
+from samfed_monai.core.run_log import RunLog
 from samfed_monai.data import DataList
 from samfed_monai.federation.controller import RoundController, quorum_of, quorum_problems
 from samfed_monai.federation.fingerprint import list_paper, shared_papers
@@ -130,6 +131,10 @@ class JobRun:
 
     def run(self, transport: Callable[[Plan], Transport] | None = None) -> dict[str, Any]:
         """See :meth:`FederatedJob.run`."""
+        with RunLog().kept(shlex.join(sys.argv)) as log:
+            return self._run(transport, log)
+
+    def _run(self, transport: Callable[[Plan], Transport] | None, log: RunLog) -> dict[str, Any]:
         started = time.perf_counter()
         plan, places = self.plan, self.places
         if transport is not None:
@@ -152,6 +157,7 @@ class JobRun:
         folder = RunFolder(places.output_dir)
         settings, seeds = self._settings(cast, adapt), {"seed": plan.seed}
         with folder.open(settings, versions=versions(), hashes=hashes, seeds=seeds):
+            log.into(folder.path)
             check_data(
                 datalist if transport is None else datalist.for_server(), places.data_root, cache_dir=places.cache
             )

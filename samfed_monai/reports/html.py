@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from samfed_monai.config.variants import EXCHANGES
 from samfed_monai.core.io import write_bytes, write_text
+from samfed_monai.core.run_log import RunLog
 from samfed_monai.reports import style
 from samfed_monai.reports.advice import advice_on
 from samfed_monai.reports.compare import teacher_alone
@@ -55,12 +56,17 @@ class Report:
         self.datalist, self.data_root, self.overlays = datalist, data_root, overlays
 
     def write(self) -> Path:
-        """Renders the report and returns its path.
+        """Renders the report and returns its path; what it logs is in the run's ``run.log``, too.
 
         Raises:
             Refused: there is no ``results.json``, or it does not follow the schema.
         """
         run = RunData.read(self.run_folder)
+        with RunLog().kept() as log:
+            log.into(self.run_folder)
+            return self._write(run)
+
+    def _write(self, run: RunData) -> Path:
         figures = run_figures(run)
         overlays: list[Overlay] = []
         own: list[OwnImages] = []

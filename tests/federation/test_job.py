@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import shutil
 import time
 from pathlib import Path
@@ -46,8 +47,11 @@ def job(federation: Path, output: Path, **knobs: Any) -> FederatedJob:
     return FederatedJob(**{**settings, **knobs})
 
 
-def test_a_run_leaves_everything_that_the_readme_names(small_federation, tmp_path):
-    results = job(small_federation, tmp_path / "run").run()
+def test_a_run_leaves_everything_that_the_readme_names(small_federation, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "samfed_monai"):
+        results = job(small_federation, tmp_path / "run").run()
+    logged = (tmp_path / "run" / "run.log").read_text()
+    assert logged.count("INFO    round 1 of 2: validation Dice") == logged.count("INFO    round 2 of 2:") == 1
     assert validate_results(results) == []
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
     assert results["teacher"] is None
@@ -115,10 +119,12 @@ def test_the_oracle_reads_the_labels_that_the_list_has(small_federation, tmp_pat
 
 def test_another_configuration_in_the_same_folder_is_refused_by_name(small_federation, tmp_path):
     job(small_federation, tmp_path, rounds=1).run()
+    logged = (tmp_path / "run.log").read_text()
     with pytest.raises(Refused, match=r"config#update_guard#limit: expected nothing, as in run\.json, found 0\.5"):
         job(small_federation, tmp_path, update_guard={"limit": 0.5}).run()
     with pytest.raises(Refused, match=r"config#client#learning_rate.*as in run\.json"):
         job(small_federation, tmp_path, rounds=1, client={**CLIENT, "learning_rate": 0.1}).run()
+    assert (tmp_path / "run.log").read_text() == logged, "it is the other run's"
 
 
 @pytest.mark.parametrize(

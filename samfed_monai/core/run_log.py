@@ -1,0 +1,82 @@
+"""``run.log`` of a run's folder: what the commands that worked on it logged, with times."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import MemoryHandler
+from pathlib import Path
+
+from samfed_monai.core.errors import SamFedError
+
+NAME = "run.log"
+PACKAGE = "samfed_monai"
+FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
+_BEFORE = 10_000  # records that wait for a folder; a run logs some tens before it has one
+
+
+class RunLog:
+    """Keeps records of this package, and warnings of others, and writes them once a folder is known.
+
+    Records that come before :meth:`into` wait: a command that is refused its folder, because it is another run's,
+    leaves nothing in it. A file that cannot be written (a full disk) ends no run: it is told once on standard error by
+    ``logging`` itself. Records below INFO are not kept, and the audit's are in ``audit.jsonl``.
+    """
+
+    def __init__(self) -> None:
+        self._waiting = MemoryHandler(_BEFORE, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+        self._waiting.setLevel(logging.INFO)
+        self._waiting.addFilter(lambda record: not record.name.startswith(f"{PACKAGE}.audit"))
+        self._others = _Others(self._waiting)
+        self._file: logging.FileHandler | None = None
+
+    def into(self, folder: str | Path) -> None:
+        """Appends what was kept, and from now on everything, to ``run.log`` of the folder."""
+        self._file = logging.FileHandler(Path(folder) / NAME, encoding="utf-8", delay=True)
+        self._file.setFormatter(logging.Formatter(FORMAT))
+        self._waiting.setTarget(self._file)
+        self._waiting.flush()
+        self._waiting.capacity = 1  # one record at a time: a killed run has its last line
+
+    @contextmanager
+    def kept(self, title: str = "") -> Iterator[RunLog]:
+        """Listens for the time of a block; the error that ends it is the last record.
+
+        Args:
+            title: a first record that nobody else is shown, for instance the command.
+        """
+        if title:
+            self._add(logging.INFO, title)
+        package, root = logging.getLogger(PACKAGE), logging.getLogger()
+        package.addHandler(self._waiting)
+        root.addHandler(self._others)
+        try:
+            yield self
+        except BaseException as error:
+            told = isinstance(error, (SamFedError, KeyboardInterrupt))
+            text = str(error) or type(error).__name__ if told else "".join(traceback.format_exception(error)).rstrip()
+            self._add(logging.ERROR, text)
+            raise
+        finally:
+            package.removeHandler(self._waiting)
+            root.removeHandler(self._others)
+            self._waiting.close()
+            if self._file is not None:
+                self._file.close()
+
+    def _add(self, level: int, text: str) -> None:
+        self._waiting.handle(logging.LogRecord(PACKAGE, level, "", 0, text, (), None))
+
+
+class _Others(logging.Handler):
+    """Hands on warnings of other packages; this package's own records come from its own logger."""
+
+    def __init__(self, target: logging.Handler) -> None:
+        super().__init__(logging.WARNING)
+        self._target = target
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name.partition(".")[0] != PACKAGE:
+            self._target.handle(record)

@@ -1,0 +1,75 @@
+"""What a run logs is in its folder, with times, and in no other's."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import pytest
+
+from samfed_monai.core.errors import Stopped
+from samfed_monai.core.run_log import NAME, RunLog
+
+LINE = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} "
+OURS = logging.getLogger("samfed_monai.somewhere")
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_command():
+    logger = logging.getLogger("samfed_monai")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def test_records_from_before_the_folder_are_there_with_times(tmp_path):
+    with RunLog().kept() as log:
+        OURS.info("first %d", 1)
+        log.into(tmp_path)
+        OURS.warning("second")
+        OURS.debug("not kept")
+        assert re.fullmatch(f"{LINE}INFO    first 1\n{LINE}WARNING second\n", (tmp_path / NAME).read_text())
+    OURS.info("after the block")
+    assert len((tmp_path / NAME).read_text().splitlines()) == 2
+    with RunLog().kept() as log:
+        log.into(tmp_path)
+        OURS.info("another command")
+    assert len((tmp_path / NAME).read_text().splitlines()) == 3, "a file is appended to"
+
+
+@pytest.mark.parametrize("propagates", [True, False])
+def test_other_packages_warnings_are_kept_and_ours_once(tmp_path, propagates):
+    logging.getLogger("samfed_monai").propagate = propagates
+    with RunLog().kept() as log:
+        log.into(tmp_path)
+        OURS.warning("ours")
+        logging.getLogger("monai.x").warning("theirs")
+        logging.getLogger("monai.x").info("their small talk")
+        logging.getLogger("samfed_monai.audit").info("of the audit")
+    assert [line[-6:] for line in (tmp_path / NAME).read_text().splitlines()] == ["G ours", "theirs"]
+
+
+def fail(error: BaseException, folder: Path | None = None) -> None:
+    with RunLog().kept("samfed federate …") as log:
+        if folder is not None:
+            log.into(folder)
+        raise error
+
+
+def test_the_command_is_the_first_line_and_the_error_that_ended_it_the_last(tmp_path):
+    with pytest.raises(Stopped):
+        fail(Stopped("the disk is full", "make room"), tmp_path)
+    first, second, *_ = (tmp_path / NAME).read_text().splitlines()
+    assert (first[32:], second[32:]) == ("samfed federate …", "stopped: the disk is full")
+    with pytest.raises(ZeroDivisionError):
+        fail(ZeroDivisionError("division by zero"), tmp_path)
+    text = (tmp_path / NAME).read_text()
+    assert "Traceback" in text
+    assert text.endswith("ZeroDivisionError: division by zero\n")
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Stopped):
+        fail(Stopped("refused its folder", ""))
+    assert list(tmp_path.iterdir()) == []
