@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -239,6 +239,7 @@ class RoundController:
         skip_empty: whether sites leave images with an empty mask out of HD95, so that averages can weigh it.
         resume_hint: what a user types to go on, for messages.
         progress: where progress is shown; ``None`` shows it on a terminal only.
+        on_round: called with the records of all rounds after each that is stored; it must not raise.
 
     Raises:
         Refused: no rounds, a quorum that the sites cannot reach, or one site without ``allow_single_site``; in
@@ -261,7 +262,9 @@ class RoundController:
         skip_empty: bool = False,
         resume_hint: str = "run the same command again",
         progress: Progress | None = None,
+        on_round: Callable[[Sequence[Mapping[str, Any]]], None] = lambda _: None,
     ) -> None:
+        self.on_round = on_round
         self.transport, self.strategy, self.folder = transport, strategy, folder
         self.rounds, self.seed, self.timeout = rounds, seed, timeout
         self.resume_hint, self.progress = resume_hint, progress or Progress()
@@ -299,6 +302,7 @@ class RoundController:
                 with self.progress.rounds(self.rounds, len(records)) as bar:
                     for round in range(len(records), self.rounds):
                         records.append(self._round(round, records, termination))
+                        self.on_round(records)
                         bar.update()
                 return self._result(records)
         except KeyboardInterrupt:

@@ -32,6 +32,7 @@ from samfed_monai.federation.site import Shared, SiteNode
 from samfed_monai.federation.site_teacher import adapter_message
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.warm_start import warm_start
+from samfed_monai.federation.watching import Watching
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import cost_of
 from samfed_monai.networks.fpn import BASE
@@ -174,7 +175,8 @@ class JobRun:
                 trunk = self._trunk(begins, datalist)
                 controller = self._ready(before, folder, cast, carrier, datalist, trunk)
                 prepared = before.traffic()
-                result = controller.run()
+                with Watching(folder.path) as controller.on_round:
+                    result = controller.run()
             results = build_results(
                 variant=plan.variant,
                 rounds=plan.rounds,

@@ -1,0 +1,129 @@
+"""What can be watched of a run: scalars by tag, a picture, and neither of them ever ends a run."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from samfed_monai.federation import watching
+from samfed_monai.federation.run_folder import RunFolder, round_record, site_record
+from samfed_monai.federation.watching import PICTURE, TENSORBOARD, Watching, scalars_of
+from samfed_monai.protocol import Envelope, Failure, Kind
+from samfed_monai.protocol.transport import Traffic
+
+EMPTY = {"both": 0, "prediction": 0, "label": 0}
+
+
+def scores(dice: float, n: int) -> dict:
+    return {"dice": dice, "iou": dice, "hd95": 3.0, "n": n, "empty": EMPTY}
+
+
+def record(round: int, *, scored: bool = True) -> dict:
+    """Two sites and one that failed; ``b`` has three times as many validation images as ``a``."""
+    metrics = {"seconds": 2.0, "term_supervised": 0.25}
+    validation = {"a": scores(0.5 + round / 10, 1), "b": scores(0.9, 3)} if scored else {}
+    sites = {
+        site: site_record(
+            Envelope(Kind.WEIGHTS, site, round, 3, n=4, metrics=metrics),
+            validation.get(site),
+            None,
+            Traffic(up=2_000_000, down=500_000),
+        )
+        for site in ("a", "b")
+    }
+    sites["c"] = site_record(Failure("c", "late"), None, "late", None)
+    return round_record(round, 3, sites, {"training": 4.0, "evaluation": 1.0})
+
+
+def test_scalars_of_a_round():
+    assert scalars_of(record(0)) == pytest.approx(
+        {
+            "dice/a": 0.5,
+            "dice/b": 0.9,
+            "dice/mean": 0.8,  # (0.5 + 3 * 0.9) / 4
+            "terms/supervised/a": 0.25,
+            "terms/supervised/b": 0.25,
+            "seconds/training": 4.0,
+            "seconds/evaluation": 1.0,
+            "MB/up": 4.0,
+            "MB/down": 1.0,
+        }
+    )
+    assert not any(tag.startswith("dice") for tag in scalars_of(record(0, scored=False)))
+
+
+class Writer:
+    """What is called of TensorBoard's own."""
+
+    made: list[Writer] = []  # noqa: RUF012 - of one test
+
+    def __init__(self, log_dir: str, purge_step: int) -> None:
+        self.log_dir, self.purge_step, self.scalars, self.calls = log_dir, purge_step, {}, []
+        Writer.made.append(self)
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        self.scalars[tag, step] = value
+
+    def flush(self) -> None:
+        self.calls.append("flush")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    Writer.made = []
+    monkeypatch.setattr(watching, "find_spec", lambda name: name == TENSORBOARD or None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+
+
+def watch(folder, *records) -> None:
+    with Watching(folder) as show:
+        for count in range(1, len(records) + 1):
+            RunFolder(folder).write_table(records[:count])
+            show(records[:count])
+
+
+def test_each_round_is_written_once_and_the_picture_replaced(tmp_path, installed):
+    watch(tmp_path, record(0), record(1))
+    (writer,) = Writer.made
+    assert (writer.log_dir, writer.purge_step) == (str(tmp_path / TENSORBOARD), 0)
+    assert writer.scalars["dice/a", 1] == pytest.approx(0.6)
+    assert {step for _, step in writer.scalars} == {0, 1}
+    assert writer.calls == ["flush", "flush", "close"]
+    assert Image.open(tmp_path / PICTURE).size[0] < 700
+    with Watching(tmp_path) as show:  # the run goes on
+        show([record(0), record(1), record(2)])
+    assert Writer.made[1].purge_step == 2
+
+
+def test_where_it_is_not_installed_nothing_happens(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(watching, "find_spec", lambda name: None)
+    with caplog.at_level(logging.WARNING):
+        watch(tmp_path, record(0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["federation.csv", PICTURE]
+    assert caplog.records == []
+
+
+def test_sites_without_masks_have_a_picture_of_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(watching, "find_spec", lambda name: None)
+    watch(tmp_path, record(0, scored=False), record(1, scored=False))
+    assert (tmp_path / PICTURE).is_file()
+
+
+def test_what_fails_is_told_once_and_the_rest_goes_on(tmp_path, installed, monkeypatch, caplog):
+    def broken(*_: object) -> None:
+        raise TypeError("Descriptors cannot be created directly")
+
+    monkeypatch.setattr(Writer, "add_scalar", broken)
+    with caplog.at_level(logging.WARNING):
+        watch(tmp_path, record(0), record(1))
+    assert [r.getMessage() for r in caplog.records] == [
+        "tensorboard is not written any more: TypeError: Descriptors cannot be created directly"
+    ]
+    assert (tmp_path / PICTURE).is_file()
