@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
+
+if TYPE_CHECKING:
+    from samfed_monai.reports.html import Report
 
 
 def add_report_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -22,6 +28,9 @@ def add_report_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
     parser.add_argument("--no-overlays", action="store_true", help="leave test images and their ids out")
     parser.add_argument("--output-dir", type=Path, help="folder of a comparison (default: beside the first run)")
     parser.add_argument("--title", help="heading of a comparison")
+    parser.add_argument(
+        "--watch", action="store_true", help="of a run at work: write its report anew after every round, until it ends"
+    )
     parser.set_defaults(run=report)
     return parser
 
@@ -32,7 +41,10 @@ def report(args: argparse.Namespace) -> int:
     if len(args.runs) == 1:
         from samfed_monai.reports.html import Report
 
-        run = Report(args.runs[0], datalist=args.datalist, data_root=args.data_root, overlays=not args.no_overlays)
+        told = {"datalist": args.datalist, "data_root": args.data_root, "overlays": not args.no_overlays}
+        run = Report(args.runs[0], **told, unfinished=args.watch)
+        if args.watch:
+            return watch(run)
         sys.stdout.write(f"{run.write()}\n")
         return 0
     from samfed_monai.reports.compare import comparison_table
@@ -44,10 +56,38 @@ def report(args: argparse.Namespace) -> int:
     return 0
 
 
+def watch(report: Report, seconds: float = 2.0) -> int:
+    """Writes a run's report whenever a round was stored, and once more when the run is finished; Ctrl-C ends it, too.
+
+    Args:
+        report: of the run, which may not have begun.
+        seconds: between two looks at the run's folder.
+
+    Raises:
+        Refused: there is no such folder.
+    """
+    from samfed_monai.reports.so_far import stored_rounds
+
+    folder, written = report.run_folder, 0
+    if not folder.is_dir():
+        raise Refused([Problem(str(folder), found="no such folder", expected="that of a run at work")])
+    with suppress(KeyboardInterrupt):
+        while not (folder / "results.json").is_file():
+            rounds = stored_rounds(folder)
+            if rounds != written:  # fewer, too: a run may be begun anew
+                written = rounds
+                if rounds:
+                    sys.stdout.write(f"{rounds} rounds: {report.write()}\n")
+                    sys.stdout.flush()
+            time.sleep(seconds)
+        sys.stdout.write(f"finished: {report.write()}\n")
+    return int(ExitCode.DONE)
+
+
 def _refuse_what_does_not_fit(args: argparse.Namespace) -> None:
     problems, one = Problems(), len(args.runs) == 1
     form = "the report of one run" if one else "a comparison"
-    for name in ("output_dir", "title") if one else ("datalist", "data_root", "no_overlays"):
+    for name in ("output_dir", "title") if one else ("datalist", "data_root", "no_overlays", "watch"):
         if getattr(args, name):
             problems.add(f"--{name.replace('_', '-')}", found=f"it with {form}", expected="no such option there")
     problems.refuse_if_any()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.variants import EXCHANGES
 from samfed_monai.core.io import write_bytes, write_text
@@ -38,6 +38,7 @@ class Report:
         datalist: data list for the overlays; ``None`` takes what ``run.json`` names.
         data_root: folder of the images, likewise.
         overlays: whether to show test images; ``False`` leaves every image and id out of the report.
+        unfinished: take a run that goes on as far as its stored rounds go; images are shown when it has ended.
 
     Example::
 
@@ -51,8 +52,9 @@ class Report:
         datalist: str | Path | None = None,
         data_root: str | Path | None = None,
         overlays: bool = True,
+        unfinished: bool = False,
     ) -> None:
-        self.run_folder = Path(run_folder)
+        self.run_folder, self.unfinished = Path(run_folder), unfinished
         self.datalist, self.data_root, self.overlays = datalist, data_root, overlays
 
     def write(self) -> Path:
@@ -61,7 +63,9 @@ class Report:
         Raises:
             Refused: there is no ``results.json``, or it does not follow the schema.
         """
-        run = RunData.read(self.run_folder)
+        run = RunData.read(self.run_folder, unfinished=self.unfinished)
+        if run.planned is not None:  # its log is the run's own, for which a page a round is nothing new
+            return self._write(run)
         with RunLog().kept() as log:
             log.into(self.run_folder)
             return self._write(run)
@@ -71,7 +75,9 @@ class Report:
         overlays: list[Overlay] = []
         own: list[OwnImages] = []
         notes = ["all sites: left out on request"]
-        if self.overlays:
+        if run.planned is not None:
+            notes = []
+        elif self.overlays:
             places = {name: getattr(self, name) or run.setting(name) for name in ("datalist", "data_root")}
             overlays, notes = make_overlays(run, **places)
             own, unread = make_own_images(run, **places)
@@ -130,6 +136,8 @@ def render(
 def headlines(run: RunData) -> list[tuple[str, str, str]]:
     """The numbers on top: what, how much, and the small print."""
     results = run.results
+    if run.planned is not None:
+        return _headlines_so_far(results)
     average, worst = results["average"]["test"], results["worst"]["test"]
     found = [("Dice, average", style.as_score(average["dice"]), f"{average['n']} test images")]
     if worst:
@@ -144,6 +152,17 @@ def headlines(run: RunData) -> list[tuple[str, str, str]]:
         if splits.get("test", {}).get("n"):
             found.append(("Dice, unseen", style.as_score(splits["test"]["dice"]), f"{name}, it took no part"))
     return found
+
+
+def _headlines_so_far(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    average, worst = results["average"]["validation"], results["worst"]["validation"]
+    best = f"round {results['models']['best']['round']}, {average['n']} validation images"
+    found = [("Best Dice so far", style.as_score(average["dice"]), best)]
+    if worst:
+        found.append(("Dice, worst site", style.as_score(worst["dice"]), f"{worst['site']}, {worst['n']} images"))
+    found.append(("Time", style.as_seconds(results["seconds"]["total"]), "in rounds"))
+    traffic = results["traffic"]["up_bytes"] + results["traffic"]["down_bytes"]
+    return [*found, ("Traffic", style.as_bytes(traffic), "both directions")]
 
 
 def environment() -> Environment:

@@ -12,6 +12,7 @@ from typing import Any
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import canonical_hash, read_json
 from samfed_monai.core.table import from_csv
+from samfed_monai.reports.so_far import results_so_far, stored_rounds
 from samfed_monai.results.schema import validate_results
 
 TERM = "term_"
@@ -95,6 +96,7 @@ class RunData:
         run: content of ``run.json``; empty where there is none.
         rounds: rows of ``federation.csv``.
         about: content of ``compare.json``, which a comparison leaves in its runs: ``row``, ``title``, ``note``, …
+        planned: rounds that a run will have which goes on; ``None`` of a finished one.
     """
 
     folder: Path
@@ -102,16 +104,25 @@ class RunData:
     run: dict[str, Any] = field(default_factory=dict)
     rounds: list[RoundRow] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
+    planned: int | None = None
 
     @classmethod
-    def read(cls, folder: str | Path) -> RunData:
+    def read(cls, folder: str | Path, *, unfinished: bool = False) -> RunData:
         """Reads a run folder.
+
+        Args:
+            folder: of the run.
+            unfinished: take a run that has no ``results.json`` as far as its stored rounds go.
 
         Raises:
             Refused: there is no ``results.json``, or it does not follow the schema (every departure is listed).
         """
         folder = Path(folder)
         path = folder / "results.json"
+        if not path.is_file() and unfinished and stored_rounds(folder):
+            rounds, run = read_federation(folder / "federation.csv"), read_json(folder / "run.json")
+            planned = run["config"].get("rounds")
+            return cls(folder, results_so_far(folder), run, rounds, planned=planned)
         if not path.is_file():
             mend = "name a finished run; an interrupted one goes on with the command that started it"
             raise Refused([Problem(str(folder), found="no results.json", expected="a finished run folder", mend=mend)])
