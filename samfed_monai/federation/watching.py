@@ -83,7 +83,8 @@ class Watching:
             write_bytes(self.folder / PICTURE, picture)
 
     def _write_scalars(self, records: Sequence[Mapping[str, Any]]) -> None:
-        if find_spec(TENSORBOARD) is None:
+        package = find_spec(TENSORBOARD)
+        if package is None or package.origin is None:  # without an origin it is a mere folder, for instance a run's
             return
         record = records[-1]
         if self._writer is None:

@@ -78,7 +78,7 @@ class Writer:
 @pytest.fixture
 def installed(monkeypatch):
     Writer.made = []
-    monkeypatch.setattr(watching, "find_spec", lambda name: name == TENSORBOARD or None)
+    monkeypatch.setattr(watching, "find_spec", lambda name: SimpleNamespace(origin=f"{name}/__init__.py"))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
 
 
@@ -102,8 +102,9 @@ def test_each_round_is_written_once_and_the_picture_replaced(tmp_path, installed
     assert Writer.made[1].purge_step == 2
 
 
-def test_where_it_is_not_installed_nothing_happens(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(watching, "find_spec", lambda name: None)
+@pytest.mark.parametrize("found", [None, SimpleNamespace(origin=None)])  # nothing, or a run's own folder
+def test_where_it_is_not_installed_nothing_happens(tmp_path, monkeypatch, caplog, found):
+    monkeypatch.setattr(watching, "find_spec", lambda name: found)
     with caplog.at_level(logging.WARNING):
         watch(tmp_path, record(0))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["federation.csv", PICTURE]
