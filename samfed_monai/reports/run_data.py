@@ -203,7 +203,7 @@ class RunData:
         if not path.is_file():
             return []
         with path.open(encoding="utf-8", newline="") as stream:
-            return [{**row, "dice": float(row["dice"])} for row in csv.DictReader(stream)]
+            return [{**row, "dice": float(row["dice"])} for row in from_csv(stream)]
 
     def evaluation(self, site: str, *, split: str = "test", model: str | None = None) -> Path:
         """The folder of one site's evaluation."""
