@@ -38,6 +38,8 @@ LIGHT_PLAN := --rounds 10 --local_steps 12 --overlays false
 # Three times as many steps, which is the bundles' default now.
 LIGHT_LONG_ROWS ?= samfed,dp_only,oracle,no_sam
 LIGHT_LONG := --rounds 10 --local_steps 36 --overlays false
+# The same with soft masks that the sites renew once, as the mean of SAM's and the global student's.
+LIGHT_RENEWED := $(LIGHT_LONG) --renewal\#after [4]
 light-compare = @$(BIN)/samfed compare samfed_$(1) --variants $(4) --seeds $(LIGHT_SEEDS) --jobs $(LIGHT_JOBS) \
     --datalist "$(LIGHT_RUN)/$(1).json" --data-root "$(2)" --cache-dir "$(LIGHT_RUN)/cache" --adapter "$(LIGHT_RUN)/$(1).safetensors" \
     --output-dir "$(LIGHT_RUN)/$(1)$(5)" $(3) $(call record,light-$(1)$(5),$(LIGHT_RUN)/$(1)$(5))
@@ -48,6 +50,7 @@ light: light-teachers
 	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT_PLAN),$(LIGHT_ROWS))
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_LONG),$(LIGHT_LONG_ROWS),-long)
 	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT_LONG),$(LIGHT_LONG_ROWS),-long)
+	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_RENEWED),samfed,-renewed)
 	@$(MAKE) light-page
 
 light-teachers: $(VENV)/.package
@@ -73,6 +76,7 @@ light-page: $(VENV)/.package
 	    --command 'make light SAMFED_DATA=DATA' \
 	    $(call light-section,Polyps: ColonDB is public; ClinicDB and Kvasir are the hospitals,polyp,$(LIGHT_PLAN),$(LIGHT_ROWS)) \
 	    $(call light-section,Polyps with three times as many steps,polyp,$(LIGHT_LONG),$(LIGHT_LONG_ROWS),-long) \
+	    $(call light-section,Polyps with soft masks renewed after four rounds,polyp,$(LIGHT_RENEWED),samfed,-renewed) \
 	    $(call light-section,Skin: four sites of ISIC 2017,skin,$(LIGHT_PLAN),$(LIGHT_ROWS)) \
 	    $(call light-section,Skin with three times as many steps,skin,$(LIGHT_LONG),$(LIGHT_LONG_ROWS),-long) \
 	    --caveat "All images of HSSF's published lists that are at hand: two of four polyp collections; of the lists of skin those images that ISIC 2017 has (66 of 100 public ones) with its masks." \
