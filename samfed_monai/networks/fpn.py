@@ -57,10 +57,14 @@ class FPNDecoder(nn.Module):
         smooth = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.smooth = nn.Sequential(smooth, nn.GroupNorm(_GROUPS, width), nn.SiLU())
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: list[Tensor]) -> Tensor:
         """Features ``(B, channels[i], h_i, w_i)`` to ``(B, width, h_0, w_0)``."""
-        *finer, coarse = (lateral(each) for lateral, each in zip(self.lateral, features, strict=True))
-        for level in reversed(finer):
+        levels = []
+        for index, lateral in enumerate(self.lateral):
+            levels.append(lateral(features[index]))
+        coarse = levels.pop()
+        for _ in range(len(levels)):
+            level = levels.pop()
             coarse = level + F.interpolate(coarse, level.shape[-2:], mode="bilinear", align_corners=False)
         smoothed: Tensor = self.smooth(coarse)
         return smoothed
@@ -82,8 +86,9 @@ class TinyViTFeatures(PyramidEncoder):
             both convolutions at stride 4.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
+    if TYPE_CHECKING:  # torch.jit.script does not read annotations that are strings
+        pixel_mean: Tensor
+        pixel_std: Tensor
 
     def __init__(self, frozen_stages: int = 0) -> None:
         super().__init__()
@@ -129,7 +134,7 @@ class MobileSamFPN(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """``(B, 3, H, W)`` float in [0, 1] to logits ``(B, out_channels, H, W)``; H and W multiples of 32."""
-        if not self.training:
+        if not torch.jit.is_scripting() and not self.training:
             self._forget_biases()
         logits = self.segmentation_head(self.decoder(self.encoder(image)))
         return F.interpolate(logits, image.shape[-2:], mode="bilinear", align_corners=False)
@@ -220,6 +225,7 @@ class Lite0Features(PyramidEncoder):
 
         whole: Any = set_epsilon(create_model("tf_efficientnet_lite0", pretrained=False, in_chans=in_channels))
         self.conv_stem, self.bn1, self.blocks = whole.conv_stem, whole.bn1, whole.blocks[:_STAGES]
+        self.levels = list(_LEVELS)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """``(B, in_channels, H, W)`` in [0, 1] to 24, 40 and 112 channels at strides 4, 8 and 16."""
@@ -227,7 +233,7 @@ class Lite0Features(PyramidEncoder):
         features = []
         for index, block in enumerate(self.blocks):
             x = block(x)
-            if index in _LEVELS:
+            if index in self.levels:
                 features.append(x)
         return features
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 
 
 @dataclass(frozen=True)
 class Intake:
-    """Forward pre-hook that refuses images of a size that the network cannot take, and batches that it cannot train on.
+    """Sizes of images that a network can take, and of batches that it can train on.
 
     Args:
         network: the network's name, for the message.
@@ -28,14 +28,6 @@ class Intake:
     least: int
     least_batch: int = 1
     best: int = 1
-
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        batch, _, height, width = inputs[0].shape
-        problems = Problems()
-        problems.extend(self.of_sides(height=height, width=width))
-        if module.training:
-            problems.extend(self.of_batches(batch_size=batch))
-        problems.refuse_if_any()
 
     def of_sides(self, **sides: int) -> Iterator[Problem]:
         """What is wrong with an image of these sides, in pixels by name; the message has the nearest sizes that fit."""
@@ -69,9 +61,25 @@ class Intake:
 
 
 def require_intake(network: nn.Module, *, multiple: int, least: int, least_batch: int = 1, best: int = 1) -> nn.Module:
-    """Hooks an :class:`Intake` onto ``network``; names in its state dict stay as they are."""
-    network.register_forward_pre_hook(Intake(type(network).__name__, multiple, least, least_batch, best))
+    """Gives ``network`` an :class:`Intake`, which each call of it checks; names in its state dict stay as they are.
+
+    What is exported from it (TorchScript, ``torch.export``, ONNX) does not check: it has no words to refuse with.
+    """
+    network.intake = Intake(type(network).__name__, multiple, least, least_batch, best)  # type: ignore[assignment]
+    network.register_forward_pre_hook(_refuse_unfit)
     return network
+
+
+def _refuse_unfit(network: nn.Module, inputs: tuple[Tensor]) -> None:
+    """Forward pre-hook: ``torch.jit.script`` compiles it, too, and takes its annotations and its branch literally."""
+    if not torch.jit.is_scripting() and not torch.jit.is_tracing():
+        batch, _, height, width = inputs[0].shape
+        problems = Problems()
+        for intake in _intakes(network):
+            problems.extend(intake.of_sides(height=height, width=width))
+            if network.training:
+                problems.extend(intake.of_batches(batch_size=batch))
+        problems.refuse_if_any()
 
 
 def size_advice(network: nn.Module, pixels: int) -> list[str]:
@@ -90,7 +98,8 @@ def batch_problems(network: nn.Module, **batches: int) -> list[Problem]:
 
 
 def _intakes(network: nn.Module) -> list[Intake]:
-    return [hook for hook in network._forward_pre_hooks.values() if isinstance(hook, Intake)]
+    intake = getattr(network, "intake", None)
+    return [intake] if isinstance(intake, Intake) else []
 
 
 #: Names of the last module before the logits, by kind of network; its input are the features.

@@ -1,0 +1,101 @@
+"""MONAI's own exports of the shipped network: TorchScript, ONNX, and TensorRT as far as it goes without a GPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ckpt_export, onnx_export, trt_export
+from numpy.typing import NDArray
+from torch import Tensor
+
+from samfed_monai.data import render_synthetic
+from samfed_monai.data.reading import read_image
+from samfed_monai.networks import client_network
+
+from .conftest import REPOSITORY
+
+BUNDLE = REPOSITORY / "bundles" / "samfed_skin"
+SAME = 1e-3  # logits of this network lie within some ten of 0: float32 sums in another order differ by about 1e-5
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
+    """(2, 3, 224, 224) float in [0, 1]."""
+    folder = tmp_path_factory.mktemp("images")
+    listed = render_synthetic(folder, sites=1, images_per_site=0, public=2, validation=0, test=0, size=(224, 224))
+    pixels = np.stack([np.asarray(read_image(folder / item.image)) for item in listed.public])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+
+
+@pytest.fixture(scope="module")
+def logits(images: Tensor) -> Tensor:
+    """Of the network as the bundle ships it."""
+    network = client_network("mobile_sam_fpn").eval()
+    network.load_state_dict(torch.load(BUNDLE / "models" / "model.pt", weights_only=True))
+    with torch.no_grad():
+        return network(images)
+
+
+def as_monai_is_told(output: Path, **words: Any) -> dict[str, Any]:
+    configs = BUNDLE / "configs"
+    return {
+        "net_id": "network_def",
+        "filepath": str(output),
+        "ckpt_file": str(BUNDLE / "models" / "model.pt"),
+        "meta_file": str(configs / "metadata.json"),
+        "config_file": str(configs / "inference.json"),
+        **words,
+    }
+
+
+@pytest.mark.parametrize("use_trace", [False, True], ids=["scripted", "traced"])
+@pytest.mark.slow
+def test_ckpt_export_gives_the_same_masks_and_carries_metadata(use_trace, images, logits, tmp_path):
+    ckpt_export(**as_monai_is_told(tmp_path / "model.ts", use_trace=use_trace))
+    more = {"metadata.json": "", "inference.json": ""}
+    exported = torch.jit.load(tmp_path / "model.ts", _extra_files=more)
+    with torch.no_grad():
+        found = exported(images)
+    assert (found - logits).abs().max() <= SAME
+    assert torch.equal(found > 0, logits > 0)
+    assert (logits > 0).any()
+    assert (logits < 0).any()
+    assert json.loads(more["metadata.json"])["name"] == "SAM-Fed skin lesion segmentation"
+    assert json.loads(more["inference.json"])["network_name"] == "mobile_sam_fpn"
+
+
+@pytest.mark.slow
+def test_a_scripted_network_takes_every_size_that_the_network_takes(tmp_path):
+    network = client_network("mobile_sam_fpn").eval()
+    scripted = torch.jit.script(network)
+    image = torch.rand(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert (scripted(image) - network(image)).abs().max() <= SAME
+
+
+@pytest.mark.slow
+def test_onnx_export_gives_the_same_masks(images, logits, tmp_path):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    import onnxruntime
+
+    onnx_export(**as_monai_is_told(tmp_path / "model.onnx"))
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    (taken,) = session.get_inputs()
+    found: list[NDArray[np.float32]] = [session.run(None, {taken.name: each[None].numpy()})[0] for each in images]
+    difference = np.abs(np.concatenate(found) - logits.numpy())
+    assert difference.max() <= SAME
+    assert np.array_equal(np.concatenate(found) > 0, logits.numpy() > 0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU it goes on to TensorRT")
+def test_trt_export_loads_the_network_and_stops_at_the_missing_gpu(tmp_path):
+    """What it compiles is what :func:`ckpt_export` scripts, or traces, of the same network."""
+    with pytest.raises(Exception, match="Cannot find any GPU devices"):
+        trt_export(**as_monai_is_told(tmp_path / "model.trt.ts"))
+    assert not list(tmp_path.iterdir())
