@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate",
     "infer",
     "model",
+    "export",
     "report",
     "audit",
     "check",

@@ -130,6 +130,7 @@ def test_help_names_every_command(samfed):
         "compare",
         "evaluate",
         "infer",
+        "export",
         "report",
         "check",
         "variants",

@@ -14,6 +14,7 @@ from samfed_monai.cli.audit import add_audit_parser
 from samfed_monai.cli.check import add_check_parser
 from samfed_monai.cli.compare import add_compare_parser
 from samfed_monai.cli.evaluate import add_evaluate_parser
+from samfed_monai.cli.export import add_export_parser
 from samfed_monai.cli.federate import add_federate_parser
 from samfed_monai.cli.flare import add_flare_parser
 from samfed_monai.cli.infer import add_infer_parser
@@ -59,6 +60,7 @@ ADD_PARSERS = (
     add_evaluate_parser,
     add_infer_parser,
     add_model_parser,
+    add_export_parser,
 )
 
 

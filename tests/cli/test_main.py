@@ -39,6 +39,7 @@ COMMANDS = (
     "evaluate",
     "infer",
     "model",
+    "export",
 )
 FEDERATE = ["federate", "samfed_skin", "--datalist", "l.json", "--data-root", "d", "--rounds", "3", "--output-dir", "r"]
 

@@ -1,0 +1,406 @@
+"""A trained network in formats that run without this package, each measured beside the network that it was made of."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure
+from samfed_monai.core.io import read_json, write_json, write_text
+from samfed_monai.networks.intake import size_problems
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+"""What ONNX needs beside torch: the extra ``export``."""
+SAME_LOGITS = 1e-3
+"""Largest difference of logits, as a share of the largest logit where that is above 1. Float32 sums in another order
+differ by about 1e-5; a network that was exported wrongly differs by whole logits."""
+SAME_MASKS = 0.995
+"""Least Dice of masks in int8 to those of float32, over all images together."""
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_LONGEST_BATCH = 4096  # torch.export asks for a most; nobody segments as many images at once
+_REPEATS = 3
+_FIRST_LINE = 200  # characters of another library's error
+
+
+class Format(str, Enum):
+    """What a network can be exported to."""
+
+    TORCHSCRIPT = "torchscript"
+    """A traced program for ``torch.jit.load`` and LibTorch."""
+    PT2 = "pt2"
+    """A program of ``torch.export``, for ``torch.export.load`` and its compilers."""
+    ONNX = "onnx"
+    """For ONNX Runtime and others."""
+    BUNDLE = "bundle"
+    """A MONAI inference bundle around a TorchScript program: a folder that plain MONAI runs."""
+
+    @property
+    def suffix(self) -> str:
+        """What the name of a file or folder of this format ends in."""
+        return {"torchscript": ".ts", "pt2": ".pt2", "onnx": ".onnx", "bundle": "_bundle"}[self.value]
+
+
+class Int8(str, Enum):
+    """How ONNX Runtime's own quantiser makes an ONNX file's numbers integers of 8 bits."""
+
+    DYNAMIC = "dynamic"
+    """Matrix products, what they take scaled image by image."""
+    STATIC = "static"
+    """Convolutions and matrix products, what they take scaled as sample images ask for."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one form of a network costs, and how far its predictions are from those of the network in float32.
+
+    Args:
+        name: of the form, for a reader.
+        megabytes: of its file, in 10^6 bytes.
+        images_per_second: in batches of the sample images, on the CPU.
+        difference: largest difference of a logit.
+        pixels: share of mask pixels that differ, in [0, 1].
+        dice: of the masks to those in float32, all images together; 1 where both are empty.
+    """
+
+    name: str
+    megabytes: float
+    images_per_second: float
+    difference: float = 0.0
+    pixels: float = 0.0
+    dice: float = 1.0
+
+
+@dataclass(frozen=True)
+class BundleSource:
+    """What an exported bundle takes over from the one that its network belongs to.
+
+    Args:
+        folder: of that bundle.
+        shipped: whether the network is the one that it ships; its metadata's scores, data, authors and licence are not
+            those of another network.
+        threshold: probability from which a pixel is foreground.
+    """
+
+    folder: Path
+    shipped: bool
+    threshold: float = 0.5
+
+
+Run = Callable[[Tensor], Tensor]
+
+
+def export_network(
+    network: nn.Module,
+    to: Format | str,
+    output: str | Path,
+    *,
+    images: Tensor,
+    int8: Int8 | str | None = None,
+    bundle: BundleSource | None = None,
+) -> list[Measured]:
+    """Writes a network in another format, if that predicts the same; nothing is written otherwise.
+
+    What is written takes ``(B, 3, H, W)`` float32 in [0, 1], any B and the H and W of ``images``, and gives logits
+    ``(B, 1, H, W)``. It is read back from the disk and compared with the network, for all images at once and for one
+    alone. It does not check the images that it is given.
+
+    Args:
+        network: to export; it is put into eval mode and moved to the CPU.
+        to: the format.
+        output: a new file, or a new folder for a bundle.
+        images: (B, 3, H, W) float32 in [0, 1], B >= 2: what is compared, timed, and shown to the quantiser.
+        int8: of ONNX: which quantised form to write; ``None`` writes float32. Both are measured in any case.
+        bundle: of a bundle: what it takes over from the one that the network belongs to.
+
+    Returns:
+        the network in float32, then what was written, then, of ONNX, its other forms.
+
+    Raises:
+        Refused: ``output`` exists; a package is missing; the images' size is none of the network's; the format cannot
+            take the network; what was made of it predicts something else.
+        ValueError: a bundle without ``bundle``.
+    """
+    to, output, int8 = Format(to), Path(output), None if int8 is None else Int8(int8)
+    if to is Format.BUNDLE and bundle is None:
+        raise ValueError("export_network: a bundle takes metadata over from another one: bundle=BundleSource(...)")
+    problems = Problems()
+    problems.extend(export_problems(to, output, int8))
+    problems.extend(size_problems(network, height=images.shape[-2], width=images.shape[-1]))
+    problems.refuse_if_any()
+    network = network.eval().cpu()
+    with torch.no_grad():
+        logits = network(images)
+    size = sum(tensor.nbytes for tensor in network.state_dict().values()) / 1e6
+    rows = [Measured("torch, float32", size, len(images) / _seconds(network, images))]
+    with _beside(output) as scratch:
+        if to is Format.ONNX:
+            written, more = _onnx_forms(network, images, logits, scratch, int8)
+            rows += more
+        else:
+            program = scratch / f"model{Format.PT2.suffix if to is Format.PT2 else Format.TORCHSCRIPT.suffix}"
+            rows.append(_written(network, to, program, images, logits))
+            written = program
+        if to is Format.BUNDLE and bundle is not None:
+            written = _bundle(scratch / "bundle", written, bundle, images.shape[-1])
+        os.rename(written, output)
+    return rows
+
+
+def export_problems(to: Format, output: Path, int8: Int8 | None = None) -> list[Problem]:
+    """What is wrong with an export before any network is built: the place, the packages, what does not go together."""
+    problems = Problems()
+    if output.exists():
+        problems.add("--output", found=f"{output}, which exists", expected="a new name", mend="choose another one")
+    if int8 is not None and to is not Format.ONNX:
+        problems.add("--int8", found=f"--to {to.value}", expected="--to onnx, whose runtime has the quantiser")
+    missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
+    if to is Format.ONNX and missing:
+        mend = "pip install 'samfed-monai[export]', or in a clone: pip install -c constraints.txt -e '.[export]'"
+        problems.add("--to onnx", found=f"no package {', '.join(missing)}", expected=", ".join(PACKAGES), mend=mend)
+    return list(problems)
+
+
+def table_of(rows: Sequence[Measured]) -> list[str]:
+    """Lines of plain text: a row for each form of the network."""
+    head = ("form", "MB", "images/s", "logits differ by", "mask pixels differ", "Dice to float32")
+    cells = [
+        (
+            row.name,
+            f"{row.megabytes:.1f}",
+            f"{row.images_per_second:.1f}",
+            *((f"{row.difference:.1e}", f"{100 * row.pixels:.3f} %", f"{row.dice:.4f}") if index else ("-", "-", "-")),
+        )
+        for index, row in enumerate(rows)
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    return [
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in (head, *cells)
+    ]
+
+
+@contextmanager
+def _beside(output: Path) -> Iterator[Path]:
+    """A folder on the same disk that is gone afterwards, whatever happens."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=output.parent, prefix=".export."))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _taken(network: nn.Module, form: str) -> Iterator[None]:
+    """Refuses a network at which another library's exporter, quantiser or runtime fails, whatever it raises."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a trace's constants, and the exporters' own deprecations
+            yield
+    except (Refused, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        if machine_failure(error) is not None:
+            raise
+        said = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+        found, mend = f"{type(network).__name__} ({said[:_FIRST_LINE]})", "try another format; nothing was written"
+        raise Refused(
+            [Problem(form, found=found, expected="a network that this format can take", mend=mend)]
+        ) from error
+
+
+def _written(network: nn.Module, to: Format, path: Path, images: Tensor, logits: Tensor) -> Measured:
+    """Writes TorchScript or a program of torch.export, and measures the file."""
+    run: Run
+    with _taken(network, f"--to {to.value}"), torch.no_grad():
+        if to is Format.PT2:
+            torch.export.save(_program(network, images), path)
+            run = torch.export.load(path).module()
+        else:
+            torch.jit.trace(network, images[:2], check_trace=False).save(path)
+            run = torch.jit.load(path)
+        name = "torch.export, float32" if to is Format.PT2 else "TorchScript, float32"
+        row = _measured(name, path, run, images, logits)
+    _require_same(row, f"--to {to.value}", logits)
+    return row
+
+
+def _program(network: nn.Module, images: Tensor) -> Any:
+    batch = torch.export.Dim("batch", min=1, max=_LONGEST_BATCH)
+    return torch.export.export(network, (images[:2],), dynamic_shapes=({0: batch},))
+
+
+def _onnx_forms(
+    network: nn.Module, images: Tensor, logits: Tensor, scratch: Path, int8: Int8 | None
+) -> tuple[Path, list[Measured]]:
+    """The file to hand out, and what all forms measure, that one first."""
+    whole = scratch / "float32.onnx"
+    rows: dict[Int8 | None, Measured] = {}
+    files: dict[Int8 | None, Path] = {None: whole}
+    with _taken(network, "--to onnx"), _quiet():
+        torch.onnx.export(
+            _program(network, images),
+            f=whole,
+            input_names=["image"],
+            output_names=["logits"],
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+        rows[None] = _measured("ONNX Runtime, float32", whole, _session(whole), images, logits)
+    _require_same(rows[None], "--to onnx", logits)
+    for how in Int8:
+        try:
+            with _taken(network, f"--int8 {how.value}"), _quiet():
+                files[how] = _quantised(whole, scratch / f"{how.value}.onnx", how, images)
+                name = f"ONNX Runtime, int8 {how.value}"
+                rows[how] = _measured(name, files[how], _session(files[how]), images, logits)
+        except Refused:
+            if how is int8:
+                raise
+            rows[how] = Measured(f"ONNX Runtime, int8 {how.value}: not taken", *[float("nan")] * 5)
+    chosen = rows.pop(int8)
+    if int8 is not None and chosen.dice < SAME_MASKS:
+        found, expected = f"a Dice of {chosen.dice:.4f} to masks in float32", f"at least {SAME_MASKS}"
+        mend = "give other --images for its scales, the other way, or leave --int8 out; nothing was written"
+        raise Refused([Problem(f"--int8 {int8.value}", found=found, expected=expected, mend=mend)])
+    return files[int8], [chosen, *rows.values()]
+
+
+def _quantised(source: Path, target: Path, how: Int8, images: Tensor) -> Path:
+    """An ONNX file in int8 by ONNX Runtime's own quantiser, from one in float32."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Samples(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter(images)
+
+        def get_next(self) -> dict[str, Any] | None:
+            image = next(self.left, None)
+            return None if image is None else {"image": image[None].numpy()}
+
+    ready = source.with_name("ready.onnx")
+    if not ready.exists():
+        quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
+    products, weights = ["MatMul", "Gemm"], {"per_channel": True, "weight_type": QuantType.QInt8}
+    if how is Int8.DYNAMIC:  # without convolutions, which scaled image by image are far less exact and no faster
+        quantize_dynamic(str(ready), str(target), op_types_to_quantize=products, **weights)
+    else:
+        quantize_static(str(ready), str(target), Samples(), op_types_to_quantize=["Conv", *products], **weights)
+    return target
+
+
+def _session(path: Path) -> Run:
+    """ONNX Runtime with as many threads as torch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(np.asarray(session.run(None, {"image": images.numpy()})[0]))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the records that torch.onnx and the quantiser write on the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _measured(name: str, path: Path, run: Run, images: Tensor, logits: Tensor) -> Measured:
+    with torch.no_grad():
+        found, alone = run(images), run(images[:1])
+    differences = (found - logits).abs().max(), (alone - logits[:1]).abs().max()
+    ours, theirs = logits > 0, found > 0
+    both = int(ours.sum() + theirs.sum())
+    return Measured(
+        name,
+        megabytes=path.stat().st_size / 1e6,
+        images_per_second=len(images) / _seconds(run, images),
+        difference=float(max(differences)),
+        pixels=float((ours != theirs).float().mean()),
+        dice=2 * int((ours & theirs).sum()) / both if both else 1.0,
+    )
+
+
+def _seconds(run: Run, images: Tensor) -> float:
+    """Of one pass over the images: the fastest of a few, after one that counts for nothing."""
+    times = []
+    with torch.no_grad():
+        for _ in range(1 + _REPEATS):
+            begun = time.perf_counter()
+            run(images)
+            times.append(time.perf_counter() - begun)
+    return min(times[1:])
+
+
+def _require_same(row: Measured, where: str, logits: Tensor) -> None:
+    most = SAME_LOGITS * max(1.0, float(logits.abs().max()))
+    if not row.difference <= most:  # nan is refused, too
+        found, expected = f"logits that differ by {row.difference:.2g}", f"at most {most:.2g}"
+        mend = "try another format; nothing was written"
+        raise Refused([Problem(where, found=found, expected=expected, mend=mend)])
+
+
+# ---- the bundle -------------------------------------------------------------------------------------------------
+
+
+_PACKAGES_OF_A_BUNDLE = ("pytorch-ignite", "pillow", "scipy", "tqdm")
+_UNKNOWN = "to be filled in by whoever trained the network"
+
+
+def _bundle(folder: Path, program: Path, source: BundleSource, size: int) -> Path:
+    """A folder that ``python -m monai.bundle run`` takes: the program, how it is run, what it is, its terms."""
+    config = read_json(_TEMPLATES / "exported_inference.json")
+    write_json(folder / "configs" / "inference.json", config | {"image_size": size, "threshold": source.threshold})
+    metadata = exported_metadata(read_json(source.folder / "configs" / "metadata.json"), size, shipped=source.shipped)
+    write_json(folder / "configs" / "metadata.json", metadata)
+    readme = (_TEMPLATES / "exported_readme.md").read_text().format(name=metadata["name"], size=size)
+    write_text(folder / "docs" / "README.md", readme)
+    (folder / "models").mkdir()
+    os.rename(program, folder / "models" / "model.ts")
+    for name in ("LICENSE", "docs/data_license.txt"):
+        if source.shipped and (source.folder / name).is_file():
+            shutil.copyfile(source.folder / name, folder / name)
+    return folder
+
+
+def exported_metadata(metadata: Mapping[str, Any], size: int, *, shipped: bool) -> dict[str, Any]:
+    """Metadata of an exported bundle.
+
+    Args:
+        metadata: content of ``metadata.json`` of the bundle that its network belongs to.
+        size: of the images at the network, in pixels.
+        shipped: see :class:`BundleSource`.
+    """
+    content: dict[str, Any] = json.loads(json.dumps(metadata))
+    needed = content.get("required_packages_version", {})
+    content["required_packages_version"] = {name: needed[name] for name in _PACKAGES_OF_A_BUNDLE if name in needed}
+    formats = content["network_data_format"]
+    for described in (formats["inputs"]["image"], formats["outputs"]["pred"]):
+        described["spatial_shape"] = [size, size]
+    if not shipped:
+        content |= {"eval_metrics": {}, "data_source": _UNKNOWN, "authors": _UNKNOWN, "copyright": _UNKNOWN}
+    return content

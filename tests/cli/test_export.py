@@ -1,0 +1,227 @@
+"""``samfed export``: what is written predicts the same, runs without this package, and is whole or not there."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from samfed_monai.cli.main import main
+from samfed_monai.core.io import save_tensors
+from samfed_monai.networks import client_network, export
+from samfed_monai.networks.export import Measured, exported_metadata, table_of
+
+MISSING = [name for name in export.PACKAGES if importlib.util.find_spec(name) is None]
+needs_onnx = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (extra export)")
+WITHOUT_US = """
+import sys
+sys.modules["samfed_monai"] = None  # an import of it fails
+from monai.bundle import run
+run(config_file="configs/inference.json", meta_file="configs/metadata.json", bundle_root=".", **dict(zip(
+    ("dataset_dir", "output_dir"), sys.argv[1:])))
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that finds something: its logits are centred on 0."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "small.safetensors"
+    network = client_network("basic_unet").eval()
+    with torch.no_grad():
+        network.final_conv.bias -= network(torch.rand(1, 3, 32, 32)).median()
+    save_tensors(path, network.state_dict(), {"network_name": "basic_unet", "image_size": "32"})
+    return path
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    (folder / "deep").mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for name, size, exif in (("a.png", (40, 60), None), ("deep/b.jpg", (33, 70), turned)):
+        picture = Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8))
+        picture.save(folder / name, **({"exif": exif} if exif else {}))
+    return folder
+
+
+def network_of(model: Path) -> torch.nn.Module:
+    from samfed_monai.core.io import safe_load
+
+    network = client_network("basic_unet").eval()
+    network.load_state_dict(safe_load(model))
+    return network
+
+
+def batch(size: int) -> torch.Tensor:
+    return torch.rand(size, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("to", ["torchscript", "pt2"])
+def test_a_program_predicts_the_same_for_a_batch_of_any_size(to, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(model), "--to", to]) == 0
+    file = tmp_path / {"torchscript": "small.ts", "pt2": "small.pt2"}[to]
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "8 synthetic images of 32 x 32 px"
+    assert lines[2].startswith("torch, float32")
+    assert lines[3].split()[-3:] == ["0.000", "%", "1.0000"]
+    assert lines[-1] == file.name
+    program = torch.jit.load(file) if to == "torchscript" else torch.export.load(file).module()
+    network = network_of(model)
+    with torch.no_grad():
+        for size in (1, 2, 5):
+            assert (program(batch(size)) - network(batch(size))).abs().max() <= export.SAME_LOGITS
+
+
+@needs_onnx
+def test_onnx_predicts_the_same_and_its_int8_forms_stand_beside_it(model, tmp_path, images, capsys):
+    import onnxruntime
+
+    output = tmp_path / "out" / "net.onnx"
+    assert main(["export", str(model), "--to", "onnx", "--output", str(output), "--images", str(images)]) == 0
+    table = capsys.readouterr().out
+    for form in ("torch, float32", "ONNX Runtime, float32", "ONNX Runtime, int8 dynamic", "ONNX Runtime, int8 static"):
+        assert form in table
+    assert table.startswith("2 images of 32 x 32 px\n")
+    assert [path.name for path in output.parent.iterdir()] == ["net.onnx"]
+    session, network = onnxruntime.InferenceSession(str(output)), network_of(model)
+    for size in (1, 3):
+        (found,) = session.run(["logits"], {"image": batch(size).numpy()})
+        with torch.no_grad():
+            assert np.abs(found - network(batch(size)).numpy()).max() <= export.SAME_LOGITS
+
+
+@needs_onnx
+def test_int8_is_written_only_if_its_masks_are_near_those_in_float32(model, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "net.onnx"
+    command = ["export", str(model), "--to", "onnx", "--int8", "static", "--output", str(output)]
+    monkeypatch.setattr(export, "SAME_MASKS", 1.1)
+    assert main(command) == 2
+    assert "--int8 static: expected at least 1.1, found a Dice of " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(export, "SAME_MASKS", 0.0)
+    assert main(command) == 0
+    assert capsys.readouterr().out.splitlines()[3].startswith("ONNX Runtime, int8 static")
+    float32 = sum(tensor.nbytes for tensor in network_of(model).state_dict().values())
+    assert output.stat().st_size < float32 / 2
+
+
+def test_a_bundle_runs_without_this_package_and_gives_the_masks_of_infer(model, tmp_path, images):
+    folder, masks = tmp_path / "mine", tmp_path / "masks"
+    assert main(["export", str(model), "--to", "bundle", "--output", str(folder)]) == 0
+    assert not (folder / "LICENSE").exists(), "whose network it is, nobody knows here"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-W", "ignore", "-c", WITHOUT_US, str(images), str(masks)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (
+        main(["infer", "samfed_skin", str(images), "--model", str(model), "--output-dir", str(tmp_path / "ours")]) == 0
+    )
+    for name, size in (("a.png", (60, 40)), ("deep/b.png", (33, 70))):
+        with Image.open(masks / name) as theirs, Image.open(tmp_path / "ours" / name) as ours:
+            assert theirs.size == ours.size == size
+            assert 0 < np.asarray(ours).mean() < 255
+            assert np.array_equal(np.asarray(theirs), np.asarray(ours))
+
+
+def test_an_exported_bundle_has_what_monai_asks_of_an_inference(model, tmp_path, monkeypatch):
+    from monai.bundle import ConfigWorkflow
+
+    assert main(["export", str(model), "--to", "bundle", "--output", str(tmp_path / "mine"), "--threshold", "0.7"]) == 0
+    configs = tmp_path / "mine" / "configs"
+    monkeypatch.chdir(tmp_path / "mine")
+    workflow = ConfigWorkflow(
+        str(configs / "inference.json"), str(configs / "metadata.json"), logging_file=False, workflow_type="infer"
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    assert json.loads((configs / "inference.json").read_text())["threshold"] == 0.7
+    assert json.loads((configs / "inference.json").read_text())["image_size"] == 32
+
+
+def test_metadata_of_another_network_have_no_scores_and_no_authors_of_ours():
+    described = {"image": {"spatial_shape": [224, 224]}}, {"pred": {"spatial_shape": [224, 224]}}
+    metadata = {
+        "authors": "us",
+        "eval_metrics": {"mean_dice": 0.871},
+        "required_packages_version": {"timm": "1", "pillow": "13"},
+        "network_data_format": {"inputs": described[0], "outputs": described[1]},
+    }
+    own, shipped = (exported_metadata(metadata, 64, shipped=shipped) for shipped in (False, True))
+    assert (own["eval_metrics"], own["authors"]) == ({}, "to be filled in by whoever trained the network")
+    assert (shipped["eval_metrics"], shipped["authors"]) == ({"mean_dice": 0.871}, "us")
+    assert shipped["required_packages_version"] == {"pillow": "13"}
+    assert shipped["network_data_format"]["outputs"]["pred"]["spatial_shape"] == [64, 64]
+    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [224, 224], "left as they were"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--to", "pt2", "--image_size", "64"], "image_size: expected 32, as small.safetensors was trained, found 64"),
+        (
+            ["--to", "pt2", "--int8", "static"],
+            "--int8: expected --to onnx, whose runtime has the quantiser, found --to p",
+        ),
+        (["--to", "pt2", "--site", "site-1"], "--site: expected a run, found a weights file, which is one model"),
+        (["--to", "pt2", "--network_name", "lite0_fpn"], "network_name: expected 'basic_unet'"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_and_nothing_is_written(words, message, model, tmp_path, capsys):
+    assert main(["export", str(model), "--output", str(tmp_path / "net"), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_there_stays(model, tmp_path, capsys):
+    (tmp_path / "net.ts").write_text("something else")
+    assert main(["export", str(model), "--to", "torchscript", "--output", str(tmp_path / "net.ts")]) == 2
+    assert "net.ts, which exists; choose another one" in capsys.readouterr().err
+    assert (tmp_path / "net.ts").read_text() == "something else"
+
+
+def test_missing_packages_are_named_with_the_line_that_installs_them(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(export, "PACKAGES", ("torch", "no_such_package"))
+    assert main(["export", str(model), "--to", "onnx", "--output", str(tmp_path / "net.onnx")]) == 2
+    error = capsys.readouterr().err
+    assert "found no package no_such_package; pip install 'samfed-monai[export]'" in error
+
+
+@pytest.mark.parametrize("to", ["torchscript", "pt2"])
+def test_a_network_that_a_format_cannot_take_leaves_nothing_behind(to, tmp_path, capsys):
+    file, out = tmp_path / "flexible.safetensors", tmp_path / "out"
+    header = {"network_name": "flexible_unet_resnet18", "image_size": "32"}
+    save_tensors(file, client_network("flexible_unet_resnet18").state_dict(), header)
+    assert main(["export", str(file), "--to", to, "--output", str(out / "net")]) == 2
+    error = capsys.readouterr().err
+    assert f"--to {to}: expected a network that this format can take, found FlexibleUNet (" in error
+    assert list(out.iterdir()) == []
+
+
+def test_a_program_that_predicts_something_else_is_not_kept(model, tmp_path, monkeypatch, capsys):
+    load = torch.jit.load
+    monkeypatch.setattr(torch.jit, "load", lambda path: lambda images: load(path)(images) + 0.5)
+    assert main(["export", str(model), "--to", "torchscript", "--output", str(tmp_path / "net.ts")]) == 2
+    assert "--to torchscript: expected at most " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_has_a_row_for_each_form():
+    rows = [Measured("torch, float32", 20.88, 3.04), Measured("int8", 5.0, 12.25, 0.52, 0.0011, 0.99712)]
+    assert table_of(rows) == [
+        "form              MB  images/s  logits differ by  mask pixels differ  Dice to float32",
+        "torch, float32  20.9       3.0                 -                   -                -",
+        "int8             5.0      12.2           5.2e-01             0.110 %           0.9971",
+    ]
