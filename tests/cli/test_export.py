@@ -18,6 +18,8 @@ from samfed_monai.cli.main import main
 from samfed_monai.core.io import save_tensors
 from samfed_monai.networks import client_network, export
 from samfed_monai.networks.export import Measured, exported_metadata, table_of
+from tests.federation.conftest import small_federation  # noqa: F401
+from tests.federation.test_job import CLIENT, job
 
 MISSING = [name for name in export.PACKAGES if importlib.util.find_spec(name) is None]
 needs_onnx = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (extra export)")
@@ -183,6 +185,17 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_written(words, messag
     assert main(["export", str(model), "--output", str(tmp_path / "net"), *words]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_run_whose_sites_keep_a_part_it_is_one_site_s_model(small_federation, tmp_path, capsys):  # noqa: F811
+    run, file = tmp_path / "fedper", tmp_path / "site-1.ts"
+    job(small_federation, run, variant="fedper", rounds=1, client={**CLIENT, "personal": ["final_conv.*"]}).run()
+    command = ["export", str(run), "--to", "torchscript", "--output", str(file)]
+    assert main(command) == 2
+    assert "found shared values only; choose a site's own with --site: site-1, site-2" in capsys.readouterr().err
+    assert not file.exists()
+    assert main([*command, "--site", "site-1"]) == 0
+    assert torch.jit.load(file)(batch(3)).shape == (3, 1, 32, 32)
 
 
 def test_what_is_there_stays(model, tmp_path, capsys):
