@@ -40,13 +40,13 @@ def mend_for(value: Any, expected: str, *, option: str = "") -> str:
         expected: what should.
         option: ``--id`` where the command line sets it.
     """
+    if isinstance(value, str) and "number" in expected and _is_number(value.strip().lower()):
+        return "remove the quotes"
     if isinstance(value, str) and "a list" in expected:
         items = [item.strip() for item in value.split(",")]
         return f'write {option} "{items}"' if option else f"write {json.dumps(items)}"
     if isinstance(value, str):
         word = value.strip().lower()
-        if "number" in expected and _is_number(word):
-            return "remove the quotes"
         if "true or false" in expected and word in {"true", "false"}:
             return f"write {word} without quotes (True or False on MONAI's own command line)"
     if "whole number" in expected and isinstance(value, float) and value.is_integer():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
@@ -23,6 +24,9 @@ class RunLog:
     Records that come before :meth:`into` wait: a command that is refused its folder, because it is another run's,
     leaves nothing in it. A file that cannot be written (a full disk) ends no run: it is told once on standard error by
     ``logging`` itself. Records below INFO are not kept, and the audit's are in ``audit.jsonl``.
+
+    The file is its owner's alone (mode 0600): where sites work in the same process, their logs, which name files, are
+    in it. A server on NVIDIA FLARE has no site's log.
     """
 
     def __init__(self) -> None:
@@ -34,7 +38,10 @@ class RunLog:
 
     def into(self, folder: str | Path) -> None:
         """Appends what was kept, and from now on everything, to ``run.log`` of the folder."""
-        self._file = logging.FileHandler(Path(folder) / NAME, encoding="utf-8", delay=True)
+        path = Path(folder) / NAME
+        with suppress(OSError):
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+        self._file = logging.FileHandler(path, encoding="utf-8", delay=True)
         self._file.setFormatter(logging.Formatter(FORMAT))
         self._waiting.setTarget(self._file)
         self._waiting.flush()

@@ -90,7 +90,7 @@ def test_deploy_gets_it_from_pixels_that_it_has_read_itself(reader, image, weigh
     kept = [transform for transform in transforms if "LoadImage" not in type(transform).__name__]
     assert len(kept) == len(transforms) - 1
     pixels = torch.from_numpy(np.asarray(Image.open(image)).astype(np.float32))
-    pred = predicted(reader, {"image": MetaTensor(pixels, meta={"original_channel_dim": -1})}, kept, weights)
+    pred = predicted(reader, {"image": MetaTensor(pixels)}, kept, weights)
     assert np.array_equal(pred[0].numpy() > 0, ours)
 
 

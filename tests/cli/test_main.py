@@ -253,7 +253,9 @@ def test_check_tells_every_mistake_of_a_copy_at_once(tmp_path, capsys):
     assert main(["check", str(copy), "--workflow", "inference"]) == 2
     message = capsys.readouterr().err
     assert message.startswith("refused: 3 problems\n")
-    assert "inference.json -> threshold: expected a number, found '0.5' (str); remove the quotes" in message
+    assert "inference.json -> threshold: expected a list or a number or null, found '0.5' (str); remove the quotes" in (
+        message
+    )
     assert "inference.json -> batch_size: expected a plain value, found '$1'" in message
     assert "inference.json -> handlers#1#probabilites: expected an argument of MaskWriter" in message
 
