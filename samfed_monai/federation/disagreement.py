@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from PIL import Image
 
 from samfed_monai.core.errors import SamFedError
 from samfed_monai.core.io import atomic_write, write_bytes
+from samfed_monai.core.table import to_csv
 from samfed_monai.data.soft_masks import SoftMaskStore, resize_probabilities
 from samfed_monai.metrics import segmentation_scores
 
@@ -88,16 +87,11 @@ class Disagreement:
         return rows
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", restval="", lineterminator="\n")
-        writer.writeheader()
+        named = []
         for row in rows:
-            if row["student"] is None:
-                writer.writerow(row)
-                continue
-            name = f"{row['image_sha256'][:16]}.png"
-            for whose in ("student", "teacher"):
+            name = "" if row["student"] is None else f"{row['image_sha256'][:16]}.png"
+            for whose in ("student", "teacher") if name else ():
                 with atomic_write(self.folder / whose / name, mode=0o600) as stream:
                     Image.fromarray(row[whose].astype(np.uint8) * 255).save(stream, format="PNG")
-            writer.writerow({**row, "mask": name})
-        write_bytes(self.folder / TABLE, text.getvalue().encode(), mode=0o600)
+            named.append({**row, "mask": name})
+        write_bytes(self.folder / TABLE, to_csv(COLUMNS, named).encode(), mode=0o600)
