@@ -6,6 +6,7 @@ import argparse
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -84,7 +85,7 @@ def sleeps(monkeypatch):
             raise KeyboardInterrupt
         events.pop(0)()
 
-    monkeypatch.setattr(command.time, "sleep", sleep)
+    monkeypatch.setattr(command, "time", SimpleNamespace(sleep=sleep))  # of this module alone: other threads sleep, too
     return events
 
 
