@@ -25,6 +25,7 @@ MOVED = {
         "Transport UpdateGuard from_bytes scrub to_bytes wire_size",
     },
     "samfed_monai.handlers": {
+        "samfed_monai.methods.ditto": "AnchoredTerm",
         "samfed_monai.methods.fedproto": "PrototypeTerm",
         "samfed_monai.methods.fedprox": "ProximalTerm",
         "samfed_monai.methods.fedrep": "AlternatingParts",

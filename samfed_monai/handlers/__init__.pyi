@@ -8,14 +8,13 @@ from .public_images import PublicPhase, PublicPredictor
 from .records import TermLogger, TermTable
 from .rounds import LEARNING_RATE_SCHEDULES, DivergenceGuard, RoundLearningRate, SeedHandler, round_of, steps_per_round
 from .term import SCHEDULES, AgreedTerm, SiteReliability, SiteTrust, Term, constant, gaussian_ramp, linear
-from .terms import AnchoredTerm, GlobalDistillationTerm, PseudoLabelTerm, SamDistillationTerm
+from .terms import GlobalDistillationTerm, PseudoLabelTerm, SamDistillationTerm
 from .unlabelled_stream import EndlessSampler, SupervisedWeight, UnlabelledStream
 
 __all__ = [
     "LEARNING_RATE_SCHEDULES",
     "SCHEDULES",
     "AgreedTerm",
-    "AnchoredTerm",
     "BatchGuide",
     "BestWeightsSaver",
     "DivergenceGuard",

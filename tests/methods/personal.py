@@ -18,7 +18,7 @@ from samfed_monai.federation.privacy import Privacy, site_release
 from samfed_monai.protocol import Server, Strategy
 from tests.federation.toys import BUNDLE, QUIET, ToyNet, toy_weights
 
-TERM = {"_target_": "samfed_monai.handlers.AnchoredTerm", "name": "ditto", "mu": 0.1}
+TERM = {"_target_": "samfed_monai.methods.ditto.AnchoredTerm", "name": "ditto", "mu": 0.1}
 #: Overrides of the toy bundle, as the variants of these names have them.
 SHARINGS: dict[str, dict[str, Any]] = {
     "ditto": {"_target_": "samfed_monai.methods.ditto.DittoSharing", "term": "@ditto"},

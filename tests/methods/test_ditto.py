@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
-from samfed_monai.handlers import AnchoredTerm
-from samfed_monai.methods.ditto import DittoSharing
+from samfed_monai.methods.ditto import AnchoredTerm, DittoSharing
 from samfed_monai.methods.fedavg import PersonalFedAvg
 from samfed_monai.protocol import Kind, MessageRefused
 from tests.federation.toys import run_toy
+from tests.handlers.toy import toy_network
 from tests.methods.personal import Six, numbers_of, run_personal, six, six_trainer
 
 GLOBAL = [0.0, 1.0, 2.0, 3.0, -1.0, -2.0]
@@ -110,3 +113,31 @@ def test_ditto_sends_what_fedavg_sends(tmp_path):
     ]
     assert up[0].keys() == up[1].keys()
     assert all(abs(up[0][site] - up[1][site]) < 500 for site in up[0]), "a few more numbers in the header"
+
+
+def engine_of(network: torch.nn.Module) -> Any:
+    state = SimpleNamespace(round=0, rounds=1, iteration=1, output={"loss": torch.zeros(())})
+    return SimpleNamespace(state=state, network=network)
+
+
+def test_the_gradient_is_lambda_times_the_way_from_what_is_held() -> None:
+    network, term = toy_network(), AnchoredTerm(mu=0.3)
+    held = {name: weight.detach() - 2 for name, weight in network.named_parameters()}
+    term.hold(held)
+    engine = engine_of(network)
+    term(engine)
+    engine.state.output["loss"].backward()
+    for weight in network.parameters():
+        torch.testing.assert_close(weight.grad, torch.full_like(weight, 0.6))
+
+
+def test_names_that_are_not_held_are_free_and_nothing_held_is_no_pull() -> None:
+    network, term = toy_network(), AnchoredTerm(mu=1.0)
+    first, weight = next(iter(network.named_parameters()))
+    term.hold({first: weight.detach() - 1})
+    engine = engine_of(network)
+    term(engine)
+    assert engine.state.terms["anchored"].item() == weight.numel() / 2
+    term.hold(None)
+    term(engine)
+    assert engine.state.terms["anchored"].item() == 0
