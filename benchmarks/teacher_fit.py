@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from common import Figure, record, side_by_side
 from monai.bundle import ConfigParser
+from monai.engines import SupervisedTrainer
 from teacher_precision import checkpoint
 
 from samfed_monai.config import find_bundle
@@ -27,14 +28,14 @@ from samfed_monai.networks.sam.build import build_sam
 from samfed_monai.networks.sam.geometry import embed
 from samfed_monai.networks.sam.tiny_vit import fold_batch_norms
 from samfed_monai.teacher import TeacherFit, training
-from samfed_monai.teacher import training as batches
 from samfed_monai.teacher.views import ViewedImages
 
 WHOLE = "all"
 PARTS = {
     "views": (ViewedImages, "view"),
-    "encoder, forward": (batches.ImageBatches, "encode"),
-    "step: backward, optimizer, average": (training.Training, "_step"),
+    "encoder, forward": (training.TrainedSam, "encode"),
+    "step: encoder, decoder, backward, optimizer": (SupervisedTrainer, "_iteration"),
+    "average": (training.Training, "_end_step"),
     "held-out exam": (training.Training, "_judge"),
     "progress on disk": (training, "save_state"),
     WHOLE: (TeacherFit, "_fit"),

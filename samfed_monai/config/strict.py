@@ -69,6 +69,7 @@ FUNCTIONS = frozenset(
         "samfed_monai.networks.catalogue.client_network",
         *(f"samfed_monai.parts.wiring.{name}" for name in ("best_device", "model_path", "on_device")),
         *(f"samfed_monai.parts.wiring.{name}" for name in ("parameters_of", "part_of")),
+        "samfed_monai.teacher.training.mask_loss",
         "monai.data.meta_obj.set_track_meta",
     }
 )

@@ -132,7 +132,7 @@ def first_spelling(content: Any) -> Any:
     if isinstance(content, dict):
         return {
             key: _FIRST.get(value, value) if _is_target(key) and isinstance(value, str) else first_spelling(value)
-            for key, value in _with_hooks(_with_objects(content)).items()
+            for key, value in _with_hooks(_with_objects(_without_recipe(content))).items()
         }
     return [first_spelling(value) for value in content] if isinstance(content, list) else content
 
@@ -160,6 +160,30 @@ def _with_objects(content: dict[str, Any]) -> dict[str, Any]:
     if content.get("targets") == _HOLDER and not (isinstance(sharing, dict) and sharing.get("targets") == "@targets"):
         before["targets"] = None
     return before
+
+
+_RECIPE: dict[str, Any] = {
+    "loss": {"_target_": "samfed_monai.teacher.mask_loss", "_mode_": "callable"},
+    "optimizer": {"_target_": "torch.optim.AdamW", "_mode_": "callable", "weight_decay": 0.1, "fused": True},
+    "train": {
+        "handlers": [],
+        "trainer": {
+            **{"_target_": "monai.engines.SupervisedTrainer", "_mode_": "callable"},
+            **{"loss_function": "@loss", "optimizer": "@optimizer", "train_handlers": "@train#handlers"},
+            **{"decollate": False, "optim_set_to_none": True},
+        },
+    },
+}
+"""How ``teacher.json`` has MONAI's trainer made; where it says none of it, a teacher is fitted in the same way."""
+
+
+def _without_recipe(content: dict[str, Any]) -> dict[str, Any]:
+    """A ``teacher.json`` without the ids that version 0.1 had not; as it is, where one of them says something else."""
+    fit = content.get("fit")
+    if not (_RECIPE.items() <= content.items() and isinstance(fit, dict) and fit.get("trainer") == "@train#trainer"):
+        return content
+    rest = {name: value for name, value in content.items() if name not in _RECIPE}
+    return rest | {"fit": {name: value for name, value in fit.items() if name != "trainer"}}
 
 
 _OF_CLIENT = ("image_size", "local_steps", "batch_size", "network_name", "learning_rate")

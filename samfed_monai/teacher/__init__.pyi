@@ -4,6 +4,7 @@ from .exam import Exam, evaluation_records, public_hash
 from .fit import TeacherFit
 from .inference import fill_store
 from .self_training import SelfTraining
+from .training import mask_loss
 from .views import PlaceInInputd
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "TeacherFit",
     "evaluation_records",
     "fill_store",
+    "mask_loss",
     "public_hash",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,18 +26,19 @@ from samfed_monai.networks.sam.tiny_vit import fold_batch_norms
 from samfed_monai.teacher.exam import Exam, Records, mean, public_hash
 from samfed_monai.teacher.training import (
     LORA_LEARNING_RATE,
+    TRAINER,
     EmbeddedBatches,
     ImageBatches,
+    TrainedSam,
     Training,
     default_epochs,
     default_learning_rate,
-    seconds_of,
-    span,
 )
 from samfed_monai.teacher.version_0_1 import Augmentation
 from samfed_monai.teacher.views import ViewedImages, content_of, without_views
 
 if TYPE_CHECKING:
+    from monai.engines import SupervisedTrainer
     from monai.transforms import Compose
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,9 @@ class TeacherFit:
         bf16: bfloat16 for the encoder, ``"auto"`` where the processor gains; ``true`` elsewhere is told, and float32.
         examine_before: also report the Dice of SAM as it comes. That is done last: it takes as long as the exam of the
             adapted one, and nothing depends on it.
+        trainer: makes MONAI's trainer once there is something to fit, with its loss, its handlers and what makes its
+            optimizer (``"_mode_": "callable"`` in a bundle): see ``samfed_monai.teacher.training.TRAINER``. Another one
+            is another fit; handlers are told from each other by class and public attributes.
         bundle_root: see ``checkpoint``.
         datalist_hash: recorded in the adapter.
         progress: show bars with the time left.
@@ -115,6 +120,7 @@ class TeacherFit:
         transform: Compose | None = None,
         augmentation: Augmentation | None = None,
         bf16: Switch = "auto",
+        trainer: partial[SupervisedTrainer] = TRAINER,
         examine_before: bool = False,
         bundle_root: str | Path | None = None,
         datalist_hash: str = "",
@@ -163,6 +169,7 @@ class TeacherFit:
         self.lora_learning_rate = lora_learning_rate or LORA_LEARNING_RATE
         self.views, self.peak, self.cached_views, self.bf16, self.progress = views, peak, cached_views, bf16, progress
         self.transform = transform or (augmentation.transform(size) if augmentation else without_views(size))
+        self.trainer, self._trainer_content = trainer, content_of(trainer)  # as it is before handlers are attached
         self.datalist_hash, self.examine_before = datalist_hash, examine_before
 
     def run(self) -> dict[str, Any]:
@@ -233,50 +240,52 @@ class TeacherFit:
             torch.manual_seed(derive_seed(self.seed, "lora"))
             parts = prepare(sam, self.adapt, self.rank, self.lora_targets)
         rates = {"lora": self.lora_learning_rate, "decoder": self.learning_rate}
-        training: dict[str, Any] = {"epoch": 0, "history": []}
+        outcome: dict[str, Any] = {"epoch": 0, "history": []}
         progress_file = self.output.with_name(self.output.name + ".progress.safetensors")
         if self.adapt is not Adapt.NONE:
-            loop = Training(
-                sam,
+            network = TrainedSam(sam, self.bf16)
+            training = Training(
+                network,
                 [(parameters, rates[part]) for part, parameters in parts.items()],
-                self._batches(sam),
+                self._batches(network),
                 lambda: exam({"held_out": self.records["held_out"]}, keep=True)["held_out"],
                 epochs=self.epochs,
                 progress_file=progress_file,
                 fit_hash=fit_hash,
                 progress=self.progress,
+                trainer=self.trainer,
             )
-            self._foretell(loop, lambda: exam({"held_out": self.records["held_out"][:1]}, keep=True))
-            state = loop.run()
-            training = {"epoch": state.kept_epoch, "history": state.history}
-        fit = {"hash": fit_hash, "datalist_hash": self.datalist_hash, "training": training}
+            self._foretell(training, lambda: exam({"held_out": self.records["held_out"][:1]}, keep=True))
+            state = training.run()
+            outcome = {"epoch": state.kept_epoch, "history": state.history}
+        fit = {"hash": fit_hash, "datalist_hash": self.datalist_hash, "training": outcome}
         about = self.base, self.base_sha256, self.adapt, self.rank, self.size, self.public_hash
         save_adapter(self.output, sam, Adapter(*about, fit, self.lora_targets))
         progress_file.unlink(missing_ok=True)
 
-    def _foretell(self, loop: Training, one_exam: Callable[[], object]) -> None:
+    def _foretell(self, training: Training, one_exam: Callable[[], object]) -> None:
         """Says how long the epochs that are left and the exam after them will take, from steps taken on trial."""
-        epochs = self.epochs - loop.state.epoch
+        epochs = self.epochs - training.state.epoch
         if not epochs:
             return
         one_exam()  # the first of anything sets things up
-        step, look = loop.seconds_of_a_step(), seconds_of(one_exam)
-        held_out = len(self.records["held_out"])
-        fitting = epochs * (loop.batches.steps * step + held_out * look)
+        step, look = training.seconds_of_a_step(), seconds_of(one_exam)
+        held_out, steps = len(self.records["held_out"]), len(training.batches)
+        fitting = epochs * (steps * step + held_out * look)
         reported = held_out + sum(map(len, self.test_records.values()))
         examining = (1 + self.examine_before) * reported * self.views * look  # without any refinement
         logger.info(
             "teacher: about %s for %d epochs of %d steps (%.2g s each) and %d held-out images, then about %s for the "
             "Dice of %d images",
-            *(span(fitting), epochs, loop.batches.steps, step, held_out, span(examining), reported),
+            *(span(fitting), epochs, steps, step, held_out, span(examining), reported),
         )
 
-    def _batches(self, sam: PromptFreeSam) -> ImageBatches | EmbeddedBatches:
+    def _batches(self, network: TrainedSam) -> ImageBatches:
         images = ViewedImages(self.records["train"], self.transform, seed=self.seed)
-        settings: dict[str, Any] = {"batch_size": self.batch_size, "seed": self.seed, "bf16": self.bf16}
+        settings: dict[str, Any] = {"batch_size": self.batch_size, "seed": self.seed}
         if self.adapt is Adapt.DECODER:
-            return EmbeddedBatches(sam, images, views=self.cached_views, progress=self.progress, **settings)
-        return ImageBatches(sam, images, **settings)
+            return EmbeddedBatches(images, network, views=self.cached_views, progress=self.progress, **settings)
+        return ImageBatches(images, **settings)
 
     def _examine(self, exam: Exam, refiner: BoxRefiner | None, what: str) -> dict[str, float]:
         sets = {"held_out": self.records["held_out"], **self.test_records}
@@ -299,6 +308,8 @@ class TeacherFit:
         if self.lora_targets != "qv":  # what came later enters only where it is used: finished fits stay finished
             settings["lora_targets"] = self.lora_targets
         settings["transform"] = content_of(self.transform.flatten().transforms)
+        if self._trainer_content != content_of(TRAINER):
+            settings["trainer"] = self._trainer_content
         parts = {name: [record["image_sha256"] for record in records] for name, records in self.records.items()}
         return canonical_hash({"settings": settings, "parts": parts})
 
@@ -318,3 +329,17 @@ class TeacherFit:
             return None
         same = result.get("hashes") == hashes and result.get("sha256") == sha256_file(self.output)
         return result if same else None
+
+
+def seconds_of(action: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def span(seconds: float) -> str:
+    """A time for a reader who waits: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -19,7 +19,7 @@ from samfed_monai.networks.autocast import Switch
 from samfed_monai.networks.sam.adapter import adapted_tensors
 from samfed_monai.networks.sam.build import PromptFreeSam
 from samfed_monai.teacher.exam import Records, read_image_tensor
-from samfed_monai.teacher.training import ImageBatches, Training
+from samfed_monai.teacher.training import Batch, ImageBatches, TrainedSam, Training
 from samfed_monai.teacher.version_0_1 import Augmentation
 from samfed_monai.teacher.views import ViewedImages, content_of, without_views
 from samfed_monai.transforms import LoadRGBd
@@ -132,23 +132,23 @@ class PseudoLabelled(Sequence[dict[str, Tensor]]):
         return {"image": image[0].float() / 255, "label": mask[0].float()}
 
 
-class MixedBatches:
+class MixedBatches(ImageBatches):
     """Batches of a site's images with public ones among them; an epoch is one pass over the site's.
 
     Args:
-        own: the site's images.
-        public: the public ones, drawn without end.
+        images: the site's.
+        public: batches of public ones, drawn without end.
     """
 
-    def __init__(self, own: ImageBatches, public: ImageBatches) -> None:
-        self.own, self.public, self.steps = own, public, own.steps
+    def __init__(self, images: ViewedImages, public: ImageBatches, *, batch_size: int, seed: int) -> None:
+        super().__init__(images, batch_size=batch_size, seed=seed)
+        self.public = public
 
-    def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields logits and targets, ``(B, 1, size / 4, size / 4)`` each."""
-        public = (batch for turn in count() for batch in self.public.inputs(f"{epoch}.{turn}"))
-        for own, other in zip(self.own.inputs(epoch), public, strict=False):
-            inputs, targets = (torch.cat(pair) for pair in zip(own, other, strict=True))
-            yield self.own.sam.decode(self.own.encode(inputs)), targets
+    def of(self, part: Any) -> Iterator[Batch]:
+        """The batches of an epoch."""
+        public = (batch for turn in count() for batch in self.public.of(f"{part}.{turn}"))
+        for own, other in zip(super().of(part), public, strict=False):
+            yield {name: torch.cat([own[name], other[name]]) for name in own}
 
 
 def self_train(
@@ -180,15 +180,15 @@ def self_train(
         parameter.requires_grad_(True)
     transform = recipe.steps(size).flatten()
     read = Compose([step for step in transform.transforms if not isinstance(step, LoadRGBd)])  # these are read already
-    settings: dict[str, Any] = {"seed": recipe.seed, "bf16": recipe.bf16}
+    public_images = ViewedImages(public, transform, seed=recipe.seed)
     batches = MixedBatches(
-        ImageBatches(
-            sam, ViewedImages(own, read, seed=recipe.seed, keep=False), batch_size=recipe.batch_size - 1, **settings
-        ),
-        ImageBatches(sam, ViewedImages(public, transform, seed=recipe.seed), batch_size=1, **settings),
+        ViewedImages(own, read, seed=recipe.seed, keep=False),
+        ImageBatches(public_images, batch_size=1, seed=recipe.seed),
+        batch_size=recipe.batch_size - 1,
+        seed=recipe.seed,
     )
     Training(
-        sam,
+        TrainedSam(sam, recipe.bf16),
         [(parameters, recipe.learning_rate)],
         batches,
         None,

@@ -1,4 +1,4 @@
-"""The loop of a teacher's fit: batches, steps, averaged weights, the choice of the epoch, resuming."""
+"""SAM in MONAI's trainer: its batches, learning rates, averaged weights, the choice of the epoch, resuming."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+from ignite.engine import Events
+from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samfed_monai.core import training_state
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load, save_tensors
-from samfed_monai.core.moving_average import move_average
+from samfed_monai.core.moving_average import WeightAverage
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.networks.autocast import Switch, autocast, bf16_possible
@@ -29,9 +31,6 @@ from samfed_monai.teacher.views import ViewedImages
 
 logger = logging.getLogger(__name__)
 
-
-BETAS = (0.9, 0.999)
-WEIGHT_DECAY = 0.1
 _CE, _DICE = 0.2, 0.8
 _WARM_UP_STEPS = 250  # SAMed's, for tens of thousands of steps; a short fit warms up for a tenth of its steps
 _POLY = 0.9
@@ -85,43 +84,17 @@ Part = tuple[list[torch.nn.Parameter], float]
 """Parameters and the peak of their learning rate."""
 
 
-def make_optimizer(parts: Sequence[Part]) -> torch.optim.Optimizer:
-    """AdamW, a group for each part; the learning rate is set before every step, from the group's ``peak``."""
-    groups = [{"params": parameters, "peak": peak} for parameters, peak in parts]
-    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
-
-
-class WeightAverage:
-    """Averages tensors over optimiser steps; what is averaged can stand in for a module's own for a while.
-
-    With few held-out images the Dice of single epochs is mostly noise (it jumped by 0.1 between epochs on 7 images);
-    the average moves slowly, so that a lucky epoch cannot be picked.
-
-    Args:
-        tensors: what to average, by name; the average starts as a copy of it.
-        decay: of the average; it starts lower, ``(1 + step) / (10 + step)``, to forget the beginning.
-    """
-
-    def __init__(self, tensors: Mapping[str, Tensor], decay: float = 0.98) -> None:
-        self.decay, self.step = decay, 0
-        self.tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-
-    def update(self, tensors: Mapping[str, Tensor]) -> None:
-        """Moves the average towards ``tensors``; call it after every optimiser step."""
-        decay = min(self.decay, (1 + self.step) / (10 + self.step))
-        self.step += 1
-        move_average(list(self.tensors.values()), [tensors[name] for name in self.tensors], decay)
-
-    @contextmanager
-    def applied(self, module: nn.Module) -> Iterator[None]:
-        """Inside the block ``module`` has the averaged weights, afterwards its own again."""
-        state = module.state_dict()
-        own = {name: state[name].clone() for name in self.tensors}
-        module.load_state_dict(self.tensors, strict=False)
-        try:
-            yield
-        finally:
-            module.load_state_dict(own, strict=False)
+_ADAMW: Any = partial(torch.optim.AdamW, weight_decay=0.1, fused=True)
+TRAINER = partial(
+    SupervisedTrainer,
+    optimizer=_ADAMW,
+    loss_function=mask_loss,
+    train_handlers=[],
+    decollate=False,
+    optim_set_to_none=True,
+)
+"""MONAI's trainer as ``teacher.json`` of the packaged bundles has it, but for what is there once a fit begins: network,
+batches, epochs, device, and the parameters of the optimizer, in groups with their peaks as ``initial_lr``."""
 
 
 @dataclass
@@ -133,7 +106,6 @@ class FitState:
         epoch: epochs done.
         kept_epoch: the one whose weights are kept; 0 is before any training.
         best: Dice of each held-out image after the epoch with the best mean.
-        steps: optimiser steps done.
         history: mean Dice on the held-out part after each epoch.
     """
 
@@ -141,7 +113,6 @@ class FitState:
     epoch: int = 0
     kept_epoch: int = 0
     best: list[float] = field(default_factory=list)
-    steps: int = 0
     history: list[float] = field(default_factory=list)
 
 
@@ -184,46 +155,68 @@ def load_state(
     return state, weights
 
 
-class ImageBatches:
-    """Each call takes a new view of every image and runs the whole network, with gradients.
+class TrainedSam(nn.Module):
+    """SAM as a trainer takes it: images or embeddings to logits, and in evaluation mode, as it is examined and used.
 
     Args:
         sam: the network that is being fitted.
-        images: the public images and masks, and how they are seen.
-        batch_size: images a batch.
-        seed: decides their order, as a function of (seed, epoch).
         bf16: bfloat16 for the encoder.
     """
 
-    def __init__(self, sam: PromptFreeSam, images: ViewedImages, *, batch_size: int, seed: int, bf16: Switch) -> None:
-        self.sam, self.images, self.batch_size = sam, images, batch_size
-        self.seed, self.bf16 = seed, bf16
-        self.steps = -(-len(images) // batch_size)
+    def __init__(self, sam: PromptFreeSam, bf16: Switch) -> None:
+        super().__init__()
+        self.sam, self.bf16 = sam, bf16
 
-    def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields logits and targets, ``(B, 1, size / 4, size / 4)`` each, once over all images."""
-        for inputs, targets in self.inputs(epoch):
-            yield self.sam.decode(self.encode(inputs)), targets
-
-    def inputs(self, part: Any) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields views of images, ``(B, 3, size, size)``, and targets, once over all; ``part`` names the epoch."""
-        for indices in self._order(part):
-            inputs, masks = zip(*(self.images.view(index, part) for index in indices), strict=True)
-            yield torch.stack(inputs), self._to_device(quarter(torch.stack(masks)))
+    def forward(self, inputs: Tensor) -> Tensor:
+        """``(B, 3, size, size)``, or what :meth:`encode` made of it, to logits ``(B, 1, size / 4, size / 4)``."""
+        return self.sam.decode(self.encode(inputs) if inputs.shape[1] == 3 else inputs.float())
 
     def encode(self, inputs: Tensor) -> Tensor:
         """Normalised, padded images to float32 embeddings."""
-        inputs = self._to_device(inputs)
+        inputs = inputs.to(self.sam.pixel_mean.device)
         with autocast(inputs.device.type, bf16_possible(self.bf16, inputs.device.type)):
             return self.sam.encode(inputs).float()
 
-    def _order(self, epoch: Any) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "teacher order", epoch))
+    def train(self, mode: bool = True) -> TrainedSam:
+        """Leaves SAM in evaluation mode."""
+        return self
+
+
+Batch = dict[str, Tensor]
+"""``image``, which :class:`TrainedSam` takes, and ``label``, ``(B, 1, size / 4, size / 4)`` float in [0, 1]."""
+
+
+class ImageBatches:
+    """Once over all images, each in a new view: the batches of an epoch.
+
+    Args:
+        images: the public images and masks, and how they are seen.
+        batch_size: images a batch.
+        seed: decides their order, as a function of (seed, epoch).
+
+    Attributes:
+        epoch: the one that comes next, counted from 0; it is for the trainer to say.
+    """
+
+    def __init__(self, images: ViewedImages, *, batch_size: int, seed: int) -> None:
+        self.images, self.batch_size, self.seed, self.epoch = images, batch_size, seed, 0
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from self.of(self.epoch)  # of what it is by then: Ignite makes an iterator before its epoch has begun
+
+    def of(self, part: Any) -> Iterator[Batch]:
+        """The batches of an epoch, or of whatever else has a view of the images."""
+        for indices in self._order(part):
+            images, masks = zip(*(self.images.view(index, part) for index in indices), strict=True)
+            yield {"image": torch.stack(images), "label": quarter(torch.stack(masks))}
+
+    def _order(self, part: Any) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "teacher order", part))
         for indices in torch.randperm(len(self.images), generator=generator).split(self.batch_size):
             yield indices.tolist()
-
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.sam.pixel_mean.device)
 
 
 class EmbeddedBatches(ImageBatches):
@@ -233,46 +226,39 @@ class EmbeddedBatches(ImageBatches):
     """
 
     def __init__(
-        self, sam: PromptFreeSam, images: ViewedImages, *, views: int, progress: bool = False, **settings: Any
+        self, images: ViewedImages, network: TrainedSam, *, views: int, progress: bool = False, **settings: Any
     ) -> None:
-        super().__init__(sam, images, **settings)
+        super().__init__(images, **settings)
         self.views = views
         self._embedded: list[list[tuple[Tensor, Tensor]]] = []
         for index in progress_bar(range(len(images)), desc="embeddings", unit="image", show=progress):
             made = [images.still(index), *(images.view(index, f"view {view}") for view in range(1, views))]
             with torch.no_grad():
-                self._embedded.append([(self.encode(image[None]).half(), quarter(mask[None])) for image, mask in made])
+                self._embedded.append(
+                    [(network.encode(image[None]).half(), quarter(mask[None])) for image, mask in made]
+                )
 
-    def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields logits and targets, ``(B, 1, size / 4, size / 4)`` each, once over all images."""
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "teacher views", epoch))
+    def of(self, part: Any) -> Iterator[Batch]:
+        """The batches of an epoch, of embeddings."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "teacher views", part))
         choice = torch.randint(self.views, (len(self.images),), generator=generator).tolist()
-        for indices in self._order(epoch):
-            embeddings, targets = zip(*(self._embedded[index][choice[index]] for index in indices), strict=True)
-            yield self.sam.decode(torch.cat(embeddings).float()), self._to_device(torch.cat(targets))
+        for indices in self._order(part):
+            embeddings, masks = zip(*(self._embedded[index][choice[index]] for index in indices), strict=True)
+            yield {"image": torch.cat(embeddings), "label": torch.cat(masks)}
 
 
 SAVE_SECONDS = 60.0
 """Between two savings of the progress: some 100 MB of weights, averages and moments, written as long as a few steps."""
 
 
-class Batches(Protocol):
-    """What a fit learns from: ``steps`` pairs of logits and targets an epoch."""
-
-    @property
-    def steps(self) -> int: ...
-
-    def __call__(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]: ...
-
-
 class Training:
-    """Trains ``parts`` of ``sam`` and leaves the weights of the kept epoch in it.
+    """Has MONAI's trainer fit ``parts`` of a SAM, and leaves the weights of the kept epoch in it.
 
     Args:
-        sam: a SAM that ``prepare`` made ready.
+        network: around a SAM that ``prepare`` made ready.
         parts: what is trained, each with the peak of its learning rate.
-        batches: yields logits and targets, an epoch at a time.
-        examine: Dice of each held-out image with the weights that ``sam`` has when it is called; ``None`` keeps the
+        batches: of an epoch.
+        examine: Dice of each held-out image with the weights that the SAM has when it is called; ``None`` keeps the
             last epoch.
         epochs: how many.
         progress_file: where progress is kept after the first epoch, and then after those that end :data:`SAVE_SECONDS`
@@ -280,13 +266,14 @@ class Training:
         fit_hash: what the progress belongs to; that of another fit is ignored.
         progress: show a bar, of steps.
         title: what stands before it.
+        trainer: makes it, see :data:`TRAINER`.
     """
 
     def __init__(
         self,
-        sam: PromptFreeSam,
+        network: TrainedSam,
         parts: Sequence[Part],
-        batches: Batches,
+        batches: ImageBatches,
         examine: Callable[[], list[float]] | None,
         *,
         epochs: int,
@@ -294,44 +281,52 @@ class Training:
         fit_hash: str,
         progress: bool,
         title: str = "teacher",
+        trainer: partial[SupervisedTrainer] = TRAINER,
     ) -> None:
-        self.sam, self.batches, self.examine, self.progress_file = sam, batches, examine, progress_file
+        self.sam, self.batches, self.examine, self.progress_file = network.sam, batches, examine, progress_file
         self.epochs, self.progress, self.title = epochs, progress, title
-        self.optimizer = make_optimizer(parts)
-        self.adapted = adapted_tensors(sam)  # they share the network's memory: always its weights of now
+        self.optimizer = trainer.keywords["optimizer"](
+            [{"params": part, "lr": peak, "initial_lr": peak} for part, peak in parts]
+        )
+        self.adapted = adapted_tensors(self.sam)  # they share the network's memory: always its weights of now
         self.state, self.average = FitState(fit_hash), WeightAverage(self.adapted)
         self.kept: dict[str, Tensor] = {}
+        self._saved = float("-inf")
+        self.trainer = trainer(
+            network=network,
+            optimizer=self.optimizer,
+            train_data_loader=batches,
+            max_epochs=epochs,
+            device=self.sam.pixel_mean.device,
+        )
+        self.trainer.logger = logging.getLogger(f"{__name__}.ignite")  # which would tell of every exception once more
+        self.trainer.logger.setLevel(logging.CRITICAL)
+        self.trainer.add_event_handler(Events.EPOCH_STARTED, self._begin_epoch)
+        self.trainer.add_event_handler(Events.ITERATION_STARTED, self._set_rates)
+        self.trainer.add_event_handler(Events.ITERATION_COMPLETED, self._end_step)
+        self.trainer.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
         self._resume()
 
     def run(self) -> FitState:
         """Trains the epochs that are left."""
-        saved = float("-inf")
-        ends: dict[str, Any] = {"initial": self.state.steps, "total": self.epochs * self.batches.steps}
+        done, steps = self.state.epoch, len(self.batches)
+        ends: dict[str, Any] = {"initial": done * steps, "total": self.epochs * steps}
         # no smoothing: what is told of the time left takes in the exams between epochs
-        with progress_bar(show=self.progress, desc=self.title, unit="step", smoothing=0, **ends) as bar:
-            for epoch in range(self.state.epoch, self.epochs):
-                for logits, target in self.batches(epoch):
-                    self._step(mask_loss(logits, target))
-                    bar.update()
-                self.state.epoch = epoch + 1
-                self._judge()
-                if time.monotonic() - saved >= SAVE_SECONDS:
-                    weights = {"current": self.adapted, "average": self.average.tensors, "kept": self.kept}
-                    save_state(self.progress_file, self.state, self.optimizer, weights)
-                    saved = time.monotonic()
-                if self.state.history:
-                    bar.set_postfix(held_out=f"{self.state.history[-1]:.3f}", refresh=False)  # shown with the next one
+        with progress_bar(show=self.progress, desc=self.title, unit="step", smoothing=0, **ends) as self.bar:
+            if done < self.epochs:  # Ignite would begin anew
+                self.trainer.run()
         self.sam.load_state_dict(self.kept, strict=False)
         return self.state
 
     def seconds_of_a_step(self) -> float:
         """Seconds of a step on this machine, from the second of two that leave everything as it is."""
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        taken = 0.0
+        trainer, taken = self.trainer, 0.0
         for _ in range(2):
             started = time.perf_counter()
-            logits, target = next(iter(self.batches(self.state.epoch)))
-            torch.autograd.grad(mask_loss(logits, target), parameters, allow_unused=True)
+            inputs, target = trainer.prepare_batch(next(iter(self.batches)), trainer.state.device)
+            loss = trainer.loss_function(trainer.inferer(inputs, trainer.network), target)
+            torch.autograd.grad(loss, parameters, allow_unused=True)
             taken = time.perf_counter() - started
         return taken
 
@@ -340,50 +335,43 @@ class Training:
         if resumed is None:
             return
         self.state, weights = resumed
+        engine = self.trainer.state
+        engine.epoch, engine.iteration = self.state.epoch, self.state.epoch * len(self.batches)
         self.sam.load_state_dict(weights["current"], strict=False)
-        device = self.sam.pixel_mean.device
-        self.average = WeightAverage({name: tensor.to(device) for name, tensor in weights["average"].items()})
-        self.average.step, self.kept = self.state.steps, weights["kept"]
+        self.average = WeightAverage({name: tensor.to(engine.device) for name, tensor in weights["average"].items()})
+        self.average.step, self.kept = engine.iteration, weights["kept"]
         logger.info("teacher: going on after epoch %d of %d", self.state.epoch, self.epochs)
 
-    def _step(self, loss: Tensor) -> None:
-        total = self.epochs * self.batches.steps
+    def _begin_epoch(self) -> None:
+        self.batches.epoch = self.trainer.state.epoch - 1
+
+    def _set_rates(self) -> None:
+        step, total = self.trainer.state.iteration - 1, self.epochs * len(self.batches)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(self.state.steps, total, group["peak"])
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
+            group["lr"] = learning_rate_at(step, total, group["initial_lr"])
+
+    def _end_step(self) -> None:
         self.average.update(self.adapted)
-        self.state.steps += 1
+        self.bar.update()
+
+    def _end_epoch(self) -> None:
+        self.state.epoch = self.trainer.state.epoch
+        self._judge()
+        if time.monotonic() - self._saved >= SAVE_SECONDS:
+            weights = {"current": self.adapted, "average": self.average.tensors, "kept": self.kept}
+            save_state(self.progress_file, self.state, self.optimizer, weights)
+            self._saved = time.monotonic()
 
     def _judge(self) -> None:
         state = self.state
-        if self.examine is None:
-            self._keep()
-            return
-        with self.average.applied(self.sam):
-            scores = self.examine()
-        state.history.append(mean(scores))
-        if not state.best or mean(scores) > mean(state.best):
-            state.best = scores
-        if as_good_as(scores, state.best):
-            self._keep()
-        logger.debug("teacher: epoch %d of %d, held-out Dice %.3f", state.epoch, self.epochs, mean(scores))
-
-    def _keep(self) -> None:
-        self.state.kept_epoch = self.state.epoch
+        if self.examine is not None:
+            with self.average.applied(self.sam):
+                scores = self.examine()
+            state.history.append(mean(scores))
+            if not state.best or mean(scores) > mean(state.best):
+                state.best = scores
+            self.bar.set_postfix(held_out=f"{mean(scores):.3f}", refresh=False)  # shown with the next step
+            if not as_good_as(scores, state.best):
+                return
+        state.kept_epoch = state.epoch
         self.kept = {name: tensor.clone() for name, tensor in self.average.tensors.items()}
-
-
-def seconds_of(action: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
-
-
-def span(seconds: float) -> str:
-    """A time for a reader who waits: ``40 s``, ``12 min``, ``3.5 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import Compose, MapTransform, NormalizeIntensityd, SpatialPadd
 from monai.transforms.traits import RandomizableTrait
-from torch import Tensor
+from torch import Tensor, nn
 
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.networks.sam.build import PIXEL_MEAN, PIXEL_STD
@@ -109,7 +111,7 @@ def _pair(item: Any) -> tuple[Tensor, Tensor]:
 
 
 def content_of(part: Any) -> Any:
-    """A transform and its numbers as JSON content, so that another list of transforms has another hash."""
+    """A component and its numbers as JSON content, so that another one, a list of transforms say, has another hash."""
     if part is None or isinstance(part, (str, bool, int, float)):
         return part
     if isinstance(part, (np.ndarray, np.generic)):
@@ -120,8 +122,13 @@ def content_of(part: Any) -> Any:
         return sorted(map(str, part))
     if isinstance(part, Sequence):
         return [content_of(value) for value in part]
+    if isinstance(part, partial):
+        return {"of": content_of(part.func), **content_of(part.keywords)}
+    if isinstance(part, logging.Logger):  # a handler's
+        return part.name
     if hasattr(part, "__qualname__") or not hasattr(part, "__dict__"):  # a class or a function; what holds nothing
         return getattr(part, "__qualname__", str(part))
     kind = type(part)
     public = {name: value for name, value in vars(part).items() if not name.startswith("_") and name != "R"}
+    public |= dict(part.named_children()) if isinstance(part, nn.Module) else {}  # where a loss has its parts
     return {"class": f"{kind.__module__}.{kind.__qualname__}", **content_of(public)}

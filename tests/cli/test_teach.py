@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from samfed_monai.cli.teach import add_teach_parser
-from samfed_monai.core.errors import Refused
+from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import read_json
 from samfed_monai.networks.sam.adapter import read_header
 from tests.networks.fakes import fake_checkpoint
@@ -63,6 +63,18 @@ def test_a_knob_of_the_file_that_has_no_argument_is_an_override(listed, tmp_path
     assert arguments.run(arguments) == 0
     header = read_header(output)
     assert (header.adapt.value, header.rank, header.lora_targets) == ("lora", 2, "qkv")
+
+
+def test_a_handler_that_the_bundle_names_and_another_loss_are_monais_trainers(listed, tmp_path):
+    words = [str(BUNDLE), *listed, "--output", str(tmp_path / "a.safetensors"), "--adapt", "decoder", "--size", "64"]
+    words += ["--epochs", "2", "--learning_rate", "1e30", "--loss", '{"_target_": "monai.losses.DiceLoss"}']
+    guard = '[{"_target_": "samfed_monai.handlers.DivergenceGuard", "site": "server"}]'
+    arguments = parse(*words, "--train#handlers", guard)
+    with pytest.raises(Stopped, match=r"site 'server', round \d of 2, step \d: the (loss is|weights hold) NaN"):
+        arguments.run(arguments)
+    misspelt = parse(*words, "--train#handlers", guard.replace("site", "sight"))
+    with pytest.raises(Refused, match="train#handlers#0#sight: expected an argument of DivergenceGuard"):
+        misspelt.run(misspelt)
 
 
 def test_a_misspelt_knob_is_refused(listed, tmp_path):

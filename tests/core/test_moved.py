@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from samfed_monai.config.bundles import packaged_bundle
 from samfed_monai.config.targets import resolve_target
 from samfed_monai.core.io import canonical_hash, read_json
 from samfed_monai.core.moved import MOVED, comparable, config_hash, federate_first, first_spelling, found_where_moved
@@ -66,6 +67,23 @@ def test_hashes_are_taken_of_the_first_spelling():
         "terms": [{"_target_": "monai.losses.DiceLoss"}],
     }
     assert first_spelling(now) == first_spelling(before) == before
+
+
+@pytest.mark.parametrize("bundle", ["samfed_skin", "samfed_polyp"])
+def test_a_teacher_trained_as_always_counts_as_before_there_was_a_choice(bundle):
+    now = read_json(packaged_bundle(bundle) / "configs" / "teacher.json")
+    before = {name: value for name, value in now.items() if name not in ("loss", "optimizer", "train")}
+    before["fit"] = {name: value for name, value in now["fit"].items() if name != "trainer"}
+    assert len(before) == len(now) - 3
+    assert config_hash({"config": now}) == config_hash({"config": before})
+    others = [
+        {"loss": {"_target_": "monai.losses.DiceLoss"}},
+        {"optimizer": {**now["optimizer"], "weight_decay": 0.2}},
+        {"train": {**now["train"], "handlers": [{"_target_": "samfed_monai.handlers.DivergenceGuard"}]}},
+        {"fit": {**now["fit"], "trainer": "@another"}},
+    ]
+    hashes = {config_hash({"config": {**now, **other}}) for other in others}
+    assert len(hashes | {config_hash({"config": before})}) == 5
 
 
 def test_ids_that_end_in_a_target_are_spelt_as_before_too():

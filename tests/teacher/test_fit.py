@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
+from ignite.engine import Events
+from monai.bundle import ConfigParser
+from monai.handlers import StatsHandler
+from monai.losses import DiceCELoss
 
+from samfed_monai.config.bundles import packaged_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, sha256_file
 from samfed_monai.networks import Teacher
@@ -17,7 +23,7 @@ from samfed_monai.teacher import TeacherFit, public_hash
 from samfed_monai.teacher import fit as fit_room
 from samfed_monai.teacher import training as room
 from samfed_monai.teacher.exam import dice_score, read_pair
-from samfed_monai.teacher.training import make_optimizer
+from samfed_monai.teacher.training import TRAINER, TrainedSam, mask_loss
 from samfed_monai.teacher.version_0_1 import Augmentation
 from tests.networks.fakes import fake_records
 
@@ -75,12 +81,14 @@ def test_lora_is_fitted_through_the_encoder(fit):
 
 
 def test_low_rank_matrices_have_a_rate_of_their_own(fit, monkeypatch):
-    made = []
-    monkeypatch.setattr(room, "make_optimizer", lambda parts: made.append(make_optimizer(parts)) or made[-1])
+    made, run = [], room.Training.run
+    monkeypatch.setattr(room.Training, "run", lambda self: made.append(self.optimizer) or run(self))
     fit(adapt="lora", rank=1, epochs=1, learning_rate=2e-3).run()
     (optimizer,) = made
     lora, decoder = optimizer.param_groups
-    assert (lora["peak"], decoder["peak"]) == (5e-3, 2e-3)
+    assert (lora["initial_lr"], decoder["initial_lr"]) == (5e-3, 2e-3)
+    # two steps in all: one to warm up, and the whole peak once more at the beginning of the decay
+    assert (lora["lr"], decoder["lr"]) == (5e-3, 2e-3)
     assert {min(weight.shape) for weight in lora["params"]} == {1}  # rank 1
     assert max(max(weight.shape) for weight in decoder["params"]) == 2048
 
@@ -115,7 +123,7 @@ def test_other_views_are_another_fit(fit):
     hashes = [made._fit_hash() for made in (plain, narrow, wide, named)]
     assert len(set(hashes)) == 3
     assert hashes[2] == hashes[3]
-    batches = wide._batches(build_sam("vit_t", size=256))
+    batches = wide._batches(TrainedSam(build_sam("vit_t", size=256), bf16=False))
     assert batches.images.transform.transforms[3].view.zoom[1] == 2.0
 
 
@@ -184,7 +192,72 @@ def test_timing_a_step_leaves_the_adapter_as_it_would_be(fit, monkeypatch):
     ("seconds", "told"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (3000, "50 min"), (7200, "2.0 h")]
 )
 def test_spans(seconds, told):
-    assert room.span(seconds) == told
+    assert fit_room.span(seconds) == told
+
+
+class Watch:
+    """A handler of somebody's own: the steps that it saw, with losses, and what was trained."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[int, int, float]] = []
+        self._modes: set[bool] = set()
+
+    def attach(self, engine):
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine):
+        self._seen.append((engine.state.epoch, engine.state.iteration, float(engine.state.output["loss"])))
+        self._modes |= {module.training for module in engine.network.sam.modules()}
+
+
+def with_trainer(**keywords) -> partial:
+    return partial(TRAINER, **keywords)
+
+
+def test_handlers_of_ones_own_see_monais_trainer_at_work(fit):
+    watch = Watch()
+    result = fit("watched.safetensors", trainer=with_trainer(train_handlers=[watch])).run()
+    assert [(epoch, step) for epoch, step, _ in watch._seen] == [(1, 1), (1, 2), (2, 3), (2, 4)]
+    assert all(0 < loss < 2 for *_, loss in watch._seen)
+    assert watch._modes == {False}, "SAM is trained as it is examined"
+    plain = fit().run()
+    assert [result[name] for name in ("history", "after")] == [plain[name] for name in ("history", "after")]
+
+
+def test_another_loss_optimizer_or_handler_is_another_fit_and_the_bundles_are_not(fit):
+    trainers = [
+        TRAINER,
+        with_trainer(),
+        with_trainer(loss_function=mask_loss, train_handlers=[]),
+        with_trainer(loss_function=DiceCELoss(sigmoid=True)),
+        with_trainer(loss_function=DiceCELoss(sigmoid=True, squared_pred=True)),
+        with_trainer(optimizer=partial(torch.optim.AdamW, weight_decay=0.0)),
+        with_trainer(train_handlers=[Watch()]),
+        with_trainer(train_handlers=[StatsHandler(name="a")]),
+        with_trainer(train_handlers=[StatsHandler(name="b")]),
+    ]
+    for bundle in ("samfed_skin", "samfed_polyp"):
+        parser = ConfigParser()
+        parser.read_config(packaged_bundle(bundle) / "configs" / "teacher.json")
+        trainers.append(parser.get_parsed_content("train#trainer"))
+    hashes = []
+    for trainer in trainers:
+        made = fit(trainer=trainer)
+        made.base_sha256, made.public_hash = "a", "b"
+        hashes.append(made._fit_hash())
+    same = [index for index, found in enumerate(hashes) if found == hashes[0]]
+    assert same == [0, 1, 2, 9, 10]
+    assert len(set(hashes)) == 7
+
+
+def test_another_loss_and_optimizer_are_what_is_trained_with(fit):
+    loss, used = DiceCELoss(sigmoid=True), []
+    sgd = partial(torch.optim.SGD, momentum=0.5)
+    other = with_trainer(loss_function=lambda *pair: used.append(pair) or loss(*pair), optimizer=sgd)
+    result = fit(epochs=1, trainer=other).run()
+    assert len(used) == 4, "two to tell how long it will take, two steps"
+    assert {tensor.shape for tensor in used[0]} == {(2, 1, 64, 64)}
+    assert result["sha256"] != fit("plain.safetensors", epochs=1).run()["sha256"]
 
 
 def test_refinement_is_of_the_exam_and_not_of_the_adapter(fit, records, tmp_path):
@@ -203,7 +276,7 @@ def test_the_adapter_is_the_same_file_wherever_and_whenever_it_is_fitted(fit, ad
     assert fit("b.safetensors", epochs=1, adapt=adapt).run()["sha256"] == first
 
 
-def test_fault_52_a_killed_fit_goes_on_to_the_same_bits(fit, monkeypatch):
+def test_fault_52_a_killed_fit_goes_on_to_the_same_bits(fit, monkeypatch, caplog):
     straight = fit("straight.safetensors").run()
     save_state, saved = room.save_state, []
 
@@ -215,6 +288,7 @@ def test_fault_52_a_killed_fit_goes_on_to_the_same_bits(fit, monkeypatch):
     monkeypatch.setattr(room, "save_state", killed)
     with pytest.raises(KeyboardInterrupt):
         fit().run()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"], "Ignite's own"
     monkeypatch.setattr(room, "save_state", save_state)
     assert saved[0].exists()
     resumed = fit().run()

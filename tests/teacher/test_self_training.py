@@ -13,6 +13,7 @@ from samfed_monai.networks.sam.adapter import Adapt, adapted_tensors, prepare
 from samfed_monai.networks.sam.build import build_sam
 from samfed_monai.teacher import SelfTraining
 from samfed_monai.teacher.self_training import MixedBatches, PseudoLabelled, confident, self_train
+from samfed_monai.teacher.training import ImageBatches
 from samfed_monai.teacher.version_0_1 import Augmentation
 from samfed_monai.transforms import LoadRGBd
 from tests.networks.fakes import fake_records
@@ -59,31 +60,41 @@ def test_a_pseudo_label_is_the_mask_at_the_images_own_size(tmp_path, store):
 
 
 class Numbered:
-    """Batches whose inputs and targets are their own numbers."""
+    """Images that are their own numbers, with masks of the same, negative."""
 
-    sam = type("Sam", (), {"decode": staticmethod(lambda embedded: embedded)})
+    def __init__(self, first: int, count: int) -> None:
+        self.first, self.count = first, count
 
-    def __init__(self, first: int, steps: int) -> None:
-        self.first, self.steps, self.asked = first, steps, []
+    def __len__(self) -> int:
+        return self.count
 
-    def encode(self, inputs):
-        return inputs
+    def view(self, index, part):
+        number = self.first + index
+        return torch.tensor([number]), torch.full((1, 4, 4), -float(number))
 
-    def inputs(self, part):
-        self.asked.append(part)
-        for number in range(self.first, self.first + self.steps):
-            yield torch.tensor([number]), torch.tensor([-number])
+
+class Noted(ImageBatches):
+    """Batches that remember which views were asked for."""
+
+    asked: tuple[str, ...] = ()
+
+    def of(self, part):
+        self.asked += (part,)
+        return super().of(part)
 
 
 def test_an_epoch_is_one_pass_over_the_sites_images_and_public_ones_never_run_out():
-    own, public = Numbered(0, 5), Numbered(100, 2)
-    batches = MixedBatches(own, public)
-    assert batches.steps == 5
-    logits, targets = zip(*batches(3), strict=True)
-    assert [part.tolist() for part in logits] == [[0, 100], [1, 101], [2, 100], [3, 101], [4, 100]]
-    assert [part.tolist() for part in targets] == [[0, -100], [-1, -101], [-2, -100], [-3, -101], [-4, -100]]
-    assert own.asked == [3]
-    assert public.asked == ["3.0", "3.1", "3.2"], "each pass over the public images is another one"
+    public = Noted(Numbered(100, 2), batch_size=1, seed=0)
+    batches = MixedBatches(Numbered(0, 5), public, batch_size=2, seed=0)
+    batches.epoch = 3
+    made = list(batches)
+    assert len(batches) == len(made) == 3
+    images = [batch["image"].flatten().tolist() for batch in made]
+    assert [batch["label"].flatten().tolist() for batch in made] == [[-number for number in row] for row in images]
+    assert [len(row) for row in images] == [3, 3, 2], "the last of five has only one of the site's"
+    assert sorted(number for row in images for number in row[:-1]) == [0, 1, 2, 3, 4]
+    assert {row[-1] for row in images[:2]} == {100, 101}
+    assert public.asked == ("3.0", "3.1"), "each pass over the public images is another one"
 
 
 @pytest.fixture
@@ -115,7 +126,7 @@ def test_a_copy_learns_and_only_its_adapter_changes(sam, records, tmp_path):
 def test_a_killed_one_goes_on_after_its_last_epoch_to_the_same_weights(sam, records, tmp_path, monkeypatch):
     whole = trained(sam, records, tmp_path, epochs=2).state_dict()
     (tmp_path / "progress.safetensors").unlink()
-    real = MixedBatches.__call__
+    real = MixedBatches.of
 
     def killed(self, epoch):
         if epoch == 1:
@@ -123,7 +134,7 @@ def test_a_killed_one_goes_on_after_its_last_epoch_to_the_same_weights(sam, reco
         return real(self, epoch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(MixedBatches, "__call__", killed)
+        patch.setattr(MixedBatches, "of", killed)
         with pytest.raises(KeyboardInterrupt):
             trained(sam, records, tmp_path, epochs=2)
     resumed = trained(sam, records, tmp_path, epochs=2).state_dict()

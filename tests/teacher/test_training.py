@@ -1,4 +1,4 @@
-"""The loop of a teacher's fit: its recipe, and averaged weights by hand."""
+"""SAM in MONAI's trainer: its recipe by hand, and what a fit goes on from."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from samfed_monai.core.io import safe_load, save_tensors
 from samfed_monai.teacher.training import (
     FitState,
-    WeightAverage,
     default_epochs,
     default_learning_rate,
     learning_rate_at,
     load_state,
-    make_optimizer,
     mask_loss,
     quarter,
     save_state,
@@ -56,37 +53,10 @@ def test_the_decoder_alone_is_trained_for_half_as_long():
     assert (default_epochs("lora"), default_epochs("decoder")) == (24, 12)
 
 
-def test_every_part_has_the_peak_of_its_own():
-    first, second = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
-    groups = make_optimizer([([first], 0.5), ([second], 0.25)]).param_groups
-    assert [(group["params"], group["peak"], group["lr"]) for group in groups] == [
-        ([first], 0.5, 0.0),
-        ([second], 0.25, 0.0),
-    ]
-
-
 def test_quarter_is_the_share_of_each_block():
     mask = torch.zeros(1, 1, 4, 8)
     mask[..., :2, :4] = 1
     assert quarter(mask).tolist() == [[[[0.5, 0.0]]]]
-
-
-def test_it_starts_quickly_and_slows_down():
-    average = WeightAverage({"x": torch.zeros(1)}, decay=0.5)
-    average.update({"x": torch.ones(1)})  # decay 1 / 10
-    torch.testing.assert_close(average.tensors["x"], torch.tensor([0.9]))
-    average.step = 100
-    average.update({"x": torch.ones(1)})  # decay 0.5
-    torch.testing.assert_close(average.tensors["x"], torch.tensor([0.95]))
-
-
-def test_it_stands_in_and_gives_back():
-    module = nn.Linear(1, 1, bias=False)
-    nn.init.ones_(module.weight)
-    average = WeightAverage({"weight": torch.full((1, 1), 5.0)})
-    with average.applied(module):
-        assert module.weight.item() == 5
-    assert module.weight.item() == 1
 
 
 def test_a_fit_goes_on_with_its_moments_and_starts_anew_without_them(tmp_path):
