@@ -39,7 +39,7 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 def run(arguments: argparse.Namespace) -> int:
     """Checks, and says what was checked."""
     from samfed_monai.config.bundles import find_bundle
-    from samfed_monai.config.check import check_bundle, workflows_of
+    from samfed_monai.config.check import check_bundle, overruled, workflows_of
     from samfed_monai.config.strict import strict_bundle_problems, strict_problems
     from samfed_monai.config.variants import known_variants, own_variants
 
@@ -76,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise Refused(problem for problem in problems if strict.get(problem.where, problem) is problem)
     fit = ", ".join(variant for variant in variants if variant not in unfit)
     sys.stdout.write(f"{root.name}: no problems in {', '.join(workflows)}; variants: {fit or 'none'}\n")
+    for problem in overruled(root) if "federate" in workflows else ():
+        sys.stdout.write(f"  note: {problem}\n")
     if "federate" in workflows and not tried:
         sys.stdout.write("  not tried whether a run takes its values: it could run code (--strict says where)\n")
     if arguments.strict:

@@ -8,14 +8,17 @@ sockets. What arrives with a bundle, or from a server, gets none of that.
 from __future__ import annotations
 
 import configparser
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.components import ComponentCheck, check_override_kinds
 from samfed_monai.config.knobs import (
     GIVEN,
+    GROUPS,
     SITES,
     check_knobs,
     check_override_ids,
@@ -23,6 +26,7 @@ from samfed_monai.config.knobs import (
     check_unread_knobs,
     routed,
     said_twice,
+    shipped,
     shipped_knobs,
     without_said_twice,
 )
@@ -31,6 +35,7 @@ from samfed_monai.config.parse import (
     WORKFLOWS,
     BundleConfig,
     flat,
+    follow,
     join_id,
     lookup,
     reached,
@@ -39,8 +44,10 @@ from samfed_monai.config.parse import (
     walk,
     workflow_files,
 )
+from samfed_monai.config.spelling import corrected, misspelt
+from samfed_monai.config.targets import CATALOGUE
 from samfed_monai.config.variants import variant_files
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused, did_you_mean
 from samfed_monai.core.io import read_json, sha256_file
 
 WEIGHT_KNOBS = ("adapter", "checkpoint", "encoder_weights", "initial_weights", "model", "weights")
@@ -91,6 +98,25 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
         yield from _datalist(datalist)
     if ready:
         yield from check_base_weights(content, bundle_root)
+
+
+def check_networks(config: BundleConfig) -> Iterator[Problem]:
+    """Names that the catalogue of networks does not have, where the bundle builds its network from it.
+
+    Not where ``imports`` are: they may add to the catalogue.
+    """
+    place = ("network_def", "name")
+    if lookup(config.content, ("network_def", "_target_")) != CATALOGUE or config.content.get("imports"):
+        return
+    from samfed_monai.networks import CLIENT_NETWORKS
+
+    known, others = list(CLIENT_NETWORKS), ("mixed_networks", "server_network")
+    for parts in (place, *((name,) for name in others)):
+        parts, value = follow(config.content, parts, lookup(config.content, parts))
+        for name in value if isinstance(value, list) else [value]:
+            if isinstance(name, str) and not name.startswith(("$", "@", "%")) and name not in CLIENT_NETWORKS:
+                expected, mend = f"one of {known}", did_you_mean(name, known)
+                yield Problem(config.where(parts), found=repr(name), expected=expected, mend=mend)
 
 
 def _given(content: Mapping[str, Any], name: str) -> Path | None:
@@ -229,20 +255,20 @@ def check_bundle(
     base_layers = max(1, sum(path.name in {name.name for name in own} for path in base))
     problems = [*check_logging(root), *_in_metadata(root), *_problems(config, root, base_layers, ready)]
     if federate and not config.problems:
+        config, _ = corrected(config, base_layers)
         problems += _inside_a_federation(config, root, ready)
     return list(dict.fromkeys(problems))
 
 
 def _in_metadata(root: Path) -> list[Problem]:
-    """``metadata.json``, which MONAI reads with every workflow: what keeps it from being read."""
+    """``metadata.json``, which MONAI reads with every workflow: what keeps it from being read, and misspelt keys."""
     path = root / "configs" / "metadata.json"
     if not path.exists():
         return []
     try:
-        read_json(path, byte_order_mark=False)
+        return misspelt(path.name, read_json(path, byte_order_mark=False))
     except Refused as refused:
         return refused.problems
-    return []
 
 
 def _variant_files(root: Path, variant: Any) -> list[Path]:
@@ -252,8 +278,8 @@ def _variant_files(root: Path, variant: Any) -> list[Path]:
 def _problems(config: BundleConfig, root: Path, base_layers: int, ready: bool) -> list[Problem]:
     if config.problems:  # the rest would only guess at what the unreadable file says
         return config.problems
+    config, problems = corrected(config, base_layers)
     components = ComponentCheck(config)
-    problems: list[Problem] = []
     for check in (
         lambda: check_override_ids(config, base_layers),
         lambda: check_knobs(config),
@@ -261,6 +287,7 @@ def _problems(config: BundleConfig, root: Path, base_layers: int, ready: bool) -
         lambda: check_unread_knobs(config, base_layers),
         components.problems,
         lambda: check_override_kinds(config, base_layers, components.judged),
+        lambda: check_networks(config),
         lambda: check_files(config, root, ready=ready),
     ):
         told = {problem.where for problem in problems}
@@ -373,7 +400,11 @@ def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[
         parts = federated_configs(config, root)
     except Refused as refused:
         return refused.problems
-    problems = [problem for part in parts.values() for problem in _problems(part, root, 1, ready=False)]
+    problems = [
+        _where_said(config, group, part, problem)
+        for group, part in parts.items()
+        for problem in _problems(part, root, 1, ready=False)
+    ]
     if "client" in parts:
         problems += _without_effect(config, parts["client"], root)
     sites = config.content.get(SITES)
@@ -388,6 +419,50 @@ def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[
     if wanted and "teacher" in parts:
         problems += check_base_weights(parts["teacher"].content, root)
     return problems
+
+
+_RULED_BY = {
+    ("train.json", "seed"): ("federate.json", "seed"),
+    ("train.json", "epochs"): ("federate.json", "rounds"),
+    ("teacher.json", "adapt"): ("train.json", "teacher_adapt"),
+}
+"""Knobs that do nothing in a federation, each with the one that does; ``client`` and ``teacher`` add to them."""
+
+
+def overruled(bundle_root: str | Path) -> list[Problem]:
+    """Knobs of ``train.json`` and ``teacher.json`` that somebody changed and that do nothing in a federation.
+
+    They are no mistakes: outside of a federation they count. One with the value that the packaged bundles ship, or the
+    one that rules, is not among them.
+
+    Args:
+        bundle_root: folder of a bundle in which :func:`check_bundle` found no problem.
+    """
+    paths = [Path(bundle_root) / "configs" / name for name in ("train.json", "teacher.json", "federate.json")]
+    files = {path.name: read_json(path) if path.is_file() else {} for path in paths}
+    ruled = dict(_RULED_BY)
+    for group, file in GROUPS.items():
+        values = files["federate.json"].get(group)
+        ruled |= {(file, name): ("federate.json", f"{group}#{name}") for name in values or {}}
+    problems = []
+    for (file, name), (home, place) in ruled.items():
+        value, rules = (lookup(files[where], split_id(key)) for where, key in ((file, name), (home, place)))
+        if MISSING not in (value, rules) and value not in (rules, *(each.get(name) for each in shipped(file))):
+            expected = f"{json.dumps(rules)} in a federation, which {home} -> {place} decides"
+            problems.append(
+                Problem(f"{file} -> {name}", found=json.dumps(value), expected=expected, mend="set it there")
+            )
+    return problems
+
+
+def _where_said(config: BundleConfig, group: str, part: BundleConfig, problem: Problem) -> Problem:
+    """A problem of a group's values with the place in ``federate.json``, or the option, that says them."""
+    before = f"{part.source} -> "
+    if not problem.where.startswith(before):
+        return problem
+    name = problem.where.removeprefix(before)
+    spelt = "network" if name == "network_name" and group not in GROUPS else name
+    return replace(problem, where=config.where((*split_id(group), *split_id(spelt))))
 
 
 def _resolved(config: BundleConfig, group: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import os
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import Any, Literal, Union
 
@@ -145,9 +146,10 @@ class ComponentCheck:
         for parts, value in walk(self.config.content):
             if isinstance(value, dict) and "_target_" in value:
                 try:
-                    target = resolve_target(value["_target_"], self.config.where((*parts, "_target_")))
+                    target = resolve_target(value["_target_"], "")
                 except Refused as refused:
-                    yield from refused.problems
+                    where = self.config.where((*parts, "_target_"))
+                    yield from (replace(problem, where=where) for problem in refused.problems)
                 else:
                     yield from self._arguments(parts, value, target)
 

@@ -21,17 +21,17 @@ from samfed_monai.config.parse import (
     follow,
     join_id,
     lookup,
+    reached,
     references,
     split_id,
     walk,
 )
 from samfed_monai.config.targets import parameters_of, resolve_target
 from samfed_monai.config.variants import packaged_methods
-from samfed_monai.core.errors import Problem, Refused, did_you_mean
+from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean
 from samfed_monai.core.io import read_json
 
 _CODE = ("$", "%")
-_GROUP_OF = {"train.json": "client", "teacher.json": "teacher"}  # in federate.json
 
 
 def is_plain(value: Any) -> bool:
@@ -96,7 +96,7 @@ def check_knobs(config: BundleConfig) -> Iterator[Problem]:
 
 def shipped_knobs(file: str) -> dict[str, Any]:
     """Knobs of the packaged bundles' own file of that name, with the values they ship with."""
-    return {name: value for content in _shipped(file) for name, value in knobs_of(content).items()}
+    return {name: value for content in shipped(file) for name, value in knobs_of(content).items()}
 
 
 def home_of(name: str, file: str) -> str:
@@ -104,19 +104,27 @@ def home_of(name: str, file: str) -> str:
     homes = [files[-1] for files in WORKFLOWS.values() if files[-1] != file and name in shipped_plain(files[-1])]
     if name in shipped_plain(file) or not homes:
         return ""
-    groups = _GROUP_OF if file == "federate.json" else {}
-    homes = [home for home in homes if not (home in groups and groups[home] == "client" and name in GIVEN)]
-    told = (f"{home} (here: --{groups[home]}#{name})" if home in groups else home for home in homes)
-    return f"known in {' and '.join(told)}" if homes else ""
+    groups = {home: group for group, home in GROUPS.items()} if file == "federate.json" else {}
+    given = [home for home in homes if groups.get(home) == "client" and name in GIVEN]
+    homes = [home for home in homes if home not in given]
+    told = [f"{home} (here: --{groups[home]}#{name})" if home in groups else home for home in homes]
+    return f"known in {' and '.join(told)}" if told else f"known in {given[0]}; a federation sets it for every site"
 
 
-def _shipped(file: str) -> Iterator[dict[str, Any]]:
+def shipped(file: str) -> list[Any]:
     """What the packaged bundles' own files of that name hold; one that cannot be read is told elsewhere."""
+    found: list[Any] = []
     for folder in packaged_bundles().values():
         path = folder / "configs" / file
-        with suppress(Refused):
-            if path.is_file():
-                yield read_json(path)
+        with suppress(Refused, OSError):
+            found.append(_read(path, path.stat().st_mtime_ns))
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _read(path: Path, changed: int) -> Any:
+    """A packaged file, read once; ``changed`` is its time, for a checkout in which it is edited."""
+    return read_json(path)
 
 
 def all_knobs(config: BundleConfig) -> set[str]:
@@ -127,7 +135,7 @@ def all_knobs(config: BundleConfig) -> set[str]:
 
 def shipped_plain(file: str) -> set[str]:
     """Ids on top of the packaged bundles' own file of that name whose value there is plain, wherever they stand."""
-    items = (item for content in _shipped(file) for item in content.items())
+    items = (item for content in shipped(file) for item in content.items())
     return {name for name, value in items if is_value(value)} - {"imports"}
 
 
@@ -140,8 +148,11 @@ def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
 COMPONENT_KEYS = frozenset({"_target_", "_disabled_", "_requires_", "_desc_", "_mode_"})
 """Keys of a component that MONAI reads itself; they are no arguments."""
 
-GROUPS = frozenset({"client", "teacher"})
-"""Groups of ``federate.json`` whose ids are those of ``train.json`` and ``teacher.json``."""
+MONAI_IDS = frozenset({"imports", "initialize", "run", "finalize"})
+"""Ids on top of a file that MONAI's own command reads."""
+
+GROUPS = {"client": "train.json", "teacher": "teacher.json"}
+"""Groups of ``federate.json``, each with the file whose ids are in it."""
 
 OPTIONAL = frozenset({"mixed_networks", "personal", "server_network", "sharing", "strategy", "warm_start"})
 """Ids on top of ``train.json`` that a federation reads where they are there; the file need not spell them out."""
@@ -162,7 +173,8 @@ SITES = "sites"
 
 _MOST_NAMES = 12  # in a message that has no better guess
 
-_MEANS_THE_SAME = 0.8  # difflib ratio above which two knobs of one file are taken for one knob and its misspelling
+MEANS_THE_SAME = 0.8
+"""difflib's ratio above which two knobs of one file are taken for one knob and its misspelling."""
 
 
 def check_override_ids(
@@ -189,9 +201,21 @@ def check_override_ids(
                 continue
             mend = lost(below, parts, value, imports=imports is None or layer in imports)
             if mend is not None:
-                mend = _declared_by(parts[0]) or home_of(parts[0], config.layers[0][0]) or mend
+                file = config.layers[0][0]
+                other = _of_another_file(parts[0], file, below) if len(parts) == 1 and layer == COMMAND_LINE else ""
+                mend = _declared_by(parts[0]) or home_of(parts[0], file) or other or mend
                 expected = "an id that this workflow has"
                 yield Problem(f"{layer} -> {join_id(parts)}", found="an unknown id", expected=expected, mend=mend)
+
+
+def _of_another_file(name: str, file: str, below: Mapping[str, Any]) -> str:
+    """Which knob of the sites' training, or of the teacher's fit, is misspelt on the command line of a federation."""
+    if file != "federate.json":
+        return ""
+    spelt = {knob: f"teacher#{knob}" for knob in shipped_plain("teacher.json")}
+    spelt |= {knob: knob for knob in (*shipped_plain("train.json"), *below)}
+    meant = closest(name, spelt)
+    return f"did you mean {spelt[meant]!r}?" if meant else ""
 
 
 def _may_be_new(config: BundleConfig, layer: str, name: str) -> bool:
@@ -227,7 +251,7 @@ def lost(below: dict[str, Any], parts: Sequence[str], value: Any, *, imports: bo
             if "_target_" in holder:
                 if part in COMPONENT_KEYS or not imports:
                     return None
-                arguments, anything = _arguments(holder)
+                arguments, anything = arguments_of(holder)
                 if anything or part in arguments:
                     return None
                 names |= arguments
@@ -242,7 +266,8 @@ def lost(below: dict[str, Any], parts: Sequence[str], value: Any, *, imports: bo
     return None
 
 
-def _arguments(component: dict[str, Any]) -> tuple[set[str], bool]:
+def arguments_of(component: dict[str, Any]) -> tuple[set[str], bool]:
+    """Names of a component's arguments, and whether it takes any other, or cannot be asked."""
     try:
         named, anything = parameters_of(resolve_target(component["_target_"], ""))
     except Refused:  # told where the component itself is checked
@@ -284,20 +309,28 @@ def _is_python(text: str) -> bool:
 def check_unread_knobs(config: BundleConfig, base_layers: int) -> Iterator[Problem]:
     """Plain values on top of a file that nothing refers to, where they are misspelt or knobs of another file.
 
-    Any other may be there for another program.
+    Any other may be there for another program. A file that lies on another may set that one's knobs, as far as what it
+    runs reads them.
     """
     read = {target[0] for _, value in walk(config.content) if isinstance(value, str) for target in references(value)}
     files = config.layers[:base_layers]
     known = read.union(*(shipped_plain(layer) for layer, _ in files))
+    (bottom, below), (top, above) = files[0], files[-1]
+    runs = reached(config.content, MONAI_IDS) if len(files) > 1 else {}
+    others = {name for name in above if len(files) > 1 and name in below and name not in runs}
     for layer, pairs in files:
-        for name in (name for name, value in pairs.items() if name not in known and is_value(value)):
-            close = difflib.get_close_matches(name, sorted(read & config.content.keys()), n=1, cutoff=_MEANS_THE_SAME)
-            mend = f"did you mean {close[0]!r}?" if close else home_of(name, layer)
+        for name in (name for name, value in pairs.items() if is_value(value)):
+            if name not in known:
+                meant = (read & config.content.keys()) | (shipped_plain(layer) - pairs.keys())
+                close = closest(name, meant, cutoff=MEANS_THE_SAME)
+                mend = home_of(name, layer) or (f"did you mean {close!r}?" if close else "")
+            else:
+                mend = f"delete it: it counts in {bottom}" if layer == top and name in others else ""
             if mend:
                 yield Problem(f"{layer} -> {name}", found="a key that nothing reads", expected="a known key", mend=mend)
 
 
-_GROUPED = GROUPS | {SITES}
+_GROUPED = frozenset({*GROUPS, SITES})
 
 
 def routed(files: Sequence[Path], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -143,6 +143,15 @@ class BundleConfig:
         self.source = source
         self._put(source, dict(overrides or {}))
 
+    @classmethod
+    def of_layers(cls, layers: Sequence[tuple[str, dict[str, Any]]], source: str = COMMAND_LINE) -> BundleConfig:
+        """The same of layers that were read before, bottom first; the last is the one of ``source``."""
+        config = cls([], None, source)
+        config.layers.clear()
+        for name, pairs in layers:
+            config._put(name, pairs)
+        return config
+
     def _read(self, path: Path) -> None:
         try:
             content = read_json(path, byte_order_mark=False)

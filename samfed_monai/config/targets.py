@@ -39,6 +39,9 @@ DENIED_PREFIXES = (
 """Inside the allowed packages, what downloads, compiles, unpickles or runs other code."""
 
 
+CATALOGUE = "samfed_monai.networks.client_network"
+"""The component that builds a client network by its name."""
+
 _NO_ROOMS = ("monai._extensions.", "monai.apps.", "monai.auto3dseg.", "monai.bundle.", "monai.config.", "monai.fl.")
 """Packages of MONAI that hold no components, or import what need not be installed."""
 
@@ -77,6 +80,7 @@ def resolve_target(target: Any, where: str) -> Any:
     return found
 
 
+@functools.lru_cache(maxsize=1024)
 def parameters_of(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
     """Named parameters of a class or function, and whether it takes other names, too (``**kwargs``, or unknown)."""
     try:
@@ -87,6 +91,7 @@ def parameters_of(target: Any) -> tuple[dict[str, inspect.Parameter], bool]:
     return named, any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
+@functools.lru_cache(maxsize=1024)
 def annotations_of(target: Any) -> dict[str, Any]:
     """Annotations of a class's or function's parameters as types; those that cannot be resolved are left out."""
     function = getattr(target, "__init__") if inspect.isclass(target) else target  # noqa: B009 - mypy: unsound

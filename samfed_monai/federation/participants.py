@@ -97,13 +97,13 @@ def require_known(config: WorkflowConfig, names: Mapping[str, str]) -> None:
         names: where a name stands (for the message) to the name.
 
     Raises:
-        Refused: with every unknown name.
+        Refused: with every unknown name, each at the first place that has it.
     """
     if not in_catalogue(config.parser()):
         return
-    problems, known = Problems(), list(CLIENT_NETWORKS)
+    problems, known, first = Problems(), list(CLIENT_NETWORKS), dict[str, str]()
     for where, name in names.items():
-        if name not in CLIENT_NETWORKS:
+        if first.setdefault(name, where) == where and name not in CLIENT_NETWORKS:
             problems.add(where, found=repr(name), expected=f"one of {known}", mend=did_you_mean(str(name), known))
     problems.refuse_if_any()
 

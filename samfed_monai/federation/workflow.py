@@ -9,6 +9,7 @@ from typing import Any
 
 from samfed_monai.config.exit_codes import as_told
 from samfed_monai.config.parse import reached
+from samfed_monai.config.targets import CATALOGUE
 from samfed_monai.config.variants import variant_files
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json
@@ -16,9 +17,6 @@ from samfed_monai.core.moved import config_hash
 
 TRAIN = "train"
 """MONAI's id of what a training bundle trains with."""
-
-CATALOGUE = "samfed_monai.networks.client_network"
-"""The component that builds a client network by its name."""
 
 PLACES = frozenset(
     ("bundle_root", "datalist", "data_root", "dataset_dir", "output", "output_dir", "cache_dir", "store_dir")

@@ -77,11 +77,13 @@ def test_fault_23_misspelt_argument_of_a_component(bundle, rewrite: Write):
     ]
 
 
-def test_fault_23_knob_renamed_in_the_file_leaves_a_reference_that_leads_nowhere(bundle, rewrite: Write):
+def test_fault_23_knob_renamed_in_the_file_is_told_by_the_reference_that_it_leaves_without_an_aim(
+    bundle, rewrite: Write
+):
     rewrite("train.json", json.dumps(TRAIN).replace('"rate": 0.1, "steps"', '"rtae": 0.1, "steps"'))
     assert told(bundle) == [
-        "train.json -> train#trainer#rate: expected a reference to an id of this workflow, "
-        "found @rate, which does not exist; did you mean 'rtae'?"
+        "train.json -> rtae: expected a known key, found an unknown key; "
+        "did you mean 'rate', which train#trainer#rate refers to?"
     ]
 
 
@@ -372,9 +374,9 @@ def test_what_a_federation_hands_to_its_sites_is_checked_as_their_overrides(bund
     federate = {"speed": "fast", "variant": "samfed", "client": {"rate": "@speed", "stesp": 3, "steps": 2}}
     rewrite("federate.json", json.dumps(federate))
     assert told(bundle, workflow="federate") == [
-        "federate.json -> client -> stesp: expected an id that this workflow has, found an unknown id; "
+        "federate.json -> client#stesp: expected an id that this workflow has, found an unknown id; "
         "did you mean 'steps'?",
-        "federate.json -> client -> rate: expected a number, found 'fast' (str)",
+        "federate.json -> client#rate: expected a number, found 'fast' (str)",
     ]
 
 
@@ -385,9 +387,9 @@ def test_what_a_site_changes_is_checked_as_overrides_of_its_training(bundle, rew
     assert told(
         bundle, workflow="federate", overrides={"sites#site-1#rtae": 0.5, "sites#b#rate": "0.5", "sites#c": 3}
     ) == [
-        "federate.json -> sites#site-1 -> rtae: expected an id that this workflow has, found an unknown id; "
+        "command line -> sites#site-1#rtae: expected an id that this workflow has, found an unknown id; "
         "did you mean 'rate'?",
-        "federate.json -> sites#b -> rate: expected a number, found '0.5' (str); remove the quotes",
+        "command line -> sites#b#rate: expected a number, found '0.5' (str); remove the quotes",
         'federate.json -> sites#c: expected an object, for instance {"network": "basic_unet"}, found int',
     ]
 
@@ -410,7 +412,7 @@ def test_the_command_line_reaches_any_id_of_the_sites_training(bundle, rewrite: 
     rewrite("federate.json", json.dumps({"bundle_root": ".", "variant": "samfed", "run": ["$@variant"], "client": {}}))
     assert told(bundle, workflow="federate", overrides={"client#steps": 2}) == []
     [message] = told(bundle, workflow="federate", overrides={"client#stesp": 2})
-    assert message.startswith("federate.json -> client -> stesp: expected an id that this workflow has")
+    assert message.startswith("command line -> client#stesp: expected an id that this workflow has")
 
 
 def test_a_rate_that_the_variant_sets_past_is_refused_with_the_id_that_has_it():

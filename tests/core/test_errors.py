@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, SamFedError, Stopped, did_you_mean
+from samfed_monai.core.errors import (
+    ExitCode,
+    Problem,
+    Problems,
+    Refused,
+    SamFedError,
+    Stopped,
+    closest,
+    did_you_mean,
+    slip_of,
+)
 
 
 def test_a_problem_reads_as_one_sentence_with_place_and_mend():
@@ -86,6 +96,27 @@ def test_no_problems_refuse_nothing():
 def test_a_misspelt_name_is_mended_where_one_is_close():
     assert did_you_mean("heterogenous", ["samfed", "heterogeneous"]) == "did you mean 'heterogeneous'?"
     assert did_you_mean("xyz", ["samfed", "heterogeneous"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        *(("lerning_rate", "learning_rate"), ("laerning_rate", "learning_rate"), ("learning_rates", "learning_rate")),
+        *(("learning_rote", "learning_rate"), ("learning-rate", "learning_rate"), ("Learning_Rate", "learning_rate")),
+        *(("rl", "lr"), ("f16", "bf16"), ("b1f6", "bf16"), ("_taret_", "_target_"), ("rnu", "run"), ("rn", "run")),
+        *(("learing_rat", None), ("learning_rate", None), ("sam2", None), ("sam2_kd", None), ("rub", None)),
+    ],
+)
+def test_one_slip_of_the_hand_makes_a_name_of_another(name, meant):
+    known = ["learning_rate", "lr", "bf16", "_target_", "run", "sam", "sam_kd"]
+    assert slip_of(name, known) == meant
+
+
+def test_of_two_names_one_slip_away_the_more_alike_is_meant():
+    assert slip_of("epoch", ["epochs", "epocs"]) == "epochs"
+    assert closest("learing_rat", ["learning_rate", "leaning"]) == "learning_rate"
+    assert closest("rl", ["lr", "rules"]) == "lr"
+    assert closest("lerning", ["lora_learning_rate"], cutoff=0.8) is None
 
 
 def test_a_refusal_inside_the_block_is_collected_and_what_comes_after_goes_on():

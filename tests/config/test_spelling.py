@@ -1,0 +1,213 @@
+"""A misspelt key is named with its right spelling, whichever key of whichever file of a bundle it is."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samfed_monai.cli.main import main
+from samfed_monai.config import check_bundle, find_bundle
+from samfed_monai.config.check import overruled
+from samfed_monai.config.knobs import is_value
+from samfed_monai.config.parse import WORKFLOWS
+from samfed_monai.core.io import read_json
+from tests.config.conftest import TRAIN, Write
+
+FILES = {files[-1]: workflow for workflow, files in WORKFLOWS.items()}
+BUNDLES = ("samfed_polyp", "samfed_skin")
+
+
+@pytest.fixture(params=BUNDLES)
+def mine(request, tmp_path) -> Path:
+    """A copy of a packaged bundle, without its weights."""
+    root = tmp_path / "mine"
+    shutil.copytree(find_bundle(request.param), root, ignore=shutil.ignore_patterns("*.pt"))
+    return root
+
+
+def without_a_letter(name: str) -> str:
+    return name[: len(name) // 2] + name[len(name) // 2 + 1 :]
+
+
+def with_two_letters_swapped(name: str) -> str:
+    at = max(index for index in range(1, len(name) // 2 + 1) if name[index] != name[index - 1])
+    return name[: at - 1] + name[at] + name[at - 1] + name[at + 1 :]
+
+
+SLIPS = (without_a_letter, with_two_letters_swapped)
+
+
+def keys(content: Any, parts: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Ids of all keys, in lists as well; notes on top are nobody's to read."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            if parts or not name.startswith("_"):
+                yield (*parts, name)
+                yield from keys(value, (*parts, name))
+    elif isinstance(content, list):
+        for index, value in enumerate(content):
+            yield from keys(value, (*parts, str(index)))
+
+
+def renamed(content: Any, parts: tuple[str, ...], name: str) -> Any:
+    """``content`` in which the key at ``parts`` is called ``name``, in the same place."""
+    if isinstance(content, list):
+        return [renamed(each, parts[1:], name) if str(at) == parts[0] else each for at, each in enumerate(content)]
+    last = len(parts) == 1
+    return {
+        (name if last and key == parts[0] else key): (
+            renamed(value, parts[1:], name) if key == parts[0] and not last else value
+        )
+        for key, value in content.items()
+    }
+
+
+def test_every_key_of_every_file_is_named_with_its_right_spelling_and_nothing_else_is_told(mine):
+    """Knobs in both bundles, with another slip in each; of the ids below, which the bundles share, each in one."""
+    turn = BUNDLES.index(read_json(mine / "configs" / "federate.json")["output_dir"].replace("runs/", "samfed_"))
+    tried = 0
+    for file, workflow in {**FILES, "metadata.json": "inference"}.items():
+        path = mine / "configs" / file
+        content = read_json(path)
+        for index, parts in enumerate(keys(content)):
+            knob = len(parts) == 1 and file != "metadata.json"
+            if parts[-1].isdigit() or (file == "metadata.json" and "." in parts[-1]) or not (knob or index % 2 == turn):
+                continue
+            wrong = SLIPS[(index + turn) % 2 if knob else index // 2 % 2](parts[-1])
+            path.write_text(json.dumps(renamed(content, parts, wrong)))
+            told = [str(problem) for problem in check_bundle(mine, workflow, ready=False)]
+            place, right = ("#".join((*parts[:-1], name)) for name in (wrong, parts[-1]))
+            assert told == [f"{file} -> {place}: expected a known key, found an unknown key; did you mean {right!r}?"]
+            tried += 1
+        path.write_text(json.dumps(content))
+    assert tried > 350
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS)
+def test_every_knob_on_the_command_line_is_named_with_its_right_spelling(workflow):
+    skin = find_bundle("samfed_skin")
+    files = {file: read_json(skin / "configs" / file) for file in FILES}
+    groups = {"": [files[name] for name in WORKFLOWS[workflow]]}
+    if workflow == "federate":  # the sites' knobs are taken without their group, too
+        train = [files["train.json"]]
+        groups = {"": [*groups[""], *train], "client#": train, "teacher#": [files["teacher.json"]], "sites#a-b#": train}
+    for group, contents in groups.items():
+        names = {name for each in contents for name, value in each.items() if is_value(value) and name != "imports"}
+        for index, name in enumerate(sorted(names - {"_below"})):
+            given = f"{group}{SLIPS[index % 2](name)}"
+            (problem,) = check_bundle(skin, workflow, overrides={given: 1}, ready=False)
+            assert problem.where == f"command line -> {given}"
+            assert problem.mend in (f"did you mean {right!r}?" for right in (name, f"{group}{name}"))
+
+
+@pytest.mark.parametrize("home", FILES)
+@pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)
+def test_a_knob_in_a_file_that_does_not_rule_is_refused_with_the_file_that_does(mine, home):
+    for file in FILES.keys() - {home}:
+        if (file, home) == ("evaluate.json", "train.json"):
+            continue  # one lies on the other and may set its knobs, as far as an evaluation reads them
+        path = mine / "configs" / file
+        content = read_json(path)
+        own = content | (read_json(mine / "configs" / "train.json") if file == "evaluate.json" else {})
+        for name, value in read_json(mine / "configs" / home).items():
+            if name in own or not is_value(value) or name.startswith("_"):
+                continue
+            path.write_text(json.dumps({name: value, **content}))
+            (problem,) = check_bundle(mine, FILES[file], ready=False)
+            assert problem.where == f"{file} -> {name}"
+            assert problem.found == "a key that nothing reads"
+            other = {("federate.json", "train.json", "epochs"): "teacher.json"}  # the nearest of two
+            assert other.get((file, home, name), home) in problem.mend
+        path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)
+def test_a_knob_that_an_evaluation_does_not_read_is_refused_on_top_of_train_json(mine):
+    path = mine / "configs" / "evaluate.json"
+    path.write_text(json.dumps({"image_size": 192, "learning_rate": 0.1, **read_json(path)}))
+    assert [str(problem) for problem in check_bundle(mine, "evaluate", ready=False)] == [
+        "evaluate.json -> learning_rate: expected a known key, found a key that nothing reads; "
+        "delete it: it counts in train.json"
+    ]
+
+
+@pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)
+def test_knobs_that_do_nothing_in_a_federation_are_told_where_they_were_changed(mine, capsys):
+    assert overruled(mine) == []
+    configs = mine / "configs"
+    for file, values in {
+        "train.json": {"local_steps": 50, "seed": 7, "image_size": 192, "output_dir": "elsewhere"},
+        "teacher.json": {"adapt": "decoder", "size": 448},
+    }.items():
+        (configs / file).write_text(json.dumps(read_json(configs / file) | values))
+    assert [str(problem) for problem in overruled(mine)] == [
+        "train.json -> seed: expected 0 in a federation, which federate.json -> seed decides, found 7; set it there",
+        'teacher.json -> adapt: expected "lora" in a federation, which train.json -> teacher_adapt decides, '
+        'found "decoder"; set it there',
+        "train.json -> local_steps: expected 36 in a federation, which federate.json -> client#local_steps decides, "
+        "found 50; set it there",
+    ]
+    assert main(["check", str(mine), "--workflow", "federate", "--variant", "no_sam"]) == 0
+    assert "\n  note: train.json -> seed: expected 0 in a federation" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)
+def test_an_unknown_network_is_told_once_where_it_stands(mine, capsys):
+    path = mine / "configs" / "train.json"
+    content = read_json(path)
+    path.write_text(json.dumps(content | {"network_name": "lite_fpn"}))
+    (problem,) = check_bundle(mine, "federate", overrides={"sites#a#limit": 2, "sites#b#limit": 3}, ready=False)
+    assert (problem.where, problem.found, problem.mend) == (
+        "train.json -> network_name",
+        "'lite_fpn'",
+        "did you mean 'lite0_fpn'?",
+    )
+    assert main(["check", str(mine)]) == 2
+    assert capsys.readouterr().err.count("lite_fpn") == 1
+    path.write_text(json.dumps(content))
+    (problem,) = check_bundle(mine, "federate", overrides={"network_name": "basicunet"}, ready=False)
+    assert problem.where == "command line -> client#network_name"
+    (problem,) = check_bundle(mine, "federate", overrides={"sites": {"a": {"network": "basicunet"}}}, ready=False)
+    assert problem.where == "command line -> sites#a#network"
+    given = {"client#mixed_networks": ["lite0_fpn", "basicunet"], "client#server_network": "lite0_fpn"}
+    (problem,) = check_bundle(mine, "federate", variant="fedproto", overrides=given, ready=False)
+    assert (problem.where, problem.found) == ("command line -> client#mixed_networks", "'basicunet'")
+
+
+@pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)
+def test_names_of_ones_own_are_no_misspellings(mine):
+    """A second term or guide, one of another name whose first is gone, and a knob renamed with all that refer to it."""
+    path = mine / "configs" / "train.json"
+    content = read_json(path)
+    content["guides"]["ema2"] = content["guides"].pop("ema")
+    content["terms"]["sam_kd_soft"] = copy.deepcopy(content["terms"]["sam_kd"])
+    content["terms"]["own_kd"] = content["terms"].pop("global_kd")
+    text = (
+        json.dumps(content).replace('"label_resize"', '"label_resized"').replace('"@label_resize"', '"@label_resized"')
+    )
+    path.write_text(text)
+    assert check_bundle(mine, "train", ready=False) == []
+
+
+def test_a_misspelt_reference_is_told_and_the_knob_that_it_means_is_not(bundle, rewrite: Write):
+    rewrite("train.json", json.dumps({"learning_rate": 0.1, **TRAIN}).replace("@rate", "@learning_rat"))
+    (problem,) = check_bundle(bundle, "train")
+    assert problem.where == "train.json -> train#trainer#rate"
+    assert problem.mend == "did you mean 'learning_rate'?"
+
+
+@pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)
+def test_everything_else_that_is_wrong_is_told_beside_a_misspelt_key(mine):
+    path = mine / "configs" / "train.json"
+    content = renamed(read_json(path) | {"batch_size": "4"}, ("learning_rate",), "learning_rat")
+    path.write_text(json.dumps(content))
+    assert [str(problem) for problem in check_bundle(mine, "train", variant="no_sam", ready=False)] == [
+        "train.json -> learning_rat: expected a known key, found an unknown key; did you mean 'learning_rate'?",
+        "train.json -> batch_size: expected a whole number, found '4' (str); remove the quotes",
+    ]
