@@ -33,6 +33,7 @@ COMMANDS = {
     "audit",
     "check",
     "show",
+    "schema",
     "variants",
 }
 

@@ -143,7 +143,8 @@ def test_init_copies_a_bundle_that_check_accepts(samfed):
     assert done.returncode == 0, done.stderr
     copy, original = samfed.folder / "my bundle", REPOSITORY / "bundles" / "samfed_skin"
     for name in tracked(original):
-        assert (copy / name).read_bytes() == (original / name).read_bytes()
+        schema = f'"$schema": "../schemas/{Path(name).stem}.schema.json",\n    '.encode()
+        assert (copy / name).read_bytes().replace(schema, b"", 1) == (original / name).read_bytes()
     done = samfed("check", "my bundle")
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -21,8 +21,8 @@ def add_init_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
     parser = subparsers.add_parser(
         "init",
         help="copy a packaged bundle into a folder of your own",
-        description="Copies a bundle out of the installed package, to edit its JSON, with the weights it ships; an "
-        "existing folder is never written into.",
+        description="Copies a bundle out of the installed package, to edit its JSON, with the weights it ships and "
+        "with schemas by which an editor completes and underlines knobs; an existing folder is never written into.",
     )
     parser.add_argument("name", metavar="NAME", help="a packaged bundle, for instance samfed_skin")
     parser.add_argument("folder", metavar="DIR", help="new folder for the copy")
@@ -31,8 +31,11 @@ def add_init_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Copies the bundle and says where it lies."""
+    """Copies the bundle, writes its schemas and says where it lies."""
+    from samfed_monai.config.schema import write
+
     path = copy_bundle(arguments.name, arguments.folder)
+    write(path)
     knobs = f"{path}/configs/train.json and federate.json, explained in the package's docs/knobs.md"
     sys.stdout.write(f"{path}\n  knobs:  {knobs}\n")
     sys.stdout.write(f"  check:  samfed check {path}\n")

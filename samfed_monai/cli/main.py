@@ -22,6 +22,7 @@ from samfed_monai.cli.init import add_init_parser
 from samfed_monai.cli.model import add_model_parser
 from samfed_monai.cli.prepare import add_prepare_parser
 from samfed_monai.cli.report import add_report_parser
+from samfed_monai.cli.schema import add_schema_parser
 from samfed_monai.cli.show import add_show_parser
 from samfed_monai.cli.teach import add_teach_parser
 from samfed_monai.cli.variants import add_variants_parser
@@ -50,6 +51,7 @@ ADD_PARSERS = (
     add_init_parser,
     add_check_parser,
     add_show_parser,
+    add_schema_parser,
     add_variants_parser,
     add_teach_parser,
     add_federate_parser,

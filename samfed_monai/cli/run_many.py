@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from samfed_monai.config.exit_codes import OUR_MISTAKE
 from samfed_monai.config.knobs import routed
 from samfed_monai.config.overrides import normal_ids, parse_pairs, samfed_value
-from samfed_monai.config.parse import BundleConfig, flat, join_id, split_id, workflow_files
+from samfed_monai.config.parse import BundleConfig, flat, is_note, join_id, split_id, workflow_files
 from samfed_monai.config.variants import variant_files
 from samfed_monai.core.errors import ExitCode, Refused, SamFedError, Stopped
 from samfed_monai.core.io import read_json, sha256_file, write_json
@@ -121,7 +121,7 @@ def _said(path: Path) -> Any:
         return content
     if path.name == "federate.json":
         content = federate_first(content, *(_beside(path, name) for name in ("train.json", "teacher.json")))
-    return {key: value for key, value in content.items() if not key.startswith("_")}
+    return {key: value for key, value in content.items() if not is_note(key)}
 
 
 def _beside(path: Path, name: str) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from samfed_monai.config.parse import (
     walk,
     workflow_files,
 )
+from samfed_monai.config.ranges import check_ranges
 from samfed_monai.config.spelling import corrected, misspelt
 from samfed_monai.config.targets import CATALOGUE
 from samfed_monai.config.variants import variant_files
@@ -288,6 +289,7 @@ def _problems(config: BundleConfig, root: Path, base_layers: int, ready: bool) -
         components.problems,
         lambda: check_override_kinds(config, base_layers, components.judged),
         lambda: check_networks(config),
+        lambda: check_ranges(config, base_layers),
         lambda: check_files(config, root, ready=ready),
     ):
         told = {problem.where for problem in problems}

@@ -99,13 +99,14 @@ def _expected(value: Any, annotation: Any) -> list[str] | None:
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         names = [item.value for item in annotation]
         return [] if value in names else [repr(name) for name in names]
-    kind = _plain(origin or annotation)
+    kind = plain_kind(origin or annotation)
     if kind is None:
         return None
     return [] if _fits_plain(kind, value) else [_WORDS[kind]]
 
 
-def _plain(annotation: Any) -> Any:
+def plain_kind(annotation: Any) -> Any:
+    """Which of Python's plain types the JSON values of an annotation have; ``None`` where it says nothing of them."""
     if annotation is None or annotation is type(None):
         return type(None)
     if annotation in (bool, int, float, str, list, dict):

@@ -19,6 +19,7 @@ from samfed_monai.config.parse import (
     BundleConfig,
     children,
     follow,
+    is_note,
     join_id,
     lookup,
     reached,
@@ -50,14 +51,14 @@ def knobs_of(content: Mapping[str, Any]) -> dict[str, Any]:
     """The knobs of one file: the plain values on top, down to ``imports`` or to the first object.
 
     An expression below the last plain value belongs to the computed part; one amid the plain values is a knob with
-    code in it. An ``imports`` above all knobs is stepped over, and so are ids that begin with ``_``, which are notes.
+    code in it. An ``imports`` above all knobs is stepped over, and so are notes (:func:`is_note`).
     """
     knobs: dict[str, Any] = {}
     waiting: dict[str, Any] = {}
     for name, value in content.items():
         if isinstance(value, dict) or (name == "imports" and knobs):
             break
-        if name == "imports" or name.startswith("_") or not is_plain(value):
+        if name == "imports" or is_note(name) or not is_plain(value):
             continue
         waiting[name] = value
         if not _holds_code(value):
@@ -136,7 +137,7 @@ def all_knobs(config: BundleConfig) -> set[str]:
 def shipped_plain(file: str) -> set[str]:
     """Ids on top of the packaged bundles' own file of that name whose value there is plain, wherever they stand."""
     items = (item for content in shipped(file) for item in content.items())
-    return {name for name, value in items if is_value(value)} - {"imports"}
+    return {name for name, value in items if is_value(value) and not is_note(name)} - {"imports"}
 
 
 def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -193,7 +194,7 @@ def check_override_ids(
         for key, value in pairs.items():
             parts = split_id(key)
             own = index == 0 or (index < base_layers and len(parts) == 1)  # a workflow's files define their ids
-            if own or parts[0].startswith("_"):  # and so a note, which MONAI passes over
+            if own or is_note(parts[0]):  # and so a note, which MONAI passes over
                 continue
             if len(parts) > 1 and parts[0] in {*GROUPS, SITES} and layer == COMMAND_LINE:
                 continue  # ids of another workflow, checked against that one

@@ -25,6 +25,11 @@ def join_id(parts: Iterable[str]) -> str:
     return "#".join(parts)
 
 
+def is_note(name: str) -> bool:
+    """Whether an id on top of a file says nothing to a run: one that begins with ``_``, or ``$schema`` for editors."""
+    return name.startswith("_") or name == "$schema"
+
+
 def lookup(content: Any, parts: Iterable[str]) -> Any:
     """What stands at an id, or ``MISSING``."""
     for part in parts:

@@ -26,6 +26,7 @@ from samfed_monai.config.parse import (
     BundleConfig,
     flat,
     follow,
+    is_note,
     join_id,
     lookup,
     split_id,
@@ -167,7 +168,7 @@ def _variant(bundle_root: Path, name: Any) -> tuple[list[str], list[Path]]:
 
 
 def _leaves(content: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for parts, value in walk({name: value for name, value in content.items() if not name.startswith("_")}):
+    for parts, value in walk({name: value for name, value in content.items() if not is_note(name)}):
         inside = parts[:-1] and is_plain(lookup(content, parts[:-1]))  # an item of a list that is shown whole
         if parts and not inside and (is_plain(value) or not value):
             yield parts, value

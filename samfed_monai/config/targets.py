@@ -10,6 +10,7 @@ import os
 import pkgutil
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any
 
 from samfed_monai.config.variants import outside_methods
@@ -97,8 +98,16 @@ def annotations_of(target: Any) -> dict[str, Any]:
     function = getattr(target, "__init__") if inspect.isclass(target) else target  # noqa: B009 - mypy: unsound
     try:
         return typing.get_type_hints(function)
-    except Exception:  # an annotation that only a type checker can resolve
-        return {}
+    except Exception:  # one of them is for a type checker alone
+        texts = getattr(function, "__annotations__", {}).items()
+        return dict(hint for name, text in texts for hint in _hint(name, text, getattr(function, "__globals__", {})))
+
+
+def _hint(name: str, text: Any, names: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    try:
+        return typing.get_type_hints(types.SimpleNamespace(__annotations__={name: text}), names).items()
+    except Exception:  # whatever evaluating it raises
+        return ()
 
 
 def _allowed(path: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.exit_codes import as_told
-from samfed_monai.config.parse import reached
+from samfed_monai.config.parse import is_note, reached
 from samfed_monai.config.targets import CATALOGUE
 from samfed_monai.config.variants import variant_files
 from samfed_monai.core.errors import Problem, Refused
@@ -109,9 +109,9 @@ class WorkflowConfig:
         return content.get(name) is not None
 
     def content(self, *, without: frozenset[str] = PLACES) -> dict[str, Any]:
-        """The merged configuration as JSON content; places and notes (ids that begin with ``_``) are left out."""
+        """The merged configuration as JSON content; places and notes are left out."""
         content = self.parser().get()
-        return {key: value for key, value in content.items() if key not in without and not key.startswith("_")}
+        return {key: value for key, value in content.items() if key not in without and not is_note(key)}
 
     def fingerprint(self, **extra: Any) -> str:
         """Hash of everything that decides what ``train`` trains, without places, plus ``extra``.
@@ -167,6 +167,6 @@ def bundle_content(bundle_root: str | Path, variant: str) -> dict[str, Any]:
     contents = {path.name: read_json(path) for path in files if path.is_file()}
     contents |= {f"variants/{path.name}": read_json(path) for path in variant_files(root, variant)}
     return {
-        name: {key: value for key, value in content.items() if key not in PLACES and key[:1] != "_"}
+        name: {key: value for key, value in content.items() if key not in PLACES and not is_note(key)}
         for name, content in contents.items()
     }

@@ -29,6 +29,7 @@ COMMANDS = (
     "init",
     "check",
     "show",
+    "schema",
     "variants",
     "teach",
     "federate",
@@ -193,13 +194,13 @@ def test_check_tells_what_a_run_would_refuse_and_tries_no_bundle_that_could_run_
     copy = tmp_path / "mine"
     shutil.copytree(BUNDLE, copy)
     path = copy / "configs" / "federate.json"
-    content = json.loads(path.read_text()) | {"rounds": 0}
+    content = json.loads(path.read_text()) | {"client": {"image_size": 33}}
     path.write_text(json.dumps(content))
     assert main(["check", str(copy), "--workflow", "federate"]) == 2
-    assert "plan -> rounds: expected at least 1, found 0" in capsys.readouterr().err
+    assert "image height: expected a multiple of 32, at least 32 pixels, found 33 pixels" in capsys.readouterr().err
     path.write_text(json.dumps({**content, "extra": {"_target_": "$print"}}))
     main(["check", str(copy), "--workflow", "federate"])
-    assert "plan -> rounds" not in capsys.readouterr().err
+    assert "image height" not in capsys.readouterr().err
     path.write_text(json.dumps({**content, "overlays_": [{"x": "$print('canary')"}]}))
     assert main(["check", str(copy), "--workflow", "federate"]) == 0
     told = capsys.readouterr().out

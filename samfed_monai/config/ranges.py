@@ -1,0 +1,76 @@
+"""What each knob does and which values it takes: ``knobs.json``, in the words of JSON Schema.
+
+The tables of ``docs/knobs.md``, the schemas for editors (:mod:`samfed_monai.config.schema`) and the check of a bundle
+are made of it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.config.knobs import is_value
+from samfed_monai.config.parse import MISSING, BundleConfig, lookup, split_id
+from samfed_monai.core.errors import Problem, did_you_mean
+from samfed_monai.core.io import read_json
+
+Schema = dict[str, Any]
+"""JSON Schema of one value."""
+
+_BOUNDS = {
+    "minimum": ("at least {}", lambda value, bound: value >= bound),
+    "exclusiveMinimum": ("above {}", lambda value, bound: value > bound),
+    "maximum": ("at most {}", lambda value, bound: value <= bound),
+    "exclusiveMaximum": ("below {}", lambda value, bound: value < bound),
+    "multipleOf": ("a multiple of {}", lambda value, bound: value % bound == 0),
+}
+
+
+@functools.cache
+def knob_texts() -> dict[str, dict[str, dict[str, Schema]]]:
+    """By file, table of ``docs/knobs.md`` and id: keywords of JSON Schema, of which ``description`` is Markdown."""
+    content: dict[str, dict[str, dict[str, Schema]]] = read_json(Path(__file__).with_name("knobs.json"))
+    return content
+
+
+def knobs_in(file: str) -> dict[str, Schema]:
+    """Keywords of each knob of a file."""
+    return {name: keywords for table in knob_texts().get(file, {}).values() for name, keywords in table.items()}
+
+
+def check_ranges(config: BundleConfig, base_layers: int) -> Iterator[Problem]:
+    """Knobs whose value is of the right kind and out of the range, or not among the words, that they take."""
+    for file, _ in config.layers[:base_layers]:
+        for name, keywords in knobs_in(file).items():
+            for parts, each in _with_parts(split_id(name), keywords):
+                value = lookup(config.content, parts)
+                expected = unfit(value, each) if value is not MISSING and is_value(value) else ""
+                if expected:
+                    mend = did_you_mean(value, map(str, each["enum"])) if isinstance(value, str) else ""
+                    yield Problem(config.where(parts), found=repr(value), expected=expected, mend=mend)
+
+
+def _with_parts(parts: tuple[str, ...], keywords: Schema) -> Iterator[tuple[tuple[str, ...], Schema]]:
+    yield parts, keywords
+    for name, inner in keywords.get("properties", {}).items():
+        yield from _with_parts((*parts, name), inner)
+
+
+def unfit(value: Any, keywords: Mapping[str, Any]) -> str:
+    """What is expected instead of a value; empty where it fits, and for a value of another kind, which is told as such.
+
+    Args:
+        value: of a knob; ``null`` stands for "not set" and fits.
+        keywords: of JSON Schema.
+    """
+    if value is None:
+        return ""
+    if "enum" in keywords:
+        return "" if value in keywords["enum"] else f"one of {keywords['enum']}"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return ""
+    bounds = {name: bound for name, bound in keywords.items() if name in _BOUNDS}
+    fits = all(_BOUNDS[name][1](value, bound) for name, bound in bounds.items())
+    return "" if fits else f"a number {' and '.join(_BOUNDS[name][0].format(bound) for name, bound in bounds.items())}"
