@@ -37,6 +37,33 @@ def test_metadata_has_what_the_model_zoo_asks_for(key, metadata):
     assert metadata[key]
 
 
+KINDS = {
+    str: (
+        *("schema", "version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors"),
+        *("copyright", "data_source", "data_type", "image_classes", "label_classes", "pred_classes", "intended_use"),
+    ),
+    dict: ("changelog", "required_packages_version", "eval_metrics", "supported_apps", "network_data_format"),
+    list: ("references",),
+}
+TENSOR = {
+    **{"type": str, "format": str, "num_channels": int, "spatial_shape": list, "dtype": str, "value_range": list},
+    **{"is_patch_data": bool, "channel_def": dict},
+}
+
+
+def test_values_are_of_the_kinds_that_monai_s_verify_metadata_takes(metadata):
+    """`python -m monai.bundle verify_metadata` fetches its schema, which this says in our own words."""
+    assert {name: type(metadata[name]) for names in KINDS.values() for name in names} == {
+        name: kind for kind, names in KINDS.items() for name in names
+    }
+    assert all(isinstance(reference, str) for reference in metadata["references"])
+    for tensors in (metadata["network_data_format"][side] for side in ("inputs", "outputs")):
+        for tensor in tensors.values():
+            assert {name: type(tensor.get(name)) for name in TENSOR} == TENSOR
+            assert all(isinstance(side, (int, str)) for side in tensor["spatial_shape"])
+            assert all(isinstance(bound, (int, float)) for bound in tensor["value_range"])
+
+
 def test_version_has_its_entry_in_the_changelog(metadata):
     assert re.fullmatch(r"\d+\.\d+\.\d+", metadata["version"])
     assert metadata["version"] in metadata["changelog"]
