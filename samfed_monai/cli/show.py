@@ -20,8 +20,8 @@ def add_show_parser(subparsers: argparse._SubParsersAction) -> argparse.Argument
         description="Merges a workflow's files, the variant's and the command line's, as a run does, and shows every "
         "knob, and every other id that the variant or the command line sets: its value, the file that says it, and "
         "what it replaced. Of federate.json the ids of the sites' training are shown as client#ID, those of the "
-        "teacher's fit as teacher#ID. Nothing is built or evaluated; `samfed check` says whether a run would take the "
-        "values.",
+        "teacher's fit as teacher#ID. A star marks what nothing that the workflow runs reads. Nothing is built or "
+        "evaluated; `samfed check` says whether a run would take the values.",
         allow_abbrev=False,
     )
     add_bundle(parser)
@@ -56,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         return int(ExitCode.DONE)
     sys.stdout.write(f"{root.name}, {arguments.workflow}: {shown.order}\n\n")
     sys.stdout.write("".join(f"{line}\n" for line in _table([each.columns() for each in chosen])))
+    if not all(each.read for each in chosen):
+        sys.stdout.write("\n* nothing that this workflow runs reads it\n")
     if arguments.id is None and len(chosen) < len(every):
         sys.stdout.write(f"\n{len(every) - len(chosen)} more ids with --all\n")
     return int(ExitCode.DONE)

@@ -158,6 +158,14 @@ GROUPS = {"client": "train.json", "teacher": "teacher.json"}
 OPTIONAL = frozenset({"mixed_networks", "personal", "server_network", "sharing", "strategy", "warm_start"})
 """Ids on top of ``train.json`` that a federation reads where they are there; the file need not spell them out."""
 
+FEDERATION_READS = {
+    "client": OPTIONAL
+    | {"train", "unlabelled", "validate", "test", "network_def", "network_name", "encoder_weights"}
+    | {"image_size", "batch_size", "limit", "teacher_adapt"},
+    "teacher": frozenset({"fit", "score", "self_training"}),
+}
+"""By group of ``federate.json``, the ids on top of its file that a federation asks for by their names."""
+
 OF_VARIANTS = frozenset({"mixed_networks", "server_network"})
 """Of these, those that only some variants read, which declare them; elsewhere the command line may not set them."""
 
@@ -203,19 +211,24 @@ def check_override_ids(
             mend = lost(below, parts, value, imports=imports is None or layer in imports)
             if mend is not None:
                 file = config.layers[0][0]
-                other = _of_another_file(parts[0], file, below) if len(parts) == 1 and layer == COMMAND_LINE else ""
+                other = _of_another_file(parts, file, below) if layer == COMMAND_LINE else ""
                 mend = _declared_by(parts[0]) or home_of(parts[0], file) or other or mend
                 expected = "an id that this workflow has"
                 yield Problem(f"{layer} -> {join_id(parts)}", found="an unknown id", expected=expected, mend=mend)
 
 
-def _of_another_file(name: str, file: str, below: Mapping[str, Any]) -> str:
-    """Which knob of the sites' training, or of the teacher's fit, is misspelt on the command line of a federation."""
+def _of_another_file(parts: Sequence[str], file: str, below: Mapping[str, Any]) -> str:
+    """Which id of the sites' training, or of the teacher's fit, is meant on the command line of a federation."""
     if file != "federate.json":
+        return ""
+    for group, home in GROUPS.items():
+        if any(lookup(each, parts) is not MISSING for each in shipped(home)):
+            return f"known in {home} (here: --{group}#{join_id(parts)})"
+    if len(parts) > 1:
         return ""
     spelt = {knob: f"teacher#{knob}" for knob in shipped_plain("teacher.json")}
     spelt |= {knob: knob for knob in (*shipped_plain("train.json"), *below)}
-    meant = closest(name, spelt)
+    meant = closest(parts[0], spelt)
     return f"did you mean {spelt[meant]!r}?" if meant else ""
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.check import federated_configs
 from samfed_monai.config.knobs import (
+    FEDERATION_READS,
     GIVEN,
     GROUPS,
+    MONAI_IDS,
     all_knobs,
     check_override_ids,
     is_plain,
@@ -22,6 +24,7 @@ from samfed_monai.config.knobs import (
 )
 from samfed_monai.config.overrides import normal_ids
 from samfed_monai.config.parse import (
+    DISABLED,
     MISSING,
     BundleConfig,
     flat,
@@ -29,6 +32,7 @@ from samfed_monai.config.parse import (
     is_note,
     join_id,
     lookup,
+    reached,
     split_id,
     walk,
     workflow_files,
@@ -49,12 +53,14 @@ class Shown:
         said: (what said it, value), the one that counts first, then what it replaced.
         leads_to: the plain value that a reference leads to, else ``MISSING``.
         brief: whether it is shown without being asked for: a knob, or set on top of the workflow's files.
+        read: whether what the workflow runs leads to it.
     """
 
     parts: tuple[str, ...]
     said: Sequence[tuple[str, Any]]
     leads_to: Any
     brief: bool
+    read: bool = True
 
     def to_json(self) -> dict[str, Any]:
         (source, value), *replaced = self.said
@@ -62,6 +68,7 @@ class Shown:
         return {
             "value": value,
             **lead,
+            **({} if self.read else {"read": False}),
             "from": source,
             "replaced": [{"value": old, "from": before} for before, old in replaced],
         }
@@ -71,7 +78,7 @@ class Shown:
         text = value if isinstance(value, str) and value.startswith("@") else json.dumps(value, ensure_ascii=False)
         lead = "" if self.leads_to is MISSING else f" = {json.dumps(self.leads_to, ensure_ascii=False)}"
         before = ", ".join(f"{_clipped(json.dumps(old, ensure_ascii=False))} ({name})" for name, old in replaced)
-        return join_id(self.parts), _clipped(f"{text}{lead}"), source, before
+        return f"{join_id(self.parts)}{'' if self.read else ' *'}", _clipped(f"{text}{lead}"), source, before
 
 
 def _clipped(text: str) -> str:
@@ -131,21 +138,22 @@ class Configuration:
 
     def ids(self) -> Iterator[Shown]:
         """Every id that holds a plain value, a list of these, or nothing; notes on top are left out."""
-        knobs = all_knobs(self.config)
+        knobs, runs = all_knobs(self.config), _runs(self.config, MONAI_IDS)
         for parts, value in _leaves(self.config.content):
             if parts[0] not in self.parts:
                 history = self.config.history(parts)
                 said = [(self.sources[layer], old) for layer, old in reversed(history)]
                 brief = join_id(parts) in knobs or history[-1][0] >= self._files
-                yield Shown(parts, said, _lead(self.config, parts, value), brief)
+                yield Shown(parts, said, _lead(self.config, parts, value), brief, _is_read(runs, parts))
         for group, config in self.parts.items():
             own = knobs_of(config.layers[0][1]) if group == "client" else {}
             knobs = {name for name, value in own.items() if is_value(value)} - GIVEN
+            runs = _runs(config, FEDERATION_READS[group])
             for parts, value in _leaves(config.content):
                 history = config.history(parts)
                 said = [(self._source(group, layer, parts), old) for layer, old in reversed(history)]
                 brief = history[-1][0] > 0 or join_id(parts) in knobs
-                yield Shown((group, *parts), said, _lead(config, parts, value), brief)
+                yield Shown((group, *parts), said, _lead(config, parts, value), brief, _is_read(runs, parts))
 
     def _source(self, group: str, layer: int, parts: tuple[str, ...]) -> str:
         """Who said an id of a group: a layer of its own, or the layer of ``federate.json`` that fills the group."""
@@ -159,6 +167,15 @@ class Configuration:
                     handed_on = there is not MISSING and there is not value
                     return self.sources[self.config.history(place)[-1][0]] if handed_on else self.sources[above]
         return self.sources[0]
+
+
+def _runs(config: BundleConfig, roots: Collection[str]) -> dict[str, Any] | None:
+    """What a workflow reads; ``None`` for a bundle that has nothing of what it would begin with."""
+    return reached(config.content, roots) if "run" in config.content else None
+
+
+def _is_read(runs: Mapping[str, Any] | None, parts: Sequence[str]) -> bool:
+    return runs is None or parts[-1] == DISABLED or lookup(runs, parts) is not MISSING
 
 
 def _variant(bundle_root: Path, name: Any) -> tuple[list[str], list[Path]]:

@@ -15,6 +15,7 @@ from samfed_monai.cli.main import build_parser, main
 from samfed_monai.config import known_variants
 from samfed_monai.config.provenance import Configuration
 from samfed_monai.core.errors import Refused
+from tests.methods import needs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILES: dict[str, Any] = {
@@ -90,6 +91,34 @@ def test_a_variant_with_its_base_and_the_command_line_on_top(bundle: Path, capsy
         "\n"
         "5 more ids with --all\n"
     )
+
+
+def stars(text: str) -> list[str]:
+    return re.findall(r"^(\S+) \*", text, re.MULTILINE)
+
+
+def test_what_nothing_reads_has_a_star(capsys: pytest.CaptureFixture[str]) -> None:
+    told = shown(capsys, "samfed_skin")
+    assert stars(told) == ["teacher_adapt", "exchange"], "a federation alone reads them"
+    assert "\n* nothing that this workflow runs reads it\n" in told
+    assert stars(shown(capsys, "samfed_skin", "--workflow", "federate")) == []
+    assert "* nothing" not in shown(capsys, "samfed_skin", "--workflow", "inference")
+    assert stars(shown(capsys, "samfed_skin", "--workflow", "teacher")) == ["score"]
+
+
+@needs("no_sam_kd")
+def test_settings_of_what_a_variant_disables_have_a_star(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["samfed_skin", "--variant", "no_sam_kd", "--terms#sam_kd#weight", "0.5"]
+    assert stars(shown(capsys, *words)) == ["teacher_adapt", "terms#sam_kd#weight", "exchange"]
+    federated = shown(capsys, words[0], "--workflow", "federate", *words[1:3], "--client#terms#sam_kd#weight", "0.5")
+    assert stars(federated) == ["client#terms#sam_kd#weight"]
+    whole = json.loads(shown(capsys, *words, "--json"))
+    assert whole["terms#sam_kd#weight"]["read"] is False
+    assert "read" not in whole["learning_rate"]
+
+
+def test_a_bundle_that_says_not_what_runs_has_no_stars(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "*" not in shown(capsys, bundle, "--all")
 
 
 def test_one_part_is_shown_whole(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

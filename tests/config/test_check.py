@@ -130,6 +130,11 @@ def test_a_knob_of_train_json_reaches_the_sites_by_itself_but_not_through_monais
     ]
 
 
+def test_an_id_of_the_sites_training_on_the_command_line_of_a_federation_is_told_with_its_group():
+    (message,) = told(find_bundle("samfed_skin"), workflow="federate", overrides={"agreement#tau": 0.9}, ready=False)
+    assert message.endswith("found an unknown id; known in train.json (here: --client#agreement#tau)")
+
+
 def test_a_variant_declares_what_it_needs_and_no_file_parks_it_as_null(bundle, rewrite: Write):
     rewrite("variants/gentle.json", json.dumps({"personal": ["head.*"], "own": 3, "train#trainer#steps": "@own"}))
     assert told(bundle, variant="gentle") == []
