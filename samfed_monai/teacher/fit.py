@@ -152,6 +152,9 @@ class TeacherFit:
             problems.add("teacher -> bf16", found=repr(bf16), expected="true, false or 'auto'")
         if not isinstance(examine_before, bool):
             problems.add("teacher -> examine_before", found=repr(examine_before), expected="true or false")
+        if not (isinstance(trainer, partial) and callable(trainer.keywords.get("optimizer"))):
+            expected = 'monai.engines.SupervisedTrainer with an "optimizer", both with "_mode_": "callable"'
+            problems.add("teacher -> trainer", found=repr(trainer), expected=expected)
         problems.extend(check_targets(lora_targets))
         with problems.collected():
             check_peak(peak)

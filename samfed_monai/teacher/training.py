@@ -83,8 +83,7 @@ def quarter(mask: Tensor) -> Tensor:
 Part = tuple[list[torch.nn.Parameter], float]
 """Parameters and the peak of their learning rate."""
 
-
-_ADAMW: Any = partial(torch.optim.AdamW, weight_decay=0.1, fused=True)
+_ADAMW: Any = partial(torch.optim.AdamW, weight_decay=0.1, fused=True)  # in the place of what it will make
 TRAINER = partial(
     SupervisedTrainer,
     optimizer=_ADAMW,
@@ -296,6 +295,7 @@ class Training:
             network=network,
             optimizer=self.optimizer,
             train_data_loader=batches,
+            epoch_length=len(batches),
             max_epochs=epochs,
             device=self.sam.pixel_mean.device,
         )
@@ -324,9 +324,9 @@ class Training:
         trainer, taken = self.trainer, 0.0
         for _ in range(2):
             started = time.perf_counter()
-            inputs, target = trainer.prepare_batch(next(iter(self.batches)), trainer.state.device)
+            inputs, target, *_ = trainer.prepare_batch(next(iter(self.batches)), trainer.state.device)
             loss = trainer.loss_function(trainer.inferer(inputs, trainer.network), target)
-            torch.autograd.grad(loss, parameters, allow_unused=True)
+            torch.autograd.grad(loss.mean(), parameters, allow_unused=True)
             taken = time.perf_counter() - started
         return taken
 
@@ -342,20 +342,20 @@ class Training:
         self.average.step, self.kept = engine.iteration, weights["kept"]
         logger.info("teacher: going on after epoch %d of %d", self.state.epoch, self.epochs)
 
-    def _begin_epoch(self) -> None:
-        self.batches.epoch = self.trainer.state.epoch - 1
+    def _begin_epoch(self, engine: Any) -> None:
+        self.batches.epoch = engine.state.epoch - 1
 
-    def _set_rates(self) -> None:
-        step, total = self.trainer.state.iteration - 1, self.epochs * len(self.batches)
+    def _set_rates(self, engine: Any) -> None:
+        step, total = engine.state.iteration - 1, engine.state.max_epochs * engine.state.epoch_length
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(step, total, group["initial_lr"])
 
-    def _end_step(self) -> None:
+    def _end_step(self, engine: Any) -> None:
         self.average.update(self.adapted)
         self.bar.update()
 
-    def _end_epoch(self) -> None:
-        self.state.epoch = self.trainer.state.epoch
+    def _end_epoch(self, engine: Any) -> None:
+        self.state.epoch = engine.state.epoch
         self._judge()
         if time.monotonic() - self._saved >= SAVE_SECONDS:
             weights = {"current": self.adapted, "average": self.average.tensors, "kept": self.kept}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.bundle import ConfigParser
+from monai.engines import SupervisedTrainer
 from monai.handlers import StatsHandler
 from monai.losses import DiceCELoss
 
@@ -83,12 +84,12 @@ def test_lora_is_fitted_through_the_encoder(fit):
 def test_low_rank_matrices_have_a_rate_of_their_own(fit, monkeypatch):
     made, run = [], room.Training.run
     monkeypatch.setattr(room.Training, "run", lambda self: made.append(self.optimizer) or run(self))
-    fit(adapt="lora", rank=1, epochs=1, learning_rate=2e-3).run()
+    fit(adapt="lora", rank=1, epochs=2, learning_rate=2e-3).run()
     (optimizer,) = made
     lora, decoder = optimizer.param_groups
     assert (lora["initial_lr"], decoder["initial_lr"]) == (5e-3, 2e-3)
-    # two steps in all: one to warm up, and the whole peak once more at the beginning of the decay
-    assert (lora["lr"], decoder["lr"]) == (5e-3, 2e-3)
+    # four steps in all, of which the first warms up: before the last one two thirds of the decay are over
+    assert (lora["lr"], decoder["lr"]) == (pytest.approx(5e-3 / 3**0.9), pytest.approx(2e-3 / 3**0.9))
     assert {min(weight.shape) for weight in lora["params"]} == {1}  # rank 1
     assert max(max(weight.shape) for weight in decoder["params"]) == 2048
 
@@ -277,7 +278,10 @@ def test_the_adapter_is_the_same_file_wherever_and_whenever_it_is_fitted(fit, ad
 
 
 def test_fault_52_a_killed_fit_goes_on_to_the_same_bits(fit, monkeypatch, caplog):
+    parts, of = [], room.EmbeddedBatches.of
+    monkeypatch.setattr(room.EmbeddedBatches, "of", lambda self, part: parts.append(part) or of(self, part))
     straight = fit("straight.safetensors").run()
+    assert parts == [0, 0, 0, 1], "two steps on trial, then each epoch has views of its own"
     save_state, saved = room.save_state, []
 
     def killed(path, *arguments):
@@ -291,7 +295,9 @@ def test_fault_52_a_killed_fit_goes_on_to_the_same_bits(fit, monkeypatch, caplog
     assert not [record for record in caplog.records if record.levelname == "ERROR"], "Ignite's own"
     monkeypatch.setattr(room, "save_state", save_state)
     assert saved[0].exists()
+    parts.clear()
     resumed = fit().run()
+    assert parts[2:] == [1]
     assert resumed["history"] == straight["history"]
     assert resumed["after"] == straight["after"]
     assert resumed["sha256"] == straight["sha256"]
@@ -324,7 +330,7 @@ def test_none_writes_sams_own_decoder(fit, checkpoint):
 
 
 def test_everything_wrong_is_told_at_once(records, checkpoint, tmp_path):
-    with pytest.raises(Refused, match="refused: 9 problems") as refused:
+    with pytest.raises(Refused, match="refused: 10 problems") as refused:
         TeacherFit(
             train_records=[{key: value for key, value in records[0].items() if key != "label"}],
             held_out_records=[],
@@ -337,6 +343,7 @@ def test_everything_wrong_is_told_at_once(records, checkpoint, tmp_path):
             refine="box",
             bf16="yes",
             examine_before="no",
+            trainer=partial(SupervisedTrainer, loss_function=mask_loss),
         )
     message = str(refused.value)
     assert "teacher -> adapt: expected one of ['lora', 'decoder', 'none'], found 'prompt'" in message
@@ -346,6 +353,7 @@ def test_everything_wrong_is_told_at_once(records, checkpoint, tmp_path):
     assert "teacher -> lora_learning_rate: expected a number > 0, or null, found 'fast'" in message
     assert "teacher -> bf16: expected true, false or 'auto', found 'yes'" in message
     assert "teacher -> examine_before: expected true or false, found 'no'" in message
+    assert 'teacher -> trainer: expected monai.engines.SupervisedTrainer with an "optimizer", both with' in message
     assert "public set, train part: expected labelled images, found 1 without a label" in message
     assert "public set, held-out part: expected labelled images, found no image" in message
 
