@@ -36,8 +36,8 @@ class SelfTraining:
     """How a site's copy of the teacher learns from the site's unlabelled images before round 0; nothing is sent.
 
     Pseudo-labels (Lee 2013) of the most confident images (Zou et al. 2018, section 4), one public labelled image in
-    every batch, the augmentation of the teacher's fit, and its loss and optimizer as the packaged bundles have them. Ours,
-    no part of the published method.
+    every batch, the augmentation of the teacher's fit, and its loss and optimizer as the packaged bundles have them.
+    Ours, no part of the published method.
 
     Args:
         epochs: passes over the site's images; 0 does without.
