@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from samfed_monai.config.exit_codes import message_and_code
-from samfed_monai.core.errors import ExitCode, Problem, Refused, SamFedError
+from samfed_monai.core.errors import ExitCode, Problem, Refused, SamFedError, message_and_code
 
 
 def build_parser() -> argparse.ArgumentParser:

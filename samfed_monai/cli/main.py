@@ -27,9 +27,9 @@ from samfed_monai.cli.show import add_show_parser
 from samfed_monai.cli.teach import add_teach_parser
 from samfed_monai.cli.variants import add_variants_parser
 from samfed_monai.cli.weights import add_weights_parser
-from samfed_monai.config.exit_codes import OUR_MISTAKE, message_and_code, told_by
+from samfed_monai.config.wrapped_errors import unwrap
 from samfed_monai.core.allocator import keep_freed_memory
-from samfed_monai.core.errors import ExitCode, SamFedError
+from samfed_monai.core.errors import OUR_MISTAKE, ExitCode, SamFedError, message_and_code
 
 DESCRIPTION = """\
 Sites that hold only unlabelled images train a small segmentation network together, guided by SAM.
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SamFedError, KeyboardInterrupt) as error:
         return _tell(error)
     except Exception as error:
-        told = told_by(error)
+        told = unwrap(error)
         if isinstance(error, BrokenPipeError):  # or Python complains once more when it ends
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
         if told is not None:

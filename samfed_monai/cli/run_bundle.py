@@ -10,10 +10,10 @@ from typing import Any
 
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.check import check_bundle
-from samfed_monai.config.exit_codes import as_told
 from samfed_monai.config.knobs import whole_groups
 from samfed_monai.config.parse import workflow_files
 from samfed_monai.config.variants import variant_files
+from samfed_monai.config.wrapped_errors import unwrapped
 from samfed_monai.core.errors import Refused
 
 WORKFLOW_TYPES = {"train": "train", "teacher": None, "federate": None, "evaluate": "eval", "inference": "infer"}
@@ -59,7 +59,7 @@ def _run(root: Path, files: list[Path], workflow: str, overrides: Mapping[str, A
         workflow_type=WORKFLOW_TYPES[workflow],
         **overrides,
     )
-    with as_told(lambda: job.parser):
+    with unwrapped(lambda: job.parser):
         job.initialize()
         returned: list[Any] = job.run()
         job.finalize()

@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from samfed_monai.config.exit_codes import OUR_MISTAKE
 from samfed_monai.config.knobs import routed
 from samfed_monai.config.overrides import normal_ids, parse_pairs, samfed_value
 from samfed_monai.config.parse import BundleConfig, flat, is_note, join_id, split_id, workflow_files
 from samfed_monai.config.variants import variant_files
-from samfed_monai.core.errors import ExitCode, Refused, SamFedError, Stopped
+from samfed_monai.core.errors import OUR_MISTAKE, ExitCode, Refused, SamFedError, Stopped
 from samfed_monai.core.io import read_json, sha256_file, write_json
 from samfed_monai.core.moved import config_hash, federate_first
 from samfed_monai.core.progress import progress_bar

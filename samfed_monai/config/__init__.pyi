@@ -2,11 +2,11 @@
 
 from .bundles import find_bundle, packaged_bundle, packaged_bundles
 from .check import check_bundle
-from .exit_codes import exit_on_refusal, require_checked, run_job, run_or_exit
 from .knobs import knobs_of
 from .parse import WORKFLOWS, BundleConfig
 from .strict import strict_bundle_problems, strict_problems
 from .variants import find_variant, known_variants, variant_files
+from .workflow import exit_on_refusal, require_checked, run_job, run_or_exit
 
 __all__ = [
     "WORKFLOWS",

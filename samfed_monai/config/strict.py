@@ -62,8 +62,8 @@ A class of others with one of these, in its own constructor or one above it, is 
 
 FUNCTIONS = frozenset(
     {
-        "samfed_monai.config.exit_codes.run_job",
-        "samfed_monai.config.exit_codes.require_checked",
+        "samfed_monai.config.workflow.run_job",
+        "samfed_monai.config.workflow.require_checked",
         "samfed_monai.data.image_folder.image_folder",
         "samfed_monai.handlers.rounds.steps_per_round",
         "samfed_monai.networks.catalogue.client_network",

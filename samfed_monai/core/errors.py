@@ -1,4 +1,4 @@
-"""What goes wrong and how it is told: problems are collected, then refused together."""
+"""What goes wrong, as messages and exit codes: problems are collected, then refused together."""
 
 from __future__ import annotations
 
@@ -210,3 +210,16 @@ def machine_failure(error: BaseException) -> SamFedError | None:
     if error.errno in _PLACES and place:
         return Refused([Problem(place, found=os.strerror(error.errno), expected=_PLACES[error.errno])])
     return None
+
+
+_INTERRUPTED = "interrupted: what was complete is kept\n  to go on: type the same command again"
+
+OUR_MISTAKE = "this is a mistake in samfed rather than in your input; the lines above say where"
+"""The last line below the traceback of what is no refusal."""
+
+
+def message_and_code(error: SamFedError | KeyboardInterrupt) -> tuple[str, ExitCode]:
+    """What to write to standard error, and the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return _INTERRUPTED, ExitCode.INTERRUPTED
+    return str(error), ExitCode(error.exit_code)

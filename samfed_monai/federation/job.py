@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.exit_codes import as_told
 from samfed_monai.config.knobs import whole_groups, without_said_twice
 from samfed_monai.config.parse import workflow_files
+from samfed_monai.config.wrapped_errors import unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
 from samfed_monai.federation.controller import quorum_problems
@@ -40,7 +40,7 @@ def job_of(parser: Any) -> FederatedJob:
     Raises:
         Refused: a value that it does not take.
     """
-    with as_told(lambda: parser):
+    with unwrapped(lambda: parser):
         job: FederatedJob = parser.get_parsed_content("job")
     return job
 

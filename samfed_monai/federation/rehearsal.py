@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from samfed_monai.config.exit_codes import component_refusal, raised_by_us
+from samfed_monai.config.wrapped_errors import component_refusal, unwrap_own
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.federation.workflow import WorkflowConfig, unfilled
@@ -100,7 +100,7 @@ def _part_problems(parser: Any, name: str) -> list[Problem]:
         if name in parser:
             parser.get_parsed_content(name)
     except RuntimeError as error:
-        told = raised_by_us(error)
+        told = unwrap_own(error)
         if told is None and name == "optimizer":  # a user's own term may miss a site's place, here where there is none
             told = component_refusal(error, lambda: parser, file="train.json")
         if isinstance(told, Refused):

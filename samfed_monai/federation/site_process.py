@@ -156,10 +156,10 @@ class _Sites:
 
 def _described(error: Exception) -> dict[str, Any]:
     """An error that the asking process raises as it would have been raised there."""
-    from samfed_monai.config.exit_codes import told_by
+    from samfed_monai.config.wrapped_errors import unwrap
     from samfed_monai.core.errors import Refused, Stopped
 
-    told = told_by(error)
+    told = unwrap(error)
     if isinstance(told, Refused):
         return {"problems": [[each.where, each.found, each.expected, each.mend] for each in told.problems]}
     if isinstance(told, Stopped):

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.exit_codes import as_told
 from samfed_monai.config.parse import is_note, reached
 from samfed_monai.config.targets import CATALOGUE
 from samfed_monai.config.variants import variant_files
+from samfed_monai.config.wrapped_errors import unwrapped
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json
 from samfed_monai.core.moved import config_hash
@@ -90,13 +90,13 @@ class WorkflowConfig:
         if name not in parser:
             where = f"{Path(self.files[-1]).name} -> {name}"
             raise Refused([Problem(where, found="no such id", expected="a knob that the federation reads")])
-        with as_told(lambda: parser):
+        with unwrapped(lambda: parser):
             return parser.get_parsed_content(name)
 
     def values(self, *names: str) -> tuple[Any, ...]:
         """Several of them, made together: what they refer to is the same for all."""
         parser = self.parser()
-        with as_told(lambda: parser):
+        with unwrapped(lambda: parser):
             return tuple(parser.get_parsed_content(name) for name in names)
 
     def optional(self, name: str) -> Any:

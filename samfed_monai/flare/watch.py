@@ -99,7 +99,7 @@ class Watch:
                 raise Stopped(f"no end after {timeout:g} s; everything that was started is ended", RESUME)
             time.sleep(0.3)
         self.tell()
-        raise_as_told(status)
+        raise_for_status(status)
         return status
 
     def tell(self) -> None:
@@ -146,7 +146,7 @@ def told_in(lines: Iterable[str]) -> list[str]:
     return [line[1].strip() for line in found if line and _TOLD.fullmatch(line[1].strip())]
 
 
-def raise_as_told(status: dict[str, Any]) -> None:
+def raise_for_status(status: dict[str, Any]) -> None:
     """Raises what the server's run ended with; nothing for a run that is done.
 
     Raises:

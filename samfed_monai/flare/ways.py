@@ -19,7 +19,7 @@ from samfed_monai.flare.local import run_poc, write_site_files
 from samfed_monai.flare.local import simulate as run_simulator
 from samfed_monai.flare.session import fetch_results, follow, open_session, submit_job, wait_for_sites
 from samfed_monai.flare.site_file import RUN_NAME
-from samfed_monai.flare.watch import raise_as_told
+from samfed_monai.flare.watch import raise_for_status
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def submit(bundle: str, overrides: Options, arguments: argparse.Namespace, paths
                 return
             ended = follow(session, job_id, timeout=arguments.stop_after)
             logger.info("FLARE's status: %s", ended)
-            raise_as_told(fetch_results(session, job_id, output))
+            raise_for_status(fetch_results(session, job_id, output))
     logger.info("results: %s", output / "results.json")
 
 

@@ -15,8 +15,7 @@ import time
 import pytest
 
 from samfed_monai.cli.run_many import FailedRun, Run, RunsRefused, configs_of, failure, last_words, run_all
-from samfed_monai.config.exit_codes import message_and_code
-from samfed_monai.core.errors import Stopped
+from samfed_monai.core.errors import Stopped, message_and_code
 from samfed_monai.core.io import read_json
 
 CONFIGS = {

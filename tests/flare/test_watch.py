@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.config.exit_codes import message_and_code
-from samfed_monai.core.errors import ExitCode, Refused, Stopped
+from samfed_monai.core.errors import ExitCode, Refused, Stopped, message_and_code
 from samfed_monai.flare.watch import (
     Told,
     Watch,
     clear_status,
-    raise_as_told,
+    raise_for_status,
     read_status,
     refuse_busy_port,
     told_in,
@@ -21,7 +20,7 @@ from samfed_monai.flare.watch import (
 def test_a_run_that_failed_by_our_mistake_ends_the_command_with_1(tmp_path):
     write_status(tmp_path, "failed", "TypeError: a mistake", ExitCode.FAILED)
     with pytest.raises(Told, match="TypeError: a mistake") as told:
-        raise_as_told(read_status(tmp_path))
+        raise_for_status(read_status(tmp_path))
     assert message_and_code(told.value)[1] == 1
 
 

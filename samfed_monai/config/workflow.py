@@ -1,0 +1,156 @@
+"""What a bundle's ``initialize`` and ``run`` call: its check, its job, and an exit code under MONAI's command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, TypeVar, get_args
+
+from samfed_monai.config.check import check_bundle
+from samfed_monai.config.overrides import MonaiCommand, monai_command, normal_ids, started_by_monai
+from samfed_monai.config.parse import WORKFLOWS
+from samfed_monai.config.wrapped_errors import unwrap
+from samfed_monai.core.allocator import keep_freed_memory
+from samfed_monai.core.errors import Problem, Problems, Refused, SamFedError, message_and_code
+
+T = TypeVar("T")
+_Method = Literal["run", "write"]
+
+
+@contextmanager
+def exit_on_refusal() -> Iterator[None]:
+    """Inside ``python -m monai.bundle run``, ends the process with our message and exit code instead of a traceback.
+
+    Anywhere else (``samfed``, tests, a notebook) the error passes through unchanged.
+
+    Raises:
+        SystemExit: the process was started by MONAI and the block refused, stopped or was interrupted.
+    """
+    try:
+        yield
+    except (SamFedError, KeyboardInterrupt, RuntimeError) as error:
+        told = unwrap(error, _parser_of_command)
+        if told is None or not started_by_monai():
+            raise
+        _leave(told)
+
+
+def run_or_exit(job: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Calls ``job`` inside :func:`exit_on_refusal`."""
+    with exit_on_refusal():
+        return job(*args, **kwargs)
+
+
+def run_job(*, job: Any, method: _Method = "run") -> Any:
+    """Calls ``job.run()``, or ``job.write()``, inside :func:`exit_on_refusal`; what a bundle's ``run`` consists of.
+
+    Example::
+
+        "run": [{"_target_": "samfed_monai.config.run_job", "job": "@job"}]
+
+    Raises:
+        Refused: another method.
+    """
+    if method not in get_args(_Method):
+        raise Refused([Problem("run_job -> method", found=repr(method), expected="'run' or 'write'")])
+    if started_by_monai():
+        keep_freed_memory()
+    return run_or_exit(getattr(job, method))
+
+
+def install_exit_hook() -> None:
+    """Lets errors of ours that components raise while MONAI builds them end the process in the same way."""
+    if started_by_monai() and sys.excepthook is not _exit_hook:
+        sys.excepthook = _exit_hook
+
+
+def _exit_hook(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    told = unwrap(error, _parser_of_command)
+    if told is None:
+        sys.__excepthook__(kind, error, where)
+        return
+    _leave(told)
+
+
+def _parser_of_command() -> Any:
+    """What ``python -m monai.bundle run`` was given, read anew; ``None`` where it was not, or cannot be read."""
+    from monai.bundle import ConfigParser
+
+    command, parser = monai_command(), ConfigParser()
+    if command is None or not command.config_files:
+        return None
+    try:
+        parser.read_config([str(path) for path in command.config_files])
+        parser.update(pairs=command.overrides)
+    except Exception:  # MONAI's own words about it come first
+        return None
+    return parser
+
+
+def _leave(error: SamFedError | KeyboardInterrupt) -> None:
+    message, code = message_and_code(error)
+    sys.stderr.write(f"{message}\n")
+    raise SystemExit(int(code)) from None
+
+
+def require_checked(bundle_root: str | Path, workflow: str, variant: str | None = None) -> None:
+    """Refuses a bundle that has problems; names them all.
+
+    Started by ``python -m monai.bundle run`` on this workflow, it also checks the overrides and the files of that
+    command line, which MONAI does not, and ends the process with exit code 2 and the message alone.
+
+    Example::
+
+        "initialize": [{
+            "_target_": "samfed_monai.config.require_checked", "bundle_root": "@bundle_root", "workflow": "train"
+        }]
+
+    Raises:
+        Refused: with every problem; ``SystemExit(2)`` instead when MONAI started the process.
+    """
+    install_exit_hook()
+    with exit_on_refusal():
+        command = _command_of(workflow)
+        root = Path(bundle_root) if command is None else _bundle_root(bundle_root, command)
+        problems = Problems()
+        problems.extend(
+            check_bundle(
+                root,
+                workflow,
+                variant=variant,
+                overrides=normal_ids(command.overrides) if command else None,
+                files=_files(command, root, workflow) if command else None,
+                ready=command is not None,
+                routes=command is None,
+            )
+        )
+        problems.refuse_if_any()
+
+
+def _command_of(workflow: str) -> MonaiCommand | None:
+    """MONAI's command line if it names this workflow's own file.
+
+    ``None`` where Python code set the workflow up (``samfed``, a federated job that builds its clients, a test): what
+    it overrides cannot be seen from here, so that shipped paths count as placeholders.
+    """
+    command = monai_command()
+    names = {path.name for path in command.config_files} if command else set()
+    return command if names & set(WORKFLOWS.get(workflow, ())) else None
+
+
+def _bundle_root(bundle_root: str | Path, command: MonaiCommand) -> Path:
+    """The folder above the given config file's ``configs``, else what the bundle calls its root."""
+    given = command.config_files
+    if given and given[0].resolve().parent.name == "configs":
+        return given[0].resolve().parent.parent
+    return Path(bundle_root)
+
+
+def _files(command: MonaiCommand, root: Path, workflow: str) -> list[Path] | None:
+    """Files of the command line, or ``None`` when they are the workflow's own."""
+    given = [path.resolve() for path in command.config_files]
+    own = [(root / "configs" / name).resolve() for name in WORKFLOWS.get(workflow, ())]
+    return given if given and given != own else None
