@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -209,3 +210,21 @@ def test_pages_that_the_page_links_to_exist(page: Path):
         target = (page.parent / link).resolve()
         if target.relative_to(REPOSITORY).as_posix() not in written_by_a_command:
             assert target.exists(), f"{page.name} links to {link}"
+
+
+def test_the_reference_has_what_every_room_offers():
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in (REPOSITORY / "docs" / "reference").glob("*.md")}
+    rooms = {path.parent.name for path in (REPOSITORY / "samfed_monai").glob("*/__init__.pyi")}
+    methods = {path.stem for path in (REPOSITORY / "samfed_monai" / "methods").glob("[!_]*.py")}
+    assert {room for room in rooms if f"::: samfed_monai.{room}\n" not in pages.get(room, "")} == {"reports", "results"}
+    assert methods <= set(re.findall(r"::: samfed_monai\.methods\.(\w+)", pages["methods"]))  # one may be deleted
+
+
+def test_roles_of_docstrings_become_code_and_links():
+    pytest.importorskip("griffe", reason="griffe is not installed: pip install samfed-monai[docs]")
+    spec = importlib.util.spec_from_file_location("sphinx_roles", REPOSITORY / "docs" / "sphinx_roles.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = "See :func:`~samfed_monai.losses.agree` and :meth:`Term.value`, ``(B, 1)``.\n\nExample::\n"
+    expected = "See [`agree`][samfed_monai.losses.agree] and `Term.value`, `(B, 1)`.\n\nExample:\n"
+    assert module.as_markdown(text) == expected
