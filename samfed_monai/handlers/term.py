@@ -18,7 +18,7 @@ from samfed_monai.handlers.guide import OWN_VIEWS, Guidance, guidance_of, no_str
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.handlers.rounds import round_of
 from samfed_monai.losses import AgreementSettings, RaterRates, em_step, hard_label, probabilities
-from samfed_monai.losses.agreement import WITHOUT_AVERAGE
+from samfed_monai.losses.agreement import LEARNS_TRUST, WITHOUT_AVERAGE
 from samfed_monai.losses.reliability import SiteAgreement, first_statistics, joint, sure_agreement, trust_of_images
 
 if TYPE_CHECKING:
@@ -144,11 +144,11 @@ class Term(ABC):
 
 
 class SiteTrust:
-    """Teacher against the student's sure pixels, image by image and over the site, for the agreement rule ``adaptive``.
+    """Teacher against the student's sure pixels, image by image and over the site: how far the teacher is trusted.
 
-    A term with that rule attaches it; a bundle does not name it. It reads the two opinions of the unlabelled images and
-    nothing else: no label, no averaged student. At ``STARTED`` it forgets everything, so a round stays a function of
-    (weights, seed, site, round).
+    A term whose rule asks for it attaches it; a bundle does not name it. It reads the two opinions of the unlabelled
+    images and nothing else: no label, no averaged student. At ``STARTED`` it forgets everything, so a round stays a
+    function of (weights, seed, site, round).
 
     Records ``sure_agreement`` (its mean over the site so far) and ``trust`` (mean over the batch).
 
@@ -299,10 +299,10 @@ class AgreedTerm(Term):
         return (*self.needs, "weak" if self.settings.student == "ema" else "ema")
 
     def attach(self, engine: Any) -> None:
-        """Binds the term, and before it what learns for the rules ``reliability`` and ``adaptive``."""
+        """Binds the term, and before it what learns for its rule."""
         if self.settings.rule == "reliability":
             SiteReliability.shared(engine, self.settings)
-        if self.settings.rule == "adaptive":
+        if self.settings.rule in LEARNS_TRUST:
             SiteTrust.shared(engine, self.settings)
         super().attach(engine)
 

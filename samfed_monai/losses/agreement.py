@@ -51,8 +51,13 @@ A rule whose soft label is not that of the side which names the label returns it
 """
 
 
-WITHOUT_AVERAGE = frozenset({"adaptive", "average", "confidence", "intersection", "label", "student", "teacher"})
+WITHOUT_AVERAGE = frozenset(
+    {"adaptive", "average", "confidence", "intersection", "label", "student", "teacher", "trusted_average"}
+)
 """Rules that look at teacher and student alone; any other may look at the averaged student, too."""
+
+LEARNS_TRUST = frozenset({"adaptive", "trusted_average"})
+"""Rules that ask how far the teacher is to be trusted on each image."""
 
 
 @AGREEMENT_RULES.register("confidence")
@@ -77,6 +82,18 @@ def _intersection(o: Opinions) -> tuple[Tensor, Tensor]:
 def _average(o: Opinions) -> tuple[Tensor, ...]:
     """The class of the mean of both sides' probabilities, weighted by the probability that the mean gives to it."""
     mean = (o.raters[0] + o.raters[1]) / 2
+    return (*hard_label(mean), mean)
+
+
+@AGREEMENT_RULES.register("trusted_average")
+def _trusted_average(o: Opinions) -> tuple[Tensor, ...]:
+    """The class of ``(t p_T + p_c) / (1 + t)``, weighted by its probability there (ours).
+
+    Trust ``t = 1`` is the rule ``average``; at ``t = 0`` the student's side decides alone.
+    """
+    teacher, student = o.raters[:2]
+    t = teacher.new_ones(1) if o.trust is None else o.trust.to(teacher.dtype).view(-1, 1, 1, 1)
+    mean = (t * teacher + student) / (1 + t)
     return (*hard_label(mean), mean)
 
 
@@ -164,8 +181,8 @@ class AgreementSettings:
         rule: a name in :data:`AGREEMENT_RULES`.
         tau: how sure the surer side must be where the two disagree, in [0, 1].
         delta: how much surer than the other it must be there, in [0, 1].
-        least_agreement: for the rule ``adaptive``, the Dice with the student's sure pixels from which the teacher has
-            the larger say, in [0, 1]; see :func:`samfed_monai.losses.reliability.trust_of_images`.
+        least_agreement: for the rules that learn trust, the Dice with the student's sure pixels from which the teacher
+            has the larger say, in [0, 1]; see :func:`samfed_monai.losses.reliability.trust_of_images`.
         where: the place that a refusal names.
 
     Raises:
@@ -216,8 +233,8 @@ def agree(
         rule: a name in :data:`AGREEMENT_RULES`.
         rates: what was learned of teacher, student and EMA at this site, for the rule ``reliability``; ``None`` takes
             all of them for equally good.
-        trust: (B,) float in [0, 1], how far the teacher is to be trusted on each image, for the rule ``adaptive``;
-            ``None`` is fully.
+        trust: (B,) float in [0, 1], how far the teacher is to be trusted on each image, for the rules
+            ``adaptive`` and ``trusted_average``; ``None`` is fully.
 
     Raises:
         Refused: an unknown rule.

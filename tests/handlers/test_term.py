@@ -126,6 +126,19 @@ def test_a_misleading_teacher_is_the_rule_student_without_distillation_to_the_bi
     assert not same(weights(adaptive.network), weights(teacher.network))
 
 
+@pytest.mark.parametrize("misleading", [False, True])
+def test_the_trusted_average_is_the_average_beside_a_good_teacher_and_leaves_a_misleading_one_out(start, misleading):
+    def soft(rule: str, teacher: str) -> list[Any]:
+        named = {**SURE, "rule": rule, "teacher": teacher}
+        terms: list[Any] = [PseudoLabelTerm(labels="soft", loss="structure", **named)]
+        return terms if teacher == "weak" else [*terms, SamDistillationTerm(**named)]
+
+    trusted = a_round(start, soft("trusted_average", "sam"), misleading=misleading)
+    assert trusted.state.term_means["trust"] == (0 if misleading else 1)
+    other = a_round(start, soft("average", "weak" if misleading else "sam"), misleading=misleading)
+    assert same(weights(trusted.network), weights(other.network))
+
+
 def test_it_asks_for_no_averaged_student(start):
     without, beside = (a_round(start, sam_terms("adaptive"), misleading=True, ema=ema) for ema in (False, True))
     assert without.state.term_means["sure_agreement"] == beside.state.term_means["sure_agreement"]

@@ -26,6 +26,7 @@ TRUTH_TABLE = {
     # 3: 0.95 against 0.92, not surer by 0.1    4: student sure (0.95 against 0.60)    5: teacher (0.96 against 0.80)
     "confidence": ([1, 0, 1, 1, 1, 1], [0.85, 0.80, 0.95, 0.0, 0.95, 0.96]),
     "average": ([1, 0, 1, 1, 1, 1], [0.85, 0.80, 0.625, 0.515, 0.675, 0.58]),
+    "trusted_average": ([1, 0, 1, 1, 1, 1], [0.85, 0.80, 0.625, 0.515, 0.675, 0.58]),  # fully trusted
     # both sides equally good: evidence ln 9 (2 p_T - 1 + 2 p_c - 1), and 2 sigmoid(x ln 9) - 1 = tanh(x ln 3)
     "reliability": ([1, 0, 1, 1, 1, 1], [math.tanh(x * math.log(3)) for x in (1.4, 1.2, 0.5, 0.06, 0.7, 0.32)]),
     "intersection": ([1, 0, 1, 1, 0, 1], [0.85, 0.80, 0.0, 0.0, 0.0, 0.0]),
@@ -49,6 +50,7 @@ def test_truth_table(rule: str) -> None:
 DISTILLED = {
     "confidence": [0.85, 0.80, 0.95, 0.0, 0.0, 0.96],  # 4: the student overruled the teacher
     "average": [0.85, 0.80, 0.625, 0.515, 0.0, 0.58],
+    "trusted_average": [0.85, 0.80, 0.625, 0.515, 0.0, 0.58],
     "reliability": [*(math.tanh(x * math.log(3)) for x in (1.4, 1.2, 0.5, 0.06)), 0.0, math.tanh(0.32 * math.log(3))],
     "intersection": [0.85, 0.80, 0.0, 0.0, 0.0, 0.0],
     "teacher": [1.0] * 6,
@@ -84,6 +86,15 @@ def test_the_adaptive_rule_is_a_vote(
     assert (
         agree(image(0.9), image(0.95), rule="adaptive", trust=torch.tensor([trust])).weight.item() == 1
     )  # both say it
+
+
+def test_a_distrusted_teacher_has_less_of_the_average() -> None:
+    found = agree(TEACHER, STUDENT, rule="trusted_average", trust=torch.tensor([0.25]))
+    # (0.25 p_T + p_c) / 1.25
+    assert found.soft_label.flatten().tolist() == pytest.approx([0.88, 0.14, 0.43, 0.254, 0.84, 0.352])
+    assert found.label.flatten().tolist() == [1, 0, 0, 0, 1, 0]
+    assert found.weight.flatten().tolist() == pytest.approx([0.88, 0.86, 0.57, 0.746, 0.84, 0.648])
+    assert found.distillation_weight.flatten().tolist() == pytest.approx([0.88, 0.86, 0.0, 0.0, 0.0, 0.0])
 
 
 def test_every_rule_has_a_truth_table() -> None:
@@ -151,6 +162,17 @@ def test_no_trust_is_the_rule_student_and_full_trust_the_rule_teacher(t: Tensor,
         same = agree(t, s, rule=rule, tau=tau)
         assert torch.equal(found.label, same.label)
         assert torch.equal(found.weight, same.weight)
+
+
+@given(maps(), maps())
+def test_full_trust_is_the_average_and_none_the_students_own_probabilities(t: Tensor, s: Tensor) -> None:
+    full, none = (agree(t, s, rule="trusted_average", trust=torch.full((2,), trust)) for trust in (1.0, 0.0))
+    average = agree(t, s, rule="average")
+    assert torch.equal(full.soft_label, average.soft_label)
+    assert torch.equal(full.label, average.label)
+    assert torch.equal(full.weight, average.weight)
+    assert torch.equal(none.soft_label, s)
+    assert none.trust.tolist() == [0.0, 0.0]  # by which the distillation is scaled
 
 
 @given(maps(), maps(), st.floats(0, 1, width=32), st.floats(0, 1, width=32))
