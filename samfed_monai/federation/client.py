@@ -300,6 +300,13 @@ class SamFedAlgo(MonaiAlgo):
                 raise MessageRefused(refused.problems) from None
         return {}
 
+    def count(self) -> int:
+        """Number of images that this site trains on, as its answers say it; 0 where it only evaluates."""
+        if self.trainer is None:
+            return 0
+        with own_random_state(derive_seed(0, str(self.client_name), "count")):
+            return private_count(self.train_workflow)
+
     def get_weights(self, extra: dict | None = None) -> ExchangeObject:
         """A copy of the weights with the number of private images, means of the loss terms, and seconds."""
         own = self._own_in(Call.of(self.client_name, extra))

@@ -20,8 +20,8 @@ from samfed_monai.federation.progress import Clock, Progress
 from samfed_monai.federation.run_folder import RunFolder, best_round, round_record, site_record, told, total_traffic
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
 from samfed_monai.metrics.scores import EMPTY, NAMES
-from samfed_monai.protocol.message import Envelope, Kind
-from samfed_monai.protocol.strategy import Strategy
+from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+from samfed_monai.protocol.strategy import Strategy, UpdateGuard
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
 
 logger = logging.getLogger(__name__)
@@ -161,8 +161,10 @@ def quorum_problems(sites: int, quorum: int | None, *, allow_single_site: bool) 
     return []
 
 
-def ask_all(transport: Transport, task: Task, messages: Mapping[str, Envelope], *, least: int | None) -> None:
-    """Sends each site its message and goes on when all agree.
+def ask_all(
+    transport: Transport, task: Task, messages: Mapping[str, Envelope], *, least: int | None
+) -> dict[str, Envelope]:
+    """Sends each site its message and goes on when all agree; the answers of those that do.
 
     Args:
         transport: carries messages.
@@ -175,21 +177,79 @@ def ask_all(transport: Transport, task: Task, messages: Mapping[str, Envelope], 
         Refused: a site cannot take part, or too few answered; every site's reasons at once.
     """
     if not messages:
-        return
+        return {}
     rounds = {message.round for message in messages.values()}
     inbox = Inbox(round=min(rounds), sites=messages, like=None, kind=Kind.METRICS)
     replies = transport.exchange(
         task, messages, quorum=least or len(messages), on_reply=inbox.check, max_bytes=inbox.max_bytes
     )
     failures = {site: reply.reason for site, reply in sorted(replies.items()) if isinstance(reply, Failure)}
-    if least is not None and len(messages) - len(failures) >= least:
+    agreed = {site: reply for site, reply in replies.items() if isinstance(reply, Envelope)}
+    if least is not None and len(agreed) >= least:
         for site, reason in failures.items():
             logger.warning("%s does not take part for now: %s", site, reason)
-        return
+        return agreed
     problems = Problems()
     for site, reason in failures.items():
         problems.add(site, found=reason, expected="a site that can take part")
     problems.refuse_if_any()
+    return agreed
+
+
+#: A site that says more than nine times as many images as all others together is told of in the log.
+_TOLD_SHARE = 0.9
+
+
+class Counts:
+    """The number of images that each site trains on, as it said first: before round 0, or in its first update.
+
+    The mean weighs by it, nobody but the site can count them, and they are the same in every round: a number that
+    changes is a mistake or a lie, and its update is left out (fault 77).
+
+    Args:
+        said: site to the number that it said before round 0; 0 is none.
+        guard: caps a site's share of the mean (:attr:`UpdateGuard.largest_share`).
+    """
+
+    def __init__(self, said: Mapping[str, int], guard: UpdateGuard | None = None) -> None:
+        self.said = {site: n for site, n in said.items() if n}
+        self.guard = guard
+
+    def remember(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Goes back to what sites said in stored rounds, whatever they have said since."""
+        for record in records:
+            for site, entry in record["sites"].items():
+                if entry["status"] == "ok" and entry["n"]:
+                    self.said[site] = int(entry["n"])
+
+    def told(self) -> None:
+        """A line in the log about a site that would be the mean, and about those whose share is capped."""
+        whole = sum(self.said.values())
+        capped = self.guard.counted(self.said) if self.guard else dict(self.said)
+        for site, n in sorted(self.said.items()):
+            if capped[site] < n:
+                logger.info("%s says it trains on %d images and counts as %d in the mean", site, n, capped[site])
+            elif len(self.said) > 1 and n > _TOLD_SHARE * whole:
+                mend = "if that is not so, job#update_guard#largest_share caps what it counts as"
+                logger.warning("%s says it trains on %d images, %.0f %% of all; %s", site, n, 100 * n / whole, mend)
+
+    def counted(self, site: str, update: Envelope) -> Envelope:
+        """``update`` with the number of images that it counts as.
+
+        Raises:
+            MessageRefused: it says another number than before; or none was said before and shares are capped.
+        """
+        known = self.said.get(site)
+        capped = self.guard is not None and self.guard.largest_share is not None
+        if known is None and not capped and update.n:
+            self.said[site] = known = update.n
+        if update.n != (known or 0):
+            before = "none" if known is None else str(known)
+            expected, mend = f"{before}, as this site said before", "start a new run where a site's images have changed"
+            raise MessageRefused([Problem("message -> n", found=str(update.n), expected=expected, mend=mend)])
+        if not capped or self.guard is None:
+            return update
+        return replace(update, n=self.guard.counted(self.said)[site]) if known else update
 
 
 ACTIVITIES = ("training", "server", "controller", "evaluation")
@@ -240,6 +300,7 @@ class RoundController:
         resume_hint: what a user types to go on, for messages.
         progress: where progress is shown; ``None`` shows it on a terminal only.
         on_round: called with the records of all rounds after each that is stored; it must not raise.
+        counts: what sites said before round 0; ``None`` takes what they say first.
 
     Raises:
         Refused: no rounds, a quorum that the sites cannot reach, or one site without ``allow_single_site``; in
@@ -263,8 +324,9 @@ class RoundController:
         resume_hint: str = "run the same command again",
         progress: Progress | None = None,
         on_round: Callable[[Sequence[Mapping[str, Any]]], None] = lambda _: None,
+        counts: Counts | None = None,
     ) -> None:
-        self.on_round = on_round
+        self.on_round, self.counts = on_round, counts or Counts({})
         self.transport, self.strategy, self.folder = transport, strategy, folder
         self.rounds, self.seed, self.timeout = rounds, seed, timeout
         self.resume_hint, self.progress = resume_hint, progress or Progress()
@@ -299,6 +361,8 @@ class RoundController:
             with Termination() as termination:
                 self._ask_everybody()
                 records = self._resume()
+                self.counts.remember(records)
+                self.counts.told()
                 with self.progress.rounds(self.rounds, len(records)) as bar:
                     for round in range(len(records), self.rounds):
                         records.append(self._round(round, records, termination))
@@ -350,7 +414,7 @@ class RoundController:
             def take(site: str, reply: Envelope) -> None:
                 with clock("controller"):
                     inbox.check(site, reply)
-                    self.strategy.accept(round, site, reply)
+                    self.strategy.accept(round, site, self.counts.counted(site, reply))
 
             with clock("training"):
                 replies = self.transport.exchange(

@@ -102,7 +102,8 @@ class FederatedJob:
         unseen: sites of the list that take no part and are evaluated at the end; a site without unlabelled images is
             one in any case.
         keep_optimizer: keep each site's optimizer moments from round to round.
-        update_guard: arguments of :class:`UpdateGuard`, which limits the norm of updates; ``None`` is its defaults.
+        update_guard: arguments of :class:`UpdateGuard`, which limits the norm of updates and, if asked for, a site's
+            share of the mean; ``None`` is its defaults.
         quorum: sites that must answer in a round; ``None`` is more than half.
         timeout: seconds that a round may take; ``None`` waits.
         allow_single_site: permit a federation of one site.

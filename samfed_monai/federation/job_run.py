@@ -18,7 +18,7 @@ from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import canonical_hash, sha256_file, write_json
 from samfed_monai.core.run_log import RunLog
 from samfed_monai.data import DataList
-from samfed_monai.federation.controller import RoundController, quorum_of, quorum_problems
+from samfed_monai.federation.controller import Counts, RoundController, quorum_of, quorum_problems
 from samfed_monai.federation.fingerprint import list_paper, shared_papers
 from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.participants import Cast, Start, require_starts
@@ -219,6 +219,7 @@ class JobRun:
 
     def _settings(self, cast: Cast, adapt: str) -> dict[str, Any]:
         plan = self.plan
+        guard = {name: value for name, value in plan.update_guard.items() if value is not None}
         return {
             "variant": plan.variant,
             "rounds": plan.rounds,
@@ -230,7 +231,7 @@ class JobRun:
             "teacher": self.teacher.content() if adapt != "off" else None,
             **({"renewal": plan.to_json()["renewal"]} if self.renewal and adapt != "off" else {}),
             **({"privacy": plan.to_json()["privacy"]} if plan.privacy is not None else {}),
-            **({"update_guard": dict(plan.update_guard)} if plan.update_guard else {}),
+            **({"update_guard": guard} if guard else {}),
         }
 
     def _weight_hashes(self, adapt: str, begins: str) -> dict[str, str]:
@@ -308,7 +309,7 @@ class JobRun:
         plan = self.plan
         with self._timed("warm_start"):
             starts = {name: self._start(cast, name, datalist, trunk) for name in cast.all_networks}
-            before.start_from(cast.first_weights(starts))
+            said = before.start_from(cast.first_weights(starts))
         server = cast.server(
             rounds=plan.rounds, seed=plan.seed, start=starts.get(cast.server_network), guard=self.guard
         )
@@ -325,6 +326,7 @@ class JobRun:
             quorum=plan.quorum,
             timeout=plan.timeout,
             allow_single_site=plan.allow_single_site,
+            counts=Counts({site: n for site, n in said.items() if site in cast.sites}, self.guard),
         )
 
     def warm_config(self, cast: Cast, network: str) -> tuple[WorkflowConfig, int]:

@@ -124,8 +124,11 @@ class Preparation:
         fields: dict[str, Any] = {"kind": Kind.ADAPTER, "tensors": dict(tensors), "extra": dict(words)}
         self._ask(Task.PREPARE, {site: self._message(site, **fields) for site in self.sites})
 
-    def start_from(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+    def start_from(self, weights: Mapping[str, Mapping[str, Tensor]]) -> dict[str, int]:
         """Has every site build its client; those of ``weights`` get what they keep of their network from then on.
+
+        Returns:
+            site to the number of images that it says it trains on.
 
         Raises:
             Refused: a site whose network is another one.
@@ -134,7 +137,7 @@ class Preparation:
         for site in self.sites:
             tensors = dict(weights.get(site, {}))
             messages[site] = self._message(site, kind=Kind.WEIGHTS if tensors else Kind.METRICS, tensors=tensors)
-        self._ask(Task.PREPARE, messages)
+        return {site: reply.n for site, reply in self._ask(Task.PREPARE, messages).items()}
 
     def teacher_scores(self, splits: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The teacher's own means at each site: site to split to a summary; a site that gives none is left out."""
@@ -157,8 +160,8 @@ class Preparation:
         taken = self.transport.take_traffic().values()
         return {"up_bytes": sum(each.up for each in taken), "down_bytes": sum(each.down for each in taken)}
 
-    def _ask(self, task: Task, messages: Mapping[str, Envelope]) -> None:
-        ask_all(self.transport, task, messages, least=self.least)
+    def _ask(self, task: Task, messages: Mapping[str, Envelope]) -> dict[str, Envelope]:
+        return ask_all(self.transport, task, messages, least=self.least)
 
     def _message(self, site: str, *, kind: Kind = Kind.METRICS, **fields: Any) -> Envelope:
         return Envelope(kind, site, 0, self.rounds, self.seed, **fields)

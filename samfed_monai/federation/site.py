@@ -102,7 +102,7 @@ class SiteWorker:
         if task == Task.PREPARE:
             if message.kind == Kind.WEIGHTS and hasattr(self.client, "load_network"):
                 self.client.load_network(message.tensors)
-            return said(message)
+            return said(message, n=self.client.count() if hasattr(self.client, "count") else 0)
         if task == Task.EVALUATE:
             return from_exchange(self.client.evaluate(data, extra), request=message)
         self.client.train(data, extra)
@@ -450,7 +450,7 @@ class SiteNode:
             if self.parts.teacher is not None:
                 shown = self.parts.teacher.take(message, self.parts.shared.teacher if self.parts.shared else None)
         else:
-            self._client().answer(Task.PREPARE, message)
+            shown = self._client().answer(Task.PREPARE, message).n
             self._has_network = self._has_network or message.kind == Kind.WEIGHTS
         return said(message, n=shown, metrics={"seconds": time.perf_counter() - started})
 

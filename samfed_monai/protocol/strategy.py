@@ -229,25 +229,54 @@ class Action(str, Enum):
 
 
 class UpdateGuard:
-    """Limits the norm of an update, ``|update - global| <= limit * |global|``, over all floating-point tensors.
+    """Limits what one site's update does to the mean: the length of its step, and its share.
+
+    The length is ``|update - global| <= limit * |global|``, over all floating-point tensors. The share is that of the
+    images which the site says it trains on; the server cannot count them, and a site that says ten million would be
+    the mean.
 
     Args:
         limit: largest ratio of the two L2 norms. An honest round moves weights by a fraction of their norm; 10 leaves
             room for the batch-norm statistics of a network that starts from scratch.
         action: ``clip`` scales the step back to the limit, ``skip`` leaves the update out.
+        largest_share: most of the sum of all sites' images that one site counts as, in (0, 1]; below one over the
+            number of sites it weighs all alike. ``None``, and 1, weigh by the images as they are said. It is off unless
+            it is asked for: FedAvg's weights are its definition, two honest sites may have four and one fifth of the
+            images, and a cap that never touched such a run would leave a liar most of the mean.
 
     Raises:
-        Refused: a limit that is not a positive number, or an unknown action.
+        Refused: a limit or a share out of its range, or an unknown action.
     """
 
-    def __init__(self, *, limit: float = 10.0, action: str = "clip") -> None:
+    def __init__(self, *, limit: float = 10.0, action: str = "clip", largest_share: float | None = None) -> None:
         problems = Problems()
         if not (isinstance(limit, (int, float)) and math.isfinite(limit) and limit > 0):
             problems.add("UpdateGuard#limit", found=repr(limit), expected="a positive number")
         if action not in {known.value for known in Action}:
             problems.add("UpdateGuard#action", found=repr(action), expected="'clip' or 'skip'")
+        number = isinstance(largest_share, (int, float)) and not isinstance(largest_share, bool)
+        if largest_share is not None and not (number and 0 < largest_share <= 1):
+            expected = "a number in (0, 1], or null"
+            problems.add("UpdateGuard#largest_share", found=repr(largest_share), expected=expected)
         problems.refuse_if_any()
-        self.limit, self.action = float(limit), Action(action)
+        self.limit, self.action, self.largest_share = float(limit), Action(action), largest_share
+
+    def counted(self, images: Mapping[str, int]) -> dict[str, int]:
+        """How many images each site counts as, so that none has more than ``largest_share`` of their sum.
+
+        Those with too many are brought down together to one number; whoever has fewer keeps its own.
+
+        Args:
+            images: site to number of images that it trains on.
+        """
+        most = 1.0 if self.largest_share is None else self.largest_share
+        counts = sorted(images.values(), reverse=True)
+        for above in range(len(counts)):
+            room = 1 - above * most
+            limit = most * sum(counts[above:]) / room if room > 0 else 0.0
+            if counts[above] <= limit:  # these are below it, and those above it are brought down to it
+                return dict(images) if above == 0 else {site: max(1, min(n, int(limit))) for site, n in images.items()}
+        return dict.fromkeys(images, 1)
 
     def share(
         self, update: Mapping[str, Tensor], reference: Mapping[str, Tensor], reference_norm: float | None = None

@@ -10,7 +10,7 @@ import torch
 from samfed_monai.core.errors import ExitCode, Problem, Refused, Stopped
 from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.federation import COLUMNS, Interrupted, LocalTransport, RunFolder
-from samfed_monai.federation.controller import Evaluation, ask_all, quorum_of, quorum_problems, site_scores
+from samfed_monai.federation.controller import Counts, Evaluation, ask_all, quorum_of, quorum_problems, site_scores
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.local_only import LocalOnly
 from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server, Task, UpdateGuard
@@ -406,3 +406,73 @@ def test_a_site_without_scores_is_left_out_with_its_reason(caplog):
     assert model["sites"]["b"]["test"] is None
     assert model["sites"]["a"]["test"]["n"] == 1
     assert "b has no test scores of the best model: ValueError" in caplog.text
+
+
+class Boaster(FixedClient):
+    """Says another number of images in the rounds that it is told to."""
+
+    def __init__(self, site, *, says, **options):
+        super().__init__(site, **options)
+        self.says, self.own = says, options["n"]
+
+    def header(self, extra, kind):
+        self.n = self.says.get(extra["round"], self.own) if kind == Kind.WEIGHTS else self.own
+        return super().header(extra, kind)
+
+
+def three(**boaster):
+    others = {site: FixedClient(site, step=1.0, n=2) for site in ("a", "b")}
+    return {**others, "c": Boaster("c", step=7.0, n=2, **boaster)}
+
+
+def first_weight(path, round):
+    return safe_load(path / f"rounds/{round:03d}/global.safetensors")["w"][0, 0].item()
+
+
+@pytest.mark.parametrize("counts", [{}, {"a": 2, "b": 2, "c": 2}])
+def test_fault_77_a_number_of_images_that_changes_leaves_its_update_out(tmp_path, counts):
+    with RunFolder(tmp_path).open({}) as folder:
+        rounds = controller(folder, three(says={1: 10_000_000}), rounds=2, counts=Counts(counts)).run().records
+    assert first_weight(tmp_path, 0) == pytest.approx(1 + (1 + 1 + 7) / 3)
+    assert first_weight(tmp_path, 1) == pytest.approx(first_weight(tmp_path, 0) + 1), "as if c had not answered"
+    assert rounds[1]["sites"]["c"]["status"] == "skipped"
+    reason = "message -> n: expected 2, as this site said before, found 10000000"
+    assert rounds[1]["sites"]["c"]["reason"].startswith(reason)
+
+
+def test_fault_77_a_run_that_goes_on_holds_to_the_numbers_of_its_rounds(tmp_path):
+    with RunFolder(tmp_path).open({}) as folder:
+        controller(folder, three(says={}), rounds=1).run()
+    with RunFolder(tmp_path).open({}) as folder:
+        said = Counts({"a": 2, "b": 2, "c": 10_000_000})
+        records = controller(folder, three(says={1: 10_000_000}), rounds=2, counts=said).run().records
+    assert records[1]["sites"]["c"]["status"] == "skipped"
+
+
+def test_fault_77_a_share_that_is_capped_weighs_with_what_is_left(tmp_path, caplog):
+    guard = UpdateGuard(largest_share=0.5)
+    liar = three(says=dict.fromkeys(range(2), 10_000_000))
+    with RunFolder(tmp_path).open({}) as folder, caplog.at_level("INFO"):
+        said = Counts({"a": 2, "b": 2, "c": 10_000_000}, guard)
+        result = controller(folder, liar, rounds=1, counts=said, guard=guard).run()
+    assert first_weight(tmp_path, 0) == pytest.approx(1 + (2 * 1 + 2 * 1 + 4 * 7) / 8)
+    assert result.records[0]["sites"]["c"]["n"] == 10_000_000, "the record has what was said"
+    assert "c says it trains on 10000000 images and counts as 4 in the mean" in caplog.text
+
+
+def test_fault_77_a_site_that_would_be_the_mean_is_told_of(caplog):
+    Counts({"a": 95, "b": 5}).told()
+    assert (
+        "a says it trains on 95 images, 95 % of all; if that is not so, job#update_guard#largest_share" in caplog.text
+    )
+    caplog.clear()
+    Counts({"a": 90, "b": 10}).told()
+    Counts({"a": 9}).told()
+    assert not caplog.text
+
+
+def test_fault_77_with_capped_shares_nobody_counts_who_said_nothing_before_round_0():
+    update = Envelope(Kind.WEIGHTS, "a", 0, 1, n=5)
+    with pytest.raises(MessageRefused, match="n: expected none, as this site said before, found 5"):
+        Counts({}, UpdateGuard(largest_share=0.5)).counted("a", update)
+    assert Counts({}).counted("a", update) is update
