@@ -17,7 +17,7 @@ from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.losses import hard_label
 from samfed_monai.methods.heterogeneous import PublicMaskSharing
 from samfed_monai.networks.intake import feature_width, head_of
-from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
 from samfed_monai.protocol.strategy import Exchange, Strategy
 
 if TYPE_CHECKING:
@@ -184,6 +184,10 @@ class PrototypeTerm:
 
 MEANS, COUNTS = "prototypes", "counts"
 
+#: From where to where what a site sends may lie. A feature is a number that a network can also hold in half precision;
+#: 1e12 pixels are ten million images' feature maps of 316 x 316. Sums of such products stay far inside float32.
+RANGES = {MEANS: (-65504.0, 65504.0), COUNTS: (0.0, 1e12)}
+
 
 class PrototypeSharing(PublicMaskSharing):
     """Takes the prototypes of all sites and gives its own (FedProto: Tan et al., arXiv 2105.00243, algorithm 1).
@@ -226,7 +230,9 @@ class PrototypeSharing(PublicMaskSharing):
 class Prototypes(Strategy):
     """The mean of the sites' prototypes, weighted by their pixels, goes back to all (FedProto, equation 6).
 
-    The server has no network. All sites' features must have one width, which need not mean one network.
+    The server has no network. All sites' features must have one width, which need not mean one network. An answer out
+    of :data:`RANGES` is left out; where the guard caps a site's share (:attr:`UpdateGuard.largest_share`), it caps that
+    of its pixels, class by class. It keeps what all sites sent until the round ends: K (D + 1) numbers each.
 
     Args:
         classes: the background included.
@@ -255,11 +261,11 @@ class Prototypes(Strategy):
                 raise Refused([Problem("sites", found=found, expected="features of one width", mend=mend)])
         self._like = {MEANS: torch.zeros(self.classes, widths[first]), COUNTS: torch.zeros(self.classes)}
         self.means: dict[str, Tensor] = {}
-        self._sums: dict[str, Tensor] | None = None
+        self._answers: dict[str, ClassSums] = {}
         return self
 
     def configure(self, round: int) -> dict[str, Envelope]:
-        self._sums = None
+        self._answers = {}
         kind = Kind.PROTOTYPES if self.means else Kind.METRICS
         return {site: self._message(site, round, kind, self.means, purpose="distil") for site in self.server.sites}
 
@@ -267,15 +273,36 @@ class Prototypes(Strategy):
         return self._like
 
     def accept(self, round: int, site: str, update: Envelope) -> None:
-        counts = update.tensors[COUNTS].clamp(min=0)
-        sums = {MEANS: update.tensors[MEANS] * counts[:, None], COUNTS: counts}
-        old = self._sums
-        self._sums = sums if old is None else {name: old[name] + value for name, value in sums.items()}
+        problems = Problems()
+        for name, (least, most) in RANGES.items():
+            values = update.tensors[name]
+            if bool(((values < least) | (values > most)).any()):
+                expected = f"numbers from {least:g} to {most:g}"
+                problems.add(f"message -> {name}", found="one that is out of range", expected=expected)
+        if len(problems):
+            raise MessageRefused(problems)
+        self._answers[site] = ClassSums(update.tensors[MEANS], update.tensors[COUNTS])
 
     def finish(self, round: int) -> None:
-        if self._sums is not None:
-            counts = self._sums[COUNTS]
-            self.means = {MEANS: self._sums[MEANS] / counts.clamp(min=1e-6)[:, None], COUNTS: counts}
+        total: ClassSums | None = None
+        for (means, _), counts in zip(self._answers.values(), self._counted(), strict=True):
+            own = ClassSums(means * counts[:, None], counts)
+            total = own if total is None else ClassSums(total.sums + own.sums, total.counts + own.counts)
+        if total is not None:
+            self.means = {MEANS: total.means(), COUNTS: total.counts}
+
+    def _counted(self) -> list[Tensor]:
+        """The pixels that each answer counts as, (K,) each."""
+        counts = [answer.counts for answer in self._answers.values()]
+        guard = self.server.guard
+        if guard is None or guard.largest_share is None or not counts:
+            return counts
+        capped = torch.stack(counts)
+        for column in capped.T:
+            pixels = {str(place): int(count) for place, count in enumerate(column) if count >= 1}
+            for place, count in guard.counted(pixels).items():
+                column[int(place)] = count
+        return list(capped)
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self.means)

@@ -18,7 +18,7 @@ from samfed_monai.methods.fedproto import (
     class_sums,
     prototype_loss,
 )
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server
+from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server, UpdateGuard
 from tests.federation.unlike import bench
 
 FEATURES = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]], [[0.0, 2.0], [4.0, 6.0]]]])  # (1, 2, 2, 2)
@@ -206,6 +206,35 @@ def test_the_mean_is_weighted_by_pixels_class_by_class():
     )
     assert made.means["prototypes"].tolist() == [[2.0, 1.0], [8.0, 0.0]]
     assert made.means["counts"].tolist() == [4.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("means", "counts", "where"),
+    [
+        ([[3e38, 1.0], [8.0, 0.0]], [3.0, 1.0], "prototypes: expected numbers from -65504 to 65504"),
+        ([[1.0, -65505.0], [8.0, 0.0]], [3.0, 1.0], "prototypes"),
+        ([[1.0, 1.0], [8.0, 0.0]], [3e38, 1.0], r"counts: expected numbers from 0 to 1e\+12"),
+        ([[1.0, 1.0], [8.0, 0.0]], [-1.0, 1.0], "counts"),
+    ],
+)
+def test_fault_78_prototypes_that_overflow_are_left_out(means, counts, where):
+    made = strategy(a=2, b=2)
+    made.configure(0)
+    with pytest.raises(MessageRefused, match=where):
+        made.accept(0, "a", answer("a", means, counts))
+    made.aggregate(0, {"b": answer("b", [[5.0, 1.0], [65504.0, 0.0]], [1.0, 1e12])})
+    assert made.means["prototypes"].tolist() == [[5.0, 1.0], [65504.0, 0.0]], "the largest ones give a finite mean"
+
+
+def test_a_capped_share_is_that_of_pixels_class_by_class():
+    networks = {site: lambda: Headed(1) for site in "abc"}
+    made = Prototypes().attach(Server("abc", 2, networks=networks, guard=UpdateGuard(largest_share=0.5)))
+    made.configure(0)
+    made.accept(0, "a", answer("a", [[1.0], [1.0]], [2.0, 0.0]))
+    made.accept(0, "b", answer("b", [[1.0], [1.0]], [2.0, 6.0]))
+    made.accept(0, "c", answer("c", [[9.0], [3.0]], [1e12, 2.0]))
+    made.finish(0)
+    assert made.means["prototypes"].tolist() == [[5.0], [2.0]]  # (2 + 2 + 4 * 9) / 8, (2 * 1 + 2 * 3) / 4
 
 
 def test_the_first_round_says_nothing_and_the_second_sends_the_means():
