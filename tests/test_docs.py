@@ -228,3 +228,28 @@ def test_roles_of_docstrings_become_code_and_links():
     text = "See :func:`~samfed_monai.losses.agree` and :meth:`Term.value`, ``(B, 1)``.\n\nExample::\n"
     expected = "See [`agree`][samfed_monai.losses.agree] and `Term.value`, `(B, 1)`.\n\nExample:\n"
     assert module.as_markdown(text) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_the_stories_of_the_tutorial_run_as_they_stand(samfed_data: Path, tmp_path: Path):
+    text = (REPOSITORY / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    commands = "".join(code for language, code in FENCE.findall(text) if language == "bash")
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "mobile_sam.pt").symlink_to(samfed_data / "weights" / "mobile_sam.pt")  # so that nothing is fetched
+    commands = commands.replace("--from registry ", f"--from {samfed_data}/weights/mobile_sam.pt ")
+    (tmp_path / "samfed").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m samfed_monai "$@"\n', encoding="utf-8")
+    (tmp_path / "samfed").chmod(0o755)
+    places = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY), "SAMFED_WEIGHTS": str(weights)}
+    told = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", commands],
+        cwd=tmp_path,
+        env=os.environ | places,
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 0, told.stderr[-3000:]
+    assert "The teacher is wrong more often than right" in told.stdout + told.stderr
+    assert (tmp_path / "runs" / "both").is_dir()
+    assert len(list((tmp_path / "masks").glob("*.png"))) == len(list((tmp_path / "images/site-1/images").iterdir()))

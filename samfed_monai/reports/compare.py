@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.config.parse import flat
 from samfed_monai.core.errors import Problems
 from samfed_monai.metrics import pool, worst
 from samfed_monai.reports.rows import (
@@ -261,10 +263,11 @@ def comparison_table(runs: Runs) -> Table:
     group, over the seeds that all three have; it is left out where the oracle does not lead.
 
     Args:
-        runs: run folders, their ``results.json`` files, or runs that were read; one per row and seed.
+        runs: run folders, their ``results.json`` files, or runs that were read. Two of one row and seed become two
+            rows with the names of their folders, whose notes say the knobs that differ.
 
     Raises:
-        Refused: a run is unfinished, two runs have the same row and seed, or they are of different data lists or
+        Refused: a run is unfinished or there twice, or they are of different data lists or
             sites (their rows would not be comparable); everything is listed.
     """
     read = _read(runs)
@@ -294,13 +297,12 @@ def _read(runs: Runs) -> list[RunData]:
             read.append(given if isinstance(given, RunData) else _read_one(Path(given)))
     if not runs:
         problems.add("runs", found="none", expected="at least one finished run", mend="name their folders")
-    seen: dict[tuple[str, int], Path] = {}
+    seen: set[Path] = set()
     for run in read:
-        key = (run.row, run.seed)
-        if key in seen:
-            found = f"{key[0]} with seed {key[1]}, as in {seen[key]}"
-            problems.add(str(run.folder), found=found, expected="each row and seed once", mend="leave one out")
-        seen[key] = run.folder
+        folder = run.folder.resolve()
+        if folder in seen:
+            problems.add(str(run.folder), found="it twice", expected="each run once", mend="leave one out")
+        seen.add(folder)
         for what, value, first in (
             ("data list", run.results["hashes"].get("datalist"), read[0].results["hashes"].get("datalist")),
             ("sites", sorted(run.results["sites"]), sorted(read[0].results["sites"])),
@@ -311,7 +313,73 @@ def _read(runs: Runs) -> list[RunData]:
                     f"{run.folder} -> {what}", found=str(value), expected=f"{first} as in {read[0].folder}", mend=mend
                 )
     problems.refuse_if_any()
-    return read
+    return _named_apart(read)
+
+
+def _named_apart(runs: Sequence[RunData]) -> list[RunData]:
+    """Runs of one row and seed become rows of their own, by the names of their folders, with the knobs that differ.
+
+    Seeds of one setting stay one row, where each is there once.
+    """
+    by_row: dict[str, list[RunData]] = {}
+    for run in runs:
+        by_row.setdefault(run.row, []).append(run)
+    named: dict[Path, RunData] = {}
+    for row, those in by_row.items():
+        if len({run.seed for run in those}) == len(those):
+            continue
+        settings = [_setting_of(run) for run in those]
+        rows: list[list[int]] = []
+        for index, run in enumerate(those):
+            for members in rows:
+                taken = {those[each].seed for each in members}
+                if settings[members[0]] == settings[index] and run.seed not in taken:
+                    members.append(index)
+                    break
+            else:
+                rows.append([index])
+        names = _short_names([those[members[0]].folder for members in rows])
+        for place, (name, members) in enumerate(zip(names, rows, strict=True)):
+            note = _differences(settings[rows[0][0]], settings[members[0]], than=names[0]) if members != rows[0] else ""
+            for index in members:
+                run = those[index]
+                title = f"{titled(row, run.results['variant'], str(run.about.get('title', '')))}, {name}"
+                named[run.folder] = replace(
+                    run, about={**run.about, "row": name, "title": title, "note": note, "place": place}
+                )
+    return [named.get(run.folder, run) for run in runs]
+
+
+def _setting_of(run: RunData) -> dict[str, Any]:
+    """Every knob of a run but its seed, by id; places are none."""
+    return flat(run.run.get("config") or {})
+
+
+def _differences(first: Mapping[str, Any], other: Mapping[str, Any], *, than: str) -> str:
+    """The knobs in which a run differs from the first of its kind, in words."""
+    knobs = sorted(key for key in first.keys() | other.keys() if first.get(key) != other.get(key))
+    if not knobs:
+        return f"the knobs of {than}"
+    told = [f"{key} {_knob(other.get(key))} instead of {_knob(first.get(key))}" for key in knobs]
+    return f"unlike {than}: {', '.join(told)}"
+
+
+def _knob(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+_LONGEST = 60  # characters of a value in a note
+
+
+def _short_names(folders: Sequence[Path]) -> list[str]:
+    """The last parts of folders, as many as tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-length:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return names
 
 
 def _read_one(path: Path) -> RunData:

@@ -117,16 +117,44 @@ def test_teachers_of_one_recipe_that_were_fitted_apart_are_told(tmp_path):
 
 
 def test_what_cannot_be_compared_is_refused_all_at_once(runs, tmp_path):
-    again = write_run(tmp_path / "again", "samfed", 0, 0.8)
     other = write_run(tmp_path / "other", "no_sam", 0, 0.8, datalist="e" * 64)
     with pytest.raises(Refused) as refused:
-        comparison_table([*runs, again, other, tmp_path / "nothing"])
+        comparison_table([*runs, runs[0], other, tmp_path / "nothing"])
     text = str(refused.value)
     assert "refused: 3 problems" in text
     assert "nothing: expected a finished run folder, found no results.json" in text
-    assert "again: expected each row and seed once, found samfed with seed 0" in text
+    assert f"{runs[0]}: expected each run once, found it twice; leave one out" in text
     assert f"other -> data list: expected {'d' * 64}" in text
     assert "compare runs of one data list" in text
+
+
+def test_runs_of_one_row_and_seed_are_rows_by_the_names_of_their_folders_and_say_what_differs(tmp_path):
+    def run(folder, seed, dice, **client):
+        path = write_run(tmp_path / folder, "samfed", seed, dice)
+        write_json(path / "run.json", {"config": {"client": {"learning_rate": 0.001, **client}}})
+        return path
+
+    plain = [run("plain/0", 0, 0.8), run("plain/1", 1, 0.82)]
+    other = [run("slow", 0, 0.7, learning_rate=1e-4, terms={"sam_kd": {"weight": 0}}), run("same", 0, 0.81)]
+    table = comparison_table([*plain, *other])
+    rows = [row for row in table.rows if row.variant == "samfed"]
+    assert [(row.name, row.seeds, row.title) for row in rows] == [
+        ("0", [0, 1], "SAM-Fed, 0"),
+        ("slow", [0], "SAM-Fed, slow"),
+        ("same", [0], "SAM-Fed, same"),
+    ]
+    assert [row.note for row in rows] == [
+        "",
+        "unlike 0: client#learning_rate 0.0001 instead of 0.001, client#terms#sam_kd#weight 0 instead of null",
+        "the knobs of 0",
+    ]
+    assert table.difference("slow", "0").by_seed == pytest.approx({0: -0.1})
+    assert [row.name for row in comparison_table(plain).rows if row.variant == "samfed"] == ["samfed"]
+
+
+def test_folders_of_one_name_are_told_apart_by_those_above_them(tmp_path):
+    runs = [write_run(tmp_path / name / "run", "samfed", 0, 0.8) for name in ("a", "b")]
+    assert {row.name for row in comparison_table(runs).rows if row.variant == "samfed"} == {"a/run", "b/run"}
 
 
 def test_no_runs_are_refused():
