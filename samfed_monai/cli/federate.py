@@ -26,6 +26,12 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     parser.add_argument("--output-dir", metavar="RUN", help="the run's folder")
     parser.add_argument("--variant", metavar="NAME", help="a baseline or ablation, see `samfed variants`")
     parser.add_argument("--cache-dir", metavar="DIR", help="adapters, soft masks and warm starts that runs share")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="hash every image again; without it those whose size and date are as they were when checked are taken as "
+        "they are, but for a few that are hashed at each start",
+    )
     take_overrides(parser, "federate.json, or that knob of the sites' train.json")
     parser.set_defaults(run=run)
     return parser
@@ -41,6 +47,8 @@ def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
         "variant": arguments.variant,
         "cache_dir": absolute(arguments.cache_dir),
     }
+    if getattr(arguments, "verify", False):
+        given["job#verify"] = True
     return {key: value for key, value in given.items() if value is not None} | overrides_of(arguments.extra)
 
 

@@ -113,6 +113,7 @@ class FederatedJob:
         workers: processes in which the sites work side by side; 1 has one after the other in this process, ``"auto"``
             takes one for each site and core. Nothing of the result depends on it but last bits, through the number of
             threads; a run may go on with another one. A transport that is given has its own ways.
+        verify: hash every image again, although size and date are those that were checked before.
 
     Example::
 
@@ -145,6 +146,7 @@ class FederatedJob:
         privacy: Mapping[str, Any] | None = None,
         renewal: Mapping[str, Any] | None = None,
         workers: int | str = 1,
+        verify: bool = False,
     ) -> None:
         of_client, client_places = parted(without_said_twice(Path(bundle_root), client or {}))
         of_teacher, teacher_places = parted(teacher or {})
@@ -181,6 +183,7 @@ class FederatedJob:
             teacher=teacher_places,
             sites={site: there for site, (_, there) in choices.items() if there},
             workers=workers,
+            verify=verify,
         )
         UpdateGuard(**self.plan.update_guard)  # a limit that is none is refused before anything else
 

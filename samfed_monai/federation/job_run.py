@@ -159,9 +159,8 @@ class JobRun:
         settings, seeds = self._settings(cast, adapt), {"seed": plan.seed}
         with folder.open(settings, versions=versions(), hashes=hashes, seeds=seeds):
             log.into(folder.path)
-            check_data(
-                datalist if transport is None else datalist.for_server(), places.data_root, cache_dir=places.cache
-            )
+            own = datalist if transport is None else datalist.for_server()
+            check_data(own, places.data_root, cache_dir=places.cache, verify=places.verify)
             settled, shared = cast.settled(plan), Shared(cast, datalist)
             with self._carrier(transport, settled, shared) as carrier:
                 require_sites(carrier, cast)

@@ -148,6 +148,7 @@ class Places:
         workers: processes in which the sites of this machine work side by side; 1 is this process, ``"auto"`` as many
             as there are sites and cores (:func:`samfed_monai.federation.process_transport.workers_of`). Nothing of the
             result depends on it.
+        verify: hash every image again, although they were checked before.
 
     Raises:
         Refused: another number of workers.
@@ -163,6 +164,7 @@ class Places:
     teacher: Mapping[str, Any] = field(default_factory=dict)
     sites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     workers: int | str = 1
+    verify: bool = False
 
     def __post_init__(self) -> None:
         if self.workers != AUTO and (type(self.workers) is not int or self.workers < 1):

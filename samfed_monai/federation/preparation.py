@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import canonical_hash, read_json, write_json
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.io import canonical_hash, read_json, sha256_file, write_json
+from samfed_monai.core.seeds import derive_seed
 from samfed_monai.data import DataList, check_datalist
+from samfed_monai.data.datalist import confine
 from samfed_monai.federation.controller import ask_all, site_scores
 from samfed_monai.federation.privacy.settings import withheld_reason
 from samfed_monai.protocol.message import Envelope, Kind
@@ -23,30 +25,62 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def check_data(datalist: DataList, data_root: str | Path, *, cache_dir: str | Path) -> None:
+#: Files that are hashed again at each start of a run whose data were checked before.
+SAMPLE = 32
+
+
+def check_data(datalist: DataList, data_root: str | Path, *, cache_dir: str | Path, verify: bool = False) -> None:
     """Decodes and hashes every file of the list, or recognises that it did so before.
 
     A check that passed is remembered by the list's hash and by the sizes and modification times of all files, so that
-    a comparison of many runs reads the images once.
+    a comparison of many runs reads the images once. A disk that lost a bit keeps both: :data:`SAMPLE` files are hashed
+    again each time, others each time, until all were (fault 68).
+
+    Args:
+        datalist: the frozen list.
+        data_root: folder that its paths start from.
+        cache_dir: where a check that passed is remembered.
+        verify: reads everything again, whatever is remembered.
 
     Raises:
         Refused: with every problem of every file.
     """
     seal = _seal(datalist, Path(data_root))
     memory = Path(cache_dir) / "checked" / f"{datalist.hash[:16]}.json"
-    if memory.is_file() and read_json(memory).get("seal") == seal:
+    known = read_json(memory) if memory.is_file() else {}
+    looks = known.get("looks", 0)
+    if known.get("seal") == seal and not verify:
+        problems = _changed(datalist, Path(data_root), looks)
         logger.info("data list %s was checked before and no file has changed", datalist.hash[:12])
-        return
-    problems = check_datalist(datalist, data_root)
+    else:
+        problems, looks = check_datalist(datalist, data_root), -1
     if problems:
+        memory.unlink(missing_ok=True)
         raise Refused(problems)
-    write_json(memory, {"datalist": datalist.hash, "seal": seal})
+    write_json(memory, {"datalist": datalist.hash, "seal": seal, "looks": looks + 1})
 
 
-def image_problems(datalist: DataList, data_root: str | Path, *, cache_dir: str | Path) -> list[Problem]:
+def _changed(datalist: DataList, data_root: Path, looks: int) -> list[Problem]:
+    """Files whose bytes are not those that were listed, among the :data:`SAMPLE` whose turn it is."""
+    files = {item.image: item.sha256 for _, _, item in datalist.items()}
+    files |= {item.label: item.label_sha256 for _, _, item in datalist.items() if item.label and item.label_sha256}
+    order = sorted(files, key=lambda name: derive_seed(0, datalist.hash, name))
+    turn = [order[(looks * SAMPLE + place) % len(order)] for place in range(min(SAMPLE, len(order)))]
+    problems = Problems()
+    for name in turn:
+        if sha256_file(confine(data_root, name, where=name)) != files[name]:
+            found, expected = "other bytes, of the same size and date", f"SHA-256 {files[name][:12]}…"
+            mend = "restore the file, then hash all of them with `samfed federate … --verify`"
+            problems.add(name, found=found, expected=expected, mend=mend)
+    return list(problems)
+
+
+def image_problems(
+    datalist: DataList, data_root: str | Path, *, cache_dir: str | Path, verify: bool = False
+) -> list[Problem]:
     """What :func:`check_data` finds, in words that may leave a site: how much it is; the log has what."""
     try:
-        check_data(datalist, data_root, cache_dir=cache_dir)
+        check_data(datalist, data_root, cache_dir=cache_dir, verify=verify)
     except Refused as refused:
         logger.error("%s", refused)
         found, mend = f"{len(refused.problems)} problems", "this site's log names each of them"

@@ -25,6 +25,7 @@ CLIENTS = "clients"
 SERVER = "server.safetensors"
 #: Key and value of ``round.json`` where the sites' states of the round are with the sites.
 STATES, AT_SITES = "states", "at the sites"
+_RESTORE = "put the file back from a copy of the run folder and go on, or run again in a new output_dir"
 
 
 def state_file(site: str) -> str:
@@ -134,8 +135,20 @@ class RoundStore:
         return None
 
     def records(self, last: int) -> list[dict[str, Any]]:
-        """``round.json`` of rounds 0 to ``last``, in order."""
-        return [read_json(self._path(number) / "round.json") for number in range(last + 1)]
+        """``round.json`` of rounds 0 to ``last``, in order.
+
+        Raises:
+            Stopped: one of them is missing or damaged; every one that is, is named (fault 83).
+        """
+        records, damaged = [], []
+        for number in range(last + 1):
+            try:
+                records.append(self._record(number))
+            except Stopped as stopped:
+                damaged.append(stopped.reason)
+        if damaged:
+            raise Stopped("; ".join(damaged), _RESTORE)
+        return records
 
     def weights(self, round: int) -> dict[str, Tensor]:
         """The stored model of a round, checked against its SHA-256.
@@ -181,8 +194,7 @@ class RoundStore:
     def let_go_of_states(self) -> None:
         """Removes the sites' states of every round: nobody goes on from them any more. Rounds stay intact."""
         for number in self.rounds():
-            path = self._path(number) / "round.json"
-            record = read_json(path)
+            path, record = self._path(number) / "round.json", self._record(number)
             files = {name: digest for name, digest in record["files"].items() if not name.startswith(f"{CLIENTS}/")}
             if files != record["files"]:
                 write_json(path, {**record, "files": files})
@@ -193,15 +205,25 @@ class RoundStore:
         for number in self.rounds():
             folder = self._path(number) / CLIENTS
             if folder.is_dir() and not any(folder.iterdir()):
-                path = self._path(number) / "round.json"
-                write_json(path, {**read_json(path), STATES: AT_SITES})
+                write_json(self._path(number) / "round.json", {**self._record(number), STATES: AT_SITES})
 
     def _path(self, round: int) -> Path:
         return self.folder / f"{round:03d}"
 
+    def _record(self, number: int) -> dict[str, Any]:
+        path = self._path(number) / "round.json"
+        try:
+            record = read_json(path)
+        except Refused as refused:
+            found = "; ".join(f"{problem.where}: {problem.found}" for problem in refused.problems)
+            raise Stopped(f"the record of round {number} cannot be read ({path}: {found})", _RESTORE) from None
+        if not isinstance(record, dict) or not isinstance(record.get("files"), dict) or record.get("round") != number:
+            raise Stopped(f"the record of round {number} is not one ({path})", _RESTORE)
+        return record
+
     def _require_intact(self, round: int, name: str, what: str) -> None:
         path = self._path(round) / name
-        expected = read_json(self._path(round) / "round.json")["files"].get(name)
+        expected = self._record(round)["files"].get(name)
         if expected is None or not path.is_file() or tensor_file.digest_like(path, expected) != expected:
             raise Stopped(f"{what} of round {round} is missing or damaged ({path})", "run again in a new output_dir")
 

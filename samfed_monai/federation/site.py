@@ -432,7 +432,10 @@ class SiteNode:
                 problems += no_labels(images) if self.parts.cast.supervised else []
                 problems += too_few_images(images, self.privacy, self.parts.cast.strategy)
             if self.parts.shared is None:
-                problems += image_problems(self.parts.datalist, self.parts.data_root, cache_dir=self.parts.places.cache)
+                here = self.parts.places
+                problems += image_problems(
+                    self.parts.datalist, self.parts.data_root, cache_dir=here.cache, verify=here.verify
+                )
         try:
             early = "plan" in message.extra and self.parts.trains and self.parts.teacher is None  # needs no soft masks
             if early or "public" in message.extra:

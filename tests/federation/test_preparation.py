@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 
@@ -23,6 +24,53 @@ def test_a_check_that_passed_is_remembered_until_a_file_changes(small_federation
     (root / small_list.public[0].image).touch()
     data_check.check_data(small_list, root, cache_dir=tmp_path)
     assert len(calls) == 1
+
+
+def flip(path):
+    """One bit of a file's last byte, its size and date as they were."""
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_fault_68_a_flipped_bit_is_found_by_the_samples_of_a_few_starts_and_by_verify(
+    small_federation, tmp_path, monkeypatch
+):
+    root = tmp_path / "images"
+    shutil.copytree(small_federation, root)
+    datalist = DataList.load(root / "list.json")
+    files = {name for _, _, item in datalist.items() for name in (item.image, item.label) if name}
+    monkeypatch.setattr(data_check, "SAMPLE", 3)
+    data_check.check_data(datalist, root, cache_dir=tmp_path)
+    victim = root / datalist.public[0].label
+    flip(victim)
+
+    def starts(count):
+        for _ in range(count):
+            data_check.check_data(datalist, root, cache_dir=tmp_path)
+
+    with pytest.raises(Refused, match=r"other bytes, of the same size and date; .*samfed federate … --verify"):
+        starts(-(-len(files) // 3))  # which look at every file once
+    assert not list(tmp_path.glob("checked/*.json")), "the next start looks at everything"
+    flip(victim)
+    data_check.check_data(datalist, root, cache_dir=tmp_path)
+    flip(victim)
+    with pytest.raises(Refused, match=victim.name):
+        data_check.check_data(datalist, root, cache_dir=tmp_path, verify=True)
+    (problem,) = data_check.image_problems(datalist, root, cache_dir=tmp_path, verify=True)
+    assert victim.name not in str(problem)
+
+
+def test_each_start_looks_at_other_files_and_all_of_them_are_looked_at(small_federation, small_list, monkeypatch):
+    seen = []
+    monkeypatch.setattr(data_check, "SAMPLE", 3)
+    monkeypatch.setattr(data_check, "sha256_file", lambda path: seen.append(path) or "")
+    files = {name for _, _, item in small_list.items() for name in (item.image, item.label) if name}
+    for looks in range(-(-len(files) // 3)):
+        data_check._changed(small_list, small_federation, looks)
+    assert len(set(seen)) == len(files)
+    assert len(seen) < len(files) + 3
 
 
 def test_public_images_are_needed_where_sites_do_not_learn_from_labels_of_their_own(small_list):

@@ -118,3 +118,21 @@ def test_pruning_keeps_every_record(store):
 def test_a_round_can_be_written_again(store):
     store.write(2, weights(9.0), {"round": 2}, state)
     assert store.weights(2)["w"][0, 0].item() == 9.0
+
+
+@pytest.mark.parametrize("content", ['{"round": 0, "fil', "[]", '{"round": 7, "files": {}}', '{"round": 0}'])
+def test_fault_83_half_a_record_of_an_older_round_is_told_with_its_round_and_what_to_do(store, content):
+    (store.folder / "000" / "round.json").write_text(content)
+    assert store.latest().round == 2
+    with pytest.raises(Stopped, match=r"the record of round 0 .*000/round\.json") as caught:
+        store.records(2)
+    assert caught.value.resume.startswith("put the file back from a copy of the run folder and go on")
+
+
+def test_fault_83_all_damaged_records_are_told_at_once(store):
+    for number in (0, 1):
+        (store.folder / f"{number:03d}" / "round.json").unlink()
+    with pytest.raises(Stopped, match=r"round 0 cannot be read .*; the record of round 1 cannot be read"):
+        store.records(2)
+    with pytest.raises(Stopped, match="round 1 cannot be read"):
+        store.weights(1)
