@@ -17,17 +17,21 @@ from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
 
 
 def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Adds ``samfed infer BUNDLE [IMAGES …] --output-dir DIR [--model W] [--site S] [--probabilities]``."""
+    """Adds ``samfed infer BUNDLE [IMAGES …] --output-dir DIR [--model W] [--overlays DIR] …``."""
     parser = subparsers.add_parser(
         "infer",
         help="segment images",
-        description="Writes one PNG mask (0 and 255) per image, at the image's own size and under its own name. "
-        "Nothing of the image's metadata is copied, and no file is replaced.",
+        description="Writes one PNG mask (0 and 255) per image, at the image's own size and under its own name; one "
+        "NIfTI of a NIfTI volume, with its affine; a PNG of every frame of a DICOM object. Nothing of the image's "
+        "metadata is copied, and no file is replaced.",
         allow_abbrev=False,
     )
     add_bundle(parser)
     parser.add_argument(
-        "sources", metavar="IMAGES", nargs="*", help="images, patterns ('new/*.jpg') and folders with their sub-folders"
+        "sources",
+        metavar="IMAGES",
+        nargs="*",
+        help="images, NIfTI volumes, DICOM objects, patterns ('new/*.jpg') and folders with their sub-folders",
     )
     parser.add_argument("--images", metavar="DIR", action="append", default=[], help="the same, as an option")
     parser.add_argument(
@@ -42,6 +46,9 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--model", metavar="MODEL", help=f"{MODEL_HELP} (default: the bundle's own, where it has one)")
     parser.add_argument("--site", metavar="NAME", default="", help="of a run: this site's own model")
     parser.add_argument("--probabilities", action="store_true", help="also write 8-bit probability maps")
+    parser.add_argument("--overlays", metavar="DIR", help="also write pictures with the masks' outlines there")
+    parser.add_argument("--geojson", metavar="DIR", help="also write the masks' polygons there (for QuPath)")
+    parser.add_argument("--areas", metavar="FILE.csv", help="also write a table of areas: pixels, share, pieces, mm²")
     trained_model.add_views(parser)
     take_overrides(parser, "inference.json")
     parser.set_defaults(run=run)
@@ -50,28 +57,30 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``inference.json`` with the settings that the weights were trained with, where they say."""
+    from samfed_monai.cli.mask_files import segment_all
     from samfed_monai.cli.run_bundle import run_workflow
 
-    arguments.images = images_of([*arguments.sources, *arguments.images])
+    sources = images_of([*arguments.sources, *arguments.images])
     arguments.model = arguments.model or str(shipped_model(arguments.bundle))
+    arguments.output = absolute(arguments.output)
     adapter = trained_model.is_adapter(arguments)
     models = run_or_file(arguments.model)
     if arguments.site and isinstance(models, Path):
         mend = "leave it out, or name the folder of the run"
         raise Refused([Problem("--site", found="a weights file, which is one model", expected="a run", mend=mend)])
-    if adapter:
-        trained_model.infer(arguments)
-        return int(ExitCode.DONE)
+
     with tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
-        model = weights_file(models, arguments.site, scratch)
-        ids = trained_as(model, arguments.bundle, "inference", overrides_of(arguments.extra))
-        overrides = {
-            "model": str(model),
-            "dataset_dir": arguments.images,
-            "output_dir": absolute(arguments.output),
-            "probabilities": arguments.probabilities,
-        }
-        run_workflow(arguments.bundle, "inference", overrides | ids)
+
+        def segment(images: str | list[str], output: str) -> None:
+            if adapter:
+                trained_model.infer(argparse.Namespace(**{**vars(arguments), "images": images, "output": output}))
+                return
+            model = weights_file(models, arguments.site, scratch)
+            ids = trained_as(model, arguments.bundle, "inference", overrides_of(arguments.extra))
+            places = {"model": str(model), "dataset_dir": images, "output_dir": output}
+            run_workflow(arguments.bundle, "inference", places | {"probabilities": arguments.probabilities} | ids)
+
+        segment_all(arguments, sources, segment, Path(scratch))
     return int(ExitCode.DONE)
 
 

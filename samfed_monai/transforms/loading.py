@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,8 +109,18 @@ class LoadImageRGBd(LoadImaged):
     """
 
     def __init__(self, keys: KeysCollection = "image") -> None:
-        super().__init__(keys, reader=RGBReader, image_only=True)
-        del self._loader.readers[:-1]  # MONAI would go on to its own where this one refuses a file
+        # MONAI builds all of its readers, which complain of decoders that are not here, and would go on to them where
+        # this one refuses a file.
+        decoders = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
+        level = decoders.level
+        decoders.setLevel(logging.ERROR)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                super().__init__(keys, reader=RGBReader, image_only=True)
+        finally:
+            decoders.setLevel(level)
+        del self._loader.readers[:-1]
 
 
 class InvertResized(MapTransform):

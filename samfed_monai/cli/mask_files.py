@@ -1,0 +1,142 @@
+"""What ``samfed infer`` reads besides pictures, and writes besides masks: volumes, outlines, polygons, areas."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from samfed_monai.cli.arguments import absolute
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.io import read_json
+from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.table import to_csv
+from samfed_monai.data.image_folder import image_folder, image_names
+from samfed_monai.data.reading import read_image, read_mask
+from samfed_monai.data.volumes import kind_of, nifti_of, read_slices, volumes_in
+from samfed_monai.handlers.mask_writer import RECORD, MaskFolder
+from samfed_monai.reports.masks import COLUMNS, area_of, geojson_of, outlined
+
+logger = logging.getLogger(__name__)
+
+
+def segment_all(
+    arguments: argparse.Namespace,
+    sources: str | list[str],
+    segment: Callable[[str | list[str], str], None],
+    scratch: Path,
+) -> None:
+    """Segments pictures where they lie, and slices of volumes in ``scratch``; then writes what else was asked for."""
+    listed = [sources] if isinstance(sources, str) else sources
+    volumes = list(volumes_in([Path(source) for source in listed]))
+    also = MaskForms(arguments)
+    if not volumes:
+        segment(sources, arguments.output)
+        also.of_images(sources, Path(arguments.output))
+        also.write()
+        return
+    pictures = [source for source in listed if not kind_of(Path(source)) and image_names(source)]
+    _refuse_twins([*(image_names(pictures) if pictures else []), *(name for name, _ in volumes)])
+    stack = SliceStack(volumes, scratch / "slices")
+    problems = Problems()
+    problems.extend(MaskFolder(arguments.output).problems(images=listed))
+    problems.refuse_if_any()
+    if pictures:
+        segment(pictures, arguments.output)
+        also.of_images(pictures, Path(arguments.output))
+    segment(str(stack.folder), str(scratch / "masks"))
+    stack.write_masks(scratch / "masks", arguments.output, also)
+    also.write()
+    number = (
+        f"{len(volumes)} volume or DICOM object" if len(volumes) == 1 else f"{len(volumes)} volumes and DICOM objects"
+    )
+    logger.info("masks of %s in %s", number, arguments.output)
+
+
+class SliceStack:
+    """Slices of volumes and DICOM objects as PNG files that are segmented like any others.
+
+    Args:
+        volumes: name and path of each.
+        folder: where the slices go, ``<number of the volume>/<number of the slice>.png``.
+
+    Raises:
+        Refused: a file that cannot be read; all of them at once, before anything is computed.
+    """
+
+    def __init__(self, volumes: Sequence[tuple[str, Path]], folder: Path) -> None:
+        self.volumes, self.folder = volumes, folder
+        problems = Problems()
+        for index, (_, path) in enumerate(progress_bar(volumes, desc="reading", unit="volume")):
+            with problems.collected():
+                there = folder / f"{index:06d}"
+                there.mkdir(parents=True)
+                for number, picture in enumerate(read_slices(path).pictures):
+                    Image.fromarray(picture).save(there / f"{number:06d}.png")
+        problems.refuse_if_any()
+
+    def write_masks(self, masks: Path, output: str, also: MaskForms) -> None:
+        """A NIfTI of each volume, a PNG of each DICOM frame; none is replaced."""
+        folder = MaskFolder(output, read_json(masks / RECORD))
+        for index, (name, path) in enumerate(self.volumes):
+            files = sorted((masks / f"{index:06d}").glob("[0-9]*[0-9].png"))
+            slices = read_slices(path)
+            drawn = [read_mask(file) > 0 for file in files]
+            names = [name] if len(files) == 1 else [f"{name}/{number:04d}" for number in range(1, len(files) + 1)]
+            if slices.kind == "nifti":
+                folder.write(f"{name}.nii.gz", nifti_of(drawn, path))
+            else:
+                for frame, file in zip(names, files, strict=True):
+                    folder.write(f"{frame}.png", file.read_bytes())
+            for each, picture, mask in zip(names, slices.pictures, drawn, strict=True):
+                also.add(each, picture, mask, slices.pixel_area)
+
+
+class MaskForms:
+    """Outlines, polygons and areas of masks, as the command line asks for them; no file is replaced."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.folders = {
+            form: MaskFolder(str(absolute(folder)))
+            for form, folder in (("png", arguments.overlays), ("geojson", arguments.geojson))
+            if folder
+        }
+        self.table = Path(str(absolute(arguments.areas))) if arguments.areas else None
+        self.rows: list[dict[str, Any]] = []
+
+    def of_images(self, sources: str | list[str], masks: Path) -> None:
+        """All pictures of a folder, or of several, whose masks lie in ``masks``."""
+        if not self.folders and not self.table:
+            return
+        for record in image_folder(sources, progress=False):
+            mask = read_mask(masks / f"{record['id']}.png") > 0
+            self.add(record["id"], read_image(record["image"]), mask, None)
+
+    def add(self, name: str, picture: NDArray[np.uint8], mask: NDArray[np.bool_], pixel_area: float | None) -> None:
+        """One picture (H, W, 3) uint8 and its mask (H, W) bool."""
+        made = {"png": lambda: outlined(picture, mask), "geojson": lambda: geojson_of(mask)}
+        for form, folder in self.folders.items():
+            folder.write(f"{name}.{form}", made[form]())
+        if self.table:
+            self.rows.append(area_of(name, mask, pixel_area))
+
+    def write(self) -> None:
+        """The table of areas."""
+        if self.table:
+            MaskFolder(self.table.parent).write(self.table.name, to_csv(COLUMNS, self.rows).encode())
+
+
+def _refuse_twins(names: Sequence[str]) -> None:
+    twins = sorted({name for name in names if names.count(name) > 1})
+    mend = "rename one of them: both masks would have the same name"
+    problems = [
+        Problem(name, found="it twice", expected="one image or volume of that name", mend=mend) for name in twins
+    ]
+    if problems:
+        raise Refused(problems)

@@ -1,0 +1,202 @@
+"""NIfTI volumes and DICOM objects: out as RGB slices, which everything else here reads; masks back as volumes."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samfed_monai.core.errors import Problem, Refused
+
+Picture = NDArray[np.uint8]
+
+NIFTI = (".nii", ".nii.gz")
+DICOM = (".dcm", ".dicom")
+WINDOW = (0.5, 99.5)
+"""Percentiles of a volume that become black and white, where its numbers are no grey values from 0 to 255."""
+
+
+def kind_of(path: Path) -> str:
+    """``nifti``, ``dicom`` or ``""``, by the file's name; of a file without a suffix, by DICOM's preamble."""
+    name = path.name.lower()
+    if name.endswith(NIFTI):
+        return "nifti"
+    if name.endswith(DICOM):
+        return "dicom"
+    if not path.suffix and path.is_file():
+        with path.open("rb") as stream:
+            return "dicom" if stream.read(132)[128:] == b"DICM" else ""
+    return ""
+
+
+def stem_of(path: Path) -> str:
+    """The file's name without ``.nii.gz``, ``.nii``, ``.dcm`` or ``.dicom``."""
+    lower = path.name.lower()
+    suffix = next((each for each in (".nii.gz", *NIFTI, *DICOM) if lower.endswith(each)), "")
+    return path.name[: len(path.name) - len(suffix)]
+
+
+@dataclass(frozen=True)
+class Slices:
+    """What one file holds, as pictures.
+
+    Args:
+        path: the file.
+        kind: ``nifti`` or ``dicom``.
+        pictures: (N, H, W, 3) uint8, RGB: slices of a volume along its last axis, rows and columns swapped so that its
+            first axis runs to the right; or the frames of a DICOM object.
+        pixel_area: mm² of a pixel, where the file says it.
+        spacing: mm from slice to slice, where the file says it.
+    """
+
+    path: Path
+    kind: str
+    pictures: Picture
+    pixel_area: float | None = None
+    spacing: float | None = None
+
+
+def read_slices(path: str | Path) -> Slices:
+    """Reads a NIfTI volume or a DICOM object.
+
+    Grey values become RGB. NIfTI: 8-bit data are taken as they are, others by :data:`WINDOW` of the whole volume.
+    DICOM: the modality's rescaling, then the file's own window, else the range of its numbers; MONOCHROME1 is inverted,
+    palettes and YCbCr become RGB.
+
+    Raises:
+        Refused: a file that cannot be read, has no pixels, or is no picture, stack of pictures or volume; for DICOM,
+            that ``pydicom`` is not installed.
+    """
+    path = Path(path)
+    return _nifti(path) if kind_of(path) == "nifti" else _dicom(path)
+
+
+def nifti_of(masks: Sequence[NDArray[np.bool_]], like: Path) -> bytes:
+    """A gzipped NIfTI of masks, uint8 in {0, 1}, with shape, affine and units of the volume that they were made of.
+
+    Args:
+        masks: (H, W) of each slice, in the order of :class:`Slices`.
+        like: the volume.
+    """
+    import nibabel
+
+    source: Any = nibabel.load(like)
+    data = np.stack([mask.T for mask in masks], axis=-1).astype(np.uint8)
+    image = nibabel.Nifti1Image(data.reshape(_space(source)), source.affine)
+    image.header.set_xyzt_units(*source.header.get_xyzt_units())
+    image.header["qform_code"], image.header["sform_code"] = (source.header[f"{each}form_code"] for each in "qs")
+    content: bytes = gzip.compress(image.to_bytes(), mtime=0)  # the same masks are the same bytes
+    return content
+
+
+def _nifti(path: Path) -> Slices:
+    import nibabel
+
+    try:
+        image: Any = nibabel.load(path)
+        data = np.asarray(image.dataobj)
+    except Exception as error:  # nibabel and zlib raise a dozen kinds
+        raise _refused(path, f"{type(error).__name__}: {error}", "a NIfTI volume") from None
+    shape, numbers = _space(image), data
+    if data.dtype.names:  # NIfTI's RGB24 and RGBA32
+        data = np.stack([data[channel] for channel in data.dtype.names[:3]], axis=-1)
+    elif data.size == np.prod(shape):
+        data = np.repeat(_to_grey(path, data.reshape(shape))[..., None], 3, axis=-1)
+    if len(shape) not in (2, 3) or data.shape != (*shape, 3) or data.dtype != np.uint8:
+        found = f"{numbers.dtype} of {' x '.join(map(str, image.shape))}"
+        raise _refused(path, found, "a picture (X, Y) or a volume (X, Y, Z) of grey values, or of 8-bit RGB")
+    pictures = data.reshape(shape[0], shape[1], -1, 3).transpose(2, 1, 0, 3)
+    zooms = [float(zoom) for zoom in image.header.get_zooms()[: len(shape)]]
+    return Slices(path, "nifti", pictures, zooms[0] * zooms[1], zooms[2] if len(zooms) > 2 else None)
+
+
+def _space(image: Any) -> tuple[int, ...]:
+    """The axes of space: (X, Y) or (X, Y, Z), without those of length 1 behind them and without 8-bit colours."""
+    shape: list[int] = list(image.shape)
+    if len(shape) > 3 and shape[-1] == 3 and image.get_data_dtype() == np.uint8:
+        shape.pop()
+    while len(shape) > 3 and shape[-1] == 1:
+        shape.pop()
+    return tuple(shape)
+
+
+def _to_grey(path: Path, data: NDArray[Any]) -> Picture:
+    if data.dtype == np.uint8:
+        return data
+    numbers = data.astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise _refused(path, "values that are no numbers (NaN or infinite)", "finite grey values")
+    low, high = np.percentile(numbers, WINDOW)
+    return _scaled(numbers, float(low), float(high))
+
+
+def _scaled(numbers: NDArray[Any], low: float, high: float) -> Picture:
+    scaled = (numbers.astype(np.float32) - low) / max(high - low, 1e-12)
+    return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+
+
+def _dicom(path: Path) -> Slices:
+    if importlib.util.find_spec("pydicom") is None:
+        mend = "pip install 'samfed-monai[dicom]'"
+        raise Refused([Problem(str(path), found="a DICOM file", expected="pydicom to read it with", mend=mend)])
+    import pydicom
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+
+    try:
+        content = pydicom.dcmread(path)
+    except Exception as error:
+        raise _refused(path, f"{type(error).__name__}: {error}", "a DICOM object") from None
+    if "PixelData" not in content:
+        raise _refused(path, f"no pixels ({content.get('Modality', 'no modality')})", "an object with pixel data")
+    try:
+        pixels = pixel_array(content)  # YCbCr is RGB already
+        frames = pixels if int(content.get("NumberOfFrames", 1)) > 1 else pixels[None]
+        if content.PhotometricInterpretation == "PALETTE COLOR":
+            frames = np.stack([apply_color_lut(frame, content) for frame in frames])
+        elif content.SamplesPerPixel == 1:
+            frames = np.stack([apply_modality_lut(frame, content) for frame in frames])
+    except Exception as error:
+        raise _refused(path, f"pixels that cannot be decoded ({error})", "pixels that pydicom decodes") from None
+    if frames.ndim == 3:
+        scaled = _scaled(frames, *_range_of(content, frames))
+        scaled = 255 - scaled if content.PhotometricInterpretation == "MONOCHROME1" else scaled
+        pictures = np.repeat(scaled[..., None], 3, axis=-1)
+    else:
+        pictures = frames if frames.dtype == np.uint8 else _scaled(frames, 0, np.iinfo(frames.dtype).max)
+    rows, columns = content.get("PixelSpacing") or (None, None)
+    return Slices(path, "dicom", pictures, float(rows) * float(columns) if rows and columns else None)
+
+
+def _range_of(content: Any, frames: NDArray[Any]) -> tuple[float, float]:
+    """Black and white: of the file's window, 8 bits as they are, else the lowest and the highest number."""
+    if "WindowWidth" in content:
+        center, width = content.WindowCenter, content.WindowWidth
+        center, width = (float(each[0] if isinstance(each, Sequence) else each) for each in (center, width))
+        return center - width / 2, center + width / 2
+    return (0, 255) if frames.dtype == np.uint8 else (float(frames.min()), float(frames.max()))
+
+
+def _refused(path: Path, found: str, expected: str) -> Refused:
+    return Refused([Problem(str(path), found=found, expected=expected)])
+
+
+def volumes_in(sources: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """Name and path of every volume and DICOM object in files and folders, hidden ones left out.
+
+    A name is the path below its folder without the suffix, as images have it.
+    """
+    for source in sources:
+        if not source.is_dir():
+            if kind_of(source):
+                yield stem_of(source), source
+            continue
+        for path in sorted(source.rglob("*")):
+            inside = path.relative_to(source)
+            if path.is_file() and kind_of(path) and not any(part.startswith(".") for part in inside.parts):
+                yield (inside.parent / stem_of(path)).as_posix(), path

@@ -1,0 +1,102 @@
+"""``samfed infer``: pictures, volumes and DICOM objects in; masks, outlines, polygons and areas out."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from samfed_monai.cli.main import main
+
+BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
+AFFINE = np.diag([0.5, 0.5, 2.0, 1.0])
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dark spot on bright skin: as a picture, and in the second of the two slices of a volume."""
+    folder = tmp_path_factory.mktemp("given")
+    y, x = np.indices((96, 128))
+    spot = np.where((x - 60) ** 2 + (y - 40) ** 2 < 25**2, 60, 205).astype(np.uint8)
+    Image.fromarray(np.stack([spot, spot // 2, spot // 2], axis=-1)).save(folder / "photo.png")
+    volume = np.stack([np.full_like(spot, 205), spot], axis=-1).transpose(1, 0, 2)
+    nibabel.save(nibabel.Nifti1Image(volume, AFFINE), folder / "scan.nii.gz")
+    return folder
+
+
+@pytest.fixture
+def infer(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> int:
+        return main(["infer", str(BUNDLE), *words, "--output-dir", "masks", "--image_size", "64"])
+
+    return run
+
+
+def test_a_folder_of_both(infer: Callable[..., int], given: Path, tmp_path: Path) -> None:
+    words = [str(given), "--overlays", "looks", "--geojson", "polygons", "--areas", "areas.csv"]
+    assert infer(*words) == 0
+    photo = np.array(Image.open("masks/photo.png"))
+    scan = nibabel.load("masks/scan.nii.gz")
+    assert photo.shape == (96, 128)
+    assert (scan.shape, scan.get_data_dtype()) == ((128, 96, 2), np.uint8)
+    assert np.array_equal(scan.affine, AFFINE)
+    assert sorted(path.name for path in Path("masks").iterdir()) == ["inference.json", "photo.png", "scan.nii.gz"]
+    with open("areas.csv", newline="") as stream:
+        rows = {row["name"]: row for row in csv.DictReader(stream)}
+    assert sorted(rows) == ["photo", "scan/0001", "scan/0002"]
+    assert int(rows["photo"]["foreground_pixels"]) == (photo > 0).sum()
+    for number in (1, 2):
+        drawn = int((np.asarray(scan.dataobj)[..., number - 1] > 0).sum())
+        row = rows[f"scan/{number:04d}"]
+        assert (int(row["foreground_pixels"]), float(row["mm2"])) == (drawn, drawn * 0.25)
+    assert rows["photo"]["mm2"] == ""
+    assert np.array(Image.open("looks/scan/0002.png")).shape == (96, 128, 3)
+    assert json.loads(Path("polygons/photo.geojson").read_text())["type"] == "FeatureCollection"
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert infer(*words) == 0  # once more: the same files, byte for byte
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_volume_alone_has_the_masks_that_its_slices_would_have(infer: Callable[..., int], given: Path) -> None:
+    assert infer(str(given / "scan.nii.gz")) == 0
+    volume = np.asarray(nibabel.load(given / "scan.nii.gz").dataobj)
+    Path("slices").mkdir()
+    Image.fromarray(np.repeat(volume[..., 1].T[..., None], 3, axis=-1)).save("slices/0002.png")
+    assert main(["infer", str(BUNDLE), "slices", "--output-dir", "by_hand", "--image_size", "64"]) == 0
+    drawn = np.asarray(nibabel.load("masks/scan.nii.gz").dataobj)[..., 1].T * 255
+    assert np.array_equal(drawn, np.array(Image.open("by_hand/0002.png")))
+
+
+def test_nothing_is_written_where_one_of_them_cannot_be_read(
+    infer: Callable[..., int], given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("bad.nii").write_text("no volume")
+    assert infer(str(given / "photo.png"), "bad.nii", "--areas", "areas.csv") == 2
+    assert "bad.nii: expected a NIfTI volume" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.nii"]
+
+
+def test_two_of_one_name_are_refused(
+    infer: Callable[..., int], given: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("photo.nii.gz").write_bytes((given / "scan.nii.gz").read_bytes())
+    assert infer(str(given / "photo.png"), "photo.nii.gz") == 2
+    assert "photo: expected one image or volume of that name, found it twice; rename one" in capsys.readouterr().err
+    assert not Path("masks").exists()
+
+
+def test_a_table_of_somebody_else_stays(
+    infer: Callable[..., int], given: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("areas.csv").write_text("mine")
+    assert infer(str(given / "photo.png"), "--areas", "areas.csv") == 2
+    assert "areas.csv: expected none, or the same mask, found another file" in capsys.readouterr().err
+    assert Path("areas.csv").read_text() == "mine"

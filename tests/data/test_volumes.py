@@ -1,0 +1,184 @@
+"""NIfTI volumes and DICOM objects: their slices as pictures, masks back in their geometry, and what is refused."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.data.volumes import kind_of, nifti_of, read_slices, stem_of, volumes_in
+
+AFFINE = np.array([[0.5, 0, 0, 1], [0, 0.25, 0, 2], [0, 0, 3, 4], [0, 0, 0, 1.0]])
+
+
+def saved(path: Path, data: np.ndarray) -> Path:
+    nibabel.save(nibabel.Nifti1Image(data, AFFINE), path)
+    return path
+
+
+def test_a_grey_volume_is_its_slices_with_x_to_the_right(tmp_path: Path) -> None:
+    data = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)  # X, Y, Z
+    found = read_slices(saved(tmp_path / "a.nii.gz", data))
+    assert found.pictures.shape == (2, 3, 4, 3)
+    assert found.pictures[1, :, :, 0].tolist() == data[:, :, 1].T.tolist()  # 8 bits as they are
+    assert np.ptp(found.pictures, axis=-1).max() == 0
+    assert found.pixel_area == pytest.approx(0.125)
+    assert found.spacing == pytest.approx(3)
+
+
+def test_other_numbers_go_by_the_percentiles_of_the_whole_volume(tmp_path: Path) -> None:
+    data = np.linspace(-1000, 1000, 201).reshape(201, 1, 1).astype(np.int16)
+    grey = read_slices(saved(tmp_path / "a.nii", data)).pictures[0, 0, :, 0]
+    # 0.5 % of 200 steps is 1 step: black at -990, white at 990, and 0 in the middle
+    assert grey[[0, 1, 2, 100, 199, 200]].tolist() == [0, 0, 1, 128, 255, 255]
+
+
+def test_colours_a_single_slice_and_axes_of_length_one(tmp_path: Path) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (4, 3, 2, 3)).astype(np.uint8)
+    packed = rgb.view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0]
+    pictures = read_slices(saved(tmp_path / "rgb.nii", packed)).pictures
+    assert np.array_equal(pictures, rgb.transpose(2, 1, 0, 3))
+    flat = saved(tmp_path / "flat.nii", rgb[..., 0, 0])
+    assert read_slices(flat).pictures.shape == (1, 3, 4, 3)
+    assert nibabel.load(_written(tmp_path, [np.ones((3, 4), bool)], flat)).shape == (4, 3)
+    deep = saved(tmp_path / "deep.nii", rgb[:, :, :, :1])
+    assert read_slices(deep).pictures.shape == (2, 3, 4, 3)
+
+
+def _written(folder: Path, masks: list[np.ndarray], like: Path) -> Path:
+    path = folder / "mask.nii.gz"
+    path.write_bytes(nifti_of(masks, like))
+    return path
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=1, max_size=4))
+def test_a_mask_lies_on_the_voxels_that_it_was_made_of(tmp_path_factory: pytest.TempPathFactory, slices) -> None:
+    folder = tmp_path_factory.mktemp("volume")
+    masks = np.array(slices).reshape(-1, 3, 4)
+    volume = saved(folder / "a.nii", np.where(masks.transpose(2, 1, 0), 200, 50).astype(np.uint8))
+    seen = read_slices(volume).pictures[..., 0] > 100  # somebody who finds exactly the bright voxels
+    found = nibabel.load(_written(folder, list(seen), volume))
+    assert np.array_equal(found.affine, AFFINE)
+    assert found.get_data_dtype() == np.uint8
+    assert np.array_equal(np.asarray(found.dataobj), np.asarray(nibabel.load(volume).dataobj) > 100)
+
+
+def test_the_same_masks_are_the_same_bytes(tmp_path: Path) -> None:
+    volume = saved(tmp_path / "a.nii", np.zeros((4, 3, 1), np.uint8))
+    masks = [np.eye(3, 4, dtype=bool)]
+    assert nifti_of(masks, volume) == nifti_of(masks, volume)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (np.zeros((4, 3, 2, 5), np.int16), r"found int16 of 4 x 3 x 2 x 5"),
+        (np.full((2, 2, 1), np.nan, np.float32), r"found values that are no numbers"),
+    ],
+)
+def test_what_is_no_volume_is_refused(tmp_path: Path, data: np.ndarray, told: str) -> None:
+    with pytest.raises(Refused, match=told):
+        read_slices(saved(tmp_path / "a.nii.gz", data))
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    whole = saved(tmp_path / "a.nii.gz", np.random.default_rng(0).integers(0, 255, (64, 64, 8)).astype(np.uint8))
+    (tmp_path / "cut.nii.gz").write_bytes(whole.read_bytes()[:2000])
+    (tmp_path / "text.nii").write_text("no volume")
+    (tmp_path / "packed.nii.gz").write_bytes(gzip.compress(b"no volume"))
+    for name in ("cut.nii.gz", "text.nii", "packed.nii.gz"):
+        with pytest.raises(Refused, match=rf"{name}: expected a NIfTI volume"):
+            read_slices(tmp_path / name)
+
+
+def test_files_are_known_by_their_names_and_dicom_without_one_by_its_preamble(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    for name in ("b.NII.GZ", "sub/a.dcm", "photo.jpg", ".hidden/c.nii"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "README").write_bytes(b"hello")
+    found = list(volumes_in([tmp_path, tmp_path / "sub" / "a.dcm"]))
+    assert found == [
+        ("IM0001", tmp_path / "IM0001"),
+        ("b", tmp_path / "b.NII.GZ"),
+        ("sub/a", tmp_path / "sub/a.dcm"),
+        ("a", tmp_path / "sub/a.dcm"),
+    ]
+    assert (kind_of(tmp_path / "photo.jpg"), stem_of(Path("x.y.nii.gz"))) == ("", "x.y")
+
+
+class TestDicom:
+    """On the objects that pydicom ships."""
+
+    @staticmethod
+    def object(name: str) -> Path:
+        pytest.importorskip("pydicom", reason="pydicom is not installed: pip install samfed-monai[dicom]")
+        from pydicom.data import get_testdata_file
+
+        return Path(str(get_testdata_file(name)))
+
+    @pytest.mark.parametrize(
+        ("name", "shape", "colours"),
+        [
+            ("CT_small.dcm", (1, 128, 128, 3), False),
+            ("examples_rgb_color.dcm", (1, 240, 320, 3), True),
+            ("examples_palette.dcm", (1, 350, 800, 3), True),
+            ("examples_ybr_color.dcm", (30, 240, 320, 3), True),
+            ("SC_rgb_rle_2frame.dcm", (2, 100, 100, 3), True),
+        ],
+    )
+    def test_every_kind_of_pixels_becomes_rgb(self, name: str, shape: tuple[int, ...], colours: bool) -> None:
+        found = read_slices(self.object(name))
+        assert found.pictures.shape == shape
+        assert found.pictures.dtype == np.uint8
+        assert bool(np.ptp(found.pictures, axis=-1).max()) is colours
+        assert found.pictures.max() > 100
+
+    def test_a_slice_knows_its_pixels_and_goes_by_its_range(self) -> None:
+        import pydicom
+
+        path = self.object("CT_small.dcm")
+        content = pydicom.dcmread(path)
+        found = read_slices(path)
+        assert found.pixel_area == pytest.approx(float(content.PixelSpacing[0]) * float(content.PixelSpacing[1]))
+        numbers = content.pixel_array
+        assert found.pictures[0].reshape(-1, 3)[numbers.argmax()].tolist() == [255] * 3
+        assert found.pictures[0].reshape(-1, 3)[numbers.argmin()].tolist() == [0] * 3
+
+    def test_the_files_own_window_and_an_inverted_one(self, tmp_path: Path) -> None:
+        import pydicom
+
+        content = pydicom.dcmread(self.object("CT_small.dcm"))
+        content.WindowCenter, content.WindowWidth = [50, 300], [200, 10]  # the first of several counts
+        content.save_as(tmp_path / "window.dcm")
+        numbers = content.pixel_array * float(content.RescaleSlope) + float(content.RescaleIntercept)
+        grey = read_slices(tmp_path / "window.dcm").pictures[0, :, :, 0]
+        assert (grey[numbers <= -50] == 0).all()
+        assert (grey[numbers >= 150] == 255).all()
+        content.PhotometricInterpretation = "MONOCHROME1"
+        content.save_as(tmp_path / "inverted.dcm")
+        assert np.array_equal(read_slices(tmp_path / "inverted.dcm").pictures[0, :, :, 0], 255 - grey)
+
+    def test_an_object_without_pixels_is_refused(self) -> None:
+        with pytest.raises(
+            Refused, match=r"rtplan\.dcm: expected an object with pixel data, found no pixels \(RTPLAN\)"
+        ):
+            read_slices(self.object("rtplan.dcm"))
+
+    def test_what_is_no_dicom_is_refused(self, tmp_path: Path) -> None:
+        self.object("CT_small.dcm")
+        (tmp_path / "a.dcm").write_text("no object")
+        with pytest.raises(Refused, match=r"a\.dcm: expected a DICOM object"):
+            read_slices(tmp_path / "a.dcm")
+
+    def test_without_pydicom_its_name_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("samfed_monai.data.volumes.importlib.util.find_spec", lambda name: None)
+        with pytest.raises(Refused, match=r"pip install 'samfed-monai\[dicom\]'"):
+            read_slices(tmp_path / "a.dcm")
