@@ -347,10 +347,16 @@ class SiteNode:
         self.site, self.plan = site, plan
         self.parts = SiteParts(site, plan, places, shared)
         self.privacy = (floor or PrivacyFloor()).under(Privacy.from_json(plan.privacy))
-        ledger = PrivacyLedger(places.cache, site, floor or PrivacyFloor())
-        method = declared(places.bundle_root, plan.variant)
+        floor = floor or PrivacyFloor()
         self.release = release or site_release(
-            site, lambda: self._client().client, self.privacy, places.output_dir, ledger, method
+            site,
+            lambda: self._client().client,
+            self.privacy,
+            places.output_dir,
+            PrivacyLedger(places.cache, site, floor),
+            declared(places.bundle_root, plan.variant),
+            plan.rounds,
+            floor.least_images,
         )
         self._worker: SiteWorker | None = None
         self._has_network = False
@@ -454,6 +460,9 @@ class SiteNode:
                 shown = self.parts.teacher.take(message, self.parts.shared.teacher if self.parts.shared else None)
         else:
             shown = self._client().answer(Task.PREPARE, message).n
+            weights = self.parts.trains and self.parts.cast.strategy.exchange.answer is Kind.WEIGHTS
+            if isinstance(self.release, Filter) and weights:
+                self.release.require_statistics()
             self._has_network = self._has_network or message.kind == Kind.WEIGHTS
         return said(message, n=shown, metrics={"seconds": time.perf_counter() - started})
 

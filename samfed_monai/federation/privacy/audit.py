@@ -51,6 +51,14 @@ class AuditLog:
         """Noise multiplier to the number of messages with it that this file holds (:func:`count_noise`)."""
         return count_noise(self.path, _noise_of)
 
+    def evaluated(self) -> Counter[int]:
+        """Round to the number of evaluations of it that this file holds as sent; lines that were cut off count not."""
+        counts: Counter[int] = Counter()
+        for record in _lines(self.path) if self.path is not None and self.path.is_file() else ():
+            if record and record.get("task") == "evaluate" and record.get("outcome") == "sent":
+                counts[record.get("round", 0)] += 1
+        return counts
+
 
 def _noise_of(record: Any) -> Any:
     noise = record.get("noise")

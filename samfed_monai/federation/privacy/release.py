@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,11 +48,15 @@ class Allowed:
             tensors (``metrics``) need no entry.
         exact: kinds whose tensors must equal those of ``like``, to the bit.
         learned: names of the network's parameters; the rest of its state is running statistics and counters.
+        batch: images of the smallest batch that the site trains on; ``None`` where that is not known.
+        momentum: the largest weight that a running statistic which is shared gives to one batch; 0 without any.
     """
 
     like: Mapping[Kind, Mapping[str, Tensor]] = field(default_factory=dict)
     exact: frozenset[Kind] = frozenset()
     learned: frozenset[str] = frozenset()
+    batch: int | None = None
+    momentum: float = 0.0
 
 
 def allowed_weights(network: nn.Module, *, personal: Sequence[str] = ()) -> Allowed:
@@ -71,7 +75,53 @@ def allowed_weights(network: nn.Module, *, personal: Sequence[str] = ()) -> Allo
     state = get_state_dict(network)
     shared = {name: state[name] for name in network_split(network, personal).shared}
     learned = frozenset(name.removeprefix("module.") for name, _ in network.named_parameters())
-    return Allowed({Kind.WEIGHTS: shared}, learned=learned)
+    return Allowed({Kind.WEIGHTS: shared}, learned=learned, momentum=_largest_momentum(network, shared))
+
+
+def _largest_momentum(network: nn.Module, shared: Mapping[str, Tensor]) -> float:
+    """1 where a statistic is an average over all batches, of which there may be one, or its momentum is not known."""
+    found = [0.0]
+    for prefix, module in network.named_modules():
+        if f"{prefix}.running_mean".removeprefix("module.").lstrip(".") in shared:
+            momentum = getattr(module, "momentum", None)
+            found.append(abs(float(momentum)) if isinstance(momentum, (int, float)) else 1.0)
+    return max(found)
+
+
+def _private_loader(client: Any) -> Any:
+    parser = getattr(client.train_workflow, "parser", None)
+    if parser is not None and "unlabelled#dataloader" in parser:
+        return parser.get_parsed_content("unlabelled#dataloader")
+    return client.trainer.data_loader
+
+
+def _smallest_batch(loader: Any) -> int | None:
+    size, sampler = getattr(loader, "batch_size", None), getattr(loader, "sampler", None)
+    if not isinstance(size, int) or not isinstance(sampler, Sized):
+        return None
+    rest = len(sampler) % size
+    return size if not rest or getattr(loader, "drop_last", False) else rest
+
+
+def statistics_problems(allowed: Allowed, least_images: int) -> list[Problem]:
+    """Why running statistics may not leave: one image would have too large a part of them.
+
+    A layer's running mean is ``(1 - momentum)`` of what it was and ``momentum`` of the mean of the last batch, so an
+    image of a batch of B has a part of ``momentum / B``, and ``B / momentum`` images are behind it at the least. A plan
+    with momentum 1 and batches of one would make it that image's own.
+
+    Args:
+        allowed: what may leave.
+        least_images: as in :class:`Privacy`.
+    """
+    if Kind.WEIGHTS not in allowed.like or not allowed.momentum:
+        return []
+    behind = (1 if allowed.batch is None else allowed.batch) / allowed.momentum
+    if behind >= least_images:
+        return []
+    expected = f"at least {least_images} images behind them, as privacy -> least_images says"
+    mend = "a larger batch_size, or a smaller momentum of the network's normalisation layers"
+    return [Problem("running statistics", found=f"those of {behind:.3g}", expected=expected, mend=mend)]
 
 
 def allowed_of(client: Any, *, personal: Sequence[str] | None = None) -> Allowed:
@@ -86,15 +136,16 @@ def allowed_of(client: Any, *, personal: Sequence[str] | None = None) -> Allowed
     if getattr(client, "trainer", None) is None:
         return Allowed()
     network, own = client.trainer.network, getattr(client, "own", None)
+    batch = _smallest_batch(_private_loader(client))
     if personal is None:
         personal = personal_patterns(getattr(client.train_workflow, "parser", None))
-    weights = allowed_weights(network, personal=personal)
+    weights = replace(allowed_weights(network, personal=personal), batch=batch)
     if own is None:
         return weights
     like = dict(own.sharing.may_share())
     if Kind.WEIGHTS in like:
         like[Kind.WEIGHTS] = weights.like[Kind.WEIGHTS]
-    return Allowed(like, exact=frozenset({Kind.SOFT_MASKS}) & like.keys(), learned=weights.learned)
+    return replace(weights, like=like, exact=frozenset({Kind.SOFT_MASKS}) & like.keys())
 
 
 def tensor_problems(reply: Envelope, allowed: Allowed) -> list[Problem]:
@@ -202,6 +253,9 @@ def _identity(record: Mapping[str, Any]) -> tuple[Any, Any]:
 _HEADER_BYTES = 1024**2
 #: More numbers than any bundle's terms need.
 _MOST_METRICS = 64
+#: Scores of one round that leave a site: its own and those of the best and the last model are seven at most, with the
+#: teacher's; the rest is for runs that were started again in the middle of them.
+MOST_EVALUATIONS = 32
 _ECHOED = ("site", "round", "rounds", "seed")
 
 
@@ -220,6 +274,10 @@ class Release:
         folder: the site's own folder, for ``audit.jsonl``; ``None`` writes to the logger only.
         ledger: the site's own budget over all of its runs; ``None`` where it has none.
         method: what the method in use says of itself; ``None`` leaves what may leave to ``allowed``.
+        rounds: of the plan; a request of another round, or of a run of another length, is not answered. ``None`` takes
+            any.
+        least_seen: images that a site must have trained on in a round, repeats included, for anything that it learned
+            to leave; its own floor, since short rounds of small batches are common where nothing is private.
         noise: draws of the standard normal distribution; a seed is for tests, and no JSON can set one.
     """
 
@@ -232,14 +290,19 @@ class Release:
         folder: str | Path | None = None,
         ledger: PrivacyLedger | None = None,
         method: Method | None = None,
+        rounds: int | None = None,
+        least_seen: int = 1,
         noise: Noise | None = None,
     ) -> None:
         self.site, self.allowed, self.ledger, self.method = site, allowed, ledger, method
+        self.rounds, self.least_seen = rounds, least_seen
         self.privacy, self.noise = privacy or Privacy(), noise or SystemNoise()
         self.audit = AuditLog(folder)
         self._run = Path(folder).parent.parent.name if folder is not None else ""
         #: Noise multiplier to the messages with it that this site has sent in this run, before a restart included.
         self.releases = self.audit.noised()
+        #: Round to how many times scores of it have left, before a restart included.
+        self.evaluations = self.audit.evaluated()
 
     def __call__(self, task: Task, request: Envelope, reply: Envelope) -> Envelope:
         """The message that may leave in answer to ``request``.
@@ -257,7 +320,23 @@ class Release:
             self._write(task, request, outcome="refused", problems=[str(each) for each in refused.problems])
             raise
         self._write(task, request, outcome="sent", **content, noise=noise)
+        self.evaluations[request.round] += task == Task.EVALUATE
         return message
+
+    def require_statistics(self) -> None:
+        """Refuses before round 0 what would be refused in every round: running statistics of too few images.
+
+        Raises:
+            MessageRefused: see :func:`statistics_problems`.
+        """
+        problems = self._statistics_problems(self.allowed())
+        if problems:
+            raise MessageRefused(problems)
+
+    def _statistics_problems(self, allowed: Allowed) -> list[Problem]:
+        if self.privacy.differential_privacy is not None:  # they go back as they were received
+            return []
+        return statistics_problems(allowed, self.privacy.least_images)
 
     def declare(self, split: KeySplit) -> None:
         """Writes a line about what of this site's network may leave, where that is not all of it."""
@@ -294,7 +373,19 @@ class Release:
         problems.extend(Envelope(Kind.METRICS, self.site, 0, 1, metrics=reply.metrics).problems(up=False))
         if reply.tensors and task != Task.TRAIN:
             problems.add("message -> tensors", found="tensors that were not trained", expected="numbers only")
+        if self.rounds is not None and not (request.rounds == self.rounds and 0 <= request.round < self.rounds):
+            problems.add("message -> round", found="one that the plan does not have", expected=f"{self.rounds} rounds")
+        if task == Task.EVALUATE and self.evaluations[request.round] >= MOST_EVALUATIONS:
+            expected = f"at most {MOST_EVALUATIONS} in a round"
+            problems.add("evaluations", found="one more", expected=expected, mend="start a new run under another name")
         problems.extend(tensor_problems(reply, allowed))
+        if reply.tensors:
+            problems.extend(self._statistics_problems(allowed) if reply.kind == Kind.WEIGHTS else ())
+            seen = reply.metrics.get("iterations", 0) * (allowed.batch or 1)
+            if 0 < seen < self.least_seen:  # a round in which nothing is trained tells nothing new
+                expected = f"at least {self.least_seen} images trained on in a round, as this site's file says"
+                mend = "more local_steps, or a larger batch_size"
+                problems.add("round", found=f"{seen}", expected=expected, mend=mend)
         found = list(problems) or undeclared(reply, self.method)
         if found:
             raise MessageRefused(found)
@@ -369,6 +460,8 @@ def site_release(
     run_folder: str | Path,
     ledger: PrivacyLedger | None = None,
     method: Method | None = None,
+    rounds: int | None = None,
+    least_seen: int = 1,
 ) -> Release:
     """What every answer of a :class:`SiteNode` passes.
 
@@ -379,9 +472,12 @@ def site_release(
         run_folder: the run's folder at the site; the audit file is ``sites/<site>/audit.jsonl`` below it.
         ledger: the site's own budget over all of its runs; ``None`` where it has none.
         method: what the plan's variant says of itself, as this site has it.
+        rounds: of the plan.
+        least_seen: of the site's own floor: images trained on in a round.
     """
     folder, allowed = Path(run_folder) / "sites" / quote(site, safe=" "), lambda: allowed_of(client())
-    return Release(site, allowed=allowed, privacy=privacy, folder=folder, ledger=ledger, method=method)
+    settings: dict[str, Any] = {"ledger": ledger, "method": method, "rounds": rounds, "least_seen": least_seen}
+    return Release(site, allowed=allowed, privacy=privacy, folder=folder, **settings)
 
 
 def require_possible(privacy: Privacy, strategy: Strategy) -> None:

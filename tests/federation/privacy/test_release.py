@@ -20,7 +20,13 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.federation import SiteWorker
 from samfed_monai.federation.privacy import Allowed, Privacy, Release, SeededNoise, read_audit
 from samfed_monai.federation.privacy.ledger import PrivacyLedger
-from samfed_monai.federation.privacy.release import allowed_of, allowed_weights, require_public_images
+from samfed_monai.federation.privacy.release import (
+    MOST_EVALUATIONS,
+    allowed_of,
+    allowed_weights,
+    require_public_images,
+    statistics_problems,
+)
 from samfed_monai.federation.privacy.settings import PrivacyFloor, withheld_reason
 from samfed_monai.networks import KeyPatterns, SamNetwork, build_sam, split_keys
 from samfed_monai.networks.key_patterns import KeySplit
@@ -436,3 +442,75 @@ def test_a_part_of_a_data_set_is_looked_through():
 def test_a_data_set_whose_records_are_not_to_be_seen_is_refused(dataset):
     with pytest.raises(MessageRefused, match="expected a data set whose records are to be seen, found a "):
         required(dataset)
+
+
+@pytest.mark.parametrize(
+    ("batch", "momentum", "least", "behind"),
+    [
+        (1, 1.0, 5, "those of 1"),
+        (4, 1.0, 5, "those of 4"),
+        (1, 0.25, 5, "those of 4"),
+        (1, 2.0, 5, "those of 0.5"),
+        (None, 1.0, 2, "those of 1"),
+        (5, 1.0, 5, None),
+        (1, 0.1, 5, None),
+        (1, 0.0, 5, None),
+    ],
+)
+def test_fault_86_running_statistics_of_fewer_images_than_agreed_do_not_leave(batch, momentum, least, behind):
+    allowed = replace(ALLOWED, batch=batch, momentum=momentum)
+    found = [problem.found for problem in statistics_problems(allowed, least)]
+    assert found == ([behind] if behind else [])
+    filtered = Release("Basel", allowed=lambda: allowed, privacy=Privacy(least))
+    if behind:
+        with pytest.raises(MessageRefused, match="running statistics: expected at least"):
+            filtered(Task.TRAIN, request(), reply())
+        with pytest.raises(MessageRefused, match="a larger batch_size, or a smaller momentum"):
+            filtered.require_statistics()
+    else:
+        filtered.require_statistics()
+        assert filtered(Task.TRAIN, request(), reply()).tensors
+
+
+def test_fault_86_momentum_and_batch_are_those_of_the_sites_own_network_and_loader():
+    algo = toy_algo()
+    found = allowed_of(algo)
+    assert (found.momentum, found.batch) == (0.1, 2)
+    algo.trainer.network[1].momentum = 1.0
+    assert allowed_of(algo).momentum == 1.0
+    algo.trainer.network[1].momentum = None  # the average over all batches, of which there may be one
+    assert allowed_of(algo).momentum == 1.0
+    assert allowed_of(algo, personal=["1.*"]).momentum == 0.0, "what is not sent is not limited"
+    algo.trainer.data_loader = torch.utils.data.DataLoader(range(7), batch_size=3)
+    assert allowed_of(algo).batch == 1, "the last batch of seven images by three"
+    algo.trainer.data_loader = torch.utils.data.DataLoader(range(7), batch_size=3, drop_last=True)
+    assert allowed_of(algo).batch == 3
+
+
+def test_fault_87_scores_of_a_round_leave_so_often_and_no_more_restarts_included(tmp_path):
+    for _ in range(MOST_EVALUATIONS // 2):
+        release(folder=tmp_path)(Task.EVALUATE, request(), numbers())  # each time a site that was started again
+    here = release(folder=tmp_path)
+    for _ in range(MOST_EVALUATIONS // 2):
+        here(Task.EVALUATE, request(), numbers())
+    for again in (here, release(folder=tmp_path)):
+        with pytest.raises(MessageRefused, match=f"evaluations: expected at most {MOST_EVALUATIONS} in a round"):
+            again(Task.EVALUATE, request(), numbers())
+    here(Task.EVALUATE, request(round=4), numbers(round=4))
+    here(Task.TRAIN, request(), reply())
+
+
+@pytest.mark.parametrize("fields", [{"round": 9}, {"round": -1}, {"rounds": 10_000}])
+def test_fault_87_a_round_that_the_plan_does_not_have_is_not_answered(fields):
+    release(rounds=9)(Task.EVALUATE, request(), numbers())
+    with pytest.raises(MessageRefused, match="round: expected 9 rounds, found one that the plan does not have"):
+        release(rounds=9)(Task.EVALUATE, request(**fields), numbers(**fields))
+
+
+def test_a_sites_own_least_images_is_what_it_trains_on_in_a_round_as_well():
+    metrics = {"iterations": 3}
+    allowed = replace(ALLOWED, batch=2)
+    filtered = Release("Basel", allowed=lambda: allowed, least_seen=7)
+    with pytest.raises(MessageRefused, match="round: expected at least 7 images trained on in a round"):
+        filtered(Task.TRAIN, request(), reply(metrics=metrics))
+    Release("Basel", allowed=lambda: allowed, least_seen=6)(Task.TRAIN, request(), reply(metrics=metrics))
