@@ -118,4 +118,26 @@ predictions, and `personal` keeps part of a network at its site.
 {words}
 
 Number of images, seconds and steps leave a site under every method; failures leave as one line without paths.
+
+## Sites that lie: what so many sites allow
+
+FedAvg, and every method above that averages, believes each site. Four rules do not, each for so many sites that may
+send what they like, together if they wish; they keep all answers of a round in memory, where FedAvg keeps two models.
+
+| sites | `coordinate_median` | `trimmed_mean` (a quarter) | `krum` | `norm_clipping` |
+| --- | --- | --- | --- | --- |
+| 2 | refused | refused | refused | steps of one length |
+| 3 | 1 | 1 | refused | steps of one length |
+| 4 | 1 | 1 | refused | steps of one length |
+| 5, 6 | 2 | 2 | 1 | steps of one length |
+| 7, 8 | 3 | 2 | 2 (`faulty` 2), else 1 | steps of one length |
+
+- **Two sites**: nothing can tell which of the two is wrong. Clipping takes away what a longer step gains, and
+  `job#update_guard#largest_share` what a larger number of images gains; a wrong step of ordinary length is half of
+  the model.
+- **Four sites**, as in most federations of hospitals: one that lies is outvoted number by number by median or trimmed
+  mean, two are not, and Krum needs a fifth. The number may still be the most harmful one that an honest site sent.
+- `norm_clipping` stops scaled updates alone: flipped signs or labels at ordinary length keep their share of the mean.
+- None of them is a proof against a backdoor, which can lie within what honest sites differ by; and the less alike
+  honest sites are, the more an honest one looks like a liar and is left out.
 """

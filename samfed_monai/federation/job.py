@@ -73,6 +73,8 @@ def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: D
         if datalist is not None:
             sites, alone = len(cast.sites), plan.allow_single_site
             problems.extend(quorum_problems(sites, plan.quorum, allow_single_site=alone))
+            with problems.collected():
+                cast.strategy.require_sites(cast.sites)
         if not any(is_sam(config, name) for name in cast.networks.values()):
             cast.rehearse()
     with problems.collected():

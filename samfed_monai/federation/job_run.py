@@ -146,6 +146,8 @@ class JobRun:
         problems = Problems()
         problems.extend(no_public_images(datalist, supervised=cast.supervised))
         problems.extend(quorum_problems(len(cast.sites), plan.quorum, allow_single_site=plan.allow_single_site))
+        with problems.collected():
+            cast.strategy.require_sites(cast.sites)
         problems.refuse_if_any()
         cast.rehearse()
         require_starts(cast.config, cast.all_networks)

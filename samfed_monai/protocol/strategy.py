@@ -147,6 +147,13 @@ class Strategy(ABC):
             Refused: options of this strategy do not fit them.
         """
 
+    def require_sites(self, sites: Sequence[str]) -> None:  # noqa: B027 - most strategies take any number
+        """Looks at who trains before anything is computed.
+
+        Raises:
+            Refused: they are too few for what this strategy promises.
+        """
+
     def requirements(self) -> dict[str, str]:
         """What every site must confirm before round 0, and in each round that it trains, as ``extra`` of a message.
 

@@ -1,0 +1,119 @@
+"""What robust rules have in common: every answer of a round is looked at before one is used."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.strategy import Strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+class Answer(NamedTuple):
+    """One site's weights.
+
+    Args:
+        n: number of images that it counts as.
+        tensors: names to tensors.
+    """
+
+    n: int
+    tensors: Mapping[str, Tensor]
+
+
+class AllAnswers(Strategy):
+    """Keeps every answer until the round ends, then makes one model of them: :meth:`combine`.
+
+    Memory is that of all answers and two models, ``S + 2`` for S sites, where FedAvg holds two. The guard
+    (:attr:`Server.guard`) shortens each answer first, as in FedAvg. A round with fewer answers than
+    :attr:`least_sites` leaves the weights as they are and says so.
+    """
+
+    def __init__(self) -> None:
+        self._answers: dict[str, Answer] = {}
+
+    @property
+    def least_sites(self) -> int:
+        """Answers without which the rule protects nobody: of two that differ nothing says which one is wrong."""
+        return 3
+
+    @abstractmethod
+    def combine(self, answers: Mapping[str, Answer]) -> dict[str, Tensor]:
+        """The new weights, names to tensors of the old ones' types.
+
+        Args:
+            answers: site to answer, in the order of names; at least :attr:`least_sites`.
+        """
+
+    def require_sites(self, sites: Sequence[str]) -> None:
+        if len(sites) < self.least_sites:
+            found, expected = (
+                f"{len(sites)} sites",
+                f"at least {self.least_sites}, for {type(self).__name__} to protect",
+            )
+            mend = "choose another rule (docs/security.md says what so many sites allow), or FedAvg"
+            raise Refused([Problem("strategy", found=found, expected=expected, mend=mend)])
+
+    def configure(self, round: int) -> dict[str, Envelope]:
+        self._answers = {}
+        return {site: self._message(site, round, Kind.WEIGHTS, self.global_weights) for site in self.server.sites}
+
+    @torch.no_grad()
+    def accept(self, round: int, site: str, update: Envelope) -> None:
+        guard = self.server.guard
+        tensors = guard.clipped(update.tensors, self.global_weights) if guard else dict(update.tensors)
+        self._answers[site] = Answer(update.n, tensors)
+
+    @torch.no_grad()
+    def finish(self, round: int) -> None:
+        answers = {site: self._answers[site] for site in sorted(self._answers)}
+        self._answers = {}
+        if len(answers) >= self.least_sites:
+            self.global_weights = self.combine(answers)
+        elif answers:
+            name, least = type(self).__name__, self.least_sites
+            logger.warning("round %d: %d answers, %s needs %d; the model stays", round, len(answers), name, least)
+
+    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(weights, state)
+        self._answers = {}
+
+
+def sorted_values(answers: Iterable[Answer], name: str) -> Tensor:
+    """(S, …) values of one tensor at all sites, ascending entry by entry; half precision as float32."""
+    values = torch.stack([answer.tensors[name] for answer in answers])
+    return (values.float() if values.dtype in (torch.float16, torch.bfloat16) else values).sort(dim=0).values
+
+
+def middle_count(answers: Iterable[Answer], name: str) -> Tensor:
+    """The lower median of integers (BatchNorm's counters), which is what one of the sites sent, entry by entry."""
+    values = sorted_values(answers, name)
+    return values[(len(values) - 1) // 2]
+
+
+def mean_of(values: Iterable[Tensor], weights: Iterable[float]) -> Tensor:
+    """The weighted mean, kept as it grows, so that equal values stay equal to the last bit."""
+    mean, total = torch.empty(0), 0.0
+    for value, weight in zip(values, weights, strict=True):
+        total += weight
+        mean = value.clone() if total == weight else torch.lerp(mean, value, weight / total)
+    return mean
+
+
+def squared_distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    """Squared L2 distance over all floating-point tensors, summed in double precision."""
+    return sum(
+        float((tensor.double() - other[name].double()).square().sum())
+        for name, tensor in one.items()
+        if tensor.is_floating_point()
+    )

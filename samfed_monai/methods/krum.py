@@ -1,0 +1,83 @@
+"""Krum and Multi-Krum: the mean of those sites whose weights lie nearest to the others' (arXiv 1703.02757)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from samfed_monai.core.errors import Problems
+from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, squared_distance
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+def krum_scores(distances: Mapping[tuple[str, str], float], faulty: int) -> dict[str, float]:
+    """Sum of each site's squared distances to its ``S - faulty - 2`` nearest others (section 4 of the paper).
+
+    Args:
+        distances: squared distance of each pair of the S sites, once.
+        faulty: sites that may send anything.
+    """
+    of: dict[str, list[float]] = {}
+    for (one, other), distance in distances.items():
+        of.setdefault(one, []).append(distance)
+        of.setdefault(other, []).append(distance)
+    return {site: sum(sorted(own)[: len(of) - faulty - 2]) for site, own in of.items()}
+
+
+class Krum(AllAnswers):
+    """Multi-Krum (Blanchard et al., arXiv 1703.02757): whole updates are left out, not single numbers.
+
+    Each site is scored by its distances to the nearest others; the ``keep`` sites with the lowest scores are averaged,
+    each alike, and the integers are those of the best one. The paper's guarantee is for ``keep`` 1, Krum itself, of at
+    least ``2 faulty + 3`` sites: five for one that lies, seven for two. Four sites allow none, and fewer sites than
+    that are refused. Where honest sites differ much, the one that differs most is left out as if it lied, in every
+    round: what its images alone show is then not learned.
+
+    It compares every pair: ``S (S - 1) / 2`` passes over the model.
+
+    Args:
+        faulty: sites that may send anything, >= 1.
+        keep: sites whose mean is taken; ``None`` is all but ``faulty``.
+
+    Raises:
+        Refused: numbers out of range; too few sites.
+
+    Example::
+
+        "strategy": {"_target_": "samfed_monai.methods.krum.Krum", "faulty": 1, "keep": null}
+    """
+
+    def __init__(self, *, faulty: int = 1, keep: int | None = None) -> None:
+        super().__init__()
+        problems = Problems()
+        if type(faulty) is not int or faulty < 1:
+            problems.add("strategy#faulty", found=repr(faulty), expected="a whole number >= 1")
+        if keep is not None and (type(keep) is not int or keep < 1):
+            problems.add("strategy#keep", found=repr(keep), expected="a whole number >= 1, or null")
+        problems.refuse_if_any()
+        self.faulty, self.keep = faulty, keep
+
+    @property
+    def least_sites(self) -> int:
+        """``2 faulty + 3``, and as many as are kept beside those that lie."""
+        return max(2 * self.faulty + 3, self.faulty + (self.keep or 1))
+
+    def combine(self, answers: Mapping[str, Answer]) -> dict[str, Tensor]:
+        pairs = combinations(answers, 2)
+        distances = {pair: squared_distance(answers[pair[0]].tensors, answers[pair[1]].tensors) for pair in pairs}
+        scores = krum_scores(distances, self.faulty)
+        order = sorted(answers, key=lambda site: (scores[site], site))
+        kept = order[: self.keep or len(answers) - self.faulty]
+        logger.info("left out: %s", ", ".join(sorted(order[len(kept) :])))
+        combined = {}
+        for name, old in self.global_weights.items():
+            values = [answers[site].tensors[name] for site in kept]
+            floats = old.is_floating_point()
+            combined[name] = mean_of(values, [1.0] * len(values)).to(old.dtype) if floats else values[0].clone()
+        return combined

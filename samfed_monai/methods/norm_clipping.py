@@ -1,0 +1,98 @@
+"""Clipping to the running median: no site's step is longer than those of its fellows (arXiv 1911.07963)."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from statistics import median_low
+from typing import TYPE_CHECKING
+
+import torch
+
+from samfed_monai.core.errors import Problems
+from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, middle_count, squared_distance
+from samfed_monai.protocol.strategy import Server
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+_MEDIANS = "median_lengths"
+
+
+class NormClipping(AllAnswers):
+    """FedAvg of steps that are shortened to a running median of their lengths.
+
+    Norm thresholding (Sun et al., arXiv 1911.07963, section 4) whose threshold is not guessed: in each round the lower
+    median of the sites' lengths ``|w_i - w|`` is taken, and the limit is ``factor`` times the median of the last
+    ``window`` of those. It stops a site that sends a step a hundred times too long. It does **not** stop one that sends
+    a wrong step of ordinary length (flipped signs, wrong labels): that has its share of the mean as in FedAvg. It works
+    with two sites already, and honest sites that step longer than half of the others are shortened as well.
+
+    The mean weighs by numbers of images, as FedAvg's: see ``largest_share`` of the guard. Integers are the lower
+    median.
+
+    Args:
+        factor: of the median, > 0.
+        window: rounds that the median runs over, >= 1.
+
+    Raises:
+        Refused: numbers out of range.
+
+    Example::
+
+        "strategy": {"_target_": "samfed_monai.methods.norm_clipping.NormClipping", "factor": 1.0, "window": 5}
+    """
+
+    def __init__(self, *, factor: float = 1.0, window: int = 5) -> None:
+        super().__init__()
+        problems = Problems()
+        number = isinstance(factor, (int, float)) and not isinstance(factor, bool)
+        if not (number and math.isfinite(factor) and factor > 0):
+            problems.add("strategy#factor", found=repr(factor), expected="a number > 0")
+        if type(window) is not int or window < 1:
+            problems.add("strategy#window", found=repr(window), expected="a whole number of rounds >= 1")
+        problems.refuse_if_any()
+        self.factor, self.window = float(factor), window
+        self._medians: list[float] = []
+
+    @property
+    def least_sites(self) -> int:
+        """2: of two the shorter step limits the other."""
+        return 2
+
+    def attach(self, server: Server) -> NormClipping:
+        super().attach(server)
+        self._medians = []
+        return self
+
+    def combine(self, answers: Mapping[str, Answer]) -> dict[str, Tensor]:
+        old = self.global_weights
+        lengths = {site: math.sqrt(squared_distance(old, answer.tensors)) for site, answer in answers.items()}
+        self._medians = [*self._medians, median_low(lengths.values())][-self.window :]
+        limit = self.factor * median_low(self._medians)
+        shares = {site: 1.0 if length <= limit else limit / length for site, length in lengths.items()}
+        for site, share in shares.items():
+            if share < 1:
+                logger.info("%s: a step of %.3g was shortened to %.3g", site, lengths[site], limit)
+        given, combined = list(answers.values()), {}
+        for name, tensor in old.items():
+            if tensor.is_floating_point():
+                values = [self._step(tensor, answers[site].tensors[name], share) for site, share in shares.items()]
+                combined[name] = mean_of(values, [answer.n for answer in given]).to(tensor.dtype)
+            else:
+                combined[name] = middle_count(given, name)
+        return combined
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {_MEDIANS: torch.tensor(self._medians, dtype=torch.float64)}
+
+    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(weights, state)
+        self._medians = state[_MEDIANS].tolist() if _MEDIANS in state else []
+
+    @staticmethod
+    def _step(old: Tensor, new: Tensor, share: float) -> Tensor:
+        return new if share == 1.0 else torch.lerp(old, new, share)

@@ -1,0 +1,54 @@
+"""The coordinate-wise trimmed mean: without the largest and the smallest of the sites' numbers (arXiv 1803.01498)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, middle_count, sorted_values
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def trimmed(sites: int, trim: float) -> int:
+    """How many of ``sites`` numbers are left out at either end: the part ``trim``, rounded up, so that one is left."""
+    return min(math.ceil(trim * sites), (sites - 1) // 2)
+
+
+class TrimmedMean(AllAnswers):
+    """Coordinate-wise trimmed mean (Yin et al., arXiv 1803.01498, algorithm 1, option II).
+
+    Of each number the largest and the smallest are left out, ``ceil(trim S)`` at either end, and the rest is averaged.
+    So many sites may send what they like: every number stays between two that others sent. The number of images does
+    not weigh. Integers are the lower median.
+
+    Args:
+        trim: part of the sites that is left out at either end, in (0, 0.5): a quarter is one of three or four sites
+            and two of five to eight.
+
+    Raises:
+        Refused: a part out of that range.
+
+    Example::
+
+        "strategy": {"_target_": "samfed_monai.methods.trimmed_mean.TrimmedMean", "trim": 0.25}
+    """
+
+    def __init__(self, *, trim: float = 0.25) -> None:
+        super().__init__()
+        if isinstance(trim, bool) or not isinstance(trim, (int, float)) or not 0 < trim < 0.5:
+            raise Refused([Problem("strategy#trim", found=repr(trim), expected="a part of the sites in (0, 0.5)")])
+        self.trim = float(trim)
+
+    def combine(self, answers: Mapping[str, Answer]) -> dict[str, Tensor]:
+        given, combined, out = list(answers.values()), {}, trimmed(len(answers), self.trim)
+        for name, old in self.global_weights.items():
+            if old.is_floating_point():
+                kept = sorted_values(given, name)[out : len(given) - out]
+                combined[name] = mean_of(kept, [1.0] * len(kept)).to(old.dtype)
+            else:
+                combined[name] = middle_count(given, name)
+        return combined

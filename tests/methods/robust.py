@@ -1,0 +1,45 @@
+"""What tests of robust rules share: one round of a strategy over given weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+
+from samfed_monai.protocol import Envelope, Kind, Server, Strategy
+
+VALUES = st.floats(-100, 100, width=32)
+
+
+def rows(least: int, most: int = 9) -> Any:
+    """Weights of so many sites, three numbers each."""
+    return st.lists(st.lists(VALUES, min_size=3, max_size=3), min_size=least, max_size=most)
+
+
+def weights_of(row: Any) -> dict[str, torch.Tensor]:
+    if isinstance(row, dict):
+        return row
+    return {"w": torch.tensor(row, dtype=torch.float32)}
+
+
+def attached(strategy: Strategy, sites: int, start: Any = (0.0, 0.0, 0.0), **options: Any) -> Strategy:
+    names = [f"s{index:02d}" for index in range(sites)]
+    return strategy.attach(Server(names, 9, weights=weights_of(start), **options))
+
+
+def answered(strategy: Strategy, answers: Sequence[Any], round: int = 0, counts: Sequence[int] = ()) -> dict:
+    """The global weights after a round in which the first sites answer with ``answers``."""
+    strategy.configure(round)
+    updates = {
+        f"s{index:02d}": Envelope(Kind.WEIGHTS, f"s{index:02d}", round, 9, n=n, tensors=weights_of(row))
+        for index, (row, n) in enumerate(zip(answers, counts or [1] * len(answers), strict=True))
+    }
+    strategy.aggregate(round, updates)
+    return strategy.global_weights
+
+
+def combined(strategy: Strategy, answers: Sequence[Any], **options: Any) -> list[float]:
+    """Their combination from weights of zero."""
+    return answered(attached(strategy, len(answers)), answers, **options)["w"].tolist()
