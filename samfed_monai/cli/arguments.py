@@ -25,6 +25,12 @@ def take_overrides(parser: argparse.ArgumentParser, file: str) -> None:
     parser.set_defaults(takes_overrides=True)
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--device``, which :func:`samfed_monai.cli.main.main` sets for the whole command."""
+    help = "what computes: cpu, cuda, cuda:1, mps (default: SAMFED_DEVICE, else the first GPU, else the CPU)"
+    parser.add_argument("--device", metavar="DEVICE", help=help)
+
+
 def absolute(path: str | Path | None) -> str | None:
     """A path of the command line as an absolute one, so that it means the same from every folder."""
     return None if path is None else str(Path(path).expanduser().resolve())

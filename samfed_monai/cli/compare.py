@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.cli.arguments import absolute, add_bundle, add_data, take_overrides
+from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, take_overrides
 from samfed_monai.config.overrides import normal_ids, overrides_of, samfed_value
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.io import read_json
@@ -191,6 +191,7 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> argparse.Argum
     parser.add_argument("--cache-dir", metavar="DIR", help="what the runs share (default: OUTPUT/cache)")
     parser.add_argument("--jobs", metavar="N", type=int, default=1, help="runs at the same time (default: 1)")
     parser.add_argument("--title", help="heading of the table")
+    add_device(parser)
     take_overrides(parser, "federate.json, or that knob of the sites' train.json")
     parser.set_defaults(run=run)
     return parser

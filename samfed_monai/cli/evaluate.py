@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.cli import trained_model
-from samfed_monai.cli.arguments import absolute, add_bundle, add_data, take_overrides
+from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, take_overrides
 from samfed_monai.cli.trained_model import MODEL_HELP, run_or_file, scored_as, trained_as, weights_file
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode
@@ -39,6 +39,7 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
     parser.add_argument("--output-dir", metavar="DIR", required=True, help="folder for metrics.json and the tables")
     trained_model.add_views(parser)
+    add_device(parser)
     take_overrides(parser, "evaluate.json")
     parser.set_defaults(run=run)
     return parser

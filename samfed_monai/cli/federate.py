@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from samfed_monai.cli.arguments import absolute, add_bundle, add_data, take_overrides
+from samfed_monai.cli.arguments import absolute, add_bundle, add_data, add_device, take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode
 
@@ -32,6 +32,7 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
         help="hash every image again; without it those whose size and date are as they were when checked are taken as "
         "they are, but for a few that are hashed at each start",
     )
+    add_device(parser)
     take_overrides(parser, "federate.json, or that knob of the sites' train.json")
     parser.set_defaults(run=run)
     return parser

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samfed_monai.cli import trained_model
-from samfed_monai.cli.arguments import absolute, add_bundle, take_overrides
+from samfed_monai.cli.arguments import absolute, add_bundle, add_device, take_overrides
 from samfed_monai.cli.trained_model import MODEL_HELP, run_or_file, trained_as, weights_file
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.overrides import overrides_of
@@ -50,6 +50,7 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--geojson", metavar="DIR", help="also write the masks' polygons there (for QuPath)")
     parser.add_argument("--areas", metavar="FILE.csv", help="also write a table of areas: pixels, share, pieces, mm²")
     trained_model.add_views(parser)
+    add_device(parser)
     take_overrides(parser, "inference.json")
     parser.set_defaults(run=run)
     return parser

@@ -100,6 +100,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         keep_freed_memory()
     try:
+        if getattr(arguments, "device", None):
+            from samfed_monai.core import device
+
+            os.environ[device.VARIABLE] = arguments.device
+            device.best_device()  # refused here, before anything else
         code = int(arguments.run(arguments) or 0)
         sys.stdout.flush()
         return code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from samfed_monai.cli.arguments import take_overrides
+from samfed_monai.cli.arguments import add_device, take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode
 
@@ -63,6 +63,7 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--refine-least-iou", type=float, help="least IoU that SAM must predict for a box's answer")
     parser.add_argument("--refine-least-agreement", type=float, help="least IoU of a box's answer with what was in it")
     parser.add_argument("--checkpoint", help="SAM's weights; default: the bundle's models/, then `samfed weights`")
+    add_device(parser)
     take_overrides(parser, "teacher.json")
     parser.set_defaults(run=run)
     return parser

@@ -132,9 +132,9 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     from monai.engines import SupervisedEvaluator
 
+    from samfed_monai.core.device import best_device
     from samfed_monai.core.io import write_json
     from samfed_monai.handlers import SiteEvaluation
-    from samfed_monai.parts import best_device
     from samfed_monai.teacher.inference import TeacherNetwork
 
     given = {
@@ -174,9 +174,9 @@ def infer(arguments: argparse.Namespace) -> None:
     from monai.data import DataLoader, Dataset
     from monai.engines import SupervisedEvaluator
 
+    from samfed_monai.core.device import best_device
     from samfed_monai.data.image_folder import image_folder
     from samfed_monai.handlers.mask_writer import MaskWriter
-    from samfed_monai.parts import best_device
     from samfed_monai.teacher.inference import TeacherNetwork
 
     given = {

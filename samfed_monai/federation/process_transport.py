@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.core.device import best_device
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.federation.child import Child, ChildDied
 from samfed_monai.federation.plan import AUTO, Places, Plan
@@ -39,9 +40,7 @@ def workers_of(places: Places, sites: int) -> int:
     """
     if places.workers != AUTO:
         return min(int(places.workers), sites)
-    import torch
-
-    if torch.cuda.is_available() and str(places.client.get("device") or "cuda") != "cpu":
+    if str(places.client.get("device") or best_device()) != "cpu":
         return 1
     return max(1, min(sites, _cores()))
 

@@ -201,8 +201,8 @@ class TeacherStage:
         return self._teacher([adapter], self.checkpoint())
 
     def _teacher(self, adapters: list[Path], checkpoint: Path) -> Teacher:
+        from samfed_monai.core.device import best_device
         from samfed_monai.networks import Teacher
-        from samfed_monai.parts import best_device
 
         self._files[:] = adapters
         config = self._config()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samfed_monai.core.device import best_device as best_device
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.handlers.handler_group import HandlerGroup
 from samfed_monai.handlers.model_loader import BestWeightsSaver
@@ -16,18 +17,6 @@ if TYPE_CHECKING:
     import torch
     from monai.engines import SupervisedEvaluator
     from torch import nn
-
-
-def best_device() -> torch.device:
-    """The first GPU where there is one, else the CPU.
-
-    Example::
-
-        "device": {"_target_": "samfed_monai.parts.best_device"}
-    """
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def on_device(*, network: nn.Module, device: torch.device | str) -> nn.Module:

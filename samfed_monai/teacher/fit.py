@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from samfed_monai.core.device import best_device
 from samfed_monai.core.errors import Problems, Refused, did_you_mean
 from samfed_monai.core.io import canonical_hash, read_json, sha256_file, write_json
 from samfed_monai.core.progress import progress_bar
@@ -221,7 +222,7 @@ class TeacherFit:
         """SAM as it comes, where it computes best."""
         sam = build_sam(self.base, self.checkpoint, self.size)
         fold_batch_norms(sam.image_encoder)
-        return sam.to("cuda" if torch.cuda.is_available() else "cpu")
+        return sam.to(best_device())
 
     def _exam(self, sam: PromptFreeSam) -> Exam:
         teacher = Teacher(sam, sha256="", size=self.size, views=1, bf16=self.bf16)

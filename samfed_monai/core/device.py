@@ -1,0 +1,40 @@
+"""Which device computes: the one that ``--device`` or ``SAMFED_DEVICE`` names, else the first GPU, else the CPU."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from samfed_monai.core.errors import Problem, Refused
+
+if TYPE_CHECKING:
+    import torch
+
+VARIABLE = "SAMFED_DEVICE"
+"""Set by ``--device`` for the whole command, processes that it starts included."""
+
+
+def best_device() -> torch.device:
+    """The device that was asked for, else the first GPU where there is one, else the CPU.
+
+    Raises:
+        Refused: a device that PyTorch does not know, or that is not here.
+
+    Example::
+
+        "device": {"_target_": "samfed_monai.parts.best_device"}
+    """
+    import torch
+
+    asked = os.environ.get(VARIABLE, "")
+    if not asked:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+        torch.zeros(1, device=device).item()  # a device without memory, as meta, cannot say what it holds
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError):
+        here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        here += ["mps"] if torch.backends.mps.is_available() else []
+        expected, mend = f"a device of this machine: {', '.join(here)}", "leave it out for the first GPU, else the CPU"
+        raise Refused([Problem(f"--device ({VARIABLE})", found=repr(asked), expected=expected, mend=mend)]) from None
+    return device

@@ -1,0 +1,48 @@
+"""Which device computes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samfed_monai.cli.main import main
+from samfed_monai.core.device import VARIABLE, best_device
+from samfed_monai.core.errors import Refused
+
+
+def test_unasked_it_is_the_first_gpu_or_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    for there, expected in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert best_device().type == expected
+
+
+def test_the_cpu_can_be_asked_for_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv(VARIABLE, "cpu")
+    assert best_device() == torch.device("cpu")
+
+
+@pytest.mark.parametrize("asked", ["gpu", "cuda:99", "meta", "cpu:x"])
+def test_what_is_not_here_is_refused_with_what_is(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, asked)
+    with pytest.raises(Refused, match=rf"SAMFED_DEVICE\): expected a device of this machine: cpu.*'{asked}'"):
+        best_device()
+
+
+@pytest.mark.parametrize("command", ["teach", "federate", "compare", "evaluate", "infer"])
+def test_a_command_refuses_it_before_anything_else(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(VARIABLE, "")
+    needed = {
+        "compare": ["--variants", "samfed", "--rounds", "1"],
+        "evaluate": ["--model", "m"],
+        "infer": [],
+        "teach": [],
+        "federate": [],
+    }[command]
+    places = ["--output-dir", "o"] if command != "teach" else ["--output", "o"]
+    data = [] if command == "infer" else ["--datalist", "l", "--data-root", "r"]
+    assert main([command, "nowhere", *needed, *places, *data, "--device", "gpu"]) == 2
+    assert "--device (SAMFED_DEVICE): expected a device of this machine" in capsys.readouterr().err
