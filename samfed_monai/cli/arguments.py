@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
+import re
+import shutil
+import textwrap
+from collections.abc import Collection
 from pathlib import Path
 
 OVERRIDES_HELP = "any other `--key value` sets that id of {file}, for instance --seed 1 or --a#b#c true; it is checked"
@@ -19,10 +24,67 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     parser.add_argument("--data-root", metavar="DIR", required=required, help="folder that the list's paths start from")
 
 
-def take_overrides(parser: argparse.ArgumentParser, file: str) -> None:
-    """Lets a command accept ``--key value`` pairs that its parser does not know."""
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose ``--help`` also lists the knobs of the bundle's files, from ``config/knobs.json``."""
+
+    knob_files: tuple[str, ...] = ()
+
+    def format_help(self) -> str:
+        """The help of ``argparse`` and, below it, a line or two of every knob."""
+        text = super().format_help()
+        known = {word for action in self._actions for word in action.option_strings}
+        for file in self.knob_files:
+            text += f"\n{knobs_help(file, without=known)}"
+            known |= {f"--{name}" for name in ("seed", "epochs", "site")}  # which a federation sets for every site
+        return text
+
+
+def knobs_help(file: str, *, without: Collection[str] = ()) -> str:
+    """The knobs of one of a bundle's files as a command's help shows them.
+
+    Args:
+        file: ``federate.json``, ``train.json``, …
+        without: options that the help lists already, ``--rounds``, ``--output-dir``, …
+    """
+    from samfed_monai.config.knobs import shipped
+    from samfed_monai.config.ranges import knob_texts
+
+    width = max(60, shutil.get_terminal_size().columns - 2)
+    contents = shipped(file)
+    lines = [f"knobs of {file} (more: docs/knobs.md; what a bundle says: samfed show):"]
+    tables = knob_texts()[file]
+    for name, about in [knob for table in tables if table != "places" for knob in tables[table].items()]:
+        if {f"--{name}", f"--{name.replace('_', '-')}"} & {*without} or "description" not in about:
+            continue
+        values = {json.dumps(content.get(name)) for content in contents}
+        default = f" [{values.pop()}]" if len(values) == 1 else ""
+        default = "" if len(default) > _LONGEST or "{" in default else default
+        text = _LINK.sub(r"\1", _BELOW.sub("", about["description"]))
+        text = textwrap.shorten(text + default, 2 * (width - _INDENT), placeholder=f" …{default}")
+        head = f"  --{name}".ljust(_INDENT)
+        first = "" if len(head) == _INDENT else f"{head}\n"
+        shown = head if not first else " " * _INDENT
+        lines.append(first + textwrap.fill(text, width, initial_indent=shown, subsequent_indent=" " * _INDENT))
+    return "\n".join(lines) + "\n"
+
+
+_INDENT = 24
+_LONGEST = 30  # characters of a default
+_BELOW, _LINK = re.compile(r",? *\[below\]\([^)]*\)"), re.compile(r"\[([^]]*)\]\([^)]*\)")
+
+
+def take_overrides(parser: argparse.ArgumentParser, file: str, *knob_files: str) -> None:
+    """Lets a command accept ``--key value`` pairs that its parser does not know.
+
+    Args:
+        parser: of the command.
+        file: what the help calls the file that the pairs are ids of.
+        knob_files: files of a bundle whose knobs the help lists.
+    """
     parser.epilog = OVERRIDES_HELP.format(file=file)
     parser.set_defaults(takes_overrides=True)
+    if isinstance(parser, CommandParser):
+        parser.knob_files = knob_files
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

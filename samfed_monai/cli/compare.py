@@ -192,7 +192,7 @@ def add_compare_parser(subparsers: argparse._SubParsersAction) -> argparse.Argum
     parser.add_argument("--jobs", metavar="N", type=int, default=1, help="runs at the same time (default: 1)")
     parser.add_argument("--title", help="heading of the table")
     add_device(parser)
-    take_overrides(parser, "federate.json, or that knob of the sites' train.json")
+    take_overrides(parser, "federate.json, or that knob of the sites' train.json", "federate.json", "train.json")
     parser.set_defaults(run=run)
     return parser
 

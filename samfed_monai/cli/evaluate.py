@@ -40,7 +40,7 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     parser.add_argument("--output-dir", metavar="DIR", required=True, help="folder for metrics.json and the tables")
     trained_model.add_views(parser)
     add_device(parser)
-    take_overrides(parser, "evaluate.json")
+    take_overrides(parser, "evaluate.json", "evaluate.json")
     parser.set_defaults(run=run)
     return parser
 

@@ -66,7 +66,7 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
         choices=("dynamic", "static"),
         help="of ONNX: write the network in 8-bit integers, by ONNX Runtime's own quantiser",
     )
-    take_overrides(parser, "inference.json")
+    take_overrides(parser, "inference.json", "inference.json")
     parser.set_defaults(run=run)
     return parser
 

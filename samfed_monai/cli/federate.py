@@ -33,7 +33,7 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
         "they are, but for a few that are hashed at each start",
     )
     add_device(parser)
-    take_overrides(parser, "federate.json, or that knob of the sites' train.json")
+    take_overrides(parser, "federate.json, or that knob of the sites' train.json", "federate.json", "train.json")
     parser.set_defaults(run=run)
     return parser
 

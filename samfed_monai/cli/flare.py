@@ -69,7 +69,7 @@ def _add_way(ways: argparse._SubParsersAction, way: str, about: str) -> None:
             help="how long to wait for sites that are not connected; then the quorum is enough for a run that goes on",
         )
         parser.add_argument("--no-wait", action="store_true", help="submit and return")
-    take_overrides(parser, "federate.json, or that knob of the sites' train.json")
+    take_overrides(parser, "federate.json, or that knob of the sites' train.json", "federate.json", "train.json")
     parser.set_defaults(run=run, way=way)
 
 

@@ -51,7 +51,7 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--areas", metavar="FILE.csv", help="also write a table of areas: pixels, share, pieces, mm²")
     trained_model.add_views(parser)
     add_device(parser)
-    take_overrides(parser, "inference.json")
+    take_overrides(parser, "inference.json", "inference.json")
     parser.set_defaults(run=run)
     return parser
 

@@ -8,8 +8,10 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from samfed_monai import __version__
+from samfed_monai.cli.arguments import CommandParser
 from samfed_monai.cli.audit import add_audit_parser
 from samfed_monai.cli.check import add_check_parser
 from samfed_monai.cli.compare import add_compare_parser
@@ -68,7 +70,7 @@ ADD_PARSERS = (
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands, in the order in which a user meets them."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="samfed",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -76,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"samfed {__version__}")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    subparsers: Any = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add_parser in ADD_PARSERS:
         add_parser(subparsers)
     return parser

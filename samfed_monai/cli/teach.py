@@ -64,7 +64,7 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--refine-least-agreement", type=float, help="least IoU of a box's answer with what was in it")
     parser.add_argument("--checkpoint", help="SAM's weights; default: the bundle's models/, then `samfed weights`")
     add_device(parser)
-    take_overrides(parser, "teacher.json")
+    take_overrides(parser, "teacher.json", "teacher.json")
     parser.set_defaults(run=run)
     return parser
 
