@@ -70,7 +70,7 @@ def test_fault_34_missing_and_extra_keys_are_refused_together_and_extra_names_ar
         ("term_sam_kd", -1e10, r"from -1e\+09 to 1e\+09"),
     ],
 )
-def test_a_number_out_of_its_range_can_neither_choose_a_round_nor_overflow_a_mean(name, value, expected):
+def test_fault_76_a_number_out_of_its_range_can_neither_choose_a_round_nor_overflow_a_mean(name, value, expected):
     with pytest.raises(MessageRefused, match=rf"message -> metrics -> {name}: expected a number {expected}"):
         check(up(metrics={name: value}))
 
@@ -332,7 +332,7 @@ def test_shapes_beyond_the_largest_message_are_refused_before_anything_is_inflat
         from_bytes(forged(PACKED, {"masks": [10**6, 10**6]}))
 
 
-def test_a_decompression_bomb_is_not_inflated():
+def test_fault_79_a_decompression_bomb_is_not_inflated():
     import tracemalloc
 
     bombs = [forged(zlib.compress(bytes(100 * 1024**2)), {"masks": [10]})]

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Problem, Refused, Stopped, is_out_of_memory
-from samfed_monai.protocol import Envelope, Inbox, Kind, MessageRefused, scrub
+from samfed_monai.protocol import Envelope, Inbox, Kind, MessageRefused, scrub, to_bytes
+from samfed_monai.protocol.transport import received
 from tests.federation.toys import weights
 
 
@@ -54,6 +55,18 @@ def test_fault_37_more_than_twice_the_bytes_and_a_header_are_refused(inbox):
     allowed = 1024**2 + 2 * sum(tensor.numel() * tensor.element_size() for tensor in weights().values())
     with pytest.raises(MessageRefused, match=f"message: expected at most {allowed} bytes"):
         inbox.check("a", message(tensors={"w": torch.zeros(allowed // 4)}))
+
+
+def test_fault_79_an_answer_is_inflated_up_to_what_its_site_was_asked_for_whatever_shapes_it_names():
+    asked = {"masks": torch.zeros(4, 1, 16, 16, dtype=torch.uint8)}
+    inbox = Inbox(round=0, sites=["a"], like=lambda site: asked, kind=Kind.SOFT_MASKS)
+    big = {"masks": torch.zeros(3_000_000, dtype=torch.uint8)}  # a few kilobytes once deflated
+    bomb = to_bytes(Envelope(Kind.SOFT_MASKS, "a", 0, 1, n=1, tensors=big))
+    assert len(bomb) < inbox.max_bytes("a") == 2 * 1024 + 1024**2
+    refused = received("a", bomb, inbox.check, max_bytes=inbox.max_bytes("a"))
+    assert refused.reason.endswith("expected at most 1050624 bytes, found 3000000 bytes once inflated")
+    small = to_bytes(Envelope(Kind.SOFT_MASKS, "a", 0, 1, n=1, tensors=asked))
+    assert received("a", small, inbox.check, max_bytes=inbox.max_bytes("a")).n == 1
 
 
 def test_numbers_only_when_only_numbers_were_asked_for():

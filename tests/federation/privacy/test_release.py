@@ -297,7 +297,7 @@ def test_nothing_is_sent_beyond_the_budget(tmp_path):
     assert gate.releases == {0.5: 2}
 
 
-def test_a_new_name_of_the_run_gives_a_site_no_new_budget(tmp_path):
+def test_fault_85_a_new_name_of_the_run_gives_a_site_no_new_budget(tmp_path):
     pytest.importorskip("opacus", reason="the accountant is an extra")
     for number in (1, 2, 3):
         gate = noisy(tmp_path / f"run-{number}" / "sites" / "Bern")

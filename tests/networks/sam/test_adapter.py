@@ -51,7 +51,7 @@ def test_an_adapter_turns_the_same_sam_into_the_same_teacher(written):
     assert header.adapt is Adapt.LORA
 
 
-def test_a_flipped_bit_is_refused_and_a_file_of_older_versions_is_taken(written, tmp_path):
+def test_fault_75_a_flipped_bit_is_refused_and_a_file_of_older_versions_is_taken(written, tmp_path):
     path, network = written
     content = bytearray(path.read_bytes())
     content[-4] ^= 1  # the lowest bit of the last number: finite, and another one
