@@ -96,7 +96,8 @@ def test_a_site_trains_on_its_own_with_sam(build: Build, sites: Path, tmp_path: 
     workflow.run()
     state = workflow.trainer.state
     assert state.iteration == 4
-    assert {"supervised", "pseudo_label", "sam_kd", "global_kd", "reliability", "agreement"} == set(state.term_means)
+    terms = {"supervised", "pseudo_label", "sam_kd", "global_kd"}
+    assert set(state.term_means) == terms | {"reliability", "agreement", "trust", "sure_agreement"}
     with open(tmp_path / "out" / "terms.csv") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["epoch"] for row in rows] == ["1", "2"]
@@ -105,7 +106,7 @@ def test_a_site_trains_on_its_own_with_sam(build: Build, sites: Path, tmp_path: 
 
 
 def test_a_site_learns_how_far_sam_is_to_be_trusted(build: Build, sites: Path) -> None:
-    workflow = build(**with_store(sites), **{"agreement#rule": "adaptive", "agreement#least_agreement": 0.75})
+    workflow = build(**with_store(sites), **{"agreement#least_agreement": 0.75})
     workflow.run()
     state = workflow.trainer.state
     (settings,) = state.site_trusts  # one for both terms

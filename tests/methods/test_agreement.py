@@ -15,7 +15,7 @@ from tests.methods import present
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 EXPECTED = {
-    "samfed": ("average", "global", True),
+    "samfed": ("trusted_average", "global", True),
     "confidence_selection": ("confidence", "weak", True),
     "no_agreement": ("teacher", "strong", False),
 }
