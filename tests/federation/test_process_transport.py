@@ -49,12 +49,12 @@ def running(small_federation, tmp_path_factory):
     network = SiteNode("site-1", plan, made.places).parts.client().trainer.network
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with ProcessTransport(plan, made.places, workers=2, progress=QUIET) as transport:
-        transport.exchange(Task.PREPARE, {site: Envelope(Kind.METRICS, site, 0, 3) for site in transport.sites})
+        transport.exchange(Task.PREPARE, {site: Envelope(Kind.METRICS, site, 0, 2) for site in transport.sites})
         yield plan, made.places, transport, weights
 
 
 def training(sites, weights, round: int = 0) -> dict[str, Envelope]:
-    return {site: Envelope(Kind.WEIGHTS, site, round, 3, tensors=weights) for site in sites}
+    return {site: Envelope(Kind.WEIGHTS, site, round, 2, tensors=weights) for site in sites}
 
 
 @pytest.mark.parametrize(
