@@ -37,6 +37,7 @@ def segment_all(
     volumes = list(volumes_in([Path(source) for source in listed]))
     also = MaskForms(arguments)
     if not volumes:
+        also.refuse_misplaced(listed)
         segment(sources, arguments.output)
         also.of_images(sources, Path(arguments.output))
         also.write()
@@ -44,6 +45,7 @@ def segment_all(
     pictures = [source for source in listed if not kind_of(Path(source)) and image_names(source)]
     _refuse_twins([*(image_names(pictures) if pictures else []), *(name for name, _ in volumes)])
     stack = SliceStack(volumes, scratch / "slices")
+    also.refuse_misplaced(listed)
     problems = Problems()
     problems.extend(MaskFolder(arguments.output).problems(images=listed))
     problems.refuse_if_any()
@@ -109,6 +111,34 @@ class MaskForms:
         }
         self.table = Path(str(absolute(arguments.areas))) if arguments.areas else None
         self.rows: list[dict[str, Any]] = []
+
+    def refuse_misplaced(self, images: Sequence[str]) -> None:
+        """Before anything is computed: no outlines among the images, no file in the place of the table of areas.
+
+        Args:
+            images: folders of images, and images.
+
+        Raises:
+            Refused: a folder lies in one of the images', or cannot be written to; the table's file is something else.
+        """
+        problems, head = Problems(), to_csv(COLUMNS, []).encode()
+        for option, folder in zip(
+            ("--overlays", "--geojson"), (self.folders.get("png"), self.folders.get("geojson")), strict=True
+        ):
+            for problem in folder.problems(images=images) if folder else ():
+                problems.add(option, found=problem.found, expected=problem.expected, mend="choose another folder")
+        if (
+            self.table
+            and self.table.exists()
+            and not (self.table.is_file() and self.table.read_bytes().startswith(head))
+        ):
+            problems.add(
+                f"--areas {self.table}",
+                found="another file",
+                expected="none, or the same table",
+                mend="choose another name",
+            )
+        problems.refuse_if_any()
 
     def of_images(self, sources: str | list[str], masks: Path) -> None:
         """All pictures of a folder, or of several, whose masks lie in ``masks``."""

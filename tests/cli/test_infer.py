@@ -98,5 +98,16 @@ def test_a_table_of_somebody_else_stays(
 ) -> None:
     Path("areas.csv").write_text("mine")
     assert infer(str(given / "photo.png"), "--areas", "areas.csv") == 2
-    assert "areas.csv: expected none, or the same mask, found another file" in capsys.readouterr().err
+    assert "areas.csv: expected none, or the same table, found another file" in capsys.readouterr().err
     assert Path("areas.csv").read_text() == "mine"
+    assert not Path("masks").exists()
+
+
+@pytest.mark.parametrize("option", ["--overlays", "--geojson"])
+def test_nothing_is_drawn_among_the_images(
+    infer: Callable[..., int], given: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert infer(str(given), option, str(given / "looks")) == 2
+    assert f"{option}: expected a folder outside of {given}" in capsys.readouterr().err
+    assert not Path("masks").exists()
+    assert not (given / "looks").exists()
