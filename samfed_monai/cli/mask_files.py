@@ -43,8 +43,8 @@ def segment_all(
         also.write()
         return
     pictures = [source for source in listed if not kind_of(Path(source)) and image_names(source)]
-    _refuse_twins([*(image_names(pictures) if pictures else []), *(name for name, _ in volumes)])
     stack = SliceStack(volumes, scratch / "slices")
+    _refuse_twins([*(image_names(pictures) if pictures else []), *(name for names in stack.names for name in names)])
     also.refuse_misplaced(listed)
     problems = Problems()
     problems.extend(MaskFolder(arguments.output).problems(images=listed))
@@ -74,30 +74,36 @@ class SliceStack:
 
     def __init__(self, volumes: Sequence[tuple[str, Path]], folder: Path) -> None:
         self.volumes, self.folder = volumes, folder
+        #: Of each volume, what its slices are called: by its own name where it is one, else with a number behind it.
+        self.names: list[list[str]] = []
         problems = Problems()
-        for index, (_, path) in enumerate(progress_bar(volumes, desc="reading", unit="volume")):
+        for index, (name, path) in enumerate(progress_bar(volumes, desc="reading", unit="volume")):
             with problems.collected():
-                there = folder / f"{index:06d}"
+                there, pictures = folder / f"{index:06d}", read_slices(path).pictures
                 there.mkdir(parents=True)
-                for number, picture in enumerate(read_slices(path).pictures):
+                for number, picture in enumerate(pictures):
                     Image.fromarray(picture).save(there / f"{number:06d}.png")
+                several = [f"{name}/{number:04d}" for number in range(1, len(pictures) + 1)]
+                self.names.append(several if len(several) > 1 else [name])
         problems.refuse_if_any()
 
     def write_masks(self, masks: Path, output: str, also: MaskForms) -> None:
-        """A NIfTI of each volume, a PNG of each DICOM frame; none is replaced."""
+        """A NIfTI of each volume, a PNG of each DICOM frame, and likewise of probabilities if there are any."""
         folder = MaskFolder(output, read_json(masks / RECORD))
-        for index, (name, path) in enumerate(self.volumes):
-            files = sorted((masks / f"{index:06d}").glob("[0-9]*[0-9].png"))
-            slices = read_slices(path)
-            drawn = [read_mask(file) > 0 for file in files]
-            names = [name] if len(files) == 1 else [f"{name}/{number:04d}" for number in range(1, len(files) + 1)]
-            if slices.kind == "nifti":
-                folder.write(f"{name}.nii.gz", nifti_of(drawn, path))
-            else:
-                for frame, file in zip(names, files, strict=True):
-                    folder.write(f"{frame}.png", file.read_bytes())
-            for each, picture, mask in zip(names, slices.pictures, drawn, strict=True):
-                also.add(each, picture, mask, slices.pixel_area)
+        for index, ((name, path), names) in enumerate(zip(self.volumes, self.names, strict=True)):
+            slices, there = read_slices(path), masks / f"{index:06d}"
+            for form in ("", ".probability"):
+                files = [there / f"{number:06d}{form}.png" for number in range(len(names))]
+                if not files[0].exists():
+                    continue
+                if slices.kind == "nifti":
+                    drawn = [np.array(Image.open(file)) for file in files]
+                    folder.write(f"{name}{form}.nii.gz", nifti_of(drawn if form else [m > 0 for m in drawn], path))
+                    continue
+                for each, file in zip(names, files, strict=True):
+                    folder.write(f"{each}{form}.png", file.read_bytes())
+            for number, (each, picture) in enumerate(zip(names, slices.pictures, strict=True)):
+                also.add(each, picture, read_mask(there / f"{number:06d}.png") > 0, slices.pixel_area)
 
 
 class MaskForms:
@@ -121,23 +127,14 @@ class MaskForms:
         Raises:
             Refused: a folder lies in one of the images', or cannot be written to; the table's file is something else.
         """
-        problems, head = Problems(), to_csv(COLUMNS, []).encode()
-        for option, folder in zip(
-            ("--overlays", "--geojson"), (self.folders.get("png"), self.folders.get("geojson")), strict=True
-        ):
-            for problem in folder.problems(images=images) if folder else ():
-                problems.add(option, found=problem.found, expected=problem.expected, mend="choose another folder")
-        if (
-            self.table
-            and self.table.exists()
-            and not (self.table.is_file() and self.table.read_bytes().startswith(head))
-        ):
-            problems.add(
-                f"--areas {self.table}",
-                found="another file",
-                expected="none, or the same table",
-                mend="choose another name",
-            )
+        problems = Problems()
+        for form, folder in self.folders.items():
+            for problem in folder.problems(images=images):
+                option, mend = "--overlays" if form == "png" else "--geojson", "choose another folder"
+                problems.add(option, found=problem.found, expected=problem.expected, mend=mend)
+        if self.table and self.table.exists() and not _is_table(self.table):
+            found, mend = "another file", "choose another name"
+            problems.add(f"--areas {self.table}", found=found, expected="none, or the same table", mend=mend)
         problems.refuse_if_any()
 
     def of_images(self, sources: str | list[str], masks: Path) -> None:
@@ -160,6 +157,10 @@ class MaskForms:
         """The table of areas."""
         if self.table:
             MaskFolder(self.table.parent).write(self.table.name, to_csv(COLUMNS, self.rows).encode())
+
+
+def _is_table(path: Path) -> bool:
+    return path.is_file() and path.read_bytes().startswith(to_csv(COLUMNS, []).encode())
 
 
 def _refuse_twins(names: Sequence[str]) -> None:

@@ -77,11 +77,11 @@ def read_slices(path: str | Path) -> Slices:
     return _nifti(path) if kind_of(path) == "nifti" else _dicom(path)
 
 
-def nifti_of(masks: Sequence[NDArray[np.bool_]], like: Path) -> bytes:
-    """A gzipped NIfTI of masks, uint8 in {0, 1}, with shape, affine and units of the volume that they were made of.
+def nifti_of(masks: Sequence[NDArray[Any]], like: Path) -> bytes:
+    """A gzipped NIfTI, uint8, with shape, place and units of the volume that the masks were made of.
 
     Args:
-        masks: (H, W) of each slice, in the order of :class:`Slices`.
+        masks: (H, W) of each slice, bool or in 0..255, in the order of :class:`Slices`.
         like: the volume.
     """
     import nibabel
@@ -90,7 +90,9 @@ def nifti_of(masks: Sequence[NDArray[np.bool_]], like: Path) -> bytes:
     data = np.stack([mask.T for mask in masks], axis=-1).astype(np.uint8)
     image = nibabel.Nifti1Image(data.reshape(_space(source)), source.affine)
     image.header.set_xyzt_units(*source.header.get_xyzt_units())
-    image.header["qform_code"], image.header["sform_code"] = (source.header[f"{each}form_code"] for each in "qs")
+    for form in ("qform", "sform"):  # they may differ, and a viewer take either
+        matrix, code = getattr(source, f"get_{form}")(coded=True)
+        getattr(image, f"set_{form}")(matrix, int(code))
     content: bytes = gzip.compress(image.to_bytes(), mtime=0)  # the same masks are the same bytes
     return content
 

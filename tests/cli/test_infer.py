@@ -84,10 +84,28 @@ def test_nothing_is_written_where_one_of_them_cannot_be_read(
     assert [path.name for path in tmp_path.iterdir()] == ["bad.nii"]
 
 
+def test_probabilities_of_a_volume_are_one_beside_its_mask(infer: Callable[..., int], given: Path) -> None:
+    assert infer(str(given / "scan.nii.gz"), "--probabilities") == 0
+    mask, certain = (np.asarray(nibabel.load(f"masks/scan{form}.nii.gz").dataobj) for form in ("", ".probability"))
+    assert certain.dtype == np.uint8
+    assert certain[mask > 0].min(initial=255) >= 127 >= certain[mask == 0].max()
+
+
+def test_a_picture_and_a_frame_of_one_name_are_refused(
+    infer: Callable[..., int], given: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("in/scan").mkdir(parents=True)
+    Path("in/scan.nii.gz").write_bytes((given / "scan.nii.gz").read_bytes())
+    Path("in/scan/0002.png").write_bytes((given / "photo.png").read_bytes())
+    assert infer("in") == 2
+    assert "scan/0002: expected one image or volume of that name, found it twice" in capsys.readouterr().err
+
+
 def test_two_of_one_name_are_refused(
     infer: Callable[..., int], given: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("photo.nii.gz").write_bytes((given / "scan.nii.gz").read_bytes())
+    scan = nibabel.load(given / "scan.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.asarray(scan.dataobj)[..., :1], AFFINE), "photo.nii.gz")
     assert infer(str(given / "photo.png"), "photo.nii.gz") == 2
     assert "photo: expected one image or volume of that name, found it twice; rename one" in capsys.readouterr().err
     assert not Path("masks").exists()

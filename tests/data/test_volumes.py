@@ -69,6 +69,20 @@ def test_a_mask_lies_on_the_voxels_that_it_was_made_of(tmp_path_factory: pytest.
     assert np.array_equal(np.asarray(found.dataobj), np.asarray(nibabel.load(volume).dataobj) > 100)
 
 
+def test_both_places_of_a_volume_are_kept(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), AFFINE)
+    other = np.diag([2.0, 2.0, 2.0, 1.0])
+    image.set_qform(other, 1)
+    image.set_sform(AFFINE, 2)
+    image.header.set_xyzt_units("mm", "sec")
+    nibabel.save(image, tmp_path / "a.nii")
+    found = nibabel.load(_written(tmp_path, [np.ones((3, 4), bool)] * 2, tmp_path / "a.nii"))
+    for wanted, (matrix, code) in ((other, found.get_qform(coded=True)), (AFFINE, found.get_sform(coded=True))):
+        assert np.allclose(matrix, wanted)
+        assert code == (1 if wanted is other else 2)
+    assert found.header.get_xyzt_units() == ("mm", "sec")
+
+
 def test_the_same_masks_are_the_same_bytes(tmp_path: Path) -> None:
     volume = saved(tmp_path / "a.nii", np.zeros((4, 3, 1), np.uint8))
     masks = [np.eye(3, 4, dtype=bool)]
