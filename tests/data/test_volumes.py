@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
@@ -57,6 +57,7 @@ def _written(folder: Path, masks: list[np.ndarray], like: Path) -> Path:
     return path
 
 
+@settings(deadline=None)  # it writes files
 @given(st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=1, max_size=4))
 def test_a_mask_lies_on_the_voxels_that_it_was_made_of(tmp_path_factory: pytest.TempPathFactory, slices) -> None:
     folder = tmp_path_factory.mktemp("volume")

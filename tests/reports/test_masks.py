@@ -6,7 +6,7 @@ import io
 import json
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -46,6 +46,7 @@ def area(ring: list[list[float]]) -> float:
     return abs(float(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]))) / 2
 
 
+@settings(deadline=None)  # the first call imports contourpy and matplotlib
 @given(st.lists(st.booleans(), min_size=30, max_size=30))
 def test_every_foreground_pixel_lies_in_a_polygon_and_no_other_does(values: list[bool]) -> None:
     from matplotlib.path import Path
