@@ -24,6 +24,7 @@ def group_of(path: Path) -> str:
     return "flare-deadlines" if path.name in DEADLINES else "flare"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist's own hook, which reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The two longest groups begin first, each in a process of its own; the others are done beside them."""
     items.sort(key=lambda item: (not item.path.is_relative_to(FLARE), item.path.name not in DEADLINES))

@@ -80,7 +80,7 @@ def on_flare(path: Path, sites: tuple[str, ...], *, run: Path | None = None, **o
 
 
 def test_fault_41_42_50_a_killed_trainer_a_straggler_and_want_of_memory_cost_one_update_each(tmp_path):
-    deadline = patience(20, imports=4)  # waited for once in full, and a trainer that was killed starts within it
+    deadline = patience(20, imports=8)  # waited for once in full, and a trainer that was killed starts within it
     faults = {
         "site-2": {"round": 1, "what": "kill"},
         "site-3": {"round": 2, "what": "memory"},

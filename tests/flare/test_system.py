@@ -37,7 +37,7 @@ def registered(log: Path) -> int:
 
 def test_fault_41_a_whole_site_killed_costs_one_deadline_and_the_others_go_on(tmp_path):
     run, whole = tmp_path / "run", patience(45)
-    deadline = max(20, whole / 5)  # waited for once in full; no trainer is started within it
+    deadline = whole / 1.5  # waited for once in full, and three trainers import beside each other within it
     log = run / "flare" / "site-3.log"
 
     def kill_site_3(poc: Poc, processes: Processes, job_id: str) -> None:
@@ -64,7 +64,7 @@ def test_fault_41_a_whole_site_killed_costs_one_deadline_and_the_others_go_on(tm
         environment={"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
         on_start=kill_site_3,
     )
-    assert time.monotonic() - started < 150 / 45 * whole
+    assert time.monotonic() - started < 4 * whole
     records = [read_json(run / "rounds" / f"{number:03d}" / "round.json") for number in range(4)]
     assert [record["sites"]["site-3"]["status"] for record in records] == ["ok", "skipped", "skipped", "skipped"]
     assert [record["sites"]["site-1"]["status"] for record in records] == ["ok"] * 4
