@@ -217,7 +217,11 @@ class RoundStore:
         except Refused as refused:
             found = "; ".join(f"{problem.where}: {problem.found}" for problem in refused.problems)
             raise Stopped(f"the record of round {number} cannot be read ({path}: {found})", _RESTORE) from None
-        if not isinstance(record, dict) or not isinstance(record.get("files"), dict) or record.get("round") != number:
+        if (
+            not isinstance(record, dict)
+            or not isinstance(record.get("files"), dict)
+            or record.get("round", number) != number
+        ):
             raise Stopped(f"the record of round {number} is not one ({path})", _RESTORE)
         return record
 

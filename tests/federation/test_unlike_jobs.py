@@ -26,6 +26,7 @@ NETWORKS = {
     "site-5": "basic_unet",
 }
 CLIENT = {"image_size": 32, "batch_size": 2, "local_steps": 1, "public_steps": 1, "amp": False}
+SCRATCH = {"encoder_weights": None}  # no weights of others are needed
 SMALL = {"mixed_networks": ["basic_unet", "flexible_unet_resnet18"], "server_network": "basic_unet"}
 
 
@@ -66,7 +67,7 @@ def two_sites(folder: Path, to: Path) -> Path:
 @pytest.mark.slow
 def test_five_unlike_networks_run_side_by_side_and_an_unseen_hospital_gets_the_servers(five_sites, tmp_path):
     sites = {site: {"network": name} for site, name in NETWORKS.items()}
-    results = job(five_sites, tmp_path, "hssf", sites=sites, client={"server_network": "basic_unet"}).run()
+    results = job(five_sites, tmp_path, "hssf", sites=sites, client={"server_network": "basic_unet", **SCRATCH}).run()
     assert validate_results(results) == []
     assert (results["networks"], results["exchange"]) == (NETWORKS, "predictions")
     assert results["skipped"] == []
