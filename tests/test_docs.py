@@ -158,6 +158,27 @@ def test_the_example_exchange_passes_the_mean_around(examples, tmp_path: Path):
         assert tensor_problems(Envelope(kind, site, 1, 2, tensors=tensors), allowed_of(client)) == []
 
 
+def test_the_example_transport_carries_a_message_and_refuses_one_larger_than_asked_for(examples):
+    from samfed_monai.protocol import Envelope, Failure, Kind, Task, from_bytes, to_bytes, wire_size
+
+    def send(site, task, payload):
+        assert task is Task.TRAIN
+        request = from_bytes(payload)
+        return to_bytes(Envelope(Kind.WEIGHTS, site, 0, 1, tensors={"w": request.tensors["w"] + 1}))
+
+    carrier, seen = examples["Carrier"](["b", "a"], send), []
+    messages = {site: Envelope(Kind.WEIGHTS, site, 0, 1, tensors={"w": torch.zeros(9)}) for site in carrier.sites}
+    size = wire_size(messages["a"])
+    limits = {"a": size, "b": 30}
+    replies = carrier.exchange(
+        Task.TRAIN, messages, on_reply=lambda site, _: seen.append(site), max_bytes=limits.__getitem__
+    )
+    assert replies["a"].tensors["w"].tolist() == [1.0] * 9
+    assert isinstance(replies["b"], Failure)
+    assert seen == ["a"]
+    assert not isinstance(carrier.exchange(Task.TRAIN, messages)["b"], Failure)
+
+
 def test_the_example_source_pairs_images_and_masks(examples, tmp_path: Path):
     for name in ("p1/a.jpg", "p1/a_lesion.png", "p2/b.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
