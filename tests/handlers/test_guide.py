@@ -111,16 +111,16 @@ def test_global_guide_of_a_trainer_on_its_own_follows_its_epochs() -> None:
 
 
 def test_ema_is_set_to_the_student_at_the_start_and_lags_behind_it() -> None:
-    network, guide = toy_network(), EmaGuide(decay=0.5)
+    network, guide = toy_network(), EmaGuide(decay=0.75)  # not 0.5, which could be taken the wrong way round
     trainer = toy_trainer([UnlabelledStream(loader=toy_loader(), guides=[guide])], network=network, steps=1)
     start = weights(network)["0.weight"]
     next_round(trainer, 0, 2)
-    expected = (start + weights(network)["0.weight"]) / 2
+    expected = 0.75 * start + 0.25 * weights(network)["0.weight"]
     torch.testing.assert_close(weights(guide._copy.network)["0.weight"], expected)
     with torch.no_grad():
         network[0].weight.zero_()  # type: ignore[index]
     next_round(trainer, 1, 2)
-    torch.testing.assert_close(weights(guide._copy.network)["0.weight"], weights(network)["0.weight"] / 2)
+    torch.testing.assert_close(weights(guide._copy.network)["0.weight"], weights(network)["0.weight"] / 4)
 
 
 def test_guides_give_probabilities_without_gradient() -> None:
