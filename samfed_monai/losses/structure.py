@@ -32,16 +32,18 @@ def border_weight(target: Tensor, kernel_size: int = 31, gain: float = 5.0) -> T
 class StructureLoss(nn.Module):
     """``CE_w + IoU_w`` with border weights, mean over the batch.
 
+    It is PraNet's structure loss (Fan et al., arXiv 2006.11392). HSSF (Ma et al., TMI 2024) trains with it and leaves the cross entropy
+    unweighted; PraNet and we weigh both.
+
     With C = 1 the prediction is a sigmoid; with C > 1 it is a softmax, the target holds class indices, class 0 is the
     background and the IoU is the mean over the other classes (so two classes with logits ``(0, z)`` equal one class
     with logit ``z``). It does not resize: logits and target must have one size.
 
     Args:
-        kernel_size: window of the border weight in pixels, odd (31: HSSF, Ma et al., TMI 2024; docs/method.md, step 1).
+        kernel_size: window of the border weight in pixels, odd (31: PraNet's code; docs/method.md, step 1).
         gain: how much a border pixel weighs more (5, ibid.).
         smoothing: added to both parts of the IoU in pixels (1, ibid.).
-        weighted_entropy: whether border weights count in the cross entropy, too. HSSF's code weighs the IoU alone; ours
-            weighs both (docs/method.md, step 1).
+        weighted_entropy: whether border weights count in the cross entropy, too; false is HSSF's code.
 
     Raises:
         ValueError: an even or non-positive ``kernel_size``; shapes that do not match.
