@@ -32,8 +32,8 @@ def border_weight(target: Tensor, kernel_size: int = 31, gain: float = 5.0) -> T
 class StructureLoss(nn.Module):
     """``CE_w + IoU_w`` with border weights, mean over the batch.
 
-    It is PraNet's structure loss (Fan et al., arXiv 2006.11392). HSSF (Ma et al., TMI 2024) trains with it and leaves the cross entropy
-    unweighted; PraNet and we weigh both.
+    It is PraNet's structure loss (Fan et al., arXiv 2006.11392). HSSF (Ma et al., TMI 2024) trains with it and leaves
+    the cross entropy unweighted; PraNet and we weigh both.
 
     With C = 1 the prediction is a sigmoid; with C > 1 it is a softmax, the target holds class indices, class 0 is the
     background and the IoU is the mean over the other classes (so two classes with logits ``(0, z)`` equal one class
