@@ -12,7 +12,7 @@ import torch
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.moving_average import move_average
 from samfed_monai.protocol.message import Envelope, Kind
-from samfed_monai.protocol.strategy import Exchange, Strategy, norm
+from samfed_monai.protocol.strategy import Exchange, Strategy, norm, shortened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,8 +60,11 @@ class FedAvg(Strategy):
             self._mean = {name: _buffer(tensor) for name, tensor in self.global_weights.items()}
         total = self._total + update.n
         floats = [name for name, tensor in self._mean.items() if tensor.is_floating_point()]
-        values = [self._step(update.tensors[name], name, share) for name in floats]
         buffers = [self._mean[name] for name in floats]
+        values = [
+            shortened(self.global_weights[name].to(mean.dtype), update.tensors[name].to(mean.dtype), share)
+            for name, mean in zip(floats, buffers, strict=True)
+        ]
         if self._total:
             torch._foreach_lerp_(buffers, values, update.n / total)
         else:
@@ -88,12 +91,6 @@ class FedAvg(Strategy):
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self._mean, self._total, self._largest, self._norm = {}, 0, None, None
-
-    def _step(self, value: Tensor, name: str, share: float) -> Tensor:
-        value = value.to(self._mean[name].dtype)
-        if share == 1.0:
-            return value
-        return torch.lerp(self.global_weights[name].to(value.dtype), value, share)
 
 
 def _buffer(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 
 from samfed_monai.core.errors import Problems
 from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, middle_count, squared_distance
-from samfed_monai.protocol.strategy import Server
+from samfed_monai.protocol.strategy import Server, shortened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +80,7 @@ class NormClipping(AllAnswers):
         given, combined = list(answers.values()), {}
         for name, tensor in old.items():
             if tensor.is_floating_point():
-                values = [self._step(tensor, answers[site].tensors[name], share) for site, share in shares.items()]
+                values = [shortened(tensor, answers[site].tensors[name], share) for site, share in shares.items()]
                 combined[name] = mean_of(values, [answer.n for answer in given]).to(tensor.dtype)
             else:
                 combined[name] = middle_count(given, name)
@@ -92,7 +92,3 @@ class NormClipping(AllAnswers):
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
         self._medians = state[_MEDIANS].tolist() if _MEDIANS in state else []
-
-    @staticmethod
-    def _step(old: Tensor, new: Tensor, share: float) -> Tensor:
-        return new if share == 1.0 else torch.lerp(old, new, share)

@@ -320,12 +320,12 @@ class UpdateGuard:
     def clipped(self, update: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``update``, its step from ``reference`` shortened to what :meth:`share` allows; integers as they are."""
         share = self.share(update, reference)
-        if share == 1.0:
-            return dict(update)
-        return {
-            name: torch.lerp(reference[name], tensor, share) if tensor.is_floating_point() else tensor
-            for name, tensor in update.items()
-        }
+        return {name: shortened(reference[name], tensor, share) for name, tensor in update.items()}
+
+
+def shortened(old: Tensor, new: Tensor, share: float) -> Tensor:
+    """``old + share (new - old)``, in (0, 1]; a whole step is ``new`` itself, and so is a tensor of integers."""
+    return torch.lerp(old, new, share) if share < 1 and new.is_floating_point() else new
 
 
 def norm(tensors: Mapping[str, Tensor]) -> float:
