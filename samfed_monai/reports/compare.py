@@ -127,6 +127,7 @@ def notes_of(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
         *adaptation_notes(runs),
         *_silent_teacher_notes(runs),
         *_teacher_notes(runs),
+        *_start_notes(runs),
     ]
     for group in groups:
         notes += [f"{group.label}: {note}" if len(groups) > 1 else note for note in _gap_notes(group)]
@@ -193,6 +194,23 @@ def _teacher_notes(runs: Sequence[RunData]) -> list[str]:
         for recipe, found in fitted.items()
         if len(found) > 1
     ]
+
+
+def _start_notes(runs: Sequence[RunData]) -> list[str]:
+    """Rows without SAM that began from another adapter's trunk than the rows of their seed beside them."""
+    notes = []
+    for seed in sorted({run.seed for run in runs}):
+        started = [run for run in runs if run.seed == seed and run.results["hashes"].get("adapter")]
+        rows: dict[str, list[str]] = {}
+        for run in started:
+            rows.setdefault(run.results["hashes"]["adapter"][:8], []).append(run.row)
+        if len(rows) > 1 and not all(run.results["hashes"].get("teacher") for run in started):
+            given = _listed({sha256: ", ".join(sorted(names)) for sha256, names in rows.items()})
+            notes.append(
+                f"Runs of seed {seed} were given different adapters ({given}), from whose trunk students start: a part "
+                "of what lies between these rows is their start's."
+            )
+    return notes
 
 
 def _gap_notes(group: Group) -> list[str]:

@@ -116,6 +116,23 @@ def test_teachers_of_one_recipe_that_were_fitted_apart_are_told(tmp_path):
     assert not any("teachers" in note for note in comparison_table([run(0, "a" * 64), run(1, "a" * 64)]).notes)
 
 
+def test_rows_without_sam_that_start_from_another_adapter_are_told(tmp_path):
+    def run(row, seed, adapter, **hashes):
+        hashes = {"datalist": "d" * 64, "adapter": adapter * 64, **hashes}
+        return write_run(tmp_path / f"{row}{seed}{adapter}", row, seed, 0.8, hashes=hashes)
+
+    guided = [run("samfed", seed, "a", teacher="c" * 64) for seed in (0, 1)]
+    floor, oracle = [run("dp_only", seed, "a") for seed in (0, 1)], run("oracle", 0, "b")
+    told = [note for note in comparison_table([*guided, *floor, oracle]).notes if "adapters" in note]
+    assert told == [
+        "Runs of seed 0 were given different adapters (aaaaaaaa: dp_only, samfed; bbbbbbbb: oracle), from whose trunk "
+        "students start: a part of what lies between these rows is their start's."
+    ]
+    other = run("no_agreement", 0, "b", teacher="e" * 64)  # two teachers are told of already
+    for runs in ([*guided, *floor], [*guided, other], [*guided, run("oracle", 2, "b")]):
+        assert not any("adapters" in note for note in comparison_table(runs).notes)
+
+
 def test_what_cannot_be_compared_is_refused_all_at_once(runs, tmp_path):
     other = write_run(tmp_path / "other", "no_sam", 0, 0.8, datalist="e" * 64)
     with pytest.raises(Refused) as refused:
