@@ -1,11 +1,12 @@
 """The bases that methods stand on: message, strategy, sharing, transport."""
 
-from .message import Envelope, Kind, MessageRefused, from_bytes, to_bytes, wire_size
+from .message import MAX_BYTES, Envelope, Kind, MessageRefused, from_bytes, to_bytes, wire_size
 from .sharing import Sharing
 from .strategy import Exchange, Server, Strategy, UpdateGuard
-from .transport import Failure, Inbox, Task, Traffic, Transport, scrub
+from .transport import Failure, Inbox, Task, Traffic, Transport, received, scrub
 
 __all__ = [
+    "MAX_BYTES",
     "Envelope",
     "Exchange",
     "Failure",
@@ -20,6 +21,7 @@ __all__ = [
     "Transport",
     "UpdateGuard",
     "from_bytes",
+    "received",
     "scrub",
     "to_bytes",
     "wire_size",
