@@ -62,7 +62,7 @@ class FedAvg(Strategy):
         floats = [name for name, tensor in self._mean.items() if tensor.is_floating_point()]
         buffers = [self._mean[name] for name in floats]
         values = [
-            shortened(self.global_weights[name].to(mean.dtype), update.tensors[name].to(mean.dtype), share)
+            shortened(self.global_weights[name], update.tensors[name].to(mean.dtype), share)
             for name, mean in zip(floats, buffers, strict=True)
         ]
         if self._total:

@@ -324,8 +324,8 @@ class UpdateGuard:
 
 
 def shortened(old: Tensor, new: Tensor, share: float) -> Tensor:
-    """``old + share (new - old)``, in (0, 1]; a whole step is ``new`` itself, and so is a tensor of integers."""
-    return torch.lerp(old, new, share) if share < 1 and new.is_floating_point() else new
+    """``old + share (new - old)`` of ``new``'s type, share in (0, 1]; a whole step is ``new``, and so are integers."""
+    return torch.lerp(old.to(new.dtype), new, share) if share < 1 and new.is_floating_point() else new
 
 
 def norm(tensors: Mapping[str, Tensor]) -> float:
