@@ -129,7 +129,7 @@ def federated(rule: str, attack: str, attackers: int, sites: list[Images], test:
             message = Envelope(Kind.WEIGHTS, name, round, options.rounds, n=len(images), tensors=new)
             try:  # what the server does with each answer
                 message.check(up=True, like=strategy.expected(name), site=name, round=round)
-                strategy.accept(round, name, message)
+                strategy.take(round, name, message)
             except MessageRefused:
                 continue
         strategy.finish(round)

@@ -20,8 +20,9 @@ from samfed_monai.federation.progress import Clock, Progress
 from samfed_monai.federation.run_folder import RunFolder, best_round, round_record, site_record, told, total_traffic
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
 from samfed_monai.metrics.scores import EMPTY, NAMES
-from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
-from samfed_monai.protocol.strategy import Strategy, UpdateGuard
+from samfed_monai.protocol.guard import Counts
+from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.strategy import Strategy
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
 
 logger = logging.getLogger(__name__)
@@ -196,62 +197,6 @@ def ask_all(
     return agreed
 
 
-#: A site that says more than nine times as many images as all others together is told of in the log.
-_TOLD_SHARE = 0.9
-
-
-class Counts:
-    """The number of images that each site trains on, as it said first: before round 0, or in its first update.
-
-    The mean weighs by it, nobody but the site can count them, and they are the same in every round: a number that
-    changes is a mistake or a lie, and its update is left out (fault 77).
-
-    Args:
-        said: site to the number that it said before round 0; 0 is none.
-        guard: caps a site's share of the mean (:attr:`UpdateGuard.largest_share`).
-    """
-
-    def __init__(self, said: Mapping[str, int], guard: UpdateGuard | None = None) -> None:
-        self.said = {site: n for site, n in said.items() if n}
-        self.guard = guard
-
-    def remember(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Goes back to what sites said in stored rounds, whatever they have said since."""
-        for record in records:
-            for site, entry in record["sites"].items():
-                if entry["status"] == "ok" and entry["n"]:
-                    self.said[site] = int(entry["n"])
-
-    def told(self) -> None:
-        """A line in the log about a site that would be the mean, and about those whose share is capped."""
-        whole = sum(self.said.values())
-        capped = self.guard.counted(self.said) if self.guard else dict(self.said)
-        for site, n in sorted(self.said.items()):
-            if capped[site] < n:
-                logger.info("%s says it trains on %d images and counts as %d in the mean", site, n, capped[site])
-            elif len(self.said) > 1 and n > _TOLD_SHARE * whole:
-                mend = "if that is not so, job#update_guard#largest_share caps what it counts as"
-                logger.warning("%s says it trains on %d images, %.0f %% of all; %s", site, n, 100 * n / whole, mend)
-
-    def counted(self, site: str, update: Envelope) -> Envelope:
-        """``update`` with the number of images that it counts as.
-
-        Raises:
-            MessageRefused: it says another number than before; or none was said before and shares are capped.
-        """
-        known = self.said.get(site)
-        capped = self.guard is not None and self.guard.largest_share is not None
-        if known is None and not capped and update.n:
-            self.said[site] = known = update.n
-        if update.n != (known or 0):
-            before = "none" if known is None else str(known)
-            expected, mend = f"{before}, as this site said before", "start a new run where a site's images have changed"
-            raise MessageRefused([Problem("message -> n", found=str(update.n), expected=expected, mend=mend)])
-        if not capped or self.guard is None:
-            return update
-        return replace(update, n=self.guard.counted(self.said)[site]) if known else update
-
-
 ACTIVITIES = ("training", "server", "controller", "evaluation")
 
 
@@ -414,7 +359,7 @@ class RoundController:
             def take(site: str, reply: Envelope) -> None:
                 with clock("controller"):
                     inbox.check(site, reply)
-                    self.strategy.accept(round, site, self.counts.counted(site, reply))
+                    self.strategy.take(round, site, self.counts.counted(site, reply))
 
             with clock("training"):
                 replies = self.transport.exchange(

@@ -20,7 +20,7 @@ from samfed_monai.federation.privacy import Privacy
 from samfed_monai.federation.renewal import Renewal
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import client_config
-from samfed_monai.protocol.strategy import UpdateGuard
+from samfed_monai.protocol.guard import UpdateGuard
 from samfed_monai.protocol.transport import Transport
 
 

@@ -18,7 +18,7 @@ from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import canonical_hash, sha256_file, write_json
 from samfed_monai.core.run_log import RunLog
 from samfed_monai.data import DataList
-from samfed_monai.federation.controller import Counts, RoundController, quorum_of, quorum_problems
+from samfed_monai.federation.controller import RoundController, quorum_of, quorum_problems
 from samfed_monai.federation.fingerprint import list_paper, shared_papers
 from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.participants import Cast, Start, require_starts
@@ -37,7 +37,7 @@ from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import cost_of
 from samfed_monai.networks.fpn import BASE
 from samfed_monai.networks.weights import TEACHER, takes_teacher
-from samfed_monai.protocol.strategy import UpdateGuard
+from samfed_monai.protocol.guard import Counts, UpdateGuard
 from samfed_monai.protocol.transport import Transport
 from samfed_monai.results import build_results
 

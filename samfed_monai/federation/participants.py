@@ -20,7 +20,8 @@ from samfed_monai.metrics import cost_of
 from samfed_monai.networks import CLIENT_NETWORKS, named, starts_from
 from samfed_monai.networks.key_patterns import KeySplit, network_split
 from samfed_monai.networks.weights import encoder_weights_file
-from samfed_monai.protocol.strategy import Server, Strategy, UpdateGuard
+from samfed_monai.protocol.guard import UpdateGuard
+from samfed_monai.protocol.strategy import Server, Strategy
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

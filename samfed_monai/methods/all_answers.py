@@ -34,9 +34,8 @@ class Answer(NamedTuple):
 class AllAnswers(Strategy):
     """Keeps every answer until the round ends, then makes one model of them: :meth:`combine`.
 
-    Memory is that of all answers and two models, ``S + 2`` for S sites, where FedAvg holds two. The guard
-    (:attr:`Server.guard`) shortens each answer first, as in FedAvg. A round with fewer answers than
-    :attr:`least_sites` leaves the weights as they are and says so.
+    Memory is that of all answers and two models, ``S + 2`` for S sites, where FedAvg holds two. A round with fewer
+    answers than :attr:`least_sites` leaves the weights as they are and says so.
     """
 
     def __init__(self) -> None:
@@ -68,11 +67,8 @@ class AllAnswers(Strategy):
         self._answers = {}
         return {site: self._message(site, round, Kind.WEIGHTS, self.global_weights) for site in self.server.sites}
 
-    @torch.no_grad()
     def accept(self, round: int, site: str, update: Envelope) -> None:
-        guard = self.server.guard
-        tensors = guard.clipped(update.tensors, self.global_weights) if guard else dict(update.tensors)
-        self._answers[site] = Answer(update.n, tensors)
+        self._answers[site] = Answer(update.n, dict(update.tensors))
 
     @torch.no_grad()
     def finish(self, round: int) -> None:

@@ -299,12 +299,12 @@ class Apple(FedAvg):
         }
         return {site: self._message(site, round, Kind.WEIGHTS, tensors[site], purpose="distil") for site in sites}
 
-    @torch.no_grad()
+    def reference(self, site: str) -> Mapping[str, Tensor]:
+        return self._cores.get(site, self._first)
+
     def accept(self, round: int, site: str, update: Envelope) -> None:
-        old, guard = self._cores.get(site, self._first), self.server.guard
-        core = guard.clipped(update.tensors, old) if guard else dict(update.tensors)
         super().accept(round, site, update)
-        self._cores[site], self._counts[site] = core, update.n
+        self._cores[site], self._counts[site] = dict(update.tensors), update.n
 
     def state_dict(self) -> dict[str, Tensor]:
         counts = torch.tensor([self._counts.get(site, 0) for site in self.server.sites])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -145,12 +144,12 @@ class ClientTailored(FedAvg):
         self._answers = {}
         return {site: self._message(site, round, Kind.WEIGHTS, self._sent(site)) for site in self.server.sites}
 
-    @torch.no_grad()
+    def reference(self, site: str) -> Mapping[str, Tensor]:
+        return self._sent(site)
+
     def accept(self, round: int, site: str, update: Envelope) -> None:
-        guard = self.server.guard
-        tensors = guard.clipped(update.tensors, self._sent(site)) if guard else dict(update.tensors)
-        super().accept(round, site, replace(update, tensors=tensors))
-        self._answers[site] = (update.n, tensors)
+        super().accept(round, site, update)
+        self._answers[site] = (update.n, dict(update.tensors))
 
     @torch.no_grad()
     def finish(self, round: int) -> None:

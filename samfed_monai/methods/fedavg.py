@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,13 +11,10 @@ import torch
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.moving_average import move_average
 from samfed_monai.protocol.message import Envelope, Kind
-from samfed_monai.protocol.strategy import Exchange, Strategy, norm, shortened
+from samfed_monai.protocol.strategy import Exchange, Strategy
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-logger = logging.getLogger(__name__)
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -31,8 +27,6 @@ class FedAvg(Strategy):
     weights stay equal to the last bit. Integer tensors (BatchNorm's counters) are never averaged: they are those of
     the site with most images, the first by name among equals. Half precision is averaged in float32.
 
-    Its guard (:attr:`Server.guard`) limits the norm of updates (fault 39), for one read more of each.
-
     Example::
 
         "strategy": {"_target_": "samfed_monai.methods.fedavg.FedAvg"}
@@ -42,29 +36,19 @@ class FedAvg(Strategy):
         self._mean: dict[str, Tensor] = {}
         self._total = 0
         self._largest: tuple[int, str] | None = None
-        self._norm: float | None = None
 
     def configure(self, round: int) -> dict[str, Envelope]:
-        self._total, self._largest, self._norm = 0, None, None
+        self._total, self._largest = 0, None
         return {site: self._message(site, round, Kind.WEIGHTS, self.global_weights) for site in self.server.sites}
 
     @torch.no_grad()
     def accept(self, round: int, site: str, update: Envelope) -> None:
-        share = 1.0
-        if self.server.guard:
-            self._norm = norm(self.global_weights) if self._norm is None else self._norm
-            share = self.server.guard.share(update.tensors, self.global_weights, self._norm)
-            if share < 1:
-                logger.warning("round %d: the update of %s was shortened to %.2g of its step", round, site, share)
         if not self._mean:
             self._mean = {name: _buffer(tensor) for name, tensor in self.global_weights.items()}
         total = self._total + update.n
         floats = [name for name, tensor in self._mean.items() if tensor.is_floating_point()]
         buffers = [self._mean[name] for name in floats]
-        values = [
-            shortened(self.global_weights[name], update.tensors[name].to(mean.dtype), share)
-            for name, mean in zip(floats, buffers, strict=True)
-        ]
+        values = [update.tensors[name].to(mean.dtype) for name, mean in zip(floats, buffers, strict=True)]
         if self._total:
             torch._foreach_lerp_(buffers, values, update.n / total)
         else:
@@ -86,11 +70,11 @@ class FedAvg(Strategy):
                 mean[name] = mean[name].to(tensor.dtype)
         self.global_weights = mean
         self._mean = {} if any(tensor.dtype in _HALF for tensor in old.values()) else old
-        self._total, self._largest, self._norm = 0, None, None
+        self._total, self._largest = 0, None
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self._mean, self._total, self._largest, self._norm = {}, 0, None, None
+        self._mean, self._total, self._largest = {}, 0, None
 
 
 def _buffer(tensor: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 
 from samfed_monai.core.errors import Problems
 from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, middle_count, squared_distance
-from samfed_monai.protocol.strategy import Server, shortened
+from samfed_monai.protocol.guard import shortened
+from samfed_monai.protocol.strategy import Server
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,8 +1,9 @@
 """The bases that methods stand on: message, strategy, sharing, transport."""
 
+from .guard import UpdateGuard
 from .message import MAX_BYTES, Envelope, Kind, MessageRefused, from_bytes, to_bytes, wire_size
 from .sharing import Sharing
-from .strategy import Exchange, Server, Strategy, UpdateGuard
+from .strategy import Exchange, Server, Strategy
 from .transport import Failure, Inbox, Task, Traffic, Transport, received, scrub
 
 __all__ = [

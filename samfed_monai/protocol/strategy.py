@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.protocol.message import Envelope, Kind
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from samfed_monai.protocol.guard import UpdateGuard
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,8 @@ class Server:
         rounds: number of rounds.
         seed: the run's seed.
         weights: the server's network before round 0, names to tensors.
-        guard: limits the norm of weight updates; ``None`` takes every finite one.
+        guard: limits what one site's update does to the mean; ``None`` takes every finite one. :meth:`Strategy.take`
+            has shortened every step before a strategy sees it.
         bench: builds the server's own network with its public set: the bundle's ``sharing``, as a site has it, on the
             server's architecture. Called by strategies that train at the server, and by them only.
         networks: site to a builder of an empty network as that site has it; for strategies that need one.
@@ -99,11 +98,12 @@ class Exchange:
 
 
 class Strategy(ABC):
-    """Server side of a round: :meth:`configure`, then :meth:`accept` for each answer, :meth:`finish`, :meth:`refine`.
+    """Server side of a round: :meth:`configure`, then :meth:`take` for each answer, :meth:`finish`, :meth:`refine`.
 
     The constructor takes options, as a bundle's JSON names them (``strategy``); :meth:`attach` binds the run. Answers
-    are taken one by one so that no more than one of them has to be in memory. A strategy does not evaluate, store or
-    send anything.
+    are taken one by one so that no more than one of them has to be in memory: :meth:`take`, which is the same for all,
+    shortens a step that is too long and hands the answer to :meth:`accept`, which a strategy writes. It does not
+    evaluate, store or send anything.
     """
 
     #: The server's model, which is stored, and evaluated at sites that take no part; names to tensors on the CPU.
@@ -169,9 +169,24 @@ class Strategy(ABC):
         """Names, shapes and dtypes of a site's answer; ``None`` where it answers with numbers only."""
         return self.global_weights
 
+    def reference(self, site: str) -> Mapping[str, Tensor] | None:
+        """The weights that the step of a site's answer is measured from; ``None`` where the answer is no such step."""
+        return self.global_weights if self.exchange.answer is Kind.WEIGHTS and self.exchange.alike else None
+
+    def take(self, round: int, site: str, update: Envelope) -> None:
+        """Has :attr:`Server.guard` shorten the step of one checked answer, then accepts it.
+
+        Raises:
+            MessageRefused: this answer is not used; what was accepted before it stays.
+        """
+        reference = self.reference(site) if self.server.guard else None
+        if self.server.guard and reference:
+            update = self.server.guard.limited(update, reference)
+        self.accept(round, site, update)
+
     @abstractmethod
     def accept(self, round: int, site: str, update: Envelope) -> None:
-        """Takes in one checked answer.
+        """Takes in one checked answer, whose step is no longer than the run allows.
 
         Raises:
             MessageRefused: this answer is not used; what was accepted before it stays.
@@ -184,9 +199,14 @@ class Strategy(ABC):
         """What the server itself trains once the answers are in."""
 
     def aggregate(self, round: int, updates: Mapping[str, Envelope]) -> None:
-        """Accepts ``updates`` in the order of the sites' names, finishes and refines the round."""
+        """A round's answers at once, as the controller takes them one by one: to try a strategy without a federation.
+
+        Args:
+            round: after :meth:`configure` of it.
+            updates: site to checked answer; they are taken in the order of names.
+        """
         for site in sorted(updates):
-            self.accept(round, site, updates[site])
+            self.take(round, site, updates[site])
         self.finish(round)
         self.refine(round)
 
@@ -226,109 +246,3 @@ def _of_flags(flags: Mapping[str, Any], base: Exchange) -> Exchange:
     alike = flags.get("one_network", base.alike if own == base.own_networks else not own)
     model = flags.get("has_model", base.server_model)
     return replace(base, answer=answer, own_networks=own, alike=alike, server_model=model)
-
-
-class Action(str, Enum):
-    """What happens to an update beyond the limit."""
-
-    CLIP = "clip"
-    SKIP = "skip"
-
-
-class UpdateGuard:
-    """Limits what one site's update does to the mean: the length of its step, and its share.
-
-    The length is ``|update - global| <= limit * |global|``, over all floating-point tensors. The share is that of the
-    images which the site says it trains on; the server cannot count them, and a site that says ten million would be
-    the mean.
-
-    Args:
-        limit: largest ratio of the two L2 norms. An honest round moves weights by a fraction of their norm; 10 leaves
-            room for the batch-norm statistics of a network that starts from scratch.
-        action: ``clip`` scales the step back to the limit, ``skip`` leaves the update out.
-        largest_share: most of the sum of all sites' images that one site counts as, in (0, 1]; below one over the
-            number of sites it weighs all alike. ``None``, and 1, weigh by the images as they are said. It is off unless
-            it is asked for: FedAvg's weights are its definition, two honest sites may have four and one fifth of the
-            images, and a cap that never touched such a run would leave a liar most of the mean.
-
-    Raises:
-        Refused: a limit or a share out of its range, or an unknown action.
-    """
-
-    def __init__(self, *, limit: float = 10.0, action: str = "clip", largest_share: float | None = None) -> None:
-        problems = Problems()
-        if not (isinstance(limit, (int, float)) and math.isfinite(limit) and limit > 0):
-            problems.add("UpdateGuard#limit", found=repr(limit), expected="a positive number")
-        if action not in {known.value for known in Action}:
-            problems.add("UpdateGuard#action", found=repr(action), expected="'clip' or 'skip'")
-        number = isinstance(largest_share, (int, float)) and not isinstance(largest_share, bool)
-        if largest_share is not None and not (number and 0 < largest_share <= 1):
-            expected = "a number in (0, 1], or null"
-            problems.add("UpdateGuard#largest_share", found=repr(largest_share), expected=expected)
-        problems.refuse_if_any()
-        self.limit, self.action, self.largest_share = float(limit), Action(action), largest_share
-
-    def counted(self, images: Mapping[str, int]) -> dict[str, int]:
-        """How many images each site counts as, so that none has more than ``largest_share`` of their sum.
-
-        Those with too many are brought down together to one number; whoever has fewer keeps its own.
-
-        Args:
-            images: site to number of images that it trains on.
-        """
-        most = 1.0 if self.largest_share is None else self.largest_share
-        counts = sorted(images.values(), reverse=True)
-        for above in range(len(counts)):
-            room = 1 - above * most
-            limit = most * sum(counts[above:]) / room if room > 0 else 0.0
-            if counts[above] <= limit:  # these are below it, and those above it are brought down to it
-                return dict(images) if above == 0 else {site: max(1, min(n, int(limit))) for site, n in images.items()}
-        return dict.fromkeys(images, 1)
-
-    def share(
-        self, update: Mapping[str, Tensor], reference: Mapping[str, Tensor], reference_norm: float | None = None
-    ) -> float:
-        """How much of the step from ``reference`` to ``update`` may be taken, in (0, 1].
-
-        Args:
-            update: the weights that arrived, finite.
-            reference: the global weights.
-            reference_norm: ``norm(reference)``, where it is known already.
-
-        Raises:
-            MessageRefused: the step is too long and ``action`` is ``skip``.
-        """
-        base = max(norm(reference) if reference_norm is None else reference_norm, 1e-12)
-        allowed = self.limit * base
-        # |u - g| <= |u| + |g|: mostly that settles it with one read and no temporary
-        if norm(update) + base <= allowed:
-            return 1.0
-        length = math.sqrt(
-            sum(
-                float(torch.linalg.vector_norm(update[name] - tensor, dtype=torch.float64)) ** 2
-                for name, tensor in reference.items()
-                if tensor.is_floating_point()
-            )
-        )
-        if length <= allowed:
-            return 1.0
-        if self.action == Action.CLIP:
-            return allowed / length
-        found, expected = f"a step of norm {length:.3g}", f"at most {allowed:.3g}"
-        raise MessageRefused([Problem("message -> tensors", found=found, expected=expected)])
-
-    def clipped(self, update: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``update``, its step from ``reference`` shortened to what :meth:`share` allows; integers as they are."""
-        share = self.share(update, reference)
-        return {name: shortened(reference[name], tensor, share) for name, tensor in update.items()}
-
-
-def shortened(old: Tensor, new: Tensor, share: float) -> Tensor:
-    """``old + share (new - old)`` of ``new``'s type, share in (0, 1]; a whole step is ``new``, and so are integers."""
-    return torch.lerp(old.to(new.dtype), new, share) if share < 1 and new.is_floating_point() else new
-
-
-def norm(tensors: Mapping[str, Tensor]) -> float:
-    """L2 norm over all floating-point tensors; infinite where the sum of squares leaves float32."""
-    flat = (tensor.reshape(-1) for tensor in tensors.values() if tensor.is_floating_point())
-    return math.sqrt(sum(float(torch.dot(values, values)) for values in flat))  # a dot is 2x faster than vector_norm

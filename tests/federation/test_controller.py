@@ -10,10 +10,11 @@ import torch
 from samfed_monai.core.errors import ExitCode, Problem, Refused, Stopped
 from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.federation import COLUMNS, Interrupted, LocalTransport, RunFolder
-from samfed_monai.federation.controller import Counts, Evaluation, ask_all, quorum_of, quorum_problems, site_scores
+from samfed_monai.federation.controller import Evaluation, ask_all, quorum_of, quorum_problems, site_scores
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.local_only import LocalOnly
 from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server, Task, UpdateGuard
+from samfed_monai.protocol.guard import Counts
 from tests.federation.toys import QUIET, FixedClient, RogueClient, controller, run_toy, weights
 
 
@@ -458,21 +459,3 @@ def test_fault_77_a_share_that_is_capped_weighs_with_what_is_left(tmp_path, capl
     assert first_weight(tmp_path, 0) == pytest.approx(1 + (2 * 1 + 2 * 1 + 4 * 7) / 8)
     assert result.records[0]["sites"]["c"]["n"] == 10_000_000, "the record has what was said"
     assert "c says it trains on 10000000 images and counts as 4 in the mean" in caplog.text
-
-
-def test_fault_77_a_site_that_would_be_the_mean_is_told_of(caplog):
-    Counts({"a": 95, "b": 5}).told()
-    assert (
-        "a says it trains on 95 images, 95 % of all; if that is not so, job#update_guard#largest_share" in caplog.text
-    )
-    caplog.clear()
-    Counts({"a": 90, "b": 10}).told()
-    Counts({"a": 9}).told()
-    assert not caplog.text
-
-
-def test_fault_77_with_capped_shares_nobody_counts_who_said_nothing_before_round_0():
-    update = Envelope(Kind.WEIGHTS, "a", 0, 1, n=5)
-    with pytest.raises(MessageRefused, match="n: expected none, as this site said before, found 5"):
-        Counts({}, UpdateGuard(largest_share=0.5)).counted("a", update)
-    assert Counts({}).counted("a", update) is update

@@ -11,8 +11,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load
 from samfed_monai.methods.fca import ClientTailored, agreement, binary_mask, smooth_mask, tailored
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol import Envelope, Kind
-from samfed_monai.protocol.strategy import Server, UpdateGuard
+from samfed_monai.protocol import Envelope, Kind, Server, UpdateGuard
 from tests.federation.toys import run_toy, toy_weights
 from tests.methods.personal import cut, files
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samfed_monai.core.errors import Refused
 from samfed_monai.methods.fedavg import FedAvg, PersonalFedAvg
-from samfed_monai.protocol import Exchange, Kind, Server, Strategy, UpdateGuard
+from samfed_monai.protocol import Exchange, Kind, Server, Strategy
 
 
 class Silent(Strategy):
@@ -88,28 +87,3 @@ def test_the_flags_of_version_0_1_are_still_read():
             exchange_name = "predictions"
 
     assert (Named.exchange.answer, Named.exchange.alike) == (Kind.SOFT_MASKS, False)
-
-
-@pytest.mark.parametrize(
-    ("share", "images", "counted"),
-    [
-        (None, {"a": 1, "b": 10_000_000}, {"a": 1, "b": 10_000_000}),
-        (0.5, {"a": 3, "b": 4, "c": 7}, {"a": 3, "b": 4, "c": 7}),  # exactly a half
-        (0.5, {"a": 3, "b": 4, "c": 8}, {"a": 3, "b": 4, "c": 7}),
-        (0.4, {"a": 20, "b": 90, "c": 1000}, {"a": 20, "b": 40, "c": 40}),  # both above 40 % of 100
-        (0.4, {"a": 20, "b": 40, "c": 1000}, {"a": 20, "b": 40, "c": 40}),
-        (0.5, {"a": 5, "b": 9}, {"a": 5, "b": 5}),
-        (0.2, {"a": 5, "b": 9}, {"a": 1, "b": 1}),  # less than one over the number of sites: all alike
-        (0.5, {"a": 9}, {"a": 1}),
-        (1.0, {"a": 9}, {"a": 9}),
-        (0.5, {}, {}),
-    ],
-)
-def test_a_site_counts_as_no_more_than_its_share_of_all(share, images, counted):
-    assert UpdateGuard(largest_share=share).counted(images) == counted
-
-
-@pytest.mark.parametrize("share", [0, -1, 1.1, True, "0.5"])
-def test_a_share_out_of_its_range_is_refused(share):
-    with pytest.raises(Refused, match=r"UpdateGuard#largest_share: expected a number in \(0, 1\], or null"):
-        UpdateGuard(largest_share=share)

@@ -1,0 +1,194 @@
+"""What one site may do to the mean: how long its step is, and how many images it says it has."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.protocol.message import Envelope, MessageRefused
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+class Action(str, Enum):
+    """What happens to an update beyond the limit."""
+
+    CLIP = "clip"
+    SKIP = "skip"
+
+
+class UpdateGuard:
+    """Limits what one site's update does to the mean: the length of its step, and its share.
+
+    The length is ``|update - global| <= limit * |global|``, over all floating-point tensors. The share is that of the
+    images which the site says it trains on; the server cannot count them, and a site that says ten million would be
+    the mean.
+
+    Args:
+        limit: largest ratio of the two L2 norms. An honest round moves weights by a fraction of their norm; 10 leaves
+            room for the batch-norm statistics of a network that starts from scratch.
+        action: ``clip`` scales the step back to the limit, ``skip`` leaves the update out.
+        largest_share: most of the sum of all sites' images that one site counts as, in (0, 1]; below one over the
+            number of sites it weighs all alike. ``None``, and 1, weigh by the images as they are said. It is off unless
+            it is asked for: FedAvg's weights are its definition, two honest sites may have four and one fifth of the
+            images, and a cap that never touched such a run would leave a liar most of the mean.
+
+    Raises:
+        Refused: a limit or a share out of its range, or an unknown action.
+    """
+
+    def __init__(self, *, limit: float = 10.0, action: str = "clip", largest_share: float | None = None) -> None:
+        problems = Problems()
+        if not (isinstance(limit, (int, float)) and math.isfinite(limit) and limit > 0):
+            problems.add("UpdateGuard#limit", found=repr(limit), expected="a positive number")
+        if action not in {known.value for known in Action}:
+            problems.add("UpdateGuard#action", found=repr(action), expected="'clip' or 'skip'")
+        number = isinstance(largest_share, (int, float)) and not isinstance(largest_share, bool)
+        if largest_share is not None and not (number and 0 < largest_share <= 1):
+            expected = "a number in (0, 1], or null"
+            problems.add("UpdateGuard#largest_share", found=repr(largest_share), expected=expected)
+        problems.refuse_if_any()
+        self.limit, self.action, self.largest_share = float(limit), Action(action), largest_share
+
+    def counted(self, images: Mapping[str, int]) -> dict[str, int]:
+        """How many images each site counts as, so that none has more than ``largest_share`` of their sum.
+
+        Those with too many are brought down together to one number; whoever has fewer keeps its own.
+
+        Args:
+            images: site to number of images that it trains on.
+        """
+        most = 1.0 if self.largest_share is None else self.largest_share
+        counts = sorted(images.values(), reverse=True)
+        for above in range(len(counts)):
+            room = 1 - above * most
+            limit = most * sum(counts[above:]) / room if room > 0 else 0.0
+            if counts[above] <= limit:  # these are below it, and those above it are brought down to it
+                return dict(images) if above == 0 else {site: max(1, min(n, int(limit))) for site, n in images.items()}
+        return dict.fromkeys(images, 1)
+
+    def share(self, update: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
+        """How much of the step from ``reference`` to ``update`` may be taken, in (0, 1].
+
+        Args:
+            update: the weights that arrived, finite.
+            reference: the global weights.
+
+        Raises:
+            MessageRefused: the step is too long and ``action`` is ``skip``.
+        """
+        base = max(norm(reference), 1e-12)
+        allowed = self.limit * base
+        # |u - g| <= |u| + |g|: mostly that settles it with one read and no temporary
+        if norm(update) + base <= allowed:
+            return 1.0
+        length = math.sqrt(
+            sum(
+                float(torch.linalg.vector_norm(update[name] - tensor, dtype=torch.float64)) ** 2
+                for name, tensor in reference.items()
+                if tensor.is_floating_point()
+            )
+        )
+        if length <= allowed:
+            return 1.0
+        if self.action == Action.CLIP:
+            return allowed / length
+        found, expected = f"a step of norm {length:.3g}", f"at most {allowed:.3g}"
+        raise MessageRefused([Problem("message -> tensors", found=found, expected=expected)])
+
+    @torch.no_grad()
+    def limited(self, update: Envelope, reference: Mapping[str, Tensor]) -> Envelope:
+        """``update`` with its step from ``reference`` shortened to what :meth:`share` allows; integers as they are.
+
+        Args:
+            update: a checked answer; names that ``reference`` has not are no part of the step and stay as they are.
+            reference: the weights that the step is measured from.
+
+        Raises:
+            MessageRefused: the step is too long and ``action`` is ``skip``.
+        """
+        before = {name: reference[name] for name in update.tensors if name in reference}
+        share = self.share({name: update.tensors[name] for name in before}, before)
+        if share == 1:
+            return update
+        told = "round %d: the update of %s was shortened to %.2g of its step"
+        logger.warning(told, update.round, update.site, share)
+        steps = {name: shortened(old, update.tensors[name], share) for name, old in before.items()}
+        return replace(update, tensors={**update.tensors, **steps})
+
+
+def shortened(old: Tensor, new: Tensor, share: float) -> Tensor:
+    """``old + share (new - old)`` of ``new``'s type, share in (0, 1]; a whole step is ``new``, and so are integers."""
+    return torch.lerp(old.to(new.dtype), new, share) if share < 1 and new.is_floating_point() else new
+
+
+def norm(tensors: Mapping[str, Tensor]) -> float:
+    """L2 norm over all floating-point tensors; infinite where the sum of squares leaves float32."""
+    flat = (tensor.reshape(-1) for tensor in tensors.values() if tensor.is_floating_point())
+    return math.sqrt(sum(float(torch.dot(values, values)) for values in flat))  # a dot is 2x faster than vector_norm
+
+
+#: A site that says more than nine times as many images as all others together is told of in the log.
+_TOLD_SHARE = 0.9
+
+
+class Counts:
+    """The number of images that each site trains on, as it said first: before round 0, or in its first update.
+
+    The mean weighs by it, nobody but the site can count them, and they are the same in every round: a number that
+    changes is a mistake or a lie, and its update is left out (fault 77).
+
+    Args:
+        said: site to the number that it said before round 0; 0 is none.
+        guard: caps a site's share of the mean (:attr:`UpdateGuard.largest_share`).
+    """
+
+    def __init__(self, said: Mapping[str, int], guard: UpdateGuard | None = None) -> None:
+        self.said = {site: n for site, n in said.items() if n}
+        self.guard = guard
+
+    def remember(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Goes back to what sites said in stored rounds, whatever they have said since."""
+        for record in records:
+            for site, entry in record["sites"].items():
+                if entry["status"] == "ok" and entry["n"]:
+                    self.said[site] = int(entry["n"])
+
+    def told(self) -> None:
+        """A line in the log about a site that would be the mean, and about those whose share is capped."""
+        whole = sum(self.said.values())
+        capped = self.guard.counted(self.said) if self.guard else dict(self.said)
+        for site, n in sorted(self.said.items()):
+            if capped[site] < n:
+                logger.info("%s says it trains on %d images and counts as %d in the mean", site, n, capped[site])
+            elif len(self.said) > 1 and n > _TOLD_SHARE * whole:
+                mend = "if that is not so, job#update_guard#largest_share caps what it counts as"
+                logger.warning("%s says it trains on %d images, %.0f %% of all; %s", site, n, 100 * n / whole, mend)
+
+    def counted(self, site: str, update: Envelope) -> Envelope:
+        """``update`` with the number of images that it counts as.
+
+        Raises:
+            MessageRefused: it says another number than before; or none was said before and shares are capped.
+        """
+        known = self.said.get(site)
+        capped = self.guard is not None and self.guard.largest_share is not None
+        if known is None and not capped and update.n:
+            self.said[site] = known = update.n
+        if update.n != (known or 0):
+            before = "none" if known is None else str(known)
+            expected, mend = f"{before}, as this site said before", "start a new run where a site's images have changed"
+            raise MessageRefused([Problem("message -> n", found=str(update.n), expected=expected, mend=mend)])
+        if not capped or self.guard is None:
+            return update
+        return replace(update, n=self.guard.counted(self.said)[site]) if known else update

@@ -1,0 +1,124 @@
+"""What one site may do to the mean, whatever the strategy: too long a step, too large a share, another number."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.protocol import Envelope, Exchange, Kind, MessageRefused, Server, Strategy, UpdateGuard
+from samfed_monai.protocol.guard import Counts
+
+
+class Foreign(Strategy):
+    """Somebody else's, which knows of no guard."""
+
+    def __init__(self, **exchange):
+        self.exchange, self.taken = Exchange(**exchange), {}
+
+    def configure(self, round):
+        return {site: self._message(site, round, Kind.WEIGHTS, self.global_weights) for site in self.server.sites}
+
+    def accept(self, round, site, update):
+        self.taken[site] = update.tensors
+
+
+def taken(tensors, guard, **exchange):
+    """What a foreign strategy at weights of (3, 4) is handed of a site's answer."""
+    strategy = Foreign(**exchange)
+    strategy.attach(Server(["a"], 1, weights={"w": torch.tensor([3.0, 4.0])}, guard=guard))
+    strategy.take(0, "a", Envelope(Kind.WEIGHTS, "a", 0, 1, n=1, tensors=tensors))
+    return strategy.taken["a"]["w"].tolist()
+
+
+def test_fault_39_no_strategy_sees_a_step_that_is_too_long(caplog):
+    far = {"w": torch.tensor([3.0, 104.0])}  # a step of 100 where 2 * 5 are allowed
+    assert taken(far, UpdateGuard(limit=2.0)) == pytest.approx([3.0, 14.0])
+    assert "round 0: the update of a was shortened to 0.1 of its step" in caplog.text
+    assert taken(far, None) == [3.0, 104.0]
+    with pytest.raises(MessageRefused, match="expected at most 10, found a step of norm 100"):
+        taken(far, UpdateGuard(limit=2.0, action="skip"))
+
+
+def test_an_answer_that_is_no_step_from_the_servers_weights_is_not_measured_from_them():
+    far, guard = {"w": torch.tensor([3.0, 104.0])}, UpdateGuard(limit=2.0)
+    assert taken(far, guard, alike=False) == [3.0, 104.0], "a network of its own"
+    assert taken(far, guard, answer=Kind.SOFT_MASKS) == [3.0, 104.0]
+
+
+def test_names_that_the_reference_has_not_are_no_part_of_the_step():
+    update = Envelope(Kind.WEIGHTS, "a", 0, 1, n=1, tensors={"w": torch.tensor([3.0, 24.0]), "x": torch.tensor([1e9])})
+    limited = UpdateGuard(limit=2.0).limited(update, {"w": torch.tensor([3.0, 4.0])})
+    assert (limited.tensors["w"].tolist(), limited.tensors["x"].item()) == ([3.0, 14.0], 1e9)
+    assert UpdateGuard(limit=4.0).limited(update, {"w": torch.tensor([3.0, 4.0])}) is update
+
+
+def test_fault_39_a_huge_step_is_skipped_when_told_to():
+    guard = UpdateGuard(limit=2.0, action="skip")
+    with pytest.raises(MessageRefused, match=r"expected at most 10, found a step of norm 1e\+06"):
+        guard.share({"w": torch.tensor([3.0, 4.0, 1e6])}, {"w": torch.tensor([3.0, 4.0, 0.0])})
+
+
+def test_fault_39_honest_steps_pass_whole():
+    guard = UpdateGuard(limit=0.5)
+    reference = {"w": torch.full((100,), 1.0)}
+    assert guard.share({"w": torch.full((100,), 1.4)}, reference) == 1.0
+    assert guard.share({"w": torch.full((100,), 2.0)}, reference) == pytest.approx(0.5)
+
+
+def test_impossible_guards_are_refused_with_all_problems():
+    with pytest.raises(Refused, match="refused: 2 problems"):
+        UpdateGuard(limit=0, action="cut")
+
+
+def test_an_update_is_clipped_from_any_reference_and_its_integers_stay():
+    guard = UpdateGuard(limit=2.0)
+    reference = {"w": torch.tensor([3.0, 4.0]), "n": torch.tensor(1)}  # norm 5: a step of 10 is allowed
+    far = {"w": torch.tensor([3.0, 24.0]), "n": torch.tensor(9)}  # a step of 20
+    update = Envelope(Kind.WEIGHTS, "a", 0, 1, n=1, tensors=far)
+    clipped = guard.limited(update, reference).tensors
+    assert (clipped["w"].tolist(), clipped["n"].item()) == ([3.0, 14.0], 9)
+    assert update.tensors["w"].tolist() == [3.0, 24.0], "what was sent is not changed"
+
+
+@pytest.mark.parametrize(
+    ("share", "images", "counted"),
+    [
+        (None, {"a": 1, "b": 10_000_000}, {"a": 1, "b": 10_000_000}),
+        (0.5, {"a": 3, "b": 4, "c": 7}, {"a": 3, "b": 4, "c": 7}),  # exactly a half
+        (0.5, {"a": 3, "b": 4, "c": 8}, {"a": 3, "b": 4, "c": 7}),
+        (0.4, {"a": 20, "b": 90, "c": 1000}, {"a": 20, "b": 40, "c": 40}),  # both above 40 % of 100
+        (0.4, {"a": 20, "b": 40, "c": 1000}, {"a": 20, "b": 40, "c": 40}),
+        (0.5, {"a": 5, "b": 9}, {"a": 5, "b": 5}),
+        (0.2, {"a": 5, "b": 9}, {"a": 1, "b": 1}),  # less than one over the number of sites: all alike
+        (0.5, {"a": 9}, {"a": 1}),
+        (1.0, {"a": 9}, {"a": 9}),
+        (0.5, {}, {}),
+    ],
+)
+def test_a_site_counts_as_no_more_than_its_share_of_all(share, images, counted):
+    assert UpdateGuard(largest_share=share).counted(images) == counted
+
+
+@pytest.mark.parametrize("share", [0, -1, 1.1, True, "0.5"])
+def test_a_share_out_of_its_range_is_refused(share):
+    with pytest.raises(Refused, match=r"UpdateGuard#largest_share: expected a number in \(0, 1\], or null"):
+        UpdateGuard(largest_share=share)
+
+
+def test_fault_77_a_site_that_would_be_the_mean_is_told_of(caplog):
+    Counts({"a": 95, "b": 5}).told()
+    assert (
+        "a says it trains on 95 images, 95 % of all; if that is not so, job#update_guard#largest_share" in caplog.text
+    )
+    caplog.clear()
+    Counts({"a": 90, "b": 10}).told()
+    Counts({"a": 9}).told()
+    assert not caplog.text
+
+
+def test_fault_77_with_capped_shares_nobody_counts_who_said_nothing_before_round_0():
+    update = Envelope(Kind.WEIGHTS, "a", 0, 1, n=5)
+    with pytest.raises(MessageRefused, match="n: expected none, as this site said before, found 5"):
+        Counts({}, UpdateGuard(largest_share=0.5)).counted("a", update)
+    assert Counts({}).counted("a", update) is update
