@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import sys
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -48,8 +47,8 @@ def on_flare(folder: Path, sites: int, **plan: int | bool) -> Path:
     for site in (*site_names(sites), "server"):
         places = {"datalist": __file__, "data_root": str(folder), "cache_dir": str(folder / "cache" / site)}
         write_json(files / f"{site}.json", {**places, "output_dir": str(run if site == "server" else folder / site)})
-    parts = {"controller": "on_flare.server.BenchController", "client_args": ["--worker", "on_flare.site"]}
-    job = export_job(folder / "job", plan, run_name="bench", min_clients=sites, python=sys.executable, **parts)
+    parts = {"controller": "on_flare.server.BenchController", "executor": "on_flare.executor.BenchExecutor"}
+    job = export_job(folder / "job", plan, run_name="bench", min_clients=sites, **parts)
     environment = {"PYTHONPATH": str(BENCHMARKS), "OMP_NUM_THREADS": "1", STAMPS: str(folder / "stamps")}
     simulate(
         job,

@@ -55,7 +55,6 @@ def _add_way(ways: argparse._SubParsersAction, way: str, about: str) -> None:
         parser.add_argument("--keep-workspace", action="store_true", help="leave FLARE's own folder for inspection")
         parser.add_argument("--threads", metavar="N", type=int, help="threads of each process that computes")
     else:
-        parser.add_argument("--python", metavar="COMMAND", default="python3", help="interpreter at the sites")
         parser.set_defaults(cache_dir=None)
     if way == "poc":
         parser.add_argument("--port", metavar="N", type=int, default=8102, help="of the FLARE server (default 8102)")

@@ -100,6 +100,7 @@ class Child:
         settings: JSON content that it gets first.
         log: file that its output is appended to; ``None`` passes it on.
         environment: on top of this process's own.
+        cwd: folder that it runs in, and that Python imports from first; ``None`` is this process's own.
     """
 
     def __init__(
@@ -109,8 +110,10 @@ class Child:
         *,
         log: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
     ) -> None:
         self.module, self.settings, self.log = module, dict(settings), log
+        self.cwd = cwd
         self.environment = {**os.environ, **environment} if environment else None
         self._process: subprocess.Popen | None = None
         self._to: BinaryIO | None = None
@@ -141,6 +144,7 @@ class Child:
                 stderr=output,
                 pass_fds=(down_read, up_write),
                 env=self.environment,
+                cwd=self.cwd,
             )
         finally:
             os.close(down_read)

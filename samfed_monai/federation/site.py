@@ -382,6 +382,14 @@ class SiteNode:
         """The Ignite engine that ``task`` runs, for a progress bar; ``None`` where there is none yet."""
         return self._worker.engine(task) if self._worker is not None else None
 
+    def masks_taken(self) -> int:
+        """Pixels of all soft masks together that a message to this site may have: of the public set, as its list has it.
+
+        A message with more is refused before it is inflated (fault 79); 0 where the plan exchanges none.
+        """
+        own = self._client().client.own
+        return own.sharing.masks_taken() if own is not None else 0
+
     def state_dict(self) -> dict[str, Tensor]:
         """What this site needs to go on after the last round in another process; empty where it keeps nothing."""
         renewed = self.parts.renewal.state_dict() if self.parts.renewal is not None else {}

@@ -108,8 +108,9 @@ class _Sites:
         from samfed_monai.protocol.sent_once import HeldWeights
         from samfed_monai.protocol.transport import Task
 
-        message = self._held.setdefault(site, HeldWeights()).complete(from_bytes(payload))
         node = self._node(site)
+        message = from_bytes(payload, max_inflated=node.masks_taken)
+        message = self._held.setdefault(site, HeldWeights()).complete(message)
         self._lend_teacher(node, message)
         return to_bytes(node.answer(Task(what), message))
 

@@ -87,7 +87,8 @@ class Site:
             "state": str(self.state),
         }
         log = self.state / "worker.log"
-        self._child = Child(self.worker, settings, log=log)
+        # not in the job's folder: Python would import from it what the job has there
+        self._child = Child(self.worker, settings, log=log, cwd=self.state)
 
     @property
     def state(self) -> Path:

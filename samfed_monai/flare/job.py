@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +91,7 @@ def _require_no_places(places: Places, *, here: bool) -> None:
 
 
 CONTROLLER = "samfed_monai.flare.controller.FederationController"
-EXECUTOR = "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor"
+EXECUTOR = "samfed_monai.flare.executor.SiteExecutor"
 
 
 def export_job(
@@ -102,8 +101,7 @@ def export_job(
     run_name: str,
     min_clients: int = 1,
     controller: str = CONTROLLER,
-    client_args: Sequence[str] = (),
-    python: str = "python3",
+    executor: str = EXECUTOR,
 ) -> Path:
     """Writes a complete job.
 
@@ -113,8 +111,7 @@ def export_job(
         run_name: name of the run and of the job.
         min_clients: clients that FLARE waits for before it starts the job, and below which it ends it.
         controller: class that FLARE builds at the server.
-        client_args: further words for ``python -m samfed_monai.flare.client``.
-        python: the interpreter at the sites.
+        executor: class that FLARE builds at a site, without arguments.
 
     Returns:
         The folder.
@@ -140,22 +137,11 @@ def export_job(
             "task_result_filters": [],
         },
     )
-    executor = {
-        "path": EXECUTOR,
-        "args": {
-            "execution_mode": "external_process",
-            "command": [python, "-u", "-m", "samfed_monai.flare.client", *client_args],
-            "launch_timeout": 300.0,
-            "shutdown_timeout": 5.0,
-            "stop_grace_period": 5.0,
-            "heartbeat_timeout": 120.0,
-        },
-    }
     write_json(
         config / "config_fed_client.json",
         {
             "format_version": 2,
-            "executors": [{"tasks": ["train"], "executor": executor}],
+            "executors": [{"tasks": ["train"], "executor": {"path": executor, "args": {}}}],
             "components": [],
             "task_data_filters": [],
             "task_result_filters": [],
@@ -165,13 +151,13 @@ def export_job(
     return folder
 
 
-def this_python() -> str:
-    """The interpreter that runs now, for jobs whose sites are on this machine."""
-    return sys.executable
-
-
-#: What a job of ours names: the controller and FLARE's own executor of external processes. No prefix: single classes.
-NEEDED = ("samfed_monai.flare.controller.FederationController", EXECUTOR)
+#: What a job of ours names. No prefix: single classes.
+NEEDED = (CONTROLLER, EXECUTOR)
+#: Classes that start whatever a job names; version 0.1 had sites list the first.
+STARTS_COMMANDS = (
+    "nvflare.app_common.executors.client_api_executor.ClientAPIExecutor",
+    "nvflare.app_common.launchers.subprocess_launcher.SubprocessLauncher",
+)
 _KEY = "class_allow_list"
 
 
@@ -179,7 +165,8 @@ def merge_allow_list(local: str | Path, more: Sequence[str] = ()) -> Path:
     """Writes ``resources.json`` into a workspace's ``local/`` folder.
 
     Starts from ``resources.json`` there, else from ``resources.json.default`` (a provisioned kit has it), else from an
-    empty file with FLARE's own default list; the list is kept and ours is added.
+    empty file with FLARE's own default list; the list is kept and ours is added. A class on it that starts the command
+    of a job, as version 0.1 needed one, is told of and left: only the site knows what else it serves.
 
     Args:
         local: the ``local`` folder of a start-up kit or simulator workspace.
@@ -189,6 +176,11 @@ def merge_allow_list(local: str | Path, more: Sequence[str] = ()) -> Path:
     target = local / "resources.json"
     content = _start(local)
     known = list(content.get(_KEY) or _default())
+    for name in known:
+        if name in STARTS_COMMANDS or (name.endswith(".") and any(one.startswith(name) for one in STARTS_COMMANDS)):
+            logger.warning(
+                "%s lists %s: a job may start any command here; take it out, samfed needs none", target, name
+            )
     content[_KEY] = known + [name for name in (*NEEDED, *more) if name not in known]
     write_json(target, content)
     return target

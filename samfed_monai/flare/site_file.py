@@ -122,15 +122,21 @@ def read_site_file(start: str | Path, site: str | None = None) -> SiteFile:
         raise Refused([Problem(str(path), found=type(content).__name__, expected="an object with paths")])
     _check(path, content, problems)
     problems.refuse_if_any()
-    values: dict[str, Any] = {name: Path(content[name]).expanduser() for name in _PATHS if content.get(name)}
+    values: dict[str, Any] = {name: _place(path, content[name]) for name in _PATHS if content.get(name)}
     values.update({name: content[name] for name in (*_NUMBERS, *_COUNTS, *_WORDS) if content.get(name) is not None})
     return SiteFile(path=path, **values)
+
+
+def _place(path: Path, value: str) -> Path:
+    # from the site's file on: the folder that FLARE works in is the job's
+    return path.parent / Path(value).expanduser()
 
 
 def _find(start: Path, site: str) -> Path:
     named = os.environ.get(VARIABLE)
     if named:
-        path = Path(named) / f"{site}.json" if Path(named).is_dir() else Path(named)
+        path = Path(named).absolute()
+        path = path / f"{site}.json" if path.is_dir() else path
         candidates = [path]
     else:
         candidates = [folder / "local" / NAME for folder in (start.resolve(), *start.resolve().parents)]
@@ -164,7 +170,7 @@ def _check(path: Path, content: dict[str, Any], problems: Problems) -> None:
         problems.add(f"{path.name} -> runs_dir", found="nothing", expected="a folder for runs", mend="add it")
     for name in ("datalist", "data_root"):
         value = content.get(name)
-        if isinstance(value, str) and value and not Path(value).expanduser().exists():
+        if isinstance(value, str) and value and not _place(path, value).exists():
             problems.add(f"{path.name} -> {name}", found=f"{value}, which does not exist", expected="an existing path")
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import read_json, write_text
 from samfed_monai.federation.controller import quorum_of
-from samfed_monai.flare.job import Planned, allow_list_snippet, export_job, planned, this_python
+from samfed_monai.flare.job import Planned, allow_list_snippet, export_job, planned
 from samfed_monai.flare.local import run_poc, write_site_files
 from samfed_monai.flare.local import simulate as run_simulator
 from samfed_monai.flare.session import fetch_results, follow, open_session, submit_job, wait_for_sites
@@ -29,7 +29,7 @@ Options = Mapping[str, Any]
 def export(bundle: str, overrides: Options, arguments: argparse.Namespace, paths: Options) -> None:
     """Writes a job."""
     run = planned(bundle, overrides, here=False)
-    job = _export(run, Path(paths["job"]), _name(arguments, run), python=arguments.python)
+    job = _export(run, Path(paths["job"]), _name(arguments, run))
     classes = job.with_name(f"{job.name}.class_allow_list.json")
     write_text(classes, allow_list_snippet() + "\n")
     logger.info("classes that each participant's local/resources.json has to allow: %s", classes)
@@ -62,7 +62,7 @@ def submit(bundle: str, overrides: Options, arguments: argparse.Namespace, paths
         if not (job / "meta.json").is_file():
             run = planned(bundle, overrides, here=False)
             name = _name(arguments, run)
-            job = _export(run, Path(folder) / name, name, python=arguments.python)
+            job = _export(run, Path(folder) / name, name)
         plan = read_json(job / "app" / "config" / "samfed_plan.json")
         with open_session(kit) as session:
             sites, least = sorted((*plan["sites"], *plan["unseen"])), read_json(job / "meta.json")["min_clients"]
@@ -79,10 +79,10 @@ def submit(bundle: str, overrides: Options, arguments: argparse.Namespace, paths
 WAYS = {"export": export, "simulate": simulate, "poc": poc, "submit": submit}
 
 
-def _export(run: Planned, folder: Path, name: str, *, python: str) -> Path:
+def _export(run: Planned, folder: Path, name: str) -> Path:
     plan = run.plan
     least = quorum_of(len(plan.sites), plan.quorum, allow_single_site=plan.allow_single_site)
-    return export_job(folder, plan.to_json(), run_name=name, min_clients=least, python=python)
+    return export_job(folder, plan.to_json(), run_name=name, min_clients=least)
 
 
 def _prepare(run: Planned, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def _prepare(run: Planned, folder: Path, arguments: argparse.Namespace) -> dict[
     output.mkdir(parents=True, exist_ok=True)
     name = _name(arguments, run)
     files = write_site_files(folder / "sites", run.datalist, run.places, run.sites, threads=arguments.threads)
-    job = _export(run, folder / name, name, python=this_python())
+    job = _export(run, folder / name, name)
     threads = {"OMP_NUM_THREADS": str(arguments.threads)} if arguments.threads else {}
     return {
         "job": job,

@@ -24,7 +24,8 @@ def serve(make_node: Callable[[dict[str, Any], SiteFile], Any]) -> int:
 
     Args:
         make_node: from the settings and the site's file, what answers: ``answer(task, envelope) -> envelope``, with
-            ``state_dict`` and ``load_state_dict`` where it keeps something from round to round.
+            ``state_dict`` and ``load_state_dict`` where it keeps something from round to round, and ``masks_taken``
+            (:meth:`SiteNode.masks_taken`) where it takes soft masks.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     down, up = os.fdopen(int(sys.argv[1]), "rb"), os.fdopen(int(sys.argv[2]), "wb")
@@ -68,10 +69,11 @@ class _Worker:
         from samfed_monai.protocol.transport import Task
 
         self._held = self._held or HeldWeights()
-        task, message = Task(head["task"]), self._held.complete(from_bytes(payload))
         if self._node is None:
             self._node = self.make_node(self.settings, self.files)
             self._state = SiteState(self.settings["state"], self._node)
+        most = getattr(self._node, "masks_taken", int)  # one that knows of none takes none
+        task, message = Task(head["task"]), self._held.complete(from_bytes(payload, max_inflated=most))
         if message.extra.get("model") != "teacher":  # its exam comes before round 0 and looks at no network
             self._state.before(task, message.round)
         reply = self._node.answer(task, message)

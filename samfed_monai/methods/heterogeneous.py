@@ -222,6 +222,11 @@ class PublicMaskSharing(Sharing):
         images = len(self.predictor.dataset)  # type: ignore[arg-type]
         return {Kind.SOFT_MASKS: {MASKS: self.own_masks()[:images]}}
 
+    def masks_taken(self) -> int:
+        if self.exchange is not Travels.PREDICTIONS:
+            return 0
+        return (self.predictor.like(self.network) if self._own is None else self._own).numel()
+
     def reset(self) -> None:
         self._own = None
 

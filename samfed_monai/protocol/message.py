@@ -1,7 +1,7 @@
 """The one message between server and sites: what it holds, what is checked when it arrives, its bytes.
 
 Soft masks travel deflated, as differences between neighbouring pixels (they are smooth); their shapes stand in the
-header, and nothing is inflated beyond what these shapes allow, nor these beyond the largest message.
+header, and nothing is inflated beyond what these shapes allow, nor these beyond what whoever reads it expects.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -276,12 +276,16 @@ def to_bytes(envelope: Envelope) -> bytes:
     return b"".join(tensor_file.pieces(*_packed(envelope)))
 
 
-def from_bytes(payload: bytes, *, max_bytes: int = MAX_BYTES) -> Envelope:
+def from_bytes(
+    payload: bytes, *, max_bytes: int = MAX_BYTES, max_inflated: Callable[[], int] | None = None
+) -> Envelope:
     """Reads a message; what it says is still to be checked with :meth:`Envelope.check`.
 
     Args:
         payload: what arrived.
         max_bytes: longer payloads are refused before a byte of them is decoded.
+        max_inflated: gives the bytes that soft masks may have once inflated, and is asked of a message with soft masks
+            alone; ``None`` is ``max_bytes``.
 
     Raises:
         MessageRefused: too long, not safetensors (a pickle, for instance), or a header that is not ours.
@@ -295,7 +299,7 @@ def from_bytes(payload: bytes, *, max_bytes: int = MAX_BYTES) -> Envelope:
         header, shapes = _header(payload)
         tensors = load(payload)
         if shapes is not None:
-            _check_shapes(shapes, tensors, max_bytes)
+            _check_shapes(shapes, tensors, max_bytes if max_inflated is None else max_inflated())
             tensors = {name: _inflate(tensor, shapes[name]) for name, tensor in tensors.items()}
     except MessageRefused:
         raise

@@ -55,6 +55,13 @@ class Sharing(ABC):
         """
         return {}
 
+    def masks_taken(self) -> int:
+        """Pixels of all soft masks together that :meth:`receive` takes; a message with more is not inflated.
+
+        0 for a sharing that takes none. It is asked before each message with soft masks, and looks at no private image.
+        """
+        return 0
+
     def state_dict(self) -> dict[str, Tensor]:
         """What the next round starts from beside the network, as named tensors; empty for most."""
         return {}

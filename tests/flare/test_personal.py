@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,9 +73,7 @@ def run_both_ways(folder: Path, tmp_path: Path, options: dict[str, Any], **job: 
     assert made.datalist is not None
     JobRun(made.plan, replace(made.places, output_dir=tmp_path / "local")).run()
     simulate(
-        export_job(
-            tmp_path / "job", made.plan.to_json(), run_name="personal", min_clients=2, python=sys.executable, **job
-        ),
+        export_job(tmp_path / "job", made.plan.to_json(), run_name="personal", min_clients=2, **job),
         sites=SITES,
         workspace=tmp_path / "workspace",
         run_folder=run,
@@ -100,8 +97,10 @@ def test_a_sam_whose_lora_alone_travels_is_the_same_in_one_process_and_the_simul
     for entries, builder in tiny_sam.catalogues():
         monkeypatch.setitem(entries, tiny_sam.NAME, builder)
     options = {**SMALL, "batch_size": 1, "local_steps": 2, "variant": "pfedsam", "client#sam_network": tiny_sam.NAME}
-    worker = ["--worker", "tests.flare.tiny_sam"]
-    job = {"controller": "tests.flare.tiny_sam_controller.TinySamController", "client_args": worker}
+    job = {
+        "controller": "tests.flare.tiny_sam_controller.TinySamController",
+        "executor": "tests.flare.executors.TinySamExecutor",
+    }
     run = both_ways(two_sites, tmp_path, options, "mlp.experts.up", **job)
     shared = safe_load(run / "rounds" / "001" / "global.safetensors")
     assert {name.rpartition(".")[2] for name in shared} == {"query_a", "query_b", "value_a", "value_b"}

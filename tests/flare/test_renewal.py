@@ -17,7 +17,7 @@ def test_renewed_masks_give_the_same_bits_in_one_process_and_the_simulator(two_s
     adapter = str(half_teacher.install(monkeypatch.setattr))
     renewal = {"renewal#after": [1], "renewal#views": 2}
     job = {"controller": "tests.flare.half_teacher_controller.HalfTeacherController"}
-    job |= {"client_args": ["--worker", "tests.flare.half_teacher"]}
+    job |= {"executor": "tests.flare.executors.HalfTeacherExecutor"}
     here, there = run_both_ways(two_sites, tmp_path, {**SMALL, **renewal, "adapter": adapter}, **job)
     assert hashes(here) == hashes(there) != {}
     assert read_json(there / "results.json")["teacher"]["renewed_after"] == [1]

@@ -171,6 +171,29 @@ def test_the_teachers_exam_does_not_move_the_state(tmp_path):
     assert again._node.value.item() == 1
 
 
+def test_fault_79_masks_of_the_server_are_inflated_up_to_the_sites_public_set(tmp_path):
+    class TakesNone:
+        def state_dict(self):
+            return {}
+
+        def answer(self, task, message):
+            return Envelope(Kind.METRICS, "site-1", 0, 1)
+
+    class Takes48(TakesNone):
+        def masks_taken(self):
+            return 48
+
+    def answered(node, pixels: int) -> str:
+        masks = {"masks": torch.zeros(pixels, dtype=torch.uint8)}
+        payload = to_bytes(Envelope(Kind.SOFT_MASKS, "site-1", 0, 1, tensors=masks))
+        worker = _Worker({"state": str(tmp_path)}, None, lambda *_: node)  # type: ignore[arg-type]
+        return worker.answer({"task": "train"}, payload)[1]
+
+    assert answered(Takes48(), 48) == ""
+    assert "expected at most 48 bytes, found 49 bytes once inflated" in answered(Takes48(), 49)
+    assert "expected at most 0 bytes, found 1 bytes once inflated" in answered(TakesNone(), 1)
+
+
 def test_states_are_private_to_the_site(tmp_path):
     trained(SiteState(tmp_path, Counter()), 0)
     assert (tmp_path / "000.safetensors").stat().st_mode & 0o777 == 0o600

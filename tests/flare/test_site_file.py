@@ -93,3 +93,19 @@ def test_memory_and_the_folder_of_checkpoints_are_set_without_torch(says, said, 
     monkeypatch.delenv("SAMFED_WEIGHTS", raising=False)
     done = subprocess.run([sys.executable, "-c", SCRIPT, says], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == said
+
+
+def test_relative_paths_start_at_the_file_and_not_at_the_folder_of_the_job(tmp_path, monkeypatch):
+    local, app = tmp_path / "local", tmp_path / "job" / "app"
+    local.mkdir()
+    app.mkdir(parents=True)
+    (local / "list.json").write_text("{}")
+    (app / "list.json").write_text("{}")
+    given = {"datalist": "list.json", "data_root": ".", "cache_dir": "cache", "runs_dir": "runs"}
+    write_json(local / "samfed_site.json", given)
+    monkeypatch.chdir(app)
+    files = read_site_file(app)
+    assert (files.datalist, files.cache_dir) == (local / "list.json", local / "cache")
+    monkeypatch.setenv("SAMFED_SITE", "../../local")
+    write_json(local / "site-1.json", given)
+    assert read_site_file(app, "site-1").datalist.resolve() == local / "list.json"

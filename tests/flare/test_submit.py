@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -69,8 +68,7 @@ def test_a_killed_site_and_an_aborted_job_go_on_to_the_same_model_and_images_sta
     poc.provision(own_files(tmp_path / "files", three_sites, at))
     pairs = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     job = ["samfed_skin", "--datalist", str(three_sites / "list.json"), "--variant", "no_sam", *pairs]
-    python = ["--python", sys.executable]
-    assert main(["flare", "export", *job, "--job", str(tmp_path / "first"), *python]) == 0
+    assert main(["flare", "export", *job, "--job", str(tmp_path / "first")]) == 0
     with Processes() as processes:
         poc.start_server(processes, tmp_path / "server.log")
         for site in SITES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +47,7 @@ def toy_job(folder: Path, **plan: Any) -> Path:
         {"rounds": 3, "run": "abc123", **plan},
         run_name="toy",
         controller="tests.flare.toys.ToyController",
-        client_args=["--worker", "tests.flare.toy_worker"],
-        python=sys.executable,
+        executor="tests.flare.executors.ToyExecutor",
     )
 
 

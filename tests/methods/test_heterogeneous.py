@@ -124,6 +124,15 @@ def test_what_does_not_fit_is_refused_before_a_step(monkeypatch, kind, tensors, 
     assert calls == []
 
 
+def test_fault_79_it_says_how_many_pixels_it_takes_before_its_masks_are_there_and_after():
+    sharing = bench()
+    assert sharing._own is None
+    before = sharing.masks_taken()
+    assert sharing._own is None, "no mask is made for it"
+    assert before == sharing.own_masks().numel() == sharing.masks_taken() > 0
+    assert bench(exchange="weights").masks_taken() == bench(exchange="none").masks_taken() == 0
+
+
 def test_weights_without_the_servers_architecture_are_refused():
     sharing = bench(**{"sharing#server_network": None})
     with pytest.raises(MessageRefused, match="sharing: expected the server's architecture, found no server_network"):

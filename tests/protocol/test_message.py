@@ -349,6 +349,18 @@ def test_fault_79_a_decompression_bomb_is_not_inflated():
     assert peak < 5 * 1024**2
 
 
+def test_fault_79_soft_masks_are_inflated_up_to_what_their_reader_expects_and_others_do_not_ask():
+    payload = forged(PACKED, {"masks": [48]})
+    assert from_bytes(payload, max_inflated=lambda: 48).tensors["masks"].numel() == 48
+    with pytest.raises(MessageRefused, match="expected at most 47 bytes, found 48 bytes once inflated"):
+        from_bytes(payload, max_inflated=lambda: 47)
+
+    def asked() -> int:
+        raise AssertionError("weights are not inflated")
+
+    assert from_bytes(to_bytes(message()), max_inflated=asked).kind is Kind.WEIGHTS
+
+
 @pytest.mark.parametrize(
     ("shapes", "kind", "found"),
     [({"masks": [48]}, Kind.WEIGHTS, "deflated tensors"), (None, Kind.SOFT_MASKS, "plain tensors")],

@@ -1,0 +1,17 @@
+"""Executors of the tests: this package's, with another process that trains."""
+
+from __future__ import annotations
+
+from samfed_monai.flare.executor import SiteExecutor
+
+
+class ToyExecutor(SiteExecutor):
+    worker = "tests.flare.toy_worker"
+
+
+class TinySamExecutor(SiteExecutor):
+    worker = "tests.flare.tiny_sam"
+
+
+class HalfTeacherExecutor(SiteExecutor):
+    worker = "tests.flare.half_teacher"
