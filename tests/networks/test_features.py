@@ -29,5 +29,5 @@ def test_every_map_is_seen_and_changed_inside_the_block_alone(name: str) -> None
 
 
 def test_a_network_without_an_encoder_is_refused() -> None:
-    with pytest.raises(Refused, match="method: .*found Sequential; choose such a network, or set the weight"):
+    with pytest.raises(Refused, match=r"method: .*found Sequential; choose such a network, or set the weight"):
         require_encoder(nn.Sequential(nn.Conv2d(3, 1, 1)), "method")
