@@ -208,6 +208,12 @@ def check_override_ids(
                 continue  # ids of another workflow, checked against that one
             if len(parts) == 1 and _may_be_new(config, layer, parts[0]):
                 continue
+            holder = lookup(below, parts[:-1])
+            target = pairs.get(join_id([*parts[:-1], "_target_"]))
+            if isinstance(target, str) and isinstance(holder, dict) and "_target_" in holder:
+                holder = {**holder, "_target_": target}  # another component stands there from here on
+                if lost(holder, parts[-1:], value, imports=imports is None or layer in imports) is None:
+                    continue
             mend = lost(below, parts, value, imports=imports is None or layer in imports)
             if mend is not None:
                 file = config.layers[0][0]

@@ -167,6 +167,15 @@ def test_a_variant_may_add_a_component_to_a_group(bundle, rewrite: Write):
     assert told(bundle, variant="gentle") == []
 
 
+def test_a_variant_that_changes_a_component_may_set_the_new_ones_arguments(bundle, rewrite: Write):
+    target = "monai.losses.TverskyLoss"
+    rewrite("variants/gentle.json", json.dumps({"loss#_target_": target, "loss#alpha": 0.3}))
+    assert told(bundle, variant="gentle") == []
+    rewrite("variants/gentle.json", json.dumps({"loss#_target_": target, "loss#alhpa": 0.3}))
+    (message,) = told(bundle, variant="gentle")
+    assert message.startswith("gentle.json -> loss#alhpa: expected an id that this workflow has")
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

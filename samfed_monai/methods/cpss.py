@@ -1,0 +1,181 @@
+"""CPSS (arXiv 2106.03422): patches of feature maps swap their styles; adaptation at a new site without source data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from torch import Tensor
+
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.handlers.guide import Guidance
+from samfed_monai.handlers.model_loader import trained_weights
+from samfed_monai.handlers.rounds import in_federation
+from samfed_monai.handlers.term import Term
+from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
+from samfed_monai.networks.features import changed_features, require_encoder
+
+_LEAST = 1e-6  # of a deviation that is divided by: a patch of one value has none to give away
+
+
+def patches_of(features: Tensor, side: int) -> list[Tensor]:
+    """Views of an image's patches, ``side * side`` for each of the batch's images, image by image, row by row.
+
+    Args:
+        features: (B, C, h, w) float.
+        side: patches along each side; those of a size that is no multiple of it differ by one pixel.
+
+    Returns:
+        ``B side^2`` views (C, h', w') of ``features``.
+    """
+    return [
+        patch
+        for image in features
+        for row in image.tensor_split(side, dim=1)
+        for patch in row.tensor_split(side, dim=2)
+    ]
+
+
+def swap_styles(features: Tensor, order: Tensor, side: int) -> Tensor:
+    """Gives patch ``i`` the channels' means and deviations of patch ``order[i]``: ``s_j (x - m_i) / s_i + m_j``.
+
+    Zhao et al. (arXiv 2106.03422, Cross-Patch Style Swap); a style is AdaIN's (Huang and Belongie, arXiv 1703.06868,
+    equation 8), over the patch instead of the image. A patch that keeps its place is returned as it is, to the bit.
+    Styles carry no gradient (ours); contents do.
+
+    Args:
+        features: (B, C, h, w) float.
+        order: (B side^2,) int, a permutation of the patches of :func:`patches_of`.
+        side: patches along each side.
+
+    Returns:
+        (B, C, h, w) float, new.
+    """
+    with torch.no_grad():
+        centre, scale, shift = (torch.full_like(features, value) for value in (0.0, 1.0, 0.0))
+        parts = [patches_of(each, side) for each in (features, centre, scale, shift)]
+        means = [patch.mean(dim=(1, 2), keepdim=True) for patch in parts[0]]
+        deviations = [patch.std(dim=(1, 2), keepdim=True, correction=0) for patch in parts[0]]
+        for place, giver in enumerate(order.tolist()):
+            if giver != place:
+                parts[1][place].copy_(means[place].expand_as(parts[1][place]))
+                ratio = deviations[giver] / deviations[place].clamp(min=_LEAST)
+                parts[2][place].copy_(ratio.expand_as(parts[2][place]))
+                parts[3][place].copy_(means[giver].expand_as(parts[3][place]))
+    return (features - centre) * scale + shift
+
+
+class StyleSwapTerm(Term):
+    """The loss of images whose features have swapped their patches' styles: those of the public set and of the site.
+
+    Both batches pass the network together once more, their fine feature maps in patches with styles in random order, so
+    that public images are seen in the site's styles. Public images are compared with their labels, the site's strong
+    views with the guide's label where it is surer than ``tau``. The paper swaps within its labelled source images,
+    which our sites do not have; sites as domains, and both batches in one, are our reading.
+
+    Args:
+        name: under which the value is logged.
+        guide: who gives the site's labels; ``weak`` is the student itself.
+        tau: least confidence of such a label.
+        side: patches along each side of a map, >= 1; 1 swaps images' styles.
+        stride: feature maps of at most this stride are swapped; the deeper ones are content.
+        labelled: whether public images take part.
+        weight: factor of the term.
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Raises:
+        Refused: an argument out of range; at ``STARTED``, a network whose encoder cannot be reached.
+
+    Example::
+
+        {"_target_": "samfed_monai.methods.cpss.StyleSwapTerm", "side": 2, "stride": 4, "weight": 1.0}
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "style_swap",
+        guide: str = "weak",
+        tau: float = 0.9,
+        side: int = 2,
+        stride: int = 4,
+        labelled: bool = True,
+        weight: float = 1.0,
+        schedule: str = "constant",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        problems = Problems()
+        if not 0 <= tau <= 1:
+            problems.add(f"{self.where}#tau", found=repr(tau), expected="a number in [0, 1]")
+        for key, number in (("side", side), ("stride", stride)):
+            if type(number) is not int or number < 1:
+                problems.add(f"{self.where}#{key}", found=repr(number), expected="a whole number >= 1")
+        problems.refuse_if_any()
+        self.guide, self.tau, self.side, self.stride, self.labelled = guide, tau, side, stride, labelled
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The guide."""
+        return (self.guide,)
+
+    def check(self, engine: Any) -> None:
+        """Looks at the network, too."""
+        super().check(engine)
+        require_encoder(engine.network, self.where)
+
+    def value(self, guidance: Guidance, engine: Any) -> Tensor:
+        """The mean of both batches' losses."""
+        own = guidance.view("image_strong", asked_by=self.where)
+        label, confidence = hard_label(guidance.probabilities(self.guide, asked_by=self.where))
+        sure = (confidence > self.tau).to(confidence.dtype)
+        images, count = own, 0
+        if self.labelled:
+            public = torch.as_tensor(engine.state.batch["image"]).to(own)
+            images, count = torch.cat([public, own]), len(public)
+        with changed_features(engine.network, lambda features: self._swapped(features, images)):
+            logits = engine.inferer(images, engine.network)
+        value = weighted_pseudo_label_loss(logits[count:], label, sure)
+        if not self.labelled:
+            return value
+        truth = torch.as_tensor(engine.state.batch["label"]).to(own.device)
+        return (engine.loss_function(logits[:count], truth) + value) / 2
+
+    def _swapped(self, features: Tensor, images: Tensor) -> Tensor:
+        if features.shape[-1] * self.stride < images.shape[-1] or min(features.shape[-2:]) < 2 * self.side:
+            return features
+        return swap_styles(features, torch.randperm(len(features) * self.side**2), self.side)
+
+
+class AdaptFrom:
+    """Begins a site's own run from the model of a federation that it took no part in (Zhao et al., stage 2).
+
+    Args:
+        path: a model file, or ``None``, which begins as the bundle says.
+
+    Raises:
+        Refused: at ``STARTED``, in a federation, whose rounds begin with the server's model; weights of another
+            network.
+
+    Example::
+
+        "before#adapt": {"_target_": "samfed_monai.methods.cpss.AdaptFrom", "path": "@model"}
+    """
+
+    def __init__(self, *, path: str | Path | None = None) -> None:
+        self.path = path
+
+    def attach(self, engine: Any) -> None:
+        """Binds to a trainer, before everything that copies its network."""
+        if self.path is not None:
+            engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Any) -> None:
+        """Loads the model."""
+        if in_federation(engine):
+            expected, mend = "one site's own run", "leave `model` out with samfed federate, or run train.json alone"
+            raise Refused([Problem("before#adapt (AdaptFrom)", found="a federation", expected=expected, mend=mend)])
+        engine.network.load_state_dict(trained_weights(engine.network, str(self.path)), strict=False)

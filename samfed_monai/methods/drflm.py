@@ -1,0 +1,146 @@
+"""DRFLM (arXiv 2204.07742): sites whose loss is large weigh more, and each trains on mixtures of its own images."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from samfed_monai.core.errors import Problems
+from samfed_monai.handlers.guide import Guidance
+from samfed_monai.handlers.term import Term
+from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
+from samfed_monai.methods.site_weights import LearnedWeights, onto_simplex
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Ascent(str, Enum):
+    """How weights climb the losses."""
+
+    MIRROR = "mirror"
+    PROJECTED = "projected"
+
+
+def ascended(weights: Tensor, losses: Tensor, step: float, *, ascent: str = "mirror") -> Tensor:
+    """One step up ``sum_i lambda_i f_i`` on the simplex, in lambda.
+
+    ``mirror`` is ``lambda_i exp(step f_i) / sum_j lambda_j exp(step f_j)``, ``projected`` is the nearest point of the
+    simplex to ``lambda + step f``. Only differences of losses matter: equal ones, and a step of 0, return ``weights``
+    themselves.
+
+    Args:
+        weights: (N,) float, on the simplex.
+        losses: (N,) float, one of each site.
+        step: >= 0.
+        ascent: a value of :class:`Ascent`.
+
+    Returns:
+        (N,) float64 on the simplex.
+    """
+    if step == 0 or bool((losses == losses[0]).all()):
+        return weights.double()
+    rise = step * (losses.double() - losses.double().max())  # from 0 down: no exponential overflows
+    if Ascent(ascent) is Ascent.PROJECTED:
+        return onto_simplex(weights.double() + rise)
+    grown = weights.double() * rise.exp()
+    return grown / grown.sum() if grown.sum() > 0 else weights.double()
+
+
+class DistributionallyRobust(LearnedWeights):
+    """``min_w max_lambda sum_i lambda_i f_i(w)`` over the simplex (DRFLM: Wu et al., arXiv 2204.07742).
+
+    Our reading: we had the paper's abstract and the minimax objective that it shares with agnostic federated learning
+    (Mohri et al., arXiv 1902.00146, equation 4), not its algorithm. ``f_i`` is the mean of one term of the loss over
+    the site's local epoch; the paper samples sites by lambda, here all answer and lambda weighs them. lambda begins at
+    the sites' shares of all images, so that a step of 0 is FedAvg to the bit.
+
+    Args:
+        number: the term whose mean is ``f_i``; one that looks at the site's own images.
+        step: size of a step in lambda, >= 0; 0 is FedAvg.
+        ascent: ``mirror`` or ``projected``.
+
+    Raises:
+        Refused: an option out of its range.
+
+    Example::
+
+        "strategy": {"_target_": "samfed_monai.methods.drflm.DistributionallyRobust", "step": 0.1}
+    """
+
+    def __init__(self, *, number: str = "local_mixup", step: float = 0.1, ascent: str = "mirror") -> None:
+        problems, known = Problems(), [each.value for each in Ascent]
+        if not (isinstance(step, (int, float)) and step >= 0):
+            problems.add("strategy#step", found=repr(step), expected="a number >= 0")
+        if ascent not in known:
+            problems.add("strategy#ascent", found=repr(ascent), expected=f"one of {known}")
+        problems.refuse_if_any()
+        super().__init__(number=number, alike=False)
+        self.step, self.ascent = float(step), ascent
+
+    def moved(self, round: int, weights: Tensor, numbers: Tensor) -> Tensor | None:
+        return None if self.step == 0 else ascended(weights, numbers, self.step, ascent=self.ascent)
+
+
+class LocalMixUpTerm(Term):
+    """``a L(mixed, y) + (1 - a) L(mixed, y')`` on ``a x + (1 - a) x'``: mixup at the site (DRFLM, abstract).
+
+    Zhang et al. (arXiv 1710.09412); ``a`` is drawn from Beta(alpha, alpha), one for a batch, and ``x'`` is the
+    neighbour of ``x`` in it. DRFLM's sites have labels; ours have none, so labels are the guide's, where it is surer
+    than ``tau``, on both sides (SemiFL's term takes those of ``x'`` everywhere).
+
+    Args:
+        name: under which the value is logged.
+        guide: who gives the labels; ``weak`` is the student itself.
+        tau: least confidence of a label.
+        alpha: of the Beta distribution, > 0.
+        weight: factor of the term.
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Raises:
+        Refused: an argument out of range.
+
+    Example::
+
+        {"_target_": "samfed_monai.methods.drflm.LocalMixUpTerm", "guide": "weak", "tau": 0.9, "alpha": 0.2}
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "local_mixup",
+        guide: str = "weak",
+        tau: float = 0.9,
+        alpha: float = 0.2,
+        weight: float = 1.0,
+        schedule: str = "gaussian_ramp",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        problems = Problems()
+        if not 0 <= tau <= 1:
+            problems.add(f"{self.where}#tau", found=repr(tau), expected="a number in [0, 1]")
+        if not alpha > 0:
+            problems.add(f"{self.where}#alpha", found=repr(alpha), expected="a number > 0")
+        problems.refuse_if_any()
+        self.guide, self.tau = guide, tau
+        self._beta = torch.distributions.Beta(torch.tensor(float(alpha)), torch.tensor(float(alpha)))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The guide."""
+        return (self.guide,)
+
+    def value(self, guidance: Guidance, engine: Any) -> Tensor:
+        """The loss of the mixture."""
+        image = guidance.view("image", asked_by=self.where)
+        label, confidence = hard_label(guidance.probabilities(self.guide, asked_by=self.where))
+        sure = (confidence > self.tau).to(confidence.dtype)
+        share = float(self._beta.sample())
+        logits = engine.inferer(torch.lerp(image.roll(1, 0), image, share), engine.network)
+        own = weighted_pseudo_label_loss(logits, label, sure)
+        other = weighted_pseudo_label_loss(logits, label.roll(1, 0), sure.roll(1, 0))
+        return share * own + (1 - share) * other

@@ -1,0 +1,113 @@
+"""FedGIN (arXiv 2508.05137): random non-linear intensities as a view; every site normalises by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from samfed_monai.core.errors import Problems
+from samfed_monai.transforms import StrongViewd
+
+
+def random_intensities(image: Tensor, *, generator: torch.Generator, layers: int = 4, width: int = 2) -> Tensor:
+    """``g(x)``: an image through a small convolutional network of random weights, which blurs little and moves nothing.
+
+    Ouyang et al. (arXiv 2111.12525, section III-B, GIN): each layer has kernels of 1 or 3 pixels a side, weights and
+    biases drawn from N(0, 1), and a leaky ReLU behind it but for the last.
+
+    Args:
+        image: (C, H, W) float.
+        generator: source of all weights, on the CPU.
+        layers: convolutions, >= 1.
+        width: channels between them.
+
+    Returns:
+        (C, H, W) float, not bounded.
+    """
+    changed = image[None]
+    for layer in range(layers):
+        inputs, last = changed.shape[1], layer == layers - 1
+        outputs = image.shape[0] if last else width
+        side = 1 + 2 * int(torch.randint(2, (1,), generator=generator))
+        weights = torch.randn(outputs, inputs, side, side, generator=generator).to(image)
+        shifts = torch.randn(outputs, generator=generator).to(image)
+        changed = functional.conv2d(changed, weights, shifts, padding=side // 2)
+        if not last:
+            changed = functional.leaky_relu(changed)
+    return changed[0]
+
+
+def mixed_intensities(image: Tensor, changed: Tensor, alpha: float) -> Tensor:
+    """``y = alpha g(x) + (1 - alpha) x``, scaled so that ``|y| = |x|`` (Frobenius; GIN, equation 3).
+
+    ``alpha = 0`` returns ``image`` itself, and so do a mixture of norm 0 and one that is not finite.
+
+    Args:
+        image, changed: (C, H, W) float.
+        alpha: in [0, 1].
+
+    Returns:
+        (C, H, W) float; values may leave [0, 1].
+    """
+    if alpha == 0:
+        return image
+    mixed = torch.lerp(image, changed, alpha)
+    norm = torch.linalg.vector_norm(mixed)
+    return mixed * (torch.linalg.vector_norm(image) / norm) if 0 < float(norm) < float("inf") else image
+
+
+class IntensityViewd(StrongViewd):
+    """The strong view, with its intensities bent by a random network: FedGIN's augmentation (Nagaraju et al.).
+
+    alpha is drawn evenly from ``[0, most]``, for each image anew. It never moves a pixel, labels and soft masks of the
+    weak view hold for it. Values may leave [0, 1], since the norm is kept. Random numbers are the transform's own, so a
+    round stays a function of (seed, site, round).
+
+    Args:
+        keys, output_key: as for :class:`StrongViewd`.
+        most: greatest alpha, in [0, 1]; 0 is :class:`StrongViewd` to the bit.
+        layers, width: of :func:`random_intensities` (GIN: 4 and 2).
+        strong: further arguments of :class:`StrongViewd`.
+
+    Raises:
+        Refused: an argument out of range.
+
+    Example::
+
+        "strong_view#_target_": "samfed_monai.methods.fedgin.IntensityViewd", "strong_view#most": 1.0
+    """
+
+    def __init__(
+        self,
+        keys: Any = "image",
+        output_key: Any = "image_strong",
+        *,
+        most: float = 1.0,
+        layers: int = 4,
+        width: int = 2,
+        **strong: Any,
+    ) -> None:
+        problems = Problems()
+        if not 0 <= most <= 1:
+            problems.add("IntensityViewd -> most", found=repr(most), expected="0 to 1")
+        for name, number in (("layers", layers), ("width", width)):
+            if type(number) is not int or number < 1:
+                problems.add(f"IntensityViewd -> {name}", found=repr(number), expected="a whole number >= 1")
+        problems.refuse_if_any()
+        super().__init__(keys, output_key, **strong)
+        self.most, self.layers, self.width = float(most), layers, width
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        result = super().__call__(data)
+        if self.most == 0:
+            return result
+        for _, output_key in self.key_iterator(data, self.output_keys):
+            generator = torch.Generator().manual_seed(int(self.R.randint(2**31 - 1)))
+            image, alpha = result[output_key], self.most * float(torch.rand(1, generator=generator))
+            changed = random_intensities(image, generator=generator, layers=self.layers, width=self.width)
+            result[output_key] = mixed_intensities(image, changed, alpha)
+        return result

@@ -1,0 +1,298 @@
+"""FedSemiDG's FGASL (arXiv 2501.07378): weights by generalisation gaps, two guides, features that bear dropout."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
+from ignite.engine import Events
+from monai.engines.utils import IterationEvents
+from monai.networks.utils import eval_mode
+from torch.nn import functional
+
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.handlers.guide import Guidance, say_read
+from samfed_monai.handlers.records import record
+from samfed_monai.handlers.rounds import round_of
+from samfed_monai.handlers.term import Term
+from samfed_monai.losses import hard_label, logits_kl, probabilities, weighted_pseudo_label_loss
+from samfed_monai.methods.site_weights import LearnedWeights
+from samfed_monai.networks.features import feature_dropout, require_encoder
+from samfed_monai.networks.intake import head_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from torch import Tensor, nn
+    from torch.utils.hooks import RemovableHandle
+
+    from samfed_monai.handlers.guide import GlobalGuide
+
+GAP = "generalisation_gap"
+
+
+def moved_by_gaps(weights: Tensor, gaps: Tensor, round: int, rounds: int, *, step: float = 0.05) -> Tensor:
+    """``a_k += (step / 3) (1 - r / R) g_k / max |g|``, cut to [0, 1] and divided by their sum (FGASL's code, GAA).
+
+    Gaps that are all equal return ``weights`` themselves: what is added to all alike is divided out again.
+
+    Args:
+        weights: (N,) float, on the simplex.
+        gaps: (N,) float, one of each site.
+        round, rounds: r from 0, and R.
+        step: s >= 0.
+
+    Returns:
+        (N,) float64 on the simplex.
+    """
+    weights, gaps = weights.double(), gaps.double()
+    largest = gaps.abs().max()
+    if largest == 0 or bool((gaps == gaps[0]).all()):
+        return weights
+    moved = (weights + step / 3 * (1 - round / rounds) * gaps / largest).clamp(0, 1)
+    return moved / moved.sum() if moved.sum() > 0 else torch.full_like(weights, 1 / len(weights))
+
+
+class GeneralisationAware(LearnedWeights):
+    """Sites whose training went farther from the global model weigh more (Deng et al., arXiv 2501.07378, GAA).
+
+    A site's gap is what its :class:`GapMeter` says. The weights begin alike, as in the authors' code. There a round is
+    averaged with weights that its own gaps have moved, from the second round on; here a round's gaps move the weights
+    of the next, so that the server need not hold all answers (ours).
+
+    Args:
+        step: s, >= 0; 0 is the mean of sites that weigh alike.
+
+    Raises:
+        Refused: a step below 0.
+
+    Example::
+
+        "strategy": {"_target_": "samfed_monai.methods.fedsemidg.GeneralisationAware", "step": 0.05}
+    """
+
+    def __init__(self, *, step: float = 0.05) -> None:
+        if not (isinstance(step, (int, float)) and step >= 0):
+            raise Refused([Problem("strategy#step", found=repr(step), expected="a number >= 0")])
+        super().__init__(number=GAP, alike=True)
+        self.step = float(step)
+
+    def moved(self, round: int, weights: Tensor, numbers: Tensor) -> Tensor | None:
+        return moved_by_gaps(weights, numbers, round, self.server.rounds, step=self.step)
+
+
+class GapMeter:
+    """Says, as a mean of the round, ``KL(global || own)`` over weak views of the site's images, in nats a pixel.
+
+    Both networks are in eval mode: the one that the round began with, and the one that it ended with. The authors' code
+    looks at every image of the site, this at the first ``batches`` of a round's order. List it after ``TermLogger``.
+
+    Args:
+        loader: the unlabelled images' loader.
+        guide: the round's global network.
+        batches: how many it looks at, >= 1.
+
+    Raises:
+        Refused: fewer than one batch.
+
+    Example::
+
+        "after#gap": {
+            "_target_": "samfed_monai.methods.fedsemidg.GapMeter",
+            "loader": "@unlabelled#dataloader", "guide": "@guides#global"
+        }
+    """
+
+    def __init__(self, *, loader: Iterable[Mapping[str, Any]], guide: GlobalGuide, batches: int = 4) -> None:
+        if type(batches) is not int or batches < 1:
+            raise Refused([Problem("after#gap#batches", found=repr(batches), expected="a whole number >= 1")])
+        self.loader, self.guide, self.batches = loader, guide, batches
+
+    def attach(self, engine: Any) -> None:
+        """Binds to a trainer."""
+        say_read(engine, (self.guide.name,))
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    @torch.no_grad()
+    def __call__(self, engine: Any) -> None:
+        """Adds the gap to the means of the round."""
+        gaps = []
+        for batch in islice(iter(self.loader), self.batches):
+            image = batch["image"].to(engine.state.device)
+            old = torch.logit(self.guide({"image": image}, engine).float(), eps=1e-6)
+            with eval_mode(engine.network):
+                own = engine.inferer(image, engine.network).float()
+            if own.shape[1] > 1:
+                old = self.guide({"image": image}, engine).float().clamp(min=1e-6).log()
+            gaps.append(logits_kl(own, old, temperature=1.0))
+        if gaps:
+            means = dict(getattr(engine.state, "term_means", None) or {})
+            engine.state.term_means = {**means, GAP: float(torch.stack(gaps).mean())}
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Entropy of each pixel in nats, (B, 1, H, W): of Bernoulli for one channel, categorical over more."""
+    p = probabilities.float().clamp(1e-8, 1 - 1e-7)
+    if p.shape[1] == 1:
+        return -(p * p.log() + (1 - p) * (1 - p).log())
+    return -(p * p.log()).sum(dim=1, keepdim=True)
+
+
+def share_at(progress: float, *, start: float = 0.15, end: float = 0.3) -> float:
+    """``rho``: the quantile of the labelled batch's entropies, in a straight line over the run."""
+    return start + (end - start) * progress
+
+
+class DualGuideTerm(Term):
+    """Labels of two guides' mean, where both are sure by the measure of the labelled batch (FGASL's code, DR).
+
+    The label is that of ``(p_first + p_second) / 2``; a pixel counts where the mean of both entropies is at most a
+    threshold. That is the ``rho`` quantile of the labelled batch's entropies, rho from ``start`` to ``end`` over the
+    run, averaged over steps with ``memory``. Ours: the average begins anew with each round, at its first batch (it
+    began at 0 and went on through the run), and the loss is that of every other row, normalised by the sum of weights.
+
+    Records ``dual_sure``, the share of pixels that count.
+
+    Args:
+        name: under which the value is logged.
+        first, second: the guides: the round's global network, and an average of the student.
+        start, end: rho, in (0, 1), ascending.
+        memory: part of the old threshold that is kept at each step, in [0, 1).
+        weight: factor of the term.
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Raises:
+        Refused: an argument out of range.
+
+    Example::
+
+        {"_target_": "samfed_monai.methods.fedsemidg.DualGuideTerm", "first": "global", "second": "ema"}
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "dual_guide",
+        first: str = "global",
+        second: str = "ema",
+        start: float = 0.15,
+        end: float = 0.3,
+        memory: float = 0.9,
+        weight: float = 1.0,
+        schedule: str = "constant",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        problems = Problems()
+        if not 0 < start <= end < 1:
+            found, expected = f"{start!r} to {end!r}", "two quantiles in (0, 1), ascending"
+            problems.add(f"{self.where}#start", found=found, expected=expected)
+        if not 0 <= memory < 1:
+            problems.add(f"{self.where}#memory", found=repr(memory), expected="a number in [0, 1)")
+        problems.refuse_if_any()
+        self.first, self.second, self.start, self.end, self.memory = first, second, start, end, memory
+        self._threshold: Tensor | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Both guides."""
+        return (self.first, self.second)
+
+    def attach(self, engine: Any) -> None:
+        """Binds the term; a round begins without a threshold."""
+        super().attach(engine)
+        engine.add_event_handler(Events.STARTED, self._forget)
+
+    def _forget(self, engine: Any) -> None:
+        self._threshold = None
+
+    def value(self, guidance: Guidance, engine: Any) -> Tensor:
+        """The loss of the strong view against the guides' label."""
+        one, other = (guidance.probabilities(name, asked_by=self.where) for name in self.needs)
+        with torch.no_grad():
+            label, _ = hard_label((one + other) / 2)
+            sure = ((entropy(one) + entropy(other)) / 2 <= self._moved(engine)).to(one.dtype)
+        record(engine, "dual_sure", sure.mean())
+        return weighted_pseudo_label_loss(guidance.student, label, sure)
+
+    def _moved(self, engine: Any) -> Tensor:
+        number, rounds = round_of(engine)
+        steps = engine.state.epoch_length or 1
+        step = (engine.state.iteration - 1) % steps
+        share = share_at((number + step / steps) / rounds, start=self.start, end=self.end)
+        found = entropy(probabilities(engine.state.output["pred"].detach())).flatten().quantile(share)
+        old = self._threshold
+        self._threshold = found if old is None else self.memory * old + (1 - self.memory) * found
+        return self._threshold
+
+
+class DropoutAlignmentTerm(Term):
+    """``mean |f - f'|^2`` of the strong view's last features without and with channels dropped (FGASL, PIA).
+
+    Features are the input of the network's head; ``f'`` comes of encoder maps of which each channel is dropped with a
+    chance of ``drop``. Both have a gradient. It costs one more forward and backward pass a step. Our reading aligns the
+    unlabelled images, the authors' code the labelled ones, too.
+
+    Args:
+        network: the site's network.
+        name: under which the value is logged.
+        drop: chance of a channel, in [0, 1); 0 is a value of 0 but for the network's own randomness.
+        weight: factor of the term.
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Raises:
+        Refused: an argument out of range; a network whose encoder or head cannot be reached.
+
+    Example::
+
+        {"_target_": "samfed_monai.methods.fedsemidg.DropoutAlignmentTerm", "network": "@network", "weight": 0.3}
+    """
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        name: str = "alignment",
+        drop: float = 0.3,
+        weight: float = 0.3,
+        schedule: str = "constant",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        if not 0 <= drop < 1:
+            raise Refused([Problem(f"{self.where}#drop", found=repr(drop), expected="a chance in [0, 1)")])
+        require_encoder(network, self.where)
+        self.drop, self._head = drop, head_of(network)
+        self._features: list[Tensor] = []
+        self._hook: RemovableHandle | None = None
+
+    def attach(self, engine: Any) -> None:
+        """Binds the term; it listens for one iteration at a time, since guides copy the network between them."""
+        super().attach(engine)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._listen)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._stop)
+        engine.add_event_handler(Events.STARTED, self._stop)
+
+    def value(self, guidance: Guidance, engine: Any) -> Tensor:
+        """The mean squared difference."""
+        clean = self._features[-1]
+        with feature_dropout(engine.network, self.drop):
+            engine.inferer(guidance.view("image_strong", asked_by=self.where), engine.network)
+        return functional.mse_loss(self._features[-1].float(), clean.float())
+
+    def _keep(self, head: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if head.training and torch.is_grad_enabled():
+            self._features.append(inputs[0])
+
+    def _listen(self, engine: Any) -> None:
+        self._stop(engine)
+        self._hook = self._head.register_forward_pre_hook(self._keep)
+
+    def _stop(self, engine: Any) -> None:
+        self._features.clear()
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None

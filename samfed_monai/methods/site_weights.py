@@ -1,0 +1,139 @@
+"""What rules that learn the sites' weights have in common: a point of the simplex in place of numbers of images."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from samfed_monai.core.errors import Problem
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.protocol.message import Envelope, MessageRefused
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from samfed_monai.protocol.strategy import Server
+
+_WEIGHTS, _IMAGES = "site_weights", "site_images"
+_WHOLE = 2**40  # a weight of 1 in whole numbers, as which FedAvg counts; a millionth of a millionth is lost
+
+
+def onto_simplex(point: Tensor) -> Tensor:
+    """The nearest point of the simplex, ``argmin |w - point|`` with ``w >= 0`` and ``sum w = 1``.
+
+    Duchi et al. (ICML 2008, figure 1): entries above a threshold are lowered by it, the others are 0.
+
+    Args:
+        point: (N,) float.
+
+    Returns:
+        (N,) float64 in [0, 1].
+    """
+    ordered = point.double().sort(descending=True).values
+    beyond = (ordered.cumsum(0) - 1) / torch.arange(1, len(ordered) + 1)
+    kept = int((ordered > beyond).sum())
+    return (point.double() - beyond[kept - 1]).clamp(min=0, max=1)
+
+
+class LearnedWeights(FedAvg):
+    """FedAvg whose weights are learned from a number that each site says: the mean of a loss, a gap.
+
+    A round is averaged with the weights that the rounds before have led to, so that answers need not wait for each
+    other and two models stay the whole of the memory; what sites say in it moves the weights of the next
+    (:meth:`moved`). They begin as shares of all images, or alike. A site that did not answer keeps its weight and says
+    what the others say on average. It believes what sites say: one that overstates its number gains weight.
+
+    Args:
+        number: the mean of a term of the bundle, by its name, that decides.
+        alike: whether sites begin with one weight each, instead of by their images.
+    """
+
+    def __init__(self, *, number: str, alike: bool) -> None:
+        super().__init__()
+        self.number, self.alike = number, alike
+        self._weights: dict[str, float] = {}
+        self._images: dict[str, int] = {}
+        self._numbers: dict[str, float] = {}
+
+    @abstractmethod
+    def moved(self, round: int, weights: Tensor, numbers: Tensor) -> Tensor | None:
+        """Weights of the next round, or ``None`` for those of this one.
+
+        Args:
+            round: from 0.
+            weights, numbers: (N,) float64, in the order of :attr:`Server.sites`.
+
+        Returns:
+            (N,) float64 on the simplex.
+        """
+
+    def attach(self, server: Server) -> LearnedWeights:
+        super().attach(server)
+        self._weights, self._images, self._numbers = {}, {}, {}
+        if self.alike:
+            self._weights = dict.fromkeys(server.sites, 1 / len(server.sites))
+        return self
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Of the next round by site; empty as long as they are the shares of all images."""
+        return self._weights
+
+    def configure(self, round: int) -> dict[str, Envelope]:
+        self._numbers = {}
+        return super().configure(round)
+
+    def accept(self, round: int, site: str, update: Envelope) -> None:
+        name = f"term_{self.number}"
+        if name not in update.metrics:
+            expected = f"the mean of the term {self.number!r}, which decides this site's weight"
+            mend = "let strategy -> number be a term of the bundle that is on"
+            raise MessageRefused([Problem(f"message -> metrics -> {name}", "nothing", expected, mend)])
+        count = _as_count(self._weights[site]) if self._weights else update.n
+        super().accept(round, site, replace(update, n=count))
+        self._numbers[site], self._images[site] = float(update.metrics[name]), update.n
+
+    def finish(self, round: int) -> None:
+        super().finish(round)
+        if not self._numbers:
+            return
+        sites = self.server.sites
+        mean = sum(self._numbers.values()) / len(self._numbers)
+        numbers = torch.tensor([self._numbers.get(site, mean) for site in sites], dtype=torch.float64)
+        weights = self.moved(round, self._now(), numbers)
+        if weights is not None:
+            self._weights = dict(zip(sites, weights.tolist(), strict=True))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        sites, state = self.server.sites, super().state_dict()
+        if self._images:
+            state[_IMAGES] = torch.tensor([self._images.get(site, 0) for site in sites])
+        if self._weights:
+            state[_WEIGHTS] = torch.tensor([self._weights[site] for site in sites], dtype=torch.float64)
+        return state
+
+    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(weights, state)
+        sites, self._numbers = self.server.sites, {}
+        images, learned = state.get(_IMAGES), state.get(_WEIGHTS)
+        pairs = [] if images is None else zip(sites, images.tolist(), strict=True)
+        self._images = {site: count for site, count in pairs if count}
+        if learned is not None:
+            self._weights = dict(zip(sites, learned.tolist(), strict=True))
+
+    def _now(self) -> Tensor:
+        sites, images = self.server.sites, self._images
+        if self._weights:
+            return torch.tensor([self._weights[site] for site in sites], dtype=torch.float64)
+        mean = sum(images.values()) / len(images)
+        counts = torch.tensor([float(images.get(site, mean)) for site in sites], dtype=torch.float64)
+        return counts / counts.sum()
+
+
+def _as_count(weight: float) -> int:
+    """A weight in [0, 1] as the whole number that FedAvg counts it as; at least 1, so that no round is without one."""
+    return max(1, round(weight * _WHOLE))

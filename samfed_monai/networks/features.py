@@ -1,0 +1,102 @@
+"""Features on their way from a network's encoder to its decoder, changed for the time of a block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from samfed_monai.core.errors import Problem, Refused
+
+Handle = Any
+
+
+@contextmanager
+def changed_features(network: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside the block, each feature map on its way from encoder to decoder is what ``change`` makes of it.
+
+    It works for networks with an ``encoder`` that returns a list of feature maps (those of
+    segmentation_models_pytorch, MONAI's FlexibleUNet), deepest last, and for MONAI's BasicUNet, deepest first.
+
+    Args:
+        network: left as it was afterwards.
+        change: from (B, C, h, w) to the same shape; called once for each map, in the order of the network's.
+
+    Raises:
+        Refused: a network that does not show its encoder.
+    """
+    handles = _hooks(network, change)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def feature_dropout(network: nn.Module, drop: float = 0.5) -> Iterator[None]:
+    """Inside the block, each channel of each feature map on its way to the decoder is zeroed with a chance.
+
+    Those that stay are scaled by ``1 / (1 - drop)`` (``dropout2d``), in eval mode as well. For which networks:
+    :func:`changed_features`.
+
+    Args:
+        network: left as it was afterwards.
+        drop: chance of a channel, in [0, 1).
+
+    Raises:
+        Refused: a network that does not show its encoder.
+    """
+    with changed_features(network, lambda features: functional.dropout2d(features, drop, training=True)):
+        yield
+
+
+def require_encoder(network: nn.Module, asked_by: str) -> None:
+    """Refuses a network whose features :func:`feature_dropout` could not reach.
+
+    Args:
+        network: the network.
+        asked_by: who needs it, for the message.
+    """
+    try:
+        handles = _hooks(network, lambda features: features)
+    except Refused as refused:
+        problem = refused.problems[0]
+        raise Refused([Problem(asked_by, problem.found, problem.expected, problem.mend)]) from None
+    for handle in handles:
+        handle.remove()
+
+
+def _hooks(network: nn.Module, change: Callable[[Tensor], Tensor]) -> list[Handle]:
+    encoder = getattr(network, "encoder", None)
+    if isinstance(encoder, nn.Module):
+        return [encoder.register_forward_hook(lambda _, inputs, output: _encoded(inputs, output, change))]
+    stages = [getattr(network, f"upcat_{stage}", None) for stage in (4, 3, 2, 1)]
+    if all(isinstance(stage, nn.Module) for stage in stages):
+        return [  # BasicUNet: the deepest stage takes two maps of the encoder, the others one beside their own
+            stage.register_forward_pre_hook(lambda _, inputs, first=index == 0: _joined(inputs, first, change))
+            for index, stage in enumerate(stages)
+            if stage is not None
+        ]
+    expected = "an encoder that returns its feature maps (segmentation_models_pytorch, FlexibleUNet, BasicUNet)"
+    mend = "choose such a network, or set the weight of what looks at features to 0"
+    raise Refused([Problem("feature_dropout", type(network).__name__, expected, mend)])
+
+
+def _encoded(inputs: tuple[Any, ...], output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(output, Tensor):
+        return change(output)
+    if not isinstance(output, (list, tuple)) or not all(isinstance(each, Tensor) for each in output):
+        found = f"an encoder that returns {type(output).__name__}"
+        raise Refused([Problem("feature_dropout", found, "a list of feature maps (B, C, H, W)")])
+    # the encoders of segmentation_models_pytorch return the image itself as their first map
+    changed = [each if each is inputs[0] else change(each) for each in output]
+    return type(output)(changed)
+
+
+def _joined(inputs: tuple[Any, ...], first: bool, change: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
+    below, skip, *rest = inputs
+    return (change(below) if first else below, None if skip is None else change(skip), *rest)

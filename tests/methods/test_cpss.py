@@ -1,0 +1,92 @@
+"""CPSS: styles of patches swapped exactly, the term, and adaptation at a new site."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import save_tensors
+from samfed_monai.handlers import TermLogger
+from samfed_monai.methods.cpss import AdaptFrom, StyleSwapTerm, patches_of, swap_styles
+from tests.handlers.toy import next_round, same, toy_network, toy_trainer, weights
+
+
+def maps(seed: int, batch: int = 2, height: int = 9, width: int = 8) -> torch.Tensor:
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def styles(features: torch.Tensor, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+    found = patches_of(features, side)
+    return (
+        torch.stack([patch.mean(dim=(1, 2)) for patch in found]),
+        torch.stack([patch.std(dim=(1, 2), correction=0) for patch in found]),
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 3))
+def test_the_identity_is_the_identity_and_styles_are_swapped_exactly(seed, side):
+    features = maps(seed)
+    count = 2 * side**2
+    assert torch.equal(swap_styles(features, torch.arange(count), side), features)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    means, deviations = styles(features, side)
+    new_means, new_deviations = styles(swap_styles(features, order, side), side)
+    torch.testing.assert_close(new_means, means[order])
+    torch.testing.assert_close(new_deviations, deviations[order])
+
+
+def test_two_patches_by_hand():
+    features = torch.tensor([[[[1.0, 3.0, 10.0, 30.0]]]]).repeat(1, 1, 2, 1)
+    swapped = swap_styles(features, torch.tensor([1, 0, 3, 2]), 2)
+    torch.testing.assert_close(swapped, torch.tensor([[[[10.0, 30.0, 1.0, 3.0]]]]).repeat(1, 1, 2, 1))
+
+
+def test_a_patch_of_one_value_gives_its_mean_and_takes_one():
+    features = torch.cat([torch.full((1, 1, 2, 2), 5.0), torch.tensor([[[[0.0, 2.0], [0.0, 2.0]]]])])
+    swapped = swap_styles(features, torch.tensor([1, 0]), 1)
+    assert swapped.flatten().tolist() == [1.0] * 4 + [5.0] * 4
+
+
+def test_the_contents_have_the_gradient():
+    features = maps(0).requires_grad_()
+    swap_styles(features, torch.tensor([1, 0]), 1).square().sum().backward()
+    assert features.grad is not None
+    assert bool((features.grad != 0).any())
+
+
+def test_arguments_out_of_range_are_refused_together():
+    with pytest.raises(Refused, match=r"(?s)style_swap#tau: .*2.*style_swap#side: .*0.*style_swap#stride: .*1\.5"):
+        StyleSwapTerm(tau=2, side=0, stride=1.5)  # type: ignore[arg-type]
+
+
+def test_the_variant_trains_and_hooks_are_gone(build):
+    workflow = build("cpss")
+    workflow.run()
+    assert workflow.trainer.state.term_means["style_swap"] > 0
+    assert not any(module._forward_pre_hooks for module in workflow.trainer.network.children())
+
+
+def test_a_new_site_begins_with_the_given_model_and_learns_from_its_own_images(build, tmp_path):
+    first = build("cpss", epochs=1)
+    given_model = weights(first.trainer.network)
+    save_tensors(tmp_path / "model.safetensors", given_model, {})
+    still = {"learning_rate": 0.0, "model": str(tmp_path / "model.safetensors"), "seed": 7}
+    adapted = build("cpss_adapt", **still, **{"optimizer#weight_decay": 0.0})
+    adapted.run()
+    trained = dict(adapted.trainer.network.named_parameters())
+    assert all(torch.equal(given_model[name], weight) for name, weight in trained.items())
+    moved = build("cpss_adapt", **{**still, "learning_rate": 0.01})
+    moved.run()
+    assert not same(given_model, weights(moved.trainer.network))
+
+
+def test_in_a_federation_the_servers_model_is_the_start(tmp_path):
+    save_tensors(tmp_path / "model.safetensors", weights(toy_network()), {})
+    trainer = toy_trainer([AdaptFrom(path=tmp_path / "model.safetensors"), TermLogger()])
+    with pytest.raises(Refused, match="expected one site's own run, found a federation; leave `model` out"):
+        next_round(trainer, 0, 1)
+    next_round(toy_trainer([AdaptFrom(), TermLogger()]), 0, 1)

@@ -1,0 +1,175 @@
+"""DRFLM: ascent on the simplex by hand, weights that losses move, and mixup at the site."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.handlers import Guidance
+from samfed_monai.losses import weighted_pseudo_label_loss
+from samfed_monai.methods.drflm import DistributionallyRobust, LocalMixUpTerm, ascended
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.methods.site_weights import onto_simplex
+from samfed_monai.protocol import Envelope, Kind, Server
+from samfed_monai.protocol.message import MessageRefused
+from tests.federation.toys import run_toy
+from tests.methods.personal import cut, files
+
+POINTS = st.lists(st.floats(-10, 10), min_size=1, max_size=8)
+
+
+def test_the_projection_by_hand():
+    assert onto_simplex(torch.tensor([0.5, 0.5])).tolist() == [0.5, 0.5]
+    assert onto_simplex(torch.tensor([2.0, 0.0])).tolist() == [1.0, 0.0]
+    assert onto_simplex(torch.tensor([1.0, 0.5, -1.0], dtype=torch.float64)).tolist() == [0.75, 0.25, 0.0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(POINTS)
+def test_the_projection_lands_on_the_simplex_and_is_the_nearest_point(point):
+    start = torch.tensor(point, dtype=torch.float64)
+    found = onto_simplex(start)
+    assert found.min() >= 0
+    assert found.sum().item() == pytest.approx(1, abs=1e-9)
+    distance = (found - start).square().sum()
+    for corner in torch.eye(len(point), dtype=torch.float64):  # no step towards a corner comes nearer
+        assert (torch.lerp(found, corner, 1e-3) - start).square().sum() >= distance - 1e-9
+
+
+@pytest.mark.parametrize("ascent", ["mirror", "projected"])
+def test_equal_losses_keep_the_weights_and_larger_ones_gain(ascent):
+    weights = torch.full((3,), 1 / 3, dtype=torch.float64)
+    assert torch.equal(ascended(weights, torch.full((3,), 0.7), 5.0, ascent=ascent), weights)
+    assert torch.equal(ascended(weights, torch.tensor([0.1, 0.2, 0.3]), 0.0, ascent=ascent), weights)
+    moved = ascended(weights, torch.tensor([0.1, 0.2, 0.3]), 0.5, ascent=ascent)
+    assert moved.diff().gt(0).all()
+    assert moved.sum().item() == pytest.approx(1)
+    assert ascended(weights, torch.tensor([0.0, 0.0, 1e9]), 1.0, ascent=ascent).tolist() == [0.0, 0.0, 1.0]
+
+
+def test_both_steps_by_hand():
+    half = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    losses = torch.tensor([math.log(3.0), 0.0], dtype=torch.float64)
+    torch.testing.assert_close(ascended(half, losses, 1.0), torch.tensor([0.75, 0.25], dtype=torch.float64))
+    losses = torch.tensor([0.2, 0.0], dtype=torch.float64)
+    expected = torch.tensor([0.6, 0.4], dtype=torch.float64)
+    torch.testing.assert_close(ascended(half, losses, 1.0, ascent="projected"), expected)
+
+
+def answers(first: float, second: float, *, round: int = 0, counts=(1, 3)) -> dict[str, Envelope]:
+    losses, values = (first, second), (1.0, 5.0)
+    return {
+        f"s{at}": Envelope(
+            Kind.WEIGHTS,
+            f"s{at}",
+            round,
+            9,
+            n=counts[at],
+            tensors={"w": torch.tensor([values[at], 0.1 * values[at]]), "count": torch.tensor(at)},
+            metrics={"term_local_mixup": losses[at]},
+        )
+        for at in (0, 1)
+    }
+
+
+def attached(strategy: Any) -> Any:
+    return strategy.attach(Server(["s0", "s1"], 9, weights={"w": torch.zeros(2), "count": torch.tensor(0)}))
+
+
+def test_the_first_round_is_fedavg_and_the_next_has_the_moved_weights():
+    strategy, step = attached(DistributionallyRobust(step=1.0)), math.log(3.0)
+    strategy.configure(0)
+    strategy.aggregate(0, answers(step, 0.0))
+    assert strategy.global_weights["w"][0].item() == 4.0  # (1 + 3 * 5) / 4
+    assert strategy.weights == pytest.approx({"s0": 0.5, "s1": 0.5})  # 1/4 * 3 against 3/4
+    strategy.configure(1)
+    strategy.aggregate(1, answers(0.0, 0.0, round=1))
+    assert strategy.global_weights["w"][0].item() == pytest.approx(3.0)
+
+
+def test_equal_losses_keep_uniform_weights():
+    strategy, plain = attached(DistributionallyRobust(step=1.0)), attached(FedAvg())
+    for round in range(3):
+        for each in (strategy, plain):
+            each.configure(round)
+            each.aggregate(round, answers(0.3, 0.3, round=round, counts=(2, 2)))
+        assert strategy.weights == {"s0": 0.5, "s1": 0.5}
+        assert torch.equal(strategy.global_weights["w"], plain.global_weights["w"])
+
+
+def test_a_step_of_zero_is_fedavg_to_the_bit():
+    strategy, plain = attached(DistributionallyRobust(step=0.0)), attached(FedAvg())
+    for round in range(3):
+        for each in (strategy, plain):
+            each.configure(round)
+            each.aggregate(round, answers(0.9, 0.1, round=round))
+        assert all(torch.equal(strategy.global_weights[name], plain.global_weights[name]) for name in ("w", "count"))
+
+
+def test_a_site_that_did_not_answer_says_what_the_others_say():
+    strategy = attached(DistributionallyRobust(step=1.0))
+    strategy.configure(0)
+    strategy.aggregate(0, {"s0": answers(0.9, 0.0, counts=(2, 2))["s0"]})
+    assert strategy.weights == {"s0": 0.5, "s1": 0.5}
+
+
+def test_a_stored_round_goes_on_to_the_same_bits(tmp_path):
+    def strategy():
+        return DistributionallyRobust(step=3.0, number="supervised", ascent="projected")
+
+    run_toy(tmp_path / "whole", rounds=3, strategy=strategy())
+    cut(tmp_path / "whole", tmp_path / "cut")
+    run_toy(tmp_path / "cut", rounds=3, strategy=strategy())
+    assert files(tmp_path / "cut", 2) == files(tmp_path / "whole", 2)
+    run_toy(tmp_path / "plain", rounds=3, strategy=FedAvg())
+    assert files(tmp_path / "plain", 2)["global.safetensors"] != files(tmp_path / "whole", 2)["global.safetensors"]
+
+
+def test_an_answer_without_the_loss_is_refused():
+    strategy = attached(DistributionallyRobust(number="mixed"))
+    strategy.configure(0)
+    with pytest.raises(MessageRefused, match=r"(?s)term_mixed: .*decides.*let strategy -> number be a term"):
+        strategy.accept(0, "s0", answers(0.0, 0.0)["s0"])
+
+
+def test_options_out_of_range_are_refused_together():
+    with pytest.raises(Refused, match=r"(?s)strategy#step: .*-1.*strategy#ascent: .*'steepest'"):
+        DistributionallyRobust(step=-1, ascent="steepest")
+    with pytest.raises(Refused, match=r"(?s)terms#local_mixup#tau: .*2.*terms#local_mixup#alpha: .*0"):
+        LocalMixUpTerm(tau=2, alpha=0)
+
+
+def test_images_and_labels_are_mixed_in_one_proportion():
+    seen: list[torch.Tensor] = []
+
+    def infer(image: torch.Tensor, network: Any) -> torch.Tensor:
+        seen.append(image)
+        return image.mean(1, keepdim=True)
+
+    image = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)])
+    own = torch.tensor([0.99, 0.01, 0.60, 0.40, 0.98, 0.98, 0.98, 0.30]).view(2, 1, 2, 2)
+    guidance = Guidance(student=torch.zeros(2, 1, 2, 2), weak_view=own, guides={}, batch={"image": image})
+    torch.manual_seed(0)
+    value = LocalMixUpTerm(tau=0.9, alpha=1.0).value(guidance, SimpleNamespace(network=None, inferer=infer))
+    share = seen[0][1, 0, 0, 0].item()
+    assert 0 < share < 1
+    assert seen[0][0].unique().tolist() == pytest.approx([1 - share])
+    labels = (own > 0.5).long()
+    sure = torch.tensor([1.0, 1, 0, 0, 1, 1, 1, 0]).view(2, 1, 2, 2)
+    logits = seen[0].mean(1, keepdim=True)
+    first = weighted_pseudo_label_loss(logits, labels, sure)
+    second = weighted_pseudo_label_loss(logits, labels.flip(0), sure.flip(0))
+    torch.testing.assert_close(value, share * first + (1 - share) * second)
+
+
+def test_the_variant_trains_and_says_its_loss(build):
+    workflow = build("drflm")
+    workflow.run()
+    assert workflow.trainer.state.term_means["local_mixup"] >= 0

@@ -1,0 +1,74 @@
+"""FedGIN: random intensities keep norm and geometry, alpha 0 is the identity, and each site keeps its normalisation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.methods.fedgin import IntensityViewd, mixed_intensities, random_intensities
+from samfed_monai.networks.key_patterns import network_split
+from samfed_monai.transforms import StrongViewd
+
+
+def image(seed: int = 0, size: int = 12) -> torch.Tensor:
+    return torch.rand(3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0, 1), st.integers(1, 5))
+def test_the_norm_is_kept_and_the_size(seed, alpha, layers):
+    changed = random_intensities(image(seed), generator=seeded(seed), layers=layers)
+    mixed = mixed_intensities(image(seed), changed, alpha)
+    assert mixed.shape == (3, 12, 12)
+    assert mixed.norm().item() == pytest.approx(image(seed).norm().item(), rel=1e-5)
+
+
+def test_alpha_of_zero_is_the_identity_and_by_hand():
+    x, g = torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[4.0, -3.0]]])
+    assert mixed_intensities(x, g, 0.0) is x
+    torch.testing.assert_close(mixed_intensities(x, g, 1.0), g)
+    torch.testing.assert_close(mixed_intensities(x, g, 0.5), torch.tensor([[[3.5, 0.5]]]) * 5 / 12.5**0.5)
+    assert mixed_intensities(x, -x, 0.5) is x, "nothing to scale"
+
+
+def test_the_generator_decides_and_equal_pixels_far_from_a_border_stay_equal():
+    first, again, other = (random_intensities(image(), generator=seeded(at)) for at in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    flat = random_intensities(torch.full((3, 20, 20), 0.4), generator=seeded(3))
+    assert torch.allclose(flat[:, 8:12, 8:12], flat[:, 10:11, 10:11].expand(3, 4, 4), atol=1e-5)
+
+
+def test_the_view_is_reproducible_leaves_the_weak_one_and_is_the_strong_one_without_it():
+    def view(made, seed=5):
+        return made.set_random_state(seed)({"image": image()})["image_strong"]
+
+    assert torch.equal(view(IntensityViewd()), view(IntensityViewd()))
+    assert not torch.equal(view(IntensityViewd()), view(IntensityViewd(), 6))
+    assert torch.equal(view(IntensityViewd(most=0.0)), view(StrongViewd()))
+    bent, item = IntensityViewd(strength=0.0).set_random_state(1), {"image": image()}
+    result = bent(item)
+    assert torch.equal(result["image"], image())
+    assert result["image_strong"].norm().item() == pytest.approx(image().norm().item(), rel=1e-5)
+    assert not torch.equal(result["image_strong"], bent(item)["image_strong"]), "drawn anew for each image"
+
+
+def test_arguments_out_of_range_are_refused_together():
+    with pytest.raises(Refused, match=r"(?s)most: expected 0 to 1, found 2.*layers: .*0.*width: .*1\.5"):
+        IntensityViewd(most=2, layers=0, width=1.5)  # type: ignore[arg-type]
+
+
+def test_the_variant_trains_and_keeps_normalisation_at_the_site(build):
+    workflow = build("fedgin", network_name="lite0_fpn", encoder_weights=None)
+    workflow.run()
+    assert isinstance(workflow.parser.get_parsed_content("strong_view"), IntensityViewd)
+    personal = network_split(workflow.trainer.network, workflow.parser.get("personal")).personal
+    assert personal
+    assert all(not name.endswith(("lateral.0.weight",)) for name in personal)

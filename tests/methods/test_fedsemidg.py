@@ -1,0 +1,165 @@
+"""FedSemiDG's FGASL: weights that gaps move, labels of two guides, features with channels dropped, the gap itself."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.handlers import EmaGuide, GlobalGuide, TermLogger, UnlabelledStream
+from samfed_monai.methods.fedsemidg import (
+    DropoutAlignmentTerm,
+    DualGuideTerm,
+    GapMeter,
+    GeneralisationAware,
+    entropy,
+    moved_by_gaps,
+    share_at,
+)
+from samfed_monai.protocol import Envelope, Kind, Server
+from tests.handlers.toy import next_round, toy_loader, toy_network, toy_trainer
+
+THIRDS = torch.full((3,), 1 / 3, dtype=torch.float64)
+
+
+def test_gaps_move_weights_as_by_hand():
+    start = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    moved = moved_by_gaps(start, torch.tensor([4.0, 2.0, 0.0]), 0, 10, step=0.3)
+    torch.testing.assert_close(moved, torch.tensor([0.6, 0.35, 0.2], dtype=torch.float64) / 1.15)
+    later = moved_by_gaps(start, torch.tensor([4.0, 2.0, 0.0]), 5, 10, step=0.3)
+    torch.testing.assert_close(later, torch.tensor([0.55, 0.325, 0.2], dtype=torch.float64) / 1.075)
+
+
+def test_equal_gaps_keep_the_weights_to_the_bit():
+    start = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    for gap in (0.0, 0.7, 1e-9):
+        assert torch.equal(moved_by_gaps(start, torch.full((3,), gap), 0, 10), start)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=6), st.integers(0, 9), st.floats(0, 5))
+def test_weights_stay_on_the_simplex(gaps, round, step):
+    weights = torch.full((len(gaps),), 1 / len(gaps))
+    moved = moved_by_gaps(weights, torch.tensor(gaps, dtype=torch.float64), round, 10, step=step)
+    assert bool(((moved >= 0) & (moved <= 1)).all())
+    assert moved.sum().item() == pytest.approx(1, abs=1e-6)
+
+
+def answers(gaps, round=0):
+    return {
+        f"s{at}": Envelope(
+            Kind.WEIGHTS, f"s{at}", round, 10, n=1 + at, tensors={"w": torch.tensor([float(at)])},
+            metrics={"term_generalisation_gap": gap},
+        )
+        for at, gap in enumerate(gaps)
+    }  # fmt: skip
+
+
+def test_sites_begin_alike_and_a_larger_gap_weighs_more_in_the_next_round():
+    strategy = GeneralisationAware(step=0.3).attach(Server(["s0", "s1"], 10, weights={"w": torch.zeros(1)}))
+    strategy.configure(0)
+    strategy.aggregate(0, answers([1.0, 3.0]))
+    assert strategy.global_weights["w"].item() == 0.5
+    low, high = 0.5 + 0.1 / 3, 0.6
+    assert strategy.weights == pytest.approx({"s0": low / (low + high), "s1": high / (low + high)})
+    other = GeneralisationAware(step=0.3).attach(Server(["s0", "s1"], 10, weights={"w": torch.zeros(1)}))
+    other.load_state_dict(strategy.global_weights, strategy.state_dict())
+    for each in (strategy, other):
+        each.configure(1)
+        each.aggregate(1, answers([2.0, 0.5], 1))
+    assert strategy.global_weights["w"].item() == pytest.approx(high / (low + high))
+    assert torch.equal(strategy.global_weights["w"], other.global_weights["w"])
+    assert strategy.weights == other.weights
+
+
+def test_entropy_by_hand():
+    assert entropy(torch.full((1, 1, 1, 1), 0.5)).item() == pytest.approx(math.log(2))
+    assert entropy(torch.full((1, 4, 1, 1), 0.25)).item() == pytest.approx(math.log(4), rel=1e-5)
+    assert entropy(torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)).max().item() == pytest.approx(0, abs=1e-5)
+
+
+def test_the_quantile_rises_over_the_run():
+    assert [share_at(at) for at in (0, 0.5, 1)] == pytest.approx([0.15, 0.225, 0.3])
+
+
+class Shown(nn.Module):
+    """A network whose encoder and head can be reached."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Conv2d(3, 8, 3, padding=1)
+        self.head = nn.Conv2d(8, 1, 1)
+
+    def forward(self, image):
+        return self.head(self.encoder(image).relu())
+
+
+def stream(*guides):
+    return UnlabelledStream(loader=toy_loader(), guides=list(guides))
+
+
+def test_labels_are_the_guides_mean_and_few_pixels_count_at_first():
+    seen = []
+    term = DualGuideTerm()
+    trainer = toy_trainer([stream(GlobalGuide(), EmaGuide()), term, TermLogger()], steps=4)
+    trainer.add_event_handler("ITERATION_COMPLETED", lambda engine: seen.append(float(term._threshold)))
+    for number in range(2):
+        torch.manual_seed(0)
+        next_round(trainer, number, 2)
+    means = trainer.state.term_means
+    assert 0 <= means["dual_sure"] <= 1
+    assert means["dual_guide"] >= 0
+    assert all(0 < threshold <= math.log(2) + 1e-6 for threshold in seen)
+    assert seen[0] != seen[4], "a round begins without a threshold"
+
+
+def test_nothing_dropped_is_no_difference_and_the_hooks_are_gone():
+    for drop, larger in ((0.0, False), (0.5, True)):
+        network = Shown()
+        term = DropoutAlignmentTerm(network=network, drop=drop)
+        trainer = toy_trainer([stream(), term, TermLogger()], network=network)
+        next_round(trainer, 0, 1)
+        assert (trainer.state.term_means["alignment"] > 0) is larger
+        assert not network.head._forward_pre_hooks
+        assert not network.encoder._forward_hooks
+
+
+def test_the_gap_is_nothing_without_training_and_something_after_it():
+    def gap(rate: float) -> float:
+        guide, network = GlobalGuide(), toy_network()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.0
+        meter = GapMeter(loader=toy_loader(), guide=guide, batches=2)
+        trainer = toy_trainer([stream(guide), TermLogger(), meter], network=network, learning_rate=rate)
+        next_round(trainer, 0, 1)
+        assert "supervised" in trainer.state.term_means
+        return trainer.state.term_means["generalisation_gap"]
+
+    assert gap(0.0) == pytest.approx(0, abs=1e-6)
+    assert gap(0.5) > 1e-4
+
+
+def test_arguments_out_of_range_are_refused():
+    with pytest.raises(Refused, match="strategy#step: expected a number >= 0, found -1"):
+        GeneralisationAware(step=-1)
+    with pytest.raises(Refused, match=r"(?s)dual_guide#start: .*0\.4 to 0\.3.*dual_guide#memory: .*1"):
+        DualGuideTerm(start=0.4, memory=1)
+    with pytest.raises(Refused, match="alignment#drop: expected a chance"):
+        DropoutAlignmentTerm(network=Shown(), drop=1)
+    with pytest.raises(Refused, match=r"terms#alignment: .*found Sequential"):
+        DropoutAlignmentTerm(network=toy_network())
+    with pytest.raises(Refused, match="after#gap#batches: expected a whole number >= 1, found 0"):
+        GapMeter(loader=[], guide=GlobalGuide(), batches=0)
+
+
+def test_the_variant_trains_and_says_its_gap(build):
+    workflow = build("fedsemidg")
+    workflow.run()
+    assert {"dual_guide", "alignment", "generalisation_gap"} <= workflow.trainer.state.term_means.keys()
