@@ -109,6 +109,35 @@ def run_split(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_weak(arguments: argparse.Namespace) -> int:
+    from samfed_monai.core.errors import Problems
+    from samfed_monai.data.datalist import DataList, freeze, require_free
+    from samfed_monai.data.prepare import Prepared
+    from samfed_monai.data.quality_report import report_on
+    from samfed_monai.data.weak_labels import weaken_list
+
+    datalist = DataList.load(arguments.datalist)
+    kinds: dict[str, str] = {}
+    problems = Problems()
+    for given in arguments.kind:
+        site, equals, kind = given.rpartition("=")
+        names = [site] if equals else [name for name in datalist.sites if name not in kinds]
+        for name in names:
+            if equals and name in kinds and f"{name}={kinds[name]}" in arguments.kind:
+                problems.add("--kind", found=f"two kinds for {name}", expected="one for each site")
+            kinds[name] = kind
+    problems.refuse_if_any()
+    require_free(arguments.output, name=datalist.name)
+    drawn = weaken_list(
+        datalist, arguments.data_root, kinds, seed=arguments.seed, points=arguments.points, width=arguments.width
+    )
+    freeze({arguments.output: drawn})
+    page = None
+    if not arguments.no_report:
+        page = report_on(drawn, arguments.data_root, arguments.output.with_suffix(".report.html"))
+    return _tell(Prepared(drawn, arguments.output, page))
+
+
 def run_synthetic(arguments: argparse.Namespace) -> int:
     from samfed_monai.data.datalist import freeze, require_free
     from samfed_monai.data.prepare import Prepared
@@ -199,6 +228,7 @@ def add_prepare_parser(subparsers: Any) -> argparse.ArgumentParser:
     _polyp(sources)
     _split(sources)
     _synthetic(sources)
+    _weak(sources)
     return prepare
 
 
@@ -293,6 +323,23 @@ def _synthetic(sources: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
     parser.add_argument("--no-report", action="store_true", help="write no data report")
     parser.set_defaults(run=run_synthetic)
+
+
+def _weak(sources: Any) -> None:
+    about = "scribbles, points, boxes or blocks out of the masks of a list, for the sites' training images"
+    parser = _source(sources, "weak", about)
+    parser.add_argument("datalist", metavar="LIST.json", type=Path, help="a list whose sites have masks")
+    about = "where the images are; the labels are written there, into weak/"
+    parser.add_argument("--data-root", required=True, metavar="DIR", type=Path, help=about)
+    about = "scribble, points, box or block, of all sites or of one; may be repeated"
+    parser.add_argument("--kind", action="append", required=True, metavar="[SITE=]KIND", help=about)
+    parser.add_argument("--output", required=True, metavar="NEW.json", type=Path, help="the data list to write")
+    parser.add_argument("--points", type=int, default=5, metavar="N", help="points of each class (default: 5)")
+    about = "of scribbles and points, in pixels of the image, odd (default: 3)"
+    parser.add_argument("--width", type=int, default=3, metavar="N", help=about)
+    parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
+    parser.add_argument("--no-report", action="store_true", help="write no data report")
+    parser.set_defaults(run=run_weak)
 
 
 def _source(sources: Any, name: str, about: str) -> argparse.ArgumentParser:

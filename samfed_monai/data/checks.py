@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 from PIL import Image
 
 from samfed_monai.core.errors import Problem, Problems, Refused
@@ -20,6 +21,7 @@ from samfed_monai.core.io import sha256_bytes
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.data.datalist import SERVER_NAMES, DataList, Item, Split, confine
 from samfed_monai.data.reading import ORIENTATION, Picture, decode_image, decode_mask, misfit, read_bytes
+from samfed_monai.data.weak_labels import decode_weak_label
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def survey(
     data_root: str | Path,
     *,
     threshold: int | None = None,
+    weak: Collection[str] = (),
     progress: bool = True,
 ) -> list[Facts]:
     """Facts of every pair, in order; nothing is raised for a bad file, its facts carry the problem.
@@ -69,17 +72,18 @@ def survey(
         pairs: image and mask (or ``None``), relative to ``data_root``.
         data_root: folder that nothing may lie outside of.
         threshold: as in :func:`~.reading.read_mask`.
+        weak: which labels are weak ones (:func:`~.weak_labels.read_weak_label`).
         progress: whether to show a progress bar.
     """
     pairs = list(pairs)
     workers = min(16, (os.cpu_count() or 1) + 2)
     with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(lambda pair: look(pair[0], pair[1], data_root, threshold), pairs)
+        found = pool.map(lambda pair: look(pair[0], pair[1], data_root, threshold, weak=pair[1] in weak), pairs)
         return list(progress_bar(found, total=len(pairs), desc="reading images", unit="image", show=progress))
 
 
-def look(image: str, label: str | None, data_root: str | Path, threshold: int | None) -> Facts:
-    """Facts of one image and its mask."""
+def look(image: str, label: str | None, data_root: str | Path, threshold: int | None, *, weak: bool = False) -> Facts:
+    """Facts of one image and its mask, or weak label (which has no share of foreground, and no direction)."""
     problems: list[Problem] = []
     facts: dict = {"image": image, "label": label}
     picture = mask = None
@@ -94,14 +98,18 @@ def look(image: str, label: str | None, data_root: str | Path, threshold: int | 
         try:
             content = read_bytes(confine(data_root, label, where=label))
             facts["label_sha256"] = sha256_bytes(content)
-            mask, values, _ = decode_mask(content, label, threshold)
-            facts |= {"mask_values": tuple(values), "foreground": float(mask.mean())}
+            if weak:
+                mask = decode_weak_label(content, label)
+                facts |= {"mask_values": tuple(int(value) for value in np.unique(mask))}
+            else:
+                mask, values, _ = decode_mask(content, label, threshold)
+                facts |= {"mask_values": tuple(values), "foreground": float(mask.mean())}
         except Refused as refused:
             problems += [_missing_mask(problem, image, label, data_root) for problem in refused.problems]
     if picture is not None and mask is not None:
         problem = _size_problem(picture, mask, image, str(label), facts["turned"])
         problems += [problem] if problem else []
-        facts["misfit"] = 0.0 if problem else misfit(picture, mask)
+        facts["misfit"] = 0.0 if problem or weak else misfit(picture, mask)
     return Facts(**facts, problems=tuple(problems))
 
 
@@ -225,7 +233,15 @@ def check_datalist(datalist: str | Path | DataList, data_root: str | Path, *, pr
     """
     datalist = datalist if isinstance(datalist, DataList) else DataList.load(datalist)
     pairs = [(item.image, item.label) for _, _, item in datalist.items()]
-    return problems_of(datalist, survey(pairs, data_root, threshold=datalist.mask_threshold, progress=progress))
+    facts = survey(
+        pairs, data_root, threshold=datalist.mask_threshold, weak=weak_labels_of(datalist), progress=progress
+    )
+    return problems_of(datalist, facts)
+
+
+def weak_labels_of(datalist: DataList) -> set[str]:
+    """Paths of the labels of a list that are weak ones."""
+    return {item.label for _, _, item in datalist.items() if item.label and item.label_kind not in (None, "mask")}
 
 
 def problems_of(datalist: DataList, facts: Iterable[Facts]) -> list[Problem]:

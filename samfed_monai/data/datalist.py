@@ -74,6 +74,16 @@ class Split(str, Enum):
     TEST = "test"
 
 
+class LabelKind(str, Enum):
+    """How much of an image its label says, as JSON spells it; what is not a mask is a weak label."""
+
+    MASK = "mask"
+    SCRIBBLE = "scribble"
+    POINTS = "points"
+    BOX = "box"
+    BLOCK = "block"
+
+
 SITE_SPLITS = (Split.UNLABELLED, Split.VALIDATION, Split.TEST)
 
 
@@ -88,6 +98,8 @@ class Item:
             ``samfed evaluate`` read it.
         label_sha256: SHA-256 of the mask file; present exactly when ``label`` is.
         group: video sequence, patient or lesion the image belongs to; images of one group stay together.
+        label_kind: of a weak label, one of :class:`LabelKind`; ``None`` is a mask. Training images of sites alone may
+            have one: what is measured with, and what SAM is fitted to, needs masks.
     """
 
     image: str
@@ -95,6 +107,7 @@ class Item:
     label: str | None = None
     label_sha256: str | None = None
     group: str | None = None
+    label_kind: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +126,7 @@ class Site:
 
 
 LIST_KEYS = ("schema", "name", "hash", "mask_threshold", "public", "sites")
-ITEM_KEYS = ("image", "sha256", "label", "label_sha256", "group")
+ITEM_KEYS = ("image", "sha256", "label", "label_sha256", "group", "label_kind")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SERVER_NAMES = frozenset({"", "public", "server"})
 """Values of the knob ``site`` that mean: no site, the public images alone. No site may be called so."""
@@ -220,6 +233,17 @@ def _check_item(entry: Mapping[str, Any], split: Split, *, at: str, problems: Pr
     if split is not Split.UNLABELLED and "label" not in present:
         mend = f"give the mask of {entry.get('image')!r}, or move the image to a site's unlabelled ones"
         problems.add(f"{at} -> label", found="no mask", expected=f"a mask, as every {split.value} item", mend=mend)
+    kind, kinds = present.get("label_kind"), [each.value for each in LabelKind]
+    if kind is not None and kind not in kinds:
+        mend = did_you_mean(str(kind), kinds)
+        problems.add(f"{at} -> label_kind", found=repr(kind), expected=f"one of {kinds}", mend=mend)
+    elif kind not in (None, LabelKind.MASK.value):
+        if split is not Split.UNLABELLED:
+            mend = f"give the mask of {entry.get('image')!r}, or move the image to a site's unlabelled ones"
+            expected = f"a mask, as every {split.value} item"
+            problems.add(f"{at} -> label_kind", found=f"a weak label ({kind})", expected=expected, mend=mend)
+        if "label" not in present:
+            problems.add(f"{at} -> label_kind", found=f"{kind!r} without a label", expected="a label of that kind")
     if ("label" in present) != ("label_sha256" in present):
         problems.add(f"{at} -> label_sha256", found="only one of the two", expected="label and label_sha256 together")
 

@@ -16,12 +16,13 @@ from PIL import Image
 from samfed_monai import __version__
 from samfed_monai.core.io import write_text
 from samfed_monai.core.table import to_csv
-from samfed_monai.data.checks import Facts, survey
+from samfed_monai.data.checks import Facts, survey, weak_labels_of
 from samfed_monai.data.checks import warnings as duplicate_warnings
 from samfed_monai.data.datalist import DataList, Item, Split, confine
 from samfed_monai.data.grouping import subset
 from samfed_monai.data.reading import Picture, read_image, read_mask
 from samfed_monai.data.sources.published import Coverage
+from samfed_monai.data.weak_labels import IGNORE, read_weak_label
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,9 @@ def report_on(
     """
     datalist = datalist if isinstance(datalist, DataList) else DataList.load(datalist)
     pairs = [(item.image, item.label) for _, _, item in datalist.items()]
-    facts = survey(pairs, data_root, threshold=datalist.mask_threshold, progress=progress)
+    facts = survey(
+        pairs, data_root, threshold=datalist.mask_threshold, weak=weak_labels_of(datalist), progress=progress
+    )
     sentences = [*duplicate_warnings(datalist), *doubts(datalist, facts)]
     return write_report(datalist, facts, data_root, page, warnings=sentences)
 
@@ -318,8 +321,12 @@ def _squares(datalist: DataList, facts: Mapping[str, Facts], root: Path) -> list
 
 def _sample(item: Item, fact: Facts, root: Path, threshold: int | None) -> Sample:
     picture = read_image(confine(root, item.image, where=item.image))
-    mask = read_mask(confine(root, item.label, where=item.label), threshold) if item.label else None
     note = f"{fact.width} × {fact.height}"
+    if item.label and item.label_kind not in (None, "mask"):
+        label = read_weak_label(confine(root, item.label, where=item.label))
+        note += f" · {item.label_kind}, {(label != IGNORE).mean():.0%} labelled"
+        return Sample(Path(item.image).stem, data_uri(overlay(picture, (label == 1).astype(label.dtype))), note)
+    mask = read_mask(confine(root, item.label, where=item.label), threshold) if item.label else None
     if fact.foreground is not None and item.label:
         note += f" · {fact.foreground:.0%} lesion"
     return Sample(Path(item.image).stem, data_uri(overlay(picture, mask)), note)

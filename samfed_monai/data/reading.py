@@ -180,6 +180,15 @@ def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Pictu
     return (grey >= threshold).astype(np.uint8), _levels(grey), raw
 
 
+def decode_grey(content: bytes, name: str) -> Picture:
+    """The grey values of an 8-bit image as they are stored, (H, W), upright; colours and palettes are refused."""
+    raw = _decode(content, name)
+    if raw.format in LOSSY or raw.mode not in ("1", "L"):
+        found = f"{raw.format} with {raw.mode!r} pixels"
+        raise _refusal(name, found=found, expected="8-bit grey without loss", mend="save it as an 8-bit grey PNG")
+    return np.array(_upright(raw, name).convert("L"))
+
+
 def _decode(content: bytes, name: str) -> Image.Image:
     if not content:
         raise _refusal(name, found="a file of zero bytes", expected="an image", mend="copy it again from its source")

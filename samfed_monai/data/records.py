@@ -11,7 +11,7 @@ import numpy as np
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.data.datalist import DataList, Item, Split, confine, freeze
+from samfed_monai.data.datalist import DataList, Item, LabelKind, Split, confine, freeze
 from samfed_monai.data.grouping import clusters, draw, subset
 
 
@@ -74,6 +74,7 @@ def load_records(
     site: str | None = None,
     with_labels: bool | None = None,
     limit: int | None = None,
+    weak_labels: bool = False,
 ) -> list[Record]:
     """Records of one split, with absolute paths that are known to lie inside the data root.
 
@@ -87,14 +88,16 @@ def load_records(
         with_labels: whether records name their masks. ``None`` means yes, except for unlabelled images: their labels,
             where the list has any, must be asked for (the oracle variant does).
         limit: keep that many images, chosen by hash, in the list's order; ``None`` keeps all.
+        weak_labels: whether the caller can use labels of other kinds than masks.
 
     Returns:
         One dictionary per image with ``image``, ``id`` (the file's stem), ``image_sha256`` and ``site`` (``""`` if
-        public); public ones have their place among those returned as ``index``; ``label``, ``group`` and
-        ``mask_threshold`` where there are any.
+        public); public ones have their place among those returned as ``index``; ``label``, ``label_kind``, ``group``
+        and ``mask_threshold`` where there are any.
 
     Raises:
-        Refused: unknown site or split, missing files, or paths out of the data root, all at once.
+        Refused: unknown site or split, missing files, paths out of the data root, or weak labels that the caller cannot
+            use, all at once.
 
     JSON::
 
@@ -114,11 +117,21 @@ def load_records(
         record["image"] = _existing(data_root, item.image, problems)
         if with_labels and item.label is not None:
             record["label"] = _existing(data_root, item.label, problems)
+            if item.label_kind not in (None, LabelKind.MASK.value):
+                record["label_kind"] = item.label_kind
             if datalist.mask_threshold is not None:
                 record["mask_threshold"] = datalist.mask_threshold
         if item.group is not None:
             record["group"] = item.group
         records.append(record)
+    weak = [record["label_kind"] for record in records if "label_kind" in record]
+    if weak and not weak_labels:
+        problems.add(
+            f"{datalist.name} -> {site or 'public'} -> {split}",
+            found=f"{len(weak)} weak labels ({', '.join(sorted(set(weak)))})",
+            expected="masks, which is all that this method can use",
+            mend="take a method that learns from weak labels (`--variant weak_labels`), or a list of masks",
+        )
     problems.refuse_if_any()
     return records
 

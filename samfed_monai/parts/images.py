@@ -22,6 +22,7 @@ def site_records(
     site: str | None,
     with_labels: bool = True,
     limit: int | None = None,
+    weak_labels: bool = False,
 ) -> list[dict[str, Any]]:
     """Records of a site's split, empty for the server, which has no images but the public ones.
 
@@ -32,6 +33,7 @@ def site_records(
         site: the site's name; "", "public", "server" or ``None`` gives an empty list.
         with_labels: whether labels are read; for ``unlabelled`` only the oracle may.
         limit: at most this many images of the split.
+        weak_labels: whether labels may be weak ones.
 
     Returns:
         what :func:`samfed_monai.data.load_records` returns.
@@ -45,7 +47,9 @@ def site_records(
 
     if site is None or site in SERVER_NAMES:
         return []
-    return load_records(datalist, data_root, split=split, site=site, with_labels=with_labels, limit=limit)
+    return load_records(
+        datalist, data_root, split=split, site=site, with_labels=with_labels, limit=limit, weak_labels=weak_labels
+    )
 
 
 SplitName = Literal["public", "unlabelled", "labelled", "validation", "test"]
@@ -60,6 +64,8 @@ class SiteImages:
         site: the site's name; "" is the server, which has the public images alone.
         oracle: whether labels of the site's unlabelled images are read, where the list has any.
         limit: at most this many images of each of the site's splits, 1 or more; the public set stays whole.
+        weak_labels: whether the site's own labels may be scribbles, points, boxes or blocks; a method that learns from
+            them says so.
 
     Raises:
         Refused: a limit below 1.
@@ -78,12 +84,13 @@ class SiteImages:
         site: str | None = "",
         oracle: bool = False,
         limit: int | None = None,
+        weak_labels: bool = False,
     ) -> None:
         if limit is not None and limit < 1:
             expected, mend = "a number of images >= 1, or null", "null takes all images"
             raise Refused([Problem("train.json -> limit", found=repr(limit), expected=expected, mend=mend)])
         self.datalist, self.data_root, self.site = datalist, data_root, site
-        self.oracle, self.limit = oracle, limit
+        self.oracle, self.limit, self.weak_labels = oracle, limit, weak_labels
 
     def records(self, split: SplitName) -> list[dict[str, Any]]:
         """Records of one split, as of :func:`samfed_monai.data.load_records`; none of a site's at the server.
@@ -97,7 +104,12 @@ class SiteImages:
             from samfed_monai.data.grouping import subset
 
             own = site_records(
-                datalist=self.datalist, data_root=self.data_root, split="unlabelled", site=self.site, limit=None
+                datalist=self.datalist,
+                data_root=self.data_root,
+                split="unlabelled",
+                site=self.site,
+                limit=None,
+                weak_labels=self.weak_labels,
             )
             records = [record for record in own if "label" in record]
             chosen = subset([one["image_sha256"] for one in records], self.limit)

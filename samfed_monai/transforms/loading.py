@@ -35,7 +35,8 @@ def plain(value: Any) -> Tensor:
 class LoadRGBd(MapTransform):
     """Loads what a record of ``samfed_monai.data.load_records`` points at.
 
-    The image becomes (3, H, W) float32 in [0, 1], the label (1, H, W) float32 in {0, 1}, both upright. The item also
+    The image becomes (3, H, W) float32 in [0, 1], the label (1, H, W) float32 in {0, 1}, or {0, 1, 255} where the item
+    says that it is a weak one (``label_kind``), both upright. The item also
     receives ``"native_size": (H, W)``, to bring a predicted mask back to the image's own size. A label that the item
     does not have is skipped; nothing is resized.
 
@@ -57,6 +58,7 @@ class LoadRGBd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         from samfed_monai.data.reading import read_image, read_mask
+        from samfed_monai.data.weak_labels import read_weak_label
 
         result = dict(data)
         if self.image_key not in data:
@@ -68,8 +70,9 @@ class LoadRGBd(MapTransform):
         result["native_size"] = (image.shape[0], image.shape[1])
         for key in self.label_keys:
             if data.get(key) is not None:
-                mask = read_mask(data[key], data.get("mask_threshold"))
-                result[key] = torch.from_numpy(mask)[None].float()
+                weak = data.get("label_kind") is not None
+                label = read_weak_label(data[key]) if weak else read_mask(data[key], data.get("mask_threshold"))
+                result[key] = torch.from_numpy(label)[None].float()
         return result
 
 

@@ -1,0 +1,242 @@
+"""Weak labels: scribbles, points, boxes and blocks, read from files or derived from masks; 255 is not labelled."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.io import atomic_write, sha256_bytes
+from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.seeds import derive_seed
+from samfed_monai.data.datalist import DataList, Item, LabelKind, Site, confine
+from samfed_monai.data.reading import Picture, decode_grey, read_bytes, read_mask
+
+IGNORE = 255
+"""The value of a pixel that is not labelled, in files and in tensors."""
+LEVELS = frozenset({0, 1, IGNORE})
+
+
+def read_weak_label(path: str | Path) -> Picture:
+    """Reads a weak label as (H, W) in {0, 1, 255}: background, foreground, not labelled.
+
+    Args:
+        path: a lossless 8-bit grey image (PNG, TIFF, BMP), upright or turned by its EXIF like any other.
+
+    Raises:
+        Refused: what :func:`samfed_monai.data.read_mask` refuses of any file; other values; no background or no
+            foreground at all (a file of 0 and 255 alone is a mask, not a weak label).
+    """
+    return decode_weak_label(read_bytes(path), str(path))
+
+
+def decode_weak_label(content: bytes, name: str) -> Picture:
+    """:func:`read_weak_label` on bytes."""
+    label = decode_grey(content, name)
+    values = {int(value) for value in np.unique(label)}
+    mend = ""
+    if values <= {0, IGNORE}:
+        found = "only the values 0 and 255: a mask, or a weak label without foreground"
+        mend = "write foreground as 1, background as 0 and what is not labelled as 255; or take the label for a mask"
+    elif not values <= LEVELS:
+        shown = ", ".join(map(str, sorted(values - LEVELS)[:6]))
+        found, mend = f"other values ({shown})", "save it without loss, with the values 0, 1 and 255 alone"
+    elif 0 not in values:
+        found = "foreground without background"
+        mend = "mark some background (0), too: nothing else tells a network where an object ends"
+    else:
+        return label
+    expected = "a weak label: 0 background, 1 foreground, 255 not labelled, both of the first two"
+    raise Refused([Problem(name, found=found, expected=expected, mend=mend)])
+
+
+def weaken(
+    mask: Picture, kind: LabelKind | str, *, random: np.random.Generator, points: int = 5, width: int = 3
+) -> Picture:
+    """A weak label that somebody in a hurry could have drawn instead of a mask.
+
+    - ``scribble``: the skeletons of the foreground and of the background (Zhang and Suen), ``width`` pixels wide.
+    - ``points``: that many points of each class, ``width`` pixels wide.
+    - ``box``: background outside of the bounding box of every object; inside of it, the middle half of each side is
+      foreground and the rest is not labelled (so a few pixels may be wrong, as with real boxes).
+    - ``block``: the mask inside of one block around a random border pixel, half of the image's sides; nothing outside.
+
+    A pixel of scribbles, points and blocks is always what the mask says.
+
+    Args:
+        mask: (H, W) in {0, 1} with both values.
+        kind: one of :class:`LabelKind` but ``mask``.
+        random: what is drawn from.
+        points: of each class, 1 or more.
+        width: in pixels, odd.
+
+    Returns:
+        (H, W) uint8 in {0, 1, 255} with at least one pixel of each class.
+
+    Raises:
+        Refused: a mask of one class alone; a number out of range; the kind ``mask``; for scribbles, without
+            scikit-image (the extra ``weak``).
+    """
+    kind = LabelKind(kind)
+    problems = Problems()
+    if points < 1:
+        problems.add("points", found=repr(points), expected="1 or more of each class")
+    if width < 1 or width % 2 == 0:
+        problems.add("width", found=repr(width), expected="an odd number of pixels")
+    if kind is LabelKind.MASK:
+        problems.add("kind", found="'mask'", expected=f"one of {[one.value for one in WEAK]}")
+    foreground = mask > 0
+    if foreground.all() or not foreground.any():
+        problems.add("mask", found="one class alone", expected="foreground and background", mend="keep it as a mask")
+    problems.refuse_if_any()
+    return _DRAWN[kind](foreground, random, points, width)
+
+
+def _scribble(foreground: np.ndarray, random: np.random.Generator, points: int, width: int) -> Picture:
+    try:
+        from skimage.morphology import skeletonize
+    except ImportError:
+        mend = "pip install 'samfed-monai[weak]', or take points, box or block"
+        raise Refused(
+            [Problem("scikit-image", found="not installed", expected="it, for scribbles", mend=mend)]
+        ) from None
+    return _drawn({1: skeletonize(foreground), 0: skeletonize(~foreground)}, foreground, width)
+
+
+def _points(foreground: np.ndarray, random: np.random.Generator, points: int, width: int) -> Picture:
+    lines = {}
+    for value, region in ((1, foreground), (0, ~foreground)):
+        places = np.flatnonzero(region)
+        line = np.zeros(foreground.size, bool)
+        line[random.choice(places, size=min(points, len(places)), replace=False)] = True
+        lines[value] = line.reshape(foreground.shape)
+    return _drawn(lines, foreground, width)
+
+
+def _drawn(lines: Mapping[int, np.ndarray], foreground: np.ndarray, width: int) -> Picture:
+    label = np.full(foreground.shape, IGNORE, np.uint8)
+    for value, line in lines.items():
+        region = foreground if value else ~foreground
+        # a region so thin or so round that its skeleton is empty keeps one pixel: the first
+        line = line if line.any() else np.arange(region.size).reshape(region.shape) == np.flatnonzero(region)[0]
+        label[ndimage.binary_dilation(line, np.ones((width, width))) & region] = value
+    return label
+
+
+def _box(foreground: np.ndarray, random: np.random.Generator, points: int, width: int) -> Picture:
+    label = np.zeros(foreground.shape, np.uint8)
+    boxes = ndimage.find_objects(ndimage.label(foreground)[0])
+    for box in boxes:
+        label[box] = IGNORE
+    for rows, columns in boxes:
+        label[_middle(rows), _middle(columns)] = 1
+    if not (label == 0).any():  # the object touches every side
+        label[0, 0] = 0
+    return label
+
+
+def _middle(side: slice) -> slice:
+    quarter = (side.stop - side.start) // 4
+    return slice(side.start + quarter, side.stop - quarter)
+
+
+def _block(foreground: np.ndarray, random: np.random.Generator, points: int, width: int) -> Picture:
+    height, length = foreground.shape
+    border = foreground & ~ndimage.binary_erosion(foreground, border_value=1)
+    down, right = divmod(int(random.choice(np.flatnonzero(border))), length)
+    tall, wide = max(height // 2, 3), max(length // 2, 3)
+    top, left = min(max(down - tall // 2, 0), height - tall), min(max(right - wide // 2, 0), length - wide)
+    label = np.full(foreground.shape, IGNORE, np.uint8)
+    block = slice(max(top, 0), top + tall), slice(max(left, 0), left + wide)
+    label[block] = foreground[block]
+    return label
+
+
+WEAK = (LabelKind.SCRIBBLE, LabelKind.POINTS, LabelKind.BOX, LabelKind.BLOCK)
+_DRAWN = {
+    LabelKind.SCRIBBLE: _scribble,
+    LabelKind.POINTS: _points,
+    LabelKind.BOX: _box,
+    LabelKind.BLOCK: _block,
+}
+
+
+def weaken_list(
+    datalist: DataList,
+    data_root: str | Path,
+    kinds: Mapping[str, LabelKind | str],
+    *,
+    seed: int = 0,
+    points: int = 5,
+    width: int = 3,
+    progress: bool = True,
+) -> DataList:
+    """A list whose sites have weak labels of their training images, drawn from the masks of another list.
+
+    The labels are written beside the images, into ``weak/<kind>-<seed>/<path of the mask>.png`` under the data root,
+    and depend on mask, kind and seed alone. Public, validation and test images keep their masks, as do images whose
+    mask is empty or full. Images without a mask stay without a label.
+
+    Args:
+        datalist: of masks.
+        data_root: folder that the list's paths are relative to; it is written to.
+        kinds: site to kind; a site that is not named keeps its masks.
+        seed: of everything drawn.
+        points, width: as in :func:`weaken`.
+        progress: whether to show a progress bar.
+
+    Raises:
+        Refused: a site that the list lacks, an unknown kind, no training image with a mask, a file that cannot be
+            read or written.
+    """
+    problems = Problems()
+    names = [kind.value for kind in WEAK]
+    for site, kind in kinds.items():
+        if site not in datalist.sites:
+            problems.add("--kind", found=f"the site {site!r}", expected=f"one of {sorted(datalist.sites)}")
+        elif kind not in names:
+            problems.add(f"--kind of {site}", found=repr(str(kind)), expected=f"one of {names}")
+        elif not any(item.label for item in datalist.sites[site].unlabelled):
+            mend = "make the list with masks of the sites' own images, without --drop-unlabelled-labels"
+            problems.add(f"sites -> {site} -> unlabelled", found="no masks", expected="some to derive from", mend=mend)
+    problems.refuse_if_any()
+    work = {site: [item for item in datalist.sites[site].unlabelled if item.label] for site in kinds}
+    bar = progress_bar(
+        [(site, item) for site, items in work.items() for item in items],
+        desc="weak labels",
+        unit="image",
+        show=progress,
+    )
+    made: dict[str, Item] = {}
+    for site, item in bar:
+        kind = LabelKind(kinds[site])
+        made[item.image] = _weak_item(item, kind, datalist, Path(data_root), seed, points, width)
+    sites = {
+        name: Site([made.get(item.image, item) for item in site.unlabelled], site.validation, site.test)
+        for name, site in datalist.sites.items()
+    }
+    return DataList(datalist.name, datalist.public, sites, datalist.mask_threshold)
+
+
+def _weak_item(item: Item, kind: LabelKind, datalist: DataList, root: Path, seed: int, points: int, width: int) -> Item:
+    if item.label is None or item.label_kind is not None:
+        return item
+    mask = read_mask(confine(root, item.label, where=item.label), datalist.mask_threshold)
+    if mask.all() or not mask.any():
+        return item
+    random = np.random.default_rng(derive_seed(seed, "weak label", kind.value, item.label_sha256 or ""))
+    label = weaken(mask, kind, random=random, points=points, width=width)
+    relative = PurePosixPath("weak", f"{kind.value}-{seed}", item.label).with_suffix(".png")
+    buffer = io.BytesIO()
+    Image.fromarray(label).save(buffer, format="PNG")
+    content = buffer.getvalue()
+    path = confine(root, str(relative), where=str(relative))
+    with atomic_write(path) as stream:
+        stream.write(content)
+    return replace(item, label=str(relative), label_sha256=sha256_bytes(content), label_kind=kind.value)

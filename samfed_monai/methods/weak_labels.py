@@ -1,0 +1,222 @@
+"""Sites with weak labels: partial cross entropy on what is labelled, and a gated CRF that carries it to alike pixels.
+
+FedICRA (Lin et al., arXiv 2304.05635) trains so on scribbles, points, boxes and blocks, a kind at each site; its tree
+energy is not here, and its aggregation is a method of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.config import KeysCollection
+from monai.transforms import Resized
+from monai.utils import ensure_tuple
+from torch import Tensor, nn
+
+from samfed_monai.core.errors import Problems
+from samfed_monai.handlers.guide import Guidance
+from samfed_monai.handlers.records import record
+from samfed_monai.handlers.term import Term
+from samfed_monai.losses import probabilities
+
+IGNORE = 255
+
+
+class PartialCrossEntropy(nn.Module):
+    """Cross entropy of the labelled pixels, their mean over the batch; the others have no say at all.
+
+    Of a batch of whole masks it is the cross entropy; of one without any labelled pixel it is 0, with a gradient of 0
+    (FedICRA, arXiv 2304.05635, its loss L_pCE). It knows no overlap: an IoU over some pixels says little.
+
+    Args:
+        ignore: the label of a pixel that is not labelled.
+
+    Raises:
+        ValueError: shapes that do not match.
+
+    Example::
+
+        {"_target_": "samfed_monai.methods.weak_labels.PartialCrossEntropy"}
+    """
+
+    def __init__(self, *, ignore: int = IGNORE) -> None:
+        super().__init__()
+        self.ignore = ignore
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss as a scalar.
+
+        Args:
+            logits: (B, C, H, W) float; C = 1 is a sigmoid, C > 1 a softmax.
+            target: (B, 1, H, W), class indices (0 or 1 for C = 1) and ``ignore``.
+        """
+        expected = (logits.shape[0], 1, *logits.shape[2:])
+        if target.shape != expected:
+            raise ValueError(f"PartialCrossEntropy: expected a target of shape {expected}, found {tuple(target.shape)}")
+        known = target != self.ignore
+        truth = torch.where(known, target, 0)
+        if logits.shape[1] == 1:
+            entropy = F.binary_cross_entropy_with_logits(logits, truth.to(logits.dtype), reduction="none")
+        else:
+            entropy = F.cross_entropy(logits, truth[:, 0].long(), reduction="none")[:, None]
+        return torch.where(known, entropy, 0.0).sum() / known.sum().clamp(min=1)
+
+
+def gated_crf(
+    probabilities: Tensor, image: Tensor, *, radius: int = 5, sigma_xy: float = 6.0, sigma_rgb: float = 0.1
+) -> Tensor:
+    """How much near pixels of like colour differ in their class; mean over pixels.
+
+    ``1/N sum_i sum_{j in N(i), j != i} k_ij (1 - sum_c p_i^c p_j^c)`` with
+    ``k_ij = exp(-|x_i - x_j|^2 / 2 sigma_xy^2 - |I_i - I_j|^2 / 2 sigma_rgb^2)``, over the pairs inside of the image
+    that lie at most ``radius`` apart in each direction (Obukhov et al., arXiv 1906.04651, with one kernel; the numbers
+    are FedICRA's). Each pair is looked at once and counted twice.
+
+    Args:
+        probabilities: (B, C, H, W) float in [0, 1]; C = 1 is the foreground's, C > 1 sums to 1.
+        image: (B, 3, H, W) float in [0, 1]; it gets no gradient.
+        radius: of the window, in pixels.
+        sigma_xy: in pixels.
+        sigma_rgb: in intensities.
+
+    Returns:
+        A scalar >= 0; 0 for one class everywhere.
+    """
+    image = image.detach()
+    total = probabilities.new_zeros(())
+    for down, right in _half_window(radius):
+        here, there = _pairs(probabilities, down, right)
+        colour, other = _pairs(image, down, right)
+        distance = (down**2 + right**2) / (2 * sigma_xy**2)
+        kernel = torch.exp(-(colour - other).square().sum(1, keepdim=True) / (2 * sigma_rgb**2) - distance)
+        if probabilities.shape[1] == 1:
+            same = here * there + (1 - here) * (1 - there)
+        else:
+            same = (here * there).sum(1, keepdim=True)
+        total = total + 2 * (kernel * (1 - same)).sum()
+    batch, _, height, width = probabilities.shape
+    return total / (batch * height * width)
+
+
+def _half_window(radius: int) -> Iterator[tuple[int, int]]:
+    """One of each two opposite neighbours."""
+    for down in range(radius + 1):
+        for right in range(-radius, radius + 1):
+            if down > 0 or right > 0:
+                yield down, right
+
+
+def _pairs(tensor: Tensor, down: int, right: int) -> tuple[Tensor, Tensor]:
+    """The pixels that have such a neighbour, and those neighbours."""
+    height, width = tensor.shape[-2:]
+    rows, shifted = slice(0, max(height - down, 0)), slice(min(down, height), height)
+    left, over = max(-right, 0), max(right, 0)
+    return (
+        tensor[..., rows, left : max(width - over, left)],
+        tensor[..., shifted, over : max(width - left, over)],
+    )
+
+
+class GatedCrfTerm(Term):
+    """:func:`gated_crf` of the labelled batch, on its own pixels: labels are not looked at.
+
+    Args:
+        name: under which the value is logged.
+        radius, sigma_xy, sigma_rgb: as in :func:`gated_crf` (FedICRA: 5, 6, 0.1).
+        step: looks at every ``step``-th pixel of each row and column, which divides the time by its square (ours).
+        weight: factor of the term (FedICRA: 0.1).
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Raises:
+        Refused: a number out of range.
+
+    Example::
+
+        "terms#crf": {"_target_": "samfed_monai.methods.weak_labels.GatedCrfTerm", "radius": 5}
+    """
+
+    unlabelled = False
+
+    def __init__(
+        self,
+        *,
+        name: str = "crf",
+        radius: int = 5,
+        sigma_xy: float = 6.0,
+        sigma_rgb: float = 0.1,
+        step: int = 1,
+        weight: float = 0.1,
+        schedule: str = "constant",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        problems = Problems()
+        for key, number in (("radius", radius), ("step", step)):
+            if not number >= 1:
+                problems.add(f"{self.where}#{key}", found=repr(number), expected="1 or more pixels")
+        for key, deviation in (("sigma_xy", sigma_xy), ("sigma_rgb", sigma_rgb)):
+            if not deviation > 0:
+                problems.add(f"{self.where}#{key}", found=repr(deviation), expected="a number > 0")
+        problems.refuse_if_any()
+        self.radius, self.sigma_xy, self.sigma_rgb, self.step = radius, sigma_xy, sigma_rgb, step
+
+    def value(self, guidance: Guidance, engine: Any) -> Tensor:
+        """The term; also records ``<name>_labelled``, the share of pixels that have a label."""
+        output, step = engine.state.output, self.step
+        record(engine, f"{self.name}_labelled", (output["label"] != IGNORE).float().mean())
+        return gated_crf(
+            probabilities(output["pred"].float())[..., ::step, ::step],
+            output["image"].float()[..., ::step, ::step],
+            radius=self.radius,
+            sigma_xy=self.sigma_xy / step,
+            sigma_rgb=self.sigma_rgb,
+        )
+
+
+def resize_weak(label: Tensor, size: Sequence[int], *, least: float = 0.25) -> Tensor:
+    """A weak label at another size: the class that covers more of a pixel, where some do cover ``least`` of it.
+
+    A scribble so keeps its connection where the nearest pixel would tear it.
+
+    Args:
+        label: (1, H, W) float in {0, 1, 255}.
+        size: height and width in pixels.
+        least: share in (0, 1] of a pixel.
+
+    Returns:
+        (1, *size) float in {0, 1, 255}. A whole mask becomes what area and a threshold of a half make of it.
+    """
+    planes = torch.cat([label == 1, label == 0]).float()[None]
+    foreground, background = F.interpolate(planes, size=tuple(size), mode="area")[0]
+    known = torch.maximum(foreground, background) >= least
+    return torch.where(known, (foreground >= background).float(), float(IGNORE))[None]
+
+
+class ResizeWithWeakLabeld(Resized):
+    """MONAI's ``Resized`` of an image (by area), and :func:`resize_weak` of its label.
+
+    Args:
+        keys: the image's key and the label's; an item without a label is taken.
+        spatial_size: height and width in pixels.
+
+    Example::
+
+        {"_target_": "samfed_monai.methods.weak_labels.ResizeWithWeakLabeld", "keys": ["image", "label"],
+         "spatial_size": ["@image_size", "@image_size"]}
+    """
+
+    def __init__(self, keys: KeysCollection, spatial_size: Sequence[int]) -> None:
+        image, *self.label_keys = ensure_tuple(keys)
+        self.size = tuple(spatial_size)
+        super().__init__(image, spatial_size, mode="area")
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
+        result: dict[Hashable, Any] = super().__call__(data, lazy)
+        for key in self.label_keys:
+            if result.get(key) is not None:
+                result[key] = resize_weak(torch.as_tensor(result[key]).as_subclass(Tensor), self.size)
+        return result

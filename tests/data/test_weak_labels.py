@@ -1,0 +1,181 @@
+"""Weak labels from masks and from files: what they may say, and that they say nothing wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from samfed_monai.cli.main import main
+from samfed_monai.core.errors import Refused
+from samfed_monai.data import DataList, check_datalist, render_synthetic
+from samfed_monai.data.weak_labels import IGNORE, WEAK, decode_weak_label, read_weak_label, weaken, weaken_list
+
+
+def random(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="module")
+def square() -> np.ndarray:
+    mask = np.zeros((20, 24), np.uint8)
+    mask[6:14, 4:12] = 1
+    return mask
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WEAK if kind != "box"])
+@given(seed=st.integers(0, 999))
+@settings(max_examples=20)
+def test_what_is_labelled_is_what_the_mask_says(kind: str, seed: int) -> None:
+    mask = (random(seed).random((16, 18)) < 0.3).astype(np.uint8)
+    mask[3:9, 2:12] = 1
+    label = weaken(mask, kind, random=random(seed))
+    known = label != IGNORE
+    assert (label[known] == mask[known]).all()
+    assert {0, 1} <= set(np.unique(label).tolist()) <= {0, 1, IGNORE}
+
+
+def test_a_box_by_hand(square: np.ndarray) -> None:
+    label = weaken(square, "box", random=random())
+    expected = np.zeros_like(square)
+    expected[6:14, 4:12] = IGNORE
+    expected[8:12, 6:10] = 1
+    assert (label == expected).all()
+
+
+def test_two_objects_have_two_boxes(square: np.ndarray) -> None:
+    mask = square.copy()
+    mask[16:20, 16:24] = 1
+    label = weaken(mask, "box", random=random())
+    assert (label[17:19, 18:22] == 1).all()
+    assert label[15, 14] == 0
+
+
+def test_points_are_as_many_as_asked_for(square: np.ndarray) -> None:
+    label = weaken(square, "points", random=random(), points=4, width=1)
+    assert [(label == value).sum() for value in (1, 0)] == [4, 4]
+
+
+def test_a_scribble_of_a_bar_is_its_middle_line() -> None:
+    mask = np.zeros((15, 31), np.uint8)
+    mask[5:10, 3:28] = 1
+    label = weaken(mask, "scribble", random=random(), width=1)
+    assert (label[7, 8:22] == 1).all()
+    assert (label[[6, 8], 8:22] == IGNORE).all()
+    assert (label == 0).sum() > 20
+
+
+def test_a_block_is_the_mask_on_half_of_each_side(square: np.ndarray) -> None:
+    label = weaken(square, "block", random=random(3))
+    rows, columns = np.nonzero(label != IGNORE)
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == (10, 12)
+
+
+def test_the_same_seed_draws_the_same(square: np.ndarray) -> None:
+    drawn = [weaken(square, "points", random=random(seed)) for seed in (1, 1, 2)]
+    assert (drawn[0] == drawn[1]).all()
+    assert (drawn[0] != drawn[2]).any()
+
+
+@pytest.mark.parametrize("mask", [np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8)])
+def test_a_mask_of_one_class_is_refused(mask: np.ndarray) -> None:
+    with pytest.raises(
+        Refused, match=r"mask: expected foreground and background, found one class alone; keep it as a mask"
+    ):
+        weaken(mask, "points", random=random())
+
+
+def test_numbers_out_of_range_are_told_together(square: np.ndarray) -> None:
+    with pytest.raises(
+        Refused, match=r"(?s)points: expected 1 or more.*found 0.*width: expected an odd number of pixels, found 2"
+    ):
+        weaken(square, "points", random=random(), points=0, width=2)
+
+
+def png(folder: Path, values: list[list[int]]) -> Path:
+    path = folder / "label.png"
+    Image.fromarray(np.array(values, np.uint8)).save(path)
+    return path
+
+
+def test_a_file_is_read_as_it_is(tmp_path: Path) -> None:
+    assert read_weak_label(png(tmp_path, [[0, 1], [255, 1]])).tolist() == [[0, 1], [255, 1]]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([[1, 255]], "foreground without background.*mark some background"),
+        ([[0, 255]], "only the values 0 and 255: a mask, or a weak label without foreground"),
+        ([[0, 1, 2, 128]], r"other values \(2, 128\).*save it without loss"),
+    ],
+)
+def test_a_file_that_says_too_little_is_refused(tmp_path: Path, values: list[list[int]], message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        read_weak_label(png(tmp_path, values))
+
+
+def test_a_jpeg_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "label.jpg")
+    with pytest.raises(Refused, match="expected 8-bit grey without loss"):
+        decode_weak_label((tmp_path / "label.jpg").read_bytes(), "label.jpg")
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DataList]:
+    root = tmp_path_factory.mktemp("images")
+    counts: dict[str, Any] = {"images_per_site": 5, "public": 3, "validation": 2, "test": 2, "size": (64, 64)}
+    return root, render_synthetic(root, sites=2, labelled=True, **counts)
+
+
+def test_only_training_images_of_the_named_sites_change(masks: tuple[Path, DataList]) -> None:
+    root, listed = masks
+    first, second = sorted(listed.sites)
+    drawn = weaken_list(listed, root, {first: "block"}, progress=False)
+    assert {item.label_kind for item in drawn.sites[first].unlabelled} == {"block"}
+    assert drawn.sites[second] == listed.sites[second]
+    assert (drawn.public, drawn.sites[first].test) == (listed.public, listed.sites[first].test)
+    assert drawn.hash != listed.hash
+    assert drawn.hash == weaken_list(listed, root, {first: "block"}, progress=False).hash
+    assert check_datalist(drawn, root, progress=False) == []
+
+
+def test_a_list_keeps_its_kinds_and_refuses_others(masks: tuple[Path, DataList], tmp_path: Path) -> None:
+    root, listed = masks
+    drawn = weaken_list(listed, root, dict.fromkeys(listed.sites, "points"), progress=False)
+    drawn.save(tmp_path / "list.json")
+    assert DataList.load(tmp_path / "list.json") == drawn
+    content = json.loads((tmp_path / "list.json").read_text())
+    content["public"][0]["label_kind"] = "box"
+    content["sites"]["site-1"]["unlabelled"][0]["label_kind"] = "scribbles"
+    (tmp_path / "list.json").write_text(json.dumps(content))
+    message = r"(?s)public\[0\] -> label_kind: .*found a weak label \(box\).*'scribbles'.*did you mean 'scribble'"
+    with pytest.raises(Refused, match=message):
+        DataList.load(tmp_path / "list.json")
+
+
+def test_what_cannot_be_drawn_is_told_before_any_is(masks: tuple[Path, DataList]) -> None:
+    root, listed = masks
+    message = r"(?s)found the site 'site-9'.*--kind of site-1: expected one of .*found 'lines'"
+    with pytest.raises(Refused, match=message):
+        weaken_list(listed, root, {"site-9": "box", "site-1": "lines"}, progress=False)
+
+
+def test_the_command_draws_a_kind_for_each_site(
+    masks: tuple[Path, DataList], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, listed = masks
+    listed.save(tmp_path / "list.json")
+    arguments = ["--data-root", str(root), "--kind", "points", "--kind", "site-2=box"]
+    code = main(["prepare", "weak", str(tmp_path / "list.json"), *arguments, "--output", str(tmp_path / "weak.json")])
+    assert code == 0
+    drawn = DataList.load(tmp_path / "weak.json")
+    assert [drawn.sites[name].unlabelled[0].label_kind for name in ("site-1", "site-2")] == ["points", "box"]
+    assert "labelled" in (tmp_path / "weak.report.html").read_text()
+    assert "weak.json" in capsys.readouterr().out

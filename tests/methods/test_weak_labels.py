@@ -1,0 +1,165 @@
+"""Weak labels in training: what is not labelled has no say, and the gated CRF by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from ignite.engine import Events
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.data import load_records, render_synthetic
+from samfed_monai.data.weak_labels import weaken_list
+from samfed_monai.methods.weak_labels import (
+    IGNORE,
+    GatedCrfTerm,
+    PartialCrossEntropy,
+    ResizeWithWeakLabeld,
+    gated_crf,
+    resize_weak,
+)
+from samfed_monai.parts import SiteImages
+
+LOGITS = torch.tensor([[[[0.0, math.log(3), -2.0, 7.0]]]])
+
+
+def test_pixels_without_a_label_cost_nothing_and_get_no_gradient() -> None:
+    logits = LOGITS.clone().requires_grad_()
+    loss = PartialCrossEntropy()(logits, torch.tensor([[[[1.0, 0.0, 255.0, 255.0]]]]))
+    loss.backward()
+    assert loss.item() == pytest.approx((math.log(2) + math.log(4)) / 2)
+    assert logits.grad is not None
+    assert logits.grad.flatten().tolist() == pytest.approx([-0.25, 0.375, 0.0, 0.0])
+    other = torch.cat([LOGITS[..., :2], torch.tensor([[[[1e4, -1e4]]]])], dim=-1)
+    assert torch.equal(PartialCrossEntropy()(other, torch.tensor([[[[1.0, 0.0, 255.0, 255.0]]]])), loss.detach())
+
+
+def test_a_whole_mask_gives_the_cross_entropy() -> None:
+    target = torch.tensor([[[[1.0, 0.0, 0.0, 1.0]]]])
+    expected = F.binary_cross_entropy_with_logits(LOGITS, target)
+    torch.testing.assert_close(PartialCrossEntropy()(LOGITS, target), expected)
+
+
+def test_several_classes_are_a_softmax() -> None:
+    logits = torch.tensor([[[[0.0, 5.0]], [[math.log(3), 5.0]], [[0.0, 5.0]]]])
+    assert PartialCrossEntropy()(logits, torch.tensor([[[[1, 255]]]])).item() == pytest.approx(math.log(5 / 3))
+
+
+def test_a_batch_without_labels_is_zero_and_can_be_learned_from() -> None:
+    logits = LOGITS.clone().requires_grad_()
+    loss = PartialCrossEntropy()(logits, torch.full((1, 1, 1, 4), 255.0))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_a_target_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected a target of shape \(1, 1, 1, 4\), found \(1, 1, 2, 2\)"):
+        PartialCrossEntropy()(LOGITS, torch.zeros(1, 1, 2, 2))
+
+
+def test_the_crf_of_two_pixels_by_hand() -> None:
+    image = torch.zeros(1, 3, 1, 2)
+    image[..., 1] = 0.1
+    apart = torch.tensor([[[[1.0, 0.0]]]])
+    kernel = math.exp(-1 / 72 - 0.03 / 0.02)
+    assert gated_crf(apart, image).item() == pytest.approx(kernel)  # two ordered pairs, two pixels
+    assert gated_crf(torch.full((1, 1, 1, 2), 0.5), image).item() == pytest.approx(kernel / 2)
+    assert gated_crf(torch.ones(1, 1, 1, 2), image).item() == 0
+    two = torch.cat([1 - apart, apart], dim=1)
+    assert gated_crf(two, image).item() == pytest.approx(kernel)
+
+
+def test_the_crf_is_that_of_all_pairs_in_the_window() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image, p = torch.rand(2, 3, 5, 4, generator=generator), torch.rand(2, 1, 5, 4, generator=generator)
+    total = 0.0
+    for b in range(2):
+        for i in range(20):
+            for j in range(20):
+                (r, c), (s, d) = divmod(i, 4), divmod(j, 4)
+                if i == j or max(abs(r - s), abs(c - d)) > 2:
+                    continue
+                colour = float((image[b, :, r, c] - image[b, :, s, d]).square().sum())
+                kernel = math.exp(-((r - s) ** 2 + (c - d) ** 2) / (2 * 6.0**2) - colour / (2 * 0.1**2))
+                x, y = float(p[b, 0, r, c]), float(p[b, 0, s, d])
+                total += kernel * (1 - x * y - (1 - x) * (1 - y))
+    assert gated_crf(p, image, radius=2).item() == pytest.approx(total / 40, rel=1e-4)
+
+
+def test_a_window_larger_than_the_picture_is_fine() -> None:
+    assert gated_crf(torch.rand(1, 1, 2, 3), torch.rand(1, 3, 2, 3), radius=9).item() >= 0
+
+
+def test_numbers_out_of_range_are_refused_together() -> None:
+    with pytest.raises(Refused, match=r"(?s)terms#crf#radius.*1 or more.*terms#crf#sigma_rgb.*a number > 0"):
+        GatedCrfTerm(radius=0, sigma_rgb=0)
+
+
+def test_a_scribble_of_one_pixel_survives_half_the_size() -> None:
+    label = torch.full((1, 4, 4), 255.0)
+    label[0, 1] = 1.0
+    label[0, 3, 3] = 0.0
+    assert resize_weak(label, (2, 2)).tolist() == [[[1.0, 1.0], [255.0, 0.0]]]
+
+
+@given(st.integers(0, 2**16 - 1))
+def test_a_whole_mask_is_resized_like_masks_are(bits: int) -> None:
+    mask = torch.tensor([bits >> i & 1 for i in range(16)]).view(1, 4, 4).float()
+    expected = (F.interpolate(mask[None], size=(2, 2), mode="area")[0] >= 0.5).float()
+    assert torch.equal(resize_weak(mask, (2, 2)), expected)
+
+
+def test_an_image_without_a_label_is_resized() -> None:
+    item = ResizeWithWeakLabeld(["image", "label"], (2, 2))({"image": torch.rand(3, 4, 4)})
+    assert item["image"].shape == (3, 2, 2)
+    assert "label" not in item
+
+
+@pytest.fixture(scope="module")
+def weak(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weak")
+    counts: dict[str, Any] = {"images_per_site": 6, "public": 4, "validation": 2, "test": 2, "size": (64, 64)}
+    listed = render_synthetic(folder / "images", sites=2, labelled=True, **counts)
+    first, second = sorted(listed.sites)
+    drawn = weaken_list(listed, folder / "images", {first: "points", second: "box"}, progress=False)
+    drawn.save(folder / "list.json")
+    return folder
+
+
+def test_the_variant_trains_on_them(build: Any, weak: Path) -> None:
+    workflow = build("weak_labels", datalist=str(weak / "list.json"), data_root=str(weak / "images"))
+    seen = []
+    trainer = workflow.trainer
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: seen.append(engine.state.output))
+    workflow.run()
+    values = set(torch.cat([step["label"].flatten() for step in seen]).tolist())
+    assert values == {0.0, 1.0, float(IGNORE)}
+    assert trainer.state.terms["crf"] > 0
+    assert 0 < trainer.state.terms["crf_labelled"] < 0.5  # five points of each class
+    assert all(math.isfinite(step["loss"]) for step in seen)
+
+
+def test_another_method_refuses_them_before_any_work(weak: Path) -> None:
+    images = {"datalist": weak / "list.json", "data_root": weak / "images", "site": "site-1"}
+    expected = (
+        r"-> site-1 -> unlabelled: expected masks.*found 6 weak labels \(points\); take a method .*--variant weak"
+    )
+    with pytest.raises(Refused, match=expected):
+        SiteImages(**images).records("labelled")
+    with pytest.raises(Refused, match=expected):
+        SiteImages(**images, oracle=True).records("unlabelled")
+    kinds = [record["label_kind"] for record in SiteImages(**images, weak_labels=True).records("labelled")]
+    assert kinds == ["points"] * 6
+
+
+def test_records_without_labels_do_not_mind(weak: Path) -> None:
+    records = load_records(weak / "list.json", weak / "images", split="unlabelled", site="site-1")
+    assert not any("label_kind" in record for record in records)
