@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,33 @@ def samfed_data() -> Path:
     if not (Path(folder) / "data").is_dir():
         pytest.skip(f"SAMFED_DATA={folder} holds no data/ folder")
     return Path(folder).resolve()
+
+
+def forget_outside() -> None:
+    """What installed packages bring is read again."""
+    from samfed_monai.config import outside, variants
+
+    for cached in (outside.brought, variants._outside, variants.networks_elsewhere):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Installs a distribution ``my-lab`` with these files and entry points of one kind, for the time of a test."""
+
+    def install(files: dict[str, str], points: str, *, kind: str = "methods") -> None:
+        for name, text in {
+            **files,
+            "my_lab-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: my-lab\nVersion: 1.0\n",
+            "my_lab-1.0.dist-info/entry_points.txt": f"[samfed_monai.{kind}]\n{points}\n",
+        }.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+            (tmp_path / name).write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        forget_outside()
+
+    yield install
+    monkeypatch.undo()
+    for name in [name for name in sys.modules if name.partition(".")[0].startswith("samfed_test_lab")]:
+        del sys.modules[name]
+    forget_outside()

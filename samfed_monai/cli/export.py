@@ -43,7 +43,12 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
         nargs="?",
         help="a finished run's folder, or a weights file (default: the bundle's own)",
     )
-    parser.add_argument("--to", choices=FORMATS, required=True, help="the format")
+    parser.add_argument(
+        "--to",
+        metavar="FORMAT",
+        required=True,
+        help=f"{', '.join(FORMATS)}, or the name of an exporter that an installed package brings",
+    )
     parser.add_argument(
         "--output",
         metavar="FILE",
@@ -73,11 +78,15 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the file or folder; prints the table of what it costs, and its name."""
+    from samfed_monai.config.outside import brought
     from samfed_monai.networks.export import BundleSource, Format, Int8, export_network, export_problems, table_of
 
     model, bundle = _named(arguments)
-    to, int8 = Format(arguments.to), Int8(arguments.int8) if arguments.int8 else None
-    output = Path(arguments.output or f"{_stem(model)}{to.suffix}").expanduser()
+    outside = None if arguments.to in FORMATS else brought("exporters").named(arguments.to, FORMATS, "--to")
+    to: Format | str = Format(arguments.to) if outside is None else arguments.to
+    int8 = Int8(arguments.int8) if arguments.int8 else None
+    suffix = to.suffix if isinstance(to, Format) else f".{to}"
+    output = Path(arguments.output or f"{_stem(model)}{suffix}").expanduser()
     problems = Problems()
     if "adapter" in read_header(model):
         mend = "export the network of a run that this teacher guided"
@@ -95,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     images = _given(config, arguments.images) if arguments.images else _synthetic(config, bundle)
     shipped = isinstance(models, Path) and (bundle / "models") in models.parents
     source = BundleSource(bundle, shipped=shipped, threshold=config.value("threshold"))
-    rows = export_network(network, to, output, images=images, int8=int8, bundle=source)
+    rows = export_network(network, to, output, images=images, int8=int8, bundle=source, exporter=outside)
     sys.stdout.write(f"{len(images)} {'images' if arguments.images else 'synthetic images'} of {_shape(images)} px\n")
     sys.stdout.write("".join(f"{line}\n" for line in table_of(rows)))
     sys.stdout.write(f"{output}\n")

@@ -100,6 +100,24 @@ def run_polyp(arguments: argparse.Namespace) -> int:
     return _tell(prepared, shares=(arguments.validation, arguments.test))
 
 
+def run_source(arguments: argparse.Namespace) -> int:
+    from samfed_monai.config.outside import brought
+    from samfed_monai.data.prepare import prepare_source
+
+    prepared = prepare_source(
+        brought("sources").named(arguments.name_of_source, (), "source"),
+        arguments.root,
+        options=_options(arguments),
+        public=_public(arguments.public),
+        sites=arguments.sites,
+        partition=arguments.partition,
+        alpha=arguments.alpha,
+        validation=arguments.validation,
+        test=arguments.test,
+    )
+    return _tell(prepared, shares=(arguments.validation, arguments.test))
+
+
 def run_split(arguments: argparse.Namespace) -> int:
     from samfed_monai.data.datalist import DataList
     from samfed_monai.data.records import write_site_lists
@@ -226,6 +244,7 @@ def add_prepare_parser(subparsers: Any) -> argparse.ArgumentParser:
     _isic(sources)
     _list(sources)
     _polyp(sources)
+    _of_a_package(sources)
     _split(sources)
     _synthetic(sources)
     _weak(sources)
@@ -248,17 +267,24 @@ def _isic(sources: Any) -> None:
     parser.add_argument(
         "--public", default="100", metavar="N|SHARE|NAME", help="count, share or archive folder, or none (default: 100)"
     )
-    parser.add_argument("--sites", type=int, default=4, metavar="N", help="number of sites (default: 4)")
-    parser.add_argument(
-        "--partition", choices=PARTITIONS, default="iid", help="who gets which images (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--alpha", type=float, default=0.5, help="Dirichlet's concentration; small makes sites unlike (default: 0.5)"
-    )
+    _dividing(parser)
     parser.add_argument("--unpack", action="store_true", help="unpack DIR/*.zip first")
     _measuring(parser)
     _common(parser)
     parser.set_defaults(run=run_isic)
+
+
+def _of_a_package(sources: Any) -> None:
+    parser = _source(sources, "source", "what a source of another installed package finds, by its name")
+    parser.add_argument("name_of_source", metavar="NAME", help="of an entry point of the group samfed_monai.sources")
+    parser.add_argument("root", metavar="DIR", type=Path, help="folder that it looks through; becomes the data root")
+    parser.add_argument(
+        "--public", default="0.25", metavar="N|SHARE|NAME", help="count, share or origin, or none (default: 0.25)"
+    )
+    _dividing(parser)
+    _measuring(parser)
+    _common(parser)
+    parser.set_defaults(run=run_source)
 
 
 def _list(sources: Any) -> None:
@@ -346,6 +372,16 @@ def _source(sources: Any, name: str, about: str) -> argparse.ArgumentParser:
     description = about[0].upper() + about[1:] + "."
     parser: argparse.ArgumentParser = sources.add_parser(name, help=about, description=description)
     return parser
+
+
+def _dividing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sites", type=int, default=4, metavar="N", help="number of sites (default: 4)")
+    parser.add_argument(
+        "--partition", choices=PARTITIONS, default="iid", help="who gets which images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--alpha", type=float, default=0.5, help="Dirichlet's concentration; small makes sites unlike (default: 0.5)"
+    )
 
 
 def _measuring(parser: argparse.ArgumentParser) -> None:

@@ -30,6 +30,7 @@ from samfed_monai.config.knobs import (
     shipped_knobs,
     without_said_twice,
 )
+from samfed_monai.config.outside import brought
 from samfed_monai.config.parse import (
     MISSING,
     WORKFLOWS,
@@ -112,10 +113,14 @@ def check_networks(config: BundleConfig) -> Iterator[Problem]:
     from samfed_monai.networks import CLIENT_NETWORKS
 
     known, others = list(CLIENT_NETWORKS), ("mixed_networks", "server_network")
+    broken = brought("networks").broken
     for parts in (place, *((name,) for name in others)):
         parts, value = follow(config.content, parts, lookup(config.content, parts))
         for name in value if isinstance(value, list) else [value]:
             if isinstance(name, str) and not name.startswith(("$", "@", "%")) and name not in CLIENT_NETWORKS:
+                if name in broken:
+                    yield replace(broken[name], where=f"{config.where(parts)} ({broken[name].where})")
+                    continue
                 expected, mend = f"one of {known}", did_you_mean(name, known)
                 yield Problem(config.where(parts), found=repr(name), expected=expected, mend=mend)
 

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-from samfed_monai.config.variants import outside_methods
+from samfed_monai.config.outside import not_installed, outside_modules, owner_of_target
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
 
 ALLOWED_PREFIXES = ("samfed_monai.", "monai.", "torch.", "ignite.")
@@ -48,9 +48,9 @@ _NO_ROOMS = ("monai._extensions.", "monai.apps.", "monai.auto3dseg.", "monai.bun
 
 
 def allowed_prefixes() -> tuple[str, ...]:
-    """The allow-list, modules of methods that installed packages bring, and what ``SAMFED_ALLOW`` adds."""
+    """The allow-list, modules of methods and terms that installed packages bring, and what ``SAMFED_ALLOW`` adds."""
     added = (
-        *outside_methods().values(),
+        *outside_modules(),
         *(prefix for prefix in os.environ.get("SAMFED_ALLOW", "").split(",") if prefix),
     )
     return (*ALLOWED_PREFIXES, *(prefix.strip().rstrip(".") + "." for prefix in added))
@@ -73,8 +73,13 @@ def resolve_target(target: Any, where: str) -> Any:
         raise _outside(where, repr(target))
     try:
         found = _locate(path, where)
-    except ImportError as error:
-        raise Refused([Problem(where, found=str(error), expected=f"{target!r} to be importable")]) from None
+    except Refused:
+        raise
+    except Exception as error:  # of another package: its import may raise anything
+        found = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        owner = owner_of_target(path).partition(" ")[0]
+        mend = f"update or uninstall {owner}, which brings it" if owner else ""
+        raise Refused([Problem(where, found=found, expected=f"{target!r} to be importable", mend=mend)]) from None
     real = f"{getattr(found, '__module__', None) or path.rpartition('.')[0]}.{getattr(found, '__qualname__', '')}"
     if not _allowed(real):  # torch.os.system is spelt like torch's, but is not
         raise _outside(where, f"{target!r} (really {real!r})")
@@ -118,12 +123,13 @@ def _allowed(path: str) -> bool:
 def _outside(where: str, found: str) -> Refused:
     expected = f"a component of {', '.join(prefix.rstrip('.') for prefix in allowed_prefixes())}"
     mend = "if you trust that package, name it in the environment variable SAMFED_ALLOW"
+    mend = not_installed(found.strip("'")) or mend
     return Refused([Problem(where, found=found, expected=expected, mend=mend)])
 
 
 def _unknown(where: str, target: str, known: set[str], holder: str) -> Refused:
     name = target.rpartition(".")[2]
-    mend = did_you_mean(name, known) or "check the spelling"
+    mend = not_installed(target) or did_you_mean(name, known) or "check the spelling"
     return Refused([Problem(where, found=repr(target), expected=f"a component that exists in {holder}", mend=mend)])
 
 

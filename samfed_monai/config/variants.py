@@ -9,24 +9,22 @@ need any; another package adds one through the entry point ``samfed_monai.method
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.config.outside import Brought, brought, module_file, owner_of, sorted_out
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.io import read_json
+from samfed_monai.core.registry import Elsewhere
 
 METHOD = "_method"
 """Id of the block in which a variant says what it is."""
 
 PACKAGED = Path(__file__).resolve().parent.parent / "methods"
 """Folder of the variants that come with the package and fit every bundle of the same ids."""
-
-ENTRY_POINT = "samfed_monai.methods"
-"""Group of entry points: the name is the variant's, the value a module; ``NAME.json`` lies beside its file."""
 
 KINDS = ("method", "ablation", "baseline", "personalised", "heterogeneous", "labelled", "reference")
 """What a variant can be: SAM-Fed; SAM-Fed without a part; a rival; one whose sites keep part of a network, or a network
@@ -170,64 +168,44 @@ def packaged_methods() -> dict[str, Path]:
 
     Those that are broken are left out, see :func:`broken_methods`.
     """
-    files, _, _ = _outside()
+    files = {name: _file_of(point) for name, point in outside_methods().items()}
     return files | {path.stem: path for path in PACKAGED.glob("*.json")}
 
 
-def outside_methods() -> dict[str, str]:
-    """Methods that other installed packages bring, by name, each with the module that it is in."""
-    _, modules, _ = _outside()
-    return modules
+def outside_methods() -> dict[str, EntryPoint]:
+    """Methods that other installed packages bring, by name."""
+    return _outside().points
 
 
 def broken_methods() -> dict[str, Problem]:
     """Methods of other installed packages that cannot be used, by name, with what is wrong and whose they are."""
-    _, _, broken = _outside()
-    return broken
+    return _outside().broken
 
 
 @functools.cache
-def _outside() -> tuple[dict[str, Path], dict[str, str], dict[str, Problem]]:
-    """Files and modules of other packages' methods, and what is wrong with the rest; read once, as metadata of every
-    installed package is looked through. Only the packages around the methods are imported."""
-    files: dict[str, Path] = {}
-    modules: dict[str, str] = {}
-    broken: dict[str, Problem] = {}
-    for entry in entry_points(group=ENTRY_POINT):
-        try:
-            files[entry.name] = _file_of(entry)
-            modules[entry.name] = entry.module
-        except Exception as error:  # of another package: its import may raise anything
-            reasons = error.problems if isinstance(error, Refused) else [f"{type(error).__name__}: {error}"]
-            name = entry.dist.name if entry.dist else "the package"
-            package = f"{name} {entry.dist.version}" if entry.dist else name
-            broken[entry.name] = Problem(
-                f"{package} -> entry point {entry.name} = {entry.value} of {ENTRY_POINT}",
-                found="; ".join(map(str, reasons)),
-                expected=f"a module with {entry.name}.json, a variant, beside it",
-                mend=f"update or uninstall {name}; the other methods work without it",
-            )
-    return files, modules, broken
-
-
-def _file_of(entry: EntryPoint) -> Path:
-    """The JSON of an entry point's method, which is read to see whether it can be."""
-    spec = importlib.util.find_spec(entry.module)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"no module {entry.module}")
-    path = Path(spec.origin).with_name(f"{entry.name}.json")
-    read_method(path, entry.name)
-    return path
+def _outside() -> Brought:
+    return sorted_out("methods", lambda point: read_method(_file_of(point), point.name))
 
 
 @functools.cache
-def networks_of_methods() -> dict[str, str]:
-    """Client networks that installed methods bring: name to where the builder is (``package.module.name``)."""
+def _file_of(point: EntryPoint) -> Path:
+    """The JSON of an entry point's method."""
+    return module_file(point).with_name(f"{point.name}.json")
+
+
+def networks_of_methods() -> dict[str, Elsewhere]:
+    """Client networks that installed methods bring, by name."""
     return {
-        network: place
+        network: Elsewhere(place, owner_of(points[name]) if name in (points := outside_methods()) else "samfed_monai")
         for name, path in packaged_methods().items()
         for network, place in read_method(path, name).networks.items()
     }
+
+
+@functools.cache
+def networks_elsewhere() -> dict[str, Elsewhere]:
+    """Client networks that installed packages bring: by entry points of their own, and by their methods."""
+    return {**brought("networks").found, **networks_of_methods()}
 
 
 def methods() -> dict[str, Method]:

@@ -4,11 +4,43 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """An object that is imported when it is asked for.
+
+    Args:
+        place: ``package.module.name``.
+        owner: who brings it, ``my-lab 1.0``, for messages.
+    """
+
+    place: str
+    owner: str = ""
+
+    def load(self, where: str) -> Any:
+        """The object.
+
+        Args:
+            where: what stands there names it, for the message.
+
+        Raises:
+            Refused: it cannot be imported, whatever its package raises, or is not there.
+        """
+        module, _, name = self.place.rpartition(".")
+        try:
+            return getattr(importlib.import_module(module), name)
+        except Exception as error:  # of another package: its import may raise anything
+            found = f"{self.place}, which fails: {type(error).__name__}: {error}"
+            owner = self.owner or module.partition(".")[0]
+            mend = f"update or uninstall {owner.partition(' ')[0]}"
+            raise Refused([Problem(where, found=found, expected=f"what {owner} brings", mend=mend)]) from error
 
 
 class Registry(Generic[T]):
@@ -16,7 +48,7 @@ class Registry(Generic[T]):
 
     Args:
         kind: what is registered, for messages ("client network", "agreement rule").
-        elsewhere: gives names of further objects and where they are, ``package.module.name``; imported when asked for.
+        elsewhere: gives names of further objects and where they are; imported when asked for.
 
     Example::
 
@@ -26,7 +58,7 @@ class Registry(Generic[T]):
         def my_unet(**kwargs): ...
     """
 
-    def __init__(self, kind: str, *, elsewhere: Callable[[], Mapping[str, str]] = dict) -> None:
+    def __init__(self, kind: str, *, elsewhere: Callable[[], Mapping[str, Elsewhere]] = dict) -> None:
         self.kind, self.elsewhere = kind, elsewhere
         self._entries: dict[str, T] = {}
 
@@ -53,8 +85,7 @@ class Registry(Generic[T]):
         if name in self._entries:
             return self._entries[name]
         if name in (elsewhere := self.elsewhere()):
-            module, _, entry = elsewhere[name].rpartition(".")
-            found: T = getattr(importlib.import_module(module), entry)
+            found: T = elsewhere[name].load(where)
             return found
         mend = did_you_mean(str(name), self) or "see the names expected"
         raise Refused([Problem(where, found=repr(name), expected=f"one of {list(self)}", mend=mend)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -274,6 +274,50 @@ def prepare_isic(
     lacking = without_mask([one for one in found if one.origin and one.origin == public])
     facts = look_at(found, root, options, sites={"": found}, known=lacking)
     public_ones, rest = draw_public(found, facts, public, options.seed)
+    by_site = divide(rest, facts, Partition(partition), sites, alpha, options.seed)
+    places = {("", Split.PUBLIC): public_ones}
+    places |= draw_measuring(by_site, facts, validation, test, beside=public_ones, seed=options.seed)
+    return finish(places, facts, root, options)
+
+
+def prepare_source(
+    find: Callable[[str | Path], Sequence[Found]],
+    root: str | Path,
+    *,
+    options: Options,
+    public: str | None = "0.25",
+    sites: int = 4,
+    partition: str = Partition.IID,
+    alpha: float = 0.5,
+    validation: float = 0.1,
+    test: float = 0.1,
+) -> Prepared:
+    """Makes a list from what a source of another package finds; groups that it knows are never divided.
+
+    Args:
+        find: the source: from ``root`` to the images below it, with paths relative to it.
+        root: its folder; it is the data root of the list.
+        options: see :class:`Options`.
+        public: as in :func:`prepare_isic`, a name being an ``origin``.
+        sites: as in :func:`prepare_isic`.
+        partition: as in :func:`prepare_isic`.
+        alpha: as in :func:`prepare_isic`.
+        validation: as in :func:`prepare_folders`.
+        test: as in :func:`prepare_folders`.
+
+    Raises:
+        Refused: with everything that is wrong with what it found, the files and the list.
+    """
+    check_first(options, validation=validation, test=test)
+    root, where = Path(root), getattr(find, "__name__", "source")
+    images = list(find(root))
+    wrong = [one for one in images if not isinstance(one, Found)]
+    if wrong or not images:
+        found = f"{type(wrong[0]).__name__} among them" if wrong else f"no image below {root}"
+        raise Refused([Problem(where, found=found, expected="a list of samfed_monai.data.sources.found.Found")])
+    images = grouped(images, options, known=True)
+    facts = look_at(images, root, options, sites={"": images})
+    public_ones, rest = draw_public(images, facts, public, options.seed)
     by_site = divide(rest, facts, Partition(partition), sites, alpha, options.seed)
     places = {("", Split.PUBLIC): public_ones}
     places |= draw_measuring(by_site, facts, validation, test, beside=public_ones, seed=options.seed)

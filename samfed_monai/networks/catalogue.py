@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from samfed_monai.config.variants import networks_of_methods
+from samfed_monai.config.variants import networks_elsewhere
 from samfed_monai.core.registry import Registry
 from samfed_monai.networks.fpn import lite0_fpn, load_trunk, mobile_sam_fpn
 from samfed_monai.networks.intake import require_intake
@@ -22,9 +22,10 @@ from samfed_monai.networks.weights import (
     takes_teacher,
 )
 
-CLIENT_NETWORKS: Registry[Callable[..., nn.Module]] = Registry("client network", elsewhere=networks_of_methods)
+CLIENT_NETWORKS: Registry[Callable[..., nn.Module]] = Registry("client network", elsewhere=networks_elsewhere)
 """Name to a builder ``(in_channels=..., out_channels=..., **kwargs) -> nn.Module``; random weights but for SAM.
-Those that a method brings (``_method -> networks``) are imported when they are asked for."""
+Those that another package brings (entry points ``samfed_monai.networks``, a method's ``_method -> networks``) are
+imported when they are asked for."""
 
 
 def client_network(

@@ -105,6 +105,10 @@ class BundleSource:
 
 Run = Callable[[Tensor], Tensor]
 
+Exporter = Callable[[nn.Module, Path, Tensor], Run]
+"""Of another package (entry points ``samfed_monai.exporters``): writes a network to a path, with some images
+``(B, 3, H, W)`` to trace with, and returns how to run what lies there: images to logits."""
+
 
 def export_network(
     network: nn.Module,
@@ -114,6 +118,7 @@ def export_network(
     images: Tensor,
     int8: Int8 | str | None = None,
     bundle: BundleSource | None = None,
+    exporter: Exporter | None = None,
 ) -> list[Measured]:
     """Writes a network in another format, if that predicts the same; nothing is written otherwise.
 
@@ -123,11 +128,12 @@ def export_network(
 
     Args:
         network: to export; it is put into eval mode and moved to the CPU.
-        to: the format.
+        to: the format; with ``exporter``, its name.
         output: a new file, or a new folder for a bundle.
         images: (B, 3, H, W) float32 in [0, 1], B >= 2: what is compared, timed, and shown to the quantiser.
         int8: of ONNX: which quantised form to write; ``None`` writes float32. Both are measured in any case.
         bundle: of a bundle: what it takes over from the one that the network belongs to.
+        exporter: of another package, what writes the format.
 
     Returns:
         the network in float32, then what was written, then, of ONNX, its other forms.
@@ -137,7 +143,7 @@ def export_network(
             take the network; what was made of it predicts something else.
         ValueError: a bundle without ``bundle``.
     """
-    to, output, int8 = Format(to), Path(output), None if int8 is None else Int8(int8)
+    to, output, int8 = to if exporter else Format(to), Path(output), None if int8 is None else Int8(int8)
     if to is Format.BUNDLE and bundle is None:
         raise ValueError("export_network: a bundle takes metadata over from another one: bundle=BundleSource(...)")
     problems = Problems()
@@ -150,7 +156,10 @@ def export_network(
     size = sum(tensor.nbytes for tensor in network.state_dict().values()) / 1e6
     rows = [Measured("torch, float32", size, len(images) / _seconds(network, images))]
     with _beside(output) as scratch:
-        if to is Format.ONNX:
+        if exporter is not None or not isinstance(to, Format):
+            written = scratch / output.name
+            rows.append(_by_exporter(exporter, network, f"--to {to}", written, images, logits))
+        elif to is Format.ONNX:
             written, more = _onnx_forms(network, images, logits, scratch, int8)
             rows += more
         else:
@@ -163,13 +172,15 @@ def export_network(
     return rows
 
 
-def export_problems(to: Format, output: Path, int8: Int8 | None = None) -> list[Problem]:
+def export_problems(to: Format | str, output: Path, int8: Int8 | None = None) -> list[Problem]:
     """What is wrong with an export before any network is built: the place, the packages, what does not go together."""
     problems = Problems()
     if output.exists():
         problems.add("--output", found=f"{output}, which exists", expected="a new name", mend="choose another one")
     if int8 is not None and to is not Format.ONNX:
-        problems.add("--int8", found=f"--to {to.value}", expected="--to onnx, whose runtime has the quantiser")
+        problems.add(
+            "--int8", found=f"--to {getattr(to, 'value', to)}", expected="--to onnx, whose runtime has the quantiser"
+        )
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
     if to is Format.ONNX and missing:
         mend = "pip install 'samfed-monai[export]', or in a clone: pip install -c constraints.txt -e '.[export]'"
@@ -238,6 +249,20 @@ def _written(network: nn.Module, to: Format, path: Path, images: Tensor, logits:
         name = "torch.export, float32" if to is Format.PT2 else "TorchScript, float32"
         row = _measured(name, path, run, images, logits)
     _require_same(row, f"--to {to.value}", logits)
+    return row
+
+
+def _by_exporter(exporter: Any, network: nn.Module, form: str, path: Path, images: Tensor, logits: Tensor) -> Measured:
+    """Lets another package's exporter write, and measures what lies there."""
+    with _taken(network, form), torch.no_grad():
+        run = exporter(network, path, images[:2])
+    if not (path.exists() and callable(run)):
+        found = "nothing at its path" if not path.exists() else type(run).__name__
+        expected = "an exporter that writes to its path and returns how to run that"
+        raise Refused([Problem(form, found=found, expected=expected)])
+    with _taken(network, form), torch.no_grad():
+        row = _measured(form.removeprefix("--to "), path, run, images, logits)
+    _require_same(row, form, logits)
     return row
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 
 import pytest
 
@@ -179,31 +178,6 @@ def test_knobs_reach_the_optimizer_and_the_batches_of_every_variant(variant):
     readers = ["train#dataloader", "unlabelled#dataloader", "validate#dataloader", "test#dataloader", "steps"]
     for place in [*readers, *(["sharing"] if "sharing#batch_size" in parser else [])]:
         assert parser.get_parsed_content(f"{place}#batch_size") == 7, place
-
-
-@pytest.fixture
-def lab(tmp_path, monkeypatch):
-    """Installs a distribution ``my-lab`` with these files and these entry points, for the time of a test."""
-    from samfed_monai.config import variants
-
-    def install(files: dict[str, str], points: str) -> None:
-        info = tmp_path / "my_lab-1.0.dist-info"
-        for name, text in {
-            **files,
-            "my_lab-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: my-lab\nVersion: 1.0\n",
-            "my_lab-1.0.dist-info/entry_points.txt": f"[samfed_monai.methods]\n{points}\n",
-        }.items():
-            (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-            (tmp_path / name).write_text(text)
-        assert info.is_dir()
-        monkeypatch.syspath_prepend(tmp_path)
-        variants._outside.cache_clear()
-
-    yield install
-    monkeypatch.undo()
-    for name in [name for name in sys.modules if name.partition(".")[0].startswith("samfed_test_lab")]:
-        del sys.modules[name]
-    variants._outside.cache_clear()
 
 
 GOOD = json.dumps({"_method": {"note": "a good one", "base": "no_sam"}})

@@ -7,7 +7,7 @@ import bisect
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.registry import Registry
+from samfed_monai.core.registry import Elsewhere, Registry
 
 
 @pytest.fixture
@@ -54,14 +54,15 @@ def test_a_name_can_be_taken_only_once(rules: Registry[str]):
 
 
 def test_what_is_elsewhere_is_imported_when_it_is_asked_for():
-    places = {"sorter": "bisect.insort_right", "lost": "samfed_monai.no_such_module.thing"}
+    lost = Elsewhere("samfed_monai.no_such_module.thing", "my-lab 1.0")
+    places = {"sorter": Elsewhere("bisect.insort_right"), "lost": lost}
     functions: Registry = Registry("function", elsewhere=lambda: places)
     functions.register("own")(len)
     assert list(functions) == ["lost", "own", "sorter"]
     assert "lost" in functions
     assert functions["sorter"] is bisect.insort_right
     assert functions["own"] is len
-    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+    with pytest.raises(Refused, match=r"what my-lab 1.0 brings, found .*no_such_.*; update or uninstall my-lab$"):
         functions["lost"]
     with pytest.raises(Refused, match=r"function: expected one of \['lost', 'own', 'sorter'\], found 'sort'; did you"):
         functions["sort"]

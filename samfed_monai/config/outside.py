@@ -1,0 +1,148 @@
+"""What other installed packages bring by entry points: methods, networks, terms, data sources, exporters.
+
+Metadata of every installed package is looked through once in a process. Nothing of another package is imported but the
+packages around its modules, until a component is asked for by its name; one that is broken names its owner and leaves
+the others alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.core.errors import Problem, Refused, did_you_mean
+from samfed_monai.core.registry import Elsewhere
+
+GROUPS = {
+    "methods": "a module with {name}.json, a variant, beside it",
+    "networks": "package.module:builder, a function (in_channels, out_channels, **kwargs) -> nn.Module",
+    "terms": "package.module:Class, a Term or Guide",
+    "sources": "package.module:function, (root) -> list of Found",
+    "exporters": "package.module:function, (network, path, images) -> how to run what was written",
+}
+"""Groups of entry points, ``samfed_monai.<name>`` each, with what one of it is."""
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What installed packages bring of one kind.
+
+    Args:
+        found: by name, where each is; its module exists, and has not been imported.
+        broken: by name, what is wrong with the others, and whose they are.
+        points: the entry points of ``found``.
+    """
+
+    found: dict[str, Elsewhere] = field(default_factory=dict)
+    broken: dict[str, Problem] = field(default_factory=dict)
+    points: dict[str, EntryPoint] = field(default_factory=dict)
+
+    def named(self, name: str, known: tuple[str, ...], where: str) -> Any:
+        """The component of that name, imported.
+
+        Args:
+            name: what stands at ``where``.
+            known: names that this package has itself, for the message.
+            where: place of the name, for instance ``--to``.
+
+        Raises:
+            Refused: there is none, or the package that brings it is broken.
+        """
+        if name in self.broken:
+            raise Refused([self.broken[name]])
+        if name not in self.found:
+            names = sorted({*known, *self.found})
+            expected = f"one of {names}" if names else "a name that an installed package brings"
+            mend = did_you_mean(name, names) or "install the package that has it (docs/extending.md)"
+            raise Refused([Problem(where, found=repr(name), expected=expected, mend=mend)])
+        return self.found[name].load(where)
+
+
+def owner_of(point: EntryPoint) -> str:
+    """Name and version of the package that an entry point came with."""
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "the package"
+
+
+@functools.cache
+def brought(kind: str) -> Brought:
+    """What installed packages bring of a kind, one of :data:`GROUPS`."""
+    return sorted_out(kind, _require_object)
+
+
+def sorted_out(kind: str, require: Callable[[EntryPoint], object]) -> Brought:
+    """Entry points of a kind, apart by whether they can be used.
+
+    Args:
+        kind: one of :data:`GROUPS`.
+        require: raises what it likes where an entry point cannot be used.
+    """
+    everything, group = Brought(), f"samfed_monai.{kind}"
+    for point in entry_points(group=group):
+        owner = owner_of(point)
+        try:
+            require(point)
+            everything.found[point.name] = Elsewhere(f"{point.module}.{point.attr}".rstrip("."), owner)
+            everything.points[point.name] = point
+        except Exception as error:  # of another package: its import may raise anything
+            reasons = error.problems if isinstance(error, Refused) else [f"{type(error).__name__}: {error}"]
+            package = owner.partition(" ")[0] if point.dist else owner
+            everything.broken[point.name] = Problem(
+                f"{owner} -> entry point {point.name} = {point.value} of {group}",
+                found="; ".join(map(str, reasons)),
+                expected=GROUPS[kind].format(name=point.name),
+                mend=f"update or uninstall {package}; the other {kind} work without it",
+            )
+    return everything
+
+
+def module_file(point: EntryPoint) -> Path:
+    """The file of an entry point's module.
+
+    Raises:
+        ModuleNotFoundError: there is no such module.
+    """
+    spec = importlib.util.find_spec(point.module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"no module {point.module}")
+    return Path(spec.origin)
+
+
+def _require_object(point: EntryPoint) -> None:
+    module_file(point)
+    if not point.attr:
+        raise Refused([Problem("value", found=repr(point.value), expected="package.module:name")])
+
+
+def outside_modules() -> dict[str, str]:
+    """Modules whose components a bundle may name as ``_target_``, each with its owner: of methods and of terms."""
+    from samfed_monai.config.variants import outside_methods
+
+    points = [*outside_methods().values(), *brought("terms").points.values()]
+    return {point.module: owner_of(point) for point in points}
+
+
+def owner_of_target(target: str) -> str:
+    """Who brings the module that a ``_target_`` names; empty where no entry point does."""
+    owners = (owner for module, owner in outside_modules().items() if target.startswith(f"{module}."))
+    return next(owners, "")
+
+
+def not_installed(target: str) -> str:
+    """How to make a package of the current folder importable, where a ``_target_`` names one; else empty.
+
+    ``samfed`` does not look for code in the current folder, where a bundle may have come with some that nobody
+    installed.
+    """
+    name = target.partition(".")[0]
+    here = name.isidentifier() and ((Path.cwd() / name).is_dir() or (Path.cwd() / f"{name}.py").is_file())
+    if not here or importlib.util.find_spec(name) is not None:
+        return ""
+    return (
+        f"{name} is in this folder, where samfed does not look for code: if you trust it, "
+        f"type PYTHONPATH=. SAMFED_ALLOW={name} before the command"
+    )

@@ -1,0 +1,155 @@
+"""What other installed packages bring by entry points is used by name, and told with its owner when broken."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samfed_monai.cli.main import main
+from samfed_monai.config import check_bundle, find_bundle
+from samfed_monai.config.outside import brought, not_installed
+from samfed_monai.config.strict import strict_target
+from samfed_monai.config.targets import resolve_target
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json, save_tensors
+from samfed_monai.networks import CLIENT_NETWORKS, client_network
+from tests.data.making import disc, picture, save
+
+NETWORK = """
+from torch import nn
+
+def tiny(in_channels, out_channels):
+    return nn.Conv2d(in_channels, out_channels, 1)
+"""
+TERM = """
+from samfed_monai.handlers import Term
+
+class Nothing(Term):
+    def value(self, guidance, engine):
+        return guidance.student.sum() * 0
+"""
+SOURCE = """
+from pathlib import Path
+
+from samfed_monai.data.sources.found import Found, list_images
+
+def archive(root):
+    return [
+        Found(path.name, f"{path.stem}_lesion.png", origin="archive")
+        for path in list_images(Path(root))
+        if not path.stem.endswith("_lesion")
+    ]
+
+def nothing(root):
+    return []
+"""
+EXPORTER = """
+import torch
+
+def script(network, path, images):
+    torch.jit.trace(network, images).save(path)
+    return torch.jit.load(path)
+
+def wrong(network, path, images):
+    path.write_text("")
+    return lambda images: network(images) + 1
+
+def idle(network, path, images):
+    return network
+"""
+
+
+def test_a_network_of_another_package_is_named_by_network_name(lab):
+    lab({"samfed_test_lab_net.py": NETWORK}, "tiny_lab = samfed_test_lab_net:tiny", kind="networks")
+    assert "tiny_lab" in CLIENT_NETWORKS
+    assert client_network("tiny_lab")(torch.zeros(1, 3, 4, 4)).shape == (1, 1, 4, 4)
+    skin = find_bundle("samfed_skin")
+    assert check_bundle(skin, "train", overrides={"network_name": "tiny_lab"}, ready=False) == []
+    (problem,) = check_bundle(skin, "train", overrides={"network_name": "tiny_lba"}, ready=False)
+    assert "did you mean 'tiny_lab'?" in problem.mend
+
+
+def test_a_network_whose_module_is_not_there_or_fails_names_its_owner(lab):
+    files = {"samfed_test_lab_bad.py": "1 / 0"}
+    lab(files, "gone_net = samfed_test_lab_gone:net\nbad_net = samfed_test_lab_bad:net", kind="networks")
+    assert "gone_net" not in CLIENT_NETWORKS
+    (problem,) = check_bundle(find_bundle("samfed_skin"), "train", overrides={"network_name": "gone_net"}, ready=False)
+    assert problem.where.startswith("command line -> network_name (my-lab 1.0 -> entry point gone_net = ")
+    assert problem.mend == "update or uninstall my-lab; the other networks work without it"
+    with pytest.raises(Refused, match=r"what my-lab 1\.0 brings, .* ZeroDivisionError.*; update or uninstall my-lab$"):
+        client_network("bad_net")
+
+
+def test_an_entry_point_without_an_object_is_refused(lab):
+    lab({"samfed_test_lab_net.py": NETWORK}, "tiny_lab = samfed_test_lab_net", kind="networks")
+    assert "expected package.module:name" in brought("networks").broken["tiny_lab"].found
+
+
+def test_a_term_of_another_package_may_be_named_wherever_it_is_installed(lab, monkeypatch):
+    monkeypatch.delenv("SAMFED_ALLOW")
+    target = "samfed_test_lab_term.Nothing"
+    with pytest.raises(Refused, match="SAMFED_ALLOW"):
+        resolve_target(target, "terms#nothing")
+    lab({"samfed_test_lab_term.py": TERM}, "nothing = samfed_test_lab_term:Nothing", kind="terms")
+    assert resolve_target(target, "").__name__ == "Nothing"
+    assert strict_target(target, "") == []
+
+
+def test_a_term_whose_module_fails_names_its_owner(lab):
+    lab({"samfed_test_lab_bad.py": "1 / 0"}, "bad = samfed_test_lab_bad:Bad", kind="terms")
+    with pytest.raises(Refused, match=r"found ZeroDivisionError: .*; update or uninstall my-lab, which brings it"):
+        resolve_target("samfed_test_lab_bad.Bad", "terms#bad")
+
+
+def test_a_source_of_another_package_becomes_a_list(lab, tmp_path, capsys):
+    images = tmp_path / "images"
+    for number in range(12):
+        save(images / f"{number}.jpg", picture(number))
+        save(images / f"{number}_lesion.png", disc())
+    points = "archive = samfed_test_lab_source:archive\nnothing = samfed_test_lab_source:nothing"
+    lab({"samfed_test_lab_source.py": SOURCE}, points, kind="sources")
+    out = ["--output", str(tmp_path / "list.json"), "--no-report"]
+    assert main(["prepare", "source", "nothing", str(images), *out]) == 2
+    assert (
+        "nothing: expected a list of samfed_monai.data.sources.found.Found, found no image" in capsys.readouterr().err
+    )
+    assert main(["prepare", "source", "archve", str(images), *out]) == 2
+    assert "source: expected one of ['archive', 'nothing'], found 'archve'; did you mean 'archive'?" in (
+        capsys.readouterr().err
+    )
+    assert not (tmp_path / "list.json").exists()
+    assert main(["prepare", "source", "archive", str(images), "--sites", "2", *out]) == 0
+    content = read_json(tmp_path / "list.json")
+    assert (len(content["public"]), len(content["sites"])) == (3, 2)
+
+
+def test_an_exporter_of_another_package_is_compared_as_the_own_ones_are(lab, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    points = "\n".join(f"{name} = samfed_test_lab_export:{name}" for name in ("script", "wrong", "idle"))
+    lab({"samfed_test_lab_export.py": EXPORTER}, points, kind="exporters")
+    settings = {"network_name": "basic_unet", "image_size": "32"}
+    save_tensors(tmp_path / "small.safetensors", client_network("basic_unet").state_dict(), settings)
+    assert main(["export", "small.safetensors", "--to", "script"]) == 0
+    assert capsys.readouterr().out.splitlines()[3].startswith("script ")
+    assert torch.jit.load(tmp_path / "small.script")(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 32, 32)
+    for name, message in {
+        "wrong": "--to wrong: expected at most",
+        "idle": "--to idle: expected an exporter that writes to its path",
+        "scrpt": "--to: expected one of ['bundle', 'idle', 'onnx', 'pt2', 'script', 'torchscript', 'wrong'], "
+        "found 'scrpt'; did you mean 'script'?",
+    }.items():
+        assert main(["export", "small.safetensors", "--to", name]) == 2
+        assert message in capsys.readouterr().err
+    assert sorted(path.suffix for path in tmp_path.glob("small.*")) == [".safetensors", ".script"]
+
+
+def test_a_package_in_the_current_folder_is_told_with_what_to_type(tmp_path, monkeypatch):
+    (tmp_path / "samfed_test_lab_here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    typed = "type PYTHONPATH=. SAMFED_ALLOW=samfed_test_lab_here before the command"
+    target = {"_target_": "samfed_test_lab_here.terms.Mine"}
+    for allowed in ("", "samfed_test_lab_here"):
+        monkeypatch.setenv("SAMFED_ALLOW", allowed)
+        problems = check_bundle(find_bundle("samfed_skin"), "train", overrides={"terms#mine": target}, ready=False)
+        assert any(problem.mend.endswith(typed) for problem in problems), problems
+    assert not_installed("samfed_test_lab_nowhere.terms.Mine") == ""
