@@ -238,13 +238,18 @@ def comparison_figure(table: Table) -> Picture:
     return picture("comparison", "Average test Dice", text, draw, narrow=False)
 
 
+ROOM = 0.05
+"""Dice that an axis shows at least on both sides of the rows that were trained: a teacher is seldom farther off, and
+rows a thousandth apart look it."""
+
+
 def _span(rows: list[Row]) -> tuple[float, float]:
     """Lowest and highest mean that are drawn to scale."""
     means = [row.cells["dice"].mean or 0.0 for row in rows]
     least, most = 0.1 * max(means, default=0.0), 1.0
     trained = [mean for row, mean in zip(rows, means, strict=True) if row.variant != TEACHER and mean >= least]
     if len(trained) > 1:
-        room = max(trained) - min(trained)
+        room = max(max(trained) - min(trained), ROOM)
         least, most = max(least, min(trained) - room), max(trained) + room
     return least, most
 
