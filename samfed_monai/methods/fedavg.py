@@ -55,7 +55,7 @@ class FedAvg(Strategy):
             self._norm = norm(self.global_weights) if self._norm is None else self._norm
             share = self.server.guard.share(update.tensors, self.global_weights, self._norm)
             if share < 1:
-                logger.warning("round %d: the update of %s was shortened to %.2g of its step", round, site, share)
+                logger.warning("round %d: the update of %s was shortened to %.2g of its step", round + 1, site, share)
         if not self._mean:
             self._mean = {name: _buffer(tensor) for name, tensor in self.global_weights.items()}
         total = self._total + update.n

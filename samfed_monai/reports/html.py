@@ -162,7 +162,7 @@ def headlines(run: RunData) -> list[tuple[str, str, str]]:
 
 def _headlines_so_far(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     average, worst = results["average"]["validation"], results["worst"]["validation"]
-    best = f"round {results['models']['best']['round']}, {style.counted(average['n'], 'validation image')}"
+    best = f"round {results['models']['best']['round'] + 1}, {style.counted(average['n'], 'validation image')}"
     found = [("Best Dice so far", style.as_score(average["dice"]), best)]
     if worst:
         found.append(
