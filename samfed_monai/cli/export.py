@@ -72,7 +72,7 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
         help="of ONNX: write the network in 8-bit integers, by ONNX Runtime's own quantiser",
     )
     take_overrides(parser, "inference.json", "inference.json")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, kept="no file is left half written")
     return parser
 
 

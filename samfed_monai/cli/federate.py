@@ -34,7 +34,10 @@ def add_federate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
     )
     add_device(parser)
     take_overrides(parser, "federate.json, or that knob of the sites' train.json", "federate.json", "train.json")
-    parser.set_defaults(run=run)
+    parser.set_defaults(
+        run=run,
+        kept="what was complete before the rounds is kept in the run's cache: teacher, soft masks, warm start",
+    )
     return parser
 
 

@@ -52,7 +52,7 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     trained_model.add_views(parser)
     add_device(parser)
     take_overrides(parser, "inference.json", "inference.json")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, kept="masks that were written are complete")
     return parser
 
 

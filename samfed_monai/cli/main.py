@@ -31,7 +31,8 @@ from samfed_monai.cli.variants import add_variants_parser
 from samfed_monai.cli.weights import add_weights_parser
 from samfed_monai.config.wrapped_errors import unwrap
 from samfed_monai.core.allocator import keep_freed_memory
-from samfed_monai.core.errors import OUR_MISTAKE, ExitCode, SamFedError, message_and_code
+from samfed_monai.core.errors import OUR_MISTAKE, ExitCode, SamFedError, Stopped, Terminated, message_and_code
+from samfed_monai.federation.signals import ASKED, Termination
 
 DESCRIPTION = """\
 Sites that hold only unlabelled images train a small segmentation network together, guided by SAM.
@@ -107,11 +108,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             os.environ[device.VARIABLE] = arguments.device
             device.best_device()  # refused here, before anything else
-        code = int(arguments.run(arguments) or 0)
+        with Termination():
+            code = int(arguments.run(arguments) or 0)
         sys.stdout.flush()
         return code
     except (SamFedError, KeyboardInterrupt) as error:
         return _tell(error)
+    except Terminated:
+        kept = getattr(arguments, "kept", "what was complete is kept")
+        return _tell(Stopped(f"{ASKED}; {kept}", "type the same command again"))
     except Exception as error:
         told = unwrap(error)
         if isinstance(error, BrokenPipeError):  # or Python complains once more when it ends

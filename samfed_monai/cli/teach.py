@@ -65,7 +65,7 @@ def add_teach_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--checkpoint", help="SAM's weights; default: the bundle's models/, then `samfed weights`")
     add_device(parser)
     take_overrides(parser, "teacher.json", "teacher.json")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, kept="the epochs that were complete are kept beside the adapter")
     return parser
 
 

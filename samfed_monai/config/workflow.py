@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar, get_args
@@ -14,7 +14,7 @@ from samfed_monai.config.overrides import MonaiCommand, monai_command, normal_id
 from samfed_monai.config.parse import WORKFLOWS
 from samfed_monai.config.wrapped_errors import unwrap
 from samfed_monai.core.allocator import keep_freed_memory
-from samfed_monai.core.errors import Problem, Problems, Refused, SamFedError, message_and_code
+from samfed_monai.core.errors import Problem, Problems, Refused, SamFedError, Stopped, Terminated, message_and_code
 
 T = TypeVar("T")
 _Method = Literal["run", "write"]
@@ -29,8 +29,15 @@ def exit_on_refusal() -> Iterator[None]:
     Raises:
         SystemExit: the process was started by MONAI and the block refused, stopped or was interrupted.
     """
+    from samfed_monai.federation.signals import ASKED, Termination
+
     try:
-        yield
+        with Termination() if started_by_monai() else nullcontext():
+            yield
+    except Terminated:
+        if not started_by_monai():
+            raise
+        _leave(Stopped(f"{ASKED}; what was complete is kept", "type the same command again"))
     except (SamFedError, KeyboardInterrupt, RuntimeError) as error:
         told = unwrap(error, _parser_of_command)
         if told is None or not started_by_monai():

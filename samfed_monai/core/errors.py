@@ -76,6 +76,10 @@ class Stopped(SamFedError, RuntimeError):
         super().__init__(f"stopped: {reason}" + (f"\n  to go on: {resume}" if resume else ""))
 
 
+class Terminated(BaseException):
+    """The process was asked to end (SIGTERM). Not an ``Exception``: no handling of failures may swallow it."""
+
+
 class Problems:
     """A list of problems that grows while input is checked and is refused once, at the end.
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
-from samfed_monai.core.errors import SamFedError
+from samfed_monai.core.errors import SamFedError, Terminated
 
 NAME = "run.log"
 PACKAGE = "samfed_monai"
@@ -62,7 +62,7 @@ class RunLog:
         try:
             yield self
         except BaseException as error:
-            told = isinstance(error, (SamFedError, KeyboardInterrupt))
+            told = isinstance(error, (SamFedError, KeyboardInterrupt, Terminated))
             text = str(error) or type(error).__name__ if told else "".join(traceback.format_exception(error)).rstrip()
             self._add(logging.ERROR, text)
             raise

@@ -373,7 +373,8 @@ class RoundController:
             failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
             if len(replies) - len(failures) < self.quorum:
                 raise self._too_few(
-                    f"round {round}: {len(replies) - len(failures)} of {len(replies)} updates", failures
+                    f"round {round + 1} of {self.rounds}: {len(replies) - len(failures)} of {len(replies)} updates",
+                    failures,
                 )
             self.strategy.finish(round)
             with clock("server"):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from samfed_monai.core.errors import ExitCode, Stopped
+from samfed_monai.core.errors import ExitCode, Stopped, Terminated
 
-
-class Terminated(BaseException):
-    """The process was asked to end (SIGTERM). Not an ``Exception``: a client's failure handling must not swallow it."""
+ASKED = "asked to end (SIGTERM)"
 
 
 class Interrupted(Stopped):
@@ -24,7 +23,8 @@ class Interrupted(Stopped):
 class Termination:
     """Turns SIGTERM into :class:`Terminated` for the time of a ``with`` block.
 
-    Outside the main thread, where Python allows no handlers, it does nothing.
+    One inside another has its own say until it ends. Outside the main thread, where Python allows no handlers,
+    it does nothing.
 
     Example::
 
@@ -37,6 +37,7 @@ class Termination:
     def __init__(self) -> None:
         self._deferred = self._pending = False
         self._previous: Any = None
+        self._process = os.getpid()
 
     def __enter__(self) -> Termination:
         if threading.current_thread() is threading.main_thread():
@@ -57,9 +58,11 @@ class Termination:
         finally:
             self._deferred = False
         if self._pending:
-            raise Terminated
+            raise Terminated(ASKED)
 
     def _receive(self, number: int, frame: object) -> None:
+        if os.getpid() != self._process:  # a forked helper of a loader: what is kept is not its affair
+            os._exit(128 + number)
         self._pending = True
         if not self._deferred:
-            raise Terminated
+            raise Terminated(ASKED)

@@ -91,7 +91,7 @@ class Watching:
             from torch.utils.tensorboard import SummaryWriter
 
             # of a run that goes on after a stop, what was written of later rounds counts no more
-            self._writer = SummaryWriter(str(self.folder / TENSORBOARD), purge_step=record["round"])
+            self._writer = SummaryWriter(str(self.folder / TENSORBOARD), purge_step=record["round"] + 1)
         for tag, value in scalars_of(record).items():
-            self._writer.add_scalar(tag, value, record["round"])
+            self._writer.add_scalar(tag, value, record["round"] + 1)
         self._writer.flush()

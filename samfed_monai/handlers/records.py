@@ -81,7 +81,11 @@ class TermLogger:
         number, rounds = round_of(engine)
         listed = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
         level = logging.DEBUG if in_federation(engine) else logging.INFO  # there the controller tells of the round
-        logger.log(level, "round %d of %d: %s", number + 1, rounds, listed)
+        if rounds == 1 and not in_federation(engine):  # a warm start, for instance, has neither rounds nor epochs
+            logger.info("training: %s", listed)
+        else:
+            what = "round" if in_federation(engine) else "epoch"
+            logger.log(level, "%s %d of %d: %s", what, number + 1, rounds, listed)
 
 
 class TermTable:

@@ -12,6 +12,7 @@ from typing import Any
 from samfed_monai.config.parse import flat
 from samfed_monai.core.errors import Problems
 from samfed_monai.metrics import pool, worst
+from samfed_monai.reports.paired import PairedTests, paired_tests
 from samfed_monai.reports.rows import (
     CEILING,
     FLOOR,
@@ -245,6 +246,8 @@ class Table:
     (megabytes per round, both directions, all sites), ``parameters`` (millions) and ``milliseconds`` (of an image) of
     the largest network at a site, and ``vs:<row>`` (average Dice minus that of the row with the same
     seed).
+
+    ``paired`` has the tests per image of each group.
     """
 
     sites: list[str]
@@ -254,6 +257,7 @@ class Table:
     datalist: str | None = None
     versions: dict[str, list[str]] = field(default_factory=dict)
     convention: dict[str, str] | None = None
+    paired: list[PairedTests] = field(default_factory=list)
 
     @property
     def rows(self) -> list[Row]:
@@ -295,6 +299,9 @@ def comparison_table(runs: Runs) -> Table:
         by_group.setdefault(key, {}).setdefault(run.row, []).append(run)
     order = sorted(by_group, key=lambda key: (key[0], MODES.index(key[1])))
     groups = [_group(mode, setting, by_group[setting, mode]) for setting, mode in order]
+    paired = [
+        paired_tests(group, by_group[setting, mode]) for group, (setting, mode) in zip(groups, order, strict=True)
+    ]
     first = read[0].results
     return Table(
         sites=list(first["sites"]),
@@ -304,6 +311,7 @@ def comparison_table(runs: Runs) -> Table:
         datalist=first["hashes"].get("datalist"),
         versions=_versions(read),
         convention=convention_of(read),
+        paired=paired,
     )
 
 

@@ -12,8 +12,11 @@ from samfed_monai.core.table import to_csv as csv_text
 from samfed_monai.reports.compare import Runs, Table, comparison_table
 from samfed_monai.reports.figures import comparison_figure
 from samfed_monai.reports.html import environment
-from samfed_monai.reports.rows import OWN_TEACHER, TEACHER, Cell, Group, Row
-from samfed_monai.reports.style import CAVEATS, MISSING, as_difference, as_percent, told_convention
+from samfed_monai.reports.paired import LEVEL as CONFIDENCE
+from samfed_monai.reports.paired import READING as READING_PAIRED
+from samfed_monai.reports.paired import PairedTest, PairedTests, as_p, told_test
+from samfed_monai.reports.rows import OWN_TEACHER, TEACHER, VARIANTS, Cell, Group, Row
+from samfed_monai.reports.style import CAVEATS, MISSING, as_difference, as_percent, counted, told_convention
 
 LEADS, LEVEL, TRAILS = "leads", "within the spread", "trails"
 
@@ -84,7 +87,7 @@ def verdict(group: Group) -> str | None:
         return None
     closest = min(found, key=lambda standing: standing.dice.mean or 0.0)
     cell, other = closest.dice, f"{closest.other.title} (`{closest.other.name}`)"
-    seeds = f"ahead in {closest.ahead} of {cell.n} seeds"
+    seeds = f"ahead in {closest.ahead} of {counted(cell.n, 'seed')}"
     mean, method = as_difference(cell.mean or 0.0), group.mode.method
     if cell.spread is None:
         return f"One seed: {method}'s Dice is {mean} to the strongest other row, {other}; no spread, no verdict."
@@ -136,7 +139,37 @@ class Block:
 
 def blocks(table: Table) -> list[Block]:
     """The comparison in parts, for every group: all test images, Dice by site, the method against the other rows."""
-    return [block for group in table.groups for block in group_blocks(table, group)]
+    return [
+        block
+        for place, group in enumerate(table.groups)
+        for block in [*group_blocks(table, group), *_paired_block(table, place)]
+    ]
+
+
+def _paired_block(table: Table, place: int) -> list[Block]:
+    """The tests per image of one group, with what an image costs beside what it gains; none where there are none."""
+    tests = table.paired[place].tests if table.paired else []
+    if not tests:
+        return []
+    before = f"{table.groups[place].label}: " if len(table.groups) > 1 else ""
+    heads = ["Images", "Dice", f"{CONFIDENCE:.0%} interval".replace("%", " %"), "better / worse", "p (Holm)"]
+    costs = {key: head for key, head in COSTS.items() if table.has(key)}
+    rows = {}
+    for test in tests:
+        interval = f"{as_difference(test.low)} to {as_difference(test.high)}"
+        both = [f"{spell(key, test.row.cells.get(key))} / {spell(key, test.other.cells.get(key))}" for key in costs]
+        counts = f"{test.better} / {test.worse}"
+        rows[test.other.name] = [
+            str(test.images),
+            as_difference(test.difference),
+            interval,
+            counts,
+            as_p(test.holm),
+            *(cell.replace(" ± ", "±") for cell in both),
+        ]
+    titles = {test.other.name: test.other.title for test in tests}
+    title = _capital(f"{before}{tests[0].row.title} minus the row, image by image")
+    return [Block(title, [*heads, *costs.values()], rows, titles)]
 
 
 def group_blocks(table: Table, group: Group) -> list[Block]:
@@ -188,10 +221,15 @@ def spell(key: str, cell: Cell | None) -> str:
 
 
 def verdicts(table: Table) -> list[str]:
-    """One sentence per group that has one, with the group's name where there are several."""
-    found = [(group, verdict(group)) for group in table.groups]
+    """Per group its verdict, if it has one, and its tests per image, with the group's name where there are several."""
     named = len(table.groups) > 1
-    return [f"{group.label}: {text}" if named else text for group, text in found if text]
+    told = []
+    for place, group in enumerate(table.groups):
+        found = table.paired[place] if table.paired else PairedTests()
+        for text in [verdict(group), *map(told_test, found.tests), *found.missing]:
+            if text:
+                told.append(f"{group.label}: {text}" if named else text)
+    return told
 
 
 def to_text(table: Table) -> str:
@@ -202,7 +240,8 @@ def to_text(table: Table) -> str:
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         head, *body = [_aligned(line, widths) for line in lines]
         parts.append("\n".join([head, "─" * (sum(widths) + 2 * len(widths) - 2), *body]))
-    return "\n\n".join([*parts, *verdicts(table), *table.notes]) + "\n"
+    rows = [f"{row.name}: {row.note}" for row in table.rows if row.note and row.name not in VARIANTS]
+    return "\n\n".join([*parts, *verdicts(table), *rows, *table.notes]) + "\n"
 
 
 def to_markdown(table: Table) -> str:
@@ -252,6 +291,11 @@ def to_json(table: Table) -> dict[str, Any]:
         "unseen": table.unseen,
         "rows": [{**_json_row(row), "group": group.label} for group in table.groups for row in group.rows],
         "verdicts": verdicts(table),
+        "paired": [
+            _json_test(test, group)
+            for found, group in zip(table.paired, table.groups, strict=False)
+            for test in found.tests
+        ],
         "notes": table.notes,
         "convention": table.convention,
         "versions": table.versions,
@@ -271,6 +315,12 @@ def _json_row(row: Row) -> dict[str, Any]:
     }
     named = {"row": row.name, "variant": row.variant, "title": row.title, "note": row.note}
     return {**named, "seeds": row.seeds, "gap_closed": row.gap, "cells": cells}
+
+
+def _json_test(test: PairedTest, group: Group) -> dict[str, Any]:
+    numbers = ("seeds", "images", "better", "worse", "difference", "low", "high", "p", "holm")
+    named = {"group": group.label, "row": test.row.name, "other": test.other.name}
+    return {**named, **{name: getattr(test, name) for name in numbers}}
 
 
 def _standing(standing: Standing, columns: Iterable[str]) -> list[str]:
@@ -351,6 +401,7 @@ def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None 
             blocks=blocks(table),
             headlines=headlines(table),
             verdicts=verdicts(table),
+            rows={row.name: row.note for row in table.rows if row.note},
             figure=figure,
             command=command,
             caveats=[*CAVEATS, *table.notes],
@@ -392,7 +443,7 @@ def headlines(table: Table) -> list[tuple[str, str, str]]:
             continue
         before = "" if group is table.groups[0] else f"{group.label}: "
         dice = spell("dice", hero.cells["dice"])
-        found.append((f"{before}Dice, {group.mode.method}", dice, f"{len(hero.seeds)} seeds"))
+        found.append((f"{before}Dice, {group.mode.method}", dice, counted(len(hero.seeds), "seed")))
         for variant, other in OVER.items():
             row = group.of(variant)
             if row is not None and (cell := hero.cells["dice"].minus(row.cells["dice"])).n:
@@ -405,6 +456,7 @@ def headlines(table: Table) -> list[tuple[str, str, str]]:
 def reading(tables: Sequence[Table]) -> str:
     """How to read the tables, with the convention that their runs followed."""
     text = READING + (READING_COSTS if any(table.has("milliseconds") for table in tables) else "")
+    text += READING_PAIRED if any(found.tests for table in tables for found in table.paired) else ""
     conventions = [table.convention for table in tables]
     first = conventions[0]
     if first is None or any(convention != first for convention in conventions):

@@ -139,13 +139,19 @@ def headlines(run: RunData) -> list[tuple[str, str, str]]:
     if run.planned is not None:
         return _headlines_so_far(results)
     average, worst = results["average"]["test"], results["worst"]["test"]
-    found = [("Dice, average", style.as_score(average["dice"]), f"{average['n']} test images")]
+    found = [("Dice, average", style.as_score(average["dice"]), style.counted(average["n"], "test image"))]
     if worst:
-        found.append(("Dice, worst site", style.as_score(worst["dice"]), f"{worst['site']}, {worst['n']} images"))
+        found.append(
+            (
+                "Dice, worst site",
+                style.as_score(worst["dice"]),
+                f"{worst['site']}, {style.counted(worst['n'], 'image')}",
+            )
+        )
     found.append(("HD95, average", f"{style.as_pixels(average['hd95'])} px", "lower is better"))
     if alone := teacher_alone(results):
         found.append(("Dice, teacher alone", style.as_score(alone["average"]["test"]["dice"]), "same test images"))
-    found.append(("Time", style.as_seconds(results["seconds"]["total"]), f"{results['rounds']} rounds"))
+    found.append(("Time", style.as_seconds(results["seconds"]["total"]), style.counted(results["rounds"], "round")))
     traffic = results["traffic"]["up_bytes"] + results["traffic"]["down_bytes"]
     found.append(("Traffic", style.as_bytes(traffic), "both directions"))
     for name, splits in results.get("unseen", {}).items():
@@ -156,10 +162,16 @@ def headlines(run: RunData) -> list[tuple[str, str, str]]:
 
 def _headlines_so_far(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     average, worst = results["average"]["validation"], results["worst"]["validation"]
-    best = f"round {results['models']['best']['round']}, {average['n']} validation images"
+    best = f"round {results['models']['best']['round'] + 1}, {style.counted(average['n'], 'validation image')}"
     found = [("Best Dice so far", style.as_score(average["dice"]), best)]
     if worst:
-        found.append(("Dice, worst site", style.as_score(worst["dice"]), f"{worst['site']}, {worst['n']} images"))
+        found.append(
+            (
+                "Dice, worst site",
+                style.as_score(worst["dice"]),
+                f"{worst['site']}, {style.counted(worst['n'], 'image')}",
+            )
+        )
     found.append(("Time", style.as_seconds(results["seconds"]["total"]), "in rounds"))
     traffic = results["traffic"]["up_bytes"] + results["traffic"]["down_bytes"]
     return [*found, ("Traffic", style.as_bytes(traffic), "both directions")]
@@ -185,6 +197,7 @@ def environment() -> Environment:
         data_url=data_url,
         variant_title=title_of,
     )
+    made.globals["counted"] = style.counted
     return made
 
 

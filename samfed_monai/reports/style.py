@@ -63,6 +63,11 @@ def as_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things: ``1 seed``, ``3 seeds``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def as_percent(value: float | None) -> str:
     """A share as a whole percentage."""
     return MISSING if value is None else f"{round(100 * value)} %"

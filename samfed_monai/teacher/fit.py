@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LOW = 0.5
+"""Dice below which a teacher is told to be wrong more often than right."""
+
 
 class TeacherFit:
     """Fits LoRA and the decoder (or the decoder alone) on ``D_p`` and writes the adapter.
@@ -237,6 +240,14 @@ class TeacherFit:
         logger.info("teacher (%s, %s, %d px), %s:", self.base, self.adapt.value, self.size, what)
         for name, dice in after.items():
             logger.info("  %-20s %s%.3f", name, "" if before is None else f"{before[name]:.3f}  ", dice)
+        low = [name for name, dice in after.items() if dice < LOW]
+        if low:
+            logger.warning(
+                "the teacher's Dice is below %.1f on %s: it is wrong there more often than right. Look whether public "
+                "masks belong to their images, then fit longer (epochs) or on more public images that look like these",
+                LOW,
+                " and ".join("public images held out" if name == "held_out" else name for name in low),
+            )
 
     def _fit(self, sam: PromptFreeSam, exam: Exam, fit_hash: str) -> None:
         """Trains what ``adapt`` says and writes the adapter."""

@@ -1,0 +1,178 @@
+"""Tests per image: their numbers by hand, their words, and where there are none."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samfed_monai.core.io import write_json, write_text
+from samfed_monai.core.table import to_csv
+from samfed_monai.reports import paired
+from samfed_monai.reports.compare import comparison_table
+from samfed_monai.reports.compare_forms import blocks, reading, to_text, verdicts, write_comparison
+from samfed_monai.reports.paired import bootstrap_interval, holm, signed_rank
+from tests.reports.runs import write_run
+
+SITES = ("a", "b")
+
+
+def test_the_signed_rank_of_six_images_by_hand():
+    # 2 of the 2^6 ways to give six different ranks their signs are as extreme as all of one sign
+    assert signed_rank([0.01, 0.02, 0.03, 0.04, 0.05, 0.06]) == pytest.approx(2 / 64)
+    assert signed_rank([-0.01, -0.02, -0.03, -0.04, -0.05, -0.06]) == pytest.approx(2 / 64)
+    # the smallest rank against the others: sums 1 and 20; 4 of 64 ways have a sum of at most 1 on either side
+    assert signed_rank([-0.01, 0.02, 0.03, 0.04, 0.05, 0.06]) == pytest.approx(4 / 64)
+
+
+def test_images_that_are_equal_say_nothing():
+    assert signed_rank([0.0, 0.0]) == 1
+    assert signed_rank([0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06]) == pytest.approx(2 / 64)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_keeps_the_order_and_lowers_nothing(values):
+    corrected = holm(values)
+    assert all(before <= after <= 1 for before, after in zip(values, corrected, strict=True))
+    assert all(
+        (x <= y) or (corrected[j] <= corrected[i]) for (i, x), (j, y) in itertools.permutations(enumerate(values), 2)
+    )
+
+
+def test_the_interval_is_the_same_for_the_same_numbers_and_holds_their_mean():
+    differences = [0.01 * number for number in range(-3, 9)]
+    low, high = bootstrap_interval(differences)
+    assert (low, high) == bootstrap_interval(differences)
+    assert low < sum(differences) / len(differences) < high
+    assert bootstrap_interval([0.02] * 6) == (0.02, 0.02)
+    # the standard error of the mean is 0.01 here: 1.96 of them on both sides, less what resamples scatter
+    assert high - low == pytest.approx(3.92 * 0.00995, rel=0.1)
+
+
+def with_images(folder, variant, dices, *, seed=0, images=None, **more):
+    """A run whose sites a and b have half of these test images each."""
+    write_run(folder, variant, seed, 0.8, **more)
+    results = json.loads((folder / "results.json").read_text())
+    half = len(dices) // 2
+    for site, those in zip(SITES, (dices[:half], dices[half:]), strict=True):
+        for model in (results, results["models"]["best"], results["models"]["last"]):
+            model["sites"][site]["test"]["n"] = images or len(those)
+        rows = [
+            {"id": f"{site}-{i}", "dice": dice, "iou": dice, "hd95": 1.0, "empty": "none", "mask": ""}
+            for i, dice in enumerate(those)
+        ]
+        path = folder / "evaluation" / "best" / site / "test" / "scores.csv"
+        path.parent.mkdir(parents=True)
+        write_text(path, to_csv(list(rows[0]), rows))
+    write_json(folder / "results.json", results)
+    return folder
+
+
+def pair(tmp_path, mine, others, **more):
+    return [with_images(tmp_path / "A", "samfed", mine), with_images(tmp_path / "B", "dp_only", others, **more)]
+
+
+BETTER = [0.81, 0.82, 0.83, 0.84, 0.85, 0.86]
+
+
+def test_a_row_against_another_image_by_image(tmp_path):
+    table = comparison_table(pair(tmp_path, BETTER, [0.8] * 6))
+    (test,) = table.paired[0].tests
+    assert (test.row.name, test.other.name, test.images, test.better, test.worse) == ("samfed", "dp_only", 6, 6, 0)
+    assert test.difference == pytest.approx(0.035)
+    assert test.holm == test.p == pytest.approx(2 / 64)
+    assert test.told_apart
+    (told,) = [text for text in verdicts(table) if "same" in text]
+    assert told.startswith(
+        "SAM-Fed and Public set only on the same 6 test images: Dice is higher by 0.035 on average (95 %"
+    )
+    assert told.endswith(
+        "higher on 6 images and lower on 0. Chance among images alone seldom makes such a difference (p = 0.031)."
+    )
+    block = next(block for block in blocks(table) if "image by image" in block.title)
+    assert block.rows["dp_only"][0:2] == ["6", "+0.035"]
+    assert block.rows["dp_only"][3:5] == ["6 / 0", "0.031"]
+    assert "Wilcoxon" in reading([table])
+
+
+def test_what_does_not_tell_rows_apart_is_said_so(tmp_path):
+    table = comparison_table(pair(tmp_path, [0.79, 0.82, 0.77, 0.84, 0.75, 0.86], [0.8] * 6))
+    assert "These images do not tell the two apart (p = " in to_text(table)
+
+
+def test_tests_of_several_rows_are_corrected_together(tmp_path):
+    runs = [*pair(tmp_path, BETTER, [0.8] * 6), with_images(tmp_path / "C", "no_sam", [0.8] * 6)]
+    tests = comparison_table(runs).paired[0].tests
+    assert [test.holm for test in tests] == pytest.approx([4 / 64, 4 / 64])
+    assert not any(test.told_apart for test in tests)
+
+
+def test_an_image_counts_once_with_its_mean_over_seeds(tmp_path):
+    runs = [
+        with_images(tmp_path / f"{variant}{seed}", variant, [dice + 0.01 * seed for dice in dices], seed=seed)
+        for variant, dices in {"samfed": BETTER, "dp_only": [0.8] * 6}.items()
+        for seed in (0, 1)
+    ]
+    (test,) = comparison_table(runs).paired[0].tests
+    assert (test.images, test.seeds) == (6, 2)
+    assert test.difference == pytest.approx(0.035)
+
+
+def test_two_runs_of_one_variant_are_tested_too_and_their_knobs_are_told(tmp_path):
+    runs = [with_images(tmp_path / name, "dp_only", dices) for name, dices in {"A": BETTER, "B": [0.8] * 6}.items()]
+    for run, rate in zip(runs, (0.1, 0.2), strict=True):
+        write_json(run / "run.json", {"config": {"client": {"learning_rate": rate}}})
+    (test,) = comparison_table(runs).paired[0].tests
+    assert (test.row.name, test.other.name) == ("A", "B")
+    page = write_comparison(tmp_path / "C", runs)
+    assert "unlike A: client#learning_rate 0.2 instead of 0.1" in page.read_text()
+    (written,) = json.loads((tmp_path / "C" / "comparison.json").read_text())["paired"]
+    assert (written["row"], written["other"], written["images"]) == ("A", "B", 6)
+
+
+def test_sites_that_kept_their_scores_are_named(tmp_path):
+    runs = pair(tmp_path, BETTER, [0.8] * 6)
+    (tmp_path / "B" / "evaluation" / "best" / "b" / "test" / "scores.csv").unlink()
+    found = comparison_table(runs).paired[0]
+    assert found.tests == []
+    assert found.missing == [
+        "No test per image of SAM-Fed against Public set only: B has no scores of the single images of b (on NVIDIA "
+        "FLARE they stay at the site)."
+    ]
+    assert found.missing[0] in to_text(comparison_table(runs))
+
+
+@pytest.mark.parametrize(
+    ("dices", "more", "why"),
+    [
+        ([0.8] * 4, {}, "they have 4 test images in common, and a test takes at least 6"),
+        ([0.8] * 6, {"images": 4}, "B has scores of 3 of 4 images of a"),
+        ([0.8] * 6, {"seed": 1}, "they have no seed in common"),
+        (
+            [0.8] * 6,
+            {"privacy": {"least_images": 7, "withheld": [], "differential_privacy": None}},
+            "they have 6 test images in common, and a test takes at least 7",
+        ),
+    ],
+)
+def test_why_there_is_none(tmp_path, dices, more, why):
+    (missing,) = comparison_table(pair(tmp_path, BETTER, dices, **more)).paired[0].missing
+    assert why in missing
+
+
+def test_a_record_without_its_folder_has_neither_tests_nor_words_about_them(tmp_path):
+    read = comparison_table(pair(tmp_path, BETTER, [0.8] * 6))
+    assert read.paired[0].tests
+    runs = [paired.RunData.read(tmp_path / name) for name in "AB"]
+    for name in "AB":
+        (tmp_path / name / "results.json").unlink()
+    assert comparison_table(runs).paired == [paired.PairedTests()]
