@@ -10,7 +10,7 @@ import pytest
 from samfed_monai.config import check_bundle, knobs_of, known_variants
 from samfed_monai.config.check import workflows_of
 from samfed_monai.config.parse import WORKFLOWS
-from samfed_monai.core.io import read_json
+from samfed_monai.core.io import read_json, write_json
 
 from .conftest import BUNDLES, REPOSITORY
 
@@ -37,31 +37,63 @@ def test_metadata_has_what_the_model_zoo_asks_for(key, metadata):
     assert metadata[key]
 
 
-KINDS = {
-    str: (
-        *("schema", "version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors"),
-        *("copyright", "data_source", "data_type", "image_classes", "label_classes", "pred_classes", "intended_use"),
-    ),
-    dict: ("changelog", "required_packages_version", "eval_metrics", "supported_apps", "network_data_format"),
-    list: ("references",),
-}
-TENSOR = {
-    **{"type": str, "format": str, "num_channels": int, "spatial_shape": list, "dtype": str, "value_range": list},
-    **{"is_patch_data": bool, "channel_def": dict},
-}
+SCHEMA = REPOSITORY / "docs" / "metadata-schema.json"
 
 
-def test_values_are_of_the_kinds_that_monai_s_verify_metadata_takes(metadata):
-    """`python -m monai.bundle verify_metadata` fetches its schema, which this says in our own words."""
-    assert {name: type(metadata[name]) for names in KINDS.values() for name in names} == {
-        name: kind for kind, names in KINDS.items() for name in names
-    }
-    assert all(isinstance(reference, str) for reference in metadata["references"])
-    for tensors in (metadata["network_data_format"][side] for side in ("inputs", "outputs")):
-        for tensor in tensors.values():
-            assert {name: type(tensor.get(name)) for name in TENSOR} == TENSOR
-            assert all(isinstance(side, (int, str)) for side in tensor["spatial_shape"])
-            assert all(isinstance(bound, (int, float)) for bound in tensor["value_range"])
+def verify(metadata: dict, folder: Path) -> None:
+    """MONAI's ``verify_metadata``, which fetches a schema only where none lies."""
+    from monai.bundle import verify_metadata
+
+    write_json(folder / "metadata.json", metadata)
+    verify_metadata(meta_file=str(folder / "metadata.json"), filepath=str(SCHEMA))
+
+
+def test_monai_s_verify_metadata_takes_it_without_a_network(metadata, tmp_path, monkeypatch):
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("nothing is fetched")
+
+    monkeypatch.setattr("urllib.request.urlopen", refused)
+    monkeypatch.setattr("monai.apps.utils.urlretrieve", refused)
+    verify(metadata, tmp_path)
+    assert metadata["network_data_format"]["outputs"]["pred"]["channel_def"]["0"] == "background"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"changelog": {}}, "should be non-empty"),
+        ({"version": 1}, "is not of type 'string'"),
+        ({"network_data_format": {"inputs": {}}}, "outputs' is a required property"),
+        ({"eval_metrics": {"mean_dice": "0.87"}}, "is not of type 'number'"),
+        ({"references": ["", 3]}, "should be non-empty|is not of type"),
+    ],
+)
+def test_the_schema_refuses_what_is_amiss(change, message, metadata, tmp_path):
+    with pytest.raises(Exception, match=message):
+        verify({**metadata, **change}, tmp_path)
+
+
+def test_metrics_of_metadata_are_those_of_the_card(bundle, metadata):
+    text = (bundle / "docs" / "README.md").read_text()
+    weights = list((bundle / "models").glob("model.*"))
+    assert bool(metadata["eval_metrics"]) == bool(weights), "a bundle without weights has no score to tell"
+    for value in metadata["eval_metrics"].values():
+        assert f"{value}" in text.partition("## Performance")[2]
+
+
+@pytest.mark.parametrize("section", ["Performance", "System configuration", "Data", "Intended use and limits"])
+def test_the_readme_has_the_sections_that_the_model_zoo_asks_for(section, bundle):
+    text = (bundle / "docs" / "README.md").read_text()
+    assert len(text.partition(f"\n## {section}\n")[2].partition("\n## ")[0].split()) > 20
+
+
+def test_terms_of_data_lie_beside_it_and_no_large_files_are_needed(bundle):
+    terms = (bundle / "docs" / "data_license.txt").read_text()
+    assert "MobileSAM" in terms
+    assert "large_files.yml" in (bundle / "docs" / "README.md").read_text()
+    assert not (bundle / "large_files.yml").exists()
+    weights = [path.stat().st_size for path in (bundle / "models").glob("model.*")]
+    assert all(size <= 12e6 for size in weights)
 
 
 def test_version_has_its_entry_in_the_changelog(metadata):

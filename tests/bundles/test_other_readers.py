@@ -81,7 +81,8 @@ def test_label_gets_the_mask_of_the_images_own_size(reader, image, weights, ours
     transforms = reader.get_parsed_content("preprocessing").transforms
     pred = predicted(reader, {"image": str(image)}, list(transforms), weights)
     assert pred.shape == (1, HEIGHT, WIDTH)
-    assert set(pred.unique().tolist()) == {0.0, 1.0}
+    assert pred.dtype == torch.uint8, "viewers write pictures of whole numbers only"
+    assert set(pred.unique().tolist()) == {0, 1}
     assert np.array_equal(pred[0].numpy() > 0, ours)
 
 
@@ -96,5 +97,5 @@ def test_deploy_gets_it_from_pixels_that_it_has_read_itself(reader, image, weigh
 
 def test_postprocessing_is_made_of_named_transforms_and_says_the_threshold(reader):
     names = [type(transform).__name__ for transform in reader.get_parsed_content("postprocessing").transforms]
-    assert names == ["InvertResized", "Activationsd", "CopyItemsd", "AsDiscreted"]
+    assert names == ["InvertResized", "Activationsd", "CopyItemsd", "AsDiscreted", "CastToTyped"]
     assert reader.get("postprocessing#transforms#3#threshold") == "@threshold"
