@@ -14,7 +14,7 @@ QUIET = Progress(show=False)
 
 
 class NoEvaluation:
-    """In place of :class:`~samfed_monai.federation.controller.Evaluation`: FLARE's own FedAvg asks once a round."""
+    """In place of :class:`~samfed_monai.federation.evaluation.Evaluation`: FLARE's own FedAvg asks once a round."""
 
     skip_empty, withheld = False, {}
 

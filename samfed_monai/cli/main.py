@@ -7,7 +7,8 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from samfed_monai import __version__
@@ -103,12 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         keep_freed_memory()
     try:
-        if getattr(arguments, "device", None):
-            from samfed_monai.core import device
-
-            os.environ[device.VARIABLE] = arguments.device
-            device.best_device()  # refused here, before anything else
-        with Termination():
+        with Termination(), _device(getattr(arguments, "device", None)):
             code = int(arguments.run(arguments) or 0)
         sys.stdout.flush()
         return code
@@ -126,6 +122,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         sys.stderr.write(f"\n{OUR_MISTAKE}\n")
         return int(ExitCode.FAILED)
+
+
+@contextmanager
+def _device(asked: str | None) -> Iterator[None]:
+    """Sets what ``--device`` says for the command and the processes that it starts, and for nothing after it."""
+    if not asked:
+        yield
+        return
+    from samfed_monai.core import device
+
+    before = os.environ.get(device.VARIABLE)
+    os.environ[device.VARIABLE] = asked
+    try:
+        device.best_device()  # refused here, before anything else
+        yield
+    finally:
+        if before is None:
+            del os.environ[device.VARIABLE]
+        else:
+            os.environ[device.VARIABLE] = before
 
 
 def _tell(error: SamFedError | KeyboardInterrupt) -> int:

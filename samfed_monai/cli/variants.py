@@ -43,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Writes what each variant is, one and its file, or one path."""
     from samfed_monai.config.bundles import find_bundle
     from samfed_monai.config.variants import (
+        FEDAVG,
         broken_methods,
         declared,
         find_variant,
@@ -54,9 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.markdown:
         sys.stdout.write(methods_page(methods().values()))
         return int(ExitCode.DONE)
-    if arguments.bundle in known_variants() and not Path(arguments.bundle).is_dir():
-        sys.stdout.write(_described(declared(None, arguments.bundle), len(arguments.bundle) + 2) + "\n")
-        sys.stdout.write(find_variant(None, arguments.bundle).read_text(encoding="utf-8"))
+    if arguments.bundle in (FEDAVG, *known_variants()) and not Path(arguments.bundle).is_dir():
+        text = find_variant(None, arguments.bundle).read_text(encoding="utf-8")
+        sys.stdout.write(_described(declared(None, arguments.bundle), len(arguments.bundle) + 2) + "\n" + text)
         return int(ExitCode.DONE)
     root = find_bundle(arguments.bundle) if arguments.bundle else None
     if arguments.path:

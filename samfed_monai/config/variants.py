@@ -225,6 +225,15 @@ def known_variants(bundle_root: str | Path | None = None) -> list[str]:
     return sorted({*own, *packaged_methods()})
 
 
+FEDAVG = "fedavg"
+"""What :mod:`samfed_monai.methods.fedavg` is called by who looks for a variant of that name."""
+
+_FEDAVG = (
+    "it is how every variant averages that names no strategy: no_sam is it on the sites' own confident labels, "
+    "oracle with their true ones, samfed with SAM's guidance (code: samfed_monai/methods/fedavg.py)"
+)
+
+
 def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
     """File of a variant; the bundle's own of that name goes before an installed one.
 
@@ -236,7 +245,7 @@ def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
     if name not in known and name in broken_methods():
         raise Refused([broken_methods()[name]])
     if name not in known:
-        mend = did_you_mean(str(name), known)
+        mend = _FEDAVG if name == FEDAVG else did_you_mean(str(name), known)
         raise Refused([Problem("variant", found=repr(name), expected=f"one of {known}", mend=mend)])
     own = Path(bundle_root) / "configs" / "variants" / f"{name}.json" if bundle_root is not None else None
     return own if own is not None and own.is_file() else packaged_methods()[name]

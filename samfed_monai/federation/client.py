@@ -46,7 +46,7 @@ def place_at_round(trainer: Any, call: Call, *, local_epochs: int) -> None:
     if call.round is None:
         return
     state = trainer.state
-    state.round, state.rounds = call.round, call.words.get("rounds", call.round + 1)
+    state.round, state.rounds = call.round, call.round + 1 if call.rounds is None else call.rounds
     state.epoch = call.round * local_epochs
     state.iteration = state.epoch * (state.epoch_length or 0)
 
@@ -255,13 +255,13 @@ class SamFedAlgo(MonaiAlgo):
         if self.trainer is None:
             raise RuntimeError("train() was called before initialize()")
         data = self._in_own_tensors(data)
-        call = Call.of(self.client_name, data.get(HEADER), extra)
-        self._require_public_set(call.words)
+        call = Call.of(self.client_name, extra, data)
+        self._require_public_set(call)
         started = time.perf_counter()
         own = self._own_in(call)
         if own is None:
             self._require_fit(data.weights, self._shared())
-        elif call.words["purpose"] == "keep":  # a round in which nothing is trained
+        elif call.purpose == "keep":  # a round in which nothing is trained
             self._last, self._seconds, self._received = call, 0.0, {}
             self.iter_of_start_time, self.trainer.state.term_means = self.trainer.state.iteration, {}
             return
@@ -291,7 +291,7 @@ class SamFedAlgo(MonaiAlgo):
             MessageRefused: its public set is not the server's (every round asks that again), or a handler refuses the
                 trainer as it is (:class:`HandlerGroup`).
         """
-        self._require_public_set(extra or {})
+        self._require_public_set(Call.of(self.client_name, extra))
         parser = getattr(self.train_workflow, "parser", None)
         if self.trainer is not None and parser is not None and HANDLERS in parser:
             try:
@@ -333,9 +333,8 @@ class SamFedAlgo(MonaiAlgo):
         if self.evaluator is None:
             raise RuntimeError("evaluate() was called before initialize()")
         data = self._in_own_tensors(data)
-        header = data.get(HEADER, {})
-        call = Call.of(self.client_name, header.get("extra"), header, extra)
-        split, model = call.words.get("split", "validation"), call.words.get("model")
+        call = Call.of(self.client_name, extra, data)
+        split, model = call.split, call.model
         own = self._own_in(call)
         if own is not None:
             data = own.in_place_of(data)
@@ -375,7 +374,7 @@ class SamFedAlgo(MonaiAlgo):
             raise RuntimeError("model_of() was called before initialize()")
         network = self.trainer.network
         with lent(network, self._its_parts.split.frozen), torch.no_grad():
-            if self._own_in(Call.of(self.client_name, data.get(HEADER), extra)) is None:
+            if self._own_in(Call.of(self.client_name, extra, data)) is None:
                 self._require_fit(data.weights, self._shared())
                 network.load_state_dict(dict(data.weights or {}), strict=False)
             yield network.eval()
@@ -429,9 +428,9 @@ class SamFedAlgo(MonaiAlgo):
         if self.own is not None:
             self.own.sharing.reset()
 
-    def _require_public_set(self, words: Mapping[str, Any]) -> None:
-        if wanted := words.get("public"):  # its hash costs a pass over the public images
-            require_same_public_set(wanted, self.own.sharing.public_hash if self.own else "")
+    def _require_public_set(self, call: Call) -> None:
+        if call.public:  # its hash costs a pass over the public images
+            require_same_public_set(call.public, self.own.sharing.public_hash if self.own else "")
 
     def _own_in(self, call: Call) -> OwnNetwork | None:
         return self.own if call.keeps_network else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,39 +116,52 @@ def sendable(metrics: Mapping[Any, Any]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of ``train``, ``get_weights`` or ``evaluate`` at one site.
+    """What one call of ``train``, ``get_weights`` or ``evaluate`` at one site asks for.
 
     Args:
         site: the client's name.
-        words: ``round``, ``rounds``, ``seed``, ``split``, ``model``, ``purpose``: those that were said.
+        round: the round, from 0; ``None`` from an FL system that counts none.
+        rounds: how many there are; ``None`` where nobody says.
+        seed: of the run.
+        split: which images ``evaluate`` scores, ``validation`` or ``test``.
+        model: what the model is called: ``initial``, ``current``, ``best``, ``last``, ``teacher``; ``None`` is none of
+            them.
+        purpose: what the tensors are for: ``replace`` the site's weights with them, ``distil`` from them, or ``keep``
+            the network as it is.
+        public: hash that the site's public set must have; empty asks for none.
     """
 
     site: str
-    words: Mapping[str, Any]
+    round: int | None = None
+    rounds: int | None = None
+    seed: int = 0
+    split: str = "validation"
+    model: str | None = None
+    purpose: str = "replace"
+    public: str = ""
 
     @classmethod
-    def of(cls, site: Any, *parts: Mapping[str, Any] | None) -> Call:
-        """The words of all ``parts``; a later one goes before an earlier one."""
-        return cls(str(site), {name: value for part in parts for name, value in (part or {}).items()})
+    def of(cls, site: Any, extra: Mapping[str, Any] | None = None, data: Mapping[str, Any] | None = None) -> Call:
+        """The call in which MONAI FL hands a client ``data`` and ``extra``.
 
-    @property
-    def round(self) -> int | None:
-        """The round, from 0; ``None`` from an FL system that counts none."""
-        return self.words.get("round")
+        The words travel in the header of ``data`` and stand in ``extra`` once more, where FL systems without our header
+        have theirs: ``extra`` goes before the header's own fields, and those before the header's ``extra``.
+        """
+        header = (data or {}).get(HEADER) or {}
+        words = {**(header.get("extra") or {}), **header, **(extra or {})}
+        known = {each.name for each in fields(cls)} - {"site"}
+        return cls(str(site), **{name: value for name, value in words.items() if name in known and value is not None})
 
     @property
     def keeps_network(self) -> bool:
         """Whether a site that has a network of its own keeps it in this call: any purpose but ``replace``."""
-        return bool(self.words.get("purpose", "replace") != "replace")
+        return self.purpose != "replace"
 
     def derive_seed(self, *what: str) -> int | None:
         """Seed of ``what`` at this site in this round; ``None`` where no round is named."""
-        if self.round is None:
-            return None
-        return derive_seed(self.words.get("seed", 0), self.site, self.round, *what)
+        return None if self.round is None else derive_seed(self.seed, self.site, self.round, *what)
 
     def header(self, kind: Kind, *, n: int) -> dict[str, Any]:
         """The header of an answer with ``n`` images behind it."""
-        words = self.words
-        whole = {"round": words.get("round", 0), "rounds": words.get("rounds", 1), "seed": words.get("seed", 0)}
-        return Envelope(kind, self.site, n=n, **whole).header()
+        rounds = 1 if self.rounds is None else self.rounds
+        return Envelope(kind, self.site, self.round or 0, rounds, self.seed, n=n).header()

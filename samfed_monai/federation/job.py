@@ -94,7 +94,7 @@ class FederatedJob:
         cache_dir: adapters, soft masks and warm starts, shared by runs; ``None`` is ``<output_dir>/cache``.
         variant: an override file of ``configs/variants``.
         seed: of everything but the teacher, which has its own (``teacher#seed``).
-        warm_start_steps: optimiser steps on the public set before round 0.
+        warm_start_steps: optimiser steps on the public set before round 0; none unless the bundle says how many.
         warm_start_held_out: part of the public images, in [0, 1), that the warm start does not train on and that says
             which of its weights are kept; 0 takes the last ones.
         adapter: an adapter to use as it is; ``None`` fits one, or finds the one that was fitted before.
@@ -133,7 +133,7 @@ class FederatedJob:
         cache_dir: str | Path | None = None,
         variant: str = "samfed",
         seed: int = 0,
-        warm_start_steps: int = 300,
+        warm_start_steps: int = 0,
         warm_start_held_out: float = 0.0,
         adapter: str | Path | None = None,
         client: Mapping[str, Any] | None = None,

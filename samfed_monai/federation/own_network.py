@@ -43,10 +43,12 @@ class OwnNetwork:
 
     def receive(self, data: ExchangeObject, call: Call) -> dict[str, float]:
         """Learns from what was sent, if it was sent for that; returns the numbers of it that are finite."""
-        if call.words.get("purpose") != "distil":
+        if call.purpose != "distil":
             return {}
         kind = Kind(data.get(HEADER, {}).get("kind", Kind.METRICS))
-        means = self.sharing.receive(call.round or 0, call.words.get("rounds", 1), kind, dict(data.weights or {}))
+        means = self.sharing.receive(
+            call.round or 0, 1 if call.rounds is None else call.rounds, kind, dict(data.weights or {})
+        )
         return {name: value for name, value in means.items() if math.isfinite(value)}
 
     def share(self) -> tuple[Kind, ExchangeObject]:

@@ -367,7 +367,10 @@ class Cast:
             return FedAvg()
         strategy = self.config.parser().get_parsed_content("strategy")
         if not isinstance(strategy, Strategy):
-            found, mend = type(strategy).__name__, "name a class of samfed_monai.federation that is a Strategy"
+            found, mend = (
+                type(strategy).__name__,
+                "name one of samfed_monai.methods, or another Strategy",
+            )
             raise Refused([Problem("train.json -> strategy", found=found, expected="a Strategy", mend=mend)])
         return strategy
 

@@ -48,7 +48,7 @@ class Plan:
         rounds: federated rounds.
         variant: an override file of the bundle or of the package.
         seed: of everything but the teacher, which has its own (``teacher#seed``).
-        warm_start_steps: optimiser steps on the public set before round 0.
+        warm_start_steps: optimiser steps on the public set before round 0; none unless the bundle says how many.
         warm_start_held_out: part of the public images, in [0, 1), that says when the warm start stops; 0: not before
             its last step.
         client: ids of ``train.json`` to values.
@@ -75,7 +75,7 @@ class Plan:
     rounds: int
     variant: str = "samfed"
     seed: int = 0
-    warm_start_steps: int = 300
+    warm_start_steps: int = 0
     warm_start_held_out: float = 0.0
     client: Mapping[str, Any] = field(default_factory=dict)
     teacher: Mapping[str, Any] = field(default_factory=dict)

@@ -13,7 +13,8 @@ from samfed_monai.core.io import canonical_hash, read_json, sha256_file, write_j
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.data import DataList, check_datalist
 from samfed_monai.data.datalist import confine
-from samfed_monai.federation.controller import ask_all, site_scores
+from samfed_monai.federation.controller import ask_all
+from samfed_monai.federation.evaluation import site_scores
 from samfed_monai.federation.privacy.settings import withheld_reason
 from samfed_monai.protocol.message import Envelope, Kind
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport

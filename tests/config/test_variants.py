@@ -148,6 +148,13 @@ def test_the_command_says_what_one_variant_is_and_shows_its_file(capsys):
     assert said.endswith((PACKAGED / "local_only.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.parametrize("words", [["fedavg"], ["--path", "fedavg"]])
+def test_whoever_looks_for_fedavg_is_told_which_variants_are_it(words, capsys):
+    assert main(["variants", *words]) == 2
+    message = r"variant: expected one of \[.*\], found 'fedavg'; it is how every variant averages"
+    assert re.search(message, capsys.readouterr().err)
+
+
 def test_the_command_lists_names_and_notes_and_says_where_a_file_is(bundle, rewrite: Write, capsys):
     rewrite("variants/gentle.json", json.dumps({"_note": "A softer start."}))
     assert main(["variants", str(bundle)]) == 0

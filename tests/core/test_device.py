@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -46,3 +48,15 @@ def test_a_command_refuses_it_before_anything_else(
     data = [] if command == "infer" else ["--datalist", "l", "--data-root", "r"]
     assert main([command, "nowhere", *needed, *places, *data, "--device", "gpu"]) == 2
     assert "--device (SAMFED_DEVICE): expected a device of this machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("before", [None, "cuda:7"])
+def test_what_a_command_was_told_does_not_outlive_it(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    if before:
+        monkeypatch.setenv(VARIABLE, before)
+    seen = []
+    monkeypatch.setattr("samfed_monai.cli.infer.run", lambda _: seen.append(os.environ[VARIABLE]))
+    assert main(["infer", "samfed_skin", "photos", "--output-dir", "o", "--device", "cpu"]) == 0
+    assert seen == ["cpu"]
+    assert os.environ.get(VARIABLE) == before

@@ -10,7 +10,8 @@ import torch
 from samfed_monai.core.errors import ExitCode, Problem, Refused, Stopped
 from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.federation import COLUMNS, Interrupted, LocalTransport, RunFolder
-from samfed_monai.federation.controller import Evaluation, ask_all, quorum_of, quorum_problems, site_scores
+from samfed_monai.federation.controller import ask_all, quorum_of, quorum_problems
+from samfed_monai.federation.evaluation import Evaluation, site_scores
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.local_only import LocalOnly
 from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server, Task, UpdateGuard
@@ -131,7 +132,7 @@ def test_fault_47_below_quorum_stops_with_every_reason_and_keeps_earlier_rounds(
 
     clients = {"a": FixedClient("a"), "b": RogueClient("b", change=die, rounds=[1])}
     with RunFolder(tmp_path).open({}) as folder:
-        with pytest.raises(Stopped, match=r"round 1: 1 of 2 updates, 2 needed\n  - b: RuntimeError") as caught:
+        with pytest.raises(Stopped, match=r"round 2 of 3: 1 of 2 updates, 2 needed\n  - b: RuntimeError") as caught:
             controller(folder, clients, rounds=3).run()
         assert "1 of 3 rounds are kept" in str(caught.value)
         assert folder.store.latest().round == 0

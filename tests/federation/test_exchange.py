@@ -8,7 +8,7 @@ from monai.fl.utils.exchange_object import ExchangeObject
 
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.federation import from_exchange, to_exchange
-from samfed_monai.federation.exchange import Call
+from samfed_monai.federation.exchange import HEADER, Call
 from samfed_monai.protocol import Envelope, Kind, MessageRefused
 from tests.federation.toys import weights
 
@@ -37,10 +37,11 @@ def test_weight_differences_are_refused():
         from_exchange(ExchangeObject(weights=weights(), weight_type=WeightType.WEIGHT_DIFF), request=REQUEST)
 
 
-def test_later_words_go_before_earlier_ones():
-    call = Call.of("a", {"split": "test", "round": 1}, None, {"round": 2})
-    assert call.words == {"split": "test", "round": 2}
-    assert call.round == 2
+def test_words_are_those_of_extra_then_of_the_header_then_of_its_own_extra():
+    header = {"round": 1, "rounds": 5, "extra": {"split": "test", "rounds": 9, "held": "0" * 32}, "kind": "weights"}
+    call = Call.of("a", {"round": 2, "purpose": "keep", "of_another_system": 1}, {HEADER: header})
+    assert call == Call("a", 2, 5, split="test", purpose="keep")
+    assert Call.of("a", {"rounds": None}, ExchangeObject()) == Call("a"), "nothing was said"
 
 
 def test_seeds_are_of_seed_site_round_and_purpose():

@@ -17,7 +17,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.federation import FederatedJob
-from samfed_monai.federation.controller import Evaluation
+from samfed_monai.federation.evaluation import Evaluation
 from samfed_monai.federation.job import check_job
 from samfed_monai.results import validate_results
 from tests.forking import start

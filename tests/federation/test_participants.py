@@ -193,5 +193,6 @@ def test_a_sites_own_ids_reach_the_network_that_the_server_builds_for_it(small_l
 
 
 def test_a_strategy_that_is_none_is_refused(small_list):
-    with pytest.raises(Refused, match=r"train\.json -> strategy: expected a Strategy, found PublicTargets"):
+    message = r"train\.json -> strategy: expected a Strategy, found PublicTargets; name one of samfed_monai\.methods"
+    with pytest.raises(Refused, match=message):
         cast(small_list, strategy={"_target_": "samfed_monai.transforms.PublicTargets"})

@@ -94,6 +94,7 @@ def test_a_job_says_where_things_lie_beside_its_plan(tmp_path):
         sites={"site-2": {"network": "basic_unet", "data_root": "/other"}, "site-1": {}},
         privacy={"least_images": 1},
     )
+    assert job.plan.warm_start_steps == 0, "how many there are is the bundle's to say"
     text = json.dumps(job.plan.to_json())
     assert "/" not in text.replace("basic_unet", ""), "no path is in the plan"
     assert job.plan.sites == {"site-2": {"network": "basic_unet"}, "site-1": {}}

@@ -1,0 +1,133 @@
+"""Scores of the federation's models: asked of the sites, which compute them on images that stay there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from samfed_monai.federation.privacy.settings import WITHHELD, withheld_reason
+from samfed_monai.metrics.scores import EMPTY, NAMES
+from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.strategy import Strategy
+from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
+
+logger = logging.getLogger(__name__)
+
+
+def site_scores(reply: Envelope) -> dict[str, Any]:
+    """``{"dice", "iou", "hd95", "n", "empty": {"both", "prediction", "label"}}`` of one site's answer.
+
+    A score that the site did not send is ``None``; HD95 is in pixels at the evaluation size.
+    """
+    scores: dict[str, Any] = {name: reply.metrics.get(name) for name in NAMES}
+    empty = {side: int(reply.metrics.get(f"empty_{side}", 0)) for side in EMPTY}
+    return {**scores, "n": reply.n, "empty": empty}
+
+
+class Evaluation:
+    """Has sites score what the strategy stands at: its model, or each site's own network, where sites keep one.
+
+    Args:
+        transport: carries messages.
+        strategy: says what a site evaluates; where it stands is the caller's business.
+        sites: those that train.
+        unseen: those that take no part; the server's model is scored on their test images.
+        splits: splits on which models are compared at the end.
+        rounds, seed: of the run.
+    """
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        strategy: Strategy,
+        sites: Sequence[str],
+        unseen: Sequence[str],
+        splits: Sequence[str],
+        rounds: int,
+        seed: int,
+    ) -> None:
+        self.transport, self.strategy = transport, strategy
+        self.sites, self.unseen, self.splits = sites, unseen, splits
+        self.rounds, self.seed = rounds, seed
+        #: (site, split) to the reason why a site kept its scores of the best or the last model to itself.
+        self.withheld: dict[tuple[str, str], str] = {}
+        #: Sites that failed in the evaluation of the best or the last model, with the last reason.
+        self.failed: dict[str, str] = {}
+
+    def scores(
+        self, split: str, *, round: int, model: str = "current", sites: Iterable[str] | None = None
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        """Scores by site, and the reasons of sites that gave none.
+
+        Args:
+            split: ``validation`` or ``test``.
+            round: the round that the model is of.
+            model: what it is called: ``current``, ``best`` or ``last``; sites keep tables of the last two.
+            sites: those to ask; ``None`` asks all that train.
+        """
+        messages = {}
+        for site in self.sites if sites is None else sites:
+            weights = self.strategy.evaluation(site)
+            purpose = {"purpose": "keep"} if weights is None else {}
+            message = Envelope(Kind.METRICS if weights is None else Kind.WEIGHTS, site, round, self.rounds, self.seed)
+            messages[site] = replace(
+                message, tensors=dict(weights or {}), extra={"split": split, "model": model, **purpose}
+            )
+        inbox = Inbox(round=round, sites=messages, like=None)
+        # A score that is missing is told, and no run ends for it: nobody waits for sites that have gone silent.
+        replies = self.transport.exchange(
+            Task.EVALUATE, messages, quorum=0, on_reply=inbox.check, max_bytes=inbox.max_bytes
+        )
+        failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
+        if model != "current":
+            self.failed |= {site: reason for site, reason in failures.items() if site in self.sites}
+        reasons = {site: _reason(reply) for site, reply in replies.items()}
+        scores = {
+            site: site_scores(reply)
+            for site, reply in replies.items()
+            if isinstance(reply, Envelope) and reasons[site] is None
+        }
+        return scores, {site: reason for site, reason in reasons.items() if reason is not None}
+
+    def of_model(self, name: str, round: int, known: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+        """``{"sites", "unseen"}``, scores by split, of the model called ``name``, which is that of ``round``.
+
+        Args:
+            name: ``best`` or ``last``.
+            round: whose model it is.
+            known: validation scores by site that the round's own record has: those sites are not asked for them again.
+        """
+        sites, unseen = self._tables(name, round, self.sites, self.splits, known or {}), {}
+        if self.strategy.global_weights:
+            unseen = self._tables(name, round, self.unseen, ("test",), {})
+        return {"sites": sites, "unseen": {site: scores for site, scores in unseen.items() if scores["test"]}}
+
+    def _tables(
+        self,
+        name: str,
+        round: int,
+        sites: Sequence[str],
+        splits: Sequence[str],
+        known: Mapping[str, Mapping[str, Any]],
+    ) -> dict[str, dict[str, Any]]:
+        tables: dict[str, dict[str, Any]] = {site: {} for site in sites}
+        for split in splits:
+            have = {site: dict(known[site]) for site in sites if site in known} if split == "validation" else {}
+            asked = [site for site in sites if site not in have]
+            scores, reasons = self.scores(split, round=round, model=name, sites=asked) if asked else ({}, {})
+            scores = {**have, **scores}
+            for site, reason in reasons.items():
+                logger.warning("%s has no %s scores of the %s model: %s", site, split, name, reason)
+                if reason.startswith(WITHHELD):
+                    self.withheld[site, split] = reason
+            for site in sites:
+                tables[site][split] = scores.get(site)
+        return tables
+
+
+def _reason(reply: Envelope | Failure) -> str | None:
+    """Why ``reply`` holds no scores; ``None`` where it does."""
+    return reply.reason if isinstance(reply, Failure) else withheld_reason(reply)
