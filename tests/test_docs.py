@@ -21,6 +21,7 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 COMMANDS = {
     "prepare",
     "init",
+    "new",
     "weights",
     "teach",
     "federate",

@@ -22,6 +22,7 @@ from samfed_monai.cli.flare import add_flare_parser
 from samfed_monai.cli.infer import add_infer_parser
 from samfed_monai.cli.init import add_init_parser
 from samfed_monai.cli.model import add_model_parser
+from samfed_monai.cli.new import add_new_parser
 from samfed_monai.cli.prepare import add_prepare_parser
 from samfed_monai.cli.report import add_report_parser
 from samfed_monai.cli.schema import add_schema_parser
@@ -56,6 +57,7 @@ ADD_PARSERS = (
     add_show_parser,
     add_schema_parser,
     add_variants_parser,
+    add_new_parser,
     add_teach_parser,
     add_federate_parser,
     add_flare_parser,
