@@ -31,6 +31,7 @@ COMMANDS = (
     "show",
     "schema",
     "variants",
+    "new",
     "teach",
     "federate",
     "flare",
