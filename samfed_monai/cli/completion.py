@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Iterable, Iterator
 
 from samfed_monai.cli.arguments import CommandParser
 
-ASKED = "_ARGCOMPLETE"
-"""Variable of the environment that a shell sets when it asks a command for completions."""
 
-
-def complete_if_asked(parser: argparse.ArgumentParser) -> None:
-    """Answers a shell that asks what could come next, and ends the process; else does nothing and imports nothing."""
-    if ASKED not in os.environ:
-        return
+def complete(parser: argparse.ArgumentParser) -> None:
+    """Answers a shell that asks what could come next, and ends the process."""
     import argcomplete
     from argcomplete.completers import DirectoriesCompleter
 
@@ -53,10 +47,10 @@ def _add_knobs(parser: argparse.ArgumentParser, file: str) -> None:
 
 
 def _either(names: Callable[[], list[str]], folders: Callable[..., Iterable[str]] | None) -> Callable[..., list[str]]:
-    def complete(prefix: str, **asked: object) -> list[str]:
+    def either(prefix: str, **asked: object) -> list[str]:
         return [*names(), *(folders(prefix, **asked) if folders is not None else ())]
 
-    return complete
+    return either
 
 
 def _bundles() -> list[str]:

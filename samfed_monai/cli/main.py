@@ -15,7 +15,6 @@ from samfed_monai.cli.arguments import CommandParser
 from samfed_monai.cli.audit import add_audit_parser
 from samfed_monai.cli.check import add_check_parser
 from samfed_monai.cli.compare import add_compare_parser
-from samfed_monai.cli.completion import complete_if_asked
 from samfed_monai.cli.evaluate import add_evaluate_parser
 from samfed_monai.cli.export import add_export_parser
 from samfed_monai.cli.federate import add_federate_parser
@@ -98,7 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         the exit code: 0 done, 1 a mistake of ours, 2 refused, 3 stopped, 130 interrupted.
     """
     parser = build_parser()
-    complete_if_asked(parser)
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could come next
+        from samfed_monai.cli.completion import complete
+
+        complete(parser)
     arguments, extra = parser.parse_known_args(argv)
     if extra and not getattr(arguments, "takes_overrides", False):
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
