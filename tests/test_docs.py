@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +15,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from samfed_monai.cli.main import build_parser
+from samfed_monai.config.knobs import OPTIONAL, shipped_plain
+from samfed_monai.config.overrides import overrides_of
+from samfed_monai.config.parse import WORKFLOWS
 from samfed_monai.core.errors import Refused
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = sorted([REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *(REPOSITORY / "docs").glob("*.md")])
+IDS = OPTIONAL.union(*(shipped_plain(files[-1]) for files in WORKFLOWS.values()))
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 COMMANDS = {
     "prepare",
     "init",
+    "new",
     "weights",
     "teach",
     "federate",
@@ -224,6 +232,33 @@ def test_commands_and_make_targets_on_the_page_exist(page: Path):
     rules = "".join((REPOSITORY / name).read_text(encoding="utf-8") for name in ("Makefile", "study/results.mk"))
     targets = set(re.findall(r"^([a-z-]+):", rules, re.MULTILINE))
     assert set(re.findall(r"^make ([a-z-]+)", text, re.MULTILINE)) <= targets
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Words of every `samfed` command in a page's shell blocks, continued lines joined, comments left out."""
+    lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    split = [re.split(r"\s*(?:&&|\||;|>|2>)\s*", line)[0] for line in lines if re.match(r"\s*samfed\s", line)]
+    return [shlex.split(re.sub(r"\s#.*", "", line))[1:] for line in split]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_on_the_page_parses(page: Path, capsys):
+    """An option that the command has not, or a word too few, would be told by it; ids of bundles are for the checks."""
+    for words in commands(page):
+        whole = not {"...", "…"} & set(words)
+        given = [word for word in words if word not in ("...", "…")]
+        arguments, extra = None, []
+        with contextlib.suppress(SystemExit):  # also of --help and --version
+            arguments, extra = build_parser().parse_known_args(given)
+        told = capsys.readouterr().err
+        if "error:" in told:
+            assert not whole, f"{page.name}: samfed {words}: {told}"
+            assert "required" in told
+            continue
+        assert not extra or getattr(arguments, "takes_overrides", False), (
+            f"{page.name}: samfed {words}: unknown {extra}"
+        )
+        assert {key for key in overrides_of(extra) if "#" not in key} <= IDS, (words, extra)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

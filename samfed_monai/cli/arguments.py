@@ -6,9 +6,11 @@ import argparse
 import json
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 OVERRIDES_HELP = "any other `--key value` sets that id of {file}, for instance --seed 1 or --a#b#c true; it is checked"
 
@@ -28,6 +30,18 @@ class CommandParser(argparse.ArgumentParser):
     """A parser whose ``--help`` also lists the knobs of the bundle's files, from ``config/knobs.json``."""
 
     knob_files: tuple[str, ...] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As ``argparse``; an option spelt with underscores, ``--output_dir``, is the one with hyphens."""
+        known = {word for action in self._actions for word in action.option_strings}
+
+        def kebab(word: str) -> str:
+            option, equals, value = word.partition("=")
+            spelt = option.replace("_", "-")
+            return f"{spelt}{equals}{value}" if option not in known and spelt in known else word
+
+        words = sys.argv[1:] if args is None else args
+        return super().parse_known_args([kebab(word) if word.startswith("--") else word for word in words], namespace)
 
     def format_help(self) -> str:
         """The help of ``argparse`` and, below it, a line or two of every knob."""

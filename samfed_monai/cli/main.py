@@ -23,6 +23,7 @@ from samfed_monai.cli.flare import add_flare_parser
 from samfed_monai.cli.infer import add_infer_parser
 from samfed_monai.cli.init import add_init_parser
 from samfed_monai.cli.model import add_model_parser
+from samfed_monai.cli.new import add_new_parser
 from samfed_monai.cli.prepare import add_prepare_parser
 from samfed_monai.cli.report import add_report_parser
 from samfed_monai.cli.schema import add_schema_parser
@@ -57,6 +58,7 @@ ADD_PARSERS = (
     add_show_parser,
     add_schema_parser,
     add_variants_parser,
+    add_new_parser,
     add_teach_parser,
     add_federate_parser,
     add_flare_parser,
@@ -96,6 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         the exit code: 0 done, 1 a mistake of ours, 2 refused, 3 stopped, 130 interrupted.
     """
     parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could come next
+        from samfed_monai.cli.completion import complete
+
+        complete(parser)
     arguments, extra = parser.parse_known_args(argv)
     if extra and not getattr(arguments, "takes_overrides", False):
         parser.error(f"unrecognized arguments: {' '.join(extra)}")

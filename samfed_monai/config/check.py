@@ -406,7 +406,8 @@ def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[
     try:
         parts = federated_configs(config, root)
     except Refused as refused:
-        return refused.problems
+        said = config.where(("variant",))
+        return [replace(each, where=said) if each.where == "variant" else each for each in refused.problems]
     problems = [
         _where_said(config, group, part, problem)
         for group, part in parts.items()

@@ -9,8 +9,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
+from samfed_monai.config.components import wrong_kind
 from samfed_monai.config.knobs import is_value
 from samfed_monai.config.parse import MISSING, BundleConfig, lookup, split_id
 from samfed_monai.core.errors import Problem, did_you_mean
@@ -41,12 +43,21 @@ def knobs_in(file: str) -> dict[str, Schema]:
 
 
 def check_ranges(config: BundleConfig, base_layers: int) -> Iterator[Problem]:
-    """Knobs whose value is of the right kind and out of the range, or not among the words, that they take."""
+    """Knobs whose value is out of the range, not among the words, or no number where they take a number.
+
+    The optimizer takes what it is given: a quoted learning rate would be told by no annotation.
+    """
     for file, _ in config.layers[:base_layers]:
         for name, keywords in knobs_in(file).items():
             for parts, each in _with_parts(split_id(name), keywords):
                 value = lookup(config.content, parts)
-                expected = unfit(value, each) if value is not MISSING and is_value(value) else ""
+                if value is MISSING or not is_value(value):
+                    continue
+                number = each.get("type") in ("number", "integer") or bool(_BOUNDS.keys() & each.keys())
+                if number and (isinstance(value, bool) or not isinstance(value, (int, float, NoneType))):
+                    yield wrong_kind(config.where(parts), value, "a number")
+                    continue
+                expected = unfit(value, each)
                 if expected:
                     mend = did_you_mean(value, map(str, each["enum"])) if isinstance(value, str) else ""
                     yield Problem(config.where(parts), found=repr(value), expected=expected, mend=mend)

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from samfed_monai.config.outside import not_installed, outside_modules, owner_of_target
-from samfed_monai.core.errors import Problem, Refused, did_you_mean
+from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean
 
 ALLOWED_PREFIXES = ("samfed_monai.", "monai.", "torch.", "ignite.")
 """Packages whose components a bundle may name. A bundle's own ``scripts`` folder is not among them: code that comes
@@ -127,7 +127,18 @@ def _outside(where: str, found: str) -> Refused:
     return Refused([Problem(where, found=found, expected=expected, mend=mend)])
 
 
-def _unknown(where: str, target: str, known: set[str], holder: str) -> Refused:
+def _unknown(where: str, target: str, parts: list[str], depth: int, found: Any) -> Refused:
+    """A path that leads nowhere beyond its first ``depth`` parts, which are ``found``."""
+    holder, known = ".".join(parts[:depth]), set(dir(found))
+    known |= {info.name for info in pkgutil.iter_modules(getattr(found, "__path__", []))}
+    meant = closest(parts[depth], known) if depth < len(parts) - 1 else None
+    if meant is None:
+        return _unknown_name(where, target, known, holder)
+    mend = f"did you mean {'.'.join([*parts[:depth], meant, *parts[depth + 1 :]])!r}?"
+    return Refused([Problem(where, found=repr(target), expected=f"a component that exists in {holder}", mend=mend)])
+
+
+def _unknown_name(where: str, target: str, known: set[str], holder: str) -> Refused:
     name = target.rpartition(".")[2]
     mend = not_installed(target) or did_you_mean(name, known) or "check the spelling"
     return Refused([Problem(where, found=repr(target), expected=f"a component that exists in {holder}", mend=mend)])
@@ -153,7 +164,7 @@ def _names_of_monai() -> set[str]:
 def _monai_path(name: str, where: str) -> str:
     module = _locator().get_component_module_name(name)
     if module is None:
-        raise _unknown(where, name, _names_of_monai(), "MONAI")
+        raise _unknown_name(where, name, _names_of_monai(), "MONAI")
     return f"{module[0] if isinstance(module, list) else module}.{name}"
 
 
@@ -161,7 +172,7 @@ def _locate(path: str, where: str) -> Any:
     parts = path.split(".")
     found: Any = importlib.import_module(parts[0]) if _importable(parts[0]) else None
     if found is None:
-        raise _unknown(where, path, {prefix.rstrip(".") for prefix in allowed_prefixes()}, "an installed package")
+        raise _unknown_name(where, path, {prefix.rstrip(".") for prefix in allowed_prefixes()}, "an installed package")
     for depth, part in enumerate(parts[1:], start=2):
         name = ".".join(parts[:depth])
         if isinstance(found, types.ModuleType) and not hasattr(found, part) and _importable(name):
@@ -169,9 +180,9 @@ def _locate(path: str, where: str) -> Any:
         elif hasattr(found, part):
             found = getattr(found, part)
         else:
-            raise _unknown(where, path, set(dir(found)), ".".join(parts[: depth - 1]))
+            raise _unknown(where, path, parts, depth - 1, found)
     if not callable(found):
-        raise _unknown(where, path, set(dir(found)), path)
+        raise _unknown(where, path, parts, len(parts), found)
     return found
 
 

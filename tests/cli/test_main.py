@@ -31,6 +31,7 @@ COMMANDS = (
     "show",
     "schema",
     "variants",
+    "new",
     "teach",
     "federate",
     "flare",
@@ -345,3 +346,10 @@ def test_compare_refuses_everything_before_it_runs_anything(tmp_path, capsys, mo
 
 def test_the_commands_are_listed_in_the_order_in_which_a_user_meets_them():
     assert tuple(add.__name__.removeprefix("add_").removesuffix("_parser") for add in cli.ADD_PARSERS) == COMMANDS
+
+
+@pytest.mark.parametrize("given", ["--data_root", "--data-root"])
+def test_an_option_is_taken_with_underscores_and_with_hyphens(given, capsys):
+    told = ["check", "samfed_skin", "--workflow", "inference", "--datalist", "lst.json", f"{given}=."]
+    assert main(told) == 2
+    assert "lst.json: expected a readable file" in capsys.readouterr().err

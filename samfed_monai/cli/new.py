@@ -1,0 +1,131 @@
+"""``samfed new``: a package of one's own with a method, a term or a network, and a test that passes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import keyword
+import os
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from samfed_monai import __version__
+from samfed_monai.core.errors import ExitCode, Problems
+
+KINDS = ("method", "term", "network")
+_TEMPLATES = Path(__file__).parent / "templates"
+_LONGEST = 40  # characters of a name, which becomes that of files and folders
+
+
+def add_new_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Adds ``samfed new method|term|network NAME [--output-dir DIR]``."""
+    parser = subparsers.add_parser(
+        "new",
+        help="write a package of your own with a method, a term or a network",
+        description="Writes a small package that works, to edit: pyproject.toml with the entry point by which samfed "
+        "finds it once it is installed, a module, of a method the JSON that turns it on, a README and a test that "
+        "passes. An existing folder is never written into.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("kind", metavar="KIND", choices=KINDS, help=", ".join(KINDS))
+    parser.add_argument("name", metavar="NAME", help="small letters, digits and _, for instance equal_mean")
+    parser.add_argument("--output-dir", metavar="DIR", help="new folder for the package (default: ./samfed-NAME)")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Writes the package and says what to type next."""
+    folder = new_package(arguments.kind, arguments.name, arguments.output_dir)
+    try_it = {
+        "method": f"samfed check samfed_skin --variant {arguments.name}",
+        "network": f"samfed check samfed_skin --workflow train --network_name {arguments.name}",
+        "term": "see its README for the lines that turn it on",
+    }
+    sys.stdout.write(f"{folder}\n  install:  pip install --no-build-isolation -e {folder}\n")
+    sys.stdout.write(f"  test:     python -m pytest {folder}\n  try:      {try_it[arguments.kind]}\n")
+    return int(ExitCode.DONE)
+
+
+def new_package(kind: str, name: str, folder: str | Path | None = None) -> Path:
+    """Writes a package; its folder appears complete or not at all.
+
+    Args:
+        kind: one of :data:`KINDS`.
+        name: of the method, term or network; the package is ``samfed_<name>``.
+        folder: new folder for it; ``None``: ``samfed-<name>`` in the current one.
+
+    Raises:
+        Refused: a name that is none, or is taken; the folder exists.
+    """
+    import jinja2
+
+    package, distribution = f"samfed_{name}", f"samfed-{name.replace('_', '-')}"
+    target = Path(folder or distribution).expanduser().absolute()
+    _refuse(kind, name, package, target)
+    words = "".join(word.capitalize() for word in name.split("_"))
+    said = {
+        "kind": kind,
+        "name": name,
+        "package": package,
+        "distribution": distribution,
+        "object": f"build_{name}" if kind == "network" else f"{words}Term" if kind == "term" else words,
+        "version": __version__,
+    }
+    files = {
+        "pyproject.toml": "new_pyproject.toml.j2",
+        "README.md": "new_readme.md.j2",
+        f"{package}/{name}.py": f"new_{kind}.py.j2",
+        f"tests/test_{name}.py": f"new_{kind}_test.py.j2",
+        **({f"{package}/{name}.json": "new_method.json.j2"} if kind == "method" else {}),
+    }
+    render = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        for path, template in files.items():
+            (temporary / path).parent.mkdir(exist_ok=True)
+            (temporary / path).write_text(render.get_template(template).render(said), encoding="utf-8")
+        (temporary / package / "__init__.py").write_text(f'"""A {kind} for samfed-monai."""\n', encoding="utf-8")
+        temporary.chmod(0o755)
+        os.rename(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return target
+
+
+def _refuse(kind: str, name: str, package: str, target: Path) -> None:
+    """Refuses a name that Python, pip or a bundle could not carry, or that something else has."""
+    from samfed_monai.config.outside import brought
+    from samfed_monai.config.variants import broken_methods, known_variants
+
+    problems = Problems()
+    if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or len(name) > _LONGEST or keyword.iskeyword(name):
+        meant = "_".join(re.findall(r"[a-z0-9]+", re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).casefold()))[:_LONGEST]
+        meant = meant.strip("_").lstrip("0123456789_")
+        fits = bool(meant) and meant != name and not keyword.iskeyword(meant)
+        expected = f"at most {_LONGEST} small letters, digits and _ that begin with a letter, and no word of Python's"
+        mend = f"type samfed new {kind} {meant}" if fits else f"for instance samfed new {kind} my_{kind}"
+        problems.add("NAME", found=repr(name), expected=expected, mend=mend)
+    problems.refuse_if_any()
+    if kind == "method":
+        taken = name in known_variants() or name in broken_methods()
+    elif kind == "network":
+        from samfed_monai.networks import CLIENT_NETWORKS
+
+        taken = name in CLIENT_NETWORKS or name in brought("networks").broken
+    else:
+        taken = name in brought("terms").found or name in brought("terms").broken
+    if taken or importlib.util.find_spec(package) is not None:
+        found = f"{name!r}, a {kind} that is installed" if taken else f"{package}, a package that is installed"
+        problems.add("NAME", found=found, expected="a new name", mend=f"for instance samfed new {kind} my_{name}")
+    if target.exists():
+        mend = "name a folder that does not exist yet with --output-dir"
+        problems.add(str(target), found="it exists already", expected="a new folder", mend=mend)
+    problems.refuse_if_any()

@@ -1,0 +1,86 @@
+"""``samfed new`` writes a package that installs, passes its own test and is found by its entry point."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from samfed_monai.cli.main import main
+from samfed_monai.cli.new import KINDS, new_package
+from samfed_monai.core.errors import Refused
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def in_a_process(*words: str, where: Path, path: list[Path]) -> str:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*path, REPOSITORY]))}
+    done = subprocess.run([sys.executable, "-m", *words], cwd=where, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_new_packages_install_pass_their_tests_and_are_found(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = dict(zip(KINDS, ("equal_share", "sure_mask", "three_layers"), strict=True))
+    for kind, name in names.items():
+        assert main(["new", kind, name]) == 0
+    packages = [tmp_path / f"samfed-{name.replace('_', '-')}" for name in names.values()]
+    assert capsys.readouterr().out.startswith(f"{packages[0]}\n  install:  pip install")
+    site, bundle = tmp_path / "site", tmp_path / "bundle"
+    quiet = ["--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+    in_a_process("pip", "install", *quiet, "--target", str(site), *map(str, packages), where=tmp_path, path=[])
+    in_a_process("pytest", "-q", "-p", "no:cacheprovider", *map(str, packages), where=tmp_path, path=[site])
+    assert main(["init", "samfed_skin", str(bundle)]) == 0
+    train = bundle / "configs" / "train.json"
+    block = (packages[1] / "README.md").read_text().split("```json\n")[1].split("\n```")[0]
+    train.write_text(train.read_text().replace('"terms": {', f'"terms": {{{block},', 1))
+    options = ["--workflow", "train", "--variant", names["method"], "--network_name", names["network"]]
+    told = in_a_process("samfed_monai", "check", str(bundle), *options, where=tmp_path, path=[site])
+    assert "no problems in train; variants: equal_share" in told
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_package_says_what_it_is_in_every_file_and_is_well_formed(kind, tmp_path):
+    folder = new_package(kind, "mine", tmp_path / "deep" / "mine")
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    expected = {"pyproject.toml", "README.md", "samfed_mine/__init__.py", "samfed_mine/mine.py", "tests/test_mine.py"}
+    assert files == expected | ({"samfed_mine/mine.json"} if kind == "method" else set())
+    assert [path.name for path in folder.parent.iterdir()] == ["mine"]
+    for path in folder.rglob("*.py"):
+        compile(path.read_text(), str(path), "exec")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "message"),
+    [
+        (
+            "method",
+            "Equal-Share",
+            r"NAME: expected at most 40 .*found 'Equal-Share'; type samfed new method equal_share",
+        ),
+        ("term", "myTerm", "type samfed new term my_term"),
+        ("term", "class", "for instance samfed new term my_term"),
+        ("term", "7", "for instance samfed new term my_term"),
+        ("term", "../up", "type samfed new term up"),
+        ("network", "a" * 41, "expected at most 40"),
+        ("method", "no_sam", "found 'no_sam', a method that is installed; for instance samfed new method my_no_sam"),
+        ("network", "basic_unet", "found 'basic_unet', a network that is installed"),
+        ("term", "monai", "found samfed_monai, a package that is installed"),
+    ],
+)
+def test_a_name_that_cannot_be_taken_is_refused_with_one_that_can(kind, name, message, tmp_path):
+    with pytest.raises(Refused, match=message):
+        new_package(kind, name, tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_left_as_it_is(tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(Refused, match="it exists already; name a folder that does not exist yet with --output-dir"):
+        new_package("method", "fresh_rule", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
