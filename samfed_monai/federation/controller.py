@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.errors import DISK_FULL, Problem, Problems, Stopped, is_out_of_memory
-from samfed_monai.federation.privacy.settings import WITHHELD, withheld_reason
+from samfed_monai.federation.privacy.settings import NO_IMAGES, WITHHELD, withheld_reason
 from samfed_monai.federation.progress import Clock, Progress
 from samfed_monai.federation.run_folder import RunFolder, best_round, round_record, site_record, told, total_traffic
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
@@ -36,6 +36,16 @@ def site_scores(reply: Envelope) -> dict[str, Any]:
     scores: dict[str, Any] = {name: reply.metrics.get(name) for name in NAMES}
     empty = {side: int(reply.metrics.get(f"empty_{side}", 0)) for side in EMPTY}
     return {**scores, "n": reply.n, "empty": empty}
+
+
+def tell_unscored(reasons: Mapping[str, str], what: str) -> None:
+    """Tells which sites gave no scores: those without masks in one line, which is no cause for worry."""
+    without = [site for site, reason in reasons.items() if reason == NO_IMAGES]
+    if without:
+        logger.info("no %s: no masks at %s", what, ", ".join(without))
+    for site, reason in reasons.items():
+        if reason != NO_IMAGES:
+            logger.warning("%s has no %s: %s", site, what, reason)
 
 
 class Evaluation:
@@ -131,8 +141,8 @@ class Evaluation:
             asked = [site for site in sites if site not in have]
             scores, reasons = self.scores(split, round=round, model=name, sites=asked) if asked else ({}, {})
             scores = {**have, **scores}
+            tell_unscored(reasons, f"{split} scores of the {name} model")
             for site, reason in reasons.items():
-                logger.warning("%s has no %s scores of the %s model: %s", site, split, name, reason)
                 if reason.startswith(WITHHELD):
                     self.withheld[site, split] = reason
             for site in sites:

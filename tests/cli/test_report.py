@@ -103,7 +103,7 @@ def test_a_run_at_work_is_shown_after_each_round_until_ctrl_c(tmp_path, sleeps, 
     for text in (
         "Best Dice so far",
         "0.825",
-        "round 1, 4 validation images",
+        "round 2, 4 validation images",
         "The run goes on: 2 of 3 rounds are stored",
     ):
         assert text in pages[1]  # (0.6 + 3 * 0.9) / 4
