@@ -97,7 +97,7 @@ def test_a_run_at_work_is_shown_after_each_round_until_ctrl_c(tmp_path, sleeps, 
 
     sleeps += [lambda: store(tmp_path, 1), keep_page, lambda: store(tmp_path, 2), keep_page]
     assert watch(Report(tmp_path, unfinished=True)) == 0
-    assert capsys.readouterr().out.splitlines() == [f"{n} rounds: {tmp_path / 'report.html'}" for n in (1, 2)]
+    assert capsys.readouterr().out.splitlines() == [f"{n}: {tmp_path / 'report.html'}" for n in ("1 round", "2 rounds")]
     assert "1 of 3 rounds so far · seed 7" in pages[0]
     assert "2 of 3 rounds so far" in pages[1]
     for text in (
