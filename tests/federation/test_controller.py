@@ -131,7 +131,7 @@ def test_fault_47_below_quorum_stops_with_every_reason_and_keeps_earlier_rounds(
 
     clients = {"a": FixedClient("a"), "b": RogueClient("b", change=die, rounds=[1])}
     with RunFolder(tmp_path).open({}) as folder:
-        with pytest.raises(Stopped, match=r"round 1: 1 of 2 updates, 2 needed\n  - b: RuntimeError") as caught:
+        with pytest.raises(Stopped, match=r"round 2 of 3: 1 of 2 updates, 2 needed\n  - b: RuntimeError") as caught:
             controller(folder, clients, rounds=3).run()
         assert "1 of 3 rounds are kept" in str(caught.value)
         assert folder.store.latest().round == 0
