@@ -78,7 +78,7 @@ def watch(report: Report, seconds: float = 2.0) -> int:
             if rounds != written:  # fewer, too: a run may be begun anew
                 written = rounds
                 if rounds:
-                    sys.stdout.write(f"{rounds} rounds: {report.write()}\n")
+                    sys.stdout.write(f"{rounds} round{'s' if rounds != 1 else ''}: {report.write()}\n")
                     sys.stdout.flush()
             time.sleep(seconds)
         sys.stdout.write(f"finished: {report.write()}\n")

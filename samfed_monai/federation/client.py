@@ -97,6 +97,10 @@ def private_count(workflow: Any) -> int:
     return 0
 
 
+LOOKS = {("current", "validation"): "current", ("best", "test"): "best"}
+"""After which evaluations a site without masks looks at its own images: every round's, and the best model's."""
+
+
 @contextmanager
 def evaluation_parts(evaluator: SupervisedEvaluator, workflow: Any, split: str, folder: Path | None) -> Iterator[None]:
     """Lends an evaluator another split's data loader, and its score handlers a folder, for the time of a block.
@@ -218,8 +222,9 @@ class SamFedAlgo(MonaiAlgo):
         self.scores: dict[str, list[dict[str, Any]]] = {}
         if self.config_train_filename is not None and self.eval_workflow is None:
             self.eval_kwargs = with_network_of(self.eval_kwargs, lambda: self._trainers_network)
-        #: Given the evaluator while it holds the best model, after its test images; ``None`` does nothing.
-        self.look: Callable[[SupervisedEvaluator], None] | None = None
+        #: Given the evaluator while it holds a round's model, or after its test images the best one, and what the model
+        #: is called then; ``None`` does nothing.
+        self.look: Callable[[SupervisedEvaluator, str], None] | None = None
         self._closed = ""
         self._fresh_optimizer: dict[str, Any] = {}
         self._last: Call | None = None
@@ -351,10 +356,13 @@ class SamFedAlgo(MonaiAlgo):
             own_random_state(call.derive_seed("evaluate")),
             lent(self.evaluator.network, self._its_parts.split.frozen) if self.trainer is not None else nullcontext(),
         ):
-            answer = super().evaluate(data, extra)
+            with warnings.catch_warnings():  # a site without masks has nothing to score, in every round
+                warnings.filterwarnings("ignore", message="`dataloader` is empty")
+                answer = super().evaluate(data, extra)
             self.scores[split], empty, seen = scored(self.evaluator)
-            if self.look is not None and (model, split) == ("best", "test"):
-                self.look(self.evaluator)
+            called = LOOKS.get((str(model), split))
+            if self.look is not None and called is not None:
+                self.look(self.evaluator, called)
         answer.metrics = sendable({**(answer.metrics or {}), **empty})
         answer[HEADER] = call.header(Kind.METRICS, n=seen)
         return answer

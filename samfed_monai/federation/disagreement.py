@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,11 @@ logger = logging.getLogger(__name__)
 
 KEPT = 6
 """Images per site whose masks are kept: two rows of three on a page, and as many as a person looks at."""
+SAMPLE = 32
+"""Images per site that are looked at after every round; the best model is shown all at the end."""
 TABLE = "disagreement.csv"
+ROUND = "current"
+"""What a round's model is called, until the best one has been looked at."""
 COLUMNS = ("id", "image_sha256", "dice", "mask")
 
 
@@ -39,12 +44,17 @@ class Disagreement:
         store: opened when it is asked for: the teacher may come later than this object.
         preprocessing: of a record, as for evaluation: ``image`` (3, H, W) float in [0, 1].
         batch_size: images that the student sees at once.
-        folder: where the files go.
+        folder: ``evaluation`` of the run: the files go into ``<model>/<site>/unlabelled`` there.
+        site: the site.
+
+    Of a round's model, :data:`SAMPLE` images are looked at, the same in every round; of the best one, all.
 
     Example::
 
-        compare = Disagreement(records, lambda: store, preprocessing, batch_size=8, folder="run/evaluation/best/a/own")
-        compare(evaluator)
+        compare = Disagreement(
+            records, lambda: store, preprocessing, batch_size=8, folder="run/evaluation", site="a"
+        )
+        compare(evaluator, "best")
     """
 
     def __init__(
@@ -55,28 +65,32 @@ class Disagreement:
         *,
         batch_size: int,
         folder: str | Path,
+        site: str,
     ) -> None:
         self.records, self.store, self.preprocessing = records, store, preprocessing
-        self.batch_size, self.folder = batch_size, Path(folder)
+        self.batch_size, self._folder, self.site = batch_size, Path(folder), site
 
-    def __call__(self, evaluator: SupervisedEvaluator) -> None:
+    def __call__(self, evaluator: SupervisedEvaluator, model: str = "best") -> None:
         """Compares the network that the evaluator holds; what fails is logged, since a run does not depend on it."""
         try:
-            self._write(self._rows(evaluator))
+            records = self.records if model == "best" else self.records[:: max(1, -(-len(self.records) // SAMPLE))]
+            self._write(self._rows(evaluator, records), self._folder / model / self.site / "unlabelled")
+            if model == "best":
+                shutil.rmtree(self._folder / ROUND / self.site, ignore_errors=True)
         except (SamFedError, OSError) as error:
             logger.warning("student and teacher could not be compared on images without masks: %s", error)
 
-    def _rows(self, evaluator: SupervisedEvaluator) -> list[dict[str, Any]]:
+    def _rows(self, evaluator: SupervisedEvaluator, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         from monai.data import DataLoader, Dataset
         from monai.networks.utils import eval_mode
 
         store, rows, seen = self.store(), list[dict[str, Any]](), 0
-        loader = DataLoader(Dataset(self.records, self.preprocessing), batch_size=self.batch_size, num_workers=0)
+        loader = DataLoader(Dataset(records, self.preprocessing), batch_size=self.batch_size, num_workers=0)
         with eval_mode(evaluator.network):
             for batch in loader:
                 logits = evaluator.inferer(batch["image"].to(evaluator.state.device), evaluator.network)
                 for student in (logits[:, 0] > 0).cpu().numpy():
-                    record, seen = self.records[seen], seen + 1
+                    record, seen = records[seen], seen + 1
                     soft = resize_probabilities(store.get(record["image_sha256"])[None], student.shape)
                     teacher = (soft[0, 0] > 0.5).numpy()
                     dice = segmentation_scores(student, teacher).dice
@@ -86,12 +100,16 @@ class Disagreement:
                     row["student"] = row["teacher"] = None
         return rows
 
-    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _write(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
         named = []
         for row in rows:
             name = "" if row["student"] is None else f"{row['image_sha256'][:16]}.png"
             for whose in ("student", "teacher") if name else ():
-                with atomic_write(self.folder / whose / name, mode=0o600) as stream:
+                with atomic_write(folder / whose / name, mode=0o600) as stream:
                     Image.fromarray(row[whose].astype(np.uint8) * 255).save(stream, format="PNG")
             named.append({**row, "mask": name})
-        write_bytes(self.folder / TABLE, to_csv(COLUMNS, named).encode(), mode=0o600)
+        write_bytes(folder / TABLE, to_csv(COLUMNS, named).encode(), mode=0o600)
+        kept = {row["mask"] for row in named}
+        for old in folder.glob("*/*.png"):  # of the round before
+            if old.name not in kept:
+                old.unlink()

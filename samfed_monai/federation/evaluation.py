@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from samfed_monai.federation.privacy.settings import WITHHELD, withheld_reason
+from samfed_monai.federation.privacy.settings import NO_IMAGES, WITHHELD, withheld_reason
 from samfed_monai.metrics.scores import EMPTY, NAMES
 from samfed_monai.protocol.message import Envelope, Kind
 from samfed_monai.protocol.strategy import Strategy
@@ -19,11 +19,23 @@ logger = logging.getLogger(__name__)
 def site_scores(reply: Envelope) -> dict[str, Any]:
     """``{"dice", "iou", "hd95", "n", "empty": {"both", "prediction", "label"}}`` of one site's answer.
 
-    A score that the site did not send is ``None``; HD95 is in pixels at the evaluation size.
+    A score or a count that the site did not send is ``None``; HD95 is in pixels at the evaluation size.
     """
     scores: dict[str, Any] = {name: reply.metrics.get(name) for name in NAMES}
-    empty = {side: int(reply.metrics.get(f"empty_{side}", 0)) for side in EMPTY}
+    unknown = None if reply.n else 0  # of no image none has an empty mask
+    counts = {side: reply.metrics.get(f"empty_{side}", unknown) for side in EMPTY}
+    empty = {side: None if count is None else int(count) for side, count in counts.items()}
     return {**scores, "n": reply.n, "empty": empty}
+
+
+def tell_unscored(reasons: Mapping[str, str], what: str) -> None:
+    """Tells which sites gave no scores: those without masks in one line, which is no cause for worry."""
+    without = [site for site, reason in reasons.items() if reason == NO_IMAGES]
+    if without:
+        logger.info("no %s: no masks at %s", what, ", ".join(without))
+    for site, reason in reasons.items():
+        if reason != NO_IMAGES:
+            logger.warning("%s has no %s: %s", site, what, reason)
 
 
 class Evaluation:
@@ -119,8 +131,8 @@ class Evaluation:
             asked = [site for site in sites if site not in have]
             scores, reasons = self.scores(split, round=round, model=name, sites=asked) if asked else ({}, {})
             scores = {**have, **scores}
+            tell_unscored(reasons, f"{split} scores of the {name} model")
             for site, reason in reasons.items():
-                logger.warning("%s has no %s scores of the %s model: %s", site, split, name, reason)
                 if reason.startswith(WITHHELD):
                     self.withheld[site, split] = reason
             for site in sites:

@@ -116,6 +116,8 @@ class FederatedJob:
             takes one for each site and core. Nothing of the result depends on it but last bits, through the number of
             threads; a run may go on with another one. A transport that is given has its own ways.
         verify: hash every image again, although size and date are those that were checked before.
+        mlflow: write every round's numbers to MLflow: ``True`` is an SQLite store ``mlflow.db`` beside the run's
+            folder, a text another file or the address of a server; ``None`` does not.
 
     Example::
 
@@ -149,6 +151,7 @@ class FederatedJob:
         renewal: Mapping[str, Any] | None = None,
         workers: int | str = 1,
         verify: bool = False,
+        mlflow: bool | str | None = None,
     ) -> None:
         of_client, client_places = parted(without_said_twice(Path(bundle_root), client or {}))
         of_teacher, teacher_places = parted(teacher or {})
@@ -186,6 +189,7 @@ class FederatedJob:
             sites={site: there for site, (_, there) in choices.items() if there},
             workers=workers,
             verify=verify,
+            mlflow=mlflow,
         )
         UpdateGuard(**self.plan.update_guard)  # a limit that is none is refused before anything else
 

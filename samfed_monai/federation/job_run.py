@@ -32,7 +32,7 @@ from samfed_monai.federation.site import Shared, SiteNode
 from samfed_monai.federation.site_teacher import adapter_message
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.warm_start import warm_start
-from samfed_monai.federation.watching import Watching
+from samfed_monai.federation.watching import Watching, mlflow_store
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import cost_of
 from samfed_monai.networks.fpn import BASE
@@ -140,6 +140,7 @@ class JobRun:
         plan, places = self.plan, self.places
         if transport is not None:
             require_no_places_of_sites(places)
+        store = mlflow_store(places.mlflow, places.output_dir)
         datalist = DataList.load(places.datalist)
         cast = Cast.of(plan, places, datalist)
         require_possible(self.privacy, cast.strategy)
@@ -176,7 +177,7 @@ class JobRun:
                 trunk = self._trunk(begins, datalist)
                 controller = self._ready(before, folder, cast, carrier, datalist, trunk)
                 prepared = before.traffic()
-                with Watching(folder.path) as controller.on_round:
+                with Watching(folder.path, mlflow=store) as controller.on_round:
                     result = controller.run()
             results = build_results(
                 variant=plan.variant,

@@ -149,6 +149,7 @@ class Places:
             as there are sites and cores (:func:`samfed_monai.federation.process_transport.workers_of`). Nothing of the
             result depends on it.
         verify: hash every image again, although they were checked before.
+        mlflow: MLflow's store, see :func:`samfed_monai.federation.watching.mlflow_store`; ``None`` is none.
 
     Raises:
         Refused: another number of workers.
@@ -165,6 +166,7 @@ class Places:
     sites: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     workers: int | str = 1
     verify: bool = False
+    mlflow: bool | str | None = None
 
     def __post_init__(self) -> None:
         if self.workers != AUTO and (type(self.workers) is not int or self.workers < 1):

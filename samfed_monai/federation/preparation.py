@@ -14,7 +14,7 @@ from samfed_monai.core.seeds import derive_seed
 from samfed_monai.data import DataList, check_datalist
 from samfed_monai.data.datalist import confine
 from samfed_monai.federation.controller import ask_all
-from samfed_monai.federation.evaluation import site_scores
+from samfed_monai.federation.evaluation import site_scores, tell_unscored
 from samfed_monai.federation.privacy.settings import withheld_reason
 from samfed_monai.protocol.message import Envelope, Kind
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
@@ -182,12 +182,14 @@ class Preparation:
             messages = {site: self._message(site, extra=dict(words)) for site in self.sites}
             inbox = Inbox(round=0, sites=messages, like=None, kind=Kind.METRICS)
             replies = self.transport.exchange(Task.EVALUATE, messages, on_reply=inbox.check, max_bytes=inbox.max_bytes)
+            unscored = {}
             for site, reply in replies.items():
                 reason = reply.reason if isinstance(reply, Failure) else withheld_reason(reply)
                 if isinstance(reply, Failure) or reason:
-                    logger.warning("%s has no %s scores of the teacher: %s", site, split, reason)
+                    unscored[site] = str(reason)
                 else:
                     found[site][split] = site_scores(reply)
+            tell_unscored(unscored, f"{split} scores of the teacher")
         return found
 
     def traffic(self) -> dict[str, int]:

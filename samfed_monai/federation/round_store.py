@@ -127,9 +127,7 @@ class RoundStore:
             torn = self.folder / f"{number:03d}.torn"
             shutil.rmtree(torn, ignore_errors=True)
             os.replace(self._path(number), torn)
-            logger.warning(
-                "round %d is damaged (%s); set aside as %s, going back one round", number + 1, damage, torn.name
-            )
+            logger.warning("round %d is damaged (%s); set aside as %s, going back one round", number, damage, torn.name)
             if number - 1 not in numbers or not (self._path(number - 1) / WEIGHTS).is_file():
                 break
         if numbers:

@@ -268,7 +268,7 @@ class SiteParts:
             trains=self.trains,
             keep_optimizer=self.plan.keep_optimizer,
         )
-        client.look = self._disagreement(config, folder / "best" / self.site / "unlabelled")
+        client.look = self._disagreement(config, folder)
         return client
 
     def masks(self) -> SiteMasks:
@@ -289,6 +289,7 @@ class SiteParts:
             preprocessing,
             batch_size=batch_size,
             folder=folder,
+            site=self.site,
         )
 
     @property

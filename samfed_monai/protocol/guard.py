@@ -122,7 +122,7 @@ class UpdateGuard:
         if share == 1:
             return update
         told = "round %d: the update of %s was shortened to %.2g of its step"
-        logger.warning(told, update.round, update.site, share)
+        logger.warning(told, update.round + 1, update.site, share)
         steps = {name: shortened(old, update.tensors[name], share) for name, old in before.items()}
         return replace(update, tensors={**update.tensors, **steps})
 

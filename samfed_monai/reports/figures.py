@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from samfed_monai.reports.compare import Table
@@ -108,7 +109,8 @@ def reliability(run: RunData) -> Picture | None:
         figure, axes = subplots(theme, len(panels), height=3.2)
         for ax, (name, lines) in zip(axes, panels.items(), strict=True):
             _site_lines(ax, lines, run.sites, theme, labels=True)
-            ax.set_title(TRUST[name], loc="left", fontsize=10, color=theme.ink)
+            title = TRUST[name] if theme.narrow else fill(TRUST[name], width=max(16, 88 // len(panels)))
+            ax.set_title(title, loc="left", fontsize=10, color=theme.ink)
         return figure
 
     text = "Reliability is 1 where teacher, student and its moving average draw the same mask, and scales SAM's say."

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 from samfed_monai.config.variants import EXCHANGES
 from samfed_monai.core.io import write_bytes, write_text
@@ -38,7 +39,8 @@ class Report:
         datalist: data list for the overlays; ``None`` takes what ``run.json`` names.
         data_root: folder of the images, likewise.
         overlays: whether to show test images; ``False`` leaves every image and id out of the report.
-        unfinished: take a run that goes on as far as its stored rounds go; images are shown when it has ended.
+        unfinished: take a run that goes on as far as its stored rounds go; test images are shown when it has ended,
+            those of sites without masks after every round.
 
     Example::
 
@@ -77,9 +79,10 @@ class Report:
         notes = ["all sites: left out on request"]
         if run.planned is not None:
             notes = []
-        elif self.overlays:
+        if self.overlays:
             places = {name: getattr(self, name) or run.setting(name) for name in ("datalist", "data_root")}
-            overlays, notes = make_overlays(run, **places)
+            if run.planned is None:
+                overlays, notes = make_overlays(run, **places)
             own, unread = make_own_images(run, **places)
             notes += [note for note in unread if notes != [f"all sites: {GIVE}"]]
         folder = self.run_folder / "figures"
@@ -137,9 +140,11 @@ def headlines(run: RunData) -> list[tuple[str, str, str]]:
     """The numbers on top: what, how much, and the small print."""
     results = run.results
     if run.planned is not None:
-        return _headlines_so_far(results)
+        return _headlines_so_far(run)
     average, worst = results["average"]["test"], results["worst"]["test"]
-    found = [("Dice, average", style.as_score(average["dice"]), style.counted(average["n"], "test image"))]
+    found = _between(run) if not average["n"] else []
+    if not found:
+        found.append(("Dice, average", style.as_score(average["dice"]), style.counted(average["n"], "test image")))
     if worst:
         found.append(
             (
@@ -148,7 +153,8 @@ def headlines(run: RunData) -> list[tuple[str, str, str]]:
                 f"{worst['site']}, {style.counted(worst['n'], 'image')}",
             )
         )
-    found.append(("HD95, average", f"{style.as_pixels(average['hd95'])} px", "lower is better"))
+    if average["n"]:
+        found.append(("HD95, average", f"{style.as_pixels(average['hd95'])} px", "lower is better"))
     if alone := teacher_alone(results):
         found.append(("Dice, teacher alone", style.as_score(alone["average"]["test"]["dice"]), "same test images"))
     found.append(("Time", style.as_seconds(results["seconds"]["total"]), style.counted(results["rounds"], "round")))
@@ -160,10 +166,26 @@ def headlines(run: RunData) -> list[tuple[str, str, str]]:
     return found
 
 
-def _headlines_so_far(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _between(run: RunData) -> list[tuple[str, str, str]]:
+    """Of a run without any mask to measure with: how far student and teacher agree."""
+    rows = {site: run.disagreement(site) for site in run.sites}
+    dices = {site: fmean(row["dice"] for row in found) for site, found in rows.items() if found}
+    if not dices:
+        return []
+    every = [row["dice"] for found in rows.values() for row in found]
+    lowest = min(dices, key=dices.__getitem__)
+    what = "Dice, student and teacher"
+    return [
+        (what, style.as_score(fmean(every)), f"between them, {style.counted(len(every), 'image')} without masks"),
+        (f"{what}, lowest", style.as_score(dices[lowest]), lowest),
+    ]
+
+
+def _headlines_so_far(run: RunData) -> list[tuple[str, str, str]]:
+    results = run.results
     average, worst = results["average"]["validation"], results["worst"]["validation"]
     best = f"round {results['models']['best']['round'] + 1}, {style.counted(average['n'], 'validation image')}"
-    found = [("Best Dice so far", style.as_score(average["dice"]), best)]
+    found = _between(run) if not average["n"] else [("Best Dice so far", style.as_score(average["dice"]), best)]
     if worst:
         found.append(
             (

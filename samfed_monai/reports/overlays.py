@@ -85,8 +85,8 @@ def make_own_images(
 ) -> tuple[list[OwnImages], list[str]]:
     """What sites without masks can look at: those of their images on which student and teacher differ most.
 
-    A site compares the two itself, after the last round, where none of its test images has a mask and the run has a
-    teacher; sites that did not are left out here.
+    A site compares the two itself, after every round and at the end, where none of its test images has a mask and
+    the run has a teacher; sites that did not are left out here.
 
     Args:
         run: the run.
@@ -213,7 +213,7 @@ def _own(
     records = {
         record["image_sha256"]: record for record in load_records(datalist, data_root, split="unlabelled", site=site)
     }
-    folder = run.evaluation(site, split="unlabelled", model="best")
+    folder = run.own_images(site)
     shown = []
     for row in rows:
         image = Image.fromarray(read_image(records[row["image_sha256"]]["image"]))

@@ -199,11 +199,15 @@ class RunData:
 
         Only a site without masks has them, in the run folder of the machine that has its images.
         """
-        path = self.evaluation(site, split="unlabelled", model="best") / "disagreement.csv"
+        path = self.own_images(site) / "disagreement.csv"
         if not path.is_file():
             return []
         with path.open(encoding="utf-8", newline="") as stream:
             return [{**row, "dice": float(row["dice"])} for row in from_csv(stream)]
+
+    def own_images(self, site: str) -> Path:
+        """Where a site without masks keeps what it saw on its own images: of the best model, or of the last round's."""
+        return self.evaluation(site, split="unlabelled", model="best" if self.planned is None else "current")
 
     def evaluation(self, site: str, *, split: str = "test", model: str | None = None) -> Path:
         """The folder of one site's evaluation."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,19 @@ def results_so_far(folder: str | Path) -> dict[str, Any]:
         hashes=run.get("hashes"),
         versions=run.get("versions"),
         seeds=run.get("seeds"),
+        command=_command(folder / "run.log"),
         caveats=[
             f"The run goes on: {len(records)} of {last['rounds']} rounds are stored, and no test image is scored."
         ],
     )
+
+
+def _command(log: Path) -> str | None:
+    """The command that works on the run, as its log begins with it."""
+    if not log.is_file():
+        return None
+    found = re.findall(r"^\S+ \S+ INFO +(.* federate .*)$", log.read_text(encoding="utf-8", errors="replace"), re.M)
+    return found[-1] if found else None
 
 
 def _validation(entry: dict[str, Any] | None) -> dict[str, Any]:

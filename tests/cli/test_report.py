@@ -97,13 +97,13 @@ def test_a_run_at_work_is_shown_after_each_round_until_ctrl_c(tmp_path, sleeps, 
 
     sleeps += [lambda: store(tmp_path, 1), keep_page, lambda: store(tmp_path, 2), keep_page]
     assert watch(Report(tmp_path, unfinished=True)) == 0
-    assert capsys.readouterr().out.splitlines() == [f"{n} rounds: {tmp_path / 'report.html'}" for n in (1, 2)]
+    assert capsys.readouterr().out.splitlines() == [f"{n}: {tmp_path / 'report.html'}" for n in ("1 round", "2 rounds")]
     assert "1 of 3 rounds so far · seed 7" in pages[0]
     assert "2 of 3 rounds so far" in pages[1]
     for text in (
         "Best Dice so far",
         "0.825",
-        "round 1, 4 validation images",
+        "round 2, 4 validation images",
         "The run goes on: 2 of 3 rounds are stored",
     ):
         assert text in pages[1]  # (0.6 + 3 * 0.9) / 4

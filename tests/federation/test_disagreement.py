@@ -18,6 +18,7 @@ import samfed_monai.networks.fpn
 import samfed_monai.teacher.fit  # noqa: F401 - both take read_header by name: before it is patched, not while
 from samfed_monai.core.io import canonical_hash
 from samfed_monai.data import DataList, SoftMaskStore
+from samfed_monai.federation import disagreement
 from samfed_monai.federation.disagreement import KEPT, TABLE, Disagreement
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.networks.sam import adapter as adapters
@@ -58,10 +59,10 @@ def store(tmp_path):
 
 
 def test_the_table_has_every_image_lowest_dice_first_and_masks_of_the_lowest(store, tmp_path):
-    folder = tmp_path / "own"
+    folder = tmp_path / "own" / "best" / "a" / "unlabelled"
     network = evaluator()
     network.network.train()
-    Disagreement(RECORDS, lambda: store, read, batch_size=3, folder=folder)(network)
+    Disagreement(RECORDS, lambda: store, read, batch_size=3, folder=tmp_path / "own", site="a")(network)
     rows = list(csv.DictReader((folder / TABLE).open()))
     expected = {f"image-{n}": 2 * min(n, 4) / (n + 4) for n in range(8)}  # n rows against 4
     assert {row["id"]: float(row["dice"]) for row in rows} == pytest.approx(expected)
@@ -80,7 +81,7 @@ def test_the_table_has_every_image_lowest_dice_first_and_masks_of_the_lowest(sto
 def test_a_mask_that_is_missing_ends_no_run(tmp_path, caplog):
     empty = SoftMaskStore(tmp_path / "store", teacher_sha256=TEACHER)
     with caplog.at_level(logging.WARNING):
-        Disagreement(RECORDS, lambda: empty, read, batch_size=3, folder=tmp_path / "own")(evaluator())
+        Disagreement(RECORDS, lambda: empty, read, batch_size=3, folder=tmp_path / "own", site="a")(evaluator())
     assert "could not be compared" in caplog.text
     assert not (tmp_path / "own").exists()
 
@@ -138,3 +139,18 @@ def test_a_run_without_a_teacher_says_why_it_shows_nothing(small_federation, tmp
     job(small_federation, run, rounds=1, datalist=listed).run()
     page = Report(run, datalist=listed, data_root=small_federation).write().read_text(encoding="utf-8")
     assert "No overlays for: site-1: none of its test images has a mask." in page
+
+
+def test_a_round_s_model_is_looked_at_too_on_a_part_of_the_images(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(disagreement, "SAMPLE", 4)
+    monkeypatch.setattr(disagreement, "KEPT", 2)
+    compare = Disagreement(RECORDS, lambda: store, read, batch_size=3, folder=tmp_path, site="a")
+    folder = tmp_path / "current" / "a" / "unlabelled"
+    compare(evaluator(), "current")
+    (folder / "student" / "old.png").write_bytes(b"")  # of the round before
+    compare(evaluator(), "current")
+    rows = list(csv.DictReader((folder / TABLE).open()))
+    assert [row["id"] for row in rows] == ["image-0", "image-2", "image-6", "image-4"]
+    assert sorted(path.name for path in (folder / "student").iterdir()) == sorted(row["mask"] for row in rows[:2])
+    compare(evaluator(), "best")
+    assert not folder.exists(), "the best model's are all that is left"

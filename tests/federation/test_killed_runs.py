@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -166,7 +167,7 @@ def test_fault_50_sites_over_a_memory_limit_stop_the_run_and_it_resumes_to_the_s
         [sys.executable, "-c", LIMITED, str(tmp_path / "run")], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert limited.returncode == 3, limited.stderr
-    assert "round 2: 0 of 2 updates, 2 needed" in limited.stderr
+    assert re.search(r"round 3 of \d+: 0 of 2 updates, 2 needed", limited.stderr), limited.stderr
     assert "site-1: out of memory" in limited.stderr
     assert "2 of 4 rounds are kept in" in limited.stderr
     assert len(RunFolder(tmp_path / "run").store.rounds()) == 2

@@ -34,3 +34,15 @@ def test_fault_53_sigterm_waits_until_the_block_has_ended():
 def test_termination_is_not_an_exception_that_failure_handling_catches():
     assert not issubclass(Terminated, Exception)
     assert Interrupted("x").exit_code == ExitCode.INTERRUPTED
+
+
+def test_a_forked_helper_has_no_say_about_what_is_kept():
+    with Termination() as outer:
+        child = os.fork()
+        if not child:
+            try:
+                outer._receive(signal.SIGTERM, None)
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGTERM

@@ -63,7 +63,7 @@ def test_two_sites_are_refused_and_a_round_with_two_answers_leaves_the_model(cap
     CoordinateMedian().require_sites(["a", "b", "c"])
     strategy = attached(CoordinateMedian(), 3, [5.0] * 3)
     assert answered(strategy, [[1.0] * 3, [2.0] * 3])["w"].tolist() == [5.0] * 3
-    assert "round 0: 2 answers, CoordinateMedian needs 3; the model stays" in caplog.text
+    assert "round 1: 2 answers, CoordinateMedian needs 3; the model stays" in caplog.text
     assert answered(strategy, [[1.0] * 3, [2.0] * 3, [3.0] * 3], round=1)["w"].tolist() == [2.0] * 3
 
 

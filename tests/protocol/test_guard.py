@@ -34,7 +34,7 @@ def taken(tensors, guard, **exchange):
 def test_fault_39_no_strategy_sees_a_step_that_is_too_long(caplog):
     far = {"w": torch.tensor([3.0, 104.0])}  # a step of 100 where 2 * 5 are allowed
     assert taken(far, UpdateGuard(limit=2.0)) == pytest.approx([3.0, 14.0])
-    assert "round 0: the update of a was shortened to 0.1 of its step" in caplog.text
+    assert "round 1: the update of a was shortened to 0.1 of its step" in caplog.text
     assert taken(far, None) == [3.0, 104.0]
     with pytest.raises(MessageRefused, match="expected at most 10, found a step of norm 100"):
         taken(far, UpdateGuard(limit=2.0, action="skip"))

@@ -108,7 +108,11 @@ def withheld_reason(message: Envelope) -> str | None:
     least = message.extra.get(WITHHELD)
     if least is not None:
         return f"withheld: fewer than {least} images"
-    return None if message.n or message.metrics.keys() - EFFORT else "no images"
+    return None if message.n or message.metrics.keys() - EFFORT else NO_IMAGES
+
+
+NO_IMAGES = "no images"
+"""Why a site without masks has no scores."""
 
 
 WHERE = "federate.json -> privacy"
