@@ -31,10 +31,12 @@ logger = logging.getLogger(__name__)
 def site_scores(reply: Envelope) -> dict[str, Any]:
     """``{"dice", "iou", "hd95", "n", "empty": {"both", "prediction", "label"}}`` of one site's answer.
 
-    A score that the site did not send is ``None``; HD95 is in pixels at the evaluation size.
+    A score or a count that the site did not send is ``None``; HD95 is in pixels at the evaluation size.
     """
     scores: dict[str, Any] = {name: reply.metrics.get(name) for name in NAMES}
-    empty = {side: int(reply.metrics.get(f"empty_{side}", 0)) for side in EMPTY}
+    unknown = None if reply.n else 0  # of no image none has an empty mask
+    counts = {side: reply.metrics.get(f"empty_{side}", unknown) for side in EMPTY}
+    empty = {side: None if count is None else int(count) for side, count in counts.items()}
     return {**scores, "n": reply.n, "empty": empty}
 
 

@@ -383,7 +383,7 @@ class SiteNode:
         return self._worker.engine(task) if self._worker is not None else None
 
     def masks_taken(self) -> int:
-        """Pixels of all soft masks together that a message to this site may have: of the public set, as its list has it.
+        """Pixels of all soft masks together that a message to this site may have: those of its own public set.
 
         A message with more is refused before it is inflated (fault 79); 0 where the plan exchanges none.
         """
