@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -132,7 +135,7 @@ def test_an_error_that_monai_wrapped_is_unwrapped(monkeypatch, capsys):
     ],
 )
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_what_the_machine_cannot_do_is_no_mistake_of_ours(monkeypatch, capsys, error, code, told, wrapped):
+def test_fault_81_84_what_the_machine_cannot_do_is_no_mistake_of_ours(monkeypatch, capsys, error, code, told, wrapped):
     def fail(*_: object) -> None:
         if wrapped and not isinstance(error, BrokenPipeError):
             raise RuntimeError("Failed to evaluate") from error
@@ -345,3 +348,22 @@ def test_compare_refuses_everything_before_it_runs_anything(tmp_path, capsys, mo
 
 def test_the_commands_are_listed_in_the_order_in_which_a_user_meets_them():
     assert tuple(add.__name__.removeprefix("add_").removesuffix("_parser") for add in cli.ADD_PARSERS) == COMMANDS
+
+
+def test_fault_82_sigterm_outside_of_rounds_ends_what_it_had_open_and_says_how_to_go_on(monkeypatch, capsys):
+    ended, before = [], signal.getsignal(signal.SIGTERM)
+
+    def run(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr(run_bundle, "run_workflow", run)
+    assert main(FEDERATE) == 3
+    assert ended == [True], "locks and children are let go"
+    told = capsys.readouterr().err
+    assert told.startswith("stopped: asked to end (SIGTERM)")
+    assert told.endswith("to go on: type the same command again\n")
+    assert signal.getsignal(signal.SIGTERM) is before
