@@ -43,11 +43,12 @@ RULES: dict[str, Callable[[], Strategy]] = {
 
 
 def step(old: Weights, new: Weights, factor: float) -> Weights:
-    """``old + factor (new - old)``; integers as they are."""
-    return {
+    """``old + factor (new - old)``; integers as they are, and variances not below zero, which would be refused."""
+    moved = {
         name: old[name] + factor * (tensor - old[name]) if tensor.is_floating_point() else tensor
         for name, tensor in new.items()
     }
+    return {name: values.abs() if name.endswith("_var") else values for name, values in moved.items()}
 
 
 def noise(old: Weights, new: Weights, random: torch.Generator) -> Weights:
@@ -57,7 +58,7 @@ def noise(old: Weights, new: Weights, random: torch.Generator) -> Weights:
     honest = math.sqrt(sum(float((new[name] - old[name]).square().sum()) for name in floats))
     length = math.sqrt(sum(float(values.square().sum()) for values in drawn.values()))
     moved = {name: old[name] + 10 * honest / length * values for name, values in drawn.items()}
-    # a variance below zero would make NaN of the model: the attack would be seen at once
+    # a variance below zero would be refused
     return {**new, **{name: values.abs() if name.endswith("_var") else values for name, values in moved.items()}}
 
 
@@ -103,10 +104,15 @@ def trained(net: torch.nn.Module, weights: Weights, data: Images, steps: int, se
 
 
 @torch.no_grad()
-def dice(net: torch.nn.Module, weights: Weights, data: Images) -> float:
-    """Mean Dice of the images; a model that is no longer finite has 0."""
+def dice(net: torch.nn.Module, weights: Weights, data: Images, *, batch_statistics: bool = False) -> float:
+    """Mean Dice of the images; a model that is no longer finite has 0.
+
+    Args:
+        net, weights, data: what is measured.
+        batch_statistics: normalise by the images at hand, and not by the running statistics among the weights.
+    """
     net.load_state_dict(weights)
-    found = net.eval()(data[0]).sigmoid() > 0.5
+    found = net.train(batch_statistics)(data[0]).sigmoid() > 0.5
     both, sides = (found * data[1]).sum(dim=(1, 2, 3)), found.sum(dim=(1, 2, 3)) + data[1].sum(dim=(1, 2, 3))
     return float(torch.where(sides > 0, 2 * both / sides.clamp(min=1), torch.ones_like(sides)).mean())
 
@@ -133,7 +139,7 @@ def federated(rule: str, attack: str, attackers: int, sites: list[Images], test:
             except MessageRefused:
                 continue
         strategy.finish(round)
-    return dice(net, strategy.global_weights, test)
+    return dice(net, strategy.global_weights, test, batch_statistics=options.batch_statistics)
 
 
 def main() -> None:
@@ -144,15 +150,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=5, help="steps of a site in a round")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES), metavar="RULE", help="columns")
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS), metavar="ATTACK", help="rows")
+    parser.add_argument(
+        "--batch-statistics", action="store_true", help="measure with batch norm's statistics of the test images"
+    )
     options = parser.parse_args()
     sites = [images_of(number, 0, options.images, options.seed) for number in range(options.sites)]
     tests = [images_of(number, 100_000, 8, options.seed) for number in range(options.sites)]
     test = (torch.cat([images for images, _ in tests]), torch.cat([masks for _, masks in tests]))
-    rules = [rule for rule in RULES if options.sites >= getattr(RULES[rule](), "least_sites", 1)]
+    rules = [rule for rule in options.rules if options.sites >= getattr(RULES[rule](), "least_sites", 1)]
     write = print
     write(f"| attack | of {options.sites} sites | {' | '.join(rules)} |")
     write("| --- | --- |" + " --- |" * len(rules))
-    for attack, attackers in [("none", 0), *((attack, count) for attack in ATTACKS for count in options.attackers)]:
+    for attack, attackers in [
+        ("none", 0),
+        *((attack, count) for attack in options.attacks for count in options.attackers),
+    ]:
         found = [federated(rule, attack, attackers, sites, test, options) for rule in rules]
         write(f"| {attack} | {attackers} | {' | '.join(f'{value:.3f}' for value in found)} |", flush=True)
 

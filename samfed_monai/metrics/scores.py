@@ -226,7 +226,8 @@ def summarise(scores: Iterable[Scores], *, skip_empty: bool = False) -> dict[str
 def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) -> dict[str, Any]:
     """The summary of all images behind several summaries, as :func:`summarise` would give it.
 
-    A mean that a summary lacks (``None``: no images, or a foreign client that did not send it) does not count.
+    A mean that a summary lacks (``None``: no images, or a client that did not send it) does not count; of counts one of
+    which is lacking there is no sum, and in the weights of HD95 it is 0.
 
     Args:
         summaries: what :func:`summarise` returned for each site.
@@ -234,11 +235,12 @@ def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
     """
     parts = list(summaries)
     images = [part["n"] for part in parts]
-    measured = [part["n"] - sum(part["empty"].values()) for part in parts] if skip_empty else images
+    counts = {which: [part["empty"][which] for part in parts] for which in EMPTY}
+    measured = [part["n"] - sum(count or 0 for count in part["empty"].values()) for part in parts]
     return {
-        **{name: _weighted(parts, name, measured if name == "hd95" else images) for name in NAMES},
+        **{name: _weighted(parts, name, measured if name == "hd95" and skip_empty else images) for name in NAMES},
         "n": sum(images),
-        "empty": {which: sum(part["empty"][which] for part in parts) for which in EMPTY},
+        "empty": {which: None if None in found else sum(found) for which, found in counts.items()},
     }
 
 

@@ -48,6 +48,8 @@ METRIC_RANGES: Mapping[str, tuple[float, float]] = {
 METRIC_NAMES = frozenset(METRIC_RANGES)
 #: Means of loss terms are named by the bundle's JSON; the pattern has no room for paths, dots or capitals.
 TERM_NAME = re.compile(r"term_[a-z][a-z0-9_]{0,39}")
+#: Last part of the name of batch norm's running variances (PyTorch).
+_VARIANCE = "running_var"
 #: Largest number of adapters that one message carries; their probabilities are averaged.
 MAX_ADAPTERS = 8
 _HASH = re.compile("[0-9a-f]{64}")
@@ -206,9 +208,14 @@ def _tensor_problems(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] |
     if like is None:
         finite = _finite(tensors)
         return [] if finite else [Problem("message -> tensors", found="NaN or infinity", expected="finite values")]
-    if _sound(tensors, like):
+    negative = sum(
+        name.rpartition(".")[2] == _VARIANCE and bool((tensor < 0).any()) for name, tensor in tensors.items()
+    )
+    if _sound(tensors, like) and not negative:
         return []
     problems = Problems()
+    if negative:  # of which eval mode takes a root: one such site would make NaN of everybody's model
+        problems.add("message -> tensors", found=f"{negative} with values below 0", expected="variances of at least 0")
     unknown = len(tensors.keys() - like.keys())
     if unknown:
         expected = "the network's own names, and of those what is shared alone"

@@ -22,8 +22,9 @@ def _number(description: str, *, most: float | None = None, none: bool = False) 
     return {"type": kind, "minimum": 0, **({} if most is None else {"maximum": most}), "description": description}
 
 
-def _count(description: str) -> Schema:
-    return {"type": "integer", "minimum": 0, "description": description}
+def _count(description: str, *, none: bool = False) -> Schema:
+    kind: Any = ["integer", "null"] if none else "integer"
+    return {"type": kind, "minimum": 0, "description": description}
 
 
 def _text(description: str) -> Schema:
@@ -49,10 +50,10 @@ _SCORES = {
     "hd95": _number("mean 95th percentile of the Hausdorff distance, pixels at the evaluation size", none=True),
     "n": _count("number of images"),
     "empty": _object(
-        "images with an empty mask, which the means count (docs/method.md)",
-        both=_count("label and prediction empty: Dice 1, HD95 0"),
-        prediction=_count("only the prediction empty: Dice 0, HD95 the diagonal"),
-        label=_count("only the label empty: Dice 0, HD95 the diagonal"),
+        "images with an empty mask, which the means count (docs/method.md); null where a site withheld so few",
+        both=_count("label and prediction empty: Dice 1, HD95 0", none=True),
+        prediction=_count("only the prediction empty: Dice 0, HD95 the diagonal", none=True),
+        label=_count("only the label empty: Dice 0, HD95 the diagonal", none=True),
     ),
 }
 SUMMARY = _object("scores of a set of images", **_SCORES)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -133,7 +136,7 @@ def test_an_error_that_monai_wrapped_is_unwrapped(monkeypatch, capsys):
     ],
 )
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_what_the_machine_cannot_do_is_no_mistake_of_ours(monkeypatch, capsys, error, code, told, wrapped):
+def test_fault_81_84_what_the_machine_cannot_do_is_no_mistake_of_ours(monkeypatch, capsys, error, code, told, wrapped):
     def fail(*_: object) -> None:
         if wrapped and not isinstance(error, BrokenPipeError):
             raise RuntimeError("Failed to evaluate") from error
@@ -353,3 +356,22 @@ def test_an_option_is_taken_with_underscores_and_with_hyphens(given, capsys):
     told = ["check", "samfed_skin", "--workflow", "inference", "--datalist", "lst.json", f"{given}=."]
     assert main(told) == 2
     assert "lst.json: expected a readable file" in capsys.readouterr().err
+
+
+def test_fault_82_sigterm_outside_of_rounds_ends_what_it_had_open_and_says_how_to_go_on(monkeypatch, capsys):
+    ended, before = [], signal.getsignal(signal.SIGTERM)
+
+    def run(*_: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr(run_bundle, "run_workflow", run)
+    assert main(FEDERATE) == 3
+    assert ended == [True], "locks and children are let go"
+    told = capsys.readouterr().err
+    assert told.startswith("stopped: asked to end (SIGTERM)")
+    assert told.endswith("to go on: type the same command again\n")
+    assert signal.getsignal(signal.SIGTERM) is before

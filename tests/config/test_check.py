@@ -77,7 +77,7 @@ def test_fault_23_misspelt_argument_of_a_component(bundle, rewrite: Write):
     ]
 
 
-def test_fault_23_knob_renamed_in_the_file_is_told_by_the_reference_that_it_leaves_without_an_aim(
+def test_fault_23_74_a_knob_renamed_in_the_file_is_told_by_the_reference_that_it_leaves_without_an_aim(
     bundle, rewrite: Write
 ):
     rewrite("train.json", json.dumps(TRAIN).replace('"rate": 0.1, "steps"', '"rtae": 0.1, "steps"'))

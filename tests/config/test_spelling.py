@@ -108,7 +108,7 @@ def test_every_knob_on_the_command_line_is_named_with_its_right_spelling(workflo
 
 @pytest.mark.parametrize("home", FILES)
 @pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)
-def test_a_knob_in_a_file_that_does_not_rule_is_refused_with_the_file_that_does(mine, home):
+def test_fault_72_a_knob_in_a_file_that_does_not_rule_is_refused_with_the_file_that_does(mine, home):
     for file in FILES.keys() - {home}:
         if (file, home) == ("evaluate.json", "train.json"):
             continue  # one lies on the other and may set its knobs, as far as an evaluation reads them

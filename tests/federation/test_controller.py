@@ -32,7 +32,7 @@ def test_rounds_average_by_number_of_images(tmp_path):
     assert final["count"].item() == 2
     average = result.records[1]["average"]["validation"]
     assert average["dice"] == pytest.approx((0.2 + 3 * 0.6) / 4)
-    assert (average["n"], average["empty"]) == (4, {"both": 2, "prediction": 0, "label": 0})
+    assert (average["n"], average["empty"]) == (4, {"both": 2, "prediction": None, "label": None}), "as sent"
     assert result.records[1]["worst"]["validation"]["site"] == "a"
     assert [result.models["last"]["sites"][site]["test"]["dice"] for site in "ab"] == [0.2, 0.6]
     assert result.models["best"]["round"] == 0, "equal scores: the earliest round is the best"
@@ -331,7 +331,7 @@ def test_sites_that_cannot_have_rounds(sites, quorum, single, told):
 def test_scores_and_counts_of_an_answer():
     metrics = {"dice": 0.2, "iou": 0.5, "hd95": 4.0, "empty_both": 1}
     scores = site_scores(Envelope(Kind.METRICS, "a", 0, 1, n=3, metrics=metrics))
-    empty = {"both": 1, "prediction": 0, "label": 0}
+    empty = {"both": 1, "prediction": None, "label": None}
     assert scores == {"dice": 0.2, "iou": 0.5, "hd95": 4.0, "n": 3, "empty": empty}
 
 

@@ -349,6 +349,16 @@ def test_fault_79_a_decompression_bomb_is_not_inflated():
     assert peak < 5 * 1024**2
 
 
+def test_fault_89_a_variance_below_zero_is_refused():
+    like = {"norm.running_var": torch.ones(2), "norm.running_mean": torch.zeros(2)}
+    sent = {"norm.running_var": torch.tensor([1.0, 0.0]), "norm.running_mean": torch.tensor([-1.0, 0.0])}
+    found = Envelope(Kind.WEIGHTS, "a", 0, 1, n=3, tensors=sent)
+    found.check(up=True, like=like)
+    found.tensors["norm.running_var"] = torch.tensor([1.0, -1e-9])
+    with pytest.raises(MessageRefused, match="expected variances of at least 0, found 1 with values below 0"):
+        found.check(up=True, like=like)
+
+
 def test_fault_79_soft_masks_are_inflated_up_to_what_their_reader_expects_and_others_do_not_ask():
     payload = forged(PACKED, {"masks": [48]})
     assert from_bytes(payload, max_inflated=lambda: 48).tensors["masks"].numel() == 48

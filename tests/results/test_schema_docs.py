@@ -19,6 +19,6 @@ def test_the_page_names_units_and_every_level():
         "| `seconds.soft_masks` | number | soft masks, seconds |",
         "| `sites.<name>.test` | scores | scores of a set of images |",
         "| `skipped[].reason` | string | why |",
-        "| `empty.both` | integer | label and prediction empty: Dice 1, HD95 0 |",
+        "| `empty.both` | integer or null | label and prediction empty: Dice 1, HD95 0 |",
     ):
         assert row in page

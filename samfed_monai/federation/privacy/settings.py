@@ -83,6 +83,8 @@ WITHHELD = "withheld"
 def withhold_small(message: Envelope, least_images: int) -> Envelope:
     """``message`` without what fewer than ``least_images`` images say.
 
+    Of many images, counts of empty masks that are above 0 and below ``least_images`` stay (three images without a
+    lesion are three images), and HD95 where the counts that go leave fewer images than that.
     Scores go, and the count with them; the word ``withheld`` says so, unless there are no images at all. Tensors that
     were learned from so few images are such a statistic too, and cannot be left out of themselves.
 
@@ -90,7 +92,7 @@ def withhold_small(message: Envelope, least_images: int) -> Envelope:
         MessageRefused: tensors of fewer than ``least_images`` images.
     """
     if message.n >= least_images:
-        return message
+        return _without_few(message, least_images)
     if message.tensors:
         found, expected = "fewer", f"tensors of at least {least_images} images"
         mend = "join with another site, or agree on another least_images"
@@ -101,6 +103,17 @@ def withhold_small(message: Envelope, least_images: int) -> Envelope:
     kept = {name: value for name, value in message.metrics.items() if name in EFFORT}
     word = {WITHHELD: str(least_images)} if message.n else {}
     return replace(message, n=0, metrics=kept, extra={**message.extra, **word})
+
+
+def _without_few(message: Envelope, least_images: int) -> Envelope:
+    counts = {name: value for name, value in message.metrics.items() if name.startswith("empty_")}
+    few = {name for name, value in counts.items() if 0 < value < least_images}
+    shown = sum(value for name, value in counts.items() if name not in few)
+    if shown and 0 < message.n - shown < least_images:
+        few.add("hd95")
+    if not few & message.metrics.keys():
+        return message
+    return replace(message, metrics={name: value for name, value in message.metrics.items() if name not in few})
 
 
 def withheld_reason(message: Envelope) -> str | None:

@@ -10,9 +10,11 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from samfed_monai.core.errors import Refused
+from samfed_monai.federation.controller import site_scores
 from samfed_monai.federation.privacy import DifferentialPrivacy, Privacy, epsilon, privacy_account
-from samfed_monai.federation.privacy.settings import PrivacyFloor
-from samfed_monai.protocol import MessageRefused
+from samfed_monai.federation.privacy.settings import EFFORT, PrivacyFloor, withhold_small
+from samfed_monai.metrics.scores import pool
+from samfed_monai.protocol import Envelope, Kind, MessageRefused
 
 
 def test_what_is_left_out_is_the_default():
@@ -120,3 +122,39 @@ def test_a_missing_accountant_is_told_with_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "opacus.accountants.analysis", None)
     with pytest.raises(Refused, match=r"pip install samfed-monai\[privacy\]"):
         epsilon(1.2345, 1, DELTA)
+
+
+def scores(n: int = 40, **counts: float) -> Envelope:
+    metrics = {"dice": 0.5, "hd95": 3.0, "iterations": 7, **counts}
+    return Envelope(Kind.METRICS, "Bern", 0, 1, n=n, metrics=metrics)
+
+
+@pytest.mark.parametrize(
+    ("counts", "left"),
+    [
+        ({"empty_both": 0, "empty_prediction": 4, "empty_label": 5}, {"dice", "hd95", "empty_both", "empty_label"}),
+        ({"empty_both": 1, "empty_prediction": 1, "empty_label": 2}, {"dice", "hd95"}),
+        ({"empty_both": 5, "empty_prediction": 0}, {"dice", "hd95", "empty_both", "empty_prediction"}),
+        ({"empty_both": 30, "empty_label": 5}, {"dice", "hd95", "empty_both", "empty_label"}),  # 5 have neither empty
+        ({"empty_both": 30, "empty_label": 6}, {"dice", "empty_both", "empty_label"}),  # 4 have
+        ({"empty_both": 36, "empty_label": 4}, {"dice", "empty_both"}),
+        ({}, {"dice", "hd95"}),
+    ],
+)
+def test_fault_59_counts_of_empty_masks_under_the_least_number_are_left_out(counts, left):
+    sent = withhold_small(scores(**counts), 5)
+    assert sent.n == 40
+    assert sent.metrics == {name: value for name, value in scores(**counts).metrics.items() if name in left | EFFORT}
+    assert withhold_small(scores(**counts), 1) == scores(**counts), "1 withholds nothing"
+
+
+def test_fault_59_a_count_that_was_left_out_is_null_and_not_none_of_them():
+    found = site_scores(withhold_small(scores(empty_both=3, empty_prediction=0, empty_label=9), 5))
+    assert found["empty"] == {"both": None, "prediction": 0, "label": 9}
+    nothing = site_scores(withhold_small(scores(n=4, empty_both=1), 5))
+    assert nothing["empty"] == {"both": 0, "prediction": 0, "label": 0}, "a site that sent nothing hides no other's"
+    other = {"dice": 1.0, "iou": None, "hd95": 1.0, "n": 10, "empty": {"both": 1, "prediction": 1, "label": 1}}
+    pooled = pool([found, other], skip_empty=True)
+    assert pooled["empty"] == {"both": None, "prediction": 1, "label": 10}
+    assert pooled["hd95"] == pytest.approx((3.0 * 31 + 1.0 * 7) / 38), "of 40 nine, of 10 three are known to be empty"
+    assert pooled["dice"] == pytest.approx((0.5 * 40 + 1.0 * 10) / 50)
