@@ -124,10 +124,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     images = samples(BATCH)
-    figures = [
-        figure for name in options.networks for figure in measured(name, images, options.repeats, options.threads)
-    ]
-    record(__file__, figures, part=f"{options.threads} threads: {', '.join(options.networks)}")
+    for name in options.networks:
+        figures = measured(name, images, options.repeats, options.threads)
+        record(__file__, figures, part=f"{name}, {options.threads} threads")
 
 
 if __name__ == "__main__":
