@@ -43,7 +43,7 @@ def make(request: pytest.FixtureRequest) -> Maker:
 @pytest.fixture(params=["files", "workflow"])
 def trainer(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Arguments of a client that trains and has nothing to evaluate with."""
-    made = {"config_evaluate_filename": None}
+    made: dict[str, Any] = {"config_evaluate_filename": None}
     if request.param == "files":
         return {**made, "config_train_filename": TRAIN, "train_kwargs": dict(SITE)}
     return {**made, "train_workflow": workflow(TRAIN)}
@@ -82,6 +82,7 @@ def test_a_client_that_only_evaluates_scores_what_it_is_sent(make: Maker, evalua
 def test_weights_can_be_asked_for_before_any_training(make: Maker, trainer: dict[str, Any]) -> None:
     answer = make(**trainer, send_weight_diff=False).get_weights(extra={})
     assert isinstance(answer, ExchangeObject)
+    assert answer.weights is not None
     assert answer.weights.keys() == toy_weights().keys()
 
 

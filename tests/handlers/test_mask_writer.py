@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -136,7 +137,7 @@ def test_a_mask_that_cannot_be_written_ends_the_run_and_none_after_a_while_is_co
 
 
 def test_what_bfloat16_made_says_so_in_the_record(tmp_path: Path) -> None:
-    made = {"output_dir": tmp_path / "out", "model_sha256": "a" * 64, "image_size": 8}
+    made: Any = {"output_dir": tmp_path / "out", "model_sha256": "a" * 64, "image_size": 8}
     engine_with(MaskWriter(**made, amp="auto")).run([0])
     assert read_json(tmp_path / "out" / RECORD)["amp"] == "auto"
     engine_with(MaskWriter(**{**made, "output_dir": tmp_path / "plain"}, amp=False)).run([0])
