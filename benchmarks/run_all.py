@@ -17,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 SCRIPTS = {
     "light": "Client networks beside the teacher",
+    "inference": "Images a second",
     "guided_iteration": "What the guidance costs, and what the store saves",
     "teacher_precision": "The teacher in bfloat16",
     "encoder": "MobileSAM's encoder",

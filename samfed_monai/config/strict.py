@@ -35,7 +35,8 @@ OURS = tuple(
 """Rooms of this package whose classes a strict bundle may name."""
 
 MODULES = (
-    *("monai.data.dataset.", "monai.data.dataloader.", "monai.engines.trainer.", "monai.engines.evaluator."),
+    *("monai.data.dataset.", "monai.data.dataloader.", "monai.data.thread_buffer."),
+    *("monai.engines.trainer.", "monai.engines.evaluator."),
     *("monai.inferers.", "monai.losses.", "monai.metrics.", "monai.optimizers."),
     *("monai.networks.blocks.", "monai.networks.layers.", "monai.networks.nets."),
     *(f"monai.handlers.{name}_handler." for name in ("stats", "validation", "lr_schedule", "earlystop")),

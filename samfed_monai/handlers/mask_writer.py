@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,7 @@ RECORD = "inference.json"
 """File beside the masks that says what they were made with."""
 
 _MEND = "choose another --output (output_dir)"
+_AHEAD = 16  # masks at their images' size that may wait to be written
 
 
 class MaskFolder:
@@ -140,6 +143,9 @@ class MaskWriter:
     ``id`` what it is called; its ``pred`` is the mask (1, H, W) that postprocessing has made, with ``probability``
     beside it, or logits, where it says in ``native_size`` how high and wide its image was.
 
+    While an engine runs, masks are encoded and written by a thread of their own, in order, as the network goes on to
+    the next images; a mask that cannot be written ends the run at one of the next batches, or at its end.
+
     A file that is there is never replaced, see :class:`MaskFolder`: the same inference may be run again into the same
     folder, another one is refused.
 
@@ -152,6 +158,7 @@ class MaskWriter:
         model: weights file that the masks are made with; its hash is noted beside them, with size and threshold.
         model_sha256: identity of what makes the masks, for that note, where no single file is.
         image_size: pixels of a prediction's side, likewise.
+        amp: whether the network computes in bfloat16, likewise; no note of ``False``.
 
     Raises:
         Refused: the threshold is not inside (0, 1); the output folder cannot be written to, lies in the folder of
@@ -173,37 +180,67 @@ class MaskWriter:
         model: str | Path | None = None,
         model_sha256: str | None = None,
         image_size: int | None = None,
+        amp: bool | str = False,
     ) -> None:
         problems = Problems()
         if not 0 < threshold < 1:
             problems.add("MaskWriter#threshold", found=repr(threshold), expected="a number in (0, 1)")
         self.probabilities, self.threshold = probabilities, threshold
-        made_with: dict[str, Any] = {"image_size": image_size, "threshold": threshold}
+        made_with: dict[str, Any] = {"image_size": image_size, "threshold": threshold, **({"amp": amp} if amp else {})}
         made_by = sha256_file(model) if model else model_sha256
         self.masks = MaskFolder(output_dir, {"model_sha256": made_by, **made_with} if made_by else None)
         names = [file for name in image_names(images) for file in self._files(name)] if images else []
         problems.extend(self.masks.problems(names, images=images))
         problems.refuse_if_any()
         self._written = 0
+        self._pool: ThreadPoolExecutor | None = None
+        self._pending: deque[Future[None]] = deque()
 
     def attach(self, engine: Engine) -> None:
         """Binds the handler to an evaluator."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._tell)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._failed)
 
     def __call__(self, engine: Engine) -> None:
-        for name, foreground, probabilities in self._items(engine.state.batch, engine.state.output):
-            mask, *map_of_probabilities = self._files(name)
-            self.masks.write(mask, _png(np.where(foreground, 255, 0)))
-            for file in map_of_probabilities:
-                self.masks.write(file, _png(np.rint(probabilities * 255)))
-            self._written += 1
+        for item in self._items(engine.state.batch, engine.state.output):
+            if self._pool is None:
+                self._write(*item)
+            else:
+                self._pending.append(self._pool.submit(self._write, *item))
+        self._wait_until_left(_AHEAD)
+
+    def _write(self, name: str, foreground: NDArray[np.bool_], probabilities: NDArray[np.float32]) -> None:
+        mask, *map_of_probabilities = self._files(name)
+        self.masks.write(mask, _png(np.where(foreground, 255, 0)))
+        for file in map_of_probabilities:
+            self.masks.write(file, _png(np.rint(probabilities * 255)))
+        self._written += 1
+
+    def _wait_until_left(self, most: int) -> None:
+        """Waits for the oldest masks until at most so many are to be written; raises what writing one raised."""
+        while len(self._pending) > most:
+            self._pending.popleft().result()
 
     def _start(self) -> None:
         self._written = 0
+        self._pending.clear()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="masks")
+
+    def _finish(self) -> None:
+        """Waits for all masks; after a failure, too, so that none is left half done."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def _failed(self, engine: Engine, error: BaseException) -> None:
+        self._finish()
+        raise error
 
     def _tell(self) -> None:
+        self._wait_until_left(0)
+        self._finish()
         logger.info("%d %s in %s", self._written, "mask" if self._written == 1 else "masks", self.masks.folder)
 
     def _files(self, name: str) -> list[str]:

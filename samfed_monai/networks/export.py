@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure
 from samfed_monai.core.io import read_json, write_json, write_text
+from samfed_monai.networks.autocast import AutocastInferer, bf16_gains
 from samfed_monai.networks.intake import size_problems
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -136,7 +138,8 @@ def export_network(
         exporter: of another package, what writes the format.
 
     Returns:
-        the network in float32, then what was written, then, of ONNX, its other forms.
+        the network in float32, then what was written, then, of ONNX, its other forms, then the network under bfloat16
+        autocast, where :func:`~samfed_monai.networks.autocast.bf16_gains`.
 
     Raises:
         Refused: ``output`` exists; a package is missing; the images' size is none of the network's; the format cannot
@@ -166,6 +169,10 @@ def export_network(
             program = scratch / f"model{Format.PT2.suffix if to is Format.PT2 else Format.TORCHSCRIPT.suffix}"
             rows.append(_written(network, to, program, images, logits))
             written = program
+        if bf16_gains("cpu"):
+            rows.append(
+                _compared("torch, bfloat16", size, partial(AutocastInferer(True), network=network), images, logits)
+            )
         if to is Format.BUNDLE and bundle is not None:
             written = _bundle(scratch / "bundle", written, bundle, images.shape[-1])
         os.rename(written, output)
@@ -279,15 +286,7 @@ def _onnx_forms(
     rows: dict[Int8 | None, Measured] = {}
     files: dict[Int8 | None, Path] = {None: whole}
     with _taken(network, "--to onnx"), _quiet():
-        torch.onnx.export(
-            _program(network, images),
-            f=whole,
-            input_names=["image"],
-            output_names=["logits"],
-            external_data=False,
-            dynamo=True,
-            verbose=False,
-        )
+        _write_onnx(network, images, whole)
         rows[None] = _measured("ONNX Runtime, float32", whole, _session(whole), images, logits)
     _require_same(rows[None], "--to onnx", logits)
     for how in Int8:
@@ -306,6 +305,34 @@ def _onnx_forms(
         mend = "give other --images for its scales, the other way, or leave --int8 out; nothing was written"
         raise Refused([Problem(f"--int8 {int8.value}", found=found, expected=expected, mend=mend)])
     return files[int8], [chosen, *rows.values()]
+
+
+def _write_onnx(network: nn.Module, images: Tensor, path: Path) -> None:
+    torch.onnx.export(
+        _program(network, images),
+        f=path,
+        input_names=["image"],
+        output_names=["logits"],
+        external_data=False,
+        dynamo=True,
+        verbose=False,
+    )
+
+
+def onnx_runner(network: nn.Module, images: Tensor, folder: str | Path, int8: Int8 | None = None) -> Run:
+    """Writes a network as ONNX without comparing anything, and gives what runs it on the CPU.
+
+    Args:
+        network: in eval mode, on the CPU.
+        images: (B, 3, H, W) float32 in [0, 1], B >= 2: its H and W are the file's, static scales are those of them.
+        folder: receives ``float32.onnx``, taken as it is where it lies there, and the quantised file.
+        int8: how to quantise; ``None`` runs float32.
+    """
+    whole = Path(folder) / "float32.onnx"
+    with _taken(network, "ONNX"), _quiet():
+        if not whole.exists():
+            _write_onnx(network, images, whole)
+        return _session(whole if int8 is None else _quantised(whole, Path(folder) / f"{int8.value}.onnx", int8, images))
 
 
 def _quantised(source: Path, target: Path, how: Int8, images: Tensor) -> Path:
@@ -355,6 +382,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _measured(name: str, path: Path, run: Run, images: Tensor, logits: Tensor) -> Measured:
+    return _compared(name, path.stat().st_size / 1e6, run, images, logits)
+
+
+def _compared(name: str, megabytes: float, run: Run, images: Tensor, logits: Tensor) -> Measured:
     with torch.no_grad():
         found, alone = run(images), run(images[:1])
     differences = (found - logits).abs().max(), (alone - logits[:1]).abs().max()
@@ -362,7 +393,7 @@ def _measured(name: str, path: Path, run: Run, images: Tensor, logits: Tensor) -
     both = int(ours.sum() + theirs.sum())
     return Measured(
         name,
-        megabytes=path.stat().st_size / 1e6,
+        megabytes=megabytes,
         images_per_second=len(images) / _seconds(run, images),
         difference=float(max(differences)),
         pixels=float((ours != theirs).float().mean()),

@@ -67,7 +67,8 @@ def test_deploy_drops_the_reader_and_sends_the_mask_of_infer(image, ours):
         "monai.deploy.operators.monai_bundle_inference_operator", reason="monai-deploy-app-sdk is not installed"
     )
     core = pytest.importorskip("monai.deploy.core")
-    pixels, sent = core.Image(np.asarray(Image.open(image))), {}
+    sent: dict[str, Any] = {}
+    pixels = core.Image(np.asarray(Image.open(image)))
     edges = SimpleNamespace(receive={"image": pixels}.get), SimpleNamespace(get={}.get, emit=_into(sent))
 
     fragment = core.Application()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from ignite.engine import Engine
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json
-from samfed_monai.handlers.mask_writer import RECORD, MaskFolder
+from samfed_monai.handlers.mask_writer import _AHEAD, RECORD, MaskFolder, MaskWriter
 
 MADE_WITH = {"model_sha256": "a" * 64, "threshold": 0.5}
 
@@ -97,3 +100,45 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     [problem] = told(MaskFolder(tmp_path / "file" / "out"))
     assert "file/out: expected a folder that can be written to, found" in problem
+
+
+def predicted(name: int) -> dict[str, object]:
+    """A batch of one image, 4 x 6 px, whose left half is foreground."""
+    mask = torch.zeros(1, 1, 4, 6)
+    mask[..., :3] = 1
+    return {"id": f"{name:03d}", "pred": mask[0], "probability": mask[0]}
+
+
+def engine_with(writer: MaskWriter) -> Engine:
+    engine = Engine(lambda _, name: [predicted(name)])
+    writer.attach(engine)
+    return engine
+
+
+def test_when_an_engine_is_done_every_mask_is_written_in_order(tmp_path: Path) -> None:
+    writer, written = MaskWriter(output_dir=tmp_path / "out"), []
+    write = writer.masks.write
+    writer.masks.write = lambda name, content: (written.append(name), write(name, content))[1]  # type: ignore[assignment, func-returns-value]
+    number = 3 * _AHEAD
+    engine_with(writer).run(range(number))
+    assert written == [f"{name:03d}.png" for name in range(number)]
+    assert len(list((tmp_path / "out").glob("*.png"))) == number
+
+
+def test_a_mask_that_cannot_be_written_ends_the_run_and_none_after_a_while_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "002.png").write_bytes(b"corrected by hand")
+    writer, seen = MaskWriter(output_dir=tmp_path), []
+    engine = Engine(lambda _, name: [predicted(seen.append(name) or name)])  # type: ignore[func-returns-value]
+    writer.attach(engine)
+    with pytest.raises(Refused, match=r"002\.png: expected none, or the same mask, found another file"):
+        engine.run(range(20 * _AHEAD))
+    assert len(seen) <= 3 + _AHEAD
+    assert (tmp_path / "002.png").read_bytes() == b"corrected by hand"
+
+
+def test_what_bfloat16_made_says_so_in_the_record(tmp_path: Path) -> None:
+    made: Any = {"output_dir": tmp_path / "out", "model_sha256": "a" * 64, "image_size": 8}
+    engine_with(MaskWriter(**made, amp="auto")).run([0])
+    assert read_json(tmp_path / "out" / RECORD)["amp"] == "auto"
+    engine_with(MaskWriter(**{**made, "output_dir": tmp_path / "plain"}, amp=False)).run([0])
+    assert "amp" not in read_json(tmp_path / "plain" / RECORD), "as it was before there was the knob"
