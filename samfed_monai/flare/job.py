@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -42,6 +44,23 @@ class Planned:
     report: Any
 
 
+CLIENT_NAME = re.compile(r"[A-Za-z0-9_-]+")
+"""What FLARE 2.9 takes as a client's name (``nvflare.apis.utils.format_check``)."""
+
+
+def _require_names(cast: Cast) -> None:
+    """Fault 69: refuses sites whose names FLARE cannot carry, before it has started anything."""
+    problems = Problems()
+    for name in sorted((*cast.sites, *cast.unseen)):
+        if not CLIENT_NAME.fullmatch(name):
+            plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+            safe = re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_") or "site"
+            mend = f"call its folder, and the site in the list, {safe!r}; `samfed federate` takes any name"
+            expected = "letters without accents, digits, - and _: all that NVIDIA FLARE carries"
+            problems.add(f"sites -> {name}", found=repr(name), expected=expected, mend=mend)
+    problems.refuse_if_any()
+
+
 def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = True) -> Planned:
     """Checks the bundle with its overrides and plans the run, without running anything.
 
@@ -68,6 +87,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
         raise Refused([Problem("sites", found="no list and no names", expected="the federation's sites", mend=mend)])
     datalist = DataList.load(job.places.datalist) if has_list else None
     cast = Cast.of(job.plan, job.places, datalist or DataList("", []))
+    _require_names(cast)
     plan = cast.settled(job.plan)
     return Planned(
         plan=plan,
