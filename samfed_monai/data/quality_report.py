@@ -121,7 +121,7 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
         inverted = [fact for fact in masks if (fact.border or 0) >= RIM and (fact.foreground or 0) < 1]
         if inverted:
             sentences.append(
-                f"{len(inverted)} of {len(masks)} masks of {name}, such as {min(str(fact.label) for fact in inverted)}, are foreground all along "
+                f"{len(inverted)} of {len(masks)} masks of {name}, such as {_first(inverted)}, are foreground all along "
                 "the border and background inside: they look inverted; if they are, exchange black and white in them"
             )
         turned = sum(fact.turned for fact in masks)
@@ -140,6 +140,10 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
     return sentences
 
 
+def _first(masks: Sequence[Facts]) -> str:
+    return min(str(fact.label) for fact in masks)
+
+
 def _cut_to_nothing(name: str, masks: Sequence[Facts], threshold: int | None) -> list[str]:
     """Fault 65: masks that have something in them, and none of it as bright as the threshold."""
     lost = [fact for fact in masks if threshold and fact.foreground == 0 and max(fact.mask_values, default=0) > 0]
@@ -147,7 +151,7 @@ def _cut_to_nothing(name: str, masks: Sequence[Facts], threshold: int | None) ->
         return []
     highest = max(max(fact.mask_values) for fact in lost)
     return [
-        f"{len(lost)} of {len(masks)} masks of {name}, such as {min(str(fact.label) for fact in lost)}, are empty because nothing in them is as "
+        f"{len(lost)} of {len(masks)} masks of {name}, such as {_first(lost)}, are empty because nothing in them is as "
         f"bright as --mask-threshold {threshold}: their highest value is {highest}"
     ]
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
-import unicodedata
 import logging
+import re
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config import find_bundle
 from samfed_monai.config.check import check_bundle
@@ -21,6 +21,9 @@ from samfed_monai.federation.job import federate_parser, job_of
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.flare.client import PLAN
 from samfed_monai.flare.site_file import require_run_name
+
+if TYPE_CHECKING:
+    from samfed_monai.federation.participants import Cast
 
 logger = logging.getLogger(__name__)
 

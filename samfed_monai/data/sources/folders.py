@@ -64,8 +64,8 @@ def find_folders(
         if near is None or not list_images(root / name / near):
             continue
         if name == public:
-            where, mend = f"{root / name / 'masks'}", f"rename {name}/{near} to {name}/masks"
-            problems.add(where, found=f"no such folder, but {near!r}", expected="the public images' masks", mend=mend)
+            place, mend = f"{root / name / 'masks'}", f"rename {name}/{near} to {name}/masks"
+            problems.add(place, found=f"no such folder, but {near!r}", expected="the public images' masks", mend=mend)
         else:
             others.append(
                 f"{name} has no folder 'masks', and {name}/{near} was not read: if it holds {name}'s masks, rename it "

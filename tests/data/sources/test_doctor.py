@@ -1,4 +1,4 @@
-"""The data doctor: folders that are nearly right, swapped ones, inverted masks, values that a threshold loses, loops."""
+"""The data doctor: folders that are nearly right, swapped ones, inverted masks, lost values, loops."""
 
 from __future__ import annotations
 
@@ -136,10 +136,11 @@ def test_fault_62_a_link_to_itself_is_refused_and_folders_in_a_circle_end(root: 
 
 
 def test_a_list_that_only_measures(root: Path, tmp_path: Path) -> None:
+    (root / "public").rename(root / "b")  # no site is called public
     (root / "a" / "masks" / "a_000.png").unlink()
     made = prepare_to_test(root, options=options(tmp_path))
     assert [(place, split.value) for place, split, _ in made.datalist.items()] == [("a", "test")] * 5 + [
-        ("public", "test")
+        ("b", "test")
     ] * 3
     assert made.warnings == ["1 image(s) of a have no mask and are left out"]
     assert check_datalist(DataList.load(made.path), root, progress=False) == []
