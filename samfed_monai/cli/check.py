@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.config.check import check_bundle, overruled, workflows_of
     from samfed_monai.config.strict import strict_bundle_problems, strict_problems
     from samfed_monai.config.variants import known_variants, own_variants
+    from samfed_monai.data.datalist import DataList, cannot_be_scored
 
     root = find_bundle(arguments.bundle)
     overrides = overrides_of(arguments.extra)
@@ -76,6 +77,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise Refused(problem for problem in problems if strict.get(problem.where, problem) is problem)
     fit = ", ".join(variant for variant in variants if variant not in unfit)
     sys.stdout.write(f"{root.name}: no problems in {', '.join(workflows)}; variants: {fit or 'none'}\n")
+    unscored = cannot_be_scored(DataList.load(arguments.datalist)) if arguments.datalist else None
+    if unscored:
+        sys.stdout.write(f"  note: {unscored}\n")
     for problem in overruled(root) if "federate" in workflows else ():
         sys.stdout.write(f"  note: {problem}\n")
     if "federate" in workflows and not tried:

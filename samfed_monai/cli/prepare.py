@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,10 @@ def _options(arguments: argparse.Namespace) -> Options:
 
 
 def run_folders(arguments: argparse.Namespace) -> int:
-    from samfed_monai.data.prepare import prepare_folders
+    from samfed_monai.data.prepare import prepare_folders, prepare_to_test
 
+    if arguments.test_only:
+        return _tell(prepare_to_test(arguments.root, options=_options(arguments)), root=arguments.root)
     prepared = prepare_folders(
         arguments.root,
         public=_public(arguments.public),
@@ -189,12 +192,13 @@ def _names(given: list[str]) -> list[str]:
     return [name for names in given for name in names.split(",") if name]
 
 
-def _tell(prepared: Prepared, *, shares: tuple[float, float] | None = None) -> int:
+def _tell(prepared: Prepared, *, shares: tuple[float, float] | None = None, root: Path | None = None) -> int:
     """Prints what was made: this is the command line's part of the room.
 
     Args:
         prepared: the list.
         shares: what ``--validation`` and ``--test`` were, for a source that has them.
+        root: the data root of a list that only measures.
     """
     datalist = prepared.datalist
     lines = [f"{datalist.name}: {len(datalist.public)} public images, {len(datalist.sites)} sites"]
@@ -206,9 +210,12 @@ def _tell(prepared: Prepared, *, shares: tuple[float, float] | None = None) -> i
             place = f"{part.client} ({part.split.value})"
             lines.append(f"  not at hand: {len(part.missing)} of {part.listed} images of {place}")
     lines += [f"  worth a look: {sentence}" for sentence in prepared.warnings]
-    lines += _few_to_measure(datalist, shares)
+    lines += _few_to_measure(datalist, shares) if root is None else []
     lines += [f"list    {prepared.path}  ({datalist.hash[:12]})"]
     lines += [f"report  {prepared.report}"] if prepared.report else []
+    if root is not None:
+        there = shlex.join(["--datalist", str(prepared.path), "--data-root", str(root)])
+        lines += [f"next    samfed evaluate BUNDLE --model MODEL {there} --output-dir SCORES"]
     print("\n".join(lines))
     return 0
 
@@ -254,7 +261,10 @@ def add_prepare_parser(subparsers: Any) -> argparse.ArgumentParser:
 def _folders(sources: Any) -> None:
     parser = _source(sources, "folders", "DIR/<site>/{images,masks}; masks may be missing except for the public one")
     parser.add_argument("root", metavar="DIR", type=Path, help="folder of sites; becomes the data root")
-    parser.add_argument("--public", required=True, metavar="NAME", help="the site whose images are public, or none")
+    use = parser.add_mutually_exclusive_group(required=True)
+    use.add_argument("--public", metavar="NAME", help="the site whose images are public, or none")
+    about = "the list is to measure with: every image that has a mask is a test image (DIR may be a single site)"
+    use.add_argument("--test-only", action="store_true", help=about)
     _measuring(parser)
     _reshaping(parser)
     _common(parser)

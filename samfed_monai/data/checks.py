@@ -39,6 +39,7 @@ class Facts:
         label: path of the mask, if any, with ``label_sha256`` as above.
         mask_values: distinct stored grey levels of the mask, ascending.
         foreground: share of foreground pixels in [0, 1]; ``None`` without a readable mask.
+        border: share of the mask's outermost pixels that are foreground, in [0, 1]; ``None`` likewise.
         misfit: how much better the mask would fit the picture transposed or turned (:func:`~.orientation.misfit`).
         problems: what is wrong with either file.
     """
@@ -54,6 +55,7 @@ class Facts:
     label_sha256: str | None = None
     mask_values: tuple[int, ...] = ()
     foreground: float | None = None
+    border: float | None = None
     misfit: float = 0.0
     problems: tuple[Problem, ...] = ()
 
@@ -103,7 +105,7 @@ def look(image: str, label: str | None, data_root: str | Path, threshold: int | 
                 facts |= {"mask_values": tuple(int(value) for value in np.unique(mask))}
             else:
                 mask, values, _ = decode_mask(content, label, threshold)
-                facts |= {"mask_values": tuple(values), "foreground": float(mask.mean())}
+                facts |= {"mask_values": tuple(values), "foreground": float(mask.mean()), "border": _border(mask)}
         except Refused as refused:
             problems += [_missing_mask(problem, image, label, data_root) for problem in refused.problems]
     if picture is not None and mask is not None:
@@ -111,6 +113,11 @@ def look(image: str, label: str | None, data_root: str | Path, threshold: int | 
         problems += [problem] if problem else []
         facts["misfit"] = 0.0 if problem or weak else misfit(picture, mask)
     return Facts(**facts, problems=tuple(problems))
+
+
+def _border(mask: Picture) -> float:
+    rim = (mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1])
+    return float(sum(int(side.sum()) for side in rim) / sum(side.size for side in rim))
 
 
 def _image_facts(picture: Picture, stored: Image.Image) -> dict:

@@ -45,14 +45,19 @@ def confine(root: str | Path, relative: str, *, where: str) -> Path:
         where: what names the path, for the message.
 
     Raises:
-        Refused: the path is unsafe (fault 18), or a link leads out of the root (fault 19).
+        Refused: the path is unsafe (fault 18), or a link leads out of the root (fault 19) or in a circle (fault 62).
     """
     reason = unsafe(relative)
     if reason is not None:
         mend = "list only paths inside the data root, relative to it, with forward slashes"
         raise Refused([Problem(where, found=reason, expected="a relative path inside the data root", mend=mend)])
     root = Path(root).resolve()
-    path = (root / relative).resolve()
+    try:
+        path = (root / relative).resolve()
+    except (OSError, RuntimeError):  # Python 3.13 raises the one, older ones the other
+        raise Refused([_loop(where)]) from None
+    if path.is_symlink():  # Python 3.13 leaves a link that leads to itself as it is
+        raise Refused([_loop(where)])
     if not path.is_relative_to(root):
         mend = "copy the file into the data root, or make the folder that really holds the files the data root"
         raise Refused(
@@ -63,6 +68,11 @@ def confine(root: str | Path, relative: str, *, where: str) -> Path:
             ]
         )
     return path
+
+
+def _loop(where: str) -> Problem:
+    mend = "put the file itself there, or delete the link"
+    return Problem(where, found="a link that leads back to itself", expected="a file", mend=mend)
 
 
 class Split(str, Enum):
@@ -439,6 +449,16 @@ def _there(path: str | Path) -> DataList | None:
         first = refused.problems[0]
         found = f"something else ({first.where}: {first.found})"
         raise Refused([Problem(str(path), found=found, expected="no file, or a data list", mend=MEND)]) from refused
+
+
+def cannot_be_scored(datalist: DataList) -> str | None:
+    """A sentence where no site has an image to validate or to test on (fault 67), or ``None``."""
+    if any(site.validation or site.test for site in datalist.sites.values()):
+        return None
+    return (
+        "nothing here can be scored: no site has a validation or test image, that is one with a mask; rounds are not "
+        "compared and the last one is taken, and whether it is good only looking tells"
+    )
 
 
 LEAST_IMAGES = 5

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data.checks import Facts, problems_of, repeated_stems, survey, warnings
-from samfed_monai.data.datalist import DataList, Item, Site, Split, freeze, require_free
+from samfed_monai.data.datalist import DataList, Item, Site, Split, cannot_be_scored, freeze, require_free
 from samfed_monai.data.grouping import read_groups, subset, without_group
 from samfed_monai.data.partitions import (
     Partition,
@@ -22,8 +22,8 @@ from samfed_monai.data.partitions import (
     share_problems,
 )
 from samfed_monai.data.quality_report import doubts, write_report
-from samfed_monai.data.sources.folders import find_folders, without_mask
-from samfed_monai.data.sources.found import Found, unpack
+from samfed_monai.data.sources.folders import Folders, find_folders, without_mask
+from samfed_monai.data.sources.found import Found, pair_up, unpack
 from samfed_monai.data.sources.isic import find_isic
 from samfed_monai.data.sources.polyp import Polyps, collection_of, find_polyps
 from samfed_monai.data.sources.published import Coverage, find_published
@@ -173,7 +173,9 @@ def finish(
     problems.extend(problems_of(datalist, kept))
     problems.refuse_if_any()
     freeze({output: datalist})
-    sentences = [*warnings(datalist), *doubts(datalist, kept), *reshaped, *ungrouped, *caveats]
+    unscored = cannot_be_scored(datalist)
+    sentences = [*([unscored] if unscored else []), *warnings(datalist), *doubts(datalist, kept)]
+    sentences += [*reshaped, *ungrouped, *caveats]
     for sentence in sentences:
         logger.info("%s: %s", output.name, sentence)
     page = output.with_suffix(".report.html") if options.report else None
@@ -207,7 +209,7 @@ def _item(one: Found, fact: Facts, split: Split, options: Options) -> Item:
     )
 
 
-__all__ = ["Options", "Prepared", "prepare_folders", "prepare_isic", "prepare_list"]
+__all__ = ["Options", "Prepared", "prepare_folders", "prepare_isic", "prepare_list", "prepare_to_test"]
 
 
 def prepare_folders(
@@ -235,6 +237,43 @@ def prepare_folders(
     places: Places = {("", Split.PUBLIC): found.pop(public) if public is not None else []}
     places |= draw_measuring(found, facts, validation, test, beside=places["", Split.PUBLIC], seed=options.seed)
     return finish(places, facts, root, options, caveats=folders.passed_over)
+
+
+def prepare_to_test(root: str | Path, *, options: Options) -> Prepared:
+    """Makes a list that only measures: every image with a mask is a test image, of one site or of several.
+
+    Args:
+        root: folder of sites, as in :func:`prepare_folders`, or one site's own folder with ``images`` and ``masks``; it
+            is the data root of the list.
+        options: see :class:`Options`; ``unseen`` says nothing here, as every site is.
+
+    Raises:
+        Refused: with everything that is wrong with the folders, the files and the list; no image has a mask.
+    """
+    check_first(options)
+    root = Path(root)
+    if (root / "images").is_dir():
+        name = root.resolve().name
+        folders = Folders({name: pair_up(root, root, name)})
+    else:
+        folders = find_folders(root, public=None, output=options.output, alone=True)
+    others = list(folders.passed_over)
+    found = {site: grouped(ones, options) for site, ones in folders.sites.items()}
+    facts = look_at(
+        [one for ones in found.values() for one in ones], root, options, sites=found, known=folders.problems
+    )
+    places: Places = {}
+    for site, ones in found.items():
+        labelled = [one for one in ones if one.label is not None]
+        if len(labelled) < len(ones):
+            others.append(f"{len(ones) - len(labelled)} image(s) of {site} have no mask and are left out")
+        if labelled:
+            places[site, Split.TEST] = labelled
+    if not places:
+        found_here = others[0] if others else "no image with a mask"
+        mend = "put masks into DIR/<site>/masks, each called as its image"
+        raise Refused([Problem(str(root), found=found_here, expected="images with masks to measure with", mend=mend)])
+    return finish(places, facts, root, replace(options, unseen=()), caveats=others)
 
 
 def prepare_isic(

@@ -102,8 +102,15 @@ def _row(site: str, split: str, items: Sequence[Item], facts: Mapping[str, Facts
     )
 
 
+RIM = 0.98
+"""Share of a mask's outermost pixels from which it is taken for inverted, unless it is full."""
+
+
 def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
-    """Sentences on masks that exist and decode, but look odd: empty, full, not upright, fitting better when turned."""
+    """Sentences on masks that exist and decode, but look odd.
+
+    Empty or full, with nothing as bright as the list's threshold, inverted, not upright, or fitting better when turned.
+    """
     by_image = {fact.image: fact for fact in facts}
     sentences = []
     for name, items in [("the public set", datalist.public), *_by_site(datalist)]:
@@ -111,6 +118,13 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
         empty, full = sum(fact.foreground == 0 for fact in masks), sum(fact.foreground == 1 for fact in masks)
         if empty or full:
             sentences.append(f"{name} has {empty} empty and {full} full mask(s); scores count them apart")
+        sentences += _cut_to_nothing(name, masks, datalist.mask_threshold)
+        inverted = [fact for fact in masks if (fact.border or 0) >= RIM and (fact.foreground or 0) < 1]
+        if inverted:
+            sentences.append(
+                f"{len(inverted)} of {len(masks)} masks of {name}, such as {_first(inverted)}, are foreground all along "
+                "the border and background inside: they look inverted; if they are, exchange black and white in them"
+            )
         turned = sum(fact.turned for fact in masks)
         if turned:
             sentences.append(
@@ -125,6 +139,22 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
                 "look at the overlays"
             )
     return sentences
+
+
+def _first(masks: Sequence[Facts]) -> str:
+    return min(str(fact.label) for fact in masks)
+
+
+def _cut_to_nothing(name: str, masks: Sequence[Facts], threshold: int | None) -> list[str]:
+    """Fault 65: masks that have something in them, and none of it as bright as the threshold."""
+    lost = [fact for fact in masks if threshold and fact.foreground == 0 and max(fact.mask_values, default=0) > 0]
+    if not lost:
+        return []
+    highest = max(max(fact.mask_values) for fact in lost)
+    return [
+        f"{len(lost)} of {len(masks)} masks of {name}, such as {_first(lost)}, are empty because nothing in them is as "
+        f"bright as --mask-threshold {threshold}: their highest value is {highest}"
+    ]
 
 
 def _by_site(datalist: DataList) -> list[tuple[str, list[Item]]]:

@@ -89,6 +89,7 @@ LOSSY = {"JPEG", "MPO"}  # a JPEG that holds several pictures calls itself MPO
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 MAX_PIXELS = 89_478_485  # Pillow's own limit (a quarter of a GiB as RGB); the largest ISIC image has 30 million
 BINARY = ({0, 1}, {0, 255}, {0, 65535})
+FEW_LEVELS, MIDDLE = 16, 128  # a mask of few and dark levels numbers classes; others are cut in the middle
 ORIENTATION = 0x0112  # the only EXIF entry that is ever looked at
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -174,7 +175,7 @@ def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Pictu
             name,
             found=f"a mask with {len(values)} grey levels ({shown})",
             expected="a binary mask, {0, 1} or {0, 255}",
-            mend="threshold it, or declare a threshold for the list: `--mask-threshold 128`",
+            mend=_threshold_for(grey),
         )
     grey = _to_8_bit(grey)
     return (grey >= threshold).astype(np.uint8), _levels(grey), raw
@@ -187,6 +188,20 @@ def decode_grey(content: bytes, name: str) -> Picture:
         found = f"{raw.format} with {raw.mode!r} pixels"
         raise _refusal(name, found=found, expected="8-bit grey without loss", mend="save it as an 8-bit grey PNG")
     return np.array(_upright(raw, name).convert("L"))
+
+
+def _threshold_for(grey: NDArray[Any]) -> str:
+    """What to do about a mask that is not binary, so that something is left in it (fault 65)."""
+    levels = _levels(_to_8_bit(grey))
+    highest = max(levels)
+    if highest == 0:
+        return f"save it as 8 bit with 0 and 255: of 16 bits, {int(grey.max())} is nearly black"
+    if len(levels) <= FEW_LEVELS and highest < MIDDLE:
+        lowest = min(level for level in levels if level)
+        rest = "" if len(levels) <= 2 else "; if only one of them is, save that one as 255"
+        return f"if all but 0 is foreground, declare that for the list: `--mask-threshold {lowest}`{rest}"
+    middle = MIDDLE if highest >= MIDDLE else (highest + 1) // 2
+    return f"threshold it, or declare a threshold for the list: `--mask-threshold {middle}`"
 
 
 def _decode(content: bytes, name: str) -> Image.Image:

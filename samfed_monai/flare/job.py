@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config import find_bundle
 from samfed_monai.config.check import check_bundle
@@ -18,6 +20,9 @@ from samfed_monai.federation.job import federate_parser, job_of
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.flare.client import PLAN
 from samfed_monai.flare.site_file import require_run_name
+
+if TYPE_CHECKING:
+    from samfed_monai.federation.participants import Cast
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +44,23 @@ class Planned:
     sites: tuple[str, ...]
     datalist: DataList | None
     report: Any
+
+
+CLIENT_NAME = re.compile(r"[A-Za-z0-9_-]+")
+"""What FLARE 2.9 takes as a client's name (``nvflare.apis.utils.format_check``)."""
+
+
+def _require_names(cast: Cast) -> None:
+    """Fault 69: refuses sites whose names FLARE cannot carry, before it has started anything."""
+    problems = Problems()
+    for name in sorted((*cast.sites, *cast.unseen)):
+        if not CLIENT_NAME.fullmatch(name):
+            plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+            safe = re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_") or "site"
+            mend = f"call its folder, and the site in the list, {safe!r}; `samfed federate` takes any name"
+            expected = "letters without accents, digits, - and _: all that NVIDIA FLARE carries"
+            problems.add(f"sites -> {name}", found=repr(name), expected=expected, mend=mend)
+    problems.refuse_if_any()
 
 
 def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = True) -> Planned:
@@ -67,6 +89,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
         raise Refused([Problem("sites", found="no list and no names", expected="the federation's sites", mend=mend)])
     datalist = DataList.load(job.places.datalist) if has_list else None
     cast = Cast.of(job.plan, job.places, datalist or DataList("", []))
+    _require_names(cast)
     plan = cast.settled(job.plan)
     return Planned(
         plan=plan,

@@ -18,7 +18,7 @@ def test_rows_by_head_or_in_order_with_empty_cells_for_what_is_missing():
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+A1", "-A1", "@SUM(A1)", "\tx", '=HYPERLINK("http://a","b")', "'=1"])
-def test_a_name_that_a_spreadsheet_would_take_for_a_formula_is_text(name):
+def test_fault_70_a_name_that_a_spreadsheet_would_take_for_a_formula_is_text(name):
     text = to_csv(["id", "dice"], [{"id": name, "dice": -0.5}])
     cells = list(csv.reader(io.StringIO(text, newline="")))[1]
     assert cells == ["'" + name, "-0.5"], "a number keeps its sign"

@@ -147,10 +147,17 @@ def test_fault_13_grey_mask_is_refused_unless_a_threshold_is_declared(tmp_path):
     assert read_mask(path, 128).tolist() == [[0, 0, 1, 1]]
 
 
-@pytest.mark.parametrize(("values", "shown"), [((0, 100), "0, 100"), ((0, 257, 65535), "0, 257, 65535"), ((9,), "9")])
-def test_fault_13_a_16_bit_mask_is_judged_before_it_is_scaled(tmp_path, values, shown):
+@pytest.mark.parametrize(
+    ("values", "shown", "mend"),
+    [
+        ((0, 100), "0, 100", "save it as 8 bit"),
+        ((0, 257, 65535), "0, 257, 65535", "`--mask-threshold 128`"),
+        ((9,), "9", "save it as 8 bit"),
+    ],
+)
+def test_fault_13_a_16_bit_mask_is_judged_before_it_is_scaled(tmp_path, values, shown, mend):
     path = save(tmp_path / "m.png", Image.fromarray(np.array([values], dtype=np.uint16)))
-    with pytest.raises(Refused, match=rf"{len(values)} grey levels \({shown}\).*`--mask-threshold 128`"):
+    with pytest.raises(Refused, match=rf"{len(values)} grey levels \({shown}\).*{mend}"):
         read_mask(path)
 
 

@@ -67,3 +67,12 @@ def test_a_job_names_no_place_of_a_site(given, match):
     sites: dict[str, Any] = {"site-1": {}, "site-2": {}} | given.get("sites", {})
     with pytest.raises(Refused, match=rf"{match}.*found a place.*samfed_site\.json"):
         planned("samfed_skin", {"rounds": 1, **given, "sites": sites}, here=False)
+
+
+@pytest.mark.parametrize(("name", "safe"), [("Hospital B", "Hospital_B"), ("Süd.1", "Sud_1"), ("=1", "1")])
+def test_fault_69_a_name_that_flare_cannot_carry_is_refused_with_one_that_it_can(name, safe):
+    told = (
+        rf"sites -> {name}: expected letters without accents, .*; call its folder, and the site in the list, '{safe}'"
+    )
+    with pytest.raises(Refused, match=told):
+        planned("samfed_skin", {"rounds": 1, "sites": {name: {}, "b-2_C": {}}}, here=False)

@@ -16,6 +16,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import unsafe
 from samfed_monai.data.reading import SUFFIXES
+from samfed_monai.data.sources.doctor import near_miss, swapped
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def pair_up(folder: Path, root: Path, origin: str) -> list[Found]:
     two by name.
 
     Raises:
-        Refused: there is no ``images`` folder, or nothing in it, or an image has two masks.
+        Refused: there is no ``images`` folder, or nothing in it, an image has two masks, or the folders are swapped.
     """
     images = list_images(folder / "images")
     if not images:
@@ -68,7 +69,11 @@ def pair_up(folder: Path, root: Path, origin: str) -> list[Found]:
     stems = {stem(path.name) for path in images}
     masks: dict[str, Path] = {}
     problems = Problems()
-    for path in list_images(folder / "masks"):
+    drawn = list_images(folder / "masks")
+    exchanged = swapped(folder, images, drawn)
+    if exchanged is not None:
+        raise Refused([exchanged])
+    for path in drawn:
         there = masks.setdefault(mask_stem(path), path)
         if there != path and mask_stem(path) in stems:
             found, mend = f"the same image's mask in {relative(there, root)}", "delete or rename one of them"
@@ -125,9 +130,11 @@ def passed_over(root: Path, sites: Collection[str], *, output: str | Path | None
             continue
         image = _first_image(folder)
         if image is not None:
+            near = near_miss(folder, "images")
+            mend = f"rename {folder.name}/{near}" if near else "move them"
             sentences.append(
                 f"{folder.name} holds images, such as {relative(image, root)}, but no folder 'images', and was not "
-                f"read: if it is a site, move them to {folder.name}/images"
+                f"read: if it is a site, {mend} to {folder.name}/images"
             )
     return sentences
 

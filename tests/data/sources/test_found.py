@@ -84,11 +84,11 @@ def test_every_folder_with_images_somewhere_below_is_named_with_one_of_them(tmp_
     save(tmp_path / "hospital_d" / "Images" / "1.png", picture(2))
     save(tmp_path / "hospital_e" / "2.png", picture(3))
     save(tmp_path / "hospital_e" / "1.png", picture(4))
-    ending = "but no folder 'images', and was not read: if it is a site, move them to"
+    ending = "but no folder 'images', and was not read: if it is a site, rename"
     assert passed_over(tmp_path, ["a"]) == [
-        f"hospital_c holds images, such as hospital_c/img/deep/1.jpg, {ending} hospital_c/images",
-        f"hospital_d holds images, such as hospital_d/Images/1.png, {ending} hospital_d/images",
-        f"hospital_e holds images, such as hospital_e/1.png, {ending} hospital_e/images",
+        f"hospital_c holds images, such as hospital_c/img/deep/1.jpg, {ending} hospital_c/img to hospital_c/images",
+        f"hospital_d holds images, such as hospital_d/Images/1.png, {ending} hospital_d/Images to hospital_d/images",
+        f"hospital_e holds images, such as hospital_e/1.png, {ending.replace('rename', 'move them to')} hospital_e/images",
     ]
 
 
