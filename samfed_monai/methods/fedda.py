@@ -38,7 +38,7 @@ class _Reversed(torch.autograd.Function):
 
 def reversed_gradient(values: Tensor) -> Tensor:
     """``values``, whose gradient is that of what follows times -1 (Ganin et al., JMLR 2016, section 4.2)."""
-    reversed_: Tensor = _Reversed.apply(values)  # type: ignore[no-untyped-call]
+    reversed_: Tensor = _Reversed.apply(values)
     return reversed_
 
 
