@@ -211,6 +211,11 @@ class GlobalGuide(Guide):
         super().__init__(name)
         self._copy = NetworkCopy()
 
+    @property
+    def network(self) -> nn.Module:
+        """The frozen copy, for a term that looks at more than its probabilities; it must read this guide."""
+        return self._copy.network
+
     def attach(self, engine: Engine) -> None:
         """Takes a copy of ``engine.network`` whenever a round starts."""
         engine.add_event_handler(Events.STARTED, self._started)

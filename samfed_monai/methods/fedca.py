@@ -1,0 +1,190 @@
+"""FedCA (arXiv 2010.08982): the first rounds also train the encoder without labels, by contrast and by alignment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from torch import Tensor, nn
+from torch.nn import functional
+
+from samfed_monai.core.errors import Problems
+from samfed_monai.handlers.guide import Guidance, NetworkCopy
+from samfed_monai.handlers.records import record
+from samfed_monai.handlers.rounds import round_of
+from samfed_monai.handlers.term import Term
+from samfed_monai.networks.features import changed_features, require_encoder
+
+
+def contrastive_loss(queries: Tensor, keys: Tensor, dictionary: Tensor, temperature: float = 0.1) -> Tensor:
+    """InfoNCE: each query against its own key and against all others of the dictionary (He et al., arXiv 1911.05722).
+
+    ``-log exp(q k / T) / (exp(q k / T) + sum_d exp(q d / T))``, the mean over queries.
+
+    Args:
+        queries, keys: (B, D) float of length 1; keys without gradient.
+        dictionary: (N, D) float of length 1, what is not the query's own; N may be 0, and the loss is then 0.
+        temperature: T > 0.
+
+    Returns:
+        a scalar >= 0.
+    """
+    own = (queries * keys).sum(dim=1, keepdim=True)
+    logits = torch.cat([own, queries @ dictionary.T], dim=1) / temperature
+    return functional.cross_entropy(logits, torch.zeros(len(queries), dtype=torch.long, device=queries.device))
+
+
+def alignment_loss(own: Tensor, base: Tensor) -> Tensor:
+    """Mean squared distance of two encoders' features of the same public images (FedCA, alignment module); 0 for equal.
+
+    Args:
+        own: (B, D) float, with gradient.
+        base: (B, D) float, without.
+    """
+    return (own - base.detach()).square().sum(dim=1).mean()
+
+
+class Dictionary:
+    """The keys that were seen last, in a queue.
+
+    Args:
+        length: how many at the most, > 0.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self._keys: Tensor | None = None
+
+    def __len__(self) -> int:
+        return 0 if self._keys is None else len(self._keys)
+
+    def like(self, keys: Tensor) -> Tensor:
+        """All keys, (N, D), of the device of ``keys``."""
+        return keys.new_zeros(0, keys.shape[1]) if self._keys is None else self._keys
+
+    def add(self, keys: Tensor) -> None:
+        """Puts keys (B, D) behind the others, and lets go of the oldest."""
+        keys = keys.detach()
+        self._keys = (keys if self._keys is None else torch.cat([self._keys, keys]))[-self.length :]
+
+
+class ContrastiveTerm(Term):
+    """Contrast on the site's images and alignment on public ones, in the first rounds (FedCA: Zhang et al. 2010.08982).
+
+    Features are the mean over the deepest map of the encoder, of length 1. A query is the student's of the strong view,
+    its key that of a moving average of the student of the weak view; the rest of the dictionary are keys of earlier
+    batches. Alignment holds the student's features of the public batch near those of the network that the round began
+    with (the paper: of a base network trained on a public set).
+
+    Ours, where the paper trains an encoder before everything else and sends representations to a common dictionary:
+    these rounds keep the public labels' loss and every other term, so that decoder and encoder stay one network, and
+    they come after the warm start; the dictionary stays at its site and begins anew in each round, nothing but weights
+    leaves; there is no projection head.
+
+    In the rounds after, and with ``rounds`` 0 in all, it computes nothing and draws no random number: such a run is one
+    without it to the bit. In its rounds a step costs three more forward passes and two backward passes. It records
+    ``contrast_alignment``.
+
+    Args:
+        name: under which the contrast is logged.
+        rounds: how many of the first rounds it takes part in, >= 0.
+        queue: length of the dictionary, >= 1.
+        temperature: T > 0.
+        decay: of the moving average, in [0, 1).
+        alignment: factor of the alignment beside the contrast, >= 0.
+        weight: factor of the term.
+
+    Raises:
+        Refused: an argument out of range; at ``STARTED``, a network whose encoder cannot be reached.
+
+    Example::
+
+        {"_target_": "samfed_monai.methods.fedca.ContrastiveTerm", "rounds": 3, "queue": 256, "weight": 0.1}
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "contrast",
+        rounds: int = 3,
+        queue: int = 256,
+        temperature: float = 0.1,
+        decay: float = 0.99,
+        alignment: float = 1.0,
+        weight: float = 0.1,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule="constant", fraction=0.0)
+        problems = Problems()
+        for key, number, least in (("rounds", rounds, 0), ("queue", queue, 1)):
+            if type(number) is not int or number < least:
+                problems.add(f"{self.where}#{key}", found=repr(number), expected=f"a whole number >= {least}")
+        if not temperature > 0:
+            problems.add(f"{self.where}#temperature", found=repr(temperature), expected="a number > 0")
+        if not 0 <= decay < 1:
+            problems.add(f"{self.where}#decay", found=repr(decay), expected="a number in [0, 1)")
+        if not alignment >= 0:
+            problems.add(f"{self.where}#alignment", found=repr(alignment), expected="a number >= 0")
+        problems.refuse_if_any()
+        self.rounds, self.temperature, self.decay, self.alignment = rounds, temperature, decay, alignment
+        self.dictionary = Dictionary(queue)
+        self._base, self._average = NetworkCopy(), NetworkCopy()
+
+    def attach(self, engine: Any) -> None:
+        """Binds the term, unless it takes part in no round."""
+        if self.rounds:
+            super().attach(engine)
+            engine.add_event_handler(Events.STARTED, self._started)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._stepped)
+
+    def check(self, engine: Any) -> None:
+        """Looks at the network, too."""
+        super().check(engine)
+        require_encoder(engine.network, self.where)
+
+    def __call__(self, engine: Any) -> None:
+        """Adds the term in its rounds."""
+        if self._takes_part(engine):
+            super().__call__(engine)
+
+    def value(self, guidance: Guidance, engine: Any) -> Tensor:
+        """Contrast, and ``alignment`` times the alignment."""
+        queries = _encoded(engine, guidance.view("image_strong", asked_by=self.where), engine.network)
+        public = torch.as_tensor(engine.state.batch["image"]).to(queries.device)
+        with torch.no_grad():
+            keys = _encoded(engine, guidance.view("image", asked_by=self.where), self._average.network)
+            base = _encoded(engine, public, self._base.network) if self.alignment else None
+        value = contrastive_loss(queries, keys, self.dictionary.like(keys), self.temperature)
+        self.dictionary.add(keys)
+        if base is None:
+            return value
+        aligned = alignment_loss(_encoded(engine, public, engine.network), base)
+        record(engine, f"{self.name}_alignment", aligned)
+        return value + self.alignment * aligned
+
+    def _takes_part(self, engine: Any) -> bool:
+        return round_of(engine)[0] < self.rounds
+
+    def _started(self, engine: Any) -> None:
+        self.dictionary = Dictionary(self.dictionary.length)
+        if self._takes_part(engine):
+            self._base.sync(engine.network)
+            self._average.sync(engine.network)
+
+    def _stepped(self, engine: Any) -> None:
+        if self._takes_part(engine):
+            self._average.average(engine.network, self.decay)
+
+
+def _encoded(engine: Any, images: Tensor, network: nn.Module) -> Tensor:
+    """Means over the deepest feature map, of length 1: (B, D)."""
+    maps: list[Tensor] = []
+
+    def keep(features: Tensor) -> Tensor:
+        maps.append(features)
+        return features
+
+    with changed_features(network, keep):
+        engine.inferer(images, network)
+    deepest = min(maps, key=lambda each: each.shape[-1])
+    return functional.normalize(deepest.float().mean(dim=(2, 3)), dim=1)

@@ -1,0 +1,196 @@
+"""FedDA (arXiv 2509.23907): the site's features are made like the global network's, adversarially or by MMD."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import torch
+from ignite.engine import Events
+from monai.engines.utils import IterationEvents
+from monai.networks.nets import PatchDiscriminator
+from torch import Tensor
+from torch.nn import functional
+
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.handlers.guide import Guidance
+from samfed_monai.handlers.records import record
+from samfed_monai.handlers.term import Term
+from samfed_monai.networks.features import changed_features, require_encoder
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from samfed_monai.handlers.guide import GlobalGuide
+
+
+class _Reversed(torch.autograd.Function):
+    """Passes values on and turns gradients round."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return -gradients[0]
+
+
+def reversed_gradient(values: Tensor) -> Tensor:
+    """``values``, whose gradient is that of what follows times -1 (Ganin et al., JMLR 2016, section 4.2)."""
+    reversed_: Tensor = _Reversed.apply(values)
+    return reversed_
+
+
+def squared_mmd(one: Tensor, other: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy, the biased estimate (Gretton et al., JMLR 2012, equation 5).
+
+    The kernel is the mean of five Gaussians whose squared widths are 1/4, 1/2, 1, 2 and 4 times the mean squared
+    distance of all pairs, without gradient. Equal sets give 0 exactly.
+
+    Args:
+        one: (N, D) float.
+        other: (M, D) float.
+
+    Returns:
+        a scalar >= 0, up to rounding.
+    """
+    both = torch.cat([one, other]).float()
+    distances = (both[:, None] - both[None]).square().sum(dim=2)
+    width = distances.detach().mean().clamp(min=1e-12)
+    kernel = torch.stack([torch.exp(-distances / (scale * width)) for scale in (0.25, 0.5, 1.0, 2.0, 4.0)]).mean(dim=0)
+    count = len(one)
+    return kernel[:count, :count].mean() + kernel[count:, count:].mean() - 2 * kernel[:count, count:].mean()
+
+
+class Form(str, Enum):
+    """How features are made alike."""
+
+    ADVERSARIAL = "adversarial"
+    MMD = "mmd"
+
+
+_LEAST = 8  # pixels of a map's side that the discriminator needs: its three convolutions leave 2 of them
+_PLACES = 4  # along each side, at which MMD looks at a map
+
+
+class DomainAlignmentTerm(Term):
+    """Makes the encoder's features of the site's images like those of the round's global network (FedDA-joint).
+
+    Zhou et al. (arXiv 2509.23907): source features are the local network's, target features the global one's; we had
+    the abstract and public summaries. ``adversarial``: MONAI's :class:`PatchDiscriminator` tells the two apart, and
+    the network is trained against it through a reversed gradient, in one backward pass; the discriminator takes steps
+    of its own Adam. ``mmd`` is the light form, without a second network: :func:`squared_mmd` of 4 x 4 places of each
+    map. Both look at the deepest map of at least 8 pixels a side, on the weak view.
+
+    Ours: the discriminator begins anew in every round, so that a round stays a function of (weights, seed, site,
+    round) and nothing of it is kept or sent. FedDA-cyclic, whose target is another site's network, is not here: that
+    network would have to be sent to this site.
+
+    It costs two more forward passes and one backward pass a step. ``adversarial`` records ``told_apart``, the share of
+    patches that the discriminator names rightly; one half is success.
+
+    Args:
+        guide: the round's global network.
+        name: under which the value is logged.
+        form: ``adversarial`` or ``mmd``.
+        rate: of the discriminator's Adam, > 0.
+        weight: factor of the term.
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Raises:
+        Refused: an argument out of range; at ``STARTED``, a network whose encoder cannot be reached; at the first
+            batch, images so small that no feature map has 8 pixels a side.
+
+    Example::
+
+        {"_target_": "samfed_monai.methods.fedda.DomainAlignmentTerm", "guide": "@guides#global", "weight": 0.01}
+    """
+
+    def __init__(
+        self,
+        *,
+        guide: GlobalGuide,
+        name: str = "domain",
+        form: str = "adversarial",
+        rate: float = 1e-4,
+        weight: float = 0.01,
+        schedule: str = "constant",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        problems, known = Problems(), [each.value for each in Form]
+        if form not in known:
+            problems.add(f"{self.where}#form", found=repr(form), expected=f"one of {known}")
+        if not rate > 0:
+            problems.add(f"{self.where}#rate", found=repr(rate), expected="a number > 0")
+        problems.refuse_if_any()
+        self.guide, self.form, self.rate = guide, Form(form), rate
+        self._discriminator: nn.Module | None = None
+        self._optimizer: torch.optim.Optimizer | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The global network."""
+        return (self.guide.name,)
+
+    def attach(self, engine: Any) -> None:
+        """Binds the term and the discriminator's own step."""
+        super().attach(engine)
+        engine.add_event_handler(Events.STARTED, self._forget)
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self._step)
+
+    def check(self, engine: Any) -> None:
+        """Looks at the network, too."""
+        super().check(engine)
+        require_encoder(engine.network, self.where)
+
+    def value(self, guidance: Guidance, engine: Any) -> Tensor:
+        """The discriminator's cross entropy, or the squared MMD."""
+        image = guidance.view("image", asked_by=self.where)
+        own = self._features(engine, image, engine.network)
+        with torch.no_grad():
+            target = self._features(engine, image, self.guide.network)
+        if self.form is Form.MMD:
+            return squared_mmd(_places(own), _places(target))
+        if self._discriminator is None:
+            self._discriminator = PatchDiscriminator(
+                spatial_dims=2, channels=16, in_channels=own.shape[1], out_channels=1, num_layers_d=1
+            ).to(own.device)
+            self._optimizer = torch.optim.Adam(self._discriminator.parameters(), self.rate)
+        source = self._discriminator(reversed_gradient(own))[-1]
+        other = self._discriminator(target)[-1]
+        record(engine, "told_apart", (torch.cat([source < 0, other > 0]).float().mean()))
+        zeros, ones = torch.zeros_like(source), torch.ones_like(other)
+        entropy = functional.binary_cross_entropy_with_logits
+        return (entropy(source, zeros) + entropy(other, ones)) / 2
+
+    def _features(self, engine: Any, image: Tensor, network: nn.Module) -> Tensor:
+        maps: list[Tensor] = []
+
+        def keep(features: Tensor) -> Tensor:
+            maps.append(features)
+            return features
+
+        with changed_features(network, keep):
+            engine.inferer(image, network)
+        fitting = [each for each in maps if min(each.shape[-2:]) >= _LEAST]
+        if not fitting:
+            found = f"images of {image.shape[-1]} pixels, whose feature maps are smaller"
+            expected, mend = f"a feature map of at least {_LEAST} pixels a side", "raise image_size"
+            raise Refused([Problem(self.where, found=found, expected=expected, mend=mend)])
+        return min(fitting, key=lambda each: each.shape[-1]).float()
+
+    def _forget(self, engine: Any) -> None:
+        self._discriminator = self._optimizer = None
+
+    def _step(self, engine: Any) -> None:
+        if self._optimizer is not None:
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+
+
+def _places(features: Tensor) -> Tensor:
+    """Vectors (N, C) of a map's places."""
+    return functional.adaptive_avg_pool2d(features, _PLACES).movedim(1, -1).flatten(0, 2)

@@ -1,0 +1,109 @@
+"""FedDA: the reversed gradient, MMD of equal and unlike features, and the term in both forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.handlers import GlobalGuide, TermLogger, UnlabelledStream
+from samfed_monai.methods.fedda import DomainAlignmentTerm, reversed_gradient, squared_mmd
+from tests.handlers.toy import next_round, same, toy_loader, toy_trainer, weights
+
+
+def points(seed: int, count: int = 6) -> torch.Tensor:
+    return torch.randn(count, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_gradient_is_turned_round_and_values_are_not():
+    values = torch.tensor([1.0, -2.0], requires_grad=True)
+    passed = reversed_gradient(values)
+    assert torch.equal(passed, values)
+    (passed * torch.tensor([3.0, 5.0])).sum().backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == [-3.0, -5.0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 9))
+def test_equal_features_have_no_discrepancy(seed, count):
+    assert squared_mmd(points(seed, count), points(seed, count)).item() == pytest.approx(0, abs=1e-6)
+    assert squared_mmd(points(seed, count), points(seed + 1, count)).item() > -1e-6
+
+
+def test_the_discrepancy_by_hand_grows_with_distance_and_pulls_together():
+    scales = torch.tensor([0.25, 0.5, 1.0, 2.0, 4.0])
+    expected = 2 - 2 * torch.exp(-2 / scales).mean()  # one pair at distance 1, whose mean over all four pairs is 1/2
+    assert squared_mmd(torch.zeros(1, 1), torch.ones(1, 1)).item() == pytest.approx(expected.item())
+    near, far = (squared_mmd(points(0), points(0) + shift).item() for shift in (0.1, 2.0))
+    assert 0 < near < far
+    own = (points(0) + 1.0).requires_grad_()
+    squared_mmd(own, points(0)).backward()
+    assert own.grad is not None
+    assert bool((own.grad.mean(dim=0) > 0).all()), "down the gradient is towards the others"
+
+
+class Shown(nn.Module):
+    """A network whose encoder can be reached."""
+
+    def __init__(self, stride: int = 1) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.Conv2d(3, 8, 3, stride=stride, padding=1)
+        self.head = nn.Conv2d(8, 1, 1)
+        self.up = nn.Upsample(scale_factor=stride)
+
+    def forward(self, image):
+        return self.up(self.head(self.encoder(image).relu()))
+
+
+def trained(network: nn.Module, rounds: int = 1, **options):
+    guide = GlobalGuide()
+    term = DomainAlignmentTerm(guide=guide, **options)
+    handlers = [UnlabelledStream(loader=toy_loader(), guides=[guide]), term, TermLogger()]
+    trainer = toy_trainer(handlers, network=network, steps=4, learning_rate=0.05)
+    for number in range(rounds):
+        torch.manual_seed(number)
+        next_round(trainer, number, rounds)
+    return trainer, term
+
+
+def test_the_light_form_is_nothing_at_first_and_something_once_they_part():
+    assert trained(Shown(), form="mmd")[0].state.term_means["domain"] > 0
+    network = Shown()
+    guide = GlobalGuide()
+    stream = UnlabelledStream(loader=toy_loader(), guides=[guide])
+    trainer = toy_trainer(
+        [stream, DomainAlignmentTerm(guide=guide, form="mmd"), TermLogger()], network=network, steps=1
+    )
+    next_round(trainer, 0, 1)
+    assert trainer.state.term_means["domain"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_discriminator_learns_begins_anew_and_nothing_is_left_on_the_network():
+    network = Shown()
+    trainer, term = trained(network, rounds=2, rate=0.01, weight=1.0)
+    assert 0 <= trainer.state.term_means["told_apart"] <= 1
+    assert not network.encoder._forward_hooks
+    last = term._discriminator
+    next_round(trainer, 2, 3)
+    assert term._discriminator is not last
+    assert same(weights(trained(Shown(), 2)[0].network), weights(trained(Shown(), 2)[0].network))
+    assert not same(weights(trained(Shown(), weight=0.0)[0].network), weights(trained(Shown(), weight=5.0)[0].network))
+
+
+def test_a_bad_choice_and_small_images_are_refused():
+    with pytest.raises(Refused, match=r"(?s)terms#domain#form: .*'gan'.*terms#domain#rate: .*0"):
+        DomainAlignmentTerm(guide=GlobalGuide(), form="gan", rate=0)
+    with pytest.raises(Refused, match=r"terms#domain: .*found images of 16 pixels, .*; raise image_size"):
+        trained(Shown(stride=4))
+
+
+@pytest.mark.parametrize("form", ["adversarial", "mmd"])
+def test_the_variant_trains(build, form):
+    workflow = build("fedda", **{"terms#domain#form": form})
+    workflow.run()
+    assert "domain" in workflow.trainer.state.term_means
