@@ -122,8 +122,8 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
         inverted = [fact for fact in masks if (fact.border or 0) >= RIM and (fact.foreground or 0) < 1]
         if inverted:
             sentences.append(
-                f"{len(inverted)} of {len(masks)} masks of {name}, such as {_first(inverted)}, are foreground all along "
-                "the border and background inside: they look inverted; if they are, exchange black and white in them"
+                f"{len(inverted)} of {len(masks)} masks of {name}, such as {_first(inverted)}, are foreground "
+                "all along the border and background inside: they look inverted; if they are, exchange black and white in them"
             )
         turned = sum(fact.turned for fact in masks)
         if turned:

@@ -88,7 +88,8 @@ def test_every_folder_with_images_somewhere_below_is_named_with_one_of_them(tmp_
     assert passed_over(tmp_path, ["a"]) == [
         f"hospital_c holds images, such as hospital_c/img/deep/1.jpg, {ending} hospital_c/img to hospital_c/images",
         f"hospital_d holds images, such as hospital_d/Images/1.png, {ending} hospital_d/Images to hospital_d/images",
-        f"hospital_e holds images, such as hospital_e/1.png, {ending.replace('rename', 'move them to')} hospital_e/images",
+        f"hospital_e holds images, such as hospital_e/1.png, {ending.replace('rename', 'move them to')} "
+        "hospital_e/images",
     ]
 
 
