@@ -123,7 +123,8 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
         if inverted:
             sentences.append(
                 f"{len(inverted)} of {len(masks)} masks of {name}, such as {_first(inverted)}, are foreground "
-                "all along the border and background inside: they look inverted; if they are, exchange black and white in them"
+                "all along the border and background inside: they look inverted; "
+                "if they are, exchange black and white in them"
             )
         turned = sum(fact.turned for fact in masks)
         if turned:
