@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation.controller import site_scores
+from samfed_monai.federation.evaluation import site_scores
 from samfed_monai.federation.privacy import DifferentialPrivacy, Privacy, epsilon, privacy_account
 from samfed_monai.federation.privacy.settings import EFFORT, PrivacyFloor, withhold_small
 from samfed_monai.metrics.scores import pool
