@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -172,6 +173,7 @@ def compare(tmp_path, monkeypatch):
     DataList("list", []).save(tmp_path / "l.json")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run_many, "run_all", run_all)
+    importlib.import_module("samfed_monai.config.workflow")  # imported later, it would keep the replacement for good
     monkeypatch.setattr("samfed_monai.config.check.check_bundle", _only_spelling)
     monkeypatch.setattr("samfed_monai.federation.preparation.check_data", lambda *_, **__: None)
 
