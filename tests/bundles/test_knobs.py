@@ -22,6 +22,7 @@ UNLIKE = {
     "batch_size": ("train", "teacher", "inference"),  # of the sites, of the teacher's fit, of what needs no gradient
     "learning_rate": ("train", "teacher"),  # of the sites, of the teacher's fit
     "epochs": ("train", "teacher"),
+    "amp": ("train", "inference"),  # steps are as fast as they can be, masks the same on every machine
     "encoder_weights": (
         "train",
         "evaluate",

@@ -7,7 +7,7 @@ import sys
 
 from samfed_monai.flare.client import Site
 from samfed_monai.flare.site_file import read_site_file
-from tests.flare.toys import toy_site_files
+from tests.flare.toys import REPO, toy_site_files
 
 ECHO = "tests.federation.echo_worker"
 
@@ -23,6 +23,7 @@ def test_the_flare_client_never_imports_torch():
 
 def test_a_site_answers_reports_a_dead_child_and_starts_another(tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_SITE", str(toy_site_files(tmp_path / "sites", ("site-1",), tmp_path / "run")))
+    monkeypatch.setenv("PYTHONPATH", str(REPO))  # the worker runs in the site's own folder, and is one of these tests
     site = Site("site-1", read_site_file(tmp_path, "site-1"), tmp_path, worker=ECHO)
     try:
         words = {"task": "train", "run": "ab12", "run_name": "first", "keep": [0, "rm -rf"]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -38,7 +37,7 @@ def test_fault_55_58_60_nothing_private_reaches_a_flare_server_in_messages_or_fi
     given = {"variant": "no_sam", "rounds": 2, "warm_start_steps": 1, "privacy": {"least_images": 1}}
     sites = {"sites": {name: {} for name in SITES}, **{f"client#{name}": value for name, value in CLIENT.items()}}
     plan = planned(find_bundle("samfed_skin"), {**given, **sites}, here=False).plan
-    spied = {"controller": "tests.flare.spy_controller.SpyController", "python": sys.executable}
+    spied = {"controller": "tests.flare.spy_controller.SpyController"}
     run, workspace = tmp_path / "server" / "run", tmp_path / "workspace"
     simulate(
         export_job(tmp_path / "job", plan.to_json(), run_name="spy", min_clients=2, **spied),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -26,7 +27,9 @@ def folders(tmp_path):
 def test_a_record_gives_the_table_of_its_runs_and_no_place_of_a_machine(tmp_path, folders):
     write_json(folders[0] / "compare.json", {"row": "mine", "variant": "samfed", "note": "n", "seal": {"files": {}}})
     add_to_record(tmp_path / "runs.jsonl", folders)
-    assert comparison_table(read_record(tmp_path / "runs.jsonl")) == comparison_table(sorted(folders))
+    recorded, made = comparison_table(read_record(tmp_path / "runs.jsonl")), comparison_table(sorted(folders))
+    assert recorded == replace(made, paired=recorded.paired)
+    assert not any(found.tests or found.missing for found in recorded.paired), "a record has no scores of single images"
     (section,) = read_sections([f"A={tmp_path / 'runs.jsonl'}"])
     assert [row.name for row in section.table.rows] == ["dp_only", "teacher", "samfed", "mine"]
     first = json.loads((tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()[2])
