@@ -17,12 +17,11 @@ from monai.utils import ensure_tuple
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problems
+from samfed_monai.data.weak_labels import IGNORE
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import probabilities
-
-IGNORE = 255
 
 
 class PartialCrossEntropy(nn.Module):
