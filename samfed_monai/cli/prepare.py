@@ -132,37 +132,28 @@ def run_split(arguments: argparse.Namespace) -> int:
 
 def run_weak(arguments: argparse.Namespace) -> int:
     from samfed_monai.core.errors import Problems
-    from samfed_monai.data.datalist import DataList, freeze, require_free
-    from samfed_monai.data.prepare import Prepared
-    from samfed_monai.data.quality_report import report_on
+    from samfed_monai.data.datalist import DataList, require_free
     from samfed_monai.data.weak_labels import weaken_list
 
     datalist = DataList.load(arguments.datalist)
-    kinds: dict[str, str] = {}
+    given: dict[str, str] = {}  # "" is every site that is not named
     problems = Problems()
-    for given in arguments.kind:
-        site, equals, kind = given.rpartition("=")
-        names = [site] if equals else [name for name in datalist.sites if name not in kinds]
-        for name in names:
-            if equals and name in kinds and f"{name}={kinds[name]}" in arguments.kind:
-                problems.add("--kind", found=f"two kinds for {name}", expected="one for each site")
-            kinds[name] = kind
+    for word in arguments.kind:
+        site, _, kind = word.rpartition("=")
+        if site in given:
+            problems.add("--kind", found=f"two kinds for {site or 'all sites'}", expected="one for each site")
+        given[site] = kind
     problems.refuse_if_any()
+    kinds = (dict.fromkeys(datalist.sites, given.pop("")) if "" in given else {}) | given
     require_free(arguments.output, name=datalist.name)
     drawn = weaken_list(
         datalist, arguments.data_root, kinds, seed=arguments.seed, points=arguments.points, width=arguments.width
     )
-    freeze({arguments.output: drawn})
-    page = None
-    if not arguments.no_report:
-        page = report_on(drawn, arguments.data_root, arguments.output.with_suffix(".report.html"))
-    return _tell(Prepared(drawn, arguments.output, page))
+    return _freeze(drawn, arguments.data_root, arguments)
 
 
 def run_synthetic(arguments: argparse.Namespace) -> int:
-    from samfed_monai.data.datalist import freeze, require_free
-    from samfed_monai.data.prepare import Prepared
-    from samfed_monai.data.quality_report import report_on
+    from samfed_monai.data.datalist import require_free
     from samfed_monai.data.synthetic import list_name, render_synthetic
 
     require_free(arguments.output, name=list_name(arguments.scene, arguments.seed))
@@ -177,10 +168,19 @@ def run_synthetic(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         **given,
     )
+    return _freeze(datalist, arguments.root, arguments)
+
+
+def _freeze(datalist: DataList, root: Path, arguments: argparse.Namespace) -> int:
+    """Writes a list that was made without a source, with its report, and tells of both."""
+    from samfed_monai.data.datalist import freeze
+    from samfed_monai.data.prepare import Prepared
+    from samfed_monai.data.quality_report import report_on
+
     freeze({arguments.output: datalist})
     page = None
     if not arguments.no_report:
-        page = report_on(datalist, arguments.root, arguments.output.with_suffix(".report.html"))
+        page = report_on(datalist, root, arguments.output.with_suffix(".report.html"))
     return _tell(Prepared(datalist, arguments.output, page))
 
 

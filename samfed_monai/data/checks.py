@@ -248,7 +248,7 @@ def check_datalist(datalist: str | Path | DataList, data_root: str | Path, *, pr
 
 def weak_labels_of(datalist: DataList) -> set[str]:
     """Paths of the labels of a list that are weak ones."""
-    return {item.label for _, _, item in datalist.items() if item.label and item.label_kind not in (None, "mask")}
+    return {str(item.label) for _, _, item in datalist.items() if item.weak}
 
 
 def problems_of(datalist: DataList, facts: Iterable[Facts]) -> list[Problem]:

@@ -119,6 +119,11 @@ class Item:
     group: str | None = None
     label_kind: str | None = None
 
+    @property
+    def weak(self) -> bool:
+        """Whether its label is a weak one."""
+        return self.label is not None and self.label_kind not in (None, LabelKind.MASK.value)
+
 
 @dataclass(frozen=True)
 class Site:

@@ -353,7 +353,7 @@ def _squares(datalist: DataList, facts: Mapping[str, Facts], root: Path) -> list
 def _sample(item: Item, fact: Facts, root: Path, threshold: int | None) -> Sample:
     picture = read_image(confine(root, item.image, where=item.image))
     note = f"{fact.width} × {fact.height}"
-    if item.label and item.label_kind not in (None, "mask"):
+    if item.label and item.weak:
         label = read_weak_label(confine(root, item.label, where=item.label))
         note += f" · {item.label_kind}, {(label != IGNORE).mean():.0%} labelled"
         return Sample(Path(item.image).stem, data_uri(overlay(picture, (label == 1).astype(label.dtype))), note)

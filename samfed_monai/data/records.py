@@ -11,7 +11,7 @@ import numpy as np
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.data.datalist import DataList, Item, LabelKind, Split, confine, freeze
+from samfed_monai.data.datalist import DataList, Item, Split, confine, freeze
 from samfed_monai.data.grouping import clusters, draw, subset
 
 
@@ -117,7 +117,7 @@ def load_records(
         record["image"] = _existing(data_root, item.image, problems)
         if with_labels and item.label is not None:
             record["label"] = _existing(data_root, item.label, problems)
-            if item.label_kind not in (None, LabelKind.MASK.value):
+            if item.weak:
                 record["label_kind"] = item.label_kind
             if datalist.mask_threshold is not None:
                 record["mask_threshold"] = datalist.mask_threshold

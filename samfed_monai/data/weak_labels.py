@@ -225,7 +225,7 @@ def weaken_list(
 
 
 def _weak_item(item: Item, kind: LabelKind, datalist: DataList, root: Path, seed: int, points: int, width: int) -> Item:
-    if item.label is None or item.label_kind is not None:
+    if item.label is None or item.weak:
         return item
     mask = read_mask(confine(root, item.label, where=item.label), datalist.mask_threshold)
     if mask.all() or not mask.any():

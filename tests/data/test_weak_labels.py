@@ -179,3 +179,17 @@ def test_the_command_draws_a_kind_for_each_site(
     assert [drawn.sites[name].unlabelled[0].label_kind for name in ("site-1", "site-2")] == ["points", "box"]
     assert "labelled" in (tmp_path / "weak.report.html").read_text()
     assert "weak.json" in capsys.readouterr().out
+
+
+def test_two_kinds_for_one_site_are_refused(
+    masks: tuple[Path, DataList], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, listed = masks
+    listed.save(tmp_path / "list.json")
+    given = ["prepare", "weak", str(tmp_path / "list.json"), "--data-root", str(root)]
+    kinds = ["--kind", "points", "--kind", "box", "--kind", "site-2=box", "--kind", "site-2=points"]
+    assert main([*given, *kinds, "--output", str(tmp_path / "weak.json")]) == 2
+    told = capsys.readouterr().err
+    assert "two kinds for all sites" in told
+    assert "two kinds for site-2" in told
+    assert not (tmp_path / "weak.json").exists()
