@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING
 
 from samfed_monai.core.errors import Problems
-from samfed_monai.handlers.guide import Guidance
-from samfed_monai.handlers.term import Term
-from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
+from samfed_monai.methods.mixup import NeighbourMixUp
 from samfed_monai.methods.site_weights import LearnedWeights, onto_simplex
 
 if TYPE_CHECKING:
@@ -84,7 +80,7 @@ class DistributionallyRobust(LearnedWeights):
         return None if self.step == 0 else ascended(weights, numbers, self.step, ascent=self.ascent)
 
 
-class LocalMixUpTerm(Term):
+class LocalMixUpTerm(NeighbourMixUp):
     """``a L(mixed, y) + (1 - a) L(mixed, y')`` on ``a x + (1 - a) x'``: mixup at the site (DRFLM, abstract).
 
     Zhang et al. (arXiv 1710.09412); ``a`` is drawn from Beta(alpha, alpha), one for a batch, and ``x'`` is the
@@ -119,28 +115,9 @@ class LocalMixUpTerm(Term):
         schedule: str = "gaussian_ramp",
         fraction: float = 0.4,
     ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        problems = Problems()
-        if not 0 <= tau <= 1:
-            problems.add(f"{self.where}#tau", found=repr(tau), expected="a number in [0, 1]")
-        if not alpha > 0:
-            problems.add(f"{self.where}#alpha", found=repr(alpha), expected="a number > 0")
-        problems.refuse_if_any()
-        self.guide, self.tau = guide, tau
-        self._beta = torch.distributions.Beta(torch.tensor(float(alpha)), torch.tensor(float(alpha)))
+        super().__init__(
+            name=name, guide=guide, tau=tau, alpha=alpha, weight=weight, schedule=schedule, fraction=fraction
+        )
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The guide."""
-        return (self.guide,)
-
-    def value(self, guidance: Guidance, engine: Any) -> Tensor:
-        """The loss of the mixture."""
-        image = guidance.view("image", asked_by=self.where)
-        label, confidence = hard_label(guidance.probabilities(self.guide, asked_by=self.where))
-        sure = (confidence > self.tau).to(confidence.dtype)
-        share = float(self._beta.sample())
-        logits = engine.inferer(torch.lerp(image.roll(1, 0), image, share), engine.network)
-        own = weighted_pseudo_label_loss(logits, label, sure)
-        other = weighted_pseudo_label_loss(logits, label.roll(1, 0), sure.roll(1, 0))
-        return share * own + (1 - share) * other
+    def neighbours(self, sure: Tensor) -> Tensor:
+        return sure.roll(1, 0)

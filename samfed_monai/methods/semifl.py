@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from samfed_monai.core import training_state
-from samfed_monai.core.errors import Problems, Stopped
+from samfed_monai.core.errors import Stopped
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
-from samfed_monai.handlers.guide import Guidance
-from samfed_monai.handlers.term import Term
-from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
 from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.methods.mixup import NeighbourMixUp
 from samfed_monai.protocol.message import Envelope
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from samfed_monai.protocol.strategy import Server
 
 
-class MixUpTerm(Term):
+class MixUpTerm(NeighbourMixUp):
     """``a L(mixed, y) + (1 - a) L(mixed, y')`` on ``a x + (1 - a) x'``, as SemiFL has it (arXiv 2106.01432, section 3).
 
     ``x`` and ``x'`` are weak views, ``x'`` its neighbour in the batch; ``a`` is drawn from Beta(alpha, alpha), one for
@@ -58,31 +56,12 @@ class MixUpTerm(Term):
         schedule: str = "constant",
         fraction: float = 0.4,
     ) -> None:
-        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
-        problems = Problems()
-        if not 0 <= tau <= 1:
-            problems.add(f"{self.where}#tau", found=repr(tau), expected="a number in [0, 1]")
-        if not alpha > 0:
-            problems.add(f"{self.where}#alpha", found=repr(alpha), expected="a number > 0")
-        problems.refuse_if_any()
-        self.guide, self.tau = guide, tau
-        self._beta = torch.distributions.Beta(torch.tensor(float(alpha)), torch.tensor(float(alpha)))
+        super().__init__(
+            name=name, guide=guide, tau=tau, alpha=alpha, weight=weight, schedule=schedule, fraction=fraction
+        )
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The guide."""
-        return (self.guide,)
-
-    def value(self, guidance: Guidance, engine: Any) -> Tensor:
-        """The loss of the mixture."""
-        image = guidance.view("image", asked_by=self.where)
-        label, confidence = hard_label(guidance.probabilities(self.guide, asked_by=self.where))
-        share = float(self._beta.sample())
-        logits = engine.inferer(torch.lerp(image.roll(1, 0), image, share), engine.network)
-        sure = (confidence > self.tau).to(confidence.dtype)
-        own = weighted_pseudo_label_loss(logits, label, sure)
-        other = weighted_pseudo_label_loss(logits, label.roll(1, 0), torch.ones_like(sure))
-        return share * own + (1 - share) * other
+    def neighbours(self, sure: Tensor) -> Tensor:
+        return torch.ones_like(sure)
 
 
 class ServerTuned(FedAvg):

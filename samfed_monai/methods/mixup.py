@@ -1,0 +1,69 @@
+"""What methods that train on mixtures of two images have in common: mixup between neighbours of a batch."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from samfed_monai.core.errors import Problems
+from samfed_monai.handlers.guide import Guidance
+from samfed_monai.handlers.term import Term
+from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class NeighbourMixUp(Term):
+    """``a L(mixed, y) + (1 - a) L(mixed, y')`` on ``a x + (1 - a) x'`` (Zhang et al., arXiv 1710.09412).
+
+    ``a`` is drawn from Beta(alpha, alpha), one for a batch, and ``x'`` is the neighbour of ``x`` in it. Labels are the
+    guide's, ``y`` where it is surer than ``tau``; which of ``y'`` count is the method's (:meth:`neighbours`).
+
+    Args:
+        name: under which the value is logged.
+        guide: who gives the labels; ``weak`` is the student itself.
+        tau: least confidence of ``y``.
+        alpha: of the Beta distribution, > 0.
+        weight: factor of the term.
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Raises:
+        Refused: an argument out of range.
+    """
+
+    def __init__(
+        self, *, name: str, guide: str, tau: float, alpha: float, weight: float, schedule: str, fraction: float
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        problems = Problems()
+        if not 0 <= tau <= 1:
+            problems.add(f"{self.where}#tau", found=repr(tau), expected="a number in [0, 1]")
+        if not alpha > 0:
+            problems.add(f"{self.where}#alpha", found=repr(alpha), expected="a number > 0")
+        problems.refuse_if_any()
+        self.guide, self.tau = guide, tau
+        self._beta = torch.distributions.Beta(torch.tensor(float(alpha)), torch.tensor(float(alpha)))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The guide."""
+        return (self.guide,)
+
+    @abstractmethod
+    def neighbours(self, sure: Tensor) -> Tensor:
+        """How much each pixel of ``y'`` counts, from whether ``y`` is sure; (B, 1, H, W) float both."""
+
+    def value(self, guidance: Guidance, engine: Any) -> Tensor:
+        """The loss of the mixture."""
+        image = guidance.view("image", asked_by=self.where)
+        label, confidence = hard_label(guidance.probabilities(self.guide, asked_by=self.where))
+        share = float(self._beta.sample())
+        logits = engine.inferer(torch.lerp(image.roll(1, 0), image, share), engine.network)
+        sure = (confidence > self.tau).to(confidence.dtype)
+        own = weighted_pseudo_label_loss(logits, label, sure)
+        other = weighted_pseudo_label_loss(logits, label.roll(1, 0), self.neighbours(sure))
+        return share * own + (1 - share) * other
