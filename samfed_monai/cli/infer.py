@@ -78,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
                 return
             model = weights_file(models, arguments.site, scratch)
             ids = trained_as(model, arguments.bundle, "inference", overrides_of(arguments.extra))
+            ids |= {} if arguments.views is None else {"views": arguments.views}
             places = {"model": str(model), "dataset_dir": images, "output_dir": output}
             run_workflow(arguments.bundle, "inference", places | {"probabilities": arguments.probabilities} | ids)
 

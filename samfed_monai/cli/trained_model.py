@@ -103,7 +103,8 @@ def add_views(parser: argparse.ArgumentParser) -> None:
         "--views",
         type=int,
         choices=(1, 2, 4, 8),
-        help="of a teacher's adapter: test-time views (default: that of teacher.json; its other knobs: --teacher#…)",
+        help="test-time views: mirrors and quarter turns over which probabilities are averaged, each a pass of the "
+        "network (default: 1; of a teacher's adapter that of teacher.json, whose other knobs are --teacher#…)",
     )
 
 
@@ -116,11 +117,15 @@ def is_adapter(arguments: argparse.Namespace) -> bool:
     if "adapter" in read_header(Path(arguments.model).expanduser()):
         return True
     given = [name for name in overrides_of(arguments.extra) if name.startswith(_PREFIX)]
-    named = [*(["--views"] if arguments.views is not None else []), *(f"--{name}" for name in given)]
-    if named:
+    if given:
         mend = "leave it out, or name the adapter of a teacher as --model"
         found = f"{arguments.model}, which is no teacher's adapter"
-        raise Refused([Problem(name, found=found, expected="a teacher's adapter", mend=mend) for name in named])
+        raise Refused(
+            [
+                Problem(name, found=found, expected="a teacher's adapter", mend=mend)
+                for name in (f"--{each}" for each in given)
+            ]
+        )
     return False
 
 

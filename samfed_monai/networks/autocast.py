@@ -1,4 +1,4 @@
-"""Mixed precision for engines whose own ``amp`` knows only CUDA."""
+"""How a network is run: mixed precision for engines whose own ``amp`` knows only CUDA, and test-time views."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 from monai.inferers import Inferer
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Problems
+from samfed_monai.networks.views import VIEWS, logits_of, mean_of_views
 
 logger = logging.getLogger(__name__)
 
@@ -61,23 +62,35 @@ class AutocastInferer(Inferer):
 
     Args:
         enabled: ``true``, ``false``, or ``"auto"`` for wherever the processor computes bfloat16 itself.
+        views: test-time views (1, 2, 4 or 8: mirrors and quarter turns) over which probabilities are averaged, for
+            evaluation; each costs a pass of the network.
+
+    Raises:
+        Refused: another precision or another number of views.
 
     Example::
 
         "inferer": {"_target_": "samfed_monai.networks.AutocastInferer", "enabled": "auto"}
     """
 
-    def __init__(self, enabled: Switch = "auto") -> None:
+    def __init__(self, enabled: Switch = "auto", views: int = 1) -> None:
         super().__init__()
+        problems = Problems()
         if enabled not in (True, False, "auto"):
-            expected = "true, false or 'auto'"
-            raise Refused([Problem("AutocastInferer -> enabled", found=repr(enabled), expected=expected)])
+            problems.add("AutocastInferer -> enabled", found=repr(enabled), expected="true, false or 'auto'")
+        if type(views) is not int or views not in VIEWS:
+            problems.add("AutocastInferer -> views", found=repr(views), expected=f"one of {sorted(VIEWS)}")
+        problems.refuse_if_any()
         self.enabled: Switch = enabled
+        self.views = views
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """Returns ``network(inputs)`` as float32, whatever its shape."""
+        """Returns ``network(inputs)`` as float32, whatever its shape; with views, logits of the mean probability."""
+        if self.views > 1:
+            once = AutocastInferer(self.enabled)
+            return logits_of(mean_of_views(inputs, lambda images: once(images, network, *args, **kwargs), self.views))
         with autocast(inputs.device.type, self.enabled):
             output = network(inputs, *args, **kwargs)
         return output.float()

@@ -23,6 +23,7 @@ UNLIKE = {
     "learning_rate": ("train", "teacher"),  # of the sites, of the teacher's fit
     "epochs": ("train", "teacher"),
     "amp": ("train", "inference"),  # steps are as fast as they can be, masks the same on every machine
+    "views": ("teacher", "inference"),  # of SAM's soft masks, of the trained network
     "encoder_weights": (
         "train",
         "evaluate",

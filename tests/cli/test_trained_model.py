@@ -183,16 +183,43 @@ def test_what_is_wrong_with_either_file_is_told_together(evaluate, infer, capsys
     assert "site-9" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("weights")
-def test_a_students_weights_have_no_views(work, tmp_path, capsys):
+@pytest.fixture
+def student(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     model = tmp_path / "student.safetensors"
     save_tensors(model, client_network("basic_unet").state_dict(), {"network_name": "basic_unet", "image_size": "32"})
-    words = ["--model", str(model), "--images", str(work / "images"), "--output", str(tmp_path / "masks")]
+    return model
+
+
+@pytest.mark.usefixtures("weights")
+def test_a_students_weights_have_no_knobs_of_a_teacher(work, student, tmp_path, capsys):
+    words = ["--model", str(student), "--images", str(work / "images"), "--output", str(tmp_path / "masks")]
     assert main(["infer", str(BUNDLE), *words, "--views", "2", "--teacher#peak", "0.4"]) == 2
     error = capsys.readouterr().err
-    assert f"--views: expected a teacher's adapter, found {model}, which is no teacher's adapter; leave it out" in error
-    assert "--teacher#peak: expected a teacher's adapter" in error
+    assert f"--teacher#peak: expected a teacher's adapter, found {student}, which is no teacher's adapter" in error
+    assert "--views" not in error
+
+
+@pytest.mark.usefixtures("weights")
+def test_a_student_is_scored_and_run_over_views(work, student, tmp_path):
+    listed = ["--datalist", str(work / "list.json"), "--data-root", str(work / "images"), "--site", "site-1"]
+    words = [*listed, "--model", str(student), "--limit", "2"]
+
+    def dice(*more: str) -> float:
+        assert main(["evaluate", str(BUNDLE), *words, "--output-dir", str(tmp_path / "scores"), *more]) == 0
+        scores: float = read_json(tmp_path / "scores" / "metrics.json")["average"]["dice"]
+        return scores
+
+    once = dice()
+    assert dice("--views", "1") == once != dice("--views", "4")
+
+    def masks(folder: str, *more: str) -> bytes:
+        images, output = work / "images" / "site-1" / "images", tmp_path / folder
+        found = ["--model", str(student), "--probabilities", "--output-dir", str(output), *more]
+        assert main(["infer", str(BUNDLE), str(next(iter(sorted(images.iterdir())))), *found]) == 0
+        return next(path for path in sorted(output.rglob("*.png")) if "prob" in str(path)).read_bytes()
+
+    assert masks("once") == masks("one", "--views", "1") != masks("four", "--views", "4")
 
 
 @pytest.mark.usefixtures("weights")

@@ -20,7 +20,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load, write_json
 from samfed_monai.data import DataList, SoftMaskStore
 from samfed_monai.federation import Plan
-from samfed_monai.federation.renewal import Renewal, SiteRenewal, masks_read, mean_of_views, renewed_mask
+from samfed_monai.federation.renewal import Renewal, SiteRenewal, masks_read, renewed_mask
 from samfed_monai.federation.site_teacher import SiteMasks
 from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task
 from samfed_monai.results import validate_results
@@ -63,24 +63,6 @@ def test_a_renewed_mask_is_the_weighted_mean():
     sam, student = torch.tensor([0.0, 1.0, 0.8]), torch.tensor([1.0, 1.0, 0.4])
     torch.testing.assert_close(renewed_mask(sam, student, 0.25), torch.tensor([0.25, 1.0, 0.7]))
     assert torch.equal(renewed_mask(sam, student, 1.0), student)
-
-
-def test_views_are_undone_before_they_are_averaged():
-    images = torch.zeros(1, 3, 2, 2)
-    left = torch.logit(torch.tensor([[0.8, 0.2], [0.4, 0.2]]))  # wherever the image is turned: no symmetry at all
-
-    def network(batch: torch.Tensor) -> torch.Tensor:
-        return left.expand(len(batch), 1, 2, 2)
-
-    torch.testing.assert_close(mean_of_views(images, network, 1)[0, 0], torch.tensor([[0.8, 0.2], [0.4, 0.2]]))
-    torch.testing.assert_close(mean_of_views(images, network, 2)[0, 0], torch.tensor([[0.5, 0.5], [0.3, 0.3]]))
-    torch.testing.assert_close(mean_of_views(images, network, 4)[0, 0], torch.full((2, 2), 0.4))
-
-
-def test_views_of_a_network_that_follows_the_image_change_nothing():
-    images = torch.arange(12.0).reshape(1, 3, 2, 2) / 12
-    same = mean_of_views(images, lambda batch: batch[:, :1], 8)
-    torch.testing.assert_close(same, images[:, :1].sigmoid())
 
 
 def test_the_generation_of_a_round():

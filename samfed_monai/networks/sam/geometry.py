@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,31 +10,6 @@ from samfed_monai.networks.sam.build import PromptFreeSam
 
 MASK_STRIDE = 4
 """SAM's mask logits have a quarter of the input's side."""
-
-
-class View(NamedTuple):
-    """One of the eight symmetries of the square: a mirror at the vertical axis, then quarter turns."""
-
-    mirror: bool
-    turns: int
-
-    def apply(self, images: Tensor) -> Tensor:
-        """``(..., H, W)`` to ``(..., H, W)``, or ``(..., W, H)`` after an odd number of turns."""
-        return torch.rot90(images.flip(-1) if self.mirror else images, self.turns, (-2, -1))
-
-    def undo(self, images: Tensor) -> Tensor:
-        """The inverse of :meth:`apply`, exactly."""
-        turned = torch.rot90(images, -self.turns, (-2, -1))
-        return turned.flip(-1) if self.mirror else turned
-
-
-VIEWS: dict[int, tuple[View, ...]] = {
-    1: (View(False, 0),),
-    2: (View(False, 0), View(True, 0)),
-    4: (View(False, 0), View(True, 0), View(False, 2), View(True, 2)),
-    8: tuple(View(mirror, turns) for mirror in (False, True) for turns in range(4)),
-}
-"""Number of test-time views to those views: none, mirror, both mirrors, mirror x quarter turns."""
 
 
 def inner_size(height: int, width: int, size: int) -> tuple[int, int]:

@@ -14,9 +14,10 @@ from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.networks.autocast import Switch
 from samfed_monai.networks.sam.adapter import load_adapter
 from samfed_monai.networks.sam.build import PromptFreeSam, build_sam
-from samfed_monai.networks.sam.geometry import VIEWS, crop, embed
+from samfed_monai.networks.sam.geometry import crop, embed
 from samfed_monai.networks.sam.refine import BoxRefiner, Refinement, make_refiner
 from samfed_monai.networks.sam.tiny_vit import fold_batch_norms
+from samfed_monai.networks.views import VIEWS
 
 _LEAST = 1e-6  # keeps logits finite
 

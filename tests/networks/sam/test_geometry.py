@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from samfed_monai.networks.sam.geometry import VIEWS, crop, inner_size, pad, place
+from samfed_monai.networks.sam.geometry import crop, inner_size, pad, place
 
 
 def test_inner_size_by_hand():
@@ -37,17 +36,3 @@ def test_a_mask_at_quarter_resolution_comes_back_in_register(height, width):
     inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
     # half a mask pixel at most, where a pixel of the mask is max(h, w) / 64 of the image's
     assert (back - ramp)[inside].abs().max() <= 0.5 * (1 / 64 + 1 / 64) * max(height, width) / min(height, width) + 1e-3
-
-
-@pytest.mark.parametrize("count", sorted(VIEWS))
-def test_views_are_distinct_and_undone_exactly(count):
-    image = torch.arange(12.0).view(1, 1, 3, 4)
-    seen = [view.apply(image) for view in VIEWS[count]]
-    assert len({str(view.tolist()) for view in seen}) == count
-    assert all(torch.equal(view.undo(new), image) for view, new in zip(VIEWS[count], seen, strict=True))
-    assert torch.equal(seen[0], image)
-
-
-def test_a_quarter_turn_by_hand():
-    view = next(view for view in VIEWS[8] if not view.mirror and view.turns == 1)
-    assert view.apply(torch.tensor([[1, 2], [3, 4]])).tolist() == [[2, 4], [1, 3]]

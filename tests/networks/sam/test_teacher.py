@@ -11,8 +11,8 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, prepare, save_adapter
 from samfed_monai.networks.sam.build import assemble, build_sam, vit_encoder
-from samfed_monai.networks.sam.geometry import VIEWS
 from samfed_monai.networks.sam.teacher import Teacher, check_peak, identity, relative_to_peak
+from samfed_monai.networks.views import VIEWS
 
 
 def masks(*rows):
