@@ -16,6 +16,7 @@ from typing import Any
 
 from samfed_monai.core.errors import DISK_FULL, Problem, Problems, Stopped, is_out_of_memory
 from samfed_monai.federation.evaluation import Evaluation
+from samfed_monai.federation.privacy.central import CentralNoise
 from samfed_monai.federation.progress import Clock, Progress
 from samfed_monai.federation.run_folder import RunFolder, best_round, round_record, site_record, told, total_traffic
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
@@ -128,6 +129,7 @@ class RoundController:
         progress: where progress is shown; ``None`` shows it on a terminal only.
         on_round: called with the records of all rounds after each that is stored; it must not raise.
         counts: what sites said before round 0; ``None`` takes what they say first.
+        central: stands between the answers and the strategy and gives it their mean with noise; ``None`` does not.
 
     Raises:
         Refused: no rounds, a quorum that the sites cannot reach, or one site without ``allow_single_site``; in
@@ -152,7 +154,9 @@ class RoundController:
         progress: Progress | None = None,
         on_round: Callable[[Sequence[Mapping[str, Any]]], None] = lambda _: None,
         counts: Counts | None = None,
+        central: CentralNoise | None = None,
     ) -> None:
+        self.central = central
         self.on_round, self.counts = on_round, counts or Counts({})
         self.transport, self.strategy, self.folder = transport, strategy, folder
         self.rounds, self.seed, self.timeout = rounds, seed, timeout
@@ -229,11 +233,14 @@ class RoundController:
 
     def _go_to(self, round: int) -> None:
         store = self.folder.store
-        self.strategy.load_state_dict(store.weights(round), store.server_state(round))
+        state = store.server_state(round)
+        self.strategy.load_state_dict(store.weights(round), state)
+        if self.central is not None:
+            self.central.load_state_dict(state)
         self.transport.load_state(store.clients(round))
 
     def _round(self, round: int, records: list[dict[str, Any]], termination: Termination) -> dict[str, Any]:
-        clock = self._clock()
+        clock, aggregate = self._clock(), self.central or self.strategy
         with clock("controller"):
             messages = self.strategy.configure(round)
             inbox = Inbox(round=round, sites=messages, like=self.strategy.expected, kind=self.strategy.exchange.answer)
@@ -241,7 +248,7 @@ class RoundController:
             def take(site: str, reply: Envelope) -> None:
                 with clock("controller"):
                     inbox.check(site, reply)
-                    self.strategy.take(round, site, self.counts.counted(site, reply))
+                    aggregate.take(round, site, self.counts.counted(site, reply))
 
             with clock("training"):
                 replies = self.transport.exchange(
@@ -258,7 +265,7 @@ class RoundController:
                     f"round {round + 1} of {self.rounds}: {len(replies) - len(failures)} of {len(replies)} updates",
                     failures,
                 )
-            self.strategy.finish(round)
+            aggregate.finish(round)
             with clock("server"):
                 self.strategy.refine(round)
             with clock("evaluation"):
@@ -275,7 +282,7 @@ class RoundController:
                     self.strategy.global_weights,
                     [*records, record],
                     self.transport.save_state,
-                    server_state=self.strategy.state_dict(),
+                    server_state={**self.strategy.state_dict(), **(self.central.state_dict() if self.central else {})},
                     keep_best_states=self.strategy.keeps_states,
                 )
                 self._writing = time.perf_counter() - started

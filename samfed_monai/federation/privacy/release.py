@@ -486,6 +486,9 @@ def require_possible(privacy: Privacy, strategy: Strategy) -> None:
     Raises:
         Refused: differential privacy with an exchange that it is not made for, or without Opacus.
     """
+    if privacy.central_differential_privacy is not None:
+        require_mean(strategy, f"{WHERE} -> central_differential_privacy")
+        require_accountant()
     if privacy.differential_privacy is None:
         return
     exchange = strategy.exchange
@@ -496,6 +499,24 @@ def require_possible(privacy: Privacy, strategy: Strategy) -> None:
         mend = "choose a variant that exchanges those, or differential_privacy: null"
         raise Refused([Problem(f"{WHERE} -> differential_privacy", found=found, expected=expected, mend=mend)])
     require_accountant()
+
+
+def require_mean(strategy: Strategy, where: str) -> None:
+    """Refuses what has the mean of the sites' weights and nothing else, where a strategy looks at each answer.
+
+    Args:
+        strategy: whose :attr:`Exchange.mean` says so.
+        where: the setting that needs it.
+
+    Raises:
+        Refused: it is not so.
+    """
+    if strategy.exchange.mean:
+        return
+    found = f"{type(strategy).__name__}, which has to see each site's answer"
+    expected = "a strategy that takes the mean of the sites' weights, as FedAvg does"
+    mend = f"choose a variant that averages, such as samfed, or {where.rpartition(' ')[2]}: null"
+    raise Refused([Problem(where, found=found, expected=expected, mend=mend)])
 
 
 def too_few_images(images: int, privacy: Privacy, strategy: Strategy) -> list[Problem]:
