@@ -73,12 +73,15 @@ def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: D
     with problems.collected():
         cast = Cast.of(plan, job.places, datalist or DataList("", []))
         with problems.collected():
-            require_possible(privacy, cast.strategy)
+            require_possible(privacy, cast.strategy, UpdateGuard(**plan.update_guard))
         if datalist is not None:
             sites, alone = len(cast.sites), plan.allow_single_site
             problems.extend(quorum_problems(sites, plan.quorum, allow_single_site=alone))
             with problems.collected():
                 cast.strategy.require_sites(cast.sites)
+            with problems.collected():
+                if privacy.secure_aggregation is not None:
+                    privacy.secure_aggregation.require_threshold(sites)
         if not any(is_sam(config, name) for name in cast.networks.values()):
             cast.rehearse()
     with problems.collected():

@@ -35,6 +35,7 @@ from samfed_monai.federation.privacy import (
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
 from samfed_monai.federation.renewal import Renewal
 from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
+from samfed_monai.federation.secure_aggregation import SecureServer
 from samfed_monai.federation.site import Shared, SiteNode
 from samfed_monai.federation.site_teacher import adapter_message
 from samfed_monai.federation.teacher import TeacherStage
@@ -150,13 +151,16 @@ class JobRun:
         store = mlflow_store(places.mlflow, places.output_dir)
         datalist = DataList.load(places.datalist)
         cast = Cast.of(plan, places, datalist)
-        require_possible(self.privacy, cast.strategy)
+        require_possible(self.privacy, cast.strategy, self.guard)
         require_budget(self.privacy.central_differential_privacy, plan.rounds)
         problems = Problems()
         problems.extend(no_public_images(datalist, supervised=cast.supervised))
         problems.extend(quorum_problems(len(cast.sites), plan.quorum, allow_single_site=plan.allow_single_site))
         with problems.collected():
             cast.strategy.require_sites(cast.sites)
+        with problems.collected():
+            if self.privacy.secure_aggregation is not None:
+                self.privacy.secure_aggregation.require_threshold(len(cast.sites))
         problems.refuse_if_any()
         cast.rehearse()
         require_starts(cast.config, cast.all_networks)
@@ -329,10 +333,11 @@ class JobRun:
             rounds=plan.rounds, seed=plan.seed, start=starts.get(cast.server_network), guard=self.guard
         )
         strategy, noise = cast.strategy.attach(server), self.privacy.central_differential_privacy
-        learned = cast.learned() if noise is not None else ()
+        learned, secure = cast.learned() if noise is not None else (), self.privacy.secure_aggregation
         return RoundController(
             transport=transport,
             strategy=strategy,
+            secure=None if secure is None else SecureServer(secure, strategy, transport, timeout=plan.timeout),
             central=None if noise is None else CentralNoise(noise, strategy, learned=learned, folder=folder.path),
             folder=folder,
             rounds=plan.rounds,

@@ -182,6 +182,14 @@ _PRIVACY = _object(
         ),
         "type": ["object", "null"],
     },
+    secure_aggregation={
+        **_object(
+            "how updates were added under masks; null where the server saw each",
+            threshold={"type": ["integer", "null"], "description": "sites that a sum needs; null: more than half"},
+            fraction_bits=_count("binary digits behind the point"),
+        ),
+        "type": ["object", "null"],
+    },
 )
 
 RESULTS_SCHEMA: Schema = {

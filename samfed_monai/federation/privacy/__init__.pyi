@@ -4,7 +4,15 @@ from .audit import AuditLog, audit_table, read_audit
 from .central import CentralNoise, require_budget
 from .noise import SeededNoise, SystemNoise
 from .release import Allowed, Release, require_possible, site_release, too_few_images
-from .settings import CentralPrivacy, DifferentialPrivacy, Privacy, epsilon, privacy_account, settings_of
+from .settings import (
+    CentralPrivacy,
+    DifferentialPrivacy,
+    Privacy,
+    SecureAggregation,
+    epsilon,
+    privacy_account,
+    settings_of,
+)
 
 __all__ = [
     "Allowed",
@@ -14,6 +22,7 @@ __all__ = [
     "DifferentialPrivacy",
     "Privacy",
     "Release",
+    "SecureAggregation",
     "SeededNoise",
     "SystemNoise",
     "audit_table",

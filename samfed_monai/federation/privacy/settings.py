@@ -185,6 +185,43 @@ class CentralPrivacy:
 
 
 @dataclass(frozen=True)
+class SecureAggregation:
+    """Masked updates, of which the server learns the sum alone (:mod:`samfed_monai.federation.secure_aggregation`).
+
+    Args:
+        threshold: sites that must go through all steps of a round, or the run stops; more than half of those that
+            train, and at least 2. ``None`` is the least.
+        fraction_bits: binary digits behind the point that a weight keeps, from 8 to 40.
+
+    Example::
+
+        {"threshold": null, "fraction_bits": 32}
+    """
+
+    threshold: int | None = None
+    fraction_bits: int = 32
+
+    def threshold_of(self, sites: int) -> int:
+        """That of a run in which so many sites train."""
+        return self.threshold or max(2, sites // 2 + 1)
+
+    def require_threshold(self, sites: int) -> None:
+        """Refuses one that fewer than half, or more than all, would reach.
+
+        Raises:
+            Refused: of two halves each could be unmasked, or none ever.
+        """
+        least, threshold = max(2, sites // 2 + 1), self.threshold_of(sites)
+        if not least <= threshold <= sites:
+            where, expected = (
+                f"{WHERE} -> secure_aggregation -> threshold",
+                f"from {least} to {sites}, of {sites} sites",
+            )
+            mend = "null takes the least" if sites >= least else "at least two sites; alone none is hidden in a sum"
+            raise Refused([Problem(where, found=str(threshold), expected=expected, mend=mend)])
+
+
+@dataclass(frozen=True)
 class Privacy:
     """What a run promises its sites.
 
@@ -192,15 +229,17 @@ class Privacy:
         least_images: statistics of fewer images do not leave a site; 1 withholds nothing.
         differential_privacy: noise at the sites; ``None`` adds none.
         central_differential_privacy: noise at the server, instead; ``None`` adds none.
+        secure_aggregation: the server learns the sum of the sites' weights alone; ``None`` sends them as they are.
 
     Example::
 
-        "privacy": {"least_images": 5, "differential_privacy": null, "central_differential_privacy": null}
+        "privacy": {"least_images": 5, "differential_privacy": null, "secure_aggregation": {"threshold": null}}
     """
 
     least_images: int = LEAST_IMAGES
     differential_privacy: DifferentialPrivacy | None = None
     central_differential_privacy: CentralPrivacy | None = None
+    secure_aggregation: SecureAggregation | None = None
 
     @classmethod
     def from_json(cls, content: Any, *, where: str = WHERE) -> Privacy:
@@ -218,7 +257,15 @@ class Privacy:
         for name, kind in _PARTS.items():
             if given.get(name) is not None:
                 parts[name] = _part(given[name], kind, f"{where} -> {name}", problems)
-        if len(parts) == len(_PARTS):
+        if given.get("secure_aggregation") is not None:
+            parts["secure_aggregation"] = _secure(
+                given["secure_aggregation"], problems, f"{where} -> secure_aggregation"
+            )
+            if "central_differential_privacy" in parts:
+                found, expected = "secure_aggregation and central_differential_privacy", "one of the two"
+                mend = "the server cannot clip what it does not see: take differential_privacy, at the sites"
+                problems.add(where, found=found, expected=expected, mend=mend)
+        if _PARTS.keys() <= parts.keys():
             found, expected = "noise at the sites and at the server", "one of the two"
             mend = "leave central_differential_privacy null where the server is not trusted, else differential_privacy"
             problems.add(where, found=found, expected=expected, mend=mend)
@@ -258,6 +305,18 @@ class PrivacyFloor:
             epsilon = min(self.epsilon, noise.epsilon or math.inf)
             noise = replace(noise, epsilon=epsilon, delta=min(noise.delta, DifferentialPrivacy.delta))
         return replace(privacy, least_images=least, differential_privacy=noise)
+
+
+def _secure(content: Any, problems: Problems, where: str) -> SecureAggregation:
+    given = _object(content, SecureAggregation, where, problems)
+    threshold, bits = given.get("threshold"), given.get("fraction_bits", SecureAggregation.fraction_bits)
+    if threshold is not None and (type(threshold) is not int or threshold < 2):
+        problems.add(f"{where} -> threshold", found=repr(threshold), expected="a whole number >= 2, or null")
+        threshold = None
+    if type(bits) is not int or not 8 <= bits <= 40:
+        problems.add(f"{where} -> fraction_bits", found=repr(bits), expected="a whole number from 8 to 40")
+        bits = SecureAggregation.fraction_bits
+    return SecureAggregation(threshold, bits)
 
 
 _PARTS: dict[str, type] = {
@@ -306,7 +365,7 @@ def settings_of(content: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in content.items() if value is not None or name not in _LATER}
 
 
-_LATER = ("central_differential_privacy",)
+_LATER = ("central_differential_privacy", "secure_aggregation")
 
 #: What the guarantee is about; the words of ``results.json`` and of the report.
 UNIT = "all training images of one site, replaced by as many others"
@@ -333,6 +392,7 @@ def privacy_account(
         ],
         "differential_privacy": None,
         "central_differential_privacy": dict(central) if central is not None else None,
+        "secure_aggregation": asdict(privacy.secure_aggregation) if privacy.secure_aggregation is not None else None,
     }
     noise = privacy.differential_privacy
     if noise is None:
