@@ -32,6 +32,7 @@ SCRIPTS = {
     "pfedsam": "SAM with LoRA and local experts",
     "sam_memory": "Checkpointing and bfloat16 of that SAM",
     "aggregation": "Aggregation",
+    "secure_sum": "Secure aggregation",
     "metrics": "Dice, IoU and HD95",
     "allocator": "Memory that is kept",
     "imports": "Imports",

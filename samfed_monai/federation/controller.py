@@ -16,13 +16,15 @@ from typing import Any
 
 from samfed_monai.core.errors import DISK_FULL, Problem, Problems, Stopped, is_out_of_memory
 from samfed_monai.federation.evaluation import Evaluation
+from samfed_monai.federation.privacy.central import CentralNoise
 from samfed_monai.federation.progress import Clock, Progress
 from samfed_monai.federation.run_folder import RunFolder, best_round, round_record, site_record, told, total_traffic
+from samfed_monai.federation.secure_aggregation import BelowThreshold, SecureServer
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
 from samfed_monai.protocol.guard import Counts
-from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
 from samfed_monai.protocol.strategy import Strategy
-from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
+from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport, scrub
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +130,8 @@ class RoundController:
         progress: where progress is shown; ``None`` shows it on a terminal only.
         on_round: called with the records of all rounds after each that is stored; it must not raise.
         counts: what sites said before round 0; ``None`` takes what they say first.
+        central: stands between the answers and the strategy and gives it their mean with noise; ``None`` does not.
+        secure: likewise, where sites add their updates under masks; ``None`` has them send weights.
 
     Raises:
         Refused: no rounds, a quorum that the sites cannot reach, or one site without ``allow_single_site``; in
@@ -152,7 +156,10 @@ class RoundController:
         progress: Progress | None = None,
         on_round: Callable[[Sequence[Mapping[str, Any]]], None] = lambda _: None,
         counts: Counts | None = None,
+        central: CentralNoise | None = None,
+        secure: SecureServer | None = None,
     ) -> None:
+        self.central, self.secure = central, secure
         self.on_round, self.counts = on_round, counts or Counts({})
         self.transport, self.strategy, self.folder = transport, strategy, folder
         self.rounds, self.seed, self.timeout = rounds, seed, timeout
@@ -229,19 +236,25 @@ class RoundController:
 
     def _go_to(self, round: int) -> None:
         store = self.folder.store
-        self.strategy.load_state_dict(store.weights(round), store.server_state(round))
+        state = store.server_state(round)
+        self.strategy.load_state_dict(store.weights(round), state)
+        if self.central is not None:
+            self.central.load_state_dict(state)
         self.transport.load_state(store.clients(round))
 
     def _round(self, round: int, records: list[dict[str, Any]], termination: Termination) -> dict[str, Any]:
-        clock = self._clock()
+        clock, aggregate = self._clock(), self.secure or self.central or self.strategy
         with clock("controller"):
             messages = self.strategy.configure(round)
-            inbox = Inbox(round=round, sites=messages, like=self.strategy.expected, kind=self.strategy.exchange.answer)
+            later = self.secure is not None  # weights come after the training, and under masks
+            like = None if later else self.strategy.expected
+            kind = Kind.METRICS if later else self.strategy.exchange.answer
+            inbox = Inbox(round=round, sites=messages, like=like, kind=kind)
 
             def take(site: str, reply: Envelope) -> None:
                 with clock("controller"):
                     inbox.check(site, reply)
-                    self.strategy.take(round, site, self.counts.counted(site, reply))
+                    aggregate.take(round, site, self.counts.counted(site, reply))
 
             with clock("training"):
                 replies = self.transport.exchange(
@@ -253,12 +266,14 @@ class RoundController:
                     max_bytes=inbox.max_bytes,
                 )
             failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
-            if len(replies) - len(failures) < self.quorum:
-                raise self._too_few(
-                    f"round {round + 1} of {self.rounds}: {len(replies) - len(failures)} of {len(replies)} updates",
-                    failures,
-                )
-            self.strategy.finish(round)
+            self._require_quorum(round, len(replies), failures)
+            if self.secure is None:
+                aggregate.finish(round)
+            else:
+                with clock("training"):
+                    replies |= self._added(round, self.secure)
+                failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
+                self._require_quorum(round, len(replies), failures)
             with clock("server"):
                 self.strategy.refine(round)
             with clock("evaluation"):
@@ -275,12 +290,32 @@ class RoundController:
                     self.strategy.global_weights,
                     [*records, record],
                     self.transport.save_state,
-                    server_state=self.strategy.state_dict(),
+                    server_state={**self.strategy.state_dict(), **(self.central.state_dict() if self.central else {})},
                     keep_best_states=self.strategy.keeps_states,
                 )
                 self._writing = time.perf_counter() - started
                 logger.info("%s", told(stored.record))
                 return stored.record
+
+    def _require_quorum(self, round: int, asked: int, failures: Mapping[str, str]) -> None:
+        came = asked - len(failures)
+        if came < self.quorum:
+            raise self._too_few(f"round {round + 1} of {self.rounds}: {came} of {asked} updates", failures)
+
+    def _added(self, round: int, secure: SecureServer) -> dict[str, Failure]:
+        """Has sites add their updates under masks; those that trained and are not in the sum."""
+        told = f"round {round + 1} of {self.rounds}"
+        try:
+            secure.finish(round)
+        except BelowThreshold as few:
+            raise self._too_few(f"{told}: {few.left} updates to add", few.failures, needed=few.needed) from None
+        except MessageRefused as refused:
+            whose = "which update spoiled it cannot be seen"
+            raise Stopped(
+                f"{told}: the sum of the updates is no model ({scrub(refused)}); {whose}; {self._kept()}",
+                self.resume_hint,
+            ) from None
+        return secure.dropped
 
     def _clock(self) -> Clock:
         # a round's record cannot hold the seconds that it takes to write it: they count in the next one
@@ -313,9 +348,9 @@ class RoundController:
         known = {site: entry["validation"] for site, entry in entries if entry["validation"]}
         return {**stored, **self.evaluation.of_model(name, round, known)}
 
-    def _too_few(self, came: str, failures: Mapping[str, str]) -> Stopped:
+    def _too_few(self, came: str, failures: Mapping[str, str], needed: int | None = None) -> Stopped:
         reasons = "".join(f"\n  - {site}: {reason}" for site, reason in sorted(failures.items()))
-        told = f"{came}, {self.quorum} needed{reasons}\n  {self._kept()}"
+        told = f"{came}, {needed or self.quorum} needed{reasons}\n  {self._kept()}"
         return Stopped(told, f"mend it, then {self.resume_hint}")
 
     def _kept(self) -> str:

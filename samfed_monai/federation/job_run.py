@@ -24,10 +24,18 @@ from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.participants import Cast, Start, require_starts
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.preparation import Preparation, check_data, no_public_images
-from samfed_monai.federation.privacy import Privacy, privacy_account, require_possible
+from samfed_monai.federation.privacy import (
+    CentralNoise,
+    Privacy,
+    privacy_account,
+    require_budget,
+    require_possible,
+    settings_of,
+)
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
 from samfed_monai.federation.renewal import Renewal
 from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
+from samfed_monai.federation.secure_aggregation import SecureServer
 from samfed_monai.federation.site import Shared, SiteNode
 from samfed_monai.federation.site_teacher import adapter_message
 from samfed_monai.federation.teacher import TeacherStage
@@ -143,12 +151,16 @@ class JobRun:
         store = mlflow_store(places.mlflow, places.output_dir)
         datalist = DataList.load(places.datalist)
         cast = Cast.of(plan, places, datalist)
-        require_possible(self.privacy, cast.strategy)
+        require_possible(self.privacy, cast.strategy, self.guard)
+        require_budget(self.privacy.central_differential_privacy, plan.rounds)
         problems = Problems()
         problems.extend(no_public_images(datalist, supervised=cast.supervised))
         problems.extend(quorum_problems(len(cast.sites), plan.quorum, allow_single_site=plan.allow_single_site))
         with problems.collected():
             cast.strategy.require_sites(cast.sites)
+        with problems.collected():
+            if self.privacy.secure_aggregation is not None:
+                self.privacy.secure_aggregation.require_threshold(len(cast.sites))
         problems.refuse_if_any()
         cast.rehearse()
         require_starts(cast.config, cast.all_networks)
@@ -187,7 +199,12 @@ class JobRun:
                 teacher_scores=teacher_scores,
                 teacher=about,
                 preparation=prepared,
-                privacy=privacy_account(self.privacy, result.records, result.withheld),
+                privacy=privacy_account(
+                    self.privacy,
+                    result.records,
+                    result.withheld,
+                    central=controller.central.account() if controller.central else None,
+                ),
                 seconds={**result.seconds, **self.seconds, "total": time.perf_counter() - started},
                 hashes={**hashes, "teacher": teacher_sha256, **model_hashes(result)},
                 versions=versions(),
@@ -232,7 +249,7 @@ class JobRun:
             **cast.content(),
             "teacher": self.teacher.content() if adapt != "off" else None,
             **({"renewal": plan.to_json()["renewal"]} if self.renewal and adapt != "off" else {}),
-            **({"privacy": plan.to_json()["privacy"]} if plan.privacy is not None else {}),
+            **({"privacy": settings_of(plan.to_json()["privacy"])} if plan.privacy is not None else {}),
             **({"update_guard": guard} if guard else {}),
         }
 
@@ -315,9 +332,13 @@ class JobRun:
         server = cast.server(
             rounds=plan.rounds, seed=plan.seed, start=starts.get(cast.server_network), guard=self.guard
         )
+        strategy, noise = cast.strategy.attach(server), self.privacy.central_differential_privacy
+        learned, secure = cast.learned() if noise is not None else (), self.privacy.secure_aggregation
         return RoundController(
             transport=transport,
-            strategy=cast.strategy.attach(server),
+            strategy=strategy,
+            secure=None if secure is None else SecureServer(secure, strategy, transport, timeout=plan.timeout),
+            central=None if noise is None else CentralNoise(noise, strategy, learned=learned, folder=folder.path),
             folder=folder,
             rounds=plan.rounds,
             seed=plan.seed,

@@ -287,6 +287,12 @@ class Cast:
         personal = self.config.optional("personal") or ()
         return Start.of(network_builder(self.config, network), warm, personal=personal, seed=seed)
 
+    def learned(self) -> frozenset[str]:
+        """Names of the parameters of the server's network; the rest of its state is running statistics and counters."""
+        with own_random_state(0):  # nothing that is drawn here is used
+            network = network_builder(self.config, self.server_network)()
+        return frozenset(name for name, _ in network.named_parameters())
+
     def costs(self) -> dict[str, dict[str, float]]:
         """What one image costs the sites' networks, by name, see :func:`samfed_monai.metrics.cost_of`; none of SAM's
         own, which would have to be loaded for it."""

@@ -35,6 +35,7 @@ from samfed_monai.federation.privacy.release import (
 )
 from samfed_monai.federation.privacy.settings import Privacy, PrivacyFloor
 from samfed_monai.federation.renewal import Renewal, SiteRenewal
+from samfed_monai.federation.secure_aggregation import STEPS, SecureSite
 from samfed_monai.federation.site_teacher import OwnTeacher, SiteMasks, SiteTeacher
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
@@ -348,6 +349,8 @@ class SiteNode:
         self.site, self.plan = site, plan
         self.parts = SiteParts(site, plan, places, shared)
         self.privacy = (floor or PrivacyFloor()).under(Privacy.from_json(plan.privacy))
+        if self.privacy.secure_aggregation is not None:
+            self.privacy.secure_aggregation.require_threshold(len(plan.sites))
         floor = floor or PrivacyFloor()
         self.release = release or site_release(
             site,
@@ -360,6 +363,7 @@ class SiteNode:
             floor.least_images,
         )
         self._worker: SiteWorker | None = None
+        self._secure: SecureSite | None = None
         self._has_network = False
         self._refused = ""
 
@@ -372,12 +376,16 @@ class SiteNode:
         """
         task = Task(task)
         try:
-            reply = self._work(task, message)
+            step = task in STEPS
+            reply = self._adder().answer(task, message) if step else self._work(task, message)
         except Exception as error:
             if isinstance(self.release, Filter):
                 self.release.failed(task, message, error)
             raise
-        return self.release(task, message, reply)
+        if step:
+            return self.release.hidden(task, message, reply) if isinstance(self.release, Filter) else reply
+        reply = self.release(task, message, reply)
+        return self._adder().hold(reply) if task == Task.TRAIN and self.privacy.secure_aggregation else reply
 
     def engine(self, task: Task) -> Any:
         """The Ignite engine that ``task`` runs, for a progress bar; ``None`` where there is none yet."""
@@ -408,6 +416,15 @@ class SiteNode:
         """Ends the client."""
         if self._worker is not None:
             self._worker.finalize()
+
+    def _adder(self) -> SecureSite:
+        settings = self.privacy.secure_aggregation
+        if settings is None or not self.parts.trains:
+            found, expected = "a step of it", "none: the plan does not have it, or this site does not train"
+            raise MessageRefused([Problem("secure aggregation", found=found, expected=expected)])
+        if self._secure is None:
+            self._secure = SecureSite(self.site, self.plan.sites, settings)
+        return self._secure
 
     def _work(self, task: Task, message: Envelope) -> Envelope:
         if task == Task.CHECK:

@@ -30,6 +30,8 @@ class FedAvg(Strategy):
         "strategy": {"_target_": "samfed_monai.methods.fedavg.FedAvg"}
     """
 
+    exchange = Exchange(mean=True)
+
     def __init__(self) -> None:
         self._mean: dict[str, Tensor] = {}
         self._total = 0
@@ -90,7 +92,7 @@ class PersonalFedAvg(FedAvg):
         "strategy": {"_target_": "samfed_monai.methods.fedavg.PersonalFedAvg"}
     """
 
-    exchange = Exchange(own_networks=True)
+    exchange = Exchange(own_networks=True, mean=True)
 
     def configure(self, round: int) -> dict[str, Envelope]:
         messages = super().configure(round)

@@ -15,10 +15,10 @@ from samfed_monai.core.training_state import own_random_state
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.mixup import NeighbourMixUp
 from samfed_monai.protocol.message import Envelope
+from samfed_monai.protocol.strategy import Exchange, Server
 
 if TYPE_CHECKING:
     from samfed_monai.methods.heterogeneous import PublicMaskSharing
-    from samfed_monai.protocol.strategy import Server
 
 
 class MixUpTerm(NeighbourMixUp):
@@ -82,6 +82,8 @@ class ServerTuned(FedAvg):
 
         "strategy": {"_target_": "samfed_monai.methods.semifl.ServerTuned"}
     """
+
+    exchange = Exchange(mean=True)
 
     def __init__(self) -> None:
         super().__init__()

@@ -82,6 +82,7 @@ class Kind(str, Enum):
     SOFT_MASKS = "soft_masks"
     PROTOTYPES = "prototypes"
     ADAPTER = "adapter"
+    SECURE = "secure"
     METRICS = "metrics"
 
 

@@ -79,6 +79,9 @@ class Exchange:
         alike: whether all sites must have the same network, because their weights meet.
         server_model: whether the server has a model; without one :attr:`Strategy.global_weights` stays empty.
         tailored: whether the server makes each site a model of its own.
+        mean: whether the mean of the answers' weights does in their place, given once to :meth:`Strategy.accept` as an
+            answer of all images together. Central differential privacy and secure aggregation have no more than that.
+            A class that writes :meth:`Strategy.accept` or :meth:`Strategy.finish` anew says so anew, or it is False.
 
     Example::
 
@@ -90,6 +93,7 @@ class Exchange:
     alike: bool = True
     server_model: bool = True
     tailored: bool = False
+    mean: bool = False
 
     @property
     def word(self) -> str:
@@ -117,6 +121,8 @@ class Strategy(ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if cls.exchange.mean and "exchange" not in vars(cls) and {"accept", "finish"} & vars(cls).keys():
+            cls.exchange = replace(cls.exchange, mean=False)
         flags = {name: vars(cls)[name] for name in _FLAGS if name in vars(cls)}
         if flags:
             cls.exchange = now = _of_flags(flags, cls.exchange)

@@ -143,11 +143,17 @@ class Task(str, Enum):
 
     ``CHECK`` comes before anything else: the site compares its own hashes and versions with those that the message
     names. ``PREPARE`` comes before round 0, once with the teacher's adapter and once with what the site starts from.
+    ``KEYS``, ``SHARES``, ``MASKED`` and ``UNMASK`` follow ``TRAIN`` where updates are added under masks
+    (:mod:`samfed_monai.protocol.secure_sum`).
     """
 
     CHECK = "check"
     PREPARE = "prepare"
     TRAIN = "train"
+    KEYS = "keys"
+    SHARES = "shares"
+    MASKED = "masked"
+    UNMASK = "unmask"
     EVALUATE = "evaluate"
 
 

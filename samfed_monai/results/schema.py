@@ -163,6 +163,33 @@ _PRIVACY = _object(
         ),
         "type": ["object", "null"],
     },
+    central_differential_privacy={
+        **_object(
+            "noise on the mean at the server; null without",
+            unit=_text("what the guarantee is about"),
+            clip=_number("largest L2 norm of a site's step in the first round"),
+            clip_last=_number("that of the last round's end"),
+            quantile={
+                "type": ["number", "null"],
+                "description": "part of the sites within the clip; null: it is fixed",
+            },
+            noise_multiplier=_number("standard deviation of the noise on the sum over the clip"),
+            delta=_number("of (epsilon, delta)", most=1),
+            releases=_count("means with noise, those of repeated rounds included"),
+            epsilon_per_round=_number("epsilon of one mean"),
+            epsilon_total=_number("epsilon of all of them"),
+            epsilon_replaced=_number("the same for steps replaced by others, which is the unit of noise at the sites"),
+        ),
+        "type": ["object", "null"],
+    },
+    secure_aggregation={
+        **_object(
+            "how updates were added under masks; null where the server saw each",
+            threshold={"type": ["integer", "null"], "description": "sites that a sum needs; null: more than half"},
+            fraction_bits=_count("binary digits behind the point"),
+        ),
+        "type": ["object", "null"],
+    },
 )
 
 RESULTS_SCHEMA: Schema = {

@@ -90,6 +90,21 @@ def test_averaged_networks_have_the_same_bits_in_one_process_the_simulator_and_p
     assert lists == [], "what was made for the sites is removed"
 
 
+def test_updates_added_under_masks_have_the_same_bits_in_one_process_and_the_simulator(three_sites, tmp_path):
+    """Masks are drawn anew in each, and leave no trace: the sum is of whole numbers."""
+    pytest.importorskip("cryptography", reason="keys and ciphers are an extra")
+    options = {"variant": "no_sam", "rounds": 2, "privacy#secure_aggregation": "{'threshold': 3}"}
+    local, simulated = tmp_path / "local", tmp_path / "simulated"
+    assert main(["federate", *words(three_sites, local, **options)]) == 0
+    on_flare = ["--threads", "1", "--stop-after", "240"]
+    assert main(["flare", "simulate", *words(three_sites, simulated, **options), *on_flare]) == 0
+    assert list(hashes(local)) == ["000", "001"]
+    assert hashes(local) == hashes(simulated)
+    assert read_json(simulated / "results.json")["privacy"]["secure_aggregation"]["threshold"] == 3
+    (audit,) = simulated.glob("**/sites/site-2/audit.jsonl")
+    assert audit.read_text().count('"outcome": "masked"') == 2
+
+
 def test_unlike_networks_have_the_same_bits_in_one_process_and_the_simulator(three_sites, tmp_path):
     mixed = {"client#mixed_networks": "['basic_unet','flexible_unet_resnet18']", "client#server_network": "basic_unet"}
     options = {"variant": "hssf", "rounds": 2, "client#public_steps": 1, "network_name": None, **mixed}

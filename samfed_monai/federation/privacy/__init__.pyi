@@ -1,23 +1,37 @@
 """What may leave a site: an allow-list, withheld small counts, noise where it is asked for, a line on every message."""
 
 from .audit import AuditLog, audit_table, read_audit
+from .central import CentralNoise, require_budget
 from .noise import SeededNoise, SystemNoise
 from .release import Allowed, Release, require_possible, site_release, too_few_images
-from .settings import DifferentialPrivacy, Privacy, epsilon, privacy_account
+from .settings import (
+    CentralPrivacy,
+    DifferentialPrivacy,
+    Privacy,
+    SecureAggregation,
+    epsilon,
+    privacy_account,
+    settings_of,
+)
 
 __all__ = [
     "Allowed",
     "AuditLog",
+    "CentralNoise",
+    "CentralPrivacy",
     "DifferentialPrivacy",
     "Privacy",
     "Release",
+    "SecureAggregation",
     "SeededNoise",
     "SystemNoise",
     "audit_table",
     "epsilon",
     "privacy_account",
     "read_audit",
+    "require_budget",
     "require_possible",
+    "settings_of",
     "site_release",
     "too_few_images",
 ]

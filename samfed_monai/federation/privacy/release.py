@@ -28,7 +28,9 @@ from samfed_monai.federation.privacy.settings import (
     withhold_small,
 )
 from samfed_monai.networks.key_patterns import KeySplit, network_split
+from samfed_monai.protocol.guard import Action, UpdateGuard
 from samfed_monai.protocol.message import METRIC_NAMES, VERSION, Envelope, Kind, MessageRefused, wire_size
+from samfed_monai.protocol.secure_sum import require_cryptography
 from samfed_monai.protocol.strategy import WORDS
 from samfed_monai.protocol.transport import Task, scrub
 
@@ -319,9 +321,15 @@ class Release:
         except MessageRefused as refused:
             self._write(task, request, outcome="refused", problems=[str(each) for each in refused.problems])
             raise
-        self._write(task, request, outcome="sent", **content, noise=noise)
+        hidden = self.privacy.secure_aggregation is not None and bool(message.tensors)
+        self._write(task, request, outcome="masked" if hidden else "sent", **content, noise=noise)
         self.evaluations[request.round] += task == Task.EVALUATE
         return message
+
+    def hidden(self, task: Task, request: Envelope, reply: Envelope) -> Envelope:
+        """Writes a line about a step of secure aggregation, whose content this filter let go when it was trained."""
+        self._write(task, request, outcome="sent", **_content(reply), noise=None)
+        return reply
 
     def require_statistics(self) -> None:
         """Refuses before round 0 what would be refused in every round: running statistics of too few images.
@@ -480,12 +488,26 @@ def site_release(
     return Release(site, allowed=allowed, privacy=privacy, folder=folder, **settings)
 
 
-def require_possible(privacy: Privacy, strategy: Strategy) -> None:
-    """Refuses noise that cannot be added, or accounted for, before anything is computed.
+def require_possible(privacy: Privacy, strategy: Strategy, guard: UpdateGuard | None = None) -> None:
+    """Refuses noise that cannot be added, or accounted for, and sums that cannot be made, before anything is computed.
+
+    Args:
+        privacy: the run's settings.
+        strategy: of the run.
+        guard: of the run; with secure aggregation it sees the mean alone.
 
     Raises:
-        Refused: differential privacy with an exchange that it is not made for, or without Opacus.
+        Refused: differential privacy with an exchange that it is not made for, or without Opacus; secure aggregation
+            with a strategy or a guard that has to see each answer, or without ``cryptography``.
     """
+    if privacy.secure_aggregation is not None:
+        where = f"{WHERE} -> secure_aggregation"
+        require_mean(strategy, where)
+        _require_blind(guard, where)
+        require_cryptography(where)
+    if privacy.central_differential_privacy is not None:
+        require_mean(strategy, f"{WHERE} -> central_differential_privacy")
+        require_accountant()
     if privacy.differential_privacy is None:
         return
     exchange = strategy.exchange
@@ -496,6 +518,36 @@ def require_possible(privacy: Privacy, strategy: Strategy) -> None:
         mend = "choose a variant that exchanges those, or differential_privacy: null"
         raise Refused([Problem(f"{WHERE} -> differential_privacy", found=found, expected=expected, mend=mend)])
     require_accountant()
+
+
+def require_mean(strategy: Strategy, where: str) -> None:
+    """Refuses what has the mean of the sites' weights and nothing else, where a strategy looks at each answer.
+
+    Args:
+        strategy: whose :attr:`Exchange.mean` says so.
+        where: the setting that needs it.
+
+    Raises:
+        Refused: it is not so.
+    """
+    if strategy.exchange.mean:
+        return
+    found = f"{type(strategy).__name__}, which has to see each site's answer"
+    expected = "a strategy that takes the mean of the sites' weights, as FedAvg does"
+    mend = f"choose a variant that averages, such as samfed, or {where.rpartition(' ')[2]}: null"
+    raise Refused([Problem(where, found=found, expected=expected, mend=mend)])
+
+
+def _require_blind(guard: UpdateGuard | None, where: str) -> None:
+    problems = Problems()
+    expected = "nothing that looks at each update, as the server sees their sum alone"
+    if guard is not None and guard.largest_share is not None:
+        mend = "largest_share: null, or secure_aggregation: null"
+        problems.add(where, found="job#update_guard#largest_share", expected=expected, mend=mend)
+    if guard is not None and guard.action is Action.SKIP:
+        mend = "'clip', which then shortens the step of the mean, or secure_aggregation: null"
+        problems.add(where, found="job#update_guard#action 'skip'", expected=expected, mend=mend)
+    problems.refuse_if_any()
 
 
 def too_few_images(images: int, privacy: Privacy, strategy: Strategy) -> list[Problem]:

@@ -155,24 +155,95 @@ class DifferentialPrivacy:
 
 
 @dataclass(frozen=True)
+class CentralPrivacy:
+    """Clipping and Gaussian noise on the mean, at a server that is trusted (:class:`CentralNoise`).
+
+    Args:
+        clip: largest L2 norm of a site's step, of all parameters together; with a ``quantile``, of the first round.
+        noise_multiplier: standard deviation of the noise on the sum of the steps over ``clip``, as if nothing were
+            spent on the ``quantile``: what is accounted for is this number.
+        delta: of (epsilon, delta), in (0, 1).
+        epsilon: the run is refused, or ends, where more would be spent; ``None`` sets no limit.
+        quantile: part of the sites whose steps should be within ``clip``, in (0, 1); ``clip`` follows it from round to
+            round (Andrew et al., arXiv 1905.03871). ``None`` keeps ``clip`` as it is.
+        clip_rate: how fast it follows: ``clip * exp(-clip_rate * (part within clip - quantile))``.
+        count_noise: standard deviation of the noise on the number of sites within ``clip``, more than half of
+            ``noise_multiplier``; ``None`` is the paper's twentieth of the sites, and no less than ``noise_multiplier``.
+
+    Example::
+
+        {"clip": 1.0, "noise_multiplier": 1.0, "delta": 1e-05, "epsilon": null, "quantile": 0.5}
+    """
+
+    clip: float = 1.0
+    noise_multiplier: float = 1.0
+    delta: float = 1e-5
+    epsilon: float | None = None
+    quantile: float | None = 0.5
+    clip_rate: float = 0.2
+    count_noise: float | None = None
+
+
+@dataclass(frozen=True)
+class SecureAggregation:
+    """Masked updates, of which the server learns the sum alone (:mod:`samfed_monai.federation.secure_aggregation`).
+
+    Args:
+        threshold: sites that must go through all steps of a round, or the run stops; more than half of those that
+            train, and at least 2. ``None`` is the least.
+        fraction_bits: binary digits behind the point that a weight keeps, from 8 to 40.
+
+    Example::
+
+        {"threshold": null, "fraction_bits": 32}
+    """
+
+    threshold: int | None = None
+    fraction_bits: int = 32
+
+    def threshold_of(self, sites: int) -> int:
+        """That of a run in which so many sites train."""
+        return self.threshold or max(2, sites // 2 + 1)
+
+    def require_threshold(self, sites: int) -> None:
+        """Refuses one that fewer than half, or more than all, would reach.
+
+        Raises:
+            Refused: of two halves each could be unmasked, or none ever.
+        """
+        least, threshold = max(2, sites // 2 + 1), self.threshold_of(sites)
+        if not least <= threshold <= sites:
+            where, expected = (
+                f"{WHERE} -> secure_aggregation -> threshold",
+                f"from {least} to {sites}, of {sites} sites",
+            )
+            mend = "null takes the least" if sites >= least else "at least two sites; alone none is hidden in a sum"
+            raise Refused([Problem(where, found=str(threshold), expected=expected, mend=mend)])
+
+
+@dataclass(frozen=True)
 class Privacy:
     """What a run promises its sites.
 
     Args:
         least_images: statistics of fewer images do not leave a site; 1 withholds nothing.
-        differential_privacy: ``None`` adds no noise.
+        differential_privacy: noise at the sites; ``None`` adds none.
+        central_differential_privacy: noise at the server, instead; ``None`` adds none.
+        secure_aggregation: the server learns the sum of the sites' weights alone; ``None`` sends them as they are.
 
     Example::
 
-        "privacy": {"least_images": 5, "differential_privacy": null}
+        "privacy": {"least_images": 5, "differential_privacy": null, "secure_aggregation": {"threshold": null}}
     """
 
     least_images: int = LEAST_IMAGES
     differential_privacy: DifferentialPrivacy | None = None
+    central_differential_privacy: CentralPrivacy | None = None
+    secure_aggregation: SecureAggregation | None = None
 
     @classmethod
     def from_json(cls, content: Any, *, where: str = WHERE) -> Privacy:
-        """Reads ``{"least_images", "differential_privacy"}``; ``None`` and what is left out are the defaults.
+        """Reads an object of the names above; ``None`` and what is left out are the defaults.
 
         Raises:
             Refused: an unknown name or a value out of its range; all of them are listed.
@@ -182,11 +253,24 @@ class Privacy:
         least = given.get("least_images", cls.least_images)
         if type(least) is not int or least < 1:
             problems.add(f"{where} -> least_images", found=repr(least), expected="a whole number >= 1")
-        noise = None
-        if given.get("differential_privacy") is not None:
-            noise = _noise(given["differential_privacy"], f"{where} -> differential_privacy", problems)
+        parts: dict[str, Any] = {}
+        for name, kind in _PARTS.items():
+            if given.get(name) is not None:
+                parts[name] = _part(given[name], kind, f"{where} -> {name}", problems)
+        if given.get("secure_aggregation") is not None:
+            parts["secure_aggregation"] = _secure(
+                given["secure_aggregation"], problems, f"{where} -> secure_aggregation"
+            )
+            if "central_differential_privacy" in parts:
+                found, expected = "secure_aggregation and central_differential_privacy", "one of the two"
+                mend = "the server cannot clip what it does not see: take differential_privacy, at the sites"
+                problems.add(where, found=found, expected=expected, mend=mend)
+        if _PARTS.keys() <= parts.keys():
+            found, expected = "noise at the sites and at the server", "one of the two"
+            mend = "leave central_differential_privacy null where the server is not trusted, else differential_privacy"
+            problems.add(where, found=found, expected=expected, mend=mend)
         problems.refuse_if_any()
-        return cls(least, noise)
+        return cls(least, **parts)
 
     def to_json(self) -> dict[str, Any]:
         """What :meth:`from_json` reads."""
@@ -220,20 +304,46 @@ class PrivacyFloor:
         if self.epsilon is not None and noise is not None:
             epsilon = min(self.epsilon, noise.epsilon or math.inf)
             noise = replace(noise, epsilon=epsilon, delta=min(noise.delta, DifferentialPrivacy.delta))
-        return Privacy(least, noise)
+        return replace(privacy, least_images=least, differential_privacy=noise)
 
 
-def _noise(content: Any, where: str, problems: Problems) -> DifferentialPrivacy:
-    given = _object(content, DifferentialPrivacy, where, problems)
-    found = {field.name: given.get(field.name, field.default) for field in fields(DifferentialPrivacy)}
+def _secure(content: Any, problems: Problems, where: str) -> SecureAggregation:
+    given = _object(content, SecureAggregation, where, problems)
+    threshold, bits = given.get("threshold"), given.get("fraction_bits", SecureAggregation.fraction_bits)
+    if threshold is not None and (type(threshold) is not int or threshold < 2):
+        problems.add(f"{where} -> threshold", found=repr(threshold), expected="a whole number >= 2, or null")
+        threshold = None
+    if type(bits) is not int or not 8 <= bits <= 40:
+        problems.add(f"{where} -> fraction_bits", found=repr(bits), expected="a whole number from 8 to 40")
+        bits = SecureAggregation.fraction_bits
+    return SecureAggregation(threshold, bits)
+
+
+_PARTS: dict[str, type] = {
+    "differential_privacy": DifferentialPrivacy,
+    "central_differential_privacy": CentralPrivacy,
+}
+_OPTIONAL, _FRACTIONS = ("epsilon", "quantile", "count_noise"), ("delta", "quantile")
+
+
+def _part(content: Any, kind: type, where: str, problems: Problems) -> Any:
+    given = _object(content, kind, where, problems)
+    found = {field.name: given.get(field.name, field.default) for field in fields(kind)}
+    sound = True
     for name, value in found.items():
-        if name == "epsilon" and value is None:
+        if name in _OPTIONAL and value is None:
             continue
-        most = 1.0 if name == "delta" else math.inf
+        most = 1.0 if name in _FRACTIONS else math.inf
         if type(value) not in (int, float) or not 0 < value < most:
-            expected = "a number between 0 and 1" if name == "delta" else "a positive number"
+            expected = "a number between 0 and 1" if name in _FRACTIONS else "a positive number"
             problems.add(f"{where} -> {name}", found=repr(value), expected=expected)
-    return DifferentialPrivacy(**found)
+            sound = False
+    counted = sound and found.get("quantile") is not None and found["count_noise"] is not None
+    if counted and found["count_noise"] <= found["noise_multiplier"] / 2:
+        expected = f"more than half of noise_multiplier, {found['noise_multiplier'] / 2:g}"
+        mend = "null takes one that fits; less would spend more than the whole epsilon on the quantile alone"
+        problems.add(f"{where} -> count_noise", found=repr(found["count_noise"]), expected=expected, mend=mend)
+    return kind(**found)
 
 
 def _object(content: Any, kind: Any, where: str, problems: Problems) -> Mapping[str, Any]:
@@ -250,12 +360,22 @@ def _object(content: Any, kind: Any, where: str, problems: Problems) -> Mapping[
     return content
 
 
+def settings_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """``federate.json -> privacy`` as ``run.json`` keeps it: without what came later than a run and is off."""
+    return {name: value for name, value in content.items() if value is not None or name not in _LATER}
+
+
+_LATER = ("central_differential_privacy", "secure_aggregation")
+
 #: What the guarantee is about; the words of ``results.json`` and of the report.
 UNIT = "all training images of one site, replaced by as many others"
 
 
 def privacy_account(
-    privacy: Privacy, records: Iterable[Mapping[str, Any]], withheld: Mapping[tuple[str, str], str]
+    privacy: Privacy,
+    records: Iterable[Mapping[str, Any]],
+    withheld: Mapping[tuple[str, str], str],
+    central: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """``results.json -> privacy``.
 
@@ -263,6 +383,7 @@ def privacy_account(
         privacy: the run's settings.
         records: ``round.json`` of every round; a site's ``releases`` there is its own count, restarts included.
         withheld: (site, split) to the reason why a site sent no scores of the best or the last model.
+        central: what noise at the server amounts to (:meth:`CentralNoise.account`); ``None`` without.
     """
     account: dict[str, Any] = {
         "least_images": privacy.least_images,
@@ -270,6 +391,8 @@ def privacy_account(
             {"site": site, "split": split, "reason": reason} for (site, split), reason in sorted(withheld.items())
         ],
         "differential_privacy": None,
+        "central_differential_privacy": dict(central) if central is not None else None,
+        "secure_aggregation": asdict(privacy.secure_aggregation) if privacy.secure_aggregation is not None else None,
     }
     noise = privacy.differential_privacy
     if noise is None:

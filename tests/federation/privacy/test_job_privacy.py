@@ -40,6 +40,8 @@ def test_fault_59_withheld_scores_are_told_and_the_run_goes_on(small_federation,
             for split in ("test", "validation")
         ],
         "differential_privacy": None,
+        "central_differential_privacy": None,
+        "secure_aggregation": None,
     }
     page = Report(run_folder=tmp_path, overlays=False).write()
     assert reason in Path(page).read_text()

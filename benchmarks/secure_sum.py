@@ -1,0 +1,96 @@
+"""What secure aggregation costs: bytes of a site and a round, and the time of masks at a site and at the server."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from common import Figure, record
+from torch import Tensor
+
+from samfed_monai.federation import LocalTransport, SiteWorker
+from samfed_monai.federation.privacy import SecureAggregation
+from samfed_monai.federation.secure_aggregation import STEPS, SecureServer, SecureSite
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.networks import CLIENT_NETWORKS
+from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server, Task
+
+IMAGES = 40
+
+
+class Site(SiteWorker):
+    """Answers with the weights that it was made with, as they are or under masks; counts its own seconds."""
+
+    def __init__(self, site: str, sites: list[str], weights: Mapping[str, Tensor], *, last: Task | None = None) -> None:
+        super().__init__(site, None)
+        self.adder, self.weights, self.last = SecureSite(site, sites, SecureAggregation()), weights, last
+        self.seconds, self.plain = 0.0, False
+
+    def answer(self, task: Task, message: Envelope) -> Envelope:
+        if task == self.last:
+            raise MessageRefused([])
+        started = time.process_time()
+        if task in STEPS:
+            reply = self.adder.answer(task, message)
+        else:
+            reply = replace(message, kind=Kind.WEIGHTS, n=IMAGES, tensors=dict(self.weights), extra={})
+            reply = reply if self.plain else self.adder.hold(reply)
+        self.seconds += time.process_time() - started
+        return reply
+
+
+def round_of(weights: Mapping[str, Tensor], sites: int, *, plain: bool = False, lost: int = 0) -> dict[str, float]:
+    """Bytes and seconds of one round, of which ``lost`` sites are gone before they send their masked weights."""
+    names = [f"site-{index:02d}" for index in range(sites)]
+    workers = {
+        name: Site(name, names, weights, last=Task.MASKED if index < lost else None) for index, name in enumerate(names)
+    }
+    for worker in workers.values():
+        worker.plain = plain
+    strategy = FedAvg().attach(Server(names, 1, weights=weights))
+    transport = LocalTransport(workers)
+    server = SecureServer(SecureAggregation(), strategy, transport)
+    take: Callable[[str, Envelope], None] = lambda site, reply: (strategy if plain else server).take(0, site, reply)  # noqa: E731
+    started = time.process_time()
+    transport.exchange(Task.TRAIN, strategy.configure(0), on_reply=take)
+    (strategy if plain else server).finish(0)
+    whole = time.process_time() - started
+    at_sites = sum(worker.seconds for worker in workers.values())
+    traffic: dict[str, Any] = transport.take_traffic()
+    last = traffic[names[-1]]
+    return {"up": last.up, "down": last.down, "site": at_sites / sites, "server": whole - at_sites}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", default="mobile_sam_fpn")
+    parser.add_argument("--sites", type=int, nargs="+", default=[4, 12])
+    options = parser.parse_args()
+    network = CLIENT_NETWORKS[options.network](in_channels=3, out_channels=1)
+    weights = {name: tensor.detach() for name, tensor in network.state_dict().items()}
+    figures = []
+    for sites in options.sites:
+        plain, secure = round_of(weights, sites, plain=True), round_of(weights, sites)
+        gone = round_of(weights, sites, lost=1)
+        what = f"{options.network}, {sites} sites"
+        figures += [
+            Figure(
+                f"{what}: bytes up of a site and a round, against FedAvg", secure["up"] / plain["up"], details=secure
+            ),
+            Figure(f"{what}: bytes up of a site and a round", secure["up"] / 1e6, unit="MB"),
+            Figure(f"{what}: bytes down of a site and a round, against FedAvg", secure["down"] / plain["down"]),
+            Figure(
+                f"{what}: keys and shares of a site and a round", (secure["down"] - plain["down"]) / 1e3, unit="kB down"
+            ),
+            Figure(f"{what}: processor's time at a site", secure["site"] - plain["site"], unit="s"),
+            Figure(f"{what}: processor's time at the server", secure["server"] - plain["server"], unit="s"),
+            Figure(f"{what}, one lost after the keys: processor's time at the server", gone["server"], unit="s"),
+        ]
+    record(__file__, figures)
+
+
+if __name__ == "__main__":
+    main()
