@@ -48,6 +48,8 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--probabilities", action="store_true", help="also write 8-bit probability maps")
     parser.add_argument("--overlays", metavar="DIR", help="also write pictures with the masks' outlines there")
     parser.add_argument("--geojson", metavar="DIR", help="also write the masks' polygons there (for QuPath)")
+    about = "also write COCO annotations of all pictures: polygons, run lengths where there are holes (the extra coco)"
+    parser.add_argument("--coco", metavar="FILE.json", help=about)
     about = "also write a DICOM segmentation of every DICOM object there, referring to it (the extra dicom)"
     parser.add_argument("--dicom-seg", metavar="DIR", help=about)
     parser.add_argument("--areas", metavar="FILE.csv", help="also write a table of areas: pixels, share, pieces, mm²")
