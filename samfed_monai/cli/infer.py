@@ -23,7 +23,7 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         help="segment images",
         description="Writes one PNG mask (0 and 255) per image, at the image's own size and under its own name; one "
         "NIfTI of a NIfTI volume, with its affine; a PNG of every frame of a DICOM object. Nothing of the image's "
-        "metadata is copied, and no file is replaced.",
+        "metadata is copied, but into a DICOM segmentation, and no file is replaced.",
         allow_abbrev=False,
     )
     add_bundle(parser)
@@ -48,6 +48,10 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--probabilities", action="store_true", help="also write 8-bit probability maps")
     parser.add_argument("--overlays", metavar="DIR", help="also write pictures with the masks' outlines there")
     parser.add_argument("--geojson", metavar="DIR", help="also write the masks' polygons there (for QuPath)")
+    about = "also write COCO annotations of all pictures: polygons, run lengths where there are holes (the extra coco)"
+    parser.add_argument("--coco", metavar="FILE.json", help=about)
+    about = "also write a DICOM segmentation of every DICOM object there, referring to it (the extra dicom)"
+    parser.add_argument("--dicom-seg", metavar="DIR", help=about)
     parser.add_argument("--areas", metavar="FILE.csv", help="also write a table of areas: pixels, share, pieces, mm²")
     trained_model.add_views(parser)
     add_device(parser)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
+import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samfed_monai.cli.arguments import absolute
+from samfed_monai.cli.dicom_seg import identity_of, refusals_of, require_highdicom, segmentation_of
+from samfed_monai.config.bundles import find_bundle
+from samfed_monai.config.parse import lookup
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import read_json
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.table import to_csv
+from samfed_monai.data.coco import annotations_of, coco_of, require_pycocotools
 from samfed_monai.data.image_folder import image_folder, image_names
 from samfed_monai.data.reading import read_image, read_mask
 from samfed_monai.data.volumes import kind_of, nifti_of, read_slices, volumes_in
@@ -37,7 +43,7 @@ def segment_all(
     volumes = list(volumes_in([Path(source) for source in listed]))
     also = MaskForms(arguments)
     if not volumes:
-        also.refuse_misplaced(listed)
+        also.refuse_misplaced(listed, [])
         segment(sources, arguments.output)
         also.of_images(sources, Path(arguments.output))
         also.write()
@@ -45,7 +51,8 @@ def segment_all(
     pictures = [source for source in listed if not kind_of(Path(source)) and image_names(source)]
     stack = SliceStack(volumes, scratch / "slices")
     _refuse_twins([*(image_names(pictures) if pictures else []), *(name for names in stack.names for name in names)])
-    also.refuse_misplaced(listed)
+    objects = [(path, len(n)) for (_, path), n in zip(volumes, stack.names, strict=True) if kind_of(path) == "dicom"]
+    also.refuse_misplaced(listed, objects)
     problems = Problems()
     problems.extend(MaskFolder(arguments.output).problems(images=listed))
     problems.refuse_if_any()
@@ -89,7 +96,8 @@ class SliceStack:
 
     def write_masks(self, masks: Path, output: str, also: MaskForms) -> None:
         """A NIfTI of each volume, a PNG of each DICOM frame, and likewise of probabilities if there are any."""
-        folder = MaskFolder(output, read_json(masks / RECORD))
+        made_with = read_json(masks / RECORD)
+        folder = MaskFolder(output, made_with)
         for index, ((name, path), names) in enumerate(zip(self.volumes, self.names, strict=True)):
             slices, there = read_slices(path), masks / f"{index:06d}"
             for form in ("", ".probability"):
@@ -102,12 +110,17 @@ class SliceStack:
                     continue
                 for each, file in zip(names, files, strict=True):
                     folder.write(f"{each}{form}.png", file.read_bytes())
-            for number, (each, picture) in enumerate(zip(names, slices.pictures, strict=True)):
-                also.add(each, picture, read_mask(there / f"{number:06d}.png") > 0, slices.pixel_area)
+            found = [read_mask(there / f"{number:06d}.png") > 0 for number in range(len(names))]
+            volume = (Path(name).parent / path.name).as_posix()
+            for number, (each, picture, mask) in enumerate(zip(names, slices.pictures, found, strict=True), start=1):
+                entry = {"file_name": volume, **({"frame": number} if len(names) > 1 else {})}
+                also.add(each, picture, mask, slices.pixel_area, entry)
+            if slices.kind == "dicom":
+                also.add_object(name, path, found, str(made_with["model_sha256"]))
 
 
 class MaskForms:
-    """Outlines, polygons and areas of masks, as the command line asks for them; no file is replaced."""
+    """Outlines, polygons, areas and DICOM segmentations, as the command line asks for them; no file is replaced."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.folders = {
@@ -115,52 +128,103 @@ class MaskForms:
             for form, folder in (("png", arguments.overlays), ("geojson", arguments.geojson))
             if folder
         }
+        self.segmentations = MaskFolder(str(absolute(arguments.dicom_seg))) if arguments.dicom_seg else None
+        self.label = foreground_of(arguments.bundle)
         self.table = Path(str(absolute(arguments.areas))) if arguments.areas else None
         self.rows: list[dict[str, Any]] = []
+        self.coco = Path(str(absolute(arguments.coco))) if arguments.coco else None
+        self.outlines: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
 
-    def refuse_misplaced(self, images: Sequence[str]) -> None:
+    def refuse_misplaced(self, images: Sequence[str], objects: Sequence[tuple[Path, int]]) -> None:
         """Before anything is computed: no outlines among the images, no file in the place of the table of areas.
 
         Args:
             images: folders of images, and images.
+            objects: DICOM objects, with the number of their frames.
 
         Raises:
-            Refused: a folder lies in one of the images', or cannot be written to; the table's file is something else.
+            Refused: a folder lies in one of the images', or cannot be written to; the table's file is something else;
+                no DICOM segmentation can be made of an object.
         """
         problems = Problems()
-        for form, folder in self.folders.items():
-            for problem in folder.problems(images=images):
-                option, mend = "--overlays" if form == "png" else "--geojson", "choose another folder"
+        if self.segmentations:
+            problems.extend(require_highdicom() or refusals_of(objects))
+        problems.refuse_if_any()  # before folders are looked at, which are made for that
+        placed = {"--overlays": self.folders.get("png"), "--geojson": self.folders.get("geojson")}
+        for option, folder in {**placed, "--dicom-seg": self.segmentations}.items():
+            for problem in folder.problems(images=images) if folder else ():
+                mend = "choose another folder"
                 problems.add(option, found=problem.found, expected=problem.expected, mend=mend)
-        if self.table and self.table.exists() and not _is_table(self.table):
-            found, mend = "another file", "choose another name"
-            problems.add(f"--areas {self.table}", found=found, expected="none, or the same table", mend=mend)
+        for option, file, ours, what in (
+            ("--areas", self.table, _is_table, "table"),
+            ("--coco", self.coco, _is_coco, "annotations"),
+        ):
+            if file and file.exists() and not ours(file):
+                found, mend = "another file", "choose another name"
+                problems.add(f"{option} {file}", found=found, expected=f"none, or the same {what}", mend=mend)
+        if self.coco:
+            problems.extend(require_pycocotools("--coco"))
         problems.refuse_if_any()
 
     def of_images(self, sources: str | list[str], masks: Path) -> None:
         """All pictures of a folder, or of several, whose masks lie in ``masks``."""
-        if not self.folders and not self.table:
+        if not self.folders and not self.table and not self.coco:
             return
         for record in image_folder(sources, progress=False):
             mask = read_mask(masks / f"{record['id']}.png") > 0
-            self.add(record["id"], read_image(record["image"]), mask, None)
+            file = {"file_name": f"{record['id']}{Path(record['image']).suffix}"}
+            self.add(record["id"], read_image(record["image"]), mask, None, file)
 
-    def add(self, name: str, picture: NDArray[np.uint8], mask: NDArray[np.bool_], pixel_area: float | None) -> None:
-        """One picture (H, W, 3) uint8 and its mask (H, W) bool."""
+    def add(
+        self,
+        name: str,
+        picture: NDArray[np.uint8],
+        mask: NDArray[np.bool_],
+        pixel_area: float | None,
+        file: Mapping[str, Any],
+    ) -> None:
+        """One picture (H, W, 3) uint8 and its mask (H, W) bool; ``file`` is what COCO calls it."""
         made = {"png": lambda: outlined(picture, mask), "geojson": lambda: geojson_of(mask)}
         for form, folder in self.folders.items():
             folder.write(f"{name}.{form}", made[form]())
         if self.table:
             self.rows.append(area_of(name, mask, pixel_area))
+        if self.coco:
+            size = {"height": mask.shape[0], "width": mask.shape[1]}
+            self.outlines[name] = {**file, **size}, list(annotations_of(mask))
+
+    def add_object(self, name: str, path: Path, masks: Sequence[NDArray[np.bool_]], model: str) -> None:
+        """The segmentation of a DICOM object, if it is asked for; one of the same UID, of another time, is kept."""
+        if self.segmentations is None:
+            return
+        content = segmentation_of(path, masks, label=self.label, model=model)
+        there = self.segmentations.folder / f"{name}.dcm"
+        if not (there.exists() and identity_of(there) == identity_of(io.BytesIO(content))):
+            self.segmentations.write(f"{name}.dcm", content)
 
     def write(self) -> None:
-        """The table of areas."""
+        """The table of areas, and COCO's annotations in the order of the pictures' names."""
         if self.table:
             MaskFolder(self.table.parent).write(self.table.name, to_csv(COLUMNS, self.rows).encode())
+        if self.coco:
+            pictures, annotations = zip(*(self.outlines[name] for name in sorted(self.outlines)), strict=True)
+            content = json.dumps(coco_of(pictures, annotations, self.label))
+            MaskFolder(self.coco.parent).write(self.coco.name, f"{content}\n".encode())
+
+
+def foreground_of(bundle: str) -> str:
+    """What a bundle calls the foreground: ``channel_def`` of its output, in ``metadata.json``."""
+    metadata = read_json(find_bundle(bundle) / "configs" / "metadata.json")
+    label = lookup(metadata, ["network_data_format", "outputs", "pred", "channel_def", "1"])
+    return label if isinstance(label, str) and label else "foreground"
 
 
 def _is_table(path: Path) -> bool:
     return path.is_file() and path.read_bytes().startswith(to_csv(COLUMNS, []).encode())
+
+
+def _is_coco(path: Path) -> bool:
+    return path.is_file() and path.read_bytes().startswith(json.dumps(coco_of([], [], ""))[:40].encode())
 
 
 def _refuse_twins(names: Sequence[str]) -> None:

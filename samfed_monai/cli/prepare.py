@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,19 +34,35 @@ def _options(arguments: argparse.Namespace) -> Options:
     )
 
 
-def run_folders(arguments: argparse.Namespace) -> int:
+def run_folders(arguments: argparse.Namespace, caveats: Sequence[str] = ()) -> int:
     from samfed_monai.data.prepare import prepare_folders, prepare_to_test
 
     if arguments.test_only:
-        return _tell(prepare_to_test(arguments.root, options=_options(arguments)), root=arguments.root)
+        prepared = prepare_to_test(arguments.root, options=_options(arguments), caveats=caveats)
+        return _tell(prepared, root=arguments.root)
     prepared = prepare_folders(
         arguments.root,
         public=_public(arguments.public),
         options=_options(arguments),
         validation=arguments.validation,
         test=arguments.test,
+        caveats=caveats,
     )
     return _tell(prepared, shares=(arguments.validation, arguments.test))
+
+
+def run_coco(arguments: argparse.Namespace) -> int:
+    from samfed_monai.data.prepare import check_first
+    from samfed_monai.data.sources.rendered import draw_coco
+
+    check_first(_options(arguments), validation=arguments.validation, test=arguments.test)
+    said = draw_coco(
+        arguments.root,
+        categories=_names(arguments.category),
+        blank_is_empty=arguments.without_annotation == "empty",
+        output=arguments.output,
+    )
+    return run_folders(arguments, said)
 
 
 def run_isic(arguments: argparse.Namespace) -> int:
@@ -248,6 +265,7 @@ def add_prepare_parser(subparsers: Any) -> argparse.ArgumentParser:
     prepare: argparse.ArgumentParser = subparsers.add_parser("prepare", help=about.lower()[:-1], description=about)
     sources = prepare.add_subparsers(dest="source", required=True, metavar="SOURCE")
     _folders(sources)
+    _coco(sources)
     _isic(sources)
     _list(sources)
     _polyp(sources)
@@ -261,6 +279,23 @@ def add_prepare_parser(subparsers: Any) -> argparse.ArgumentParser:
 def _folders(sources: Any) -> None:
     parser = _source(sources, "folders", "DIR/<site>/{images,masks}; masks may be missing except for the public one")
     parser.add_argument("root", metavar="DIR", type=Path, help="folder of sites; becomes the data root")
+    _of_sites(parser)
+    parser.set_defaults(run=run_folders)
+
+
+def _coco(sources: Any) -> None:
+    about = "COCO annotations, DIR/<site>/{images,annotations/*.json}, drawn as masks into DIR/<site>/masks"
+    parser = _source(sources, "coco", about)
+    parser.add_argument("root", metavar="DIR", type=Path, help="folder of sites; becomes the data root")
+    about = "categories that are foreground (default: the only one that has annotations)"
+    parser.add_argument("--category", action="append", default=[], metavar="NAME[,NAME]", help=about)
+    about = "what pictures without any are: unlabelled (default), or empty masks, where all were annotated"
+    parser.add_argument("--without-annotation", choices=("unlabelled", "empty"), default="unlabelled", help=about)
+    _of_sites(parser)
+    parser.set_defaults(run=run_coco)
+
+
+def _of_sites(parser: argparse.ArgumentParser) -> None:
     use = parser.add_mutually_exclusive_group(required=True)
     use.add_argument("--public", metavar="NAME", help="the site whose images are public, or none")
     about = "the list is to measure with: every image that has a mask is a test image (DIR may be a single site)"
@@ -268,7 +303,6 @@ def _folders(sources: Any) -> None:
     _measuring(parser)
     _reshaping(parser)
     _common(parser)
-    parser.set_defaults(run=run_folders)
 
 
 def _isic(sources: Any) -> None:

@@ -213,7 +213,13 @@ __all__ = ["Options", "Prepared", "prepare_folders", "prepare_isic", "prepare_li
 
 
 def prepare_folders(
-    root: str | Path, *, public: str | None, options: Options, validation: float = 0.1, test: float = 0.1
+    root: str | Path,
+    *,
+    public: str | None,
+    options: Options,
+    validation: float = 0.1,
+    test: float = 0.1,
+    caveats: Sequence[str] = (),
 ) -> Prepared:
     """Makes a list from ``root/<site>/{images,masks}``.
 
@@ -224,6 +230,7 @@ def prepare_folders(
         validation: share of each site's images to validate on, drawn from the labelled ones. A site without masks has
             only unlabelled images.
         test: likewise, to test on.
+        caveats: sentences for the report, of whatever made the folders.
 
     Raises:
         Refused: with everything that is wrong with the folders, the files and the list.
@@ -236,16 +243,17 @@ def prepare_folders(
     facts = look_at(everything, root, options, sites=found, known=folders.problems)
     places: Places = {("", Split.PUBLIC): found.pop(public) if public is not None else []}
     places |= draw_measuring(found, facts, validation, test, beside=places["", Split.PUBLIC], seed=options.seed)
-    return finish(places, facts, root, options, caveats=folders.passed_over)
+    return finish(places, facts, root, options, caveats=[*folders.passed_over, *caveats])
 
 
-def prepare_to_test(root: str | Path, *, options: Options) -> Prepared:
+def prepare_to_test(root: str | Path, *, options: Options, caveats: Sequence[str] = ()) -> Prepared:
     """Makes a list that only measures: every image with a mask is a test image, of one site or of several.
 
     Args:
         root: folder of sites, as in :func:`prepare_folders`, or one site's own folder with ``images`` and ``masks``; it
             is the data root of the list.
         options: see :class:`Options`; ``unseen`` says nothing here, as every site is.
+        caveats: sentences for the report, of whatever made the folders.
 
     Raises:
         Refused: with everything that is wrong with the folders, the files and the list; no image has a mask.
@@ -257,7 +265,7 @@ def prepare_to_test(root: str | Path, *, options: Options) -> Prepared:
         folders = Folders({name: pair_up(root, root, name)})
     else:
         folders = find_folders(root, public=None, output=options.output, alone=True)
-    others = list(folders.passed_over)
+    others = [*folders.passed_over, *caveats]
     found = {site: grouped(ones, options) for site, ones in folders.sites.items()}
     facts = look_at(
         [one for ones in found.values() for one in ones], root, options, sites=found, known=folders.problems

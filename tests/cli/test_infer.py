@@ -65,6 +65,38 @@ def test_a_folder_of_both(infer: Callable[..., int], given: Path, tmp_path: Path
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+def test_coco_annotations_draw_the_same_masks(infer: Callable[..., int], given: Path) -> None:
+    pytest.importorskip("pycocotools", reason="pycocotools is not installed: pip install samfed-monai[coco]")
+    from samfed_monai.data.coco import read_coco
+
+    assert infer(str(given), "--coco", "coco.json") == 0
+    read = json.loads(Path("coco.json").read_text())
+    assert [(one["id"], one["file_name"], one.get("frame")) for one in read["images"]] == [
+        (1, "photo.png", None),
+        (2, "scan.nii.gz", 1),
+        (3, "scan.nii.gz", 2),
+    ]
+    assert read["categories"] == [{"id": 1, "name": "lesion"}]
+    read["images"] = [{**one, "file_name": f"{one['id']}"} for one in read["images"]]
+    Path("renamed.json").write_text(json.dumps(read))
+    photo, *slices = (one.mask() for one in read_coco(Path("renamed.json")))
+    assert np.array_equal(photo, np.array(Image.open("masks/photo.png")) > 0)
+    drawn = np.asarray(nibabel.load("masks/scan.nii.gz").dataobj) > 0
+    assert np.array_equal(np.stack(slices), drawn.transpose(2, 1, 0))
+    before = Path("coco.json").read_bytes()
+    assert infer(str(given), "--coco", "coco.json") == 0
+    assert Path("coco.json").read_bytes() == before
+
+
+def test_annotations_of_somebody_else_stay(
+    infer: Callable[..., int], given: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("coco.json").write_text('{"info": "mine"}')
+    assert infer(str(given / "photo.png"), "--coco", "coco.json") == 2
+    assert "coco.json: expected none, or the same annotations, found another file" in capsys.readouterr().err
+    assert Path("coco.json").read_text() == '{"info": "mine"}'
+
+
 def test_a_volume_alone_has_the_masks_that_its_slices_would_have(infer: Callable[..., int], given: Path) -> None:
     assert infer(str(given / "scan.nii.gz")) == 0
     volume = np.asarray(nibabel.load(given / "scan.nii.gz").dataobj)

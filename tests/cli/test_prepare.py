@@ -148,3 +148,23 @@ def test_a_folder_called_as_the_server_is_refused(tmp_path):
     site(tmp_path, "server", 2, 2, first=100)
     with pytest.raises(Refused, match="sites -> server: expected another name, found 'server'; rename the site"):
         run("folders", tmp_path, "--public", "public", "--output", tmp_path / "list.json", "--no-report")
+
+
+def test_coco_files_become_a_list(tmp_path, capsys):
+    pytest.importorskip("pycocotools", reason="pycocotools is not installed: pip install samfed-monai[coco]")
+    site(tmp_path, "public", 3, 3)
+    outline = {"id": 1, "image_id": 1, "category_id": 4, "segmentation": [[2, 2, 20, 2, 20, 15]]}
+    pictures = [{"id": number, "file_name": f"a_{number:03d}.png", "height": 24, "width": 32} for number in range(1, 4)]
+    content = {"images": pictures, "annotations": [outline], "categories": [{"id": 4, "name": "polyp"}]}
+    site(tmp_path, "a", 4, 0, first=100)
+    (tmp_path / "a" / "annotations").mkdir()
+    (tmp_path / "a" / "annotations" / "instances.json").write_text(json.dumps(content))
+    words = ("coco", tmp_path, "--public", "public", "--no-report", "--output", tmp_path / "list.json")
+    assert run(*words, "--category", "polyp", "--test", 0.25, "--validation", 0) == 0
+    said = capsys.readouterr().out
+    assert "a: 3 unlabelled, 0 validation, 1 test" in said
+    assert "worth a look: 2 picture(s) of a have no annotation and are taken as unlabelled" in said
+    [tested] = DataList.load(tmp_path / "list.json").sites["a"].test
+    assert (tested.image, tested.label) == ("a/images/a_001.png", "a/masks/a_001.png")
+    with pytest.raises(Refused, match="no category 'lesion'; name one with --category"):
+        run(*words, "--category", "lesion")

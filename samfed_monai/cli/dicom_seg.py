@@ -1,0 +1,218 @@
+"""Masks of a DICOM object as a DICOM segmentation that refers to it, frame by frame."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import uuid
+import warnings
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samfed_monai import __version__
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.io import sha256_bytes
+
+PROPERTIES = {"skin lesion": "SkinLesion", "polyp of colon": "PolypOfColon", "neoplasm": "Neoplasm", "nodule": "Nodule"}
+"""What a bundle's ``channel_def`` may call the foreground to be coded so (SNOMED CT, keywords of pydicom's
+dictionary); everything else is coded as a lesion."""
+SERIES = 9000  # a number that no scanner is likely to have used in the study
+NAME = "SAM-Fed"
+_NEEDED = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"),
+)
+"""Attributes without which no object refers to another; the patient's may be empty, the UIDs may not."""
+_INSTEAD = "leave --dicom-seg out: the PNG masks of its frames are complete"
+
+
+def installed() -> bool:
+    """Whether ``highdicom`` is there."""
+    return importlib.util.find_spec("highdicom") is not None
+
+
+def require_highdicom() -> list[Problem]:
+    """What is wrong if ``highdicom`` is not there."""
+    if installed():
+        return []
+    mend = "pip install 'samfed-monai[dicom]'"
+    return [Problem("--dicom-seg", found="no highdicom", expected="highdicom to write with", mend=mend)]
+
+
+def refusals_of(objects: Sequence[tuple[Path, int]]) -> list[Problem]:
+    """Why no segmentation can refer to objects, found by making empty ones; nothing is computed or written.
+
+    Args:
+        objects: DICOM objects, and how many pictures were read of each.
+    """
+    import pydicom
+
+    problems = Problems()
+    if not objects:
+        expected, mend = "DICOM objects to refer to", "leave it out, or name DICOM objects"
+        problems.add("--dicom-seg", found="none among the images", expected=expected, mend=mend)
+    for path, frames in objects:
+        with problems.collected():
+            content = pydicom.dcmread(path, stop_before_pixels=True)
+            empty = np.zeros((frames, content.Rows, content.Columns), bool)
+            segmentation_of(path, list(empty), label="empty", model="none")
+    return list(problems)
+
+
+def identity_of(segmentation: str | Path | BinaryIO) -> str:
+    """A DICOM object's own UID; none of a file that is no DICOM object."""
+    import pydicom
+
+    try:
+        return str(pydicom.dcmread(segmentation, stop_before_pixels=True).get("SOPInstanceUID", ""))
+    except pydicom.errors.InvalidDicomError:
+        return ""
+
+
+def segmentation_of(source: Path, masks: Sequence[NDArray[np.bool_]], *, label: str, model: str) -> bytes:
+    """A DICOM segmentation of one segment, binary, a frame for each of the source's, empty ones too.
+
+    It belongs to the source's patient and study, whose attributes are copied as the standard wants it; what is empty
+    there stays empty. The algorithm is this package's, at its version, with the model as a parameter. The same masks
+    of the same object and model have the same UIDs; date and time are those of writing.
+
+    Frames that the source places in space (an image plane, or functional groups) are placed there. Others, of
+    photographs and videos, only refer to the source's frame of their number, as a stack: highdicom writes one frame of
+    those, so the frames behind it are added here.
+
+    Args:
+        source: the DICOM object.
+        masks: (H, W) of each of its frames.
+        label: of the segment; see :data:`PROPERTIES`.
+        model: what identifies the weights.
+
+    Raises:
+        Refused: another number of masks than frames; an object without identity, or one that highdicom refuses.
+    """
+    import highdicom
+    import pydicom
+    from pydicom.sr.codedict import codes
+
+    content = pydicom.dcmread(source, stop_before_pixels=True)
+    frames = int(content.get("NumberOfFrames", 1) or 1)
+    if frames != len(masks):
+        raise _refused(source, f"{len(masks)} masks", f"one for each of its {frames} frames")
+    lacking = [name for name in _NEEDED if name not in content or (name.endswith("UID") and not content[name].value)]
+    if lacking:
+        mend = f"write the missing attributes into the object, or {_INSTEAD}"
+        raise _refused(source, f"no {', '.join(lacking)}", "an object that a segmentation can refer to", mend)
+    placed = _placed(content)
+    pixels = np.stack(masks).astype(np.uint8)
+    segment = highdicom.seg.SegmentDescription(
+        segment_number=1,
+        segment_label=label[:64],  # LO
+        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+        segmented_property_type=getattr(codes.SCT, PROPERTIES.get(label.casefold(), "Lesion")),
+        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
+            name=NAME, family=codes.DCM.ArtificialIntelligence, version=__version__, parameters={"model": model}
+        ),
+    )
+    series, instance = (_uid([part, content.SOPInstanceUID, label, model], pixels) for part in ("series", "object"))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they tell patients' names
+            made = highdicom.seg.Segmentation(
+                source_images=[content if placed else _one_frame(content)],
+                pixel_array=pixels if placed else pixels[:1],
+                segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+                segment_descriptions=[segment],
+                series_instance_uid=series,
+                series_number=SERIES,
+                sop_instance_uid=instance,
+                instance_number=1,
+                manufacturer="samfed-monai",
+                manufacturer_model_name=NAME,
+                software_versions=__version__,
+                device_serial_number="0",
+                series_description=f"Segmentation: {label}"[:64],
+                omit_empty_frames=False,
+            )
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        found, expected = f"{type(error).__name__}: {error}", "an object that highdicom takes"
+        if "FrameOfReferenceUID" in content and not placed:
+            found, expected = "a frame of reference alone", f"where in it each of its {frames} frame(s) lies"
+        raise _refused(source, found, expected, _INSTEAD) from None
+    if not placed:
+        made.SharedFunctionalGroupsSequence[0].pop("PixelMeasuresSequence", None)
+        _stack(made, pixels)
+    stream = io.BytesIO()
+    made.save_as(stream)
+    return stream.getvalue()
+
+
+def _refused(source: Path, found: str, expected: str, mend: str = "") -> Refused:
+    return Refused([Problem(f"--dicom-seg: {source}", found=found, expected=expected, mend=mend)])
+
+
+def _uid(about: Sequence[str], pixels: NDArray[np.uint8]) -> Any:
+    import highdicom
+
+    content = json.dumps([*about, __version__, pixels.shape]).encode() + pixels.tobytes()
+    return highdicom.UID.from_uuid(str(uuid.UUID(sha256_bytes(content)[:32], version=4)))
+
+
+def _placed(content: Any) -> bool:
+    """Whether the object says where in space each of its frames lies."""
+    if "FrameOfReferenceUID" not in content:
+        return False
+    if int(content.get("NumberOfFrames", 1) or 1) > 1:
+        return "SharedFunctionalGroupsSequence" in content and "PerFrameFunctionalGroupsSequence" in content
+    planes = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness")
+    return "SharedFunctionalGroupsSequence" in content or all(content.get(name) for name in planes)
+
+
+def _one_frame(content: Any) -> Any:
+    """The object's first frame without a place in space: what highdicom takes of every kind of object.
+
+    It looks for pixel measures in the functional groups of every kind that may have several frames, also where, as in
+    ultrasound and video, there are none: those given here are taken out of the segmentation again. Without a slice's
+    thickness it would write measures that it cannot read.
+    """
+    import highdicom
+    import pydicom
+
+    single = deepcopy(content)
+    if "NumberOfFrames" in single:
+        single.NumberOfFrames = 1
+    for name in ("FrameOfReferenceUID", "PixelSpacing", "PerFrameFunctionalGroupsSequence"):
+        single.pop(name, None)
+    group = pydicom.Dataset()
+    group.PixelMeasuresSequence = highdicom.PixelMeasuresSequence([1, 1], slice_thickness=1)
+    single.SharedFunctionalGroupsSequence = [group]
+    return single
+
+
+def _stack(made: Any, pixels: NDArray[np.uint8]) -> None:
+    """All frames in the place of the first one, each with the source's frame of its number, as one stack."""
+    from pydicom.pixels.utils import pack_bits
+    from pydicom.tag import Tag
+
+    first, groups = made.PerFrameFunctionalGroupsSequence[0], []
+    for number in range(1, len(pixels) + 1):
+        group = deepcopy(first)
+        if len(pixels) > 1:
+            group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber = number
+        frame = group.FrameContentSequence[0]
+        frame.StackID, frame.InStackPositionNumber = "1", number
+        frame.DimensionIndexValues = [1, number]
+        groups.append(group)
+    index = deepcopy(made.DimensionIndexSequence[0])  # behind the segment's: which frame it is
+    index.DimensionIndexPointer = Tag("InStackPositionNumber")
+    index.FunctionalGroupPointer = Tag("FrameContentSequence")
+    index.DimensionDescriptionLabel = "In-Stack Position Number"
+    made.DimensionIndexSequence = [made.DimensionIndexSequence[0], index]
+    made.PerFrameFunctionalGroupsSequence = groups
+    made.NumberOfFrames = len(pixels)
+    made.PixelData = pack_bits(pixels.reshape(-1), pad=True)

@@ -1,0 +1,138 @@
+"""Masks that are no pictures yet: COCO annotations drawn beside their images, NIfTI volumes cut into slices."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.io import write_bytes
+from samfed_monai.core.progress import progress_bar
+from samfed_monai.data.checks import stem
+from samfed_monai.data.coco import Annotated, read_coco, require_pycocotools
+from samfed_monai.data.reading import read_image
+from samfed_monai.data.sources.found import list_images, relative
+
+
+def draw_coco(
+    root: str | Path,
+    *,
+    categories: Sequence[str] = (),
+    blank_is_empty: bool = False,
+    output: str | Path | None = None,
+    progress: bool = True,
+) -> list[str]:
+    """Draws COCO annotations as ``<site>/masks/<stem>.png``, as :mod:`.folders` reads them.
+
+    Args:
+        root: folder of sites, or one site's own folder. A site has ``images``, and its annotations in JSON files beside
+            that folder or in ``annotations``; one without any is left as it is.
+        categories: see :func:`samfed_monai.data.coco.read_coco`.
+        blank_is_empty: whether a picture of the file without an annotation shows nothing, and gets an empty mask;
+            otherwise nobody has annotated it yet, and it gets none.
+        output: a data list that is to be written, which is no annotation wherever it lies.
+        progress: whether to show a progress bar.
+
+    Returns:
+        Sentences on what was left out.
+
+    Raises:
+        Refused: everything that is wrong with any file, image or annotation; a mask of another content is in the way.
+            Nothing is written then.
+    """
+    root, problems = Path(root), Problems()
+    problems.extend(require_pycocotools(str(root)))
+    problems.refuse_if_any()
+    sites = [root] if (root / "images").is_dir() else sorted(path.parent for path in root.glob("*/images"))
+    files = {
+        site: [
+            path for path in sorted([*site.glob("*.json"), *site.glob("annotations/*.json")]) if not _is(path, output)
+        ]
+        for site in sites
+    }
+    if not any(files.values()):
+        expected, mend = "COCO annotations of a site", "put them into DIR/<site>/annotations, beside DIR/<site>/images"
+        raise Refused([Problem(f"{root}/<site>/annotations/*.json", found="no file", expected=expected, mend=mend)])
+    masks: dict[Path, bytes] = {}
+    sentences = []
+    for site in [site for site in sites if files[site]]:
+        known = _Images(site)
+        blank = 0
+        pictures: list[Annotated] = []
+        for file in files[site]:
+            with problems.collected():
+                pictures += read_coco(file, categories=categories)
+        for one in progress_bar(pictures, desc=f"drawing {site.name}", unit="mask", show=progress):
+            with problems.collected():
+                path = known.image_of(one)
+                place = site / "masks" / f"{stem(path.name)}.png"
+                if not one.segmentations and not blank_is_empty:
+                    blank += 1
+                elif place in masks:
+                    mend = "keep one of them"
+                    raise Refused(
+                        [Problem(str(one.where), f"{one.file_name} a second time", "each picture once", mend)]
+                    )
+                else:
+                    masks[place] = _png(one.mask())
+        if blank:
+            sentences.append(f"{blank} picture(s) of {site.name} have no annotation and are taken as unlabelled")
+    problems.refuse_if_any()
+    _write_new(masks)
+    return sentences
+
+
+def _is(path: Path, output: str | Path | None) -> bool:
+    return output is not None and path.resolve() == Path(output).resolve()
+
+
+class _Images:
+    """The images of a site, by the names that COCO files have for them."""
+
+    def __init__(self, site: Path) -> None:
+        self.site = site
+        self.names: dict[str, list[Path]] = {}
+        for path in list_images(site / "images"):
+            for name in {relative(path, site), relative(path, site / "images"), path.name}:
+                self.names.setdefault(name, []).append(path)
+
+    def image_of(self, one: Annotated) -> Path:
+        """The one image that an entry is of.
+
+        Raises:
+            Refused: none, several, or one of another size.
+        """
+        where = f"{one.where}: {one.file_name}"
+        found = self.names.get(one.file_name) or self.names.get(Path(one.file_name).name) or []
+        if len(found) != 1:
+            told = "no such image" if not found else f"{len(found)} images of that name"
+            expected = f"one image of that name in {self.site / 'images'}"
+            raise Refused([Problem(where, found=told, expected=expected, mend="add it, or take its entry out")])
+        height, width = read_image(found[0]).shape[:2]
+        if (height, width) != (one.height, one.width):
+            expected, mend = f"{one.width} x {one.height}, as annotated", "annotate the image that lies here"
+            raise Refused([Problem(where, found=f"{width} x {height} pixels", expected=expected, mend=mend)])
+        return found[0]
+
+
+def _png(mask: NDArray[np.bool_]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _write_new(files: Mapping[Path, bytes]) -> None:
+    """Writes what is not there yet; refuses all of it where a file has another content."""
+    problems, mend = Problems(), "move it away, or take the annotations away that it would be drawn of"
+    for path, content in files.items():
+        if path.exists() and path.read_bytes() != content:
+            problems.add(str(path), found="another mask", expected="none, or the very mask to be drawn", mend=mend)
+    problems.refuse_if_any()
+    for path, content in files.items():
+        if not path.exists():
+            write_bytes(path, content)

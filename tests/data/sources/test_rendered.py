@@ -1,0 +1,100 @@
+"""Masks out of COCO files and NIfTI volumes: drawn exactly, beside their images, or refused before anything is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.data.coco import annotations_of, coco_of
+from samfed_monai.data.sources.rendered import draw_coco
+from tests.data.making import disc, picture, save
+
+
+def mask_at(path: Path) -> np.ndarray:
+    return np.array(Image.open(path)) > 0
+
+
+class TestCoco:
+    pytest.importorskip("pycocotools", reason="pycocotools is not installed: pip install samfed-monai[coco]")
+
+    @staticmethod
+    def site(root: Path, name: str, masks: list[np.ndarray | None], *, file: str = "annotations/a.json") -> list[Any]:
+        """Pictures 0.png, 1.png, … and their annotations; ``None`` is a picture that the file lists without any."""
+        pictures, annotations = [], []
+        for number, mask in enumerate(masks):
+            save(root / name / "images" / f"{number}.png", picture(number))
+            pictures.append({"file_name": f"{number}.png", "height": 24, "width": 32})
+            annotations.append([] if mask is None else list(annotations_of(mask)))
+        path = root / name / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(coco_of(pictures, annotations, "lesion")))
+        return pictures
+
+    def test_masks_are_those_that_were_annotated(self, tmp_path: Path) -> None:
+        first, second = np.array(disc()) > 0, np.array(disc(radius=4)) > 0
+        ring = first & ~second  # run lengths
+        self.site(tmp_path, "a", [first, ring, None])
+        self.site(tmp_path, "b", [second], file="b.json")
+        save(tmp_path / "c" / "images" / "0.png", picture(9))  # a site without annotations is left alone
+        said = draw_coco(tmp_path, output=tmp_path / "list.json", progress=False)
+        assert said == ["1 picture(s) of a have no annotation and are taken as unlabelled"]
+        assert np.array_equal(mask_at(tmp_path / "a/masks/0.png"), first)
+        assert np.array_equal(mask_at(tmp_path / "a/masks/1.png"), ring)
+        assert np.array_equal(mask_at(tmp_path / "b/masks/0.png"), second)
+        assert sorted(path.name for path in tmp_path.rglob("masks/*")) == ["0.png", "0.png", "1.png"]
+        assert draw_coco(tmp_path, blank_is_empty=True, progress=False) == []  # once more: nothing is in the way
+        assert not mask_at(tmp_path / "a/masks/2.png").any()
+
+    def test_names_with_folders_and_the_list_beside_a_single_site(self, tmp_path: Path) -> None:
+        mask = np.array(disc()) > 0
+        pictures = self.site(tmp_path, ".", [mask, mask])
+        pictures[0]["file_name"], pictures[1]["file_name"] = "images/0.png", "upload/somewhere/1.png"
+        content = coco_of(pictures, [list(annotations_of(mask))] * 2, "lesion")
+        (tmp_path / "annotations" / "a.json").write_text(json.dumps(content))
+        (tmp_path / "list.json").write_text("{}")
+        draw_coco(tmp_path, output=tmp_path / "list.json", progress=False)
+        assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["0.png", "1.png"]
+
+    def test_everything_is_refused_at_once_and_nothing_written(self, tmp_path: Path) -> None:
+        mask = np.array(disc()) > 0
+        self.site(tmp_path, "a", [mask, mask, mask])
+        (tmp_path / "a/images/0.png").unlink()
+        save(tmp_path / "a/images/1.png", picture(1, 12, 16))
+        pictures = self.site(tmp_path, "b", [mask])
+        annotations = [{"segmentation": [[0, 0, 64, 0, 64, 48]]}]
+        (tmp_path / "b/annotations/a.json").write_text(json.dumps(coco_of(pictures, [annotations], "lesion")))
+        with pytest.raises(Refused) as refused:
+            draw_coco(tmp_path, progress=False)
+        told = str(refused.value)
+        assert "a.json: 0.png: expected one image of that name in" in told
+        assert "found no such image; add it, or take its entry out" in told
+        assert "1.png: expected 32 x 24, as annotated, found 16 x 12 pixels; annotate the image that lies here" in told
+        assert (
+            "annotation 1 of 0.png: expected an outline inside of the picture, 32 x 24 pixels, found x from 0" in told
+        )
+        assert not list(tmp_path.rglob("masks"))
+
+    def test_a_mask_of_somebody_else_stays(self, tmp_path: Path) -> None:
+        self.site(tmp_path, "a", [np.array(disc()) > 0] * 2)
+        save(tmp_path / "a/masks/1.png", disc(radius=2))
+        before = (tmp_path / "a/masks/1.png").read_bytes()
+        with pytest.raises(Refused, match=r"1\.png: expected none, or the very mask to be drawn, found another mask"):
+            draw_coco(tmp_path, progress=False)
+        assert (tmp_path / "a/masks/1.png").read_bytes() == before
+        assert not (tmp_path / "a/masks/0.png").exists()
+
+    def test_a_picture_in_two_files_and_no_file_at_all(self, tmp_path: Path) -> None:
+        save(tmp_path / "a/images/0.png", picture(0))
+        with pytest.raises(Refused, match="expected COCO annotations of a site, found no file; put them into"):
+            draw_coco(tmp_path, progress=False)
+        mask = np.array(disc()) > 0
+        self.site(tmp_path, "a", [mask])
+        self.site(tmp_path, "a", [mask], file="annotations/b.json")
+        with pytest.raises(Refused, match=r"b\.json: expected each picture once, found 0\.png a second time"):
+            draw_coco(tmp_path, progress=False)

@@ -1,0 +1,175 @@
+"""COCO: masks come back exactly, of our own annotations and of pycocotools' ones; bad files are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.data.coco import annotations_of, coco_of, mask_of, read_coco, require_pycocotools
+
+coco = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed: pip install samfed-monai[coco]")
+
+MASKS = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12))
+RING = np.pad(np.pad(np.zeros((1, 1), bool), 1, constant_values=True), 1)
+
+
+def drawn(mask: np.ndarray) -> np.ndarray:
+    found = np.zeros_like(mask)
+    for one in annotations_of(mask):
+        found |= mask_of(one["segmentation"], *mask.shape)
+    return found
+
+
+@settings(deadline=None)  # the first imports scipy and pycocotools
+@given(MASKS)
+def test_a_mask_comes_back_exactly(mask: np.ndarray) -> None:
+    assert np.array_equal(drawn(mask), mask)
+
+
+@settings(deadline=None)  # the first imports scipy and pycocotools
+@given(MASKS)
+def test_areas_and_boxes_are_those_of_the_pieces_and_pycocotools_agrees(mask: np.ndarray) -> None:
+    ones = list(annotations_of(mask))
+    assert sum(one["area"] for one in ones) == mask.sum()
+    for one in ones:
+        given = one["segmentation"]
+        runs = given if isinstance(given, dict) else coco.merge(coco.frPyObjects(given, *mask.shape))
+        assert coco.area(runs) == one["area"]
+        assert coco.toBbox(runs).tolist() == one["bbox"]
+
+
+@settings(deadline=None)  # the first imports scipy and pycocotools
+@given(MASKS)
+def test_both_kinds_of_run_lengths_are_read(mask: np.ndarray) -> None:
+    runs = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    size = list(mask.shape)
+    assert np.array_equal(mask_of({"size": size, "counts": runs["counts"].decode()}, *mask.shape), mask)
+    flat = mask.reshape(-1, order="F").astype(int)
+    ends = [0, *(np.flatnonzero(np.diff(flat)) + 1).tolist(), flat.size]
+    counts = ([0] if flat[0] else []) + np.diff(ends).tolist()
+    assert np.array_equal(mask_of({"size": size, "counts": counts}, *mask.shape), mask)
+
+
+@settings(deadline=None)  # the first imports scipy and pycocotools
+@given(st.lists(st.integers(0, 10_000), min_size=1, max_size=9))
+def test_compressed_run_lengths_of_any_size_are_read(counts: list[int]) -> None:
+    total = sum(counts)
+    if total == 0:
+        return
+    text = coco.frPyObjects({"size": [total, 1], "counts": counts}, total, 1)["counts"].decode()
+    both = [mask_of({"size": [total, 1], "counts": each}, total, 1) for each in (counts, text)]
+    assert np.array_equal(*both)
+
+
+def test_by_hand() -> None:
+    mask = np.zeros((4, 5), bool)
+    mask[1, 1] = mask[2, 2] = mask[2, 3] = True  # two parts that touch at a corner are one piece
+    [one] = annotations_of(mask)
+    assert one == {
+        "segmentation": [[1, 1, 2, 1, 2, 2, 1, 2], [2, 2, 4, 2, 4, 3, 2, 3]],
+        "area": 3,
+        "bbox": [1, 1, 3, 2],
+        "iscrowd": 0,
+    }
+    [ring] = annotations_of(RING)
+    assert ring["segmentation"]["size"] == [5, 5]
+    assert ring["area"] == 8
+
+
+def file_of(folder: Path, **changes: Any) -> Path:
+    pictures = [{"file_name": "a.png", "height": 4, "width": 5}, {"file_name": "b.png", "height": 4, "width": 5}]
+    content = coco_of(pictures, [list(annotations_of(np.ones((4, 5), bool))), []], "lesion")
+    path = folder / "coco.json"
+    path.write_text(json.dumps({**content, **changes}))
+    return path
+
+
+def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    first, second = read_coco(file_of(tmp_path))
+    assert (first.file_name, second.file_name) == ("a.png", "b.png")
+    assert first.mask().all()
+    assert (second.segmentations, second.mask().any()) == ([], False)
+
+
+BOTH = [{"id": 1, "name": "mole"}, {"id": 2, "name": "hair"}]
+OUTLINE = [[0, 0, 2, 0, 2, 2]]
+OF_BOTH = [{"id": 7, "image_id": 1, "category_id": number, "segmentation": OUTLINE} for number in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"images": {}}, "expected a COCO file of object annotations, found no list 'images'"),
+        ({"images": [{"id": 1}]}, "images#0: expected both, found no id or no file_name"),
+        ({"images": [{"id": 1, "file_name": "../a.png", "height": 4, "width": 5}]}, "expected a file_name below"),
+        (
+            {"images": [{"id": 1, "file_name": "a.png", "height": "4", "width": 5}]},
+            r"found height and width \['4', 5\]",
+        ),
+        (
+            {"images": [{"id": n, "file_name": "a.png", "height": 4, "width": 5} for n in (1, 2)]},
+            "'a.png' or its id twice",
+        ),
+        ({"annotations": [{"image_id": 1}]}, "annotations#0: expected both, found no image_id or no category_id"),
+        (
+            {"annotations": [{"image_id": 9, "category_id": 1}]},
+            "expected the id of one of its images, found image_id 9",
+        ),
+        (
+            {"annotations": OF_BOTH, "categories": BOTH},
+            "found annotations of several categories: hair, mole; say which",
+        ),
+    ],
+)
+def test_a_bad_file_is_refused(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(Refused, match=told):
+        read_coco(file_of(tmp_path, **changes))
+
+
+def test_categories_are_chosen_by_name(tmp_path: Path) -> None:
+    path = file_of(tmp_path, annotations=OF_BOTH, categories=BOTH)
+    assert len(read_coco(path, categories=["mole"])[0].segmentations) == 1
+    assert len(read_coco(path, categories=["mole", "hair"])[0].segmentations) == 2
+    with pytest.raises(Refused, match=r"expected one of \['hair', 'mole'\], found no category 'nevus'"):
+        read_coco(path, categories=["nevus"])
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "told"),
+    [
+        (None, "expected polygons or run lengths, found no outline; a box alone is no mask"),
+        ([], "found no outline"),
+        ([[0, 0, 1, 1]], "of at least three points, found a polygon of 4 numbers"),
+        ([[0, 0, 1, 1, 2]], "found a polygon of 5 numbers"),
+        ([[0, 0, 1, "1", 2, 2]], "found a polygon of 6 numbers"),
+        ([[0, 0, 7, 0, 7, 3]], "inside of the picture, 5 x 4 pixels, found x from 0 to 7; was it drawn on a picture"),
+        ([[0, -3, 5, 0, 5, 3]], "found y from -3 to 3"),
+        ({"size": [5, 4], "counts": [20]}, r"expected \[4, 5\], height and width of the picture, found run lengths of"),
+        ({"size": [4, 5], "counts": [19]}, "fill 20 pixels, found 19 pixels; export the file anew"),
+        ({"size": [4, 5], "counts": [-1, 21]}, "fill 20 pixels, found no such numbers"),
+        ({"size": [4, 5], "counts": "~~"}, "fill 20 pixels, found 28 pixels"),
+        ({"size": [4, 5], "counts": "o"}, "fill 20 pixels, found no such numbers"),
+        ({"size": [4, 5]}, "fill 20 pixels, found no such numbers"),
+    ],
+)
+def test_a_bad_outline_is_refused(segmentation: Any, told: str) -> None:
+    with pytest.raises(Refused, match=told):
+        mask_of(segmentation, 4, 5)
+
+
+def test_an_outline_that_leaves_by_a_pixel_is_cut_at_the_border() -> None:
+    assert mask_of([[-0.6, -1, 6, -1, 6, 5, -0.6, 5]], 4, 5).all()
+
+
+def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("samfed_monai.data.coco.installed", lambda: False)
+    [problem] = require_pycocotools("--coco")
+    assert str(problem) == "--coco: expected it, for COCO, found no pycocotools; pip install 'samfed-monai[coco]'"
