@@ -25,13 +25,22 @@ def scenes(count: int, *, seed: int, size: int = 16) -> tuple[Tensor, Tensor]:
 
 def plain_net(width: int = 16) -> nn.Module:
     """Without batch norm; its last convolution is called as a network's head is."""
-    net = nn.Sequential()
-    net.add_module("one", nn.Conv2d(3, width, 5, padding=2))
-    net.add_module("act", nn.Sigmoid())
-    net.add_module("two", nn.Conv2d(width, width, 5, padding=2, stride=1))
-    net.add_module("act2", nn.Sigmoid())
-    net.add_module("head", nn.Conv2d(width, 1, 1))
+    net = nn.Sequential(nn.Conv2d(3, width, 5, padding=2), nn.Sigmoid())
+    net.add_module("head", nn.Conv2d(width, 1, 5, padding=2))
     return net
+
+
+def leaky_net(width: int = 12, size: int = 16) -> nn.Module:
+    """Sigmoids, a stride and a layer with a weight for each place: what gradients are known to give away (LeNet)."""
+    return nn.Sequential(
+        nn.Conv2d(3, width, 5, padding=2, stride=2),
+        nn.Sigmoid(),
+        nn.Conv2d(width, width, 5, padding=2),
+        nn.Sigmoid(),
+        nn.Flatten(),
+        nn.Linear(width * (size // 2) ** 2, size**2),
+        nn.Unflatten(1, (1, size, size)),
+    )
 
 
 def norm_net(width: int = 16) -> nn.Module:
