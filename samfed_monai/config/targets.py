@@ -27,6 +27,7 @@ DENIED_PREFIXES = (
     "monai.bundle.",
     "monai.utils.misc.run_cmd.",
     "monai.utils.module.",
+    "samfed_monai.attacks.",
     "torch._ops.",
     "torch.distributed.",
     "torch.hub.",
@@ -37,7 +38,7 @@ DENIED_PREFIXES = (
     "torch.serialization.",
     "torch.utils.cpp_extension.",
 )
-"""Inside the allowed packages, what downloads, compiles, unpickles or runs other code."""
+"""Inside the allowed packages, what downloads, compiles, unpickles or runs other code, and the audit's attacks."""
 
 
 CATALOGUE = "samfed_monai.networks.client_network"

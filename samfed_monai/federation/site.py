@@ -25,6 +25,7 @@ from samfed_monai.federation.participants import Cast
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.preparation import image_problems, no_labels
 from samfed_monai.federation.privacy.ledger import PrivacyLedger
+from samfed_monai.federation.privacy.network_check import require_plain_network
 from samfed_monai.federation.privacy.release import (
     Release as Filter,
 )
@@ -500,6 +501,7 @@ class SiteNode:
     def _client(self) -> SiteWorker:
         if self._worker is None:
             client = self.parts.client()
+            require_plain_network(client)
             if client.own is not None:
                 require_public_images(client.own.sharing, self.parts.public_records)
             self._worker = SiteWorker(self.site, client)

@@ -1,0 +1,168 @@
+"""What an attack is asked for and what it reports: numbers as a table, words, pictures; and how pictures are scored."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: A reconstruction counts as one where it is this much nearer to the truth than the blank image, in dB: half the error.
+GAIN_DB = 3.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much work an audit takes.
+
+    Args:
+        images: at most this many of each group (public, a site's training and test images).
+        shadows: shadow models of LiRA; 16 at least, an even number.
+        shadow_steps: optimizer steps of each, and of a copy that is learned from soft masks.
+        steps: of a reconstruction's optimizer.
+        batch: images behind an update of several.
+        seed: of every draw.
+        bar: whether progress is shown.
+    """
+
+    images: int = 64
+    shadows: int = 16
+    shadow_steps: int = 200
+    steps: int = 200
+    batch: int = 4
+    seed: int = 0
+    bar: bool = True
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A strip of pictures.
+
+    Args:
+        name: of its file, without ending.
+        caption: what one sees.
+        rows: words to pictures of that row, (N, 3, H, W) float in [0, 1].
+    """
+
+    name: str
+    caption: str
+    rows: Mapping[str, Tensor]
+
+    def png(self) -> bytes:
+        """The rows below each other as a PNG; each picture at least 96 pixels wide, by nearest neighbours."""
+        from PIL import Image
+
+        width = max(next(iter(self.rows.values())).shape[-1], 1)
+        lines = [torch.cat([_framed(picture) for picture in pictures], dim=-1) for pictures in self.rows.values()]
+        widest = max(line.shape[-1] for line in lines)
+        lines = [torch.nn.functional.pad(line, (0, widest - line.shape[-1]), value=1.0) for line in lines]
+        array = (torch.cat(lines, dim=-2).clamp(0, 1) * 255).round().byte().movedim(0, -1).numpy()
+        picture, factor = Image.fromarray(array), max(1, math.ceil(96 / width))
+        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+        stream = io.BytesIO()
+        picture.save(stream, format="PNG")
+        return stream.getvalue()
+
+
+def _framed(picture: Tensor) -> Tensor:
+    three = picture.detach().cpu().float()
+    three = three.expand(3, *three.shape[-2:])
+    return torch.nn.functional.pad(three, (1, 1, 1, 1), value=1.0)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one attack found.
+
+    Args:
+        attack: its name on the command line.
+        title: heading.
+        asks: what it tries, in a sentence, with its source.
+        gets: what the attacker has in hand, in words.
+        columns: heads of the table, keys of ``rows``.
+        rows: cells by head; JSON content.
+        verdict: sentences in words: what a determined attacker gets, and which defence helps.
+        shown: pictures.
+    """
+
+    attack: str
+    title: str
+    asks: str
+    gets: str
+    columns: Sequence[str]
+    rows: Sequence[Mapping[str, Any]]
+    verdict: Sequence[str]
+    shown: Sequence[Shown] = field(default_factory=tuple)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the pictures, of which the names of their files stand."""
+        words = {name: getattr(self, name) for name in ("attack", "title", "asks", "gets")}
+        rows = [dict(row) for row in self.rows]
+        pictures = [{"file": f"{each.name}.png", "caption": each.caption, "rows": list(each.rows)} for each in self.shown]
+        return {**words, "columns": list(self.columns), "rows": rows, "verdict": list(self.verdict), "pictures": pictures}
+
+
+def psnr(found: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each image in dB, at most 100.
+
+    Args:
+        found, truth: (N, C, H, W) float in [0, 1].
+
+    Returns:
+        (N,) float.
+    """
+    error = (found.clamp(0, 1) - truth).pow(2).flatten(1).mean(dim=1)
+    return -10 * torch.log10(error.clamp(min=1e-10))
+
+
+def ssim(found: Tensor, truth: Tensor) -> Tensor:
+    """Structural similarity of each image (Wang et al. 2004), by MONAI; (N,) float."""
+    from monai.metrics.regression import SSIMMetric
+
+    size = min(11, found.shape[-1] - (1 - found.shape[-1] % 2))
+    measure = SSIMMetric(spatial_dims=2, data_range=1.0, win_size=size)
+    return measure(found.clamp(0, 1), truth).flatten()
+
+
+def in_order_of_truth(found: Tensor, truth: Tensor) -> Tensor:
+    """Reconstructions of a batch in the order of the images that they are most like: a batch has no order."""
+    from scipy.optimize import linear_sum_assignment
+
+    score = torch.stack([psnr(each[None].expand_as(truth), truth) for each in found])
+    rows, columns = linear_sum_assignment(score.numpy(), maximize=True)
+    placed = torch.empty_like(truth)
+    for row, column in zip(rows, columns, strict=True):
+        placed[column] = found[row]
+    return placed
+
+
+def against_blank(found: Tensor, truth: Tensor, blank: Tensor) -> dict[str, Any]:
+    """Scores of the best reconstruction beside what an attacker has who saw nothing.
+
+    Args:
+        found: (N, 3, H, W) float, in the order of ``truth``.
+        truth: (N, 3, H, W) float in [0, 1].
+        blank: (3, H, W), the mean of images that everybody has.
+
+    Returns:
+        ``psnr``, ``ssim`` of the best image and of the blank one for it, ``reconstructed`` whether the first is better
+        than the second by :data:`GAIN_DB`, and how many of the images are (``of``).
+    """
+    nothing = blank[None].expand_as(truth)
+    own, none = psnr(found, truth), psnr(nothing, truth)
+    best = int((own - none).argmax())
+    pair = slice(best, best + 1)
+    return {
+        "psnr": round(float(own[best]), 2),
+        "blank_psnr": round(float(none[best]), 2),
+        "ssim": round(float(ssim(found[pair], truth[pair])[0]), 3),
+        "blank_ssim": round(float(ssim(nothing[pair], truth[pair])[0]), 3),
+        "reconstructed": int(((own - none) >= GAIN_DB).sum()),
+        "of": len(truth),
+    }

@@ -1,0 +1,173 @@
+"""LiRA: membership by the likelihood ratio of shadow models, Carlini et al., IEEE S&P 2022 (arXiv 2112.03570)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from samfed_monai.attacks.finding import Finding, Options
+from samfed_monai.attacks.membership import image_losses, separation
+from samfed_monai.attacks.target import Images, Target
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import canonical_hash, read_json, write_json
+from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+LEAST_SHADOWS = 16
+
+
+def attack_lira(target: Target, options: Options, folder: str | Path | None = None) -> Finding:
+    """Trains shadow models on random halves of all labelled images and compares the released model with them.
+
+    Shadow models are the run's network, trained in one place with labels, and not federations: of the released model the
+    attack knows less than its best. How well it works where it knows all is the second row: each shadow model attacked
+    with the others.
+
+    Args:
+        target: what is attacked; its groups with masks are used.
+        options: number of shadow models and of their steps.
+        folder: where each shadow model's losses are kept, so that a second call goes on; ``None`` keeps nothing.
+
+    Raises:
+        Refused: fewer than 16 shadow models, an odd number, or too few images with masks.
+    """
+    if options.shadows < LEAST_SHADOWS or options.shadows % 2:
+        expected = f"an even number from {LEAST_SHADOWS}: each image is in half of them"
+        raise Refused([Problem("--shadows", found=str(options.shadows), expected=expected)])
+    groups = [each for each in target.groups if len(each) and each.labels is not None]
+    member = np.concatenate([np.full(len(each), each.member) for each in groups]) if groups else np.zeros(0, bool)
+    if member.sum() < 8 or (~member).sum() < 8:
+        found = f"{member.sum()} training and {(~member).sum()} test images with masks"
+        raise Refused([Problem("lira", found=found, expected="8 of each at least")])
+    labels = torch.cat([each.labels for each in groups if each.labels is not None])
+    pool = Images("all", True, torch.cat([each.images for each in groups]), labels)
+    signals, inside = shadow_signals(target, pool, options, folder)
+    own = signal(image_losses(target.network, pool)[:, 0])
+    released = likelihood_ratio(own, signals, inside)
+    rows = [{"model": "the released one", **separation(released[member], released[~member], seed=options.seed)}]
+    each = [likelihood_ratio(signals[k], np.delete(signals, k, 0), np.delete(inside, k, 0)) for k in range(len(signals))]
+    scores, truth = np.concatenate(each), inside.ravel()
+    rows.append({"model": "shadow models, each by the others", **separation(scores[truth], scores[~truth], seed=options.seed)})
+    return Finding(
+        "lira",
+        "Membership by shadow models (LiRA)",
+        f"Trains {options.shadows} shadow models on random halves of {len(pool)} images ({options.shadow_steps} steps each), "
+        "and asks of each image whether the attacked model's loss is rather one of a model that saw it, or of one that did "
+        "not (Carlini et al. 2022; one variance for all images, as they advise for few shadow models).",
+        "The released model; the image and its mask; many images of the same kind, and a day of computing.",
+        ("model", "members", "others", "auc", "interval", "tpr"),
+        rows,
+        [_sentence(row) for row in rows]
+        + [
+            "The second row has no shift between members and others, and its shadow models were trained just like the "
+            "attacked one: it is what this network remembers of so few images at the worst.",
+            "What helps: differential privacy; more images a site; fewer steps. Nothing else here does.",
+        ],
+    )
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    low, high = row["interval"]
+    verb = "is told apart from chance" if low > 0.5 else "is chance"
+    return f"{row['model'].capitalize()}: AUC {row['auc']:.2f} ({low:.2f} to {high:.2f}) {verb}; {row['tpr']:.0%} found at 1 % false alarms."
+
+
+def signal(losses: np.ndarray) -> np.ndarray:
+    """Log odds of the mean confidence in the truth, ``log(p / (1 - p))`` of ``p = exp(-loss)``: nearly normal (ibid.)."""
+    bounded = np.clip(losses, 1e-6, None)
+    return -bounded - np.log(-np.expm1(-bounded))
+
+
+def likelihood_ratio(own: np.ndarray, signals: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Log likelihood of ``own`` under models that saw the image, less that under those that did not.
+
+    Args:
+        own: (N,) signals of the attacked model.
+        signals: (K, N) of the shadow models.
+        inside: (K, N) bool, whether a shadow model saw the image.
+
+    Returns:
+        (N,); higher for members.
+    """
+    mean, spread = [], []
+    for seen in (inside, ~inside):
+        count = np.maximum(seen.sum(axis=0), 1)
+        middle = (signals * seen).sum(axis=0) / count
+        rest = ((signals - middle) * seen)[:, seen.any(axis=0)]
+        mean.append(middle)
+        spread.append(max(float(np.sqrt((rest**2).sum() / max(seen.sum(), 1))), 1e-6))
+    log = [-0.5 * ((own - mean[i]) / spread[i]) ** 2 - np.log(spread[i]) for i in range(2)]
+    return np.asarray(log[0] - log[1])
+
+
+def shadow_signals(
+    target: Target, pool: Images, options: Options, folder: str | Path | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(K, N) signals of the shadow models and (K, N) bool, which images each was trained on.
+
+    Two by two they divide the images between them, so that each image is in half of the models.
+    """
+    made_of = canonical_hash(
+        {
+            "images": [float(each.double().sum()) for each in pool.images],
+            "steps": options.shadow_steps,
+            "seed": options.seed,
+            "about": {name: str(value) for name, value in (target.about or {}).items()},
+        }
+    )
+    signals, inside = [], []
+    for index in progress_bar(range(options.shadows), show=options.bar, desc="shadow models", unit="model"):
+        half = np.random.default_rng(derive_seed(options.seed, "half", index // 2)).permutation(len(pool))
+        halves = np.array_split(half, 2)
+        seen = np.zeros(len(pool), bool)
+        seen[halves[index % 2]] = True
+        path = None if folder is None else Path(folder) / f"{index:03d}.json"
+        known = read_json(path) if path is not None and path.is_file() else {}
+        if known.get("of") != made_of:
+            seed = derive_seed(options.seed, "shadow", index)
+            network = train(target, pool, np.flatnonzero(seen), steps=options.shadow_steps, seed=seed)
+            known = {"of": made_of, "losses": [float(value) for value in image_losses(network, pool)[:, 0]]}
+            if path is not None:
+                write_json(path, known)
+        signals.append(signal(np.asarray(known["losses"])))
+        inside.append(seen)
+    return np.stack(signals), np.stack(inside)
+
+
+def train(
+    target: Target, pool: Images, which: np.ndarray, *, steps: int, seed: int, batch: int = 8, labels: Tensor | None = None
+) -> nn.Module:
+    """The run's network from random numbers, trained on some of the images; flips only.
+
+    Args:
+        target: gives the network, its loss and its learning rate.
+        pool: images with masks.
+        which: (n,) indices of those that it sees.
+        steps: of AdamW.
+        seed: of the network and of the batches; the process's random numbers are left as they were.
+        batch: images in a step.
+        labels: instead of the pool's, probabilities as well; for these the loss is the cross entropy.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = target.fresh().train()
+        optimizer = torch.optim.AdamW(network.parameters(), lr=target.learning_rate)
+        for _ in range(steps):
+            drawn = torch.as_tensor(which)[torch.randint(len(which), (min(batch, len(which)),))]
+            image, label = pool.images[drawn], (labels if labels is not None else pool.labels)[drawn]  # type: ignore[index]
+            if torch.rand(()) < 0.5:
+                image, label = image.flip(-1), label.flip(-1)
+            optimizer.zero_grad()
+            logits = network(image)
+            plain = functional.binary_cross_entropy_with_logits
+            loss = target.loss(logits, label) if labels is None else plain(logits[:, :1], label)
+            loss.backward()
+            optimizer.step()
+    return network.eval()

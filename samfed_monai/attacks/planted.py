@@ -1,0 +1,158 @@
+"""A server that means harm plants a layer that copies images into the update: Fowl et al., ICLR 2022 (arXiv 2110.13057)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+
+from samfed_monai.attacks.finding import Finding, Options, Shown, against_blank, in_order_of_truth, psnr
+from samfed_monai.attacks.target import Target
+from samfed_monai.config.strict import strict_problems
+from samfed_monai.core.seeds import derive_seed
+from samfed_monai.federation.privacy.network_check import reading_layers
+from samfed_monai.federation.privacy.noise import SeededNoise, noisy_update
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+WEIGHT, BIAS = "linear.weight", "linear.bias"
+SURE = -10.0
+"""Bias of every logit: sure of the background, so that only pixels of the mask have a gradient."""
+RATE = 100.0
+"""Learning rate that the plan names: so large that the step of the bias is not rounded away beside :data:`SURE`."""
+_LARGEST = 48  # pixels a side: the layer has as many weights as 3 times that to the fourth
+
+
+def planted_definition(size: int) -> dict[str, Any]:
+    """A ``network_def`` of MONAI's own classes with one linear layer from each pixel to each logit: no forbidden name."""
+    return {
+        "_target_": "monai.networks.nets.Generator",
+        "latent_shape": [3, size, size],
+        "start_shape": [1, size, size],
+        "channels": [1],
+        "strides": [1],
+        "kernel_size": 1,
+        "num_res_units": 0,
+    }
+
+
+def planted_network(size: int) -> nn.Module:
+    """The network of :func:`planted_definition` with the weights that such a server sends."""
+    from monai.networks.nets import Generator
+
+    network = Generator(**{key: value for key, value in planted_definition(size).items() if key != "_target_"})
+    network.load_state_dict(planted_weights(network.state_dict()))
+    return network
+
+
+def planted_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with which the gradient at logit i is the sum of the images whose mask has pixel i, and of nothing else."""
+    planted = {name: torch.ones_like(tensor) if tensor.ndim > 2 else torch.zeros_like(tensor) for name, tensor in state.items()}
+    planted[BIAS] = torch.full_like(state[BIAS], SURE)
+    return planted
+
+
+def images_of(before: Mapping[str, Tensor], after: Mapping[str, Tensor], shape: tuple[int, ...], count: int) -> Tensor:
+    """Images out of the difference that a round made to a planted layer.
+
+    Each row is a weighted mean of the images whose mask has that pixel; a pixel that only one mask has gives its image
+    exactly, and all rows of one image are alike. Rows are grouped by likeness, the largest groups are the images.
+
+    Args:
+        before, after: state dicts with :data:`WEIGHT` and :data:`BIAS`.
+        shape: (C, H, W) of an image.
+        count: how many to return.
+
+    Returns:
+        (count, C, H, W) float in [0, 1]; grey where fewer were found.
+    """
+    weight, bias = (after[name].double() - before[name].double() for name in (WEIGHT, BIAS))
+    loud = bias.abs() > 1e-3 * bias.abs().max().clamp(min=1e-30)
+    rows = (weight[loud] / bias[loud][:, None]).float()
+    rows = rows[((rows > -0.05) & (rows < 1.05)).float().mean(dim=1) > 0.98]
+    found: list[Tensor] = []
+    while len(found) < count and len(rows):
+        alike = torch.cdist(rows, rows, p=1) / rows.shape[1] < 0.01
+        largest = alike[int(alike.sum(dim=1).argmax())]
+        found.append(rows[largest].mean(dim=0).reshape(shape))
+        rows = rows[~largest]
+    found += [torch.full(shape, 0.5)] * (count - len(found))
+    return torch.stack(found).clamp(0, 1)
+
+
+def attack_planted(target: Target, options: Options) -> Finding:
+    """Has a batch of the first site's images train a planted network for one step, with each defence and without any."""
+    own = target.private
+    count = min(options.batch, len(own))
+    size = min(own.images.shape[-1], _LARGEST)
+    truth = functional.interpolate(own.images[:count], (size, size), mode="area")
+    masks = (functional.interpolate(target.masks_of(own, count), (size, size), mode="area") > 0.5).float()
+    blank = functional.interpolate(target.blank[None], (size, size), mode="area")[0]
+    network = planted_network(size)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    noise = SeededNoise(derive_seed(options.seed, "noise"))
+    how: dict[str, Any] = {"clip": 1.0, "noise_multiplier": 1.0, "noise": noise, "learned": list(before)}
+    plain = one_round(network, target.loss, truth, masks, adam=False)
+    updates = {
+        "none": plain,
+        "AdamW instead of SGD at the sites": one_round(network, target.loss, truth, masks, adam=True),
+        "differential privacy, clip 1, noise multiplier 1": noisy_update(plain, before, **how),
+    }
+    rows: list[dict[str, Any]] = []
+    shown: list[Shown] = []
+    for defence, after in updates.items():
+        found = in_order_of_truth(images_of(before, after, tuple(truth.shape[1:]), count), truth)
+        rows.append({"defence": defence, "stopped": False, **against_blank(found, truth, blank)})
+        rows[-1]["stopped"] = not rows[-1]["reconstructed"]
+        strip = {"truth": truth, "reconstruction": found, "blank": blank[None].expand_as(truth)}
+        caption = f"Defence: {defence}. Truth, what the update gave away, the blank image."
+        shown.append(Shown(f"planted-{len(rows)}", caption, strip))
+    sent = {"client": {"network_def": planted_definition(size)}}
+    refused = {
+        "strict check of what is sent (no class is forbidden)": bool(strict_problems(sent, "plan")),
+        "the site's look at the network, before it trains": bool(reading_layers(network, (3, size, size))),
+    }
+    nothing: dict[str, Any] = dict.fromkeys(("psnr", "blank_psnr", "ssim", "blank_ssim", "reconstructed"), None)
+    for defence, stopped in refused.items():
+        row = {**rows[0], "defence": defence, "stopped": stopped}
+        rows.append(row if not stopped else {**row, **nothing, "reconstructed": 0})
+    best = rows[0]
+    open_ones = [row["defence"] for row in rows if not row["stopped"] and row["defence"] != "none"]
+    return Finding(
+        "planted",
+        "A planted layer",
+        "The plan names a network whose first layer has a weight from each pixel to each logit, and the server sends weights "
+        "with which the gradient at a logit is the image whose mask has that pixel (Fowl et al. 2022; on medical images "
+        "MedLeak, Shi et al. 2024).",
+        f"One update of a batch of {count}, {size} px; the network is of MONAI's own classes.",
+        ("defence", "stopped", "psnr", "blank_psnr", "ssim", "blank_ssim", "reconstructed", "of"),
+        rows,
+        [
+            f"Without a defence {best['reconstructed']} of {best['of']} images were read out of one update, the best at "
+            f"{best['psnr']:.1f} dB (blank image {best['blank_psnr']:.1f}).",
+            "The site's look at the network refuses it before any image is shown. "
+            + (f"Not stopped by: {'; '.join(open_ones)}." if open_ones else ""),
+            "What remains: a thumbnail of 16 x 16 pixels, what several small layers do together, and weights planted in a "
+            "network of the catalogue, which give away no whole image by themselves but make the inversion above easier.",
+        ],
+        shown,
+    )
+
+
+def one_round(network: nn.Module, loss: Any, images: Tensor, masks: Tensor, *, adam: bool) -> dict[str, Tensor]:
+    """The state dict after one step; the network itself is left as it was."""
+    own = copy.deepcopy(network).train()
+    kind: Any = torch.optim.AdamW if adam else torch.optim.SGD
+    optimizer = kind(own.parameters(), lr=1e-3 if adam else RATE)
+    loss(own(images), masks).backward()
+    optimizer.step()
+    return dict(own.state_dict())
+
+
+def nearest(found: Tensor, truth: Tensor) -> float:
+    """PSNR in dB of the best pair of a reconstruction and an image."""
+    return max(float(psnr(each[None].expand_as(truth), truth).max()) for each in found)

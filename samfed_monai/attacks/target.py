@@ -1,0 +1,188 @@
+"""What is attacked: the released model of one's own finished run, and images of which one knows who trained on them."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.progress import progress_bar
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PUBLIC = "public"
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of one group.
+
+    Args:
+        name: ``public``, or the site's.
+        member: whether the released model was trained on them.
+        images: (N, 3, H, W) float in [0, 1], as the network is shown them when it is scored.
+        labels: (N, 1, H, W) float, 0 or 1; ``None`` where there are no masks.
+    """
+
+    name: str
+    member: bool
+    images: Tensor
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model with its training images (members) and images that it never saw.
+
+    Args:
+        network: the released model; it is copied before anything is done to it.
+        fresh: builds the same network at random numbers.
+        loss: ``(logits, label) -> scalar``, that of the training.
+        groups: public images, then each site's training and test images.
+        exchange: what the run's sites sent: ``weights``, ``predictions``, ``prototypes`` or ``none``.
+        learning_rate: of the sites' optimizer.
+        about: of the run, for the report.
+    """
+
+    network: nn.Module
+    fresh: Callable[[], nn.Module]
+    loss: Callable[..., Tensor]
+    groups: Sequence[Images]
+    exchange: str = "weights"
+    learning_rate: float = 1e-3
+    about: Mapping[str, Any] = None  # type: ignore[assignment]
+
+    def copy(self) -> nn.Module:
+        """A copy of the released model, in training mode."""
+        return copy.deepcopy(self.network).train()
+
+    def group(self, name: str, *, member: bool) -> Images | None:
+        """A group that has images, or ``None``."""
+        found = [each for each in self.groups if (each.name, each.member) == (name, member) and len(each)]
+        return found[0] if found else None
+
+    @property
+    def sites(self) -> list[str]:
+        return sorted({each.name for each in self.groups} - {PUBLIC})
+
+    @property
+    def private(self) -> Images:
+        """Training images of the first site that has masks, else of the first: what a reconstruction is tried on.
+
+        Raises:
+            Refused: no site has training images.
+        """
+        own = [each for each in self.groups if each.member and each.name != PUBLIC and len(each)]
+        if not own:
+            raise Refused([Problem("data list", found="no training images of a site", expected="some of one site")])
+        return next((each for each in own if each.labels is not None), own[0])
+
+    def masks_of(self, group: Images, count: int) -> Tensor:
+        """The labels of a group's first images; what the model says of them where there are none; (count, 1, H, W)."""
+        if group.labels is not None:
+            return group.labels[:count]
+        with torch.no_grad():
+            logits = copy.deepcopy(self.network).eval()(group.images[:count])
+        return (logits[:, :1] > 0).float()
+
+    @property
+    def blank(self) -> Tensor:
+        """The mean of the public images, else of the test images: what an attacker knows who saw nothing; (3, H, W)."""
+        known = self.group(PUBLIC, member=True)
+        others = [each.images for each in self.groups if not each.member and len(each)]
+        return known.images.mean(dim=0) if known is not None else torch.cat(others).mean(dim=0)
+
+
+def target_of_run(
+    folder: str | Path,
+    *,
+    bundle: str | None = None,
+    datalist: str | Path | None = None,
+    data_root: str | Path | None = None,
+    images: int = 64,
+    bar: bool = True,
+) -> Target:
+    """The released model of a finished run and the images that it was, and was not, trained on.
+
+    Nothing of the run's own configuration is built: its network, loss and preprocessing are those of the bundle on this
+    machine, at the run's network and image size.
+
+    Args:
+        folder: of the run.
+        bundle: folder or name; ``None`` is what the run's command says.
+        datalist, data_root: likewise.
+        images: at most this many of each group, chosen by hash.
+        bar: whether progress is shown.
+
+    Raises:
+        Refused: no finished run; a run without a model for everybody; a bundle, list or images that cannot be found.
+    """
+    from samfed_monai.config import find_bundle
+    from samfed_monai.core.model_file import network_overrides, settings_of
+    from samfed_monai.data import DataList
+    from samfed_monai.federation.run_models import RunModels
+    from samfed_monai.federation.workflow import client_config
+    from samfed_monai.reports.run_data import RunData
+
+    models = RunModels(folder)
+    models.require()
+    run = RunData.read(folder)
+    given = {"bundle": bundle or _bundle_of(run.results.get("command")), "datalist": datalist or run.setting("datalist")}
+    given["data_root"] = data_root or run.setting("data_root")
+    missing = [name for name, value in given.items() if not value]
+    if missing:
+        mend = "; ".join(f"give --{name.replace('_', '-')}" for name in missing)
+        raise Refused([Problem(str(folder), found=f"no word of {name}", expected="one", mend=mend) for name in missing])
+    ids = {**settings_of(models.server), **network_overrides(models.server)}
+    listed = DataList.load(str(given["datalist"]))
+    config = client_config(find_bundle(str(given["bundle"])), run.results["variant"], ids).filled_by_the_server()
+    loss, preprocessing, rate, _ = config.values("loss", "validate#preprocessing", "learning_rate", "initialize")
+
+    def fresh() -> nn.Module:
+        network: nn.Module = config.value("network_def")
+        return network
+
+    network = fresh()
+    network.load_state_dict(models.tensors(), strict=False)
+    read: dict[str, Any] = {"data_root": given["data_root"], "limit": images, "preprocessing": preprocessing, "bar": bar}
+    groups = [_read(listed, PUBLIC, None, True, **read)]
+    for site in models.trained:
+        groups.append(_read(listed, "unlabelled", site, True, **read))
+        groups.append(_read(listed, "test", site, False, **read))
+    about = {"run": Path(folder).resolve().name, "variant": run.results["variant"], "round": models.round + 1}
+    about |= {"network": str(ids.get("network_name", type(network).__name__)), "image_size": ids.get("image_size")}
+    exchange = str(run.results.get("exchange", "weights"))
+    return Target(network.eval(), fresh, loss, groups, exchange=exchange, learning_rate=float(rate), about=about)
+
+
+def _bundle_of(command: str | None) -> str | None:
+    found = re.search(r"\bfederate\s+([^\s-]\S*)", command or "")
+    return found.group(1).strip("'") if found else None
+
+
+def _read(
+    listed: Any, split: str, site: str | None, member: bool, *, data_root: Any, limit: int, preprocessing: Any, bar: bool
+) -> Images:
+    from samfed_monai.data import load_records
+
+    name = site or PUBLIC
+    records = load_records(listed, data_root, split=split, site=site, with_labels=True, limit=limit)
+    images, labels = [], []
+    for record in progress_bar(records, show=bar, desc=f"{name}, {split}", unit="image"):
+        item = preprocessing(dict(record))
+        images.append(torch.as_tensor(item["image"]).float())
+        labels.append(torch.as_tensor(item["label"]).float() if "label" in item else None)
+    if not images:
+        return Images(name, member, torch.empty(0))
+    masks = [label for label in labels if label is not None]
+    return Images(name, member, torch.stack(images), torch.stack(masks) if len(masks) == len(images) else None)

@@ -1,0 +1,91 @@
+"""Reconstruction from a gradient: a small network without batch norm gives its image away, its blank image does not."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from samfed_monai.attacks.finding import against_blank, psnr
+from samfed_monai.attacks.inversion import (
+    Update,
+    attack_inversion,
+    cosine_distance,
+    invert,
+    leaked_statistics,
+    observed,
+    total_variation,
+)
+from tests.attacks.toys import QUICK, leaky_net, norm_net, plain_net, target
+
+LOSS = nn.BCEWithLogitsLoss()
+
+
+def rebuilt(network: nn.Module, update: Update, image: torch.Tensor, mask: torch.Tensor, steps: int = 150) -> torch.Tensor:
+    return invert(network, LOSS, update, image.shape, mask, steps=steps)
+
+
+def test_one_images_gradient_is_rebuilt_where_the_blank_image_is_far_off():
+    toy = target(leaky_net)
+    network, image, mask = toy.copy(), toy.private.images[:1], toy.masks_of(toy.private, 1)
+    found = rebuilt(network, observed(network, LOSS, image, mask), image, mask)
+    scores = against_blank(found, image, toy.blank)
+    assert scores["psnr"] > 25 > 20 > scores["blank_psnr"]
+    assert scores["reconstructed"] == 1
+    assert scores["ssim"] > scores["blank_ssim"] + 0.1
+
+
+def test_another_images_gradient_gives_another_image():
+    toy = target(leaky_net)
+    network, images, mask = toy.copy(), toy.private.images, toy.masks_of(toy.private, 1)
+    found = rebuilt(network, observed(network, LOSS, images[1:2], mask), images[:1], mask)
+    assert psnr(found, images[:1])[0] < 18 < psnr(found, images[1:2])[0]
+
+
+def test_noise_in_the_update_hides_the_image():
+    toy = target(leaky_net)
+    network, image, mask = toy.copy(), toy.private.images[:1], toy.masks_of(toy.private, 1)
+    seen = observed(network, LOSS, image, mask)
+    random = torch.Generator().manual_seed(0)
+    length = torch.stack([each.norm() for each in seen.direction]).norm()
+    noisy = Update([each + length * torch.randn(each.shape, generator=random) for each in seen.direction])
+    assert against_blank(rebuilt(network, noisy, image, mask), image, toy.blank)["reconstructed"] == 0
+
+
+def test_running_statistics_give_the_batchs_own_away():
+    network = norm_net().train()
+    toy = target(norm_net)
+    before = copy.deepcopy(network.state_dict())
+    image, mask = toy.private.images[:2], toy.masks_of(toy.private, 2)
+    seen = observed(network, LOSS, image, mask)
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items()), "it is copied"
+    network(image)
+    leaked = leaked_statistics(before, network.state_dict(), momentum=0.1)
+    assert torch.allclose(leaked["1.running_mean"], seen.statistics[0][0], atol=1e-5)
+    pixels = image.shape[0] * image.shape[2] * image.shape[3]
+    assert torch.allclose(leaked["1.running_var"], seen.statistics[0][1] * pixels / (pixels - 1), atol=1e-4)
+
+
+def test_every_kind_of_update_is_tried_and_shown():
+    found = attack_inversion(target(norm_net, count=3), QUICK.__class__(steps=2, batch=2, bar=False))
+    seen = [(row["network"], row["seen"], row["statistics"]) for row in found.rows]
+    assert ("released model", "gradient of 1", "with") in seen
+    assert ("random numbers", "gradient of 2", "without") in seen
+    assert ("released model", "update of 2, 4 steps of AdamW", "without") in seen
+    assert len(found.shown) == len(found.rows) == 10
+    assert found.shown[0].png().startswith(b"\x89PNG")
+    none = attack_inversion(target(plain_net, count=3), QUICK.__class__(steps=2, batch=2, bar=False))
+    assert {row["statistics"] for row in none.rows} == {"none that move"}
+    assert len(none.rows) == 6
+
+
+def test_distances_by_hand():
+    one, other = [torch.tensor([3.0, 0.0])], [torch.tensor([0.0, 2.0])]
+    assert cosine_distance(one, one) == pytest.approx(0, abs=1e-6)
+    assert cosine_distance(one, other) == pytest.approx(1)
+    assert cosine_distance(one, [-one[0]]) == pytest.approx(2)
+    assert total_variation(torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]])) == pytest.approx(1)
+    flat = torch.full((1, 3, 4, 4), 0.5)
+    assert psnr(flat + 0.1, flat)[0] == pytest.approx(20, abs=0.01)

@@ -1,0 +1,75 @@
+"""LiRA: shadow models are found out by the others, and what was computed is not computed again."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import numpy as np
+import pytest
+
+from samfed_monai.attacks import lira
+from samfed_monai.attacks.lira import attack_lira, likelihood_ratio, signal
+from samfed_monai.core.errors import Refused
+from tests.attacks.test_membership import memory as memory_of
+from tests.attacks.toys import QUICK
+from tests.attacks.toys import target as any_target
+
+target = partial(any_target, size=8, count=12)
+memory = partial(memory_of, 8)
+
+
+def test_the_ratio_by_hand():
+    signals = np.array([[2.0], [4.0], [-1.0], [1.0]])
+    inside = np.array([[True], [True], [False], [False]])
+    # means 3 and 0, both with variance 1: ((x - 0)^2 - (x - 3)^2) / 2
+    assert likelihood_ratio(np.array([3.0]), signals, inside) == pytest.approx([4.5])
+    assert likelihood_ratio(np.array([1.5]), signals, inside) == pytest.approx([0.0])
+
+
+def test_the_signal_is_the_log_odds_of_confidence():
+    assert signal(np.array([np.log(2)])) == pytest.approx([0.0])
+    assert signal(-np.log(np.array([0.9]))) == pytest.approx([np.log(9)])
+    assert np.isfinite(signal(np.array([0.0, 50.0]))).all()
+
+
+@pytest.mark.slow
+def test_models_that_learned_by_heart_are_found_out_and_untrained_ones_are_not(tmp_path):
+    found = attack_lira(target(memory, steps=150), dataclasses.replace(QUICK, shadow_steps=150), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 16
+    assert found.rows[1]["auc"] > 0.8
+    assert "16 shadow models" in found.asks
+    untrained = attack_lira(target(memory), dataclasses.replace(QUICK, shadow_steps=0), None)
+    # 16 models x 36 images, half of them inside: standard deviation below 0.03, images being shared by the models
+    assert abs(untrained.rows[1]["auc"] - 0.5) < 0.1
+
+
+def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    toy, quick = target(memory), dataclasses.replace(QUICK, shadow_steps=2)
+    whole = attack_lira(toy, quick, tmp_path)
+    for index in (3, 9):
+        (tmp_path / f"{index:03d}.json").unlink()
+    trained = []
+    train = lira.train
+    monkeypatch.setattr(lira, "train", lambda *args, **kwargs: trained.append(1) or train(*args, **kwargs))
+    assert attack_lira(toy, quick, tmp_path).rows == whole.rows
+    assert len(trained) == 2
+    attack_lira(toy, dataclasses.replace(quick, shadow_steps=3), tmp_path)
+    assert len(trained) == 18, "those of another number of steps are made anew"
+
+
+def test_half_of_the_models_see_an_image():
+    toy = target(memory)
+    _, inside = lira.shadow_signals(toy, toy.groups[1], dataclasses.replace(QUICK, shadow_steps=0), None)
+    assert (inside.sum(axis=0) == 8).all()
+
+
+@pytest.mark.parametrize("shadows", [14, 17])
+def test_too_few_or_odd_is_refused(shadows):
+    with pytest.raises(Refused, match=f"--shadows: expected an even number from 16.*found {shadows}"):
+        attack_lira(target(), dataclasses.replace(QUICK, shadows=shadows))
+
+
+def test_too_few_images_are_refused():
+    with pytest.raises(Refused, match="lira: expected 8 of each at least, found 8 training and 4 test images"):
+        attack_lira(target(count=4), QUICK)

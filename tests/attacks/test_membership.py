@@ -1,0 +1,78 @@
+"""Membership by loss: an overfitted model is found out, an untrained one is not."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from samfed_monai.attacks.membership import attack_membership, auc, blind_auc, found_at, separation
+from tests.attacks.toys import QUICK, target
+
+
+def memory(pixels: int = 16) -> nn.Module:
+    """Enough parameters to learn every pixel of a few images by heart."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(3 * pixels**2, 64), nn.ReLU(), nn.Linear(64, pixels**2), nn.Unflatten(1, (1, pixels, pixels))
+    )
+
+
+def test_auc_and_detections_by_hand():
+    members, others = np.array([3.0, 2.0, 1.0]), np.array([2.0, 0.0])
+    assert auc(members, others) == pytest.approx((2 + 1.5 + 1) / 6)
+    assert found_at(members, others, 0.01) == pytest.approx(1 / 3), "none of two others may be called a member"
+    assert found_at(members, others, 0.5) == 1.0, "one of them may"
+
+
+def test_an_overfitted_model_is_found_out():
+    found = attack_membership(target(memory, steps=150), QUICK)
+    row = next(row for row in found.rows if row["images"] == "Basel")
+    assert row["by"] == "loss"
+    assert row["auc"] > 0.8
+    assert row["interval"][0] > 0.5
+    assert "better than chance" in found.verdict[1]
+
+
+def test_an_untrained_model_tells_nothing():
+    pooled = [attack_membership(target(memory, seed=seed, count=32), QUICK).rows[1] for seed in range(3)]
+    # 32 against 32 images: one AUC's standard deviation is 0.073 (Hanley and McNeil 1982), of the mean of three 0.042
+    assert abs(np.mean([row["auc"] for row in pooled]) - 0.5) < 0.13
+
+
+def test_without_masks_it_goes_by_confidence():
+    whole = target(memory, steps=150)
+    blind = [dataclasses.replace(each, labels=None) for each in whole.groups]
+    found = attack_membership(dataclasses.replace(whole, groups=blind), QUICK)
+    assert {row["by"] for row in found.rows} == {"confidence"}
+    assert found.rows[1]["auc"] > 0.8
+
+
+def test_other_pictures_are_called_other_pictures():
+    whole = target()
+    own, others = whole.groups[1], whole.groups[2]
+    assert 0.2 < blind_auc(own, [others]) < 0.8
+    darker = dataclasses.replace(others, images=0.5 * others.images)
+    assert blind_auc(own, [darker]) > 0.9
+    found = attack_membership(dataclasses.replace(whole, groups=[own, darker]), QUICK)
+    assert found.rows[0]["blind_auc"] > 0.9
+
+
+def test_the_interval_holds_the_value_and_comes_back():
+    random = np.random.default_rng(0)
+    one, two = random.normal(0.5, 1, 50), random.normal(0, 1, 50)
+    found = separation(one, two)
+    assert found["interval"][0] < found["auc"] < found["interval"][1]
+    assert found == separation(one, two)
+    assert (found["members"], found["others"]) == (50, 50)
+
+
+def test_the_process_random_numbers_are_left_alone():
+    toy = target()
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    attack_membership(toy, QUICK)
+    assert torch.equal(torch.rand(1), expected)

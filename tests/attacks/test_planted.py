@@ -1,0 +1,115 @@
+"""A planted layer gives images away without the defence, and is refused with it: alone, and at a site of a federation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from samfed_monai.attacks.planted import (
+    RATE,
+    attack_planted,
+    images_of,
+    nearest,
+    one_round,
+    planted_definition,
+    planted_network,
+    planted_weights,
+)
+from samfed_monai.config.strict import strict_problems
+from samfed_monai.data import DataList, load_records
+from samfed_monai.data.records import write_site_lists
+from samfed_monai.federation import Plan, SiteNode
+from samfed_monai.federation.privacy.settings import PrivacyFloor
+from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task
+from tests.attacks.toys import QUICK, scenes, target
+from tests.federation.conftest import small_federation  # noqa: F401
+from tests.federation.test_job import CLIENT
+from tests.federation.wired import places
+
+SIZE = 32
+
+
+def test_images_come_out_exactly_where_masks_do_not_overlap():
+    images, _ = scenes(3, seed=1)
+    masks = torch.zeros(3, 1, 16, 16)
+    for index in range(3):
+        masks[index, :, 5 * index : 5 * index + 4] = 1
+    network = planted_network(16)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    after = one_round(network, torch.nn.BCEWithLogitsLoss(), images, masks, adam=False)
+    found = images_of(before, after, (3, 16, 16), 3)
+    assert all(nearest(found, image[None]) > 50 for image in images)
+
+
+def test_the_page_says_what_leaked_and_what_stopped_it():
+    found = attack_planted(target(size=20), QUICK)
+    rows = {row["defence"].partition(",")[0].partition(" (")[0]: row for row in found.rows}
+    assert rows["none"]["psnr"] > 40 > 25 > rows["none"]["blank_psnr"]
+    assert not rows["none"]["stopped"]
+    assert rows["differential privacy"]["stopped"]
+    assert rows["AdamW instead of SGD at the sites"]["stopped"]
+    assert not rows["strict check of what is sent"]["stopped"]
+    assert rows["the site's look at the network"]["stopped"]
+    assert "refuses it before any image is shown" in found.verdict[1]
+
+
+STILL = {
+    "weak_view": {"_target_": "samfed_monai.transforms.WeakViewd", "flip": False, "quarter_turns": False, "rotate": 0.0,
+                  "zoom": [1.0, 1.0], "shear": 0.0, "shift": 0.0},
+    "strong_view#strength": 0.0,
+}  # fmt: skip
+SGD = {
+    "_target_": "torch.optim.SGD", "lr": "@learning_rate",
+    "params": {"_target_": "samfed_monai.parts.parameters_of", "network": "@network", "groups": []},
+}  # fmt: skip
+PLAN = Plan(
+    "samfed_skin",
+    2,
+    variant="oracle",
+    client={**CLIENT, "local_steps": 1, "batch_size": 1, "learning_rate": RATE, "network_def": planted_definition(SIZE), "optimizer": SGD, **STILL},
+    sites={"site-1": {}, "site-2": {}},
+    privacy={"least_images": 1},
+)
+
+
+@pytest.fixture
+def node(small_federation, tmp_path) -> Any:  # noqa: F811
+    """``node(**options)``: a site with images and masks that got the plan."""
+    lists = write_site_lists(DataList.load(small_federation / "list.json"), tmp_path / "lists")
+
+    def made(plan: Plan = PLAN, **options: Any) -> SiteNode:
+        return SiteNode("site-1", plan, places(small_federation, lists["site-1"], tmp_path / "site-1"), **options)
+
+    return made
+
+
+def sent(tensors: dict[str, torch.Tensor]) -> Envelope:
+    return Envelope(Kind.WEIGHTS, "site-1", 0, 2, tensors=tensors)
+
+
+WEIGHTS = planted_weights(planted_network(SIZE).state_dict())
+
+
+def test_a_site_gives_its_images_away_without_the_look_and_trains_nothing_with_it(node, monkeypatch):
+    assert strict_problems({"client": {"network_def": planted_definition(SIZE)}}, "plan") == []
+    with pytest.raises(MessageRefused, match="plan -> network_def: expected no layer with a weight for each place"):
+        node().answer(Task.PREPARE, sent(WEIGHTS))
+    monkeypatch.setattr("samfed_monai.federation.site.require_plain_network", lambda client: None)
+    open_site = node()
+    open_site.answer(Task.PREPARE, sent(WEIGHTS))
+    reply = open_site.answer(Task.TRAIN, sent(WEIGHTS))
+    found = images_of(WEIGHTS, reply.tensors, (3, SIZE, SIZE), 4)
+    preprocessing = open_site.parts.cast.config.value("validate#preprocessing")
+    records = load_records(open_site.parts.datalist, open_site.parts.data_root, split="unlabelled", site="site-1")
+    private = torch.stack([torch.as_tensor(preprocessing(dict(record))["image"]) for record in records])
+    assert nearest(found, private) > 50
+
+
+def test_a_sites_own_least_images_refuses_the_single_step(node, monkeypatch):
+    monkeypatch.setattr("samfed_monai.federation.site.require_plain_network", lambda client: None)
+    careful = node(floor=PrivacyFloor(least_images=4))
+    careful.answer(Task.PREPARE, sent(WEIGHTS))
+    with pytest.raises(MessageRefused, match="at least 4 images trained on in a round, as this site's file says"):
+        careful.answer(Task.TRAIN, sent(WEIGHTS))

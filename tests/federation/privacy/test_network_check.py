@@ -1,0 +1,116 @@
+"""Networks that a plan names by class: layers that could copy an image are refused, ordinary networks are not."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from monai.networks import nets
+from torch import nn
+
+from samfed_monai.federation.privacy.network_check import reading_layers, require_plain_network
+from samfed_monai.networks import client_network
+from samfed_monai.protocol import MessageRefused
+from tests.federation.toys import ToyNet, toy_algo
+
+SHAPE = (3, 32, 32)
+PLANTED = {
+    "latent_shape": (3, 32, 32), "start_shape": (1, 32, 32), "channels": (1,), "strides": (1,),
+    "kernel_size": 1, "num_res_units": 0,
+}  # fmt: skip
+
+
+class Shuffled(nn.Module):
+    """A linear layer behind a shuffle of all pixels, so that no map is seen as it is flattened."""
+
+    def __init__(self, share: int = 1) -> None:
+        super().__init__()
+        self.order = torch.randperm(3 * 32 * 32, generator=torch.Generator().manual_seed(0))[:: share]
+        self.linear = nn.Linear(len(self.order), 32 * 32)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(images.flatten(1)[:, self.order]).reshape(-1, 1, 32, 32)
+
+
+class Deep(nn.Module):
+    """Maps whose every value hangs on the whole image, flattened before a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Sequential(nn.Conv2d(3, 64, 15, stride=8, padding=7), nn.Conv2d(64, 64, 9, padding=4))
+        self.linear = nn.Linear(64 * 16, 32 * 32)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.mix(images).flatten(1)).reshape(-1, 1, 32, 32)
+
+
+class Tokens(nn.Module):
+    """A transformer on patches of 16 px that are as wide as a ViT's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 800, 16, stride=16)
+        self.block = nn.TransformerEncoderLayer(800, 4, dim_feedforward=1024, batch_first=True)
+        self.out = nn.ConvTranspose2d(800, 1, 16, stride=16)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.patches(images)
+        tokens = self.block(maps.flatten(2).transpose(1, 2))
+        return self.out(tokens.transpose(1, 2).reshape(maps.shape))
+
+
+@pytest.mark.parametrize(
+    ("network", "layer"),
+    [
+        (lambda: nets.Generator(**PLANTED), "linear"),
+        (Shuffled, "linear"),
+        (lambda: Shuffled(3), "linear"),
+        (Deep, "linear"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 8, 32), nn.ConvTranspose2d(8, 1, 32)), "0"),
+    ],
+)
+def test_a_layer_with_a_weight_for_each_place_is_found_whatever_was_sent_as_weights(network, layer):
+    made = network()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.zero_()
+    assert layer in reading_layers(made, SHAPE)
+    assert all(not parameter.any() for parameter in made.parameters()), "it looks at a copy"
+
+
+@pytest.mark.parametrize("name", ["basic_unet", "lite0_fpn", "deeplabv3plus_resnet18", "flexible_unet_resnet18"])
+def test_networks_of_the_catalogue_have_none(name):
+    assert reading_layers(client_network(name), (3, 64, 64)) == []
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        ToyNet,
+        lambda: nets.AttentionUnet(2, 3, 1, channels=(8, 16), strides=(2,)),
+        Tokens,
+    ],
+)
+def test_ordinary_networks_of_monai_have_none(network):
+    assert reading_layers(network(), SHAPE if network is not ToyNet else (3, 40, 40)) == []
+
+
+def test_a_site_refuses_to_train_it():
+    client = toy_algo()
+    require_plain_network(client)
+    client.trainer.network = nets.Generator(**{**PLANTED, "latent_shape": (3, 64, 64)})
+    match = r"plan -> network_def: expected no layer with a weight for each place of an image.*found 1 such; name a network"
+    with pytest.raises(MessageRefused, match=match):
+        require_plain_network(client)
+
+
+def test_what_cannot_be_looked_at_is_refused():
+    client = toy_algo()
+    client.trainer.network = nets.Generator(**PLANTED)  # of 32 px, where 64 are shown
+    with pytest.raises(MessageRefused, match="found a network that cannot be looked at"):
+        require_plain_network(client)
+
+
+def test_a_site_that_only_evaluates_is_let_alone():
+    require_plain_network(SimpleNamespace(train_workflow=None, trainer=None))
