@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.parse import MISSING, flat, follow
+from samfed_monai.config.variants import declared
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import canonical_hash, sha256_file, write_json
 from samfed_monai.core.run_log import RunLog
@@ -24,7 +25,7 @@ from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.participants import Cast, Start, require_starts
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.preparation import Preparation, check_data, no_public_images
-from samfed_monai.federation.privacy import Privacy, privacy_account, require_possible
+from samfed_monai.federation.privacy import Privacy, privacy_account, require_possible, statistics_notice
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
 from samfed_monai.federation.renewal import Renewal
 from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
@@ -143,7 +144,9 @@ class JobRun:
         store = mlflow_store(places.mlflow, places.output_dir)
         datalist = DataList.load(places.datalist)
         cast = Cast.of(plan, places, datalist)
-        require_possible(self.privacy, cast.strategy)
+        require_possible(self.privacy, cast.strategy, declared(places.bundle_root, plan.variant))
+        if notice := statistics_notice(self.privacy, cast.strategy, plan.variant):
+            logger.warning("%s", notice)
         problems = Problems()
         problems.extend(no_public_images(datalist, supervised=cast.supervised))
         problems.extend(quorum_problems(len(cast.sites), plan.quorum, allow_single_site=plan.allow_single_site))
@@ -187,7 +190,7 @@ class JobRun:
                 teacher_scores=teacher_scores,
                 teacher=about,
                 preparation=prepared,
-                privacy=privacy_account(self.privacy, result.records, result.withheld),
+                privacy=privacy_account(self.privacy, result.records, result.withheld, cast.strategy.statistic),
                 seconds={**result.seconds, **self.seconds, "total": time.perf_counter() - started},
                 hashes={**hashes, "teacher": teacher_sha256, **model_hashes(result)},
                 versions=versions(),

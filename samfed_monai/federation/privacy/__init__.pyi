@@ -2,7 +2,7 @@
 
 from .audit import AuditLog, audit_table, read_audit
 from .noise import SeededNoise, SystemNoise
-from .release import Allowed, Release, require_possible, site_release, too_few_images
+from .release import Allowed, Release, require_possible, site_release, statistics_notice, too_few_images
 from .settings import DifferentialPrivacy, Privacy, epsilon, privacy_account
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "read_audit",
     "require_possible",
     "site_release",
+    "statistics_notice",
     "too_few_images",
 ]
