@@ -45,6 +45,9 @@ LEAVES_SITE = {
     "weights": "weights of its network",
     "predictions": "soft masks of the public images",
     "prototypes": "one mean feature per class",
+    "spectrum": "amplitude-spectrum windows of its images, each the mean of several",
+    "features": "mean features of its images",
+    "graph": "a graph descriptor of its images",
     "scores": "counts, means of loss terms and of scores",
 }
 """What a method can let leave a site; number of images, seconds and steps do in any case."""

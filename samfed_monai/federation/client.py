@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from monai.engines import SupervisedEvaluator
     from torch import Tensor, nn
 
+    from samfed_monai.protocol.statistics import Statistic
+
 logger = logging.getLogger(__name__)
 
 
@@ -233,6 +235,8 @@ class SamFedAlgo(MonaiAlgo):
         self._frozen_too = False
         #: The network that stays at this site; ``None`` where the bundle has no ``sharing``.
         self.own: OwnNetwork | None = None
+        #: What the bundle measures of this site's images for others; ``None`` where it has no ``statistics``.
+        self.statistic: Statistic | None = None
         #: What of the network is shared, personal and frozen; ``None`` before :meth:`initialize`.
         self.parts: OwnParts | None = None
 
@@ -249,6 +253,7 @@ class SamFedAlgo(MonaiAlgo):
             self.parts = self._parts_of_bundle()
             frozen = self.parts.split.frozen if self.parts is not None else ()
             self.own = own_network(self.trainer, self.train_workflow, frozen)
+            self.statistic = self._statistic_of_bundle()
         if self.trainer is not None and not self.keep_optimizer:
             self._fresh_optimizer = self.trainer.optimizer.state_dict()
 
@@ -439,6 +444,13 @@ class SamFedAlgo(MonaiAlgo):
     def _require_public_set(self, call: Call) -> None:
         if call.public:  # its hash costs a pass over the public images
             require_same_public_set(call.public, self.own.sharing.public_hash if self.own else "")
+
+    def _statistic_of_bundle(self) -> Statistic | None:
+        parser = getattr(self.train_workflow, "parser", None)
+        if self.trainer is None or parser is None or "statistics" not in parser:
+            return None
+        statistic: Statistic | None = parser.get_parsed_content("statistics")
+        return statistic
 
     def _own_in(self, call: Call) -> OwnNetwork | None:
         return self.own if call.keeps_network else None

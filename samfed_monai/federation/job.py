@@ -8,6 +8,7 @@ from typing import Any
 
 from samfed_monai.config.knobs import whole_groups, without_said_twice
 from samfed_monai.config.parse import workflow_files
+from samfed_monai.config.variants import declared
 from samfed_monai.config.wrapped_errors import unwrapped
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data import DataList
@@ -72,8 +73,9 @@ def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: D
         Renewal.from_json(plan.renewal, plan.rounds)
     with problems.collected():
         cast = Cast.of(plan, job.places, datalist or DataList("", []))
+        method = declared(job.places.bundle_root, plan.variant)
         with problems.collected():
-            require_possible(privacy, cast.strategy, UpdateGuard(**plan.update_guard))
+            require_possible(privacy, cast.strategy, method, UpdateGuard(**plan.update_guard))
         if datalist is not None:
             sites, alone = len(cast.sites), plan.allow_single_site
             problems.extend(quorum_problems(sites, plan.quorum, allow_single_site=alone))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.parse import MISSING, flat, follow
+from samfed_monai.config.variants import declared
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import canonical_hash, sha256_file, write_json
 from samfed_monai.core.run_log import RunLog
@@ -31,6 +32,7 @@ from samfed_monai.federation.privacy import (
     require_budget,
     require_possible,
     settings_of,
+    statistics_notice,
 )
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
 from samfed_monai.federation.renewal import Renewal
@@ -151,8 +153,11 @@ class JobRun:
         store = mlflow_store(places.mlflow, places.output_dir)
         datalist = DataList.load(places.datalist)
         cast = Cast.of(plan, places, datalist)
-        require_possible(self.privacy, cast.strategy, self.guard)
+        method = declared(places.bundle_root, plan.variant)
+        require_possible(self.privacy, cast.strategy, method, self.guard)
         require_budget(self.privacy.central_differential_privacy, plan.rounds)
+        if notice := statistics_notice(self.privacy, cast.strategy, plan.variant):
+            logger.warning("%s", notice)
         problems = Problems()
         problems.extend(no_public_images(datalist, supervised=cast.supervised))
         problems.extend(quorum_problems(len(cast.sites), plan.quorum, allow_single_site=plan.allow_single_site))
@@ -204,6 +209,7 @@ class JobRun:
                     result.records,
                     result.withheld,
                     central=controller.central.account() if controller.central else None,
+                    statistic=cast.strategy.statistic,
                 ),
                 seconds={**result.seconds, **self.seconds, "total": time.perf_counter() - started},
                 hashes={**hashes, "teacher": teacher_sha256, **model_hashes(result)},

@@ -15,6 +15,8 @@ from monai.fl.utils.constants import ExtraItems
 
 from samfed_monai.config.variants import declared
 from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.training_state import own_random_state
 from samfed_monai.data import DataList, SoftMaskStore, load_records
 from samfed_monai.federation.client import SamFedAlgo
 from samfed_monai.federation.disagreement import Disagreement
@@ -30,6 +32,7 @@ from samfed_monai.federation.privacy.release import (
     Release as Filter,
 )
 from samfed_monai.federation.privacy.release import (
+    forbidden_problems,
     require_public_images,
     site_release,
     too_few_images,
@@ -40,7 +43,8 @@ from samfed_monai.federation.secure_aggregation import STEPS, SecureSite
 from samfed_monai.federation.site_teacher import OwnTeacher, SiteMasks, SiteTeacher
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
-from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+from samfed_monai.protocol.message import STATISTICS, Envelope, Kind, MessageRefused
+from samfed_monai.protocol.statistics import Statistic, StatisticRule, split_statistics, with_statistics
 from samfed_monai.protocol.transport import Task
 
 if TYPE_CHECKING:
@@ -353,13 +357,14 @@ class SiteNode:
         if self.privacy.secure_aggregation is not None:
             self.privacy.secure_aggregation.require_threshold(len(plan.sites))
         floor = floor or PrivacyFloor()
+        self.method = declared(places.bundle_root, plan.variant)
         self.release = release or site_release(
             site,
             lambda: self._client().client,
             self.privacy,
             places.output_dir,
             PrivacyLedger(places.cache, site, floor),
-            declared(places.bundle_root, plan.variant),
+            self.method,
             plan.rounds,
             floor.least_images,
         )
@@ -445,7 +450,33 @@ class SiteNode:
                 self.parts.renewal.before(message, self._client().client)
             elif message.extra.get("model") in ("best", "last"):  # the rounds are over
                 self.parts.renewal.remove()
-        return self._client().answer(task, message)
+        return self._train(message) if task == Task.TRAIN else self._client().answer(task, message)
+
+    def _train(self, message: Envelope) -> Envelope:
+        """The local epoch; statistics beside weights go to, and come from, the bundle's ``statistics``."""
+        weights, received = split_statistics(message.tensors) if message.kind == Kind.WEIGHTS else ({}, {})
+        asked = message.extra.get(STATISTICS)
+        if not received and asked is None:
+            return self._client().answer(Task.TRAIN, message)
+        own = self._statistic(asked)
+        own.receive(received)
+        reply = self._client().answer(Task.TRAIN, replace(message, tensors=weights))
+        if asked is None:
+            return reply
+        rule = self.privacy.rule(own.kind) or StatisticRule()
+        with own_random_state(derive_seed(self.plan.seed, self.site, "statistics")):
+            measured = own.measured(rule.least_images)
+        return replace(reply, tensors=with_statistics(reply.tensors, measured))
+
+    def _statistic(self, asked: str | None) -> Statistic:
+        own: Statistic | None = self._client().client.statistic
+        if own is None or asked not in (None, own.kind.value):
+            expected = "`statistics` of train.json, which measures what the server asks for"
+            mend = "leave strategy and statistics to the variant"
+            raise MessageRefused([Problem("statistics", found="none here", expected=expected, mend=mend)])
+        if problems := forbidden_problems(own.kind, self.privacy, self.method):
+            raise MessageRefused(problems)
+        return own
 
     def _keeps_some(self, task: Task) -> bool:
         """Whether ``task`` needs a network, or a part of one, that this site keeps."""
@@ -463,7 +494,10 @@ class SiteNode:
             if self.parts.trains:
                 images = self.parts.training_images()
                 problems += no_labels(images) if self.parts.cast.supervised else []
-                problems += too_few_images(images, self.privacy, self.parts.cast.strategy)
+                strategy = self.parts.cast.strategy
+                problems += too_few_images(images, self.privacy, strategy)
+                if strategy.statistic is not None:
+                    problems += forbidden_problems(strategy.statistic, self.privacy, self.method)
             if self.parts.shared is None:
                 here = self.parts.places
                 problems += image_problems(

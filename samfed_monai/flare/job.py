@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config import find_bundle
 from samfed_monai.config.check import check_bundle
+from samfed_monai.config.variants import declared
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
@@ -75,6 +76,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
         Refused: with every problem of the bundle, the overrides or the list.
     """
     from samfed_monai.federation.participants import Cast
+    from samfed_monai.federation.privacy import Privacy, require_possible, statistics_notice
 
     root = find_bundle(bundle)
     problems = check_bundle(root, "federate", overrides=dict(overrides), ready=here)
@@ -90,6 +92,11 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     datalist = DataList.load(job.places.datalist) if has_list else None
     cast = Cast.of(job.plan, job.places, datalist or DataList("", []))
     _require_names(cast)
+    privacy = Privacy.from_json(job.plan.privacy)
+    guard = UpdateGuard(**job.plan.update_guard)
+    require_possible(privacy, cast.strategy, declared(root, job.plan.variant), guard)
+    if notice := statistics_notice(privacy, cast.strategy, job.plan.variant):
+        logger.warning("%s", notice)
     plan = cast.settled(job.plan)
     return Planned(
         plan=plan,

@@ -18,6 +18,7 @@ from samfed_monai.federation.privacy.settings import PrivacyFloor
 from samfed_monai.federation.site import SiteNode
 from samfed_monai.flare.site_file import KEPT_RUNS, REMOVED, SiteFile
 from samfed_monai.protocol.message import MessageRefused
+from samfed_monai.protocol.statistics import StatisticKind
 from samfed_monai.protocol.transport import Task
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ def site_node(settings: dict[str, Any], files: SiteFile) -> SiteNode:
         Refused: a plan that is or could become code, or that is not one; a bundle that is not here.
     """
     plan = read_plan(settings["plan"])
-    floor = PrivacyFloor(files.least_images or 1, files.epsilon)
+    allowed = None if files.statistics is None else tuple(map(StatisticKind, files.statistics))
+    floor = PrivacyFloor(files.least_images or 1, files.epsilon, allowed)
     return SiteNode(settings["site"], plan, places_of(files, plan, Path(settings["run_folder"])), floor=floor)
 
 

@@ -56,6 +56,7 @@ _PATHS = ("datalist", "data_root", "cache_dir", "output_dir", "runs_dir", "weigh
 _WORDS = ("device",)
 _NUMBERS = ("memory_limit_gib", "threads", "epsilon")
 _COUNTS = ("least_images",)
+_LISTS = {"statistics": ("spectrum", "features", "prototypes", "graph")}  # StatisticKind, without torch
 _REQUIRED = ("datalist", "data_root", "cache_dir")
 
 
@@ -76,8 +77,8 @@ class SiteFile:
         device: of torch (``cuda:0``); ``None`` leaves it to the bundle.
         memory_limit_gib: most memory (data segment, GiB) of the process that trains; ``None`` sets no limit.
         threads: threads of torch in that process; ``None`` leaves it to torch.
-        least_images, epsilon: as :class:`~samfed_monai.federation.privacy.settings.PrivacyFloor` takes them; ``None``
-            leaves it to the run's plan.
+        least_images, epsilon, statistics: as :class:`~samfed_monai.federation.privacy.settings.PrivacyFloor` takes
+            them; ``None`` leaves it to the run's plan.
     """
 
     path: Path
@@ -94,6 +95,7 @@ class SiteFile:
     threads: int | None = None
     least_images: int | None = None
     epsilon: float | None = None
+    statistics: tuple[str, ...] | None = None
 
     def run_folder(self, run_name: str) -> Path:
         """The folder of a run at this site."""
@@ -124,6 +126,7 @@ def read_site_file(start: str | Path, site: str | None = None) -> SiteFile:
     problems.refuse_if_any()
     values: dict[str, Any] = {name: _place(path, content[name]) for name in _PATHS if content.get(name)}
     values.update({name: content[name] for name in (*_NUMBERS, *_COUNTS, *_WORDS) if content.get(name) is not None})
+    values.update({name: tuple(content[name]) for name in _LISTS if content.get(name) is not None})
     return SiteFile(path=path, **values)
 
 
@@ -148,7 +151,7 @@ def _find(start: Path, site: str) -> Path:
 
 
 def _check(path: Path, content: dict[str, Any], problems: Problems) -> None:
-    known = (*_PATHS, *_WORDS, *_NUMBERS, *_COUNTS)
+    known = (*_PATHS, *_WORDS, *_NUMBERS, *_COUNTS, *_LISTS)
     for name, value in content.items():
         where = f"{path.name} -> {name}"
         if name not in known:
@@ -159,6 +162,10 @@ def _check(path: Path, content: dict[str, Any], problems: Problems) -> None:
             problems.add(where, found=type(value).__name__, expected=expected)
         elif name in _NUMBERS and value is not None and (type(value) not in (int, float) or not 0 < value < math.inf):
             problems.add(where, found=repr(value), expected="a number above 0")
+        elif name in _LISTS and value is not None:
+            if not isinstance(value, list) or not set(map(str, value)) <= set(_LISTS[name]):
+                expected = f"a list of some of {', '.join(_LISTS[name])}; [] lets none leave"
+                problems.add(where, found=repr(value), expected=expected)
         elif name in _COUNTS and value is not None and (type(value) is not int or value < 1):
             problems.add(where, found=repr(value), expected="a whole number >= 1")
     for name in _REQUIRED:

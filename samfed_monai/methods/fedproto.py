@@ -18,6 +18,7 @@ from samfed_monai.losses import hard_label
 from samfed_monai.methods.heterogeneous import PublicMaskSharing
 from samfed_monai.networks.intake import feature_width, head_of
 from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+from samfed_monai.protocol.statistics import StatisticKind
 from samfed_monai.protocol.strategy import Exchange, Strategy
 
 if TYPE_CHECKING:
@@ -246,6 +247,7 @@ class Prototypes(Strategy):
     """
 
     exchange = Exchange(Kind.PROTOTYPES, own_networks=True, alike=False, server_model=False)
+    statistic = StatisticKind.PROTOTYPES
 
     def __init__(self, *, classes: int = 2) -> None:
         self.classes = classes

@@ -3,11 +3,13 @@
 from .guard import UpdateGuard
 from .message import MAX_BYTES, Envelope, Kind, MessageRefused, from_bytes, to_bytes, wire_size
 from .sharing import Sharing
+from .statistics import Collected, Statistic, StatisticKind, StatisticRule
 from .strategy import Exchange, Server, Strategy
 from .transport import Failure, Inbox, Task, Traffic, Transport, received, scrub
 
 __all__ = [
     "MAX_BYTES",
+    "Collected",
     "Envelope",
     "Exchange",
     "Failure",
@@ -16,6 +18,9 @@ __all__ = [
     "MessageRefused",
     "Server",
     "Sharing",
+    "Statistic",
+    "StatisticKind",
+    "StatisticRule",
     "Strategy",
     "Task",
     "Traffic",

@@ -55,6 +55,8 @@ MAX_ADAPTERS = 8
 _HASH = re.compile("[0-9a-f]{64}")
 #: The word that names weights which a site holds already, instead of sending them (:mod:`.sent_once`).
 HELD = "held"
+#: The word by which a server asks for an image-derived statistic (:mod:`.statistics`).
+STATISTICS = "statistics"
 #: Words the server may send: key to the pattern of the values it can take.
 EXTRA_WORDS = {
     "split": re.compile("validation|test"),
@@ -63,6 +65,7 @@ EXTRA_WORDS = {
     # what a site does with the tensors: put them in place of its weights, learn from them, or keep its own network
     "purpose": re.compile("replace|distil|keep"),
     HELD: re.compile("[0-9a-f]{32}"),
+    STATISTICS: re.compile("spectrum|features|graph"),
     "public": _HASH,  # of the public set as networks see it: images, masks at the evaluation size, order
     "public_list": _HASH,  # of the public part of the data list
     "list": _HASH,  # of the site's own part of the data list

@@ -3,7 +3,7 @@
 A round ends with the validation of its model, and the next one trains from it: without this a model would go down
 twice. Both ends stand here, for transports that carry bytes: :class:`SentWeights` at the server, one for all sites, and
 :class:`HeldWeights` at each site. A site that was started again holds nothing and says so (:data:`NOT_HELD`); it is
-then sent the weights themselves.
+then sent the weights themselves. Statistics beside weights are small and always sent.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.tensor_file import checksum
 from samfed_monai.protocol.message import HELD, Envelope, Kind, MessageRefused
+from samfed_monai.protocol.statistics import split_statistics, with_statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,9 +37,10 @@ class SentWeights:
         """
         if message.kind != Kind.WEIGHTS or not message.tensors:
             return message
-        own = checksum(message.tensors)
+        weights, statistics = split_statistics(message.tensors)
+        own = checksum(weights)
         if self._last.get(site) == own:
-            return replace(message, tensors={}, extra={**message.extra, HELD: own})
+            return replace(message, tensors=with_statistics({}, statistics), extra={**message.extra, HELD: own})
         self._last[site] = own
         return message
 
@@ -60,12 +62,14 @@ class HeldWeights:
             MessageRefused: others are held here, or none; its text is :data:`NOT_HELD`.
         """
         named = message.extra.get(HELD)
+        weights, statistics = split_statistics(message.tensors)
         if named is None:
-            if message.kind == Kind.WEIGHTS and message.tensors:
-                self._tensors = message.tensors
+            if message.kind == Kind.WEIGHTS and weights:
+                self._tensors = weights
             return message
-        if message.tensors or not self._tensors or checksum(self._tensors) != named:
+        if weights or not self._tensors or checksum(self._tensors) != named:
             self._tensors = {}
             raise MessageRefused([_MISSING])
         words = {name: word for name, word in message.extra.items() if name != HELD}
-        return replace(message, tensors=self._tensors, extra=words)
+        tensors = with_statistics(self._tensors, statistics) if statistics else self._tensors
+        return replace(message, tensors=tensors, extra=words)

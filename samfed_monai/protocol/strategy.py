@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.statistics import StatisticKind
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -116,6 +117,9 @@ class Strategy(ABC):
 
     #: What a round exchanges; said by the class, or by the instance where it depends on an option.
     exchange: Exchange = Exchange()
+
+    #: The image-derived statistic that sites send it; ``None`` is none.
+    statistic: StatisticKind | None = None
 
     server: Server
 

@@ -138,6 +138,7 @@ _SKIPPED = _object(
 
 _PRIVACY = _object(
     "what the sites kept to themselves, and what noise was added",
+    ("least_images", "withheld", "differential_privacy"),
     least_images=_count("statistics of fewer images than this did not leave a site"),
     withheld={
         "type": "array",
@@ -190,6 +191,22 @@ _PRIVACY = _object(
         ),
         "type": ["object", "null"],
     },
+    statistics=_object(
+        "the image-derived statistic that sites sent beside or instead of weights; missing where they sent none",
+        kind=_text("`spectrum`, `features`, `prototypes` or `graph`"),
+        clip=_number("largest L2 norm of an entry; null where entries were left as they were", none=True),
+        noise_multiplier=_number("standard deviation of the noise over the sensitivity; 0 without noise"),
+        least_images=_count("images behind every entry, at the least"),
+        delta=_number("of (epsilon, delta); null without noise", most=1, none=True),
+        releases={
+            **_map("messages with noise by site, as the site counts them; null without noise", _count("messages")),
+            "type": ["object", "null"],
+        },
+        epsilon={
+            **_map("epsilon of the statistics alone, by site; null without noise", _number("epsilon")),
+            "type": ["object", "null"],
+        },
+    ),
 )
 
 RESULTS_SCHEMA: Schema = {

@@ -230,14 +230,14 @@ def test_vectors_and_the_mean_fit_together(values, bits, data):
 
 def test_what_looks_at_single_updates_is_refused_with_what_to_do():
     privacy = Privacy(secure_aggregation=SETTINGS)
-    require_possible(privacy, FedAvg(), UpdateGuard())
+    require_possible(privacy, FedAvg(), guard=UpdateGuard())
     with pytest.raises(
         Refused, match=r"secure_aggregation: expected a strategy that takes the mean .*, found Krum, which"
     ):
         require_possible(privacy, Krum())
     share = r"expected nothing that looks at each update, .*, found job#update_guard#largest_share; largest_share: null"
     with pytest.raises(Refused, match=share) as error:
-        require_possible(privacy, FedAvg(), UpdateGuard(largest_share=0.5, action="skip"))
+        require_possible(privacy, FedAvg(), guard=UpdateGuard(largest_share=0.5, action="skip"))
     assert "found job#update_guard#action 'skip'; 'clip', which then shortens the step of the mean" in str(error.value)
 
 

@@ -3,7 +3,7 @@
 from .audit import AuditLog, audit_table, read_audit
 from .central import CentralNoise, require_budget
 from .noise import SeededNoise, SystemNoise
-from .release import Allowed, Release, require_possible, site_release, too_few_images
+from .release import Allowed, Release, require_possible, site_release, statistics_notice, too_few_images
 from .settings import (
     CentralPrivacy,
     DifferentialPrivacy,
@@ -33,5 +33,6 @@ __all__ = [
     "require_possible",
     "settings_of",
     "site_release",
+    "statistics_notice",
     "too_few_images",
 ]

@@ -110,7 +110,8 @@ def read_audit(path: str | Path) -> list[dict[str, Any]]:
 def audit_table(records: Iterable[Mapping[str, Any]]) -> str:
     """Records as text for a reader: a row per message, then messages and bytes by kind."""
     records = list(records)
-    rows = [list(COLUMNS), *([_cell(name, record.get(name)) for name in COLUMNS] for record in records)]
+    columns = [*COLUMNS, *(["statistics"] if any(record.get("statistics") for record in records) else [])]
+    rows = [columns, *([_cell(name, record.get(name)) for name in columns] for record in records)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
     return "\n".join([*lines, "", *_totals(records)])
@@ -131,6 +132,8 @@ def _totals(records: Iterable[Mapping[str, Any]]) -> list[str]:
 def _cell(name: str, value: Any) -> str:
     if name == "noise" and isinstance(value, Mapping):
         return f"sd {value['deviation']:.3g}, release {value['release']}"
+    if name == "statistics" and isinstance(value, Mapping):
+        return f"{value['kind']} of {value['images']} images"
     if isinstance(value, (list, tuple)):
         return ", ".join(str(each) for each in value) or "-"
     return "-" if value is None else str(value)

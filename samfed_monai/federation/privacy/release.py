@@ -29,8 +29,24 @@ from samfed_monai.federation.privacy.settings import (
 )
 from samfed_monai.networks.key_patterns import KeySplit, network_split
 from samfed_monai.protocol.guard import Action, UpdateGuard
-from samfed_monai.protocol.message import METRIC_NAMES, VERSION, Envelope, Kind, MessageRefused, wire_size
+from samfed_monai.protocol.message import (
+    METRIC_NAMES,
+    STATISTICS,
+    VERSION,
+    Envelope,
+    Kind,
+    MessageRefused,
+    wire_size,
+)
 from samfed_monai.protocol.secure_sum import require_cryptography
+from samfed_monai.protocol.statistics import (
+    Statistic,
+    StatisticKind,
+    StatisticRule,
+    limited,
+    split_statistics,
+    with_statistics,
+)
 from samfed_monai.protocol.strategy import WORDS
 from samfed_monai.protocol.transport import Task, scrub
 
@@ -52,6 +68,7 @@ class Allowed:
         learned: names of the network's parameters; the rest of its state is running statistics and counters.
         batch: images of the smallest batch that the site trains on; ``None`` where that is not known.
         momentum: the largest weight that a running statistic which is shared gives to one batch; 0 without any.
+        statistic: what the site measures of its images for others; ``None`` is nothing.
     """
 
     like: Mapping[Kind, Mapping[str, Tensor]] = field(default_factory=dict)
@@ -59,6 +76,7 @@ class Allowed:
     learned: frozenset[str] = frozenset()
     batch: int | None = None
     momentum: float = 0.0
+    statistic: Statistic | None = None
 
 
 def allowed_weights(network: nn.Module, *, personal: Sequence[str] = ()) -> Allowed:
@@ -141,7 +159,9 @@ def allowed_of(client: Any, *, personal: Sequence[str] | None = None) -> Allowed
     batch = _smallest_batch(_private_loader(client))
     if personal is None:
         personal = personal_patterns(getattr(client.train_workflow, "parser", None))
-    weights = replace(allowed_weights(network, personal=personal), batch=batch)
+    weights = replace(
+        allowed_weights(network, personal=personal), batch=batch, statistic=getattr(client, "statistic", None)
+    )
     if own is None:
         return weights
     like = dict(own.sharing.may_share())
@@ -204,6 +224,63 @@ def undeclared(reply: Envelope, method: Method | None) -> list[Problem]:
     expected = f"what {method.name} declares, {', '.join(method.leaves_site) or 'nothing'}"
     mend = "add it there if the method is meant to send it"
     return [Problem(method.where, part, expected, mend) for part in parts if part not in method.leaves_site]
+
+
+def statistic_problems(
+    statistics: Mapping[str, Tensor], asked: str | None, allowed: Allowed, privacy: Privacy, method: Method | None
+) -> list[Problem]:
+    """Everything that keeps an image-derived statistic, which travels beside weights, from leaving.
+
+    Args:
+        statistics: names, without their prefix, to tensors that are about to leave.
+        asked: the kind that the request names; ``None`` is none.
+        allowed: says what the site measures.
+        privacy: says which may leave, and of how many images.
+        method: as :func:`undeclared` takes it.
+    """
+    if not statistics:
+        return []
+    own, where = allowed.statistic, "message -> statistics"
+    if asked is None or own is None or own.kind.value != asked:
+        found = "one that nobody asked for" if asked is None else "a kind that this site does not measure"
+        return [Problem(where, found=found, expected="what the request names and the bundle measures")]
+    if forbidden := forbidden_problems(own.kind, privacy, method):
+        return forbidden
+    problems, like, rule = Problems(), own.like(), privacy.rule(own.kind)
+    if statistics.keys() != like.keys():
+        problems.add(where, found="other names", expected=", ".join(sorted(like)))
+    for name in sorted(like.keys() & statistics.keys()):
+        tensor, wanted = statistics[name], like[name]
+        if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
+            expected = f"{tuple(wanted.shape)}, {wanted.dtype}"
+            problems.add(f"{where} -> {name}", found="another shape or dtype", expected=expected)
+    if rule is not None and own.images(rule.least_images) < rule.least_images:
+        expected = f"entries of at least {rule.least_images} images each"
+        mend = "join with another site, or agree on another least_images"
+        problems.add(where, found="fewer", expected=expected, mend=mend)
+    return list(problems)
+
+
+def forbidden_problems(kind: StatisticKind, privacy: Privacy, method: Method | None) -> list[Problem]:
+    """Why a kind of image-derived statistic may not leave: the method does not say so, or the policy forbids it.
+
+    Args:
+        kind: which.
+        privacy: the plan's settings, at a site under its own floor.
+        method: as :func:`undeclared` takes it; one of version 0.1, which declares nothing, declares no statistic.
+    """
+    leaves = (method.leaves_site or ()) if method is not None else None
+    if leaves is not None and kind.value not in leaves:
+        name = method.name if method is not None else ""
+        expected = f"what {name} declares, {', '.join(leaves) or 'nothing'}"
+        mend = "add it there if the method is meant to send it, or name a method that does (samfed variants)"
+        where = (method.where if method is not None else "") or "_method#leaves_site"
+        return [Problem(where, found=kind.value, expected=expected, mend=mend)]
+    if privacy.rule(kind) is None:
+        found = f"{kind.words}, which the method sends and the policy forbids"
+        mend = "choose a variant that sends none, or let the plan, and `statistics` of this site's file, allow it"
+        return [Problem(f"{WHERE} -> statistics -> {kind.value}", found, "a method without them", mend)]
+    return []
 
 
 Records = Sequence[Mapping[str, Any]]
@@ -317,7 +394,8 @@ class Release:
             allowed = self.allowed() if getattr(reply, "tensors", None) else Allowed()
             self._check(task, request, reply, allowed)
             message, noise = self._noised(task, request, withhold_small(reply, self.privacy.least_images), allowed)
-            content = _content(message)
+            message, noise, statistics = self._limited(message, noise, allowed)
+            content = {**_content(message), **statistics}
         except MessageRefused as refused:
             self._write(task, request, outcome="refused", problems=[str(each) for each in refused.problems])
             raise
@@ -386,7 +464,12 @@ class Release:
         if task == Task.EVALUATE and self.evaluations[request.round] >= MOST_EVALUATIONS:
             expected = f"at most {MOST_EVALUATIONS} in a round"
             problems.add("evaluations", found="one more", expected=expected, mend="start a new run under another name")
-        problems.extend(tensor_problems(reply, allowed))
+        weights, statistics = _parted(reply)
+        problems.extend(tensor_problems(replace(reply, tensors=weights) if statistics else reply, allowed))
+        word = request.extra.get(STATISTICS)
+        problems.extend(statistic_problems(statistics, word, allowed, self.privacy, self.method))
+        if reply.tensors and reply.kind == Kind.PROTOTYPES and not len(problems):
+            problems.extend(self._prototype_problems(reply))
         if reply.tensors:
             problems.extend(self._statistics_problems(allowed) if reply.kind == Kind.WEIGHTS else ())
             seen = reply.metrics.get("iterations", 0) * (allowed.batch or 1)
@@ -432,6 +515,47 @@ class Release:
         noise = {"deviation": deviation, **settings.__dict__, "release": count}
         return replace(reply, tensors=tensors, metrics=metrics), noise
 
+    def _prototype_problems(self, reply: Envelope) -> list[Problem]:
+        rule = self.privacy.rule(StatisticKind.PROTOTYPES)
+        if rule is None:
+            return forbidden_problems(StatisticKind.PROTOTYPES, self.privacy, None)
+        if reply.n >= max(rule.least_images, 1) or reply.n < self.privacy.least_images:  # the latter: withhold_small
+            return []
+        expected = f"prototypes of at least {rule.least_images} images"
+        mend = "join with another site, or agree on another least_images"
+        return [Problem("message -> n", found="fewer", expected=expected, mend=mend)]
+
+    def _limited(
+        self, reply: Envelope, noise: dict[str, Any] | None, allowed: Allowed
+    ) -> tuple[Envelope, dict[str, Any] | None, dict[str, Any]]:
+        """The reply with its statistic under its rule; the noise and what the audit line says of it."""
+        weights, statistics = _parted(reply)
+        if reply.kind == Kind.PROTOTYPES and reply.tensors:
+            kind, images, statistics = StatisticKind.PROTOTYPES, reply.n, reply.tensors
+        else:
+            if not statistics or allowed.statistic is None:
+                return reply, noise, {}
+            kind = allowed.statistic.kind
+            images = allowed.statistic.images(self._rule(kind).least_images)
+        rule = self._rule(kind)
+        line = {"kind": kind.value, "images": images, "clip": rule.clip, "noise_multiplier": rule.noise_multiplier}
+        if rule.clip is None:
+            limited(statistics, rule, noise=self.noise)  # looks whether they are finite
+            return reply, noise, {"statistics": line}
+        tensors, deviation = limited(statistics, rule, noise=self.noise)
+        tensors = tensors if kind is StatisticKind.PROTOTYPES else with_statistics(weights, tensors)
+        metrics = reply.metrics
+        if deviation:
+            self.releases[rule.noise_multiplier] += 1
+            count = self.releases.total()
+            metrics = {**metrics, "releases": count}
+            used = DifferentialPrivacy(rule.clip, rule.noise_multiplier)
+            noise = {"deviation": deviation, **used.__dict__, "release": count}
+        return replace(reply, tensors=tensors, metrics=metrics), noise, {"statistics": line}
+
+    def _rule(self, kind: StatisticKind) -> StatisticRule:
+        return self.privacy.rule(kind) or StatisticRule()
+
     def _require_budget(self, settings: DifferentialPrivacy) -> None:
         if settings.epsilon is None:
             return
@@ -439,6 +563,13 @@ class Release:
         if after > settings.epsilon:
             found = f"epsilon {after:.3g} after one more message"
             raise MessageRefused([Problem("privacy budget", found=found, expected=f"at most {settings.epsilon:g}")])
+
+
+def _parted(reply: Envelope) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights of an answer, and its statistics; only names of text can be of a statistic."""
+    if reply.kind != Kind.WEIGHTS or not all(isinstance(name, str) for name in reply.tensors):
+        return dict(reply.tensors), {}
+    return split_statistics(reply.tensors)
 
 
 def _content(message: Envelope) -> dict[str, Any]:
@@ -488,18 +619,23 @@ def site_release(
     return Release(site, allowed=allowed, privacy=privacy, folder=folder, **settings)
 
 
-def require_possible(privacy: Privacy, strategy: Strategy, guard: UpdateGuard | None = None) -> None:
-    """Refuses noise that cannot be added, or accounted for, and sums that cannot be made, before anything is computed.
+def require_possible(
+    privacy: Privacy, strategy: Strategy, method: Method | None = None, guard: UpdateGuard | None = None
+) -> None:
+    """Refuses what may not leave, noise that cannot be added or accounted for, and sums that cannot be made, at once.
 
     Args:
         privacy: the run's settings.
-        strategy: of the run.
+        strategy: of the run; says which image-derived statistic sites send, if any.
+        method: what the variant says of itself; ``None`` is not asked.
         guard: of the run; with secure aggregation it sees the mean alone.
 
     Raises:
-        Refused: differential privacy with an exchange that it is not made for, or without Opacus; secure aggregation
-            with a strategy or a guard that has to see each answer, or without ``cryptography``.
+        Refused: a statistic that the method does not declare or the policy forbids; differential privacy with one, or
+            with an exchange that it is not made for; noise without Opacus; secure aggregation with a strategy or a
+            guard that has to see each answer, or without ``cryptography``.
     """
+    kind = strategy.statistic
     if privacy.secure_aggregation is not None:
         where = f"{WHERE} -> secure_aggregation"
         require_mean(strategy, where)
@@ -508,8 +644,19 @@ def require_possible(privacy: Privacy, strategy: Strategy, guard: UpdateGuard | 
     if privacy.central_differential_privacy is not None:
         require_mean(strategy, f"{WHERE} -> central_differential_privacy")
         require_accountant()
+    if kind is not None:
+        problems = Problems()
+        problems.extend(forbidden_problems(kind, privacy, method))
+        problems.refuse_if_any()
+        rule = privacy.rule(kind)
+        if rule is not None and rule.noise_multiplier:
+            require_accountant()
     if privacy.differential_privacy is None:
         return
+    if kind is not None and kind is not StatisticKind.PROTOTYPES:
+        found, expected = f"weights with noise, and {kind.words} beside them", "weights alone"
+        mend = "choose a variant that sends no statistic of images, or differential_privacy: null"
+        raise Refused([Problem(f"{WHERE} -> differential_privacy", found=found, expected=expected, mend=mend)])
     exchange = strategy.exchange
     unlike = exchange.answer is Kind.WEIGHTS and exchange.own_networks
     if exchange.answer not in (Kind.WEIGHTS, Kind.SOFT_MASKS) or unlike:
@@ -530,7 +677,7 @@ def require_mean(strategy: Strategy, where: str) -> None:
     Raises:
         Refused: it is not so.
     """
-    if strategy.exchange.mean:
+    if strategy.exchange.mean and strategy.statistic is None:
         return
     found = f"{type(strategy).__name__}, which has to see each site's answer"
     expected = "a strategy that takes the mean of the sites' weights, as FedAvg does"
@@ -550,6 +697,22 @@ def _require_blind(guard: UpdateGuard | None, where: str) -> None:
     problems.refuse_if_any()
 
 
+def statistics_notice(privacy: Privacy, strategy: Strategy, name: str) -> str | None:
+    """What is said before a run in which statistics of images leave the sites; ``None`` in any other.
+
+    Args:
+        privacy: the run's settings.
+        strategy: says which.
+        name: of the variant.
+    """
+    kind = strategy.statistic
+    rule = privacy.rule(kind) if kind is not None else None
+    if kind is None or rule is None:
+        return None
+    text = f"{name}: every site sends {kind.words} of its images, {rule.told()}"
+    return f"{text} (privacy -> statistics -> {kind.value}; docs/privacy.md says what that tells of them)"
+
+
 def too_few_images(images: int, privacy: Privacy, strategy: Strategy) -> list[Problem]:
     """What keeps a site from taking part before round 0: its messages would be refused in every round.
 
@@ -558,8 +721,12 @@ def too_few_images(images: int, privacy: Privacy, strategy: Strategy) -> list[Pr
         privacy: the run's settings.
         strategy: says whether anything but scores leaves a site.
     """
-    if images >= privacy.least_images or strategy.exchange.answer is Kind.METRICS:
+    where, least, kind = "least_images", privacy.least_images, strategy.statistic
+    rule = privacy.rule(kind) if kind is not None else None
+    if kind is not None and rule is not None and rule.least_images > least:
+        where, least = f"statistics -> {kind.value} -> least_images", rule.least_images
+    if images >= least or strategy.exchange.answer is Kind.METRICS:
         return []
-    expected = f"at least {privacy.least_images} images to train on, as privacy -> least_images says"
+    expected = f"at least {least} images to train on, as privacy -> {where} says"
     mend = "join with another site, or agree on another least_images"
     return [Problem("images", found="fewer", expected=expected, mend=mend)]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.data.datalist import LEAST_IMAGES
 from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+from samfed_monai.protocol.statistics import StatisticKind, StatisticRule, read_rules
 
 #: Renyi orders that are tried; Opacus' own begin at 1.1 and end at 63, too few for strong and for weak noise.
 _ORDERS = (*(1 + x / 100 for x in range(1, 100)), *(1 + x / 10 for x in range(10, 100)), *range(12, 64), 128, 256, 512)
@@ -230,6 +231,7 @@ class Privacy:
         differential_privacy: noise at the sites; ``None`` adds none.
         central_differential_privacy: noise at the server, instead; ``None`` adds none.
         secure_aggregation: the server learns the sum of the sites' weights alone; ``None`` sends them as they are.
+        statistics: kind of image-derived statistic to its rule; ``None`` forbids it, what is not named has defaults.
 
     Example::
 
@@ -240,6 +242,12 @@ class Privacy:
     differential_privacy: DifferentialPrivacy | None = None
     central_differential_privacy: CentralPrivacy | None = None
     secure_aggregation: SecureAggregation | None = None
+    statistics: Mapping[StatisticKind, StatisticRule | None] = field(default_factory=dict)
+
+    def rule(self, kind: StatisticKind) -> StatisticRule | None:
+        """What holds for a statistic that the method in use sends; ``None`` where it may not leave."""
+        rule = self.statistics.get(kind, StatisticRule())
+        return rule and replace(rule, least_images=max(rule.least_images, self.least_images))
 
     @classmethod
     def from_json(cls, content: Any, *, where: str = WHERE) -> Privacy:
@@ -269,12 +277,15 @@ class Privacy:
             found, expected = "noise at the sites and at the server", "one of the two"
             mend = "leave central_differential_privacy null where the server is not trusted, else differential_privacy"
             problems.add(where, found=found, expected=expected, mend=mend)
+        statistics = read_rules(given.get("statistics"), f"{where} -> statistics", problems)
         problems.refuse_if_any()
-        return cls(least, **parts)
+        return cls(least, **parts, statistics=statistics)
 
     def to_json(self) -> dict[str, Any]:
         """What :meth:`from_json` reads."""
-        return asdict(self)
+        rules = {kind.value: rule and asdict(rule) for kind, rule in self.statistics.items()}
+        content = {**asdict(replace(self, statistics={})), "statistics": rules}
+        return content if rules else {name: value for name, value in content.items() if name != "statistics"}
 
 
 @dataclass(frozen=True)
@@ -285,10 +296,12 @@ class PrivacyFloor:
         least_images: as in :class:`Privacy`; 1 leaves it to the plan.
         epsilon: as in :class:`DifferentialPrivacy`, counted at a ``delta`` of at most that class's default; ``None``
             leaves it to the plan.
+        statistics: kinds of image-derived statistics that may leave; ``None`` leaves it to the plan.
     """
 
     least_images: int = 1
     epsilon: float | None = None
+    statistics: tuple[StatisticKind, ...] | None = None
 
     def under(self, privacy: Privacy) -> Privacy:
         """The plan's settings, made stricter where the site's are.
@@ -304,7 +317,10 @@ class PrivacyFloor:
         if self.epsilon is not None and noise is not None:
             epsilon = min(self.epsilon, noise.epsilon or math.inf)
             noise = replace(noise, epsilon=epsilon, delta=min(noise.delta, DifferentialPrivacy.delta))
-        return replace(privacy, least_images=least, differential_privacy=noise)
+        statistics = dict(privacy.statistics)
+        if self.statistics is not None:
+            statistics |= {kind: None for kind in StatisticKind if kind not in self.statistics}
+        return replace(privacy, least_images=least, differential_privacy=noise, statistics=statistics)
 
 
 def _secure(content: Any, problems: Problems, where: str) -> SecureAggregation:
@@ -376,6 +392,7 @@ def privacy_account(
     records: Iterable[Mapping[str, Any]],
     withheld: Mapping[tuple[str, str], str],
     central: Mapping[str, Any] | None = None,
+    statistic: StatisticKind | None = None,
 ) -> dict[str, Any]:
     """``results.json -> privacy``.
 
@@ -384,6 +401,7 @@ def privacy_account(
         records: ``round.json`` of every round; a site's ``releases`` there is its own count, restarts included.
         withheld: (site, split) to the reason why a site sent no scores of the best or the last model.
         central: what noise at the server amounts to (:meth:`CentralNoise.account`); ``None`` without.
+        statistic: the image-derived statistic that sites sent; ``None`` is none.
     """
     account: dict[str, Any] = {
         "least_images": privacy.least_images,
@@ -395,12 +413,24 @@ def privacy_account(
         "secure_aggregation": asdict(privacy.secure_aggregation) if privacy.secure_aggregation is not None else None,
     }
     noise = privacy.differential_privacy
-    if noise is None:
-        return account
+    rule = privacy.rule(statistic) if statistic is not None else None
     releases: dict[str, int] = {}
     for record in records:
         for site, entry in record["sites"].items():
             releases[site] = max(releases.get(site, 0), int(entry.get("releases") or 0))
+    if statistic is not None and rule is not None:
+        multiplier, delta = rule.noise_multiplier, DifferentialPrivacy.delta
+        account["statistics"] = {
+            "kind": statistic.value,
+            **asdict(rule),
+            "delta": delta if multiplier else None,
+            "releases": dict(sorted(releases.items())) if multiplier else None,
+            "epsilon": {s: epsilon(multiplier, count, delta) for s, count in sorted(releases.items())}
+            if multiplier
+            else None,
+        }
+    if noise is None:
+        return account
     spent = {site: epsilon(noise.noise_multiplier, count, noise.delta) for site, count in sorted(releases.items())}
     account["differential_privacy"] = {
         "unit": UNIT,

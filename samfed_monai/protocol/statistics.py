@@ -1,0 +1,276 @@
+"""Image-derived statistics beside weights: the policy under which one may leave its site, and how it travels.
+
+A statistic is off unless the method that is named sends one (:attr:`.Strategy.statistic`, and ``leaves_site`` of its
+declaration); a run says so before it begins. It travels with a site's trained weights, in names that begin with
+:data:`PREFIX`, where the server asked for it, and it comes from the site's :class:`Statistic`, the id ``statistics`` of
+``train.json``. The release filter holds it to its :class:`StatisticRule` (``federate.json -> privacy -> statistics``)
+and writes the audit line. Prototypes travel in messages of their own and are held to a rule as well.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from samfed_monai.core.errors import Problem, Problems, did_you_mean
+from samfed_monai.protocol.message import STATISTICS, Envelope, MessageRefused
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+PREFIX = "statistics."
+"""What names of a statistic's tensors begin with in a message that has weights, too; no network's name does."""
+
+
+class StatisticKind(str, Enum):
+    """What can leave, in the words of ``_method#leaves_site`` and of ``privacy -> statistics``."""
+
+    SPECTRUM = "spectrum"
+    FEATURES = "features"
+    PROTOTYPES = "prototypes"
+    GRAPH = "graph"
+
+    @property
+    def words(self) -> str:
+        """What it is, for readers."""
+        return _WORDS[self]
+
+
+_WORDS = {
+    StatisticKind.SPECTRUM: "amplitude-spectrum windows",
+    StatisticKind.FEATURES: "mean features",
+    StatisticKind.PROTOTYPES: "one mean feature per class",
+    StatisticKind.GRAPH: "a graph descriptor",
+}
+
+
+@dataclass(frozen=True)
+class StatisticRule:
+    """How one kind of statistic may leave a site.
+
+    Args:
+        clip: largest L2 norm of one entry, which is a row of the tensor's first axis; ``None`` leaves entries as they
+            are.
+        noise_multiplier: standard deviation of Gaussian noise over ``2 * clip * sqrt(entries)``, by which a message
+            changes at most when all of a site's images are replaced; 0 adds none.
+        least_images: images behind every entry, at the least; ``privacy -> least_images`` counts where it is larger.
+
+    Example::
+
+        "privacy": {"statistics": {"spectrum": {"clip": 1.0, "noise_multiplier": 0.0, "least_images": 5}}}
+    """
+
+    clip: float | None = None
+    noise_multiplier: float = 0.0
+    least_images: int = 1
+
+    def told(self) -> str:
+        """The rule in words."""
+        clip = "as they are" if self.clip is None else f"clipped to a norm of {self.clip:g}"
+        noise = f"noise multiplier {self.noise_multiplier:g}" if self.noise_multiplier else "without noise"
+        return f"each of at least {self.least_images} images, {clip}, {noise}"
+
+
+def read_rules(content: Any, where: str, problems: Problems) -> dict[StatisticKind, StatisticRule | None]:
+    """``privacy -> statistics``: kind to its rule, or to ``null``, which forbids it; what is left out has defaults.
+
+    Args:
+        content: of the JSON; ``None`` is empty.
+        where: its place, for messages.
+        problems: gets what is wrong.
+    """
+    kinds, keys = [kind.value for kind in StatisticKind], [each.name for each in fields(StatisticRule)]
+    if content is not None and not isinstance(content, Mapping):
+        problems.add(where, found=type(content).__name__, expected="an object of kinds")
+        return {}
+    rules: dict[StatisticKind, StatisticRule | None] = {}
+    for kind, given in (content or {}).items():
+        at = f"{where} -> {kind}"
+        if kind not in kinds:
+            expected, mend = f"one of {', '.join(kinds)}", did_you_mean(str(kind), kinds)
+            problems.add(at, found="an unknown kind", expected=expected, mend=mend)
+        elif given is None:
+            rules[StatisticKind(kind)] = None
+        elif not isinstance(given, Mapping):
+            problems.add(at, found=type(given).__name__, expected="an object, or null, which forbids it")
+        else:
+            for key in given.keys() - set(keys):
+                mend = did_you_mean(str(key), keys)
+                problems.add(f"{at} -> {key}", found="an unknown key", expected=f"one of {keys}", mend=mend)
+            rules[StatisticKind(kind)] = _rule(StatisticKind(kind), given, at, problems)
+    return rules
+
+
+def _rule(kind: StatisticKind, given: Mapping[str, Any], at: str, problems: Problems) -> StatisticRule:
+    rule = StatisticRule(**{each.name: given.get(each.name, each.default) for each in fields(StatisticRule)})
+    clip, noise, least = rule.clip, rule.noise_multiplier, rule.least_images
+    if clip is not None and not (_is_number(clip) and 0 < clip < math.inf):
+        problems.add(f"{at} -> clip", found=repr(clip), expected="a positive number, or null")
+    if not (_is_number(noise) and 0 <= noise < math.inf):
+        problems.add(f"{at} -> noise_multiplier", found=repr(noise), expected="a number >= 0")
+    elif noise and clip is None:
+        expected, mend = "a clip, which says how much noise that is", "set clip, or noise_multiplier to 0"
+        problems.add(f"{at} -> noise_multiplier", found=f"{noise:g} without a clip", expected=expected, mend=mend)
+    elif noise and kind is StatisticKind.PROTOTYPES:
+        expected, mend = "0: they travel with counts of pixels, which noise would spoil", "set noise_multiplier to 0"
+        problems.add(f"{at} -> noise_multiplier", found=f"{noise:g}", expected=expected, mend=mend)
+    if type(least) is not int or least < 1:
+        problems.add(f"{at} -> least_images", found=repr(least), expected="a whole number >= 1")
+    return rule
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def limited(
+    tensors: Mapping[str, Tensor], rule: StatisticRule, *, noise: Callable[[int], np.ndarray]
+) -> tuple[dict[str, Tensor], float]:
+    """A statistic as it may leave: every entry clipped, noise added.
+
+    Args:
+        tensors: names to float tensors; an entry is a row of the first axis. Those of one axis are counts and are
+            left alone.
+        rule: clip and noise.
+        noise: draws of the standard normal distribution.
+
+    Returns:
+        The tensors, and the standard deviation of the noise (0 without). A rule without clip changes nothing.
+
+    Raises:
+        MessageRefused: an entry that is not finite, or noise on counts.
+    """
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise MessageRefused([Problem("message -> statistics", found="NaN or infinity", expected="finite values")])
+    if rule.clip is None:
+        return dict(tensors), 0.0
+    if rule.noise_multiplier and any(tensor.ndim < 2 for tensor in tensors.values()):
+        expected = "entries of two axes or more, to which noise can be added"
+        raise MessageRefused([Problem("message -> statistics", found="counts", expected=expected)])
+    entries = sum(len(tensor) for tensor in tensors.values() if tensor.ndim > 1)
+    deviation = 2.0 * rule.clip * math.sqrt(entries) * rule.noise_multiplier
+    left = {}
+    for name, tensor in tensors.items():
+        if tensor.ndim < 2:
+            left[name] = tensor
+            continue
+        rows = tensor.detach().cpu().double().flatten(1)
+        lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp(min=1e-300)
+        rows = rows * (rule.clip / lengths).clamp(max=1.0)
+        if deviation:
+            rows = rows + deviation * torch.from_numpy(noise(rows.numel())).reshape(rows.shape)
+        left[name] = rows.reshape(tensor.shape).to(tensor.dtype)
+    return left, deviation
+
+
+class Statistic(ABC):
+    """What a site measures of its own images for others; the id ``statistics`` of ``train.json``.
+
+    It neither clips nor adds noise: the release filter does, after it.
+
+    Example::
+
+        "statistics": {"_target_": "samfed_monai.methods.elcfs.SpectrumWindows", ...}
+    """
+
+    kind: StatisticKind
+
+    @abstractmethod
+    def like(self) -> Mapping[str, Tensor]:
+        """Names, shapes and dtypes of what it measures, without :data:`PREFIX`; entries along the first of two axes or
+        more. Nothing else leaves."""
+
+    @abstractmethod
+    def images(self, least_images: int) -> int:
+        """Images behind the entry that has fewest, if there are to be ``least_images``; fewer are refused."""
+
+    @abstractmethod
+    def measured(self, least_images: int) -> Mapping[str, Tensor]:
+        """The statistic of this site's images, as :meth:`like` says; a function of them and of the run's seed."""
+
+    def receive(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes what the server makes of other sites' statistics, before a local epoch; none where it has none yet.
+
+        Raises:
+            MessageRefused: tensors that are not those.
+        """
+        if not tensors:
+            return
+        names = ", ".join(sorted(tensors))
+        raise MessageRefused([Problem("message -> statistics", found=names, expected="none: this site takes none")])
+
+
+def split_statistics(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A message's weights, and its statistics without :data:`PREFIX`."""
+    own = {name[len(PREFIX) :]: tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}, own
+
+
+def with_statistics(tensors: Mapping[str, Tensor], statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` and ``statistics``, these with :data:`PREFIX`."""
+    return {**tensors, **{PREFIX + name: tensor for name, tensor in statistics.items()}}
+
+
+class Collected:
+    """The server's end: whom to ask, what to expect, and what each site has sent.
+
+    A strategy that has one sets :attr:`.Strategy.statistic`, passes its messages through :meth:`asking` in
+    ``configure``, answers ``expected`` by :meth:`expected`, takes an answer apart by :meth:`taken` in ``accept``, and
+    keeps :meth:`state_dict` with its own. A site is asked until it has answered once.
+
+    Args:
+        kind: which statistic.
+        like: names, shapes and dtypes of one site's.
+    """
+
+    def __init__(self, kind: StatisticKind, like: Mapping[str, Tensor]) -> None:
+        self.kind, self.like = kind, dict(like)
+        #: What came, by site and name.
+        self.by_site: dict[str, dict[str, Tensor]] = {}
+        self._asked: set[str] = set()
+
+    def asking(self, messages: Mapping[str, Envelope], *, again: bool = False) -> dict[str, Envelope]:
+        """Messages of a round; those of sites whose statistic is missing ask for it.
+
+        Args:
+            messages: site to message with weights.
+            again: ask everybody, for statistics that change with the rounds.
+        """
+        self._asked = {site for site in messages if again or site not in self.by_site}
+        word = {STATISTICS: self.kind.value}
+        return {
+            site: replace(message, extra={**message.extra, **word}) if site in self._asked else message
+            for site, message in messages.items()
+        }
+
+    def expected(self, site: str, weights: Mapping[str, Tensor] | None) -> Mapping[str, Tensor] | None:
+        """What a site answers: ``weights``, and its statistic where it was asked."""
+        return with_statistics(weights or {}, self.like) if site in self._asked else weights
+
+    def taken(self, site: str, update: Envelope) -> Envelope:
+        """``update`` without its statistic, which is kept."""
+        weights, statistics = split_statistics(update.tensors)
+        if not statistics:
+            return update
+        self.by_site[site] = {name: tensor.detach().clone() for name, tensor in statistics.items()}
+        return replace(update, tensors=weights)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that came, by name and site."""
+        sent = self.by_site.items()
+        return {f"{PREFIX}{name}@{site}": tensor for site, own in sent for name, tensor in own.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Puts back what :meth:`state_dict` returned; other names are passed over."""
+        self.by_site, self._asked = {}, set()
+        for key, tensor in state.items():
+            name, found, site = key.removeprefix(PREFIX).partition("@")
+            if key.startswith(PREFIX) and found:
+                self.by_site.setdefault(site, {})[name] = tensor

@@ -1,0 +1,142 @@
+"""Image-derived statistics: rules, clipping and noise by hand, and the server's end."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samfed_monai.config.variants import LEAVES_SITE
+from samfed_monai.core.errors import Problems, Refused
+from samfed_monai.protocol import Collected, Envelope, Kind, MessageRefused, StatisticKind, StatisticRule
+from samfed_monai.protocol.message import EXTRA_WORDS, STATISTICS, from_bytes, to_bytes
+from samfed_monai.protocol.sent_once import NOT_HELD, HeldWeights, SentWeights
+from samfed_monai.protocol.statistics import limited, read_rules, split_statistics, with_statistics
+
+WEIGHTS = {"w": torch.tensor([1.0, 2.0])}
+LIKE = {"windows": torch.zeros(2, 3)}
+
+
+def ones(count: int) -> np.ndarray:
+    return np.ones(count)
+
+
+def rules(content):
+    problems = Problems()
+    found = read_rules(content, "privacy -> statistics", problems)
+    problems.refuse_if_any()
+    return found
+
+
+def test_every_kind_can_be_declared_and_all_but_prototypes_asked_for():
+    assert {kind.value for kind in StatisticKind} <= LEAVES_SITE.keys()
+    asked = {kind for kind in StatisticKind if EXTRA_WORDS[STATISTICS].fullmatch(kind.value)}
+    assert asked == set(StatisticKind) - {StatisticKind.PROTOTYPES}
+
+
+def test_what_a_rule_leaves_out_has_its_default_and_null_forbids():
+    assert rules(None) == rules({}) == {}
+    found = rules({"spectrum": {"clip": 2, "noise_multiplier": 0.5}, "graph": None, "prototypes": {}})
+    assert found[StatisticKind.SPECTRUM] == StatisticRule(clip=2, noise_multiplier=0.5, least_images=1)
+    assert found[StatisticKind.GRAPH] is None
+    assert found[StatisticKind.PROTOTYPES] == StatisticRule()
+    assert StatisticRule(1.0, 2.0, 7).told() == "each of at least 7 images, clipped to a norm of 1, noise multiplier 2"
+    assert StatisticRule().told() == "each of at least 1 images, as they are, without noise"
+
+
+def test_every_problem_of_the_rules_is_listed_at_once():
+    content = {
+        "spectra": {},
+        "spectrum": {"clip": 0, "noise": 1, "least_images": 0},
+        "graph": {"noise_multiplier": 1.0},
+        "features": {"clip": 1.0, "noise_multiplier": -1},
+        "prototypes": {"clip": 1.0, "noise_multiplier": 1.0},
+    }
+    with pytest.raises(Refused) as error:
+        rules(content)
+    text = str(error.value)
+    assert len(error.value.problems) == 7
+    for part in (
+        "statistics -> spectra: expected one of spectrum, features, prototypes, graph, found an unknown kind; did you",
+        "spectrum -> clip: expected a positive number, or null, found 0",
+        "spectrum -> noise: expected one of ['clip', 'noise_multiplier', 'least_images'], found an unknown key",
+        "spectrum -> least_images: expected a whole number >= 1, found 0",
+        "graph -> noise_multiplier: expected a clip, which says how much noise that is, found 1 without a clip",
+        "features -> noise_multiplier: expected a number >= 0, found -1",
+        "prototypes -> noise_multiplier: expected 0: they travel with counts of pixels",
+    ):
+        assert part in text
+    with pytest.raises(Refused, match="privacy -> statistics: expected an object of kinds, found list"):
+        rules(["spectrum"])
+    with pytest.raises(Refused, match="graph: expected an object, or null, which forbids it, found bool"):
+        rules({"graph": False})
+
+
+def test_clipping_and_noise_by_hand():
+    tensors = {"a": torch.tensor([[3.0, 4.0], [0.3, 0.4]]), "b": torch.tensor([[[0.0], [2.0]]])}
+    assert all(limited(tensors, StatisticRule(), noise=ones)[0][name] is tensors[name] for name in tensors)
+    clipped, deviation = limited(tensors, StatisticRule(clip=1.0), noise=ones)
+    assert deviation == 0
+    torch.testing.assert_close(clipped["a"], torch.tensor([[0.6, 0.8], [0.3, 0.4]]))
+    assert clipped["b"].flatten().tolist() == [0.0, 1.0]
+    noisy, deviation = limited(tensors, StatisticRule(clip=1.0, noise_multiplier=0.5), noise=ones)
+    assert deviation == pytest.approx(2 * 1.0 * 3**0.5 * 0.5)  # three entries
+    torch.testing.assert_close(noisy["b"].flatten(), torch.tensor([0.0, 1.0]) + deviation)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0.01, 100), st.integers(0, 1000))
+def test_no_entry_is_longer_than_the_clip_and_short_ones_stay(clip, seed):
+    own = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(seed)) * 10
+    found = limited({"a": own}, StatisticRule(clip=clip), noise=ones)[0]["a"]
+    lengths = own.flatten(1).norm(dim=1)
+    assert found.flatten(1).norm(dim=1).max() <= clip * (1 + 1e-5)
+    torch.testing.assert_close(found[lengths <= clip], own[lengths <= clip])
+
+
+def test_counts_are_left_alone_and_take_no_noise():
+    counts = {"counts": torch.tensor([300.0, 400.0])}
+    assert limited(counts, StatisticRule(clip=1.0), noise=ones)[0]["counts"] is counts["counts"]
+    with pytest.raises(MessageRefused, match="entries of two axes or more, to which noise can be added, found counts"):
+        limited(counts, StatisticRule(clip=1.0, noise_multiplier=1.0), noise=ones)
+    with pytest.raises(MessageRefused, match="finite values, found NaN or infinity"):
+        limited({"a": torch.tensor([[float("nan")]])}, StatisticRule(), noise=ones)
+
+
+def message(site: str, **tensors) -> Envelope:
+    return Envelope(Kind.WEIGHTS, site, 0, 3, n=9, tensors=with_statistics(WEIGHTS, tensors))
+
+
+def test_a_site_is_asked_until_it_has_answered_and_the_state_comes_back():
+    collected = Collected(StatisticKind.SPECTRUM, LIKE)
+    messages = {site: message(site) for site in ("a", "b@b")}
+    asked = collected.asking(messages)
+    assert {site: each.extra for site, each in asked.items()} == {s: {"statistics": "spectrum"} for s in messages}
+    assert set(collected.expected("a", WEIGHTS)) == {"w", "statistics.windows"}
+    taken = collected.taken("a", message("a", windows=torch.ones(2, 3)))
+    assert set(taken.tensors) == {"w"}
+    asked = collected.asking(messages)
+    assert [site for site, each in asked.items() if each.extra] == ["b@b"]
+    assert collected.expected("a", WEIGHTS) is WEIGHTS
+    collected.taken("b@b", message("b@b", windows=torch.zeros(2, 3)))
+    again = Collected(StatisticKind.SPECTRUM, LIKE)
+    again.load_state_dict({**collected.state_dict(), "other": torch.zeros(1)})
+    assert {site: own["windows"].sum().item() for site, own in again.by_site.items()} == {"a": 6.0, "b@b": 0.0}
+    assert collected.asking(messages, again=True)["a"].extra
+    plain = message("a")
+    assert collected.taken("a", plain) is plain
+
+
+def test_weights_that_a_site_holds_are_named_and_statistics_are_sent_anew():
+    sent, held = SentWeights(), HeldWeights()
+    weights, both = message("a"), message("a", windows=torch.ones(2, 3))
+    held.complete(from_bytes(to_bytes(sent.shortened("a", weights))))
+    short = sent.shortened("a", both)
+    assert set(short.tensors) == {"statistics.windows"}
+    whole = held.complete(from_bytes(to_bytes(short)))
+    found, statistics = split_statistics(whole.tensors)
+    assert (found["w"].tolist(), statistics["windows"].sum().item()) == ([1.0, 2.0], 6.0)
+    with pytest.raises(MessageRefused, match=NOT_HELD):
+        HeldWeights().complete(short)
