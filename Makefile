@@ -114,12 +114,13 @@ check: $(VENV)/.dev
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
+# Runs the two notebooks (minutes), unless they are as they were at the last build: .cache/ keeps what they showed.
 docs: $(VENV)/.docs
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "documentation: site/index.html"
 
 bench: $(VENV)/.flare
 	@$(BIN)/python benchmarks/run_all.py $(BENCH)
 
 clean:
-	@rm -rf $(VENV) build dist site samfed_monai.egg-info .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf $(VENV) build dist site .cache samfed_monai.egg-info .mypy_cache .ruff_cache .pytest_cache

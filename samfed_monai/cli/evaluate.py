@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Adds ``samfed evaluate BUNDLE --model W --datalist L --data-root D [--site S] [--split test]``."""
+    """Adds ``samfed evaluate BUNDLE --datalist L --data-root D [--model W] [--site S] [--split test]``."""
     parser = subparsers.add_parser(
         "evaluate",
         help="score a model on a data list",
@@ -33,7 +33,7 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
         allow_abbrev=False,
     )
     add_bundle(parser)
-    parser.add_argument("--model", metavar="MODEL", required=True, help=MODEL_HELP)
+    parser.add_argument("--model", metavar="MODEL", help=f"{MODEL_HELP} (default: the bundle's own, where it has one)")
     add_data(parser)
     parser.add_argument("--site", metavar="NAME", default="", help="only this site (default: all)")
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
@@ -48,6 +48,7 @@ def add_evaluate_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
 def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``evaluate.json`` and prints one line per site."""
     logging.getLogger("samfed_monai.handlers.evaluation").setLevel(logging.WARNING)  # the table says the same
+    arguments.model = arguments.model or str(trained_model.shipped_model(arguments.bundle))
     if trained_model.is_adapter(arguments):
         result = trained_model.evaluate(arguments)
     elif isinstance(models := run_or_file(arguments.model), Path) or not models.personal:

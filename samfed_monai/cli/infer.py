@@ -10,8 +10,7 @@ from pathlib import Path
 
 from samfed_monai.cli import trained_model
 from samfed_monai.cli.arguments import absolute, add_bundle, add_device, take_overrides
-from samfed_monai.cli.trained_model import MODEL_HELP, run_or_file, trained_as, weights_file
-from samfed_monai.config.bundles import find_bundle
+from samfed_monai.cli.trained_model import MODEL_HELP, run_or_file, shipped_model, trained_as, weights_file
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
 
@@ -114,19 +113,3 @@ def images_of(words: Sequence[str]) -> str | list[str]:
     problems.refuse_if_any()
     paths = list(dict.fromkeys(paths))
     return paths[0] if len(paths) == 1 and Path(paths[0]).is_dir() else paths
-
-
-def shipped_model(bundle: str) -> Path:
-    """The weights in a bundle's folder ``models``, which a bundle that may not ship any does not have.
-
-    Raises:
-        Refused: there are none.
-    """
-    from samfed_monai.parts.wiring import model_path
-
-    root = find_bundle(bundle)
-    path = Path(model_path(model=None, bundle_root=root))
-    if not path.is_file():
-        mend = "name one with --model: a finished run's folder, a weights file, or a teacher's adapter"
-        raise Refused([Problem("--model", found="none", expected=f"one: {root.name} ships no weights", mend=mend)])
-    return path

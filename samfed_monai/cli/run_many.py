@@ -26,6 +26,7 @@ from samfed_monai.federation.signals import Terminated, Termination
 
 AGAIN = "type the same command again"
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(: |$)")  # what a traceback ends with
+_HOW_TO_GO_ON = re.compile(r"to go on: |\d+ of \d+ rounds are kept in ")  # that run alone
 _MONAI_S = re.compile(r"RuntimeError: Failed to (instantiate|evaluate) ")  # around what a component raised
 
 
@@ -62,13 +63,18 @@ def failure(failed: Sequence[FailedRun], runs: int) -> RunsRefused | Stopped:
 
 
 def last_words(folder: Path, code: int) -> tuple[str, ...]:
-    """What a run that ended with this exit code said last: its problems, its exception, or else its last line."""
+    """What a run that ended with this exit code said last: its problems, its exception, why it stopped, or a line."""
     log = folder / "log.txt"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
     if code == ExitCode.REFUSED:
         heads = [place for place, line in enumerate(lines) if line.startswith("refused: ")]
         if heads and lines[heads[-1] + 1 :]:
             return tuple(line.strip() for line in lines[heads[-1] + 1 :])
+    if code == ExitCode.STOPPED:
+        heads = [place for place, line in enumerate(lines) if line.startswith("stopped: ")]
+        if heads:  # how to go on is for whoever runs it alone
+            told = [line.strip() for line in lines[heads[-1] :]]
+            return tuple(line for line in told if not _HOW_TO_GO_ON.match(line))
     if lines and lines[-1] == OUR_MISTAKE:
         lines = [line for line in lines if _EXCEPTION.match(line) and not _MONAI_S.match(line)] or lines
     return (lines[-1].strip(),) if lines else ("no output",)

@@ -42,6 +42,22 @@ def run_or_file(model: str | Path) -> RunModels | Path:
     return RunModels(path) if path.is_dir() else path
 
 
+def shipped_model(bundle: str) -> Path:
+    """The weights in a bundle's folder ``models``, which a bundle that may not ship any does not have.
+
+    Raises:
+        Refused: there are none.
+    """
+    from samfed_monai.parts.wiring import model_path
+
+    root = find_bundle(bundle)
+    path = Path(model_path(model=None, bundle_root=root))
+    if not path.is_file():
+        mend = "name one with --model: a finished run's folder, a weights file, or a teacher's adapter"
+        raise Refused([Problem("--model", found="none", expected=f"one: {root.name} ships no weights", mend=mend)])
+    return path
+
+
 def scored_as(models: RunModels | Path) -> dict[str, Any]:
     """Those of :data:`SCORED_AS` with which a run took its own scores; nothing of a weights file."""
     if isinstance(models, Path):

@@ -243,9 +243,9 @@ class Table:
     Cells have the keys ``site:<name>`` (test Dice of a site), ``unseen:<name>`` (of a hospital that took no part),
     ``unseen`` (of all their images), ``dice``, ``iou``, ``hd95`` (pixels) and ``worst`` (Dice) of the selected model,
     ``last`` (average Dice of the last model), ``teacher`` (average Dice of the run's teacher alone), ``traffic``
-    (megabytes per round, both directions, all sites), ``parameters`` (millions) and ``milliseconds`` (of an image) of
-    the largest network at a site, and ``vs:<row>`` (average Dice minus that of the row with the same
-    seed).
+    (megabytes per round, both directions, all sites), ``parameters`` (millions), ``milliseconds`` and ``memory``
+    (megabytes) of an image, each of the largest network at a site, and ``vs:<row>`` (average Dice minus that of the
+    row with the same seed).
 
     ``paired`` has the tests per image of each group.
     """
@@ -457,7 +457,9 @@ def _cells(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Cell]:
         "worst": cell("worst", "test", "dice"),
         "last": cell("models", "last", "average", "test", "dice"),
         "teacher": computed(lambda content: _at(teacher_alone(content), ("average", "test", "dice"))),
-        **{key: computed(partial(_cost, key=key)) for key in ("parameters", "milliseconds")},
+        "parameters": computed(partial(_cost, key="parameters", unit=1e6)),
+        "milliseconds": computed(partial(_cost, key="milliseconds")),
+        "memory": computed(partial(_cost, key="memory_bytes", unit=1e6)),
         "traffic": Cell({seed: (up.by_seed[seed] + down.by_seed.get(seed, 0.0)) / 1e6 for seed in up.by_seed}),
     }
 
@@ -470,10 +472,10 @@ def _unseen(results: Mapping[str, Any]) -> float | None:
     return dice
 
 
-def _cost(results: Mapping[str, Any], *, key: str) -> float | None:
-    """Of the largest network at a site: millions of parameters, or milliseconds of an image."""
-    found = [cost[key] for cost in results.get("costs", {}).values()]
-    return max(found) / (1e6 if key == "parameters" else 1) if found else None
+def _cost(results: Mapping[str, Any], *, key: str, unit: float = 1.0) -> float | None:
+    """What one image costs the network at a site that takes most of it; ``None`` where one was not measured."""
+    found = [cost.get(key) for cost in results.get("costs", {}).values()]
+    return max(found) / unit if found and None not in found else None
 
 
 def _at(content: Any, path: Iterable[str]) -> Any:

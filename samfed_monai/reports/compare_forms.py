@@ -110,10 +110,10 @@ def _told(where: str, cell: Cell) -> str:
 
 
 HEADS = {"dice": "Dice", "worst": "Worst site", "hd95": "HD95 px", "iou": "IoU"}
-COSTS = {"parameters": "M parameters", "milliseconds": "ms an image"}
+COSTS = {"parameters": "M parameters", "milliseconds": "ms an image", "memory": "MB an image"}
 AGAINST = ("dice", "worst", "hd95")
 UNSEEN = {"unseen": "All unseen"}
-DIGITS = {"hd95": 1, "traffic": 2, "parameters": 2, "milliseconds": 0}
+DIGITS = {"hd95": 1, "traffic": 2, "parameters": 2, "milliseconds": 0, "memory": 0}
 
 
 @dataclass(frozen=True)
@@ -360,6 +360,10 @@ READING_COSTS = (
     "*M parameters* and *ms an image* are of the largest network at a site, and of the teacher with all its views: one "
     "image by itself, on one thread of the machine that ran the row. "
 )
+READING_MEMORY = (
+    "*MB an image* are of its weights and of the most tensors that live at one time of that pass; PyTorch itself takes "
+    "more. "
+)
 OVER = {
     "dp_only": "public set",
     "no_sam": "no SAM",
@@ -456,6 +460,7 @@ def headlines(table: Table) -> list[tuple[str, str, str]]:
 def reading(tables: Sequence[Table]) -> str:
     """How to read the tables, with the convention that their runs followed."""
     text = READING + (READING_COSTS if any(table.has("milliseconds") for table in tables) else "")
+    text += READING_MEMORY if any(table.has("memory") for table in tables) else ""
     text += READING_PAIRED if any(found.tests for table in tables for found in table.paired) else ""
     conventions = [table.convention for table in tables]
     first = conventions[0]

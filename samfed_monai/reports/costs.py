@@ -26,7 +26,8 @@ def costs_of(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     Returns:
         ``seconds``: ``title``, ``seconds`` and ``share`` of the whole in [0, 1], of every activity that took time;
         ``traffic``: ``title``, ``up`` and ``down`` in bytes, the whole last; ``images``: ``title``, ``parameters`` and
-        ``milliseconds`` of each network of the sites, and of the teacher.
+        ``milliseconds`` of each network of the sites, and of the teacher, and ``memory_bytes``, which is ``None`` where
+        nobody measured it.
     """
     total = results["seconds"]["total"]
     took = {title: results["seconds"].get(name, 0.0) for name, title in ACTIVITIES.items()}
@@ -57,5 +58,10 @@ def _images(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     if "milliseconds" in teacher:
         costs["the teacher"] = teacher
     return [
-        {"title": name, **{key: cost[key] for key in ("parameters", "milliseconds")}} for name, cost in costs.items()
+        {
+            "title": name,
+            **{key: cost[key] for key in ("parameters", "milliseconds")},
+            "memory_bytes": cost.get("memory_bytes"),
+        }
+        for name, cost in costs.items()
     ]

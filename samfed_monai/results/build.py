@@ -66,7 +66,7 @@ def build_results(
         caveats: sentences for the report, beside those that always stand there.
         unseen: model to hospital that took no part to split to a table; a split that a hospital lacks is left out.
         networks: site to name of its network.
-        costs: name of a network to ``parameters`` and ``milliseconds`` of one image.
+        costs: name of a network to ``parameters``, ``milliseconds`` and ``memory_bytes`` of one image.
         exchange: what travels: one of :data:`samfed_monai.config.variants.EXCHANGES`.
         own_models: whether the models are each site's own.
         own_labels: whether sites learned from labels of their own images.

@@ -88,6 +88,7 @@ def _dice_by_set(when: str, note: str = "") -> Schema:
     return {**_map(text, _number("Dice in [0, 1]", most=1, none=True)), "type": ["object", "null"]}
 
 
+_MEMORY = "weights, and the most bytes of tensors that live at one time of the pass"
 _TEACHER = {
     **_object(
         "the SAM teacher on its own; null in runs without one",
@@ -106,6 +107,7 @@ _TEACHER = {
         },
         parameters=_count("parameters"),
         milliseconds=_number("time of one image with all views, on one thread, milliseconds"),
+        memory_bytes=_count(f"memory of one image with all views, bytes: {_MEMORY}; absent in older runs"),
         self_training_epochs=_count(
             "epochs for which each site trained its own copy, all generations together; absent where none did"
         ),
@@ -123,6 +125,7 @@ _COST = _object(
     ("parameters", "milliseconds"),
     parameters=_count("parameters"),
     milliseconds=_number("time of one image on one thread of the machine of the server, milliseconds"),
+    memory_bytes=_count(f"memory of one image, bytes: {_MEMORY}; absent in older runs"),
 )
 _CONVENTION = _object(
     "how HD95 and empty masks were counted; without it `max of directed` and `diagonal`",

@@ -243,10 +243,15 @@ def run_of(tmp_path, name, text, code=1):
         (REFUSED, 2, ("- a: b", "- c: d")),
         ("refused: 1 problem\n  - of last time\n" + REFUSED, 2, ("- a: b", "- c: d")),
         ("samfed: error: unrecognized arguments: x", 2, ("samfed: error: unrecognized arguments: x",)),
-        (REFUSED + "stopped: disk full\n  to go on: make room", 3, ("to go on: make room",)),
+        (REFUSED + "stopped: disk full\n  to go on: make room", 3, ("stopped: disk full",)),
+        (
+            "stopped: 1 of 2 updates\n  - a: too few\n  0 of 2 rounds are kept in x\n  to go on: mend it",
+            3,
+            ("stopped: 1 of 2 updates", "- a: too few"),
+        ),
         ("", -9, ("no output",)),
     ],
-    ids=["fault", "refused", "refused-twice", "usage", "stopped", "killed"],
+    ids=["fault", "refused", "refused-twice", "usage", "stopped", "stopped-with-sites", "killed"],
 )
 def test_a_run_s_last_words(tmp_path, text, code, words):
     assert last_words(run_of(tmp_path, "r", text).folder, code) == words

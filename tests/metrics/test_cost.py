@@ -41,6 +41,46 @@ def test_another_way_to_run_it_is_timed_instead() -> None:
     assert not network.training
 
 
+class Doubled(nn.Module):
+    """Two layers that hand on a map of 4 channels, of which one half is a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 1, bias=False), nn.Conv2d(2, 1, 1, bias=False)
+        self.register_buffer("spare", torch.zeros(5))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        wide = self.first(image)
+        half = wide[:, :2]
+        del wide
+        return self.last(half.clone())
+
+
+def test_memory_is_that_of_weights_image_and_the_most_tensors_at_one_time() -> None:
+    pixels, weights = 8 * 8, 3 * 4 + 2 + 5
+    # image 3 channels; at most a map of 4 channels and its copied half, of 2, and then their 1 channel
+    assert cost_of(Doubled(), 8)["memory_bytes"] == 4 * (weights + (3 + 4 + 2 + 1) * pixels)
+
+
+def test_memory_that_is_let_go_counts_once_however_often_it_is_taken() -> None:
+    network = Watched()
+    alone = cost_of(network, 8)["memory_bytes"]
+
+    def five_times(image: torch.Tensor) -> None:
+        for _ in range(5):
+            network(image)
+
+    assert cost_of(network, 8, infer=five_times)["memory_bytes"] == alone
+    assert cost_of(network, 8, infer=lambda image: [network(image) for _ in range(5)])["memory_bytes"] > alone
+
+
+def test_a_shared_weight_is_counted_once() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.Conv2d(3, 3, 1, bias=False))
+    apart = cost_of(network, 8)["memory_bytes"]
+    network[1].weight = network[0].weight
+    assert apart - cost_of(network, 8)["memory_bytes"] == 4 * 9
+
+
 def test_what_takes_long_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("samfed_monai.metrics.cost.ENOUGH", 0.0)
     network = Watched()

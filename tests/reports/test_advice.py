@@ -103,3 +103,6 @@ def test_costs_add_up_to_the_whole(run):
     assert costs["traffic"][0] == {"title": "Before the rounds", "up": 1, "down": 20}
     assert costs["traffic"][-1] == {"title": "All", "up": 101, "down": 320}
     assert costs["images"] == []
+    small = {"parameters": 750_000, "milliseconds": 30.0}
+    run.results["costs"] = {"older": small, "small": {**small, "memory_bytes": 15_391_372}}
+    assert [row["memory_bytes"] for row in costs_of(run.results)["images"]] == [None, 15_391_372]

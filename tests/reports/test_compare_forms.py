@@ -13,6 +13,7 @@ from samfed_monai.reports import CAVEATS, comparison_table, write_comparison
 from samfed_monai.reports.compare_forms import (
     blocks,
     headlines,
+    reading,
     spell,
     standings,
     to_csv,
@@ -83,6 +84,22 @@ def test_what_an_image_costs_stands_beside_every_dice(tmp_path):
     assert "| M parameters | ms an image |" in lines["| All test images"]
     assert "| **5.20** | **115 ± 21** |" in lines["| SAM-Fed (`samfed`)"]
     assert "| 9.80 | 460 ± 85 |" in lines["| SAM teacher alone (`teacher`)"]
+
+
+def test_memory_has_a_column_where_it_was_measured(tmp_path):
+    runs = []
+    for variant, dice in (("samfed", 0.8), ("no_sam", 0.7)):
+        run = RunData.read(write_run(tmp_path / variant, variant, 0, dice))
+        run.results["costs"] = {"small": {"parameters": 750_000, "milliseconds": 30.0}}
+        runs.append(run)
+    assert "MB an image" not in to_markdown(comparison_table(runs))
+    runs[0].results["costs"]["small"]["memory_bytes"] = 34_715_860
+    text = to_markdown(comparison_table(runs))
+    lines = {line.split(" | ")[0]: line for line in reversed(text.splitlines()) if line.startswith("|")}
+    assert "| ms an image | MB an image |" in lines["| All test images"]
+    assert "| **30** | **35** |" in lines["| SAM-Fed (`samfed`)"]
+    assert "| 30 | – |" in lines["| Federated, no SAM (`no_sam`)"]  # an older run
+    assert "*MB an image* are of its weights and of the most tensors" in reading([comparison_table(runs)])
 
 
 def test_csv_keeps_full_precision(table):

@@ -156,6 +156,20 @@ def test_what_it_cost_stands_in_tables(page):
         assert cell in page
 
 
+def test_what_an_image_costs_has_its_memory_where_a_run_measured_it(run_folder, tmp_path):
+    results = read_json(run_folder / "results.json")
+    results["costs"] = {"small": {"parameters": 749_281, "milliseconds": 30.2}}
+    write_json(tmp_path / "results.json", results)
+    older = Report(tmp_path).write().read_text(encoding="utf-8")
+    assert "<td>small</td><td>0.7 M</td><td>30 ms</td></tr>" in older
+    assert "<th>Memory</th>" not in older
+    results["costs"]["large"] = {"parameters": 5_219_253, "milliseconds": 99.0, "memory_bytes": 34_715_860}
+    write_json(tmp_path / "results.json", results)
+    page = Report(tmp_path).write().read_text(encoding="utf-8")
+    assert "<td>large</td><td>5.2 M</td><td>99 ms</td><td>34.7 MB</td></tr>" in page
+    assert "<td>small</td><td>0.7 M</td><td>30 ms</td><td>–</td></tr>" in page
+
+
 def test_advice_stands_on_top_and_ends_the_command(run_folder, tmp_path, caplog):
     results = read_json(run_folder / "results.json")
     results["teacher"]["sites"]["Porto"]["test"]["dice"] = 0.0

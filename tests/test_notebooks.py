@@ -1,0 +1,77 @@
+"""The notebooks of the documentation run as they stand, in an empty folder and without weights from elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.test_docs import COMMANDS
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((REPOSITORY / "docs" / "notebooks").glob("*.ipynb"))
+
+
+def cells(notebook: Path, kind: str) -> list[dict[str, Any]]:
+    return [cell for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == kind]
+
+
+def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Executes a notebook in a folder; what it printed. A cell that fails raises its error."""
+    nbformat, nbclient = (pytest.importorskip(module) for module in ("nbformat", "nbclient"))
+    pytest.importorskip("ipykernel")
+    commands = folder.parent / "commands"
+    commands.mkdir()
+    (commands / "samfed").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m samfed_monai "$@"\n', encoding="utf-8")
+    (commands / "samfed").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(folder / "none"))
+    monkeypatch.setenv("TMPDIR", str(folder))  # where it makes its own
+    folder.mkdir()
+    book = nbformat.read(REPOSITORY / "docs" / "notebooks" / f"{name}.ipynb", as_version=4)
+    client = nbclient.NotebookClient(book, timeout=900, kernel_name="python3", resources={"metadata": {"path": folder}})
+    client.execute()
+    return "".join(output.get("text", "") for cell in book.cells for output in cell.get("outputs", []))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_is_committed_has_no_outputs(notebook: Path):
+    kept = [cell["id"] for cell in cells(notebook, "code") if cell["outputs"] or cell["execution_count"] is not None]
+    assert not kept, f"clear them: python -m nbconvert --clear-output --inplace {notebook.relative_to(REPOSITORY)}"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_commands_and_pages_that_it_names_exist(notebook: Path):
+    code = "".join("".join(cell["source"]) + "\n" for cell in cells(notebook, "code"))
+    assert set(re.findall(r"^samfed +([a-z]+)", code, re.MULTILINE)) <= COMMANDS
+    text = "".join("".join(cell["source"]) for cell in cells(notebook, "markdown"))
+    links = re.findall(r"\]\((?!https?://)([^)#\s]+)", text)
+    assert links
+    assert [link for link in links if not (notebook.parent / link).is_file()] == []
+
+
+@pytest.mark.slow
+def test_a_clinic_s_first_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    told = run("first-day", tmp_path / "day", monkeypatch)
+    dice = {site: float(found) for site, found in re.findall(r"^(site-\d) +12 +(\d\.\d{3}) ", told, re.MULTILINE)}
+    assert sorted(dice) == ["site-1", "site-2"]
+    assert min(dice.values()) > 0.7, "the shipped network, on rendered skin"
+    assert len(list((tmp_path / "day").glob("first-day-*/masks/*.png"))) == 6
+    assert re.search(r"^site-2: test Dice \d\.\d{3}, HD95 .* px, 12 images$", told, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_a_new_method_in_twenty_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    told = run("new-method", tmp_path / "lab", monkeypatch)
+    assert "samfed_skin: no problems in train" in told
+    (table,) = (tmp_path / "lab").glob("new-method-*/runs/compared/comparison.md")
+    assert "| Root share (`root_share`) |" in table.read_text(encoding="utf-8")
+    written = [cell["source"] for cell in cells(REPOSITORY / "docs/notebooks/new-method.ipynb", "code")]
+    method = next("".join(lines) for lines in written if "root_share.py" in lines[0])
+    assert len([line for line in method.splitlines()[1:] if line.strip()]) <= 20
