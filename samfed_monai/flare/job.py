@@ -21,6 +21,7 @@ from samfed_monai.federation.job import federate_parser, job_of
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.flare.client import PLAN
 from samfed_monai.flare.site_file import require_run_name
+from samfed_monai.protocol.guard import UpdateGuard
 
 if TYPE_CHECKING:
     from samfed_monai.federation.participants import Cast

@@ -171,7 +171,7 @@ def test_a_run_says_what_leaves_before_it_begins():
 def test_the_results_have_the_rule_and_the_epsilon_of_the_statistics():
     records = [{"sites": {"a": {"releases": 2}, "b": {}}}]
     assert "statistics" not in privacy_account(Privacy(), records, {})
-    quiet = privacy_account(Privacy(), records, {}, SPECTRUM)["statistics"]
+    quiet = privacy_account(Privacy(), records, {}, statistic=SPECTRUM)["statistics"]
     assert quiet == {
         "kind": "spectrum",
         "clip": None,
@@ -183,7 +183,7 @@ def test_the_results_have_the_rule_and_the_epsilon_of_the_statistics():
     }
     pytest.importorskip("opacus", reason="the accountant is an extra")
     noisy = Privacy.from_json({"statistics": {"spectrum": {"clip": 1.0, "noise_multiplier": 2.0}}})
-    account = privacy_account(noisy, records, {}, SPECTRUM)["statistics"]
+    account = privacy_account(noisy, records, {}, statistic=SPECTRUM)["statistics"]
     assert account["releases"] == {"a": 2, "b": 0}
     assert (account["epsilon"]["b"], account["delta"]) == (0.0, 1e-5)
     assert 2.2 < account["epsilon"]["a"] < 2 * 2.2  # docs/privacy.md: 2.2 for one message
