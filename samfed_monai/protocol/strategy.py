@@ -255,4 +255,4 @@ def _of_flags(flags: Mapping[str, Any], base: Exchange) -> Exchange:
     own = flags.get("personal", base.own_networks)
     alike = flags.get("one_network", base.alike if own == base.own_networks else not own)
     model = flags.get("has_model", base.server_model)
-    return replace(base, answer=answer, own_networks=own, alike=alike, server_model=model)
+    return replace(base, answer=answer, own_networks=own, alike=alike, server_model=model, mean=base.mean and alike)

@@ -240,7 +240,7 @@ def test_a_truncated_message_is_refused():
         ({"path": "/data"}, "message -> header: expected version, kind"),
         ({"n": "4"}, "message -> n: expected int, found str"),
         ({"round": True}, "message -> round: expected int, found bool"),
-        ({"kind": "pixels"}, "message -> kind: expected weights, soft_masks, prototypes, adapter, metrics, secure"),
+        ({"kind": "pixels"}, "message -> kind: expected weights, soft_masks, prototypes, adapter, secure, metrics"),
     ],
 )
 def test_another_header_is_refused(change, reason):

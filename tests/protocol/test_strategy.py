@@ -33,7 +33,9 @@ def test_what_sites_answer_with_has_a_word(kind, word):
 
 
 def test_the_default_is_one_network_whose_weights_travel():
-    assert FedAvg.exchange == Exchange(Kind.WEIGHTS, own_networks=False, alike=True, server_model=True, tailored=False)
+    plain = Exchange(Kind.WEIGHTS, own_networks=False, alike=True, server_model=True, tailored=False, mean=False)
+    assert Exchange() == plain
+    assert FedAvg.exchange == Exchange(mean=True)
 
 
 def test_states_are_kept_where_a_site_s_model_is_more_than_the_server_s():
