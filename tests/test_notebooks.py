@@ -37,7 +37,8 @@ def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     book = nbformat.read(REPOSITORY / "docs" / "notebooks" / f"{name}.ipynb", as_version=4)
     client = nbclient.NotebookClient(book, timeout=900, kernel_name="python3", resources={"metadata": {"path": folder}})
     client.execute()
-    return "".join(output.get("text", "") for cell in book.cells for output in cell.get("outputs", []))
+    told = "".join(output.get("text", "") for cell in book.cells for output in cell.get("outputs", []))
+    return told.replace("\r\n", "\n")
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -49,7 +50,7 @@ def test_what_is_committed_has_no_outputs(notebook: Path):
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_commands_and_pages_that_it_names_exist(notebook: Path):
     code = "".join("".join(cell["source"]) + "\n" for cell in cells(notebook, "code"))
-    assert set(re.findall(r"^samfed +([a-z]+)", code, re.MULTILINE)) <= COMMANDS
+    assert set(re.findall(r"^!samfed +([a-z]+)", code, re.MULTILINE)) <= COMMANDS
     text = "".join("".join(cell["source"]) for cell in cells(notebook, "markdown"))
     links = re.findall(r"\]\((?!https?://)([^)#\s]+)", text)
     assert links

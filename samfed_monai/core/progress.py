@@ -43,7 +43,8 @@ def progress_bar(of: Iterable[Any] | None = None, *, show: bool = True, **option
         for record in progress_bar(records, desc="soft masks", unit="image"):
             look(record)
     """
+    hidden = {} if show else {"disable": True}  # not told otherwise, tqdm asks TQDM_DISABLE of the environment
     if sys.stderr is not None and sys.stderr.isatty():
-        return tqdm(of, disable=not show, **options)
+        return tqdm(of, **hidden, **options)
     seldom = {"mininterval": LOG_SECONDS, "maxinterval": LOG_SECONDS, "ascii": True}
-    return LogBar(of, disable=not show, **seldom | options)
+    return LogBar(of, **hidden, **seldom | options)

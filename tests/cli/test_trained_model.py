@@ -245,3 +245,10 @@ def test_what_nobody_says_is_the_bundles():
     assert scored_as(Path("model.safetensors")) == {}
     assert scored_as(SimpleNamespace(run={})) == {}
     assert scored_as(SimpleNamespace(run={"config": {"client": {"validate": {"inferer": {"enabled": "@amp"}}}}})) == {}
+
+
+def test_a_bundle_without_weights_is_not_evaluated_without_a_model(tmp_path, capsys):
+    words = ["evaluate", "samfed_polyp", "--datalist", "list.json", "--data-root", ".", "--output-dir", str(tmp_path)]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "--model: expected one: samfed_polyp ships no weights, found none; name one with --model" in told

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import sys
 
 from tqdm import tqdm
@@ -50,3 +52,10 @@ def test_a_terminal_has_tqdms_own(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     with progress_bar(total=1, show=False) as bar:
         assert type(bar) is LogBar
+
+
+def test_the_environment_can_do_without_bars():
+    code = "from samfed_monai.core.progress import progress_bar; print(list(progress_bar(range(3))))"
+    environment = {**os.environ, "TQDM_DISABLE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[0, 1, 2]\n", "")
