@@ -42,7 +42,8 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
         required=True,
         help="folder for the masks, outside of the images'",
     )
-    parser.add_argument("--model", metavar="MODEL", help=f"{MODEL_HELP} (default: the bundle's own, where it has one)")
+    about = f"{MODEL_HELP}, or an exported ONNX file (default: the bundle's own, where it has one)"
+    parser.add_argument("--model", metavar="MODEL", help=about)
     parser.add_argument("--site", metavar="NAME", default="", help="of a run: this site's own model")
     parser.add_argument("--probabilities", action="store_true", help="also write 8-bit probability maps")
     parser.add_argument("--overlays", metavar="DIR", help="also write pictures with the masks' outlines there")
@@ -76,8 +77,12 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
 
         def segment(images: str | list[str], output: str) -> None:
+            given = argparse.Namespace(**{**vars(arguments), "images": images, "output": output})
             if adapter:
-                trained_model.infer(argparse.Namespace(**{**vars(arguments), "images": images, "output": output}))
+                trained_model.infer(given)
+                return
+            if Path(arguments.model).suffix.lower() == trained_model.ONNX:
+                trained_model.infer_onnx(given)
                 return
             model = weights_file(models, arguments.site, scratch)
             ids = trained_as(model, arguments.bundle, "inference", overrides_of(arguments.extra))

@@ -46,6 +46,7 @@ def run_folders(arguments: argparse.Namespace, caveats: Sequence[str] = ()) -> i
         options=_options(arguments),
         validation=arguments.validation,
         test=arguments.test,
+        by_folder=getattr(arguments, "by_folder", False),
         caveats=caveats,
     )
     return _tell(prepared, shares=(arguments.validation, arguments.test))
@@ -62,6 +63,16 @@ def run_coco(arguments: argparse.Namespace) -> int:
         blank_is_empty=arguments.without_annotation == "empty",
         output=arguments.output,
     )
+    return run_folders(arguments, said)
+
+
+def run_nifti(arguments: argparse.Namespace) -> int:
+    from samfed_monai.data.prepare import check_first
+    from samfed_monai.data.sources.rendered import cut_nifti
+
+    check_first(_options(arguments), validation=arguments.validation, test=arguments.test)
+    said = cut_nifti(arguments.root, arguments.slices, labels=arguments.label)
+    arguments.root, arguments.by_folder = arguments.slices, True
     return run_folders(arguments, said)
 
 
@@ -266,6 +277,7 @@ def add_prepare_parser(subparsers: Any) -> argparse.ArgumentParser:
     sources = prepare.add_subparsers(dest="source", required=True, metavar="SOURCE")
     _folders(sources)
     _coco(sources)
+    _nifti(sources)
     _isic(sources)
     _list(sources)
     _polyp(sources)
@@ -293,6 +305,18 @@ def _coco(sources: Any) -> None:
     parser.add_argument("--without-annotation", choices=("unlabelled", "empty"), default="unlabelled", help=about)
     _of_sites(parser)
     parser.set_defaults(run=run_coco)
+
+
+def _nifti(sources: Any) -> None:
+    about = "NIfTI volumes, DIR/<site>/{images,masks}/*.nii.gz, cut into slices; those of one volume stay together"
+    parser = _source(sources, "nifti", about)
+    parser.add_argument("root", metavar="DIR", type=Path, help="folder of sites, or with --test-only a single site")
+    about = "where the slices go, as <site>/{images,masks}; becomes the data root"
+    parser.add_argument("--slices", required=True, metavar="DIR", type=Path, help=about)
+    about = "value of masks that is foreground; may be repeated (default: the only one beside 0)"
+    parser.add_argument("--label", action="append", default=[], metavar="N", type=int, help=about)
+    _of_sites(parser)
+    parser.set_defaults(run=run_nifti)
 
 
 def _of_sites(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""What ``samfed evaluate`` and ``samfed infer`` make of ``--model``: a run, weights, or a fitted teacher's adapter."""
+"""What ``samfed evaluate`` and ``samfed infer`` make of ``--model``: a run, weights, an adapter, an ONNX file."""
 
 from __future__ import annotations
 
@@ -223,6 +223,75 @@ def infer(arguments: argparse.Namespace) -> None:
         network=TeacherNetwork(teacher),
         val_handlers=[writer, _bar("segmenting")],
         decollate=False,
+    )
+    evaluator.run()
+
+
+ONNX = ".onnx"
+_BUILT = frozenset({"network_name", "network_def", "network", "model_path", "amp", "device"})
+"""Ids of ``inference.json`` that an exported network has settled."""
+
+
+def infer_onnx(arguments: argparse.Namespace) -> None:
+    """Writes masks of an exported network by ONNX Runtime, with the bundle's own reading, postprocessing and threshold.
+
+    Raises:
+        Refused: a file that is no network of ours; ids that it has settled; whatever a student's inference refuses.
+    """
+    import torch
+    from monai.data import set_track_meta
+    from monai.engines import SupervisedEvaluator
+
+    from samfed_monai.config.check import check_bundle
+    from samfed_monai.config.knobs import whole_groups
+    from samfed_monai.core.errors import Problems
+    from samfed_monai.federation.workflow import WorkflowConfig
+    from samfed_monai.handlers.mask_writer import MaskWriter
+    from samfed_monai.networks.onnx_network import OnnxNetwork
+
+    root, own, problems = find_bundle(arguments.bundle), overrides_of(arguments.extra), Problems()
+    file, mend = Path(str(absolute(arguments.model))), "leave it out, or name the weights that were exported"
+    for name, value in own.items():
+        if split_id(name)[0] in _BUILT:
+            problems.add(f"--{name}", found=str(value), expected=f"nothing: {file.name} has settled it", mend=mend)
+    if arguments.device not in (None, "cpu"):
+        problems.add("--device", found=arguments.device, expected=f"cpu, on which {file.name} is run", mend=mend)
+    problems.refuse_if_any()
+    network = OnnxNetwork(file)
+    height, width = network.size
+    asked = own.get("image_size", height)
+    if height != width or asked != height:
+        found, expected = f"{width} x {height} pixels", f"a square of {asked} pixels"
+        problems.add(f"{file} -> input", found=found, expected=expected, mend="leave --image_size out, or export anew")
+    given = {
+        "model": str(file),
+        "dataset_dir": arguments.images,
+        "output_dir": absolute(arguments.output),
+        "probabilities": arguments.probabilities,
+        **own,
+        "image_size": height,
+    }
+    problems.extend(check_bundle(root, "inference", overrides=given))
+    problems.refuse_if_any()
+    files = workflow_files(root, "inference")
+    config = WorkflowConfig(root, tuple(map(str, files)), {"bundle_root": str(root), **whole_groups(files, given)})
+    writer = MaskWriter(
+        output_dir=str(given["output_dir"]),
+        probabilities=arguments.probabilities,
+        threshold=config.value("threshold"),
+        images=given["dataset_dir"],
+        model=file,
+        image_size=height,
+    )
+    set_track_meta(True)  # as the bundle's own `initialize` does
+    loader, postprocessing = config.values("dataloader", "postprocessing")
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=loader,
+        network=network,
+        postprocessing=postprocessing,
+        val_handlers=[writer, _bar("segmenting")],
+        decollate=True,
     )
     evaluator.run()
 

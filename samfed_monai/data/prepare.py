@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data.checks import Facts, problems_of, repeated_stems, survey, warnings
@@ -219,6 +219,7 @@ def prepare_folders(
     options: Options,
     validation: float = 0.1,
     test: float = 0.1,
+    by_folder: bool = False,
     caveats: Sequence[str] = (),
 ) -> Prepared:
     """Makes a list from ``root/<site>/{images,masks}``.
@@ -230,6 +231,7 @@ def prepare_folders(
         validation: share of each site's images to validate on, drawn from the labelled ones. A site without masks has
             only unlabelled images.
         test: likewise, to test on.
+        by_folder: whether images in one folder below ``images`` are a group, as the slices of a volume are.
         caveats: sentences for the report, of whatever made the folders.
 
     Raises:
@@ -238,12 +240,18 @@ def prepare_folders(
     check_first(options, validation=validation, test=test)
     root = Path(root)
     folders = find_folders(root, public=public, output=options.output)
-    found = {site: grouped(ones, options) for site, ones in folders.sites.items()}
+    sites = {site: [_by_folder(one) if by_folder else one for one in ones] for site, ones in folders.sites.items()}
+    found = {site: grouped(ones, options, known=by_folder) for site, ones in sites.items()}
     everything = [one for ones in found.values() for one in ones]
     facts = look_at(everything, root, options, sites=found, known=folders.problems)
     places: Places = {("", Split.PUBLIC): found.pop(public) if public is not None else []}
     places |= draw_measuring(found, facts, validation, test, beside=places["", Split.PUBLIC], seed=options.seed)
     return finish(places, facts, root, options, caveats=[*folders.passed_over, *caveats])
+
+
+def _by_folder(one: Found) -> Found:
+    folder = PurePosixPath(one.image).parent
+    return one.with_group(None if folder.name == "images" else str(folder))
 
 
 def prepare_to_test(root: str | Path, *, options: Options, caveats: Sequence[str] = ()) -> Prepared:

@@ -20,6 +20,8 @@ NIFTI = (".nii", ".nii.gz")
 DICOM = (".dcm", ".dicom")
 WINDOW = (0.5, 99.5)
 """Percentiles of a volume that become black and white, where its numbers are no grey values from 0 to 255."""
+TOLERANCE = 0.1
+"""Voxels that a mask's corner may lie from its volume's: more than two programs' rounding, less than a reader sees."""
 
 
 def kind_of(path: Path) -> str:
@@ -77,6 +79,59 @@ def read_slices(path: str | Path) -> Slices:
     return _nifti(path) if kind_of(path) == "nifti" else _dicom(path)
 
 
+def read_mask_slices(path: str | Path, like: str | Path, *, labels: Sequence[int] = ()) -> NDArray[np.bool_]:
+    """The foreground of a NIfTI mask, in the order and orientation of the pictures of its volume.
+
+    Args:
+        path: the mask: whole numbers, of the volume's shape and place.
+        like: the volume.
+        labels: values that are foreground; empty takes the only one beside 0.
+
+    Returns:
+        (N, H, W), as :class:`Slices` has its pictures.
+
+    Raises:
+        Refused: another shape, or an affine that puts a corner more than a tenth of a voxel elsewhere; values that are
+            no whole numbers; several values beside 0 of which none is named.
+    """
+    path = Path(path)
+    mask, volume = _loaded(path), _loaded(Path(like))
+    shapes = _space(mask), _space(volume)
+    if shapes[0] != shapes[1]:
+        found, expected = (" x ".join(map(str, shape)) for shape in shapes)
+        raise _refused(
+            path, f"{found} voxels", f"{expected}, as {Path(like).name} has", "export it on the volume's grid"
+        )
+    apart = _corners_apart(mask.affine, volume.affine, shapes[1])
+    if apart > TOLERANCE * min(float(zoom) for zoom in volume.header.get_zooms()[: len(shapes[1])]):
+        found = f"corners up to {apart:.4g} mm from the volume's"
+        mend = "resample the mask to the volume; of the same grid, copy the volume's affine"
+        raise _refused(path, found, f"the affine of {Path(like).name}", mend)
+    data = _numbers(path, mask)
+    if data.dtype.names or data.size != np.prod(shapes[0]):
+        raise _refused(path, "colours", "whole numbers: 0 and a mask's value")
+    data = data.reshape(shapes[0])
+    values = np.unique(data)
+    if not np.isfinite(values).all() or not np.array_equal(values, np.rint(values)):
+        raise _refused(path, f"values such as {float(values[-1]):g}", "whole numbers: 0 and a mask's value")
+    wanted = set(labels) or {int(value) for value in values if value}
+    there = [int(value) for value in values if value]
+    if not labels and len(wanted) > 1:
+        told = ", ".join(map(str, there[:8]))
+        raise _refused(path, f"the labels {told}", "one beside 0", "say which are foreground: --label N")
+    drawn = np.isin(data, sorted(wanted))
+    foreground: NDArray[np.bool_] = drawn.reshape(shapes[0][0], shapes[0][1], -1).transpose(2, 1, 0)
+    return foreground
+
+
+def _corners_apart(one: NDArray[Any], other: NDArray[Any], shape: Sequence[int]) -> float:
+    """How far, in mm, two affines put a corner of a volume apart at most; infinite if either has no numbers."""
+    last = [*(side - 1 for side in shape), 0, 0][:3]
+    corners = np.array([[x, y, z, 1] for x in (0, last[0]) for y in (0, last[1]) for z in (0, last[2])], float)
+    apart = float(np.linalg.norm(((one - other) @ corners.T)[:3], axis=0).max())
+    return apart if np.isfinite(apart) else float("inf")
+
+
 def nifti_of(masks: Sequence[NDArray[Any]], like: Path) -> bytes:
     """A gzipped NIfTI, uint8, with shape, place and units of the volume that the masks were made of.
 
@@ -97,14 +152,25 @@ def nifti_of(masks: Sequence[NDArray[Any]], like: Path) -> bytes:
     return content
 
 
-def _nifti(path: Path) -> Slices:
+def _loaded(path: Path) -> Any:
     import nibabel
 
     try:
-        image: Any = nibabel.load(path)
-        data = np.asarray(image.dataobj)
+        return nibabel.load(path)
     except Exception as error:  # nibabel and zlib raise a dozen kinds
         raise _refused(path, f"{type(error).__name__}: {error}", "a NIfTI volume") from None
+
+
+def _numbers(path: Path, image: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(image.dataobj)
+    except Exception as error:
+        raise _refused(path, f"{type(error).__name__}: {error}", "a NIfTI volume") from None
+
+
+def _nifti(path: Path) -> Slices:
+    image = _loaded(path)
+    data = _numbers(path, image)
     shape, numbers = _space(image), data
     if data.dtype.names:  # NIfTI's RGB24 and RGBA32
         data = np.stack([data[channel] for channel in data.dtype.names[:3]], axis=-1)
@@ -184,8 +250,8 @@ def _range_of(content: Any, frames: NDArray[Any]) -> tuple[float, float]:
     return (0, 255) if frames.dtype == np.uint8 else (float(frames.min()), float(frames.max()))
 
 
-def _refused(path: Path, found: str, expected: str) -> Refused:
-    return Refused([Problem(str(path), found=found, expected=expected)])
+def _refused(path: Path, found: str, expected: str, mend: str = "") -> Refused:
+    return Refused([Problem(str(path), found=found, expected=expected, mend=mend)])
 
 
 def volumes_in(sources: Sequence[Path]) -> Iterator[tuple[str, Path]]:

@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure
 from samfed_monai.core.io import read_json, write_json, write_text
 from samfed_monai.networks.autocast import AutocastInferer, bf16_gains
 from samfed_monai.networks.intake import size_problems
+from samfed_monai.networks.onnx_network import OnnxNetwork
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 """What ONNX needs beside torch: the extra ``export``."""
@@ -287,14 +287,14 @@ def _onnx_forms(
     files: dict[Int8 | None, Path] = {None: whole}
     with _taken(network, "--to onnx"), _quiet():
         _write_onnx(network, images, whole)
-        rows[None] = _measured("ONNX Runtime, float32", whole, _session(whole), images, logits)
+        rows[None] = _measured("ONNX Runtime, float32", whole, OnnxNetwork(whole), images, logits)
     _require_same(rows[None], "--to onnx", logits)
     for how in Int8:
         try:
             with _taken(network, f"--int8 {how.value}"), _quiet():
                 files[how] = _quantised(whole, scratch / f"{how.value}.onnx", how, images)
                 name = f"ONNX Runtime, int8 {how.value}"
-                rows[how] = _measured(name, files[how], _session(files[how]), images, logits)
+                rows[how] = _measured(name, files[how], OnnxNetwork(files[how]), images, logits)
         except Refused:
             if how is int8:
                 raise
@@ -332,7 +332,9 @@ def onnx_runner(network: nn.Module, images: Tensor, folder: str | Path, int8: In
     with _taken(network, "ONNX"), _quiet():
         if not whole.exists():
             _write_onnx(network, images, whole)
-        return _session(whole if int8 is None else _quantised(whole, Path(folder) / f"{int8.value}.onnx", int8, images))
+        return OnnxNetwork(
+            whole if int8 is None else _quantised(whole, Path(folder) / f"{int8.value}.onnx", int8, images)
+        )
 
 
 def _quantised(source: Path, target: Path, how: Int8, images: Tensor) -> Path:
@@ -357,17 +359,6 @@ def _quantised(source: Path, target: Path, how: Int8, images: Tensor) -> Path:
     else:
         quantize_static(str(ready), str(target), Samples(), op_types_to_quantize=["Conv", *products], **weights)
     return target
-
-
-def _session(path: Path) -> Run:
-    """ONNX Runtime with as many threads as torch has."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda images: torch.from_numpy(np.asarray(session.run(None, {"image": images.numpy()})[0]))
 
 
 @contextmanager

@@ -238,3 +238,44 @@ def test_the_table_has_a_row_for_each_form():
         "torch, float32  20.9       3.0                 -                   -                -",
         "int8             5.0      12.2           5.2e-01             0.110 %           0.9971",
     ]
+
+
+@needs_onnx
+class TestInferOfAnOnnxFile:
+    @pytest.fixture(scope="class")
+    def file(self, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("onnx")
+        export.onnx_runner(network_of(model), batch(2), folder)
+        return folder / "float32.onnx"
+
+    @pytest.fixture
+    def infer(self, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.chdir(tmp_path)
+
+        def run(model: Path, output: str, *words: str) -> int:
+            return main(["infer", "samfed_skin", str(images), "--model", str(model), "--output-dir", output, *words])
+
+        return run
+
+    def test_it_draws_the_masks_of_the_network_that_it_was_made_of(self, file, model, infer):
+        for source, output in ((model, "torch"), (file, "onnx")):
+            assert infer(source, output, "--probabilities") == 0
+        names = sorted(path.relative_to("torch").as_posix() for path in Path("torch").rglob("*.png"))
+        assert names == ["a.png", "a.probability.png", "deep/b.png", "deep/b.probability.png"]
+        for name in names:
+            found, wanted = (np.array(Image.open(f"{output}/{name}"), dtype=int) for output in ("onnx", "torch"))
+            assert np.abs(found - wanted).max() <= (1 if "probability" in name else 0)  # rounding of 8 bits
+        made_with = json.loads(Path("onnx/inference.json").read_text())
+        assert made_with["image_size"] == 32
+        assert made_with["model_sha256"] != json.loads(Path("torch/inference.json").read_text())["model_sha256"]
+
+    def test_ids_that_it_has_settled_are_refused_before_anything_is_read(self, file, infer, capsys):
+        assert infer(file, "masks", "--network_name", "segresnet", "--amp", "auto") == 2
+        told = capsys.readouterr().err
+        assert "--network_name: expected nothing: float32.onnx has settled it, found segresnet; leave it out" in told
+        assert "--amp: expected nothing" in told
+        assert infer(file, "masks", "--image_size", "64") == 2
+        assert "float32.onnx -> input: expected a square of 64 pixels, found 32 x 32 pixels" in capsys.readouterr().err
+        assert infer(file, "masks", "--device", "meta") == 2
+        assert "--device" in capsys.readouterr().err
+        assert not Path("masks").exists()

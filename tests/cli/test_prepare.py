@@ -7,6 +7,8 @@ import json
 import subprocess
 import sys
 
+import nibabel
+import numpy as np
 import pytest
 
 from samfed_monai.cli.prepare import add_prepare_parser
@@ -168,3 +170,24 @@ def test_coco_files_become_a_list(tmp_path, capsys):
     assert (tested.image, tested.label) == ("a/images/a_001.png", "a/masks/a_001.png")
     with pytest.raises(Refused, match="no category 'lesion'; name one with --category"):
         run(*words, "--category", "lesion")
+
+
+def test_slices_of_one_volume_stay_in_one_split(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    for name, volumes in (("public", 1), ("a", 6)):
+        for number in range(volumes):
+            data = random.integers(0, 255, (24, 24, 4)).astype(np.uint8)
+            for kind, numbers in (("images", data), ("masks", (data > 150).astype(np.uint8))):
+                path = tmp_path / "in" / name / kind / f"{name}{number}.nii.gz"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                nibabel.save(nibabel.Nifti1Image(numbers, np.eye(4)), path)
+    words = ("nifti", tmp_path / "in", "--slices", tmp_path / "out", "--output", tmp_path / "list.json", "--no-report")
+    assert run(*words, "--public", "public", "--test", 0.3, "--validation", 0.3) == 0
+    assert "list: 4 public images, 1 sites" in capsys.readouterr().out
+    site_a = DataList.load(tmp_path / "list.json").sites["a"]
+    volumes = [{item.image.split("/")[2] for item in items} for _, items in site_a.splits()]
+    assert sorted(name for names in volumes for name in names) == [f"a{number}" for number in range(6)]
+    assert {item.group for item in site_a.test} == {f"a/images/{name}" for name in volumes[-1]}
+    one = ("nifti", tmp_path / "in/a", "--slices", tmp_path / "one", "--output", tmp_path / "measured.json")
+    assert run(*one, "--no-report", "--test-only") == 0
+    assert "0 validation, 24 test" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.volumes import kind_of, nifti_of, read_slices, stem_of, volumes_in
+from samfed_monai.data.volumes import kind_of, nifti_of, read_mask_slices, read_slices, stem_of, volumes_in
 
 AFFINE = np.array([[0.5, 0, 0, 1], [0, 0.25, 0, 2], [0, 0, 3, 4], [0, 0, 0, 1.0]])
 
@@ -127,6 +127,67 @@ def test_files_are_known_by_their_names_and_dicom_without_one_by_its_preamble(tm
         ("a", tmp_path / "sub/a.dcm"),
     ]
     assert (kind_of(tmp_path / "photo.jpg"), stem_of(Path("x.y.nii.gz"))) == ("", "x.y")
+
+
+class TestMaskSlices:
+    @settings(deadline=None, max_examples=30)  # it writes files
+    @given(st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=1, max_size=4))
+    def test_what_was_written_over_a_volume_is_read_again(
+        self, tmp_path_factory: pytest.TempPathFactory, slices
+    ) -> None:
+        folder = tmp_path_factory.mktemp("volume")
+        masks = np.array(slices).reshape(-1, 3, 4)
+        volume = saved(folder / "a.nii", np.zeros((4, 3, len(masks)), np.int16))
+        assert np.array_equal(read_mask_slices(_written(folder, list(masks), volume), volume), masks)
+
+    def test_labels_are_chosen(self, tmp_path: Path) -> None:
+        data = np.arange(24).reshape(4, 3, 2) % 3
+        volume = saved(tmp_path / "a.nii", np.zeros((4, 3, 2), np.int16))
+        mask = saved(tmp_path / "m.nii", data.astype(np.float32))  # whole numbers, as some programs store them
+        assert np.array_equal(read_mask_slices(mask, volume, labels=[2]), (data == 2).transpose(2, 1, 0))
+        assert np.array_equal(read_mask_slices(mask, volume, labels=[1, 2]), (data > 0).transpose(2, 1, 0))
+        assert not read_mask_slices(mask, volume, labels=[9]).any()
+        with pytest.raises(
+            Refused, match=r"m\.nii: expected one beside 0, found the labels 1, 2; say which .* --label N"
+        ):
+            read_mask_slices(mask, volume)
+
+    @pytest.mark.parametrize(
+        ("mask", "affine", "told"),
+        [
+            (np.zeros((4, 2, 2), np.uint8), AFFINE, "expected 4 x 3 x 2, as a.nii has, found 4 x 2 x 2 voxels; export"),
+            (np.zeros((4, 3), np.uint8), AFFINE, "expected 4 x 3 x 2, as a.nii has, found 4 x 3 voxels"),
+            (
+                np.zeros((4, 3, 2), np.uint8),
+                np.diag([0.5, 0.25, 3, 1]),
+                "affine of a.nii, found corners up to 4.583 mm",
+            ),
+            (
+                np.zeros((4, 3, 2), np.uint8),
+                AFFINE @ np.diag([-1, 1, 1, 1]),
+                "found corners up to 3 mm from the volume's",
+            ),
+            (
+                np.full((4, 3, 2), 0.5, np.float32),
+                AFFINE,
+                "expected whole numbers: 0 and a mask's value, found values such",
+            ),
+            (np.zeros((4, 3, 2, 3), np.uint8), AFFINE, "found colours"),
+        ],
+    )
+    def test_a_mask_of_another_grid_or_of_no_labels_is_refused(
+        self, tmp_path: Path, mask: np.ndarray, affine: np.ndarray, told: str
+    ) -> None:
+        volume = saved(tmp_path / "a.nii", np.zeros((4, 3, 2), np.int16))
+        nibabel.save(nibabel.Nifti1Image(mask, affine), tmp_path / "m.nii")
+        with pytest.raises(Refused, match=told):
+            read_mask_slices(tmp_path / "m.nii", volume)
+
+    def test_rounding_of_an_affine_is_none(self, tmp_path: Path) -> None:
+        volume = saved(tmp_path / "a.nii", np.zeros((4, 3, 2), np.int16))
+        mask = nibabel.Nifti1Image(np.ones((4, 3, 2), np.uint8), AFFINE + 1e-5)
+        nibabel.save(mask, tmp_path / "m.nii")
+        assert read_mask_slices(tmp_path / "m.nii", volume).all()
 
 
 class TestDicom:

@@ -16,7 +16,8 @@ from samfed_monai.core.progress import progress_bar
 from samfed_monai.data.checks import stem
 from samfed_monai.data.coco import Annotated, read_coco, require_pycocotools
 from samfed_monai.data.reading import read_image
-from samfed_monai.data.sources.found import list_images, relative
+from samfed_monai.data.sources.found import list_images, mask_stem, relative
+from samfed_monai.data.volumes import kind_of, read_mask_slices, read_slices, volumes_in
 
 
 def draw_coco(
@@ -79,12 +80,87 @@ def draw_coco(
                         [Problem(str(one.where), f"{one.file_name} a second time", "each picture once", mend)]
                     )
                 else:
-                    masks[place] = _png(one.mask())
+                    masks[place] = _mask_png(one.mask())
         if blank:
             sentences.append(f"{blank} picture(s) of {site.name} have no annotation and are taken as unlabelled")
     problems.refuse_if_any()
     _write_new(masks)
     return sentences
+
+
+def cut_nifti(root: str | Path, slices: str | Path, *, labels: Sequence[int] = (), progress: bool = True) -> list[str]:
+    """Cuts NIfTI volumes and their masks into pictures, as :mod:`.folders` reads them.
+
+    A volume ``<site>/images/NAME.nii.gz`` becomes ``<slices>/<site>/images/NAME/NAME_0001.png`` and so on, along its
+    last axis, with the grey values of ``samfed infer`` (:func:`samfed_monai.data.volumes.read_slices`); likewise its
+    mask, called as masks of images are. Slices without foreground have empty masks.
+
+    Args:
+        root: folder of sites, or one site's own folder.
+        slices: where the pictures go; the data root of a list.
+        labels: values of masks that are foreground; empty takes the only one beside 0.
+        progress: whether to show a progress bar.
+
+    Returns:
+        Sentences on what was left out.
+
+    Raises:
+        Refused: everything that is wrong with any volume, before a file is written; then, a file of another content
+            that is in the way.
+    """
+    root, slices, problems = Path(root), Path(slices), Problems()
+    if slices.resolve().is_relative_to(root.resolve()):
+        expected, mend = f"a folder outside of {root}", "choose another folder"
+        problems.add("--slices", found=str(slices), expected=expected, mend=mend)
+    single = (root / "images").is_dir()
+    sites = [root] if single else sorted(path.parent for path in root.glob("*/images"))
+    pairs: list[tuple[Path, str, Path, Path | None]] = []
+    sentences = []
+    for site in sites:
+        volumes, masks = (
+            _volumes(site / "images"),
+            {mask_stem(Path(f"{name}.nii")): path for name, path in _volumes(site / "masks")},
+        )
+        if not volumes:
+            expected, mend = "NIfTI volumes (.nii, .nii.gz)", "put them there, or move the site elsewhere"
+            problems.add(str(site / "images"), found="none", expected=expected, mend=mend)
+        for name, path in volumes:
+            where = slices / (site.resolve().name if single else site.name)
+            if any(name == other and where == there for there, other, _, _ in pairs):
+                problems.add(str(path), found=f"a second {name}", expected="one volume of that name in a site")
+            pairs.append((where, name, path, masks.pop(name, None)))
+        if masks:
+            told = " and ".join(sorted(path.name for path in masks.values())[:2])
+            sentences.append(
+                f"{len(masks)} mask(s) of {site.name} belong to no volume and are left out, such as {told}"
+            )
+    if not sites:
+        expected, mend = "NIfTI volumes (.nii, .nii.gz)", "expected is DIR/<site>/images and DIR/<site>/masks"
+        problems.add(f"{root}/<site>/images", found="none", expected=expected, mend=mend)
+    for _, _, path, drawn in progress_bar(pairs, desc="looking", unit="volume", show=progress):
+        with problems.collected():
+            read_slices(path)
+            if drawn is not None:
+                read_mask_slices(drawn, path, labels=labels)
+    problems.refuse_if_any()
+    for where, name, path, drawn in progress_bar(pairs, desc="cutting", unit="volume", show=progress):
+        found = {"images": [_png(picture) for picture in read_slices(path).pictures]}
+        if drawn is not None:
+            found["masks"] = [_mask_png(mask) for mask in read_mask_slices(drawn, path, labels=labels)]
+        _write_new(
+            {
+                where / kind / name / f"{name}_{number:04d}.png": content
+                for kind, contents in found.items()
+                for number, content in enumerate(contents, start=1)
+            }
+        )
+    return sentences
+
+
+def _volumes(folder: Path) -> list[tuple[str, Path]]:
+    """NIfTI volumes below a folder, named by their path in it, in one word."""
+    found = volumes_in([folder]) if folder.is_dir() else ()
+    return [(name.replace("/", "_"), path) for name, path in found if kind_of(path) == "nifti"]
 
 
 def _is(path: Path, output: str | Path | None) -> bool:
@@ -120,18 +196,22 @@ class _Images:
         return found[0]
 
 
-def _png(mask: NDArray[np.bool_]) -> bytes:
+def _mask_png(mask: NDArray[np.bool_]) -> bytes:
+    return _png(np.where(mask, 255, 0).astype(np.uint8))
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).save(stream, format="PNG")
+    Image.fromarray(pixels).save(stream, format="PNG")
     return stream.getvalue()
 
 
 def _write_new(files: Mapping[Path, bytes]) -> None:
     """Writes what is not there yet; refuses all of it where a file has another content."""
-    problems, mend = Problems(), "move it away, or take the annotations away that it would be drawn of"
+    problems, mend = Problems(), "move it away, or do without what it would be drawn of"
     for path, content in files.items():
         if path.exists() and path.read_bytes() != content:
-            problems.add(str(path), found="another mask", expected="none, or the very mask to be drawn", mend=mend)
+            problems.add(str(path), found="another file", expected="none, or the very one to be drawn", mend=mend)
     problems.refuse_if_any()
     for path, content in files.items():
         if not path.exists():

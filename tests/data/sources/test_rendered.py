@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data.coco import annotations_of, coco_of
-from samfed_monai.data.sources.rendered import draw_coco
+from samfed_monai.data.sources.rendered import cut_nifti, draw_coco
 from tests.data.making import disc, picture, save
 
 
@@ -84,7 +85,7 @@ class TestCoco:
         self.site(tmp_path, "a", [np.array(disc()) > 0] * 2)
         save(tmp_path / "a/masks/1.png", disc(radius=2))
         before = (tmp_path / "a/masks/1.png").read_bytes()
-        with pytest.raises(Refused, match=r"1\.png: expected none, or the very mask to be drawn, found another mask"):
+        with pytest.raises(Refused, match=r"1\.png: expected none, or the very one to be drawn, found another file"):
             draw_coco(tmp_path, progress=False)
         assert (tmp_path / "a/masks/1.png").read_bytes() == before
         assert not (tmp_path / "a/masks/0.png").exists()
@@ -98,3 +99,54 @@ class TestCoco:
         self.site(tmp_path, "a", [mask], file="annotations/b.json")
         with pytest.raises(Refused, match=r"b\.json: expected each picture once, found 0\.png a second time"):
             draw_coco(tmp_path, progress=False)
+
+
+class TestNifti:
+    AFFINE = np.diag([0.5, 0.5, 2.0, 1.0])
+
+    @classmethod
+    def volume(cls, path: Path, data: np.ndarray, affine: np.ndarray | None = None) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(data, cls.AFFINE if affine is None else affine), path)
+        return path
+
+    def test_volumes_become_slices_with_their_masks(self, tmp_path: Path) -> None:
+        data = np.random.default_rng(0).integers(0, 255, (8, 6, 3)).astype(np.uint8)
+        self.volume(tmp_path / "in/a/images/p1.nii.gz", data)
+        self.volume(tmp_path / "in/a/masks/p1_mask.nii.gz", (data > 100).astype(np.uint8))
+        self.volume(tmp_path / "in/a/masks/gone.nii", np.zeros((2, 2, 2), np.uint8))
+        self.volume(tmp_path / "in/b/images/sub/p1.nii", data[..., :1])
+        said = cut_nifti(tmp_path / "in", tmp_path / "out", progress=False)
+        assert said == ["1 mask(s) of a belong to no volume and are left out, such as gone.nii"]
+        files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
+        names = [f"p1/p1_000{number}.png" for number in (1, 2, 3)]
+        assert files == {f"a/{kind}/{name}" for kind in ("images", "masks") for name in names} | {
+            "b/images/sub_p1/sub_p1_0001.png"
+        }
+        for number in (1, 2, 3):
+            seen = data[..., number - 1].T
+            assert np.array_equal(np.array(Image.open(tmp_path / f"out/a/images/p1/p1_000{number}.png"))[..., 1], seen)
+            assert np.array_equal(mask_at(tmp_path / f"out/a/masks/p1/p1_000{number}.png"), seen > 100)
+        assert cut_nifti(tmp_path / "in", tmp_path / "out", progress=False) == said  # once more: nothing is in the way
+        (tmp_path / "out/a/masks/p1/p1_0002.png").write_bytes(b"mine")
+        with pytest.raises(Refused, match=r"p1_0002\.png: expected none, or the very one to be drawn, found another"):
+            cut_nifti(tmp_path / "in", tmp_path / "out", progress=False)
+
+    def test_everything_is_refused_at_once_and_nothing_written(self, tmp_path: Path) -> None:
+        zeros = np.zeros((4, 3, 2), np.uint8)
+        for name in ("shape", "place", "twin/one", "twin_one"):
+            self.volume(tmp_path / f"in/a/images/{name}.nii", zeros)
+        self.volume(tmp_path / "in/a/masks/shape.nii", zeros[..., :1])
+        self.volume(tmp_path / "in/a/masks/place.nii", zeros, np.eye(4))
+        save(tmp_path / "in/b/images/photo.png", picture(0))
+        with pytest.raises(Refused) as refused:
+            cut_nifti(tmp_path / "in", tmp_path / "in/out", progress=False)
+        told = str(refused.value)
+        assert "--slices: expected a folder outside of" in told
+        assert "b/images: expected NIfTI volumes (.nii, .nii.gz), found none; put them there, or move" in told
+        assert "expected one volume of that name in a site, found a second twin_one" in told
+        assert "shape.nii: expected 4 x 3 x 2, as shape.nii has, found 4 x 3 x 1 voxels; export it on" in told
+        assert "place.nii: expected the affine of place.nii, found corners up to 2.062 mm from the volume's" in told
+        assert not (tmp_path / "in/out").exists()
+        with pytest.raises(Refused, match=r"expected NIfTI volumes .*, found none; expected is DIR/<site>/images"):
+            cut_nifti(tmp_path / "nowhere", tmp_path / "out", progress=False)

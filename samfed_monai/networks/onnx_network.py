@@ -1,0 +1,75 @@
+"""An exported ONNX file as a network: what takes its images and gives its logits like the one it was made of."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from samfed_monai.core.errors import Problem, Refused, machine_failure
+
+_FIRST_LINE = 200  # characters of the runtime's error
+
+
+class OnnxNetwork(nn.Module):
+    """Runs an ONNX file by ONNX Runtime, on the CPU, with as many threads as torch has when it is built.
+
+    It has no parameters, is not trained, and does not check the numbers that it is given.
+
+    Args:
+        path: a file that ``samfed export --to onnx`` wrote, in float32 or int8, or one of that kind: one input ``(B, 3,
+            H, W)`` float32 in [0, 1], one output ``(B, 1, H, W)`` of logits.
+
+    Attributes:
+        size: height and width that the file takes, in pixels.
+
+    Raises:
+        Refused: ``onnxruntime`` is not installed; no such file, or none that it reads; a network of another kind.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        path = Path(path)
+        if importlib.util.find_spec("onnxruntime") is None:
+            mend = "pip install 'samfed-monai[export]'"
+            raise Refused([Problem(str(path), found="an ONNX file", expected="onnxruntime to run it with", mend=mend)])
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its own kinds, which are no public names
+            if machine_failure(error) is not None:
+                raise
+            found = next(iter(str(error).strip().splitlines()), type(error).__name__)[:_FIRST_LINE]
+            raise Refused([Problem(str(path), found=found, expected="an ONNX file")]) from None
+        self.size = self._checked(path)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, 1, H, W) float32 of images (B, 3, H, W) float32 in [0, 1], with H and W as in ``size``."""
+        numbers = images.detach().as_subclass(Tensor).cpu().numpy()
+        found = self._session.run(None, {self._input: numbers})[0]
+        return torch.from_numpy(np.asarray(found)).to(images.device)
+
+    def _checked(self, path: Path) -> tuple[int, int]:
+        given, made = self._session.get_inputs(), self._session.get_outputs()
+        self._input = given[0].name
+        shape: list[Any] = list(given[0].shape)
+        sides = shape[2:]
+        whole = len(shape) == 4 and shape[1] == 3 and all(isinstance(side, int) for side in sides)
+        single = len(given) == 1 and len(made) == 1 and given[0].type == "tensor(float)"
+        if not (whole and single and len(made[0].shape) == 4 and made[0].shape[1] == 1):
+            found = f"{_told(given)} -> {_told(made)}"
+            expected, mend = "float32 (B, 3, H, W) -> (B, 1, H, W)", "name a file of `samfed export --to onnx`"
+            raise Refused([Problem(str(path), found=found, expected=expected, mend=mend)])
+        return int(sides[0]), int(sides[1])
+
+
+def _told(values: Any) -> str:
+    return ", ".join(f"{value.type} {tuple(value.shape)}" for value in values)
