@@ -20,14 +20,18 @@ from tests.federation.wired import Homes
 from tests.methods import present
 
 VARIANTS = present("apple", "ditto", "fca", "fedicra")
-WIRED = present("apple", "ditto", "fca", "fedicra", "fedbn", "fedrep", "fedprox")
+WIRED = present("apple", "ditto", "fca", "fedicra", "fedbn", "fedper", "fedrep", "fedprox")
 SMALL = {**CLIENT, "local_steps": 1}
 SIZES: dict[str, dict[str, Any]] = {
     "fedicra": {"sharing#batches": 1, "sharing#first_batches": 1},
+    "fedper": {"personal": ["final_conv.*"]},
     "fedrep": {"local_steps": 2, "personal": ["final_conv.*"]},
     "fedprox": {"local_steps": 2},  # at the first step of a round it is 0
 }
-KEPT = {"fedbn": ".adn.N.", "fedrep": "final_conv."}
+#: A part of the network that no message has.
+KEPT = {"fedbn": ".adn.N.", "fedper": "final_conv.", "fedrep": "final_conv."}
+#: What a site's state has beside it.
+STATE = {"apple": "sharing.shares", "ditto": "network.", "fca": ".exp_avg", "fedicra": "sharing."}
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +76,15 @@ def test_on_a_wire_and_in_one_process_it_comes_to_the_same(three_sites, tmp_path
         assert any(not torch.equal(models[f"0.{name}"], models[f"1.{name}"]) for name in names)
     if variant == "fedprox":
         assert all(entry["terms"]["proximal"] > 0 for entry in record["sites"].values())
+    own = [safe_load(tmp_path / "homes" / site / "states" / "001.safetensors") for site in ("site-1", "site-2")]
+    for state, site in zip(own, ("site-1", "site-2"), strict=True):
+        wanted = safe_load(tmp_path / f"together/rounds/001/clients/{site}.safetensors")
+        assert state.keys() == wanted.keys()
+        assert [name for name in wanted if not torch.equal(state[name], wanted[name])] == []
+        assert any((KEPT | STATE).get(variant, "") in name for name in state), sorted(state)
+    shared = safe_load(tmp_path / "apart/rounds/001/global.safetensors")
+    assert not [name for name in shared if (KEPT | STATE).get(variant, "nothing") in name]
     if variant in KEPT:
-        shared = safe_load(tmp_path / "apart/rounds/001/global.safetensors")
-        assert not [name for name in shared if KEPT[variant] in name]
-        own = [safe_load(tmp_path / "homes" / site / "states" / "001.safetensors") for site in ("site-1", "site-2")]
         names = [name for name in own[0] if KEPT[variant] in name]
         assert any(not torch.equal(own[0][name], own[1][name]) for name in names)
 
