@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,8 +29,11 @@ def group_of(path: Path) -> str:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist's own hook, which reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The two longest groups begin first, each in a process of its own; the others are done beside them."""
-    items.sort(key=lambda item: (not item.path.is_relative_to(FLARE), item.path.name not in DEADLINES))
+    """The two longest groups begin first, each in a process of its own; of the others, files with most slow tests."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(
+        key=lambda item: (not item.path.is_relative_to(FLARE), item.path.name not in DEADLINES, -slow[item.path])
+    )
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group_of(item.path)))
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.reduction import DupFd
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 _LOADED = ["samfed_monai.federation.client", "samfed_monai.federation.job_run"]
 
@@ -41,3 +47,53 @@ def _run(work: Callable[..., Any], arguments: tuple[Any, ...], errors: str) -> N
         os.dup2(stream.fileno(), sys.stderr.fileno())
     torch.set_num_threads(1)
     work(*arguments)
+
+
+class _ForkedModule:
+    """What :class:`samfed_monai.federation.child.Child` asks of ``Popen``, for ``python -u -m MODULE READ WRITE``."""
+
+    def __init__(self, command: Sequence[str], *, pass_fds: Sequence[int], **_: Any) -> None:
+        self.command = list(command)
+        self._process = start(_as_module, self.command[3], *(_Passed(number) for number in pass_fds))
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.command, timeout or 0.0)
+        return self._process.exitcode
+
+
+class _Passed:
+    """A file descriptor that the new process gets."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (DupFd(self.number),)
+
+
+def _received(passed: Any) -> int:
+    number: int = passed.detach()
+    return number
+
+
+def _as_module(module: str, *descriptors: int) -> None:
+    sys.argv = [module, *map(str, descriptors)]
+    runpy.run_module(module, run_name="__main__")
+
+
+def fork_workers(patch: pytest.MonkeyPatch) -> None:
+    """Has processes in which sites work forked from here on, where it is not tested how they begin."""
+    stand_in = SimpleNamespace(**{**vars(subprocess), "Popen": _ForkedModule})
+    patch.setattr("samfed_monai.federation.child.subprocess", stand_in)

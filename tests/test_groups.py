@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from tests.conftest import FLARE, group_of
+from tests.conftest import FLARE, group_of, pytest_collection_modifyitems
 
 
 def test_a_file_is_a_group_and_flare_is_two() -> None:
     assert group_of(Path(__file__)) == __file__
     assert group_of(FLARE / "test_site.py") == group_of(FLARE / "test_job.py") == "flare"
     assert group_of(FLARE / "test_faults.py") == group_of(FLARE / "test_system.py") == "flare-deadlines"
+
+
+def test_files_with_most_slow_tests_begin_first_after_those_of_flare() -> None:
+    def item(path: Path, slow: bool = False) -> Any:
+        return Mock(path=path, get_closest_marker=lambda name: slow or None)
+
+    short, long, system, flare = Path("short.py"), Path("long.py"), FLARE / "test_system.py", FLARE / "test_job.py"
+    items = [item(short), item(long, True), item(flare), item(long), item(long, True), item(system, True)]
+    pytest_collection_modifyitems(items)
+    assert [each.path for each in items] == [system, flare, long, long, long, short]
+    assert items[-1].add_marker.call_args.args[0].args == (str(short),)
 
 
 def test_groups_reach_what_distributes_them(request: pytest.FixtureRequest) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from samfed_monai.config.bundles import packaged_bundle
 from samfed_monai.core.errors import ExitCode, Problem, Refused
+from samfed_monai.core.io import atomic_folder
 
 _WEIGHTS = shutil.ignore_patterns("*.pt", "*.pth", "*.safetensors")
 _OTHERS = shutil.ignore_patterns("__pycache__", "*.pyc", "eval")
@@ -53,16 +52,9 @@ def copy_bundle(name: str, folder: str | Path) -> Path:
     if target.exists():
         mend = "name a folder that does not exist yet"
         raise Refused([Problem(str(target), found="it exists already", expected="a new folder", mend=mend)])
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
+    with atomic_folder(target) as temporary:
         shutil.copytree(source, temporary, ignore=_left_out, dirs_exist_ok=True)
         (temporary / "models").mkdir(exist_ok=True)
-        temporary.chmod(0o755)
-        os.rename(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return target
 
 

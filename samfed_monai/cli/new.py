@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import keyword
-import os
 import re
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from samfed_monai import __version__
 from samfed_monai.core.errors import ExitCode, Problems
+from samfed_monai.core.io import atomic_folder
 
 KINDS = ("method", "term", "network")
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -85,18 +83,11 @@ def new_package(kind: str, name: str, folder: str | Path | None = None) -> Path:
     render = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
+    with atomic_folder(target) as temporary:
         for path, template in files.items():
             (temporary / path).parent.mkdir(exist_ok=True)
             (temporary / path).write_text(render.get_template(template).render(said), encoding="utf-8")
         (temporary / package / "__init__.py").write_text(f'"""A {kind} for samfed-monai."""\n', encoding="utf-8")
-        temporary.chmod(0o755)
-        os.rename(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return target
 
 

@@ -16,7 +16,8 @@ from samfed_monai.handlers.guide import say_read
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.losses import hard_label
 from samfed_monai.methods.heterogeneous import PublicMaskSharing
-from samfed_monai.networks.intake import feature_width, head_of
+from samfed_monai.networks.features import LastFeatures
+from samfed_monai.networks.intake import feature_width
 from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
 from samfed_monai.protocol.statistics import StatisticKind
 from samfed_monai.protocol.strategy import Exchange, Strategy
@@ -24,7 +25,6 @@ from samfed_monai.protocol.strategy import Exchange, Strategy
 if TYPE_CHECKING:
     from ignite.engine import Engine
     from torch import nn
-    from torch.utils.hooks import RemovableHandle
 
     from samfed_monai.protocol.strategy import Server
 
@@ -115,17 +115,16 @@ class PrototypeTerm:
         self.name, self.tau, self.weight, self.classes = name, tau, weight, classes
         self.prototypes: Tensor | None = None
         self.known: Tensor | None = None
-        self._features: list[Tensor] = []
         self._collected: ClassSums | None = None
-        self._head = head_of(network)
-        self._hook: RemovableHandle | None = None
+        # in an iteration the network trains on the public batch first, then on the private strong view
+        self._features = LastFeatures(network)
 
     def attach(self, engine: Engine) -> None:
         """Binds the term to a MONAI trainer."""
         say_read(engine, ("weak",))
         engine.add_event_handler(Events.STARTED, self._reset)
-        engine.add_event_handler(Events.ITERATION_STARTED, self._listen)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._features.listen)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._features.stop)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
 
     def pull_to(self, prototypes: Tensor, known: Tensor) -> None:
@@ -152,34 +151,19 @@ class PrototypeTerm:
         engine.state.output["loss"] = engine.state.output["loss"] + self.weight * value
 
     def _batch(self, engine: Any) -> ClassSums:
-        labels = torch.as_tensor(engine.state.batch["label"]).to(self._features[0].device)
-        sums, counts = class_sums(self._features[0].float(), labels, classes=self.classes)
+        features = self._features.kept
+        labels = torch.as_tensor(engine.state.batch["label"]).to(features[0].device)
+        sums, counts = class_sums(features[0].float(), labels, classes=self.classes)
         guidance = getattr(engine.state, "guidance", None)
-        if guidance is not None and len(self._features) > 1:
+        if guidance is not None and len(features) > 1:
             label, confidence = hard_label(guidance.weak)
             sure = (confidence > self.tau).float()
-            more = class_sums(self._features[1].float(), label, sure, classes=self.classes)
+            more = class_sums(features[1].float(), label, sure, classes=self.classes)
             sums, counts = sums + more.sums, counts + more.counts
         return ClassSums(sums, counts)
 
-    def _keep(self, head: nn.Module, inputs: tuple[Any, ...]) -> None:
-        # in an iteration the network trains on the public batch first, then on the private strong view
-        if head.training and torch.is_grad_enabled():
-            self._features.append(inputs[0])
-
-    def _listen(self, engine: Any) -> None:
-        # for one iteration at a time: guides copy the network between iterations, and would copy the hook with it
-        self._stop(engine)
-        self._hook = self._head.register_forward_pre_hook(self._keep)
-
-    def _stop(self, engine: Any) -> None:
-        self._features.clear()
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
-
     def _reset(self, engine: Any) -> None:
-        self._stop(engine)
+        self._features.stop()
         self._collected = None
 
 

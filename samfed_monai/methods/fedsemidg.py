@@ -18,14 +18,12 @@ from samfed_monai.handlers.rounds import round_of
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import hard_label, logits_kl, probabilities, weighted_pseudo_label_loss
 from samfed_monai.methods.site_weights import LearnedWeights
-from samfed_monai.networks.features import feature_dropout, require_encoder
-from samfed_monai.networks.intake import head_of
+from samfed_monai.networks.features import LastFeatures, feature_dropout, require_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from torch import Tensor, nn
-    from torch.utils.hooks import RemovableHandle
 
     from samfed_monai.handlers.guide import GlobalGuide
 
@@ -265,34 +263,18 @@ class DropoutAlignmentTerm(Term):
         if not 0 <= drop < 1:
             raise Refused([Problem(f"{self.where}#drop", found=repr(drop), expected="a chance in [0, 1)")])
         require_encoder(network, self.where)
-        self.drop, self._head = drop, head_of(network)
-        self._features: list[Tensor] = []
-        self._hook: RemovableHandle | None = None
+        self.drop, self._features = drop, LastFeatures(network)
 
     def attach(self, engine: Any) -> None:
-        """Binds the term; it listens for one iteration at a time, since guides copy the network between them."""
+        """Binds the term."""
         super().attach(engine)
-        engine.add_event_handler(Events.ITERATION_STARTED, self._listen)
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._stop)
-        engine.add_event_handler(Events.STARTED, self._stop)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._features.listen)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._features.stop)
+        engine.add_event_handler(Events.STARTED, self._features.stop)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The mean squared difference."""
-        clean = self._features[-1]
+        clean = self._features.kept[-1]
         with feature_dropout(engine.network, self.drop):
             engine.inferer(guidance.view("image_strong", asked_by=self.where), engine.network)
-        return functional.mse_loss(self._features[-1].float(), clean.float())
-
-    def _keep(self, head: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if head.training and torch.is_grad_enabled():
-            self._features.append(inputs[0])
-
-    def _listen(self, engine: Any) -> None:
-        self._stop(engine)
-        self._hook = self._head.register_forward_pre_hook(self._keep)
-
-    def _stop(self, engine: Any) -> None:
-        self._features.clear()
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        return functional.mse_loss(self._features.kept[-1].float(), clean.float())

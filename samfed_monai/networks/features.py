@@ -1,4 +1,4 @@
-"""Features on their way from a network's encoder to its decoder, changed for the time of a block."""
+"""Features on their way from encoder to decoder, changed for the time of a block; the last ones, listened to."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.networks.intake import head_of
 
 Handle = Any
 
@@ -52,6 +54,41 @@ def feature_dropout(network: nn.Module, drop: float = 0.5) -> Iterator[None]:
     """
     with changed_features(network, lambda features: functional.dropout2d(features, drop, training=True)):
         yield
+
+
+class LastFeatures:
+    """Keeps the input of a network's head in each call that trains, for as long as it listens.
+
+    Listen for one iteration at a time: guides copy the network between iterations, and would copy the hook with it.
+    Both methods are event handlers, too, and take the engine that they do not need.
+
+    Args:
+        network: whose features.
+
+    Raises:
+        Refused: a network whose head is not known.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.kept: list[Tensor] = []
+        self._head = head_of(network)
+        self._hook: Handle | None = None
+
+    def listen(self, engine: object = None) -> None:
+        """Begins anew."""
+        self.stop()
+        self._hook = self._head.register_forward_pre_hook(self._keep)
+
+    def stop(self, engine: object = None) -> None:
+        """Lets go of the features and of the network."""
+        self.kept.clear()
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    def _keep(self, head: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if head.training and torch.is_grad_enabled():
+            self.kept.append(inputs[0])
 
 
 def require_encoder(network: nn.Module, asked_by: str) -> None:

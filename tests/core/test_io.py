@@ -21,6 +21,7 @@ from samfed_monai.core import io as files
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import (
     append_line,
+    atomic_folder,
     atomic_write,
     canonical_hash,
     check_tensors,
@@ -50,6 +51,26 @@ def test_a_name_as_long_as_the_file_system_allows_is_written(tmp_path: Path):
     write_text(path, "x")
     assert len(os.fsencode(path.name)) == 255
     assert path.read_text() == "x"
+
+
+def test_a_folder_appears_when_the_block_ends_and_can_be_entered_by_others(tmp_path: Path):
+    with atomic_folder(tmp_path / "deep" / "new") as folder:
+        (folder / "a").write_text("a")
+        assert not (tmp_path / "deep" / "new").exists()
+    assert [path.name for path in (tmp_path / "deep").rglob("*")] == ["new", "a"]
+    assert (tmp_path / "deep" / "new").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt()])
+def test_of_a_folder_whose_block_fails_nothing_is_left(tmp_path: Path, error: BaseException):
+    def fail() -> None:
+        with atomic_folder(tmp_path / "new") as folder:
+            (folder / "a").write_text("a")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_old_content_is_read_until_the_block_ends(tmp_path: Path):

@@ -20,14 +20,18 @@ from tests.federation.wired import Homes
 from tests.methods import present
 
 VARIANTS = present("apple", "ditto", "fca", "fedicra")
-WIRED = present("apple", "ditto", "fca", "fedicra", "fedbn", "fedrep", "fedprox")
+WIRED = present("apple", "ditto", "fca", "fedicra", "fedbn", "fedper", "fedrep", "fedprox")
 SMALL = {**CLIENT, "local_steps": 1}
 SIZES: dict[str, dict[str, Any]] = {
     "fedicra": {"sharing#batches": 1, "sharing#first_batches": 1},
+    "fedper": {"personal": ["final_conv.*"]},
     "fedrep": {"local_steps": 2, "personal": ["final_conv.*"]},
     "fedprox": {"local_steps": 2},  # at the first step of a round it is 0
 }
-KEPT = {"fedbn": ".adn.N.", "fedrep": "final_conv."}
+#: A part of the network that no message has.
+KEPT = {"fedbn": ".adn.N.", "fedper": "final_conv.", "fedrep": "final_conv."}
+#: What a site's state has beside it.
+STATE = {"apple": "sharing.shares", "ditto": "network.", "fca": ".exp_avg", "fedicra": "sharing."}
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +76,28 @@ def test_on_a_wire_and_in_one_process_it_comes_to_the_same(three_sites, tmp_path
         assert any(not torch.equal(models[f"0.{name}"], models[f"1.{name}"]) for name in names)
     if variant == "fedprox":
         assert all(entry["terms"]["proximal"] > 0 for entry in record["sites"].values())
+    if variant in KEPT | STATE:
+        assert_kept(tmp_path, (KEPT | STATE)[variant])
     if variant in KEPT:
-        shared = safe_load(tmp_path / "apart/rounds/001/global.safetensors")
-        assert not [name for name in shared if KEPT[variant] in name]
-        own = [safe_load(tmp_path / "homes" / site / "states" / "001.safetensors") for site in ("site-1", "site-2")]
+        own = [safe_load(state_of(tmp_path, site)) for site in ("site-1", "site-2")]
         names = [name for name in own[0] if KEPT[variant] in name]
         assert any(not torch.equal(own[0][name], own[1][name]) for name in names)
+
+
+def state_of(folder: Path, site: str) -> Path:
+    """What a site on the wire kept of the second round."""
+    return folder / "homes" / site / "states" / "001.safetensors"
+
+
+def assert_kept(folder: Path, part: str) -> None:
+    """Both ways a site keeps the same tensors; some belong to ``part``, and nothing that is shared does."""
+    for site in ("site-1", "site-2"):
+        state = safe_load(state_of(folder, site))
+        wanted = safe_load(folder / f"together/rounds/001/clients/{site}.safetensors")
+        assert state.keys() == wanted.keys()
+        assert [name for name in wanted if not torch.equal(state[name], wanted[name])] == []
+        assert any(part in name for name in state), sorted(state)
+    assert not [name for name in safe_load(folder / "apart/rounds/001/global.safetensors") if part in name]
 
 
 @pytest.mark.slow

@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from samfed_monai.core.errors import Refused
+from samfed_monai.core.errors import Refused, SamFedError
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList
 from samfed_monai.federation import LocalTransport, ProcessTransport, Progress, SiteNode
@@ -22,8 +22,8 @@ from samfed_monai.federation.plan import Places
 from samfed_monai.federation.process_transport import workers_of
 from samfed_monai.protocol import Envelope, Failure, Kind, Task
 from tests.federation.test_job import CLIENT, job
+from tests.forking import fork_workers, start
 
-ROOT = Path(__file__).parents[2]
 QUIET = Progress(show=False)
 STEPS = {**CLIENT, "image_size": 64}
 UNLIKE = {
@@ -48,7 +48,11 @@ def running(small_federation, tmp_path_factory):
     plan = cast.settled(made.plan)
     network = SiteNode("site-1", plan, made.places).parts.client().trainer.network
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    with ProcessTransport(plan, made.places, workers=2, progress=QUIET) as transport:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        ProcessTransport(plan, made.places, workers=2, progress=QUIET) as transport,
+    ):
+        fork_workers(patch)
         transport.exchange(Task.PREPARE, {site: Envelope(Kind.METRICS, site, 0, 2) for site in transport.sites})
         yield plan, made.places, transport, weights
 
@@ -61,8 +65,10 @@ def training(sites, weights, round: int = 0) -> dict[str, Envelope]:
     ("variant", "client"), [("no_sam", STEPS), pytest.param("hssf", UNLIKE, marks=pytest.mark.slow)]
 )
 def test_models_scores_and_states_are_the_same_bits_as_one_site_after_the_other(
-    small_federation, tmp_path, variant, client
+    small_federation, tmp_path, monkeypatch, variant, client
 ):
+    if variant == "hssf":  # the processes of the other one are real
+        fork_workers(monkeypatch)
     ours = {"variant": variant, "client": client, "warm_start_steps": 0}
     together = job(small_federation, tmp_path / "one", **ours).run()
     apart = job(small_federation, tmp_path / "two", **ours, workers=2).run()
@@ -72,20 +78,25 @@ def test_models_scores_and_states_are_the_same_bits_as_one_site_after_the_other(
     assert (tmp_path / "two" / table).read_bytes() == (tmp_path / "one" / table).read_bytes()
 
 
+def run_with_workers(federation: Path, output: Path, rounds: int) -> None:
+    """What the processes do that get a signal; their own processes are real."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
+    try:
+        job(federation, output, client=STEPS, warm_start_steps=0, rounds=rounds, workers=2).run()
+    except SamFedError as error:
+        print(error, file=sys.stderr)
+        sys.exit(int(error.exit_code))
+
+
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_with_another_number_of_workers(small_federation, tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from tests.federation.test_job import job\n"
-        "from tests.federation.test_process_transport import STEPS\n"
-        "job(Path(sys.argv[1]), Path(sys.argv[2]), client=STEPS, warm_start_steps=0, rounds=4, workers=2).run()"
-    )
     folder = tmp_path / "killed"
-    command = [sys.executable, "-c", code, str(small_federation), str(folder)]
-    with subprocess.Popen(command, cwd=ROOT, start_new_session=True) as process:
-        wait_for(folder / "rounds/001/round.json", process)
-        children = children_of(process.pid)
-        assert len(children) == 2
-        process.kill()
+    process = start(run_with_workers, small_federation, folder, 4)
+    wait_for(folder / "rounds/001/round.json", process)
+    children = children_of(process.pid)
+    assert len(children) == 2
+    process.kill()
+    process.join()
     assert gone(children), "nobody is left"
     assert not (folder / "results.json").exists()
     resumed = job(small_federation, folder, client=STEPS, warm_start_steps=0, rounds=4).run()
@@ -97,25 +108,14 @@ def test_a_run_that_was_killed_goes_on_with_another_number_of_workers(small_fede
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 3), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_run_and_its_processes_with_what_was_done_kept(small_federation, tmp_path, number, code):
-    program = (
-        "import sys; from pathlib import Path; from tests.federation.test_job import job\n"
-        "from samfed_monai.core.errors import SamFedError\n"
-        "from tests.federation.test_process_transport import STEPS\n"
-        "try: job(Path(sys.argv[1]), Path(sys.argv[2]), client=STEPS, warm_start_steps=0, rounds=40, workers=2).run()\n"
-        "except SamFedError as error: print(error, file=sys.stderr); sys.exit(int(error.exit_code))"
-    )
     folder = tmp_path / "run"
-    command = [sys.executable, "-c", program, str(small_federation), str(folder)]
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores Ctrl-C
-    process = subprocess.Popen(
-        command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True, preexec_fn=heard
-    )
-    with process:
-        wait_for(folder / "rounds/001/round.json", process)
-        children = children_of(process.pid)
-        os.killpg(process.pid, number)  # as a terminal does it: to everybody
-        text = process.communicate(timeout=60)[1]
-    assert process.returncode == code
+    process = start(run_with_workers, small_federation, folder, 40, errors=tmp_path / "errors")
+    wait_for(folder / "rounds/001/round.json", process)
+    children = children_of(process.pid)
+    os.killpg(process.pid, number)  # as a terminal does it: to everybody
+    process.join(60)
+    text = (tmp_path / "errors").read_text()
+    assert process.exitcode == code, text
     assert "of 40 rounds are kept" in text
     assert "Traceback" not in text
     assert len(children) == 2
@@ -184,7 +184,8 @@ def test_a_site_nobody_knows_is_a_failure(running):
     assert replies == {"site-9": Failure("site-9", "no such site in this federation")}
 
 
-def test_what_a_site_refuses_before_round_0_is_refused_here(small_federation, tmp_path):
+def test_what_a_site_refuses_before_round_0_is_refused_here(small_federation, tmp_path, monkeypatch):
+    fork_workers(monkeypatch)
     wrong = {**STEPS, "terms#pseudo_label#teacher": "sma"}
     with pytest.raises(Refused, match="found the guide 'sma'"):
         job(small_federation, tmp_path / "run", client=wrong, warm_start_steps=0, workers=2).run()
@@ -223,10 +224,10 @@ def test_places_of_a_machine_reach_its_processes(tmp_path):
     )
 
 
-def wait_for(path: Path, process: subprocess.Popen, seconds: float = 180) -> None:
+def wait_for(path: Path, process: Any, seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists():
-        assert process.poll() is None, "it ended too early"
+        assert process.exitcode is None, "it ended too early"
         assert time.monotonic() < deadline, f"{path.name} did not appear"
         time.sleep(0.01)
 

@@ -6,8 +6,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +17,9 @@ from monai.transforms import Compose
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load, write_json
 from samfed_monai.data import DataList, SoftMaskStore
-from samfed_monai.federation import Plan
+from samfed_monai.federation import Plan, SiteNode
 from samfed_monai.federation.renewal import Renewal, SiteRenewal, masks_read, renewed_mask
+from samfed_monai.federation.round_store import RoundStore
 from samfed_monai.federation.site_teacher import SiteMasks
 from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task
 from samfed_monai.results import validate_results
@@ -28,8 +27,8 @@ from samfed_monai.transforms.loading import LoadSoftMaskd, plain
 from tests.federation.half_teacher import SHA256, install
 from tests.federation.test_job import job
 from tests.federation.wired import Homes
+from tests.forking import fork_workers, start
 
-ROOT = Path(__file__).parents[2]
 ONCE = {"after": [1], "weight_of_student": 0.25, "views": 2}
 
 
@@ -137,6 +136,7 @@ def sites(knobs: dict[str, Any]) -> dict[str, Any]:
 def test_wherever_the_sites_are_the_models_are_the_same_bits_and_no_message_is_longer(
     small_federation, tmp_path, knobs, kept, monkeypatch
 ):
+    fork_workers(monkeypatch)
     monkeypatch.setattr("samfed_monai.federation.process_transport.PROCESS", "tests.federation.half_teacher")
     ours = {**knobs, "renewal": {"after": [1, 2], "views": 2}}
     together = job(small_federation, tmp_path / "together", **ours).run()
@@ -305,46 +305,49 @@ def test_the_plan_carries_it():
         Plan("samfed_skin", 3, renewal=5)
 
 
-RUN = """
-import os, signal, sys
-from pathlib import Path
-from samfed_monai.data import SoftMaskStore
-from samfed_monai.federation import SiteNode
-from samfed_monai.federation.round_store import RoundStore
-from samfed_monai.protocol import Task
-from tests.federation.half_teacher import install
-from tests.federation.test_job import job
-from tests.federation.test_renewal import ONCE
-federation, run, kill_at = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-put, write, answer, made = SoftMaskStore.put, RoundStore.write, SiteNode.answer, []
-def now(point):
-    if point == kill_at:
-        os.kill(os.getpid(), signal.SIGKILL)
-def put_or_die(self, image, mask):
-    if self.origin() is not None:
-        made.append(image)
-        now(f"mask {len(made)}")
-    put(self, image, mask)
-def write_or_die(self, round, *given, **more):
-    now(f"end of round {round}")
-    return write(self, round, *given, **more)
-def answer_or_die(self, task, message):
-    now(f"{Task(task).value} of {self.site} in round {message.round}")
-    return answer(self, task, message)
-SoftMaskStore.put, RoundStore.write, SiteNode.answer = put_or_die, write_or_die, answer_or_die
-job(federation, run, variant="samfed", rounds=3, renewal=ONCE, adapter=install()).run()
-print("made", len(made))
-"""
+def run_until(federation: Path, run: Path, kill_at: str) -> None:
+    """A run that is killed at a point, in a process of its own; without one, ``made`` holds how many masks it made."""
+    put, write, answer, made = SoftMaskStore.put, RoundStore.write, SiteNode.answer, []
+
+    def now(point: str) -> None:
+        if point == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def put_or_die(self: SoftMaskStore, image: str, mask: torch.Tensor) -> None:
+        if self.origin() is not None:
+            made.append(image)
+            now(f"mask {len(made)}")
+        put(self, image, mask)
+
+    def write_or_die(self: RoundStore, round: int, *given: Any, **more: Any) -> Any:
+        now(f"end of round {round}")
+        return write(self, round, *given, **more)
+
+    def answer_or_die(self: SiteNode, task: Task, message: Envelope) -> Envelope:
+        now(f"{Task(task).value} of {self.site} in round {message.round}")
+        return answer(self, task, message)
+
+    for owner, name, replaced in (
+        (SoftMaskStore, "put", put_or_die),
+        (RoundStore, "write", write_or_die),
+        (SiteNode, "answer", answer_or_die),
+    ):
+        setattr(owner, name, replaced)
+    job(federation, run, variant="samfed", rounds=3, renewal=ONCE, adapter=install()).run()
+    (run / "made").write_text(str(len(made)))
 
 
 @pytest.mark.slow
 def test_fault_48_a_run_killed_in_a_renewal_and_after_it_ends_in_the_same_bits(small_federation, tmp_path):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     stores = tmp_path / "killed" / "cache" / "soft_masks"
 
-    def run(name: str, kill_at: str = "") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", RUN, str(small_federation), str(tmp_path / name), kill_at]
-        return subprocess.run(command, env=environment, capture_output=True, text=True)
+    def run(name: str, kill_at: str = "") -> int | None:
+        process = start(run_until, small_federation, tmp_path / name, kill_at, errors=tmp_path / "errors")
+        process.join()
+        return process.exitcode
+
+    def told() -> str:
+        return (tmp_path / "errors").read_text()
 
     def masks() -> list[int]:
         """Renewed masks by site."""
@@ -352,8 +355,8 @@ def test_fault_48_a_run_killed_in_a_renewal_and_after_it_ends_in_the_same_bits(s
             len(list(folder.glob("*/*.mask"))) for site in ("site-1", "site-2") for folder in renewed(stores / site)
         ]
 
-    whole = run("whole")
-    assert whole.stdout.endswith("made 8\n"), whole.stderr
+    assert run("whole") == 0, told()
+    assert (tmp_path / "whole" / "made").read_text() == "8"
     shutil.copytree(tmp_path / "whole" / "cache" / "warm_start", tmp_path / "killed" / "cache" / "warm_start")
     for kill_at, rounds, there in (
         ("mask 3", 1, [2]),
@@ -361,10 +364,9 @@ def test_fault_48_a_run_killed_in_a_renewal_and_after_it_ends_in_the_same_bits(s
         ("end of round 1", 1, [4, 4]),
         ("train of site-2 in round 2", 2, [4, 4]),
     ):
-        died = run("killed", kill_at)
-        assert died.returncode == -signal.SIGKILL, died.stderr
+        assert run("killed", kill_at) == -signal.SIGKILL, told()
         assert (len(models(tmp_path / "killed")), masks()) == (rounds, there), kill_at
-    last = run("killed")
-    assert last.stdout.endswith("made 0\n"), last.stderr
+    assert run("killed") == 0, told()
+    assert (tmp_path / "killed" / "made").read_text() == "0"
     assert models(tmp_path / "killed") == models(tmp_path / "whole")
     assert masks() == [], "nobody goes on from them any more"

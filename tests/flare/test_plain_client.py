@@ -19,28 +19,31 @@ __all__ = ["one_thread", "three_sites"]
 RECIPE = """
 import shutil, sys
 from nvflare.app_opt.pt.recipes import FedAvgRecipe
-from nvflare.recipe import SimEnv
+from nvflare.recipe import SimEnv, set_per_site_config
 from samfed_monai.flare import plain_client
 
 shutil.copy(plain_client.__file__, "plain_client.py")
+words = (
+    "--bundle samfed_skin --variant no_sam --network_name basic_unet --image_size 32 --batch_size 2"
+    " --local_steps 2 --amp false"
+)
 recipe = FedAvgRecipe(
     name="plain",
     model={"class_path": "samfed_monai.networks.client_network", "args": {"name": "basic_unet"}},
     min_clients=2,
     num_rounds=2,
     train_script="plain_client.py",
-    train_args="--bundle samfed_skin --variant no_sam --network_name basic_unet --image_size 32 --batch_size 2"
-    " --local_steps 2 --amp false" + sys.argv[2],
+    train_args=words,
     launch_external_process=True,
     command=sys.executable + " -u",
     key_metric="dice",
 )
+set_per_site_config(recipe, {"site-1": {}, "site-2": {"train_args": words + " --monai"}})
 recipe.execute(SimEnv(clients=["site-1", "site-2"], workspace_root=sys.argv[1]))
 """
 
 
-@pytest.mark.parametrize("client", ["", " --monai"], ids=["SamFedAlgo", "MonaiAlgo"])
-def test_flares_own_fedavg_averages_sites_with_our_bundle(three_sites, tmp_path, client):
+def test_flares_own_fedavg_averages_our_client_and_monais_own_with_our_bundle(three_sites, tmp_path):
     from samfed_monai.config import find_bundle
     from samfed_monai.data import DataList
     from samfed_monai.federation.plan import Places
@@ -49,7 +52,7 @@ def test_flares_own_fedavg_averages_sites_with_our_bundle(three_sites, tmp_path,
     places = Places(find_bundle("samfed_skin"), three_sites / "list.json", three_sites, tmp_path / "run")
     files = write_site_files(tmp_path / "sites", listed, places, ("site-1", "site-2"), threads=1)
     environment = os.environ | {"SAMFED_SITE": str(files), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", RECIPE, str(tmp_path / "ws"), client]
+    command = [sys.executable, "-c", RECIPE, str(tmp_path / "ws")]
     done = subprocess.run(
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
     )
