@@ -124,18 +124,31 @@ _OBJECTS: dict[str, dict[str, Any]] = {
 """The objects of version 0.1 that did what the lists of today's bundles say, of whose steps none has other numbers."""
 
 
+_SINCE: dict[str, dict[str, Any]] = {
+    "samfed_monai.methods.fedmd.Consensus": {"average": "probabilities"},
+}
+"""Arguments that a component has taken on, each with the value that does what was done before there was one."""
+
+
 def first_spelling(content: Any) -> Any:
-    """JSON content as version 0.1 spelt it: every ``_target_`` (or ``a#b#_target_``) that has moved, and what stood in
-    every ``train.json``.
+    """JSON content as version 0.1 spelt it: every ``_target_`` (or ``a#b#_target_``) that has moved, without arguments
+    that came later and change nothing, and with what stood in every ``train.json``.
 
     Hashes are taken of this, so that a bundle of that version counts as the same as today's, and its runs go on.
     """
     if isinstance(content, dict):
         return {
             key: _FIRST.get(value, value) if _is_target(key) and isinstance(value, str) else first_spelling(value)
-            for key, value in _with_hooks(_with_objects(_without_recipe(content))).items()
+            for key, value in _with_hooks(_with_objects(_without_recipe(_without_later(content)))).items()
         }
     return [first_spelling(value) for value in content] if isinstance(content, list) else content
+
+
+def _without_later(content: dict[str, Any]) -> dict[str, Any]:
+    """A component without arguments of :data:`_SINCE` that do what was done before them."""
+    target = content.get("_target_")
+    later = _SINCE.get(target, {}) if isinstance(target, str) else {}
+    return {key: value for key, value in content.items() if key not in later or value != later[key]}
 
 
 def _with_hooks(content: dict[str, Any]) -> dict[str, Any]:

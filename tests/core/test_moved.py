@@ -91,6 +91,14 @@ def test_ids_that_end_in_a_target_are_spelt_as_before_too():
     assert first_spelling(now) == {"sharing#_target_": "samfed_monai.federation.PrototypeSharing"}
 
 
+def test_an_argument_that_came_later_counts_only_where_it_changes_something():
+    before = {"strategy": {"_target_": "samfed_monai.methods.fedmd.Consensus"}}
+    now = {"strategy": {**before["strategy"], "average": "probabilities"}}
+    other = {"strategy": {**before["strategy"], "average": "scores"}}
+    assert config_hash(now) == config_hash(before) != config_hash(other)
+    assert comparable({"client": now}) == comparable({"client": before}) != comparable({"client": other})
+
+
 def test_a_configuration_has_one_hash_in_both_spellings():
     now = {"fit": {"_target_": "samfed_monai.teacher.TeacherFit", "size": 224}}
     before = {"fit": {"_target_": "samfed_monai.networks.TeacherFit", "size": 224}}
