@@ -15,7 +15,7 @@ MOVED = {
         "samfed_monai.methods.ditto": "DittoSharing",
         "samfed_monai.methods.fca": "ClientTailored",
         "samfed_monai.methods.fedavg": "FedAvg PersonalFedAvg",
-        "samfed_monai.methods.fedicra": "AdaptiveMixing",
+        "samfed_monai.methods.fedala": "AdaptiveMixing",
         "samfed_monai.methods.fedmd": "Consensus",
         "samfed_monai.methods.fedproto": "PrototypeSharing Prototypes",
         "samfed_monai.methods.heterogeneous": "CondensationFusion PublicMaskSharing",
@@ -73,7 +73,7 @@ _FIRST = {
     for old, places in MOVED.items()
     for now, names in places.items()
     for name in names.split()
-}
+} | {"samfed_monai.methods.fedicra.AdaptiveMixing": "samfed_monai.federation.AdaptiveMixing"}  # before fedala
 
 
 def _is_target(key: str) -> bool:
@@ -223,9 +223,12 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """``run.json -> config`` in which a value counts where it is read, whichever knob it came by.
 
     Variants of version 0.1 set ``optimizer#lr`` and the batch size of every loader where those of today set the knobs
-    ``learning_rate`` and ``batch_size``, and ``sam_network`` where they set ``network_name``.
+    ``learning_rate`` and ``batch_size``, and ``sam_network`` where they set ``network_name``. A variant counts by its
+    name of today (:func:`variant_of`).
     """
     content = first_spelling(dict(config))
+    if "variant" in content:
+        content["variant"] = variant_of(content)
     client = content.get("client")
     if isinstance(client, dict):
         mixed = (
@@ -236,6 +239,19 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
         common = {"network_name": network} if network else {}
         content["client"] = _read(left | common, client | common)
     return content
+
+
+def variant_of(config: Mapping[str, Any]) -> str:
+    """Name of today of the variant that ``run.json -> config`` ran.
+
+    ``fedicra`` was FedALA's aggregation before it became FedICRA's; what a run of then had is ``fedala``.
+    """
+    variant, client = str(config.get("variant", "")), config.get("client")
+    sharing = client.get("sharing") if isinstance(client, Mapping) else None
+    target = str(sharing.get("_target_")) if isinstance(sharing, Mapping) else ""
+    if variant == "fedicra" and _FIRST.get(target, target) == "samfed_monai.federation.AdaptiveMixing":
+        return "fedala"
+    return variant
 
 
 _READ_ELSEWHERE = ("batch_size", "learning_rate")

@@ -38,7 +38,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
     "fedper": ({"client#personal": ["final_conv.*"]}, "final_conv.weight"),
     "apple": ({}, "sharing.shares"),
     "ditto": ({}, "network."),
-    "fedicra": ({}, "sharing."),
+    "fedala": ({}, "sharing."),
+    "fedicra": ({"client#sharing#after": 0, "local_steps": 2, "client#before#parts#share": 0.5}, "sharing.begun"),
     "fca": ({}, ".exp_avg"),
 }
 
