@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samfed_monai.config.variants import declared
@@ -64,6 +64,7 @@ def test_the_longest_edges_are_cut_that_leave_no_site_alone() -> None:
     assert set(grouped(at(a=1.0, b=1.0, c=1.0, d=1.0), 1, 2).values()) == {0}
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1, width=32), min_size=2, max_size=9), st.integers(1, 4), st.integers(1, 3))
 def test_no_cluster_is_too_small_and_none_is_more_than_asked_for(places: list[float], groups: int, least: int) -> None:
     found = grouped({f"s{n}": torch.tensor([place, 0.0]) for n, place in enumerate(places)}, groups, least)
