@@ -62,7 +62,7 @@ VARIANTS: dict[str, list[Any]] = {
     "ditto": [*LIGHT, *SURE],
     "apple": [*LIGHT, *SURE, "--client#sharing#rate", 1.0, "--client#sharing#fraction", 1.0],
     "fca": [*LIGHT, *SURE],
-    "fedicra": [
+    "fedala": [
         *LIGHT, *SURE, "--client#sharing#rate", 10000,
         "--client#sharing#first_batches", 3, "--client#sharing#batches", 2,
     ],

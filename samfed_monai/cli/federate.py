@@ -59,6 +59,10 @@ def overrides_from(arguments: argparse.Namespace) -> dict[str, Any]:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the bundle's ``federate.json``."""
     from samfed_monai.cli.run_bundle import run_workflow
+    from samfed_monai.federation.run_folder import variant_of_run
 
-    run_workflow(arguments.bundle, "federate", overrides_from(arguments))
+    overrides = overrides_from(arguments)
+    if {"variant", "output_dir"} <= overrides.keys():  # before the check, which goes by the variant's ids
+        overrides["variant"] = variant_of_run(overrides["output_dir"], overrides["variant"])
+    run_workflow(arguments.bundle, "federate", overrides)
     return int(ExitCode.DONE)

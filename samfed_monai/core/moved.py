@@ -15,7 +15,7 @@ MOVED = {
         "samfed_monai.methods.ditto": "DittoSharing",
         "samfed_monai.methods.fca": "ClientTailored",
         "samfed_monai.methods.fedavg": "FedAvg PersonalFedAvg",
-        "samfed_monai.methods.fedicra": "AdaptiveMixing",
+        "samfed_monai.methods.fedala": "AdaptiveMixing",
         "samfed_monai.methods.fedmd": "Consensus",
         "samfed_monai.methods.fedproto": "PrototypeSharing Prototypes",
         "samfed_monai.methods.heterogeneous": "CondensationFusion PublicMaskSharing",
@@ -73,7 +73,7 @@ _FIRST = {
     for old, places in MOVED.items()
     for now, names in places.items()
     for name in names.split()
-}
+} | {"samfed_monai.methods.fedicra.AdaptiveMixing": "samfed_monai.federation.AdaptiveMixing"}  # before fedala
 
 
 def _is_target(key: str) -> bool:
@@ -124,18 +124,31 @@ _OBJECTS: dict[str, dict[str, Any]] = {
 """The objects of version 0.1 that did what the lists of today's bundles say, of whose steps none has other numbers."""
 
 
+_SINCE: dict[str, dict[str, Any]] = {
+    "samfed_monai.methods.fedmd.Consensus": {"average": "probabilities"},
+}
+"""Arguments that a component has taken on, each with the value that does what was done before there was one."""
+
+
 def first_spelling(content: Any) -> Any:
-    """JSON content as version 0.1 spelt it: every ``_target_`` (or ``a#b#_target_``) that has moved, and what stood in
-    every ``train.json``.
+    """JSON content as version 0.1 spelt it: every ``_target_`` (or ``a#b#_target_``) that has moved, without arguments
+    that came later and change nothing, and with what stood in every ``train.json``.
 
     Hashes are taken of this, so that a bundle of that version counts as the same as today's, and its runs go on.
     """
     if isinstance(content, dict):
         return {
             key: _FIRST.get(value, value) if _is_target(key) and isinstance(value, str) else first_spelling(value)
-            for key, value in _with_hooks(_with_objects(_without_recipe(content))).items()
+            for key, value in _with_hooks(_with_objects(_without_recipe(_without_later(content)))).items()
         }
     return [first_spelling(value) for value in content] if isinstance(content, list) else content
+
+
+def _without_later(content: dict[str, Any]) -> dict[str, Any]:
+    """A component without arguments of :data:`_SINCE` that do what was done before them."""
+    target = content.get("_target_")
+    later = _SINCE.get(target, {}) if isinstance(target, str) else {}
+    return {key: value for key, value in content.items() if key not in later or value != later[key]}
 
 
 def _with_hooks(content: dict[str, Any]) -> dict[str, Any]:
@@ -210,9 +223,12 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """``run.json -> config`` in which a value counts where it is read, whichever knob it came by.
 
     Variants of version 0.1 set ``optimizer#lr`` and the batch size of every loader where those of today set the knobs
-    ``learning_rate`` and ``batch_size``, and ``sam_network`` where they set ``network_name``.
+    ``learning_rate`` and ``batch_size``, and ``sam_network`` where they set ``network_name``. A variant counts by its
+    name of today (:func:`variant_of`).
     """
     content = first_spelling(dict(config))
+    if "variant" in content:
+        content["variant"] = variant_of(content)
     client = content.get("client")
     if isinstance(client, dict):
         mixed = (
@@ -223,6 +239,19 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
         common = {"network_name": network} if network else {}
         content["client"] = _read(left | common, client | common)
     return content
+
+
+def variant_of(config: Mapping[str, Any]) -> str:
+    """Name of today of the variant that ``run.json -> config`` ran.
+
+    ``fedicra`` was FedALA's aggregation before it became FedICRA's; what a run of then had is ``fedala``.
+    """
+    variant, client = str(config.get("variant", "")), config.get("client")
+    sharing = client.get("sharing") if isinstance(client, Mapping) else None
+    target = str(sharing.get("_target_")) if isinstance(sharing, Mapping) else ""
+    if variant == "fedicra" and _FIRST.get(target, target) == "samfed_monai.federation.AdaptiveMixing":
+        return "fedala"
+    return variant
 
 
 _READ_ELSEWHERE = ("batch_size", "learning_rate")

@@ -19,6 +19,7 @@ from samfed_monai.federation.participants import Cast
 from samfed_monai.federation.plan import Places, Plan, parted
 from samfed_monai.federation.privacy import Privacy, require_budget, require_possible
 from samfed_monai.federation.renewal import Renewal
+from samfed_monai.federation.run_folder import variant_of_run
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import client_config
 from samfed_monai.protocol.guard import UpdateGuard
@@ -169,7 +170,7 @@ class FederatedJob:
         self.plan = Plan(
             bundle=Path(bundle_root).resolve().name,
             rounds=rounds,
-            variant=variant,
+            variant=variant_of_run(output_dir, variant),
             seed=seed,
             warm_start_steps=warm_start_steps,
             warm_start_held_out=warm_start_held_out,

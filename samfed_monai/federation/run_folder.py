@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import read_json, write_json, write_text
-from samfed_monai.core.moved import comparable, config_hash, first_spelling
+from samfed_monai.core.moved import comparable, config_hash, first_spelling, variant_of
 from samfed_monai.core.table import to_csv
 from samfed_monai.federation.round_store import RoundStore, StoredRound
 from samfed_monai.metrics import pool, worst
@@ -158,6 +158,22 @@ def skipped(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for site, entry in record["sites"].items()
         if entry["status"] != "ok"
     ]
+
+
+def variant_of_run(folder: str | Path, variant: str) -> str:
+    """The variant under which the run in ``folder`` goes on that was begun as ``variant``; itself for most.
+
+    Args:
+        folder: of the run; it need not be there.
+        variant: as it is asked for.
+    """
+    path = Path(folder) / "run.json"
+    config = read_json(path).get("config", {}) if path.is_file() else {}
+    now = variant_of(config) if config.get("variant") == variant else variant
+    if now != variant:
+        told = "%s holds a run of %s as it was when that run began, which is called %s now: it goes on as that"
+        logger.warning(told, Path(folder).name, variant, now)
+    return now
 
 
 #: Columns of ``federation.csv``, one row per round and site, followed by one ``term_<name>`` per loss term.

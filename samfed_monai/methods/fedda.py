@@ -1,7 +1,8 @@
-"""FedDA (arXiv 2509.23907): the site's features are made like the global network's, adversarially or by MMD."""
+"""FedDA (arXiv 2509.23907): a site's features are made like the global network's, or like another site's in turn."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.handlers.guide import Guidance
+from samfed_monai.handlers.guide import GlobalGuide, Guidance
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.term import Term
+from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks.features import changed_features, require_encoder
+from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.sharing import TrainerSharing
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from samfed_monai.handlers.guide import GlobalGuide
+    from samfed_monai.protocol.strategy import Server
 
 
 class _Reversed(torch.autograd.Function):
@@ -75,23 +79,23 @@ _PLACES = 4  # along each side, at which MMD looks at a map
 
 
 class DomainAlignmentTerm(Term):
-    """Makes the encoder's features of the site's images like those of the round's global network (FedDA-joint).
+    """Makes the encoder's features of the site's images like those of another network (FedDA).
 
-    Zhou et al. (arXiv 2509.23907): source features are the local network's, target features the global one's; we had
-    the abstract and public summaries. ``adversarial``: MONAI's :class:`PatchDiscriminator` tells the two apart, and
+    Zhou et al. (arXiv 2509.23907): source features are the local network's, target features the global one's
+    (FedDA-joint) or another site's (FedDA-cyclic, with :class:`TargetGuide` as guide); we had the abstract and public
+    summaries. ``adversarial``: MONAI's :class:`PatchDiscriminator` tells the two apart, and
     the network is trained against it through a reversed gradient, in one backward pass; the discriminator takes steps
     of its own Adam. ``mmd`` is the light form, without a second network: :func:`squared_mmd` of 4 x 4 places of each
     map. Both look at the deepest map of at least 8 pixels a side, on the weak view.
 
     Ours: the discriminator begins anew in every round, so that a round stays a function of (weights, seed, site,
-    round) and nothing of it is kept or sent. FedDA-cyclic, whose target is another site's network, is not here: that
-    network would have to be sent to this site.
+    round) and nothing of it is kept or sent.
 
     It costs two more forward passes and one backward pass a step. ``adversarial`` records ``told_apart``, the share of
     patches that the discriminator names rightly; one half is success.
 
     Args:
-        guide: the round's global network.
+        guide: the network whose features are the target.
         name: under which the value is logged.
         form: ``adversarial`` or ``mmd``.
         rate: of the discriminator's Adam, > 0.
@@ -194,3 +198,129 @@ class DomainAlignmentTerm(Term):
 def _places(features: Tensor) -> Tensor:
     """Vectors (N, C) of a map's places."""
     return functional.adaptive_avg_pool2d(features, _PLACES).movedim(1, -1).flatten(0, 2)
+
+
+TARGET = "target."
+"""What names of another site's weights begin with in a message."""
+
+
+class TargetGuide(GlobalGuide):
+    """The network of another site as it was sent; the round's global one where none was, as in the first round.
+
+    Args:
+        name: what terms call this guide.
+
+    Example::
+
+        "guides#global": {"_target_": "samfed_monai.methods.fedda.TargetGuide", "name": "global"}
+    """
+
+    def __init__(self, *, name: str = "global") -> None:
+        super().__init__(name=name)
+        self._held: dict[str, Tensor] = {}
+
+    def hold(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes the weights of the next round's target; none is the global network."""
+        self._held = dict(weights)
+
+    def _started(self, engine: Any) -> None:
+        super()._started(engine)
+        if self._held and self.is_needed(engine):
+            self.network.load_state_dict(self._held, strict=False)
+
+
+class TargetSharing(TrainerSharing):
+    """Trains from the global weights, as without it, and gives another site's to the guide.
+
+    Args:
+        guide: who holds them.
+        others: arguments of :class:`TrainerSharing`.
+
+    Example::
+
+        "sharing": {"_target_": "samfed_monai.methods.fedda.TargetSharing", "guide": "@guides#global", …}
+    """
+
+    def __init__(self, *, guide: TargetGuide, **others: Any) -> None:
+        super().__init__(**others)
+        self.guide = guide
+
+    def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
+        target = {name[len(TARGET) :]: tensor for name, tensor in tensors.items() if name.startswith(TARGET)}
+        own = {name: tensor for name, tensor in tensors.items() if not name.startswith(TARGET)}
+        arrived = self.taken(kind, own)
+        if target:
+            Envelope(Kind.WEIGHTS, "", 0, 1, tensors=target).check(up=False, like=own)
+        self.guide.hold(target)
+        self.put(arrived)
+        return {}
+
+    def share(self) -> tuple[Kind, dict[str, Tensor]]:
+        return Kind.WEIGHTS, self.named()
+
+
+class CyclicTargets(FedAvg):
+    """FedAvg that also sends each site what another one sent in the round before (FedDA-cyclic).
+
+    In round r the site at place k is sent that of the site at place ``k + 1 + (r - 1) mod (N - 1)``, so that in N - 1
+    rounds it meets all others. The first round, and one after a round in which that site did not answer, has the
+    global network as target. Our reading of "cyclic": we had summaries of the paper.
+
+    **Bytes**: ``3 N`` models down a round, where FedAvg sends ``2 N``. **Models of single sites go to other sites** as
+    they are, not their mean alone. Memory and each stored round: as many models as sites, and two.
+
+    Example::
+
+        "strategy": {"_target_": "samfed_monai.methods.fedda.CyclicTargets"}
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before: dict[str, dict[str, Tensor]] = {}
+        self._now: dict[str, dict[str, Tensor]] = {}
+
+    def require_sites(self, sites: Any) -> None:
+        if len(sites) < 2:
+            mend = "take the variant fedda, whose target is the global network"
+            raise Refused([Problem("strategy", f"{len(sites)} site", "two sites or more, for one to be another", mend)])
+
+    def attach(self, server: Server) -> CyclicTargets:
+        super().attach(server)
+        self._before, self._now = {}, {}
+        return self
+
+    def target_of(self, site: str, round: int) -> str:
+        """The site whose network is ``site``'s target in a round from 1 on."""
+        sites = self.server.sites
+        return sites[(list(sites).index(site) + 1 + (round - 1) % (len(sites) - 1)) % len(sites)]
+
+    def configure(self, round: int) -> dict[str, Envelope]:
+        super().configure(round)
+        self._now = {}
+        messages = {}
+        for site in self.server.sites:
+            other = self._before.get(self.target_of(site, round), {}) if round else {}
+            tensors = {**self.global_weights, **{TARGET + name: tensor for name, tensor in other.items()}}
+            messages[site] = self._message(site, round, Kind.WEIGHTS, tensors, purpose="distil")
+        return messages
+
+    def accept(self, round: int, site: str, update: Envelope) -> None:
+        super().accept(round, site, update)
+        self._now[site] = dict(update.tensors)
+
+    def finish(self, round: int) -> None:
+        super().finish(round)
+        self._before, self._now = self._now, {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        places = {site: place for place, site in enumerate(self.server.sites)}
+        sent = self._before.items()
+        return {f"before_{places[site]}.{name}": tensor for site, own in sent for name, tensor in own.items()}
+
+    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(weights, state)
+        self._before, self._now = {}, {}
+        for place, site in enumerate(self.server.sites):
+            own = {name: state[f"before_{place}.{name}"] for name in weights if f"before_{place}.{name}" in state}
+            if own:
+                self._before[site] = own

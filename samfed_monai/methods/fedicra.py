@@ -1,149 +1,392 @@
-"""FedICRA's adaptive aggregation: each site learns how much of the global upper layers it takes."""
+"""FedICRA (arXiv 2304.05635): weak labels, a decoder that each site mixes anew in every round, and a tree energy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
+from ignite.engine import Events
 from monai.engines.utils import IterationEvents
+from scipy.sparse import csgraph, csr_array
 from torch import Tensor
+from torch.nn import functional
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.data.weak_labels import IGNORE
+from samfed_monai.handlers.guide import Guidance
+from samfed_monai.handlers.parts_in_turn import PartsInTurn
+from samfed_monai.handlers.term import Term
+from samfed_monai.losses import probabilities
+from samfed_monai.methods.fedala import AdaptiveMixing  # also where bundles of before fedala name it
+from samfed_monai.networks.intake import head_of
+from samfed_monai.networks.key_patterns import check_patterns, matched_names
 from samfed_monai.protocol.message import Kind
-from samfed_monai.protocol.sharing import TrainerSharing
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.utils.hooks import RemovableHandle
 
 
-def mixed(local: Tensor, common: Tensor, weight: Tensor) -> Tensor:
-    """``local + weight (common - local)`` (FedALA, Zhang et al., arXiv 2212.01197); exact at 0 and at 1.
+def decoder_names(network: nn.Module, patterns: Sequence[str] | None = None) -> frozenset[str]:
+    """Names of the parameters between encoder and logits, the head's among them.
 
     Args:
-        local, common: weights of the site and of the server, of any one shape.
-        weight: of the same shape, in [0, 1].
+        network: with an ``encoder``, or MONAI's BasicUNet; any other with ``patterns``.
+        patterns: shell-style, in place of what the network shows.
+
+    Raises:
+        Refused: no list of patterns, one that matches nothing, or a network that does not show its decoder.
     """
-    return torch.lerp(local, common, weight)
+    where, names = "sharing#decoder", [name for name, _ in network.named_parameters()]
+    problems = Problems()
+    if patterns is not None:
+        found: set[str] = set()
+        if check_patterns(patterns, where, problems, example="decoder.*"):
+            found = matched_names(names, patterns, where, problems)
+        problems.refuse_if_any()
+        return frozenset(found)
+    if isinstance(getattr(network, "encoder", None), torch.nn.Module):
+        return frozenset(name for name in names if not name.startswith("encoder."))
+    if hasattr(network, "upcat_1"):
+        return frozenset(name for name in names if name.startswith(("upcat_", "final_conv.")))
+    expected, mend = "a network with an encoder, or BasicUNet", 'name its decoder, for instance ["decoder.*", "head.*"]'
+    raise Refused([Problem(where, found=type(network).__name__, expected=expected, mend=mend)])
 
 
-def learned(weight: Tensor, gradient: Tensor, local: Tensor, common: Tensor, rate: float) -> Tensor:
-    """One gradient step of the mixing weights, clipped to [0, 1] (FedALA).
+class DecoderMixing(AdaptiveMixing):
+    """FedICRA's adaptive aggregation (Lin et al., arXiv 2304.05635), as its public code does it.
 
-    The loss depends on a mixing weight through one element alone, so its gradient there is ``gradient (common -
-    local)``.
+    A round: encoder and running statistics are replaced by the global ones; the whole decoder starts from
+    ``global + W (local - global)``, with ``W`` of ones in every round, so from the site's own. Before the local epoch
+    ``W`` alone learns from a few batches, ``W <- clip(W - rate dL/dW, 0, 1)``, and is then forgotten. What leaves the
+    site are all weights, as in FedAvg. The first rounds, and one in which both sides are alike, mix nothing.
+
+    Its code differs from the form of FedALA, which ``fedala`` is: that mixes the last layers alone, starts from the
+    global ones (``W`` is the share of the global weights), and keeps ``W``. Ours: ``L`` is the bundle's whole loss,
+    where the code takes the partial cross entropy alone. The mean of ``W`` is reported as ``term_own``.
 
     Args:
-        weight: mixing weights in [0, 1].
-        gradient: of the loss with respect to the mixture; all of one shape.
-        local, common: what is mixed.
-        rate: step size.
-    """
-    return (weight - rate * gradient * (common - local)).clamp_(0.0, 1.0)
-
-
-class AdaptiveMixing(TrainerSharing):
-    """FedICRA's adaptive aggregation (Lin et al., arXiv 2304.05635), in the form of FedALA (arXiv 2212.01197).
-
-    A round: the lower layers and all running statistics are replaced by the global ones; the upper layers start from
-    ``local + W (global - local)``. Before the local epoch the site looks at a few batches with its own loss and moves
-    ``W`` alone: ``W <- clip(W - rate dL/dW, 0, 1)``. ``W`` begins with ones, which is FedAvg, and is kept from round to
-    round. Then the local epoch trains the mixture, which is what leaves the site. The first round, in which both sides
-    are the same, mixes nothing. The mean of ``W`` is reported as ``term_mixed``.
-
-    Args:
-        upper: part of the trained tensors, the last ones in the network's order, that are mixed, in (0, 1].
-        rate: step size of ``W`` (FedALA: 1).
-        batches: batches a round from which ``W`` learns.
-        first_batches: the same in the first round that mixes; FedALA goes on until the loss stands still.
+        decoder: patterns of the decoder's parameters; ``None`` takes what the network shows (:func:`decoder_names`).
+        rate: step size of ``W`` (the code: 1).
+        batches: batches a round from which ``W`` learns (the code: one epoch).
+        first_batches: the same in the first round that mixes; the code goes on until the loss stands still.
+        after: rounds that pass before the first that mixes (the code: 50 steps, of 20 a round).
         others: arguments of :class:`TrainerSharing`.
 
     Raises:
-        Refused: an option out of its range.
+        Refused: an option out of its range; a network whose decoder is not known.
 
     Example::
 
-        "sharing": {"_target_": "samfed_monai.methods.fedicra.AdaptiveMixing", "upper": 0.25, "batches": 4, …}
+        "sharing": {"_target_": "samfed_monai.methods.fedicra.DecoderMixing", "batches": 4, "after": 2, …}
     """
 
     def __init__(
-        self, *, upper: float = 0.25, rate: float = 1.0, batches: int = 4, first_batches: int = 16, **others: Any
+        self,
+        *,
+        decoder: Sequence[str] | None = None,
+        rate: float = 1.0,
+        batches: int = 4,
+        first_batches: int = 16,
+        after: int = 2,
+        **others: Any,
     ) -> None:
         problems = Problems()
-        if not (isinstance(upper, (int, float)) and 0 < upper <= 1):
-            problems.add("sharing#upper", found=repr(upper), expected="a part of the layers in (0, 1]")
-        if not (isinstance(rate, (int, float)) and rate >= 0):
-            problems.add("sharing#rate", found=repr(rate), expected="a step size >= 0")
-        for name, count in (("batches", batches), ("first_batches", first_batches)):
-            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-                problems.add(f"sharing#{name}", found=repr(count), expected="a number of batches >= 0")
+        if type(after) is not int or after < 0:
+            problems.add("sharing#after", found=repr(after), expected="a number of rounds >= 0")
+        with problems.collected():
+            super().__init__(upper=1.0, rate=rate, batches=batches, first_batches=first_batches, **others)
+            self.decoder = decoder_names(self.network, decoder)
         problems.refuse_if_any()
-        super().__init__(**others)
-        self.upper, self.rate, self.batches, self.first_batches = upper, float(rate), batches, first_batches
-        self._weights: dict[str, Tensor] = {}
-        self._ends: dict[str, tuple[Tensor, Tensor]] = {}
+        self.after, self._begun = after, False
 
-    def attach(self, engine: Any) -> None:
-        super().attach(engine)
-        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._learn)
+    @property
+    def mixing(self) -> bool:
+        """Whether the trainer runs for ``W`` now, and not for the local epoch."""
+        return bool(self._ends)
 
     def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
         arrived = self.taken(kind, tensors)
-        trained = self.trained()
-        upper = dict(list(trained.items())[len(trained) - self._count(len(trained)) :])
-        local = {name: weight.detach().clone() for name, weight in upper.items()}
+        decoder = {name: weight for name, weight in self.trained().items() if name in self.decoder}
+        own = {name: weight.detach().clone() for name, weight in decoder.items()}
         self.put(arrived)
-        ends = {name: (local[name], weight.detach().clone()) for name, weight in upper.items()}
-        if all(torch.equal(mine, theirs) for mine, theirs in ends.values()):
+        ends = {name: (weight.detach().clone(), own[name]) for name, weight in decoder.items()}
+        if round < self.after or all(torch.equal(theirs, mine) for theirs, mine in ends.values()):
             return {}
-        first = self._weights.keys() != ends.keys()
-        if first:
-            self._weights = {name: torch.ones_like(mine) for name, (mine, _) in ends.items()}
-        batches = self.first_batches if first else self.batches
-        self._mix(ends)
-        if batches:
-            self._ends = ends
-            try:
-                self.run_once_more(round, "mixing", batches)
-            finally:
-                self._ends = {}
-            self.put({name: tensor for name, tensor in arrived.items() if name not in trained})
-        total = sum(weight.numel() for weight in self._weights.values())
-        return {"mixed": sum(float(weight.sum()) for weight in self._weights.values()) / total}
-
-    def share(self) -> tuple[Kind, dict[str, Tensor]]:
-        return Kind.WEIGHTS, self.named()
+        batches, self._begun = self.batches if self._begun else self.first_batches, True
+        self._weights = {name: torch.ones_like(mine) for name, mine in own.items()}
+        try:
+            return {"own": self.learn(round, ends, batches, arrived)}
+        finally:
+            self._weights = {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        return dict(self._weights)
+        return {"begun": torch.tensor(self._begun)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        device = next(self.network.parameters()).device
-        self._weights = {name: tensor.to(device).clone() for name, tensor in state.items()}
+        self.reset()
+        self._begun = bool(state["begun"]) if "begun" in state else False
 
     def reset(self) -> None:
-        self._weights, self._ends = {}, {}
+        super().reset()
+        self._begun = False
 
-    def _count(self, tensors: int) -> int:
-        return max(1, round_half_up(self.upper * tensors)) if tensors else 0
 
-    @torch.no_grad()
-    def _mix(self, ends: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        trained = self.trained()
-        for name, (mine, theirs) in ends.items():
-            trained[name].copy_(mixed(mine, theirs, self._weights[name]))
+class HeadThenBody(PartsInTurn):
+    """Trains the head with the rest of the network at rest, then the rest with the head at rest (FedICRA's code).
 
-    @torch.no_grad()
-    def _learn(self, engine: Any) -> None:
-        if not self._ends:
+    The code: the last convolution in all steps of a round but the last three of twenty. It is passed over while the
+    sharing learns its mixture, which looks at the whole decoder.
+
+    Args:
+        sharing: the bundle's, which says when it mixes.
+        share: part of an epoch's steps that train the head, rounded up; in (0, 1).
+
+    Raises:
+        Refused: a share outside (0, 1); at ``STARTED``, a network without a head, nothing to train in one of the two,
+            or too few steps for both.
+
+    Example::
+
+        "before#parts": {"_target_": "samfed_monai.methods.fedicra.HeadThenBody", "sharing": "@sharing", "share": 0.85}
+    """
+
+    where = "before#parts (HeadThenBody)"
+
+    def __init__(self, *, sharing: DecoderMixing, share: float = 0.85) -> None:
+        if type(share) is not float or not 0 < share < 1:
+            raise Refused([Problem(f"{self.where} -> share", found=repr(share), expected="a part between 0 and 1")])
+        super().__init__(share)
+        self.sharing = sharing
+
+    def check(self, engine: Any) -> None:
+        """Finds the two parts, and refuses what cannot be trained in turn."""
+        if self.sharing.mixing:
             return
-        trained = self.trained()
-        for name, (mine, theirs) in self._ends.items():
-            gradient = trained[name].grad
-            if gradient is not None:
-                self._weights[name] = learned(self._weights[name], gradient, mine, theirs, self.rate)
-        self._mix(self._ends)
-        for weight in self.network.parameters():
-            weight.grad = None  # the optimizer passes over what has no gradient: nothing but W has moved
+        network, steps, problems = engine.network, engine.state.epoch_length, Problems()
+        head = set(head_of(network).parameters())
+        trained = [weight for weight in network.parameters() if weight.requires_grad]
+        parts = {
+            "head": [weight for weight in trained if weight in head],
+            "body": [weight for weight in trained if weight not in head],
+        }
+        for part, weights in parts.items():
+            if not weights:
+                mend = "leave this handler out"
+                problems.add(self.where, found=f"no {part} to train", expected="a layer of each part", mend=mend)
+        if steps is None or self.is_first(steps - 1, steps):
+            found = "an epoch of unknown length" if steps is None else f"{steps} steps with a share of {self.share}"
+            mend = "raise local_steps, or lower before#parts#share"
+            problems.add(self.where, found=found, expected="at least one step for each part", mend=mend)
+        problems.refuse_if_any()
+        self.resting = {True: parts["body"], False: parts["head"]}
+
+    def __call__(self, engine: Any) -> None:
+        """Sets what one iteration trains."""
+        if not self.sharing.mixing:
+            super().__call__(engine)
 
 
-def round_half_up(number: float) -> int:
-    """The whole number nearest to ``number`` >= 0."""
-    return int(number + 0.5)
+class Trees(NamedTuple):
+    """Spanning trees of a batch's pixels, nodes in the order of their depth.
+
+    Args:
+        node: (N,) long, which pixel of the batch a node is.
+        parent: (N,) long, place of its parent; a root's is its own.
+        levels: where each depth begins, and the end.
+        weight: (N,) float64 in [0, 1], of the edge to the parent.
+    """
+
+    node: Tensor
+    parent: Tensor
+    levels: list[int]
+    weight: Tensor
+
+
+def spanning_trees(guide: Tensor, sigma: float) -> Trees:
+    """Minimum spanning tree of each picture's grid of pixels, four neighbours each (Liang et al., CVPR 2022).
+
+    An edge costs ``|g_i - g_j|^2``, and its weight is ``exp(-|g_i - g_j|^2 / sigma)``.
+
+    Args:
+        guide: (B, D, H, W) float, what pixels are compared by.
+        sigma: > 0.
+    """
+    batch, _, height, width = guide.shape
+    count = height * width
+    pixel = np.arange(count).reshape(height, width)
+    one = np.concatenate([pixel[:-1].ravel(), pixel[:, :-1].ravel()])
+    other = np.concatenate([pixel[1:].ravel(), pixel[:, 1:].ravel()])
+    flat = guide.detach().cpu().double().flatten(2).numpy()
+    nodes, parents, depths, weights = [], [], [], []
+    for number, values in enumerate(flat):
+        cost = np.square(values[:, one] - values[:, other]).sum(0) + 1  # SciPy takes a cost of 0 for no edge
+        tree = csgraph.minimum_spanning_tree(csr_array((cost, (one, other)), shape=(count, count)))
+        order, before = csgraph.breadth_first_order(tree, 0, directed=False)
+        above = np.where(before[order] < 0, order, before[order])
+        place = np.empty(count, dtype=np.int64)
+        place[order] = np.arange(count)
+        bounds = [0, 1]  # breadth first: parents ascend, so that a depth ends where parents leave the one before
+        while bounds[-1] < count:
+            bounds.append(int(np.searchsorted(place[above], bounds[-1])))
+        depths.append(np.repeat(np.arange(len(bounds) - 1), np.diff(bounds)))
+        nodes.append(order + number * count)
+        parents.append(place[above] + number * count)
+        weights.append(np.exp(-np.square(values[:, order] - values[:, above]).sum(0) / sigma))
+    depth = np.concatenate(depths)
+    sorted_ = np.argsort(depth, kind="stable")
+    now = np.empty(batch * count, dtype=np.int64)
+    now[sorted_] = np.arange(batch * count)
+    levels = np.searchsorted(depth[sorted_], np.arange(depth.max() + 2)).tolist()
+    node, parent, weight = (np.concatenate(each)[sorted_] for each in (nodes, parents, weights))
+    return Trees(torch.from_numpy(node).long(), torch.from_numpy(now[parent]), levels, torch.from_numpy(weight))
+
+
+def along_trees(values: Tensor, trees: Trees) -> Tensor:
+    """``sum_j S_ij x_j`` with ``S_ij`` the product of weights on the way from i to j (Song et al., NeurIPS 2019).
+
+    Exact, in two passes: sums of subtrees go up, what lies elsewhere comes down. ``S`` is symmetric.
+
+    Args:
+        values: (N, C) float64, of all pixels of the batch.
+        trees: see :func:`spanning_trees`.
+    """
+    below, weight = values[trees.node], trees.weight[:, None]
+    spans = [slice(start, end) for start, end in zip(trees.levels[1:-1], trees.levels[2:], strict=True)]
+    for span in reversed(spans):
+        below.index_add_(0, trees.parent[span], weight[span] * below[span])
+    everywhere = below.clone()
+    for span in spans:
+        one = weight[span]
+        everywhere[span] = one * everywhere[trees.parent[span]] + (1 - one.square()) * below[span]
+    return torch.empty_like(values).index_copy_(0, trees.node, everywhere)
+
+
+class _Filtered(torch.autograd.Function):
+    """``S x / S 1``; its gradient is ``S (g / S 1)``, as S is symmetric. Weights of the tree get none."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, trees: Trees) -> Tensor:
+        ctx.trees, ctx.mass = trees, along_trees(torch.ones_like(values[:, :1]), trees)
+        return along_trees(values, trees) / ctx.mass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return along_trees(gradients[0] / ctx.mass, ctx.trees), None
+
+
+def tree_filtered(values: Tensor, guide: Tensor, sigma: float) -> Tensor:
+    """Each pixel's mean over its whole picture, near ones along the tree of ``guide`` weighing more.
+
+    Args:
+        values: (B, C, H, W) float; it gets a gradient.
+        guide: (B, D, H, W) float; it gets none.
+        sigma: > 0; see :func:`spanning_trees`.
+
+    Returns:
+        (B, C, H, W) of the type and device of ``values``; computed on the processor in float64.
+    """
+    batch, classes, height, width = values.shape
+    flat = values.cpu().double().movedim(1, -1).reshape(-1, classes)
+    filtered: Tensor = _Filtered.apply(flat, spanning_trees(guide, sigma))
+    return filtered.view(batch, height, width, classes).movedim(-1, 1).to(values)
+
+
+def tree_energy(chances: Tensor, image: Tensor, unknown: Tensor, features: Tensor | None, *, sigma: float) -> Tensor:
+    """``1/|U| sum_{i in U} sum_c |p_i^c - q_i^c|`` over the unlabelled pixels U (Liang et al., CVPR 2022, equation 3).
+
+    ``q`` is ``p`` filtered along the tree of the image's colours, then along that of the network's features. It is not
+    detached, as in FedICRA's code.
+
+    Args:
+        chances: (B, C, H, W) float in [0, 1]; C = 1 is the foreground's, and counts for both classes.
+        image: (B, 3, H, W) float in [0, 1].
+        unknown: (B, 1, H, W) bool, the pixels without a label.
+        features: (B, D, h, w) float, resized to the image; ``None`` filters by colours alone.
+        sigma: of colours (FedICRA: 0.02); that of features is 1.
+
+    Returns:
+        A scalar >= 0; 0 where all pixels have a label.
+    """
+    filtered = tree_filtered(chances, image, sigma)
+    if features is not None:
+        features = functional.interpolate(features.detach().float(), size=chances.shape[-2:], mode="bilinear")
+        filtered = tree_filtered(filtered, features, 1.0)
+    apart = torch.where(unknown, (chances - filtered).abs(), 0.0).sum()
+    return (2 if chances.shape[1] == 1 else 1) * apart / unknown.sum().clamp(min=1)
+
+
+class TreeEnergyTerm(Term):
+    """:func:`tree_energy` of the labelled batch: pixels without a label follow those of like colour and features.
+
+    FedICRA's network has three more heads whose outputs guide three filters in turn; ours has none: the features are
+    the input of the network's head, one filter. They get no gradient through the tree.
+
+    Args:
+        network: the site's network.
+        name: under which the value is logged.
+        sigma: of colours (FedICRA's code: 0.02).
+        step: looks at every ``step``-th pixel of each row and column (ours): trees are built on the processor.
+        weight: factor of the term (FedICRA: 0.1).
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Raises:
+        Refused: a number out of range; a network without a head.
+
+    Example::
+
+        "terms#tree": {"_target_": "samfed_monai.methods.fedicra.TreeEnergyTerm", "network": "@network", "step": 2}
+    """
+
+    unlabelled = False
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        name: str = "tree",
+        sigma: float = 0.02,
+        step: int = 1,
+        weight: float = 0.1,
+        schedule: str = "constant",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        problems = Problems()
+        if not sigma > 0:
+            problems.add(f"{self.where}#sigma", found=repr(sigma), expected="a number > 0")
+        if type(step) is not int or step < 1:
+            problems.add(f"{self.where}#step", found=repr(step), expected="1 or more pixels")
+        problems.refuse_if_any()
+        self.sigma, self.step, self._head = sigma, step, head_of(network)
+        self._features: list[Tensor] = []
+        self._hook: RemovableHandle | None = None
+
+    def attach(self, engine: Any) -> None:
+        """Binds the term; it listens to the labelled batch alone, since guides copy the network between iterations."""
+        super().attach(engine)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._listen)
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._stop)
+        engine.add_event_handler(Events.STARTED, self._stop)
+
+    def value(self, guidance: Guidance, engine: Any) -> Tensor:
+        """The tree energy."""
+        output, step = engine.state.output, self.step
+        chances, image, label = (
+            each[..., ::step, ::step]
+            for each in (probabilities(output["pred"].float()), output["image"].float(), output["label"])
+        )
+        return tree_energy(chances, image, label == IGNORE, self._features[-1], sigma=self.sigma)
+
+    def _listen(self, engine: Any) -> None:
+        self._stop(engine)
+        self._features.clear()
+        self._hook = self._head.register_forward_pre_hook(lambda _, inputs: self._features.append(inputs[0]))
+
+    def _stop(self, engine: Any) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None

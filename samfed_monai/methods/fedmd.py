@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import torch
 
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.methods.heterogeneous import MASKS
 from samfed_monai.protocol.message import Envelope, Kind
 from samfed_monai.protocol.strategy import Exchange, Strategy
@@ -17,19 +19,69 @@ if TYPE_CHECKING:
     from samfed_monai.protocol.strategy import Server
 
 
+class Average(str, Enum):
+    """What of the sites' answers is averaged."""
+
+    PROBABILITIES = "probabilities"
+    SCORES = "scores"
+
+
+_LEAST = 0.5 / 255  # probability that a mask of 0 stands for: half a step of 8 bits, since its score has no bound
+
+
+def scores_of(masks: Tensor) -> Tensor:
+    """Class scores (logits) that 8-bit masks stand for, up to a constant of each pixel.
+
+    0 and 255 stand for probabilities half a step of 8 bits inside, so that scores of one class lie within +- 6.23
+    and a site that is sure beyond 8 bits is no surer than that.
+
+    Args:
+        masks: (N, C, h, w) uint8; C = 1 is the foreground's.
+
+    Returns:
+        (N, C, h, w) float64: ``log p - log(1 - p)`` for C = 1, ``log p`` for C > 1.
+    """
+    chances = (torch.arange(256, dtype=torch.float64) / 255).clamp(_LEAST, 1 - _LEAST)  # of the 256 levels
+    of_level = chances.logit() if masks.shape[1] == 1 else chances.log()
+    return of_level[masks.long()]
+
+
+def masks_of(scores: Tensor) -> Tensor:
+    """8-bit masks of mean scores: their sigmoid for C = 1, their softmax over C > 1; (N, C, h, w) uint8."""
+    chances = scores.sigmoid() if scores.shape[1] == 1 else scores.softmax(dim=1)
+    return (chances * 255).round().to(torch.uint8)
+
+
 class Consensus(Strategy):
     """The mean of the sites' soft masks of ``D_p`` goes back to all (FedMD: Li & Wang, arXiv 1910.03581, algorithm 1).
+
+    **What is averaged.** ``scores`` is published: algorithm 1 has sites send class scores, and averages those. The
+    softmax of mean scores is the normalised geometric mean of probabilities, so that the same 8-bit masks travel and no
+    site sends more (:func:`scores_of`). ``probabilities`` is ours, and the arithmetic mean: it is the default because
+    results that stand here were made with it. They part where sites differ: one that is sure has more say in scores.
 
     Every site counts alike and every image is learned (``sharing#gate: "always"``); the server has no network. FedMD's
     digest on the consensus and its revisit of the private data are this package's public phase and local epoch; the
     public labels, which FedMD used before its first round, stay in the loss of the public phase here, as in every row.
 
+    Args:
+        average: ``probabilities`` or ``scores``.
+
+    Raises:
+        Refused: another word for ``average``.
+
     Example::
 
-        "strategy": {"_target_": "samfed_monai.methods.fedmd.Consensus"}
+        "strategy": {"_target_": "samfed_monai.methods.fedmd.Consensus", "average": "scores"}
     """
 
     exchange = Exchange(Kind.SOFT_MASKS, own_networks=True, alike=False, server_model=False)
+
+    def __init__(self, *, average: str = "probabilities") -> None:
+        known = [each.value for each in Average]
+        if average not in known:
+            raise Refused([Problem("strategy#average", found=repr(average), expected=f"one of {known}")])
+        self.average = Average(average)
 
     def attach(self, server: Server) -> Consensus:
         super().attach(server)
@@ -54,13 +106,15 @@ class Consensus(Strategy):
         return {MASKS: self._like}
 
     def accept(self, round: int, site: str, update: Envelope) -> None:
-        masks = update.tensors[MASKS].to(torch.int32)
-        self._sum = masks if self._sum is None else self._sum + masks
+        masks = update.tensors[MASKS]
+        values = scores_of(masks) if self.average is Average.SCORES else masks.to(torch.int32)
+        self._sum = values if self._sum is None else self._sum + values
         self._count += 1
 
     def finish(self, round: int) -> None:
         if self._sum is not None:
-            self.masks = (self._sum.double() / self._count).round().to(torch.uint8)
+            mean = self._sum.double() / self._count
+            self.masks = masks_of(mean) if self.average is Average.SCORES else mean.round().to(torch.uint8)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {} if self.masks is None else {MASKS: self.masks}

@@ -1,7 +1,7 @@
 """Sites with weak labels: partial cross entropy on what is labelled, and a gated CRF that carries it to alike pixels.
 
 FedICRA (Lin et al., arXiv 2304.05635) trains so on scribbles, points, boxes and blocks, a kind at each site; its tree
-energy is not here, and its aggregation is a method of its own.
+energy and its aggregation are a method of its own (``fedicra``).
 """
 
 from __future__ import annotations

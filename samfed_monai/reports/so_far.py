@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.io import read_json
+from samfed_monai.core.moved import variant_of
 from samfed_monai.results import build_results
 
 ACTIVITIES = ("training", "server", "controller", "evaluation")
@@ -40,7 +41,7 @@ def results_so_far(folder: str | Path) -> dict[str, Any]:
         for record in records
     ]
     return build_results(
-        variant=run["config"].get("variant", "samfed"),
+        variant=variant_of(run["config"]) or "samfed",
         rounds=len(records),
         scores={
             name: {site: _validation(record["sites"].get(site)) for site in sites}

@@ -12,7 +12,15 @@ import pytest
 from samfed_monai.config.bundles import packaged_bundle
 from samfed_monai.config.targets import resolve_target
 from samfed_monai.core.io import canonical_hash, read_json
-from samfed_monai.core.moved import MOVED, comparable, config_hash, federate_first, first_spelling, found_where_moved
+from samfed_monai.core.moved import (
+    MOVED,
+    comparable,
+    config_hash,
+    federate_first,
+    first_spelling,
+    found_where_moved,
+    variant_of,
+)
 
 NAMES = [
     (old, now, name)
@@ -89,6 +97,28 @@ def test_a_teacher_trained_as_always_counts_as_before_there_was_a_choice(bundle)
 def test_ids_that_end_in_a_target_are_spelt_as_before_too():
     now = {"sharing#_target_": "samfed_monai.methods.fedproto.PrototypeSharing"}
     assert first_spelling(now) == {"sharing#_target_": "samfed_monai.federation.PrototypeSharing"}
+
+
+@pytest.mark.parametrize("target", ["samfed_monai.methods.fedicra", "samfed_monai.federation"])
+def test_a_stored_run_of_fedicra_is_one_of_fedala(target):
+    options = {"upper": 0.25, "rate": 1.0}
+    stored = {"variant": "fedicra", "client": {"sharing": {"_target_": f"{target}.AdaptiveMixing", **options}}}
+    now = {"sharing": {"_target_": "samfed_monai.methods.fedala.AdaptiveMixing", **options}}
+    assert variant_of(stored) == "fedala"
+    assert comparable(stored) == comparable({"variant": "fedala", "client": now})
+    assert config_hash(stored["client"]) == config_hash(now)
+    of_today = {"sharing": {"_target_": "samfed_monai.methods.fedicra.DecoderMixing"}}
+    assert variant_of({"variant": "fedicra", "client": of_today}) == "fedicra"
+    assert variant_of({"variant": "ditto", "client": stored["client"]}) == "ditto"
+    assert variant_of({}) == ""
+
+
+def test_an_argument_that_came_later_counts_only_where_it_changes_something():
+    before = {"strategy": {"_target_": "samfed_monai.methods.fedmd.Consensus"}}
+    now = {"strategy": {**before["strategy"], "average": "probabilities"}}
+    other = {"strategy": {**before["strategy"], "average": "scores"}}
+    assert config_hash(now) == config_hash(before) != config_hash(other)
+    assert comparable({"client": now}) == comparable({"client": before}) != comparable({"client": other})
 
 
 def test_a_configuration_has_one_hash_in_both_spellings():

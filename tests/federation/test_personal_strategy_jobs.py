@@ -19,11 +19,15 @@ from tests.federation.test_wired_jobs import at_server
 from tests.federation.wired import Homes
 from tests.methods import present
 
-VARIANTS = present("apple", "ditto", "fca", "fedicra")
-WIRED = present("apple", "ditto", "fca", "fedicra", "fedbn", "fedper", "fedrep", "fedprox")
+VARIANTS = present("apple", "ditto", "fca", "fedala")
+WIRED = present("apple", "ditto", "fca", "fedala", "fedicra", "fedbn", "fedper", "fedrep", "fedprox")
 SMALL = {**CLIENT, "local_steps": 1}
 SIZES: dict[str, dict[str, Any]] = {
-    "fedicra": {"sharing#batches": 1, "sharing#first_batches": 1},
+    "fedala": {"sharing#batches": 1, "sharing#first_batches": 1},
+    "fedicra": {
+        **{"sharing#after": 0, "sharing#batches": 1, "sharing#first_batches": 1},
+        **{"local_steps": 2, "before#parts#share": 0.5},
+    },
     "fedper": {"personal": ["final_conv.*"]},
     "fedrep": {"local_steps": 2, "personal": ["final_conv.*"]},
     "fedprox": {"local_steps": 2},  # at the first step of a round it is 0
@@ -112,7 +116,7 @@ def test_it_runs_on_the_polyp_bundle(three_sites, tmp_path, variant):
 def test_sites_with_unlike_networks_are_refused_before_anything_is_computed(three_sites, tmp_path):
     sites = {"site-1": {"network": "basic_unet"}, "site-2": {"network": "flexible_unet_resnet18"}}
     with pytest.raises(Refused, match=r"expected one network at all sites: FedAvg averages weights, found .*site-2"):
-        job(three_sites, tmp_path / "run", sites=sites, **options(present("ditto", "fedicra")[0])).run()
+        job(three_sites, tmp_path / "run", sites=sites, **options(present("ditto", "fedala")[0])).run()
 
 
 def test_noise_is_refused_where_sites_keep_their_networks(three_sites, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import read_json, save_tensors, sha256_file
+from samfed_monai.core.io import read_json, save_tensors, sha256_file, write_json
 from samfed_monai.federation import COLUMNS, RunFolder
 from samfed_monai.federation.run_folder import (
     best_round,
@@ -20,6 +20,7 @@ from samfed_monai.federation.run_folder import (
     skipped,
     told,
     total_traffic,
+    variant_of_run,
 )
 from samfed_monai.metrics import pool
 from samfed_monai.protocol.transport import Failure, Traffic
@@ -238,3 +239,15 @@ def test_bytes_of_rounds_and_of_what_was_sent_beside_them():
 def test_answers_that_were_left_out_are_listed_with_their_reasons():
     sites = {"a": {"status": "ok", "reason": None}, "b": {"status": "skipped", "reason": "late"}}
     assert skipped([{"round": 4, "sites": sites}]) == [{"round": 4, "site": "b", "reason": "late"}]
+
+
+def test_a_stored_run_goes_on_as_the_variant_that_it_is_called_now(tmp_path, caplog):
+    then = {"sharing": {"_target_": "samfed_monai.methods.fedicra.AdaptiveMixing"}}
+    write_json(tmp_path / "run.json", {"config": {"variant": "fedicra", "client": then}})
+    assert variant_of_run(tmp_path, "fedicra") == "fedala"
+    assert "holds a run of fedicra as it was when that run began, which is called fedala now" in caplog.text
+    caplog.clear()
+    assert variant_of_run(tmp_path, "fedala") == "fedala", "which is what it is"
+    assert variant_of_run(tmp_path, "ditto") == "ditto", "and will be refused"
+    assert variant_of_run(tmp_path / "new", "fedicra") == "fedicra"
+    assert caplog.text == ""

@@ -22,8 +22,8 @@ TERM = {"_target_": "samfed_monai.methods.ditto.AnchoredTerm", "name": "ditto", 
 #: Overrides of the toy bundle, as the variants of these names have them.
 SHARINGS: dict[str, dict[str, Any]] = {
     "ditto": {"_target_": "samfed_monai.methods.ditto.DittoSharing", "term": "@ditto"},
-    "fedicra": {
-        "_target_": "samfed_monai.methods.fedicra.AdaptiveMixing",
+    "fedala": {
+        "_target_": "samfed_monai.methods.fedala.AdaptiveMixing",
         "rate": 50.0,
         "batches": 2,
         "first_batches": 3,

@@ -10,7 +10,16 @@ from torch import nn
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.handlers import GlobalGuide, TermLogger, UnlabelledStream
-from samfed_monai.methods.fedda import DomainAlignmentTerm, reversed_gradient, squared_mmd
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.methods.fedda import (
+    CyclicTargets,
+    DomainAlignmentTerm,
+    TargetGuide,
+    TargetSharing,
+    reversed_gradient,
+    squared_mmd,
+)
+from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server
 from tests.handlers.toy import next_round, same, toy_loader, toy_trainer, weights
 
 
@@ -107,3 +116,68 @@ def test_the_variant_trains(build, form):
     workflow = build("fedda", **{"terms#domain#form": form})
     workflow.run()
     assert "domain" in workflow.trainer.state.term_means
+
+
+SITES = ("a", "b", "c")
+
+
+def answers(round: int, **values: float) -> dict[str, Envelope]:
+    return {
+        site: Envelope(Kind.WEIGHTS, site, round, 9, n=1, tensors={"w": torch.tensor([value])})
+        for site, value in values.items()
+    }
+
+
+def attached(strategy):
+    return strategy.attach(Server(SITES, 9, weights={"w": torch.zeros(1)}))
+
+
+def targets(strategy, round: int) -> dict[str, float | None]:
+    sent = strategy.configure(round)
+    assert all(message.extra == {"purpose": "distil"} for message in sent.values())
+    found = {site: message.tensors.get("target.w") for site, message in sent.items()}
+    return {site: None if tensor is None else tensor.item() for site, tensor in found.items()}
+
+
+def test_every_site_meets_all_others_in_turn_and_the_mean_is_fedavgs():
+    strategy, plain = attached(CyclicTargets()), attached(FedAvg())
+    expected = [dict.fromkeys(SITES), {"a": 2.0, "b": 3.0, "c": 1.0}, {"a": 3.0, "b": 1.0, "c": 2.0}]
+    for round in range(4):
+        assert targets(strategy, round) == [*expected, expected[1]][round]
+        plain.configure(round)
+        for each in (strategy, plain):
+            each.aggregate(round, answers(round, a=1.0, b=2.0, c=3.0))
+        assert torch.equal(strategy.global_weights["w"], plain.global_weights["w"])
+    assert torch.equal(strategy.evaluation("a")["w"], plain.global_weights["w"]), "sites are scored on the global one"
+
+
+def test_a_target_that_did_not_answer_is_the_global_network_and_a_stored_round_goes_on():
+    strategy = attached(CyclicTargets())
+    strategy.configure(0)
+    strategy.aggregate(0, answers(0, a=1.0, c=3.0))
+    other = attached(CyclicTargets())
+    other.load_state_dict(strategy.global_weights, strategy.state_dict())
+    assert targets(strategy, 1) == targets(other, 1) == {"a": None, "b": 3.0, "c": 1.0}
+    with pytest.raises(Refused, match=r"expected two sites or more, .* found 1 site; take the variant fedda"):
+        strategy.require_sites(["a"])
+
+
+def test_the_target_is_what_was_sent_and_training_starts_at_the_global_weights():
+    network, guide = Shown(), TargetGuide()
+    sharing = TargetSharing(network=network, optimizer=torch.optim.SGD(network.parameters(), 0.1), guide=guide)
+    term = DomainAlignmentTerm(guide=guide, form="mmd", weight=0.0)
+    stream = UnlabelledStream(loader=toy_loader(), guides=[guide])
+    trainer = toy_trainer([stream, term, TermLogger()], network=network, steps=1, learning_rate=0.0)
+    common = {name: torch.zeros_like(tensor) for name, tensor in network.state_dict().items()}
+    mine = {name: torch.ones_like(tensor) for name, tensor in common.items()}
+    sent = {**common, **{f"target.{name}": tensor for name, tensor in mine.items()}}
+    assert sharing.receive(1, 9, Kind.WEIGHTS, sent) == {}
+    assert same(weights(network), common)
+    next_round(trainer, 1, 9)
+    assert same(weights(guide.network), mine)
+    assert sharing.share() == (Kind.WEIGHTS, {name: pytest.approx(tensor) for name, tensor in common.items()})
+    sharing.receive(2, 9, Kind.WEIGHTS, common)
+    next_round(trainer, 2, 9)
+    assert same(weights(guide.network), common), "none was sent"
+    with pytest.raises(MessageRefused, match="message"):
+        sharing.receive(3, 9, Kind.WEIGHTS, {**common, "target.head.bias": torch.zeros(7)})

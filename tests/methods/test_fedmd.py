@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods.fedmd import Consensus
+from samfed_monai.methods.fedmd import Consensus, masks_of, scores_of
 from samfed_monai.protocol import Envelope, Kind, Server
 from tests.federation.unlike import IMAGES, unlike_server
 
@@ -18,8 +20,8 @@ def answer(site: str, value: int, n: int = 1) -> Envelope:
     return Envelope(Kind.SOFT_MASKS, site, 0, 2, n=n, tensors={"masks": masks})
 
 
-def attached() -> Consensus:
-    return Consensus().attach(unlike_server(dict.fromkeys(SITES), 2))
+def attached(**options) -> Consensus:
+    return Consensus(**options).attach(unlike_server(dict.fromkeys(SITES), 2))
 
 
 def test_the_mean_of_all_answers_whatever_their_numbers_of_images():
@@ -31,6 +33,48 @@ def test_the_mean_of_all_answers_whatever_their_numbers_of_images():
     assert {site: message.kind for site, message in sent.items()} == dict.fromkeys(SITES, Kind.SOFT_MASKS)
     masks = sent["a"].tensors["masks"]
     assert (masks.unique().tolist(), masks.dtype) == ([170], torch.uint8)  # 511 / 3 = 170.33
+
+
+def test_scores_are_those_of_probabilities_and_bounded_at_both_ends():
+    scores = scores_of(torch.tensor([0, 51, 204, 255], dtype=torch.uint8).view(4, 1, 1, 1)).flatten()
+    assert scores.tolist() == pytest.approx([-math.log(509), -math.log(4), math.log(4), math.log(509)])
+    classes = scores_of(torch.tensor([51, 204], dtype=torch.uint8).view(1, 2, 1, 1)).flatten()
+    assert classes.tolist() == pytest.approx([math.log(0.2), math.log(0.8)])
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_every_level_of_a_single_site_comes_back(classes):
+    masks = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1)
+    masks = masks if classes == 1 else torch.cat([masks, 255 - masks], dim=1)
+    back = masks_of(scores_of(masks)).int() - masks.int()
+    assert back[1:255].eq(0).all()  # 0 and 255 stand for half a step inside
+    assert back.abs().max() <= 1
+
+
+def test_mean_scores_are_the_geometric_mean_and_mean_probabilities_the_arithmetic_one():
+    found = {}
+    for average in ("probabilities", "scores"):
+        strategy = attached(average=average)
+        strategy.configure(0)
+        strategy.aggregate(0, {"a": answer("a", 51), "b": answer("b", 245, n=1000)})
+        found[average] = strategy.masks.unique().tolist()
+    # odds of 51 / 204 = 1/4 and 245 / 10 = 49/2, whose geometric mean is 2.4749: 0.71223 of 255
+    assert found == {"probabilities": [148], "scores": [182]}
+
+
+def test_mean_scores_of_several_classes_are_their_softmax():
+    one = torch.tensor([204, 51, 0], dtype=torch.uint8).view(1, 3, 1, 1)
+    other = torch.tensor([51, 204, 0], dtype=torch.uint8).view(1, 3, 1, 1)
+    mean = (scores_of(one) + scores_of(other)) / 2
+    # sqrt(0.8 * 0.2) = 0.4 twice, and 0.5 / 255: shares of their sum
+    assert masks_of(mean).flatten().tolist() == [127, 127, 1]
+
+
+def test_another_average_is_refused():
+    with pytest.raises(
+        Refused, match=r"strategy#average: expected one of \['probabilities', 'scores'\], found 'logits'"
+    ):
+        Consensus(average="logits")
 
 
 def test_a_round_without_answers_keeps_the_last_consensus_and_a_new_round_starts_from_zero():

@@ -15,7 +15,7 @@ from tests.methods.personal import cut, files, personal_algo, run_personal
 
 TARGETS = {
     "ditto": "samfed_monai.methods.fedavg.PersonalFedAvg",
-    "fedicra": "samfed_monai.methods.fedavg.PersonalFedAvg",
+    "fedala": "samfed_monai.methods.fedavg.PersonalFedAvg",
     "apple": "samfed_monai.methods.apple.Apple",
 }
 STRATEGIES = {name: resolve_target(TARGETS[name], name) for name in present(*TARGETS)}

@@ -1,0 +1,163 @@
+"""FedALA (arXiv 2212.01197): each site learns how much of the global upper layers it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from monai.engines.utils import IterationEvents
+from torch import Tensor
+
+from samfed_monai.core.errors import Problems
+from samfed_monai.protocol.message import Kind
+from samfed_monai.protocol.sharing import TrainerSharing
+
+
+def mixed(local: Tensor, common: Tensor, weight: Tensor) -> Tensor:
+    """``local + weight (common - local)`` (FedALA, Zhang et al., arXiv 2212.01197); exact at 0 and at 1.
+
+    Args:
+        local, common: weights of the site and of the server, of any one shape.
+        weight: of the same shape, in [0, 1].
+    """
+    return torch.lerp(local, common, weight)
+
+
+def learned(weight: Tensor, gradient: Tensor, local: Tensor, common: Tensor, rate: float) -> Tensor:
+    """One gradient step of the mixing weights, clipped to [0, 1] (FedALA).
+
+    The loss depends on a mixing weight through one element alone, so its gradient there is ``gradient (common -
+    local)``.
+
+    Args:
+        weight: mixing weights in [0, 1].
+        gradient: of the loss with respect to the mixture; all of one shape.
+        local, common: what is mixed.
+        rate: step size.
+    """
+    return (weight - rate * gradient * (common - local)).clamp_(0.0, 1.0)
+
+
+class AdaptiveMixing(TrainerSharing):
+    """FedALA (Zhang et al., arXiv 2212.01197): adaptive local aggregation. FedICRA's form of it is another method.
+
+    A round: the lower layers and all running statistics are replaced by the global ones; the upper layers start from
+    ``local + W (global - local)``. Before the local epoch the site looks at a few batches with its own loss and moves
+    ``W`` alone: ``W <- clip(W - rate dL/dW, 0, 1)``. ``W`` begins with ones, which is FedAvg, and is kept from round to
+    round. Then the local epoch trains the mixture, which is what leaves the site. The first round, in which both sides
+    are the same, mixes nothing. The mean of ``W`` is reported as ``term_mixed``.
+
+    Args:
+        upper: part of the trained tensors, the last ones in the network's order, that are mixed, in (0, 1].
+        rate: step size of ``W`` (FedALA: 1).
+        batches: batches a round from which ``W`` learns.
+        first_batches: the same in the first round that mixes; FedALA goes on until the loss stands still.
+        others: arguments of :class:`TrainerSharing`.
+
+    Raises:
+        Refused: an option out of its range.
+
+    Example::
+
+        "sharing": {"_target_": "samfed_monai.methods.fedala.AdaptiveMixing", "upper": 0.25, "batches": 4, …}
+    """
+
+    def __init__(
+        self, *, upper: float = 0.25, rate: float = 1.0, batches: int = 4, first_batches: int = 16, **others: Any
+    ) -> None:
+        problems = Problems()
+        if not (isinstance(upper, (int, float)) and 0 < upper <= 1):
+            problems.add("sharing#upper", found=repr(upper), expected="a part of the layers in (0, 1]")
+        if not (isinstance(rate, (int, float)) and rate >= 0):
+            problems.add("sharing#rate", found=repr(rate), expected="a step size >= 0")
+        for name, count in (("batches", batches), ("first_batches", first_batches)):
+            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+                problems.add(f"sharing#{name}", found=repr(count), expected="a number of batches >= 0")
+        problems.refuse_if_any()
+        super().__init__(**others)
+        self.upper, self.rate, self.batches, self.first_batches = upper, float(rate), batches, first_batches
+        self._weights: dict[str, Tensor] = {}
+        self._ends: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def attach(self, engine: Any) -> None:
+        super().attach(engine)
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._learn)
+
+    def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
+        arrived = self.taken(kind, tensors)
+        trained = self.trained()
+        upper = dict(list(trained.items())[len(trained) - self._count(len(trained)) :])
+        local = {name: weight.detach().clone() for name, weight in upper.items()}
+        self.put(arrived)
+        ends = {name: (local[name], weight.detach().clone()) for name, weight in upper.items()}
+        if all(torch.equal(mine, theirs) for mine, theirs in ends.values()):
+            return {}
+        first = self._weights.keys() != ends.keys()
+        if first:
+            self._weights = {name: torch.ones_like(mine) for name, (mine, _) in ends.items()}
+        batches = self.first_batches if first else self.batches
+        return {"mixed": self.learn(round, ends, batches, arrived)}
+
+    def learn(
+        self, round: int, ends: Mapping[str, tuple[Tensor, Tensor]], batches: int, arrived: Mapping[str, Tensor]
+    ) -> float:
+        """Puts the mixture into the network, lets its weights learn from some batches, and says their mean.
+
+        Args:
+            round: from 0.
+            ends: name to what a weight of 0 and one of 1 stand for.
+            batches: how many; 0 leaves the weights as they are.
+            arrived: the server's tensors; those that are not trained, running statistics, are put back afterwards.
+        """
+        self._mix(ends)
+        if batches:
+            self._ends = dict(ends)
+            trained = self.trained()
+            try:
+                self.run_once_more(round, "mixing", batches)
+            finally:
+                self._ends = {}
+            self.put({name: tensor for name, tensor in arrived.items() if name not in trained})
+        total = sum(weight.numel() for weight in self._weights.values())
+        return sum(float(weight.sum()) for weight in self._weights.values()) / total
+
+    def share(self) -> tuple[Kind, dict[str, Tensor]]:
+        return Kind.WEIGHTS, self.named()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return dict(self._weights)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        device = next(self.network.parameters()).device
+        self._weights = {name: tensor.to(device).clone() for name, tensor in state.items()}
+
+    def reset(self) -> None:
+        self._weights, self._ends = {}, {}
+
+    def _count(self, tensors: int) -> int:
+        return max(1, round_half_up(self.upper * tensors)) if tensors else 0
+
+    @torch.no_grad()
+    def _mix(self, ends: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        trained = self.trained()
+        for name, (mine, theirs) in ends.items():
+            trained[name].copy_(mixed(mine, theirs, self._weights[name]))
+
+    @torch.no_grad()
+    def _learn(self, engine: Any) -> None:
+        if not self._ends:
+            return
+        trained = self.trained()
+        for name, (mine, theirs) in self._ends.items():
+            gradient = trained[name].grad
+            if gradient is not None:
+                self._weights[name] = learned(self._weights[name], gradient, mine, theirs, self.rate)
+        self._mix(self._ends)
+        for weight in self.network.parameters():
+            weight.grad = None  # the optimizer passes over what has no gradient: nothing but W has moved
+
+
+def round_half_up(number: float) -> int:
+    """The whole number nearest to ``number`` >= 0."""
+    return int(number + 0.5)

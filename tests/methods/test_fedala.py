@@ -1,0 +1,124 @@
+"""FedALA: the mixture by hand, and a site that learns it on a network of six numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.methods.fedala import AdaptiveMixing, learned, mixed
+from samfed_monai.protocol import Kind
+from tests.methods.personal import Six, numbers_of, six, six_trainer
+
+LOCAL = torch.tensor([0.1, -2.0, 3.0, 0.7, 5.0, -0.3])
+COMMON = torch.tensor([0.9, 2.0, 1.0, 0.7, -1.0, 0.6])
+
+
+def test_ones_are_the_global_weights_and_zeros_the_sites_own_to_the_bit():
+    assert torch.equal(mixed(LOCAL, COMMON, torch.ones(6)), COMMON)
+    assert torch.equal(mixed(LOCAL, COMMON, torch.zeros(6)), LOCAL)
+
+
+def test_a_step_is_the_gradient_through_the_mixture():
+    weight = torch.tensor([0.5, 0.5, 0.5, 0.5, 0.5, 0.5], requires_grad=True)
+    target = torch.tensor([1.0, 1.0, 1.0, 0.0, 2.5, 0.0])
+    mixture = LOCAL + weight * (COMMON - LOCAL)
+    mixture.retain_grad()
+    (0.5 * (mixture - target).square().sum()).backward()
+    by_autograd = (weight - 0.01 * weight.grad).detach()
+    found = learned(weight.detach(), mixture.grad, LOCAL, COMMON, 0.01)
+    torch.testing.assert_close(found, by_autograd)
+    # of the second: mixture 0, gradient -1, times 4: 0.5 + 0.01 * 4
+    assert found[1].item() == torch.tensor(0.54).item()
+
+
+def test_weights_are_clipped_to_zero_and_one():
+    gradient = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, 0.0])
+    found = learned(torch.full((6,), 0.5), gradient, LOCAL, COMMON, 1.0)
+    #  differences: 0.8, 4, -2, 0, -6, 0.9
+    assert found.tolist() == [0.0, 1.0, 1.0, 0.5, 0.0, 0.5]
+
+
+OWN = [1.0, 1.0, 1.0, 1.0, 2.0, 2.0]
+GLOBAL = [0.0, 1.0, 2.0, 3.0, 4.0, -2.0]
+TARGET = [0.0, 0.0, 0.0, 0.0, 2.0, -2.0]
+
+
+def made(*, optimizer=torch.optim.AdamW, **options):
+    network = Six(OWN)
+    chosen = optimizer(network.parameters(), lr=0.1)
+    settings = {"upper": 0.5, "rate": 0.1, "batches": 1, "first_batches": 1}
+    sharing = AdaptiveMixing(network=network, optimizer=chosen, site="s", **{**settings, **options})
+    return sharing, six_trainer(network, chosen, [sharing], TARGET)
+
+
+def mix_of(sharing) -> list[float]:
+    return sharing.state_dict()["b"].tolist()
+
+
+def test_the_lower_layers_are_the_global_ones_and_the_upper_ones_are_mixed():
+    sharing, _ = made()
+    means = sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
+    # W = 1 gives the global [4, -2]; gradient [2, 0]; times (global - local) = [2, -4]: W = [1 - 0.1 * 4, 1]
+    assert mix_of(sharing) == pytest.approx([0.6, 1.0])
+    assert numbers_of(sharing.network.state_dict()) == pytest.approx([0.0, 1.0, 2.0, 3.0, 3.2, -2.0])
+    assert means == {"mixed": pytest.approx(0.8)}
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+def test_learning_moves_neither_the_optimizer_nor_other_weights(optimizer):
+    sharing, trainer = made(first_batches=3, optimizer=optimizer)
+    trainer.state.epoch = trainer.state.iteration = 1
+    sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
+    assert sharing.optimizer.state == {}
+    assert numbers_of(sharing.network.state_dict())[:4] == GLOBAL[:4]
+    assert (trainer.state.epoch, trainer.state.iteration, trainer.state.epoch_length) == (1, 1, 1)
+    assert mix_of(sharing)[0] < 0.6, "three steps"
+
+
+def test_a_large_step_is_clipped():
+    sharing, _ = made(rate=100.0)
+    sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
+    assert mix_of(sharing) == [0.0, 1.0]
+    assert numbers_of(sharing.network.state_dict())[4:] == [2.0, -2.0], "the site's own, and the global one"
+
+
+def test_without_batches_it_is_fedavg():
+    sharing, _ = made(batches=0, first_batches=0)
+    sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
+    assert numbers_of(sharing.network.state_dict()) == GLOBAL
+
+
+def test_the_first_round_mixes_nothing_and_what_is_learned_is_kept():
+    sharing, trainer = made()
+    assert sharing.receive(0, 3, Kind.WEIGHTS, six(OWN)) == {}
+    assert sharing.state_dict() == {}
+    sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
+    trainer.state.max_epochs = 1
+    trainer.run()
+    kind, answer = sharing.share()
+    assert kind == Kind.WEIGHTS
+    assert numbers_of(answer) == numbers_of(sharing.network.state_dict())
+    assert answer["a"].data_ptr() != sharing.network.a.data_ptr()
+    state = {name: tensor.clone() for name, tensor in sharing.state_dict().items()}
+    other, _ = made()
+    other.network.load_state_dict(answer)
+    other.load_state_dict(state)
+    for each in (sharing, other):
+        each.receive(2, 3, Kind.WEIGHTS, six(GLOBAL))
+    assert mix_of(sharing) == mix_of(other)
+    assert numbers_of(sharing.network.state_dict()) == numbers_of(other.network.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"upper": 0}, r"sharing#upper: expected a part of the layers in \(0, 1\], found 0"),
+        ({"rate": -1}, "sharing#rate: expected a step size >= 0, found -1"),
+        ({"batches": 1.5}, "sharing#batches: expected a number of batches >= 0, found 1.5"),
+        ({"first_batches": -1}, "sharing#first_batches: expected a number of batches >= 0, found -1"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, reason):
+    with pytest.raises(Refused, match=reason):
+        made(**options)

@@ -1,0 +1,210 @@
+"""SPP-FGC: the graph of four pixels by hand, cuts that leave no site alone, and one FedAvg for each cluster."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samfed_monai.config.variants import declared
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import safe_load
+from samfed_monai.data import render_synthetic
+from samfed_monai.federation.privacy import (
+    Privacy,
+    privacy_account,
+    read_audit,
+    require_possible,
+    statistics_notice,
+)
+from samfed_monai.federation.run_models import RunModels
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.methods.spp_fgc import ClusteredFedAvg, ColourGraph, colour_graph, grouped
+from samfed_monai.protocol import Envelope, Kind, Server, StatisticKind
+from samfed_monai.protocol.statistics import with_statistics
+from tests.federation.test_job import CLIENT, job
+from tests.federation.toys import run_toy
+from tests.methods.personal import files
+
+SITES = ("a", "b", "c", "d")
+
+
+def test_the_graph_of_four_pixels_by_hand() -> None:
+    image = torch.tensor([[[0.0, 0.4], [0.6, 1.0]]])  # levels 0 0 / 1 1: pairs 00 and 11 across, 01 twice down
+    assert colour_graph(image, 2).tolist() == [[[0.25, 0.25], [0.25, 0.25]]]
+    assert colour_graph(torch.zeros(3, 2, 3), 2).tolist() == [[[1.0, 0.0], [0.0, 0.0]]] * 3
+
+
+def test_a_site_measures_the_mean_over_its_images() -> None:
+    images = {"one": torch.zeros(3, 4, 4), "other": torch.ones(3, 4, 4)}
+    data = SimpleNamespace(records=lambda split: [{"image": name} for name in images] if split == "mine" else [])
+    graph = ColourGraph(data=data, split="mine", levels=2, transform=lambda record: {"image": images[record["image"]]})
+    assert graph.measured(5)["graph"].tolist() == [[0.5, 0.0, 0.0, 0.5] * 3]
+    assert graph.images(5) == 2
+    like = graph.like()["graph"]
+    assert (like.shape, like.dtype) == ((1, 12), torch.float32)
+
+
+def at(**places: float) -> dict[str, torch.Tensor]:
+    return {site: torch.tensor([place]) for site, place in places.items()}
+
+
+def test_the_longest_edges_are_cut_that_leave_no_site_alone() -> None:
+    assert grouped(at(a=0.0, b=1.0, c=10.0, d=11.5), 2, 2) == {"a": 0, "b": 0, "c": 1, "d": 1}
+    outlier = at(a=0.0, b=1.0, c=3.0, d=4.0, e=100.0)
+    assert grouped(outlier, 2, 1) == {"a": 0, "b": 0, "c": 0, "d": 0, "e": 1}
+    assert grouped(outlier, 2, 2) == {"a": 0, "b": 0, "c": 1, "d": 1, "e": 1}, "not the longest edge, but the next"
+    assert grouped(at(a=0.0, b=5.0, c=9.0), 2, 2) == {"a": 0, "b": 0, "c": 0}, "no cut leaves two and two"
+    assert set(grouped(at(a=1.0, b=1.0, c=1.0, d=1.0), 1, 2).values()) == {0}
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1, width=32), min_size=2, max_size=9), st.integers(1, 4), st.integers(1, 3))
+def test_no_cluster_is_too_small_and_none_is_more_than_asked_for(places: list[float], groups: int, least: int) -> None:
+    found = grouped({f"s{n}": torch.tensor([place, 0.0]) for n, place in enumerate(places)}, groups, least)
+    counts = [list(found.values()).count(each) for each in set(found.values())]
+    assert len(counts) <= groups
+    assert min(counts) >= min(least, len(places))
+    assert set(found.values()) == set(range(len(counts)))
+
+
+def server(sites: tuple[str, ...] = SITES) -> Server:
+    return Server(sites, 9, weights={"w": torch.zeros(2), "count": torch.tensor(0)})
+
+
+def answer(site: str, value: float, *, place: float | None = None, n: int = 1, round: int = 0) -> Envelope:
+    tensors: dict[str, Any] = {"w": torch.tensor([value, -value]), "count": torch.tensor(int(value))}
+    own = {} if place is None else {"graph": torch.full((1, 12), place)}
+    return Envelope(Kind.WEIGHTS, site, round, 9, n=n, tensors=with_statistics(tensors, own))
+
+
+PLACES = {"a": 0.0, "b": 0.1, "c": 0.9, "d": 1.0}
+VALUES = {"a": 1.0, "b": 3.0, "c": 10.0, "d": 20.0}
+
+
+def begun(**options: Any) -> ClusteredFedAvg:
+    strategy = ClusteredFedAvg(levels=2, **options)
+    strategy.attach(server())
+    strategy.configure(0)
+    strategy.aggregate(0, {site: answer(site, VALUES[site], place=PLACES[site]) for site in SITES})
+    return strategy
+
+
+def test_the_first_round_is_fedavgs_and_then_each_cluster_has_its_own_mean() -> None:
+    strategy = begun()
+    assert strategy.places == {"a": 0, "b": 0, "c": 1, "d": 1}
+    sent = strategy.configure(1)
+    assert {message.tensors["w"][0].item() for message in sent.values()} == {8.5}
+    assert {message.extra.get("statistics") for message in sent.values()} == {None}, "once is enough"
+    assert strategy.expected("a").keys() == {"w", "count"}  # type: ignore[union-attr]
+    strategy.aggregate(1, {s: answer(s, VALUES[s], n=3 if s == "b" else 1, round=1) for s in SITES})
+    means = {site: strategy.evaluation(site)["w"][0].item() for site in SITES}  # type: ignore[index]
+    assert means == {"a": 2.5, "b": 2.5, "c": 15.0, "d": 15.0}
+    assert strategy.global_weights["w"][0].item() == pytest.approx(40 / 6), "hospitals that take no part: all sites"
+    assert strategy.reference("c")["w"][0].item() == 15.0
+
+
+def test_everybody_is_asked_until_he_has_answered_and_joins_who_is_nearest() -> None:
+    strategy = ClusteredFedAvg(levels=2).attach(server((*SITES, "e")))
+    asked = strategy.configure(0)
+    assert {message.extra["statistics"] for message in asked.values()} == {"graph"}
+    assert "statistics.graph" in strategy.expected("e")  # type: ignore[operator]
+    strategy.aggregate(0, {site: answer(site, VALUES[site], place=PLACES[site]) for site in SITES})
+    again = strategy.configure(1)
+    assert [site for site in again if "statistics" in again[site].extra] == ["e"]
+    strategy.aggregate(1, {"e": answer("e", 5.0, place=0.8, round=1)})
+    assert strategy.places["e"] == 1  # type: ignore[attr-defined]
+
+
+def test_a_stored_round_goes_on_to_the_same_bits() -> None:
+    strategy, other = begun(), ClusteredFedAvg(levels=2)
+    other.attach(server())
+    for round in (1, 2):
+        state = {name: tensor.clone() for name, tensor in strategy.state_dict().items()}
+        other.load_state_dict({name: t.clone() for name, t in strategy.global_weights.items()}, state)
+        assert other.places == strategy.places
+        for each in (strategy, other):
+            each.configure(round)
+            each.aggregate(round, {s: answer(s, VALUES[s] / (round + 0.3), round=round) for s in SITES[:3]})
+        for site in SITES:
+            mine, theirs = (each.evaluation(site) for each in (strategy, other))
+            assert all(torch.equal(mine[name], theirs[name]) for name in mine)  # type: ignore[index, union-attr]
+    assert {f"{n}.w" for n in range(4)} <= strategy.state_dict().keys(), "a finished run gives each site its model"
+
+
+def test_one_cluster_is_fedavg_to_the_bit_and_asks_for_nothing(tmp_path: Path) -> None:
+    strategy = ClusteredFedAvg(clusters=1)
+    run_toy(tmp_path / "one", rounds=2, strategy=strategy)
+    run_toy(tmp_path / "plain", rounds=2, strategy=FedAvg())
+    assert files(tmp_path / "one", 1) == files(tmp_path / "plain", 1)
+    assert (strategy.statistic, strategy.exchange, strategy.keeps_states) == (None, FedAvg.exchange, False)
+    assert all("statistics" not in message.extra for message in strategy.configure(1).values())
+
+
+def test_a_cluster_of_one_site_is_refused_or_told(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(Refused, match=r"expected 2 clusters of at least 2, found 3 sites; lower strategy#clusters, or"):
+        ClusteredFedAvg().require_sites(["a", "b", "c"])
+    ClusteredFedAvg(least=1).require_sites(["a", "b", "c"])
+    caplog.set_level(logging.INFO)
+    places = {"a": 0.0, "b": 0.1, "c": 0.2, "d": 9.0}
+    strategy = ClusteredFedAvg(levels=2, least=1).attach(server())
+    strategy.configure(0)
+    strategy.aggregate(0, {site: answer(site, 1.0, place=places[site]) for site in SITES})
+    assert "cluster 2 is d alone: its model is its own" in caplog.text
+    caplog.clear()
+    strategy = ClusteredFedAvg(levels=2, clusters=2).attach(server())
+    strategy.configure(0)
+    strategy.aggregate(0, {site: answer(site, 1.0, place=places[site]) for site in ("a", "b", "d")})
+    assert (
+        "clusters: 1 where 2 were asked for; no other cut of the sites' tree leaves each at least 2 sites"
+        in caplog.text
+    )
+
+
+def test_options_out_of_range_are_refused_together() -> None:
+    with pytest.raises(
+        Refused, match=r"(?s)strategy#clusters: .*found 0.*strategy#least.*strategy#levels: .*\[2, 32\]"
+    ):
+        ClusteredFedAvg(clusters=0, least=0, levels=1)
+
+
+def test_the_descriptor_leaves_under_its_rule_and_its_epsilon_is_reported() -> None:
+    method, strategy = declared(None, "spp_fgc"), ClusteredFedAvg()
+    require_possible(Privacy(), strategy, method)
+    assert "every site sends a graph descriptor of its images" in (statistics_notice(Privacy(), strategy, "x") or "")
+    with pytest.raises(Refused, match="statistics -> graph: expected a method without them"):
+        require_possible(Privacy.from_json({"statistics": {"graph": None}}), strategy, method)
+    require_possible(Privacy.from_json({"statistics": {"graph": None}}), ClusteredFedAvg(clusters=1), method)
+    pytest.importorskip("opacus", reason="the accountant is an extra")
+    noisy = Privacy.from_json({"statistics": {"graph": {"clip": 1.0, "noise_multiplier": 2.0}}})
+    records = [{"sites": {"a": {"releases": 1}, "b": {"releases": 1}}}]
+    account = privacy_account(noisy, records, {}, StatisticKind.GRAPH)["statistics"]
+    assert account["epsilon"]["a"] == account["epsilon"]["b"] == pytest.approx(2.2, abs=0.05)
+
+
+@pytest.mark.slow
+def test_four_sites_end_with_two_models_and_the_runs_epsilon(tmp_path: Path) -> None:
+    pytest.importorskip("opacus", reason="the accountant is an extra")
+    counts: dict[str, Any] = {"images_per_site": 3, "public": 2, "validation": 1, "test": 1, "size": (64, 64)}
+    listed = render_synthetic(tmp_path, sites=4, **counts)
+    listed.save(tmp_path / "list.json")
+    rule = {"clip": 1.0, "noise_multiplier": 2.0, "least_images": 1}
+    client = {**CLIENT, "strategy#least": 1}  # with so much noise any two sites may be nearest to each other
+    options = {"variant": "spp_fgc", "client": client, "privacy": {"least_images": 1, "statistics": {"graph": rule}}}
+    results = job(tmp_path, tmp_path / "run", **options).run()
+    account = results["privacy"]["statistics"]
+    assert account["kind"] == "graph"
+    assert account["releases"] == dict.fromkeys(listed.sites, 1), "the descriptor leaves once"
+    assert all(2.1 < epsilon < 2.3 for epsilon in account["epsilon"].values())
+    (line,) = (line for line in read_audit(tmp_path / "run/sites/site-1/audit.jsonl") if "statistics" in line)
+    assert (line["round"], line["statistics"]["kind"]) == (0, "graph")
+    models = RunModels(tmp_path / "run")
+    weights = [safe_load(models.write(tmp_path / f"{site}.safetensors", site)) for site in listed.sites]
+    kinds = {tuple(model["final_conv.bias"].tolist()) for model in weights}
+    assert len(kinds) == 2
