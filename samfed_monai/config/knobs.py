@@ -155,7 +155,9 @@ MONAI_IDS = frozenset({"imports", "initialize", "run", "finalize"})
 GROUPS = {"client": "train.json", "teacher": "teacher.json"}
 """Groups of ``federate.json``, each with the file whose ids are in it."""
 
-OPTIONAL = frozenset({"mixed_networks", "personal", "server_network", "sharing", "strategy", "warm_start"})
+OPTIONAL = frozenset(
+    {"mixed_networks", "personal", "server_network", "sharing", "statistics", "strategy", "warm_start"}
+)
 """Ids on top of ``train.json`` that a federation reads where they are there; the file need not spell them out."""
 
 FEDERATION_READS = {
