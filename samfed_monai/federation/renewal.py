@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,7 @@ from samfed_monai.data import SoftMaskStore
 from samfed_monai.data.soft_masks import resize_probabilities
 from samfed_monai.federation.exchange import call_extra, to_exchange
 from samfed_monai.federation.site_teacher import SiteMasks, SiteTeacher
-from samfed_monai.losses import probabilities
-from samfed_monai.networks.sam.geometry import VIEWS
+from samfed_monai.networks.sam.geometry import VIEWS, mean_of_views
 from samfed_monai.protocol.message import Envelope, MessageRefused
 from samfed_monai.transforms.loading import LoadSoftMaskd, plain
 
@@ -227,23 +226,6 @@ _STATE = "renewal.masks"
 def renewed_mask(sam: Tensor, student: Tensor, weight_of_student: float) -> Tensor:
     """``(1 - w) sam + w student``, probabilities of one shape, in [0, 1]."""
     return torch.lerp(sam, student, weight_of_student).clamp_(0, 1)
-
-
-def mean_of_views(images: Tensor, network: Callable[[Tensor], Tensor], views: int) -> Tensor:
-    """Mean probability of a network over test-time views.
-
-    Args:
-        images: ``(B, 3, S, S)`` float in [0, 1].
-        network: images to logits ``(B, 1, S, S)``.
-        views: 1, 2, 4 or 8.
-
-    Returns:
-        ``(B, 1, S, S)`` float32 in [0, 1].
-    """
-    chosen = VIEWS[views]
-    logits = network(torch.cat([view.apply(images) for view in chosen]))
-    each = probabilities(logits.float()).chunk(len(chosen))
-    return torch.stack([view.undo(part) for view, part in zip(chosen, each, strict=True)]).mean(0)
 
 
 def masks_read(client: SamFedAlgo) -> tuple[Any, list[LoadSoftMaskd]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from samfed_monai.losses import probabilities
 from samfed_monai.networks.autocast import Switch, autocast, bf16_possible
 from samfed_monai.networks.sam.build import PromptFreeSam
 
@@ -38,6 +40,23 @@ VIEWS: dict[int, tuple[View, ...]] = {
     8: tuple(View(mirror, turns) for mirror in (False, True) for turns in range(4)),
 }
 """Number of test-time views to those views: none, mirror, both mirrors, mirror x quarter turns."""
+
+
+def mean_of_views(images: Tensor, network: Callable[[Tensor], Tensor], views: int) -> Tensor:
+    """Mean probability of a network over test-time views.
+
+    Args:
+        images: ``(B, 3, S, S)`` float in [0, 1].
+        network: images to logits ``(B, 1, S, S)``.
+        views: 1, 2, 4 or 8.
+
+    Returns:
+        ``(B, 1, S, S)`` float32 in [0, 1].
+    """
+    chosen = VIEWS[views]
+    logits = network(torch.cat([view.apply(images) for view in chosen]))
+    each = probabilities(logits.float()).chunk(len(chosen))
+    return torch.stack([view.undo(part) for view, part in zip(chosen, each, strict=True)]).mean(0)
 
 
 def inner_size(height: int, width: int, size: int) -> tuple[int, int]:
