@@ -266,15 +266,15 @@ def test_sites_without_labels_learn_from_refined_masks(build, small_sam, tmp_pat
 
 @pytest.fixture(scope="module")
 def weak_places(tmp_path_factory) -> dict[str, Any]:
-    """Two small sites, one of them with scribbles."""
+    """Two small sites, one of them with points."""
     folder = tmp_path_factory.mktemp("weak")
     counts: dict[str, Any] = {"images_per_site": 3, "public": 2, "validation": 1, "test": 1, "size": (64, 64)}
     listed = render_synthetic(folder, sites=2, labelled=True, **counts)
-    weaken_list(listed, folder, {"site-1": "scribble"}, progress=False).save(folder / "list.json")
+    weaken_list(listed, folder, {"site-1": "points"}, progress=False).save(folder / "list.json")
     return {"datalist": str(folder / "list.json"), "data_root": str(folder), "site": "site-1"}
 
 
-def test_sites_with_scribbles_keep_the_best_pseudo_labels_over_rounds(build, small_sam, weak_places, tmp_path):
+def test_sites_with_points_keep_the_best_pseudo_labels_over_rounds(build, small_sam, weak_places, tmp_path):
     workflow = build("see", **SMALL, **weak_places, output_dir=str(tmp_path), epochs=1)
     workflow.run()
     term = workflow.parser.get_parsed_content("terms#see")
