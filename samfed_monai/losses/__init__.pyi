@@ -1,7 +1,7 @@
 """Pure tensor functions and modules: structure loss, agreement, distillation, schedules. No engine, no I/O."""
 
 from .agreement import AGREEMENT_RULES, Agreement, AgreementSettings, agree
-from .channels import dice_of_labels, hard_label
+from .channels import dice_of_labels, entropy, hard_label
 from .reliability import (
     RaterRates,
     Reliability,
@@ -26,6 +26,7 @@ __all__ = [
     "dice_of_labels",
     "distillation_kl",
     "em_step",
+    "entropy",
     "hard_label",
     "hssf_kl",
     "image_reliability",

@@ -73,3 +73,11 @@ def dice_of_labels(first: Tensor, second: Tensor) -> Tensor:
     overlap = ((first == second) & (first > 0)).sum(pixels)
     total = (first > 0).sum(pixels) + (second > 0).sum(pixels)
     return torch.where(total > 0, 2.0 * overlap / total.clamp(min=1), 1.0)
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Entropy of each pixel in nats, (B, 1, H, W): of Bernoulli for one channel, categorical over more."""
+    p = probabilities.float().clamp(1e-8, 1 - 1e-7)
+    if p.shape[1] == 1:
+        return -(p * p.log() + (1 - p) * (1 - p).log())
+    return -(p * p.log()).sum(dim=1, keepdim=True)

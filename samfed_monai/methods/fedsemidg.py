@@ -16,7 +16,7 @@ from samfed_monai.handlers.guide import Guidance, say_read
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.rounds import round_of
 from samfed_monai.handlers.term import Term
-from samfed_monai.losses import hard_label, logits_kl, probabilities, weighted_pseudo_label_loss
+from samfed_monai.losses import entropy, hard_label, logits_kl, probabilities, weighted_pseudo_label_loss
 from samfed_monai.methods.site_weights import LearnedWeights
 from samfed_monai.networks.features import LastFeatures, feature_dropout, require_encoder
 
@@ -127,14 +127,6 @@ class GapMeter:
         if gaps:
             means = dict(getattr(engine.state, "term_means", None) or {})
             engine.state.term_means = {**means, GAP: float(torch.stack(gaps).mean())}
-
-
-def entropy(probabilities: Tensor) -> Tensor:
-    """Entropy of each pixel in nats, (B, 1, H, W): of Bernoulli for one channel, categorical over more."""
-    p = probabilities.float().clamp(1e-8, 1 - 1e-7)
-    if p.shape[1] == 1:
-        return -(p * p.log() + (1 - p) * (1 - p).log())
-    return -(p * p.log()).sum(dim=1, keepdim=True)
 
 
 def share_at(progress: float, *, start: float = 0.15, end: float = 0.3) -> float:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from samfed_monai.losses import probabilities
+
 
 class View(NamedTuple):
     """One of the eight symmetries of the square: a mirror at the vertical axis, then quarter turns."""
@@ -45,16 +47,12 @@ def mean_of_views(images: Tensor, network: Callable[[Tensor], Tensor], views: in
     Returns:
         ``(B, C, H, W)`` float32 in [0, 1].
     """
-    each = [view.undo(_probabilities(network(view.apply(images)).float())) for view in VIEWS[views]]
+    each = [view.undo(probabilities(network(view.apply(images)).float())) for view in VIEWS[views]]
     return torch.stack(each).mean(0)
 
 
-def logits_of(probabilities: Tensor) -> Tensor:
+def logits_of(chances: Tensor) -> Tensor:
     """Logits ``(B, C, H, W)`` that have these probabilities: finite, float32's spacing at 1 the least chance."""
     eps = torch.finfo(torch.float32).eps
-    chances = probabilities.clamp(eps, 1 - eps)
+    chances = chances.clamp(eps, 1 - eps)
     return torch.logit(chances) if chances.shape[1] == 1 else chances.log()
-
-
-def _probabilities(logits: Tensor) -> Tensor:
-    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)

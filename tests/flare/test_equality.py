@@ -14,6 +14,7 @@ from samfed_monai.cli.main import main
 from samfed_monai.core.io import read_json, safe_load, sha256_file, write_json
 from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.results import validate_results
+from tests.methods import needs
 
 pytestmark = pytest.mark.slow
 
@@ -118,6 +119,23 @@ def test_unlike_networks_have_the_same_bits_in_one_process_and_the_simulator(thr
     there, here = safe_load(state), safe_load(local / "rounds" / "001" / "clients" / "site-2.safetensors")
     assert there.keys() == here.keys()
     assert all(torch.equal(there[name], here[name]) for name in here), "a site's own network and its optimizer"
+
+
+@needs("elcfs")
+def test_statistics_beside_weights_have_the_same_bits_in_one_process_and_the_simulator(three_sites, tmp_path, capsys):
+    local, simulated = tmp_path / "local", tmp_path / "simulated"
+    assert main(["federate", *words(three_sites, local, variant="elcfs", rounds=2)]) == 0
+    on_flare = ["--threads", "1", "--stop-after", "240"]
+    assert main(["flare", "simulate", *words(three_sites, simulated, variant="elcfs", rounds=2), *on_flare]) == 0
+    assert capsys.readouterr().err.count("elcfs: every site sends amplitude-spectrum windows") >= 2
+    assert list(hashes(local)) == ["000", "001"]
+    assert hashes(local) == hashes(simulated)
+    servers = [safe_load(run / "rounds" / "001" / "server.safetensors") for run in (local, simulated)]
+    assert servers[0].keys() == servers[1].keys() == {f"statistics.windows@site-{number}" for number in (1, 2, 3)}
+    assert all(torch.equal(servers[0][name], servers[1][name]) for name in servers[0])
+    records = [read_json(run / "rounds" / "001" / "round.json")["sites"] for run in (local, simulated)]
+    assert records[0]["site-1"]["terms"] == records[1]["site-1"]["terms"]
+    assert records[0]["site-1"]["terms"]["episode"] > 0
 
 
 def test_a_list_or_bundle_that_differs_is_told_where_the_command_was_typed(three_sites, tmp_path, capsys, monkeypatch):

@@ -381,7 +381,7 @@ def settings_of(content: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in content.items() if value is not None or name not in _LATER}
 
 
-_LATER = ("central_differential_privacy", "secure_aggregation")
+_LATER = ("central_differential_privacy", "secure_aggregation", "statistics")
 
 #: What the guarantee is about; the words of ``results.json`` and of the report.
 UNIT = "all training images of one site, replaced by as many others"

@@ -96,12 +96,39 @@ class PromptFreeSam(nn.Module):
         logits, predicted_iou = self._decode(embedding, boxes)
         return logits, predicted_iou[:, 0]
 
+    def decode_prompts(
+        self,
+        embedding: Tensor,
+        boxes: Tensor,
+        points: tuple[Tensor, Tensor] | None = None,
+        masks: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`decode_boxes`, with points and a coarse mask beside each box.
+
+        Args:
+            embedding: ``(1, 256, size / 16, size / 16)``.
+            boxes: ``(N, 4)``.
+            points: ``(N, P, 2)`` x and y, pixel indices in the input, and ``(N, P)``: 1 foreground, 0 background.
+            masks: ``(N, 1, size / 4, size / 4)`` logits.
+
+        Returns:
+            As :meth:`decode_boxes`.
+        """
+        logits, predicted_iou = self._decode(embedding, boxes, points, masks)
+        return logits, predicted_iou[:, 0]
+
     def forward(self, normalised: Tensor) -> Tensor:
         """``(B, 3, size, size)`` normalised to logits ``(B, 1, size / 4, size / 4)``."""
         return self.decode(self.encode(normalised))
 
-    def _decode(self, embeddings: Tensor, boxes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        sparse, dense = self.prompt_encoder(points=None, boxes=boxes, masks=None)
+    def _decode(
+        self,
+        embeddings: Tensor,
+        boxes: Tensor | None = None,
+        points: tuple[Tensor, Tensor] | None = None,
+        masks: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
         return self.mask_decoder(
             image_embeddings=embeddings,
             image_pe=self.prompt_encoder.get_dense_pe(),

@@ -1,0 +1,448 @@
+"""ELCFS / FedDG (arXiv 2103.06030): sites train on images in the styles of others, met in an episode of two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from ignite.engine import Events
+from monai.engines.utils import IterationEvents
+from torch import Tensor, nn
+from torch.nn import functional
+
+from samfed_monai.core.errors import Problem, Problems
+from samfed_monai.core.seeds import derive_seed
+from samfed_monai.handlers.guide import Guidance, say_read
+from samfed_monai.handlers.records import record
+from samfed_monai.handlers.term import Term
+from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.networks.intake import head_of
+from samfed_monai.protocol.message import Envelope, MessageRefused
+from samfed_monai.protocol.statistics import Collected, Statistic, StatisticKind, with_statistics
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+    from samfed_monai.parts import SiteImages
+    from samfed_monai.protocol.strategy import Server
+
+WINDOWS = "windows"
+COLOURS = 3
+
+
+def _window(images: Tensor, half: int) -> tuple[slice, slice]:
+    """Where the lowest frequencies lie once the spectrum is shifted."""
+    row, column = images.shape[-2] // 2, images.shape[-1] // 2
+    return slice(row - half, row + half + 1), slice(column - half, column + half + 1)
+
+
+def spectrum_windows(images: Tensor, half: int) -> Tensor:
+    """Amplitudes of the lowest frequencies, over the number of pixels, so that they do not depend on the size.
+
+    Liu et al. (arXiv 2103.06030, section 3.2): the amplitude of the two-dimensional Fourier transform of each colour,
+    at ``|u|, |v| <= half``. The authors' demonstration has ``half = floor(0.003 * 384) = 1``.
+
+    Args:
+        images: (B, C, H, W) float, H and W > 2 half.
+        half: of the window's side, >= 0; 0 is the mean colour alone.
+
+    Returns:
+        (B, C, 2 half + 1, 2 half + 1) float >= 0, the frequency 0 in the middle; in [0, 1] for images in [0, 1].
+    """
+    spectrum = torch.fft.fftshift(torch.fft.fft2(images.float(), norm="forward"), dim=(-2, -1))
+    rows, columns = _window(images, half)
+    return spectrum[..., rows, columns].abs()
+
+
+def restyled(images: Tensor, windows: Tensor, keep: Tensor) -> Tensor:
+    """``images`` whose low amplitudes are ``keep`` times their own and ``1 - keep`` times the given ones.
+
+    Continuous frequency space interpolation (Liu et al., equations 1 and 2); ``keep`` is the authors' ``ratio``. Phases
+    stay as they are. Where ``keep`` is 1 the image itself is returned, to the bit.
+
+    Args:
+        images: (B, C, H, W) float.
+        windows: (B, C, s, s) float, s odd, as :func:`spectrum_windows` makes them. They are made symmetric and cut at
+            0, which changes none that came of an image, but one with noise: the result is then real.
+        keep: (B,) float in [0, 1].
+
+    Returns:
+        (B, C, H, W) float, of the images' own dtype; values may leave their range.
+    """
+    half, share = windows.shape[-1] // 2, keep.to(images).view(-1, 1, 1, 1)
+    given = ((windows + windows.flip(-2, -1)) / 2).clamp(min=0).to(images.device, torch.float32)
+    spectrum = torch.fft.fftshift(torch.fft.fft2(images.float(), norm="forward"), dim=(-2, -1))
+    rows, columns = _window(images, half)
+    low = spectrum[..., rows, columns]
+    amplitude = share * low.abs() + (1 - share) * given
+    spectrum[..., rows, columns] = torch.polar(amplitude, low.angle())
+    changed = torch.fft.ifft2(torch.fft.ifftshift(spectrum, dim=(-2, -1)), norm="forward").real
+    return torch.where(share == 1, images, changed.to(images.dtype))
+
+
+class StyleBank:
+    """Windows of all sites, of which each is given those of the others.
+
+    Args:
+        by_site: site to its windows, (N, C, s, s) float each.
+    """
+
+    def __init__(self, by_site: Mapping[str, Tensor]) -> None:
+        self.by_site = dict(by_site)
+
+    def for_site(self, site: str) -> dict[str, Tensor]:
+        """Windows by site, never ``site``'s own."""
+        return {name: windows for name, windows in sorted(self.by_site.items()) if name != site}
+
+
+class StyleExchange(FedAvg):
+    """FedAvg, whose server also keeps every site's amplitude windows and gives each site those of the others.
+
+    A site is asked for its windows until it has sent them once; from the next round on, weights go down with the
+    windows of the others beside them. What leaves is under the policy for image-derived statistics
+    (``privacy -> statistics -> spectrum``).
+
+    Args:
+        entries: windows of each site, as :class:`SpectrumWindows` has them.
+        half: of a window's side, likewise.
+
+    Raises:
+        Refused: an option out of its range.
+
+    Example::
+
+        "strategy": {"_target_": "samfed_monai.methods.elcfs.StyleExchange", "entries": 4, "half": 1}
+    """
+
+    statistic = StatisticKind.SPECTRUM
+
+    def __init__(self, *, entries: int = 4, half: int = 1) -> None:
+        _require_window("strategy", entries, half)
+        super().__init__()
+        side = 2 * half + 1
+        self.collected = Collected(self.statistic, {WINDOWS: torch.zeros(entries, COLOURS, side, side)})
+
+    def attach(self, server: Server) -> StyleExchange:
+        super().attach(server)
+        self.collected.load_state_dict({})
+        return self
+
+    @property
+    def bank(self) -> StyleBank:
+        """What came so far."""
+        return StyleBank({site: own[WINDOWS] for site, own in self.collected.by_site.items()})
+
+    def configure(self, round: int) -> dict[str, Envelope]:
+        messages, bank = self.collected.asking(super().configure(round)), self.bank
+        for site, message in messages.items():
+            others = bank.for_site(site)
+            if others:
+                message.tensors = with_statistics(message.tensors, {WINDOWS: torch.cat(list(others.values()))})
+        return messages
+
+    def expected(self, site: str) -> Mapping[str, Tensor] | None:
+        return self.collected.expected(site, super().expected(site))
+
+    def accept(self, round: int, site: str, update: Envelope) -> None:
+        super().accept(round, site, self.collected.taken(site, update))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {**super().state_dict(), **self.collected.state_dict()}
+
+    def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(weights, state)
+        self.collected.load_state_dict(state)
+
+
+def _require_window(where: str, entries: int, half: int) -> None:
+    problems = Problems()
+    for name, number, least in (("entries", entries, 1), ("half", half, 0)):
+        if type(number) is not int or number < least:
+            problems.add(f"{where}#{name}", found=repr(number), expected=f"a whole number >= {least}")
+    problems.refuse_if_any()
+
+
+class SpectrumWindows(Statistic):
+    """The site's amplitude windows, each the mean over several of its images; and what it takes of the others.
+
+    The paper's bank has the amplitude of every image, whole. Ours has ``entries`` windows a site, and every one is the
+    mean over as many different images as the policy asks for, at least: images are dealt out at random, none twice, and
+    a site with few of them has fewer different windows, which it repeats. The random order derives from seed and site.
+
+    Args:
+        data: the site's images.
+        transform: reads one and brings it to the training size, without random changes.
+        term: is given the others' windows before each local epoch.
+        entries: windows that leave.
+        half: of a window's side, in frequencies.
+        seed, site: of the run.
+
+    Raises:
+        Refused: a number out of its range.
+
+    Example::
+
+        "statistics": {
+            "_target_": "samfed_monai.methods.elcfs.SpectrumWindows", "data": "@images",
+            "transform": "@validate#preprocessing", "term": "@terms#episode", "seed": "@seed", "site": "@site"
+        }
+    """
+
+    kind = StatisticKind.SPECTRUM
+
+    def __init__(
+        self,
+        *,
+        data: SiteImages,
+        transform: Callable[[Any], Any],
+        term: EpisodicTerm,
+        entries: int = 4,
+        half: int = 1,
+        seed: int = 0,
+        site: str = "",
+    ) -> None:
+        _require_window("statistics", entries, half)
+        self.data, self.transform, self.term = data, transform, term
+        self.entries, self.half, self.seed, self.site = entries, half, seed, site
+
+    def like(self) -> Mapping[str, Tensor]:
+        side = 2 * self.half + 1
+        return {WINDOWS: torch.zeros(self.entries, COLOURS, side, side)}
+
+    def images(self, least_images: int) -> int:
+        count = len(self.data.records("unlabelled"))
+        return count // self._groups(count, least_images)
+
+    def measured(self, least_images: int) -> Mapping[str, Tensor]:
+        records = self.data.records("unlabelled")
+        order = torch.randperm(
+            len(records), generator=torch.Generator().manual_seed(derive_seed(self.seed, self.site, "spectrum"))
+        )
+        means = []
+        for group in order.tensor_split(self._groups(len(records), least_images)):
+            images = (self.transform(records[index])["image"] for index in group.tolist())
+            windows = [spectrum_windows(torch.as_tensor(image)[None], self.half)[0] for image in images]
+            means.append(torch.stack(windows).mean(dim=0).as_subclass(Tensor))
+        return {WINDOWS: torch.stack([means[entry % len(means)] for entry in range(self.entries)])}
+
+    def receive(self, tensors: Mapping[str, Tensor]) -> None:
+        own = self.like()[WINDOWS]
+        windows = tensors.get(WINDOWS)
+        if tensors and (windows is None or len(tensors) > 1 or windows.shape[1:] != own.shape[1:]):
+            expected = f"{WINDOWS} of shape (N, {', '.join(map(str, own.shape[1:]))})"
+            mend = "give strategy and statistics one half"
+            raise MessageRefused([Problem("message -> statistics", found="others", expected=expected, mend=mend)])
+        if windows is not None and not bool(windows.isfinite().all()):
+            raise MessageRefused([Problem("message -> statistics", found="NaN or infinity", expected="finite values")])
+        self.term.windows = windows
+
+    def _groups(self, count: int, least_images: int) -> int:
+        return max(1, min(self.entries, count // max(1, least_images)))
+
+
+def boundary_bands(masks: Tensor, *, inside: int = 1, outside: int = 5) -> tuple[Tensor, Tensor]:
+    """Pixels of the foreground next to its border, and of the background next to it (Liu et al., section 3.3).
+
+    A mask without what one erosion with a cross takes, and what ``outside`` dilations with one add without the mask:
+    the authors' numbers are 1 and 5.
+
+    Args:
+        masks: (B, 1, H, W) float in {0, 1}.
+        inside, outside: in pixels.
+
+    Returns:
+        two (B, 1, H, W) float in {0, 1}.
+    """
+    eroded, dilated = masks, masks
+    for _ in range(inside):
+        eroded = 1 - _dilated(1 - eroded)
+    for _ in range(outside):
+        dilated = _dilated(dilated)
+    return masks - eroded, dilated - masks
+
+
+def _dilated(masks: Tensor) -> Tensor:
+    return torch.maximum(
+        functional.max_pool2d(masks, (3, 1), stride=1, padding=(1, 0)),
+        functional.max_pool2d(masks, (1, 3), stride=1, padding=(0, 1)),
+    )
+
+
+def band_features(features: Tensor, bands: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean features over a band of each image, and which images have one.
+
+    Args:
+        features: (B, D, h, w) float.
+        bands: (B, 1, H, W) float in [0, 1], brought to the features' size by area.
+
+    Returns:
+        (B, D) float and (B,) bool.
+    """
+    weights = functional.interpolate(bands.to(features.dtype), features.shape[-2:], mode="area")
+    size = weights.sum(dim=(2, 3))
+    return (weights * features).sum(dim=(2, 3)) / size.clamp(min=1e-6), size[:, 0] > 0
+
+
+def boundary_contrast(vectors: Tensor, labels: Tensor, temperature: float = 0.05) -> Tensor:
+    """NT-Xent over all pairs of one class: ``-log(e^(s_ap / t) / (e^(s_ap / t) + sum_n e^(s_an / t)))``, their mean.
+
+    Cosine similarities; ``n`` are the vectors of the other class (Liu et al., equation 6; the positive pair in the
+    denominator is the authors' code).
+
+    Args:
+        vectors: (N, D) float.
+        labels: (N,) bool, of the foreground.
+        temperature: t > 0.
+
+    Returns:
+        a scalar >= 0; 0 where no class has a pair.
+    """
+    unit = functional.normalize(vectors.float(), dim=1)
+    similar = unit @ unit.T / temperature
+    same = labels[:, None] == labels[None, :]
+    pairs = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    if not bool(pairs.any()):
+        return vectors.sum() * 0.0
+    against = similar.masked_fill(same, -torch.inf).logsumexp(dim=1, keepdim=True)
+    return (torch.logaddexp(similar, against) - similar)[pairs].mean()
+
+
+class EpisodicTerm(Term):
+    """The loss after a look-ahead step, on the labelled batch in the styles of other sites, and the boundary contrast.
+
+    Boundary-oriented episodic learning (Liu et al., section 3.3; their public code): from the batch's own loss comes
+    ``theta' = theta - inner * clamp(gradient)``, whose gradient is not followed a second time (as in the code); with
+    theta' the restyled batch is segmented, and ``gamma`` times the contrast of boundary features, before and after,
+    is added. The loss of the batch itself is the trainer's own. Each image takes one window of another site at random
+    and keeps a share of its own amplitude that is drawn evenly from [0, 1].
+
+    In the paper sites have labels (variant ``elcfs_labelled``). Ours, at sites without (``elcfs``): the labelled images
+    are the public ones, and the strong views of the site's own images are restyled beside them, with the student's
+    confident labels; the contrast is that of true labels alone. In a round without windows, which is the first one,
+    the term computes nothing and draws no random number. A step costs a forward pass and two backward passes more.
+
+    Args:
+        network: the site's network.
+        name: under which the value is logged.
+        inner: size of the look-ahead step, >= 0.
+        clip: largest entry of the gradient in it, > 0.
+        gamma: factor of the contrast, >= 0.
+        temperature: of the contrast, > 0.
+        tau: least confidence of a label of the site's own images, in [0, 1].
+        weight: factor of the term.
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Raises:
+        Refused: an argument out of range; a network whose head is not known.
+
+    Example::
+
+        {"_target_": "samfed_monai.methods.elcfs.EpisodicTerm", "network": "@network", "inner": 0.001, "gamma": 0.1}
+    """
+
+    unlabelled = False
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        name: str = "episode",
+        inner: float = 1e-3,
+        clip: float = 100.0,
+        gamma: float = 0.1,
+        temperature: float = 0.05,
+        tau: float = 0.9,
+        weight: float = 1.0,
+        schedule: str = "constant",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        problems = Problems()
+        for key, number in (("inner", inner), ("gamma", gamma)):
+            if not number >= 0:
+                problems.add(f"{self.where}#{key}", found=repr(number), expected="a number >= 0")
+        for key, number in (("clip", clip), ("temperature", temperature)):
+            if not number > 0:
+                problems.add(f"{self.where}#{key}", found=repr(number), expected="a number > 0")
+        if not 0 <= tau <= 1:
+            problems.add(f"{self.where}#tau", found=repr(tau), expected="a number in [0, 1]")
+        problems.refuse_if_any()
+        self.inner, self.clip, self.gamma, self.temperature, self.tau = inner, clip, gamma, temperature, tau
+        #: Windows of the other sites, (N, 3, s, s) float; ``None`` until there are some.
+        self.windows: Tensor | None = None
+        self._head = head_of(network)
+        self._features: list[Tensor] = []
+        self._hook: RemovableHandle | None = None
+
+    def attach(self, engine: Any) -> None:
+        """Binds the term; it listens for one iteration at a time, since guides copy the network between them."""
+        super().attach(engine)
+        say_read(engine, ("weak",))
+        engine.add_event_handler(Events.ITERATION_STARTED, self._listen)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._stop)
+        engine.add_event_handler(Events.STARTED, self._stop)
+
+    def __call__(self, engine: Any) -> None:
+        """Adds the term, once there are windows."""
+        if self.windows is not None and len(self.windows):
+            super().__call__(engine)
+
+    def value(self, guidance: Guidance | None, engine: Any) -> Tensor:
+        """The outer loss; also records ``<name>_contrast``."""
+        network, output = engine.network, engine.state.output
+        truth, before = output["label"], self._features[0]
+        images, count = [output["image"]], len(truth)
+        if guidance is not None:
+            images.append(guidance.view("image_strong", asked_by=self.where).to(truth.device))
+        changed = self._restyled(torch.cat(images))
+        logits = engine.inferer(changed, lambda batch: torch.func.functional_call(network, self._ahead(engine), batch))
+        loss = engine.loss_function(logits[:count], truth)
+        if guidance is not None:
+            label, confidence = hard_label(guidance.weak)
+            sure = (confidence > self.tau).to(confidence.dtype)
+            loss = (loss + weighted_pseudo_label_loss(logits[count:], label, sure)) / 2
+        contrast = self._contrast([before, self._features[-1][:count]], truth)
+        record(engine, f"{self.name}_contrast", contrast)
+        return loss + self.gamma * contrast
+
+    def _restyled(self, images: Tensor) -> Tensor:
+        windows = self.windows if self.windows is not None else torch.empty(0)
+        chosen = windows[torch.randint(len(windows), (len(images),))].to(images.device)
+        return restyled(images, chosen, torch.rand(len(images)).to(images.device)).clamp(0, 1)
+
+    def _ahead(self, engine: Any) -> dict[str, Tensor]:
+        """The network's parameters after a step down the gradient of the labelled batch's loss."""
+        output = engine.state.output
+        loss = engine.loss_function(output["pred"], output["label"])
+        named = {name: weight for name, weight in engine.network.named_parameters() if weight.requires_grad}
+        gradients = torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True)
+        return {
+            name: weight if gradient is None else weight - self.inner * gradient.clamp(-self.clip, self.clip)
+            for (name, weight), gradient in zip(named.items(), gradients, strict=True)
+        }
+
+    def _contrast(self, features: Sequence[Tensor], truth: Tensor) -> Tensor:
+        vectors, labels = [], []
+        for foreground, bands in zip((True, False), boundary_bands((truth > 0).float()), strict=True):
+            for each in features:
+                means, there = band_features(each.float(), bands)
+                vectors.append(means[there])
+                labels.append(torch.full((int(there.sum()),), foreground, device=means.device))
+        return boundary_contrast(torch.cat(vectors), torch.cat(labels), self.temperature)
+
+    def _keep(self, head: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if head.training and torch.is_grad_enabled():
+            self._features.append(inputs[0])
+
+    def _listen(self, engine: Any) -> None:
+        self._stop(engine)
+        self._hook = self._head.register_forward_pre_hook(self._keep)
+
+    def _stop(self, engine: Any) -> None:
+        self._features.clear()
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None

@@ -1,0 +1,375 @@
+"""ELCFS: spectra mixed exactly, a bank that never returns a site's own, the episode by hand, and a job of two sites."""
+
+from __future__ import annotations
+
+import shutil
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json, safe_load
+from samfed_monai.federation.privacy import read_audit
+from samfed_monai.federation.signals import Interrupted
+from samfed_monai.handlers import Guidance
+from samfed_monai.losses import weighted_pseudo_label_loss
+from samfed_monai.methods.elcfs import (
+    EpisodicTerm,
+    SpectrumWindows,
+    StyleBank,
+    StyleExchange,
+    band_features,
+    boundary_bands,
+    boundary_contrast,
+    restyled,
+    spectrum_windows,
+)
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server
+from samfed_monai.protocol.statistics import split_statistics, with_statistics
+from samfed_monai.results import validate_results
+from tests.federation.test_job import CLIENT, job
+from tests.methods.personal import files
+
+
+def images(seed: int, batch: int = 2, height: int = 9, width: int = 12) -> torch.Tensor:
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def spectra(image: torch.Tensor) -> torch.Tensor:
+    return torch.fft.fft2(image.double())
+
+
+def test_windows_by_hand():
+    flat = torch.full((1, 3, 8, 8), 0.25)
+    expected = torch.zeros(1, 3, 3, 3)
+    expected[..., 1, 1] = 0.25
+    torch.testing.assert_close(spectrum_windows(flat, 1), expected)
+    wave = torch.cos(2 * torch.pi * torch.arange(8) / 8).expand(1, 3, 8, 8)  # frequency 1 along the width, amplitude 1
+    expected = torch.zeros(1, 3, 3, 3)
+    expected[..., 1, 0] = expected[..., 1, 2] = 0.5
+    torch.testing.assert_close(spectrum_windows(wave, 1), expected)
+    torch.testing.assert_close(spectrum_windows(images(0), 0)[..., 0, 0], images(0).mean(dim=(2, 3)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1000), st.integers(0, 3), st.sampled_from([(8, 8), (9, 12), (11, 7)]))
+def test_keeping_all_is_the_identity_and_phases_and_high_amplitudes_stay(seed, half, size):
+    own, others = images(seed, 2, *size), spectrum_windows(images(seed + 1, 2, *size), half)
+    assert torch.equal(restyled(own, others, torch.ones(2)), own)
+    torch.testing.assert_close(restyled(own, spectrum_windows(own, half), torch.zeros(2)), own)
+    keep = torch.tensor([0.0, 0.5])
+    changed = restyled(own, others, keep)
+    assert changed.dtype == own.dtype, "real"
+    before, after = spectra(own), spectra(changed)
+    there = (before.abs() > 1e-3) & (after.abs() > 1e-3)
+    turned = torch.polar(torch.ones(()).double(), after.angle() - before.angle())
+    assert (turned[there] - 1).abs().max() < 1e-2, "float32 in between"
+    expected = keep.view(-1, 1, 1, 1) * spectrum_windows(own, half) + (1 - keep.view(-1, 1, 1, 1)) * others
+    torch.testing.assert_close(spectrum_windows(changed, half), expected, atol=1e-5, rtol=1e-4)
+    rest = torch.fft.fftshift(after.abs() - before.abs(), dim=(-2, -1))
+    row, column = size[0] // 2, size[1] // 2
+    rest[..., row - half : row + half + 1, column - half : column + half + 1] = 0
+    assert rest.abs().max() < 1e-3
+
+
+def test_a_window_with_noise_gives_a_real_image_of_symmetric_amplitudes():
+    noisy = torch.randn(1, 3, 3, 3, generator=torch.Generator().manual_seed(3)) * 0.1
+    own = images(5, 1, 8, 8)
+    found = spectrum_windows(restyled(own, noisy, torch.zeros(1)), 1)
+    torch.testing.assert_close(found, ((noisy + noisy.flip(-2, -1)) / 2).clamp(min=0), atol=1e-5, rtol=1e-4)
+
+
+def test_half_of_another_colour_by_hand():
+    own, other = torch.full((1, 3, 4, 4), 0.2), torch.full((1, 3, 4, 4), 0.6)
+    changed = restyled(own, spectrum_windows(other, 0), torch.tensor([0.25]))
+    torch.testing.assert_close(changed, torch.full((1, 3, 4, 4), 0.25 * 0.2 + 0.75 * 0.6))
+
+
+def test_the_bank_never_returns_a_sites_own():
+    bank = StyleBank({name: torch.full((1, 3, 1, 1), float(at)) for at, name in enumerate("cab")})
+    assert {site: list(bank.for_site(site)) for site in "abc"} == {"a": ["b", "c"], "b": ["a", "c"], "c": ["a", "b"]}
+    assert StyleBank({"a": torch.zeros(1, 3, 1, 1)}).for_site("a") == {}
+    assert list(bank.for_site("unknown")) == ["a", "b", "c"]
+
+
+def answer(site: str, round: int, windows: float | None = None) -> Envelope:
+    given = {} if windows is None else {"windows": torch.full((2, 3, 1, 1), windows)}
+    tensors = with_statistics({"w": torch.full((2,), 1.0 if site == "a" else 5.0)}, given)
+    return Envelope(Kind.WEIGHTS, site, round, 9, n=1 if site == "a" else 3, tensors=tensors)
+
+
+def attached(strategy: Any = None) -> Any:
+    strategy = strategy or StyleExchange(entries=2, half=0)
+    return strategy.attach(Server(["a", "b"], 9, weights={"w": torch.zeros(2)}))
+
+
+def test_sites_are_asked_once_and_given_what_the_others_sent():
+    strategy, plain = attached(), attached(FedAvg())
+    messages = strategy.configure(0)
+    assert {site: each.extra for site, each in messages.items()} == {s: {"statistics": "spectrum"} for s in "ab"}
+    assert all(set(each.tensors) == {"w"} for each in messages.values())
+    assert set(strategy.expected("a")) == {"w", "statistics.windows"}
+    plain.configure(0)
+    strategy.aggregate(0, {"a": answer("a", 0, 0.25), "b": answer("b", 0, 0.5)})
+    plain.aggregate(0, {"a": answer("a", 0), "b": answer("b", 0)})
+    assert torch.equal(strategy.global_weights["w"], plain.global_weights["w"])
+    messages = strategy.configure(1)
+    assert [each.extra for each in messages.values()] == [{}, {}]
+    given = {site: split_statistics(each.tensors)[1]["windows"].unique().tolist() for site, each in messages.items()}
+    assert given == {"a": [0.5], "b": [0.25]}
+    assert set(strategy.expected("a")) == {"w"}
+    again = attached()
+    again.load_state_dict(strategy.global_weights, strategy.state_dict())
+    assert {site: windows.mean().item() for site, windows in again.bank.by_site.items()} == {"a": 0.25, "b": 0.5}
+    assert all(torch.equal(again.configure(1)[s].tensors[n], t) for s in "ab" for n, t in messages[s].tensors.items())
+
+
+def test_a_site_that_was_away_is_asked_again():
+    strategy = attached()
+    strategy.configure(0)
+    strategy.aggregate(0, {"a": answer("a", 0, 0.25)})
+    messages = strategy.configure(1)
+    assert [messages[site].extra for site in "ab"] == [{}, {"statistics": "spectrum"}]
+    assert "statistics.windows" not in messages["a"].tensors
+    assert "statistics.windows" in messages["b"].tensors
+
+
+class Records:
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def records(self, split: str) -> list[dict[str, int]]:
+        assert split == "unlabelled"
+        return [{"at": at} for at in range(self.count)]
+
+
+def windows_of(count: int, term: Any = None, **options: Any) -> SpectrumWindows:
+    def transform(record: dict[str, int]) -> dict[str, torch.Tensor]:
+        return {"image": torch.full((3, 4, 4), record["at"] / 100)}
+
+    return SpectrumWindows(data=Records(count), transform=transform, term=term, half=0, **options)  # type: ignore
+
+
+def test_every_window_is_a_mean_of_different_images_none_of_them_twice():
+    statistic = windows_of(11, entries=4)
+    found = statistic.measured(5)["windows"]
+    assert found.shape == statistic.like()["windows"].shape == (4, 3, 1, 1)
+    assert torch.equal(found[:2], found[2:]), "two groups of at least five, repeated"
+    groups = found[:2, 0, 0, 0]
+    torch.testing.assert_close(groups[0] * 6 + groups[1] * 5, torch.tensor(sum(range(11)) / 100))
+    assert [statistic.images(least) for least in (1, 3, 5, 11, 12)] == [2, 3, 5, 11, 11]
+    assert torch.equal(windows_of(11, entries=4).measured(5)["windows"], found)
+    assert not torch.equal(windows_of(11, entries=4, site="b").measured(5)["windows"], found)
+
+
+def test_others_windows_go_to_the_term_and_odd_ones_are_refused():
+    term = SimpleNamespace(windows=None)
+    statistic = windows_of(5, term)
+    statistic.receive({"windows": torch.ones(6, 3, 1, 1)})
+    assert len(term.windows) == 6
+    statistic.receive({})
+    assert term.windows is None
+    with pytest.raises(MessageRefused, match=r"expected windows of shape \(N, 3, 1, 1\), found others; give strategy"):
+        statistic.receive({"windows": torch.ones(6, 3, 3, 3)})
+    with pytest.raises(MessageRefused, match="found others"):
+        statistic.receive({"others": torch.ones(6, 3, 1, 1)})
+    with pytest.raises(MessageRefused, match="NaN or infinity"):
+        statistic.receive({"windows": torch.full((1, 3, 1, 1), float("nan"))})
+
+
+def test_options_out_of_range_are_refused_together():
+    with pytest.raises(Refused, match=r"(?s)strategy#entries: .*0.*strategy#half: .*-1"):
+        StyleExchange(entries=0, half=-1)
+    with pytest.raises(Refused, match=r"statistics#entries: expected a whole number >= 1, found 0"):
+        windows_of(5, entries=0)
+    told = r"(?s)episode#inner: .*-1.*#gamma: .*-2.*#clip: .*0.*#temperature: .*0.*#tau: .*2"
+    with pytest.raises(Refused, match=told):
+        EpisodicTerm(network=Tiny(), inner=-1, gamma=-2, clip=0, temperature=0, tau=2)
+
+
+def test_bands_by_hand():
+    mask = torch.zeros(1, 1, 5, 5)
+    mask[..., 1:4, 1:4] = 1
+    contour, outside = boundary_bands(mask, inside=1, outside=1)
+    ring = torch.ones(3, 3)
+    ring[1, 1] = 0
+    assert torch.equal(contour[0, 0, 1:4, 1:4], ring)
+    assert contour.sum() == 8
+    cross = torch.tensor([[0, 1, 1, 1, 0], [1, 0, 0, 0, 1], [1, 0, 0, 0, 1], [1, 0, 0, 0, 1], [0, 1, 1, 1, 0.0]])
+    assert torch.equal(outside[0, 0], cross)
+    none, beside = boundary_bands(torch.zeros(1, 1, 4, 4))
+    assert none.sum() == beside.sum() == 0
+    features = torch.arange(16.0).view(1, 1, 4, 4)
+    bands = torch.zeros(2, 1, 4, 4)
+    bands[0, 0, 0] = 1
+    means, there = band_features(features.repeat(2, 1, 1, 1), bands)
+    assert (means[0].item(), there.tolist()) == (1.5, [True, False])
+
+
+def test_the_contrast_by_hand():
+    vectors = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
+    labels = torch.tensor([True, True, False, False])
+    # every pair of one class has a similarity of 1, all others of 0: log(e + 2) - 1 at a temperature of 1
+    expected = torch.log(torch.e + torch.tensor(2.0)) - 1
+    torch.testing.assert_close(boundary_contrast(vectors, labels, 1.0), expected)
+    assert boundary_contrast(vectors, labels, 0.05) < 1e-7
+    assert boundary_contrast(vectors[:2], labels[:2], 0.05) == 0, "nothing to tell it from"
+    assert boundary_contrast(vectors[[0, 2]], labels[[0, 2]], 0.05) == 0, "no pairs"
+    swapped = boundary_contrast(vectors, labels[[0, 2, 1, 3]], 0.05).item()
+    assert swapped == pytest.approx(20, abs=1e-4), "one of the other class is as near as can be"
+
+
+class Tiny(nn.Module):
+    """Two convolutions; the second is the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 1, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.head(self.first(image).relu())
+
+
+def ran(term: EpisodicTerm, network: nn.Module, guidance: Guidance | None = None) -> tuple[torch.Tensor, list]:
+    """The term on two images, with the features of the first pass kept as an engine's events have it."""
+    image, label = images(1, 2, 8, 8), torch.zeros(2, 1, 8, 8)
+    label[:, :, 2:6, 2:6] = 1
+    seen: list[torch.Tensor] = []
+
+    def infer(batch: torch.Tensor, callable_: Any) -> torch.Tensor:
+        seen.append(batch)
+        return callable_(batch)
+
+    term._listen(None)
+    output = {"image": image, "label": label, "pred": network(image)}
+    engine = SimpleNamespace(
+        network=network,
+        inferer=infer,
+        loss_function=nn.BCEWithLogitsLoss(),
+        state=SimpleNamespace(output=output, iteration=1, batch={"image": image, "label": label}),
+    )
+    value = term.value(guidance, engine)
+    term._stop(None)
+    return value, seen
+
+
+def test_the_look_ahead_step_is_the_optimizers_step_and_its_gradient_reaches_the_network():
+    network, window = Tiny(), spectrum_windows(images(7, 1, 8, 8), 1)
+    term = EpisodicTerm(network=network, inner=0.5, gamma=0.0)
+    term.windows = window
+    torch.manual_seed(3)
+    value, seen = ran(term, network)
+    assert not network.head._forward_pre_hooks
+    stepped = Tiny()
+    loss = nn.BCEWithLogitsLoss()
+    image, label = images(1, 2, 8, 8), torch.zeros(2, 1, 8, 8)
+    label[:, :, 2:6, 2:6] = 1
+    loss(stepped(image), label).backward()
+    with torch.no_grad():
+        for weight in stepped.parameters():
+            weight -= 0.5 * weight.grad
+    torch.testing.assert_close(value, loss(stepped(seen[0]), label))
+    assert not torch.equal(seen[0], image)
+    assert seen[0].min() >= 0
+    assert seen[0].max() <= 1
+    value.backward()
+    assert all(weight.grad.abs().sum() > 0 for weight in network.parameters())
+
+
+def test_no_step_and_the_own_spectrum_give_the_batchs_own_loss():
+    network = Tiny()
+    term = EpisodicTerm(network=network, inner=0.0, gamma=0.0)
+    term.windows = torch.zeros(1, 3, 1, 1)
+    draw = torch.rand
+    with pytest.MonkeyPatch.context() as patch:  # all of the own amplitude is kept
+        patch.setattr(torch, "rand", lambda *size, **how: draw(*size, **how) if how else torch.ones(*size))
+        value, seen = ran(term, network)
+    label = torch.zeros(2, 1, 8, 8)
+    label[:, :, 2:6, 2:6] = 1
+    assert torch.equal(seen[0], images(1, 2, 8, 8))
+    assert torch.equal(value, nn.BCEWithLogitsLoss()(network(seen[0]), label))
+
+
+def test_own_images_count_where_the_student_is_sure():
+    network = Tiny()
+    term = EpisodicTerm(network=network, inner=0.0, gamma=0.0, tau=0.9)
+    term.windows = spectrum_windows(images(7, 1, 8, 8), 1)
+    own = images(9, 1, 8, 8)
+    weak = torch.full((1, 1, 8, 8), 0.5)
+    weak[..., :4] = 0.95
+    guidance = Guidance(student=torch.zeros(1, 1, 8, 8), weak_view=weak, guides={}, batch={"image_strong": own})
+    value, seen = ran(term, network, guidance)
+    assert len(seen[0]) == 3
+    label = torch.zeros(2, 1, 8, 8)
+    label[:, :, 2:6, 2:6] = 1
+    logits = network(seen[0])
+    expected = weighted_pseudo_label_loss(logits[2:], (weak > 0.5).long(), (weak > 0.9).float())
+    torch.testing.assert_close(value, (nn.BCEWithLogitsLoss()(logits[:2], label) + expected) / 2)
+
+
+@pytest.mark.parametrize("variant", ["elcfs", "elcfs_labelled"])
+def test_the_variant_trains_once_it_has_windows(build, small_federation, variant):
+    places = {"datalist": str(small_federation / "list.json"), "data_root": str(small_federation), "site": "site-1"}
+    labels = places if variant == "elcfs_labelled" else {}
+    workflow = build(variant, **labels)
+    term = workflow.parser.get_parsed_content("terms#episode")
+    workflow.run()
+    assert "episode" not in workflow.trainer.state.term_means
+    statistic = workflow.parser.get_parsed_content("statistics")
+    term.windows = statistic.measured(1)["windows"]
+    assert term.windows.shape == (4, 3, 3, 3)
+    again = build(variant, **labels)
+    again.parser.get_parsed_content("terms#episode").windows = term.windows
+    again.run()
+    means = again.trainer.state.term_means
+    assert means["episode"] > 0
+    assert means["episode_contrast"] >= 0
+    assert not again.parser.get_parsed_content("terms#episode")._head._forward_pre_hooks
+
+
+@pytest.mark.slow
+def test_a_job_exchanges_windows_says_so_and_goes_on_to_the_same_bits(small_federation, tmp_path, caplog, monkeypatch):
+    options = {"variant": "elcfs", "client": {**CLIENT, "local_steps": 1}, "privacy": {"least_images": 2}}
+    options["rounds"] = 3
+    with caplog.at_level("WARNING", "samfed_monai"):
+        results = job(small_federation, tmp_path / "whole", **options).run()
+    assert "elcfs: every site sends amplitude-spectrum windows of its images, each of at least 2 images" in caplog.text
+    assert validate_results(results) == []
+    assert results["privacy"]["statistics"]["kind"] == "spectrum"
+    audit = read_audit(tmp_path / "whole" / "sites" / "site-1" / "audit.jsonl")
+    sent = [line.get("statistics") for line in audit if line["kind"] == "weights"]
+    assert sent == [{"kind": "spectrum", "images": 2, "clip": None, "noise_multiplier": 0.0}, None, None], "once"
+    server = safe_load(tmp_path / "whole" / "rounds" / "002" / "server.safetensors")
+    assert {name: tuple(tensor.shape) for name, tensor in server.items()} == {
+        f"statistics.windows@site-{number}": (4, 3, 3, 3) for number in (1, 2)
+    }
+    terms = [read_json(tmp_path / f"whole/rounds/{r}/round.json")["sites"]["site-1"]["terms"] for r in ("000", "001")]
+    assert ["episode" in each for each in terms] == [False, True]
+    shutil.copytree(tmp_path / "whole" / "cache", tmp_path / "cut" / "cache")
+    configure = StyleExchange.configure
+
+    def until_the_last(strategy: StyleExchange, round: int) -> dict[str, Envelope]:
+        if round == 2:
+            raise KeyboardInterrupt
+        return configure(strategy, round)
+
+    monkeypatch.setattr(StyleExchange, "configure", until_the_last)
+    with pytest.raises(Interrupted):
+        job(small_federation, tmp_path / "cut", **options).run()
+    monkeypatch.setattr(StyleExchange, "configure", configure)
+    job(small_federation, tmp_path / "cut", **options).run()
+    assert files(tmp_path / "cut", 2) == files(tmp_path / "whole", 2)
+
+
+def test_a_policy_that_forbids_it_is_refused_before_any_work(small_federation, tmp_path):
+    settings_ = {"least_images": 2, "statistics": {"spectrum": None}}
+    with pytest.raises(Refused, match=r"statistics -> spectrum: expected a method without them.*choose a variant"):
+        job(small_federation, tmp_path, variant="elcfs", privacy=settings_).run()
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,306 @@
+"""SEE: scores, selection and weights by hand, a store keyed by image, prompts, rounds that go on to the same bits."""
+
+from __future__ import annotations
+
+import copy
+import os
+import stat
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.data import render_synthetic
+from samfed_monai.data.weak_labels import weaken_list
+from samfed_monai.losses import weighted_pseudo_label_loss
+from samfed_monai.methods import see
+from samfed_monai.methods.see import (
+    LoadPseudoLabeld,
+    PseudoLabelStore,
+    RefinedLabelTerm,
+    SamRefiner,
+    Scores,
+    is_kept,
+    part_points,
+    scored,
+    spread,
+    uncertainty,
+)
+from samfed_monai.networks import build_sam
+from samfed_monai.networks.views import VIEWS, mean_of_views
+
+ONE, TWO = "1" * 64, "2" * 64
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from([1, 2, 4, 8]), st.integers(0, 1000), st.integers(3, 9))
+def test_inverse_augmentations_are_undone_exactly(views, seed, side):
+    image = torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(seed))
+    assert all(torch.equal(view.undo(view.apply(image)), image) for view in VIEWS[views])
+    binary = (image > 0.5).float()  # means of 0 and 1 lose no bit
+    found = mean_of_views(binary, lambda batch: torch.logit(batch), views)
+    assert torch.equal(found, binary), "a network that moves with its image says the same in every view"
+
+
+def test_uncertainty_by_hand():
+    found = uncertainty(torch.tensor([0.0, 0.5, 1.0, 0.25]).view(1, 1, 1, 4)).flatten()
+    torch.testing.assert_close(found, torch.tensor([0.0, 1.0, 0.0, 0.8112781]), atol=1e-5, rtol=0)
+
+
+def label(unsure: int, foreground: int) -> torch.Tensor:
+    """10 x 10 pixels, some of 0.5 and some of 1."""
+    flat = torch.zeros(100)
+    flat[:unsure] = 0.5
+    flat[100 - foreground :] = 1.0
+    return flat.view(1, 10, 10)
+
+
+def test_images_are_chosen_by_unsure_pixels_of_all_and_of_the_foreground():
+    assert is_kept(label(9, 40))
+    assert not is_kept(label(10, 40)), "10 of 100 are not below 0.1"
+    assert is_kept(label(9, 19))
+    assert not is_kept(label(9, 18)), "9 of 18 are not below 0.5"
+    assert is_kept(label(0, 0))
+    assert not is_kept(label(1, 0))
+
+
+def test_the_three_scores_by_hand():
+    refined, coarse = torch.zeros(1, 2, 2), torch.zeros(1, 2, 2)
+    refined[0, 0] = 1.0
+    coarse[0, 0, 0] = coarse[0, 1, 0] = 1.0
+    weak = torch.tensor([[[1.0, 255.0], [0.0, 255.0]]])
+    assert scored(refined, coarse, weak, 0.3) == pytest.approx((1.0, 1 / 3, 1.0), abs=1e-5)
+    assert scored(refined, coarse, 1 - weak.clamp(max=1) + 254 * (weak > 1), 0.3).fidelity == 0
+    assert scored(refined, coarse, None, 0.3).fidelity == 0.3
+    assert scored(refined, coarse, torch.full((1, 2, 2), 255.0), 0.3).fidelity == 0.3
+    empty = torch.zeros(1, 2, 2)
+    assert scored(empty, empty, None, 0.0).agreement == 1
+    assert scored(torch.full((1, 2, 2), 0.5), coarse, None, 0.0).certainty == pytest.approx(0, abs=1e-6)
+
+
+OLD = Scores(0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("new", "taken"),
+    [
+        ((0.6, 0.6, 0.1), True),
+        ((0.6, 0.1, 0.6), True),
+        ((0.1, 0.6, 0.6), True),
+        ((0.6, 0.6, 0.6), True),
+        ((0.9, 0.5, 0.5), False),
+        ((0.9, 0.4, 0.4), False),
+        ((0.5, 0.5, 0.5), False),
+    ],
+)
+def test_the_store_is_keyed_by_image_and_replaced_where_two_scores_are_better(new, taken):
+    store = PseudoLabelStore()
+    assert store.offer(ONE, torch.zeros(1, 2, 2), OLD)
+    assert store.offer(TWO, torch.full((1, 2, 2), 0.2), OLD)
+    assert store.offer(ONE, torch.ones(1, 2, 2), Scores(*new)) is taken
+    assert store.get(ONE).mean() == float(taken)
+    assert store.scores(ONE) == (Scores(*new) if taken else OLD)
+    assert torch.equal(store.get(TWO), torch.full((1, 2, 2), 0.2)), "51 of 255"
+    assert store.get("3" * 64) is None
+    assert (ONE in store, "3" * 64 in store, len(store)) == (True, False, 2)
+
+
+def test_what_is_saved_comes_back_for_its_owner_alone(tmp_path):
+    store, path = PseudoLabelStore(), tmp_path / "labels" / "0000.safetensors"
+    store.offer(ONE, torch.rand(1, 5, 4), Scores(1 / 3, 0.1, 0.7))
+    store.save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    again = PseudoLabelStore()
+    again.load(path)
+    assert torch.equal(again.get(ONE), store.get(ONE))
+    assert again.scores(ONE) == store.scores(ONE) == (1 / 3, 0.1, 0.7)
+    again.load(None)
+    assert len(again) == 0
+
+
+def test_a_copied_reader_reads_the_one_store_and_unsure_images_have_no_weight():
+    term = SimpleNamespace(store=PseudoLabelStore(), absolute=0.1, relative=0.5)
+    reader = copy.deepcopy(LoadPseudoLabeld(term=term))  # type: ignore[arg-type]
+    term.store.offer(ONE, label(0, 40), OLD)
+    term.store.offer(TWO, label(60, 40), OLD)
+    image = torch.zeros(3, 10, 10)
+    assert torch.equal(reader({"image": image, "image_sha256": ONE})["teacher"], label(0, 40))
+    for key in (TWO, "3" * 64):
+        found = reader({"image": image, "image_sha256": key})["teacher"]
+        assert uncertainty(found[None]).min() == 1
+    assert reader({"image": torch.zeros(3, 5, 5), "image_sha256": ONE})["teacher"].shape == (1, 5, 5)
+
+
+def test_points_by_hand():
+    part = torch.zeros(9, 9, dtype=torch.bool)
+    part[0:3, 0:3] = True
+    points, labels = part_points(part, ~part)
+    assert labels.tolist() == [1, 0]
+    assert points[0].tolist() == [1.0, 1.0]
+    assert not part[int(points[1, 1]), int(points[1, 0])]
+    assert part_points(torch.ones(3, 3, dtype=torch.bool), torch.zeros(3, 3, dtype=torch.bool))[1].tolist() == [1]
+    mask = torch.tensor([[True, False, True], [True, True, True]])
+    assert spread(mask, 9).tolist() == [[0, 0], [2, 0], [0, 1], [1, 1], [2, 1]], "x and y"
+    assert spread(mask, 3).tolist() == [[0, 0], [0, 1], [2, 1]]
+    assert spread(mask & False, 3).shape == (0, 2)
+
+
+class FakeSam(torch.nn.Module):
+    """Remembers its prompts, and answers each box with its index."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple] = []
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(1, 256, 4, 4)
+
+    def decode_prompts(self, embedding, boxes, points=None, masks=None):
+        self.asked.append((boxes, points, masks))
+        logits = torch.full((len(boxes), 1, 16, 16), -40.0)
+        logits[0, 0, :8] = 40.0
+        return logits, torch.full((len(boxes),), 0.5 + 0.1 * len(self.asked))
+
+
+def test_prompts_are_boxes_then_points_then_the_mask_and_answers_are_averaged():
+    sam = FakeSam()
+    mask = torch.zeros(1, 32, 32)
+    mask[0, 4:16, 4:12] = 1
+    weak = torch.full((1, 32, 32), 255.0)
+    weak[0, 8, 6], weak[0, 30, 30], weak[0, 31, 31] = 1, 0, 0
+    refined = SamRefiner(sam, 64)(torch.rand(3, 32, 32), mask, weak)  # type: ignore[arg-type]
+    assert refined is not None
+    assert refined.predicted_iou == pytest.approx((0.6 + 0.7 + 0.8) / 3)
+    assert refined.probabilities[0, :15].min() == 1
+    assert refined.probabilities[0, 17:].max() < 1e-9
+    (boxes, none, no_mask), (_, points, _), (_, again, low) = sam.asked
+    # 4 to 12 of 32 pixels, 5 % wider at either end, in an input of 64 pixels, as indices of pixels
+    torch.testing.assert_close(boxes[0, [0, 2]], torch.tensor([(4 - 0.4) * 2 - 0.5, (12 + 0.4) * 2 - 0.5]))
+    assert none is None
+    assert no_mask is None
+    assert points[1].tolist() == [[1, 0, 0]]
+    assert points[0][0].tolist() == [[12.5, 16.5], [60.5, 60.5], [62.5, 62.5]], "the drawn pixels' middles"
+    assert torch.equal(points[0], again[0])
+    assert low.shape == (1, 1, 16, 16)
+    assert low[0, 0, 4, 4] > 6
+    assert low[0, 0, 15, 15] < -6
+    assert SamRefiner(sam, 64)(torch.rand(3, 32, 32), torch.zeros(1, 32, 32), weak) is None  # type: ignore[arg-type]
+    SamRefiner(sam, 64)(torch.rand(3, 32, 32), mask, None)  # type: ignore[arg-type]
+    assert sam.asked[-1][1][1].tolist() == [[1, 0]], "the innermost pixel, and one far away"
+
+
+def test_two_parts_have_a_box_each_and_padded_points_are_none():
+    mask = torch.zeros(1, 32, 32)
+    mask[0, 2:8, 2:8] = mask[0, 20:30, 20:30] = 1
+    weak = torch.full((1, 32, 32), 255.0)
+    weak[0, 22, 22:26], weak[0, 0, 0] = 1, 0
+    sam = FakeSam()
+    SamRefiner(sam, 64)(torch.rand(3, 32, 32), mask, weak)  # type: ignore[arg-type]
+    boxes, (_, kinds), low = sam.asked[-1]
+    assert len(boxes) == len(low) == 2
+    assert kinds.tolist() == [[1, 1, 1, 1, 0], [1, 0, -1, -1, -1]]
+
+
+def test_a_real_sam_takes_the_prompts():
+    sam = build_sam("vit_t", None, 64)
+    mask = torch.zeros(1, 48, 32)
+    mask[0, 4:24, 4:24] = 1
+    refined = SamRefiner(sam, 64)(torch.rand(3, 48, 32), mask, None)
+    assert refined is not None
+    assert refined.probabilities.shape == (1, 48, 32)
+    assert 0 <= refined.probabilities.min() <= refined.probabilities.max() <= 1
+    embedding, boxes = torch.rand(1, 256, 4, 4), torch.tensor([[4.0, 4.0, 40.0, 40.0]])
+    with torch.no_grad():
+        assert torch.equal(sam.decode_prompts(embedding, boxes)[0], sam.decode_boxes(embedding, boxes)[0])
+
+
+def test_arguments_out_of_range_are_refused_together():
+    given = {"split": "all", "views": 3, "every": 0, "absolute": 0, "relative": 2, "sam_size": 500}
+    told = r"(?s)see#split: .*'all'.*see#views: .*3.*see#every: .*0.*see#absolute: .*0.*see#relative: .*2.*see#sam_size"
+    with pytest.raises(Refused, match=told):
+        RefinedLabelTerm(data=None, transform=None, **given)  # type: ignore[arg-type]
+
+
+def test_the_loss_is_that_of_the_label_with_one_minus_its_entropy():
+    term = RefinedLabelTerm(data=SimpleNamespace(records=lambda split: [{}, {}]), transform=None)  # type: ignore
+    term.store.offer(ONE, torch.zeros(1, 1, 2), OLD)
+    pseudo, logits = torch.tensor([[[[0.75, 0.5]]]]), torch.tensor([[[[0.3, 9.0]]]])
+    state = SimpleNamespace(batch={"teacher": pseudo}, output={"pred": logits}, iteration=1)
+    value = term.value(None, SimpleNamespace(state=state))
+    weight = torch.tensor([[[[1 - 0.8112781, 0.0]]]])
+    expected = weighted_pseudo_label_loss(logits, torch.tensor([[[[1, 0]]]]), weight)
+    torch.testing.assert_close(value, expected)
+    assert state.terms["see_labelled"] == 0.5
+
+
+@pytest.fixture
+def small_sam(monkeypatch):
+    """A SAM of random weights at 64 px, whatever is asked for."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sam = build_sam("vit_t", None, 64)
+    monkeypatch.setattr(see, "_sam", lambda base, checkpoint, size: sam)
+
+
+SMALL = {"terms#see#checkpoint": "somewhere", "terms#see#sam_size": 64, "terms#see#views": 2, "terms#see#relative": 1.0}
+
+
+def test_sites_without_labels_learn_from_refined_masks(build, small_sam, tmp_path):
+    workflow = build("see_few", **SMALL, output_dir=str(tmp_path), epochs=1)
+    workflow.run()
+    means = workflow.trainer.state.term_means
+    assert {"see", "see_labelled", "see_weight"} <= means.keys()
+    assert 0 <= means["see_labelled"] <= 1
+    (path,) = tmp_path.glob("pseudo_labels/*/*.safetensors")
+    assert path.name == "0000.safetensors"
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+
+@pytest.fixture(scope="module")
+def weak_places(tmp_path_factory) -> dict[str, Any]:
+    """Two small sites, one of them with points."""
+    folder = tmp_path_factory.mktemp("weak")
+    counts: dict[str, Any] = {"images_per_site": 3, "public": 2, "validation": 1, "test": 1, "size": (64, 64)}
+    listed = render_synthetic(folder, sites=2, labelled=True, **counts)
+    weaken_list(listed, folder, {"site-1": "points"}, progress=False).save(folder / "list.json")
+    return {"datalist": str(folder / "list.json"), "data_root": str(folder), "site": "site-1"}
+
+
+def test_sites_with_points_keep_the_best_pseudo_labels_over_rounds(build, small_sam, weak_places, tmp_path):
+    workflow = build("see", **SMALL, **weak_places, output_dir=str(tmp_path), epochs=1)
+    workflow.run()
+    term = workflow.parser.get_parsed_content("terms#see")
+    hashes = {record["image_sha256"] for record in workflow.parser.get_parsed_content("images").records("labelled")}
+    assert len(term.store) == len(hashes) > 0
+    assert all(image in term.store for image in hashes), "keyed by the images' own hashes"
+    assert workflow.trainer.state.term_means["see_labelled"] == 1
+    folder = term.folder
+    assert folder == tmp_path / "pseudo_labels" / "site-1"
+    for number in (1, 2):
+        term._round = None  # as in another process
+        workflow.trainer.state.round, workflow.trainer.state.rounds = number, 3
+        term._refine(workflow.trainer)
+        assert [path.stem for path in sorted(folder.iterdir())] == [f"{number - 1:04d}", f"{number:04d}"]
+    last = (folder / "0002.safetensors").read_bytes()
+    term._refine(workflow.trainer)  # the round once more: it begins with the store of the round before
+    assert (folder / "0002.safetensors").read_bytes() == last
+
+
+def test_a_site_without_sam_is_refused_before_it_trains_without_a_path(build, weak_places, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "nothing"))
+    monkeypatch.delenv("SAMFED_DATA", raising=False)
+    workflow = build("see", **weak_places)
+    told = (
+        r"SAM vit_t: expected its weights, which terms#see refines pseudo-labels with, found none here; run `samfed w"
+    )
+    with pytest.raises(Refused, match=told) as error:
+        workflow.parser.get_parsed_content("terms#see").check(workflow.trainer)
+    assert str(tmp_path) not in str(error.value)
