@@ -66,6 +66,14 @@ def test_another_configuration_is_refused_with_every_differing_key(tmp_path):
     RunFolder(tmp_path).open(CONFIG, hashes={"datalist": "f0"}).close()
 
 
+def test_other_seeds_are_refused(tmp_path):
+    RunFolder(tmp_path).open(CONFIG, seeds={"seed": 0}).close()
+    (tmp_path / "rounds/000").mkdir(parents=True)
+    with pytest.raises(Refused, match=r"seeds#seed: expected 0, as in run.json, found 1; resume with the old value"):
+        RunFolder(tmp_path).open(CONFIG, seeds={"seed": 1})
+    RunFolder(tmp_path).open(CONFIG, seeds={"seed": 0}).close()
+
+
 def test_a_run_that_was_ended_before_its_first_round_gives_its_folder_to_another_configuration(tmp_path):
     RunFolder(tmp_path).open(CONFIG).close()
     (tmp_path / "rounds/.000.7.tmp").mkdir(parents=True)  # killed while it wrote its first round
@@ -192,6 +200,23 @@ def test_a_finished_run_keeps_the_best_and_the_last_model_and_is_still_intact(tm
         assert [r for r in range(4) if list(folder.store.clients(r).glob("*"))] == clients
         assert folder.store.latest().round == 3
         assert len(folder.store.records(3)) == 4
+
+
+@pytest.mark.parametrize(("keep_best_states", "states"), [(False, [4, 5]), (True, [1, 4, 5])])
+def test_a_running_run_keeps_two_rounds_and_the_best_as_of_each(tmp_path, keep_best_states, states):
+    def save_state(folder):
+        save_tensors(folder / "a.safetensors", {"x": torch.ones(1)})
+        return {"a.safetensors": sha256_file(folder / "a.safetensors")}
+
+    # the last round makes itself the best; until then it was round 1, to which a run goes back that loses the last
+    dice = [0.1, 0.5, 0.4, 0.3, 0.2, 0.9]
+    records = [record(number, value) for number, value in enumerate(dice)]
+    with RunFolder(tmp_path).open(CONFIG) as folder:
+        for last in range(1, len(dice) + 1):
+            folder.write_round({"w": torch.ones(2)}, records[:last], save_state, keep_best_states=keep_best_states)
+        kept = [r for r in range(len(dice)) if (folder.store.folder / f"{r:03d}" / "global.safetensors").exists()]
+        assert kept == [1, 4, 5]
+        assert [r for r in range(len(dice)) if list(folder.store.clients(r).glob("*"))] == states
 
 
 def test_table_has_documented_columns_then_terms_and_empty_cells(tmp_path):

@@ -96,6 +96,13 @@ def test_weights_are_normalised_and_the_scale_is_not() -> None:
     assert distillation_kl(logits, teacher, 1, torch.zeros_like(weight)).item() == 0
 
 
+def test_the_weighted_divergence_has_the_square_of_the_temperature_as_well() -> None:
+    # the pixel of test_one_pixel_by_hand_at_temperature_2, and one without weight
+    logits, teacher = torch.tensor([[[[math.log(4), 5.0]]]]), torch.tensor([[[[0.9, 0.2]]]])
+    found = distillation_kl(logits, teacher, 2, torch.tensor([[[[0.5, 0.0]]]]))
+    assert found.item() == pytest.approx(4 * bernoulli_kl(3 / 4, 2 / 3), rel=1e-4)
+
+
 def test_exact_zeros_and_ones_stay_finite() -> None:
     logits = torch.zeros(1, 1, 1, 2, requires_grad=True)
     loss = distillation_kl(logits, torch.tensor([[[[0.0, 1.0]]]]), 1)
