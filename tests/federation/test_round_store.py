@@ -135,6 +135,15 @@ def test_pruning_keeps_every_record(store):
     assert store.latest().round == 2
 
 
+def test_pruning_looks_through_all_rounds_once(store, monkeypatch):
+    store.prune(keep_models={1, 2}, keep_states={2})
+    monkeypatch.setattr(store, "rounds", lambda: pytest.fail("looked through all of them again"))
+    store.write(3, weights(3.0), {"round": 3}, state)
+    store.prune(keep_models={3}, keep_states={2, 3})
+    there = {str(path.relative_to(store.folder)) for path in store.folder.rglob("*.safetensors")}
+    assert there == {"002/clients/a.safetensors", "003/global.safetensors", "003/clients/a.safetensors"}
+
+
 def test_a_round_can_be_written_again(store):
     store.write(2, weights(9.0), {"round": 2}, state)
     assert store.weights(2)["w"][0, 0].item() == 9.0
