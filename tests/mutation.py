@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import collections
 import configparser
+import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -60,7 +60,19 @@ ROOMS = {
         tuple(f"tests/federation/privacy/test_{name}.py" for name in ("ledger", "noise", "release", "settings")),
     ),
 }
-_OUTCOME = re.compile(r"^\s*(samfed_monai\S+): (.+)$", re.MULTILINE)
+#: Run in a copy: every change with its outcome, and the differences of those that were not killed, as JSON.
+_TELL = """
+import json
+from mutmut.__main__ import collect_source_file_mutation_data, status_by_exit_code
+from mutmut.mutation.diff_apply import get_diff_for_mutant
+outcomes, diffs = {}, {}
+for path, data in collect_source_file_mutation_data(mutant_names=[])[1].items():
+    for name, code in data.exit_code_by_key.items():
+        outcomes[name] = status_by_exit_code[code]
+        if outcomes[name] != "killed":
+            diffs[name] = get_diff_for_mutant(name, path=data.path)
+print(json.dumps([outcomes, diffs]))
+"""
 #: What mutmut says of a change that some test took notice of, one way or another.
 NOTICED = {"killed", "timeout", "segfault", "caught by type check", "suspicious"}
 
@@ -82,9 +94,8 @@ def configure(copy: Path, room: Room) -> None:
 
 def wording(diff: str) -> bool:
     """Whether a change is one of letters in texts alone: mutmut puts XX around them, or changes their case."""
-    parts = {sign: [line[1:] for line in diff.splitlines() if re.match(rf"\{sign}(?!\{sign})", line)] for sign in "+-"}
-    plain = {sign: re.sub("xx", "", "".join(lines).lower()) for sign, lines in parts.items()}
-    return plain["+"] == plain["-"]
+    parts = {sign: "".join(line[1:] for line in _changed(diff) if line[0] == sign) for sign in "+-"}
+    return parts["+"].replace("XX", "").lower() == parts["-"].replace("XX", "").lower()
 
 
 def mutate(name: str, room: Room, copy: Path, *, jobs: int) -> bool:
@@ -96,38 +107,31 @@ def mutate(name: str, room: Room, copy: Path, *, jobs: int) -> bool:
         copy: folder for the copy, which must not be there yet.
         jobs: processes.
     """
-    copy_of(copy)
-    configure(copy, room)
-    mutmut = [sys.executable, "-m", "mutmut"]
+    if not copy.is_dir():
+        copy_of(copy)
+        configure(copy, room)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     log = copy.parent / f"{name}.log"
     with open(log, "w", encoding="utf-8") as stream:
-        ran = subprocess.run(
-            [*mutmut, "run", "--max-children", str(jobs)], cwd=copy, env=environment, stdout=stream, stderr=stream
-        )
-    told = subprocess.run(
-        [*mutmut, "results", "--all", "true"], cwd=copy, env=environment, capture_output=True, text=True
-    )
-    outcomes = dict(_OUTCOME.findall(told.stdout))
-    if ran.returncode or not outcomes:
-        raise SystemExit(f"{name}: mutmut failed, see {log}")
+        command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(jobs)]
+        ran = subprocess.run(command, cwd=copy, env=environment, stdout=stream, stderr=stream)
+    told = subprocess.run([sys.executable, "-c", _TELL], cwd=copy, env=environment, capture_output=True, text=True)
+    if ran.returncode or told.returncode:
+        raise SystemExit(f"{name}: mutmut failed, see {log}\n{told.stderr}")
+    outcomes, diffs = json.loads(told.stdout)
     left = {mutant: outcome for mutant, outcome in outcomes.items() if outcome not in NOTICED}
-    diffs = {mutant: _diff(mutmut, mutant, copy, environment) for mutant in sorted(left)}
-    texts = {mutant for mutant, diff in diffs.items() if wording(diff)}
-    more = len(outcomes) - len(texts)
-    noticed = len(outcomes) - len(left)
+    texts = {mutant for mutant in left if wording(diffs[mutant])}
+    noticed, more = len(outcomes) - len(left), len(outcomes) - len(texts)
     for mutant in sorted(left.keys() - texts):
-        print(f"{mutant}: {left[mutant]}\n{diffs[mutant]}")
+        print(f"{mutant}: {left[mutant]}", *_changed(diffs[mutant]), sep="\n    ")
     counts = ", ".join(f"{count} {outcome}" for outcome, count in collections.Counter(outcomes.values()).most_common())
-    print(f"{name}: {len(outcomes)} changes: {counts}; {len(texts)} survivors are wording, not shown")
-    print(f"{name}: {100 * noticed / max(1, more):.1f} % of the others noticed", flush=True)
+    print(f"{name}: {len(outcomes)} changes: {counts}; {len(texts)} of them are wording that no test reads, not shown")
+    print(f"{name}: {100 * noticed / max(1, more):.1f} % of the {more} others noticed", flush=True)
     return noticed >= 0.95 * more
 
 
-def _diff(mutmut: list[str], mutant: str, copy: Path, environment: dict[str, str]) -> str:
-    shown = subprocess.run([*mutmut, "show", mutant], cwd=copy, env=environment, capture_output=True, text=True).stdout
-    lines = [line for line in shown.splitlines() if line[:1] in "+-" and line[:3] not in ("+++", "---")]
-    return "\n".join(lines)
+def _changed(diff: str) -> list[str]:
+    return [line for line in diff.splitlines() if line[:1] in {"+", "-"} and line[:3] not in {"+++", "---"}]
 
 
 def main() -> None:
