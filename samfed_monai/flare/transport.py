@@ -207,12 +207,12 @@ class FlareTransport:
         self._exchanges += 1
         self._keep = self._wanted()
         wait = self.patience if timeout is None and task == Task.EVALUATE else timeout
-        deadline = None if wait is None else time.monotonic() + wait
-        started = noticed = time.monotonic()
         replies: dict[str, Envelope | Failure] = {
             site: Failure(site, "no such site in this federation") for site in messages if site not in self._sites
         }
         tickets = {site: self._send(task, site, messages[site]) for site in sorted(messages.keys() - replies.keys())}
+        started = noticed = time.monotonic()  # writing a model to hundreds of sites is none of their time
+        deadline = None if wait is None else started + wait
         read = partial(self._read, on_reply=on_reply, max_bytes=max_bytes)
         arrived: dict[str, Answer] = {}
         whole: set[str] = set()
@@ -221,6 +221,7 @@ class FlareTransport:
                 self.post.check_stop()
                 missing = messages.keys() - replies.keys() - arrived.keys()
                 taken, size = self._arrivals.collect(self._exchanges, messages, replies.keys() | arrived.keys())
+                came = bool(taken)
                 for site in [site for site, answer in taken.items() if answer == NOT_HELD and site not in whole]:
                     del taken[site]  # it was started again
                     whole.add(site)
@@ -233,7 +234,9 @@ class FlareTransport:
                     self._traffic.setdefault(site, Traffic()).up += count
                 take_in_order(messages, replies, arrived, read)
                 now = time.monotonic()
-                if (deadline is not None and now > deadline) or self._enough(messages, replies, arrived, quorum):
+                # what came while answers were added is there, whatever the clock says now
+                late = deadline is not None and now > deadline and not came
+                if late or self._enough(messages, replies, arrived, quorum):
                     break
                 if now - noticed > self.notice and missing:
                     noticed = now

@@ -280,6 +280,21 @@ def test_fault_42_a_straggler_is_left_out_at_the_deadline_and_holds_nobody_up_af
     assert late[0] in post.cancelled
 
 
+def test_fault_42_what_came_while_the_server_added_others_past_the_deadline_counts():
+    kept: list[Letter] = []
+    transport, post = make(lambda post, letter: letter.site != "site-1" and not kept.append(letter))
+
+    def slow(site: str, reply: Envelope) -> None:
+        if site == "site-1":
+            kept[0].answered("site-2", post.answer(kept[0]))
+            time.sleep(0.3)
+
+    replies = transport.exchange(
+        Task.TRAIN, {site: message(site) for site in SITES}, timeout=0.1, quorum=1, on_reply=slow
+    )
+    assert [isinstance(replies[site], Envelope) for site in SITES] == [True, True, False]
+
+
 def test_fault_42_the_model_is_that_of_the_sites_that_answered(tmp_path):
     run(tmp_path / "two", sites=("site-1", "site-2"))
     run(tmp_path / "three", lambda post, letter: letter.site == "site-3", timeout=0.5)
