@@ -24,7 +24,7 @@ from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.round_store import CLIENTS, state_file
 from samfed_monai.protocol.message import MAX_BYTES, Envelope, to_bytes
 from samfed_monai.protocol.sent_once import SentWeights
-from samfed_monai.protocol.transport import Failure, OnReply, Task, Traffic, received, take_in_order
+from samfed_monai.protocol.transport import Failure, OnReply, Shelf, Shelved, Task, Traffic, received, take_in_order
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,8 @@ class ProcessTransport:
         self.progress = progress or Progress()
         count = max(1, min(workers, len(self._sites)))
         settings = {"plan": plan.to_json(), "places": places.to_json(), **_manners(count)}
-        self._workers = [_Worker(self._sites[number::count], settings) for number in range(count)]
+        shelf = Shelf(places.output_dir)
+        self._workers = [_Worker(self._sites[number::count], settings, shelf) for number in range(count)]
         self._traffic: dict[str, Traffic] = {}
 
     @property
@@ -176,8 +177,9 @@ class ProcessTransport:
         if answer.failure:
             logger.warning("%s: %s", site, answer.failure)
             return Failure(site, answer.failure)
-        traffic.up += len(answer.payload)
-        return received(site, answer.payload, on_reply, max_bytes=max_bytes(site) if max_bytes else MAX_BYTES)
+        payload = answer.payload.read() if answer.payload else b""
+        traffic.up += len(payload)
+        return received(site, payload, on_reply, max_bytes=max_bytes(site) if max_bytes else MAX_BYTES)
 
     def _kill(self, *, busy: bool = False) -> None:
         for worker in self._workers:
@@ -208,7 +210,7 @@ class _Answer:
     """A site's answer, or why there is none."""
 
     sent: int
-    payload: bytes = b""
+    payload: Shelved | None = None
     failure: str = ""
     error: Exception | None = None
 
@@ -229,6 +231,7 @@ class _Worker:
 
     sites: Sequence[str]
     settings: Mapping[str, Any]
+    shelf: Shelf
     rounds: Path | None = None
     busy: bool = False
     _sent: SentWeights = field(default_factory=SentWeights)
@@ -287,7 +290,10 @@ class _Worker:
             return _Answer(sent, failure=str(reason))
         if task in (Task.CHECK, Task.PREPARE):
             self._before.setdefault(site, []).append((task, message))
-        return _Answer(sent, content)
+        try:
+            return _Answer(sent, self.shelf.put(content))
+        except OSError as error:  # a full disk is the server's affair
+            return _Answer(sent, error=error)
 
     def _ready(self, until: int | None = None) -> None:
         """Starts the process where there is none, and brings its sites to where they stood.

@@ -56,6 +56,7 @@ class RoundStore:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._full: set[int] | None = None  # rounds that may hold more than their record; None: nobody looked yet
 
     def clean(self) -> None:
         """Removes what killed writers left behind."""
@@ -100,6 +101,8 @@ class RoundStore:
                 shutil.rmtree(final)
             os.replace(temporary, final)
             sync_folder(self.folder)
+            if self._full is not None:
+                self._full.add(round)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -183,13 +186,18 @@ class RoundStore:
         return folder / CLIENTS
 
     def prune(self, keep_models: set[int], keep_states: set[int]) -> None:
-        """Removes the models and site states of all other rounds; ``round.json`` always stays."""
-        for number in self.rounds():
+        """Removes the models and site states of all other rounds; ``round.json`` always stays.
+
+        All folders are looked through once; from then on only those that hold something, so that the thousandth round
+        costs what the first did.
+        """
+        for number in sorted(self.rounds() if self._full is None else self._full):
             if number not in keep_models:
                 (self._path(number) / WEIGHTS).unlink(missing_ok=True)
             if number not in keep_states:
                 shutil.rmtree(self._path(number) / CLIENTS, ignore_errors=True)
                 (self._path(number) / SERVER).unlink(missing_ok=True)
+        self._full = keep_models | keep_states
 
     def let_go_of_states(self) -> None:
         """Removes the sites' states of every round: nobody goes on from them any more. Rounds stay intact."""

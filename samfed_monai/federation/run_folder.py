@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import read_json, write_json, write_text
+from samfed_monai.core.io import append_line, read_json, write_json, write_text
 from samfed_monai.core.moved import comparable, config_hash, first_spelling, variant_of
 from samfed_monai.core.table import to_csv
 from samfed_monai.federation.round_store import RoundStore, StoredRound
@@ -200,6 +200,9 @@ class RunFolder:
         self.path = Path(path)
         self.store = RoundStore(self.path / "rounds")
         self._lock = RunLock(self.path / ".lock")
+        self._bests = Bests()
+        self._terms: list[str] = []  # heads of the table beside COLUMNS
+        self._told = 0  # rounds that this process has written into the table
 
     def open(
         self,
@@ -263,7 +266,7 @@ class RunFolder:
         server_state: Mapping[str, Tensor] | None = None,
         keep_best_states: bool = False,
     ) -> StoredRound:
-        """Stores the last of ``records`` as its round, rewrites ``federation.csv`` and removes what is not needed.
+        """Stores the last of ``records`` as its round, adds it to ``federation.csv`` and removes what is not needed.
 
         What stays: the models of the last two rounds and of the best round as of each of them, so that going back one
         round finds everything; the sites' states of the last two rounds, and with ``keep_best_states`` of those best
@@ -273,7 +276,8 @@ class RunFolder:
         stored = self.store.write(last, weights, records[-1], save_state, server_state)
         self.write_table(records)
         recent = {last, max(last - 1, 0)}
-        bests = {best_round(records), best_round(records[:-1] or records)}
+        self._bests.follow(records)
+        bests = {self._bests.now, self._bests.before}
         self.store.prune(keep_models=recent | bests, keep_states=recent | bests if keep_best_states else recent)
         return stored
 
@@ -292,10 +296,22 @@ class RunFolder:
             self.store.let_go_of_states()
 
     def write_table(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Writes ``federation.csv`` from the records of all rounds."""
-        rows = [_row(record["round"], site, entry) for record in records for site, entry in record["sites"].items()]
-        terms = sorted({name for row in rows for name in row if name not in COLUMNS})
-        write_text(self.path / "federation.csv", to_csv([*COLUMNS, *terms], rows))
+        """Writes ``federation.csv`` from the records of all rounds.
+
+        Where this process has written it up to the round before, the last round's rows are appended; the whole is
+        written where it has not, and where a loss term has come that no head is for.
+        """
+        path = self.path / "federation.csv"
+        rows = [row for record in records[-1:] for row in _rows(record)]
+        known = all(name in COLUMNS or name in self._terms for row in rows for name in row)
+        if self._told and self._told == len(records) - 1 and known and path.is_file():
+            text = to_csv([*COLUMNS, *self._terms], rows)
+            append_line(path, text.partition("\n")[2].rstrip("\n"), mode=0o644)
+        else:
+            rows = [row for record in records for row in _rows(record)]
+            self._terms = sorted({name for row in rows for name in row if name not in COLUMNS})
+            write_text(path, to_csv([*COLUMNS, *self._terms], rows))
+        self._told = len(records)
 
     def _refuse_if_read_only(self) -> None:
         try:
@@ -327,23 +343,46 @@ class RunFolder:
                 logger.warning("%s was %s when this run began and is %s now: last bits may differ", name, was, version)
 
 
-def best_round(records: Sequence[Mapping[str, Any]]) -> int:
-    """The round with the highest mean validation Dice, the earliest among equals; the last when none was scored.
+class Bests:
+    """The best round as of the last one and as of the one before, found as rounds come: each is looked at once.
 
-    A site that was not scored in a round counts there with its last scores, so that no round looks good because a hard
-    site was away; from the round on that scores a site for the first time, those before it are out.
+    The best is the round with the highest mean validation Dice, the earliest among equals; the last when none was
+    scored. A site that was not scored in a round counts there with its last scores, so that no round looks good because
+    a hard site was away; from the round on that scores a site for the first time, those before it are out.
     """
-    known: dict[str, Mapping[str, Any]] = {}
-    rated = []
-    for record in records:
+
+    def __init__(self) -> None:
+        self.now = self.before = 0
+        self._seen = 0
+        self._known: dict[str, Mapping[str, Any]] = {}
+        self._highest: tuple[int, float, int] | None = None
+
+    def follow(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Looks at those of ``records`` that were not looked at; they begin with those that were, or it begins anew."""
+        if len(records) < self._seen:
+            vars(self).update(vars(Bests()))
+        for record in records[self._seen :]:
+            self._add(record)
+
+    def _add(self, record: Mapping[str, Any]) -> None:
         scored = {site: entry["validation"] for site, entry in record["sites"].items() if entry["validation"]}
-        known |= scored
+        self._known |= scored
         dice = record["average"]["validation"]["dice"]
-        if known.keys() != scored.keys():
-            dice = pool(known.values())["dice"]
+        if self._known.keys() != scored.keys():
+            dice = pool(self._known.values())["dice"]
         if dice is not None:
-            rated.append((len(known), dice, -record["round"]))
-    return -max(rated)[2] if rated else records[-1]["round"]
+            rated = (len(self._known), dice, -record["round"])
+            self._highest = rated if self._highest is None else max(self._highest, rated)
+        best = record["round"] if self._highest is None else -self._highest[2]
+        self.before, self.now = self.now if self._seen else best, best
+        self._seen += 1
+
+
+def best_round(records: Sequence[Mapping[str, Any]]) -> int:
+    """The best of some rounds (:class:`Bests`)."""
+    bests = Bests()
+    bests.follow(records)
+    return bests.now
 
 
 _ABSENT = object()
@@ -358,6 +397,10 @@ def _flat(content: Any, prefix: str) -> dict[str, Any]:
 def _shown(content: Mapping[str, Any], key: str) -> str:
     text = repr(content[key]) if key in content else "nothing"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [_row(record["round"], site, entry) for site, entry in record["sites"].items()]
 
 
 def _row(round: int, site: str, entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def run_server(
     def transport(settled: Plan) -> FlareTransport:
         sites = tuple(sorted({*settled.sites, *settled.unseen}))
         run = run_identifier(folder)
-        made = FlareTransport(post, sites, run=run, patience=settled.timeout)
+        made = FlareTransport(post, sites, run=run, patience=settled.timeout, shelf=folder)
         opened(made)
         return made
 

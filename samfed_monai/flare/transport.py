@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from samfed_monai.federation.progress import Progress
 from samfed_monai.protocol.message import MAX_BYTES, Envelope, to_bytes
 from samfed_monai.protocol.sent_once import NOT_HELD, SentWeights
-from samfed_monai.protocol.transport import Failure, OnReply, Task, Traffic, received, take_in_order
+from samfed_monai.protocol.transport import Failure, OnReply, Shelf, Shelved, Task, Traffic, received, take_in_order
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ class Post(Protocol):
         """Raises where FLARE has been told to end the run."""
 
 
-Answer = bytes | str
-"""An envelope's bytes, or why there is none."""
+Answer = Shelved | str
+"""An envelope's bytes, which wait on the disk, or why there is none."""
 
 
 class Arrivals:
@@ -63,16 +63,20 @@ class Arrivals:
 
     Args:
         missing: sites that missed a deadline and have sent nothing since; whoever sends something is taken out.
+        shelf: where answers wait.
     """
 
-    def __init__(self, missing: set[str]) -> None:
-        self.missing = missing
-        self._queue: queue.Queue[tuple[int, str, Answer]] = queue.Queue()
-        self._first: tuple[int, str, Answer] | None = None
+    def __init__(self, missing: set[str], shelf: Shelf) -> None:
+        self.missing, self.shelf = missing, shelf
+        self._queue: queue.Queue[tuple[int, str, Answer | OSError]] = queue.Queue()
+        self._first: tuple[int, str, Answer | OSError] | None = None
 
-    def put(self, exchange: int, sender: str, answer: Answer) -> None:
-        """Called from any thread."""
-        self._queue.put((exchange, sender, answer))
+    def put(self, exchange: int, sender: str, answer: bytes | str) -> None:
+        """Called from any thread; what goes wrong with the disk is raised by :meth:`collect`."""
+        try:
+            self._queue.put((exchange, sender, self.shelf.put(answer) if isinstance(answer, bytes) else answer))
+        except OSError as error:
+            self._queue.put((exchange, sender, error))
 
     def wait(self, seconds: float) -> None:
         """Until something has come, or for so long."""
@@ -88,6 +92,9 @@ class Arrivals:
             exchange: the number of the one that runs.
             asked: sites that it asked.
             answered: those that have answered already.
+
+        Raises:
+            OSError: an answer could not be written.
         """
         taken: dict[str, Answer] = {}
         size: dict[str, int] = {}
@@ -97,11 +104,13 @@ class Arrivals:
             except queue.Empty:
                 return taken, size
             self._first = None
+            if isinstance(answer, OSError):
+                raise answer
             if sender not in asked:
                 logger.warning("dropped an answer of %r, which is no site that was asked", sender)
                 continue
-            if isinstance(answer, bytes):
-                size[sender] = size.get(sender, 0) + len(answer)
+            if isinstance(answer, Shelved):
+                size[sender] = size.get(sender, 0) + answer.size
             if number != exchange:
                 self.late(sender)
             elif sender in answered or sender in taken:
@@ -155,6 +164,7 @@ class FlareTransport:
         notice: seconds between two lines about who is waited for.
         max_bytes: largest answer that is decoded.
         progress: where progress is shown; ``None`` shows it on a terminal only.
+        shelf: folder in which answers wait for those of sites before them by name, as a file without a name.
     """
 
     def __init__(
@@ -167,6 +177,7 @@ class FlareTransport:
         notice: float = 30.0,
         max_bytes: int = MAX_BYTES,
         progress: Progress | None = None,
+        shelf: Path | None = None,
     ) -> None:
         self.post, self._sites, self.run = post, tuple(sorted(sites)), run
         self.patience, self.notice, self.max_bytes = patience, notice, max_bytes
@@ -175,8 +186,9 @@ class FlareTransport:
         self._sent = SentWeights()
         self._missing: set[str] = set()
         self._exchanges = 0
-        self._arrivals = Arrivals(self._missing)
+        self._arrivals = Arrivals(self._missing, Shelf(shelf))
         self._rounds: Path | None = None
+        self._keep: list[int] = []
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -193,13 +205,14 @@ class FlareTransport:
         max_bytes: Callable[[str], int] | None = None,
     ) -> dict[str, Envelope | Failure]:
         self._exchanges += 1
+        self._keep = self._wanted()
         wait = self.patience if timeout is None and task == Task.EVALUATE else timeout
-        deadline = None if wait is None else time.monotonic() + wait
-        started = noticed = time.monotonic()
         replies: dict[str, Envelope | Failure] = {
             site: Failure(site, "no such site in this federation") for site in messages if site not in self._sites
         }
         tickets = {site: self._send(task, site, messages[site]) for site in sorted(messages.keys() - replies.keys())}
+        started = noticed = time.monotonic()  # writing a model to hundreds of sites is none of their time
+        deadline = None if wait is None else started + wait
         read = partial(self._read, on_reply=on_reply, max_bytes=max_bytes)
         arrived: dict[str, Answer] = {}
         whole: set[str] = set()
@@ -207,7 +220,8 @@ class FlareTransport:
             while len(replies) + len(arrived) < len(messages):
                 self.post.check_stop()
                 missing = messages.keys() - replies.keys() - arrived.keys()
-                taken, size = self._arrivals.collect(self._exchanges, messages, {**replies, **arrived})
+                taken, size = self._arrivals.collect(self._exchanges, messages, replies.keys() | arrived.keys())
+                came = bool(taken)
                 for site in [site for site, answer in taken.items() if answer == NOT_HELD and site not in whole]:
                     del taken[site]  # it was started again
                     whole.add(site)
@@ -220,7 +234,9 @@ class FlareTransport:
                     self._traffic.setdefault(site, Traffic()).up += count
                 take_in_order(messages, replies, arrived, read)
                 now = time.monotonic()
-                if (deadline is not None and now > deadline) or self._enough(messages, replies, arrived, quorum):
+                # what came while answers were added is there, whatever the clock says now
+                late = deadline is not None and now > deadline and not came
+                if late or self._enough(messages, replies, arrived, quorum):
                     break
                 if now - noticed > self.notice and missing:
                     noticed = now
@@ -257,7 +273,7 @@ class FlareTransport:
         """The ticket of a letter."""
         payload = to_bytes(self._sent.shortened(site, message))
         self._traffic.setdefault(site, Traffic()).down += len(payload)
-        words, answered = {"run": self.run, "keep": self._keep()}, partial(self._arrivals.put, self._exchanges)
+        words, answered = {"run": self.run, "keep": self._keep}, partial(self._arrivals.put, self._exchanges)
         return self.post.send(Letter(site, Task(task).value, message.round, payload, words, answered))
 
     def _enough(
@@ -270,7 +286,7 @@ class FlareTransport:
         """Whether only sites are left for which nobody waits, and the others suffice."""
         if messages.keys() - replies.keys() - arrived.keys() - self._missing:
             return False
-        answers = [isinstance(answer, bytes) for answer in arrived.values()]
+        answers = [isinstance(answer, Shelved) for answer in arrived.values()]
         return sum(not isinstance(reply, Failure) for reply in replies.values()) + sum(answers) >= quorum
 
     def _read(
@@ -280,9 +296,9 @@ class FlareTransport:
             logger.warning("%s failed: %s", site, answer)
             return Failure(site, answer)
         limit = min(self.max_bytes, max_bytes(site)) if max_bytes else self.max_bytes
-        return received(site, answer, on_reply, max_bytes=limit)
+        return received(site, answer.read(), on_reply, max_bytes=limit)
 
-    def _keep(self) -> list[int]:
+    def _wanted(self) -> list[int]:
         if self._rounds is None or not self._rounds.is_dir():
             return []
         return sorted(int(path.parent.name) for path in self._rounds.glob("[0-9]*/clients"))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
+import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -209,6 +212,84 @@ class Transport(Protocol):
 
     def load_state(self, folder: Path) -> None:
         """Has clients go back to what :meth:`save_state` wrote."""
+
+
+class Shelf:
+    """Answers that wait for their turn, on the disk: in memory they would be as many models as there are sites.
+
+    All lie in one file without a name, which the system removes when its process ends, however it ends. Its space is
+    free again once nothing waits. It may be used from any thread.
+
+    Args:
+        folder: where the file is; it is created. ``None`` is the system's folder for temporary files.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self._file: int | None = None
+        self._end = self._waiting = 0
+        self._lock = threading.RLock()  # an answer may be let go of while another is put
+
+    def put(self, content: bytes) -> Shelved:
+        """Writes an answer; what is returned reads it, and gives its space back when nobody has it any more.
+
+        Raises:
+            OSError: the disk is full or fails.
+        """
+        with self._lock:
+            if self._file is None:
+                self._file = self._open()
+            start, written, view = self._end, 0, memoryview(content)
+            while written < len(view):
+                written += os.pwrite(self._file, view[written:], start + written)
+            self._end, self._waiting = start + len(view), self._waiting + 1
+            shelved = Shelved(self, start, len(view))
+        weakref.finalize(shelved, self._let_go).atexit = False
+        return shelved
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return 0 if self._file is None else os.fstat(self._file).st_size
+
+    def read(self, start: int, size: int) -> bytes:
+        """A part of the file."""
+        content = bytearray(size)
+        read = 0
+        while self._file is not None and read < size:
+            count = os.preadv(self._file, [memoryview(content)[read:]], start + read)
+            if not count:
+                raise OSError(f"{size - read} bytes of an answer that waited on the disk are gone")
+            read += count
+        return bytes(content)
+
+    def _open(self) -> int:
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.folder) as stream:
+            file = os.dup(stream.fileno())
+        weakref.finalize(self, os.close, file)
+        return file
+
+    def _let_go(self) -> None:
+        with self._lock:
+            self._waiting -= 1
+            if not self._waiting and self._file is not None:
+                os.truncate(self._file, 0)
+                self._end = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Shelved:
+    """An answer that waits on a :class:`Shelf`."""
+
+    shelf: Shelf
+    start: int
+    size: int
+
+    def read(self) -> bytes:
+        """The answer."""
+        return self.shelf.read(self.start, self.size)
 
 
 def take_in_order(

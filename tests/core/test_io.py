@@ -181,6 +181,33 @@ def test_lines_are_appended_and_the_file_gets_the_mode_asked_for(tmp_path: Path,
     assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
+@pytest.fixture
+def flushed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The inodes of what is flushed to the disk, in order."""
+    inodes: list[int] = []
+    monkeypatch.setattr(files.os, "fsync", lambda descriptor: inodes.append(os.fstat(descriptor).st_ino))
+    return inodes
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_the_block_is_left(
+    tmp_path: Path, flushed: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    replace = os.replace
+
+    def noted(source: str, target: Path) -> None:
+        assert flushed == [os.stat(source).st_ino]
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", noted)
+    write_text(tmp_path / "a", "x")
+    assert flushed == [(tmp_path / "a").stat().st_ino, tmp_path.stat().st_ino]
+
+
+def test_a_line_is_on_the_disk_when_it_is_appended(tmp_path: Path, flushed: list[int]):
+    append_line(tmp_path / "a", "line")
+    assert flushed == [(tmp_path / "a").stat().st_ino]
+
+
 def test_a_file_that_others_could_read_becomes_its_owners_own(tmp_path: Path):
     (tmp_path / "a").write_text("old\n")
     (tmp_path / "a").chmod(0o644)

@@ -252,7 +252,7 @@ def as_flare_sends_them(tensors, dtype=np.float64) -> ExchangeObject:
     return ExchangeObject(weights={name: tensor.numpy().astype(dtype) for name, tensor in tensors.items()})
 
 
-def test_arrays_of_another_precision_without_a_header_train_to_the_same_bits():
+def test_fault_80_arrays_of_another_precision_without_a_header_train_to_the_same_bits():
     plain, arrays = toy_algo(), toy_algo()
     plain.train(ExchangeObject(weights=toy_weights()), CALL)
     arrays.train(as_flare_sends_them(toy_weights()), CALL)
@@ -263,7 +263,7 @@ def test_arrays_of_another_precision_without_a_header_train_to_the_same_bits():
     assert scores[0] == scores[1]
 
 
-def test_an_average_of_counters_is_rounded_to_the_nearest_whole_number():
+def test_fault_80_an_average_of_counters_is_rounded_to_the_nearest_whole_number():
     like = {"steps": torch.tensor(0), "w": torch.zeros(2)}
     tensors = as_own_tensors({"steps": np.float32(3.75), "w": np.array([1.5, 2.5])}, like)
     assert tensors["steps"].item() == 4

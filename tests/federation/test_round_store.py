@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -99,6 +100,25 @@ def test_fault_49_a_full_disk_leaves_the_rounds_before_and_no_rubbish(store, mon
     assert store.latest().round == 2
 
 
+def test_fault_48_a_round_has_its_name_once_all_of_it_is_on_the_disk_and_then_the_name_is(store, monkeypatch):
+    flushed, replace, named = [], os.replace, []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.fstat(descriptor).st_ino))
+
+    def noted(source, target):
+        if Path(source).is_dir():
+            there = [path for path in Path(source).rglob("*") if path.is_file()]
+            assert {path.name for path in there} == {"global.safetensors", "a.safetensors", "round.json"}
+            assert {path.stat().st_ino for path in there} <= set(flushed)
+            named.append((Path(target).name, len(flushed)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    store.write(3, weights(), {"round": 3}, state)
+    [(name, before)] = named
+    assert name == "003"
+    assert store.folder.stat().st_ino in flushed[before:]
+
+
 def test_what_a_killed_writer_left_is_removed_and_never_taken_for_a_round(store):
     (store.folder / ".003.77.tmp").mkdir()
     assert store.latest().round == 2
@@ -113,6 +133,15 @@ def test_pruning_keeps_every_record(store):
         "002/clients/a.safetensors", "002/global.safetensors", "002/round.json",
     ]  # fmt: skip
     assert store.latest().round == 2
+
+
+def test_pruning_looks_through_all_rounds_once(store, monkeypatch):
+    store.prune(keep_models={1, 2}, keep_states={2})
+    monkeypatch.setattr(store, "rounds", lambda: pytest.fail("looked through all of them again"))
+    store.write(3, weights(3.0), {"round": 3}, state)
+    store.prune(keep_models={3}, keep_states={2, 3})
+    there = {str(path.relative_to(store.folder)) for path in store.folder.rglob("*.safetensors")}
+    assert there == {"002/clients/a.safetensors", "003/global.safetensors", "003/clients/a.safetensors"}
 
 
 def test_a_round_can_be_written_again(store):

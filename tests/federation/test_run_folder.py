@@ -13,6 +13,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, save_tensors, sha256_file, write_json
 from samfed_monai.federation import COLUMNS, RunFolder
 from samfed_monai.federation.run_folder import (
+    Bests,
     best_round,
     round_record,
     round_traffic,
@@ -65,6 +66,14 @@ def test_another_configuration_is_refused_with_every_differing_key(tmp_path):
     assert "config#new: expected nothing, as in run.json, found True" in text
     assert "hashes#datalist: expected 'f0', as in run.json, found 'f1'" in text
     RunFolder(tmp_path).open(CONFIG, hashes={"datalist": "f0"}).close()
+
+
+def test_other_seeds_are_refused(tmp_path):
+    RunFolder(tmp_path).open(CONFIG, seeds={"seed": 0}).close()
+    (tmp_path / "rounds/000").mkdir(parents=True)
+    with pytest.raises(Refused, match=r"seeds#seed: expected 0, as in run.json, found 1; resume with the old value"):
+        RunFolder(tmp_path).open(CONFIG, seeds={"seed": 1})
+    RunFolder(tmp_path).open(CONFIG, seeds={"seed": 0}).close()
 
 
 def test_a_run_that_was_ended_before_its_first_round_gives_its_folder_to_another_configuration(tmp_path):
@@ -195,6 +204,23 @@ def test_a_finished_run_keeps_the_best_and_the_last_model_and_is_still_intact(tm
         assert len(folder.store.records(3)) == 4
 
 
+@pytest.mark.parametrize(("keep_best_states", "states"), [(False, [4, 5]), (True, [1, 4, 5])])
+def test_a_running_run_keeps_two_rounds_and_the_best_as_of_each(tmp_path, keep_best_states, states):
+    def save_state(folder):
+        save_tensors(folder / "a.safetensors", {"x": torch.ones(1)})
+        return {"a.safetensors": sha256_file(folder / "a.safetensors")}
+
+    # the last round makes itself the best; until then it was round 1, to which a run goes back that loses the last
+    dice = [0.1, 0.5, 0.4, 0.3, 0.2, 0.9]
+    records = [record(number, value) for number, value in enumerate(dice)]
+    with RunFolder(tmp_path).open(CONFIG) as folder:
+        for last in range(1, len(dice) + 1):
+            folder.write_round({"w": torch.ones(2)}, records[:last], save_state, keep_best_states=keep_best_states)
+        kept = [r for r in range(len(dice)) if (folder.store.folder / f"{r:03d}" / "global.safetensors").exists()]
+        assert kept == [1, 4, 5]
+        assert [r for r in range(len(dice)) if list(folder.store.clients(r).glob("*"))] == states
+
+
 def test_table_has_documented_columns_then_terms_and_empty_cells(tmp_path):
     ok = {
         "status": "ok", "reason": None, "n": 4, "seconds": 1.5, "terms": {"sam_kd": 0.25},
@@ -215,6 +241,44 @@ def test_table_has_documented_columns_then_terms_and_empty_cells(tmp_path):
 
 
 SCORES = {"dice": 0.5, "iou": 0.4, "hd95": 3.0, "n": 2, "empty": {"both": 0, "prediction": 0, "label": 0}}
+
+
+def test_a_table_that_grows_round_by_round_is_the_one_written_at_once(tmp_path, monkeypatch):
+    def told_of(round: int, **terms: float) -> dict:
+        entry = {"status": "ok", "reason": "a, b", "terms": terms, "validation": None}
+        return {**record(round, None), "sites": {"=a": entry, "b": {"status": "skipped", "reason": "x\ny"}}}
+
+    records = [told_of(0), told_of(1, kd=0.5), told_of(2, kd=0.25), told_of(3), told_of(4, kd=1.0, hard=2.0)]
+    once = RunFolder(tmp_path / "once")
+    once.path.mkdir()
+    growing = RunFolder(tmp_path / "growing")
+    growing.path.mkdir()
+    wholes = []
+    monkeypatch.setattr(
+        "samfed_monai.federation.run_folder.write_text",
+        lambda path, text: (wholes.append(path.parent.name), path.write_text(text)),
+    )
+    for last in range(1, 6):
+        growing.write_table(records[:last])
+        RunFolder(once.path).write_table(records[:last])
+        assert (growing.path / "federation.csv").read_bytes() == (once.path / "federation.csv").read_bytes()
+    assert wholes.count("growing") == 3, "the first round, and two with a term that had no head"
+    (growing.path / "federation.csv").unlink()
+    growing.write_table([*records, told_of(5)])
+    growing.write_table(records[:2])
+    assert len((growing.path / "federation.csv").read_text().splitlines()) == 1 + 2 * 3
+
+
+def test_the_best_round_is_found_as_rounds_come_and_anew_where_some_are_gone():
+    records = [record(number, dice) for number, dice in enumerate([None, 0.5, 0.4, 0.9, None, 0.9])]
+    bests = Bests()
+    found = []
+    for last in range(1, 7):
+        bests.follow(records[:last])
+        found.append((bests.before, bests.now))
+    assert found == [(0, 0), (0, 1), (1, 1), (1, 3), (3, 3), (3, 3)]
+    bests.follow(records[:3])
+    assert (bests.before, bests.now) == (1, 1)
 
 
 def test_a_round_is_told_in_one_line():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -150,6 +151,48 @@ def test_tensors_are_let_go_once_they_were_taken_in():
     assert all(reply.tensors == {} for reply in replies.values())  # type: ignore[union-attr]
 
 
+class Backwards:
+    """Keeps letters until all sites have theirs; the last then answers first, and notes what waits on the disk."""
+
+    def __init__(self) -> None:
+        self.kept: list[Letter] = []
+        self.waiting: list[int] = []
+
+    def __call__(self, post: PostOffice, letter: Letter) -> bool:
+        self.kept.append(letter)
+        if len(self.kept) == len(SITES):
+            for each in reversed(self.kept):
+                each.answered(each.site, post.answer(each))
+                self.waiting.append(self.transport._arrivals.shelf.size)
+            self.kept = []
+        return True
+
+
+def test_answers_before_their_turn_wait_on_the_disk_and_the_sum_has_the_same_bits(tmp_path):
+    backwards = Backwards()
+    transport, _ = make(backwards, shelf=tmp_path)
+    backwards.transport = transport  # type: ignore[attr-defined]
+    order: list[str] = []
+    replies = transport.exchange(
+        Task.TRAIN, {site: message(site) for site in SITES}, on_reply=lambda site, _: order.append(site)
+    )
+    traffic = transport.take_traffic()
+    sizes = [traffic[site].up for site in SITES]
+    assert (list(replies), order) == (list(SITES), list(SITES))
+    assert backwards.waiting == [sizes[2], sizes[2] + sizes[1], sum(sizes)]
+    assert transport._arrivals.shelf.size == 0
+
+
+def test_fault_49_a_disk_that_is_full_of_waiting_answers_stops_the_run(tmp_path, monkeypatch):
+    def full(content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    transport, _ = make()
+    monkeypatch.setattr(transport._arrivals.shelf, "put", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        transport.exchange(Task.TRAIN, {"site-1": message()})
+
+
 def test_a_pickle_or_too_many_bytes_are_that_sites_failure():
     def meddle(post: PostOffice, letter: Letter) -> bool:
         if letter.site == "site-1":
@@ -235,6 +278,21 @@ def test_fault_42_a_straggler_is_left_out_at_the_deadline_and_holds_nobody_up_af
     assert "nobody waited for it" in reasons[1]
     assert reasons[2] is None, "it answered again, and took part"
     assert late[0] in post.cancelled
+
+
+def test_fault_42_what_came_while_the_server_added_others_past_the_deadline_counts():
+    kept: list[Letter] = []
+    transport, post = make(lambda post, letter: letter.site != "site-1" and not kept.append(letter))
+
+    def slow(site: str, reply: Envelope) -> None:
+        if site == "site-1":
+            kept[0].answered("site-2", post.answer(kept[0]))
+            time.sleep(0.3)
+
+    replies = transport.exchange(
+        Task.TRAIN, {site: message(site) for site in SITES}, timeout=0.1, quorum=1, on_reply=slow
+    )
+    assert [isinstance(replies[site], Envelope) for site in SITES] == [True, True, False]
 
 
 def test_fault_42_the_model_is_that_of_the_sites_that_answered(tmp_path):

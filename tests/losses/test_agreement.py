@@ -222,6 +222,12 @@ def test_settings_are_refused_with_all_that_is_wrong() -> None:
         AgreementSettings(rule="avrage", tau=1.5, delta=-1, where="terms#x")
 
 
+def test_thresholds_of_0_and_1_are_thresholds() -> None:
+    assert [AgreementSettings(tau=tau, delta=1 - tau).tau for tau in (0, 1)] == [0, 1]
+    with pytest.raises(Refused, match=r"tau: expected a number in \[0, 1\], found 1.5"):
+        AgreementSettings(tau=1.5)
+
+
 def test_settings_are_equal_wherever_they_were_given() -> None:
     assert AgreementSettings(tau=0.8, where="terms#a") == AgreementSettings(tau=0.8, where="terms#b")
     assert len({AgreementSettings(), AgreementSettings(where="terms#b"), AgreementSettings(delta=0.2)}) == 2

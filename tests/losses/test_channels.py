@@ -38,3 +38,9 @@ def test_dice_of_two_empty_masks_is_1_and_of_one_empty_mask_0() -> None:
 def test_hard_label_of_one_half_is_background() -> None:
     label, confidence = hard_label(torch.full((1, 1, 1, 1), 0.5))
     assert (label.item(), confidence.item()) == (0, 0.5)
+
+
+def test_classes_that_no_pixel_has_keep_their_channel() -> None:
+    found = channels(torch.zeros(1, 3, 1, 2), torch.tensor([[[[1, 0]]]]))
+    assert found.truth.tolist() == [[[[1.0, 0.0]], [[0.0, 0.0]]]]
+    assert found.prediction.shape == (1, 2, 1, 2)

@@ -80,6 +80,10 @@ def test_the_mean_is_over_all_images_that_say_anything_however_they_came() -> No
     assert site.add(torch.tensor([0.0]), torch.tensor([False])).item() == pytest.approx(2.4 / 4)
 
 
+def test_the_first_image_that_says_anything_is_the_mean() -> None:
+    assert SiteAgreement().add(torch.tensor([0.25]), torch.tensor([True])).item() == 0.25
+
+
 parts = st.floats(0, 1, width=32)
 
 
@@ -213,3 +217,38 @@ def test_reliability_of_two_channels_is_that_of_their_argmax():
 def test_an_unknown_measure_is_refused():
     with pytest.raises(ValueError, match="iou"):
         image_reliability(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), "iou")
+
+
+def test_statistics_of_raters_of_whom_nothing_was_seen_sum_to_one() -> None:
+    found = first_statistics(2, 3)
+    assert found[1].flatten().tolist() == pytest.approx([0.3, 1 / 60, 1 / 60, 1 / 60, 0.3, 1 / 60, 1 / 60, 1 / 60, 0.3])
+
+
+def test_a_step_moves_by_a_tenth_and_public_labels_count_half_unless_told_otherwise() -> None:
+    first, public = first_statistics(3, 2), joint(image(1, 1, 1, 0, 0, 0), image(1, 1, 0, 0, 0, 0))
+    found = em_step(first, RATERS, public=public)
+    torch.testing.assert_close(found, em_step(first, RATERS, public=public, step=0.1, anchor=0.5))
+    plain = em_step(first, RATERS, step=1.0)
+    expected = 0.9 * first[1] + 0.1 * (0.5 * plain[1] + 0.5 * public)
+    torch.testing.assert_close(found[1], expected)
+
+
+def test_sensitivity_of_three_classes_weighs_each_class_by_how_often_it_is() -> None:
+    confusion = torch.tensor([[[0.8, 0.1, 0.1], [0.2, 0.5, 0.3], [0.4, 0.2, 0.4]]])
+    rates = RaterRates(confusion, torch.tensor([0.5, 0.4, 0.1]))
+    # foreground named as any foreground: 0.8 of class 1, 0.6 of class 2
+    assert rates.sensitivity(0).item() == pytest.approx((0.8 * 0.4 + 0.6 * 0.1) / 0.5)
+
+
+def test_as_many_raters_as_rates_are_asked_for() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        consensus(RATERS, RaterRates.equal(2, 2))
+
+
+def test_the_prevalence_has_its_own_axis_whatever_the_number_of_images() -> None:
+    pair = tuple(torch.cat([rater, rater]) for rater in RATERS)
+    rates = RaterRates(RaterRates.equal(3, 2).confusion, torch.tensor([0.75, 0.25]))
+    found = consensus(pair, rates)
+    torch.testing.assert_close(found[:1], consensus(RATERS, rates))
+    # pixel 4: the raters' odds are even, so the prevalence decides
+    assert found[1, 1].flatten()[4].item() == pytest.approx(0.25)

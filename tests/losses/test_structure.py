@@ -137,3 +137,31 @@ def test_a_soft_label_of_two_classes_equals_that_of_one() -> None:
     two = torch.cat([torch.zeros_like(logit), logit], dim=1)
     expected = StructureLoss()(logit, soft)
     torch.testing.assert_close(StructureLoss()(two, torch.cat([1 - soft, soft], dim=1)), expected)
+
+
+def test_by_default_the_entropy_has_border_weights_and_the_gain_is_the_one_given() -> None:
+    logits, target = torch.tensor([[[[-1.0, 0.0, 2.0]]]]), torch.tensor([[[[0.0, 0.0, 1.0]]]])
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").flatten()
+    chance = logits.sigmoid().flatten()
+    for gain, options in ((5.0, {}), (2.0, {"gain": 2.0})):
+        border = torch.tensor([1.0, 1 + gain / 9, 1 + gain * 8 / 9])
+        overlap = border[2] * chance[2]
+        union = (border * chance).sum() + border[2] - overlap
+        expected = (border * entropy).sum() / border.sum() + 1 - (overlap + 1) / (union + 1)
+        assert StructureLoss(kernel_size=3, **options)(logits, target).item() == pytest.approx(expected.item())
+
+
+def test_a_label_map_of_three_images_of_two_classes_is_taken_and_the_shape_that_is_asked_for_is_named() -> None:
+    logits = torch.zeros(3, 2, 1, 2)
+    # CE = ln 2; one foreground pixel and one of the background: IoU as in the loss by hand with flat weights
+    target = torch.tensor([[[[1, 0]]]]).expand(3, -1, -1, -1)
+    assert StructureLoss(kernel_size=1)(logits, target).item() == pytest.approx(math.log(2) + 0.4)
+    with pytest.raises(ValueError, match=r"expected a target of shape \(3, 1, 1, 2\), found \(3, 1, 2, 2\)"):
+        StructureLoss()(logits, torch.zeros(3, 1, 2, 2))
+
+
+def test_weights_below_one_in_sum_are_divided_out_as_well() -> None:
+    logits, target = torch.tensor([[[[0.0, 3.0]]]]), torch.tensor([[[[1.0, 0.0]]]])
+    small = torch.tensor([[[[0.25, 0.0]]]])
+    # of the one pixel with weight: CE = ln 2; overlap 1/8, union 1/8 + 1/4 - 1/8, IoU = 9/8 / (10/8)
+    assert StructureLoss(kernel_size=1)(logits, target, small).item() == pytest.approx(math.log(2) + 0.1)

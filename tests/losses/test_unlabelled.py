@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samfed_monai.losses import distillation_kl, logits_kl, probabilities, weighted_pseudo_label_loss
-from samfed_monai.losses.unlabelled import CLIP
+from samfed_monai.losses.unlabelled import CLIP, hssf_kl
 
 
 def test_by_hand() -> None:
@@ -96,6 +96,13 @@ def test_weights_are_normalised_and_the_scale_is_not() -> None:
     assert distillation_kl(logits, teacher, 1, torch.zeros_like(weight)).item() == 0
 
 
+def test_the_weighted_divergence_has_the_square_of_the_temperature_as_well() -> None:
+    # the pixel of test_one_pixel_by_hand_at_temperature_2, and one without weight
+    logits, teacher = torch.tensor([[[[math.log(4), 5.0]]]]), torch.tensor([[[[0.9, 0.2]]]])
+    found = distillation_kl(logits, teacher, 2, torch.tensor([[[[0.5, 0.0]]]]))
+    assert found.item() == pytest.approx(4 * bernoulli_kl(3 / 4, 2 / 3), rel=1e-4)
+
+
 def test_exact_zeros_and_ones_stay_finite() -> None:
     logits = torch.zeros(1, 1, 1, 2, requires_grad=True)
     loss = distillation_kl(logits, torch.tensor([[[[0.0, 1.0]]]]), 1)
@@ -167,3 +174,31 @@ def test_gradient_keeps_its_size_when_the_temperature_rises() -> None:
         return logits.grad.abs().item()
 
     assert size(2.0) == pytest.approx(size(1.0), rel=0.05)  # T^2 undoes the 1 / T^2 of softening (Hinton et al. 2015)
+
+
+def test_probabilities_of_one_channel_and_of_three() -> None:
+    assert probabilities(torch.tensor([[[[0.0, math.log(3)]]]])).flatten().tolist() == pytest.approx([0.5, 0.75])
+    logits = torch.tensor([math.log(2), math.log(5), math.log(3)]).view(1, 3, 1, 1).expand(1, 3, 2, 1)
+    assert probabilities(logits)[0, :, 1, 0].tolist() == pytest.approx([0.2, 0.5, 0.3])
+
+
+def test_weights_below_one_in_sum_are_divided_out() -> None:
+    logits, weight = torch.zeros(1, 1, 1, 2), torch.tensor([[[[0.25, 0.0]]]])
+    label = torch.tensor([[[[1, 0]]]])
+    # CE = ln 2; Dice = (2 / 8 + 1) / (1 / 8 + 1 / 4 + 1)
+    assert weighted_pseudo_label_loss(logits, label, weight).item() == pytest.approx(math.log(2) + 1 - 1.25 / 1.375)
+
+
+def test_each_image_of_several_classes_has_its_own_weights() -> None:
+    teacher = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]).view(2, 3, 1, 1)
+    kl = [sum(p * math.log(p * 3) for p in row) for row in ((0.5, 0.3, 0.2), (0.1, 0.1, 0.8))]
+    weight = torch.tensor([1.0, 0.25]).view(2, 1, 1, 1)
+    found = distillation_kl(torch.zeros(2, 3, 1, 1), teacher, 1, weight)
+    assert found.item() == pytest.approx((kl[0] + 0.25 * kl[1]) / 1.25, rel=1e-4)
+
+
+def test_the_temperature_is_two_unless_told_otherwise() -> None:
+    logits, teacher = torch.full((1, 1, 1, 1), math.log(4)), torch.full((1, 1, 1, 1), 0.9)
+    expected = pytest.approx(4 * bernoulli_kl(3 / 4, 2 / 3), rel=1e-4)
+    assert (distillation_kl(logits, teacher).item(), logits_kl(logits, torch.logit(teacher)).item()) == (expected,) * 2
+    assert hssf_kl(logits, teacher).item() == pytest.approx(bernoulli_kl(3 / 4, 2 / 3) / 2, rel=1e-4)

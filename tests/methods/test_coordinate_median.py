@@ -9,13 +9,24 @@ from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.methods.coordinate_median import CoordinateMedian
-from samfed_monai.protocol import UpdateGuard
+from samfed_monai.protocol import Envelope, Kind, UpdateGuard
 from tests.methods.robust import VALUES, answered, attached, combined, rows
 
 
 def test_odd_and_even_numbers_of_sites():
     assert combined(CoordinateMedian(), [[1.0, 5.0, 9.0], [2.0, -4.0, 9.0], [300.0, 6.0, -9.0]]) == [2.0, 5.0, 9.0]
     assert combined(CoordinateMedian(), [[1.0, 0, 0], [2.0, 0, 0], [4.0, 0, 0], [1e30, 0, 0]]) == [3.0, 0.0, 0.0]
+
+
+def test_going_back_to_a_round_forgets_the_answers_of_the_one_that_was_not_finished():
+    strategy = attached(CoordinateMedian(), 3)
+    strategy.configure(0)
+    for site in ("s00", "s01", "s02"):
+        tensors = {"w": torch.full((3,), 5.0)}
+        strategy.accept(0, site, Envelope(Kind.WEIGHTS, site, 0, 9, n=1, tensors=tensors))
+    strategy.load_state_dict({"w": torch.full((3,), 2.0)}, {})
+    strategy.finish(0)
+    assert strategy.global_weights["w"].tolist() == [2.0] * 3
 
 
 def test_images_do_not_weigh():

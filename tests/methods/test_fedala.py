@@ -110,6 +110,18 @@ def test_the_first_round_mixes_nothing_and_what_is_learned_is_kept():
     assert numbers_of(sharing.network.state_dict()) == numbers_of(other.network.state_dict())
 
 
+def test_a_new_run_begins_with_ones_again():
+    sharing, _ = made()
+    sharing.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
+    sharing.reset()
+    assert sharing.state_dict() == {}
+    fresh, _ = made()
+    sharing.network.load_state_dict(six(OWN))
+    for each in (sharing, fresh):
+        each.receive(1, 3, Kind.WEIGHTS, six(GLOBAL))
+    assert mix_of(sharing) == mix_of(fresh) == pytest.approx([0.6, 1.0])
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

@@ -110,6 +110,15 @@ def test_state_there_and_back():
     assert torch.equal(other.global_weights["w"], strategy.global_weights["w"])
 
 
+def test_going_back_to_a_round_forgets_the_answers_of_the_one_that_was_not_finished():
+    strategy = FedAvg().attach(Server(["a"], 2, weights=weights(1.0)))
+    strategy.configure(0)
+    strategy.accept(0, "a", Envelope(Kind.WEIGHTS, "a", 0, 2, n=9, tensors=weights(5.0)))
+    strategy.load_state_dict(weights(2.0), {})
+    strategy.finish(0)
+    assert torch.equal(strategy.global_weights["w"], weights(2.0)["w"])
+
+
 def test_fault_39_a_huge_step_is_clipped_to_the_limit():
     start = {"w": torch.tensor([3.0, 4.0, 0.0])}  # norm 5
     update = {"w": torch.tensor([3.0, 4.0, 1e6])}

@@ -40,6 +40,14 @@ def test_fault_32_nan_and_infinity_are_refused(value):
         check(up(tensors=tensors))
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_fault_32_nan_and_infinity_from_the_server_are_refused_where_no_names_are_expected(value):
+    message = up(n=0, tensors={"w": torch.tensor([0.0, value])})
+    with pytest.raises(MessageRefused, match="message -> tensors: expected finite values, found NaN or infinity"):
+        message.check(up=False)
+    up(n=0, tensors={"w": torch.tensor([3e38])}).check(up=False)
+
+
 def test_finite_values_whose_sum_overflows_are_not_refused():
     check(up(tensors={**weights(), "w": torch.full((2, 3), 3e38)}))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 
 from samfed_monai.core.errors import Problem, Refused, Stopped, is_out_of_memory
 from samfed_monai.protocol import Envelope, Inbox, Kind, MessageRefused, scrub, to_bytes
-from samfed_monai.protocol.transport import received
+from samfed_monai.protocol.transport import Shelf, received
 from tests.federation.toys import weights
 
 
@@ -137,3 +139,35 @@ def test_refused_messages_keep_their_reason():
     problems = [Problem(f"message -> {name}", found="NaN", expected="finite values") for name in "abcdefg"]
     assert scrub(MessageRefused(problems)).startswith("message -> a: expected finite values, found NaN; message -> b")
     assert scrub(MessageRefused(problems)).endswith("; and 2 more")
+
+
+def test_answers_wait_on_the_disk_without_a_name_and_their_space_is_given_back(tmp_path):
+    shelf = Shelf(tmp_path / "run")
+    assert shelf.size == 0
+    waiting = [shelf.put(bytes([number]) * 1000) for number in range(3)]
+    assert (shelf.size, list((tmp_path / "run").iterdir())) == (3000, [])
+    assert [each.read() for each in reversed(waiting)] == [bytes([number]) * 1000 for number in (2, 1, 0)]
+    del waiting[1]
+    assert waiting[1].read() == b"\2" * 1000
+    waiting.clear()
+    assert shelf.size == 0
+    assert shelf.put(b"").read() == b""
+    assert shelf.put(b"again").read() == b"again"
+
+
+def test_an_answer_that_was_cut_off_on_the_disk_is_not_read(tmp_path):
+    shelf = Shelf(tmp_path)
+    shelved = shelf.put(b"1234")
+    os.truncate(shelf._file, 3)
+    with pytest.raises(OSError, match="1 bytes of an answer that waited on the disk are gone"):
+        shelved.read()
+
+
+def test_fault_49_a_full_disk_is_raised_and_what_waits_stays(tmp_path, monkeypatch):
+    shelf = Shelf(tmp_path)
+    first = shelf.put(b"first")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
+        with pytest.raises(OSError, match="No space left"):
+            shelf.put(b"second")
+    assert (shelf.put(b"third").read(), first.read()) == (b"third", b"first")

@@ -1,0 +1,154 @@
+"""Changes the code in small ways, in a copy of this repository, and tells of which changes no test takes notice.
+
+``mutmut`` makes the changes (a number, an operator, an argument that is left out, a word) and runs, for each, the tests
+that reach it. A change that survives is code that no test holds, or one that changes nothing; docs/mutation.md has
+those that are known, with their reasons.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import configparser
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.delete_methods import copy_of  # noqa: E402
+
+
+class Room(NamedTuple):
+    """What is changed together.
+
+    Args:
+        code: files, or patterns of files.
+        tests: what must take notice.
+    """
+
+    code: tuple[str, ...]
+    tests: tuple[str, ...]
+
+
+def _methods(*names: str) -> Room:
+    code = [f"samfed_monai/methods/{name}.py" for name in names]
+    tests = [f"tests/methods/test_{name}.py" for name in names if (ROOT / f"tests/methods/test_{name}.py").is_file()]
+    return Room((*code, "samfed_monai/protocol/strategy.py"), (*tests, "tests/protocol/test_strategy.py"))
+
+
+ROOMS = {
+    "losses": Room(("samfed_monai/losses/*.py",), ("tests/losses", "tests/methods/test_hssf.py")),
+    "messages": Room(
+        tuple(f"samfed_monai/protocol/{name}.py" for name in ("message", "guard", "sent_once", "transport")),
+        tuple(f"tests/protocol/test_{name}.py" for name in ("message", "guard", "sent_once", "transport")),
+    ),
+    "strategies": _methods(
+        "fedavg", "all_answers", "site_weights", "coordinate_median", "trimmed_mean", "krum", "norm_clipping"
+    ),
+    "store": Room(
+        ("samfed_monai/federation/round_store.py", "samfed_monai/federation/run_folder.py"),
+        ("tests/federation/test_round_store.py", "tests/federation/test_run_folder.py"),
+    ),
+    "privacy": Room(
+        tuple(f"samfed_monai/federation/privacy/{name}.py" for name in ("ledger", "noise", "release", "settings")),
+        tuple(f"tests/federation/privacy/test_{name}.py" for name in ("ledger", "noise", "release", "settings")),
+    ),
+}
+#: Run in a copy: every change with its outcome, and the differences of those that were not killed, as JSON.
+_TELL = """
+import json
+from mutmut.__main__ import collect_source_file_mutation_data, status_by_exit_code
+from mutmut.mutation.diff_apply import get_diff_for_mutant
+outcomes, diffs = {}, {}
+for path, data in collect_source_file_mutation_data(mutant_names=[])[1].items():
+    for name, code in data.exit_code_by_key.items():
+        outcomes[name] = status_by_exit_code[code]
+        if outcomes[name] != "killed":
+            diffs[name] = get_diff_for_mutant(name, path=data.path)
+print(json.dumps([outcomes, diffs]))
+"""
+#: What mutmut says of a change that some test took notice of, one way or another.
+NOTICED = {"killed", "timeout", "segfault", "caught by type check", "suspicious"}
+
+
+def configure(copy: Path, room: Room) -> None:
+    """Writes what is changed and what is run into ``setup.cfg`` of a copy."""
+    settings = configparser.ConfigParser(interpolation=None)
+    settings.read(copy / "setup.cfg", encoding="utf-8")
+    settings["mutmut"] = {
+        "source_paths": "samfed_monai",
+        "only_mutate": "\n".join(["", *room.code]),
+        "also_copy": "\n".join(["", "tests", "bundles", "benchmarks", "docs", "study"]),
+        "pytest_add_cli_args": "\n".join(["", "-p", "no:cacheprovider", "-m", "not slow"]),
+        "pytest_add_cli_args_test_selection": "\n".join(["", *room.tests]),
+    }
+    with open(copy / "setup.cfg", "w", encoding="utf-8") as stream:
+        settings.write(stream)
+
+
+def wording(diff: str) -> bool:
+    """Whether a change is one of letters in texts alone: mutmut puts XX around them, or changes their case."""
+    parts = {sign: "".join(line[1:] for line in _changed(diff) if line[0] == sign) for sign in "+-"}
+    return parts["+"].replace("XX", "").lower() == parts["-"].replace("XX", "").lower()
+
+
+def mutate(name: str, room: Room, copy: Path, *, jobs: int) -> bool:
+    """Changes one room's code and prints what survived; whether at least 95 % of what is more than wording was noticed.
+
+    Args:
+        name: of the room.
+        room: its code and tests.
+        copy: folder for the copy, which must not be there yet.
+        jobs: processes.
+    """
+    if not copy.is_dir():
+        copy_of(copy)
+        configure(copy, room)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    log = copy.parent / f"{name}.log"
+    with open(log, "w", encoding="utf-8") as stream:
+        command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(jobs)]
+        ran = subprocess.run(command, cwd=copy, env=environment, stdout=stream, stderr=stream)
+    told = subprocess.run([sys.executable, "-c", _TELL], cwd=copy, env=environment, capture_output=True, text=True)
+    if ran.returncode or told.returncode:
+        raise SystemExit(f"{name}: mutmut failed, see {log}\n{told.stderr}")
+    outcomes, diffs = json.loads(told.stdout)
+    left = {mutant: outcome for mutant, outcome in outcomes.items() if outcome not in NOTICED}
+    texts = {mutant for mutant in left if wording(diffs[mutant])}
+    noticed, more = len(outcomes) - len(left), len(outcomes) - len(texts)
+    for mutant in sorted(left.keys() - texts):
+        print(f"{mutant}: {left[mutant]}", *_changed(diffs[mutant]), sep="\n    ")
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in collections.Counter(outcomes.values()).most_common())
+    print(f"{name}: {len(outcomes)} changes: {counts}; {len(texts)} of them are wording that no test reads, not shown")
+    print(f"{name}: {100 * noticed / max(1, more):.1f} % of the {more} others noticed", flush=True)
+    return noticed >= 0.95 * more
+
+
+def _changed(diff: str) -> list[str]:
+    return [line for line in diff.splitlines() if line[:1] in {"+", "-"} and line[:3] not in {"+++", "---"}]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rooms", default=",".join(ROOMS), help=f"of {', '.join(ROOMS)}")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--keep", type=Path, help="folder for the copies, to look at survivors with mutmut browse")
+    options = parser.parse_args()
+    rooms = options.rooms.split(",")
+    if unknown := sorted(set(rooms) - ROOMS.keys()):
+        parser.error(f"--rooms: {', '.join(unknown)}; choose of {', '.join(ROOMS)}")
+    with tempfile.TemporaryDirectory() as folder:
+        place = (options.keep or Path(folder)).resolve()
+        place.mkdir(parents=True, exist_ok=True)
+        good = [mutate(room, ROOMS[room], place / room, jobs=options.jobs) for room in rooms]
+    sys.exit(0 if all(good) else 1)
+
+
+if __name__ == "__main__":
+    main()
