@@ -104,8 +104,16 @@ class Finding:
         """Everything but the pictures, of which the names of their files stand."""
         words = {name: getattr(self, name) for name in ("attack", "title", "asks", "gets")}
         rows = [dict(row) for row in self.rows]
-        pictures = [{"file": f"{each.name}.png", "caption": each.caption, "rows": list(each.rows)} for each in self.shown]
-        return {**words, "columns": list(self.columns), "rows": rows, "verdict": list(self.verdict), "pictures": pictures}
+        pictures = [
+            {"file": f"{each.name}.png", "caption": each.caption, "rows": list(each.rows)} for each in self.shown
+        ]
+        return {
+            **words,
+            "columns": list(self.columns),
+            "rows": rows,
+            "verdict": list(self.verdict),
+            "pictures": pictures,
+        }
 
 
 def psnr(found: Tensor, truth: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Images out of an update: Geiping et al., NeurIPS 2020 (arXiv 2003.14053), with batch statistics as Yin et al., CVPR 2021."""
+"""Images out of an update: Geiping et al., NeurIPS 2020 (arXiv 2003.14053); statistics as Yin et al., CVPR 2021."""
 
 from __future__ import annotations
 
@@ -62,12 +62,17 @@ def attack_inversion(target: Target, options: Options) -> Finding:
                 how: dict[str, Any] = {"steps": options.steps, "seed": options.seed, "bar": options.bar}
                 found = invert(network, target.loss, update, image.shape, mask, start=target.blank, **how)
                 found = in_order_of_truth(found, image)
-                words = {"network": start, "seen": f"{what} of {images}" + (f", {steps} steps of AdamW" if steps else "")}
+                words = {
+                    "network": start,
+                    "seen": f"{what} of {images}" + (f", {steps} steps of AdamW" if steps else ""),
+                }
                 known = "with" if with_statistics else "without" if moving else "none that move"
                 rows.append({**words, "statistics": known, **against_blank(found, image, target.blank)})
                 blank = target.blank[None].expand_as(image)
                 name = f"inversion-{len(rows)}"
-                caption = f"{start}, {words['seen']}, batch norm statistics: {known}. Truth, reconstruction, blank image."
+                caption = (
+                    f"{start}, {words['seen']}, batch norm statistics: {known}. Truth, reconstruction, blank image."
+                )
                 shown.append(Shown(name, caption, {"truth": image, "reconstruction": found, "blank": blank}))
     hit = [row for row in rows if row["reconstructed"]]
     verdict = [
@@ -75,16 +80,21 @@ def attack_inversion(target: Target, options: Options) -> Finding:
         + (f", the best at {max(row['psnr'] for row in hit):.1f} dB." if hit else "; nothing was rebuilt.")
     ]
     verdict += [
-        "Masks were taken as known, which helps the attacker; views, jitter and the unlabelled terms of a real round, which "
-        "hinder, were left out: a bound from the attacker's side for this optimizer and so many steps, not a proof of safety.",
-        "What helps: more images and more steps in a round (a site's own `least_images` counts them), normalisation by group "
+        "Masks were taken as known, which helps the attacker; views, jitter and the unlabelled terms of a "
+        "real round, which "
+        "hinder, were left out: a bound from the attacker's side for this optimizer and so many steps, not a "
+        "proof of safety.",
+        "What helps: more images and more steps in a round (a site's own `least_images` counts them), "
+        "normalisation by group "
         "instead of by batch, predictions instead of weights, differential privacy. The release filter alone does not.",
     ]
     return Finding(
         "inversion",
         "Images out of an update",
-        f"Changes noise until its gradient points where the site's did (cosine loss and total variation, {options.steps} "
-        "steps of Adam; Geiping et al. 2020), with the batch statistics where a network has some that move (Yin et al. 2021).",
+        "Changes noise until its gradient points where the site's did (cosine loss and total variation, "
+        f"{options.steps} "
+        "steps of Adam; Geiping et al. 2020), with the batch statistics where a network has some that move "
+        "(Yin et al. 2021).",
         "The network before the round and after it, and the loss; here the masks as well.",
         ("network", "seen", "statistics", "psnr", "blank_psnr", "ssim", "blank_ssim", "reconstructed", "of"),
         rows,
@@ -176,7 +186,9 @@ def invert(
 def cosine_distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
     """``1 - cos`` of two updates, all parameters as one vector (Geiping et al., equation 4)."""
     dot = torch.stack([(a * b).sum() for a, b in zip(one, other, strict=True)]).sum()
-    lengths = [torch.stack([each.pow(2).sum() for each in parts]).sum().clamp(min=1e-20).sqrt() for parts in (one, other)]
+    lengths = [
+        torch.stack([each.pow(2).sum() for each in parts]).sum().clamp(min=1e-20).sqrt() for parts in (one, other)
+    ]
     return 1 - dot / (lengths[0] * lengths[1])
 
 
@@ -195,10 +207,8 @@ def statistics_distance(found: Sequence[tuple[Tensor, Tensor]], wanted: Sequence
     return torch.stack(parts).mean()
 
 
-def leaked_statistics(
-    before: Mapping[str, Tensor], after: Mapping[str, Tensor], momentum: float
-) -> dict[str, Tensor]:
-    """Batch statistics of the one step between two state dicts: ``(after - (1 - m) before) / m`` (exact for one step)."""
+def leaked_statistics(before: Mapping[str, Tensor], after: Mapping[str, Tensor], momentum: float) -> dict[str, Tensor]:
+    """Batch statistics of one step between two state dicts: ``(after - (1 - m) before) / m``, exact for one step."""
     names = [name for name in before if name.endswith(("running_mean", "running_var"))]
     return {name: (after[name] - (1 - momentum) * before[name]) / momentum for name in names}
 
@@ -210,7 +220,9 @@ def _parameters(network: nn.Module) -> list[nn.Parameter]:
 def _norms(network: nn.Module) -> list[nn.Module]:
     """Layers of batch norm whose statistics a step moves."""
     kinds = nn.modules.batchnorm._BatchNorm
-    return [each for each in network.modules() if isinstance(each, kinds) and each.training and each.track_running_stats]
+    return [
+        each for each in network.modules() if isinstance(each, kinds) and each.training and each.track_running_stats
+    ]
 
 
 @contextmanager

@@ -26,9 +26,9 @@ LEAST_SHADOWS = 16
 def attack_lira(target: Target, options: Options, folder: str | Path | None = None) -> Finding:
     """Trains shadow models on random halves of all labelled images and compares the released model with them.
 
-    Shadow models are the run's network, trained in one place with labels, and not federations: of the released model the
-    attack knows less than its best. How well it works where it knows all is the second row: each shadow model attacked
-    with the others.
+    Shadow models are the run's network, trained in one place with labels, and not federations: of the released model
+    the attack knows less than its best. How well it works where it knows all is the second row: each shadow model
+    attacked with the others.
 
     Args:
         target: what is attacked; its groups with masks are used.
@@ -52,14 +52,20 @@ def attack_lira(target: Target, options: Options, folder: str | Path | None = No
     own = signal(image_losses(target.network, pool)[:, 0])
     released = likelihood_ratio(own, signals, inside)
     rows = [{"model": "the released one", **separation(released[member], released[~member], seed=options.seed)}]
-    each = [likelihood_ratio(signals[k], np.delete(signals, k, 0), np.delete(inside, k, 0)) for k in range(len(signals))]
+    each = [
+        likelihood_ratio(signals[k], np.delete(signals, k, 0), np.delete(inside, k, 0)) for k in range(len(signals))
+    ]
     scores, truth = np.concatenate(each), inside.ravel()
-    rows.append({"model": "shadow models, each by the others", **separation(scores[truth], scores[~truth], seed=options.seed)})
+    rows.append(
+        {"model": "shadow models, each by the others", **separation(scores[truth], scores[~truth], seed=options.seed)}
+    )
     return Finding(
         "lira",
         "Membership by shadow models (LiRA)",
-        f"Trains {options.shadows} shadow models on random halves of {len(pool)} images ({options.shadow_steps} steps each), "
-        "and asks of each image whether the attacked model's loss is rather one of a model that saw it, or of one that did "
+        f"Trains {options.shadows} shadow models on random halves of {len(pool)} images "
+        f"({options.shadow_steps} steps each), "
+        "and asks of each image whether the attacked model's loss is rather one of a model that saw it, or of "
+        "one that did "
         "not (Carlini et al. 2022; one variance for all images, as they advise for few shadow models).",
         "The released model; the image and its mask; many images of the same kind, and a day of computing.",
         ("model", "members", "others", "auc", "interval", "tpr"),
@@ -76,11 +82,12 @@ def attack_lira(target: Target, options: Options, folder: str | Path | None = No
 def _sentence(row: dict[str, Any]) -> str:
     low, high = row["interval"]
     verb = "is told apart from chance" if low > 0.5 else "is chance"
-    return f"{row['model'].capitalize()}: AUC {row['auc']:.2f} ({low:.2f} to {high:.2f}) {verb}; {row['tpr']:.0%} found at 1 % false alarms."
+    who = row["model"].capitalize()
+    return f"{who}: AUC {row['auc']:.2f} ({low:.2f} to {high:.2f}) {verb}; {row['tpr']:.0%} found at 1 % false alarms."
 
 
 def signal(losses: np.ndarray) -> np.ndarray:
-    """Log odds of the mean confidence in the truth, ``log(p / (1 - p))`` of ``p = exp(-loss)``: nearly normal (ibid.)."""
+    """Log odds of the confidence in the truth, ``log(p / (1 - p))`` of ``p = exp(-loss)``, which is nearly normal."""
     bounded = np.clip(losses, 1e-6, None)
     return -bounded - np.log(-np.expm1(-bounded))
 
@@ -142,7 +149,14 @@ def shadow_signals(
 
 
 def train(
-    target: Target, pool: Images, which: np.ndarray, *, steps: int, seed: int, batch: int = 8, labels: Tensor | None = None
+    target: Target,
+    pool: Images,
+    which: np.ndarray,
+    *,
+    steps: int,
+    seed: int,
+    batch: int = 8,
+    labels: Tensor | None = None,
 ) -> nn.Module:
     """The run's network from random numbers, trained on some of the images; flips only.
 
@@ -155,13 +169,16 @@ def train(
         batch: images in a step.
         labels: instead of the pool's, probabilities as well; for these the loss is the cross entropy.
     """
+    truth = labels if labels is not None else pool.labels
+    if truth is None:
+        raise ValueError("train: expected labels, or a pool with masks")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = target.fresh().train()
         optimizer = torch.optim.AdamW(network.parameters(), lr=target.learning_rate)
         for _ in range(steps):
             drawn = torch.as_tensor(which)[torch.randint(len(which), (min(batch, len(which)),))]
-            image, label = pool.images[drawn], (labels if labels is not None else pool.labels)[drawn]  # type: ignore[index]
+            image, label = pool.images[drawn], truth[drawn]
             if torch.rand(()) < 0.5:
                 image, label = image.flip(-1), label.flip(-1)
             optimizer.zero_grad()

@@ -56,7 +56,8 @@ _GENERAL = (
     "fewer than 100 others that is none of them. `interval` is of the AUC, 95 %, by drawing images again.",
     "`blind_auc` separates the same two groups without any model, by colour, contrast and the mask's area: where it is "
     "high, members and others are different pictures, and the AUC beside it says little of what was remembered.",
-    "What helps: fewer passes over an image, and differential privacy, which bounds every such attack; the release filter "
+    "What helps: fewer passes over an image, and differential privacy, which bounds every such attack; the "
+    "release filter "
     "does not. Who may have the released model is a matter of the agreement.",
 )
 
@@ -64,11 +65,14 @@ _GENERAL = (
 def _sentence(row: Mapping[str, Any]) -> str:
     low, high = row["interval"]
     if low <= 0.5:
-        return f"{row['images']}: not told apart from {row['compared']} (AUC {row['auc']:.2f}, {low:.2f} to {high:.2f})."
+        return (
+            f"{row['images']}: not told apart from {row['compared']} (AUC {row['auc']:.2f}, {low:.2f} to {high:.2f})."
+        )
     shift = " But they can be told apart without the model as well." if row["blind_auc"] > 0.6 else ""
     return (
         f"{row['images']}: an attacker who has an image says better than chance whether it was trained on (AUC "
-        f"{row['auc']:.2f}, {low:.2f} to {high:.2f}); of the members {row['tpr']:.0%} are found at 1 % false alarms.{shift}"
+        f"{row['auc']:.2f}, {low:.2f} to {high:.2f}); of the members {row['tpr']:.0%} are found at 1 % false "
+        f"alarms.{shift}"
     )
 
 
@@ -115,19 +119,22 @@ def found_at(members: np.ndarray, others: np.ndarray, false_alarms: float = FALS
 def separation(members: np.ndarray, others: np.ndarray, *, seed: int = 0) -> dict[str, Any]:
     """``members``, ``others`` (numbers of images), ``auc``, its 95 % ``interval`` by bootstrap over images, ``tpr``."""
     random = np.random.default_rng(derive_seed(seed, "bootstrap"))
-    drawn = [
-        auc(random.choice(members, len(members)), random.choice(others, len(others))) for _ in range(_DRAWS)
-    ]
+    drawn = [auc(random.choice(members, len(members)), random.choice(others, len(others))) for _ in range(_DRAWS)]
     low, high = np.quantile(drawn, (0.025, 0.975))
     value = round(auc(members, others), 3)
     counts = {"members": len(members), "others": len(others)}
-    return {**counts, "auc": value, "interval": [round(low, 3), round(high, 3)], "tpr": round(found_at(members, others), 3)}
+    return {
+        **counts,
+        "auc": value,
+        "interval": [round(low, 3), round(high, 3)],
+        "tpr": round(found_at(members, others), 3),
+    }
 
 
 def blind_auc(own: Images, others: list[Images], *, seed: int = 0, folds: int = 5) -> float:
     """How well the two groups are told apart by plain properties of the pictures: no model is asked.
 
-    A linear discriminant (Fisher) of mean and deviation of each colour, roughness, and the mask's area, cross-validated.
+    A linear discriminant (Fisher) of mean and deviation of each colour, roughness and the mask's area, cross-validated.
     Das et al., 2024 (arXiv 2406.16201), show that such blind attacks beat published ones where groups differ.
     """
     masks = own.labels is not None and all(each.labels is not None for each in others)
@@ -158,4 +165,3 @@ def _discriminant(table: np.ndarray, member: np.ndarray) -> np.ndarray:
     spread = np.cov(table, rowvar=False)
     spread += 0.1 * np.trace(spread) / len(spread) * np.eye(len(spread))
     return np.linalg.solve(spread, table[member].mean(axis=0) - table[~member].mean(axis=0))
-

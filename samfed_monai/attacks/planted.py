@@ -1,4 +1,4 @@
-"""A server that means harm plants a layer that copies images into the update: Fowl et al., ICLR 2022 (arXiv 2110.13057)."""
+"""A malicious server plants a layer that copies images into the update: Fowl et al., ICLR 2022 (arXiv 2110.13057)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LARGEST = 48  # pixels a side: the layer has as many weights as 3 times that to
 
 
 def planted_definition(size: int) -> dict[str, Any]:
-    """A ``network_def`` of MONAI's own classes with one linear layer from each pixel to each logit: no forbidden name."""
+    """A ``network_def`` of a class of MONAI's with a linear layer from each pixel to each logit: no forbidden name."""
     return {
         "_target_": "monai.networks.nets.Generator",
         "latent_shape": [3, size, size],
@@ -50,8 +50,10 @@ def planted_network(size: int) -> nn.Module:
 
 
 def planted_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights with which the gradient at logit i is the sum of the images whose mask has pixel i, and of nothing else."""
-    planted = {name: torch.ones_like(tensor) if tensor.ndim > 2 else torch.zeros_like(tensor) for name, tensor in state.items()}
+    """Weights with which the gradient at logit i is a sum of the images whose mask has pixel i, and of nothing else."""
+    planted = {
+        name: torch.ones_like(tensor) if tensor.ndim > 2 else torch.zeros_like(tensor) for name, tensor in state.items()
+    }
     planted[BIAS] = torch.full_like(state[BIAS], SURE)
     return planted
 
@@ -85,7 +87,7 @@ def images_of(before: Mapping[str, Tensor], after: Mapping[str, Tensor], shape: 
 
 
 def attack_planted(target: Target, options: Options) -> Finding:
-    """Has a batch of the first site's images train a planted network for one step, with each defence and without any."""
+    """Has a batch of a site's images train a planted network for one step, with each defence and without any."""
     own = target.private
     count = min(options.batch, len(own))
     size = min(own.images.shape[-1], _LARGEST)
@@ -125,19 +127,24 @@ def attack_planted(target: Target, options: Options) -> Finding:
     return Finding(
         "planted",
         "A planted layer",
-        "The plan names a network whose first layer has a weight from each pixel to each logit, and the server sends weights "
-        "with which the gradient at a logit is the image whose mask has that pixel (Fowl et al. 2022; on medical images "
+        "The plan names a network whose first layer has a weight from each pixel to each logit, and the "
+        "server sends weights "
+        "with which the gradient at a logit is the image whose mask has that pixel (Fowl et al. 2022; on "
+        "medical images "
         "MedLeak, Shi et al. 2024).",
         f"One update of a batch of {count}, {size} px; the network is of MONAI's own classes.",
         ("defence", "stopped", "psnr", "blank_psnr", "ssim", "blank_ssim", "reconstructed", "of"),
         rows,
         [
-            f"Without a defence {best['reconstructed']} of {best['of']} images were read out of one update, the best at "
+            f"Without a defence {best['reconstructed']} of {best['of']} images were read out of one update, "
+            "the best at "
             f"{best['psnr']:.1f} dB (blank image {best['blank_psnr']:.1f}).",
             "The site's look at the network refuses it before any image is shown. "
             + (f"Not stopped by: {'; '.join(open_ones)}." if open_ones else ""),
-            "What remains: a thumbnail of 16 x 16 pixels, what several small layers do together, and weights planted in a "
-            "network of the catalogue, which give away no whole image by themselves but make the inversion above easier.",
+            "What remains: a thumbnail of 16 x 16 pixels, what several small layers do together, and weights "
+            "planted in a "
+            "network of the catalogue, which give away no whole image by themselves but make the inversion "
+            "above easier.",
         ],
         shown,
     )

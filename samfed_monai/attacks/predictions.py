@@ -1,4 +1,4 @@
-"""What predictions and prototypes tell, which leave a site instead of weights: a copy of its network, a mean feature."""
+"""What predictions and prototypes tell that leave a site instead of weights: a copy of its network, a mean feature."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def attack_soft_masks(target: Target, options: Options) -> Finding:
     """
     public = target.group(PUBLIC, member=True)
     if public is None:
-        raise Refused([Problem("soft_masks", found="no public images", expected="some: masks of them are what travels")])
+        raise Refused(
+            [Problem("soft_masks", found="no public images", expected="some: masks of them are what travels")]
+        )
     eight_bit = soft_masks(target.network, public)
     seed = derive_seed(options.seed, "copy")
     own = train(target, public, np.arange(len(public)), steps=options.shadow_steps, seed=seed, labels=eight_bit)
@@ -58,17 +60,21 @@ def attack_soft_masks(target: Target, options: Options) -> Finding:
     return Finding(
         "soft_masks",
         "Soft masks of the public images",
-        f"Trains a copy of the network on {len(public)} public images and their masks ({options.shadow_steps} steps), and asks "
+        f"Trains a copy of the network on {len(public)} public images and their masks ({options.shadow_steps} "
+        "steps), and asks "
         "the copy, by its loss, which of a site's images were trained on.",
-        f"{len(public)} masks of {pixels} pixels with 8 bits each, of images that the attacker has anyway; no pixel of a "
+        f"{len(public)} masks of {pixels} pixels with 8 bits each, of images that the attacker has anyway; no "
+        "pixel of a "
         "private image, no weight. They are bit for bit what the site's network says (the filter sees to it).",
         ("site", "alike", "auc_weights", "interval_weights", "auc_masks", "interval_masks"),
         rows,
         [
             *(_told_by_masks(row) for row in rows),
-            "`alike` is the Dice of copy and network on the site's training images: the copy answers for the network, so what "
+            "`alike` is the Dice of copy and network on the site's training images: the copy answers for the "
+            "network, so what "
             "the network shows to everybody who may ask it, the masks show.",
-            "What helps: nothing is needed against reconstruction; against membership, differential privacy on the masks "
+            "What helps: nothing is needed against reconstruction; against membership, differential privacy "
+            "on the masks "
             "(`privacy -> differential_privacy`), which costs most of their use.",
         ],
         [
@@ -135,16 +141,21 @@ def attack_prototypes(target: Target, options: Options) -> Finding:
     return Finding(
         "prototypes",
         "Prototypes",
-        f"Changes a picture and its mask until their mean features per class are those that were sent ({options.steps} steps).",
-        f"{one['numbers']} numbers for all images of a round together (an image has {pixels}): the mean feature of each class "
+        "Changes a picture and its mask until their mean features per class are those that were sent "
+        f"({options.steps} steps).",
+        f"{one['numbers']} numbers for all images of a round together (an image has {pixels}): the mean "
+        "feature of each class "
         "and its number of pixels. Here the network that made them as well, which FedProto leaves at its site.",
         ("behind", "numbers", "psnr", "blank_psnr", "ssim", "blank_ssim", "reconstructed", "of"),
         rows,
         [
-            f"Of one image's prototypes {'a likeness was' if rebuilt else 'no likeness was'} rebuilt ({one['psnr']:.1f} dB; the "
-            f"blank image has {one['blank_psnr']:.1f}); those of all images are a mean, in which no single one stands out "
+            f"Of one image's prototypes {'a likeness was' if rebuilt else 'no likeness was'} rebuilt "
+            f"({one['psnr']:.1f} dB; the "
+            f"blank image has {one['blank_psnr']:.1f}); those of all images are a mean, in which no single one "
+            "stands out "
             f"({rows[-1]['psnr']:.1f} dB to the most alike; blank {rows[-1]['blank_psnr']:.1f}).",
-            "Prototypes tell the mean colour and texture of lesion and surroundings at a site, and how large lesions are.",
+            "Prototypes tell the mean colour and texture of lesion and surroundings at a site, and how large "
+            "lesions are.",
             "What helps: `least_images`, which refuses prototypes of few images; the network staying at its site.",
         ],
         shown,

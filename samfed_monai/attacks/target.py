@@ -137,7 +137,10 @@ def target_of_run(
     models = RunModels(folder)
     models.require()
     run = RunData.read(folder)
-    given = {"bundle": bundle or _bundle_of(run.results.get("command")), "datalist": datalist or run.setting("datalist")}
+    given = {
+        "bundle": bundle or _bundle_of(run.results.get("command")),
+        "datalist": datalist or run.setting("datalist"),
+    }
     given["data_root"] = data_root or run.setting("data_root")
     missing = [name for name, value in given.items() if not value]
     if missing:
@@ -154,7 +157,12 @@ def target_of_run(
 
     network = fresh()
     network.load_state_dict(models.tensors(), strict=False)
-    read: dict[str, Any] = {"data_root": given["data_root"], "limit": images, "preprocessing": preprocessing, "bar": bar}
+    read: dict[str, Any] = {
+        "data_root": given["data_root"],
+        "limit": images,
+        "preprocessing": preprocessing,
+        "bar": bar,
+    }
     groups = [_read(listed, PUBLIC, None, True, **read)]
     for site in models.trained:
         groups.append(_read(listed, "unlabelled", site, True, **read))
@@ -171,7 +179,15 @@ def _bundle_of(command: str | None) -> str | None:
 
 
 def _read(
-    listed: Any, split: str, site: str | None, member: bool, *, data_root: Any, limit: int, preprocessing: Any, bar: bool
+    listed: Any,
+    split: str,
+    site: str | None,
+    member: bool,
+    *,
+    data_root: Any,
+    limit: int,
+    preprocessing: Any,
+    bar: bool,
 ) -> Images:
     from samfed_monai.data import load_records
 

@@ -23,7 +23,9 @@ from tests.attacks.toys import QUICK, leaky_net, norm_net, plain_net, target
 LOSS = nn.BCEWithLogitsLoss()
 
 
-def rebuilt(network: nn.Module, update: Update, image: torch.Tensor, mask: torch.Tensor, steps: int = 150) -> torch.Tensor:
+def rebuilt(
+    network: nn.Module, update: Update, image: torch.Tensor, mask: torch.Tensor, steps: int = 150
+) -> torch.Tensor:
     return invert(network, LOSS, update, image.shape, mask, steps=steps)
 
 

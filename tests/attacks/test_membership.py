@@ -16,7 +16,11 @@ from tests.attacks.toys import QUICK, target
 def memory(pixels: int = 16) -> nn.Module:
     """Enough parameters to learn every pixel of a few images by heart."""
     return nn.Sequential(
-        nn.Flatten(), nn.Linear(3 * pixels**2, 64), nn.ReLU(), nn.Linear(64, pixels**2), nn.Unflatten(1, (1, pixels, pixels))
+        nn.Flatten(),
+        nn.Linear(3 * pixels**2, 64),
+        nn.ReLU(),
+        nn.Linear(64, pixels**2),
+        nn.Unflatten(1, (1, pixels, pixels)),
     )
 
 

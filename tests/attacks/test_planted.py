@@ -1,4 +1,4 @@
-"""A planted layer gives images away without the defence, and is refused with it: alone, and at a site of a federation."""
+"""A planted layer gives images away without the defence and is refused with it: alone, and at a federation's site."""
 
 from __future__ import annotations
 
@@ -68,7 +68,15 @@ PLAN = Plan(
     "samfed_skin",
     2,
     variant="oracle",
-    client={**CLIENT, "local_steps": 1, "batch_size": 1, "learning_rate": RATE, "network_def": planted_definition(SIZE), "optimizer": SGD, **STILL},
+    client={
+        **CLIENT,
+        "local_steps": 1,
+        "batch_size": 1,
+        "learning_rate": RATE,
+        "network_def": planted_definition(SIZE),
+        "optimizer": SGD,
+        **STILL,
+    },
     sites={"site-1": {}, "site-2": {}},
     privacy={"least_images": 1},
 )

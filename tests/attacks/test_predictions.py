@@ -44,7 +44,9 @@ def test_a_copy_is_like_the_network_and_knows_no_more_members_than_it_does():
 
 def test_without_public_images_there_is_nothing_to_attack():
     toy = target()
-    with pytest.raises(Refused, match="soft_masks: expected some: masks of them are what travels, found no public images"):
+    with pytest.raises(
+        Refused, match="soft_masks: expected some: masks of them are what travels, found no public images"
+    ):
         attack_soft_masks(dataclasses.replace(toy, groups=toy.groups[1:]), QUICK)
 
 
@@ -80,5 +82,3 @@ def test_prototypes_of_one_image_and_of_all_are_tried():
     unknown = target(lambda: nn.Sequential(nn.Conv2d(3, 1, 1)), count=3)
     with pytest.raises(Refused, match="network: expected a network with one of"):
         attack_prototypes(unknown, QUICK)
-
-

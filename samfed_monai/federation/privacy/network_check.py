@@ -1,4 +1,4 @@
-"""A look at a network that a plan names, before it sees an image: layers that could copy whole images into an update."""
+"""A look at a network that a plan names, before it sees an image: layers that could copy images into an update."""
 
 from __future__ import annotations
 
@@ -128,7 +128,9 @@ def require_plain_network(client: Any) -> None:
         found = reading_layers(client.trainer.network, (3, size, size))
     except Exception:  # of a stranger's network, whatever it raises
         expected = "one that takes an image of this size"
-        problem = Problem("plan -> network_def", found="a network that cannot be looked at", expected=expected, mend=mend)
+        problem = Problem(
+            "plan -> network_def", found="a network that cannot be looked at", expected=expected, mend=mend
+        )
         raise MessageRefused([problem]) from None
     if found:
         expected = "no layer with a weight for each place of an image: its update would hold the image"

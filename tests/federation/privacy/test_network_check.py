@@ -26,7 +26,7 @@ class Shuffled(nn.Module):
 
     def __init__(self, share: int = 1) -> None:
         super().__init__()
-        self.order = torch.randperm(3 * 32 * 32, generator=torch.Generator().manual_seed(0))[:: share]
+        self.order = torch.randperm(3 * 32 * 32, generator=torch.Generator().manual_seed(0))[::share]
         self.linear = nn.Linear(len(self.order), 32 * 32)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -100,7 +100,9 @@ def test_a_site_refuses_to_train_it():
     client = toy_algo()
     require_plain_network(client)
     client.trainer.network = nets.Generator(**{**PLANTED, "latent_shape": (3, 64, 64)})
-    match = r"plan -> network_def: expected no layer with a weight for each place of an image.*found 1 such; name a network"
+    match = (
+        r"plan -> network_def: expected no layer with a weight for each place of an image.*found 1 such; name a network"
+    )
     with pytest.raises(MessageRefused, match=match):
         require_plain_network(client)
 

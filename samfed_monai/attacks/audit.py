@@ -1,0 +1,145 @@
+"""All attacks by name, and the audit of a run: ``audit.json``, ``audit.html``, pictures, written after each attack."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
+from samfed_monai.core.io import read_json, write_bytes, write_json
+
+if TYPE_CHECKING:
+    from samfed_monai.attacks.finding import Finding, Options
+    from samfed_monai.attacks.target import Target
+
+logger = logging.getLogger(__name__)
+
+ATTACKS = {
+    "membership": ("samfed_monai.attacks.membership", "attack_membership", "was an image trained on? by its loss"),
+    "lira": ("samfed_monai.attacks.lira", "attack_lira", "the same, by shadow models (slow)"),
+    "inversion": ("samfed_monai.attacks.inversion", "attack_inversion", "images out of a gradient or an update"),
+    "soft_masks": ("samfed_monai.attacks.predictions", "attack_soft_masks", "what masks of public images tell"),
+    "prototypes": ("samfed_monai.attacks.predictions", "attack_prototypes", "images out of mean features"),
+    "planted": ("samfed_monai.attacks.planted", "attack_planted", "a server's planted layer, and what stops it"),
+}
+"""Name to module, function ``(target, options) -> Finding``, and a few words for the command line's help."""
+
+ALL = "all"
+PAGE, NUMBERS, SHADOWS = "audit.html", "audit.json", "shadows"
+_OWNER_ONLY = 0o600  # pages and pictures show private images
+
+
+def named(words: str) -> list[str]:
+    """The attacks of a comma-separated list, each once, in the order of :data:`ATTACKS`; ``all`` is every one.
+
+    Raises:
+        Refused: a name that is none; all of them are listed.
+    """
+    asked = [word.strip().replace("-", "_") for word in words.split(",") if word.strip()]
+    problems = Problems()
+    for word in asked:
+        if word not in ATTACKS and word != ALL:
+            expected = f"one of {', '.join([*ATTACKS, ALL])}"
+            problems.add("--attack", found=repr(word), expected=expected, mend=did_you_mean(word, [*ATTACKS, ALL]))
+    if not asked:
+        problems.add("--attack", found="no name", expected=f"one of {', '.join([*ATTACKS, ALL])}")
+    problems.refuse_if_any()
+    return [name for name in ATTACKS if name in asked or ALL in asked]
+
+
+def run_audit(target: Target, names: Sequence[str], options: Options, folder: str | Path) -> Path:
+    """Runs attacks and writes what each found as soon as it is done; findings of earlier calls stay.
+
+    Args:
+        target: what is attacked.
+        names: of :data:`ATTACKS`.
+        options: how much work.
+        folder: for the page, the numbers, the pictures and the shadow models' losses.
+
+    Returns:
+        the page.
+
+    Raises:
+        Refused: by one of the attacks; those before it are written.
+    """
+    folder = Path(folder)
+    for number, name in enumerate(names, start=1):
+        module, function, _ = ATTACKS[name]
+        logger.info("attack %d of %d: %s", number, len(names), name)
+        attack = getattr(importlib.import_module(module), function)
+        finding = attack(target, options, folder / SHADOWS) if name == "lira" else attack(target, options)
+        write_finding(folder, target, options, finding)
+    return folder / PAGE
+
+
+def write_finding(folder: Path, target: Target, options: Options, finding: Finding) -> None:
+    """Puts a finding into the folder's numbers and page, in place of an earlier one of the same attack."""
+    path = folder / NUMBERS
+    content: dict[str, Any] = read_json(path) if path.is_file() else {}
+    about = dict(target.about or {})
+    if content.get("about") != about:
+        content = {"schema": 1, "about": about, "findings": []}
+    asked = {key: value for key, value in asdict(options).items() if key != "bar"}
+    kept = [each for each in content["findings"] if each["attack"] != finding.attack]
+    content["findings"] = sorted(
+        [*kept, {**finding.to_json(), "options": asked}], key=lambda each: list(ATTACKS).index(each["attack"])
+    )
+    for shown in finding.shown:
+        write_bytes(folder / f"{shown.name}.png", shown.png(), mode=_OWNER_ONLY)
+    write_json(path, content)
+    write_bytes(folder / PAGE, page(content, folder).encode(), mode=_OWNER_ONLY)
+
+
+def page(content: dict[str, Any], folder: Path) -> str:
+    """The findings as one self-contained HTML page; everything that comes from the run is escaped."""
+    from samfed_monai.reports.html import PRIVACY, data_url, environment
+
+    pictures = {
+        each["file"]: data_url((folder / each["file"]).read_bytes())
+        for finding in content["findings"]
+        for each in finding["pictures"]
+        if (folder / each["file"]).is_file()
+    }
+    template = environment().get_template("audit.html.j2")
+    return template.render(**content, urls=pictures, cell=as_cell, caveat=PRIVACY)
+
+
+def as_cell(value: Any) -> str:
+    """A value of a row as a reader sees it."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return " to ".join(as_cell(each) for each in value)
+    return (
+        f"{value:.3f}"
+        if isinstance(value, float) and abs(value) < 1
+        else f"{value:.1f}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def as_text(content: dict[str, Any]) -> str:
+    """The verdicts of every finding as plain lines for a terminal."""
+    lines = []
+    for finding in content["findings"]:
+        lines += [finding["title"], *(f"  - {sentence}" for sentence in finding["verdict"]), ""]
+    return "\n".join(lines)
+
+
+def require_folder(path: str | Path) -> Path:
+    """The run's folder.
+
+    Raises:
+        Refused: it is none.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise Refused([Problem(str(path), found="no such folder", expected="the folder of a finished run")])
+    return folder
