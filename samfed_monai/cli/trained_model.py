@@ -269,6 +269,7 @@ def infer_onnx(arguments: argparse.Namespace) -> None:
         "output_dir": absolute(arguments.output),
         "probabilities": arguments.probabilities,
         **own,
+        **({} if arguments.views is None else {"views": arguments.views}),
         "image_size": height,
     }
     problems.extend(check_bundle(root, "inference", overrides=given))
@@ -284,11 +285,12 @@ def infer_onnx(arguments: argparse.Namespace) -> None:
         image_size=height,
     )
     set_track_meta(True)  # as the bundle's own `initialize` does
-    loader, postprocessing = config.values("dataloader", "postprocessing")
+    loader, postprocessing, inferer = config.values("dataloader", "postprocessing", "inferer")
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
         val_data_loader=loader,
         network=network,
+        inferer=inferer,
         postprocessing=postprocessing,
         val_handlers=[writer, _bar("segmenting")],
         decollate=True,

@@ -257,9 +257,10 @@ class TestInferOfAnOnnxFile:
 
         return run
 
-    def test_it_draws_the_masks_of_the_network_that_it_was_made_of(self, file, model, infer):
+    @pytest.mark.parametrize("views", ["1", "4"])
+    def test_it_draws_the_masks_of_the_network_that_it_was_made_of(self, file, model, infer, views):
         for source, output in ((model, "torch"), (file, "onnx")):
-            assert infer(source, output, "--probabilities") == 0
+            assert infer(source, output, "--probabilities", "--views", views) == 0
         names = sorted(path.relative_to("torch").as_posix() for path in Path("torch").rglob("*.png"))
         assert names == ["a.png", "a.probability.png", "deep/b.png", "deep/b.probability.png"]
         for name in names:
