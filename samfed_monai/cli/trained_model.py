@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 MODEL_HELP = "a finished run's folder, a weights file, or the adapter of a fitted teacher"
+ONNX = ".onnx"
 SCORED_AS = ("label_resize", "validate#scores#pooled", "validate#scores#skip_empty", "validate#inferer#enabled")
 """Ids of ``train.json`` that decide how images are scored, and may differ from the bundle's in a run."""
 _WORDS = ("area", "nearest", "auto")
@@ -76,8 +77,12 @@ def weights_file(models: RunModels | Path, site: str, scratch: str | Path) -> Pa
         scratch: folder for a model that has to be put together.
 
     Raises:
-        Refused: there is no such model here.
+        Refused: there is no such model here; an ONNX file, which holds none to build.
     """
+    if isinstance(models, Path) and models.suffix.lower() == ONNX:
+        mend = "name the weights that it was exported from"
+        expected = "a run or weights: an ONNX file is run by `samfed infer` alone"
+        raise Refused([Problem("--model", found=models.name, expected=expected, mend=mend)])
     if isinstance(models, Path):
         return models
     if models.whole_at_server and not models.personal and (not site or site in models.sites):
@@ -227,7 +232,6 @@ def infer(arguments: argparse.Namespace) -> None:
     evaluator.run()
 
 
-ONNX = ".onnx"
 _BUILT = frozenset({"network_name", "network_def", "network", "model_path", "amp", "device"})
 """Ids of ``inference.json`` that an exported network has settled."""
 

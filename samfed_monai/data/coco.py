@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,10 +73,13 @@ def _polygons(piece: Mask, left: int, top: int) -> list[list[int]] | None:
 
 
 def _outline(part: Mask) -> list[tuple[int, int]]:
-    """Corners (x, y) of the edge of a part without holes, clockwise; of an edge's points only those where it turns."""
+    """Corners (x, y) of the edge of a part without holes, clockwise; of an edge's points only those where it turns.
+
+    The edge passes each corner once: where a part touched itself at a corner it would go round a hole.
+    """
     padded = np.pad(part, 1)
     inside = padded[1:-1, 1:-1]
-    away: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)  # from a corner: steps with the part right
+    away: dict[tuple[int, int], tuple[int, int]] = {}  # from a corner, the step that has the part on its right
     for step, neighbour, (right, down) in (
         ((1, 0), padded[:-2, 1:-1], (0, 0)),
         ((0, 1), padded[1:-1, 2:], (1, 0)),
@@ -85,15 +87,12 @@ def _outline(part: Mask) -> list[tuple[int, int]]:
         ((0, -1), padded[1:-1, :-2], (0, 1)),
     ):
         for y, x in zip(*np.nonzero(inside & ~neighbour), strict=True):
-            away[int(x) + right, int(y) + down].append(step)
+            away[int(x) + right, int(y) + down] = step
     corner = start = min(away, key=lambda point: (point[1], point[0]))  # top left: the edge leaves it to the right
     step = (1, 0)
     corners: list[tuple[int, int]] = []
     while not corners or corner != start:
-        steps = away[corner]
-        turned = (-step[1], step[0])
-        taken = turned if len(steps) > 1 and turned in steps else steps[0]
-        steps.remove(taken)
+        taken = away[corner]
         if taken != step or not corners:
             corners.append(corner)
         step = taken

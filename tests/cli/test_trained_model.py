@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from samfed_monai.cli.main import main
-from samfed_monai.cli.trained_model import scored_as
+from samfed_monai.cli.trained_model import scored_as, weights_file
+from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, save_tensors
 from samfed_monai.data import DataList, load_records, render_synthetic
 from samfed_monai.federation.site_teacher import SiteMasks
@@ -252,3 +253,9 @@ def test_a_bundle_without_weights_is_not_evaluated_without_a_model(tmp_path, cap
     assert main(words) == 2
     told = capsys.readouterr().err
     assert "--model: expected one: samfed_polyp ships no weights, found none; name one with --model" in told
+
+
+def test_an_onnx_file_holds_no_weights_to_score_or_export(tmp_path: Path) -> None:
+    told = "--model: expected a run or weights: an ONNX file is run by `samfed infer` alone, found a.onnx; name"
+    with pytest.raises(Refused, match=told):
+        weights_file(tmp_path / "a.onnx", "", tmp_path)

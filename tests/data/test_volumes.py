@@ -183,11 +183,14 @@ class TestMaskSlices:
         with pytest.raises(Refused, match=told):
             read_mask_slices(tmp_path / "m.nii", volume)
 
-    def test_rounding_of_an_affine_is_none(self, tmp_path: Path) -> None:
+    def test_a_tenth_of_a_voxel_is_rounding_and_more_is_not(self, tmp_path: Path) -> None:
         volume = saved(tmp_path / "a.nii", np.zeros((4, 3, 2), np.int16))
-        mask = nibabel.Nifti1Image(np.ones((4, 3, 2), np.uint8), AFFINE + 1e-5)
-        nibabel.save(mask, tmp_path / "m.nii")
-        assert read_mask_slices(tmp_path / "m.nii", volume).all()
+        for name, apart in (("near", 0.024), ("far", 0.026)):  # the smallest side of a voxel is 0.25 mm
+            moved = AFFINE + apart * np.eye(4, k=3)  # to the right
+            nibabel.save(nibabel.Nifti1Image(np.ones((4, 3, 2), np.uint8), moved), tmp_path / f"{name}.nii")
+        assert read_mask_slices(tmp_path / "near.nii", volume).all()
+        with pytest.raises(Refused, match=r"far\.nii: expected the affine of a\.nii, found corners up to 0\.026 mm"):
+            read_mask_slices(tmp_path / "far.nii", volume)
 
 
 class TestDicom:
