@@ -33,6 +33,7 @@ SCRIPTS = {
     "sam_memory": "Checkpointing and bfloat16 of that SAM",
     "aggregation": "Aggregation",
     "secure_sum": "Secure aggregation",
+    "report": "The report of 100 rounds",
     "metrics": "Dice, IoU and HD95",
     "allocator": "Memory that is kept",
     "imports": "Imports",

@@ -34,6 +34,7 @@ from samfed_monai.cli.weights import add_weights_parser
 from samfed_monai.config.wrapped_errors import unwrap
 from samfed_monai.core.allocator import keep_freed_memory
 from samfed_monai.core.errors import OUR_MISTAKE, ExitCode, SamFedError, Stopped, Terminated, message_and_code
+from samfed_monai.core.run_log import is_news
 from samfed_monai.federation.signals import ASKED, Termination
 
 DESCRIPTION = """\
@@ -165,4 +166,6 @@ def _show_records() -> None:
         logger.addHandler(handler)
         logger.propagate = False
     logger.setLevel(logging.INFO)
+    if logging.lastResort is not None:  # shows the others' warnings
+        logging.lastResort.addFilter(is_news)
     logging.getLogger("samfed_monai.audit").propagate = False  # a line per message: the site's audit.jsonl has it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,17 @@ NAME = "run.log"
 PACKAGE = "samfed_monai"
 FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 _BEFORE = 10_000  # records that wait for a folder; a run logs some tens before it has one
+
+_TOLD = (SamFedError, KeyboardInterrupt, Terminated)  # in a sentence, by whoever catches them
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """A filter of records: false for what Ignite's engines say of an error that ends a command in a sentence anyway.
+
+    An engine logs "Engine run is terminating due to exception" for whatever passes through it: Ctrl-C, SIGTERM, a
+    refusal. Of an error that nobody foresaw it is kept.
+    """
+    return not (record.name.startswith("ignite.engine.") and isinstance(sys.exc_info()[1], _TOLD))
 
 
 class RunLog:
@@ -62,7 +74,7 @@ class RunLog:
         try:
             yield self
         except BaseException as error:
-            told = isinstance(error, (SamFedError, KeyboardInterrupt, Terminated))
+            told = isinstance(error, _TOLD)
             text = str(error) or type(error).__name__ if told else "".join(traceback.format_exception(error)).rstrip()
             self._add(logging.ERROR, text)
             raise
@@ -83,6 +95,7 @@ class _Others(logging.Handler):
     def __init__(self, target: logging.Handler) -> None:
         super().__init__(logging.WARNING)
         self._target = target
+        self.addFilter(is_news)
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.name.partition(".")[0] != PACKAGE:

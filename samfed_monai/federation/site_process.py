@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.core.run_log import is_news
 from samfed_monai.federation.child import incoming, read_frame, write_frame
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class _Log(logging.Handler):
 
     def __init__(self, level: int) -> None:
         super().__init__()
+        self.addFilter(is_news)
         self._kept: list[tuple[str, int, str]] = []
         logging.getLogger().addHandler(self)
         logging.getLogger("samfed_monai").setLevel(level)

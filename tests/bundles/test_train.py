@@ -127,6 +127,15 @@ def test_a_site_trains_on_its_own_without_sam(build: Build) -> None:
     }
 
 
+def test_a_site_alone_validates_every_val_interval_epochs(build: Build) -> None:
+    workflow = build(epochs=3, val_interval=2, **NO_SAM)
+    assert workflow.val_interval == 2  # by the name that MONAI asks for
+    validated: list[int] = []
+    workflow.evaluator.add_event_handler("COMPLETED", lambda _: validated.append(workflow.trainer.state.epoch))
+    workflow.run()
+    assert validated == [2]
+
+
 def test_warm_start_at_the_server_on_public_images_alone(build: Build, tmp_path: Path) -> None:
     off = {f"terms#{name}#_disabled_": True for name in ("pseudo_label", "sam_kd", "global_kd")}
     workflow = build(site="", local_steps=3, epochs=1, standalone={}, **off, **{"stream#_disabled_": True})

@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+from ignite.engine import Engine
 
-from samfed_monai.core.errors import Stopped
+from samfed_monai.core.errors import Stopped, Terminated
 from samfed_monai.core.run_log import NAME, RunLog
 
 LINE = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} "
@@ -73,3 +74,27 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     with pytest.raises(Stopped):
         fail(Stopped("refused its folder", ""))
     assert list(tmp_path.iterdir()) == []
+
+
+def log_of_an_engine_that_raises(error: BaseException, folder: Path) -> str:
+    def step(engine, batch):
+        raise error
+
+    def run():
+        with RunLog().kept() as log:
+            log.into(folder)
+            Engine(step).run([0])
+
+    with pytest.raises(type(error)):
+        run()
+    return (folder / NAME).read_text()
+
+
+@pytest.mark.parametrize("error", [Terminated("asked to end"), KeyboardInterrupt(), Stopped("full", resume="again")])
+def test_what_ends_a_run_in_a_sentence_is_not_told_by_its_engine_as_well(tmp_path, error):
+    assert "is terminating" not in log_of_an_engine_that_raises(error, tmp_path)
+
+
+def test_an_engine_s_word_on_an_error_that_nobody_foresaw_is_kept(tmp_path):
+    told = log_of_an_engine_that_raises(ZeroDivisionError("by zero"), tmp_path)
+    assert "Engine run is terminating due to exception: by zero" in told
