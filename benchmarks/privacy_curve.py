@@ -17,7 +17,6 @@ from typing import Any
 SCALE = {
     "image_size": 128,
     "client#network_def#size": 128,
-    "local_steps": 6,
     "batch_size": 4,
     "warm_start_steps": 60,
     "client#limit": 12,
@@ -38,12 +37,25 @@ def settings(multipliers: list[float], clip: float) -> dict[str, tuple[str, str 
 
 
 def command(options: argparse.Namespace, folder: Path, variant: str, noise: str | None) -> list[str]:
-    given = {**SCALE, "rounds": options.rounds, "variant": variant, "cache_dir": options.output / "cache"}
+    given = {
+        **SCALE,
+        "rounds": options.rounds,
+        "local_steps": options.steps,
+        "variant": variant,
+        "cache_dir": options.output / "cache",
+    }
     pairs = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     if noise is not None:
         name, _, value = noise.partition("=")
         pairs += [f"--privacy#{name}", value]
-    places = ["--datalist", options.output / "list.json", "--data-root", options.data_root, "--output-dir", folder]
+    places = [
+        "--datalist",
+        options.output / "list.json",
+        "--data-root",
+        options.data / "data/polyp",
+        "--output-dir",
+        folder,
+    ]
     return [*SAMFED, "federate", "samfed_polyp", *map(str, places), *pairs]
 
 
@@ -67,18 +79,20 @@ def row(name: str, results: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, required=True, help="folder of cvc_colondb, cvc_clinicdb, kvasir_seg")
+    parser.add_argument("--data", type=Path, required=True, help="folder with data/polyp and data/splits (SAMFED_DATA)")
     parser.add_argument("--output", type=Path, default=Path("runs/privacy-curve"))
     parser.add_argument("--multipliers", type=float, nargs="+", default=[0.5, 2.0, 8.0])
     parser.add_argument("--clip", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=6, help="local steps of a round")
     parser.add_argument("--divide", type=int, default=4, help="parts of each collection, a site each")
     parser.add_argument("--most", type=int, help="runs to compute at the most")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     if not (options.output / "list.json").is_file():
-        words = ["--split", "polyp_hssf", "--by-sequence", "--divide", str(options.divide), "--limit-per-site", "12"]
-        where = ["--data-root", str(options.data_root), "--output", str(options.output / "list.json")]
+        split = str(options.data / "data/splits/polyp_hssf.json")
+        words = ["--split", split, "--by-sequence", "--divide", str(options.divide), "--limit-per-site", "12"]
+        where = ["--data-root", str(options.data / "data/polyp"), "--output", str(options.output / "list.json")]
         subprocess.run([*SAMFED, "prepare", "list", *words, *where, "--no-report"], check=True)
     computed, rows = 0, []
     for name, (variant, noise) in settings(options.multipliers, options.clip).items():
