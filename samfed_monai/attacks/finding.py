@@ -135,7 +135,7 @@ def ssim(found: Tensor, truth: Tensor) -> Tensor:
 
     size = min(11, found.shape[-1] - (1 - found.shape[-1] % 2))
     measure = SSIMMetric(spatial_dims=2, data_range=1.0, win_size=size)
-    return measure(found.clamp(0, 1), truth).flatten()
+    return torch.as_tensor(measure(found.clamp(0, 1), truth)).flatten()
 
 
 def in_order_of_truth(found: Tensor, truth: Tensor) -> Tensor:
