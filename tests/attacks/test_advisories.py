@@ -60,7 +60,7 @@ def initialized(kind: type[MonaiAlgo], app: Path, **extra: Any) -> None:
 def test_monais_client_runs_what_the_server_provisioned_and_ours_refuses_it(where, app_root, tmp_path):
     canary = tmp_path / "canary"
     app = app_root(CODE[where](canary))
-    with pytest.raises(Refused, match="train.json -> "):
+    with pytest.raises(Refused, match=r"train\.json -> "):
         initialized(SamFedAlgo, app)
     assert not canary.exists()
     try:
