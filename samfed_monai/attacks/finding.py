@@ -160,7 +160,7 @@ def against_blank(found: Tensor, truth: Tensor, blank: Tensor) -> dict[str, Any]
         blank: (3, H, W), the mean of images that everybody has.
 
     Returns:
-        ``psnr``, ``ssim`` of the image that gained most and of the blank one for it, and how many (``of``) of the images are
+        ``psnr``, ``ssim`` of the image that gained most and of the blank one for it; how many (``of``) of them are
         ``reconstructed``: nearer to the truth than the blank image by :data:`GAIN_DB` or :data:`GAIN_SSIM`.
     """
     nothing = blank[None].expand_as(truth)
