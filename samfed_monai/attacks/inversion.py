@@ -76,7 +76,7 @@ def attack_inversion(target: Target, options: Options) -> Finding:
                 shown.append(Shown(name, caption, {"truth": image, "reconstruction": found, "blank": blank}))
     hit = [row for row in rows if row["reconstructed"]]
     verdict = [
-        f"Of {len(rows)} attempts {len(hit)} came {GAIN_DB:g} dB nearer to an image than the blank one"
+        f"Of {len(rows)} attempts {len(hit)} came nearer to an image than the blank one ({GAIN_DB:g} dB, or structure)"
         + (f", the best at {max(row['psnr'] for row in hit):.1f} dB." if hit else "; nothing was rebuilt.")
     ]
     verdict += [

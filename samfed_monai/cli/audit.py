@@ -70,8 +70,13 @@ def run(arguments: argparse.Namespace) -> int:
     options = _options(arguments)
     from samfed_monai.attacks.target import target_of_run
 
-    places = {"datalist": absolute(arguments.datalist), "data_root": absolute(arguments.data_root)}
-    target = target_of_run(folder, bundle=arguments.bundle, images=options.images, **places)
+    target = target_of_run(
+        folder,
+        bundle=arguments.bundle,
+        datalist=absolute(arguments.datalist),
+        data_root=absolute(arguments.data_root),
+        images=options.images,
+    )
     page = audit.run_audit(target, names, options, arguments.output_dir or folder / "audit")
     from samfed_monai.core.io import read_json
 

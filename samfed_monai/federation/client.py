@@ -17,6 +17,7 @@ from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 from monai.networks.utils import get_state_dict
 
+from samfed_monai.config.strict import strict_bundle_problems, strict_problems
 from samfed_monai.core import training_state
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.seeds import derive_seed
@@ -217,6 +218,7 @@ class SamFedAlgo(MonaiAlgo):
     ) -> None:
         monai.setdefault("send_weight_diff", False)
         super().__init__(bundle_root=str(bundle_root), **monai)
+        self._given = {name: dict(monai.get(name) or {}) for name in ("train_kwargs", "eval_kwargs")}
         self.logger = logger  # MONAI's own prints several lines per call to standard output, across progress bars
         self.vetted, self.keep_optimizer = vetted, keep_optimizer
         self.output_dir = Path(output_dir) if output_dir is not None else None
@@ -241,21 +243,41 @@ class SamFedAlgo(MonaiAlgo):
         self.parts: OwnParts | None = None
 
     def initialize(self, extra: dict | None = None) -> None:
-        """Builds the bundle's trainer and evaluator; ``extra[ExtraItems.CLIENT_NAME]`` is the site's name."""
-        site = (extra or {}).get(ExtraItems.CLIENT_NAME, "noname")
+        """Builds the bundle's trainer and evaluator; ``extra[ExtraItems.CLIENT_NAME]`` is the site's name.
+
+        A relative ``bundle_root`` starts from ``extra[ExtraItems.APP_ROOT]``, a folder that the FL system fills: that
+        bundle, and the overrides that came with it, must pass the strict check, since MONAI executes what they say
+        (GHSA-873f-pvrv-4x83, GHSA-x6pr-233j-x5cw). A logging configuration of the FL system is left unread: it is code
+        as well.
+
+        Raises:
+            Refused: a bundle that came with a job and is, names or could become code.
+        """
+        extra = {key: value for key, value in (extra or {}).items() if key != ExtraItems.LOGGING_FILE}
+        self._require_harmless(str(extra.get(ExtraItems.APP_ROOT) or ""))
+        site = extra.get(ExtraItems.CLIENT_NAME, "noname")
         logging.getLogger("monai.networks.utils").setLevel(logging.WARNING)  # one line per weight load, likewise
-        with own_random_state(derive_seed((extra or {}).get("seed", 0), site, "initialize")), warnings.catch_warnings():
+        with own_random_state(derive_seed(extra.get("seed", 0), site, "initialize")), warnings.catch_warnings():
             if self.vetted:
                 warnings.filterwarnings("ignore", message="executing the bundle config under")
             super().initialize(extra)
         self._closed = ""
-        with own_random_state(derive_seed((extra or {}).get("seed", 0), site, "sharing")):
+        with own_random_state(derive_seed(extra.get("seed", 0), site, "sharing")):
             self.parts = self._parts_of_bundle()
             frozen = self.parts.split.frozen if self.parts is not None else ()
             self.own = own_network(self.trainer, self.train_workflow, frozen)
             self.statistic = self._statistic_of_bundle()
         if self.trainer is not None and not self.keep_optimizer:
             self._fresh_optimizer = self.trainer.optimizer.state_dict()
+
+    def _require_harmless(self, app_root: str) -> None:
+        if not app_root or Path(self.bundle_root).is_absolute():
+            return
+        problems = strict_bundle_problems(Path(app_root) / self.bundle_root)
+        for name, overrides in self._given.items():
+            problems += strict_problems(overrides, name, file=True)
+        if problems:
+            raise Refused(problems)
 
     def train(self, data: ExchangeObject, extra: dict | None = None) -> None:
         """Runs the local epochs of one round from the weights in ``data``."""

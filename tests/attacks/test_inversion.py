@@ -18,7 +18,7 @@ from samfed_monai.attacks.inversion import (
     observed,
     total_variation,
 )
-from tests.attacks.toys import QUICK, leaky_net, norm_net, plain_net, target
+from tests.attacks.toys import QUICK, leaky_net, norm_net, plain_net, scenes, target
 
 LOSS = nn.BCEWithLogitsLoss()
 
@@ -91,3 +91,14 @@ def test_distances_by_hand():
     assert total_variation(torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]])) == pytest.approx(1)
     flat = torch.full((1, 3, 4, 4), 0.5)
     assert psnr(flat + 0.1, flat)[0] == pytest.approx(20, abs=0.01)
+
+
+def test_a_likeness_in_wrong_colours_counts_as_one():
+    images, _ = scenes(2, seed=3)
+    blank = torch.full((3, 16, 16), 0.5)
+    pale = 0.3 * images + 0.7
+    scores = against_blank(pale, images, blank)
+    assert scores["psnr"] < scores["blank_psnr"] + 3
+    assert scores["ssim"] > scores["blank_ssim"] + 0.1
+    assert scores["reconstructed"] == 2
+    assert against_blank(blank[None].expand(2, 3, 16, 16), images, blank)["reconstructed"] == 0

@@ -49,7 +49,6 @@ def test_the_page_says_what_leaked_and_what_stopped_it():
     assert rows["none"]["psnr"] > 40 > 25 > rows["none"]["blank_psnr"]
     assert not rows["none"]["stopped"]
     assert rows["differential privacy"]["stopped"]
-    assert rows["AdamW instead of SGD at the sites"]["stopped"]
     assert not rows["strict check of what is sent"]["stopped"]
     assert rows["the site's look at the network"]["stopped"]
     assert "refuses it before any image is shown" in found.verdict[1]

@@ -21,3 +21,40 @@ def test_a_file_that_is_not_there_is_refused(tmp_path, capsys):
 def test_it_takes_one_file(words, capsys):
     with pytest.raises(SystemExit):
         main(["audit", *words])
+
+
+def test_a_folder_needs_an_attack(tmp_path, capsys):
+    assert main(["audit", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert (
+        "expected an audit file, found a folder; name a site's file in it, sites/SITE/audit.jsonl, or an attack" in told
+    )
+
+
+def test_options_of_attacks_need_an_attack(tmp_path, capsys):
+    assert main(["audit", str(tmp_path / "audit.jsonl"), "--shadows", "32", "--output-dir", "x"]) == 2
+    told = capsys.readouterr().err
+    assert "--shadows: expected --attack NAME with it, found it without --attack" in told
+    assert "--output-dir: expected --attack NAME" in told
+
+
+def test_a_misspelt_attack_is_told_with_the_one_that_was_meant(tmp_path, capsys):
+    assert main(["audit", str(tmp_path), "--attack", "membership,invertion"]) == 2
+    told = capsys.readouterr().err
+    assert "found 'invertion'; did you mean 'inversion'?" in told
+    assert main(["audit", str(tmp_path), "--attack", ","]) == 2
+    assert "--attack: expected one of membership, lira" in capsys.readouterr().err
+
+
+def test_numbers_too_small_are_told_together(tmp_path, capsys):
+    assert main(["audit", str(tmp_path), "--attack", "lira", "--shadows", "8", "--steps", "0"]) == 2
+    told = capsys.readouterr().err
+    assert "--shadows: expected at least 16, found 8" in told
+    assert "--steps: expected at least 1, found 0" in told
+
+
+def test_what_is_no_finished_run_is_refused(tmp_path, capsys):
+    assert main(["audit", str(tmp_path), "--attack", "all"]) == 2
+    assert "expected a finished run, found no results.json in it" in capsys.readouterr().err
+    assert main(["audit", str(tmp_path / "none"), "--attack", "all"]) == 2
+    assert "expected the folder of a finished run, found no such folder" in capsys.readouterr().err

@@ -1,0 +1,73 @@
+"""The audit of a run: from the command line to the page, and what of it is kept from call to call."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from samfed_monai.attacks import ATTACKS, Options
+from samfed_monai.attacks.audit import as_cell, named, run_audit
+from samfed_monai.cli.main import main
+from tests.attacks.toys import target
+from tests.federation.conftest import small_federation  # noqa: F401
+from tests.federation.test_job import job
+
+QUICK = Options(images=8, steps=1, batch=1, shadow_steps=0, bar=False)
+
+
+def test_names_are_sorted_and_all_is_every_one():
+    assert named("planted, membership,planted") == ["membership", "planted"]
+    assert named("soft-masks") == ["soft_masks"]
+    assert named("all") == list(ATTACKS)
+
+
+def test_a_second_call_adds_to_the_page_and_replaces_its_own(tmp_path):
+    toy = target(size=20, count=8)
+    page = run_audit(toy, ["membership"], QUICK, tmp_path)
+    run_audit(toy, ["planted", "membership"], QUICK, tmp_path)
+    content = json.loads((tmp_path / "audit.json").read_text())
+    assert [finding["attack"] for finding in content["findings"]] == ["membership", "planted"]
+    assert content["findings"][0]["options"]["images"] == 8
+    text = page.read_text()
+    assert text.count("<h2>") == 2
+    assert text.count("data:image/png") == len(content["findings"][1]["pictures"]) == 3
+    assert "treat it as you treat the images" in text
+    for path in (page, *tmp_path.glob("*.png")):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, "they show private images"
+
+
+def test_another_runs_findings_do_not_stay(tmp_path):
+    run_audit(target(count=8), ["membership"], QUICK, tmp_path)
+    other = target(count=8)
+    object.__setattr__(other, "about", {"run": "<b>other</b>"})
+    page = run_audit(other, ["prototypes"], QUICK, tmp_path)
+    content = json.loads((tmp_path / "audit.json").read_text())
+    assert [finding["attack"] for finding in content["findings"]] == ["prototypes"]
+    assert "&lt;b&gt;other" in page.read_text()
+    assert "<b>other" not in page.read_text()
+
+
+def test_cells():
+    assert [as_cell(each) for each in (None, True, [0.25, 0.5], 31.24, 7, "x")] == [
+        "–", "yes", "0.250 to 0.500", "31.2", "7", "x",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_is_attacked_from_the_command_line(small_federation, tmp_path, capsys):  # noqa: F811
+    run = tmp_path / "run"
+    job(small_federation, run, rounds=1).run()
+    places = ["--datalist", str(small_federation / "list.json"), "--data-root", str(small_federation)]
+    words = [str(run), "--attack", "membership,prototypes", "--steps", "1"]
+    assert main(["audit", *words, *places]) == 2
+    assert "expected one, found no word of bundle; give --bundle" in capsys.readouterr().err
+    assert main(["audit", *words, "--bundle", "samfed_skin", *places]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("Membership by loss\n  - public: ")
+    assert Path(told.splitlines()[-1]) == run / "audit" / "audit.html"
+    content = json.loads((run / "audit" / "audit.json").read_text())
+    assert content["about"]["network"] == "basic_unet"
+    assert [row["images"] for row in content["findings"][0]["rows"]] == ["public", "site-1", "site-2"]
