@@ -429,7 +429,7 @@ def test_the_command_line_reaches_any_id_of_the_sites_training(bundle, rewrite: 
     assert message.startswith("command line -> client#stesp: expected an id that this workflow has")
 
 
-def test_a_rate_that_the_variant_sets_past_is_refused_with_the_id_that_has_it():
+def test_fault_73_a_rate_that_the_variant_sets_past_is_refused_with_the_id_that_has_it():
     def problems(variant: str, **overrides: object) -> list[str]:
         found = check_bundle(find_bundle("samfed_skin"), "federate", variant=variant, overrides=overrides, ready=False)
         return [str(problem) for problem in found]
@@ -446,7 +446,7 @@ def test_a_rate_that_the_variant_sets_past_is_refused_with_the_id_that_has_it():
     ]
 
 
-def test_a_rate_that_a_bundles_own_variant_sets_past_is_refused_with_the_id_that_has_it(tmp_path):
+def test_fault_73_a_rate_that_a_bundles_own_variant_sets_past_is_refused_with_the_id_that_has_it(tmp_path):
     root = tmp_path / "mine"
     shutil.copytree(find_bundle("samfed_skin"), root)
     (root / "configs" / "variants").mkdir()

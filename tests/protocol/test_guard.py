@@ -122,3 +122,76 @@ def test_fault_77_with_capped_shares_nobody_counts_who_said_nothing_before_round
     with pytest.raises(MessageRefused, match="n: expected none, as this site said before, found 5"):
         Counts({}, UpdateGuard(largest_share=0.5)).counted("a", update)
     assert Counts({}).counted("a", update) is update
+
+
+def weighing(n: int, site: str = "a") -> Envelope:
+    return Envelope(Kind.WEIGHTS, site, 0, 1, n=n)
+
+
+def test_the_step_counts_and_not_the_length_of_the_update() -> None:
+    guard = UpdateGuard(limit=10.0)
+    one = {"w": torch.tensor([1.0])}
+    assert guard.share({"w": torch.tensor([8.0])}, one) == 1.0
+    assert guard.share({"w": torch.tensor([11.0])}, one) == 1.0
+    assert guard.share({"w": torch.tensor([-10.5])}, one) == pytest.approx(10 / 11.5)
+
+
+def test_from_weights_of_zero_hardly_a_step_may_be_taken() -> None:
+    zero = {"w": torch.zeros(1)}
+    assert UpdateGuard(limit=10.0).share({"w": torch.ones(1)}, zero) == pytest.approx(1e-11)
+    with pytest.raises(MessageRefused, match="message -> tensors: expected at most 1e-11, found a step of norm 1"):
+        UpdateGuard(limit=10.0, action="skip").share({"w": torch.ones(1)}, zero)
+
+
+def test_shares_are_capped_by_bringing_down_the_largest_to_one_number() -> None:
+    assert UpdateGuard().counted({"a": 90, "b": 10}) == {"a": 90, "b": 10}
+    assert UpdateGuard(largest_share=0.5).counted({"a": 90, "b": 10}) == {"a": 10, "b": 10}
+    assert UpdateGuard(largest_share=0.4).counted({"a": 90, "b": 60, "c": 10, "d": 6}) == {
+        "a": 32,
+        "b": 32,
+        "c": 10,
+        "d": 6,
+    }
+    assert UpdateGuard(largest_share=1 / 3).counted({"a": 100, "b": 1, "c": 1}) == {"a": 1, "b": 1, "c": 1}
+    assert UpdateGuard(largest_share=0.1).counted({"a": 100, "b": 7, "c": 1}) == {"a": 1, "b": 1, "c": 1}
+
+
+def test_fault_77_a_number_other_than_the_one_before_is_refused_with_both() -> None:
+    counts = Counts({"a": 5, "b": 0})
+    assert counts.counted("a", weighing(5)).n == 5
+    with pytest.raises(
+        MessageRefused, match="message -> n: expected 5, as this site said before, found 9; start a new"
+    ):
+        counts.counted("a", weighing(9))
+    assert counts.counted("b", weighing(3, "b")).n == 3, "it said none before round 0, and is believed once"
+    with pytest.raises(MessageRefused, match="expected 3, as this site said before, found 4"):
+        counts.counted("b", weighing(4, "b"))
+    assert counts.counted("c", weighing(0, "c")).n == 0
+
+
+def test_fault_77_where_shares_are_capped_a_number_counts_as_what_is_left_of_it() -> None:
+    counts = Counts({"a": 90, "b": 10}, UpdateGuard(largest_share=0.5))
+    assert [counts.counted(site, weighing(n, site)).n for site, n in (("a", 90), ("b", 10))] == [10, 10]
+    with pytest.raises(MessageRefused, match="expected none, as this site said before, found 7"):
+        counts.counted("c", weighing(7, "c"))
+    assert counts.counted("c", weighing(0, "c")).n == 0
+    assert Counts({"a": 90}, UpdateGuard()).counted("a", weighing(90)).n == 90
+
+
+def test_what_stored_rounds_counted_is_what_a_site_said() -> None:
+    counts = Counts({"a": 5, "b": 6})
+    entries = {"a": ("ok", 7), "b": ("skipped", 8), "c": ("skipped", None), "d": ("ok", 2)}
+    counts.remember([{"sites": {site: {"status": status, "n": n} for site, (status, n) in entries.items()}}])
+    assert counts.said == {"a": 7, "b": 6, "d": 2}
+
+
+def test_a_capped_site_and_one_that_would_be_the_mean_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        Counts({"a": 90, "b": 10}, UpdateGuard(largest_share=0.5)).told()
+        Counts({"a": 91, "b": 9}).told()
+        Counts({"a": 90, "b": 10}).told()
+    assert [record.message for record in caplog.records] == [
+        "a says it trains on 90 images and counts as 10 in the mean",
+        "a says it trains on 91 images, 91 % of all; if that is not so, job#update_guard#largest_share caps what it "
+        "counts as",
+    ]

@@ -11,7 +11,7 @@ import torch
 
 from samfed_monai.core.errors import Problem, Refused, Stopped, is_out_of_memory
 from samfed_monai.protocol import Envelope, Inbox, Kind, MessageRefused, scrub, to_bytes
-from samfed_monai.protocol.transport import Shelf, received
+from samfed_monai.protocol.transport import Failure, Shelf, received, take_in_order
 from tests.federation.toys import weights
 
 
@@ -171,3 +171,41 @@ def test_fault_49_a_full_disk_is_raised_and_what_waits_stays(tmp_path, monkeypat
         with pytest.raises(OSError, match="No space left"):
             shelf.put(b"second")
     assert (shelf.put(b"third").read(), first.read()) == (b"third", b"first")
+
+
+def test_answers_are_written_and_read_whole_where_the_system_does_it_in_parts(tmp_path, monkeypatch):
+    shelf = Shelf(tmp_path / "run" / "folder")
+    write, read = os.pwrite, os.preadv
+    monkeypatch.setattr(os, "pwrite", lambda file, content, start: write(file, content[:3], start))
+    monkeypatch.setattr(os, "preadv", lambda file, views, start: read(file, [views[0][:2]], start))
+    waiting = [shelf.put(content) for content in (b"0123456789", b"abcdefg")]
+    assert [each.read() for each in waiting] == [b"0123456789", b"abcdefg"]
+    waiting.clear()
+    assert shelf.put(b"xyz").read() == b"xyz"
+    assert shelf.size == 0
+
+
+def test_answers_wait_where_the_run_is_and_their_file_is_closed_with_the_shelf(tmp_path):
+    shelf = Shelf(tmp_path / "run")
+    shelved = shelf.put(b"1")
+    file = shelf._file
+    if os.path.exists(link := f"/proc/self/fd/{file}"):
+        assert os.readlink(link).startswith(str(tmp_path / "run"))
+    del shelved, shelf
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file)
+
+
+def test_answers_are_taken_in_the_order_of_names_as_far_as_they_have_come():
+    replies, arrived = {}, {"b": 2, "a": 1, "d": 4}
+    taken: list[tuple[str, int]] = []
+
+    def read(site, answer):
+        taken.append((site, answer))
+        return Failure(site, "x")
+
+    take_in_order(dict.fromkeys("dcba"), replies, arrived, read)
+    assert (taken, arrived, list(replies)) == ([("a", 1), ("b", 2)], {"d": 4}, ["a", "b"])
+    arrived["c"] = 3
+    take_in_order(dict.fromkeys("dcba"), replies, arrived, read)
+    assert taken == [("a", 1), ("b", 2), ("c", 3), ("d", 4)]

@@ -1,0 +1,70 @@
+"""A few rounds of benchmarks/soak.py: sites that lie, go and come, and a server that is stopped among them."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from samfed_monai.federation.signals import Interrupted
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+OPTIONS = {"sites": 8, "rounds": 6, "network": "1", "seed": 3, "lies": 0.2, "absences": 0.02, "kill_every": 0}
+
+
+@pytest.fixture
+def soak(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import soak
+
+    yield soak
+    for name in ("soak", "stand_ins", "common"):
+        sys.modules.pop(name, None)
+
+
+def options(**changes) -> Namespace:
+    return Namespace(**{**OPTIONS, "timeout": 0.2, "progress": False, **changes})
+
+
+def test_nothing_is_lost_where_sites_lie_and_go_and_the_server_is_stopped(soak, tmp_path, monkeypatch):
+    began = soak.StandIns
+
+    def stopped(behaviour, *, sites, at_answer):
+        def stop(round: int, number: int) -> None:
+            if (round, number) == (3, 5):
+                raise KeyboardInterrupt
+
+        return began(behaviour, sites=sites, at_answer=stop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(soak, "StandIns", stopped)
+        with pytest.raises(Interrupted, match="3 of 6 rounds are kept"):
+            soak.serve(tmp_path, options())
+    soak.serve(tmp_path, options())
+    rounds = soak.RunFolder(tmp_path).store.records(5)
+    left_out = {entry["reason"] for record in rounds for entry in record["sites"].values() if entry["reason"]}
+    assert len(left_out) > 3, "too honest to show anything"
+    assert len((tmp_path / soak.JOURNAL).read_text().splitlines()) == 6
+
+
+def test_an_update_that_counts_and_should_not_is_told(soak, tmp_path, monkeypatch):
+    monkeypatch.setattr(soak, "honest", lambda *_: [])  # only the mean is looked at
+    monkeypatch.setattr("stand_ins.step_of", lambda *_: 0.5)
+    with pytest.raises(soak.Lost, match=r"round 0: layer0.weight is not the mean of the updates that counted"):
+        soak.serve(tmp_path, options())
+
+
+def test_a_site_that_was_left_out_and_should_not_be_is_told(soak):
+    behaviour = soak.Behaviour(0, lies=0.0, absences=0.0, quirks=0.0)
+    record = {"sites": {"a": {"status": "skipped", "reason": "because"}, "b": {"status": "ok", "reason": None}}}
+    assert soak.honest(record, behaviour, 4) == ["round 4: a is honest and is skipped: because"]
+
+
+def test_who_does_what_is_decided_by_seed_site_and_round(soak):
+    behaviour = soak.Behaviour(1, lies=0.3, quirks=0.2, absences=0.05)
+    done = [behaviour.of(site, round) for site in ("a", "b", "c") for round in range(60)]
+    assert done == [behaviour.of(site, round) for site in ("a", "b", "c") for round in range(60)]
+    assert {"", "is away", "answers twice"} <= set(done)
+    assert 0.2 < sum(each in soak.sys.modules["stand_ins"].LIES for each in done) / len(done) < 0.4
