@@ -16,6 +16,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -410,11 +411,12 @@ class RefinedLabelTerm(Term):
         problems.refuse_if_any()
         self.unlabelled = split == "unlabelled"
         self.data, self.transform, self.split = data, transform, split
-        self.folder = Path(folder) / "pseudo_labels" / (site or "site")
+        self.folder = Path(folder) / "pseudo_labels" / quote(site or "site", safe=" ")
         self.base, self.checkpoint, self.sam_size, self.views, self.every = base, checkpoint, sam_size, views, every
         self.absolute, self.relative = absolute, relative
-        self.store = PseudoLabelStore()
+        self.site, self.store = site, PseudoLabelStore()
         self._round: int | None = None
+        self._labelled = 0.0
 
     def attach(self, engine: Any) -> None:
         """Binds the term; pseudo-labels are made before the round's first batch is read."""
@@ -442,32 +444,30 @@ class RefinedLabelTerm(Term):
             label, logits = torch.as_tensor(engine.state.batch[KEY]), engine.state.output["pred"]
         label = label.to(logits.device).float()
         weight = 1 - uncertainty(label)
-        count = len(self._records())
-        record(engine, f"{self.name}_labelled", label.new_tensor(len(self.store) / count if count else 0.0))
+        record(engine, f"{self.name}_labelled", label.new_tensor(self._labelled))
         record(engine, f"{self.name}_weight", weight.mean())
         return weighted_pseudo_label_loss(logits, (label > 0.5).long(), weight)
-
-    def _records(self) -> list[dict[str, Any]]:
-        return self.data.records(self.split)  # type: ignore[arg-type]
 
     def _refine(self, engine: Any) -> None:
         number, _ = round_of(engine)
         if self._round != number - 1:  # another process, or rounds that this site took no part in
             self._go_to(number - 1)
+        records = self.data.records(self.split)  # type: ignore[arg-type]
         if number % self.every == 0:
             with eval_mode(engine.network):
-                taken = sum(self._refined(engine))
-            logger.info("round %d: %d of %d pseudo-labels are new", number + 1, taken, len(self.store))
+                taken = sum(self._refined(engine, records))
+            told = "%s, round %d: %d of %d images have a pseudo-label, %d of them a new one"
+            logger.info(told, self.site or "this site", number + 1, len(self.store), len(records), taken)
+        self._labelled = len(self.store) / max(1, len(records))
         self._round = number
         self.store.save(self.folder / f"{number:04d}.safetensors")
-        for path in self._saved():
-            if int(path.stem) not in (number - 1, number):
-                path.unlink()
+        before = [path for path in self._saved() if int(path.stem) < number]
+        for path in before[:-1]:  # the last is where this round began, should it have to be repeated
+            path.unlink()
 
-    def _refined(self, engine: Any) -> Iterator[bool]:
+    def _refined(self, engine: Any, records: Sequence[Mapping[str, Any]]) -> Iterator[bool]:
         device = engine.state.device
         refiner = SamRefiner(_sam(self.base, self._checkpoint(), self.sam_size).to(device), self.sam_size)
-        records = self._records()
         with progress_bar(total=len(records), desc="pseudo-labels", unit="image") as bar:
             for each in records:
                 item = self.transform(dict(each))

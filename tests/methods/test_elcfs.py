@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,6 +33,7 @@ from samfed_monai.methods.elcfs import (
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server
 from samfed_monai.protocol.statistics import split_statistics, with_statistics
+from samfed_monai.reports import Report
 from samfed_monai.results import validate_results
 from tests.federation.test_job import CLIENT, job
 from tests.methods.personal import files
@@ -343,6 +345,8 @@ def test_a_job_exchanges_windows_says_so_and_goes_on_to_the_same_bits(small_fede
     assert "elcfs: every site sends amplitude-spectrum windows of its images, each of at least 2 images" in caplog.text
     assert validate_results(results) == []
     assert results["privacy"]["statistics"]["kind"] == "spectrum"
+    page = Path(Report(run_folder=tmp_path / "whole", overlays=False).write()).read_text()
+    assert "Every site sent a statistic of its images (spectrum), each entry of at least 2 images, as it is" in page
     audit = read_audit(tmp_path / "whole" / "sites" / "site-1" / "audit.jsonl")
     sent = [line.get("statistics") for line in audit if line["kind"] == "weights"]
     assert sent == [{"kind": "spectrum", "images": 2, "clip": None, "noise_multiplier": 0.0}, None, None], "once"
