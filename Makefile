@@ -6,6 +6,8 @@
 # make pfedsam the comparison of docs/results/pfedsam.md, many hours, resumable
 # make flare-real  real lists on NVIDIA FLARE beside one process: the table of docs/deploy.md (SAMFED_DATA=folder)
 # make delete-methods  that every method can be deleted: tests in copies without it, an hour (METHODS=ditto,fca: these alone)
+# make mutate  small changes in losses, messages, strategies, store, privacy that no test notices, hours (ROOMS=losses,store)
+# make sbom    every package that is installed with its hashes: sbom.json and requirements-hashed.txt in build/
 # Each target makes .venv by itself and installs the versions of constraints.txt; a second call starts at once.
 # To choose the Python (3.10 to 3.13): make demo PYTHON=python3.11
 
@@ -20,9 +22,9 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 DECLARED := setup.cfg setup.py pyproject.toml constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo light shipped-model light-teachers light-page skin-page polyp-page ablation-page pfedsam pfedsam-page flare-real test test-fast delete-methods check docs bench clean
+.PHONY: help demo light shipped-model light-teachers light-page skin-page polyp-page ablation-page pfedsam pfedsam-page flare-real test test-fast delete-methods mutate sbom check docs bench clean
 help:
-	@sed -n 's/^# //p' Makefile | head -10
+	@sed -n 's/^# //p' Makefile | head -12
 
 # ---- installation: one stamp per set of packages ----------------------------------------------------------------
 # torch goes first and alone, so that no other package's wish decides which build of it is taken.
@@ -53,6 +55,18 @@ $(VENV)/.docs: $(VENV)/.package
 	@echo "installing the tools for the documentation ..."
 	@$(PIP) install -c constraints.txt -e '.[docs]'
 	@touch $@
+
+$(VENV)/.mutate: $(VENV)/.dev
+	@echo "installing the tool for mutations ..."
+	@$(PIP) install -c constraints.txt -e '.[mutate]'
+	@touch $@
+
+# Apart from the product's packages, of which it writes the list.
+$(VENV)/.sbom: $(DECLARED)
+	@echo "installing the tools for the list of packages ..."
+	@test -x $(VENV)-sbom/bin/pip || $(PYTHON) -m venv $(VENV)-sbom
+	@$(VENV)-sbom/bin/python -m pip -qq --disable-pip-version-check --no-input install -c constraints.txt cyclonedx-bom uv
+	@mkdir -p $(VENV) && touch $@
 
 # ---- demo -------------------------------------------------------------------------------------------------------
 BUNDLE ?= samfed_skin
@@ -109,6 +123,21 @@ test-fast: $(VENV)/.dev
 delete-methods: $(VENV)/.dev
 	@$(BIN)/python tests/delete_methods.py $(if $(METHODS),--methods "$(METHODS)") $(DELETE_ARGS)
 
+# Slow, and no part of `make test`: docs/mutation.md has what is known to survive.
+mutate: $(VENV)/.mutate
+	@$(BIN)/python tests/mutation.py $(if $(ROOMS),--rooms "$(ROOMS)") $(MUTATE_ARGS)
+
+# EXTRAS: whose packages are listed beside the package's own. Nothing is asked about vulnerabilities: docs/security.md.
+EXTRAS ?= flare,privacy
+comma := ,
+sbom: $(VENV)/.sbom
+	@mkdir -p build
+	@$(VENV)-sbom/bin/uv pip compile setup.cfg -c constraints.txt $(addprefix --extra ,$(subst $(comma), ,$(EXTRAS))) --python "$(PYTHON)" \
+	    --generate-hashes --no-header --no-annotate --quiet --output-file build/requirements-hashed.txt > /dev/null
+	@$(VENV)-sbom/bin/cyclonedx-py requirements --output-reproducible --of JSON -o build/sbom.json build/requirements-hashed.txt
+	@echo "packages and hashes: build/requirements-hashed.txt"
+	@echo "software bill of materials (CycloneDX): build/sbom.json"
+
 check: $(VENV)/.dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -123,4 +152,4 @@ bench: $(VENV)/.flare
 	@$(BIN)/python benchmarks/run_all.py $(BENCH)
 
 clean:
-	@rm -rf $(VENV) build dist site .cache samfed_monai.egg-info .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf $(VENV) $(VENV)-sbom build dist site .cache samfed_monai.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -34,6 +34,8 @@ SCRIPTS = {
     "aggregation": "Aggregation",
     "secure_sum": "Secure aggregation",
     "report": "The report of 100 rounds",
+    "growth": "What grows with sites and with rounds",
+    "soak": "A long run with sites that lie and go",
     "metrics": "Dice, IoU and HD95",
     "allocator": "Memory that is kept",
     "imports": "Imports",

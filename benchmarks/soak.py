@@ -201,13 +201,14 @@ def main() -> None:
         lines = soak(folder, options)
     left_out = sum(line["left_out"] for line in lines)
     servers = len({line["process"] for line in lines})
-    what = f"{options.sites} stand-in sites of {options.network}, {options.rounds} rounds, {servers} servers"
+    size = f"{options.network} MB" if options.network.isdecimal() else options.network
+    what = f"{options.sites} stand-in sites of {size}, {options.rounds} rounds, {servers} servers"
     figures = [
         Figure(f"{what}: rounds lost or not the mean of what counted", 0.0, bound=0.0, unit="rounds"),
         Figure(f"{what}: updates left out, each as its site deserved", float(left_out), unit="updates"),
         Figure(f"{what}: time", sum(line["seconds"] for line in lines) / 60, unit="minutes"),
         Figure(f"{what}: highest memory after a round", max(line["MiB"] for line in lines), unit="MiB"),
-        Figure(f"{what}: memory that a round adds", growth(lines), unit="MiB"),
+        Figure(f"{what}: memory that a round adds (its record)", growth(lines), unit="MiB"),
     ]
     record(__file__, figures)
 
