@@ -7,8 +7,9 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,8 @@ from samfed_monai.protocol.transport import Transport
 from samfed_monai.results import build_results
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from samfed_monai.federation.controller import RunResult
 
 logger = logging.getLogger(__name__)
@@ -338,6 +341,8 @@ class JobRun:
         server = cast.server(
             rounds=plan.rounds, seed=plan.seed, start=starts.get(cast.server_network), guard=self.guard
         )
+        if cast.strategy.rounds_before_warm_start:
+            server = replace(server, warm_start=self._later(cast, datalist, trunk))
         strategy, noise = cast.strategy.attach(server), self.privacy.central_differential_privacy
         learned, secure = cast.learned() if noise is not None else (), self.privacy.secure_aggregation
         return RoundController(
@@ -369,17 +374,36 @@ class JobRun:
         return WorkflowConfig(self.places.bundle_root, ("configs/train.json",), {**overrides, **own}), steps
 
     def _start(self, cast: Cast, network: str, datalist: DataList, trunk: Path | None) -> Start:
-        config, steps = self.warm_config(cast, network)
-        weights, _ = warm_start(
-            config,
-            datalist=datalist,
-            steps=steps,
-            seed=self.plan.seed,
-            cache_dir=self.places.cache,
-            trunk=trunk if takes_teacher(network) else None,
-            held_out=self.plan.warm_start_held_out,
-        )
+        later = cast.strategy.rounds_before_warm_start > 0
+        weights = self._warmed(cast, network, datalist, trunk, **({"steps": 0} if later else {}))
         return cast.start(network, weights, self.plan.seed)
+
+    def _warmed(
+        self, cast: Cast, network: str, datalist: DataList, trunk: Path | None, **instead: Any
+    ) -> dict[str, Tensor]:
+        """A network after its warm start; ``instead`` are arguments of :func:`warm_start` in place of the run's."""
+        config, steps = self.warm_config(cast, network)
+        options: dict[str, Any] = {
+            "datalist": datalist,
+            "steps": steps,
+            "seed": self.plan.seed,
+            "cache_dir": self.places.cache,
+            "trunk": trunk if takes_teacher(network) else None,
+            "held_out": self.plan.warm_start_held_out,
+        }
+        return warm_start(config, **{**options, **instead})[0]
+
+    def _later(
+        self, cast: Cast, datalist: DataList, trunk: Path | None
+    ) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+        """The warm start of a run whose strategy begins with other rounds: from the weights that those came to."""
+
+        def warmed(begin: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            with self._timed("warm_start"):
+                weights = self._warmed(cast, cast.server_network, datalist, trunk, begin=begin)
+            return {name: weights[name] for name in begin}
+
+        return warmed
 
     @contextmanager
     def _timed(self, activity: str) -> Iterator[None]:

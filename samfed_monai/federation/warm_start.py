@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from samfed_monai.config.variants import find_variant
 from samfed_monai.core.errors import Refused
@@ -40,6 +44,7 @@ def warm_start(
     cache_dir: str | Path,
     trunk: Path | None = None,
     held_out: float = 0.0,
+    begin: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], str]:
     """Trains the client network on the public set for ``steps`` optimiser steps, or finds what it trained before.
 
@@ -57,6 +62,8 @@ def warm_start(
             are the weights of the last look that is as good as the best one (within a standard error, see
             ``samfed_monai.teacher.exam.as_good_as``). They are those that the teacher's own fit holds out with
             seed 0. 0 trains on all images for all steps.
+        begin: weights of the network, as far as they are shared, that it begins with in place of those that it is
+            built with: what rounds before the warm start have come to.
 
     Returns:
         Names to tensors of the network, frozen ones left out, and their fingerprint (hexadecimal).
@@ -68,6 +75,7 @@ def warm_start(
     more: dict[str, Any] = read_as(datalist) | ({} if sam is None else {"base_sam": sam})
     more |= {} if trunk is None else {"trunk": sha256_file(trunk)}
     more |= {"held_out": held_out} if held_out and steps else {}
+    more |= {} if begin is None else {"begin": tensors_hash(begin)}
     key = config.fingerprint(public=public, steps=steps, seed=seed, **more)
     path = Path(cache_dir) / "warm_start" / f"{key[:16]}.safetensors"
     with made_once(path) as exists:
@@ -80,7 +88,7 @@ def warm_start(
             logger.info("warm start: none, the list has no public images")
         started = config if trunk is None else config.with_overrides({"encoder_weights": str(trunk)})
         judge = _Judge(datalist, started, held_out, path) if held_out and steps else None
-        weights = _train(started, steps, seed, judge)
+        weights = _train(started, steps, seed, judge, begin)
         save_tensors(path, weights, {"steps": str(steps), "seed": str(seed), "public": public})
     return weights, key
 
@@ -135,7 +143,19 @@ class _Judge:
         trainer.add_event_handler(Events.ITERATION_COMPLETED(every=max(1, steps // _LOOKS)), look)
 
 
-def _train(config: WorkflowConfig, steps: int, seed: int, judge: _Judge | None) -> dict[str, Tensor]:
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hexadecimal) of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _train(
+    config: WorkflowConfig, steps: int, seed: int, judge: _Judge | None, begin: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     from monai.bundle import ConfigWorkflow
     from monai.networks.utils import get_state_dict
 
@@ -156,6 +176,8 @@ def _train(config: WorkflowConfig, steps: int, seed: int, judge: _Judge | None) 
         )
         workflow.initialize()
         trainer = workflow.trainer
+        if begin is not None:
+            trainer.network.load_state_dict(dict(begin), strict=False)
         if judge:
             judge.attach(trainer, workflow.parser, steps)
         if steps:

@@ -1,20 +1,25 @@
-"""FedCA (arXiv 2010.08982): the first rounds also train the encoder without labels, by contrast and by alignment."""
+"""FedCA (arXiv 2010.08982): rounds before the warm start train the encoder alone, by contrast and by alignment."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from ignite.engine import Events
+from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 from torch.nn import functional
 
-from samfed_monai.core.errors import Problems
+from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.handlers.guide import Guidance, NetworkCopy
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.rounds import round_of
 from samfed_monai.handlers.term import Term
+from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks.features import changed_features, require_encoder
+
+if TYPE_CHECKING:
+    from samfed_monai.protocol.strategy import Server
 
 
 def contrastive_loss(queries: Tensor, keys: Tensor, dictionary: Tensor, temperature: float = 0.1) -> Tensor:
@@ -77,10 +82,12 @@ class ContrastiveTerm(Term):
     batches. Alignment holds the student's features of the public batch near those of the network that the round began
     with (the paper: of a base network trained on a public set).
 
-    Ours, where the paper trains an encoder before everything else and sends representations to a common dictionary:
-    these rounds keep the public labels' loss and every other term, so that decoder and encoder stay one network, and
-    they come after the warm start; the dictionary stays at its site and begins anew in each round, nothing but weights
-    leaves; there is no projection head.
+    ``alone`` is the paper's: in these rounds nothing but contrast and alignment is learned, no label of any kind, and
+    the decoder does not move; the strategy :class:`ContrastBeforeLabels` lets the warm start follow. Otherwise the
+    public labels' loss and every other term stay beside them.
+
+    Ours: the paper sends representations to a common dictionary; here it stays at its site and begins anew in each
+    round, nothing but weights leaves. There is no projection head.
 
     In the rounds after, and with ``rounds`` 0 in all, it computes nothing and draws no random number: such a run is one
     without it to the bit. In its rounds a step costs three more forward passes and two backward passes. It records
@@ -93,6 +100,7 @@ class ContrastiveTerm(Term):
         temperature: T > 0.
         decay: of the moving average, in [0, 1).
         alignment: factor of the alignment beside the contrast, >= 0.
+        alone: whether it is the whole loss of its rounds.
         weight: factor of the term.
 
     Raises:
@@ -112,6 +120,7 @@ class ContrastiveTerm(Term):
         temperature: float = 0.1,
         decay: float = 0.99,
         alignment: float = 1.0,
+        alone: bool = False,
         weight: float = 0.1,
     ) -> None:
         super().__init__(name=name, weight=weight, schedule="constant", fraction=0.0)
@@ -127,6 +136,7 @@ class ContrastiveTerm(Term):
             problems.add(f"{self.where}#alignment", found=repr(alignment), expected="a number >= 0")
         problems.refuse_if_any()
         self.rounds, self.temperature, self.decay, self.alignment = rounds, temperature, decay, alignment
+        self.alone, self._value = alone, torch.zeros(())
         self.dictionary = Dictionary(queue)
         self._base, self._average = NetworkCopy(), NetworkCopy()
 
@@ -156,16 +166,24 @@ class ContrastiveTerm(Term):
             base = _encoded(engine, public, self._base.network) if self.alignment else None
         value = contrastive_loss(queries, keys, self.dictionary.like(keys), self.temperature)
         self.dictionary.add(keys)
-        if base is None:
-            return value
-        aligned = alignment_loss(_encoded(engine, public, engine.network), base)
-        record(engine, f"{self.name}_alignment", aligned)
-        return value + self.alignment * aligned
+        if base is not None:
+            aligned = alignment_loss(_encoded(engine, public, engine.network), base)
+            record(engine, f"{self.name}_alignment", aligned)
+            value = value + self.alignment * aligned
+        self._value = value
+        return value
 
     def _takes_part(self, engine: Any) -> bool:
         return round_of(engine)[0] < self.rounds
 
+    def _be_alone(self, engine: Any) -> None:
+        if self._takes_part(engine):
+            engine.state.output["loss"] = self.weight * self._value
+
     def _started(self, engine: Any) -> None:
+        last = IterationEvents.LOSS_COMPLETED
+        if self.alone and not engine.has_event_handler(self._be_alone, last):
+            engine.add_event_handler(last, self._be_alone)  # now that every other term is bound, behind them all
         self.dictionary = Dictionary(self.dictionary.length)
         if self._takes_part(engine):
             self._base.sync(engine.network)
@@ -188,3 +206,40 @@ def _encoded(engine: Any, images: Tensor, network: nn.Module) -> Tensor:
         engine.inferer(images, network)
     deepest = min(maps, key=lambda each: each.shape[-1])
     return functional.normalize(deepest.float().mean(dim=(2, 3)), dim=1)
+
+
+class ContrastBeforeLabels(FedAvg):
+    """FedAvg whose first rounds come before the warm start: FedCA's pre-training of the encoder (stage 0).
+
+    Those rounds begin with the network as it is built; after the last of them the server trains what they came to on
+    the public set, as it does before round 0 in any other run, and the rounds with labels go on from there. With 0 such
+    rounds it is FedAvg, with the warm start before round 0. Rounds of a schedule are counted from the first one.
+
+    Args:
+        rounds: that come before, >= 0; those of the bundle's :class:`ContrastiveTerm`.
+
+    Raises:
+        Refused: a number below 0; at :meth:`attach`, no round that is left for the labels.
+
+    Example::
+
+        "strategy": {"_target_": "samfed_monai.methods.fedca.ContrastBeforeLabels", "rounds": "@terms#contrast#rounds"}
+    """
+
+    def __init__(self, *, rounds: int = 0) -> None:
+        super().__init__()
+        if type(rounds) is not int or rounds < 0:
+            raise Refused([Problem("strategy#rounds", found=repr(rounds), expected="a whole number >= 0")])
+        self.rounds_before_warm_start = rounds
+
+    def attach(self, server: Server) -> ContrastBeforeLabels:
+        if self.rounds_before_warm_start >= server.rounds:
+            found = f"{self.rounds_before_warm_start} of {server.rounds} rounds before the warm start"
+            mend = "raise rounds, or lower terms#contrast#rounds"
+            raise Refused([Problem("strategy#rounds", found, "a round that is left for the labels", mend)])
+        super().attach(server)
+        return self
+
+    def refine(self, round: int) -> None:
+        if round == self.rounds_before_warm_start - 1 and self.server.warm_start is not None:
+            self.global_weights = self.server.warm_start(self.global_weights)

@@ -32,6 +32,8 @@ class Server:
         bench: builds the server's own network with its public set: the bundle's ``sharing``, as a site has it, on the
             server's architecture. Called by strategies that train at the server, and by them only.
         networks: site to a builder of an empty network as that site has it; for strategies that need one.
+        warm_start: trains given weights on the public set as the start of a run is, and returns them; for a strategy
+            with :attr:`Strategy.rounds_before_warm_start`.
         keeps_parts: whether part of the network is personal: ``weights`` are then its shared names alone, and going
             back to a stored model takes the sites' states.
     """
@@ -43,6 +45,7 @@ class Server:
     guard: UpdateGuard | None = None
     bench: Callable[[], Any] | None = None
     networks: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
+    warm_start: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
     keeps_parts: bool = False
 
     def open_bench(self, variant: str) -> Any:
@@ -120,6 +123,10 @@ class Strategy(ABC):
 
     #: The image-derived statistic that sites send it; ``None`` is none.
     statistic: StatisticKind | None = None
+
+    #: Rounds that come before the warm start, which the strategy then asks for itself (:attr:`Server.warm_start`); with
+    #: 0 the first round begins with warm weights.
+    rounds_before_warm_start: int = 0
 
     server: Server
 

@@ -14,7 +14,7 @@ from samfed_monai.cli.main import main
 from samfed_monai.core.io import read_json, safe_load, sha256_file, write_json
 from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.results import validate_results
-from tests.methods import needs
+from tests.methods import needs, present
 
 pytestmark = pytest.mark.slow
 
@@ -104,6 +104,31 @@ def test_updates_added_under_masks_have_the_same_bits_in_one_process_and_the_sim
     assert read_json(simulated / "results.json")["privacy"]["secure_aggregation"]["threshold"] == 3
     (audit,) = simulated.glob("**/sites/site-2/audit.jsonl")
     assert audit.read_text().count('"outcome": "masked"') == 2
+
+
+#: Methods whose rounds start from more than the mean, to what makes them do something in two short rounds.
+STATEFUL: dict[str, dict[str, Any]] = {
+    "fedca": {"client#terms#contrast#rounds": 1},
+    "fedda_cyclic": {"client#terms#domain#weight": 1.0},
+    "spp_fgc": {"client#strategy#least": 1},
+}
+
+
+@pytest.mark.parametrize("variant", present(*STATEFUL))
+def test_methods_that_keep_more_than_weights_have_the_same_bits_in_one_process_and_the_simulator(
+    three_sites, tmp_path, variant
+):
+    options = {"variant": variant, "rounds": 2, **STATEFUL[variant]}
+    local, simulated = tmp_path / "local", tmp_path / "simulated"
+    assert main(["federate", *words(three_sites, local, **options)]) == 0
+    on_flare = ["--threads", "1", "--stop-after", "240"]
+    assert main(["flare", "simulate", *words(three_sites, simulated, **options), *on_flare]) == 0
+    assert list(hashes(local)) == ["000", "001"]
+    assert hashes(local) == hashes(simulated)
+    kept = [read_json(run / "rounds/001/round.json")["files"].get("server.safetensors") for run in (local, simulated)]
+    assert kept[0] == kept[1], "what the server starts the next round from"
+    scores = [read_json(run / "results.json")["models"]["last"]["sites"] for run in (local, simulated)]
+    assert scores[0] == scores[1]
 
 
 def test_unlike_networks_have_the_same_bits_in_one_process_and_the_simulator(three_sites, tmp_path):

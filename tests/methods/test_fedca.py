@@ -8,9 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from samfed_monai.core.errors import Refused
-from samfed_monai.handlers import TermLogger, UnlabelledStream
-from samfed_monai.methods.fedca import ContrastiveTerm, Dictionary, alignment_loss, contrastive_loss
+from samfed_monai.core.errors import Refused, Stopped
+from samfed_monai.core.io import read_json
+from samfed_monai.handlers import Term, TermLogger, UnlabelledStream
+from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.methods.fedca import (
+    ContrastBeforeLabels,
+    ContrastiveTerm,
+    Dictionary,
+    alignment_loss,
+    contrastive_loss,
+)
+from samfed_monai.protocol import Envelope, Kind, Server
+from tests.federation.test_job import CLIENT, job
 from tests.handlers.toy import next_round, same, toy_loader, toy_trainer, weights
 
 X, Y = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
@@ -79,6 +89,29 @@ def test_it_takes_part_in_the_first_rounds_alone_and_repeats_to_the_bit():
     assert same(first, again)
 
 
+class Labels(Term):
+    """A term that is bound after the contrast."""
+
+    unlabelled = False
+
+    def __init__(self) -> None:
+        super().__init__(name="labels", weight=1.0, schedule="constant", fraction=0.0)
+
+    def value(self, guidance, engine):
+        return engine.network.head.weight.square().sum()
+
+
+def test_alone_it_moves_the_encoder_and_nothing_else_whatever_is_bound_behind_it():
+    start = weights(Shown())
+    alone, _ = trained(1, ContrastiveTerm(rounds=1, alone=True, weight=1.0), Labels())
+    assert all(torch.equal(alone[name], start[name]) for name in ("head.weight", "head.bias"))
+    assert not torch.equal(alone["encoder.0.weight"], start["encoder.0.weight"])
+    beside, _ = trained(1, ContrastiveTerm(rounds=1, weight=1.0), Labels())
+    assert not torch.equal(beside["head.weight"], start["head.weight"])
+    after, _ = trained(2, ContrastiveTerm(rounds=1, alone=True, weight=1.0), Labels())
+    assert not torch.equal(after["head.weight"], start["head.weight"]), "the labels' rounds follow"
+
+
 def test_the_alignment_is_nothing_at_the_first_step():
     class Still(Shown):
         def train(self, mode: bool = True):
@@ -104,3 +137,80 @@ def test_the_variant_trains_and_nothing_is_left_on_the_network(build):
     workflow.run()
     assert "contrast" in workflow.trainer.state.term_means
     assert not any(module._forward_pre_hooks for module in workflow.trainer.network.children())
+
+
+def aggregated(strategy, warm_start=None) -> list[float]:
+    """The model after each of three rounds in which sites send 1 and 3."""
+    strategy.attach(Server(("a", "b"), 3, weights={"w": torch.zeros(1)}, warm_start=warm_start))
+    found = []
+    for round in range(3):
+        strategy.configure(round)
+        sent = strategy.global_weights["w"].item()
+        strategy.aggregate(
+            round,
+            {
+                site: Envelope(Kind.WEIGHTS, site, round, 3, n=1, tensors={"w": torch.tensor([sent + step])})
+                for site, step in (("a", 1.0), ("b", 3.0))
+            },
+        )
+        found.append(strategy.global_weights["w"].item())
+    return found
+
+
+def test_the_warm_start_follows_the_last_of_its_rounds_and_happens_once():
+    def warm(begin):
+        return {name: 10 * tensor for name, tensor in begin.items()}
+
+    assert aggregated(FedAvg()) == [2.0, 4.0, 6.0]
+    assert aggregated(ContrastBeforeLabels(rounds=0), warm) == [2.0, 4.0, 6.0]
+    assert aggregated(ContrastBeforeLabels(rounds=1), warm) == [20.0, 22.0, 24.0]
+    assert aggregated(ContrastBeforeLabels(rounds=2), warm) == [2.0, 40.0, 42.0]
+
+
+def test_a_run_without_rounds_for_labels_is_refused():
+    with pytest.raises(Refused, match=r"strategy#rounds: expected a round that is left .*3 of 3 rounds.*raise rounds"):
+        aggregated(ContrastBeforeLabels(rounds=3))
+    with pytest.raises(Refused, match="strategy#rounds: expected a whole number >= 0, found -1"):
+        ContrastBeforeLabels(rounds=-1)
+
+
+SLOW = {"rounds": 3, "warm_start_steps": 2}
+
+
+@pytest.mark.slow
+def test_zero_epochs_are_a_run_without_it_to_the_bit(small_federation, tmp_path):
+    cache = {"cache_dir": tmp_path / "cache"}
+    client = {**CLIENT, "terms#contrast#rounds": 0}
+    found = [
+        job(small_federation, tmp_path / name, variant=name, client=options, **cache).run()
+        for name, options in (("no_sam", CLIENT), ("fedca", client))
+    ]
+    assert found[0]["hashes"]["model_last"] == found[1]["hashes"]["model_last"]
+
+
+@pytest.mark.slow
+def test_stage_0_comes_before_the_warm_start_and_a_cut_run_goes_on_to_the_same_bits(
+    small_federation,
+    tmp_path,
+    monkeypatch,
+):
+    options = {"variant": "fedca", "client": {**CLIENT, "terms#contrast#rounds": 1}, **SLOW}
+    whole = job(small_federation, tmp_path / "whole", **options).run()
+    records = [read_json(tmp_path / f"whole/rounds/{number:03d}/round.json") for number in range(3)]
+    terms = [record["sites"]["site-1"]["terms"] for record in records]
+    assert ["contrast" in each for each in terms] == [True, False, False]
+    made = (tmp_path / "whole/cache/warm_start").glob("*.safetensors")
+    assert len(list(made)) == 2, "the network as it is built, and what stage 0 came to"
+    with monkeypatch.context() as patched:
+        finish = ContrastBeforeLabels.finish
+
+        def stop(self, round):
+            if round == 1:
+                raise Stopped("enough")
+            finish(self, round)
+
+        patched.setattr(ContrastBeforeLabels, "finish", stop)
+        with pytest.raises(Stopped):
+            job(small_federation, tmp_path / "cut", **options).run()
+    again = job(small_federation, tmp_path / "cut", **options).run()
+    assert again["hashes"]["model_last"] == whole["hashes"]["model_last"]

@@ -1,0 +1,52 @@
+"""Jobs of methods that keep more than weights: stopped in their second round, they go on to the same bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samfed_monai.core.errors import Stopped
+from samfed_monai.core.io import read_json
+from samfed_monai.protocol import Strategy
+from tests.federation.test_job import CLIENT, job
+from tests.methods import present
+
+pytestmark = pytest.mark.slow
+
+#: Variant to what makes it do something in two short rounds; ``drflm`` and ``fedca`` have tests of their own.
+CLIENTS: dict[str, dict[str, Any]] = {
+    "cpss": {"agreement#tau": 0.5},
+    "fedda": {"terms#domain#weight": 1.0},
+    "fedda_cyclic": {"terms#domain#weight": 1.0},
+    "fedgin": {"agreement#tau": 0.5},
+    "fedicra": {"sharing#after": 0, "sharing#batches": 1, "sharing#first_batches": 2, "before#parts#share": 0.5},
+    "fedsemidg": {"after#gap#batches": 1},
+    "spp_fgc": {"strategy#least": 1},
+}
+
+
+@pytest.mark.parametrize("variant", present(*CLIENTS))
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(small_federation, tmp_path, monkeypatch, variant) -> None:
+    options = {"variant": variant, "client": {**CLIENT, **CLIENTS[variant]}, "cache_dir": tmp_path / "cache"}
+
+    def files(run: Path) -> dict[str, str]:
+        found: dict[str, str] = read_json(run / "rounds" / "001" / "round.json")["files"]
+        return found
+
+    job(small_federation, tmp_path / "whole", **options).run()
+    take = Strategy.take
+
+    def stop(self, round, site, update) -> None:
+        if round == 1:
+            raise Stopped("enough")
+        take(self, round, site, update)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Strategy, "take", stop)
+        with pytest.raises(Stopped):
+            job(small_federation, tmp_path / "cut", **options).run()
+    assert not (tmp_path / "cut" / "rounds" / "001").exists()
+    job(small_federation, tmp_path / "cut", **options).run()
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
