@@ -291,7 +291,7 @@ def test_roles_of_docstrings_become_code_and_links():
 
 # What the stories show does not hang on how much of it there is.
 SMALLER = {
-    "--images-per-site 12 --public 12": "--images-per-site 4 --public 6",
+    "--images-per-site 12 --public 12": "--images-per-site 5 --public 6",
     "--epochs 6 ": "--epochs 1 ",
     "--image_size 128 --local_steps 6 --warm_start_steps 30": "--image_size 32 --local_steps 1 --warm_start_steps 2",
 }

@@ -71,18 +71,18 @@ _MEANING = {
 }
 
 
-def shared_papers(plan: Plan, bundle_root: str | Path, datalist: DataList) -> dict[str, str]:
+def shared_fingerprints(plan: Plan, bundle_root: str | Path, datalist: DataList) -> dict[str, str]:
     """Words that are the same for every site: hash of plan and bundle, version, hash of the public images."""
     public = datalist.public_hash()
     return {"plan": plan.fingerprint(bundle_root), "version": __version__, "public_list": public}
 
 
-def list_paper(datalist: DataList, site: str) -> dict[str, str]:
+def list_fingerprint(datalist: DataList, site: str) -> dict[str, str]:
     """The hash of a site's part of the list, where the list has one."""
     return {"list": datalist.part_hash(site)} if site in datalist.sites else {}
 
 
-def sam_paper(config: WorkflowConfig, network: str) -> dict[str, str]:
+def sam_fingerprint(config: WorkflowConfig, network: str) -> dict[str, str]:
     """The hash of the SAM that a site's network stands on, where it is one; none where the file is missing."""
     try:
         found = base_sam(config, network)
@@ -92,11 +92,11 @@ def sam_paper(config: WorkflowConfig, network: str) -> dict[str, str]:
     return {} if found is None else {"base_sam": found}
 
 
-def own_papers(
+def own_fingerprints(
     plan: Plan, bundle_root: str | Path, datalist: DataList, site: str, sam: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """Everything that this site can be asked for; ``sam`` is its :func:`sam_paper`."""
-    return {**shared_papers(plan, bundle_root, datalist), **list_paper(datalist, site), **(sam or {})}
+    """Everything that this site can be asked for; ``sam`` is its :func:`sam_fingerprint`."""
+    return {**shared_fingerprints(plan, bundle_root, datalist), **list_fingerprint(datalist, site), **(sam or {})}
 
 
 def differences(wanted: Mapping[str, str], own: Mapping[str, str]) -> list[Problem]:

@@ -21,7 +21,7 @@ from samfed_monai.core.io import canonical_hash, sha256_file, write_json
 from samfed_monai.core.run_log import RunLog
 from samfed_monai.data import DataList
 from samfed_monai.federation.controller import RoundController, quorum_of, quorum_problems
-from samfed_monai.federation.fingerprint import list_paper, shared_papers
+from samfed_monai.federation.fingerprint import list_fingerprint, shared_fingerprints
 from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.participants import Cast, Start, require_starts
 from samfed_monai.federation.plan import Places, Plan
@@ -190,8 +190,8 @@ class JobRun:
                 stored, everybody = bool(folder.store.rounds()), sorted((*cast.sites, *cast.unseen))
                 least = quorum_of(len(cast.sites), plan.quorum, allow_single_site=plan.allow_single_site)
                 before = Preparation(carrier, everybody, plan.rounds, plan.seed, least=least if stored else None)
-                common = shared_papers(settled, places.bundle_root, datalist)
-                before.check(lambda site: {**common, **list_paper(datalist, site), **cast.sam_words(site)})
+                common = shared_fingerprints(settled, places.bundle_root, datalist)
+                before.check(lambda site: {**common, **list_fingerprint(datalist, site), **cast.sam_words(site)})
                 about, teacher_sha256 = self._teach(before, datalist, adapt, shared)
                 teacher_scores = before.teacher_scores(self.teacher.scored) if about is not None else None
                 trunk = self._trunk(begins, datalist)

@@ -12,7 +12,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.data import DataList
-from samfed_monai.federation.fingerprint import sam_paper
+from samfed_monai.federation.fingerprint import sam_fingerprint
 from samfed_monai.federation.rehearsal import rehearse
 from samfed_monai.federation.workflow import WorkflowConfig, client_config, in_catalogue, unfilled
 from samfed_monai.methods.fedavg import FedAvg
@@ -316,8 +316,8 @@ class Cast:
         return {site: weights for site, weights in first.items() if weights}
 
     def sam_words(self, site: str | None = None) -> dict[str, str]:
-        """Hash of the SAM under a site's network, as :func:`sam_paper` gives it; ``None`` is the server."""
-        return sam_paper(self.config, self.networks.get(site or "", self.server_network))
+        """Hash of the SAM under a site's network, as :func:`sam_fingerprint` gives it; ``None`` is the server."""
+        return sam_fingerprint(self.config, self.networks.get(site or "", self.server_network))
 
     def content(self) -> dict[str, Any]:
         """What of this decides the result, for ``run.json``; nothing where all sites are alike and take part."""

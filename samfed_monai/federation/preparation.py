@@ -139,13 +139,13 @@ class Preparation:
     seed: int
     least: int | None = None
 
-    def check(self, papers: Callable[[str], Mapping[str, str]]) -> None:
-        """Has every site compare what ``papers`` says of it.
+    def check(self, fingerprints: Callable[[str], Mapping[str, str]]) -> None:
+        """Has every site compare what ``fingerprints`` says of it.
 
         Raises:
             Refused: with every difference at every site.
         """
-        self._ask(Task.CHECK, {site: self._message(site, extra=dict(papers(site))) for site in self.sites})
+        self._ask(Task.CHECK, {site: self._message(site, extra=dict(fingerprints(site))) for site in self.sites})
 
     def hand_out(self, tensors: Mapping[str, Tensor], words: Mapping[str, str]) -> None:
         """Sends the teacher's adapter; each site fills its own soft-mask store before it answers.

@@ -75,7 +75,7 @@ class ProcessTransport:
         self._sites = tuple(sorted({*plan.sites, *plan.unseen}))
         self.progress = progress or Progress()
         count = max(1, min(workers, len(self._sites)))
-        settings = {"plan": plan.to_json(), "places": places.to_json(), **_manners(count)}
+        settings = {"plan": plan.to_json(), "places": places.to_json(), **_shared_with_workers(count)}
         shelf = Shelf(places.output_dir)
         self._workers = [_Worker(self._sites[number::count], settings, shelf) for number in range(count)]
         self._traffic: dict[str, Traffic] = {}
@@ -348,7 +348,7 @@ def _raised(described: Mapping[str, Any], site: str) -> Exception:
     return RuntimeError(f"in the process of {site}:\n{described['error']}")
 
 
-def _manners(workers: int) -> dict[str, Any]:
+def _shared_with_workers(workers: int) -> dict[str, Any]:
     """What the processes have of this one: their share of its threads, and its level of logging."""
     import torch
 

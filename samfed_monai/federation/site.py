@@ -21,7 +21,7 @@ from samfed_monai.data import DataList, SoftMaskStore, load_records
 from samfed_monai.federation.client import SamFedAlgo
 from samfed_monai.federation.disagreement import Disagreement
 from samfed_monai.federation.exchange import call_extra, from_exchange, to_exchange
-from samfed_monai.federation.fingerprint import differences, own_papers, sam_paper
+from samfed_monai.federation.fingerprint import differences, own_fingerprints, sam_fingerprint
 from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.participants import Cast
 from samfed_monai.federation.plan import Places, Plan
@@ -235,11 +235,11 @@ class SiteParts:
         items = self.datalist.sites[self.site].unlabelled
         return sum(item.label is not None for item in items) if self.cast.supervised else len(items)
 
-    def sam_paper(self) -> dict[str, str]:
+    def sam_fingerprint(self) -> dict[str, str]:
         """Hash of the SAM under this site's network, as it lies here."""
         cast = self.cast
         config = cast.config.with_overrides(cast.overrides.get(self.site, {}))
-        return sam_paper(config, cast.networks.get(self.site, cast.server_network))
+        return sam_fingerprint(config, cast.networks.get(self.site, cast.server_network))
 
     @cached_property
     def teacher(self) -> SiteTeacher | None:
@@ -316,7 +316,7 @@ class SiteParts:
 class SiteNode:
     """A site made from a plan and from where things lie here.
 
-    ``CHECK`` compares papers (plan and bundle, version, list, public set) and reads every image of this site once.
+    ``CHECK`` compares fingerprints (plan and bundle, version, list, public set) and reads each image once.
     ``PREPARE`` takes the adapter and fills the soft-mask store, or takes the weights that a network of one's own starts
     from; both are needed before ``TRAIN``. ``EVALUATE`` scores a model, this site's own network, or the teacher
     (``model`` is ``teacher``). A site that takes no part evaluates only.
@@ -488,8 +488,8 @@ class SiteNode:
         reply, problems = said(message), []
         if "plan" in message.extra:
             self._refused = ""
-            sam = self.parts.sam_paper() if "base_sam" in message.extra else {}
-            own = own_papers(self.plan, self.parts.places.bundle_root, self.parts.listed(), self.site, sam)
+            sam = self.parts.sam_fingerprint() if "base_sam" in message.extra else {}
+            own = own_fingerprints(self.plan, self.parts.places.bundle_root, self.parts.listed(), self.site, sam)
             problems += differences(message.extra, own)
             if self.parts.trains:
                 images = self.parts.training_images()

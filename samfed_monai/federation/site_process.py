@@ -113,7 +113,7 @@ class _Sites:
         node = self._node(site)
         message = from_bytes(payload, max_inflated=node.masks_taken)
         message = self._held.setdefault(site, HeldWeights()).complete(message)
-        self._lend_teacher(node, message)
+        self._share_teacher(node, message)
         return to_bytes(node.answer(Task(what), message))
 
     def _save(self, site: str, path: Path) -> str | None:
@@ -147,7 +147,7 @@ class _Sites:
             self._nodes[site] = SiteNode(site, self.plan, self.places, shared=self._shared)
         return self._nodes[site]
 
-    def _lend_teacher(self, node: Any, message: Any) -> None:
+    def _share_teacher(self, node: Any, message: Any) -> None:
         """Loads the server's teacher once for all sites of this process, and lets go of it when they have theirs."""
         from samfed_monai.protocol.message import Kind
 

@@ -260,7 +260,7 @@ def test_a_site_with_another_sam_is_refused_before_round_0(small_federation, tmp
     def otherwise(plan: Any) -> Any:
         transport = homes(plan)
         node = homes.nodes["site-2"]
-        node.parts.sam_paper = lambda: {"base_sam": "0" * 64}
+        node.parts.sam_fingerprint = lambda: {"base_sam": "0" * 64}
         return transport
 
     with pytest.raises(Refused, match=r"SAM's weights under this site's network.*found 000000000000; put the server's"):

@@ -12,7 +12,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList
 from samfed_monai.data.records import write_site_lists
 from samfed_monai.federation import Plan, SiteNode, SiteWorker
-from samfed_monai.federation.fingerprint import own_papers
+from samfed_monai.federation.fingerprint import own_fingerprints
 from samfed_monai.federation.participants import Cast
 from samfed_monai.federation.privacy.settings import PrivacyFloor
 from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task
@@ -45,7 +45,7 @@ def node(small_federation, lists, tmp_path):
     return made
 
 
-def papers(node: SiteNode) -> tuple:
+def fingerprints(node: SiteNode) -> tuple:
     return node.parts.places.bundle_root, node.parts.datalist, "site-1"
 
 
@@ -120,7 +120,7 @@ def test_a_site_goes_by_what_the_variant_declares_in_its_own_copy_of_the_bundle(
 
 def test_a_check_that_failed_stands_until_one_passes(node):
     here = node()
-    own = own_papers(ALIKE, *papers(here))
+    own = own_fingerprints(ALIKE, *fingerprints(here))
     with pytest.raises(MessageRefused, match="plan and bundle: expected the server's 000000000000, found"):
         here.answer(Task.CHECK, message(extra={**own, "plan": "0" * 64}))
     with pytest.raises(MessageRefused, match="site: expected a check that passed, found a check that failed"):
@@ -167,7 +167,7 @@ def test_masks_of_some_public_images_are_no_others(node):
 
 def test_the_sites_own_floor_holds_whatever_the_plan_promises(node):
     assert node(floor=PrivacyFloor(3)).release.privacy.least_images == 3
-    here, own = node(floor=PrivacyFloor(1000)), own_papers(ALIKE, *papers(node()))
+    here, own = node(floor=PrivacyFloor(1000)), own_fingerprints(ALIKE, *fingerprints(node()))
     with pytest.raises(MessageRefused, match=r"expected at least 1000 images to train on, .*, found fewer"):
         here.answer(Task.CHECK, message(extra=own))
     with pytest.raises(MessageRefused, match="expected noise: this site's file has an epsilon, found none"):

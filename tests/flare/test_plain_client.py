@@ -58,6 +58,8 @@ def test_flares_own_fedavg_averages_our_client_and_monais_own_with_our_bundle(th
     )
     models = sorted(Path(tmp_path / "ws").rglob("FL_global_model.pt"))
     assert models, done.stdout[-3000:] + done.stderr[-2000:]
+    configs = {path.read_text() for path in (tmp_path / "ws").rglob("config_fed_client.json")}
+    assert {"--monai" in config for config in configs} == {True, False}, "one site has each client"
     weights = torch.load(models[0], weights_only=True)["model"]
     from samfed_monai.networks import client_network
 

@@ -12,6 +12,7 @@ from samfed_monai.core.io import save_tensors
 from samfed_monai.handlers import TermLogger
 from samfed_monai.methods.cpss import AdaptFrom, StyleSwapTerm, patches_of, swap_styles
 from tests.handlers.toy import next_round, same, toy_network, toy_trainer, weights
+from tests.methods import needs
 
 
 def maps(seed: int, batch: int = 2, height: int = 9, width: int = 8) -> torch.Tensor:
@@ -70,6 +71,7 @@ def test_the_variant_trains_and_hooks_are_gone(build):
     assert not any(module._forward_pre_hooks for module in workflow.trainer.network.children())
 
 
+@needs("cpss_adapt")
 def test_a_new_site_begins_with_the_given_model_and_learns_from_its_own_images(build, tmp_path):
     first = build("cpss", epochs=1)
     given_model = weights(first.trainer.network)
