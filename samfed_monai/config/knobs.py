@@ -176,6 +176,7 @@ MOVED_KNOBS = frozenset({"sam_network"})
 
 GIVEN = frozenset(
     ("bundle_root", "datalist", "data_root", "output_dir", "seed", "site", "store_dir", "teacher_sha256", "epochs")
+    + ("val_interval",)  # every round is validated
 )
 """Knobs of ``train.json`` that a federated job sets for every site, whatever ``client`` says."""
 
