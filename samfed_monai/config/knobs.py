@@ -175,8 +175,10 @@ MOVED_KNOBS = frozenset({"sam_network"})
 """Ids of version 0.1 that are read for one version more; ``network_name`` is what the one here was."""
 
 GIVEN = frozenset(
-    ("bundle_root", "datalist", "data_root", "output_dir", "seed", "site", "store_dir", "teacher_sha256", "epochs")
-    + ("val_interval",)  # every round is validated
+    {
+        *("bundle_root", "datalist", "data_root", "output_dir", "seed", "site", "store_dir", "teacher_sha256"),
+        *("epochs", "val_interval"),  # a round is one epoch, and every round is validated
+    }
 )
 """Knobs of ``train.json`` that a federated job sets for every site, whatever ``client`` says."""
 

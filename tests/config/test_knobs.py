@@ -74,3 +74,14 @@ def test_groups_without_a_component_stay_as_they_are(tmp_path):
     file = tmp_path / "federate.json"
     file.write_text(json.dumps({"client": {"local_steps": 1}, "teacher": None}))
     assert whole_groups([file], {"rounds": 2}) == {"rounds": 2}
+
+
+def test_what_a_federation_gives_every_site_is_not_taken_from_the_command_line():
+    from samfed_monai.config import packaged_bundle
+    from samfed_monai.config.knobs import GIVEN, routed
+
+    files = [packaged_bundle("samfed_skin") / "configs" / "federate.json"]
+    assert "client#batch_size" in routed(files, {"batch_size": 2})
+    for name in ("epochs", "val_interval"):
+        assert name in GIVEN
+        assert set(routed(files, {name: 2})) == {name}  # which federate.json has not, and so is refused
