@@ -8,7 +8,6 @@ the same.
 
 from __future__ import annotations
 
-import pickle
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -100,7 +99,7 @@ LIES: dict[str, Callable[[Envelope], bytes | str]] = {
     "takes another's name": _changed(lambda answer: replace(answer, site="site-000")),
     "says ten million images": _changed(lambda answer: replace(answer, n=10_000_000)),
     "says a Dice of a billion": _changed(lambda answer: replace(answer, metrics={"dice": 1e9})),
-    "sends a pickle": lambda _: pickle.dumps({"layer0.weight": [1.0]}),
+    "sends a pickle": lambda _: b"cos\nsystem\n(S'true'\ntR.",
     "sends noise": lambda answer: random.Random(answer.round).randbytes(4096),
     "sends half": lambda answer: to_bytes(answer)[: 1 << 16],
 }

@@ -202,3 +202,9 @@ def test_the_temperature_is_two_unless_told_otherwise() -> None:
     expected = pytest.approx(4 * bernoulli_kl(3 / 4, 2 / 3), rel=1e-4)
     assert (distillation_kl(logits, teacher).item(), logits_kl(logits, torch.logit(teacher)).item()) == (expected,) * 2
     assert hssf_kl(logits, teacher).item() == pytest.approx(bernoulli_kl(3 / 4, 2 / 3) / 2, rel=1e-4)
+
+
+def test_of_three_classes_hssf_takes_the_mean_over_three_channels() -> None:
+    teacher = torch.tensor([0.5, 0.3, 0.2]).view(1, 3, 1, 1)
+    expected = sum(p * math.log(p * 3) for p in (0.5, 0.3, 0.2)) / 3
+    assert hssf_kl(torch.zeros(1, 3, 1, 1), teacher, temperature=1).item() == pytest.approx(expected, rel=1e-4)
