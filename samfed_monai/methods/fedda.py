@@ -21,11 +21,10 @@ from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks.features import changed_features, require_encoder
 from samfed_monai.protocol.message import Envelope, Kind
 from samfed_monai.protocol.sharing import TrainerSharing
+from samfed_monai.protocol.strategy import Exchange, Server
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from samfed_monai.protocol.strategy import Server
 
 
 class _Reversed(torch.autograd.Function):
@@ -273,6 +272,8 @@ class CyclicTargets(FedAvg):
 
         "strategy": {"_target_": "samfed_monai.methods.fedda.CyclicTargets"}
     """
+
+    exchange = Exchange()  # the mean alone will not do
 
     def __init__(self) -> None:
         super().__init__()

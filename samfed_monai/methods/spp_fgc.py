@@ -163,7 +163,7 @@ class ClusteredFedAvg(FedAvg):
         problems.refuse_if_any()
         self.clusters, self.least, self.levels = clusters, least, levels
         self.statistic = StatisticKind.GRAPH if clusters > 1 else None
-        self.exchange = Exchange(tailored=clusters > 1)
+        self.exchange = Exchange(tailored=True) if clusters > 1 else FedAvg.exchange
         self._place: dict[str, int] = {}
         self._models: list[FedAvg] = []
 

@@ -151,6 +151,11 @@ def test_every_site_meets_all_others_in_turn_and_the_mean_is_fedavgs():
     assert torch.equal(strategy.evaluation("a")["w"], plain.global_weights["w"]), "sites are scored on the global one"
 
 
+def test_what_has_the_mean_alone_is_refused():
+    assert not CyclicTargets.exchange.mean
+    assert FedAvg.exchange.mean
+
+
 def test_a_target_that_did_not_answer_is_the_global_network_and_a_stored_round_goes_on():
     strategy = attached(CyclicTargets())
     strategy.configure(0)

@@ -184,7 +184,7 @@ def test_the_descriptor_leaves_under_its_rule_and_its_epsilon_is_reported() -> N
     pytest.importorskip("opacus", reason="the accountant is an extra")
     noisy = Privacy.from_json({"statistics": {"graph": {"clip": 1.0, "noise_multiplier": 2.0}}})
     records = [{"sites": {"a": {"releases": 1}, "b": {"releases": 1}}}]
-    account = privacy_account(noisy, records, {}, StatisticKind.GRAPH)["statistics"]
+    account = privacy_account(noisy, records, {}, statistic=StatisticKind.GRAPH)["statistics"]
     assert account["epsilon"]["a"] == account["epsilon"]["b"] == pytest.approx(2.2, abs=0.05)
 
 
