@@ -1,9 +1,10 @@
 """SEE (arXiv 2506.08955): SAM refines the network's masks of a site's images; the best pseudo-labels are kept.
 
-The paper and its predecessor WS-SAM (He et al., NeurIPS 2023), of which we had abstracts and public summaries, not the
-code: a mean teacher's masks of several augmentations are brought back and averaged; points, boxes and the mask itself prompt SAM; the best pseudo-labels are stored; images and
-pixels are chosen by entropy. Which three scores decide, and what an uncertain pixel is, are our reading, and so is the
-mean teacher: the network that a round begins with, which is the mean of the sites'. Its feature grouping is not here.
+The paper and its predecessor WS-SAM (He et al., NeurIPS 2023), of which we had abstracts and public summaries, not
+the code: a mean teacher's masks of several augmentations are brought back and averaged; points, boxes and the mask
+itself prompt SAM; the best pseudo-labels are stored; images and pixels are chosen by entropy. Which three scores
+decide, and what an uncertain pixel is, are our reading, and so is the mean teacher: the network that a round begins
+with, which is the mean of the sites'. Its feature grouping is not here.
 """
 
 from __future__ import annotations
