@@ -26,17 +26,12 @@ from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.participants import Cast
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.preparation import image_problems, no_labels
+from samfed_monai.federation.privacy.allowed import forbidden_problems, require_public_images
 from samfed_monai.federation.privacy.ledger import PrivacyLedger
 from samfed_monai.federation.privacy.network_check import require_plain_network
-from samfed_monai.federation.privacy.release import (
-    Release as Filter,
-)
-from samfed_monai.federation.privacy.release import (
-    forbidden_problems,
-    require_public_images,
-    site_release,
-    too_few_images,
-)
+from samfed_monai.federation.privacy.possible import too_few_images
+from samfed_monai.federation.privacy.release import Release as Filter
+from samfed_monai.federation.privacy.release import site_release
 from samfed_monai.federation.privacy.settings import Privacy, PrivacyFloor
 from samfed_monai.federation.renewal import Renewal, SiteRenewal
 from samfed_monai.federation.secure_aggregation import STEPS, SecureSite

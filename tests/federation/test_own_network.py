@@ -19,7 +19,7 @@ from samfed_monai.federation import LocalTransport, RoundController, RunFolder, 
 from samfed_monai.federation.exchange import Call
 from samfed_monai.federation.own_network import OwnNetwork, own_network, require_same_public_set, split_state
 from samfed_monai.federation.privacy import Privacy, Release
-from samfed_monai.federation.privacy.release import allowed_of, allowed_weights
+from samfed_monai.federation.privacy.allowed import allowed_of, allowed_weights
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks import KeyPatterns, KeySplit, network_split, split_keys
 from samfed_monai.protocol import Envelope, Inbox, Kind, MessageRefused, Server, Sharing, Task, wire_size

@@ -1,9 +1,11 @@
 """What may leave a site: an allow-list, withheld small counts, noise where it is asked for, a line on every message."""
 
+from .allowed import Allowed
 from .audit import AuditLog, audit_table, read_audit
 from .central import CentralNoise, require_budget
 from .noise import SeededNoise, SystemNoise
-from .release import Allowed, Release, require_possible, site_release, statistics_notice, too_few_images
+from .possible import require_possible, statistics_notice, too_few_images
+from .release import Release, site_release
 from .settings import (
     CentralPrivacy,
     DifferentialPrivacy,

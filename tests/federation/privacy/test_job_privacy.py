@@ -11,7 +11,7 @@ import pytest
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation import SiteWorker
 from samfed_monai.federation.privacy import Privacy, Release, read_audit
-from samfed_monai.federation.privacy.release import allowed_of
+from samfed_monai.federation.privacy.allowed import allowed_of
 from samfed_monai.protocol import Kind, from_bytes
 from samfed_monai.reports import Report
 from samfed_monai.results import validate_results

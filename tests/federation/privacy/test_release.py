@@ -19,14 +19,14 @@ from samfed_monai.config.variants import Method
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation import SiteWorker
 from samfed_monai.federation.privacy import Allowed, Privacy, Release, SeededNoise, read_audit
-from samfed_monai.federation.privacy.ledger import PrivacyLedger
-from samfed_monai.federation.privacy.release import (
-    MOST_EVALUATIONS,
+from samfed_monai.federation.privacy.allowed import (
     allowed_of,
     allowed_weights,
     require_public_images,
     statistics_problems,
 )
+from samfed_monai.federation.privacy.ledger import PrivacyLedger
+from samfed_monai.federation.privacy.release import MOST_EVALUATIONS
 from samfed_monai.federation.privacy.settings import PrivacyFloor, withheld_reason
 from samfed_monai.networks import KeyPatterns, SamNetwork, build_sam, split_keys
 from samfed_monai.networks.key_patterns import KeySplit

@@ -21,7 +21,7 @@ from samfed_monai.core.io import sha256_file
 from samfed_monai.data import DataList, Item, render_synthetic
 from samfed_monai.federation import FederatedJob, LocalTransport, Places, Plan, Progress, RunFolder, SiteNode
 from samfed_monai.federation.privacy import Privacy, Release, read_audit
-from samfed_monai.federation.privacy.release import allowed_of, allowed_weights
+from samfed_monai.federation.privacy.allowed import allowed_of, allowed_weights
 from samfed_monai.federation.site import SiteWorker
 from samfed_monai.networks.key_patterns import network_split
 from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task, to_bytes

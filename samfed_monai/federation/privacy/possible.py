@@ -1,0 +1,130 @@
+"""What a run promises its sites, and whether its strategy can keep it: asked before anything is computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.federation.privacy.allowed import forbidden_problems
+from samfed_monai.federation.privacy.settings import WHERE, Privacy, require_accountant
+from samfed_monai.protocol.guard import Action, UpdateGuard
+from samfed_monai.protocol.message import Kind
+from samfed_monai.protocol.secure_sum import require_cryptography
+from samfed_monai.protocol.statistics import StatisticKind
+
+if TYPE_CHECKING:
+    from samfed_monai.config.variants import Method
+    from samfed_monai.protocol.strategy import Strategy
+
+
+def require_possible(
+    privacy: Privacy, strategy: Strategy, method: Method | None = None, guard: UpdateGuard | None = None
+) -> None:
+    """Refuses what may not leave, noise that cannot be added or accounted for, and sums that cannot be made, at once.
+
+    Args:
+        privacy: the run's settings.
+        strategy: of the run; says which image-derived statistic sites send, if any.
+        method: what the variant says of itself; ``None`` is not asked.
+        guard: of the run; with secure aggregation it sees the mean alone.
+
+    Raises:
+        Refused: a statistic that the method does not declare or the policy forbids; differential privacy with one, or
+            with an exchange that it is not made for; noise without Opacus; secure aggregation with a strategy or a
+            guard that has to see each answer, or without ``cryptography``.
+    """
+    kind = strategy.statistic
+    if privacy.secure_aggregation is not None:
+        where = f"{WHERE} -> secure_aggregation"
+        require_mean(strategy, where)
+        _require_blind(guard, where)
+        require_cryptography(where)
+    if privacy.central_differential_privacy is not None:
+        require_mean(strategy, f"{WHERE} -> central_differential_privacy")
+        require_accountant()
+    if kind is not None:
+        problems = Problems()
+        problems.extend(forbidden_problems(kind, privacy, method))
+        problems.refuse_if_any()
+        rule = privacy.rule(kind)
+        if rule is not None and rule.noise_multiplier:
+            require_accountant()
+    if privacy.differential_privacy is None:
+        return
+    if kind is not None and kind is not StatisticKind.PROTOTYPES:
+        found, expected = f"weights with noise, and {kind.words} beside them", "weights alone"
+        mend = "choose a variant that sends no statistic of images, or differential_privacy: null"
+        raise Refused([Problem(f"{WHERE} -> differential_privacy", found=found, expected=expected, mend=mend)])
+    exchange = strategy.exchange
+    unlike = exchange.answer is Kind.WEIGHTS and exchange.own_networks
+    if exchange.answer not in (Kind.WEIGHTS, Kind.SOFT_MASKS) or unlike:
+        found = "weights of networks that sites keep" if unlike else f"an exchange of {exchange.word}"
+        expected = "weights of one network, or predictions"
+        mend = "choose a variant that exchanges those, or differential_privacy: null"
+        raise Refused([Problem(f"{WHERE} -> differential_privacy", found=found, expected=expected, mend=mend)])
+    require_accountant()
+
+
+def require_mean(strategy: Strategy, where: str) -> None:
+    """Refuses what has the mean of the sites' weights and nothing else, where a strategy looks at each answer.
+
+    Args:
+        strategy: whose :attr:`Exchange.mean` says so.
+        where: the setting that needs it.
+
+    Raises:
+        Refused: it is not so.
+    """
+    if strategy.exchange.mean and strategy.statistic is None:
+        return
+    found = f"{type(strategy).__name__}, which has to see each site's answer"
+    expected = "a strategy that takes the mean of the sites' weights, as FedAvg does"
+    mend = f"choose a variant that averages, such as samfed, or {where.rpartition(' ')[2]}: null"
+    raise Refused([Problem(where, found=found, expected=expected, mend=mend)])
+
+
+def _require_blind(guard: UpdateGuard | None, where: str) -> None:
+    problems = Problems()
+    expected = "nothing that looks at each update, as the server sees their sum alone"
+    if guard is not None and guard.largest_share is not None:
+        mend = "largest_share: null, or secure_aggregation: null"
+        problems.add(where, found="job#update_guard#largest_share", expected=expected, mend=mend)
+    if guard is not None and guard.action is Action.SKIP:
+        mend = "'clip', which then shortens the step of the mean, or secure_aggregation: null"
+        problems.add(where, found="job#update_guard#action 'skip'", expected=expected, mend=mend)
+    problems.refuse_if_any()
+
+
+def statistics_notice(privacy: Privacy, strategy: Strategy, name: str) -> str | None:
+    """What is said before a run in which statistics of images leave the sites; ``None`` in any other.
+
+    Args:
+        privacy: the run's settings.
+        strategy: says which.
+        name: of the variant.
+    """
+    kind = strategy.statistic
+    rule = privacy.rule(kind) if kind is not None else None
+    if kind is None or rule is None:
+        return None
+    text = f"{name}: every site sends {kind.words} of its images, {rule.told()}"
+    return f"{text} (privacy -> statistics -> {kind.value}; docs/privacy.md says what that tells of them)"
+
+
+def too_few_images(images: int, privacy: Privacy, strategy: Strategy) -> list[Problem]:
+    """What keeps a site from taking part before round 0: its messages would be refused in every round.
+
+    Args:
+        images: images that the site trains on.
+        privacy: the run's settings.
+        strategy: says whether anything but scores leaves a site.
+    """
+    where, least, kind = "least_images", privacy.least_images, strategy.statistic
+    rule = privacy.rule(kind) if kind is not None else None
+    if kind is not None and rule is not None and rule.least_images > least:
+        where, least = f"statistics -> {kind.value} -> least_images", rule.least_images
+    if images >= least or strategy.exchange.answer is Kind.METRICS:
+        return []
+    expected = f"at least {least} images to train on, as privacy -> {where} says"
+    mend = "join with another site, or agree on another least_images"
+    return [Problem("images", found="fewer", expected=expected, mend=mend)]
