@@ -312,6 +312,7 @@ def test_the_stories_of_the_tutorial_run_as_they_stand(samfed_data: Path, tmp_pa
     for line in text.splitlines():
         assert main(shlex.split(line)) == 0, line
     told = capfd.readouterr()
-    assert "The teacher is wrong more often than right" in told.out + told.err
+    # as the page says, or of a teacher of one epoch on six images, that it finds nothing at all
+    assert re.search("The teacher (is wrong more often than right|finds nothing that is right)", told.out + told.err)
     assert (tmp_path / "runs" / "both").is_dir()
     assert len(list((tmp_path / "masks").glob("*.png"))) == len(list((tmp_path / "images/site-1/images").iterdir()))

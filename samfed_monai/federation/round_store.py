@@ -228,6 +228,7 @@ class RoundStore:
         if (
             not isinstance(record, dict)
             or not isinstance(record.get("files"), dict)
+            or not all(isinstance(digest, str) for digest in record["files"].values())
             or record.get("round", number) != number
         ):
             raise Stopped(f"the record of round {number} is not one ({path})", _RESTORE)

@@ -94,7 +94,7 @@ def test_fault_23_knob_added_beside_the_one_it_meant(bundle, rewrite: Write):
     ]
 
 
-@pytest.mark.parametrize(("key", "home"), [("views", "teacher.json"), ("warm_start_steps", "federate.json")])
+@pytest.mark.parametrize(("key", "home"), [("rank", "teacher.json"), ("warm_start_steps", "federate.json")])
 def test_fault_23_a_knob_in_the_wrong_file(bundle, rewrite: Write, key, home):
     rewrite("train.json", json.dumps({**TRAIN, key: 3}))
     assert told(bundle) == [
