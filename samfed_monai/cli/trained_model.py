@@ -141,12 +141,8 @@ def is_adapter(arguments: argparse.Namespace) -> bool:
     if given:
         mend = "leave it out, or name the adapter of a teacher as --model"
         found = f"{arguments.model}, which is no teacher's adapter"
-        raise Refused(
-            [
-                Problem(name, found=found, expected="a teacher's adapter", mend=mend)
-                for name in (f"--{each}" for each in given)
-            ]
-        )
+        expected = "a teacher's adapter"
+        raise Refused([Problem(f"--{name}", found=found, expected=expected, mend=mend) for name in given])
     return False
 
 

@@ -17,7 +17,7 @@ from samfed_monai.federation.fingerprint import is_sam
 from samfed_monai.federation.job_run import JobRun
 from samfed_monai.federation.participants import Cast
 from samfed_monai.federation.plan import Places, Plan, parted
-from samfed_monai.federation.privacy import Privacy, require_budget, require_possible
+from samfed_monai.federation.privacy import Privacy, require_possible
 from samfed_monai.federation.renewal import Renewal
 from samfed_monai.federation.run_folder import variant_of_run
 from samfed_monai.federation.teacher import TeacherStage
@@ -69,22 +69,20 @@ def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: D
     privacy = Privacy()
     with problems.collected():
         privacy = Privacy.from_json(plan.privacy)
-        require_budget(privacy.central_differential_privacy, plan.rounds)
     with problems.collected():
         Renewal.from_json(plan.renewal, plan.rounds)
     with problems.collected():
         cast = Cast.of(plan, job.places, datalist or DataList("", []))
         method = declared(job.places.bundle_root, plan.variant)
         with problems.collected():
-            require_possible(privacy, cast.strategy, method, UpdateGuard(**plan.update_guard))
+            known = None if datalist is None else len(cast.sites)
+            guard = UpdateGuard(**plan.update_guard)
+            require_possible(privacy, cast.strategy, method, guard, rounds=plan.rounds, sites=known)
         if datalist is not None:
             sites, alone = len(cast.sites), plan.allow_single_site
             problems.extend(quorum_problems(sites, plan.quorum, allow_single_site=alone))
             with problems.collected():
                 cast.strategy.require_sites(cast.sites)
-            with problems.collected():
-                if privacy.secure_aggregation is not None:
-                    privacy.secure_aggregation.require_threshold(sites)
         if not any(is_sam(config, name) for name in cast.networks.values()):
             cast.rehearse()
     with problems.collected():

@@ -30,7 +30,6 @@ from samfed_monai.federation.privacy import (
     CentralNoise,
     Privacy,
     privacy_account,
-    require_budget,
     require_possible,
     settings_of,
     statistics_notice,
@@ -157,8 +156,8 @@ class JobRun:
         datalist = DataList.load(places.datalist)
         cast = Cast.of(plan, places, datalist)
         method = declared(places.bundle_root, plan.variant)
-        require_possible(self.privacy, cast.strategy, method, self.guard)
-        require_budget(self.privacy.central_differential_privacy, plan.rounds)
+        asked: dict[str, int] = {"rounds": plan.rounds, "sites": len(cast.sites)}
+        require_possible(self.privacy, cast.strategy, method, self.guard, **asked)
         if notice := statistics_notice(self.privacy, cast.strategy, plan.variant):
             logger.warning("%s", notice)
         problems = Problems()
@@ -166,9 +165,6 @@ class JobRun:
         problems.extend(quorum_problems(len(cast.sites), plan.quorum, allow_single_site=plan.allow_single_site))
         with problems.collected():
             cast.strategy.require_sites(cast.sites)
-        with problems.collected():
-            if self.privacy.secure_aggregation is not None:
-                self.privacy.secure_aggregation.require_threshold(len(cast.sites))
         problems.refuse_if_any()
         cast.rehearse()
         require_starts(cast.config, cast.all_networks)

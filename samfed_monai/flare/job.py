@@ -94,8 +94,9 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     cast = Cast.of(job.plan, job.places, datalist or DataList("", []))
     _require_names(cast)
     privacy = Privacy.from_json(job.plan.privacy)
-    guard = UpdateGuard(**job.plan.update_guard)
-    require_possible(privacy, cast.strategy, declared(root, job.plan.variant), guard)
+    method, guard = declared(root, job.plan.variant), UpdateGuard(**job.plan.update_guard)
+    asked: dict[str, int] = {"rounds": job.plan.rounds, "sites": len(cast.sites)}
+    require_possible(privacy, cast.strategy, method, guard, **asked)
     if notice := statistics_notice(privacy, cast.strategy, job.plan.variant):
         logger.warning("%s", notice)
     plan = cast.settled(job.plan)

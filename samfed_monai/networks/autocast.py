@@ -88,9 +88,10 @@ class AutocastInferer(Inferer):
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         """Returns ``network(inputs)`` as float32, whatever its shape; with views, logits of the mean probability."""
-        if self.views > 1:
-            once = AutocastInferer(self.enabled)
-            return logits_of(mean_of_views(inputs, lambda images: once(images, network, *args, **kwargs), self.views))
-        with autocast(inputs.device.type, self.enabled):
-            output = network(inputs, *args, **kwargs)
-        return output.float()
+
+        def once(images: torch.Tensor) -> torch.Tensor:
+            with autocast(images.device.type, self.enabled):
+                output = network(images, *args, **kwargs)
+            return output.float()
+
+        return once(inputs) if self.views == 1 else logits_of(mean_of_views(inputs, once, self.views))

@@ -16,7 +16,6 @@ from torch import nn
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.federation.privacy import read_audit
-from samfed_monai.federation.signals import Interrupted
 from samfed_monai.handlers import Guidance
 from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.elcfs import (
@@ -37,6 +36,7 @@ from samfed_monai.reports import Report
 from samfed_monai.results import validate_results
 from tests.federation.test_job import CLIENT, job
 from tests.methods.personal import files
+from tests.methods.stopped import stopped_before
 
 
 def images(seed: int, batch: int = 2, height: int = 9, width: int = 12) -> torch.Tensor:
@@ -337,7 +337,7 @@ def test_the_variant_trains_once_it_has_windows(build, small_federation, variant
 
 
 @pytest.mark.slow
-def test_a_job_exchanges_windows_says_so_and_goes_on_to_the_same_bits(small_federation, tmp_path, caplog, monkeypatch):
+def test_a_job_exchanges_windows_says_so_and_goes_on_to_the_same_bits(small_federation, tmp_path, caplog):
     options = {"variant": "elcfs", "client": {**CLIENT, "local_steps": 1}, "privacy": {"least_images": 2}}
     options["rounds"] = 3
     with caplog.at_level("WARNING", "samfed_monai"):
@@ -357,17 +357,8 @@ def test_a_job_exchanges_windows_says_so_and_goes_on_to_the_same_bits(small_fede
     terms = [read_json(tmp_path / f"whole/rounds/{r}/round.json")["sites"]["site-1"]["terms"] for r in ("000", "001")]
     assert ["episode" in each for each in terms] == [False, True]
     shutil.copytree(tmp_path / "whole" / "cache", tmp_path / "cut" / "cache")
-    configure = StyleExchange.configure
-
-    def until_the_last(strategy: StyleExchange, round: int) -> dict[str, Envelope]:
-        if round == 2:
-            raise KeyboardInterrupt
-        return configure(strategy, round)
-
-    monkeypatch.setattr(StyleExchange, "configure", until_the_last)
-    with pytest.raises(Interrupted):
+    with stopped_before(StyleExchange, 2):
         job(small_federation, tmp_path / "cut", **options).run()
-    monkeypatch.setattr(StyleExchange, "configure", configure)
     job(small_federation, tmp_path / "cut", **options).run()
     assert files(tmp_path / "cut", 2) == files(tmp_path / "whole", 2)
 

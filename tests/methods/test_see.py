@@ -18,7 +18,6 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load
 from samfed_monai.data import render_synthetic
 from samfed_monai.data.weak_labels import weaken_list
-from samfed_monai.federation.signals import Interrupted
 from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods import see
 from samfed_monai.methods.fedavg import FedAvg
@@ -36,9 +35,9 @@ from samfed_monai.methods.see import (
 )
 from samfed_monai.networks import build_sam
 from samfed_monai.networks.views import VIEWS, mean_of_views
-from samfed_monai.protocol import Envelope
 from tests.federation.test_job import CLIENT, job
 from tests.methods.personal import files
+from tests.methods.stopped import stopped_before
 
 ONE, TWO = "1" * 64, "2" * 64
 
@@ -313,23 +312,12 @@ def test_a_site_without_sam_is_refused_before_it_trains_without_a_path(build, we
 
 
 @pytest.mark.slow
-def test_a_job_that_was_stopped_goes_on_with_its_pseudo_labels_to_the_same_bits(
-    small_federation, small_sam, tmp_path, monkeypatch
-):
+def test_a_job_that_was_stopped_goes_on_with_its_pseudo_labels_to_the_same_bits(small_federation, small_sam, tmp_path):
     options = {"variant": "see_few", "rounds": 3, "client": {**CLIENT, **SMALL, "local_steps": 1}}
     job(small_federation, tmp_path / "whole", **options).run()
     shutil.copytree(tmp_path / "whole" / "cache", tmp_path / "cut" / "cache")
-    configure = FedAvg.configure
-
-    def until_the_last(strategy: FedAvg, round: int) -> dict[str, Envelope]:
-        if round == 2:
-            raise KeyboardInterrupt
-        return configure(strategy, round)
-
-    monkeypatch.setattr(FedAvg, "configure", until_the_last)
-    with pytest.raises(Interrupted):
+    with stopped_before(FedAvg, 2):
         job(small_federation, tmp_path / "cut", **options).run()
-    monkeypatch.setattr(FedAvg, "configure", configure)
     job(small_federation, tmp_path / "cut", **options).run()
     assert files(tmp_path / "cut", 2) == files(tmp_path / "whole", 2)
     for site in ("site-1", "site-2"):

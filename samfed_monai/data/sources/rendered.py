@@ -49,7 +49,7 @@ def draw_coco(
     root, problems = Path(root), Problems()
     problems.extend(require_pycocotools(str(root)))
     problems.refuse_if_any()
-    sites = [root] if (root / "images").is_dir() else sorted(path.parent for path in root.glob("*/images"))
+    sites = _sites(root)
     files = {
         site: [
             path for path in sorted([*site.glob("*.json"), *site.glob("annotations/*.json")]) if not _is(path, output)
@@ -112,8 +112,8 @@ def cut_nifti(root: str | Path, slices: str | Path, *, labels: Sequence[int] = (
     if slices.resolve().is_relative_to(root.resolve()):
         expected, mend = f"a folder outside of {root}", "choose another folder"
         problems.add("--slices", found=str(slices), expected=expected, mend=mend)
-    single = (root / "images").is_dir()
-    sites = [root] if single else sorted(path.parent for path in root.glob("*/images"))
+    sites = _sites(root)
+    single = sites == [root]
     pairs: list[tuple[Path, str, Path, Path | None]] = []
     sentences = []
     for site in sites:
@@ -161,6 +161,11 @@ def _volumes(folder: Path) -> list[tuple[str, Path]]:
     """NIfTI volumes below a folder, named by their path in it, in one word."""
     found = volumes_in([folder]) if folder.is_dir() else ()
     return [(name.replace("/", "_"), path) for name, path in found if kind_of(path) == "nifti"]
+
+
+def _sites(root: Path) -> list[Path]:
+    """Folders with ``images``: the root itself, which is then a site's own, or those in it."""
+    return [root] if (root / "images").is_dir() else sorted(path.parent for path in root.glob("*/images"))
 
 
 def _is(path: Path, output: str | Path | None) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.federation.privacy.allowed import forbidden_problems
+from samfed_monai.federation.privacy.central import require_budget
 from samfed_monai.federation.privacy.settings import WHERE, Privacy, require_accountant
 from samfed_monai.protocol.guard import Action, UpdateGuard
 from samfed_monai.protocol.message import Kind
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
 
 
 def require_possible(
-    privacy: Privacy, strategy: Strategy, method: Method | None = None, guard: UpdateGuard | None = None
+    privacy: Privacy,
+    strategy: Strategy,
+    method: Method | None = None,
+    guard: UpdateGuard | None = None,
+    *,
+    rounds: int | None = None,
+    sites: int | None = None,
 ) -> None:
     """Refuses what may not leave, noise that cannot be added or accounted for, and sums that cannot be made, at once.
 
@@ -27,12 +34,27 @@ def require_possible(
         strategy: of the run; says which image-derived statistic sites send, if any.
         method: what the variant says of itself; ``None`` is not asked.
         guard: of the run; with secure aggregation it sees the mean alone.
+        rounds: of the run, whose noise at the server has to stay within its ``epsilon``; ``None`` is not asked.
+        sites: that train, of which a sum under masks needs its threshold; ``None`` is not asked.
 
     Raises:
         Refused: a statistic that the method does not declare or the policy forbids; differential privacy with one, or
             with an exchange that it is not made for; noise without Opacus; secure aggregation with a strategy or a
-            guard that has to see each answer, or without ``cryptography``.
+            guard that has to see each answer, or without ``cryptography``; a budget or a threshold that cannot be met.
     """
+    problems = Problems()
+    if rounds is not None:
+        with problems.collected():
+            require_budget(privacy.central_differential_privacy, rounds)
+    if sites is not None and privacy.secure_aggregation is not None:
+        with problems.collected():
+            privacy.secure_aggregation.require_threshold(sites)
+    with problems.collected():
+        _require_kept(privacy, strategy, method, guard)
+    problems.refuse_if_any()
+
+
+def _require_kept(privacy: Privacy, strategy: Strategy, method: Method | None, guard: UpdateGuard | None) -> None:
     kind = strategy.statistic
     if privacy.secure_aggregation is not None:
         where = f"{WHERE} -> secure_aggregation"
