@@ -45,6 +45,8 @@ def loggers_speak() -> None:
         if name.startswith("samfed_monai") and isinstance(logger, logging.Logger):
             logger.disabled, logger.propagate = False, True
             logger.setLevel(logging.NOTSET)
+            for handler in list(logger.handlers):  # a command's own, on the standard error of another test
+                logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -157,11 +157,24 @@ def _tell(error: SamFedError | KeyboardInterrupt) -> int:
     return int(code)
 
 
+class _StderrHandler(logging.StreamHandler):
+    """Writes to the standard error of the moment, not of the moment in which it was made: a notebook's cell and a test
+    replace it, and what is told afterwards belongs to the new one."""
+
+    @property
+    def stream(self):
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream) -> None:
+        """The base class sets the stream once; there is nothing to keep."""
+
+
 def _show_records() -> None:
     """Log records of this package on standard error, plain; other libraries' warnings only."""
     logger = logging.getLogger("samfed_monai")
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = _StderrHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
         logger.propagate = False

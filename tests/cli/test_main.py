@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -49,13 +50,14 @@ COMMANDS = (
 FEDERATE = ["federate", "samfed_skin", "--datalist", "l.json", "--data-root", "d", "--rounds", "3", "--output-dir", "r"]
 
 
-@pytest.fixture(autouse=True)
-def _logging_as_it_was():
-    logger = logging.getLogger("samfed_monai")
-    before = (list(logger.handlers), logger.propagate, logger.level)
-    yield
-    logger.handlers, logger.propagate = before[0], before[1]
-    logger.setLevel(before[2])
+def test_what_is_told_goes_to_the_standard_error_of_the_moment(monkeypatch, tmp_path):
+    """A notebook's cell and a test have one of their own; a handler that kept the first told it to nobody."""
+    for _ in range(2):
+        heard = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", heard)
+        cli._show_records()
+        logging.getLogger("samfed_monai.cli").info("round 1 of 2")
+        assert heard.getvalue() == "round 1 of 2\n"
 
 
 def test_help_names_every_command_and_imports_neither_torch_nor_monai():
