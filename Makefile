@@ -22,7 +22,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 DECLARED := setup.cfg setup.py pyproject.toml constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo light shipped-model light-teachers light-page skin-page polyp-page ablation-page pfedsam pfedsam-page flare-real test test-fast delete-methods mutate sbom check docs bench clean
+.PHONY: help demo light light-before light-before-page shipped-model light-teachers light-page skin-page polyp-page ablation-page pfedsam pfedsam-page flare-real test test-fast delete-methods mutate sbom check docs bench clean
 help:
 	@sed -n 's/^# //p' Makefile | head -12
 
