@@ -115,7 +115,7 @@ test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder $(TESTS)
 
 # The inner loop: rooms whose tests compute and start nothing, without those marked slow.
-FAST := $(addprefix tests/,core protocol losses metrics transforms parts results networks handlers data config reports)
+FAST := $(addprefix tests/,core protocol losses metrics transforms bundle results networks handlers data config reports)
 test-fast: $(VENV)/.dev
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(FAST)
 

@@ -49,7 +49,7 @@ def shipped_model(bundle: str) -> Path:
     Raises:
         Refused: there are none.
     """
-    from samfed_monai.parts.wiring import model_path
+    from samfed_monai.bundle.wiring import model_path
 
     root = find_bundle(bundle)
     path = Path(model_path(model=None, bundle_root=root))

@@ -2,7 +2,7 @@
 
 from .client import SamFedAlgo
 from .controller import RoundController, RunResult
-from .exchange import from_exchange, to_exchange
+from .exchange_object import from_exchange_object, to_exchange_object
 from .job import FederatedJob
 from .local_transport import LocalTransport
 from .plan import Places, Plan
@@ -11,11 +11,13 @@ from .progress import Progress
 from .round_store import RoundStore
 from .run_folder import COLUMNS, RunFolder
 from .signals import Interrupted
-from .site import Release, SiteNode, SiteWorker
+from .site import ClientAlgoExecutor, FederatedSite, Release
 
 __all__ = [
     "COLUMNS",
+    "ClientAlgoExecutor",
     "FederatedJob",
+    "FederatedSite",
     "Interrupted",
     "LocalTransport",
     "Places",
@@ -28,8 +30,6 @@ __all__ = [
     "RunFolder",
     "RunResult",
     "SamFedAlgo",
-    "SiteNode",
-    "SiteWorker",
-    "from_exchange",
-    "to_exchange",
+    "from_exchange_object",
+    "to_exchange_object",
 ]

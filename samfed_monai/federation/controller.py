@@ -18,11 +18,18 @@ from samfed_monai.core.errors import DISK_FULL, Problem, Problems, Stopped, is_o
 from samfed_monai.federation.evaluation import Evaluation
 from samfed_monai.federation.privacy.central import CentralNoise
 from samfed_monai.federation.progress import Clock, Progress
-from samfed_monai.federation.run_folder import RunFolder, best_round, round_record, site_record, told, total_traffic
+from samfed_monai.federation.run_folder import (
+    RunFolder,
+    best_round,
+    round_line,
+    round_record,
+    site_record,
+    total_traffic,
+)
 from samfed_monai.federation.secure_aggregation import BelowThreshold, SecureServer
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
 from samfed_monai.protocol.guard import Counts
-from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.strategy import Strategy
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport, scrub
 
@@ -47,8 +54,8 @@ def quorum_problems(sites: int, quorum: int | None, *, allow_single_site: bool) 
 
 
 def ask_all(
-    transport: Transport, task: Task, messages: Mapping[str, Envelope], *, least: int | None
-) -> dict[str, Envelope]:
+    transport: Transport, task: Task, messages: Mapping[str, Message], *, least: int | None
+) -> dict[str, Message]:
     """Sends each site its message and goes on when all agree; the answers of those that do.
 
     Args:
@@ -65,11 +72,11 @@ def ask_all(
         return {}
     rounds = {message.round for message in messages.values()}
     inbox = Inbox(round=min(rounds), sites=messages, like=None, kind=Kind.METRICS)
-    replies = transport.exchange(
+    replies = transport.send_and_receive(
         task, messages, quorum=least or len(messages), on_reply=inbox.check, max_bytes=inbox.max_bytes
     )
     failures = {site: reply.reason for site, reply in sorted(replies.items()) if isinstance(reply, Failure)}
-    agreed = {site: reply for site, reply in replies.items() if isinstance(reply, Envelope)}
+    agreed = {site: reply for site, reply in replies.items() if isinstance(reply, Message)}
     if least is not None and len(agreed) >= least:
         for site, reason in failures.items():
             logger.warning("%s does not take part for now: %s", site, reason)
@@ -196,7 +203,7 @@ class RoundController:
                 self._ask_everybody()
                 records = self._resume()
                 self.counts.remember(records)
-                self.counts.told()
+                self.counts.log_shares()
                 with self.progress.rounds(self.rounds, len(records)) as bar:
                     for round in range(len(records), self.rounds):
                         records.append(self._round(round, records, termination))
@@ -221,7 +228,7 @@ class RoundController:
         if not requirements:
             return
         messages = {
-            site: Envelope(Kind.METRICS, site, 0, self.rounds, self.seed, extra=requirements) for site in self.sites
+            site: Message(Kind.METRICS, site, 0, self.rounds, self.seed, extra=requirements) for site in self.sites
         }
         going_on = bool(self.folder.store.rounds())
         ask_all(self.transport, Task.CHECK, messages, least=self.quorum if going_on else None)
@@ -251,13 +258,13 @@ class RoundController:
             kind = Kind.METRICS if later else self.strategy.exchange.answer
             inbox = Inbox(round=round, sites=messages, like=like, kind=kind)
 
-            def take(site: str, reply: Envelope) -> None:
+            def take(site: str, reply: Message) -> None:
                 with clock("controller"):
                     inbox.check(site, reply)
                     aggregate.take(round, site, self.counts.counted(site, reply))
 
             with clock("training"):
-                replies = self.transport.exchange(
+                replies = self.transport.send_and_receive(
                     Task.TRAIN,
                     messages,
                     quorum=self.quorum,
@@ -294,7 +301,7 @@ class RoundController:
                     keep_best_states=self.strategy.keeps_states,
                 )
                 self._writing = time.perf_counter() - started
-                logger.info("%s", told(stored.record))
+                logger.info("%s", round_line(stored.record))
                 return stored.record
 
     def _require_quorum(self, round: int, asked: int, failures: Mapping[str, str]) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 
 from samfed_monai.federation.privacy.settings import NO_IMAGES, WITHHELD, withheld_reason
 from samfed_monai.metrics.scores import EMPTY, NAMES
-from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.strategy import Strategy
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
 
 logger = logging.getLogger(__name__)
 
 
-def site_scores(reply: Envelope) -> dict[str, Any]:
+def site_scores(reply: Message) -> dict[str, Any]:
     """``{"dice", "iou", "hd95", "n", "empty": {"both", "prediction", "label"}}`` of one site's answer.
 
     A score or a count that the site did not send is ``None``; HD95 is in pixels at the evaluation size.
@@ -84,13 +84,13 @@ class Evaluation:
         for site in self.sites if sites is None else sites:
             weights = self.strategy.evaluation(site)
             purpose = {"purpose": "keep"} if weights is None else {}
-            message = Envelope(Kind.METRICS if weights is None else Kind.WEIGHTS, site, round, self.rounds, self.seed)
+            message = Message(Kind.METRICS if weights is None else Kind.WEIGHTS, site, round, self.rounds, self.seed)
             messages[site] = replace(
                 message, tensors=dict(weights or {}), extra={"split": split, "model": model, **purpose}
             )
         inbox = Inbox(round=round, sites=messages, like=None)
         # A score that is missing is told, and no run ends for it: nobody waits for sites that have gone silent.
-        replies = self.transport.exchange(
+        replies = self.transport.send_and_receive(
             Task.EVALUATE, messages, quorum=0, on_reply=inbox.check, max_bytes=inbox.max_bytes
         )
         failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
@@ -100,7 +100,7 @@ class Evaluation:
         scores = {
             site: site_scores(reply)
             for site, reply in replies.items()
-            if isinstance(reply, Envelope) and reasons[site] is None
+            if isinstance(reply, Message) and reasons[site] is None
         }
         return scores, {site: reason for site, reason in reasons.items() if reason is not None}
 
@@ -140,6 +140,6 @@ class Evaluation:
         return tables
 
 
-def _reason(reply: Envelope | Failure) -> str | None:
+def _reason(reply: Message | Failure) -> str | None:
     """Why ``reply`` holds no scores; ``None`` where it does."""
     return reply.reason if isinstance(reply, Failure) else withheld_reason(reply)

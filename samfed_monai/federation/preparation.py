@@ -16,7 +16,7 @@ from samfed_monai.data.datalist import confine
 from samfed_monai.federation.controller import ask_all
 from samfed_monai.federation.evaluation import site_scores, tell_unscored
 from samfed_monai.federation.privacy.settings import withheld_reason
-from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
 
 if TYPE_CHECKING:
@@ -181,7 +181,9 @@ class Preparation:
             words = {"split": split, "model": "teacher"}
             messages = {site: self._message(site, extra=dict(words)) for site in self.sites}
             inbox = Inbox(round=0, sites=messages, like=None, kind=Kind.METRICS)
-            replies = self.transport.exchange(Task.EVALUATE, messages, on_reply=inbox.check, max_bytes=inbox.max_bytes)
+            replies = self.transport.send_and_receive(
+                Task.EVALUATE, messages, on_reply=inbox.check, max_bytes=inbox.max_bytes
+            )
             unscored = {}
             for site, reply in replies.items():
                 reason = reply.reason if isinstance(reply, Failure) else withheld_reason(reply)
@@ -197,8 +199,8 @@ class Preparation:
         taken = self.transport.take_traffic().values()
         return {"up_bytes": sum(each.up for each in taken), "down_bytes": sum(each.down for each in taken)}
 
-    def _ask(self, task: Task, messages: Mapping[str, Envelope]) -> dict[str, Envelope]:
+    def _ask(self, task: Task, messages: Mapping[str, Message]) -> dict[str, Message]:
         return ask_all(self.transport, task, messages, least=self.least)
 
-    def _message(self, site: str, *, kind: Kind = Kind.METRICS, **fields: Any) -> Envelope:
-        return Envelope(kind, site, 0, self.rounds, self.seed, **fields)
+    def _message(self, site: str, *, kind: Kind = Kind.METRICS, **fields: Any) -> Message:
+        return Message(kind, site, 0, self.rounds, self.seed, **fields)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from samfed_monai.core.errors import Problem
-from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.secure_sum import KEYS, SEALED, SHARE, Member, quantised, unmasked
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
 
@@ -79,17 +79,17 @@ class SecureSite:
     def __init__(self, site: str, sites: Iterable[str], settings: SecureAggregation) -> None:
         self.sites = sorted(sites)
         self.number, self.settings = self.sites.index(site), settings
-        self._answer: Envelope | None = None
+        self._answer: Message | None = None
         self._member: Member | None = None
 
-    def hold(self, answer: Envelope) -> Envelope:
+    def hold(self, answer: Message) -> Message:
         """What leaves of an answer to a training at once: its numbers."""
         if not answer.tensors:
             return answer
         self._answer, self._member = answer, None
         return _of(answer, Kind.METRICS, {}, metrics=answer.metrics)
 
-    def answer(self, task: Task, message: Envelope) -> Envelope:
+    def answer(self, task: Task, message: Message) -> Message:
         """Does one of :data:`STEPS`.
 
         Raises:
@@ -114,7 +114,7 @@ class SecureSite:
         self._answer, self._member = None, None
         return _of(held, Kind.SECURE, _packed("shares", member.unmask(survivors)))
 
-    def _said(self, name: str, rows: Mapping[int, bytes]) -> Envelope:
+    def _said(self, name: str, rows: Mapping[int, bytes]) -> Message:
         assert self._answer is not None
         return _of(self._answer, Kind.SECURE, _packed(name, rows))
 
@@ -164,7 +164,7 @@ class SecureServer:
         """Sites without which nothing is unmasked."""
         return self.settings.threshold_of(len(self.strategy.server.sites))
 
-    def take(self, round: int, site: str, update: Envelope) -> None:
+    def take(self, round: int, site: str, update: Message) -> None:
         """Notes that a site has trained.
 
         Raises:
@@ -186,7 +186,7 @@ class SecureServer:
         weight = sum(images[site] for site in survivors)
         mean = as_mean(total, self._like, weight=weight, fraction_bits=self.settings.fraction_bits)
         server = self.strategy.server
-        update = Envelope(Kind.WEIGHTS, _MEAN, round, server.rounds, server.seed, n=weight, tensors=mean)
+        update = Message(Kind.WEIGHTS, _MEAN, round, server.rounds, server.seed, n=weight, tensors=mean)
         update.check(up=False, like=self._like)
         self.strategy.take(round, _MEAN, update)
         self.strategy.finish(round)
@@ -204,18 +204,18 @@ class SecureServer:
         size, survivors = sum(tensor.numel() for tensor in self._like.values()), list[str]()
         total = np.zeros(size, dtype=np.int64)
 
-        def take_keys(site: str, reply: Envelope) -> None:
+        def take_keys(site: str, reply: Message) -> None:
             keys[number[site]] = _only(_rows(reply, "keys", KEYS, len(sites)), {number[site]})[number[site]]
 
-        def take_shares(site: str, reply: Envelope) -> None:
+        def take_shares(site: str, reply: Message) -> None:
             rows = _rows(reply, "shares", SEALED, len(sites))
             sealed[number[site]] = _only(rows, keys.keys() - {number[site]})
 
-        def take_masked(site: str, reply: Envelope) -> None:
+        def take_masked(site: str, reply: Message) -> None:
             np.add(total, reply.tensors["masked"].numpy(), out=total)
             survivors.append(site)
 
-        def take_unmasking(site: str, reply: Envelope) -> None:
+        def take_unmasking(site: str, reply: Message) -> None:
             shares[number[site]] = _only(_rows(reply, "shares", SHARE, len(sites)), sealed.keys())
 
         vector = {"masked": torch.empty(size, dtype=torch.int64, device="meta")}
@@ -245,7 +245,7 @@ class SecureServer:
         round: int,
         task: Task,
         tensors: Mapping[str, Mapping[str, Tensor]],
-        take: Callable[[str, Envelope], None],
+        take: Callable[[str, Message], None],
         *,
         like: Mapping[str, Tensor],
     ) -> None:
@@ -256,19 +256,19 @@ class SecureServer:
         """
         server, left = self.strategy.server, set[str]()
         messages = {
-            site: Envelope(Kind.SECURE, site, round, server.rounds, server.seed, tensors=dict(content))
+            site: Message(Kind.SECURE, site, round, server.rounds, server.seed, tensors=dict(content))
             for site, content in tensors.items()
         }
         inbox = Inbox(round=round, sites=messages, like=lambda _: like, kind=Kind.SECURE)
 
-        def on_reply(site: str, reply: Envelope) -> None:
+        def on_reply(site: str, reply: Message) -> None:
             inbox.check(site, reply)
             take(site, reply)
             left.add(site)
 
         if len(messages) >= self.threshold:
             options: dict[str, Any] = {"quorum": self.threshold, "timeout": self.timeout, "max_bytes": inbox.max_bytes}
-            replies = self.transport.exchange(task, messages, on_reply=on_reply, **options)
+            replies = self.transport.send_and_receive(task, messages, on_reply=on_reply, **options)
             failures = {site: reply for site, reply in replies.items() if isinstance(reply, Failure)}
             self.dropped |= failures if task != Task.UNMASK else {}
         else:
@@ -279,9 +279,9 @@ class SecureServer:
 
 
 def _of(
-    answer: Envelope, kind: Kind, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None
-) -> Envelope:
-    return Envelope(
+    answer: Message, kind: Kind, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None
+) -> Message:
+    return Message(
         kind,
         answer.site,
         answer.round,
@@ -308,7 +308,7 @@ def _packed(name: str, rows: Mapping[int, bytes]) -> dict[str, Tensor]:
     return {_MEMBERS: torch.tensor(members, dtype=torch.int64), name: table}
 
 
-def _rows(message: Envelope, name: str, width: int, members: int) -> dict[int, bytes]:
+def _rows(message: Message, name: str, width: int, members: int) -> dict[int, bytes]:
     """What :func:`_packed` made, checked.
 
     Raises:

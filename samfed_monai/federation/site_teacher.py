@@ -13,9 +13,9 @@ import torch
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import canonical_hash, read_json, sha256_bytes, sha256_file, write_bytes, write_json
 from samfed_monai.data import DataList, SoftMaskStore, load_records, public_hash
-from samfed_monai.federation.teacher import TeacherStage, made_once
+from samfed_monai.federation.teacher import TeacherStage, single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
-from samfed_monai.protocol.message import MAX_ADAPTERS, Envelope, Kind, MessageRefused
+from samfed_monai.protocol.message import MAX_ADAPTERS, Kind, Message, MessageRefused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,7 @@ class SiteMasks:
 
         computed = 0
         for site in self.datalist.sites:
-            with made_once(self.folder / f"{site}.complete"):
+            with single_writer(self.folder / f"{site}.complete"):
                 store = SoftMaskStore(self.store_dir(site), teacher_sha256=teacher.sha256)
                 for split in splits:
                     computed += fill_store(teacher, self.records(site, split), store)
@@ -146,7 +146,7 @@ class OwnTeacher:
         }
         key = canonical_hash(made_of)
         path = self.masks.store_dir(self.site) / "teachers" / f"{key[:16]}.safetensors"  # in the private folder
-        with made_once(path) as exists:
+        with single_writer(path) as exists:
             logger.info("%s: own teacher from %d images%s", self.site, len(chosen), ", reused" if exists else "")
             if not exists:
                 self._make(teacher, adapter, recipe, path, key, PseudoLabelled(chosen, store), public)
@@ -237,7 +237,7 @@ class SiteTeacher:
             raise MessageRefused([Problem("teacher", found="none", expected="the server's adapter first", mend=mend)])
         return self._sha256
 
-    def load(self, message: Envelope) -> Teacher:
+    def load(self, message: Message) -> Teacher:
         """The teacher of a message, for all sites of one process: :meth:`take` is then given it.
 
         Raises:
@@ -245,7 +245,7 @@ class SiteTeacher:
         """
         return self._load(self._adapters(message), message.extra)
 
-    def take(self, message: Envelope, teacher: Teacher | None = None) -> int:
+    def take(self, message: Message, teacher: Teacher | None = None) -> int:
         """Takes the adapter and shows the teacher what the store lacks; returns how many images these were.
 
         That is the unlabelled images, where the site trains, and those that the teacher is scored on.
@@ -293,7 +293,7 @@ class SiteTeacher:
         empty = {f"empty_{side}": count for side, count in summary["empty"].items()}
         return {"n": summary["n"], "metrics": {**means, **empty}}
 
-    def _adapters(self, message: Envelope) -> dict[str, bytes]:
+    def _adapters(self, message: Message) -> dict[str, bytes]:
         contents = _contents(message)
         if not contents and self.adapt != "none":
             raise _refusal("adapter", "none", f"one, as teacher_adapt is {self.adapt}")
@@ -333,7 +333,7 @@ class SiteTeacher:
         return paths
 
 
-def _contents(message: Envelope) -> dict[str, bytes]:
+def _contents(message: Message) -> dict[str, bytes]:
     """Bytes by name, known to be those that the message names.
 
     Raises:

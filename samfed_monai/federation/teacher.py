@@ -26,14 +26,14 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def made_once(path: str | Path) -> Iterator[bool]:
+def single_writer(path: str | Path) -> Iterator[bool]:
     """Holds a lock on ``path`` while its maker works; says whether it exists already.
 
     Where the platform has no locks, two runs may make the same thing twice, which costs time and nothing else.
 
     Example::
 
-        with made_once(path) as exists:
+        with single_writer(path) as exists:
             if not exists:
                 make(path)
     """
@@ -114,7 +114,7 @@ class TeacherStage:
         recipe: SelfTraining | None = self._config().optional("self_training")
         return recipe if recipe is not None and recipe.epochs else None
 
-    def rehearse(self, adapt: str) -> None:
+    def dry_run(self, adapt: str) -> None:
         """Builds the fit without images and without weights, so that what cannot work is refused before any work.
 
         Args:
@@ -128,7 +128,7 @@ class TeacherStage:
         if score not in (None, True, False):
             raise Refused([Problem("teacher -> score", found=repr(score), expected="true or false")])
         if adapt != "off" and self._config().optional_id("fit"):
-            from samfed_monai.parts.images import check_public_limit
+            from samfed_monai.bundle.images import check_public_limit
 
             check_public_limit(self._config().optional("public_limit"))
             nothing = [{"label": ""}]
@@ -231,7 +231,7 @@ class TeacherStage:
         groups = [item.group for item in datalist.public]  # they decide which images are held out
         key = config_hash(about | ({"groups": groups} if any(groups) else {}))
         path = self.cache_dir / "teacher" / f"{key[:16]}.safetensors"
-        with made_once(path) as exists:
+        with single_writer(path) as exists:
             if exists:
                 logger.info("teacher: reusing adapter %s", path.name)
             if not exists or any(self.overrides.get(name) for name in ("evaluate_on", REPORT_ONLY)):  # else as it is

@@ -21,6 +21,7 @@ import torch
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import check_tensors
+from samfed_monai.core.moved import found_where_moved
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +80,7 @@ EXTRA_WORDS = {
 
 
 class Kind(str, Enum):
-    """What the tensors of an :class:`Envelope` are."""
+    """What the tensors of an :class:`Message` are."""
 
     WEIGHTS = "weights"
     SOFT_MASKS = "soft_masks"
@@ -94,7 +95,7 @@ class MessageRefused(Refused):
 
 
 @dataclass
-class Envelope:
+class Message:
     """One message, up or down.
 
     Args:
@@ -273,24 +274,22 @@ _TYPES: dict[str, type] = {
 }
 
 
-def wire_size(envelope: Envelope) -> int:
-    """Bytes of ``to_bytes(envelope)``, counted without serialising weights, once; of a message that arrived, as bytes,
+def wire_size(message: Message) -> int:
+    """Bytes of ``to_bytes(message)``, counted without serialising weights, once; of a message that arrived, as bytes,
     how many those were."""
-    if envelope._size is None:
-        tensors, metadata = _packed(envelope)
-        envelope._size = tensor_file.size(tensors, metadata)
-    return envelope._size
+    if message._size is None:
+        tensors, metadata = _packed(message)
+        message._size = tensor_file.size(tensors, metadata)
+    return message._size
 
 
-def to_bytes(envelope: Envelope) -> bytes:
+def to_bytes(message: Message) -> bytes:
     """The message as bytes: a valid safetensors file."""
-    return b"".join(tensor_file.pieces(*_packed(envelope)))
+    return b"".join(tensor_file.pieces(*_packed(message)))
 
 
-def from_bytes(
-    payload: bytes, *, max_bytes: int = MAX_BYTES, max_inflated: Callable[[], int] | None = None
-) -> Envelope:
-    """Reads a message; what it says is still to be checked with :meth:`Envelope.check`.
+def from_bytes(payload: bytes, *, max_bytes: int = MAX_BYTES, max_inflated: Callable[[], int] | None = None) -> Message:
+    """Reads a message; what it says is still to be checked with :meth:`Message.check`.
 
     Args:
         payload: what arrived.
@@ -322,20 +321,20 @@ def from_bytes(
     if (shapes is not None) != (header["kind"] == Kind.SOFT_MASKS):
         found = "deflated tensors" if shapes is not None else "plain tensors"
         raise MessageRefused([Problem("message -> tensors", found=found, expected="soft masks deflated, others plain")])
-    envelope = Envelope(tensors=tensors, **header)
-    envelope._size = len(payload)
-    return envelope
+    message = Message(tensors=tensors, **header)
+    message._size = len(payload)
+    return message
 
 
-def _packed(envelope: Envelope) -> tuple[Mapping[str, Tensor], dict[str, str]]:
-    metadata = {_KEY: json.dumps(envelope.header(), sort_keys=True, allow_nan=False)}
-    if envelope.kind != Kind.SOFT_MASKS:
-        return envelope.tensors, metadata
-    metadata[_SHAPES] = json.dumps({name: list(tensor.shape) for name, tensor in envelope.tensors.items()})
-    for name, tensor in envelope.tensors.items():
-        if name not in envelope._masks or envelope._masks[name][0] is not tensor:
-            envelope._masks[name] = (tensor, _deflate(tensor))
-    return {name: envelope._masks[name][1] for name in envelope.tensors}, metadata
+def _packed(message: Message) -> tuple[Mapping[str, Tensor], dict[str, str]]:
+    metadata = {_KEY: json.dumps(message.header(), sort_keys=True, allow_nan=False)}
+    if message.kind != Kind.SOFT_MASKS:
+        return message.tensors, metadata
+    metadata[_SHAPES] = json.dumps({name: list(tensor.shape) for name, tensor in message.tensors.items()})
+    for name, tensor in message.tensors.items():
+        if name not in message._masks or message._masks[name][0] is not tensor:
+            message._masks[name] = (tensor, _deflate(tensor))
+    return {name: message._masks[name][1] for name in message.tensors}, metadata
 
 
 def _deflate(masks: Tensor) -> Tensor:
@@ -395,3 +394,11 @@ def _check_header(header: Any) -> None:
                 problems.add("message -> kind", found="another kind", expected=", ".join(kind.value for kind in Kind))
     if len(problems):
         raise MessageRefused(problems)
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for one of this file
+
+    def __getattr__(name: str) -> Any:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    __getattr__ = found_where_moved(__name__, __getattr__)

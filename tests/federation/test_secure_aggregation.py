@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import safe_load
-from samfed_monai.federation import LocalTransport, RunFolder, SiteWorker
+from samfed_monai.federation import ClientAlgoExecutor, LocalTransport, RunFolder
 from samfed_monai.federation.privacy import Privacy, SecureAggregation, read_audit, require_possible
 from samfed_monai.federation.secure_aggregation import STEPS, SecureServer, SecureSite, as_mean, as_vector
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.krum import Krum
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task, UpdateGuard
+from samfed_monai.protocol import Kind, Message, MessageRefused, Task, UpdateGuard
 from samfed_monai.reports import Report
 from samfed_monai.results import validate_results
 from tests.federation.test_job import job
@@ -28,7 +28,7 @@ pytest.importorskip("cryptography", reason="keys and ciphers are an extra")
 SETTINGS = SecureAggregation()
 
 
-class SecureWorker(SiteWorker):
+class SecureWorker(ClientAlgoExecutor):
     """A site of three that adds its update under masks, and fails in the step that it is told to."""
 
     def __init__(self, site, client, *, fails=None, sites="abc", settings=SETTINGS):
@@ -161,14 +161,14 @@ def test_the_guard_shortens_the_step_of_the_mean(tmp_path):
 
 def test_a_site_answers_steps_of_its_own_round_in_their_order_only():
     site = SecureSite("a", "abc", SETTINGS)
-    request = Envelope(Kind.SECURE, "a", 0, 2)
+    request = Message(Kind.SECURE, "a", 0, 2)
     for task in STEPS:
         with pytest.raises(MessageRefused, match=f"{task.value} out of its turn"):
             site.answer(task, request)
-    trained = Envelope(Kind.WEIGHTS, "a", 0, 2, n=2, tensors=weights(), metrics={"seconds": 1.0})
+    trained = Message(Kind.WEIGHTS, "a", 0, 2, n=2, tensors=weights(), metrics={"seconds": 1.0})
     assert site.hold(trained).metrics == {"seconds": 1.0}
     with pytest.raises(MessageRefused, match="keys out of its turn"):
-        site.answer(Task.KEYS, Envelope(Kind.SECURE, "a", 1, 2))
+        site.answer(Task.KEYS, Message(Kind.SECURE, "a", 1, 2))
     site.answer(Task.KEYS, request)
     with pytest.raises(MessageRefused, match="keys out of its turn"):
         site.answer(Task.KEYS, request)
@@ -181,7 +181,7 @@ def test_a_site_answers_steps_of_its_own_round_in_their_order_only():
     }
     for found, tensors in tables.items():
         with pytest.raises(MessageRefused, match=f"expected keys of members, 64 bytes each, found {found}"):
-            site.answer(Task.SHARES, Envelope(Kind.SECURE, "a", 0, 2, tensors=tensors))
+            site.answer(Task.SHARES, Message(Kind.SECURE, "a", 0, 2, tensors=tensors))
 
 
 class Stranger(SecureWorker):

@@ -11,7 +11,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.data.datalist import LEAST_IMAGES
-from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import StatisticKind, StatisticRule, read_rules
 
 #: Renyi orders that are tried; Opacus' own begin at 1.1 and end at 63, too few for strong and for weak noise.
@@ -81,7 +81,7 @@ EFFORT = frozenset({"seconds", "iterations", "releases"})
 WITHHELD = "withheld"
 
 
-def withhold_small(message: Envelope, least_images: int) -> Envelope:
+def withhold_small(message: Message, least_images: int) -> Message:
     """``message`` without what fewer than ``least_images`` images say.
 
     Of many images, counts of empty masks that are above 0 and below ``least_images`` stay (three images without a
@@ -106,7 +106,7 @@ def withhold_small(message: Envelope, least_images: int) -> Envelope:
     return replace(message, n=0, metrics=kept, extra={**message.extra, **word})
 
 
-def _without_few(message: Envelope, least_images: int) -> Envelope:
+def _without_few(message: Message, least_images: int) -> Message:
     counts = {name: value for name, value in message.metrics.items() if name.startswith("empty_")}
     few = {name for name, value in counts.items() if 0 < value < least_images}
     shown = sum(value for name, value in counts.items() if name not in few)
@@ -117,7 +117,7 @@ def _without_few(message: Envelope, least_images: int) -> Envelope:
     return replace(message, metrics={name: value for name, value in message.metrics.items() if name not in few})
 
 
-def withheld_reason(message: Envelope) -> str | None:
+def withheld_reason(message: Message) -> str | None:
     """Why an answer holds no statistics: ``withheld: fewer than 5 images``, ``no images``; ``None`` where it does."""
     least = message.extra.get(WITHHELD)
     if least is not None:

@@ -17,7 +17,7 @@ from torch.utils.data import Subset
 
 from samfed_monai.config.variants import Method
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import SiteWorker
+from samfed_monai.federation import ClientAlgoExecutor
 from samfed_monai.federation.privacy import Allowed, Privacy, Release, SeededNoise, read_audit
 from samfed_monai.federation.privacy.allowed import (
     allowed_of,
@@ -30,7 +30,7 @@ from samfed_monai.federation.privacy.release import MOST_EVALUATIONS
 from samfed_monai.federation.privacy.settings import PrivacyFloor, withheld_reason
 from samfed_monai.networks import KeyPatterns, SamNetwork, build_sam, split_keys
 from samfed_monai.networks.key_patterns import KeySplit
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task, from_bytes, to_bytes
+from samfed_monai.protocol import Kind, Message, MessageRefused, Task, from_bytes, to_bytes
 from tests.federation.toys import ToyNet, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo
 
@@ -42,11 +42,11 @@ ALLOWED = Allowed(
 SECRET = "Jane Doe 1961"
 
 
-def request(**fields) -> Envelope:
-    return Envelope(**{"kind": Kind.WEIGHTS, "site": "Basel", "round": 3, "rounds": 9, "seed": 7, **fields})
+def request(**fields) -> Message:
+    return Message(**{"kind": Kind.WEIGHTS, "site": "Basel", "round": 3, "rounds": 9, "seed": 7, **fields})
 
 
-def reply(**fields) -> Envelope:
+def reply(**fields) -> Message:
     return request(**{"n": 40, "tensors": dict(WEIGHTS), "metrics": {"seconds": 2.0, "term_sam_kd": 0.5}, **fields})
 
 
@@ -54,7 +54,7 @@ def release(**options) -> Release:
     return Release("Basel", allowed=lambda: ALLOWED, **options)
 
 
-def numbers(**fields) -> Envelope:
+def numbers(**fields) -> Message:
     return reply(**{"kind": Kind.METRICS, "tensors": {}, "metrics": {"dice": 0.8}, **fields})
 
 
@@ -115,7 +115,7 @@ def test_tensors_leave_after_training_only_and_to_this_site_only():
         release()(Task.EVALUATE, request(), reply())
     with pytest.raises(MessageRefused, match="a request to another site"):
         release()(Task.TRAIN, request(site="Bern"), reply(site="Bern"))
-    with pytest.raises(MessageRefused, match="an Envelope"):
+    with pytest.raises(MessageRefused, match="an Message"):
         release()(Task.TRAIN, request(), SECRET)
 
 
@@ -355,8 +355,8 @@ def test_a_client_that_only_evaluates_sends_no_tensors():
 
 def test_fault_56_a_site_with_a_network_of_its_own_does_not_send_it_because_it_is_asked_to():
     client = unlike_algo("site-1")
-    site = SiteWorker("site-1", client, Release("site-1", allowed=lambda: allowed_of(client)))
-    request = Envelope(Kind.WEIGHTS, "site-1", 0, 1, tensors=toy_weights(), extra={"purpose": "replace"})
+    site = ClientAlgoExecutor("site-1", client, Release("site-1", allowed=lambda: allowed_of(client)))
+    request = Message(Kind.WEIGHTS, "site-1", 0, 1, tensors=toy_weights(), extra={"purpose": "replace"})
     with pytest.raises(MessageRefused, match="expected one of metrics, soft_masks, found a kind that may not leave"):
         site.answer(Task.TRAIN, request)
 
@@ -377,11 +377,11 @@ def test_of_sam_vit_b_lora_leaves_in_a_message_of_0_60_megabytes():
     with torch.device("meta"):  # the shapes of ViT-B; nothing of it is in memory but what is sent
         network = SamNetwork(build_sam("vit_b", size=256), 256)
     state, split = network.state_dict(), network.key_split()
-    request = Envelope(Kind.WEIGHTS, "site-1", 0, 12)
+    request = Message(Kind.WEIGHTS, "site-1", 0, 12)
 
     def sent(names: tuple[str, ...]) -> bytes:
         tensors = {name: torch.randn(state[name].shape) for name in names}
-        reply = Envelope(Kind.WEIGHTS, "site-1", 0, 12, n=40, tensors=tensors)
+        reply = Message(Kind.WEIGHTS, "site-1", 0, 12, n=40, tensors=tensors)
         return to_bytes(Release("site-1", allowed=lambda: allowed_weights(network))(Task.TRAIN, request, reply))
 
     payload = sent(split.shared)

@@ -23,7 +23,7 @@ from samfed_monai.federation.privacy import (
 )
 from samfed_monai.federation.privacy.settings import PrivacyFloor
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, Statistic, StatisticKind, StatisticRule, Task
+from samfed_monai.protocol import Kind, Message, MessageRefused, Statistic, StatisticKind, StatisticRule, Task
 from samfed_monai.protocol.statistics import with_statistics
 from tests.methods import needs
 
@@ -53,15 +53,15 @@ class Styles(FedAvg):
     statistic = SPECTRUM
 
 
-def request(**extra: str) -> Envelope:
-    return Envelope(Kind.WEIGHTS, "Basel", 0, 3, 7, extra=extra)
+def request(**extra: str) -> Message:
+    return Message(Kind.WEIGHTS, "Basel", 0, 3, 7, extra=extra)
 
 
 ASKED = request(statistics="spectrum")
 
 
-def reply(statistics=OWN, **fields) -> Envelope:
-    answer = Envelope(Kind.WEIGHTS, "Basel", 0, 3, 7, n=40, tensors=with_statistics(WEIGHTS, statistics))
+def reply(statistics=OWN, **fields) -> Message:
+    answer = Message(Kind.WEIGHTS, "Basel", 0, 3, 7, n=40, tensors=with_statistics(WEIGHTS, statistics))
     return replace(answer, **fields)
 
 
@@ -189,9 +189,9 @@ def test_the_results_have_the_rule_and_the_epsilon_of_the_statistics():
     assert 2.2 < account["epsilon"]["a"] < 2 * 2.2  # docs/privacy.md: 2.2 for one message
 
 
-def prototypes(n: int = 40) -> Envelope:
+def prototypes(n: int = 40) -> Message:
     tensors = {"prototypes": torch.tensor([[3.0, 4.0]]), "counts": torch.tensor([300.0])}
-    return Envelope(Kind.PROTOTYPES, "Basel", 0, 3, 7, n=n, tensors=tensors)
+    return Message(Kind.PROTOTYPES, "Basel", 0, 3, 7, n=n, tensors=tensors)
 
 
 def prototype_gate(rules=None, **options) -> Release:

@@ -13,32 +13,32 @@ from monai.fl.utils.exchange_object import ExchangeObject
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.protocol.message import METRIC_NAMES, TERM_NAME, Envelope, Kind, MessageRefused
+from samfed_monai.protocol.message import METRIC_NAMES, TERM_NAME, Kind, Message, MessageRefused
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Entry of an ExchangeObject (which is a dict) under which an envelope's header travels.
+#: Entry of an ExchangeObject (which is a dict) under which a message's header travels.
 HEADER = "samfed"
 
 
-def to_exchange(envelope: Envelope) -> ExchangeObject:
-    """An ExchangeObject that refers to the envelope's tensors; they are not copied."""
+def to_exchange_object(message: Message) -> ExchangeObject:
+    """An ExchangeObject that refers to the message's tensors; they are not copied."""
     exchange = ExchangeObject(
-        weights=envelope.tensors or None,
-        metrics=envelope.metrics or None,
-        weight_type=WeightType.WEIGHTS if envelope.kind == Kind.WEIGHTS else None,
+        weights=message.tensors or None,
+        metrics=message.metrics or None,
+        weight_type=WeightType.WEIGHTS if message.kind == Kind.WEIGHTS else None,
     )
-    exchange[HEADER] = envelope.header()
+    exchange[HEADER] = message.header()
     return exchange
 
 
-def call_extra(envelope: Envelope) -> dict[str, Any]:
-    """The ``extra`` argument for ``ClientAlgo.train`` and ``evaluate``: round, rounds, seed and the envelope's own."""
-    return {"round": envelope.round, "rounds": envelope.rounds, "seed": envelope.seed, **envelope.extra}
+def call_extra(message: Message) -> dict[str, Any]:
+    """The ``extra`` argument for ``ClientAlgo.train`` and ``evaluate``: round, rounds, seed and the message's own."""
+    return {"round": message.round, "rounds": message.rounds, "seed": message.seed, **message.extra}
 
 
-def from_exchange(exchange: ExchangeObject, *, request: Envelope) -> Envelope:
+def from_exchange_object(exchange: ExchangeObject, *, request: Message) -> Message:
     """What a client answered to ``request``.
 
     A :class:`SamFedAlgo` answers with a header of its own. Any other MONAI FL client is taken to answer the request it
@@ -54,9 +54,9 @@ def from_exchange(exchange: ExchangeObject, *, request: Envelope) -> Envelope:
     header = exchange.get(HEADER)
     if header is not None:
         fields = {**header, "kind": Kind(header["kind"]), "metrics": dict(exchange.metrics or {})}
-        return Envelope(tensors=tensors, **fields)
+        return Message(tensors=tensors, **fields)
     statistics = exchange.statistics or {}
-    return Envelope(
+    return Message(
         kind=Kind.WEIGHTS if tensors else Kind.METRICS,
         site=request.site,
         round=request.round,
@@ -164,4 +164,4 @@ class Call:
     def header(self, kind: Kind, *, n: int) -> dict[str, Any]:
         """The header of an answer with ``n`` images behind it."""
         rounds = 1 if self.rounds is None else self.rounds
-        return Envelope(kind, self.site, self.round or 0, rounds, self.seed, n=n).header()
+        return Message(kind, self.site, self.round or 0, rounds, self.seed, n=n).header()

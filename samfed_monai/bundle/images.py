@@ -40,7 +40,7 @@ def site_records(
 
     Example::
 
-        {"_target_": "samfed_monai.parts.site_records", "datalist": "@datalist", "data_root": "@data_root",
+        {"_target_": "samfed_monai.bundle.site_records", "datalist": "@datalist", "data_root": "@data_root",
          "split": "validation", "site": "@site", "limit": "@limit"}
     """
     from samfed_monai.data import load_records
@@ -72,7 +72,7 @@ class SiteImages:
 
     Example::
 
-        {"_target_": "samfed_monai.parts.SiteImages", "datalist": "@datalist", "data_root": "@data_root",
+        {"_target_": "samfed_monai.bundle.SiteImages", "datalist": "@datalist", "data_root": "@data_root",
          "site": "@site", "oracle": "@oracle", "limit": "@limit"}
     """
 
@@ -143,7 +143,7 @@ class SplitDataset(CacheDataset):
 
     Example::
 
-        {"_target_": "samfed_monai.parts.SplitDataset", "data": "@images", "split": "validation",
+        {"_target_": "samfed_monai.bundle.SplitDataset", "data": "@images", "split": "validation",
          "transform": "@validate#preprocessing"}
     """
 
@@ -178,7 +178,7 @@ class PublicSet:
 
     Example::
 
-        {"_target_": "samfed_monai.parts.PublicSet", "datalist": "@datalist", "data_root": "@data_root"}
+        {"_target_": "samfed_monai.bundle.PublicSet", "datalist": "@datalist", "data_root": "@data_root"}
     """
 
     def __init__(
