@@ -165,23 +165,13 @@ class HeadThenBody(PartsInTurn):
         """Finds the two parts, and refuses what cannot be trained in turn."""
         if self.sharing.mixing:
             return
-        network, steps, problems = engine.network, engine.state.epoch_length, Problems()
-        head = set(head_of(network).parameters())
-        trained = [weight for weight in network.parameters() if weight.requires_grad]
+        head = set(head_of(engine.network).parameters())
+        trained = [weight for weight in engine.network.parameters() if weight.requires_grad]
         parts = {
             "head": [weight for weight in trained if weight in head],
             "body": [weight for weight in trained if weight not in head],
         }
-        for part, weights in parts.items():
-            if not weights:
-                mend = "leave this handler out"
-                problems.add(self.where, found=f"no {part} to train", expected="a layer of each part", mend=mend)
-        if steps is None or self.is_first(steps - 1, steps):
-            found = "an epoch of unknown length" if steps is None else f"{steps} steps with a share of {self.share}"
-            mend = "raise local_steps, or lower before#parts#share"
-            problems.add(self.where, found=found, expected="at least one step for each part", mend=mend)
-        problems.refuse_if_any()
-        self.resting = {True: parts["body"], False: parts["head"]}
+        self.settle(engine, parts, mend="leave this handler out")
 
     def __call__(self, engine: Any) -> None:
         """Sets what one iteration trains."""

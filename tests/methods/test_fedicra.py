@@ -142,15 +142,13 @@ def test_the_head_is_trained_first_and_then_the_rest() -> None:
 
 
 def test_too_few_steps_and_another_share_are_refused() -> None:
-    with pytest.raises(
-        Refused, match=r"one step for each part, found 2 steps with a share of 0\.85; raise local_steps"
-    ):
+    with pytest.raises(Refused, match=r"one step for each part, found 2 steps with a share of 0\.85; set local_steps"):
         in_turn(0.85, 2)
     with pytest.raises(Refused, match="share: expected a part between 0 and 1, found 1"):
         in_turn(1, 2)
     frozen = Parts()
     frozen.body.requires_grad_(False)
-    with pytest.raises(Refused, match="expected a layer of each part, found no body to train; leave this handler out"):
+    with pytest.raises(Refused, match="expected a layer of each part, found nothing of the body part to train; leave"):
         in_turn(0.5, 2, frozen)
 
 
