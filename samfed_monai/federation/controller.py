@@ -250,6 +250,11 @@ class RoundController:
         self.transport.load_state(store.clients(round))
 
     def _round(self, round: int, records: list[dict[str, Any]], termination: Termination) -> dict[str, Any]:
+        """One round, from what sites are sent to its record on disk.
+
+        The strategy writes a message for each site; sites train, and each answer is checked and taken in as it comes;
+        the strategy makes the mean and may train at the server; sites score the new model on their validation images.
+        """
         clock, aggregate = self._clock(), self.secure or self.central or self.strategy
         with clock("controller"):
             messages = self.strategy.configure(round)
