@@ -11,7 +11,7 @@ from samfed_monai.core.io import canonical_hash
 
 MOVED = {
     "samfed_monai.federation": {
-        "samfed_monai.federation": "SiteNode>FederatedSite SiteWorker>ClientAlgoExecutor "
+        "samfed_monai.federation": "Release>Filter SiteNode>FederatedSite SiteWorker>ClientAlgoExecutor "
         "from_exchange>from_exchange_object to_exchange>to_exchange_object",
         "samfed_monai.methods.apple": "Apple AppleSharing",
         "samfed_monai.methods.ditto": "DittoSharing",
@@ -26,6 +26,9 @@ MOVED = {
         "samfed_monai.methods.version_0_1": "AveragedFedAvg",
         "samfed_monai.protocol": "Envelope>Message Failure Inbox Kind MessageRefused Server Sharing Strategy Task "
         "Traffic Transport UpdateGuard from_bytes scrub to_bytes wire_size",
+    },
+    "samfed_monai.federation.privacy": {
+        "samfed_monai.federation.privacy": "Release>ReleaseFilter",
     },
     "samfed_monai.handlers": {
         "samfed_monai.methods.ditto": "AnchoredTerm",

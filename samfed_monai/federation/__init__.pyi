@@ -11,20 +11,20 @@ from .progress import Progress
 from .round_store import RoundStore
 from .run_folder import COLUMNS, RunFolder
 from .signals import Interrupted
-from .site import ClientAlgoExecutor, FederatedSite, Release
+from .site import ClientAlgoExecutor, FederatedSite, Filter
 
 __all__ = [
     "COLUMNS",
     "ClientAlgoExecutor",
     "FederatedJob",
     "FederatedSite",
+    "Filter",
     "Interrupted",
     "LocalTransport",
     "Places",
     "Plan",
     "ProcessTransport",
     "Progress",
-    "Release",
     "RoundController",
     "RoundStore",
     "RunFolder",

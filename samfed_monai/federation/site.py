@@ -30,8 +30,7 @@ from samfed_monai.federation.privacy.allowed import forbidden_problems, require_
 from samfed_monai.federation.privacy.ledger import PrivacyLedger
 from samfed_monai.federation.privacy.network_check import require_plain_network
 from samfed_monai.federation.privacy.possible import too_few_images
-from samfed_monai.federation.privacy.release import Release as Filter
-from samfed_monai.federation.privacy.release import site_release
+from samfed_monai.federation.privacy.release import ReleaseFilter, site_release
 from samfed_monai.federation.privacy.settings import Privacy, PrivacyFloor
 from samfed_monai.federation.renewal import Renewal, SiteRenewal
 from samfed_monai.federation.secure_aggregation import STEPS, SecureSite
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-Release = Callable[[Task, Message, Message], Message]
+Filter = Callable[[Task, Message, Message], Message]
 """Last look at an answer before it leaves the site: ``release(task, request, reply)`` returns what may leave, or raises
 :class:`MessageRefused`."""
 
@@ -64,7 +63,7 @@ class ClientAlgoExecutor:
         release: what every answer passes last; ``None`` lets it go as it is.
     """
 
-    def __init__(self, site: str, client: Any, release: Release | None = None) -> None:
+    def __init__(self, site: str, client: Any, release: Filter | None = None) -> None:
         self.site, self.client, self.release = site, client, release
 
     def answer(self, task: Task, message: Message) -> Message:
@@ -346,7 +345,7 @@ class FederatedSite:
         plan: Plan,
         places: Places,
         *,
-        release: Release | None = None,
+        release: Filter | None = None,
         context: ProcessContext | None = None,
         floor: PrivacyFloor | None = None,
     ) -> None:
@@ -384,11 +383,11 @@ class FederatedSite:
             step = task in STEPS
             reply = self._adder().answer(task, message) if step else self._work(task, message)
         except Exception as error:
-            if isinstance(self.release, Filter):
+            if isinstance(self.release, ReleaseFilter):
                 self.release.failed(task, message, error)
             raise
         if step:
-            return self.release.hidden(task, message, reply) if isinstance(self.release, Filter) else reply
+            return self.release.hidden(task, message, reply) if isinstance(self.release, ReleaseFilter) else reply
         reply = self.release(task, message, reply)
         return self._adder().hold(reply) if task == Task.TRAIN and self.privacy.secure_aggregation else reply
 
@@ -527,7 +526,7 @@ class FederatedSite:
         else:
             shown = self._client().answer(Task.PREPARE, message).n
             weights = self.components.trains and self.components.participants.strategy.exchange.answer is Kind.WEIGHTS
-            if isinstance(self.release, Filter) and weights:
+            if isinstance(self.release, ReleaseFilter) and weights:
                 self.release.require_statistics()
             self._has_network = self._has_network or message.kind == Kind.WEIGHTS
         return numeric_reply(message, n=shown, metrics={"seconds": time.perf_counter() - started})
@@ -547,6 +546,6 @@ class FederatedSite:
             if client.own is not None:
                 require_public_images(client.own.sharing, self.components.public_records)
             self._worker = ClientAlgoExecutor(self.site, client)
-            if client.parts is not None and isinstance(self.release, Filter):
+            if client.parts is not None and isinstance(self.release, ReleaseFilter):
                 self.release.declare(client.parts.split)
         return self._worker

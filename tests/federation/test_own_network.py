@@ -18,7 +18,7 @@ from samfed_monai.core.io import safe_load
 from samfed_monai.federation import ClientAlgoExecutor, LocalTransport, RoundController, RunFolder, to_exchange_object
 from samfed_monai.federation.exchange_object import Call
 from samfed_monai.federation.own_network import OwnNetwork, own_network, require_same_public_set, split_state
-from samfed_monai.federation.privacy import Privacy, Release
+from samfed_monai.federation.privacy import Privacy, ReleaseFilter
 from samfed_monai.federation.privacy.allowed import allowed_of, allowed_weights
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks import KeyPatterns, KeySplit, network_split, split_keys
@@ -140,7 +140,7 @@ def run(path: Path, personal: list[str] | None, *, rounds: int, sent: list[bytes
     start = {name: tensor for name, tensor in toy_weights().items() if name in shared_names(personal)}
     nodes = {
         site: ClientAlgoExecutor(
-            site, client, Release(site, allowed=lambda c=client: allowed_of(c), privacy=Privacy(least_images=1))
+            site, client, ReleaseFilter(site, allowed=lambda c=client: allowed_of(c), privacy=Privacy(least_images=1))
         )
         for site, client in clients.items()
     }
@@ -277,7 +277,7 @@ def test_a_personal_key_is_refused_in_both_directions():
     site = ClientAlgoExecutor("site-1", client)
     with pytest.raises(MessageRefused, match="2 with unknown names"):
         site.answer(Task.TRAIN, Message(Kind.WEIGHTS, "site-1", 0, 1, tensors=whole))
-    release = Release("site-1", allowed=lambda: allowed_of(client), privacy=Privacy(least_images=1))
+    release = ReleaseFilter("site-1", allowed=lambda: allowed_of(client), privacy=Privacy(least_images=1))
     request = Message(Kind.WEIGHTS, "site-1", 0, 1, tensors=shared)
     with pytest.raises(MessageRefused, match="2 with names that may not leave"):
         release(Task.TRAIN, request, Message(Kind.WEIGHTS, "site-1", 0, 1, n=6, tensors=whole))
@@ -316,7 +316,7 @@ def test_the_declaration_has_a_line_in_the_audit_file(tmp_path):
     from samfed_monai.federation.privacy import read_audit
     from samfed_monai.federation.privacy.audit import audit_table
 
-    release = Release("site-1", allowed=lambda: None, folder=tmp_path)
+    release = ReleaseFilter("site-1", allowed=lambda: None, folder=tmp_path)
     release.declare(network_split(ToyNet()))
     assert not (tmp_path / "audit.jsonl").exists(), "all of it is shared: nothing to tell"
     release.declare(network_split(Declared()))

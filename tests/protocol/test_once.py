@@ -10,7 +10,7 @@ import torch
 
 from samfed_monai.core import tensor_file
 from samfed_monai.federation import ClientAlgoExecutor, LocalTransport
-from samfed_monai.federation.privacy import Allowed, Release
+from samfed_monai.federation.privacy import Allowed, ReleaseFilter
 from samfed_monai.protocol import (
     Inbox,
     Kind,
@@ -33,7 +33,7 @@ class Worker(ClientAlgoExecutor):
     """A site that answers with fixed tensors, through the release filter."""
 
     def __init__(self, kind: Kind, tensors: dict[str, torch.Tensor]) -> None:
-        super().__init__("a", None, Release("a", allowed=lambda: Allowed({kind: tensors})))
+        super().__init__("a", None, ReleaseFilter("a", allowed=lambda: Allowed({kind: tensors})))
         self.kind, self.tensors = kind, tensors
 
     def _work(self, task: Task, message: Message) -> Message:

@@ -44,7 +44,7 @@ MOST_EVALUATIONS = 32
 _ECHOED = ("site", "round", "rounds", "seed")
 
 
-class Release:
+class ReleaseFilter:
     """``release(task, request, reply)``: what of ``reply`` may leave, or :class:`MessageRefused`.
 
     In this order: the reply is compared with the allow-list (kind, names, shapes, dtypes, size; site, round and seed
@@ -307,7 +307,7 @@ def site_release(
     method: Method | None = None,
     rounds: int | None = None,
     least_seen: int = 1,
-) -> Release:
+) -> ReleaseFilter:
     """What every answer of a :class:`FederatedSite` passes.
 
     Args:
@@ -322,4 +322,4 @@ def site_release(
     """
     folder, allowed = Path(run_folder) / "sites" / quote(site, safe=" "), lambda: allowed_of(client())
     settings: dict[str, Any] = {"ledger": ledger, "method": method, "rounds": rounds, "least_seen": least_seen}
-    return Release(site, allowed=allowed, privacy=privacy, folder=folder, **settings)
+    return ReleaseFilter(site, allowed=allowed, privacy=privacy, folder=folder, **settings)

@@ -20,7 +20,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.data import DataList, Item, render_synthetic
 from samfed_monai.federation import FederatedJob, FederatedSite, LocalTransport, Places, Plan, Progress, RunFolder
-from samfed_monai.federation.privacy import Privacy, Release, read_audit
+from samfed_monai.federation.privacy import Privacy, ReleaseFilter, read_audit
 from samfed_monai.federation.privacy.allowed import allowed_of, allowed_weights
 from samfed_monai.federation.site import ClientAlgoExecutor
 from samfed_monai.networks.key_patterns import network_split
@@ -46,7 +46,7 @@ def planted() -> dict[str, list[bytes]]:
 
 
 def worker(site: str, client: Any, folder: Path, sent: list[bytes], **settings: Any) -> ClientAlgoExecutor:
-    release = Release(
+    release = ReleaseFilter(
         site,
         allowed=lambda: allowed_of(client),
         privacy=Privacy(least_images=settings.pop("least_images", 2)),
@@ -151,7 +151,7 @@ def test_without_the_filter_the_spy_sees_the_same_masks_leave():
 
 def test_fault_56_personal_keys_do_not_leave(tmp_path):
     client, personal = toy_algo("site-1"), ["3.*"]
-    release = Release("site-1", allowed=lambda: allowed_weights(client.trainer.network, personal=personal))
+    release = ReleaseFilter("site-1", allowed=lambda: allowed_weights(client.trainer.network, personal=personal))
     sent: list[bytes] = []
     request = Message(Kind.WEIGHTS, "site-1", 0, 1, tensors=toy_weights(), extra={})
     site = wired(ClientAlgoExecutor("site-1", client, release), sent)

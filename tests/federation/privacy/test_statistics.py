@@ -13,7 +13,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.federation.privacy import (
     Allowed,
     Privacy,
-    Release,
+    ReleaseFilter,
     audit_table,
     privacy_account,
     read_audit,
@@ -65,10 +65,10 @@ def reply(statistics=OWN, **fields) -> Message:
     return replace(answer, **fields)
 
 
-def gate(rules=None, *, measured: Statistic | None = None, method: Method | None = METHOD, **options) -> Release:
+def gate(rules=None, *, measured: Statistic | None = None, method: Method | None = METHOD, **options) -> ReleaseFilter:
     allowed = Allowed({Kind.WEIGHTS: WEIGHTS}, statistic=measured or Windows())
     privacy = Privacy.from_json({"statistics": rules})
-    return Release("Basel", allowed=lambda: allowed, privacy=privacy, method=method, noise=np.ones, **options)
+    return ReleaseFilter("Basel", allowed=lambda: allowed, privacy=privacy, method=method, noise=np.ones, **options)
 
 
 def test_what_the_method_declares_leaves_as_it_is_with_an_audit_line(tmp_path):
@@ -194,10 +194,10 @@ def prototypes(n: int = 40) -> Message:
     return Message(Kind.PROTOTYPES, "Basel", 0, 3, 7, n=n, tensors=tensors)
 
 
-def prototype_gate(rules=None, **options) -> Release:
+def prototype_gate(rules=None, **options) -> ReleaseFilter:
     allowed, method = Allowed({Kind.PROTOTYPES: prototypes().tensors}), Method("p", leaves_site=("prototypes",))
     privacy = Privacy.from_json({"statistics": rules})
-    return Release("Basel", allowed=lambda: allowed, privacy=privacy, method=method, **options)
+    return ReleaseFilter("Basel", allowed=lambda: allowed, privacy=privacy, method=method, **options)
 
 
 def test_prototypes_are_under_the_policy_and_leave_as_they_did(tmp_path):
