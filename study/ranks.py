@@ -1,4 +1,4 @@
-"""Ranks of rows over blocks: Friedman's test, Nemenyi's critical difference, and their figure (Demšar, JMLR 7, 2006)."""
+"""Ranks of rows over blocks: Friedman's test, Nemenyi's critical difference, their figure (Demšar, JMLR 7, 2006)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of the related systems: every method of the package in one table, ranks with their test, and what helps when.
+"""The page of the related systems: every method in one table, ranks with their test, and what helps when.
 
 All text is computed from records (``study.record``), so that a group can run a part of the rows, look, and go on.
 """
@@ -140,7 +140,7 @@ def _ranked(runs: Iterable[RunData]) -> Ranking:
 
 
 def figures_of(runs: Sequence[RunData], unseen: Sequence[RunData] = ()) -> dict[str, dict[str, Cell]]:
-    """Row to column to values by seed: ``dice``, ``worst``, ``unseen``, ``megabytes``, ``seconds``, ``processor``, ``memory``.
+    """Row to column of :data:`HEADS` to values by seed.
 
     Args:
         runs: of one part.
@@ -213,7 +213,8 @@ def told_ranks(ranked: Ranking) -> str:
     rows = list(ranked.ranks)
     if len(rows) < 2:
         return "There are fewer than two rows to rank yet."
-    text = f"{_name(rows[0])} has the best mean rank of {counted(len(rows), 'row')} over {counted(len(ranked.blocks), 'block')}"
+    of, over = counted(len(rows), "row"), counted(len(ranked.blocks), "block")
+    text = f"{_name(rows[0])} has the best mean rank of {of} over {over}"
     if ranked.statistic is None or ranked.p is None or ranked.critical_difference is None:
         return f"{text}; a test needs three rows and two blocks."
     differ = ranked.p < ALPHA

@@ -295,7 +295,7 @@ related-plan: $(VENV)/.package
 # Scribbles are written beside the images that they are of: beside links to them, as SAMFED_DATA may be read alone.
 related-prepared: $(VENV)/.package
 	$(call needs-data,$(POLYP_DATA),data/polyp)
-	$(weights)
+	@$(BIN)/samfed weights mobile_sam --from "$(CHECKPOINT)"
 	@mkdir -p "$(RELATED_RUN)/weak-data"
 	@test -f "$(RELATED_RUN)/polyp.json" || $(BIN)/samfed prepare list $(call related-list,polyp) \
 	    --data-root "$(POLYP_DATA)" --by-sequence --divide 2 --output "$(RELATED_RUN)/polyp.json"
