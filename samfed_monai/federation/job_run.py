@@ -346,7 +346,8 @@ class JobRun:
         return RoundController(
             transport=transport,
             strategy=strategy,
-            secure=None if secure is None else SecureServer(secure, strategy, transport, timeout=plan.timeout),
+            secure=secure
+            and SecureServer(secure, strategy, transport, timeout=plan.timeout, begun=folder.path / "secure_sum.json"),
             central=None if noise is None else CentralNoise(noise, strategy, learned=learned, folder=folder.path),
             folder=folder,
             rounds=plan.rounds,
