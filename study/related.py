@@ -457,14 +457,15 @@ def related_page(
 
 READING = (
     "*Mean rank*: over the blocks, which are site and seed, by test Dice; 1 is the best, and rows that are equal share "
-    "theirs. Only rows that have all blocks in common are ranked; the oracle, which no hospital has, is not. *Dice* is the "
-    "mean over the test images of all sites of the model that was best on validation, *worst site* the lowest mean of a "
-    "site, *unseen hospital* the Dice on a hospital that took no part, from runs of their own without it, each mean ± "
-    "sample standard deviation over seeds. *MB a round*: both ways, all sites. *s a round*: wall-clock seconds of training, server "
-    "and aggregation, which other work on the machine lengthens; *processor s a run*: seconds on processors, start, warm start and all "
-    f"scores included. *extra MB*: the most memory of the run's process above that of `{YARDSTICK}`, all sites in one process. "
-    "A row without teacher in the process has less than one with it. Blocks of one seed share a network and blocks of "
-    "one site its images, so they are not independent, and the test errs on the side of a difference."
+    "theirs. Only rows that have all blocks in common are ranked; the oracle, which no hospital has, is not. *Dice* is "
+    "the mean over the test images of all sites of the model that was best on validation, *worst site* the lowest mean "
+    "of a site, *unseen hospital* the Dice on a hospital that took no part, from runs of their own without it, each "
+    "mean ± sample standard deviation over seeds. *MB a round*: both ways, all sites. *s a round*: wall-clock seconds "
+    "of training, server and aggregation, which other work on the machine lengthens; *processor s a run*: seconds on "
+    "processors, with start, all scores, and what the run made first for others (soft masks, warm start). *extra MB*: "
+    f"the most memory of the run's process above that of `{YARDSTICK}`, all sites in one process. Sites of one seed "
+    "share a network, and seeds of one site its images, so blocks are not independent, and the test errs on the side "
+    "of a difference."
 )
 
 
