@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy.stats import friedmanchisquare, rankdata, studentized_range
@@ -14,7 +15,7 @@ from samfed_monai.reports.style import LIGHT, png, quiet, subplots
 ALPHA = 0.05
 """Level of the critical difference."""
 
-Scores = Mapping[str, Mapping[Hashable, float]]
+Scores = Mapping[str, Mapping[Any, float]]
 """Row to block to score, the higher the better; a block is what all rows were measured on, here a site and a seed."""
 
 

@@ -163,8 +163,8 @@ def figures_of(runs: Sequence[RunData], unseen: Sequence[RunData] = ()) -> dict[
         for row, of in table.items()
     }
     plain = cells.get(YARDSTICK, {}).get("memory", Cell())
-    for of in cells.values():
-        of["memory"] = of["memory"].minus(plain)
+    for row_cells in cells.values():
+        row_cells["memory"] = row_cells["memory"].minus(plain)
     return cells
 
 

@@ -343,11 +343,11 @@ class JobRun:
             server = replace(server, warm_start=self._later(cast, datalist, trunk))
         strategy, noise = cast.strategy.attach(server), self.privacy.central_differential_privacy
         learned, secure = cast.learned() if noise is not None else (), self.privacy.secure_aggregation
+        kept: dict[str, Any] = {"timeout": plan.timeout, "begun": folder.path / "secure_sum.json"}
         return RoundController(
             transport=transport,
             strategy=strategy,
-            secure=secure
-            and SecureServer(secure, strategy, transport, timeout=plan.timeout, begun=folder.path / "secure_sum.json"),
+            secure=None if secure is None else SecureServer(secure, strategy, transport, **kept),
             central=None if noise is None else CentralNoise(noise, strategy, learned=learned, folder=folder.path),
             folder=folder,
             rounds=plan.rounds,
