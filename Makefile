@@ -4,6 +4,7 @@
 # make docs    the documentation        make bench   the figures of docs/benchmarks.md
 # make light   the comparison of docs/results/light.md, hours, resumable (SAMFED_DATA=folder with data/ and weights/)
 # make pfedsam the comparison of docs/results/pfedsam.md, many hours, resumable
+# make related every method of the package, ranked: docs/results/related.md; many hours, resumable (RELATED_ROWS=no_sam,ditto RELATED_SEEDS=0: a part)
 # make flare-real  real lists on NVIDIA FLARE beside one process: the table of docs/deploy.md (SAMFED_DATA=folder)
 # make delete-methods  that every method can be deleted: tests in copies without it, an hour (METHODS=ditto,fca: these alone)
 # make mutate  small changes in losses, messages, strategies, store, privacy that no test notices, hours (ROOMS=losses,store)
@@ -22,9 +23,9 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 DECLARED := setup.cfg setup.py pyproject.toml constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo light shipped-model light-teachers light-page skin-page polyp-page ablation-page pfedsam pfedsam-page flare-real test test-fast delete-methods mutate sbom check docs bench clean
+.PHONY: help demo light shipped-model light-teachers light-page skin-page polyp-page ablation-page pfedsam pfedsam-page related related-prepared related-plan related-page flare-real test test-fast delete-methods mutate sbom check docs bench clean
 help:
-	@sed -n 's/^# //p' Makefile | head -12
+	@sed -n 's/^# //p' Makefile | head -13
 
 # ---- installation: one stamp per set of packages ----------------------------------------------------------------
 # torch goes first and alone, so that no other package's wish decides which build of it is taken.

@@ -26,7 +26,7 @@ from samfed_monai.federation.run_folder import (
     site_record,
     total_traffic,
 )
-from samfed_monai.federation.secure_aggregation import BelowThreshold, SecureServer
+from samfed_monai.federation.secure_aggregation import BelowThreshold, OtherMembers, SecureServer
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
 from samfed_monai.protocol.guard import Counts
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
@@ -283,9 +283,10 @@ class RoundController:
                 aggregate.finish(round)
             else:
                 with clock("training"):
-                    replies |= self._added(round, self.secure)
+                    replies |= self._added(round, self.secure, replies)
                 failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
-                self._require_quorum(round, len(replies), failures)
+                if len(failures) < len(replies):  # nobody is in a round that cannot be done again
+                    self._require_quorum(round, len(replies), failures)
             with clock("server"):
                 self.strategy.refine(round)
             with clock("evaluation"):
@@ -314,13 +315,17 @@ class RoundController:
         if came < self.quorum:
             raise self._too_few(f"round {round + 1} of {self.rounds}: {came} of {asked} updates", failures)
 
-    def _added(self, round: int, secure: SecureServer) -> dict[str, Failure]:
-        """Has sites add their updates under masks; those that trained and are not in the sum."""
+    def _added(self, round: int, secure: SecureServer, sites: Iterable[str]) -> dict[str, Failure]:
+        """Has sites add their updates under masks; those that trained and are not in the sum, all of them or none."""
         told = f"round {round + 1} of {self.rounds}"
         try:
             secure.finish(round)
         except BelowThreshold as few:
             raise self._too_few(f"{told}: {few.left} updates to add", few.failures, needed=few.needed) from None
+        except OtherMembers as other:
+            why = f"the round is left out: {other}; a sum of the others would show that update"
+            logger.warning("%s: %s, and the model stays as it was", told, why)
+            return {site: Failure(site, why) for site in sites}
         except MessageRefused as refused:
             whose = "which update spoiled it cannot be seen"
             raise Stopped(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.parse import MISSING, flat, follow
 from samfed_monai.config.variants import declared
+from samfed_monai.core.allocator import peak_memory
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import canonical_hash, sha256_file, write_json
 from samfed_monai.core.run_log import RunLog
@@ -227,6 +228,7 @@ class JobRun:
                 versions=versions(),
                 seeds=seeds,
                 convention=participants.config.parser().get_parsed_content("validate#scores").convention,
+                process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time()},
                 command=shlex.join(sys.argv),
             )
             write_json(places.output_dir / "results.json", results)
@@ -355,10 +357,11 @@ class JobRun:
             server = replace(server, warm_start=self._later(participants, datalist, trunk))
         strategy, noise = participants.strategy.attach(server), self.privacy.central_differential_privacy
         learned, secure = participants.learned() if noise is not None else (), self.privacy.secure_aggregation
+        kept: dict[str, Any] = {"timeout": plan.timeout, "begun": folder.path / "secure_sum.json"}
         return RoundController(
             transport=transport,
             strategy=strategy,
-            secure=None if secure is None else SecureServer(secure, strategy, transport, timeout=plan.timeout),
+            secure=None if secure is None else SecureServer(secure, strategy, transport, **kept),
             central=None if noise is None else CentralNoise(noise, strategy, learned=learned, folder=folder.path),
             folder=folder,
             rounds=plan.rounds,

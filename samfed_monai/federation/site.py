@@ -33,7 +33,7 @@ from samfed_monai.federation.privacy.possible import too_few_images
 from samfed_monai.federation.privacy.release import ReleaseFilter, site_release
 from samfed_monai.federation.privacy.settings import Privacy, PrivacyFloor
 from samfed_monai.federation.renewal import Renewal, SiteRenewal
-from samfed_monai.federation.secure_aggregation import STEPS, SecureSite
+from samfed_monai.federation.secure_aggregation import STEPS, SecureSite, SumsOfUpdates
 from samfed_monai.federation.site_teacher import OwnTeacher, SiteMasks, SiteTeacher
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
@@ -427,7 +427,10 @@ class FederatedSite:
             found, expected = "a step of it", "none: the plan does not have it, or this site does not train"
             raise MessageRefused([Problem("secure aggregation", found=found, expected=expected)])
         if self._secure is None:
-            self._secure = SecureSite(self.site, self.plan.sites, settings)
+            sums = SumsOfUpdates(
+                Path(self.components.places.cache) / "privacy" / f"{quote(self.site, safe=' ')}.sums.jsonl"
+            )
+            self._secure = SecureSite(self.site, self.plan.sites, settings, sums, self.plan.hash)
         return self._secure
 
     def _work(self, task: Task, message: Message) -> Message:

@@ -13,6 +13,7 @@ from samfed_monai.config.variants import networks_elsewhere
 from samfed_monai.core.registry import Registry
 from samfed_monai.networks.fpn import lite0_fpn, load_trunk, mobile_sam_fpn
 from samfed_monai.networks.intake import require_intake
+from samfed_monai.networks.site_channels import select_channels
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.networks.weights import (
     encoder_weights_file,
@@ -35,6 +36,7 @@ def client_network(
     out_channels: int = 1,
     weights: str | Path | None = None,
     load: bool = True,
+    site_channels: int | None = None,
     **kwargs: Any,
 ) -> nn.Module:
     """Builds a client network: ``(B, in_channels, H, W)`` to logits ``(B, out_channels, H, W)`` of the same size.
@@ -53,6 +55,8 @@ def client_network(
             unpickling code: MobileSAM's checkpoint, a teacher's adapter, or torchvision's ResNet names; ``None``:
             random numbers. Nothing is downloaded.
         load: ``False`` leaves the weights unread: the network is filled with others before it is used.
+        site_channels: the most sites among which the deepest channels are chosen by site
+            (:func:`samfed_monai.networks.site_channels.select_channels`); ``None`` chooses none.
         kwargs: passed to the network's own class, for instance ``encoder_output_stride``.
 
     Raises:
@@ -65,14 +69,13 @@ def client_network(
     """
     network = CLIENT_NETWORKS[name](in_channels=in_channels, out_channels=out_channels, **kwargs)
     start = starts_from(name, weights)
-    if start is None:
-        return network
-    network.pretrained = "encoder"  # type: ignore[assignment]  # parameters_of gives that part a learning rate of its own
-    if load and takes_teacher(name):
+    if start is not None:
+        network.pretrained = "encoder"  # type: ignore[assignment]  # parameters_of gives it a learning rate of its own
+    if start is not None and load and takes_teacher(name):
         load_trunk(network, encoder_weights_file(start, name))
-    elif load:
+    elif start is not None and load:
         load_encoder_weights(network, start, name=name)
-    return network
+    return network if site_channels is None else select_channels(network, site_channels)
 
 
 CLIENT_NETWORKS.register("mobile_sam_fpn")(mobile_sam_fpn)

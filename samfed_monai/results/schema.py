@@ -253,6 +253,12 @@ RESULTS_SCHEMA: Schema = {
             tuple(name for name in TIMES if name != "server"),  # results of older versions do not have it
             **{name: _number(f"{name.replace('_', ' ')}, seconds") for name in TIMES},
         ),
+        process=_object(
+            "the process that ran the federation, with server and those sites that are in it; the last one where the "
+            "run was resumed",
+            memory_bytes=_count("most memory at one time, libraries too, no GPU's; null where not told", none=True),
+            processor_seconds=_number("time on processors, seconds: other work on the machine does not count"),
+        ),
         hashes=_map(
             "SHA-256 by name: `datalist`, `config`, `best`, `last`, `teacher`, …",
             {"type": ["string", "null"], "description": "64 hexadecimal digits"},
