@@ -159,9 +159,15 @@ def _datalist(path: Path) -> Iterator[Problem]:
     from samfed_monai.data import DataList
 
     try:
-        DataList.load(path)
+        classes = DataList.load(path).classes
     except Refused as refused:
         yield from refused.problems
+        return
+    if classes:
+        mend = "make a list of one class"
+        yield Problem(
+            f"{path.name} -> classes", str(classes), "binary masks: several classes are not trained yet", mend
+        )
 
 
 def check_base_weights(content: Mapping[str, Any], bundle_root: Path) -> Iterator[Problem]:
