@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data.reading import Picture, decode_grey, read_bytes
 
-MOST = 16
-"""Largest number of classes: as many as scores of them have names in a message."""
+MOST = 14
+"""Largest number of classes: the scores of as many fit into one message (:mod:`samfed_monai.protocol.message`)."""
 
 COLOURS = (
     *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),

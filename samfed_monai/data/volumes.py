@@ -149,7 +149,8 @@ def nifti_of(masks: Sequence[NDArray[Any]], like: Path) -> bytes:
     """A gzipped NIfTI, uint8, with shape, place and units of the volume that the masks were made of.
 
     Args:
-        masks: (H, W) of each slice, bool or in 0..255, in the order of :class:`Slices`.
+        masks: (H, W) of each slice, bool or in 0..255 (values of classes, for instance), in the order of
+            :class:`Slices`.
         like: the volume.
     """
     import nibabel

@@ -25,7 +25,7 @@ from samfed_monai.federation.fingerprint import list_fingerprint, shared_fingerp
 from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.participants import Cast, Start, require_starts
 from samfed_monai.federation.plan import Places, Plan
-from samfed_monai.federation.preparation import Preparation, check_data, no_public_images
+from samfed_monai.federation.preparation import Preparation, check_data, class_problems, no_public_images
 from samfed_monai.federation.privacy import (
     CentralNoise,
     Privacy,
@@ -162,6 +162,7 @@ class JobRun:
             logger.warning("%s", notice)
         problems = Problems()
         problems.extend(no_public_images(datalist, supervised=cast.supervised))
+        problems.extend(class_problems(datalist, cast.config, self.teacher))
         problems.extend(quorum_problems(len(cast.sites), plan.quorum, allow_single_site=plan.allow_single_site))
         with problems.collected():
             cast.strategy.require_sites(cast.sites)
@@ -185,7 +186,10 @@ class JobRun:
                 require_sites(carrier, cast)
                 stored, everybody = bool(folder.store.rounds()), sorted((*cast.sites, *cast.unseen))
                 least = quorum_of(len(cast.sites), plan.quorum, allow_single_site=plan.allow_single_site)
-                before = Preparation(carrier, everybody, plan.rounds, plan.seed, least=least if stored else None)
+                classes = cast.config.optional("classes") or ()
+                before = Preparation(
+                    carrier, everybody, plan.rounds, plan.seed, least if stored else None, classes=classes
+                )
                 common = shared_fingerprints(settled, places.bundle_root, datalist)
                 before.check(lambda site: {**common, **list_fingerprint(datalist, site), **cast.sam_words(site)})
                 about, teacher_sha256 = self._teach(before, datalist, adapt, shared)
@@ -351,6 +355,7 @@ class JobRun:
             seed=plan.seed,
             splits=SPLITS,
             unseen=cast.unseen,
+            classes=cast.config.optional("classes") or (),
             skip_empty=cast.config.parser().get_parsed_content("validate#scores").convention["empty"] == "skipped",
             resume_hint=RESUME,
             quorum=plan.quorum,

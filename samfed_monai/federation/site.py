@@ -18,6 +18,7 @@ from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.data import DataList, SoftMaskStore, load_records
+from samfed_monai.data.classes import other_classes
 from samfed_monai.federation.client import SamFedAlgo
 from samfed_monai.federation.disagreement import Disagreement
 from samfed_monai.federation.exchange import call_extra, from_exchange, to_exchange
@@ -486,6 +487,7 @@ class SiteNode:
             sam = self.parts.sam_fingerprint() if "base_sam" in message.extra else {}
             own = own_fingerprints(self.plan, self.parts.places.bundle_root, self.parts.listed(), self.site, sam)
             problems += differences(message.extra, own)
+            problems += self._other_classes()
             if self.parts.trains:
                 images = self.parts.training_images()
                 problems += no_labels(images) if self.parts.cast.supervised else []
@@ -508,6 +510,14 @@ class SiteNode:
             self._refused = "a check that failed"
             raise MessageRefused(problems)
         return reply
+
+    def _other_classes(self) -> list[Problem]:
+        """What keeps this site's labels from being those of the run's classes; this site's own names do not travel."""
+        listed, classes = self.parts.listed(), self.parts.cast.config.optional("classes")
+        problems = other_classes(listed.classes, classes, "data list -> classes")
+        for problem in problems:
+            logger.error("%s: %s", self.site, problem)
+        return [replace(problem, found="others, which this site's log names") for problem in problems]
 
     def _prepare(self, message: Envelope) -> Envelope:
         started, shown = time.perf_counter(), 0

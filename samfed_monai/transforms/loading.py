@@ -74,7 +74,7 @@ class LoadRGBd(MapTransform):
         return result
 
 
-def read_label(record: Mapping[Hashable, Any], key: Hashable = "label") -> NDArray[np.uint8]:
+def read_label(record: Mapping[Any, Any], key: Hashable = "label") -> NDArray[np.uint8]:
     """The label of a record of ``samfed_monai.data.load_records``, whatever its kind: (C, H, W), see :class:`LoadRGBd`.
 
     Raises:
@@ -145,7 +145,8 @@ class InvertResized(MapTransform):
     """Brings predictions back to the size that their image had before ``Resized``, bilinearly.
 
     MONAI's ``Invertd`` would take the way of the image (``area``) back again, which repeats pixels. Put it before the
-    sigmoid: the contour of 0.5 then runs straight between the pixels of a small prediction.
+    sigmoid: the contour of 0.5 then runs straight between the pixels of a small prediction. Logits of several classes
+    become the log-odds of each class's softmax, so that their sigmoid is that softmax.
 
     Args:
         keys: of predictions, (C, h, w) float.
@@ -167,9 +168,8 @@ class InvertResized(MapTransform):
         result = dict(data)
         size = self._size(data.get(self.ref_key))
         for key in self.key_iterator(result):
-            result[key] = functional.interpolate(
-                plain(result[key])[None], size=size, mode="bilinear", align_corners=False
-            )[0]
+            logits = functional.interpolate(plain(result[key])[None], size=size, mode="bilinear", align_corners=False)
+            result[key] = (logits if logits.shape[1] == 1 else torch.logit(logits.softmax(dim=1), eps=1e-7))[0]
         return result
 
     def _size(self, image: Any) -> tuple[int, ...]:

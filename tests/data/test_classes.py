@@ -75,11 +75,11 @@ def test_one_class_has_one_logit_and_more_have_one_for_the_background():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], r"classes: expected a list of 1 to 16 names, found \[\]; for instance \[\"kidney\", \"spleen\"\]"),
-        ("kidney", "expected a list of 1 to 16 names, found 'kidney'"),
+        ([], r"classes: expected a list of 1 to 14 names, found \[\]; for instance \[\"kidney\", \"spleen\"\]"),
+        ("kidney", "expected a list of 1 to 14 names, found 'kidney'"),
         (["kidney", 2], "expected a name, found 2"),
         (["kidney", "kidney"], "expected every name once, found 'kidney' more than once"),
-        ([str(number) for number in range(17)], "expected a list of 1 to 16 names"),
+        ([str(number) for number in range(15)], "expected a list of 1 to 14 names"),
     ],
 )
 def test_what_is_no_list_of_names_is_refused(names, message):
@@ -164,7 +164,7 @@ def test_options_that_contradict_each_other_are_refused_before_any_work(tmp_path
     ("change", "message"),
     [
         ({"classes": ["kidney"]}, "classes: expected the names of two classes or more, found one name, 'kidney'"),
-        ({"classes": "kidney"}, "classes: expected a list of 1 to 16 names, found 'kidney'"),
+        ({"classes": "kidney"}, "classes: expected a list of 1 to 14 names, found 'kidney'"),
         ({"mask_threshold": 100}, "classes: expected one of the two, found mask_threshold 100 beside it"),
     ],
 )

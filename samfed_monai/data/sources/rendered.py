@@ -173,16 +173,16 @@ def cut_nifti(
     notes = volumes_of(slices)
     for where, name, path, drawn in progress_bar(pairs, desc="cutting", unit="volume", show=progress):
         volume = read_slices(path)
-        found = {"images": [_png(picture) for picture in volume.pictures]}
+        cut = {"images": [_png(picture) for picture in volume.pictures]}
         folder = (where / "images" / name).relative_to(slices).as_posix()
         notes[folder] = {"volume": relative(path, root), "spacing": list(volume.voxel) if volume.voxel else None}
         if drawn is not None:
-            masks = read_mask_slices(drawn, path, labels=labels, classes=classes)
-            found["masks"] = [_png(mask) if classes else _mask_png(mask > 0) for mask in masks]
+            values = read_mask_slices(drawn, path, labels=labels, classes=classes)
+            cut["masks"] = [_png(mask) if classes else _mask_png(mask > 0) for mask in values]
         _write_new(
             {
                 where / kind / name / f"{name}_{number:04d}.png": content
-                for kind, contents in found.items()
+                for kind, contents in cut.items()
                 for number, content in enumerate(contents, start=1)
             }
         )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Volume = NDArray[np.int16]
+Place = tuple[float, ...] | NDArray[np.float64]
 
 CLASSES = ("kidney", "spleen")
 """Names of the organs, whose values in labels are 1 and 2."""
@@ -74,7 +75,7 @@ def render_volume(random: np.random.Generator, shape: Sequence[int], scanner: Sc
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, side) for side in shape), indexing="ij")
     wide, high = random.uniform(0.84, 0.95), random.uniform(0.7, 0.85)
 
-    def ellipsoid(at: Sequence[float], half: Sequence[float], degrees: float = 0.0) -> NDArray[np.bool_]:
+    def ellipsoid(at: Place, half: Place, degrees: float = 0.0) -> NDArray[np.bool_]:
         angle = math.radians(degrees)
         across, along = x - at[0], y - at[1]
         turned = (
@@ -96,11 +97,11 @@ def render_volume(random: np.random.Generator, shape: Sequence[int], scanner: Sc
     at = np.array([-0.45, 0.22, -0.15]) + random.normal(0, 0.05, 3)
     lean = random.uniform(-25, 25)
     kidney = ellipsoid(at, np.array([0.2, 0.29, 0.62]) * size[0], lean)
-    kidney &= ~ellipsoid(at + (0.2 * size[0], 0, 0), np.array([0.13, 0.12, 0.3]) * size[0], lean)
+    kidney &= ~ellipsoid(at + np.array([0.2 * size[0], 0, 0]), np.array([0.13, 0.12, 0.3]) * size[0], lean)
     at = np.array([0.5, 0.0, 0.15]) + random.normal(0, 0.05, 3)
     lean = random.uniform(-20, 20)
     spleen = ellipsoid(at, np.array([0.2, 0.4, 0.6]) * size[1], lean)
-    spleen &= ~ellipsoid(at - (0.24 * size[1], 0, 0), np.array([0.2, 0.34, 0.5]) * size[1], lean)
+    spleen &= ~ellipsoid(at - np.array([0.24 * size[1], 0, 0]), np.array([0.2, 0.34, 0.5]) * size[1], lean)
     tissue[kidney & inner], tissue[spleen & inner & ~kidney] = 5, 6
     label = np.where(tissue >= 5, tissue - 4, 0).astype(np.int16)
     grey = np.array(scanner.values)[tissue] + random.normal(0, 0.04, (len(_TISSUES),))[tissue] * 200
