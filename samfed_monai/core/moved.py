@@ -146,8 +146,15 @@ _OBJECTS: dict[str, dict[str, Any]] = {
 """The objects of version 0.1 that did what the lists of today's bundles say, of whose steps none has other numbers."""
 
 
+_ONE_CLASS = ("classes", ["foreground"])
+"""The knob as the bundles ship it: what there was before there were several classes."""
+_OF_CLASSES = {"classes": "@classes"}
 _SINCE: dict[str, dict[str, Any]] = {
     "samfed_monai.methods.fedmd.Consensus": {"average": "probabilities"},
+    "samfed_monai.networks.client_network": _OF_CLASSES,
+    "samfed_monai.handlers.ScoreHandler": _OF_CLASSES,
+    "samfed_monai.parts.SiteImages": _OF_CLASSES,
+    "samfed_monai.handlers.mask_writer.MaskWriter": _OF_CLASSES,
 }
 """Arguments that a component has taken on, each with the value that does what was done before there was one."""
 
@@ -178,7 +185,8 @@ def _with_hooks(content: dict[str, Any]) -> dict[str, Any]:
     train = content.get("train")
     if not (isinstance(train, dict) and "trainer" in train and "images" in content):
         return content
-    return {**(_HOOKS if "validate" in content else {"targets": None}), **content}
+    hooks = _HOOKS if "validate" in content else {"targets": None}
+    return {name: value for name, value in {**hooks, **content}.items() if (name, value) != _ONE_CLASS}
 
 
 def _with_objects(content: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from samfed_monai.core import training_state
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state, seed_transforms
-from samfed_monai.federation.exchange_object import HEADER, Call, as_own_tensors, sendable
+from samfed_monai.federation.exchange_object import HEADER, Call, as_own_tensors, class_metrics, sendable
 from samfed_monai.federation.own_network import (
     OwnNetwork,
     PersonalParts,
@@ -134,13 +134,14 @@ def evaluation_parts(evaluator: SupervisedEvaluator, workflow: Any, split: str, 
             handler.output_dir = own_folder
 
 
-def scored(evaluator: SupervisedEvaluator) -> tuple[list[dict[str, Any]], dict[str, int], int]:
-    """What a run of the evaluator left: its table, ``empty_<side>`` counts by name, and how many images were seen."""
+def scored(evaluator: SupervisedEvaluator) -> tuple[list[dict[str, Any]], dict[str, float], int]:
+    """What a run of the evaluator left: its table, ``empty_<side>`` counts and scores of classes by name, and how many
+    images were seen."""
     state = evaluator.state
     summary = dict(getattr(state, "score_summary", None) or {})
     seen = int(summary.get("n", len(getattr(evaluator.data_loader, "dataset", ()))))
     empty = {f"empty_{side}": count for side, count in (summary.get("empty") or {}).items()}
-    return list(getattr(state, "scores", None) or []), empty, seen
+    return list(getattr(state, "scores", None) or []), {**empty, **class_metrics(summary)}, seen
 
 
 def _loader(evaluator: SupervisedEvaluator, workflow: Any, split: str) -> Any:

@@ -132,6 +132,7 @@ class RoundController:
         allow_single_site: permits rounds with one site's update, which the "aggregate" then equals (fault 61).
         splits: splits on which the best and the last model are evaluated.
         unseen: sites of the transport that take no part; the server's model is evaluated on their test images.
+        classes: names of the classes, under which scores of several are told.
         skip_empty: whether sites leave images with an empty mask out of HD95, so that averages can weigh it.
         resume_hint: what a user types to go on, for messages.
         progress: where progress is shown; ``None`` shows it on a terminal only.
@@ -158,6 +159,7 @@ class RoundController:
         allow_single_site: bool = False,
         splits: tuple[str, ...] = ("validation", "test"),
         unseen: Iterable[str] = (),
+        classes: Sequence[str] = (),
         skip_empty: bool = False,
         resume_hint: str = "run the same command again",
         progress: Progress | None = None,
@@ -181,6 +183,7 @@ class RoundController:
             splits=splits,
             rounds=rounds,
             seed=seed,
+            classes=classes,
         )
         self.skip_empty, self._writing = skip_empty, 0.0
         self.quorum = quorum_of(len(self.sites), quorum, allow_single_site=allow_single_site)

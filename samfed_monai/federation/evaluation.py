@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from samfed_monai.federation.exchange_object import classes_in
 from samfed_monai.federation.privacy.settings import NO_IMAGES, WITHHELD, withheld_reason
 from samfed_monai.metrics.scores import EMPTY, NAMES
 from samfed_monai.protocol.message import Kind, Message
@@ -16,16 +17,20 @@ from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
 logger = logging.getLogger(__name__)
 
 
-def site_scores(reply: Message) -> dict[str, Any]:
+def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
     """``{"dice", "iou", "hd95", "n", "empty": {"both", "prediction", "label"}}`` of one site's answer.
 
     A score or a count that the site did not send is ``None``; HD95 is in pixels at the evaluation size.
+
+    Args:
+        reply: the answer.
+        classes: names of the classes; of several, their scores stand under ``classes``.
     """
     scores: dict[str, Any] = {name: reply.metrics.get(name) for name in NAMES}
     unknown = None if reply.n else 0  # of no image none has an empty mask
     counts = {side: reply.metrics.get(f"empty_{side}", unknown) for side in EMPTY}
     empty = {side: None if count is None else int(count) for side, count in counts.items()}
-    return {**scores, "n": reply.n, "empty": empty}
+    return {**scores, "n": reply.n, "empty": empty, **classes_in(reply.metrics, classes)}
 
 
 def tell_unscored(reasons: Mapping[str, str], what: str) -> None:
@@ -48,6 +53,7 @@ class Evaluation:
         unseen: those that take no part; the server's model is scored on their test images.
         splits: splits on which models are compared at the end.
         rounds, seed: of the run.
+        classes: names of the classes.
     """
 
     def __init__(
@@ -60,7 +66,9 @@ class Evaluation:
         splits: Sequence[str],
         rounds: int,
         seed: int,
+        classes: Sequence[str] = (),
     ) -> None:
+        self.classes = classes
         self.transport, self.strategy = transport, strategy
         self.sites, self.unseen, self.splits = sites, unseen, splits
         self.rounds, self.seed = rounds, seed
@@ -98,7 +106,7 @@ class Evaluation:
             self.failed |= {site: reason for site, reason in failures.items() if site in self.sites}
         reasons = {site: _reason(reply) for site, reply in replies.items()}
         scores = {
-            site: site_scores(reply)
+            site: site_scores(reply, self.classes)
             for site, reply in replies.items()
             if isinstance(reply, Message) and reasons[site] is None
         }

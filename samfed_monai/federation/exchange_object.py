@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from monai.fl.utils.exchange_object import ExchangeObject
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.protocol.message import METRIC_NAMES, TERM_NAME, Kind, Message, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, MessageRefused, metric_range
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,13 +104,46 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() or not dtype.is_floating_point else tensor
 
 
+_SCORES_OF_CLASS = {"dice": "dice", "iou": "iou", "hd95": "hd95", "images": "n"}
+
+
+def class_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Scores of several classes as metrics of a message, which knows classes by their numbers.
+
+    Args:
+        summary: of a set of images; one of a single class gives none.
+    """
+    return {
+        f"{metric}_class_{number}": of_class[key]
+        for number, of_class in enumerate((summary.get("classes") or {}).values(), start=1)
+        for metric, key in _SCORES_OF_CLASS.items()
+        if of_class[key] is not None
+    }
+
+
+def classes_in(metrics: Mapping[str, float], classes: Sequence[str]) -> dict[str, Any]:
+    """``{"classes": {name: {"dice", "iou", "hd95", "n"}}}`` of a message's metrics; a number that is not there is
+    ``None``. Nothing of a single class.
+
+    Args:
+        metrics: of a message.
+        classes: names, in the order of their numbers.
+    """
+    if len(classes) < 2:
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    for number, name in enumerate(classes, start=1):
+        found[name] = {key: metrics.get(f"{word}_class_{number}") for word, key in _SCORES_OF_CLASS.items()}
+        if found[name]["n"] is not None:
+            found[name]["n"] = int(found[name]["n"])
+    return {"classes": found}
+
+
 def sendable(metrics: Mapping[Any, Any]) -> dict[str, float]:
     """Those of a client's ``metrics`` that may leave the site: allow-listed names with plain numbers."""
     numbers = {str(name): getattr(value, "item", lambda value=value: value)() for name, value in metrics.items()}
     return {
-        name: value
-        for name, value in numbers.items()
-        if (name in METRIC_NAMES or TERM_NAME.fullmatch(name)) and type(value) in (int, float)
+        name: value for name, value in numbers.items() if metric_range(name) is not None and type(value) in (int, float)
     }
 
 

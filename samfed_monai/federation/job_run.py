@@ -27,7 +27,7 @@ from samfed_monai.federation.fingerprint import list_fingerprint, shared_fingerp
 from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.participants import Participants, Start, require_starts
 from samfed_monai.federation.plan import Places, Plan
-from samfed_monai.federation.preparation import Preparation, check_data, no_public_images
+from samfed_monai.federation.preparation import Preparation, check_data, class_problems, no_public_images
 from samfed_monai.federation.privacy import (
     CentralNoise,
     Privacy,
@@ -173,6 +173,7 @@ class JobRun:
             logger.warning("%s", notice)
         problems = Problems()
         problems.extend(no_public_images(datalist, supervised=participants.supervised))
+        problems.extend(class_problems(datalist, participants.config, self.teacher))
         problems.extend(quorum_problems(len(participants.sites), plan.quorum, allow_single_site=plan.allow_single_site))
         with problems.collected():
             participants.strategy.require_sites(participants.sites)
@@ -196,7 +197,10 @@ class JobRun:
                 require_sites(carrier, participants)
                 stored, everybody = bool(folder.store.rounds()), sorted((*participants.sites, *participants.unseen))
                 least = quorum_of(len(participants.sites), plan.quorum, allow_single_site=plan.allow_single_site)
-                before = Preparation(carrier, everybody, plan.rounds, plan.seed, least=least if stored else None)
+                classes = participants.config.optional("classes") or ()
+                before = Preparation(
+                    carrier, everybody, plan.rounds, plan.seed, least if stored else None, classes=classes
+                )
                 common = shared_fingerprints(settled, places.bundle_root, datalist)
                 before.check(
                     lambda site: {**common, **list_fingerprint(datalist, site), **participants.sam_words(site)}
@@ -368,6 +372,7 @@ class JobRun:
             seed=plan.seed,
             splits=SPLITS,
             unseen=participants.unseen,
+            classes=participants.config.optional("classes") or (),
             skip_empty=participants.config.parser().get_parsed_content("validate#scores").convention["empty"]
             == "skipped",
             resume_hint=RESUME,

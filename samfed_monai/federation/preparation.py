@@ -12,6 +12,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import canonical_hash, read_json, sha256_file, write_json
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.data import DataList, check_datalist
+from samfed_monai.data.classes import other_classes, several
 from samfed_monai.data.datalist import confine
 from samfed_monai.federation.controller import ask_all
 from samfed_monai.federation.evaluation import site_scores, tell_unscored
@@ -21,6 +22,9 @@ from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from samfed_monai.federation.teacher import TeacherStage
+    from samfed_monai.federation.workflow import WorkflowConfig
 
 
 logger = logging.getLogger(__name__)
@@ -112,6 +116,21 @@ def no_public_images(datalist: DataList, *, supervised: bool) -> list[Problem]:
     return [Problem(f"{datalist.name} -> public", found, expected, f"{mend}, for instance pfedsam")]
 
 
+def class_problems(datalist: DataList, config: WorkflowConfig, teacher: TeacherStage | None) -> list[Problem]:
+    """What keeps a run from learning the classes of a list: other names, or a teacher that cannot tell them apart.
+
+    Args:
+        datalist: the frozen list, or one end's part of it.
+        config: the run's ``train.json``.
+        teacher: how the run uses a teacher; ``None`` where it has none.
+    """
+    classes, problems = config.optional("classes"), Problems()
+    problems.extend(other_classes(datalist.classes, classes, f"{datalist.name or 'data list'} -> classes"))
+    if several(classes) and teacher is not None:
+        problems.extend(teacher.one_class_only(config.value("teacher_adapt")))
+    return list(problems)
+
+
 def _seal(datalist: DataList, data_root: Path) -> str:
     states = []
     for _, _, item in datalist.items():
@@ -131,6 +150,7 @@ class Preparation:
         sites: everybody, those included that take no part.
         rounds, seed: of the run.
         least: sites that are enough where a run goes on; ``None`` needs all (:func:`ask_all`).
+        classes: names of the classes.
     """
 
     transport: Transport
@@ -138,6 +158,7 @@ class Preparation:
     rounds: int
     seed: int
     least: int | None = None
+    classes: Sequence[str] = ()
 
     def check(self, fingerprints: Callable[[str], Mapping[str, str]]) -> None:
         """Has every site compare what ``fingerprints`` says of it.
@@ -190,7 +211,7 @@ class Preparation:
                 if isinstance(reply, Failure) or reason:
                     unscored[site] = str(reason)
                 else:
-                    found[site][split] = site_scores(reply)
+                    found[site][split] = site_scores(reply, self.classes)
             tell_unscored(unscored, f"{split} scores of the teacher")
         return found
 

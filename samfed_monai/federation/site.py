@@ -18,6 +18,7 @@ from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.data import DataList, SoftMaskStore, load_records
+from samfed_monai.data.classes import other_classes
 from samfed_monai.federation.client import SamFedAlgo
 from samfed_monai.federation.disagreement import Disagreement
 from samfed_monai.federation.exchange_object import call_extra, from_exchange_object, to_exchange_object
@@ -494,6 +495,7 @@ class FederatedSite:
                 self.plan, self.components.places.bundle_root, self.components.listed(), self.site, sam
             )
             problems += differences(message.extra, own)
+            problems += self._other_classes()
             if self.components.trains:
                 images = self.components.training_images()
                 problems += no_labels(images) if self.components.participants.supervised else []
@@ -518,6 +520,14 @@ class FederatedSite:
             self._refused = "a check that failed"
             raise MessageRefused(problems)
         return reply
+
+    def _other_classes(self) -> list[Problem]:
+        """What keeps this site's labels from being those of the run's classes; this site's own names do not travel."""
+        listed, classes = self.components.listed(), self.components.participants.config.optional("classes")
+        problems = other_classes(listed.classes, classes, "data list -> classes")
+        for problem in problems:
+            logger.error("%s: %s", self.site, problem)
+        return [replace(problem, found="others, which this site's log names") for problem in problems]
 
     def _prepare(self, message: Message) -> Message:
         started, shown = time.perf_counter(), 0

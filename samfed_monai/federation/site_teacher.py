@@ -13,6 +13,7 @@ import torch
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import canonical_hash, read_json, sha256_bytes, sha256_file, write_bytes, write_json
 from samfed_monai.data import DataList, SoftMaskStore, load_records, public_hash
+from samfed_monai.federation.exchange_object import class_metrics
 from samfed_monai.federation.teacher import TeacherStage, single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.protocol.message import MAX_ADAPTERS, Kind, Message, MessageRefused
@@ -65,16 +66,15 @@ class SiteMasks:
         """The teacher's own scores per image: size, labels and kind of HD95 are those of the students' evaluation.
 
         Returns:
-            Site to split to rows of ``{"id", "dice", "iou", "hd95", "empty"}``.
+            Site to split to rows of ``{"id", "dice", "iou", "hd95", "empty"}``, and ``classes`` of several.
         """
         import torch
 
         from samfed_monai.data.soft_masks import resize_probabilities
-        from samfed_monai.metrics import segmentation_scores
 
         parser = config.parser()
         preprocessing = parser.get_parsed_content("validate#preprocessing")
-        pooled = getattr(parser.get_parsed_content("validate#scores"), "pooled", False)
+        handler = parser.get_parsed_content("validate#scores")
         tables: dict[str, dict[str, list[dict[str, Any]]]] = {}
         for site in self.datalist.sites:
             store = SoftMaskStore(self.store_dir(site), teacher_sha256=teacher_sha256)
@@ -85,9 +85,7 @@ class SiteMasks:
                     label = torch.as_tensor(preprocessing(dict(record))["label"])
                     mask = store.get(record["image_sha256"])[None]
                     mask = resize_probabilities(mask, label.shape[-2:])
-                    prediction = (mask[0, 0] > 0.5).numpy()
-                    scores = segmentation_scores(prediction, (label[0] > 0.5).numpy(), pooled=pooled)
-                    rows.append({"id": record["id"], **scores.as_dict()})
+                    rows.append({"id": record["id"], **handler.row_of(mask[0], label)})
         return tables
 
     def records(self, site: str, split: str) -> list[dict[str, Any]]:
@@ -291,7 +289,7 @@ class SiteTeacher:
         summary = as_summary(rows, skip_empty=convention["empty"] == "skipped")
         means = {name: summary[name] for name in ("dice", "iou", "hd95") if summary[name] is not None}
         empty = {f"empty_{side}": count for side, count in summary["empty"].items()}
-        return {"n": summary["n"], "metrics": {**means, **empty}}
+        return {"n": summary["n"], "metrics": {**means, **empty, **class_metrics(summary)}}
 
     def _adapters(self, message: Message) -> dict[str, bytes]:
         contents = _contents(message)

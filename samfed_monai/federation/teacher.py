@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import locked, read_json, sha256_file
 from samfed_monai.core.moved import config_hash
 from samfed_monai.data import DataList, public_hash
@@ -135,6 +135,29 @@ class TeacherStage:
             pretended = {"train_records": nothing, "held_out_records": nothing, "test_records": {}, "datalist_hash": ""}
             pairs = {f"fit#{name}": value for name, value in pretended.items()}
             self._config().with_overrides({**pairs, "adapt": adapt, "checkpoint": "unread"}).value("fit")
+
+    def one_class_only(self, adapt: str) -> list[Problem]:
+        """What of this use of a teacher knows one class alone, for a run of several.
+
+        Args:
+            adapt: as in :meth:`load`.
+        """
+        problems = Problems()
+        if adapt == "none":
+            mend = "take lora or decoder: the decoder then learns a mask of each class"
+            expected = "an adapted SAM: as it comes it has one mask"
+            problems.add("train.json -> teacher_adapt", found="'none'", expected=expected, mend=mend)
+        config = self._config()
+        for name, off in (("refine", "none"), ("peak", None)):
+            if adapt != "off" and config.optional(name) not in (off, None):
+                expected, mend = f"{off!r} with several classes", "leave it out"
+                found = repr(config.optional(name))
+                problems.add(f"teacher.json -> {name}", found=found, expected=expected, mend=mend)
+        if adapt != "off" and self.self_training is not None:
+            expected, mend = "0 epochs with several classes", "leave it out"
+            found = "a recipe of one class"
+            problems.add("teacher.json -> self_training", found=found, expected=expected, mend=mend)
+        return list(problems)
 
     def checkpoint(self) -> Path:
         """SAM's checkpoint.

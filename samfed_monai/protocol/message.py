@@ -49,6 +49,8 @@ METRIC_RANGES: Mapping[str, tuple[float, float]] = {
 METRIC_NAMES = frozenset(METRIC_RANGES)
 #: Means of loss terms are named by the bundle's JSON; the pattern has no room for paths, dots or capitals.
 TERM_NAME = re.compile(r"term_[a-z][a-z0-9_]{0,39}")
+#: Scores of one of several classes, which a message knows by its number, and how many images hold it.
+CLASS_METRIC = re.compile(r"(dice|iou|hd95|images)_class_([1-9]|1[0-4])")
 #: Last part of the name of batch norm's running variances (PyTorch).
 _VARIANCE = "running_var"
 #: Largest number of adapters that one message carries; their probabilities are averaged.
@@ -79,6 +81,18 @@ EXTRA_WORDS = {
 }
 
 
+def metric_range(name: Any) -> tuple[float, float] | None:
+    """From where to where a metric of this name may be; ``None`` for a name that may not leave a site."""
+    if name in METRIC_RANGES:
+        return METRIC_RANGES[name]
+    if not isinstance(name, str):
+        return None
+    of_class = CLASS_METRIC.fullmatch(name)
+    if of_class:
+        return _COUNT if of_class[1] == "images" else METRIC_RANGES[of_class[1]]
+    return _ANY if TERM_NAME.fullmatch(name) else None
+
+
 class Kind(str, Enum):
     """What the tensors of an :class:`Message` are."""
 
@@ -107,7 +121,8 @@ class Message:
         seed: the run's seed; sites derive theirs from (seed, site, round).
         n: number of images behind the message (private training images, or images evaluated); 0 on the way down.
         tensors: names to tensors, on the CPU; weights by their state-dict names.
-        metrics: finite numbers under allow-listed names (:data:`METRIC_NAMES`, or ``term_<name>``).
+        metrics: finite numbers under allow-listed names (:data:`METRIC_NAMES`, ``term_<name>``, or
+            ``dice_class_<number>`` and the like of :data:`CLASS_METRIC`).
         extra: allow-listed words of :data:`EXTRA_WORDS`.
         version: format of the message.
 
@@ -192,12 +207,13 @@ def _scalar_problems(metrics: Mapping[Any, Any], extra: Mapping[Any, Any]) -> li
     # names and values that are refused are not repeated: they might be what must not travel
     problems = Problems()
     for name, value in metrics.items():
-        if name not in METRIC_NAMES and not (isinstance(name, str) and TERM_NAME.fullmatch(name)):
+        allowed = metric_range(name)
+        if allowed is None:
             problems.add("message -> metrics", found="a name that is not on the list", expected=_names(METRIC_NAMES))
         elif type(value) not in (int, float) or not math.isfinite(value):
             problems.add(f"message -> metrics -> {name}", found=_number(value), expected="a finite number")
         else:
-            least, most = METRIC_RANGES.get(name, _ANY)
+            least, most = allowed
             if not least <= value <= most:
                 expected = f"a number from {least:g} to {most:g}"
                 problems.add(f"message -> metrics -> {name}", found=_number(value), expected=expected)

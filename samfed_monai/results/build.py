@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.metrics import Scores, pool, summarise, worst
+from samfed_monai.metrics import Scores, pool, summarise, summarise_classes, worst
 from samfed_monai.results.schema import SCHEMA_VERSION, SPLITS, TIMES, validate_results
 
 Table = Sequence[Mapping[str, Any]] | Mapping[str, Any]
@@ -152,10 +152,15 @@ def as_summary(table: Table, *, skip_empty: bool = False) -> dict[str, Any]:
     """Means and counts of a table of rows; a summary is passed through."""
     if isinstance(table, Mapping):
         return dict(table)
-    scores = (
-        Scores(float(row["dice"]), float(row["iou"]), float(row["hd95"]), row["empty"] or "none") for row in table
-    )
-    return summarise(scores, skip_empty=skip_empty)
+    summary = summarise(map(_scores, table), skip_empty=skip_empty)
+    if table and "classes" in table[0]:
+        by_class = [[_scores(each) for each in row["classes"].values()] for row in table]
+        summary["classes"] = summarise_classes(by_class, list(table[0]["classes"]), skip_empty=skip_empty)
+    return summary
+
+
+def _scores(row: Mapping[str, Any]) -> Scores:
+    return Scores(float(row["dice"]), float(row["iou"]), float(row["hd95"]), row["empty"] or "none")
 
 
 def _teacher(

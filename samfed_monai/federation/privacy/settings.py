@@ -85,7 +85,8 @@ def withhold_small(message: Message, least_images: int) -> Message:
     """``message`` without what fewer than ``least_images`` images say.
 
     Of many images, counts of empty masks that are above 0 and below ``least_images`` stay (three images without a
-    lesion are three images), and HD95 where the counts that go leave fewer images than that.
+    lesion are three images), and HD95 where the counts that go leave fewer images than that. Of several classes, the
+    scores of one that fewer images hold stay, and how many hold it where fewer do not.
     Scores go, and the count with them; the word ``withheld`` says so, unless there are no images at all. Tensors that
     were learned from so few images are such a statistic too, and cannot be left out of themselves.
 
@@ -112,6 +113,13 @@ def _without_few(message: Message, least_images: int) -> Message:
     shown = sum(value for name, value in counts.items() if name not in few)
     if shown and 0 < message.n - shown < least_images:
         few.add("hd95")
+    for name, value in message.metrics.items():
+        if name.startswith("images_class_"):
+            number = name.removeprefix("images_class_")
+            if 0 < value < least_images:
+                few |= {f"{score}_class_{number}" for score in ("dice", "iou", "hd95", "images")}
+            elif 0 < message.n - value < least_images:
+                few.add(name)
     if not few & message.metrics.keys():
         return message
     return replace(message, metrics={name: value for name, value in message.metrics.items() if name not in few})
