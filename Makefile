@@ -4,6 +4,7 @@
 # make docs    the documentation        make bench   the figures of docs/benchmarks.md
 # make light   the comparison of docs/results/light.md, hours, resumable (SAMFED_DATA=folder with data/ and weights/)
 # make pfedsam the comparison of docs/results/pfedsam.md, many hours, resumable
+# make related every method of the package, ranked: docs/results/related.md; many hours, resumable (RELATED_ROWS=no_sam,ditto RELATED_SEEDS=0: a part)
 # make flare-real  real lists on NVIDIA FLARE beside one process: the table of docs/deploy.md (SAMFED_DATA=folder)
 # make delete-methods  that every method can be deleted: tests in copies without it, an hour (METHODS=ditto,fca: these alone)
 # make mutate  small changes in losses, messages, strategies, store, privacy that no test notices, hours (ROOMS=losses,store)
@@ -22,9 +23,9 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 DECLARED := setup.cfg setup.py pyproject.toml constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: help demo light light-before light-before-page shipped-model light-teachers light-page skin-page polyp-page ablation-page pfedsam pfedsam-page flare-real test test-fast delete-methods mutate sbom check docs bench clean
+.PHONY: help demo light light-before light-before-page shipped-model light-teachers light-page skin-page polyp-page ablation-page pfedsam pfedsam-page related related-prepared related-plan related-page flare-real test test-fast delete-methods mutate sbom check docs bench clean
 help:
-	@sed -n 's/^# //p' Makefile | head -12
+	@sed -n 's/^# //p' Makefile | head -13
 
 # ---- installation: one stamp per set of packages ----------------------------------------------------------------
 # torch goes first and alone, so that no other package's wish decides which build of it is taken.
@@ -115,7 +116,7 @@ test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder $(TESTS)
 
 # The inner loop: rooms whose tests compute and start nothing, without those marked slow.
-FAST := $(addprefix tests/,core protocol losses metrics transforms parts results networks handlers data config reports)
+FAST := $(addprefix tests/,core protocol losses metrics transforms bundle results networks handlers data config reports)
 test-fast: $(VENV)/.dev
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" $(FAST)
 

@@ -13,7 +13,7 @@ import torch
 from common import Figure, record, side_by_side
 
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol import Envelope, Kind, Server
+from samfed_monai.protocol import Kind, Message, Server
 
 TENSORS, WIDTH = 48, 500_000  # 24 M parameters in tensors the size of a convolution's
 
@@ -23,9 +23,9 @@ def model(seed: int) -> dict[str, torch.Tensor]:
     return {f"layer{i}.weight": torch.rand(WIDTH, generator=generator) for i in range(TENSORS)}
 
 
-def envelopes(updates: list[dict[str, torch.Tensor]], counts: list[int]) -> dict[str, Envelope]:
+def messages_of(updates: list[dict[str, torch.Tensor]], counts: list[int]) -> dict[str, Message]:
     return {
-        f"site-{i}": Envelope(Kind.WEIGHTS, f"site-{i}", round=0, rounds=1, n=n, tensors=update)
+        f"site-{i}": Message(Kind.WEIGHTS, f"site-{i}", round=0, rounds=1, n=n, tensors=update)
         for i, (update, n) in enumerate(zip(updates, counts, strict=True))
     }
 
@@ -53,13 +53,13 @@ def memory(sites: int) -> dict[str, float]:
     distinct = [model(seed) for seed in range(4)]
     updates = [distinct[i % 4] for i in range(sites)]
     FedAvg().attach(Server(["a"], 1, weights={"warm": torch.zeros(8)})).aggregate(
-        0, envelopes([{"warm": torch.ones(8)}], [1])
+        0, messages_of([{"warm": torch.ones(8)}], [1])
     )
     before = resident(peak=False)
     strategy = FedAvg().attach(Server([f"site-{i}" for i in range(sites)], 3, weights=updates[0]))
     for round_ in range(3):
         strategy.configure(round_)
-        strategy.aggregate(round_, envelopes(updates, [10] * sites))
+        strategy.aggregate(round_, messages_of(updates, [10] * sites))
     return {"sites": sites, "models": (resident(peak=True) - before) / (4 * TENSORS * WIDTH)}
 
 
@@ -74,7 +74,7 @@ def main() -> None:
 
     counts = [160, 320, 640, 955]
     updates = [model(seed) for seed in range(4)]
-    messages, total = envelopes(updates, counts), model(9)
+    messages, total = messages_of(updates, counts), model(9)
     strategy = FedAvg().attach(Server(sorted(messages), 1, weights=updates[0]))
 
     def aggregate() -> None:

@@ -63,12 +63,12 @@ def local(folder: Path, options: argparse.Namespace) -> list[float]:
     from on_flare.site import Node
 
     from samfed_monai.federation import LocalTransport
-    from samfed_monai.federation.site import SiteWorker
+    from samfed_monai.federation.site import ClientAlgoExecutor
 
     (folder / "stamps").mkdir(parents=True)
     os.environ[STAMPS] = str(folder / "stamps")
 
-    class Worker(SiteWorker):
+    class Worker(ClientAlgoExecutor):
         def __init__(self, site: str) -> None:
             self.site, self.node = site, Node(site)
 

@@ -34,7 +34,7 @@ def memory(sites: int, megabytes: int, folder: Path) -> dict[str, float]:
     strategy = FedAvg()
     strategy.attach(Server(names, 2, weights=model(str(megabytes)), guard=UpdateGuard()))
     post = StandIns(sites=sites, backwards=True)
-    transport = FlareTransport(post, names, run="growth", progress=Progress(show=False), shelf=folder)
+    transport = FlareTransport(post, names, run="growth", progress=Progress(show=False), spool=folder)
     before = resident()
     with RunFolder(folder).open({}) as run:
         RoundController(

@@ -29,7 +29,7 @@ from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.handlers import PublicPhase, PublicPredictor
 from samfed_monai.methods.heterogeneous import CondensationFusion
 from samfed_monai.networks import client_network
-from samfed_monai.protocol import Envelope, Kind, wire_size
+from samfed_monai.protocol import Kind, Message, wire_size
 
 SITES = ["deeplabv3plus_resnet18"] * 2 + ["deeplabv3plus_resnet34"] * 2
 SERVER = "deeplabv3plus_resnet34"
@@ -111,7 +111,7 @@ def bytes_of_a_round(folder: Path, steps: int, public: int) -> list[Figure]:
     states = {name: client_network(name).state_dict() for name in {*SITES, SERVER}}
 
     def of(kind: Kind, tensors: dict[str, torch.Tensor]) -> int:
-        return wire_size(Envelope(kind, "site-1", 0, 30, tensors=dict(tensors)))
+        return wire_size(Message(kind, "site-1", 0, 30, tensors=dict(tensors)))
 
     down = {"weights": len(SITES) * of(Kind.WEIGHTS, states[SERVER])}
     up = {"weights": sum(of(Kind.WEIGHTS, states[name]) for name in SITES)}

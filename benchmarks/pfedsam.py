@@ -79,8 +79,8 @@ def main() -> None:
         figures.append(compared(f"{where}: step with LoRA + L-MoE against LoRA alone", lora, both, kept, 1.25))
         if base not in options.stages:
             continue
-        for letter, path in (("G", SamPath.GLOBAL), ("L", SamPath.PERSONAL)):
-            what = f"{where}: step of stage {letter}, pass of the other path included, against LoRA alone"
+        for request, path in (("G", SamPath.GLOBAL), ("L", SamPath.PERSONAL)):
+            what = f"{where}: step of stage {request}, pass of the other path included, against LoRA alone"
             figures.append(compared(what, lora, partial(both.stage, path), kept, None))
         slim = Step(*settings, checkpointing=True)
         figures.append(compared(f"{where}: the same step with checkpointing against without", both, slim, kept, None))

@@ -27,7 +27,7 @@ from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.krum import Krum
 from samfed_monai.methods.norm_clipping import NormClipping
 from samfed_monai.methods.trimmed_mean import TrimmedMean
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server, Strategy, UpdateGuard
+from samfed_monai.protocol import Kind, Message, MessageRefused, Server, Strategy, UpdateGuard
 
 Weights = dict[str, Tensor]
 Images = tuple[Tensor, Tensor]
@@ -132,7 +132,7 @@ def federated(rule: str, attack: str, attackers: int, sites: list[Images], test:
             new = trained(net, dict(old), data, options.steps, seed)
             if liar:
                 new = ATTACKS[attack](old, new, torch.Generator().manual_seed(seed))
-            message = Envelope(Kind.WEIGHTS, name, round, options.rounds, n=len(images), tensors=new)
+            message = Message(Kind.WEIGHTS, name, round, options.rounds, n=len(images), tensors=new)
             try:  # what the server does with each answer
                 message.check(up=True, like=strategy.expected(name), site=name, round=round)
                 strategy.take(round, name, message)

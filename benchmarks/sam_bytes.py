@@ -14,7 +14,7 @@ from common import write_between
 from pfedsam import CALLED
 
 from samfed_monai.networks import SamNetwork, build_sam
-from samfed_monai.protocol import Envelope, Kind, wire_size
+from samfed_monai.protocol import Kind, Message, wire_size
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "pfedsam.md"
 MARKS = ("<!-- bytes: written by benchmarks/sam_bytes.py -->", "<!-- end of bytes -->")
@@ -38,7 +38,7 @@ def row(base: str, variant: str, size: int) -> str:
         network = SamNetwork(build_sam(base, size=size), size, **VARIANTS[variant])
     split, state = network.key_split(), network.state_dict()
     model, kept = (
-        wire_size(Envelope(Kind.WEIGHTS, "site-1", 0, 1, tensors={name: state[name] for name in names}))
+        wire_size(Message(Kind.WEIGHTS, "site-1", 0, 1, tensors={name: state[name] for name in names}))
         for names in (split.shared, split.personal)
     )
     before = megabytes(kept) if split.personal else "nothing"

@@ -11,17 +11,17 @@ from typing import Any
 from common import Figure, record
 from torch import Tensor
 
-from samfed_monai.federation import LocalTransport, SiteWorker
+from samfed_monai.federation import ClientAlgoExecutor, LocalTransport
 from samfed_monai.federation.privacy import SecureAggregation
 from samfed_monai.federation.secure_aggregation import STEPS, SecureServer, SecureSite
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks import CLIENT_NETWORKS
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server, Task
+from samfed_monai.protocol import Kind, Message, MessageRefused, Server, Task
 
 IMAGES = 40
 
 
-class Site(SiteWorker):
+class Site(ClientAlgoExecutor):
     """Answers with the weights that it was made with, as they are or under masks; counts its own seconds."""
 
     def __init__(self, site: str, sites: list[str], weights: Mapping[str, Tensor], *, last: Task | None = None) -> None:
@@ -29,7 +29,7 @@ class Site(SiteWorker):
         self.adder, self.weights, self.last = SecureSite(site, sites, SecureAggregation()), weights, last
         self.seconds, self.plain = 0.0, False
 
-    def answer(self, task: Task, message: Envelope) -> Envelope:
+    def answer(self, task: Task, message: Message) -> Message:
         if task == self.last:
             raise MessageRefused([])
         started = time.process_time()
@@ -53,9 +53,9 @@ def round_of(weights: Mapping[str, Tensor], sites: int, *, plain: bool = False, 
     strategy = FedAvg().attach(Server(names, 1, weights=weights))
     transport = LocalTransport(workers)
     server = SecureServer(SecureAggregation(), strategy, transport)
-    take: Callable[[str, Envelope], None] = lambda site, reply: (strategy if plain else server).take(0, site, reply)  # noqa: E731
+    take: Callable[[str, Message], None] = lambda site, reply: (strategy if plain else server).take(0, site, reply)  # noqa: E731
     started = time.process_time()
-    transport.exchange(Task.TRAIN, strategy.configure(0), on_reply=take)
+    transport.send_and_receive(Task.TRAIN, strategy.configure(0), on_reply=take)
     (strategy if plain else server).finish(0)
     whole = time.process_time() - started
     at_sites = sum(worker.seconds for worker in workers.values())

@@ -31,7 +31,7 @@ from samfed_monai.core.seeds import derive_seed
 from samfed_monai.federation import Progress, RoundController, RunFolder
 from samfed_monai.flare.transport import FlareTransport
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol import Envelope, Kind, Server, UpdateGuard
+from samfed_monai.protocol import Kind, Message, Server, UpdateGuard
 from samfed_monai.protocol.guard import Counts
 
 JOURNAL = "soak.jsonl"
@@ -81,7 +81,7 @@ class Watch:
         for site in sorted(sites):
             tensor = self.before + step_of(self.behaviour.seed, site, last["round"])
             again.accept(
-                last["round"], site, Envelope(Kind.WEIGHTS, site, 0, 1, n=images_of(site), tensors={"w": tensor})
+                last["round"], site, Message(Kind.WEIGHTS, site, 0, 1, n=images_of(site), tensors={"w": tensor})
             )
         again.finish(last["round"])
         return again.global_weights["w"]
@@ -115,7 +115,7 @@ def serve(folder: Path, options: argparse.Namespace) -> None:
 
     post = StandIns(behaviour, sites=options.sites, at_answer=at_answer)
     progress = Progress(show=None if options.progress else False)
-    transport = FlareTransport(post, names, run="soak", patience=60.0, progress=Progress(show=False), shelf=folder)
+    transport = FlareTransport(post, names, run="soak", patience=60.0, progress=Progress(show=False), spool=folder)
     asked = {"sites": options.sites, "network": options.network, "rounds": options.rounds}
     asked |= {"lies": options.lies, "absences": options.absences}
     with RunFolder(folder).open(asked, seeds={"seed": options.seed}) as run:

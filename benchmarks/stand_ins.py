@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.flare.transport import Letter
-from samfed_monai.protocol import Envelope, Kind, from_bytes, to_bytes
+from samfed_monai.flare.transport import Request
+from samfed_monai.protocol import Kind, Message, from_bytes, to_bytes
 from samfed_monai.protocol.sent_once import NOT_HELD
 from samfed_monai.protocol.transport import Task
 
@@ -49,7 +49,7 @@ def step_of(seed: int, site: str, round: int) -> float:
     return (derive_seed(seed, site, round, "step") % 65 - 32) / 4096
 
 
-def update(message: Envelope, weights: Mapping[str, Tensor]) -> Envelope:
+def update(message: Message, weights: Mapping[str, Tensor]) -> Message:
     """A site's honest answer to a training message."""
     step = step_of(message.seed, message.site, message.round)
     tensors = {
@@ -60,19 +60,19 @@ def update(message: Envelope, weights: Mapping[str, Tensor]) -> Envelope:
     return replace(message, n=images_of(message.site), tensors=tensors, metrics=metrics, extra={})
 
 
-def scores(message: Envelope) -> Envelope:
+def scores(message: Message) -> Message:
     """A site's answer to an evaluation."""
     dice = 0.5 + (derive_seed(message.seed, message.site, message.round, "dice") % 1000) / 4000
     metrics = {"dice": dice, "iou": dice / 2, "hd95": 4.0, "empty_both": 0, "empty_prediction": 1, "empty_label": 0}
     return replace(message, kind=Kind.METRICS, n=20, tensors={}, metrics=metrics, extra={})
 
 
-def _changed(change: Callable[[Envelope], Envelope]) -> Callable[[Envelope], bytes]:
+def _changed(change: Callable[[Message], Message]) -> Callable[[Message], bytes]:
     return lambda answer: to_bytes(change(answer))
 
 
-def _poisoned(value: float) -> Callable[[Envelope], Envelope]:
-    def change(answer: Envelope) -> Envelope:
+def _poisoned(value: float) -> Callable[[Message], Message]:
+    def change(answer: Message) -> Message:
         name = next(iter(answer.tensors))
         bad = answer.tensors[name].clone()
         bad.view(-1)[0] = value
@@ -81,13 +81,13 @@ def _poisoned(value: float) -> Callable[[Envelope], Envelope]:
     return change
 
 
-def _reshaped(answer: Envelope) -> Envelope:
+def _reshaped(answer: Message) -> Message:
     name = next(iter(answer.tensors))
     return replace(answer, tensors={**answer.tensors, name: answer.tensors[name].reshape(-1)[:1]})
 
 
 #: Answers whose update must be left out, each for its own reason.
-LIES: dict[str, Callable[[Envelope], bytes | str]] = {
+LIES: dict[str, Callable[[Message], bytes | str]] = {
     "crashes": lambda _: "RuntimeError in torch, line 1",
     "runs out of memory": lambda _: "out of memory",
     "sends NaN": _changed(_poisoned(float("nan"))),
@@ -145,7 +145,7 @@ class StandIns:
 
     Args:
         behaviour: what they do in training; they score honestly.
-        backwards: letters are kept until all of a round are there, and answered in the opposite order of names: the
+        backwards: requests are kept until all of a round are there, and answered in the opposite order of names: the
             worst for a server, which adds in their order.
         at_answer: called with the round and the number of answers before each answer to a training message.
     """
@@ -161,21 +161,21 @@ class StandIns:
         self.behaviour, self.sites, self.backwards, self.at_answer = behaviour, sites, backwards, at_answer
         self._weights: dict[str, Tensor] = {}  # what all were sent last: one model, whatever the number of sites
         self._asked_again: set[tuple[str, int]] = set()
-        self._kept: list[Letter] = []
-        self._late: list[tuple[Letter, bytes]] = []
+        self._kept: list[Request] = []
+        self._late: list[tuple[Request, bytes]] = []
         self._round, self._answers = -1, 0
 
-    def send(self, letter: Letter) -> str:
-        if not self.backwards or letter.task != Task.TRAIN.value:
-            self._answer(letter)
-            return letter.site
-        self._kept.append(replace(letter, payload=b"") if self._kept else letter)
+    def send(self, request: Request) -> str:
+        if not self.backwards or request.task != Task.TRAIN.value:
+            self._answer(request)
+            return request.site
+        self._kept.append(replace(request, payload=b"") if self._kept else request)
         if len(self._kept) == self.sites:
             self._read(self._kept[0])
             for kept in reversed(self._kept):
                 self._answer(kept)
             self._kept = []
-        return letter.site
+        return request.site
 
     def cancel(self, site: str) -> None:
         """Nothing: who is late sends what it has in the next round."""
@@ -183,42 +183,42 @@ class StandIns:
     def check_stop(self) -> None:
         """Nobody stops it."""
 
-    def _read(self, letter: Letter) -> Envelope:
-        message = from_bytes(letter.payload) if letter.payload else self._blank(letter)
+    def _read(self, request: Request) -> Message:
+        message = from_bytes(request.payload) if request.payload else self._blank(request)
         if message.tensors and message.kind == Kind.WEIGHTS:
             self._weights = message.tensors
-        return replace(message, site=letter.site)
+        return replace(message, site=request.site)
 
-    def _blank(self, letter: Letter) -> Envelope:
-        return Envelope(Kind.WEIGHTS, letter.site, letter.round, letter.round + 1)
+    def _blank(self, request: Request) -> Message:
+        return Message(Kind.WEIGHTS, request.site, request.round, request.round + 1)
 
-    def _answer(self, letter: Letter) -> None:
-        message = self._read(letter)
-        if letter.task == Task.EVALUATE.value:
-            letter.answered(letter.site, to_bytes(scores(message)))
+    def _answer(self, request: Request) -> None:
+        message = self._read(request)
+        if request.task == Task.EVALUATE.value:
+            request.answered(request.site, to_bytes(scores(message)))
             return
-        if letter.round != self._round:
-            self._round, self._answers = letter.round, 0
+        if request.round != self._round:
+            self._round, self._answers = request.round, 0
             for late, content in self._late:
                 late.answered(late.site, content)
             self._late = []
-        self.at_answer(letter.round, self._answers)
+        self.at_answer(request.round, self._answers)
         self._answers += 1
-        does = self.behaviour.of(letter.site, letter.round) if self.behaviour else ""
+        does = self.behaviour.of(request.site, request.round) if self.behaviour else ""
         if does == "is away":
             return
         answer = update(message, self._weights)
         if does == "is late":
-            self._late.append((letter, to_bytes(replace(answer, tensors={}))))
+            self._late.append((request, to_bytes(replace(answer, tensors={}))))
         elif does in LIES:
-            letter.answered(letter.site, LIES[does](answer))
-        elif does == QUIRKS[1] and (letter.site, letter.round) not in self._asked_again:
-            self._asked_again.add((letter.site, letter.round))
-            letter.answered(letter.site, NOT_HELD)
+            request.answered(request.site, LIES[does](answer))
+        elif does == QUIRKS[1] and (request.site, request.round) not in self._asked_again:
+            self._asked_again.add((request.site, request.round))
+            request.answered(request.site, NOT_HELD)
         else:
             content = to_bytes(answer)
             for _ in range(2 if does == QUIRKS[0] else 1):
-                letter.answered(letter.site, content)
+                request.answered(request.site, content)
 
 
 def resident(peak: bool = False) -> float:

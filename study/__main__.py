@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from samfed_monai.core.errors import ExitCode, Problem, Refused, SamFedError, message_and_code
+from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused, SamFedError, message_and_code
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,7 +35,42 @@ def build_parser() -> argparse.ArgumentParser:
     _add_page_arguments(swept)
     swept.add_argument("--default", metavar="ROW", default="samfed", help="the default row (default: samfed)")
     swept.set_defaults(run=ablation)
+
+    systems = commands.add_parser("related", help="write the page of the related systems, and its figures beside it")
+    systems.add_argument("page", type=Path, metavar="FILE.md", help="the page")
+    _add_related_arguments(systems)
+    systems.add_argument("--title", metavar="TEXT", help="heading of the page")
+    systems.add_argument("--command", metavar="TEXT", help="command that made all runs, shown on top")
+    systems.add_argument(
+        "--part-command", metavar="PART=TEXT", action="append", default=[], help="command to show at a part's table"
+    )
+    systems.add_argument("--caveat", metavar="TEXT", action="append", default=[], help="what its reader must know")
+    systems.set_defaults(run=related)
+
+    planned = commands.add_parser("related-plan", help="print what is left to run, and the core-hours that it takes")
+    _add_related_arguments(planned)
+    _add_only(planned)
+    planned.add_argument(
+        "--parts", metavar="A,B", default="polyp,labelled,weak,unseen,skin", help="parts (default: all)"
+    )
+    planned.set_defaults(run=related_plan)
+
+    listed = commands.add_parser("related-rows", help="print the rows of a part that are to be run, a line each")
+    listed.add_argument("part", help="polyp, labelled, weak, unseen or skin")
+    listed.add_argument("--records", type=Path, metavar="DIR", required=True, help="folder of related-<part>.jsonl")
+    listed.add_argument("--seed", type=int, metavar="N", help="leave out rows whose run with this seed is recorded")
+    _add_only(listed)
+    listed.set_defaults(run=related_rows)
     return parser
+
+
+def _add_only(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", metavar="A,B", default="", help="rows to choose from (default: all)")
+
+
+def _add_related_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--records", type=Path, metavar="DIR", required=True, help="folder of related-<part>.jsonl")
+    parser.add_argument("--seeds", metavar="0,1,2", default="0,1,2", help="seeds of the whole table (default: 0,1,2)")
 
 
 def _add_page_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,6 +124,65 @@ def ablation(args: argparse.Namespace) -> None:
     told = {"title": args.title or TITLE, "command": args.command, "caveats": args.caveat}
     write_ablation(args.page, sections, default=args.default, **told)
     sys.stdout.write(f"{args.page}\n")
+
+
+def related(args: argparse.Namespace) -> None:
+    """Writes the page of the related systems."""
+    from study.related import TITLE, related_page, write_related
+
+    told = {"title": args.title or TITLE, "command": args.command, "caveats": args.caveat}
+    commands = _parts_of(args.part_command, "--part-command", "TEXT")
+    text, pictures = related_page(args.records, _seeds_of(args.seeds), commands=commands, **told)
+    write_related(args.page, text, pictures)
+    sys.stdout.write(f"{args.page}\n")
+
+
+def related_plan(args: argparse.Namespace) -> None:
+    """Prints what is left to run of the related systems, and how long it takes."""
+    from study.related import plan_text, rows_to_run, runs_of, share_of
+
+    seeds, only, shares, later = _seeds_of(args.seeds), _names_of(args.only), [], ""
+    for part in _parts_of([f"{part}=" for part in _names_of(args.parts)], "--parts", ""):
+        if part == "skin" and not runs_of("polyp", args.records):
+            later = "skin      chosen when polyps are done: its rows are those that did best there\n"
+        else:
+            shares.append(share_of(part, rows_to_run(part, args.records, only=only), seeds, args.records))
+    sys.stdout.write(later + plan_text(shares))
+
+
+def related_rows(args: argparse.Namespace) -> None:
+    """Prints the names of a part's rows that are to be run."""
+    from study.related import rows_to_run
+
+    _parts_of([f"{args.part}="], "PART", "")
+    rows = rows_to_run(args.part, args.records, only=_names_of(args.only), seed=args.seed)
+    sys.stdout.write("".join(f"{row}\n" for row in rows))
+
+
+def _names_of(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
+def _parts_of(words: Sequence[str], option: str, what: str) -> dict[str, str]:
+    from study.related import PARTS
+
+    problems, found = Problems(), dict[str, str]()
+    for word in words:
+        part, equals, value = (text.strip() for text in word.partition("="))
+        if part not in PARTS or not equals:
+            found_, asked = (repr(word), f"PART={what}, where PART is") if what else (repr(part), "")
+            problems.add(option, found=found_, expected=f"{asked} one of {', '.join(PARTS)}".strip())
+        found[part] = value
+    problems.refuse_if_any()
+    return found
+
+
+def _seeds_of(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        problem = Problem("--seeds", found=repr(text), expected="whole numbers with commas, as 0,1,2")
+        raise Refused([problem]) from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,5 +1,5 @@
-# The comparisons of docs/results/, included by the Makefile: make light | pfedsam runs what is missing and writes the page,
-# make light-page | pfedsam-page | skin-page | polyp-page | ablation-page only writes it, from the records of runs.
+# The comparisons of docs/results/, included by the Makefile: make light | pfedsam | related runs what is missing and writes the page,
+# make light-page | light-before-page | pfedsam-page | related-page | skin-page | polyp-page | ablation-page only writes it, from the records of runs.
 comma := ,
 
 # Figures of finished runs are kept in RECORDS, so that a page can be written again, and rows added, without the runs of before.
@@ -273,3 +273,77 @@ pfedsam-page: $(VENV)/.package
 	    --caveat "Small on purpose, for two processor cores: MobileSAM, 256 px, batches of 4, at most $(PFEDSAM_IMAGES) labelled images a site, $(PFEDSAM_ROUNDS) rounds of $(PFEDSAM_STEPS) steps (where sites are whole polyp collections; $(PFEDSAM_SIDE_ROUNDS) of $(PFEDSAM_SIDE_STEPS) in the others) after $(PFEDSAM_WARM) steps of warm start on the public images, where there are any. The decoder learns at $(PFEDSAM_RATE), not at the published 0.0001, which hardly moves it in so few steps; LoRA and experts at 0.005, as everywhere." \
 	    --caveat "Every row has the same augmentation, batch, number of optimiser steps and choice of the round; pfedsam, pfedsam_joint, fedsam and local_sam of one rank start from the same weights, full_sam and the small network from their own warm start and with their own learning rates." \
 	    $(LABELS_CAVEAT)
+
+# ---- docs/results/related.md: every method of the package, ranked; a run each of a few minutes, in the order of seeds ------
+# A part of it: make related RELATED_PARTS=polyp RELATED_ROWS=no_sam,ditto RELATED_SEEDS=0. What is in the records is not run again;
+# every run is recorded as soon as it ends, and make related-page writes the page from what there is.
+RELATED_RUN ?= runs/related
+RELATED_PARTS ?= polyp,labelled,weak,unseen,skin
+RELATED_SEEDS ?= 0,1,2
+RELATED_ROWS ?=
+RELATED_IMAGES := 96
+RELATED_PLAN := --rounds 3 --local_steps 8 --overlays false
+RELATED_UNSEEN := --unseen "['Kvasir-1','Kvasir-2']"
+related-rows = $(if $(RELATED_ROWS),--only "$(RELATED_ROWS)")
+# $(1) part, $(2) bundle, $(3) list and adapter, $(4) folder of the images, $(5) further options
+define related-run
+	@case ",$(RELATED_PARTS)," in *,$(1),*) ;; *) exit 0 ;; esac; \
+	for seed in $(subst $(comma), ,$(RELATED_SEEDS)); do \
+	    for row in $$($(BIN)/python -m study related-rows $(1) --records "$(RECORDS)" --seed $$seed $(related-rows)); do \
+	        $(BIN)/samfed compare samfed_$(2) --variants $$row --seeds $$seed --datalist "$(RELATED_RUN)/$(3).json" --data-root "$(4)" \
+	            --cache-dir "$(RELATED_RUN)/cache" --adapter "$(RELATED_RUN)/$(2).safetensors" --output-dir "$(RELATED_RUN)/$(1)" $(RELATED_PLAN) $(5) \
+	        && $(BIN)/python -m study record "$(RELATED_RUN)/$(1)" --to "$(RECORDS)/related-$(1).jsonl"; code=$$?; \
+	        test $$code -ne 130 && test $$code -ne 143 || exit $$code; \
+	        test $$code -eq 0 || echo "$(1): $$row, seed $$seed" >> "$(RELATED_RUN)/failed.txt"; \
+	    done; \
+	done
+endef
+related-list = --split "$(SAMFED_DATA)/data/splits/$(1)_hssf.json" --limit-per-site $(RELATED_IMAGES)
+
+related: related-prepared related-plan
+	@rm -f "$(RELATED_RUN)/failed.txt"
+	$(call related-run,polyp,polyp,polyp,$(POLYP_DATA))
+	$(call related-run,labelled,polyp,polyp,$(POLYP_DATA))
+	$(call related-run,weak,polyp,polyp-scribbles,$(RELATED_RUN)/weak-data)
+	$(call related-run,unseen,polyp,polyp,$(POLYP_DATA),$(RELATED_UNSEEN))
+	$(call related-run,skin,skin,skin,$(SKIN_DATA))
+	$(related-write)
+	@! test -f "$(RELATED_RUN)/failed.txt" || { echo "failed or refused, log.txt in the run's folder says why:"; cat "$(RELATED_RUN)/failed.txt"; exit 3; }
+
+# Core-hours from the seconds that the runs of the records took.
+related-plan: $(VENV)/.package
+	@$(BIN)/python -m study related-plan --records "$(RECORDS)" --parts "$(RELATED_PARTS)" --seeds "$(RELATED_SEEDS)" $(related-rows)
+
+# Scribbles are written beside the images that they are of: beside links to them, as SAMFED_DATA may be read alone.
+related-prepared: $(VENV)/.package
+	$(call needs-data,$(POLYP_DATA),data/polyp)
+	@$(BIN)/samfed weights mobile_sam --from "$(CHECKPOINT)"
+	@mkdir -p "$(RELATED_RUN)/weak-data"
+	@test -f "$(RELATED_RUN)/polyp.json" || $(BIN)/samfed prepare list $(call related-list,polyp) \
+	    --data-root "$(POLYP_DATA)" --by-sequence --divide 2 --output "$(RELATED_RUN)/polyp.json"
+	@test -f "$(RELATED_RUN)/polyp.safetensors" || $(BIN)/samfed teach samfed_polyp --datalist "$(RELATED_RUN)/polyp.json" \
+	    --data-root "$(POLYP_DATA)" --output "$(RELATED_RUN)/polyp.safetensors"
+	@case ",$(RELATED_PARTS)," in *,weak,*) ;; *) exit 0 ;; esac; test -f "$(RELATED_RUN)/polyp-scribbles.json" || { \
+	    for folder in "$(abspath $(POLYP_DATA))"/*/; do ln -sfn "$${folder%/}" "$(RELATED_RUN)/weak-data/"; done; \
+	    $(BIN)/samfed prepare weak "$(RELATED_RUN)/polyp.json" --data-root "$(RELATED_RUN)/weak-data" --kind scribble \
+	        --output "$(RELATED_RUN)/polyp-scribbles.json"; }
+	@case ",$(RELATED_PARTS)," in *,skin,*) ;; *) exit 0 ;; esac; test -f "$(RELATED_RUN)/skin.json" || $(BIN)/samfed prepare list \
+	    $(call related-list,isic) --data-root "$(SKIN_DATA)" --output "$(RELATED_RUN)/skin.json"
+	@case ",$(RELATED_PARTS)," in *,skin,*) ;; *) exit 0 ;; esac; test -f "$(RELATED_RUN)/skin.safetensors" || $(BIN)/samfed teach \
+	    samfed_skin --datalist "$(RELATED_RUN)/skin.json" --data-root "$(SKIN_DATA)" --output "$(RELATED_RUN)/skin.safetensors"
+
+related-page: $(VENV)/.package
+	$(related-write)
+
+define related-write
+	@$(BIN)/python -m study related $(PAGES)/related.md --records "$(RECORDS)" --seeds 0,1,2 \
+	    --title "The related systems on one footing" --command 'make related SAMFED_DATA=DATA' \
+	    --part-command "polyp=samfed compare samfed_polyp $(RELATED_PLAN)" \
+	    --part-command "unseen=samfed compare samfed_polyp $(RELATED_PLAN) $(subst ",,$(RELATED_UNSEEN))" \
+	    --part-command "labelled=samfed compare samfed_polyp $(RELATED_PLAN)" \
+	    --part-command "weak=samfed compare samfed_polyp $(RELATED_PLAN)  (of a list with scribbles)" \
+	    --part-command "skin=samfed compare samfed_skin $(RELATED_PLAN)" \
+	    --caveat "Short on purpose, so that a row takes minutes of one core: 3 rounds of 8 steps after a warm start of up to 60, at most $(RELATED_IMAGES) unlabelled images a site, which is as many as a student sees in these steps. A method whose gain needs many rounds (personal weights, moving averages, clusters) has hardly begun; what stands here is how the systems start, not how they end." \
+	    --caveat "Every row has the bundle's client network mobile_sam_fpn (5.2 M parameters) at 224 px, starts from the trunk of one adapted SAM and from one warm start, unless its own method says otherwise (unadapted_sam from SAM's own trunk; fedca trains its encoder first; hssf_compat has the networks of its code)." \
+	    --caveat "Sites are the halves of two collections, cut by sequence: ClinicDB and Kvasir. ColonDB is public. A hospital that took no part is Kvasir, in runs that train with the halves of ClinicDB alone."
+endef

@@ -1,4 +1,7 @@
-"""Deletes methods, one at a time, from a copy of this repository, and runs tests there: nothing else may need them."""
+"""Deletes methods, one at a time or together, from a copy of this repository and runs tests there.
+
+Nothing else may need them.
+"""
 
 from __future__ import annotations
 
@@ -106,14 +109,15 @@ def pytest_in(root: Path, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def without(name: str, tests: Sequence[str], *, slow: bool, verbose: bool) -> bool:
-    """Whether the tests of a copy without a method pass; says so in one line."""
+def without(deleted: Sequence[str], tests: Sequence[str], *, slow: bool, verbose: bool) -> bool:
+    """Whether the tests of a copy without these methods pass; says so in one line."""
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix=f"without-{name}-") as folder:
+    with tempfile.TemporaryDirectory(prefix="without-") as folder:
         root = Path(folder)
         copy_of(root)
-        gone = delete(name, root)
-        names = {name, *(Path(path).stem for path in gone if path.endswith(".py") and path.startswith(str(METHODS)))}
+        gone = [path for name in deleted for path in delete(name, root)]
+        modules = (Path(path) for path in gone if path.startswith(str(METHODS)) and path.endswith(".py"))
+        names = {*deleted, *(module.stem for module in modules)}
         about = [path for each in sorted(names) for path in naming(each, root)]
         chosen = list(tests) or [path for path in (*ALWAYS, *about) if (root / path).exists()]
         code, said = pytest_in(root, "--collect-only", "tests")  # every test file can be imported
@@ -121,7 +125,7 @@ def without(name: str, tests: Sequence[str], *, slow: bool, verbose: bool) -> bo
             code, said = pytest_in(root, *dict.fromkeys(chosen), *([] if slow else ["-m", "not slow"]))
     counted = re.findall(r"^(?:\d+ \w+, )*\d+ (?:passed|failed|errors?|deselected).* in .*$", said, re.MULTILINE)
     passed = code == 0
-    print(f"{name}: {'passes' if passed else 'FAILS'} without {', '.join(Path(path).name for path in gone)}", end="; ")
+    print(f"{'passes' if passed else 'FAILS'} without {', '.join(Path(path).name for path in gone)}", end="; ")
     print(*(counted[-1:] or ["nothing ran"]), f"({time.monotonic() - begun:.0f} s)", flush=True)
     if not passed:
         print(said if verbose else "\n".join(f"    {line}" for line in outcome(said)), flush=True)
@@ -139,6 +143,7 @@ def main() -> int:
         epilog="Without --tests: what goes through all methods, and every test file that names the deleted one.",
     )
     parser.add_argument("--methods", metavar="A,B", help="these alone; all that may be deleted otherwise")
+    parser.add_argument("--together", action="store_true", help="delete them from one copy: one run, not many")
     parser.add_argument("--tests", nargs="+", default=[], metavar="PATH", help="run these instead, for instance: tests")
     parser.add_argument("--slow", action="store_true", help="run tests that are marked slow, too")
     parser.add_argument("--verbose", action="store_true", help="show all that pytest said of a failure")
@@ -153,8 +158,9 @@ def main() -> int:
     unknown = [name for name in names if name not in deletable()]
     if unknown:
         parser.error(f"{', '.join(unknown)}: expected some of {', '.join(deletable())}")
-    passed = [without(name, options.tests, slow=options.slow, verbose=options.verbose) for name in names]
-    print(f"{sum(passed)} of {len(passed)} methods can be deleted")
+    runs = [names] if options.together else [[name] for name in names]
+    passed = [without(each, options.tests, slow=options.slow, verbose=options.verbose) for each in runs]
+    print(f"{sum(passed)} of {len(passed)} copies pass")
     return 0 if all(passed) else 1
 
 

@@ -106,14 +106,14 @@ def test_the_example_network_is_built_by_its_name(examples):
 
 
 def test_the_example_aggregator_takes_the_median(examples):
-    from samfed_monai.protocol import Envelope, Kind, Server
+    from samfed_monai.protocol import Kind, Message, Server
 
     strategy = examples["Median"]().attach(Server(["a", "b", "c"], 1, weights={"w": torch.zeros(2)}))
     sent = strategy.configure(0)
     assert sorted(sent) == ["a", "b", "c"]
     values = {"a": [1.0, 9.0], "b": [2.0, 8.0], "c": [300.0, -7.0]}
     common = {"kind": Kind.WEIGHTS, "round": 0, "rounds": 1, "n": 4}
-    strategy.aggregate(0, {s: Envelope(site=s, tensors={"w": torch.tensor(v)}, **common) for s, v in values.items()})
+    strategy.aggregate(0, {s: Message(site=s, tensors={"w": torch.tensor(v)}, **common) for s, v in values.items()})
     assert strategy.global_weights["w"].tolist() == [2.0, 8.0]
 
 
@@ -144,7 +144,7 @@ def test_the_example_method_comes_with_an_installed_package(tmp_path: Path):
 
 def test_the_example_exchange_passes_the_mean_around(examples, tmp_path: Path):
     from samfed_monai.federation.privacy.allowed import allowed_of, tensor_problems
-    from samfed_monai.protocol import Envelope
+    from samfed_monai.protocol import Message
     from tests.federation.unlike import run_unlike
 
     sites = {}
@@ -163,21 +163,21 @@ def test_the_example_exchange_passes_the_mean_around(examples, tmp_path: Path):
     assert strategy.global_weights == {}
     for site, client in sites.items():  # and a site lets it out
         kind, tensors = client.own.sharing.share()
-        assert tensor_problems(Envelope(kind, site, 1, 2, tensors=tensors), allowed_of(client)) == []
+        assert tensor_problems(Message(kind, site, 1, 2, tensors=tensors), allowed_of(client)) == []
 
 
 def test_the_example_transport_carries_a_message_and_refuses_one_larger_than_asked_for(examples):
-    from samfed_monai.protocol import Envelope, Failure, Kind, Task, from_bytes, to_bytes, wire_size
+    from samfed_monai.protocol import Failure, Kind, Message, Task, from_bytes, to_bytes, wire_size
 
     def send(site, task, payload):
         assert task is Task.TRAIN
         request = from_bytes(payload)
-        return to_bytes(Envelope(Kind.WEIGHTS, site, 0, 1, tensors={"w": request.tensors["w"] + 1}))
+        return to_bytes(Message(Kind.WEIGHTS, site, 0, 1, tensors={"w": request.tensors["w"] + 1}))
 
     carrier, seen = examples["Carrier"](["b", "a"], send), {}
-    messages = {site: Envelope(Kind.WEIGHTS, site, 0, 1, tensors={"w": torch.zeros(9)}) for site in carrier.sites}
+    messages = {site: Message(Kind.WEIGHTS, site, 0, 1, tensors={"w": torch.zeros(9)}) for site in carrier.sites}
     limits = {"a": wire_size(messages["a"]), "b": 30}
-    replies = carrier.exchange(
+    replies = carrier.send_and_receive(
         Task.TRAIN,
         messages,
         on_reply=lambda site, reply: seen.setdefault(site, reply.tensors["w"].tolist()),
@@ -186,7 +186,7 @@ def test_the_example_transport_carries_a_message_and_refuses_one_larger_than_ask
     assert seen == {"a": [1.0] * 9}
     assert replies["a"].tensors == {}  # let go once it was taken in
     assert isinstance(replies["b"], Failure)
-    assert carrier.exchange(Task.TRAIN, messages)["b"].tensors["w"].tolist() == [1.0] * 9
+    assert carrier.send_and_receive(Task.TRAIN, messages)["b"].tensors["w"].tolist() == [1.0] * 9
 
 
 def test_the_example_source_pairs_images_and_masks(examples, tmp_path: Path):

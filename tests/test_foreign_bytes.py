@@ -29,7 +29,7 @@ from samfed_monai.core.io import read_json, safe_load
 from samfed_monai.data import DataList
 from samfed_monai.data.reading import decode_image, decode_mask
 from samfed_monai.federation import RoundStore
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, from_bytes, to_bytes
+from samfed_monai.protocol import Kind, Message, MessageRefused, from_bytes, to_bytes
 from tests.config.conftest import TRAIN
 from tests.federation.toys import weights
 
@@ -106,9 +106,9 @@ def _messages() -> list[bytes]:
     masks = {"public": (torch.arange(48) * 5 % 256).to(torch.uint8).reshape(2, 4, 6)}
     fields = {"site": "a", "round": 0, "rounds": 2, "n": 3}
     return [
-        to_bytes(Envelope(Kind.WEIGHTS, tensors=weights(), metrics={"seconds": 1.5}, **fields)),
-        to_bytes(Envelope(Kind.SOFT_MASKS, tensors=masks, extra={"split": "test"}, **fields)),
-        to_bytes(Envelope(Kind.METRICS, metrics={"dice": 0.5}, **fields)),
+        to_bytes(Message(Kind.WEIGHTS, tensors=weights(), metrics={"seconds": 1.5}, **fields)),
+        to_bytes(Message(Kind.SOFT_MASKS, tensors=masks, extra={"split": "test"}, **fields)),
+        to_bytes(Message(Kind.METRICS, metrics={"dice": 0.5}, **fields)),
     ]
 
 
@@ -127,7 +127,7 @@ def _header_is_read_or_refused(header: Any) -> None:
     _message_is_read_or_refused(save({"w": torch.arange(6, dtype=torch.uint8)}, metadata=metadata))
 
 
-HEADER = Envelope(Kind.SOFT_MASKS, "a", 0, 2, n=3).header() | {"shapes": {"w": [2, 3]}}
+HEADER = Message(Kind.SOFT_MASKS, "a", 0, 2, n=3).header() | {"shapes": {"w": [2, 3]}}
 test_a_damaged_message, test_many_damaged_messages = both(_message_is_read_or_refused, damaged(_messages()))
 test_another_header, test_many_other_headers = both(_header_is_read_or_refused, changed(HEADER))
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 ROOMS = [
-    *("config", "data", "federation", "handlers", "losses", "metrics", "networks", "parts", "reports", "results"),
+    *("config", "data", "federation", "handlers", "losses", "metrics", "networks", "bundle", "reports", "results"),
     *("teacher", "transforms"),
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -205,12 +205,6 @@ def statistics_distance(found: Sequence[tuple[Tensor, Tensor]], wanted: Sequence
         scale = true_variance + 1e-3
         parts.append(((mean - true_mean).pow(2) / scale).mean() + ((variance - true_variance) / scale).pow(2).mean())
     return torch.stack(parts).mean()
-
-
-def leaked_statistics(before: Mapping[str, Tensor], after: Mapping[str, Tensor], momentum: float) -> dict[str, Tensor]:
-    """Batch statistics of one step between two state dicts: ``(after - (1 - m) before) / m``, exact for one step."""
-    names = [name for name in before if name.endswith(("running_mean", "running_var"))]
-    return {name: (after[name] - (1 - momentum) * before[name]) / momentum for name in names}
 
 
 def _parameters(network: nn.Module) -> list[nn.Parameter]:

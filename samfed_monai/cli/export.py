@@ -15,6 +15,7 @@ from samfed_monai.config.bundles import find_bundle, packaged_bundles
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
 from samfed_monai.core.model_file import SETTINGS, read_header, trained_otherwise
+from samfed_monai.data.classes import several
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -155,7 +156,11 @@ def _filled(config: WorkflowConfig, weights: Path) -> nn.Module:
     """
     from samfed_monai.handlers.model_loader import trained_weights
 
-    if problems := trained_otherwise(weights, {name: config.value(name) for name in SETTINGS}):
+    if several(config.optional("classes")):
+        found, mend = f"the classes {config.value('classes')}", "use `samfed infer` with the weights themselves"
+        expected = "a network of one class: what is exported draws one mask"
+        raise Refused([Problem(weights.name, found=found, expected=expected, mend=mend)])
+    if problems := trained_otherwise(weights, {name: config.optional(name) for name in SETTINGS}):
         raise Refused(problems)
     network: nn.Module = config.value("network_def")
     network.load_state_dict(trained_weights(network, weights), strict=False)

@@ -20,9 +20,9 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser = subparsers.add_parser(
         "infer",
         help="segment images",
-        description="Writes one PNG mask (0 and 255) per image, at the image's own size and under its own name; one "
-        "NIfTI of a NIfTI volume, with its affine; a PNG of every frame of a DICOM object. Nothing of the image's "
-        "metadata is copied, but into a DICOM segmentation, and no file is replaced.",
+        description="Writes one PNG mask (0 and 255, or the values of several classes) per image, at the image's own "
+        "size and under its own name; one NIfTI of a NIfTI volume, with its affine; a PNG of every frame of a DICOM "
+        "object. Nothing of the image's metadata is copied, but into a DICOM segmentation, and no file is replaced.",
         allow_abbrev=False,
     )
     add_bundle(parser)
@@ -73,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.site and isinstance(models, Path):
         mend = "leave it out, or name the folder of the run"
         raise Refused([Problem("--site", found="a weights file, which is one model", expected="a run", mend=mend)])
+
+    arguments.classes = trained_model.classes_of(arguments, models)
 
     with tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
 

@@ -22,6 +22,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import read_json
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.table import to_csv
+from samfed_monai.data.classes import read_classes
 from samfed_monai.data.coco import annotations_of, coco_of, require_pycocotools
 from samfed_monai.data.image_folder import image_folder, image_names
 from samfed_monai.data.reading import read_image, read_mask
@@ -106,11 +107,12 @@ class SliceStack:
                     continue
                 if slices.kind == "nifti":
                     drawn = [np.array(Image.open(file)) for file in files]
-                    folder.write(f"{name}{form}.nii.gz", nifti_of(drawn if form else [m > 0 for m in drawn], path))
+                    drawn = drawn if form or also.classes else [mask > 0 for mask in drawn]
+                    folder.write(f"{name}{form}.nii.gz", nifti_of(drawn, path))
                     continue
                 for each, file in zip(names, files, strict=True):
                     folder.write(f"{each}{form}.png", file.read_bytes())
-            found = [read_mask(there / f"{number:06d}.png") > 0 for number in range(len(names))]
+            found = [also.mask_in(there / f"{number:06d}.png") for number in range(len(names))]
             volume = (Path(name).parent / path.name).as_posix()
             for number, (each, picture, mask) in enumerate(zip(names, slices.pictures, found, strict=True), start=1):
                 entry = {"file_name": volume, **({"frame": number} if len(names) > 1 else {})}
@@ -130,6 +132,8 @@ class MaskForms:
         }
         self.segmentations = MaskFolder(str(absolute(arguments.dicom_seg))) if arguments.dicom_seg else None
         self.label = foreground_of(arguments.bundle)
+        #: Names of several classes; empty for one.
+        self.classes: list[str] = arguments.classes
         self.table = Path(str(absolute(arguments.areas))) if arguments.areas else None
         self.rows: list[dict[str, Any]] = []
         self.coco = Path(str(absolute(arguments.coco))) if arguments.coco else None
@@ -147,6 +151,15 @@ class MaskForms:
                 no DICOM segmentation can be made of an object.
         """
         problems = Problems()
+        for option, given in (
+            ("--geojson", self.folders.get("geojson")),
+            ("--coco", self.coco),
+            ("--dicom-seg", self.segmentations),
+        ):
+            if self.classes and given is not None:
+                expected, mend = "a model of one class for it", "leave it out: the masks hold the values of the classes"
+                problems.add(option, found=f"a model of {', '.join(self.classes)}", expected=expected, mend=mend)
+        problems.refuse_if_any()
         if self.segmentations:
             problems.extend(require_highdicom() or refusals_of(objects))
         problems.refuse_if_any()  # before folders are looked at, which are made for that
@@ -171,24 +184,30 @@ class MaskForms:
         if not self.folders and not self.table and not self.coco:
             return
         for record in image_folder(sources, progress=False):
-            mask = read_mask(masks / f"{record['id']}.png") > 0
+            mask = self.mask_in(masks / f"{record['id']}.png")
             file = {"file_name": f"{record['id']}{Path(record['image']).suffix}"}
             self.add(record["id"], read_image(record["image"]), mask, None, file)
+
+    def mask_in(self, path: Path) -> NDArray[Any]:
+        """A written mask (H, W): bool, or of several classes their values."""
+        return read_classes(path, self.classes) if self.classes else read_mask(path) > 0
 
     def add(
         self,
         name: str,
         picture: NDArray[np.uint8],
-        mask: NDArray[np.bool_],
+        mask: NDArray[Any],
         pixel_area: float | None,
         file: Mapping[str, Any],
     ) -> None:
-        """One picture (H, W, 3) uint8 and its mask (H, W) bool; ``file`` is what COCO calls it."""
+        """One picture (H, W, 3) uint8 and its mask, as :meth:`mask_in` has it; ``file`` is what COCO calls it."""
         made = {"png": lambda: outlined(picture, mask), "geojson": lambda: geojson_of(mask)}
         for form, folder in self.folders.items():
             folder.write(f"{name}.{form}", made[form]())
-        if self.table:
+        if self.table and not self.classes:
             self.rows.append(area_of(name, mask, pixel_area))
+        for number, of_class in enumerate(self.classes if self.table else (), start=1):
+            self.rows.append({**area_of(name, mask == number, pixel_area), "class": of_class})
         if self.coco:
             size = {"height": mask.shape[0], "width": mask.shape[1]}
             self.outlines[name] = {**file, **size}, list(annotations_of(mask))
@@ -205,7 +224,8 @@ class MaskForms:
     def write(self) -> None:
         """The table of areas, and COCO's annotations in the order of the pictures' names."""
         if self.table:
-            MaskFolder(self.table.parent).write(self.table.name, to_csv(COLUMNS, self.rows).encode())
+            columns = (*COLUMNS, "class") if self.classes else COLUMNS
+            MaskFolder(self.table.parent).write(self.table.name, to_csv(columns, self.rows).encode())
         if self.coco:
             pictures, annotations = zip(*(self.outlines[name] for name in sorted(self.outlines)), strict=True)
             content = json.dumps(coco_of(pictures, annotations, self.label))
@@ -220,7 +240,7 @@ def foreground_of(bundle: str) -> str:
 
 
 def _is_table(path: Path) -> bool:
-    return path.is_file() and path.read_bytes().startswith(to_csv(COLUMNS, []).encode())
+    return path.is_file() and path.read_bytes().startswith(to_csv(COLUMNS, []).strip().encode())
 
 
 def _is_coco(path: Path) -> bool:

@@ -27,6 +27,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         limit_per_site=arguments.limit_per_site,
         drop_unlabelled_labels=arguments.drop_unlabelled_labels,
         mask_threshold=arguments.mask_threshold,
+        classes=_names(arguments.classes),
         unseen=_names(getattr(arguments, "unseen", [])),
         divide=getattr(arguments, "divide", None),
         seed=arguments.seed,
@@ -71,7 +72,7 @@ def run_nifti(arguments: argparse.Namespace) -> int:
     from samfed_monai.data.sources.rendered import cut_nifti
 
     check_first(_options(arguments), validation=arguments.validation, test=arguments.test)
-    said = cut_nifti(arguments.root, arguments.slices, labels=arguments.label)
+    said = cut_nifti(arguments.root, arguments.slices, labels=arguments.label, classes=_names(arguments.classes))
     arguments.root, arguments.by_folder = arguments.slices, True
     return run_folders(arguments, said)
 
@@ -181,9 +182,15 @@ def run_weak(arguments: argparse.Namespace) -> int:
 
 
 def run_synthetic(arguments: argparse.Namespace) -> int:
+    from samfed_monai.core.errors import Problem, Refused
     from samfed_monai.data.datalist import require_free
     from samfed_monai.data.synthetic import list_name, render_synthetic
 
+    if arguments.scene == VOLUMES:
+        return _volumes(arguments)
+    if arguments.output is None:
+        expected = "the data list to write, which only volumes do without"
+        raise Refused([Problem("--output", found="none", expected=expected, mend="--output list.json")])
     require_free(arguments.output, name=list_name(arguments.scene, arguments.seed))
     chosen: dict[str, Any] = {"images_per_site": arguments.images_per_site, "public": arguments.public}
     chosen["size"] = tuple(arguments.size) if arguments.size else None
@@ -197,6 +204,28 @@ def run_synthetic(arguments: argparse.Namespace) -> int:
         **given,
     )
     return _freeze(datalist, arguments.root, arguments)
+
+
+def _volumes(arguments: argparse.Namespace) -> int:
+    """NIfTI files of two sites and a public set, and the command that makes a list of them."""
+    from samfed_monai.core.errors import Problems
+    from samfed_monai.data.synthetic_scene.volumes import CLASSES, render_volumes
+
+    problems = Problems()
+    for option, given in (("--output", arguments.output is not None), ("--sites", arguments.sites != SITES)):
+        if given:
+            mend = "leave it out; `samfed prepare nifti` makes the list of the two sites"
+            problems.add(option, found="it", expected="none: the scene volumes writes NIfTI files", mend=mend)
+    problems.refuse_if_any()
+    chosen: dict[str, Any] = {"volumes": arguments.images_per_site, "public": arguments.public}
+    chosen["size"] = tuple(arguments.size) if arguments.size else None
+    given = {key: value for key, value in chosen.items() if value is not None}
+    sites = render_volumes(arguments.root, seed=arguments.seed, progress=True, **given)
+    words = ["samfed", "prepare", "nifti", str(arguments.root), "--slices", f"{arguments.root}_slices"]
+    words += ["--public", "public", "--classes", ",".join(CLASSES), "--validation", str(MORE), "--test", str(MORE)]
+    print(f"volumes of {', '.join(sites)} in {arguments.root}")
+    print(f"next    {shlex.join(words)} --output list.json")
+    return 0
 
 
 def _freeze(datalist: DataList, root: Path, arguments: argparse.Namespace) -> int:
@@ -263,7 +292,9 @@ def _few_to_measure(datalist: DataList, shares: tuple[float, float] | None) -> l
 
 
 PARTITIONS = ("iid", "folder", "dirichlet-size", "dirichlet-appearance")
-SCENES = ("skin", "polyp")
+VOLUMES = "volumes"
+SCENES = ("skin", "polyp", VOLUMES)
+SITES = 4  # of synthetic images
 
 
 def add_prepare_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -313,7 +344,10 @@ def _nifti(sources: Any) -> None:
     parser.add_argument("root", metavar="DIR", type=Path, help="folder of sites, or with --test-only a single site")
     about = "where the slices go, as <site>/{images,masks}; becomes the data root"
     parser.add_argument("--slices", required=True, metavar="DIR", type=Path, help=about)
-    about = "value of masks that is foreground; may be repeated (default: the only one beside 0)"
+    about = (
+        "value of masks that is foreground; may be repeated (default: the only one beside 0); with --classes, the "
+        "value of each class in their order (default: 1, 2, …)"
+    )
     parser.add_argument("--label", action="append", default=[], metavar="N", type=int, help=about)
     _of_sites(parser)
     parser.set_defaults(run=run_nifti)
@@ -405,12 +439,13 @@ def _split(sources: Any) -> None:
 def _synthetic(sources: Any) -> None:
     parser = _source(sources, "synthetic", "render dermoscopy- or colonoscopy-like sites, for demos and tests")
     parser.add_argument("root", metavar="DIR", type=Path, help="folder to render into; becomes the data root")
-    parser.add_argument("--output", required=True, metavar="LIST.json", type=Path, help="the data list to write")
-    parser.add_argument("--scene", choices=SCENES, default="skin", help="what is rendered (default: %(default)s)")
-    parser.add_argument("--sites", type=int, default=4, metavar="N", help="number of sites (default: 4)")
+    parser.add_argument("--output", metavar="LIST.json", type=Path, help="the data list to write; none for volumes")
+    about = "what is rendered (default: %(default)s); volumes: NIfTI files of a CT-like and an MR-like site, two organs"
+    parser.add_argument("--scene", choices=SCENES, default="skin", help=about)
+    parser.add_argument("--sites", type=int, default=SITES, metavar="N", help="number of sites (default: 4)")
     parser.add_argument("--labelled", action="store_true", help="give unlabelled images masks, too (for the oracle)")
-    parser.add_argument("--images-per-site", type=int, metavar="N", help="images of each site")
-    parser.add_argument("--public", type=int, metavar="N", help="public images")
+    parser.add_argument("--images-per-site", type=int, metavar="N", help="images, or volumes, of each site")
+    parser.add_argument("--public", type=int, metavar="N", help="public images, or volumes")
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels of each image (default: 192 256)"
     )
@@ -481,5 +516,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mask-threshold", type=int, metavar="1..255", help="grey level from which masks that are not binary count"
     )
+    about = (
+        "names of the classes that the values 1, 2, … of label files stand for (default: binary masks, of one class)"
+    )
+    parser.add_argument("--classes", action="append", default=[], metavar="NAME,NAME", help=about)
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn (default: 0)")
     parser.add_argument("--no-report", action="store_true", help="write no data report")

@@ -13,7 +13,8 @@ from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.config.parse import lookup, split_id, workflow_files
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.model_file import read_header
+from samfed_monai.core.model_file import read_header, settings_of
+from samfed_monai.data.classes import class_problems, outputs_of, several
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +50,7 @@ def shipped_model(bundle: str) -> Path:
     Raises:
         Refused: there are none.
     """
-    from samfed_monai.parts.wiring import model_path
+    from samfed_monai.bundle.wiring import model_path
 
     root = find_bundle(bundle)
     path = Path(model_path(model=None, bundle_root=root))
@@ -216,6 +217,7 @@ def infer(arguments: argparse.Namespace) -> None:
         images=given["dataset_dir"],
         model_sha256=teacher.sha256,
         image_size=teacher.size,
+        classes=arguments.classes,
     )
     records = image_folder(given["dataset_dir"])
     evaluator = SupervisedEvaluator(
@@ -230,6 +232,30 @@ def infer(arguments: argparse.Namespace) -> None:
 
 _BUILT = frozenset({"network_name", "network_def", "network", "model_path", "amp", "device"})
 """Ids of ``inference.json`` that an exported network has settled."""
+
+
+def classes_of(arguments: argparse.Namespace, models: RunModels | Path) -> list[str]:
+    """Names of the classes that ``--model`` tells apart; empty where it knows one, or nobody says.
+
+    Raises:
+        Refused: an adapter of several, whose names nobody says.
+    """
+    given = overrides_of(arguments.extra).get("classes")
+    if given is not None and not class_problems(given, "--classes"):
+        names = list(given)
+    elif isinstance(models, Path):
+        names = settings_of(models).get("classes", [])
+    else:
+        names = models.run.get("config", {}).get("client", {}).get("classes") or []
+    if isinstance(models, Path) and "adapter" in read_header(models):
+        from samfed_monai.networks.sam.adapter import read_header as read_adapter
+
+        outputs = read_adapter(models).outputs
+        if outputs_of(names) != outputs:
+            expected = f"names of the adapter's {max(1, outputs - 1)}, in the order of its labels"
+            mend = "--classes \"['A', 'B']\"" if outputs > 1 else "leave --classes out"
+            raise Refused([Problem("--classes", found=str(names or "none"), expected=expected, mend=mend)])
+    return names if several(names) else []
 
 
 def infer_onnx(arguments: argparse.Namespace) -> None:

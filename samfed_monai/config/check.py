@@ -48,7 +48,7 @@ from samfed_monai.config.parse import (
 from samfed_monai.config.ranges import check_ranges
 from samfed_monai.config.spelling import corrected, misspelt
 from samfed_monai.config.targets import CATALOGUE
-from samfed_monai.config.variants import variant_files
+from samfed_monai.config.variants import find_variant, methods, read_method, variant_files
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
 from samfed_monai.core.io import read_json, sha256_file
 
@@ -164,6 +164,25 @@ def _datalist(path: Path) -> Iterator[Problem]:
         yield from refused.problems
 
 
+def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: str) -> Iterator[Problem]:
+    """Several classes in a method that knows one alone.
+
+    Args:
+        config: merged ``train.json`` with the variant.
+        bundle_root: folder of the bundle.
+        variant: name of the variant; ``None`` is the bundle as it is.
+        place: where the variant is named, for the message.
+    """
+    from samfed_monai.data.classes import several
+
+    if variant is None or not several(config.content.get("classes")):
+        return
+    if read_method(find_variant(bundle_root, variant), variant).classes != "several":
+        able = sorted(method.name for method in methods().values() if method.classes == "several")
+        expected = f"one of {able}, which learn {len(config.content['classes'])} classes"
+        yield Problem(place, found=repr(variant), expected=expected, mend="or make a list of one class")
+
+
 def check_base_weights(content: Mapping[str, Any], bundle_root: Path) -> Iterator[Problem]:
     """SAM's checkpoint, which a teacher's configuration names (``base``) unless it gives a path (``checkpoint``)."""
     base = content.get("base")
@@ -260,6 +279,8 @@ def check_bundle(
     config = BundleConfig(layers, overrides)
     base_layers = max(1, sum(path.name in {name.name for name in own} for path in base))
     problems = [*check_logging(root), *_in_metadata(root), *_problems(config, root, base_layers, ready)]
+    if workflow == "train" and not config.problems:
+        problems += check_classes(config, root, variant, "variant")
     if federate and not config.problems:
         config, _ = corrected(config, base_layers)
         problems += _inside_a_federation(config, root, ready)
@@ -415,6 +436,8 @@ def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[
     ]
     if "client" in parts:
         problems += _without_effect(config, parts["client"], root)
+        variant = config.content.get("variant")
+        problems += check_classes(parts["client"], root, variant, config.where(("variant",)))
     sites = config.content.get(SITES)
     for site, choices in sites.items() if isinstance(sites, dict) else ():
         if not isinstance(choices, dict):

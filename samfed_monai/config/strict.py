@@ -28,7 +28,7 @@ from samfed_monai.core.io import read_json
 OURS = tuple(
     f"samfed_monai.{room}."
     for room in (
-        *("federation", "handlers", "losses", "methods", "metrics", "networks", "parts", "reports", "teacher"),
+        *("federation", "handlers", "losses", "methods", "metrics", "networks", "bundle", "reports", "teacher"),
         "transforms",
     )
 )
@@ -69,8 +69,8 @@ FUNCTIONS = frozenset(
         "samfed_monai.handlers.rounds.steps_per_round",
         "samfed_monai.networks.catalogue.client_network",
         "samfed_monai.core.device.best_device",
-        *(f"samfed_monai.parts.wiring.{name}" for name in ("model_path", "on_device")),
-        *(f"samfed_monai.parts.wiring.{name}" for name in ("parameters_of", "part_of")),
+        *(f"samfed_monai.bundle.wiring.{name}" for name in ("model_path", "on_device")),
+        *(f"samfed_monai.bundle.wiring.{name}" for name in ("parameters_of", "part_of")),
         "samfed_monai.teacher.training.mask_loss",
         "monai.data.meta_obj.set_track_meta",
     }
@@ -287,7 +287,7 @@ def _of_text(parts: tuple[str, ...], value: str, where: str, *, file: bool) -> I
             )
     elif value.startswith("$") and not any(shape.fullmatch(value) for shape in SHAPES):
         expected = "no expression, or $@id.parameters(), $@id.run(), $@id.to(@id)"
-        yield Problem(where, found=_shown(value), expected=expected, mend="name a component: see samfed_monai.parts")
+        yield Problem(where, found=_shown(value), expected=expected, mend="name a component: see samfed_monai.bundle")
     elif _LOGGING.fullmatch(value.strip()):
         mend = "delete it; whoever starts a run decides where it logs"
         yield Problem(where, found=_shown(value), expected="no logging configuration", mend=mend)

@@ -52,6 +52,9 @@ LEAVES_SITE = {
 }
 """What a method can let leave a site; number of images, seconds and steps do in any case."""
 
+CLASSES = {"one": "one class, a binary mask", "several": "several classes as well"}
+"""How many classes a method can learn."""
+
 LAST = 10_000
 """Place in tables of a variant that says none."""
 
@@ -73,6 +76,8 @@ class Method:
         labels: what labels of its own a site needs, one of :data:`LABELS`; ``None``: as its base.
         leaves_site: what may leave a site, of :data:`LEAVES_SITE`; the release filter refuses the rest. ``None``: as
             its base.
+        classes: ``several`` where it learns more than one class, one of :data:`CLASSES`; it says so itself, whatever
+            its base says.
         networks: client networks that its code brings, name to builder (``package.module.name``): `network_name` can
             then name them wherever the package is installed.
         where: place of ``leaves_site``, for messages: its own file's, or that of the base which declares it.
@@ -89,13 +94,15 @@ class Method:
     exchange: str | None = None
     labels: str | None = None
     leaves_site: tuple[str, ...] | None = None
+    classes: str = "one"
     networks: Mapping[str, str] = field(default_factory=dict)
     where: str = ""
 
 
+_OWN = {"kind": KINDS, "classes": tuple(CLASSES)}
 _INHERITED = {"exchange": EXCHANGES, "labels": LABELS, "leaves_site": LEAVES_SITE}
 _TYPES: dict[str, Any] = {
-    **dict.fromkeys(("title", "note", "source", "base", "kind", "use", "exchange", "labels"), str),
+    **dict.fromkeys(("title", "note", "source", "base", "kind", "use", "exchange", "labels", "classes"), str),
     "place": int,
     "leaves_site": list,
     "networks": dict,
@@ -129,8 +136,8 @@ def read_method(path: str | Path, name: str | None = None) -> Method:
                 if not (isinstance(place, str) and place.rpartition(".")[0]):
                     expected = "where its builder is, `package.module.name`"
                     problems.add(f"{where}#networks#{network}", found=repr(place), expected=expected)
-        elif key == "kind" or key in _INHERITED:
-            known = KINDS if key == "kind" else list(_INHERITED[key])
+        elif key in _OWN or key in _INHERITED:
+            known = list(_OWN[key] if key in _OWN else _INHERITED[key])
             for each in value if isinstance(value, list) else [value]:
                 if each not in known:
                     mend = did_you_mean(str(each), known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 
 # malloc.h of glibc
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -31,3 +32,17 @@ def keep_freed_memory() -> bool:
     except (OSError, TypeError, AttributeError):
         return False
     return bool(set_option(_M_MMAP_THRESHOLD, _KEPT)) and bool(set_option(_M_TRIM_THRESHOLD, _KEPT))
+
+
+def peak_memory() -> int | None:
+    """The most bytes that this process had in memory at one time; ``None`` where Linux's ``/proc`` does not tell it.
+
+    Of the process as it was started, libraries included, and not of the processes that it started itself. Memory of
+    a GPU is not in it.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    told = [line.split()[1:] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(told[0][0]) * 1024 if told else None

@@ -22,7 +22,7 @@ def best_device() -> torch.device:
 
     Example::
 
-        "device": {"_target_": "samfed_monai.parts.best_device"}
+        "device": {"_target_": "samfed_monai.bundle.best_device"}
     """
     import torch
 

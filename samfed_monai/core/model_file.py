@@ -10,8 +10,9 @@ from typing import Any
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import read_json
 
-SETTINGS: Mapping[str, type] = {"network_name": str, "image_size": int}
-"""Knobs that must be the same in training and in inference, and their types."""
+SETTINGS: Mapping[str, type] = {"network_name": str, "image_size": int, "classes": list}
+"""Knobs that must be the same in training and in inference, and their types. A file says ``classes``, as JSON, where
+there are several; of one the name tells nothing."""
 ARGUMENTS = "network_def"
 """Key of a file's header, and of a configuration, with the arguments that its network is built with."""
 BASE_SAM = "base_sam"
@@ -29,9 +30,21 @@ def settings_of(path: str | Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, kind in SETTINGS.items():
         text = str(known.get(name, ""))
-        if text and (kind is str or text.isdigit()):
+        if kind is list:
+            found |= {name: names} if (names := _names_in(text)) else {}
+        elif text and (kind is str or text.isdigit()):
             found[name] = kind(text)
     return found
+
+
+def _names_in(text: str) -> list[str]:
+    """Two names or more, out of JSON; none where it is something else."""
+    try:
+        names = json.loads(text or "[]")
+    except ValueError:
+        return []
+    several = isinstance(names, list) and len(names) > 1 and all(isinstance(name, str) for name in names)
+    return names if several else []
 
 
 def trained_otherwise(path: str | Path, settings: Mapping[str, Any]) -> list[Problem]:
@@ -42,12 +55,14 @@ def trained_otherwise(path: str | Path, settings: Mapping[str, Any]) -> list[Pro
         settings: knobs by name; what this or :func:`settings_of` does not name is not compared.
     """
     trained = settings_of(path)
+    if trained and len(settings.get("classes") or ()) > 1:
+        trained.setdefault("classes", ["foreground"])  # a file that names none was trained on one
     return [
         Problem(
             name,
             found=repr(settings[name]),
             expected=f"{trained[name]!r}, as {Path(path).name} was trained",
-            mend=f"give --{name} {trained[name]}",
+            mend=f'give --{name} "{trained[name]}"' if name == "classes" else f"give --{name} {trained[name]}",
         )
         for name in SETTINGS
         if name in trained and name in settings and trained[name] != settings[name]
@@ -85,6 +100,7 @@ def settings_in(config: Any, site: str = "") -> dict[str, str]:
     known = {
         "network_name": name or client.get("sam_network") or client.get("network_name"),
         "image_size": own.get("image_size") or client.get("image_size"),
+        "classes": json.dumps(names) if isinstance(names := client.get("classes"), list) and len(names) > 1 else "",
     }
     declared = client.get(ARGUMENTS)
     if isinstance(declared, dict) and declared.get("_target_") == _CATALOGUE:

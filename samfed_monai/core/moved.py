@@ -11,6 +11,8 @@ from samfed_monai.core.io import canonical_hash
 
 MOVED = {
     "samfed_monai.federation": {
+        "samfed_monai.federation": "Release>Filter SiteNode>FederatedSite SiteWorker>ClientAlgoExecutor "
+        "from_exchange>from_exchange_object to_exchange>to_exchange_object",
         "samfed_monai.methods.apple": "Apple AppleSharing",
         "samfed_monai.methods.ditto": "DittoSharing",
         "samfed_monai.methods.fca": "ClientTailored",
@@ -22,8 +24,11 @@ MOVED = {
         "samfed_monai.methods.local_only": "LocalOnly NothingShared Untrained",
         "samfed_monai.methods.semifl": "ServerTuned",
         "samfed_monai.methods.version_0_1": "AveragedFedAvg",
-        "samfed_monai.protocol": "Envelope Failure Inbox Kind MessageRefused Server Sharing Strategy Task Traffic "
-        "Transport UpdateGuard from_bytes scrub to_bytes wire_size",
+        "samfed_monai.protocol": "Envelope>Message Failure Inbox Kind MessageRefused Server Sharing Strategy Task "
+        "Traffic Transport UpdateGuard from_bytes scrub to_bytes wire_size",
+    },
+    "samfed_monai.federation.privacy": {
+        "samfed_monai.federation.privacy": "Release>ReleaseFilter",
     },
     "samfed_monai.handlers": {
         "samfed_monai.methods.ditto": "AnchoredTerm",
@@ -36,7 +41,7 @@ MOVED = {
         "samfed_monai.methods.pfedsam": "DecoupledStages ExpertUsage LoadBalanceTerm MutualDistillationTerm",
         "samfed_monai.methods.semifl": "MixUpTerm",
         "samfed_monai.methods.unimatch": "UniMatchTerm",
-        "samfed_monai.parts": "site_records",
+        "samfed_monai.bundle": "site_records",
     },
     "samfed_monai.losses": {
         "samfed_monai.handlers": "SCHEDULES constant gaussian_ramp linear",
@@ -50,11 +55,22 @@ MOVED = {
         "samfed_monai.methods.hssf": "HssfNetwork HssfOutputs hssf_outputs",
         "samfed_monai.teacher": "Exam SelfTraining TeacherFit evaluation_records fill_store public_hash",
     },
+    "samfed_monai.parts": {
+        "samfed_monai.bundle": "PublicSet SiteAlone SiteImages SplitDataset best_device model_path on_device "
+        "parameters_of part_of site_records",
+    },
+    "samfed_monai.protocol": {
+        "samfed_monai.protocol": "Envelope>Message",
+    },
+    "samfed_monai.protocol.message": {
+        "samfed_monai.protocol": "Envelope>Message",
+    },
     "samfed_monai.transforms": {
         "samfed_monai.methods.hssf": "NoiseViewd",
     },
 }
-"""Package to where names of it are now. Bundles that were copied out of version 0.1 name these as ``_target_``."""
+"""Package to where names of it are now, ``old>new`` where the name is another one, too. Bundles that were copied out of
+version 0.1 name these as ``_target_``."""
 
 
 REPLACED = {
@@ -68,12 +84,18 @@ REPLACED = {
 """Package to where names are kept that have no successor of their own: a list of named transforms does their work."""
 
 
-_FIRST = {
-    f"{now}.{name}": f"{old}.{name}"
-    for old, places in MOVED.items()
-    for now, names in places.items()
-    for name in names.split()
-} | {"samfed_monai.methods.fedicra.AdaptiveMixing": "samfed_monai.federation.AdaptiveMixing"}  # before fedala
+def _places(table: Mapping[str, str]) -> dict[str, str]:
+    """Old name to the path of the new one."""
+    pairs = [(now, *name.split(">")) for now, names in table.items() for name in names.split()]
+    return {old: f"{now}.{(new or [old])[0]}" for now, old, *new in pairs}
+
+
+_FIRST = {now: f"{package}.{old}" for package, table in MOVED.items() for old, now in _places(table).items()} | {
+    "samfed_monai.methods.fedicra.AdaptiveMixing": "samfed_monai.federation.AdaptiveMixing",  # before fedala
+    **dict.fromkeys(
+        ("samfed_monai.bundle.site_records", "samfed_monai.parts.site_records"), "samfed_monai.handlers.site_records"
+    ),
+}
 
 
 def _is_target(key: str) -> bool:
@@ -124,8 +146,15 @@ _OBJECTS: dict[str, dict[str, Any]] = {
 """The objects of version 0.1 that did what the lists of today's bundles say, of whose steps none has other numbers."""
 
 
+_ONE_CLASS = ("classes", ["foreground"])
+"""The knob as the bundles ship it: what there was before there were several classes."""
+_OF_CLASSES = {"classes": "@classes"}
 _SINCE: dict[str, dict[str, Any]] = {
     "samfed_monai.methods.fedmd.Consensus": {"average": "probabilities"},
+    "samfed_monai.networks.client_network": _OF_CLASSES,
+    "samfed_monai.handlers.ScoreHandler": _OF_CLASSES,
+    "samfed_monai.parts.SiteImages": _OF_CLASSES,
+    "samfed_monai.handlers.mask_writer.MaskWriter": _OF_CLASSES,
 }
 """Arguments that a component has taken on, each with the value that does what was done before there was one."""
 
@@ -156,7 +185,8 @@ def _with_hooks(content: dict[str, Any]) -> dict[str, Any]:
     train = content.get("train")
     if not (isinstance(train, dict) and "trainer" in train and "images" in content):
         return content
-    return {**(_HOOKS if "validate" in content else {"targets": None}), **content}
+    hooks = _HOOKS if "validate" in content else {"targets": None}
+    return {name: value for name, value in {**hooks, **content}.items() if (name, value) != _ONE_CLASS}
 
 
 def _with_objects(content: dict[str, Any]) -> dict[str, Any]:
@@ -289,17 +319,14 @@ def found_where_moved(package: str, getattr_: Callable[[str], Any]) -> Callable[
     def find(name: str) -> Any:
         if name not in places:
             return getattr_(name)
-        now, write = f"{places[name]}.{name}", "write the new one"
+        now, write = places[name], "write the new one"
         if name in replaced:
             now, write = "a list of named transforms", "write the list that the packaged bundles have there"
         text = f"{package}.{name} is {now} now; the old name goes with the next version: {write}"
         if name not in told:  # resolving a bundle's target asks for its name several times
             told.add(name)
             warnings.warn(text, FutureWarning, stacklevel=2)
-        return getattr(importlib.import_module(places[name]), name)
+        home, _, new = places[name].rpartition(".")
+        return getattr(importlib.import_module(home), new)
 
     return find
-
-
-def _places(table: dict[str, str]) -> dict[str, str]:
-    return {name: now for now, names in table.items() for name in names.split()}

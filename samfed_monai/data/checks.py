@@ -7,7 +7,7 @@ import os
 import secrets
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
@@ -19,6 +19,7 @@ from PIL import Image
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import sha256_bytes
 from samfed_monai.core.progress import progress_bar
+from samfed_monai.data.classes import decode_classes
 from samfed_monai.data.datalist import SERVER_NAMES, DataList, Item, Split, confine
 from samfed_monai.data.reading import ORIENTATION, Picture, decode_image, decode_mask, misfit, read_bytes
 from samfed_monai.data.weak_labels import decode_weak_label
@@ -66,6 +67,7 @@ def survey(
     *,
     threshold: int | None = None,
     weak: Collection[str] = (),
+    classes: Sequence[str] = (),
     progress: bool = True,
 ) -> list[Facts]:
     """Facts of every pair, in order; nothing is raised for a bad file, its facts carry the problem.
@@ -75,16 +77,27 @@ def survey(
         data_root: folder that nothing may lie outside of.
         threshold: as in :func:`~.reading.read_mask`.
         weak: which labels are weak ones (:func:`~.weak_labels.read_weak_label`).
+        classes: names of the classes of labels that have several; empty for binary masks.
         progress: whether to show a progress bar.
     """
     pairs = list(pairs)
     workers = min(16, (os.cpu_count() or 1) + 2)
     with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(lambda pair: look(pair[0], pair[1], data_root, threshold, weak=pair[1] in weak), pairs)
+        found = pool.map(
+            lambda pair: look(pair[0], pair[1], data_root, threshold, weak=pair[1] in weak, classes=classes), pairs
+        )
         return list(progress_bar(found, total=len(pairs), desc="reading images", unit="image", show=progress))
 
 
-def look(image: str, label: str | None, data_root: str | Path, threshold: int | None, *, weak: bool = False) -> Facts:
+def look(
+    image: str,
+    label: str | None,
+    data_root: str | Path,
+    threshold: int | None,
+    *,
+    weak: bool = False,
+    classes: Sequence[str] = (),
+) -> Facts:
     """Facts of one image and its mask, or weak label (which has no share of foreground, and no direction)."""
     problems: list[Problem] = []
     facts: dict = {"image": image, "label": label}
@@ -104,7 +117,7 @@ def look(image: str, label: str | None, data_root: str | Path, threshold: int | 
                 mask = decode_weak_label(content, label)
                 facts |= {"mask_values": tuple(int(value) for value in np.unique(mask))}
             else:
-                mask, values, _ = decode_mask(content, label, threshold)
+                mask, values = _decoded(content, label, threshold, classes)
                 facts |= {"mask_values": tuple(values), "foreground": float(mask.mean()), "border": _border(mask)}
         except Refused as refused:
             problems += [_missing_mask(problem, image, label, data_root) for problem in refused.problems]
@@ -113,6 +126,17 @@ def look(image: str, label: str | None, data_root: str | Path, threshold: int | 
         problems += [problem] if problem else []
         facts["misfit"] = 0.0 if problem or weak else misfit(picture, mask)
     return Facts(**facts, problems=tuple(problems))
+
+
+def _decoded(
+    content: bytes, label: str, threshold: int | None, classes: Sequence[str]
+) -> tuple[Picture, Sequence[int]]:
+    """Foreground (H, W) in {0, 1}, of all classes together, and the values that the file holds."""
+    if classes:
+        of_classes = decode_classes(content, label, classes)
+        return (of_classes > 0).astype(np.uint8), np.unique(of_classes).tolist()
+    mask, values, _ = decode_mask(content, label, threshold)
+    return mask, values
 
 
 def _border(mask: Picture) -> float:
@@ -241,7 +265,12 @@ def check_datalist(datalist: str | Path | DataList, data_root: str | Path, *, pr
     datalist = datalist if isinstance(datalist, DataList) else DataList.load(datalist)
     pairs = [(item.image, item.label) for _, _, item in datalist.items()]
     facts = survey(
-        pairs, data_root, threshold=datalist.mask_threshold, weak=weak_labels_of(datalist), progress=progress
+        pairs,
+        data_root,
+        threshold=datalist.mask_threshold,
+        weak=weak_labels_of(datalist),
+        classes=datalist.classes,
+        progress=progress,
     )
     return problems_of(datalist, facts)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -110,6 +110,9 @@ class Item:
         group: video sequence, patient or lesion the image belongs to; images of one group stay together.
         label_kind: of a weak label, one of :class:`LabelKind`; ``None`` is a mask. Training images of sites alone may
             have one: what is measured with, and what SAM is fitted to, needs masks.
+        volume: of a slice, the volume that it was cut from, as a path below the folder of volumes.
+        slice: its number there, from 1.
+        spacing: mm from row to row, from column to column, and from slice to slice.
     """
 
     image: str
@@ -118,6 +121,9 @@ class Item:
     label_sha256: str | None = None
     group: str | None = None
     label_kind: str | None = None
+    volume: str | None = None
+    slice: int | None = None
+    spacing: list[float] | None = None
 
     @property
     def weak(self) -> bool:
@@ -140,8 +146,8 @@ class Site:
         yield Split.TEST, self.test
 
 
-LIST_KEYS = ("schema", "name", "hash", "mask_threshold", "public", "sites")
-ITEM_KEYS = ("image", "sha256", "label", "label_sha256", "group", "label_kind")
+LIST_KEYS = ("schema", "name", "hash", "mask_threshold", "classes", "public", "sites")
+ITEM_KEYS = ("image", "sha256", "label", "label_sha256", "group", "label_kind", "volume", "slice", "spacing")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 SERVER_NAMES = frozenset({"", "public", "server"})
 """Values of the knob ``site`` that mean: no site, the public images alone. No site may be called so."""
@@ -170,10 +176,28 @@ def parse(content: Any, where: str) -> tuple[dict[str, Any] | None, Problems]:
     if threshold is not None and (type(threshold) is not int or not 1 <= threshold <= 255):
         mend = "for instance 128"
         problems.add(f"{where} -> mask_threshold", found=repr(threshold), expected="null or 1 to 255", mend=mend)
+    classes = content.get("classes", [])
+    if "classes" in content:
+        problems.extend(_class_problems(classes, threshold, f"{where} -> classes"))
     public = _items(content.get("public", []), Split.PUBLIC, at=f"{where} -> public", problems=problems)
     sites = _sites(content.get("sites", {}), at=f"{where} -> sites", problems=problems)
     _check_once(public, sites, where, problems)
-    return {"name": content.get("name"), "public": public, "sites": sites, "mask_threshold": threshold}, problems
+    fields = {"name": content.get("name"), "public": public, "sites": sites, "mask_threshold": threshold}
+    return {**fields, "classes": classes}, problems
+
+
+def _class_problems(classes: Any, threshold: Any, where: str) -> list[Problem]:
+    from samfed_monai.data.classes import class_problems
+
+    problems = Problems()
+    problems.extend(class_problems(classes, where))
+    if isinstance(classes, list) and len(classes) == 1:
+        found, mend = f"one name, {classes[0]!r}", "leave classes out: a list of one class has binary masks"
+        problems.add(where, found=found, expected="the names of two classes or more", mend=mend)
+    if threshold is not None:
+        mend = "leave one of them out: a threshold cuts masks of one class"
+        problems.add(where, found=f"mask_threshold {threshold} beside it", expected="one of the two", mend=mend)
+    return list(problems)
 
 
 def _check_keys(
@@ -236,7 +260,14 @@ def _items(content: Any, split: Split, *, at: str, problems: Problems) -> list[I
 def _check_item(entry: Mapping[str, Any], split: Split, *, at: str, problems: Problems) -> None:
     present = {key: entry[key] for key in ITEM_KEYS if entry.get(key) is not None}
     for key, value in present.items():
-        if not isinstance(value, str):
+        if key == "slice":
+            if type(value) is not int or value < 1:
+                problems.add(f"{at} -> slice", found=repr(value), expected="a number from 1")
+        elif key == "spacing":
+            numbers = isinstance(value, list) and [type(side) in (int, float) and side > 0 for side in value]
+            if numbers != [True] * 3:
+                problems.add(f"{at} -> spacing", found=repr(value), expected="three lengths in mm")
+        elif not isinstance(value, str):
             problems.add(f"{at} -> {key}", found=repr(value), expected="a string")
         elif key in ("image", "label"):
             reason = unsafe(value)
@@ -289,6 +320,8 @@ class DataList:
         sites: private images by site.
         mask_threshold: grey level from which a mask that is not binary counts as foreground; ``None`` refuses such
             masks.
+        classes: names of the classes that the values 1, 2, … of its labels stand for; empty where labels are binary
+            masks.
 
     Example::
 
@@ -300,6 +333,7 @@ class DataList:
     public: list[Item]
     sites: dict[str, Site] = field(default_factory=dict)
     mask_threshold: int | None = None
+    classes: list[str] = field(default_factory=list)
 
     @property
     def hash(self) -> str:
@@ -312,6 +346,7 @@ class DataList:
             "schema": SCHEMA,
             "name": self.name,
             "mask_threshold": self.mask_threshold,
+            **self._of_classes(),
             "public": [_item_json(item) for item in self.public],
             "sites": {
                 name: {split.value: [_item_json(item) for item in items] for split, items in site.splits()}
@@ -328,16 +363,16 @@ class DataList:
         if name not in self.sites:
             expected = f"one of {sorted(self.sites)}" if self.sites else "a site, and the list has only public images"
             raise Refused([Problem(f"{self.name} -> sites", found=repr(name), expected=expected)])
-        return DataList(self.name, self.public, {name: self.sites[name]}, self.mask_threshold)
+        return replace(self, sites={name: self.sites[name]})
 
     def for_server(self) -> DataList:
         """What a server needs that holds no site's images: the public ones."""
-        return DataList(self.name, self.public, {}, self.mask_threshold)
+        return replace(self, sites={})
 
     def public_hash(self) -> str:
         """SHA-256 of the public part; the same in the whole list, in one site's and in the server's."""
         public = [_item_json(item) for item in self.public]
-        return canonical_hash({"mask_threshold": self.mask_threshold, "public": public})
+        return canonical_hash({"mask_threshold": self.mask_threshold, **self._of_classes(), "public": public})
 
     def part_hash(self, name: str) -> str:
         """SHA-256 of one site's part; the same in the whole list and in that site's own.
@@ -347,7 +382,12 @@ class DataList:
         """
         part = self.for_site(name)
         splits = {split.value: [_item_json(item) for item in items] for split, items in part.sites[name].splits()}
-        return canonical_hash({"mask_threshold": self.mask_threshold, "site": name, **splits})
+        own = {"mask_threshold": self.mask_threshold, **self._of_classes(), "site": name}
+        return canonical_hash({**own, **splits})
+
+    def _of_classes(self) -> dict[str, list[str]]:
+        """The key ``classes``, where there are several: a list of binary masks is that of older versions."""
+        return {"classes": list(self.classes)} if self.classes else {}
 
     def items(self) -> Iterator[tuple[str, Split, Item]]:
         """Every item as (site, split, item); the public ones first, with the site ``""``."""
@@ -380,7 +420,7 @@ class DataList:
         return _read(read_json(path), Path(path).name)
 
 
-def _item_json(item: Item) -> dict[str, str]:
+def _item_json(item: Item) -> dict[str, Any]:
     return {key: value for key, value in asdict(item).items() if value is not None}
 
 

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data.checks import Facts, problems_of, repeated_stems, survey, warnings
+from samfed_monai.data.classes import class_problems
 from samfed_monai.data.datalist import DataList, Item, Site, Split, cannot_be_scored, freeze, require_free
 from samfed_monai.data.grouping import read_groups, subset, without_group
 from samfed_monai.data.partitions import (
@@ -27,6 +29,7 @@ from samfed_monai.data.sources.found import Found, pair_up, unpack
 from samfed_monai.data.sources.isic import find_isic
 from samfed_monai.data.sources.polyp import Polyps, collection_of, find_polyps
 from samfed_monai.data.sources.published import Coverage, find_published
+from samfed_monai.data.sources.rendered import volumes_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +47,7 @@ class Options:
         limit_per_site: keep that many unlabelled images of each site, chosen by hash; ``None`` keeps all.
         drop_unlabelled_labels: do not record labels of unlabelled images (then there is no oracle variant).
         mask_threshold: grey level from which masks that are not binary count as foreground; ``None`` refuses them.
+        classes: names of the classes that the values 1, 2, … of label files stand for; empty for binary masks.
         unseen: sites that take no part in training: all their labelled images become test images.
         divide: cut every other site into that many; ``None`` leaves them whole.
         seed: of every draw.
@@ -58,6 +62,7 @@ class Options:
     limit_per_site: int | None = None
     drop_unlabelled_labels: bool = False
     mask_threshold: int | None = None
+    classes: Sequence[str] = ()
     unseen: Sequence[str] = ()
     divide: int | None = None
     seed: int = 0
@@ -99,6 +104,14 @@ def check_first(options: Options, *, validation: float = 0.0, test: float = 0.0,
     """
     problems = Problems()
     problems.extend(share_problems(validation, test))
+    if options.classes:
+        problems.extend(class_problems(options.classes, "--classes"))
+    if len(options.classes) == 1:
+        found, mend = "one name", "leave it out: labels of one class are binary masks"
+        problems.add("--classes", found=found, expected="the names of two classes or more", mend=mend)
+    if options.classes and options.mask_threshold is not None:
+        mend = "leave it out: a threshold cuts masks of one class"
+        problems.add("--mask-threshold", found="it beside --classes", expected="one of the two", mend=mend)
     with problems.collected():
         require_free(options.output, name=name or _name(options))
     problems.refuse_if_any()
@@ -126,7 +139,7 @@ def look_at(
     with problems.collected():
         _ungrouped(found, options)
     pairs = list(dict.fromkeys((one.image, one.label) for one in found))
-    facts = survey(pairs, root, threshold=options.mask_threshold, progress=options.progress)
+    facts = survey(pairs, root, threshold=options.mask_threshold, classes=options.classes, progress=options.progress)
     for fact in facts:
         problems.extend(fact.problems)
     problems.extend(repeated_stems((site, one.image) for site, ones in sites.items() for one in ones))
@@ -162,9 +175,10 @@ def finish(
         places, divided = divide_sites(places, facts, options.divide, seed=options.seed, spared=options.unseen)
         reshaped += divided
     sites = {site: Site() for site, _ in places if site}
-    datalist = DataList(name or _name(options), [], sites, options.mask_threshold)
+    datalist = DataList(name or _name(options), [], sites, options.mask_threshold, list(options.classes))
+    notes = volumes_of(root)
     for (site, split), found in places.items():
-        items = [_item(one, facts[one.image], split, options) for one in found]
+        items = [_item(one, facts[one.image], split, options, notes) for one in found]
         if split is Split.UNLABELLED:
             items = [items[index] for index in subset([item.sha256 for item in items], options.limit_per_site)]
         (getattr(sites[site], split.value) if site else datalist.public).extend(items)
@@ -198,7 +212,9 @@ def _ungrouped(found: Iterable[Found], options: Options) -> list[str]:
     return [f"{len(lacking)} of {len(images)} images have no group in {name}"] if lacking else []
 
 
-def _item(one: Found, fact: Facts, split: Split, options: Options) -> Item:
+def _item(one: Found, fact: Facts, split: Split, options: Options, notes: Mapping[str, Mapping[str, Any]]) -> Item:
+    path = PurePosixPath(one.image)
+    note, number = notes.get(path.parent.as_posix(), {}), path.stem.rpartition("_")[2]
     labelled = one.label is not None and not (split is Split.UNLABELLED and options.drop_unlabelled_labels)
     return Item(
         image=one.image,
@@ -206,6 +222,9 @@ def _item(one: Found, fact: Facts, split: Split, options: Options) -> Item:
         label=one.label if labelled else None,
         label_sha256=fact.label_sha256 if labelled else None,
         group=one.group,
+        volume=note.get("volume"),
+        slice=int(number) if note and number.isdigit() else None,
+        spacing=note.get("spacing"),
     )
 
 

@@ -18,6 +18,7 @@ from samfed_monai.core.io import write_text
 from samfed_monai.core.table import to_csv
 from samfed_monai.data.checks import Facts, survey, weak_labels_of
 from samfed_monai.data.checks import warnings as duplicate_warnings
+from samfed_monai.data.classes import colour_of, read_classes
 from samfed_monai.data.datalist import DataList, Item, Split, confine
 from samfed_monai.data.grouping import subset
 from samfed_monai.data.reading import Picture, read_image, read_mask
@@ -119,6 +120,7 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
         if empty or full:
             sentences.append(f"{name} has {empty} empty and {full} full mask(s); scores count them apart")
         sentences += _cut_to_nothing(name, masks, datalist.mask_threshold)
+        sentences += _lacking(name, masks, datalist.classes)
         inverted = [fact for fact in masks if (fact.border or 0) >= RIM and (fact.foreground or 0) < 1]
         if inverted:
             sentences.append(
@@ -140,6 +142,18 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
                 "look at the overlays"
             )
     return sentences
+
+
+def _lacking(name: str, masks: Sequence[Facts], classes: Sequence[str]) -> list[str]:
+    """Classes that no label of a site has: its labels may be of other organs than the others'."""
+    there = {value for fact in masks for value in fact.mask_values}
+    lacking = [each for number, each in enumerate(classes, start=1) if number not in there]
+    if not lacking or not masks:
+        return []
+    return [
+        f"no label of {name} has {' or '.join(lacking)}: look whether it was drawn there; where it was not, a network "
+        "is taught, and scored as if, it were absent"
+    ]
 
 
 def _first(masks: Sequence[Facts]) -> str:
@@ -166,21 +180,25 @@ SIDE = 184
 OUTLINE = (255, 214, 10)  # a yellow that is seen on skin and on mucosa
 
 
-def overlay(picture: Picture, mask: Picture | None, *, side: int = SIDE) -> Picture:
+def overlay(picture: Picture, mask: Picture | None, *, classes: int = 0, side: int = SIDE) -> Picture:
     """The picture, scaled to fit a square, with the mask's outline drawn two pixels wide.
 
     Args:
         picture: (H, W, 3) in 0..255.
         mask: (H, W) in {0, 1}, or ``None``.
+        classes: how many classes the mask has, whose values are then 0 to that, each outlined in its own colour.
         side: longest side of the result in pixels.
     """
     height, width = picture.shape[:2]
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = np.array(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
-    if mask is not None:
-        shape = np.asarray(Image.fromarray(mask * 255).resize(size, Image.Resampling.BOX)) > 127
-        small[outline(shape)] = OUTLINE
+    regions = [(mask, OUTLINE)] if mask is not None else []
+    if mask is not None and classes:
+        regions = [((mask == each).astype(np.uint8), colour_of(each)) for each in range(1, classes + 1)]
+    for region, colour in regions:
+        shape = np.asarray(Image.fromarray(region * 255).resize(size, Image.Resampling.BOX)) > 127
+        small[outline(shape)] = colour
     return small
 
 
@@ -231,7 +249,12 @@ def report_on(
     datalist = datalist if isinstance(datalist, DataList) else DataList.load(datalist)
     pairs = [(item.image, item.label) for _, _, item in datalist.items()]
     facts = survey(
-        pairs, data_root, threshold=datalist.mask_threshold, weak=weak_labels_of(datalist), progress=progress
+        pairs,
+        data_root,
+        threshold=datalist.mask_threshold,
+        weak=weak_labels_of(datalist),
+        classes=datalist.classes,
+        progress=progress,
     )
     sentences = [*duplicate_warnings(datalist), *doubts(datalist, facts)]
     return write_report(datalist, facts, data_root, page, warnings=sentences)
@@ -335,7 +358,7 @@ def _galleries(datalist: DataList, facts: Mapping[str, Facts], root: Path) -> li
     for name, items in places:
         candidates = [item for item in items if item.label] or items
         chosen = [candidates[index] for index in subset([item.sha256 for item in candidates], SAMPLES)]
-        galleries.append((name, [_sample(item, facts[item.image], root, datalist.mask_threshold) for item in chosen]))
+        galleries.append((name, [_sample(item, facts[item.image], root, datalist) for item in chosen]))
     return galleries
 
 
@@ -347,17 +370,21 @@ def _squares(datalist: DataList, facts: Mapping[str, Facts], root: Path) -> list
         if item.label and facts[item.image].width == facts[item.image].height and facts[item.image].foreground
     ]
     square.sort(key=lambda item: (-facts[item.image].misfit, item.sha256))
-    return [_sample(item, facts[item.image], root, datalist.mask_threshold) for item in square[:SQUARES]]
+    return [_sample(item, facts[item.image], root, datalist) for item in square[:SQUARES]]
 
 
-def _sample(item: Item, fact: Facts, root: Path, threshold: int | None) -> Sample:
+def _sample(item: Item, fact: Facts, root: Path, datalist: DataList) -> Sample:
     picture = read_image(confine(root, item.image, where=item.image))
     note = f"{fact.width} × {fact.height}"
     if item.label and item.weak:
         label = read_weak_label(confine(root, item.label, where=item.label))
         note += f" · {item.label_kind}, {(label != IGNORE).mean():.0%} labelled"
         return Sample(Path(item.image).stem, data_uri(overlay(picture, (label == 1).astype(label.dtype))), note)
-    mask = read_mask(confine(root, item.label, where=item.label), threshold) if item.label else None
+    mask, classes = None, datalist.classes
+    if item.label:
+        path = confine(root, item.label, where=item.label)
+        mask = read_classes(path, classes) if classes else read_mask(path, datalist.mask_threshold)
     if fact.foreground is not None and item.label:
-        note += f" · {fact.foreground:.0%} lesion"
-    return Sample(Path(item.image).stem, data_uri(overlay(picture, mask)), note)
+        there = [name for number, name in enumerate(classes, start=1) if number in fact.mask_values]
+        note += f" · {', '.join(there) or 'none'}" if classes else f" · {fact.foreground:.0%} lesion"
+    return Sample(Path(item.image).stem, data_uri(overlay(picture, mask, classes=len(classes))), note)

@@ -36,12 +36,13 @@ def public_hash(public: DataList | Sequence[Mapping[str, Any]], *, ordered: bool
     return canonical_hash(pairs if ordered else sorted(pairs))
 
 
-def read_as(datalist: DataList) -> dict[str, int]:
+def read_as(datalist: DataList) -> dict[str, Any]:
     """What decides, beside the bytes that :func:`public_hash` covers, which pixels are foreground; mostly nothing.
 
     For keys of what was trained on the public set.
     """
-    return {} if datalist.mask_threshold is None else {"mask_threshold": datalist.mask_threshold}
+    threshold = {} if datalist.mask_threshold is None else {"mask_threshold": datalist.mask_threshold}
+    return threshold | ({"classes": list(datalist.classes)} if datalist.classes else {})
 
 
 def _entries(public: DataList | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -92,8 +93,8 @@ def load_records(
 
     Returns:
         One dictionary per image with ``image``, ``id`` (the file's stem), ``image_sha256`` and ``site`` (``""`` if
-        public); public ones have their place among those returned as ``index``; ``label``, ``label_kind``, ``group``
-        and ``mask_threshold`` where there are any.
+        public); public ones have their place among those returned as ``index``; ``label``, ``label_kind``, ``group``,
+        ``mask_threshold`` and ``classes`` (how many, where the labels have several) where there are any.
 
     Raises:
         Refused: unknown site or split, missing files, paths out of the data root, or weak labels that the caller cannot
@@ -121,6 +122,8 @@ def load_records(
                 record["label_kind"] = item.label_kind
             if datalist.mask_threshold is not None:
                 record["mask_threshold"] = datalist.mask_threshold
+            if datalist.classes:
+                record["classes"] = len(datalist.classes)
         if item.group is not None:
             record["group"] = item.group
         records.append(record)

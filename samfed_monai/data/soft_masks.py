@@ -44,6 +44,8 @@ def resize_probabilities(masks: Tensor, size: Sequence[int]) -> Tensor:
 _SUFFIX = ".mask"
 _MAGIC = b"SFM1"
 _HEADER = struct.Struct("<4sHHHI")  # magic, bits, height, width, CRC-32 of the key and the pixels
+_SEVERAL = b"SFM2"  # of a mask of several classes: the first two bytes of its pixels say how many planes follow
+_PLANES = struct.Struct("<H")
 _DTYPES: dict[int, np.dtype] = {8: np.dtype("u1"), 16: np.dtype("<u2")}
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -56,10 +58,10 @@ class SoftMaskStore:
 
     A probability p is kept as ``round(p * (2**bits - 1))``, so it comes back within 1/510 (8 bits) or 1/131070
     (16 bits), up to float32's own rounding. The pixels are not compressed, so 10,000 masks of 256 x 256 are 0.7 GB
-    (1.4 GB) whatever they show. A mask is written to a temporary file that then replaces the old one: after a crash it
-    is there as a whole or not at all. A damaged file counts as missing, with a warning, and the next :meth:`put`
-    replaces it. Files have mode 0600 and folders 0700: private soft masks stay at their site. The store does not run
-    the teacher; ``fill_store`` does.
+    (1.4 GB) whatever they show; of K classes K + 1 times as much. A mask is written to a temporary file that then
+    replaces the old one: after a crash it is there as a whole or not at all. A damaged file counts as missing, with
+    a warning, and the next :meth:`put` replaces it. Files have mode 0600 and folders 0700: private soft masks stay
+    at their site. The store does not run the teacher; ``fill_store`` does.
 
     Args:
         folder: the store; a teacher's masks lie in a folder of its own inside, so that several teachers share a store
@@ -103,7 +105,8 @@ class SoftMaskStore:
 
         Args:
             image_sha256: SHA-256 of the image file, 64 hexadecimal digits.
-            probabilities: (1, h, w) float in [0, 1], on any device; at most 65,535 pixels wide and high.
+            probabilities: (C, h, w) float in [0, 1], on any device; at most 65,535 pixels wide and high. C is 1, or of
+                several classes one plane for each and the background's before them.
 
         Raises:
             Refused: wrong shape, NaN, or values outside [0, 1]. Nothing is written then.
@@ -111,15 +114,17 @@ class SoftMaskStore:
         path = self._path(image_sha256)
         values = probabilities.detach().float().cpu().numpy()
         problems = Problems()
-        if values.ndim != 3 or values.shape[0] != 1 or not 0 < min(values.shape) <= max(values.shape) < 2**16:
-            problems.add(f"soft mask of {image_sha256[:12]}", found=f"shape {values.shape}", expected="shape (1, h, w)")
+        if values.ndim != 3 or not 0 < min(values.shape) <= max(values.shape) < 2**16:
+            problems.add(f"soft mask of {image_sha256[:12]}", found=f"shape {values.shape}", expected="shape (C, h, w)")
         elif not (values.min() >= 0 and values.max() <= 1):  # NaN fails both comparisons
             found = f"values from {values.min():.9g} to {values.max():.9g}"
             problems.add(f"soft mask of {image_sha256[:12]}", found=found, expected="probabilities in [0, 1]")
         problems.refuse_if_any()
         levels = 2**self.bits - 1
-        pixels = np.rint(values[0].astype(np.float64) * levels).astype(_DTYPES[self.bits]).tobytes()
-        header = _HEADER.pack(_MAGIC, self.bits, *values.shape[1:], self._checksum(image_sha256, pixels))
+        pixels = np.rint(values.astype(np.float64) * levels).astype(_DTYPES[self.bits]).tobytes()
+        magic = _MAGIC if len(values) == 1 else _SEVERAL
+        pixels = pixels if len(values) == 1 else _PLANES.pack(len(values)) + pixels
+        header = _HEADER.pack(magic, self.bits, *values.shape[1:], self._checksum(image_sha256, pixels))
         for folder in (self.folder, self._masks, path.parent):
             _make_private(folder)
         write_bytes(path, header + pixels, mode=0o600)
@@ -128,7 +133,7 @@ class SoftMaskStore:
         """Reads one image's mask.
 
         Returns:
-            (1, h, w) float32 in [0, 1].
+            (C, h, w) float32 in [0, 1], as it was put.
 
         Raises:
             Refused: there is no mask of this image by this teacher, or it is damaged.
@@ -151,7 +156,7 @@ class SoftMaskStore:
                 ]
             )
         levels = np.float32(2 ** (8 * pixels.itemsize) - 1)
-        return torch.from_numpy(pixels[None].astype(np.float32) / levels)
+        return torch.from_numpy(pixels.astype(np.float32) / levels)
 
     def write_origin(self, origin: Mapping[str, Any]) -> None:
         """Notes, beside the masks, that they are renewed ones, and what they are made of."""
@@ -199,7 +204,7 @@ class SoftMaskStore:
         return zlib.crc32(pixels, zlib.crc32(bytes.fromhex(image_sha256 + self.teacher_sha256)))
 
     def _read(self, image_sha256: str) -> np.ndarray | None:
-        """Quantised (h, w) pixels, or ``None`` if there are none that can be trusted."""
+        """Quantised (C, h, w) pixels, or ``None`` if there are none that can be trusted."""
         path = self._path(image_sha256)
         try:
             content = path.read_bytes()
@@ -208,9 +213,12 @@ class SoftMaskStore:
         if len(content) >= _HEADER.size:
             magic, bits, height, width, checksum = _HEADER.unpack_from(content)
             pixels = content[_HEADER.size :]
-            whole = magic == _MAGIC and bits in _DTYPES and len(pixels) == height * width * bits // 8
+            many = magic == _SEVERAL and len(pixels) > _PLANES.size
+            planes, start = (_PLANES.unpack_from(pixels)[0], _PLANES.size) if many else (1, 0)
+            size = start + planes * height * width * bits // 8
+            whole = (many or magic == _MAGIC) and bits in _DTYPES and len(pixels) == size
             if whole and checksum == self._checksum(image_sha256, pixels):
-                return np.frombuffer(pixels, dtype=_DTYPES[bits]).reshape(height, width)
+                return np.frombuffer(pixels, dtype=_DTYPES[bits], offset=start).reshape(planes, height, width)
         logger.warning("soft mask %s is damaged: it counts as missing and will be computed again", path)
         return None
 

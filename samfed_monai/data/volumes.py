@@ -55,6 +55,7 @@ class Slices:
             first axis runs to the right; or the frames of a DICOM object.
         pixel_area: mm² of a pixel, where the file says it.
         spacing: mm from slice to slice, where the file says it.
+        voxel: of a volume, mm from row to row, from column to column and from slice to slice.
     """
 
     path: Path
@@ -62,6 +63,7 @@ class Slices:
     pictures: Picture
     pixel_area: float | None = None
     spacing: float | None = None
+    voxel: tuple[float, float, float] | None = None
 
 
 def read_slices(path: str | Path) -> Slices:
@@ -79,20 +81,24 @@ def read_slices(path: str | Path) -> Slices:
     return _nifti(path) if kind_of(path) == "nifti" else _dicom(path)
 
 
-def read_mask_slices(path: str | Path, like: str | Path, *, labels: Sequence[int] = ()) -> NDArray[np.bool_]:
+def read_mask_slices(
+    path: str | Path, like: str | Path, *, labels: Sequence[int] = (), classes: Sequence[str] = ()
+) -> NDArray[np.uint8]:
     """The foreground of a NIfTI mask, in the order and orientation of the pictures of its volume.
 
     Args:
         path: the mask: whole numbers, of the volume's shape and place.
         like: the volume.
-        labels: values that are foreground; empty takes the only one beside 0.
+        labels: values that are foreground; empty takes the only one beside 0. Of several classes, the value of each, in
+            their order, and every other is background; empty takes 1, 2, … and refuses every other.
+        classes: names of several classes; empty for one.
 
     Returns:
-        (N, H, W), as :class:`Slices` has its pictures.
+        (N, H, W) in 0..K, as :class:`Slices` has its pictures; K is 1 without ``classes``.
 
     Raises:
         Refused: another shape, or an affine that puts a corner more than a tenth of a voxel elsewhere; values that are
-            no whole numbers; several values beside 0 of which none is named.
+            no whole numbers; several values beside 0 of which none is named, or one that no class has.
     """
     path = Path(path)
     mask, volume = _loaded(path), _loaded(Path(like))
@@ -114,14 +120,21 @@ def read_mask_slices(path: str | Path, like: str | Path, *, labels: Sequence[int
     values = np.unique(data)
     if not np.isfinite(values).all() or not np.array_equal(values, np.rint(values)):
         raise _refused(path, f"values such as {float(values[-1]):g}", "whole numbers: 0 and a mask's value")
-    wanted = set(labels) or {int(value) for value in values if value}
     there = [int(value) for value in values if value]
-    if not labels and len(wanted) > 1:
-        told = ", ".join(map(str, there[:8]))
-        raise _refused(path, f"the labels {told}", "one beside 0", "say which are foreground: --label N")
-    drawn = np.isin(data, sorted(wanted))
-    foreground: NDArray[np.bool_] = drawn.reshape(shapes[0][0], shapes[0][1], -1).transpose(2, 1, 0)
-    return foreground
+    told = ", ".join(map(str, there[:8]))
+    if classes:
+        wanted = list(labels) or list(range(1, len(classes) + 1))
+        if not labels and not set(there) <= set(wanted):
+            named = ", ".join(f"{number} {name}" for number, name in zip(wanted, classes, strict=True))
+            mend = "name every class with --classes, or say with --label which value each of them has"
+            raise _refused(path, f"the labels {told}", f"0 and {named}", mend)
+        drawn = sum((number * (data == value) for number, value in enumerate(wanted, start=1)), np.zeros(data.shape))
+    else:
+        if not labels and len(there) > 1:
+            mend = "say which are foreground: --label N, or name each as a class: --classes A,B"
+            raise _refused(path, f"the labels {told}", "one beside 0", mend)
+        drawn = np.isin(data, sorted(set(labels) or set(there)))
+    return drawn.astype(np.uint8).reshape(shapes[0][0], shapes[0][1], -1).transpose(2, 1, 0)
 
 
 def _corners_apart(one: NDArray[Any], other: NDArray[Any], shape: Sequence[int]) -> float:
@@ -136,7 +149,8 @@ def nifti_of(masks: Sequence[NDArray[Any]], like: Path) -> bytes:
     """A gzipped NIfTI, uint8, with shape, place and units of the volume that the masks were made of.
 
     Args:
-        masks: (H, W) of each slice, bool or in 0..255, in the order of :class:`Slices`.
+        masks: (H, W) of each slice, bool or in 0..255 (values of classes, for instance), in the order of
+            :class:`Slices`.
         like: the volume.
     """
     import nibabel
@@ -181,7 +195,8 @@ def _nifti(path: Path) -> Slices:
         raise _refused(path, found, "a picture (X, Y) or a volume (X, Y, Z) of grey values, or of 8-bit RGB")
     pictures = data.reshape(shape[0], shape[1], -1, 3).transpose(2, 1, 0, 3)
     zooms = [float(zoom) for zoom in image.header.get_zooms()[: len(shape)]]
-    return Slices(path, "nifti", pictures, zooms[0] * zooms[1], zooms[2] if len(zooms) > 2 else None)
+    voxel = (round(zooms[1], 6), round(zooms[0], 6), round(zooms[2], 6)) if len(zooms) > 2 else None
+    return Slices(path, "nifti", pictures, zooms[0] * zooms[1], zooms[2] if len(zooms) > 2 else None, voxel)
 
 
 def _space(image: Any) -> tuple[int, ...]:

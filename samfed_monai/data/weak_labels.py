@@ -196,6 +196,10 @@ def weaken_list(
             read or written.
     """
     problems = Problems()
+    if datalist.classes:
+        mend = "derive them from a list of one class"
+        expected = "binary masks: weak labels are of one class"
+        problems.add(f"{datalist.name} -> classes", found=str(datalist.classes), expected=expected, mend=mend)
     names = [kind.value for kind in WEAK]
     for site, kind in kinds.items():
         if site not in datalist.sites:

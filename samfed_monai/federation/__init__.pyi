@@ -2,7 +2,7 @@
 
 from .client import SamFedAlgo
 from .controller import RoundController, RunResult
-from .exchange import from_exchange, to_exchange
+from .exchange_object import from_exchange_object, to_exchange_object
 from .job import FederatedJob
 from .local_transport import LocalTransport
 from .plan import Places, Plan
@@ -11,25 +11,25 @@ from .progress import Progress
 from .round_store import RoundStore
 from .run_folder import COLUMNS, RunFolder
 from .signals import Interrupted
-from .site import Release, SiteNode, SiteWorker
+from .site import ClientAlgoExecutor, FederatedSite, Filter
 
 __all__ = [
     "COLUMNS",
+    "ClientAlgoExecutor",
     "FederatedJob",
+    "FederatedSite",
+    "Filter",
     "Interrupted",
     "LocalTransport",
     "Places",
     "Plan",
     "ProcessTransport",
     "Progress",
-    "Release",
     "RoundController",
     "RoundStore",
     "RunFolder",
     "RunResult",
     "SamFedAlgo",
-    "SiteNode",
-    "SiteWorker",
-    "from_exchange",
-    "to_exchange",
+    "from_exchange_object",
+    "to_exchange_object",
 ]

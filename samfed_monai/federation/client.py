@@ -22,18 +22,18 @@ from samfed_monai.core import training_state
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state, seed_transforms
-from samfed_monai.federation.exchange import HEADER, Call, as_own_tensors, sendable
+from samfed_monai.federation.exchange_object import HEADER, Call, as_own_tensors, class_metrics, sendable
 from samfed_monai.federation.own_network import (
     OwnNetwork,
-    OwnParts,
+    PersonalParts,
     own_network,
-    own_parts,
+    personal_parts,
     require_same_public_set,
     split_state,
 )
 from samfed_monai.handlers.handler_group import HandlerGroup
 from samfed_monai.handlers.rounds import forget_unfinished_run
-from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, MessageRefused
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedEvaluator
@@ -68,7 +68,7 @@ def with_network_of(overrides: dict[str, Any], network: Callable[[], nn.Module])
 
 
 @contextmanager
-def lent(network: nn.Module, frozen: Collection[str] = ()) -> Iterator[None]:
+def restored_after(network: nn.Module, frozen: Collection[str] = ()) -> Iterator[None]:
     """Gives a network back, after a block that loads weights into it, as it was: weights, buffers and modes.
 
     Args:
@@ -134,13 +134,14 @@ def evaluation_parts(evaluator: SupervisedEvaluator, workflow: Any, split: str, 
             handler.output_dir = own_folder
 
 
-def scored(evaluator: SupervisedEvaluator) -> tuple[list[dict[str, Any]], dict[str, int], int]:
-    """What a run of the evaluator left: its table, ``empty_<side>`` counts by name, and how many images were seen."""
+def scored(evaluator: SupervisedEvaluator) -> tuple[list[dict[str, Any]], dict[str, float], int]:
+    """What a run of the evaluator left: its table, ``empty_<side>`` counts and scores of classes by name, and how many
+    images were seen."""
     state = evaluator.state
     summary = dict(getattr(state, "score_summary", None) or {})
     seen = int(summary.get("n", len(getattr(evaluator.data_loader, "dataset", ()))))
     empty = {f"empty_{side}": count for side, count in (summary.get("empty") or {}).items()}
-    return list(getattr(state, "scores", None) or []), empty, seen
+    return list(getattr(state, "scores", None) or []), {**empty, **class_metrics(summary)}, seen
 
 
 def _loader(evaluator: SupervisedEvaluator, workflow: Any, split: str) -> Any:
@@ -195,8 +196,8 @@ class SamFedAlgo(MonaiAlgo):
 
     With a ``sharing`` in the bundle, ``extra["purpose"]`` other than ``replace`` leaves the site its own network
     (:class:`OwnNetwork`), whose weights are then part of :meth:`state_dict`. Where part of a network is personal or
-    frozen (:class:`OwnParts`), messages hold its shared names alone, personal values are part of :meth:`state_dict`,
-    and what is evaluated is the site's own model: what was sent, with what stays here.
+    frozen (:class:`PersonalParts`), messages hold its shared names alone, personal values are part of
+    :meth:`state_dict`, and what is evaluated is the site's own model: what was sent, with what stays here.
 
     Args:
         bundle_root: the bundle's folder.
@@ -240,7 +241,7 @@ class SamFedAlgo(MonaiAlgo):
         #: What the bundle measures of this site's images for others; ``None`` where it has no ``statistics``.
         self.statistic: Statistic | None = None
         #: What of the network is shared, personal and frozen; ``None`` before :meth:`initialize`.
-        self.parts: OwnParts | None = None
+        self.parts: PersonalParts | None = None
 
     def initialize(self, extra: dict | None = None) -> None:
         """Builds the bundle's trainer and evaluator; ``extra[ExtraItems.CLIENT_NAME]`` is the site's name.
@@ -381,7 +382,9 @@ class SamFedAlgo(MonaiAlgo):
         with (
             evaluation_parts(self.evaluator, self.eval_workflow, split, folder),
             own_random_state(call.derive_seed("evaluate")),
-            lent(self.evaluator.network, self._its_parts.split.frozen) if self.trainer is not None else nullcontext(),
+            restored_after(self.evaluator.network, self._its_parts.split.frozen)
+            if self.trainer is not None
+            else nullcontext(),
         ):
             with warnings.catch_warnings():  # a site without masks has nothing to score, in every round
                 warnings.filterwarnings("ignore", message="`dataloader` is empty")
@@ -408,7 +411,7 @@ class SamFedAlgo(MonaiAlgo):
         if self.trainer is None:
             raise RuntimeError("model_of() was called before initialize()")
         network = self.trainer.network
-        with lent(network, self._its_parts.split.frozen), torch.no_grad():
+        with restored_after(network, self._its_parts.split.frozen), torch.no_grad():
             if self._own_in(Call.of(self.client_name, extra, data)) is None:
                 self._require_fit(data.weights, self._shared())
                 network.load_state_dict(dict(data.weights or {}), strict=False)
@@ -477,7 +480,7 @@ class SamFedAlgo(MonaiAlgo):
     def _own_in(self, call: Call) -> OwnNetwork | None:
         return self.own if call.keeps_network else None
 
-    def _parts_of_bundle(self) -> OwnParts | None:
+    def _parts_of_bundle(self) -> PersonalParts | None:
         trains = self.trainer is not None
         network = getattr(self.trainer if trains else self.evaluator, "network", None)
         if network is None:
@@ -485,7 +488,7 @@ class SamFedAlgo(MonaiAlgo):
         workflow = self.train_workflow if trains else self.eval_workflow
         parser = getattr(workflow, "parser", None)
         has_sharing = parser is not None and parser.get("sharing") is not None
-        return own_parts(network, workflow, has_sharing=has_sharing)
+        return personal_parts(network, workflow, has_sharing=has_sharing)
 
     @property
     def _trainers_network(self) -> Any:
@@ -494,7 +497,7 @@ class SamFedAlgo(MonaiAlgo):
         return self.trainer.network
 
     @property
-    def _its_parts(self) -> OwnParts:
+    def _its_parts(self) -> PersonalParts:
         if self.parts is None:
             raise RuntimeError("the client was used before initialize()")
         return self.parts
@@ -512,7 +515,7 @@ class SamFedAlgo(MonaiAlgo):
         return ExchangeObject(weights=weights, weight_type=data.weight_type)
 
     def _require_fit(self, weights: Mapping[str, Tensor] | None, like: Mapping[str, Tensor]) -> None:
-        message = Envelope(Kind.WEIGHTS, str(self.client_name), 0, 1, tensors=dict(weights or {}))
+        message = Message(Kind.WEIGHTS, str(self.client_name), 0, 1, tensors=dict(weights or {}))
         message.check(up=False, like=like)
 
     def _refuse_if_closed(self) -> None:

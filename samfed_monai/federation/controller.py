@@ -18,11 +18,18 @@ from samfed_monai.core.errors import DISK_FULL, Problem, Problems, Stopped, is_o
 from samfed_monai.federation.evaluation import Evaluation
 from samfed_monai.federation.privacy.central import CentralNoise
 from samfed_monai.federation.progress import Clock, Progress
-from samfed_monai.federation.run_folder import RunFolder, best_round, round_record, site_record, told, total_traffic
-from samfed_monai.federation.secure_aggregation import BelowThreshold, SecureServer
+from samfed_monai.federation.run_folder import (
+    RunFolder,
+    best_round,
+    round_line,
+    round_record,
+    site_record,
+    total_traffic,
+)
+from samfed_monai.federation.secure_aggregation import BelowThreshold, OtherMembers, SecureServer
 from samfed_monai.federation.signals import Interrupted, Terminated, Termination
 from samfed_monai.protocol.guard import Counts
-from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.strategy import Strategy
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport, scrub
 
@@ -47,8 +54,8 @@ def quorum_problems(sites: int, quorum: int | None, *, allow_single_site: bool) 
 
 
 def ask_all(
-    transport: Transport, task: Task, messages: Mapping[str, Envelope], *, least: int | None
-) -> dict[str, Envelope]:
+    transport: Transport, task: Task, messages: Mapping[str, Message], *, least: int | None
+) -> dict[str, Message]:
     """Sends each site its message and goes on when all agree; the answers of those that do.
 
     Args:
@@ -65,11 +72,11 @@ def ask_all(
         return {}
     rounds = {message.round for message in messages.values()}
     inbox = Inbox(round=min(rounds), sites=messages, like=None, kind=Kind.METRICS)
-    replies = transport.exchange(
+    replies = transport.send_and_receive(
         task, messages, quorum=least or len(messages), on_reply=inbox.check, max_bytes=inbox.max_bytes
     )
     failures = {site: reply.reason for site, reply in sorted(replies.items()) if isinstance(reply, Failure)}
-    agreed = {site: reply for site, reply in replies.items() if isinstance(reply, Envelope)}
+    agreed = {site: reply for site, reply in replies.items() if isinstance(reply, Message)}
     if least is not None and len(agreed) >= least:
         for site, reason in failures.items():
             logger.warning("%s does not take part for now: %s", site, reason)
@@ -125,6 +132,7 @@ class RoundController:
         allow_single_site: permits rounds with one site's update, which the "aggregate" then equals (fault 61).
         splits: splits on which the best and the last model are evaluated.
         unseen: sites of the transport that take no part; the server's model is evaluated on their test images.
+        classes: names of the classes, under which scores of several are told.
         skip_empty: whether sites leave images with an empty mask out of HD95, so that averages can weigh it.
         resume_hint: what a user types to go on, for messages.
         progress: where progress is shown; ``None`` shows it on a terminal only.
@@ -151,6 +159,7 @@ class RoundController:
         allow_single_site: bool = False,
         splits: tuple[str, ...] = ("validation", "test"),
         unseen: Iterable[str] = (),
+        classes: Sequence[str] = (),
         skip_empty: bool = False,
         resume_hint: str = "run the same command again",
         progress: Progress | None = None,
@@ -174,6 +183,7 @@ class RoundController:
             splits=splits,
             rounds=rounds,
             seed=seed,
+            classes=classes,
         )
         self.skip_empty, self._writing = skip_empty, 0.0
         self.quorum = quorum_of(len(self.sites), quorum, allow_single_site=allow_single_site)
@@ -196,7 +206,7 @@ class RoundController:
                 self._ask_everybody()
                 records = self._resume()
                 self.counts.remember(records)
-                self.counts.told()
+                self.counts.log_shares()
                 with self.progress.rounds(self.rounds, len(records)) as bar:
                     for round in range(len(records), self.rounds):
                         records.append(self._round(round, records, termination))
@@ -221,7 +231,7 @@ class RoundController:
         if not requirements:
             return
         messages = {
-            site: Envelope(Kind.METRICS, site, 0, self.rounds, self.seed, extra=requirements) for site in self.sites
+            site: Message(Kind.METRICS, site, 0, self.rounds, self.seed, extra=requirements) for site in self.sites
         }
         going_on = bool(self.folder.store.rounds())
         ask_all(self.transport, Task.CHECK, messages, least=self.quorum if going_on else None)
@@ -243,6 +253,11 @@ class RoundController:
         self.transport.load_state(store.clients(round))
 
     def _round(self, round: int, records: list[dict[str, Any]], termination: Termination) -> dict[str, Any]:
+        """One round, from what sites are sent to its record on disk.
+
+        The strategy writes a message for each site; sites train, and each answer is checked and taken in as it comes;
+        the strategy makes the mean and may train at the server; sites score the new model on their validation images.
+        """
         clock, aggregate = self._clock(), self.secure or self.central or self.strategy
         with clock("controller"):
             messages = self.strategy.configure(round)
@@ -251,13 +266,13 @@ class RoundController:
             kind = Kind.METRICS if later else self.strategy.exchange.answer
             inbox = Inbox(round=round, sites=messages, like=like, kind=kind)
 
-            def take(site: str, reply: Envelope) -> None:
+            def take(site: str, reply: Message) -> None:
                 with clock("controller"):
                     inbox.check(site, reply)
                     aggregate.take(round, site, self.counts.counted(site, reply))
 
             with clock("training"):
-                replies = self.transport.exchange(
+                replies = self.transport.send_and_receive(
                     Task.TRAIN,
                     messages,
                     quorum=self.quorum,
@@ -271,9 +286,10 @@ class RoundController:
                 aggregate.finish(round)
             else:
                 with clock("training"):
-                    replies |= self._added(round, self.secure)
+                    replies |= self._added(round, self.secure, replies)
                 failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
-                self._require_quorum(round, len(replies), failures)
+                if len(failures) < len(replies):  # nobody is in a round that cannot be done again
+                    self._require_quorum(round, len(replies), failures)
             with clock("server"):
                 self.strategy.refine(round)
             with clock("evaluation"):
@@ -294,7 +310,7 @@ class RoundController:
                     keep_best_states=self.strategy.keeps_states,
                 )
                 self._writing = time.perf_counter() - started
-                logger.info("%s", told(stored.record))
+                logger.info("%s", round_line(stored.record))
                 return stored.record
 
     def _require_quorum(self, round: int, asked: int, failures: Mapping[str, str]) -> None:
@@ -302,13 +318,17 @@ class RoundController:
         if came < self.quorum:
             raise self._too_few(f"round {round + 1} of {self.rounds}: {came} of {asked} updates", failures)
 
-    def _added(self, round: int, secure: SecureServer) -> dict[str, Failure]:
-        """Has sites add their updates under masks; those that trained and are not in the sum."""
+    def _added(self, round: int, secure: SecureServer, sites: Iterable[str]) -> dict[str, Failure]:
+        """Has sites add their updates under masks; those that trained and are not in the sum, all of them or none."""
         told = f"round {round + 1} of {self.rounds}"
         try:
             secure.finish(round)
         except BelowThreshold as few:
             raise self._too_few(f"{told}: {few.left} updates to add", few.failures, needed=few.needed) from None
+        except OtherMembers as other:
+            why = f"the round is left out: {other}; a sum of the others would show that update"
+            logger.warning("%s: %s, and the model stays as it was", told, why)
+            return {site: Failure(site, why) for site in sites}
         except MessageRefused as refused:
             whose = "which update spoiled it cannot be seen"
             raise Stopped(

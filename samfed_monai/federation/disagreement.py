@@ -15,10 +15,11 @@ from samfed_monai.core.errors import SamFedError
 from samfed_monai.core.io import atomic_write, write_bytes
 from samfed_monai.core.table import to_csv
 from samfed_monai.data.soft_masks import SoftMaskStore, resize_probabilities
-from samfed_monai.metrics import segmentation_scores
+from samfed_monai.metrics import over_classes, scores_by_class, segmentation_scores
 
 if TYPE_CHECKING:
     from monai.engines import SupervisedEvaluator
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +37,9 @@ class Disagreement:
     """Compares a student's masks of a site's unlabelled images with the soft masks that the teacher left there.
 
     It writes ``disagreement.csv``, one row per image with the Dice between the two masks, lowest first, and of the
-    :data:`KEPT` lowest the masks themselves, ``student/<mask>`` and ``teacher/<mask>`` (PNG, 0 and 255, at the size of
-    the student's evaluation). All of it is readable by its owner only and stays at the site: nothing is returned.
+    :data:`KEPT` lowest the masks themselves, ``student/<mask>`` and ``teacher/<mask>`` (PNG, 0 and 255 or the values of
+    classes, at the size of the student's evaluation). All of it is readable by its owner only and stays at the site:
+    nothing is returned.
 
     Args:
         records: the site's unlabelled images: ``id``, ``image``, ``image_sha256``.
@@ -89,11 +91,13 @@ class Disagreement:
         with eval_mode(evaluator.network):
             for batch in loader:
                 logits = evaluator.inferer(batch["image"].to(evaluator.state.device), evaluator.network)
-                for student in (logits[:, 0] > 0).cpu().numpy():
+                for student in _drawn(logits, 0).cpu().numpy():
                     record, seen = records[seen], seen + 1
                     soft = resize_probabilities(store.get(record["image_sha256"])[None], student.shape)
-                    teacher = (soft[0, 0] > 0.5).numpy()
+                    teacher = _drawn(soft, 0.5)[0].numpy()
                     dice = segmentation_scores(student, teacher).dice
+                    if logits.shape[1] > 1:
+                        dice = over_classes(scores_by_class(student, teacher, logits.shape[1] - 1)).dice
                     rows.append({**record, "dice": dice, "student": student, "teacher": teacher})
                 rows.sort(key=lambda row: (row["dice"], row["id"]))
                 for row in rows[KEPT:]:
@@ -106,10 +110,16 @@ class Disagreement:
             name = "" if row["student"] is None else f"{row['image_sha256'][:16]}.png"
             for whose in ("student", "teacher") if name else ():
                 with atomic_write(folder / whose / name, mode=0o600) as stream:
-                    Image.fromarray(row[whose].astype(np.uint8) * 255).save(stream, format="PNG")
+                    values = row[whose].astype(np.uint8) * (255 if row[whose].dtype == bool else 1)
+                    Image.fromarray(values).save(stream, format="PNG")
             named.append({**row, "mask": name})
         write_bytes(folder / TABLE, to_csv(COLUMNS, named).encode(), mode=0o600)
         kept = {row["mask"] for row in named}
         for old in folder.glob("*/*.png"):  # of the round before
             if old.name not in kept:
                 old.unlink()
+
+
+def _drawn(channels: Tensor, above: float) -> Tensor:
+    """Masks (B, H, W) of logits or probabilities (B, C, H, W): bool, or of several classes their values."""
+    return channels.argmax(dim=1) if channels.shape[1] > 1 else channels[:, 0] > above

@@ -7,25 +7,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from samfed_monai.federation.exchange_object import classes_in
 from samfed_monai.federation.privacy.settings import NO_IMAGES, WITHHELD, withheld_reason
 from samfed_monai.metrics.scores import EMPTY, NAMES
-from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.strategy import Strategy
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
 
 logger = logging.getLogger(__name__)
 
 
-def site_scores(reply: Envelope) -> dict[str, Any]:
+def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
     """``{"dice", "iou", "hd95", "n", "empty": {"both", "prediction", "label"}}`` of one site's answer.
 
     A score or a count that the site did not send is ``None``; HD95 is in pixels at the evaluation size.
+
+    Args:
+        reply: the answer.
+        classes: names of the classes; of several, their scores stand under ``classes``.
     """
     scores: dict[str, Any] = {name: reply.metrics.get(name) for name in NAMES}
     unknown = None if reply.n else 0  # of no image none has an empty mask
     counts = {side: reply.metrics.get(f"empty_{side}", unknown) for side in EMPTY}
     empty = {side: None if count is None else int(count) for side, count in counts.items()}
-    return {**scores, "n": reply.n, "empty": empty}
+    return {**scores, "n": reply.n, "empty": empty, **classes_in(reply.metrics, classes)}
 
 
 def tell_unscored(reasons: Mapping[str, str], what: str) -> None:
@@ -48,6 +53,7 @@ class Evaluation:
         unseen: those that take no part; the server's model is scored on their test images.
         splits: splits on which models are compared at the end.
         rounds, seed: of the run.
+        classes: names of the classes.
     """
 
     def __init__(
@@ -60,7 +66,9 @@ class Evaluation:
         splits: Sequence[str],
         rounds: int,
         seed: int,
+        classes: Sequence[str] = (),
     ) -> None:
+        self.classes = classes
         self.transport, self.strategy = transport, strategy
         self.sites, self.unseen, self.splits = sites, unseen, splits
         self.rounds, self.seed = rounds, seed
@@ -84,13 +92,13 @@ class Evaluation:
         for site in self.sites if sites is None else sites:
             weights = self.strategy.evaluation(site)
             purpose = {"purpose": "keep"} if weights is None else {}
-            message = Envelope(Kind.METRICS if weights is None else Kind.WEIGHTS, site, round, self.rounds, self.seed)
+            message = Message(Kind.METRICS if weights is None else Kind.WEIGHTS, site, round, self.rounds, self.seed)
             messages[site] = replace(
                 message, tensors=dict(weights or {}), extra={"split": split, "model": model, **purpose}
             )
         inbox = Inbox(round=round, sites=messages, like=None)
         # A score that is missing is told, and no run ends for it: nobody waits for sites that have gone silent.
-        replies = self.transport.exchange(
+        replies = self.transport.send_and_receive(
             Task.EVALUATE, messages, quorum=0, on_reply=inbox.check, max_bytes=inbox.max_bytes
         )
         failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
@@ -98,9 +106,9 @@ class Evaluation:
             self.failed |= {site: reason for site, reason in failures.items() if site in self.sites}
         reasons = {site: _reason(reply) for site, reply in replies.items()}
         scores = {
-            site: site_scores(reply)
+            site: site_scores(reply, self.classes)
             for site, reply in replies.items()
-            if isinstance(reply, Envelope) and reasons[site] is None
+            if isinstance(reply, Message) and reasons[site] is None
         }
         return scores, {site: reason for site, reason in reasons.items() if reason is not None}
 
@@ -140,6 +148,6 @@ class Evaluation:
         return tables
 
 
-def _reason(reply: Envelope | Failure) -> str | None:
+def _reason(reply: Message | Failure) -> str | None:
     """Why ``reply`` holds no scores; ``None`` where it does."""
     return reply.reason if isinstance(reply, Failure) else withheld_reason(reply)

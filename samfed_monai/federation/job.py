@@ -15,7 +15,7 @@ from samfed_monai.data import DataList
 from samfed_monai.federation.controller import quorum_problems
 from samfed_monai.federation.fingerprint import is_sam
 from samfed_monai.federation.job_run import JobRun
-from samfed_monai.federation.participants import Cast
+from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan, parted
 from samfed_monai.federation.privacy import Privacy, require_possible
 from samfed_monai.federation.renewal import Renewal
@@ -72,21 +72,21 @@ def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: D
     with problems.collected():
         Renewal.from_json(plan.renewal, plan.rounds)
     with problems.collected():
-        cast = Cast.of(plan, job.places, datalist or DataList("", []))
+        participants = Participants.of(plan, job.places, datalist or DataList("", []))
         method = declared(job.places.bundle_root, plan.variant)
         with problems.collected():
-            known = None if datalist is None else len(cast.sites)
+            known = None if datalist is None else len(participants.sites)
             guard = UpdateGuard(**plan.update_guard)
-            require_possible(privacy, cast.strategy, method, guard, rounds=plan.rounds, sites=known)
+            require_possible(privacy, participants.strategy, method, guard, rounds=plan.rounds, sites=known)
         if datalist is not None:
-            sites, alone = len(cast.sites), plan.allow_single_site
+            sites, alone = len(participants.sites), plan.allow_single_site
             problems.extend(quorum_problems(sites, plan.quorum, allow_single_site=alone))
             with problems.collected():
-                cast.strategy.require_sites(cast.sites)
-        if not any(is_sam(config, name) for name in cast.networks.values()):
-            cast.rehearse()
+                participants.strategy.require_sites(participants.sites)
+        if not any(is_sam(config, name) for name in participants.networks.values()):
+            participants.dry_run()
     with problems.collected():
-        TeacherStage.of(plan, job.places).rehearse(config.value("teacher_adapt"))
+        TeacherStage.of(plan, job.places).dry_run(config.value("teacher_adapt"))
     return list(problems)
 
 
@@ -164,7 +164,7 @@ class FederatedJob:
         of_client, client_places = parted(without_said_twice(Path(bundle_root), client or {}))
         of_teacher, teacher_places = parted(teacher or {})
         choices = {site: parted(choice) for site, choice in (sites or {}).items()}
-        #: What decides the run, as the sites are told once every site is named (:meth:`Cast.settled`).
+        #: What decides the run, as the sites are told once every site is named (:meth:`Participants.settled`).
         self.plan = Plan(
             bundle=Path(bundle_root).resolve().name,
             rounds=rounds,
@@ -206,8 +206,8 @@ class FederatedJob:
 
         Args:
             transport: makes what carries messages from the plan in which every site is named, and with it the sites,
-                which make themselves ready from that plan (:class:`SiteNode`). Of the list, only the public images are
-                then read here. ``None`` runs all sites in this process.
+                which make themselves ready from that plan (:class:`FederatedSite`). Of the list, only the public
+                images are then read here. ``None`` runs all sites in this process.
 
         Returns:
             The content of ``results.json`` (``docs/results-schema.md``).

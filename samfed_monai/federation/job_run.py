@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config.parse import MISSING, flat, follow
 from samfed_monai.config.variants import declared
+from samfed_monai.core.allocator import peak_memory
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import canonical_hash, sha256_file, write_json
 from samfed_monai.core.run_log import RunLog
@@ -23,9 +25,9 @@ from samfed_monai.data import DataList
 from samfed_monai.federation.controller import RoundController, quorum_of, quorum_problems
 from samfed_monai.federation.fingerprint import list_fingerprint, shared_fingerprints
 from samfed_monai.federation.local_transport import LocalTransport
-from samfed_monai.federation.participants import Cast, Start, require_starts
+from samfed_monai.federation.participants import Participants, Start, require_starts
 from samfed_monai.federation.plan import Places, Plan
-from samfed_monai.federation.preparation import Preparation, check_data, no_public_images
+from samfed_monai.federation.preparation import Preparation, check_data, class_problems, no_public_images
 from samfed_monai.federation.privacy import (
     CentralNoise,
     Privacy,
@@ -38,7 +40,7 @@ from samfed_monai.federation.process_transport import ProcessTransport, workers_
 from samfed_monai.federation.renewal import Renewal
 from samfed_monai.federation.run_folder import RunFolder, round_traffic, skipped
 from samfed_monai.federation.secure_aggregation import SecureServer
-from samfed_monai.federation.site import Shared, SiteNode
+from samfed_monai.federation.site import FederatedSite, ProcessContext
 from samfed_monai.federation.site_teacher import adapter_message
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.warm_start import warm_start
@@ -59,16 +61,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def outcome(result: RunResult, cast: Cast) -> dict[str, Any]:
+def outcome(result: RunResult, participants: Participants) -> dict[str, Any]:
     """Those arguments of :func:`samfed_monai.results.build_results` that the rounds decide."""
     return {
         "scores": {name: model["sites"] for name, model in result.models.items()},
         "model_rounds": {name: model["round"] for name, model in result.models.items()},
-        "unseen": {name: model["unseen"] for name, model in result.models.items()} if cast.unseen else None,
-        "networks": cast.networks,
-        "exchange": cast.exchange,
-        "own_models": cast.strategy.keeps_states,
-        "own_labels": cast.supervised,
+        "unseen": {name: model["unseen"] for name, model in result.models.items()} if participants.unseen else None,
+        "networks": participants.networks,
+        "exchange": participants.exchange,
+        "own_models": participants.strategy.keeps_states,
+        "own_labels": participants.supervised,
         "traffic": result.traffic,
         "rounds_traffic": [round_traffic(record) for record in result.records],
         "skipped": skipped(result.records),
@@ -108,13 +110,22 @@ def require_no_places_of_sites(places: Places) -> None:
     problems.refuse_if_any()
 
 
-def require_sites(transport: Transport, cast: Cast) -> None:
+def with_new_name(transport: Transport) -> Transport:
+    """A transport of one's own that was written for version 0.1, where ``send_and_receive`` was ``exchange``."""
+    if not hasattr(transport, "send_and_receive") and hasattr(transport, "exchange"):
+        text = f"{type(transport).__name__}.exchange is send_and_receive now; the old name goes with the next version"
+        warnings.warn(f"{text}: write the new one", FutureWarning, stacklevel=2)
+        setattr(transport, "send_and_receive", transport.exchange)  # noqa: B010 - no assignment to a method
+    return transport
+
+
+def require_sites(transport: Transport, participants: Participants) -> None:
     """Refuses a transport that reaches others than the sites of the run, or not all of them.
 
     Raises:
         Refused: with every site that is missing, and everybody who is not named.
     """
-    problems, known = Problems(), {*cast.sites, *cast.unseen}
+    problems, known = Problems(), {*participants.sites, *participants.unseen}
     for site in sorted(known - set(transport.sites)):
         problems.add(f"site {site}", found="nobody of that name", expected="a client that the transport can reach")
     for site in sorted(set(transport.sites) - known):
@@ -154,52 +165,58 @@ class JobRun:
             require_no_places_of_sites(places)
         store = mlflow_store(places.mlflow, places.output_dir)
         datalist = DataList.load(places.datalist)
-        cast = Cast.of(plan, places, datalist)
+        participants = Participants.of(plan, places, datalist)
         method = declared(places.bundle_root, plan.variant)
-        asked: dict[str, int] = {"rounds": plan.rounds, "sites": len(cast.sites)}
-        require_possible(self.privacy, cast.strategy, method, self.guard, **asked)
-        if notice := statistics_notice(self.privacy, cast.strategy, plan.variant):
+        asked: dict[str, int] = {"rounds": plan.rounds, "sites": len(participants.sites)}
+        require_possible(self.privacy, participants.strategy, method, self.guard, **asked)
+        if notice := statistics_notice(self.privacy, participants.strategy, plan.variant):
             logger.warning("%s", notice)
         problems = Problems()
-        problems.extend(no_public_images(datalist, supervised=cast.supervised))
-        problems.extend(quorum_problems(len(cast.sites), plan.quorum, allow_single_site=plan.allow_single_site))
+        problems.extend(no_public_images(datalist, supervised=participants.supervised))
+        problems.extend(class_problems(datalist, participants.config, self.teacher))
+        problems.extend(quorum_problems(len(participants.sites), plan.quorum, allow_single_site=plan.allow_single_site))
         with problems.collected():
-            cast.strategy.require_sites(cast.sites)
+            participants.strategy.require_sites(participants.sites)
         problems.refuse_if_any()
-        cast.rehearse()
-        require_starts(cast.config, cast.all_networks)
-        adapt = cast.config.value("teacher_adapt")
-        self.teacher.rehearse(adapt)
-        begins = self._start_adapt(cast, datalist)
+        participants.dry_run()
+        require_starts(participants.config, participants.all_networks)
+        adapt = participants.config.value("teacher_adapt")
+        self.teacher.dry_run(adapt)
+        begins = self._start_adapt(participants, datalist)
         if adapt == "off" and begins != "none":
-            self.teacher.rehearse(begins)
-        hashes = {"datalist": datalist.hash, **self._weight_hashes(adapt, begins), **cast.sam_words()}
+            self.teacher.dry_run(begins)
+        hashes = {"datalist": datalist.hash, **self._weight_hashes(adapt, begins), **participants.sam_words()}
         folder = RunFolder(places.output_dir)
-        settings, seeds = self._settings(cast, adapt), {"seed": plan.seed}
+        settings, seeds = self._settings(participants, adapt), {"seed": plan.seed}
         with folder.open(settings, versions=versions(), hashes=hashes, seeds=seeds):
             log.into(folder.path)
             own = datalist if transport is None else datalist.for_server()
             check_data(own, places.data_root, cache_dir=places.cache, verify=places.verify)
-            settled, shared = cast.settled(plan), Shared(cast, datalist)
-            with self._carrier(transport, settled, shared) as carrier:
-                require_sites(carrier, cast)
-                stored, everybody = bool(folder.store.rounds()), sorted((*cast.sites, *cast.unseen))
-                least = quorum_of(len(cast.sites), plan.quorum, allow_single_site=plan.allow_single_site)
-                before = Preparation(carrier, everybody, plan.rounds, plan.seed, least=least if stored else None)
+            settled, context = participants.settled(plan), ProcessContext(participants, datalist)
+            with self._carrier(transport, settled, context) as carrier:
+                require_sites(carrier, participants)
+                stored, everybody = bool(folder.store.rounds()), sorted((*participants.sites, *participants.unseen))
+                least = quorum_of(len(participants.sites), plan.quorum, allow_single_site=plan.allow_single_site)
+                classes = participants.config.optional("classes") or ()
+                before = Preparation(
+                    carrier, everybody, plan.rounds, plan.seed, least if stored else None, classes=classes
+                )
                 common = shared_fingerprints(settled, places.bundle_root, datalist)
-                before.check(lambda site: {**common, **list_fingerprint(datalist, site), **cast.sam_words(site)})
-                about, teacher_sha256 = self._teach(before, datalist, adapt, shared)
+                before.check(
+                    lambda site: {**common, **list_fingerprint(datalist, site), **participants.sam_words(site)}
+                )
+                about, teacher_sha256 = self._teach(before, datalist, adapt, context)
                 teacher_scores = before.teacher_scores(self.teacher.scored) if about is not None else None
                 trunk = self._trunk(begins, datalist)
-                controller = self._ready(before, folder, cast, carrier, datalist, trunk)
+                controller = self._ready(before, folder, participants, carrier, datalist, trunk)
                 prepared = before.traffic()
                 with Watching(folder.path, mlflow=store) as controller.on_round:
                     result = controller.run()
             results = build_results(
                 variant=plan.variant,
                 rounds=plan.rounds,
-                **outcome(result, cast),
-                costs=cast.costs(),
+                **outcome(result, participants),
+                costs=participants.costs(),
                 teacher_scores=teacher_scores,
                 teacher=about,
                 preparation=prepared,
@@ -208,40 +225,41 @@ class JobRun:
                     result.records,
                     result.withheld,
                     central=controller.central.account() if controller.central else None,
-                    statistic=cast.strategy.statistic,
+                    statistic=participants.strategy.statistic,
                 ),
                 seconds={**result.seconds, **self.seconds, "total": time.perf_counter() - started},
                 hashes={**hashes, "teacher": teacher_sha256, **model_hashes(result)},
                 versions=versions(),
                 seeds=seeds,
-                convention=cast.config.parser().get_parsed_content("validate#scores").convention,
+                convention=participants.config.parser().get_parsed_content("validate#scores").convention,
+                process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time()},
                 command=shlex.join(sys.argv),
             )
             write_json(places.output_dir / "results.json", results)
-            folder.finish(result.records, keep_states=cast.strategy.keeps_states)
+            folder.finish(result.records, keep_states=participants.strategy.keeps_states)
         return results
 
     @contextmanager
     def _carrier(
-        self, transport: Callable[[Plan], Transport] | None, settled: Plan, shared: Shared
+        self, transport: Callable[[Plan], Transport] | None, settled: Plan, context: ProcessContext
     ) -> Iterator[Transport]:
         """What carries messages, and the sites of this machine as long as they are needed."""
-        everybody = (*shared.cast.sites, *shared.cast.unseen)
+        everybody = (*context.participants.sites, *context.participants.unseen)
         workers = workers_of(self.places, len(everybody))
         if transport is not None:
-            yield transport(settled)
+            yield with_new_name(transport(settled))
         elif workers > 1:
             logger.info("%d sites in %d processes", len(everybody), workers)
             with ProcessTransport(settled, self.places, workers=workers) as processes:
                 yield processes
                 processes.finalize()
         else:
-            nodes = {site: SiteNode(site, settled, self.places, shared=shared) for site in everybody}
-            yield LocalTransport(nodes)
-            for node in nodes.values():
-                node.finalize()
+            executors = {site: FederatedSite(site, settled, self.places, context=context) for site in everybody}
+            yield LocalTransport(executors)
+            for executor in executors.values():
+                executor.finalize()
 
-    def _settings(self, cast: Cast, adapt: str) -> dict[str, Any]:
+    def _settings(self, participants: Participants, adapt: str) -> dict[str, Any]:
         plan = self.plan
         guard = {name: value for name, value in plan.update_guard.items() if value is not None}
         return {
@@ -250,8 +268,8 @@ class JobRun:
             "warm_start_steps": plan.warm_start_steps,
             **({"warm_start_held_out": plan.warm_start_held_out} if plan.warm_start_held_out else {}),
             "keep_optimizer": plan.keep_optimizer,
-            "client": cast.config.content(),
-            **cast.content(),
+            "client": participants.config.content(),
+            **participants.content(),
             "teacher": self.teacher.content() if adapt != "off" else None,
             **({"renewal": plan.to_json()["renewal"]} if self.renewal and adapt != "off" else {}),
             **({"privacy": settings_of(plan.to_json()["privacy"])} if plan.privacy is not None else {}),
@@ -269,7 +287,7 @@ class JobRun:
         return hashes
 
     def _teach(
-        self, before: Preparation, datalist: DataList, adapt: str, shared: Shared
+        self, before: Preparation, datalist: DataList, adapt: str, context: ProcessContext
     ) -> tuple[dict[str, Any] | None, str | None]:
         """Finds or fits the teacher and hands it out; what reports say of it, and its identity."""
         if adapt == "off":
@@ -281,27 +299,29 @@ class JobRun:
         with self._timed("soft_masks"):
             sam = sha256_file(self.teacher.checkpoint())
             tensors, words = adapter_message(self.teacher.files, sam=sam, teacher=teacher.sha256)
-            shared.teacher = teacher
+            context.teacher = teacher
             before.hand_out(tensors, words)
-            shared.teacher = None  # nobody needs it in the rounds
+            context.teacher = None  # nobody needs it in the rounds
         cost = cost_of(teacher, teacher.size, infer=teacher.probabilities)
         renewed = {"renewed_after": list(self.renewal.after)} if self.renewal is not None else {}
         return {**self.teacher.about(teacher, adapt), **renewed, **cost}, teacher.sha256
 
-    def _start_adapt(self, cast: Cast, datalist: DataList) -> str:
+    def _start_adapt(self, participants: Participants, datalist: DataList) -> str:
         """How the teacher is adapted that the networks start from; ``none`` where none of them starts from one.
 
         A variant without SAM (``dp_only``, ``no_sam``, ``oracle``) starts as ``samfed`` does, so that rows of a
         comparison differ in what they learn from and not in what they begin with.
         """
-        wanted = cast.config.optional("encoder_weights") == TEACHER and any(map(takes_teacher, cast.all_networks))
+        wanted = participants.config.optional("encoder_weights") == TEACHER and any(
+            map(takes_teacher, participants.all_networks)
+        )
         if not wanted:
             return "none"
         if not datalist.public and not self.places.adapter:
             logger.info("start: MobileSAM's own trunk; there are no public images to adapt a teacher to")
             return "none"
-        own: str = cast.config.value("teacher_adapt")
-        plain = WorkflowConfig(self.places.bundle_root, ("configs/train.json",), cast.config.overrides)
+        own: str = participants.config.value("teacher_adapt")
+        plain = WorkflowConfig(self.places.bundle_root, ("configs/train.json",), participants.config.overrides)
         adapt = own if own != "off" else str(plain.optional("teacher_adapt"))
         if adapt != "none" and self.teacher.base != BASE:
             logger.info(
@@ -324,7 +344,7 @@ class JobRun:
         self,
         before: Preparation,
         folder: RunFolder,
-        cast: Cast,
+        participants: Participants,
         transport: Transport,
         datalist: DataList,
         trunk: Path | None,
@@ -332,36 +352,39 @@ class JobRun:
         """Everybody has a network; the rounds can begin."""
         plan = self.plan
         with self._timed("warm_start"):
-            starts = {name: self._start(cast, name, datalist, trunk) for name in cast.all_networks}
-            said = before.start_from(cast.first_weights(starts))
-        server = cast.server(
-            rounds=plan.rounds, seed=plan.seed, start=starts.get(cast.server_network), guard=self.guard
+            starts = {name: self._start(participants, name, datalist, trunk) for name in participants.all_networks}
+            said = before.start_from(participants.first_weights(starts))
+        server = participants.server(
+            rounds=plan.rounds, seed=plan.seed, start=starts.get(participants.server_network), guard=self.guard
         )
-        if cast.strategy.rounds_before_warm_start:
-            server = replace(server, warm_start=self._later(cast, datalist, trunk))
-        strategy, noise = cast.strategy.attach(server), self.privacy.central_differential_privacy
-        learned, secure = cast.learned() if noise is not None else (), self.privacy.secure_aggregation
+        if participants.strategy.rounds_before_warm_start:
+            server = replace(server, warm_start=self._later(participants, datalist, trunk))
+        strategy, noise = participants.strategy.attach(server), self.privacy.central_differential_privacy
+        learned, secure = participants.learned() if noise is not None else (), self.privacy.secure_aggregation
+        kept: dict[str, Any] = {"timeout": plan.timeout, "begun": folder.path / "secure_sum.json"}
         return RoundController(
             transport=transport,
             strategy=strategy,
-            secure=None if secure is None else SecureServer(secure, strategy, transport, timeout=plan.timeout),
+            secure=None if secure is None else SecureServer(secure, strategy, transport, **kept),
             central=None if noise is None else CentralNoise(noise, strategy, learned=learned, folder=folder.path),
             folder=folder,
             rounds=plan.rounds,
             seed=plan.seed,
             splits=SPLITS,
-            unseen=cast.unseen,
-            skip_empty=cast.config.parser().get_parsed_content("validate#scores").convention["empty"] == "skipped",
+            unseen=participants.unseen,
+            classes=participants.config.optional("classes") or (),
+            skip_empty=participants.config.parser().get_parsed_content("validate#scores").convention["empty"]
+            == "skipped",
             resume_hint=RESUME,
             quorum=plan.quorum,
             timeout=plan.timeout,
             allow_single_site=plan.allow_single_site,
-            counts=Counts({site: n for site, n in said.items() if site in cast.sites}, self.guard),
+            counts=Counts({site: n for site, n in said.items() if site in participants.sites}, self.guard),
         )
 
-    def warm_config(self, cast: Cast, network: str) -> tuple[WorkflowConfig, int]:
+    def warm_config(self, participants: Participants, network: str) -> tuple[WorkflowConfig, int]:
         """``train.json`` and the steps that a network is warmed up with: the run's own, then what its variant says."""
-        content = cast.config.parser().get()
+        content = participants.config.parser().get()
         said = flat(content.get("warm_start") or {}).items()  # over dp_only; "@knob" is a knob of the run
         own = {key: value if MISSING is (there := follow(content, (), value)[1]) else there for key, value in said}
         steps = own.pop("warm_start_steps", self.plan.warm_start_steps)
@@ -369,16 +392,16 @@ class JobRun:
         overrides = {**self.plan.client, **self.places.overrides(), "network_name": network, "network_def": declared}
         return WorkflowConfig(self.places.bundle_root, ("configs/train.json",), {**overrides, **own}), steps
 
-    def _start(self, cast: Cast, network: str, datalist: DataList, trunk: Path | None) -> Start:
-        later = cast.strategy.rounds_before_warm_start > 0
-        weights = self._warmed(cast, network, datalist, trunk, **({"steps": 0} if later else {}))
-        return cast.start(network, weights, self.plan.seed)
+    def _start(self, participants: Participants, network: str, datalist: DataList, trunk: Path | None) -> Start:
+        later = participants.strategy.rounds_before_warm_start > 0
+        weights = self._warmed(participants, network, datalist, trunk, **({"steps": 0} if later else {}))
+        return participants.start(network, weights, self.plan.seed)
 
     def _warmed(
-        self, cast: Cast, network: str, datalist: DataList, trunk: Path | None, **instead: Any
+        self, participants: Participants, network: str, datalist: DataList, trunk: Path | None, **instead: Any
     ) -> dict[str, Tensor]:
         """A network after its warm start; ``instead`` are arguments of :func:`warm_start` in place of the run's."""
-        config, steps = self.warm_config(cast, network)
+        config, steps = self.warm_config(participants, network)
         options: dict[str, Any] = {
             "datalist": datalist,
             "steps": steps,
@@ -390,13 +413,13 @@ class JobRun:
         return warm_start(config, **{**options, **instead})[0]
 
     def _later(
-        self, cast: Cast, datalist: DataList, trunk: Path | None
+        self, participants: Participants, datalist: DataList, trunk: Path | None
     ) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
         """The warm start of a run whose strategy begins with other rounds: from the weights that those came to."""
 
         def warmed(begin: Mapping[str, Tensor]) -> dict[str, Tensor]:
             with self._timed("warm_start"):
-                weights = self._warmed(cast, cast.server_network, datalist, trunk, begin=begin)
+                weights = self._warmed(participants, participants.server_network, datalist, trunk, begin=begin)
             return {name: weights[name] for name in begin}
 
         return warmed

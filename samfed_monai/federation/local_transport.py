@@ -14,14 +14,14 @@ from samfed_monai.core import tensor_file
 from samfed_monai.core.io import atomic_write, safe_load
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.round_store import state_file
-from samfed_monai.federation.site import SiteNode, SiteWorker
-from samfed_monai.protocol.message import Envelope, MessageRefused, wire_size
+from samfed_monai.federation.site import ClientAlgoExecutor, FederatedSite
+from samfed_monai.protocol.message import Message, MessageRefused, wire_size
 from samfed_monai.protocol.sent_once import SentWeights
 from samfed_monai.protocol.transport import Failure, Task, Traffic, scrub
 
 logger = logging.getLogger(__name__)
 
-Site = SiteNode | SiteWorker
+Site = FederatedSite | ClientAlgoExecutor
 
 
 class LocalTransport:
@@ -36,14 +36,14 @@ class LocalTransport:
     started are left out.
 
     Args:
-        clients: site to a :class:`SiteNode` or :class:`SiteWorker`, or to a MONAI FL client (``ClientAlgo``) that is
-            initialized.
+        clients: site to a :class:`FederatedSite` or :class:`ClientAlgoExecutor`, or to a MONAI FL client
+            (``ClientAlgo``) that is initialized.
         progress: where progress is shown; ``None`` shows it on a terminal only.
     """
 
     def __init__(self, clients: Mapping[str, Any], *, progress: Progress | None = None) -> None:
         self.clients: dict[str, Site] = {
-            site: client if isinstance(client, Site) else SiteWorker(site, client)
+            site: client if isinstance(client, Site) else ClientAlgoExecutor(site, client)
             for site, client in sorted(clients.items())
         }
         self.progress = progress or Progress()
@@ -54,18 +54,18 @@ class LocalTransport:
     def sites(self) -> tuple[str, ...]:
         return tuple(self.clients)
 
-    def exchange(
+    def send_and_receive(
         self,
         task: Task,
-        messages: Mapping[str, Envelope],
+        messages: Mapping[str, Message],
         *,
         quorum: int = 1,
         timeout: float | None = None,
-        on_reply: Callable[[str, Envelope], None] | None = None,
+        on_reply: Callable[[str, Message], None] | None = None,
         max_bytes: Callable[[str], int] | None = None,
-    ) -> dict[str, Envelope | Failure]:
+    ) -> dict[str, Message | Failure]:
         deadline = time.monotonic() + timeout if timeout is not None else float("inf")
-        replies: dict[str, Envelope | Failure] = {}
+        replies: dict[str, Message | Failure] = {}
         with self.progress.sites(len(messages)) as bar:
             for site in sorted(messages):
                 if time.monotonic() > deadline:
@@ -98,8 +98,8 @@ class LocalTransport:
                 client.load_state_dict(safe_load(path))
 
     def _ask(
-        self, task: Task, site: str, message: Envelope, on_reply: Callable[[str, Envelope], None] | None
-    ) -> Envelope | Failure:
+        self, task: Task, site: str, message: Message, on_reply: Callable[[str, Message], None] | None
+    ) -> Message | Failure:
         client = self.clients.get(site)
         if client is None:
             return Failure(site, "no such site in this federation")

@@ -12,7 +12,7 @@ from monai.fl.utils.exchange_object import ExchangeObject
 from monai.networks.utils import get_state_dict
 
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.federation.exchange import HEADER, Call
+from samfed_monai.federation.exchange_object import HEADER, Call
 from samfed_monai.networks.key_patterns import PERSONAL, KeySplit, network_split
 from samfed_monai.protocol.message import Kind, MessageRefused
 
@@ -146,7 +146,7 @@ def require_same_public_set(wanted: str | None, own: str) -> None:
         raise MessageRefused([Problem("public set", found=found, expected=expected, mend=mend)])
 
 
-class OwnParts:
+class PersonalParts:
     """What of one site's network is whose.
 
     Without personal and frozen names it changes nothing: messages hold the whole network.
@@ -193,11 +193,11 @@ class OwnParts:
             yield
 
 
-def own_parts(network: nn.Module, workflow: Any, *, has_sharing: bool = False) -> OwnParts:
+def personal_parts(network: nn.Module, workflow: Any, *, has_sharing: bool = False) -> PersonalParts:
     """Those of a bundle's network, by its own declaration and by ``train.json -> personal``.
 
     Args:
-        network: as :class:`OwnParts` takes it.
+        network: as :class:`PersonalParts` takes it.
         workflow: the bundle's, whose configuration may have ``personal``.
         has_sharing: whether the bundle has a ``sharing``, with which a site keeps its whole network.
 
@@ -208,7 +208,7 @@ def own_parts(network: nn.Module, workflow: Any, *, has_sharing: bool = False) -
     if patterns and has_sharing:
         expected, mend = "none: with a sharing a site keeps its whole network", "leave personal empty"
         raise Refused([Problem(PERSONAL, found=repr(patterns), expected=expected, mend=mend)])
-    return OwnParts(network, network_split(network, patterns))
+    return PersonalParts(network, network_split(network, patterns))
 
 
 def personal_patterns(parser: Any) -> Any:

@@ -12,8 +12,8 @@ from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.data import DataList
+from samfed_monai.federation.dry_run import dry_run
 from samfed_monai.federation.fingerprint import sam_fingerprint
-from samfed_monai.federation.rehearsal import rehearse
 from samfed_monai.federation.workflow import WorkflowConfig, client_config, in_catalogue, unfilled
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.metrics import cost_of
@@ -206,7 +206,7 @@ def _refusal(found: str) -> Refused:
 SERVER = "server"
 
 
-class Cast:
+class Participants:
     """Reads from a run's configuration who does what.
 
     Args:
@@ -229,31 +229,31 @@ class Cast:
         unseen: Sequence[str],
     ) -> None:
         self.config = config
-        self.sites, self.unseen = _parts(datalist, choices, unseen)
+        self.sites, self.unseen = _trains_or_not(datalist, choices, unseen)
         self.strategy: Strategy = self._strategy()
         self.overrides = site_overrides(choices, self.sites)
         self.networks = network_names(config, self.sites, self.overrides, personal=not self.strategy.exchange.alike)
         places = {f"network of {site}": name for site, name in self.networks.items()}
         require_known(config, {**places, "network of the server": self.server_network})
         if self.strategy.exchange.alike and self._say_different_things():
-            self.rehearse()
+            self.dry_run()
 
     @classmethod
-    def of(cls, plan: Plan, places: Places, datalist: DataList) -> Cast:
+    def of(cls, plan: Plan, places: Places, datalist: DataList) -> Participants:
         """That of a plan on this machine."""
         config = client_config(places.bundle_root, plan.variant, {**plan.client, **places.overrides()})
         choices = {site: {**plan.sites.get(site, {}), **places.sites.get(site, {})} for site in plan.sites}
         return cls(config, datalist, choices=choices, unseen=plan.unseen)
 
-    def rehearse(self) -> None:
+    def dry_run(self) -> None:
         """Builds every network of the run once, before anything is computed.
 
         Raises:
-            Refused: as :func:`rehearse`, or the strategy cannot do with their names.
+            Refused: as :func:`dry_run`, or the strategy cannot do with their names.
         """
         server = {SERVER: self.server_network} if self.strategy.exchange.server_model else {}
         networks = {**self.networks, **server}
-        for each in rehearse(self.config, networks, self.overrides, one_network=self.strategy.exchange.alike):
+        for each in dry_run(self.config, networks, self.overrides, one_network=self.strategy.exchange.alike):
             self.strategy.require_names(each.split.shared)
 
     @property
@@ -343,13 +343,11 @@ class Cast:
         if start is not None:
             weights = start.shared if self.strategy.exchange.alike else start.whole
 
-        def bench() -> PublicMaskSharing:
-            overrides = {"site": SERVER, "seed": seed, "standalone": {}}
+        def sharing() -> PublicMaskSharing:
+            config = self.at_server().with_overrides({"site": SERVER, "seed": seed, "standalone": {}})
             with own_random_state(derive_seed(seed, SERVER, "bench")):
-                sharing: PublicMaskSharing = (
-                    self.at_server().with_overrides(overrides).parser().get_parsed_content("sharing")
-                )
-            return sharing
+                made: PublicMaskSharing = config.parser().get_parsed_content("sharing")
+            return made
 
         return Server(
             sites=self.sites,
@@ -357,7 +355,7 @@ class Cast:
             seed=seed,
             weights=weights,
             guard=guard,
-            bench=bench if self.config.optional_id("sharing") else None,
+            sharing=sharing if self.config.optional_id("sharing") else None,
             networks={
                 site: network_builder(self.config, name, self.overrides[site]) for site, name in self.networks.items()
             },
@@ -381,7 +379,7 @@ class Cast:
         return strategy
 
 
-def _parts(
+def _trains_or_not(
     datalist: DataList, choices: Mapping[str, Mapping[str, Any]], unseen: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Sites that train and sites that do not, sorted."""

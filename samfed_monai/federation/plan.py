@@ -53,7 +53,8 @@ class Plan:
             its last step.
         client: ids of ``train.json`` to values.
         teacher: ids of ``teacher.json`` to values.
-        sites: site to its own choices: ``network`` and ids of ``train.json``. :meth:`Cast.settle` names every site.
+        sites: site to its own choices: ``network`` and ids of ``train.json``. :meth:`Participants.settled` names
+            every site.
         unseen: sites that take no part and are evaluated at the end.
         keep_optimizer: keep each site's optimizer moments from round to round.
         update_guard: arguments of :class:`UpdateGuard`.

@@ -12,15 +12,19 @@ from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import canonical_hash, read_json, sha256_file, write_json
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.data import DataList, check_datalist
+from samfed_monai.data.classes import other_classes, several
 from samfed_monai.data.datalist import confine
 from samfed_monai.federation.controller import ask_all
 from samfed_monai.federation.evaluation import site_scores, tell_unscored
 from samfed_monai.federation.privacy.settings import withheld_reason
-from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from samfed_monai.federation.teacher import TeacherStage
+    from samfed_monai.federation.workflow import WorkflowConfig
 
 
 logger = logging.getLogger(__name__)
@@ -112,6 +116,21 @@ def no_public_images(datalist: DataList, *, supervised: bool) -> list[Problem]:
     return [Problem(f"{datalist.name} -> public", found, expected, f"{mend}, for instance pfedsam")]
 
 
+def class_problems(datalist: DataList, config: WorkflowConfig, teacher: TeacherStage | None) -> list[Problem]:
+    """What keeps a run from learning the classes of a list: other names, or a teacher that cannot tell them apart.
+
+    Args:
+        datalist: the frozen list, or one end's part of it.
+        config: the run's ``train.json``.
+        teacher: how the run uses a teacher; ``None`` where it has none.
+    """
+    classes, problems = config.optional("classes"), Problems()
+    problems.extend(other_classes(datalist.classes, classes, f"{datalist.name or 'data list'} -> classes"))
+    if several(classes) and teacher is not None:
+        problems.extend(teacher.one_class_only(config.value("teacher_adapt")))
+    return list(problems)
+
+
 def _seal(datalist: DataList, data_root: Path) -> str:
     states = []
     for _, _, item in datalist.items():
@@ -131,6 +150,7 @@ class Preparation:
         sites: everybody, those included that take no part.
         rounds, seed: of the run.
         least: sites that are enough where a run goes on; ``None`` needs all (:func:`ask_all`).
+        classes: names of the classes.
     """
 
     transport: Transport
@@ -138,6 +158,7 @@ class Preparation:
     rounds: int
     seed: int
     least: int | None = None
+    classes: Sequence[str] = ()
 
     def check(self, fingerprints: Callable[[str], Mapping[str, str]]) -> None:
         """Has every site compare what ``fingerprints`` says of it.
@@ -181,14 +202,16 @@ class Preparation:
             words = {"split": split, "model": "teacher"}
             messages = {site: self._message(site, extra=dict(words)) for site in self.sites}
             inbox = Inbox(round=0, sites=messages, like=None, kind=Kind.METRICS)
-            replies = self.transport.exchange(Task.EVALUATE, messages, on_reply=inbox.check, max_bytes=inbox.max_bytes)
+            replies = self.transport.send_and_receive(
+                Task.EVALUATE, messages, on_reply=inbox.check, max_bytes=inbox.max_bytes
+            )
             unscored = {}
             for site, reply in replies.items():
                 reason = reply.reason if isinstance(reply, Failure) else withheld_reason(reply)
                 if isinstance(reply, Failure) or reason:
                     unscored[site] = str(reason)
                 else:
-                    found[site][split] = site_scores(reply)
+                    found[site][split] = site_scores(reply, self.classes)
             tell_unscored(unscored, f"{split} scores of the teacher")
         return found
 
@@ -197,8 +220,8 @@ class Preparation:
         taken = self.transport.take_traffic().values()
         return {"up_bytes": sum(each.up for each in taken), "down_bytes": sum(each.down for each in taken)}
 
-    def _ask(self, task: Task, messages: Mapping[str, Envelope]) -> dict[str, Envelope]:
+    def _ask(self, task: Task, messages: Mapping[str, Message]) -> dict[str, Message]:
         return ask_all(self.transport, task, messages, least=self.least)
 
-    def _message(self, site: str, *, kind: Kind = Kind.METRICS, **fields: Any) -> Envelope:
-        return Envelope(kind, site, 0, self.rounds, self.seed, **fields)
+    def _message(self, site: str, *, kind: Kind = Kind.METRICS, **fields: Any) -> Message:
+        return Message(kind, site, 0, self.rounds, self.seed, **fields)

@@ -22,9 +22,9 @@ from samfed_monai.federation.child import Child, ChildDied
 from samfed_monai.federation.plan import AUTO, Places, Plan
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.round_store import CLIENTS, state_file
-from samfed_monai.protocol.message import MAX_BYTES, Envelope, to_bytes
+from samfed_monai.protocol.message import MAX_BYTES, Message, to_bytes
 from samfed_monai.protocol.sent_once import SentWeights
-from samfed_monai.protocol.transport import Failure, OnReply, Shelf, Shelved, Task, Traffic, received, take_in_order
+from samfed_monai.protocol.transport import Failure, OnReply, Spool, Spooled, Task, Traffic, received, take_in_order
 
 logger = logging.getLogger(__name__)
 
@@ -76,27 +76,27 @@ class ProcessTransport:
         self.progress = progress or Progress()
         count = max(1, min(workers, len(self._sites)))
         settings = {"plan": plan.to_json(), "places": places.to_json(), **_shared_with_workers(count)}
-        shelf = Shelf(places.output_dir)
-        self._workers = [_Worker(self._sites[number::count], settings, shelf) for number in range(count)]
+        spool = Spool(places.output_dir)
+        self._workers = [_Worker(self._sites[number::count], settings, spool) for number in range(count)]
         self._traffic: dict[str, Traffic] = {}
 
     @property
     def sites(self) -> tuple[str, ...]:
         return self._sites
 
-    def exchange(
+    def send_and_receive(
         self,
         task: Task,
-        messages: Mapping[str, Envelope],
+        messages: Mapping[str, Message],
         *,
         quorum: int = 1,
         timeout: float | None = None,
-        on_reply: Callable[[str, Envelope], None] | None = None,
+        on_reply: Callable[[str, Message], None] | None = None,
         max_bytes: Callable[[str], int] | None = None,
-    ) -> dict[str, Envelope | Failure]:
+    ) -> dict[str, Message | Failure]:
         task, started = Task(task), time.monotonic()
         known = set(self._sites)
-        replies: dict[str, Envelope | Failure] = {
+        replies: dict[str, Message | Failure] = {
             site: Failure(site, "no such site in this federation") for site in messages if site not in known
         }
         arrived: dict[str, _Answer] = {}
@@ -169,7 +169,7 @@ class ProcessTransport:
 
     def _read(
         self, site: str, answer: _Answer, *, on_reply: OnReply, max_bytes: Callable[[str], int] | None
-    ) -> Envelope | Failure:
+    ) -> Message | Failure:
         traffic = self._traffic.setdefault(site, Traffic())
         traffic.down += answer.sent
         if answer.error is not None:
@@ -210,7 +210,7 @@ class _Answer:
     """A site's answer, or why there is none."""
 
     sent: int
-    payload: Shelved | None = None
+    payload: Spooled | None = None
     failure: str = ""
     error: Exception | None = None
 
@@ -220,7 +220,7 @@ class _Work:
     """One exchange: what is asked of whom, and the queue of (site, answer); an answer of ``None`` is a beginning."""
 
     task: Task
-    messages: Mapping[str, Envelope]
+    messages: Mapping[str, Message]
     news: queue.Queue[tuple[str, _Answer | None]]
     late: str = ""
 
@@ -231,11 +231,11 @@ class _Worker:
 
     sites: Sequence[str]
     settings: Mapping[str, Any]
-    shelf: Shelf
+    spool: Spool
     rounds: Path | None = None
     busy: bool = False
     _sent: SentWeights = field(default_factory=SentWeights)
-    _before: dict[str, list[tuple[Task, Envelope]]] = field(default_factory=dict)
+    _before: dict[str, list[tuple[Task, Message]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         environment = {
@@ -291,7 +291,7 @@ class _Worker:
         if task in (Task.CHECK, Task.PREPARE):
             self._before.setdefault(site, []).append((task, message))
         try:
-            return _Answer(sent, self.shelf.put(content))
+            return _Answer(sent, self.spool.put(content))
         except OSError as error:  # a full disk is the server's affair
             return _Answer(sent, error=error)
 

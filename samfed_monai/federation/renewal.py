@@ -18,10 +18,10 @@ from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.tensor_file import checksum
 from samfed_monai.data import SoftMaskStore
 from samfed_monai.data.soft_masks import resize_probabilities
-from samfed_monai.federation.exchange import call_extra, to_exchange
+from samfed_monai.federation.exchange_object import call_extra, to_exchange_object
 from samfed_monai.federation.site_teacher import SiteMasks, SiteTeacher
 from samfed_monai.networks.views import VIEWS, mean_of_views
-from samfed_monai.protocol.message import Envelope, MessageRefused
+from samfed_monai.protocol.message import Message, MessageRefused
 from samfed_monai.transforms.loading import LoadSoftMaskd, plain
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class SiteRenewal:
         self.sha256: str | None = None
         self._checked: str | None = None
 
-    def before(self, message: Envelope, client: SamFedAlgo) -> None:
+    def before(self, message: Message, client: SamFedAlgo) -> None:
         """Has ``client`` read the masks that the round of ``message`` learns from, and makes them where they are due.
 
         Args:
@@ -185,12 +185,12 @@ class SiteRenewal:
             self._checked = self.sha256
         return int(origin["generation"])
 
-    def _renew(self, generation: int, message: Envelope, client: SamFedAlgo) -> str:
+    def _renew(self, generation: int, message: Message, client: SamFedAlgo) -> str:
         started, recipe = time.perf_counter(), self.recipe
         trainer: Any = client.trainer
         evaluation: Any = client.eval_workflow
         preprocessing = evaluation.parser.get_parsed_content("validate#preprocessing")
-        with client.model_of(to_exchange(message), call_extra(message)) as network:
+        with client.model_of(to_exchange_object(message), call_extra(message)) as network:
             origin = {
                 "run": self.run,
                 "teacher": self.teacher.sha256,

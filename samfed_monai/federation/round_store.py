@@ -199,7 +199,7 @@ class RoundStore:
                 (self._path(number) / SERVER).unlink(missing_ok=True)
         self._full = keep_models | keep_states
 
-    def let_go_of_states(self) -> None:
+    def delete_states(self) -> None:
         """Removes the sites' states of every round: nobody goes on from them any more. Rounds stay intact."""
         for number in self.rounds():
             path, record = self._path(number) / "round.json", self._record(number)

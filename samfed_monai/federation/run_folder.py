@@ -16,7 +16,7 @@ from samfed_monai.core.moved import comparable, config_hash, first_spelling, var
 from samfed_monai.core.table import to_csv
 from samfed_monai.federation.round_store import RoundStore, StoredRound
 from samfed_monai.metrics import pool, worst
-from samfed_monai.protocol.message import Envelope
+from samfed_monai.protocol.message import Message
 from samfed_monai.protocol.transport import Failure, Traffic
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class RunLock:
 
 
 def site_record(
-    reply: Envelope | Failure, scores: Mapping[str, Any] | None, unscored: str | None, traffic: Traffic | None
+    reply: Message | Failure, scores: Mapping[str, Any] | None, unscored: str | None, traffic: Traffic | None
 ) -> dict[str, Any]:
     """One site's part of ``round.json``.
 
@@ -125,7 +125,7 @@ def round_record(
     }
 
 
-def told(record: Mapping[str, Any]) -> str:
+def round_line(record: Mapping[str, Any]) -> str:
     """One line about a round: ``round 3 of 30: validation Dice 0.834, lowest 0.790 (site-2), 18 s``."""
     dice, lowest = record["average"]["validation"]["dice"], record["worst"]["validation"]
     parts = [f"validation Dice {dice:.3f}"] if dice is not None else ["no validation scores"]
@@ -293,7 +293,7 @@ class RunFolder:
         if keep_states:
             self.store.say_where_states_are()
         else:
-            self.store.let_go_of_states()
+            self.store.delete_states()
 
     def write_table(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Writes ``federation.csv`` from the records of all rounds.

@@ -7,15 +7,19 @@ strategy is given the weighted mean as one answer.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from samfed_monai.core.errors import Problem
-from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+from samfed_monai.core.io import append_line, locked, read_json, write_json
+from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.secure_sum import KEYS, SEALED, SHARE, Member, quantised, unmasked
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
 
@@ -67,6 +71,81 @@ def as_mean(
     return {name: mean[name] for name in like}
 
 
+class SumsOfUpdates:
+    """What sums a site has helped to unmask: none a second time with other members.
+
+    Two sums that have the same update of a site in them, and another's in one of the two alone, differ by that one. A
+    round that is done again after a crash trains to the same updates, so the members of its sum must stay the same. A
+    line is written before the shares leave; a majority of all sites has to give shares, so the majority of a second
+    sum has a site in it that gave them for the first.
+
+    Args:
+        path: file of lines; ``None`` remembers for as long as the process lives. Deleting it forgets what was added.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = None if path is None else Path(path)
+        self._entries: list[dict[str, Any]] = []
+
+    def enter(self, run: str, round: int, update: str, members: Sequence[str]) -> None:
+        """Enters a sum before this site's shares for it leave.
+
+        Args:
+            run: the plan's hash: a run of the same plan trains to the same updates, whatever the server calls it.
+            round: from 0.
+            update: :func:`update_hash` of what this site added.
+            members: names of the sites whose vectors are in the sum.
+
+        Raises:
+            MessageRefused: a sum of this update, or of this round of this plan, had other members.
+            OSError: it could not be written.
+        """
+        if self.path is None:
+            self._enter(run, round, update, sorted(members))
+            return
+        with locked(self.path):
+            self._entries = self._read(self.path)
+            if (entry := self._enter(run, round, update, sorted(members))) is not None:
+                append_line(self.path, json.dumps(entry, ensure_ascii=False))
+
+    def _enter(self, run: str, round: int, update: str, members: list[str]) -> dict[str, Any] | None:
+        key = (run, round)
+        same = [each for each in self._entries if each["update"] == update or (each["run"], each["round"]) == key]
+        for before in (each["members"] for each in same):
+            if before != members:
+                differ = [f"{name} more" for name in members if name not in before]
+                differ += [f"{name} missing" for name in before if name not in members]
+                expected = f"the members of the sum of this update that was unmasked before: {', '.join(before)}"
+                mend = "go on when they are all there, or begin a run with another seed"
+                raise MessageRefused([Problem("secure aggregation", ", ".join(differ), expected, mend)])
+        if same:
+            return None
+        entry = {"run": run, "round": round, "update": update, "members": members}
+        self._entries.append(entry)
+        return entry
+
+    @staticmethod
+    def _read(path: Path) -> list[dict[str, Any]]:
+        """Entries; a line that was cut off was never answered for."""
+        entries = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                continue
+        return entries
+
+
+def update_hash(answer: Message) -> str:
+    """SHA-256 of an update: names, types, shapes and bits of its tensors, and the number of images that it weighs."""
+    digest = hashlib.sha256(str(answer.n).encode())
+    for name in sorted(answer.tensors):
+        tensor = answer.tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 class SecureSite:
     """A site's part: keeps the answer of its training until it is asked for under masks.
 
@@ -74,22 +153,32 @@ class SecureSite:
         site: its name.
         sites: names of all that train, in an order that both ends have.
         settings: threshold and precision.
+        sums: what this site has helped to unmask so far; ``None`` begins anew.
+        run: identity of what is run, the plan's hash.
     """
 
-    def __init__(self, site: str, sites: Iterable[str], settings: SecureAggregation) -> None:
+    def __init__(
+        self,
+        site: str,
+        sites: Iterable[str],
+        settings: SecureAggregation,
+        sums: SumsOfUpdates | None = None,
+        run: str = "",
+    ) -> None:
         self.sites = sorted(sites)
         self.number, self.settings = self.sites.index(site), settings
-        self._answer: Envelope | None = None
+        self.sums, self.run = sums or SumsOfUpdates(), run
+        self._answer: Message | None = None
         self._member: Member | None = None
 
-    def hold(self, answer: Envelope) -> Envelope:
+    def hold(self, answer: Message) -> Message:
         """What leaves of an answer to a training at once: its numbers."""
         if not answer.tensors:
             return answer
         self._answer, self._member = answer, None
         return _of(answer, Kind.METRICS, {}, metrics=answer.metrics)
 
-    def answer(self, task: Task, message: Envelope) -> Envelope:
+    def answer(self, task: Task, message: Message) -> Message:
         """Does one of :data:`STEPS`.
 
         Raises:
@@ -112,9 +201,11 @@ class SecureSite:
             return _of(held, Kind.SECURE, {"masked": torch.from_numpy(member.masked(vector, sealed))})
         survivors = _rows(message, "survivors", 0, len(self.sites))
         self._answer, self._member = None, None
-        return _of(held, Kind.SECURE, _packed("shares", member.unmask(survivors)))
+        shares = member.unmask(survivors)
+        self.sums.enter(self.run, held.round, update_hash(held), [self.sites[number] for number in survivors])
+        return _of(held, Kind.SECURE, _packed("shares", shares))
 
-    def _said(self, name: str, rows: Mapping[int, bytes]) -> Envelope:
+    def _said(self, name: str, rows: Mapping[int, bytes]) -> Message:
         assert self._answer is not None
         return _of(self._answer, Kind.SECURE, _packed(name, rows))
 
@@ -133,17 +224,33 @@ class BelowThreshold(Exception):
         self.left, self.needed, self.failures = left, needed, dict(failures)
 
 
+class OtherMembers(Exception):
+    """A round that is done again cannot have the sum that was begun before: somebody is missing.
+
+    Args:
+        begun: members of that sum.
+        missing: those who are not there now.
+    """
+
+    def __init__(self, begun: Sequence[str], missing: Sequence[str]) -> None:
+        super().__init__(f"its sum was begun with {', '.join(begun)}, and {', '.join(missing)} did not come back")
+
+
 class SecureServer:
     """The server's part: stands between answers without tensors and a strategy that needs their mean alone.
 
     It learns the sum of the sites that gave their masked vector, each weighed by its own number of images, and those
     numbers. The update guard sees the mean and no step by itself. It trusts sites: a wrong vector spoils the mean.
 
+    Before it asks for shares it writes down whose sum they are for. A round that is done again, after a crash or below
+    a threshold, has the same members or no sum at all (:class:`SumsOfUpdates`, by which sites hold it to that).
+
     Args:
         settings: threshold and precision.
         strategy: what takes the mean, attached to its run.
         transport: carries messages.
         timeout: seconds that each of the four exchanges may take; ``None`` waits.
+        begun: file for whose sum the last one was; ``None`` remembers for as long as the process lives.
     """
 
     def __init__(
@@ -153,8 +260,11 @@ class SecureServer:
         transport: Transport,
         *,
         timeout: float | None = None,
+        begun: str | Path | None = None,
     ) -> None:
         self.settings, self.strategy, self.transport, self.timeout = settings, strategy, transport, timeout
+        self._file = None if begun is None else Path(begun)
+        self._begun: dict[str, Any] = read_json(self._file) if self._file is not None and self._file.is_file() else {}
         #: Site to why its update is not in the last sum, although it trained.
         self.dropped: dict[str, Failure] = {}
         self._images: dict[str, int] = {}
@@ -164,7 +274,7 @@ class SecureServer:
         """Sites without which nothing is unmasked."""
         return self.settings.threshold_of(len(self.strategy.server.sites))
 
-    def take(self, round: int, site: str, update: Envelope) -> None:
+    def take(self, round: int, site: str, update: Message) -> None:
         """Notes that a site has trained.
 
         Raises:
@@ -179,17 +289,47 @@ class SecureServer:
 
         Raises:
             BelowThreshold: too few sites went through all the steps.
+            OtherMembers: this round's sum was begun before with a site that is not there now; the model is as it was.
             MessageRefused: what was unmasked is no model; the steps do not show whose fault it is.
         """
         images, self._images, self.dropped = self._images, {}, {}
+        begun = self._members(round)
+        if begun is not None:
+            left_out = "it was not in this round's sum when that was begun, before a restart"
+            self.dropped = {site: Failure(site, left_out) for site in images.keys() - set(begun)}
+            images = {site: n for site, n in images.items() if site in begun}
+            self._require_all(begun, images)
         total, survivors = self._sum(round, images)
         weight = sum(images[site] for site in survivors)
         mean = as_mean(total, self._like, weight=weight, fraction_bits=self.settings.fraction_bits)
         server = self.strategy.server
-        update = Envelope(Kind.WEIGHTS, _MEAN, round, server.rounds, server.seed, n=weight, tensors=mean)
+        update = Message(Kind.WEIGHTS, _MEAN, round, server.rounds, server.seed, n=weight, tensors=mean)
         update.check(up=False, like=self._like)
         self.strategy.take(round, _MEAN, update)
         self.strategy.finish(round)
+
+    def _members(self, round: int) -> list[str] | None:
+        """Whose sum of this round was begun before; ``None`` where none was."""
+        return list(self._begun["members"]) if self._begun.get("round") == round else None
+
+    def _begin(self, round: int, survivors: Sequence[str]) -> None:
+        """Writes down whose sum of this round is unmasked now.
+
+        Raises:
+            OtherMembers: another one was begun before.
+        """
+        begun = self._members(round)
+        if begun is not None:
+            self._require_all(begun, survivors)
+            return
+        self._begun = {"round": round, "members": sorted(survivors)}
+        if self._file is not None:
+            write_json(self._file, self._begun)
+
+    @staticmethod
+    def _require_all(begun: Sequence[str], there: Iterable[str]) -> None:
+        if missing := sorted(set(begun) - set(there)):
+            raise OtherMembers(begun, missing)
 
     @property
     def _like(self) -> Mapping[str, Tensor]:
@@ -204,18 +344,18 @@ class SecureServer:
         size, survivors = sum(tensor.numel() for tensor in self._like.values()), list[str]()
         total = np.zeros(size, dtype=np.int64)
 
-        def take_keys(site: str, reply: Envelope) -> None:
+        def take_keys(site: str, reply: Message) -> None:
             keys[number[site]] = _only(_rows(reply, "keys", KEYS, len(sites)), {number[site]})[number[site]]
 
-        def take_shares(site: str, reply: Envelope) -> None:
+        def take_shares(site: str, reply: Message) -> None:
             rows = _rows(reply, "shares", SEALED, len(sites))
             sealed[number[site]] = _only(rows, keys.keys() - {number[site]})
 
-        def take_masked(site: str, reply: Envelope) -> None:
+        def take_masked(site: str, reply: Message) -> None:
             np.add(total, reply.tensors["masked"].numpy(), out=total)
             survivors.append(site)
 
-        def take_unmasking(site: str, reply: Envelope) -> None:
+        def take_unmasking(site: str, reply: Message) -> None:
             shares[number[site]] = _only(_rows(reply, "shares", SHARE, len(sites)), sealed.keys())
 
         vector = {"masked": torch.empty(size, dtype=torch.int64, device="meta")}
@@ -228,6 +368,7 @@ class SecureServer:
             for index in sealed
         }
         self._ask(round, Task.MASKED, mailed, take_masked, like=vector)
+        self._begin(round, survivors)
         inside = [number[site] for site in survivors]
         request = _packed("survivors", dict.fromkeys(inside, b""))
         self._ask(
@@ -245,7 +386,7 @@ class SecureServer:
         round: int,
         task: Task,
         tensors: Mapping[str, Mapping[str, Tensor]],
-        take: Callable[[str, Envelope], None],
+        take: Callable[[str, Message], None],
         *,
         like: Mapping[str, Tensor],
     ) -> None:
@@ -256,19 +397,19 @@ class SecureServer:
         """
         server, left = self.strategy.server, set[str]()
         messages = {
-            site: Envelope(Kind.SECURE, site, round, server.rounds, server.seed, tensors=dict(content))
+            site: Message(Kind.SECURE, site, round, server.rounds, server.seed, tensors=dict(content))
             for site, content in tensors.items()
         }
         inbox = Inbox(round=round, sites=messages, like=lambda _: like, kind=Kind.SECURE)
 
-        def on_reply(site: str, reply: Envelope) -> None:
+        def on_reply(site: str, reply: Message) -> None:
             inbox.check(site, reply)
             take(site, reply)
             left.add(site)
 
         if len(messages) >= self.threshold:
             options: dict[str, Any] = {"quorum": self.threshold, "timeout": self.timeout, "max_bytes": inbox.max_bytes}
-            replies = self.transport.exchange(task, messages, on_reply=on_reply, **options)
+            replies = self.transport.send_and_receive(task, messages, on_reply=on_reply, **options)
             failures = {site: reply for site, reply in replies.items() if isinstance(reply, Failure)}
             self.dropped |= failures if task != Task.UNMASK else {}
         else:
@@ -279,9 +420,9 @@ class SecureServer:
 
 
 def _of(
-    answer: Envelope, kind: Kind, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None
-) -> Envelope:
-    return Envelope(
+    answer: Message, kind: Kind, tensors: Mapping[str, Tensor], metrics: Mapping[str, float] | None = None
+) -> Message:
+    return Message(
         kind,
         answer.site,
         answer.round,
@@ -308,7 +449,7 @@ def _packed(name: str, rows: Mapping[int, bytes]) -> dict[str, Tensor]:
     return {_MEMBERS: torch.tensor(members, dtype=torch.int64), name: table}
 
 
-def _rows(message: Envelope, name: str, width: int, members: int) -> dict[int, bytes]:
+def _rows(message: Message, name: str, width: int, members: int) -> dict[int, bytes]:
     """What :func:`_packed` made, checked.
 
     Raises:

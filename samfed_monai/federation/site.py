@@ -18,27 +18,27 @@ from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.data import DataList, SoftMaskStore, load_records
+from samfed_monai.data.classes import other_classes
 from samfed_monai.federation.client import SamFedAlgo
 from samfed_monai.federation.disagreement import Disagreement
-from samfed_monai.federation.exchange import call_extra, from_exchange, to_exchange
+from samfed_monai.federation.exchange_object import call_extra, from_exchange_object, to_exchange_object
 from samfed_monai.federation.fingerprint import differences, own_fingerprints, sam_fingerprint
 from samfed_monai.federation.own_network import split_state
-from samfed_monai.federation.participants import Cast
+from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.preparation import image_problems, no_labels
 from samfed_monai.federation.privacy.allowed import forbidden_problems, require_public_images
 from samfed_monai.federation.privacy.ledger import PrivacyLedger
 from samfed_monai.federation.privacy.network_check import require_plain_network
 from samfed_monai.federation.privacy.possible import too_few_images
-from samfed_monai.federation.privacy.release import Release as Filter
-from samfed_monai.federation.privacy.release import site_release
+from samfed_monai.federation.privacy.release import ReleaseFilter, site_release
 from samfed_monai.federation.privacy.settings import Privacy, PrivacyFloor
 from samfed_monai.federation.renewal import Renewal, SiteRenewal
-from samfed_monai.federation.secure_aggregation import STEPS, SecureSite
+from samfed_monai.federation.secure_aggregation import STEPS, SecureSite, SumsOfUpdates
 from samfed_monai.federation.site_teacher import OwnTeacher, SiteMasks, SiteTeacher
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.federation.workflow import WorkflowConfig
-from samfed_monai.protocol.message import STATISTICS, Envelope, Kind, MessageRefused
+from samfed_monai.protocol.message import STATISTICS, Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import Statistic, StatisticRule, split_statistics, with_statistics
 from samfed_monai.protocol.transport import Task
 
@@ -50,12 +50,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-Release = Callable[[Task, Envelope, Envelope], Envelope]
+Filter = Callable[[Task, Message, Message], Message]
 """Last look at an answer before it leaves the site: ``release(task, request, reply)`` returns what may leave, or raises
 :class:`MessageRefused`."""
 
 
-class SiteWorker:
+class ClientAlgoExecutor:
     """Has a client (``ClientAlgo``) do what a message asks.
 
     Args:
@@ -64,10 +64,10 @@ class SiteWorker:
         release: what every answer passes last; ``None`` lets it go as it is.
     """
 
-    def __init__(self, site: str, client: Any, release: Release | None = None) -> None:
+    def __init__(self, site: str, client: Any, release: Filter | None = None) -> None:
         self.site, self.client, self.release = site, client, release
 
-    def answer(self, task: Task, message: Envelope) -> Envelope:
+    def answer(self, task: Task, message: Message) -> Message:
         """Does ``task`` and returns the answer.
 
         Raises:
@@ -95,22 +95,22 @@ class SiteWorker:
         if hasattr(self.client, "finalize"):
             self.client.finalize()
 
-    def _work(self, task: Task, message: Envelope) -> Envelope:
-        data, extra = to_exchange(message), call_extra(message)
+    def _work(self, task: Task, message: Message) -> Message:
+        data, extra = to_exchange_object(message), call_extra(message)
         if task == Task.CHECK:
             answer = self.client.check(extra) if hasattr(self.client, "check") else {}
-            return said(message, metrics=answer)
+            return numeric_reply(message, metrics=answer)
         if task == Task.PREPARE:
             if message.kind == Kind.WEIGHTS and hasattr(self.client, "load_network"):
                 self.client.load_network(message.tensors)
-            return said(message, n=self.client.count() if hasattr(self.client, "count") else 0)
+            return numeric_reply(message, n=self.client.count() if hasattr(self.client, "count") else 0)
         if task == Task.EVALUATE:
-            return from_exchange(self.client.evaluate(data, extra), request=message)
+            return from_exchange_object(self.client.evaluate(data, extra), request=message)
         self.client.train(data, extra)
-        return from_exchange(self.client.get_weights(extra), request=message)
+        return from_exchange_object(self.client.get_weights(extra), request=message)
 
 
-def said(request: Envelope, *, n: int = 0, metrics: Mapping[str, float] | None = None) -> Envelope:
+def numeric_reply(request: Message, *, n: int = 0, metrics: Mapping[str, float] | None = None) -> Message:
     """An answer of numbers alone."""
     return replace(request, kind=Kind.METRICS, n=n, tensors={}, extra={}, metrics=dict(metrics or {}))
 
@@ -156,54 +156,54 @@ def make_client(
 
 
 @dataclass
-class Shared:
+class ProcessContext:
     """What the sites of one process have in common; a site in a process of its own makes its own.
 
     Args:
-        cast: who takes part.
+        participants: who takes part.
         datalist: the whole list, whose images were checked.
         teacher: the loaded teacher, while it is needed.
     """
 
-    cast: Cast
+    participants: Participants
     datalist: DataList
     teacher: Teacher | None = None
 
 
-class SiteParts:
+class SiteComponents:
     """Makes each part when it is first asked for.
 
     Args:
-        site, plan, places, shared: as :class:`SiteNode` takes them.
+        site, plan, places, context: as :class:`FederatedSite` takes them.
 
     Raises:
         Refused: the plan has no such site, or the bundle cannot be used.
     """
 
-    def __init__(self, site: str, plan: Plan, places: Places, shared: Shared | None) -> None:
-        self.site, self.plan, self.places, self.shared = site, plan, places, shared
-        if site not in (*self.cast.sites, *self.cast.unseen):
-            expected = f"one of {[*self.cast.sites, *self.cast.unseen]}"
+    def __init__(self, site: str, plan: Plan, places: Places, context: ProcessContext | None) -> None:
+        self.site, self.plan, self.places, self.context = site, plan, places, context
+        if site not in (*self.participants.sites, *self.participants.unseen):
+            expected = f"one of {[*self.participants.sites, *self.participants.unseen]}"
             raise Refused([Problem("site", found=repr(site), expected=expected, mend="name a site of the plan")])
 
     @property
     def trains(self) -> bool:
         """False for a hospital that takes no part."""
-        return self.site in self.cast.sites
+        return self.site in self.participants.sites
 
     @cached_property
-    def cast(self) -> Cast:
+    def participants(self) -> Participants:
         """Who takes part, and with which network."""
-        if self.shared is not None:
-            return self.shared.cast
-        return Cast.of(self.plan, self.places, DataList("", []))  # the plan names everybody
+        if self.context is not None:
+            return self.context.participants
+        return Participants.of(self.plan, self.places, DataList("", []))  # the plan names everybody
 
     @cached_property
     def datalist(self) -> DataList:
         """The public images and this site's own."""
         own = self.places.sites.get(self.site, {}).get("datalist")
-        if self.shared is not None and own is None:
-            return self.shared.datalist.for_site(self.site)
+        if self.context is not None and own is None:
+            return self.context.datalist.for_site(self.site)
         return DataList.load(own or self.places.datalist).for_site(self.site)
 
     def listed(self) -> DataList:
@@ -228,21 +228,21 @@ class SiteParts:
     def training_images(self) -> int:
         """How many of this site's own images it trains on: all, or those with a label where it learns from labels."""
         items = self.datalist.sites[self.site].unlabelled
-        return sum(item.label is not None for item in items) if self.cast.supervised else len(items)
+        return sum(item.label is not None for item in items) if self.participants.supervised else len(items)
 
     def sam_fingerprint(self) -> dict[str, str]:
         """Hash of the SAM under this site's network, as it lies here."""
-        cast = self.cast
-        config = cast.config.with_overrides(cast.overrides.get(self.site, {}))
-        return sam_fingerprint(config, cast.networks.get(self.site, cast.server_network))
+        participants = self.participants
+        config = participants.config.with_overrides(participants.overrides.get(self.site, {}))
+        return sam_fingerprint(config, participants.networks.get(self.site, participants.server_network))
 
     @cached_property
     def teacher(self) -> SiteTeacher | None:
         """The teacher at this site; ``None`` where the plan has none."""
-        adapt = self.cast.config.value("teacher_adapt")
+        adapt = self.participants.config.value("teacher_adapt")
         if adapt == "off":
             return None
-        cache, alone = self.places.cache, self.shared is None
+        cache, alone = self.places.cache, self.context is None
         stage = TeacherStage.of(self.plan, self.places)
         memory = cache / "prepared" / f"{self.plan.hash[:16]}.{quote(self.site, safe=' ')}.json" if alone else None
         recipe = stage.self_training if self.trains and adapt != "none" else None
@@ -274,8 +274,12 @@ class SiteParts:
 
     def masks(self) -> SiteMasks:
         """This site's soft-mask store."""
-        cast = self.cast
-        config = cast.config.with_overrides(cast.overrides.get(self.site, {})) if self.trains else cast.at_server()
+        participants = self.participants
+        config = (
+            participants.config.with_overrides(participants.overrides.get(self.site, {}))
+            if self.trains
+            else participants.at_server()
+        )
         return SiteMasks(self.places.cache, self.datalist, self.data_root, limit=config.optional("limit"))
 
     def _disagreement(self, config: WorkflowConfig, folder: Path) -> Disagreement | None:
@@ -300,15 +304,15 @@ class SiteParts:
 
     def _config(self) -> WorkflowConfig:
         if not self.trains:
-            return self.cast.at_server().with_overrides(self.places.sites.get(self.site, {}))
+            return self.participants.at_server().with_overrides(self.places.sites.get(self.site, {}))
         stored: dict[str, Any] = {}
         if self.teacher is not None:
             stored = {"store_dir": str(self.masks().store_dir(self.site)), "teacher_sha256": self.teacher.sha256}
-        own = {**self.cast.overrides[self.site], "network_name": self.cast.networks[self.site]}
-        return self.cast.config.with_overrides({**stored, **own})
+        own = {**self.participants.overrides[self.site], "network_name": self.participants.networks[self.site]}
+        return self.participants.config.with_overrides({**stored, **own})
 
 
-class SiteNode:
+class FederatedSite:
     """A site made from a plan and from where things lie here.
 
     ``CHECK`` compares fingerprints (plan and bundle, version, list, public set) and reads each image once.
@@ -321,10 +325,10 @@ class SiteNode:
 
     Args:
         site: its name, one of the plan's.
-        plan: from the server, with every site named (:meth:`Cast.settled`).
+        plan: from the server, with every site named (:meth:`Participants.settled`).
         places: this machine's.
         release: what every answer passes last; ``None`` is the plan's (:func:`site_release`).
-        shared: what the sites of one process have in common.
+        context: what the sites of one process have in common.
         floor: what this site asks of the run's privacy, whatever the plan says; ``None`` leaves it to the plan.
 
     Raises:
@@ -332,7 +336,7 @@ class SiteNode:
 
     Example::
 
-        node = SiteNode("site-1", Plan.from_json(content), places)
+        node = FederatedSite("site-1", Plan.from_json(content), places)
         reply = node.answer(Task.TRAIN, from_bytes(payload))
     """
 
@@ -342,12 +346,12 @@ class SiteNode:
         plan: Plan,
         places: Places,
         *,
-        release: Release | None = None,
-        shared: Shared | None = None,
+        release: Filter | None = None,
+        context: ProcessContext | None = None,
         floor: PrivacyFloor | None = None,
     ) -> None:
         self.site, self.plan = site, plan
-        self.parts = SiteParts(site, plan, places, shared)
+        self.components = SiteComponents(site, plan, places, context)
         self.privacy = (floor or PrivacyFloor()).under(Privacy.from_json(plan.privacy))
         if self.privacy.secure_aggregation is not None:
             self.privacy.secure_aggregation.require_threshold(len(plan.sites))
@@ -363,12 +367,12 @@ class SiteNode:
             plan.rounds,
             floor.least_images,
         )
-        self._worker: SiteWorker | None = None
+        self._worker: ClientAlgoExecutor | None = None
         self._secure: SecureSite | None = None
         self._has_network = False
         self._refused = ""
 
-    def answer(self, task: Task, message: Envelope) -> Envelope:
+    def answer(self, task: Task, message: Message) -> Message:
         """Does ``task`` and returns what may leave.
 
         Raises:
@@ -380,11 +384,11 @@ class SiteNode:
             step = task in STEPS
             reply = self._adder().answer(task, message) if step else self._work(task, message)
         except Exception as error:
-            if isinstance(self.release, Filter):
+            if isinstance(self.release, ReleaseFilter):
                 self.release.failed(task, message, error)
             raise
         if step:
-            return self.release.hidden(task, message, reply) if isinstance(self.release, Filter) else reply
+            return self.release.hidden(task, message, reply) if isinstance(self.release, ReleaseFilter) else reply
         reply = self.release(task, message, reply)
         return self._adder().hold(reply) if task == Task.TRAIN and self.privacy.secure_aggregation else reply
 
@@ -402,13 +406,13 @@ class SiteNode:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What this site needs to go on after the last round in another process; empty where it keeps nothing."""
-        renewed = self.parts.renewal.state_dict() if self.parts.renewal is not None else {}
+        renewed = self.components.renewal.state_dict() if self.components.renewal is not None else {}
         return {**(self._worker.state_dict() if self._worker is not None else {}), **renewed}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Puts back what :meth:`state_dict` returned."""
-        if self.parts.renewal is not None:
-            state = self.parts.renewal.take_state(state)
+        if self.components.renewal is not None:
+            state = self.components.renewal.take_state(state)
         if state:
             self._client().load_state_dict(state)
             self._has_network = self._has_network or bool(split_state(state)[0])
@@ -420,14 +424,17 @@ class SiteNode:
 
     def _adder(self) -> SecureSite:
         settings = self.privacy.secure_aggregation
-        if settings is None or not self.parts.trains:
+        if settings is None or not self.components.trains:
             found, expected = "a step of it", "none: the plan does not have it, or this site does not train"
             raise MessageRefused([Problem("secure aggregation", found=found, expected=expected)])
         if self._secure is None:
-            self._secure = SecureSite(self.site, self.plan.sites, settings)
+            sums = SumsOfUpdates(
+                Path(self.components.places.cache) / "privacy" / f"{quote(self.site, safe=' ')}.sums.jsonl"
+            )
+            self._secure = SecureSite(self.site, self.plan.sites, settings, sums, self.plan.hash)
         return self._secure
 
-    def _work(self, task: Task, message: Envelope) -> Envelope:
+    def _work(self, task: Task, message: Message) -> Message:
         if task == Task.CHECK:
             return self._check(message)
         if self._refused:
@@ -440,14 +447,14 @@ class SiteNode:
         if not self._has_network and self._keeps_some(task):
             mend = "start the run again: the server sends the first weights"
             raise MessageRefused([Problem("network", found="none", expected="this site's own", mend=mend)])
-        if self.parts.renewal is not None:
+        if self.components.renewal is not None:
             if task == Task.TRAIN:
-                self.parts.renewal.before(message, self._client().client)
+                self.components.renewal.before(message, self._client().client)
             elif message.extra.get("model") in ("best", "last"):  # the rounds are over
-                self.parts.renewal.remove()
+                self.components.renewal.remove()
         return self._train(message) if task == Task.TRAIN else self._client().answer(task, message)
 
-    def _train(self, message: Envelope) -> Envelope:
+    def _train(self, message: Message) -> Message:
         """The local epoch; statistics beside weights go to, and come from, the bundle's ``statistics``."""
         weights, received = split_statistics(message.tensors) if message.kind == Kind.WEIGHTS else ({}, {})
         asked = message.extra.get(STATISTICS)
@@ -475,31 +482,36 @@ class SiteNode:
 
     def _keeps_some(self, task: Task) -> bool:
         """Whether ``task`` needs a network, or a part of one, that this site keeps."""
-        if task == Task.TRAIN and self.parts.cast.strategy.exchange.own_networks:
+        if task == Task.TRAIN and self.components.participants.strategy.exchange.own_networks:
             return True
         return task in (Task.TRAIN, Task.EVALUATE) and bool(self._client().client.parts)
 
-    def _check(self, message: Envelope) -> Envelope:
-        reply, problems = said(message), []
+    def _check(self, message: Message) -> Message:
+        reply, problems = numeric_reply(message), []
         if "plan" in message.extra:
             self._refused = ""
-            sam = self.parts.sam_fingerprint() if "base_sam" in message.extra else {}
-            own = own_fingerprints(self.plan, self.parts.places.bundle_root, self.parts.listed(), self.site, sam)
+            sam = self.components.sam_fingerprint() if "base_sam" in message.extra else {}
+            own = own_fingerprints(
+                self.plan, self.components.places.bundle_root, self.components.listed(), self.site, sam
+            )
             problems += differences(message.extra, own)
-            if self.parts.trains:
-                images = self.parts.training_images()
-                problems += no_labels(images) if self.parts.cast.supervised else []
-                strategy = self.parts.cast.strategy
+            problems += self._other_classes()
+            if self.components.trains:
+                images = self.components.training_images()
+                problems += no_labels(images) if self.components.participants.supervised else []
+                strategy = self.components.participants.strategy
                 problems += too_few_images(images, self.privacy, strategy)
                 if strategy.statistic is not None:
                     problems += forbidden_problems(strategy.statistic, self.privacy, self.method)
-            if self.parts.shared is None:
-                here = self.parts.places
+            if self.components.context is None:
+                here = self.components.places
                 problems += image_problems(
-                    self.parts.datalist, self.parts.data_root, cache_dir=here.cache, verify=here.verify
+                    self.components.datalist, self.components.data_root, cache_dir=here.cache, verify=here.verify
                 )
         try:
-            early = "plan" in message.extra and self.parts.trains and self.parts.teacher is None  # needs no soft masks
+            early = (
+                "plan" in message.extra and self.components.trains and self.components.teacher is None
+            )  # needs no soft masks
             if early or "public" in message.extra:
                 reply = self._client().answer(Task.CHECK, message)
         except MessageRefused as error:
@@ -509,31 +521,44 @@ class SiteNode:
             raise MessageRefused(problems)
         return reply
 
-    def _prepare(self, message: Envelope) -> Envelope:
+    def _other_classes(self) -> list[Problem]:
+        """What keeps this site's labels from being those of the run's classes; this site's own names do not travel."""
+        listed, classes = self.components.listed(), self.components.participants.config.optional("classes")
+        problems = other_classes(listed.classes, classes, "data list -> classes")
+        for problem in problems:
+            logger.error("%s: %s", self.site, problem)
+        return [replace(problem, found="others, which this site's log names") for problem in problems]
+
+    def _prepare(self, message: Message) -> Message:
         started, shown = time.perf_counter(), 0
         if message.kind == Kind.ADAPTER:
-            if self.parts.teacher is not None:
-                shown = self.parts.teacher.take(message, self.parts.shared.teacher if self.parts.shared else None)
+            if self.components.teacher is not None:
+                shown = self.components.teacher.take(
+                    message, self.components.context.teacher if self.components.context else None
+                )
         else:
             shown = self._client().answer(Task.PREPARE, message).n
-            weights = self.parts.trains and self.parts.cast.strategy.exchange.answer is Kind.WEIGHTS
-            if isinstance(self.release, Filter) and weights:
+            weights = self.components.trains and self.components.participants.strategy.exchange.answer is Kind.WEIGHTS
+            if isinstance(self.release, ReleaseFilter) and weights:
                 self.release.require_statistics()
             self._has_network = self._has_network or message.kind == Kind.WEIGHTS
-        return said(message, n=shown, metrics={"seconds": time.perf_counter() - started})
+        return numeric_reply(message, n=shown, metrics={"seconds": time.perf_counter() - started})
 
-    def _teacher_scores(self, message: Envelope) -> Envelope:
-        if self.parts.teacher is None:
+    def _teacher_scores(self, message: Message) -> Message:
+        if self.components.teacher is None:
             raise MessageRefused([Problem("teacher", found="none in this plan", expected="one")])
-        return said(message, **self.parts.teacher.scores(message.extra.get("split", "test"), self.parts.cast.config))
+        return numeric_reply(
+            message,
+            **self.components.teacher.scores(message.extra.get("split", "test"), self.components.participants.config),
+        )
 
-    def _client(self) -> SiteWorker:
+    def _client(self) -> ClientAlgoExecutor:
         if self._worker is None:
-            client = self.parts.client()
+            client = self.components.client()
             require_plain_network(client)
             if client.own is not None:
-                require_public_images(client.own.sharing, self.parts.public_records)
-            self._worker = SiteWorker(self.site, client)
-            if client.parts is not None and isinstance(self.release, Filter):
+                require_public_images(client.own.sharing, self.components.public_records)
+            self._worker = ClientAlgoExecutor(self.site, client)
+            if client.parts is not None and isinstance(self.release, ReleaseFilter):
                 self.release.declare(client.parts.split)
         return self._worker

@@ -77,8 +77,8 @@ class _Sites:
         torch.set_num_threads(int(settings["threads"]))
         keep_freed_memory()
         self.plan, self.places = Plan.from_json(settings["plan"]), Places.from_json(settings["places"])
-        self._shared: Any = None
-        self._nodes: dict[str, Any] = {}
+        self._context: Any = None
+        self._executors: dict[str, Any] = {}
         self._held: dict[str, Any] = {}
 
     def answer(self, head: Mapping[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
@@ -110,17 +110,17 @@ class _Sites:
         from samfed_monai.protocol.sent_once import HeldWeights
         from samfed_monai.protocol.transport import Task
 
-        node = self._node(site)
-        message = from_bytes(payload, max_inflated=node.masks_taken)
+        executor = self._executor(site)
+        message = from_bytes(payload, max_inflated=executor.masks_taken)
         message = self._held.setdefault(site, HeldWeights()).complete(message)
-        self._share_teacher(node, message)
-        return to_bytes(node.answer(Task(what), message))
+        self._share_teacher(executor, message)
+        return to_bytes(executor.answer(Task(what), message))
 
     def _save(self, site: str, path: Path) -> str | None:
         from samfed_monai.core import tensor_file
         from samfed_monai.core.io import atomic_write
 
-        state = self._nodes[site].state_dict() if site in self._nodes else {}
+        state = self._executors[site].state_dict() if site in self._executors else {}
         if not state:
             return None
         with atomic_write(path, mode=0o600) as stream:
@@ -129,32 +129,32 @@ class _Sites:
     def _load(self, site: str, path: Path) -> None:
         from samfed_monai.core.io import safe_load
 
-        self._node(site).load_state_dict(safe_load(path))
+        self._executor(site).load_state_dict(safe_load(path))
 
     def _finalize(self) -> None:
-        for node in self._nodes.values():
-            node.finalize()
+        for executor in self._executors.values():
+            executor.finalize()
 
-    def _node(self, site: str) -> Any:
+    def _executor(self, site: str) -> Any:
         from samfed_monai.data import DataList
-        from samfed_monai.federation.participants import Cast
-        from samfed_monai.federation.site import Shared, SiteNode
+        from samfed_monai.federation.participants import Participants
+        from samfed_monai.federation.site import FederatedSite, ProcessContext
 
-        if self._shared is None:
+        if self._context is None:
             datalist = DataList.load(self.places.datalist)
-            self._shared = Shared(Cast.of(self.plan, self.places, datalist), datalist)
-        if site not in self._nodes:
-            self._nodes[site] = SiteNode(site, self.plan, self.places, shared=self._shared)
-        return self._nodes[site]
+            self._context = ProcessContext(Participants.of(self.plan, self.places, datalist), datalist)
+        if site not in self._executors:
+            self._executors[site] = FederatedSite(site, self.plan, self.places, context=self._context)
+        return self._executors[site]
 
-    def _share_teacher(self, node: Any, message: Any) -> None:
+    def _share_teacher(self, executor: Any, message: Any) -> None:
         """Loads the server's teacher once for all sites of this process, and lets go of it when they have theirs."""
         from samfed_monai.protocol.message import Kind
 
         if message.kind != Kind.ADAPTER:
-            self._shared.teacher = None
-        elif self._shared.teacher is None and node.parts.teacher is not None:
-            self._shared.teacher = node.parts.teacher.load(message)
+            self._context.teacher = None
+        elif self._context.teacher is None and executor.components.teacher is not None:
+            self._context.teacher = executor.components.teacher.load(message)
 
 
 def _described(error: Exception) -> dict[str, Any]:

@@ -13,9 +13,10 @@ import torch
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import canonical_hash, read_json, sha256_bytes, sha256_file, write_bytes, write_json
 from samfed_monai.data import DataList, SoftMaskStore, load_records, public_hash
-from samfed_monai.federation.teacher import TeacherStage, made_once
+from samfed_monai.federation.exchange_object import class_metrics
+from samfed_monai.federation.teacher import TeacherStage, single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
-from samfed_monai.protocol.message import MAX_ADAPTERS, Envelope, Kind, MessageRefused
+from samfed_monai.protocol.message import MAX_ADAPTERS, Kind, Message, MessageRefused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +54,7 @@ class SiteMasks:
 
         computed = 0
         for site in self.datalist.sites:
-            with made_once(self.folder / f"{site}.complete"):
+            with single_writer(self.folder / f"{site}.complete"):
                 store = SoftMaskStore(self.store_dir(site), teacher_sha256=teacher.sha256)
                 for split in splits:
                     computed += fill_store(teacher, self.records(site, split), store)
@@ -65,16 +66,15 @@ class SiteMasks:
         """The teacher's own scores per image: size, labels and kind of HD95 are those of the students' evaluation.
 
         Returns:
-            Site to split to rows of ``{"id", "dice", "iou", "hd95", "empty"}``.
+            Site to split to rows of ``{"id", "dice", "iou", "hd95", "empty"}``, and ``classes`` of several.
         """
         import torch
 
         from samfed_monai.data.soft_masks import resize_probabilities
-        from samfed_monai.metrics import segmentation_scores
 
         parser = config.parser()
         preprocessing = parser.get_parsed_content("validate#preprocessing")
-        pooled = getattr(parser.get_parsed_content("validate#scores"), "pooled", False)
+        handler = parser.get_parsed_content("validate#scores")
         tables: dict[str, dict[str, list[dict[str, Any]]]] = {}
         for site in self.datalist.sites:
             store = SoftMaskStore(self.store_dir(site), teacher_sha256=teacher_sha256)
@@ -85,9 +85,7 @@ class SiteMasks:
                     label = torch.as_tensor(preprocessing(dict(record))["label"])
                     mask = store.get(record["image_sha256"])[None]
                     mask = resize_probabilities(mask, label.shape[-2:])
-                    prediction = (mask[0, 0] > 0.5).numpy()
-                    scores = segmentation_scores(prediction, (label[0] > 0.5).numpy(), pooled=pooled)
-                    rows.append({"id": record["id"], **scores.as_dict()})
+                    rows.append({"id": record["id"], **handler.row_of(mask[0], label)})
         return tables
 
     def records(self, site: str, split: str) -> list[dict[str, Any]]:
@@ -146,7 +144,7 @@ class OwnTeacher:
         }
         key = canonical_hash(made_of)
         path = self.masks.store_dir(self.site) / "teachers" / f"{key[:16]}.safetensors"  # in the private folder
-        with made_once(path) as exists:
+        with single_writer(path) as exists:
             logger.info("%s: own teacher from %d images%s", self.site, len(chosen), ", reused" if exists else "")
             if not exists:
                 self._make(teacher, adapter, recipe, path, key, PseudoLabelled(chosen, store), public)
@@ -237,7 +235,7 @@ class SiteTeacher:
             raise MessageRefused([Problem("teacher", found="none", expected="the server's adapter first", mend=mend)])
         return self._sha256
 
-    def load(self, message: Envelope) -> Teacher:
+    def load(self, message: Message) -> Teacher:
         """The teacher of a message, for all sites of one process: :meth:`take` is then given it.
 
         Raises:
@@ -245,7 +243,7 @@ class SiteTeacher:
         """
         return self._load(self._adapters(message), message.extra)
 
-    def take(self, message: Envelope, teacher: Teacher | None = None) -> int:
+    def take(self, message: Message, teacher: Teacher | None = None) -> int:
         """Takes the adapter and shows the teacher what the store lacks; returns how many images these were.
 
         That is the unlabelled images, where the site trains, and those that the teacher is scored on.
@@ -291,9 +289,9 @@ class SiteTeacher:
         summary = as_summary(rows, skip_empty=convention["empty"] == "skipped")
         means = {name: summary[name] for name in ("dice", "iou", "hd95") if summary[name] is not None}
         empty = {f"empty_{side}": count for side, count in summary["empty"].items()}
-        return {"n": summary["n"], "metrics": {**means, **empty}}
+        return {"n": summary["n"], "metrics": {**means, **empty, **class_metrics(summary)}}
 
-    def _adapters(self, message: Envelope) -> dict[str, bytes]:
+    def _adapters(self, message: Message) -> dict[str, bytes]:
         contents = _contents(message)
         if not contents and self.adapt != "none":
             raise _refusal("adapter", "none", f"one, as teacher_adapt is {self.adapt}")
@@ -333,7 +331,7 @@ class SiteTeacher:
         return paths
 
 
-def _contents(message: Envelope) -> dict[str, bytes]:
+def _contents(message: Message) -> dict[str, bytes]:
     """Bytes by name, known to be those that the message names.
 
     Raises:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import locked, read_json, sha256_file
 from samfed_monai.core.moved import config_hash
 from samfed_monai.data import DataList, public_hash
@@ -26,14 +26,14 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def made_once(path: str | Path) -> Iterator[bool]:
+def single_writer(path: str | Path) -> Iterator[bool]:
     """Holds a lock on ``path`` while its maker works; says whether it exists already.
 
     Where the platform has no locks, two runs may make the same thing twice, which costs time and nothing else.
 
     Example::
 
-        with made_once(path) as exists:
+        with single_writer(path) as exists:
             if not exists:
                 make(path)
     """
@@ -114,7 +114,7 @@ class TeacherStage:
         recipe: SelfTraining | None = self._config().optional("self_training")
         return recipe if recipe is not None and recipe.epochs else None
 
-    def rehearse(self, adapt: str) -> None:
+    def dry_run(self, adapt: str) -> None:
         """Builds the fit without images and without weights, so that what cannot work is refused before any work.
 
         Args:
@@ -128,13 +128,36 @@ class TeacherStage:
         if score not in (None, True, False):
             raise Refused([Problem("teacher -> score", found=repr(score), expected="true or false")])
         if adapt != "off" and self._config().optional_id("fit"):
-            from samfed_monai.parts.images import check_public_limit
+            from samfed_monai.bundle.images import check_public_limit
 
             check_public_limit(self._config().optional("public_limit"))
             nothing = [{"label": ""}]
             pretended = {"train_records": nothing, "held_out_records": nothing, "test_records": {}, "datalist_hash": ""}
             pairs = {f"fit#{name}": value for name, value in pretended.items()}
             self._config().with_overrides({**pairs, "adapt": adapt, "checkpoint": "unread"}).value("fit")
+
+    def one_class_only(self, adapt: str) -> list[Problem]:
+        """What of this use of a teacher knows one class alone, for a run of several.
+
+        Args:
+            adapt: as in :meth:`load`.
+        """
+        problems = Problems()
+        if adapt == "none":
+            mend = "take lora or decoder: the decoder then learns a mask of each class"
+            expected = "an adapted SAM: as it comes it has one mask"
+            problems.add("train.json -> teacher_adapt", found="'none'", expected=expected, mend=mend)
+        config = self._config()
+        for name, off in (("refine", "none"), ("peak", None)):
+            if adapt != "off" and config.optional(name) not in (off, None):
+                expected, mend = f"{off!r} with several classes", "leave it out"
+                found = repr(config.optional(name))
+                problems.add(f"teacher.json -> {name}", found=found, expected=expected, mend=mend)
+        if adapt != "off" and self.self_training is not None:
+            expected, mend = "0 epochs with several classes", "leave it out"
+            found = "a recipe of one class"
+            problems.add("teacher.json -> self_training", found=found, expected=expected, mend=mend)
+        return list(problems)
 
     def checkpoint(self) -> Path:
         """SAM's checkpoint.
@@ -231,7 +254,7 @@ class TeacherStage:
         groups = [item.group for item in datalist.public]  # they decide which images are held out
         key = config_hash(about | ({"groups": groups} if any(groups) else {}))
         path = self.cache_dir / "teacher" / f"{key[:16]}.safetensors"
-        with made_once(path) as exists:
+        with single_writer(path) as exists:
             if exists:
                 logger.info("teacher: reusing adapter %s", path.name)
             if not exists or any(self.overrides.get(name) for name in ("evaluate_on", REPORT_ONLY)):  # else as it is

@@ -20,7 +20,7 @@ from samfed_monai.data import DataList, load_records, public_hash, split_public
 from samfed_monai.data.records import read_as
 from samfed_monai.federation.fingerprint import base_sam
 from samfed_monai.federation.progress import Progress
-from samfed_monai.federation.teacher import made_once
+from samfed_monai.federation.teacher import single_writer
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.networks.key_patterns import network_split
 from samfed_monai.teacher.exam import as_good_as, mean
@@ -78,7 +78,7 @@ def warm_start(
     more |= {} if begin is None else {"begin": tensors_hash(begin)}
     key = config.fingerprint(public=public, steps=steps, seed=seed, **more)
     path = Path(cache_dir) / "warm_start" / f"{key[:16]}.safetensors"
-    with made_once(path) as exists:
+    with single_writer(path) as exists:
         if exists:
             logger.info("warm start: reusing %s", path.name)
             return safe_load(path), key

@@ -47,7 +47,7 @@ class Site:
 
         Args:
             words: ``task``, ``run``, ``run_name`` and ``keep`` of the message.
-            payload: an envelope's bytes.
+            payload: a message's bytes.
         """
         try:
             self._enter(str(words.get("run", "")), str(words.get("run_name", "")))
@@ -132,14 +132,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             message = flare.receive()
             if message is None:
                 break
-            payload = (message.params or {}).get("envelope")
-            content, failure = b"", problem or "the message holds no envelope"
+            payload = (message.params or {}).get("message")
+            content, failure = b"", problem or "the message holds no message"
             if site is not None and isinstance(payload, np.ndarray):
                 content, failure = site.answer(dict(message.meta or {}), payload.tobytes())
             answer = np.frombuffer(content, dtype=np.uint8) if content else np.zeros(0, dtype=np.uint8)
             flare.send(
                 FLModel(
-                    params={"envelope": answer},
+                    params={"message": answer},
                     params_type=ParamsType.FULL,
                     current_round=message.current_round,
                     meta={"failure": failure},

@@ -1,4 +1,4 @@
-"""The server's side on NVIDIA FLARE: a controller that FLARE starts, its letters, its part of the run.
+"""The server's side on NVIDIA FLARE: a controller that FLARE starts, its requests, its part of the run.
 
 FLARE builds :class:`FederationController` from a job's ``config_fed_server.json``::
 
@@ -30,7 +30,7 @@ from samfed_monai.flare.client import PLAN
 from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.site import places_of, read_plan
 from samfed_monai.flare.site_file import limit, read_site_file, require_run_name
-from samfed_monai.flare.transport import FlareTransport, Letter, Post
+from samfed_monai.flare.transport import FlareTransport, Post, Request
 from samfed_monai.flare.watch import RUN_ID
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ logger = logging.getLogger(__name__)
 require_flare()
 
 
-#: Entry of ``FLModel.params`` that holds an envelope's bytes, and of ``FLModel.meta`` that holds a failure's reason.
-ENVELOPE, FAILURE = "envelope", "failure"
-#: Entry of a FLARE task's props that holds its letter.
-LETTER = "samfed_letter"
+#: Entry of ``FLModel.params`` that holds a message's bytes, and of ``FLModel.meta`` that holds a failure's reason.
+MESSAGE, FAILURE = "message", "failure"
+#: Entry of a FLARE task's props that holds its request.
+REQUEST = "samfed_letter"
 _TASK = "train"  # FLARE's name for every task of ours; what is asked stands in the message
 
 
@@ -54,26 +54,28 @@ class FlarePost:
 
     Args:
         controller: which FLARE runs.
-        run_name: name of the run, which goes with every letter.
+        run_name: name of the run, which goes with every request.
     """
 
     def __init__(self, controller: ModelController, run_name: str) -> None:
         self.controller, self.run_name = controller, run_name
 
-    def send(self, letter: Letter) -> Any:
-        if all(client.name != letter.site for client in self.controller.engine.get_clients()):
-            letter.answered(letter.site, "it is not connected to this FLARE job")
+    def send(self, request: Request) -> Any:
+        if all(client.name != request.site for client in self.controller.engine.get_clients()):
+            request.answered(request.site, "it is not connected to this FLARE job")
             return None
         model = FLModel(
-            params={ENVELOPE: np.frombuffer(letter.payload, dtype=np.uint8)},
+            params={MESSAGE: np.frombuffer(request.payload, dtype=np.uint8)},
             params_type=ParamsType.FULL,
-            current_round=letter.round,
-            meta={"task": letter.task, "run_name": self.run_name, **letter.words},
+            current_round=request.round,
+            meta={"task": request.task, "run_name": self.run_name, **request.words},
         )
         self.controller.set_fl_context(model)
-        task = self.controller._prepare_task(data=model, task_name=_TASK, timeout=0, callback=partial(_deliver, letter))
-        task.props[LETTER] = letter
-        self.controller.broadcast(task=task, fl_ctx=self.controller.fl_ctx, targets=[letter.site], min_responses=1)
+        task = self.controller._prepare_task(
+            data=model, task_name=_TASK, timeout=0, callback=partial(_deliver, request)
+        )
+        task.props[REQUEST] = request
+        self.controller.broadcast(task=task, fl_ctx=self.controller.fl_ctx, targets=[request.site], min_responses=1)
         return task
 
     def cancel(self, ticket: Any) -> None:
@@ -86,17 +88,17 @@ class FlarePost:
             raise Stopped("FLARE ended the job (aborted, or a client's job process died)", "submit the same job again")
 
 
-def _deliver(letter: Letter, model: FLModel) -> None:
+def _deliver(request: Request, model: FLModel) -> None:
     sender = model.meta.get("client_name", "")
     reason = model.meta.get(FAILURE)
     if reason:
-        letter.answered(sender, str(reason)[:2000])
+        request.answered(sender, str(reason)[:2000])
         return
-    content = (model.params or {}).get(ENVELOPE)
+    content = (model.params or {}).get(MESSAGE)
     if not isinstance(content, np.ndarray) or content.dtype != np.uint8 or content.ndim != 1:
-        letter.answered(sender, "its answer holds no envelope")
+        request.answered(sender, "its answer holds no message")
         return
-    letter.answered(sender, content.tobytes())
+    request.answered(sender, content.tobytes())
 
 
 def run_server(
@@ -108,8 +110,8 @@ def run_server(
         folder: the run's folder.
         kit: folder of the server's start-up kit, with its site file.
         job_config: folder of the job's configuration files, with the plan.
-        post: carries the letters to the sites.
-        opened: is given the transport as soon as there is one, before any letter is sent.
+        post: carries the requests to the sites.
+        opened: is given the transport as soon as there is one, before any request is sent.
 
     Raises:
         SamFedError: the run is refused or stopped; what there is of it is kept.
@@ -124,7 +126,7 @@ def run_server(
     def transport(settled: Plan) -> FlareTransport:
         sites = tuple(sorted({*settled.sites, *settled.unseen}))
         run = run_identifier(folder)
-        made = FlareTransport(post, sites, run=run, patience=settled.timeout, shelf=folder)
+        made = FlareTransport(post, sites, run=run, patience=settled.timeout, spool=folder)
         opened(made)
         return made
 
@@ -215,7 +217,7 @@ class FederationController(ModelController):
         run_server(folder, kit=self.kit_folder(), job_config=self.job_config(), post=self.make_post(), opened=opened)
 
     def make_post(self) -> Post:
-        """What carries letters to this job's clients."""
+        """What carries requests to this job's clients."""
         return FlarePost(self, self.run_name)
 
     def kit_folder(self) -> Path:
@@ -237,8 +239,8 @@ class FederationController(ModelController):
     def _process_result(self, client_task: ClientTask, fl_ctx: FLContext) -> None:
         code = client_task.result.get_return_code()
         if code and code != ReturnCode.OK:  # FLARE keeps such an answer from the callback
-            letter: Letter = client_task.task.props[LETTER]
-            letter.answered(client_task.client.name, f"its FLARE client reported {code}; see the log at the site")
+            request: Request = client_task.task.props[REQUEST]
+            request.answered(client_task.client.name, f"its FLARE client reported {code}; see the log at the site")
         super()._process_result(client_task, fl_ctx)
 
     def process_result_of_unknown_task(

@@ -24,7 +24,7 @@ from samfed_monai.flare.site_file import require_run_name
 from samfed_monai.protocol.guard import UpdateGuard
 
 if TYPE_CHECKING:
-    from samfed_monai.federation.participants import Cast
+    from samfed_monai.federation.participants import Participants
 
 logger = logging.getLogger(__name__)
 
@@ -52,15 +52,15 @@ CLIENT_NAME = re.compile(r"[A-Za-z0-9_-]+")
 """What FLARE 2.9 takes as a client's name (``nvflare.apis.utils.format_check``)."""
 
 
-def _require_names(cast: Cast) -> None:
+def _require_names(participants: Participants) -> None:
     """Fault 69: refuses sites whose names FLARE cannot carry, before it has started anything."""
     problems = Problems()
-    for name in sorted((*cast.sites, *cast.unseen)):
+    for name in sorted((*participants.sites, *participants.unseen)):
         if not CLIENT_NAME.fullmatch(name):
             plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
             safe = re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_") or "site"
             mend = f"call its folder, and the site in the list, {safe!r}; `samfed federate` takes any name"
-            expected = "letters without accents, digits, - and _: all that NVIDIA FLARE carries"
+            expected = "requests without accents, digits, - and _: all that NVIDIA FLARE carries"
             problems.add(f"sites -> {name}", found=repr(name), expected=expected, mend=mend)
     problems.refuse_if_any()
 
@@ -76,7 +76,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     Raises:
         Refused: with every problem of the bundle, the overrides or the list.
     """
-    from samfed_monai.federation.participants import Cast
+    from samfed_monai.federation.participants import Participants
     from samfed_monai.federation.privacy import Privacy, require_possible, statistics_notice
 
     root = find_bundle(bundle)
@@ -91,19 +91,19 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
         mend = "give --datalist, or name every site in federate.json -> sites"
         raise Refused([Problem("sites", found="no list and no names", expected="the federation's sites", mend=mend)])
     datalist = DataList.load(job.places.datalist) if has_list else None
-    cast = Cast.of(job.plan, job.places, datalist or DataList("", []))
-    _require_names(cast)
+    participants = Participants.of(job.plan, job.places, datalist or DataList("", []))
+    _require_names(participants)
     privacy = Privacy.from_json(job.plan.privacy)
     method, guard = declared(root, job.plan.variant), UpdateGuard(**job.plan.update_guard)
-    asked: dict[str, int] = {"rounds": job.plan.rounds, "sites": len(cast.sites)}
-    require_possible(privacy, cast.strategy, method, guard, **asked)
-    if notice := statistics_notice(privacy, cast.strategy, job.plan.variant):
+    asked: dict[str, int] = {"rounds": job.plan.rounds, "sites": len(participants.sites)}
+    require_possible(privacy, participants.strategy, method, guard, **asked)
+    if notice := statistics_notice(privacy, participants.strategy, job.plan.variant):
         logger.warning("%s", notice)
-    plan = cast.settled(job.plan)
+    plan = participants.settled(job.plan)
     return Planned(
         plan=plan,
         places=job.places,
-        sites=tuple(sorted((*cast.sites, *cast.unseen))),
+        sites=tuple(sorted((*participants.sites, *participants.unseen))),
         datalist=datalist,
         report=lambda: parser.get_parsed_content("report"),
     )

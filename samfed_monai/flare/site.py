@@ -15,7 +15,7 @@ from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import atomic_write, read_json, safe_load
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.privacy.settings import PrivacyFloor
-from samfed_monai.federation.site import SiteNode
+from samfed_monai.federation.site import FederatedSite
 from samfed_monai.flare.site_file import KEPT_RUNS, REMOVED, SiteFile
 from samfed_monai.protocol.message import MessageRefused
 from samfed_monai.protocol.statistics import StatisticKind
@@ -24,7 +24,7 @@ from samfed_monai.protocol.transport import Task
 logger = logging.getLogger(__name__)
 
 
-def site_node(settings: dict[str, Any], files: SiteFile) -> SiteNode:
+def federated_site(settings: dict[str, Any], files: SiteFile) -> FederatedSite:
     """What answers at this site.
 
     Args:
@@ -37,7 +37,7 @@ def site_node(settings: dict[str, Any], files: SiteFile) -> SiteNode:
     plan = read_plan(settings["plan"])
     allowed = None if files.statistics is None else tuple(map(StatisticKind, files.statistics))
     floor = PrivacyFloor(files.least_images or 1, files.epsilon, allowed)
-    return SiteNode(settings["site"], plan, places_of(files, plan, Path(settings["run_folder"])), floor=floor)
+    return FederatedSite(settings["site"], plan, places_of(files, plan, Path(settings["run_folder"])), floor=floor)
 
 
 def read_plan(path: str | Path) -> Plan:

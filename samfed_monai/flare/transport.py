@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from samfed_monai.federation.progress import Progress
-from samfed_monai.protocol.message import MAX_BYTES, Envelope, to_bytes
+from samfed_monai.protocol.message import MAX_BYTES, Message, to_bytes
 from samfed_monai.protocol.sent_once import NOT_HELD, SentWeights
-from samfed_monai.protocol.transport import Failure, OnReply, Shelf, Shelved, Task, Traffic, received, take_in_order
+from samfed_monai.protocol.transport import Failure, OnReply, Spool, Spooled, Task, Traffic, received, take_in_order
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Letter:
+class Request:
     """One message on its way to a site.
 
     Args:
         site: where it goes.
         task: what the site is asked.
         round: the round it belongs to.
-        payload: the envelope's bytes.
+        payload: the message's bytes.
         words: plain words beside it, for the site's client: ``run``, and ``keep``, the rounds whose states are wanted.
         answered: called once with the sender's name and its answer: bytes, or a failure's reason.
     """
@@ -44,18 +44,18 @@ class Letter:
 class Post(Protocol):
     """What a :class:`FlareTransport` needs of NVIDIA FLARE."""
 
-    def send(self, letter: Letter) -> Any:
+    def send(self, request: Request) -> Any:
         """Sends without waiting; returns what :meth:`cancel` takes."""
 
     def cancel(self, ticket: Any) -> None:
-        """No answer to this letter is wanted any more."""
+        """No answer to this request is wanted any more."""
 
     def check_stop(self) -> None:
         """Raises where FLARE has been told to end the run."""
 
 
-Answer = Shelved | str
-"""An envelope's bytes, which wait on the disk, or why there is none."""
+Answer = Spooled | str
+"""A message's bytes, which wait on the disk, or why there is none."""
 
 
 class Arrivals:
@@ -63,18 +63,18 @@ class Arrivals:
 
     Args:
         missing: sites that missed a deadline and have sent nothing since; whoever sends something is taken out.
-        shelf: where answers wait.
+        spool: where answers wait.
     """
 
-    def __init__(self, missing: set[str], shelf: Shelf) -> None:
-        self.missing, self.shelf = missing, shelf
+    def __init__(self, missing: set[str], spool: Spool) -> None:
+        self.missing, self.spool = missing, spool
         self._queue: queue.Queue[tuple[int, str, Answer | OSError]] = queue.Queue()
         self._first: tuple[int, str, Answer | OSError] | None = None
 
     def put(self, exchange: int, sender: str, answer: bytes | str) -> None:
         """Called from any thread; what goes wrong with the disk is raised by :meth:`collect`."""
         try:
-            self._queue.put((exchange, sender, self.shelf.put(answer) if isinstance(answer, bytes) else answer))
+            self._queue.put((exchange, sender, self.spool.put(answer) if isinstance(answer, bytes) else answer))
         except OSError as error:
             self._queue.put((exchange, sender, error))
 
@@ -109,7 +109,7 @@ class Arrivals:
             if sender not in asked:
                 logger.warning("dropped an answer of %r, which is no site that was asked", sender)
                 continue
-            if isinstance(answer, Shelved):
+            if isinstance(answer, Spooled):
                 size[sender] = size.get(sender, 0) + answer.size
             if number != exchange:
                 self.late(sender)
@@ -143,7 +143,7 @@ _TICK = 0.2  # seconds between two looks at the clock and at FLARE's wish to sto
 class FlareTransport:
     """Implements :class:`~samfed_monai.protocol.transport.Transport` over messages that FLARE delivers.
 
-    Payloads are :func:`~samfed_monai.protocol.message.to_bytes` of the same envelopes as in one process; an answer is
+    Payloads are :func:`~samfed_monai.protocol.message.to_bytes` of the same messages as in one process; an answer is
     decoded by :func:`~samfed_monai.protocol.message.from_bytes` alone, which reads safetensors and nothing else, and
     refuses more than ``max_bytes`` before it looks at them.
 
@@ -164,7 +164,7 @@ class FlareTransport:
         notice: seconds between two lines about who is waited for.
         max_bytes: largest answer that is decoded.
         progress: where progress is shown; ``None`` shows it on a terminal only.
-        shelf: folder in which answers wait for those of sites before them by name, as a file without a name.
+        spool: folder in which answers wait for those of sites before them by name, as a file without a name.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class FlareTransport:
         notice: float = 30.0,
         max_bytes: int = MAX_BYTES,
         progress: Progress | None = None,
-        shelf: Path | None = None,
+        spool: Path | None = None,
     ) -> None:
         self.post, self._sites, self.run = post, tuple(sorted(sites)), run
         self.patience, self.notice, self.max_bytes = patience, notice, max_bytes
@@ -186,7 +186,7 @@ class FlareTransport:
         self._sent = SentWeights()
         self._missing: set[str] = set()
         self._exchanges = 0
-        self._arrivals = Arrivals(self._missing, Shelf(shelf))
+        self._arrivals = Arrivals(self._missing, Spool(spool))
         self._rounds: Path | None = None
         self._keep: list[int] = []
 
@@ -194,20 +194,20 @@ class FlareTransport:
     def sites(self) -> tuple[str, ...]:
         return self._sites
 
-    def exchange(
+    def send_and_receive(
         self,
         task: Task,
-        messages: Mapping[str, Envelope],
+        messages: Mapping[str, Message],
         *,
         quorum: int = 1,
         timeout: float | None = None,
-        on_reply: Callable[[str, Envelope], None] | None = None,
+        on_reply: Callable[[str, Message], None] | None = None,
         max_bytes: Callable[[str], int] | None = None,
-    ) -> dict[str, Envelope | Failure]:
+    ) -> dict[str, Message | Failure]:
         self._exchanges += 1
         self._keep = self._wanted()
         wait = self.patience if timeout is None and task == Task.EVALUATE else timeout
-        replies: dict[str, Envelope | Failure] = {
+        replies: dict[str, Message | Failure] = {
             site: Failure(site, "no such site in this federation") for site in messages if site not in self._sites
         }
         tickets = {site: self._send(task, site, messages[site]) for site in sorted(messages.keys() - replies.keys())}
@@ -255,7 +255,7 @@ class FlareTransport:
         return {site: replies[site] for site in sorted(replies)}
 
     def came_late(self, site: str) -> None:
-        """FLARE got something from ``site`` to a letter that was cancelled."""
+        """FLARE got something from ``site`` to a request that was cancelled."""
         self._arrivals.late(site)
 
     def take_traffic(self) -> dict[str, Traffic]:
@@ -269,29 +269,29 @@ class FlareTransport:
     def load_state(self, folder: Path) -> None:
         self._rounds = Path(folder).parent.parent
 
-    def _send(self, task: Task, site: str, message: Envelope) -> Any:
-        """The ticket of a letter."""
+    def _send(self, task: Task, site: str, message: Message) -> Any:
+        """The ticket of a request."""
         payload = to_bytes(self._sent.shortened(site, message))
         self._traffic.setdefault(site, Traffic()).down += len(payload)
         words, answered = {"run": self.run, "keep": self._keep}, partial(self._arrivals.put, self._exchanges)
-        return self.post.send(Letter(site, Task(task).value, message.round, payload, words, answered))
+        return self.post.send(Request(site, Task(task).value, message.round, payload, words, answered))
 
     def _enough(
         self,
-        messages: Mapping[str, Envelope],
-        replies: Mapping[str, Envelope | Failure],
+        messages: Mapping[str, Message],
+        replies: Mapping[str, Message | Failure],
         arrived: Mapping[str, Answer],
         quorum: int,
     ) -> bool:
         """Whether only sites are left for which nobody waits, and the others suffice."""
         if messages.keys() - replies.keys() - arrived.keys() - self._missing:
             return False
-        answers = [isinstance(answer, Shelved) for answer in arrived.values()]
+        answers = [isinstance(answer, Spooled) for answer in arrived.values()]
         return sum(not isinstance(reply, Failure) for reply in replies.values()) + sum(answers) >= quorum
 
     def _read(
         self, site: str, answer: Answer, *, on_reply: OnReply, max_bytes: Callable[[str], int] | None
-    ) -> Envelope | Failure:
+    ) -> Message | Failure:
         if isinstance(answer, str):
             logger.warning("%s failed: %s", site, answer)
             return Failure(site, answer)

@@ -19,13 +19,13 @@ from samfed_monai.flare.site_file import SiteFile, limit, read_site_file
 logger = logging.getLogger(__name__)
 
 
-def serve(make_node: Callable[[dict[str, Any], SiteFile], Any]) -> int:
+def serve(make_site: Callable[[dict[str, Any], SiteFile], Any]) -> int:
     """Answers until the pipe ends.
 
     Args:
-        make_node: from the settings and the site's file, what answers: ``answer(task, envelope) -> envelope``, with
+        make_site: from the settings and the site's file, what answers: ``answer(task, message) -> message``, with
             ``state_dict`` and ``load_state_dict`` where it keeps something from round to round, and ``masks_taken``
-            (:meth:`SiteNode.masks_taken`) where it takes soft masks.
+            (:meth:`FederatedSite.masks_taken`) where it takes soft masks.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     down, up = os.fdopen(int(sys.argv[1]), "rb"), os.fdopen(int(sys.argv[2]), "wb")
@@ -34,7 +34,7 @@ def serve(make_node: Callable[[dict[str, Any], SiteFile], Any]) -> int:
     os.environ["SAMFED_SITE"] = settings["site_file"]
     files = read_site_file(Path.cwd(), settings["site"])
     limit(files)
-    worker = _Worker(settings, files, make_node)
+    worker = _Worker(settings, files, make_site)
     while True:
         head, payload = frames.get()
         answer, failure = worker.answer(head, payload)
@@ -44,9 +44,9 @@ def serve(make_node: Callable[[dict[str, Any], SiteFile], Any]) -> int:
 class _Worker:
     """Decodes, asks the node, keeps its state, encodes."""
 
-    def __init__(self, settings: dict[str, Any], files: SiteFile, make_node: Callable[..., Any]) -> None:
-        self.settings, self.files, self.make_node = settings, files, make_node
-        self._node: Any = None
+    def __init__(self, settings: dict[str, Any], files: SiteFile, make_site: Callable[..., Any]) -> None:
+        self.settings, self.files, self.make_site = settings, files, make_site
+        self._site: Any = None
         self._held: Any = None
         self._state: Any = None
 
@@ -69,25 +69,25 @@ class _Worker:
         from samfed_monai.protocol.transport import Task
 
         self._held = self._held or HeldWeights()
-        if self._node is None:
-            self._node = self.make_node(self.settings, self.files)
-            self._state = SiteState(self.settings["state"], self._node)
-        most = getattr(self._node, "masks_taken", int)  # one that knows of none takes none
+        if self._site is None:
+            self._site = self.make_site(self.settings, self.files)
+            self._state = SiteState(self.settings["state"], self._site)
+        most = getattr(self._site, "masks_taken", int)  # one that knows of none takes none
         task, message = Task(head["task"]), self._held.complete(from_bytes(payload, max_inflated=most))
         if message.extra.get("model") != "teacher":  # its exam comes before round 0 and looks at no network
             self._state.before(task, message.round)
-        reply = self._node.answer(task, message)
+        reply = self._site.answer(task, message)
         answer = to_bytes(reply)
         self._state.after(task, message.round, head.get("keep", ()))
         return answer
 
 
-def make_site_node(settings: dict[str, Any], files: SiteFile) -> Any:
-    """The run's :class:`~samfed_monai.federation.site.SiteNode` at this site."""
-    from samfed_monai.flare.site import site_node
+def make_federated_site(settings: dict[str, Any], files: SiteFile) -> Any:
+    """The run's :class:`~samfed_monai.federation.site.FederatedSite` at this site."""
+    from samfed_monai.flare.site import federated_site
 
-    return site_node(settings, files)
+    return federated_site(settings, files)
 
 
 if __name__ == "__main__":
-    sys.exit(serve(make_site_node))
+    sys.exit(serve(make_federated_site))

@@ -18,9 +18,19 @@ from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import atomic_write, write_bytes, write_json
 from samfed_monai.core.model_file import trained_otherwise
 from samfed_monai.core.table import to_csv
+from samfed_monai.data.classes import several
 from samfed_monai.data.datalist import SERVER_NAMES
 from samfed_monai.handlers.model_loader import trained_weights
-from samfed_monai.metrics import Scores, convention, pool, segmentation_scores, summarise
+from samfed_monai.metrics import (
+    Scores,
+    convention,
+    over_classes,
+    pool,
+    scores_by_class,
+    segmentation_scores,
+    summarise,
+    summarise_classes,
+)
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -45,19 +55,25 @@ class ScoreHandler:
     - ``score_summary``: those with ``n``, the counts of empty masks, and the ``convention`` they were made in,
     - ``scores``: a list of ``{"id", "dice", "iou", "hd95", "empty"}``, one per image in the order seen.
 
+    Of K classes ``pred`` has K + 1 logits and ``label`` as many planes, the background's first; a pixel belongs to the
+    class of its highest logit. An image's scores are then means over the classes that it holds
+    (:func:`samfed_monai.metrics.over_classes`), its row has ``classes``, name to the same four, and the summary has
+    ``classes``, see :func:`samfed_monai.metrics.summarise_classes`.
+
     It compares at the size that arrives: prediction and label must agree, nothing is resized.
 
     Args:
-        output_dir: folder for ``scores.csv`` and ``masks/<id>.png`` (0 and 255), both readable by their owner only;
-            ``None`` writes nothing.
-        threshold: probability above which a pixel is foreground.
+        output_dir: folder for ``scores.csv`` and ``masks/<id>.png`` (0 and 255, or the classes' values), both readable
+            by their owner only; ``None`` writes nothing.
+        threshold: probability above which a pixel is foreground; of several classes the highest counts.
         pooled: MedPy's HD95 instead of MONAI's; see :func:`samfed_monai.metrics.hausdorff95`.
         skip_empty: leave images with an empty mask out of HD95's mean; see :func:`samfed_monai.metrics.summarise`. Both
             for tables that shall be compared with HSSF's. The rows keep every image, with the diagonal as HD95.
+        classes: names of the classes; ``None`` is one.
 
     Raises:
-        Refused: the threshold is not inside (0, 1), or a switch is not true or false; later, when an image comes
-            without a label.
+        Refused: the threshold is not inside (0, 1), or is none of 0.5 with several classes, or a switch is not true or
+            false; later, when an image comes without a label.
 
     Example::
 
@@ -71,13 +87,16 @@ class ScoreHandler:
         threshold: float = 0.5,
         pooled: bool = False,
         skip_empty: bool = False,
+        classes: Sequence[str] | None = None,
     ) -> None:
-        _check(threshold, pooled=pooled, skip_empty=skip_empty)
+        _check(threshold, classes, pooled=pooled, skip_empty=skip_empty)
+        self.classes = list(classes or ()) if several(classes) else []
         self.output_dir = Path(output_dir) if output_dir is not None else None
         self.pooled, self.skip_empty = pooled, skip_empty
         # sigmoid(z) > t exactly where z > logit(t): comparing logits needs no sigmoid
         self._logit = float(np.log(threshold) - np.log1p(-threshold))
         self._table: list[tuple[str, Scores]] = []
+        self._by_class: list[list[Scores]] = []
         self._files: list[str] = []
         self._seen: Counter[str] = Counter()
 
@@ -94,16 +113,16 @@ class ScoreHandler:
 
     def start(self, engine: Engine) -> None:
         """Forgets the images of an earlier run."""
-        self._table, self._files, self._seen = [], [], Counter()
+        self._table, self._by_class, self._files, self._seen = [], [], [], Counter()
 
     def __call__(self, engine: Engine) -> None:
         names = _names(engine.state.batch)
         for index, (logits, label) in enumerate(_pairs(engine.state.output)):
             name = names[index] if index < len(names) else f"image-{len(self._table):05d}"
-            prediction = _plane(logits, "pred") > self._logit
-            self._table.append(
-                (name, segmentation_scores(prediction, _plane(label, "label") > 0.5, pooled=self.pooled))
-            )
+            prediction = self._drawn(logits, self._logit)
+            scores, by_class = self._scored(prediction, label)
+            self._table.append((name, scores))
+            self._by_class.append(by_class)
             if self.output_dir is not None:
                 self._files.append(self._save(name, prediction, self.output_dir / "masks"))
 
@@ -114,17 +133,52 @@ class ScoreHandler:
             logger.warning("no image was scored: the evaluator's data loader is empty")
         state: Any = engine.state
         state.scores = [{"id": name, **scores.as_dict()} for name, scores in self._table]
+        if self.classes:
+            for row, by_class in zip(state.scores, self._by_class, strict=True):
+                row["classes"] = self._named(by_class)
+            summary["classes"] = summarise_classes(self._by_class, self.classes, skip_empty=self.skip_empty)
         state.score_summary = {**summary, "convention": self.convention}
         state.metrics.update({key: summary[key] for key in ("dice", "iou", "hd95") if summary[key] is not None})
         if self.output_dir is not None:
             write_scores(self.output_dir / "scores.csv", state.scores, masks=self._files)
+
+    def row_of(self, probabilities: Tensor, label: Tensor) -> dict[str, Any]:
+        """The row of an image whose mask somebody else drew, without its id.
+
+        Args:
+            probabilities: (C, H, W) float in [0, 1].
+            label: (C, H, W), as an evaluator has it.
+        """
+        scores, by_class = self._scored(self._drawn(probabilities, 0.5), label)
+        return {**scores.as_dict(), **({"classes": self._named(by_class)} if self.classes else {})}
+
+    def _drawn(self, channels: Tensor, above: float) -> np.ndarray:
+        """The mask (H, W) of logits or probabilities: bool, or the classes' values."""
+        if self.classes:
+            values: np.ndarray = _planes(channels, "pred", len(self.classes) + 1).argmax(axis=0)
+            return values
+        mask: np.ndarray = _planes(channels, "pred", 1)[0] > above
+        return mask
+
+    def _scored(self, prediction: np.ndarray, label: Tensor) -> tuple[Scores, list[Scores]]:
+        """Scores of an image, and of each of its classes where there are several."""
+        if not self.classes:
+            truth = _planes(label, "label", 1)[0] > 0.5
+            return segmentation_scores(prediction, truth, pooled=self.pooled), []
+        values = _planes(label, "label", len(self.classes) + 1).argmax(axis=0)
+        by_class = scores_by_class(prediction, values, len(self.classes), pooled=self.pooled)
+        return over_classes(by_class), by_class
+
+    def _named(self, by_class: Sequence[Scores]) -> dict[str, dict[str, Any]]:
+        return {name: each.as_dict() for name, each in zip(self.classes, by_class, strict=True)}
 
     def _save(self, name: str, prediction: np.ndarray, folder: Path) -> str:
         self._seen[name] += 1
         repeat = f"-{self._seen[name]}" if self._seen[name] > 1 else ""
         file_name = f"{safe_name(name)}{repeat}.png"
         with atomic_write(folder / file_name, mode=0o600) as stream:
-            Image.fromarray(prediction.astype(np.uint8) * 255).save(stream, format="PNG")
+            values = prediction.astype(np.uint8) * (1 if self.classes else 255)
+            Image.fromarray(values).save(stream, format="PNG")
         return file_name
 
 
@@ -133,11 +187,18 @@ def write_scores(path: str | Path, scores: Sequence[Mapping[str, Any]], *, masks
 
     Args:
         path: file to write.
-        scores: rows with ``id``, ``dice``, ``iou``, ``hd95`` (pixels), ``empty``.
+        scores: rows with ``id``, ``dice``, ``iou``, ``hd95`` (pixels), ``empty``, and ``classes`` where there are
+            several: ``dice <name>`` and so on are columns, too, empty where neither mask holds the class.
         masks: file names of the masks, in the same order; none leaves the column empty.
     """
     named = [{**row, "mask": masks[index] if index < len(masks) else ""} for index, row in enumerate(scores)]
-    write_bytes(path, to_csv(COLUMNS, named).encode(), mode=0o600)
+    more: list[str] = []
+    for row in named:
+        for name, each in row.get("classes", {}).items():
+            told = {f"{key} {name}": each[key] for key in ("dice", "iou", "hd95")}
+            row.update(told if each["empty"] != "both" else dict.fromkeys(told, ""))
+            more += [column for column in told if column not in more]
+    write_bytes(path, to_csv((*COLUMNS, *more), named).encode(), mode=0o600)
 
 
 def safe_name(identifier: str) -> str:
@@ -158,7 +219,7 @@ def safe_name(identifier: str) -> str:
     return f"{name}-{hashlib.sha256(identifier.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
-def _check(threshold: float, **switches: bool) -> None:
+def _check(threshold: float, classes: Sequence[str] | None, **switches: bool) -> None:
     problems = [
         Problem(f"ScoreHandler#{name}", found=repr(value), expected="true or false")
         for name, value in switches.items()
@@ -166,6 +227,9 @@ def _check(threshold: float, **switches: bool) -> None:
     ]
     if not 0 < threshold < 1:
         problems.append(Problem("ScoreHandler#threshold", found=repr(threshold), expected="a number in (0, 1)"))
+    elif several(classes) and threshold != 0.5:
+        expected = "0.5 with several classes, of which a pixel has the one of its highest probability"
+        problems.append(Problem("ScoreHandler#threshold", found=repr(threshold), expected=expected))
     if problems:
         raise Refused(problems)
 
@@ -190,13 +254,13 @@ def _names(batch: Any) -> list[str]:
     return []
 
 
-def _plane(tensor: Tensor, what: str) -> np.ndarray:
-    array = tensor.detach().float().cpu().numpy()
-    if array.ndim != 3 or array.shape[0] != 1:
-        raise Refused(
-            [Problem(f"ScoreHandler, {what}", found=f"shape {array.shape}", expected="one channel (1, H, W)")]
-        )
-    return array[0]
+def _planes(tensor: Tensor, what: str, channels: int) -> np.ndarray:
+    array: np.ndarray = tensor.detach().float().cpu().numpy()
+    if array.ndim != 3 or array.shape[0] != channels:
+        named = "one channel (1, H, W)" if channels == 1 else f"{channels} channels, the background's and one a class"
+        mend = "let `classes` of train.json and of the data list be the same names"
+        raise Refused([Problem(f"ScoreHandler, {what}", f"shape {array.shape}", expected=named, mend=mend)])
+    return array
 
 
 class SiteEvaluation:
@@ -272,6 +336,9 @@ class SiteEvaluation:
             means = (row["dice"], row["iou"], far, row["n"], sum(row["empty"].values()))
             text = "%s, %s: Dice %.4f, IoU %.4f, HD95 %s, %d images, %d with an empty mask"
             logger.info(text, name, self.split, *means)
+            for each, of_class in (row.get("classes") or {}).items():
+                if of_class["dice"] is not None:
+                    logger.info("  %s: Dice %.4f on %d images that hold it", each, of_class["dice"], of_class["n"])
         return result
 
     def _records(self) -> dict[str, list[dict[str, Any]]]:

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import atomic_write, read_json, sha256_file, write_bytes, write_json
+from samfed_monai.data.classes import several
 from samfed_monai.data.image_folder import Sources, image_names
 
 if TYPE_CHECKING:
@@ -130,13 +131,22 @@ def probabilities_at(logits: Tensor, size: tuple[int, int]) -> NDArray[np.float3
         (H, W) float32 in [0, 1]; the logits are resized bilinearly before the sigmoid, so that 0.5 stays a straight
         contour between the pixels of a small prediction.
     """
+    return _probabilities(logits, size)[0]
+
+
+def _probabilities(logits: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
+    """(C, H, W) of logits (C, h, w): of one channel the sigmoid, else the softmax."""
     resized = functional.interpolate(logits[None].float(), size=size, mode="bilinear", align_corners=False)
-    probabilities: NDArray[np.float32] = torch.sigmoid(resized)[0, 0].cpu().numpy()
+    activated = torch.sigmoid(resized) if len(logits) == 1 else resized.softmax(dim=1)
+    probabilities: NDArray[np.float32] = activated[0].cpu().numpy()
     return probabilities
 
 
 class MaskWriter:
     """Saves ``<output_dir>/<id>.png`` (0 and 255) for every image of a MONAI ``SupervisedEvaluator``.
+
+    Of several classes a mask holds their values, 1, 2, … in their order, and a pixel has the class of its highest
+    probability; a map of probabilities is then that of any class.
 
     The file is made of the prediction alone: no EXIF, GPS or colour profile of the image is copied (fault 60). An
     image that its EXIF turns gets a mask of the turned, upright picture. It does not score anything. An item says in
@@ -159,11 +169,12 @@ class MaskWriter:
         model_sha256: identity of what makes the masks, for that note, where no single file is.
         image_size: pixels of a prediction's side, likewise.
         amp: whether the network computes in bfloat16, likewise; no note of ``False``.
+        classes: names of the classes, likewise; no note of a single one.
 
     Raises:
-        Refused: the threshold is not inside (0, 1); the output folder cannot be written to, lies in the folder of
-            images, or has files of these names that this inference did not write. When it is built, as far as
-            ``images`` and ``model`` are given, else with the first such mask.
+        Refused: the threshold is not inside (0, 1), or not 0.5 with several classes; the output folder cannot be
+            written to, lies in the folder of images, or has files of these names that this inference did not write.
+            When it is built, as far as ``images`` and ``model`` are given, else with the first such mask.
 
     Example::
 
@@ -181,12 +192,18 @@ class MaskWriter:
         model_sha256: str | None = None,
         image_size: int | None = None,
         amp: bool | str = False,
+        classes: Sequence[str] | None = None,
     ) -> None:
         problems = Problems()
+        self.classes = list(classes or ()) if several(classes) else []
+        if self.classes and threshold != 0.5:
+            expected = "0.5 with several classes, of which a pixel has the one of its highest probability"
+            problems.add("MaskWriter#threshold", found=repr(threshold), expected=expected)
         if not 0 < threshold < 1:
             problems.add("MaskWriter#threshold", found=repr(threshold), expected="a number in (0, 1)")
         self.probabilities, self.threshold = probabilities, threshold
         made_with: dict[str, Any] = {"image_size": image_size, "threshold": threshold, **({"amp": amp} if amp else {})}
+        made_with |= {"classes": self.classes} if self.classes else {}
         made_by = sha256_file(model) if model else model_sha256
         self.masks = MaskFolder(output_dir, {"model_sha256": made_by, **made_with} if made_by else None)
         names = [file for name in image_names(images) for file in self._files(name)] if images else []
@@ -211,9 +228,9 @@ class MaskWriter:
                 self._pending.append(self._pool.submit(self._write, *item))
         self._wait_until_left(_AHEAD)
 
-    def _write(self, name: str, foreground: NDArray[np.bool_], probabilities: NDArray[np.float32]) -> None:
+    def _write(self, name: str, drawn: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> None:
         mask, *map_of_probabilities = self._files(name)
-        self.masks.write(mask, _png(np.where(foreground, 255, 0)))
+        self.masks.write(mask, _png(drawn))
         for file in map_of_probabilities:
             self.masks.write(file, _png(np.rint(probabilities * 255)))
         self._written += 1
@@ -246,8 +263,8 @@ class MaskWriter:
     def _files(self, name: str) -> list[str]:
         return [f"{name}.png", f"{name}.probability.png"][: 2 if self.probabilities else 1]
 
-    def _items(self, batch: Any, output: Any) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.float32]]]:
-        """Name, foreground and probabilities of every image, both (H, W)."""
+    def _items(self, batch: Any, output: Any) -> Iterator[tuple[str, NDArray[np.uint8], NDArray[np.float32]]]:
+        """Name, mask as it is written and probabilities of every image, both (H, W)."""
         if isinstance(output, Mapping):  # not decollated: logits of a batch
             heights, widths = (torch.as_tensor(side).reshape(-1).tolist() for side in batch["native_size"])
             rows = zip(batch["id"], zip(heights, widths, strict=True), output["pred"], strict=True)
@@ -255,11 +272,22 @@ class MaskWriter:
         for item in ({**fields, **made} for fields, made in zip(_listed(batch, output), output, strict=True)):
             if "native_size" in item:
                 height, width = (int(side) for side in item["native_size"])
-                probabilities = probabilities_at(item["pred"], (height, width))
-                yield item["id"], probabilities >= self.threshold, probabilities
+                probabilities = _probabilities(item["pred"], (height, width))
+                foreground = probabilities[0] >= self.threshold
             else:
-                foreground, probabilities = (item[key][0].cpu().numpy() for key in ("pred", "probability"))
-                yield item["id"], foreground > 0, probabilities
+                foreground, probabilities = item["pred"][0].cpu().numpy() > 0, item["probability"].cpu().numpy()
+            channels = len(self.classes) + 1
+            if len(probabilities) != channels:
+                found, expected = (
+                    f"{len(probabilities)} channels",
+                    f"{channels}, as classes are {self.classes or 'one'}",
+                )
+                mend = "let `classes` be those that the network was trained on"
+                raise Refused([Problem("MaskWriter, pred", found=found, expected=expected, mend=mend)])
+            if self.classes:
+                yield item["id"], probabilities.argmax(axis=0).astype(np.uint8), 1 - probabilities[0]
+            else:
+                yield item["id"], np.where(foreground, 255, 0).astype(np.uint8), probabilities[0]
 
 
 def _listed(batch: Any, output: Sequence[Any]) -> Sequence[Mapping[str, Any]]:

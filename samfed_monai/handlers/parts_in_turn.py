@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ignite.engine import Events
+
+from samfed_monai.core.errors import Problems
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +24,9 @@ class PartsInTurn(ABC):
     Args:
         share: part of an epoch's steps that are first, rounded up.
     """
+
+    #: Where a bundle has it, for messages.
+    where: str
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -37,6 +43,30 @@ class PartsInTurn(ABC):
     @abstractmethod
     def check(self, engine: Any) -> None:
         """Sets :attr:`resting`, or refuses, before any work, what cannot be trained in turn."""
+
+    def settle(self, engine: Any, parts: Mapping[str, list[nn.Parameter]], *, mend: str) -> None:
+        """Sets :attr:`resting`, so that the first of two parts is trained in the first steps and the second after it.
+
+        Args:
+            engine: the trainer.
+            parts: what the two are called, to what of each is trained.
+            mend: what to do about a part of which nothing is trained.
+
+        Raises:
+            Refused: such a part, and an epoch that has no step for one of them.
+        """
+        steps, problems = engine.state.epoch_length, Problems()
+        for part, weights in parts.items():
+            if not weights:
+                found = f"nothing of the {part} part to train"
+                problems.add(self.where, found=found, expected="a layer of each part", mend=mend)
+        if steps is None or self.is_first(steps - 1, steps):
+            found = "an epoch of unknown length" if steps is None else f"{steps} steps with a share of {self.share}"
+            more = "set local_steps to 2 or more, or lower share"
+            problems.add(self.where, found=found, expected="at least one step for each part", mend=more)
+        problems.refuse_if_any()
+        first, second = parts.values()
+        self.resting = {True: second, False: first}
 
     def is_first(self, step: int, steps: int) -> bool:
         """Whether ``step`` (from 0) of the ``steps`` of an epoch is one of the first."""

@@ -256,7 +256,7 @@ def _public(output: Any) -> Tensor | None:
     if not isinstance(logits, Tensor) or not isinstance(label, Tensor):
         return None
     said, truth = probabilities(logits.float()), label.float()
-    if said.shape[1] > 1:
+    if said.shape[1] > 1 and label.shape[1] == 1:
         truth = torch.nn.functional.one_hot(label.squeeze(1).long(), said.shape[1]).movedim(-1, 1).to(said)
     return joint(truth, said)
 

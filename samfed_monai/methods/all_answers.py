@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -63,11 +63,11 @@ class AllAnswers(Strategy):
             mend = "choose another rule (docs/security.md says what so many sites allow), or FedAvg"
             raise Refused([Problem("strategy", found=found, expected=expected, mend=mend)])
 
-    def configure(self, round: int) -> dict[str, Envelope]:
+    def configure(self, round: int) -> dict[str, Message]:
         self._answers = {}
         return {site: self._message(site, round, Kind.WEIGHTS, self.global_weights) for site in self.server.sites}
 
-    def accept(self, round: int, site: str, update: Envelope) -> None:
+    def accept(self, round: int, site: str, update: Message) -> None:
         self._answers[site] = Answer(update.n, dict(update.tensors))
 
     @torch.no_grad()

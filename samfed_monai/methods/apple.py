@@ -13,7 +13,7 @@ from monai.networks.utils import get_state_dict
 
 from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.sharing import TrainerSharing
 from samfed_monai.protocol.strategy import Exchange
 
@@ -212,7 +212,7 @@ class AppleSharing(TrainerSharing):
         names = {name.removeprefix(first) for name in tensors if name.startswith(first)} & state.keys()
         like = {core_name(each, name): state[name] for each in others for name in names}
         cores = {name: tensor for name, tensor in tensors.items() if name not in (PRIOR, PLACE)}
-        Envelope(Kind.WEIGHTS, "", 0, 1, tensors=cores).check(up=False, like=like)
+        Message(Kind.WEIGHTS, "", 0, 1, tensors=cores).check(up=False, like=like)
         return prior.float(), names, int(place)
 
     @torch.no_grad()
@@ -291,7 +291,7 @@ class Apple(FedAvg):
         counts = torch.tensor([float(self._counts.get(site, mean)) for site in self.server.sites])
         return counts / counts.sum()
 
-    def configure(self, round: int) -> dict[str, Envelope]:
+    def configure(self, round: int) -> dict[str, Message]:
         plain = super().configure(round)
         sites = self.server.sites
         tensors = {
@@ -302,7 +302,7 @@ class Apple(FedAvg):
     def reference(self, site: str) -> Mapping[str, Tensor]:
         return self._cores.get(site, self._first)
 
-    def accept(self, round: int, site: str, update: Envelope) -> None:
+    def accept(self, round: int, site: str, update: Message) -> None:
         super().accept(round, site, update)
         self._cores[site], self._counts[site] = dict(update.tensors), update.n
 

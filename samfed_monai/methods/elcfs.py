@@ -19,13 +19,13 @@ from samfed_monai.handlers.term import Term
 from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks.intake import head_of
-from samfed_monai.protocol.message import Envelope, MessageRefused
+from samfed_monai.protocol.message import Message, MessageRefused
 from samfed_monai.protocol.statistics import Collected, Statistic, StatisticKind, with_statistics
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
-    from samfed_monai.parts import SiteImages
+    from samfed_monai.bundle import SiteImages
     from samfed_monai.protocol.strategy import Server
 
 WINDOWS = "windows"
@@ -134,7 +134,7 @@ class StyleExchange(FedAvg):
         """What came so far."""
         return StyleBank({site: own[WINDOWS] for site, own in self.collected.by_site.items()})
 
-    def configure(self, round: int) -> dict[str, Envelope]:
+    def configure(self, round: int) -> dict[str, Message]:
         messages, bank = self.collected.asking(super().configure(round)), self.bank
         for site, message in messages.items():
             others = bank.for_site(site)
@@ -145,7 +145,7 @@ class StyleExchange(FedAvg):
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
         return self.collected.expected(site, super().expected(site))
 
-    def accept(self, round: int, site: str, update: Envelope) -> None:
+    def accept(self, round: int, site: str, update: Message) -> None:
         super().accept(round, site, self.collected.taken(site, update))
 
     def state_dict(self) -> dict[str, Tensor]:

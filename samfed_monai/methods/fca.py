@@ -13,7 +13,7 @@ from torch import Tensor
 from samfed_monai.core.errors import Problems
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks.key_patterns import matched_names
-from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.strategy import Exchange
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class ClientTailored(FedAvg):
     def require_names(self, shared: Sequence[str]) -> None:
         self._matched(shared)
 
-    def configure(self, round: int) -> dict[str, Envelope]:
+    def configure(self, round: int) -> dict[str, Message]:
         super().configure(round)
         self._answers = {}
         return {site: self._message(site, round, Kind.WEIGHTS, self._sent(site)) for site in self.server.sites}
@@ -147,7 +147,7 @@ class ClientTailored(FedAvg):
     def reference(self, site: str) -> Mapping[str, Tensor]:
         return self._sent(site)
 
-    def accept(self, round: int, site: str, update: Envelope) -> None:
+    def accept(self, round: int, site: str, update: Message) -> None:
         super().accept(round, site, update)
         self._answers[site] = (update.n, dict(update.tensors))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.strategy import Exchange, Strategy
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ class FedAvg(Strategy):
         self._total = 0
         self._largest: tuple[int, str] | None = None
 
-    def configure(self, round: int) -> dict[str, Envelope]:
+    def configure(self, round: int) -> dict[str, Message]:
         self._total, self._largest = 0, None
         return {site: self._message(site, round, Kind.WEIGHTS, self.global_weights) for site in self.server.sites}
 
     @torch.no_grad()
-    def accept(self, round: int, site: str, update: Envelope) -> None:
+    def accept(self, round: int, site: str, update: Message) -> None:
         if not self._mean:
             self._mean = {name: _buffer(tensor) for name, tensor in self.global_weights.items()}
         total = self._total + update.n
@@ -94,6 +94,6 @@ class PersonalFedAvg(FedAvg):
 
     exchange = Exchange(own_networks=True, mean=True)
 
-    def configure(self, round: int) -> dict[str, Envelope]:
+    def configure(self, round: int) -> dict[str, Message]:
         messages = super().configure(round)
         return {site: replace(message, extra={"purpose": "distil"}) for site, message in messages.items()}

@@ -19,7 +19,7 @@ from samfed_monai.handlers.records import record
 from samfed_monai.handlers.term import Term
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks.features import changed_features, require_encoder
-from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.sharing import TrainerSharing
 from samfed_monai.protocol.strategy import Exchange, Server
 
@@ -249,7 +249,7 @@ class TargetSharing(TrainerSharing):
         own = {name: tensor for name, tensor in tensors.items() if not name.startswith(TARGET)}
         arrived = self.taken(kind, own)
         if target:
-            Envelope(Kind.WEIGHTS, "", 0, 1, tensors=target).check(up=False, like=own)
+            Message(Kind.WEIGHTS, "", 0, 1, tensors=target).check(up=False, like=own)
         self.guide.hold(target)
         self.put(arrived)
         return {}
@@ -295,7 +295,7 @@ class CyclicTargets(FedAvg):
         sites = self.server.sites
         return sites[(list(sites).index(site) + 1 + (round - 1) % (len(sites) - 1)) % len(sites)]
 
-    def configure(self, round: int) -> dict[str, Envelope]:
+    def configure(self, round: int) -> dict[str, Message]:
         super().configure(round)
         self._now = {}
         messages = {}
@@ -305,7 +305,7 @@ class CyclicTargets(FedAvg):
             messages[site] = self._message(site, round, Kind.WEIGHTS, tensors, purpose="distil")
         return messages
 
-    def accept(self, round: int, site: str, update: Envelope) -> None:
+    def accept(self, round: int, site: str, update: Message) -> None:
         super().accept(round, site, update)
         self._now[site] = dict(update.tensors)
 

@@ -1,17 +1,15 @@
-"""FedICRA (arXiv 2304.05635): weak labels, a decoder that each site mixes anew in every round, and a tree energy."""
+"""FedICRA (arXiv 2304.05635): channels chosen by site, a decoder that each site mixes anew, a tree energy."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
-from scipy.sparse import csgraph, csr_array
 from torch import Tensor
-from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.data.weak_labels import IGNORE
@@ -19,14 +17,19 @@ from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.parts_in_turn import PartsInTurn
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import probabilities
+from samfed_monai.losses.tree_energy import tree_energy
 from samfed_monai.methods.fedala import AdaptiveMixing  # also where bundles of before fedala name it
+from samfed_monai.methods.fedavg import PersonalFedAvg
 from samfed_monai.networks.intake import head_of
 from samfed_monai.networks.key_patterns import check_patterns, matched_names
-from samfed_monai.protocol.message import Kind
+from samfed_monai.networks.site_channels import CODES, selection_of
+from samfed_monai.protocol.message import Kind, Message
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.utils.hooks import RemovableHandle
+
+    from samfed_monai.protocol.strategy import Server
 
 
 def decoder_names(network: nn.Module, patterns: Sequence[str] | None = None) -> frozenset[str]:
@@ -63,7 +66,8 @@ class DecoderMixing(AdaptiveMixing):
     ``W`` alone learns from a few batches, ``W <- clip(W - rate dL/dW, 0, 1)``, and is then forgotten. What leaves the
     site are all weights, as in FedAvg. The first rounds, and one in which both sides are alike, mix nothing.
 
-    Its code differs from the form of FedALA, which ``fedala`` is: that mixes the last layers alone, starts from the
+    Channels are chosen by site inside of the encoder (:mod:`samfed_monai.networks.site_channels`), so they arrive with
+    it. Its code differs from the form of FedALA, which ``fedala`` is: that mixes the last layers alone, starts from the
     global ones (``W`` is the share of the global weights), and keeps ``W``. Ours: ``L`` is the bundle's whole loss,
     where the code takes the partial cross entropy alone. The mean of ``W`` is reported as ``term_own``.
 
@@ -165,157 +169,18 @@ class HeadThenBody(PartsInTurn):
         """Finds the two parts, and refuses what cannot be trained in turn."""
         if self.sharing.mixing:
             return
-        network, steps, problems = engine.network, engine.state.epoch_length, Problems()
-        head = set(head_of(network).parameters())
-        trained = [weight for weight in network.parameters() if weight.requires_grad]
+        head = set(head_of(engine.network).parameters())
+        trained = [weight for weight in engine.network.parameters() if weight.requires_grad]
         parts = {
             "head": [weight for weight in trained if weight in head],
             "body": [weight for weight in trained if weight not in head],
         }
-        for part, weights in parts.items():
-            if not weights:
-                mend = "leave this handler out"
-                problems.add(self.where, found=f"no {part} to train", expected="a layer of each part", mend=mend)
-        if steps is None or self.is_first(steps - 1, steps):
-            found = "an epoch of unknown length" if steps is None else f"{steps} steps with a share of {self.share}"
-            mend = "raise local_steps, or lower before#parts#share"
-            problems.add(self.where, found=found, expected="at least one step for each part", mend=mend)
-        problems.refuse_if_any()
-        self.resting = {True: parts["body"], False: parts["head"]}
+        self.settle(engine, parts, mend="leave this handler out")
 
     def __call__(self, engine: Any) -> None:
         """Sets what one iteration trains."""
         if not self.sharing.mixing:
             super().__call__(engine)
-
-
-class Trees(NamedTuple):
-    """Spanning trees of a batch's pixels, nodes in the order of their depth.
-
-    Args:
-        node: (N,) long, which pixel of the batch a node is.
-        parent: (N,) long, place of its parent; a root's is its own.
-        levels: where each depth begins, and the end.
-        weight: (N,) float64 in [0, 1], of the edge to the parent.
-    """
-
-    node: Tensor
-    parent: Tensor
-    levels: list[int]
-    weight: Tensor
-
-
-def spanning_trees(guide: Tensor, sigma: float) -> Trees:
-    """Minimum spanning tree of each picture's grid of pixels, four neighbours each (Liang et al., CVPR 2022).
-
-    An edge costs ``|g_i - g_j|^2``, and its weight is ``exp(-|g_i - g_j|^2 / sigma)``.
-
-    Args:
-        guide: (B, D, H, W) float, what pixels are compared by.
-        sigma: > 0.
-    """
-    batch, _, height, width = guide.shape
-    count = height * width
-    pixel = np.arange(count).reshape(height, width)
-    one = np.concatenate([pixel[:-1].ravel(), pixel[:, :-1].ravel()])
-    other = np.concatenate([pixel[1:].ravel(), pixel[:, 1:].ravel()])
-    flat = guide.detach().cpu().double().flatten(2).numpy()
-    nodes, parents, depths, weights = [], [], [], []
-    for number, values in enumerate(flat):
-        cost = np.square(values[:, one] - values[:, other]).sum(0) + 1  # SciPy takes a cost of 0 for no edge
-        tree = csgraph.minimum_spanning_tree(csr_array((cost, (one, other)), shape=(count, count)))
-        order, before = csgraph.breadth_first_order(tree, 0, directed=False)
-        above = np.where(before[order] < 0, order, before[order])
-        place = np.empty(count, dtype=np.int64)
-        place[order] = np.arange(count)
-        bounds = [0, 1]  # breadth first: parents ascend, so that a depth ends where parents leave the one before
-        while bounds[-1] < count:
-            bounds.append(int(np.searchsorted(place[above], bounds[-1])))
-        depths.append(np.repeat(np.arange(len(bounds) - 1), np.diff(bounds)))
-        nodes.append(order + number * count)
-        parents.append(place[above] + number * count)
-        weights.append(np.exp(-np.square(values[:, order] - values[:, above]).sum(0) / sigma))
-    depth = np.concatenate(depths)
-    sorted_ = np.argsort(depth, kind="stable")
-    now = np.empty(batch * count, dtype=np.int64)
-    now[sorted_] = np.arange(batch * count)
-    levels = np.searchsorted(depth[sorted_], np.arange(depth.max() + 2)).tolist()
-    node, parent, weight = (np.concatenate(each)[sorted_] for each in (nodes, parents, weights))
-    return Trees(torch.from_numpy(node).long(), torch.from_numpy(now[parent]), levels, torch.from_numpy(weight))
-
-
-def along_trees(values: Tensor, trees: Trees) -> Tensor:
-    """``sum_j S_ij x_j`` with ``S_ij`` the product of weights on the way from i to j (Song et al., NeurIPS 2019).
-
-    Exact, in two passes: sums of subtrees go up, what lies elsewhere comes down. ``S`` is symmetric.
-
-    Args:
-        values: (N, C) float64, of all pixels of the batch.
-        trees: see :func:`spanning_trees`.
-    """
-    below, weight = values[trees.node], trees.weight[:, None]
-    spans = [slice(start, end) for start, end in zip(trees.levels[1:-1], trees.levels[2:], strict=True)]
-    for span in reversed(spans):
-        below.index_add_(0, trees.parent[span], weight[span] * below[span])
-    everywhere = below.clone()
-    for span in spans:
-        one = weight[span]
-        everywhere[span] = one * everywhere[trees.parent[span]] + (1 - one.square()) * below[span]
-    return torch.empty_like(values).index_copy_(0, trees.node, everywhere)
-
-
-class _Filtered(torch.autograd.Function):
-    """``S x / S 1``; its gradient is ``S (g / S 1)``, as S is symmetric. Weights of the tree get none."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, trees: Trees) -> Tensor:
-        ctx.trees, ctx.mass = trees, along_trees(torch.ones_like(values[:, :1]), trees)
-        return along_trees(values, trees) / ctx.mass
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return along_trees(gradients[0] / ctx.mass, ctx.trees), None
-
-
-def tree_filtered(values: Tensor, guide: Tensor, sigma: float) -> Tensor:
-    """Each pixel's mean over its whole picture, near ones along the tree of ``guide`` weighing more.
-
-    Args:
-        values: (B, C, H, W) float; it gets a gradient.
-        guide: (B, D, H, W) float; it gets none.
-        sigma: > 0; see :func:`spanning_trees`.
-
-    Returns:
-        (B, C, H, W) of the type and device of ``values``; computed on the processor in float64.
-    """
-    batch, classes, height, width = values.shape
-    flat = values.cpu().double().movedim(1, -1).reshape(-1, classes)
-    filtered: Tensor = _Filtered.apply(flat, spanning_trees(guide, sigma))
-    return filtered.view(batch, height, width, classes).movedim(-1, 1).to(values)
-
-
-def tree_energy(chances: Tensor, image: Tensor, unknown: Tensor, features: Tensor | None, *, sigma: float) -> Tensor:
-    """``1/|U| sum_{i in U} sum_c |p_i^c - q_i^c|`` over the unlabelled pixels U (Liang et al., CVPR 2022, equation 3).
-
-    ``q`` is ``p`` filtered along the tree of the image's colours, then along that of the network's features. It is not
-    detached, as in FedICRA's code.
-
-    Args:
-        chances: (B, C, H, W) float in [0, 1]; C = 1 is the foreground's, and counts for both classes.
-        image: (B, 3, H, W) float in [0, 1].
-        unknown: (B, 1, H, W) bool, the pixels without a label.
-        features: (B, D, h, w) float, resized to the image; ``None`` filters by colours alone.
-        sigma: of colours (FedICRA: 0.02); that of features is 1.
-
-    Returns:
-        A scalar >= 0; 0 where all pixels have a label.
-    """
-    filtered = tree_filtered(chances, image, sigma)
-    if features is not None:
-        features = functional.interpolate(features.detach().float(), size=chances.shape[-2:], mode="bilinear")
-        filtered = tree_filtered(filtered, features, 1.0)
-    apart = torch.where(unknown, (chances - filtered).abs(), 0.0).sum()
-    return (2 if chances.shape[1] == 1 else 1) * apart / unknown.sum().clamp(min=1)
 
 
 class TreeEnergyTerm(Term):
@@ -385,6 +250,113 @@ class TreeEnergyTerm(Term):
         self._stop(engine)
         self._features.clear()
         self._hook = self._head.register_forward_pre_hook(lambda _, inputs: self._features.append(inputs[0]))
+
+    def _stop(self, engine: Any) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+
+class SiteCodes(PersonalFedAvg):
+    """Federated averaging that tells each site who it is: its place among the sites, in the network's own buffer.
+
+    Every message has the site's code in the buffer ``codes`` of the network's channel selection, 1 at its place, and 1
+    in the second line at every place that is taken; all else is :class:`PersonalFedAvg`. The mean of what sites send
+    back is the mean of their codes: a hospital that took no part is looked at as one that is a little of each (ours;
+    the public code has no such hospital). Places follow the order of the sites' names.
+
+    Example::
+
+        "strategy": {"_target_": "samfed_monai.methods.fedicra.SiteCodes"}
+    """
+
+    def require_names(self, shared: Sequence[str]) -> None:
+        if not _codes_in(shared):
+            expected, mend = "a network that knows its site", "set network_def#site_channels, for instance to 16"
+            raise Refused([Problem("strategy", found=f"no weights {CODES}", expected=expected, mend=mend)])
+
+    def attach(self, server: Server) -> SiteCodes:
+        super().attach(server)
+        self.require_names(list(self.global_weights))
+        (self.name,) = _codes_in(self.global_weights)
+        places, sites = self.global_weights[self.name].shape[1], sorted(server.sites)
+        if len(sites) > places:
+            where, mend = "network_def#site_channels", f"set it to {len(sites)} or more"
+            raise Refused([Problem(where, f"{len(sites)} sites", f"at most {places}, the places of the network", mend)])
+        taken = torch.zeros(places)
+        taken[: len(sites)] = 1
+        self.codes = {site: torch.stack([torch.eye(places)[place], taken]) for place, site in enumerate(sites)}
+        return self
+
+    def configure(self, round: int) -> dict[str, Message]:
+        return {
+            site: replace(message, tensors={**message.tensors, self.name: self.codes[site].clone()})
+            for site, message in super().configure(round).items()
+        }
+
+
+def _codes_in(names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.endswith(CODES)]
+
+
+class SiteContrastTerm(Term):
+    """FedICRA's site contrast: channels are chosen unlike those that another site would choose of the same images.
+
+    ``-1/(S - 1) sum_j mean (h(x, own) - h(x, j))^2`` over the other sites j, with ``h`` the channel weights of the
+    labelled images' deepest features and no gradient through those of another site: the public code's ``loss_lc``,
+    which runs the whole network again for each of them and has the same value. It is 0 for a site alone.
+
+    Args:
+        network: the site's network, with ``site_channels``.
+        name: under which the value is logged; it is <= 0.
+        weight: factor of the term (the public code: 0.5; its README runs 1).
+        schedule: how the factor changes over the rounds.
+        fraction: part of the rounds in which a ramp rises.
+
+    Raises:
+        Refused: a number out of range; a network without channel selection.
+
+    Example::
+
+        "terms#sites": {"_target_": "samfed_monai.methods.fedicra.SiteContrastTerm", "network": "@network", …}
+    """
+
+    unlabelled = False
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        name: str = "sites",
+        weight: float = 0.5,
+        schedule: str = "constant",
+        fraction: float = 0.4,
+    ) -> None:
+        super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
+        self.selection = selection_of(network, self.where)
+        self._features: list[Tensor] = []
+        self._hook: RemovableHandle | None = None
+
+    def attach(self, engine: Any) -> None:
+        """Binds the term; it listens to the labelled batch alone, since guides copy the network between iterations."""
+        super().attach(engine)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._listen)
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._stop)
+        engine.add_event_handler(Events.STARTED, self._stop)
+
+    def value(self, guidance: Guidance, engine: Any) -> Tensor:
+        """The mean squared distance to the other sites' channel weights, negative."""
+        selection, features = self.selection, self._features[-1].float()
+        own, others = selection.heat(features, selection.codes[0]), selection.others()
+        with torch.no_grad():
+            theirs = [selection.heat(features, code) for code in others]
+        apart = [(own - each).square().mean() for each in theirs]
+        return -torch.stack(apart).mean() if apart else own.sum() * 0
+
+    def _listen(self, engine: Any) -> None:
+        self._stop(engine)
+        self._features.clear()
+        self._hook = self.selection.register_forward_pre_hook(lambda _, inputs: self._features.append(inputs[0]))
 
     def _stop(self, engine: Any) -> None:
         if self._hook is not None:

@@ -10,7 +10,7 @@ import torch
 
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.methods.heterogeneous import MASKS
-from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.strategy import Exchange, Strategy
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Consensus(Strategy):
 
     def attach(self, server: Server) -> Consensus:
         super().attach(server)
-        self.bench = server.open_bench("fedmd")
+        self.sharing = server.make_sharing("fedmd")
         self.masks: Tensor | None = None
         self._sum: Tensor | None = None
         self._like: Tensor | None = None
@@ -93,19 +93,19 @@ class Consensus(Strategy):
         return self
 
     def requirements(self) -> dict[str, str]:
-        return {"public": self.bench.public_hash}
+        return {"public": self.sharing.public_hash}
 
-    def configure(self, round: int) -> dict[str, Envelope]:
+    def configure(self, round: int) -> dict[str, Message]:
         self._sum, self._count = None, 0
         kind, tensors = (Kind.METRICS, {}) if self.masks is None else (Kind.SOFT_MASKS, {MASKS: self.masks})
         return {site: self._message(site, round, kind, tensors, purpose="distil") for site in self.server.sites}
 
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
         if self._like is None:
-            self._like = self.bench.predictor.like(self.bench.network)
+            self._like = self.sharing.predictor.like(self.sharing.network)
         return {MASKS: self._like}
 
-    def accept(self, round: int, site: str, update: Envelope) -> None:
+    def accept(self, round: int, site: str, update: Message) -> None:
         masks = update.tensors[MASKS]
         values = scores_of(masks) if self.average is Average.SCORES else masks.to(torch.int32)
         self._sum = values if self._sum is None else self._sum + values

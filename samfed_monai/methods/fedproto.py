@@ -18,7 +18,7 @@ from samfed_monai.losses import hard_label
 from samfed_monai.methods.heterogeneous import PublicMaskSharing
 from samfed_monai.networks.features import LastFeatures
 from samfed_monai.networks.intake import feature_width
-from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import StatisticKind
 from samfed_monai.protocol.strategy import Exchange, Strategy
 
@@ -197,7 +197,7 @@ class PrototypeSharing(PublicMaskSharing):
         if tensors:
             width = feature_width(self.network)
             like = {MEANS: torch.empty(self.term.classes, width), COUNTS: torch.empty(self.term.classes)}
-            Envelope(kind, "", 0, 1, tensors=dict(tensors)).check(up=False, like=like)
+            Message(kind, "", 0, 1, tensors=dict(tensors)).check(up=False, like=like)
             self.term.pull_to(tensors[MEANS], tensors[COUNTS] > 0)
         return super().receive(round, rounds, Kind.METRICS, {})
 
@@ -250,7 +250,7 @@ class Prototypes(Strategy):
         self._answers: dict[str, ClassSums] = {}
         return self
 
-    def configure(self, round: int) -> dict[str, Envelope]:
+    def configure(self, round: int) -> dict[str, Message]:
         self._answers = {}
         kind = Kind.PROTOTYPES if self.means else Kind.METRICS
         return {site: self._message(site, round, kind, self.means, purpose="distil") for site in self.server.sites}
@@ -258,7 +258,7 @@ class Prototypes(Strategy):
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
         return self._like
 
-    def accept(self, round: int, site: str, update: Envelope) -> None:
+    def accept(self, round: int, site: str, update: Message) -> None:
         problems = Problems()
         for name, (least, most) in RANGES.items():
             values = update.tensors[name]

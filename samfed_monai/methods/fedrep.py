@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.handlers.parts_in_turn import PartsInTurn
 from samfed_monai.networks.key_patterns import network_split
 
@@ -43,18 +43,9 @@ class AlternatingParts(PartsInTurn):
 
     def check(self, engine: Any) -> None:
         """Finds the two parts, and refuses what cannot be trained in turn."""
-        network, steps, problems = engine.network, engine.state.epoch_length, Problems()
-        split = network_split(network, self.personal)
-        trained = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
-        parts = {"personal": split.personal, "shared": split.shared}
-        found = {part: [trained[name] for name in names if name in trained] for part, names in parts.items()}
-        for part, weights in found.items():
-            if not weights:
-                mend = "name one in personal, for instance segmentation_head.*, or leave this handler out"
-                problems.add(self.where, found=f"nothing {part} to train", expected="a layer of each part", mend=mend)
-        if steps is None or self.is_first(steps - 1, steps):
-            length = "an epoch of unknown length" if steps is None else f"{steps} steps with a share of {self.share}"
-            mend = "set local_steps to 2 or more, or lower share"
-            problems.add(self.where, found=length, expected="at least one step for each part", mend=mend)
-        problems.refuse_if_any()
-        self.resting = {True: found["shared"], False: found["personal"]}
+        split = network_split(engine.network, self.personal)
+        trained = {name: weight for name, weight in engine.network.named_parameters() if weight.requires_grad}
+        names = {"personal": split.personal, "shared": split.shared}
+        parts = {part: [trained[name] for name in names[part] if name in trained] for part in names}
+        mend = "name one in personal, for instance segmentation_head.*, or leave this handler out"
+        self.settle(engine, parts, mend=mend)

@@ -19,7 +19,7 @@ from samfed_monai.core.training_state import own_random_state
 from samfed_monai.handlers.public_images import PublicPhase, PublicPredictor
 from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.losses import distillation_kl, hssf_kl
-from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.sharing import Sharing
 from samfed_monai.protocol.strategy import Exchange, Strategy
 from samfed_monai.transforms.loading import GATE, KEY
@@ -236,7 +236,7 @@ class PublicMaskSharing(Sharing):
         return where_better(self.predictor.reliability(theirs), self.predictor.reliability(self.own_masks()))
 
     def _masks_of(self, kind: Kind, tensors: Mapping[str, Tensor]) -> Tensor:
-        message = Envelope(kind, "", 0, 1, tensors=dict(tensors))
+        message = Message(kind, "", 0, 1, tensors=dict(tensors))
         if kind == Kind.WEIGHTS:
             message.check(up=False, like=self._server.state_dict())
             self._server.load_state_dict(dict(tensors))
@@ -348,17 +348,17 @@ class CondensationFusion(Strategy):
 
     def attach(self, server: Server) -> CondensationFusion:
         super().attach(server)
-        self.bench = server.open_bench("heterogeneous")
-        self.bench.network.load_state_dict(self.global_weights)
-        self.bench.reset()
+        self.sharing = server.make_sharing("heterogeneous")
+        self.sharing.network.load_state_dict(self.global_weights)
+        self.sharing.reset()
         return self
 
     def requirements(self) -> dict[str, str]:
-        return {"public": self.bench.public_hash}
+        return {"public": self.sharing.public_hash}
 
-    def configure(self, round: int) -> dict[str, Envelope]:
+    def configure(self, round: int) -> dict[str, Message]:
         self._answers = {}
-        kind, tensors = Kind.SOFT_MASKS, {MASKS: self.bench.own_masks()}
+        kind, tensors = Kind.SOFT_MASKS, {MASKS: self.sharing.own_masks()}
         if self.exchange.answer is Kind.WEIGHTS:
             kind, tensors = Kind.WEIGHTS, self.global_weights
         return {site: self._message(site, round, kind, tensors, purpose="distil") for site in self.server.sites}
@@ -366,13 +366,13 @@ class CondensationFusion(Strategy):
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
         if self.exchange.answer is Kind.WEIGHTS:
             return self._network_of(site).state_dict()
-        return {MASKS: self.bench.own_masks()}
+        return {MASKS: self.sharing.own_masks()}
 
-    def accept(self, round: int, site: str, update: Envelope) -> None:
+    def accept(self, round: int, site: str, update: Message) -> None:
         if self.exchange.answer is Kind.WEIGHTS:
             network = self._network_of(site)
             network.load_state_dict(update.tensors)
-            self._answers[site] = self.bench.predictor.masks(network)
+            self._answers[site] = self.sharing.predictor.masks(network)
         else:
             self._answers[site] = update.tensors[MASKS]
 
@@ -380,26 +380,28 @@ class CondensationFusion(Strategy):
         if not self._answers:
             return
         masks = torch.stack([self._answers[site] for site in sorted(self._answers)])
-        reliability = torch.stack([self.bench.predictor.reliability(each) for each in masks])
-        chosen, gate = most_reliable(reliability, self.bench.predictor.reliability(self.bench.own_masks()), self.floor)
+        reliability = torch.stack([self.sharing.predictor.reliability(each) for each in masks])
+        chosen, gate = most_reliable(
+            reliability, self.sharing.predictor.reliability(self.sharing.own_masks()), self.floor
+        )
         with own_random_state(derive_seed(self.server.seed, "server", round, "condense")):
-            self.bench.phase.run(round, self.server.rounds, choose(masks, chosen), gate)
-        self.bench.reset()
-        self.bench.own_masks()  # of the next round; made here, where it counts as the server's time
-        state = self.bench.network.state_dict()
+            self.sharing.phase.run(round, self.server.rounds, choose(masks, chosen), gate)
+        self.sharing.reset()
+        self.sharing.own_masks()  # of the next round; made here, where it counts as the server's time
+        state = self.sharing.network.state_dict()
         self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
     def state_dict(self) -> dict[str, Tensor]:
-        return training_state.pack(self.bench.optimizer)
+        return training_state.pack(self.sharing.optimizer)
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        self.bench.network.load_state_dict(self.global_weights)
+        self.sharing.network.load_state_dict(self.global_weights)
         if state:
-            training_state.unpack(self.bench.optimizer, state)
-        self.bench.reset()
+            training_state.unpack(self.sharing.optimizer, state)
+        self.sharing.reset()
 
     def _network_of(self, site: str) -> nn.Module:
         if site not in self._site_networks:
-            self._site_networks[site] = self.server.networks[site]().to(self.bench.predictor.device)
+            self._site_networks[site] = self.server.networks[site]().to(self.sharing.predictor.device)
         return self._site_networks[site]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.sharing import Sharing
 from samfed_monai.protocol.strategy import Exchange, Strategy
 
@@ -38,13 +38,13 @@ class LocalOnly(Strategy):
 
     exchange = Exchange(Kind.METRICS, own_networks=True, alike=False, server_model=False)
 
-    def configure(self, round: int) -> dict[str, Envelope]:
+    def configure(self, round: int) -> dict[str, Message]:
         return {site: self._message(site, round, Kind.METRICS, {}, purpose="distil") for site in self.server.sites}
 
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
         return None
 
-    def accept(self, round: int, site: str, update: Envelope) -> None:
+    def accept(self, round: int, site: str, update: Message) -> None:
         """Numbers only: there is nothing to take in."""
 
 
@@ -56,5 +56,5 @@ class Untrained(LocalOnly):
         "strategy": {"_target_": "samfed_monai.methods.local_only.Untrained"}
     """
 
-    def configure(self, round: int) -> dict[str, Envelope]:
+    def configure(self, round: int) -> dict[str, Message]:
         return {site: self._message(site, round, Kind.METRICS, {}, purpose="keep") for site in self.server.sites}

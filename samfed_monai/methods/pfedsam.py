@@ -207,7 +207,7 @@ class DecoupledStages(PartsInTurn):
             missing = sum(id(weight) not in held for weight in weights)
             if missing:
                 found = f"an optimizer without {missing} of the {len(weights)} {name} tensors"
-                mend = 'let its params be {"_target_": "samfed_monai.parts.parameters_of", "network": "@network"}'
+                mend = 'let its params be {"_target_": "samfed_monai.bundle.parameters_of", "network": "@network"}'
                 problems.add(self.where, found=found, expected="one that holds them all", mend=mend)
         if steps is None:
             mend = "set local_steps, the trainer's epoch_length"

@@ -39,14 +39,14 @@ from samfed_monai.handlers.term import Term
 from samfed_monai.losses import entropy, weighted_pseudo_label_loss
 from samfed_monai.networks.sam.build import PromptFreeSam, build_sam, check_size
 from samfed_monai.networks.sam.geometry import MASK_STRIDE, crop, embed, inner_size
-from samfed_monai.networks.sam.refine import find_parts, prompts
+from samfed_monai.networks.sam.refine import connected_components, prompts
 from samfed_monai.networks.views import VIEWS, mean_of_views
 from samfed_monai.networks.weights import find_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from samfed_monai.parts import SiteImages
+    from samfed_monai.bundle import SiteImages
 
 logger = logging.getLogger(__name__)
 
@@ -273,7 +273,7 @@ class SamRefiner:
         Returns:
             ``None`` where the mask has no part that is more than a speck.
         """
-        parts = find_parts(mask[0] > 0.5)
+        parts = connected_components(mask[0] > 0.5)
         if not parts.numbers:
             return None
         height, width = image.shape[-2:]

@@ -14,7 +14,7 @@ from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.mixup import NeighbourMixUp
-from samfed_monai.protocol.message import Envelope
+from samfed_monai.protocol.message import Message
 from samfed_monai.protocol.strategy import Exchange, Server
 
 if TYPE_CHECKING:
@@ -87,27 +87,27 @@ class ServerTuned(FedAvg):
 
     def __init__(self) -> None:
         super().__init__()
-        self._bench: PublicMaskSharing | None = None
+        self._sharing: PublicMaskSharing | None = None
         self._answered = False
 
     def attach(self, server: Server) -> ServerTuned:
         super().attach(server)
-        self._bench = server.open_bench("semifl")
+        self._sharing = server.make_sharing("semifl")
         return self
 
     def state_dict(self) -> dict[str, Tensor]:
-        return training_state.pack(self._bench.optimizer) if self._bench else {}
+        return training_state.pack(self._sharing.optimizer) if self._sharing else {}
 
     def load_state_dict(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(weights, state)
-        if self._bench and state:
-            training_state.unpack(self._bench.optimizer, state)
+        if self._sharing and state:
+            training_state.unpack(self._sharing.optimizer, state)
 
-    def configure(self, round: int) -> dict[str, Envelope]:
+    def configure(self, round: int) -> dict[str, Message]:
         self._answered = False
         return super().configure(round)
 
-    def accept(self, round: int, site: str, update: Envelope) -> None:
+    def accept(self, round: int, site: str, update: Message) -> None:
         super().accept(round, site, update)
         self._answered = True
 
@@ -127,12 +127,12 @@ class ServerTuned(FedAvg):
 
         A function of weights, moments, round and the run's seed, so that a resumed run gives the same bits.
         """
-        if self._bench is None:
+        if self._sharing is None:
             raise RuntimeError("attach() was not called")
-        network = self._bench.network
+        network = self._sharing.network
         network.load_state_dict(dict(weights), strict=False)  # frozen and personal tensors do not travel
         with own_random_state(derive_seed(self.server.seed, "server", round, "tune")):
-            self._bench.phase.run(round, self.server.rounds)
+            self._sharing.phase.run(round, self.server.rounds)
         state = network.state_dict()
         return {name: state[name].detach().cpu() for name in weights if name in state}
 

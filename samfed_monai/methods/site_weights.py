@@ -11,7 +11,7 @@ import torch
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol.message import Envelope, MessageRefused
+from samfed_monai.protocol.message import Message, MessageRefused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,11 +83,11 @@ class LearnedWeights(FedAvg):
         """Of the next round by site; empty as long as they are the shares of all images."""
         return self._weights
 
-    def configure(self, round: int) -> dict[str, Envelope]:
+    def configure(self, round: int) -> dict[str, Message]:
         self._numbers = {}
         return super().configure(round)
 
-    def accept(self, round: int, site: str, update: Envelope) -> None:
+    def accept(self, round: int, site: str, update: Message) -> None:
         name = f"term_{self.number}"
         if name not in update.metrics:
             expected = f"the mean of the term {self.number!r}, which decides this site's weight"

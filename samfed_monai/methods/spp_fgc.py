@@ -10,7 +10,7 @@ import torch
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.statistics import Collected, Statistic, StatisticKind
 from samfed_monai.protocol.strategy import Exchange, Server
 
@@ -47,7 +47,7 @@ class ColourGraph(Statistic):
     """The mean of :func:`colour_graph` over all training images of a site, as one entry.
 
     Args:
-        data: the site's images (:class:`~samfed_monai.parts.SiteImages`).
+        data: the site's images (:class:`~samfed_monai.bundle.SiteImages`).
         split: of them, as of its ``records``; labels are not looked at.
         transform: of one record; without random steps.
         levels: as the strategy's.
@@ -184,7 +184,7 @@ class ClusteredFedAvg(FedAvg):
         """Cluster of each site; empty before there are any."""
         return self._place
 
-    def configure(self, round: int) -> dict[str, Envelope]:
+    def configure(self, round: int) -> dict[str, Message]:
         super().configure(round)
         for model in self._models:
             model.configure(round)
@@ -197,7 +197,7 @@ class ClusteredFedAvg(FedAvg):
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
         return self._collected.expected(site, self.global_weights)
 
-    def accept(self, round: int, site: str, update: Envelope) -> None:
+    def accept(self, round: int, site: str, update: Message) -> None:
         update = self._collected.taken(site, update)
         super().accept(round, site, update)
         if site in self._place:

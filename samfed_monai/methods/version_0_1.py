@@ -14,7 +14,7 @@ from samfed_monai.methods.fedavg import FedAvg
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from samfed_monai.protocol.message import Envelope
+    from samfed_monai.protocol.message import Message
 
 _CURRENT = "current."
 
@@ -48,7 +48,7 @@ class AveragedFedAvg(FedAvg):
         self._current: dict[str, Tensor] = {}
         self._average: dict[str, Tensor] = {}
 
-    def configure(self, round: int) -> dict[str, Envelope]:
+    def configure(self, round: int) -> dict[str, Message]:
         if self._current:  # from here to finish() everything is FedAvg's, on the weights that sites train from
             self._average, self.global_weights, self._current = self.global_weights, self._current, {}
         return super().configure(round)

@@ -4,16 +4,31 @@ A leaf: it imports nothing else of the package.
 """
 
 from .cost import cost_of
-from .scores import Scores, convention, hausdorff95, pool, segmentation_scores, summarise, surface, worst
+from .scores import (
+    Scores,
+    convention,
+    hausdorff95,
+    over_classes,
+    pool,
+    scores_by_class,
+    segmentation_scores,
+    summarise,
+    summarise_classes,
+    surface,
+    worst,
+)
 
 __all__ = [
     "Scores",
     "convention",
     "cost_of",
     "hausdorff95",
+    "over_classes",
     "pool",
+    "scores_by_class",
     "segmentation_scores",
     "summarise",
+    "summarise_classes",
     "surface",
     "worst",
 ]

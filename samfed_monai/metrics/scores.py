@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any, Literal
@@ -196,6 +196,55 @@ def segmentation_scores(prediction: np.ndarray, label: np.ndarray, *, pooled: bo
     )
 
 
+def scores_by_class(prediction: np.ndarray, label: np.ndarray, count: int, *, pooled: bool = False) -> list[Scores]:
+    """Scores of each of several classes, as :func:`segmentation_scores` has them of one.
+
+    Args:
+        prediction: (H, W) in 0..K.
+        label: the same.
+        count: K.
+        pooled: as in :func:`segmentation_scores`.
+    """
+    return [segmentation_scores(prediction == each, label == each, pooled=pooled) for each in range(1, count + 1)]
+
+
+def over_classes(scores: Iterable[Scores]) -> Scores:
+    """The scores of an image of several classes: the mean over those that label or prediction holds.
+
+    A class that neither holds says nothing of how well the others were found and is left out; where that is all of
+    them, the image counts as one with two empty masks (Dice 1). ``empty`` is of all classes together.
+    """
+    table = list(scores)
+    there = [each for each in table if each.empty != "both"]
+    if not there:
+        return Scores(1.0, 1.0, 0.0, "both")
+    sides = {each.empty for each in there}
+    empty: Empty = "prediction" if sides == {"prediction"} else "label" if sides == {"label"} else "none"
+    dice, iou, hd95 = (fmean(getattr(each, name) for each in there) for name in NAMES)
+    return Scores(dice, iou, hd95, empty)
+
+
+def summarise_classes(
+    table: Iterable[list[Scores]], classes: Sequence[str], *, skip_empty: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Means of each class over the images on which label or prediction holds it.
+
+    Args:
+        table: one list of scores, in the order of the classes, per image.
+        classes: their names.
+        skip_empty: as in :func:`summarise`.
+
+    Returns:
+        name to ``{"dice", "iou", "hd95", "n"}``; ``n`` is the number of those images.
+    """
+    rows, found = list(table), {}
+    for place, name in enumerate(classes):
+        column = [row[place] for row in rows]
+        of_class = summarise((each for each in column if each.empty != "both"), skip_empty=skip_empty)
+        found[name] = {key: of_class[key] for key in (*NAMES, "n")}
+    return found
+
+
 NAMES = ("dice", "iou", "hd95")
 EMPTY = ("both", "prediction", "label")
 
@@ -241,7 +290,24 @@ def pool(summaries: Iterable[Mapping[str, Any]], *, skip_empty: bool = False) ->
         **{name: _weighted(parts, name, measured if name == "hd95" and skip_empty else images) for name in NAMES},
         "n": sum(images),
         "empty": {which: None if None in found else sum(found) for which, found in counts.items()},
+        **_pooled_classes(parts),
     }
+
+
+def _pooled_classes(parts: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """``classes`` of all summaries together, where one has them; a count that is lacking is that of all images."""
+    names = list(dict.fromkeys(name for part in parts for name in part.get("classes") or {}))
+    if not names:
+        return {}
+    nothing = {"dice": None, "iou": None, "hd95": None, "n": 0}
+    found = {}
+    for name in names:
+        of_class = [(part.get("classes") or {}).get(name, nothing) for part in parts]
+        counts = [each["n"] for each in of_class]
+        weights = [part["n"] if n is None else n for part, n in zip(parts, counts, strict=True)]
+        means = {key: _weighted(of_class, key, weights) for key in NAMES}
+        found[name] = {**means, "n": None if None in counts else sum(counts)}
+    return {"classes": found}
 
 
 def worst(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:

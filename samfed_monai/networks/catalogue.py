@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,12 @@ from typing import Any
 from torch import nn
 
 from samfed_monai.config.variants import networks_elsewhere
+from samfed_monai.core.errors import Refused
 from samfed_monai.core.registry import Registry
+from samfed_monai.data.classes import class_problems, outputs_of
 from samfed_monai.networks.fpn import lite0_fpn, load_trunk, mobile_sam_fpn
 from samfed_monai.networks.intake import require_intake
+from samfed_monai.networks.site_channels import select_channels
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.networks.weights import (
     encoder_weights_file,
@@ -33,8 +36,10 @@ def client_network(
     *,
     in_channels: int = 3,
     out_channels: int = 1,
+    classes: Sequence[str] | None = None,
     weights: str | Path | None = None,
     load: bool = True,
+    site_channels: int | None = None,
     **kwargs: Any,
 ) -> nn.Module:
     """Builds a client network: ``(B, in_channels, H, W)`` to logits ``(B, out_channels, H, W)`` of the same size.
@@ -47,32 +52,40 @@ def client_network(
             trainable adapters, ``sam_vit_t`` (MobileSAM), ``sam_vit_b``, ``sam_vit_l``, ``sam_vit_h``, which comes with
             its own weights, see ``samfed_monai.networks.sam.network.sam_network``.
         in_channels, out_channels: of images and logits.
+        classes: names of the classes, in the place of ``out_channels``: one has one logit, K have K + 1, the
+            background's first (:func:`samfed_monai.data.classes.outputs_of`).
         weights: what the encoder starts from: ``"pretrained"``, the weights that the network is made for, if any
             (``mobile_sam`` or ``efficientnet_lite0``, which ``samfed weights`` puts in place); ``"teacher"``, see
             :data:`~samfed_monai.networks.weights.TEACHER`; a name of weights; a local file, read without
             unpickling code: MobileSAM's checkpoint, a teacher's adapter, or torchvision's ResNet names; ``None``:
             random numbers. Nothing is downloaded.
         load: ``False`` leaves the weights unread: the network is filled with others before it is used.
+        site_channels: the most sites among which the deepest channels are chosen by site
+            (:func:`samfed_monai.networks.site_channels.select_channels`); ``None`` chooses none.
         kwargs: passed to the network's own class, for instance ``encoder_output_stride``.
 
     Raises:
-        Refused: an unknown name, or weights of another encoder; and at the first forward pass, an image size or a
+        Refused: an unknown name, classes that are no names, a network that takes one class alone, or weights of another
+            encoder; and at the first forward pass, an image size or a
             training batch that the network cannot take, with the nearest ones that it can.
 
     Example::
 
         "network_def": {"_target_": "samfed_monai.networks.client_network", "name": "@network_name"}
     """
+    if classes is not None:
+        if problems := class_problems(classes, "train.json -> classes"):
+            raise Refused(problems)
+        out_channels = outputs_of(classes)
     network = CLIENT_NETWORKS[name](in_channels=in_channels, out_channels=out_channels, **kwargs)
     start = starts_from(name, weights)
-    if start is None:
-        return network
-    network.pretrained = "encoder"  # type: ignore[assignment]  # parameters_of gives that part a learning rate of its own
-    if load and takes_teacher(name):
+    if start is not None:
+        network.pretrained = "encoder"  # type: ignore[assignment]  # parameters_of gives it a learning rate of its own
+    if start is not None and load and takes_teacher(name):
         load_trunk(network, encoder_weights_file(start, name))
-    elif load:
+    elif start is not None and load:
         load_encoder_weights(network, start, name=name)
-    return network
+    return network if site_channels is None else select_channels(network, site_channels)
 
 
 CLIENT_NETWORKS.register("mobile_sam_fpn")(mobile_sam_fpn)

@@ -96,7 +96,7 @@ class TinyViTFeatures(PyramidEncoder):
             where = "network_def#frozen_stages"
             raise Refused([Problem(where, found=repr(frozen_stages), expected="0, 1 or 2")])
         trunk = tiny_vit_trunk()
-        self.patch_embed, self.stages = trunk.patch_embed, trunk.stages
+        self.patch_embed, self.stages, self.out_channels = trunk.patch_embed, trunk.stages, _CHANNELS
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1) / 255, persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1) / 255, persistent=False)
         for part in (self.patch_embed, *self.stages)[:frozen_stages]:
@@ -225,7 +225,7 @@ class Lite0Features(PyramidEncoder):
 
         whole: Any = set_epsilon(create_model("tf_efficientnet_lite0", pretrained=False, in_chans=in_channels))
         self.conv_stem, self.bn1, self.blocks = whole.conv_stem, whole.bn1, whole.blocks[:_STAGES]
-        self.levels = list(_LEVELS)
+        self.levels, self.out_channels = list(_LEVELS), tuple(_LEVELS.values())
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """``(B, in_channels, H, W)`` in [0, 1] to 24, 40 and 112 channels at strides 4, 8 and 16."""

@@ -1,7 +1,7 @@
 """The bases that methods stand on: message, strategy, sharing, transport."""
 
 from .guard import UpdateGuard
-from .message import MAX_BYTES, Envelope, Kind, MessageRefused, from_bytes, to_bytes, wire_size
+from .message import MAX_BYTES, Kind, Message, MessageRefused, from_bytes, to_bytes, wire_size
 from .sharing import Sharing
 from .statistics import Collected, Statistic, StatisticKind, StatisticRule
 from .strategy import Exchange, Server, Strategy
@@ -10,11 +10,11 @@ from .transport import Failure, Inbox, Task, Traffic, Transport, received, scrub
 __all__ = [
     "MAX_BYTES",
     "Collected",
-    "Envelope",
     "Exchange",
     "Failure",
     "Inbox",
     "Kind",
+    "Message",
     "MessageRefused",
     "Server",
     "Sharing",

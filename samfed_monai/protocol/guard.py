@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from samfed_monai.core.errors import Problem, Problems
-from samfed_monai.protocol.message import Envelope, MessageRefused
+from samfed_monai.protocol.message import Message, MessageRefused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,7 +107,7 @@ class UpdateGuard:
         raise MessageRefused([Problem("message -> tensors", found=found, expected=expected)])
 
     @torch.no_grad()
-    def limited(self, update: Envelope, reference: Mapping[str, Tensor]) -> Envelope:
+    def limited(self, update: Message, reference: Mapping[str, Tensor]) -> Message:
         """``update`` with its step from ``reference`` shortened to what :meth:`share` allows; integers as they are.
 
         Args:
@@ -164,7 +164,7 @@ class Counts:
                 if entry["status"] == "ok" and entry["n"]:
                     self.said[site] = int(entry["n"])
 
-    def told(self) -> None:
+    def log_shares(self) -> None:
         """A line in the log about a site that would be the mean, and about those whose share is capped."""
         whole = sum(self.said.values())
         capped = self.guard.counted(self.said) if self.guard else dict(self.said)
@@ -175,7 +175,7 @@ class Counts:
                 mend = "if that is not so, job#update_guard#largest_share caps what it counts as"
                 logger.warning("%s says it trains on %d images, %.0f %% of all; %s", site, n, 100 * n / whole, mend)
 
-    def counted(self, site: str, update: Envelope) -> Envelope:
+    def counted(self, site: str, update: Message) -> Message:
         """``update`` with the number of images that it counts as.
 
         Raises:

@@ -21,6 +21,7 @@ import torch
 from samfed_monai.core import tensor_file
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import check_tensors
+from samfed_monai.core.moved import found_where_moved
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +49,8 @@ METRIC_RANGES: Mapping[str, tuple[float, float]] = {
 METRIC_NAMES = frozenset(METRIC_RANGES)
 #: Means of loss terms are named by the bundle's JSON; the pattern has no room for paths, dots or capitals.
 TERM_NAME = re.compile(r"term_[a-z][a-z0-9_]{0,39}")
+#: Scores of one of several classes, which a message knows by its number, and how many images hold it.
+CLASS_METRIC = re.compile(r"(dice|iou|hd95|images)_class_([1-9]|1[0-4])")
 #: Last part of the name of batch norm's running variances (PyTorch).
 _VARIANCE = "running_var"
 #: Largest number of adapters that one message carries; their probabilities are averaged.
@@ -78,8 +81,20 @@ EXTRA_WORDS = {
 }
 
 
+def metric_range(name: Any) -> tuple[float, float] | None:
+    """From where to where a metric of this name may be; ``None`` for a name that may not leave a site."""
+    if name in METRIC_RANGES:
+        return METRIC_RANGES[name]
+    if not isinstance(name, str):
+        return None
+    of_class = CLASS_METRIC.fullmatch(name)
+    if of_class:
+        return _COUNT if of_class[1] == "images" else METRIC_RANGES[of_class[1]]
+    return _ANY if TERM_NAME.fullmatch(name) else None
+
+
 class Kind(str, Enum):
-    """What the tensors of an :class:`Envelope` are."""
+    """What the tensors of an :class:`Message` are."""
 
     WEIGHTS = "weights"
     SOFT_MASKS = "soft_masks"
@@ -94,7 +109,7 @@ class MessageRefused(Refused):
 
 
 @dataclass
-class Envelope:
+class Message:
     """One message, up or down.
 
     Args:
@@ -106,7 +121,8 @@ class Envelope:
         seed: the run's seed; sites derive theirs from (seed, site, round).
         n: number of images behind the message (private training images, or images evaluated); 0 on the way down.
         tensors: names to tensors, on the CPU; weights by their state-dict names.
-        metrics: finite numbers under allow-listed names (:data:`METRIC_NAMES`, or ``term_<name>``).
+        metrics: finite numbers under allow-listed names (:data:`METRIC_NAMES`, ``term_<name>``, or
+            ``dice_class_<number>`` and the like of :data:`CLASS_METRIC`).
         extra: allow-listed words of :data:`EXTRA_WORDS`.
         version: format of the message.
 
@@ -191,12 +207,13 @@ def _scalar_problems(metrics: Mapping[Any, Any], extra: Mapping[Any, Any]) -> li
     # names and values that are refused are not repeated: they might be what must not travel
     problems = Problems()
     for name, value in metrics.items():
-        if name not in METRIC_NAMES and not (isinstance(name, str) and TERM_NAME.fullmatch(name)):
+        allowed = metric_range(name)
+        if allowed is None:
             problems.add("message -> metrics", found="a name that is not on the list", expected=_names(METRIC_NAMES))
         elif type(value) not in (int, float) or not math.isfinite(value):
             problems.add(f"message -> metrics -> {name}", found=_number(value), expected="a finite number")
         else:
-            least, most = METRIC_RANGES.get(name, _ANY)
+            least, most = allowed
             if not least <= value <= most:
                 expected = f"a number from {least:g} to {most:g}"
                 problems.add(f"message -> metrics -> {name}", found=_number(value), expected=expected)
@@ -273,24 +290,22 @@ _TYPES: dict[str, type] = {
 }
 
 
-def wire_size(envelope: Envelope) -> int:
-    """Bytes of ``to_bytes(envelope)``, counted without serialising weights, once; of a message that arrived, as bytes,
+def wire_size(message: Message) -> int:
+    """Bytes of ``to_bytes(message)``, counted without serialising weights, once; of a message that arrived, as bytes,
     how many those were."""
-    if envelope._size is None:
-        tensors, metadata = _packed(envelope)
-        envelope._size = tensor_file.size(tensors, metadata)
-    return envelope._size
+    if message._size is None:
+        tensors, metadata = _packed(message)
+        message._size = tensor_file.size(tensors, metadata)
+    return message._size
 
 
-def to_bytes(envelope: Envelope) -> bytes:
+def to_bytes(message: Message) -> bytes:
     """The message as bytes: a valid safetensors file."""
-    return b"".join(tensor_file.pieces(*_packed(envelope)))
+    return b"".join(tensor_file.pieces(*_packed(message)))
 
 
-def from_bytes(
-    payload: bytes, *, max_bytes: int = MAX_BYTES, max_inflated: Callable[[], int] | None = None
-) -> Envelope:
-    """Reads a message; what it says is still to be checked with :meth:`Envelope.check`.
+def from_bytes(payload: bytes, *, max_bytes: int = MAX_BYTES, max_inflated: Callable[[], int] | None = None) -> Message:
+    """Reads a message; what it says is still to be checked with :meth:`Message.check`.
 
     Args:
         payload: what arrived.
@@ -322,20 +337,20 @@ def from_bytes(
     if (shapes is not None) != (header["kind"] == Kind.SOFT_MASKS):
         found = "deflated tensors" if shapes is not None else "plain tensors"
         raise MessageRefused([Problem("message -> tensors", found=found, expected="soft masks deflated, others plain")])
-    envelope = Envelope(tensors=tensors, **header)
-    envelope._size = len(payload)
-    return envelope
+    message = Message(tensors=tensors, **header)
+    message._size = len(payload)
+    return message
 
 
-def _packed(envelope: Envelope) -> tuple[Mapping[str, Tensor], dict[str, str]]:
-    metadata = {_KEY: json.dumps(envelope.header(), sort_keys=True, allow_nan=False)}
-    if envelope.kind != Kind.SOFT_MASKS:
-        return envelope.tensors, metadata
-    metadata[_SHAPES] = json.dumps({name: list(tensor.shape) for name, tensor in envelope.tensors.items()})
-    for name, tensor in envelope.tensors.items():
-        if name not in envelope._masks or envelope._masks[name][0] is not tensor:
-            envelope._masks[name] = (tensor, _deflate(tensor))
-    return {name: envelope._masks[name][1] for name in envelope.tensors}, metadata
+def _packed(message: Message) -> tuple[Mapping[str, Tensor], dict[str, str]]:
+    metadata = {_KEY: json.dumps(message.header(), sort_keys=True, allow_nan=False)}
+    if message.kind != Kind.SOFT_MASKS:
+        return message.tensors, metadata
+    metadata[_SHAPES] = json.dumps({name: list(tensor.shape) for name, tensor in message.tensors.items()})
+    for name, tensor in message.tensors.items():
+        if name not in message._masks or message._masks[name][0] is not tensor:
+            message._masks[name] = (tensor, _deflate(tensor))
+    return {name: message._masks[name][1] for name in message.tensors}, metadata
 
 
 def _deflate(masks: Tensor) -> Tensor:
@@ -395,3 +410,11 @@ def _check_header(header: Any) -> None:
                 problems.add("message -> kind", found="another kind", expected=", ".join(kind.value for kind in Kind))
     if len(problems):
         raise MessageRefused(problems)
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for one of this file
+
+    def __getattr__(name: str) -> Any:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    __getattr__ = found_where_moved(__name__, __getattr__)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.tensor_file import checksum
-from samfed_monai.protocol.message import HELD, Envelope, Kind, MessageRefused
+from samfed_monai.protocol.message import HELD, Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import split_statistics, with_statistics
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class SentWeights:
     def __init__(self) -> None:
         self._last: dict[str, str] = {}
 
-    def shortened(self, site: str, message: Envelope) -> Envelope:
+    def shortened(self, site: str, message: Message) -> Message:
         """``message`` as it travels to ``site``: without its weights, where the last ones sent there were the same.
 
         Weights that it does carry count as sent; call :meth:`forget` where they may not have arrived.
@@ -55,7 +55,7 @@ class HeldWeights:
     def __init__(self) -> None:
         self._tensors: dict[str, Tensor] = {}
 
-    def complete(self, message: Envelope) -> Envelope:
+    def complete(self, message: Message) -> Message:
         """``message`` with the weights that it names.
 
         Raises:

@@ -12,7 +12,7 @@ from samfed_monai.core.errors import Problem
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import seed_transforms
 from samfed_monai.handlers.rounds import forget_unfinished_run
-from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, MessageRefused
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -115,7 +115,7 @@ class TrainerSharing(Sharing):
             raise MessageRefused([Problem("message -> kind", found=Kind(kind).value, expected=expected, mend=mend)])
         state = get_state_dict(self.network)
         like = {name: state[name] for name in tensors if name in state}
-        Envelope(Kind.WEIGHTS, "", 0, 1, tensors=dict(tensors)).check(up=False, like=like)
+        Message(Kind.WEIGHTS, "", 0, 1, tensors=dict(tensors)).check(up=False, like=like)
         self._names = tuple(tensors)
         return dict(tensors)
 

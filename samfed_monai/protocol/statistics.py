@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from samfed_monai.core.errors import Problem, Problems, did_you_mean
-from samfed_monai.protocol.message import STATISTICS, Envelope, MessageRefused
+from samfed_monai.protocol.message import STATISTICS, Message, MessageRefused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +71,7 @@ class StatisticRule:
     noise_multiplier: float = 0.0
     least_images: int = 1
 
-    def told(self) -> str:
+    def in_words(self) -> str:
         """The rule in words."""
         clip = "as they are" if self.clip is None else f"clipped to a norm of {self.clip:g}"
         noise = f"noise multiplier {self.noise_multiplier:g}" if self.noise_multiplier else "without noise"
@@ -236,7 +236,7 @@ class Collected:
         self.by_site: dict[str, dict[str, Tensor]] = {}
         self._asked: set[str] = set()
 
-    def asking(self, messages: Mapping[str, Envelope], *, again: bool = False) -> dict[str, Envelope]:
+    def asking(self, messages: Mapping[str, Message], *, again: bool = False) -> dict[str, Message]:
         """Messages of a round; those of sites whose statistic is missing ask for it.
 
         Args:
@@ -254,7 +254,7 @@ class Collected:
         """What a site answers: ``weights``, and its statistic where it was asked."""
         return with_statistics(weights or {}, self.like) if site in self._asked else weights
 
-    def taken(self, site: str, update: Envelope) -> Envelope:
+    def taken(self, site: str, update: Message) -> Message:
         """``update`` without its statistic, which is kept."""
         weights, statistics = split_statistics(update.tensors)
         if not statistics:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.statistics import StatisticKind
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Server:
         weights: the server's network before round 0, names to tensors.
         guard: limits what one site's update does to the mean; ``None`` takes every finite one. :meth:`Strategy.take`
             has shortened every step before a strategy sees it.
-        bench: builds the server's own network with its public set: the bundle's ``sharing``, as a site has it, on the
+        sharing: builds the server's own network with its public set: the bundle's ``sharing``, as a site has it, on the
             server's architecture. Called by strategies that train at the server, and by them only.
         networks: site to a builder of an empty network as that site has it; for strategies that need one.
         warm_start: trains given weights on the public set as the start of a run is, and returns them; for a strategy
@@ -43,12 +43,12 @@ class Server:
     seed: int = 0
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     guard: UpdateGuard | None = None
-    bench: Callable[[], Any] | None = None
+    sharing: Callable[[], Any] | None = None
     networks: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
     warm_start: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
     keeps_parts: bool = False
 
-    def open_bench(self, variant: str) -> Any:
+    def make_sharing(self, variant: str) -> Any:
         """The server's own network with its public set: whatever sharing the variant has.
 
         Args:
@@ -57,11 +57,17 @@ class Server:
         Raises:
             Refused: the bundle has no ``sharing``.
         """
-        if self.bench is None:
+        if self.sharing is None:
             found, expected = "no sharing in the bundle", "a PublicMaskSharing"
             mend = f"use a variant that has one, for instance {variant}"
             raise Refused([Problem("strategy", found=found, expected=expected, mend=mend)])
-        return self.bench()
+        return self.sharing()
+
+    def open_bench(self, variant: str) -> Any:
+        """What version 0.1 called :meth:`make_sharing`."""
+        text = "Server.open_bench is make_sharing now; the old name goes with the next version: write the new one"
+        warnings.warn(text, FutureWarning, stacklevel=2)
+        return self.make_sharing(variant)
 
 
 WORDS = {
@@ -179,7 +185,7 @@ class Strategy(ABC):
         return {}
 
     @abstractmethod
-    def configure(self, round: int) -> dict[str, Envelope]:
+    def configure(self, round: int) -> dict[str, Message]:
         """The message for each site; its tensors stay as they are until the first answer of the next round."""
 
     def expected(self, site: str) -> Mapping[str, Tensor] | None:
@@ -190,7 +196,7 @@ class Strategy(ABC):
         """The weights that the step of a site's answer is measured from; ``None`` where the answer is no such step."""
         return self.global_weights if self.exchange.answer is Kind.WEIGHTS and self.exchange.alike else None
 
-    def take(self, round: int, site: str, update: Envelope) -> None:
+    def take(self, round: int, site: str, update: Message) -> None:
         """Has :attr:`Server.guard` shorten the step of one checked answer, then accepts it.
 
         Raises:
@@ -202,7 +208,7 @@ class Strategy(ABC):
         self.accept(round, site, update)
 
     @abstractmethod
-    def accept(self, round: int, site: str, update: Envelope) -> None:
+    def accept(self, round: int, site: str, update: Message) -> None:
         """Takes in one checked answer, whose step is no longer than the run allows.
 
         Raises:
@@ -215,7 +221,7 @@ class Strategy(ABC):
     def refine(self, round: int) -> None:  # noqa: B027 - most servers do not train
         """What the server itself trains once the answers are in."""
 
-    def aggregate(self, round: int, updates: Mapping[str, Envelope]) -> None:
+    def aggregate(self, round: int, updates: Mapping[str, Message]) -> None:
         """A round's answers at once, as the controller takes them one by one: to try a strategy without a federation.
 
         Args:
@@ -248,9 +254,9 @@ class Strategy(ABC):
         taken = weights if self.exchange.server_model else {}
         self.global_weights = {name: tensor.detach().cpu().clone() for name, tensor in taken.items()}
 
-    def _message(self, site: str, round: int, kind: Kind, tensors: Mapping[str, Tensor], **extra: str) -> Envelope:
+    def _message(self, site: str, round: int, kind: Kind, tensors: Mapping[str, Tensor], **extra: str) -> Message:
         server, extra = self.server, {**self.requirements(), **extra}
-        return Envelope(kind, site, round, server.rounds, server.seed, tensors=dict(tensors), extra=extra)
+        return Message(kind, site, round, server.rounds, server.seed, tensors=dict(tensors), extra=extra)
 
 
 _FLAGS = ("answer_kind", "exchange_name", "has_model", "one_network", "personal")  # how version 0.1 said it

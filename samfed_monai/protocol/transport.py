@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from samfed_monai.core.errors import Problem, is_out_of_memory
-from samfed_monai.protocol.message import MAX_BYTES, Envelope, Kind, MessageRefused, from_bytes, wire_size
+from samfed_monai.protocol.message import MAX_BYTES, Kind, Message, MessageRefused, from_bytes, wire_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,12 +111,12 @@ class Inbox:
         like = self.like(sender) if self.like and sender in self._asked else None
         return 2 * sum(tensor.numel() * tensor.element_size() for tensor in (like or {}).values()) + 1024**2
 
-    def check(self, sender: str, message: Envelope) -> None:
+    def check(self, sender: str, message: Message) -> None:
         """Takes note of ``sender``'s answer.
 
         Raises:
             MessageRefused: an unknown sender (fault 46), a second answer (43), another kind, another round's (44, 45),
-                too many bytes (37), or a message whose content does not pass :meth:`Envelope.check` (32 to 36, 38).
+                too many bytes (37), or a message whose content does not pass :meth:`Message.check` (32 to 36, 38).
         """
         if sender in self._answered:
             raise _refusal("a second answer", "one answer per site and round")
@@ -137,7 +137,7 @@ def _refusal(found: str, expected: str) -> MessageRefused:
     return MessageRefused([Problem("message", found=found, expected=expected)])
 
 
-OnReply = Callable[[str, Envelope], None] | None
+OnReply = Callable[[str, Message], None] | None
 _Answer = TypeVar("_Answer")
 
 
@@ -175,16 +175,16 @@ class Transport(Protocol):
     def sites(self) -> tuple[str, ...]:
         """Names of the sites, sorted."""
 
-    def exchange(
+    def send_and_receive(
         self,
         task: Task,
-        messages: Mapping[str, Envelope],
+        messages: Mapping[str, Message],
         *,
         quorum: int = 1,
         timeout: float | None = None,
-        on_reply: Callable[[str, Envelope], None] | None = None,
+        on_reply: Callable[[str, Message], None] | None = None,
         max_bytes: Callable[[str], int] | None = None,
-    ) -> dict[str, Envelope | Failure]:
+    ) -> dict[str, Message | Failure]:
         """Sends each site its message and waits for the answers.
 
         Args:
@@ -214,7 +214,7 @@ class Transport(Protocol):
         """Has clients go back to what :meth:`save_state` wrote."""
 
 
-class Shelf:
+class Spool:
     """Answers that wait for their turn, on the disk: in memory they would be as many models as there are sites.
 
     All lie in one file without a name, which the system removes when its process ends, however it ends. Its space is
@@ -230,7 +230,7 @@ class Shelf:
         self._end = self._waiting = 0
         self._lock = threading.RLock()  # an answer may be let go of while another is put
 
-    def put(self, content: bytes) -> Shelved:
+    def put(self, content: bytes) -> Spooled:
         """Writes an answer; what is returned reads it, and gives its space back when nobody has it any more.
 
         Raises:
@@ -243,9 +243,9 @@ class Shelf:
             while written < len(view):
                 written += os.pwrite(self._file, view[written:], start + written)
             self._end, self._waiting = start + len(view), self._waiting + 1
-            shelved = Shelved(self, start, len(view))
-        weakref.finalize(shelved, self._let_go).atexit = False
-        return shelved
+            spooled = Spooled(self, start, len(view))
+        weakref.finalize(spooled, self._let_go).atexit = False
+        return spooled
 
     @property
     def size(self) -> int:
@@ -280,23 +280,23 @@ class Shelf:
 
 
 @dataclass(frozen=True, eq=False)
-class Shelved:
-    """An answer that waits on a :class:`Shelf`."""
+class Spooled:
+    """An answer that waits on a :class:`Spool`."""
 
-    shelf: Shelf
+    spool: Spool
     start: int
     size: int
 
     def read(self) -> bytes:
         """The answer."""
-        return self.shelf.read(self.start, self.size)
+        return self.spool.read(self.start, self.size)
 
 
 def take_in_order(
-    messages: Mapping[str, Envelope],
-    replies: dict[str, Envelope | Failure],
+    messages: Mapping[str, Message],
+    replies: dict[str, Message | Failure],
     arrived: dict[str, _Answer],
-    read: Callable[[str, _Answer], Envelope | Failure],
+    read: Callable[[str, _Answer], Message | Failure],
 ) -> None:
     """Takes in what has come, in the order of names: sums then have the same bits as in one process.
 
@@ -314,9 +314,9 @@ def take_in_order(
         replies[site] = read(site, arrived.pop(site))
 
 
-def received(site: str, payload: bytes, on_reply: OnReply, *, max_bytes: int = MAX_BYTES) -> Envelope | Failure:
-    """A reply out of its bytes, handed to ``on_reply`` and then let go of its tensors, as :meth:`Transport.exchange`
-    says; one that is refused, or cannot be taken in, is that site's failure."""
+def received(site: str, payload: bytes, on_reply: OnReply, *, max_bytes: int = MAX_BYTES) -> Message | Failure:
+    """A reply out of its bytes, handed to ``on_reply`` and then let go of its tensors, as
+    :meth:`Transport.send_and_receive` says; one that is refused, or cannot be taken in, is that site's failure."""
     try:
         reply = from_bytes(payload, max_bytes=max_bytes)
         if on_reply is not None:

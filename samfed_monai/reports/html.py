@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from samfed_monai.config.variants import EXCHANGES
 from samfed_monai.core.io import write_bytes, write_text
 from samfed_monai.core.run_log import RunLog
+from samfed_monai.data.classes import colour_of
 from samfed_monai.reports import style
 from samfed_monai.reports.advice import advice_on
 from samfed_monai.reports.compare import teacher_alone
@@ -219,7 +220,7 @@ def environment() -> Environment:
         data_url=data_url,
         variant_title=title_of,
     )
-    made.globals["counted"] = style.counted
+    made.globals |= {"counted": style.counted, "colour_of": colour_of}
     return made
 
 

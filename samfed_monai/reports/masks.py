@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samfed_monai.reports.overlays import draw_outlines
+from samfed_monai.data.classes import colour_of
+from samfed_monai.reports.overlays import OUTLINES, draw_outlines
 
 COLUMNS = ("name", "width", "height", "foreground_pixels", "share", "components", "mm2")
 """Heads of a table of areas: a picture's name and size in pixels; its foreground in pixels, as a share in [0, 1], in
@@ -74,8 +75,16 @@ def geojson_of(mask: NDArray[np.bool_], *, label: str = "foreground") -> bytes:
     return (json.dumps({"type": "FeatureCollection", "features": features}) + "\n").encode()
 
 
-def outlined(picture: NDArray[np.uint8], mask: NDArray[np.bool_]) -> bytes:
-    """PNG bytes of a picture (H, W, 3) with its mask's outline."""
+def outlined(picture: NDArray[np.uint8], mask: NDArray[Any]) -> bytes:
+    """PNG bytes of a picture (H, W, 3) with its mask's outline, (H, W) bool; of class values one in each class's colour
+    (:func:`samfed_monai.data.classes.colour_of`)."""
+    lines, colours = {"student": mask}, OUTLINES
+    if mask.dtype != bool:
+        numbers = range(1, int(mask.max()) + 1)
+        lines, colours = (
+            {str(each): mask == each for each in numbers},
+            {str(each): colour_of(each) for each in numbers},
+        )
     stream = io.BytesIO()
-    Image.fromarray(draw_outlines(picture, {"student": mask})).save(stream, format="PNG")
+    Image.fromarray(draw_outlines(picture, lines, colours)).save(stream, format="PNG")
     return stream.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 
 from samfed_monai.core.errors import SamFedError
 from samfed_monai.data import load_records, read_image, read_mask
+from samfed_monai.data.classes import colour_of, read_classes, several
 from samfed_monai.metrics import surface
 from samfed_monai.reports.run_data import RunData
 
@@ -22,6 +24,7 @@ LONGEST_SIDE = 320
 OUTLINES = {"teacher": (86, 180, 233), "student": (240, 228, 66)}
 """Okabe & Ito's sky blue and yellow, on a dark rim; where both run along each other, the student's is on top."""
 RIM = 32
+SHADE = 0.5
 GIVE = "the run does not record where its images are; give --datalist and --data-root to `samfed report`"
 
 
@@ -178,12 +181,36 @@ def draw_overlay(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -
     return picture.round().astype(np.uint8)
 
 
-def draw_outlines(image: np.ndarray, masks: dict[str, np.ndarray]) -> np.ndarray:
+def draw_classes(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, count: int) -> np.ndarray:
+    """Shades what was predicted and draws the label's outlines, each class in its colour.
+
+    Args:
+        image: (H, W, 3) uint8.
+        label: (H, W) in 0..K.
+        prediction: the same.
+        count: K.
+
+    Returns:
+        (H, W, 3) uint8; see :func:`samfed_monai.data.classes.colour_of`.
+    """
+    picture = image.astype(np.float32)
+    for number in range(1, count + 1):
+        found = prediction == number
+        picture[found] = (1 - SHADE) * picture[found] + SHADE * np.array(colour_of(number), np.float32)
+    for number in range(1, count + 1):
+        picture[surface(label == number)] = colour_of(number)
+    return picture.round().astype(np.uint8)
+
+
+def draw_outlines(
+    image: np.ndarray, masks: Mapping[str, np.ndarray], colours: Mapping[str, tuple[int, int, int]] | None = None
+) -> np.ndarray:
     """Draws the outlines of masks, each two pixels wide on a dark rim.
 
     Args:
         image: (H, W, 3) uint8.
-        masks: names of :data:`OUTLINES` to (H, W) bool; the last is on top.
+        masks: names to (H, W) bool; the last is on top.
+        colours: names to colours; ``None`` is :data:`OUTLINES`.
 
     Returns:
         (H, W, 3) uint8.
@@ -193,7 +220,7 @@ def draw_outlines(image: np.ndarray, masks: dict[str, np.ndarray]) -> np.ndarray
     for line in lines.values():
         picture[_widened(line)] = RIM
     for name, line in lines.items():
-        picture[line] = OUTLINES[name]
+        picture[line] = (colours or OUTLINES)[name]
     return picture
 
 
@@ -219,7 +246,7 @@ def _own(
         image = Image.fromarray(read_image(records[row["image_sha256"]]["image"]))
         size = _size(image)
         pixels = np.array(image.resize(size, Image.Resampling.LANCZOS))
-        masks = {whose: _resized(Image.open(folder / whose / row["mask"]).convert("L"), size) for whose in OUTLINES}
+        masks = {whose: _resized(_seen(folder / whose / row["mask"], several(run.classes)), size) for whose in OUTLINES}
         shown.append(OwnImage(row["id"], row["dice"], _beside(pixels, draw_outlines(pixels, masks))))
     return shown
 
@@ -229,6 +256,8 @@ def _of_site(
 ) -> list[Overlay]:
     records = {record["id"]: record for record in load_records(datalist, data_root, split="test", site=site)}
     masks = run.evaluation(site) / "masks"
+    if several(run.classes):  # an image without any of them shows nothing
+        rows = [row for row in rows if row["empty"] != "both"] or rows
     return [
         Overlay(site, place, row["id"], row["dice"], row["hd95"], _render(records[row["id"]], masks / _mask_name(row)))
         for place, row in chosen(rows).items()
@@ -239,8 +268,13 @@ def _render(record: dict[str, Any], mask: Path) -> bytes:
     prediction = Image.open(mask).convert("L")
     size = _size(prediction)
     image = Image.fromarray(read_image(record["image"])).resize(size, Image.Resampling.LANCZOS)
-    label = Image.fromarray(read_mask(record["label"], record.get("mask_threshold")) * np.uint8(255))
     pixels = np.array(image)
+    if record.get("classes") is not None:
+        count = int(record["classes"])
+        values = [prediction, Image.fromarray(read_classes(record["label"], count))]
+        drawn, truth = (np.array(each.resize(size, Image.Resampling.NEAREST)) for each in values)
+        return _beside(pixels, draw_classes(pixels, truth, drawn, count))
+    label = Image.fromarray(read_mask(record["label"], record.get("mask_threshold")) * np.uint8(255))
     return _beside(pixels, draw_overlay(pixels, _resized(label, size), _resized(prediction, size)))
 
 
@@ -260,6 +294,12 @@ def _beside(left: np.ndarray, right: np.ndarray) -> bytes:
 
 def _resized(mask: Image.Image, size: tuple[int, int]) -> np.ndarray:
     return np.array(mask.resize(size, Image.Resampling.BILINEAR)) > 127
+
+
+def _seen(path: Path, of_classes: bool) -> Image.Image:
+    """A mask of 0 and 255, also of one of several classes, whose foreground it then is."""
+    image = Image.open(path).convert("L")
+    return image.point([0] + [255] * 255) if of_classes else image
 
 
 def _mask_name(row: dict[str, Any]) -> str:

@@ -191,6 +191,14 @@ class RunData:
         found = re.search(rf"(?:^|\s){option}[= ]('[^']*'|\S+)", self.results.get("command") or "")
         return found.group(1).strip("'") if found else None
 
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, where there are several; empty for one."""
+        return list(self.results["average"]["test"].get("classes") or self._of_validation())
+
+    def _of_validation(self) -> list[str]:
+        return list(self.results["average"]["validation"].get("classes") or ())
+
     def image_scores(self, site: str, *, split: str = "test", model: str | None = None) -> list[dict[str, Any]]:
         """Rows of ``evaluation/<model>/<site>/<split>/scores.csv``, with ``dice`` and ``hd95`` as numbers."""
         path = self.evaluation(site, split=split, model=model) / "scores.csv"

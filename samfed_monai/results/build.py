@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.metrics import Scores, pool, summarise, worst
+from samfed_monai.metrics import Scores, pool, summarise, summarise_classes, worst
 from samfed_monai.results.schema import SCHEMA_VERSION, SPLITS, TIMES, validate_results
 
 Table = Sequence[Mapping[str, Any]] | Mapping[str, Any]
@@ -42,6 +42,7 @@ def build_results(
     preparation: Mapping[str, int] | None = None,
     convention: Mapping[str, str] | None = None,
     privacy: Mapping[str, Any] | None = None,
+    process: Mapping[str, float | None] | None = None,
 ) -> dict[str, Any]:
     """The content of ``results.json`` (``docs/results-schema.md`` has every key and unit).
 
@@ -74,8 +75,9 @@ def build_results(
         preparation: ``up_bytes`` and ``down_bytes`` before round 0: checks, adapter, first weights.
         convention: ``hd95`` (``max of directed`` or ``pooled``) and ``empty`` (``diagonal`` or ``skipped``).
         privacy: ``least_images``, ``withheld`` and ``differential_privacy``.
+        process: ``memory_bytes`` and ``processor_seconds`` of the process that ran the federation.
 
-    What of these ten is ``None`` has no key in the result.
+    What of these eleven is ``None`` has no key in the result.
 
     Raises:
         Refused: the result would not follow the schema; every departure is listed.
@@ -105,6 +107,7 @@ def build_results(
             convention=convention and dict(convention),
         ),
         **_given(own_models=own_models, own_labels=own_labels, privacy=privacy and dict(privacy)),
+        **_given(process=process and dict(process)),
         "teacher": _teacher(teacher_scores, teacher, trained=chosen["sites"], skip_empty=skip),
         "traffic": {
             **{key: int((traffic or {}).get(key, 0)) for key in BYTES},
@@ -149,10 +152,15 @@ def as_summary(table: Table, *, skip_empty: bool = False) -> dict[str, Any]:
     """Means and counts of a table of rows; a summary is passed through."""
     if isinstance(table, Mapping):
         return dict(table)
-    scores = (
-        Scores(float(row["dice"]), float(row["iou"]), float(row["hd95"]), row["empty"] or "none") for row in table
-    )
-    return summarise(scores, skip_empty=skip_empty)
+    summary = summarise(map(_scores, table), skip_empty=skip_empty)
+    if table and "classes" in table[0]:
+        by_class = [[_scores(each) for each in row["classes"].values()] for row in table]
+        summary["classes"] = summarise_classes(by_class, list(table[0]["classes"]), skip_empty=skip_empty)
+    return summary
+
+
+def _scores(row: Mapping[str, Any]) -> Scores:
+    return Scores(float(row["dice"]), float(row["iou"]), float(row["hd95"]), row["empty"] or "none")
 
 
 def _teacher(

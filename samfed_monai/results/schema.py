@@ -56,8 +56,28 @@ _SCORES = {
         label=_count("only the label empty: Dice 0, HD95 the diagonal", none=True),
     ),
 }
-SUMMARY = _object("scores of a set of images", **_SCORES)
-_WORST = _object("the site with the lowest Dice, and its scores", site=_text("its name"), **_SCORES)
+_OF_CLASS = _object(
+    "scores of one class",
+    dice=_number(
+        "mean Dice over the images on which label or prediction holds the class, in [0, 1]", most=1, none=True
+    ),
+    iou=_number("likewise, intersection over union", most=1, none=True),
+    hd95=_number("likewise, 95th percentile of the Hausdorff distance, pixels at the evaluation size", none=True),
+    n=_count("number of these images; null where a site withheld it", none=True),
+)
+_CLASSES = _map(
+    "of each of several classes, by its name; absent where there is one. The scores above are then means over the "
+    "classes that an image holds, and 1 where it holds none",
+    _OF_CLASS,
+)
+SUMMARY = _object("scores of a set of images", tuple(_SCORES), **_SCORES, classes=_CLASSES)
+_WORST = _object(
+    "the site with the lowest Dice, and its scores",
+    ("site", *_SCORES),
+    site=_text("its name"),
+    **_SCORES,
+    classes=_CLASSES,
+)
 
 
 def _splits(description: str, one: Schema, required: tuple[str, ...] | None = None) -> Schema:
@@ -252,6 +272,12 @@ RESULTS_SCHEMA: Schema = {
             "wall-clock time, seconds; 0 for what was not needed or was reused",
             tuple(name for name in TIMES if name != "server"),  # results of older versions do not have it
             **{name: _number(f"{name.replace('_', ' ')}, seconds") for name in TIMES},
+        ),
+        process=_object(
+            "the process that ran the federation, with server and those sites that are in it; the last one where the "
+            "run was resumed",
+            memory_bytes=_count("most memory at one time, libraries too, no GPU's; null where not told", none=True),
+            processor_seconds=_number("time on processors, seconds: other work on the machine does not count"),
         ),
         hashes=_map(
             "SHA-256 by name: `datalist`, `config`, `best`, `last`, `teacher`, …",

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from samfed_monai.losses.unlabelled import probabilities
+from samfed_monai.metrics import over_classes, scores_by_class
 from samfed_monai.networks.sam.geometry import place
 from samfed_monai.networks.sam.refine import BoxRefiner
 from samfed_monai.networks.sam.teacher import Teacher
+from samfed_monai.transforms.loading import read_label
 
 if TYPE_CHECKING:
     from samfed_monai.data import DataList
@@ -27,7 +30,7 @@ class Pair(NamedTuple):
 
     Args:
         image: ``(1, 3, H, W)`` uint8.
-        mask: ``(1, 1, H, W)`` uint8 in 0..``levels``.
+        mask: ``(1, C, H, W)`` uint8 in 0..``levels``; of K classes C is K + 1.
         levels: 1 for a mask at its native size, 255 for one that was shrunk.
     """
 
@@ -56,10 +59,7 @@ class Pair(NamedTuple):
 
 def read_pair(record: dict[str, Any]) -> Pair:
     """Reads a labelled record of ``load_records``."""
-    from samfed_monai.data import read_mask
-
-    mask = torch.tensor(read_mask(record["label"], record.get("mask_threshold")))
-    return Pair(read_image_tensor(record), mask[None, None])
+    return Pair(read_image_tensor(record), torch.tensor(read_label(record))[None])
 
 
 def read_image_tensor(record: dict[str, Any]) -> Tensor:
@@ -169,12 +169,19 @@ class Exam:
                 teacher.views, teacher.refiner, teacher.peak = before
         if key not in self._embeddings:
             self._embeddings[key] = teacher.embed(image).half()
-        return teacher.decode(self._embeddings[key].float(), *image.shape[-2:]).sigmoid().cpu()
+        return probabilities(teacher.decode(self._embeddings[key].float(), *image.shape[-2:])).cpu()
 
 
 def dice_score(probabilities: Tensor, mask: Tensor) -> float:
-    """Dice of ``(1, 1, h, w)`` probabilities, resized bilinearly to a binary ``(1, 1, H, W)`` mask."""
-    found = F.interpolate(probabilities, mask.shape[-2:], mode="bilinear", align_corners=False) > 0.5
+    """Dice of ``(1, C, h, w)`` probabilities, resized bilinearly to a binary ``(1, C, H, W)`` mask.
+
+    Of several classes it is the mean over those that either holds, 1 where that is none.
+    """
+    found = F.interpolate(probabilities, mask.shape[-2:], mode="bilinear", align_corners=False)
+    if mask.shape[1] > 1:
+        one, other = (planes.argmax(dim=1)[0].numpy() for planes in (found, mask))
+        return over_classes(scores_by_class(one, other, mask.shape[1] - 1)).dice
+    found = found > 0.5
     area = float(found.sum() + mask.sum())
     return 2 * float((found * mask).sum()) / area if area else 1.0
 

@@ -164,6 +164,16 @@ class TeacherFit:
             check_peak(peak)
         with problems.collected():
             self.refinement = Refinement(refine, refine_with, refine_size, refine_least_iou, refine_least_agreement)
+        if any(record.get("classes") for record in train_records):
+            for name, found, off in (("adapt", adapt, "none"), ("refine", refine, "boxes"), ("refine", refine, "mean")):
+                if found == off:
+                    mend = "take lora or decoder" if name == "adapt" else "set it to none"
+                    problems.add(
+                        f"teacher -> {name}", found=repr(found), expected="another with several classes", mend=mend
+                    )
+            if peak is not None:
+                expected = "null with several classes"
+                problems.add("teacher -> peak", found=repr(peak), expected=expected, mend="leave it out")
         problems.refuse_if_any()
         self.records = {"train": list(train_records), "held_out": list(held_out_records)}
         self.test_records = dict(test_records or {})
@@ -200,7 +210,7 @@ class TeacherFit:
             result |= {"reused": True}
             if "before" in result or not self.examine_before:
                 return result
-        sam = self._sam()
+        sam = self._sam(loaded=reused)
         if result is None:
             exam = self._exam(sam)
             if reused:
@@ -221,10 +231,18 @@ class TeacherFit:
         self._tell(result)
         return result
 
-    def _sam(self) -> PromptFreeSam:
-        """SAM as it comes, where it computes best."""
+    @property
+    def outputs(self) -> int:
+        """Logits of a pixel: K + 1 where the public labels have K classes."""
+        classes = self.records["train"][0].get("classes")
+        return 1 if classes is None else int(classes) + 1
+
+    def _sam(self, *, loaded: bool = False) -> PromptFreeSam:
+        """SAM as it comes, where it computes best; with a mask for each class, unless an adapter is loaded into it."""
         sam = build_sam(self.base, self.checkpoint, self.size)
         fold_batch_norms(sam.image_encoder)
+        if self.outputs > 1 and not loaded:
+            sam.tell_apart(self.outputs)
         return sam.to(best_device())
 
     def _exam(self, sam: PromptFreeSam) -> Exam:
@@ -275,7 +293,7 @@ class TeacherFit:
             outcome = {"epoch": state.kept_epoch, "history": state.history}
         fit = {"hash": fit_hash, "datalist_hash": self.datalist_hash, "training": outcome}
         about = self.base, self.base_sha256, self.adapt, self.rank, self.size, self.public_hash
-        save_adapter(self.output, sam, Adapter(*about, fit, self.lora_targets))
+        save_adapter(self.output, sam, Adapter(*about, fit, self.lora_targets, self.outputs))
         progress_file.unlink(missing_ok=True)
 
     def _foretell(self, training: Training, one_exam: Callable[[], object]) -> None:
@@ -320,6 +338,8 @@ class TeacherFit:
             settings["cached_views"] = self.cached_views
         if self.adapt is Adapt.LORA and self.lora_learning_rate != self.learning_rate:
             settings["lora_learning_rate"] = self.lora_learning_rate
+        if self.outputs > 1:
+            settings["outputs"] = self.outputs
         if self.lora_targets != "qv":  # what came later enters only where it is used: finished fits stay finished
             settings["lora_targets"] = self.lora_targets
         settings["transform"] = content_of(self.transform.flatten().transforms)

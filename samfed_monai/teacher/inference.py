@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.data.soft_masks import resize_probabilities
+from samfed_monai.losses.channels import logits_of
 from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.teacher.exam import read_image_tensor
 
@@ -31,7 +31,7 @@ def fill_store(teacher: Teacher, records: Sequence[dict[str, Any]], store: Store
     Args:
         teacher: gives the probabilities; ``store`` must have been opened with its ``sha256``.
         records: dicts with ``image`` (path) and ``image_sha256``; labels are not read.
-        store: where to put ``(1, h, w)`` float in [0, 1].
+        store: where to put ``(C, h, w)`` float in [0, 1].
         progress: show a bar with the time left.
 
     Returns:
@@ -69,7 +69,8 @@ class TeacherNetwork(nn.Module):
                 the store are before a site scores them. ``None`` leaves them as they come (``Teacher.probabilities``).
 
         Returns:
-            ``(B, 1, h, w)`` float32, above 0 exactly where the probability is above 0.5.
+            ``(B, 1, h, w)`` float32, above 0 exactly where the probability is above 0.5; of K classes
+            ``(B, K + 1, h, w)``.
         """
         probabilities = self.teacher.probabilities(images)
-        return torch.logit(probabilities if size is None else resize_probabilities(probabilities, size), eps=1e-6)
+        return logits_of(probabilities if size is None else resize_probabilities(probabilities, size))

@@ -54,16 +54,27 @@ def default_epochs(adapt: str) -> int:
 
 
 def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """``0.2 CE + 0.8 Dice`` (SAMed, section 3.3), Dice per image.
+    """``0.2 CE + 0.8 Dice`` (SAMed, section 3.3), Dice per image; of several classes the mean of theirs.
 
     Args:
-        logits: ``(B, 1, h, w)``.
-        target: ``(B, 1, h, w)`` float in [0, 1].
+        logits: ``(B, 1, h, w)``; of K classes ``(B, K + 1, h, w)``, the background's first.
+        target: of the same shape, float in [0, 1]; what is of no class, the padding too, is background.
     """
+    if logits.shape[1] > 1:
+        return _mask_loss_of_classes(logits, target[:, 1:])
     cross_entropy = F.binary_cross_entropy_with_logits(logits, target)
     probability = logits.sigmoid()
     overlap = 2 * (probability * target).sum(dim=(1, 2, 3)) + 1
     dice = overlap / ((probability**2).sum(dim=(1, 2, 3)) + (target**2).sum(dim=(1, 2, 3)) + 1)
+    return _CE * cross_entropy + _DICE * (1 - dice.mean())
+
+
+def _mask_loss_of_classes(logits: Tensor, target: Tensor) -> Tensor:
+    background = 1 - target.sum(dim=1, keepdim=True)
+    cross_entropy = F.cross_entropy(logits, torch.cat([background, target], dim=1))
+    probability = logits.softmax(dim=1)[:, 1:]
+    overlap = 2 * (probability * target).sum(dim=(2, 3)) + 1
+    dice = overlap / ((probability**2).sum(dim=(2, 3)) + (target**2).sum(dim=(2, 3)) + 1)
     return _CE * cross_entropy + _DICE * (1 - dice.mean())
 
 
@@ -167,7 +178,7 @@ class TrainedSam(nn.Module):
         self.sam, self.bf16 = sam, bf16
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """``(B, 3, size, size)``, or what :meth:`encode` made of it, to logits ``(B, 1, size / 4, size / 4)``."""
+        """``(B, 3, size, size)``, or what :meth:`encode` made of it, to logits ``(B, C, size / 4, size / 4)``."""
         return self.sam.decode(self.encode(inputs) if inputs.shape[1] == 3 else inputs.float())
 
     def encode(self, inputs: Tensor) -> Tensor:
@@ -182,7 +193,7 @@ class TrainedSam(nn.Module):
 
 
 Batch = dict[str, Tensor]
-"""``image``, which :class:`TrainedSam` takes, and ``label``, ``(B, 1, size / 4, size / 4)`` float in [0, 1]."""
+"""``image``, which :class:`TrainedSam` takes, and ``label``, ``(B, C, size / 4, size / 4)`` float in [0, 1]."""
 
 
 class ImageBatches:

@@ -36,7 +36,8 @@ class LoadRGBd(MapTransform):
     """Loads what a record of ``samfed_monai.data.load_records`` points at.
 
     The image becomes (3, H, W) float32 in [0, 1], the label (1, H, W) float32 in {0, 1}, or {0, 1, 255} where the item
-    says that it is a weak one (``label_kind``), both upright. The item also
+    says that it is a weak one (``label_kind``), both upright. Of K classes (``classes`` in the item) it becomes
+    (K + 1, H, W), a plane of 0 and 1 for the background and for each of them. The item also
     receives ``"native_size": (H, W)``, to bring a predicted mask back to the image's own size. A label that the item
     does not have is skipped; nothing is resized.
 
@@ -57,8 +58,7 @@ class LoadRGBd(MapTransform):
         self.image_key, *self.label_keys = self.keys
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        from samfed_monai.data.reading import read_image, read_mask
-        from samfed_monai.data.weak_labels import read_weak_label
+        from samfed_monai.data.reading import read_image
 
         result = dict(data)
         if self.image_key not in data:
@@ -70,10 +70,25 @@ class LoadRGBd(MapTransform):
         result["native_size"] = (image.shape[0], image.shape[1])
         for key in self.label_keys:
             if data.get(key) is not None:
-                weak = data.get("label_kind") is not None
-                label = read_weak_label(data[key]) if weak else read_mask(data[key], data.get("mask_threshold"))
-                result[key] = torch.from_numpy(label)[None].float()
+                result[key] = torch.from_numpy(read_label(data, key)).float()
         return result
+
+
+def read_label(record: Mapping[Any, Any], key: Hashable = "label") -> NDArray[np.uint8]:
+    """The label of a record of ``samfed_monai.data.load_records``, whatever its kind: (C, H, W), see :class:`LoadRGBd`.
+
+    Raises:
+        Refused: the file cannot be read, or is no label of that kind.
+    """
+    from samfed_monai.data.classes import planes_of, read_classes
+    from samfed_monai.data.reading import read_mask
+    from samfed_monai.data.weak_labels import read_weak_label
+
+    if record.get("classes") is not None:
+        return planes_of(read_classes(record[key], int(record["classes"])), int(record["classes"]))
+    if record.get("label_kind") is not None:
+        return read_weak_label(record[key])[None]
+    return read_mask(record[key], record.get("mask_threshold"))[None]
 
 
 class RGBReader(ImageReader):
@@ -130,7 +145,8 @@ class InvertResized(MapTransform):
     """Brings predictions back to the size that their image had before ``Resized``, bilinearly.
 
     MONAI's ``Invertd`` would take the way of the image (``area``) back again, which repeats pixels. Put it before the
-    sigmoid: the contour of 0.5 then runs straight between the pixels of a small prediction.
+    sigmoid: the contour of 0.5 then runs straight between the pixels of a small prediction. Logits of several classes
+    become the log-odds of each class's softmax, so that their sigmoid is that softmax.
 
     Args:
         keys: of predictions, (C, h, w) float.
@@ -152,9 +168,8 @@ class InvertResized(MapTransform):
         result = dict(data)
         size = self._size(data.get(self.ref_key))
         for key in self.key_iterator(result):
-            result[key] = functional.interpolate(
-                plain(result[key])[None], size=size, mode="bilinear", align_corners=False
-            )[0]
+            logits = functional.interpolate(plain(result[key])[None], size=size, mode="bilinear", align_corners=False)
+            result[key] = (logits if logits.shape[1] == 1 else torch.logit(logits.softmax(dim=1), eps=1e-7))[0]
         return result
 
     def _size(self, image: Any) -> tuple[int, ...]:

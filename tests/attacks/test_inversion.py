@@ -14,13 +14,20 @@ from samfed_monai.attacks.inversion import (
     attack_inversion,
     cosine_distance,
     invert,
-    leaked_statistics,
     observed,
     total_variation,
 )
 from tests.attacks.toys import QUICK, leaky_net, norm_net, plain_net, scenes, target
 
 LOSS = nn.BCEWithLogitsLoss()
+
+
+def leaked_statistics(
+    before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], momentum: float
+) -> dict[str, torch.Tensor]:
+    """Batch statistics of one step between two state dicts: ``(after - (1 - m) before) / m``, exact for one step."""
+    names = [name for name in before if name.endswith(("running_mean", "running_var"))]
+    return {name: (after[name] - (1 - momentum) * before[name]) / momentum for name in names}
 
 
 def rebuilt(

@@ -20,9 +20,9 @@ from samfed_monai.attacks.planted import (
 from samfed_monai.config.strict import strict_problems
 from samfed_monai.data import DataList, load_records
 from samfed_monai.data.records import write_site_lists
-from samfed_monai.federation import Plan, SiteNode
+from samfed_monai.federation import FederatedSite, Plan
 from samfed_monai.federation.privacy.settings import PrivacyFloor
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task
+from samfed_monai.protocol import Kind, Message, MessageRefused, Task
 from tests.attacks.toys import QUICK, scenes, target
 from tests.federation.conftest import small_federation  # noqa: F401
 from tests.federation.test_job import CLIENT
@@ -61,7 +61,7 @@ STILL = {
 }  # fmt: skip
 SGD = {
     "_target_": "torch.optim.SGD", "lr": "@learning_rate",
-    "params": {"_target_": "samfed_monai.parts.parameters_of", "network": "@network", "groups": []},
+    "params": {"_target_": "samfed_monai.bundle.parameters_of", "network": "@network", "groups": []},
 }  # fmt: skip
 PLAN = Plan(
     "samfed_skin",
@@ -86,14 +86,14 @@ def node(small_federation, tmp_path) -> Any:  # noqa: F811
     """``node(**options)``: a site with images and masks that got the plan."""
     lists = write_site_lists(DataList.load(small_federation / "list.json"), tmp_path / "lists")
 
-    def made(plan: Plan = PLAN, **options: Any) -> SiteNode:
-        return SiteNode("site-1", plan, places(small_federation, lists["site-1"], tmp_path / "site-1"), **options)
+    def made(plan: Plan = PLAN, **options: Any) -> FederatedSite:
+        return FederatedSite("site-1", plan, places(small_federation, lists["site-1"], tmp_path / "site-1"), **options)
 
     return made
 
 
-def sent(tensors: dict[str, torch.Tensor]) -> Envelope:
-    return Envelope(Kind.WEIGHTS, "site-1", 0, 2, tensors=tensors)
+def sent(tensors: dict[str, torch.Tensor]) -> Message:
+    return Message(Kind.WEIGHTS, "site-1", 0, 2, tensors=tensors)
 
 
 WEIGHTS = planted_weights(planted_network(SIZE).state_dict())

@@ -41,7 +41,7 @@ def test_plain_values_references_and_listed_components_pass():
         "client#encoder_weights": "efficientnet_lite0",
         "client#store_dir": None,
         "client#after#table": {"_target_": "samfed_monai.handlers.TermTable", "path": "@output_dir"},
-        "client#sharing#plain": {"_target_": "samfed_monai.parts.SplitDataset", "data": "@images"},
+        "client#sharing#plain": {"_target_": "samfed_monai.bundle.SplitDataset", "data": "@images"},
         "client#sharing#images": 40,
         "client#network_def#drop_path": 0.1,
         "client#personal": ["<norm>", "segmentation_head.*", "encoder.data.path"],
@@ -154,7 +154,7 @@ def test_fault_31_a_component_that_was_sent_may_not_name_places_either(key, valu
         *(("client#sharing#plain#split", value) for value in ("test", "@x", "public")),
         *(("client#sharing#plain#data", value) for value in ("@x", [{"image": "x"}])),
         *(
-            (f"client#{name}", {"_target_": "samfed_monai.parts.SiteImages"})
+            (f"client#{name}", {"_target_": "samfed_monai.bundle.SiteImages"})
             for name in ("images", "test#dataset#data")
         ),
     ],

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from samfed_monai.core.allocator import keep_freed_memory
+from samfed_monai.core.allocator import keep_freed_memory, peak_memory
 
 # minor page faults of asking for 64 MiB, writing to all of it and freeing it, for the third time
 _FAULTS = """
@@ -41,7 +41,7 @@ def faults(setup: str, **environment: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these thresholds")
 def test_a_freed_block_is_used_again_without_new_pages():
-    kept = "from samfed_monai.core.allocator import keep_freed_memory; assert keep_freed_memory()"
+    kept = "from samfed_monai.core.allocator import keep_freed_memory, peak_memory; assert keep_freed_memory()"
     assert faults("") > 10
     assert faults(kept) == 0
 
@@ -64,3 +64,13 @@ def test_other_c_libraries_are_left_alone(monkeypatch, error):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(ctypes, "CDLL", missing)
     assert not keep_freed_memory()
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="told by /proc")
+def test_the_most_memory_of_the_process_is_told_also_after_it_was_freed():
+    before = peak_memory()
+    assert before is not None
+    assert before > 1 << 20
+    block = bytearray(before)  # written, so that it is there, and as large as everything so far
+    del block
+    assert before * 1.5 < (peak_memory() or 0) < before * 3

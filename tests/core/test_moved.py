@@ -23,7 +23,7 @@ from samfed_monai.core.moved import (
 )
 
 NAMES = [
-    (old, now, name)
+    (old, now, *(name.split(">") * 2)[:2])
     for old, places in MOVED.items()
     for now, names in places.items()
     for name in names.split()
@@ -31,15 +31,15 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize(("old", "now", "name"), NAMES)
-def test_every_moved_name_is_found_with_a_warning_that_names_its_new_place(old, now, name):
+@pytest.mark.parametrize(("old", "now", "name", "new"), NAMES)
+def test_every_moved_name_is_found_with_a_warning_that_names_its_new_place(old, now, name, new):
     find = found_where_moved(old, getattr)
-    with pytest.warns(FutureWarning, match=f"{old}.{name} is {now}.{name} now"):
+    with pytest.warns(FutureWarning, match=f"{old}.{name} is {now}.{new} now"):
         found = find(name)
     with warnings.catch_warnings(action="error"):
         assert find(name) is found, "said once"
     assert getattr(importlib.import_module(old), name) is found
-    assert found is getattr(importlib.import_module(now), name)
+    assert found is getattr(importlib.import_module(now), new)
     assert name not in dir(importlib.import_module(old))
 
 
@@ -75,6 +75,20 @@ def test_hashes_are_taken_of_the_first_spelling():
         "terms": [{"_target_": "monai.losses.DiceLoss"}],
     }
     assert first_spelling(now) == first_spelling(before) == before
+
+
+@pytest.mark.parametrize(
+    ("spellings", "first"),
+    [
+        (["samfed_monai.bundle.on_device", "samfed_monai.parts.on_device"], "samfed_monai.parts.on_device"),
+        (
+            [f"samfed_monai.{room}.site_records" for room in ("bundle", "parts", "handlers")],
+            "samfed_monai.handlers.site_records",
+        ),
+    ],
+)
+def test_a_component_that_moved_twice_counts_as_what_it_was_first(spellings, first):
+    assert [first_spelling({"_target_": each}) for each in spellings] == [{"_target_": first}] * len(spellings)
 
 
 @pytest.mark.parametrize("bundle", ["samfed_skin", "samfed_polyp"])

@@ -15,20 +15,22 @@ from monai.fl.utils.constants import ExtraItems, FlStatistics, ModelType, Weight
 from monai.fl.utils.exchange_object import ExchangeObject
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import from_exchange, to_exchange
+from samfed_monai.federation import from_exchange_object, to_exchange_object
 from samfed_monai.federation.client import place_at_round
-from samfed_monai.federation.exchange import Call, as_own_tensors
-from samfed_monai.federation.own_network import OwnParts
+from samfed_monai.federation.exchange_object import Call, as_own_tensors
+from samfed_monai.federation.own_network import PersonalParts
 from samfed_monai.handlers.rounds import forget_unfinished_run
 from samfed_monai.networks.key_patterns import KeySplit
-from samfed_monai.protocol import Envelope, Kind, MessageRefused
+from samfed_monai.protocol import Kind, Message, MessageRefused
 from tests.federation.toys import toy_algo, toy_weights
 
 CALL = {"round": 1, "rounds": 4, "seed": 0}
 
 
 def given(tensors=None) -> ExchangeObject:
-    return to_exchange(Envelope(Kind.WEIGHTS, "site-1", 1, 4, tensors=toy_weights() if tensors is None else tensors))
+    return to_exchange_object(
+        Message(Kind.WEIGHTS, "site-1", 1, 4, tensors=toy_weights() if tensors is None else tensors)
+    )
 
 
 def trained(algo, call=CALL) -> dict[str, torch.Tensor]:
@@ -58,7 +60,7 @@ def test_position_count_terms_and_seconds_come_with_the_weights():
     algo = toy_algo()
     trained(algo)
     assert (algo.trainer.state.round, algo.trainer.state.rounds, algo.trainer.state.epoch) == (1, 4, 2)
-    answer = from_exchange(algo.get_weights(CALL), request=Envelope(Kind.WEIGHTS, "site-1", 1, 4))
+    answer = from_exchange_object(algo.get_weights(CALL), request=Message(Kind.WEIGHTS, "site-1", 1, 4))
     assert answer.n == 6, "the unlabelled images, not the public ones"
     assert answer.metrics.keys() == {"seconds", "iterations", "term_supervised", "term_agreement"}
     assert answer.metrics["iterations"] == 2
@@ -308,7 +310,7 @@ def test_differences_are_those_to_the_weights_received():
 def test_who_sends_a_whole_network_is_answered_with_its_frozen_part_too():
     algo = toy_algo()
     shared = tuple(toy_weights().keys() - {"3.bias", "0.weight"})
-    algo.parts = OwnParts(algo.trainer.network, KeySplit(shared, personal=("3.bias",), frozen=("0.weight",)))
+    algo.parts = PersonalParts(algo.trainer.network, KeySplit(shared, personal=("3.bias",), frozen=("0.weight",)))
     theirs = toy_weights(seed=1)
     algo.train(as_flare_sends_them(theirs), extra={})
     answer = algo.get_weights().weights

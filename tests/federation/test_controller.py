@@ -14,7 +14,7 @@ from samfed_monai.federation.controller import ask_all, quorum_of, quorum_proble
 from samfed_monai.federation.evaluation import Evaluation, site_scores
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.local_only import LocalOnly
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server, Task, UpdateGuard
+from samfed_monai.protocol import Kind, Message, MessageRefused, Server, Task, UpdateGuard
 from samfed_monai.protocol.guard import Counts
 from tests.federation.toys import QUIET, FixedClient, RogueClient, controller, run_toy, weights
 
@@ -281,7 +281,7 @@ class Talkative(FixedClient):
 
 def ask(*clients: FixedClient, least: int | None = None) -> None:
     transport = LocalTransport({client.site: client for client in clients}, progress=QUIET)
-    messages = {client.site: Envelope(Kind.METRICS, client.site, 0, 1) for client in clients}
+    messages = {client.site: Message(Kind.METRICS, client.site, 0, 1) for client in clients}
     ask_all(transport, Task.CHECK, messages, least=least)
 
 
@@ -330,13 +330,13 @@ def test_sites_that_cannot_have_rounds(sites, quorum, single, told):
 
 def test_scores_and_counts_of_an_answer():
     metrics = {"dice": 0.2, "iou": 0.5, "hd95": 4.0, "empty_both": 1}
-    scores = site_scores(Envelope(Kind.METRICS, "a", 0, 1, n=3, metrics=metrics))
+    scores = site_scores(Message(Kind.METRICS, "a", 0, 1, n=3, metrics=metrics))
     empty = {"both": 1, "prediction": None, "label": None}
     assert scores == {"dice": 0.2, "iou": 0.5, "hd95": 4.0, "n": 3, "empty": empty}
 
 
 def test_a_score_that_was_not_sent_is_none():
-    scores = site_scores(Envelope(Kind.METRICS, "a", 0, 1, n=5, metrics={}))
+    scores = site_scores(Message(Kind.METRICS, "a", 0, 1, n=5, metrics={}))
     assert (scores["dice"], scores["hd95"], scores["n"]) == (None, None, 5)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
+
 from samfed_monai.federation import RunResult
-from samfed_monai.federation.job_run import model_hashes, outcome
+from samfed_monai.federation.job_run import model_hashes, outcome, with_new_name
 
 MODEL = {"round": 1, "sha256": "5" * 64, "sites": {"a": {"test": None}}, "unseen": {"c": {"test": None}}}
 ENTRY = {"status": "skipped", "reason": "late", "up_bytes": 1, "down_bytes": 2}
@@ -17,14 +19,14 @@ RESULT = RunResult(
 )
 
 
-def cast(*unseen: str) -> SimpleNamespace:
+def participants(*unseen: str) -> SimpleNamespace:
     strategy = SimpleNamespace(keeps_states=False)
     networks = {"a": "basic_unet"}
     return SimpleNamespace(unseen=unseen, networks=networks, exchange="weights", strategy=strategy, supervised=True)
 
 
 def test_what_the_rounds_decide():
-    found = outcome(RESULT, cast("c"))
+    found = outcome(RESULT, participants("c"))
     assert found == {
         "scores": {"best": {"a": {"test": None}}, "last": {"a": {"test": None}}},
         "model_rounds": {"best": 1, "last": 2},
@@ -40,8 +42,19 @@ def test_what_the_rounds_decide():
 
 
 def test_a_run_without_unseen_hospitals_says_nothing_of_them():
-    assert outcome(RESULT, cast())["unseen"] is None
+    assert outcome(RESULT, participants())["unseen"] is None
 
 
 def test_hashes_of_the_stored_models():
     assert model_hashes(RESULT) == {"model_best": "5" * 64, "model_last": "5" * 64}
+
+
+def test_a_transport_of_one_s_own_may_still_exchange_and_is_told_the_new_name():
+    class Pigeons:
+        sites = ("a",)
+
+        def exchange(self, task: str) -> str:
+            return f"{task} there and back"
+
+    with pytest.warns(FutureWarning, match=r"^Pigeons\.exchange is send_and_receive now"):
+        assert with_new_name(Pigeons()).send_and_receive("train") == "train there and back"

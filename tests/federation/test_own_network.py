@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load
-from samfed_monai.federation import LocalTransport, RoundController, RunFolder, SiteWorker, to_exchange
-from samfed_monai.federation.exchange import Call
+from samfed_monai.federation import ClientAlgoExecutor, LocalTransport, RoundController, RunFolder, to_exchange_object
+from samfed_monai.federation.exchange_object import Call
 from samfed_monai.federation.own_network import OwnNetwork, own_network, require_same_public_set, split_state
-from samfed_monai.federation.privacy import Privacy, Release
+from samfed_monai.federation.privacy import Privacy, ReleaseFilter
 from samfed_monai.federation.privacy.allowed import allowed_of, allowed_weights
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.networks import KeyPatterns, KeySplit, network_split, split_keys
-from samfed_monai.protocol import Envelope, Inbox, Kind, MessageRefused, Server, Sharing, Task, wire_size
+from samfed_monai.protocol import Inbox, Kind, Message, MessageRefused, Server, Sharing, Task, wire_size
 from tests.federation.privacy.spy import leaks, server_files, wired
 from tests.federation.toys import QUIET, ToyNet, run_toy, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo
@@ -58,7 +58,7 @@ def call(purpose: str) -> Call:
 
 def test_it_learns_from_what_was_sent_for_that_and_tells_finite_numbers():
     own = made()
-    data = to_exchange(Envelope(Kind.SOFT_MASKS, "a", 1, 3, tensors={"masks": torch.zeros(1)}))
+    data = to_exchange_object(Message(Kind.SOFT_MASKS, "a", 1, 3, tensors={"masks": torch.zeros(1)}))
     assert own.receive(data, call("distil")) == {"good": 1.5}
     assert own.sharing.calls == [(1, 3, Kind.SOFT_MASKS, ["masks"])]
     assert own.receive(data, call("keep")) == {}
@@ -73,7 +73,7 @@ def test_what_it_gives_has_a_kind():
 
 
 def test_its_weights_take_the_place_of_what_was_sent():
-    data = to_exchange(Envelope(Kind.METRICS, "a", 1, 3))
+    data = to_exchange_object(Message(Kind.METRICS, "a", 1, 3))
     given = made().in_place_of(data)
     assert given.weights["weight"].tolist() == [[2.0]]
     assert given.weight_type == WeightType.WEIGHTS
@@ -139,8 +139,8 @@ def run(path: Path, personal: list[str] | None, *, rounds: int, sent: list[bytes
         client.evaluator.add_event_handler(Events.COMPLETED, remember, client)
     start = {name: tensor for name, tensor in toy_weights().items() if name in shared_names(personal)}
     nodes = {
-        site: SiteWorker(
-            site, client, Release(site, allowed=lambda c=client: allowed_of(c), privacy=Privacy(least_images=1))
+        site: ClientAlgoExecutor(
+            site, client, ReleaseFilter(site, allowed=lambda c=client: allowed_of(c), privacy=Privacy(least_images=1))
         )
         for site, client in clients.items()
     }
@@ -273,14 +273,14 @@ def test_a_personal_key_is_refused_in_both_directions():
     shared = {name: tensor for name, tensor in whole.items() if name not in HEAD_NAMES}
     inbox = Inbox(round=0, sites=["site-1"], like=lambda site: shared, kind=Kind.WEIGHTS)
     with pytest.raises(MessageRefused, match=r"what is shared alone, found 2 with unknown names"):
-        inbox.check("site-1", Envelope(Kind.WEIGHTS, "site-1", 0, 1, n=6, tensors=whole))
-    site = SiteWorker("site-1", client)
+        inbox.check("site-1", Message(Kind.WEIGHTS, "site-1", 0, 1, n=6, tensors=whole))
+    site = ClientAlgoExecutor("site-1", client)
     with pytest.raises(MessageRefused, match="2 with unknown names"):
-        site.answer(Task.TRAIN, Envelope(Kind.WEIGHTS, "site-1", 0, 1, tensors=whole))
-    release = Release("site-1", allowed=lambda: allowed_of(client), privacy=Privacy(least_images=1))
-    request = Envelope(Kind.WEIGHTS, "site-1", 0, 1, tensors=shared)
+        site.answer(Task.TRAIN, Message(Kind.WEIGHTS, "site-1", 0, 1, tensors=whole))
+    release = ReleaseFilter("site-1", allowed=lambda: allowed_of(client), privacy=Privacy(least_images=1))
+    request = Message(Kind.WEIGHTS, "site-1", 0, 1, tensors=shared)
     with pytest.raises(MessageRefused, match="2 with names that may not leave"):
-        release(Task.TRAIN, request, Envelope(Kind.WEIGHTS, "site-1", 0, 1, n=6, tensors=whole))
+        release(Task.TRAIN, request, Message(Kind.WEIGHTS, "site-1", 0, 1, n=6, tensors=whole))
 
 
 def test_the_uplink_of_a_vit_b_is_its_low_rank_updates_alone():
@@ -294,16 +294,16 @@ def test_the_uplink_of_a_vit_b_is_its_low_rank_updates_alone():
     numbers = sum(tensor.numel() for tensor in shared.values())
     assert numbers * 4 == 12 * 2 * 4 * (768 + 768) * 4 == 589_824
     assert allowed_weights(network).like[Kind.WEIGHTS].keys() == shared.keys()
-    assert 0 < wire_size(Envelope(Kind.WEIGHTS, "site-1", 0, 1, n=9, tensors=shared)) - numbers * 4 < 6000
+    assert 0 < wire_size(Message(Kind.WEIGHTS, "site-1", 0, 1, n=9, tensors=shared)) - numbers * 4 < 6000
 
 
 def test_a_failed_round_leaves_personal_values_as_they_were():
     client = toy_algo(bundle={"personal": HEAD, "fail_in_round": 1})
-    site, before = SiteWorker("site-1", client), {}
+    site, before = ClientAlgoExecutor("site-1", client), {}
     shared = {name: tensor for name, tensor in toy_weights().items() if name not in HEAD_NAMES}
     for number in range(2):
         before = state_of(client)
-        message = Envelope(Kind.WEIGHTS, "site-1", number, 2, tensors=shared)
+        message = Message(Kind.WEIGHTS, "site-1", number, 2, tensors=shared)
         if number == 0:
             site.answer(Task.TRAIN, message)
             assert not torch.equal(state_of(client)["3.weight"], before["3.weight"])
@@ -316,7 +316,7 @@ def test_the_declaration_has_a_line_in_the_audit_file(tmp_path):
     from samfed_monai.federation.privacy import read_audit
     from samfed_monai.federation.privacy.audit import audit_table
 
-    release = Release("site-1", allowed=lambda: None, folder=tmp_path)
+    release = ReleaseFilter("site-1", allowed=lambda: None, folder=tmp_path)
     release.declare(network_split(ToyNet()))
     assert not (tmp_path / "audit.jsonl").exists(), "all of it is shared: nothing to tell"
     release.declare(network_split(Declared()))

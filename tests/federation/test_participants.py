@@ -9,7 +9,7 @@ import pytest
 from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList
-from samfed_monai.federation.participants import Cast
+from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.workflow import client_config
 from samfed_monai.protocol import UpdateGuard
 from tests.methods import pick
@@ -19,9 +19,11 @@ R18, R34 = "deeplabv3plus_resnet18", "deeplabv3plus_resnet34"
 FPN, LITE = "mobile_sam_fpn", "lite0_fpn"
 
 
-def cast(datalist: DataList, variant: str = "hssf", *, choices: Any = None, unseen: Any = (), **client: Any) -> Cast:
+def participants(
+    datalist: DataList, variant: str = "hssf", *, choices: Any = None, unseen: Any = (), **client: Any
+) -> Participants:
     config = client_config(find_bundle("samfed_skin"), variant, {**SMALL, **client})
-    return Cast(config, datalist, choices=choices or {}, unseen=unseen)
+    return Participants(config, datalist, choices=choices or {}, unseen=unseen)
 
 
 @pytest.mark.parametrize(
@@ -37,39 +39,39 @@ def cast(datalist: DataList, variant: str = "hssf", *, choices: Any = None, unse
     ),
 )
 def test_variants_have_their_strategy_and_exchange(small_list, variant, kind, exchange):
-    found = cast(small_list, variant)
+    found = participants(small_list, variant)
     assert type(found.strategy).__name__ == kind
     assert found.exchange == exchange
 
 
 def test_one_switch_changes_the_exchange_at_both_ends(small_list):
-    found = cast(small_list, exchange="weights")
+    found = participants(small_list, exchange="weights")
     assert found.exchange == "weights"
     assert found.config.value("sharing#exchange") == "weights"
 
 
 def test_sites_take_the_mixed_networks_in_turn_unless_they_choose(small_list):
-    assert cast(small_list).networks == {"site-1": FPN, "site-2": LITE}
-    chosen = cast(small_list, choices={"site-1": {"network": R34, "learning_rate": 0.1}})
+    assert participants(small_list).networks == {"site-1": FPN, "site-2": LITE}
+    chosen = participants(small_list, choices={"site-1": {"network": R34, "learning_rate": 0.1}})
     assert chosen.networks == {"site-1": R34, "site-2": LITE}
     assert chosen.overrides == {"site-1": {"network_name": R34, "learning_rate": 0.1}, "site-2": {}}
     assert (chosen.server_network, chosen.all_networks) == (FPN, [R34, LITE, FPN])
-    alike = cast(small_list, mixed_networks=None, server_network=None)
+    alike = participants(small_list, mixed_networks=None, server_network=None)
     assert alike.networks == {"site-1": "basic_unet", "site-2": "basic_unet"}
     assert alike.server_network == "basic_unet"
-    taken = cast(small_list, mixed_networks=["basic_unet", R34])
+    taken = participants(small_list, mixed_networks=["basic_unet", R34])
     assert taken.networks == {"site-1": "basic_unet", "site-2": R34}
 
 
 def test_mixed_networks_do_not_count_where_weights_are_averaged(small_list):
-    found = cast(small_list, "no_sam", mixed_networks=[R18, R34])
+    found = participants(small_list, "no_sam", mixed_networks=[R18, R34])
     assert set(found.networks.values()) == {"basic_unet"}
     assert found.content() == {}, "run.json of a homogeneous run is what it was"
 
 
 def test_fedavg_over_unlike_networks_names_both_sites_their_networks_and_the_first_tensor(small_list):
     with pytest.raises(Refused) as caught:
-        cast(small_list, "no_sam", choices={"site-1": {"network": R18}, "site-2": {"network": R34}})
+        participants(small_list, "no_sam", choices={"site-1": {"network": R18}, "site-2": {"network": R34}})
     text = str(caught.value)
     first = f"found encoder.layer1.2.conv1.weight: site-1 ({R18}) has no such tensor"
     assert f"sites: expected one network at all sites: FedAvg averages weights, {first}" in text
@@ -82,7 +84,7 @@ def test_fedavg_refuses_networks_that_differ_by_their_definition_alone(small_lis
     with pytest.raises(
         Refused, match=r"site-1 \(basic_unet\) has shape .*site-2 \(basic_unet\) has shape \[8, 3, 3, 3\]"
     ):
-        cast(small_list, "no_sam", choices=choices)
+        participants(small_list, "no_sam", choices=choices)
 
 
 @pytest.mark.parametrize(
@@ -124,16 +126,16 @@ def test_fedavg_refuses_networks_that_differ_by_their_definition_alone(small_lis
 )
 def test_what_a_network_cannot_do_is_refused_before_anything_is_computed(small_list, variant, options, message):
     with pytest.raises(Refused, match=message):
-        cast(small_list, variant, **options).rehearse()
+        participants(small_list, variant, **options).dry_run()
 
 
 def test_a_term_of_a_user_s_own_that_needs_a_site_s_places_is_not_judged_where_there_is_none(small_list):
     term = {"_target_": "os.fspath", "path": "@store_dir"}
-    cast(small_list, **{"terms#own": term}).rehearse()
+    participants(small_list, **{"terms#own": term}).dry_run()
 
 
 def test_networks_that_differ_by_name_alone_can_be_averaged(small_list):
-    found = cast(small_list, "no_sam", choices={"site-1": {"network": "basic_unet"}})
+    found = participants(small_list, "no_sam", choices={"site-1": {"network": "basic_unet"}})
     assert set(found.networks.values()) == {"basic_unet"}
 
 
@@ -160,31 +162,31 @@ def test_networks_that_differ_by_name_alone_can_be_averaged(small_list):
 )
 def test_unknown_names_are_refused(small_list, options, message):
     with pytest.raises(Refused, match=message):
-        cast(small_list, **options)
+        participants(small_list, **options)
 
 
 def test_unseen_sites_do_not_train_nor_do_those_without_unlabelled_images(small_list):
-    assert cast(small_list).sites == ("site-1", "site-2")
-    found = cast(small_list, unseen=["site-1"])
+    assert participants(small_list).sites == ("site-1", "site-2")
+    found = participants(small_list, unseen=["site-1"])
     assert (found.sites, found.unseen) == (("site-2",), ("site-1",))
     assert found.content()["unseen"] == ["site-1"]
     small_list.sites["site-2"].unlabelled.clear()
-    found = cast(small_list)
+    found = participants(small_list)
     assert (found.sites, found.unseen) == (("site-1",), ("site-2",))
 
 
 def test_a_federation_in_which_no_site_trains_is_refused(small_list):
     with pytest.raises(Refused, match=r"unseen: expected a site that trains, found 2 sites: 2 unseen, 0 without"):
-        cast(small_list, unseen=["site-1", "site-2"])
+        participants(small_list, unseen=["site-1", "site-2"])
     for site in small_list.sites.values():
         site.unlabelled.clear()
     with pytest.raises(Refused, match="0 unseen, 2 without images to train on"):
-        cast(small_list)
+        participants(small_list)
 
 
 def test_a_sites_own_ids_reach_the_network_that_the_server_builds_for_it(small_list):
     dilated = {"network": R18, "network_def#encoder_output_stride": 8}
-    found = cast(small_list, choices={"site-1": dilated, "site-2": {"network": R18}})
+    found = participants(small_list, choices={"site-1": dilated, "site-2": {"network": R18}})
     server = found.server(rounds=1, seed=0, start=None, guard=UpdateGuard())
     strides = [server.networks[site]().encoder.layer4[0].conv1.stride for site in ("site-1", "site-2")]
     assert strides == [(1, 1), (1, 1)]
@@ -195,4 +197,4 @@ def test_a_sites_own_ids_reach_the_network_that_the_server_builds_for_it(small_l
 def test_a_strategy_that_is_none_is_refused(small_list):
     message = r"train\.json -> strategy: expected a Strategy, found PublicTargets; name one of samfed_monai\.methods"
     with pytest.raises(Refused, match=message):
-        cast(small_list, strategy={"_target_": "samfed_monai.transforms.PublicTargets"})
+        participants(small_list, strategy={"_target_": "samfed_monai.transforms.PublicTargets"})

@@ -260,7 +260,7 @@ def test_a_site_with_another_sam_is_refused_before_round_0(small_federation, tmp
     def otherwise(plan: Any) -> Any:
         transport = homes(plan)
         node = homes.nodes["site-2"]
-        node.parts.sam_fingerprint = lambda: {"base_sam": "0" * 64}
+        node.components.sam_fingerprint = lambda: {"base_sam": "0" * 64}
         return transport
 
     with pytest.raises(Refused, match=r"SAM's weights under this site's network.*found 000000000000; put the server's"):
@@ -285,7 +285,7 @@ def test_a_start_that_trained_what_is_frozen_is_refused(toy_sam):
 
 def test_without_what_it_keeps_a_site_neither_trains_nor_evaluates(small_federation, tmp_path):
     from samfed_monai.federation import Plan
-    from samfed_monai.protocol import Envelope, Kind, MessageRefused
+    from samfed_monai.protocol import Kind, Message, MessageRefused
     from tests.federation.test_job import CLIENT
 
     plan = Plan(
@@ -299,5 +299,5 @@ def test_without_what_it_keeps_a_site_neither_trains_nor_evaluates(small_federat
     node = Homes(small_federation, tmp_path).node("site-1", plan)
     for task in (Task.TRAIN, Task.EVALUATE):
         with pytest.raises(MessageRefused, match="network: expected this site's own, found none; start the run again"):
-            node.answer(task, Envelope(Kind.METRICS, "site-1", 0, 2))
-    assert to_bytes(Envelope(Kind.METRICS, "site-1", 0, 2))
+            node.answer(task, Message(Kind.METRICS, "site-1", 0, 2))
+    assert to_bytes(Message(Kind.METRICS, "site-1", 0, 2))

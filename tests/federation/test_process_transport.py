@@ -16,11 +16,11 @@ import pytest
 from samfed_monai.core.errors import Refused, SamFedError
 from samfed_monai.core.io import read_json
 from samfed_monai.data import DataList
-from samfed_monai.federation import LocalTransport, ProcessTransport, Progress, SiteNode
-from samfed_monai.federation.participants import Cast
+from samfed_monai.federation import FederatedSite, LocalTransport, ProcessTransport, Progress
+from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places
 from samfed_monai.federation.process_transport import workers_of
-from samfed_monai.protocol import Envelope, Failure, Kind, Task
+from samfed_monai.protocol import Failure, Kind, Message, Task
 from tests.federation.test_job import CLIENT, job
 from tests.forking import fork_workers, start
 
@@ -44,21 +44,21 @@ def same(first: dict, second: dict) -> None:
 def running(small_federation, tmp_path_factory):
     """A plan with every site named, places, two processes that are ready, and weights to train from."""
     made = job(small_federation, tmp_path_factory.mktemp("running") / "run", client=STEPS)
-    cast = Cast.of(made.plan, made.places, DataList.load(small_federation / "list.json"))
-    plan = cast.settled(made.plan)
-    network = SiteNode("site-1", plan, made.places).parts.client().trainer.network
+    participants = Participants.of(made.plan, made.places, DataList.load(small_federation / "list.json"))
+    plan = participants.settled(made.plan)
+    network = FederatedSite("site-1", plan, made.places).components.client().trainer.network
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     with (
         pytest.MonkeyPatch.context() as patch,
         ProcessTransport(plan, made.places, workers=2, progress=QUIET) as transport,
     ):
         fork_workers(patch)
-        transport.exchange(Task.PREPARE, {site: Envelope(Kind.METRICS, site, 0, 2) for site in transport.sites})
+        transport.send_and_receive(Task.PREPARE, {site: Message(Kind.METRICS, site, 0, 2) for site in transport.sites})
         yield plan, made.places, transport, weights
 
 
-def training(sites, weights, round: int = 0) -> dict[str, Envelope]:
-    return {site: Envelope(Kind.WEIGHTS, site, round, 2, tensors=weights) for site in sites}
+def training(sites, weights, round: int = 0) -> dict[str, Message]:
+    return {site: Message(Kind.WEIGHTS, site, round, 2, tensors=weights) for site in sites}
 
 
 @pytest.mark.parametrize(
@@ -125,12 +125,12 @@ def test_a_signal_ends_the_run_and_its_processes_with_what_was_done_kept(small_f
 def test_answers_are_those_of_one_process_and_are_taken_in_by_name(running):
     plan, places, processes, weights = running
     order, came = [], []
-    local = LocalTransport({site: SiteNode(site, plan, places) for site in plan.sites}, progress=QUIET)
+    local = LocalTransport({site: FederatedSite(site, plan, places) for site in plan.sites}, progress=QUIET)
     assert processes.sites == local.sites == ("site-1", "site-2")
     for transport in (local, processes):
         transport.take_traffic()
         taken = {}
-        transport.exchange(
+        transport.send_and_receive(
             Task.TRAIN,
             training(transport.sites, weights),
             on_reply=lambda site, reply, taken=taken: (order.append(site), taken.update({site: reply.tensors})),
@@ -149,22 +149,22 @@ def test_a_process_that_dies_is_its_sites_failure_and_a_fresh_one_goes_on_from_t
     folders = {name: tmp_path / name / "clients" for name in ("000", ".001.tmp", ".again.tmp")}
     for folder in folders.values():
         folder.mkdir(parents=True)
-    transport.exchange(Task.TRAIN, training(transport.sites, weights))
+    transport.send_and_receive(Task.TRAIN, training(transport.sites, weights))
     transport.save_state(folders["000"])
-    transport.exchange(Task.TRAIN, training(transport.sites, weights, 1))
+    transport.send_and_receive(Task.TRAIN, training(transport.sites, weights, 1))
     whole = transport.save_state(folders[".001.tmp"])
     assert len(whole) == 2
     victim = transport._workers[1].child
     os.kill(victim.pid, signal.SIGSTOP)
     with subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {victim.pid}"]):
-        replies = transport.exchange(Task.TRAIN, training(transport.sites, weights, 1))
-    assert isinstance(replies["site-1"], Envelope)
+        replies = transport.send_and_receive(Task.TRAIN, training(transport.sites, weights, 1))
+    assert isinstance(replies["site-1"], Message)
     assert replies["site-2"] == Failure(
         "site-2", "the process that trains was ended by SIGKILL (killed, for instance for want of memory)"
     )
     with caplog.at_level(logging.WARNING):
-        replies = transport.exchange(Task.TRAIN, training(["site-2"], weights, 1))
-    assert isinstance(replies["site-2"], Envelope)
+        replies = transport.send_and_receive(Task.TRAIN, training(["site-2"], weights, 1))
+    assert isinstance(replies["site-2"], Message)
     assert "the process of site-2 is started again" in caplog.text
     again = transport.save_state(folders[".again.tmp"])
     assert again["site-2.safetensors"] == whole["site-2.safetensors"], "moments are those of the round before, trained"
@@ -174,13 +174,13 @@ def test_a_process_that_dies_is_its_sites_failure_and_a_fresh_one_goes_on_from_t
 def test_a_deadline_ends_what_is_still_at_work(running):
     _, _, transport, weights = running
     os.kill(transport._workers[0].child.pid, signal.SIGSTOP)
-    replies = transport.exchange(Task.TRAIN, training(transport.sites, weights), timeout=10.0)
+    replies = transport.send_and_receive(Task.TRAIN, training(transport.sites, weights), timeout=10.0)
     assert replies["site-1"] == Failure("site-1", "no answer: the deadline of 10 s had passed")
-    assert isinstance(replies["site-2"], Envelope)
+    assert isinstance(replies["site-2"], Message)
 
 
 def test_a_site_nobody_knows_is_a_failure(running):
-    replies = running[2].exchange(Task.TRAIN, {"site-9": Envelope(Kind.METRICS, "site-9", 0, 1)})
+    replies = running[2].send_and_receive(Task.TRAIN, {"site-9": Message(Kind.METRICS, "site-9", 0, 1)})
     assert replies == {"site-9": Failure("site-9", "no such site in this federation")}
 
 

@@ -17,11 +17,11 @@ from monai.transforms import Compose
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, safe_load, write_json
 from samfed_monai.data import DataList, SoftMaskStore
-from samfed_monai.federation import Plan, SiteNode
+from samfed_monai.federation import FederatedSite, Plan
 from samfed_monai.federation.renewal import Renewal, SiteRenewal, masks_read, renewed_mask
 from samfed_monai.federation.round_store import RoundStore
 from samfed_monai.federation.site_teacher import SiteMasks
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task
+from samfed_monai.protocol import Kind, Message, MessageRefused, Task
 from samfed_monai.results import validate_results
 from samfed_monai.transforms.loading import LoadSoftMaskd, plain
 from tests.federation.half_teacher import SHA256, install
@@ -155,8 +155,8 @@ def test_wherever_the_sites_are_the_models_are_the_same_bits_and_no_message_is_l
         assert together["models"]["last"]["sites"] == run["models"]["last"]["sites"]
 
 
-def trained(node: Any, round: int, weights: dict[str, torch.Tensor]) -> Envelope:
-    message = Envelope(Kind.WEIGHTS, node.site, round, 3, tensors={name: t.clone() for name, t in weights.items()})
+def trained(node: Any, round: int, weights: dict[str, torch.Tensor]) -> Message:
+    message = Message(Kind.WEIGHTS, node.site, round, 3, tensors={name: t.clone() for name, t in weights.items()})
     return node.answer(Task.TRAIN, message)
 
 
@@ -183,16 +183,16 @@ def test_a_site_that_is_made_again_goes_on_with_the_masks_of_its_state(finished)
     finished.node.load_state_dict(copied(finished.state))
     same = trained(finished.node, 2, finished.weights)
     assert all(torch.equal(answer.tensors[name], same.tensors[name]) for name in same.tensors)
-    assert len(renewed(again.parts.masks().store_dir("site-1"))) == 1, "none was made of another model"
-    assert again.state_dict()["renewal.masks"].numpy().tobytes().hex() == again.parts.renewal.sha256
+    assert len(renewed(again.components.masks().store_dir("site-1"))) == 1, "none was made of another model"
+    assert again.state_dict()["renewal.masks"].numpy().tobytes().hex() == again.components.renewal.sha256
 
 
 def test_a_site_that_was_away_renews_with_the_model_that_it_is_sent(finished):
     late = finished.homes.node("site-1", finished.node.plan)
     late.load_state_dict({name: t for name, t in copied(finished.state).items() if name != "renewal.masks"})
-    assert late.parts.renewal.sha256 is None
+    assert late.components.renewal.sha256 is None
     trained(late, 2, finished.weights)
-    masks, record = late.parts.masks(), late.parts.masks().records("site-1", "unlabelled")[0]
+    masks, record = late.components.masks(), late.components.masks().records("site-1", "unlabelled")[0]
     folders = {read_json(folder / "origin.json")["round"]: folder for folder in renewed(masks.store_dir("site-1"))}
     assert sorted(folders) == [1, 2]
 
@@ -213,7 +213,7 @@ def test_a_site_that_was_away_renews_with_the_model_that_it_is_sent(finished):
 def test_masks_that_are_gone_are_refused_as_their_model_is_gone_too(finished):
     again = finished.homes.node("site-1", finished.node.plan)
     again.load_state_dict(copied(finished.state))
-    (folder,) = renewed(again.parts.masks().store_dir("site-1"))
+    (folder,) = renewed(again.components.masks().store_dir("site-1"))
     next(iter(folder.glob("*/*.mask"))).unlink()
     with pytest.raises(MessageRefused, match=r"renewed soft masks: expected a mask of .*found 1 missing; put this"):
         trained(again, 2, finished.weights)
@@ -225,7 +225,7 @@ def test_masks_that_are_gone_are_refused_as_their_model_is_gone_too(finished):
 def test_masks_made_of_another_teacher_are_refused(finished):
     again = finished.homes.node("site-1", finished.node.plan)
     again.load_state_dict(copied(finished.state))
-    (folder,) = renewed(again.parts.masks().store_dir("site-1"))
+    (folder,) = renewed(again.components.masks().store_dir("site-1"))
     write_json(folder / "origin.json", {**read_json(folder / "origin.json"), "teacher": "e" * 64})
     with pytest.raises(
         MessageRefused, match=r"this run's teacher, dddddddddddd…, found .* generation 1, made of teacher ee"
@@ -237,16 +237,16 @@ def test_a_site_that_goes_back_behind_its_masks_learns_from_the_teachers_own_aga
     again = finished.homes.node("site-1", finished.node.plan)
     again.load_state_dict(copied(finished.state))
     asked = []
-    again.parts.renewal._renew = lambda *given: asked.append(given)
+    again.components.renewal._renew = lambda *given: asked.append(given)
     trained(again, 0, finished.weights)
     assert asked == []
     assert "renewal.masks" not in again.state_dict()
     (reader,) = masks_read(again._client().client)[1]
     assert reader.store.teacher_sha256 == SHA256
 
-    del again.parts.renewal._renew
-    again.parts.renewal.recipe = Renewal((1, 1, 2, 2), 0.25, 2)
-    store = again.parts.masks().store_dir("site-1")
+    del again.components.renewal._renew
+    again.components.renewal.recipe = Renewal((1, 1, 2, 2), 0.25, 2)
+    store = again.components.masks().store_dir("site-1")
     assert [generation_of(folder) for folder in renewed(store)] == [1]
     trained(again, 2, finished.weights)
     assert [generation_of(folder) for folder in renewed(store)] == [4], "three generations are kept: from the second on"
@@ -307,7 +307,7 @@ def test_the_plan_carries_it():
 
 def run_until(federation: Path, run: Path, kill_at: str) -> None:
     """A run that is killed at a point, in a process of its own; without one, ``made`` holds how many masks it made."""
-    put, write, answer, made = SoftMaskStore.put, RoundStore.write, SiteNode.answer, []
+    put, write, answer, made = SoftMaskStore.put, RoundStore.write, FederatedSite.answer, []
 
     def now(point: str) -> None:
         if point == kill_at:
@@ -323,14 +323,14 @@ def run_until(federation: Path, run: Path, kill_at: str) -> None:
         now(f"end of round {round}")
         return write(self, round, *given, **more)
 
-    def answer_or_die(self: SiteNode, task: Task, message: Envelope) -> Envelope:
+    def answer_or_die(self: FederatedSite, task: Task, message: Message) -> Message:
         now(f"{Task(task).value} of {self.site} in round {message.round}")
         return answer(self, task, message)
 
     for owner, name, replaced in (
         (SoftMaskStore, "put", put_or_die),
         (RoundStore, "write", write_or_die),
-        (SiteNode, "answer", answer_or_die),
+        (FederatedSite, "answer", answer_or_die),
     ):
         setattr(owner, name, replaced)
     job(federation, run, variant="samfed", rounds=3, renewal=ONCE, adapter=install()).run()

@@ -9,17 +9,17 @@ import pytest
 
 from samfed_monai.core.io import safe_load
 from samfed_monai.federation import Interrupted, RunFolder
-from samfed_monai.protocol import Envelope, Inbox, Kind, MessageRefused, from_bytes, to_bytes
+from samfed_monai.protocol import Inbox, Kind, Message, MessageRefused, from_bytes, to_bytes
 from tests.federation.toys import FixedClient, RogueClient, controller, weights
 
 
 def test_fault_45_a_message_that_an_earlier_process_took_is_refused_by_the_next_one():
-    sent = to_bytes(Envelope(Kind.WEIGHTS, "a", 1, 5, n=7, tensors=weights(4.0)))
+    sent = to_bytes(Message(Kind.WEIGHTS, "a", 1, 5, n=7, tensors=weights(4.0)))
     Inbox(round=1, sites=["a", "b"], like=lambda site: weights()).check("a", from_bytes(sent))
     restarted = Inbox(round=2, sites=["a", "b"], like=lambda site: weights())  # knows nothing of the first
     with pytest.raises(MessageRefused, match="message -> round: expected round 2, found round 1"):
         restarted.check("a", from_bytes(sent))
-    restarted.check("a", Envelope(Kind.WEIGHTS, "a", 2, 5, n=7, tensors=weights()))
+    restarted.check("a", Message(Kind.WEIGHTS, "a", 2, 5, n=7, tensors=weights()))
 
 
 class Recorder(FixedClient):

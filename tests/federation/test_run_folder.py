@@ -15,11 +15,11 @@ from samfed_monai.federation import COLUMNS, RunFolder
 from samfed_monai.federation.run_folder import (
     Bests,
     best_round,
+    round_line,
     round_record,
     round_traffic,
     site_record,
     skipped,
-    told,
     total_traffic,
     variant_of_run,
 )
@@ -285,12 +285,12 @@ def test_a_round_is_told_in_one_line():
     missing = site_record(Failure("b", "ValueError"), None, "ValueError", None)
     scored = {**missing, "status": "ok", "validation": SCORES}
     record = round_record(2, 30, {"a": scored, "b": missing}, {"training": 17.2, "controller": 0.4})
-    assert told(record) == "round 3 of 30: validation Dice 0.500, lowest 0.500 (a), skipped b, 18 s"
+    assert round_line(record) == "round 3 of 30: validation Dice 0.500, lowest 0.500 (a), skipped b, 18 s"
 
 
 def test_a_round_without_scores_says_so():
     record = round_record(0, 1, {"a": site_record(Failure("a", "x"), None, "x", None)}, {"training": 1.0})
-    assert told(record) == "round 1 of 1: no validation scores, skipped a, 1 s"
+    assert round_line(record) == "round 1 of 1: no validation scores, skipped a, 1 s"
 
 
 def test_bytes_of_rounds_and_of_what_was_sent_beside_them():

@@ -12,12 +12,20 @@ from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import safe_load
-from samfed_monai.federation import LocalTransport, RunFolder, SiteWorker
+from samfed_monai.federation import ClientAlgoExecutor, LocalTransport, RunFolder
 from samfed_monai.federation.privacy import Privacy, SecureAggregation, read_audit, require_possible
-from samfed_monai.federation.secure_aggregation import STEPS, SecureServer, SecureSite, as_mean, as_vector
+from samfed_monai.federation.secure_aggregation import (
+    STEPS,
+    SecureServer,
+    SecureSite,
+    SumsOfUpdates,
+    as_mean,
+    as_vector,
+    update_hash,
+)
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.krum import Krum
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task, UpdateGuard
+from samfed_monai.protocol import Kind, Message, MessageRefused, Task, UpdateGuard
 from samfed_monai.reports import Report
 from samfed_monai.results import validate_results
 from tests.federation.test_job import job
@@ -28,12 +36,12 @@ pytest.importorskip("cryptography", reason="keys and ciphers are an extra")
 SETTINGS = SecureAggregation()
 
 
-class SecureWorker(SiteWorker):
+class SecureWorker(ClientAlgoExecutor):
     """A site of three that adds its update under masks, and fails in the step that it is told to."""
 
-    def __init__(self, site, client, *, fails=None, sites="abc", settings=SETTINGS):
+    def __init__(self, site, client, *, fails=None, sites="abc", settings=SETTINGS, sums=None):
         super().__init__(site, client)
-        self.adder, self.fails, self.sent = SecureSite(site, sites, settings), fails, []
+        self.adder, self.fails, self.sent = SecureSite(site, sites, settings, sums, "plan"), fails, []
 
     def answer(self, task, message):
         task = Task(task)
@@ -161,14 +169,14 @@ def test_the_guard_shortens_the_step_of_the_mean(tmp_path):
 
 def test_a_site_answers_steps_of_its_own_round_in_their_order_only():
     site = SecureSite("a", "abc", SETTINGS)
-    request = Envelope(Kind.SECURE, "a", 0, 2)
+    request = Message(Kind.SECURE, "a", 0, 2)
     for task in STEPS:
         with pytest.raises(MessageRefused, match=f"{task.value} out of its turn"):
             site.answer(task, request)
-    trained = Envelope(Kind.WEIGHTS, "a", 0, 2, n=2, tensors=weights(), metrics={"seconds": 1.0})
+    trained = Message(Kind.WEIGHTS, "a", 0, 2, n=2, tensors=weights(), metrics={"seconds": 1.0})
     assert site.hold(trained).metrics == {"seconds": 1.0}
     with pytest.raises(MessageRefused, match="keys out of its turn"):
-        site.answer(Task.KEYS, Envelope(Kind.SECURE, "a", 1, 2))
+        site.answer(Task.KEYS, Message(Kind.SECURE, "a", 1, 2))
     site.answer(Task.KEYS, request)
     with pytest.raises(MessageRefused, match="keys out of its turn"):
         site.answer(Task.KEYS, request)
@@ -181,7 +189,139 @@ def test_a_site_answers_steps_of_its_own_round_in_their_order_only():
     }
     for found, tensors in tables.items():
         with pytest.raises(MessageRefused, match=f"expected keys of members, 64 bytes each, found {found}"):
-            site.answer(Task.SHARES, Envelope(Kind.SECURE, "a", 0, 2, tensors=tensors))
+            site.answer(Task.SHARES, Message(Kind.SECURE, "a", 0, 2, tensors=tensors))
+
+
+class Growing(FixedClient):
+    """Its step is of its round: no two rounds train alike."""
+
+    def train(self, data, extra):
+        step, self.step = self.step, self.step * (extra["round"] + 1)
+        super().train(data, extra)
+        self.step = step
+
+
+class PowerCut(RuntimeError):
+    """Between what the server learned and what it wrote."""
+
+
+def attempt(folder, *, away=(), fails=None, cut=False, remember=True, rounds=1):
+    """What the server unmasked, round by round: the sum of n and of n w; and the run's result, if it came to one.
+
+    Sites and server are new processes in each attempt; they remember what lies on their disks, unless told not to.
+    """
+    fails = {**dict.fromkeys(away, Task.TRAIN), **(fails or {})}
+    workers = {
+        site: SecureWorker(
+            site,
+            Growing(site, **given),
+            fails=fails.get(site),
+            sums=SumsOfUpdates(folder / f"{site}.jsonl") if remember else None,
+        )
+        for site, given in CLIENTS.items()
+    }
+    seen = []
+    with RunFolder(folder / "run").open({}) as opened:
+        conductor = controller(opened, workers, rounds=rounds)
+        begun = opened.path / "secure_sum.json" if remember else None
+        conductor.secure = SecureServer(SETTINGS, conductor.strategy, conductor.transport, begun=begun)
+        take = conductor.strategy.take
+
+        def looked_at(round, site, update):
+            seen.append((update.n, update.n * update.tensors["w"].double()))
+            take(round, site, update)
+
+        conductor.strategy.take = looked_at
+        if cut:
+            opened.write_round = lambda *_, **__: (_ for _ in ()).throw(PowerCut)
+            with pytest.raises(PowerCut):
+                conductor.run()
+            return seen, None
+        return seen, conductor.run()
+
+
+def test_two_sums_of_a_round_would_show_the_update_of_who_is_missing_in_one(tmp_path):
+    """The attack, on sites and a server that remember nothing: c's weights, 1 - 0.125, to the last bit."""
+    ((images, all_three),), _ = attempt(tmp_path, cut=True, remember=False)
+    ((left, two),), _ = attempt(tmp_path, away="c", remember=False)
+    assert images - left == CLIENTS["c"]["n"] == 6
+    assert ((all_three - two) / 6).unique().tolist() == pytest.approx([1 - 0.125], abs=1e-6)
+
+
+def test_a_round_done_again_without_a_site_is_left_out_and_the_run_goes_on(tmp_path, caplog):
+    seen, _ = attempt(tmp_path, cut=True, rounds=2)
+    assert len(seen) == 1
+    again, result = attempt(tmp_path, away="c", rounds=2)
+    why = "the round is left out: its sum was begun with a, b, c, and c did not come back; a sum of the others would"
+    assert f"round 1 of 2: {why}" in caplog.text
+    assert [record["sites"]["a"]["status"] for record in result.records] == ["skipped", "ok"]
+    assert why in result.records[0]["sites"]["a"]["reason"]
+    assert model(tmp_path / "run", 0)["w"].eq(weights()["w"]).all(), "the model stays as it was"
+    # of the first round nothing was unmasked again; in the second a and b step from the same model
+    assert [images for images, _ in again] == [4]
+    assert model(tmp_path / "run", 1)["w"].flatten().tolist() == pytest.approx([1 + 2 * (1 + 9) / 4] * 6, abs=1e-6)
+
+
+def test_a_round_done_again_by_the_same_sites_has_the_same_sum(tmp_path):
+    ((_, first),), _ = attempt(tmp_path, cut=True)
+    ((_, second),), result = attempt(tmp_path)
+    assert first.equal(second)
+    assert [entry["status"] for entry in result.records[0]["sites"].values()] == ["ok"] * 3
+
+
+def test_a_site_that_comes_back_late_is_not_in_the_sum_that_was_begun_without_it(tmp_path):
+    attempt(tmp_path, away="c", cut=True)
+    ((images, _),), result = attempt(tmp_path)
+    assert images == 4
+    assert "it was not in this round's sum when that was begun" in result.records[0]["sites"]["c"]["reason"]
+    assert model(tmp_path / "run")["w"].flatten().tolist() == pytest.approx([1 + (1 + 9) / 4] * 6, abs=1e-6)
+
+
+def test_sites_refuse_a_second_sum_of_a_server_that_forgot_the_first(tmp_path):
+    attempt(tmp_path, cut=True)
+    (tmp_path / "run" / "secure_sum.json").unlink()
+    with pytest.raises(Stopped, match=r"1 updates to add|0 updates to add") as error:
+        attempt(tmp_path, away="c")
+    told = "expected the members of the sum of this update that was unmasked before: a, b, c, found c missing"
+    assert told in str(error.value)
+
+
+def test_shares_that_were_too_few_bind_their_members_too(tmp_path):
+    with pytest.raises(Stopped, match="1 updates to add, 2 needed"):
+        attempt(tmp_path, fails={"b": Task.UNMASK, "c": Task.UNMASK}, rounds=2)
+    _, result = attempt(tmp_path, away="c", rounds=2)
+    assert [record["sites"]["b"]["status"] for record in result.records] == ["skipped", "ok"]
+
+
+def test_a_site_remembers_sums_by_update_and_by_round_of_a_plan(tmp_path):
+    sums = SumsOfUpdates(tmp_path / "sums.jsonl")
+    sums.enter("plan", 0, "u0", ["b", "a"])
+    sums.enter("plan", 0, "u0", ["a", "b"])
+    sums.enter("plan", 1, "u1", ["a", "c"])
+    assert len((tmp_path / "sums.jsonl").read_text().splitlines()) == 2
+    again = SumsOfUpdates(tmp_path / "sums.jsonl")
+    for run, round, update in (("plan", 0, "other noise"), ("another plan", 5, "u0")):
+        with pytest.raises(
+            MessageRefused, match="before: a, b, found c more, b missing; go on when they are all there"
+        ):
+            again.enter(run, round, update, ["a", "c"])
+    again.enter("another plan", 0, "u2", ["b", "c"])
+    with (tmp_path / "sums.jsonl").open("a") as file:
+        file.write('{"run": "plan", "rou')  # power was cut: nobody was answered
+    again.enter("plan", 2, "u3", ["b", "c"])
+    assert len(SumsOfUpdates._read(tmp_path / "sums.jsonl")) == 4
+
+
+def test_an_update_is_known_by_its_bits_and_its_weight():
+    def update(n=2, **tensors):
+        return Message(Kind.WEIGHTS, "a", 0, 2, n=n, tensors=tensors)
+
+    one, count = torch.tensor([1.0, 2.0]), torch.tensor(3)
+    known = update_hash(update(w=one, c=count))
+    assert known == update_hash(update(c=count.clone(), w=one.clone()))
+    others = [update(3, w=one, c=count), update(w=one, c=count + 1), update(w=one[None], c=count)]
+    others += [update(w=one.double(), c=count), update(v=one, c=count), update(w=one + 1e-7, c=count)]
+    assert len({known, *map(update_hash, others)}) == 7
 
 
 class Stranger(SecureWorker):

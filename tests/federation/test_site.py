@@ -11,11 +11,11 @@ import pytest
 from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList
 from samfed_monai.data.records import write_site_lists
-from samfed_monai.federation import Plan, SiteNode, SiteWorker
+from samfed_monai.federation import ClientAlgoExecutor, FederatedSite, Plan
 from samfed_monai.federation.fingerprint import own_fingerprints
-from samfed_monai.federation.participants import Cast
+from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.privacy.settings import PrivacyFloor
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task
+from samfed_monai.protocol import Kind, Message, MessageRefused, Task
 from tests.federation.test_job import CLIENT
 from tests.federation.toys import FixedClient, weights
 from tests.federation.wired import places
@@ -39,23 +39,23 @@ def lists(small_federation, tmp_path_factory):
 
 @pytest.fixture
 def node(small_federation, lists, tmp_path):
-    def made(plan: Plan = ALIKE, site: str = "site-1", **options) -> SiteNode:
-        return SiteNode(site, plan, places(small_federation, lists[site], tmp_path / site), **options)
+    def made(plan: Plan = ALIKE, site: str = "site-1", **options) -> FederatedSite:
+        return FederatedSite(site, plan, places(small_federation, lists[site], tmp_path / site), **options)
 
     return made
 
 
-def fingerprints(node: SiteNode) -> tuple:
-    return node.parts.places.bundle_root, node.parts.datalist, "site-1"
+def fingerprints(node: FederatedSite) -> tuple:
+    return node.components.places.bundle_root, node.components.datalist, "site-1"
 
 
-def message(kind: Kind = Kind.METRICS, **fields) -> Envelope:
-    return Envelope(kind, "site-1", 0, 2, **fields)
+def message(kind: Kind = Kind.METRICS, **fields) -> Message:
+    return Message(kind, "site-1", 0, 2, **fields)
 
 
 def test_a_site_of_another_plan_is_refused(small_federation, lists, tmp_path):
     with pytest.raises(Refused, match=r"site: expected one of \['site-1', 'site-2'\], found 'site-9'"):
-        SiteNode("site-9", ALIKE, places(small_federation, lists["site-1"], tmp_path))
+        FederatedSite("site-9", ALIKE, places(small_federation, lists["site-1"], tmp_path))
 
 
 def test_networks_that_cannot_be_averaged_are_refused_at_every_site(node):
@@ -64,7 +64,7 @@ def test_networks_that_cannot_be_averaged_are_refused_at_every_site(node):
 
 
 def test_a_list_without_this_site_is_refused_in_words_that_name_nothing(lists, small_federation, tmp_path, caplog):
-    wrong = SiteNode("site-1", ALIKE, places(small_federation, lists["site-2"], tmp_path))
+    wrong = FederatedSite("site-1", ALIKE, places(small_federation, lists["site-2"], tmp_path))
     with pytest.raises(MessageRefused, match="data list: expected one with this site's part, found none") as caught:
         wrong.answer(Task.CHECK, message(extra={"plan": "0" * 64}))
     assert "site-2" not in str(caught.value)
@@ -86,7 +86,7 @@ def test_a_teacher_of_its_own_has_only_a_site_that_trains_with_an_adapted_one(
     client = {**CLIENT, "teacher_adapt": adapt}
     teacher = {"self_training#epochs": epochs}
     plan = replace(ALIKE, variant="samfed", client=client, teacher=teacher, unseen=("far",))
-    made = SiteNode(site, plan, places(small_federation, lists["site-1"], tmp_path)).parts
+    made = FederatedSite(site, plan, places(small_federation, lists["site-1"], tmp_path)).components
     made.datalist = DataList.load(lists["site-1"])
     assert (made.teacher.own is not None) is has_one
 
@@ -95,11 +95,11 @@ def test_each_site_knows_its_network_from_the_plan_alone(node, lists):
     whole = DataList("", [])
     mixed = replace(OWN, client={**OWN.client, "mixed_networks": ["basic_unet", "flexible_unet_resnet18"]})
     mixed = replace(mixed, sites={"site-1": {}, "site-2": {}}, unseen=("site-3",))
-    cast = Cast.of(mixed, node().parts.places, whole)
-    settled = cast.settled(mixed)
+    participants = Participants.of(mixed, node().components.places, whole)
+    settled = participants.settled(mixed)
     assert settled.sites["site-2"] == {"network": "flexible_unet_resnet18"}
-    assert node(settled, "site-2").parts.cast.networks["site-2"] == "flexible_unet_resnet18"
-    assert Cast.of(settled, node().parts.places, whole).settled(settled) == settled
+    assert node(settled, "site-2").components.participants.networks["site-2"] == "flexible_unet_resnet18"
+    assert Participants.of(settled, node().components.places, whole).settled(settled) == settled
 
 
 def test_a_site_goes_by_what_the_variant_declares_in_its_own_copy_of_the_bundle(small_federation, lists, tmp_path):
@@ -109,7 +109,7 @@ def test_a_site_goes_by_what_the_variant_declares_in_its_own_copy_of_the_bundle(
     (bundle / "configs" / "variants").mkdir()
     block = {"base": "no_sam", "exchange": "none", "leaves_site": ["scores"]}
     (bundle / "configs" / "variants" / "quiet.json").write_text(json.dumps({"_method": block}))
-    quiet = SiteNode("site-1", replace(ALIKE, variant="quiet"), replace(here, bundle_root=bundle))
+    quiet = FederatedSite("site-1", replace(ALIKE, variant="quiet"), replace(here, bundle_root=bundle))
     network = quiet._client().client.trainer.network
     request = message(Kind.WEIGHTS, tensors={name: tensor.clone() for name, tensor in network.state_dict().items()})
     expected = "quiet.json -> _method#leaves_site: expected what quiet declares, scores, found weights"
@@ -127,7 +127,7 @@ def test_a_check_that_failed_stands_until_one_passes(node):
         here.answer(Task.TRAIN, message(Kind.WEIGHTS, tensors=weights()))
     reply = here.answer(Task.CHECK, message(extra=own))
     assert (reply.kind, reply.n, reply.tensors, reply.extra) == (Kind.METRICS, 0, {}, {})
-    images = here.parts.training_images()
+    images = here.components.training_images()
     assert here.answer(Task.PREPARE, message()).n == images > 0, "the number that its updates will say"
 
 
@@ -185,7 +185,7 @@ def test_without_the_servers_adapter_a_site_that_needs_one_does_not_train(node):
 def test_every_answer_passes_the_hook_last(node):
     seen = []
 
-    def release(task: Task, request: Envelope, reply: Envelope) -> Envelope:
+    def release(task: Task, request: Message, reply: Message) -> Message:
         seen.append((task, request, reply.kind))
         return replace(reply, metrics={})
 
@@ -195,17 +195,17 @@ def test_every_answer_passes_the_hook_last(node):
 
 
 def test_the_hook_of_a_plain_client():
-    def nothing(task: Task, request: Envelope, reply: Envelope) -> Envelope:
+    def nothing(task: Task, request: Message, reply: Message) -> Message:
         raise MessageRefused([])
 
-    asked = Envelope(Kind.WEIGHTS, "a", 0, 1, tensors=weights())
-    assert SiteWorker("a", FixedClient("a")).answer(Task.TRAIN, asked).kind == Kind.WEIGHTS
+    asked = Message(Kind.WEIGHTS, "a", 0, 1, tensors=weights())
+    assert ClientAlgoExecutor("a", FixedClient("a")).answer(Task.TRAIN, asked).kind == Kind.WEIGHTS
     with pytest.raises(MessageRefused):
-        SiteWorker("a", FixedClient("a"), release=nothing).answer(Task.TRAIN, asked)
+        ClientAlgoExecutor("a", FixedClient("a"), release=nothing).answer(Task.TRAIN, asked)
 
 
 def test_a_plain_client_has_nothing_to_prepare_and_keeps_nothing():
-    worker = SiteWorker("a", FixedClient("a"))
-    reply = worker.answer(Task.PREPARE, Envelope(Kind.WEIGHTS, "a", 0, 1, tensors=weights()))
+    worker = ClientAlgoExecutor("a", FixedClient("a"))
+    reply = worker.answer(Task.PREPARE, Message(Kind.WEIGHTS, "a", 0, 1, tensors=weights()))
     assert (reply.kind, reply.n, reply.tensors) == (Kind.METRICS, 0, {})
     assert worker.state_dict() == {}

@@ -20,7 +20,7 @@ from samfed_monai.networks import Teacher
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, prepare, read_header, save_adapter
 from samfed_monai.networks.sam.build import build_sam
-from samfed_monai.protocol import Envelope, Kind, MessageRefused
+from samfed_monai.protocol import Kind, Message, MessageRefused
 from samfed_monai.teacher import SelfTraining
 from tests.networks.fakes import fake_checkpoint
 
@@ -67,7 +67,7 @@ def machine(tmp_path, monkeypatch, small_list, small_federation):
     return SimpleNamespace(site=site, folder=tmp_path, loaded=loaded)
 
 
-def sent(folder, *contents: bytes, sam: str = SAM, **changed) -> Envelope:
+def sent(folder, *contents: bytes, sam: str = SAM, **changed) -> Message:
     """The server's message with adapters of these contents, each fitted on the SAM whose hash follows its bar."""
     paths = []
     for number, content in enumerate(contents):
@@ -75,7 +75,7 @@ def sent(folder, *contents: bytes, sam: str = SAM, **changed) -> Envelope:
         paths[-1].write_bytes(content)
     teacher = canonical_hash([sha256_bytes(content) for content in contents])
     tensors, words = adapter_message(paths, sam=sam, teacher=teacher)
-    return Envelope(Kind.ADAPTER, "site-1", 0, 1, tensors=tensors, extra={**words, **changed})
+    return Message(Kind.ADAPTER, "site-1", 0, 1, tensors=tensors, extra={**words, **changed})
 
 
 def fitted(on: str = SAM, name: str = "one") -> bytes:

@@ -15,7 +15,7 @@ import samfed_monai.teacher.fit  # noqa: F401 - both take read_header by name: b
 from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_bytes, write_json
-from samfed_monai.federation.teacher import TeacherStage, made_once
+from samfed_monai.federation.teacher import TeacherStage, single_writer
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
 
@@ -158,7 +158,7 @@ def test_the_teachers_row_can_be_left_out(tmp_path):
     assert about == [False, None]
     assert off.content() == {**on.content(), "score": False}
     with pytest.raises(Refused, match="teacher -> score: expected true or false, found 'test'"):
-        TeacherStage(find_bundle("samfed_skin"), {"score": "test"}, tmp_path).rehearse("lora")
+        TeacherStage(find_bundle("samfed_skin"), {"score": "test"}, tmp_path).dry_run("lora")
 
 
 def test_masks_read_otherwise_or_other_groups_make_another_adapter(tmp_path, monkeypatch, small_list, small_federation):
@@ -178,9 +178,9 @@ def test_masks_read_otherwise_or_other_groups_make_another_adapter(tmp_path, mon
 def test_too_few_public_images_are_refused_before_any_work(tmp_path, limit):
     stage = TeacherStage(find_bundle("samfed_skin"), {"public_limit": limit}, tmp_path)
     with pytest.raises(Refused, match=r"teacher\.json -> public_limit: expected a number of images >= 2, or null"):
-        stage.rehearse("lora")
-    stage.rehearse("off")  # no teacher, nothing to refuse
-    TeacherStage(find_bundle("samfed_skin"), {"public_limit": 8}, tmp_path).rehearse("lora")
+        stage.dry_run("lora")
+    stage.dry_run("off")  # no teacher, nothing to refuse
+    TeacherStage(find_bundle("samfed_skin"), {"public_limit": 8}, tmp_path).dry_run("lora")
 
 
 def test_a_teacher_of_fewer_public_images_is_another_one(monkeypatch, tmp_path, small_list, small_federation):
@@ -197,7 +197,7 @@ def test_a_teacher_of_fewer_public_images_is_another_one(monkeypatch, tmp_path, 
 
 
 def make_slowly(path: Path, journal: Path) -> None:
-    with made_once(path) as exists:
+    with single_writer(path) as exists:
         if not exists:
             with journal.open("a") as stream:
                 stream.write("made\n")
@@ -207,10 +207,10 @@ def make_slowly(path: Path, journal: Path) -> None:
 
 def test_it_says_whether_the_thing_exists(tmp_path):
     path = tmp_path / "deep" / "thing"
-    with made_once(path) as exists:
+    with single_writer(path) as exists:
         assert not exists
         path.write_text("ready")
-    with made_once(path) as exists:
+    with single_writer(path) as exists:
         assert exists
 
 

@@ -22,7 +22,7 @@ from samfed_monai.federation.watching import (
     run_name,
     scalars_of,
 )
-from samfed_monai.protocol import Envelope, Failure, Kind
+from samfed_monai.protocol import Failure, Kind, Message
 from samfed_monai.protocol.transport import Traffic
 
 EMPTY = {"both": 0, "prediction": 0, "label": 0}
@@ -38,7 +38,7 @@ def record(round: int, *, scored: bool = True) -> dict:
     validation = {"a": scores(0.5 + round / 10, 1), "b": scores(0.9, 3)} if scored else {}
     sites = {
         site: site_record(
-            Envelope(Kind.WEIGHTS, site, round, 3, n=4, metrics=metrics),
+            Message(Kind.WEIGHTS, site, round, 3, n=4, metrics=metrics),
             validation.get(site),
             None,
             Traffic(up=2_000_000, down=500_000),

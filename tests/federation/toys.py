@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.federation import LocalTransport, Progress, RoundController, RunFolder, SamFedAlgo
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol import Envelope, Kind, Server
+from samfed_monai.protocol import Kind, Message, Server
 
 torch.set_num_threads(1)
 BUNDLE = Path(__file__).parent / "toy_bundle"
@@ -96,7 +96,7 @@ class FixedClient:
         return answer
 
     def header(self, extra: dict, kind: Kind) -> dict:
-        return Envelope(kind, self.site, extra["round"], extra["rounds"], extra["seed"], n=self.n).header()
+        return Message(kind, self.site, extra["round"], extra["rounds"], extra["seed"], n=self.n).header()
 
 
 class RogueClient(FixedClient):

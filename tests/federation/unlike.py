@@ -76,7 +76,7 @@ def toy_net(width: int) -> ToyNet:
     return network
 
 
-def bench(**overrides: Any) -> PublicMaskSharing:
+def server_sharing(**overrides: Any) -> PublicMaskSharing:
     """The toy bundle's sharing, as the server (or ``site``) has it."""
     parser = ConfigParser()
     parser.read_config([BUNDLE / name for name in FILES])
@@ -107,7 +107,9 @@ def unlike_server(sites: Mapping[str, Any], rounds: int, **overrides: Any) -> Se
     """The server's side, with everything that a strategy may ask for."""
     networks = {site: partial(ToyNet, WIDTHS.get(site, 4)) for site in sites}
     weights: dict[str, Tensor] = {k: t.clone() for k, t in toy_net(SERVER_WIDTH).state_dict().items()}
-    return Server(sorted(sites), rounds, weights=weights, bench=lambda: bench(**overrides), networks=networks)
+    return Server(
+        sorted(sites), rounds, weights=weights, sharing=lambda: server_sharing(**overrides), networks=networks
+    )
 
 
 def run_unlike(

@@ -10,8 +10,8 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.io import safe_load, save_tensors
 from samfed_monai.data import DataList
 from samfed_monai.data.records import write_site_lists
-from samfed_monai.federation import Places, Plan, SiteNode
-from samfed_monai.protocol import Envelope, Failure, Task, Traffic, from_bytes, scrub, to_bytes
+from samfed_monai.federation import FederatedSite, Places, Plan
+from samfed_monai.protocol import Failure, Message, Task, Traffic, from_bytes, scrub, to_bytes
 from samfed_monai.protocol.message import wire_size
 from samfed_monai.protocol.sent_once import SentWeights
 from tests.forking import forking
@@ -39,8 +39,8 @@ class WireTransport:
     def sites(self) -> tuple[str, ...]:
         return tuple(self.answers)
 
-    def exchange(self, task: Task, messages: Mapping[str, Envelope], *, on_reply: Any = None, **_: Any) -> dict:
-        replies: dict[str, Envelope | Failure] = {}
+    def send_and_receive(self, task: Task, messages: Mapping[str, Message], *, on_reply: Any = None, **_: Any) -> dict:
+        replies: dict[str, Message | Failure] = {}
         for site, message in sorted(messages.items()):
             self.asked.append((Task(task).value, site))
             payload, down = to_bytes(message), wire_size(self._sent.shortened(site, message))
@@ -83,11 +83,11 @@ class Homes:
 
     def __init__(self, federation: Path, folder: Path) -> None:
         self.federation, self.folder, self.lists = federation, folder, apart(federation, folder / "lists")
-        self.nodes: dict[str, SiteNode] = {}
+        self.nodes: dict[str, FederatedSite] = {}
         self.transport: WireTransport | None = None
 
-    def node(self, site: str, plan: Plan) -> SiteNode:
-        return SiteNode(site, plan, places(self.federation, self.lists[site], self.folder / site))
+    def node(self, site: str, plan: Plan) -> FederatedSite:
+        return FederatedSite(site, plan, places(self.federation, self.lists[site], self.folder / site))
 
     def __call__(self, plan: Plan) -> WireTransport:
         plan = Plan.from_json(plan.to_json())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.flare.controller import FederationController, FlarePost
-from samfed_monai.flare.transport import Letter, Post
+from samfed_monai.flare.transport import Post, Request
 
 FOLDER = "SAMFED_TEST_SPY"
 
@@ -16,15 +16,15 @@ FOLDER = "SAMFED_TEST_SPY"
 class RecordingPost(FlarePost):
     """Writes ``<number>.down`` and ``<number>.up`` into the folder that ``$SAMFED_TEST_SPY`` names."""
 
-    def send(self, letter: Letter) -> Any:
-        return super().send(replace(letter, answered=lambda site, answer: self._answered(letter, site, answer)))
+    def send(self, request: Request) -> Any:
+        return super().send(replace(request, answered=lambda site, answer: self._answered(request, site, answer)))
 
-    def _answered(self, letter: Letter, site: str, answer: bytes | str) -> None:
+    def _answered(self, request: Request, site: str, answer: bytes | str) -> None:
         folder = Path(os.environ[FOLDER])
-        number = f"{len(list(folder.iterdir())):04d}-{site}-{letter.task}"
-        (folder / f"{number}.down").write_bytes(letter.payload)
+        number = f"{len(list(folder.iterdir())):04d}-{site}-{request.task}"
+        (folder / f"{number}.down").write_bytes(request.payload)
         (folder / f"{number}.up").write_bytes(answer if isinstance(answer, bytes) else answer.encode())
-        letter.answered(site, answer)
+        request.answered(site, answer)
 
 
 class SpyController(FederationController):

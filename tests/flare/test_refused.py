@@ -17,8 +17,8 @@ from samfed_monai.federation import FederatedJob, Places, Plan, fingerprint
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.flare.local import write_site_files
 from samfed_monai.flare.site_file import read_site_file
-from samfed_monai.flare.transport import FlareTransport, Letter
-from samfed_monai.flare.worker import _Worker, make_site_node
+from samfed_monai.flare.transport import FlareTransport, Request
+from samfed_monai.flare.worker import _Worker, make_federated_site
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
 from tests.federation.test_job import CLIENT
@@ -52,15 +52,15 @@ class Hospitals:
             own = read_site_file(files, site)
         settings = {"site": site, "plan": str(self.folder / "samfed_plan.json")}
         settings |= {"run_folder": str(self.folder / site), "state": str(self.folder / "state" / site)}
-        return _Worker(settings, own, make_site_node)
+        return _Worker(settings, own, make_federated_site)
 
-    def send(self, letter: Letter) -> None:
-        self.at = letter.site
+    def send(self, request: Request) -> None:
+        self.at = request.site
         try:
-            content, failure = self.workers[letter.site].answer({"task": letter.task}, letter.payload)
+            content, failure = self.workers[request.site].answer({"task": request.task}, request.payload)
         finally:
             self.at = "server"
-        letter.answered(letter.site, failure or content)
+        request.answered(request.site, failure or content)
 
     def cancel(self, ticket: Any) -> None:
         return None

@@ -12,10 +12,10 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import write_json
 from samfed_monai.federation.plan import Plan
 from samfed_monai.federation.privacy.settings import PrivacyFloor
-from samfed_monai.flare.site import SiteState, places_of, read_plan, site_node
+from samfed_monai.flare.site import SiteState, federated_site, places_of, read_plan
 from samfed_monai.flare.site_file import forget_old_runs, read_site_file
 from samfed_monai.flare.worker import _Worker
-from samfed_monai.protocol.message import Envelope, Kind, MessageRefused, to_bytes
+from samfed_monai.protocol.message import Kind, Message, MessageRefused, to_bytes
 from samfed_monai.protocol.transport import Task
 from tests.flare.test_site_file import site_file
 
@@ -67,11 +67,11 @@ def test_a_site_file_may_ask_for_more_privacy_than_the_plan(tmp_path, monkeypatc
     write_json(tmp_path / "plan.json", PLAN)
     files = read_site_file(site_file(tmp_path, least_images=8, epsilon=2.5))
     asked = {}
-    monkeypatch.setattr("samfed_monai.flare.site.SiteNode", lambda *_, floor: asked.update(floor=floor))
+    monkeypatch.setattr("samfed_monai.flare.site.FederatedSite", lambda *_, floor: asked.update(floor=floor))
     settings = {"site": "site-1", "plan": str(tmp_path / "plan.json"), "run_folder": str(tmp_path)}
-    site_node(settings, files)
+    federated_site(settings, files)
     assert asked == {"floor": PrivacyFloor(8, 2.5)}
-    site_node(settings, read_site_file(site_file(tmp_path)))
+    federated_site(settings, read_site_file(site_file(tmp_path)))
     assert asked == {"floor": PrivacyFloor()}
 
 
@@ -155,7 +155,7 @@ def test_the_teachers_exam_does_not_move_the_state(tmp_path):
             return message
 
     def ask(worker, task, round, **extra):
-        message = Envelope(Kind.METRICS, "site-1", round, 3, extra=extra)
+        message = Message(Kind.METRICS, "site-1", round, 3, extra=extra)
         return worker.answer({"task": task.value, "keep": []}, to_bytes(message))
 
     def starts() -> _Worker:
@@ -168,7 +168,7 @@ def test_the_teachers_exam_does_not_move_the_state(tmp_path):
     ask(again, Task.EVALUATE, 0, split="test", model="teacher")
     ask(again, Task.PREPARE, 0)
     ask(again, Task.TRAIN, 0)
-    assert again._node.value.item() == 1
+    assert again._site.value.item() == 1
 
 
 def test_fault_79_masks_of_the_server_are_inflated_up_to_the_sites_public_set(tmp_path):
@@ -177,7 +177,7 @@ def test_fault_79_masks_of_the_server_are_inflated_up_to_the_sites_public_set(tm
             return {}
 
         def answer(self, task, message):
-            return Envelope(Kind.METRICS, "site-1", 0, 1)
+            return Message(Kind.METRICS, "site-1", 0, 1)
 
     class Takes48(TakesNone):
         def masks_taken(self):
@@ -185,7 +185,7 @@ def test_fault_79_masks_of_the_server_are_inflated_up_to_the_sites_public_set(tm
 
     def answered(node, pixels: int) -> str:
         masks = {"masks": torch.zeros(pixels, dtype=torch.uint8)}
-        payload = to_bytes(Envelope(Kind.SOFT_MASKS, "site-1", 0, 1, tensors=masks))
+        payload = to_bytes(Message(Kind.SOFT_MASKS, "site-1", 0, 1, tensors=masks))
         worker = _Worker({"state": str(tmp_path)}, None, lambda *_: node)  # type: ignore[arg-type]
         return worker.answer({"task": "train"}, payload)[1]
 

@@ -16,10 +16,10 @@ import torch
 from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import sha256_file
 from samfed_monai.federation import RoundController, RunFolder
-from samfed_monai.federation.site import SiteWorker
-from samfed_monai.flare.transport import FlareTransport, Letter, waiting
+from samfed_monai.federation.site import ClientAlgoExecutor
+from samfed_monai.flare.transport import FlareTransport, Request, waiting
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol import Envelope, Kind, Server
+from samfed_monai.protocol import Kind, Message, Server
 from samfed_monai.protocol.message import MessageRefused, from_bytes, to_bytes
 from samfed_monai.protocol.sent_once import NOT_HELD, HeldWeights
 from samfed_monai.protocol.transport import Failure, Task, scrub
@@ -29,34 +29,34 @@ SITES = ("site-1", "site-2", "site-3")
 
 
 class PostOffice:
-    """Has clients of this process answer letters; ``meddle`` may do anything else with one."""
+    """Has clients of this process answer requests; ``meddle`` may do anything else with one."""
 
     def __init__(self, meddle: Any = None, sites: tuple[str, ...] = SITES) -> None:
         self.workers = {
-            site: SiteWorker(site, FixedClient(site, step=float(number + 1), n=number + 1))
+            site: ClientAlgoExecutor(site, FixedClient(site, step=float(number + 1), n=number + 1))
             for number, site in enumerate(sites)
         }
         self.held = {site: HeldWeights() for site in sites}
         self.meddle = meddle
-        self.letters: list[Letter] = []
-        self.cancelled: list[Letter] = []
+        self.requests: list[Request] = []
+        self.cancelled: list[Request] = []
         self.stop = ""
 
-    def answer(self, letter: Letter) -> bytes:
-        message = self.held[letter.site].complete(from_bytes(letter.payload))
-        return to_bytes(self.workers[letter.site].answer(Task(letter.task), message))
+    def answer(self, request: Request) -> bytes:
+        message = self.held[request.site].complete(from_bytes(request.payload))
+        return to_bytes(self.workers[request.site].answer(Task(request.task), message))
 
-    def send(self, letter: Letter) -> Letter:
-        self.letters.append(letter)
-        if self.meddle is None or not self.meddle(self, letter):
+    def send(self, request: Request) -> Request:
+        self.requests.append(request)
+        if self.meddle is None or not self.meddle(self, request):
             try:
-                letter.answered(letter.site, self.answer(letter))
+                request.answered(request.site, self.answer(request))
             except MessageRefused as error:
-                letter.answered(letter.site, scrub(error))
-        return letter
+                request.answered(request.site, scrub(error))
+        return request
 
-    def cancel(self, letter: Letter) -> None:
-        self.cancelled.append(letter)
+    def cancel(self, request: Request) -> None:
+        self.cancelled.append(request)
 
     def check_stop(self) -> None:
         if self.stop:
@@ -84,28 +84,28 @@ def model(path: Path, round: int = 1) -> str:
     return sha256_file(path / "rounds" / f"{round:03d}" / "global.safetensors")
 
 
-def training(letter: Letter, site: str, round: int) -> bool:
-    return (letter.task, letter.site, letter.round) == ("train", site, round)
+def training(request: Request, site: str, round: int) -> bool:
+    return (request.task, request.site, request.round) == ("train", site, round)
 
 
-def message(site: str = "site-1", **fields: Any) -> Envelope:
-    return Envelope(Kind.WEIGHTS, site, 0, 2, tensors=weights(), **fields)
+def message(site: str = "site-1", **fields: Any) -> Message:
+    return Message(Kind.WEIGHTS, site, 0, 2, tensors=weights(), **fields)
 
 
 def test_an_exchange_is_what_the_sites_answer_and_its_bytes_are_counted():
     transport, post = make()
-    replies = transport.exchange(Task.TRAIN, {site: message(site) for site in SITES})
+    replies = transport.send_and_receive(Task.TRAIN, {site: message(site) for site in SITES})
     assert [replies[site].n for site in SITES] == [1, 2, 3]  # type: ignore[union-attr]
     assert replies["site-2"].tensors["b"].tolist() == [3.0, 3.0]  # type: ignore[union-attr]
     traffic = transport.take_traffic()
-    assert traffic["site-1"].down == len(post.letters[0].payload)
-    assert traffic["site-1"].up == len(post.answer(post.letters[0]))
+    assert traffic["site-1"].down == len(post.requests[0].payload)
+    assert traffic["site-1"].up == len(post.answer(post.requests[0]))
     assert transport.take_traffic() == {}
 
 
 def test_the_model_that_was_scored_is_not_sent_again_to_be_trained_from(tmp_path):
     _, post = run(tmp_path)
-    sizes = [(letter.task, len(letter.payload)) for letter in post.letters if letter.site == "site-1"]
+    sizes = [(request.task, len(request.payload)) for request in post.requests if request.site == "site-1"]
     whole = len(to_bytes(message()))
     # round 0 trains, its model is validated, round 1 trains from that one, its model is validated, then tested
     assert [task for task, _ in sizes[:4]] == ["train", "evaluate", "train", "evaluate"]
@@ -115,8 +115,8 @@ def test_the_model_that_was_scored_is_not_sent_again_to_be_trained_from(tmp_path
 
 
 def test_a_site_that_was_started_again_and_holds_nothing_is_sent_the_weights_in_the_same_round(tmp_path):
-    def meddle(post: PostOffice, letter: Letter) -> bool:
-        if training(letter, "site-1", 1):
+    def meddle(post: PostOffice, request: Request) -> bool:
+        if training(request, "site-1", 1):
             post.held["site-1"] = post.held["site-1"] if "site-1" in restarted else HeldWeights()
             restarted.append("site-1")
         return False
@@ -125,26 +125,26 @@ def test_a_site_that_was_started_again_and_holds_nothing_is_sent_the_weights_in_
     result, post = run(tmp_path / "killed", meddle)
     run(tmp_path / "whole")
     assert [entry["status"] for entry in result.records[1]["sites"].values()] == ["ok"] * 3
-    assert len([letter for letter in post.letters if training(letter, "site-1", 1)]) == 2
+    assert len([request for request in post.requests if training(request, "site-1", 1)]) == 2
     assert model(tmp_path / "killed") == model(tmp_path / "whole")
 
 
 def test_a_site_that_never_holds_what_it_is_sent_is_a_failure_after_the_second_time():
-    def meddle(post: PostOffice, letter: Letter) -> bool:
-        if letter.site == "site-1":
-            letter.answered("site-1", NOT_HELD)
-        return letter.site == "site-1"
+    def meddle(post: PostOffice, request: Request) -> bool:
+        if request.site == "site-1":
+            request.answered("site-1", NOT_HELD)
+        return request.site == "site-1"
 
     transport, post = make(meddle)
-    replies = transport.exchange(Task.TRAIN, {site: message(site) for site in SITES})
+    replies = transport.send_and_receive(Task.TRAIN, {site: message(site) for site in SITES})
     assert replies["site-1"] == Failure("site-1", NOT_HELD)
-    assert [letter.site for letter in post.letters] == ["site-1", "site-2", "site-3", "site-1"]
+    assert [request.site for request in post.requests] == ["site-1", "site-2", "site-3", "site-1"]
 
 
 def test_tensors_are_let_go_once_they_were_taken_in():
     transport, _ = make()
     seen: list[str] = []
-    replies = transport.exchange(
+    replies = transport.send_and_receive(
         Task.TRAIN, {site: message(site) for site in SITES}, on_reply=lambda site, reply: seen.append(site)
     )
     assert sorted(seen) == list(SITES)
@@ -152,35 +152,35 @@ def test_tensors_are_let_go_once_they_were_taken_in():
 
 
 class Backwards:
-    """Keeps letters until all sites have theirs; the last then answers first, and notes what waits on the disk."""
+    """Keeps requests until all sites have theirs; the last then answers first, and notes what waits on the disk."""
 
     def __init__(self) -> None:
-        self.kept: list[Letter] = []
+        self.kept: list[Request] = []
         self.waiting: list[int] = []
 
-    def __call__(self, post: PostOffice, letter: Letter) -> bool:
-        self.kept.append(letter)
+    def __call__(self, post: PostOffice, request: Request) -> bool:
+        self.kept.append(request)
         if len(self.kept) == len(SITES):
             for each in reversed(self.kept):
                 each.answered(each.site, post.answer(each))
-                self.waiting.append(self.transport._arrivals.shelf.size)
+                self.waiting.append(self.transport._arrivals.spool.size)
             self.kept = []
         return True
 
 
 def test_answers_before_their_turn_wait_on_the_disk_and_the_sum_has_the_same_bits(tmp_path):
     backwards = Backwards()
-    transport, _ = make(backwards, shelf=tmp_path)
+    transport, _ = make(backwards, spool=tmp_path)
     backwards.transport = transport  # type: ignore[attr-defined]
     order: list[str] = []
-    replies = transport.exchange(
+    replies = transport.send_and_receive(
         Task.TRAIN, {site: message(site) for site in SITES}, on_reply=lambda site, _: order.append(site)
     )
     traffic = transport.take_traffic()
     sizes = [traffic[site].up for site in SITES]
     assert (list(replies), order) == (list(SITES), list(SITES))
     assert backwards.waiting == [sizes[2], sizes[2] + sizes[1], sum(sizes)]
-    assert transport._arrivals.shelf.size == 0
+    assert transport._arrivals.spool.size == 0
 
 
 def test_fault_49_a_disk_that_is_full_of_waiting_answers_stops_the_run(tmp_path, monkeypatch):
@@ -188,35 +188,35 @@ def test_fault_49_a_disk_that_is_full_of_waiting_answers_stops_the_run(tmp_path,
         raise OSError(errno.ENOSPC, "No space left on device")
 
     transport, _ = make()
-    monkeypatch.setattr(transport._arrivals.shelf, "put", full)
+    monkeypatch.setattr(transport._arrivals.spool, "put", full)
     with pytest.raises(OSError, match="No space left on device"):
-        transport.exchange(Task.TRAIN, {"site-1": message()})
+        transport.send_and_receive(Task.TRAIN, {"site-1": message()})
 
 
 def test_a_pickle_or_too_many_bytes_are_that_sites_failure():
-    def meddle(post: PostOffice, letter: Letter) -> bool:
-        if letter.site == "site-1":
-            letter.answered("site-1", b"\x80\x04cos\nsystem\n")
-        if letter.site == "site-2":
-            letter.answered("site-2", bytes(5000))
-        return letter.site != "site-3"
+    def meddle(post: PostOffice, request: Request) -> bool:
+        if request.site == "site-1":
+            request.answered("site-1", b"\x80\x04cos\nsystem\n")
+        if request.site == "site-2":
+            request.answered("site-2", bytes(5000))
+        return request.site != "site-3"
 
     transport, _ = make(meddle, max_bytes=4000)
-    replies = transport.exchange(Task.TRAIN, {site: message(site) for site in SITES})
+    replies = transport.send_and_receive(Task.TRAIN, {site: message(site) for site in SITES})
     assert "safetensors" in replies["site-1"].reason  # type: ignore[union-attr]
     assert "5000 bytes" in replies["site-2"].reason  # type: ignore[union-attr]
-    assert isinstance(replies["site-3"], Envelope)
+    assert isinstance(replies["site-3"], Message)
 
 
 def test_fault_37_a_small_answer_that_inflates_beyond_what_was_asked_for_is_not_inflated(tmp_path):
     """64 MiB in less than 400 kB, from one site of three: its round goes without it."""
 
-    def meddle(post: PostOffice, letter: Letter) -> bool:
-        if training(letter, "site-1", 0):
+    def meddle(post: PostOffice, request: Request) -> bool:
+        if training(request, "site-1", 0):
             masks = {"m": torch.zeros(64, 1024, 1024, dtype=torch.uint8)}
-            bomb = to_bytes(Envelope(Kind.SOFT_MASKS, "site-1", 0, 2, n=1, tensors=masks))
+            bomb = to_bytes(Message(Kind.SOFT_MASKS, "site-1", 0, 2, n=1, tensors=masks))
             assert len(bomb) < 400_000
-            letter.answered("site-1", bomb)
+            request.answered("site-1", bomb)
             return True
         return False
 
@@ -228,8 +228,8 @@ def test_fault_37_a_small_answer_that_inflates_beyond_what_was_asked_for_is_not_
 
 
 def test_flares_wish_to_stop_ends_the_wait_and_the_rounds_are_kept(tmp_path):
-    def meddle(post: PostOffice, letter: Letter) -> bool:
-        if training(letter, "site-1", 1):
+    def meddle(post: PostOffice, request: Request) -> bool:
+        if training(request, "site-1", 1):
             post.stop = "FLARE ended the job"
         return False
 
@@ -241,7 +241,7 @@ def test_flares_wish_to_stop_ends_the_wait_and_the_rounds_are_kept(tmp_path):
 
 def test_rounds_whose_states_are_wanted_are_told_to_the_sites(tmp_path):
     _, post = run(tmp_path, rounds=4)
-    last = [letter for letter in post.letters if letter.task == "train"][-1]
+    last = [request for request in post.requests if request.task == "train"][-1]
     assert (last.words["run"], last.words["keep"]) == ("ab", [1, 2])
 
 
@@ -252,23 +252,23 @@ def test_the_line_about_who_is_waited_for():
 
 
 def test_who_is_waited_for_is_logged(caplog):
-    def meddle(post: PostOffice, letter: Letter) -> bool:
-        threading.Timer(0.5, lambda: letter.answered(letter.site, post.answer(letter))).start()
+    def meddle(post: PostOffice, request: Request) -> bool:
+        threading.Timer(0.5, lambda: request.answered(request.site, post.answer(request))).start()
         return True
 
     transport, _ = make(meddle, notice=0.1)
     with caplog.at_level(logging.INFO, "samfed_monai"):
-        transport.exchange(Task.TRAIN, {"site-1": message()}, timeout=60)
+        transport.send_and_receive(Task.TRAIN, {"site-1": message()}, timeout=60)
     assert "train: waiting for site-1 (60 s left)" in caplog.text
 
 
 def test_fault_42_a_straggler_is_left_out_at_the_deadline_and_holds_nobody_up_afterwards(tmp_path):
-    late: list[Letter] = []
+    late: list[Request] = []
 
-    def meddle(post: PostOffice, letter: Letter) -> bool:
-        if letter.site == "site-3" and (letter.round, letter.task) == (0, "train"):
-            late.append(letter)
-        return letter.site == "site-3" and letter.round < 2
+    def meddle(post: PostOffice, request: Request) -> bool:
+        if request.site == "site-3" and (request.round, request.task) == (0, "train"):
+            late.append(request)
+        return request.site == "site-3" and request.round < 2
 
     started = time.monotonic()
     result, post = run(tmp_path, meddle, rounds=3, timeout=1.0)
@@ -281,59 +281,61 @@ def test_fault_42_a_straggler_is_left_out_at_the_deadline_and_holds_nobody_up_af
 
 
 def test_fault_42_what_came_while_the_server_added_others_past_the_deadline_counts():
-    kept: list[Letter] = []
-    transport, post = make(lambda post, letter: letter.site != "site-1" and not kept.append(letter))
+    kept: list[Request] = []
+    transport, post = make(lambda post, request: request.site != "site-1" and not kept.append(request))
 
-    def slow(site: str, reply: Envelope) -> None:
+    def slow(site: str, reply: Message) -> None:
         if site == "site-1":
             kept[0].answered("site-2", post.answer(kept[0]))
             time.sleep(0.3)
 
-    replies = transport.exchange(
+    replies = transport.send_and_receive(
         Task.TRAIN, {site: message(site) for site in SITES}, timeout=0.1, quorum=1, on_reply=slow
     )
-    assert [isinstance(replies[site], Envelope) for site in SITES] == [True, True, False]
+    assert [isinstance(replies[site], Message) for site in SITES] == [True, True, False]
 
 
 def test_fault_42_the_model_is_that_of_the_sites_that_answered(tmp_path):
     run(tmp_path / "two", sites=("site-1", "site-2"))
-    run(tmp_path / "three", lambda post, letter: letter.site == "site-3", timeout=0.5)
+    run(tmp_path / "three", lambda post, request: request.site == "site-3", timeout=0.5)
     assert model(tmp_path / "two") == model(tmp_path / "three")
 
 
 def test_a_site_that_is_missing_is_waited_for_where_the_quorum_needs_it():
-    def meddle(post: PostOffice, letter: Letter) -> bool:
-        if letter.site == "site-1" and letter.round == 0:
+    def meddle(post: PostOffice, request: Request) -> bool:
+        if request.site == "site-1" and request.round == 0:
             return True
-        threading.Timer(0.6, lambda: letter.answered(letter.site, post.answer(letter))).start()
+        threading.Timer(0.6, lambda: request.answered(request.site, post.answer(request))).start()
         return True
 
     transport, _ = make(meddle, ("site-1", "site-2"))
-    first = transport.exchange(Task.TRAIN, {s: message(s) for s in ("site-1", "site-2")}, quorum=1, timeout=1.0)
+    first = transport.send_and_receive(Task.TRAIN, {s: message(s) for s in ("site-1", "site-2")}, quorum=1, timeout=1.0)
     assert isinstance(first["site-1"], Failure)
     again = {s: replace(message(s), round=1) for s in ("site-1", "site-2")}
-    second = transport.exchange(Task.TRAIN, again, quorum=2, timeout=10.0)
+    second = transport.send_and_receive(Task.TRAIN, again, quorum=2, timeout=10.0)
     assert not any(isinstance(reply, Failure) for reply in second.values())
 
 
 def test_nobody_waits_for_a_silent_site_that_is_asked_alone_where_no_answer_is_needed():
-    transport, post = make(lambda post, letter: letter.site == "site-2", ("site-1", "site-2"), patience=30.0)
-    transport.exchange(Task.TRAIN, {site: message(site) for site in ("site-1", "site-2")}, quorum=1, timeout=0.5)
-    replies = transport.exchange(Task.EVALUATE, {"site-2": replace(message("site-2"), round=1)}, quorum=0)
+    transport, post = make(lambda post, request: request.site == "site-2", ("site-1", "site-2"), patience=30.0)
+    transport.send_and_receive(
+        Task.TRAIN, {site: message(site) for site in ("site-1", "site-2")}, quorum=1, timeout=0.5
+    )
+    replies = transport.send_and_receive(Task.EVALUATE, {"site-2": replace(message("site-2"), round=1)}, quorum=0)
     assert replies == {"site-2": Failure("site-2", "no answer within 0 s, nor in time before; nobody waited for it")}
-    assert [letter.site for letter in post.cancelled] == ["site-2", "site-2"]
+    assert [request.site for request in post.cancelled] == ["site-2", "site-2"]
 
 
 def test_fault_43_a_late_answer_and_a_second_one_are_dropped_by_name(tmp_path, caplog):
-    kept: dict[str, Letter] = {}
+    kept: dict[str, Request] = {}
 
-    def meddle(post: PostOffice, letter: Letter) -> bool:
-        if training(letter, "site-2", 0):
-            kept["site-2"] = letter
-        if training(letter, "site-1", 1):  # what was asked in round 0 comes now, and now's answer comes twice
+    def meddle(post: PostOffice, request: Request) -> bool:
+        if training(request, "site-2", 0):
+            kept["site-2"] = request
+        if training(request, "site-1", 1):  # what was asked in round 0 comes now, and now's answer comes twice
             kept["site-2"].answered("site-2", post.answer(kept["site-2"]))
-            letter.answered("site-1", post.answer(letter))
-            letter.answered("site-1", post.answer(letter))
+            request.answered("site-1", post.answer(request))
+            request.answered("site-1", post.answer(request))
         return False
 
     run(tmp_path / "clean")
@@ -346,36 +348,36 @@ def test_fault_43_a_late_answer_and_a_second_one_are_dropped_by_name(tmp_path, c
 def test_fault_44_a_stale_rounds_update_is_refused_and_the_others_make_the_model(tmp_path):
     stale: list[bytes] = []
 
-    def meddle(post: PostOffice, letter: Letter) -> bool:
-        if training(letter, "site-3", 0):
-            stale.append(post.answer(letter))
-        if training(letter, "site-3", 1):
-            letter.answered("site-3", stale[0])
+    def meddle(post: PostOffice, request: Request) -> bool:
+        if training(request, "site-3", 0):
+            stale.append(post.answer(request))
+        if training(request, "site-3", 1):
+            request.answered("site-3", stale[0])
             return True
         return False
 
     result, _ = run(tmp_path / "stale", meddle)
     assert "expected round 1, found round 0" in result.records[1]["sites"]["site-3"]["reason"]
-    run(tmp_path / "without", lambda post, letter: training(letter, "site-3", 1), timeout=0.5)
+    run(tmp_path / "without", lambda post, request: training(request, "site-3", 1), timeout=0.5)
     assert model(tmp_path / "stale") == model(tmp_path / "without")
 
 
 def test_fault_45_a_replay_after_a_restart_of_the_server_is_refused(tmp_path):
     recorded: list[bytes] = []
 
-    def record_and_stop(post: PostOffice, letter: Letter) -> bool:
-        if training(letter, "site-1", 0):
-            recorded.append(post.answer(letter))
-        if training(letter, "site-1", 1):
+    def record_and_stop(post: PostOffice, request: Request) -> bool:
+        if training(request, "site-1", 0):
+            recorded.append(post.answer(request))
+        if training(request, "site-1", 1):
             post.stop = "killed"
         return False
 
     with pytest.raises(Stopped, match="killed"):
         run(tmp_path / "run", record_and_stop)
 
-    def replay(post: PostOffice, letter: Letter) -> bool:
-        if training(letter, "site-1", 1):
-            letter.answered("site-1", recorded[0])
+    def replay(post: PostOffice, request: Request) -> bool:
+        if training(request, "site-1", 1):
+            request.answered("site-1", recorded[0])
             return True
         return False
 
@@ -384,12 +386,12 @@ def test_fault_45_a_replay_after_a_restart_of_the_server_is_refused(tmp_path):
 
 
 def test_fault_46_an_unknown_client_is_dropped_and_changes_nothing(tmp_path, caplog):
-    def meddle(post: PostOffice, letter: Letter) -> bool:
-        if training(letter, "site-1", 0):
-            forged = replace(from_bytes(post.answer(letter)), site="site-9")
-            letter.answered("site-9", to_bytes(forged))
-        if training(letter, "site-2", 0):  # one site in another's name
-            letter.answered("site-2", to_bytes(replace(from_bytes(post.answer(letter)), site="site-1")))
+    def meddle(post: PostOffice, request: Request) -> bool:
+        if training(request, "site-1", 0):
+            forged = replace(from_bytes(post.answer(request)), site="site-9")
+            request.answered("site-9", to_bytes(forged))
+        if training(request, "site-2", 0):  # one site in another's name
+            request.answered("site-2", to_bytes(replace(from_bytes(post.answer(request)), site="site-1")))
             return True
         return False
 
@@ -403,15 +405,15 @@ def test_fault_47_below_quorum_stops_and_says_how_to_go_on(tmp_path):
     with pytest.raises(
         Stopped, match=r"round 2 of \d+: 1 of 3 updates, 2 needed(.|\n)*site-2: boom(.|\n)*to go on: mend it"
     ):
-        run(tmp_path, lambda post, letter: _boom(letter, post))
+        run(tmp_path, lambda post, request: _boom(request, post))
     result, _ = run(tmp_path)
     run(tmp_path.with_name("whole"))
     assert model(tmp_path) == model(tmp_path.with_name("whole"))
     assert len(result.records) == 2
 
 
-def _boom(letter: Letter, post: PostOffice) -> bool:
-    if letter.task == "train" and letter.round == 1 and letter.site != "site-1":
-        letter.answered(letter.site, "boom")
+def _boom(request: Request, post: PostOffice) -> bool:
+    if request.task == "train" and request.round == 1 and request.site != "site-1":
+        request.answered(request.site, "boom")
         return True
     return False

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from samfed_monai.flare.worker import make_site_node, serve
+from samfed_monai.flare.worker import make_federated_site, serve
 from samfed_monai.networks import CLIENT_NETWORKS
 from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
 from samfed_monai.networks.sam.network import SamNetwork
@@ -39,4 +39,4 @@ def register() -> None:
 
 if __name__ == "__main__":
     register()
-    sys.exit(serve(make_site_node))
+    sys.exit(serve(make_federated_site))

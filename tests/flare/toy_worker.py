@@ -31,15 +31,15 @@ class ToyNode:
         self.client.load_state_dict(state)
 
     def answer(self, task: Any, message: Any) -> Any:
-        from samfed_monai.federation.exchange import call_extra, from_exchange, to_exchange
+        from samfed_monai.federation.exchange_object import call_extra, from_exchange_object, to_exchange_object
         from samfed_monai.protocol.message import Kind
         from samfed_monai.protocol.transport import Task
 
-        data, extra = to_exchange(message), call_extra(message)
+        data, extra = to_exchange_object(message), call_extra(message)
         if task == Task.CHECK:
             return replace(message, kind=Kind.METRICS, tensors={}, extra={})
         if task == Task.EVALUATE:
-            return from_exchange(self.client.evaluate(data, extra), request=message)
+            return from_exchange_object(self.client.evaluate(data, extra), request=message)
         self.client.train(data, extra)
         if task == Task.TRAIN and message.round == self.fault.get("round") and not self.once.exists():
             self.once.touch()
@@ -49,7 +49,7 @@ class ToyNode:
                 time.sleep(self.fault["seconds"])
             if self.fault["what"] == "memory":
                 bytearray(8 * 1024**3)
-        return from_exchange(self.client.get_weights(extra), request=message)
+        return from_exchange_object(self.client.get_weights(extra), request=message)
 
 
 def make(settings: dict[str, Any], files: Any) -> ToyNode:

@@ -10,7 +10,7 @@ from samfed_monai.federation import RoundController, RunFolder
 from samfed_monai.flare.controller import FederationController
 from samfed_monai.flare.transport import FlareTransport
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol import Envelope, Server
+from samfed_monai.protocol import Message, Server
 from tests.federation.toys import QUIET, toy_weights
 
 REPO = Path(__file__).parents[2]
@@ -66,4 +66,4 @@ def toy_site_files(folder: Path, sites: tuple[str, ...], output: Path, memory: f
     return folder
 
 
-__all__ = ["Envelope", "ToyController", "toy_job", "toy_site_files"]
+__all__ = ["Message", "ToyController", "toy_job", "toy_site_files"]

@@ -13,7 +13,14 @@ from monai.fl.utils.constants import ExtraItems
 from torch import Tensor, nn
 
 from samfed_monai.core.io import read_json
-from samfed_monai.federation import LocalTransport, RoundController, RunFolder, RunResult, SamFedAlgo, SiteWorker
+from samfed_monai.federation import (
+    ClientAlgoExecutor,
+    LocalTransport,
+    RoundController,
+    RunFolder,
+    RunResult,
+    SamFedAlgo,
+)
 from samfed_monai.federation.privacy import Privacy, site_release
 from samfed_monai.protocol import Server, Strategy
 from tests.federation.toys import BUNDLE, QUIET, ToyNet, toy_weights
@@ -97,7 +104,7 @@ def run_personal(
     algos = {s: personal_algo(s, name, output_dir=path / "evaluation", **overrides) for s in ("site-1", "site-2")}
     privacy = Privacy(least_images=1)
     workers = {
-        site: SiteWorker(site, algo, site_release(site, lambda algo=algo: algo, privacy, path))  # type: ignore[misc]
+        site: ClientAlgoExecutor(site, algo, site_release(site, lambda algo=algo: algo, privacy, path))  # type: ignore[misc]
         for site, algo in algos.items()
     }
     networks = dict.fromkeys(algos, ToyNet)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from samfed_monai.protocol import Envelope, Kind, Server, Strategy
+from samfed_monai.protocol import Kind, Message, Server, Strategy
 
 VALUES = st.floats(-100, 100, width=32)
 
@@ -33,7 +33,7 @@ def answered(strategy: Strategy, answers: Sequence[Any], round: int = 0, counts:
     """The global weights after a round in which the first sites answer with ``answers``."""
     strategy.configure(round)
     updates = {
-        f"s{index:02d}": Envelope(Kind.WEIGHTS, f"s{index:02d}", round, 9, n=n, tensors=weights_of(row))
+        f"s{index:02d}": Message(Kind.WEIGHTS, f"s{index:02d}", round, 9, n=n, tensors=weights_of(row))
         for index, (row, n) in enumerate(zip(answers, counts or [1] * len(answers), strict=True))
     }
     strategy.aggregate(round, updates)

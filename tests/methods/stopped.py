@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from samfed_monai.federation.signals import Interrupted
-from samfed_monai.protocol import Envelope, Strategy
+from samfed_monai.protocol import Message, Strategy
 
 
 @contextmanager
@@ -16,7 +16,7 @@ def stopped_before(strategy: type[Strategy], round: int) -> Iterator[None]:
     """Ctrl-C where the strategy is asked for the messages of a round; the run inside has to end by it."""
     configure = strategy.configure
 
-    def until(self: Strategy, now: int) -> dict[str, Envelope]:
+    def until(self: Strategy, now: int) -> dict[str, Message]:
         if now == round:
             raise KeyboardInterrupt
         return configure(self, now)

@@ -8,7 +8,7 @@ import torch
 from samfed_monai.core.errors import Refused
 from samfed_monai.methods.apple import Apple, AppleSharing, annealed, personal_model, shares_gradient
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, UpdateGuard
+from samfed_monai.protocol import Kind, Message, MessageRefused, UpdateGuard
 from samfed_monai.protocol.strategy import Server
 from tests.methods.personal import Six, numbers_of, six, six_trainer
 
@@ -190,8 +190,8 @@ def server(strategy, guard=None):
     return strategy.attach(Server(list(CORES), 3, weights=six(START), guard=guard))
 
 
-def answers(round: int = 0, sites=tuple(CORES)) -> dict[str, Envelope]:
-    return {site: Envelope(Kind.WEIGHTS, site, round, 3, n=COUNTS[site], tensors=six(CORES[site])) for site in sites}
+def answers(round: int = 0, sites=tuple(CORES)) -> dict[str, Message]:
+    return {site: Message(Kind.WEIGHTS, site, round, 3, n=COUNTS[site], tensors=six(CORES[site])) for site in sites}
 
 
 def test_the_first_round_sends_the_start_and_later_ones_the_cores_of_the_others():
@@ -251,6 +251,6 @@ def test_fault_39_a_core_model_that_went_too_far_is_shortened_for_the_others():
     strategy = Apple()
     strategy.attach(Server(["s0", "s1"], 2, weights=six([1.0] * 6), guard=UpdateGuard(limit=2.0)))
     strategy.configure(0)
-    far = Envelope(Kind.WEIGHTS, "s0", 0, 2, n=1, tensors=six([101.0] * 6))
-    strategy.aggregate(0, {"s0": far, "s1": Envelope(Kind.WEIGHTS, "s1", 0, 2, n=1, tensors=six([1.0] * 6))})
+    far = Message(Kind.WEIGHTS, "s0", 0, 2, n=1, tensors=six([101.0] * 6))
+    strategy.aggregate(0, {"s0": far, "s1": Message(Kind.WEIGHTS, "s1", 0, 2, n=1, tensors=six([1.0] * 6))})
     torch.testing.assert_close(strategy.configure(1)["s1"].tensors["core_0.a"], torch.full((4,), 3.0))

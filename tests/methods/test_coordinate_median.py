@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.methods.coordinate_median import CoordinateMedian
-from samfed_monai.protocol import Envelope, Kind, UpdateGuard
+from samfed_monai.protocol import Kind, Message, UpdateGuard
 from tests.methods.robust import VALUES, answered, attached, combined, rows
 
 
@@ -23,7 +23,7 @@ def test_going_back_to_a_round_forgets_the_answers_of_the_one_that_was_not_finis
     strategy.configure(0)
     for site in ("s00", "s01", "s02"):
         tensors = {"w": torch.full((3,), 5.0)}
-        strategy.accept(0, site, Envelope(Kind.WEIGHTS, site, 0, 9, n=1, tensors=tensors))
+        strategy.accept(0, site, Message(Kind.WEIGHTS, site, 0, 9, n=1, tensors=tensors))
     strategy.load_state_dict({"w": torch.full((3,), 2.0)}, {})
     strategy.finish(0)
     assert strategy.global_weights["w"].tolist() == [2.0] * 3

@@ -8,7 +8,7 @@ import pytest
 
 from samfed_monai.config.variants import declared, known_variants
 from samfed_monai.data import DataList
-from samfed_monai.federation.participants import Cast
+from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.workflow import client_config
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
@@ -17,7 +17,7 @@ BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "samfed_skin"
 @pytest.mark.parametrize("name", known_variants())
 def test_a_method_exchanges_and_needs_what_it_declares(name: str) -> None:
     method, choices = declared(BUNDLE, name), {"a": {}, "b": {}}
-    cast = Cast(client_config(BUNDLE, name, {}), DataList("", []), choices=choices, unseen=())
-    assert cast.exchange == method.exchange
-    own_labels = cast.supervised or cast.config.optional("oracle") is True
+    participants = Participants(client_config(BUNDLE, name, {}), DataList("", []), choices=choices, unseen=())
+    assert participants.exchange == method.exchange
+    own_labels = participants.supervised or participants.config.optional("oracle") is True
     assert own_labels == (method.labels == "masks")

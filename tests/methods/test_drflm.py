@@ -17,7 +17,7 @@ from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.drflm import DistributionallyRobust, LocalMixUpTerm, ascended
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.site_weights import onto_simplex
-from samfed_monai.protocol import Envelope, Kind, Server
+from samfed_monai.protocol import Kind, Message, Server
 from samfed_monai.protocol.message import MessageRefused
 from tests.federation.toys import run_toy
 from tests.methods.personal import cut, files
@@ -63,10 +63,10 @@ def test_both_steps_by_hand():
     torch.testing.assert_close(ascended(half, losses, 1.0, ascent="projected"), expected)
 
 
-def answers(first: float, second: float, *, round: int = 0, counts=(1, 3)) -> dict[str, Envelope]:
+def answers(first: float, second: float, *, round: int = 0, counts=(1, 3)) -> dict[str, Message]:
     losses, values = (first, second), (1.0, 5.0)
     return {
-        f"s{at}": Envelope(
+        f"s{at}": Message(
             Kind.WEIGHTS,
             f"s{at}",
             round,

@@ -30,7 +30,7 @@ from samfed_monai.methods.elcfs import (
     spectrum_windows,
 )
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server
+from samfed_monai.protocol import Kind, Message, MessageRefused, Server
 from samfed_monai.protocol.statistics import split_statistics, with_statistics
 from samfed_monai.reports import Report
 from samfed_monai.results import validate_results
@@ -100,10 +100,10 @@ def test_the_bank_never_returns_a_sites_own():
     assert list(bank.for_site("unknown")) == ["a", "b", "c"]
 
 
-def answer(site: str, round: int, windows: float | None = None) -> Envelope:
+def answer(site: str, round: int, windows: float | None = None) -> Message:
     given = {} if windows is None else {"windows": torch.full((2, 3, 1, 1), windows)}
     tensors = with_statistics({"w": torch.full((2,), 1.0 if site == "a" else 5.0)}, given)
-    return Envelope(Kind.WEIGHTS, site, round, 9, n=1 if site == "a" else 3, tensors=tensors)
+    return Message(Kind.WEIGHTS, site, round, 9, n=1 if site == "a" else 3, tensors=tensors)
 
 
 def attached(strategy: Any = None) -> Any:

@@ -11,7 +11,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load
 from samfed_monai.methods.fca import ClientTailored, agreement, binary_mask, smooth_mask, tailored
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol import Envelope, Kind, Server, UpdateGuard
+from samfed_monai.protocol import Kind, Message, Server, UpdateGuard
 from tests.federation.toys import run_toy, toy_weights
 from tests.methods.personal import cut, files
 
@@ -69,9 +69,9 @@ def made(strategy, sites=("s0", "s1"), guard=None):
     return strategy.attach(Server(list(sites), 3, weights=START, guard=guard))
 
 
-def answer(site: str, a, b, *, n: int = 1, round: int = 0) -> Envelope:
+def answer(site: str, a, b, *, n: int = 1, round: int = 0) -> Message:
     tensors = {"a": torch.tensor(a), "b": torch.tensor(b), "n": torch.tensor(n)}
-    return Envelope(Kind.WEIGHTS, site, round, 3, n=n, tensors=tensors)
+    return Message(Kind.WEIGHTS, site, round, 3, n=n, tensors=tensors)
 
 
 #: Both go the same way in the first row of ``a`` and the first of ``b``, and apart in the others.
@@ -157,8 +157,8 @@ def test_fault_39_a_step_that_is_too_long_is_shortened_from_what_was_sent():
     strategy = ClientTailored()
     strategy.attach(Server(["s0", "s1"], 1, weights={"w": torch.full((6,), 1.0)}, guard=UpdateGuard(limit=2.0)))
     strategy.configure(0)
-    far = Envelope(Kind.WEIGHTS, "s0", 0, 1, n=1, tensors={"w": torch.full((6,), 101.0)})
-    near = Envelope(Kind.WEIGHTS, "s1", 0, 1, n=1, tensors={"w": torch.full((6,), 0.5)})
+    far = Message(Kind.WEIGHTS, "s0", 0, 1, n=1, tensors={"w": torch.full((6,), 101.0)})
+    near = Message(Kind.WEIGHTS, "s1", 0, 1, n=1, tensors={"w": torch.full((6,), 0.5)})
     strategy.aggregate(0, {"s0": far, "s1": near})
     torch.testing.assert_close(strategy.evaluation("s0")["w"], torch.full((6,), 3.0))
     assert strategy.evaluation("s1")["w"].tolist() == [0.5] * 6

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol import Envelope, Kind, Server, UpdateGuard
+from samfed_monai.protocol import Kind, Message, Server, UpdateGuard
 from tests.federation.toys import weights
 
 VALUES = st.floats(-100, 100, width=32)
@@ -25,7 +25,7 @@ def average(updates, *, start=None, guard=None) -> dict[str, torch.Tensor]:
         for _, values in updates
     ]
     messages = {
-        name: Envelope(Kind.WEIGHTS, name, 0, 1, n=n, tensors=content)
+        name: Message(Kind.WEIGHTS, name, 0, 1, n=n, tensors=content)
         for name, (n, _), content in zip(names, updates, tensors, strict=True)
     }
     strategy.aggregate(0, messages)
@@ -82,12 +82,12 @@ def test_half_precision_is_averaged_in_float32():
 def test_buffers_change_places_and_messages_of_the_running_round_stay_as_they_are():
     strategy = FedAvg().attach(Server(["a"], 3, weights=weights(1.0)))
     sent = strategy.configure(0)["a"].tensors["w"]
-    strategy.aggregate(0, {"a": Envelope(Kind.WEIGHTS, "a", 0, 3, n=1, tensors=weights(2.0))})
+    strategy.aggregate(0, {"a": Message(Kind.WEIGHTS, "a", 0, 3, n=1, tensors=weights(2.0))})
     assert sent[0, 0].item() == 1.0
     first = strategy.global_weights["w"].data_ptr()
     for round in (1, 2):
         strategy.configure(round)
-        strategy.aggregate(round, {"a": Envelope(Kind.WEIGHTS, "a", round, 3, n=1, tensors=weights(2.0))})
+        strategy.aggregate(round, {"a": Message(Kind.WEIGHTS, "a", round, 3, n=1, tensors=weights(2.0))})
     assert strategy.global_weights["w"].data_ptr() == first, "two buffers, whatever the number of rounds"
 
 
@@ -113,7 +113,7 @@ def test_state_there_and_back():
 def test_going_back_to_a_round_forgets_the_answers_of_the_one_that_was_not_finished():
     strategy = FedAvg().attach(Server(["a"], 2, weights=weights(1.0)))
     strategy.configure(0)
-    strategy.accept(0, "a", Envelope(Kind.WEIGHTS, "a", 0, 2, n=9, tensors=weights(5.0)))
+    strategy.accept(0, "a", Message(Kind.WEIGHTS, "a", 0, 2, n=9, tensors=weights(5.0)))
     strategy.load_state_dict(weights(2.0), {})
     strategy.finish(0)
     assert torch.equal(strategy.global_weights["w"], weights(2.0)["w"])
@@ -130,7 +130,7 @@ def test_an_answer_whose_intake_fails_does_not_count(monkeypatch):
     strategy = FedAvg().attach(Server(["a", "b", "c"], 1, weights={"w": torch.zeros(1)}))
     strategy.configure(0)
     answers = {
-        site: Envelope(Kind.WEIGHTS, site, 0, 1, n=1, tensors={"w": torch.tensor([value])})
+        site: Message(Kind.WEIGHTS, site, 0, 1, n=1, tensors={"w": torch.tensor([value])})
         for site, value in {"a": 9.0, "b": 1.0, "c": 3.0}.items()
     }
     with monkeypatch.context() as patch:

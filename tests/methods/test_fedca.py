@@ -19,7 +19,7 @@ from samfed_monai.methods.fedca import (
     alignment_loss,
     contrastive_loss,
 )
-from samfed_monai.protocol import Envelope, Kind, Server
+from samfed_monai.protocol import Kind, Message, Server
 from tests.federation.test_job import CLIENT, job
 from tests.handlers.toy import next_round, same, toy_loader, toy_trainer, weights
 
@@ -149,7 +149,7 @@ def aggregated(strategy, warm_start=None) -> list[float]:
         strategy.aggregate(
             round,
             {
-                site: Envelope(Kind.WEIGHTS, site, round, 3, n=1, tensors={"w": torch.tensor([sent + step])})
+                site: Message(Kind.WEIGHTS, site, round, 3, n=1, tensors={"w": torch.tensor([sent + step])})
                 for site, step in (("a", 1.0), ("b", 3.0))
             },
         )

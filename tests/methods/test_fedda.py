@@ -19,7 +19,7 @@ from samfed_monai.methods.fedda import (
     reversed_gradient,
     squared_mmd,
 )
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server
+from samfed_monai.protocol import Kind, Message, MessageRefused, Server
 from tests.handlers.toy import next_round, same, toy_loader, toy_trainer, weights
 
 
@@ -121,9 +121,9 @@ def test_the_variant_trains(build, form):
 SITES = ("a", "b", "c")
 
 
-def answers(round: int, **values: float) -> dict[str, Envelope]:
+def answers(round: int, **values: float) -> dict[str, Message]:
     return {
-        site: Envelope(Kind.WEIGHTS, site, round, 9, n=1, tensors={"w": torch.tensor([value])})
+        site: Message(Kind.WEIGHTS, site, round, 9, n=1, tensors={"w": torch.tensor([value])})
         for site, value in values.items()
     }
 

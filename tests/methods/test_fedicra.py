@@ -1,8 +1,10 @@
-"""FedICRA: the decoder's mixture and its ends, head and body in turn, and the tree energy against all pairs by hand."""
+"""FedICRA: the decoder's mixture, head and body in turn, channels by site, the tree energy against all pairs."""
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,20 @@ from torch import Tensor, nn
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data import render_synthetic
+from samfed_monai.losses.tree_energy import spanning_trees, tree_energy, tree_filtered
 from samfed_monai.methods.fedicra import (
     DecoderMixing,
     HeadThenBody,
+    SiteCodes,
+    SiteContrastTerm,
     TreeEnergyTerm,
     decoder_names,
-    spanning_trees,
-    tree_energy,
-    tree_filtered,
 )
 from samfed_monai.networks import client_network
+from samfed_monai.networks.site_channels import CODES, ChannelSelection, select_channels, selection_of
 from samfed_monai.protocol import Kind
+from samfed_monai.protocol.message import Message
+from samfed_monai.protocol.strategy import Server
 from tests.methods.personal import Six, numbers_of, six, six_trainer
 
 OWN = [1.0, 1.0, 1.0, 1.0, 2.0, 2.0]
@@ -142,15 +147,13 @@ def test_the_head_is_trained_first_and_then_the_rest() -> None:
 
 
 def test_too_few_steps_and_another_share_are_refused() -> None:
-    with pytest.raises(
-        Refused, match=r"one step for each part, found 2 steps with a share of 0\.85; raise local_steps"
-    ):
+    with pytest.raises(Refused, match=r"one step for each part, found 2 steps with a share of 0\.85; set local_steps"):
         in_turn(0.85, 2)
     with pytest.raises(Refused, match="share: expected a part between 0 and 1, found 1"):
         in_turn(1, 2)
     frozen = Parts()
     frozen.body.requires_grad_(False)
-    with pytest.raises(Refused, match="expected a layer of each part, found no body to train; leave this handler out"):
+    with pytest.raises(Refused, match="expected a layer of each part, found nothing of the body part to train; leave"):
         in_turn(0.5, 2, frozen)
 
 
@@ -232,3 +235,137 @@ def test_the_variant_trains_and_whole_masks_have_no_tree_energy(build: Any, tmp_
     workflow.run()
     assert workflow.trainer.state.terms["tree"] == 0, "every pixel has a label"
     assert workflow.trainer.state.terms["crf"] > 0
+    assert workflow.trainer.state.terms["sites"] == 0, "nobody said who else there is"
+
+
+def selection(embed: list[list[float]] | None = None) -> ChannelSelection:
+    """One channel and two sites: s(z, e) = 2 relu(z - e), e = 3 relu([1, 2] code) unless said otherwise."""
+    module = ChannelSelection(1, 2)
+    weights = {"embed.0": embed or [[1.0, 2.0]], "embed.2": [[3.0]], "weigh.0": [[1.0, -1.0]], "weigh.2": [[2.0]]}
+    for name, numbers in weights.items():
+        module.get_submodule(name).weight.data = torch.tensor(numbers)[:, :, None, None]
+    return module
+
+
+def code(module: ChannelSelection, place: int, sites: int = 2) -> ChannelSelection:
+    module.codes[0] = torch.eye(2)[place]
+    module.codes[1, :sites] = 1
+    return module
+
+
+NAME = f"encoder.{CODES}"
+FEATURES = torch.tensor([[[[1.0, 5.0]]], [[[4.0, 8.0]]]])  # means 3 and 6, maxima 5 and 8
+
+
+def test_channels_are_chosen_by_mean_and_maximum_and_the_sites_code() -> None:
+    module = selection()
+    # e is 3 for the first site, 6 for the second, 0 for nobody: s(mean) + s(max) of the two images
+    for one, sums in ((torch.tensor([1.0, 0.0]), [0 + 4, 6 + 10]), (torch.tensor([0.0, 1.0]), [0 + 0, 0 + 4])):
+        torch.testing.assert_close(module.heat(FEATURES, one).flatten(), torch.tensor(sums).float().sigmoid())
+    torch.testing.assert_close(module.heat(FEATURES, torch.zeros(2)).flatten(), torch.tensor([16.0, 28.0]).sigmoid())
+    weighed = code(module, 1)(FEATURES)
+    torch.testing.assert_close(weighed[0], 1.5 * FEATURES[0])  # sigmoid(0) is one half
+    torch.testing.assert_close(weighed[1], FEATURES[1] * (1 + torch.tensor(4.0).sigmoid()))
+
+
+def test_the_others_are_the_places_that_are_taken_but_the_own() -> None:
+    module = ChannelSelection(1, 4)
+    assert module.others() == []
+    module.codes[0, 1], module.codes[1, :3] = 1, 1
+    assert [each.tolist() for each in module.others()] == [[1, 0, 0, 0], [0, 0, 1, 0]]
+
+
+def contrast(module: ChannelSelection) -> Tensor:
+    network = nn.Module()
+    network.encoder = nn.Module()
+    network.encoder.selection = module
+    term = SiteContrastTerm(network=network)
+    term._features = [FEATURES]
+    return term.value(None, None)  # type: ignore[arg-type]
+
+
+def test_the_contrast_is_the_negative_distance_to_the_other_sites_choice() -> None:
+    module = code(selection(), 0)
+    one, other = torch.tensor([4.0, 16.0]).sigmoid(), torch.tensor([0.0, 4.0]).sigmoid()
+    value = contrast(module)
+    torch.testing.assert_close(value, -(one - other).square().mean())
+    value.backward()
+    gradient = module.embed[0].weight.grad.flatten()  # type: ignore[index, union-attr]
+    assert gradient[0] != 0
+    assert gradient[1] == 0, "the other site's choice is not moved"
+
+
+def test_the_contrast_is_0_for_a_site_alone_and_for_sites_that_choose_alike() -> None:
+    assert contrast(code(selection(), 0, sites=1)).item() == 0
+    assert contrast(code(selection([[2.0, 2.0]]), 0)).item() == 0
+
+
+def test_every_site_is_told_its_place_and_the_mean_knows_them_all() -> None:
+    weights = {"w": torch.zeros(2), NAME: torch.zeros(2, 3)}
+    strategy = SiteCodes()
+    strategy.require_names(list(weights))
+    strategy.attach(Server(["b", "a"], 3, weights=weights))
+    messages = strategy.configure(0)
+    assert {site: message.tensors[NAME].tolist() for site, message in messages.items()} == {
+        "a": [[1, 0, 0], [1, 1, 0]],
+        "b": [[0, 1, 0], [1, 1, 0]],
+    }
+    assert {message.extra["purpose"] for message in messages.values()} == {"distil"}
+    for site, n in (("a", 1), ("b", 3)):
+        answer = Message(Kind.WEIGHTS, site, 0, 3, n=n, tensors={**messages[site].tensors, "w": torch.full((2,), n)})
+        strategy.accept(0, site, replace(answer, tensors={**answer.tensors, "w": answer.tensors["w"].float()}))
+    strategy.finish(0)
+    assert strategy.global_weights["w"].tolist() == [2.5, 2.5]
+    assert strategy.global_weights[NAME].tolist() == [[0.25, 0.75, 0], [1, 1, 0]]
+    assert strategy.configure(1)["b"].tensors[NAME].tolist() == [[0, 1, 0], [1, 1, 0]]
+    assert strategy.exchange.mean, "sums under masks and noise at the server do with the mean"
+
+
+def test_sites_without_a_place_and_networks_without_codes_are_refused() -> None:
+    with pytest.raises(
+        Refused, match=r"knows its site, found no weights selection\.codes; set network_def#site_channels"
+    ):
+        SiteCodes().require_names(["w"])
+    with pytest.raises(Refused, match=r"at most 1, the places of the network, found 2 sites; set it to 2 or more"):
+        SiteCodes().attach(Server(["a", "b"], 3, weights={NAME: torch.zeros(2, 1)}))
+    with pytest.raises(Refused, match=r"terms#sites: .*found no channel selection; set network_def#site_channels"):
+        SiteContrastTerm(network=Parts())
+
+
+def deepest(network: nn.Module, image: Tensor) -> Tensor:
+    """The deepest features that the network's decoder sees."""
+    seen: list[Any] = []
+    part: Any = getattr(network, "encoder", getattr(network, "down_4", None))
+    hook = part.register_forward_hook(lambda _, inputs, output: seen.append(output))
+    with torch.no_grad():
+        network(image)
+    hook.remove()
+    return seen[0] if isinstance(seen[0], Tensor) else seen[0][-1]
+
+
+@pytest.mark.parametrize("name", ["lite0_fpn", "deeplabv3plus_resnet18", "basic_unet"])
+def test_a_network_chooses_in_its_encoder_and_so_does_its_copy(name: str) -> None:
+    torch.manual_seed(0)
+    plain = client_network(name, load=False).eval()
+    network = client_network(name, load=False, site_channels=2).eval()
+    added = network.state_dict().keys() - plain.state_dict().keys()
+    assert {key.rpartition(".selection.")[0] for key in added} <= {"encoder", "down_4"}
+    assert len(added) == 5
+    assert not any("selection" in key for key in decoder_names(network)), "it arrives with the encoder"
+    network.load_state_dict(plain.state_dict(), strict=False)
+    image = torch.rand(2, 3, 64, 64)
+    selection_of(network, "test").weigh[2].weight.data.zero_()  # type: ignore[operator]
+    torch.testing.assert_close(deepest(network, image), 1.5 * deepest(plain, image))
+    copied = copy.deepcopy(network)
+    selection_of(copied, "test").weigh[2].weight.data.fill_(50.0)  # type: ignore[operator]
+    torch.testing.assert_close(deepest(network, image), 1.5 * deepest(plain, image))
+    assert not torch.equal(deepest(copied, image), 1.5 * deepest(plain, image))
+
+
+def test_other_networks_and_too_few_places_are_refused() -> None:
+    with pytest.raises(Refused, match=r"site_channels: expected the most sites that there can be, 2 or more, found 1"):
+        client_network("basic_unet", load=False, site_channels=1)
+    with pytest.raises(
+        Refused, match=r"(?s)site_channels: .*2 or more, found '3'.*shows its feature maps.*found Parts"
+    ):
+        select_channels(Parts(), "3")  # type: ignore[arg-type]

@@ -9,15 +9,15 @@ import torch
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.methods.fedmd import Consensus, masks_of, scores_of
-from samfed_monai.protocol import Envelope, Kind, Server
+from samfed_monai.protocol import Kind, Message, Server
 from tests.federation.unlike import IMAGES, unlike_server
 
 SITES = ("a", "b", "c")
 
 
-def answer(site: str, value: int, n: int = 1) -> Envelope:
+def answer(site: str, value: int, n: int = 1) -> Message:
     masks = torch.full((IMAGES, 1, 8, 8), value, dtype=torch.uint8)
-    return Envelope(Kind.SOFT_MASKS, site, 0, 2, n=n, tensors={"masks": masks})
+    return Message(Kind.SOFT_MASKS, site, 0, 2, n=n, tensors={"masks": masks})
 
 
 def attached(**options) -> Consensus:
@@ -103,7 +103,7 @@ def test_it_has_no_network_and_its_state_is_the_consensus():
 
 def test_what_it_expects_has_the_shape_of_masks_and_costs_no_pass_over_the_public_images(monkeypatch):
     strategy = attached()
-    monkeypatch.setattr(strategy.bench.predictor, "masks", lambda network: pytest.fail("a pass over D_p"))
+    monkeypatch.setattr(strategy.sharing.predictor, "masks", lambda network: pytest.fail("a pass over D_p"))
     like = strategy.expected("a")["masks"]
     assert (tuple(like.shape), like.dtype) == ((IMAGES, 1, 8, 8), torch.uint8)
     assert strategy.expected("b")["masks"] is like
@@ -112,3 +112,8 @@ def test_what_it_expects_has_the_shape_of_masks_and_costs_no_pass_over_the_publi
 def test_a_bundle_without_sharing_is_refused():
     with pytest.raises(Refused, match="strategy: expected a PublicMaskSharing, found no sharing in the bundle"):
         Consensus().attach(Server(SITES, 1))
+
+
+def test_a_strategy_of_one_s_own_finds_the_server_s_sharing_by_its_first_name_too():
+    with pytest.warns(FutureWarning, match=r"Server\.open_bench is make_sharing now"):
+        assert Server(SITES, 1, sharing=lambda: "its own").open_bench("fedmd") == "its own"

@@ -18,8 +18,8 @@ from samfed_monai.methods.fedproto import (
     class_sums,
     prototype_loss,
 )
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server, UpdateGuard
-from tests.federation.unlike import bench
+from samfed_monai.protocol import Kind, Message, MessageRefused, Server, UpdateGuard
+from tests.federation.unlike import server_sharing
 
 FEATURES = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]], [[0.0, 2.0], [4.0, 6.0]]]])  # (1, 2, 2, 2)
 LABELS = torch.tensor([[[[0, 0], [1, 1]]]])
@@ -129,7 +129,7 @@ class Term:
 
 def made(term: Term) -> tuple[PrototypeSharing, list]:
     """A sharing on a network with features of width 3, and the calls of its public phase."""
-    sharing, calls = bench(**{"sharing#_target_": "samfed_monai.methods.fedproto.PrototypeSharing"}), []
+    sharing, calls = server_sharing(**{"sharing#_target_": "samfed_monai.methods.fedproto.PrototypeSharing"}), []
     assert isinstance(sharing, PrototypeSharing)
     sharing.term = term  # type: ignore[assignment]
     sharing.network = nn.Module()
@@ -189,9 +189,9 @@ def strategy(**widths: int) -> Prototypes:
     return Prototypes().attach(Server(sorted(widths), 2, networks=networks))
 
 
-def answer(site: str, means: list, counts: list) -> Envelope:
+def answer(site: str, means: list, counts: list) -> Message:
     tensors = {"prototypes": torch.tensor(means), "counts": torch.tensor(counts)}
-    return Envelope(Kind.PROTOTYPES, site, 0, 2, n=1, tensors=tensors)
+    return Message(Kind.PROTOTYPES, site, 0, 2, n=1, tensors=tensors)
 
 
 def test_the_mean_is_weighted_by_pixels_class_by_class():

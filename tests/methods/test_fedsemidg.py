@@ -21,7 +21,7 @@ from samfed_monai.methods.fedsemidg import (
     moved_by_gaps,
     share_at,
 )
-from samfed_monai.protocol import Envelope, Kind, Server
+from samfed_monai.protocol import Kind, Message, Server
 from tests.handlers.toy import next_round, toy_loader, toy_network, toy_trainer
 
 THIRDS = torch.full((3,), 1 / 3, dtype=torch.float64)
@@ -52,7 +52,7 @@ def test_weights_stay_on_the_simplex(gaps, round, step):
 
 def answers(gaps, round=0):
     return {
-        f"s{at}": Envelope(
+        f"s{at}": Message(
             Kind.WEIGHTS, f"s{at}", round, 10, n=1 + at, tensors={"w": torch.tensor([float(at)])},
             metrics={"term_generalisation_gap": gap},
         )

@@ -15,8 +15,8 @@ from samfed_monai.methods.heterogeneous import (
     most_reliable,
     where_better,
 )
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, Server
-from tests.federation.unlike import IMAGES, SERVER_WIDTH, bench, label_masks, toy_net, unlike_server
+from samfed_monai.protocol import Kind, Message, MessageRefused, Server
+from tests.federation.unlike import IMAGES, SERVER_WIDTH, label_masks, server_sharing, toy_net, unlike_server
 
 
 class Engine:
@@ -61,7 +61,7 @@ def spy_on_phase(sharing, monkeypatch) -> list:
 
 
 def test_it_learns_only_where_the_server_is_better(monkeypatch):
-    sharing = bench()
+    sharing = server_sharing()
     calls = spy_on_phase(sharing, monkeypatch)
     sharing.network.load_state_dict(toy_net(SERVER_WIDTH).state_dict())
     theirs = sharing.own_masks().clone()
@@ -74,37 +74,37 @@ def test_it_learns_only_where_the_server_is_better(monkeypatch):
 
 
 def test_the_gate_always_opens_all(monkeypatch):
-    sharing = bench(gate="always")
+    sharing = server_sharing(gate="always")
     calls = spy_on_phase(sharing, monkeypatch)
     sharing.receive(0, 1, Kind.SOFT_MASKS, {"masks": torch.zeros(IMAGES, 1, 8, 8, dtype=torch.uint8)})
     assert calls[0][3] is None
 
 
 def test_without_tensors_the_labels_alone_are_learned(monkeypatch):
-    sharing = bench()
+    sharing = server_sharing()
     calls = spy_on_phase(sharing, monkeypatch)
     sharing.receive(0, 1, Kind.METRICS, {})
     assert calls == [(0, 1)]
 
 
 def test_weights_of_the_server_become_its_masks_to_the_bit(monkeypatch):
-    sharing = bench(width=6)
+    sharing = server_sharing(width=6)
     calls = spy_on_phase(sharing, monkeypatch)
     sharing.receive(0, 1, Kind.WEIGHTS, dict(toy_net(SERVER_WIDTH).state_dict()))
-    server = bench()
+    server = server_sharing()
     server.network.load_state_dict(toy_net(SERVER_WIDTH).state_dict())
     assert torch.equal(calls[0][2], server.own_masks())
 
 
 def test_what_it_gives_by_exchange():
-    kind, tensors = bench().share()
+    kind, tensors = server_sharing().share()
     assert (kind, tensors["masks"].shape) == (Kind.SOFT_MASKS, (IMAGES, 1, 8, 8))
-    sharing = bench(exchange="weights")
+    sharing = server_sharing(exchange="weights")
     kind, tensors = sharing.share()
     assert kind == Kind.WEIGHTS
     assert tensors.keys() == sharing.network.state_dict().keys()
     assert all(tensors[k].data_ptr() != t.data_ptr() for k, t in sharing.network.state_dict().items())
-    assert bench(exchange="none").share() == (Kind.METRICS, {})
+    assert server_sharing(exchange="none").share() == (Kind.METRICS, {})
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_what_it_gives_by_exchange():
     ],
 )
 def test_what_does_not_fit_is_refused_before_a_step(monkeypatch, kind, tensors, reason):
-    sharing = bench()
+    sharing = server_sharing()
     calls = spy_on_phase(sharing, monkeypatch)
     with pytest.raises(MessageRefused, match=reason):
         sharing.receive(0, 1, kind, tensors)
@@ -125,23 +125,23 @@ def test_what_does_not_fit_is_refused_before_a_step(monkeypatch, kind, tensors, 
 
 
 def test_fault_79_it_says_how_many_pixels_it_takes_before_its_masks_are_there_and_after():
-    sharing = bench()
+    sharing = server_sharing()
     assert sharing._own is None
     before = sharing.masks_taken()
     assert sharing._own is None, "no mask is made for it"
     assert before == sharing.own_masks().numel() == sharing.masks_taken() > 0
-    assert bench(exchange="weights").masks_taken() == bench(exchange="none").masks_taken() == 0
+    assert server_sharing(exchange="weights").masks_taken() == server_sharing(exchange="none").masks_taken() == 0
 
 
 def test_weights_without_the_servers_architecture_are_refused():
-    sharing = bench(**{"sharing#server_network": None})
+    sharing = server_sharing(**{"sharing#server_network": None})
     with pytest.raises(MessageRefused, match="sharing: expected the server's architecture, found no server_network"):
         sharing.receive(0, 1, Kind.WEIGHTS, dict(toy_net(SERVER_WIDTH).state_dict()))
 
 
 def test_unknown_options_are_refused_together():
     with pytest.raises((Refused, RuntimeError)) as caught:
-        bench(exchange="pixels", gate="never")
+        server_sharing(exchange="pixels", gate="never")
     text = str(caught.value.__cause__ or caught.value)
     assert "sharing#exchange: expected one of ['predictions', 'weights', 'none'], found 'pixels'" in text
     assert "sharing#gate: expected one of ['better', 'always'], found 'never'" in text
@@ -150,18 +150,21 @@ def test_unknown_options_are_refused_together():
 def test_some_public_images_are_exchanged_and_trained_on():
     assert evenly_spaced(10, 4) == [0, 2, 5, 7]
     assert evenly_spaced(4, 4) is evenly_spaced(4, None) is None
-    sharing = bench(**{"sharing#images": 2})
+    sharing = server_sharing(**{"sharing#images": 2})
     assert sharing.own_masks().shape[0] == 2
-    assert torch.equal(sharing.own_masks(), bench().own_masks()[[0, IMAGES // 2]])
-    assert sharing.public_hash != bench().public_hash
-    one, other = bench(**{"sharing#images": 1}), bench(**{"sharing#images": 1, "public": "public, repainted"})
+    assert torch.equal(sharing.own_masks(), server_sharing().own_masks()[[0, IMAGES // 2]])
+    assert sharing.public_hash != server_sharing().public_hash
+    one, other = (
+        server_sharing(**{"sharing#images": 1}),
+        server_sharing(**{"sharing#images": 1, "public": "public, repainted"}),
+    )
     assert torch.equal(one.predictor.labels, other.predictor.labels)
     assert one.public_hash != other.public_hash, "an image that is not exchanged counts, too"
     masks, gate = sharing.phase._placed(sharing.own_masks(), torch.tensor([True, False]))
     assert gate.nonzero().flatten().tolist() == [0]
     assert torch.equal(masks[IMAGES // 2], sharing.own_masks()[1])
     with pytest.raises(RuntimeError) as caught:
-        bench(**{"sharing#images": 0})
+        server_sharing(**{"sharing#images": 0})
     assert "sharing#images: expected a number of images >= 1, or null, found 0" in str(caught.value.__cause__)
 
 
@@ -172,13 +175,13 @@ def attached(**options) -> CondensationFusion:
     return CondensationFusion(**options).attach(unlike_server(dict.fromkeys(SITES), 2))
 
 
-def answer(site: str, masks: torch.Tensor) -> Envelope:
-    return Envelope(Kind.SOFT_MASKS, site, 0, 2, n=4, tensors={"masks": masks})
+def answer(site: str, masks: torch.Tensor) -> Message:
+    return Message(Kind.SOFT_MASKS, site, 0, 2, n=4, tensors={"masks": masks})
 
 
 def spy_on_servers_phase(strategy: CondensationFusion, monkeypatch) -> list:
     calls = []
-    monkeypatch.setattr(strategy.bench.phase, "run", lambda *arguments: calls.append(arguments) or {})
+    monkeypatch.setattr(strategy.sharing.phase, "run", lambda *arguments: calls.append(arguments) or {})
     return calls
 
 
@@ -201,7 +204,7 @@ def test_nobody_is_learned_from_below_the_floor_or_below_the_server(monkeypatch)
     for floor, expected in ((0.99, False), (0.0, True)):
         strategy = attached(floor=floor)
         calls = spy_on_servers_phase(strategy, monkeypatch)
-        reliability = strategy.bench.predictor.reliability(best)
+        reliability = strategy.sharing.predictor.reliability(best)
         assert (reliability < 0.99).any()
         strategy.configure(0)
         strategy.aggregate(0, {"a": answer("a", best)})
@@ -210,7 +213,7 @@ def test_nobody_is_learned_from_below_the_floor_or_below_the_server(monkeypatch)
     strategy = attached(floor=0.0)
     calls = spy_on_servers_phase(strategy, monkeypatch)
     strategy.configure(0)
-    strategy.aggregate(0, {"a": answer("a", strategy.bench.own_masks().clone())})
+    strategy.aggregate(0, {"a": answer("a", strategy.sharing.own_masks().clone())})
     assert not calls[0][3].any(), "as reliable as the server is not better"
 
 

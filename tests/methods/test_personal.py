@@ -7,8 +7,8 @@ import torch
 
 from samfed_monai.config.targets import resolve_target
 from samfed_monai.core.io import safe_load
-from samfed_monai.federation import SiteWorker
-from samfed_monai.protocol import Envelope, Kind, Task
+from samfed_monai.federation import ClientAlgoExecutor
+from samfed_monai.protocol import Kind, Message, Task
 from tests.federation.toys import toy_weights
 from tests.methods import present
 from tests.methods.personal import cut, files, personal_algo, run_personal
@@ -45,12 +45,12 @@ def test_what_leaves_is_the_networks_own_names_and_nothing_of_a_sharings_state(t
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_a_round_that_fails_leaves_a_site_as_it_was(name):
     algo = personal_algo("site-1", name, fail_in_round=1)
-    worker = SiteWorker("site-1", algo)
+    worker = ClientAlgoExecutor("site-1", algo)
     message = {"tensors": toy_weights(1), "extra": {"purpose": "distil"}}
-    worker.answer(Task.TRAIN, Envelope(Kind.WEIGHTS, "site-1", 0, 2, **message))
+    worker.answer(Task.TRAIN, Message(Kind.WEIGHTS, "site-1", 0, 2, **message))
     before = {n: t.clone() for n, t in algo.state_dict().items() if not n[0].isdigit() and n != "plain"}
     with pytest.raises(FileNotFoundError):
-        worker.answer(Task.TRAIN, Envelope(Kind.WEIGHTS, "site-1", 1, 2, **message))
+        worker.answer(Task.TRAIN, Message(Kind.WEIGHTS, "site-1", 1, 2, **message))
     after = algo.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert {n for n in after if n.startswith("sharing.")} == {n for n in before if n.startswith("sharing.")}

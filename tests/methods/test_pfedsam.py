@@ -322,7 +322,7 @@ def test_all_else_that_is_wrong_is_refused_together():
         "1 steps with a share of 0.5",
     ]
     mend = json.loads(refused.value.problems[1].mend.removeprefix("let its params be "))
-    assert mend == {"_target_": "samfed_monai.parts.parameters_of", "network": "@network"}
+    assert mend == {"_target_": "samfed_monai.bundle.parameters_of", "network": "@network"}
     assert strict_problems({"optimizer": {"params": mend}}, file=True) == []
 
 

@@ -17,9 +17,9 @@ from samfed_monai.handlers import GlobalGuide, Guidance, PseudoLabelTerm, Superv
 from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.semifl import MixUpTerm, ServerTuned
-from samfed_monai.protocol import Envelope, Kind
+from samfed_monai.protocol import Kind, Message
 from samfed_monai.protocol.strategy import Server
-from tests.federation.unlike import SERVER_WIDTH, bench, toy_net
+from tests.federation.unlike import SERVER_WIDTH, server_sharing, toy_net
 from tests.handlers.toy import next_round, toy_items, toy_network, toy_trainer
 
 
@@ -131,7 +131,7 @@ def run(tune, answers=((1, 2.0), (3, 6.0)), *, rounds=1):
     for round in range(rounds):
         strategy.configure(round)
         updates = {
-            name: Envelope(
+            name: Message(
                 Kind.WEIGHTS, name, round, rounds, n=n, tensors={"w": torch.full((2,), w), "n": torch.tensor(n)}
             )
             for name, (n, w) in zip(names, answers, strict=False)
@@ -160,7 +160,7 @@ def test_a_tune_that_does_nothing_is_fedavg():
     plain.aggregate(
         0,
         {
-            name: Envelope(Kind.WEIGHTS, name, 0, 1, n=n, tensors={"w": torch.full((2,), w)})
+            name: Message(Kind.WEIGHTS, name, 0, 1, n=n, tensors={"w": torch.full((2,), w)})
             for name, n, w in (("s0", 1, 0.1), ("s1", 3, 0.7))
         },
     )
@@ -206,12 +206,12 @@ def trained(rounds: int, *, resume_after: int | None = None) -> dict[str, torch.
 
     def attach() -> ServerTuned:
         start = toy_net(SERVER_WIDTH).state_dict()
-        return ServerTuned().attach(Server(["a"], rounds, seed=3, weights=start, bench=bench))
+        return ServerTuned().attach(Server(["a"], rounds, seed=3, weights=start, sharing=server_sharing))
 
     strategy = attach()
     for round in range(rounds):
         tensors = dict(strategy.configure(round)["a"].tensors)
-        strategy.aggregate(round, {"a": Envelope(Kind.WEIGHTS, "a", round, rounds, n=1, tensors=tensors)})
+        strategy.aggregate(round, {"a": Message(Kind.WEIGHTS, "a", round, rounds, n=1, tensors=tensors)})
         if round == resume_after:
             weights, state = strategy.global_weights, strategy.state_dict()
             strategy = attach()
@@ -222,9 +222,9 @@ def trained(rounds: int, *, resume_after: int | None = None) -> dict[str, torch.
 def test_what_does_not_travel_stays_as_the_server_has_it():
     start = toy_net(SERVER_WIDTH).state_dict()
     shared = {name: tensor for name, tensor in start.items() if not name.startswith("0.")}
-    strategy = ServerTuned().attach(Server(["a"], 1, seed=3, weights=shared, bench=bench))
+    strategy = ServerTuned().attach(Server(["a"], 1, seed=3, weights=shared, sharing=server_sharing))
     tensors = dict(strategy.configure(0)["a"].tensors)
-    strategy.aggregate(0, {"a": Envelope(Kind.WEIGHTS, "a", 0, 1, n=1, tensors=tensors)})
+    strategy.aggregate(0, {"a": Message(Kind.WEIGHTS, "a", 0, 1, n=1, tensors=tensors)})
     assert strategy.global_weights.keys() == shared.keys()
     assert any(not torch.equal(strategy.global_weights[name], shared[name]) for name in shared)
 

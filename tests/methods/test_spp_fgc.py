@@ -26,7 +26,7 @@ from samfed_monai.federation.privacy import (
 from samfed_monai.federation.run_models import RunModels
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.spp_fgc import ClusteredFedAvg, ColourGraph, colour_graph, grouped
-from samfed_monai.protocol import Envelope, Kind, Server, StatisticKind
+from samfed_monai.protocol import Kind, Message, Server, StatisticKind
 from samfed_monai.protocol.statistics import with_statistics
 from tests.federation.test_job import CLIENT, job
 from tests.federation.toys import run_toy
@@ -78,10 +78,10 @@ def server(sites: tuple[str, ...] = SITES) -> Server:
     return Server(sites, 9, weights={"w": torch.zeros(2), "count": torch.tensor(0)})
 
 
-def answer(site: str, value: float, *, place: float | None = None, n: int = 1, round: int = 0) -> Envelope:
+def answer(site: str, value: float, *, place: float | None = None, n: int = 1, round: int = 0) -> Message:
     tensors: dict[str, Any] = {"w": torch.tensor([value, -value]), "count": torch.tensor(int(value))}
     own = {} if place is None else {"graph": torch.full((1, 12), place)}
-    return Envelope(Kind.WEIGHTS, site, round, 9, n=n, tensors=with_statistics(tensors, own))
+    return Message(Kind.WEIGHTS, site, round, 9, n=n, tensors=with_statistics(tensors, own))
 
 
 PLACES = {"a": 0.0, "b": 0.1, "c": 0.9, "d": 1.0}

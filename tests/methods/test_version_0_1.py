@@ -9,7 +9,7 @@ import samfed_monai.federation
 from samfed_monai.core.errors import Refused
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.version_0_1 import AveragedFedAvg
-from samfed_monai.protocol import Envelope, Kind, Server
+from samfed_monai.protocol import Kind, Message, Server
 
 
 def test_its_name_of_then_is_found():
@@ -28,7 +28,7 @@ def played(strategy, rounds: dict[int, float]) -> list[float]:
     for round, answer in rounds.items():
         sent.append(float(strategy.configure(round)["a"].tensors["w"]))
         tensors = {"w": torch.tensor([answer]), "n": torch.tensor([round + 1])}
-        strategy.aggregate(round, {"a": Envelope(Kind.WEIGHTS, "a", round, 9, n=1, tensors=tensors)})
+        strategy.aggregate(round, {"a": Message(Kind.WEIGHTS, "a", round, 9, n=1, tensors=tensors)})
     return sent
 
 
@@ -69,7 +69,7 @@ def test_half_precision_is_averaged_in_single():
     for round, value in enumerate((1.0, 2.0)):
         strategy.configure(round)
         tensors = {"w": torch.tensor([value], dtype=torch.bfloat16)}
-        strategy.aggregate(round, {"a": Envelope(Kind.WEIGHTS, "a", round, 9, n=1, tensors=tensors)})
+        strategy.aggregate(round, {"a": Message(Kind.WEIGHTS, "a", round, 9, n=1, tensors=tensors)})
     assert strategy.global_weights["w"].dtype == torch.bfloat16
     assert strategy.global_weights["w"].tolist() == [1.5]
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ignite.engine import Events
 
+from samfed_monai.bundle import SiteImages
 from samfed_monai.core.errors import Refused
 from samfed_monai.data import load_records, render_synthetic
 from samfed_monai.data.weak_labels import weaken_list
@@ -24,7 +25,6 @@ from samfed_monai.methods.weak_labels import (
     gated_crf,
     resize_weak,
 )
-from samfed_monai.parts import SiteImages
 
 LOGITS = torch.tensor([[[[0.0, math.log(3), -2.0, 7.0]]]])
 

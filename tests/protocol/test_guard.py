@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.protocol import Envelope, Exchange, Kind, MessageRefused, Server, Strategy, UpdateGuard
+from samfed_monai.protocol import Exchange, Kind, Message, MessageRefused, Server, Strategy, UpdateGuard
 from samfed_monai.protocol.guard import Counts
 
 
@@ -27,7 +27,7 @@ def taken(tensors, guard, **exchange):
     """What a foreign strategy at weights of (3, 4) is handed of a site's answer."""
     strategy = Foreign(**exchange)
     strategy.attach(Server(["a"], 1, weights={"w": torch.tensor([3.0, 4.0])}, guard=guard))
-    strategy.take(0, "a", Envelope(Kind.WEIGHTS, "a", 0, 1, n=1, tensors=tensors))
+    strategy.take(0, "a", Message(Kind.WEIGHTS, "a", 0, 1, n=1, tensors=tensors))
     return strategy.taken["a"]["w"].tolist()
 
 
@@ -47,7 +47,7 @@ def test_an_answer_that_is_no_step_from_the_servers_weights_is_not_measured_from
 
 
 def test_names_that_the_reference_has_not_are_no_part_of_the_step():
-    update = Envelope(Kind.WEIGHTS, "a", 0, 1, n=1, tensors={"w": torch.tensor([3.0, 24.0]), "x": torch.tensor([1e9])})
+    update = Message(Kind.WEIGHTS, "a", 0, 1, n=1, tensors={"w": torch.tensor([3.0, 24.0]), "x": torch.tensor([1e9])})
     limited = UpdateGuard(limit=2.0).limited(update, {"w": torch.tensor([3.0, 4.0])})
     assert (limited.tensors["w"].tolist(), limited.tensors["x"].item()) == ([3.0, 14.0], 1e9)
     assert UpdateGuard(limit=4.0).limited(update, {"w": torch.tensor([3.0, 4.0])}) is update
@@ -75,7 +75,7 @@ def test_an_update_is_clipped_from_any_reference_and_its_integers_stay():
     guard = UpdateGuard(limit=2.0)
     reference = {"w": torch.tensor([3.0, 4.0]), "n": torch.tensor(1)}  # norm 5: a step of 10 is allowed
     far = {"w": torch.tensor([3.0, 24.0]), "n": torch.tensor(9)}  # a step of 20
-    update = Envelope(Kind.WEIGHTS, "a", 0, 1, n=1, tensors=far)
+    update = Message(Kind.WEIGHTS, "a", 0, 1, n=1, tensors=far)
     clipped = guard.limited(update, reference).tensors
     assert (clipped["w"].tolist(), clipped["n"].item()) == ([3.0, 14.0], 9)
     assert update.tensors["w"].tolist() == [3.0, 24.0], "what was sent is not changed"
@@ -107,25 +107,25 @@ def test_a_share_out_of_its_range_is_refused(share):
 
 
 def test_fault_77_a_site_that_would_be_the_mean_is_told_of(caplog):
-    Counts({"a": 95, "b": 5}).told()
+    Counts({"a": 95, "b": 5}).log_shares()
     assert (
         "a says it trains on 95 images, 95 % of all; if that is not so, job#update_guard#largest_share" in caplog.text
     )
     caplog.clear()
-    Counts({"a": 90, "b": 10}).told()
-    Counts({"a": 9}).told()
+    Counts({"a": 90, "b": 10}).log_shares()
+    Counts({"a": 9}).log_shares()
     assert not caplog.text
 
 
 def test_fault_77_with_capped_shares_nobody_counts_who_said_nothing_before_round_0():
-    update = Envelope(Kind.WEIGHTS, "a", 0, 1, n=5)
+    update = Message(Kind.WEIGHTS, "a", 0, 1, n=5)
     with pytest.raises(MessageRefused, match="n: expected none, as this site said before, found 5"):
         Counts({}, UpdateGuard(largest_share=0.5)).counted("a", update)
     assert Counts({}).counted("a", update) is update
 
 
-def weighing(n: int, site: str = "a") -> Envelope:
-    return Envelope(Kind.WEIGHTS, site, 0, 1, n=n)
+def weighing(n: int, site: str = "a") -> Message:
+    return Message(Kind.WEIGHTS, site, 0, 1, n=n)
 
 
 def test_the_step_counts_and_not_the_length_of_the_update() -> None:
@@ -187,9 +187,9 @@ def test_what_stored_rounds_counted_is_what_a_site_said() -> None:
 
 def test_a_capped_site_and_one_that_would_be_the_mean_are_told(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
-        Counts({"a": 90, "b": 10}, UpdateGuard(largest_share=0.5)).told()
-        Counts({"a": 91, "b": 9}).told()
-        Counts({"a": 90, "b": 10}).told()
+        Counts({"a": 90, "b": 10}, UpdateGuard(largest_share=0.5)).log_shares()
+        Counts({"a": 91, "b": 9}).log_shares()
+        Counts({"a": 90, "b": 10}).log_shares()
     assert [record.message for record in caplog.records] == [
         "a says it trains on 90 images and counts as 10 in the mean",
         "a says it trains on 91 images, 91 % of all; if that is not so, job#update_guard#largest_share caps what it "

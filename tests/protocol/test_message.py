@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from samfed_monai.core import tensor_file
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, from_bytes, to_bytes, wire_size
+from samfed_monai.protocol import Kind, Message, MessageRefused, from_bytes, to_bytes, wire_size
 from tests.federation.toys import weights
 
 
-def up(**changes) -> Envelope:
+def up(**changes) -> Message:
     fields = {"kind": Kind.WEIGHTS, "site": "a", "round": 2, "rounds": 5, "n": 7, "tensors": weights()}
-    return Envelope(**{**fields, **changes})
+    return Message(**{**fields, **changes})
 
 
-def check(message: Envelope, **options) -> None:
+def check(message: Message, **options) -> None:
     message.check(up=True, like=weights(), site="a", round=2, **options)
 
 
@@ -95,7 +95,7 @@ def test_fault_38_counts_that_are_no_counts_are_refused(n):
 
 
 def test_fault_38_an_evaluation_of_no_images_is_possible():
-    Envelope(Kind.METRICS, "a", 2, 5, n=0).check(up=True, site="a", round=2)
+    Message(Kind.METRICS, "a", 2, 5, n=0).check(up=True, site="a", round=2)
 
 
 def test_fault_40_a_message_without_tensors_is_refused():
@@ -155,9 +155,9 @@ def test_all_problems_come_at_once():
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 
 
-def message(**changes) -> Envelope:
+def message(**changes) -> Message:
     fields = {"kind": Kind.WEIGHTS, "site": "Klinik Süd", "round": 3, "rounds": 9, "n": 4, "tensors": weights(0.5)}
-    return Envelope(**{**fields, **changes})
+    return Message(**{**fields, **changes})
 
 
 def test_there_and_back():
@@ -257,7 +257,7 @@ def test_another_header_is_refused(change, reason):
         from_bytes(save(weights(), {"samfed": header}))
 
 
-def masks_message(masks: torch.Tensor | None = None, **changes) -> Envelope:
+def masks_message(masks: torch.Tensor | None = None, **changes) -> Message:
     masks = torch.arange(48, dtype=torch.uint8).reshape(3, 1, 4, 4) if masks is None else masks
     return message(kind=Kind.SOFT_MASKS, tensors={"masks": masks}, **changes)
 
@@ -360,7 +360,7 @@ def test_fault_79_a_decompression_bomb_is_not_inflated():
 def test_fault_89_a_variance_below_zero_is_refused():
     like = {"norm.running_var": torch.ones(2), "norm.running_mean": torch.zeros(2)}
     sent = {"norm.running_var": torch.tensor([1.0, 0.0]), "norm.running_mean": torch.tensor([-1.0, 0.0])}
-    found = Envelope(Kind.WEIGHTS, "a", 0, 1, n=3, tensors=sent)
+    found = Message(Kind.WEIGHTS, "a", 0, 1, n=3, tensors=sent)
     found.check(up=True, like=like)
     found.tensors["norm.running_var"] = torch.tensor([1.0, -1e-9])
     with pytest.raises(MessageRefused, match="expected variances of at least 0, found 1 with values below 0"):

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from samfed_monai.core import tensor_file
-from samfed_monai.federation import LocalTransport, SiteWorker
-from samfed_monai.federation.privacy import Allowed, Release
+from samfed_monai.federation import ClientAlgoExecutor, LocalTransport
+from samfed_monai.federation.privacy import Allowed, ReleaseFilter
 from samfed_monai.protocol import (
-    Envelope,
     Inbox,
     Kind,
+    Message,
     MessageRefused,
     Task,
     from_bytes,
@@ -29,14 +29,14 @@ MASKS = {"masks": torch.full((2, 1, 4, 4), 128, dtype=torch.uint8)}
 UPDATES = [(Kind.WEIGHTS, WEIGHTS), (Kind.SOFT_MASKS, MASKS)]
 
 
-class Worker(SiteWorker):
+class Worker(ClientAlgoExecutor):
     """A site that answers with fixed tensors, through the release filter."""
 
     def __init__(self, kind: Kind, tensors: dict[str, torch.Tensor]) -> None:
-        super().__init__("a", None, Release("a", allowed=lambda: Allowed({kind: tensors})))
+        super().__init__("a", None, ReleaseFilter("a", allowed=lambda: Allowed({kind: tensors})))
         self.kind, self.tensors = kind, tensors
 
-    def _work(self, task: Task, message: Envelope) -> Envelope:
+    def _work(self, task: Task, message: Message) -> Message:
         return replace(message, kind=self.kind, n=9, tensors=dict(self.tensors))
 
 
@@ -66,11 +66,11 @@ def inbox(kind: Kind, tensors: dict[str, torch.Tensor]) -> Inbox:
 @pytest.mark.parametrize(("kind", "tensors"), UPDATES)
 def test_in_one_process(kind, tensors, calls):
     transport = LocalTransport({"a": Worker(kind, tensors)})
-    request = Envelope(Kind.METRICS, "a", 0, 1)
+    request = Message(Kind.METRICS, "a", 0, 1)
     assert wire_size(request) > 0  # what goes down is sized beforehand, so that it does not count here
     calls.clear()
     taken = inbox(kind, tensors)
-    transport.exchange(Task.TRAIN, {"a": request}, on_reply=taken.check)
+    transport.send_and_receive(Task.TRAIN, {"a": request}, on_reply=taken.check)
     masks = int(kind == Kind.SOFT_MASKS)
     # the filter's own look at the numbers calls _tensor_problems without tensors: one of the two is the server's
     assert (calls["_tensor_problems"], calls["size"], calls["pieces"], calls["_deflate"]) == (2, 1, 0, masks)
@@ -80,10 +80,10 @@ def test_in_one_process(kind, tensors, calls):
 
 @pytest.mark.parametrize(("kind", "tensors"), UPDATES)
 def test_over_a_wire(kind, tensors, calls):
-    request, taken = Envelope(Kind.METRICS, "a", 0, 1), inbox(kind, tensors)
+    request, taken = Message(Kind.METRICS, "a", 0, 1), inbox(kind, tensors)
     payload = to_bytes(Worker(kind, tensors).answer(Task.TRAIN, request))
     reply = received("a", payload, taken.check)
-    assert isinstance(reply, Envelope)
+    assert isinstance(reply, Message)
     masks = int(kind == Kind.SOFT_MASKS)
     assert (calls["_tensor_problems"], calls["size"], calls["pieces"], calls["_deflate"]) == (2, 1, 1, masks)
     assert calls["_finite"] == 2
@@ -91,7 +91,7 @@ def test_over_a_wire(kind, tensors, calls):
 
 @pytest.mark.parametrize(("kind", "tensors"), UPDATES)
 def test_a_size_is_that_of_the_bytes_and_is_counted_anew_when_something_changes(kind, tensors):
-    sent = Envelope(kind, "a", 0, 1, n=9, tensors=dict(tensors))
+    sent = Message(kind, "a", 0, 1, n=9, tensors=dict(tensors))
     before = wire_size(sent)
     payload = to_bytes(sent)
     assert before == len(payload) == wire_size(from_bytes(payload))
@@ -103,7 +103,7 @@ def test_a_size_is_that_of_the_bytes_and_is_counted_anew_when_something_changes(
 
 
 def test_bytes_that_a_site_adds_count_against_its_limit():
-    sent = Envelope(Kind.WEIGHTS, "a", 0, 1, n=9, tensors=dict(WEIGHTS), extra={})
+    sent = Message(Kind.WEIGHTS, "a", 0, 1, n=9, tensors=dict(WEIGHTS), extra={})
     reply = from_bytes(to_bytes(sent))
     reply._size = 3 * 1024**2  # as a payload with three megabytes of padding would say
     with pytest.raises(MessageRefused, match="expected at most 1048592 bytes, found 3145728 bytes"):

@@ -9,18 +9,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samfed_monai.protocol.message import Envelope, Kind, MessageRefused, from_bytes, to_bytes, wire_size
+from samfed_monai.protocol.message import Kind, Message, MessageRefused, from_bytes, to_bytes, wire_size
 from samfed_monai.protocol.sent_once import NOT_HELD, HeldWeights, SentWeights
 from samfed_monai.protocol.transport import scrub
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.count": torch.tensor(3)}
 
 
-def message(weights=WEIGHTS, *, kind: Kind = Kind.WEIGHTS, site: str = "a", **words: str) -> Envelope:
-    return Envelope(kind, site, 1, 3, tensors={name: tensor.clone() for name, tensor in weights.items()}, extra=words)
+def message(weights=WEIGHTS, *, kind: Kind = Kind.WEIGHTS, site: str = "a", **words: str) -> Message:
+    return Message(kind, site, 1, 3, tensors={name: tensor.clone() for name, tensor in weights.items()}, extra=words)
 
 
-def passed(sent: SentWeights, held: HeldWeights, message: Envelope) -> tuple[int, Envelope]:
+def passed(sent: SentWeights, held: HeldWeights, message: Message) -> tuple[int, Message]:
     """Bytes on the wire, and what the site makes of them."""
     payload = to_bytes(sent.shortened(message.site, message))
     return len(payload), held.complete(from_bytes(payload))
@@ -78,7 +78,7 @@ def test_each_site_has_its_own_and_a_forgotten_one_is_sent_them_again():
 def test_what_is_no_weights_travels_as_it_is():
     sent, held = SentWeights(), HeldWeights()
     masks = message({"m": torch.zeros(2, 2, dtype=torch.uint8)}, kind=Kind.SOFT_MASKS)
-    for each in (masks, masks, Envelope(Kind.METRICS, "a", 0, 1), Envelope(Kind.METRICS, "a", 0, 1)):
+    for each in (masks, masks, Message(Kind.METRICS, "a", 0, 1), Message(Kind.METRICS, "a", 0, 1)):
         assert sent.shortened("a", each) is each
     held.complete(masks)
     with pytest.raises(MessageRefused):  # masks are not weights that a message could name

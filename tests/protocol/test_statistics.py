@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from samfed_monai.config.variants import LEAVES_SITE
 from samfed_monai.core.errors import Problems, Refused
-from samfed_monai.protocol import Collected, Envelope, Kind, MessageRefused, StatisticKind, StatisticRule
+from samfed_monai.protocol import Collected, Kind, Message, MessageRefused, StatisticKind, StatisticRule
 from samfed_monai.protocol.message import EXTRA_WORDS, STATISTICS, from_bytes, to_bytes
 from samfed_monai.protocol.sent_once import NOT_HELD, HeldWeights, SentWeights
 from samfed_monai.protocol.statistics import limited, read_rules, split_statistics, with_statistics
@@ -42,8 +42,9 @@ def test_what_a_rule_leaves_out_has_its_default_and_null_forbids():
     assert found[StatisticKind.SPECTRUM] == StatisticRule(clip=2, noise_multiplier=0.5, least_images=1)
     assert found[StatisticKind.GRAPH] is None
     assert found[StatisticKind.PROTOTYPES] == StatisticRule()
-    assert StatisticRule(1.0, 2.0, 7).told() == "each of at least 7 images, clipped to a norm of 1, noise multiplier 2"
-    assert StatisticRule().told() == "each of at least 1 images, as they are, without noise"
+    words = "each of at least 7 images, clipped to a norm of 1, noise multiplier 2"
+    assert StatisticRule(1.0, 2.0, 7).in_words() == words
+    assert StatisticRule().in_words() == "each of at least 1 images, as they are, without noise"
 
 
 def test_every_problem_of_the_rules_is_listed_at_once():
@@ -105,8 +106,8 @@ def test_counts_are_left_alone_and_take_no_noise():
         limited({"a": torch.tensor([[float("nan")]])}, StatisticRule(), noise=ones)
 
 
-def message(site: str, **tensors) -> Envelope:
-    return Envelope(Kind.WEIGHTS, site, 0, 3, n=9, tensors=with_statistics(WEIGHTS, tensors))
+def message(site: str, **tensors) -> Message:
+    return Message(Kind.WEIGHTS, site, 0, 3, n=9, tensors=with_statistics(WEIGHTS, tensors))
 
 
 def test_a_site_is_asked_until_it_has_answered_and_the_state_comes_back():

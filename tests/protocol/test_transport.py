@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Problem, Refused, Stopped, is_out_of_memory
-from samfed_monai.protocol import Envelope, Inbox, Kind, MessageRefused, scrub, to_bytes
-from samfed_monai.protocol.transport import Failure, Shelf, received, take_in_order
+from samfed_monai.protocol import Inbox, Kind, Message, MessageRefused, scrub, to_bytes
+from samfed_monai.protocol.transport import Failure, Spool, received, take_in_order
 from tests.federation.toys import weights
 
 
-def message(**changes) -> Envelope:
+def message(**changes) -> Message:
     fields = {"kind": Kind.WEIGHTS, "site": "a", "round": 2, "rounds": 5, "n": 7, "tensors": weights()}
-    return Envelope(**{**fields, **changes})
+    return Message(**{**fields, **changes})
 
 
 @pytest.fixture
@@ -63,11 +63,11 @@ def test_fault_79_an_answer_is_inflated_up_to_what_its_site_was_asked_for_whatev
     asked = {"masks": torch.zeros(4, 1, 16, 16, dtype=torch.uint8)}
     inbox = Inbox(round=0, sites=["a"], like=lambda site: asked, kind=Kind.SOFT_MASKS)
     big = {"masks": torch.zeros(3_000_000, dtype=torch.uint8)}  # a few kilobytes once deflated
-    bomb = to_bytes(Envelope(Kind.SOFT_MASKS, "a", 0, 1, n=1, tensors=big))
+    bomb = to_bytes(Message(Kind.SOFT_MASKS, "a", 0, 1, n=1, tensors=big))
     assert len(bomb) < inbox.max_bytes("a") == 2 * 1024 + 1024**2
     refused = received("a", bomb, inbox.check, max_bytes=inbox.max_bytes("a"))
     assert refused.reason.endswith("expected at most 1050624 bytes, found 3000000 bytes once inflated")
-    small = to_bytes(Envelope(Kind.SOFT_MASKS, "a", 0, 1, n=1, tensors=asked))
+    small = to_bytes(Message(Kind.SOFT_MASKS, "a", 0, 1, n=1, tensors=asked))
     assert received("a", small, inbox.check, max_bytes=inbox.max_bytes("a")).n == 1
 
 
@@ -142,56 +142,56 @@ def test_refused_messages_keep_their_reason():
 
 
 def test_answers_wait_on_the_disk_without_a_name_and_their_space_is_given_back(tmp_path):
-    shelf = Shelf(tmp_path / "run")
-    assert shelf.size == 0
-    waiting = [shelf.put(bytes([number]) * 1000) for number in range(3)]
-    assert (shelf.size, list((tmp_path / "run").iterdir())) == (3000, [])
+    spool = Spool(tmp_path / "run")
+    assert spool.size == 0
+    waiting = [spool.put(bytes([number]) * 1000) for number in range(3)]
+    assert (spool.size, list((tmp_path / "run").iterdir())) == (3000, [])
     assert [each.read() for each in reversed(waiting)] == [bytes([number]) * 1000 for number in (2, 1, 0)]
     del waiting[1]
     assert waiting[1].read() == b"\2" * 1000
     waiting.clear()
-    assert shelf.size == 0
-    assert shelf.put(b"").read() == b""
-    assert shelf.put(b"again").read() == b"again"
+    assert spool.size == 0
+    assert spool.put(b"").read() == b""
+    assert spool.put(b"again").read() == b"again"
 
 
 def test_an_answer_that_was_cut_off_on_the_disk_is_not_read(tmp_path):
-    shelf = Shelf(tmp_path)
-    shelved = shelf.put(b"1234")
-    os.truncate(shelf._file, 3)
+    spool = Spool(tmp_path)
+    spooled = spool.put(b"1234")
+    os.truncate(spool._file, 3)
     with pytest.raises(OSError, match="1 bytes of an answer that waited on the disk are gone"):
-        shelved.read()
+        spooled.read()
 
 
 def test_fault_49_a_full_disk_is_raised_and_what_waits_stays(tmp_path, monkeypatch):
-    shelf = Shelf(tmp_path)
-    first = shelf.put(b"first")
+    spool = Spool(tmp_path)
+    first = spool.put(b"first")
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device")))
         with pytest.raises(OSError, match="No space left"):
-            shelf.put(b"second")
-    assert (shelf.put(b"third").read(), first.read()) == (b"third", b"first")
+            spool.put(b"second")
+    assert (spool.put(b"third").read(), first.read()) == (b"third", b"first")
 
 
 def test_answers_are_written_and_read_whole_where_the_system_does_it_in_parts(tmp_path, monkeypatch):
-    shelf = Shelf(tmp_path / "run" / "folder")
+    spool = Spool(tmp_path / "run" / "folder")
     write, read = os.pwrite, os.preadv
     monkeypatch.setattr(os, "pwrite", lambda file, content, start: write(file, content[:3], start))
     monkeypatch.setattr(os, "preadv", lambda file, views, start: read(file, [views[0][:2]], start))
-    waiting = [shelf.put(content) for content in (b"0123456789", b"abcdefg")]
+    waiting = [spool.put(content) for content in (b"0123456789", b"abcdefg")]
     assert [each.read() for each in waiting] == [b"0123456789", b"abcdefg"]
     waiting.clear()
-    assert shelf.put(b"xyz").read() == b"xyz"
-    assert shelf.size == 0
+    assert spool.put(b"xyz").read() == b"xyz"
+    assert spool.size == 0
 
 
 def test_answers_wait_where_the_run_is_and_their_file_is_closed_with_the_shelf(tmp_path):
-    shelf = Shelf(tmp_path / "run")
-    shelved = shelf.put(b"1")
-    file = shelf._file
+    spool = Spool(tmp_path / "run")
+    spooled = spool.put(b"1")
+    file = spool._file
     if os.path.exists(link := f"/proc/self/fd/{file}"):
         assert os.readlink(link).startswith(str(tmp_path / "run"))
-    del shelved, shelf
+    del spooled, spool
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(file)
 

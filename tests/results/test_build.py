@@ -65,6 +65,12 @@ def test_times_that_were_not_needed_are_zero_and_their_sum_is_the_total():
     assert build(seconds={"training": 3.0, "total": 9.0})["seconds"]["total"] == 9.0
 
 
+def test_what_the_process_took_is_told_where_it_was_measured():
+    took = {"memory_bytes": None, "processor_seconds": 1.5}
+    assert build(process=took)["process"] == took
+    assert "process" not in build()
+
+
 def test_a_run_without_teacher_has_none():
     assert build()["teacher"] is None
 

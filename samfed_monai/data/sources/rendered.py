@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import write_bytes
+from samfed_monai.core.io import read_json, write_bytes, write_json
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.data.checks import stem
 from samfed_monai.data.coco import Annotated, read_coco, require_pycocotools
@@ -88,17 +89,40 @@ def draw_coco(
     return sentences
 
 
-def cut_nifti(root: str | Path, slices: str | Path, *, labels: Sequence[int] = (), progress: bool = True) -> list[str]:
+VOLUMES = "volumes.json"
+"""File beside the slices that says which volume they are of, and how far their pixels lie apart."""
+
+
+def volumes_of(slices: str | Path) -> dict[str, dict[str, Any]]:
+    """Folder of slices to ``{"volume": path, "spacing": [mm of a row, of a column, between slices]}``.
+
+    Args:
+        slices: where :func:`cut_nifti` put them; another folder has none.
+    """
+    path = Path(slices) / VOLUMES
+    return dict(read_json(path)) if path.is_file() else {}
+
+
+def cut_nifti(
+    root: str | Path,
+    slices: str | Path,
+    *,
+    labels: Sequence[int] = (),
+    classes: Sequence[str] = (),
+    progress: bool = True,
+) -> list[str]:
     """Cuts NIfTI volumes and their masks into pictures, as :mod:`.folders` reads them.
 
     A volume ``<site>/images/NAME.nii.gz`` becomes ``<slices>/<site>/images/NAME/NAME_0001.png`` and so on, along its
     last axis, with the grey values of ``samfed infer`` (:func:`samfed_monai.data.volumes.read_slices`); likewise its
-    mask, called as masks of images are. Slices without foreground have empty masks.
+    mask, called as masks of images are. Slices without foreground have empty masks. :data:`VOLUMES` notes where they
+    come from.
 
     Args:
         root: folder of sites, or one site's own folder.
         slices: where the pictures go; the data root of a list.
-        labels: values of masks that are foreground; empty takes the only one beside 0.
+        labels, classes: see :func:`samfed_monai.data.volumes.read_mask_slices`; slices of several classes hold their
+            values.
         progress: whether to show a progress bar.
 
     Returns:
@@ -112,6 +136,9 @@ def cut_nifti(root: str | Path, slices: str | Path, *, labels: Sequence[int] = (
     if slices.resolve().is_relative_to(root.resolve()):
         expected, mend = f"a folder outside of {root}", "choose another folder"
         problems.add("--slices", found=str(slices), expected=expected, mend=mend)
+    if classes and labels and len(labels) != len(classes):
+        found, expected = f"{len(labels)} values", f"one for each of {list(classes)}, in their order"
+        problems.add("--label", found=found, expected=expected, mend="give it once for each class, or leave it out")
     sites = _sites(root)
     single = sites == [root]
     pairs: list[tuple[Path, str, Path, Path | None]] = []
@@ -141,19 +168,25 @@ def cut_nifti(root: str | Path, slices: str | Path, *, labels: Sequence[int] = (
         with problems.collected():
             read_slices(path)
             if drawn is not None:
-                read_mask_slices(drawn, path, labels=labels)
+                read_mask_slices(drawn, path, labels=labels, classes=classes)
     problems.refuse_if_any()
+    notes = volumes_of(slices)
     for where, name, path, drawn in progress_bar(pairs, desc="cutting", unit="volume", show=progress):
-        found = {"images": [_png(picture) for picture in read_slices(path).pictures]}
+        volume = read_slices(path)
+        cut = {"images": [_png(picture) for picture in volume.pictures]}
+        folder = (where / "images" / name).relative_to(slices).as_posix()
+        notes[folder] = {"volume": relative(path, root), "spacing": list(volume.voxel) if volume.voxel else None}
         if drawn is not None:
-            found["masks"] = [_mask_png(mask) for mask in read_mask_slices(drawn, path, labels=labels)]
+            values = read_mask_slices(drawn, path, labels=labels, classes=classes)
+            cut["masks"] = [_png(mask) if classes else _mask_png(mask > 0) for mask in values]
         _write_new(
             {
                 where / kind / name / f"{name}_{number:04d}.png": content
-                for kind, contents in found.items()
+                for kind, contents in cut.items()
                 for number, content in enumerate(contents, start=1)
             }
         )
+    write_json(slices / VOLUMES, notes)
     return sentences
 
 

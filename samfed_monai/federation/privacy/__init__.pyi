@@ -5,7 +5,7 @@ from .audit import AuditLog, audit_table, read_audit
 from .central import CentralNoise, require_budget
 from .noise import SeededNoise, SystemNoise
 from .possible import require_possible, statistics_notice, too_few_images
-from .release import Release, site_release
+from .release import ReleaseFilter, site_release
 from .settings import (
     CentralPrivacy,
     DifferentialPrivacy,
@@ -23,7 +23,7 @@ __all__ = [
     "CentralPrivacy",
     "DifferentialPrivacy",
     "Privacy",
-    "Release",
+    "ReleaseFilter",
     "SecureAggregation",
     "SeededNoise",
     "SystemNoise",

@@ -13,7 +13,7 @@ from samfed_monai.core.errors import Problem, Problems
 from samfed_monai.federation.own_network import personal_patterns
 from samfed_monai.federation.privacy.settings import EFFORT, WHERE, Privacy
 from samfed_monai.networks.key_patterns import network_split
-from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import Statistic, StatisticKind
 from samfed_monai.protocol.strategy import WORDS
 
@@ -136,7 +136,7 @@ def allowed_of(client: Any, *, personal: Sequence[str] | None = None) -> Allowed
     return replace(weights, like=like, exact=frozenset({Kind.SOFT_MASKS}) & like.keys())
 
 
-def tensor_problems(reply: Envelope, allowed: Allowed) -> list[Problem]:
+def tensor_problems(reply: Message, allowed: Allowed) -> list[Problem]:
     """Everything about the tensors of ``reply`` that keeps it from leaving: kind, names, shapes, dtypes, values.
 
     No name that is not on the list, and no value, is repeated: the text of a problem may itself leave.
@@ -175,7 +175,7 @@ def tensor_problems(reply: Envelope, allowed: Allowed) -> list[Problem]:
     return list(problems)
 
 
-def undeclared(reply: Envelope, method: Method | None) -> list[Problem]:
+def undeclared(reply: Message, method: Method | None) -> list[Problem]:
     """What of ``reply`` the method in use does not let leave a site, by its own declaration (``leaves_site``).
 
     Args:

@@ -17,7 +17,7 @@ from samfed_monai.core.io import append_line
 from samfed_monai.federation.privacy.audit import count_noise
 from samfed_monai.federation.privacy.noise import Noise, SystemNoise
 from samfed_monai.federation.privacy.settings import WHERE, CentralPrivacy, epsilon, epsilon_of
-from samfed_monai.protocol.message import Envelope, Kind
+from samfed_monai.protocol.message import Kind, Message
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,7 +107,7 @@ class CentralNoise:
         return self.settings.count_noise or max(sites / 20, self.settings.noise_multiplier)
 
     @torch.no_grad()
-    def take(self, round: int, site: str, update: Envelope) -> None:
+    def take(self, round: int, site: str, update: Message) -> None:
         """Adds one checked answer's step, shortened to the clip."""
         old = self.strategy.global_weights
         names = [name for name, tensor in old.items() if name in self.learned and tensor.is_floating_point()]
@@ -141,7 +141,7 @@ class CentralNoise:
             logger.info("round %d: steps are clipped to %.3g from here on", round + 1, self.clip)
         self._sums, self._sites, self._within = {}, 0, 0
         server = self.strategy.server
-        update = Envelope(Kind.WEIGHTS, _MEAN, round, server.rounds, server.seed, n=sites, tensors=mean)
+        update = Message(Kind.WEIGHTS, _MEAN, round, server.rounds, server.seed, n=sites, tensors=mean)
         self.strategy.accept(round, _MEAN, update)
         self.strategy.finish(round)
 

@@ -129,7 +129,7 @@ def statistics_notice(privacy: Privacy, strategy: Strategy, name: str) -> str | 
     rule = privacy.rule(kind) if kind is not None else None
     if kind is None or rule is None:
         return None
-    text = f"{name}: every site sends {kind.words} of its images, {rule.told()}"
+    text = f"{name}: every site sends {kind.words} of its images, {rule.in_words()}"
     return f"{text} (privacy -> statistics -> {kind.value}; docs/privacy.md says what that tells of them)"
 
 

@@ -16,7 +16,7 @@ from samfed_monai.federation.privacy.ledger import PrivacyLedger
 from samfed_monai.federation.privacy.noise import Noise, SystemNoise, noisy_masks, noisy_update
 from samfed_monai.federation.privacy.settings import EFFORT, DifferentialPrivacy, Privacy, epsilon_of, withhold_small
 from samfed_monai.networks.key_patterns import KeySplit
-from samfed_monai.protocol.message import METRIC_NAMES, STATISTICS, VERSION, Envelope, Kind, MessageRefused, wire_size
+from samfed_monai.protocol.message import METRIC_NAMES, STATISTICS, VERSION, Kind, Message, MessageRefused, wire_size
 from samfed_monai.protocol.statistics import StatisticKind, StatisticRule, limited, split_statistics, with_statistics
 from samfed_monai.protocol.transport import Task, scrub
 
@@ -44,7 +44,7 @@ MOST_EVALUATIONS = 32
 _ECHOED = ("site", "round", "rounds", "seed")
 
 
-class Release:
+class ReleaseFilter:
     """``release(task, request, reply)``: what of ``reply`` may leave, or :class:`MessageRefused`.
 
     In this order: the reply is compared with the allow-list (kind, names, shapes, dtypes, size; site, round and seed
@@ -89,7 +89,7 @@ class Release:
         #: Round to how many times scores of it have left, before a restart included.
         self.evaluations = self.audit.evaluated()
 
-    def __call__(self, task: Task, request: Envelope, reply: Envelope) -> Envelope:
+    def __call__(self, task: Task, request: Message, reply: Message) -> Message:
         """The message that may leave in answer to ``request``.
 
         Raises:
@@ -110,7 +110,7 @@ class Release:
         self.evaluations[request.round] += task == Task.EVALUATE
         return message
 
-    def hidden(self, task: Task, request: Envelope, reply: Envelope) -> Envelope:
+    def hidden(self, task: Task, request: Message, reply: Message) -> Message:
         """Writes a line about a step of secure aggregation, whose content this filter let go when it was trained."""
         self._write(task, request, outcome="sent", **_content(reply), noise=None)
         return reply
@@ -138,18 +138,18 @@ class Release:
             line = {"site": self.site, "round": None, "task": None, "outcome": "declared", "kind": Kind.WEIGHTS.value}
             self.audit.write({**line, "tensors": len(split.shared), "names_sha256": names, **parts})
 
-    def failed(self, task: Task, request: Envelope, error: Exception) -> str:
+    def failed(self, task: Task, request: Message, error: Exception) -> str:
         """Writes a line about an answer that there is none of; returns the words about it that may leave."""
         words = scrub(error)
         self._write(task, request, outcome="failed", problems=[words])
         return words
 
-    def _write(self, task: Task, request: Envelope, **record: Any) -> None:
+    def _write(self, task: Task, request: Message, **record: Any) -> None:
         self.audit.write({"site": self.site, "round": request.round, "task": Task(task).value, **record})
 
-    def _check(self, task: Task, request: Envelope, reply: Envelope, allowed: Allowed) -> None:
-        if not isinstance(reply, Envelope):
-            raise MessageRefused([Problem("message", found="something else", expected="an Envelope")])
+    def _check(self, task: Task, request: Message, reply: Message, allowed: Allowed) -> None:
+        if not isinstance(reply, Message):
+            raise MessageRefused([Problem("message", found="something else", expected="an Message")])
         problems = Problems()
         for name, wanted in (("version", VERSION), *((name, getattr(request, name)) for name in _ECHOED)):
             if type(getattr(reply, name)) is not type(wanted) or getattr(reply, name) != wanted:
@@ -162,7 +162,7 @@ class Release:
             problems.add("message -> n", found="another value", expected="a whole number >= 0")
         if len(reply.metrics) > _MOST_METRICS:
             problems.add("message -> metrics", found="too many", expected=f"at most {_MOST_METRICS}")
-        problems.extend(Envelope(Kind.METRICS, self.site, 0, 1, metrics=reply.metrics).problems(up=False))
+        problems.extend(Message(Kind.METRICS, self.site, 0, 1, metrics=reply.metrics).problems(up=False))
         if reply.tensors and task != Task.TRAIN:
             problems.add("message -> tensors", found="tensors that were not trained", expected="numbers only")
         if self.rounds is not None and not (request.rounds == self.rounds and 0 <= request.round < self.rounds):
@@ -188,8 +188,8 @@ class Release:
             raise MessageRefused(found)
 
     def _noised(
-        self, task: Task, request: Envelope, reply: Envelope, allowed: Allowed
-    ) -> tuple[Envelope, dict[str, Any] | None]:
+        self, task: Task, request: Message, reply: Message, allowed: Allowed
+    ) -> tuple[Message, dict[str, Any] | None]:
         settings = self.privacy.differential_privacy
         if settings is None or task != Task.TRAIN:
             return reply, None
@@ -221,7 +221,7 @@ class Release:
         noise = {"deviation": deviation, **settings.__dict__, "release": count}
         return replace(reply, tensors=tensors, metrics=metrics), noise
 
-    def _prototype_problems(self, reply: Envelope) -> list[Problem]:
+    def _prototype_problems(self, reply: Message) -> list[Problem]:
         rule = self.privacy.rule(StatisticKind.PROTOTYPES)
         if rule is None:
             return forbidden_problems(StatisticKind.PROTOTYPES, self.privacy, None)
@@ -232,8 +232,8 @@ class Release:
         return [Problem("message -> n", found="fewer", expected=expected, mend=mend)]
 
     def _limited(
-        self, reply: Envelope, noise: dict[str, Any] | None, allowed: Allowed
-    ) -> tuple[Envelope, dict[str, Any] | None, dict[str, Any]]:
+        self, reply: Message, noise: dict[str, Any] | None, allowed: Allowed
+    ) -> tuple[Message, dict[str, Any] | None, dict[str, Any]]:
         """The reply with its statistic under its rule; the noise and what the audit line says of it."""
         weights, statistics = _parted(reply)
         if reply.kind == Kind.PROTOTYPES and reply.tensors:
@@ -271,14 +271,14 @@ class Release:
             raise MessageRefused([Problem("privacy budget", found=found, expected=f"at most {settings.epsilon:g}")])
 
 
-def _parted(reply: Envelope) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _parted(reply: Message) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The weights of an answer, and its statistics; only names of text can be of a statistic."""
     if reply.kind != Kind.WEIGHTS or not all(isinstance(name, str) for name in reply.tensors):
         return dict(reply.tensors), {}
     return split_statistics(reply.tensors)
 
 
-def _content(message: Envelope) -> dict[str, Any]:
+def _content(message: Message) -> dict[str, Any]:
     names, size = sorted(message.tensors), wire_size(message)
     most = _HEADER_BYTES + sum(tensor.numel() * tensor.element_size() for tensor in message.tensors.values())
     if size > most:
@@ -307,8 +307,8 @@ def site_release(
     method: Method | None = None,
     rounds: int | None = None,
     least_seen: int = 1,
-) -> Release:
-    """What every answer of a :class:`SiteNode` passes.
+) -> ReleaseFilter:
+    """What every answer of a :class:`FederatedSite` passes.
 
     Args:
         site: the site's name.
@@ -322,4 +322,4 @@ def site_release(
     """
     folder, allowed = Path(run_folder) / "sites" / quote(site, safe=" "), lambda: allowed_of(client())
     settings: dict[str, Any] = {"ledger": ledger, "method": method, "rounds": rounds, "least_seen": least_seen}
-    return Release(site, allowed=allowed, privacy=privacy, folder=folder, **settings)
+    return ReleaseFilter(site, allowed=allowed, privacy=privacy, folder=folder, **settings)

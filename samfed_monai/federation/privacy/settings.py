@@ -11,7 +11,7 @@ from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.data.datalist import LEAST_IMAGES
-from samfed_monai.protocol.message import Envelope, Kind, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import StatisticKind, StatisticRule, read_rules
 
 #: Renyi orders that are tried; Opacus' own begin at 1.1 and end at 63, too few for strong and for weak noise.
@@ -81,11 +81,12 @@ EFFORT = frozenset({"seconds", "iterations", "releases"})
 WITHHELD = "withheld"
 
 
-def withhold_small(message: Envelope, least_images: int) -> Envelope:
+def withhold_small(message: Message, least_images: int) -> Message:
     """``message`` without what fewer than ``least_images`` images say.
 
     Of many images, counts of empty masks that are above 0 and below ``least_images`` stay (three images without a
-    lesion are three images), and HD95 where the counts that go leave fewer images than that.
+    lesion are three images), and HD95 where the counts that go leave fewer images than that. Of several classes, the
+    scores of one that fewer images hold stay, and how many hold it where fewer do not.
     Scores go, and the count with them; the word ``withheld`` says so, unless there are no images at all. Tensors that
     were learned from so few images are such a statistic too, and cannot be left out of themselves.
 
@@ -106,18 +107,25 @@ def withhold_small(message: Envelope, least_images: int) -> Envelope:
     return replace(message, n=0, metrics=kept, extra={**message.extra, **word})
 
 
-def _without_few(message: Envelope, least_images: int) -> Envelope:
+def _without_few(message: Message, least_images: int) -> Message:
     counts = {name: value for name, value in message.metrics.items() if name.startswith("empty_")}
     few = {name for name, value in counts.items() if 0 < value < least_images}
     shown = sum(value for name, value in counts.items() if name not in few)
     if shown and 0 < message.n - shown < least_images:
         few.add("hd95")
+    for name, value in message.metrics.items():
+        if name.startswith("images_class_"):
+            number = name.removeprefix("images_class_")
+            if 0 < value < least_images:
+                few |= {f"{score}_class_{number}" for score in ("dice", "iou", "hd95", "images")}
+            elif 0 < message.n - value < least_images:
+                few.add(name)
     if not few & message.metrics.keys():
         return message
     return replace(message, metrics={name: value for name, value in message.metrics.items() if name not in few})
 
 
-def withheld_reason(message: Envelope) -> str | None:
+def withheld_reason(message: Message) -> str | None:
     """Why an answer holds no statistics: ``withheld: fewer than 5 images``, ``no images``; ``None`` where it does."""
     least = message.extra.get(WITHHELD)
     if least is not None:

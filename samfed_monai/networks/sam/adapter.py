@@ -41,6 +41,8 @@ class Adapter:
         size: side of the input in pixels.
         public_hash: hash of the public images and labels that it was fitted on.
         lora_targets: layers that LoRA adapts, see ``LoRATargets``; files of ``qv`` do not hold it.
+        outputs: logits of a pixel, K + 1 for K classes (``PromptFreeSam.tell_apart``); files of one class do not hold
+            it.
         fit: how it was fitted (settings, seed, Dice before and after); for records only.
         checksum: of the tensors, as :func:`save_adapter` writes it; empty in files of older versions.
     """
@@ -53,6 +55,7 @@ class Adapter:
     public_hash: str
     fit: dict[str, Any] = field(default_factory=dict)
     lora_targets: str = LoRATargets.QV.value
+    outputs: int = 1
     checksum: str = field(default="", compare=False)
 
 
@@ -90,6 +93,8 @@ def save_adapter(path: str | Path, sam: PromptFreeSam, header: Adapter) -> None:
     fields = asdict(header) | {"format": _FORMAT, "adapt": header.adapt.value, "checksum": checksum(tensors)}
     if header.lora_targets == LoRATargets.QV:
         del fields["lora_targets"]  # the file of older versions
+    if header.outputs == 1:
+        del fields["outputs"]  # likewise
     save_tensors(path, tensors, {"adapter": json.dumps(fields, sort_keys=True)})
 
 
@@ -151,6 +156,8 @@ def load_adapter(
             found = repr(getattr(header, key))
             problems.add(f"{path} -> {key}", found=found, expected=repr(value), mend=_mend(header, key))
     problems.refuse_if_any()
+    if header.outputs > 1:
+        sam.tell_apart(header.outputs)
     prepare(sam, header.adapt, header.rank, header.lora_targets)
     like = adapted_tensors(sam)
     tensors = safe_load(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,9 @@ class PromptFreeSam(nn.Module):
         mask_decoder: segment-anything's ``MaskDecoder``.
 
     Its parameters carry SAM's own names. It does not resize or pad: see :mod:`samfed_monai.networks.sam.teacher`.
+
+    Attributes:
+        outputs: logits of a pixel, 1 unless :meth:`tell_apart` was called.
     """
 
     pixel_mean: Tensor
@@ -62,10 +66,37 @@ class PromptFreeSam(nn.Module):
 
     def __init__(self, image_encoder: nn.Module, prompt_encoder: nn.Module, mask_decoder: nn.Module) -> None:
         super().__init__()
-        self.image_encoder, self.mask_decoder = image_encoder, mask_decoder
+        self.image_encoder = image_encoder
+        self.mask_decoder: Any = mask_decoder
         self.prompt_encoder: Any = prompt_encoder
+        self.outputs = 1
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1) / 255, persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1) / 255, persistent=False)
+
+    def tell_apart(self, outputs: int) -> None:
+        """Gives the mask decoder a mask for each of several classes, in place; it has to learn what they are.
+
+        One mask token and one small network behind it for each (SAMed, Zhang and Liu, arXiv 2304.13785, section 3.2):
+        all begin as copies of those of SAM's single mask, the background's too, and the transformer and the upscaling
+        between them are shared. Prompts make no sense to it any more: :meth:`decode_boxes` refuses them. SAM's own
+        three masks of a part, a whole and the like are dropped.
+
+        Args:
+            outputs: K + 1 for K classes, 3 or more.
+
+        Raises:
+            ValueError: fewer than 3.
+        """
+        if outputs < 3:
+            raise ValueError(
+                f"tell_apart: expected 3 outputs or more (the background and two classes), found {outputs}"
+            )
+        decoder, self.outputs = self.mask_decoder, outputs
+        token = decoder.mask_tokens.weight.detach()[:1]
+        decoder.mask_tokens = nn.Embedding.from_pretrained(token.repeat(outputs, 1), freeze=False)
+        networks = [deepcopy(decoder.output_hypernetworks_mlps[0]) for _ in range(outputs)]
+        decoder.output_hypernetworks_mlps = nn.ModuleList(networks)
+        decoder.num_mask_tokens = outputs
 
     def normalise(self, images: Tensor) -> Tensor:
         """``(B, 3, H, W)`` in [0, 1] to SAM's zero mean and unit variance; padding comes after, so that it is zero."""
@@ -76,7 +107,8 @@ class PromptFreeSam(nn.Module):
         return self.image_encoder(normalised)
 
     def decode(self, embeddings: Tensor) -> Tensor:
-        """Embeddings to logits ``(B, 1, size / 4, size / 4)`` of SAM's single-mask output.
+        """Embeddings to logits ``(B, 1, size / 4, size / 4)`` of SAM's single-mask output; of several classes
+        ``(B, K + 1, …)``, whose softmax counts.
 
         The decoder is written for many prompts on one image. Here every image shares the one empty prompt, which is
         passed once and broadcast over the batch.
@@ -129,13 +161,19 @@ class PromptFreeSam(nn.Module):
         masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         sparse, dense = self.prompt_encoder(points=points, boxes=boxes, masks=masks)
-        return self.mask_decoder(
-            image_embeddings=embeddings,
-            image_pe=self.prompt_encoder.get_dense_pe(),
-            sparse_prompt_embeddings=sparse,
-            dense_prompt_embeddings=dense,
-            multimask_output=False,
-        )
+        given = {
+            "image_embeddings": embeddings,
+            "image_pe": self.prompt_encoder.get_dense_pe(),
+            "sparse_prompt_embeddings": sparse,
+            "dense_prompt_embeddings": dense,
+        }
+        if self.outputs == 1:
+            logits, predicted_iou = self.mask_decoder(**given, multimask_output=False)
+        elif boxes is not None or points is not None or masks is not None:
+            raise ValueError("a SAM that tells classes apart takes no prompts: it has no mask of a single thing")
+        else:
+            logits, predicted_iou = self.mask_decoder.predict_masks(**given)
+        return logits, predicted_iou
 
 
 STRIDE = 16

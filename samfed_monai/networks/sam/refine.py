@@ -25,7 +25,7 @@ MARGIN = 0.05
 """A box is wider than its part by this share of its side, at either end."""
 
 
-class Parts(NamedTuple):
+class Components(NamedTuple):
     """Connected parts of a mask.
 
     Args:
@@ -39,7 +39,7 @@ class Parts(NamedTuple):
     boxes: Tensor
 
 
-def find_parts(mask: Tensor) -> Parts:
+def connected_components(mask: Tensor) -> Components:
     """Parts of a ``(h, w)`` bool mask that touch at sides or corners, with the boxes of the largest ones."""
     import numpy as np
     from scipy import ndimage
@@ -51,7 +51,7 @@ def find_parts(mask: Tensor) -> Parts:
     numbers = [int(number) for number in order if areas[number - 1] >= LEAST_SHARE * height * width]
     slices = ndimage.find_objects(labels)
     boxes = [_box(slices[number - 1], mask.shape) for number in numbers]
-    return Parts(torch.from_numpy(labels).long(), numbers, torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    return Components(torch.from_numpy(labels).long(), numbers, torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
 
 
 def _box(part: tuple[slice, slice], shape: torch.Size) -> list[float]:
@@ -174,7 +174,7 @@ class BoxRefiner(nn.Module):
         return (first + second) / 2 if self.refinement.refine == Refine.MEAN else second
 
     def _second(self, image: Tensor, first: Tensor) -> Tensor:
-        parts = find_parts(first[0, 0] > 0.5)
+        parts = connected_components(first[0, 0] > 0.5)
         if not parts.numbers:
             return first
         height, width = image.shape[-2:]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import canonical_hash, sha256_file
+from samfed_monai.losses.unlabelled import probabilities
 from samfed_monai.networks.autocast import Switch
 from samfed_monai.networks.sam.adapter import load_adapter
 from samfed_monai.networks.sam.build import PromptFreeSam, build_sam
@@ -78,6 +79,9 @@ class Teacher(nn.Module):
     ) -> None:
         super().__init__()
         check_peak(peak)
+        if sam.outputs > 1 and (peak is not None or refiner is not None):
+            found, mend = "a peak or a refinement", "set peak to null and refine to none"
+            raise Refused([Problem("teacher -> adapter", found, expected="neither with several classes", mend=mend)])
         if views not in VIEWS:
             raise Refused([Problem("teacher -> views", found=repr(views), expected=f"one of {sorted(VIEWS)}")])
         self.sam, self.refiner, self.more = sam, refiner, nn.ModuleList(more)
@@ -156,12 +160,13 @@ class Teacher(nn.Module):
         Returns:
             ``(B, 1, h, w)`` float32 in [0, 1] that covers exactly the image: the padding is cut off, the longer side
             is ``size / 4`` and the aspect is the image's (square images: ``(B, 1, size / 4, size / 4)``). A bilinear
-            resize to (H, W) puts it in register with the image.
+            resize to (H, W) puts it in register with the image. Of K classes ``(B, K + 1, h, w)``, the background's
+            first, which sum to 1.
         """
         images = images.to(self.sam.pixel_mean.device)
         views = VIEWS[self.views]
         sams: list[Any] = [self.sam, *self.more]
-        total = sum(view.undo(self._logits(sam, view.apply(images)).sigmoid()) for sam in sams for view in views)
+        total = sum(view.undo(probabilities(self._logits(sam, view.apply(images)))) for sam in sams for view in views)
         mean = torch.as_tensor(total) / (len(sams) * len(views))
         if self.peak is not None:
             mean = relative_to_peak(mean, self.peak)

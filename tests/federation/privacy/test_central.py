@@ -20,7 +20,7 @@ from samfed_monai.federation.privacy.central import CentralNoise, next_clip, ste
 from samfed_monai.federation.privacy.settings import CentralPrivacy, settings_of
 from samfed_monai.methods.all_answers import AllAnswers
 from samfed_monai.methods.fedavg import FedAvg, PersonalFedAvg
-from samfed_monai.protocol import Envelope, Exchange, Kind, Server
+from samfed_monai.protocol import Exchange, Kind, Message, Server
 from samfed_monai.reports import Report
 from samfed_monai.results import validate_results
 from tests.federation.test_job import job
@@ -48,7 +48,7 @@ def answer(site, steps, old, *, n=1):
     new = {name: tensor.clone() for name, tensor in old.items()}
     new["w"].view(-1)[0] += steps
     new["count"] += 7
-    return Envelope(Kind.WEIGHTS, site, 0, 3, n=n, tensors=new)
+    return Message(Kind.WEIGHTS, site, 0, 3, n=n, tensors=new)
 
 
 def fixed(**more):
@@ -136,7 +136,7 @@ def test_without_one_site_the_sum_differs_by_the_clip_at_most(steps, clip, tmp_p
             moved = weights()
             moved["w"] += torch.tensor(values[:6]).reshape(2, 3)
             moved["b"] += torch.tensor(values[6:])
-            central.take(0, str(index), Envelope(Kind.WEIGHTS, str(index), 0, 3, n=1, tensors=moved))
+            central.take(0, str(index), Message(Kind.WEIGHTS, str(index), 0, 3, n=1, tensors=moved))
         sums.append(torch.cat([central._sums[name].flatten() for name in LEARNED]))
     assert float((sums[0] - sums[1]).norm()) <= clip * (1 + 1e-9)
 

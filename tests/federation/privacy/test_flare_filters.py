@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, from_bytes, to_bytes
+from samfed_monai.protocol import Kind, Message, MessageRefused, from_bytes, to_bytes
 
 pytest.importorskip("nvflare", reason="FLARE is an extra")
 from nvflare.apis.dxo import DXO, DataKind
@@ -18,12 +18,12 @@ from nvflare.app_common.filters.percentile_privacy import PercentilePrivacy
 from nvflare.app_common.filters.svt_privacy import SVTPrivacy
 
 WEIGHTS = {"head.weight": torch.linspace(-1, 1, 500)}
-PAYLOAD = np.frombuffer(to_bytes(Envelope(Kind.WEIGHTS, "site-1", 0, 1, n=9, tensors=WEIGHTS)), dtype=np.uint8)
+PAYLOAD = np.frombuffer(to_bytes(Message(Kind.WEIGHTS, "site-1", 0, 1, n=9, tensors=WEIGHTS)), dtype=np.uint8)
 
 
 def filtered(flare_filter) -> np.ndarray | None:
-    dxo = DXO(DataKind.WEIGHTS, data={"envelope": PAYLOAD.copy()})
-    return (flare_filter.process_dxo(dxo, dxo.to_shareable(), FLContext()) or dxo).data.get("envelope")
+    dxo = DXO(DataKind.WEIGHTS, data={"message": PAYLOAD.copy()})
+    return (flare_filter.process_dxo(dxo, dxo.to_shareable(), FLContext()) or dxo).data.get("message")
 
 
 @pytest.mark.parametrize("flare_filter", [PercentilePrivacy(), SVTPrivacy()])
@@ -42,7 +42,7 @@ def test_a_filter_by_name_finds_none_of_the_network_s_names_and_lets_everything_
 
 
 def test_a_filter_by_name_can_only_drop_the_whole_message():
-    assert filtered(ExcludeVars(["envelope"])) is None
+    assert filtered(ExcludeVars(["message"])) is None
 
 
 def test_a_filter_that_is_switched_off_by_a_wrong_value_says_nothing():

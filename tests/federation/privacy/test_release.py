@@ -17,8 +17,8 @@ from torch.utils.data import Subset
 
 from samfed_monai.config.variants import Method
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation import SiteWorker
-from samfed_monai.federation.privacy import Allowed, Privacy, Release, SeededNoise, read_audit
+from samfed_monai.federation import ClientAlgoExecutor
+from samfed_monai.federation.privacy import Allowed, Privacy, ReleaseFilter, SeededNoise, read_audit
 from samfed_monai.federation.privacy.allowed import (
     allowed_of,
     allowed_weights,
@@ -30,7 +30,7 @@ from samfed_monai.federation.privacy.release import MOST_EVALUATIONS
 from samfed_monai.federation.privacy.settings import PrivacyFloor, withheld_reason
 from samfed_monai.networks import KeyPatterns, SamNetwork, build_sam, split_keys
 from samfed_monai.networks.key_patterns import KeySplit
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task, from_bytes, to_bytes
+from samfed_monai.protocol import Kind, Message, MessageRefused, Task, from_bytes, to_bytes
 from tests.federation.toys import ToyNet, toy_algo, toy_weights
 from tests.federation.unlike import unlike_algo
 
@@ -42,19 +42,19 @@ ALLOWED = Allowed(
 SECRET = "Jane Doe 1961"
 
 
-def request(**fields) -> Envelope:
-    return Envelope(**{"kind": Kind.WEIGHTS, "site": "Basel", "round": 3, "rounds": 9, "seed": 7, **fields})
+def request(**fields) -> Message:
+    return Message(**{"kind": Kind.WEIGHTS, "site": "Basel", "round": 3, "rounds": 9, "seed": 7, **fields})
 
 
-def reply(**fields) -> Envelope:
+def reply(**fields) -> Message:
     return request(**{"n": 40, "tensors": dict(WEIGHTS), "metrics": {"seconds": 2.0, "term_sam_kd": 0.5}, **fields})
 
 
-def release(**options) -> Release:
-    return Release("Basel", allowed=lambda: ALLOWED, **options)
+def release(**options) -> ReleaseFilter:
+    return ReleaseFilter("Basel", allowed=lambda: ALLOWED, **options)
 
 
-def numbers(**fields) -> Envelope:
+def numbers(**fields) -> Message:
     return reply(**{"kind": Kind.METRICS, "tensors": {}, "metrics": {"dice": 0.8}, **fields})
 
 
@@ -115,12 +115,12 @@ def test_tensors_leave_after_training_only_and_to_this_site_only():
         release()(Task.EVALUATE, request(), reply())
     with pytest.raises(MessageRefused, match="a request to another site"):
         release()(Task.TRAIN, request(site="Bern"), reply(site="Bern"))
-    with pytest.raises(MessageRefused, match="an Envelope"):
+    with pytest.raises(MessageRefused, match="an Message"):
         release()(Task.TRAIN, request(), SECRET)
 
 
 def test_an_empty_allow_list_lets_numbers_out_and_nothing_else():
-    closed = Release("Basel", allowed=Allowed)
+    closed = ReleaseFilter("Basel", allowed=Allowed)
     closed(Task.EVALUATE, request(), numbers())
     with pytest.raises(MessageRefused, match="expected one of metrics, found a kind that may not leave"):
         closed(Task.TRAIN, request(), reply())
@@ -142,7 +142,7 @@ def test_what_the_method_does_not_declare_is_refused_with_its_name_and_place(tmp
     with pytest.raises(MessageRefused, match=message.format("predictions")):
         closed(Task.TRAIN, request(), reply(kind=Kind.SOFT_MASKS, tensors={"masks": MASKS.clone()}))
     assert [line["outcome"] for line in read_audit(tmp_path / "audit.jsonl")] == ["sent", "refused", "refused"]
-    adapter = Release("Basel", allowed=lambda: Allowed({Kind.ADAPTER: {"w": WEIGHTS["w"]}}), method=SCORES_ALONE)
+    adapter = ReleaseFilter("Basel", allowed=lambda: Allowed({Kind.ADAPTER: {"w": WEIGHTS["w"]}}), method=SCORES_ALONE)
     with pytest.raises(MessageRefused, match=message.format("adapter")):
         adapter(Task.TRAIN, request(), reply(kind=Kind.ADAPTER, tensors={"w": WEIGHTS["w"]}))
 
@@ -233,7 +233,7 @@ NOISE = {"differential_privacy": {"clip": 1.0, "noise_multiplier": 0.5, "delta":
 RECEIVED = {"w": torch.tensor([1.0, 0.0]), "bn.running_mean": torch.tensor([4.0]), "count": torch.tensor(1)}
 
 
-def noisy(folder=None, **more) -> Release:
+def noisy(folder=None, **more) -> ReleaseFilter:
     settings = {"differential_privacy": {**NOISE["differential_privacy"], **more}}
     return release(privacy=Privacy.from_json(settings), folder=folder, noise=SeededNoise(0))
 
@@ -355,8 +355,8 @@ def test_a_client_that_only_evaluates_sends_no_tensors():
 
 def test_fault_56_a_site_with_a_network_of_its_own_does_not_send_it_because_it_is_asked_to():
     client = unlike_algo("site-1")
-    site = SiteWorker("site-1", client, Release("site-1", allowed=lambda: allowed_of(client)))
-    request = Envelope(Kind.WEIGHTS, "site-1", 0, 1, tensors=toy_weights(), extra={"purpose": "replace"})
+    site = ClientAlgoExecutor("site-1", client, ReleaseFilter("site-1", allowed=lambda: allowed_of(client)))
+    request = Message(Kind.WEIGHTS, "site-1", 0, 1, tensors=toy_weights(), extra={"purpose": "replace"})
     with pytest.raises(MessageRefused, match="expected one of metrics, soft_masks, found a kind that may not leave"):
         site.answer(Task.TRAIN, request)
 
@@ -377,12 +377,12 @@ def test_of_sam_vit_b_lora_leaves_in_a_message_of_0_60_megabytes():
     with torch.device("meta"):  # the shapes of ViT-B; nothing of it is in memory but what is sent
         network = SamNetwork(build_sam("vit_b", size=256), 256)
     state, split = network.state_dict(), network.key_split()
-    request = Envelope(Kind.WEIGHTS, "site-1", 0, 12)
+    request = Message(Kind.WEIGHTS, "site-1", 0, 12)
 
     def sent(names: tuple[str, ...]) -> bytes:
         tensors = {name: torch.randn(state[name].shape) for name in names}
-        reply = Envelope(Kind.WEIGHTS, "site-1", 0, 12, n=40, tensors=tensors)
-        return to_bytes(Release("site-1", allowed=lambda: allowed_weights(network))(Task.TRAIN, request, reply))
+        reply = Message(Kind.WEIGHTS, "site-1", 0, 12, n=40, tensors=tensors)
+        return to_bytes(ReleaseFilter("site-1", allowed=lambda: allowed_weights(network))(Task.TRAIN, request, reply))
 
     payload = sent(split.shared)
     assert from_bytes(payload).tensors.keys() == set(split.shared)
@@ -461,7 +461,7 @@ def test_fault_86_running_statistics_of_fewer_images_than_agreed_do_not_leave(ba
     allowed = replace(ALLOWED, batch=batch, momentum=momentum)
     found = [problem.found for problem in statistics_problems(allowed, least)]
     assert found == ([behind] if behind else [])
-    filtered = Release("Basel", allowed=lambda: allowed, privacy=Privacy(least))
+    filtered = ReleaseFilter("Basel", allowed=lambda: allowed, privacy=Privacy(least))
     if behind:
         with pytest.raises(MessageRefused, match="running statistics: expected at least"):
             filtered(Task.TRAIN, request(), reply())
@@ -510,7 +510,7 @@ def test_fault_87_a_round_that_the_plan_does_not_have_is_not_answered(fields):
 def test_a_sites_own_least_images_is_what_it_trains_on_in_a_round_as_well():
     metrics = {"iterations": 3}
     allowed = replace(ALLOWED, batch=2)
-    filtered = Release("Basel", allowed=lambda: allowed, least_seen=7)
+    filtered = ReleaseFilter("Basel", allowed=lambda: allowed, least_seen=7)
     with pytest.raises(MessageRefused, match="round: expected at least 7 images trained on in a round"):
         filtered(Task.TRAIN, request(), reply(metrics=metrics))
-    Release("Basel", allowed=lambda: allowed, least_seen=6)(Task.TRAIN, request(), reply(metrics=metrics))
+    ReleaseFilter("Basel", allowed=lambda: allowed, least_seen=6)(Task.TRAIN, request(), reply(metrics=metrics))

@@ -14,7 +14,7 @@ from samfed_monai.federation.evaluation import site_scores
 from samfed_monai.federation.privacy import DifferentialPrivacy, Privacy, epsilon, privacy_account
 from samfed_monai.federation.privacy.settings import EFFORT, PrivacyFloor, withhold_small
 from samfed_monai.metrics.scores import pool
-from samfed_monai.protocol import Envelope, Kind, MessageRefused
+from samfed_monai.protocol import Kind, Message, MessageRefused
 
 
 def test_what_is_left_out_is_the_default():
@@ -124,9 +124,9 @@ def test_a_missing_accountant_is_told_with_the_command(monkeypatch):
         epsilon(1.2345, 1, DELTA)
 
 
-def scores(n: int = 40, **counts: float) -> Envelope:
+def scores(n: int = 40, **counts: float) -> Message:
     metrics = {"dice": 0.5, "hd95": 3.0, "iterations": 7, **counts}
-    return Envelope(Kind.METRICS, "Bern", 0, 1, n=n, metrics=metrics)
+    return Message(Kind.METRICS, "Bern", 0, 1, n=n, metrics=metrics)
 
 
 @pytest.mark.parametrize(

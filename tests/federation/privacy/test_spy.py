@@ -19,12 +19,12 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.data import DataList, Item, render_synthetic
-from samfed_monai.federation import FederatedJob, LocalTransport, Places, Plan, Progress, RunFolder, SiteNode
-from samfed_monai.federation.privacy import Privacy, Release, read_audit
+from samfed_monai.federation import FederatedJob, FederatedSite, LocalTransport, Places, Plan, Progress, RunFolder
+from samfed_monai.federation.privacy import Privacy, ReleaseFilter, read_audit
 from samfed_monai.federation.privacy.allowed import allowed_of, allowed_weights
-from samfed_monai.federation.site import SiteWorker
+from samfed_monai.federation.site import ClientAlgoExecutor
 from samfed_monai.networks.key_patterns import network_split
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, Task, to_bytes
+from samfed_monai.protocol import Kind, Message, MessageRefused, Task, to_bytes
 from tests.federation.privacy.spy import Needles, leaks, pixel_needles, server_files, text_needles, wired
 from tests.federation.toys import ToyImages, ToyNet, controller, toy_algo, toy_weights
 from tests.federation.unlike import run_unlike, unlike_algo
@@ -45,23 +45,23 @@ def planted() -> dict[str, list[bytes]]:
     }
 
 
-def worker(site: str, client: Any, folder: Path, sent: list[bytes], **settings: Any) -> SiteWorker:
-    release = Release(
+def worker(site: str, client: Any, folder: Path, sent: list[bytes], **settings: Any) -> ClientAlgoExecutor:
+    release = ReleaseFilter(
         site,
         allowed=lambda: allowed_of(client),
         privacy=Privacy(least_images=settings.pop("least_images", 2)),
         folder=folder / "sites" / site,
         **settings,
     )
-    return wired(SiteWorker(site, client, release), sent)
+    return wired(ClientAlgoExecutor(site, client, release), sent)
 
 
 def test_the_spy_finds_what_is_there_whatever_it_is_packed_in(tmp_path):
     image = ToyImages("site-1", "unlabelled", 1).items[0]["image"]
     needles = {"pixels": pixel_needles(image), "names": NAMES}
-    message = Envelope(Kind.WEIGHTS, "site-1", 0, 1, tensors={"w": torch.as_tensor(image)})
+    message = Message(Kind.WEIGHTS, "site-1", 0, 1, tensors={"w": torch.as_tensor(image)})
     bits = (torch.as_tensor(image)[None] * 255).round().to(torch.uint8)
-    masks = Envelope(Kind.SOFT_MASKS, "site-1", 0, 1, tensors={"masks": bits})
+    masks = Message(Kind.SOFT_MASKS, "site-1", 0, 1, tensors={"masks": bits})
     Image.fromarray(np.moveaxis(bits[0].numpy(), 0, -1)).save(tmp_path / "overlay.png")
     (tmp_path / "log.txt.z").write_bytes(zlib.compress(b"could not read /data/Jane Doe.png"))
     found = leaks([b"nothing", to_bytes(message), to_bytes(masks)], sorted(tmp_path.iterdir()), needles)
@@ -143,18 +143,18 @@ def test_fault_55_private_images_and_soft_masks_are_blocked_at_the_site(tensors,
 def test_without_the_filter_the_spy_sees_the_same_masks_leave():
     sent: list[bytes] = []
     client = Leaking(unlike_algo("site-1"), {"masks": private_masks(6)}, Kind.SOFT_MASKS)
-    site = wired(SiteWorker("site-1", client), sent)
-    site.answer(Task.TRAIN, Envelope(Kind.METRICS, "site-1", 0, 1, extra={"purpose": "distil"}))
+    site = wired(ClientAlgoExecutor("site-1", client), sent)
+    site.answer(Task.TRAIN, Message(Kind.METRICS, "site-1", 0, 1, extra={"purpose": "distil"}))
     needles = {"soft masks": [private_masks(2).numpy().tobytes()[:32]]}
     assert leaks(sent, [], needles) == ["soft masks in message 0"]
 
 
 def test_fault_56_personal_keys_do_not_leave(tmp_path):
     client, personal = toy_algo("site-1"), ["3.*"]
-    release = Release("site-1", allowed=lambda: allowed_weights(client.trainer.network, personal=personal))
+    release = ReleaseFilter("site-1", allowed=lambda: allowed_weights(client.trainer.network, personal=personal))
     sent: list[bytes] = []
-    request = Envelope(Kind.WEIGHTS, "site-1", 0, 1, tensors=toy_weights(), extra={})
-    site = wired(SiteWorker("site-1", client, release), sent)
+    request = Message(Kind.WEIGHTS, "site-1", 0, 1, tensors=toy_weights(), extra={})
+    site = wired(ClientAlgoExecutor("site-1", client, release), sent)
     with pytest.raises(MessageRefused, match="2 with names that may not leave"):
         site.answer(Task.TRAIN, request)
     head = client.trainer.network.state_dict()["3.weight"].numpy().tobytes()
@@ -220,7 +220,7 @@ def federate(hospital: Path, output: Path, sent: list[bytes], **knobs: Any) -> d
         for name in SITES:
             there = {"datalist": hospital / f"{name}.json", "output_dir": output / name}
             places = Places(bundle_root=find_bundle("samfed_skin"), data_root=hospital, **there)
-            nodes[name] = wired(SiteNode(name, plan, places), sent)
+            nodes[name] = wired(FederatedSite(name, plan, places), sent)
         return LocalTransport(nodes, progress=Progress(show=False))
 
     settings: dict[str, Any] = {

@@ -13,7 +13,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.federation.privacy import (
     Allowed,
     Privacy,
-    Release,
+    ReleaseFilter,
     audit_table,
     privacy_account,
     read_audit,
@@ -23,7 +23,7 @@ from samfed_monai.federation.privacy import (
 )
 from samfed_monai.federation.privacy.settings import PrivacyFloor
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.protocol import Envelope, Kind, MessageRefused, Statistic, StatisticKind, StatisticRule, Task
+from samfed_monai.protocol import Kind, Message, MessageRefused, Statistic, StatisticKind, StatisticRule, Task
 from samfed_monai.protocol.statistics import with_statistics
 from tests.methods import needs
 
@@ -53,22 +53,22 @@ class Styles(FedAvg):
     statistic = SPECTRUM
 
 
-def request(**extra: str) -> Envelope:
-    return Envelope(Kind.WEIGHTS, "Basel", 0, 3, 7, extra=extra)
+def request(**extra: str) -> Message:
+    return Message(Kind.WEIGHTS, "Basel", 0, 3, 7, extra=extra)
 
 
 ASKED = request(statistics="spectrum")
 
 
-def reply(statistics=OWN, **fields) -> Envelope:
-    answer = Envelope(Kind.WEIGHTS, "Basel", 0, 3, 7, n=40, tensors=with_statistics(WEIGHTS, statistics))
+def reply(statistics=OWN, **fields) -> Message:
+    answer = Message(Kind.WEIGHTS, "Basel", 0, 3, 7, n=40, tensors=with_statistics(WEIGHTS, statistics))
     return replace(answer, **fields)
 
 
-def gate(rules=None, *, measured: Statistic | None = None, method: Method | None = METHOD, **options) -> Release:
+def gate(rules=None, *, measured: Statistic | None = None, method: Method | None = METHOD, **options) -> ReleaseFilter:
     allowed = Allowed({Kind.WEIGHTS: WEIGHTS}, statistic=measured or Windows())
     privacy = Privacy.from_json({"statistics": rules})
-    return Release("Basel", allowed=lambda: allowed, privacy=privacy, method=method, noise=np.ones, **options)
+    return ReleaseFilter("Basel", allowed=lambda: allowed, privacy=privacy, method=method, noise=np.ones, **options)
 
 
 def test_what_the_method_declares_leaves_as_it_is_with_an_audit_line(tmp_path):
@@ -189,15 +189,15 @@ def test_the_results_have_the_rule_and_the_epsilon_of_the_statistics():
     assert 2.2 < account["epsilon"]["a"] < 2 * 2.2  # docs/privacy.md: 2.2 for one message
 
 
-def prototypes(n: int = 40) -> Envelope:
+def prototypes(n: int = 40) -> Message:
     tensors = {"prototypes": torch.tensor([[3.0, 4.0]]), "counts": torch.tensor([300.0])}
-    return Envelope(Kind.PROTOTYPES, "Basel", 0, 3, 7, n=n, tensors=tensors)
+    return Message(Kind.PROTOTYPES, "Basel", 0, 3, 7, n=n, tensors=tensors)
 
 
-def prototype_gate(rules=None, **options) -> Release:
+def prototype_gate(rules=None, **options) -> ReleaseFilter:
     allowed, method = Allowed({Kind.PROTOTYPES: prototypes().tensors}), Method("p", leaves_site=("prototypes",))
     privacy = Privacy.from_json({"statistics": rules})
-    return Release("Basel", allowed=lambda: allowed, privacy=privacy, method=method, **options)
+    return ReleaseFilter("Basel", allowed=lambda: allowed, privacy=privacy, method=method, **options)
 
 
 def test_prototypes_are_under_the_policy_and_leave_as_they_did(tmp_path):

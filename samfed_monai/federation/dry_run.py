@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 Shapes = dict[str, tuple[int, ...]]
 #: Ids of the training batches that a client network sees.
 BATCHES = "train#dataloader#batch_size", "unlabelled#dataloader#batch_size", "sharing#batch_size"
-#: Ids whose parts read no image and compute nothing when they are built.
+#: Ids whose components read no image and compute nothing when they are built.
 PARTS = "optimizer", "images", "terms"
 
 
 @dataclass(frozen=True)
-class Rehearsed:
+class BuiltNetwork:
     """A network as a site, or the server, would have it.
 
     Args:
@@ -41,13 +41,13 @@ class Rehearsed:
     split: KeySplit
 
 
-def rehearse(
+def dry_run(
     config: WorkflowConfig,
     networks: Mapping[str, str],
     overrides: Mapping[str, Mapping[str, Any]],
     *,
     one_network: bool,
-) -> list[Rehearsed]:
+) -> list[BuiltNetwork]:
     """Builds each network of a run once and looks whether it takes the images, and whether names of its parts fit it;
     with it its optimizer, its terms and what reads its images.
 
@@ -65,7 +65,7 @@ def rehearse(
             pattern of ``personal`` or of the optimizer's groups that matches nothing, values that the optimizer or a
             term does not take, missing weights of SAM, or unlike networks where all must be alike.
     """
-    problems, found = Problems(), dict[str, Rehearsed]()
+    problems, found = Problems(), dict[str, BuiltNetwork]()
     for site, name in networks.items():
         own = {**overrides.get(site, {}), "network_name": name}
         key = json.dumps(own, sort_keys=True, default=repr)
@@ -86,12 +86,12 @@ def rehearse(
         with problems.collected():
             split = network_split(network, _value(parser, "personal") or ())
         shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-        found[key] = Rehearsed(site, name, shapes, split)
+        found[key] = BuiltNetwork(site, name, shapes, split)
     problems.refuse_if_any()
-    rehearsed = list(found.values())
+    built = list(found.values())
     if one_network:
-        _require_alike(rehearsed)
-    return rehearsed
+        _require_alike(built)
+    return built
 
 
 def _part_problems(parser: Any, name: str) -> list[Problem]:
@@ -122,9 +122,9 @@ def _batches(parser: Any) -> dict[str, int]:
     return found
 
 
-def _require_alike(rehearsed: list[Rehearsed]) -> None:
+def _require_alike(built: list[BuiltNetwork]) -> None:
     """Refuses networks that cannot be averaged; it names two sites and the first tensor in which theirs differ."""
-    first, *others = rehearsed
+    first, *others = built
     for other in others:
         key = next((k for k in [*first.shapes, *other.shapes] if first.shapes.get(k) != other.shapes.get(k)), None)
         if key is not None:
@@ -136,6 +136,6 @@ def _require_alike(rehearsed: list[Rehearsed]) -> None:
             raise Refused([Problem("sites", found=f"{key}: {sides}", expected=expected, mend=mend)])
 
 
-def _told(one: Rehearsed, key: str) -> str:
+def _told(one: BuiltNetwork, key: str) -> str:
     shape = f"shape {list(one.shapes[key])}" if key in one.shapes else "no such tensor"
     return f"{one.site} ({one.network}) has {shape}"

@@ -7,19 +7,19 @@ from monai.fl.utils.constants import FlStatistics, WeightType
 from monai.fl.utils.exchange_object import ExchangeObject
 
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.federation import from_exchange, to_exchange
-from samfed_monai.federation.exchange import HEADER, Call
-from samfed_monai.protocol import Envelope, Kind, MessageRefused
+from samfed_monai.federation import from_exchange_object, to_exchange_object
+from samfed_monai.federation.exchange_object import HEADER, Call
+from samfed_monai.protocol import Kind, Message, MessageRefused
 from tests.federation.toys import weights
 
-REQUEST = Envelope(Kind.WEIGHTS, "a", 2, 5, 7, tensors=weights())
+REQUEST = Message(Kind.WEIGHTS, "a", 2, 5, 7, tensors=weights())
 
 
 @pytest.mark.parametrize("kind", list(Kind))
 def test_there_and_back_without_a_copy(kind):
     tensors = {} if kind == Kind.METRICS else weights()
-    sent = Envelope(kind, "a", 2, 5, 7, n=3, tensors=tensors, metrics={"dice": 0.5}, extra={"split": "test"})
-    received = from_exchange(to_exchange(sent), request=REQUEST)
+    sent = Message(kind, "a", 2, 5, 7, n=3, tensors=tensors, metrics={"dice": 0.5}, extra={"split": "test"})
+    received = from_exchange_object(to_exchange_object(sent), request=REQUEST)
     assert received.header() == sent.header()
     assert all(received.tensors[name] is tensor for name, tensor in tensors.items())
 
@@ -27,14 +27,14 @@ def test_there_and_back_without_a_copy(kind):
 def test_a_plain_monai_client_answers_its_request_with_iterations_for_images():
     statistics = {FlStatistics.NUM_EXECUTED_ITERATIONS: 12}
     answer = ExchangeObject(weights=weights(), weight_type=WeightType.WEIGHTS, statistics=statistics)
-    received = from_exchange(answer, request=REQUEST)
+    received = from_exchange_object(answer, request=REQUEST)
     assert (received.site, received.round, received.n) == ("a", 2, 12)
     received.check(up=True, like=weights(), site="a", round=2)
 
 
 def test_weight_differences_are_refused():
     with pytest.raises(MessageRefused, match="expected full weights, found differences; create the client with send_w"):
-        from_exchange(ExchangeObject(weights=weights(), weight_type=WeightType.WEIGHT_DIFF), request=REQUEST)
+        from_exchange_object(ExchangeObject(weights=weights(), weight_type=WeightType.WEIGHT_DIFF), request=REQUEST)
 
 
 def test_words_are_those_of_extra_then_of_the_header_then_of_its_own_extra():

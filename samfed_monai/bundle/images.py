@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +40,7 @@ def site_records(
 
     Example::
 
-        {"_target_": "samfed_monai.parts.site_records", "datalist": "@datalist", "data_root": "@data_root",
+        {"_target_": "samfed_monai.bundle.site_records", "datalist": "@datalist", "data_root": "@data_root",
          "split": "validation", "site": "@site", "limit": "@limit"}
     """
     from samfed_monai.data import load_records
@@ -66,14 +66,15 @@ class SiteImages:
         limit: at most this many images of each of the site's splits, 1 or more; the public set stays whole.
         weak_labels: whether the site's own labels may be scribbles, points, boxes or blocks; a method that learns from
             them says so.
+        classes: names of the classes that networks tell apart; ``None`` is one.
 
     Raises:
-        Refused: a limit below 1.
+        Refused: a limit below 1; when a split is asked for, a list of other classes.
 
     Example::
 
-        {"_target_": "samfed_monai.parts.SiteImages", "datalist": "@datalist", "data_root": "@data_root",
-         "site": "@site", "oracle": "@oracle", "limit": "@limit"}
+        {"_target_": "samfed_monai.bundle.SiteImages", "datalist": "@datalist", "data_root": "@data_root",
+         "site": "@site", "oracle": "@oracle", "limit": "@limit", "classes": "@classes"}
     """
 
     def __init__(
@@ -85,12 +86,14 @@ class SiteImages:
         oracle: bool = False,
         limit: int | None = None,
         weak_labels: bool = False,
+        classes: Sequence[str] | None = None,
     ) -> None:
         if limit is not None and limit < 1:
             expected, mend = "a number of images >= 1, or null", "null takes all images"
             raise Refused([Problem("train.json -> limit", found=repr(limit), expected=expected, mend=mend)])
         self.datalist, self.data_root, self.site = datalist, data_root, site
-        self.oracle, self.limit, self.weak_labels = oracle, limit, weak_labels
+        self._fits: list[Problem] | None = None
+        self.oracle, self.limit, self.weak_labels, self.classes = oracle, limit, weak_labels, classes
 
     def records(self, split: SplitName) -> list[dict[str, Any]]:
         """Records of one split, as of :func:`samfed_monai.data.load_records`; none of a site's at the server.
@@ -100,6 +103,7 @@ class SiteImages:
         Raises:
             Refused: unknown site or split, missing files.
         """
+        self._require_classes()
         if split == "labelled":
             from samfed_monai.data.grouping import subset
 
@@ -127,6 +131,16 @@ class SiteImages:
             limit=self.limit,
         )
 
+    def _require_classes(self) -> None:
+        from samfed_monai.data import DataList
+        from samfed_monai.data.classes import other_classes
+
+        if self._fits is None:
+            listed = DataList.load(self.datalist)
+            self._fits = other_classes(listed.classes, self.classes, f"{Path(self.datalist).name} -> classes")
+        if self._fits:
+            raise Refused(self._fits)
+
 
 class SplitDataset(CacheDataset):
     """Images of one split; what is not random of their transform is done once, when an image is first asked for.
@@ -143,7 +157,7 @@ class SplitDataset(CacheDataset):
 
     Example::
 
-        {"_target_": "samfed_monai.parts.SplitDataset", "data": "@images", "split": "validation",
+        {"_target_": "samfed_monai.bundle.SplitDataset", "data": "@images", "split": "validation",
          "transform": "@validate#preprocessing"}
     """
 
@@ -178,7 +192,7 @@ class PublicSet:
 
     Example::
 
-        {"_target_": "samfed_monai.parts.PublicSet", "datalist": "@datalist", "data_root": "@data_root"}
+        {"_target_": "samfed_monai.bundle.PublicSet", "datalist": "@datalist", "data_root": "@data_root"}
     """
 
     def __init__(

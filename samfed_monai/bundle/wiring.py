@@ -24,7 +24,7 @@ def on_device(*, network: nn.Module, device: torch.device | str) -> nn.Module:
 
     Example::
 
-        "network": {"_target_": "samfed_monai.parts.on_device", "network": "@network_def", "device": "@device"}
+        "network": {"_target_": "samfed_monai.bundle.on_device", "network": "@network_def", "device": "@device"}
     """
     return network.to(device)
 
@@ -53,7 +53,7 @@ def parameters_of(
     Example::
 
         "params": {
-            "_target_": "samfed_monai.parts.parameters_of", "network": "@network",
+            "_target_": "samfed_monai.bundle.parameters_of", "network": "@network",
             "groups": [{"params": ["encoder.*"], "lr": 1e-4}]
         }
     """
@@ -100,7 +100,7 @@ def part_of(*, of: Any, name: str) -> Any:
 
     Example::
 
-        "train_records": {"_target_": "samfed_monai.parts.part_of", "of": "@public", "name": "train"}
+        "train_records": {"_target_": "samfed_monai.bundle.part_of", "of": "@public", "name": "train"}
     """
     if not name.isidentifier() or name.startswith("_") or not hasattr(of, name):
         expected = f"the name of a public attribute of {type(of).__name__}"
@@ -115,7 +115,7 @@ def model_path(*, model: str | None, bundle_root: str | Path) -> str:
 
     Example::
 
-        "model_path": {"_target_": "samfed_monai.parts.model_path", "model": "@model", "bundle_root": "@bundle_root"}
+        "model_path": {"_target_": "samfed_monai.bundle.model_path", "model": "@model", "bundle_root": "@bundle_root"}
     """
     if model:
         return model
@@ -133,7 +133,7 @@ class SiteAlone(HandlerGroup):
 
     Example::
 
-        {"_target_": "samfed_monai.parts.SiteAlone", "evaluator": "@validate#evaluator", "output_dir": "@output_dir"}
+        {"_target_": "samfed_monai.bundle.SiteAlone", "evaluator": "@validate#evaluator", "output_dir": "@output_dir"}
     """
 
     def __init__(self, *, evaluator: SupervisedEvaluator, output_dir: str | Path, interval: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""Parts that every bundle has and none changes: where images come from, and in which form engines take them."""
+"""What every bundle's JSON names and none changes: where images come from, in which form engines take them."""
 
 from .images import PublicSet, SiteImages, SplitDataset, site_records
 from .wiring import SiteAlone, best_device, model_path, on_device, parameters_of, part_of

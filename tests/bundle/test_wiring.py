@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from samfed_monai.bundle import best_device, model_path, on_device, parameters_of, part_of
 from samfed_monai.config import run_job
 from samfed_monai.core.errors import Refused
-from samfed_monai.parts import best_device, model_path, on_device, parameters_of, part_of
 
 
 def test_the_device_is_one_that_is_there():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -13,32 +13,32 @@ from monai.fl.utils.exchange_object import ExchangeObject
 
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.protocol.message import METRIC_NAMES, TERM_NAME, Envelope, Kind, MessageRefused
+from samfed_monai.protocol.message import Kind, Message, MessageRefused, metric_range
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Entry of an ExchangeObject (which is a dict) under which an envelope's header travels.
+#: Entry of an ExchangeObject (which is a dict) under which a message's header travels.
 HEADER = "samfed"
 
 
-def to_exchange(envelope: Envelope) -> ExchangeObject:
-    """An ExchangeObject that refers to the envelope's tensors; they are not copied."""
+def to_exchange_object(message: Message) -> ExchangeObject:
+    """An ExchangeObject that refers to the message's tensors; they are not copied."""
     exchange = ExchangeObject(
-        weights=envelope.tensors or None,
-        metrics=envelope.metrics or None,
-        weight_type=WeightType.WEIGHTS if envelope.kind == Kind.WEIGHTS else None,
+        weights=message.tensors or None,
+        metrics=message.metrics or None,
+        weight_type=WeightType.WEIGHTS if message.kind == Kind.WEIGHTS else None,
     )
-    exchange[HEADER] = envelope.header()
+    exchange[HEADER] = message.header()
     return exchange
 
 
-def call_extra(envelope: Envelope) -> dict[str, Any]:
-    """The ``extra`` argument for ``ClientAlgo.train`` and ``evaluate``: round, rounds, seed and the envelope's own."""
-    return {"round": envelope.round, "rounds": envelope.rounds, "seed": envelope.seed, **envelope.extra}
+def call_extra(message: Message) -> dict[str, Any]:
+    """The ``extra`` argument for ``ClientAlgo.train`` and ``evaluate``: round, rounds, seed and the message's own."""
+    return {"round": message.round, "rounds": message.rounds, "seed": message.seed, **message.extra}
 
 
-def from_exchange(exchange: ExchangeObject, *, request: Envelope) -> Envelope:
+def from_exchange_object(exchange: ExchangeObject, *, request: Message) -> Message:
     """What a client answered to ``request``.
 
     A :class:`SamFedAlgo` answers with a header of its own. Any other MONAI FL client is taken to answer the request it
@@ -54,9 +54,9 @@ def from_exchange(exchange: ExchangeObject, *, request: Envelope) -> Envelope:
     header = exchange.get(HEADER)
     if header is not None:
         fields = {**header, "kind": Kind(header["kind"]), "metrics": dict(exchange.metrics or {})}
-        return Envelope(tensors=tensors, **fields)
+        return Message(tensors=tensors, **fields)
     statistics = exchange.statistics or {}
-    return Envelope(
+    return Message(
         kind=Kind.WEIGHTS if tensors else Kind.METRICS,
         site=request.site,
         round=request.round,
@@ -104,13 +104,46 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() or not dtype.is_floating_point else tensor
 
 
+_SCORES_OF_CLASS = {"dice": "dice", "iou": "iou", "hd95": "hd95", "images": "n"}
+
+
+def class_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Scores of several classes as metrics of a message, which knows classes by their numbers.
+
+    Args:
+        summary: of a set of images; one of a single class gives none.
+    """
+    return {
+        f"{metric}_class_{number}": of_class[key]
+        for number, of_class in enumerate((summary.get("classes") or {}).values(), start=1)
+        for metric, key in _SCORES_OF_CLASS.items()
+        if of_class[key] is not None
+    }
+
+
+def classes_in(metrics: Mapping[str, float], classes: Sequence[str]) -> dict[str, Any]:
+    """``{"classes": {name: {"dice", "iou", "hd95", "n"}}}`` of a message's metrics; a number that is not there is
+    ``None``. Nothing of a single class.
+
+    Args:
+        metrics: of a message.
+        classes: names, in the order of their numbers.
+    """
+    if len(classes) < 2:
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    for number, name in enumerate(classes, start=1):
+        found[name] = {key: metrics.get(f"{word}_class_{number}") for word, key in _SCORES_OF_CLASS.items()}
+        if found[name]["n"] is not None:
+            found[name]["n"] = int(found[name]["n"])
+    return {"classes": found}
+
+
 def sendable(metrics: Mapping[Any, Any]) -> dict[str, float]:
     """Those of a client's ``metrics`` that may leave the site: allow-listed names with plain numbers."""
     numbers = {str(name): getattr(value, "item", lambda value=value: value)() for name, value in metrics.items()}
     return {
-        name: value
-        for name, value in numbers.items()
-        if (name in METRIC_NAMES or TERM_NAME.fullmatch(name)) and type(value) in (int, float)
+        name: value for name, value in numbers.items() if metric_range(name) is not None and type(value) in (int, float)
     }
 
 
@@ -164,4 +197,4 @@ class Call:
     def header(self, kind: Kind, *, n: int) -> dict[str, Any]:
         """The header of an answer with ``n`` images behind it."""
         rounds = 1 if self.rounds is None else self.rounds
-        return Envelope(kind, self.site, self.round or 0, rounds, self.seed, n=n).header()
+        return Message(kind, self.site, self.round or 0, rounds, self.seed, n=n).header()

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from monai.transforms import Randomizable, Transform
 
+from samfed_monai.bundle import PublicSet, SiteImages, SplitDataset, site_records
 from samfed_monai.core.errors import Refused
 from samfed_monai.data import DataList, render_synthetic
-from samfed_monai.parts import PublicSet, SiteImages, SplitDataset, site_records
 
 
 @pytest.fixture(scope="module")

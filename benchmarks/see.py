@@ -1,0 +1,108 @@
+"""Whether SEE's pseudo-labels get better: Dice of what a run's sites stored, in a round and in the one before.
+
+The sites' own masks, which the run did not see, are the measure. A run keeps the stores of its last two rounds:
+
+    samfed federate samfed_polyp --variant see_few --datalist list.json --data-root DATA --rounds 2 --output-dir RUN
+    python benchmarks/see.py RUN --datalist list.json --data-root DATA
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from urllib.parse import unquote
+
+import numpy as np
+import torch
+from PIL import Image
+
+from samfed_monai.data import DataList
+from samfed_monai.data.soft_masks import resize_probabilities
+from samfed_monai.methods.see import PseudoLabelStore, is_kept
+from samfed_monai.metrics import segmentation_scores
+
+
+@dataclass(frozen=True)
+class Change:
+    """One image's pseudo-label in two rounds.
+
+    Args:
+        before, after: Dice with the image's mask, in [0, 1].
+        replaced: whether the later round has another one.
+        used: whether the later one is sure enough as a whole to be learned from.
+    """
+
+    before: float
+    after: float
+    replaced: bool
+    used: bool
+
+
+def changes(old: PseudoLabelStore, new: PseudoLabelStore, masks: Mapping[str, np.ndarray]) -> dict[str, Change]:
+    """Every image that both stores have.
+
+    Args:
+        old, new: of two rounds.
+        masks: (H, W) bool by the image's SHA-256.
+    """
+    found = {}
+    for image, mask in masks.items():
+        first, second = old.get(image), new.get(image)
+        if first is not None and second is not None:
+            replaced = not torch.equal(first, second)
+            found[image] = Change(_dice(first, mask), _dice(second, mask), replaced, is_kept(second))
+    return found
+
+
+def told(site: str, images: Iterable[Change]) -> str:
+    """A line: of how many images how many were replaced, and what that did to their Dice."""
+    images = list(images)
+    replaced = [each for each in images if each.replaced]
+    text = f"{site}: {len(images)} images, Dice {_mean(images, 'before')} to {_mean(images, 'after')}"
+    better = sum(each.after > each.before for each in replaced)
+    more = f", of which {better} better: Dice {_mean(replaced, 'before')} to {_mean(replaced, 'after')}"
+    used = sum(each.used for each in images)
+    return f"{text}; {len(replaced)} replaced{more if replaced else ''}; {used} are sure enough to be learned from"
+
+
+def _mean(images: list[Change], name: str) -> str:
+    return f"{fmean(getattr(each, name) for each in images):.3f}" if images else "–"
+
+
+def _mask(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.array(picture.convert("L")) > 127
+
+
+def _dice(label: torch.Tensor, mask: np.ndarray) -> float:
+    size = (mask.shape[0], mask.shape[1])
+    return segmentation_scores((resize_probabilities(label[None], size)[0, 0] > 0.5).numpy(), mask).dice
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, metavar="RUN")
+    parser.add_argument("--datalist", type=Path, required=True)
+    parser.add_argument("--data-root", type=Path, required=True)
+    options = parser.parse_args()
+    listed, everywhere = DataList.load(options.datalist), list[Change]()
+    for folder in sorted(options.run.glob("pseudo_labels/*")):
+        stores = [PseudoLabelStore(), PseudoLabelStore()]
+        paths = sorted(folder.glob("*.safetensors"))[-2:]
+        for store, path in zip(stores, paths, strict=True):
+            store.load(path)
+        site = listed.sites[unquote(folder.name)]
+        paths_of = {item.sha256: str(item.label) for item in site.unlabelled if item.label and not item.weak}
+        masks = {image: _mask(options.data_root / path) for image, path in paths_of.items()}
+        found = list(changes(*stores, masks).values())
+        everywhere += found
+        sys.stdout.write(f"{told(f'{unquote(folder.name)}, rounds {paths[0].stem} and {paths[1].stem}', found)}\n")
+    sys.stdout.write(f"{told('all', everywhere)}\n")
+
+
+if __name__ == "__main__":
+    main()

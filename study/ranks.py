@@ -1,0 +1,155 @@
+"""Ranks of rows over blocks: Friedman's test, Nemenyi's critical difference, their figure (Demšar, JMLR 7, 2006)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.stats import friedmanchisquare, rankdata, studentized_range
+
+from samfed_monai.reports.style import LIGHT, png, quiet, subplots
+
+ALPHA = 0.05
+"""Level of the critical difference."""
+
+Scores = Mapping[str, Mapping[Any, float]]
+"""Row to block to score, the higher the better; a block is what all rows were measured on, here a site and a seed."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Rows in the order of their mean ranks, and whether chance orders rows so.
+
+    Args:
+        ranks: row to mean rank over the blocks, best first; 1 is the best, equal scores share the mean of their ranks.
+        blocks: on which all of these rows were measured.
+        statistic: Friedman's chi-square, corrected for ties; ``None`` for fewer than three rows or two blocks.
+        p: its probability if all rows were equally good.
+        critical_difference: two rows whose mean ranks lie further apart differ at :data:`ALPHA` (Nemenyi).
+        missing: rows that are not ranked, with the number of the blocks that they lack.
+    """
+
+    ranks: dict[str, float] = field(default_factory=dict)
+    blocks: list[Hashable] = field(default_factory=list)
+    statistic: float | None = None
+    p: float | None = None
+    critical_difference: float | None = None
+    missing: dict[str, int] = field(default_factory=dict)
+
+    def beyond(self, row: str) -> list[str]:
+        """Rows whose mean rank lies further from that row's than the critical difference, either way."""
+        if self.critical_difference is None:
+            return []
+        return [name for name, rank in self.ranks.items() if abs(rank - self.ranks[row]) > self.critical_difference]
+
+
+def ranking(scores: Scores) -> Ranking:
+    """Ranks the rows that have all blocks in common (:func:`complete_blocks`) and tests them.
+
+    Args:
+        scores: by row and block; a row may lack blocks.
+    """
+    rows, blocks = complete_blocks(scores)
+    if not rows:
+        return Ranking(missing=dict.fromkeys(scores, 0))
+    table = np.array([[scores[row][block] for row in rows] for block in blocks], dtype=np.float64)
+    means = mean_ranks(table)
+    order = sorted(range(len(rows)), key=lambda index: (means[index], rows[index]))
+    tested = len(rows) > 2 and len(blocks) > 1
+    statistic, p = friedman(table) if tested else (None, None)
+    missing = {row: sum(block not in of for block in blocks) for row, of in scores.items() if row not in rows}
+    return Ranking(
+        ranks={rows[index]: means[index] for index in order},
+        blocks=blocks,
+        statistic=statistic,
+        p=p,
+        critical_difference=critical_difference(len(rows), len(blocks)) if tested else None,
+        missing=missing,
+    )
+
+
+def complete_blocks(scores: Scores) -> tuple[list[str], list[Hashable]]:
+    """Rows and blocks of which every row has every block.
+
+    The block that most rows have is taken, the first of equals, and the rows that have it; then every further block
+    that all of these rows have. So a row that was run once is ranked beside the others, and a second seed counts as
+    soon as all of them have it.
+
+    Returns:
+        rows in the order given, blocks in the order of their first row.
+    """
+    counts: dict[Hashable, int] = {}
+    for of in scores.values():
+        for block in of:
+            counts[block] = counts.get(block, 0) + 1
+    if not counts:
+        return [], []
+    first = max(counts, key=lambda block: counts[block])  # the first of equals
+    rows = [row for row, of in scores.items() if first in of]
+    return rows, [block for block in scores[rows[0]] if all(block in scores[row] for row in rows)]
+
+
+def mean_ranks(table: np.ndarray) -> list[float]:
+    """Mean rank of every column; the highest score of a line has rank 1, equal ones the mean of their ranks.
+
+    Args:
+        table: ``(blocks, rows)`` float.
+    """
+    return [float(mean) for mean in rankdata(-table, axis=1).mean(axis=0)]
+
+
+def friedman(table: np.ndarray) -> tuple[float, float]:
+    """Friedman's chi-square, corrected for ties, and its p; 0 and 1 where all rows are equal in every block.
+
+    Args:
+        table: ``(blocks, rows)`` float with at least three rows and two blocks.
+    """
+    if (table == table[:, :1]).all():
+        return 0.0, 1.0
+    statistic, p = friedmanchisquare(*table.T)
+    return float(statistic), float(p)
+
+
+def critical_difference(rows: int, blocks: int, alpha: float = ALPHA) -> float:
+    """Nemenyi's critical difference of mean ranks, q_alpha * sqrt(k (k + 1) / (6 N)) (Demšar 2006, section 3.2.2).
+
+    ``q_alpha`` is the studentized range of ``rows`` with infinite degrees of freedom over the square root of 2.
+    scikit-posthocs and autorank have the same from the same distribution, with pandas and statsmodels beside it.
+
+    Args:
+        rows: k, 2 or more.
+        blocks: N, 1 or more.
+        alpha: level, in (0, 1).
+    """
+    q = float(studentized_range.ppf(1 - alpha, rows, math.inf)) / math.sqrt(2)
+    return q * math.sqrt(rows * (rows + 1) / (6 * blocks))
+
+
+def ranks_figure(ranked: Ranking, titles: Mapping[str, str] | None = None) -> bytes:
+    """Mean ranks with half a critical difference to either side, PNG: rows whose bars do not meet differ.
+
+    The shaded part is within one critical difference of the best row. With many rows this is easier to read than
+    the lines over groups of Demšar's figure, and says the same of the best row.
+
+    Args:
+        ranked: with at least one row.
+        titles: of rows; a row without one has its name.
+    """
+    rows, theme = list(ranked.ranks), LIGHT
+    figure, (ax,) = subplots(theme, height=1.1 + 0.24 * len(rows))
+    best, difference = ranked.ranks[rows[0]], ranked.critical_difference
+    if difference is not None:
+        ax.axvspan(best, best + difference, color=theme.palette[4], alpha=0.18, linewidth=0)
+    for place, row in enumerate(rows):
+        half = (difference or 0.0) / 2
+        rank = ranked.ranks[row]
+        ax.plot([rank - half, rank + half], [place, place], color=theme.faint, linewidth=1.2)
+        ax.plot([rank], [place], marker="o", markersize=5, color=theme.palette[0])
+    ax.set_yticks(range(len(rows)), [(titles or {}).get(row, row) for row in rows])
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_xlabel(f"mean rank over {len(ranked.blocks)} blocks, 1 is the best; bars: half a critical difference")
+    quiet(ax, theme, grid="x")
+    return png(figure, theme)

@@ -1,0 +1,513 @@
+"""The page of the related systems: every method in one table, ranks with their test, and what helps when.
+
+All text is computed from records (``study.record``), so that a group can run a part of the rows, look, and go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from samfed_monai.config.variants import Method, methods
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.io import write_bytes, write_text
+from samfed_monai.metrics import pool
+from samfed_monai.reports.compare_forms import Block, block_markdown
+from samfed_monai.reports.rows import CEILING, FLOOR, Cell, place_of, title_of
+from samfed_monai.reports.run_data import RunData
+from samfed_monai.reports.style import CAVEATS, MISSING, as_difference, counted
+from study.ranks import ALPHA, Ranking, ranking, ranks_figure
+from study.record import SUFFIX, read_record
+
+TITLE = "The related systems"
+YARDSTICK = "no_sam"
+"""Federated averaging on a student's own confident labels: what most of the systems are put on top of."""
+
+PARTS = {
+    "polyp": "Polyps, sites without labels",
+    "labelled": "Polyps, sites with masks of their own images",
+    "weak": "Polyps, sites with scribbles",
+    "unseen": "Polyps, trained without Kvasir",
+    "skin": "Skin",
+}
+"""What is run, in this order; each has a record ``related-<part>.jsonl``."""
+
+BEST = 10
+"""So many rows of polyps, those with the best mean ranks, are run on skin."""
+
+NO_ROW = {
+    "cpss_adapt": "it goes on at one site from the model of a finished run, and is no federation",
+    "krum": "it needs five sites, and these lists have four",
+}
+"""Methods that have no row, and why."""
+
+HEADS = {
+    "rank": "Mean rank",
+    "seeds": "Seeds",
+    "dice": "Dice",
+    "worst": "Worst site",
+    "unseen": "Unseen hospital",
+    "megabytes": "MB a round",
+    "seconds": "s a round",
+    "processor": "processor s a run",
+    "memory": "extra MB",
+}
+_DIGITS = {"rank": 2, "megabytes": 2, "seconds": 1, "processor": 0, "memory": 0}
+
+
+def rows_to_run(part: str, records: str | Path, *, only: Iterable[str] = (), seed: int | None = None) -> list[str]:
+    """Names of the rows of a part that are to be run.
+
+    Args:
+        part: one of :data:`PARTS`.
+        records: folder of the records.
+        only: rows to choose from; without any, all of the part. One that this part has not is left out.
+        seed: rows whose run with this seed is in the record are left out; ``None``: none is.
+
+    Raises:
+        Refused: a name in ``only`` that no part has, or ``skin`` without a record of polyps.
+    """
+    only = list(only)
+    known = methods()
+    if unknown := [row for row in only if row not in known or row in NO_ROW]:
+        why = [f"{row!r}, {NO_ROW[row]}" if row in NO_ROW else repr(row) for row in unknown]
+        mend = "`python -m study related-rows polyp` lists those of a part"
+        raise Refused([Problem("--only", found=text, expected="a row", mend=mend) for text in why])
+    rows = [row for row in rows_of(part, records=records) if not only or row in only]
+    done = {run.row for run in runs_of(part, records) if run.seed == seed} if seed is not None else set()
+    return [row for row in rows if row not in done]
+
+
+def rows_of(part: str, *, records: str | Path | None = None) -> list[str]:
+    """Names of a part's rows, in the order of tables.
+
+    Args:
+        part: one of :data:`PARTS`.
+        records: folder of the records, which say what did best on polyps: for ``skin``.
+
+    Raises:
+        Refused: ``skin`` without a record of polyps.
+    """
+    known = methods()
+    named = sorted(known.keys() - NO_ROW.keys(), key=place_of)
+    if part == "skin":
+        found = runs_of("polyp", records) if records is not None else []
+        if not found:
+            mend = "run the part polyp first: its best rows are run here"
+            raise Refused([Problem("skin", found="no record of polyps", expected="a table to choose from", mend=mend)])
+        return [row for row in _ranked(found).ranks if row in known][:BEST]
+    if part == "weak":
+        return [name for name in named if _weak(name, known)]
+    if part == "labelled":
+        return [name for name in named if known[name].labels == "masks" and name != CEILING and not _weak(name, known)]
+    unlabelled = [name for name in named if known[name].labels != "masks"]
+    return [*unlabelled, CEILING] if part == "polyp" else unlabelled
+
+
+def _weak(name: str, known: Mapping[str, Method]) -> bool:
+    """Whether a method learns from weak labels: ``weak_labels``, and what builds on it and asks for labels."""
+    method: Method | None = known[name]
+    if known[name].labels != "masks":
+        return False
+    while method is not None and method.name != "weak_labels":
+        method = known.get(method.base or "")
+    return method is not None
+
+
+def runs_of(part: str, records: str | Path | None) -> list[RunData]:
+    """Runs of a part's record; none where it has none yet."""
+    path = Path(records or ".") / f"related-{part}{SUFFIX}"
+    return read_record(path) if records is not None and path.is_file() else []
+
+
+def site_scores(runs: Iterable[RunData]) -> dict[str, dict[tuple[str, int], float]]:
+    """Row to (site, seed) to test Dice: the blocks of the ranks; a site that gave no scores has none."""
+    found: dict[str, dict[tuple[str, int], float]] = {}
+    for run in runs:
+        of = found.setdefault(run.row, {})
+        for site, splits in run.results["sites"].items():
+            if (dice := splits["test"]["dice"]) is not None:
+                of[site, run.seed] = dice
+    return found
+
+
+def _ranked(runs: Iterable[RunData]) -> Ranking:
+    """Ranks of all rows but the ceiling, which no hospital has."""
+    return ranking({row: of for row, of in site_scores(runs).items() if row != CEILING})
+
+
+def figures_of(runs: Sequence[RunData], unseen: Sequence[RunData] = ()) -> dict[str, dict[str, Cell]]:
+    """Row to column of :data:`HEADS` to values by seed.
+
+    Args:
+        runs: of one part.
+        unseen: runs of the same rows in which a hospital took no part: only that hospital's Dice is taken of them.
+
+    ``seconds`` are wall-clock seconds of a round (training, server, aggregation), ``processor`` seconds on processors
+    of the whole run, ``memory`` the most megabytes of the run's process above the yardstick's with the same seed.
+    """
+    table: dict[str, dict[str, dict[int, float | None]]] = {}
+    for run in runs:
+        results, of = run.results, table.setdefault(run.row, {})
+        for name, value in _values(results).items():
+            of.setdefault(name, {})[run.seed] = value
+    for run in unseen:
+        tests = [splits["test"] for splits in run.results.get("unseen", {}).values() if "test" in splits]
+        if run.row in table and tests:
+            table[run.row].setdefault("unseen", {})[run.seed] = pool(tests)["dice"]
+    cells = {
+        row: {name: Cell({s: v for s, v in sorted(by.items()) if v is not None}) for name, by in of.items()}
+        for row, of in table.items()
+    }
+    plain = cells.get(YARDSTICK, {}).get("memory", Cell())
+    for row_cells in cells.values():
+        row_cells["memory"] = row_cells["memory"].minus(plain)
+    return cells
+
+
+def _values(results: Mapping[str, Any]) -> dict[str, float | None]:
+    traffic, seconds, process = results["traffic"], results["seconds"], results.get("process", {})
+    each, rounds = ("up_bytes_per_round", "down_bytes_per_round"), results["rounds"]
+    working = seconds["training"] + seconds.get("server", 0.0) + seconds["controller"]
+    memory = process.get("memory_bytes")
+    return {
+        "dice": results["average"]["test"]["dice"],
+        "worst": (results["worst"]["test"] or {}).get("dice"),
+        "megabytes": sum(traffic[key] for key in each) / 1e6 if all(key in traffic for key in each) else None,
+        "seconds": working / rounds if rounds else None,
+        "processor": process.get("processor_seconds"),
+        "memory": None if memory is None else memory / 1e6,
+    }
+
+
+def table_block(
+    title: str, cells: Mapping[str, Mapping[str, Cell]], ranked: Ranking, seeds: Mapping[str, int]
+) -> Block:
+    """The table of a part: ranked rows first, the best on top; a column that nobody has is left out."""
+    order = [*ranked.ranks, *(row for row in sorted(cells, key=place_of) if row not in ranked.ranks)]
+    keys = [key for key in HEADS if key in ("rank", "seeds") or any(of.get(key, Cell()).n for of in cells.values())]
+    rows = {}
+    for row in order:
+        whole = {"rank": _number(ranked.ranks.get(row), 2), "seeds": str(seeds[row])}
+        rows[row] = [whole[key] if key in whole else _spelt(key, cells[row].get(key)) for key in keys]
+    return Block(title, [HEADS[key] for key in keys], rows, {row: title_of(row) for row in order}, frozenset())
+
+
+def _spelt(key: str, cell: Cell | None) -> str:
+    if cell is None or cell.mean is None:
+        return MISSING
+    digits = _DIGITS.get(key, 3)
+    mean = as_difference(cell.mean, digits) if key == "memory" else f"{cell.mean:.{digits}f}"
+    return mean if cell.spread is None else f"{mean} ± {cell.spread:.{digits}f}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def told_ranks(ranked: Ranking) -> str:
+    """What the ranks and their test say, in sentences."""
+    rows = list(ranked.ranks)
+    if len(rows) < 2:
+        return "There are fewer than two rows to rank yet."
+    of, over = counted(len(rows), "row"), counted(len(ranked.blocks), "block")
+    text = f"{_name(rows[0])} has the best mean rank of {of} over {over}"
+    if ranked.statistic is None or ranked.p is None or ranked.critical_difference is None:
+        return f"{text}; a test needs three rows and two blocks."
+    differ = ranked.p < ALPHA
+    said = "not all rows are equally good" if differ else "chance alone orders rows as much as this"
+    text += f". Friedman's χ² is {ranked.statistic:.1f}, p {_as_p(ranked.p)}: {said}."
+    text += f" Two rows differ where their mean ranks lie more than {ranked.critical_difference:.2f} apart (Nemenyi)"
+    worse = ranked.beyond(rows[0])
+    if not worse:
+        text += ", which none does from the best."
+    elif not differ:
+        text += f"; from the best that is {_names(worse)}, which the test before does not bear out."
+    else:
+        text += f"; from the best that is {_names(worse)}."
+    if YARDSTICK in ranked.ranks and rows[0] != YARDSTICK:
+        beyond = [row for row in ranked.beyond(YARDSTICK) if ranked.ranks[row] < ranked.ranks[YARDSTICK]]
+        text += f" Better than {_name(YARDSTICK)} beyond it: {_names(beyond) if beyond else 'none'}."
+    if ranked.missing:
+        text += f" Not ranked, as runs in common are missing: {_names(ranked.missing)}."
+    return text
+
+
+def _as_p(p: float) -> str:
+    return "below 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def told_help(cells: Mapping[str, Mapping[str, Cell]], runs: Sequence[RunData]) -> str:
+    """What helps when: against the yardstick, by what the rows have in common, by site, and what it costs."""
+    base = cells.get(YARDSTICK)
+    if base is None:
+        return f"{_name(YARDSTICK)} has not been run, so that there is nothing to measure the others against."
+    gains = {
+        row: {key: of.get(key, Cell()).minus(base.get(key, Cell())).mean for key in ("dice", "worst", "unseen")}
+        for row, of in cells.items()
+        if row not in (YARDSTICK, CEILING)
+    }
+    dice = {row: gain for row, of in gains.items() if (gain := of["dice"]) is not None}
+    if not dice:
+        return "No other row has been run yet."
+    mean = base["dice"].mean
+    parts = [f"Beside {_name(YARDSTICK)} (Dice {_number(mean, 3)}):"]
+    parts += [f"{text}." for text in _by_trait(gains, runs)]
+    best = max(dice, key=lambda row: dice[row])
+    ahead = sum(gain > 0 for gain in dice.values())
+    parts.append(
+        f"{ahead} of {counted(len(dice), 'row')} {'has' if ahead == 1 else 'have'} a higher Dice; "
+        f"the most {_name(best)} ({as_difference(dice[best])})."
+    )
+    for key, where in (("worst", "At the worst site"), ("unseen", "At the hospital that took no part")):
+        found = {row: gain for row, of in gains.items() if (gain := of[key]) is not None}
+        if found:
+            first, last = (choose(found, key=lambda row: found[row]) for choose in (max, min))
+            parts.append(
+                f"{where} {_name(first)} gains most ({as_difference(found[first])}), "
+                f"{_name(last)} least ({as_difference(found[last])})."
+            )
+    parts += _by_site(runs)
+    floor = cells.get(FLOOR, {}).get("dice", Cell())
+    lost = [
+        row for row in dice if row != FLOOR and (gap := cells[row]["dice"].minus(floor).mean) is not None and gap < 0
+    ]
+    if floor.n and lost:
+        parts.append(f"Below the public set alone ({_number(floor.mean, 3)}): {_names(lost)}.")
+    parts += _cheap(cells, dice[best] + (mean or 0.0))
+    return " ".join(parts)
+
+
+def _by_trait(gains: Mapping[str, Mapping[str, float | None]], runs: Sequence[RunData]) -> list[str]:
+    """Mean gains of rows that have something in common."""
+    guided = {run.row for run in runs if run.results["teacher"] is not None}
+    own = {run.row for run in runs if run.own_models} - guided
+    rest = gains.keys() - guided - own - {FLOOR}
+    told = []
+    for what, rows in (
+        ("rows that SAM guides", guided & gains.keys()),
+        ("rows without SAM whose sites keep a network, or a part of one", own & gains.keys()),
+        ("other rows without SAM", rest),
+    ):
+        said = [
+            f"{word} {as_difference(fmean(values))}"
+            for key, word in (("dice", "Dice"), ("worst", "worst site"), ("unseen", "unseen hospital"))
+            if (values := [gain for row in rows if (gain := gains[row][key]) is not None])
+        ]
+        if said:
+            told.append(f"{what} ({len(rows)}) have on average {', '.join(said)}")
+    return told
+
+
+def _by_site(runs: Sequence[RunData]) -> list[str]:
+    """Where a rival is worth most: at each site the row that gains most over the yardstick, over seeds in common."""
+    scores = site_scores(runs)
+    base = scores.get(YARDSTICK, {})
+    told = []
+    for site in dict.fromkeys(site for site, _ in base):
+        gains = {}
+        for row, of in scores.items():
+            common = [block for block in base if block[0] == site and block in of]
+            if common and row not in (YARDSTICK, CEILING):
+                gains[row] = fmean(of[block] - base[block] for block in common)
+        if gains:
+            first = max(gains, key=lambda row: gains[row])
+            plain = fmean(dice for block, dice in base.items() if block[0] == site)
+            told.append(f"{site} {plain:.3f}, most {_name(first)} {as_difference(gains[first])}")
+    return [f"By site, where {_name(YARDSTICK)} stands and who gains most: {'; '.join(told)}."] if told else []
+
+
+def _cheap(cells: Mapping[str, Mapping[str, Cell]], best: float) -> list[str]:
+    """Rows that send at most half of the yardstick's bytes, with their distance to the best Dice."""
+    sent = cells[YARDSTICK].get("megabytes", Cell()).mean
+    if not sent:
+        return []
+    few = {
+        row: mean
+        for row, of in cells.items()
+        if row not in (FLOOR, CEILING, YARDSTICK)
+        and (mean := of.get("megabytes", Cell()).mean) is not None
+        and mean <= sent / 2
+    }
+    told = [
+        f"{_name(row)} ({mean:.2f} MB, Dice {as_difference((cells[row]['dice'].mean or 0.0) - best)} to the best)"
+        for row, mean in few.items()
+    ]
+    return [f"At most half of its {sent:.0f} MB a round: {'; '.join(told)}."] if told else []
+
+
+def _name(row: str) -> str:
+    return f"`{row}`"
+
+
+def _names(rows: Iterable[str]) -> str:
+    return ", ".join(map(_name, rows))
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a part needs: rows x seeds, and what of that is done.
+
+    Args:
+        part: one of :data:`PARTS`.
+        rows, seeds: what is asked for.
+        done: rows and seeds of the record that are asked for.
+        took: row to mean processor seconds of its runs in the record.
+    """
+
+    part: str
+    rows: Sequence[str]
+    seeds: Sequence[int]
+    done: frozenset[tuple[str, int]] = frozenset()
+    took: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def todo(self) -> list[tuple[str, int]]:
+        return [(row, seed) for seed in self.seeds for row in self.rows if (row, seed) not in self.done]
+
+    @property
+    def hours(self) -> float | None:
+        """Core-hours still needed: a row's own seconds, else the mean of all rows; ``None`` where nothing ran yet."""
+        if not self.took:
+            return 0.0 if not self.todo else None
+        typical = fmean(self.took.values())
+        return sum(self.took.get(row, typical) for row, _ in self.todo) / 3600
+
+
+def share_of(part: str, rows: Sequence[str], seeds: Sequence[int], records: str | Path) -> Share:
+    """What of a part is done, and how long its rows took."""
+    runs, took = runs_of(part, records), dict[str, list[float]]()
+    for run in runs:
+        seconds = run.results.get("process", {}).get("processor_seconds")
+        took.setdefault(run.row, []).append(run.results["seconds"]["total"] if seconds is None else seconds)
+    done = frozenset((run.row, run.seed) for run in runs if run.row in rows and run.seed in seeds)
+    return Share(part, rows, seeds, done, {row: fmean(values) for row, values in took.items()})
+
+
+def plan_text(shares: Sequence[Share]) -> str:
+    """The plan, before anything runs: runs and core-hours of every part, and their sum."""
+    lines, hours = [], [share.hours for share in shares]
+    for share, needed in zip(shares, hours, strict=True):
+        known = "unknown: nothing of it ran yet" if needed is None else f"{needed:.1f} core-hours"
+        asked = f"{counted(len(share.rows), 'row')} x {counted(len(share.seeds), 'seed')}"
+        lines.append(f"{share.part:9} {asked}, {len(share.done)} done, {len(share.todo)} to run: {known}")
+    told = sum(needed for needed in hours if needed is not None)
+    more = " and what is unknown" if None in hours else ""
+    return "\n".join([*lines, f"{'together':9} {told:.1f} core-hours{more}"]) + "\n"
+
+
+def related_page(
+    records: str | Path,
+    seeds: Sequence[int],
+    *,
+    title: str = TITLE,
+    command: str | None = None,
+    commands: Mapping[str, str] | None = None,
+    caveats: Iterable[str] = (),
+) -> tuple[str, dict[str, bytes]]:
+    """The page in Markdown, and its figures by part; the same records and arguments give the same bytes.
+
+    Args:
+        records: folder of ``related-<part>.jsonl``.
+        seeds: that the whole table would have.
+        title: heading.
+        command: command line that makes all of it.
+        commands: part to the command that made its runs.
+        caveats: what a reader must know, beside what stands under every table.
+
+    Raises:
+        Refused: there is no record of polyps, or one cannot be read.
+    """
+    found = {part: runs_of(part, records) for part in PARTS}
+    if not found["polyp"]:
+        mend = "run `make related` first"
+        raise Refused([Problem(str(records), found="no related-polyp.jsonl", expected="finished runs", mend=mend)])
+    parts, pictures = [f"# {title}", ""], {}
+    parts += ["```", command, "```", ""] if command else []
+    cells = figures_of(found["polyp"], found["unseen"])
+    parts += ["**How sure it is.** " + told_ranks(_ranked(found["polyp"])), ""]
+    parts += ["**What helps when.** " + told_help(cells, found["polyp"]), ""]
+    for part, runs in found.items():
+        if part == "unseen" or not runs:  # its column stands in the first table
+            continue
+        ranked = _ranked(runs)
+        of = cells if part == "polyp" else figures_of(runs)
+        count = {row: len({run.seed for run in runs if run.row == row}) for row in of}
+        parts += [f"## {PARTS[part]}", ""]
+        parts += [
+            "```",
+            *(text for key in (part, *(["unseen"] if part == "polyp" else [])) if (text := (commands or {}).get(key))),
+            "```",
+            "",
+        ]
+        parts += [block_markdown(table_block("Row", of, ranked, count)), ""]
+        if part != "polyp":
+            parts += [told_ranks(ranked), ""]
+        if len(ranked.ranks) > 1:
+            pictures[part] = ranks_figure(ranked)
+            parts += [f"![Mean ranks and critical difference]({{{part}}})", ""]
+    parts += ["## What has not been run", "", *_not_run(found, seeds, records), ""]
+    parts += ["## How to read the tables", "", READING, "", "## Caveats", ""]
+    parts += [*(f"- {caveat}" for caveat in [*CAVEATS, *caveats]), "", "## Provenance", "", *_provenance(found)]
+    return "\n".join(parts) + "\n", pictures
+
+
+READING = (
+    "*Mean rank*: over the blocks, which are site and seed, by test Dice; 1 is the best, and rows that are equal share "
+    "theirs. Only rows that have all blocks in common are ranked; the oracle, which no hospital has, is not. *Dice* is "
+    "the mean over the test images of all sites of the model that was best on validation, *worst site* the lowest mean "
+    "of a site, *unseen hospital* the Dice on a hospital that took no part, from runs of their own without it, each "
+    "mean ± sample standard deviation over seeds. *MB a round*: both ways, all sites. *s a round*: wall-clock seconds "
+    "of training, server and aggregation, which other work on the machine lengthens; *processor s a run*: seconds on "
+    "processors, with start, all scores, and what the run made first for others (soft masks, warm start). *extra MB*: "
+    f"the most memory of the run's process above that of `{YARDSTICK}`, all sites in one process. Sites of one seed "
+    "share a network, and seeds of one site its images, so blocks are not independent, and the test errs on the side "
+    "of a difference."
+)
+
+
+def _not_run(found: Mapping[str, Sequence[RunData]], seeds: Sequence[int], records: str | Path) -> list[str]:
+    told = []
+    for part, title in PARTS.items():
+        if part == "skin" and not found["skin"]:
+            told.append(f"- {title}: nothing; the {BEST} rows with the best mean ranks on polyps would be run.")
+            continue
+        share = share_of(part, rows_of(part, records=records), seeds, records)
+        never = [row for row in share.rows if all((row, seed) not in share.done for seed in seeds)]
+        partly = [row for row, _ in share.todo if row not in never]
+        if not share.done:
+            told.append(f"- {title}: nothing of {counted(len(share.rows), 'row')}: {_names(share.rows)}.")
+        elif share.todo:
+            text = f"- {title}: {len(share.todo)} of {len(share.rows) * len(seeds)} runs are missing."
+            text += f" No run: {_names(never)}." if never else ""
+            text += f" Fewer than {counted(len(seeds), 'seed')}: {_names(dict.fromkeys(partly))}." if partly else ""
+            told.append(text)
+    told += [f"- No row: {_name(row)}, {why}." for row, why in NO_ROW.items() if row in methods()]
+    return told
+
+
+def _provenance(found: Mapping[str, Sequence[RunData]]) -> list[str]:
+    lines = []
+    for part, runs in found.items():
+        lists = dict.fromkeys(str(run.results["hashes"].get("datalist")) for run in runs)
+        adapters = dict.fromkeys(str(a)[:12] for run in runs if (a := run.results["hashes"].get("adapter")))
+        lines += [f"- {PARTS[part]}: data list `{datalist}` (SHA-256)" for datalist in lists]
+        lines += [f"- {PARTS[part]}: adapter `{', '.join(adapters)}`"] if adapters else []
+    everything = [run for runs in found.values() for run in runs]
+    for name in sorted({name for run in everything for name in run.results["versions"]}):
+        values = sorted({run.results["versions"].get(name, "unknown") for run in everything})
+        lines.append(f"- {name}: {', '.join(values)}")
+    return lines
+
+
+def write_related(page: str | Path, text: str, pictures: Mapping[str, bytes]) -> None:
+    """Writes :func:`related_page`, its figures beside it as ``<page>-<part>.png``."""
+    path = Path(page)
+    for part, png in pictures.items():
+        name = f"{path.stem}-{part}.png"
+        write_bytes(path.with_name(name), png)
+        text = text.replace(f"({{{part}}})", f"({name})")
+    write_text(path, text)

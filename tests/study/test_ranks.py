@@ -1,0 +1,89 @@
+"""Ranks, Friedman's statistic and Nemenyi's critical difference in numbers that one can compute by hand."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from study.ranks import Ranking, complete_blocks, critical_difference, friedman, mean_ranks, ranking, ranks_figure
+
+
+def test_the_highest_score_has_rank_1_and_equal_ones_share_theirs():
+    table = np.array([[0.9, 0.8, 0.7], [0.8, 0.8, 0.9], [0.5, 0.5, 0.5]])
+    assert mean_ranks(table) == pytest.approx([(1 + 2.5 + 2) / 3, (2 + 2.5 + 2) / 3, (3 + 1 + 2) / 3])
+
+
+def test_friedman_of_the_same_order_in_every_block():
+    # ranks 1, 2, 3 in each of 4 blocks: 12 / (4 * 3 * 4) * (4² + 8² + 12²) - 3 * 4 * 4 = 8 = N (k - 1)
+    table = np.array([[0.9, 0.8, 0.7]] * 4)
+    statistic, p = friedman(table)
+    assert statistic == pytest.approx(8.0)
+    assert p == pytest.approx(np.exp(-4))  # chi-square with 2 degrees of freedom
+
+
+def test_friedman_is_corrected_for_ties():
+    # rank sums 4.5, 4.5, 9 of 3 blocks: 12 / (3 * 3 * 4) * 121.5 - 3 * 3 * 4 = 4.5; one tie of two: 1 - 6 / (3 * 24)
+    table = np.array([[0.9, 0.8, 0.7], [0.8, 0.9, 0.7], [0.9, 0.9, 0.7]])
+    assert mean_ranks(table) == pytest.approx([1.5, 1.5, 3.0])
+    assert friedman(table)[0] == pytest.approx(4.5 / (11 / 12))
+
+
+def test_rows_that_are_all_equal_do_not_differ():
+    assert friedman(np.full((4, 3), 0.8)) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("rows", "q"), [(2, 1.960), (3, 2.343), (5, 2.728), (10, 3.164)])
+def test_the_critical_difference_has_the_published_quantiles(rows, q):
+    # Demšar 2006, table 5 (a), alpha 0.05
+    assert critical_difference(rows, 14) == pytest.approx(q * np.sqrt(rows * (rows + 1) / (6 * 14)), abs=2e-3)
+
+
+def test_the_critical_difference_of_the_published_example():
+    assert critical_difference(4, 14, alpha=0.05) == pytest.approx(1.25, abs=5e-3)  # Demšar 2006, section 3.2.2
+    assert critical_difference(4, 14, alpha=0.10) == pytest.approx(1.12, abs=5e-3)
+
+
+def test_rows_without_the_common_blocks_are_not_ranked_and_told():
+    scores = {
+        "a": {("x", 0): 0.9, ("y", 0): 0.9, ("x", 1): 0.9},
+        "b": {("x", 0): 0.8, ("y", 0): 0.8},
+        "c": {("x", 0): 0.7, ("y", 0): 0.95, ("x", 1): 0.7},
+        "late": {("x", 1): 0.99},
+    }
+    assert complete_blocks(scores) == (["a", "b", "c"], [("x", 0), ("y", 0)])
+    found = ranking(scores)
+    assert found.ranks == {"a": 1.5, "c": 2.0, "b": 2.5}
+    assert found.missing == {"late": 2}
+    assert found.statistic == pytest.approx(1.0)
+    assert found.critical_difference == pytest.approx(critical_difference(3, 2))
+    assert found.beyond("a") == []
+
+
+def test_a_row_beyond_the_critical_difference_is_named():
+    scores = {name: dict.fromkeys(range(20), value) for name, value in {"a": 3.0, "b": 2.0, "c": 1.0}.items()}
+    found = ranking(scores)
+    assert (found.critical_difference or 0) < 1
+    assert found.beyond("a") == ["b", "c"]
+
+
+@pytest.mark.parametrize("scores", [{}, {"a": {}}, {"a": {}, "b": {}}])
+def test_nothing_to_rank(scores):
+    assert ranking(scores) == Ranking(missing=dict.fromkeys(scores, 0))
+
+
+def test_two_rows_or_one_block_are_ranked_but_not_tested():
+    two = ranking({"a": {0: 1.0, 1: 1.0}, "b": {0: 0.5, 1: 2.0}})
+    assert (two.ranks, two.statistic, two.p, two.critical_difference) == ({"a": 1.5, "b": 1.5}, None, None, None)
+    one = ranking({"a": {0: 1.0}, "b": {0: 0.5}, "c": {0: 0.7}})
+    assert (list(one.ranks), one.statistic, one.beyond("a")) == (["a", "c", "b"], None, [])
+
+
+def test_the_figure_is_a_picture_and_grows_with_its_rows():
+    few = ranking({name: {0: value, 1: value} for name, value in {"a": 3.0, "b": 2.0, "c": 1.0}.items()})
+    many = ranking({f"row {index}": {0: index, 1: index} for index in range(12)})
+    heights = [Image.open(io.BytesIO(ranks_figure(found, {"a": "A"}))).height for found in (few, many)]
+    assert heights[0] < heights[1]
+    assert ranks_figure(few) == ranks_figure(few)

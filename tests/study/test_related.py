@@ -1,0 +1,201 @@
+"""The page of the related systems: its figures, ranks and sentences from records of runs, and what is left to run."""
+
+from __future__ import annotations
+
+import pytest
+
+from samfed_monai.config.variants import methods
+from samfed_monai.core.errors import Refused
+from study import related
+from study.__main__ import main
+from study.ranks import ranking
+from study.record import add_to_record
+from study.related import (
+    NO_ROW,
+    figures_of,
+    plan_text,
+    related_page,
+    rows_of,
+    rows_to_run,
+    runs_of,
+    share_of,
+    site_scores,
+    told_help,
+    told_ranks,
+)
+from tests.reports.runs import write_row
+
+DICE = {"no_sam": [0.70, 0.72], "samfed": [0.80, 0.80], "ditto": [0.75, 0.76], "oracle": [0.90, 0.90]}
+ONE_ROUND = [{"up_bytes": 1_000_000, "down_bytes": 3_000_000}]
+
+
+def process(memory: float, seconds: float = 36.0) -> dict:
+    return {"memory_bytes": int(memory * 1e6), "processor_seconds": seconds}
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Records of two parts: four rows with two seeds, and one row of them without a hospital."""
+    runs = [
+        write_row(
+            tmp_path / row / f"seed-{seed}",
+            row,
+            row,
+            seed,
+            dice,
+            rounds=4,
+            process=process(500 if row == "samfed" else 400, 72.0 if row == "samfed" else 36.0),
+            rounds_traffic=ONE_ROUND,
+            seconds={"training": 6.0, "server": 1.0, "controller": 1.0, "evaluation": 9.0},
+            own_models=row == "ditto",
+        )
+        for row, dices in DICE.items()
+        for seed, dice in enumerate(dices)
+    ]
+    folder = tmp_path / "records"
+    add_to_record(folder / "related-polyp.jsonl", runs)
+    away = [
+        write_row(tmp_path / "away" / row / "seed-0", row, row, 0, 0.7, unseen=dice)
+        for row, dice in {"no_sam": 0.60, "samfed": 0.66}.items()
+    ]
+    add_to_record(folder / "related-unseen.jsonl", away)
+    return folder
+
+
+def test_every_method_is_a_row_of_one_part_or_is_said_to_have_none():
+    named = [*rows_of("polyp"), *rows_of("labelled"), *rows_of("weak")]
+    assert len(named) == len(set(named))
+    assert set(named) | NO_ROW.keys() == set(methods())
+    assert not set(named) & NO_ROW.keys()
+    assert rows_of("unseen") == [row for row in rows_of("polyp") if row != "oracle"]
+
+
+def test_figures_of_a_row(records):
+    cells = figures_of(runs_of("polyp", records), runs_of("unseen", records))
+    samfed = {key: cell.mean for key, cell in cells["samfed"].items()}
+    assert samfed == pytest.approx(
+        {"dice": 0.8, "worst": 0.78, "unseen": 0.66, "megabytes": 4.0, "seconds": 2.0, "processor": 72, "memory": 100}
+    )
+    assert cells["no_sam"]["memory"].by_seed == {0: 0.0, 1: 0.0}
+    assert "unseen" not in cells["ditto"]
+
+
+def test_blocks_are_sites_and_seeds_and_the_oracle_is_not_ranked(records):
+    scores = site_scores(runs_of("polyp", records))
+    assert scores["ditto"] == pytest.approx({("a", 0): 0.77, ("b", 0): 0.73, ("a", 1): 0.78, ("b", 1): 0.74})
+    text, pictures = related_page(records, [0, 1])
+    # the same order in each of 4 blocks: chi-square 8, critical difference 2.343 * sqrt(12 / 24)
+    assert "`samfed` has the best mean rank of 3 rows over 4 blocks. Friedman's χ² is 8.0, p 0.018" in text
+    assert "more than 1.66 apart (Nemenyi); from the best that is `no_sam`." in text
+    assert pictures.keys() == {"polyp"}
+    lines = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
+    assert [line.rpartition("(")[2] for line in lines[2:6]] == ["`samfed`)", "`ditto`)", "`no_sam`)", "`oracle`)"]
+
+
+def test_what_the_ranks_do_not_show_is_not_said():
+    level = told_ranks(ranking({"a": {0: 1.0, 1: 0.0}, "b": {0: 0.0, 1: 1.0}, "c": {0: 0.5, 1: 0.5}}))
+    assert "chance alone orders rows as much as this" in level
+    assert "which none does from the best" in level
+    assert told_ranks(ranking({"a": {0: 1.0}})) == "There are fewer than two rows to rank yet."
+    one = told_ranks(ranking({"a": {0: 1.0}, "b": {0: 0.5}, "c": {0: 0.2}, "late": {}}))
+    assert one == "`a` has the best mean rank of 3 rows over 1 block; a test needs three rows and two blocks."
+
+
+def test_what_helps_is_measured_against_federated_averaging_without_sam(records):
+    runs = runs_of("polyp", records)
+    text = told_help(figures_of(runs, runs_of("unseen", records)), runs)
+    assert "Beside `no_sam` (Dice 0.710)" in text
+    assert "rows that SAM guides (1) have on average Dice +0.090, worst site +0.090, unseen hospital +0.060." in text
+    assert "rows without SAM whose sites keep a network, or a part of one (1) have on average Dice +0.045" in text
+    assert "2 of 2 rows have a higher Dice; the most `samfed` (+0.090)." in text
+    assert "a 0.730, most `samfed` +0.090; b 0.690, most `samfed` +0.090" in text
+    alone = told_help({row: of for row, of in figures_of(runs).items() if row != "no_sam"}, runs)
+    assert "has not been run" in alone
+
+
+def test_rows_below_the_floor_and_cheap_rows_are_named(tmp_path):
+    rows = {"no_sam": (0.7, ONE_ROUND), "dp_only": (0.72, ONE_ROUND), "fedmd": (0.71, [dict.fromkeys(ONE_ROUND[0], 9)])}
+    runs = [
+        write_row(tmp_path / row, row, row, 0, dice, rounds_traffic=traffic) for row, (dice, traffic) in rows.items()
+    ]
+    add_to_record(tmp_path / "related-polyp.jsonl", runs)
+    read = runs_of("polyp", tmp_path)
+    text = told_help(figures_of(read), read)
+    assert "Below the public set alone (0.720): `fedmd`." in text
+    assert "At most half of its 4 MB a round: `fedmd` (0.00 MB, Dice -0.010 to the best)." in text
+
+
+def test_the_page_says_what_has_not_been_run(records):
+    text, _ = related_page(records, [0, 1, 2])
+    asked = len(rows_of("polyp")) * 3
+    assert f"- Polyps, sites without labels: {asked - 8} of {asked} runs are missing. No run: `dp_only`," in text
+    assert "Fewer than 3 seeds: `no_sam`, `samfed`, `oracle`" in text or "Fewer than 3 seeds: `no_sam`, `ditto`" in text
+    assert "- Polyps, sites with scribbles: nothing of 3 rows: `weak_labels`, `fedicra`, `see`." in text
+    assert "- Skin: nothing; the 10 rows with the best mean ranks on polyps would be run." in text
+    assert "- No row: `krum`, it needs five sites" in text
+
+
+def test_the_plan_counts_the_core_hours_that_are_left(records):
+    share = share_of("polyp", ["no_sam", "samfed", "fedbn"], [0, 1, 2], records)
+    assert share.todo == [("fedbn", 0), ("fedbn", 1), ("no_sam", 2), ("samfed", 2), ("fedbn", 2)]
+    # 36 s, 72 s, and three times the mean of the four rows that ran: (36 + 72 + 36 + 36) / 4 = 45
+    assert share.hours == pytest.approx((36 + 72 + 3 * 45) / 3600)
+    assert plan_text([share, share_of("weak", ["see"], [0], records)]) == (
+        "polyp     3 rows x 3 seeds, 4 done, 5 to run: 0.1 core-hours\n"
+        "weak      1 row x 1 seed, 0 done, 1 to run: unknown: nothing of it ran yet\n"
+        "together  0.1 core-hours and what is unknown\n"
+    )
+
+
+def test_what_is_recorded_is_not_run_again(records):
+    assert rows_to_run("polyp", records, only=["samfed", "fedbn"], seed=0) == ["fedbn"]
+    assert rows_to_run("polyp", records, only=["samfed", "see"], seed=2) == ["samfed"], "see has scribbles"
+    assert rows_to_run("skin", records) == ["samfed", "ditto", "no_sam"], "those that did best, in their order"
+
+
+@pytest.mark.parametrize(("name", "match"), [("fedavgg", "'fedavgg'"), ("krum", "krum.*it needs five sites")])
+def test_a_row_that_there_is_not_is_refused(records, name, match):
+    with pytest.raises(Refused, match=match):
+        rows_to_run("polyp", records, only=[name])
+
+
+def test_the_commands(records, tmp_path, capsys):
+    page = tmp_path / "pages" / "related.md"
+    words = ["--records", str(records)]
+    assert main(["related", str(page), *words, "--caveat", "Short.", "--part-command", "polyp=do it"]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "![Mean ranks and critical difference](related-polyp.png)" in text
+    assert "```\ndo it\n```" in text
+    assert (page.parent / "related-polyp.png").read_bytes()[:4] == b"\x89PNG"
+    assert main(["related-rows", "polyp", *words, "--only", "fedbn,samfed", "--seed", "0"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "fedbn"
+    assert main(["related-plan", *words, "--parts", "polyp,skin", "--seeds", "0", "--only", "samfed"]) == 0
+    assert "0 to run: 0.0 core-hours" in capsys.readouterr().out
+    empty = ["--records", str(tmp_path)]
+    assert main(["related-plan", *empty, "--parts", "skin"]) == 0
+    assert "chosen when polyps are done" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["related", "P.md", "--records", "."], "no related-polyp.jsonl"),
+        (["related-rows", "skin", "--records", "."], "run the part polyp first"),
+        (
+            ["related-rows", "lungs", "--records", "."],
+            "PART: expected one of polyp, labelled, weak, unseen, skin, found 'lungs'",
+        ),
+        (["related-plan", "--records", ".", "--seeds", "a"], "whole numbers with commas"),
+        (["related", "P.md", "--records", ".", "--part-command", "polyp"], "PART=TEXT, where PART is one of polyp"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(words, match, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert match in capsys.readouterr().err
+
+
+def test_a_row_of_the_yardstick_is_not_counted_as_a_gain_over_itself(records):
+    assert related.YARDSTICK in rows_of("polyp")
+    text = told_ranks(ranking({"no_sam": {0: 1.0, 1: 1.0}, "b": {0: 0.5, 1: 0.5}, "c": {0: 0.2, 1: 0.2}}))
+    assert "Better than" not in text
