@@ -17,7 +17,7 @@ from samfed_monai.handlers.records import record, record_supervised
 from samfed_monai.losses import hard_label
 from samfed_monai.methods.heterogeneous import PublicMaskSharing
 from samfed_monai.networks.features import LastFeatures
-from samfed_monai.networks.intake import feature_width
+from samfed_monai.networks.input_size import feature_width
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import StatisticKind
 from samfed_monai.protocol.strategy import Exchange, Strategy
