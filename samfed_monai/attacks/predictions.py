@@ -16,7 +16,7 @@ from samfed_monai.attacks.target import PUBLIC, Images, Target
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.methods.fedproto import ClassSums, class_sums
+from samfed_monai.losses import ClassSums, class_sums
 from samfed_monai.networks.input_size import head_of
 
 if TYPE_CHECKING:
