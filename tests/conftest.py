@@ -62,9 +62,9 @@ def samfed_data() -> Path:
 
 def forget_outside() -> None:
     """What installed packages bring is read again."""
-    from samfed_monai.config import outside, variants
+    from samfed_monai.config import entry_points, variants
 
-    for cached in (outside.brought, variants._outside, variants.networks_elsewhere):
+    for cached in (entry_points.brought, variants._outside, variants.networks_elsewhere):
         cached.cache_clear()
 
 

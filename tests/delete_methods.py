@@ -154,10 +154,11 @@ def main() -> int:
             why = KEPT.get(name) or ("others build on it" if name in bases() else "may be deleted")
             print(f"{name:<24}{why}")
         return 0
-    names = options.methods.split(",") if options.methods else deletable()
-    unknown = [name for name in names if name not in deletable()]
+    known = deletable()
+    names = options.methods.split(",") if options.methods else known
+    unknown = [name for name in names if name not in known]
     if unknown:
-        parser.error(f"{', '.join(unknown)}: expected some of {', '.join(deletable())}")
+        parser.error(f"{', '.join(unknown)}: expected some of {', '.join(known)}")
     runs = [names] if options.together else [[name] for name in names]
     passed = [without(each, options.tests, slow=options.slow, verbose=options.verbose) for each in runs]
     print(f"{sum(passed)} of {len(passed)} copies pass")

@@ -50,7 +50,10 @@ def _run(work: Callable[..., Any], arguments: tuple[Any, ...], errors: str) -> N
 
 
 class _ForkedModule:
-    """What :class:`samfed_monai.federation.child.Child` asks of ``Popen``, for ``python -u -m MODULE READ WRITE``."""
+    """What :class:`samfed_monai.federation.child_process.Child` asks of ``Popen``.
+
+    It is for ``python -u -m MODULE READ WRITE``.
+    """
 
     def __init__(self, command: Sequence[str], *, pass_fds: Sequence[int], **_: Any) -> None:
         self.command = list(command)
@@ -96,4 +99,4 @@ def _as_module(module: str, *descriptors: int) -> None:
 def fork_workers(patch: pytest.MonkeyPatch) -> None:
     """Has processes in which sites work forked from here on, where it is not tested how they begin."""
     stand_in = SimpleNamespace(**{**vars(subprocess), "Popen": _ForkedModule})
-    patch.setattr("samfed_monai.federation.child.subprocess", stand_in)
+    patch.setattr("samfed_monai.federation.child_process.subprocess", stand_in)

@@ -16,8 +16,8 @@ from samfed_monai.attacks.target import PUBLIC, Images, Target
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
-from samfed_monai.methods.fedproto import ClassSums, class_sums
-from samfed_monai.networks.intake import head_of
+from samfed_monai.losses import ClassSums, class_sums
+from samfed_monai.networks.input_size import head_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -121,7 +121,7 @@ def attack_prototypes(target: Target, options: Options) -> Finding:
     The attacker is given more than a server has: the very network that made the prototypes, which stays at its site.
 
     Raises:
-        Refused: a network whose features are not known (:func:`samfed_monai.networks.intake.head_of`).
+        Refused: a network whose features are not known (:func:`samfed_monai.networks.input_size.head_of`).
     """
     truth = target.private
     rows, shown = [], []

@@ -79,7 +79,7 @@ def add_export_parser(subparsers: argparse._SubParsersAction) -> argparse.Argume
 
 def run(arguments: argparse.Namespace) -> int:
     """Writes the file or folder; prints the table of what it costs, and its name."""
-    from samfed_monai.config.outside import brought
+    from samfed_monai.config.entry_points import brought
     from samfed_monai.networks.export import BundleSource, Format, Int8, export_network, export_problems, table_of
 
     model, bundle = _named(arguments)

@@ -93,7 +93,7 @@ def new_package(kind: str, name: str, folder: str | Path | None = None) -> Path:
 
 def _refuse(kind: str, name: str, package: str, target: Path) -> None:
     """Refuses a name that Python, pip or a bundle could not carry, or that something else has."""
-    from samfed_monai.config.outside import brought
+    from samfed_monai.config.entry_points import brought
     from samfed_monai.config.variants import broken_methods, known_variants
 
     problems = Problems()

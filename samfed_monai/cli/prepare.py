@@ -133,7 +133,7 @@ def run_polyp(arguments: argparse.Namespace) -> int:
 
 
 def run_source(arguments: argparse.Namespace) -> int:
-    from samfed_monai.config.outside import brought
+    from samfed_monai.config.entry_points import brought
     from samfed_monai.data.prepare import prepare_source
 
     prepared = prepare_source(

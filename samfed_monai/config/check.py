@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.components import ComponentCheck, check_override_kinds
+from samfed_monai.config.entry_points import brought
 from samfed_monai.config.knobs import (
     GIVEN,
     GROUPS,
@@ -30,7 +31,6 @@ from samfed_monai.config.knobs import (
     shipped_knobs,
     without_said_twice,
 )
-from samfed_monai.config.outside import brought
 from samfed_monai.config.parse import (
     MISSING,
     WORKFLOWS,

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-from samfed_monai.config.outside import not_installed, outside_modules, owner_of_target
+from samfed_monai.config.entry_points import not_installed, outside_modules, owner_of_target
 from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean
 
 ALLOWED_PREFIXES = ("samfed_monai.", "monai.", "torch.", "ignite.")

@@ -15,7 +15,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.config.outside import Brought, brought, module_file, owner_of, sorted_out
+from samfed_monai.config.entry_points import Brought, brought, module_file, owner_of, sorted_out
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
 from samfed_monai.core.io import read_json
 from samfed_monai.core.registry import Elsewhere

@@ -45,7 +45,7 @@ MOVED = {
     },
     "samfed_monai.losses": {
         "samfed_monai.handlers": "SCHEDULES constant gaussian_ramp linear",
-        "samfed_monai.methods.fedproto": "ClassSums class_sums prototype_loss",
+        "samfed_monai.methods.fedproto": "prototype_loss",
         "samfed_monai.methods.heterogeneous": "choose most_reliable where_better",
         "samfed_monai.methods.hssf": "LsslLabels confidence_loss dropout_consistency gated_loss lssl_labels",
         "samfed_monai.methods.mean_teacher": "CONSISTENCY_MEASURES consistency_kl consistency_mse",

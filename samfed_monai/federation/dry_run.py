@@ -12,7 +12,7 @@ from samfed_monai.config.wrapped_errors import component_refusal, unwrap_own
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.federation.workflow import WorkflowConfig, unfilled
-from samfed_monai.networks.intake import batch_problems, size_advice, size_problems
+from samfed_monai.networks.input_size import batch_problems, size_advice, size_problems
 from samfed_monai.networks.key_patterns import KeySplit, network_split
 
 logger = logging.getLogger(__name__)

@@ -43,8 +43,8 @@ from samfed_monai.federation.secure_aggregation import SecureServer
 from samfed_monai.federation.site import FederatedSite, ProcessContext
 from samfed_monai.federation.site_teacher import adapter_message
 from samfed_monai.federation.teacher import TeacherStage
+from samfed_monai.federation.tracking import Tracking, mlflow_store
 from samfed_monai.federation.warm_start import warm_start
-from samfed_monai.federation.watching import Watching, mlflow_store
 from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.metrics import cost_of
 from samfed_monai.networks.fpn import BASE
@@ -210,7 +210,7 @@ class JobRun:
                 trunk = self._trunk(begins, datalist)
                 controller = self._ready(before, folder, participants, carrier, datalist, trunk)
                 prepared = before.traffic()
-                with Watching(folder.path, mlflow=store) as controller.on_round:
+                with Tracking(folder.path, mlflow=store) as controller.on_round:
                     result = controller.run()
             results = build_results(
                 variant=plan.variant,

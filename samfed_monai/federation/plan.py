@@ -150,7 +150,7 @@ class Places:
             as there are sites and cores (:func:`samfed_monai.federation.process_transport.workers_of`). Nothing of the
             result depends on it.
         verify: hash every image again, although they were checked before.
-        mlflow: MLflow's store, see :func:`samfed_monai.federation.watching.mlflow_store`; ``None`` is none.
+        mlflow: MLflow's store, see :func:`samfed_monai.federation.tracking.mlflow_store`; ``None`` is none.
 
     Raises:
         Refused: another number of workers.

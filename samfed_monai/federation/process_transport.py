@@ -18,7 +18,7 @@ from typing import Any
 
 from samfed_monai.core.device import best_device
 from samfed_monai.core.errors import Problem, Refused, Stopped
-from samfed_monai.federation.child import Child, ChildDied
+from samfed_monai.federation.child_process import Child, ChildDied
 from samfed_monai.federation.plan import AUTO, Places, Plan
 from samfed_monai.federation.progress import Progress
 from samfed_monai.federation.round_store import CLIENTS, state_file

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.run_log import is_news
-from samfed_monai.federation.child import incoming, read_frame, write_frame
+from samfed_monai.federation.child_process import incoming, read_frame, write_frame
 
 logger = logging.getLogger(__name__)
 

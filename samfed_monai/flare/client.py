@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.federation.child import Child, ChildDied
+from samfed_monai.federation.child_process import Child, ChildDied
 from samfed_monai.flare.needs import require_flare
 from samfed_monai.flare.site_file import SiteFile, forget_old_runs, read_site_file, require_run_name
 

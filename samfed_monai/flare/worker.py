@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.federation.child import incoming, read_frame, write_frame
+from samfed_monai.federation.child_process import incoming, read_frame, write_frame
 from samfed_monai.flare.site_file import SiteFile, limit, read_site_file
 
 logger = logging.getLogger(__name__)

@@ -2,6 +2,7 @@
 
 from .agreement import AGREEMENT_RULES, Agreement, AgreementSettings, agree
 from .channels import dice_of_labels, entropy, hard_label
+from .prototypes import ClassSums, class_sums
 from .reliability import (
     RaterRates,
     Reliability,
@@ -18,10 +19,12 @@ __all__ = [
     "AGREEMENT_RULES",
     "Agreement",
     "AgreementSettings",
+    "ClassSums",
     "RaterRates",
     "Reliability",
     "StructureLoss",
     "agree",
+    "class_sums",
     "consensus",
     "dice_of_labels",
     "distillation_kl",

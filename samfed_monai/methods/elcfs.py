@@ -18,7 +18,7 @@ from samfed_monai.handlers.records import record
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.networks.intake import head_of
+from samfed_monai.networks.input_size import head_of
 from samfed_monai.protocol.message import Message, MessageRefused
 from samfed_monai.protocol.statistics import Collected, Statistic, StatisticKind, with_statistics
 

@@ -20,7 +20,7 @@ from samfed_monai.losses import probabilities
 from samfed_monai.losses.tree_energy import tree_energy
 from samfed_monai.methods.fedala import AdaptiveMixing  # also where bundles of before fedala name it
 from samfed_monai.methods.fedavg import PersonalFedAvg
-from samfed_monai.networks.intake import head_of
+from samfed_monai.networks.input_size import head_of
 from samfed_monai.networks.key_patterns import check_patterns, matched_names
 from samfed_monai.networks.site_channels import CODES, selection_of
 from samfed_monai.protocol.message import Kind, Message

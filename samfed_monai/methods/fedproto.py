@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor
-from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.handlers.guide import say_read
 from samfed_monai.handlers.records import record, record_supervised
-from samfed_monai.losses import hard_label
+from samfed_monai.losses import ClassSums, class_sums, hard_label
 from samfed_monai.methods.heterogeneous import PublicMaskSharing
 from samfed_monai.networks.features import LastFeatures
-from samfed_monai.networks.intake import feature_width
+from samfed_monai.networks.input_size import feature_width
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
 from samfed_monai.protocol.statistics import StatisticKind
 from samfed_monai.protocol.strategy import Exchange, Strategy
@@ -27,39 +26,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from samfed_monai.protocol.strategy import Server
-
-
-class ClassSums(NamedTuple):
-    """Sums of features and of weights per class.
-
-    Args:
-        sums: (K, D) float.
-        counts: (K,) float, in pixels of the feature map.
-    """
-
-    sums: Tensor
-    counts: Tensor
-
-    def means(self) -> Tensor:
-        """(K, D); 0 where a class has no pixel."""
-        return self.sums / self.counts.clamp(min=1e-6)[:, None]
-
-
-def class_sums(features: Tensor, labels: Tensor, weights: Tensor | None = None, *, classes: int = 2) -> ClassSums:
-    """Adds up the features of each class's pixels.
-
-    Args:
-        features: (B, D, h, w) float.
-        labels: (B, 1, H, W) class indices; brought to the features' size by nearest pixel.
-        weights: (B, 1, H, W) float >= 0, likewise; ``None`` counts every pixel.
-        classes: K, the background included.
-    """
-    size = features.shape[-2:]
-    index = functional.interpolate(labels.float(), size, mode="nearest").long()[:, 0]
-    hot = functional.one_hot(index, classes).movedim(-1, 1).to(features.dtype)
-    if weights is not None:
-        hot = hot * functional.interpolate(weights.to(features.dtype), size, mode="nearest")
-    return ClassSums(torch.einsum("bkhw,bdhw->kd", hot, features), hot.sum(dim=(0, 2, 3)))
 
 
 def prototype_loss(batch: ClassSums, prototypes: Tensor, known: Tensor) -> Tensor:

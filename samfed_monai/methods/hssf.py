@@ -21,7 +21,7 @@ from samfed_monai.handlers.term import Term
 from samfed_monai.losses import StructureLoss
 from samfed_monai.losses.channels import hard_label
 from samfed_monai.losses.unlabelled import probabilities
-from samfed_monai.networks.intake import require_intake
+from samfed_monai.networks.input_size import require_intake
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.transforms.loading import plain
 

@@ -14,7 +14,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.registry import Registry
 from samfed_monai.data.classes import class_problems, outputs_of
 from samfed_monai.networks.fpn import lite0_fpn, load_trunk, mobile_sam_fpn
-from samfed_monai.networks.intake import require_intake
+from samfed_monai.networks.input_size import require_intake
 from samfed_monai.networks.site_channels import select_channels
 from samfed_monai.networks.torchvision_ops import declare_torchvision_operators
 from samfed_monai.networks.weights import (

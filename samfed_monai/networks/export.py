@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure
 from samfed_monai.core.io import read_json, write_json, write_text
 from samfed_monai.networks.autocast import AutocastInferer, bf16_gains
-from samfed_monai.networks.intake import size_problems
+from samfed_monai.networks.input_size import size_problems
 from samfed_monai.networks.onnx_network import OnnxNetwork
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.networks.intake import head_of
+from samfed_monai.networks.input_size import head_of
 
 Handle = Any
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import sha256_file
-from samfed_monai.networks.intake import require_intake
+from samfed_monai.networks.input_size import require_intake
 from samfed_monai.networks.sam.adapter import Adapter, load_adapter, read_header
 from samfed_monai.networks.sam.build import PIXEL_MEAN, PIXEL_STD, build_sam
 from samfed_monai.networks.sam.lora import merge_lora

@@ -13,7 +13,7 @@ from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import canonical_hash, read_json
 from samfed_monai.core.moved import variant_of
 from samfed_monai.core.table import from_csv
-from samfed_monai.reports.so_far import results_so_far, stored_rounds
+from samfed_monai.reports.unfinished import results_so_far, stored_rounds
 from samfed_monai.results.schema import validate_results
 
 TERM = "term_"

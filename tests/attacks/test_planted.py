@@ -108,8 +108,9 @@ def test_a_site_gives_its_images_away_without_the_look_and_trains_nothing_with_i
     open_site.answer(Task.PREPARE, sent(WEIGHTS))
     reply = open_site.answer(Task.TRAIN, sent(WEIGHTS))
     found = images_of(WEIGHTS, reply.tensors, (3, SIZE, SIZE), 4)
-    preprocessing = open_site.parts.cast.config.value("validate#preprocessing")
-    records = load_records(open_site.parts.datalist, open_site.parts.data_root, split="unlabelled", site="site-1")
+    here = open_site.components
+    preprocessing = here.participants.config.value("validate#preprocessing")
+    records = load_records(here.datalist, here.data_root, split="unlabelled", site="site-1")
     private = torch.stack([torch.as_tensor(preprocessing(dict(record))["image"]) for record in records])
     assert nearest(found, private) > 50
 

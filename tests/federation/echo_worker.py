@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from samfed_monai.federation.child import Ended, read_frame, write_frame
+from samfed_monai.federation.child_process import Ended, read_frame, write_frame
 
 
 def main() -> int:

@@ -10,37 +10,10 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.methods.fedproto import (
-    ClassSums,
-    Prototypes,
-    PrototypeSharing,
-    PrototypeTerm,
-    class_sums,
-    prototype_loss,
-)
+from samfed_monai.losses import ClassSums
+from samfed_monai.methods.fedproto import Prototypes, PrototypeSharing, PrototypeTerm, prototype_loss
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server, UpdateGuard
 from tests.federation.unlike import server_sharing
-
-FEATURES = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]], [[0.0, 2.0], [4.0, 6.0]]]])  # (1, 2, 2, 2)
-LABELS = torch.tensor([[[[0, 0], [1, 1]]]])
-
-
-def test_sums_and_means_by_class():
-    found = class_sums(FEATURES, LABELS)
-    assert found.sums.tolist() == [[4.0, 2.0], [12.0, 10.0]]
-    assert found.counts.tolist() == [2.0, 2.0]
-    assert found.means().tolist() == [[2.0, 1.0], [6.0, 5.0]]
-
-
-def test_weights_leave_pixels_out_and_a_class_without_pixels_has_mean_zero():
-    found = class_sums(FEATURES, LABELS, torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]]))
-    assert found.counts.tolist() == [1.0, 0.0]
-    assert found.means().tolist() == [[1.0, 0.0], [0.0, 0.0]]
-
-
-def test_labels_are_brought_to_the_features_size():
-    wide = LABELS.repeat_interleave(4, 2).repeat_interleave(4, 3)
-    assert torch.equal(class_sums(FEATURES, wide).sums, class_sums(FEATURES, LABELS).sums)
 
 
 def test_the_loss_is_the_mean_squared_distance_over_classes_that_both_have():

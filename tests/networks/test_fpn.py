@@ -16,7 +16,7 @@ from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.networks import build_sam, client_network, starts_from, takes_teacher
 from samfed_monai.networks.fpn import FPNDecoder
-from samfed_monai.networks.intake import feature_width, size_advice, size_problems
+from samfed_monai.networks.input_size import feature_width, size_advice, size_problems
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, prepare, save_adapter
 
 SIZE = 64

@@ -7,7 +7,7 @@ import torch
 
 from samfed_monai.cli.main import main
 from samfed_monai.config import check_bundle, find_bundle
-from samfed_monai.config.outside import brought, not_installed
+from samfed_monai.config.entry_points import brought, not_installed
 from samfed_monai.config.strict import strict_target
 from samfed_monai.config.targets import resolve_target
 from samfed_monai.core.errors import Refused

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.federation.child import Child, ChildDied, Ended, read_frame, write_frame
+from samfed_monai.federation.child_process import Child, ChildDied, Ended, read_frame, write_frame
 
 ECHO = "tests.federation.echo_worker"
 
@@ -68,7 +68,7 @@ def test_a_stopped_child_is_gone_with_its_pipes(child):
 
 def test_a_child_ends_when_its_client_is_killed(tmp_path):
     code = (
-        "from samfed_monai.federation.child import Child\nimport time\n"
+        "from samfed_monai.federation.child_process import Child\nimport time\n"
         f"child = Child({ECHO!r}, {{}})\nchild.start()\nchild.ask({{'task': 'train'}}, b'')\n"
         "print(child.pid, flush=True)\ntime.sleep(60)"
     )

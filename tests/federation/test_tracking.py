@@ -11,13 +11,13 @@ from PIL import Image
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import write_json
-from samfed_monai.federation import watching
+from samfed_monai.federation import tracking
 from samfed_monai.federation.run_folder import RunFolder, round_record, site_record
-from samfed_monai.federation.watching import (
+from samfed_monai.federation.tracking import (
     EXPERIMENT,
     PICTURE,
     TENSORBOARD,
-    Watching,
+    Tracking,
     mlflow_store,
     run_name,
     scalars_of,
@@ -88,12 +88,12 @@ class Writer:
 @pytest.fixture
 def installed(monkeypatch):
     Writer.made = []
-    monkeypatch.setattr(watching, "find_spec", lambda name: SimpleNamespace(origin=f"{name}/__init__.py"))
+    monkeypatch.setattr(tracking, "find_spec", lambda name: SimpleNamespace(origin=f"{name}/__init__.py"))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
 
 
 def watch(folder, *records) -> None:
-    with Watching(folder) as show:
+    with Tracking(folder) as show:
         for count in range(1, len(records) + 1):
             RunFolder(folder).write_table(records[:count])
             show(records[:count])
@@ -107,14 +107,14 @@ def test_each_round_is_written_once_and_the_picture_replaced(tmp_path, installed
     assert {step for _, step in writer.scalars} == {1, 2}, "as in the log, rounds count from 1"
     assert writer.calls == ["flush", "flush", "close"]
     assert Image.open(tmp_path / PICTURE).size[0] < 700
-    with Watching(tmp_path) as show:  # the run goes on
+    with Tracking(tmp_path) as show:  # the run goes on
         show([record(0), record(1), record(2)])
     assert Writer.made[1].purge_step == 3
 
 
 @pytest.mark.parametrize("found", [None, SimpleNamespace(origin=None)])  # nothing, or a run's own folder
 def test_where_it_is_not_installed_nothing_happens(tmp_path, monkeypatch, caplog, found):
-    monkeypatch.setattr(watching, "find_spec", lambda name: found)
+    monkeypatch.setattr(tracking, "find_spec", lambda name: found)
     with caplog.at_level(logging.WARNING):
         watch(tmp_path, record(0))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["federation.csv", PICTURE]
@@ -122,7 +122,7 @@ def test_where_it_is_not_installed_nothing_happens(tmp_path, monkeypatch, caplog
 
 
 def test_sites_without_masks_have_a_picture_of_what_there_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(watching, "find_spec", lambda name: None)
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     watch(tmp_path, record(0, scored=False), record(1, scored=False))
     assert (tmp_path / PICTURE).is_file()
 
@@ -141,7 +141,7 @@ def test_what_fails_is_told_once_and_the_rest_goes_on(tmp_path, installed, monke
 
 
 def test_the_store_of_mlflow(tmp_path, monkeypatch):
-    monkeypatch.setattr(watching, "find_spec", lambda name: SimpleNamespace(origin="mlflow/__init__.py"))
+    monkeypatch.setattr(tracking, "find_spec", lambda name: SimpleNamespace(origin="mlflow/__init__.py"))
     run = tmp_path / "runs" / "a"
     assert mlflow_store(None, run) is mlflow_store(False, run) is None
     assert mlflow_store(True, run) == f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
@@ -167,7 +167,7 @@ def test_the_store_of_mlflow(tmp_path, monkeypatch):
     ],
 )
 def test_a_store_that_mlflow_does_not_take_is_refused(tmp_path, monkeypatch, asked, package, told):
-    monkeypatch.setattr(watching, "find_spec", lambda name: package and SimpleNamespace(origin="mlflow"))
+    monkeypatch.setattr(tracking, "find_spec", lambda name: package and SimpleNamespace(origin="mlflow"))
     with pytest.raises(Refused, match=told):
         mlflow_store(asked, tmp_path)
 
@@ -180,7 +180,7 @@ def test_mlflow_has_every_round_and_goes_on_where_a_run_does(tmp_path, monkeypat
     write_json(run / "run.json", {"config": {"variant": "samfed", "client": {"learning_rate": 0.1}}})
     store, records = mlflow_store(True, run), [record(0), record(1), record(2)]
     for count in (2, 3):  # stopped after two rounds
-        with Watching(run, mlflow=store) as show:
+        with Tracking(run, mlflow=store) as show:
             RunFolder(run).write_table(records[:count])
             show(records[:count])
     client = mlflow.MlflowClient(store)

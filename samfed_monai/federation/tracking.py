@@ -79,7 +79,7 @@ def scalars_of(record: Mapping[str, Any]) -> dict[str, float]:
     return {tag: value for tag, value in found.items() if value is not None}
 
 
-class Watching:
+class Tracking:
     """Shows every round of a run once it is stored. A run never ends for it: what fails is told once and left out.
 
     TensorBoard and MLflow are written by MONAI's own handlers, of an engine whose epochs are the rounds, from 1.
@@ -91,7 +91,7 @@ class Watching:
 
     Example::
 
-        with Watching("runs/a") as watching:
+        with Tracking("runs/a") as watching:
             watching(records)
     """
 
@@ -101,7 +101,7 @@ class Watching:
         self._tracker: Any = None
         self._failed: set[str] = set()
 
-    def __enter__(self) -> Watching:
+    def __enter__(self) -> Tracking:
         return self
 
     def __exit__(self, *_: object) -> None:
