@@ -372,7 +372,7 @@ class Share:
     def hours(self) -> float | None:
         """Core-hours still needed: a row's own seconds, else the mean of all rows; ``None`` where nothing ran yet."""
         if not self.took:
-            return 0.0 if not self.todo else None
+            return None if self.todo else 0.0
         typical = fmean(self.took.values())
         return sum(self.took.get(row, typical) for row, _ in self.todo) / 3600
 
@@ -388,15 +388,23 @@ def share_of(part: str, rows: Sequence[str], seeds: Sequence[int], records: str 
 
 
 def plan_text(shares: Sequence[Share]) -> str:
-    """The plan, before anything runs: runs and core-hours of every part, and their sum."""
-    lines, hours = [], [share.hours for share in shares]
-    for share, needed in zip(shares, hours, strict=True):
-        known = "unknown: nothing of it ran yet" if needed is None else f"{needed:.1f} core-hours"
+    """The plan, before anything runs: runs and core-hours of every part, and their sum.
+
+    A part of which nothing ran yet is guessed from what a row of the other parts took on average.
+    """
+    ran = [seconds for share in shares for seconds in share.took.values()]
+    lines, hours = [], []
+    for share in shares:
+        needed, known = share.hours, ""
+        if needed is None and ran:
+            needed, known = len(share.todo) * fmean(ran) / 3600, ", a guess from the other parts"
+        text = "unknown, nothing ran yet" if needed is None else f"{needed:.1f} core-hours{known}"
         asked = f"{counted(len(share.rows), 'row')} x {counted(len(share.seeds), 'seed')}"
-        lines.append(f"{share.part:9} {asked}, {len(share.done)} done, {len(share.todo)} to run: {known}")
-    told = sum(needed for needed in hours if needed is not None)
+        lines.append(f"{share.part:9} {asked}, {len(share.done)} done, {len(share.todo)} to run: {text}")
+        hours.append(needed)
+    whole = sum(needed for needed in hours if needed is not None)
     more = " and what is unknown" if None in hours else ""
-    return "\n".join([*lines, f"{'together':9} {told:.1f} core-hours{more}"]) + "\n"
+    return "\n".join([*lines, f"{'together':9} {whole:.1f} core-hours{more}"]) + "\n"
 
 
 def related_page(
@@ -437,12 +445,8 @@ def related_page(
         of = cells if part == "polyp" else figures_of(runs)
         count = {row: len({run.seed for run in runs if run.row == row}) for row in of}
         parts += [f"## {PARTS[part]}", ""]
-        parts += [
-            "```",
-            *(text for key in (part, *(["unseen"] if part == "polyp" else [])) if (text := (commands or {}).get(key))),
-            "```",
-            "",
-        ]
+        of_it = [part, *(["unseen"] if part == "polyp" and found["unseen"] else [])]
+        parts += ["```", *(text for key in of_it if (text := (commands or {}).get(key))), "```", ""]
         parts += [block_markdown(table_block("Row", of, ranked, count)), ""]
         if part != "polyp":
             parts += [told_ranks(ranked), ""]
@@ -478,7 +482,9 @@ def _not_run(found: Mapping[str, Sequence[RunData]], seeds: Sequence[int], recor
         share = share_of(part, rows_of(part, records=records), seeds, records)
         never = [row for row in share.rows if all((row, seed) not in share.done for seed in seeds)]
         partly = [row for row, _ in share.todo if row not in never]
-        if not share.done:
+        if part == "unseen" and not share.done:
+            told.append(f"- {title}: nothing; its rows are those of the first table without the oracle.")
+        elif not share.done:
             told.append(f"- {title}: nothing of {counted(len(share.rows), 'row')}: {_names(share.rows)}.")
         elif share.todo:
             text = f"- {title}: {len(share.todo)} of {len(share.rows) * len(seeds)} runs are missing."
