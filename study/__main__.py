@@ -139,7 +139,7 @@ def related(args: argparse.Namespace) -> None:
 
 def related_plan(args: argparse.Namespace) -> None:
     """Prints what is left to run of the related systems, and how long it takes."""
-    from study.related import BEST, plan_text, rows_of, rows_to_run, share_of
+    from study.related_plan import BEST, plan_text, rows_of, rows_to_run, share_of
 
     seeds, only, shares = _seeds_of(args.seeds), _names_of(args.only), []
     parts = _parts_of([f"{part}=" for part in _names_of(args.parts)], "--parts", "")
@@ -154,7 +154,7 @@ def related_plan(args: argparse.Namespace) -> None:
 
 def related_rows(args: argparse.Namespace) -> None:
     """Prints the names of a part's rows that are to be run."""
-    from study.related import rows_to_run
+    from study.related_plan import rows_to_run
 
     _parts_of([f"{args.part}="], "PART", "")
     rows = rows_to_run(args.part, args.records, only=_names_of(args.only), seed=args.seed)
@@ -166,7 +166,7 @@ def _names_of(text: str) -> list[str]:
 
 
 def _parts_of(words: Sequence[str], option: str, what: str) -> dict[str, str]:
-    from study.related import PARTS
+    from study.related_plan import PARTS
 
     problems, found = Problems(), dict[str, str]()
     for word in words:

@@ -10,19 +10,8 @@ from study import related
 from study.__main__ import main
 from study.ranks import ranking
 from study.record import add_to_record
-from study.related import (
-    NO_ROW,
-    figures_of,
-    plan_text,
-    related_page,
-    rows_of,
-    rows_to_run,
-    runs_of,
-    share_of,
-    site_scores,
-    told_help,
-    told_ranks,
-)
+from study.related import figures_of, related_page, told_help, told_ranks
+from study.related_plan import NO_ROW, plan_text, rows_of, rows_to_run, runs_of, share_of, site_scores
 from tests.reports.runs import write_row
 
 DICE = {"no_sam": [0.70, 0.72], "samfed": [0.80, 0.80], "ditto": [0.75, 0.76], "oracle": [0.90, 0.90]}
