@@ -139,20 +139,22 @@ def related(args: argparse.Namespace) -> None:
 
 def related_plan(args: argparse.Namespace) -> None:
     """Prints what is left to run of the related systems, and how long it takes."""
-    from study.related import plan_text, rows_to_run, runs_of, share_of
+    from study.related_plan import BEST, plan_text, rows_of, rows_to_run, share_of
 
-    seeds, only, shares, later = _seeds_of(args.seeds), _names_of(args.only), [], ""
-    for part in _parts_of([f"{part}=" for part in _names_of(args.parts)], "--parts", ""):
-        if part == "skin" and not runs_of("polyp", args.records):
-            later = "skin      chosen when polyps are done: its rows are those that did best there\n"
+    seeds, only, shares = _seeds_of(args.seeds), _names_of(args.only), []
+    parts = _parts_of([f"{part}=" for part in _names_of(args.parts)], "--parts", "")
+    for part in parts:
+        if part == "skin" and share_of("polyp", rows_of("polyp"), seeds, args.records).todo:
+            rows = [f"number {place} of polyps" for place in range(1, BEST + 1)]  # nobody knows yet which
         else:
-            shares.append(share_of(part, rows_to_run(part, args.records, only=only), seeds, args.records))
-    sys.stdout.write(later + plan_text(shares))
+            rows = rows_to_run(part, args.records, only=only)
+        shares.append(share_of(part, rows, seeds, args.records))
+    sys.stdout.write(plan_text(shares))
 
 
 def related_rows(args: argparse.Namespace) -> None:
     """Prints the names of a part's rows that are to be run."""
-    from study.related import rows_to_run
+    from study.related_plan import rows_to_run
 
     _parts_of([f"{args.part}="], "PART", "")
     rows = rows_to_run(args.part, args.records, only=_names_of(args.only), seed=args.seed)
@@ -164,7 +166,7 @@ def _names_of(text: str) -> list[str]:
 
 
 def _parts_of(words: Sequence[str], option: str, what: str) -> dict[str, str]:
-    from study.related import PARTS
+    from study.related_plan import PARTS
 
     problems, found = Problems(), dict[str, str]()
     for word in words:

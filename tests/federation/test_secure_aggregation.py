@@ -419,6 +419,9 @@ def test_a_run_on_images_adds_its_updates_under_masks_and_says_so(small_federati
     secure, plain = model(tmp_path / "secure"), model(tmp_path / "plain")
     floats = [name for name, tensor in plain.items() if tensor.is_floating_point()]
     assert all(torch.allclose(secure[name], plain[name], rtol=1e-6, atol=1e-6) for name in floats)
+    kept = [json.loads(path.read_text()) for path in tmp_path.glob("secure/cache/privacy/*.sums.jsonl")]
+    assert [(entry["round"], entry["members"]) for entry in kept] == [(0, ["site-1", "site-2"])] * 2
+    assert json.loads((tmp_path / "secure" / "secure_sum.json").read_text())["members"] == ["site-1", "site-2"]
     page = Path(Report(run_folder=tmp_path / "secure", overlays=False).write())
     assert "Updates were added under masks" in page.read_text()
     audit = read_audit(tmp_path / "secure" / "sites" / "site-1" / "audit.jsonl")

@@ -9,16 +9,19 @@ import stat
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from torch.nn.functional import avg_pool2d
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import safe_load
 from samfed_monai.data import render_synthetic
 from samfed_monai.data.weak_labels import weaken_list
-from samfed_monai.losses import weighted_pseudo_label_loss
+from samfed_monai.losses import dice_of_labels, weighted_pseudo_label_loss
 from samfed_monai.methods import see
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.see import (
@@ -226,6 +229,53 @@ def test_a_real_sam_takes_the_prompts():
     embedding, boxes = torch.rand(1, 256, 4, 4), torch.tensor([[4.0, 4.0, 40.0, 40.0]])
     with torch.no_grad():
         assert torch.equal(sam.decode_prompts(embedding, boxes)[0], sam.decode_boxes(embedding, boxes)[0])
+
+
+def seen_by(mask: torch.Tensor, shift: int, blur: int) -> torch.Tensor:
+    """What a network with few masks says: the mask (1, H, W), moved and smeared."""
+    return avg_pool2d(torch.roll(mask, (shift, shift), (1, 2)), blur, 1, blur // 2).clamp(0, 1)
+
+
+@pytest.mark.slow
+def test_on_real_images_a_better_network_replaces_pseudo_labels_by_better_ones(samfed_data):
+    """Every sixth of ClinicDB: what SAM makes of a network's rough masks, and then of finer ones."""
+    folder = samfed_data / "data" / "polyp" / "cvc_clinicdb"
+    paths = sorted((folder / "images").iterdir())[::105]
+    images, masks = [], []
+    for path in paths:
+        mask = next((folder / "masks").glob(f"{path.stem}.*"))
+        pixels = [
+            np.array(Image.open(each).convert(mode).resize((224, 224))) for each, mode in ((path, "RGB"), (mask, "L"))
+        ]
+        images.append(torch.tensor(pixels[0]).permute(2, 0, 1).float() / 255)
+        masks.append(torch.tensor(pixels[1] > 127)[None].float())
+    sam = build_sam("vit_t", samfed_data / "weights" / "mobile_sam.pt", 512).requires_grad_(False)
+    refiner, store = SamRefiner(sam, 512), PseudoLabelStore()
+
+    def round_of(shift: int, blur: int) -> tuple[dict[str, float], set[str]]:
+        """Dice of what is stored then, by image, and who has a new one."""
+        taken = set()
+        for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
+            coarse = seen_by(mask, shift, blur)
+            refined = refiner(image, coarse, None)
+            if refined is not None:
+                scores = scored(refined.probabilities, coarse, None, refined.predicted_iou)
+                taken |= {str(number)} if store.offer(str(number), refined.probabilities, scores) else set()
+        labels = {str(number): store.get(str(number)) for number in range(len(masks))}
+        dice = {
+            number: float(dice_of_labels((label > 0.5)[None].long(), masks[int(number)][None].long()))
+            for number, label in labels.items()
+            if label is not None
+        }
+        return dice, taken
+
+    before, _ = round_of(24, 31)
+    after, taken = round_of(4, 9)
+    replaced = taken & before.keys()
+    assert len(replaced) >= 3
+    gains = [after[image] - before[image] for image in replaced]
+    assert min(gains) > -0.05, gains
+    assert np.mean(gains) > 0.1, gains
 
 
 def test_arguments_out_of_range_are_refused_together():

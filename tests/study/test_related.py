@@ -10,19 +10,8 @@ from study import related
 from study.__main__ import main
 from study.ranks import ranking
 from study.record import add_to_record
-from study.related import (
-    NO_ROW,
-    figures_of,
-    plan_text,
-    related_page,
-    rows_of,
-    rows_to_run,
-    runs_of,
-    share_of,
-    site_scores,
-    told_help,
-    told_ranks,
-)
+from study.related import figures_of, related_page, told_help, told_ranks
+from study.related_plan import NO_ROW, plan_text, rows_of, rows_to_run, runs_of, share_of, site_scores
 from tests.reports.runs import write_row
 
 DICE = {"no_sam": [0.70, 0.72], "samfed": [0.80, 0.80], "ditto": [0.75, 0.76], "oracle": [0.90, 0.90]}
@@ -131,6 +120,7 @@ def test_the_page_says_what_has_not_been_run(records):
     assert f"- Polyps, sites without labels: {asked - 8} of {asked} runs are missing. No run: `dp_only`," in text
     assert "Fewer than 3 seeds: `no_sam`, `samfed`, `oracle`" in text or "Fewer than 3 seeds: `no_sam`, `ditto`" in text
     assert "- Polyps, sites with scribbles: nothing of 3 rows: `weak_labels`, `fedicra`, `see`." in text
+    assert "- Polyps, trained without Kvasir: " in text
     assert "- Skin: nothing; the 10 rows with the best mean ranks on polyps would be run." in text
     assert "- No row: `krum`, it needs five sites" in text
 
@@ -142,9 +132,14 @@ def test_the_plan_counts_the_core_hours_that_are_left(records):
     assert share.hours == pytest.approx((36 + 72 + 3 * 45) / 3600)
     assert plan_text([share, share_of("weak", ["see"], [0], records)]) == (
         "polyp     3 rows x 3 seeds, 4 done, 5 to run: 0.1 core-hours\n"
-        "weak      1 row x 1 seed, 0 done, 1 to run: unknown: nothing of it ran yet\n"
-        "together  0.1 core-hours and what is unknown\n"
+        "weak      1 row x 1 seed, 0 done, 1 to run: 0.0 core-hours, a guess from the other parts\n"
+        "together  0.1 core-hours\n"
     )
+    nothing = records.parent / "nothing"
+    assert plan_text([share_of("weak", ["see"], [0], nothing)]).splitlines() == [
+        "weak      1 row x 1 seed, 0 done, 1 to run: unknown, nothing ran yet",
+        "together  0.0 core-hours and what is unknown",
+    ]
 
 
 def test_what_is_recorded_is_not_run_again(records):
@@ -170,10 +165,9 @@ def test_the_commands(records, tmp_path, capsys):
     assert main(["related-rows", "polyp", *words, "--only", "fedbn,samfed", "--seed", "0"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "fedbn"
     assert main(["related-plan", *words, "--parts", "polyp,skin", "--seeds", "0", "--only", "samfed"]) == 0
-    assert "0 to run: 0.0 core-hours" in capsys.readouterr().out
-    empty = ["--records", str(tmp_path)]
-    assert main(["related-plan", *empty, "--parts", "skin"]) == 0
-    assert "chosen when polyps are done" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "polyp     1 row x 1 seed, 1 done, 0 to run: 0.0 core-hours\n" in told
+    assert "skin      10 rows x 1 seed, 0 done, 10 to run: 0.1 core-hours, a guess" in told
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,175 @@
+"""What is run for the page of the related systems: parts, their rows, what is recorded, and what is left to run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+
+from samfed_monai.config.variants import Method, methods
+from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.reports.rows import CEILING, place_of
+from samfed_monai.reports.run_data import RunData
+from samfed_monai.reports.style import counted
+from study.ranks import Ranking, ranking
+from study.record import SUFFIX, read_record
+
+PARTS = {
+    "polyp": "Polyps, sites without labels",
+    "labelled": "Polyps, sites with masks of their own images",
+    "weak": "Polyps, sites with scribbles",
+    "unseen": "Polyps, trained without Kvasir",
+    "skin": "Skin",
+}
+"""What is run, in this order; each has a record ``related-<part>.jsonl``."""
+
+BEST = 10
+"""So many rows of polyps, those with the best mean ranks, are run on skin."""
+
+NO_ROW = {
+    "cpss_adapt": "it goes on at one site from the model of a finished run, and is no federation",
+    "krum": "it needs five sites, and these lists have four",
+}
+"""Methods that have no row, and why."""
+
+
+def rows_to_run(part: str, records: str | Path, *, only: Iterable[str] = (), seed: int | None = None) -> list[str]:
+    """Names of the rows of a part that are to be run.
+
+    Args:
+        part: one of :data:`PARTS`.
+        records: folder of the records.
+        only: rows to choose from; without any, all of the part. One that this part has not is left out.
+        seed: rows whose run with this seed is in the record are left out; ``None``: none is.
+
+    Raises:
+        Refused: a name in ``only`` that no part has, or ``skin`` without a record of polyps.
+    """
+    only = list(only)
+    known = methods()
+    if unknown := [row for row in only if row not in known or row in NO_ROW]:
+        why = [f"{row!r}, {NO_ROW[row]}" if row in NO_ROW else repr(row) for row in unknown]
+        mend = "`python -m study related-rows polyp` lists those of a part"
+        raise Refused([Problem("--only", found=text, expected="a row", mend=mend) for text in why])
+    rows = [row for row in rows_of(part, records=records) if not only or row in only]
+    done = {run.row for run in runs_of(part, records) if run.seed == seed} if seed is not None else set()
+    return [row for row in rows if row not in done]
+
+
+def rows_of(part: str, *, records: str | Path | None = None) -> list[str]:
+    """Names of a part's rows, in the order of tables.
+
+    Args:
+        part: one of :data:`PARTS`.
+        records: folder of the records, which say what did best on polyps: for ``skin``.
+
+    Raises:
+        Refused: ``skin`` without a record of polyps.
+    """
+    known = methods()
+    named = sorted(known.keys() - NO_ROW.keys(), key=place_of)
+    if part == "skin":
+        found = runs_of("polyp", records) if records is not None else []
+        if not found:
+            mend = "run the part polyp first: its best rows are run here"
+            raise Refused([Problem("skin", found="no record of polyps", expected="a table to choose from", mend=mend)])
+        return [row for row in ranked_rows(found).ranks if row in known][:BEST]
+    if part == "weak":
+        return [name for name in named if _weak(name, known)]
+    if part == "labelled":
+        return [name for name in named if known[name].labels == "masks" and name != CEILING and not _weak(name, known)]
+    unlabelled = [name for name in named if known[name].labels != "masks"]
+    return [*unlabelled, CEILING] if part == "polyp" else unlabelled
+
+
+def _weak(name: str, known: Mapping[str, Method]) -> bool:
+    """Whether a method learns from weak labels: ``weak_labels``, and what builds on it and asks for labels."""
+    method: Method | None = known[name]
+    if known[name].labels != "masks":
+        return False
+    while method is not None and method.name != "weak_labels":
+        method = known.get(method.base or "")
+    return method is not None
+
+
+def runs_of(part: str, records: str | Path | None) -> list[RunData]:
+    """Runs of a part's record; none where it has none yet."""
+    path = Path(records or ".") / f"related-{part}{SUFFIX}"
+    return read_record(path) if records is not None and path.is_file() else []
+
+
+def site_scores(runs: Iterable[RunData]) -> dict[str, dict[tuple[str, int], float]]:
+    """Row to (site, seed) to test Dice: the blocks of the ranks; a site that gave no scores has none."""
+    found: dict[str, dict[tuple[str, int], float]] = {}
+    for run in runs:
+        of = found.setdefault(run.row, {})
+        for site, splits in run.results["sites"].items():
+            if (dice := splits["test"]["dice"]) is not None:
+                of[site, run.seed] = dice
+    return found
+
+
+def ranked_rows(runs: Iterable[RunData]) -> Ranking:
+    """Ranks of all rows but the ceiling, which no hospital has."""
+    return ranking({row: of for row, of in site_scores(runs).items() if row != CEILING})
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a part needs: rows x seeds, and what of that is done.
+
+    Args:
+        part: one of :data:`PARTS`.
+        rows, seeds: what is asked for.
+        done: rows and seeds of the record that are asked for.
+        took: row to mean processor seconds of its runs in the record.
+    """
+
+    part: str
+    rows: Sequence[str]
+    seeds: Sequence[int]
+    done: frozenset[tuple[str, int]] = frozenset()
+    took: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def todo(self) -> list[tuple[str, int]]:
+        return [(row, seed) for seed in self.seeds for row in self.rows if (row, seed) not in self.done]
+
+    @property
+    def hours(self) -> float | None:
+        """Core-hours still needed: a row's own seconds, else the mean of all rows; ``None`` where nothing ran yet."""
+        if not self.took:
+            return None if self.todo else 0.0
+        typical = fmean(self.took.values())
+        return sum(self.took.get(row, typical) for row, _ in self.todo) / 3600
+
+
+def share_of(part: str, rows: Sequence[str], seeds: Sequence[int], records: str | Path) -> Share:
+    """What of a part is done, and how long its rows took."""
+    runs, took = runs_of(part, records), dict[str, list[float]]()
+    for run in runs:
+        seconds = run.results.get("process", {}).get("processor_seconds")
+        took.setdefault(run.row, []).append(run.results["seconds"]["total"] if seconds is None else seconds)
+    done = frozenset((run.row, run.seed) for run in runs if run.row in rows and run.seed in seeds)
+    return Share(part, rows, seeds, done, {row: fmean(values) for row, values in took.items()})
+
+
+def plan_text(shares: Sequence[Share]) -> str:
+    """The plan, before anything runs: runs and core-hours of every part, and their sum.
+
+    A part of which nothing ran yet is guessed from what a row of the other parts took on average.
+    """
+    ran = [seconds for share in shares for seconds in share.took.values()]
+    lines, hours = [], []
+    for share in shares:
+        needed, known = share.hours, ""
+        if needed is None and ran:
+            needed, known = len(share.todo) * fmean(ran) / 3600, ", a guess from the other parts"
+        text = "unknown, nothing ran yet" if needed is None else f"{needed:.1f} core-hours{known}"
+        asked = f"{counted(len(share.rows), 'row')} x {counted(len(share.seeds), 'seed')}"
+        lines.append(f"{share.part:9} {asked}, {len(share.done)} done, {len(share.todo)} to run: {text}")
+        hours.append(needed)
+    whole = sum(needed for needed in hours if needed is not None)
+    more = " and what is unknown" if None in hours else ""
+    return "\n".join([*lines, f"{'together':9} {whole:.1f} core-hours{more}"]) + "\n"
