@@ -24,12 +24,12 @@ from samfed_monai.federation.privacy.settings import withhold_small
 from samfed_monai.handlers.evaluation import ScoreHandler, write_scores
 from samfed_monai.handlers.mask_writer import MaskWriter
 from samfed_monai.losses import StructureLoss, agree
-from samfed_monai.losses.channels import logits_of
 from samfed_monai.losses.unlabelled import probabilities
 from samfed_monai.networks import client_network
 from samfed_monai.networks.sam.adapter import Adapt, Adapter, adapted_tensors, load_adapter, prepare, save_adapter
 from samfed_monai.networks.sam.build import assemble, vit_encoder
 from samfed_monai.networks.sam.teacher import Teacher
+from samfed_monai.networks.views import logits_of
 from samfed_monai.protocol import Envelope, Kind
 from samfed_monai.protocol.message import metric_range
 from samfed_monai.reports.masks import outlined
@@ -95,13 +95,6 @@ def test_every_rule_agrees_on_a_class_where_both_sides_name_it(rule):
     assert found.soft_label.shape == (1, 3, 2, 2)
 
 
-def test_probabilities_come_back_from_their_logits():
-    for channels in (1, 3):
-        given = torch.rand(2, channels, 3, 3).clamp(0.01, 0.99)
-        given = given if channels == 1 else given / given.sum(1, keepdim=True)
-        assert torch.allclose(probabilities(logits_of(given)), given, atol=1e-5)
-
-
 SIZE = 64
 
 
@@ -141,6 +134,20 @@ def test_one_class_is_fitted_by_the_loss_that_it_was_and_more_by_the_mean_of_the
     padded = perfect.clone()
     padded[:, 0] = 0  # of no class, as padding is
     assert torch.equal(mask_loss(logits, padded), mask_loss(logits, perfect))
+
+
+def test_a_slice_without_an_organ_takes_nothing_from_the_dice_of_a_batch_that_finds_it():
+    held, nothing = planes([[0, 1], [2, 2]])[None], planes([[0, 0], [0, 0]])[None]
+    both = torch.cat([held, nothing])
+    unsure = torch.tensor([0.4, 0.3, 0.3]).log().view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    logits = torch.cat([logits_of(held * 0.98 + 0.01), unsure]).requires_grad_()
+    given = mask_loss(logits, both)
+    entropy = torch.nn.functional.cross_entropy(logits, both)
+    p = logits.softmax(1)[:, 1:]
+    dice = [
+        (2 * (p[:, k] * both[:, k + 1]).sum() + 1) / ((p[:, k] ** 2).sum() + both[:, k + 1].sum() + 1) for k in (0, 1)
+    ]
+    assert given == pytest.approx(float(0.2 * entropy + 0.8 * (1 - sum(dice) / 2)), abs=1e-6)
 
 
 def test_a_decoder_learns_two_organs_and_its_adapter_brings_them_back(tmp_path):
