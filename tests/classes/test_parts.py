@@ -19,7 +19,7 @@ from samfed_monai.core.model_file import settings_in, settings_of, trained_other
 from samfed_monai.core.moved import first_spelling
 from samfed_monai.data.classes import COLOURS, planes_of
 from samfed_monai.federation.evaluation import site_scores
-from samfed_monai.federation.exchange import class_metrics, sendable
+from samfed_monai.federation.exchange_object import class_metrics, sendable
 from samfed_monai.federation.privacy.settings import withhold_small
 from samfed_monai.handlers.evaluation import ScoreHandler, write_scores
 from samfed_monai.handlers.mask_writer import MaskWriter
@@ -30,7 +30,7 @@ from samfed_monai.networks.sam.adapter import Adapt, Adapter, adapted_tensors, l
 from samfed_monai.networks.sam.build import assemble, vit_encoder
 from samfed_monai.networks.sam.teacher import Teacher
 from samfed_monai.networks.views import logits_of
-from samfed_monai.protocol import Envelope, Kind
+from samfed_monai.protocol import Kind, Message
 from samfed_monai.protocol.message import metric_range
 from samfed_monai.reports.masks import outlined
 from samfed_monai.reports.overlays import draw_classes
@@ -262,7 +262,7 @@ def test_scores_of_classes_travel_by_number_and_have_their_names_at_the_server()
         "images_class_2": 0,
     }
     assert sendable(metrics) == metrics
-    message = Envelope(Kind.METRICS, "a", 0, 1, n=10, metrics=metrics)
+    message = Message(Kind.METRICS, "a", 0, 1, n=10, metrics=metrics)
     message.check(up=True)
     assert site_scores(message, ORGANS)["classes"] == SUMMARY["classes"]
     assert "classes" not in site_scores(message, ["lesion"])
@@ -277,7 +277,7 @@ def test_only_numbers_of_classes_may_leave_a_site(name, fits):
 
 
 def test_a_score_out_of_its_range_is_refused_for_a_class_too():
-    message = Envelope(Kind.METRICS, "a", 0, 1, n=10, metrics={"dice_class_1": 1.5})
+    message = Message(Kind.METRICS, "a", 0, 1, n=10, metrics={"dice_class_1": 1.5})
     with pytest.raises(Refused, match="dice_class_1: expected a number from 0 to 1"):
         message.check(up=True)
 
@@ -294,7 +294,7 @@ def test_a_score_out_of_its_range_is_refused_for_a_class_too():
 )
 def test_fault_59_scores_of_a_class_that_few_images_hold_do_not_leave_a_site(images, left):
     metrics = {"dice_class_1": 0.5, "iou_class_1": 0.4, "images_class_1": images}
-    message = Envelope(Kind.METRICS, "a", 0, 1, n=20, metrics=metrics)
+    message = Message(Kind.METRICS, "a", 0, 1, n=20, metrics=metrics)
     assert set(withhold_small(message, 5).metrics) == left
 
 
