@@ -19,7 +19,7 @@ from samfed_monai.data import DataList
 from samfed_monai.data.sources.rendered import cut_nifti
 from samfed_monai.data.synthetic_scene.volumes import CLASSES, render_volumes
 from samfed_monai.federation.preparation import class_problems
-from samfed_monai.federation.site import SiteNode
+from samfed_monai.federation.site import FederatedSite
 
 ORGANS = str(list(CLASSES))
 SMALL = (
@@ -125,7 +125,7 @@ def test_a_site_of_other_classes_is_told_so_and_its_own_names_stay_in_its_log(pl
     config = SimpleNamespace(optional=lambda name: list(CLASSES))
     node = SimpleNamespace(site="mr", parts=SimpleNamespace(listed=lambda: other, cast=SimpleNamespace(config=config)))
     with caplog.at_level(logging.ERROR):
-        (problem,) = SiteNode._other_classes(node)
+        (problem,) = FederatedSite._other_classes(node)
     assert str(problem) == (
         "data list -> classes: expected ['kidney', 'spleen'], the classes of this run, found others, which this site's "
         "log names; make it again with `samfed prepare … --classes`: the same names in the same order at every site"
