@@ -123,7 +123,8 @@ def test_a_site_of_other_classes_is_told_so_and_its_own_names_stay_in_its_log(pl
     listed = DataList.load(place / "list.json")
     other = DataList(listed.name, listed.public, listed.sites, classes=["liver", "spleen"])
     config = SimpleNamespace(optional=lambda name: list(CLASSES))
-    node = SimpleNamespace(site="mr", parts=SimpleNamespace(listed=lambda: other, cast=SimpleNamespace(config=config)))
+    parts = SimpleNamespace(listed=lambda: other, participants=SimpleNamespace(config=config))
+    node = SimpleNamespace(site="mr", components=parts)
     with caplog.at_level(logging.ERROR):
         (problem,) = FederatedSite._other_classes(node)
     assert str(problem) == (
