@@ -79,22 +79,25 @@ def _described(method: Method, width: int) -> str:
     if method.leaves_site is not None:
         leaves = ", ".join(method.leaves_site) or "nothing"
         declared = f"exchange: {method.exchange}; labels: {method.labels}; leaves a site: {leaves}"
+        declared += "; several classes" if method.classes == "several" else ""
         lines += textwrap.wrap(declared, 100, initial_indent=indent, subsequent_indent=indent)
     return "\n".join(lines) + "\n"
 
 
 def methods_page(methods: Iterable[Method]) -> str:
     """``docs/methods.md``: what each method declares, a row each; the same declarations give the same bytes."""
-    from samfed_monai.config.variants import EXCHANGES, LABELS, LEAVES_SITE
+    from samfed_monai.config.variants import CLASSES, EXCHANGES, LABELS, LEAVES_SITE
 
     rows = [
         f"| `{method.name}` | {method.title} | {'; '.join(filter(None, (method.note, method.use)))} "
-        f"| {method.exchange} | {method.labels} | {', '.join(method.leaves_site or ())} | {method.source} |"
+        f"| {method.exchange} | {method.labels} | {method.classes} | {', '.join(method.leaves_site or ())} "
+        f"| {method.source} |"
         for method in methods
     ]
     words = [
         *(f"| exchange | `{word}` | {text} |" for word, text in EXCHANGES.items()),
         *(f"| labels | `{word}` | {text} |" for word, text in LABELS.items()),
+        *(f"| classes | `{word}` | {text} |" for word, text in CLASSES.items()),
         *(f"| leaves a site | `{word}` | {text} |" for word, text in LEAVES_SITE.items()),
     ]
     return _PAGE.format(rows="\n".join(rows), words="\n".join(words))
@@ -107,8 +110,8 @@ What `--variant` can name: SAM-Fed, its ablations, baselines, published methods.
 their blocks `_method` by `samfed variants --markdown`. What a method does not declare does not
 [leave a site](privacy.md). How to write one: [a method of your own](extending.md#a-method-of-your-own).
 
-| variant | title | what it is | exchange | labels | leaves a site | source |
-| --- | --- | --- | --- | --- | --- | --- |
+| variant | title | what it is | exchange | labels | classes | leaves a site | source |
+| --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
 Two knobs change what the table says: with `exchange` of the heterogeneous methods `weights` travel instead of

@@ -114,8 +114,9 @@ class SoftMaskStore:
         path = self._path(image_sha256)
         values = probabilities.detach().float().cpu().numpy()
         problems = Problems()
-        if values.ndim != 3 or not 0 < min(values.shape) <= max(values.shape) < 2**16:
-            problems.add(f"soft mask of {image_sha256[:12]}", found=f"shape {values.shape}", expected="shape (C, h, w)")
+        if values.ndim != 3 or len(values) == 2 or not 0 < min(values.shape) <= max(values.shape) < 2**16:
+            expected = "shape (1, h, w), or of K classes (K + 1, h, w)"
+            problems.add(f"soft mask of {image_sha256[:12]}", found=f"shape {values.shape}", expected=expected)
         elif not (values.min() >= 0 and values.max() <= 1):  # NaN fails both comparisons
             found = f"values from {values.min():.9g} to {values.max():.9g}"
             problems.add(f"soft mask of {image_sha256[:12]}", found=found, expected="probabilities in [0, 1]")

@@ -75,18 +75,6 @@ def dice_of_labels(first: Tensor, second: Tensor) -> Tensor:
     return torch.where(total > 0, 2.0 * overlap / total.clamp(min=1), 1.0)
 
 
-def logits_of(probabilities: Tensor, eps: float = 1e-6) -> Tensor:
-    """Logits whose sigmoid, or for C > 1 softmax, these probabilities are; those below ``eps`` are taken for it.
-
-    Args:
-        probabilities: (B, C, H, W) float in [0, 1].
-        eps: least probability.
-    """
-    if probabilities.shape[1] == 1:
-        return torch.logit(probabilities, eps=eps)
-    return probabilities.clamp(min=eps).log()
-
-
 def entropy(probabilities: Tensor) -> Tensor:
     """Entropy of each pixel in nats, (B, 1, H, W): of Bernoulli for one channel, categorical over more."""
     p = probabilities.float().clamp(1e-8, 1 - 1e-7)

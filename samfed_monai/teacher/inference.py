@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.data.soft_masks import resize_probabilities
-from samfed_monai.losses.channels import logits_of
 from samfed_monai.networks.sam.teacher import Teacher
+from samfed_monai.networks.views import logits_of
 from samfed_monai.teacher.exam import read_image_tensor
 
 
@@ -73,4 +74,5 @@ class TeacherNetwork(nn.Module):
             ``(B, K + 1, h, w)``.
         """
         probabilities = self.teacher.probabilities(images)
-        return logits_of(probabilities if size is None else resize_probabilities(probabilities, size))
+        found = probabilities if size is None else resize_probabilities(probabilities, size)
+        return torch.logit(found, eps=1e-6) if found.shape[1] == 1 else logits_of(found)

@@ -54,7 +54,10 @@ def default_epochs(adapt: str) -> int:
 
 
 def mask_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """``0.2 CE + 0.8 Dice`` (SAMed, section 3.3), Dice per image; of several classes the mean of theirs.
+    """``0.2 CE + 0.8 Dice`` (SAMed, section 3.3), Dice per image; of several classes the mean of theirs over the batch.
+
+    SAMed's code takes each class's Dice over the whole batch, too: of slices most of which do not hold an organ, a Dice
+    of each would teach first of all to find none.
 
     Args:
         logits: ``(B, 1, h, w)``; of K classes ``(B, K + 1, h, w)``, the background's first.
@@ -73,8 +76,9 @@ def _mask_loss_of_classes(logits: Tensor, target: Tensor) -> Tensor:
     background = 1 - target.sum(dim=1, keepdim=True)
     cross_entropy = F.cross_entropy(logits, torch.cat([background, target], dim=1))
     probability = logits.softmax(dim=1)[:, 1:]
-    overlap = 2 * (probability * target).sum(dim=(2, 3)) + 1
-    dice = overlap / ((probability**2).sum(dim=(2, 3)) + (target**2).sum(dim=(2, 3)) + 1)
+    pixels = (0, 2, 3)
+    overlap = 2 * (probability * target).sum(dim=pixels) + 1
+    dice = overlap / ((probability**2).sum(dim=pixels) + (target**2).sum(dim=pixels) + 1)
     return _CE * cross_entropy + _DICE * (1 - dice.mean())
 
 

@@ -14,7 +14,19 @@ from hypothesis.extra.numpy import arrays
 from monai.metrics import compute_dice, compute_hausdorff_distance
 from scipy.ndimage import binary_erosion, distance_transform_edt, gaussian_filter
 
-from samfed_monai.metrics import Scores, convention, hausdorff95, pool, segmentation_scores, summarise, surface, worst
+from samfed_monai.metrics import (
+    Scores,
+    convention,
+    hausdorff95,
+    over_classes,
+    pool,
+    scores_by_class,
+    segmentation_scores,
+    summarise,
+    summarise_classes,
+    surface,
+    worst,
+)
 from samfed_monai.metrics import scores as surfaces
 from samfed_monai.metrics.scores import joint_box
 from samfed_monai.results.schema import RESULTS_SCHEMA
@@ -370,3 +382,60 @@ def test_at_the_evaluation_size_too(seed):
     prediction = noise[0] + 0.3 * noise[1] > 0.9 * noise[0].std()
     assert segmentation_scores(prediction, label).hd95 == pytest.approx(monai(prediction, label)[1], abs=TOLERANCE)
     assert hausdorff95(prediction, label, pooled=True) == pytest.approx(medpys_definition(prediction, label))
+
+
+KIDNEY_ALONE = np.array([[1, 1, 0], [0, 0, 0]])
+BOTH = np.array([[1, 0, 0], [0, 2, 2]])
+
+
+def test_each_class_is_scored_as_if_it_were_alone():
+    kidney, spleen = scores_by_class(KIDNEY_ALONE, BOTH, 2)
+    assert (kidney.dice, kidney.iou, kidney.empty) == (2 / 3, 1 / 2, "none")
+    assert (spleen.dice, spleen.empty) == (0.0, "prediction")
+    assert spleen.hd95 == pytest.approx(np.hypot(2, 3))
+
+
+def test_an_image_of_several_classes_has_the_mean_of_those_that_either_mask_holds():
+    found = over_classes(scores_by_class(KIDNEY_ALONE, BOTH, 3))  # the third is nowhere
+    assert found.dice == pytest.approx((2 / 3 + 0) / 2)
+    assert found.empty == "none"
+    nothing = np.zeros((2, 3), int)
+    assert over_classes(scores_by_class(nothing, nothing, 2)) == Scores(1.0, 1.0, 0.0, "both")
+    assert over_classes(scores_by_class(nothing, BOTH, 2)).empty == "prediction"
+    assert over_classes(scores_by_class(BOTH, nothing, 2)).empty == "label"
+
+
+def test_one_class_by_this_way_is_what_it_is_by_the_other():
+    label, prediction = BOTH == 2, np.roll(BOTH == 2, 1, axis=1)
+    assert over_classes(scores_by_class(prediction.astype(int), label.astype(int), 1)) == segmentation_scores(
+        prediction, label
+    )
+
+
+def test_a_class_is_averaged_over_the_images_that_hold_it_and_over_sites_by_their_number():
+    nothing = np.zeros((2, 3), int)
+    one = [scores_by_class(KIDNEY_ALONE, BOTH, 2), scores_by_class(nothing, nothing, 2)]
+    classes = summarise_classes(one, ["kidney", "spleen"])
+    assert classes["kidney"] == {"dice": 2 / 3, "iou": 1 / 2, "hd95": classes["kidney"]["hd95"], "n": 1}
+    assert classes["spleen"]["n"] == 1
+    other = summarise_classes([scores_by_class(BOTH, BOTH, 2)] * 3, ["kidney", "spleen"])
+    sides = [{**summarise([]), "n": n, "classes": each} for n, each in ((2, classes), (3, other))]
+    pooled = pool(sides)["classes"]
+    assert pooled["kidney"]["dice"] == pytest.approx((2 / 3 + 3 * 1) / 4)
+    assert pooled["spleen"] == {"dice": 0.75, "iou": 0.75, "hd95": pooled["spleen"]["hd95"], "n": 4}
+    assert summarise_classes([], ["kidney"]) == {"kidney": {"dice": None, "iou": None, "hd95": None, "n": 0}}
+
+
+def test_a_number_that_a_site_withheld_is_that_of_all_its_images():
+    known = {"dice": 0.5, "iou": 0.5, "hd95": 1.0, "n": 2}
+    sides = [
+        {**summarise([]), "n": 2, "classes": {"kidney": known}},
+        {**summarise([]), "n": 6, "classes": {"kidney": {**known, "dice": 0.9, "n": None}}},
+    ]
+    pooled = pool(sides)["classes"]["kidney"]
+    assert pooled["dice"] == pytest.approx((2 * 0.5 + 6 * 0.9) / 8)
+    assert pooled["n"] is None
+
+
+def test_summaries_of_one_class_say_nothing_of_classes():
+    assert "classes" not in pool([summarise([])])

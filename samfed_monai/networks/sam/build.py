@@ -76,10 +76,11 @@ class PromptFreeSam(nn.Module):
     def tell_apart(self, outputs: int) -> None:
         """Gives the mask decoder a mask for each of several classes, in place; it has to learn what they are.
 
-        One mask token and one small network behind it for each (SAMed, Zhang and Liu, arXiv 2304.13785, section 3.2):
-        all begin as copies of those of SAM's single mask, the background's too, and the transformer and the upscaling
-        between them are shared. Prompts make no sense to it any more: :meth:`decode_boxes` refuses them. SAM's own
-        three masks of a part, a whole and the like are dropped.
+        One mask token and one small network behind it for each, the background too (SAMed, Zhang and Liu, arXiv
+        2304.13785, section 3.2); transformer and upscaling between them are shared. How they begin is ours: every class
+        as a copy of SAM's single mask, the background with a logit of 0, so that all classes together are at first what
+        SAM's sigmoid takes for foreground. Prompts make no sense to it any more: :meth:`decode_boxes` refuses them.
+        SAM's own three masks of a part, a whole and the like are dropped.
 
         Args:
             outputs: K + 1 for K classes, 3 or more.
@@ -95,6 +96,8 @@ class PromptFreeSam(nn.Module):
         token = decoder.mask_tokens.weight.detach()[:1]
         decoder.mask_tokens = nn.Embedding.from_pretrained(token.repeat(outputs, 1), freeze=False)
         networks = [deepcopy(decoder.output_hypernetworks_mlps[0]) for _ in range(outputs)]
+        for parameter in networks[0].layers[-1].parameters():
+            nn.init.zeros_(parameter)
         decoder.output_hypernetworks_mlps = nn.ModuleList(networks)
         decoder.num_mask_tokens = outputs
 

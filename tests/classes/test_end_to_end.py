@@ -1,0 +1,150 @@
+"""Two organs in volumes of two sites, from NIfTI files to a run, its report and a NIfTI of class values."""
+
+from __future__ import annotations
+
+import logging
+import re
+from types import SimpleNamespace
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from samfed_monai.cli.main import main
+from samfed_monai.config.variants import methods
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json, write_json
+from samfed_monai.data import DataList
+from samfed_monai.data.sources.rendered import cut_nifti
+from samfed_monai.data.synthetic_scene.volumes import CLASSES, render_volumes
+from samfed_monai.federation.preparation import class_problems
+from samfed_monai.federation.site import FederatedSite
+
+ORGANS = str(list(CLASSES))
+SMALL = (
+    *("--rounds", 1, "--image_size", 32, "--local_steps", 1, "--warm_start_steps", 1, "--batch_size", 2),
+    *("--teacher#size", 64, "--teacher#epochs", 1, "--network_name", "basic_unet", "--client#encoder_weights", "null"),
+    *("--privacy#least_images", 1),
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """``organs`` with volumes, ``slices`` of them, and ``list.json``."""
+    folder = tmp_path_factory.mktemp("organs")
+    render_volumes(folder / "organs", volumes=3, public=2, size=(32, 32), depth=4)
+    done = run(
+        *("prepare", "nifti", folder / "organs", "--slices", folder / "slices", "--public", "public", "--no-report"),
+        *("--classes", ",".join(CLASSES), "--validation", 0.3, "--test", 0.3, "--output", folder / "list.json"),
+    )
+    assert done == 0
+    return folder
+
+
+def run(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def federate(place, variant, *more):
+    out = place / "runs" / variant
+    given = ("--datalist", place / "list.json", "--data-root", place / "slices", "--cache-dir", place / "cache")
+    return run("federate", "samfed_skin", "--variant", variant, *given, "--output-dir", out, *SMALL, *more), out
+
+
+@pytest.mark.slow
+def test_from_nifti_to_a_run_its_report_and_a_nifti_of_classes(place, samfed_data):
+    code, out = federate(place, "samfed", "--classes", ORGANS)
+    assert code == 0
+    results = read_json(out / "results.json")
+    for summary in (results["average"]["test"], results["sites"]["mr"]["validation"], results["worst"]["test"]):
+        assert list(summary["classes"]) == list(CLASSES)
+    assert list(results["teacher"]["average"]["test"]["classes"]) == list(CLASSES)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Classes</h2>" in page
+    assert "shaded: predicted; outlined: the label" in page
+    volume = place / "organs/mr/images/mr_01.nii.gz"
+    words = ("--output-dir", place / "masks", "--overlays", place / "looks", "--areas", place / "areas.csv")
+    assert run("infer", "samfed_skin", volume, "--model", out, *words) == 0
+    mask, source = nibabel.load(place / "masks/mr_01.nii.gz"), nibabel.load(volume)
+    assert mask.shape == source.shape
+    assert np.array_equal(mask.affine, source.affine)
+    assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1, 2}
+    assert read_json(place / "masks/inference.json")["classes"] == list(CLASSES)
+    assert len(list((place / "looks/mr_01").glob("*.png"))) == 4
+    assert (place / "areas.csv").read_text().splitlines()[2].endswith("spleen")
+    for option in ("--geojson", "--coco"):
+        assert (
+            run("infer", "samfed_skin", volume, "--model", out, "--output-dir", place / "m2", option, place / "x") != 0
+        )
+    assert run("export", out, "--to", "onnx", "--output", place / "x.onnx") != 0
+    scores = ("--datalist", place / "list.json", "--data-root", place / "slices", "--output-dir", place / "scores")
+    assert run("evaluate", "samfed_skin", "--model", out, *scores) == 0
+    again = read_json(place / "scores/metrics.json")["average"]["classes"]
+    known = results["average"]["test"]["classes"]
+    assert again["kidney"]["dice"] == pytest.approx(known["kidney"]["dice"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "variant", sorted(name for name, each in methods().items() if each.classes == "several" and name != "samfed")
+)
+def test_every_method_that_says_so_learns_two_classes(place, variant, samfed_data):
+    code, out = federate(place, variant, "--classes", ORGANS, "--overlays", "false")
+    assert code == 0
+    assert list(read_json(out / "results.json")["average"]["test"]["classes"]) == list(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (
+            (),
+            r"list -> classes: expected \['foreground'\], the classes of this run, found the classes \['kidney'",
+        ),
+        (("--classes", "['spleen', 'kidney']"), r"the same names in the same order at every site"),
+        (
+            ("--classes", ORGANS, "--client#teacher_adapt", "none"),
+            "teacher_adapt: expected an adapted SAM: as it comes",
+        ),
+        (("--classes", ORGANS, "--teacher#refine", "boxes"), "refine: expected 'none' with several classes"),
+        (("--classes", ORGANS, "--teacher#peak", 0.4), "peak: expected None with several classes"),
+        (("--classes", ORGANS, "--teacher#self_training#epochs", 1), "self_training: expected 0 epochs with several"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused_before_any_work(place, more, told, capsys, samfed_data):
+    code, out = federate(place, "samfed", *more)
+    assert code != 0
+    assert re.search(told, capsys.readouterr().err)
+    assert not (out / "rounds").exists()
+
+
+def test_a_site_of_other_classes_is_told_so_and_its_own_names_stay_in_its_log(place, caplog):
+    listed = DataList.load(place / "list.json")
+    other = DataList(listed.name, listed.public, listed.sites, classes=["liver", "spleen"])
+    config = SimpleNamespace(optional=lambda name: list(CLASSES))
+    parts = SimpleNamespace(listed=lambda: other, participants=SimpleNamespace(config=config))
+    node = SimpleNamespace(site="mr", components=parts)
+    with caplog.at_level(logging.ERROR):
+        (problem,) = FederatedSite._other_classes(node)
+    assert str(problem) == (
+        "data list -> classes: expected ['kidney', 'spleen'], the classes of this run, found others, which this site's "
+        "log names; make it again with `samfed prepare … --classes`: the same names in the same order at every site"
+    )
+    assert "found the classes ['liver', 'spleen']" in caplog.text
+    assert [str(each) for each in class_problems(listed, config, None)] == []
+
+
+def test_volumes_of_one_organ_are_prepared_as_they_were(place, tmp_path):
+    with pytest.raises(Refused, match="say which are foreground: --label N"):
+        cut_nifti(place / "organs", tmp_path / "s", progress=False)
+    cut_nifti(place / "organs", tmp_path / "s", labels=[2], progress=False)
+    values = {int(v) for path in (tmp_path / "s").rglob("masks/*/*.png") for v in np.unique(np.array(Image.open(path)))}
+    assert values == {0, 255}
+
+
+def test_a_list_of_classes_can_be_hurt_in_no_way_that_is_not_told(place, tmp_path):
+    content = read_json(place / "list.json")
+    write_json(tmp_path / "list.json", {**content, "classes": ["kidney", "liver"]})
+    with pytest.raises(Refused, match="the list was changed after it was made"):
+        DataList.load(tmp_path / "list.json")

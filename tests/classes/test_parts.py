@@ -1,0 +1,388 @@
+"""Several classes in each part on their way: network, views, loss, rules, teacher, adapter, scores, messages, masks."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.transforms import AsDiscreted, Compose
+from PIL import Image
+
+from samfed_monai.config.check import check_bundle
+from samfed_monai.core.errors import Refused
+from samfed_monai.core.io import read_json, save_tensors, write_json
+from samfed_monai.core.model_file import settings_in, settings_of, trained_otherwise
+from samfed_monai.core.moved import first_spelling
+from samfed_monai.data.classes import COLOURS, planes_of
+from samfed_monai.federation.evaluation import site_scores
+from samfed_monai.federation.exchange_object import class_metrics, sendable
+from samfed_monai.federation.privacy.settings import withhold_small
+from samfed_monai.handlers.evaluation import ScoreHandler, write_scores
+from samfed_monai.handlers.mask_writer import MaskWriter
+from samfed_monai.losses import StructureLoss, agree
+from samfed_monai.losses.unlabelled import probabilities
+from samfed_monai.networks import client_network
+from samfed_monai.networks.sam.adapter import Adapt, Adapter, adapted_tensors, load_adapter, prepare, save_adapter
+from samfed_monai.networks.sam.build import assemble, vit_encoder
+from samfed_monai.networks.sam.teacher import Teacher
+from samfed_monai.networks.views import logits_of
+from samfed_monai.protocol import Kind, Message
+from samfed_monai.protocol.message import metric_range
+from samfed_monai.reports.masks import outlined
+from samfed_monai.reports.overlays import draw_classes
+from samfed_monai.teacher.exam import dice_score
+from samfed_monai.teacher.training import mask_loss
+from samfed_monai.transforms import InvertResized, ResizeWithLabeld, WeakViewd
+from tests.bundles.conftest import REPOSITORY
+
+ORGANS = ["kidney", "spleen"]
+SKIN = REPOSITORY / "bundles" / "samfed_skin"
+
+
+def planes(label) -> torch.Tensor:
+    return torch.from_numpy(planes_of(np.asarray(label), 2)).float()
+
+
+@pytest.mark.parametrize("name", ["basic_unet", "lite0_fpn", "mobile_sam_fpn"])
+@pytest.mark.parametrize(("classes", "channels"), [(["lesion"], 1), (ORGANS, 3)])
+def test_a_network_has_a_logit_for_each_class_and_for_the_background(name, classes, channels):
+    network = client_network(name, classes=classes).eval()
+    with torch.no_grad():
+        assert network(torch.rand(2, 3, 32, 32)).shape == (2, channels, 32, 32)
+
+
+def test_names_that_are_none_are_refused_where_the_network_is_built():
+    with pytest.raises(Refused, match=r"train.json -> classes: expected a list of 1 to 14 names, found \[\]"):
+        client_network("basic_unet", classes=[])
+
+
+def test_sam_as_a_client_has_one_class():
+    with pytest.raises(Refused, match="network_def#out_channels: expected 1 for SAM, found 3"):
+        client_network("sam_vit_t", classes=ORGANS, checkpoint="unread")
+
+
+def test_labels_stay_planes_of_0_and_1_through_the_bundles_own_transforms():
+    label = planes(np.repeat(np.array([0, 1, 2, 1]), 16).reshape(8, 8))
+    item = {"image": torch.rand(3, 8, 8), "label": label}
+    resized = ResizeWithLabeld(["image", "label"], [4, 4], ["area", "area"])
+    found = Compose([resized, AsDiscreted("label", threshold=0.5)])(dict(item))["label"]
+    assert found.argmax(0)[:, 0].tolist() == [0, 1, 2, 1]
+    view = WeakViewd(["image", "label"], rotate=15, zoom=(0.8, 1.25)).set_random_state(0)
+    moved = view(dict(item))["label"]
+    assert set(moved.unique().tolist()) <= {0.0, 1.0}
+    assert torch.equal(moved.sum(0), torch.ones(8, 8))
+
+
+def test_planes_cost_what_class_indices_cost():
+    label = torch.randint(0, 3, (2, 1, 8, 8))
+    logits = torch.randn(2, 3, 8, 8)
+    hot = torch.stack([planes(each[0].numpy()) for each in label])
+    loss = StructureLoss()
+    assert torch.allclose(loss(logits, hot), loss(logits, label), atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ["trusted_average", "teacher", "student", "label", "adaptive", "average"])
+def test_every_rule_agrees_on_a_class_where_both_sides_name_it(rule):
+    label = torch.tensor([[0, 1], [2, 1]])
+    sure = logits_of(planes(label.numpy())[None] * 0.96 + 0.01).softmax(1)
+    found = agree(sure, sure, rule=rule)
+    assert torch.equal(found.label[0, 0], label)
+    assert (found.weight > 0.9).all()
+    assert found.soft_label.shape == (1, 3, 2, 2)
+
+
+SIZE = 64
+
+
+def sam(outputs: int = 1, seed: int = 0):
+    torch.manual_seed(seed)
+    network = assemble(vit_encoder(SIZE, width=16, depth=2, heads=2, global_blocks=(1,)), SIZE).eval()
+    if outputs > 1:
+        network.tell_apart(outputs)
+    return network
+
+
+def test_each_class_begins_as_sams_single_mask_and_the_background_at_zero():
+    embeddings = torch.randn(2, 256, 4, 4)
+    with torch.no_grad():
+        one = sam().decode(embeddings)
+        three = sam(3).decode(embeddings)
+    assert one.shape == (2, 1, 16, 16)
+    assert three.shape == (2, 3, 16, 16)
+    # with more tokens the transformer attends to other ones, so that they are like each other and not like the one
+    assert torch.equal(three[:, :1], torch.zeros(2, 1, 16, 16))
+    assert torch.allclose(three[:, 1], three[:, 2], atol=1e-5)
+    assert three[:, 1].std() > 0
+
+
+def test_a_sam_that_tells_classes_apart_takes_no_prompts_and_no_fewer_than_two_classes():
+    with pytest.raises(ValueError, match="takes no prompts"):
+        sam(3).decode_boxes(torch.randn(1, 256, 4, 4), torch.tensor([[0.0, 0.0, 8.0, 8.0]]))
+    with pytest.raises(ValueError, match="expected 3 outputs or more"):
+        sam().tell_apart(2)
+
+
+def test_one_class_is_fitted_by_the_loss_that_it_was_and_more_by_the_mean_of_theirs():
+    perfect = planes([[0, 1], [2, 2]])[None]
+    logits = logits_of(perfect * 0.98 + 0.01)
+    assert mask_loss(logits, perfect) < 0.1
+    assert mask_loss(logits.roll(1, dims=1), perfect) > 0.5
+    padded = perfect.clone()
+    padded[:, 0] = 0  # of no class, as padding is
+    assert torch.equal(mask_loss(logits, padded), mask_loss(logits, perfect))
+
+
+def test_a_slice_without_an_organ_takes_nothing_from_the_dice_of_a_batch_that_finds_it():
+    held, nothing = planes([[0, 1], [2, 2]])[None], planes([[0, 0], [0, 0]])[None]
+    both = torch.cat([held, nothing])
+    unsure = torch.tensor([0.4, 0.3, 0.3]).log().view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    logits = torch.cat([logits_of(held * 0.98 + 0.01), unsure])
+    given = mask_loss(logits, both)
+    entropy = torch.nn.functional.cross_entropy(logits, both)
+    p = logits.softmax(1)[:, 1:]
+    dice = [
+        (2 * (p[:, k] * both[:, k + 1]).sum() + 1) / ((p[:, k] ** 2).sum() + both[:, k + 1].sum() + 1) for k in (0, 1)
+    ]
+    assert float(given) == pytest.approx(float(0.2 * entropy + 0.8 * (1 - sum(dice) / 2)), abs=1e-6)
+
+
+def test_a_decoder_learns_two_organs_and_its_adapter_brings_them_back(tmp_path):
+    network = sam(3)
+    prepare(network, Adapt.DECODER, 0)
+    label = np.zeros((16, 16), int)
+    label[2:9, 2:9], label[9:15, 6:15] = 1, 2
+    truth = planes(label)[None]
+    embeddings = torch.randn(1, 256, 4, 4)
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        mask_loss(network.decode(embeddings), truth).backward()
+        optimizer.step()
+    with torch.no_grad():
+        fitted = network.decode(embeddings)
+    assert dice_score(probabilities(fitted), truth) > 0.9
+    about = Adapter("vit_t", "ab" * 32, Adapt.DECODER, 0, SIZE, "cd" * 32, outputs=3)
+    save_adapter(tmp_path / "a.safetensors", network, about)
+    again = sam(seed=0)
+    header = load_adapter(tmp_path / "a.safetensors", again, base="vit_t", base_sha256="ab" * 32, size=SIZE)
+    assert header.outputs == again.outputs == 3
+    with torch.no_grad():
+        assert torch.equal(again.decode(embeddings), fitted)
+
+
+def test_an_adapter_of_one_class_is_the_file_that_it_was(tmp_path):
+    network = sam()
+    prepare(network, Adapt.DECODER, 0)
+    save_adapter(tmp_path / "a.safetensors", network, Adapter("vit_t", "ab" * 32, Adapt.DECODER, 0, SIZE, "cd" * 32))
+    assert b"outputs" not in (tmp_path / "a.safetensors").read_bytes()[:4000]
+    assert adapted_tensors(network)["mask_decoder.mask_tokens.weight"].shape == (4, 256)
+
+
+def test_a_teacher_of_classes_gives_probabilities_that_sum_to_one_and_has_no_second_look():
+    teacher = Teacher(sam(3), sha256="x", size=SIZE, views=4)
+    found = teacher.probabilities(torch.rand(1, 3, 40, 50))
+    assert found.shape[1] == 3
+    assert torch.allclose(found.sum(1), torch.ones_like(found[:, 0]), atol=1e-5)
+    with pytest.raises(Refused, match="teacher -> adapter: expected neither with several classes, found a peak"):
+        Teacher(sam(3), sha256="x", size=SIZE, peak=0.3)
+
+
+def test_a_teachers_dice_is_the_mean_over_the_organs_that_either_holds():
+    label = planes([[1, 1], [0, 0]])[None]
+    assert dice_score(label, label) == 1.0
+    assert dice_score(planes([[1, 2], [0, 0]])[None], label) == pytest.approx((2 / 3 + 0) / 2)
+
+
+def handler(tmp_path=None, **options) -> ScoreHandler:
+    return ScoreHandler(classes=ORGANS, output_dir=tmp_path, **options)
+
+
+def scored(made: ScoreHandler, pairs):
+    engine = Engine(lambda *_: None)
+    made.attach(engine)
+    engine.state.output = [{"pred": pred, "label": label} for pred, label in pairs]
+    engine.state.batch = [{"id": f"image-{index}"} for index in range(len(pairs))]
+    made.start(engine)
+    made(engine)
+    made.finish(engine)
+    return engine.state
+
+
+def test_an_evaluation_has_scores_of_each_class_and_masks_of_their_values(tmp_path):
+    label = planes([[0, 1, 1], [2, 2, 0]])
+    half = planes([[0, 1, 0], [2, 2, 0]])
+    nothing = planes(np.zeros((2, 3), int))
+    state = scored(handler(tmp_path), [(half * 5, label), (nothing, nothing)])
+    assert state.scores[0]["classes"]["kidney"]["dice"] == pytest.approx(2 / 3)
+    assert state.scores[0]["dice"] == pytest.approx((2 / 3 + 1) / 2)
+    assert state.scores[1]["dice"] == 1.0
+    assert state.score_summary["classes"]["kidney"]["n"] == state.score_summary["classes"]["spleen"]["n"] == 1
+    assert state.score_summary["classes"]["spleen"]["dice"] == 1.0
+    assert np.array_equal(np.array(Image.open(tmp_path / "masks/image-0.png")), [[0, 1, 0], [2, 2, 0]])
+    head, first, second = (tmp_path / "scores.csv").read_text().splitlines()
+    assert head == "id,dice,iou,hd95,empty,mask," + ",".join(
+        f"{s} {c}" for c in ORGANS for s in ("dice", "iou", "hd95")
+    )
+    assert second.endswith(",,,,,,")
+    assert ",0.666" in first
+
+
+def test_other_channels_than_the_classes_are_refused():
+    with pytest.raises(
+        Refused, match=r"ScoreHandler, label: expected 3 channels, .* found shape \(1, 2, 3\); let `cla"
+    ):
+        scored(handler(), [(torch.zeros(3, 2, 3), torch.zeros(1, 2, 3))])
+    with pytest.raises(Refused, match=r"ScoreHandler, pred: expected one channel \(1, H, W\), found shape \(3, 2, 3\)"):
+        scored(ScoreHandler(classes=["lesion"]), [(torch.zeros(3, 2, 3), torch.zeros(1, 2, 3))])
+
+
+@pytest.mark.parametrize("make", [handler, lambda **given: MaskWriter(output_dir="x", classes=ORGANS, **given)])
+def test_a_threshold_decides_nothing_among_classes(make):
+    with pytest.raises(Refused, match=r"threshold: expected 0\.5 with several classes, .* found 0\.3"):
+        make(threshold=0.3)
+
+
+def test_a_table_of_one_class_is_what_it_was(tmp_path):
+    write_scores(tmp_path / "a.csv", [{"id": "x", "dice": 1.0, "iou": 1.0, "hd95": 0.0, "empty": "none"}])
+    assert (tmp_path / "a.csv").read_text().splitlines()[0] == "id,dice,iou,hd95,empty,mask"
+
+
+KIDNEY = {"dice": 0.5, "iou": 0.4, "hd95": 2.0, "n": 8}
+SUMMARY = {"classes": {"kidney": KIDNEY, "spleen": {"dice": None, "iou": None, "hd95": None, "n": 0}}}
+
+
+def test_scores_of_classes_travel_by_number_and_have_their_names_at_the_server():
+    metrics = class_metrics(SUMMARY)
+    assert metrics == {
+        **{"dice_class_1": 0.5, "iou_class_1": 0.4, "hd95_class_1": 2.0, "images_class_1": 8},
+        "images_class_2": 0,
+    }
+    assert sendable(metrics) == metrics
+    message = Message(Kind.METRICS, "a", 0, 1, n=10, metrics=metrics)
+    message.check(up=True)
+    assert site_scores(message, ORGANS)["classes"] == SUMMARY["classes"]
+    assert "classes" not in site_scores(message, ["lesion"])
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [("dice_class_14", True), ("dice_class_15", False), ("dice_class_0", False), ("dice_class_kidney", False)],
+)
+def test_only_numbers_of_classes_may_leave_a_site(name, fits):
+    assert (metric_range(name) is not None) == fits
+
+
+def test_a_score_out_of_its_range_is_refused_for_a_class_too():
+    message = Message(Kind.METRICS, "a", 0, 1, n=10, metrics={"dice_class_1": 1.5})
+    with pytest.raises(Refused, match="dice_class_1: expected a number from 0 to 1"):
+        message.check(up=True)
+
+
+@pytest.mark.parametrize(
+    ("images", "left"),
+    [
+        (4, set()),
+        (0, {"dice_class_1", "iou_class_1", "images_class_1"}),
+        (5, {"dice_class_1", "iou_class_1", "images_class_1"}),
+        (17, {"dice_class_1", "iou_class_1"}),  # three of twenty do not hold it
+        (20, {"dice_class_1", "iou_class_1", "images_class_1"}),
+    ],
+)
+def test_fault_59_scores_of_a_class_that_few_images_hold_do_not_leave_a_site(images, left):
+    metrics = {"dice_class_1": 0.5, "iou_class_1": 0.4, "images_class_1": images}
+    message = Message(Kind.METRICS, "a", 0, 1, n=20, metrics=metrics)
+    assert set(withhold_small(message, 5).metrics) == left
+
+
+def test_a_mask_holds_the_class_of_the_highest_probability(tmp_path):
+    logits = torch.tensor([[[3.0, 0.0]], [[0.0, 2.0]], [[1.0, 2.5]]])
+    writer = MaskWriter(output_dir=tmp_path, classes=ORGANS, probabilities=True)
+    engine = SimpleNamespace(
+        state=SimpleNamespace(batch=[{"id": "x"}], output=[{"pred": logits, "native_size": (1, 2)}])
+    )
+    writer(engine)
+    assert np.array(Image.open(tmp_path / "x.png")).tolist() == [[0, 2]]
+    some = np.array(Image.open(tmp_path / "x.probability.png")) / 255
+    assert some[0] == pytest.approx(1 - logits.softmax(0)[0, 0].numpy(), abs=1 / 255)
+
+
+def test_a_mask_of_another_number_of_classes_is_refused(tmp_path):
+    writer = MaskWriter(output_dir=tmp_path, classes=["lesion"])
+    output = [{"pred": torch.zeros(3, 1, 2), "native_size": (1, 2)}]
+    with pytest.raises(Refused, match="MaskWriter, pred: expected 1, as classes are one, found 3 channels"):
+        writer(SimpleNamespace(state=SimpleNamespace(batch=[{"id": "x"}], output=output)))
+
+
+def test_the_sigmoid_after_the_resize_is_the_softmax_of_several_classes():
+    from monai.data import MetaTensor
+
+    logits = torch.randn(3, 4, 4)
+    image = MetaTensor(torch.zeros(3, 4, 4), applied_operations=[{"class": "Resize", "orig_size": (4, 4)}])
+    found = InvertResized("pred")({"pred": logits, "image": image})["pred"].sigmoid()
+    assert torch.allclose(found, logits.softmax(0), atol=1e-5)
+
+
+def test_outlines_and_overlays_have_a_colour_for_each_class():
+    grey = np.full((8, 8, 3), 100, np.uint8)
+    values = np.zeros((8, 8), np.uint8)
+    values[1:4, 1:4], values[5:8, 5:8] = 1, 2
+    drawn = np.array(Image.open(io.BytesIO(outlined(grey, values))))
+    assert {tuple(drawn[1, 1]), tuple(drawn[6, 5])} == set(COLOURS[:2])
+    shaded = draw_classes(grey, values, np.roll(values, 1, axis=1), 2)
+    assert tuple(shaded[1, 1]) == COLOURS[0]  # the label's outline
+    assert tuple(shaded[2, 4]) == tuple(round(0.5 * 100 + 0.5 * side) for side in COLOURS[0])  # predicted beside it
+    assert (shaded[0] == 100).all()
+
+
+def test_a_model_says_its_classes_and_another_number_of_them_is_refused(tmp_path):
+    head = settings_in({"client": {"network_name": "basic_unet", "image_size": 64, "classes": ORGANS}})
+    save_tensors(tmp_path / "m.safetensors", {"x": torch.zeros(1)}, head)
+    assert settings_of(tmp_path / "m.safetensors")["classes"] == ORGANS
+    (problem,) = trained_otherwise(tmp_path / "m.safetensors", {"classes": ["foreground"]})
+    assert str(problem).endswith("found ['foreground']; give --classes \"['kidney', 'spleen']\"")
+    one = settings_in({"client": {"network_name": "basic_unet", "image_size": 64, "classes": ["lesion"]}})
+    save_tensors(tmp_path / "o.safetensors", {"x": torch.zeros(1)}, one)
+    assert "classes" not in settings_of(tmp_path / "o.safetensors")
+    assert trained_otherwise(tmp_path / "o.safetensors", {"classes": ["foreground"]}) == []
+    (problem,) = trained_otherwise(tmp_path / "o.safetensors", {"classes": ORGANS})
+    assert "expected ['foreground'], as o.safetensors was trained" in str(problem)
+
+
+def test_a_bundle_of_one_class_counts_as_the_one_before_there_were_several():
+    now = read_json(SKIN / "configs" / "train.json")
+    spelt = first_spelling(now)
+    assert "classes" not in spelt
+    assert "classes" not in spelt["network_def"]
+    assert first_spelling({**now, "classes": ORGANS})["classes"] == ORGANS
+
+
+@pytest.mark.parametrize("workflow", ["train", "federate"])
+def test_a_method_of_one_class_refuses_several_by_name(workflow):
+    overrides = {"classes": ORGANS}
+    told = [str(each) for each in check_bundle(SKIN, workflow, variant="fedproto", overrides=overrides, ready=False)]
+    (said,) = [each for each in told if "'fedproto'" in each]
+    assert "'samfed'" in said
+    assert "which learn 2 classes, found 'fedproto'; or make a list of one class" in said
+    fine = check_bundle(SKIN, workflow, variant="samfed", overrides=overrides, ready=False)
+    assert not [each for each in fine if "classes" in str(each)]
+
+
+def test_a_variant_of_ones_own_says_itself_that_it_learns_several(tmp_path):
+    import shutil
+
+    bundle = tmp_path / "mine"
+    shutil.copytree(SKIN, bundle, ignore=shutil.ignore_patterns("models"))
+    (bundle / "configs" / "variants").mkdir()
+    path = bundle / "configs" / "variants" / "own.json"
+    for classes, told in ((None, 1), ("several", 0)):
+        method = {"title": "Own", "base": "samfed", **({"classes": classes} if classes else {})}
+        write_json(path, {"_method": method})
+        found = check_bundle(bundle, "train", variant="own", overrides={"classes": ORGANS}, ready=False)
+        assert sum("which learn 2 classes" in str(each) for each in found) == told
+    write_json(path, {"_method": {"title": "Own", "base": "samfed", "classes": "many"}})
+    (problem, *_) = check_bundle(bundle, "train", variant="own", ready=False)
+    assert "own.json -> _method#classes: expected one of ['one', 'several'], found 'many'" in str(problem)
