@@ -1,4 +1,4 @@
-"""Masks of a DICOM object as a DICOM segmentation that refers to it, frame by frame."""
+"""Masks of a DICOM object, or of a series of slices, as a DICOM segmentation that refers to it, frame by frame."""
 
 from __future__ import annotations
 
@@ -57,12 +57,48 @@ def refusals_of(objects: Sequence[tuple[Path, int]]) -> list[Problem]:
     if not objects:
         expected, mend = "DICOM objects to refer to", "leave it out, or name DICOM objects"
         problems.add("--dicom-seg", found="none among the images", expected=expected, mend=mend)
-    for path, frames in objects:
+    for group in series_of([path for path, _ in objects]):
         with problems.collected():
-            content = pydicom.dcmread(path, stop_before_pixels=True)
+            paths, frames = [objects[index][0] for index in group], sum(objects[index][1] for index in group)
+            content = pydicom.dcmread(paths[0], stop_before_pixels=True)
             empty = np.zeros((frames, content.Rows, content.Columns), bool)
-            segmentation_of(path, list(empty), label="empty", model="none")
+            segmentation_of(paths, list(empty), label="empty", model="none")
     return list(problems)
+
+
+def series_of(paths: Sequence[Path]) -> list[list[int]]:
+    """Which objects are the slices of one series and get one segmentation; every other object has one of its own.
+
+    Slices of one series are of one study, kind, size, orientation and frame of reference, have one frame each, and each
+    a place of its own along their normal: objects at the same place (phases, echoes, a file that is there twice) stay
+    apart, with the whole of their series.
+
+    Args:
+        paths: DICOM objects.
+
+    Returns:
+        Numbers of objects, each in one group, in the order of the first of them; slices by their place along the normal
+        of the image plane (from feet to head where slices are axial).
+    """
+    import pydicom
+
+    groups: dict[object, list[tuple[float, int]]] = {}
+    for index, path in enumerate(paths):
+        content = pydicom.dcmread(path, stop_before_pixels=True)
+        key: object = index
+        along = 0.0
+        if _placed(content) and all(content.get(name) for name in ("ImagePositionPatient", "ImageOrientationPatient")):
+            turned = [float(value) for value in content.ImageOrientationPatient]
+            same = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "Rows", "Columns")
+            key = (*(content.get(name) for name in same), tuple(round(value, 4) for value in turned))
+            along = float(np.cross(turned[:3], turned[3:]) @ np.array(content.ImagePositionPatient, float))
+        groups.setdefault(key, []).append((along, index))
+    found = []
+    for members in groups.values():
+        places = [round(along, 4) for along, _ in members]
+        together = len(set(places)) == len(places)
+        found += [[index for _, index in sorted(members)]] if together else [[index] for _, index in members]
+    return sorted(found, key=min)
 
 
 def identity_of(segmentation: str | Path | BinaryIO) -> str:
@@ -75,8 +111,10 @@ def identity_of(segmentation: str | Path | BinaryIO) -> str:
         return ""
 
 
-def segmentation_of(source: Path, masks: Sequence[NDArray[np.bool_]], *, label: str, model: str) -> bytes:
+def segmentation_of(sources: Sequence[Path], masks: Sequence[NDArray[np.bool_]], *, label: str, model: str) -> bytes:
     """A DICOM segmentation of one segment, binary, a frame for each of the source's, empty ones too.
+
+    The source is one object, or the slices of one series (:func:`series_of`), to each of which its frame refers.
 
     It belongs to the source's patient and study, whose attributes are copied as the standard wants it; what is empty
     there stays empty. The algorithm is this package's, at its version, with the model as a parameter. The same masks
@@ -87,8 +125,8 @@ def segmentation_of(source: Path, masks: Sequence[NDArray[np.bool_]], *, label: 
     those, so the frames behind it are added here.
 
     Args:
-        source: the DICOM object.
-        masks: (H, W) of each of its frames.
+        sources: the DICOM object, or a series' slices in the order of their places.
+        masks: (H, W) of each of its frames, or of each slice.
         label: of the segment; see :data:`PROPERTIES`.
         model: what identifies the weights.
 
@@ -99,14 +137,16 @@ def segmentation_of(source: Path, masks: Sequence[NDArray[np.bool_]], *, label: 
     import pydicom
     from pydicom.sr.codedict import codes
 
-    content = pydicom.dcmread(source, stop_before_pixels=True)
-    frames = int(content.get("NumberOfFrames", 1) or 1)
+    source, contents = sources[0], [pydicom.dcmread(each, stop_before_pixels=True) for each in sources]
+    content = contents[0]
+    frames = sum(int(each.get("NumberOfFrames", 1) or 1) for each in contents)
     if frames != len(masks):
         raise _refused(source, f"{len(masks)} masks", f"one for each of its {frames} frames")
-    lacking = [name for name in _NEEDED if name not in content or (name.endswith("UID") and not content[name].value)]
-    if lacking:
-        mend = f"write the missing attributes into the object, or {_INSTEAD}"
-        raise _refused(source, f"no {', '.join(lacking)}", "an object that a segmentation can refer to", mend)
+    for place, each in zip(sources, contents, strict=True):
+        lacking = [name for name in _NEEDED if name not in each or (name.endswith("UID") and not each[name].value)]
+        if lacking:
+            mend = f"write the missing attributes into the object, or {_INSTEAD}"
+            raise _refused(place, f"no {', '.join(lacking)}", "an object that a segmentation can refer to", mend)
     placed = _placed(content)
     pixels = np.stack(masks).astype(np.uint8)
     segment = highdicom.seg.SegmentDescription(
@@ -119,12 +159,13 @@ def segmentation_of(source: Path, masks: Sequence[NDArray[np.bool_]], *, label: 
             name=NAME, family=codes.DCM.ArtificialIntelligence, version=__version__, parameters={"model": model}
         ),
     )
-    series, instance = (_uid([part, content.SOPInstanceUID, label, model], pixels) for part in ("series", "object"))
+    objects = [each.SOPInstanceUID for each in contents]
+    series, instance = (_uid([part, *objects, label, model], pixels) for part in ("series", "object"))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they tell patients' names
             made = highdicom.seg.Segmentation(
-                source_images=[content if placed else _one_frame(content)],
+                source_images=contents if placed else [_one_frame(content)],
                 pixel_array=pixels if placed else pixels[:1],
                 segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
                 segment_descriptions=[segment],

@@ -50,7 +50,7 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     parser.add_argument("--geojson", metavar="DIR", help="also write the masks' polygons there (for QuPath)")
     about = "also write COCO annotations of all pictures: polygons, run lengths where there are holes (the extra coco)"
     parser.add_argument("--coco", metavar="FILE.json", help=about)
-    about = "also write a DICOM segmentation of every DICOM object there, referring to it (the extra dicom)"
+    about = "also write DICOM segmentations there, one of a series' slices, one of any other object (the extra dicom)"
     parser.add_argument("--dicom-seg", metavar="DIR", help=about)
     parser.add_argument("--areas", metavar="FILE.csv", help="also write a table of areas: pixels, share, pieces, mm²")
     trained_model.add_views(parser)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samfed_monai.cli.arguments import absolute
-from samfed_monai.cli.dicom_seg import identity_of, refusals_of, require_highdicom, segmentation_of
+from samfed_monai.cli.dicom_seg import identity_of, refusals_of, require_highdicom, segmentation_of, series_of
 from samfed_monai.config.bundles import find_bundle
 from samfed_monai.config.parse import lookup
 from samfed_monai.core.errors import Problem, Problems, Refused
@@ -99,6 +99,7 @@ class SliceStack:
         """A NIfTI of each volume, a PNG of each DICOM frame, and likewise of probabilities if there are any."""
         made_with = read_json(masks / RECORD)
         folder = MaskFolder(output, made_with)
+        objects: list[tuple[str, Path, list[NDArray[np.bool_]]]] = []
         for index, ((name, path), names) in enumerate(zip(self.volumes, self.names, strict=True)):
             slices, there = read_slices(path), masks / f"{index:06d}"
             for form in ("", ".probability"):
@@ -118,7 +119,8 @@ class SliceStack:
                 entry = {"file_name": volume, **({"frame": number} if len(names) > 1 else {})}
                 also.add(each, picture, mask, slices.pixel_area, entry)
             if slices.kind == "dicom":
-                also.add_object(name, path, found, str(made_with["model_sha256"]))
+                objects.append((name, path, found))
+        also.add_objects(objects, str(made_with["model_sha256"]))
 
 
 class MaskForms:
@@ -212,14 +214,24 @@ class MaskForms:
             size = {"height": mask.shape[0], "width": mask.shape[1]}
             self.outlines[name] = {**file, **size}, list(annotations_of(mask))
 
-    def add_object(self, name: str, path: Path, masks: Sequence[NDArray[np.bool_]], model: str) -> None:
-        """The segmentation of a DICOM object, if it is asked for; one of the same UID, of another time, is kept."""
+    def add_objects(self, objects: Sequence[tuple[str, Path, Sequence[NDArray[np.bool_]]]], model: str) -> None:
+        """The segmentations of DICOM objects, if asked for; one of the same UID, of another time, is kept.
+
+        That of a series of slices has the name of its first slice.
+
+        Args:
+            objects: name, file and masks of each.
+            model: what identifies the weights.
+        """
         if self.segmentations is None:
             return
-        content = segmentation_of(path, masks, label=self.label, model=model)
-        there = self.segmentations.folder / f"{name}.dcm"
-        if not (there.exists() and identity_of(there) == identity_of(io.BytesIO(content))):
-            self.segmentations.write(f"{name}.dcm", content)
+        for group in series_of([path for _, path, _ in objects]):
+            name = objects[group[0]][0]
+            masks = [mask for index in group for mask in objects[index][2]]
+            content = segmentation_of([objects[index][1] for index in group], masks, label=self.label, model=model)
+            there = self.segmentations.folder / f"{name}.dcm"
+            if not (there.exists() and identity_of(there) == identity_of(io.BytesIO(content))):
+                self.segmentations.write(f"{name}.dcm", content)
 
     def write(self) -> None:
         """The table of areas, and COCO's annotations in the order of the pictures' names."""

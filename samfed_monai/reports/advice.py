@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.reports.compare import teacher_alone
-from samfed_monai.reports.run_data import RunData
+from samfed_monai.reports.run_data import RunData, series
 
 LOW = 0.5
 """Dice below which more of two masks is apart than together."""
@@ -44,12 +45,7 @@ def _weak_teacher(run: RunData) -> list[Advice]:
     dices = {site: splits["test"]["dice"] for site, splits in (alone or {"sites": {}})["sites"].items() if splits}
     low = {site: dice for site, dice in dices.items() if dice is not None and dice < LOW}
     held_out = (teacher.get("after") or {}).get("held_out")
-    mends = (
-        "SAM as it comes was the teacher: --teacher_adapt lora fits it to the public images."
-        if teacher.get("adapt") == "none"
-        else "What helps, in this order: public images that look like the sites', a longer fit (--teacher#epochs), a "
-        "teacher that each site trains further on its own images (--teacher#self_training#epochs 10)."
-    )
+    mends = _mends(teacher)
     found = []
     if held_out is not None and held_out < LOW:
         found.append(
@@ -65,6 +61,16 @@ def _weak_teacher(run: RunData) -> list[Advice]:
         where = f"at {len(low)} of {len(dices)} sites (Dice {named})"
         found.append(Advice(f"The teacher {wrong} {where}, and students learn from its masks. {mends}"))
     return found
+
+
+def _mends(teacher: Mapping[str, Any]) -> str:
+    """What makes a teacher better."""
+    if teacher.get("adapt") == "none":
+        return "SAM as it comes was the teacher: --teacher_adapt lora fits it to the public images."
+    return (
+        "What helps, in this order: public images that look like the sites', a longer fit (--teacher#epochs), a "
+        "teacher that each site trains further on its own images (--teacher#self_training#epochs 10)."
+    )
 
 
 def _student_behind(run: RunData) -> list[Advice]:
@@ -111,12 +117,21 @@ def _nobody_knows(run: RunData) -> list[Advice]:
     if not low:
         return []
     named = ", ".join(f"{_score(dice)} at {site}" for site, dice in low.items())
+    trust = {site: rounds[-1][1] for site, rounds in series(run.rounds, "trust").items() if site in low}
+    told = ", ".join(f"{value:.2f} at {site}" for site, value in trust.items())
+    say = f" In the last round SAM had a say of {told} (1 is full, 0 is none)." if told else ""
     return [
         Advice(
             f"Student and teacher draw different masks where no mask says who is right (Dice between them {named}): "
-            "look at these sites' images in the report before you use either."
+            f"look at these sites' images in the report before you use either.{say} Where it is the teacher that is "
+            f"wrong: {_lower(_mends(run.results.get('teacher') or {}))}"
         )
     ]
+
+
+def _lower(sentence: str) -> str:
+    """A sentence to stand behind a colon; names such as SAM keep their letters."""
+    return sentence if sentence[1:2].isupper() else sentence[:1].lower() + sentence[1:]
 
 
 AVERAGE = "on average"

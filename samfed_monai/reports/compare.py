@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from samfed_monai.config.parse import flat
@@ -130,6 +131,8 @@ def notes_of(groups: Sequence[Group], runs: Sequence[RunData]) -> list[str]:
         *_teacher_notes(runs),
         *_start_notes(runs),
     ]
+    if not any(run.results["average"].get("test", {}).get("n") for run in runs):
+        return notes  # without a test image there is neither a gap nor a spread
     for group in groups:
         notes += [f"{group.label}: {note}" if len(groups) > 1 else note for note in _gap_notes(group)]
     if any(len(row.seeds) < 3 for group in groups for row in group.rows):
@@ -244,8 +247,9 @@ class Table:
     ``unseen`` (of all their images), ``dice``, ``iou``, ``hd95`` (pixels) and ``worst`` (Dice) of the selected model,
     ``last`` (average Dice of the last model), ``teacher`` (average Dice of the run's teacher alone), ``traffic``
     (megabytes per round, both directions, all sites), ``parameters`` (millions), ``milliseconds`` and ``memory``
-    (megabytes) of an image, each of the largest network at a site, and ``vs:<row>`` (average Dice minus that of the
-    row with the same seed).
+    (megabytes) of an image, each of the largest network at a site, ``vs:<row>`` (average Dice minus that of the
+    row with the same seed), and of sites without masks ``between:<site>`` and ``between`` (Dice between the masks of
+    student and teacher on their own images, and over all of these), where the runs' folders have the tables.
 
     ``paired`` has the tests per image of each group.
     """
@@ -271,6 +275,11 @@ class Table:
     def difference(self, name: str, other: str, key: str = "dice") -> Cell:
         """One row's cell minus another's, paired by seed; empty where one of them is missing."""
         return difference(self.rows, name, other, key)
+
+    @property
+    def scored(self) -> bool:
+        """Whether any row was measured on test images with masks."""
+        return self.has("dice")
 
     def has(self, key: str) -> bool:
         """Whether any row has a value in that column."""
@@ -431,12 +440,13 @@ def _group(mode: Mode, setting: str, by_row: Mapping[str, Sequence[RunData]]) ->
 
 def _row(name: str, runs: Sequence[RunData]) -> Row:
     about, variant = runs[0].about, runs[0].results["variant"]
-    cells = _cells({run.seed: run.results for run in runs})
+    cells = {**_cells({run.seed: run.results for run in runs}), **_between(runs)}
     title = titled(name, variant, str(about.get("title", "")))
     note = str(about.get("note") or (NOTES.get(name, "") if name == variant else ""))
     sweep, place = str(about.get("sweep", "")), int(about.get("place", 0))
     role = str(about.get("as") or variant)
-    return Row(name, sorted(cells["dice"].by_seed), cells, None, role, title, note, sweep, place)
+    seeds = sorted(cells["dice"].by_seed) or sorted({run.seed for run in runs})
+    return Row(name, seeds, cells, None, role, title, note, sweep, place)
 
 
 def _cells(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Cell]:
@@ -461,6 +471,20 @@ def _cells(results: Mapping[int, Mapping[str, Any]]) -> dict[str, Cell]:
         "milliseconds": computed(partial(_cost, key="milliseconds")),
         "memory": computed(partial(_cost, key="memory_bytes", unit=1e6)),
         "traffic": Cell({seed: (up.by_seed[seed] + down.by_seed.get(seed, 0.0)) / 1e6 for seed in up.by_seed}),
+    }
+
+
+def _between(runs: Sequence[RunData]) -> dict[str, Cell]:
+    """Dice between student and teacher on images without masks, by site and over all of them."""
+    by_seed = {run.seed: {site: [row["dice"] for row in run.disagreement(site)] for site in run.sites} for run in runs}
+    sites = [site for site in runs[0].sites if any(found.get(site) for found in by_seed.values())]
+    every = {seed: [dice for dices in found.values() for dice in dices] for seed, found in by_seed.items()}
+    return {
+        **{
+            f"between:{site}": Cell({seed: fmean(found[site]) for seed, found in by_seed.items() if found.get(site)})
+            for site in sites
+        },
+        "between": Cell({seed: fmean(dices) for seed, dices in every.items() if dices}),
     }
 
 

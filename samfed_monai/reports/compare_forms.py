@@ -184,6 +184,10 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
     unseen = {f"unseen:{name}": f"{name} (unseen)" for name in table.unseen}
     if len(unseen) > 1:
         unseen |= UNSEEN
+    between = {f"between:{site}": site for site in table.sites if table.has(f"between:{site}")}
+    between |= {"between": "All of them"} if len(between) > 1 else {}
+    if not table.scored:
+        whole = {"seeds": "Seeds", **costs, **traffic}
     by_site = {**sites, "dice": "Average", "worst": "Worst site", **unseen, "last": "Last model"}
     hero = group.hero
     titles = {row.name: row.title for row in group.rows}
@@ -196,9 +200,14 @@ def group_blocks(table: Table, group: Group) -> list[Block]:
             titles,
             strong,
         )
-        for title, heads in (("all test images", whole), ("Dice by site", by_site))
+        for title, heads in (
+            ("all test images" if table.scored else "what it costs", whole),
+            ("Dice by site", by_site if table.scored else {}),
+            ("student and teacher, Dice between them", between),
+        )
+        if heads
     ]
-    against = standings(group)
+    against = standings(group) if table.scored else []
     if hero and against:
         columns = {key: HEADS[key] for key in AGAINST} | (UNSEEN if table.unseen else {})
         rows = {standing.other.name: _standing(standing, columns) for standing in against}
@@ -220,8 +229,17 @@ def spell(key: str, cell: Cell | None) -> str:
     return mean if cell.spread is None or key == "parameters" else f"{mean} ± {cell.spread:.{digits}f}"
 
 
+UNSCORED = (
+    "No site has test images with masks, so nothing here says which row is better. What each costs can be told, and how "
+    "far its network and its teacher draw the same masks of the sites' own images (1 is the same): look at those in "
+    "each run's report.html. A few masks at one site, in its test split, would decide it."
+)
+
+
 def verdicts(table: Table) -> list[str]:
     """Per group its verdict, if it has one, and its tests per image, with the group's name where there are several."""
+    if not table.scored:
+        return [UNSCORED]
     named = len(table.groups) > 1
     told = []
     for place, group in enumerate(table.groups):
@@ -354,7 +372,11 @@ READING = (
     "over seeds. *vs* columns are the difference in average Dice to that row's run with the same seed. *Gap closed*"
     " is (row − dp_only) / (oracle − dp_only), with the two rows of the same setting. What is *minus the row* is "
     "paired by seed; the method *leads* or *trails* where the mean difference is larger than its standard deviation "
-    "over seeds. *MB a round* are megabytes in both directions, all sites together. "
+    "over seeds. "
+)
+READING_TRAFFIC = "*MB a round* are megabytes in both directions, all sites together. "
+READING_BETWEEN = (
+    "*Student and teacher* are their masks of the sites' images without masks, those that the machine of the run has. "
 )
 READING_COSTS = (
     "*M parameters* and *ms an image* are of the largest network at a site, and of the teacher with all its views: one "
@@ -391,11 +413,13 @@ def write_comparison(output_dir: str | Path, runs: Runs, *, command: str | None 
         Refused: as ``comparison_table``.
     """
     table, folder = comparison_table(runs), Path(output_dir)
-    figure = comparison_figure(table)
-    write_bytes(folder / "figures" / "comparison.png", figure.light)
+    figure = comparison_figure(table) if table.scored else None
+    place = "figures/comparison.png" if figure else None
+    if figure:
+        write_bytes(folder / "figures" / "comparison.png", figure.light)
     write_text(folder / "comparison.csv", to_csv(table))
     write_json(folder / "comparison.json", {**to_json(table), "command": command})
-    write_text(folder / "comparison.md", to_page(table, title=title, command=command, figure="figures/comparison.png"))
+    write_text(folder / "comparison.md", to_page(table, title=title, command=command, figure=place))
     html = (
         environment()
         .get_template("comparison.html.j2")
@@ -443,7 +467,7 @@ def headlines(table: Table) -> list[tuple[str, str, str]]:
     found = []
     for group in table.groups:
         hero = group.hero
-        if hero is None:
+        if hero is None or not hero.cells["dice"].n:
             continue
         before = "" if group is table.groups[0] else f"{group.label}: "
         dice = spell("dice", hero.cells["dice"])
@@ -459,9 +483,14 @@ def headlines(table: Table) -> list[tuple[str, str, str]]:
 
 def reading(tables: Sequence[Table]) -> str:
     """How to read the tables, with the convention that their runs followed."""
-    text = READING + (READING_COSTS if any(table.has("milliseconds") for table in tables) else "")
+    scored = any(table.scored for table in tables)
+    text = (READING if scored else "") + READING_TRAFFIC
+    text += READING_COSTS if any(table.has("milliseconds") for table in tables) else ""
     text += READING_MEMORY if any(table.has("memory") for table in tables) else ""
     text += READING_PAIRED if any(found.tests for table in tables for found in table.paired) else ""
+    text += READING_BETWEEN if any(table.has("between") for table in tables) else ""
+    if not scored:
+        return text
     conventions = [table.convention for table in tables]
     first = conventions[0]
     if first is None or any(convention != first for convention in conventions):

@@ -125,6 +125,8 @@ def render(
             own=own,
             outlines={name: f"rgb{colour}" for name, colour in OUTLINES.items()},
             other=other,
+            measured_on=sum(summary["n"] for name in ("validation", "test") for summary in (results["average"][name],))
+            or any(splits for splits in (results.get("teacher") or {}).get("average", {}).values()),
             caveats=[*CAVEATS, *results.get("caveats", []), *([PRIVACY] if overlays or own else [])],
             command=results.get("command") or run.setting("command"),
             headlines=headlines(run),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from PIL import Image  # noqa: E402
 from pydicom.data import get_testdata_file  # noqa: E402
 from pydicom.uid import ExplicitVRLittleEndian, VLPhotographicImageStorage, generate_uid  # noqa: E402
 
-from samfed_monai.cli.dicom_seg import refusals_of, segmentation_of  # noqa: E402
+from samfed_monai.cli.dicom_seg import refusals_of, segmentation_of, series_of  # noqa: E402
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "samfed_skin"
 SHIPPED = [
@@ -77,6 +77,22 @@ def enhanced(path: Path) -> Path:
     return path
 
 
+def ct_series(folder: Path, places: Sequence[float], **attributes: object) -> list[Path]:
+    """Slices of one CT as files of one series, named as they come, at places that are not in the order of names."""
+    folder.mkdir()
+    series, paths = generate_uid(), []
+    for number, place in enumerate(places):
+        content = pydicom.dcmread(str(get_testdata_file("CT_small.dcm")))
+        content.SOPInstanceUID, content.SeriesInstanceUID = generate_uid(), series
+        content.file_meta.MediaStorageSOPInstanceUID = content.SOPInstanceUID
+        content.InstanceNumber, content.ImagePositionPatient = number + 1, [-158.1, -179.0, place]
+        for name, value in attributes.items():
+            setattr(content, name, value)
+        paths.append(folder / f"{number}.dcm")
+        content.save_as(paths[-1])
+    return paths
+
+
 def masks_for(path: Path) -> np.ndarray:
     """Random pixels, another share in each frame, and one empty frame where there are several."""
     content = pydicom.dcmread(path)
@@ -99,7 +115,7 @@ def test_every_frame_comes_back_exactly_and_refers_to_its_own(source: Path, tmp_
     masks = masks_for(source)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # highdicom's tell the patient's name
-        content = segmentation_of(source, masks, label="polyp", model="abc")
+        content = segmentation_of([source], masks, label="polyp", model="abc")
     (tmp_path / "seg.dcm").write_bytes(content)
     plain = pydicom.dcmread(io.BytesIO(content))
     assert np.array_equal(plain.pixel_array.reshape(masks.shape) > 0, masks)
@@ -133,7 +149,7 @@ def test_every_frame_comes_back_exactly_and_refers_to_its_own(source: Path, tmp_
 
 def test_what_it_says_of_itself_and_of_the_patient(source: Path) -> None:
     given = pydicom.dcmread(source)
-    seg = pydicom.dcmread(io.BytesIO(segmentation_of(source, masks_for(source), label="Skin lesion", model="abc")))
+    seg = pydicom.dcmread(io.BytesIO(segmentation_of([source], masks_for(source), label="Skin lesion", model="abc")))
     [segment] = seg.SegmentSequence
     assert (segment.SegmentLabel, segment.SegmentAlgorithmType) == ("Skin lesion", "AUTOMATIC")
     assert segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Skin lesion"
@@ -151,7 +167,7 @@ def test_what_it_says_of_itself_and_of_the_patient(source: Path) -> None:
 )
 def test_a_label_that_the_table_lacks_is_coded_as_a_lesion(label: str, meaning: str) -> None:
     source = Path(str(get_testdata_file("CT_small.dcm")))
-    seg = pydicom.dcmread(io.BytesIO(segmentation_of(source, masks_for(source), label=label, model="abc")))
+    seg = pydicom.dcmread(io.BytesIO(segmentation_of([source], masks_for(source), label=label, model="abc")))
     assert seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeMeaning == meaning
     assert seg.SegmentSequence[0].SegmentLabel == label
 
@@ -161,7 +177,7 @@ def test_the_same_masks_have_the_same_identity_and_others_another() -> None:
     masks = masks_for(source)
     ways = [(masks, "x", "abc"), (masks, "x", "abc"), (~masks, "x", "abc"), (masks, "y", "abc"), (masks, "x", "abd")]
     uids = [
-        pydicom.dcmread(io.BytesIO(segmentation_of(source, each, label=label, model=model))).SOPInstanceUID
+        pydicom.dcmread(io.BytesIO(segmentation_of([source], each, label=label, model=model))).SOPInstanceUID
         for each, label, model in ways
     ]
     assert uids[0] == uids[1]
@@ -172,13 +188,13 @@ def test_another_number_of_masks_and_an_object_without_identity_are_refused(tmp_
     source = photograph(tmp_path / "a.dcm")
     masks = masks_for(source)
     with pytest.raises(Refused, match=r"a\.dcm: expected one for each of its 1 frames, found 2 masks"):
-        segmentation_of(source, [masks[0]] * 2, label="x", model="abc")
+        segmentation_of([source], [masks[0]] * 2, label="x", model="abc")
     content = pydicom.dcmread(source)
     content.StudyInstanceUID = ""
     del content.PatientSex
     content.save_as(tmp_path / "b.dcm")
     with pytest.raises(Refused, match="can refer to, found no PatientSex, StudyInstanceUID; write the missing"):
-        segmentation_of(tmp_path / "b.dcm", masks, label="x", model="abc")
+        segmentation_of([tmp_path / "b.dcm"], masks, label="x", model="abc")
 
 
 def test_what_highdicom_refuses_is_told_without_a_traceback() -> None:
@@ -186,6 +202,37 @@ def test_what_highdicom_refuses_is_told_without_a_traceback() -> None:
     [problem] = refusals_of([(dose, 15)])
     assert "expected where in it each of its 15 frame(s) lies, found a frame of reference alone" in str(problem)
     assert "leave --dicom-seg out" in str(problem)
+
+
+def test_slices_of_one_series_have_one_segmentation_sorted_by_place(tmp_path: Path) -> None:
+    paths = ct_series(tmp_path / "ct", [10.0, 0.0, 5.0])
+    [order] = series_of(paths)
+    assert order == [1, 2, 0]
+    masks = np.random.default_rng(0).random((3, 128, 128)) < np.array([0.3, 0.5, 0.6])[:, None, None]
+    masks[2] = False
+    slices = [paths[index] for index in order]
+    (tmp_path / "seg.dcm").write_bytes(segmentation_of(slices, [masks[i] for i in order], label="x", model="abc"))
+    seg = highdicom.seg.segread(tmp_path / "seg.dcm")
+    uids = [pydicom.dcmread(path).SOPInstanceUID for path in paths]
+    assert np.array_equal(seg.get_pixels_by_source_instance(uids)[..., 0] > 0, masks)
+    assert seg.NumberOfFrames == 3
+    assert seg.FrameOfReferenceUID == pydicom.dcmread(paths[0]).FrameOfReferenceUID
+    groups = seg.PerFrameFunctionalGroupsSequence
+    places = [float(group.PlanePositionSequence[0].ImagePositionPatient[2]) for group in groups]
+    assert places == [10.0, 5.0, 0.0]  # against the normal, as highdicom sorts frames
+    volume = seg.get_volume(combine_segments=True)
+    assert volume.spacing[0] == pytest.approx(5.0)
+    with pytest.raises(Refused, match="expected one for each of its 3 frames, found 2 masks"):
+        segmentation_of(slices, list(masks[:2]), label="x", model="abc")
+
+
+def test_objects_that_are_no_slices_of_one_series_stay_apart(tmp_path: Path) -> None:
+    one = ct_series(tmp_path / "one", [0.0, 5.0])
+    other = ct_series(tmp_path / "other", [10.0])
+    twice = ct_series(tmp_path / "twice", [0.0, 5.0, 5.0])
+    turned = ct_series(tmp_path / "turned", [1.0], ImageOrientationPatient=[0, 1, 0, 0, 0, 1])
+    moles = [photograph(tmp_path / f"{name}.dcm") for name in "ab"]
+    assert series_of([*one, *other, *twice, *turned, *moles]) == [[0, 1], [2], [3], [4], [5], [6], [7], [8]]
 
 
 class TestInfer:
@@ -214,6 +261,17 @@ class TestInfer:
         before = Path("segs/mole.dcm").read_bytes()
         assert infer("in", str(frames)) == 0  # once more: it stays, though its date would be another
         assert Path("segs/mole.dcm").read_bytes() == before
+
+    def test_a_series_has_one_segmentation_equal_to_its_slices_masks(
+        self, infer: Callable[..., int], tmp_path: Path
+    ) -> None:
+        paths = ct_series(tmp_path / "ct", [5.0, 0.0])
+        assert infer("ct") == 0
+        assert [path.name for path in Path("segs").iterdir()] == ["1.dcm"]
+        seg = highdicom.seg.segread("segs/1.dcm")
+        uids = [pydicom.dcmread(path).SOPInstanceUID for path in paths]
+        drawn = np.stack([np.array(Image.open(f"masks/{number}.png")) > 0 for number in (0, 1)])
+        assert np.array_equal(seg.get_pixels_by_source_instance(uids)[..., 0] > 0, drawn)
 
     def test_nothing_is_written_where_one_cannot_have_one(
         self, infer: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]

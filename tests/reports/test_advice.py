@@ -9,6 +9,7 @@ import pytest
 from samfed_monai.reports import RunData
 from samfed_monai.reports.advice import advice_on
 from samfed_monai.reports.costs import costs_of
+from samfed_monai.reports.run_data import RoundRow
 
 
 @pytest.fixture
@@ -84,6 +85,12 @@ def test_masks_far_apart_where_nobody_knows_are_told(run):
     (own / "disagreement.csv").write_text("id,image_sha256,dice,mask\na,00,0.2,\nb,01,0.6,\n")
     (text,) = told(run)
     assert "(Dice between them 0.400 at Porto)" in text
+    assert "Where it is the teacher that is wrong: what helps, in this order: public images" in text
+    run.results["teacher"]["adapt"] = "none"
+    run.rounds[:] = [RoundRow(n, site, terms={"trust": 0.3 - 0.25 * n}) for n in (0, 1) for site in ("Porto", "Basel")]
+    (text,) = told(run)
+    assert "In the last round SAM had a say of 0.05 at Porto (1 is full, 0 is none)." in text
+    assert "Where it is the teacher that is wrong: SAM as it comes was the teacher: --teacher_adapt lora" in text
 
 
 def test_costs_add_up_to_the_whole(run):

@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from samfed_monai.core.io import read_json
+from samfed_monai.core.io import read_json, write_json
 from samfed_monai.reports import CAVEATS, comparison_table, write_comparison
 from samfed_monai.reports.compare_forms import (
     blocks,
@@ -334,3 +334,47 @@ def test_one_seed_has_no_verdict_and_no_rival_neither(tmp_path):
     assert one.startswith("One seed: SAM-Fed's Dice is +0.050 to the strongest other row")
     assert verdict(group_of(tmp_path / "b", samfed=[0.85, 0.85], oracle=[0.9, 0.9])) is None
     assert verdict(group_of(tmp_path / "c", no_sam=[0.85, 0.85])) is None
+
+
+def _without_masks(folder, name, seed, dices):
+    """A run whose sites have no mask to measure with, and the table of what student and teacher drew."""
+    run = write_run(folder / name, "samfed", seed, 0.8)
+    results = read_json(run / "results.json")
+    none = {"dice": None, "iou": None, "hd95": None, "n": 0, "empty": {"both": 0, "prediction": 0, "label": 0}}
+    for level in (results, results["models"]["best"], results["models"]["last"]):
+        level["sites"] = {site: {"validation": none, "test": none} for site in "ab"}
+        level["average"], level["worst"] = {"validation": none, "test": none}, {"validation": None, "test": None}
+    write_json(run / "results.json", {**results, "teacher": None})
+    for site, found in dices.items():
+        own = run / "evaluation" / "best" / site / "unlabelled"
+        own.mkdir(parents=True)
+        lines = [f"{i},0{i},{dice},\n" for i, dice in enumerate(found)]
+        (own / "disagreement.csv").write_text("id,image_sha256,dice,mask\n" + "".join(lines))
+    return run
+
+
+def test_runs_without_any_mask_are_compared_by_what_can_be_told(tmp_path):
+    runs = [
+        _without_masks(tmp_path, "first", 0, {"a": [0.5, 0.7], "b": [0.9]}),
+        _without_masks(tmp_path, "other", 0, {"a": [0.2, 0.2], "b": [0.4]}),
+    ]
+    table = comparison_table(runs)
+    text = to_text(table)
+    assert "No site has test images with masks, so nothing here says which row is better" in text
+    assert not [word for word in ("HD95", "Gap closed", "no seed in common", "dp_only", "–") if word in text]
+    between = next(block for block in blocks(table) if "between them" in block.title)
+    assert between.heads == ["a", "b", "All of them"]
+    assert between.rows == {"first": ["0.600", "0.900", "0.700"], "other": ["0.200", "0.400", "0.267"]}
+    assert [row.seeds for row in table.rows] == [[0], [0]]
+    page = write_comparison(tmp_path / "both", runs).read_text(encoding="utf-8")
+    assert "Without test scores" in page
+    assert not (tmp_path / "both" / "figures").exists()
+
+
+def test_sites_without_masks_stand_beside_those_that_were_scored(runs, tmp_path):
+    own = runs[0] / "evaluation" / "best" / "a" / "unlabelled"
+    own.mkdir(parents=True)
+    (own / "disagreement.csv").write_text("id,image_sha256,dice,mask\na,00,0.2,\n")
+    titles = [block.title for block in blocks(comparison_table(runs))]
+    assert "Student and teacher, Dice between them" in titles
+    assert "All test images" in titles

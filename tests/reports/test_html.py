@@ -4,12 +4,14 @@ import logging
 import re
 import shutil
 import stat
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from samfed_monai.core.io import read_json, write_json
-from samfed_monai.reports import CAVEATS, Report
+from samfed_monai.reports import CAVEATS, Report, RunData
+from samfed_monai.reports.html import render
 
 VOID = {"meta", "img", "source", "br", "link"}
 
@@ -184,3 +186,21 @@ def test_advice_stands_on_top_and_ends_the_command(run_folder, tmp_path, caplog)
 
 def test_a_run_in_order_is_given_no_advice(page):
     assert "What to do" not in page
+
+
+def test_a_run_without_any_mask_says_so_instead_of_a_table_of_dashes(run_folder, tmp_path):
+    folder = tmp_path / "R"
+    shutil.copytree(run_folder, folder)
+    results = read_json(folder / "results.json")
+    none = {"dice": None, "iou": None, "hd95": None, "n": 0, "empty": {"both": 0, "prediction": 0, "label": 0}}
+    for level in (results, *results["models"].values()):
+        level["sites"] = {site: {"validation": none, "test": none} for site in level["sites"]}
+        level["average"], level["worst"] = {"validation": none, "test": none}, {"validation": None, "test": None}
+    results["teacher"] = None
+    run = replace(RunData.read(folder), results=results)
+    page = render(run, [], [], [])
+    assert "None: no site has a mask to measure with" in page
+    assert "HD95 px" not in page
+    balance = Balance()
+    balance.feed(page)
+    assert balance.open == []
