@@ -74,7 +74,7 @@ light-teachers: $(VENV)/.package
 
 # The weights that the skin bundle ships: LIGHT_ROWS=samfed LIGHT_SEEDS=0 is enough.
 shipped-model: $(VENV)/.package
-	@$(BIN)/samfed model "$(LIGHT_RUN)/skin/samfed/seed-0" --output bundles/samfed_skin/models/model.pt
+	@$(BIN)/samfed model "$(LIGHT_RUN)/skin-encoder/samfed/seed-0" --output bundles/samfed_skin/models/model.pt
 
 light-page: $(VENV)/.package
 	@$(BIN)/python -m study page $(PAGES)/light.md --title "Light students that start from the adapted teacher's trunk" \
@@ -282,7 +282,7 @@ RELATED_PARTS ?= polyp,labelled,weak,unseen,skin
 RELATED_SEEDS ?= 0,1,2
 RELATED_ROWS ?=
 RELATED_IMAGES := 96
-RELATED_PLAN := --rounds 3 --local_steps 8 --overlays false
+RELATED_PLAN := --rounds 3 --local_steps 8 --overlays false --client\#encoder_learning_rate 0.0001
 RELATED_UNSEEN := --unseen "['Kvasir-1','Kvasir-2']"
 related-rows = $(if $(RELATED_ROWS),--only "$(RELATED_ROWS)")
 # $(1) part, $(2) bundle, $(3) list and adapter, $(4) folder of the images, $(5) further options

@@ -157,13 +157,13 @@ def test_metadata_of_another_network_have_no_scores_and_no_authors_of_ours():
     described = {"image": {"spatial_shape": [224, 224]}}, {"pred": {"spatial_shape": [224, 224]}}
     metadata = {
         "authors": "us",
-        "eval_metrics": {"mean_dice": 0.871},
+        "eval_metrics": {"mean_dice": 0.893},
         "required_packages_version": {"timm": "1", "pillow": "13"},
         "network_data_format": {"inputs": described[0], "outputs": described[1]},
     }
     own, shipped = (exported_metadata(metadata, 64, shipped=shipped) for shipped in (False, True))
     assert (own["eval_metrics"], own["authors"]) == ({}, "to be filled in by whoever trained the network")
-    assert (shipped["eval_metrics"], shipped["authors"]) == ({"mean_dice": 0.871}, "us")
+    assert (shipped["eval_metrics"], shipped["authors"]) == ({"mean_dice": 0.893}, "us")
     assert shipped["required_packages_version"] == {"pillow": "13"}
     assert shipped["network_data_format"]["outputs"]["pred"]["spatial_shape"] == [64, 64]
     assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [224, 224], "left as they were"
