@@ -29,6 +29,14 @@ SMALL = (
 )
 
 
+@pytest.fixture(autouse=True)
+def weights(samfed_data, tmp_path_factory, monkeypatch):
+    """SAM's checkpoint of the test data, wherever else there is one."""
+    folder = tmp_path_factory.mktemp("weights")
+    (folder / "mobile_sam.pt").symlink_to(samfed_data / "weights/mobile_sam.pt")
+    monkeypatch.setenv("SAMFED_WEIGHTS", str(folder))
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """``organs`` with volumes, ``slices`` of them, and ``list.json``."""
@@ -46,8 +54,8 @@ def run(*words: object) -> int:
     return main([str(word) for word in words])
 
 
-def federate(place, variant, *more):
-    out = place / "runs" / variant
+def federate(place, variant, *more, out=None):
+    out = out or place / "runs" / variant
     given = ("--datalist", place / "list.json", "--data-root", place / "slices", "--cache-dir", place / "cache")
     return run("federate", "samfed_skin", "--variant", variant, *given, "--output-dir", out, *SMALL, *more), out
 
@@ -112,8 +120,8 @@ def test_every_method_that_says_so_learns_two_classes(place, variant, samfed_dat
         (("--classes", ORGANS, "--teacher#self_training#epochs", 1), "self_training: expected 0 epochs with several"),
     ],
 )
-def test_what_cannot_be_learned_is_refused_before_any_work(place, more, told, capsys, samfed_data):
-    code, out = federate(place, "samfed", *more)
+def test_what_cannot_be_learned_is_refused_before_any_work(place, more, told, tmp_path, capsys, samfed_data):
+    code, out = federate(place, "samfed", *more, out=tmp_path / "run")
     assert code != 0
     assert re.search(told, capsys.readouterr().err)
     assert not (out / "rounds").exists()
