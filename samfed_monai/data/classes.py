@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.data.reading import Picture, decode_grey, read_bytes
+
+if TYPE_CHECKING:  # the command line asks for names of classes alone
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from samfed_monai.data.reading import Picture
 
 MOST = 14
 """Largest number of classes: the scores of as many fit into one message (:mod:`samfed_monai.protocol.message`)."""
@@ -89,11 +91,17 @@ def read_classes(path: str | Path, classes: Sequence[str] | int) -> Picture:
     Raises:
         Refused: what :func:`samfed_monai.data.read_mask` refuses of any file; a value that no class has.
     """
+    from samfed_monai.data.reading import read_bytes
+
     return decode_classes(read_bytes(path), str(path), classes)
 
 
 def decode_classes(content: bytes, name: str, classes: Sequence[str] | int) -> Picture:
     """:func:`read_classes` on bytes."""
+    import numpy as np
+
+    from samfed_monai.data.reading import decode_grey
+
     label = decode_grey(content, name)
     count = classes if isinstance(classes, int) else len(classes)
     if label.max() > count:
@@ -116,4 +124,6 @@ def planes_of(label: NDArray[Any], count: int) -> NDArray[np.uint8]:
     Returns:
         (K + 1, H, W) in {0, 1}, the background's first; exactly one of them is 1 in every pixel.
     """
+    import numpy as np
+
     return (label[None] == np.arange(count + 1)[:, None, None]).astype(np.uint8)

@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if message is None:
                 break
             payload = (message.params or {}).get("message")
-            content, failure = b"", problem or "the message holds no message"
+            content, failure = b"", problem or "the task holds no message"
             if site is not None and isinstance(payload, np.ndarray):
                 content, failure = site.answer(dict(message.meta or {}), payload.tobytes())
             answer = np.frombuffer(content, dtype=np.uint8) if content else np.zeros(0, dtype=np.uint8)

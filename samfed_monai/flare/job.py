@@ -60,7 +60,7 @@ def _require_names(participants: Participants) -> None:
             plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
             safe = re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_") or "site"
             mend = f"call its folder, and the site in the list, {safe!r}; `samfed federate` takes any name"
-            expected = "requests without accents, digits, - and _: all that NVIDIA FLARE carries"
+            expected = "letters without accents, digits, - and _: all that NVIDIA FLARE carries"
             problems.add(f"sites -> {name}", found=repr(name), expected=expected, mend=mend)
     problems.refuse_if_any()
 

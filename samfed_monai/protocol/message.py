@@ -94,7 +94,7 @@ def metric_range(name: Any) -> tuple[float, float] | None:
 
 
 class Kind(str, Enum):
-    """What the tensors of an :class:`Message` are."""
+    """What the tensors of a :class:`Message` are."""
 
     WEIGHTS = "weights"
     SOFT_MASKS = "soft_masks"

@@ -15,7 +15,7 @@ from samfed_monai.federation.workflow import PLACES
 ANYWHERE = PLACES | set(FOLDER_KNOBS) | {"adapter", "model", "seed", "imports"}
 """Places, and what every workflow needs of its own."""
 
-ALIKE = {"image_size": ("train", "inference"), "network_name": ("train", "inference")}
+ALIKE = dict.fromkeys(("image_size", "network_name", "classes"), ("train", "inference"))
 """Knobs that a workflow needs to run alone, and that must say the same in both files."""
 
 UNLIKE = {

@@ -35,7 +35,7 @@ def test_a_site_answers_reports_a_dead_child_and_starts_another(tmp_path, monkey
         assert site.answer({**words, "run": "../../etc"}, b"")[1] == "the message names no run"
         for name in ("../../etc/x", "/etc/x", ""):
             content, failure = site.answer({**words, "run": "cd34", "run_name": name}, b"abc")
-            assert (content, failure[:52]) == (b"", "message -> run_name: expected up to 100 requests, dig")
+            assert (content, failure[:52]) == (b"", "message -> run_name: expected up to 100 letters, dig")
         assert not site.state.with_name("cd34").exists()
         assert site.answer({**words, "run": "cd34"}, b"abc") == (b"abc", "")
     finally:

@@ -49,9 +49,9 @@ def test_a_job_is_four_json_files_and_no_code(tmp_path):
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "..", "", "a/b", "a\\b", "a\n", "a" * 101])
 def test_a_run_name_that_is_a_path_is_refused(tmp_path, name):
-    with pytest.raises(Refused, match=r"--run-name: expected up to 100 requests, .*; submit the job with another"):
+    with pytest.raises(Refused, match=r"--run-name: expected up to 100 letters, .*; submit the job with another"):
         export_job(tmp_path, {}, run_name=name)
-    with pytest.raises(Refused, match=r"config_fed_server.json -> run_name: expected up to 100 requests"):
+    with pytest.raises(Refused, match=r"config_fed_server.json -> run_name: expected up to 100 letters"):
         FederationController(name)
 
 
@@ -72,7 +72,7 @@ def test_a_job_names_no_place_of_a_site(given, match):
 @pytest.mark.parametrize(("name", "safe"), [("Hospital B", "Hospital_B"), ("Süd.1", "Sud_1"), ("=1", "1")])
 def test_fault_69_a_name_that_flare_cannot_carry_is_refused_with_one_that_it_can(name, safe):
     told = (
-        rf"sites -> {name}: expected requests without accents, .*; call its folder, and the site in the list, '{safe}'"
+        rf"sites -> {name}: expected letters without accents, .*; call its folder, and the site in the list, '{safe}'"
     )
     with pytest.raises(Refused, match=told):
         planned("samfed_skin", {"rounds": 1, "sites": {name: {}, "b-2_C": {}}}, here=False)
