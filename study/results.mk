@@ -39,6 +39,11 @@ LIGHT := --rounds 10 --local_steps 36 --overlays false
 LIGHT_UNSEEN_ROWS ?= samfed,dp_only
 LIGHT_POLYP_UNSEEN := --unseen "['Kvasir-1','Kvasir-2']"
 LIGHT_SKIN_UNSEEN := --unseen "['domain1']"
+# Students of unadapted_sam start from SAM's own trunk, since there is no adapted one: the row without SAM from there, to stand beside it.
+LIGHT_SAMS_TRUNK := $(LIGHT) --client\#encoder_weights pretrained
+# One site has mobile_sam_fpn, the other lite0_fpn; public images are exchanged and learned from at the scale of a round.
+LIGHT_MIXED := $(LIGHT) --client\#public_steps 12 --client\#public_images 96
+LIGHT_MIXED_ROWS := --rows study/rows/mixed.rows.json
 # Twice as many steps.
 LIGHT_TWICE := --rounds 10 --local_steps 72 --overlays false
 light-compare = @$(BIN)/samfed compare samfed_$(1) --variants $(4) --seeds $(LIGHT_SEEDS) --jobs $(LIGHT_JOBS) \
@@ -53,6 +58,8 @@ light: light-teachers
 	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT),$(LIGHT_ROWS),-encoder)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT) $(LIGHT_POLYP_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen,polyp-halves)
 	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT) $(LIGHT_SKIN_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen)
+	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_SAMS_TRUNK),no_sam,-encoder-sams-trunk)
+	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_MIXED) $(LIGHT_MIXED_ROWS),heterogeneous,-encoder-mixed)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_TWICE),samfed,-encoder-twice)
 	@$(MAKE) light-page
 
@@ -82,6 +89,8 @@ light-page: $(VENV)/.package
 	    $(call light-now,Polyps: ColonDB is public; ClinicDB and Kvasir are the hospitals,polyp,$(LIGHT),$(LIGHT_ROWS),-encoder) \
 	    $(call light-now,Polyps with twice as many steps,polyp,$(LIGHT_TWICE),samfed,-encoder-twice) \
 	    $(call light-now,Skin: four sites of ISIC 2017,skin,$(LIGHT),$(LIGHT_ROWS),-encoder) \
+	    $(call light-now,Polyps: without SAM from its own trunk,polyp,$(LIGHT_SAMS_TRUNK),no_sam,-encoder-sams-trunk) \
+	    $(call light-now,Polyps: unlike networks,polyp,$(LIGHT_MIXED) $(LIGHT_MIXED_ROWS),heterogeneous,-encoder-mixed) \
 	    $(call light-now,Polyps: trained without Kvasir,polyp,$(LIGHT) $(LIGHT_POLYP_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen) \
 	    $(call light-now,Skin: trained without domain1,skin,$(LIGHT) $(LIGHT_SKIN_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen) \
 	    $(LIGHT_CAVEATS) \
@@ -105,7 +114,7 @@ LIGHT_RENEWED := $(LIGHT_LONG) --client\#agreement\#rule average --renewal\#afte
 # unadapted_sam start from SAM's own trunk, the row without SAM from there.
 LIGHT_AVERAGE := $(LIGHT_PLAN) --client\#agreement\#rule average
 LIGHT_AVERAGE_LONG := $(LIGHT_LONG) --client\#agreement\#rule average
-LIGHT_SAMS_TRUNK := $(LIGHT_PLAN) --client\#encoder_weights pretrained
+LIGHT_THEN_SAMS_TRUNK := $(LIGHT_PLAN) --client\#encoder_weights pretrained
 
 light-before: light-teachers
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_AVERAGE),$(LIGHT_ROWS))
@@ -117,7 +126,7 @@ light-before: light-teachers
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_RENEWED),samfed,-renewed)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_PLAN),samfed$(comma)unadapted_sam,-trusted)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_AVERAGE),samfed,-average)
-	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_SAMS_TRUNK),no_sam,-sams-trunk)
+	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_THEN_SAMS_TRUNK),no_sam,-sams-trunk)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_AVERAGE) $(LIGHT_POLYP_UNSEEN),$(LIGHT_UNSEEN_ROWS),-unseen,polyp-halves)
 	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT_AVERAGE) $(LIGHT_SKIN_UNSEEN),$(LIGHT_UNSEEN_ROWS),-unseen)
 	@$(MAKE) light-before-page
@@ -132,7 +141,7 @@ light-before-page: $(VENV)/.package
 	    $(call light-then,Polyps with soft masks renewed after four rounds,polyp,$(LIGHT_RENEWED),samfed,-renewed) \
 	    $(call light-then,Polyps: SAM counts as far as the sites bear it out,polyp,$(LIGHT_PLAN),samfed$(comma)unadapted_sam,-trusted) \
 	    $(call light-then,Polyps: the plain mean beside it with the same teacher,polyp,$(LIGHT_AVERAGE),samfed,-average) \
-	    $(call light-then,Polyps: without SAM from its own trunk,polyp,$(LIGHT_SAMS_TRUNK),no_sam,-sams-trunk) \
+	    $(call light-then,Polyps: without SAM from its own trunk,polyp,$(LIGHT_THEN_SAMS_TRUNK),no_sam,-sams-trunk) \
 	    $(call light-then,Skin: four sites of ISIC 2017,skin,$(LIGHT_AVERAGE),$(LIGHT_ROWS),) \
 	    $(call light-then,Skin with three times as many steps,skin,$(LIGHT_AVERAGE_LONG),$(LIGHT_LONG_ROWS),-long) \
 	    $(call light-then,Polyps: trained without Kvasir,polyp,$(LIGHT_AVERAGE) $(LIGHT_POLYP_UNSEEN),$(LIGHT_UNSEEN_ROWS),-unseen) \
