@@ -104,10 +104,10 @@ include study/results.mk
 
 # ---- docs/deploy.md: real lists on NVIDIA FLARE, beside one process ------------------------------------------------
 # FLARE_REAL: further options, for instance to try it: FLARE_REAL='--rounds 1 --images 2 --lists skin --dry'
-FLARE_ADAPTER ?= $(shell test -f "$(LIGHT_RUN)/polyp.safetensors" && echo "$(LIGHT_RUN)/polyp.safetensors")
+FLARE_ADAPTERS ?= $(shell test -f "$(LIGHT_RUN)/polyp.safetensors" && echo "$(LIGHT_RUN)")
 
 flare-real: $(VENV)/.flare
-	@$(BIN)/python benchmarks/flare_real.py --data "$(SAMFED_DATA)" $(if $(FLARE_ADAPTER),--adapter "$(FLARE_ADAPTER)") $(FLARE_REAL)
+	@$(BIN)/python benchmarks/flare_real.py --data "$(SAMFED_DATA)" $(if $(FLARE_ADAPTERS),--adapters "$(FLARE_ADAPTERS)") $(FLARE_REAL)
 
 # ---- tests, checks, documentation, figures ------------------------------------------------------------------------
 # Three processes for two cores: two run tests of FLARE, which mostly wait, the third computes meanwhile. TEST_WORKERS=0 runs them in one.

@@ -1,7 +1,8 @@
 """Real lists on a whole FLARE system of this machine, beside the same run in one process: equal models, seconds.
 
-``python benchmarks/flare_real.py --data DATA --adapter A`` (``make flare-real SAMFED_DATA=DATA``): skin on four sites,
-polyps on two; every split is cut to ``--images``. What was seen goes into docs/deploy.md between its two marks.
+``python benchmarks/flare_real.py --data DATA --adapters DIR`` (``make flare-real SAMFED_DATA=DATA``): skin on four sites,
+polyps on two, with the bundles' own network, size and batch; every split is cut to ``--images``. What was seen goes
+into docs/deploy.md between its two marks.
 """
 
 from __future__ import annotations
@@ -24,10 +25,9 @@ from samfed_monai.data import DataList
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "deploy.md"
 MARKS = ("<!-- real: written by benchmarks/flare_real.py -->", "<!-- end of real -->")
-COMMON = "--local_steps 3 --batch_size 4 --warm_start_steps 10 --overlays false"
 LISTS = {
-    "skin": ("samfed_skin", "isic_hssf.json", "skin/isic2017", "--variant unadapted_sam --image_size 64"),
-    "polyp": ("samfed_polyp", "polyp_hssf.json", "polyp", "--variant samfed --image_size 96"),
+    "skin": ("samfed_skin", "isic_hssf.json", "skin/isic2017"),
+    "polyp": ("samfed_polyp", "polyp_hssf.json", "polyp"),
 }
 
 
@@ -43,7 +43,8 @@ def cut(whole: Path, path: Path, most: int) -> None:
 
 def common(options: argparse.Namespace) -> str:
     """Options of every run: scores of as many images as there are, or of five, may leave a site."""
-    return f"--rounds {options.rounds} {COMMON} --privacy#least_images {min(5, options.images)}"
+    scale = f"--rounds {options.rounds} --local_steps {options.local_steps} --overlays false"
+    return f"{scale} --privacy#least_images {min(5, options.images)}"
 
 
 def samfed(words: str, log: Path) -> float:
@@ -70,16 +71,17 @@ def free_port() -> int:
 
 def one(name: str, data: Path, folder: Path, options: argparse.Namespace) -> str:
     """Both runs of one list; a row of the table."""
-    bundle, split, images, words = LISTS[name]
+    bundle, split, images = LISTS[name]
     folder.mkdir(parents=True, exist_ok=True)
     log, whole, listed = folder / "log", folder / "whole.json", folder / "list.json"
     grouped = "--by-sequence" if name == "polyp" else ""
     source = f"--split {data / 'data' / 'splits' / split} --data-root {data / 'data' / images}"
     samfed(f"prepare list {source} {grouped} --limit-per-site {options.images} --output {whole}", log)
     cut(whole, listed, options.images)
-    adapter = f"--adapter {options.adapter}" if name == "polyp" and options.adapter else ""
-    given = f"{bundle} --datalist {listed} --data-root {data / 'data' / images} {words} {common(options)} {adapter}"
+    given = f"{bundle} --datalist {listed} --data-root {data / 'data' / images} {common(options)}"
     given += f" --cache-dir {folder / 'cache'}"
+    if options.adapters:
+        given += f" --adapter {Path(options.adapters).resolve() / name}.safetensors"
     here = samfed(f"federate {given} --output-dir {folder / 'one'}", log)
     there = samfed(f"flare poc {given} --output-dir {folder / 'poc'} --threads 1 --port {free_port()}", log)
     equal = models(folder / "one") == models(folder / "poc") != []
@@ -93,15 +95,16 @@ def one(name: str, data: Path, folder: Path, options: argparse.Namespace) -> str
         f"{name}: {kept} {same}; {told}; {here:.0f} s in one process, {there:.0f} s on POC",
         flush=True,
     )
-    return f"| {name}, `{words}` | {sites} | {kept} {same}; {told} | {here:.0f} s | {there:.0f} s |"
+    return f"| {name} | {sites} | {kept} {same}; {told} | {here:.0f} s | {there:.0f} s |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="folder with data/splits, data/skin and data/polyp")
-    parser.add_argument("--adapter", help="of the polyp teacher; without it one is fitted")
-    parser.add_argument("--images", type=int, default=12, help="most images of each split of each site")
+    parser.add_argument("--adapters", help="folder of skin.safetensors and polyp.safetensors; without it they are fitted")
+    parser.add_argument("--images", type=int, default=40, help="most images of each split of each site")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--local-steps", type=int, default=12)
     parser.add_argument("--lists", default="skin,polyp")
     parser.add_argument("--dry", action="store_true", help="print what was seen, leave the guide as it is")
     parser.add_argument("--folder", help="where runs are kept; default: a temporary one")
@@ -111,7 +114,7 @@ def main() -> None:
         rows = [one(name, Path(options.data).resolve(), folder / name, options) for name in options.lists.split(",")]
     if options.dry:
         return
-    head = ["| list, options | sites | | in one process | POC |", "| --- | --- | --- | --- | --- |"]
+    head = ["| list | sites | | in one process | POC |", "| --- | --- | --- | --- | --- |"]
     note = (
         f"At most {options.images} images of each split; both with `{common(options)}` and one thread per process. "
         "Seconds are those of the whole command."
