@@ -41,6 +41,9 @@ LIGHT_POLYP_UNSEEN := --unseen "['Kvasir-1','Kvasir-2']"
 LIGHT_SKIN_UNSEEN := --unseen "['domain1']"
 # Students of unadapted_sam start from SAM's own trunk, since there is no adapted one: the row without SAM from there, to stand beside it.
 LIGHT_SAMS_TRUNK := $(LIGHT) --client\#encoder_weights pretrained
+# A network of 0.7 M parameters, from ImageNet: nothing of SAM in its start.
+LIGHT_IMAGENET := $(LIGHT) --network_name lite0_fpn --client\#encoder_weights pretrained
+LIGHT_IMAGENET_ROWS ?= samfed,dp_only,no_sam
 # One site has mobile_sam_fpn, the other lite0_fpn; public images are exchanged and learned from at the scale of a round.
 LIGHT_MIXED := $(LIGHT) --client\#public_steps 12 --client\#public_images 96
 LIGHT_MIXED_ROWS := --rows study/rows/mixed.rows.json
@@ -59,6 +62,7 @@ light: light-teachers
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT) $(LIGHT_POLYP_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen,polyp-halves)
 	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT) $(LIGHT_SKIN_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_SAMS_TRUNK),no_sam,-encoder-sams-trunk)
+	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_IMAGENET),$(LIGHT_IMAGENET_ROWS),-encoder-imagenet)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_MIXED) $(LIGHT_MIXED_ROWS),heterogeneous,-encoder-mixed)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_TWICE),samfed,-encoder-twice)
 	@$(MAKE) light-page
@@ -90,6 +94,7 @@ light-page: $(VENV)/.package
 	    $(call light-now,Polyps with twice as many steps,polyp,$(LIGHT_TWICE),samfed,-encoder-twice) \
 	    $(call light-now,Skin: four sites of ISIC 2017,skin,$(LIGHT),$(LIGHT_ROWS),-encoder) \
 	    $(call light-now,Polyps: without SAM from its own trunk,polyp,$(LIGHT_SAMS_TRUNK),no_sam,-encoder-sams-trunk) \
+	    $(call light-now,Polyps: 0.7 M parameters from ImageNet,polyp,$(LIGHT_IMAGENET),$(LIGHT_IMAGENET_ROWS),-encoder-imagenet) \
 	    $(call light-now,Polyps: unlike networks,polyp,$(LIGHT_MIXED) $(LIGHT_MIXED_ROWS),heterogeneous,-encoder-mixed) \
 	    $(call light-now,Polyps: trained without Kvasir,polyp,$(LIGHT) $(LIGHT_POLYP_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen) \
 	    $(call light-now,Skin: trained without domain1,skin,$(LIGHT) $(LIGHT_SKIN_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen) \
