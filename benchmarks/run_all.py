@@ -24,6 +24,7 @@ SCRIPTS = {
     "teacher_fit": "A teacher's fit",
     "semi_supervised_iteration": "The whole iteration against the supervised step",
     "federation_overhead": "The federation's share of a round",
+    "whole_run": "A whole run against the first edition",
     "workers": "Sites in processes side by side",
     "unread_average": "A step without the averaged student that no term reads",
     "flare": "On NVIDIA FLARE",

@@ -12,7 +12,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import Any, Literal, Union
 
-from samfed_monai.config.knobs import COMPONENT_KEYS
+from samfed_monai.config.knobs import COMPONENT_KEYS, GROUPS
 from samfed_monai.config.parse import COMMAND_LINE, MISSING, BundleConfig, follow, lookup, split_id, walk
 from samfed_monai.config.targets import annotations_of, parameters_of, resolve_target
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
@@ -178,6 +178,8 @@ class ComponentCheck:
 
     def _kind(self, parts: Sequence[str], value: Any, parameter: inspect.Parameter, hint: Any) -> Iterator[Problem]:
         place, value = follow(self.config.content, parts, value)
+        if value is None and hint is not inspect.Parameter.empty and unlike_annotation(None, hint) == "":
+            self.judged.add(place)  # where a number stood, null is "not set" by what reads it
         if value is None or value is MISSING or isinstance(value, dict):
             return
         if isinstance(value, str) and value.startswith(("$", "%")):
@@ -205,9 +207,12 @@ def check_override_kinds(config: BundleConfig, base_layers: int, judged: set[tup
     for index, (layer, pairs) in enumerate(config.layers[base_layers:], start=base_layers):
         below = config.below(index)
         for key, value in pairs.items():
-            default = lookup(below, split_id(key))
-            if split_id(key) in judged or default is MISSING or isinstance(default, (dict, list)):
+            parts = split_id(key)
+            default = lookup(below, parts)
+            if parts in judged or default is MISSING or isinstance(default, (dict, list)):
                 continue
+            if value is None and len(parts) > 1 and parts[0] in GROUPS:
+                continue  # whether a site's knob may be null, what reads it there says
             if any(isinstance(text, str) and text.startswith(("$", "@", "%")) for text in (default, value)):
                 continue
             expected = unlike_default(value, default)

@@ -141,6 +141,27 @@ def test_a_knob_out_of_its_range_is_refused_by_the_check(file):
             assert problem.expected.startswith(("a number ", "one of ", "true or false or "))
 
 
+NULLABLE = ["encoder_learning_rate", "local_steps", "encoder_weights"]
+
+
+def test_what_null_means_is_said_of_no_other_knob_of_training():
+    said = {knob for knob, keywords in knobs_in("train.json").items() if "`null`" in keywords["description"]}
+    assert said == {*NULLABLE, "store_dir"}, "the last is a place"
+
+
+@pytest.mark.parametrize("knob", NULLABLE)
+@pytest.mark.parametrize(("workflow", "group"), [("train", ""), ("federate", "client#"), ("federate", "")])
+def test_a_knob_of_which_the_docs_say_what_null_means_takes_it(root, workflow, group, knob):
+    assert check_bundle(root, workflow, overrides={f"{group}{knob}": None}, ready=False) == []
+
+
+@pytest.mark.parametrize("knob", ["learning_rate", "image_size"])
+@pytest.mark.parametrize(("workflow", "group"), [("train", ""), ("federate", "client#")])
+def test_null_is_no_number_where_nothing_reads_it(root, workflow, group, knob):
+    (problem,) = check_bundle(root, workflow, overrides={f"{group}{knob}": None}, ready=False)
+    assert (problem.found, problem.where) == ("null", f"command line -> {group}{knob}")
+
+
 @pytest.mark.parametrize(
     ("value", "keywords", "told"),
     [
