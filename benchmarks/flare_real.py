@@ -101,7 +101,9 @@ def one(name: str, data: Path, folder: Path, options: argparse.Namespace) -> str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="folder with data/splits, data/skin and data/polyp")
-    parser.add_argument("--adapters", help="folder of skin.safetensors and polyp.safetensors; without it they are fitted")
+    parser.add_argument(
+        "--adapters", help="folder of skin.safetensors and polyp.safetensors; without it they are fitted"
+    )
     parser.add_argument("--images", type=int, default=40, help="most images of each split of each site")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--local-steps", type=int, default=12)
