@@ -1,8 +1,8 @@
 """Real lists on a whole FLARE system of this machine, beside the same run in one process: equal models, seconds.
 
-``python benchmarks/flare_real.py --data DATA --adapters DIR`` (``make flare-real SAMFED_DATA=DATA``): skin on four sites,
-polyps on two, with the bundles' own network, size and batch; every split is cut to ``--images``. What was seen goes
-into docs/deploy.md between its two marks.
+``python benchmarks/flare_real.py --data DATA --adapters DIR`` (``make flare-real SAMFED_DATA=DATA``): skin on four
+sites, polyps on two, with the bundles' own network, size and batch; every split is cut to ``--images``. What was seen
+goes into docs/deploy.md between its two marks.
 """
 
 from __future__ import annotations
