@@ -47,8 +47,9 @@ LIGHT_IMAGENET_ROWS ?= samfed,dp_only,no_sam
 # One site has mobile_sam_fpn, the other lite0_fpn; public images are exchanged and learned from at the scale of a round.
 LIGHT_MIXED := $(LIGHT) --client\#public_steps 12 --client\#public_images 96
 LIGHT_MIXED_ROWS := --rows study/rows/mixed.rows.json
-# Twice as many steps.
+# The default on polyps; sections beside it have half of the steps, as skin.
 LIGHT_TWICE := --rounds 10 --local_steps 72 --overlays false
+LIGHT_TWICE_ROWS ?= samfed,dp_only
 light-compare = @$(BIN)/samfed compare samfed_$(1) --variants $(4) --seeds $(LIGHT_SEEDS) --jobs $(LIGHT_JOBS) \
     --datalist "$(LIGHT_RUN)/$(or $(6),$(1)).json" --data-root "$(2)" --cache-dir "$(LIGHT_RUN)/cache" --adapter "$(LIGHT_RUN)/$(1).safetensors" \
     --output-dir "$(LIGHT_RUN)/$(1)$(5)" $(3) $(call record,light-$(1)$(5),$(LIGHT_RUN)/$(1)$(5))
@@ -57,14 +58,14 @@ light-now = $(call light-section,$(1),$(2),$(3),$(4),$(5),,light)
 light-then = $(call light-section,$(1),$(2),$(3),$(4),$(5),,light-before)
 
 light: light-teachers
-	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT),$(LIGHT_ROWS),-encoder)
+	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_TWICE),$(LIGHT_TWICE_ROWS),-encoder-twice)
 	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT),$(LIGHT_ROWS),-encoder)
+	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT),$(LIGHT_ROWS),-encoder)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT) $(LIGHT_POLYP_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen,polyp-halves)
 	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT) $(LIGHT_SKIN_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_SAMS_TRUNK),no_sam,-encoder-sams-trunk)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_IMAGENET),$(LIGHT_IMAGENET_ROWS),-encoder-imagenet)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_MIXED) $(LIGHT_MIXED_ROWS),heterogeneous,-encoder-mixed)
-	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_TWICE),samfed,-encoder-twice)
 	@$(MAKE) light-page
 
 light-teachers: $(VENV)/.package
@@ -90,9 +91,9 @@ shipped-model: $(VENV)/.package
 light-page: $(VENV)/.package
 	@$(BIN)/python -m study page $(PAGES)/light.md --title "Light students that start from the adapted teacher's trunk" \
 	    --command 'make light SAMFED_DATA=DATA' \
-	    $(call light-now,Polyps: ColonDB is public; ClinicDB and Kvasir are the hospitals,polyp,$(LIGHT),$(LIGHT_ROWS),-encoder) \
-	    $(call light-now,Polyps with twice as many steps,polyp,$(LIGHT_TWICE),samfed,-encoder-twice) \
+	    $(call light-now,Polyps: ColonDB is public; ClinicDB and Kvasir are the hospitals,polyp,$(LIGHT_TWICE),$(LIGHT_TWICE_ROWS),-encoder-twice) \
 	    $(call light-now,Skin: four sites of ISIC 2017,skin,$(LIGHT),$(LIGHT_ROWS),-encoder) \
+	    $(call light-now,Polyps with half of the steps,polyp,$(LIGHT),$(LIGHT_ROWS),-encoder) \
 	    $(call light-now,Polyps: without SAM from its own trunk,polyp,$(LIGHT_SAMS_TRUNK),no_sam,-encoder-sams-trunk) \
 	    $(call light-now,Polyps: 0.7 M parameters from ImageNet,polyp,$(LIGHT_IMAGENET),$(LIGHT_IMAGENET_ROWS),-encoder-imagenet) \
 	    $(call light-now,Polyps: unlike networks,polyp,$(LIGHT_MIXED) $(LIGHT_MIXED_ROWS),heterogeneous,-encoder-mixed) \
