@@ -267,17 +267,18 @@ def related_page(
         caveats: what a reader must know, beside what stands under every table.
 
     Raises:
-        Refused: there is no record of polyps, or one cannot be read.
+        Refused: a record that cannot be read.
     """
     found = {part: runs_of(part, records) for part in PARTS}
-    if not found["polyp"]:
-        mend = "run `make related` first"
-        raise Refused([Problem(str(records), found="no related-polyp.jsonl", expected="finished runs", mend=mend)])
     parts, pictures = [f"# {title}", ""], {}
     parts += ["```", command, "```", ""] if command else []
     cells = figures_of(found["polyp"], found["unseen"])
-    parts += ["**How sure it is.** " + told_ranks(ranked_rows(found["polyp"])), ""]
-    parts += ["**What helps when.** " + told_help(cells, found["polyp"]), ""]
+    if not any(found.values()):
+        parts += ["**Nothing has been run yet**: the command above runs the rows below, and writes their tables.", ""]
+        parts += ["```", *dict.fromkeys((commands or {}).values()), "```", ""] if commands else []
+    if found["polyp"]:
+        parts += ["**How sure it is.** " + told_ranks(ranked_rows(found["polyp"])), ""]
+        parts += ["**What helps when.** " + told_help(cells, found["polyp"]), ""]
     for part, runs in found.items():
         if part == "unseen" or not runs:  # its column stands in the first table
             continue
@@ -294,8 +295,9 @@ def related_page(
             pictures[part] = ranks_figure(ranked)
             parts += [f"![Mean ranks and critical difference]({{{part}}})", ""]
     parts += ["## What has not been run", "", *_not_run(found, seeds, records), ""]
-    parts += ["## How to read the tables", "", READING, "", "## Caveats", ""]
-    parts += [*(f"- {caveat}" for caveat in [*CAVEATS, *caveats]), "", "## Provenance", "", *_provenance(found)]
+    parts += ["## How to read the tables", "", READING, ""] if any(found.values()) else []
+    parts += ["## Caveats", "", *(f"- {caveat}" for caveat in [*CAVEATS, *caveats])]
+    parts += ["", "## Provenance", "", *_provenance(found)] if any(found.values()) else []
     return "\n".join(parts) + "\n", pictures
 
 

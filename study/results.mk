@@ -289,7 +289,7 @@ pfedsam-page: $(VENV)/.package
 	    --caveat "Every row has the same augmentation, batch, number of optimiser steps and choice of the round; pfedsam, pfedsam_joint, fedsam and local_sam of one rank start from the same weights, full_sam and the small network from their own warm start and with their own learning rates." \
 	    $(LABELS_CAVEAT)
 
-# ---- docs/results/related.md: every method of the package, ranked; a run each of a few minutes, in the order of seeds ------
+# ---- docs/results/related.md: every method of the package, ranked; a run each, in the order of seeds ------
 # A part of it: make related RELATED_PARTS=polyp RELATED_ROWS=no_sam,ditto RELATED_SEEDS=0. What is in the records is not run again;
 # every run is recorded as soon as it ends, and make related-page writes the page from what there is.
 RELATED_RUN ?= runs/related
@@ -297,7 +297,7 @@ RELATED_PARTS ?= polyp,labelled,weak,unseen,skin
 RELATED_SEEDS ?= 0,1,2
 RELATED_ROWS ?=
 RELATED_IMAGES := 96
-RELATED_PLAN := --rounds 3 --local_steps 8 --overlays false --client\#encoder_learning_rate 0.0001
+RELATED_PLAN := --rounds 5 --local_steps 24 --overlays false
 RELATED_UNSEEN := --unseen "['Kvasir-1','Kvasir-2']"
 related-rows = $(if $(RELATED_ROWS),--only "$(RELATED_ROWS)")
 # $(1) part, $(2) bundle, $(3) list and adapter, $(4) folder of the images, $(5) further options
@@ -358,7 +358,7 @@ define related-write
 	    --part-command "labelled=samfed compare samfed_polyp $(RELATED_PLAN)" \
 	    --part-command "weak=samfed compare samfed_polyp $(RELATED_PLAN)  (of a list with scribbles)" \
 	    --part-command "skin=samfed compare samfed_skin $(RELATED_PLAN)" \
-	    --caveat "Short on purpose, so that a row takes minutes of one core: 3 rounds of 8 steps after a warm start of up to 60, at most $(RELATED_IMAGES) unlabelled images a site, which is as many as a student sees in these steps. A method whose gain needs many rounds (personal weights, moving averages, clusters) has hardly begun; what stands here is how the systems start, not how they end." \
+	    --caveat "Short on purpose: the bundles' defaults, but 5 rounds of 24 steps after a warm start of up to 60, and at most $(RELATED_IMAGES) unlabelled images a site, which a student sees some five times in these steps. A method whose gain needs many rounds (personal weights, moving averages, clusters) has only begun." \
 	    --caveat "Every row has the bundle's client network mobile_sam_fpn (5.2 M parameters) at 224 px, starts from the trunk of one adapted SAM and from one warm start, unless its own method says otherwise (unadapted_sam from SAM's own trunk; fedca trains its encoder first; hssf_compat has the networks of its code)." \
 	    --caveat "Sites are the halves of two collections, cut by sequence: ClinicDB and Kvasir. ColonDB is public. A hospital that took no part is Kvasir, in runs that train with the halves of ClinicDB alone."
 endef

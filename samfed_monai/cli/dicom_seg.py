@@ -22,6 +22,10 @@ from samfed_monai.core.io import sha256_bytes
 PROPERTIES = {"skin lesion": "SkinLesion", "polyp of colon": "PolypOfColon", "neoplasm": "Neoplasm", "nodule": "Nodule"}
 """What a bundle's ``channel_def`` may call the foreground to be coded so (SNOMED CT, keywords of pydicom's
 dictionary); everything else is coded as a lesion."""
+ANATOMY = (7152, 7153, 7154, 7155, 7160, 7192)
+"""DICOM's context groups of what may be segmented in heart, nerves, abdomen, thorax and pelvis, and in general: one of
+several classes that has a name of theirs is coded as that (``small intestine``: SNOMED CT's)."""
+_SCHEME = "99SAMFED"  # names of classes that none of these has; private schemes begin with 99 (PS3.16, chapter 8)
 SERIES = 9000  # a number that no scanner is likely to have used in the study
 NAME = "SAM-Fed"
 _NEEDED = (
@@ -45,11 +49,12 @@ def require_highdicom() -> list[Problem]:
     return [Problem("--dicom-seg", found="no highdicom", expected="highdicom to write with", mend=mend)]
 
 
-def refusals_of(objects: Sequence[tuple[Path, int]]) -> list[Problem]:
+def refusals_of(objects: Sequence[tuple[Path, int]], labels: Sequence[str] = ("empty",)) -> list[Problem]:
     """Why no segmentation can refer to objects, found by making empty ones; nothing is computed or written.
 
     Args:
         objects: DICOM objects, and how many pictures were read of each.
+        labels: of the segments.
     """
     import pydicom
 
@@ -61,8 +66,8 @@ def refusals_of(objects: Sequence[tuple[Path, int]]) -> list[Problem]:
         with problems.collected():
             paths, frames = [objects[index][0] for index in group], sum(objects[index][1] for index in group)
             content = pydicom.dcmread(paths[0], stop_before_pixels=True)
-            empty = np.zeros((frames, content.Rows, content.Columns), bool)
-            segmentation_of(paths, list(empty), label="empty", model="none")
+            empty = np.zeros((frames, content.Rows, content.Columns), np.uint8)
+            segmentation_of(paths, list(empty), labels=labels, model="none")
     return list(problems)
 
 
@@ -111,8 +116,11 @@ def identity_of(segmentation: str | Path | BinaryIO) -> str:
         return ""
 
 
-def segmentation_of(sources: Sequence[Path], masks: Sequence[NDArray[np.bool_]], *, label: str, model: str) -> bytes:
-    """A DICOM segmentation of one segment, binary, a frame for each of the source's, empty ones too.
+def segmentation_of(
+    sources: Sequence[Path], masks: Sequence[NDArray[Any]], *, labels: Sequence[str], model: str
+) -> bytes:
+    """A DICOM segmentation, binary, of a segment for each label and in it a frame for each of the source's, empty ones
+    too.
 
     The source is one object, or the slices of one series (:func:`series_of`), to each of which its frame refers.
 
@@ -126,8 +134,8 @@ def segmentation_of(sources: Sequence[Path], masks: Sequence[NDArray[np.bool_]],
 
     Args:
         sources: the DICOM object, or a series' slices in the order of their places.
-        masks: (H, W) of each of its frames, or of each slice.
-        label: of the segment; see :data:`PROPERTIES`.
+        masks: (H, W) of each of its frames, or of each slice: bool, or the values of several classes.
+        labels: of the segments, in the order of the classes; see :data:`PROPERTIES`.
         model: what identifies the weights.
 
     Raises:
@@ -149,18 +157,23 @@ def segmentation_of(sources: Sequence[Path], masks: Sequence[NDArray[np.bool_]],
             raise _refused(place, f"no {', '.join(lacking)}", "an object that a segmentation can refer to", mend)
     placed = _placed(content)
     pixels = np.stack(masks).astype(np.uint8)
-    segment = highdicom.seg.SegmentDescription(
-        segment_number=1,
-        segment_label=label[:64],  # LO
-        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-        segmented_property_type=getattr(codes.SCT, PROPERTIES.get(label.casefold(), "Lesion")),
-        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
-            name=NAME, family=codes.DCM.ArtificialIntelligence, version=__version__, parameters={"model": model}
-        ),
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name=NAME, family=codes.DCM.ArtificialIntelligence, version=__version__, parameters={"model": model}
     )
+    segments = [
+        highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=label[:64],  # LO
+            segmented_property_category=category,
+            segmented_property_type=kind,
+            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+        )
+        for number, label in enumerate(labels, start=1)
+        for category, kind in [_coded(label, number, one=len(labels) == 1)]
+    ]
     objects = [each.SOPInstanceUID for each in contents]
-    series, instance = (_uid([part, *objects, label, model], pixels) for part in ("series", "object"))
+    series, instance = (_uid([part, *objects, *labels, model], pixels) for part in ("series", "object"))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they tell patients' names
@@ -168,7 +181,7 @@ def segmentation_of(sources: Sequence[Path], masks: Sequence[NDArray[np.bool_]],
                 source_images=contents if placed else [_one_frame(content)],
                 pixel_array=pixels if placed else pixels[:1],
                 segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-                segment_descriptions=[segment],
+                segment_descriptions=segments,
                 series_instance_uid=series,
                 series_number=SERIES,
                 sop_instance_uid=instance,
@@ -177,7 +190,7 @@ def segmentation_of(sources: Sequence[Path], masks: Sequence[NDArray[np.bool_]],
                 manufacturer_model_name=NAME,
                 software_versions=__version__,
                 device_serial_number="0",
-                series_description=f"Segmentation: {label}"[:64],
+                series_description=f"Segmentation: {', '.join(labels)}"[:64],
                 omit_empty_frames=False,
             )
     except (ValueError, TypeError, AttributeError, KeyError) as error:
@@ -187,10 +200,26 @@ def segmentation_of(sources: Sequence[Path], masks: Sequence[NDArray[np.bool_]],
         raise _refused(source, found, expected, _INSTEAD) from None
     if not placed:
         made.SharedFunctionalGroupsSequence[0].pop("PixelMeasuresSequence", None)
-        _stack(made, pixels)
+        _stack(made, np.stack([pixels == number for number in range(1, len(labels) + 1)]).astype(np.uint8))
     stream = io.BytesIO()
     made.save_as(stream)
     return stream.getvalue()
+
+
+def _coded(label: str, number: int, *, one: bool) -> tuple[Any, Any]:
+    """Category and type of a segment's property. A single foreground is a lesion, whatever its name; of several classes
+    one whose name nobody has coded has a code of our own, which claims nothing but the name."""
+    from pydicom.sr.coding import Code
+    from pydicom.sr.codedict import codes
+
+    known = PROPERTIES.get(label.casefold())
+    if known or one:
+        return codes.SCT.MorphologicallyAbnormalStructure, getattr(codes.SCT, known or "Lesion")
+    word = "".join(part.capitalize() for part in label.split())
+    for group in (getattr(codes, f"cid{number}") for number in ANATOMY):
+        if word in dir(group):
+            return codes.SCT.AnatomicalStructure, getattr(group, word)
+    return Code("CLASS", _SCHEME, "Class of a network"), Code(f"CLASS{number}", _SCHEME, label[:64])
 
 
 def _refused(source: Path, found: str, expected: str, mend: str = "") -> Refused:
@@ -236,18 +265,19 @@ def _one_frame(content: Any) -> Any:
 
 
 def _stack(made: Any, pixels: NDArray[np.uint8]) -> None:
-    """All frames in the place of the first one, each with the source's frame of its number, as one stack."""
+    """All frames of every segment in the place of its first one, each with the source's frame of its number, as one
+    stack; ``pixels`` are (segments, frames, H, W)."""
     from pydicom.pixels.utils import pack_bits
     from pydicom.tag import Tag
 
-    first, groups = made.PerFrameFunctionalGroupsSequence[0], []
-    for number in range(1, len(pixels) + 1):
-        group = deepcopy(first)
-        if len(pixels) > 1:
-            group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber = number
+    firsts, groups = made.PerFrameFunctionalGroupsSequence, []
+    for segment, number in np.ndindex(pixels.shape[:2]):
+        group = deepcopy(firsts[segment])
+        if pixels.shape[1] > 1:
+            group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber = number + 1
         frame = group.FrameContentSequence[0]
-        frame.StackID, frame.InStackPositionNumber = "1", number
-        frame.DimensionIndexValues = [1, number]
+        frame.StackID, frame.InStackPositionNumber = "1", number + 1
+        frame.DimensionIndexValues = [segment + 1, number + 1]
         groups.append(group)
     index = deepcopy(made.DimensionIndexSequence[0])  # behind the segment's: which frame it is
     index.DimensionIndexPointer = Tag("InStackPositionNumber")
@@ -255,5 +285,5 @@ def _stack(made: Any, pixels: NDArray[np.uint8]) -> None:
     index.DimensionDescriptionLabel = "In-Stack Position Number"
     made.DimensionIndexSequence = [made.DimensionIndexSequence[0], index]
     made.PerFrameFunctionalGroupsSequence = groups
-    made.NumberOfFrames = len(pixels)
+    made.NumberOfFrames = len(groups)
     made.PixelData = pack_bits(pixels.reshape(-1), pad=True)

@@ -105,7 +105,11 @@ def run(arguments: argparse.Namespace) -> int:
     images = _given(config, arguments.images) if arguments.images else _synthetic(config, bundle)
     shipped = isinstance(models, Path) and (bundle / "models") in models.parents
     source = BundleSource(bundle, shipped=shipped, threshold=config.value("threshold"))
-    rows = export_network(network, to, output, images=images, int8=int8, bundle=source, exporter=outside)
+    classes = config.optional("classes")
+    named = classes if several(classes) else ()
+    rows = export_network(
+        network, to, output, images=images, int8=int8, bundle=source, classes=named, exporter=outside
+    )
     sys.stdout.write(f"{len(images)} {'images' if arguments.images else 'synthetic images'} of {_shape(images)} px\n")
     sys.stdout.write("".join(f"{line}\n" for line in table_of(rows)))
     sys.stdout.write(f"{output}\n")
@@ -156,10 +160,6 @@ def _filled(config: WorkflowConfig, weights: Path) -> nn.Module:
     """
     from samfed_monai.handlers.model_loader import trained_weights
 
-    if several(config.optional("classes")):
-        found, mend = f"the classes {config.value('classes')}", "use `samfed infer` with the weights themselves"
-        expected = "a network of one class: what is exported draws one mask"
-        raise Refused([Problem(weights.name, found=found, expected=expected, mend=mend)])
     if problems := trained_otherwise(weights, {name: config.optional(name) for name in SETTINGS}):
         raise Refused(problems)
     network: nn.Module = config.value("network_def")

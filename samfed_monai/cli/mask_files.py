@@ -99,7 +99,7 @@ class SliceStack:
         """A NIfTI of each volume, a PNG of each DICOM frame, and likewise of probabilities if there are any."""
         made_with = read_json(masks / RECORD)
         folder = MaskFolder(output, made_with)
-        objects: list[tuple[str, Path, list[NDArray[np.bool_]]]] = []
+        objects: list[tuple[str, Path, list[NDArray[Any]]]] = []
         for index, ((name, path), names) in enumerate(zip(self.volumes, self.names, strict=True)):
             slices, there = read_slices(path), masks / f"{index:06d}"
             for form in ("", ".probability"):
@@ -133,9 +133,9 @@ class MaskForms:
             if folder
         }
         self.segmentations = MaskFolder(str(absolute(arguments.dicom_seg))) if arguments.dicom_seg else None
-        self.label = foreground_of(arguments.bundle)
         #: Names of several classes; empty for one.
         self.classes: list[str] = arguments.classes
+        self.labels: list[str] = self.classes or [foreground_of(arguments.bundle)]
         self.table = Path(str(absolute(arguments.areas))) if arguments.areas else None
         self.rows: list[dict[str, Any]] = []
         self.coco = Path(str(absolute(arguments.coco))) if arguments.coco else None
@@ -153,17 +153,8 @@ class MaskForms:
                 no DICOM segmentation can be made of an object.
         """
         problems = Problems()
-        for option, given in (
-            ("--geojson", self.folders.get("geojson")),
-            ("--coco", self.coco),
-            ("--dicom-seg", self.segmentations),
-        ):
-            if self.classes and given is not None:
-                expected, mend = "a model of one class for it", "leave it out: the masks hold the values of the classes"
-                problems.add(option, found=f"a model of {', '.join(self.classes)}", expected=expected, mend=mend)
-        problems.refuse_if_any()
         if self.segmentations:
-            problems.extend(require_highdicom() or refusals_of(objects))
+            problems.extend(require_highdicom() or refusals_of(objects, self.labels))
         problems.refuse_if_any()  # before folders are looked at, which are made for that
         placed = {"--overlays": self.folders.get("png"), "--geojson": self.folders.get("geojson")}
         for option, folder in {**placed, "--dicom-seg": self.segmentations}.items():
@@ -203,7 +194,8 @@ class MaskForms:
         file: Mapping[str, Any],
     ) -> None:
         """One picture (H, W, 3) uint8 and its mask, as :meth:`mask_in` has it; ``file`` is what COCO calls it."""
-        made = {"png": lambda: outlined(picture, mask), "geojson": lambda: geojson_of(mask)}
+        labels = self.classes or ("foreground",)
+        made = {"png": lambda: outlined(picture, mask), "geojson": lambda: geojson_of(mask, labels=labels)}
         for form, folder in self.folders.items():
             folder.write(f"{name}.{form}", made[form]())
         if self.table and not self.classes:
@@ -214,7 +206,7 @@ class MaskForms:
             size = {"height": mask.shape[0], "width": mask.shape[1]}
             self.outlines[name] = {**file, **size}, list(annotations_of(mask))
 
-    def add_objects(self, objects: Sequence[tuple[str, Path, Sequence[NDArray[np.bool_]]]], model: str) -> None:
+    def add_objects(self, objects: Sequence[tuple[str, Path, Sequence[NDArray[Any]]]], model: str) -> None:
         """The segmentations of DICOM objects, if asked for; one of the same UID, of another time, is kept.
 
         That of a series of slices has the name of its first slice.
@@ -228,7 +220,7 @@ class MaskForms:
         for group in series_of([path for _, path, _ in objects]):
             name = objects[group[0]][0]
             masks = [mask for index in group for mask in objects[index][2]]
-            content = segmentation_of([objects[index][1] for index in group], masks, label=self.label, model=model)
+            content = segmentation_of([objects[index][1] for index in group], masks, labels=self.labels, model=model)
             there = self.segmentations.folder / f"{name}.dcm"
             if not (there.exists() and identity_of(there) == identity_of(io.BytesIO(content))):
                 self.segmentations.write(f"{name}.dcm", content)
@@ -240,7 +232,7 @@ class MaskForms:
             MaskFolder(self.table.parent).write(self.table.name, to_csv(columns, self.rows).encode())
         if self.coco:
             pictures, annotations = zip(*(self.outlines[name] for name in sorted(self.outlines)), strict=True)
-            content = json.dumps(coco_of(pictures, annotations, self.label))
+            content = json.dumps(coco_of(pictures, annotations, self.labels))
             MaskFolder(self.coco.parent).write(self.coco.name, f"{content}\n".encode())
 
 
@@ -256,7 +248,7 @@ def _is_table(path: Path) -> bool:
 
 
 def _is_coco(path: Path) -> bool:
-    return path.is_file() and path.read_bytes().startswith(json.dumps(coco_of([], [], ""))[:40].encode())
+    return path.is_file() and path.read_bytes().startswith(json.dumps(coco_of([], [], []))[:40].encode())
 
 
 def _refuse_twins(names: Sequence[str]) -> None:

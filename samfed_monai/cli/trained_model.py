@@ -230,7 +230,7 @@ def infer(arguments: argparse.Namespace) -> None:
     evaluator.run()
 
 
-_BUILT = frozenset({"network_name", "network_def", "network", "model_path", "amp", "device"})
+_BUILT = frozenset({"classes", "network_name", "network_def", "network", "model_path", "amp", "device"})
 """Ids of ``inference.json`` that an exported network has settled."""
 
 
@@ -243,6 +243,10 @@ def classes_of(arguments: argparse.Namespace, models: RunModels | Path) -> list[
     given = overrides_of(arguments.extra).get("classes")
     if given is not None and not class_problems(given, "--classes"):
         names = list(given)
+    elif isinstance(models, Path) and models.suffix.lower() == ONNX:
+        from samfed_monai.networks.onnx_network import OnnxNetwork
+
+        names = OnnxNetwork(models).classes
     elif isinstance(models, Path):
         names = settings_of(models).get("classes", [])
     else:
@@ -309,6 +313,7 @@ def infer_onnx(arguments: argparse.Namespace) -> None:
         images=given["dataset_dir"],
         model=file,
         image_size=height,
+        classes=network.classes,
     )
     set_track_meta(True)  # as the bundle's own `initialize` does
     loader, postprocessing, inferer = config.values("dataloader", "postprocessing", "inferer")

@@ -37,17 +37,24 @@ def require_pycocotools(where: str) -> list[Problem]:
     return [] if installed() else [Problem(where, found="no pycocotools", expected="it, for COCO", mend=mend)]
 
 
-def annotations_of(mask: Mask) -> Iterator[dict[str, Any]]:
+def annotations_of(mask: NDArray[Any]) -> Iterator[dict[str, Any]]:
     """An annotation for each piece of the foreground: ``segmentation``, ``area`` and ``bbox``, without ids.
+
+    Of class values the pieces of one class after those of the other, each with its value as ``category_id``; an empty
+    class has none.
 
     A piece (8 neighbours) is polygons along the edges of its pixels, as many as touch only at corners; one with holes,
     which COCO's polygons cannot have, is compressed run lengths. :func:`mask_of` makes the same mask of either.
 
     Args:
-        mask: (H, W).
+        mask: (H, W) bool, or the values of several classes.
     """
     from scipy.ndimage import find_objects, label
 
+    if mask.dtype != bool:
+        for value in range(1, int(mask.max(initial=0)) + 1):
+            yield from ({"category_id": value, **one} for one in annotations_of(mask == value))
+        return
     pieces, number = label(mask, np.ones((3, 3)))
     for index, (rows, columns) in enumerate(find_objects(pieces, number), start=1):
         piece = pieces[rows, columns] == index
@@ -108,14 +115,15 @@ def _run_lengths(mask: Mask) -> dict[str, Any]:
 
 
 def coco_of(
-    pictures: Sequence[Mapping[str, Any]], annotations: Sequence[Sequence[Mapping[str, Any]]], label: str
+    pictures: Sequence[Mapping[str, Any]], annotations: Sequence[Sequence[Mapping[str, Any]]], labels: Sequence[str]
 ) -> Any:
-    """The content of a COCO file; ids count from 1 in the order of the pictures.
+    """The content of a COCO file; ids count from 1 in the order of the pictures, and of the categories.
 
     Args:
         pictures: ``file_name``, ``height`` and ``width`` of each, and whatever else belongs to its entry.
-        annotations: of each picture, those of :func:`annotations_of`.
-        label: name of the only category.
+        annotations: of each picture, those of :func:`annotations_of`; one without a ``category_id`` is of the first
+            category.
+        labels: names of the categories.
     """
     found: list[dict[str, Any]] = []
     for number, ones in enumerate(annotations, start=1):
@@ -126,7 +134,7 @@ def coco_of(
         "info": {"description": "masks of samfed infer"},
         "images": [{"id": number, **picture} for number, picture in enumerate(pictures, start=1)],
         "annotations": found,
-        "categories": [{"id": 1, "name": label}],
+        "categories": [{"id": number, "name": label} for number, label in enumerate(labels, start=1)],
     }
 
 

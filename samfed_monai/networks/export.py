@@ -25,7 +25,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure
 from samfed_monai.core.io import read_json, write_json, write_text
 from samfed_monai.networks.autocast import AutocastInferer, bf16_gains
 from samfed_monai.networks.input_size import size_problems
-from samfed_monai.networks.onnx_network import OnnxNetwork
+from samfed_monai.networks.onnx_network import CLASSES, OnnxNetwork
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 """What ONNX needs beside torch: the extra ``export``."""
@@ -78,7 +78,7 @@ class Measured:
         images_per_second: in batches of the sample images, on the CPU.
         difference: largest difference of a logit.
         pixels: share of mask pixels that differ, in [0, 1].
-        dice: of the masks to those in float32, all images together; 1 where both are empty.
+        dice: of the masks to those in float32, all images and classes together; 1 where both are empty.
     """
 
     name: str
@@ -97,7 +97,7 @@ class BundleSource:
         folder: of that bundle.
         shipped: whether the network is the one that it ships; its metadata's scores, data, authors and licence are not
             those of another network.
-        threshold: probability from which a pixel is foreground.
+        threshold: probability from which a pixel is foreground, of one class.
     """
 
     folder: Path
@@ -120,12 +120,13 @@ def export_network(
     images: Tensor,
     int8: Int8 | str | None = None,
     bundle: BundleSource | None = None,
+    classes: Sequence[str] = (),
     exporter: Exporter | None = None,
 ) -> list[Measured]:
     """Writes a network in another format, if that predicts the same; nothing is written otherwise.
 
     What is written takes ``(B, 3, H, W)`` float32 in [0, 1], any B and the H and W of ``images``, and gives logits
-    ``(B, 1, H, W)``. It is read back from the disk and compared with the network, for all images at once and for one
+    ``(B, 1, H, W)``, of K classes ``(B, K + 1, H, W)`` with the background first. It is read back from the disk and compared with the network, for all images at once and for one
     alone. It does not check the images that it is given.
 
     Args:
@@ -135,6 +136,8 @@ def export_network(
         images: (B, 3, H, W) float32 in [0, 1], B >= 2: what is compared, timed, and shown to the quantiser.
         int8: of ONNX: which quantised form to write; ``None`` writes float32. Both are measured in any case.
         bundle: of a bundle: what it takes over from the one that the network belongs to.
+        classes: names of several classes, in the order of their logits; empty for one. An ONNX file and a bundle hold
+            them.
         exporter: of another package, what writes the format.
 
     Returns:
@@ -165,6 +168,8 @@ def export_network(
         elif to is Format.ONNX:
             written, more = _onnx_forms(network, images, logits, scratch, int8)
             rows += more
+            if classes:
+                _name_classes(written, classes)
         else:
             program = scratch / f"model{Format.PT2.suffix if to is Format.PT2 else Format.TORCHSCRIPT.suffix}"
             rows.append(_written(network, to, program, images, logits))
@@ -174,7 +179,7 @@ def export_network(
                 _compared("torch, bfloat16", size, partial(AutocastInferer(True), network=network), images, logits)
             )
         if to is Format.BUNDLE and bundle is not None:
-            written = _bundle(scratch / "bundle", written, bundle, images.shape[-1])
+            written = _bundle(scratch / "bundle", written, bundle, images.shape[-1], classes)
         os.rename(written, output)
     return rows
 
@@ -319,6 +324,15 @@ def _write_onnx(network: nn.Module, images: Tensor, path: Path) -> None:
     )
 
 
+def _name_classes(path: Path, classes: Sequence[str]) -> None:
+    """Writes names of classes into an ONNX file's properties, where :class:`OnnxNetwork` finds them."""
+    import onnx
+
+    content = onnx.load(path)
+    onnx.helper.set_model_props(content, {CLASSES: json.dumps(list(classes))})
+    onnx.save(content, path)
+
+
 def onnx_runner(network: nn.Module, images: Tensor, folder: str | Path, int8: Int8 | None = None) -> Run:
     """Writes a network as ONNX without comparing anything, and gives what runs it on the CPU.
 
@@ -380,16 +394,21 @@ def _compared(name: str, megabytes: float, run: Run, images: Tensor, logits: Ten
     with torch.no_grad():
         found, alone = run(images), run(images[:1])
     differences = (found - logits).abs().max(), (alone - logits[:1]).abs().max()
-    ours, theirs = logits > 0, found > 0
-    both = int(ours.sum() + theirs.sum())
+    ours, theirs = _drawn(logits), _drawn(found)
+    both = int((ours > 0).sum() + (theirs > 0).sum())
     return Measured(
         name,
         megabytes=megabytes,
         images_per_second=len(images) / _seconds(run, images),
         difference=float(max(differences)),
         pixels=float((ours != theirs).float().mean()),
-        dice=2 * int((ours & theirs).sum()) / both if both else 1.0,
+        dice=2 * int(((ours == theirs) & (ours > 0)).sum()) / both if both else 1.0,
     )
+
+
+def _drawn(logits: Tensor) -> Tensor:
+    """Class values (B, H, W), 0 the background's, of logits (B, C, H, W)."""
+    return logits.argmax(dim=1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
 
 
 def _seconds(run: Run, images: Tensor) -> float:
@@ -418,13 +437,16 @@ _PACKAGES_OF_A_BUNDLE = ("pytorch-ignite", "pillow", "scipy", "tqdm")
 _UNKNOWN = "to be filled in by whoever trained the network"
 
 
-def _bundle(folder: Path, program: Path, source: BundleSource, size: int) -> Path:
+def _bundle(folder: Path, program: Path, source: BundleSource, size: int, classes: Sequence[str]) -> Path:
     """A folder that ``python -m monai.bundle run`` takes: the program, how it is run, what it is, its terms."""
-    config = read_json(_TEMPLATES / "exported_inference.json")
-    write_json(folder / "configs" / "inference.json", config | {"image_size": size, "threshold": source.threshold})
-    metadata = exported_metadata(read_json(source.folder / "configs" / "metadata.json"), size, shipped=source.shipped)
+    config = read_json(_TEMPLATES / "exported_inference.json") | {"image_size": size, "threshold": source.threshold}
+    write_json(folder / "configs" / "inference.json", exported_inference(config, classes))
+    given = read_json(source.folder / "configs" / "metadata.json")
+    metadata = exported_metadata(given, size, shipped=source.shipped, classes=classes)
     write_json(folder / "configs" / "metadata.json", metadata)
-    readme = (_TEMPLATES / "exported_readme.md").read_text().format(name=metadata["name"], size=size)
+    names = [f"{number} {name}" for number, name in enumerate(("background", *classes))]
+    told = {"masks": ", ".join(names) if classes else "0 and 255", "channels": len(names) if classes else 1}
+    readme = (_TEMPLATES / "exported_readme.md").read_text().format(name=metadata["name"], size=size, **told)
     write_text(folder / "docs" / "README.md", readme)
     (folder / "models").mkdir()
     os.rename(program, folder / "models" / "model.ts")
@@ -434,13 +456,37 @@ def _bundle(folder: Path, program: Path, source: BundleSource, size: int) -> Pat
     return folder
 
 
-def exported_metadata(metadata: Mapping[str, Any], size: int, *, shipped: bool) -> dict[str, Any]:
+def exported_inference(config: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """``inference.json`` of an exported bundle: of several classes its masks are the value of the largest logit.
+
+    Args:
+        config: content of the template, for one class.
+        classes: names of several classes; empty for one.
+    """
+    content: dict[str, Any] = json.loads(json.dumps(config))
+    if not classes:
+        return content
+    steps = content["postprocessing"]["transforms"]
+    largest = {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}
+    content["postprocessing"]["transforms"] = [
+        largest if step["_target_"] == "AsDiscreted" else step | ({"scale": None} if "scale" in step else {})
+        for step in steps
+        if step["_target_"] != "Activationsd"
+    ]
+    del content["threshold"]
+    return content
+
+
+def exported_metadata(
+    metadata: Mapping[str, Any], size: int, *, shipped: bool, classes: Sequence[str] = ()
+) -> dict[str, Any]:
     """Metadata of an exported bundle.
 
     Args:
         metadata: content of ``metadata.json`` of the bundle that its network belongs to.
         size: of the images at the network, in pixels.
         shipped: see :class:`BundleSource`.
+        classes: names of several classes; empty for one.
     """
     content: dict[str, Any] = json.loads(json.dumps(metadata))
     needed = content.get("required_packages_version", {})
@@ -448,6 +494,11 @@ def exported_metadata(metadata: Mapping[str, Any], size: int, *, shipped: bool) 
     formats = content["network_data_format"]
     for described in (formats["inputs"]["image"], formats["outputs"]["pred"]):
         described["spatial_shape"] = [size, size]
+    if classes:
+        names = ("background", *classes)
+        channels = {str(number): name for number, name in enumerate(names)}
+        formats["outputs"]["pred"] |= {"num_channels": len(names), "channel_def": channels}
+        content["pred_classes"] = f"{len(names)} channels of logits, the largest is the pixel's: {', '.join(names)}"
     if not shipped:
         content |= {"eval_metrics": {}, "data_source": _UNKNOWN, "authors": _UNKNOWN, "copyright": _UNKNOWN}
     return content

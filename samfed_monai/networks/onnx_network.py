@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, Refused, machine_failure
+from samfed_monai.data.classes import class_problems, outputs_of, several
 
+CLASSES = "classes"
+"""Property of an ONNX file that holds the names of several classes, as JSON."""
 _FIRST_LINE = 200  # characters of the runtime's error
 
 
@@ -22,10 +26,12 @@ class OnnxNetwork(nn.Module):
 
     Args:
         path: a file that ``samfed export --to onnx`` wrote, in float32 or int8, or one of that kind: one input ``(B, 3,
-            H, W)`` float32 in [0, 1], one output ``(B, 1, H, W)`` of logits.
+            H, W)`` float32 in [0, 1], one output of logits: ``(B, 1, H, W)``, or ``(B, K + 1, H, W)`` of K classes,
+            whose names the file holds.
 
     Attributes:
         size: height and width that the file takes, in pixels.
+        classes: names of several classes; empty for one.
 
     Raises:
         Refused: ``onnxruntime`` is not installed; no such file, or none that it reads; a network of another kind.
@@ -49,13 +55,22 @@ class OnnxNetwork(nn.Module):
                 raise
             found = next(iter(str(error).strip().splitlines()), type(error).__name__)[:_FIRST_LINE]
             raise Refused([Problem(str(path), found=found, expected="an ONNX file")]) from None
+        self.classes = self._names()
         self.size = self._checked(path)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, 1, H, W) float32 of images (B, 3, H, W) float32 in [0, 1], with H and W as in ``size``."""
+        """Logits (B, C, H, W) float32 of images (B, 3, H, W) float32 in [0, 1], with H and W as in ``size``."""
         numbers = images.detach().as_subclass(Tensor).cpu().numpy()
         found = self._session.run(None, {self._input: numbers})[0]
         return torch.from_numpy(np.asarray(found)).to(images.device)
+
+    def _names(self) -> list[str]:
+        """Names of several classes, as the file has them; none of a file with something else in their place."""
+        try:
+            names = json.loads(self._session.get_modelmeta().custom_metadata_map.get(CLASSES, "[]"))
+        except ValueError:
+            return []
+        return names if not class_problems(names, CLASSES) and several(names) else []
 
     def _checked(self, path: Path) -> tuple[int, int]:
         given, made = self._session.get_inputs(), self._session.get_outputs()
@@ -64,9 +79,11 @@ class OnnxNetwork(nn.Module):
         sides = shape[2:]
         whole = len(shape) == 4 and shape[1] == 3 and all(isinstance(side, int) for side in sides)
         single = len(given) == 1 and len(made) == 1 and given[0].type == "tensor(float)"
-        if not (whole and single and len(made[0].shape) == 4 and made[0].shape[1] == 1):
+        if not (whole and single and len(made[0].shape) == 4 and made[0].shape[1] == outputs_of(self.classes)):
             found = f"{_told(given)} -> {_told(made)}"
-            expected, mend = "float32 (B, 3, H, W) -> (B, 1, H, W)", "name a file of `samfed export --to onnx`"
+            named = f", for {', '.join(self.classes)}" if self.classes else ""
+            expected = f"float32 (B, 3, H, W) -> (B, {outputs_of(self.classes)}, H, W){named}"
+            mend = "name a file of `samfed export --to onnx`"
             raise Refused([Problem(str(path), found=found, expected=expected, mend=mend)])
         return int(sides[0]), int(sides[1])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -60,18 +61,21 @@ def polygons_of(mask: NDArray[np.bool_]) -> list[list[list[list[float]]]]:
     ]
 
 
-def geojson_of(mask: NDArray[np.bool_], *, label: str = "foreground") -> bytes:
+def geojson_of(mask: NDArray[Any], *, labels: Sequence[str] = ("foreground",)) -> bytes:
     """A GeoJSON feature collection of :func:`polygons_of`, as QuPath and others open it.
 
     Args:
-        mask: (H, W).
-        label: what the foreground is called.
+        mask: (H, W) bool, or the values of several classes: their features have a colour each, that of the outlines.
+        labels: what the foreground is called, or the classes from the first on.
     """
-    about = {"objectType": "annotation", "classification": {"name": label}}
-    features = [
-        {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": rings}, "properties": about}
-        for rings in polygons_of(mask)
-    ]
+    several, features = mask.dtype != bool, []
+    for number, label in enumerate(labels, start=1):
+        kind = {"name": label, **({"color": list(colour_of(number))} if several else {})}
+        about = {"objectType": "annotation", "classification": kind}
+        features += [
+            {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": rings}, "properties": about}
+            for rings in polygons_of(mask == number if several else mask)
+        ]
     return (json.dumps({"type": "FeatureCollection", "features": features}) + "\n").encode()
 
 

@@ -81,11 +81,10 @@ def test_from_nifti_to_a_run_its_report_and_a_nifti_of_classes(place, samfed_dat
     assert read_json(place / "masks/inference.json")["classes"] == list(CLASSES)
     assert len(list((place / "looks/mr_01").glob("*.png"))) == 4
     assert (place / "areas.csv").read_text().splitlines()[2].endswith("spleen")
-    for option in ("--geojson", "--coco"):
-        assert (
-            run("infer", "samfed_skin", volume, "--model", out, "--output-dir", place / "m2", option, place / "x") != 0
-        )
-    assert run("export", out, "--to", "onnx", "--output", place / "x.onnx") != 0
+    forms = ("--geojson", place / "polygons", "--coco", place / "coco.json")
+    assert run("infer", "samfed_skin", volume, "--model", out, "--output-dir", place / "masks", *forms) == 0
+    assert [one["name"] for one in read_json(place / "coco.json")["categories"]] == list(CLASSES)
+    assert len(list((place / "polygons/mr_01").glob("*.geojson"))) == 4
     scores = ("--datalist", place / "list.json", "--data-root", place / "slices", "--output-dir", place / "scores")
     assert run("evaluate", "samfed_skin", "--model", out, *scores) == 0
     again = read_json(place / "scores/metrics.json")["average"]["classes"]

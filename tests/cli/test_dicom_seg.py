@@ -115,7 +115,7 @@ def test_every_frame_comes_back_exactly_and_refers_to_its_own(source: Path, tmp_
     masks = masks_for(source)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # highdicom's tell the patient's name
-        content = segmentation_of([source], masks, label="polyp", model="abc")
+        content = segmentation_of([source], masks, labels=["polyp"], model="abc")
     (tmp_path / "seg.dcm").write_bytes(content)
     plain = pydicom.dcmread(io.BytesIO(content))
     assert np.array_equal(plain.pixel_array.reshape(masks.shape) > 0, masks)
@@ -149,7 +149,7 @@ def test_every_frame_comes_back_exactly_and_refers_to_its_own(source: Path, tmp_
 
 def test_what_it_says_of_itself_and_of_the_patient(source: Path) -> None:
     given = pydicom.dcmread(source)
-    seg = pydicom.dcmread(io.BytesIO(segmentation_of([source], masks_for(source), label="Skin lesion", model="abc")))
+    seg = pydicom.dcmread(io.BytesIO(segmentation_of([source], masks_for(source), labels=["Skin lesion"], model="abc")))
     [segment] = seg.SegmentSequence
     assert (segment.SegmentLabel, segment.SegmentAlgorithmType) == ("Skin lesion", "AUTOMATIC")
     assert segment.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Skin lesion"
@@ -167,9 +167,40 @@ def test_what_it_says_of_itself_and_of_the_patient(source: Path) -> None:
 )
 def test_a_label_that_the_table_lacks_is_coded_as_a_lesion(label: str, meaning: str) -> None:
     source = Path(str(get_testdata_file("CT_small.dcm")))
-    seg = pydicom.dcmread(io.BytesIO(segmentation_of([source], masks_for(source), label=label, model="abc")))
+    seg = pydicom.dcmread(io.BytesIO(segmentation_of([source], masks_for(source), labels=[label], model="abc")))
     assert seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeMeaning == meaning
     assert seg.SegmentSequence[0].SegmentLabel == label
+
+
+def test_a_segment_for_each_class_holds_its_pixels_of_every_frame(source: Path, tmp_path: Path) -> None:
+    given = pydicom.dcmread(source)
+    frames = int(given.get("NumberOfFrames", 1))
+    values = np.random.default_rng(0).integers(0, 3, (frames, given.Rows, given.Columns)).astype(np.uint8)
+    values[:1][values[:1] == 2] = 0  # a frame without the second class, and in the third nothing
+    labels = ["Small intestine", "my own", "polyp of colon"]
+    (tmp_path / "seg.dcm").write_bytes(segmentation_of([source], list(values), labels=labels, model="abc"))
+    seg = highdicom.seg.segread(tmp_path / "seg.dcm")
+    assert seg.NumberOfFrames == 3 * frames
+    uid, segments = given.SOPInstanceUID, [1, 2, 3]
+    if frames == 1:
+        found = seg.get_pixels_by_source_instance([uid], ignore_spatial_locations=True, segment_numbers=segments)
+    else:
+        numbers = list(range(1, frames + 1))
+        found = seg.get_pixels_by_source_frame(uid, numbers, ignore_spatial_locations=True, segment_numbers=segments)
+    assert np.array_equal(found > 0, np.stack([values == number for number in segments], axis=-1))
+    described = seg.SegmentSequence
+    assert [each.SegmentLabel for each in described] == labels
+    kinds = [each.SegmentedPropertyTypeCodeSequence[0] for each in described]
+    assert [(each.CodingSchemeDesignator, each.CodeMeaning) for each in kinds] == [
+        ("SCT", "Small intestine"),
+        ("99SAMFED", "my own"),
+        ("SCT", "Polyp of colon"),
+    ]
+    assert [each.SegmentedPropertyCategoryCodeSequence[0].CodeMeaning for each in described] == [
+        "Anatomical Structure",
+        "Class of a network",
+        "Morphologically Abnormal Structure",
+    ]
 
 
 def test_the_same_masks_have_the_same_identity_and_others_another() -> None:
@@ -177,7 +208,7 @@ def test_the_same_masks_have_the_same_identity_and_others_another() -> None:
     masks = masks_for(source)
     ways = [(masks, "x", "abc"), (masks, "x", "abc"), (~masks, "x", "abc"), (masks, "y", "abc"), (masks, "x", "abd")]
     uids = [
-        pydicom.dcmread(io.BytesIO(segmentation_of([source], each, label=label, model=model))).SOPInstanceUID
+        pydicom.dcmread(io.BytesIO(segmentation_of([source], each, labels=[label], model=model))).SOPInstanceUID
         for each, label, model in ways
     ]
     assert uids[0] == uids[1]
@@ -188,13 +219,13 @@ def test_another_number_of_masks_and_an_object_without_identity_are_refused(tmp_
     source = photograph(tmp_path / "a.dcm")
     masks = masks_for(source)
     with pytest.raises(Refused, match=r"a\.dcm: expected one for each of its 1 frames, found 2 masks"):
-        segmentation_of([source], [masks[0]] * 2, label="x", model="abc")
+        segmentation_of([source], [masks[0]] * 2, labels=["x"], model="abc")
     content = pydicom.dcmread(source)
     content.StudyInstanceUID = ""
     del content.PatientSex
     content.save_as(tmp_path / "b.dcm")
     with pytest.raises(Refused, match="can refer to, found no PatientSex, StudyInstanceUID; write the missing"):
-        segmentation_of([tmp_path / "b.dcm"], masks, label="x", model="abc")
+        segmentation_of([tmp_path / "b.dcm"], masks, labels=["x"], model="abc")
 
 
 def test_what_highdicom_refuses_is_told_without_a_traceback() -> None:
@@ -211,7 +242,7 @@ def test_slices_of_one_series_have_one_segmentation_sorted_by_place(tmp_path: Pa
     masks = np.random.default_rng(0).random((3, 128, 128)) < np.array([0.3, 0.5, 0.6])[:, None, None]
     masks[2] = False
     slices = [paths[index] for index in order]
-    (tmp_path / "seg.dcm").write_bytes(segmentation_of(slices, [masks[i] for i in order], label="x", model="abc"))
+    (tmp_path / "seg.dcm").write_bytes(segmentation_of(slices, [masks[i] for i in order], labels=["x"], model="abc"))
     seg = highdicom.seg.segread(tmp_path / "seg.dcm")
     uids = [pydicom.dcmread(path).SOPInstanceUID for path in paths]
     assert np.array_equal(seg.get_pixels_by_source_instance(uids)[..., 0] > 0, masks)
@@ -223,7 +254,7 @@ def test_slices_of_one_series_have_one_segmentation_sorted_by_place(tmp_path: Pa
     volume = seg.get_volume(combine_segments=True)
     assert volume.spacing[0] == pytest.approx(5.0)
     with pytest.raises(Refused, match="expected one for each of its 3 frames, found 2 masks"):
-        segmentation_of(slices, list(masks[:2]), label="x", model="abc")
+        segmentation_of(slices, list(masks[:2]), labels=["x"], model="abc")
 
 
 def test_objects_that_are_no_slices_of_one_series_stay_apart(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tests.federation.test_job import CLIENT, job
 
 MISSING = [name for name in export.PACKAGES if importlib.util.find_spec(name) is None]
 needs_onnx = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (extra export)")
+ORGANS = ["kidney", "spleen"]
 WITHOUT_US = """
 import sys
 sys.modules["samfed_monai"] = None  # an import of it fails
@@ -136,6 +137,62 @@ def test_a_bundle_runs_without_this_package_and_gives_the_masks_of_infer(model, 
             assert theirs.size == ours.size == size
             assert 0 < np.asarray(ours).mean() < 255
             assert np.array_equal(np.asarray(theirs), np.asarray(ours))
+
+
+@pytest.fixture(scope="module")
+def organs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of two classes that finds each of them somewhere."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("organs") / "organs.safetensors"
+    network = client_network("basic_unet", classes=ORGANS).eval()
+    with torch.no_grad():
+        network.final_conv.bias -= network(torch.rand(2, 3, 32, 32)).mean(dim=(0, 2, 3))
+    settings = {"network_name": "basic_unet", "image_size": "32", "classes": json.dumps(ORGANS)}
+    save_tensors(path, network.state_dict(), settings)
+    return path
+
+
+def test_a_bundle_of_classes_gives_their_values_as_infer_does(organs, tmp_path, images):
+    folder, ours = tmp_path / "mine", tmp_path / "ours"
+    assert main(["export", str(organs), "--to", "bundle", "--output", str(folder)]) == 0
+    command = [sys.executable, "-W", "ignore", "-c", WITHOUT_US, str(images), str(tmp_path / "masks")]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert main(["infer", "samfed_skin", str(images), "--model", str(organs), "--output-dir", str(ours)]) == 0
+    for name in ("a.png", "deep/b.png"):
+        theirs, expected = (np.asarray(Image.open(masks / name)) for masks in (tmp_path / "masks", ours))
+        assert set(np.unique(expected)) == {0, 1, 2}
+        assert np.array_equal(theirs, expected)
+    described = json.loads((folder / "configs/metadata.json").read_text())["network_data_format"]["outputs"]["pred"]
+    assert (described["num_channels"], described["channel_def"]["2"]) == (3, "spleen")
+    assert "One PNG mask (0 background, 1 kidney, 2 spleen)" in (folder / "docs/README.md").read_text()
+
+
+@needs_onnx
+def test_an_onnx_file_of_classes_holds_their_names_and_infer_takes_it(organs, tmp_path, images, capsys):
+    output = tmp_path / "organs.onnx"
+    assert main(["export", str(organs), "--to", "onnx", "--output", str(output)]) == 0
+    for model, folder in ((output, "by_onnx"), (organs, "by_torch")):
+        words = ["--model", str(model), "--output-dir", str(tmp_path / folder), "--areas", str(tmp_path / f"{folder}.csv")]
+        assert main(["infer", "samfed_skin", str(images), *words]) == 0
+    masks = [np.asarray(Image.open(tmp_path / folder / "a.png")) for folder in ("by_onnx", "by_torch")]
+    assert set(np.unique(masks[0])) == {0, 1, 2}
+    assert (masks[0] != masks[1]).mean() < 0.001
+    assert (tmp_path / "by_onnx.csv").read_text().splitlines()[1].endswith("kidney")
+    capsys.readouterr()
+    again = ["--model", str(output), "--output-dir", str(tmp_path / "x"), "--classes", "['a', 'b']"]
+    assert main(["infer", "samfed_skin", str(images), *again]) == 2
+    assert "--classes: expected nothing: organs.onnx has settled it" in capsys.readouterr().err
+
+
+def test_classes_are_compared_by_the_largest_logit():
+    planes = torch.tensor([[[0.0, 2.0, 0.0, 1.0]], [[1.0, 0.0, 0.0, 2.0]], [[0.0, 1.0, 3.0, 0.0]]])
+    logits = planes.expand(2, -1, -1, -1)  # class values 1, 0, 2, 1
+    changed = logits.clone()
+    changed[:, 0, 0, 0], changed[:, 2, 0, 3] = 5.0, 5.0  # 0, 0, 2, 2
+    row = export._compared("x", 1.0, lambda images: changed[: len(images)], torch.zeros(2, 3, 1, 4), logits)
+    assert (row.pixels, row.dice, row.difference) == (0.5, pytest.approx(2 * 1 / (3 + 2)), 5.0)
 
 
 def test_an_exported_bundle_has_what_monai_asks_of_an_inference(model, tmp_path, monkeypatch):

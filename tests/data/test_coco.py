@@ -84,9 +84,27 @@ def test_by_hand() -> None:
     assert ring["area"] == 8
 
 
+def test_pieces_of_classes_have_the_category_of_their_class() -> None:
+    values = np.array([[3, 0, 1, 1], [3, 0, 0, 1], [0, 1, 0, 0]], np.uint8)
+    found = list(annotations_of(values))
+    assert [(one["category_id"], one["bbox"], one["area"]) for one in found] == [
+        (1, [2, 0, 2, 2], 3),
+        (1, [1, 2, 1, 1], 1),
+        (3, [0, 0, 1, 2], 2),
+    ]
+    drawn = np.zeros_like(values)
+    for one in found:
+        drawn[mask_of(one["segmentation"], 3, 4)] = one["category_id"]
+    assert np.array_equal(drawn, values)
+    content = coco_of([{"file_name": "a"}], [found], ["liver", "kidney", "spleen"])
+    assert content["categories"] == [{"id": 1, "name": "liver"}, {"id": 2, "name": "kidney"}, {"id": 3, "name": "spleen"}]
+    assert [(one["id"], one["category_id"]) for one in content["annotations"]] == [(1, 1), (2, 1), (3, 3)]
+    assert list(annotations_of(np.zeros((2, 2), np.uint8))) == []
+
+
 def file_of(folder: Path, **changes: Any) -> Path:
     pictures = [{"file_name": "a.png", "height": 4, "width": 5}, {"file_name": "b.png", "height": 4, "width": 5}]
-    content = coco_of(pictures, [list(annotations_of(np.ones((4, 5), bool))), []], "lesion")
+    content = coco_of(pictures, [list(annotations_of(np.ones((4, 5), bool))), []], ["lesion"])
     path = folder / "coco.json"
     path.write_text(json.dumps({**content, **changes}))
     return path

@@ -13,6 +13,7 @@ import torch
 from samfed_monai.cli.main import main
 from samfed_monai.core.io import read_json, safe_load, sha256_file, write_json
 from samfed_monai.data import DataList, render_synthetic
+from samfed_monai.data.synthetic_scene.volumes import CLASSES, render_volumes
 from samfed_monai.results import validate_results
 from tests.methods import needs, present
 
@@ -129,6 +130,24 @@ def test_methods_that_keep_more_than_weights_have_the_same_bits_in_one_process_a
     assert kept[0] == kept[1], "what the server starts the next round from"
     scores = [read_json(run / "results.json")["models"]["last"]["sites"] for run in (local, simulated)]
     assert scores[0] == scores[1]
+
+
+def test_two_classes_have_the_same_bits_in_one_process_and_the_simulator(tmp_path):
+    organs, slices = tmp_path / "organs", tmp_path / "slices"
+    render_volumes(organs, volumes=3, public=2, size=(32, 32), depth=6)
+    made = ["--slices", str(slices), "--public", "public", "--classes", ",".join(CLASSES), "--no-report"]
+    made += ["--validation", "0.3", "--test", "0.3", "--output", str(slices / "list.json")]
+    assert main(["prepare", "nifti", str(organs), *made]) == 0
+    options = {"variant": "no_sam", "rounds": 2, "classes": str(list(CLASSES))}
+    local, simulated = tmp_path / "local", tmp_path / "simulated"
+    assert main(["federate", *words(slices, local, **options)]) == 0
+    on_flare = ["--threads", "1", "--stop-after", "240"]
+    assert main(["flare", "simulate", *words(slices, simulated, **options), *on_flare]) == 0
+    assert list(hashes(local)) == ["000", "001"]
+    assert hashes(local) == hashes(simulated)
+    scores = [read_json(run / "results.json")["models"]["last"]["sites"] for run in (local, simulated)]
+    assert scores[0] == scores[1]
+    assert list(scores[1]["mr"]["test"]["classes"]) == list(CLASSES)
 
 
 def test_unlike_networks_have_the_same_bits_in_one_process_and_the_simulator(three_sites, tmp_path):

@@ -65,11 +65,23 @@ def test_every_foreground_pixel_lies_in_a_polygon_and_no_other_does(values: list
 
 
 def test_a_feature_has_its_label_and_an_empty_mask_none() -> None:
-    content = json.loads(geojson_of(np.ones((2, 2), bool), label="lesion"))
+    content = json.loads(geojson_of(np.ones((2, 2), bool), labels=["lesion"]))
     [feature] = content["features"]
     assert (content["type"], feature["geometry"]["type"]) == ("FeatureCollection", "Polygon")
     assert feature["properties"] == {"objectType": "annotation", "classification": {"name": "lesion"}}
     assert json.loads(geojson_of(np.zeros((2, 2), bool)))["features"] == []
+
+
+def test_features_of_classes_have_their_names_and_the_colours_of_their_outlines() -> None:
+    values = np.zeros((6, 6), np.uint8)
+    values[0, 0], values[3, 1] = 1, 3
+    features = json.loads(geojson_of(values, labels=["liver", "kidney", "spleen"]))["features"]
+    assert [one["properties"]["classification"] for one in features] == [
+        {"name": "liver", "color": [230, 159, 0]},
+        {"name": "spleen", "color": [0, 158, 115]},
+    ]
+    [ring] = features[1]["geometry"]["coordinates"]
+    assert {tuple(point) for point in ring} == {(1.5, 3.0), (2.0, 3.5), (1.5, 4.0), (1.0, 3.5)}
 
 
 def test_the_outline_is_drawn_and_the_rest_of_the_picture_stays() -> None:

@@ -36,7 +36,7 @@ NEEDED = {
         "pfedsam-skin": "pfedsam_joint",
         "pfedsam-no-kvasir": "pfedsam_joint",
     },
-    "related": {"related-polyp": "no_sam"},
+    "related": {},
 }
 """Of each page its records, and a row that each must have."""
 

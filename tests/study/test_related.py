@@ -125,6 +125,16 @@ def test_the_page_says_what_has_not_been_run(records):
     assert "- No row: `krum`, it needs five sites" in text
 
 
+def test_a_page_of_nothing_says_so_and_what_would_be_run(tmp_path):
+    text, pictures = related_page(tmp_path, [0], commands={"polyp": "do it"}, caveats=["Short."])
+    assert pictures == {}
+    assert "**Nothing has been run yet**" in text
+    assert "```\ndo it\n```" in text
+    assert "- Polyps, sites with scribbles: nothing of 3 rows: `weak_labels`, `fedicra`, `see`." in text
+    assert "- Short." in text
+    assert not any(word in text for word in ("How sure", "Mean rank", "Provenance"))
+
+
 def test_the_plan_counts_the_core_hours_that_are_left(records):
     share = share_of("polyp", ["no_sam", "samfed", "fedbn"], [0, 1, 2], records)
     assert share.todo == [("fedbn", 0), ("fedbn", 1), ("no_sam", 2), ("samfed", 2), ("fedbn", 2)]
@@ -173,7 +183,6 @@ def test_the_commands(records, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        (["related", "P.md", "--records", "."], "no related-polyp.jsonl"),
         (["related-rows", "skin", "--records", "."], "run the part polyp first"),
         (
             ["related-rows", "lungs", "--records", "."],

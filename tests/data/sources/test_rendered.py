@@ -34,7 +34,7 @@ class TestCoco:
             annotations.append([] if mask is None else list(annotations_of(mask)))
         path = root / name / file
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(coco_of(pictures, annotations, "lesion")))
+        path.write_text(json.dumps(coco_of(pictures, annotations, ["lesion"])))
         return pictures
 
     def test_masks_are_those_that_were_annotated(self, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ class TestCoco:
         mask = np.array(disc()) > 0
         pictures = self.site(tmp_path, ".", [mask, mask])
         pictures[0]["file_name"], pictures[1]["file_name"] = "images/0.png", "upload/somewhere/1.png"
-        content = coco_of(pictures, [list(annotations_of(mask))] * 2, "lesion")
+        content = coco_of(pictures, [list(annotations_of(mask))] * 2, ["lesion"])
         (tmp_path / "annotations" / "a.json").write_text(json.dumps(content))
         (tmp_path / "list.json").write_text("{}")
         draw_coco(tmp_path, output=tmp_path / "list.json", progress=False)
@@ -69,7 +69,7 @@ class TestCoco:
         save(tmp_path / "a/images/1.png", picture(1, 12, 16))
         pictures = self.site(tmp_path, "b", [mask])
         annotations = [{"segmentation": [[0, 0, 64, 0, 64, 48]]}]
-        (tmp_path / "b/annotations/a.json").write_text(json.dumps(coco_of(pictures, [annotations], "lesion")))
+        (tmp_path / "b/annotations/a.json").write_text(json.dumps(coco_of(pictures, [annotations], ["lesion"])))
         with pytest.raises(Refused) as refused:
             draw_coco(tmp_path, progress=False)
         told = str(refused.value)
