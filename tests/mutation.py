@@ -12,6 +12,7 @@ import collections
 import configparser
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -52,12 +53,15 @@ ROOMS = {
         "fedavg", "all_answers", "site_weights", "coordinate_median", "trimmed_mean", "krum", "norm_clipping"
     ),
     "store": Room(
-        ("samfed_monai/federation/round_store.py", "samfed_monai/federation/run_folder.py"),
-        ("tests/federation/test_round_store.py", "tests/federation/test_run_folder.py"),
+        tuple(f"samfed_monai/federation/{name}.py" for name in ("round_store", "run_folder", "run_models")),
+        tuple(f"tests/federation/test_{name}.py" for name in ("round_store", "run_folder", "run_models")),
     ),
     "privacy": Room(
-        tuple(f"samfed_monai/federation/privacy/{name}.py" for name in ("ledger", "noise", "release", "settings")),
-        tuple(f"tests/federation/privacy/test_{name}.py" for name in ("ledger", "noise", "release", "settings")),
+        ("samfed_monai/federation/privacy/*.py",),
+        tuple(
+            f"tests/federation/privacy/test_{name}.py"
+            for name in ("audit", "central", "ledger", "network_check", "noise", "release", "settings", "statistics")
+        ),
     ),
 }
 #: Run in a copy: every change with its outcome, and the differences of those that were not killed, as JSON.
@@ -72,6 +76,18 @@ for path, data in collect_source_file_mutation_data(mutant_names=[])[1].items():
         if outcomes[name] != "killed":
             diffs[name] = get_diff_for_mutant(name, path=data.path)
 print(json.dumps([outcomes, diffs]))
+"""
+#: Run in a copy: makes the changes without running a test, and prints their names as JSON.
+_MAKE = """
+import json, contextlib, sys
+from mutmut import __main__ as mutmut
+with contextlib.redirect_stdout(sys.stderr):
+    mutmut.set_mutant_under_test("mutant_generation")
+    mutmut.makedirs("mutants", exist_ok=True)
+    mutmut.copy_src_dir(), mutmut.copy_also_copy_files(), mutmut.setup_source_paths()
+    mutmut.store_lines_covered_by_tests(), mutmut.create_mutants(1)
+    every = mutmut.collect_source_file_mutation_data(mutant_names=[])[0]
+print(json.dumps({name: mutmut.status_by_exit_code[code] for _, name, code in every}))
 """
 #: What mutmut says of a change that some test took notice of, one way or another.
 NOTICED = {"killed", "timeout", "segfault", "caught by type check", "suspicious"}
@@ -98,36 +114,50 @@ def wording(diff: str) -> bool:
     return parts["+"].replace("XX", "").lower() == parts["-"].replace("XX", "").lower()
 
 
-def mutate(name: str, room: Room, copy: Path, *, jobs: int) -> bool:
+def mutate(name: str, room: Room, copy: Path, *, jobs: int, sample: int | None) -> bool:
     """Changes one room's code and prints what survived; whether at least 95 % of what is more than wording was noticed.
 
     Args:
         name: of the room.
         room: its code and tests.
-        copy: folder for the copy, which must not be there yet.
+        copy: folder for the copy; one that is there already is brought up to date, and of its changes those that were
+            noticed are not run again.
         jobs: processes.
+        sample: how many changes, drawn by the room's name; ``None`` is all.
     """
-    if not copy.is_dir():
-        copy_of(copy)
-        configure(copy, room)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     log = copy.parent / f"{name}.log"
-    with open(log, "w", encoding="utf-8") as stream:
-        command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(jobs)]
-        ran = subprocess.run(command, cwd=copy, env=environment, stdout=stream, stderr=stream)
-    told = subprocess.run([sys.executable, "-c", _TELL], cwd=copy, env=environment, capture_output=True, text=True)
-    if ran.returncode or told.returncode:
-        raise SystemExit(f"{name}: mutmut failed, see {log}\n{told.stderr}")
-    outcomes, diffs = json.loads(told.stdout)
+    copy_of(copy)
+    configure(copy, room)
+    (copy / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)  # which test reaches what: tests are new
+    made: dict[str, str] = json.loads(_in_copy(copy, log, "-c", _MAKE))
+    drawn = sorted(made)
+    if sample is not None and sample < len(drawn):
+        drawn = sorted(random.Random(name).sample(drawn, sample))
+    if todo := [mutant for mutant in drawn if made[mutant] not in NOTICED]:
+        log.write_text(_in_copy(copy, log, "-m", "mutmut", "run", "--max-children", str(jobs), *todo))
+    outcomes, diffs = json.loads(_in_copy(copy, log, "-c", _TELL))
+    outcomes = {mutant: outcomes[mutant] for mutant in drawn}
     left = {mutant: outcome for mutant, outcome in outcomes.items() if outcome not in NOTICED}
     texts = {mutant for mutant in left if wording(diffs[mutant])}
     noticed, more = len(outcomes) - len(left), len(outcomes) - len(texts)
     for mutant in sorted(left.keys() - texts):
         print(f"{mutant}: {left[mutant]}", *_changed(diffs[mutant]), sep="\n    ")
     counts = ", ".join(f"{count} {outcome}" for outcome, count in collections.Counter(outcomes.values()).most_common())
-    print(f"{name}: {len(outcomes)} changes: {counts}; {len(texts)} of them are wording that no test reads, not shown")
+    of = f" of {len(made)}" if len(drawn) < len(made) else ""
+    print(f"{name}: {len(drawn)}{of} changes: {counts}; {len(texts)} of them are wording that no test reads, not shown")
     print(f"{name}: {100 * noticed / max(1, more):.1f} % of the {more} others noticed", flush=True)
     return noticed >= 0.95 * more
+
+
+def _in_copy(copy: Path, log: Path, *arguments: str) -> str:
+    """What Python prints when run in the copy with these arguments; where it fails, the log has that and its errors."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    command = [sys.executable, *arguments]
+    ran = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+    if ran.returncode:
+        log.write_text(ran.stdout + ran.stderr)
+        raise SystemExit(f"mutmut failed, see {log}")
+    return ran.stdout
 
 
 def _changed(diff: str) -> list[str]:
@@ -138,6 +168,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rooms", default=",".join(ROOMS), help=f"of {', '.join(ROOMS)}")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--sample", type=int, help="so many changes of each room, always the same ones (default: all)")
     parser.add_argument("--keep", type=Path, help="folder for the copies, to look at survivors with mutmut browse")
     options = parser.parse_args()
     rooms = options.rooms.split(",")
@@ -146,7 +177,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = (options.keep or Path(folder)).resolve()
         place.mkdir(parents=True, exist_ok=True)
-        good = [mutate(room, ROOMS[room], place / room, jobs=options.jobs) for room in rooms]
+        good = [mutate(room, ROOMS[room], place / room, jobs=options.jobs, sample=options.sample) for room in rooms]
     sys.exit(0 if all(good) else 1)
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _CHECKSUM = "xxh3:"
 
 
-_DTYPES = {
+#: Types of tensors that files and messages of this package hold, and what safetensors calls them.
+DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -49,10 +50,10 @@ def header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = N
     offset = 0
     for name in names:
         tensor = tensors[name]
-        if tensor.dtype not in _DTYPES:
-            raise TypeError(f"{name}: {tensor.dtype} cannot be stored; expected one of {sorted(_DTYPES.values())}")
+        if tensor.dtype not in DTYPES:
+            raise TypeError(f"{name}: {tensor.dtype} cannot be stored; expected one of {sorted(DTYPES.values())}")
         end = offset + tensor.numel() * tensor.element_size()
-        content[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        content[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)

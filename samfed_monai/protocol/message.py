@@ -51,8 +51,11 @@ METRIC_NAMES = frozenset(METRIC_RANGES)
 TERM_NAME = re.compile(r"term_[a-z][a-z0-9_]{0,39}")
 #: Scores of one of several classes, which a message knows by its number, and how many images hold it.
 CLASS_METRIC = re.compile(r"(dice|iou|hd95|images)_class_([1-9]|1[0-4])")
-#: Last part of the name of batch norm's running variances (PyTorch).
-_VARIANCE = "running_var"
+#: Means of loss terms in one message. Each name is a column of the run's table: without a bound one site could give it
+#: tens of thousands in every round.
+MAX_TERMS = 64
+#: Last parts of the names of batch norm's running variances and of its counter of batches (PyTorch).
+_VARIANCE, _BATCHES = "running_var", "num_batches_tracked"
 #: Largest number of adapters that one message carries; their probabilities are averaged.
 MAX_ADAPTERS = 8
 _HASH = re.compile("[0-9a-f]{64}")
@@ -177,7 +180,7 @@ class Message:
         if site is not None and self.site != site:
             problems.add("message -> site", found="another site's name", expected="the sender's own name")
         if round is not None and self.round != round:
-            problems.add("message -> round", found=f"round {self.round}", expected=f"round {round}")
+            problems.add("message -> round", found=f"round {_number(self.round)}", expected=f"round {round}")
         if up:
             least = 0 if self.kind == Kind.METRICS else 1
             if type(self.n) is not int or not least <= self.n <= MAX_COUNT:
@@ -210,13 +213,16 @@ def _scalar_problems(metrics: Mapping[Any, Any], extra: Mapping[Any, Any]) -> li
         allowed = metric_range(name)
         if allowed is None:
             problems.add("message -> metrics", found="a name that is not on the list", expected=_names(METRIC_NAMES))
-        elif type(value) not in (int, float) or not math.isfinite(value):
+        elif type(value) not in (int, float) or value != value or abs(value) == math.inf:
             problems.add(f"message -> metrics -> {name}", found=_number(value), expected="a finite number")
         else:
             least, most = allowed
             if not least <= value <= most:
                 expected = f"a number from {least:g} to {most:g}"
                 problems.add(f"message -> metrics -> {name}", found=_number(value), expected=expected)
+    terms = sum(isinstance(name, str) and TERM_NAME.fullmatch(name) is not None for name in metrics)
+    if terms > MAX_TERMS:
+        problems.add("message -> metrics", found=f"{terms} terms", expected=f"at most {MAX_TERMS} terms")
     for name, value in extra.items():
         if name not in EXTRA_WORDS:
             problems.add("message -> extra", found="a name that is not on the list", expected=_names(EXTRA_WORDS))
@@ -229,14 +235,20 @@ def _tensor_problems(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] |
     if like is None:
         finite = _finite(tensors)
         return [] if finite else [Problem("message -> tensors", found="NaN or infinity", expected="finite values")]
-    negative = sum(
-        name.rpartition(".")[2] == _VARIANCE and bool((tensor < 0).any()) for name, tensor in tensors.items()
-    )
-    if _sound(tensors, like) and not negative:
+    parts = {name: name.rpartition(".")[2] for name in tensors}
+    # of a variance eval mode takes a root: one such site would make NaN of everybody's model; and a counter of -1 has
+    # the next batch of a norm without momentum divide by 0
+    negative = dict.fromkeys((_VARIANCE, _BATCHES), 0)
+    for name, tensor in tensors.items():
+        if parts[name] in negative and name in like and tensor.dtype == like[name].dtype:
+            negative[parts[name]] += bool((tensor < 0).any())
+    if _sound(tensors, like) and not any(negative.values()):
         return []
     problems = Problems()
-    if negative:  # of which eval mode takes a root: one such site would make NaN of everybody's model
-        problems.add("message -> tensors", found=f"{negative} with values below 0", expected="variances of at least 0")
+    for part, what in ((_VARIANCE, "variances"), (_BATCHES, "counters")):
+        if negative[part]:
+            found = f"{negative[part]} with values below 0"
+            problems.add("message -> tensors", found=found, expected=f"{what} of at least 0")
     unknown = len(tensors.keys() - like.keys())
     if unknown:
         expected = "the network's own names, and of those what is shared alone"
@@ -251,8 +263,13 @@ def _names(names: Any) -> str:
     return "one of " + ", ".join(sorted(names))
 
 
+_LONG = 10**20  # digits of a larger whole number are not repeated: there may be thousands
+
+
 def _number(value: Any) -> str:
-    return repr(value) if type(value) in (int, float) else type(value).__name__
+    if type(value) not in (int, float):
+        return type(value).__name__
+    return repr(value) if abs(value) < _LONG or type(value) is float else f"{'-' * (value < 0)}more than {_LONG:.0e}"
 
 
 def _sound(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> bool:
@@ -272,6 +289,9 @@ def _finite(tensors: Mapping[str, Tensor]) -> bool:
 
 #: Largest message that is decoded unless told otherwise: ten times SAM ViT-B's 375 MB.
 MAX_BYTES = 4 * 1024**3
+#: Longest header that is parsed: names, shapes and types of some 20,000 tensors. Parsed, a byte of JSON takes
+#: many in memory.
+MAX_HEADER = 4 * 1024**2
 _KEY = "samfed"
 _SHAPES = "shapes"
 _LEVEL = 1  # of deflate; on a network's masks 6 gains 15 % for nine times the time
@@ -314,7 +334,8 @@ def from_bytes(payload: bytes, *, max_bytes: int = MAX_BYTES, max_inflated: Call
             alone; ``None`` is ``max_bytes``.
 
     Raises:
-        MessageRefused: too long, not safetensors (a pickle, for instance), or a header that is not ours.
+        MessageRefused: too long, or its header is; not safetensors (a pickle, for instance), a header that is not ours,
+            or tensors of a type that no message has.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -332,6 +353,10 @@ def from_bytes(payload: bytes, *, max_bytes: int = MAX_BYTES, max_inflated: Call
     except (*_NOT_OURS, SafetensorError) as error:
         found = f"bytes that are not ({type(error).__name__})"
         raise MessageRefused([Problem("message", found=found, expected="safetensors with a samfed header")]) from None
+    unknown = {tensor.dtype for tensor in tensors.values()} - tensor_file.DTYPES.keys()
+    if unknown:
+        found, expected = ", ".join(sorted(map(str, unknown))), f"one of {', '.join(map(str, tensor_file.DTYPES))}"
+        raise MessageRefused([Problem("message -> tensors", found=found, expected=expected)])
     _check_header(header)
     header["kind"] = Kind(header["kind"])
     if (shapes is not None) != (header["kind"] == Kind.SOFT_MASKS):
@@ -392,6 +417,9 @@ def _header(payload: bytes) -> tuple[Any, Any]:
     length = int.from_bytes(payload[:8], "little")
     if not 2 <= length <= len(payload) - 8:
         raise ValueError("header length")
+    if length > MAX_HEADER:
+        found, expected = f"a header of {length} bytes", f"one of at most {MAX_HEADER} bytes"
+        raise MessageRefused([Problem("message", found=found, expected=expected)])
     metadata = json.loads(payload[8 : 8 + length])["__metadata__"]
     shapes = metadata.get(_SHAPES)
     return json.loads(metadata[_KEY]), None if shapes is None else json.loads(shapes)

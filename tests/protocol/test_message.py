@@ -392,3 +392,79 @@ def test_metadata_that_is_no_object_is_refused():
     text = json.dumps({"__metadata__": ["samfed"]}).encode()
     with pytest.raises(MessageRefused, match="expected safetensors with a samfed header"):
         from_bytes(len(text).to_bytes(8, "little") + text)
+
+
+def with_types(types: dict[str, str], *, bytes_each: int) -> bytes:
+    """A message whose tensors of two values say that they are of types which torch's writer does not write."""
+    each = {
+        name: {"dtype": dtype, "shape": [2], "data_offsets": [index * bytes_each, (index + 1) * bytes_each]}
+        for index, (name, dtype) in enumerate(types.items())
+    }
+    text = json.dumps({"__metadata__": {"samfed": json.dumps(message().header())}, **each}).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(bytes_each * len(types))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "found"),
+    [
+        ("C64", 8, "torch.complex64"),
+        ("F8_E4M3", 1, "torch.float8_e4m3fn"),
+        ("F8_E5M2", 1, "torch.float8_e5m2"),
+        ("U16", 2, "torch.uint16"),
+        ("U64", 8, "torch.uint64"),
+    ],
+)
+def test_fault_93_types_that_no_message_has_are_refused_before_anything_computes_with_them(dtype, size, found):
+    payload = with_types({"norm.running_var": dtype}, bytes_each=2 * size)
+    with pytest.raises(MessageRefused, match=f"message -> tensors: expected one of torch.float64.*found {found}$"):
+        from_bytes(payload)
+
+
+def test_fault_90_a_header_that_is_mostly_junk_is_not_parsed(monkeypatch):
+    from samfed_monai.protocol import message as module
+
+    sound = to_bytes(message())
+    own = int.from_bytes(sound[:8], "little")
+    monkeypatch.setattr(module, "MAX_HEADER", own)
+    assert from_bytes(sound).n == 4
+    monkeypatch.setattr(module, "MAX_HEADER", own - 1)
+    monkeypatch.setattr(module.json, "loads", lambda text: pytest.fail("parsed"))
+    found = f"message: expected one of at most {own - 1} bytes, found a header of {own} bytes"
+    with pytest.raises(MessageRefused, match=found):
+        from_bytes(sound)
+
+
+def test_fault_90_the_longest_header_that_is_parsed_has_four_mebibytes():
+    text = b'{"a":[' + b"[]," * (4 * 1024**2 // 3) + b"[]]}"
+    with pytest.raises(MessageRefused, match="expected one of at most 4194304 bytes, found a header of 4194313 bytes"):
+        from_bytes(len(text).to_bytes(8, "little") + text)
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), 10**4000])
+def test_fault_91_a_whole_number_of_hundreds_of_digits_is_refused_and_not_repeated(value):
+    sent = from_bytes(to_bytes(up(n=abs(value), round=value, metrics={"dice": value})))
+    with pytest.raises(MessageRefused) as caught:
+        check(sent)
+    sign = "-" if value < 0 else ""
+    assert f"message -> metrics -> dice: expected a number from 0 to 1, found {sign}more than 1e+20" in str(
+        caught.value
+    )
+    assert f"message -> round: expected round 2, found round {sign}more than 1e+20" in str(caught.value)
+    assert "message -> n: expected a whole number from 1 to 10000000, found more than 1e+20" in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_fault_92_one_site_cannot_give_the_runs_table_thousands_of_columns():
+    check(up(metrics={f"term_a{number}": 0.5 for number in range(64)} | {"seconds": 1.0}))
+    with pytest.raises(MessageRefused, match="message -> metrics: expected at most 64 terms, found 65 terms"):
+        check(up(metrics={f"term_a{number}": 0.5 for number in range(65)}))
+
+
+def test_fault_94_a_counter_below_zero_is_refused():
+    like = {"norm.num_batches_tracked": torch.tensor(0), "norm.running_var": torch.ones(2)}
+    sent = {"norm.num_batches_tracked": torch.tensor(0), "norm.running_var": torch.ones(2)}
+    found = Message(Kind.WEIGHTS, "a", 0, 1, n=3, tensors=sent)
+    found.check(up=True, like=like)
+    found.tensors["norm.num_batches_tracked"] = torch.tensor(-1)
+    with pytest.raises(MessageRefused, match=r"refused: 1 problem\n.*expected counters of at least 0, found 1 with"):
+        found.check(up=True, like=like)
