@@ -146,7 +146,7 @@ class Strategy(ABC):
             new = f"Kind.{now.answer.name}, own_networks={now.own_networks}, alike={now.alike}"
             new = f"exchange = Exchange({new}, server_model={now.server_model})"
             text = f"{cls.__name__}: {', '.join(flags)} will go with the next version; write {new}"
-            warnings.warn(text, FutureWarning, stacklevel=2)
+            warnings.warn(text, FutureWarning, stacklevel=3)  # beyond ABCMeta, where the class stands
 
     @property
     def keeps_states(self) -> bool:

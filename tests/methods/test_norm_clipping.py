@@ -62,8 +62,40 @@ def test_one_wild_site_moves_the_model_no_further_than_an_honest_one_could(hones
     assert float(found.norm()) <= longest * (1 + 1e-5) + 1e-5
 
 
-def test_options_out_of_their_range_are_refused_and_one_site_is():
-    with pytest.raises(Refused, match=r"(?s)strategy#factor: expected a number > 0.*strategy#window"):
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"factor": 0}, "strategy#factor: expected a number > 0, found 0"),
+        ({"factor": True}, "strategy#factor: expected a number > 0, found True"),
+        ({"factor": float("inf")}, "strategy#factor: expected a number > 0, found inf"),
+        ({"factor": "2"}, "strategy#factor: expected a number > 0, found '2'"),
+        ({"window": 0}, "strategy#window: expected a whole number of rounds >= 1, found 0"),
+        ({"window": 2.0}, "strategy#window: expected a whole number of rounds >= 1, found 2.0"),
+    ],
+)
+def test_options_out_of_their_range_are_refused(options, problem):
+    with pytest.raises(Refused) as caught:
+        NormClipping(**options)
+    assert [str(each) for each in caught.value.problems] == [problem]
+    with pytest.raises(Refused, match="refused: 2 problems"):
         NormClipping(factor=0, window=0)
+
+
+def test_one_site_is_refused():
     with pytest.raises(Refused, match="expected at least 2, for NormClipping to protect, found 1 sites"):
         NormClipping().require_sites(["a"])
+
+
+def test_steps_that_are_shortened_are_told(caplog):
+    caplog.set_level("INFO")
+    combined(NormClipping(), [[1.0, 0, 0], [0, 2.0, 0], [0, 0, -800.0]])
+    assert caplog.messages == ["s02: a step of 800 was shortened to 2"]
+
+
+def test_medians_are_kept_in_double_precision():
+    strategy = attached(NormClipping(), 2)
+    answered(strategy, [[0.1, 0.2, 0.0], [0.1, 0.2, 0.0]])
+    medians = strategy.state_dict()["median_lengths"]
+    assert medians.dtype is torch.float64
+    length = torch.tensor([0.1, 0.2], dtype=torch.float32).double().norm().item()
+    assert medians.tolist() == pytest.approx([length], rel=1e-15)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from samfed_monai.core.errors import Refused
 from samfed_monai.methods.fedavg import FedAvg, PersonalFedAvg
-from samfed_monai.protocol import Exchange, Kind, Server, Strategy
+from samfed_monai.protocol import Exchange, Kind, Message, Server, Strategy
+from samfed_monai.protocol.guard import UpdateGuard
 
 
 class Silent(Strategy):
@@ -63,12 +67,13 @@ def test_the_flags_of_version_0_1_are_still_read():
         r"Old: answer_kind, exchange_name, has_model, personal will go with the next version; write exchange = "
         r"Exchange\(Kind.PROTOTYPES, own_networks=True, alike=False, server_model=False\)"
     )
-    with pytest.warns(FutureWarning, match=message):
+    with pytest.warns(FutureWarning, match=message) as told:
 
         class Old(Silent):
             personal, answer_kind, exchange_name = True, Kind.PROTOTYPES, "prototypes"
             has_model = False
 
+    assert told[0].filename == __file__
     assert Old.exchange == Exchange(Kind.PROTOTYPES, own_networks=True, alike=False, server_model=False)
     with pytest.warns(FutureWarning, match="Mean: personal will go"):
 
@@ -89,3 +94,107 @@ def test_the_flags_of_version_0_1_are_still_read():
             exchange_name = "predictions"
 
     assert (Named.exchange.answer, Named.exchange.alike) == (Kind.SOFT_MASKS, False)
+
+
+class Noting(Strategy):
+    """Notes what it was called with."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def configure(self, round):
+        return {site: self._message(site, round, Kind.WEIGHTS, self.global_weights, split="test") for site in "ab"}
+
+    def requirements(self):
+        return {"split": "validation", "version": "1"}
+
+    def accept(self, round, site, update):
+        self.calls.append(("accept", round, site, update.tensors["w"].tolist()))
+
+    def finish(self, round):
+        self.calls.append(("finish", round))
+
+    def refine(self, round):
+        self.calls.append(("refine", round))
+
+
+def test_a_message_is_of_the_run_and_asks_for_what_the_strategy_requires():
+    server = Server(["a", "b"], 9, 4, weights={"w": torch.ones(2)})
+    sent = Noting().attach(server).configure(3)["b"]
+    words = {"split": "test", "version": "1"}
+    assert sent == Message(Kind.WEIGHTS, "b", 3, 9, 4, tensors=sent.tensors, extra=words)
+    assert sent.tensors["w"].tolist() == [1.0, 1.0]
+    assert FedAvg().attach(server).requirements() == {}
+
+
+def test_answers_at_once_are_taken_in_the_order_of_names_then_finished_then_refined():
+    strategy = Noting().attach(Server(["a", "b"], 9, weights={"w": torch.zeros(1)}))
+    updates = {site: Message(Kind.WEIGHTS, site, 2, 9, n=1, tensors={"w": torch.ones(1)}) for site in "ba"}
+    strategy.aggregate(2, updates)
+    assert strategy.calls == [("accept", 2, "a", [1.0]), ("accept", 2, "b", [1.0]), ("finish", 2), ("refine", 2)]
+
+
+def test_a_step_that_is_too_long_is_shortened_before_a_strategy_sees_it():
+    server = Server(["a"], 9, weights={"w": torch.ones(1)}, guard=UpdateGuard(limit=2.0))
+    strategy = Noting().attach(server)
+    update = Message(Kind.WEIGHTS, "a", 0, 9, n=1, tensors={"w": torch.tensor([101.0])})
+    strategy.take(0, "a", update)
+    strategy.server = Server(["a"], 9)
+    strategy.take(0, "a", update)
+    strategy.server = server
+    strategy.exchange = Exchange(alike=False)  # no one network to measure from
+    strategy.take(0, "a", update)
+    strategy.exchange = Exchange(Kind.PROTOTYPES)
+    strategy.take(0, "a", update)
+    assert [call[3] for call in strategy.calls] == [[3.0], [101.0], [101.0], [101.0]]
+
+
+def test_what_is_expected_evaluated_and_gone_on_from_by_default():
+    strategy = Noting().attach(Server(["a"], 9, weights={"w": torch.ones(1)}))
+    assert strategy.expected("a") is strategy.global_weights is strategy.evaluation("a")
+    assert strategy.state_dict() == {}
+    weights = {"w": torch.zeros(1)}
+    strategy.load_state_dict(weights, {})
+    weights["w"] += 1
+    assert strategy.global_weights["w"].tolist() == [0.0], "a copy"
+    assert strategy.rounds_before_warm_start == 0
+
+
+def test_a_class_that_takes_answers_in_its_own_way_is_no_mean_until_it_says_so():
+    class Mean(FedAvg):
+        pass
+
+    class Own(FedAvg):
+        def accept(self, round, site, update):
+            pass
+
+    class Finished(FedAvg):
+        def finish(self, round):
+            pass
+
+    class Says(FedAvg):
+        exchange = Exchange(mean=True, own_networks=True)
+
+        def finish(self, round):
+            pass
+
+    assert [each.exchange for each in (Mean, Own, Finished, Says)] == [
+        Exchange(mean=True),
+        Exchange(),
+        Exchange(),
+        Exchange(mean=True, own_networks=True),
+    ]
+
+
+def test_a_server_without_a_network_of_its_own_says_which_variant_has_one():
+    made = object()
+    assert Server(["a"], 1, sharing=lambda: made).make_sharing("fedmd") is made
+    with pytest.raises(Refused) as caught:
+        Server(["a"], 1).make_sharing("fedmd")
+    assert str(caught.value.problems[0]) == (
+        "strategy: expected a PublicMaskSharing, found no sharing in the bundle; "
+        "use a variant that has one, for instance fedmd"
+    )
+    with pytest.warns(FutureWarning, match="Server.open_bench is make_sharing now; the old name goes") as told:
+        assert Server(["a"], 1, sharing=lambda: made).open_bench("fedmd") is made
+    assert told[0].filename == __file__

@@ -1,0 +1,128 @@
+"""What robust rules have in common: every answer is kept until the round ends, and small sums by hand."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.methods.all_answers import AllAnswers, Answer, mean_of, middle_count, sorted_values, squared_distance
+from samfed_monai.protocol import Kind, Message, Server
+
+
+class Sum(AllAnswers):
+    """The sum of what sites sent, weighed by their images; it remembers in which order they came."""
+
+    def combine(self, answers):
+        self.order = list(answers)
+        return {"w": sum(answer.n * answer.tensors["w"] for answer in answers.values())}
+
+
+def attached() -> Sum:
+    return Sum().attach(Server(["a", "b", "c", "d"], 5, 7, weights={"w": torch.tensor([0.5])}))
+
+
+def sent(site: str, value: float, n: int = 1) -> Message:
+    return Message(Kind.WEIGHTS, site, 0, 5, n=n, tensors={"w": torch.tensor([value])})
+
+
+def test_each_site_is_sent_the_weights_of_the_round():
+    messages = attached().configure(3)
+    assert list(messages) == ["a", "b", "c", "d"]
+    for site, message in messages.items():
+        assert message == Message(Kind.WEIGHTS, site, 3, 5, 7, tensors=message.tensors)
+        assert message.tensors["w"].tolist() == [0.5]
+
+
+def test_answers_are_combined_in_the_order_of_names_when_the_round_ends():
+    strategy = attached()
+    strategy.configure(0)
+    for site, value, n in (("c", 4.0, 2), ("a", 1.0, 1), ("b", 2.0, 3)):
+        strategy.accept(0, site, sent(site, value, n))
+        assert strategy.global_weights["w"].tolist() == [0.5]
+    strategy.finish(0)
+    assert strategy.order == ["a", "b", "c"]
+    assert strategy.global_weights["w"].tolist() == [15.0]
+
+
+def test_too_few_answers_leave_the_weights_and_are_told(caplog):
+    strategy = attached()
+    strategy.configure(0)
+    for site in "ab":
+        strategy.accept(0, site, sent(site, 1.0))
+    strategy.finish(0)
+    assert strategy.global_weights["w"].tolist() == [0.5]
+    assert caplog.messages == ["round 1: 2 answers, Sum needs 3; the model stays"]
+    assert caplog.records[0].levelno == logging.WARNING
+    caplog.clear()
+    strategy.finish(1)
+    assert caplog.messages == [], "without answers there is nothing to tell"
+
+
+@pytest.mark.parametrize("forget", ["configure", "load_state_dict", "finish"])
+def test_answers_of_a_round_are_forgotten(forget):
+    strategy = attached()
+    strategy.configure(0)
+    for site in "ab":
+        strategy.accept(0, site, sent(site, 1.0))
+    {
+        "configure": lambda: strategy.configure(1),
+        "load_state_dict": lambda: strategy.load_state_dict({"w": torch.tensor([0.5])}, {}),
+        "finish": lambda: strategy.finish(0),
+    }[forget]()
+    strategy.accept(1, "c", sent("c", 1.0))
+    strategy.finish(1)
+    assert strategy.global_weights["w"].tolist() == [0.5]
+
+
+def test_fewer_sites_than_protect_anybody_are_refused():
+    attached().require_sites(["a", "b", "c"])
+    with pytest.raises(Refused) as caught:
+        attached().require_sites(["a", "b"])
+    assert str(caught.value.problems[0]) == (
+        "strategy: expected at least 3, for Sum to protect, found 2 sites; "
+        "choose another rule (docs/security.md says what so many sites allow), or FedAvg"
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "becomes"),
+    [
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.int64, torch.int64),
+    ],
+)
+def test_values_are_sorted_entry_by_entry_and_half_precision_is_float32(dtype, becomes):
+    answers = [Answer(1, {"w": torch.tensor(row, dtype=dtype)}) for row in ([3, 1], [1, 2], [2, 9])]
+    found = sorted_values(answers, "w")
+    assert found.tolist() == [[1, 1], [2, 2], [3, 9]]
+    assert found.dtype is becomes
+
+
+def test_the_middle_count_is_the_lower_one_of_two():
+    counts = [Answer(1, {"n": torch.tensor(count)}) for count in (9, 2, 5, 7)]
+    assert middle_count(counts, "n").item() == 5
+    assert middle_count(counts[:3], "n").item() == 5
+    assert middle_count(counts[:1], "n").item() == 9
+
+
+def test_means_by_hand():
+    first = torch.tensor([0.0])
+    assert mean_of([first, torch.tensor([8.0])], [1, 3]).tolist() == [6.0]
+    assert mean_of([first, torch.tensor([8.0]), torch.tensor([2.0])], [1, 1, 2]).tolist() == [3.0]
+    mean_of([first], [1]).add_(1)
+    assert first.item() == 0.0, "what comes is not changed"
+    with pytest.raises(ValueError, match=r"zip\(\) argument 2 is shorter"):
+        mean_of([first, first], [1])
+
+
+def test_distances_are_of_floats_alone_and_in_double_precision():
+    one = {"w": torch.tensor([3.0, 1e30]), "v": torch.tensor([2.0]), "n": torch.tensor(1)}
+    other = {"w": torch.tensor([0.0, 1e30]), "v": torch.tensor([-2.0]), "n": torch.tensor(9)}
+    assert squared_distance(one, other) == 25.0
+    assert squared_distance({"w": torch.tensor([1e30])}, {"w": torch.tensor([-1e30])}) == pytest.approx(4e60, rel=1e-6)

@@ -1,0 +1,157 @@
+"""Weights that sites' numbers lead to: the simplex, what a round is averaged with, and going on, all by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from samfed_monai.methods.site_weights import LearnedWeights, onto_simplex
+from samfed_monai.protocol import Kind, Message, Server
+from samfed_monai.protocol.message import MessageRefused
+
+SERVER = Server(["a", "b", "c"], 5, 7, weights={"w": torch.zeros(1)})
+
+
+class Told(LearnedWeights):
+    """Moves to the weights that it is given, and remembers what it was asked."""
+
+    def __init__(self, to: list[float] | None = None, **options: Any) -> None:
+        super().__init__(**{"number": "gap", "alike": False, **options})
+        self.to, self.asked = to, []
+
+    def moved(self, round, weights, numbers):
+        self.asked.append((round, weights, numbers))
+        return None if self.to is None else torch.tensor(self.to, dtype=torch.float64)
+
+
+def said(site: str, value: float, number: float, n: int) -> Message:
+    return Message(Kind.WEIGHTS, site, 0, 5, n=n, tensors={"w": torch.tensor([value])}, metrics={"term_gap": number})
+
+
+def one_round(strategy: Told, *answers: Message, round: int = 0) -> float:
+    strategy.configure(round)
+    for answer in answers:
+        strategy.accept(round, answer.site, answer)
+    strategy.finish(round)
+    return strategy.global_weights["w"].item()
+
+
+@pytest.mark.parametrize(
+    ("point", "nearest"),
+    [
+        ([3.0], [1.0]),
+        ([-2.0], [1.0]),
+        ([0.25, 0.25], [0.5, 0.5]),
+        ([2.0, 0.0], [1.0, 0.0]),
+        ([1.0, 0.5, -1.0], [0.75, 0.25, 0.0]),
+    ],
+)
+def test_the_nearest_point_of_the_simplex_by_hand(point, nearest):
+    found = onto_simplex(torch.tensor(point))
+    assert found.tolist() == nearest
+    assert found.dtype is torch.float64
+
+
+def test_a_first_round_is_averaged_by_images_and_who_did_not_answer_says_what_others_say_on_average():
+    strategy = Told().attach(SERVER)
+    assert one_round(strategy, said("a", 0.0, 1.0, 1), said("b", 8.0, 5.0, 3)) == 6.0
+    [(round, weights, numbers)] = strategy.asked
+    assert round == 0
+    assert weights.tolist() == [1 / 6, 3 / 6, 2 / 6]
+    assert numbers.tolist() == [1.0, 5.0, 3.0]
+    assert weights.dtype is numbers.dtype is torch.float64
+    assert strategy.weights == {}, "nothing was moved"
+
+
+def test_the_next_round_is_averaged_by_the_weights_that_numbers_led_to():
+    strategy = Told([0.25, 0.75, 0.0]).attach(SERVER)
+    assert one_round(strategy, said("a", 0.0, 1.0, 1), said("b", 8.0, 5.0, 1), said("c", 4.0, 0.0, 2)) == 4.0
+    assert strategy.weights == {"a": 0.25, "b": 0.75, "c": 0.0}
+    strategy.to = None
+    assert one_round(strategy, said("a", 0.0, 1.0, 9), said("b", 8.0, 5.0, 1), round=1) == 6.0
+    assert strategy.asked[1][1].tolist() == [0.25, 0.75, 0.0]
+    assert strategy.weights == {"a": 0.25, "b": 0.75, "c": 0.0}, "it stays where nothing moves it"
+
+
+def test_a_site_without_weight_counts_as_the_least_there_is_so_that_no_round_is_empty():
+    strategy = Told([0.5, 0.5, 0.0]).attach(SERVER)
+    one_round(strategy, *(said(site, 0.0, 1.0, 1) for site in "abc"))
+    assert one_round(strategy, said("c", 3.0, 1.0, 1), round=1) == 3.0
+    # of 2^39 + 1 parts one
+    found = one_round(strategy, said("a", 0.0, 1.0, 1), said("c", 2.0**39 + 1, 1.0, 1), round=2)
+    assert found == pytest.approx(1.0, rel=1e-6)
+
+
+def test_sites_may_begin_alike_whatever_their_images():
+    strategy = Told(alike=True).attach(SERVER)
+    assert strategy.weights == {"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}
+    assert one_round(strategy, said("a", 0.0, 1.0, 1), said("b", 8.0, 5.0, 10**6)) == 4.0
+    assert strategy.asked[0][1].tolist() == [1 / 3, 1 / 3, 1 / 3]
+
+
+def test_a_site_that_does_not_say_its_number_is_left_out():
+    strategy = Told().attach(SERVER)
+    silent = Message(Kind.WEIGHTS, "a", 0, 5, n=1, tensors={"w": torch.ones(1)}, metrics={"term_other": 1.0})
+    strategy.configure(0)
+    text = (
+        "message -> metrics -> term_gap: expected the mean of the term 'gap', which decides this site's weight, "
+        "found nothing; let strategy -> number be a term of the bundle that is on"
+    )
+    with pytest.raises(MessageRefused) as caught:
+        strategy.accept(0, "a", silent)
+    assert str(caught.value.problems[0]) == text
+    strategy.finish(0)
+    assert strategy.asked == []
+    assert strategy.global_weights["w"].item() == 0.0
+
+
+def test_numbers_of_a_round_that_was_not_finished_are_forgotten():
+    strategy = Told().attach(SERVER)
+    strategy.configure(0)
+    strategy.accept(0, "a", said("a", 1.0, 9.0, 1))
+    one_round(strategy, said("b", 2.0, 5.0, 1))
+    assert strategy.asked[0][2].tolist() == [5.0, 5.0, 5.0]
+
+
+@pytest.mark.parametrize("to", [None, [0.25, 0.75, 0.0]])
+def test_a_run_that_goes_on_has_weights_and_images(to):
+    strategy = Told(to).attach(SERVER)
+    assert strategy.state_dict() == {}
+    one_round(strategy, said("a", 0.0, 1.0, 1), said("b", 8.0, 5.0, 3))
+    state = strategy.state_dict()
+    assert state["site_images"].tolist() == [1, 3, 0]
+    assert state["site_images"].dtype is torch.int64
+    assert ("site_weights" in state) == (to is not None)
+    if to is not None:
+        assert state["site_weights"].tolist() == to
+        assert state["site_weights"].dtype is torch.float64
+    again = Told().attach(SERVER)
+    again.load_state_dict(strategy.global_weights, state)
+    assert again.weights == strategy.weights
+    assert again.global_weights["w"].item() == 6.0
+    for each in (strategy, again):
+        each.to = None
+        one_round(each, said("c", 1.0, 1.0, 8), round=1)
+    # c has 8 images now; without weights a and b are known from before
+    assert (
+        again.asked[0][1].tolist() == strategy.asked[1][1].tolist() == ([1 / 12, 3 / 12, 8 / 12] if to is None else to)
+    )
+
+
+def test_a_strategy_that_is_attached_anew_begins_anew():
+    strategy = Told([0.25, 0.75, 0.0]).attach(SERVER)
+    one_round(strategy, said("a", 0.0, 1.0, 1))
+    assert strategy.attach(SERVER) is strategy
+    assert (strategy.weights, strategy.state_dict()) == ({}, {})
+
+
+def test_a_state_of_another_number_of_sites_is_not_taken():
+    strategy = Told().attach(SERVER)
+    for state in ({"site_images": torch.tensor([1, 2])}, {"site_weights": torch.tensor([0.5, 0.5])}):
+        with pytest.raises(ValueError, match=r"zip\(\) argument 2 is shorter"):
+            strategy.load_state_dict({"w": torch.zeros(1)}, state)
+    strategy.to = [0.5, 0.5]
+    with pytest.raises(ValueError, match=r"zip\(\) argument 2 is shorter"):
+        one_round(strategy, said("a", 0.0, 1.0, 1))
