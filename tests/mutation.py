@@ -114,7 +114,7 @@ def wording(diff: str) -> bool:
     return parts["+"].replace("XX", "").lower() == parts["-"].replace("XX", "").lower()
 
 
-def mutate(name: str, room: Room, copy: Path, *, jobs: int, sample: int | None) -> bool:
+def mutate(name: str, room: Room, copy: Path, *, jobs: int, sample: int | None, seed: int) -> bool:
     """Changes one room's code and prints what survived; whether at least 95 % of what is more than wording was noticed.
 
     Args:
@@ -123,7 +123,8 @@ def mutate(name: str, room: Room, copy: Path, *, jobs: int, sample: int | None) 
         copy: folder for the copy; one that is there already is brought up to date, and of its changes those that were
             noticed are not run again.
         jobs: processes.
-        sample: how many changes, drawn by the room's name; ``None`` is all.
+        sample: how many changes; ``None`` is all.
+        seed: which ones, together with the room's name.
     """
     log = copy.parent / f"{name}.log"
     copy_of(copy)
@@ -132,7 +133,7 @@ def mutate(name: str, room: Room, copy: Path, *, jobs: int, sample: int | None) 
     made: dict[str, str] = json.loads(_in_copy(copy, log, "-c", _MAKE))
     drawn = sorted(made)
     if sample is not None and sample < len(drawn):
-        drawn = sorted(random.Random(name).sample(drawn, sample))
+        drawn = sorted(random.Random(f"{name} {seed}").sample(drawn, sample))
     if todo := [mutant for mutant in drawn if made[mutant] not in NOTICED]:
         log.write_text(_in_copy(copy, log, "-m", "mutmut", "run", "--max-children", str(jobs), *todo))
     outcomes, diffs = json.loads(_in_copy(copy, log, "-c", _TELL))
@@ -168,7 +169,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rooms", default=",".join(ROOMS), help=f"of {', '.join(ROOMS)}")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--sample", type=int, help="so many changes of each room, always the same ones (default: all)")
+    parser.add_argument("--sample", type=int, help="so many changes of each room (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="which ones: the same seed draws the same of the same code")
     parser.add_argument("--keep", type=Path, help="folder for the copies, to look at survivors with mutmut browse")
     options = parser.parse_args()
     rooms = options.rooms.split(",")
@@ -177,7 +179,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = (options.keep or Path(folder)).resolve()
         place.mkdir(parents=True, exist_ok=True)
-        good = [mutate(room, ROOMS[room], place / room, jobs=options.jobs, sample=options.sample) for room in rooms]
+        drawn = {"jobs": options.jobs, "sample": options.sample, "seed": options.seed}
+        good = [mutate(room, ROOMS[room], place / room, **drawn) for room in rooms]
     sys.exit(0 if all(good) else 1)
 
 

@@ -11,7 +11,9 @@ import torch
 
 from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import atomic_write, sha256_bytes
+from samfed_monai.core.model_file import read_header
 from samfed_monai.federation import RoundStore
+from samfed_monai.federation.round_store import state_file
 from tests.federation.toys import weights
 
 
@@ -165,3 +167,66 @@ def test_fault_83_all_damaged_records_are_told_at_once(store):
         store.records(2)
     with pytest.raises(Stopped, match="round 1 cannot be read"):
         store.weights(1)
+
+
+def test_a_stored_round_says_which_one_it_is_and_its_states_are_their_owner_s_to_read(store):
+    stored = store.write(3, weights(), {"round": 3}, state, server_state={"sum": torch.ones(2)})
+    assert (stored.round, stored.folder) == (3, store.folder / "003")
+    assert stored.record == store.latest().record
+    assert stored.record["files"].keys() == {"global.safetensors", "server.safetensors", "clients/a.safetensors"}
+    assert read_header(stored.folder / "global.safetensors") == {"round": "3"}
+    assert (stored.folder / "clients").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_round_without_states_has_no_files_of_them(store):
+    assert store.write(3, weights(), {"round": 3}).record["files"].keys() == {"global.safetensors"}
+    assert store.server_state(3) == {}
+    assert not (store.folder / "003" / "clients").exists()
+    assert store.write(3, weights(), {"round": 3}, server_state={}).record["files"].keys() == {"global.safetensors"}
+
+
+def test_what_is_missing_is_told_with_its_file_and_what_to_do(store):
+    path = store.folder / "001" / "global.safetensors"
+    path.unlink()
+    with pytest.raises(Stopped) as caught:
+        store.weights(1)
+    assert caught.value.reason == f"the model of round 1 is missing or damaged ({path})"
+    assert caught.value.resume == "run again in a new output_dir"
+    for number in (0, 2):
+        (store.folder / f"{number:03d}" / "round.json").unlink()
+    with pytest.raises(Stopped) as caught:
+        store.latest()
+    assert caught.value.reason == f"no intact round is left in {store.folder}"
+    assert caught.value.resume == "start again in another output_dir"
+
+
+@pytest.mark.parametrize(
+    ("site", "name"),
+    [
+        ("a", "a.safetensors"),
+        ("Klinik Süd", "Klinik S%C3%BCd.safetensors"),
+        ("../../root", "..%2F..%2Froot.safetensors"),
+        ("a\x00b", "a%00b.safetensors"),
+        ("..", "...safetensors"),
+    ],
+)
+def test_no_name_of_a_site_is_a_path(site, name):
+    assert state_file(site) == name
+    assert os.sep not in name
+
+
+def test_states_are_deleted_and_rounds_stay_intact(store):
+    store.write(2, weights(2.0), {"round": 2}, state, server_state={"sum": torch.ones(2)})
+    store.delete_states()
+    for number in range(3):
+        assert not (store.folder / f"{number:03d}" / "clients").exists()
+    assert store.latest().record["files"].keys() == {"global.safetensors", "server.safetensors"}
+    assert store.server_state(2)["sum"].tolist() == [1.0, 1.0]
+
+
+def test_rounds_whose_states_lie_with_their_sites_say_so(store):
+    store.write(2, weights(2.0), {"round": 2}, lambda folder: {})
+    store.write(3, weights(3.0), {"round": 3})
+    store.say_where_states_are()
+    assert [record.get("states") for record in store.records(3)] == [None, None, "at the sites", None]
+    assert store.latest().round == 3

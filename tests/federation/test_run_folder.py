@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from samfed_monai.core.io import read_json, save_tensors, sha256_file, write_jso
 from samfed_monai.federation import COLUMNS, RunFolder
 from samfed_monai.federation.run_folder import (
     Bests,
+    RunLock,
     best_round,
     round_line,
     round_record,
@@ -24,6 +26,7 @@ from samfed_monai.federation.run_folder import (
     variant_of_run,
 )
 from samfed_monai.metrics import pool
+from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.transport import Failure, Traffic
 
 CONFIG = {"rounds": 3, "client": {"learning_rate": 0.1, "sizes": [1, 2]}}
@@ -315,3 +318,136 @@ def test_a_stored_run_goes_on_as_the_variant_that_it_is_called_now(tmp_path, cap
     assert variant_of_run(tmp_path, "ditto") == "ditto", "and will be refused"
     assert variant_of_run(tmp_path / "new", "fedicra") == "fedicra"
     assert caplog.text == ""
+
+
+def test_a_site_s_part_of_a_record_in_full():
+    metrics = {"term_sam_kd": 0.5, "term_dice": 2.0, "seconds": 1.5, "iterations": 3, "releases": 4.0, "loss": 9.0}
+    update = Message(Kind.WEIGHTS, "a", 1, 3, n=7, metrics=metrics)
+    assert site_record(update, SCORES, None, Traffic(up=10, down=20)) == {
+        "status": "ok",
+        "reason": None,
+        "n": 7,
+        "seconds": 1.5,
+        "terms": {"sam_kd": 0.5, "dice": 2.0},
+        "releases": 4,
+        "validation": SCORES,
+        "unscored": None,
+        "up_bytes": 10,
+        "down_bytes": 20,
+    }
+    assert type(site_record(update, None, None, None)["releases"]) is int
+    assert site_record(Failure("a", "late"), None, "away", None) == {
+        "status": "skipped",
+        "reason": "late",
+        "n": None,
+        "seconds": None,
+        "terms": {},
+        "validation": None,
+        "unscored": "away",
+        "up_bytes": 0,
+        "down_bytes": 0,
+    }
+    bare = site_record(Message(Kind.WEIGHTS, "a", 1, 3, n=7), None, None, None)
+    assert (bare["seconds"], bare["terms"], "releases" in bare) == (None, {}, False)
+
+
+def test_a_round_s_record_in_full():
+    low = {**SCORES, "dice": 0.25, "hd95": 9.0, "n": 6, "empty": {"both": 4, "prediction": 0, "label": 0}}
+    sites = {"a": {"validation": SCORES}, "b": {"validation": low}, "c": {"validation": None}}
+    found = round_record(2, 30, sites, {"training": 1.0})
+    average = found.pop("average")
+    assert found == {
+        "schema": 1,
+        "round": 2,
+        "rounds": 30,
+        "sites": sites,
+        "worst": {"validation": {**low, "site": "b"}},
+        "seconds": {"training": 1.0},
+    }
+    assert average["validation"]["dice"] == (2 * 0.5 + 6 * 0.25) / 8
+    assert average["validation"]["hd95"] == (2 * 3.0 + 6 * 9.0) / 8, "by images, those without a mask among them"
+    skipping = round_record(2, 30, sites, {}, skip_empty=True)["average"]["validation"]["hd95"]
+    assert skipping == (2 * 3.0 + 2 * 9.0) / 4, "by images with a mask"
+
+
+def test_a_run_writes_what_it_has(tmp_path):
+    RunFolder(tmp_path).open(CONFIG).close()
+    content = read_json(tmp_path / "run.json")
+    assert content.keys() == {"schema", "config_hash", "config", "hashes", "seeds", "versions"}
+    assert (content["schema"], content["hashes"], content["seeds"], content["versions"]) == (1, {}, {}, {})
+
+
+def test_a_configuration_that_is_spelt_as_before_is_not_compared_key_by_key(tmp_path):
+    then = {"variant": "fedicra", "client": {"sharing": {"_target_": "samfed_monai.methods.fedicra.AdaptiveMixing"}}}
+    now = {"variant": "fedala", "client": {"sharing": {"_target_": "samfed_monai.methods.fedala.AdaptiveMixing"}}}
+    RunFolder(tmp_path).open(then, seeds={"seed": 0}).close()
+    (tmp_path / "rounds/000").mkdir(parents=True)
+    RunFolder(tmp_path).open(now, seeds={"seed": 0}).close()
+    with pytest.raises(Refused, match=r"refused: 1 problem\n.*seeds#seed"):
+        RunFolder(tmp_path).open(now, seeds={"seed": 1})
+
+
+@pytest.mark.parametrize("gone", ["config", "hashes", "seeds", "versions"])
+def test_a_run_json_without_one_of_its_parts_is_compared_as_if_that_were_empty(tmp_path, caplog, gone):
+    begun(tmp_path)
+    content = read_json(tmp_path / "run.json")
+    content.pop(gone)
+    write_json(tmp_path / "run.json", content)
+    open_it = lambda: RunFolder(tmp_path).open(CONFIG, versions={"torch": "2.12"}, hashes={"datalist": "f0"})  # noqa: E731
+    if gone in ("config", "hashes"):
+        with pytest.raises(Refused, match=rf"{gone}.*: expected nothing, as in run\.json"):
+            open_it()
+    else:
+        open_it().close()
+        assert ("torch was None when this run began and is 2.12 now: last bits may differ" in caplog.text) == (
+            gone == "versions"
+        )
+
+
+def test_fault_54_the_refusal_names_the_folder_and_the_system_s_reason(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(Refused) as caught:
+        RunFolder(tmp_path / "file").open(CONFIG)
+    assert str(caught.value.problems[0]) == (
+        f"{tmp_path / 'file'}: expected a folder for the run, found it cannot be written (File exists); "
+        "choose another output_dir, or mend its permissions"
+    )
+
+    def without_number(*_, **__):
+        raise OSError("the share went away")
+
+    monkeypatch.setattr("samfed_monai.federation.run_folder.tempfile.TemporaryFile", without_number)
+    with pytest.raises(Refused, match=r"it cannot be written \(the share went away\)"):
+        RunFolder(tmp_path / "new").open(CONFIG)
+
+
+def test_a_lock_is_given_back_once(tmp_path):
+    lock, other = RunLock(tmp_path / ".lock"), RunLock(tmp_path / ".lock")
+    lock.acquire()
+    assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+    other.release()  # it does not hold it
+    with pytest.raises(Refused, match=rf"another run is at work in it \(process {os.getpid()}\)"):
+        other.acquire()
+    lock.release()
+    other.acquire()
+    lock.release()  # not its own any more
+    with pytest.raises(Refused):
+        lock.acquire()
+    other.release()
+
+
+def test_a_round_is_stored_with_the_server_s_state(tmp_path):
+    with RunFolder(tmp_path).open(CONFIG) as folder:
+        stored = folder.write_round({"w": torch.ones(2)}, [record(0, 0.5)], server_state={"sum": torch.ones(3)})
+        assert folder.store.server_state(0)["sum"].tolist() == [1.0, 1.0, 1.0]
+        assert (stored.round, stored.folder) == (0, tmp_path / "rounds/000")
+
+
+def test_a_table_of_a_run_that_goes_on_is_written_whole_by_the_process_that_goes_on(tmp_path):
+    one, records = RunFolder(tmp_path), [record(0, None), record(1, None)]
+    for each in records:
+        each["sites"] = {"a": {"status": "ok"}}
+    (tmp_path / "federation.csv").write_text("something else\n")
+    one.write_table(records)
+    lines = (tmp_path / "federation.csv").read_text().splitlines()
+    assert lines == [",".join(COLUMNS), *(f"{number},a,ok" + "," * (len(COLUMNS) - 3) for number in (0, 1))]

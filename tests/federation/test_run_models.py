@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from samfed_monai.core import tensor_file
-from samfed_monai.core.errors import Refused
-from samfed_monai.core.io import safe_load
+from samfed_monai.core.errors import Refused, Stopped
+from samfed_monai.core.io import safe_load, save_tensors
 from samfed_monai.core.model_file import read_header
 from samfed_monai.federation import RoundStore
 from samfed_monai.federation.run_models import RunModels
@@ -132,8 +132,6 @@ def test_of_a_run_over_flare_the_error_says_where_the_site_finds_what_is_its_own
 
 
 def test_at_the_site_its_own_state_of_the_selected_round_or_the_last_before_it_is_taken(on_flare, tmp_path):
-    from samfed_monai.core.io import save_tensors
-
     home, models = tmp_path / "cache" / "state" / "12ab" / "a", RunModels(on_flare)
     with pytest.raises(Refused, match="--states: expected a state with the site's own values, of round 1 or before"):
         models.tensors("a", states=home)
@@ -156,3 +154,60 @@ def test_a_damaged_state_and_an_unfinished_run_are_refused(tmp_path):
     (run / "results.json").unlink()
     with pytest.raises(Refused, match=r"expected a finished run, found no results\.json in it"):
         RunModels(run)
+
+
+def test_a_site_that_has_not_trained_yet_has_the_state_that_it_began_with(on_flare, tmp_path):
+    home = tmp_path / "cache" / "state" / "12ab" / "a"
+    save_tensors(home / "-01.safetensors", own(9.0))
+    (home / "notes.safetensors").write_bytes(b"")  # not a round
+    assert values(RunModels(on_flare), "a", states=home) == {"body.a": [1.0, 2.0], "head.b": [9.0]}
+
+
+def test_refusals_in_full(on_flare, tmp_path):
+    models = RunModels(on_flare)
+    with pytest.raises(Refused) as caught:
+        models.require("aa")
+    assert str(caught.value.problems[0]) == "--site: expected one of ['a', 'b'], found 'aa'; did you mean 'a'?"
+    with pytest.raises(Refused) as caught:
+        models.require("a")
+    place = "<cache_dir of samfed_site.json>/state/12ab/a"
+    assert str(caught.value.problems[0]) == (
+        f"{on_flare}: expected the sites' personal values, found none of them: they never left the sites (a, b); "
+        f"each has its own in {place}; at a, with a copy of this folder: samfed model run --site a --states {place}"
+    )
+    home = tmp_path / "cache" / "state" / "12ab" / "a"
+    with pytest.raises(Refused) as caught:
+        models.tensors("a", states=home)
+    assert str(caught.value.problems[0]) == (
+        f"--states: expected a state with the site's own values, of round 1 or before, found none in {home}; "
+        "a site keeps the states of its newest three runs; run it again"
+    )
+    with pytest.raises(Refused) as caught:
+        RunModels(tmp_path / "nothing")
+    assert str(caught.value.problems[0]) == (
+        f"{tmp_path / 'nothing'}: expected a finished run, found no results.json in it; "
+        "name a weights file, or wait until the run is finished"
+    )
+
+
+def test_a_model_pt_is_a_state_dict_in_half_precision_and_everybody_s_to_read(tmp_path):
+    shared = {"body.a": torch.tensor([1.0, 2.0]), "body.count": torch.tensor(70_000)}
+    run = finished(tmp_path / "run", None, shared=shared)
+    path = RunModels(run).write(tmp_path / "models" / "model.pt")
+    loaded = torch.load(path, weights_only=True)
+    assert (loaded["body.a"].tolist(), loaded["body.a"].dtype) == ([1.0, 2.0], torch.float16)
+    assert (loaded["body.count"].item(), loaded["body.count"].dtype) == (70_000, torch.int64)
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_folder_that_says_little_gives_the_servers_model(tmp_path):
+    run = finished(tmp_path / "run", None)
+    (run / "results.json").write_text(json.dumps({"selected": "best", "models": {"best": {"round": 1}}}))
+    (run / "run.json").write_text("{}")
+    models = RunModels(run)
+    assert (models.sites, values(models), models.header()) == ([], {"body.a": [1.0, 2.0]}, {"round": "1"})
+    (run / "run.json").unlink()
+    (run / "rounds" / "001" / "round.json").unlink()
+    assert RunModels(run).header() == {"round": "1"}
+    with pytest.raises(Stopped, match="the record of round 1 cannot be read"):
+        RunModels(run).tensors()
