@@ -20,7 +20,7 @@ import torch
 from samfed_monai.core.errors import Problem
 from samfed_monai.core.io import append_line, locked, read_json, write_json
 from samfed_monai.protocol.message import Kind, Message, MessageRefused
-from samfed_monai.protocol.secure_sum import KEYS, SEALED, SHARE, Member, quantised, unmasked
+from samfed_monai.protocol.secure_sum import KEYS, SEALED, SHARE, Member, quantised, require_keys, unmasked
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
 
 if TYPE_CHECKING:
@@ -345,7 +345,9 @@ class SecureServer:
         total = np.zeros(size, dtype=np.int64)
 
         def take_keys(site: str, reply: Message) -> None:
-            keys[number[site]] = _only(_rows(reply, "keys", KEYS, len(sites)), {number[site]})[number[site]]
+            own = _only(_rows(reply, "keys", KEYS, len(sites)), {number[site]})[number[site]]
+            require_keys(own, keys.values())
+            keys[number[site]] = own
 
         def take_shares(site: str, reply: Message) -> None:
             rows = _rows(reply, "shares", SEALED, len(sites))

@@ -110,6 +110,29 @@ def agreed(private: X25519PrivateKey, public: bytes, purpose: bytes) -> bytes:
     return HKDF(SHA256(), SECRET, salt=None, info=b"samfed " + purpose).derive(shared)
 
 
+def require_keys(keys: bytes, others: Iterable[bytes]) -> None:
+    """Looks at a member's two public keys before they are handed to the others, all of whom they would fail.
+
+    Args:
+        keys: :data:`KEYS` bytes, as :meth:`Member.keys` gives them.
+        others: those of members that came before.
+
+    Raises:
+        MessageRefused: a point of small order, with which no secret can be agreed (RFC 7748, section 6.1), or keys that
+            another member has shown.
+    """
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+    probe = X25519PrivateKey.generate()
+    try:
+        for public in (keys[:SECRET], keys[SECRET:]):
+            agreed(probe, public, b"probe")
+    except ValueError:
+        raise _refusal("a key with which no secret can be agreed", "two public keys of X25519") from None
+    if keys in set(others):
+        raise _refusal("the keys of another member", "keys of its own")
+
+
 def quantised(values: NDArray[np.float64], *, weight: int, fraction_bits: int, members: int) -> NDArray[np.int64]:
     """``weight * round(values * 2^fraction_bits)``.
 

@@ -342,6 +342,27 @@ def test_keys_in_anothers_name_are_refused(tmp_path):
     assert "rows of other members" in result.records[0]["sites"]["b"]["reason"]
 
 
+class Keyless(SecureWorker):
+    """Shows a public key of small order, which would fail everybody who agrees on a secret with it."""
+
+    def answer(self, task, message):
+        reply = super().answer(task, message)
+        if Task(task) == Task.KEYS:
+            reply.tensors["keys"].zero_()
+        return reply
+
+
+def test_fault_95_one_site_with_a_key_that_is_none_does_not_fail_the_others(tmp_path):
+    workers = {site: (Keyless if site == "b" else SecureWorker)(site, FixedClient(site, step=1.0)) for site in "abc"}
+    with RunFolder(tmp_path).open({}) as folder:
+        conductor = controller(folder, workers, rounds=1)
+        conductor.secure = SecureServer(SETTINGS, conductor.strategy, LocalTransport(workers))
+        sites = conductor.run().records[0]["sites"]
+    assert "a key with which no secret can be agreed" in sites["b"]["reason"]
+    assert [sites[site]["status"] for site in "abc"] == ["ok", "skipped", "ok"]
+    assert model(tmp_path)["w"].eq(2).all()
+
+
 @given(
     values=st.lists(st.lists(st.floats(-1e3, 1e3, width=32), min_size=4, max_size=4), min_size=2, max_size=6),
     bits=st.integers(8, 40),

@@ -20,6 +20,7 @@ from samfed_monai.protocol.secure_sum import (
     joined,
     quantised,
     require_cryptography,
+    require_keys,
     split,
     stream,
     unmasked,
@@ -192,3 +193,19 @@ def test_without_the_package_a_run_is_refused_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cryptography", None)
     with pytest.raises(Refused, match=r"found no cryptography; pip install samfed-monai\[privacy\]"):
         require_cryptography("privacy -> secure_aggregation")
+
+
+@pytest.mark.parametrize("point", [bytes(32), (1).to_bytes(32, "little"), (2**255 - 20).to_bytes(32, "little")])
+@pytest.mark.parametrize("at", [0, 1])
+def test_fault_95_a_key_with_which_no_secret_can_be_agreed_is_refused(point, at):
+    own = Member(0, 2).keys()
+    keys = own[:SECRET] + point if at else point + own[SECRET:]
+    with pytest.raises(MessageRefused, match="expected two public keys of X25519, found a key with which no secret"):
+        require_keys(keys, [])
+    require_keys(own, [Member(1, 2).keys()])
+
+
+def test_fault_95_the_keys_of_another_member_are_refused():
+    own = Member(0, 2).keys()
+    with pytest.raises(MessageRefused, match="expected keys of its own, found the keys of another member"):
+        require_keys(own, [Member(1, 2).keys(), own])
