@@ -60,21 +60,32 @@ ROOMS = {
         ("samfed_monai/federation/privacy/*.py",),
         tuple(
             f"tests/federation/privacy/test_{name}.py"
-            for name in ("audit", "central", "ledger", "network_check", "noise", "release", "settings", "statistics")
+            for name in (
+                "audit",
+                "central",
+                "ledger",
+                "network_check",
+                "noise",
+                "possible",
+                "release",
+                "settings",
+                "statistics",
+            )
         ),
     ),
 }
-#: Run in a copy: every change with its outcome, and the differences of those that were not killed, as JSON.
+#: Run in a copy with names of changes: prints their outcomes, and the differences of those not killed, as JSON.
 _TELL = """
-import json
+import json, sys
 from mutmut.__main__ import collect_source_file_mutation_data, status_by_exit_code
 from mutmut.mutation.diff_apply import get_diff_for_mutant
 outcomes, diffs = {}, {}
 for path, data in collect_source_file_mutation_data(mutant_names=[])[1].items():
     for name, code in data.exit_code_by_key.items():
-        outcomes[name] = status_by_exit_code[code]
-        if outcomes[name] != "killed":
-            diffs[name] = get_diff_for_mutant(name, path=data.path)
+        if name in sys.argv[1:]:
+            outcomes[name] = status_by_exit_code[code]
+            if outcomes[name] != "killed":
+                diffs[name] = get_diff_for_mutant(name, path=data.path)
 print(json.dumps([outcomes, diffs]))
 """
 #: Run in a copy: makes the changes without running a test, and prints their names as JSON.
@@ -136,8 +147,7 @@ def mutate(name: str, room: Room, copy: Path, *, jobs: int, sample: int | None, 
         drawn = sorted(random.Random(f"{name} {seed}").sample(drawn, sample))
     if todo := [mutant for mutant in drawn if made[mutant] not in NOTICED]:
         log.write_text(_in_copy(copy, log, "-m", "mutmut", "run", "--max-children", str(jobs), *todo))
-    outcomes, diffs = json.loads(_in_copy(copy, log, "-c", _TELL))
-    outcomes = {mutant: outcomes[mutant] for mutant in drawn}
+    outcomes, diffs = json.loads(_in_copy(copy, log, "-c", _TELL, *drawn))
     left = {mutant: outcome for mutant, outcome in outcomes.items() if outcome not in NOTICED}
     texts = {mutant for mutant in left if wording(diffs[mutant])}
     noticed, more = len(outcomes) - len(left), len(outcomes) - len(texts)

@@ -51,13 +51,20 @@ class AuditLog:
         """Noise multiplier to the number of messages with it that this file holds (:func:`count_noise`)."""
         return count_noise(self.path, _noise_of)
 
-    def evaluated(self) -> Counter[int]:
-        """Round to the number of evaluations of it that this file holds as sent; lines that were cut off count not."""
+    def answered(self, task: str) -> Counter[int]:
+        """Round to the number of answers to a task that this file holds as gone; lines that were cut off count not.
+
+        Args:
+            task: a value of :class:`~samfed_monai.protocol.transport.Task`.
+        """
         counts: Counter[int] = Counter()
         for record in _lines(self.path) if self.path is not None and self.path.is_file() else ():
-            if record and record.get("task") == "evaluate" and record.get("outcome") == "sent":
+            if record and record.get("task") == task and record.get("outcome") in _GONE:
                 counts[record.get("round", 0)] += 1
         return counts
+
+
+_GONE = ("sent", "masked")
 
 
 def _noise_of(record: Any) -> Any:

@@ -41,6 +41,9 @@ _MOST_METRICS = 64
 #: Scores of one round that leave a site: its own and those of the best and the last model are seven at most, with the
 #: teacher's; the rest is for runs that were started again in the middle of them.
 MOST_EVALUATIONS = 32
+#: Trainings of one round whose update leaves a site: one, and those of a server that was started again in the middle of
+#: it. Each is an update from weights that the server chose.
+MOST_TRAININGS = 32
 _ECHOED = ("site", "round", "rounds", "seed")
 
 
@@ -86,8 +89,9 @@ class ReleaseFilter:
         self._run = Path(folder).parent.parent.name if folder is not None else ""
         #: Noise multiplier to the messages with it that this site has sent in this run, before a restart included.
         self.releases = self.audit.noised()
-        #: Round to how many times scores of it have left, before a restart included.
-        self.evaluations = self.audit.evaluated()
+        #: Round to how many times scores, and updates, of it have left, before a restart included.
+        self.evaluations = self.audit.answered(Task.EVALUATE.value)
+        self.trainings = self.audit.answered(Task.TRAIN.value)
 
     def __call__(self, task: Task, request: Message, reply: Message) -> Message:
         """The message that may leave in answer to ``request``.
@@ -108,6 +112,7 @@ class ReleaseFilter:
         hidden = self.privacy.secure_aggregation is not None and bool(message.tensors)
         self._write(task, request, outcome="masked" if hidden else "sent", **content, noise=noise)
         self.evaluations[request.round] += task == Task.EVALUATE
+        self.trainings[request.round] += task == Task.TRAIN
         return message
 
     def hidden(self, task: Task, request: Message, reply: Message) -> Message:
@@ -170,6 +175,9 @@ class ReleaseFilter:
         if task == Task.EVALUATE and self.evaluations[request.round] >= MOST_EVALUATIONS:
             expected = f"at most {MOST_EVALUATIONS} in a round"
             problems.add("evaluations", found="one more", expected=expected, mend="start a new run under another name")
+        if task == Task.TRAIN and self.trainings[request.round] >= MOST_TRAININGS:
+            expected = f"at most {MOST_TRAININGS} in a round"
+            problems.add("trainings", found="one more", expected=expected, mend="start a new run under another name")
         weights, statistics = _parted(reply)
         problems.extend(tensor_problems(replace(reply, tensors=weights) if statistics else reply, allowed))
         word = request.extra.get(STATISTICS)

@@ -32,3 +32,55 @@ def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(Refused, match="no such file"):
         read_audit(tmp_path / "audit.jsonl")
     assert not AuditLog(tmp_path).noised()
+
+
+def test_refusals_in_full(tmp_path):
+    path = tmp_path / "audit.jsonl"
+    with pytest.raises(Refused) as error:
+        read_audit(path)
+    assert str(error.value.problems[0]) == (
+        f"{path}: expected an audit file, found no such file; name a site's audit.jsonl"
+    )
+    AuditLog(tmp_path).write(SENT)
+    with path.open("a") as stream:
+        stream.write('{"site": "Ba')
+    with pytest.raises(Refused) as error:
+        read_audit(path)
+    assert str(error.value.problems[0]) == (
+        f"{path}, line 2: expected JSON, found no record; "
+        "a line that was cut off: what it was about had not left when the machine stopped"
+    )
+
+
+def test_answers_are_counted_by_task_and_round_as_far_as_they_are_gone(tmp_path):
+    log = AuditLog(tmp_path)
+    for round, task, outcome in (
+        (0, "train", "sent"), (0, "train", "masked"), (0, "train", "refused"), (1, "train", "sent"),
+        (0, "evaluate", "sent"), (None, "train", "declared"),
+    ):  # fmt: skip
+        log.write({**SENT, "round": round, "task": task, "outcome": outcome})
+    log.path.open("a").write('{"task": "train", "outc')
+    assert log.answered("train") == {0: 2, 1: 1}
+    assert log.answered("evaluate") == {0: 1}
+    assert AuditLog().answered("train") == AuditLog(tmp_path / "new").answered("train") == {}
+
+
+def test_a_table_in_full():
+    records = [
+        {"time": "t", **SENT, "tensors": 3, "metrics": [], "noise": {"deviation": 0.12345, "release": 2}},
+        {"time": "u", **SENT, "outcome": "refused", "bytes": None, "problems": ["a: b", "c"]},
+        {"time": "v", **SENT, "outcome": "declared", "statistics": {"kind": "graph", "images": 7}},
+    ]
+    heads, *rows = [line.split("  ") for line in audit_table(records).splitlines()]
+    assert [each.strip() for each in heads if each.strip()] == [
+        "time", "site", "round", "task", "outcome", "kind", "tensors", "bytes", "n", "noise", "metrics", "problems",
+        "statistics",
+    ]  # fmt: skip
+    assert [[each.strip() for each in row if each.strip()] for row in rows] == [
+        ["t", "Basel", "0", "train", "sent", "weights", "3", "100", "40", "sd 0.123, release 2", "-", "-", "-"],
+        ["u", "Basel", "0", "train", "refused", "weights", "-", "-", "40", "-", "-", "a: b, c", "-"],
+        ["v", "Basel", "0", "train", "declared", "weights", "-", "100", "40", "-", "-", "-", "graph of 7 images"],
+        [],
+        ["refused weights: 1 messages, 0 bytes"],
+        ["sent weights: 1 messages, 100 bytes"],
+    ]

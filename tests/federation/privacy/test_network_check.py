@@ -116,3 +116,66 @@ def test_what_cannot_be_looked_at_is_refused():
 
 def test_a_site_that_only_evaluates_is_let_alone():
     require_plain_network(SimpleNamespace(train_workflow=None, trainer=None))
+
+
+class Wide(nn.Module):
+    """A linear layer on so many values of a map, in their order."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(count, 1)
+        self.count = count
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(images.flatten(1)[:, : self.count])
+
+
+class Twice(nn.Module):
+    """A layer that gives two maps, of which the second is read place by place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.linear = _Both(), nn.Linear(32 * 32, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.both(images)[1].flatten(1))
+
+
+class _Both(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(3, 1, 31, padding=15, bias=False)  # a value of its own hangs on the whole image
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mixed = torch.fft.fft2(images.sum(1, keepdim=True)).real
+        return images.mean((1, 2, 3)), mixed
+
+
+def test_a_layer_may_read_so_many_values_and_no_more():
+    assert reading_layers(Wide(768), SHAPE) == []
+    assert reading_layers(Wide(769), SHAPE) == ["linear"]
+
+
+def test_of_several_maps_that_a_layer_gives_each_is_looked_at():
+    assert "linear" in reading_layers(Twice(), SHAPE)
+
+
+@pytest.mark.parametrize(("kernel", "found"), [(16, []), (17, ["0"])])
+def test_a_kernel_may_have_so_many_places_and_no_more(kernel, found):
+    assert reading_layers(nn.Sequential(nn.Conv2d(3, 1, kernel)), SHAPE) == found
+
+
+def test_refusals_in_full():
+    mend = "name a network of the catalogue, or install it at the site as a package that registers it"
+    for shape, problem in (
+        ((3, 32, 32), "one that takes an image of this size, found a network that cannot be looked at"),
+        (
+            (3, 64, 64),
+            "no layer with a weight for each place of an image: its update would hold the image, found 1 such",
+        ),
+    ):
+        client = toy_algo()
+        client.trainer.network = nets.Generator(**{**PLANTED, "latent_shape": shape})
+        with pytest.raises(MessageRefused) as error:
+            require_plain_network(client)
+        assert [str(each) for each in error.value.problems] == [f"plan -> network_def: expected {problem}; {mend}"]

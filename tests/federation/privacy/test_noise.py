@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from samfed_monai.federation.privacy.noise import SeededNoise, SystemNoise, noisy_masks, noisy_update
+from samfed_monai.protocol import MessageRefused
 
 
 def nothing(count: int) -> np.ndarray:
@@ -63,3 +64,36 @@ def test_noise_of_the_system_is_normal_and_never_the_same(count):
 
 def test_noise_of_a_seed_comes_back():
     assert np.array_equal(SeededNoise(3)(5), SeededNoise(3)(5))
+
+
+def test_what_is_no_parameter_of_this_network_or_no_float_is_left_as_it_was_received():
+    old = {"a": torch.zeros(1), "count": torch.tensor(3)}
+    new = {"a": torch.ones(1), "count": torch.tensor(9)}
+    given = {"clip": 1.0, "noise_multiplier": 1.0, "noise": ones}
+    sent = noisy_update(new, old, learned=["a", "count", "frozen"], **given)
+    assert {name: tensor.item() for name, tensor in sent.items()} == {"a": 3.0, "count": 3}
+    assert sent["a"].dtype is torch.float32
+    assert noisy_update(new, {**old, "more": torch.ones(1)}, learned=["a"], **given).keys() == {"a", "count"}
+
+
+def test_refusals_in_full():
+    given = {"learned": ["a"], "clip": 1.0, "noise_multiplier": 1.0, "noise": ones}
+    for received in ({}, {"a": torch.zeros(2)}):
+        with pytest.raises(MessageRefused) as error:
+            noisy_update({"a": torch.zeros(1)}, received, **given)
+        assert str(error.value.problems[0]) == (
+            "differential privacy: expected weights of the same network in the request, to which the update is "
+            "compared, found other tensors"
+        )
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(MessageRefused) as error:
+            noisy_update({"a": torch.tensor([value])}, {"a": torch.zeros(1)}, **given)
+        assert str(error.value.problems[0]) == "message -> tensors: expected finite values, found NaN or infinity"
+
+
+def test_noise_of_the_system_is_that_of_its_bytes(monkeypatch):
+    # uniform numbers of all bits 0 and all bits 1 but the middle of the first step: (0 + 0.5) / 2^53, (2^53 - 0.5) / 2^53
+    monkeypatch.setattr("samfed_monai.federation.privacy.noise.os.urandom", lambda count: bytes(8) + b"\xff" * 8)
+    radius = np.sqrt(-2 * np.log(0.5 * 2.0**-53))
+    assert SystemNoise()(2) == pytest.approx([radius, 0.0], abs=1e-12)
+    assert len(SystemNoise()(1)) == 1

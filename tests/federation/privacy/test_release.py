@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -19,6 +20,7 @@ from samfed_monai.config.variants import Method
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation import ClientAlgoExecutor
 from samfed_monai.federation.privacy import Allowed, Privacy, ReleaseFilter, SeededNoise, read_audit
+from samfed_monai.federation.privacy import allowed as allowed_module
 from samfed_monai.federation.privacy.allowed import (
     allowed_of,
     allowed_weights,
@@ -26,8 +28,8 @@ from samfed_monai.federation.privacy.allowed import (
     statistics_problems,
 )
 from samfed_monai.federation.privacy.ledger import PrivacyLedger
-from samfed_monai.federation.privacy.release import MOST_EVALUATIONS
-from samfed_monai.federation.privacy.settings import PrivacyFloor, withheld_reason
+from samfed_monai.federation.privacy.release import MOST_EVALUATIONS, MOST_TRAININGS, site_release
+from samfed_monai.federation.privacy.settings import PrivacyFloor, SecureAggregation, withheld_reason
 from samfed_monai.networks import KeyPatterns, SamNetwork, build_sam, split_keys
 from samfed_monai.networks.key_patterns import KeySplit
 from samfed_monai.protocol import Kind, Message, MessageRefused, Task, from_bytes, to_bytes
@@ -500,6 +502,20 @@ def test_fault_87_scores_of_a_round_leave_so_often_and_no_more_restarts_included
     here(Task.TRAIN, request(), reply())
 
 
+@pytest.mark.parametrize("settings", [None, Privacy(secure_aggregation=SecureAggregation())])
+def test_fault_96_updates_of_a_round_leave_so_often_and_no_more_restarts_included(tmp_path, settings):
+    for _ in range(MOST_TRAININGS // 2):
+        release(folder=tmp_path, privacy=settings)(Task.TRAIN, request(), reply())
+    here = release(folder=tmp_path, privacy=settings)
+    for _ in range(MOST_TRAININGS // 2):
+        here(Task.TRAIN, request(), reply())
+    for again in (here, release(folder=tmp_path, privacy=settings)):
+        with pytest.raises(MessageRefused, match=f"trainings: expected at most {MOST_TRAININGS} in a round, found one"):
+            again(Task.TRAIN, request(), reply())
+    here(Task.TRAIN, request(round=4), reply(round=4))
+    here(Task.EVALUATE, request(), numbers())
+
+
 @pytest.mark.parametrize("fields", [{"round": 9}, {"round": -1}, {"rounds": 10_000}])
 def test_fault_87_a_round_that_the_plan_does_not_have_is_not_answered(fields):
     release(rounds=9)(Task.EVALUATE, request(), numbers())
@@ -514,3 +530,135 @@ def test_a_sites_own_least_images_is_what_it_trains_on_in_a_round_as_well():
     with pytest.raises(MessageRefused, match="round: expected at least 7 images trained on in a round"):
         filtered(Task.TRAIN, request(), reply(metrics=metrics))
     ReleaseFilter("Basel", allowed=lambda: allowed, least_seen=6)(Task.TRAIN, request(), reply(metrics=metrics))
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "problem"),
+    [
+        (
+            Task.TRAIN,
+            {"tensors": {**WEIGHTS, SECRET: MASKS}},
+            "message -> tensors: expected the 3 names of the allow-list, found 1 with names that may not leave",
+        ),
+        (
+            Task.TRAIN,
+            {"tensors": {"w": WEIGHTS["w"]}},
+            "message -> tensors: expected all of the allow-list, found 2 names missing",
+        ),
+        (
+            Task.TRAIN,
+            {"tensors": {**WEIGHTS, "w": SECRET}},
+            "message -> w: expected a plain tensor, found something else",
+        ),
+        (
+            Task.TRAIN,
+            {"tensors": {**WEIGHTS, "w": WEIGHTS["w"].double()}},
+            "message -> w: expected torch.float32, found another dtype",
+        ),
+        (Task.EVALUATE, {}, "message -> tensors: expected numbers only, found tensors that were not trained"),
+        (Task.TRAIN, {"n": -1}, "message -> n: expected a whole number >= 0, found another value"),
+        (Task.TRAIN, {"extra": {"split": "test"}}, "message -> extra: expected none from a site, found words"),
+        (
+            Task.TRAIN,
+            {"metrics": {f"term_a{number}": 0.0 for number in range(65)}},
+            "message -> metrics: expected at most 64, found too many",
+        ),
+        (
+            Task.TRAIN,
+            {"n": 4},
+            "message -> n: expected tensors of at least 5 images, found fewer; "
+            "join with another site, or agree on another least_images",
+        ),
+    ],
+)
+def test_refusals_in_full(task, fields, problem):
+    with pytest.raises(MessageRefused) as error:
+        release()(task, request(), reply(**fields))
+    assert str(error.value.problems[0]) == problem
+
+
+def test_a_request_to_another_site_is_not_answered():
+    with pytest.raises(MessageRefused) as error:
+        release()(Task.TRAIN, request(site="Bern"), reply(site="Bern"))
+    assert [str(each) for each in error.value.problems] == [
+        "message -> site: expected one to this site, found a request to another site"
+    ]
+
+
+def test_a_line_about_each_message_in_full(tmp_path):
+    here = release(folder=tmp_path)
+    here(Task.TRAIN, request(), reply())
+    here.hidden(Task.KEYS, request(kind=Kind.SECURE), reply(kind=Kind.SECURE, tensors={}, metrics={}))
+    here.declare(KeySplit(shared=("b", "a"), personal=("p",), frozen=("f", "g")))
+    here.declare(KeySplit(shared=("a",), personal=(), frozen=()))  # all of it: nothing to say
+    sent, step, declared = read_audit(tmp_path / "audit.jsonl")
+    names = hashlib.sha256(b"bn.running_mean\ncount\nw").hexdigest()
+    sent.pop("time"), step.pop("time"), declared.pop("time")
+    whose = {"site": "Basel", "round": 3}
+    assert sent == {
+        **whose,
+        "task": "train",
+        "outcome": "sent",
+        "kind": "weights",
+        "tensors": 3,
+        "names_sha256": names,
+        "bytes": len(to_bytes(reply())),
+        "n": 40,
+        "metrics": ["seconds", "term_sam_kd"],
+        "withheld": [],
+        "noise": None,
+    }
+    empty = hashlib.sha256(b"").hexdigest()
+    assert step == {
+        **whose,
+        "task": "keys",
+        "outcome": "sent",
+        "kind": "secure",
+        "tensors": 0,
+        "names_sha256": empty,
+        "bytes": len(to_bytes(reply(kind=Kind.SECURE, tensors={}, metrics={}))),
+        "n": 40,
+        "metrics": [],
+        "withheld": [],
+        "noise": None,
+    }
+    assert declared == {
+        "site": "Basel",
+        "round": None,
+        "task": None,
+        "outcome": "declared",
+        "kind": "weights",
+        "tensors": 2,
+        "names_sha256": hashlib.sha256(b"a\nb").hexdigest(),
+        "shared": 2,
+        "personal": 1,
+        "frozen": 2,
+    }
+
+
+def test_a_site_s_filter_by_default_asks_for_no_number_of_images_in_a_round(tmp_path):
+    algo = toy_algo()
+    filtered = site_release("Basel", lambda: algo, Privacy(1), tmp_path)
+    assert filtered.least_seen == 1
+    assert filtered.rounds is filtered.ledger is filtered.method is None
+    assert filtered.audit.path == tmp_path / "sites" / "Basel" / "audit.jsonl"
+    assert site_release("a/b", lambda: algo, Privacy(1), tmp_path).audit.path.parent.name == "a%2Fb"
+
+
+def test_what_a_loader_does_not_say_of_its_batches_is_not_known():
+    for loader in (SimpleNamespace(), SimpleNamespace(batch_size=4), SimpleNamespace(sampler=[1]), None):
+        assert allowed_module._smallest_batch(loader) is None
+    sized = SimpleNamespace(batch_size=4, sampler=range(10))
+    assert allowed_module._smallest_batch(sized) == 2
+    assert allowed_module._smallest_batch(SimpleNamespace(batch_size=4, sampler=range(10), drop_last=True)) == 4
+    assert allowed_module._smallest_batch(SimpleNamespace(batch_size=5, sampler=range(10))) == 5
+
+
+def test_masks_of_a_data_set_that_cannot_be_seen_are_refused_in_full():
+    sharing = SimpleNamespace(predictor=SimpleNamespace(dataset=range(3)))
+    with pytest.raises(MessageRefused) as error:
+        require_public_images(sharing, lambda: [])
+    assert str(error.value.problems[0]) == (
+        "images that masks are exchanged of: expected a data set whose records are to be seen, found a range; "
+        "leave sharing#plain to the variant"
+    )

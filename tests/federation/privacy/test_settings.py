@@ -12,7 +12,13 @@ from scipy.stats import norm
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation.evaluation import site_scores
 from samfed_monai.federation.privacy import DifferentialPrivacy, Privacy, epsilon, privacy_account
-from samfed_monai.federation.privacy.settings import EFFORT, PrivacyFloor, withhold_small
+from samfed_monai.federation.privacy.settings import (
+    EFFORT,
+    CentralPrivacy,
+    PrivacyFloor,
+    SecureAggregation,
+    withhold_small,
+)
 from samfed_monai.metrics.scores import pool
 from samfed_monai.protocol import Kind, Message, MessageRefused
 
@@ -158,3 +164,77 @@ def test_fault_59_a_count_that_was_left_out_is_null_and_not_none_of_them():
     assert pooled["empty"] == {"both": None, "prediction": 1, "label": 10}
     assert pooled["hd95"] == pytest.approx((3.0 * 31 + 1.0 * 7) / 38), "of 40 nine, of 10 three are known to be empty"
     assert pooled["dice"] == pytest.approx((0.5 * 40 + 1.0 * 10) / 50)
+
+
+def test_fault_59_scores_of_classes_that_few_images_hold_are_left_out_each():
+    classes = {
+        **{f"{name}_class_{number}": 0.5 for name in ("dice", "iou", "hd95") for number in range(1, 6)},
+        **{"images_class_1": 4, "images_class_2": 5, "images_class_3": 1, "images_class_4": 36, "images_class_5": 0},
+    }
+    sent = withhold_small(scores(**classes), 5).metrics
+    kept = {name for name in sent if "_class_" in name}
+    shown = {f"{name}_class_{number}" for name in ("dice", "iou", "hd95") for number in (2, 4, 5)}
+    # of 40 images 36 hold class 4: that 4 do not is as few as that 4 do
+    assert kept == shown | {"images_class_2", "images_class_5"}
+    assert {name: sent[name] for name in ("dice", "hd95", "iterations")} == {"dice": 0.5, "hd95": 3.0, "iterations": 7}
+
+
+SECURE, CENTRAL = "secure_aggregation", "central_differential_privacy"
+
+
+@pytest.mark.parametrize(
+    ("part", "content", "problem"),
+    [
+        (SECURE, {"threshold": 1}, " -> threshold: expected a whole number >= 2, or null, found 1"),
+        (SECURE, {"threshold": True}, " -> threshold: expected a whole number >= 2, or null, found True"),
+        (SECURE, {"fraction_bits": 7}, " -> fraction_bits: expected a whole number from 8 to 40, found 7"),
+        (SECURE, {"fraction_bits": 41}, " -> fraction_bits: expected a whole number from 8 to 40, found 41"),
+        (SECURE, {"fraction_bits": 9.0}, " -> fraction_bits: expected a whole number from 8 to 40, found 9.0"),
+        (SECURE, 3, ": expected an object, found int"),
+        (
+            CENTRAL,
+            {"count_noise": 0.5},
+            " -> count_noise: expected more than half of noise_multiplier, 0.5, found 0.5; "
+            "null takes one that fits; less would spend more than the whole epsilon on the quantile alone",
+        ),
+        (CENTRAL, {"quantile": 1.0}, " -> quantile: expected a number between 0 and 1, found 1.0"),
+        (CENTRAL, {"clip": 0}, " -> clip: expected a positive number, found 0"),
+    ],
+)
+def test_refusals_in_full(part, content, problem):
+    with pytest.raises(Refused) as error:
+        Privacy.from_json({part: content})
+    assert [str(each) for each in error.value.problems] == [f"federate.json -> privacy -> {part}{problem}"]
+
+
+def test_two_promises_of_which_one_undoes_the_other_are_refused_in_full():
+    with pytest.raises(Refused) as error:
+        Privacy.from_json({"secure_aggregation": {}, "central_differential_privacy": {}, "differential_privacy": {}})
+    assert [str(each) for each in error.value.problems] == [
+        "federate.json -> privacy: expected one of the two, found secure_aggregation and central_differential_privacy; "
+        "the server cannot clip what it does not see: take differential_privacy, at the sites",
+        "federate.json -> privacy: expected one of the two, found noise at the sites and at the server; "
+        "leave central_differential_privacy null where the server is not trusted, else differential_privacy",
+    ]
+
+
+def test_settings_of_each_part_are_read():
+    assert Privacy.from_json({"secure_aggregation": {}}).secure_aggregation == SecureAggregation(None, 32)
+    for bits in (8, 40):
+        some = {"secure_aggregation": {"threshold": 2, "fraction_bits": bits}}
+        assert Privacy.from_json(some).secure_aggregation == SecureAggregation(2, bits)
+    some = Privacy.from_json({"central_differential_privacy": {"count_noise": 0.51, "quantile": None, "epsilon": 3}})
+    assert some.central_differential_privacy == CentralPrivacy(count_noise=0.51, quantile=None, epsilon=3)
+    without = Privacy.from_json({"central_differential_privacy": {"count_noise": 0.1, "quantile": None}})
+    assert without.central_differential_privacy.count_noise == 0.1, (
+        "nothing is spent on a quantile that is not followed"
+    )
+    for each in (some, without, Privacy.from_json({"secure_aggregation": {"threshold": 2}})):
+        assert Privacy.from_json(each.to_json()) == each
+        assert "statistics" not in each.to_json()
+
+
+@pytest.mark.parametrize(("sites", "least"), [(1, 2), (2, 2), (3, 2), (4, 3), (5, 3), (8, 5)])
+def test_the_least_threshold_is_more_than_half(sites, least):
+    assert SecureAggregation().threshold_of(sites) == least
+    assert SecureAggregation(7).threshold_of(sites) == 7
