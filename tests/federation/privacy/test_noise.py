@@ -92,7 +92,7 @@ def test_refusals_in_full():
 
 
 def test_noise_of_the_system_is_that_of_its_bytes(monkeypatch):
-    # uniform numbers of all bits 0 and all bits 1 but the middle of the first step: (0 + 0.5) / 2^53, (2^53 - 0.5) / 2^53
+    # the uniform numbers are those of all bits 0 and of all bits 1: 0.5 / 2^53 and 1 - 0.5 / 2^53
     monkeypatch.setattr("samfed_monai.federation.privacy.noise.os.urandom", lambda count: bytes(8) + b"\xff" * 8)
     radius = np.sqrt(-2 * np.log(0.5 * 2.0**-53))
     assert SystemNoise()(2) == pytest.approx([radius, 0.0], abs=1e-12)
