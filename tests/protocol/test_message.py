@@ -442,7 +442,7 @@ def test_fault_90_the_longest_header_that_is_parsed_has_four_mebibytes():
         from_bytes(len(text).to_bytes(8, "little") + text)
 
 
-@pytest.mark.parametrize("value", [10**400, -(10**400), 10**4000])
+@pytest.mark.parametrize("value", [10**400, -(10**400), 10**4000], ids=["large", "small", "longest"])
 def test_fault_91_a_whole_number_of_hundreds_of_digits_is_refused_and_not_repeated(value):
     sent = from_bytes(to_bytes(up(n=abs(value), round=value, metrics={"dice": value})))
     with pytest.raises(MessageRefused) as caught:
