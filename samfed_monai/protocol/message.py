@@ -269,7 +269,9 @@ _LONG = 10**20  # digits of a larger whole number are not repeated: there may be
 def _number(value: Any) -> str:
     if type(value) not in (int, float):
         return type(value).__name__
-    return repr(value) if abs(value) < _LONG or type(value) is float else f"{'-' * (value < 0)}more than {_LONG:.0e}"
+    if type(value) is float or abs(value) < _LONG:
+        return repr(value)
+    return f"more than {_LONG:.0e}" if value > 0 else f"less than -{_LONG:.0e}"
 
 
 def _sound(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -195,3 +197,32 @@ def test_a_capped_site_and_one_that_would_be_the_mean_are_told(caplog: pytest.Lo
         "a says it trains on 91 images, 91 % of all; if that is not so, job#update_guard#largest_share caps what it "
         "counts as",
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"limit": 0}, "UpdateGuard#limit: expected a positive number, found 0"),
+        ({"limit": math.nan}, "UpdateGuard#limit: expected a positive number, found nan"),
+        ({"limit": "2"}, "UpdateGuard#limit: expected a positive number, found '2'"),
+        ({"action": "drop"}, "UpdateGuard#action: expected 'clip' or 'skip', found 'drop'"),
+        ({"largest_share": 0}, "UpdateGuard#largest_share: expected a number in (0, 1], or null, found 0"),
+        ({"largest_share": 1.01}, "UpdateGuard#largest_share: expected a number in (0, 1], or null, found 1.01"),
+        ({"largest_share": True}, "UpdateGuard#largest_share: expected a number in (0, 1], or null, found True"),
+    ],
+)
+def test_refusals_of_options_in_full(options, problem):
+    with pytest.raises(Refused) as caught:
+        UpdateGuard(**options)
+    assert [str(each) for each in caught.value.problems] == [problem]
+
+
+def test_a_guard_by_default_takes_ten_times_the_norm_clips_and_caps_no_share():
+    guard = UpdateGuard()
+    assert (guard.limit, guard.action.value, guard.largest_share) == (10.0, "clip", None)
+
+
+def test_shares_that_leave_no_room_weigh_all_alike():
+    assert UpdateGuard(largest_share=0.5).counted({"a": 9, "b": 4}) == {"a": 4, "b": 4}
+    assert UpdateGuard(largest_share=0.25).counted({"a": 9, "b": 4}) == {"a": 1, "b": 1}
+    assert UpdateGuard(largest_share=0.25).counted({"a": 9, "b": 4, "c": 2, "d": 1}) == dict.fromkeys("abcd", 1)

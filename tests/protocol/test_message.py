@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pickle
+import warnings
 import zlib
 
 import pytest
@@ -16,6 +17,7 @@ from safetensors.torch import load, save
 
 from samfed_monai.core import tensor_file
 from samfed_monai.protocol import Kind, Message, MessageRefused, from_bytes, to_bytes, wire_size
+from samfed_monai.protocol.message import metric_range
 from tests.federation.toys import weights
 
 
@@ -440,16 +442,14 @@ def test_fault_90_the_longest_header_that_is_parsed_has_four_mebibytes():
         from_bytes(len(text).to_bytes(8, "little") + text)
 
 
-@pytest.mark.parametrize("value", [10**400, -(10**400), 10**4000])
+@pytest.mark.parametrize("value", [10**400, -(10**400), 10**4000], ids=["large", "small", "longest"])
 def test_fault_91_a_whole_number_of_hundreds_of_digits_is_refused_and_not_repeated(value):
     sent = from_bytes(to_bytes(up(n=abs(value), round=value, metrics={"dice": value})))
     with pytest.raises(MessageRefused) as caught:
         check(sent)
-    sign = "-" if value < 0 else ""
-    assert f"message -> metrics -> dice: expected a number from 0 to 1, found {sign}more than 1e+20" in str(
-        caught.value
-    )
-    assert f"message -> round: expected round 2, found round {sign}more than 1e+20" in str(caught.value)
+    large = "less than -1e+20" if value < 0 else "more than 1e+20"
+    assert f"message -> metrics -> dice: expected a number from 0 to 1, found {large}" in str(caught.value)
+    assert f"message -> round: expected round 2, found round {large}" in str(caught.value)
     assert "message -> n: expected a whole number from 1 to 10000000, found more than 1e+20" in str(caught.value)
     assert len(str(caught.value)) < 500
 
@@ -468,3 +468,97 @@ def test_fault_94_a_counter_below_zero_is_refused():
     found.tensors["norm.num_batches_tracked"] = torch.tensor(-1)
     with pytest.raises(MessageRefused, match=r"refused: 1 problem\n.*expected counters of at least 0, found 1 with"):
         found.check(up=True, like=like)
+
+
+FINITE, DICE = "expected a finite number, found", "message -> metrics -> dice: expected a number from 0 to 1, found"
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"metrics": {"dice": math.nan}}, f"message -> metrics -> dice: {FINITE} nan"),
+        ({"metrics": {"dice": -math.inf}}, f"message -> metrics -> dice: {FINITE} -inf"),
+        ({"metrics": {"dice": "0.5"}}, f"message -> metrics -> dice: {FINITE} str"),
+        ({"metrics": {"dice": True}}, f"message -> metrics -> dice: {FINITE} bool"),
+        ({"metrics": {"dice": 10**20}}, f"{DICE} more than 1e+20"),
+        ({"metrics": {"dice": 10**19}}, f"{DICE} {10**19}"),
+        ({"metrics": {"dice": -(10**20)}}, f"{DICE} less than -1e+20"),
+        ({"metrics": {"dice": 1e300}}, f"{DICE} 1e+300"),
+        ({"extra": {"split": "train"}}, "message -> extra -> split: expected validation|test, found another value"),
+        ({"extra": {"split": 3}}, "message -> extra -> split: expected validation|test, found another value"),
+        ({"version": 2}, "message -> version: expected 1, found 2; update both ends"),
+        ({"site": "b"}, "message -> site: expected the sender's own name, found another site's name"),
+        ({"round": 3}, "message -> round: expected round 2, found round 3"),
+        ({"n": 0}, "message -> n: expected a whole number from 1 to 10000000, found 0"),
+        ({"n": "7"}, "message -> n: expected a whole number from 1 to 10000000, found str"),
+        (
+            {"tensors": {**weights(), "other": torch.ones(1)}},
+            "message -> tensors: expected the network's own names, and of those what is shared alone, found 1 with "
+            "unknown names; give both ends the same bundle, network and personal",
+        ),
+    ],
+)  # fmt: skip
+def test_refusals_in_full(changes, problem):
+    with pytest.raises(MessageRefused) as caught:
+        check(up(**changes))
+    assert [str(each) for each in caught.value.problems] == [problem]
+
+
+def test_names_that_are_not_on_a_list_are_refused_with_the_list():
+    with pytest.raises(MessageRefused) as caught:
+        check(up(metrics={"secret": 1.0}, extra={"secret": "x"}))
+    metrics, extra = map(str, caught.value.problems)
+    names = "dice, empty_both, empty_label, empty_prediction, hd95, iou, iterations, loss, releases, seconds"
+    assert metrics == f"message -> metrics: expected one of {names}, found a name that is not on the list"
+    assert extra.startswith("message -> extra: expected one of adapter_0, adapter_1, ")
+    assert extra.endswith(", version, withheld, found a name that is not on the list")
+
+
+def test_tensors_that_nobody_asked_for_are_refused_in_full():
+    with pytest.raises(MessageRefused) as caught:
+        up().check(up=True, site="a", round=2)
+    assert [str(each) for each in caught.value.problems] == [
+        "message -> tensors: expected numbers only, found tensors nobody asked for"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("dice", (0.0, 1.0)),
+        ("hd95", (0.0, 1e6)),
+        ("loss", (-1e9, 1e9)),
+        ("term_sam_kd", (-1e9, 1e9)),
+        ("dice_class_14", (0.0, 1.0)),
+        ("hd95_class_1", (0.0, 1e6)),
+        ("images_class_9", (0, 10_000_000)),
+        ("dice_class_15", None),
+        ("dice_class_0", None),
+        ("term_A", None),
+        ("term_", None),
+        ("term_a.b", None),
+        (3, None),
+    ],
+)
+def test_a_number_may_be_so_large_by_its_name(name, given):
+    assert metric_range(name) == given
+
+
+def test_a_header_with_other_fields_is_refused_in_full():
+    for header in ({**message().header(), "path": "/data"}, ["version"]):
+        with pytest.raises(MessageRefused) as caught:
+            from_bytes(save(weights(), {"samfed": json.dumps(header)}))
+        assert [str(each) for each in caught.value.problems] == [
+            "message -> header: expected version, kind, site, round, rounds, seed, n, metrics, extra, "
+            "found other fields"
+        ]
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 1, 1), (2, 0, 4)])
+def test_masks_that_came_are_memory_of_their_own(shape):
+    sent = masks_message(torch.full(shape, 7, dtype=torch.uint8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch's, about memory that is not to be written to
+        received = from_bytes(to_bytes(sent)).tensors["masks"]
+    assert torch.equal(received, sent.tensors["masks"])
+    received += 1

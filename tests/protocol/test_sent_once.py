@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from samfed_monai.protocol.message import Kind, Message, MessageRefused, from_bytes, to_bytes, wire_size
 from samfed_monai.protocol.sent_once import NOT_HELD, HeldWeights, SentWeights
+from samfed_monai.protocol.statistics import with_statistics
 from samfed_monai.protocol.transport import scrub
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.count": torch.tensor(3)}
@@ -120,3 +121,31 @@ def test_whatever_is_sent_lost_or_begun_again_a_site_never_has_other_weights_tha
             _, arrived = passed(sent, held[site], whole)
         assert arrived.tensors["w"].tolist() == [value] * 4
         assert wire_size(whole) == len(to_bytes(whole))
+
+
+def test_statistics_beside_weights_that_are_held_are_those_that_came():
+    sent, held = SentWeights(), HeldWeights()
+    first = with_statistics(WEIGHTS, {"graph": torch.tensor([1.0])})
+    held.complete(sent.shortened("a", message(first)))
+    again = with_statistics(WEIGHTS, {"graph": torch.tensor([2.0])})
+    short = sent.shortened("a", message(again, split="test"))
+    assert list(short.tensors) == ["statistics.graph"]
+    whole = held.complete(short)
+    assert {name: tensor.tolist() for name, tensor in whole.tensors.items()} == {
+        "a.weight": WEIGHTS["a.weight"].tolist(),
+        "a.count": 3,
+        "statistics.graph": [2.0],
+    }
+    assert whole.extra == {"split": "test"}
+
+
+def test_after_a_refusal_nothing_is_held_until_weights_come():
+    sent, held = SentWeights(), HeldWeights()
+    held.complete(sent.shortened("a", message()))
+    wrong = replace(message({}), extra={"held": "0" * 32})
+    for _ in range(2):
+        with pytest.raises(MessageRefused) as refused:
+            held.complete(wrong)
+        assert scrub(refused.value) == NOT_HELD
+    held.complete(message())
+    assert held.complete(sent.shortened("a", message())).tensors.keys() == WEIGHTS.keys()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -209,3 +210,19 @@ def test_answers_are_taken_in_the_order_of_names_as_far_as_they_have_come():
     arrived["c"] = 3
     take_in_order(dict.fromkeys("dcba"), replies, arrived, read)
     assert taken == [("a", 1), ("b", 2), ("c", 3), ("d", 4)]
+
+
+def test_an_error_of_a_site_s_own_code_has_no_name_outside():
+    namespace: dict[str, Any] = {"__name__": "ward_7.patients"}
+    exec("class JaneDoe(Exception): pass", namespace)
+    assert scrub(namespace["JaneDoe"]("/data/x")) == "an error of the site's own code"
+    exec("def fail(): raise ValueError('/data/x')", namespace)
+    nameless: dict[str, Any] = {}
+    exec("def fail(): raise ValueError('/data/x')", nameless)
+    del nameless["__builtins__"]
+    for space in (namespace, nameless):
+        with pytest.raises(ValueError, match="/data/x") as caught:
+            space["fail"]()
+        assert scrub(caught.value) == "ValueError"
+    error = type("SafetensorError", (Exception,), {"__module__": "safetensors.sub"})("/data/x")
+    assert scrub(error) == "SafetensorError"
