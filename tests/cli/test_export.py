@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,18 @@ def test_int8_is_written_only_if_its_masks_are_near_those_in_float32(model, tmp_
     assert capsys.readouterr().out.splitlines()[3].startswith("ONNX Runtime, int8 static")
     float32 = sum(tensor.nbytes for tensor in network_of(model).state_dict().values())
     assert output.stat().st_size < float32 / 2
+
+
+@pytest.mark.parametrize("to", ["torchscript", pytest.param("pt2", marks=pytest.mark.slow)])
+def test_fault_81_a_full_disk_ends_an_export_in_words_and_leaves_nothing(model, tmp_path, capsys, to):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # what torch itself writes would abort the process
+    try:
+        assert main(["export", str(model), "--to", to, "--output", str(tmp_path / "net")]) == 3
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "stopped: the disk is full; what was complete is kept\n  to go on: make room" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
