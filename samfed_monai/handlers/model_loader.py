@@ -89,8 +89,8 @@ def trained_weights(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
     elif len(problems) > _FEW:
         found = f"{len(problems)} tensors that differ, for instance {problems[0]}"
         mend = (
-            "give --network_name as it was in training, or the bundle that it was trained with, whose inference.json has "
-            "to build the same network_def as its train.json"
+            "give --network_name as it was in training, or the bundle that it was trained with, whose inference.json "
+            "has to build the same network_def as its train.json"
         )
         problems = [Problem(str(path), found=found, expected="weights of this network", mend=mend)]
     if problems:
