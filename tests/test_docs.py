@@ -16,9 +16,11 @@ import pytest
 import torch
 
 from samfed_monai.cli.main import build_parser, main
+from samfed_monai.config.entry_points import brought
 from samfed_monai.config.knobs import OPTIONAL, shipped_plain
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.config.parse import WORKFLOWS
+from samfed_monai.config.variants import networks_elsewhere
 from samfed_monai.core.errors import Refused
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -297,9 +299,15 @@ SMALLER = {
 }
 
 
+def forget_packages() -> None:
+    """Entry points are read once a process; a story installs one."""
+    for read_once in (brought, networks_elsewhere):
+        read_once.cache_clear()
+
+
 @pytest.mark.slow
 @pytest.mark.data
-def test_the_stories_of_the_tutorial_run_as_they_stand(samfed_data: Path, tmp_path: Path, monkeypatch, capfd):
+def test_the_stories_of_the_tutorial_run_as_they_stand(samfed_data: Path, tmp_path: Path, monkeypatch, capfd, request):
     weights = tmp_path / "weights"
     weights.mkdir()
     (weights / "mobile_sam.pt").symlink_to(samfed_data / "weights" / "mobile_sam.pt")  # so that nothing is fetched
@@ -309,10 +317,19 @@ def test_the_stories_of_the_tutorial_run_as_they_stand(samfed_data: Path, tmp_pa
         text = text.replace(whole, part)
     monkeypatch.setenv("SAMFED_WEIGHTS", str(weights))
     monkeypatch.chdir(tmp_path)
+    request.addfinalizer(forget_packages)
+    package = tmp_path / "site"
     for line in text.splitlines():
         assert main(shlex.split(line)) == 0, line
+        if line.startswith("new network "):  # what `pip install -e` of the page does, but not to this environment
+            quiet = ["--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+            words = [sys.executable, "-m", "pip", "install", *quiet, "--target", str(package), "./samfed-my-net"]
+            subprocess.run(words, check=True)
+            monkeypatch.syspath_prepend(package)
+            forget_packages()
     told = capfd.readouterr()
     # as the page says, or of a teacher of one epoch on six images, that it finds nothing at all
     assert re.search("The teacher (is wrong more often than right|finds nothing that is right)", told.out + told.err)
     assert (tmp_path / "runs" / "both").is_dir()
+    assert (tmp_path / "my_net.ts").is_file()
     assert len(list((tmp_path / "masks").glob("*.png"))) == len(list((tmp_path / "images/site-1/images").iterdir()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +126,7 @@ def target_of_run(
     Raises:
         Refused: no finished run; a run without a model for everybody; a bundle, list or images that cannot be found.
     """
-    from samfed_monai.config import find_bundle
+    from samfed_monai.config import bundle_of_command, find_bundle
     from samfed_monai.core.model_file import network_overrides, settings_of
     from samfed_monai.data import DataList
     from samfed_monai.federation.run_models import RunModels
@@ -138,7 +137,7 @@ def target_of_run(
     models.require()
     run = RunData.read(folder)
     given = {
-        "bundle": bundle or _bundle_of(run.results.get("command")),
+        "bundle": bundle or bundle_of_command(run.results.get("command")),
         "datalist": datalist or run.setting("datalist"),
     }
     given["data_root"] = data_root or run.setting("data_root")
@@ -171,11 +170,6 @@ def target_of_run(
     about |= {"network": str(ids.get("network_name", type(network).__name__)), "image_size": ids.get("image_size")}
     exchange = str(run.results.get("exchange", "weights"))
     return Target(network.eval(), fresh, loss, groups, exchange=exchange, learning_rate=float(rate), about=about)
-
-
-def _bundle_of(command: str | None) -> str | None:
-    found = re.search(r"\bfederate\s+([^\s-]\S*)", command or "")
-    return found.group(1).strip("'") if found else None
 
 
 def _read(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from samfed_monai.cli.arguments import take_overrides
 from samfed_monai.cli.infer import images_of, shipped_model
 from samfed_monai.cli.trained_model import run_or_file, trained_as, weights_file
-from samfed_monai.config.bundles import find_bundle, packaged_bundles
+from samfed_monai.config.bundles import bundle_of_command, find_bundle, packaged_bundles
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode, Problem, Problems, Refused
 from samfed_monai.core.model_file import SETTINGS, read_header, trained_otherwise
@@ -127,11 +127,9 @@ def _named(arguments: argparse.Namespace) -> tuple[Path, Path]:
 
 
 def _bundle_of(models: RunModels | Path) -> str | None:
-    """The packaged bundle that a run says it was made with."""
-    if isinstance(models, Path):
-        return None
-    name = models.run.get("config", {}).get("bundle")
-    return name if name in packaged_bundles() else None
+    """The bundle that a run's command names, where it lies here."""
+    name = None if isinstance(models, Path) else bundle_of_command(models.command)
+    return name if name and (name in packaged_bundles() or Path(name).is_dir()) else None
 
 
 def _stem(model: Path) -> str:

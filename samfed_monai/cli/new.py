@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         "network": f"samfed check samfed_skin --workflow train --network_name {arguments.name}",
         "term": "see its README for the lines that turn it on",
     }
-    sys.stdout.write(f"{folder}\n  install:  pip install --no-build-isolation -e {folder}\n")
+    sys.stdout.write(f"{folder}\n  install:  pip install -e {folder}\n")
     sys.stdout.write(f"  test:     python -m pytest {folder}\n  try:      {try_it[arguments.kind]}\n")
     return int(ExitCode.DONE)
 

@@ -1,6 +1,6 @@
 """Bundles as text: found, read strictly, and checked before anything in them is instantiated or evaluated."""
 
-from .bundles import find_bundle, packaged_bundle, packaged_bundles
+from .bundles import bundle_of_command, find_bundle, packaged_bundle, packaged_bundles
 from .check import check_bundle
 from .knobs import knobs_of
 from .parse import WORKFLOWS, BundleConfig
@@ -11,6 +11,7 @@ from .workflow import exit_on_refusal, require_checked, run_job, run_or_exit
 __all__ = [
     "WORKFLOWS",
     "BundleConfig",
+    "bundle_of_command",
     "check_bundle",
     "exit_on_refusal",
     "find_bundle",

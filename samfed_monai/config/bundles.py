@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
@@ -51,3 +53,14 @@ def find_bundle(path_or_name: str | Path) -> Path:
         mend = "name the folder that holds configs/, or copy one out with `samfed init samfed_skin DIR`"
         raise Refused([Problem(str(folder), found=found, expected="a bundle folder", mend=mend)])
     return packaged_bundle(str(path_or_name))
+
+
+def bundle_of_command(command: str | None) -> str | None:
+    """The bundle that a run's own command names, as it stands there; ``None`` where none is known.
+
+    Args:
+        command: of ``results.json``, for instance ``samfed federate samfed_skin --rounds 3``; whether that bundle still
+            lies there is not looked at.
+    """
+    found = re.search(r"\b(?:federate|compare|flare +\w+) +('[^']*'|[^\s'-]\S*)", command or "")
+    return shlex.split(found[1])[0] if found else None

@@ -335,14 +335,14 @@ def check_unread_knobs(config: BundleConfig, base_layers: int) -> Iterator[Probl
     """Plain values on top of a file that nothing refers to, where they are misspelt or knobs of another file.
 
     Any other may be there for another program. A file that lies on another may set that one's knobs, as far as what it
-    runs reads them.
+    runs reads them, or where nothing does: a network of one's own has no use for the knobs of the bundle's.
     """
     read = {target[0] for _, value in walk(config.content) if isinstance(value, str) for target in references(value)}
     files = config.layers[:base_layers]
     known = read.union(*(shipped_plain(layer) for layer, _ in files))
     (bottom, below), (top, above) = files[0], files[-1]
     runs = reached(config.content, MONAI_IDS) if len(files) > 1 else {}
-    others = {name for name in above if len(files) > 1 and name in below and name not in runs}
+    others = (above.keys() & below.keys() & read) - runs.keys() if len(files) > 1 else set()
     for layer, pairs in files:
         for name in (name for name, value in pairs.items() if is_value(value)):
             if name not in known:

@@ -140,6 +140,10 @@ def samfed_value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         pass
+    except RecursionError:
+        expected = "objects and lists inside each other a few times"
+        found = "more than Python can follow"
+        raise Refused([Problem("command line", found=found, expected=expected)]) from None
     try:
         value = ast.literal_eval(text)
         json.dumps(value)

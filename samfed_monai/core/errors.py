@@ -6,6 +6,7 @@ import difflib
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -192,6 +193,11 @@ _PLACES = {
 }
 
 
+# pathlib's own, before Python 3.13; shutil.copytree keeps of what failed only the words
+_LOOP = re.compile(r"Symlink loop from (['\"])(.*)\1$")
+_COPY = re.compile(r"\[Errno (\d+)\] [^:]*: '[^']*' -> '([^']*)'")
+
+
 def machine_failure(error: BaseException) -> SamFedError | None:
     """What the machine could not do, where that is no mistake of anybody's code: disk, memory, rights, a closed pipe.
 
@@ -205,8 +211,12 @@ def machine_failure(error: BaseException) -> SamFedError | None:
         return Stopped("memory ran out", f"give it more memory, or a smaller batch_size or image_size, {_AGAIN}")
     if isinstance(error, BrokenPipeError):
         return Stopped("what this command writes to was closed before the end")
+    if isinstance(error, RuntimeError) and (loop := _LOOP.match(str(error))):
+        return Refused([Problem(loop[2], found=os.strerror(errno.ELOOP), expected=_PLACES[errno.ELOOP])])
     if not isinstance(error, OSError):
         return None
+    if isinstance(error, shutil.Error) and (copied := _COPY.search(str(error))):
+        return machine_failure(OSError(int(copied[1]), "", copied[2]))
     place = str(error.filename or "")
     if error.errno in DISK_FULL:
         where = f" ({place})" if place else ""

@@ -71,6 +71,8 @@ class RunModels:
         self.round: int = results["models"][results["selected"]]["round"]
         self.trained, self.unseen = sorted(results.get("sites", {})), sorted(results.get("unseen", {}))
         self.run = read_json(self.folder / "run.json") if (self.folder / "run.json").is_file() else {}
+        #: The command that started it, if that was one of ours.
+        self.command: str | None = results.get("command")
         self.store = RoundStore(self.folder / "rounds")
         self._round = self.store.folder / f"{self.round:03d}"
         record = self._round / "round.json"

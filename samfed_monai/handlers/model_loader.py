@@ -88,7 +88,10 @@ def trained_weights(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
         problems = [Problem(str(path), found=found, expected=expected, mend=mend)]
     elif len(problems) > _FEW:
         found = f"{len(problems)} tensors that differ, for instance {problems[0]}"
-        mend = "give --network_name as it was in training"
+        mend = (
+            "give --network_name as it was in training, or the bundle that it was trained with, whose inference.json "
+            "has to build the same network_def as its train.json"
+        )
         problems = [Problem(str(path), found=found, expected="weights of this network", mend=mend)]
     if problems:
         raise Refused(problems)

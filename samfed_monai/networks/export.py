@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import logging
 import os
@@ -251,12 +252,15 @@ def _taken(network: nn.Module, form: str) -> Iterator[None]:
 def _written(network: nn.Module, to: Format, path: Path, images: Tensor, logits: Tensor) -> Measured:
     """Writes TorchScript or a program of torch.export, and measures the file."""
     run: Run
+    buffer = io.BytesIO()  # on a full disk torch's own writer ends the process, and leaves half a file
     with _taken(network, f"--to {to.value}"), torch.no_grad():
         if to is Format.PT2:
-            torch.export.save(_program(network, images), path)
+            torch.export.save(_program(network, images), buffer)
+            path.write_bytes(buffer.getbuffer())
             run = torch.export.load(path).module()
         else:
-            torch.jit.trace(network, images[:2], check_trace=False).save(path)
+            torch.jit.save(torch.jit.trace(network, images[:2], check_trace=False), buffer)
+            path.write_bytes(buffer.getbuffer())
             run = torch.jit.load(path)
         name = "torch.export, float32" if to is Format.PT2 else "TorchScript, float32"
         row = _measured(name, path, run, images, logits)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from samfed_monai.config.bundles import bundle_of_command
 from samfed_monai.reports.compare import teacher_alone
 from samfed_monai.reports.run_data import RunData, series
 
@@ -95,7 +96,7 @@ def _teacher_is_better(run: RunData) -> list[Advice]:
     took = [cost["milliseconds"] for cost in run.results.get("costs", {}).values()]
     cost = ""
     if took and "milliseconds" in teacher:
-        cost = f" An image takes it {teacher['milliseconds']:.0f} ms on one thread, the student {max(took):.0f} ms."
+        cost = f" An image takes it {_ms(teacher['milliseconds'])} on one thread, the student {_ms(max(took))}."
     text = (
         f"The teacher itself is better than the student on the same test images (Dice {_score(average[1])}, the "
         f"student's {_score(average[0])}). On a machine that can run SAM, the teacher can be run instead.{cost}"
@@ -104,7 +105,8 @@ def _teacher_is_better(run: RunData) -> list[Advice]:
         return [Advice(f"{text} `samfed teach` makes the file that `samfed infer --model` runs.")]
     if "self_training_epochs" in teacher:
         text += " Each site's own lies in its soft-mask store, teachers/."
-    words = ["samfed", "infer", "BUNDLE", "IMAGES", "--output-dir", "MASKS", "--model", _adapter(run)]
+    bundle = bundle_of_command(run.results.get("command")) or "BUNDLE"
+    words = ["samfed", "infer", bundle, "IMAGES", "--output-dir", "MASKS", "--model", _adapter(run)]
     return [Advice(text, shlex.join(words))]
 
 
@@ -156,6 +158,10 @@ def _adapter(run: RunData) -> str:
     cache = Path(run.setting("cache_dir") or run.folder / "cache")
     found = sorted((cache / "teacher").glob("*.safetensors"))
     return str(found[0]) if len(found) == 1 else "ADAPTER.safetensors"
+
+
+def _ms(milliseconds: float) -> str:
+    return f"{milliseconds:.0f} ms" if milliseconds >= 1 else "less than 1 ms"
 
 
 def _score(dice: float) -> str:

@@ -236,7 +236,10 @@ def test_fault_33_weights_of_another_shape_are_refused(build: Build, tmp_path: P
         build([TRAIN, EVALUATE], model=str(tmp_path / "model.pt")).run()
     told = str(root_of(caught.value))
     assert "model.pt: expected weights of this network, found" in told
-    assert "give --network_name as it was in training" in told
+    assert (
+        "give --network_name as it was in training, or the bundle that it was trained with, whose inference.json"
+        in told
+    )
 
 
 def test_evaluator_takes_the_test_loader_as_a_client_gives_it(build: Build) -> None:

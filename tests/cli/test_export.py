@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
+from samfed_monai.cli.export import _named
 from samfed_monai.cli.main import main
+from samfed_monai.config import bundle_of_command
 from samfed_monai.core.io import save_tensors
 from samfed_monai.networks import client_network, export
 from samfed_monai.networks.export import Measured, exported_metadata, table_of
@@ -119,6 +123,45 @@ def test_int8_is_written_only_if_its_masks_are_near_those_in_float32(model, tmp_
     assert capsys.readouterr().out.splitlines()[3].startswith("ONNX Runtime, int8 static")
     float32 = sum(tensor.nbytes for tensor in network_of(model).state_dict().values())
     assert output.stat().st_size < float32 / 2
+
+
+@pytest.mark.parametrize("to", ["torchscript", pytest.param("pt2", marks=pytest.mark.slow)])
+def test_fault_81_a_full_disk_ends_an_export_in_words_and_leaves_nothing(model, tmp_path, capsys, to):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # what torch itself writes would abort the process
+    try:
+        assert main(["export", str(model), "--to", to, "--output", str(tmp_path / "net")]) == 3
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "stopped: the disk is full; what was complete is kept\n  to go on: make room" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "bundle"),
+    [
+        ("samfed federate samfed_polyp --rounds 3", "samfed_polyp"),
+        ("/opt/bin/samfed flare simulate 'my bundle' --rounds 3", "my bundle"),
+        ("samfed federate --rounds 3", None),
+        ("python -m monai.bundle run", None),
+        (None, None),
+    ],
+)
+def test_the_bundle_of_a_run_is_the_one_that_its_command_names(command, bundle):
+    assert bundle_of_command(command) == bundle
+
+
+def test_a_run_is_exported_with_its_own_bundle_where_that_lies_here(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    results = {"models": {"best": {"round": 0}}, "selected": "best"}
+    for command, folder in (("samfed_polyp", "samfed_polyp"), ("mine", "samfed_skin"), ("mine", "mine")):
+        results["command"] = f"samfed federate {command} --rounds 1"
+        (tmp_path / "run" / "results.json").write_text(json.dumps(results))
+        if folder == "mine":
+            assert main(["init", "samfed_skin", "mine"]) == 0
+        named = argparse.Namespace(model="run", bundle=None)
+        assert _named(named)[1].name == folder
 
 
 def test_a_bundle_runs_without_this_package_and_gives_the_masks_of_infer(model, tmp_path, images):

@@ -134,6 +134,18 @@ def test_an_error_that_monai_wrapped_is_unwrapped(monkeypatch, capsys):
         (PermissionError(13, "", "/data"), 2, "/data: expected a place that this user may read and write, found Perm"),
         (OSError(30, "", "/data/masks"), 2, "/data/masks: expected a place that can be written to, found Read-only"),
         (OSError(40, "", "/data/loop"), 2, "/data/loop: expected a path whose symbolic links lead somewhere"),
+        (
+            RuntimeError("Symlink loop from '/data/loop'"),
+            2,
+            "/data/loop: expected a path whose symbolic links lead som",
+        ),
+        (
+            shutil.Error(
+                [("LICENSE", "/b/.x/LICENSE", "[Errno 28] No space left on device: 'LICENSE' -> '/b/LICENSE'")]
+            ),
+            3,
+            r"disk is full \(/b/LICENSE\); what was complete is kept",
+        ),
         (BrokenPipeError(32, "Broken pipe"), 3, "stopped: what this command writes to was closed before the end"),
     ],
 )

@@ -30,7 +30,7 @@ def test_new_packages_install_pass_their_tests_and_are_found(tmp_path, monkeypat
     for kind, name in names.items():
         assert main(["new", kind, name]) == 0
     packages = [tmp_path / f"samfed-{name.replace('_', '-')}" for name in names.values()]
-    assert capsys.readouterr().out.startswith(f"{packages[0]}\n  install:  pip install")
+    assert capsys.readouterr().out.startswith(f"{packages[0]}\n  install:  pip install -e {packages[0]}\n")
     site, bundle = tmp_path / "site", tmp_path / "bundle"
     quiet = ["--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
     in_a_process("pip", "install", *quiet, "--target", str(site), *map(str, packages), where=tmp_path, path=[])

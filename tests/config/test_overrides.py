@@ -83,3 +83,12 @@ def test_words_that_belong_to_no_key_are_refused():
     assert overrides_of(["--a", "1", "--b"]) == {"a": 1, "b": True}
     with pytest.raises(Refused, match="'stray'"):
         overrides_of(["--a", "1", "stray"])
+
+
+@pytest.mark.parametrize("text", ["[" * 5000 + "]" * 5000, '{"a":' * 5000 + "1" + "}" * 5000])
+def test_fault_71_a_value_nested_without_end_is_refused(text):
+    message = (
+        "command line: expected objects and lists inside each other a few times, found more than Python can follow"
+    )
+    with pytest.raises(Refused, match=message):
+        samfed_value(text)

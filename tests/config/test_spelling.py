@@ -138,6 +138,16 @@ def test_a_knob_that_an_evaluation_does_not_read_is_refused_on_top_of_train_json
 
 
 @pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)
+def test_a_network_of_ones_own_that_has_no_use_for_a_knob_is_no_mistake_of_the_evaluation(mine):
+    path = mine / "configs" / "train.json"
+    content = read_json(path)
+    assert "encoder_weights" in read_json(mine / "configs" / "evaluate.json")
+    content["network_def"] = {"_target_": "monai.networks.nets.BasicUNet", "spatial_dims": 2, "in_channels": 3}
+    path.write_text(json.dumps(content))
+    assert check_bundle(mine, "evaluate", ready=False) == []
+
+
+@pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)
 def test_knobs_that_do_nothing_in_a_federation_are_told_where_they_were_changed(mine, capsys):
     assert overruled(mine) == []
     configs = mine / "configs"

@@ -70,13 +70,18 @@ def test_a_better_teacher_can_be_run_and_the_command_says_how(run):
     (text,) = told(run)
     assert "better than the student on the same test images (Dice 0.810, the student's 0.800)" in text
     assert "An image takes it 409 ms on one thread, the student 94 ms." in text
-    assert text.endswith("samfed infer BUNDLE IMAGES --output-dir MASKS --model ADAPTER.safetensors")
+    assert text.endswith("samfed infer bundles/samfed_skin IMAGES --output-dir MASKS --model ADAPTER.safetensors")
+    run.results["command"] = None
+    assert "samfed infer BUNDLE IMAGES" in told(run)[0]
     (run.folder / "cache" / "teacher").mkdir(parents=True)
     fitted = run.folder / "cache" / "teacher" / "ab.safetensors"
     fitted.write_bytes(b"")
     assert told(run)[0].endswith(f"--model {fitted}")
     run.results["command"] = "samfed federate samfed_skin --adapter 'my teacher.safetensors'"
     assert told(run)[0].endswith("--model 'my teacher.safetensors'")
+    assert "samfed infer samfed_skin IMAGES" in told(run)[0]
+    run.results["costs"]["mobile_sam_fpn"]["milliseconds"] = 0.3
+    assert "An image takes it 409 ms on one thread, the student less than 1 ms." in told(run)[0]
 
 
 def test_masks_far_apart_where_nobody_knows_are_told(run):
