@@ -11,7 +11,6 @@ from statistics import fmean
 from typing import Any
 
 from samfed_monai.config.variants import methods
-from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import write_bytes, write_text
 from samfed_monai.metrics import pool
 from samfed_monai.reports.compare_forms import Block, block_markdown

@@ -209,8 +209,8 @@ def segmentation_of(
 def _coded(label: str, number: int, *, one: bool) -> tuple[Any, Any]:
     """Category and type of a segment's property. A single foreground is a lesion, whatever its name; of several classes
     one whose name nobody has coded has a code of our own, which claims nothing but the name."""
-    from pydicom.sr.coding import Code
     from pydicom.sr.codedict import codes
+    from pydicom.sr.coding import Code
 
     known = PROPERTIES.get(label.casefold())
     if known or one:

@@ -107,9 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     source = BundleSource(bundle, shipped=shipped, threshold=config.value("threshold"))
     classes = config.optional("classes")
     named = classes if several(classes) else ()
-    rows = export_network(
-        network, to, output, images=images, int8=int8, bundle=source, classes=named, exporter=outside
-    )
+    rows = export_network(network, to, output, images=images, int8=int8, bundle=source, classes=named, exporter=outside)
     sys.stdout.write(f"{len(images)} {'images' if arguments.images else 'synthetic images'} of {_shape(images)} px\n")
     sys.stdout.write("".join(f"{line}\n" for line in table_of(rows)))
     sys.stdout.write(f"{output}\n")

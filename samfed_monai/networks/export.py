@@ -127,8 +127,8 @@ def export_network(
     """Writes a network in another format, if that predicts the same; nothing is written otherwise.
 
     What is written takes ``(B, 3, H, W)`` float32 in [0, 1], any B and the H and W of ``images``, and gives logits
-    ``(B, 1, H, W)``, of K classes ``(B, K + 1, H, W)`` with the background first. It is read back from the disk and compared with the network, for all images at once and for one
-    alone. It does not check the images that it is given.
+    ``(B, 1, H, W)``, of K classes ``(B, K + 1, H, W)`` with the background first. It is read back from the disk and
+    compared with the network, for all images at once and for one alone. It does not check the images that it is given.
 
     Args:
         network: to export; it is put into eval mode and moved to the CPU.

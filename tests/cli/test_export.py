@@ -217,7 +217,14 @@ def test_an_onnx_file_of_classes_holds_their_names_and_infer_takes_it(organs, tm
     output = tmp_path / "organs.onnx"
     assert main(["export", str(organs), "--to", "onnx", "--output", str(output)]) == 0
     for model, folder in ((output, "by_onnx"), (organs, "by_torch")):
-        words = ["--model", str(model), "--output-dir", str(tmp_path / folder), "--areas", str(tmp_path / f"{folder}.csv")]
+        words = [
+            "--model",
+            str(model),
+            "--output-dir",
+            str(tmp_path / folder),
+            "--areas",
+            str(tmp_path / f"{folder}.csv"),
+        ]
         assert main(["infer", "samfed_skin", str(images), *words]) == 0
     masks = [np.asarray(Image.open(tmp_path / folder / "a.png")) for folder in ("by_onnx", "by_torch")]
     assert set(np.unique(masks[0])) == {0, 1, 2}

@@ -97,7 +97,11 @@ def test_pieces_of_classes_have_the_category_of_their_class() -> None:
         drawn[mask_of(one["segmentation"], 3, 4)] = one["category_id"]
     assert np.array_equal(drawn, values)
     content = coco_of([{"file_name": "a"}], [found], ["liver", "kidney", "spleen"])
-    assert content["categories"] == [{"id": 1, "name": "liver"}, {"id": 2, "name": "kidney"}, {"id": 3, "name": "spleen"}]
+    assert content["categories"] == [
+        {"id": 1, "name": "liver"},
+        {"id": 2, "name": "kidney"},
+        {"id": 3, "name": "spleen"},
+    ]
     assert [(one["id"], one["category_id"]) for one in content["annotations"]] == [(1, 1), (2, 1), (3, 3)]
     assert list(annotations_of(np.zeros((2, 2), np.uint8))) == []
 
