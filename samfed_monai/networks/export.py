@@ -167,10 +167,8 @@ def export_network(
             written = scratch / output.name
             rows.append(_by_exporter(exporter, network, f"--to {to}", written, images, logits))
         elif to is Format.ONNX:
-            written, more = _onnx_forms(network, images, logits, scratch, int8)
+            written, more = _onnx_forms(network, images, logits, scratch, int8, classes)
             rows += more
-            if classes:
-                _name_classes(written, classes)
         else:
             program = scratch / f"model{Format.PT2.suffix if to is Format.PT2 else Format.TORCHSCRIPT.suffix}"
             rows.append(_written(network, to, program, images, logits))
@@ -288,20 +286,22 @@ def _program(network: nn.Module, images: Tensor) -> Any:
 
 
 def _onnx_forms(
-    network: nn.Module, images: Tensor, logits: Tensor, scratch: Path, int8: Int8 | None
+    network: nn.Module, images: Tensor, logits: Tensor, scratch: Path, int8: Int8 | None, classes: Sequence[str]
 ) -> tuple[Path, list[Measured]]:
-    """The file to hand out, and what all forms measure, that one first."""
+    """The file to hand out, and what all forms measure, that one first; each holds the classes' names."""
     whole = scratch / "float32.onnx"
     rows: dict[Int8 | None, Measured] = {}
     files: dict[Int8 | None, Path] = {None: whole}
     with _taken(network, "--to onnx"), _quiet():
         _write_onnx(network, images, whole)
+        _name_classes(whole, classes)
         rows[None] = _measured("ONNX Runtime, float32", whole, OnnxNetwork(whole), images, logits)
     _require_same(rows[None], "--to onnx", logits)
     for how in Int8:
         try:
             with _taken(network, f"--int8 {how.value}"), _quiet():
                 files[how] = _quantised(whole, scratch / f"{how.value}.onnx", how, images)
+                _name_classes(files[how], classes)
                 name = f"ONNX Runtime, int8 {how.value}"
                 rows[how] = _measured(name, files[how], OnnxNetwork(files[how]), images, logits)
         except Refused:
@@ -329,7 +329,9 @@ def _write_onnx(network: nn.Module, images: Tensor, path: Path) -> None:
 
 
 def _name_classes(path: Path, classes: Sequence[str]) -> None:
-    """Writes names of classes into an ONNX file's properties, where :class:`OnnxNetwork` finds them."""
+    """Writes names of several classes into an ONNX file's properties, where :class:`OnnxNetwork` finds them."""
+    if not classes:
+        return
     import onnx
 
     content = onnx.load(path)
