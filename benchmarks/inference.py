@@ -1,4 +1,4 @@
-"""Images a second of each catalogue network on the CPU: torch float32 and bfloat16, ONNX Runtime float32 and int8.
+"""Images a second of each catalogue network on the CPU: torch, ONNX Runtime and OpenVINO, in several precisions.
 
 Forms are timed in turn; each is compared with torch in float32 and eight images at a time, as ``samfed infer`` runs it
 unless told otherwise. On one thread the clock counts what a form takes of the processor, not what it waits for it; on
@@ -27,6 +27,7 @@ from samfed_monai.data.synthetic_scene import skin
 from samfed_monai.handlers.model_loader import trained_weights
 from samfed_monai.networks import CLIENT_NETWORKS, AutocastInferer, client_network
 from samfed_monai.networks.export import Int8, onnx_runner
+from samfed_monai.networks.onnx_network import OnnxNetwork
 
 TRAINED = "mobile_sam_fpn"
 SIZE, BATCH = 224, 8
@@ -46,18 +47,6 @@ def in_batches(run: Run, size: int, images: Tensor) -> Tensor:
         return torch.cat([run(images[at : at + size]) for at in range(0, len(images), size)])
 
 
-def openvino_runner(file: Path) -> Run:
-    """OpenVINO in bfloat16, of the ONNX file, one image at a time."""
-    import openvino
-
-    core = openvino.Core()
-    model = core.read_model(file)
-    model.reshape([1, 3, SIZE, SIZE])
-    hints = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1}
-    compiled = core.compile_model(model, "CPU", hints)
-    return lambda image: torch.from_numpy(compiled(image.numpy())[0].copy())
-
-
 def forms(network: nn.Module, images: Tensor, folder: Path) -> dict[str, Callable[[Tensor], Tensor]]:
     made = {
         TODAY: partial(in_batches, network, BATCH),
@@ -71,7 +60,7 @@ def forms(network: nn.Module, images: Tensor, folder: Path) -> dict[str, Callabl
         print(refused)
         return made
     if importlib.util.find_spec("openvino"):
-        made["OpenVINO bfloat16"] = partial(in_batches, openvino_runner(folder / "float32.onnx"), 1)
+        made["OpenVINO"] = OnnxNetwork(folder / "float32.onnx", "openvino")
     return made
 
 

@@ -45,6 +45,8 @@ def add_infer_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
     about = f"{MODEL_HELP}, or an exported ONNX file (default: the bundle's own, where it has one)"
     parser.add_argument("--model", metavar="MODEL", help=about)
     parser.add_argument("--site", metavar="NAME", default="", help="of a run: this site's own model")
+    about = "what runs an ONNX file: onnxruntime, or openvino, the faster one on most processors (extra openvino)"
+    parser.add_argument("--runtime", choices=("onnxruntime", "openvino"), help=f"{about} (default: onnxruntime)")
     parser.add_argument("--probabilities", action="store_true", help="also write 8-bit probability maps")
     parser.add_argument("--overlays", metavar="DIR", help="also write pictures with the masks' outlines there")
     parser.add_argument("--geojson", metavar="DIR", help="also write the masks' polygons there (for QuPath)")
@@ -70,6 +72,10 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.output = absolute(arguments.output)
     adapter = trained_model.is_adapter(arguments)
     models = run_or_file(arguments.model)
+    exported = Path(arguments.model).suffix.lower() == trained_model.ONNX
+    if arguments.runtime and not exported:
+        mend = "leave it out, or export the network with `samfed export --to onnx` and name that file"
+        raise Refused([Problem("--runtime", found=str(arguments.model), expected="an ONNX file to run", mend=mend)])
     if arguments.site and isinstance(models, Path):
         mend = "leave it out, or name the folder of the run"
         raise Refused([Problem("--site", found="a weights file, which is one model", expected="a run", mend=mend)])
@@ -83,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
             if adapter:
                 trained_model.infer(given)
                 return
-            if Path(arguments.model).suffix.lower() == trained_model.ONNX:
+            if exported:
                 trained_model.infer_onnx(given)
                 return
             model = weights_file(models, arguments.site, scratch)

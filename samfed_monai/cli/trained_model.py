@@ -263,7 +263,7 @@ def classes_of(arguments: argparse.Namespace, models: RunModels | Path) -> list[
 
 
 def infer_onnx(arguments: argparse.Namespace) -> None:
-    """Writes masks of an exported network by ONNX Runtime, with the bundle's own reading, postprocessing and threshold.
+    """Writes masks of an exported network, with the bundle's own reading, postprocessing and threshold.
 
     Raises:
         Refused: a file that is no network of ours; ids that it has settled; whatever a student's inference refuses.
@@ -287,7 +287,8 @@ def infer_onnx(arguments: argparse.Namespace) -> None:
     if arguments.device not in (None, "cpu"):
         problems.add("--device", found=arguments.device, expected=f"cpu, on which {file.name} is run", mend=mend)
     problems.refuse_if_any()
-    network = OnnxNetwork(file)
+    runtime = arguments.runtime or "onnxruntime"
+    network = OnnxNetwork(file, runtime)
     height, width = network.size
     asked = own.get("image_size", height)
     if height != width or asked != height:
@@ -313,6 +314,7 @@ def infer_onnx(arguments: argparse.Namespace) -> None:
         images=given["dataset_dir"],
         model=file,
         image_size=height,
+        runtime=runtime if runtime != "onnxruntime" else "",
         classes=network.classes,
     )
     set_track_meta(True)  # as the bundle's own `initialize` does

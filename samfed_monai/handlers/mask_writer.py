@@ -169,6 +169,7 @@ class MaskWriter:
         model_sha256: identity of what makes the masks, for that note, where no single file is.
         image_size: pixels of a prediction's side, likewise.
         amp: whether the network computes in bfloat16, likewise; no note of ``False``.
+        runtime: what runs an exported network, likewise; no note of ONNX Runtime, which computes as torch does.
         classes: names of the classes, likewise; no note of a single one.
 
     Raises:
@@ -192,6 +193,7 @@ class MaskWriter:
         model_sha256: str | None = None,
         image_size: int | None = None,
         amp: bool | str = False,
+        runtime: str = "",
         classes: Sequence[str] | None = None,
     ) -> None:
         problems = Problems()
@@ -203,6 +205,7 @@ class MaskWriter:
             problems.add("MaskWriter#threshold", found=repr(threshold), expected="a number in (0, 1)")
         self.probabilities, self.threshold = probabilities, threshold
         made_with: dict[str, Any] = {"image_size": image_size, "threshold": threshold, **({"amp": amp} if amp else {})}
+        made_with |= {"runtime": runtime} if runtime else {}
         made_with |= {"classes": self.classes} if self.classes else {}
         made_by = sha256_file(model) if model else model_sha256
         self.masks = MaskFolder(output_dir, {"model_sha256": made_by, **made_with} if made_by else None)

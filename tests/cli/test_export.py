@@ -236,6 +236,25 @@ def test_an_onnx_file_of_classes_holds_their_names_and_infer_takes_it(organs, tm
     assert "--classes: expected nothing: organs.onnx has settled it" in capsys.readouterr().err
 
 
+@needs_onnx
+def test_openvino_runs_an_onnx_file_and_the_masks_say_so(organs, tmp_path, images, capsys):
+    pytest.importorskip("openvino", reason="openvino is not installed (extra openvino)")
+    file, command = tmp_path / "organs.onnx", ["infer", "samfed_skin", str(images), "--output-dir"]
+    assert main(["export", str(organs), "--to", "onnx", "--output", str(file)]) == 0
+    for runtime in ("openvino", "onnxruntime"):
+        assert main([*command, str(tmp_path / runtime), "--model", str(file), "--runtime", runtime]) == 0
+    ours, theirs = (np.asarray(Image.open(tmp_path / name / "a.png")) for name in ("openvino", "onnxruntime"))
+    assert set(np.unique(ours)) == {0, 1, 2}
+    assert (ours != theirs).mean() < 0.01
+    capsys.readouterr()
+    assert json.loads((tmp_path / "openvino" / "inference.json").read_text())["runtime"] == "openvino"
+    assert "runtime" not in json.loads((tmp_path / "onnxruntime" / "inference.json").read_text())
+    assert main([*command, str(tmp_path / "openvino"), "--model", str(file)]) == 2
+    assert "expected none, or the same mask" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "x"), "--model", str(organs), "--runtime", "openvino"]) == 2
+    assert "--runtime: expected an ONNX file to run" in capsys.readouterr().err
+
+
 def test_classes_are_compared_by_the_largest_logit():
     planes = torch.tensor([[[0.0, 2.0, 0.0, 1.0]], [[1.0, 0.0, 0.0, 2.0]], [[0.0, 1.0, 3.0, 0.0]]])
     logits = planes.expand(2, -1, -1, -1)  # class values 1, 0, 2, 1

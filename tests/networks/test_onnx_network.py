@@ -43,6 +43,19 @@ def test_logits_are_those_of_the_file_for_any_batch(tmp_path: Path) -> None:
         assert torch.equal(network(images), 2 * images[:, :1])
 
 
+def test_openvino_gives_each_image_its_own_logits(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed: pip install samfed-monai[openvino]")
+    network = OnnxNetwork(doubling(tmp_path / "a.onnx", ["batch", 3, 4, 6], ["batch", 1, 4, 6]), "openvino")
+    assert network.size == (4, 6)
+    images = torch.arange(3.0)[:, None, None, None].expand(3, 3, 4, 6) / 4
+    assert torch.equal(network(images), 2 * images[:, :1])
+
+
+def test_an_unknown_runtime_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="runtime: expected one of onnxruntime, openvino, found 'tensorrt'"):
+        OnnxNetwork(tmp_path / "a.onnx", "tensorrt")
+
+
 @pytest.mark.parametrize(
     ("given", "made", "kind", "told"),
     [
@@ -71,3 +84,7 @@ def test_the_package_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("samfed_monai.networks.onnx_network.importlib.util.find_spec", lambda name: None)
     with pytest.raises(Refused, match=r"found an ONNX file; pip install 'samfed-monai\[export\]'"):
         OnnxNetwork(tmp_path / "a.onnx")
+    found = {"onnxruntime": object()}
+    monkeypatch.setattr("samfed_monai.networks.onnx_network.importlib.util.find_spec", found.get)
+    with pytest.raises(Refused, match=r"expected openvino to run it with, .*'samfed-monai\[openvino\]'"):
+        OnnxNetwork(tmp_path / "a.onnx", "openvino")
