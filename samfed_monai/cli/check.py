@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from samfed_monai.cli.arguments import add_bundle, add_data, take_overrides
 from samfed_monai.config.overrides import overrides_of
 from samfed_monai.core.errors import ExitCode, Problem, Refused
+
+_WIDTH = 100  # characters of a line of variants
 
 
 def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -39,7 +42,7 @@ def add_check_parser(subparsers: argparse._SubParsersAction) -> argparse.Argumen
 def run(arguments: argparse.Namespace) -> int:
     """Checks, and says what was checked."""
     from samfed_monai.config.bundles import find_bundle
-    from samfed_monai.config.check import check_bundle, overruled, workflows_of
+    from samfed_monai.config.check import check_bundle, overruled, unlike_networks, workflows_of
     from samfed_monai.config.strict import strict_bundle_problems, strict_problems
     from samfed_monai.config.variants import known_variants, own_variants
     from samfed_monai.data.datalist import DataList, cannot_be_scored
@@ -75,12 +78,16 @@ def run(arguments: argparse.Namespace) -> int:
         problems |= dict.fromkeys(_check_job(root, {**overrides, **chosen}, arguments.datalist))
     if problems:  # one place is told about once
         raise Refused(problem for problem in problems if strict.get(problem.where, problem) is problem)
-    fit = ", ".join(variant for variant in variants if variant not in unfit)
-    sys.stdout.write(f"{root.name}: no problems in {', '.join(workflows)}; variants: {fit or 'none'}\n")
+    fit = [variant for variant in variants if variant not in unfit]
+    number = f"{len(fit)} variant{'s' * (len(fit) != 1)}"
+    sys.stdout.write(f"{root.name}: no problems in {', '.join(workflows)} and {number}\n")
+    if fit:
+        sys.stdout.write(textwrap.fill(", ".join(fit), _WIDTH, initial_indent="  ", subsequent_indent="  ") + "\n")
     unscored = cannot_be_scored(DataList.load(arguments.datalist)) if arguments.datalist else None
     if unscored:
         sys.stdout.write(f"  note: {unscored}\n")
-    for problem in overruled(root) if "federate" in workflows else ():
+    notes = [*(overruled(root) if "federate" in workflows else ()), *unlike_networks(root)]
+    for problem in notes:
         sys.stdout.write(f"  note: {problem}\n")
     if "federate" in workflows and not tried:
         sys.stdout.write("  not tried whether a run takes its values: it could run code (--strict says where)\n")

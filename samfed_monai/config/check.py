@@ -486,6 +486,29 @@ def overruled(bundle_root: str | Path) -> list[Problem]:
     return problems
 
 
+def unlike_networks(bundle_root: str | Path) -> list[Problem]:
+    """The network of ``inference.json`` where it is declared unlike the one of ``train.json``, which gives its weights.
+
+    ``weights`` of the declaration counts for a network that is to be trained, and is not compared; nor are knobs, as
+    ``samfed infer`` takes those of the model.
+
+    Args:
+        bundle_root: folder of a bundle in which :func:`check_bundle` found no problem.
+    """
+    declared = []
+    for name in ("train.json", "inference.json"):
+        path = Path(bundle_root) / "configs" / name
+        network = read_json(path).get("network_def") if path.is_file() else None
+        if not isinstance(network, dict):
+            return []
+        declared.append({key: value for key, value in network.items() if key != "weights"})
+    trained, run = (json.dumps(network, sort_keys=True) for network in declared)
+    if trained == run:
+        return []
+    expected = f"{trained}, as in train.json, whose weights it loads"
+    return [Problem("inference.json -> network_def", found=run, expected=expected, mend="declare the same in both")]
+
+
 def _where_said(config: BundleConfig, group: str, part: BundleConfig, problem: Problem) -> Problem:
     """A problem of a group's values with the place in ``federate.json``, or the option, that says them."""
     before = f"{part.source} -> "

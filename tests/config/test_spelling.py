@@ -13,7 +13,7 @@ import pytest
 
 from samfed_monai.cli.main import main
 from samfed_monai.config import check_bundle, find_bundle
-from samfed_monai.config.check import overruled
+from samfed_monai.config.check import overruled, unlike_networks
 from samfed_monai.config.knobs import is_value
 from samfed_monai.config.parse import WORKFLOWS
 from samfed_monai.core.io import read_json
@@ -145,6 +145,21 @@ def test_a_network_of_ones_own_that_has_no_use_for_a_knob_is_no_mistake_of_the_e
     content["network_def"] = {"_target_": "monai.networks.nets.BasicUNet", "spatial_dims": 2, "in_channels": 3}
     path.write_text(json.dumps(content))
     assert check_bundle(mine, "evaluate", ready=False) == []
+
+
+def test_a_network_that_inference_declares_otherwise_is_noted(mine, capsys):
+    assert unlike_networks(mine) == []
+    path = mine / "configs" / "train.json"
+    network = {"_target_": "monai.networks.nets.BasicUNet", "spatial_dims": 2, "out_channels": 1}
+    path.write_text(json.dumps(read_json(path) | {"network_def": network}))
+    assert main(["check", str(mine), "--workflow", "train"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        'note: inference.json -> network_def: expected {"_target_": "monai.networks.nets.BasicUNet", '
+        '"out_channels": 1, "spatial_dims": 2}, as in train.json, whose weights it loads, found {"_target_": '
+        '"samfed_monai.networks.client_network", ' in said
+    )
+    assert "declare the same in both" in said
 
 
 @pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)
