@@ -199,8 +199,7 @@ class MaskWriter:
         if self.classes and threshold != 0.5:
             expected = "0.5 with several classes, of which a pixel has the one of its highest probability"
             problems.add("MaskWriter#threshold", found=repr(threshold), expected=expected)
-        if not 0 < threshold < 1:
-            problems.add("MaskWriter#threshold", found=repr(threshold), expected="a number in (0, 1)")
+        problems.unless(0 < threshold < 1, "MaskWriter#threshold", threshold, "a number in (0, 1)")
         self.probabilities, self.threshold = probabilities, threshold
         made_with: dict[str, Any] = {"image_size": image_size, "threshold": threshold, **({"amp": amp} if amp else {})}
         made_with |= {"classes": self.classes} if self.classes else {}

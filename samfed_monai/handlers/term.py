@@ -84,10 +84,8 @@ class Term(ABC):
 
     def __init__(self, *, name: str, weight: float, schedule: str, fraction: float) -> None:
         problems = Problems()
-        if not weight >= 0:
-            problems.add(f"terms#{name}#weight", found=repr(weight), expected="a number >= 0")
-        if not 0 <= fraction <= 1:
-            problems.add(f"terms#{name}#fraction", found=repr(fraction), expected="a part in [0, 1]")
+        problems.unless(weight >= 0, f"terms#{name}#weight", weight, "a number >= 0")
+        problems.unless(0 <= fraction <= 1, f"terms#{name}#fraction", fraction, "a part in [0, 1]")
         with problems.collected():
             self._schedule = SCHEDULES.named(schedule, where=f"terms#{name}#schedule")
         problems.refuse_if_any()

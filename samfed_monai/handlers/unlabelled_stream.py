@@ -142,8 +142,7 @@ class UnlabelledStream:
         names = [guide.name for guide in self.guides]
         for name in sorted({name for name in names if names.count(name) > 1}):
             problems.add("guides", found=f"two guides named {name!r}", expected="one name each", mend="rename one")
-        if not 0 <= cutmix <= 1:
-            problems.add("stream#cutmix", found=repr(cutmix), expected="a probability in [0, 1]")
+        problems.unless(0 <= cutmix <= 1, "stream#cutmix", cutmix, "a probability in [0, 1]")
         problems.refuse_if_any()
         self.loader, self.cutmix = loader, cutmix
         self._batches: Iterator[Mapping[str, Any]] | None = None

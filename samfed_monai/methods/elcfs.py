@@ -362,13 +362,10 @@ class EpisodicTerm(Term):
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
         problems = Problems()
         for key, number in (("inner", inner), ("gamma", gamma)):
-            if not number >= 0:
-                problems.add(f"{self.where}#{key}", found=repr(number), expected="a number >= 0")
+            problems.unless(number >= 0, f"{self.where}#{key}", number, "a number >= 0")
         for key, number in (("clip", clip), ("temperature", temperature)):
-            if not number > 0:
-                problems.add(f"{self.where}#{key}", found=repr(number), expected="a number > 0")
-        if not 0 <= tau <= 1:
-            problems.add(f"{self.where}#tau", found=repr(tau), expected="a number in [0, 1]")
+            problems.unless(number > 0, f"{self.where}#{key}", number, "a number > 0")
+        problems.unless(0 <= tau <= 1, f"{self.where}#tau", tau, "a number in [0, 1]")
         problems.refuse_if_any()
         self.inner, self.clip, self.gamma, self.temperature, self.tau = inner, clip, gamma, temperature, tau
         #: Windows of the other sites, (N, 3, s, s) float; ``None`` until there are some.

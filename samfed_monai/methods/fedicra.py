@@ -98,8 +98,7 @@ class DecoderMixing(AdaptiveMixing):
         **others: Any,
     ) -> None:
         problems = Problems()
-        if type(after) is not int or after < 0:
-            problems.add("sharing#after", found=repr(after), expected="a number of rounds >= 0")
+        problems.unless(type(after) is int and after >= 0, "sharing#after", after, "a number of rounds >= 0")
         with problems.collected():
             super().__init__(upper=1.0, rate=rate, batches=batches, first_batches=first_batches, **others)
             self.decoder = decoder_names(self.network, decoder)
@@ -221,10 +220,8 @@ class TreeEnergyTerm(Term):
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
         problems = Problems()
-        if not sigma > 0:
-            problems.add(f"{self.where}#sigma", found=repr(sigma), expected="a number > 0")
-        if type(step) is not int or step < 1:
-            problems.add(f"{self.where}#step", found=repr(step), expected="1 or more pixels")
+        problems.unless(sigma > 0, f"{self.where}#sigma", sigma, "a number > 0")
+        problems.unless(type(step) is int and step >= 1, f"{self.where}#step", step, "1 or more pixels")
         problems.refuse_if_any()
         self.sigma, self.step, self._head = sigma, step, head_of(network)
         self._features: list[Tensor] = []

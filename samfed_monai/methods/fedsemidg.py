@@ -179,8 +179,7 @@ class DualGuideTerm(Term):
         if not 0 < start <= end < 1:
             found, expected = f"{start!r} to {end!r}", "two quantiles in (0, 1), ascending"
             problems.add(f"{self.where}#start", found=found, expected=expected)
-        if not 0 <= memory < 1:
-            problems.add(f"{self.where}#memory", found=repr(memory), expected="a number in [0, 1)")
+        problems.unless(0 <= memory < 1, f"{self.where}#memory", memory, "a number in [0, 1)")
         problems.refuse_if_any()
         self.first, self.second, self.start, self.end, self.memory = first, second, start, end, memory
         self._threshold: Tensor | None = None
