@@ -249,7 +249,7 @@ def ran(term: EpisodicTerm, network: nn.Module, guidance: Guidance | None = None
         seen.append(batch)
         return callable_(batch)
 
-    term._listen(None)
+    term._features.listen()
     output = {"image": image, "label": label, "pred": network(image)}
     engine = SimpleNamespace(
         network=network,
@@ -258,7 +258,7 @@ def ran(term: EpisodicTerm, network: nn.Module, guidance: Guidance | None = None
         state=SimpleNamespace(output=output, iteration=1, batch={"image": image, "label": label}),
     )
     value = term.value(guidance, engine)
-    term._stop(None)
+    term._features.stop()
     return value, seen
 
 
