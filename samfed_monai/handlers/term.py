@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -159,16 +159,6 @@ class SiteTrust:
         self.settings = settings
         self._site = SiteAgreement()
 
-    @classmethod
-    def shared(cls, engine: Any, settings: AgreementSettings) -> None:
-        """Attaches one of them for all terms of equal settings."""
-        known = getattr(engine.state, "site_trusts", None)
-        if known is None:
-            known = engine.state.site_trusts = {}
-        if settings not in known:
-            known[settings] = cls(settings)
-            known[settings].attach(engine)
-
     def attach(self, engine: Any) -> None:
         """Binds to a trainer."""
         engine.add_event_handler(Events.STARTED, self.forget)
@@ -211,17 +201,6 @@ class SiteReliability:
         self.settings = settings
         self._statistics: Tensor | None = None
 
-    @classmethod
-    def shared(cls, engine: Any, settings: AgreementSettings) -> None:
-        """Attaches one of them per pair of teacher and student, however many terms ask."""
-        known = getattr(engine.state, "site_reliabilities", None)
-        if known is None:
-            known = engine.state.site_reliabilities = {}
-        pair = (settings.teacher, settings.student)
-        if pair not in known:
-            known[pair] = cls(settings)
-            known[pair].attach(engine)
-
     def attach(self, engine: Any) -> None:
         """Binds to a trainer."""
         engine.add_event_handler(Events.STARTED, self.forget)
@@ -257,6 +236,14 @@ def _public(output: Any) -> Tensor | None:
     if said.shape[1] > 1 and label.shape[1] == 1:
         truth = torch.nn.functional.one_hot(label.squeeze(1).long(), said.shape[1]).movedim(-1, 1).to(said)
     return joint(truth, said)
+
+
+def _attach_one(engine: Any, place: str, key: Hashable, learner: SiteTrust | SiteReliability) -> None:
+    """Attaches one of them, which the engine's state keeps under ``place``, for all terms of equal ``key``."""
+    known = vars(engine.state).setdefault(place, {})
+    if key not in known:
+        known[key] = learner
+        learner.attach(engine)
 
 
 class AgreedTerm(Term):
@@ -298,10 +285,11 @@ class AgreedTerm(Term):
 
     def attach(self, engine: Any) -> None:
         """Binds the term, and before it what learns for its rule."""
-        if self.settings.rule == "reliability":
-            SiteReliability.shared(engine, self.settings)
-        if self.settings.rule in LEARNS_TRUST:
-            SiteTrust.shared(engine, self.settings)
+        settings = self.settings
+        if settings.rule == "reliability":
+            _attach_one(engine, "site_reliabilities", (settings.teacher, settings.student), SiteReliability(settings))
+        if settings.rule in LEARNS_TRUST:
+            _attach_one(engine, "site_trusts", settings, SiteTrust(settings))
         super().attach(engine)
 
     def agreement(self, guidance: Guidance, engine: Any) -> Agreement:
