@@ -202,7 +202,6 @@ class MaskWriter:
         self._pending: deque[Future[None]] = deque()
 
     def attach(self, engine: Engine) -> None:
-        """Binds the handler to an evaluator."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._tell)

@@ -206,7 +206,6 @@ class DivergenceGuard:
         self.site = site
 
     def attach(self, engine: Engine) -> None:
-        """Binds the guard to a trainer."""
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.check_weights)
 

@@ -160,7 +160,6 @@ class SiteTrust:
         self._site = SiteAgreement()
 
     def attach(self, engine: Any) -> None:
-        """Binds to a trainer."""
         engine.add_event_handler(Events.STARTED, self.forget)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
 
@@ -202,7 +201,6 @@ class SiteReliability:
         self._statistics: Tensor | None = None
 
     def attach(self, engine: Any) -> None:
-        """Binds to a trainer."""
         engine.add_event_handler(Events.STARTED, self.forget)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
 
@@ -273,7 +271,6 @@ class AgreedTerm(Term):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Teacher and student."""
         return (self.settings.teacher, self.settings.student)
 
     @property

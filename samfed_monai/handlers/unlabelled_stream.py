@@ -79,7 +79,6 @@ class SupervisedWeight:
         self._momenta: list[tuple[_BatchNorm, float | None]] = []
 
     def attach(self, engine: Any) -> None:
-        """Binds to a trainer."""
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
         if self.weight == 0:
             engine.add_event_handler(Events.ITERATION_STARTED, self._hold)

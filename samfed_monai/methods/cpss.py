@@ -117,7 +117,6 @@ class StyleSwapTerm(Term):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The guide."""
         return (self.guide,)
 
     def check(self, engine: Any) -> None:

@@ -133,7 +133,6 @@ class DomainAlignmentTerm(Term):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The global network."""
         return (self.guide.name,)
 
     def attach(self, engine: Any) -> None:

@@ -84,7 +84,6 @@ class PrototypeTerm:
         self._features = LastFeatures(network)
 
     def attach(self, engine: Engine) -> None:
-        """Binds the term to a MONAI trainer."""
         say_read(engine, ("weak",))
         engine.add_event_handler(Events.STARTED, self._reset)
         engine.add_event_handler(Events.ITERATION_STARTED, self._features.listen)

@@ -108,7 +108,6 @@ class GapMeter:
         self.loader, self.guide, self.batches = loader, guide, batches
 
     def attach(self, engine: Any) -> None:
-        """Binds to a trainer."""
         say_read(engine, (self.guide.name,))
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
@@ -186,7 +185,6 @@ class DualGuideTerm(Term):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Both guides."""
         return (self.first, self.second)
 
     def attach(self, engine: Any) -> None:
@@ -257,7 +255,6 @@ class DropoutAlignmentTerm(Term):
         self.drop, self._features = drop, LastFeatures(network)
 
     def attach(self, engine: Any) -> None:
-        """Binds the term."""
         super().attach(engine)
         engine.add_event_handler(Events.ITERATION_STARTED, self._features.listen)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._features.stop)

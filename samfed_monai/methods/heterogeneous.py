@@ -285,7 +285,6 @@ class PublicDistillationTerm:
         self.name, self.temperature, self.weight, self.convention = name, temperature, weight, convention
 
     def attach(self, engine: Engine) -> None:
-        """Binds the term to a MONAI trainer."""
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:

@@ -48,7 +48,6 @@ class NeighbourMixUp(Term):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The guide."""
         return (self.guide,)
 
     @abstractmethod

@@ -278,7 +278,6 @@ class ExpertUsage:
         self._tokens: Tensor = torch.zeros(0)
 
     def attach(self, engine: Any) -> None:
-        """Binds to a trainer."""
         engine.add_event_handler(Events.STARTED, self._started)
         engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
