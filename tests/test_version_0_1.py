@@ -72,7 +72,7 @@ def test_a_finished_run_is_not_repeated_but_another_question_is_refused(old, cap
 
 
 @needs("ditto")
-def test_a_run_is_reported_evaluated_and_its_model_segments_a_folder(old, capsys):
+def test_a_run_is_reported_evaluated_and_its_model_segments_a_folder(old):
     assert main(["report", "whole"]) == 0
     assert "Ditto" in (old / "whole/report.html").read_text(encoding="utf-8")
     on = ["--model", "whole", "--site", "site-1"]

@@ -87,8 +87,7 @@ class Problems:
     Example::
 
         problems = Problems()
-        if alpha < 0:
-            problems.add("train.json -> loss#alpha", found=repr(alpha), expected="a number >= 0")
+        problems.unless(alpha >= 0, "train.json -> loss#alpha", alpha, "a number >= 0")
         problems.refuse_if_any()
     """
 
@@ -97,6 +96,11 @@ class Problems:
 
     def add(self, where: str, *, found: str, expected: str, mend: str = "") -> None:
         self._problems.append(Problem(where=where, found=found, expected=expected, mend=mend))
+
+    def unless(self, holds: bool, where: str, found: object, expected: str, mend: str = "") -> None:
+        """Adds a problem unless a condition holds; ``found`` is the value itself, shown as Python writes it."""
+        if not holds:
+            self.add(where, found=repr(found), expected=expected, mend=mend)
 
     def extend(self, problems: Iterable[Problem]) -> None:
         self._problems.extend(problems)

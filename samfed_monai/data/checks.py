@@ -263,21 +263,19 @@ def check_datalist(datalist: str | Path | DataList, data_root: str | Path, *, pr
         Refused: the JSON file itself cannot be loaded.
     """
     datalist = datalist if isinstance(datalist, DataList) else DataList.load(datalist)
-    pairs = [(item.image, item.label) for _, _, item in datalist.items()]
-    facts = survey(
-        pairs,
+    return problems_of(datalist, survey_list(datalist, data_root, progress=progress))
+
+
+def survey_list(datalist: DataList, data_root: str | Path, *, progress: bool) -> list[Facts]:
+    """:func:`survey` of every item of a list."""
+    return survey(
+        [(item.image, item.label) for _, _, item in datalist.items()],
         data_root,
         threshold=datalist.mask_threshold,
-        weak=weak_labels_of(datalist),
+        weak={str(item.label) for _, _, item in datalist.items() if item.weak},
         classes=datalist.classes,
         progress=progress,
     )
-    return problems_of(datalist, facts)
-
-
-def weak_labels_of(datalist: DataList) -> set[str]:
-    """Paths of the labels of a list that are weak ones."""
-    return {str(item.label) for _, _, item in datalist.items() if item.weak}
 
 
 def problems_of(datalist: DataList, facts: Iterable[Facts]) -> list[Problem]:

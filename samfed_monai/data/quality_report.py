@@ -16,7 +16,7 @@ from PIL import Image
 from samfed_monai import __version__
 from samfed_monai.core.io import write_text
 from samfed_monai.core.table import to_csv
-from samfed_monai.data.checks import Facts, survey, weak_labels_of
+from samfed_monai.data.checks import Facts, survey_list
 from samfed_monai.data.checks import warnings as duplicate_warnings
 from samfed_monai.data.classes import colour_of, read_classes
 from samfed_monai.data.datalist import DataList, Item, Split, confine
@@ -247,15 +247,7 @@ def report_on(
         progress: whether to show a progress bar.
     """
     datalist = datalist if isinstance(datalist, DataList) else DataList.load(datalist)
-    pairs = [(item.image, item.label) for _, _, item in datalist.items()]
-    facts = survey(
-        pairs,
-        data_root,
-        threshold=datalist.mask_threshold,
-        weak=weak_labels_of(datalist),
-        classes=datalist.classes,
-        progress=progress,
-    )
+    facts = survey_list(datalist, data_root, progress=progress)
     sentences = [*duplicate_warnings(datalist), *doubts(datalist, facts)]
     return write_report(datalist, facts, data_root, page, warnings=sentences)
 

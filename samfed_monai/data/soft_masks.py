@@ -81,8 +81,7 @@ class SoftMaskStore:
 
     def __init__(self, folder: str | Path, *, teacher_sha256: str, bits: int = 8) -> None:
         problems = Problems()
-        if bits not in _DTYPES:
-            problems.add("soft-mask store -> bits", found=repr(bits), expected="8 or 16")
+        problems.unless(bits in _DTYPES, "soft-mask store -> bits", bits, "8 or 16")
         if not _is_hash(teacher_sha256):
             problems.add(
                 "soft-mask store -> teacher_sha256",

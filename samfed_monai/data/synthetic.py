@@ -137,8 +137,7 @@ def _painter(scene: str) -> _Painter:
 
 def _check(*, scene: str, sites: int, size: tuple[int, int], **counts: int) -> None:
     problems = Problems()
-    if scene not in SCENES:
-        problems.add("synthetic -> scene", found=repr(scene), expected=f"one of {list(SCENES)}")
+    problems.unless(scene in SCENES, "synthetic -> scene", scene, f"one of {list(SCENES)}")
     if sites < 1:
         problems.add("synthetic -> sites", found=str(sites), expected="at least 1")
     for name, count in counts.items():

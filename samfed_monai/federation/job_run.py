@@ -166,20 +166,7 @@ class JobRun:
         store = mlflow_store(places.mlflow, places.output_dir)
         datalist = DataList.load(places.datalist)
         participants = Participants.of(plan, places, datalist)
-        method = declared(places.bundle_root, plan.variant)
-        asked: dict[str, int] = {"rounds": plan.rounds, "sites": len(participants.sites)}
-        require_possible(self.privacy, participants.strategy, method, self.guard, **asked)
-        if notice := statistics_notice(self.privacy, participants.strategy, plan.variant):
-            logger.warning("%s", notice)
-        problems = Problems()
-        problems.extend(no_public_images(datalist, supervised=participants.supervised))
-        problems.extend(class_problems(datalist, participants.config, self.teacher))
-        problems.extend(quorum_problems(len(participants.sites), plan.quorum, allow_single_site=plan.allow_single_site))
-        with problems.collected():
-            participants.strategy.require_sites(participants.sites)
-        problems.refuse_if_any()
-        participants.dry_run()
-        require_starts(participants.config, participants.all_networks)
+        self._check(participants, datalist)
         adapt = participants.config.value("teacher_adapt")
         self.teacher.dry_run(adapt)
         begins = self._start_adapt(participants, datalist)
@@ -238,6 +225,23 @@ class JobRun:
             write_json(places.output_dir / "results.json", results)
             folder.finish(result.records, keep_states=participants.strategy.keeps_states)
         return results
+
+    def _check(self, participants: Participants, datalist: DataList) -> None:
+        """Refuses what could not work, before anything is written and any site is asked."""
+        plan, strategy, sites = self.plan, participants.strategy, participants.sites
+        method = declared(self.places.bundle_root, plan.variant)
+        require_possible(self.privacy, strategy, method, self.guard, rounds=plan.rounds, sites=len(sites))
+        if notice := statistics_notice(self.privacy, strategy, plan.variant):
+            logger.warning("%s", notice)
+        problems = Problems()
+        problems.extend(no_public_images(datalist, supervised=participants.supervised))
+        problems.extend(class_problems(datalist, participants.config, self.teacher))
+        problems.extend(quorum_problems(len(sites), plan.quorum, allow_single_site=plan.allow_single_site))
+        with problems.collected():
+            strategy.require_sites(sites)
+        problems.refuse_if_any()
+        participants.dry_run()
+        require_starts(participants.config, participants.all_networks)
 
     @contextmanager
     def _carrier(

@@ -80,8 +80,7 @@ class Renewal:
             problems.add(f"{WHERE}#after", found=repr(after), expected=expected, mend="for instance [5]; [] is never")
         if type(weight) not in (int, float) or not 0 < weight <= 1:
             problems.add(f"{WHERE}#weight_of_student", found=repr(weight), expected="a number in (0, 1]")
-        if type(views) is not int or views not in VIEWS:
-            problems.add(f"{WHERE}#views", found=repr(views), expected=f"one of {sorted(VIEWS)}")
+        problems.unless(type(views) is int and views in VIEWS, f"{WHERE}#views", views, f"one of {sorted(VIEWS)}")
         problems.refuse_if_any()
         return cls(tuple(numbers), float(weight), views) if numbers else None
 

@@ -80,15 +80,15 @@ class Processes:
                 continue
         return [pid for pid in found if pid != os.getpid()]
 
-    def end(self, grace: float = 5.0) -> None:
-        """Asks all of them to end, and kills what is still there after ``grace`` seconds."""
-        for number, wait in ((signal.SIGTERM, grace), (signal.SIGKILL, 5.0)):
+    def end(self) -> None:
+        """Asks all of them to end, and kills what is still there after five seconds."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
             for pid in self.marked():
                 try:
                     os.kill(pid, number)
                 except OSError:
                     continue
-            deadline = time.monotonic() + wait
+            deadline = time.monotonic() + 5.0
             while self.marked() and time.monotonic() < deadline:
                 for process in self.started.values():
                     process.poll()

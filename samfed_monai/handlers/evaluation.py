@@ -106,7 +106,6 @@ class ScoreHandler:
         return convention(pooled=self.pooled, skip_empty=self.skip_empty)
 
     def attach(self, engine: Engine) -> None:
-        """Binds the handler to an evaluator."""
         engine.add_event_handler(Events.EPOCH_STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)

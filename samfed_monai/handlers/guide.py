@@ -32,7 +32,6 @@ class NetworkCopy:
 
     @property
     def network(self) -> nn.Module:
-        """The copy."""
         if self._network is None:
             raise RuntimeError("NetworkCopy: nothing was copied yet; attach the guide to a trainer and run it")
         return self._network

@@ -30,7 +30,6 @@ class HandlerGroup:
         self.handlers = list(_flat(handlers))
 
     def attach(self, engine: Engine) -> None:
-        """Attaches each."""
         for handler in self.handlers:
             handler.attach(engine)
 

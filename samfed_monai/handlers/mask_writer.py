@@ -120,22 +120,11 @@ def _short(value: Any) -> str:
     return "nothing" if value is None else str(value)[:12]
 
 
-def probabilities_at(logits: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Probabilities at an image's own size.
-
-    Args:
-        logits: (1, h, w) float.
-        size: height and width in pixels.
-
-    Returns:
-        (H, W) float32 in [0, 1]; the logits are resized bilinearly before the sigmoid, so that 0.5 stays a straight
-        contour between the pixels of a small prediction.
-    """
-    return _probabilities(logits, size)[0]
-
-
 def _probabilities(logits: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
-    """(C, H, W) of logits (C, h, w): of one channel the sigmoid, else the softmax."""
+    """(C, H, W) of logits (C, h, w): of one channel the sigmoid, else the softmax.
+
+    Logits are resized bilinearly first, so that 0.5 stays a straight contour between the pixels of a small prediction.
+    """
     resized = functional.interpolate(logits[None].float(), size=size, mode="bilinear", align_corners=False)
     activated = torch.sigmoid(resized) if len(logits) == 1 else resized.softmax(dim=1)
     probabilities: NDArray[np.float32] = activated[0].cpu().numpy()
@@ -201,8 +190,7 @@ class MaskWriter:
         if self.classes and threshold != 0.5:
             expected = "0.5 with several classes, of which a pixel has the one of its highest probability"
             problems.add("MaskWriter#threshold", found=repr(threshold), expected=expected)
-        if not 0 < threshold < 1:
-            problems.add("MaskWriter#threshold", found=repr(threshold), expected="a number in (0, 1)")
+        problems.unless(0 < threshold < 1, "MaskWriter#threshold", threshold, "a number in (0, 1)")
         self.probabilities, self.threshold = probabilities, threshold
         made_with: dict[str, Any] = {"image_size": image_size, "threshold": threshold, **({"amp": amp} if amp else {})}
         made_with |= {"runtime": runtime} if runtime else {}
@@ -217,7 +205,6 @@ class MaskWriter:
         self._pending: deque[Future[None]] = deque()
 
     def attach(self, engine: Engine) -> None:
-        """Binds the handler to an evaluator."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self._tell)

@@ -43,7 +43,6 @@ class BestWeightsSaver:
         self._best = float("-inf")
 
     def attach(self, engine: Engine) -> None:
-        """Binds the saver to a trainer."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:
@@ -121,7 +120,6 @@ class ModelLoader:
         self.network, self.weights = network, trained_weights(network, path)
 
     def attach(self, engine: Engine) -> None:
-        """Binds the handler to an evaluator."""
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:

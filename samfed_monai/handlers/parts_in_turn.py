@@ -34,7 +34,6 @@ class PartsInTurn(ABC):
         """What rests in the first steps (``True``) and in those after; :meth:`check` says so."""
 
     def attach(self, engine: Any) -> None:
-        """Binds to a trainer."""
         engine.add_event_handler(Events.STARTED, self.check)
         engine.add_event_handler(Events.ITERATION_STARTED, self)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.release)

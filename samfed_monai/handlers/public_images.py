@@ -181,8 +181,7 @@ class PublicPhase:
         problems = Problems()
         if steps is not None and (not isinstance(steps, int) or steps < 0):
             problems.add("public_steps", found=repr(steps), expected="a number of steps >= 0, or null")
-        if not isinstance(passes, int) or passes < 1:
-            problems.add("sharing#passes", found=repr(passes), expected="a number of passes >= 1")
+        problems.unless(isinstance(passes, int) and passes >= 1, "sharing#passes", passes, "a number of passes >= 1")
         problems.refuse_if_any()
         self.targets = targets
         self.indices, self.images = indices, len(dataset)  # type: ignore[arg-type]

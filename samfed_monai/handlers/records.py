@@ -54,7 +54,6 @@ class TermLogger:
         self._counts: dict[str, int] = {}
 
     def attach(self, engine: Engine) -> None:
-        """Binds the logger to a trainer."""
         engine.add_event_handler(Events.STARTED, self._reset)
         engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, record_supervised)
@@ -107,7 +106,6 @@ class TermTable:
         self._rows: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
-        """Binds the table to a trainer."""
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:

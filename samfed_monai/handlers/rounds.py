@@ -116,10 +116,8 @@ class RoundLearningRate:
         problems = Problems()
         if warmup < 0:
             problems.add("RoundLearningRate -> warmup", found=repr(warmup), expected="a number of rounds >= 0")
-        if not 0 <= floor <= 1:
-            problems.add("RoundLearningRate -> floor", found=repr(floor), expected="a factor in [0, 1]")
-        if not 0 < part <= 1:
-            problems.add("RoundLearningRate -> part", found=repr(part), expected="a part in (0, 1]")
+        problems.unless(0 <= floor <= 1, "RoundLearningRate -> floor", floor, "a factor in [0, 1]")
+        problems.unless(0 < part <= 1, "RoundLearningRate -> part", part, "a part in (0, 1]")
         with problems.collected():
             self._schedule = LEARNING_RATE_SCHEDULES.named(schedule, where="RoundLearningRate -> schedule")
         problems.refuse_if_any()
@@ -208,7 +206,6 @@ class DivergenceGuard:
         self.site = site
 
     def attach(self, engine: Engine) -> None:
-        """Binds the guard to a trainer."""
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.check_weights)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,10 +84,8 @@ class Term(ABC):
 
     def __init__(self, *, name: str, weight: float, schedule: str, fraction: float) -> None:
         problems = Problems()
-        if not weight >= 0:
-            problems.add(f"terms#{name}#weight", found=repr(weight), expected="a number >= 0")
-        if not 0 <= fraction <= 1:
-            problems.add(f"terms#{name}#fraction", found=repr(fraction), expected="a part in [0, 1]")
+        problems.unless(weight >= 0, f"terms#{name}#weight", weight, "a number >= 0")
+        problems.unless(0 <= fraction <= 1, f"terms#{name}#fraction", fraction, "a part in [0, 1]")
         with problems.collected():
             self._schedule = SCHEDULES.named(schedule, where=f"terms#{name}#schedule")
         problems.refuse_if_any()
@@ -161,18 +159,7 @@ class SiteTrust:
         self.settings = settings
         self._site = SiteAgreement()
 
-    @classmethod
-    def shared(cls, engine: Any, settings: AgreementSettings) -> None:
-        """Attaches one of them for all terms of equal settings."""
-        known = getattr(engine.state, "site_trusts", None)
-        if known is None:
-            known = engine.state.site_trusts = {}
-        if settings not in known:
-            known[settings] = cls(settings)
-            known[settings].attach(engine)
-
     def attach(self, engine: Any) -> None:
-        """Binds to a trainer."""
         engine.add_event_handler(Events.STARTED, self.forget)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
 
@@ -213,19 +200,7 @@ class SiteReliability:
         self.settings = settings
         self._statistics: Tensor | None = None
 
-    @classmethod
-    def shared(cls, engine: Any, settings: AgreementSettings) -> None:
-        """Attaches one of them per pair of teacher and student, however many terms ask."""
-        known = getattr(engine.state, "site_reliabilities", None)
-        if known is None:
-            known = engine.state.site_reliabilities = {}
-        pair = (settings.teacher, settings.student)
-        if pair not in known:
-            known[pair] = cls(settings)
-            known[pair].attach(engine)
-
     def attach(self, engine: Any) -> None:
-        """Binds to a trainer."""
         engine.add_event_handler(Events.STARTED, self.forget)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
 
@@ -261,6 +236,14 @@ def _public(output: Any) -> Tensor | None:
     return joint(truth, said)
 
 
+def _attach_one(engine: Any, place: str, key: Hashable, learner: SiteTrust | SiteReliability) -> None:
+    """Attaches one of them, which the engine's state keeps under ``place``, for all terms of equal ``key``."""
+    known = vars(engine.state).setdefault(place, {})
+    if key not in known:
+        known[key] = learner
+        learner.attach(engine)
+
+
 class AgreedTerm(Term):
     """A term that asks how far teacher and student agree; terms of equal settings share the answer.
 
@@ -288,7 +271,6 @@ class AgreedTerm(Term):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Teacher and student."""
         return (self.settings.teacher, self.settings.student)
 
     @property
@@ -300,10 +282,11 @@ class AgreedTerm(Term):
 
     def attach(self, engine: Any) -> None:
         """Binds the term, and before it what learns for its rule."""
-        if self.settings.rule == "reliability":
-            SiteReliability.shared(engine, self.settings)
-        if self.settings.rule in LEARNS_TRUST:
-            SiteTrust.shared(engine, self.settings)
+        settings = self.settings
+        if settings.rule == "reliability":
+            _attach_one(engine, "site_reliabilities", (settings.teacher, settings.student), SiteReliability(settings))
+        if settings.rule in LEARNS_TRUST:
+            _attach_one(engine, "site_trusts", settings, SiteTrust(settings))
         super().attach(engine)
 
     def agreement(self, guidance: Guidance, engine: Any) -> Agreement:

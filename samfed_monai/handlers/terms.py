@@ -181,7 +181,6 @@ class GlobalDistillationTerm(Term):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The global network."""
         return (self.guide,)
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:

@@ -79,7 +79,6 @@ class SupervisedWeight:
         self._momenta: list[tuple[_BatchNorm, float | None]] = []
 
     def attach(self, engine: Any) -> None:
-        """Binds to a trainer."""
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
         if self.weight == 0:
             engine.add_event_handler(Events.ITERATION_STARTED, self._hold)
@@ -142,8 +141,7 @@ class UnlabelledStream:
         names = [guide.name for guide in self.guides]
         for name in sorted({name for name in names if names.count(name) > 1}):
             problems.add("guides", found=f"two guides named {name!r}", expected="one name each", mend="rename one")
-        if not 0 <= cutmix <= 1:
-            problems.add("stream#cutmix", found=repr(cutmix), expected="a probability in [0, 1]")
+        problems.unless(0 <= cutmix <= 1, "stream#cutmix", cutmix, "a probability in [0, 1]")
         problems.refuse_if_any()
         self.loader, self.cutmix = loader, cutmix
         self._batches: Iterator[Mapping[str, Any]] | None = None

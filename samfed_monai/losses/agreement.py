@@ -204,8 +204,7 @@ class AgreementSettings:
             AGREEMENT_RULES.named(self.rule, where=f"{self.where}#rule")
         for name in ("tau", "delta", "least_agreement"):
             value = getattr(self, name)
-            if not 0 <= value <= 1:
-                problems.add(f"{self.where}#{name}", found=repr(value), expected="a number in [0, 1]")
+            problems.unless(0 <= value <= 1, f"{self.where}#{name}", value, "a number in [0, 1]")
         problems.refuse_if_any()
 
 

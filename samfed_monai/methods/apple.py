@@ -128,8 +128,7 @@ class AppleSharing(TrainerSharing):
         if not (isinstance(fraction, (int, float)) and 0 <= fraction <= 1):
             problems.add("sharing#fraction", found=repr(fraction), expected="a part of the rounds in [0, 1]")
         known = [each.value for each in Annealing]
-        if schedule not in known:
-            problems.add("sharing#schedule", found=repr(schedule), expected=f"one of {known}")
+        problems.unless(schedule in known, "sharing#schedule", schedule, f"one of {known}")
         problems.refuse_if_any()
         super().__init__(**others)
         self.mu, self.rate, self.schedule, self.fraction = float(mu), float(rate), schedule, float(fraction)

@@ -109,17 +109,14 @@ class StyleSwapTerm(Term):
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
         problems = Problems()
-        if not 0 <= tau <= 1:
-            problems.add(f"{self.where}#tau", found=repr(tau), expected="a number in [0, 1]")
+        problems.unless(0 <= tau <= 1, f"{self.where}#tau", tau, "a number in [0, 1]")
         for key, number in (("side", side), ("stride", stride)):
-            if type(number) is not int or number < 1:
-                problems.add(f"{self.where}#{key}", found=repr(number), expected="a whole number >= 1")
+            problems.unless(type(number) is int and number >= 1, f"{self.where}#{key}", number, "a whole number >= 1")
         problems.refuse_if_any()
         self.guide, self.tau, self.side, self.stride, self.labelled = guide, tau, side, stride, labelled
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The guide."""
         return (self.guide,)
 
     def check(self, engine: Any) -> None:

@@ -68,10 +68,8 @@ class DistributionallyRobust(LearnedWeights):
 
     def __init__(self, *, number: str = "local_mixup", step: float = 0.1, ascent: str = "mirror") -> None:
         problems, known = Problems(), [each.value for each in Ascent]
-        if not (isinstance(step, (int, float)) and step >= 0):
-            problems.add("strategy#step", found=repr(step), expected="a number >= 0")
-        if ascent not in known:
-            problems.add("strategy#ascent", found=repr(ascent), expected=f"one of {known}")
+        problems.unless(isinstance(step, (int, float)) and step >= 0, "strategy#step", step, "a number >= 0")
+        problems.unless(ascent in known, "strategy#ascent", ascent, f"one of {known}")
         problems.refuse_if_any()
         super().__init__(number=number, alike=False)
         self.step, self.ascent = float(step), ascent

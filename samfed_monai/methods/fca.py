@@ -116,14 +116,12 @@ class ClientTailored(FedAvg):
     ) -> None:
         super().__init__()
         problems, known = Problems(), [each.value for each in Mask]
-        if mask not in known:
-            problems.add("strategy#mask", found=repr(mask), expected=f"one of {known}")
+        problems.unless(mask in known, "strategy#mask", mask, f"one of {known}")
         if not (isinstance(threshold, (int, float)) and -1 <= threshold <= 1):
             problems.add("strategy#threshold", found=repr(threshold), expected="a cosine in [-1, 1]")
         if not (isinstance(temperature, (int, float)) and temperature > 0):
             problems.add("strategy#temperature", found=repr(temperature), expected="a number > 0")
-        if isinstance(patterns, str):
-            problems.add("strategy#patterns", found=repr(patterns), expected="a list", mend="put it in brackets")
+        problems.unless(not isinstance(patterns, str), "strategy#patterns", patterns, "a list", "put it in brackets")
         problems.refuse_if_any()
         self.mask, self.threshold, self.temperature = Mask(mask), float(threshold), float(temperature)
         self.patterns = None if patterns is None else tuple(patterns)

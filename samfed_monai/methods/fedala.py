@@ -69,8 +69,7 @@ class AdaptiveMixing(TrainerSharing):
         problems = Problems()
         if not (isinstance(upper, (int, float)) and 0 < upper <= 1):
             problems.add("sharing#upper", found=repr(upper), expected="a part of the layers in (0, 1]")
-        if not (isinstance(rate, (int, float)) and rate >= 0):
-            problems.add("sharing#rate", found=repr(rate), expected="a step size >= 0")
+        problems.unless(isinstance(rate, (int, float)) and rate >= 0, "sharing#rate", rate, "a step size >= 0")
         for name, count in (("batches", batches), ("first_batches", first_batches)):
             if not isinstance(count, int) or isinstance(count, bool) or count < 0:
                 problems.add(f"sharing#{name}", found=repr(count), expected="a number of batches >= 0")

@@ -128,12 +128,9 @@ class ContrastiveTerm(Term):
         for key, number, least in (("rounds", rounds, 0), ("queue", queue, 1)):
             if type(number) is not int or number < least:
                 problems.add(f"{self.where}#{key}", found=repr(number), expected=f"a whole number >= {least}")
-        if not temperature > 0:
-            problems.add(f"{self.where}#temperature", found=repr(temperature), expected="a number > 0")
-        if not 0 <= decay < 1:
-            problems.add(f"{self.where}#decay", found=repr(decay), expected="a number in [0, 1)")
-        if not alignment >= 0:
-            problems.add(f"{self.where}#alignment", found=repr(alignment), expected="a number >= 0")
+        problems.unless(temperature > 0, f"{self.where}#temperature", temperature, "a number > 0")
+        problems.unless(0 <= decay < 1, f"{self.where}#decay", decay, "a number in [0, 1)")
+        problems.unless(alignment >= 0, f"{self.where}#alignment", alignment, "a number >= 0")
         problems.refuse_if_any()
         self.rounds, self.temperature, self.decay, self.alignment = rounds, temperature, decay, alignment
         self.alone, self._value = alone, torch.zeros(())

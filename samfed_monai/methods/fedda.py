@@ -124,10 +124,8 @@ class DomainAlignmentTerm(Term):
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
         problems, known = Problems(), [each.value for each in Form]
-        if form not in known:
-            problems.add(f"{self.where}#form", found=repr(form), expected=f"one of {known}")
-        if not rate > 0:
-            problems.add(f"{self.where}#rate", found=repr(rate), expected="a number > 0")
+        problems.unless(form in known, f"{self.where}#form", form, f"one of {known}")
+        problems.unless(rate > 0, f"{self.where}#rate", rate, "a number > 0")
         problems.refuse_if_any()
         self.guide, self.form, self.rate = guide, Form(form), rate
         self._discriminator: nn.Module | None = None
@@ -135,7 +133,6 @@ class DomainAlignmentTerm(Term):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The global network."""
         return (self.guide.name,)
 
     def attach(self, engine: Any) -> None:

@@ -92,8 +92,7 @@ class IntensityViewd(StrongViewd):
         **strong: Any,
     ) -> None:
         problems = Problems()
-        if not 0 <= most <= 1:
-            problems.add("IntensityViewd -> most", found=repr(most), expected="0 to 1")
+        problems.unless(0 <= most <= 1, "IntensityViewd -> most", most, "0 to 1")
         for name, number in (("layers", layers), ("width", width)):
             if type(number) is not int or number < 1:
                 problems.add(f"IntensityViewd -> {name}", found=repr(number), expected="a whole number >= 1")

@@ -20,6 +20,7 @@ from samfed_monai.losses import probabilities
 from samfed_monai.losses.tree_energy import tree_energy
 from samfed_monai.methods.fedala import AdaptiveMixing  # also where bundles of before fedala name it
 from samfed_monai.methods.fedavg import PersonalFedAvg
+from samfed_monai.networks.features import LastFeatures
 from samfed_monai.networks.input_size import head_of
 from samfed_monai.networks.key_patterns import check_patterns, matched_names
 from samfed_monai.networks.site_channels import CODES, selection_of
@@ -98,8 +99,7 @@ class DecoderMixing(AdaptiveMixing):
         **others: Any,
     ) -> None:
         problems = Problems()
-        if type(after) is not int or after < 0:
-            problems.add("sharing#after", found=repr(after), expected="a number of rounds >= 0")
+        problems.unless(type(after) is int and after >= 0, "sharing#after", after, "a number of rounds >= 0")
         with problems.collected():
             super().__init__(upper=1.0, rate=rate, batches=batches, first_batches=first_batches, **others)
             self.decoder = decoder_names(self.network, decoder)
@@ -221,21 +221,17 @@ class TreeEnergyTerm(Term):
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
         problems = Problems()
-        if not sigma > 0:
-            problems.add(f"{self.where}#sigma", found=repr(sigma), expected="a number > 0")
-        if type(step) is not int or step < 1:
-            problems.add(f"{self.where}#step", found=repr(step), expected="1 or more pixels")
+        problems.unless(sigma > 0, f"{self.where}#sigma", sigma, "a number > 0")
+        problems.unless(type(step) is int and step >= 1, f"{self.where}#step", step, "1 or more pixels")
         problems.refuse_if_any()
-        self.sigma, self.step, self._head = sigma, step, head_of(network)
-        self._features: list[Tensor] = []
-        self._hook: RemovableHandle | None = None
+        self.sigma, self.step, self._features = sigma, step, LastFeatures(network)
 
     def attach(self, engine: Any) -> None:
-        """Binds the term; it listens to the labelled batch alone, since guides copy the network between iterations."""
+        """Binds the term; it listens for one iteration at a time, since guides copy the network between them."""
         super().attach(engine)
-        engine.add_event_handler(Events.ITERATION_STARTED, self._listen)
-        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._stop)
-        engine.add_event_handler(Events.STARTED, self._stop)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._features.listen)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._features.stop)
+        engine.add_event_handler(Events.STARTED, self._features.stop)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The tree energy."""
@@ -244,17 +240,7 @@ class TreeEnergyTerm(Term):
             each[..., ::step, ::step]
             for each in (probabilities(output["pred"].float()), output["image"].float(), output["label"])
         )
-        return tree_energy(chances, image, label == IGNORE, self._features[-1], sigma=self.sigma)
-
-    def _listen(self, engine: Any) -> None:
-        self._stop(engine)
-        self._features.clear()
-        self._hook = self._head.register_forward_pre_hook(lambda _, inputs: self._features.append(inputs[0]))
-
-    def _stop(self, engine: Any) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        return tree_energy(chances, image, label == IGNORE, self._features.kept[0], sigma=self.sigma)
 
 
 class SiteCodes(PersonalFedAvg):

@@ -73,10 +73,8 @@ class PrototypeTerm:
         self, *, network: nn.Module, name: str = "prototype", tau: float = 0.9, weight: float = 1.0, classes: int = 2
     ) -> None:
         problems = Problems()
-        if not weight >= 0:
-            problems.add(f"terms#{name}#weight", found=repr(weight), expected="a number >= 0")
-        if not 0.5 <= tau < 1:
-            problems.add(f"terms#{name}#tau", found=repr(tau), expected="a number in [0.5, 1)")
+        problems.unless(weight >= 0, f"terms#{name}#weight", weight, "a number >= 0")
+        problems.unless(0.5 <= tau < 1, f"terms#{name}#tau", tau, "a number in [0.5, 1)")
         problems.refuse_if_any()
         self.name, self.tau, self.weight, self.classes = name, tau, weight, classes
         self.prototypes: Tensor | None = None
@@ -86,7 +84,6 @@ class PrototypeTerm:
         self._features = LastFeatures(network)
 
     def attach(self, engine: Engine) -> None:
-        """Binds the term to a MONAI trainer."""
         say_read(engine, ("weak",))
         engine.add_event_handler(Events.STARTED, self._reset)
         engine.add_event_handler(Events.ITERATION_STARTED, self._features.listen)

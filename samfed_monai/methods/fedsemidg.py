@@ -108,7 +108,6 @@ class GapMeter:
         self.loader, self.guide, self.batches = loader, guide, batches
 
     def attach(self, engine: Any) -> None:
-        """Binds to a trainer."""
         say_read(engine, (self.guide.name,))
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
@@ -179,15 +178,13 @@ class DualGuideTerm(Term):
         if not 0 < start <= end < 1:
             found, expected = f"{start!r} to {end!r}", "two quantiles in (0, 1), ascending"
             problems.add(f"{self.where}#start", found=found, expected=expected)
-        if not 0 <= memory < 1:
-            problems.add(f"{self.where}#memory", found=repr(memory), expected="a number in [0, 1)")
+        problems.unless(0 <= memory < 1, f"{self.where}#memory", memory, "a number in [0, 1)")
         problems.refuse_if_any()
         self.first, self.second, self.start, self.end, self.memory = first, second, start, end, memory
         self._threshold: Tensor | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Both guides."""
         return (self.first, self.second)
 
     def attach(self, engine: Any) -> None:
@@ -258,7 +255,6 @@ class DropoutAlignmentTerm(Term):
         self.drop, self._features = drop, LastFeatures(network)
 
     def attach(self, engine: Any) -> None:
-        """Binds the term."""
         super().attach(engine)
         engine.add_event_handler(Events.ITERATION_STARTED, self._features.listen)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._features.stop)

@@ -278,17 +278,13 @@ class PublicDistillationTerm:
         self, *, name: str = "public_kd", temperature: float = 2.0, weight: float = 1.0, convention: str = "ours"
     ) -> None:
         problems = Problems()
-        if not weight >= 0:
-            problems.add(f"{name}#weight", found=repr(weight), expected="a number >= 0")
-        if not temperature > 0:
-            problems.add(f"{name}#temperature", found=repr(temperature), expected="a number > 0")
-        if convention not in ("ours", "hssf"):
-            problems.add(f"{name}#convention", found=repr(convention), expected="'ours' or 'hssf'")
+        problems.unless(weight >= 0, f"{name}#weight", weight, "a number >= 0")
+        problems.unless(temperature > 0, f"{name}#temperature", temperature, "a number > 0")
+        problems.unless(convention in ("ours", "hssf"), f"{name}#convention", convention, "'ours' or 'hssf'")
         problems.refuse_if_any()
         self.name, self.temperature, self.weight, self.convention = name, temperature, weight, convention
 
     def attach(self, engine: Engine) -> None:
-        """Binds the term to a MONAI trainer."""
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:
@@ -338,8 +334,7 @@ class CondensationFusion(Strategy):
         if exchange not in known:
             expected = f"one of {known}"
             problems.add("strategy#exchange", found=repr(exchange), expected=expected)
-        if not 0 <= floor < 1:
-            problems.add("strategy#floor", found=repr(floor), expected="a number in [0, 1)")
+        problems.unless(0 <= floor < 1, "strategy#floor", floor, "a number in [0, 1)")
         problems.refuse_if_any()
         answer = Kind.WEIGHTS if Travels(exchange) is Travels.WEIGHTS else Kind.SOFT_MASKS
         self.exchange, self.floor = Exchange(answer, own_networks=True, alike=False), floor

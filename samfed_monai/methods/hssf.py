@@ -424,11 +424,9 @@ class LsslTerm(Term):
         problems = Problems()
         shares = {"flip_below": flip_below, "least_mean": least_mean, "feature_dropout": feature_dropout}
         for key, value in shares.items():
-            if not 0 <= value <= 1:
-                problems.add(f"{self.where}#{key}", found=repr(value), expected="a number in [0, 1]")
+            problems.unless(0 <= value <= 1, f"{self.where}#{key}", value, "a number in [0, 1]")
         for key, factor in {"cross_entropy": cross_entropy, "consistency": consistency}.items():
-            if not factor >= 0:
-                problems.add(f"{self.where}#{key}", found=repr(factor), expected="a number >= 0")
+            problems.unless(factor >= 0, f"{self.where}#{key}", factor, "a number >= 0")
         problems.refuse_if_any()
         self.loss = StructureLoss() if loss is None else loss
         self.flip_below, self.least_mean = flip_below, least_mean
@@ -507,8 +505,7 @@ class NoiseViewd(RandomizableTransform, MapTransform):
         RandomizableTransform.__init__(self, 1.0)
         problems = Problems()
         for name, value in (("deviation", deviation), ("limit", limit)):
-            if not 0 <= value <= 1:
-                problems.add(f"NoiseViewd -> {name}", found=repr(value), expected="0 to 1")
+            problems.unless(0 <= value <= 1, f"NoiseViewd -> {name}", value, "0 to 1")
         self.output_keys = ensure_tuple(output_key)
         if len(self.output_keys) != len(self.keys):
             found = f"{len(self.output_keys)} names for {len(self.keys)} keys"

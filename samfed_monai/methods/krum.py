@@ -56,8 +56,7 @@ class Krum(AllAnswers):
     def __init__(self, *, faulty: int = 1, keep: int | None = None) -> None:
         super().__init__()
         problems = Problems()
-        if type(faulty) is not int or faulty < 1:
-            problems.add("strategy#faulty", found=repr(faulty), expected="a whole number >= 1")
+        problems.unless(type(faulty) is int and faulty >= 1, "strategy#faulty", faulty, "a whole number >= 1")
         if keep is not None and (type(keep) is not int or keep < 1):
             problems.add("strategy#keep", found=repr(keep), expected="a whole number >= 1, or null")
         problems.refuse_if_any()

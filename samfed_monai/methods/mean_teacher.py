@@ -76,7 +76,6 @@ class ConsistencyTerm(Term):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The guide."""
         return (self.guide,)
 
     def value(self, guidance: Guidance, engine: Engine) -> Tensor:

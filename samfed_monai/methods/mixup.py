@@ -40,17 +40,14 @@ class NeighbourMixUp(Term):
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
         problems = Problems()
-        if not 0 <= tau <= 1:
-            problems.add(f"{self.where}#tau", found=repr(tau), expected="a number in [0, 1]")
-        if not alpha > 0:
-            problems.add(f"{self.where}#alpha", found=repr(alpha), expected="a number > 0")
+        problems.unless(0 <= tau <= 1, f"{self.where}#tau", tau, "a number in [0, 1]")
+        problems.unless(alpha > 0, f"{self.where}#alpha", alpha, "a number > 0")
         problems.refuse_if_any()
         self.guide, self.tau = guide, tau
         self._beta = torch.distributions.Beta(torch.tensor(float(alpha)), torch.tensor(float(alpha)))
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The guide."""
         return (self.guide,)
 
     @abstractmethod

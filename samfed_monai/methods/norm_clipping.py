@@ -51,10 +51,8 @@ class NormClipping(AllAnswers):
         super().__init__()
         problems = Problems()
         number = isinstance(factor, (int, float)) and not isinstance(factor, bool)
-        if not (number and math.isfinite(factor) and factor > 0):
-            problems.add("strategy#factor", found=repr(factor), expected="a number > 0")
-        if type(window) is not int or window < 1:
-            problems.add("strategy#window", found=repr(window), expected="a whole number of rounds >= 1")
+        problems.unless(number and math.isfinite(factor) and factor > 0, "strategy#factor", factor, "a number > 0")
+        problems.unless(type(window) is int and window >= 1, "strategy#window", window, "a whole number of rounds >= 1")
         problems.refuse_if_any()
         self.factor, self.window = float(factor), window
         self._medians: list[float] = []

@@ -128,8 +128,7 @@ class MutualDistillationTerm(Term):
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
         problems = Problems()
-        if not temperature > 0:
-            problems.add(f"{self.where}#temperature", found=repr(temperature), expected="a number > 0")
+        problems.unless(temperature > 0, f"{self.where}#temperature", temperature, "a number > 0")
         problems.refuse_if_any()
         self.temperature = temperature
 
@@ -279,7 +278,6 @@ class ExpertUsage:
         self._tokens: Tensor = torch.zeros(0)
 
     def attach(self, engine: Any) -> None:
-        """Binds to a trainer."""
         engine.add_event_handler(Events.STARTED, self._started)
         engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)

@@ -397,15 +397,11 @@ class RefinedLabelTerm(Term):
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
         problems = Problems()
-        if split not in ("labelled", "unlabelled"):
-            problems.add(f"{self.where}#split", found=repr(split), expected="'labelled' or 'unlabelled'")
-        if views not in VIEWS:
-            problems.add(f"{self.where}#views", found=repr(views), expected=f"one of {sorted(VIEWS)}")
-        if type(every) is not int or every < 1:
-            problems.add(f"{self.where}#every", found=repr(every), expected="a whole number >= 1")
+        problems.unless(split in ("labelled", "unlabelled"), f"{self.where}#split", split, "'labelled' or 'unlabelled'")
+        problems.unless(views in VIEWS, f"{self.where}#views", views, f"one of {sorted(VIEWS)}")
+        problems.unless(type(every) is int and every >= 1, f"{self.where}#every", every, "a whole number >= 1")
         for key, number in (("absolute", absolute), ("relative", relative)):
-            if not 0 < number <= 1:
-                problems.add(f"{self.where}#{key}", found=repr(number), expected="a share in (0, 1]")
+            problems.unless(0 < number <= 1, f"{self.where}#{key}", number, "a share in (0, 1]")
         with problems.collected():
             check_size(sam_size, f"{self.where}#sam_size")
         problems.refuse_if_any()

@@ -156,8 +156,7 @@ class ClusteredFedAvg(FedAvg):
         super().__init__()
         problems = Problems()
         for name, number in (("clusters", clusters), ("least", least)):
-            if type(number) is not int or number < 1:
-                problems.add(f"strategy#{name}", found=repr(number), expected="a whole number >= 1")
+            problems.unless(type(number) is int and number >= 1, f"strategy#{name}", number, "a whole number >= 1")
         if type(levels) is not int or not 2 <= levels <= 32:
             problems.add("strategy#levels", found=repr(levels), expected="a whole number in [2, 32]")
         problems.refuse_if_any()

@@ -65,8 +65,7 @@ class UniMatchTerm(Term):
             if not (value >= 0 and (most is None or value <= most)):
                 expected = "a number >= 0" if most is None else f"a number in [0, {most}]"
                 problems.add(f"{self.where}#{key}", found=repr(value), expected=expected)
-        if not 0 <= drop < 1:
-            problems.add(f"{self.where}#drop", found=repr(drop), expected="a chance in [0, 1)")
+        problems.unless(0 <= drop < 1, f"{self.where}#drop", drop, "a chance in [0, 1)")
         problems.refuse_if_any()
         self.tau, self.second, self.drop, self.strong, self.features = tau, second, drop, strong, features
 

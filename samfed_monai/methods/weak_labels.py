@@ -155,11 +155,9 @@ class GatedCrfTerm(Term):
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
         problems = Problems()
         for key, number in (("radius", radius), ("step", step)):
-            if not number >= 1:
-                problems.add(f"{self.where}#{key}", found=repr(number), expected="1 or more pixels")
+            problems.unless(number >= 1, f"{self.where}#{key}", number, "1 or more pixels")
         for key, deviation in (("sigma_xy", sigma_xy), ("sigma_rgb", sigma_rgb)):
-            if not deviation > 0:
-                problems.add(f"{self.where}#{key}", found=repr(deviation), expected="a number > 0")
+            problems.unless(deviation > 0, f"{self.where}#{key}", deviation, "a number > 0")
         problems.refuse_if_any()
         self.radius, self.sigma_xy, self.sigma_rgb, self.step = radius, sigma_xy, sigma_rgb, step
 

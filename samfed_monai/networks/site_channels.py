@@ -74,8 +74,7 @@ def select_channels(network: nn.Module, places: int) -> nn.Module:
         Refused: another network, or no place for two sites.
     """
     problems, where = Problems(), "network_def#site_channels"
-    if type(places) is not int or places < 2:
-        problems.add(where, found=repr(places), expected="the most sites that there can be, 2 or more")
+    problems.unless(type(places) is int and places >= 2, where, places, "the most sites that there can be, 2 or more")
     part = _encoder_of(network)
     channels = _deepest(part) if part is not None else None
     if part is None or channels is None:

@@ -51,8 +51,7 @@ class UpdateGuard:
         problems = Problems()
         if not (isinstance(limit, (int, float)) and math.isfinite(limit) and limit > 0):
             problems.add("UpdateGuard#limit", found=repr(limit), expected="a positive number")
-        if action not in {known.value for known in Action}:
-            problems.add("UpdateGuard#action", found=repr(action), expected="'clip' or 'skip'")
+        problems.unless(action in {known.value for known in Action}, "UpdateGuard#action", action, "'clip' or 'skip'")
         number = isinstance(largest_share, (int, float)) and not isinstance(largest_share, bool)
         if largest_share is not None and not (number and 0 < largest_share <= 1):
             expected = "a number in (0, 1], or null"

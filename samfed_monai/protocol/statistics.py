@@ -121,8 +121,7 @@ def _rule(kind: StatisticKind, given: Mapping[str, Any], at: str, problems: Prob
     elif noise and kind is StatisticKind.PROTOTYPES:
         expected, mend = "0: they travel with counts of pixels, which noise would spoil", "set noise_multiplier to 0"
         problems.add(f"{at} -> noise_multiplier", found=f"{noise:g}", expected=expected, mend=mend)
-    if type(least) is not int or least < 1:
-        problems.add(f"{at} -> least_images", found=repr(least), expected="a whole number >= 1")
+    problems.unless(type(least) is int and least >= 1, f"{at} -> least_images", least, "a whole number >= 1")
     return rule
 
 

@@ -105,9 +105,11 @@ def build_results(
             costs=costs and dict(costs),
             exchange=exchange,
             convention=convention and dict(convention),
+            own_models=own_models,
+            own_labels=own_labels,
+            privacy=privacy and dict(privacy),
+            process=process and dict(process),
         ),
-        **_given(own_models=own_models, own_labels=own_labels, privacy=privacy and dict(privacy)),
-        **_given(process=process and dict(process)),
         "teacher": _teacher(teacher_scores, teacher, trained=chosen["sites"], skip_empty=skip),
         "traffic": {
             **{key: int((traffic or {}).get(key, 0)) for key in BYTES},

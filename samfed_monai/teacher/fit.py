@@ -141,8 +141,7 @@ class TeacherFit:
         with problems.collected():
             check_size(size)
         for name, number in {"epochs": epochs, "batch_size": batch_size, "cached_views": cached_views}.items():
-            if not isinstance(number, int) or number < 1:
-                problems.add(f"teacher -> {name}", found=repr(number), expected="an integer >= 1")
+            problems.unless(isinstance(number, int) and number >= 1, f"teacher -> {name}", number, "an integer >= 1")
         for name, rate in {"learning_rate": learning_rate, "lora_learning_rate": lora_learning_rate}.items():
             if rate is not None and not (isinstance(rate, (int, float)) and rate > 0):
                 problems.add(f"teacher -> {name}", found=repr(rate), expected="a number > 0, or null")
@@ -152,10 +151,8 @@ class TeacherFit:
                 found = f"{unlabelled} without a label" if records else "no image"
                 mend = "give the public set at least two labelled images"
                 problems.add(f"public set, {name} part", found=found, expected="labelled images", mend=mend)
-        if bf16 not in (True, False, "auto"):
-            problems.add("teacher -> bf16", found=repr(bf16), expected="true, false or 'auto'")
-        if not isinstance(examine_before, bool):
-            problems.add("teacher -> examine_before", found=repr(examine_before), expected="true or false")
+        problems.unless(bf16 in (True, False, "auto"), "teacher -> bf16", bf16, "true, false or 'auto'")
+        problems.unless(isinstance(examine_before, bool), "teacher -> examine_before", examine_before, "true or false")
         if not (isinstance(trainer, partial) and callable(trainer.keywords.get("optimizer"))):
             expected = 'monai.engines.SupervisedTrainer with an "optimizer", both with "_mode_": "callable"'
             problems.add("teacher -> trainer", found=repr(trainer), expected=expected)

@@ -73,8 +73,7 @@ class SelfTraining:
         problems, where = Problems(), "teacher -> self_training -> "
         for name, least in {"epochs": 0, "generations": 1, "batch_size": 2}.items():
             number = getattr(self, name)
-            if not isinstance(number, int) or number < least:
-                problems.add(where + name, found=repr(number), expected=f"an integer >= {least}")
+            problems.unless(isinstance(number, int) and number >= least, where + name, number, f"an integer >= {least}")
         for name, most in {"learning_rate": 1.0, "keep": 1.0}.items():
             number = getattr(self, name)
             if not isinstance(number, (int, float)) or not 0 < number <= most:

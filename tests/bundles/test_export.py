@@ -70,7 +70,7 @@ def test_ckpt_export_gives_the_same_masks_and_carries_metadata(use_trace, images
 
 
 @pytest.mark.slow
-def test_a_scripted_network_takes_every_size_that_the_network_takes(tmp_path):
+def test_a_scripted_network_takes_every_size_that_the_network_takes():
     network = client_network("mobile_sam_fpn").eval()
     scripted = torch.jit.script(network)
     image = torch.rand(3, 3, 64, 96, generator=torch.Generator().manual_seed(0))

@@ -18,7 +18,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("words", [[], ["a", "b"]])
-def test_it_takes_one_file(words, capsys):
+def test_it_takes_one_file(words):
     with pytest.raises(SystemExit):
         main(["audit", *words])
 

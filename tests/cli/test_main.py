@@ -50,7 +50,7 @@ COMMANDS = (
 FEDERATE = ["federate", "samfed_skin", "--datalist", "l.json", "--data-root", "d", "--rounds", "3", "--output-dir", "r"]
 
 
-def test_what_is_told_goes_to_the_standard_error_of_the_moment(monkeypatch, tmp_path):
+def test_what_is_told_goes_to_the_standard_error_of_the_moment(monkeypatch):
     """A notebook's cell and a test have one of their own; a handler that kept the first told it to nobody."""
     for _ in range(2):
         heard = io.StringIO()
@@ -352,7 +352,7 @@ def test_a_run_of_a_comparison_can_be_typed_by_hand(tmp_path):
     ]
 
 
-def test_compare_refuses_everything_before_it_runs_anything(tmp_path, capsys, monkeypatch):
+def test_compare_refuses_everything_before_it_runs_anything(capsys, monkeypatch):
     monkeypatch.setattr(run_many, "run_all", lambda *_, **__: pytest.fail("it ran"))
     words = ["compare", str(BUNDLE), "--datalist", "l", "--data-root", "d", "--rounds", "2", "--output-dir", "r"]
     assert main([*words, "--variants", "no_such,", "--seeds", "0,x", "--jobs", "0"]) == 2

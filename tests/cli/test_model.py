@@ -70,7 +70,7 @@ def test_masks_are_those_of_the_site_that_is_named(fedper, small_federation, tmp
     assert "--site: expected a run, found a weights file, which is one model" in capsys.readouterr().err
 
 
-def test_model_refuses_what_it_cannot_write(fedper, tmp_path, capsys):
+def test_model_refuses_what_it_cannot_write(fedper, capsys):
     run, _ = fedper
     for words, message in (
         (["--output", "w.pth", "--site", "site-1"], "expected a name that ends in .safetensors"),
@@ -82,7 +82,7 @@ def test_model_refuses_what_it_cannot_write(fedper, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_a_sam_is_built_as_it_was_trained_and_on_the_same_checkpoint(tmp_path, monkeypatch):
+def test_a_sam_is_built_as_it_was_trained_and_on_the_same_checkpoint(tmp_path):
     from samfed_monai.core.io import sha256_file
 
     (tmp_path / "sam.pt").write_bytes(b"a SAM")

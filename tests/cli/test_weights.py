@@ -35,7 +35,7 @@ def test_fault_29_a_wrong_file_is_refused(tmp_path, monkeypatch):
         run("mobile_sam", "--from", str(tmp_path / "wrong.pt"))
 
 
-def test_the_real_checkpoint_is_installed(samfed_data, tmp_path, monkeypatch, capsys):
+def test_the_real_checkpoint_is_installed(samfed_data, tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path))
     assert run("mobile_sam", "--from", str(samfed_data / "weights" / "mobile_sam.pt")) == 0
     assert (tmp_path / "mobile_sam.pt").stat().st_size == 40_728_226

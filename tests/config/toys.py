@@ -15,11 +15,6 @@ class Trainer:
         return f"ran with {self.rate}"
 
 
-def not_listed(**anything: object) -> dict[str, object]:
-    """Takes every argument."""
-    return anything
-
-
 def refuse() -> None:
     """Refuses to be built."""
     raise Refused([Problem("toy", found="a toy", expected="nothing")])

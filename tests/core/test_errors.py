@@ -89,6 +89,13 @@ def test_problems_collects_in_order_and_refuses_all_at_once():
         problems.refuse_if_any()
 
 
+def test_a_problem_is_added_unless_its_condition_holds_and_shows_the_value_as_python_writes_it():
+    problems = Problems()
+    problems.unless(True, "a", 1, "a number")
+    problems.unless(False, "b", "1", "a number", "remove the quotes")
+    assert [str(problem) for problem in problems] == ["b: expected a number, found '1'; remove the quotes"]
+
+
 def test_no_problems_refuse_nothing():
     Problems().refuse_if_any()
 

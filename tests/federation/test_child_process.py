@@ -66,7 +66,7 @@ def test_a_stopped_child_is_gone_with_its_pipes(child):
         os.kill(pid, 0)
 
 
-def test_a_child_ends_when_its_client_is_killed(tmp_path):
+def test_a_child_ends_when_its_client_is_killed():
     code = (
         "from samfed_monai.federation.child_process import Child\nimport time\n"
         f"child = Child({ECHO!r}, {{}})\nchild.start()\nchild.ask({{'task': 'train'}}, b'')\n"

@@ -216,7 +216,7 @@ def test_another_number_of_workers_is_refused(wanted):
         Places("bundle", "list.json", "data", "run", workers=wanted)
 
 
-def test_places_of_a_machine_reach_its_processes(tmp_path):
+def test_places_of_a_machine_reach_its_processes():
     places = Places("bundle", "l.json", "d", "run", adapter=[Path("a")], sites={"s": {"device": "cpu"}}, workers="auto")
     again = Places.from_json(places.to_json())
     assert again == Places(

@@ -71,7 +71,7 @@ def test_a_share_that_is_held_out_is_another_warm_start(small_list, small_federa
     assert len(keys) == 3  # without steps nothing is held out
 
 
-def test_public_images_of_one_group_take_all_steps(small_list, small_federation, tmp_path, monkeypatch, caplog):
+def test_public_images_of_one_group_take_all_steps(small_list, small_federation, tmp_path, caplog):
     whole, _ = warm_start(config(small_federation), datalist=small_list, steps=2, seed=0, cache_dir=tmp_path / "a")
     for item in small_list.public:
         object.__setattr__(item, "group", "one")

@@ -67,6 +67,17 @@ def hashes(run: Path) -> dict[str, str]:
     return digests
 
 
+def in_both(folder: Path, output: Path, **options: Any) -> tuple[Path, Path]:
+    """A run of two rounds in one process and one in the simulator, whose models have the same bits."""
+    local, simulated = output / "local", output / "simulated"
+    assert main(["federate", *words(folder, local, rounds=2, **options)]) == 0
+    on_flare = ["--threads", "1", "--stop-after", "240"]
+    assert main(["flare", "simulate", *words(folder, simulated, rounds=2, **options), *on_flare]) == 0
+    assert list(hashes(local)) == ["000", "001"]
+    assert hashes(local) == hashes(simulated)
+    return local, simulated
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -95,13 +106,8 @@ def test_averaged_networks_have_the_same_bits_in_one_process_the_simulator_and_p
 def test_updates_added_under_masks_have_the_same_bits_in_one_process_and_the_simulator(three_sites, tmp_path):
     """Masks are drawn anew in each, and leave no trace: the sum is of whole numbers."""
     pytest.importorskip("cryptography", reason="keys and ciphers are an extra")
-    options = {"variant": "no_sam", "rounds": 2, "privacy#secure_aggregation": "{'threshold': 3}"}
-    local, simulated = tmp_path / "local", tmp_path / "simulated"
-    assert main(["federate", *words(three_sites, local, **options)]) == 0
-    on_flare = ["--threads", "1", "--stop-after", "240"]
-    assert main(["flare", "simulate", *words(three_sites, simulated, **options), *on_flare]) == 0
-    assert list(hashes(local)) == ["000", "001"]
-    assert hashes(local) == hashes(simulated)
+    masked = {"privacy#secure_aggregation": "{'threshold': 3}"}
+    _, simulated = in_both(three_sites, tmp_path, variant="no_sam", **masked)
     assert read_json(simulated / "results.json")["privacy"]["secure_aggregation"]["threshold"] == 3
     (audit,) = simulated.glob("**/sites/site-2/audit.jsonl")
     assert audit.read_text().count('"outcome": "masked"') == 2
@@ -119,16 +125,10 @@ STATEFUL: dict[str, dict[str, Any]] = {
 def test_methods_that_keep_more_than_weights_have_the_same_bits_in_one_process_and_the_simulator(
     three_sites, tmp_path, variant
 ):
-    options = {"variant": variant, "rounds": 2, **STATEFUL[variant]}
-    local, simulated = tmp_path / "local", tmp_path / "simulated"
-    assert main(["federate", *words(three_sites, local, **options)]) == 0
-    on_flare = ["--threads", "1", "--stop-after", "240"]
-    assert main(["flare", "simulate", *words(three_sites, simulated, **options), *on_flare]) == 0
-    assert list(hashes(local)) == ["000", "001"]
-    assert hashes(local) == hashes(simulated)
-    kept = [read_json(run / "rounds/001/round.json")["files"].get("server.safetensors") for run in (local, simulated)]
+    runs = in_both(three_sites, tmp_path, variant=variant, **STATEFUL[variant])
+    kept = [read_json(run / "rounds/001/round.json")["files"].get("server.safetensors") for run in runs]
     assert kept[0] == kept[1], "what the server starts the next round from"
-    scores = [read_json(run / "results.json")["models"]["last"]["sites"] for run in (local, simulated)]
+    scores = [read_json(run / "results.json")["models"]["last"]["sites"] for run in runs]
     assert scores[0] == scores[1]
 
 
@@ -138,26 +138,16 @@ def test_two_classes_have_the_same_bits_in_one_process_and_the_simulator(tmp_pat
     made = ["--slices", str(slices), "--public", "public", "--classes", ",".join(CLASSES), "--no-report"]
     made += ["--validation", "0.3", "--test", "0.3", "--output", str(slices / "list.json")]
     assert main(["prepare", "nifti", str(organs), *made]) == 0
-    options = {"variant": "no_sam", "rounds": 2, "classes": str(list(CLASSES))}
-    local, simulated = tmp_path / "local", tmp_path / "simulated"
-    assert main(["federate", *words(slices, local, **options)]) == 0
-    on_flare = ["--threads", "1", "--stop-after", "240"]
-    assert main(["flare", "simulate", *words(slices, simulated, **options), *on_flare]) == 0
-    assert list(hashes(local)) == ["000", "001"]
-    assert hashes(local) == hashes(simulated)
-    scores = [read_json(run / "results.json")["models"]["last"]["sites"] for run in (local, simulated)]
+    runs = in_both(slices, tmp_path, variant="no_sam", classes=str(list(CLASSES)))
+    scores = [read_json(run / "results.json")["models"]["last"]["sites"] for run in runs]
     assert scores[0] == scores[1]
     assert list(scores[1]["mr"]["test"]["classes"]) == list(CLASSES)
 
 
 def test_unlike_networks_have_the_same_bits_in_one_process_and_the_simulator(three_sites, tmp_path):
     mixed = {"client#mixed_networks": "['basic_unet','flexible_unet_resnet18']", "client#server_network": "basic_unet"}
-    options = {"variant": "hssf", "rounds": 2, "client#public_steps": 1, "network_name": None, **mixed}
-    local, simulated = tmp_path / "local", tmp_path / "simulated"
-    assert main(["federate", *words(three_sites, local, **options)]) == 0
-    on_flare = ["--threads", "1", "--stop-after", "240"]
-    assert main(["flare", "simulate", *words(three_sites, simulated, **options), *on_flare]) == 0
-    assert hashes(local) == hashes(simulated)
+    options = {"variant": "hssf", "client#public_steps": 1, "network_name": None, **mixed}
+    local, simulated = in_both(three_sites, tmp_path, **options)
     assert read_json(simulated / "results.json")["exchange"] == "predictions"
     (state,) = simulated.glob("cache/sites/site-2/state/*/site-2/001.safetensors")
     there, here = safe_load(state), safe_load(local / "rounds" / "001" / "clients" / "site-2.safetensors")
@@ -169,18 +159,13 @@ def test_unlike_networks_have_the_same_bits_in_one_process_and_the_simulator(thr
 def test_statistics_beside_weights_have_the_same_bits_in_one_process_and_the_simulator(
     three_sites, tmp_path, caplog, capsys
 ):
-    local, simulated = tmp_path / "local", tmp_path / "simulated"
-    assert main(["federate", *words(three_sites, local, variant="elcfs", rounds=2)]) == 0
-    on_flare = ["--threads", "1", "--stop-after", "240"]
-    assert main(["flare", "simulate", *words(three_sites, simulated, variant="elcfs", rounds=2), *on_flare]) == 0
+    runs = in_both(three_sites, tmp_path, variant="elcfs")
     told = caplog.text + capsys.readouterr().err  # one or the other, as the logger passes on or not
     assert told.count("elcfs: every site sends amplitude-spectrum windows") >= 2
-    assert list(hashes(local)) == ["000", "001"]
-    assert hashes(local) == hashes(simulated)
-    servers = [safe_load(run / "rounds" / "001" / "server.safetensors") for run in (local, simulated)]
+    servers = [safe_load(run / "rounds" / "001" / "server.safetensors") for run in runs]
     assert servers[0].keys() == servers[1].keys() == {f"statistics.windows@site-{number}" for number in (1, 2, 3)}
     assert all(torch.equal(servers[0][name], servers[1][name]) for name in servers[0])
-    records = [read_json(run / "rounds" / "001" / "round.json")["sites"] for run in (local, simulated)]
+    records = [read_json(run / "rounds" / "001" / "round.json")["sites"] for run in runs]
     assert records[0]["site-1"]["terms"] == records[1]["site-1"]["terms"]
     assert records[0]["site-1"]["terms"]["episode"] > 0
 

@@ -183,7 +183,7 @@ def test_answers_before_their_turn_wait_on_the_disk_and_the_sum_has_the_same_bit
     assert transport._arrivals.spool.size == 0
 
 
-def test_fault_49_a_disk_that_is_full_of_waiting_answers_stops_the_run(tmp_path, monkeypatch):
+def test_fault_49_a_disk_that_is_full_of_waiting_answers_stops_the_run(monkeypatch):
     def full(content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -249,7 +249,7 @@ def ran(term: EpisodicTerm, network: nn.Module, guidance: Guidance | None = None
         seen.append(batch)
         return callable_(batch)
 
-    term._listen(None)
+    term._features.listen()
     output = {"image": image, "label": label, "pred": network(image)}
     engine = SimpleNamespace(
         network=network,
@@ -258,7 +258,7 @@ def ran(term: EpisodicTerm, network: nn.Module, guidance: Guidance | None = None
         state=SimpleNamespace(output=output, iteration=1, batch={"image": image, "label": label}),
     )
     value = term.value(guidance, engine)
-    term._stop(None)
+    term._features.stop()
     return value, seen
 
 
@@ -333,7 +333,7 @@ def test_the_variant_trains_once_it_has_windows(build, small_federation, variant
     means = again.trainer.state.term_means
     assert means["episode"] > 0
     assert means["episode_contrast"] >= 0
-    assert not again.parser.get_parsed_content("terms#episode")._head._forward_pre_hooks
+    assert not again.parser.get_parsed_content("terms#episode")._features._head._forward_pre_hooks
 
 
 @pytest.mark.slow

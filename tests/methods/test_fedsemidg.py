@@ -24,8 +24,6 @@ from samfed_monai.methods.fedsemidg import (
 from samfed_monai.protocol import Kind, Message, Server
 from tests.handlers.toy import next_round, toy_loader, toy_network, toy_trainer
 
-THIRDS = torch.full((3,), 1 / 3, dtype=torch.float64)
-
 
 def test_gaps_move_weights_as_by_hand():
     start = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)

@@ -41,7 +41,7 @@ def test_an_answer_with_tensors_is_not_taken(tmp_path):
 
 
 @pytest.mark.parametrize("site", ["site-1", "elsewhere"])
-def test_every_site_is_evaluated_on_its_own_network(tmp_path, site):
+def test_every_site_is_evaluated_on_its_own_network(site):
     from samfed_monai.protocol import Server
 
     strategy = LocalOnly().attach(Server(["site-1"], 1))

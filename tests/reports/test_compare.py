@@ -92,7 +92,7 @@ def test_runs_of_unlike_length_are_told(tmp_path):
     assert "Runs have different numbers of rounds (samfed: 5; oracle: 9)." in comparison_table(runs).notes
 
 
-def test_runs_that_were_scored_on_fewer_images_are_told(runs, tmp_path):
+def test_runs_that_were_scored_on_fewer_images_are_told(runs):
     assert not any("fewer test images" in note for note in comparison_table(runs).notes)
     short = read_json(runs[0] / "results.json")
     short["average"]["test"]["n"] = 1

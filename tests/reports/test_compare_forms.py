@@ -371,7 +371,7 @@ def test_runs_without_any_mask_are_compared_by_what_can_be_told(tmp_path):
     assert not (tmp_path / "both" / "figures").exists()
 
 
-def test_sites_without_masks_stand_beside_those_that_were_scored(runs, tmp_path):
+def test_sites_without_masks_stand_beside_those_that_were_scored(runs):
     own = runs[0] / "evaluation" / "best" / "a" / "unlabelled"
     own.mkdir(parents=True)
     (own / "disagreement.csv").write_text("id,image_sha256,dice,mask\na,00,0.2,\n")

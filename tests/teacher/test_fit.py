@@ -109,7 +109,7 @@ def test_unknown_lora_targets_are_refused(fit):
         fit(lora_targets="k")
 
 
-def test_a_finished_fit_is_reused_and_another_one_is_not(fit, monkeypatch):
+def test_a_finished_fit_is_reused_and_another_one_is_not(fit):
     first = fit(epochs=1).run()
     second = fit(epochs=1).run()
     assert second == first | {"reused": True}
@@ -261,7 +261,7 @@ def test_another_loss_and_optimizer_are_what_is_trained_with(fit):
     assert result["sha256"] != fit("plain.safetensors", epochs=1).run()["sha256"]
 
 
-def test_refinement_is_of_the_exam_and_not_of_the_adapter(fit, records, tmp_path):
+def test_refinement_is_of_the_exam_and_not_of_the_adapter(fit, records):
     first = fit(epochs=1).run()
     refined = fit(epochs=1, refine="boxes", refine_with="adapted").run()
     assert refined["reused"]

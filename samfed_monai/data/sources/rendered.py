@@ -139,31 +139,7 @@ def cut_nifti(
     if classes and labels and len(labels) != len(classes):
         found, expected = f"{len(labels)} values", f"one for each of {list(classes)}, in their order"
         problems.add("--label", found=found, expected=expected, mend="give it once for each class, or leave it out")
-    sites = _sites(root)
-    single = sites == [root]
-    pairs: list[tuple[Path, str, Path, Path | None]] = []
-    sentences = []
-    for site in sites:
-        volumes, masks = (
-            _volumes(site / "images"),
-            {mask_stem(Path(f"{name}.nii")): path for name, path in _volumes(site / "masks")},
-        )
-        if not volumes:
-            expected, mend = "NIfTI volumes (.nii, .nii.gz)", "put them there, or move the site elsewhere"
-            problems.add(str(site / "images"), found="none", expected=expected, mend=mend)
-        for name, path in volumes:
-            where = slices / (site.resolve().name if single else site.name)
-            if any(name == other and where == there for there, other, _, _ in pairs):
-                problems.add(str(path), found=f"a second {name}", expected="one volume of that name in a site")
-            pairs.append((where, name, path, masks.pop(name, None)))
-        if masks:
-            told = " and ".join(sorted(path.name for path in masks.values())[:2])
-            sentences.append(
-                f"{len(masks)} mask(s) of {site.name} belong to no volume and are left out, such as {told}"
-            )
-    if not sites:
-        expected, mend = "NIfTI volumes (.nii, .nii.gz)", "expected is DIR/<site>/images and DIR/<site>/masks"
-        problems.add(f"{root}/<site>/images", found="none", expected=expected, mend=mend)
+    pairs, sentences = _pairs(root, slices, problems)
     for _, _, path, drawn in progress_bar(pairs, desc="looking", unit="volume", show=progress):
         with problems.collected():
             read_slices(path)
@@ -188,6 +164,36 @@ def cut_nifti(
         )
     write_json(slices / VOLUMES, notes)
     return sentences
+
+
+def _pairs(root: Path, slices: Path, problems: Problems) -> tuple[list[tuple[Path, str, Path, Path | None]], list[str]]:
+    """Of each volume where its slices go, its name, its file and its mask's; and sentences on masks without one."""
+    sites = _sites(root)
+    single = sites == [root]
+    pairs: list[tuple[Path, str, Path, Path | None]] = []
+    sentences: list[str] = []
+    for site in sites:
+        volumes, masks = (
+            _volumes(site / "images"),
+            {mask_stem(Path(f"{name}.nii")): path for name, path in _volumes(site / "masks")},
+        )
+        if not volumes:
+            expected, mend = "NIfTI volumes (.nii, .nii.gz)", "put them there, or move the site elsewhere"
+            problems.add(str(site / "images"), found="none", expected=expected, mend=mend)
+        for name, path in volumes:
+            where = slices / (site.resolve().name if single else site.name)
+            if any(name == other and where == there for there, other, _, _ in pairs):
+                problems.add(str(path), found=f"a second {name}", expected="one volume of that name in a site")
+            pairs.append((where, name, path, masks.pop(name, None)))
+        if masks:
+            told = " and ".join(sorted(path.name for path in masks.values())[:2])
+            sentences.append(
+                f"{len(masks)} mask(s) of {site.name} belong to no volume and are left out, such as {told}"
+            )
+    if not sites:
+        expected, mend = "NIfTI volumes (.nii, .nii.gz)", "expected is DIR/<site>/images and DIR/<site>/masks"
+        problems.add(f"{root}/<site>/images", found="none", expected=expected, mend=mend)
+    return pairs, sentences
 
 
 def _volumes(folder: Path) -> list[tuple[str, Path]]:

@@ -267,8 +267,7 @@ class Privacy:
         problems = Problems()
         given = _object(content, cls, where, problems)
         least = given.get("least_images", cls.least_images)
-        if type(least) is not int or least < 1:
-            problems.add(f"{where} -> least_images", found=repr(least), expected="a whole number >= 1")
+        problems.unless(type(least) is int and least >= 1, f"{where} -> least_images", least, "a whole number >= 1")
         parts: dict[str, Any] = {}
         for name, kind in _PARTS.items():
             if given.get(name) is not None:

@@ -178,8 +178,7 @@ def apply_experts(encoder: nn.Module, experts: int = 4, rank: int = 4, top: int 
     """
     problems = Problems()
     for name, value in (("experts", experts), ("expert_rank", rank), ("top", top)):
-        if type(value) is not int or value < 1:
-            problems.add(f"network_def#{name}", found=repr(value), expected="an integer >= 1")
+        problems.unless(type(value) is int and value >= 1, f"network_def#{name}", value, "an integer >= 1")
     if type(top) is int and type(experts) is int and top > experts >= 1:
         problems.add("network_def#top", found=repr(top), expected=f"at most {experts}, the number of experts")
     blocks = attention_blocks(encoder)

@@ -143,11 +143,9 @@ class SamNetwork(nn.Module):
         super().__init__()
         problems = Problems()
         words = [word.value for word in Decoder]
-        if decoder not in words:
-            problems.add("network_def#decoder", found=repr(decoder), expected=f"one of {words}")
+        problems.unless(decoder in words, "network_def#decoder", decoder, f"one of {words}")
         for name, switch in (("full", full), ("checkpointing", checkpointing)):
-            if not isinstance(switch, bool):
-                problems.add(f"network_def#{name}", found=repr(switch), expected="true or false")
+            problems.unless(isinstance(switch, bool), f"network_def#{name}", switch, "true or false")
         problems.extend(check_targets(lora_targets))
         problems.refuse_if_any()
         self.sam, self.size, self.full, self.path = sam, size, full, SamPath.PERSONAL
@@ -251,8 +249,7 @@ def sam_network(
     """
     problems = Problems()
     for name, value, only in (("in_channels", in_channels, 3), ("out_channels", out_channels, 1)):
-        if value != only:
-            problems.add(f"network_def#{name}", found=repr(value), expected=f"{only} for SAM")
+        problems.unless(value == only, f"network_def#{name}", value, f"{only} for SAM")
     with problems.collected():
         check_size(size, "network_def#size")
     problems.refuse_if_any()

@@ -16,7 +16,7 @@ def test_lines_are_appended_and_read_back(tmp_path):
     assert log.noised() == {2.0: 1}
 
 
-def test_a_table_has_a_row_per_message_and_the_sums(tmp_path):
+def test_a_table_has_a_row_per_message_and_the_sums():
     records = [
         {"time": "t", **SENT, "metrics": ["dice", "iou"]},
         {"time": "t", **SENT, "noise": {"deviation": 0.5, "release": 1}},

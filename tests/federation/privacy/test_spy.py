@@ -149,7 +149,7 @@ def test_without_the_filter_the_spy_sees_the_same_masks_leave():
     assert leaks(sent, [], needles) == ["soft masks in message 0"]
 
 
-def test_fault_56_personal_keys_do_not_leave(tmp_path):
+def test_fault_56_personal_keys_do_not_leave():
     client, personal = toy_algo("site-1"), ["3.*"]
     release = ReleaseFilter("site-1", allowed=lambda: allowed_weights(client.trainer.network, personal=personal))
     sent: list[bytes] = []
