@@ -18,13 +18,11 @@ from samfed_monai.handlers.records import record
 from samfed_monai.handlers.term import Term
 from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.networks.input_size import head_of
+from samfed_monai.networks.features import LastFeatures
 from samfed_monai.protocol.message import Message, MessageRefused
 from samfed_monai.protocol.statistics import Collected, Statistic, StatisticKind, with_statistics
 
 if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
-
     from samfed_monai.bundle import SiteImages
     from samfed_monai.protocol.strategy import Server
 
@@ -373,17 +371,15 @@ class EpisodicTerm(Term):
         self.inner, self.clip, self.gamma, self.temperature, self.tau = inner, clip, gamma, temperature, tau
         #: Windows of the other sites, (N, 3, s, s) float; ``None`` until there are some.
         self.windows: Tensor | None = None
-        self._head = head_of(network)
-        self._features: list[Tensor] = []
-        self._hook: RemovableHandle | None = None
+        self._features = LastFeatures(network)
 
     def attach(self, engine: Any) -> None:
         """Binds the term; it listens for one iteration at a time, since guides copy the network between them."""
         super().attach(engine)
         say_read(engine, ("weak",))
-        engine.add_event_handler(Events.ITERATION_STARTED, self._listen)
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._stop)
-        engine.add_event_handler(Events.STARTED, self._stop)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._features.listen)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._features.stop)
+        engine.add_event_handler(Events.STARTED, self._features.stop)
 
     def __call__(self, engine: Any) -> None:
         """Adds the term, once there are windows."""
@@ -393,7 +389,7 @@ class EpisodicTerm(Term):
     def value(self, guidance: Guidance | None, engine: Any) -> Tensor:
         """The outer loss; also records ``<name>_contrast``."""
         network, output = engine.network, engine.state.output
-        truth, before = output["label"], self._features[0]
+        truth, before = output["label"], self._features.kept[0]
         images, count = [output["image"]], len(truth)
         if guidance is not None:
             images.append(guidance.view("image_strong", asked_by=self.where).to(truth.device))
@@ -404,7 +400,7 @@ class EpisodicTerm(Term):
             label, confidence = hard_label(guidance.weak)
             sure = (confidence > self.tau).to(confidence.dtype)
             loss = (loss + weighted_pseudo_label_loss(logits[count:], label, sure)) / 2
-        contrast = self._contrast([before, self._features[-1][:count]], truth)
+        contrast = self._contrast([before, self._features.kept[-1][:count]], truth)
         record(engine, f"{self.name}_contrast", contrast)
         return loss + self.gamma * contrast
 
@@ -432,17 +428,3 @@ class EpisodicTerm(Term):
                 vectors.append(means[there])
                 labels.append(torch.full((int(there.sum()),), foreground, device=means.device))
         return boundary_contrast(torch.cat(vectors), torch.cat(labels), self.temperature)
-
-    def _keep(self, head: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if head.training and torch.is_grad_enabled():
-            self._features.append(inputs[0])
-
-    def _listen(self, engine: Any) -> None:
-        self._stop(engine)
-        self._hook = self._head.register_forward_pre_hook(self._keep)
-
-    def _stop(self, engine: Any) -> None:
-        self._features.clear()
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
