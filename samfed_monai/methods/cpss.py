@@ -17,7 +17,7 @@ from samfed_monai.handlers.term import Term
 from samfed_monai.losses import hard_label, weighted_pseudo_label_loss
 from samfed_monai.networks.features import changed_features, require_encoder
 
-_LEAST = 1e-6  # of a deviation that is divided by: a patch of one value has none to give away
+_LEAST = 1e-6  # of a deviation beside 1 and the mean: what a patch of one value has is rounding, and stays 0
 
 
 def patches_of(features: Tensor, side: int) -> list[Tensor]:
@@ -42,8 +42,8 @@ def swap_styles(features: Tensor, order: Tensor, side: int) -> Tensor:
     """Gives patch ``i`` the channels' means and deviations of patch ``order[i]``: ``s_j (x - m_i) / s_i + m_j``.
 
     Zhao et al. (arXiv 2106.03422, Cross-Patch Style Swap); a style is AdaIN's (Huang and Belongie, arXiv 1703.06868,
-    equation 8), over the patch instead of the image. A patch that keeps its place is returned as it is, to the bit.
-    Styles carry no gradient (ours); contents do.
+    equation 8), over the patch instead of the image. A patch that keeps its place is returned as it is, to the bit; one
+    of a single value becomes the other's mean. Styles carry no gradient (ours); contents do.
 
     Args:
         features: (B, C, h, w) float.
@@ -51,20 +51,22 @@ def swap_styles(features: Tensor, order: Tensor, side: int) -> Tensor:
         side: patches along each side.
 
     Returns:
-        (B, C, h, w) float, new.
+        (B, C, h, w) of the type of ``features``, new; half precision is computed in float32.
     """
+    whole = features.to(torch.promote_types(features.dtype, torch.float32))
     with torch.no_grad():
-        centre, scale, shift = (torch.full_like(features, value) for value in (0.0, 1.0, 0.0))
-        parts = [patches_of(each, side) for each in (features, centre, scale, shift)]
+        centre, scale, shift = (torch.full_like(whole, value) for value in (0.0, 1.0, 0.0))
+        parts = [patches_of(each, side) for each in (whole, centre, scale, shift)]
         means = [patch.mean(dim=(1, 2), keepdim=True) for patch in parts[0]]
         deviations = [patch.std(dim=(1, 2), keepdim=True, correction=0) for patch in parts[0]]
         for place, giver in enumerate(order.tolist()):
             if giver != place:
                 parts[1][place].copy_(means[place].expand_as(parts[1][place]))
-                ratio = deviations[giver] / deviations[place].clamp(min=_LEAST)
+                varied = deviations[place] > _LEAST * (1 + means[place].abs())
+                ratio = torch.where(varied, deviations[giver] / deviations[place], 0.0)
                 parts[2][place].copy_(ratio.expand_as(parts[2][place]))
                 parts[3][place].copy_(means[giver].expand_as(parts[3][place]))
-    return (features - centre) * scale + shift
+    return ((whole - centre) * scale + shift).to(features.dtype)
 
 
 class StyleSwapTerm(Term):

@@ -16,7 +16,7 @@ from samfed_monai.handlers.records import record
 from samfed_monai.handlers.rounds import round_of
 from samfed_monai.handlers.term import Term
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.networks.features import changed_features, require_encoder
+from samfed_monai.networks.features import encoder_maps, require_encoder
 
 if TYPE_CHECKING:
     from samfed_monai.protocol.strategy import Server
@@ -80,7 +80,8 @@ class ContrastiveTerm(Term):
     Features are the mean over the deepest map of the encoder, of length 1. A query is the student's of the strong view,
     its key that of a moving average of the student of the weak view; the rest of the dictionary are keys of earlier
     batches. Alignment holds the student's features of the public batch near those of the network that the round began
-    with (the paper: of a base network trained on a public set).
+    with (the paper: of a base network trained on a public set). The student is in train mode, the two others are in
+    eval mode: batch norm keeps even equal encoders apart, which the alignment sees too.
 
     ``alone`` is the paper's: in these rounds nothing but contrast and alignment is learned, no label of any kind, and
     the decoder does not move; the strategy :class:`ContrastBeforeLabels` lets the warm start follow. Otherwise the
@@ -193,15 +194,7 @@ class ContrastiveTerm(Term):
 
 def _encoded(engine: Any, images: Tensor, network: nn.Module) -> Tensor:
     """Means over the deepest feature map, of length 1: (B, D)."""
-    maps: list[Tensor] = []
-
-    def keep(features: Tensor) -> Tensor:
-        maps.append(features)
-        return features
-
-    with changed_features(network, keep):
-        engine.inferer(images, network)
-    deepest = min(maps, key=lambda each: each.shape[-1])
+    deepest = encoder_maps(network, lambda: engine.inferer(images, network))[-1]
     return functional.normalize(deepest.float().mean(dim=(2, 3)), dim=1)
 
 

@@ -18,7 +18,7 @@ from samfed_monai.handlers.guide import GlobalGuide, Guidance
 from samfed_monai.handlers.records import record
 from samfed_monai.handlers.term import Term
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.networks.features import changed_features, require_encoder
+from samfed_monai.networks.features import encoder_maps, require_encoder
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.sharing import TrainerSharing
 from samfed_monai.protocol.strategy import Exchange, Server
@@ -58,12 +58,17 @@ def squared_mmd(one: Tensor, other: Tensor) -> Tensor:
     Returns:
         a scalar >= 0, up to rounding.
     """
-    both = torch.cat([one, other]).float()
-    distances = (both[:, None] - both[None]).square().sum(dim=2)
-    width = distances.detach().mean().clamp(min=1e-12)
-    kernel = torch.stack([torch.exp(-distances / (scale * width)) for scale in (0.25, 0.5, 1.0, 2.0, 4.0)]).mean(dim=0)
-    count = len(one)
-    return kernel[:count, :count].mean() + kernel[count:, count:].mean() - 2 * kernel[:count, count:].mean()
+    pairs = ((one, one), (other, other), (one, other))
+    within, beyond, across = (
+        (left.float()[:, None] - right.float()[None]).square().sum(dim=2) for left, right in pairs
+    )
+    total = (within.sum() + beyond.sum() + 2 * across.sum()).detach()
+    width = (total / (len(one) + len(other)) ** 2).clamp(min=1e-12)
+
+    def alike(distances: Tensor) -> Tensor:
+        return torch.stack([torch.exp(-distances / (scale * width)) for scale in (0.25, 0.5, 1.0, 2.0, 4.0)]).mean()
+
+    return alike(within) + alike(beyond) - 2 * alike(across)
 
 
 class Form(str, Enum):
@@ -85,7 +90,8 @@ class DomainAlignmentTerm(Term):
     summaries. ``adversarial``: MONAI's :class:`PatchDiscriminator` tells the two apart, and
     the network is trained against it through a reversed gradient, in one backward pass; the discriminator takes steps
     of its own Adam. ``mmd`` is the light form, without a second network: :func:`squared_mmd` of 4 x 4 places of each
-    map. Both look at the deepest map of at least 8 pixels a side, on the weak view.
+    map. Both look at the deepest map of at least 8 pixels a side, on the weak view; the site's network is in train
+    mode, as in its other passes, the target's in eval mode, so that batch norm alone keeps equal networks apart.
 
     Ours: the discriminator begins anew in every round, so that a round stays a function of (weights, seed, site,
     round) and nothing of it is kept or sent.
@@ -167,20 +173,13 @@ class DomainAlignmentTerm(Term):
         return (entropy(source, zeros) + entropy(other, ones)) / 2
 
     def _features(self, engine: Any, image: Tensor, network: nn.Module) -> Tensor:
-        maps: list[Tensor] = []
-
-        def keep(features: Tensor) -> Tensor:
-            maps.append(features)
-            return features
-
-        with changed_features(network, keep):
-            engine.inferer(image, network)
+        maps = encoder_maps(network, lambda: engine.inferer(image, network))
         fitting = [each for each in maps if min(each.shape[-2:]) >= _LEAST]
         if not fitting:
             found = f"images of {image.shape[-1]} pixels, whose feature maps are smaller"
             expected, mend = f"a feature map of at least {_LEAST} pixels a side", "raise image_size"
             raise Refused([Problem(self.where, found=found, expected=expected, mend=mend)])
-        return min(fitting, key=lambda each: each.shape[-1]).float()
+        return fitting[-1].float()
 
     def _forget(self, engine: Any) -> None:
         self._discriminator = self._optimizer = None

@@ -28,7 +28,6 @@ from samfed_monai.protocol.message import Kind, Message
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.utils.hooks import RemovableHandle
 
     from samfed_monai.protocol.strategy import Server
 
@@ -227,7 +226,7 @@ class TreeEnergyTerm(Term):
         self.sigma, self.step, self._features = sigma, step, LastFeatures(network)
 
     def attach(self, engine: Any) -> None:
-        """Binds the term; it listens for one iteration at a time, since guides copy the network between them."""
+        """Binds the term; it listens within iterations alone, since guides copy the network between them."""
         super().attach(engine)
         engine.add_event_handler(Events.ITERATION_STARTED, self._features.listen)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._features.stop)
@@ -320,31 +319,20 @@ class SiteContrastTerm(Term):
     ) -> None:
         super().__init__(name=name, weight=weight, schedule=schedule, fraction=fraction)
         self.selection = selection_of(network, self.where)
-        self._features: list[Tensor] = []
-        self._hook: RemovableHandle | None = None
+        self._features = LastFeatures(network, self.selection)
 
     def attach(self, engine: Any) -> None:
-        """Binds the term; it listens to the labelled batch alone, since guides copy the network between iterations."""
+        """Binds the term; it listens within iterations alone, since guides copy the network between them."""
         super().attach(engine)
-        engine.add_event_handler(Events.ITERATION_STARTED, self._listen)
-        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._stop)
-        engine.add_event_handler(Events.STARTED, self._stop)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._features.listen)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._features.stop)
+        engine.add_event_handler(Events.STARTED, self._features.stop)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The mean squared distance to the other sites' channel weights, negative."""
-        selection, features = self.selection, self._features[-1].float()
+        selection, features = self.selection, self._features.kept[0].float()
         own, others = selection.heat(features, selection.codes[0]), selection.others()
         with torch.no_grad():
             theirs = [selection.heat(features, code) for code in others]
         apart = [(own - each).square().mean() for each in theirs]
         return -torch.stack(apart).mean() if apart else own.sum() * 0
-
-    def _listen(self, engine: Any) -> None:
-        self._stop(engine)
-        self._features.clear()
-        self._hook = self.selection.register_forward_pre_hook(lambda _, inputs: self._features.append(inputs[0]))
-
-    def _stop(self, engine: Any) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None

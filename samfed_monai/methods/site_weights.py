@@ -44,8 +44,8 @@ class LearnedWeights(FedAvg):
 
     A round is averaged with the weights that the rounds before have led to, so that answers need not wait for each
     other and two models stay the whole of the memory; what sites say in it moves the weights of the next
-    (:meth:`moved`). They begin as shares of all images, or alike. A site that did not answer keeps its weight and says
-    what the others say on average. It believes what sites say: one that overstates its number gains weight.
+    (:meth:`moved`). They begin as shares of all images, or alike. A site that did not answer is taken to say what the
+    others say on average. It believes what sites say: one that overstates its number gains weight.
 
     Args:
         number: the mean of a term of the bundle, by its name, that decides.

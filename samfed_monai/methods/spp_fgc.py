@@ -132,12 +132,14 @@ class ClusteredFedAvg(FedAvg):
     joins them into one graph of K connected parts. Here *sites* are clustered, for models: a site's descriptor is a
     graph between intensities (:class:`ColourGraph`), one for all its images, and the server's graph has the sites as
     nodes (:func:`grouped`). Descriptors leave under the policy for statistics of images (``privacy -> statistics ->
-    graph``), which clips them and adds noise; ``results.json`` then has their epsilon.
+    graph``). It clips them and adds noise where it is given both numbers, and ``results.json`` then has their epsilon;
+    unless it is, they leave as they are.
 
-    A round: the first is FedAvg's, and brings the descriptors. From then on a site is sent its cluster's model, and
-    averages with its cluster alone; who answers for the first time later joins the cluster whose sites are nearest on
-    average. Hospitals that take no part have the mean of all sites. One cluster is FedAvg to the bit, and asks for no
-    descriptor. Memory and each stored round: as many models as sites and clusters.
+    A round: the first is FedAvg's, and brings the descriptors; so are the next, as long as too few sites have sent one
+    for so many clusters. From then on a site is sent its cluster's model, and averages with its cluster alone; who
+    answers for the first time later joins the cluster whose sites are nearest on average. Hospitals that take no part
+    have the mean of all sites. One cluster is FedAvg to the bit, and asks for no descriptor. Memory and each stored
+    round: as many models as sites and clusters.
 
     Args:
         clusters: at the most, >= 1.
@@ -206,12 +208,12 @@ class ClusteredFedAvg(FedAvg):
         super().finish(round)
         for model in self._models:
             model.finish(round)
-        new = sorted(self._collected.by_site.keys() - self._place.keys())
-        if not self._place and new:
-            self._group()
-        else:
-            for site in new:
+        known = self._collected.by_site
+        if self._place:
+            for site in sorted(known.keys() - self._place.keys()):
                 self._join(site)
+        elif len(known) >= self.clusters * self.least:
+            self._group()
 
     def evaluation(self, site: str) -> dict[str, Tensor] | None:
         return self._sent(site)

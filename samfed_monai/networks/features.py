@@ -38,6 +38,32 @@ def changed_features(network: nn.Module, change: Callable[[Tensor], Tensor]) -> 
             handle.remove()
 
 
+def encoder_maps(network: nn.Module, run: Callable[[], object]) -> list[Tensor]:
+    """The feature maps that go from encoder to decoder in one call, finest first.
+
+    Maps of one size stay in the encoder's order: behind dilated convolutions the last of them is the deepest.
+
+    Args:
+        network: see :func:`changed_features`.
+        run: makes the call, once.
+
+    Returns:
+        (B, C, h, w) each, with a gradient where the call has one.
+
+    Raises:
+        Refused: a network that does not show its encoder.
+    """
+    maps: list[Tensor] = []
+
+    def keep(features: Tensor) -> Tensor:
+        maps.append(features)
+        return features
+
+    with changed_features(network, keep):
+        run()
+    return sorted(maps, key=lambda each: -each.shape[-1])
+
+
 @contextmanager
 def feature_dropout(network: nn.Module, drop: float = 0.5) -> Iterator[None]:
     """Inside the block, each channel of each feature map on its way to the decoder is zeroed with a chance.
@@ -57,27 +83,28 @@ def feature_dropout(network: nn.Module, drop: float = 0.5) -> Iterator[None]:
 
 
 class LastFeatures:
-    """Keeps the input of a network's head in each call that trains, for as long as it listens.
+    """Keeps the input of a network's head, or of another part of it, in each call that trains, while it listens.
 
     Listen for one iteration at a time: guides copy the network between iterations, and would copy the hook with it.
     Both methods are event handlers, too, and take the engine that they do not need.
 
     Args:
         network: whose features.
+        part: of the network, in place of its head.
 
     Raises:
         Refused: a network whose head is not known.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, part: nn.Module | None = None) -> None:
         self.kept: list[Tensor] = []
-        self._head = head_of(network)
+        self._part = head_of(network) if part is None else part
         self._hook: Handle | None = None
 
     def listen(self, engine: object = None) -> None:
         """Begins anew."""
         self.stop()
-        self._hook = self._head.register_forward_pre_hook(self._keep)
+        self._hook = self._part.register_forward_pre_hook(self._keep)
 
     def stop(self, engine: object = None) -> None:
         """Lets go of the features and of the network."""
@@ -86,8 +113,8 @@ class LastFeatures:
             self._hook.remove()
             self._hook = None
 
-    def _keep(self, head: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if head.training and torch.is_grad_enabled():
+    def _keep(self, part: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if part.training and torch.is_grad_enabled():
             self.kept.append(inputs[0])
 
 

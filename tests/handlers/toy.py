@@ -24,6 +24,30 @@ def toy_network(seed: int = 0) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1))
 
 
+class DilatedEncoder(nn.Module):
+    """Two maps of one size, as behind dilated convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 1)
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        found = self.first(image)
+        return [found, self.last(found)]
+
+
+class Dilated(nn.Module):
+    """A network whose encoder ends with two maps of one size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder, self.head = DilatedEncoder(), nn.Conv2d(8, 1, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder(image)[-1].relu())
+
+
 def toy_items(count: int, seed: int) -> list[dict[str, Any]]:
     """Images with a bright square, its mask as label, and a soft mask as the teacher's."""
     generator = torch.Generator().manual_seed(seed)

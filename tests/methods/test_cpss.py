@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import save_tensors
-from samfed_monai.handlers import TermLogger
+from samfed_monai.handlers import Guidance, TermLogger
+from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.cpss import AdaptFrom, StyleSwapTerm, patches_of, swap_styles
 from tests.handlers.toy import next_round, same, toy_network, toy_trainer, weights
 from tests.methods import needs
@@ -50,6 +54,54 @@ def test_a_patch_of_one_value_gives_its_mean_and_takes_one():
     features = torch.cat([torch.full((1, 1, 2, 2), 5.0), torch.tensor([[[[0.0, 2.0], [0.0, 2.0]]]])])
     swapped = swap_styles(features, torch.tensor([1, 0]), 1)
     assert swapped.flatten().tolist() == [1.0] * 4 + [5.0] * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.7, 1.7, 30.0])
+def test_what_is_rounding_in_a_patch_of_one_value_is_not_made_large(value, dtype):
+    """13 x 13 equal numbers have a mean that is off by a bit, and a bit over nothing is any number."""
+    flat = torch.full((1, 1, 13, 13), value, dtype=dtype)
+    given_ = torch.randn(1, 1, 13, 13, generator=torch.Generator().manual_seed(0)).to(dtype)
+    swapped = swap_styles(torch.cat([flat, given_]), torch.tensor([1, 0]), 1)
+    assert swapped.dtype is dtype
+    assert torch.equal(swapped[0], given_.float().mean().to(dtype).expand(1, 13, 13))
+    torch.testing.assert_close(swapped[1], flat[0])
+
+
+class Shown(nn.Module):
+    """A network whose encoder can be reached."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+
+    def forward(self, image):
+        return self.head(self.encoder(image).relu())
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_public_images_have_their_labels_and_own_ones_the_sure_guides(monkeypatch, labelled):
+    network, seed = Shown(), torch.Generator().manual_seed(2)
+    public, own = torch.rand(2, 2, 3, 8, 8, generator=seed)
+    truth, weak = (torch.rand(2, 1, 8, 8, generator=seed) > 0.5).float(), torch.rand(2, 1, 8, 8, generator=seed)
+    monkeypatch.setattr(torch, "randperm", lambda count: torch.arange(count).roll(3))
+    guidance = Guidance(student=weak, weak_view=weak, guides={}, batch={"image_strong": own})
+    state = SimpleNamespace(batch={"image": public, "label": truth})
+    loss = nn.BCEWithLogitsLoss()
+    engine = SimpleNamespace(
+        network=network, inferer=lambda image, called: called(image), loss_function=loss, state=state
+    )
+    images = torch.cat([public, own]) if labelled else own
+    for stride, size in ((4, 2), (1, 9)):  # maps of 9 patches along 8 pixels are left as they are
+        value = StyleSwapTerm(tau=0.8, side=size, stride=stride, labelled=labelled).value(guidance, engine)
+        features = network.encoder(images)
+        if size == 2:
+            features = swap_styles(features, torch.arange(len(images) * 4).roll(3), 2)
+        logits = network.head(features.relu())
+        sure = ((weak > 0.8) | (weak < 0.2)).float()
+        expected = weighted_pseudo_label_loss(logits[-2:], (weak > 0.5).long(), sure)
+        torch.testing.assert_close(value, (loss(logits[:2], truth) + expected) / 2 if labelled else expected)
 
 
 def test_the_contents_have_the_gradient():

@@ -30,6 +30,7 @@ from samfed_monai.methods.elcfs import (
     spectrum_windows,
 )
 from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.networks.input_size import head_of
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server
 from samfed_monai.protocol.statistics import split_statistics, with_statistics
 from samfed_monai.reports import Report
@@ -283,6 +284,40 @@ def test_the_look_ahead_step_is_the_optimizers_step_and_its_gradient_reaches_the
     assert seen[0].max() <= 1
     value.backward()
     assert all(weight.grad.abs().sum() > 0 for weight in network.parameters())
+
+
+def test_no_entry_of_the_gradient_moves_a_weight_farther_than_it_may():
+    network = Tiny()
+    term = EpisodicTerm(network=network, inner=0.5, clip=1e-3, gamma=0.0)
+    term.windows = spectrum_windows(images(7, 1, 8, 8), 1)
+    value, seen = ran(term, network)
+    stepped, loss = Tiny(), nn.BCEWithLogitsLoss()
+    image, label = images(1, 2, 8, 8), torch.zeros(2, 1, 8, 8)
+    label[:, :, 2:6, 2:6] = 1
+    loss(stepped(image), label).backward()
+    assert max(float(weight.grad.abs().max()) for weight in stepped.parameters()) > 1e-3
+    with torch.no_grad():
+        for weight in stepped.parameters():
+            weight -= 0.5 * weight.grad.clamp(-1e-3, 1e-3)
+    torch.testing.assert_close(value, loss(stepped(seen[0]), label))
+
+
+def test_the_contrast_is_of_features_before_and_after_and_counts_as_often_as_gamma_says():
+    network, values = Tiny(), []
+    for gamma in (0.0, 0.3):
+        term = EpisodicTerm(network=network, inner=0.0, gamma=gamma, temperature=0.5)
+        term.windows = spectrum_windows(images(7, 1, 8, 8), 1)
+        torch.manual_seed(5)
+        value, seen = ran(term, network)
+        values.append(value)
+    label = torch.zeros(2, 1, 8, 8)
+    label[:, :, 2:6, 2:6] = 1
+    bands = boundary_bands(label)
+    features = [network.first(each).relu() for each in (images(1, 2, 8, 8), seen[0])]
+    vectors = torch.cat([band_features(each, band)[0] for band in bands for each in features])
+    contrast = boundary_contrast(vectors, torch.tensor([True] * 4 + [False] * 4), 0.5)
+    assert contrast > 0.01
+    torch.testing.assert_close(values[1] - values[0], 0.3 * contrast)
 
 
 def test_no_step_and_the_own_spectrum_give_the_batchs_own_loss():

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import normalize
 
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.core.io import read_json
-from samfed_monai.handlers import Term, TermLogger, UnlabelledStream
+from samfed_monai.handlers import Guidance, Term, TermLogger, UnlabelledStream
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.fedca import (
     ContrastBeforeLabels,
@@ -21,7 +23,7 @@ from samfed_monai.methods.fedca import (
 )
 from samfed_monai.protocol import Kind, Message, Server
 from tests.federation.test_job import CLIENT, job
-from tests.handlers.toy import next_round, same, toy_loader, toy_trainer, weights
+from tests.handlers.toy import Dilated, next_round, same, toy_loader, toy_trainer, weights
 
 X, Y = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
 
@@ -122,6 +124,43 @@ def test_the_alignment_is_nothing_at_the_first_step():
     trainer = toy_trainer(handlers, network=network, steps=1)
     next_round(trainer, 0, 2)
     assert trainer.state.term_means["contrast_alignment"] == 0
+
+
+def test_keys_are_the_averages_of_the_weak_view_and_earlier_ones_are_the_dictionary():
+    network, other = Shown(), Shown()
+    with torch.no_grad():
+        other.encoder[0].weight.mul_(-1.0)
+    term = ContrastiveTerm(temperature=0.5, alignment=2.0)
+    term._average.sync(other)
+    term._base.sync(other)
+    engine = SimpleNamespace(network=network, inferer=lambda image, called: called(image))
+
+    def features(made: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        return normalize(made.encoder(images).mean(dim=(2, 3)), dim=1)
+
+    seen = X[:0].new_zeros(0, 8)
+    for step in range(2):
+        strong, weak, public = torch.rand(3, 2, 3, 8, 8, generator=torch.Generator().manual_seed(step))
+        state = SimpleNamespace(iteration=step + 1, batch={"image": public})
+        guidance = Guidance(student=X, weak_view=X, guides={}, batch={"image": weak, "image_strong": strong})
+        engine.state = state
+        value = term.value(guidance, engine)
+        queries, keys = features(network.train(), strong), features(other.eval(), weak).detach()
+        aligned = alignment_loss(features(network.train(), public), features(other.eval(), public))
+        torch.testing.assert_close(value, contrastive_loss(queries, keys, seen, 0.5) + 2.0 * aligned)
+        torch.testing.assert_close(state.terms["contrast_alignment"], aligned.detach())
+        seen = torch.cat([seen, keys])
+    assert len(term.dictionary) == 4
+
+
+def test_of_maps_of_one_size_the_deepest_is_trained():
+    network = Dilated()
+    start = weights(network)
+    handlers = [UnlabelledStream(loader=toy_loader(), guides=[]), ContrastiveTerm(alone=True, weight=1.0), TermLogger()]
+    trainer = toy_trainer(handlers, network=network, steps=3, learning_rate=0.05)
+    next_round(trainer, 0, 2)
+    moved = {name for name, tensor in weights(network).items() if not torch.equal(tensor, start[name])}
+    assert moved == {name for name in start if name.startswith("encoder.")}
 
 
 def test_arguments_out_of_range_are_refused_together():

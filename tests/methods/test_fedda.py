@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.functional import avg_pool2d, softplus
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.handlers import GlobalGuide, TermLogger, UnlabelledStream
+from samfed_monai.handlers import GlobalGuide, Guidance, TermLogger, UnlabelledStream
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.methods.fedda import (
     CyclicTargets,
@@ -20,7 +23,7 @@ from samfed_monai.methods.fedda import (
     squared_mmd,
 )
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server
-from tests.handlers.toy import next_round, same, toy_loader, toy_trainer, weights
+from tests.handlers.toy import Dilated, next_round, same, toy_loader, toy_trainer, weights
 
 
 def points(seed: int, count: int = 6) -> torch.Tensor:
@@ -39,7 +42,7 @@ def test_the_gradient_is_turned_round_and_values_are_not():
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 9))
 def test_equal_features_have_no_discrepancy(seed, count):
-    assert squared_mmd(points(seed, count), points(seed, count)).item() == pytest.approx(0, abs=1e-6)
+    assert squared_mmd(points(seed, count), points(seed, count)).item() == 0
     assert squared_mmd(points(seed, count), points(seed + 1, count)).item() > -1e-6
 
 
@@ -78,6 +81,54 @@ def trained(network: nn.Module, rounds: int = 1, **options):
         torch.manual_seed(number)
         next_round(trainer, number, rounds)
     return trainer, term
+
+
+def engine_of(network: nn.Module) -> SimpleNamespace:
+    state = SimpleNamespace(iteration=1)
+    return SimpleNamespace(network=network, inferer=lambda image, called: called(image), state=state)
+
+
+def test_the_discriminator_climbs_down_and_the_network_up_the_same_cross_entropy():
+    network, guide = Dilated(), GlobalGuide()
+    guide._copy.sync(network)
+    with torch.no_grad():
+        guide.network.encoder.last.weight.add_(1.0)
+    term = DomainAlignmentTerm(guide=guide)
+    image = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    guidance = Guidance(student=torch.zeros(()), weak_view=torch.zeros(()), guides={}, batch={"image": image})
+    value = term.value(guidance, engine_of(network))
+    value.backward()
+    assert term._discriminator is not None
+    found = [*network.encoder.parameters()]
+    turned = [weight.grad.clone() for weight in found]
+    own = [weight.grad.clone() for weight in term._discriminator.parameters() if weight.grad is not None]
+    source = term._discriminator(network.encoder(image)[-1])[-1]
+    target = term._discriminator(guide.network.encoder(image)[-1])[-1]
+    expected = (softplus(source).mean() + softplus(-target).mean()) / 2  # 0 is the site, 1 is the target
+    torch.testing.assert_close(value, expected)
+    trained_ = [weight for weight in term._discriminator.parameters() if weight.requires_grad]
+    gradients = torch.autograd.grad(expected, [*found, *trained_])
+    for mine, theirs in zip(turned, gradients, strict=False):
+        torch.testing.assert_close(mine, -theirs)
+    for mine, theirs in zip(own, gradients[len(turned) :], strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert turned[2].abs().sum() > 0, "the encoder's last layer is reached"
+
+
+def test_of_maps_of_one_size_the_deepest_is_made_alike():
+    network, guide = Dilated(), GlobalGuide()
+    guide._copy.sync(network)
+    with torch.no_grad():
+        guide.network.encoder.last.weight.add_(1.0)
+    image = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    guidance = Guidance(student=torch.zeros(()), weak_view=torch.zeros(()), guides={}, batch={"image": image})
+    value = DomainAlignmentTerm(guide=guide, form="mmd").value(guidance, engine_of(network))
+
+    def places(made: nn.Module) -> torch.Tensor:
+        return avg_pool2d(made.encoder(image)[-1], 2).permute(0, 2, 3, 1).reshape(-1, 8)
+
+    torch.testing.assert_close(value, squared_mmd(places(network), places(guide.network)))
+    assert value > 0.01
 
 
 def test_the_light_form_is_nothing_at_first_and_something_once_they_part():

@@ -6,6 +6,7 @@ import copy
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -221,6 +222,35 @@ def test_the_energy_of_two_pixels_by_hand() -> None:
     assert tree_energy(chances, image, unknown, features, sigma=0.02).item() == pytest.approx(1.0)
 
 
+def test_the_trees_features_are_those_of_the_labelled_batch_alone() -> None:
+    class Seen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.body, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 1, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(self.body(images))
+
+    network, generator = Seen(), torch.Generator().manual_seed(3)
+    image, other = torch.rand(2, 2, 3, 6, 6, generator=generator)
+    label = torch.randint(0, 2, (2, 1, 6, 6), generator=generator).float()
+    label[:, :, :, 2:] = 255
+    for step in (1, 2):
+        term = TreeEnergyTerm(network=network, step=step, sigma=0.5)
+        term._features.listen()
+        output = {"pred": network(image), "image": image, "label": label}
+        network(other)
+        value = term.value(None, SimpleNamespace(state=SimpleNamespace(output=output)))  # type: ignore[arg-type]
+        term._features.stop()
+        assert not network.head._forward_pre_hooks
+        chances, pixels, unknown = (
+            each[..., ::step, ::step] for each in (network(image).sigmoid(), image, label == 255)
+        )
+        torch.testing.assert_close(value, tree_energy(chances, pixels, unknown, network.body(image), sigma=0.5))
+        assert value > 0.01
+
+
 def test_numbers_out_of_range_are_refused_together() -> None:
     with pytest.raises(Refused, match=r"(?s)terms#tree#sigma: .*found 0.*terms#tree#step: .*found 0"):
         TreeEnergyTerm(network=Parts(), sigma=0, step=0)
@@ -280,7 +310,7 @@ def contrast(module: ChannelSelection) -> Tensor:
     network.encoder = nn.Module()
     network.encoder.selection = module
     term = SiteContrastTerm(network=network)
-    term._features = [FEATURES]
+    term._features.kept = [FEATURES]
     return term.value(None, None)  # type: ignore[arg-type]
 
 

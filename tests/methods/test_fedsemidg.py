@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.functional import dropout2d
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.handlers import EmaGuide, GlobalGuide, TermLogger, UnlabelledStream
+from samfed_monai.handlers import EmaGuide, GlobalGuide, Guidance, TermLogger, UnlabelledStream
+from samfed_monai.losses import weighted_pseudo_label_loss
 from samfed_monai.methods.fedsemidg import (
     DropoutAlignmentTerm,
     DualGuideTerm,
@@ -115,6 +118,68 @@ def test_labels_are_the_guides_mean_and_few_pixels_count_at_first():
     assert means["dual_guide"] >= 0
     assert all(0 < threshold <= math.log(2) + 1e-6 for threshold in seen)
     assert seen[0] != seen[4], "a round begins without a threshold"
+
+
+def test_a_pixel_counts_where_both_guides_are_sure_by_the_labelled_batchs_quantile():
+    term = DualGuideTerm()
+    chances = torch.tensor([0.99, 0.9, 0.5])
+    low, middle, _ = (-(p * math.log(p) + (1 - p) * math.log(1 - p)) for p in (0.99, 0.9, 0.5))
+    state = SimpleNamespace(
+        round=0, rounds=2, epoch_length=2, iteration=1, output={"pred": torch.logit(chances).view(1, 1, 1, 3)}
+    )
+    # the mean of the first two is one half, but both are sure; of the third one alone; of the fourth none
+    one = torch.tensor([0.999, 0.999, 0.999, 0.6]).view(1, 1, 2, 2)
+    other = torch.tensor([0.001, 0.998, 0.6, 0.6]).view(1, 1, 2, 2)
+    student = torch.tensor([0.3, -1.0, 2.0, 0.5]).view(1, 1, 2, 2)
+    guidance = Guidance(student=student, weak_view=one, guides={"global": one, "ema": other})
+    value = term.value(guidance, SimpleNamespace(state=state))
+    first = low + 0.3 * (middle - low)  # rho is 0.15, of two steps between three numbers
+    assert term._threshold is not None
+    assert term._threshold.item() == pytest.approx(first, abs=1e-5)
+    sure = torch.tensor([1.0, 1, 0, 0]).view(1, 1, 2, 2)
+    torch.testing.assert_close(
+        value, weighted_pseudo_label_loss(student, ((one + other) / 2 > 0.5).long(), sure), msg="the mean's label"
+    )
+    assert state.terms["dual_sure"] == 0.5
+    state.iteration = 2  # a quarter of the run is over: rho is 0.1875
+    term.value(guidance, SimpleNamespace(state=state))
+    assert term._threshold.item() == pytest.approx(0.9 * first + 0.1 * (low + 0.375 * (middle - low)), abs=1e-5)
+
+
+def test_the_alignment_is_the_mean_square_of_what_dropped_channels_change():
+    network = Shown()
+    term = DropoutAlignmentTerm(network=network, drop=0.5)
+    image = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    guidance = Guidance(student=image, weak_view=image, guides={}, batch={"image_strong": image})
+    term._features.listen()
+    network(image)
+    torch.manual_seed(4)
+    value = term.value(guidance, SimpleNamespace(network=network, inferer=lambda images, called: called(images)))
+    term._features.stop()
+    torch.manual_seed(4)
+    features = network.encoder(image)
+    expected = (dropout2d(features, 0.5).relu() - features.relu()).square().mean()
+    torch.testing.assert_close(value, expected)
+    gradients = [torch.autograd.grad(each, network.encoder.weight)[0] for each in (value, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_the_gap_is_the_divergence_of_the_own_from_the_global_network_by_hand():
+    class Global:
+        name = "global"
+
+        def __call__(self, batch, engine):
+            return torch.full_like(batch["image"][:, :1], 0.8)
+
+    batches = [{"image": torch.zeros(1, 3, 2, 2)}] * 3
+    meter = GapMeter(loader=batches, guide=Global(), batches=2)  # type: ignore[arg-type]
+    state = SimpleNamespace(device="cpu", term_means={"other": 1.0})
+    seen = []
+    meter(SimpleNamespace(state=state, network=nn.Identity(), inferer=lambda image, _: seen.append(0) or image[:, :1]))
+    assert len(seen) == 2
+    # KL of 0.8 from one half, which a logit of 0 is
+    expected = 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5)
+    assert state.term_means == {"other": 1.0, "generalisation_gap": pytest.approx(expected, abs=1e-6)}
 
 
 def test_nothing_dropped_is_no_difference_and_the_hooks_are_gone():

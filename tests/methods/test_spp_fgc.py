@@ -122,6 +122,22 @@ def test_everybody_is_asked_until_he_has_answered_and_joins_who_is_nearest() -> 
     assert strategy.places["e"] == 1  # type: ignore[attr-defined]
 
 
+def test_rounds_are_fedavgs_until_enough_sites_have_sent_a_descriptor() -> None:
+    strategy = ClusteredFedAvg(levels=2).attach(server())
+    strategy.configure(0)
+    strategy.aggregate(0, {site: answer(site, VALUES[site], place=PLACES[site]) for site in "abd"})
+    assert strategy.places == {}  # type: ignore[attr-defined]
+    again = ClusteredFedAvg(levels=2).attach(server())
+    again.load_state_dict(strategy.global_weights, strategy.state_dict())
+    for each in (strategy, again):
+        sent = each.configure(1)
+        assert {message.tensors["w"][0].item() for message in sent.values()} == {8.0}, "of 1, 3 and 20"
+        assert [site for site in sent if "statistics" in sent[site].extra] == ["c"]
+        each.aggregate(1, {s: answer(s, VALUES[s], place=0.9 if s == "c" else None, round=1) for s in SITES})
+        assert each.places == {"a": 0, "b": 0, "c": 1, "d": 1}  # type: ignore[attr-defined]
+        assert each.evaluation("a")["w"][0].item() == 8.5  # type: ignore[index]
+
+
 def test_a_stored_round_goes_on_to_the_same_bits() -> None:
     strategy, other = begun(), ClusteredFedAvg(levels=2)
     other.attach(server())
@@ -158,11 +174,19 @@ def test_a_cluster_of_one_site_is_refused_or_told(caplog: pytest.LogCaptureFixtu
     strategy.aggregate(0, {site: answer(site, 1.0, place=places[site]) for site in SITES})
     assert "cluster 2 is d alone: its model is its own" in caplog.text
     caplog.clear()
-    strategy = ClusteredFedAvg(levels=2, clusters=2).attach(server())
+    chain = {
+        "a": 0.0,
+        "b": 0.1,
+        "c": 0.2,
+        "d": 0.8,
+        "e": 0.9,
+        "f": 1.0,
+    }  # once it is cut in the middle, threes are left
+    strategy = ClusteredFedAvg(levels=2, clusters=3).attach(server(tuple(chain)))
     strategy.configure(0)
-    strategy.aggregate(0, {site: answer(site, 1.0, place=places[site]) for site in ("a", "b", "d")})
+    strategy.aggregate(0, {site: answer(site, 1.0, place=place) for site, place in chain.items()})
     assert (
-        "clusters: 1 where 2 were asked for; no other cut of the sites' tree leaves each at least 2 sites"
+        "clusters: 2 where 3 were asked for; no other cut of the sites' tree leaves each at least 2 sites"
         in caplog.text
     )
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.networks import client_network
-from samfed_monai.networks.features import LastFeatures, changed_features, require_encoder
+from samfed_monai.networks.features import LastFeatures, changed_features, encoder_maps, require_encoder
 
 
 @pytest.mark.parametrize("name", ["basic_unet", "lite0_fpn"])
@@ -26,6 +26,16 @@ def test_every_map_is_seen_and_changed_inside_the_block_alone(name: str) -> None
     assert len(sizes) > 1
     assert len(set(sizes)) > 1
     assert torch.equal(network(image), before)
+
+
+@pytest.mark.parametrize(("name", "channels"), [("basic_unet", 256), ("deeplabv3plus_resnet18", 512)])
+def test_maps_come_finest_first_and_of_one_size_the_encoders_last_is_the_deepest(name: str, channels: int) -> None:
+    network = client_network(name=name, weights=None).eval()
+    maps = encoder_maps(network, lambda: network(torch.rand(1, 3, 64, 64)))
+    sizes = [each.shape[-1] for each in maps]
+    assert sizes == sorted(sizes, reverse=True)
+    assert maps[-1].shape[1] == channels
+    assert maps[-1].requires_grad
 
 
 class Halves(nn.Module):
@@ -59,6 +69,14 @@ def test_the_last_features_of_calls_that_train_are_kept_while_somebody_listens()
     features.stop()
     network(image)
     assert (features.kept, len(network.head._forward_pre_hooks)) == ([], 0)
+
+
+def test_another_part_than_the_head_can_be_listened_to() -> None:
+    network, image = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Conv2d(2, 1, 1)), torch.rand(1, 3, 2, 2)
+    features = LastFeatures(network, network[1])
+    features.listen()
+    network(image)
+    assert torch.equal(features.kept[0], network[0](image))
 
 
 def test_a_network_whose_head_is_not_known_is_refused() -> None:
