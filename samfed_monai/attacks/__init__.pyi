@@ -1,4 +1,4 @@
-"""Attacks on what a federation gives away, one a file, against one's own run: ``samfed audit RUN --attack``."""
+"""Privacy attacks on a run of your own, one per file: ``samfed audit RUN --attack``."""
 
 from .audit import ATTACKS, run_audit
 from .finding import Finding, Options, Shown

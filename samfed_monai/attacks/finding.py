@@ -1,4 +1,4 @@
-"""What an attack is asked for and what it reports: numbers as a table, words, pictures; and how pictures are scored."""
+"""Options and results of an attack: a table, sentences, pictures; and the scores of reconstructed pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What predictions and prototypes tell that leave a site instead of weights: a copy of its network, a mean feature."""
+"""What predictions and prototypes reveal where they leave a site instead of weights."""
 
 from __future__ import annotations
 

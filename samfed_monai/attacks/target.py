@@ -1,4 +1,4 @@
-"""What is attacked: the released model of one's own finished run, and images of which one knows who trained on them."""
+"""The target of an attack: the released model of your own finished run, and images with known membership."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every bundle's JSON names and none changes: where images come from, in which form engines take them."""
+"""Datasets and small components that only a bundle's JSON names: a site's images, device, parameters, model path."""
 
 import lazy_loader
 

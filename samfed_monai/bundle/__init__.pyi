@@ -1,4 +1,4 @@
-"""What every bundle's JSON names and none changes: where images come from, in which form engines take them."""
+"""Datasets and small components that only a bundle's JSON names: a site's images, device, parameters, model path."""
 
 from .images import PublicSet, SiteImages, SplitDataset, site_records
 from .wiring import SiteAlone, best_device, model_path, on_device, parameters_of, part_of

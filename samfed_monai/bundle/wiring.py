@@ -1,4 +1,4 @@
-"""What a bundle would otherwise have to say in Python: each is a component, so that its JSON holds no expression."""
+"""Small components that take the place of Python expressions in a bundle's JSON."""
 
 from __future__ import annotations
 

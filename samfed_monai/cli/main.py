@@ -33,7 +33,7 @@ from samfed_monai.cli.variants import add_variants_parser
 from samfed_monai.cli.weights import add_weights_parser
 from samfed_monai.config.wrapped_errors import unwrap
 from samfed_monai.core.allocator import keep_freed_memory
-from samfed_monai.core.errors import OUR_MISTAKE, ExitCode, SamFedError, Stopped, Terminated, message_and_code
+from samfed_monai.core.errors import BUG_NOTE, ExitCode, SamFedError, Stopped, Terminated, message_and_code
 from samfed_monai.core.run_log import is_news
 from samfed_monai.federation.signals import ASKED, Termination
 
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if told is not None:
             return _tell(told)
         traceback.print_exc()
-        sys.stderr.write(f"\n{OUR_MISTAKE}\n")
+        sys.stderr.write(f"\n{BUG_NOTE}\n")
         return int(ExitCode.FAILED)
 
 

@@ -1,4 +1,4 @@
-"""``samfed new``: a package of one's own with a method, a term or a network, and a test that passes."""
+"""``samfed new``: writes a package with a method, a term or a network, and a test that passes."""
 
 from __future__ import annotations
 

@@ -286,7 +286,7 @@ def _few_to_measure(datalist: DataList, shares: tuple[float, float] | None) -> l
     more = f"--validation {MORE} --test {MORE} gives more; " if shares and min(shares) < MORE else ""
     return [
         f"  few to measure with: {', '.join(names)}: fewer than {LEAST_IMAGES} validation or test images, and a site "
-        f"tells no score of fewer; {more}where all images lie on one machine, --privacy#least_images 1 of "
+        f"reports no score of fewer; {more}where all images lie on one machine, --privacy#least_images 1 of "
         "`samfed federate` shows every score"
     ]
 

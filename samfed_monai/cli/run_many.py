@@ -1,4 +1,4 @@
-"""Many federated runs, each in a process of its own; finished ones are not repeated, failed ones are told."""
+"""Many federated runs, each in its own process; finished ones are not repeated, failed ones are reported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from samfed_monai.config.knobs import routed
 from samfed_monai.config.overrides import normal_ids, parse_pairs, samfed_value
 from samfed_monai.config.parse import BundleConfig, flat, is_note, join_id, split_id, workflow_files
 from samfed_monai.config.variants import variant_files
-from samfed_monai.core.errors import OUR_MISTAKE, ExitCode, Refused, SamFedError, Stopped
+from samfed_monai.core.errors import BUG_NOTE, ExitCode, Refused, SamFedError, Stopped
 from samfed_monai.core.io import read_json, sha256_file, write_json
 from samfed_monai.core.moved import config_hash, federate_first
 from samfed_monai.core.progress import progress_bar
@@ -45,7 +45,7 @@ class RunsRefused(SamFedError):
 
 
 def failure(failed: Sequence[FailedRun], runs: int) -> RunsRefused | Stopped:
-    """The error that tells of failed runs; those that said the same are told together.
+    """The error that reports failed runs; runs with the same message are grouped.
 
     Args:
         failed: in the order in which they ended.
@@ -57,8 +57,8 @@ def failure(failed: Sequence[FailedRun], runs: int) -> RunsRefused | Stopped:
     text = "".join(_paragraph(lines, those) for lines, those in told.items())
     refused = sum(run.code == ExitCode.REFUSED for run in failed)
     if refused == len(failed):
-        return RunsRefused(f"refused: {refused} of {runs} runs{text}\n  to go on: mend it, then {AGAIN}")
-    resume = f"mend what was refused ({refused} of them), then {AGAIN}" if refused else AGAIN
+        return RunsRefused(f"refused: {refused} of {runs} runs{text}\n  to go on: fix it, then {AGAIN}")
+    resume = f"fix what was refused ({refused} of them), then {AGAIN}" if refused else AGAIN
     return Stopped(f"{len(failed)} of {runs} runs failed{text}", resume=resume)
 
 
@@ -75,7 +75,7 @@ def last_words(folder: Path, code: int) -> tuple[str, ...]:
         if heads:  # how to go on is for whoever runs it alone
             told = [line.strip() for line in lines[heads[-1] :]]
             return tuple(line for line in told if not _HOW_TO_GO_ON.match(line))
-    if lines and lines[-1] == OUR_MISTAKE:
+    if lines and lines[-1] == BUG_NOTE:
         lines = [line for line in lines if _EXCEPTION.match(line) and not _MONAI_S.match(line)] or lines
     return (lines[-1].strip(),) if lines else ("no output",)
 

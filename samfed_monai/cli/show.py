@@ -1,4 +1,4 @@
-"""``samfed show``: the configuration of a workflow as it would be used, and who said each value of it."""
+"""``samfed show``: the configuration that a workflow would use, and the file that each value is from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where bundles are: a folder the user names, the package's own in a wheel, or the repository's in a checkout."""
+"""Finds bundles: a folder that the user names, the package's own in a wheel, or the repository's in a checkout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Components of a configuration: what each ``_target_`` is, and whether its arguments and their kinds fit."""
+"""Checks components of a configuration: that ``_target_`` exists and takes the arguments, of these types."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def check_override_kinds(config: BundleConfig, base_layers: int, judged: set[tup
 
 
 def wrong_kind(where: str, value: Any, expected: str) -> Problem:
-    """A value of the wrong kind, told in the words of the house: expected a number, found '0.5' (str)."""
+    """A value of the wrong kind, reported in the usual form: expected a number, found '0.5' (str)."""
     layer, _, name = where.partition(" -> ")
     mend = mend_for(value, expected, option=f"--{name}" if layer == COMMAND_LINE else "")
     return Problem(where, found=describe(value), expected=expected, mend=mend)

@@ -1,4 +1,4 @@
-"""Knobs: the plain values on top of a bundle's file; which file each belongs to, and how it is misspelt."""
+"""Knobs: the plain values on top of a bundle's file; which file each belongs to, and misspelt ones."""
 
 from __future__ import annotations
 

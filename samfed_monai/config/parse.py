@@ -1,4 +1,4 @@
-"""A workflow's configuration: ids, files read strictly and merged as MONAI does, and what of it is reached."""
+"""A workflow's configuration: ids, files read strictly and merged as MONAI does, and the part that is used."""
 
 from __future__ import annotations
 

@@ -197,13 +197,22 @@ def _lead(config: BundleConfig, parts: Sequence[str], value: Any) -> Any:
 
 
 def inside(every: Sequence[Shown], content: Mapping[str, Any], id_: str) -> list[Shown]:
-    """Those of an id and below it.
+    """An id and the ids below it.
+
+    In a federation ``local_steps`` also finds ``client#local_steps``, as ``--local_steps`` does on the command line.
+
+    Args:
+        every: all ids of the workflow.
+        content: the merged configuration, for the message.
+        id_: the id.
 
     Raises:
         Refused: there are none.
     """
     wanted = split_id(id_)
     found = [each for each in every if each.parts[: len(wanted)] == wanted]
+    if not found:
+        found = [each for each in every if each.parts[0] in GROUPS and each.parts[1 : len(wanted) + 1] == wanted]
     if not found:
         mend = lost(dict(content), wanted, None, imports=False) or "nothing sets it: the component's own default counts"
         raise Refused([Problem("--id", found=repr(id_), expected="an id of this workflow", mend=mend)])

@@ -1,4 +1,4 @@
-"""JSON that may not hold Python: what a hospital's platform accepts of a stranger, and a site of a server.
+"""The strict check: JSON without Python code, for bundles from elsewhere and for jobs that a server sends.
 
 A strict bundle may name components of this package and, of others, those that compute; what loads, fetches, compiles,
 writes or starts something is not among them.

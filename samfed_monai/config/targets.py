@@ -1,4 +1,4 @@
-"""What a bundle may name as ``_target_``: only code that was installed on purpose, resolved without running it."""
+"""The allow-list of ``_target_``: only code that was installed on purpose, resolved without running it."""
 
 from __future__ import annotations
 

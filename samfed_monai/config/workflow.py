@@ -1,4 +1,4 @@
-"""What a bundle's ``initialize`` and ``run`` call: its check, its job, and an exit code under MONAI's command."""
+"""The components that a bundle's ``initialize`` and ``run`` name: its check, its job, and the exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of ours inside those that MONAI wraps them in, and what a component refuses in words of its own."""
+"""Unwraps this package's errors from MONAI's, and reports what a component refuses with an error of its own."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every room stands on: errors, files, seeds, progress, a registry. It imports nothing else of the package."""
+"""The base of all packages here: errors, files, seeds, progress, a registry. It imports no other of them."""

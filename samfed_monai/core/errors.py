@@ -1,4 +1,4 @@
-"""What goes wrong, as messages and exit codes: problems are collected, then refused together."""
+"""Errors as messages and exit codes: problems of the input are collected, then refused together."""
 
 from __future__ import annotations
 
@@ -232,8 +232,8 @@ def machine_failure(error: BaseException) -> SamFedError | None:
 
 _INTERRUPTED = "interrupted: what was complete is kept\n  to go on: type the same command again"
 
-OUR_MISTAKE = "this is a mistake in samfed rather than in your input; the lines above say where"
-"""The last line below the traceback of what is no refusal."""
+BUG_NOTE = "this looks like a bug in samfed rather than an error in your input; the traceback above says where"
+"""The line below the traceback of an unexpected error."""
 
 
 def message_and_code(error: SamFedError | KeyboardInterrupt) -> tuple[str, ExitCode]:

@@ -1,4 +1,4 @@
-"""Files as everything here reads and writes them: atomic, strict, never a pickle; torch only where tensors are."""
+"""Reading and writing files: atomic writes, strict JSON, no pickle; torch is imported only for tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a weights file says of itself without being loaded: its tensors' names, and how its network is built."""
+"""The header of a weights file, read without its tensors: their names, and how the network is built."""
 
 from __future__ import annotations
 

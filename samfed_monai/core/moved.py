@@ -1,4 +1,4 @@
-"""Names that had another place in version 0.1: found there for one version more, with a warning that says where now."""
+"""Names of version 0.1 that have moved: still found for one version, with a warning that has the new name."""
 
 from __future__ import annotations
 

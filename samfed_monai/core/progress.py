@@ -1,4 +1,4 @@
-"""Progress bars of long work: redrawn on a terminal, a line now and then in a log."""
+"""Progress bars: redrawn on a terminal, one line every half minute in a log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A registry of named builders: what a JSON file may name, and what a user may add to."""
+"""A registry of named builders, which a JSON file may name and a user may extend."""
 
 from __future__ import annotations
 

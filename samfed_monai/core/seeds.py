@@ -1,4 +1,4 @@
-"""Seeds as a function of what is computed, never of when."""
+"""Seeds that depend only on what is computed, never on what ran before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What besides weights decides how a training goes on: random numbers and an optimizer's state."""
+"""The state of a training beside its weights: random number generators and the optimizer."""
 
 from __future__ import annotations
 

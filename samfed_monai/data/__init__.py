@@ -1,4 +1,4 @@
-"""Where images become a data list: sources, partitions, checks, the frozen hashed list, and the soft-mask store."""
+"""From images to a data list: sources, partitions, checks, the hashed list, and the soft-mask store."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Every fault of a data list and its files, found in one pass and told at once."""
+"""Every error in a data list and its files, found in one pass and reported together."""
 
 from __future__ import annotations
 

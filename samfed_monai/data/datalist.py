@@ -502,12 +502,12 @@ def cannot_be_scored(datalist: DataList) -> str | None:
         return None
     return (
         "nothing here can be scored: no site has a validation or test image, that is one with a mask; rounds are not "
-        "compared and the last one is taken, and whether it is good only looking tells"
+        "compared, the last one is taken, and only looking at its masks shows whether it is good"
     )
 
 
 LEAST_IMAGES = 5
-"""Fewest images of which a site tells a score, unless ``federate.json -> privacy`` has another number (ours)."""
+"""Fewest images of which a site reports a score, unless ``federate.json -> privacy`` has another number (ours)."""
 
 
 def few_to_measure(datalist: DataList, least: int) -> list[str]:

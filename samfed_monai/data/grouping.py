@@ -1,4 +1,4 @@
-"""What must stay together: images of one sequence, patient or lesion, and images with the same bytes."""
+"""Groups of images that a partition must not split: one sequence, patient or lesion, or identical bytes."""
 
 from __future__ import annotations
 

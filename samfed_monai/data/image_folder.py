@@ -1,4 +1,4 @@
-"""Images without labels, to segment, out of folders or one by one: each is read once and given a name of its own."""
+"""Unlabelled images to segment, from folders or single files: each is read once and gets a unique name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a source to a frozen data list with its report beside it: find, look, divide, check, freeze."""
+"""From a source to a data list with its report: find, inspect, divide, check, write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a data list to the records that MONAI's data sets take, to public sets and to lists of one site."""
+"""From a data list to the records of MONAI's datasets, to public sets and to lists of one site."""
 
 from __future__ import annotations
 

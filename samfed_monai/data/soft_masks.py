@@ -1,4 +1,4 @@
-"""The soft-mask store: what the frozen teacher thinks of each private image, computed once and reused."""
+"""The soft-mask store: the frozen teacher's probabilities of each private image, computed once and reused."""
 
 from __future__ import annotations
 

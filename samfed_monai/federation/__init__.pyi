@@ -1,4 +1,4 @@
-"""Messages, clients, strategies, transports and the controller of a federation."""
+"""The federation: job, server loop, sites and clients, run folder, privacy filters."""
 
 from .client import SamFedAlgo
 from .controller import RoundController, RunResult

@@ -1,4 +1,4 @@
-"""A MONAI FL client that trains one site's bundle: MonaiAlgo, with its traps closed."""
+"""The MONAI FL client that trains and evaluates one site's bundle: ``MonaiAlgo`` with the fixes listed below."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 def place_at_round(trainer: Any, call: Call, *, local_epochs: int) -> None:
-    """Puts a trainer where the rounds before ``call.round`` lead to, whatever it really did; without one, nowhere."""
+    """Sets a trainer's epoch and iteration to what ``call.round`` rounds lead to, whatever it ran before."""
     if call.round is None:
         return
     state = trainer.state
@@ -54,7 +54,7 @@ def place_at_round(trainer: Any, call: Call, *, local_epochs: int) -> None:
     state.iteration = state.epoch * (state.epoch_length or 0)
 
 
-_NETWORK = "network"  # the id that MONAI's bundles give it
+_NETWORK = "network"  # its id in MONAI's bundles
 
 
 def with_network_of(overrides: dict[str, Any], network: Callable[[], nn.Module]) -> dict[str, Any]:
@@ -69,11 +69,11 @@ def with_network_of(overrides: dict[str, Any], network: Callable[[], nn.Module])
 
 @contextmanager
 def restored_after(network: nn.Module, frozen: Collection[str] = ()) -> Iterator[None]:
-    """Gives a network back, after a block that loads weights into it, as it was: weights, buffers and modes.
+    """Restores a network after a block that loads weights into it: weights, buffers and modes.
 
     Args:
         network: of the trainer.
-        frozen: names that no message has; they are not copied, which of a SAM is most of it.
+        frozen: names that no message has, most of a SAM; they are not copied.
     """
     modes = [(module, module.training) for module in network.modules()]
     before = {name: tensor.detach().clone() for name, tensor in network.state_dict().items() if name not in frozen}
@@ -100,13 +100,13 @@ def private_count(workflow: Any) -> int:
     return 0
 
 
-LOOKS = {("current", "validation"): "current", ("best", "test"): "best"}
-"""After which evaluations a site without masks looks at its own images: every round's, and the best model's."""
+COMPARED_AFTER = {("current", "validation"): "current", ("best", "test"): "best"}
+"""Evaluations, as (model, split), after which a site without masks compares student and teacher; with their name."""
 
 
 @contextmanager
 def evaluation_parts(evaluator: SupervisedEvaluator, workflow: Any, split: str, folder: Path | None) -> Iterator[None]:
-    """Lends an evaluator another split's data loader, and its score handlers a folder, for the time of a block.
+    """Gives an evaluator another split's data loader, and its score handlers a folder, within a block.
 
     Args:
         evaluator: the bundle's evaluator.
@@ -168,24 +168,25 @@ HANDLERS = "train#handlers"
 
 
 class SamFedAlgo(MonaiAlgo):
-    """Trains and evaluates a bundle at one site, for anything that speaks MONAI FL.
+    """Trains and evaluates a bundle at one site, for any FL system that uses MONAI FL's ``ClientAlgo``.
 
-    What it adds to ``MonaiAlgo`` (MONAI 1.6.1; the traps are listed in the design notes):
+    What it changes in ``MonaiAlgo`` (MONAI 1.6.1):
 
-    - weights that arrive must have the network's names, shapes and dtypes and be finite; MONAI reshapes what does not
-      fit and loads what is missing halfway;
+    - weights that arrive must have the network's names, shapes and dtypes and be finite; MONAI reshapes tensors that
+      do not fit and loads a message with missing ones in part;
     - weights that leave are copies, not the live parameters;
     - the position of the trainer (epoch, iteration) and every random number are functions of (seed, site, round), so a
-      round gives the same bits in a fresh process, and other clients of the process are not disturbed;
+      round gives the same bits in a fresh process and leaves other clients' random state alone;
     - a round that failed does not leave Ignite's engine half-run, where the next ``run()`` would silently do nothing;
-    - the evaluator borrows the trainer's network while it evaluates, so that a site holds one network, not two;
+    - trainer and evaluator share one network;
     - after ``abort()``, ``evaluate`` is refused until ``initialize`` or ``train`` is called; after ``finalize()`` both
       are, until ``initialize`` is.
 
-    An FL system without our header (FLARE's own FedAvg under ``monai_nvflare``'s ``ClientAlgoExecutor``, say) may send
-    NumPy arrays in its own precision and the whole network, whose frozen and personal part is then not read; it is
-    answered with the names that it sent, but for personal ones. With ``send_weight_diff`` the answer is the difference
-    to what was received; this package's own strategies take full weights alone.
+    An FL system that does not use this package's messages (FLARE's own FedAvg under ``monai_nvflare``'s
+    ``ClientAlgoExecutor``, say) may send NumPy arrays in its own precision and the whole network, of which frozen and
+    personal parts are then not read; the answer has the names that it sent, except personal ones. With
+    ``send_weight_diff`` the answer is the difference to what was received; this package's own strategies take full
+    weights alone.
 
     ``train`` reads ``extra["round"]``, ``["rounds"]`` and ``["seed"]`` and puts the first two on ``trainer.state``.
     ``get_weights`` answers with ``n``, ``seconds``, ``iterations`` and the means of ``trainer.state.term_means``.
@@ -197,12 +198,12 @@ class SamFedAlgo(MonaiAlgo):
     With a ``sharing`` in the bundle, ``extra["purpose"]`` other than ``replace`` leaves the site its own network
     (:class:`OwnNetwork`), whose weights are then part of :meth:`state_dict`. Where part of a network is personal or
     frozen (:class:`PersonalParts`), messages hold its shared names alone, personal values are part of
-    :meth:`state_dict`, and what is evaluated is the site's own model: what was sent, with what stays here.
+    :meth:`state_dict`, and what is evaluated is the site's own model: the weights sent and the personal ones.
 
     Args:
         bundle_root: the bundle's folder.
         vetted: True when the bundle passed the package's own check (allow-listed ``_target_``s, no ``$`` in knobs);
-            silences MONAI's warning that it executes a bundle, and nothing else.
+            only silences MONAI's warning that it executes a bundle.
         keep_optimizer: keep the optimizer's moments from round to round; False starts every round without.
         output_dir: folder of this site's evaluation files; ``None`` writes none.
         **monai: arguments of ``MonaiAlgo``; ``send_weight_diff`` is False here unless given.
@@ -227,9 +228,9 @@ class SamFedAlgo(MonaiAlgo):
         self.scores: dict[str, list[dict[str, Any]]] = {}
         if self.config_train_filename is not None and self.eval_workflow is None:
             self.eval_kwargs = with_network_of(self.eval_kwargs, lambda: self._trainers_network)
-        #: Given the evaluator while it holds a round's model, or after its test images the best one, and what the model
-        #: is called then; ``None`` does nothing.
-        self.look: Callable[[SupervisedEvaluator, str], None] | None = None
+        #: Called after the evaluations of :data:`COMPARED_AFTER` with the evaluator, which still holds the model, and
+        #: the model's name; ``None`` does nothing.
+        self.on_evaluated: Callable[[SupervisedEvaluator, str], None] | None = None
         self._closed = ""
         self._fresh_optimizer: dict[str, Any] = {}
         self._last: Call | None = None
@@ -238,9 +239,9 @@ class SamFedAlgo(MonaiAlgo):
         self._frozen_too = False
         #: The network that stays at this site; ``None`` where the bundle has no ``sharing``.
         self.own: OwnNetwork | None = None
-        #: What the bundle measures of this site's images for others; ``None`` where it has no ``statistics``.
+        #: The image-derived statistic that this site sends; ``None`` where the bundle has no ``statistics``.
         self.statistic: Statistic | None = None
-        #: What of the network is shared, personal and frozen; ``None`` before :meth:`initialize`.
+        #: Which names of the network are shared, personal and frozen; ``None`` before :meth:`initialize`.
         self.parts: PersonalParts | None = None
 
     def initialize(self, extra: dict | None = None) -> None:
@@ -252,7 +253,7 @@ class SamFedAlgo(MonaiAlgo):
         as well.
 
         Raises:
-            Refused: a bundle that came with a job and is, names or could become code.
+            Refused: a bundle that came with a job and contains code, or names a component that may run some.
         """
         extra = {key: value for key, value in (extra or {}).items() if key != ExtraItems.LOGGING_FILE}
         self._require_harmless(str(extra.get(ExtraItems.APP_ROOT) or ""))
@@ -294,7 +295,7 @@ class SamFedAlgo(MonaiAlgo):
         own = self._own_in(call)
         if own is None:
             self._require_fit(data.weights, self._shared())
-        elif call.purpose == "keep":  # a round in which nothing is trained
+        elif call.purpose == "keep":  # no training in this round
             self._last, self._seconds, self._received = call, 0.0, {}
             self.iter_of_start_time, self.trainer.state.term_means = self.trainer.state.iteration, {}
             return
@@ -303,8 +304,8 @@ class SamFedAlgo(MonaiAlgo):
         if not self.keep_optimizer:
             self.trainer.optimizer.load_state_dict(self._fresh_optimizer)
         self._received = {}
-        undone = (self.own or self._its_parts).undone_if_it_fails(call)
-        with training_state.kept_finite(self.trainer.optimizer, owner=call.site), undone:
+        restored = (self.own or self._its_parts).restored_on_error(call)
+        with training_state.kept_finite(self.trainer.optimizer, owner=call.site), restored:
             if own is not None:
                 with own_random_state(call.derive_seed("receive")):
                     self._received = own.receive(data, call)
@@ -315,14 +316,14 @@ class SamFedAlgo(MonaiAlgo):
         self._seconds = time.perf_counter() - started
         self._last = call
         if not self.send_weight_diff:
-            self.global_weights = None  # otherwise the server's old model stays alive here until the next round
+            self.global_weights = None  # frees the server's old model, which MONAI keeps until the next round
 
     def check(self, extra: Mapping[str, Any] | None = None) -> dict[str, float]:
-        """Says before round 0 whether this site can take part.
+        """Checks before round 0 whether this site can take part.
 
         Raises:
-            MessageRefused: its public set is not the server's (every round asks that again), or a handler refuses the
-                trainer as it is (:class:`HandlerGroup`).
+            MessageRefused: its public set is not the server's (checked again in every round), or a handler refuses the
+                trainer (:class:`HandlerGroup`).
         """
         self._require_public_set(Call.of(self.client_name, extra))
         parser = getattr(self.train_workflow, "parser", None)
@@ -334,7 +335,7 @@ class SamFedAlgo(MonaiAlgo):
         return {}
 
     def count(self) -> int:
-        """Number of images that this site trains on, as its answers say it; 0 where it only evaluates."""
+        """Number of images that this site trains on, as its answers report it; 0 where it only evaluates."""
         if self.trainer is None:
             return 0
         with own_random_state(derive_seed(0, str(self.client_name), "count")):
@@ -386,24 +387,24 @@ class SamFedAlgo(MonaiAlgo):
             if self.trainer is not None
             else nullcontext(),
         ):
-            with warnings.catch_warnings():  # a site without masks has nothing to score, in every round
+            with warnings.catch_warnings():  # a site without masks has no labelled images, in every round
                 warnings.filterwarnings("ignore", message="`dataloader` is empty")
                 answer = super().evaluate(data, extra)
             self.scores[split], empty, seen = scored(self.evaluator)
-            called = LOOKS.get((str(model), split))
-            if self.look is not None and called is not None:
-                self.look(self.evaluator, called)
+            called = COMPARED_AFTER.get((str(model), split))
+            if self.on_evaluated is not None and called is not None:
+                self.on_evaluated(self.evaluator, called)
         answer.metrics = sendable({**(answer.metrics or {}), **empty})
         answer[HEADER] = call.header(Kind.METRICS, n=seen)
         return answer
 
     @contextmanager
     def model_of(self, data: ExchangeObject, extra: Mapping[str, Any]) -> Iterator[nn.Module]:
-        """The trainer's network, for a block, in eval mode and with the weights that ``train`` would begin with.
+        """The trainer's network within a block, in eval mode, with the weights that ``train`` would start from.
 
         Args:
             data: as ``train`` is given it.
-            extra: likewise; with a purpose other than ``replace`` a site that has a network of its own lends that.
+            extra: likewise; with a purpose other than ``replace`` a site that has a network of its own uses that.
 
         Raises:
             MessageRefused: weights of another network.
@@ -418,7 +419,7 @@ class SamFedAlgo(MonaiAlgo):
             yield network.eval()
 
     def abort(self, extra: dict | None = None) -> None:
-        """Stops what runs, and refuses to evaluate until ``initialize`` or ``train`` is called again."""
+        """Stops the engine that runs, and refuses to evaluate until ``initialize`` or ``train`` is called again."""
         self._closed = "aborted"
         super().abort(extra)
 
@@ -450,7 +451,7 @@ class SamFedAlgo(MonaiAlgo):
             training_state.unpack(self.trainer.optimizer, rest)
 
     def load_network(self, weights: Mapping[str, Tensor]) -> None:
-        """Gives this site's network what stays at this site, for instance that of a warm start.
+        """Loads the weights that stay at this site, for instance those of a warm start.
 
         Args:
             weights: of its own network, but for frozen names; of its personal names, where it keeps those alone.
@@ -467,7 +468,7 @@ class SamFedAlgo(MonaiAlgo):
             self.own.sharing.reset()
 
     def _require_public_set(self, call: Call) -> None:
-        if call.public:  # its hash costs a pass over the public images
+        if call.public:  # computing the own hash reads all public images
             require_same_public_set(call.public, self.own.sharing.public_hash if self.own else "")
 
     def _statistic_of_bundle(self) -> Statistic | None:
@@ -506,7 +507,7 @@ class SamFedAlgo(MonaiAlgo):
         return self._its_parts.shared(get_state_dict(self._its_parts.network))
 
     def _in_own_tensors(self, data: ExchangeObject) -> ExchangeObject:
-        """The message as it is with a header of ours; without one its shared part, in this network's dtypes."""
+        """The message unchanged if it has this package's header; else its shared part, in this network's dtypes."""
         if HEADER in data or self.parts is None or not isinstance(data, ExchangeObject):
             return data
         split, state = self.parts.split, get_state_dict(self.parts.network)

@@ -1,7 +1,7 @@
-"""The conductor: rounds of training, aggregation and evaluation, kept in a run folder, resumed.
+"""The server's loop: rounds of training, aggregation and evaluation, stored in a run folder and resumed from there.
 
-What a round's record has of a model is not computed again at the end: the weights, the images and their order are the
-same, and so are the scores.
+Scores that a round's record already has for a model are not computed again at the end, since weights, images and their
+order are the same.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ logger = logging.getLogger(__name__)
 
 
 def quorum_of(sites: int, quorum: int | None, *, allow_single_site: bool) -> int:
-    """Answers that a round needs: what was asked for, else more than half; never one alone unless that is allowed."""
+    """Number of answers that a round needs: ``quorum``, else more than half; at least 2 unless one site is allowed."""
     least = 1 if allow_single_site else 2
     return max(least, sites // 2 + 1 if quorum is None else quorum)
 
 
 def quorum_problems(sites: int, quorum: int | None, *, allow_single_site: bool) -> list[Problem]:
-    """Why so many sites cannot have rounds with this quorum: one alone without ``allow_single_site``, or too few."""
+    """What is wrong with ``quorum`` for this many sites: one site without ``allow_single_site``, or out of range."""
     if sites < quorum_of(1, 1, allow_single_site=allow_single_site):
         mend = "`--allow_single_site true` (in Python allow_single_site=True) says that this is meant"
         return [Problem("sites", found=str(sites), expected="at least 2, so that no update stands alone", mend=mend)]
@@ -56,14 +56,14 @@ def quorum_problems(sites: int, quorum: int | None, *, allow_single_site: bool) 
 def ask_all(
     transport: Transport, task: Task, messages: Mapping[str, Message], *, least: int | None
 ) -> dict[str, Message]:
-    """Sends each site its message and goes on when all agree; the answers of those that do.
+    """Sends each site a task before round 0 and returns the answers of the sites that can take part.
 
     Args:
         transport: carries messages.
-        task: what is asked.
+        task: what the sites do.
         messages: site to message.
-        least: answers that are enough where a run goes on after a stop, in which a site may be away for a while;
-            ``None`` needs all.
+        least: number of answers that is enough for a resumed run, in which a site may be away for a while; ``None``
+            needs all.
 
     Raises:
         Refused: a site cannot take part, or too few answered; every site's reasons at once.
@@ -93,7 +93,7 @@ ACTIVITIES = ("training", "server", "controller", "evaluation")
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to.
+    """The outcome of a run.
 
     Args:
         models: ``best`` and ``last``, each ``{"round", "sha256", "sites": {site: {split: scores}}, "unseen": {site:
@@ -102,7 +102,7 @@ class RunResult:
         traffic: ``up_bytes`` and ``down_bytes`` of all rounds and of the evaluation.
         seconds: ``training``, ``server`` (what a server trains itself), ``controller`` and ``evaluation``, over all
             rounds and the evaluation.
-        withheld: (site, split) to the reason why a site kept its scores of the two models to itself.
+        withheld: (site, split) to the reason why a site did not send its scores of the two models.
     """
 
     models: dict[str, dict[str, Any]]
@@ -115,31 +115,32 @@ class RunResult:
 class RoundController:
     """Runs a federation; the same class on every transport.
 
-    A round: the strategy's messages go out, answers are checked and taken in as they come, the aggregated model (or
-    each site's own network, where sites keep one) is validated at every site, and the round is stored. An answer that
-    fails or is refused is left out, with its reason in the record, as long as enough others came. After the last round
-    the best model (mean validation Dice over all images) and the last one are evaluated on what their round did not
-    score: test images, at every site and at hospitals that took no part. One that is both is evaluated once, as best.
+    A round: the strategy's messages are sent, answers are checked and aggregated as they arrive, the aggregated model
+    (or each site's own network, where sites keep one) is validated at every site, and the round is stored. A site that
+    fails, or whose answer is refused, is left out, with the reason in the record, as long as the quorum is met. After
+    the last round the best model (mean validation Dice over all images) and the last one are evaluated on test images,
+    at every site and at hospitals that took no part. Where both are one model, it is evaluated once, as best.
 
     Args:
         transport: carries messages.
-        strategy: makes answers into weights.
+        strategy: aggregates the answers.
         folder: an open run folder.
         rounds: number of rounds.
         seed: the run's seed, sent to the sites.
         quorum: answers that a round needs; ``None`` needs more than half of the sites.
         timeout: seconds that a round's training may take; ``None`` waits.
-        allow_single_site: permits rounds with one site's update, which the "aggregate" then equals (fault 61).
+        allow_single_site: permits rounds with the update of one site, which the aggregate then equals (fault 61).
         splits: splits on which the best and the last model are evaluated.
         unseen: sites of the transport that take no part; the server's model is evaluated on their test images.
-        classes: names of the classes, under which scores of several are told.
+        classes: names of the classes, for the scores by class.
         skip_empty: whether sites leave images with an empty mask out of HD95, so that averages can weigh it.
-        resume_hint: what a user types to go on, for messages.
+        resume_hint: how the user resumes the run, for messages.
         progress: where progress is shown; ``None`` shows it on a terminal only.
         on_round: called with the records of all rounds after each that is stored; it must not raise.
-        counts: what sites said before round 0; ``None`` takes what they say first.
-        central: stands between the answers and the strategy and gives it their mean with noise; ``None`` does not.
-        secure: likewise, where sites add their updates under masks; ``None`` has them send weights.
+        counts: numbers of training images that sites reported before round 0; ``None`` takes those of their first
+            updates.
+        central: central differential privacy, which gives the strategy the noisy mean in place of the answers.
+        secure: secure aggregation, which gives the strategy the mean of masked updates; ``None``: sites send weights.
 
     Raises:
         Refused: no rounds, a quorum that the sites cannot reach, or one site without ``allow_single_site``; in
@@ -203,7 +204,7 @@ class RoundController:
         """
         try:
             with Termination() as termination:
-                self._ask_everybody()
+                self._check_requirements()
                 records = self._resume()
                 self.counts.remember(records)
                 self.counts.log_shares()
@@ -226,7 +227,7 @@ class RoundController:
             resume = f"make room, then {self.resume_hint}"
             raise Stopped(f"the disk is full ({self.folder.path}); {self._kept()}", resume) from error
 
-    def _ask_everybody(self) -> None:
+    def _check_requirements(self) -> None:
         requirements = self.strategy.requirements()
         if not requirements:
             return
@@ -240,11 +241,11 @@ class RoundController:
         stored = self.folder.store.latest()
         if stored is None:
             return []
-        self._go_to(stored.round)
+        self._load_round(stored.round)
         logger.info("going on after round %d of %d", stored.round + 1, self.rounds)
         return self.folder.store.records(stored.round)
 
-    def _go_to(self, round: int) -> None:
+    def _load_round(self, round: int) -> None:
         store = self.folder.store
         state = store.server_state(round)
         self.strategy.load_state_dict(store.weights(round), state)
@@ -261,9 +262,9 @@ class RoundController:
         clock, aggregate = self._clock(), self.secure or self.central or self.strategy
         with clock("controller"):
             messages = self.strategy.configure(round)
-            later = self.secure is not None  # weights come after the training, and under masks
-            like = None if later else self.strategy.expected
-            kind = Kind.METRICS if later else self.strategy.exchange.answer
+            masked = self.secure is not None  # the answer to TRAIN then has numbers alone; masked weights follow
+            like = None if masked else self.strategy.expected
+            kind = Kind.METRICS if masked else self.strategy.exchange.answer
             inbox = Inbox(round=round, sites=messages, like=like, kind=kind)
 
             def take(site: str, reply: Message) -> None:
@@ -286,9 +287,9 @@ class RoundController:
                 aggregate.finish(round)
             else:
                 with clock("training"):
-                    replies |= self._added(round, self.secure, replies)
+                    replies |= self._sum_masked_updates(round, self.secure, replies)
                 failures = {site: reply.reason for site, reply in replies.items() if isinstance(reply, Failure)}
-                if len(failures) < len(replies):  # nobody is in a round that cannot be done again
+                if len(failures) < len(replies):  # else the sum was skipped for all, as _sum_masked_updates says
                     self._require_quorum(round, len(replies), failures)
             with clock("server"):
                 self.strategy.refine(round)
@@ -318,21 +319,21 @@ class RoundController:
         if came < self.quorum:
             raise self._too_few(f"round {round + 1} of {self.rounds}: {came} of {asked} updates", failures)
 
-    def _added(self, round: int, secure: SecureServer, sites: Iterable[str]) -> dict[str, Failure]:
-        """Has sites add their updates under masks; those that trained and are not in the sum, all of them or none."""
-        told = f"round {round + 1} of {self.rounds}"
+    def _sum_masked_updates(self, round: int, secure: SecureServer, sites: Iterable[str]) -> dict[str, Failure]:
+        """Runs secure aggregation; failures of sites that trained and are not in the sum: all where it is skipped."""
+        where = f"round {round + 1} of {self.rounds}"
         try:
             secure.finish(round)
         except BelowThreshold as few:
-            raise self._too_few(f"{told}: {few.left} updates to add", few.failures, needed=few.needed) from None
+            raise self._too_few(f"{where}: {few.left} updates to add", few.failures, needed=few.needed) from None
         except OtherMembers as other:
             why = f"the round is left out: {other}; a sum of the others would show that update"
-            logger.warning("%s: %s, and the model stays as it was", told, why)
+            logger.warning("%s: %s, and the model stays as it was", where, why)
             return {site: Failure(site, why) for site in sites}
         except MessageRefused as refused:
             whose = "which update spoiled it cannot be seen"
             raise Stopped(
-                f"{told}: the sum of the updates is no model ({scrub(refused)}); {whose}; {self._kept()}",
+                f"{where}: the sum of the updates is not a model ({scrub(refused)}); {whose}; {self._kept()}",
                 self.resume_hint,
             ) from None
         return secure.dropped
@@ -348,7 +349,7 @@ class RoundController:
         rounds = {"best": best_round(records), "last": len(records) - 1}
         with clock("evaluation"):
             models = {"best": self._model("best", rounds["best"], records)}
-            one = rounds["best"] == rounds["last"]  # one model, scored once
+            one = rounds["best"] == rounds["last"]  # one model, evaluated once
             models["last"] = deepcopy(models["best"]) if one else self._model("last", rounds["last"], records)
         failed = self.evaluation.failed
         if len(self.sites) - len(failed) < self.quorum:
@@ -362,7 +363,7 @@ class RoundController:
         return RunResult(models, records, traffic, seconds, dict(self.evaluation.withheld))
 
     def _model(self, name: str, round: int, records: list[dict[str, Any]]) -> dict[str, Any]:
-        self._go_to(round)
+        self._load_round(round)
         stored = {"round": round, "sha256": records[round]["files"]["global.safetensors"]}
         entries = records[round]["sites"].items()
         known = {site: entry["validation"] for site, entry in entries if entry["validation"]}
@@ -370,8 +371,8 @@ class RoundController:
 
     def _too_few(self, came: str, failures: Mapping[str, str], needed: int | None = None) -> Stopped:
         reasons = "".join(f"\n  - {site}: {reason}" for site, reason in sorted(failures.items()))
-        told = f"{came}, {needed or self.quorum} needed{reasons}\n  {self._kept()}"
-        return Stopped(told, f"mend it, then {self.resume_hint}")
+        reason = f"{came}, {needed or self.quorum} needed{reasons}\n  {self._kept()}"
+        return Stopped(reason, f"fix it, then {self.resume_hint}")
 
     def _kept(self) -> str:
         done = len(self.folder.store.rounds())

@@ -1,4 +1,4 @@
-"""Where a student and its teacher draw different masks, on images without a label that could say who is right."""
+"""Where student and teacher segment differently, on images without labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run builds is built once, empty, so that what cannot work is refused before anything is computed."""
+"""Builds the components of a run once, without data, so that errors are found before anything is computed."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _part_problems(parser: Any, name: str) -> list[Problem]:
             told = component_refusal(error, lambda: parser, file="train.json")
         if isinstance(told, Refused):
             return told.problems
-    return []  # any other fault is told where a site builds the part
+    return []  # any other error is reported where a site builds the component
 
 
 def _value(parser: Any, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Scores of the federation's models: asked of the sites, which compute them on images that stay there."""
+"""Evaluation of the federation's models: sites compute scores on their own images and send means and counts."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def site_scores(reply: Message, classes: Sequence[str] = ()) -> dict[str, Any]:
     return {**scores, "n": reply.n, "empty": empty, **classes_in(reply.metrics, classes)}
 
 
-def tell_unscored(reasons: Mapping[str, str], what: str) -> None:
-    """Tells which sites gave no scores: those without masks in one line, which is no cause for worry."""
+def log_unscored(reasons: Mapping[str, str], what: str) -> None:
+    """Logs which sites sent no scores; those without masks in one line of level INFO, since that is expected."""
     without = [site for site, reason in reasons.items() if reason == NO_IMAGES]
     if without:
         logger.info("no %s: no masks at %s", what, ", ".join(without))
@@ -44,13 +44,13 @@ def tell_unscored(reasons: Mapping[str, str], what: str) -> None:
 
 
 class Evaluation:
-    """Has sites score what the strategy stands at: its model, or each site's own network, where sites keep one.
+    """Has sites evaluate the strategy's current model, or their own networks, where sites keep one.
 
     Args:
         transport: carries messages.
-        strategy: says what a site evaluates; where it stands is the caller's business.
+        strategy: says what a site evaluates; the caller loads the round that is meant.
         sites: those that train.
-        unseen: those that take no part; the server's model is scored on their test images.
+        unseen: those that take no part; the server's model is evaluated on their test images.
         splits: splits on which models are compared at the end.
         rounds, seed: of the run.
         classes: names of the classes.
@@ -72,7 +72,7 @@ class Evaluation:
         self.transport, self.strategy = transport, strategy
         self.sites, self.unseen, self.splits = sites, unseen, splits
         self.rounds, self.seed = rounds, seed
-        #: (site, split) to the reason why a site kept its scores of the best or the last model to itself.
+        #: (site, split) to the reason why a site did not send its scores of the best or the last model.
         self.withheld: dict[tuple[str, str], str] = {}
         #: Sites that failed in the evaluation of the best or the last model, with the last reason.
         self.failed: dict[str, str] = {}
@@ -80,7 +80,7 @@ class Evaluation:
     def scores(
         self, split: str, *, round: int, model: str = "current", sites: Iterable[str] | None = None
     ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-        """Scores by site, and the reasons of sites that gave none.
+        """Scores by site, and the reasons of sites that sent none.
 
         Args:
             split: ``validation`` or ``test``.
@@ -97,7 +97,7 @@ class Evaluation:
                 message, tensors=dict(weights or {}), extra={"split": split, "model": model, **purpose}
             )
         inbox = Inbox(round=round, sites=messages, like=None)
-        # A score that is missing is told, and no run ends for it: nobody waits for sites that have gone silent.
+        # quorum 0: a missing score is recorded with its reason and does not end the run
         replies = self.transport.send_and_receive(
             Task.EVALUATE, messages, quorum=0, on_reply=inbox.check, max_bytes=inbox.max_bytes
         )
@@ -118,7 +118,7 @@ class Evaluation:
         Args:
             name: ``best`` or ``last``.
             round: whose model it is.
-            known: validation scores by site that the round's own record has: those sites are not asked for them again.
+            known: validation scores by site in the round's record; these sites are not asked for them again.
         """
         sites, unseen = self._tables(name, round, self.sites, self.splits, known or {}), {}
         if self.strategy.global_weights:
@@ -139,7 +139,7 @@ class Evaluation:
             asked = [site for site in sites if site not in have]
             scores, reasons = self.scores(split, round=round, model=name, sites=asked) if asked else ({}, {})
             scores = {**have, **scores}
-            tell_unscored(reasons, f"{split} scores of the {name} model")
+            log_unscored(reasons, f"{split} scores of the {name} model")
             for site, reason in reasons.items():
                 if reason.startswith(WITHHELD):
                     self.withheld[site, split] = reason

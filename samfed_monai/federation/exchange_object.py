@@ -1,4 +1,4 @@
-"""Between messages and MONAI FL: the ExchangeObject, and what one call asks of a client."""
+"""Converts messages to MONAI FL's ExchangeObject and back; ``Call``: the arguments of one call of a client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What server and site compare before anything is computed: plan, bundle, version, parts, frozen weights."""
+"""Hashes that server and site compare before round 0: plan, bundle, version, data list, frozen weights."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def base_sam(config: WorkflowConfig, network: str) -> str | None:
         network: name of the network.
 
     Raises:
-        Refused: there is no such file here; the message holds the command that mends it.
+        Refused: there is no such file here; the message has the command that fetches it.
     """
     if not is_sam(config, network):
         return None
@@ -52,7 +52,7 @@ def _sha256(path: Path, size: int, changed: int) -> str:
     return sha256_file(path)
 
 
-#: Word of the message to its name in messages, and what mends a difference.
+#: Word of the message to its name in messages, and how to fix a difference.
 _MEANING = {
     "plan": ("plan and bundle", "give both the same bundle and the same job; places may differ, nothing else"),
     "version": ("samfed-monai", "install the same version at both ends"),

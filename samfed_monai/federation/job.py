@@ -1,4 +1,4 @@
-"""The main job as a bundle names it: what decides the run, where things lie, and what would be refused before it."""
+"""``FederatedJob``, the component that ``federate.json`` names: settings, paths, and the check before a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from samfed_monai.federation.controller import quorum_problems
 from samfed_monai.federation.fingerprint import is_sam
 from samfed_monai.federation.job_run import JobRun
 from samfed_monai.federation.participants import Participants
-from samfed_monai.federation.plan import Places, Plan, parted
+from samfed_monai.federation.plan import Places, Plan, split_places
 from samfed_monai.federation.privacy import Privacy, require_possible
 from samfed_monai.federation.renewal import Renewal
 from samfed_monai.federation.run_folder import variant_of_run
@@ -48,7 +48,7 @@ def job_of(parser: Any) -> FederatedJob:
 
 
 def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: DataList | None) -> list[Problem]:
-    """Builds what a run of ``federate.json`` consists of, empty, and throws it away.
+    """Builds the components of a run of ``federate.json`` without data, to check that they can be built.
 
     Components of the bundle are instantiated: it is for bundles that hold no code (``samfed check --strict``). A
     variant that trains SAM itself is not built, for which its weights would have to be here.
@@ -161,10 +161,10 @@ class FederatedJob:
         verify: bool = False,
         mlflow: bool | str | None = None,
     ) -> None:
-        of_client, client_places = parted(without_said_twice(Path(bundle_root), client or {}))
-        of_teacher, teacher_places = parted(teacher or {})
-        choices = {site: parted(choice) for site, choice in (sites or {}).items()}
-        #: What decides the run, as the sites are told once every site is named (:meth:`Participants.settled`).
+        of_client, client_places = split_places(without_said_twice(Path(bundle_root), client or {}))
+        of_teacher, teacher_places = split_places(teacher or {})
+        choices = {site: split_places(choice) for site, choice in (sites or {}).items()}
+        #: All settings that decide the result; sites receive it with every site named (:meth:`Participants.settled`).
         self.plan = Plan(
             bundle=Path(bundle_root).resolve().name,
             rounds=rounds,
@@ -184,7 +184,7 @@ class FederatedJob:
             privacy=privacy,
             renewal=renewal,
         )
-        #: Where things lie on this machine.
+        #: Paths on this machine.
         self.places = Places(
             bundle_root=Path(bundle_root),
             datalist=Path(datalist),

@@ -1,4 +1,4 @@
-"""A whole run, from a data list to ``results.json``, with everything that exists already reused by hash."""
+"""A whole run, from a data list to ``results.json``; results of earlier runs are reused by hash."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ logger = logging.getLogger(__name__)
 
 
 def outcome(result: RunResult, participants: Participants) -> dict[str, Any]:
-    """Those arguments of :func:`samfed_monai.results.build_results` that the rounds decide."""
+    """The arguments of :func:`samfed_monai.results.build_results` that the rounds give."""
     return {
         "scores": {name: model["sites"] for name, model in result.models.items()},
         "model_rounds": {name: model["round"] for name, model in result.models.items()},
@@ -97,7 +97,7 @@ def versions() -> dict[str, str]:
 
 
 def require_no_places_of_sites(places: Places) -> None:
-    """Refuses a place that was set for a site which is not in this process.
+    """Refuses a path that was set for a site outside of this process.
 
     Raises:
         Refused: with every such place.
@@ -120,7 +120,7 @@ def with_new_name(transport: Transport) -> Transport:
 
 
 def require_sites(transport: Transport, participants: Participants) -> None:
-    """Refuses a transport that reaches others than the sites of the run, or not all of them.
+    """Refuses a transport whose sites are not exactly those of the run.
 
     Raises:
         Refused: with every site that is missing, and everybody who is not named.
@@ -142,8 +142,8 @@ class JobRun:
     """Check, teacher, soft masks, warm start, rounds, evaluation, in this order, over any transport.
 
     Args:
-        plan: what decides the run.
-        places: where things lie on this machine.
+        plan: the settings that decide the result.
+        places: paths on this machine.
     """
 
     def __init__(self, plan: Plan, places: Places) -> None:
@@ -172,7 +172,7 @@ class JobRun:
         begins = self._start_adapt(participants, datalist)
         if adapt == "off" and begins != "none":
             self.teacher.dry_run(begins)
-        hashes = {"datalist": datalist.hash, **self._weight_hashes(adapt, begins), **participants.sam_words()}
+        hashes = {"datalist": datalist.hash, **self._weight_hashes(adapt, begins), **participants.sam_fingerprint()}
         folder = RunFolder(places.output_dir)
         settings, seeds = self._settings(participants, adapt), {"seed": plan.seed}
         with folder.open(settings, versions=versions(), hashes=hashes, seeds=seeds):
@@ -190,7 +190,7 @@ class JobRun:
                 )
                 common = shared_fingerprints(settled, places.bundle_root, datalist)
                 before.check(
-                    lambda site: {**common, **list_fingerprint(datalist, site), **participants.sam_words(site)}
+                    lambda site: {**common, **list_fingerprint(datalist, site), **participants.sam_fingerprint(site)}
                 )
                 about, teacher_sha256 = self._teach(before, datalist, adapt, context)
                 teacher_scores = before.teacher_scores(self.teacher.scored) if about is not None else None
@@ -247,7 +247,7 @@ class JobRun:
     def _carrier(
         self, transport: Callable[[Plan], Transport] | None, settled: Plan, context: ProcessContext
     ) -> Iterator[Transport]:
-        """What carries messages, and the sites of this machine as long as they are needed."""
+        """The transport and, where sites are on this machine, the sites, finalized at the end of the block."""
         everybody = (*context.participants.sites, *context.participants.unseen)
         workers = workers_of(self.places, len(everybody))
         if transport is not None:
@@ -293,7 +293,7 @@ class JobRun:
     def _teach(
         self, before: Preparation, datalist: DataList, adapt: str, context: ProcessContext
     ) -> tuple[dict[str, Any] | None, str | None]:
-        """Finds or fits the teacher and hands it out; what reports say of it, and its identity."""
+        """Finds or fits the teacher and sends it to the sites; returns its part of the report, and its identity."""
         if adapt == "off":
             if self.renewal is not None:
                 logger.info("renewal: none, as the variant %s has no teacher", self.plan.variant)
@@ -305,13 +305,13 @@ class JobRun:
             tensors, words = adapter_message(self.teacher.files, sam=sam, teacher=teacher.sha256)
             context.teacher = teacher
             before.hand_out(tensors, words)
-            context.teacher = None  # nobody needs it in the rounds
+            context.teacher = None  # frees it: the rounds do not need it
         cost = cost_of(teacher, teacher.size, infer=teacher.probabilities)
         renewed = {"renewed_after": list(self.renewal.after)} if self.renewal is not None else {}
         return {**self.teacher.about(teacher, adapt), **renewed, **cost}, teacher.sha256
 
     def _start_adapt(self, participants: Participants, datalist: DataList) -> str:
-        """How the teacher is adapted that the networks start from; ``none`` where none of them starts from one.
+        """How the teacher whose trunk the networks start from is adapted; ``none`` where no network starts from one.
 
         A variant without SAM (``dp_only``, ``no_sam``, ``oracle``) starts as ``samfed`` does, so that rows of a
         comparison differ in what they learn from and not in what they begin with.
@@ -353,7 +353,7 @@ class JobRun:
         datalist: DataList,
         trunk: Path | None,
     ) -> RoundController:
-        """Everybody has a network; the rounds can begin."""
+        """Warm start and initial weights for every site; the controller of the rounds."""
         plan = self.plan
         with self._timed("warm_start"):
             starts = {name: self._start(participants, name, datalist, trunk) for name in participants.all_networks}

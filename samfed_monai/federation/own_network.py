@@ -1,4 +1,4 @@
-"""A site that keeps a network of its own, whole or in part: what it takes, gives, and goes back to."""
+"""Sites that keep a network of their own, whole or in part: what they receive, send, store and restore."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _PREFIX, _SHARING = "network.", "sharing."
 
 
 class OwnNetwork:
-    """A trainer's network where the bundle has a ``sharing``: it trains from where it stands, whatever is sent.
+    """A trainer's network where the bundle has a ``sharing``: training continues from its own weights.
 
     ``purpose`` of a call says what its tensors are for: ``distil`` from them, or ``keep`` the network as it is. With
-    ``replace``, and where nothing is said, weights are replaced as in MONAI FL, and none of this is used.
+    ``replace``, the default, weights are replaced as in MONAI FL, and this class is not used.
 
     Args:
         trainer: whose network it is.
-        sharing: what this site gives and takes.
-        frozen: names of the network that nobody trains: they are the same everywhere, and no state holds them.
+        sharing: the bundle's.
+        frozen: names of weights that are not trained; they are the same everywhere, and no state holds them.
     """
 
     def __init__(self, trainer: SupervisedTrainer, sharing: Sharing, frozen: Sequence[str] = ()) -> None:
         self.trainer, self.sharing, self._frozen = trainer, sharing, frozenset(frozen)
 
     def receive(self, data: ExchangeObject, call: Call) -> dict[str, float]:
-        """Learns from what was sent, if it was sent for that; returns the numbers of it that are finite."""
+        """Has the sharing learn from a message with purpose ``distil``; returns its finite numbers."""
         if call.purpose != "distil":
             return {}
         kind = Kind(data.get(HEADER, {}).get("kind", Kind.METRICS))
@@ -57,15 +57,15 @@ class OwnNetwork:
         return kind, ExchangeObject(weights=tensors or None)
 
     def in_place_of(self, data: ExchangeObject) -> ExchangeObject:
-        """The message ``data`` with this network's weights as its tensors: MONAI FL loads what it is given."""
+        """The message ``data`` with this network's weights as its tensors, for MONAI FL to load."""
         own = ExchangeObject(weights=self.weights(), weight_type=WeightType.WEIGHTS)
         own[HEADER] = data.get(HEADER, {})
         return own
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The network's weights and what its sharing keeps, under names that this module knows."""
+        """The network's weights and its sharing's state, each with a prefix."""
         kept = {_SHARING + name: tensor for name, tensor in self.sharing.state_dict().items()}
-        return {**marked(self.weights()), **kept}
+        return {**prefixed(self.weights()), **kept}
 
     def take_state(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Gives the sharing its part of a client's state; returns the rest."""
@@ -74,16 +74,16 @@ class OwnNetwork:
         return {name: tensor for name, tensor in state.items() if not name.startswith(_SHARING)}
 
     def weights(self) -> dict[str, Tensor]:
-        """What of the network is not frozen; its own memory."""
+        """The network's tensors that are not frozen; not copied."""
         state = get_state_dict(self.trainer.network)
         return {name: tensor for name, tensor in state.items() if name not in self._frozen}
 
     @contextmanager
-    def undone_if_it_fails(self, call: Call) -> Iterator[None]:
-        """Leaves the network as it was before a block that fails: NaN would never leave a network that stays here."""
+    def restored_on_error(self, call: Call) -> Iterator[None]:
+        """Restores the network and its sharing when the block raises: a network that stays here would keep a NaN."""
         kept = {name: tensor.detach().clone() for name, tensor in self.sharing.state_dict().items()}
         try:
-            with undone(self.trainer.network, self.weights() if call.keeps_network else ()):
+            with restore_on_error(self.trainer.network, self.weights() if call.keeps_network else ()):
                 yield
         except BaseException:
             self.sharing.reset()
@@ -92,8 +92,8 @@ class OwnNetwork:
 
 
 @contextmanager
-def undone(network: nn.Module, names: Iterable[str]) -> Iterator[None]:
-    """Puts ``names`` of a network's state back to what they were when a block fails."""
+def restore_on_error(network: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Restores ``names`` of a network's state when the block raises."""
     state = network.state_dict()
     before = {name: state[name].detach().clone() for name in names}
     try:
@@ -105,7 +105,7 @@ def undone(network: nn.Module, names: Iterable[str]) -> Iterator[None]:
 
 
 def own_network(trainer: SupervisedTrainer | None, workflow: Any, frozen: Sequence[str] = ()) -> OwnNetwork | None:
-    """That of a bundle whose ``sharing`` is a component; ``None`` without a trainer, or where weights are exchanged.
+    """The :class:`OwnNetwork` of a bundle with a ``sharing``; ``None`` without one, or without a trainer.
 
     Args:
         trainer: the bundle's.
@@ -119,13 +119,13 @@ def own_network(trainer: SupervisedTrainer | None, workflow: Any, frozen: Sequen
     return None if sharing is None else OwnNetwork(trainer, sharing, frozen)
 
 
-def marked(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``weights`` under names that tell them from the rest of a client's state (:func:`split_state`)."""
+def prefixed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``weights`` with the prefix by which :func:`split_state` finds them in a client's state."""
     return {_PREFIX + name: tensor for name, tensor in weights.items()}
 
 
 def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Weights of a network of one's own, and the rest of a client's state; the first is empty where there is none."""
+    """The weights of a site's own network (empty without one), and the rest of a client's state."""
     own = {name[len(_PREFIX) :]: tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
     return own, {name: tensor for name, tensor in state.items() if not name.startswith(_PREFIX)}
 
@@ -147,9 +147,9 @@ def require_same_public_set(wanted: str | None, own: str) -> None:
 
 
 class PersonalParts:
-    """What of one site's network is whose.
+    """Which part of one site's network is shared and which is personal.
 
-    Without personal and frozen names it changes nothing: messages hold the whole network.
+    Without personal and frozen names messages hold the whole network.
 
     Args:
         network: the one that the site trains; at a site that only evaluates, the one that it evaluates.
@@ -164,12 +164,12 @@ class PersonalParts:
         return bool(self.split.personal)
 
     def shared(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What of a network's state, or of an answer with it, may travel."""
+        """The part of a network's state, or of an answer, that may be sent."""
         stay = {*self.split.personal, *self.split.frozen}
         return {name: tensor for name, tensor in state.items() if name not in stay}
 
     def personal(self) -> dict[str, Tensor]:
-        """What stays here; the network's own memory."""
+        """The tensors that stay here; not copied."""
         state = get_state_dict(self.network)
         return {name: state[name] for name in self.split.personal}
 
@@ -183,18 +183,18 @@ class PersonalParts:
         return whole
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The personal values, under names that :func:`.own_network.split_state` knows."""
-        return marked(self.personal())
+        """The personal values, with the prefix of :func:`split_state`."""
+        return prefixed(self.personal())
 
     @contextmanager
-    def undone_if_it_fails(self, call: Call) -> Iterator[None]:
-        """Leaves the personal values as they were before a block that fails; shared ones are sent anew."""
-        with undone(self.network, self.split.personal):
+    def restored_on_error(self, call: Call) -> Iterator[None]:
+        """Restores the personal values when the block raises; shared ones are sent again in the next round."""
+        with restore_on_error(self.network, self.split.personal):
             yield
 
 
 def personal_parts(network: nn.Module, workflow: Any, *, has_sharing: bool = False) -> PersonalParts:
-    """Those of a bundle's network, by its own declaration and by ``train.json -> personal``.
+    """The parts of a bundle's network, by its own declaration and by ``train.json -> personal``.
 
     Args:
         network: as :class:`PersonalParts` takes it.

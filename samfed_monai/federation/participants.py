@@ -1,4 +1,4 @@
-"""Who takes part in a run: sites that train, hospitals that do not, their networks, what they start with."""
+"""The participants of a run: sites that train, hospitals that do not, their networks and initial weights."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def require_known(config: WorkflowConfig, names: Mapping[str, str]) -> None:
 
 
 def require_starts(config: WorkflowConfig, names: Sequence[str]) -> None:
-    """Refuses pretrained weights that are missing, or of another network, before the teacher takes its time.
+    """Refuses pretrained weights that are missing, or of another network, before the teacher is fitted.
 
     Of weights with a name the file has to be there: its content is known by its hash. A file of one's own is read.
 
@@ -139,7 +139,7 @@ def require_starts(config: WorkflowConfig, names: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Start:
-    """One network before round 0.
+    """Initial weights of one network, before round 0.
 
     Args:
         whole: every tensor.
@@ -153,10 +153,10 @@ class Start:
     def of(
         cls, build: Callable[[], nn.Module], warm: Mapping[str, Tensor], *, personal: Sequence[str], seed: int
     ) -> Start:
-        """A network with the weights of a warm start in it.
+        """A network with the weights of a warm start.
 
-        What the warm start does not have begins as the network is built, with numbers of ``seed``: frozen weights,
-        which come from a checkpoint, and experts, which add nothing before they are trained. All sites get the same.
+        Other tensors are initialised as the network is built, with ``seed``: frozen weights, which come from a
+        checkpoint, and experts, which add nothing before they are trained. All sites get the same.
 
         Args:
             build: builds the network.
@@ -207,7 +207,7 @@ SERVER = "server"
 
 
 class Participants:
-    """Reads from a run's configuration who does what.
+    """The sites of a run and their networks, read from its configuration.
 
     Args:
         config: ``train.json`` with the variant and the run's overrides.
@@ -296,7 +296,7 @@ class Participants:
     def costs(self) -> dict[str, dict[str, float]]:
         """What one image costs the sites' networks, by name, see :func:`samfed_monai.metrics.cost_of`; none of SAM's
         own, which would have to be loaded for it."""
-        names = set() if self.sam_words() else set(self.networks.values())
+        names = set() if self.sam_fingerprint() else set(self.networks.values())
         with own_random_state(0):
             return {
                 name: cost_of(network_builder(self.config, name)(), self.config.value("image_size"))
@@ -315,12 +315,12 @@ class Participants:
             first |= dict.fromkeys(self.unseen, starts[self.server_network].personal)
         return {site: weights for site, weights in first.items() if weights}
 
-    def sam_words(self, site: str | None = None) -> dict[str, str]:
+    def sam_fingerprint(self, site: str | None = None) -> dict[str, str]:
         """Hash of the SAM under a site's network, as :func:`sam_fingerprint` gives it; ``None`` is the server."""
         return sam_fingerprint(self.config, self.networks.get(site or "", self.server_network))
 
     def content(self) -> dict[str, Any]:
-        """What of this decides the result, for ``run.json``; nothing where all sites are alike and take part."""
+        """The part that decides the result, for ``run.json``; empty where all sites are alike and take part."""
         content: dict[str, Any] = {}
         if self.strategy.exchange.own_networks or any(self.overrides.values()):
             content["sites"] = {site: {**self.overrides[site], "network": self.networks[site]} for site in self.sites}

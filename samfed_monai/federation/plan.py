@@ -1,4 +1,4 @@
-"""What decides a run, and where things lie: the one travels from the server to the sites, the other never does."""
+"""``Plan``: the settings that decide a run's result, sent to sites; ``Places``: paths on one machine, never sent."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _WORDS |= {float: "a number", bool: "true or false", type(None): "null"}
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides a run, as JSON content, and nothing that says where something lies.
+    """All settings that decide a run's result, as JSON content, without any path.
 
     Args:
         bundle: the bundle's name.
@@ -135,7 +135,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Places:
-    """Where things lie on one machine.
+    """Paths, and other settings of one machine that do not change the result.
 
     Args:
         bundle_root: folder of the bundle.
@@ -199,8 +199,8 @@ class Places:
         return {**self.client, **given}
 
 
-def parted(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Overrides by id as (what decides a run, where something lies)."""
+def split_places(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Overrides by id, as (settings that decide the result, paths)."""
     pairs = flat(overrides)
     there = {name: value for name, value in pairs.items() if name in PLACES}
     return {name: value for name, value in pairs.items() if name not in PLACES}, there

@@ -1,4 +1,4 @@
-"""What happens before round 0: every image is read once; sites check, take the teacher and the weights."""
+"""Before round 0: every image is read once; sites check their data, receive the teacher and initial weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from samfed_monai.data import DataList, check_datalist
 from samfed_monai.data.classes import other_classes, several
 from samfed_monai.data.datalist import confine
 from samfed_monai.federation.controller import ask_all
-from samfed_monai.federation.evaluation import site_scores, tell_unscored
+from samfed_monai.federation.evaluation import log_unscored, site_scores
 from samfed_monai.federation.privacy.settings import withheld_reason
 from samfed_monai.protocol.message import Kind, Message
 from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
@@ -94,7 +94,7 @@ def image_problems(
 
 
 def no_labels(labelled: int) -> list[Problem]:
-    """What keeps a site from learning from labels of its own: it has none."""
+    """The problem of a site without labels of its own, in a run that learns from them."""
     if labelled:
         return []
     found, expected = "none of this site's own images has one", "labels: this variant learns from them"
@@ -103,7 +103,7 @@ def no_labels(labelled: int) -> list[Problem]:
 
 
 def no_public_images(datalist: DataList, *, supervised: bool) -> list[Problem]:
-    """What keeps a run from learning from public images: the list has none.
+    """The problem of a list without public images, in a run that learns from them.
 
     Args:
         datalist: the frozen list, or the server's part of it.
@@ -117,7 +117,7 @@ def no_public_images(datalist: DataList, *, supervised: bool) -> list[Problem]:
 
 
 def class_problems(datalist: DataList, config: WorkflowConfig, teacher: TeacherStage | None) -> list[Problem]:
-    """What keeps a run from learning the classes of a list: other names, or a teacher that cannot tell them apart.
+    """Problems of a list's classes: names other than the run's, or a teacher that segments one class only.
 
     Args:
         datalist: the frozen list, or one end's part of it.
@@ -143,7 +143,7 @@ def _seal(datalist: DataList, data_root: Path) -> str:
 
 @dataclass(frozen=True)
 class Preparation:
-    """Leads the sites to round 0.
+    """Takes the sites through the tasks before round 0.
 
     Args:
         transport: carries messages.
@@ -161,7 +161,7 @@ class Preparation:
     classes: Sequence[str] = ()
 
     def check(self, fingerprints: Callable[[str], Mapping[str, str]]) -> None:
-        """Has every site compare what ``fingerprints`` says of it.
+        """Has every site compare ``fingerprints`` with its own.
 
         Raises:
             Refused: with every difference at every site.
@@ -212,7 +212,7 @@ class Preparation:
                     unscored[site] = str(reason)
                 else:
                     found[site][split] = site_scores(reply, self.classes)
-            tell_unscored(unscored, f"{split} scores of the teacher")
+            log_unscored(unscored, f"{split} scores of the teacher")
         return found
 
     def traffic(self) -> dict[str, int]:

@@ -292,7 +292,7 @@ class _Worker:
             self._before.setdefault(site, []).append((task, message))
         try:
             return _Answer(sent, self.spool.put(content))
-        except OSError as error:  # a full disk is the server's affair
+        except OSError as error:  # a full disk is for the server to handle
             return _Answer(sent, error=error)
 
     def _ready(self, until: int | None = None) -> None:
@@ -322,7 +322,7 @@ class _Worker:
         return next((path for path in reversed(paths) if path.is_file()), None)
 
     def _ask(self, head: Mapping[str, Any], payload: bytes = b"") -> tuple[dict[str, Any], bytes]:
-        """An answer; what was logged over there is told here.
+        """An answer; log records of that process are logged here.
 
         Raises:
             ChildDied: the process ended.

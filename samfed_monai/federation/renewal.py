@@ -1,4 +1,4 @@
-"""Soft masks of further generations: a site averages SAM's with those of the model that has learned from them."""
+"""Renewal of soft masks: after chosen rounds a site averages SAM's soft masks with the global model's."""
 
 from __future__ import annotations
 

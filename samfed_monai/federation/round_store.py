@@ -1,4 +1,4 @@
-"""Rounds on disk: each appears whole or not at all, and says itself whether it is intact."""
+"""Rounds on disk: each is written atomically, with checksums of its files."""
 
 from __future__ import annotations
 

@@ -320,7 +320,7 @@ class RunFolder:
                 stream.write(b"0")
         except OSError as error:
             found = f"it cannot be written ({os.strerror(error.errno) if error.errno else error})"
-            mend = "choose another output_dir, or mend its permissions"
+            mend = "choose another output_dir, or fix its permissions"
             raise Refused([Problem(str(self.path), found=found, expected="a folder for the run", mend=mend)]) from None
 
     def _holds_results(self) -> bool:

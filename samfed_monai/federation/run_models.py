@@ -1,4 +1,4 @@
-"""The models of a finished run: the server's, and each site's own, put together from the folder of the run."""
+"""The models of a finished run: the server's and each site's own, assembled from the run's folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def state_at_home(folder: str | Path, *, site: str, run: str, round: int) -> dict[str, Tensor]:
+def site_state(folder: str | Path, *, site: str, run: str, round: int) -> dict[str, Tensor]:
     """A site's own values as of a round, or of the newest before it, where the site missed that one.
 
     Args:
@@ -193,7 +193,7 @@ class RunModels:
 
     def _own(self, site: str, states: str | Path | None) -> dict[str, Tensor]:
         if states is not None:
-            return state_at_home(states, site=site, run=self._flare_run, round=self.round)
+            return site_state(states, site=site, run=self._flare_run, round=self.round)
         if not self._has_state(site):
             return {}
         return split_state(safe_load(self._intact(f"{CLIENTS}/{state_file(site)}")))[0]

@@ -23,7 +23,7 @@ class Interrupted(Stopped):
 class Termination:
     """Turns SIGTERM into :class:`Terminated` for the time of a ``with`` block.
 
-    One inside another has its own say until it ends. Outside the main thread, where Python allows no handlers,
+    A nested one takes over until it ends. Outside the main thread, where Python allows no handlers,
     it does nothing.
 
     Example::
@@ -61,7 +61,7 @@ class Termination:
             raise Terminated(ASKED)
 
     def _receive(self, number: int, frame: object) -> None:
-        if os.getpid() != self._process:  # a forked helper of a loader: what is kept is not its affair
+        if os.getpid() != self._process:  # a forked worker of a data loader: it stores nothing
             os._exit(128 + number)
         self._pending = True
         if not self._deferred:

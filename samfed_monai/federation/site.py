@@ -1,4 +1,4 @@
-"""One site of a federation: what it is made of, and how it answers every task with a message."""
+"""One site of a federation: its components, and how it answers each task of the server with a message."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ logger = logging.getLogger(__name__)
 
 
 Filter = Callable[[Task, Message, Message], Message]
-"""Last look at an answer before it leaves the site: ``release(task, request, reply)`` returns what may leave, or raises
-:class:`MessageRefused`."""
+"""The last check of an answer before it leaves the site: ``release(task, request, reply)`` returns what may leave, or
+raises :class:`MessageRefused`."""
 
 
 class ClientAlgoExecutor:
-    """Has a client (``ClientAlgo``) do what a message asks.
+    """Runs the task of a message on a MONAI FL client (``ClientAlgo``).
 
     Args:
         site: its name.
         client: initialized.
-        release: what every answer passes last; ``None`` lets it go as it is.
+        release: the last check of every answer; ``None`` sends it unchecked.
     """
 
     def __init__(self, site: str, client: Any, release: Filter | None = None) -> None:
@@ -71,7 +71,7 @@ class ClientAlgoExecutor:
         """Does ``task`` and returns the answer.
 
         Raises:
-            MessageRefused: the message, or what would leave, is not in order; its text may travel.
+            MessageRefused: the message or the answer failed a check; the text may leave the site.
             Exception: whatever the client raises; it must be scrubbed before it leaves the site.
         """
         reply = self._work(Task(task), message)
@@ -111,7 +111,7 @@ class ClientAlgoExecutor:
 
 
 def numeric_reply(request: Message, *, n: int = 0, metrics: Mapping[str, float] | None = None) -> Message:
-    """An answer of numbers alone."""
+    """An answer without tensors."""
     return replace(request, kind=Kind.METRICS, n=n, tensors={}, extra={}, metrics=dict(metrics or {}))
 
 
@@ -137,7 +137,7 @@ def make_client(
         trains: False for a hospital that takes no part: it evaluates what it is sent, and cannot train.
         keep_optimizer: keep the optimizer's moments from round to round.
     """
-    logging.getLogger(SamFedAlgo.__module__).setLevel(logging.WARNING)  # MONAI tells ten things a round, all known
+    logging.getLogger(SamFedAlgo.__module__).setLevel(logging.WARNING)  # MONAI logs some ten lines a round
     config = config.filled_by_the_server()
     overrides = {**config.overrides, "site": site, "seed": seed, "standalone": {}}
     client = SamFedAlgo(
@@ -171,7 +171,7 @@ class ProcessContext:
 
 
 class SiteComponents:
-    """Makes each part when it is first asked for.
+    """Builds each component of a site when it is first used.
 
     Args:
         site, plan, places, context: as :class:`FederatedSite` takes them.
@@ -269,7 +269,7 @@ class SiteComponents:
             trains=self.trains,
             keep_optimizer=self.plan.keep_optimizer,
         )
-        client.look = self._disagreement(config, folder)
+        client.on_evaluated = self._disagreement(config, folder)
         return client
 
     def masks(self) -> SiteMasks:
@@ -283,7 +283,7 @@ class SiteComponents:
         return SiteMasks(self.places.cache, self.datalist, self.data_root, limit=config.optional("limit"))
 
     def _disagreement(self, config: WorkflowConfig, folder: Path) -> Disagreement | None:
-        """What shows a site without any mask how its student does; ``None`` where scores do, or nobody learns here."""
+        """Compares student and teacher at a site without masks; ``None`` where there are scores, or no training."""
         teacher, masks = self.teacher, self.masks()
         if teacher is None or not self.trains or any(item.label for item in self.datalist.sites[self.site].test):
             return None
@@ -313,31 +313,31 @@ class SiteComponents:
 
 
 class FederatedSite:
-    """A site made from a plan and from where things lie here.
+    """A site, built from the server's plan and from the paths of this machine.
 
     ``CHECK`` compares fingerprints (plan and bundle, version, list, public set) and reads each image once.
     ``PREPARE`` takes the adapter and fills the soft-mask store, or takes the weights that a network of one's own starts
     from; both are needed before ``TRAIN``. ``EVALUATE`` scores a model, this site's own network, or the teacher
     (``model`` is ``teacher``). A site that takes no part evaluates only.
 
-    A node that is made again, after its process died, goes on: the store is on disk and remembers whose masks it has,
-    and :meth:`load_state_dict` brings back the rest.
+    After its process died, a site can be built again: the soft-mask store on disk records which teacher its masks are
+    of, and :meth:`load_state_dict` restores the rest.
 
     Args:
         site: its name, one of the plan's.
         plan: from the server, with every site named (:meth:`Participants.settled`).
         places: this machine's.
-        release: what every answer passes last; ``None`` is the plan's (:func:`site_release`).
+        release: the last check of every answer; ``None`` is the plan's (:func:`site_release`).
         context: what the sites of one process have in common.
-        floor: what this site asks of the run's privacy, whatever the plan says; ``None`` leaves it to the plan.
+        floor: the least privacy that this site requires of a plan; ``None`` accepts any.
 
     Raises:
         Refused: the bundle or the plan cannot be used, the plan has no such site, or promises less than the floor.
 
     Example::
 
-        node = FederatedSite("site-1", Plan.from_json(content), places)
-        reply = node.answer(Task.TRAIN, from_bytes(payload))
+        site = FederatedSite("site-1", Plan.from_json(content), places)
+        reply = site.answer(Task.TRAIN, from_bytes(payload))
     """
 
     def __init__(
@@ -376,8 +376,8 @@ class FederatedSite:
         """Does ``task`` and returns what may leave.
 
         Raises:
-            MessageRefused: this site cannot do it; the text may travel.
-            Exception: anything else; only :func:`scrub` of it may travel.
+            MessageRefused: this site cannot do it; the text may leave the site.
+            Exception: anything else; only :func:`scrub` of it may leave the site.
         """
         task = Task(task)
         try:
@@ -397,7 +397,7 @@ class FederatedSite:
         return self._worker.engine(task) if self._worker is not None else None
 
     def masks_taken(self) -> int:
-        """Pixels of all soft masks together that a message to this site may have: those of its list's public set.
+        """Largest number of soft-mask pixels in a message to this site: those of its list's public set.
 
         A message with more is refused before it is inflated (fault 79); 0 where the plan exchanges none.
         """
@@ -438,13 +438,13 @@ class FederatedSite:
         if task == Task.CHECK:
             return self._check(message)
         if self._refused:
-            mend = "mend it at this site and start the run again"
+            mend = "fix it at this site and start the run again"
             raise MessageRefused([Problem("site", found=self._refused, expected="a check that passed", mend=mend)])
         if task == Task.PREPARE:
             return self._prepare(message)
         if task == Task.EVALUATE and message.extra.get("model") == "teacher":
             return self._teacher_scores(message)
-        if not self._has_network and self._keeps_some(task):
+        if not self._has_network and self._needs_own_weights(task):
             mend = "start the run again: the server sends the first weights"
             raise MessageRefused([Problem("network", found="none", expected="this site's own", mend=mend)])
         if self.components.renewal is not None:
@@ -480,7 +480,7 @@ class FederatedSite:
             raise MessageRefused(problems)
         return own
 
-    def _keeps_some(self, task: Task) -> bool:
+    def _needs_own_weights(self, task: Task) -> bool:
         """Whether ``task`` needs a network, or a part of one, that this site keeps."""
         if task == Task.TRAIN and self.components.participants.strategy.exchange.own_networks:
             return True
@@ -522,7 +522,7 @@ class FederatedSite:
         return reply
 
     def _other_classes(self) -> list[Problem]:
-        """What keeps this site's labels from being those of the run's classes; this site's own names do not travel."""
+        """Problems of class names that differ from the run's; this site's own names are logged here and not sent."""
         listed, classes = self.components.listed(), self.components.participants.config.optional("classes")
         problems = other_classes(listed.classes, classes, "data list -> classes")
         for problem in problems:

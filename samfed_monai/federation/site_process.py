@@ -1,8 +1,8 @@
 """A process in which some of a machine's sites work: ``python -m samfed_monai.federation.site_process READ WRITE``.
 
 The arguments are two pipes' numbers. It reads a frame of settings, then questions, and answers each; it ends when
-nobody holds the pipe's other end any more. What is logged here travels with the answers and is told by the process that
-asked, which is of the same machine and the same user.
+nobody holds the pipe's other end any more. What is logged here is sent with the answers and logged by the
+process that asked, which runs on the same machine, for the same user.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a site does with the teacher before round 0: its soft masks, a teacher of its own, how good it is."""
+"""The teacher at a site before round 0: soft masks, the site's own teacher (self-training), and scores."""
 
 from __future__ import annotations
 

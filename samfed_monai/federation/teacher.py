@@ -1,4 +1,4 @@
-"""The teacher of a run: an adapter that is given, one that was fitted before, or one fitted now."""
+"""The teacher of a run: an adapter given by the user, fitted by an earlier run, or fitted now."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def scalars_of(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 class Tracking:
-    """Shows every round of a run once it is stored. A run never ends for it: what fails is told once and left out.
+    """Shows every round of a run once it is stored. Its failures are reported once and never end a run.
 
     TensorBoard and MLflow are written by MONAI's own handlers, of an engine whose epochs are the rounds, from 1.
 

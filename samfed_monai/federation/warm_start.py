@@ -94,7 +94,7 @@ def warm_start(
 
 
 class _Judge:
-    """Looks at the held-out public images from time to time, and remembers the weights of the look that counts.
+    """Evaluates on held-out public images at intervals, and keeps the weights of the evaluation that counts.
 
     Args:
         datalist: whose public part is divided.

@@ -1,4 +1,4 @@
-"""One bundle workflow as it will be run: its JSON files, then overrides on top."""
+"""The configuration of one bundle workflow: its JSON files, merged, then overrides."""
 
 from __future__ import annotations
 

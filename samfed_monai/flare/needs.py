@@ -1,4 +1,4 @@
-"""NVIDIA FLARE is an optional extra: what is said where it is missing."""
+"""NVIDIA FLARE is an optional extra: the error message where it is missing."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ def follow(session: Any, job_id: str, *, timeout: float | None = None, poll: flo
     while True:
         with quiet():
             status = str(session.get_job_meta(job_id).get("status", ""))
-        told = _tell(session, job_id, told)
+        told = _log_progress(session, job_id, told)
         if status.split(":")[0].split(".")[-1] in _FINISHED or "FINISHED" in status:
             return status
         if timeout is not None and time.monotonic() - started > timeout:
@@ -186,8 +186,8 @@ def follow(session: Any, job_id: str, *, timeout: float | None = None, poll: flo
         time.sleep(poll)
 
 
-def _tell(session: Any, job_id: str, told: int) -> int:
-    from samfed_monai.flare.watch import told_in
+def _log_progress(session: Any, job_id: str, told: int) -> int:
+    from samfed_monai.flare.watch import user_lines
 
     try:
         with quiet():
@@ -195,7 +195,7 @@ def _tell(session: Any, job_id: str, told: int) -> int:
     except Exception:
         return told
     text = re.sub(r"\\n", "\n", str(logs)) if isinstance(logs, dict) else str(logs)
-    said = told_in(text.splitlines())
+    said = user_lines(text.splitlines())
     for line in said[told:]:
         logger.info("%s", line)
     return max(told, len(said))

@@ -1,4 +1,4 @@
-"""How a run on FLARE stands, in its folder, followed from this machine."""
+"""The status of a run on FLARE, in its folder, followed from this machine."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def clear_status(folder: str | Path) -> None:
     (Path(folder) / STATUS).unlink(missing_ok=True)
 
 
-_TOLD = re.compile(
+_FOR_USERS = re.compile(
     r"round \d+ of \d+: .*|going on after round .*|\w+: waiting for .*|.*: dropped an? .*|.* failed: .*"
     r"|.*: its message was refused: .*|teacher: .*|warm start: .*"
 )
@@ -79,7 +79,7 @@ class Watch:
             The run's status.
 
         Raises:
-            Stopped, Refused: as the server said, or the time is over, or FLARE ended without a word of ours.
+            Stopped, Refused: as the server said, or the time is over, or FLARE ended without a status of the run.
         """
         started = time.monotonic()
         while True:
@@ -111,7 +111,7 @@ class Watch:
             text = self._rest + stream.read().decode(errors="replace")
             self._read = stream.tell()
         *lines, self._rest = text.split("\n")
-        for line in told_in(lines):
+        for line in user_lines(lines):
             logger.info("%s", line)
 
     def raise_as_logged(self) -> None:
@@ -129,7 +129,7 @@ class Watch:
                 said.append("")  # what follows is not part of it
         if said:
             message = "\n".join(said[: said.index("") if "" in said else None])
-            raise Told(message, ExitCode.REFUSED if message.startswith("refused") else ExitCode.STOPPED)
+            raise ServerReported(message, ExitCode.REFUSED if message.startswith("refused") else ExitCode.STOPPED)
 
     def tail(self) -> str:
         """The last errors of the log, for a message."""
@@ -140,10 +140,10 @@ class Watch:
         return "".join(f"\n  | {line[:300]}" for line in errors)
 
 
-def told_in(lines: Iterable[str]) -> list[str]:
-    """Those lines of a FLARE log that a user wants to read, without FLARE's head."""
+def user_lines(lines: Iterable[str]) -> list[str]:
+    """Lines of a FLARE log that are meant for users, without FLARE's prefix."""
     found = (_LINE.match(line) for line in lines)
-    return [line[1].strip() for line in found if line and _TOLD.fullmatch(line[1].strip())]
+    return [line[1].strip() for line in found if line and _FOR_USERS.fullmatch(line[1].strip())]
 
 
 def raise_for_status(status: dict[str, Any]) -> None:
@@ -155,11 +155,11 @@ def raise_for_status(status: dict[str, Any]) -> None:
     if status["state"] == "done":
         return
     unknown = f"stopped: the run's own record says {status['state']!r}; see the server's log"
-    raise Told(status["message"] or unknown, status["exit_code"] or ExitCode.STOPPED)
+    raise ServerReported(status["message"] or unknown, status["exit_code"] or ExitCode.STOPPED)
 
 
-class Told(SamFedError):
-    """What a server said, as it said it."""
+class ServerReported(SamFedError):
+    """The error with which the server's run ended, in the server's own words."""
 
     def __init__(self, message: str, code: int) -> None:
         self.exit_code = code  # type: ignore[assignment]

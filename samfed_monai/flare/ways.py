@@ -1,4 +1,4 @@
-"""The four ways of ``samfed flare``."""
+"""The sub-commands of ``samfed flare``: export, simulate, poc, submit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guides: whoever says what an unlabelled batch shows; and the small typed object between guides and terms."""
+"""Guides, sources of probabilities for an unlabelled batch; and ``Guidance``, which hands them to the loss terms."""
 
 from __future__ import annotations
 

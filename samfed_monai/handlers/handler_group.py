@@ -1,4 +1,4 @@
-"""Named parts of a bundle as one handler in the list that MONAI's trainer takes."""
+"""Named handlers of a bundle as one handler in the list that MONAI's trainer takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trained weights out of an engine into a file, and out of a file into a network."""
+"""Saves trained weights of an engine to a file, and loads weights of a file into a network."""
 
 from __future__ import annotations
 

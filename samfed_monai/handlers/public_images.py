@@ -1,4 +1,4 @@
-"""The public images as the sites' common language: what a network says of them, and steps towards given targets."""
+"""The public images in exchanges of predictions: a network's soft masks of them, and steps towards given targets."""
 
 from __future__ import annotations
 

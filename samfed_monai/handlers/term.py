@@ -1,4 +1,4 @@
-"""What a term is: one named addition to the loss, scheduled over the rounds; and what terms on an agreement share."""
+"""``Term``, one named and scheduled summand of the loss; ``AgreedTerm``, a term on the agreement of two guides."""
 
 from __future__ import annotations
 

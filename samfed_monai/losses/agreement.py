@@ -1,4 +1,4 @@
-"""Adaptive agreement: which pixels of an unlabelled image get which label, and how much they count.
+"""Adaptive agreement: the pseudo-label and weight of each pixel of an unlabelled image.
 
 SAM-Fed's abstract (arXiv 2511.14302) names an "adaptive agreement mechanism", and a summary says of it "selecting or
 weighting the supervisory signal based on contextual agreement and estimated confidence"; its method section was not at

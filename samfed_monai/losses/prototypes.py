@@ -1,4 +1,4 @@
-"""What prototypes are made of: sums of the features of each class's pixels (FedProto, arXiv 2105.00243)."""
+"""Class prototypes: sums of the features of each class's pixels (FedProto, arXiv 2105.00243)."""
 
 from __future__ import annotations
 

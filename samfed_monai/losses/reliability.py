@@ -1,4 +1,4 @@
-"""How far a teacher can be believed at a site and on each image, learned without a label of that site.
+"""The reliability of a teacher at a site and on each image, estimated without a label of that site.
 
 *Trust*: the reference is what the student is sure of. A student that was warmed up on public labels is right about most
 pixels of which it is sure, also where it is no good on the rest: that is why FixMatch learns from those alone (Sohn et

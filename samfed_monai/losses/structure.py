@@ -1,4 +1,4 @@
-"""The supervised loss: cross entropy and IoU that look harder at the border (docs/method.md, step 1)."""
+"""The structure loss: cross entropy and IoU, weighted higher at borders (docs/method.md, step 1)."""
 
 from __future__ import annotations
 

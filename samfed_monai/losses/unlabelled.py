@@ -1,4 +1,4 @@
-"""What an unlabelled image teaches: agreed labels, and distillation from probabilities."""
+"""Losses of unlabelled images: weighted pseudo-labels, and distillation from probabilities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What robust rules have in common: every answer of a round is looked at before one is used."""
+"""Base class of the Byzantine-robust rules: all answers of a round are collected before they are combined."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class AllAnswers(Strategy):
 
     @property
     def least_sites(self) -> int:
-        """Answers without which the rule protects nobody: of two that differ nothing says which one is wrong."""
+        """Fewest answers with which the rule protects: of two that differ, either may be the wrong one."""
         return 3
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""APPLE (arXiv 2110.08394): each site learns how much to take from each other site's core model."""
+"""APPLE (arXiv 2110.08394): each site learns a weight for every other site's core model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The coordinate-wise median: each number of the model is the middle one of the sites' (arXiv 1803.01498)."""
+"""The coordinate-wise median (arXiv 1803.01498): each weight is the median of the sites'."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Ditto (arXiv 2012.04221): a site with two networks, the global one and its own near to it."""
+"""Ditto (arXiv 2012.04221): each site trains the global network, and a personal one that a term pulls towards it.
+
+The server's side is ``PersonalFedAvg`` in ``fedavg.py``.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,11 @@ if TYPE_CHECKING:
 class AnchoredTerm(Term):
     """``lambda / 2 |v - w|^2`` over trained parameters, ``w`` given by :meth:`hold` (Ditto, h_k).
 
-    Unlike ``ProximalTerm`` it does not take the weights that a round starts with: a personal network starts from
-    its own and is drawn to the global ones. Zero as long as nothing is held.
+    Unlike ``ProximalTerm`` it does not use the weights that a round starts with: a personal network starts from its
+    own and is pulled towards the global ones. Zero before :meth:`hold`.
 
     Args:
-        mu: Ditto's lambda. 0 is training alone; the larger, the nearer to the global network.
+        mu: Ditto's lambda. 0 is local training; the larger, the nearer to the global network.
         name: under which ``1/2 |v - w|^2`` is logged.
 
     Example::
@@ -40,7 +43,7 @@ class AnchoredTerm(Term):
         self._held: dict[str, Tensor] = {}
 
     def hold(self, weights: Mapping[str, Tensor] | None) -> None:
-        """Draws the network's parameters of these names to ``weights``; ``None`` lets go."""
+        """Pulls the network's parameters of these names towards ``weights``; ``None`` turns the term off."""
         self._held = {name: tensor.detach().clone() for name, tensor in (weights or {}).items()}
 
     def value(self, guidance: Any, engine: Any) -> Tensor:
@@ -62,12 +65,12 @@ class DittoSharing(TrainerSharing):
     """Ditto (Li et al., arXiv 2012.04221, algorithm 1): ``min_v F(v) + lambda / 2 |v - w|^2`` beside the global task.
 
     A round: the site takes the global weights ``w``, trains them for one local epoch without the term and answers with
-    them, as in FedAvg; its own network ``v`` then takes the same number of steps with the term, drawn to the ``w`` that
-    arrived. The global training has optimizer moments of its own, kept from round to round where the site's are.
-    Twice the time of a local epoch, the bytes of FedAvg.
+    them, as in FedAvg; its own network ``v`` then takes the same number of steps with the term, pulled towards the
+    ``w`` that arrived. The global training has optimizer moments of its own, kept from round to round where the
+    site's are. It takes twice the time of a local epoch and the bytes of FedAvg.
 
     Args:
-        term: lambda's term; it is let go while the global network is trained.
+        term: lambda's term; it is off while the global network is trained.
         others: arguments of :class:`TrainerSharing`.
 
     Example::
@@ -82,16 +85,16 @@ class DittoSharing(TrainerSharing):
         self._moments: Any = defaultdict(dict)
 
     def receive(self, round: int, rounds: int, kind: Kind, tensors: Mapping[str, Tensor]) -> dict[str, float]:
-        arrived = self.taken(kind, tensors)
-        if not self.optimizer.state:  # a site whose rounds start without moments has none for the global network
+        arrived = self.taken(kind, tensors)  # w
+        if not self.optimizer.state:  # the first round, or keep_optimizer is false: none for the global network either
             self._moments = defaultdict(dict)
         own = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
         self.term.hold(None)
         try:
             self.put(arrived)
             with self._global_moments():
-                means = self.run_once_more(round, "global")
-            self._answer = self.named()
+                means = self.run_once_more(round, "global")  # the epoch of v follows receive()
+            self._answer = self.named()  # what share() sends
         finally:
             self.network.load_state_dict(own)
         self.term.hold({name: arrived[name].to(weight.device) for name, weight in self.trained().items()})

@@ -1,4 +1,4 @@
-"""FCA, our reading: what sites agree on is averaged, what they do not stays each site's own, unit by unit."""
+"""FCA, our reading (arXiv 2504.18020): units whose updates agree between sites are averaged, others stay personal."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def _buffer(tensor: Tensor) -> Tensor:
 class PersonalFedAvg(FedAvg):
     """The server of Ditto and of adaptive mixing: the mean of what sites send; each site is scored on its own network.
 
-    What a site does with the global weights, and what it answers, is its sharing's affair (:class:`DittoSharing`,
+    What a site does with the global weights, and what it answers, is up to its sharing (:class:`DittoSharing`,
     :class:`AdaptiveMixing`). Hospitals that take no part are scored on the mean. Bytes are those of FedAvg.
 
     Example::

@@ -1,4 +1,4 @@
-"""FedProx (arXiv 1812.06127): a term that holds a site's weights near those that arrived."""
+"""FedProx (arXiv 1812.06127): a proximal term that keeps a site's weights near the global ones."""
 
 from __future__ import annotations
 

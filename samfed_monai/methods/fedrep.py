@@ -1,4 +1,4 @@
-"""FedRep (arXiv 2102.07078): head first, body after, in every round."""
+"""FedRep (arXiv 2102.07078): in every round the personal head is trained first, then the shared body."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FedSemiDG's FGASL (arXiv 2501.07378): weights by generalisation gaps, two guides, features that bear dropout."""
+"""FedSemiDG's FGASL (arXiv 2501.07378): weights by generalisation gap, labels of two guides, dropout alignment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Krum and Multi-Krum: the mean of those sites whose weights lie nearest to the others' (arXiv 1703.02757)."""
+"""Krum and Multi-Krum (arXiv 1703.02757): the mean of the sites whose weights are nearest to the others'."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No exchange at all: what each site reaches alone, with the public set that it has anyway; and no training."""
+"""Baselines without exchange: each site trains alone on its own images and the public set; or nothing is trained."""
 
 from __future__ import annotations
 

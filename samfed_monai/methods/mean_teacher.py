@@ -11,14 +11,10 @@ from torch.nn import functional
 from samfed_monai.core.registry import Registry
 from samfed_monai.handlers.guide import Guidance
 from samfed_monai.handlers.term import Term
-from samfed_monai.losses import (
-    distillation_kl,
-)
-from samfed_monai.losses.unlabelled import probabilities
+from samfed_monai.losses import distillation_kl, probabilities
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
-    from torch import Tensor
 
 
 CONSISTENCY_MEASURES: Registry[Callable[[Tensor, Tensor], Tensor]] = Registry("consistency measure")
@@ -51,14 +47,14 @@ class ConsistencyTerm(Term):
     Args:
         name: under which the value is logged.
         guide: whose probabilities are the target.
-        measure: a name in :data:`samfed_monai.losses.CONSISTENCY_MEASURES`.
+        measure: a name in :data:`CONSISTENCY_MEASURES`.
         weight: factor of the term.
         schedule: how the factor changes over the rounds.
         fraction: part of the rounds in which a ramp rises.
 
     Example::
 
-        {"_target_": "samfed_monai.handlers.ConsistencyTerm", "guide": "ema", "measure": "mse", "weight": 10.0}
+        {"_target_": "samfed_monai.methods.mean_teacher.ConsistencyTerm", "guide": "ema", "weight": 10.0}
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What methods that train on mixtures of two images have in common: mixup between neighbours of a batch."""
+"""Base class of mixup terms: mixtures of neighbouring images of a batch (Zhang et al., arXiv 1710.09412)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clipping to the running median: no site's step is longer than those of its fellows (arXiv 1911.07963)."""
+"""Norm clipping (arXiv 1911.07963): no site's step is longer than the running median of the sites' norms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""pFedSAM (arXiv 2509.15638): experts at their site, decoupled stages, mutual distillation."""
+"""pFedSAM (arXiv 2509.15638): personal experts (L-MoE), decoupled stages, mutual distillation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rules that learn the sites' weights have in common: a point of the simplex in place of numbers of images."""
+"""Base class of rules that learn the sites' weights in the mean: a point of the simplex in place of image counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The coordinate-wise trimmed mean: without the largest and the smallest of the sites' numbers (arXiv 1803.01498)."""
+"""The coordinate-wise trimmed mean (arXiv 1803.01498): without each coordinate's largest and smallest values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one image costs a network on this machine."""
+"""Parameters, time and memory of a network for one image on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a network is run: mixed precision for engines whose own ``amp`` knows only CUDA, and test-time views."""
+"""Running a network: mixed precision where an engine's own ``amp`` knows only CUDA, and test-time views."""
 
 from __future__ import annotations
 

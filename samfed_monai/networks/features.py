@@ -1,4 +1,4 @@
-"""Features on their way from encoder to decoder, changed for the time of a block; the last ones, listened to."""
+"""Hooks on the features between encoder and decoder: changed within a block, or read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network can take, refused in words before it fails in numbers; and where its last features are."""
+"""Input sizes that a network can take, checked before it runs; and where its last features are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An exported ONNX file as a network: what takes its images and gives its logits like the one it was made of."""
+"""An exported ONNX file as a network: images to logits, like the network that it was exported from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights that others trained: which are known, where they lie, and that they are the right ones."""
+"""Pretrained weights: the known ones, where they are stored, and their check by SHA-256."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bases that methods stand on: message, strategy, sharing, transport."""
+"""Base classes of methods: messages, strategies (server), sharings (site), transports."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The bases that methods stand on: message, strategy, sharing, transport."""
+"""Base classes of methods: messages, strategies (server), sharings (site), transports."""
 
 from .guard import UpdateGuard
 from .message import MAX_BYTES, Kind, Message, MessageRefused, from_bytes, to_bytes, wire_size

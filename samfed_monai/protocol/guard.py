@@ -1,4 +1,4 @@
-"""What one site may do to the mean: how long its step is, and how many images it says it has."""
+"""Limits on what one site does to the mean: the norm of its step, and the number of images that it reports."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ logger = logging.getLogger(__name__)
 
 
 class Action(str, Enum):
-    """What happens to an update beyond the limit."""
+    """What happens to an update whose step exceeds the limit."""
 
     CLIP = "clip"
     SKIP = "skip"
 
 
 class UpdateGuard:
-    """Limits what one site's update does to the mean: the length of its step, and its share.
+    """Limits what one site's update does to the mean: the norm of its step, and its weight.
 
-    The length is ``|update - global| <= limit * |global|``, over all floating-point tensors. The share is that of the
-    images which the site says it trains on; the server cannot count them, and a site that says ten million would be
-    the mean.
+    The norm is limited by ``|update - global| <= limit * |global|``, over all floating-point tensors. The weight is the
+    site's share of all training images, by the number that it reports: the server cannot count them, and a site that
+    reports ten million would dominate the mean.
 
     Args:
         limit: largest ratio of the two L2 norms. An honest round moves weights by a fraction of their norm; 10 leaves
             room for the batch-norm statistics of a network that starts from scratch.
         action: ``clip`` scales the step back to the limit, ``skip`` leaves the update out.
-        largest_share: most of the sum of all sites' images that one site counts as, in (0, 1]; below one over the
-            number of sites it weighs all alike. ``None``, and 1, weigh by the images as they are said. It is off unless
-            it is asked for: FedAvg's weights are its definition, two honest sites may have four and one fifth of the
-            images, and a cap that never touched such a run would leave a liar most of the mean.
+        largest_share: largest weight of one site, in (0, 1]; below one over the number of sites all weigh alike.
+            ``None``, and 1, weigh by the reported numbers. It is off by default: the weights are part of FedAvg's
+            definition, two honest sites may have four fifths and one fifth of the images, and a cap that never
+            changed such a run would still leave a dishonest site most of the mean.
 
     Raises:
         Refused: a limit or a share out of its range, or an unknown action.
@@ -120,8 +120,8 @@ class UpdateGuard:
         share = self.share({name: update.tensors[name] for name in before}, before)
         if share == 1:
             return update
-        told = "round %d: the update of %s was shortened to %.2g of its step"
-        logger.warning(told, update.round + 1, update.site, share)
+        text = "round %d: the update of %s was shortened to %.2g of its step"
+        logger.warning(text, update.round + 1, update.site, share)
         steps = {name: shortened(old, update.tensors[name], share) for name, old in before.items()}
         return replace(update, tensors={**update.tensors, **steps})
 
@@ -137,18 +137,18 @@ def norm(tensors: Mapping[str, Tensor]) -> float:
     return math.sqrt(sum(float(torch.dot(values, values)) for values in flat))  # a dot is 2x faster than vector_norm
 
 
-#: A site that says more than nine times as many images as all others together is told of in the log.
-_TOLD_SHARE = 0.9
+#: A site that reports more than nine times as many images as all others together is named in the log.
+_DOMINANT_SHARE = 0.9
 
 
 class Counts:
-    """The number of images that each site trains on, as it said first: before round 0, or in its first update.
+    """The number of images that each site trains on, as first reported: before round 0, or in its first update.
 
-    The mean weighs by it, nobody but the site can count them, and they are the same in every round: a number that
-    changes is a mistake or a lie, and its update is left out (fault 77).
+    The mean weighs by it, only the site can count them, and it is the same in every round: an update with another
+    number is refused (fault 77).
 
     Args:
-        said: site to the number that it said before round 0; 0 is none.
+        said: site to the number that it reported before round 0; 0 is none.
         guard: caps a site's share of the mean (:attr:`UpdateGuard.largest_share`).
     """
 
@@ -157,20 +157,20 @@ class Counts:
         self.guard = guard
 
     def remember(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Goes back to what sites said in stored rounds, whatever they have said since."""
+        """Restores the numbers that stored rounds have, whatever sites have reported since."""
         for record in records:
             for site, entry in record["sites"].items():
                 if entry["status"] == "ok" and entry["n"]:
                     self.said[site] = int(entry["n"])
 
     def log_shares(self) -> None:
-        """A line in the log about a site that would be the mean, and about those whose share is capped."""
+        """Logs sites whose weight is capped, and warns of one that dominates the mean."""
         whole = sum(self.said.values())
         capped = self.guard.counted(self.said) if self.guard else dict(self.said)
         for site, n in sorted(self.said.items()):
             if capped[site] < n:
                 logger.info("%s says it trains on %d images and counts as %d in the mean", site, n, capped[site])
-            elif len(self.said) > 1 and n > _TOLD_SHARE * whole:
+            elif len(self.said) > 1 and n > _DOMINANT_SHARE * whole:
                 mend = "if that is not so, job#update_guard#largest_share caps what it counts as"
                 logger.warning("%s says it trains on %d images, %.0f %% of all; %s", site, n, 100 * n / whole, mend)
 
@@ -178,7 +178,7 @@ class Counts:
         """``update`` with the number of images that it counts as.
 
         Raises:
-            MessageRefused: it says another number than before; or none was said before and shares are capped.
+            MessageRefused: the number differs from the one before, or there was none before and weights are capped.
         """
         known = self.said.get(site)
         capped = self.guard is not None and self.guard.largest_share is not None

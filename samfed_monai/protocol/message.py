@@ -1,4 +1,4 @@
-"""The one message between server and sites: what it holds, what is checked when it arrives, its bytes.
+"""The message between server and sites: its fields, the checks on arrival, and its bytes.
 
 Soft masks travel deflated, as differences between neighbouring pixels (they are smooth); their shapes stand in the
 header, and nothing is inflated beyond what these shapes allow, nor these beyond what whoever reads it expects.

@@ -1,4 +1,4 @@
-"""What a site gives and takes when it keeps a network of its own: the counterpart of a strategy."""
+"""``Sharing``, a site's counterpart of a strategy where the site keeps a network of its own (Ditto, FedALA, …)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Sharing(ABC):
-    """Named in a bundle as ``sharing``; ``null`` there means that weights are exchanged and replaced.
+    """What a site receives and sends, named in a bundle as ``sharing``; ``null`` there: weights are replaced (FedAvg).
 
     A round at such a site: :meth:`receive`, the local epoch on the site's own network, :meth:`share`.
     """

@@ -1,4 +1,4 @@
-"""What a server does with the sites' answers: a strategy knows nothing of how messages travel."""
+"""``Strategy``, the base class of aggregators: what a server sends and what it does with the sites' updates."""
 
 from __future__ import annotations
 

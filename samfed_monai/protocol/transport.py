@@ -1,4 +1,4 @@
-"""How messages travel, who may answer and how often, and what may be said of a client that did not."""
+"""Transports: sending messages, checking who answers (``Inbox``), and failures without private text (``scrub``)."""
 
 from __future__ import annotations
 
@@ -45,10 +45,11 @@ class Failure:
 
 
 def scrub(error: BaseException) -> str:
-    """What may leave a site about an exception: its type, the system's own words, and where in public code it arose.
+    """What may leave a site about an exception: its type, the operating system's text, and its line in public code.
 
-    The message itself never does, because it may hold a path, a file name or a patient's name, and no pattern finds
-    all of those. Only :class:`MessageRefused` keeps its text: it is made of the server's tensor names and of numbers.
+    The exception's own message never does, because it may hold a path, a file name or a patient's name, and no
+    pattern finds all of those. Only :class:`MessageRefused` keeps its text: it is made of the server's tensor names and
+    of numbers.
 
     Example::
 
@@ -112,7 +113,7 @@ class Inbox:
         return 2 * sum(tensor.numel() * tensor.element_size() for tensor in (like or {}).values()) + 1024**2
 
     def check(self, sender: str, message: Message) -> None:
-        """Takes note of ``sender``'s answer.
+        """Checks ``sender``'s answer and records that it answered.
 
         Raises:
             MessageRefused: an unknown sender (fault 46), a second answer (43), another kind, another round's (44, 45),

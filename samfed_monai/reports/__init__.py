@@ -1,4 +1,4 @@
-"""Reports of runs: figures, overlays, the HTML report and comparisons. A leaf."""
+"""Reports of runs: figures, overlays, the HTML report and comparisons. No other package imports it."""
 
 import lazy_loader
 

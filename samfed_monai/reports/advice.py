@@ -1,4 +1,4 @@
-"""What a run's numbers ask for, in sentences: a teacher that is no good, a student that stays behind it."""
+"""Advice from a run's scores, in sentences: a poor teacher, a student far below its teacher."""
 
 from __future__ import annotations
 

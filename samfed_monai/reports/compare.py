@@ -1,4 +1,4 @@
-"""Rows against each other: one table of means and spreads over seeds, and what its readers must know."""
+"""Comparison of rows: one table of means and spreads over seeds, with its notes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of a comparison: their variants' names, the groups that they are compared in, and who is held against whom."""
+"""Rows of a comparison: names of variants, groups of rows, and which row is compared with which."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One look for every figure, one spelling for every number, and what every report says of the method's standing."""
+"""The style of figures and numbers, and the notice on the method in every report."""
 
 from __future__ import annotations
 

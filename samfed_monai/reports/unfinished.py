@@ -1,4 +1,4 @@
-"""What a run that goes on has come to so far, in the layout of ``results.json``, from its stored rounds."""
+"""The results so far of a run that goes on, in the layout of ``results.json``, from its stored rounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Assembles ``results.json`` from tables of scores: a pure function, and the averages it stands on."""
+"""Assembles ``results.json`` from tables of scores, as a pure function; and its averages."""
 
 from __future__ import annotations
 

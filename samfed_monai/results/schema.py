@@ -1,4 +1,4 @@
-"""What ``results.json`` looks like, as a JSON Schema, and a check that lists every departure from it."""
+"""The JSON Schema of ``results.json``, and a check that lists every deviation from it."""
 
 from __future__ import annotations
 
@@ -276,7 +276,9 @@ RESULTS_SCHEMA: Schema = {
         process=_object(
             "the process that ran the federation, with server and those sites that are in it; the last one where the "
             "run was resumed",
-            memory_bytes=_count("most memory at one time, libraries too, no GPU's; null where not told", none=True),
+            memory_bytes=_count(
+                "most memory at one time, libraries too, no GPU's; null where the system does not report it", none=True
+            ),
             processor_seconds=_number("time on processors, seconds: other work on the machine does not count"),
         ),
         hashes=_map(

@@ -1,4 +1,4 @@
-"""How well a teacher does: Dice on labelled images, public or a site's."""
+"""Evaluation of a teacher: Dice on labelled images, public or a site's."""
 
 from __future__ import annotations
 

@@ -225,7 +225,7 @@ class TeacherFit:
             result["before"] = self._examine(self._exam(sam), self._refiner(sam), "Dice of SAM as it comes")
             result["seconds"] = round(time.perf_counter() - started, 1)
             write_json(self._result_file, result)
-        self._tell(result)
+        self._log_result(result)
         return result
 
     @property
@@ -249,7 +249,7 @@ class TeacherFit:
     def _refiner(self, sam: PromptFreeSam) -> BoxRefiner | None:
         return make_refiner(self.refinement, sam, self.size, base=self.base, checkpoint=self.checkpoint, bf16=self.bf16)
 
-    def _tell(self, result: Mapping[str, Any]) -> None:
+    def _log_result(self, result: Mapping[str, Any]) -> None:
         before, after = result.get("before"), result["after"]
         what = "Dice" if before is None else "Dice before and after"
         logger.info("teacher (%s, %s, %d px), %s:", self.base, self.adapt.value, self.size, what)
@@ -285,7 +285,7 @@ class TeacherFit:
                 progress=self.progress,
                 trainer=self.trainer,
             )
-            self._foretell(training, lambda: exam({"held_out": self.records["held_out"][:1]}, keep=True))
+            self._log_estimate(training, lambda: exam({"held_out": self.records["held_out"][:1]}, keep=True))
             state = training.run()
             outcome = {"epoch": state.kept_epoch, "history": state.history}
         fit = {"hash": fit_hash, "datalist_hash": self.datalist_hash, "training": outcome}
@@ -293,7 +293,7 @@ class TeacherFit:
         save_adapter(self.output, sam, Adapter(*about, fit, self.lora_targets, self.outputs))
         progress_file.unlink(missing_ok=True)
 
-    def _foretell(self, training: Training, one_exam: Callable[[], object]) -> None:
+    def _log_estimate(self, training: Training, one_exam: Callable[[], object]) -> None:
         """Says how long the epochs that are left and the exam after them will take, from steps taken on trial."""
         epochs = self.epochs - training.state.epoch
         if not epochs:

@@ -1,4 +1,4 @@
-"""A fitted teacher at work: it fills a site's soft-mask store, and stands where an evaluator expects a network."""
+"""A fitted teacher in use: it fills a site's soft-mask store, and replaces the network in an evaluator."""
 
 from __future__ import annotations
 

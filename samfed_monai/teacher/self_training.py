@@ -1,4 +1,4 @@
-"""A teacher of a site's own: the server's, trained further on the masks that it gives to the site's images itself."""
+"""Self-training of a site's own teacher: the server's, trained further on its own masks of the site's images."""
 
 from __future__ import annotations
 

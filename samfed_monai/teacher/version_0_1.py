@@ -1,4 +1,4 @@
-"""What ``teacher.json`` of version 0.1 names in place of a list of transforms; goes with the next version."""
+"""The augmentation that ``teacher.json`` of version 0.1 names in place of transforms; removed in the next version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public images as the teacher's fit sees them: placed in SAM's input, moved and disturbed anew in every epoch."""
+"""The public images as the teacher's fit sees them: scaled into SAM's input, augmented anew in every epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The strong view: a photometric disturbance of the weak view that keeps its geometry; CutMix on a batch."""
+"""The strong view: photometric augmentation of the weak view that keeps its geometry; CutMix on a batch."""
 
 from __future__ import annotations
 

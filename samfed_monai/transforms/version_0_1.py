@@ -1,4 +1,4 @@
-"""What bundles of version 0.1 name in place of a list of transforms; goes with the next version."""
+"""Composed transforms that bundles of version 0.1 name in place of a list; removed in the next version."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def test_a_mistake_of_ours_keeps_its_traceback_and_says_so(monkeypatch, capsys):
     assert main(FEDERATE) == 1
     message = capsys.readouterr().err
     assert "Traceback" in message
-    assert "this is a mistake in samfed rather than in your input" in message
+    assert "this looks like a bug in samfed rather than an error in your input" in message
 
 
 def test_federate_turns_arguments_into_ids_of_federate_json(monkeypatch):

@@ -187,7 +187,7 @@ def test_runs_that_were_all_refused_are_not_to_be_typed_again_as_they_are(bundle
         f"    mine, seed 0 ({logs[0]}):",
         f"    mine, seed 1 ({logs[1]}):",
         "      - a: expected 2, found 1; mend",
-        "  to go on: mend it, then type the same command again",
+        "  to go on: fix it, then type the same command again",
     ]
     assert message_and_code(caught.value)[1] == 2
 
@@ -224,7 +224,7 @@ Traceback (most recent call last):
 RuntimeError: Failed to instantiate component 'samfed_monai.config.run_job' with keywords: job
  set '_mode_=debug' to enter the debugging mode.
 
-this is a mistake in samfed rather than in your input; the lines above say where
+this looks like a bug in samfed rather than an error in your input; the traceback above says where
 """
 REFUSED = "site-1: 4 images\nrefused: 2 problems\n  - a: b\n  - c: d\n"
 
@@ -245,7 +245,7 @@ def run_of(tmp_path, name, text, code=1):
         ("samfed: error: unrecognized arguments: x", 2, ("samfed: error: unrecognized arguments: x",)),
         (REFUSED + "stopped: disk full\n  to go on: make room", 3, ("stopped: disk full",)),
         (
-            "stopped: 1 of 2 updates\n  - a: too few\n  0 of 2 rounds are kept in x\n  to go on: mend it",
+            "stopped: 1 of 2 updates\n  - a: too few\n  0 of 2 rounds are kept in x\n  to go on: fix it",
             3,
             ("stopped: 1 of 2 updates", "- a: too few"),
         ),
@@ -270,5 +270,5 @@ def test_the_error_is_a_refusal_where_all_were_refused_and_says_what_is_to_be_me
         f"    b, seed 0 ({fault.folder / 'log.txt'}):",
         "      ZeroDivisionError: division by zero",
     ]
-    assert mixed.resume == "mend what was refused (1 of them), then type the same command again"
+    assert mixed.resume == "fix what was refused (1 of them), then type the same command again"
     assert failure([fault], 3).resume == "type the same command again"

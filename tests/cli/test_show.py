@@ -134,6 +134,12 @@ def test_one_part_is_shown_whole(bundle: Path, capsys: pytest.CaptureFixture[str
     assert list(as_json(capsys, bundle, "--id", "optimizer::lr")) == ["optimizer#lr"]
 
 
+def test_a_knob_of_the_sites_is_found_without_its_group(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(as_json(capsys, bundle, "--workflow", "federate", "--id", "steps")) == ["client#steps"]
+    assert list(as_json(capsys, bundle, "--workflow", "federate", "--id", "size")) == ["teacher#size"]
+    assert list(as_json(capsys, bundle, "--workflow", "federate", "--id", "rate")) == ["rate"]  # federate.json has it
+
+
 def test_all_ids_but_the_notes(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(as_json(capsys, bundle, "--all", "--variant", "gentle")) == [
         *("rate", "steps", "folder", "root", "imports", "optimizer#_target_", "optimizer#lr"),

@@ -92,7 +92,7 @@ def test_a_failed_round_is_undone_where_the_network_stays(purpose, left):
     own = made()
 
     def interrupted() -> None:
-        with own.undone_if_it_fails(call(purpose)):
+        with own.restored_on_error(call(purpose)):
             own.trainer.network.weight.data.fill_(7.0)
             raise KeyboardInterrupt
 
@@ -104,7 +104,7 @@ def test_a_failed_round_is_undone_where_the_network_stays(purpose, left):
 
 def test_a_round_that_succeeds_is_kept():
     own = made()
-    with own.undone_if_it_fails(call("distil")):
+    with own.restored_on_error(call("distil")):
         own.trainer.network.weight.data.fill_(7.0)
     assert own.trainer.network.weight.item() == 7.0
     assert own.sharing.resets == 0

@@ -10,7 +10,7 @@ import pytest
 from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation import FederatedJob, Places, Plan
-from samfed_monai.federation.plan import parted
+from samfed_monai.federation.plan import split_places
 
 CONTENT = {
     "bundle": "samfed_skin",
@@ -77,7 +77,9 @@ def test_a_fingerprint_is_of_the_bundles_content_and_not_of_its_places(tmp_path)
 
 
 def test_places_are_parted_from_what_decides():
-    decides, places = parted({"image_size": 64, "device": "cpu", "terms": {"a": {"weight": 1}}, "data_root": "/x"})
+    decides, places = split_places(
+        {"image_size": 64, "device": "cpu", "terms": {"a": {"weight": 1}}, "data_root": "/x"}
+    )
     assert decides == {"image_size": 64, "terms#a#weight": 1}
     assert places == {"device": "cpu", "data_root": "/x"}
 

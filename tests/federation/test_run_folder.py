@@ -410,7 +410,7 @@ def test_fault_54_the_refusal_names_the_folder_and_the_system_s_reason(tmp_path,
         RunFolder(tmp_path / "file").open(CONFIG)
     assert str(caught.value.problems[0]) == (
         f"{tmp_path / 'file'}: expected a folder for the run, found it cannot be written (File exists); "
-        "choose another output_dir, or mend its permissions"
+        "choose another output_dir, or fix its permissions"
     )
 
     def without_number(*_, **__):

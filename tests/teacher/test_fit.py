@@ -185,7 +185,7 @@ def test_it_says_beforehand_how_long_it_will_take(fit, records, caplog, monkeypa
 
 def test_timing_a_step_leaves_the_adapter_as_it_would_be(fit, monkeypatch):
     timed = fit("a.safetensors", adapt="lora", rank=1, epochs=1).run()["sha256"]
-    monkeypatch.setattr(TeacherFit, "_foretell", lambda *_: None)
+    monkeypatch.setattr(TeacherFit, "_log_estimate", lambda *_: None)
     assert fit("b.safetensors", adapt="lora", rank=1, epochs=1).run()["sha256"] == timed
 
 

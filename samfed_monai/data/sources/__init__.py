@@ -1,1 +1,1 @@
-"""Where images come from: one official layout per file, each returning what it found, none deciding who gets it."""
+"""Sources of images: one official layout per file; each lists the files found, none assigns them to sites."""

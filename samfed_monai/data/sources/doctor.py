@@ -1,4 +1,4 @@
-"""What is wrong with a site's folders before any of their files is listed: names that are nearly right, and swaps."""
+"""Errors in a site's folders, found before files are listed: nearly right names, swapped folders."""
 
 from __future__ import annotations
 

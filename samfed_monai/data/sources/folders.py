@@ -1,4 +1,4 @@
-"""Plain folders: ``DIR/<site>/images`` and, as far as there are any, ``DIR/<site>/masks``."""
+"""Plain folders: ``DIR/<site>/images`` and, where there are masks, ``DIR/<site>/masks``."""
 
 from __future__ import annotations
 

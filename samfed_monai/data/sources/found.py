@@ -1,4 +1,4 @@
-"""What a source hands over, how images find their masks, and what was left lying."""
+"""``Found``, an image file with its mask; matching masks to images, and files that were left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published lists of who had which image, matched to the files at hand by stem.
+"""Published splits, matched by stem to the files that are here.
 
 The format is HSSF's: ``{client: {"labeled_train", "unlabeled_train", "val_list", "test_list"}}`` with file names. The
 lists of HSSF (Ma et al., IEEE TMI 2024) are known by name and SHA-256; their content is not shipped.

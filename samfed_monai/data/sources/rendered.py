@@ -1,4 +1,4 @@
-"""Masks that are no pictures yet: COCO annotations drawn beside their images, NIfTI volumes cut into slices."""
+"""Masks that are not pictures: COCO annotations drawn beside their images, NIfTI volumes cut into slices."""
 
 from __future__ import annotations
 

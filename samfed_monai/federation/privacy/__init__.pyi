@@ -1,4 +1,4 @@
-"""What may leave a site: an allow-list, withheld small counts, noise where it is asked for, a line on every message."""
+"""What may leave a site: an allow-list, withheld small counts, optional noise, and an audit line for every message."""
 
 from .allowed import Allowed
 from .audit import AuditLog, audit_table, read_audit

@@ -1,4 +1,4 @@
-"""What a site's own network and images let leave it: names, shapes and kinds of tensors, and what is too little."""
+"""The allow-list of a site: names, shapes and kinds of tensors that may leave it, and the least number of images."""
 
 from __future__ import annotations
 

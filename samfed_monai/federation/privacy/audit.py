@@ -1,4 +1,4 @@
-"""One line for every message that leaves a site, written before it leaves."""
+"""The audit log: one line for every message that leaves a site, written before it leaves."""
 
 from __future__ import annotations
 

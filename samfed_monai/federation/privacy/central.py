@@ -1,4 +1,4 @@
-"""Noise at the server: the mean of clipped steps with Gaussian noise, in place of the sites' answers."""
+"""Central differential privacy: the mean of clipped steps with Gaussian noise, in place of the sites' updates."""
 
 from __future__ import annotations
 

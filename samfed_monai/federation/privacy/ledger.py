@@ -1,4 +1,4 @@
-"""What a site has spent of its own privacy budget, release by release, whatever runs are called."""
+"""The privacy ledger: what a site has spent of its own budget, over all its runs."""
 
 from __future__ import annotations
 

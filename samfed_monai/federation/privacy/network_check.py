@@ -1,4 +1,4 @@
-"""A look at a network that a plan names, before it sees an image: layers that could copy images into an update."""
+"""Check of the network that a plan names, before it sees an image: layers that could copy images into an update."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where noise comes from, and what it is added to: the Gaussian mechanism as pure functions."""
+"""The Gaussian mechanism as pure functions, and its sources of random numbers."""
 
 from __future__ import annotations
 

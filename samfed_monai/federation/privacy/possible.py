@@ -1,4 +1,4 @@
-"""What a run promises its sites, and whether its strategy can keep it: asked before anything is computed."""
+"""Checks, before anything is computed, that a run's strategy can keep its privacy settings."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def statistics_notice(privacy: Privacy, strategy: Strategy, name: str) -> str | 
     if kind is None or rule is None:
         return None
     text = f"{name}: every site sends {kind.words} of its images, {rule.in_words()}"
-    return f"{text} (privacy -> statistics -> {kind.value}; docs/privacy.md says what that tells of them)"
+    return f"{text} (privacy -> statistics -> {kind.value}; docs/privacy.md says what that reveals of them)"
 
 
 def too_few_images(images: int, privacy: Privacy, strategy: Strategy) -> list[Problem]:

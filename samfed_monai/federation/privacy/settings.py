@@ -1,4 +1,4 @@
-"""What ``federate.json -> privacy`` says, checked; what it amounts to, and what ``results.json`` says of it."""
+"""``federate.json -> privacy``: read, checked, and described in ``results.json``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The adapter: what adaptation changed in SAM, in one small file that says which SAM it belongs to."""
+"""The adapter: the adapted weights of SAM in one small file, with the hash of the SAM that it belongs to."""
 
 from __future__ import annotations
 

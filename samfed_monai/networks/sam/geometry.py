@@ -1,4 +1,4 @@
-"""Where an image lies in SAM's square input, and its mask in the square output; images of any size to embeddings."""
+"""Images of any size into SAM's square input, and masks back out of the square output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SAM as a client network: LoRA that is shared, experts that are personal, and a path with each (docs/pfedsam.md)."""
+"""SAM as a client network: shared LoRA, personal experts, a global and a personal path (docs/pfedsam.md)."""
 
 from __future__ import annotations
 

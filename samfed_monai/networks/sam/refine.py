@@ -1,4 +1,4 @@
-"""Box refinement: a second pass of SAM, prompted with the boxes of what the first one found (docs/method.md)."""
+"""Box refinement: a second pass of SAM, prompted with boxes around the first pass's components (docs/method.md)."""
 
 from __future__ import annotations
 
