@@ -30,7 +30,6 @@ from samfed_monai.methods.elcfs import (
     spectrum_windows,
 )
 from samfed_monai.methods.fedavg import FedAvg
-from samfed_monai.networks.input_size import head_of
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server
 from samfed_monai.protocol.statistics import split_statistics, with_statistics
 from samfed_monai.reports import Report
