@@ -403,7 +403,7 @@ def test_fault_46_an_unknown_client_is_dropped_and_changes_nothing(tmp_path, cap
 
 def test_fault_47_below_quorum_stops_and_says_how_to_go_on(tmp_path):
     with pytest.raises(
-        Stopped, match=r"round 2 of \d+: 1 of 3 updates, 2 needed(.|\n)*site-2: boom(.|\n)*to go on: mend it"
+        Stopped, match=r"round 2 of \d+: 1 of 3 updates, 2 needed(.|\n)*site-2: boom(.|\n)*to go on: fix it"
     ):
         run(tmp_path, lambda post, request: _boom(request, post))
     result, _ = run(tmp_path)
