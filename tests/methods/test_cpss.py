@@ -68,16 +68,26 @@ def test_what_is_rounding_in_a_patch_of_one_value_is_not_made_large(value, dtype
     torch.testing.assert_close(swapped[1], flat[0])
 
 
+def test_half_precision_bears_a_patch_that_hardly_varies():
+    faint = torch.tensor([[[[0.0, 2e-5], [2e-5, 0.0]]]], dtype=torch.float16)
+    strong = torch.tensor([[[[-3.0, 3.0], [3.0, -3.0]]]], dtype=torch.float16)
+    swapped = swap_styles(torch.cat([faint, strong]), torch.tensor([1, 0]), 1)
+    torch.testing.assert_close(swapped, torch.cat([strong, faint]))
+
+
 class Shown(nn.Module):
-    """A network whose encoder can be reached."""
+    """A network whose encoder can be reached, and whose feature map has a stride of 2."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.encoder, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+        self.encoder, self.head = nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Conv2d(4, 1, 1)
 
     def forward(self, image):
-        return self.head(self.encoder(image).relu())
+        return self.decoded(self.encoder(image))
+
+    def decoded(self, features):
+        return self.head(features.relu()).repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -93,12 +103,13 @@ def test_public_images_have_their_labels_and_own_ones_the_sure_guides(monkeypatc
         network=network, inferer=lambda image, called: called(image), loss_function=loss, state=state
     )
     images = torch.cat([public, own]) if labelled else own
-    for stride, size in ((4, 2), (1, 9)):  # maps of 9 patches along 8 pixels are left as they are
+    # a map of a larger stride, and one of fewer than two pixels a patch are left as they are
+    for stride, size, is_swapped in ((2, 2, True), (1, 2, False), (2, 3, False)):
         value = StyleSwapTerm(tau=0.8, side=size, stride=stride, labelled=labelled).value(guidance, engine)
         features = network.encoder(images)
-        if size == 2:
+        if is_swapped:
             features = swap_styles(features, torch.arange(len(images) * 4).roll(3), 2)
-        logits = network.head(features.relu())
+        logits = network.decoded(features)
         sure = ((weak > 0.8) | (weak < 0.2)).float()
         expected = weighted_pseudo_label_loss(logits[-2:], (weak > 0.5).long(), sure)
         torch.testing.assert_close(value, (loss(logits[:2], truth) + expected) / 2 if labelled else expected)

@@ -48,6 +48,8 @@ def test_equal_losses_keep_the_weights_and_larger_ones_gain(ascent):
     weights = torch.full((3,), 1 / 3, dtype=torch.float64)
     assert torch.equal(ascended(weights, torch.full((3,), 0.7), 5.0, ascent=ascent), weights)
     assert torch.equal(ascended(weights, torch.tensor([0.1, 0.2, 0.3]), 0.0, ascent=ascent), weights)
+    uneven = torch.tensor([0.7, 0.1, 0.2], dtype=torch.float64)  # whose sum is not 1 to the last bit
+    assert torch.equal(ascended(uneven, torch.full((3,), 0.7), 5.0, ascent=ascent), uneven)
     moved = ascended(weights, torch.tensor([0.1, 0.2, 0.3]), 0.5, ascent=ascent)
     assert moved.diff().gt(0).all()
     assert moved.sum().item() == pytest.approx(1)
@@ -109,7 +111,7 @@ def test_a_step_of_zero_is_fedavg_to_the_bit():
     for round in range(3):
         for each in (strategy, plain):
             each.configure(round)
-            each.aggregate(round, answers(0.9, 0.1, round=round))
+            each.aggregate(round, answers(0.9, 0.1, round=round, counts=(1 + 2 * round, 3)))
         assert all(torch.equal(strategy.global_weights[name], plain.global_weights[name]) for name in ("w", "count"))
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.engines.utils import IterationEvents
 from torch import nn
 from torch.nn.functional import avg_pool2d, softplus
 
@@ -113,6 +114,24 @@ def test_the_discriminator_climbs_down_and_the_network_up_the_same_cross_entropy
     for mine, theirs in zip(own, gradients[len(turned) :], strict=True):
         torch.testing.assert_close(mine, theirs)
     assert turned[2].abs().sum() > 0, "the encoder's last layer is reached"
+
+
+def test_the_discriminator_takes_a_step_of_its_own_after_each_of_the_networks():
+    guide = GlobalGuide()
+    term = DomainAlignmentTerm(guide=guide, rate=0.01, weight=5.0)
+    stream = UnlabelledStream(loader=toy_loader(), guides=[guide])
+    trainer = toy_trainer([stream, term, TermLogger()], network=Shown(), steps=1)
+    before: list[tuple[torch.Tensor, torch.Tensor]] = []
+    trainer.add_event_handler(
+        IterationEvents.BACKWARD_COMPLETED,
+        lambda _: before.extend((w.detach().clone(), w.grad.clone()) for w in term._discriminator.parameters()),  # type: ignore[union-attr]
+    )
+    next_round(trainer, 0, 1)
+    assert term._discriminator is not None
+    assert before
+    for (start, gradient), weight in zip(before, term._discriminator.parameters(), strict=True):
+        torch.testing.assert_close(weight.detach(), start - 0.01 * gradient / (gradient.abs() + 1e-8))  # Adam's first
+        assert weight.grad is None or not weight.grad.any()
 
 
 def test_of_maps_of_one_size_the_deepest_is_made_alike():

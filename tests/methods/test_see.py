@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import nn
 from torch.nn.functional import avg_pool2d
 
 from samfed_monai.core.errors import Refused
@@ -347,6 +348,50 @@ def test_sites_with_points_keep_the_best_pseudo_labels_over_rounds(build, small_
     last = (folder / "0002.safetensors").read_bytes()
     term._refine(workflow.trainer)  # the round once more: it begins with the store of the round before
     assert (folder / "0002.safetensors").read_bytes() == last
+
+
+def refined_by(monkeypatch, tmp_path, records, item, refine) -> tuple[RefinedLabelTerm, Any]:
+    """A term whose SAM is ``refine``, and an engine whose network says one half everywhere."""
+    monkeypatch.setattr(see, "_sam", lambda *given: nn.Identity())
+    monkeypatch.setattr(see, "SamRefiner", lambda sam, size: refine)
+    data = SimpleNamespace(records=lambda split: [{"image_sha256": each} for each in records])
+    term = RefinedLabelTerm(data=data, transform=lambda record: item, folder=tmp_path, checkpoint="x", views=1)  # type: ignore[arg-type]
+    state = SimpleNamespace(device="cpu", round=0, rounds=3)
+    engine = SimpleNamespace(network=nn.Identity(), inferer=lambda images, network: 0 * images[:, :1], state=state)
+    return term, engine
+
+
+def test_the_weak_label_overrules_what_the_network_says_of_its_pixels(monkeypatch, tmp_path):
+    weak, asked = torch.tensor([[[1.0, 255.0], [0.0, 255.0]]]), []
+
+    def refine(image, mask, label):
+        asked.append((mask, label))
+        return see.Refined(torch.tensor([[[1.0, 1.0], [0.0, 0.0]]]), 0.5)
+
+    term, engine = refined_by(monkeypatch, tmp_path, [ONE], {"image": torch.rand(3, 2, 2), "label": weak}, refine)
+    term._refine(engine)
+    ((mask, label_),) = asked
+    assert mask.tolist() == [[[1.0, 0.5], [0.0, 0.5]]]
+    assert label_.tolist() == weak.tolist()
+    assert term.store.scores(ONE) == pytest.approx((1.0, 0.5, 1.0), abs=1e-5), "of two pixels the network says one"
+    assert term._labelled == 1.0
+
+
+def test_a_round_that_is_repeated_begins_with_the_store_of_the_round_before(monkeypatch, tmp_path):
+    given_ = iter([0.6, 0.9, 0.8])  # the second time round 1 is worse than the first time, but better than round 0
+
+    def refine(image, mask, label):
+        return see.Refined(torch.full((1, 2, 2), next(given_)), 0.5)
+
+    item = {"image": torch.rand(3, 2, 2), "label": torch.tensor([[[1.0, 255.0], [255.0, 255.0]]])}
+    term, engine = refined_by(monkeypatch, tmp_path, [ONE], item, refine)
+    monkeypatch.setattr(Scores, "better", lambda self, other: self.certainty > other.certainty)
+    found = []
+    for number in (0, 1, 1):
+        engine.state.round = number
+        term._refine(engine)
+        found.append(round(term.store.get(ONE).mean().item(), 3))
+    assert found == [0.6, 0.902, 0.8]
 
 
 def test_a_site_without_sam_is_refused_before_it_trains_without_a_path(build, weak_places, tmp_path, monkeypatch):
