@@ -330,7 +330,7 @@ class SiteContrastTerm(Term):
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The mean squared distance to the other sites' channel weights, negative."""
-        selection, features = self.selection, self._features.kept[0].float()
+        selection, features = self.selection, self._features.kept[0].float()  # other batches may follow
         own, others = selection.heat(features, selection.codes[0]), selection.others()
         with torch.no_grad():
             theirs = [selection.heat(features, code) for code in others]

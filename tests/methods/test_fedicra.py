@@ -14,10 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ignite.engine import Events
+from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data import render_synthetic
+from samfed_monai.data.weak_labels import IGNORE
+from samfed_monai.handlers import TermLogger, UnlabelledStream
 from samfed_monai.losses.tree_energy import spanning_trees, tree_energy, tree_filtered
 from samfed_monai.methods.fedicra import (
     DecoderMixing,
@@ -32,6 +35,7 @@ from samfed_monai.networks.site_channels import CODES, ChannelSelection, select_
 from samfed_monai.protocol import Kind
 from samfed_monai.protocol.message import Message
 from samfed_monai.protocol.strategy import Server
+from tests.handlers.toy import next_round, toy_loader, toy_trainer
 from tests.methods.personal import Six, numbers_of, six, six_trainer
 
 OWN = [1.0, 1.0, 1.0, 1.0, 2.0, 2.0]
@@ -267,6 +271,54 @@ def test_the_variant_trains_and_whole_masks_have_no_tree_energy(build: Any, tmp_
     assert workflow.trainer.state.terms["tree"] == 0, "every pixel has a label"
     assert workflow.trainer.state.terms["crf"] > 0
     assert workflow.trainer.state.terms["sites"] == 0, "nobody said who else there is"
+
+
+class Weak:
+    """Takes the label from every other row."""
+
+    def attach(self, engine: Any) -> None:
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        engine.state.output["label"][..., ::2, :] = IGNORE
+
+
+class OneMap(nn.Module):
+    """An encoder of one feature map."""
+
+    out_channels = (8,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return [self.convolution(image).relu()]
+
+
+class Headed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.head = OneMap(), nn.Conv2d(8, 1, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.encoder(image)[-1])
+
+
+@pytest.mark.parametrize("name", ["tree", "sites"])
+def test_a_stream_before_the_terms_changes_nothing_that_the_labelled_batch_is_measured_by(name: str) -> None:
+    def measured(*streams: UnlabelledStream) -> Tensor:
+        torch.manual_seed(0)
+        network = select_channels(Headed(), 2)
+        code(selection_of(network, "test"), 0)
+        term = {"tree": TreeEnergyTerm, "sites": SiteContrastTerm}[name](network=network)
+        trainer = toy_trainer([Weak(), *streams, term, TermLogger()], network=network, steps=1)
+        next_round(trainer, 0, 1)
+        return trainer.state.terms[name]
+
+    alone = measured()
+    assert alone != 0
+    assert measured(UnlabelledStream(loader=toy_loader(seed=1), guides=[])) == alone
 
 
 def selection(embed: list[list[float]] | None = None) -> ChannelSelection:
