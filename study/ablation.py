@@ -64,8 +64,8 @@ def sweeps(sections: Sequence[Section], default: str = "samfed") -> dict[str, li
     missing = [section for section in sections if all(row.name != default for row in section.table.rows)]
     if missing:
         expected = f"a row {default!r}, which the others are compared with"
-        mend = "run it, too, or name another row with --default"
-        raise Refused([Problem(s.title or "runs", found="no such row", expected=expected, mend=mend) for s in missing])
+        hint = "run it, too, or name another row with --default"
+        raise Refused([Problem(s.title or "runs", found="no such row", expected=expected, hint=hint) for s in missing])
     rows: dict[str, Row] = {}
     for section in sections:
         for row in section.table.rows:

@@ -31,8 +31,8 @@ def read_record(path: str | Path) -> list[RunData]:
     """
     path, problems = Path(path), Problems()
     if not path.is_file():
-        mend = "it is written by `python -m study record`"
-        problems.add(str(path), found="no such file", expected="a record of runs", mend=mend)
+        hint = "it is written by `python -m study record`"
+        problems.add(str(path), found="no such file", expected="a record of runs", hint=hint)
         raise Refused(problems)
     runs = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -69,8 +69,8 @@ def runs_in(folder: str | Path) -> list[Path]:
     found = sorted(path.parent for path in Path(folder).glob("*/*/results.json"))
     found = [run for run in found if (run / "compare.json").is_file()]
     if not found:
-        mend = "name the --output-dir of `samfed compare`"
-        raise Refused([Problem(str(folder), found="no finished run", expected="a folder of runs", mend=mend)])
+        hint = "name the --output-dir of `samfed compare`"
+        raise Refused([Problem(str(folder), found="no finished run", expected="a folder of runs", hint=hint)])
     return found
 
 
@@ -86,13 +86,13 @@ def add_to_record(path: str | Path, folders: Iterable[str | Path]) -> None:
     """
     new = [RunData.read(folder) for folder in folders]
     kept = read_record(path) if Path(path).is_file() else []
-    problems, mend = Problems(), "give this list's runs a record of their own"
+    problems, hint = Problems(), "give this list's runs a record of their own"
     held = {_datalist(run): path for run in kept} or {_datalist(run): run.folder for run in new[:1]}
     for run in new:
         for datalist, where in held.items():
             if datalist != _datalist(run):
                 found, expected = f"data list {_datalist(run)}", f"{datalist} as in {where}"
-                problems.add(str(run.folder), found=found, expected=expected, mend=mend)
+                problems.add(str(run.folder), found=found, expected=expected, hint=hint)
     problems.refuse_if_any()
     by_row = {(run.row, run.seed): run for run in [*kept, *new]}
     write_text(path, "".join(f"{_line(by_row[key])}\n" for key in sorted(by_row)))

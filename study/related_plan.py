@@ -50,8 +50,8 @@ def rows_to_run(part: str, records: str | Path, *, only: Iterable[str] = (), see
     known = methods()
     if unknown := [row for row in only if row not in known or row in NO_ROW]:
         why = [f"{row!r}, {NO_ROW[row]}" if row in NO_ROW else repr(row) for row in unknown]
-        mend = "`python -m study related-rows polyp` lists those of a part"
-        raise Refused([Problem("--only", found=text, expected="a row", mend=mend) for text in why])
+        hint = "`python -m study related-rows polyp` lists those of a part"
+        raise Refused([Problem("--only", found=text, expected="a row", hint=hint) for text in why])
     rows = [row for row in rows_of(part, records=records) if not only or row in only]
     done = {run.row for run in runs_of(part, records) if run.seed == seed} if seed is not None else set()
     return [row for row in rows if row not in done]
@@ -72,8 +72,8 @@ def rows_of(part: str, *, records: str | Path | None = None) -> list[str]:
     if part == "skin":
         found = runs_of("polyp", records) if records is not None else []
         if not found:
-            mend = "run the part polyp first: its best rows are run here"
-            raise Refused([Problem("skin", found="no record of polyps", expected="a table to choose from", mend=mend)])
+            hint = "run the part polyp first: its best rows are run here"
+            raise Refused([Problem("skin", found="no record of polyps", expected="a table to choose from", hint=hint)])
         return [row for row in ranked_rows(found).ranks if row in known][:BEST]
     if part == "weak":
         return [name for name in named if _weak(name, known)]

@@ -44,7 +44,7 @@ def named(words: str) -> list[str]:
     for word in asked:
         if word not in ATTACKS and word != ALL:
             expected = f"one of {', '.join([*ATTACKS, ALL])}"
-            problems.add("--attack", found=repr(word), expected=expected, mend=did_you_mean(word, [*ATTACKS, ALL]))
+            problems.add("--attack", found=repr(word), expected=expected, hint=did_you_mean(word, [*ATTACKS, ALL]))
     if not asked:
         problems.add("--attack", found="no name", expected=f"one of {', '.join([*ATTACKS, ALL])}")
     problems.refuse_if_any()

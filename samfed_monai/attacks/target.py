@@ -143,8 +143,8 @@ def target_of_run(
     given["data_root"] = data_root or run.setting("data_root")
     missing = [name for name, value in given.items() if not value]
     if missing:
-        mend = "; ".join(f"give --{name.replace('_', '-')}" for name in missing)
-        raise Refused([Problem(str(folder), found=f"no word of {name}", expected="one", mend=mend) for name in missing])
+        hint = "; ".join(f"give --{name.replace('_', '-')}" for name in missing)
+        raise Refused([Problem(str(folder), found=f"no word of {name}", expected="one", hint=hint) for name in missing])
     ids = {**settings_of(models.server), **network_overrides(models.server)}
     listed = DataList.load(str(given["datalist"]))
     config = client_config(find_bundle(str(given["bundle"])), run.results["variant"], ids).filled_by_the_server()

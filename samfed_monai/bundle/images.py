@@ -89,8 +89,8 @@ class SiteImages:
         classes: Sequence[str] | None = None,
     ) -> None:
         if limit is not None and limit < 1:
-            expected, mend = "a number of images >= 1, or null", "null takes all images"
-            raise Refused([Problem("train.json -> limit", found=repr(limit), expected=expected, mend=mend)])
+            expected, hint = "a number of images >= 1, or null", "null takes all images"
+            raise Refused([Problem("train.json -> limit", found=repr(limit), expected=expected, hint=hint)])
         self.datalist, self.data_root, self.site = datalist, data_root, site
         self._fits: list[Problem] | None = None
         self.oracle, self.limit, self.weak_labels, self.classes = oracle, limit, weak_labels, classes
@@ -225,5 +225,5 @@ class PublicSet:
 def check_public_limit(limit: int | None) -> None:
     """Refuses a number of public images that leaves none to fit on or none to hold out."""
     if limit is not None and not (isinstance(limit, int) and limit >= 2):
-        expected, mend = "a number of images >= 2, or null", "null takes all; one image at least is held out"
-        raise Refused([Problem("teacher.json -> public_limit", found=repr(limit), expected=expected, mend=mend)])
+        expected, hint = "a number of images >= 2, or null", "null takes all; one image at least is held out"
+        raise Refused([Problem("teacher.json -> public_limit", found=repr(limit), expected=expected, hint=hint)])

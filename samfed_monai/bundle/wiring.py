@@ -74,7 +74,7 @@ def parameters_of(
         if not check_patterns(patterns, f"{where}#params", problems, example="encoder.*"):
             continue
         _check_rate(rate, f"{where}#lr", problems)
-        found = matched_names(list(rest), patterns, f"{where}#params", problems, kind="parameter", mend=correct)
+        found = matched_names(list(rest), patterns, f"{where}#params", problems, kind="parameter", hint=correct)
         chosen.append({"params": [rest.pop(name) for name in list(rest) if name in found], **options})
     problems.refuse_if_any()
     if rate_of_encoder is not None:

@@ -85,8 +85,8 @@ def read_rows(path: str | Path) -> list[NamedRow]:
     where, problems = Path(path).name, Problems()
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("rows"), dict) or not content["rows"]:
-        mend = 'for instance {"rows": {"intersection": {"variant": "samfed", "overrides": {}}}}'
-        problems.add(where, found=type(content).__name__, expected="an object with `rows`, by name", mend=mend)
+        hint = 'for instance {"rows": {"intersection": {"variant": "samfed", "overrides": {}}}}'
+        problems.add(where, found=type(content).__name__, expected="an object with `rows`, by name", hint=hint)
         raise Refused(problems)
     _check(content, FILE_KEYS, where, problems)
     shared = _overrides(content, where, problems)
@@ -95,7 +95,7 @@ def read_rows(path: str | Path) -> list[NamedRow]:
         here = f"{where} -> rows#{name}"
         if not _NAME.fullmatch(name) or name in RESERVED:
             expected = f"a name of letters, digits and `_.+-`, none of {', '.join(RESERVED)}"
-            problems.add(here, found=repr(name), expected=expected, mend="it becomes a folder")
+            problems.add(here, found=repr(name), expected=expected, hint="it becomes a folder")
         if not isinstance(row, dict):
             problems.add(here, found=type(row).__name__, expected="an object with `variant`")
             continue
@@ -132,7 +132,7 @@ def all_rows(variants: Sequence[str], rows: Iterable[NamedRow], problems: Proble
         if row.name in found and row != found[row.name]:
             same = _same_run(row, found[row.name])
             if not same:
-                problems.add(where, found="two rows of that name", expected="each name once", mend="rename one")
+                problems.add(where, found="two rows of that name", expected="each name once", hint="rename one")
             row = row if same else found[row.name]
         found[row.name] = row
     return list(found.values())
@@ -150,7 +150,7 @@ def _check(content: Mapping[str, Any], keys: Sequence[str], where: str, problems
             continue
         if key not in keys:
             expected = f"one of {', '.join(keys)}"
-            problems.add(f"{where}#{key}", found="an unknown key", expected=expected, mend=did_you_mean(key, keys))
+            problems.add(f"{where}#{key}", found="an unknown key", expected=expected, hint=did_you_mean(key, keys))
         elif key not in ("rows", "overrides", "as") and not isinstance(value, str):
             problems.add(f"{where}#{key}", found=f"{value!r} ({type(value).__name__})", expected="text")
 
@@ -164,10 +164,10 @@ def _overrides(content: Mapping[str, Any], where: str, problems: Problems) -> di
     overrides = normal_ids(given)
     for key in overrides.keys() & set(PER_COMPARISON):
         expected = "ids in which rows may differ"
-        mend = (
+        hint = (
             "it is given once, for all rows: on the command line" if key != "variant" else "it is the row's `variant`"
         )
-        problems.add(f"{where}#overrides#{key}", found="set by a row", expected=expected, mend=mend)
+        problems.add(f"{where}#overrides#{key}", found="set by a row", expected=expected, hint=hint)
     return {key: value for key, value in overrides.items() if not key.startswith("_")}
 
 

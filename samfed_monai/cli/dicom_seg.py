@@ -45,8 +45,8 @@ def require_highdicom() -> list[Problem]:
     """What is wrong if ``highdicom`` is not there."""
     if installed():
         return []
-    mend = "pip install 'samfed-monai[dicom]'"
-    return [Problem("--dicom-seg", found="no highdicom", expected="highdicom to write with", mend=mend)]
+    hint = "pip install 'samfed-monai[dicom]'"
+    return [Problem("--dicom-seg", found="no highdicom", expected="highdicom to write with", hint=hint)]
 
 
 def refusals_of(objects: Sequence[tuple[Path, int]], labels: Sequence[str] = ("empty",)) -> list[Problem]:
@@ -60,8 +60,8 @@ def refusals_of(objects: Sequence[tuple[Path, int]], labels: Sequence[str] = ("e
 
     problems = Problems()
     if not objects:
-        expected, mend = "DICOM objects to refer to", "leave it out, or name DICOM objects"
-        problems.add("--dicom-seg", found="none among the images", expected=expected, mend=mend)
+        expected, hint = "DICOM objects to refer to", "leave it out, or name DICOM objects"
+        problems.add("--dicom-seg", found="none among the images", expected=expected, hint=hint)
     for group in series_of([path for path, _ in objects]):
         with problems.collected():
             paths, frames = [objects[index][0] for index in group], sum(objects[index][1] for index in group)
@@ -153,8 +153,8 @@ def segmentation_of(
     for place, each in zip(sources, contents, strict=True):
         lacking = [name for name in _NEEDED if name not in each or (name.endswith("UID") and not each[name].value)]
         if lacking:
-            mend = f"write the missing attributes into the object, or {_INSTEAD}"
-            raise _refused(place, f"no {', '.join(lacking)}", "an object that a segmentation can refer to", mend)
+            hint = f"write the missing attributes into the object, or {_INSTEAD}"
+            raise _refused(place, f"no {', '.join(lacking)}", "an object that a segmentation can refer to", hint)
     placed = _placed(content)
     pixels = np.stack(masks).astype(np.uint8)
     algorithm = highdicom.AlgorithmIdentificationSequence(
@@ -222,8 +222,8 @@ def _coded(label: str, number: int, *, one: bool) -> tuple[Any, Any]:
     return Code("CLASS", _SCHEME, "Class of a network"), Code(f"CLASS{number}", _SCHEME, label[:64])
 
 
-def _refused(source: Path, found: str, expected: str, mend: str = "") -> Refused:
-    return Refused([Problem(f"--dicom-seg: {source}", found=found, expected=expected, mend=mend)])
+def _refused(source: Path, found: str, expected: str, hint: str = "") -> Refused:
+    return Refused([Problem(f"--dicom-seg: {source}", found=found, expected=expected, hint=hint)])
 
 
 def _uid(about: Sequence[str], pixels: NDArray[np.uint8]) -> Any:

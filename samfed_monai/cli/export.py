@@ -90,14 +90,14 @@ def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output or f"{_stem(model)}{suffix}").expanduser()
     problems = Problems()
     if "adapter" in read_header(model):
-        mend = "export the network of a run that this teacher guided"
-        problems.add(str(model), found="a teacher's adapter", expected="a run, or a network's weights", mend=mend)
+        hint = "export the network of a run that this teacher guided"
+        problems.add(str(model), found="a teacher's adapter", expected="a run, or a network's weights", hint=hint)
     problems.extend(export_problems(to, output, int8))
     problems.refuse_if_any()
     models = run_or_file(model)
     if arguments.site and isinstance(models, Path):
-        mend = "leave it out, or name the folder of the run"
-        raise Refused([Problem("--site", found="a weights file, which is one model", expected="a run", mend=mend)])
+        hint = "leave it out, or name the folder of the run"
+        raise Refused([Problem("--site", found="a weights file, which is one model", expected="a run", hint=hint)])
     with tempfile.TemporaryDirectory(prefix="samfed-") as scratch:
         weights = weights_file(models, arguments.site, scratch)
         config = _checked(bundle, trained_as(weights, bundle, "inference", overrides_of(arguments.extra)))

@@ -74,11 +74,11 @@ def run(arguments: argparse.Namespace) -> int:
     models = run_or_file(arguments.model)
     exported = Path(arguments.model).suffix.lower() == trained_model.ONNX
     if arguments.runtime and not exported:
-        mend = "leave it out, or export the network with `samfed export --to onnx` and name that file"
-        raise Refused([Problem("--runtime", found=str(arguments.model), expected="an ONNX file to run", mend=mend)])
+        hint = "leave it out, or export the network with `samfed export --to onnx` and name that file"
+        raise Refused([Problem("--runtime", found=str(arguments.model), expected="an ONNX file to run", hint=hint)])
     if arguments.site and isinstance(models, Path):
-        mend = "leave it out, or name the folder of the run"
-        raise Refused([Problem("--site", found="a weights file, which is one model", expected="a run", mend=mend)])
+        hint = "leave it out, or name the folder of the run"
+        raise Refused([Problem("--site", found="a weights file, which is one model", expected="a run", hint=hint)])
 
     arguments.classes = trained_model.classes_of(arguments, models)
 
@@ -121,7 +121,7 @@ def images_of(words: Sequence[str]) -> str | list[str]:
         paths += [str(Path(found).resolve()) for found in fitting]
     if not words:
         problems.add(
-            "IMAGES", found="none", expected="images, patterns or folders", mend="samfed infer BUNDLE IMAGES …"
+            "IMAGES", found="none", expected="images, patterns or folders", hint="samfed infer BUNDLE IMAGES …"
         )
     problems.refuse_if_any()
     paths = list(dict.fromkeys(paths))

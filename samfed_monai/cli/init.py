@@ -50,8 +50,8 @@ def copy_bundle(name: str, folder: str | Path) -> Path:
     source = packaged_bundle(name)
     target = Path(folder).expanduser().absolute()
     if target.exists():
-        mend = "name a folder that does not exist yet"
-        raise Refused([Problem(str(target), found="it exists already", expected="a new folder", mend=mend)])
+        hint = "name a folder that does not exist yet"
+        raise Refused([Problem(str(target), found="it exists already", expected="a new folder", hint=hint)])
     with atomic_folder(target) as temporary:
         shutil.copytree(source, temporary, ignore=_left_out, dirs_exist_ok=True)
         (temporary / "models").mkdir(exist_ok=True)

@@ -159,15 +159,15 @@ class MaskForms:
         placed = {"--overlays": self.folders.get("png"), "--geojson": self.folders.get("geojson")}
         for option, folder in {**placed, "--dicom-seg": self.segmentations}.items():
             for problem in folder.problems(images=images) if folder else ():
-                mend = "choose another folder"
-                problems.add(option, found=problem.found, expected=problem.expected, mend=mend)
+                hint = "choose another folder"
+                problems.add(option, found=problem.found, expected=problem.expected, hint=hint)
         for option, file, ours, what in (
             ("--areas", self.table, _is_table, "table"),
             ("--coco", self.coco, _is_coco, "annotations"),
         ):
             if file and file.exists() and not ours(file):
-                found, mend = "another file", "choose another name"
-                problems.add(f"{option} {file}", found=found, expected=f"none, or the same {what}", mend=mend)
+                found, hint = "another file", "choose another name"
+                problems.add(f"{option} {file}", found=found, expected=f"none, or the same {what}", hint=hint)
         if self.coco:
             problems.extend(require_pycocotools("--coco"))
         problems.refuse_if_any()
@@ -253,9 +253,9 @@ def _is_coco(path: Path) -> bool:
 
 def _refuse_twins(names: Sequence[str]) -> None:
     twins = sorted({name for name in names if names.count(name) > 1})
-    mend = "rename one of them: both masks would have the same name"
+    hint = "rename one of them: both masks would have the same name"
     problems = [
-        Problem(name, found="it twice", expected="one image or volume of that name", mend=mend) for name in twins
+        Problem(name, found="it twice", expected="one image or volume of that name", hint=hint) for name in twins
     ]
     if problems:
         raise Refused(problems)

@@ -102,8 +102,8 @@ def _refuse(kind: str, name: str, package: str, target: Path) -> None:
         meant = meant.strip("_").lstrip("0123456789_")
         fits = bool(meant) and meant != name and not keyword.iskeyword(meant)
         expected = f"at most {_LONGEST} small letters, digits and _ that begin with a letter, and no word of Python's"
-        mend = f"type samfed new {kind} {meant}" if fits else f"for instance samfed new {kind} my_{kind}"
-        problems.add("NAME", found=repr(name), expected=expected, mend=mend)
+        hint = f"type samfed new {kind} {meant}" if fits else f"for instance samfed new {kind} my_{kind}"
+        problems.add("NAME", found=repr(name), expected=expected, hint=hint)
     problems.refuse_if_any()
     if kind == "method":
         taken = name in known_variants() or name in broken_methods()
@@ -115,8 +115,8 @@ def _refuse(kind: str, name: str, package: str, target: Path) -> None:
         taken = name in brought("terms").found or name in brought("terms").broken
     if taken or importlib.util.find_spec(package) is not None:
         found = f"{name!r}, a {kind} that is installed" if taken else f"{package}, a package that is installed"
-        problems.add("NAME", found=found, expected="a new name", mend=f"for instance samfed new {kind} my_{name}")
+        problems.add("NAME", found=found, expected="a new name", hint=f"for instance samfed new {kind} my_{name}")
     if target.exists():
-        mend = "name a folder that does not exist yet with --output-dir"
-        problems.add(str(target), found="it exists already", expected="a new folder", mend=mend)
+        hint = "name a folder that does not exist yet with --output-dir"
+        problems.add(str(target), found="it exists already", expected="a new folder", hint=hint)
     problems.refuse_if_any()

@@ -103,7 +103,7 @@ def run_list(arguments: argparse.Namespace) -> int:
     for pair in arguments.folder:
         client, equals, folder = pair.partition("=")
         if not (client and equals and folder):
-            problems.add("--folder", found=repr(pair), expected="CLIENT=FOLDER", mend="for instance Kvasir=kvasir_seg")
+            problems.add("--folder", found=repr(pair), expected="CLIENT=FOLDER", hint="for instance Kvasir=kvasir_seg")
         folders[client] = folder
     problems.refuse_if_any()
     prepared = prepare_list(
@@ -190,7 +190,7 @@ def run_synthetic(arguments: argparse.Namespace) -> int:
         return _volumes(arguments)
     if arguments.output is None:
         expected = "the data list to write, which only volumes do without"
-        raise Refused([Problem("--output", found="none", expected=expected, mend="--output list.json")])
+        raise Refused([Problem("--output", found="none", expected=expected, hint="--output list.json")])
     require_free(arguments.output, name=list_name(arguments.scene, arguments.seed))
     chosen: dict[str, Any] = {"images_per_site": arguments.images_per_site, "public": arguments.public}
     chosen["size"] = tuple(arguments.size) if arguments.size else None
@@ -214,8 +214,8 @@ def _volumes(arguments: argparse.Namespace) -> int:
     problems = Problems()
     for option, given in (("--output", arguments.output is not None), ("--sites", arguments.sites != SITES)):
         if given:
-            mend = "leave it out; `samfed prepare nifti` makes the list of the two sites"
-            problems.add(option, found="it", expected="none: the scene volumes writes NIfTI files", mend=mend)
+            hint = "leave it out; `samfed prepare nifti` makes the list of the two sites"
+            problems.add(option, found="it", expected="none: the scene volumes writes NIfTI files", hint=hint)
     problems.refuse_if_any()
     chosen: dict[str, Any] = {"volumes": arguments.images_per_site, "public": arguments.public}
     chosen["size"] = tuple(arguments.size) if arguments.size else None

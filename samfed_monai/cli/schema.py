@@ -42,11 +42,11 @@ def run(arguments: argparse.Namespace) -> int:
             stream.write(text.encode())
         return int(ExitCode.DONE)
     if arguments.output_dir is None and root in packaged.values():
-        expected, mend = (
+        expected, hint = (
             "a bundle of your own",
             f"name a folder with --output-dir, or `samfed init {root.name} DIR` first",
         )
-        raise Refused([Problem(str(root), found="a packaged bundle", expected=expected, mend=mend)])
+        raise Refused([Problem(str(root), found="a packaged bundle", expected=expected, hint=hint)])
     for path in write(root, arguments.output_dir):
         sys.stdout.write(f"{path}\n")
     return int(ExitCode.DONE)

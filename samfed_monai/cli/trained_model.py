@@ -55,8 +55,8 @@ def shipped_model(bundle: str) -> Path:
     root = find_bundle(bundle)
     path = Path(model_path(model=None, bundle_root=root))
     if not path.is_file():
-        mend = "name one with --model: a finished run's folder, a weights file, or a teacher's adapter"
-        raise Refused([Problem("--model", found="none", expected=f"one: {root.name} ships no weights", mend=mend)])
+        hint = "name one with --model: a finished run's folder, a weights file, or a teacher's adapter"
+        raise Refused([Problem("--model", found="none", expected=f"one: {root.name} ships no weights", hint=hint)])
     return path
 
 
@@ -81,9 +81,9 @@ def weights_file(models: RunModels | Path, site: str, scratch: str | Path) -> Pa
         Refused: there is no such model here; an ONNX file, which holds none to build.
     """
     if isinstance(models, Path) and models.suffix.lower() == ONNX:
-        mend = "name the weights that it was exported from"
+        hint = "name the weights that it was exported from"
         expected = "a run or weights: an ONNX file is run by `samfed infer` alone"
-        raise Refused([Problem("--model", found=models.name, expected=expected, mend=mend)])
+        raise Refused([Problem("--model", found=models.name, expected=expected, hint=hint)])
     if isinstance(models, Path):
         return models
     if models.whole_at_server and not models.personal and (not site or site in models.sites):
@@ -108,11 +108,11 @@ def trained_as(model: Path, bundle: str | Path, workflow: str, own: Mapping[str,
         files = tuple(str(path) for path in workflow_files(root, workflow))
         found = base_sam(WorkflowConfig(root, files, ids), str(ids.get("network_name", "")))
         if found not in (wanted, None):
-            expected, mend = (
+            expected, hint = (
                 f"{wanted[:12]}, on which {model.name} was trained",
                 "put that one in place: samfed weights",
             )
-            raise Refused([Problem("SAM's weights", found=str(found)[:12], expected=expected, mend=mend)])
+            raise Refused([Problem("SAM's weights", found=str(found)[:12], expected=expected, hint=hint)])
     return ids
 
 
@@ -140,10 +140,10 @@ def is_adapter(arguments: argparse.Namespace) -> bool:
         return True
     given = [name for name in overrides_of(arguments.extra) if name.startswith(_PREFIX)]
     if given:
-        mend = "leave it out, or name the adapter of a teacher as --model"
+        hint = "leave it out, or name the adapter of a teacher as --model"
         found = f"{arguments.model}, which is no teacher's adapter"
         expected = "a teacher's adapter"
-        raise Refused([Problem(f"--{name}", found=found, expected=expected, mend=mend) for name in given])
+        raise Refused([Problem(f"--{name}", found=found, expected=expected, hint=hint) for name in given])
     return False
 
 
@@ -257,8 +257,8 @@ def classes_of(arguments: argparse.Namespace, models: RunModels | Path) -> list[
         outputs = read_adapter(models).outputs
         if outputs_of(names) != outputs:
             expected = f"names of the adapter's {max(1, outputs - 1)}, in the order of its labels"
-            mend = "--classes \"['A', 'B']\"" if outputs > 1 else "leave --classes out"
-            raise Refused([Problem("--classes", found=str(names or "none"), expected=expected, mend=mend)])
+            hint = "--classes \"['A', 'B']\"" if outputs > 1 else "leave --classes out"
+            raise Refused([Problem("--classes", found=str(names or "none"), expected=expected, hint=hint)])
     return names if several(names) else []
 
 
@@ -280,12 +280,12 @@ def infer_onnx(arguments: argparse.Namespace) -> None:
     from samfed_monai.networks.onnx_network import OnnxNetwork
 
     root, own, problems = find_bundle(arguments.bundle), overrides_of(arguments.extra), Problems()
-    file, mend = Path(str(absolute(arguments.model))), "leave it out, or name the weights that were exported"
+    file, hint = Path(str(absolute(arguments.model))), "leave it out, or name the weights that were exported"
     for name, value in own.items():
         if split_id(name)[0] in _BUILT:
-            problems.add(f"--{name}", found=str(value), expected=f"nothing: {file.name} has settled it", mend=mend)
+            problems.add(f"--{name}", found=str(value), expected=f"nothing: {file.name} has settled it", hint=hint)
     if arguments.device not in (None, "cpu"):
-        problems.add("--device", found=arguments.device, expected=f"cpu, on which {file.name} is run", mend=mend)
+        problems.add("--device", found=arguments.device, expected=f"cpu, on which {file.name} is run", hint=hint)
     problems.refuse_if_any()
     runtime = arguments.runtime or "onnxruntime"
     network = OnnxNetwork(file, runtime)
@@ -293,7 +293,7 @@ def infer_onnx(arguments: argparse.Namespace) -> None:
     asked = own.get("image_size", height)
     if height != width or asked != height:
         found, expected = f"{width} x {height} pixels", f"a square of {asked} pixels"
-        problems.add(f"{file} -> input", found=found, expected=expected, mend="leave --image_size out, or export anew")
+        problems.add(f"{file} -> input", found=found, expected=expected, hint="leave --image_size out, or export anew")
     given = {
         "model": str(file),
         "dataset_dir": arguments.images,

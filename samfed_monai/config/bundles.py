@@ -34,8 +34,8 @@ def packaged_bundle(name: str) -> Path:
     """
     bundles = packaged_bundles()
     if name not in bundles:
-        mend = did_you_mean(name, bundles)
-        raise Refused([Problem("bundle", found=repr(name), expected=f"one of {sorted(bundles)}", mend=mend)])
+        hint = did_you_mean(name, bundles)
+        raise Refused([Problem("bundle", found=repr(name), expected=f"one of {sorted(bundles)}", hint=hint)])
     return bundles[name]
 
 
@@ -50,8 +50,8 @@ def find_bundle(path_or_name: str | Path) -> Path:
         return folder.resolve()
     if folder.exists() or len(folder.parts) > 1:
         found = "no configs/metadata.json in it" if folder.is_dir() else "no such folder"
-        mend = "name the folder that holds configs/, or copy one out with `samfed init samfed_skin DIR`"
-        raise Refused([Problem(str(folder), found=found, expected="a bundle folder", mend=mend)])
+        hint = "name the folder that holds configs/, or copy one out with `samfed init samfed_skin DIR`"
+        raise Refused([Problem(str(folder), found=found, expected="a bundle folder", hint=hint)])
     return packaged_bundle(str(path_or_name))
 
 

@@ -83,19 +83,19 @@ def check_files(config: BundleConfig, bundle_root: Path, *, ready: bool = True) 
                 yield from refused.problems
                 continue
         if path is not None and not path.is_file():
-            mend = "check the path, or make it with `samfed teach`" if name == "adapter" else "check the path"
-            yield Problem(config.where((name,)), found=f"no file {str(path)!r}", expected="a weights file", mend=mend)
+            hint = "check the path, or make it with `samfed teach`" if name == "adapter" else "check the path"
+            yield Problem(config.where((name,)), found=f"no file {str(path)!r}", expected="a weights file", hint=hint)
         elif path is not None:
             yield from _hash(config, name, path)
     for name in FOLDER_KNOBS:
         path = _given(content, name)
         if path is not None and not path.is_dir():
             where = config.where((name,))
-            yield Problem(where, found=f"no folder {str(path)!r}", expected="a folder", mend="check the path")
+            yield Problem(where, found=f"no folder {str(path)!r}", expected="a folder", hint="check the path")
     datalist = _given(content, "datalist")
     if datalist is not None and not datalist.is_file():
-        found, mend = f"no file {str(datalist)!r}", "check the path, or make one with `samfed prepare`"
-        yield Problem(config.where(("datalist",)), found=found, expected="a data list", mend=mend)
+        found, hint = f"no file {str(datalist)!r}", "check the path, or make one with `samfed prepare`"
+        yield Problem(config.where(("datalist",)), found=found, expected="a data list", hint=hint)
     elif datalist is not None:
         yield from _datalist(datalist)
     if ready:
@@ -121,8 +121,8 @@ def check_networks(config: BundleConfig) -> Iterator[Problem]:
                 if name in broken:
                     yield replace(broken[name], where=f"{config.where(parts)} ({broken[name].where})")
                     continue
-                expected, mend = f"one of {known}", did_you_mean(name, known)
-                yield Problem(config.where(parts), found=repr(name), expected=expected, mend=mend)
+                expected, hint = f"one of {known}", did_you_mean(name, known)
+                yield Problem(config.where(parts), found=repr(name), expected=expected, hint=hint)
 
 
 def _given(content: Mapping[str, Any], name: str) -> Path | None:
@@ -151,7 +151,7 @@ def _hash(config: BundleConfig, name: str, path: Path) -> Iterator[Problem]:
             config.where((f"{name}_sha256",)),
             found=f"{found} in {str(path)!r}",
             expected=f"SHA-256 {declared}",
-            mend="it is another file, or a damaged one: fetch it again, or correct the hash if you trust the file",
+            hint="it is another file, or a damaged one: fetch it again, or correct the hash if you trust the file",
         )
 
 
@@ -180,7 +180,7 @@ def check_classes(config: BundleConfig, bundle_root: Path, variant: Any, place: 
     if read_method(find_variant(bundle_root, variant), variant).classes != "several":
         able = sorted(method.name for method in methods().values() if method.classes == "several")
         expected = f"one of {able}, which learn {len(config.content['classes'])} classes"
-        yield Problem(place, found=repr(variant), expected=expected, mend="or make a list of one class")
+        yield Problem(place, found=repr(variant), expected=expected, hint="or make a list of one class")
 
 
 def check_base_weights(content: Mapping[str, Any], bundle_root: Path) -> Iterator[Problem]:
@@ -210,7 +210,7 @@ _VALUES = {
     "kwargs": {"", "{}"},
 }
 _WHY = "a bundle logs to the console and nowhere else"
-_MEND = "start the run with --logging_file and a file of your own, or delete this entry"
+_HINT = "start the run with --logging_file and a file of your own, or delete this entry"
 
 
 def check_logging(bundle_root: Path) -> Iterator[Problem]:
@@ -221,14 +221,14 @@ def check_logging(bundle_root: Path) -> Iterator[Problem]:
             parser.read_string(path.read_text(encoding="utf-8"))
         except (configparser.Error, UnicodeDecodeError, OSError) as error:
             found = str(error).splitlines()[0]
-            yield Problem(path.name, found=found, expected="a logging configuration", mend="delete the file")
+            yield Problem(path.name, found=found, expected="a logging configuration", hint="delete the file")
             continue
         for section in parser.sections():
             for option, value in parser.items(section, raw=True):
                 expected = _expected(section, option, value.strip())
                 if expected:
                     where = f"{path.name} -> {section}#{option}"
-                    yield Problem(where, found=repr(value.strip()), expected=f"{expected}: {_WHY}", mend=_MEND)
+                    yield Problem(where, found=repr(value.strip()), expected=f"{expected}: {_WHY}", hint=_HINT)
 
 
 def _expected(section: str, option: str, value: str) -> str:
@@ -386,9 +386,9 @@ def _without_effect(config: BundleConfig, client: BundleConfig, root: Path) -> I
     bottom = BundleConfig(workflow_files(root, "train")).content if asked else {}
     for name, option in asked.items():
         value = client.content[name]
-        expected, mend = _read_instead(client.content, bottom, name, value, config.content.get("variant"))
+        expected, hint = _read_instead(client.content, bottom, name, value, config.content.get("variant"))
         if expected:
-            yield Problem(f"{config.source} -> {option}", found=repr(value), expected=expected, mend=mend)
+            yield Problem(f"{config.source} -> {option}", found=repr(value), expected=expected, hint=hint)
 
 
 def _read_instead(
@@ -404,8 +404,8 @@ def _read_instead(
         variant: name of the variant.
     """
     if name in GIVEN:
-        mend = "set local_steps, the steps of a site in a round, or rounds" if name == "epochs" else "leave it out"
-        return "none: the federation gives every site its own", mend
+        hint = "set local_steps, the steps of a site in a round, or rounds" if name == "epochs" else "leave it out"
+        return "none: the federation gives every site its own", hint
     if name == "network_name" and content.get("mixed_networks") and content.get("server_network"):
         expected = f"an id that the variant {variant!r} reads: sites take theirs from mixed_networks"
         return expected, f"set --client#mixed_networks \"['{value}']\" and --client#server_network {value}"
@@ -415,8 +415,8 @@ def _read_instead(
     if not other or len(other) < len(own) or name in reached(content, [key for key in content if key != name]):
         return "", ""
     said = ", ".join(f"{place} = {text!r}" for place, text in other.items())
-    mend = f"set --client#{next(iter(other))} {value}, or leave {name} out"
-    return f"a knob that the variant {variant!r} reads; it has {said} of its own", mend
+    hint = f"set --client#{next(iter(other))} {value}, or leave {name} out"
+    return f"a knob that the variant {variant!r} reads; it has {said} of its own", hint
 
 
 def _inside_a_federation(config: BundleConfig, root: Path, ready: bool) -> list[Problem]:
@@ -481,7 +481,7 @@ def overruled(bundle_root: str | Path) -> list[Problem]:
         if MISSING not in (value, rules) and value not in (rules, *(each.get(name) for each in shipped(file))):
             expected = f"{json.dumps(rules)} in a federation, which {home} -> {place} decides"
             problems.append(
-                Problem(f"{file} -> {name}", found=json.dumps(value), expected=expected, mend="set it there")
+                Problem(f"{file} -> {name}", found=json.dumps(value), expected=expected, hint="set it there")
             )
     return problems
 
@@ -506,7 +506,7 @@ def unlike_networks(bundle_root: str | Path) -> list[Problem]:
     if trained == run:
         return []
     expected = f"{trained}, as in train.json, whose weights it loads"
-    return [Problem("inference.json -> network_def", found=run, expected=expected, mend="declare the same in both")]
+    return [Problem("inference.json -> network_def", found=run, expected=expected, hint="declare the same in both")]
 
 
 def _where_said(config: BundleConfig, group: str, part: BundleConfig, problem: Problem) -> Problem:

@@ -33,7 +33,7 @@ def describe(value: Any) -> str:
     return "null" if value is None else f"{value!r} ({type(value).__name__})"
 
 
-def mend_for(value: Any, expected: str, *, option: str = "") -> str:
+def hint_for(value: Any, expected: str, *, option: str = "") -> str:
     """What to do about a value of the wrong kind, where it is obvious; else an empty string.
 
     Args:
@@ -162,9 +162,9 @@ class ComponentCheck:
                 continue
             if name not in named and not anything:
                 short = component["_target_"].rpartition(".")[2]
-                mend = did_you_mean(name, named) or f"it takes {', '.join(named) or 'no arguments'}"
+                hint = did_you_mean(name, named) or f"it takes {', '.join(named) or 'no arguments'}"
                 where = self.config.where((*parts, name))
-                yield Problem(where, found="an unexpected argument", expected=f"an argument of {short}", mend=mend)
+                yield Problem(where, found="an unexpected argument", expected=f"an argument of {short}", hint=hint)
             elif name in named:
                 yield from self._kind((*parts, name), value, named[name], hints.get(name, inspect.Parameter.empty))
         if component.get("_mode_", "default") == "default":
@@ -176,19 +176,21 @@ class ComponentCheck:
                 expected = f"the argument {name!r} of {component['_target_'].rpartition('.')[2]}"
                 yield Problem(self.config.where(parts), found="nothing of that name", expected=expected)
 
-    def _kind(self, parts: Sequence[str], value: Any, parameter: inspect.Parameter, hint: Any) -> Iterator[Problem]:
+    def _kind(
+        self, parts: Sequence[str], value: Any, parameter: inspect.Parameter, annotation: Any
+    ) -> Iterator[Problem]:
         place, value = follow(self.config.content, parts, value)
-        if value is None and hint is not inspect.Parameter.empty and unlike_annotation(None, hint) == "":
+        if value is None and annotation is not inspect.Parameter.empty and unlike_annotation(None, annotation) == "":
             self.judged.add(place)  # where a number stood, null is "not set" by what reads it
         if value is None or value is MISSING or isinstance(value, dict):
             return
         if isinstance(value, str) and value.startswith(("$", "%")):
             return
-        if hint is inspect.Parameter.empty:
+        if annotation is inspect.Parameter.empty:
             default = None if parameter.default is parameter.empty else parameter.default
             expected: str | None = unlike_default(value, default) if default is not None else None
         else:
-            expected = unlike_annotation(value, hint)
+            expected = unlike_annotation(value, annotation)
         if expected is None or place in self.judged:
             return
         self.judged.add(place)
@@ -223,5 +225,5 @@ def check_override_kinds(config: BundleConfig, base_layers: int, judged: set[tup
 def wrong_kind(where: str, value: Any, expected: str) -> Problem:
     """A value of the wrong kind, reported in the usual form: expected a number, found '0.5' (str)."""
     layer, _, name = where.partition(" -> ")
-    mend = mend_for(value, expected, option=f"--{name}" if layer == COMMAND_LINE else "")
-    return Problem(where, found=describe(value), expected=expected, mend=mend)
+    hint = hint_for(value, expected, option=f"--{name}" if layer == COMMAND_LINE else "")
+    return Problem(where, found=describe(value), expected=expected, hint=hint)

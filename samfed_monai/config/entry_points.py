@@ -58,8 +58,8 @@ class Brought:
         if name not in self.found:
             names = sorted({*known, *self.found})
             expected = f"one of {names}" if names else "a name that an installed package brings"
-            mend = did_you_mean(name, names) or "install the package that has it (docs/extending.md)"
-            raise Refused([Problem(where, found=repr(name), expected=expected, mend=mend)])
+            hint = did_you_mean(name, names) or "install the package that has it (docs/extending.md)"
+            raise Refused([Problem(where, found=repr(name), expected=expected, hint=hint)])
         return self.found[name].load(where)
 
 
@@ -95,7 +95,7 @@ def sorted_out(kind: str, require: Callable[[EntryPoint], object]) -> Brought:
                 f"{owner} -> entry point {point.name} = {point.value} of {group}",
                 found="; ".join(map(str, reasons)),
                 expected=GROUPS[kind].format(name=point.name),
-                mend=f"update or uninstall {package}; the other {kind} work without it",
+                hint=f"update or uninstall {package}; the other {kind} work without it",
             )
     return everything
 

@@ -91,7 +91,7 @@ def check_knobs(config: BundleConfig) -> Iterator[Problem]:
                     f"{layer} -> {key}",
                     found=repr(value),
                     expected="a plain value",
-                    mend=f"a value that begins with {value[0]!r} would run code or read another file",
+                    hint=f"a value that begins with {value[0]!r} would run code or read another file",
                 )
 
 
@@ -101,7 +101,7 @@ def shipped_knobs(file: str) -> dict[str, Any]:
 
 
 def home_of(name: str, file: str) -> str:
-    """Where a knob that ``file`` does not know belongs, as a mend; empty where no packaged file knows it either."""
+    """Where a knob that ``file`` does not know belongs, as a hint; empty where no packaged file knows it either."""
     homes = [files[-1] for files in WORKFLOWS.values() if files[-1] != file and name in shipped_plain(files[-1])]
     if name in shipped_plain(file) or not homes:
         return ""
@@ -219,13 +219,13 @@ def check_override_ids(
                 holder = {**holder, "_target_": target}  # another component stands there from here on
                 if lost(holder, parts[-1:], value, imports=imports is None or layer in imports) is None:
                     continue
-            mend = lost(below, parts, value, imports=imports is None or layer in imports)
-            if mend is not None:
+            hint = lost(below, parts, value, imports=imports is None or layer in imports)
+            if hint is not None:
                 file = config.layers[0][0]
                 other = _of_another_file(parts, file, below) if layer == COMMAND_LINE else ""
-                mend = _declared_by(parts[0]) or home_of(parts[0], file) or other or mend
+                hint = _declared_by(parts[0]) or home_of(parts[0], file) or other or hint
                 expected = "an id that this workflow has"
-                yield Problem(f"{layer} -> {join_id(parts)}", found="an unknown id", expected=expected, mend=mend)
+                yield Problem(f"{layer} -> {join_id(parts)}", found="an unknown id", expected=expected, hint=hint)
 
 
 def _of_another_file(parts: Sequence[str], file: str, below: Mapping[str, Any]) -> str:
@@ -252,7 +252,7 @@ def _may_be_new(config: BundleConfig, layer: str, name: str) -> bool:
 
 
 def _declared_by(name: str) -> str:
-    """Which packaged variants read an id of :data:`OF_VARIANTS`, as a mend; empty for any other id."""
+    """Which packaged variants read an id of :data:`OF_VARIANTS`, as a hint; empty for any other id."""
     files = packaged_methods().items() if name in OF_VARIANTS else ()
     found = sorted(variant for variant, path in files if read_json(path).get(name) is not None)
     return f"variants that read it, and those that build on them: {', '.join(found)}" if found else ""
@@ -311,7 +311,7 @@ def check_references(config: BundleConfig) -> Iterator[Problem]:
                     config.where(parts),
                     found=f"@{join_id(target)}, which does not exist",
                     expected="a reference to an id of this workflow",
-                    mend=did_you_mean(target[0], config.content)
+                    hint=did_you_mean(target[0], config.content)
                     if len(target) == 1
                     else _lost_reference(config, target),
                 )
@@ -348,11 +348,11 @@ def check_unread_knobs(config: BundleConfig, base_layers: int) -> Iterator[Probl
             if name not in known:
                 meant = (read & config.content.keys()) | (shipped_plain(layer) - pairs.keys())
                 close = closest(name, meant, cutoff=MEANS_THE_SAME)
-                mend = home_of(name, layer) or (f"did you mean {close!r}?" if close else "")
+                hint = home_of(name, layer) or (f"did you mean {close!r}?" if close else "")
             else:
-                mend = f"delete it: it counts in {bottom}" if layer == top and name in others else ""
-            if mend:
-                yield Problem(f"{layer} -> {name}", found="a key that nothing reads", expected="a known key", mend=mend)
+                hint = f"delete it: it counts in {bottom}" if layer == top and name in others else ""
+            if hint:
+                yield Problem(f"{layer} -> {name}", found="a key that nothing reads", expected="a known key", hint=hint)
 
 
 _GROUPED = frozenset({*GROUPS, SITES})

@@ -117,7 +117,7 @@ def workflow_files(bundle_root: Path, workflow: str) -> list[Path]:
     if workflow not in WORKFLOWS:
         expected = f"one of {sorted(WORKFLOWS)}"
         raise Refused(
-            [Problem("workflow", found=repr(workflow), expected=expected, mend=did_you_mean(workflow, WORKFLOWS))]
+            [Problem("workflow", found=repr(workflow), expected=expected, hint=did_you_mean(workflow, WORKFLOWS))]
         )
     return [bundle_root / "configs" / name for name in WORKFLOWS[workflow]]
 

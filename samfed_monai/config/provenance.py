@@ -103,7 +103,7 @@ class Configuration:
         if variant is not None and not federate and workflow not in _TRAINED:
             expected = "none: a variant changes train, evaluate and federate"
             found = f"{variant!r} with --workflow {workflow}"
-            raise Refused([Problem("--variant", found=found, expected=expected, mend="leave it out")])
+            raise Refused([Problem("--variant", found=found, expected=expected, hint="leave it out")])
         own = {"variant": variant} if federate and variant is not None else {}
         names, on_top = _variant(bundle_root, None if federate else variant)
         self.sources = [*(path.name for path in files), *names]
@@ -214,6 +214,6 @@ def inside(every: Sequence[Shown], content: Mapping[str, Any], id_: str) -> list
     if not found:
         found = [each for each in every if each.parts[0] in GROUPS and each.parts[1 : len(wanted) + 1] == wanted]
     if not found:
-        mend = lost(dict(content), wanted, None, imports=False) or "nothing sets it: the component's own default counts"
-        raise Refused([Problem("--id", found=repr(id_), expected="an id of this workflow", mend=mend)])
+        hint = lost(dict(content), wanted, None, imports=False) or "nothing sets it: the component's own default counts"
+        raise Refused([Problem("--id", found=repr(id_), expected="an id of this workflow", hint=hint)])
     return found

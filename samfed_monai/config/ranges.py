@@ -59,8 +59,8 @@ def check_ranges(config: BundleConfig, base_layers: int) -> Iterator[Problem]:
                     continue
                 expected = unfit(value, each)
                 if expected:
-                    mend = did_you_mean(value, map(str, each["enum"])) if isinstance(value, str) else ""
-                    yield Problem(config.where(parts), found=repr(value), expected=expected, mend=mend)
+                    hint = did_you_mean(value, map(str, each["enum"])) if isinstance(value, str) else ""
+                    yield Problem(config.where(parts), found=repr(value), expected=expected, hint=hint)
 
 
 def _with_parts(parts: tuple[str, ...], keywords: Schema) -> Iterator[tuple[tuple[str, ...], Schema]]:

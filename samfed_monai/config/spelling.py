@@ -36,8 +36,8 @@ class Slip:
 
     def problem(self, file: str) -> Problem:
         right = join_id((*self.parts[:-1], self.right))
-        mend = f"did you mean {right!r}, which {self.reader} refers to?" if self.reader else f"did you mean {right!r}?"
-        return Problem(f"{file} -> {join_id(self.parts)}", found="an unknown key", expected="a known key", mend=mend)
+        hint = f"did you mean {right!r}, which {self.reader} refers to?" if self.reader else f"did you mean {right!r}?"
+        return Problem(f"{file} -> {join_id(self.parts)}", found="an unknown key", expected="a known key", hint=hint)
 
 
 def corrected(config: BundleConfig, base_layers: int) -> tuple[BundleConfig, list[Problem]]:

@@ -77,7 +77,7 @@ FUNCTIONS = frozenset(
 )
 """Functions one by one: what a function does cannot be seen from where it is defined."""
 
-_MEND = "name a component that computes, or start the command with its package in SAMFED_ALLOW if you trust it"
+_HINT = "name a component that computes, or start the command with its package in SAMFED_ALLOW if you trust it"
 
 
 def strict_target(target: Any, where: str) -> list[Problem]:
@@ -103,7 +103,7 @@ def strict_target(target: Any, where: str) -> list[Problem]:
         return []
     real = ("" if name == target else f" (really {name!r})") + (f", which takes {takes!r}" if takes else "")
     expected = "a component of the strict allow-list (samfed_monai.config.strict)"
-    return [Problem(where, found=f"{target!r}{real}", expected=expected, mend=_MEND)]
+    return [Problem(where, found=f"{target!r}{real}", expected=expected, hint=_HINT)]
 
 
 def telling_argument(component: type) -> str:
@@ -205,23 +205,23 @@ def _of_id(parts: tuple[str, ...], value: Any, where: str, file: bool) -> Iterat
     if last == "_target_":
         yield from strict_target(value, where)
     if last == "_debug_" or (last == "_mode_" and value not in ("default", "callable")):
-        yield Problem(where, found=_shown(value), expected="'default' or 'callable'", mend="the debugger is a prompt")
+        yield Problem(where, found=_shown(value), expected="'default' or 'callable'", hint="the debugger is a prompt")
     own = _in_its_workflow(parts)  # a group's ids reach MONAI's command as those of the file do
     if last in ("logging_file", "logging_config") or (len(own) == 1 and own[0] in MONAI_OPTIONS):
-        mend = "delete it; whoever starts a run decides where it logs and what it reads"
-        yield Problem(where, found="an option of the command", expected="ids of a configuration", mend=mend)
+        hint = "delete it; whoever starts a run decides where it logs and what it reads"
+        yield Problem(where, found="an option of the command", expected="ids of a configuration", hint=hint)
         return
     if file:
         return
     if own[0] in SENT_WORKFLOW:
-        mend = "delete it; what a workflow does is in the bundle that was installed here"
-        yield Problem(where, found="what to do", expected="values for ids", mend=mend)
+        hint = "delete it; what a workflow does is in the bundle that was installed here"
+        yield Problem(where, found="what to do", expected="values for ids", hint=hint)
     if _is_place(last, value):
-        mend = "set it on this machine, in the site's own file"
-        yield Problem(where, found=_shown(value), expected="nothing that says where files lie", mend=mend)
+        hint = "set it on this machine, in the site's own file"
+        yield Problem(where, found=_shown(value), expected="nothing that says where files lie", hint=hint)
     if _is_data(last, value):
-        mend = "delete it; a variant that was installed here may say it"
-        yield Problem(where, found=_shown(value), expected="nothing that says which images are read", mend=mend)
+        hint = "delete it; a variant that was installed here may say it"
+        yield Problem(where, found=_shown(value), expected="nothing that says which images are read", hint=hint)
 
 
 def _in_its_workflow(parts: tuple[str, ...]) -> tuple[str, ...]:
@@ -239,8 +239,8 @@ def _of_place_in_file(content: Mapping[Any, Any], parts: tuple[str, ...], value:
         return
     path = PureWindowsPath(value)  # it takes both kinds of slashes
     if path.anchor or ".." in path.parts or value.startswith("~"):
-        mend = "refer to a knob for places, for instance @output_dir"
-        yield Problem(where, found=_shown(value), expected="a path below the folder of the run", mend=mend)
+        hint = "refer to a knob for places, for instance @output_dir"
+        yield Problem(where, found=_shown(value), expected="a path below the folder of the run", hint=hint)
 
 
 def _is_place(name: str, value: Any) -> bool:
@@ -276,21 +276,21 @@ def _shown(value: Any) -> str:
 def _of_text(parts: tuple[str, ...], value: str, where: str, *, file: bool) -> Iterator[Problem]:
     """One text. ``file`` is whether it stands where a bundle's file may hold an expression of a known shape."""
     if value.startswith("%"):
-        yield Problem(where, found=_shown(value), expected=_PLAIN, mend="'%' would read another file")
+        yield Problem(where, found=_shown(value), expected=_PLAIN, hint="'%' would read another file")
     elif value.startswith("$") and not file:
-        yield Problem(where, found=_shown(value), expected=_PLAIN, mend="'$' would run code: write its result")
+        yield Problem(where, found=_shown(value), expected=_PLAIN, hint="'$' would run code: write its result")
     elif value.startswith("$") and parts[0] == "imports":
         if not IMPORTS.fullmatch(value):
             expected = "`$import` of a module of torch, monai or samfed_monai"
             yield Problem(
-                where, found=_shown(value), expected=expected, mend="delete it, or name components by _target_"
+                where, found=_shown(value), expected=expected, hint="delete it, or name components by _target_"
             )
     elif value.startswith("$") and not any(shape.fullmatch(value) for shape in SHAPES):
         expected = "no expression, or $@id.parameters(), $@id.run(), $@id.to(@id)"
-        yield Problem(where, found=_shown(value), expected=expected, mend="name a component: see samfed_monai.bundle")
+        yield Problem(where, found=_shown(value), expected=expected, hint="name a component: see samfed_monai.bundle")
     elif _LOGGING.fullmatch(value.strip()):
-        mend = "delete it; whoever starts a run decides where it logs"
-        yield Problem(where, found=_shown(value), expected="no logging configuration", mend=mend)
+        hint = "delete it; whoever starts a run decides where it logs"
+        yield Problem(where, found=_shown(value), expected="no logging configuration", hint=hint)
 
 
 KINDS = frozenset((".json", ".md", ".rst", ".txt", ".csv", ".safetensors", ".png", ".jpg", ".jpeg", ".svg", ".pdf"))
@@ -332,12 +332,12 @@ def strict_files(bundle_root: Path) -> Iterator[Problem]:
             path = Path(folder, name)
             where = path.relative_to(root).as_posix()
             if path.is_symlink():
-                yield Problem(where, found="a symbolic link", expected="a file", mend="put the file itself there")
+                yield Problem(where, found="a symbolic link", expected="a file", hint="put the file itself there")
                 continue
             found = _kind(path, where)
             if found:
                 expected = f"JSON, text, pictures, safetensors and a {_SHIPPED} of tensors alone"
-                yield Problem(where, found=found, expected=expected, mend=_mend(path))
+                yield Problem(where, found=found, expected=expected, hint=_hint(path))
     yield from check_logging(root)
 
 
@@ -374,7 +374,7 @@ def _in_state_dict(path: Path) -> str:
     return f"a pickle that builds {_shown(sorted(unsafe)[0])}" if unsafe else ""
 
 
-def _mend(path: Path) -> str:
+def _hint(path: Path) -> str:
     ending = path.suffix.lower()
     if ending in _PYTHON:
         return "delete it; install code as a package, and name it in SAMFED_ALLOW"

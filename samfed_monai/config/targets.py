@@ -79,8 +79,8 @@ def resolve_target(target: Any, where: str) -> Any:
     except Exception as error:  # of another package: its import may raise anything
         found = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         owner = owner_of_target(path).partition(" ")[0]
-        mend = f"update or uninstall {owner}, which brings it" if owner else ""
-        raise Refused([Problem(where, found=found, expected=f"{target!r} to be importable", mend=mend)]) from None
+        hint = f"update or uninstall {owner}, which brings it" if owner else ""
+        raise Refused([Problem(where, found=found, expected=f"{target!r} to be importable", hint=hint)]) from None
     real = f"{getattr(found, '__module__', None) or path.rpartition('.')[0]}.{getattr(found, '__qualname__', '')}"
     if not _allowed(real):  # torch.os.system is spelt like torch's, but is not
         raise _outside(where, f"{target!r} (really {real!r})")
@@ -106,7 +106,7 @@ def annotations_of(target: Any) -> dict[str, Any]:
         return typing.get_type_hints(function)
     except Exception:  # one of them is for a type checker alone
         texts = getattr(function, "__annotations__", {}).items()
-        return dict(hint for name, text in texts for hint in _hint(name, text, getattr(function, "__globals__", {})))
+        return dict(item for name, text in texts for item in _hint(name, text, getattr(function, "__globals__", {})))
 
 
 def _hint(name: str, text: Any, names: dict[str, Any]) -> Iterable[tuple[str, Any]]:
@@ -123,9 +123,9 @@ def _allowed(path: str) -> bool:
 
 def _outside(where: str, found: str) -> Refused:
     expected = f"a component of {', '.join(prefix.rstrip('.') for prefix in allowed_prefixes())}"
-    mend = "if you trust that package, name it in the environment variable SAMFED_ALLOW"
-    mend = not_installed(found.strip("'")) or mend
-    return Refused([Problem(where, found=found, expected=expected, mend=mend)])
+    hint = "if you trust that package, name it in the environment variable SAMFED_ALLOW"
+    hint = not_installed(found.strip("'")) or hint
+    return Refused([Problem(where, found=found, expected=expected, hint=hint)])
 
 
 def _unknown(where: str, target: str, parts: list[str], depth: int, found: Any) -> Refused:
@@ -135,14 +135,14 @@ def _unknown(where: str, target: str, parts: list[str], depth: int, found: Any) 
     meant = closest(parts[depth], known) if depth < len(parts) - 1 else None
     if meant is None:
         return _unknown_name(where, target, known, holder)
-    mend = f"did you mean {'.'.join([*parts[:depth], meant, *parts[depth + 1 :]])!r}?"
-    return Refused([Problem(where, found=repr(target), expected=f"a component that exists in {holder}", mend=mend)])
+    hint = f"did you mean {'.'.join([*parts[:depth], meant, *parts[depth + 1 :]])!r}?"
+    return Refused([Problem(where, found=repr(target), expected=f"a component that exists in {holder}", hint=hint)])
 
 
 def _unknown_name(where: str, target: str, known: set[str], holder: str) -> Refused:
     name = target.rpartition(".")[2]
-    mend = not_installed(target) or did_you_mean(name, known) or "check the spelling"
-    return Refused([Problem(where, found=repr(target), expected=f"a component that exists in {holder}", mend=mend)])
+    hint = not_installed(target) or did_you_mean(name, known) or "check the spelling"
+    return Refused([Problem(where, found=repr(target), expected=f"a component that exists in {holder}", hint=hint)])
 
 
 @functools.cache

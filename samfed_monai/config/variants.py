@@ -126,8 +126,8 @@ def read_method(path: str | Path, name: str | None = None) -> Method:
         raise Refused([Problem(where, found=type(block).__name__, expected="an object")])
     for key, value in block.items():
         if key not in _TYPES:
-            mend = did_you_mean(str(key), _TYPES)
-            problems.add(f"{where}#{key}", found="an unknown key", expected=f"one of {sorted(_TYPES)}", mend=mend)
+            hint = did_you_mean(str(key), _TYPES)
+            problems.add(f"{where}#{key}", found="an unknown key", expected=f"one of {sorted(_TYPES)}", hint=hint)
         elif not isinstance(value, _TYPES[key]):
             expected = _SPOKEN.get(_TYPES[key], f"a value of type {_TYPES[key].__name__}")
             problems.add(f"{where}#{key}", found=repr(value), expected=expected)
@@ -140,12 +140,12 @@ def read_method(path: str | Path, name: str | None = None) -> Method:
             known = list(_OWN[key] if key in _OWN else _INHERITED[key])
             for each in value if isinstance(value, list) else [value]:
                 if each not in known:
-                    mend = did_you_mean(str(each), known)
-                    problems.add(f"{where}#{key}", found=repr(each), expected=f"one of {list(known)}", mend=mend)
+                    hint = did_you_mean(str(each), known)
+                    problems.add(f"{where}#{key}", found=repr(each), expected=f"one of {list(known)}", hint=hint)
     if METHOD in content and "base" not in block:
         for key in _INHERITED.keys() - block.keys():
-            found, mend = "nothing", "say it, or name a base that does"
-            problems.add(f"{where}#{key}", found=found, expected=f"one of {list(_INHERITED[key])}", mend=mend)
+            found, hint = "nothing", "say it, or name a base that does"
+            problems.add(f"{where}#{key}", found=found, expected=f"one of {list(_INHERITED[key])}", hint=hint)
     problems.refuse_if_any()
     before = {"base": content.get("_base"), "note": content.get("_note"), "title": name}
     said: dict[str, Any] = {key: value for key, value in (before | dict(block)).items() if value is not None}
@@ -255,8 +255,8 @@ def find_variant(bundle_root: str | Path | None, name: Any) -> Path:
     if name not in known and name in broken_methods():
         raise Refused([broken_methods()[name]])
     if name not in known:
-        mend = _FEDAVG if name == FEDAVG else did_you_mean(str(name), known)
-        raise Refused([Problem("variant", found=repr(name), expected=f"one of {known}", mend=mend)])
+        hint = _FEDAVG if name == FEDAVG else did_you_mean(str(name), known)
+        raise Refused([Problem("variant", found=repr(name), expected=f"one of {known}", hint=hint)])
     own = Path(bundle_root) / "configs" / "variants" / f"{name}.json" if bundle_root is not None else None
     return own if own is not None and own.is_file() else packaged_methods()[name]
 

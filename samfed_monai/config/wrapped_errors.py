@@ -40,8 +40,8 @@ def component_refusal(error: BaseException, parser: GetParser | None = None, *, 
         if wrapped and isinstance(cause, (ValueError, TypeError)) and not _ours(cause, wrapped[1]):
             where = " -> ".join(filter(None, (file, _id_of(wrapped[1], cause, parser) or wrapped[1])))
             expected = f"values that {wrapped[1]} takes"
-            found, mend = f"{str(cause).rstrip('.')!r}", "correct them in the bundle, or the override that sets them"
-            return Refused([Problem(where, found=found, expected=expected, mend=mend)])
+            found, hint = f"{str(cause).rstrip('.')!r}", "correct them in the bundle, or the override that sets them"
+            return Refused([Problem(where, found=found, expected=expected, hint=hint)])
         seen = cause
     return None
 

@@ -35,6 +35,6 @@ def best_device() -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError, ValueError):
         here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         here += ["mps"] if torch.backends.mps.is_available() else []
-        expected, mend = f"a device of this machine: {', '.join(here)}", "leave it out for the first GPU, else the CPU"
-        raise Refused([Problem(f"--device ({VARIABLE})", found=repr(asked), expected=expected, mend=mend)]) from None
+        expected, hint = f"a device of this machine: {', '.join(here)}", "leave it out for the first GPU, else the CPU"
+        raise Refused([Problem(f"--device ({VARIABLE})", found=repr(asked), expected=expected, hint=hint)]) from None
     return device

@@ -31,17 +31,17 @@ class Problem:
         where: file, key or JSON path, for instance ``train.json -> loss#alpha``.
         found: what stands there now.
         expected: what should stand there.
-        mend: what the user can do about it.
+        hint: what the user can do about it.
     """
 
     where: str
     found: str
     expected: str
-    mend: str = ""
+    hint: str = ""
 
     def __str__(self) -> str:
         sentence = f"{self.where}: expected {self.expected}, found {self.found}"
-        return f"{sentence}; {self.mend}" if self.mend else sentence
+        return f"{sentence}; {self.hint}" if self.hint else sentence
 
 
 class SamFedError(Exception):
@@ -94,13 +94,13 @@ class Problems:
     def __init__(self) -> None:
         self._problems: list[Problem] = []
 
-    def add(self, where: str, *, found: str, expected: str, mend: str = "") -> None:
-        self._problems.append(Problem(where=where, found=found, expected=expected, mend=mend))
+    def add(self, where: str, *, found: str, expected: str, hint: str = "") -> None:
+        self._problems.append(Problem(where=where, found=found, expected=expected, hint=hint))
 
-    def unless(self, holds: bool, where: str, found: object, expected: str, mend: str = "") -> None:
+    def unless(self, holds: bool, where: str, found: object, expected: str, hint: str = "") -> None:
         """Adds a problem unless a condition holds; ``found`` is the value itself, shown as Python writes it."""
         if not holds:
-            self.add(where, found=repr(found), expected=expected, mend=mend)
+            self.add(where, found=repr(found), expected=expected, hint=hint)
 
     def extend(self, problems: Iterable[Problem]) -> None:
         self._problems.extend(problems)
@@ -129,7 +129,7 @@ _SHORT = 3  # letters of names like `run`, `fit` and `pad`, many of which are on
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """How to mend a misspelt name: ``did you mean 'x'?``, or an empty string when none of ``known`` is close."""
+    """How to fix a misspelt name: ``did you mean 'x'?``, or an empty string when none of ``known`` is close."""
     close = closest(name, known)
     return f"did you mean {close!r}?" if close else ""
 

@@ -124,7 +124,7 @@ _MENDS = (
     (re.compile(r"(True|False|None)\b"), "write true / false / null"),
     (re.compile("['`\u2018\u2019\u201c\u201d\u201e]"), 'write double quotes (")'),
 )
-"""What stands where JSON stops being valid, and how to mend it."""
+"""What stands where JSON stops being valid, and how to fix it."""
 _DECIMAL_COMMA = re.compile(r"\d,$")
 
 
@@ -176,16 +176,16 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
         marked = content.startswith(codecs.BOM_UTF8)
         text = content.decode("utf-8-sig")
     except OSError as error:
-        mend = "check the path"
+        hint = "check the path"
         found = error.strerror or str(error)
-        raise Refused([Problem(str(path), found=found, expected="a readable file", mend=mend)]) from error
+        raise Refused([Problem(str(path), found=found, expected="a readable file", hint=hint)]) from error
     except UnicodeDecodeError as error:
-        found, mend = f"byte {error.start} is not UTF-8", "save it as UTF-8"
-        raise Refused([Problem(str(path), found=found, expected="UTF-8 JSON", mend=mend)]) from error
+        found, hint = f"byte {error.start} is not UTF-8", "save it as UTF-8"
+        raise Refused([Problem(str(path), found=found, expected="UTF-8 JSON", hint=hint)]) from error
     problems = Problems()
     if marked and not byte_order_mark:
-        expected, mend = "no byte order mark, as MONAI reads no file with one", "save it as UTF-8 without BOM"
-        problems.add(path.name, found="one at its beginning", expected=expected, mend=mend)
+        expected, hint = "no byte order mark, as MONAI reads no file with one", "save it as UTF-8 without BOM"
+        problems.add(path.name, found="one at its beginning", expected=expected, hint=hint)
 
     def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: dict[str, Any] = {}
@@ -195,7 +195,7 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
                     f"{path.name} -> {key}",
                     found="the same key twice in one object",
                     expected="each key once",
-                    mend="delete one of them (JSON would silently keep the last)",
+                    hint="delete one of them (JSON would silently keep the last)",
                 )
             seen[key] = value
         return seen
@@ -212,16 +212,16 @@ def read_json(path: str | Path, *, byte_order_mark: bool = True) -> Any:
             f"{path.name}, line {error.lineno}, column {error.colno}",
             found=f"{line!r} ({error.msg})",
             expected="valid JSON",
-            mend=_mend(text, error.pos),
+            hint=_hint(text, error.pos),
         )
     problems.refuse_if_any()
     return parsed
 
 
-def _mend(text: str, position: int) -> str:
-    for pattern, mend in _MENDS:
+def _hint(text: str, position: int) -> str:
+    for pattern, hint in _MENDS:
         if pattern.match(text, position):
-            return mend
+            return hint
     if text[position : position + 1].isdigit() and _DECIMAL_COMMA.search(text[:position]):
         return "write decimals with a point, as 0.5"
     return "look for a trailing comma or a missing quote at or just before this place"
@@ -287,14 +287,14 @@ def safe_load(
             tensors = torch.load(path, map_location="cpu", weights_only=True)
             tensors = tensors.get("model", tensors) if isinstance(tensors, dict) else tensors
     except FileNotFoundError as error:
-        problem = Problem(str(path), found="no such file", expected="a weights file", mend="check the path")
+        problem = Problem(str(path), found="no such file", expected="a weights file", hint="check the path")
         raise Refused([problem]) from error
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         found = (str(error).splitlines() or [type(error).__name__])[0]
         raise Refused([Problem(str(path), found=found, expected="a readable weights file")]) from error
     except Exception as error:  # pickle.UnpicklingError and whatever a hostile pickle provokes
         raise Refused(
-            [Problem(str(path), found=type(error).__name__, expected="tensors only", mend="never unpickle this file")]
+            [Problem(str(path), found=type(error).__name__, expected="tensors only", hint="never unpickle this file")]
         ) from None
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise Refused([Problem(str(path), found="something that is not a state dict", expected="names to tensors")])

@@ -62,7 +62,7 @@ def trained_otherwise(path: str | Path, settings: Mapping[str, Any]) -> list[Pro
             name,
             found=repr(settings[name]),
             expected=f"{trained[name]!r}, as {Path(path).name} was trained",
-            mend=f'give --{name} "{trained[name]}"' if name == "classes" else f"give --{name} {trained[name]}",
+            hint=f'give --{name} "{trained[name]}"' if name == "classes" else f"give --{name} {trained[name]}",
         )
         for name in SETTINGS
         if name in trained and name in settings and trained[name] != settings[name]

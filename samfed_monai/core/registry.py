@@ -39,8 +39,8 @@ class Elsewhere:
         except Exception as error:  # of another package: its import may raise anything
             found = f"{self.place}, which fails: {type(error).__name__}: {error}"
             owner = self.owner or module.partition(".")[0]
-            mend = f"update or uninstall {owner.partition(' ')[0]}"
-            raise Refused([Problem(where, found=found, expected=f"what {owner} brings", mend=mend)]) from error
+            hint = f"update or uninstall {owner.partition(' ')[0]}"
+            raise Refused([Problem(where, found=found, expected=f"what {owner} brings", hint=hint)]) from error
 
 
 class Registry(Generic[T]):
@@ -87,8 +87,8 @@ class Registry(Generic[T]):
         if name in (elsewhere := self.elsewhere()):
             found: T = elsewhere[name].load(where)
             return found
-        mend = did_you_mean(str(name), self) or "see the names expected"
-        raise Refused([Problem(where, found=repr(name), expected=f"one of {list(self)}", mend=mend)])
+        hint = did_you_mean(str(name), self) or "see the names expected"
+        raise Refused([Problem(where, found=repr(name), expected=f"one of {list(self)}", hint=hint)])
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries or name in self.elsewhere()

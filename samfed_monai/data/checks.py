@@ -155,8 +155,8 @@ def _image_facts(picture: Picture, stored: Image.Image) -> dict:
 def _missing_mask(problem: Problem, image: str, label: str, data_root: str | Path) -> Problem:
     if (Path(data_root) / label).exists():
         return problem
-    mend = "add the mask, or list the image without a label"
-    return Problem(label, found="no such file", expected=f"the mask of {image}", mend=mend)
+    hint = "add the mask, or list the image without a label"
+    return Problem(label, found="no such file", expected=f"the mask of {image}", hint=hint)
 
 
 def _size_problem(picture: Picture, mask: Picture, image: str, label: str, turned: bool) -> Problem | None:
@@ -165,14 +165,14 @@ def _size_problem(picture: Picture, mask: Picture, image: str, label: str, turne
         return None
     size = "{1} x {0}".format(*expected)
     if found == expected[::-1]:
-        mend = "turn the mask by a quarter, or transpose it back; look which in the data report's overlays"
+        hint = "turn the mask by a quarter, or transpose it back; look which in the data report's overlays"
         if turned:
-            mend = "the image's EXIF turns it, the mask's does not: save both upright, without EXIF"
+            hint = "the image's EXIF turns it, the mask's does not: save both upright, without EXIF"
         return Problem(
-            label, found="a transposed mask, {1} x {0}".format(*found), expected=f"{size} as {image}", mend=mend
+            label, found="a transposed mask, {1} x {0}".format(*found), expected=f"{size} as {image}", hint=hint
         )
-    mend = "resize the mask with nearest-neighbour interpolation, or find the right one"
-    return Problem(label, found="{1} x {0} pixels".format(*found), expected=f"{size} as {image}", mend=mend)
+    hint = "resize the mask with nearest-neighbour interpolation, or find the right one"
+    return Problem(label, found="{1} x {0} pixels".format(*found), expected=f"{size} as {image}", hint=hint)
 
 
 MEASURING = (Split.VALIDATION, Split.TEST)
@@ -193,7 +193,7 @@ def leaks(datalist: DataList) -> list[Problem]:
                 item.image,
                 found=f"the same bytes in {_place(*here)} and, as {there[2]}, in {_place(*there)}",
                 expected=f"an image of {split.value if split in MEASURING else there[1].value} in no other split",
-                mend="take it out of one of them, or results look better than they are",
+                hint="take it out of one of them, or results look better than they are",
             )
     return list(problems)
 
@@ -293,8 +293,8 @@ def problems_of(datalist: DataList, facts: Iterable[Facts]) -> list[Problem]:
             problems.extend(fact.problems)
             problems.extend(_changed(item, fact))
     for name in sorted(datalist.sites.keys() & SERVER_NAMES):
-        mend = "rename the site, or its folder: the server is called so"
-        problems.add(f"sites -> {name}", found=repr(name), expected="another name", mend=mend)
+        hint = "rename the site, or its folder: the server is called so"
+        problems.add(f"sites -> {name}", found=repr(name), expected="another name", hint=hint)
     problems.extend(leaks(datalist))
     problems.extend(repeated_stems((site, item.image) for site, _, item in datalist.items()))
     return list(problems)
@@ -311,8 +311,8 @@ def repeated_stems(images: Iterable[tuple[str, str]]) -> list[Problem]:
     for site, image in images:
         there = first.setdefault((site, stem(image)), image)
         if there != image:
-            mend = "delete or rename one of them"
-            problems.add(image, found=f"the same stem as {there}", expected="one file per stem", mend=mend)
+            hint = "delete or rename one of them"
+            problems.add(image, found=f"the same stem as {there}", expected="one file per stem", hint=hint)
     return list(problems)
 
 
@@ -322,9 +322,9 @@ def stem(path: str) -> str:
 
 
 def _changed(item: Item, fact: Facts) -> Iterable[Problem]:
-    mend = "restore the file, or make the list again"
+    hint = "restore the file, or make the list again"
     if fact.sha256 and fact.sha256 != item.sha256:
-        yield Problem(item.image, found=f"SHA-256 {fact.sha256[:12]}…", expected=f"{item.sha256[:12]}…", mend=mend)
+        yield Problem(item.image, found=f"SHA-256 {fact.sha256[:12]}…", expected=f"{item.sha256[:12]}…", hint=hint)
     if item.label and fact.label_sha256 and fact.label_sha256 != item.label_sha256:
         expected = f"{str(item.label_sha256)[:12]}…"
-        yield Problem(item.label, found=f"SHA-256 {fact.label_sha256[:12]}…", expected=expected, mend=mend)
+        yield Problem(item.label, found=f"SHA-256 {fact.label_sha256[:12]}…", expected=expected, hint=hint)

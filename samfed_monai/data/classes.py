@@ -49,13 +49,13 @@ def class_problems(classes: Any, where: str) -> list[Problem]:
         classes: what somebody wrote.
         where: its place, for the messages.
     """
-    problems, mend = Problems(), 'for instance ["kidney", "spleen"]'
+    problems, hint = Problems(), 'for instance ["kidney", "spleen"]'
     if not isinstance(classes, (list, tuple)) or not classes or len(classes) > MOST:
-        problems.add(where, found=repr(classes), expected=f"a list of 1 to {MOST} names", mend=mend)
+        problems.add(where, found=repr(classes), expected=f"a list of 1 to {MOST} names", hint=hint)
         return list(problems)
     for name in classes:
         if not isinstance(name, str) or not name.strip() or any(ord(character) < 32 for character in name):
-            problems.add(where, found=repr(name), expected="a name", mend=mend)
+            problems.add(where, found=repr(name), expected="a name", hint=hint)
         elif list(classes).count(name) > 1:
             problems.add(where, found=f"{name!r} more than once", expected="every name once")
     return list(dict.fromkeys(problems))
@@ -75,10 +75,10 @@ def other_classes(of_list: Sequence[str], knob: Sequence[str] | None, where: str
     found = f"the classes {list(of_list)}" if of_list else "binary masks, of one class"
     expected = f"{wanted}, the classes of this run" if wanted else "binary masks, of one class"
     if of_list and not several(wanted):
-        mend = f'give --classes "{list(of_list)}", or make the list with a single --label'
+        hint = f'give --classes "{list(of_list)}", or make the list with a single --label'
     else:
-        mend = "make it again with `samfed prepare … --classes`: the same names in the same order at every site"
-    return [Problem(where, found=found, expected=expected, mend=mend)]
+        hint = "make it again with `samfed prepare … --classes`: the same names in the same order at every site"
+    return [Problem(where, found=found, expected=expected, hint=hint)]
 
 
 def read_classes(path: str | Path, classes: Sequence[str] | int) -> Picture:
@@ -108,9 +108,9 @@ def decode_classes(content: bytes, name: str, classes: Sequence[str] | int) -> P
         alien = np.unique(label[label > count])
         shown = ", ".join(map(str, alien[:6])) + (", …" if len(alien) > 6 else "")
         told = "" if isinstance(classes, int) else f": the background, {', '.join(classes)}"
-        mend = "name every class that this site's labels have, at all sites alike, or set what is none of them to 0"
+        hint = "name every class that this site's labels have, at all sites alike, or set what is none of them to 0"
         found, expected = f"the class values {shown}", f"0 to {count}{told}"
-        raise Refused([Problem(name, found=found, expected=expected, mend=mend)])
+        raise Refused([Problem(name, found=found, expected=expected, hint=hint)])
     return label
 
 

@@ -33,8 +33,8 @@ def require_pycocotools(where: str) -> list[Problem]:
     Args:
         where: what asks for it.
     """
-    mend = "pip install 'samfed-monai[coco]'"
-    return [] if installed() else [Problem(where, found="no pycocotools", expected="it, for COCO", mend=mend)]
+    hint = "pip install 'samfed-monai[coco]'"
+    return [] if installed() else [Problem(where, found="no pycocotools", expected="it, for COCO", hint=hint)]
 
 
 def annotations_of(mask: NDArray[Any]) -> Iterator[dict[str, Any]]:
@@ -244,7 +244,7 @@ def _wanted(path: Path, content: Mapping[str, Any], categories: Sequence[str]) -
     missing = [name for name in categories if name not in there]
     if missing:
         found = f"no category {', '.join(map(repr, missing))}"
-        raise Refused([Problem(str(path), found=found, expected=f"one of {there}", mend="name one with --category")])
+        raise Refused([Problem(str(path), found=found, expected=f"one of {there}", hint="name one with --category")])
     used = {
         one.get("category_id")
         for one in content["annotations"]
@@ -254,9 +254,9 @@ def _wanted(path: Path, content: Mapping[str, Any], categories: Sequence[str]) -
         return {number for number, name in named.items() if name in categories}
     if len(used) > 1:
         names = ", ".join(sorted(named.get(number, str(number)) for number in used))
-        mend = "say which are foreground: --category NAME[,NAME]"
+        hint = "say which are foreground: --category NAME[,NAME]"
         raise Refused(
-            [Problem(str(path), found=f"annotations of several categories: {names}", expected="one", mend=mend)]
+            [Problem(str(path), found=f"annotations of several categories: {names}", expected="one", hint=hint)]
         )
     return used
 
@@ -278,11 +278,11 @@ def mask_of(segmentation: Any, height: int, width: int, *, where: str = "segment
         return _from_run_lengths(segmentation, height, width, where)
     polygons = segmentation if isinstance(segmentation, list) else []
     if not polygons:
-        expected, mend = (
+        expected, hint = (
             "polygons or run lengths",
             "a box alone is no mask: see `samfed prepare weak`, or draw outlines",
         )
-        raise Refused([Problem(where, found="no outline", expected=expected, mend=mend)])
+        raise Refused([Problem(where, found="no outline", expected=expected, hint=hint)])
     for polygon in polygons:
         _check_polygon(polygon, height, width, where)
     from pycocotools import mask as coco
@@ -301,8 +301,8 @@ def _check_polygon(polygon: Any, height: int, width: int, where: str) -> None:
         low, high = min(values), max(values)
         if low < -OUTSIDE or high > side + OUTSIDE:
             expected = f"an outline inside of the picture, {width} x {height} pixels"
-            mend = "was it drawn on a picture of another size?"
-            raise Refused([Problem(where, found=f"{axis} from {low:g} to {high:g}", expected=expected, mend=mend)])
+            hint = "was it drawn on a picture of another size?"
+            raise Refused([Problem(where, found=f"{axis} from {low:g} to {high:g}", expected=expected, hint=hint)])
 
 
 def _is_number(value: Any) -> bool:
@@ -324,7 +324,7 @@ def _from_run_lengths(runs: Mapping[str, Any], height: int, width: int, where: s
     if not whole or sum(lengths) != height * width:  # pycocotools leaves what is too short to chance
         expected = f"run lengths that fill {height * width} pixels"
         found = f"{sum(lengths)} pixels" if whole else "no such numbers"
-        raise Refused([Problem(where, found=found, expected=expected, mend="export the file anew")])
+        raise Refused([Problem(where, found=found, expected=expected, hint="export the file anew")])
     drawn = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
     filled: Mask = drawn.reshape((height, width), order="F")
     return filled

@@ -49,8 +49,8 @@ def confine(root: str | Path, relative: str, *, where: str) -> Path:
     """
     reason = unsafe(relative)
     if reason is not None:
-        mend = "list only paths inside the data root, relative to it, with forward slashes"
-        raise Refused([Problem(where, found=reason, expected="a relative path inside the data root", mend=mend)])
+        hint = "list only paths inside the data root, relative to it, with forward slashes"
+        raise Refused([Problem(where, found=reason, expected="a relative path inside the data root", hint=hint)])
     root = Path(root).resolve()
     try:
         path = (root / relative).resolve()
@@ -59,11 +59,11 @@ def confine(root: str | Path, relative: str, *, where: str) -> Path:
     if path.is_symlink():  # Python 3.13 leaves a link that leads to itself as it is
         raise Refused([_loop(where)])
     if not path.is_relative_to(root):
-        mend = "copy the file into the data root, or make the folder that really holds the files the data root"
+        hint = "copy the file into the data root, or make the folder that really holds the files the data root"
         raise Refused(
             [
                 Problem(
-                    where, found=f"{relative!r} is a link out of the data root", expected="a file inside it", mend=mend
+                    where, found=f"{relative!r} is a link out of the data root", expected="a file inside it", hint=hint
                 )
             ]
         )
@@ -71,8 +71,8 @@ def confine(root: str | Path, relative: str, *, where: str) -> Path:
 
 
 def _loop(where: str) -> Problem:
-    mend = "put the file itself there, or delete the link"
-    return Problem(where, found="a link that leads back to itself", expected="a file", mend=mend)
+    hint = "put the file itself there, or delete the link"
+    return Problem(where, found="a link that leads back to itself", expected="a file", hint=hint)
 
 
 class Split(str, Enum):
@@ -167,15 +167,15 @@ def parse(content: Any, where: str) -> tuple[dict[str, Any] | None, Problems]:
         return None, problems
     _check_keys(content, LIST_KEYS, required=("schema", "name", "hash", "public", "sites"), at=where, problems=problems)
     if content.get("schema", 1) != 1:
-        mend = "make the list again with this version of `samfed prepare`"
-        problems.add(f"{where} -> schema", found=repr(content["schema"]), expected="1", mend=mend)
+        hint = "make the list again with this version of `samfed prepare`"
+        problems.add(f"{where} -> schema", found=repr(content["schema"]), expected="1", hint=hint)
     for key in ("name", "hash"):
         if key in content and not isinstance(content[key], str):
             problems.add(f"{where} -> {key}", found=repr(content[key]), expected="a string")
     threshold = content.get("mask_threshold")
     if threshold is not None and (type(threshold) is not int or not 1 <= threshold <= 255):
-        mend = "for instance 128"
-        problems.add(f"{where} -> mask_threshold", found=repr(threshold), expected="null or 1 to 255", mend=mend)
+        hint = "for instance 128"
+        problems.add(f"{where} -> mask_threshold", found=repr(threshold), expected="null or 1 to 255", hint=hint)
     classes = content.get("classes", [])
     if "classes" in content:
         problems.extend(_class_problems(classes, threshold, f"{where} -> classes"))
@@ -192,11 +192,11 @@ def _class_problems(classes: Any, threshold: Any, where: str) -> list[Problem]:
     problems = Problems()
     problems.extend(class_problems(classes, where))
     if isinstance(classes, list) and len(classes) == 1:
-        found, mend = f"one name, {classes[0]!r}", "leave classes out: a list of one class has binary masks"
-        problems.add(where, found=found, expected="the names of two classes or more", mend=mend)
+        found, hint = f"one name, {classes[0]!r}", "leave classes out: a list of one class has binary masks"
+        problems.add(where, found=found, expected="the names of two classes or more", hint=hint)
     if threshold is not None:
-        mend = "leave one of them out: a threshold cuts masks of one class"
-        problems.add(where, found=f"mask_threshold {threshold} beside it", expected="one of the two", mend=mend)
+        hint = "leave one of them out: a threshold cuts masks of one class"
+        problems.add(where, found=f"mask_threshold {threshold} beside it", expected="one of the two", hint=hint)
     return list(problems)
 
 
@@ -206,8 +206,8 @@ def _check_keys(
     known = list(known)
     for key in entry:
         if key not in known:
-            mend = did_you_mean(key, known) or "remove it"
-            problems.add(f"{at} -> {key}", found="an unknown key", expected=f"one of {known}", mend=mend)
+            hint = did_you_mean(key, known) or "remove it"
+            problems.add(f"{at} -> {key}", found="an unknown key", expected=f"one of {known}", hint=hint)
     for key in required:
         if key not in entry:
             problems.add(f"{at} -> {key}", found="no such key", expected="one")
@@ -221,11 +221,11 @@ def _sites(content: Any, *, at: str, problems: Problems) -> dict[str, Site]:
     for name, entry in content.items():
         here = f"{at} -> {name}"
         if not SITE_NAME.fullmatch(name) or unsafe(name):
-            mend = "rename the site: its name becomes a folder"
-            problems.add(here, found=repr(name), expected="a name without slashes or a leading dot", mend=mend)
+            hint = "rename the site: its name becomes a folder"
+            problems.add(here, found=repr(name), expected="a name without slashes or a leading dot", hint=hint)
         elif name in SERVER_NAMES:
-            mend = "rename the site: the server is called so"
-            problems.add(here, found=repr(name), expected="another name", mend=mend)
+            hint = "rename the site: the server is called so"
+            problems.add(here, found=repr(name), expected="another name", hint=hint)
         if not isinstance(entry, Mapping):
             problems.add(here, found=type(entry).__name__, expected="an object of splits")
             continue
@@ -272,22 +272,22 @@ def _check_item(entry: Mapping[str, Any], split: Split, *, at: str, problems: Pr
         elif key in ("image", "label"):
             reason = unsafe(value)
             if reason:
-                mend = "list only paths inside the data root"
-                problems.add(f"{at} -> {key}", found=reason, expected="a relative path inside the data root", mend=mend)
+                hint = "list only paths inside the data root"
+                problems.add(f"{at} -> {key}", found=reason, expected="a relative path inside the data root", hint=hint)
         elif key in ("sha256", "label_sha256") and not SHA256.fullmatch(value):
             problems.add(f"{at} -> {key}", found=repr(value), expected="64 lower-case hexadecimal digits")
     if split is not Split.UNLABELLED and "label" not in present:
-        mend = f"give the mask of {entry.get('image')!r}, or move the image to a site's unlabelled ones"
-        problems.add(f"{at} -> label", found="no mask", expected=f"a mask, as every {split.value} item", mend=mend)
+        hint = f"give the mask of {entry.get('image')!r}, or move the image to a site's unlabelled ones"
+        problems.add(f"{at} -> label", found="no mask", expected=f"a mask, as every {split.value} item", hint=hint)
     kind, kinds = present.get("label_kind"), [each.value for each in LabelKind]
     if kind is not None and kind not in kinds:
-        mend = did_you_mean(str(kind), kinds)
-        problems.add(f"{at} -> label_kind", found=repr(kind), expected=f"one of {kinds}", mend=mend)
+        hint = did_you_mean(str(kind), kinds)
+        problems.add(f"{at} -> label_kind", found=repr(kind), expected=f"one of {kinds}", hint=hint)
     elif kind not in (None, LabelKind.MASK.value):
         if split is not Split.UNLABELLED:
-            mend = f"give the mask of {entry.get('image')!r}, or move the image to a site's unlabelled ones"
+            hint = f"give the mask of {entry.get('image')!r}, or move the image to a site's unlabelled ones"
             expected = f"a mask, as every {split.value} item"
-            problems.add(f"{at} -> label_kind", found=f"a weak label ({kind})", expected=expected, mend=mend)
+            problems.add(f"{at} -> label_kind", found=f"a weak label ({kind})", expected=expected, hint=hint)
         if "label" not in present:
             problems.add(f"{at} -> label_kind", found=f"{kind!r} without a label", expected="a label of that kind")
     if ("label" in present) != ("label_sha256" in present):
@@ -303,7 +303,7 @@ def _check_once(public: list[Item], sites: Mapping[str, Site], where: str, probl
         for item in items:
             if item.image in seen:
                 found = f"{item.image!r}, which {seen[item.image]} lists too"
-                problems.add(place, found=found, expected="each image once", mend="delete one of the two")
+                problems.add(place, found=found, expected="each image once", hint="delete one of the two")
             seen.setdefault(item.image, place)
 
 
@@ -433,7 +433,7 @@ def _read(content: Any, where: str) -> DataList:
             f"{where} -> hash",
             found=f"content with hash {datalist.hash[:12]}…",
             expected=f"the recorded {content['hash'][:12]}…",
-            mend="the list was changed after it was made: restore it, or make a new one with `samfed prepare`",
+            hint="the list was changed after it was made: restore it, or make a new one with `samfed prepare`",
         )
     problems.refuse_if_any()
     if datalist is None:
@@ -441,7 +441,7 @@ def _read(content: Any, where: str) -> DataList:
     return datalist
 
 
-MEND = "choose another name, or delete it"
+HINT = "choose another name, or delete it"
 
 
 def require_free(path: str | Path, *, name: str) -> None:
@@ -457,7 +457,7 @@ def require_free(path: str | Path, *, name: str) -> None:
     there = _there(path)
     if there is not None and there.name != name:
         expected = f"no file, or the list {name!r}"
-        raise Refused([Problem(str(path), found=f"the list {there.name!r}", expected=expected, mend=MEND)])
+        raise Refused([Problem(str(path), found=f"the list {there.name!r}", expected=expected, hint=HINT)])
 
 
 def freeze(lists: Mapping[Path, DataList]) -> None:
@@ -479,7 +479,7 @@ def freeze(lists: Mapping[Path, DataList]) -> None:
             elif there.hash != datalist.hash:
                 found = f"another data list, {there.name!r} ({there.hash[:12]})"
                 expected = f"no file, or the very list to be written ({datalist.hash[:12]})"
-                problems.add(str(path), found=found, expected=expected, mend=MEND)
+                problems.add(str(path), found=found, expected=expected, hint=HINT)
     problems.refuse_if_any()
     for path in missing:
         lists[path].save(path)
@@ -493,7 +493,7 @@ def _there(path: str | Path) -> DataList | None:
     except Refused as refused:
         first = refused.problems[0]
         found = f"something else ({first.where}: {first.found})"
-        raise Refused([Problem(str(path), found=found, expected="no file, or a data list", mend=MEND)]) from refused
+        raise Refused([Problem(str(path), found=found, expected="no file, or a data list", hint=HINT)]) from refused
 
 
 def cannot_be_scored(datalist: DataList) -> str | None:

@@ -104,8 +104,8 @@ def read_groups(path: str | Path, *, column: str = "group") -> Callable[[str], s
             candidates = [candidate for candidate, n in zip(candidates, length, strict=True) if n == max(length)]
         groups = {group for _, group in candidates}
         if len(groups) > 1:
-            mend = "give an 'image' column with folders in it"
-            raise Refused([Problem(str(path), found=f"{sorted(groups)} for {image}", expected="one group", mend=mend)])
+            hint = "give an 'image' column with folders in it"
+            raise Refused([Problem(str(path), found=f"{sorted(groups)} for {image}", expected="one group", hint=hint)])
         return (groups.pop() or None) if groups else None
 
     return group_of
@@ -127,8 +127,8 @@ def without_group(images: Iterable[str], path: str | Path, *, column: str = "gro
     if images and len(lacking) == len(images):
         named = [name for name, group in _read(Path(path), column)[1] if group]
         found = f"only groups of names like {named[0]!r}" if named else f"nothing in the column {column!r}"
-        mend = "give an 'image' column with paths, or an 'id' column with file names without their endings"
-        raise Refused([Problem(str(path), found=found, expected=f"groups of images like {images[0]!r}", mend=mend)])
+        hint = "give an 'image' column with paths, or an 'id' column with file names without their endings"
+        raise Refused([Problem(str(path), found=found, expected=f"groups of images like {images[0]!r}", hint=hint)])
     return lacking
 
 
@@ -139,18 +139,18 @@ def _read(path: Path, column: str) -> tuple[str, list[tuple[str, str]]]:
             reader = csv.DictReader(stream)
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise Refused([Problem(str(path), found=str(error), expected="a CSV file", mend="check the path")]) from None
+        raise Refused([Problem(str(path), found=str(error), expected="a CSV file", hint="check the path")]) from None
     header = list(rows[0][1]) if rows else []
     key = next((name for name in ("image", "id") if name in header), None)
     if column not in header or key is None:
-        mend = "name the group's column with --group-column"
+        hint = "name the group's column with --group-column"
         expected = f"columns {column!r} and 'image' or 'id'"
-        raise Refused([Problem(str(path), found=f"the columns {header}", expected=expected, mend=mend)])
+        raise Refused([Problem(str(path), found=f"the columns {header}", expected=expected, hint=hint)])
     problems = Problems()
     for line, row in rows:
         if not row[key]:
-            expected, mend = f"a name in the column {key!r}", "complete the row, or delete it"
-            problems.add(f"{path}, line {line}", found="none", expected=expected, mend=mend)
+            expected, hint = f"a name in the column {key!r}", "complete the row, or delete it"
+            problems.add(f"{path}, line {line}", found="none", expected=expected, hint=hint)
     problems.refuse_if_any()
     return key, [(_name(row[key], key), row[column] or "") for _, row in rows]
 

@@ -86,9 +86,9 @@ def _twins(images: Iterable[tuple[str, Path, Path]]) -> list[Problem]:
     named: dict[str, list[Path]] = defaultdict(list)
     for name, path, _ in images:
         named[name].append(path)
-    mend = "rename one of them: both masks would have the same name"
+    hint = "rename one of them: both masks would have the same name"
     return [
-        Problem(name, found=" and ".join(_told_apart(paths)), expected="one image of that name", mend=mend)
+        Problem(name, found=" and ".join(_told_apart(paths)), expected="one image of that name", hint=hint)
         for name, paths in named.items()
         if len(paths) > 1
     ]

@@ -71,7 +71,7 @@ def dirichlet(
     """
     _enough(together, sites)
     if not alpha > 0:
-        raise Refused([Problem("alpha", found=repr(alpha), expected="a positive number", mend="for instance 0.5")])
+        raise Refused([Problem("alpha", found=repr(alpha), expected="a positive number", hint="for instance 0.5")])
     random = _random(seed, "dirichlet")
     by_class: dict[int, list[int]] = {}
     for index, cluster in enumerate(together):
@@ -86,7 +86,7 @@ def dirichlet(
         if all(parts):
             return [sorted(part) for part in parts]
     found = f"no division with images for all of {sites} sites in {ATTEMPTS} draws"
-    raise Refused([Problem("alpha", found=found, expected="one", mend="raise alpha, or ask for fewer sites")])
+    raise Refused([Problem("alpha", found=found, expected="one", hint="raise alpha, or ask for fewer sites")])
 
 
 def size_classes(foreground: Sequence[float], bins: int = BINS) -> list[int]:
@@ -138,8 +138,8 @@ def hold_out(
         Indices of each split in the order of ``shares``, then of all the rest.
     """
     if any(not 0 <= share < 1 for share in shares) or sum(shares) >= 1:
-        mend = "for instance 0.1 and 0.1"
-        raise Refused([Problem("shares", found=str(list(shares)), expected="in [0, 1), together < 1", mend=mend)])
+        hint = "for instance 0.1 and 0.1"
+        raise Refused([Problem("shares", found=str(list(shares)), expected="in [0, 1), together < 1", hint=hint)])
     everything = clusters(hashes, groups)
     together = [cluster for cluster in everything if all(labelled[index] for index in cluster)]
     leave = int(len(together) == len(everything))
@@ -164,7 +164,7 @@ def _enough(together: Clusters, sites: int) -> None:
     if not 1 <= sites <= len(together):
         found = f"{sites} sites for {len(together)} independent groups of images"
         raise Refused(
-            [Problem("sites", found=found, expected="at least one group for each", mend="ask for fewer sites")]
+            [Problem("sites", found=found, expected="at least one group for each", hint="ask for fewer sites")]
         )
 
 
@@ -196,13 +196,13 @@ def draw_public(
     share = number / len(found) if number >= 1 else number
     if not 0 < share < 1:
         expected = f"a count below {len(found)}, a share in (0, 1), one of {origins}, or none"
-        raise Refused([Problem("--public", found=repr(public), expected=expected, mend="for instance 100")])
+        raise Refused([Problem("--public", found=repr(public), expected=expected, hint="for instance 100")])
     hashes = [facts[one.image].sha256 for one in found]
     labelled = [one.label is not None for one in found]
     drawn, rest = hold_out(hashes, [one.group for one in found], labelled, [share], seed=seed)
     if not drawn:
-        mend = "unpack the ground truth beside the images"
-        raise Refused([Problem("--public", found="no labelled images to draw from", expected="masks", mend=mend)])
+        hint = "unpack the ground truth beside the images"
+        raise Refused([Problem("--public", found="no labelled images to draw from", expected="masks", hint=hint)])
     return [found[index] for index in drawn], [found[index] for index in rest]
 
 
@@ -221,8 +221,8 @@ def divide(
     """
     if partition is Partition.FOLDER:
         if any(not one.origin for one in found):
-            mend = "put each site's images into a folder of its own"
-            raise Refused([Problem("--partition folder", found="images in no folder", expected="folders", mend=mend)])
+            hint = "put each site's images into a folder of its own"
+            raise Refused([Problem("--partition folder", found="images in no folder", expected="folders", hint=hint)])
         return {origin: [one for one in found if one.origin == origin] for origin in sorted({o.origin for o in found})}
     looked = [facts[one.image] for one in found]
     together = clusters([fact.sha256 for fact in looked], [one.group for one in found])
@@ -232,8 +232,8 @@ def divide(
         sizes = [fact.foreground for fact in looked if fact.foreground is not None]
         if len(sizes) < len(looked):
             unknown = f"{len(looked) - len(sizes)} images without a mask"
-            mend = "use --partition dirichlet-appearance"
-            raise Refused([Problem("--partition", found=unknown, expected="masks to take sizes from", mend=mend)])
+            hint = "use --partition dirichlet-appearance"
+            raise Refused([Problem("--partition", found=unknown, expected="masks to take sizes from", hint=hint)])
         parts = dirichlet(together, size_classes(sizes), sites, alpha=alpha, seed=seed)
     else:
         classes = appearance_classes([fact.mean_rgb for fact in looked])
@@ -246,10 +246,10 @@ def share_problems(validation: float, test: float) -> list[Problem]:
     problems = Problems()
     for option, share in (("--validation", validation), ("--test", test)):
         if not 0 <= share < 1:
-            problems.add(option, found=f"{share:g}", expected="a share in [0, 1)", mend="for instance 0.1")
+            problems.add(option, found=f"{share:g}", expected="a share in [0, 1)", hint="for instance 0.1")
     if not len(problems) and validation + test >= 1:
         where, found = "--validation and --test", f"{validation:g} and {test:g}"
-        problems.add(where, found=found, expected="less than 1 together", mend="for instance 0.1 and 0.1")
+        problems.add(where, found=found, expected="less than 1 together", hint="for instance 0.1 and 0.1")
     return list(problems)
 
 
@@ -316,8 +316,8 @@ def make_unseen(places: Places, facts: Mapping[str, Facts], names: Sequence[str]
     problems = Problems()
     for name in names:
         if name not in sites:
-            mend = "give names of sites, with commas between them"
-            problems.add("--unseen", found=repr(name), expected=f"one of {sites}", mend=mend)
+            hint = "give names of sites, with commas between them"
+            problems.add("--unseen", found=repr(name), expected=f"one of {sites}", hint=hint)
     if names and not set(sites) - set(names):
         problems.add("--unseen", found="every site", expected="at least one site left to train at")
     problems.refuse_if_any()
@@ -340,8 +340,8 @@ def make_unseen(places: Places, facts: Mapping[str, Facts], names: Sequence[str]
             if count:
                 sentences.append(f"{count} image(s) of {name} {why}")
         if not kept:
-            mend = "give masks of images that stand nowhere else, or leave it out of --unseen"
-            problems.add(f"--unseen {name}", found="no image to measure with", expected="some with masks", mend=mend)
+            hint = "give masks of images that stand nowhere else, or leave it out of --unseen"
+            problems.add(f"--unseen {name}", found="no image to measure with", expected="some with masks", hint=hint)
         changed[name, Split.TEST] = kept
     problems.refuse_if_any()
     return changed, sentences
@@ -370,7 +370,7 @@ def divide_sites(
             one of its parts would be called like another site.
     """
     if parts < 1:
-        raise Refused([Problem("--divide", found=str(parts), expected="a positive number", mend="for instance 2")])
+        raise Refused([Problem("--divide", found=str(parts), expected="a positive number", hint="for instance 2")])
     problems = Problems()
     changed: Places = {}
     sentences = []
@@ -382,12 +382,12 @@ def divide_sites(
             continue
         for name in sorted({f"{site}-{part + 1}" for part in range(parts)} & set(sites)):
             found, expected = f"a site {name!r}", f"names from {site}-1 to {site}-{parts} free for its parts"
-            problems.add(f"--divide {parts}: {site}", found=found, expected=expected, mend="rename the site")
+            problems.add(f"--divide {parts}: {site}", found=found, expected=expected, hint="rename the site")
         together = clusters([facts[one.image].sha256 for _, one in mine], [one.group for _, one in mine])
         if len(together) < parts:
             found = f"{len(together)} independent group(s) of images"
-            mend = "ask for fewer parts, or leave the site whole"
-            problems.add(f"--divide {parts}: {site}", found=found, expected=f"at least {parts}", mend=mend)
+            hint = "ask for fewer parts, or leave the site whole"
+            problems.add(f"--divide {parts}: {site}", found=found, expected=f"at least {parts}", hint=hint)
             continue
         owner = _deal([[mine[index][0] for index in cluster] for cluster in together], parts, seed)
         part_of = {index: part for cluster, part in zip(together, owner, strict=True) for index in cluster}

@@ -107,11 +107,11 @@ def check_first(options: Options, *, validation: float = 0.0, test: float = 0.0,
     if options.classes:
         problems.extend(class_problems(options.classes, "--classes"))
     if len(options.classes) == 1:
-        found, mend = "one name", "leave it out: labels of one class are binary masks"
-        problems.add("--classes", found=found, expected="the names of two classes or more", mend=mend)
+        found, hint = "one name", "leave it out: labels of one class are binary masks"
+        problems.add("--classes", found=found, expected="the names of two classes or more", hint=hint)
     if options.classes and options.mask_threshold is not None:
-        mend = "leave it out: a threshold cuts masks of one class"
-        problems.add("--mask-threshold", found="it beside --classes", expected="one of the two", mend=mend)
+        hint = "leave it out: a threshold cuts masks of one class"
+        problems.add("--mask-threshold", found="it beside --classes", expected="one of the two", hint=hint)
     with problems.collected():
         require_free(options.output, name=name or _name(options))
     problems.refuse_if_any()
@@ -306,8 +306,8 @@ def prepare_to_test(root: str | Path, *, options: Options, caveats: Sequence[str
             places[site, Split.TEST] = labelled
     if not places:
         found_here = others[0] if others else "no image with a mask"
-        mend = "put masks into DIR/<site>/masks, each called as its image"
-        raise Refused([Problem(str(root), found=found_here, expected="images with masks to measure with", mend=mend)])
+        hint = "put masks into DIR/<site>/masks, each called as its image"
+        raise Refused([Problem(str(root), found=found_here, expected="images with masks to measure with", hint=hint)])
     return finish(places, facts, root, replace(options, unseen=()), caveats=others)
 
 
@@ -492,18 +492,18 @@ def _named(name: str, sites: Mapping[str, list[Found]], where: str) -> list[str]
         return [name]
     found = [site for site in sites if collection is not None and collection_of(site) == collection]
     if not found:
-        mend = "give the name of a collection in the folder"
-        raise Refused([Problem(where, found=repr(name), expected=f"one of {list(sites)}", mend=mend)])
+        hint = "give the name of a collection in the folder"
+        raise Refused([Problem(where, found=repr(name), expected=f"one of {list(sites)}", hint=hint)])
     return found
 
 
 def _one(public: str, sites: Mapping[str, list[Found]]) -> str:
     found = _named(public, sites, "--public")
     if len(found) > 1:
-        raise Refused([Problem("--public", found=repr(public), expected=f"one of {found}", mend="name one centre")])
+        raise Refused([Problem("--public", found=repr(public), expected=f"one of {found}", hint="name one centre")])
     if len(sites) < 2:
-        mend = "put at least one collection beside it"
-        raise Refused([Problem("--public", found=f"only {found[0]}", expected="a site beside it", mend=mend)])
+        hint = "put at least one collection beside it"
+        raise Refused([Problem("--public", found=f"only {found[0]}", expected="a site beside it", hint=hint)])
     return found[0]
 
 

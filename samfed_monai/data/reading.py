@@ -140,7 +140,7 @@ def read_bytes(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         found = error.strerror or str(error)
-        raise _refusal(str(path), found=found, expected="a readable file", mend="check the data root") from None
+        raise _refusal(str(path), found=found, expected="a readable file", hint="check the data root") from None
 
 
 def decode_image(content: bytes, name: str) -> tuple[Picture, Image.Image]:
@@ -148,8 +148,8 @@ def decode_image(content: bytes, name: str) -> tuple[Picture, Image.Image]:
     raw = _decode(content, name)
     image = _upright(raw, name)
     if image.mode == "F" or (image.mode == "I" and raw.format != "PNG"):
-        mend = "save it as 8-bit RGB"
-        raise _refusal(name, found=f"{image.mode!r} pixels of unknown range", expected="8 or 16 bit", mend=mend)
+        hint = "save it as 8-bit RGB"
+        raise _refusal(name, found=f"{image.mode!r} pixels of unknown range", expected="8 or 16 bit", hint=hint)
     if image.mode.startswith("I"):
         return np.repeat(_to_8_bit(np.asarray(image))[..., None], 3, axis=2), raw
     return np.array(image.convert("RGB")), raw
@@ -162,8 +162,8 @@ def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Pictu
     """
     raw = _decode(content, name)
     if raw.mode in ("P", "PA"):
-        mend = "save it as 8-bit grey: palette entries are indices, not foreground"
-        raise _refusal(name, found="a palette mask", expected="a grey mask", mend=mend)
+        hint = "save it as 8-bit grey: palette entries are indices, not foreground"
+        raise _refusal(name, found="a palette mask", expected="a grey mask", hint=hint)
     grey = _grey(_upright(raw, name), name, threshold)
     values = _levels(grey)
     levels = {0, 255} if raw.format in LOSSY else set(values) | {0}
@@ -175,7 +175,7 @@ def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Pictu
             name,
             found=f"a mask with {len(values)} grey levels ({shown})",
             expected="a binary mask, {0, 1} or {0, 255}",
-            mend=_threshold_for(grey),
+            hint=_threshold_for(grey),
         )
     grey = _to_8_bit(grey)
     return (grey >= threshold).astype(np.uint8), _levels(grey), raw
@@ -186,7 +186,7 @@ def decode_grey(content: bytes, name: str) -> Picture:
     raw = _decode(content, name)
     if raw.format in LOSSY or raw.mode not in ("1", "L"):
         found = f"{raw.format} with {raw.mode!r} pixels"
-        raise _refusal(name, found=found, expected="8-bit grey without loss", mend="save it as an 8-bit grey PNG")
+        raise _refusal(name, found=found, expected="8-bit grey without loss", hint="save it as an 8-bit grey PNG")
     return np.array(_upright(raw, name).convert("L"))
 
 
@@ -206,7 +206,7 @@ def _threshold_for(grey: NDArray[Any]) -> str:
 
 def _decode(content: bytes, name: str) -> Image.Image:
     if not content:
-        raise _refusal(name, found="a file of zero bytes", expected="an image", mend="copy it again from its source")
+        raise _refusal(name, found="a file of zero bytes", expected="an image", hint="copy it again from its source")
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
@@ -217,15 +217,15 @@ def _decode(content: bytes, name: str) -> Image.Image:
         fault = scan_fault(content) if image.format in LOSSY else None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         found, expected = f"a picture too large to decode ({error})", f"at most {MAX_PIXELS:,} pixels"
-        raise _refusal(name, found=found, expected=expected, mend="scale it down") from None
+        raise _refusal(name, found=found, expected=expected, hint="scale it down") from None
     except Image.UnidentifiedImageError:
         found = "text" if _is_text(content) else "bytes that are no image"
         expected = "one of " + ", ".join(FORMATS)
-        raise _refusal(name, found=found, expected=expected, mend="whatever its name says; replace the file") from None
+        raise _refusal(name, found=found, expected=expected, hint="whatever its name says; replace the file") from None
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
-        raise _refusal(name, found=f"a damaged file ({error})", expected="an image that decodes", mend=RECOPY) from None
+        raise _refusal(name, found=f"a damaged file ({error})", expected="an image that decodes", hint=RECOPY) from None
     if fault is not None:
-        raise _refusal(name, found=fault, expected="an image that decodes", mend=RECOPY)
+        raise _refusal(name, found=fault, expected="an image that decodes", hint=RECOPY)
     return image
 
 
@@ -237,8 +237,8 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
     try:
         turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception as error:  # damaged EXIF makes Pillow's parser raise nearly anything
-        mend = "save it upright, without EXIF"
-        raise _refusal(name, found=f"damaged EXIF ({error})", expected="EXIF that can be read", mend=mend) from None
+        hint = "save it upright, without EXIF"
+        raise _refusal(name, found=f"damaged EXIF ({error})", expected="EXIF that can be read", hint=hint) from None
     return image if turn is None else image.transpose(turn)
 
 
@@ -249,16 +249,16 @@ def _grey(image: Image.Image, name: str, threshold: int | None) -> Picture | NDA
         return np.asarray(image.convert("L"))
     channels = np.asarray(image)
     if image.mode in ("LA", "RGBA") and np.ptp(channels[..., -1]):
-        mend = "save it as 8-bit grey without alpha"
-        raise _refusal(name, found="a mask whose alpha channel varies", expected="a grey mask", mend=mend)
+        hint = "save it as 8-bit grey without alpha"
+        raise _refusal(name, found="a mask whose alpha channel varies", expected="a grey mask", hint=hint)
     if image.mode in ("LA", "RGBA", "RGB"):
         colours = channels[..., :-1] if image.mode.endswith("A") else channels
         if (colours == colours[..., :1]).all():
             return np.ascontiguousarray(colours[..., 0])
         if threshold is not None:
             return colours.max(axis=-1)
-    mend = "save it as 8-bit grey, or declare a threshold for the list if every colour is foreground"
-    raise _refusal(name, found=f"a {image.mode} mask with colours", expected="a grey mask", mend=mend)
+    hint = "save it as 8-bit grey, or declare a threshold for the list if every colour is foreground"
+    raise _refusal(name, found=f"a {image.mode} mask with colours", expected="a grey mask", hint=hint)
 
 
 def _levels(grey: NDArray[Any]) -> list[int]:
@@ -275,8 +275,8 @@ def _to_8_bit(values: NDArray[Any]) -> Picture:
 def _mask_16_bit(image: Image.Image, name: str) -> NDArray[np.uint16]:
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 65535:
-        mend = "save it as 8-bit grey"
-        raise _refusal(name, found=f"{image.mode!r} pixels of unknown range", expected="8 or 16 bit", mend=mend)
+        hint = "save it as 8-bit grey"
+        raise _refusal(name, found=f"{image.mode!r} pixels of unknown range", expected="8 or 16 bit", hint=hint)
     return values.astype(np.uint16)
 
 
@@ -285,8 +285,8 @@ def _is_text(content: bytes) -> bool:
     return b"\0" not in head and all(byte in b"\t\n\r\f\x1b" or byte >= 32 for byte in head)
 
 
-def _refusal(name: str, *, found: str, expected: str, mend: str) -> Refused:
-    return Refused([Problem(name, found=found, expected=expected, mend=mend)])
+def _refusal(name: str, *, found: str, expected: str, hint: str) -> Refused:
+    return Refused([Problem(name, found=found, expected=expected, hint=hint)])
 
 
 SIDE = 64

@@ -55,8 +55,8 @@ def _hashes(entry: Mapping[str, Any]) -> tuple[str, str]:
     if entry.get("label_sha256"):
         return entry["image_sha256"], entry["label_sha256"]
     if not entry.get("label"):
-        mend = "every public image needs one; read the records with their labels"
-        raise Refused([Problem(str(entry.get("image")), found="no mask", expected="the mask's file", mend=mend)])
+        hint = "every public image needs one; read the records with their labels"
+        raise Refused([Problem(str(entry.get("image")), found="no mask", expected="the mask's file", hint=hint)])
     try:
         return entry["image_sha256"], sha256_file(entry["label"])
     except OSError as error:
@@ -133,7 +133,7 @@ def load_records(
             f"{datalist.name} -> {site or 'public'} -> {split}",
             found=f"{len(weak)} weak labels ({', '.join(sorted(set(weak)))})",
             expected="masks, which is all that this method can use",
-            mend="take a method that learns from weak labels (`--variant weak_labels`), or a list of masks",
+            hint="take a method that learns from weak labels (`--variant weak_labels`), or a list of masks",
         )
     problems.refuse_if_any()
     return records
@@ -152,16 +152,16 @@ def split_public(records: list[Record], fraction: float = 0.1, seed: int = 0) ->
     """
     if not 0 <= fraction < 1:
         raise Refused(
-            [Problem("fraction", found=repr(fraction), expected="a number in [0, 1)", mend="for instance 0.1")]
+            [Problem("fraction", found=repr(fraction), expected="a number in [0, 1)", hint="for instance 0.1")]
         )
     if not records:
-        mend = "list some with `samfed prepare ... --public`"
-        raise Refused([Problem("public", found="none", expected="public images with masks", mend=mend)])
+        hint = "list some with `samfed prepare ... --public`"
+        raise Refused([Problem("public", found="none", expected="public images with masks", hint=hint)])
     together = clusters([r["image_sha256"] for r in records], [r.get("group") for r in records])
     if fraction > 0 and len(together) < 2:
         found = f"{len(together)} independent group(s) of images"
-        mend = "add public images of other groups, or set the held-out fraction to 0"
-        raise Refused([Problem("public", found=found, expected="at least 2, one of them to hold out", mend=mend)])
+        hint = "add public images of other groups, or set the held-out fraction to 0"
+        raise Refused([Problem("public", found=found, expected="at least 2, one of them to hold out", hint=hint)])
     random = np.random.default_rng(derive_seed(seed, "held-out"))
     drawn = draw([len(cluster) for cluster in together], round(fraction * len(records)) or int(fraction > 0), random)
     held_out = {index for cluster in drawn for index in together[cluster]}
@@ -172,12 +172,12 @@ def split_public(records: list[Record], fraction: float = 0.1, seed: int = 0) ->
 def _items(datalist: DataList, split: str, site: str | None) -> list[Item]:
     names = [name.value for name in Split]
     if split not in names:
-        raise Refused([Problem("split", found=repr(split), expected=f"one of {names}", mend="check its spelling")])
+        raise Refused([Problem("split", found=repr(split), expected=f"one of {names}", hint="check its spelling")])
     if split == Split.PUBLIC:
         return datalist.public
     if site not in datalist.sites:
-        mend = "name one of them"
-        raise Refused([Problem("site", found=repr(site), expected=f"one of {sorted(datalist.sites)}", mend=mend)])
+        hint = "name one of them"
+        raise Refused([Problem("site", found=repr(site), expected=f"one of {sorted(datalist.sites)}", hint=hint)])
     items: list[Item] = getattr(datalist.sites[site], Split(split).value)
     return items
 
@@ -189,8 +189,8 @@ def _existing(root: str | Path, relative: str, problems: Problems) -> str:
         problems.extend(refused.problems)
         return ""
     if not path.is_file():
-        mend = f"is {str(root)!r} the data root that the list was made for?"
-        problems.add(str(path), found="no such file", expected="a file that the list names", mend=mend)
+        hint = f"is {str(root)!r} the data root that the list was made for?"
+        problems.add(str(path), found="no such file", expected="a file that the list names", hint=hint)
     return str(path)
 
 
@@ -213,8 +213,8 @@ def write_site_lists(datalist: DataList, output_dir: str | Path) -> dict[str, Pa
         Refused: a list without sites, or files in the way that hold something else.
     """
     if not datalist.sites:
-        found, mend = "no sites", "give the list of all sites"
-        raise Refused([Problem(f"{datalist.name} -> sites", found=found, expected="sites to divide by", mend=mend)])
+        found, hint = "no sites", "give the list of all sites"
+        raise Refused([Problem(f"{datalist.name} -> sites", found=found, expected="sites to divide by", hint=hint)])
     parts = {SERVER: datalist.for_server(), **{site: datalist.for_site(site) for site in datalist.sites}}
     written = {name: Path(output_dir) / f"{name}.json" for name in parts}
     freeze({written[name]: part for name, part in parts.items()})

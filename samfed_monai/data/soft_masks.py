@@ -87,7 +87,7 @@ class SoftMaskStore:
                 "soft-mask store -> teacher_sha256",
                 found=repr(teacher_sha256),
                 expected="64 lower-case hexadecimal digits",
-                mend="take it from Teacher.sha256",
+                hint="take it from Teacher.sha256",
             )
         problems.refuse_if_any()
         self.folder = Path(folder)
@@ -143,7 +143,7 @@ class SoftMaskStore:
         pixels = self._read(image_sha256)
         if pixels is None:
             others = self._others(image_sha256)
-            mend = "run the same command again: it computes what is missing and nothing else"
+            hint = "run the same command again: it computes what is missing and nothing else"
             raise Refused(
                 [
                     Problem(
@@ -151,7 +151,7 @@ class SoftMaskStore:
                         found=f"no readable mask by teacher {self.teacher_sha256[:12]}…"
                         + (f", but one by another: {others[0]}" if others else ""),
                         expected="a soft mask of every unlabelled image",
-                        mend=f"name that teacher (teacher_sha256), or {mend}" if others else mend,
+                        hint=f"name that teacher (teacher_sha256), or {hint}" if others else hint,
                     )
                 ]
             )

@@ -111,8 +111,8 @@ def read_mask_slices(
     apart = _corners_apart(mask.affine, volume.affine, shapes[1])
     if apart > TOLERANCE * min(float(zoom) for zoom in volume.header.get_zooms()[: len(shapes[1])]):
         found = f"corners up to {apart:.4g} mm from the volume's"
-        mend = "resample the mask to the volume; of the same grid, copy the volume's affine"
-        raise _refused(path, found, f"the affine of {Path(like).name}", mend)
+        hint = "resample the mask to the volume; of the same grid, copy the volume's affine"
+        raise _refused(path, found, f"the affine of {Path(like).name}", hint)
     data = _numbers(path, mask)
     if data.dtype.names or data.size != np.prod(shapes[0]):
         raise _refused(path, "colours", "whole numbers: 0 and a mask's value")
@@ -126,13 +126,13 @@ def read_mask_slices(
         wanted = list(labels) or list(range(1, len(classes) + 1))
         if not labels and not set(there) <= set(wanted):
             named = ", ".join(f"{number} {name}" for number, name in zip(wanted, classes, strict=True))
-            mend = "name every class with --classes, or say with --label which value each of them has"
-            raise _refused(path, f"the labels {told}", f"0 and {named}", mend)
+            hint = "name every class with --classes, or say with --label which value each of them has"
+            raise _refused(path, f"the labels {told}", f"0 and {named}", hint)
         drawn = sum((number * (data == value) for number, value in enumerate(wanted, start=1)), np.zeros(data.shape))
     else:
         if not labels and len(there) > 1:
-            mend = "say which are foreground: --label N, or name each as a class: --classes A,B"
-            raise _refused(path, f"the labels {told}", "one beside 0", mend)
+            hint = "say which are foreground: --label N, or name each as a class: --classes A,B"
+            raise _refused(path, f"the labels {told}", "one beside 0", hint)
         drawn = np.isin(data, sorted(set(labels) or set(there)))
     return drawn.astype(np.uint8).reshape(shapes[0][0], shapes[0][1], -1).transpose(2, 1, 0)
 
@@ -226,8 +226,8 @@ def _scaled(numbers: NDArray[Any], low: float, high: float) -> Picture:
 
 def _dicom(path: Path) -> Slices:
     if importlib.util.find_spec("pydicom") is None:
-        mend = "pip install 'samfed-monai[dicom]'"
-        raise Refused([Problem(str(path), found="a DICOM file", expected="pydicom to read it with", mend=mend)])
+        hint = "pip install 'samfed-monai[dicom]'"
+        raise Refused([Problem(str(path), found="a DICOM file", expected="pydicom to read it with", hint=hint)])
     import pydicom
     from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
@@ -265,8 +265,8 @@ def _range_of(content: Any, frames: NDArray[Any]) -> tuple[float, float]:
     return (0, 255) if frames.dtype == np.uint8 else (float(frames.min()), float(frames.max()))
 
 
-def _refused(path: Path, found: str, expected: str, mend: str = "") -> Refused:
-    return Refused([Problem(str(path), found=found, expected=expected, mend=mend)])
+def _refused(path: Path, found: str, expected: str, hint: str = "") -> Refused:
+    return Refused([Problem(str(path), found=found, expected=expected, hint=hint)])
 
 
 def volumes_in(sources: Sequence[Path]) -> Iterator[tuple[str, Path]]:

@@ -40,20 +40,20 @@ def decode_weak_label(content: bytes, name: str) -> Picture:
     """:func:`read_weak_label` on bytes."""
     label = decode_grey(content, name)
     values = {int(value) for value in np.unique(label)}
-    mend = ""
+    hint = ""
     if values <= {0, IGNORE}:
         found = "only the values 0 and 255: a mask, or a weak label without foreground"
-        mend = "write foreground as 1, background as 0 and what is not labelled as 255; or take the label for a mask"
+        hint = "write foreground as 1, background as 0 and what is not labelled as 255; or take the label for a mask"
     elif not values <= LEVELS:
         shown = ", ".join(map(str, sorted(values - LEVELS)[:6]))
-        found, mend = f"other values ({shown})", "save it without loss, with the values 0, 1 and 255 alone"
+        found, hint = f"other values ({shown})", "save it without loss, with the values 0, 1 and 255 alone"
     elif 0 not in values:
         found = "foreground without background"
-        mend = "mark some background (0), too: nothing else tells a network where an object ends"
+        hint = "mark some background (0), too: nothing else tells a network where an object ends"
     else:
         return label
     expected = "a weak label: 0 background, 1 foreground, 255 not labelled, both of the first two"
-    raise Refused([Problem(name, found=found, expected=expected, mend=mend)])
+    raise Refused([Problem(name, found=found, expected=expected, hint=hint)])
 
 
 def weaken(
@@ -93,7 +93,7 @@ def weaken(
         problems.add("kind", found="'mask'", expected=f"one of {[one.value for one in WEAK]}")
     foreground = mask > 0
     if foreground.all() or not foreground.any():
-        problems.add("mask", found="one class alone", expected="foreground and background", mend="keep it as a mask")
+        problems.add("mask", found="one class alone", expected="foreground and background", hint="keep it as a mask")
     problems.refuse_if_any()
     return _DRAWN[kind](foreground, random, points, width)
 
@@ -102,9 +102,9 @@ def _scribble(foreground: np.ndarray, random: np.random.Generator, points: int, 
     try:
         from skimage.morphology import skeletonize
     except ImportError:
-        mend = "pip install 'samfed-monai[weak]', or take points, box or block"
+        hint = "pip install 'samfed-monai[weak]', or take points, box or block"
         raise Refused(
-            [Problem("scikit-image", found="not installed", expected="it, for scribbles", mend=mend)]
+            [Problem("scikit-image", found="not installed", expected="it, for scribbles", hint=hint)]
         ) from None
     return _drawn({1: skeletonize(foreground), 0: skeletonize(~foreground)}, foreground, width)
 
@@ -197,9 +197,9 @@ def weaken_list(
     """
     problems = Problems()
     if datalist.classes:
-        mend = "derive them from a list of one class"
+        hint = "derive them from a list of one class"
         expected = "binary masks: weak labels are of one class"
-        problems.add(f"{datalist.name} -> classes", found=str(datalist.classes), expected=expected, mend=mend)
+        problems.add(f"{datalist.name} -> classes", found=str(datalist.classes), expected=expected, hint=hint)
     names = [kind.value for kind in WEAK]
     for site, kind in kinds.items():
         if site not in datalist.sites:
@@ -207,8 +207,8 @@ def weaken_list(
         elif kind not in names:
             problems.add(f"--kind of {site}", found=repr(str(kind)), expected=f"one of {names}")
         elif not any(item.label for item in datalist.sites[site].unlabelled):
-            mend = "make the list with masks of the sites' own images, without --drop-unlabelled-labels"
-            problems.add(f"sites -> {site} -> unlabelled", found="no masks", expected="some to derive from", mend=mend)
+            hint = "make the list with masks of the sites' own images, without --drop-unlabelled-labels"
+            problems.add(f"sites -> {site} -> unlabelled", found="no masks", expected="some to derive from", hint=hint)
     problems.refuse_if_any()
     work = {site: [item for item in datalist.sites[site].unlabelled if item.label] for site in kinds}
     bar = progress_bar(

@@ -152,8 +152,8 @@ def _loader(evaluator: SupervisedEvaluator, workflow: Any, split: str) -> Any:
         return parser.get_parsed_content(LOADER_IDS[split])
     if split == "validation":
         return evaluator.data_loader
-    mend = f"define {LOADER_IDS[split]} in evaluate.json"
-    raise Refused([Problem(LOADER_IDS[split], found="no such id in the bundle", expected="a data loader", mend=mend)])
+    hint = f"define {LOADER_IDS[split]} in evaluate.json"
+    raise Refused([Problem(LOADER_IDS[split], found="no such id in the bundle", expected="a data loader", hint=hint)])
 
 
 def _handlers(workflow: Any) -> list[Any]:

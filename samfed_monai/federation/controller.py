@@ -45,8 +45,8 @@ def quorum_of(sites: int, quorum: int | None, *, allow_single_site: bool) -> int
 def quorum_problems(sites: int, quorum: int | None, *, allow_single_site: bool) -> list[Problem]:
     """What is wrong with ``quorum`` for this many sites: one site without ``allow_single_site``, or out of range."""
     if sites < quorum_of(1, 1, allow_single_site=allow_single_site):
-        mend = "`--allow_single_site true` (in Python allow_single_site=True) says that this is meant"
-        return [Problem("sites", found=str(sites), expected="at least 2, so that no update stands alone", mend=mend)]
+        hint = "`--allow_single_site true` (in Python allow_single_site=True) says that this is meant"
+        return [Problem("sites", found=str(sites), expected="at least 2, so that no update stands alone", hint=hint)]
     if quorum is not None and not 1 <= quorum <= sites:
         expected = f"a number from 1 to {sites}, the number of sites"
         return [Problem("quorum", found=str(quorum), expected=expected)]

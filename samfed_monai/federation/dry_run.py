@@ -130,10 +130,10 @@ def _require_alike(built: list[BuiltNetwork]) -> None:
         if key is not None:
             sides = ", ".join(_told(each, key) for each in (first, other))
             expected = "one network at all sites: FedAvg averages weights"
-            mend = (
+            hint = (
                 "give all sites one network, or use --variant heterogeneous, which lets unlike networks learn together"
             )
-            raise Refused([Problem("sites", found=f"{key}: {sides}", expected=expected, mend=mend)])
+            raise Refused([Problem("sites", found=f"{key}: {sides}", expected=expected, hint=hint)])
 
 
 def _told(one: BuiltNetwork, key: str) -> str:

@@ -48,8 +48,8 @@ def from_exchange_object(exchange: ExchangeObject, *, request: Message) -> Messa
         MessageRefused: weight differences, which the strategies here do not add up.
     """
     if exchange.weight_type == WeightType.WEIGHT_DIFF:
-        mend = "create the client with send_weight_diff=False"
-        raise MessageRefused([Problem("message -> tensors", found="differences", expected="full weights", mend=mend)])
+        hint = "create the client with send_weight_diff=False"
+        raise MessageRefused([Problem("message -> tensors", found="differences", expected="full weights", hint=hint)])
     tensors = dict(exchange.weights or {})
     header = exchange.get(HEADER)
     if header is not None:

@@ -102,8 +102,8 @@ def own_fingerprints(
 def differences(wanted: Mapping[str, str], own: Mapping[str, str]) -> list[Problem]:
     """One problem for each word of ``wanted`` that this site has otherwise; words of other kinds are passed over."""
     return [
-        Problem(name, found=_short(own.get(word)), expected=f"the server's {_short(wanted[word])}", mend=mend)
-        for word, (name, mend) in _MEANING.items()
+        Problem(name, found=_short(own.get(word)), expected=f"the server's {_short(wanted[word])}", hint=hint)
+        for word, (name, hint) in _MEANING.items()
         if word in wanted and own.get(word) != wanted[word]
     ]
 

@@ -105,8 +105,8 @@ def require_no_places_of_sites(places: Places) -> None:
     problems = Problems()
     for site, there in sorted(places.sites.items()):
         for name in there:
-            expected, mend = "nothing: where a site keeps things is its own affair", "set it at the site"
-            problems.add(f"federate.json -> sites#{site}#{name}", found="a place", expected=expected, mend=mend)
+            expected, hint = "nothing: where a site keeps things is its own affair", "set it at the site"
+            problems.add(f"federate.json -> sites#{site}#{name}", found="a place", expected=expected, hint=hint)
     problems.refuse_if_any()
 
 
@@ -129,8 +129,8 @@ def require_sites(transport: Transport, participants: Participants) -> None:
     for site in sorted(known - set(transport.sites)):
         problems.add(f"site {site}", found="nobody of that name", expected="a client that the transport can reach")
     for site in sorted(set(transport.sites) - known):
-        expected, mend = "a site of the plan", "name it in federate.json -> sites, or leave it out of the job"
-        problems.add(f"site {site}", found="a client that the plan does not name", expected=expected, mend=mend)
+        expected, hint = "a site of the plan", "name it in federate.json -> sites, or leave it out of the job"
+        problems.add(f"site {site}", found="a client that the plan does not name", expected=expected, hint=hint)
     problems.refuse_if_any()
 
 

@@ -142,8 +142,8 @@ def require_same_public_set(wanted: str | None, own: str) -> None:
     """
     if wanted and wanted != own:
         found, expected = f"a public set with hash {own[:12] or 'none'}", f"that of the server, {wanted[:12]}"
-        mend = "give both the same data list, in the same order, with the same masks and image_size"
-        raise MessageRefused([Problem("public set", found=found, expected=expected, mend=mend)])
+        hint = "give both the same data list, in the same order, with the same masks and image_size"
+        raise MessageRefused([Problem("public set", found=found, expected=expected, hint=hint)])
 
 
 class PersonalParts:
@@ -206,8 +206,8 @@ def personal_parts(network: nn.Module, workflow: Any, *, has_sharing: bool = Fal
     """
     patterns = personal_patterns(getattr(workflow, "parser", None))
     if patterns and has_sharing:
-        expected, mend = "none: with a sharing a site keeps its whole network", "leave personal empty"
-        raise Refused([Problem(PERSONAL, found=repr(patterns), expected=expected, mend=mend)])
+        expected, hint = "none: with a sharing a site keeps its whole network", "leave personal empty"
+        raise Refused([Problem(PERSONAL, found=repr(patterns), expected=expected, hint=hint)])
     return PersonalParts(network, network_split(network, patterns))
 
 

@@ -43,8 +43,8 @@ def site_overrides(given: Mapping[str, Mapping[str, Any]], sites: Sequence[str])
     problems = Problems()
     for name in given:
         if name not in sites:
-            expected, mend = f"one of {list(sites)}", did_you_mean(name, sites)
-            problems.add(f"federate.json -> sites#{name}", found="no such site", expected=expected, mend=mend)
+            expected, hint = f"one of {list(sites)}", did_you_mean(name, sites)
+            problems.add(f"federate.json -> sites#{name}", found="no such site", expected=expected, hint=hint)
     problems.refuse_if_any()
     return {
         site: {("network_name" if key == NETWORK else key): value for key, value in given.get(site, {}).items()}
@@ -105,7 +105,7 @@ def require_known(config: WorkflowConfig, names: Mapping[str, str]) -> None:
     problems, known, first = Problems(), list(CLIENT_NETWORKS), dict[str, str]()
     for where, name in names.items():
         if first.setdefault(name, where) == where and name not in CLIENT_NETWORKS:
-            problems.add(where, found=repr(name), expected=f"one of {known}", mend=did_you_mean(str(name), known))
+            problems.add(where, found=repr(name), expected=f"one of {known}", hint=did_you_mean(str(name), known))
     problems.refuse_if_any()
 
 
@@ -199,8 +199,8 @@ class Start:
 
 def _refusal(found: str) -> Refused:
     expected = "a warm start of the run's own network, which trains nothing that is frozen there"
-    mend = "let warm_start and network_def agree on rank, lora_targets and decoder, or set warm_start_steps to 0"
-    return Refused([Problem("train.json -> warm_start", found=found, expected=expected, mend=mend)])
+    hint = "let warm_start and network_def agree on rank, lora_targets and decoder, or set warm_start_steps to 0"
+    return Refused([Problem("train.json -> warm_start", found=found, expected=expected, hint=hint)])
 
 
 SERVER = "server"
@@ -371,11 +371,11 @@ class Participants:
             return FedAvg()
         strategy = self.config.parser().get_parsed_content("strategy")
         if not isinstance(strategy, Strategy):
-            found, mend = (
+            found, hint = (
                 type(strategy).__name__,
                 "name one of samfed_monai.methods, or another Strategy",
             )
-            raise Refused([Problem("train.json -> strategy", found=found, expected="a Strategy", mend=mend)])
+            raise Refused([Problem("train.json -> strategy", found=found, expected="a Strategy", hint=hint)])
         return strategy
 
 
@@ -385,9 +385,9 @@ def _trains_or_not(
     """Sites that train and sites that do not, sorted."""
     known = sorted(datalist.sites)
     if not known and not choices:
-        found, mend = "no names, and a list without sites", 'for instance {"site-1": {}, "site-2": {}}'
+        found, hint = "no names, and a list without sites", 'for instance {"site-1": {}, "site-2": {}}'
         where = "federate.json -> sites"
-        raise Refused([Problem(where, found=found, expected="the name of every site that trains", mend=mend)])
+        raise Refused([Problem(where, found=found, expected="the name of every site that trains", hint=hint)])
     if not known:
         away = set(unseen)
         return tuple(site for site in sorted(choices) if site not in away), tuple(sorted(away))
@@ -395,13 +395,13 @@ def _trains_or_not(
     for name in unseen:
         if name not in known:
             expected = f"a site of the list, one of {known}"
-            mend = did_you_mean(str(name), known)
-            problems.add("federate.json -> unseen", found=repr(name), expected=expected, mend=mend)
+            hint = did_you_mean(str(name), known)
+            problems.add("federate.json -> unseen", found=repr(name), expected=expected, hint=hint)
     problems.refuse_if_any()
     idle = {name for name, site in datalist.sites.items() if not site.unlabelled}
     away = set(unseen) | idle
     if len(away) == len(known):
         found = f"{len(known)} sites: {len(set(unseen))} unseen, {len(idle)} without images to train on"
-        mend = "leave a site out of `unseen`, or put images into a site's `unlabelled` split"
-        raise Refused([Problem("federate.json -> unseen", found=found, expected="a site that trains", mend=mend)])
+        hint = "leave a site out of `unseen`, or put images into a site's `unlabelled` split"
+        raise Refused([Problem("federate.json -> unseen", found=found, expected="a site that trains", hint=hint)])
     return tuple(site for site in known if site not in away), tuple(sorted(away))

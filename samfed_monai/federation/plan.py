@@ -111,8 +111,8 @@ class Plan:
         problems, known = Problems(), [each.name for each in fields(cls)]
         for name in content:
             if name not in known:
-                mend = did_you_mean(str(name), known)
-                problems.add(f"plan -> {name}", found="an unknown key", expected=f"one of {known}", mend=mend)
+                hint = did_you_mean(str(name), known)
+                problems.add(f"plan -> {name}", found="an unknown key", expected=f"one of {known}", hint=hint)
         for name in ("bundle", "rounds"):
             if name not in content:
                 problems.add(f"plan -> {name}", found="no such key", expected="one")
@@ -172,8 +172,8 @@ class Places:
     def __post_init__(self) -> None:
         if self.workers != AUTO and (type(self.workers) is not int or self.workers < 1):
             found, expected = f"{self.workers!r} ({type(self.workers).__name__})", "a whole number from 1, or 'auto'"
-            mend = "1 runs one site after the other in this process"
-            raise Refused([Problem("federate.json -> workers", found=found, expected=expected, mend=mend)])
+            hint = "1 runs one site after the other in this process"
+            raise Refused([Problem("federate.json -> workers", found=found, expected=expected, hint=hint)])
         for name in ("bundle_root", "datalist", "data_root", "output_dir"):
             object.__setattr__(self, name, Path(getattr(self, name)))
         object.__setattr__(self, "cache_dir", Path(self.cache_dir) if self.cache_dir else None)

@@ -75,8 +75,8 @@ def _changed(datalist: DataList, data_root: Path, looks: int) -> list[Problem]:
     for name in turn:
         if sha256_file(confine(data_root, name, where=name)) != files[name]:
             found, expected = "other bytes, of the same size and date", f"SHA-256 {files[name][:12]}…"
-            mend = "restore the file, then hash all of them with `samfed federate … --verify`"
-            problems.add(name, found=found, expected=expected, mend=mend)
+            hint = "restore the file, then hash all of them with `samfed federate … --verify`"
+            problems.add(name, found=found, expected=expected, hint=hint)
     return list(problems)
 
 
@@ -88,8 +88,8 @@ def image_problems(
         check_data(datalist, data_root, cache_dir=cache_dir, verify=verify)
     except Refused as refused:
         logger.error("%s", refused)
-        found, mend = f"{len(refused.problems)} problems", "this site's log names each of them"
-        return [Problem("images", found=found, expected="images and masks as they were listed", mend=mend)]
+        found, hint = f"{len(refused.problems)} problems", "this site's log names each of them"
+        return [Problem("images", found=found, expected="images and masks as they were listed", hint=hint)]
     return []
 
 
@@ -98,8 +98,8 @@ def no_labels(labelled: int) -> list[Problem]:
     if labelled:
         return []
     found, expected = "none of this site's own images has one", "labels: this variant learns from them"
-    mend = "list the masks with `samfed prepare`, or choose a variant that needs none, for instance samfed"
-    return [Problem("labels", found=found, expected=expected, mend=mend)]
+    hint = "list the masks with `samfed prepare`, or choose a variant that needs none, for instance samfed"
+    return [Problem("labels", found=found, expected=expected, hint=hint)]
 
 
 def no_public_images(datalist: DataList, *, supervised: bool) -> list[Problem]:
@@ -112,8 +112,8 @@ def no_public_images(datalist: DataList, *, supervised: bool) -> list[Problem]:
     if datalist.public or supervised:
         return []
     found, expected = "none", "public images with masks: this variant learns from them"
-    mend = "list some with `samfed prepare ... --public`, or choose a variant that learns from the sites' own labels"
-    return [Problem(f"{datalist.name} -> public", found, expected, f"{mend}, for instance pfedsam")]
+    hint = "list some with `samfed prepare ... --public`, or choose a variant that learns from the sites' own labels"
+    return [Problem(f"{datalist.name} -> public", found, expected, f"{hint}, for instance pfedsam")]
 
 
 def class_problems(datalist: DataList, config: WorkflowConfig, teacher: TeacherStage | None) -> list[Problem]:

@@ -69,15 +69,15 @@ class Renewal:
         problems, known = Problems(), [each.name for each in fields(cls)]
         for name in content:
             if name not in known:
-                mend = did_you_mean(str(name), known)
-                problems.add(f"{WHERE}#{name}", found="an unknown key", expected=f"one of {known}", mend=mend)
+                hint = did_you_mean(str(name), known)
+                problems.add(f"{WHERE}#{name}", found="an unknown key", expected=f"one of {known}", hint=hint)
         after, weight = content.get("after", []), content.get("weight_of_student", cls.weight_of_student)
         views = content.get("views", cls.views)
         numbers = after if isinstance(after, (list, tuple)) else []
         whole = all(type(number) is int and 1 <= number < rounds for number in numbers)
         if not isinstance(after, (list, tuple)) or not whole or sorted(set(numbers)) != list(numbers):
             expected = f"a list of rising numbers of rounds below {rounds}, the run's"
-            problems.add(f"{WHERE}#after", found=repr(after), expected=expected, mend="for instance [5]; [] is never")
+            problems.add(f"{WHERE}#after", found=repr(after), expected=expected, hint="for instance [5]; [] is never")
         if type(weight) not in (int, float) or not 0 < weight <= 1:
             problems.add(f"{WHERE}#weight_of_student", found=repr(weight), expected="a number in (0, 1]")
         problems.unless(type(views) is int and views in VIEWS, f"{WHERE}#views", views, f"one of {sorted(VIEWS)}")
@@ -172,15 +172,15 @@ class SiteRenewal:
         if origin and origin["teacher"] != self.teacher.sha256:
             found = f"those of generation {origin['generation']}, made of teacher {origin['teacher'][:12]}…"
             expected = f"masks made of this run's teacher, {self.teacher.sha256[:12]}…"
-            mend = "go on with the teacher.json and adapter that the run began with, or start a run in another folder"
-            raise _refusal(found, expected, mend)
+            hint = "go on with the teacher.json and adapter that the run began with, or start a run in another folder"
+            raise _refusal(found, expected, hint)
         if self._checked != self.sha256:
             missing = store.missing(record["image_sha256"] for record in self._records()) if origin else ["all"]
             if missing:
                 found = f"{len(missing)} missing" if origin else "none"
                 expected = f"a mask of every image by {self.sha256[:12]}…, which this run learns from"
-                mend = "put this site's cache_dir back, or start a run in another folder: their model is gone"
-                raise _refusal(found, expected, mend)
+                hint = "put this site's cache_dir back, or start a run in another folder: their model is gone"
+                raise _refusal(found, expected, hint)
             self._checked = self.sha256
         return int(origin["generation"])
 
@@ -241,8 +241,8 @@ def masks_read(client: SamFedAlgo) -> tuple[Any, list[LoadSoftMaskd]]:
     readers = [each for each in steps if isinstance(each, LoadSoftMaskd) and each.store is not None]
     if not readers:
         where, found = "train.json -> unlabelled#dataset", "images without soft masks"
-        mend = "enable guides#sam, or set federate.json -> renewal#after to []"
-        raise MessageRefused([Problem(where, found=found, expected="LoadSoftMaskd, as renewal is on", mend=mend)])
+        hint = "enable guides#sam, or set federate.json -> renewal#after to []"
+        raise MessageRefused([Problem(where, found=found, expected="LoadSoftMaskd, as renewal is on", hint=hint)])
     return dataset, readers
 
 
@@ -252,5 +252,5 @@ def _steps(transform: Any) -> Iterator[Any]:
         yield from _steps(each)
 
 
-def _refusal(found: str, expected: str, mend: str) -> MessageRefused:
-    return MessageRefused([Problem("renewed soft masks", found=found, expected=expected, mend=mend)])
+def _refusal(found: str, expected: str, hint: str) -> MessageRefused:
+    return MessageRefused([Problem("renewed soft masks", found=found, expected=expected, hint=hint)])

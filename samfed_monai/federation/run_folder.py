@@ -74,9 +74,9 @@ class RunLock:
             _held.pop(self.path).close()
 
     def _refusal(self, owner: str) -> Refused:
-        mend = "wait for it, stop it, or choose another output_dir"
+        hint = "wait for it, stop it, or choose another output_dir"
         found = f"another run is at work in it (process {owner})"
-        return Refused([Problem(str(self.path.parent), found=found, expected="a folder of its own", mend=mend)])
+        return Refused([Problem(str(self.path.parent), found=found, expected="a folder of its own", hint=hint)])
 
 
 def site_record(
@@ -320,8 +320,8 @@ class RunFolder:
                 stream.write(b"0")
         except OSError as error:
             found = f"it cannot be written ({os.strerror(error.errno) if error.errno else error})"
-            mend = "choose another output_dir, or fix its permissions"
-            raise Refused([Problem(str(self.path), found=found, expected="a folder for the run", mend=mend)]) from None
+            hint = "choose another output_dir, or fix its permissions"
+            raise Refused([Problem(str(self.path), found=found, expected="a folder for the run", hint=hint)]) from None
 
     def _holds_results(self) -> bool:
         rounds = self.store.folder
@@ -333,9 +333,9 @@ class RunFolder:
             before, now = (_flat(first_spelling(run.get(part, {})), part) for run in (old, new))
             for key in sorted(before.keys() | now.keys()):
                 if before.get(key, _ABSENT) != now.get(key, _ABSENT):
-                    mend = "resume with the old value, or choose another output_dir"
+                    hint = "resume with the old value, or choose another output_dir"
                     found, expected = _shown(now, key), f"{_shown(before, key)}, as in run.json"
-                    problems.add(f"{self.path.name} -> {key}", found=found, expected=expected, mend=mend)
+                    problems.add(f"{self.path.name} -> {key}", found=found, expected=expected, hint=hint)
         problems.refuse_if_any()
         for name, version in new["versions"].items():
             if old.get("versions", {}).get(name) != version:

@@ -40,8 +40,8 @@ def site_state(folder: str | Path, *, site: str, run: str, round: int) -> dict[s
     own = split_state(safe_load(folder / f"{newest:03d}.safetensors"))[0] if newest is not None else {}
     if not own:
         expected = f"a state with the site's own values, of round {round} or before"
-        mend = "a site keeps the states of its newest three runs; run it again"
-        raise Refused([Problem("--states", found=f"none in {folder}", expected=expected, mend=mend)])
+        hint = "a site keeps the states of its newest three runs; run it again"
+        raise Refused([Problem("--states", found=f"none in {folder}", expected=expected, hint=hint)])
     return own
 
 
@@ -62,9 +62,9 @@ class RunModels:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).expanduser().resolve()
         if not (self.folder / "results.json").is_file():
-            mend = "name a weights file, or wait until the run is finished"
+            hint = "name a weights file, or wait until the run is finished"
             raise Refused(
-                [Problem(str(self.folder), found="no results.json in it", expected="a finished run", mend=mend)]
+                [Problem(str(self.folder), found="no results.json in it", expected="a finished run", hint=hint)]
             )
         results = read_json(self.folder / "results.json")
         #: The selected round, and those who train, and those who do not.
@@ -151,8 +151,8 @@ class RunModels:
     def require(self, site: str = "", *, states: str | Path | None = None) -> None:
         """Refuses what :meth:`write` would refuse before it reads any tensor."""
         if site and site not in self.sites:
-            mend = did_you_mean(site, self.sites)
-            raise Refused([Problem("--site", found=repr(site), expected=f"one of {self.sites}", mend=mend)])
+            hint = did_you_mean(site, self.sites)
+            raise Refused([Problem("--site", found=repr(site), expected=f"one of {self.sites}", hint=hint)])
         keeps_own = bool(site) and (site in self.trained or not self._whole_networks)
         if keeps_own and (states is not None or self._has_state(site) or site in self._tailored):
             return
@@ -160,8 +160,8 @@ class RunModels:
             self._require_here(site or "SITE")
         if not self.whole_at_server and (not site or not self._shared):
             found = "shared values only" if self._shared else "no network at the server"
-            mend = f"choose a site's own with --site: {', '.join(self.sites)}"
-            raise Refused([Problem(str(self.folder), found=found, expected="a model for everybody", mend=mend)])
+            hint = f"choose a site's own with --site: {', '.join(self.sites)}"
+            raise Refused([Problem(str(self.folder), found=found, expected="a model for everybody", hint=hint)])
 
     def header(self, site: str = "") -> dict[str, str]:
         """What :meth:`write` says of a model beside its tensors: how its network is built, whose, of which round."""
@@ -186,10 +186,10 @@ class RunModels:
         if not self._elsewhere:
             return
         place = f"<cache_dir of samfed_site.json>/state/{self._flare_run or 'RUN'}/{site}"
-        mend = f"at {site}, with a copy of this folder: samfed model {self.folder.name} --site {site} --states {place}"
+        hint = f"at {site}, with a copy of this folder: samfed model {self.folder.name} --site {site} --states {place}"
         names = ", ".join(self.trained)
         found = f"none of them: they never left the sites ({names}); each has its own in {place}"
-        raise Refused([Problem(str(self.folder), found=found, expected="the sites' personal values", mend=mend)])
+        raise Refused([Problem(str(self.folder), found=found, expected="the sites' personal values", hint=hint)])
 
     def _own(self, site: str, states: str | Path | None) -> dict[str, Tensor]:
         if states is not None:
@@ -206,9 +206,9 @@ class RunModels:
         path = self._round / name
         if name in known and path.is_file() and tensor_file.digest_like(path, known[name]) == known[name]:
             return path
-        mend = "run it again in a new output_dir"
+        hint = "run it again in a new output_dir"
         raise Refused(
-            [Problem(str(path), found="another, or none", expected="the file as the run wrote it", mend=mend)]
+            [Problem(str(path), found="another, or none", expected="the file as the run wrote it", hint=hint)]
         )
 
 

@@ -116,8 +116,8 @@ class SumsOfUpdates:
                 differ = [f"{name} more" for name in members if name not in before]
                 differ += [f"{name} missing" for name in before if name not in members]
                 expected = f"the members of the sum of this update that was unmasked before: {', '.join(before)}"
-                mend = "go on when they are all there, or begin a run with another seed"
-                raise MessageRefused([Problem("secure aggregation", ", ".join(differ), expected, mend)])
+                hint = "go on when they are all there, or begin a run with another seed"
+                raise MessageRefused([Problem("secure aggregation", ", ".join(differ), expected, hint)])
         if same:
             return None
         entry = {"run": run, "round": round, "update": update, "members": members}

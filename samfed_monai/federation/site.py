@@ -184,7 +184,7 @@ class SiteComponents:
         self.site, self.plan, self.places, self.context = site, plan, places, context
         if site not in (*self.participants.sites, *self.participants.unseen):
             expected = f"one of {[*self.participants.sites, *self.participants.unseen]}"
-            raise Refused([Problem("site", found=repr(site), expected=expected, mend="name a site of the plan")])
+            raise Refused([Problem("site", found=repr(site), expected=expected, hint="name a site of the plan")])
 
     @property
     def trains(self) -> bool:
@@ -216,9 +216,9 @@ class SiteComponents:
             return self.datalist
         except Refused as refused:
             logger.error("%s: %s", self.site, refused)
-            found, mend = "none that can be used", "this site's log says why"
+            found, hint = "none that can be used", "this site's log says why"
             raise MessageRefused(
-                [Problem("data list", found=found, expected="one with this site's part", mend=mend)]
+                [Problem("data list", found=found, expected="one with this site's part", hint=hint)]
             ) from None
 
     def public_records(self) -> list[dict[str, Any]]:
@@ -438,15 +438,15 @@ class FederatedSite:
         if task == Task.CHECK:
             return self._check(message)
         if self._refused:
-            mend = "fix it at this site and start the run again"
-            raise MessageRefused([Problem("site", found=self._refused, expected="a check that passed", mend=mend)])
+            hint = "fix it at this site and start the run again"
+            raise MessageRefused([Problem("site", found=self._refused, expected="a check that passed", hint=hint)])
         if task == Task.PREPARE:
             return self._prepare(message)
         if task == Task.EVALUATE and message.extra.get("model") == "teacher":
             return self._teacher_scores(message)
         if not self._has_network and self._needs_own_weights(task):
-            mend = "start the run again: the server sends the first weights"
-            raise MessageRefused([Problem("network", found="none", expected="this site's own", mend=mend)])
+            hint = "start the run again: the server sends the first weights"
+            raise MessageRefused([Problem("network", found="none", expected="this site's own", hint=hint)])
         if self.components.renewal is not None:
             if task == Task.TRAIN:
                 self.components.renewal.before(message, self._client().client)
@@ -474,8 +474,8 @@ class FederatedSite:
         own: Statistic | None = self._client().client.statistic
         if own is None or asked not in (None, own.kind.value):
             expected = "`statistics` of train.json, which measures what the server asks for"
-            mend = "leave strategy and statistics to the variant"
-            raise MessageRefused([Problem("statistics", found="none here", expected=expected, mend=mend)])
+            hint = "leave strategy and statistics to the variant"
+            raise MessageRefused([Problem("statistics", found="none here", expected=expected, hint=hint)])
         if problems := forbidden_problems(own.kind, self.privacy, self.method):
             raise MessageRefused(problems)
         return own

@@ -164,7 +164,7 @@ def _described(error: Exception) -> dict[str, Any]:
 
     told = unwrap(error)
     if isinstance(told, Refused):
-        return {"problems": [[each.where, each.found, each.expected, each.mend] for each in told.problems]}
+        return {"problems": [[each.where, each.found, each.expected, each.hint] for each in told.problems]}
     if isinstance(told, Stopped):
         return {"stopped": [told.reason, told.resume]}
     number = error.errno if isinstance(error, OSError) else None

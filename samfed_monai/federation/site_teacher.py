@@ -231,8 +231,8 @@ class SiteTeacher:
         if self._sha256 is None and self.memory is not None and self.memory.is_file():
             self._sha256 = str(read_json(self.memory)["teacher"])
         if self._sha256 is None:
-            mend = "start the run again: the server sends the adapter before the first round"
-            raise MessageRefused([Problem("teacher", found="none", expected="the server's adapter first", mend=mend)])
+            hint = "start the run again: the server sends the adapter before the first round"
+            raise MessageRefused([Problem("teacher", found="none", expected="the server's adapter first", hint=hint)])
         return self._sha256
 
     def load(self, message: Message) -> Teacher:
@@ -310,13 +310,13 @@ class SiteTeacher:
         try:
             own = sha256_file(self.stage.checkpoint())
         except (Refused, OSError):
-            mend = f"run `samfed weights` for {base} at this site"
-            raise _refusal("SAM checkpoint", "none", f"{base}, SHA-256 {extra.get('sam')}", mend) from None
+            hint = f"run `samfed weights` for {base} at this site"
+            raise _refusal("SAM checkpoint", "none", f"{base}, SHA-256 {extra.get('sam')}", hint) from None
         problems = Problems()
         for what, sha256 in wanted.items():
             if sha256 not in (None, own):
-                mend = f"give this site the server's checkpoint of {base}"
-                problems.add("SAM checkpoint", found=f"SHA-256 {own}", expected=f"the {what}, {sha256}", mend=mend)
+                hint = f"give this site the server's checkpoint of {base}"
+                problems.add("SAM checkpoint", found=f"SHA-256 {own}", expected=f"the {what}, {sha256}", hint=hint)
         if len(problems):
             raise MessageRefused(problems)
         return self.stage.load(self.masks.datalist, self.masks.data_root, adapt=self.adapt, adapter=paths)
@@ -353,5 +353,5 @@ def _contents(message: Message) -> dict[str, bytes]:
     return contents
 
 
-def _refusal(where: str, found: str, expected: str, mend: str = "") -> MessageRefused:
-    return MessageRefused([Problem(where, found=found, expected=expected, mend=mend)])
+def _refusal(where: str, found: str, expected: str, hint: str = "") -> MessageRefused:
+    return MessageRefused([Problem(where, found=found, expected=expected, hint=hint)])

@@ -144,19 +144,19 @@ class TeacherStage:
         """
         problems = Problems()
         if adapt == "none":
-            mend = "take lora or decoder: the decoder then learns a mask of each class"
+            hint = "take lora or decoder: the decoder then learns a mask of each class"
             expected = "an adapted SAM: as it comes it has one mask"
-            problems.add("train.json -> teacher_adapt", found="'none'", expected=expected, mend=mend)
+            problems.add("train.json -> teacher_adapt", found="'none'", expected=expected, hint=hint)
         config = self._config()
         for name, off in (("refine", "none"), ("peak", None)):
             if adapt != "off" and config.optional(name) not in (off, None):
-                expected, mend = f"{off!r} with several classes", "leave it out"
+                expected, hint = f"{off!r} with several classes", "leave it out"
                 found = repr(config.optional(name))
-                problems.add(f"teacher.json -> {name}", found=found, expected=expected, mend=mend)
+                problems.add(f"teacher.json -> {name}", found=found, expected=expected, hint=hint)
         if adapt != "off" and self.self_training is not None:
-            expected, mend = "0 epochs with several classes", "leave it out"
+            expected, hint = "0 epochs with several classes", "leave it out"
             found = "a recipe of one class"
-            problems.add("teacher.json -> self_training", found=found, expected=expected, mend=mend)
+            problems.add("teacher.json -> self_training", found=found, expected=expected, hint=hint)
         return list(problems)
 
     def checkpoint(self) -> Path:

@@ -46,17 +46,17 @@ def mlflow_store(asked: bool | str | None, folder: Path) -> str | None:
         raise Refused([Problem(where, found=repr(asked), expected=expected)])
     package = find_spec("mlflow")
     if package is None or package.origin is None:
-        mend = "pip install 'samfed-monai[watch]', or leave the knob at null"
-        raise Refused([Problem(where, found="MLflow is not installed", expected="it installed", mend=mend)])
+        hint = "pip install 'samfed-monai[watch]', or leave the knob at null"
+        raise Refused([Problem(where, found="MLflow is not installed", expected="it installed", hint=hint)])
     if isinstance(asked, str) and "://" in asked:
         if asked.startswith("file:"):
-            mend = "name a file for an SQLite store, for instance runs/mlflow.db"
-            raise Refused([Problem(where, found=asked, expected="a database or a server", mend=mend)])
+            hint = "name a file for an SQLite store, for instance runs/mlflow.db"
+            raise Refused([Problem(where, found=asked, expected="a database or a server", hint=hint)])
         return asked
     path = folder.parent / DATABASE if asked is True else Path(str(asked))
     if path.is_dir():
-        mend = f"name a file in it, for instance {path / DATABASE}"
-        raise Refused([Problem(where, found=f"the folder {asked}", expected="a file for an SQLite store", mend=mend)])
+        hint = f"name a file in it, for instance {path / DATABASE}"
+        raise Refused([Problem(where, found=f"the folder {asked}", expected="a file for an SQLite store", hint=hint)])
     return f"sqlite:///{path.resolve()}"
 
 

@@ -152,8 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _of_site_file(error: Refused) -> list[str]:
-    # paths of the site stay at the site: only which key is wrong, and how to mend it
-    return [f"{problem.where.rpartition('/')[2]}: {problem.mend or problem.expected}" for problem in error.problems[:5]]
+    # paths of the site stay at the site: only which key is wrong, and how to fix it
+    return [f"{problem.where.rpartition('/')[2]}: {problem.hint or problem.expected}" for problem in error.problems[:5]]
 
 
 if __name__ == "__main__":

@@ -59,9 +59,9 @@ def _require_names(participants: Participants) -> None:
         if not CLIENT_NAME.fullmatch(name):
             plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
             safe = re.sub(r"[^A-Za-z0-9_-]+", "_", plain).strip("_") or "site"
-            mend = f"call its folder, and the site in the list, {safe!r}; `samfed federate` takes any name"
+            hint = f"call its folder, and the site in the list, {safe!r}; `samfed federate` takes any name"
             expected = "letters without accents, digits, - and _: all that NVIDIA FLARE carries"
-            problems.add(f"sites -> {name}", found=repr(name), expected=expected, mend=mend)
+            problems.add(f"sites -> {name}", found=repr(name), expected=expected, hint=hint)
     problems.refuse_if_any()
 
 
@@ -88,8 +88,8 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     _require_no_places(job.places, here=here)
     has_list = bool(overrides.get("datalist"))
     if not has_list and not job.plan.sites:
-        mend = "give --datalist, or name every site in federate.json -> sites"
-        raise Refused([Problem("sites", found="no list and no names", expected="the federation's sites", mend=mend)])
+        hint = "give --datalist, or name every site in federate.json -> sites"
+        raise Refused([Problem("sites", found="no list and no names", expected="the federation's sites", hint=hint)])
     datalist = DataList.load(job.places.datalist) if has_list else None
     participants = Participants.of(job.plan, job.places, datalist or DataList("", []))
     _require_names(participants)
@@ -112,13 +112,13 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
 def _require_no_places(places: Places, *, here: bool) -> None:
     # a job says nothing of where a site keeps things, and silence about a place that was asked for would be a surprise
     problems, expected = Problems(), "nothing: a site's own file says where it keeps things"
-    mend = "set `device`, `weights` or `cache_dir` in samfed_site.json of that participant (docs/deploy.md)"
+    hint = "set `device`, `weights` or `cache_dir` in samfed_site.json of that participant (docs/deploy.md)"
     asked = {f"sites#{site}": there for site, there in places.sites.items()}
     asked |= {"client": places.client, "teacher": places.teacher}
     for where, there in sorted(asked.items()):
         for name in sorted(there):
             if not (here and where == "client" and name == "device"):  # that one goes into every file that is written
-                problems.add(f"federate.json -> {where}#{name}", found="a place", expected=expected, mend=mend)
+                problems.add(f"federate.json -> {where}#{name}", found="a place", expected=expected, hint=hint)
     problems.refuse_if_any()
 
 

@@ -31,7 +31,7 @@ def admin_of(kit: str | Path) -> str:
         Refused: it is no admin kit; the message says what it is instead.
     """
     startup = Path(kit) / "startup"
-    mend = "name the folder of an admin start-up kit: the one that holds startup/fed_admin.json and its certificates"
+    hint = "name the folder of an admin start-up kit: the one that holds startup/fed_admin.json and its certificates"
     found = "no startup folder"
     if (startup / "fed_client.json").is_file():
         found = "a site's start-up kit"
@@ -46,7 +46,7 @@ def admin_of(kit: str | Path) -> str:
         if admin.get("username") and not lacks:
             return str(admin["username"])
         found = f"an admin start-up kit without {', '.join(lacks) or 'a user name'}"
-    raise Refused([Problem(f"start-up kit {kit}", found=found, expected="an admin start-up kit", mend=mend)])
+    raise Refused([Problem(f"start-up kit {kit}", found=found, expected="an admin start-up kit", hint=hint)])
 
 
 def server_of(kit: str | Path) -> str:
@@ -97,8 +97,8 @@ def open_session(kit: str | Path, *, timeout: float = 15.0) -> Iterator[Any]:
     except Exception as error:
         if "uthenti" in f"{type(error).__name__}{error}" or accepts_certificate(kit) is False:
             found, expected = "refused by the server", "a user of this project"
-            mend = "use a start-up kit of the same provisioning as the server's"
-            raise Refused([Problem(f"start-up kit {kit}", found=found, expected=expected, mend=mend)]) from None
+            hint = "use a start-up kit of the same provisioning as the server's"
+            raise Refused([Problem(f"start-up kit {kit}", found=found, expected=expected, hint=hint)]) from None
         reason = f"the FLARE server at {where} cannot be reached within {timeout:g} s ({type(error).__name__})"
         raise Stopped(
             reason, "start the server (startup/start.sh), check port and firewall, then type it again"

@@ -110,8 +110,8 @@ class SiteState:
         if task == Task.TRAIN and round == 0:
             removed.unlink(missing_ok=True)
         if removed.exists():
-            found, mend = f"removed: a site keeps those of the newest {KEPT_RUNS} runs", "start a run of another name"
-            raise MessageRefused([Problem("state", found=found, expected="this run's state", mend=mend)])
+            found, hint = f"removed: a site keeps those of the newest {KEPT_RUNS} runs", "start a run of another name"
+            raise MessageRefused([Problem("state", found=found, expected="this run's state", hint=hint)])
         last = round - 1 if task == Task.TRAIN else round
         stored = [number for number in self._stored() if number <= last]
         wanted = max(stored, default=PREPARED)

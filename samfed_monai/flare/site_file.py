@@ -46,8 +46,8 @@ def require_run_name(name: str, where: str) -> None:
     """
     if not RUN_NAME.fullmatch(name):
         expected = "up to 100 letters, digits, dots, dashes and underscores, a letter or digit first"
-        mend = "submit the job with another --run-name"
-        raise Refused([Problem(where, found=repr(name[:120]), expected=expected, mend=mend)])
+        hint = "submit the job with another --run-name"
+        raise Refused([Problem(where, found=repr(name[:120]), expected=expected, hint=hint)])
 
 
 NAME = "samfed_site.json"
@@ -146,8 +146,8 @@ def _find(start: Path, site: str) -> Path:
     for path in candidates:
         if path.is_file():
             return path
-    mend = f"write {NAME} into local/ of this site's start-up kit (docs/deploy.md), or set ${VARIABLE}"
-    raise Refused([Problem(f"{site}: {NAME}", found="no such file", expected=str(candidates[0]), mend=mend)])
+    hint = f"write {NAME} into local/ of this site's start-up kit (docs/deploy.md), or set ${VARIABLE}"
+    raise Refused([Problem(f"{site}: {NAME}", found="no such file", expected=str(candidates[0]), hint=hint)])
 
 
 def _check(path: Path, content: dict[str, Any], problems: Problems) -> None:
@@ -156,7 +156,7 @@ def _check(path: Path, content: dict[str, Any], problems: Problems) -> None:
         where = f"{path.name} -> {name}"
         if name not in known:
             expected = f"one of {', '.join(known)}"
-            problems.add(where, found="an unknown key", expected=expected, mend=did_you_mean(name, known))
+            problems.add(where, found="an unknown key", expected=expected, hint=did_you_mean(name, known))
         elif name in (*_PATHS, *_WORDS) and value is not None and not isinstance(value, str):
             expected = "a path" if name in _PATHS else "a word"
             problems.add(where, found=type(value).__name__, expected=expected)
@@ -171,10 +171,10 @@ def _check(path: Path, content: dict[str, Any], problems: Problems) -> None:
     for name in _REQUIRED:
         if not content.get(name):
             problems.add(
-                f"{path.name} -> {name}", found="nothing", expected="a path", mend="add it; see docs/deploy.md"
+                f"{path.name} -> {name}", found="nothing", expected="a path", hint="add it; see docs/deploy.md"
             )
     if not content.get("output_dir") and not content.get("runs_dir"):
-        problems.add(f"{path.name} -> runs_dir", found="nothing", expected="a folder for runs", mend="add it")
+        problems.add(f"{path.name} -> runs_dir", found="nothing", expected="a folder for runs", hint="add it")
     for name in ("datalist", "data_root"):
         value = content.get(name)
         if isinstance(value, str) and value and not _place(path, value).exists():

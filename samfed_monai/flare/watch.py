@@ -179,5 +179,5 @@ def refuse_busy_port(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            mend = f"choose another one, for instance --port {port + 100}, or end the program that uses it"
-            raise Refused([Problem(f"port {port}", found="in use", expected="a free port", mend=mend)]) from None
+            hint = f"choose another one, for instance --port {port + 100}, or end the program that uses it"
+            raise Refused([Problem(f"port {port}", found="in use", expected="a free port", hint=hint)]) from None

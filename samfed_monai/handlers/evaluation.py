@@ -236,8 +236,8 @@ def _check(threshold: float, classes: Sequence[str] | None, **switches: bool) ->
 def _pairs(output: Any) -> Iterator[tuple[Tensor, Tensor]]:
     for item in [output] if isinstance(output, Mapping) else output:
         if item.get("label") is None:
-            mend = "evaluate a split whose items have labels, or use inference.json"
-            raise Refused([Problem("ScoreHandler", found="an image without a label", expected="a label", mend=mend)])
+            hint = "evaluate a split whose items have labels, or use inference.json"
+            raise Refused([Problem("ScoreHandler", found="an image without a label", expected="a label", hint=hint)])
         if isinstance(output, Mapping):
             yield from zip(item["pred"], item["label"], strict=True)
         else:
@@ -257,8 +257,8 @@ def _planes(tensor: Tensor, what: str, channels: int) -> np.ndarray:
     array: np.ndarray = tensor.detach().float().cpu().numpy()
     if array.ndim != 3 or array.shape[0] != channels:
         named = "one channel (1, H, W)" if channels == 1 else f"{channels} channels, the background's and one a class"
-        mend = "let `classes` of train.json and of the data list be the same names"
-        raise Refused([Problem(f"ScoreHandler, {what}", f"shape {array.shape}", expected=named, mend=mend)])
+        hint = "let `classes` of train.json and of the data list be the same names"
+        raise Refused([Problem(f"ScoreHandler, {what}", f"shape {array.shape}", expected=named, hint=hint)])
     return array
 
 
@@ -352,7 +352,7 @@ class SiteEvaluation:
         found = {name: records for name, records in found.items() if records}
         if not found:
             where = f"{self.datalist} -> {self.site or 'sites'} -> {self.split}"
-            raise Refused([Problem(where, found="no image", expected="at least one", mend="choose another split")])
+            raise Refused([Problem(where, found="no image", expected="at least one", hint="choose another split")])
         return found
 
     def _one_site(self, name: str, records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -129,17 +129,17 @@ class BatchGuide(Guide):
         """The batch's own entry; see :class:`Guide`."""
         where = f"guides#{self.name} ({type(self).__name__}) -> key"
         if self.key not in batch:
-            mend = (
+            hint = (
                 "fill the soft-mask store and give store_dir and teacher_sha256 (LoadSoftMaskd writes 'teacher'), "
                 f"or disable guides#{self.name} and the terms that use it"
             )
             found = f"an unlabelled batch with {sorted(batch)}"
-            raise Refused([Problem(where, found=found, expected=f"the key {self.key!r}", mend=mend)])
+            raise Refused([Problem(where, found=found, expected=f"the key {self.key!r}", hint=hint)])
         probabilities: Tensor = batch[self.key]
         size, expected = tuple(probabilities.shape[2:]), tuple(batch["image"].shape[2:])
         if size != expected:
-            mend = f"list {self.key!r} among the keys of WeakViewd, which moves image and guide together"
-            raise Refused([Problem(where, found=f"{size} pixels", expected=f"the image's {expected}", mend=mend)])
+            hint = f"list {self.key!r} among the keys of WeakViewd, which moves image and guide together"
+            raise Refused([Problem(where, found=f"{size} pixels", expected=f"the image's {expected}", hint=hint)])
         return probabilities
 
 
@@ -291,12 +291,12 @@ class Guidance:
         """
         problems = Problems()
         if key not in self.batch:
-            mend = "let the output_key of the strong view list it"
+            hint = "let the output_key of the strong view list it"
             found = f"an unlabelled batch with {sorted(self.batch)}"
-            problems.add(asked_by, found=found, expected=f"the view {key!r}", mend=mend)
+            problems.add(asked_by, found=found, expected=f"the view {key!r}", hint=hint)
         if self.mixed:
-            found, mend = "CutMix, which mixes the first strong view alone", f"set it to 0, or disable {asked_by}"
-            problems.add("stream#cutmix", found=found, expected=f"0 beside {asked_by}", mend=mend)
+            found, hint = "CutMix, which mixes the first strong view alone", f"set it to 0, or disable {asked_by}"
+            problems.add("stream#cutmix", found=found, expected=f"0 beside {asked_by}", hint=hint)
         problems.refuse_if_any()
         return self.batch[key]
 
@@ -324,8 +324,8 @@ class Guidance:
 def unknown_guide(name: str, known: Iterable[str], asked_by: str) -> Problem:
     """The problem of a term that asks for a guide nobody provides."""
     names = sorted({*OWN_VIEWS, *known})
-    mend = did_you_mean(name, names) or f"add a guide of that name, or disable {asked_by}"
-    return Problem(asked_by, found=f"the guide {name!r}", expected=f"one of {names}", mend=mend)
+    hint = did_you_mean(name, names) or f"add a guide of that name, or disable {asked_by}"
+    return Problem(asked_by, found=f"the guide {name!r}", expected=f"one of {names}", hint=hint)
 
 
 def guidance_of(engine: Any, *, asked_by: str) -> Guidance:
@@ -342,5 +342,5 @@ def guidance_of(engine: Any, *, asked_by: str) -> Guidance:
 
 def no_stream(asked_by: str) -> Problem:
     """The problem of a term without an unlabelled batch."""
-    mend = f"enable stream, or disable {asked_by}"
-    return Problem(asked_by, found="no unlabelled batch", expected="an UnlabelledStream on the same trainer", mend=mend)
+    hint = f"enable stream, or disable {asked_by}"
+    return Problem(asked_by, found="no unlabelled batch", expected="an UnlabelledStream on the same trainer", hint=hint)

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 RECORD = "inference.json"
 """File beside the masks that says what they were made with."""
 
-_MEND = "choose another --output (output_dir)"
+_HINT = "choose another --output (output_dir)"
 _AHEAD = 16  # masks at their images' size that may wait to be written
 
 
@@ -65,7 +65,7 @@ class MaskFolder:
         for source in [images] if isinstance(images, str | Path) else images or ():
             if self._lies_in(Path(source).expanduser()):
                 expected = f"a folder outside of {source}, in which everything is read as an image"
-                return [Problem("output_dir (--output)", found=str(self.folder), expected=expected, mend=_MEND)]
+                return [Problem("output_dir (--output)", found=str(self.folder), expected=expected, hint=_HINT)]
         return self._made_otherwise(names) or self._unwritable()
 
     def write(self, name: str, content: bytes) -> None:
@@ -73,7 +73,7 @@ class MaskFolder:
         path = self.folder / name
         if path.exists():
             if path.read_bytes() != content:
-                raise Refused([Problem(str(path), found="another file", expected="none, or the same mask", mend=_MEND)])
+                raise Refused([Problem(str(path), found="another file", expected="none, or the same mask", hint=_HINT)])
             return
         if self.made_with and not (self.folder / RECORD).exists():
             write_json(self.folder / RECORD, self.made_with)
@@ -92,17 +92,17 @@ class MaskFolder:
             if taken:
                 found = taken[0] if len(taken) == 1 else f"{taken[0]} and {len(taken) - 1} more"
                 expected = f"no file of a mask's name, or {RECORD} beside them"
-                problems.add(str(self.folder), found=found, expected=expected, mend=_MEND)
+                problems.add(str(self.folder), found=found, expected=expected, hint=_HINT)
             return list(problems)
         with problems.collected():
             content = read_json(record)
             known = content if isinstance(content, dict) else {}
             ours = known.keys() == self.made_with.keys()  # nobody is told to delete what no inference wrote
-            mend = f"{_MEND}, or delete this one" if ours else _MEND
+            hint = f"{_HINT}, or delete this one" if ours else _HINT
             for key, value in self.made_with.items():
                 if known.get(key) != value:
                     expected = f"{_short(value)}, as now"
-                    problems.add(f"{record} -> {key}", found=_short(known.get(key)), expected=expected, mend=mend)
+                    problems.add(f"{record} -> {key}", found=_short(known.get(key)), expected=expected, hint=hint)
         return list(problems)
 
     def _unwritable(self) -> list[Problem]:
@@ -272,8 +272,8 @@ class MaskWriter:
                     f"{len(probabilities)} channels",
                     f"{channels}, as classes are {self.classes or 'one'}",
                 )
-                mend = "let `classes` be those that the network was trained on"
-                raise Refused([Problem("MaskWriter, pred", found=found, expected=expected, mend=mend)])
+                hint = "let `classes` be those that the network was trained on"
+                raise Refused([Problem("MaskWriter, pred", found=found, expected=expected, hint=hint)])
             if self.classes:
                 yield item["id"], probabilities.argmax(axis=0).astype(np.uint8), 1 - probabilities[0]
             else:

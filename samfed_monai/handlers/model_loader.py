@@ -83,15 +83,15 @@ def trained_weights(network: nn.Module, path: str | Path) -> dict[str, Tensor]:
     problems = check_tensors(weights, like=wanted, where=Path(path).name)
     if missing and weights.keys() <= wanted.keys():
         found, expected = f"{len(missing)} of them missing, first {missing[0]}", "all tensors of this network"
-        mend = "those that are personal are with the sites: samfed model RUN --site SITE --output FILE"
-        problems = [Problem(str(path), found=found, expected=expected, mend=mend)]
+        hint = "those that are personal are with the sites: samfed model RUN --site SITE --output FILE"
+        problems = [Problem(str(path), found=found, expected=expected, hint=hint)]
     elif len(problems) > _FEW:
         found = f"{len(problems)} tensors that differ, for instance {problems[0]}"
-        mend = (
+        hint = (
             "give --network_name as it was in training, or the bundle that it was trained with, whose inference.json "
             "has to build the same network_def as its train.json"
         )
-        problems = [Problem(str(path), found=found, expected="weights of this network", mend=mend)]
+        problems = [Problem(str(path), found=found, expected="weights of this network", hint=hint)]
     if problems:
         raise Refused(problems)
     return weights

@@ -43,13 +43,13 @@ class PartsInTurn(ABC):
     def check(self, engine: Any) -> None:
         """Sets :attr:`resting`, or refuses, before any work, what cannot be trained in turn."""
 
-    def settle(self, engine: Any, parts: Mapping[str, list[nn.Parameter]], *, mend: str) -> None:
+    def settle(self, engine: Any, parts: Mapping[str, list[nn.Parameter]], *, hint: str) -> None:
         """Sets :attr:`resting`, so that the first of two parts is trained in the first steps and the second after it.
 
         Args:
             engine: the trainer.
             parts: what the two are called, to what of each is trained.
-            mend: what to do about a part of which nothing is trained.
+            hint: what to do about a part of which nothing is trained.
 
         Raises:
             Refused: such a part, and an epoch that has no step for one of them.
@@ -58,11 +58,11 @@ class PartsInTurn(ABC):
         for part, weights in parts.items():
             if not weights:
                 found = f"nothing of the {part} part to train"
-                problems.add(self.where, found=found, expected="a layer of each part", mend=mend)
+                problems.add(self.where, found=found, expected="a layer of each part", hint=hint)
         if steps is None or self.is_first(steps - 1, steps):
             found = "an epoch of unknown length" if steps is None else f"{steps} steps with a share of {self.share}"
             more = "set local_steps to 2 or more, or lower share"
-            problems.add(self.where, found=found, expected="at least one step for each part", mend=more)
+            problems.add(self.where, found=found, expected="at least one step for each part", hint=more)
         problems.refuse_if_any()
         first, second = parts.values()
         self.resting = {True: second, False: first}

@@ -94,8 +94,8 @@ class PublicPredictor:
             for batch in self._batches():
                 chances = probabilities(self.inferer(batch["image"].to(self.device), network)).float().cpu()
                 if not torch.isfinite(chances).all():
-                    expected, mend = "probabilities in [0, 1]", "lower the learning rate; the network has diverged"
-                    raise Refused([Problem("soft masks", found="NaN or infinity", expected=expected, mend=mend)])
+                    expected, hint = "probabilities in [0, 1]", "lower the learning rate; the network has diverged"
+                    raise Refused([Problem("soft masks", found="NaN or infinity", expected=expected, hint=hint)])
                 chances = resize_probabilities(chances, self._size(chances))
                 found.append((chances * 255).round().to(torch.uint8))
         return torch.cat(found)

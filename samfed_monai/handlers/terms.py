@@ -65,11 +65,11 @@ class PseudoLabelTerm(AgreedTerm):
         problems = Problems()
         for key, found, known in (("labels", labels, ("soft", "hard")), ("loss", loss, tuple(_LOSSES))):
             if found not in known:
-                mend = did_you_mean(str(found), known) or "take one of them"
-                problems.add(f"{self.where}#{key}", found=repr(found), expected=f"one of {list(known)}", mend=mend)
+                hint = did_you_mean(str(found), known) or "take one of them"
+                problems.add(f"{self.where}#{key}", found=repr(found), expected=f"one of {list(known)}", hint=hint)
         if labels == "soft" and loss == "dice_ce":
-            mend = "set loss to structure, or labels to hard"
-            problems.add(f"{self.where}#labels", found="'soft'", expected="'hard' beside the loss dice_ce", mend=mend)
+            hint = "set loss to structure, or labels to hard"
+            problems.add(f"{self.where}#labels", found="'soft'", expected="'hard' beside the loss dice_ce", hint=hint)
         problems.refuse_if_any()
         self.labels, self.loss = labels, _LOSSES[loss]
 

@@ -140,7 +140,7 @@ class UnlabelledStream:
         problems = Problems()
         names = [guide.name for guide in self.guides]
         for name in sorted({name for name in names if names.count(name) > 1}):
-            problems.add("guides", found=f"two guides named {name!r}", expected="one name each", mend="rename one")
+            problems.add("guides", found=f"two guides named {name!r}", expected="one name each", hint="rename one")
         problems.unless(0 <= cutmix <= 1, "stream#cutmix", cutmix, "a probability in [0, 1]")
         problems.refuse_if_any()
         self.loader, self.cutmix = loader, cutmix
@@ -165,7 +165,7 @@ class UnlabelledStream:
                         "stream#loader",
                         found="no unlabelled image at this site",
                         expected="at least one",
-                        mend="check --site against the data list, or disable stream and every term to train on the "
+                        hint="check --site against the data list, or disable stream and every term to train on the "
                         "public images alone",
                     )
                 ]
@@ -202,9 +202,9 @@ class UnlabelledStream:
         problems = Problems()
         for key in ("image", "image_strong"):
             if key not in batch:
-                mend = "let WeakViewd write the weak view and StrongViewd the strong one"
+                hint = "let WeakViewd write the weak view and StrongViewd the strong one"
                 found = f"a batch with {sorted(batch)}"
-                problems.add("stream#loader (UnlabelledStream)", found=found, expected=f"the key {key!r}", mend=mend)
+                problems.add("stream#loader (UnlabelledStream)", found=found, expected=f"the key {key!r}", hint=hint)
         problems.refuse_if_any()
         device, non_blocking = engine.state.device, engine.non_blocking
         return {

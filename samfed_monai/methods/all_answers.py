@@ -60,8 +60,8 @@ class AllAnswers(Strategy):
                 f"{len(sites)} sites",
                 f"at least {self.least_sites}, for {type(self).__name__} to protect",
             )
-            mend = "choose another rule (docs/security.md says what so many sites allow), or FedAvg"
-            raise Refused([Problem("strategy", found=found, expected=expected, mend=mend)])
+            hint = "choose another rule (docs/security.md says what so many sites allow), or FedAvg"
+            raise Refused([Problem("strategy", found=found, expected=expected, hint=hint)])
 
     def configure(self, round: int) -> dict[str, Message]:
         self._answers = {}

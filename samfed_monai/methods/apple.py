@@ -186,9 +186,9 @@ class AppleSharing(TrainerSharing):
         trained = self.trained()
         core = self._core if self._core.numel() else _flat(trained.values())
         if core.numel() != sum(weight.numel() for weight in trained.values()):
-            mend = "start the run again in another output_dir"
+            hint = "start the run again in another output_dir"
             found = "the core model of another network"
-            raise MessageRefused([Problem("site", found=found, expected="this network's", mend=mend)])
+            raise MessageRefused([Problem("site", found=found, expected="this network's", hint=hint)])
         device = next(iter(trained.values())).device
         rows = [
             core.to(device) if place == self._place else _flat(tensors[core_name(place, n)].to(device) for n in trained)
@@ -204,8 +204,8 @@ class AppleSharing(TrainerSharing):
         prior, place = tensors[PRIOR], tensors.get(PLACE)
         sound = prior.ndim == 1 and len(prior) > 1 and prior.is_floating_point() and bool((prior >= 0).all())
         if not sound or place is None or place.numel() != 1 or not 0 <= int(place) < len(prior):
-            expected, mend = "a prior of every site, and this site's place in it", "use the strategy Apple"
-            raise MessageRefused([Problem("message -> prior", found="something else", expected=expected, mend=mend)])
+            expected, hint = "a prior of every site, and this site's place in it", "use the strategy Apple"
+            raise MessageRefused([Problem("message -> prior", found="something else", expected=expected, hint=hint)])
         others = [each for each in range(len(prior)) if each != int(place)]
         first, state = core_name(others[0], ""), get_state_dict(self.network)
         names = {name.removeprefix(first) for name in tensors if name.startswith(first)} & state.keys()

@@ -230,8 +230,8 @@ class SpectrumWindows(Statistic):
         windows = tensors.get(WINDOWS)
         if tensors and (windows is None or len(tensors) > 1 or windows.shape[1:] != own.shape[1:]):
             expected = f"{WINDOWS} of shape (N, {', '.join(map(str, own.shape[1:]))})"
-            mend = "give strategy and statistics one half"
-            raise MessageRefused([Problem("message -> statistics", found="others", expected=expected, mend=mend)])
+            hint = "give strategy and statistics one half"
+            raise MessageRefused([Problem("message -> statistics", found="others", expected=expected, hint=hint)])
         if windows is not None and not bool(windows.isfinite().all()):
             raise MessageRefused([Problem("message -> statistics", found="NaN or infinity", expected="finite values")])
         self.term.windows = windows

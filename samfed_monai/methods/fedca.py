@@ -225,8 +225,8 @@ class ContrastBeforeLabels(FedAvg):
     def attach(self, server: Server) -> ContrastBeforeLabels:
         if self.rounds_before_warm_start >= server.rounds:
             found = f"{self.rounds_before_warm_start} of {server.rounds} rounds before the warm start"
-            mend = "raise rounds, or lower terms#contrast#rounds"
-            raise Refused([Problem("strategy#rounds", found, "a round that is left for the labels", mend)])
+            hint = "raise rounds, or lower terms#contrast#rounds"
+            raise Refused([Problem("strategy#rounds", found, "a round that is left for the labels", hint)])
         super().attach(server)
         return self
 

@@ -177,8 +177,8 @@ class DomainAlignmentTerm(Term):
         fitting = [each for each in maps if min(each.shape[-2:]) >= _LEAST]
         if not fitting:
             found = f"images of {image.shape[-1]} pixels, whose feature maps are smaller"
-            expected, mend = f"a feature map of at least {_LEAST} pixels a side", "raise image_size"
-            raise Refused([Problem(self.where, found=found, expected=expected, mend=mend)])
+            expected, hint = f"a feature map of at least {_LEAST} pixels a side", "raise image_size"
+            raise Refused([Problem(self.where, found=found, expected=expected, hint=hint)])
         return fitting[-1].float()
 
     def _forget(self, engine: Any) -> None:
@@ -278,8 +278,8 @@ class CyclicTargets(FedAvg):
 
     def require_sites(self, sites: Any) -> None:
         if len(sites) < 2:
-            mend = "take the variant fedda, whose target is the global network"
-            raise Refused([Problem("strategy", f"{len(sites)} site", "two sites or more, for one to be another", mend)])
+            hint = "take the variant fedda, whose target is the global network"
+            raise Refused([Problem("strategy", f"{len(sites)} site", "two sites or more, for one to be another", hint)])
 
     def attach(self, server: Server) -> CyclicTargets:
         super().attach(server)

@@ -54,8 +54,8 @@ def decoder_names(network: nn.Module, patterns: Sequence[str] | None = None) -> 
         return frozenset(name for name in names if not name.startswith("encoder."))
     if hasattr(network, "upcat_1"):
         return frozenset(name for name in names if name.startswith(("upcat_", "final_conv.")))
-    expected, mend = "a network with an encoder, or BasicUNet", 'name its decoder, for instance ["decoder.*", "head.*"]'
-    raise Refused([Problem(where, found=type(network).__name__, expected=expected, mend=mend)])
+    expected, hint = "a network with an encoder, or BasicUNet", 'name its decoder, for instance ["decoder.*", "head.*"]'
+    raise Refused([Problem(where, found=type(network).__name__, expected=expected, hint=hint)])
 
 
 class DecoderMixing(AdaptiveMixing):
@@ -174,7 +174,7 @@ class HeadThenBody(PartsInTurn):
             "head": [weight for weight in trained if weight in head],
             "body": [weight for weight in trained if weight not in head],
         }
-        self.settle(engine, parts, mend="leave this handler out")
+        self.settle(engine, parts, hint="leave this handler out")
 
     def __call__(self, engine: Any) -> None:
         """Sets what one iteration trains."""
@@ -257,8 +257,8 @@ class SiteCodes(PersonalFedAvg):
 
     def require_names(self, shared: Sequence[str]) -> None:
         if not _codes_in(shared):
-            expected, mend = "a network that knows its site", "set network_def#site_channels, for instance to 16"
-            raise Refused([Problem("strategy", found=f"no weights {CODES}", expected=expected, mend=mend)])
+            expected, hint = "a network that knows its site", "set network_def#site_channels, for instance to 16"
+            raise Refused([Problem("strategy", found=f"no weights {CODES}", expected=expected, hint=hint)])
 
     def attach(self, server: Server) -> SiteCodes:
         super().attach(server)
@@ -266,8 +266,8 @@ class SiteCodes(PersonalFedAvg):
         (self.name,) = _codes_in(self.global_weights)
         places, sites = self.global_weights[self.name].shape[1], sorted(server.sites)
         if len(sites) > places:
-            where, mend = "network_def#site_channels", f"set it to {len(sites)} or more"
-            raise Refused([Problem(where, f"{len(sites)} sites", f"at most {places}, the places of the network", mend)])
+            where, hint = "network_def#site_channels", f"set it to {len(sites)} or more"
+            raise Refused([Problem(where, f"{len(sites)} sites", f"at most {places}, the places of the network", hint)])
         taken = torch.zeros(places)
         taken[: len(sites)] = 1
         self.codes = {site: torch.stack([torch.eye(places)[place], taken]) for place, site in enumerate(sites)}

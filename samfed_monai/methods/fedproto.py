@@ -206,8 +206,8 @@ class Prototypes(Strategy):
         for site, width in widths.items():
             if width != widths[first]:
                 found = f"{widths[first]} channels at {first}, {width} at {site}"
-                mend = "choose networks of one decoder width (all deeplabv3plus_* have 256), or another variant"
-                raise Refused([Problem("sites", found=found, expected="features of one width", mend=mend)])
+                hint = "choose networks of one decoder width (all deeplabv3plus_* have 256), or another variant"
+                raise Refused([Problem("sites", found=found, expected="features of one width", hint=hint)])
         self._like = {MEANS: torch.zeros(self.classes, widths[first]), COUNTS: torch.zeros(self.classes)}
         self.means: dict[str, Tensor] = {}
         self._answers: dict[str, ClassSums] = {}

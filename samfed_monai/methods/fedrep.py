@@ -47,5 +47,5 @@ class AlternatingParts(PartsInTurn):
         trained = {name: weight for name, weight in engine.network.named_parameters() if weight.requires_grad}
         names = {"personal": split.personal, "shared": split.shared}
         parts = {part: [trained[name] for name in names[part] if name in trained] for part in names}
-        mend = "name one in personal, for instance segmentation_head.*, or leave this handler out"
-        self.settle(engine, parts, mend=mend)
+        hint = "name one in personal, for instance segmentation_head.*, or leave this handler out"
+        self.settle(engine, parts, hint=hint)

@@ -247,9 +247,9 @@ class PublicMaskSharing(Sharing):
     @cached_property
     def _server(self) -> nn.Module:
         if self._server_network is None:
-            mend = "set sharing#server_network, or exchange predictions"
+            hint = "set sharing#server_network, or exchange predictions"
             found = "no server_network"
-            raise MessageRefused([Problem("sharing", found=found, expected="the server's architecture", mend=mend)])
+            raise MessageRefused([Problem("sharing", found=found, expected="the server's architecture", hint=hint)])
         return self._server_network().to(self.predictor.device)
 
 

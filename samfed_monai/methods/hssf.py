@@ -208,8 +208,8 @@ def hssf_outputs(prediction: Tensor) -> HssfOutputs:
     outputs = getattr(prediction, "hssf_outputs", None)
     if outputs is None:
         expected = "the prediction of an hssf_resnet network in train mode"
-        mend = "set network_name to hssf_resnet18, or disable the terms that need its confidence"
-        raise Refused([Problem("confidence", found="a prediction without confidence", expected=expected, mend=mend)])
+        hint = "set network_name to hssf_resnet18, or disable the terms that need its confidence"
+        raise Refused([Problem("confidence", found="a prediction without confidence", expected=expected, hint=hint)])
     return outputs
 
 
@@ -438,8 +438,8 @@ class LsslTerm(Term):
         problems = Problems()
         if not isinstance(engine.network, HssfNetwork):
             found, expected = type(engine.network).__name__, "a network that predicts its confidence"
-            mend = "set network_name to hssf_resnet18, hssf_resnet34 or hssf_resnet101"
-            problems.add(self.where, found=found, expected=expected, mend=mend)
+            hint = "set network_name to hssf_resnet18, hssf_resnet34 or hssf_resnet101"
+            problems.add(self.where, found=found, expected=expected, hint=hint)
         problems.refuse_if_any()
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:

@@ -194,27 +194,27 @@ class DecoupledStages(PartsInTurn):
         """Refuses, before any work, what cannot be trained in two stages."""
         network, steps, problems = engine.network, engine.state.epoch_length, Problems()
         if not isinstance(network, SamNetwork):
-            mend = "set network_name to sam_vit_t, sam_vit_b, sam_vit_l or sam_vit_h"
+            hint = "set network_name to sam_vit_t, sam_vit_b, sam_vit_l or sam_vit_h"
             found, expected = type(network).__name__, "a network with a global and a personal path"
-            raise Refused([Problem(self.where, found, expected, mend)])
+            raise Refused([Problem(self.where, found, expected, hint)])
         groups = {group["name"]: group["params"] for group in network.parameter_groups()}
         if "personal" not in groups:
-            mend = "set network_def#experts to 4, or leave this handler out"
-            problems.add(self.where, found="no personal weights", expected="experts or a personal decoder", mend=mend)
+            hint = "set network_def#experts to 4, or leave this handler out"
+            problems.add(self.where, found="no personal weights", expected="experts or a personal decoder", hint=hint)
         held = {id(weight) for group in engine.optimizer.param_groups for weight in group["params"]}
         for name, weights in groups.items():
             missing = sum(id(weight) not in held for weight in weights)
             if missing:
                 found = f"an optimizer without {missing} of the {len(weights)} {name} tensors"
-                mend = 'let its params be {"_target_": "samfed_monai.bundle.parameters_of", "network": "@network"}'
-                problems.add(self.where, found=found, expected="one that holds them all", mend=mend)
+                hint = 'let its params be {"_target_": "samfed_monai.bundle.parameters_of", "network": "@network"}'
+                problems.add(self.where, found=found, expected="one that holds them all", hint=hint)
         if steps is None:
-            mend = "set local_steps, the trainer's epoch_length"
-            problems.add(self.where, found="an epoch of unknown length", expected="a number of steps", mend=mend)
+            hint = "set local_steps, the trainer's epoch_length"
+            problems.add(self.where, found="an epoch of unknown length", expected="a number of steps", hint=hint)
         elif 0 < self.share < 1 and len({self.stage(step, steps) for step in range(steps)}) < 2:
             found = f"{steps} steps with a share of {self.share}"
-            mend = "raise local_steps, or set share to 0 or 1"
-            problems.add(self.where, found=found, expected="at least one step for each stage", mend=mend)
+            hint = "raise local_steps, or set share to 0 or 1"
+            problems.add(self.where, found=found, expected="at least one step for each stage", hint=hint)
         never = self._never_resting(network, {id(weight) for group in groups.values() for weight in group}, problems)
         problems.refuse_if_any()
         rest = {name: [weight for weight in group if id(weight) not in never] for name, group in groups.items()}
@@ -235,9 +235,9 @@ class DecoupledStages(PartsInTurn):
     def _never_resting(self, network: SamNetwork, trained: set[int], problems: Problems) -> set[int]:
         named = {name: id(weight) for name, weight in network.named_parameters() if id(weight) in trained}
         parts = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in named))
-        mend = f"correct the pattern or leave it out; trained names begin with {parts}"
+        hint = f"correct the pattern or leave it out; trained names begin with {parts}"
         where = f"{self.where} -> both"
-        found = matched_names(list(named), self.both, where, problems, kind="trained name", mend=mend)
+        found = matched_names(list(named), self.both, where, problems, kind="trained name", hint=hint)
         return {named[name] for name in found}
 
 

@@ -425,9 +425,9 @@ class RefinedLabelTerm(Term):
         try:
             self._checkpoint()
         except Refused:
-            mend = f"run `samfed weights {self.base} --from FILE|URL` at this site"
+            hint = f"run `samfed weights {self.base} --from FILE|URL` at this site"
             expected = f"its weights, which {self.where} refines pseudo-labels with"
-            raise Refused([Problem(f"SAM {self.base}", found="none here", expected=expected, mend=mend)]) from None
+            raise Refused([Problem(f"SAM {self.base}", found="none here", expected=expected, hint=hint)]) from None
 
     def _checkpoint(self) -> str:
         return str(self.checkpoint or find_checkpoint(self.base))

@@ -91,8 +91,8 @@ class LearnedWeights(FedAvg):
         name = f"term_{self.number}"
         if name not in update.metrics:
             expected = f"the mean of the term {self.number!r}, which decides this site's weight"
-            mend = "let strategy -> number be a term of the bundle that is on"
-            raise MessageRefused([Problem(f"message -> metrics -> {name}", "nothing", expected, mend)])
+            hint = "let strategy -> number be a term of the bundle that is on"
+            raise MessageRefused([Problem(f"message -> metrics -> {name}", "nothing", expected, hint)])
         count = _as_count(self._weights[site]) if self._weights else update.n
         super().accept(round, site, replace(update, n=count))
         self._numbers[site], self._images[site] = float(update.metrics[name]), update.n

@@ -171,8 +171,8 @@ class ClusteredFedAvg(FedAvg):
     def require_sites(self, sites: Sequence[str]) -> None:
         if len(sites) < self.clusters * self.least:
             found, expected = f"{len(sites)} sites", f"{self.clusters} clusters of at least {self.least}"
-            mend = "lower strategy#clusters, or let strategy#least be 1: a cluster of one site has a model of its own"
-            raise Refused([Problem("strategy", found=found, expected=expected, mend=mend)])
+            hint = "lower strategy#clusters, or let strategy#least be 1: a cluster of one site has a model of its own"
+            raise Refused([Problem("strategy", found=found, expected=expected, hint=hint)])
 
     def attach(self, server: Server) -> ClusteredFedAvg:
         super().attach(server)

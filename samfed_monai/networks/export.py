@@ -187,15 +187,15 @@ def export_problems(to: Format | str, output: Path, int8: Int8 | None = None) ->
     """What is wrong with an export before any network is built: the place, the packages, what does not go together."""
     problems = Problems()
     if output.exists():
-        problems.add("--output", found=f"{output}, which exists", expected="a new name", mend="choose another one")
+        problems.add("--output", found=f"{output}, which exists", expected="a new name", hint="choose another one")
     if int8 is not None and to is not Format.ONNX:
         problems.add(
             "--int8", found=f"--to {getattr(to, 'value', to)}", expected="--to onnx, whose runtime has the quantiser"
         )
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
     if to is Format.ONNX and missing:
-        mend = "pip install 'samfed-monai[export]', or in a clone: pip install -c constraints.txt -e '.[export]'"
-        problems.add("--to onnx", found=f"no package {', '.join(missing)}", expected=", ".join(PACKAGES), mend=mend)
+        hint = "pip install 'samfed-monai[export]', or in a clone: pip install -c constraints.txt -e '.[export]'"
+        problems.add("--to onnx", found=f"no package {', '.join(missing)}", expected=", ".join(PACKAGES), hint=hint)
     return list(problems)
 
 
@@ -241,9 +241,9 @@ def _taken(network: nn.Module, form: str) -> Iterator[None]:
         if machine_failure(error) is not None:
             raise
         said = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-        found, mend = f"{type(network).__name__} ({said[:_FIRST_LINE]})", "try another format; nothing was written"
+        found, hint = f"{type(network).__name__} ({said[:_FIRST_LINE]})", "try another format; nothing was written"
         raise Refused(
-            [Problem(form, found=found, expected="a network that this format can take", mend=mend)]
+            [Problem(form, found=found, expected="a network that this format can take", hint=hint)]
         ) from error
 
 
@@ -311,8 +311,8 @@ def _onnx_forms(
     chosen = rows.pop(int8)
     if int8 is not None and chosen.dice < SAME_MASKS:
         found, expected = f"a Dice of {chosen.dice:.4f} to masks in float32", f"at least {SAME_MASKS}"
-        mend = "give other --images for its scales, the other way, or leave --int8 out; nothing was written"
-        raise Refused([Problem(f"--int8 {int8.value}", found=found, expected=expected, mend=mend)])
+        hint = "give other --images for its scales, the other way, or leave --int8 out; nothing was written"
+        raise Refused([Problem(f"--int8 {int8.value}", found=found, expected=expected, hint=hint)])
     return files[int8], [chosen, *rows.values()]
 
 
@@ -432,8 +432,8 @@ def _require_same(row: Measured, where: str, logits: Tensor) -> None:
     most = SAME_LOGITS * max(1.0, float(logits.abs().max()))
     if not row.difference <= most:  # nan is refused, too
         found, expected = f"logits that differ by {row.difference:.2g}", f"at most {most:.2g}"
-        mend = "try another format; nothing was written"
-        raise Refused([Problem(where, found=found, expected=expected, mend=mend)])
+        hint = "try another format; nothing was written"
+        raise Refused([Problem(where, found=found, expected=expected, hint=hint)])
 
 
 # ---- the bundle -------------------------------------------------------------------------------------------------

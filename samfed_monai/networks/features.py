@@ -129,7 +129,7 @@ def require_encoder(network: nn.Module, asked_by: str) -> None:
         handles = _hooks(network, lambda features: features)
     except Refused as refused:
         problem = refused.problems[0]
-        raise Refused([Problem(asked_by, problem.found, problem.expected, problem.mend)]) from None
+        raise Refused([Problem(asked_by, problem.found, problem.expected, problem.hint)]) from None
     for handle in handles:
         handle.remove()
 
@@ -146,8 +146,8 @@ def _hooks(network: nn.Module, change: Callable[[Tensor], Tensor]) -> list[Handl
             if stage is not None
         ]
     expected = "an encoder that returns its feature maps (segmentation_models_pytorch, FlexibleUNet, BasicUNet)"
-    mend = "choose such a network, or set the weight of what looks at features to 0"
-    raise Refused([Problem("feature_dropout", type(network).__name__, expected, mend)])
+    hint = "choose such a network, or set the weight of what looks at features to 0"
+    raise Refused([Problem("feature_dropout", type(network).__name__, expected, hint)])
 
 
 def _encoded(inputs: tuple[Any, ...], output: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -185,9 +185,9 @@ def load_trunk(network: nn.Module, weights: str | Path) -> None:
 
         problems = Problems()
         if header.base != BASE:
-            mend = f"fit the teacher with --base {BASE}, or set encoder_weights to mobile_sam"
+            hint = f"fit the teacher with --base {BASE}, or set encoder_weights to mobile_sam"
             found = f"{Path(weights).name}, the adapter of a {header.base}"
-            problems.add("encoder_weights", found=found, expected=f"an adapter of {BASE} (MobileSAM)", mend=mend)
+            problems.add("encoder_weights", found=found, expected=f"an adapter of {BASE} (MobileSAM)", hint=hint)
         problems.refuse_if_any()
         checkpoint = find_checkpoint(BASE)
         sam = build_sam(BASE, checkpoint, header.size)

@@ -40,7 +40,7 @@ class Intake:
                     f"{self.network} -> image {side}",
                     found=f"{pixels} pixels",
                     expected=least if self.multiple == 1 else f"a multiple of {self.multiple}, {least}",
-                    mend=f"set image_size to {' or '.join(map(str, nearest))}",
+                    hint=f"set image_size to {' or '.join(map(str, nearest))}",
                 )
 
     def advice(self, pixels: int) -> str:
@@ -56,8 +56,8 @@ class Intake:
         for where, images in batches.items():
             if images < self.least_batch:
                 expected = f"at least {self.least_batch}: its batch norm sees one pixel an image"
-                mend = f"set {where} to {self.least_batch} or more"
-                yield Problem(f"{self.network} -> {where}", found=repr(images), expected=expected, mend=mend)
+                hint = f"set {where} to {self.least_batch} or more"
+                yield Problem(f"{self.network} -> {where}", found=repr(images), expected=expected, hint=hint)
 
 
 def require_intake(network: nn.Module, *, multiple: int, least: int, least_batch: int = 1, best: int = 1) -> nn.Module:
@@ -117,8 +117,8 @@ def head_of(network: nn.Module) -> nn.Module:
         if isinstance(head, nn.Module):
             return head
     expected = f"a network with one of {list(HEADS)}"
-    mend = "use a network of the catalogue, or name its head like one of these"
-    raise Refused([Problem("network", found=type(network).__name__, expected=expected, mend=mend)])
+    hint = "use a network of the catalogue, or name its head like one of these"
+    raise Refused([Problem("network", found=type(network).__name__, expected=expected, hint=hint)])
 
 
 def feature_width(network: nn.Module) -> int:

@@ -58,8 +58,8 @@ def split_keys(names: Iterable[str], patterns: KeyPatterns, *, where: str = "net
     }
     for name in listed:
         if name in parts["shared"] and name in parts["personal"]:
-            mend = "let one pattern alone match it"
-            problems.add(where, found=f"{name!r} both shared and personal", expected="one of both", mend=mend)
+            hint = "let one pattern alone match it"
+            problems.add(where, found=f"{name!r} both shared and personal", expected="one of both", hint=hint)
     problems.refuse_if_any()
     shared, personal = (tuple(name for name in listed if name in parts[part]) for part in ("shared", "personal"))
     return KeySplit(shared, personal, tuple(name for name in listed if name not in {*shared, *personal}))
@@ -93,13 +93,13 @@ def network_split(network: nn.Module, personal: Sequence[str] = (), *, where: st
         if not found - set(split.frozen):
             kind = f"no trained name like {pattern!r}" if found else f"no name like {pattern!r}"
             parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names if name not in split.frozen))
-            mend = f"correct the pattern or leave it out; names begin with {parts}"
-            problems.add(where, found=kind, expected="at least one", mend=mend)
+            hint = f"correct the pattern or leave it out; names begin with {parts}"
+            problems.add(where, found=kind, expected="at least one", hint=hint)
         chosen |= found
     shared = tuple(name for name in split.shared if name not in chosen)
     if chosen and not shared:
-        mend = "a variant that exchanges nothing is local_sam, or local_only"
-        problems.add(where, found="every name", expected="at least one that is shared", mend=mend)
+        hint = "a variant that exchanges nothing is local_sam, or local_only"
+        problems.add(where, found="every name", expected="at least one that is shared", hint=hint)
     problems.refuse_if_any()
     stay = {*split.personal, *(chosen - set(split.frozen))}
     return KeySplit(shared, tuple(name for name in names if name in stay), split.frozen)
@@ -130,8 +130,8 @@ def check_patterns(patterns: Any, where: str, problems: Problems, *, example: st
     """
     fits = isinstance(patterns, (list, tuple)) and all(isinstance(pattern, str) for pattern in patterns)
     if not fits:
-        mend = f'for instance ["{example}"]'
-        problems.add(where, found=repr(patterns), expected="a list of patterns", mend=mend)
+        hint = f'for instance ["{example}"]'
+        problems.add(where, found=repr(patterns), expected="a list of patterns", hint=hint)
     return fits
 
 
@@ -142,7 +142,7 @@ def matched_names(
     problems: Problems,
     *,
     kind: str = "name",
-    mend: str = "correct the pattern or leave it out",
+    hint: str = "correct the pattern or leave it out",
 ) -> set[str]:
     """Names that a pattern matches; a pattern that matches none becomes a problem.
 
@@ -152,12 +152,12 @@ def matched_names(
         where: where the patterns stand, for messages.
         problems: takes what is wrong.
         kind: what the names are, for messages.
-        mend: what to do about a pattern without a name.
+        hint: what to do about a pattern without a name.
     """
     found: set[str] = set()
     for pattern in patterns:
         matching = [name for name in names if fnmatchcase(name, pattern)]
         if not matching:
-            problems.add(where, found=f"no {kind} like {pattern!r}", expected="at least one", mend=mend)
+            problems.add(where, found=f"no {kind} like {pattern!r}", expected="at least one", hint=hint)
         found.update(matching)
     return found

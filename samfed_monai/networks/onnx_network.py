@@ -51,8 +51,8 @@ class OnnxNetwork(nn.Module):
             raise ValueError(f"runtime: expected one of {', '.join(RUNTIMES)}, found {runtime!r}")
         for package in dict.fromkeys(("onnxruntime", runtime)):
             if importlib.util.find_spec(package) is None:
-                mend = f"pip install '{RUNTIMES[package]}'"
-                problem = Problem(str(path), found="an ONNX file", expected=f"{package} to run it with", mend=mend)
+                hint = f"pip install '{RUNTIMES[package]}'"
+                problem = Problem(str(path), found="an ONNX file", expected=f"{package} to run it with", hint=hint)
                 raise Refused([problem])
         import onnxruntime
 
@@ -109,8 +109,8 @@ class OnnxNetwork(nn.Module):
             found = f"{_told(given)} -> {_told(made)}"
             named = f", for {', '.join(self.classes)}" if self.classes else ""
             expected = f"float32 (B, 3, H, W) -> (B, {outputs_of(self.classes)}, H, W){named}"
-            mend = "name a file of `samfed export --to onnx`"
-            raise Refused([Problem(str(path), found=found, expected=expected, mend=mend)])
+            hint = "name a file of `samfed export --to onnx`"
+            raise Refused([Problem(str(path), found=found, expected=expected, hint=hint)])
         return int(sides[0]), int(sides[1])
 
 

@@ -79,7 +79,7 @@ def select_channels(network: nn.Module, places: int) -> nn.Module:
     channels = _deepest(part) if part is not None else None
     if part is None or channels is None:
         expected = "a network whose encoder shows its feature maps, as mobile_sam_fpn or deeplabv3plus_resnet18"
-        problems.add(where, found=type(network).__name__, expected=expected, mend="choose another network_name")
+        problems.add(where, found=type(network).__name__, expected=expected, hint="choose another network_name")
         raise Refused(problems)
     problems.refuse_if_any()
     part.add_module(SELECTION, ChannelSelection(channels, places))
@@ -101,8 +101,8 @@ def selection_of(network: nn.Module, asked_by: str) -> ChannelSelection:
     found = getattr(_encoder_of(network), SELECTION, None)
     if isinstance(found, ChannelSelection):
         return found
-    mend = "set network_def#site_channels to the most sites that there can be, for instance 16"
-    raise Refused([Problem(asked_by, found="no channel selection", expected="a network that has one", mend=mend)])
+    hint = "set network_def#site_channels to the most sites that there can be, for instance 16"
+    raise Refused([Problem(asked_by, found="no channel selection", expected="a network that has one", hint=hint)])
 
 
 def _selected(encoder: nn.Module, inputs: tuple[Tensor], features: list[Tensor]) -> list[Tensor]:

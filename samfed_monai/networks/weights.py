@@ -244,7 +244,7 @@ def find_checkpoint(name: str, bundle_root: str | Path | None = None) -> Path:
                 f"weights of {name}",
                 found="no such file",
                 expected=f"{weights.file} in {' or '.join(map(str, folders))}",
-                mend=f"run `samfed weights {weights.names[0]} --from {source}`",
+                hint=f"run `samfed weights {weights.names[0]} --from {source}`",
             )
         ]
     )
@@ -290,7 +290,7 @@ def _receive(weights: Weights, source: str, received: Path) -> None:
         download(source, received)
     elif not Path(source).is_file():
         expected = "a file, a URL or 'registry'"
-        raise Refused([Problem(source, found="no such file", expected=expected, mend="check the path")])
+        raise Refused([Problem(source, found="no such file", expected=expected, hint="check the path")])
     else:
         shutil.copyfile(source, received)
 
@@ -306,8 +306,8 @@ def _checked(received: Path, weights: Weights, source: str) -> Path:
         return converted
     file, sha256 = (original.file, original.sha256) if original else (weights.file, weights.sha256)
     expected = f"SHA-256 {sha256}" + ("" if len(sha256) == 64 else "...")
-    mend = f"get the official {file}; nothing was installed"
-    raise Refused([Problem(source, found=f"SHA-256 {found}", expected=expected, mend=mend)])
+    hint = f"get the official {file}; nothing was installed"
+    raise Refused([Problem(source, found=f"SHA-256 {found}", expected=expected, hint=hint)])
 
 
 _CLASSIFIERS = ("fc.", "classifier.")
@@ -327,9 +327,9 @@ def load_encoder_weights(network: nn.Module, weights: str | Path, *, name: str =
     """
     encoder = getattr(network, "encoder", None)
     if not isinstance(encoder, nn.Module):
-        mend = "set encoder_weights to null or choose another network"
+        hint = "set encoder_weights to null or choose another network"
         expected = "a network with an encoder to load ImageNet weights into"
-        raise Refused([Problem("encoder_weights", found=name, expected=expected, mend=mend)])
+        raise Refused([Problem("encoder_weights", found=name, expected=expected, hint=hint)])
     path = encoder_weights_file(weights, name)
     tensors = {key: tensor for key, tensor in safe_load(path).items() if not key.startswith(_CLASSIFIERS)}
     like = encoder.state_dict()
@@ -354,8 +354,8 @@ def encoder_weights_file(weights: str | Path, name: str) -> Path:
     if known is None:
         if not Path(weights).exists():
             names = [other.names[0] for other in KNOWN if other.networks]
-            mend = f"check the path, or name one of {names}"
-            problem = Problem(f"encoder_weights {str(weights)!r}", found="no such file", expected="weights", mend=mend)
+            hint = f"check the path, or name one of {names}"
+            problem = Problem(f"encoder_weights {str(weights)!r}", found="no such file", expected="weights", hint=hint)
             raise Refused([problem])
         return Path(weights)
     if name not in known.networks:
@@ -363,6 +363,6 @@ def encoder_weights_file(weights: str | Path, name: str) -> Path:
         expected = (
             f"weights of that network's encoder; these are for {' or '.join(known.networks) or 'no network here'}"
         )
-        mend = "set encoder_weights to null" + "".join(f", or network_name to {fit}" for fit in known.networks)
-        raise Refused([Problem("encoder_weights", found=found, expected=expected, mend=mend)])
+        hint = "set encoder_weights to null" + "".join(f", or network_name to {fit}" for fit in known.networks)
+        raise Refused([Problem("encoder_weights", found=found, expected=expected, hint=hint)])
     return find_checkpoint(str(weights))

@@ -171,8 +171,8 @@ class Counts:
             if capped[site] < n:
                 logger.info("%s says it trains on %d images and counts as %d in the mean", site, n, capped[site])
             elif len(self.said) > 1 and n > _DOMINANT_SHARE * whole:
-                mend = "if that is not so, job#update_guard#largest_share caps what it counts as"
-                logger.warning("%s says it trains on %d images, %.0f %% of all; %s", site, n, 100 * n / whole, mend)
+                hint = "if that is not so, job#update_guard#largest_share caps what it counts as"
+                logger.warning("%s says it trains on %d images, %.0f %% of all; %s", site, n, 100 * n / whole, hint)
 
     def counted(self, site: str, update: Message) -> Message:
         """``update`` with the number of images that it counts as.
@@ -186,8 +186,8 @@ class Counts:
             self.said[site] = known = update.n
         if update.n != (known or 0):
             before = "none" if known is None else str(known)
-            expected, mend = f"{before}, as this site said before", "start a new run where a site's images have changed"
-            raise MessageRefused([Problem("message -> n", found=str(update.n), expected=expected, mend=mend)])
+            expected, hint = f"{before}, as this site said before", "start a new run where a site's images have changed"
+            raise MessageRefused([Problem("message -> n", found=str(update.n), expected=expected, hint=hint)])
         if not capped or self.guard is None:
             return update
         return replace(update, n=self.guard.counted(self.said)[site]) if known else update

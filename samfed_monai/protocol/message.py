@@ -176,7 +176,7 @@ class Message:
         """
         problems = Problems()
         if self.version != VERSION:
-            problems.add("message -> version", found=repr(self.version), expected=str(VERSION), mend="update both ends")
+            problems.add("message -> version", found=repr(self.version), expected=str(VERSION), hint="update both ends")
         if site is not None and self.site != site:
             problems.add("message -> site", found="another site's name", expected="the sender's own name")
         if round is not None and self.round != round:
@@ -252,8 +252,8 @@ def _tensor_problems(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor] |
     unknown = len(tensors.keys() - like.keys())
     if unknown:
         expected = "the network's own names, and of those what is shared alone"
-        mend = "give both ends the same bundle, network and personal"
-        problems.add("message -> tensors", found=f"{unknown} with unknown names", expected=expected, mend=mend)
+        hint = "give both ends the same bundle, network and personal"
+        problems.add("message -> tensors", found=f"{unknown} with unknown names", expected=expected, hint=hint)
     known = {name: tensor for name, tensor in tensors.items() if name in like}
     problems.extend(check_tensors(known, like=like, where="message"))
     return list(problems)

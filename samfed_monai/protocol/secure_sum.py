@@ -43,8 +43,8 @@ def require_cryptography(where: str) -> None:
     try:
         import cryptography  # noqa: F401
     except ImportError:
-        mend = "pip install samfed-monai[privacy]"
-        raise Refused([Problem(where, found="no cryptography", expected="its keys and ciphers", mend=mend)]) from None
+        hint = "pip install samfed-monai[privacy]"
+        raise Refused([Problem(where, found="no cryptography", expected="its keys and ciphers", hint=hint)]) from None
 
 
 def split(secret: bytes, holders: Sequence[int], threshold: int) -> dict[int, bytes]:
@@ -150,8 +150,8 @@ def quantised(values: NDArray[np.float64], *, weight: int, fraction_bits: int, m
     if not largest <= most:
         found = f"a number of {np.abs(values).max():.3g}, of {weight} images"
         expected = f"at most {most / weight / 2.0**fraction_bits:.3g}, for the sum to fit in 64 bits"
-        mend = "a smaller privacy -> secure_aggregation -> fraction_bits"
-        raise MessageRefused([Problem("secure aggregation", found=found, expected=expected, mend=mend)])
+        hint = "a smaller privacy -> secure_aggregation -> fraction_bits"
+        raise MessageRefused([Problem("secure aggregation", found=found, expected=expected, hint=hint)])
     return scaled.astype(np.int64) * weight
 
 

@@ -111,8 +111,8 @@ class TrainerSharing(Sharing):
             MessageRefused: something else than weights of this network.
         """
         if kind != Kind.WEIGHTS or not tensors:
-            expected, mend = "the server's weights", "use the strategy that the variant names beside this sharing"
-            raise MessageRefused([Problem("message -> kind", found=Kind(kind).value, expected=expected, mend=mend)])
+            expected, hint = "the server's weights", "use the strategy that the variant names beside this sharing"
+            raise MessageRefused([Problem("message -> kind", found=Kind(kind).value, expected=expected, hint=hint)])
         state = get_state_dict(self.network)
         like = {name: state[name] for name in tensors if name in state}
         Message(Kind.WEIGHTS, "", 0, 1, tensors=dict(tensors)).check(up=False, like=like)
@@ -158,8 +158,8 @@ class TrainerSharing(Sharing):
         trainer = self._trainer
         if trainer is None:
             group = '{"_target_": "samfed_monai.handlers.HandlerGroup", "handlers": ["@sharing"]}'
-            mend = f'list @sharing among the handlers: let "after#sharing" be {group}'
-            raise MessageRefused([Problem("train.json -> sharing", "no trainer", expected="a trainer", mend=mend)])
+            hint = f'list @sharing among the handlers: let "after#sharing" be {group}'
+            raise MessageRefused([Problem("train.json -> sharing", "no trainer", expected="a trainer", hint=hint)])
         state = trainer.state
         before = {name: getattr(state, name) for name in _POSITION}
         data = getattr(trainer.data_loader, "dataset", None)

@@ -94,16 +94,16 @@ def read_rules(content: Any, where: str, problems: Problems) -> dict[StatisticKi
     for kind, given in (content or {}).items():
         at = f"{where} -> {kind}"
         if kind not in kinds:
-            expected, mend = f"one of {', '.join(kinds)}", did_you_mean(str(kind), kinds)
-            problems.add(at, found="an unknown kind", expected=expected, mend=mend)
+            expected, hint = f"one of {', '.join(kinds)}", did_you_mean(str(kind), kinds)
+            problems.add(at, found="an unknown kind", expected=expected, hint=hint)
         elif given is None:
             rules[StatisticKind(kind)] = None
         elif not isinstance(given, Mapping):
             problems.add(at, found=type(given).__name__, expected="an object, or null, which forbids it")
         else:
             for key in given.keys() - set(keys):
-                mend = did_you_mean(str(key), keys)
-                problems.add(f"{at} -> {key}", found="an unknown key", expected=f"one of {keys}", mend=mend)
+                hint = did_you_mean(str(key), keys)
+                problems.add(f"{at} -> {key}", found="an unknown key", expected=f"one of {keys}", hint=hint)
             rules[StatisticKind(kind)] = _rule(StatisticKind(kind), given, at, problems)
     return rules
 
@@ -116,11 +116,11 @@ def _rule(kind: StatisticKind, given: Mapping[str, Any], at: str, problems: Prob
     if not (_is_number(noise) and 0 <= noise < math.inf):
         problems.add(f"{at} -> noise_multiplier", found=repr(noise), expected="a number >= 0")
     elif noise and clip is None:
-        expected, mend = "a clip, which says how much noise that is", "set clip, or noise_multiplier to 0"
-        problems.add(f"{at} -> noise_multiplier", found=f"{noise:g} without a clip", expected=expected, mend=mend)
+        expected, hint = "a clip, which says how much noise that is", "set clip, or noise_multiplier to 0"
+        problems.add(f"{at} -> noise_multiplier", found=f"{noise:g} without a clip", expected=expected, hint=hint)
     elif noise and kind is StatisticKind.PROTOTYPES:
-        expected, mend = "0: they travel with counts of pixels, which noise would spoil", "set noise_multiplier to 0"
-        problems.add(f"{at} -> noise_multiplier", found=f"{noise:g}", expected=expected, mend=mend)
+        expected, hint = "0: they travel with counts of pixels, which noise would spoil", "set noise_multiplier to 0"
+        problems.add(f"{at} -> noise_multiplier", found=f"{noise:g}", expected=expected, hint=hint)
     problems.unless(type(least) is int and least >= 1, f"{at} -> least_images", least, "a whole number >= 1")
     return rule
 

@@ -59,8 +59,8 @@ class Server:
         """
         if self.sharing is None:
             found, expected = "no sharing in the bundle", "a PublicMaskSharing"
-            mend = f"use a variant that has one, for instance {variant}"
-            raise Refused([Problem("strategy", found=found, expected=expected, mend=mend)])
+            hint = f"use a variant that has one, for instance {variant}"
+            raise Refused([Problem("strategy", found=found, expected=expected, hint=hint)])
         return self.sharing()
 
     def open_bench(self, variant: str) -> Any:

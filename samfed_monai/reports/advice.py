@@ -46,7 +46,7 @@ def _weak_teacher(run: RunData) -> list[Advice]:
     dices = {site: splits["test"]["dice"] for site, splits in (alone or {"sites": {}})["sites"].items() if splits}
     low = {site: dice for site, dice in dices.items() if dice is not None and dice < LOW}
     held_out = (teacher.get("after") or {}).get("held_out")
-    mends = _mends(teacher)
+    hints = _hints(teacher)
     found = []
     if held_out is not None and held_out < LOW:
         found.append(
@@ -60,11 +60,11 @@ def _weak_teacher(run: RunData) -> list[Advice]:
         named = " and ".join(f"{_score(dice)} at {site}" for site, dice in low.items())
         wrong = "finds nothing that is right" if not any(low.values()) else "is wrong more often than right"
         where = f"at {len(low)} of {len(dices)} sites (Dice {named})"
-        found.append(Advice(f"The teacher {wrong} {where}, and students learn from its masks. {mends}"))
+        found.append(Advice(f"The teacher {wrong} {where}, and students learn from its masks. {hints}"))
     return found
 
 
-def _mends(teacher: Mapping[str, Any]) -> str:
+def _hints(teacher: Mapping[str, Any]) -> str:
     """What makes a teacher better."""
     if teacher.get("adapt") == "none":
         return "SAM as it comes was the teacher: --teacher_adapt lora fits it to the public images."
@@ -126,7 +126,7 @@ def _nobody_knows(run: RunData) -> list[Advice]:
         Advice(
             f"Student and teacher draw different masks where no mask says who is right (Dice between them {named}): "
             f"look at these sites' images in the report before you use either.{say} Where it is the teacher that is "
-            f"wrong: {_lower(_mends(run.results.get('teacher') or {}))}"
+            f"wrong: {_lower(_hints(run.results.get('teacher') or {}))}"
         )
     ]
 

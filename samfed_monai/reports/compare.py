@@ -331,21 +331,21 @@ def _read(runs: Runs) -> list[RunData]:
         with problems.collected():
             read.append(given if isinstance(given, RunData) else _read_one(Path(given)))
     if not runs:
-        problems.add("runs", found="none", expected="at least one finished run", mend="name their folders")
+        problems.add("runs", found="none", expected="at least one finished run", hint="name their folders")
     seen: set[Path] = set()
     for run in read:
         folder = run.folder.resolve()
         if folder in seen:
-            problems.add(str(run.folder), found="it twice", expected="each run once", mend="leave one out")
+            problems.add(str(run.folder), found="it twice", expected="each run once", hint="leave one out")
         seen.add(folder)
         for what, value, first in (
             ("data list", run.results["hashes"].get("datalist"), read[0].results["hashes"].get("datalist")),
             ("sites", sorted(run.results["sites"]), sorted(read[0].results["sites"])),
         ):
             if value != first:
-                mend = f"compare runs of one {what}"
+                hint = f"compare runs of one {what}"
                 problems.add(
-                    f"{run.folder} -> {what}", found=str(value), expected=f"{first} as in {read[0].folder}", mend=mend
+                    f"{run.folder} -> {what}", found=str(value), expected=f"{first} as in {read[0].folder}", hint=hint
                 )
     problems.refuse_if_any()
     return _named_apart(read)

@@ -125,8 +125,8 @@ class RunData:
             planned = run["config"].get("rounds")
             return cls(folder, results_so_far(folder), run, rounds, planned=planned)
         if not path.is_file():
-            mend = "name a finished run; an interrupted one goes on with the command that started it"
-            raise Refused([Problem(str(folder), found="no results.json", expected="a finished run folder", mend=mend)])
+            hint = "name a finished run; an interrupted one goes on with the command that started it"
+            raise Refused([Problem(str(folder), found="no results.json", expected="a finished run folder", hint=hint)])
         results = read_json(path)
         if problems := validate_results(results, where=str(path)):
             raise Refused(problems)

@@ -136,8 +136,8 @@ class TeacherFit:
             expected = f"one of {[choice.value for choice in Adapt]}"
             problems.add("teacher -> adapt", found=repr(adapt), expected=expected)
         if base not in SAM_BUILDERS:
-            mend = did_you_mean(base, SAM_BUILDERS)
-            problems.add("teacher -> base", found=repr(base), expected=f"one of {sorted(SAM_BUILDERS)}", mend=mend)
+            hint = did_you_mean(base, SAM_BUILDERS)
+            problems.add("teacher -> base", found=repr(base), expected=f"one of {sorted(SAM_BUILDERS)}", hint=hint)
         with problems.collected():
             check_size(size)
         for name, number in {"epochs": epochs, "batch_size": batch_size, "cached_views": cached_views}.items():
@@ -149,8 +149,8 @@ class TeacherFit:
             unlabelled = sum("label" not in record for record in records)
             if not records or unlabelled:
                 found = f"{unlabelled} without a label" if records else "no image"
-                mend = "give the public set at least two labelled images"
-                problems.add(f"public set, {name} part", found=found, expected="labelled images", mend=mend)
+                hint = "give the public set at least two labelled images"
+                problems.add(f"public set, {name} part", found=found, expected="labelled images", hint=hint)
         problems.unless(bf16 in (True, False, "auto"), "teacher -> bf16", bf16, "true, false or 'auto'")
         problems.unless(isinstance(examine_before, bool), "teacher -> examine_before", examine_before, "true or false")
         if not (isinstance(trainer, partial) and callable(trainer.keywords.get("optimizer"))):
@@ -164,13 +164,13 @@ class TeacherFit:
         if any(record.get("classes") for record in train_records):
             for name, found, off in (("adapt", adapt, "none"), ("refine", refine, "boxes"), ("refine", refine, "mean")):
                 if found == off:
-                    mend = "take lora or decoder" if name == "adapt" else "set it to none"
+                    hint = "take lora or decoder" if name == "adapt" else "set it to none"
                     problems.add(
-                        f"teacher -> {name}", found=repr(found), expected="another with several classes", mend=mend
+                        f"teacher -> {name}", found=repr(found), expected="another with several classes", hint=hint
                     )
             if peak is not None:
                 expected = "null with several classes"
-                problems.add("teacher -> peak", found=repr(peak), expected=expected, mend="leave it out")
+                problems.add("teacher -> peak", found=repr(peak), expected=expected, hint="leave it out")
         problems.refuse_if_any()
         self.records = {"train": list(train_records), "held_out": list(held_out_records)}
         self.test_records = dict(test_records or {})

@@ -210,8 +210,8 @@ class ResizeWithLabeld(Resized):
     def __init__(self, keys: KeysCollection, spatial_size: Sequence[int], mode: Sequence[str]) -> None:
         label = mode[-1]
         if label not in LABEL_RESIZE:
-            expected, mend = f"one of {list(LABEL_RESIZE)}", did_you_mean(str(label), LABEL_RESIZE)
-            raise Refused([Problem("train.json -> label_resize", found=repr(label), expected=expected, mend=mend)])
+            expected, hint = f"one of {list(LABEL_RESIZE)}", did_you_mean(str(label), LABEL_RESIZE)
+            raise Refused([Problem("train.json -> label_resize", found=repr(label), expected=expected, hint=hint)])
         super().__init__(keys, spatial_size, mode=mode, allow_missing_keys=True)
 
 
@@ -251,9 +251,9 @@ class LoadSoftMaskd(Transform):
         if not isinstance(store, SoftMaskStore):
             if not store or not teacher_sha256:
                 found = f"store {store!r}, teacher_sha256 {teacher_sha256!r}"
-                mend = "set the knobs store_dir and teacher_sha256, or neither"
+                hint = "set the knobs store_dir and teacher_sha256, or neither"
                 expected = "a folder and a teacher's hash"
-                raise Refused([Problem("LoadSoftMaskd", found=found, expected=expected, mend=mend)])
+                raise Refused([Problem("LoadSoftMaskd", found=found, expected=expected, hint=hint)])
             store = SoftMaskStore(store, teacher_sha256=teacher_sha256)
         self.store = store
 

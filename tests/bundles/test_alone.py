@@ -89,12 +89,12 @@ def test_it_is_checked_trains_a_step_and_segments(copy: Path, tmp_path: Path, ca
         ),
     ],
 )
-def test_a_mistake_inside_a_view_or_a_data_set_is_refused_with_its_mend(bundle, overrides, message) -> None:
+def test_a_mistake_inside_a_view_or_a_data_set_is_refused_with_its_hint(bundle, overrides, message) -> None:
     [problem] = check_bundle(bundle, "train", overrides=overrides, ready=False)
     assert str(problem).startswith(message)
 
 
-def test_a_mistake_inside_the_teachers_views_is_refused_with_its_mend(bundle) -> None:
+def test_a_mistake_inside_the_teachers_views_is_refused_with_its_hint(bundle) -> None:
     overrides = {"strong_view#gamma": "far", "strong_view#tnit": 0.1}
     assert [str(problem) for problem in check_bundle(bundle, "teacher", overrides=overrides, ready=False)] == [
         "command line -> strong_view#tnit: expected an id that this workflow has, found an unknown id; "

@@ -174,7 +174,7 @@ def test_an_override_file_disables_inside_the_file_before_it(build: Build, tmp_p
     assert terms["global_kd"].weight == 0.25
 
 
-def test_sam_without_a_store_is_refused_with_the_mend(build: Build) -> None:
+def test_sam_without_a_store_is_refused_with_the_hint(build: Build) -> None:
     with pytest.raises(RuntimeError) as caught:
         build().run()
     refused = root_of(caught.value)

@@ -1,4 +1,4 @@
-"""Mistakes that people make in JSON, on the command line and in data: one check finds each and says its mend."""
+"""Mistakes that people make in JSON, on the command line and in data: one check finds each and says its hint."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("mistake", MISTAKES["json"].values(), ids=list(MISTAKES["json"]))
-def test_a_mistake_in_json_is_told_once_with_its_mend(mistake, own, capsys):
+def test_a_mistake_in_json_is_told_once_with_its_hint(mistake, own, capsys):
     workflow, message = mistake["workflow"], mistake["told"]
     path = own / "configs" / f"{workflow}.json"
     right = path.read_text()
@@ -52,7 +52,7 @@ def test_a_mistake_in_json_is_told_once_with_its_mend(mistake, own, capsys):
 
 
 @pytest.mark.parametrize("mistake", MISTAKES["command line"].values(), ids=list(MISTAKES["command line"]))
-def test_a_mistake_on_the_command_line_is_told_once_with_its_mend(mistake, capsys):
+def test_a_mistake_on_the_command_line_is_told_once_with_its_hint(mistake, capsys):
     (problem,) = refused(mistake["words"], capsys)
     assert mistake["told"] in problem
 
@@ -101,7 +101,7 @@ IN_DATA: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("mistake", IN_DATA)
-def test_a_mistake_in_data_is_told_with_its_mend(mistake, prepared, tmp_path, capsys):
+def test_a_mistake_in_data_is_told_with_its_hint(mistake, prepared, tmp_path, capsys):
     spoil, message = IN_DATA[mistake]
     folder = tmp_path / "data"
     shutil.copytree(prepared, folder)

@@ -37,7 +37,7 @@ def test_folders(tmp_path, capsys):
     assert (tmp_path / "list.report.csv").is_file()
 
 
-def test_sites_with_few_images_to_measure_with_are_named_with_the_mend(tmp_path, capsys):
+def test_sites_with_few_images_to_measure_with_are_named_with_the_hint(tmp_path, capsys):
     site(tmp_path, "public", 2, 2)
     site(tmp_path, "a", 12, 12, first=100)
     site(tmp_path, "b", 50, 50, first=200)

@@ -175,7 +175,7 @@ def test_a_run_that_fails_is_told_with_its_last_line(bundle, monkeypatch, progra
 
 
 def test_runs_that_were_all_refused_are_not_to_be_typed_again_as_they_are(bundle, monkeypatch):
-    refused = "print(Refused([Problem('a', '1', '2', 'mend')])); sys.exit(2)"
+    refused = "print(Refused([Problem('a', '1', '2', 'hint')])); sys.exit(2)"
     code = f"import sys; from samfed_monai.core.errors import *; {refused}"
     monkeypatch.setattr(Run, "command", lambda run: [sys.executable, "-c", code])
     runs = [Run(bundle, "mine", seed, bundle.parent / f"r{seed}", {}, ()) for seed in (0, 1)]
@@ -186,7 +186,7 @@ def test_runs_that_were_all_refused_are_not_to_be_typed_again_as_they_are(bundle
         "refused: 2 of 2 runs",
         f"    mine, seed 0 ({logs[0]}):",
         f"    mine, seed 1 ({logs[1]}):",
-        "      - a: expected 2, found 1; mend",
+        "      - a: expected 2, found 1; hint",
         "  to go on: fix it, then type the same command again",
     ]
     assert message_and_code(caught.value)[1] == 2

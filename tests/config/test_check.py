@@ -205,7 +205,7 @@ def test_fault_24_a_name_where_a_list_of_names_belongs():
         ("command line -> unseen", "hospital_a"),
         ("x.json -> u", "a"),
     ]
-    assert [wrong_kind(where, value, "a list").mend for where, value in given] == [
+    assert [wrong_kind(where, value, "a list").hint for where, value in given] == [
         "write --client#personal \"['a', 'b']\"",
         "write --unseen \"['hospital_a']\"",
         'write ["a"]',

@@ -66,7 +66,7 @@ def test_a_network_of_another_package_is_named_by_network_name(lab):
     skin = find_bundle("samfed_skin")
     assert check_bundle(skin, "train", overrides={"network_name": "tiny_lab"}, ready=False) == []
     (problem,) = check_bundle(skin, "train", overrides={"network_name": "tiny_lba"}, ready=False)
-    assert "did you mean 'tiny_lab'?" in problem.mend
+    assert "did you mean 'tiny_lab'?" in problem.hint
 
 
 def test_a_network_whose_module_is_not_there_or_fails_names_its_owner(lab):
@@ -75,7 +75,7 @@ def test_a_network_whose_module_is_not_there_or_fails_names_its_owner(lab):
     assert "gone_net" not in CLIENT_NETWORKS
     (problem,) = check_bundle(find_bundle("samfed_skin"), "train", overrides={"network_name": "gone_net"}, ready=False)
     assert problem.where.startswith("command line -> network_name (my-lab 1.0 -> entry point gone_net = ")
-    assert problem.mend == "update or uninstall my-lab; the other networks work without it"
+    assert problem.hint == "update or uninstall my-lab; the other networks work without it"
     with pytest.raises(Refused, match=r"what my-lab 1\.0 brings, .* ZeroDivisionError.*; update or uninstall my-lab$"):
         client_network("bad_net")
 
@@ -151,5 +151,5 @@ def test_a_package_in_the_current_folder_is_told_with_what_to_type(tmp_path, mon
     for allowed in ("", "samfed_test_lab_here"):
         monkeypatch.setenv("SAMFED_ALLOW", allowed)
         problems = check_bundle(find_bundle("samfed_skin"), "train", overrides={"terms#mine": target}, ready=False)
-        assert any(problem.mend.endswith(typed) for problem in problems), problems
+        assert any(problem.hint.endswith(typed) for problem in problems), problems
     assert not_installed("samfed_test_lab_nowhere.terms.Mine") == ""

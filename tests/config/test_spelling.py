@@ -103,7 +103,7 @@ def test_every_knob_on_the_command_line_is_named_with_its_right_spelling(workflo
             given = f"{group}{SLIPS[index % 2](name)}"
             (problem,) = check_bundle(skin, workflow, overrides={given: 1}, ready=False)
             assert problem.where == f"command line -> {given}"
-            assert problem.mend in (f"did you mean {right!r}?" for right in (name, f"{group}{name}"))
+            assert problem.hint in (f"did you mean {right!r}?" for right in (name, f"{group}{name}"))
 
 
 @pytest.mark.parametrize("home", FILES)
@@ -123,7 +123,7 @@ def test_fault_72_a_knob_in_a_file_that_does_not_rule_is_refused_with_the_file_t
             assert problem.where == f"{file} -> {name}"
             assert problem.found == "a key that nothing reads"
             other = {("federate.json", "train.json", "epochs"): "teacher.json"}  # the nearest of two
-            assert other.get((file, home, name), home) in problem.mend
+            assert other.get((file, home, name), home) in problem.hint
         path.write_text(json.dumps(content))
 
 
@@ -188,7 +188,7 @@ def test_an_unknown_network_is_told_once_where_it_stands(mine, capsys):
     content = read_json(path)
     path.write_text(json.dumps(content | {"network_name": "lite_fpn"}))
     (problem,) = check_bundle(mine, "federate", overrides={"sites#a#limit": 2, "sites#b#limit": 3}, ready=False)
-    assert (problem.where, problem.found, problem.mend) == (
+    assert (problem.where, problem.found, problem.hint) == (
         "train.json -> network_name",
         "'lite_fpn'",
         "did you mean 'lite0_fpn'?",
@@ -224,7 +224,7 @@ def test_a_misspelt_reference_is_told_and_the_knob_that_it_means_is_not(bundle, 
     rewrite("train.json", json.dumps({"learning_rate": 0.1, **TRAIN}).replace("@rate", "@learning_rat"))
     (problem,) = check_bundle(bundle, "train")
     assert problem.where == "train.json -> train#trainer#rate"
-    assert problem.mend == "did you mean 'learning_rate'?"
+    assert problem.hint == "did you mean 'learning_rate'?"
 
 
 @pytest.mark.parametrize("mine", BUNDLES[1:], indirect=True)

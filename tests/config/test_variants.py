@@ -233,7 +233,7 @@ def test_a_broken_method_of_another_package_is_told_with_its_owner_and_the_other
     problem = broken_methods()["bad"]
     assert problem.where == f"my-lab 1.0 -> entry point {point} of samfed_monai.methods"
     assert found in problem.found
-    assert problem.mend == "update or uninstall my-lab; the other methods work without it"
+    assert problem.hint == "update or uninstall my-lab; the other methods work without it"
     with pytest.raises(Refused, match=r"my-lab 1\.0 -> entry point bad = .* expected a module with bad\.json"):
         find_variant(None, "bad")
     assert main(["variants"]) == 0

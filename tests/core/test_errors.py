@@ -17,8 +17,8 @@ from samfed_monai.core.errors import (
 )
 
 
-def test_a_problem_reads_as_one_sentence_with_place_and_mend():
-    problem = Problem("train.json -> loss#alpha", found="'0.5' (str)", expected="a number", mend="remove the quotes")
+def test_a_problem_reads_as_one_sentence_with_place_and_hint():
+    problem = Problem("train.json -> loss#alpha", found="'0.5' (str)", expected="a number", hint="remove the quotes")
     assert str(problem) == "train.json -> loss#alpha: expected a number, found '0.5' (str); remove the quotes"
 
 
@@ -27,7 +27,7 @@ def test_a_problem_without_a_mend_ends_after_what_was_found():
 
 
 def test_refused_lists_every_problem_on_its_own_line():
-    error = Refused([Problem("a", found="1", expected="2"), Problem("b", found="3", expected="4", mend="try 4")])
+    error = Refused([Problem("a", found="1", expected="2"), Problem("b", found="3", expected="4", hint="try 4")])
     assert str(error).splitlines() == [
         "refused: 2 problems",
         "  - a: expected 2, found 1",

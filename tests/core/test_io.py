@@ -274,7 +274,7 @@ def test_what_is_not_json_is_refused(tmp_path: Path, content: bytes, message: st
 
 
 @pytest.mark.parametrize(
-    ("content", "mend"),
+    ("content", "hint"),
     [
         ('{"a": 1, // why\n "b": 2}', "JSON has no comments; write a key `_note` in a configuration, or remove it"),
         ('{"a": 1 /* why */}', "JSON has no comments"),
@@ -288,9 +288,9 @@ def test_what_is_not_json_is_refused(tmp_path: Path, content: bytes, message: st
         ('{"a": 1, b": 2}', "look for a trailing comma or a missing quote at or just before this place"),
     ],
 )
-def test_fault_27_what_other_languages_allow_is_told_with_its_own_mend(tmp_path: Path, content: str, mend: str):
+def test_fault_27_what_other_languages_allow_is_told_with_its_own_hint(tmp_path: Path, content: str, hint: str):
     (tmp_path / "a.json").write_text(content, encoding="utf-8")
-    with pytest.raises(Refused, match=rf"a\.json, line 1, column \d+: expected valid JSON, .*; {re.escape(mend)}"):
+    with pytest.raises(Refused, match=rf"a\.json, line 1, column \d+: expected valid JSON, .*; {re.escape(hint)}"):
         read_json(tmp_path / "a.json")
 
 

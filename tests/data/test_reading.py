@@ -148,16 +148,16 @@ def test_fault_13_grey_mask_is_refused_unless_a_threshold_is_declared(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "shown", "mend"),
+    ("values", "shown", "hint"),
     [
         ((0, 100), "0, 100", "save it as 8 bit"),
         ((0, 257, 65535), "0, 257, 65535", "`--mask-threshold 128`"),
         ((9,), "9", "save it as 8 bit"),
     ],
 )
-def test_fault_13_a_16_bit_mask_is_judged_before_it_is_scaled(tmp_path, values, shown, mend):
+def test_fault_13_a_16_bit_mask_is_judged_before_it_is_scaled(tmp_path, values, shown, hint):
     path = save(tmp_path / "m.png", Image.fromarray(np.array([values], dtype=np.uint16)))
-    with pytest.raises(Refused, match=rf"{len(values)} grey levels \({shown}\).*{mend}"):
+    with pytest.raises(Refused, match=rf"{len(values)} grey levels \({shown}\).*{hint}"):
         read_mask(path)
 
 

@@ -79,7 +79,7 @@ def test_public_images_are_needed_where_sites_do_not_learn_from_labels_of_their_
     assert data_check.no_public_images(none, supervised=True) == []
     (problem,) = data_check.no_public_images(none, supervised=False)
     assert (problem.where, problem.found) == (f"{small_list.name} -> public", "none")
-    assert "samfed prepare ... --public" in problem.mend
+    assert "samfed prepare ... --public" in problem.hint
 
 
 def test_every_problem_is_refused_at_once_and_nothing_is_remembered(small_federation, tmp_path):

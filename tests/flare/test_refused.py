@@ -85,11 +85,11 @@ def test_a_site_with_another_version_is_refused_with_both_versions_and_what_to_d
 
     monkeypatch.setattr(fingerprint, "shared_fingerprints", there)
     told = hospitals.refusal()
-    mend = "install the same version at both ends"
+    hint = "install the same version at both ends"
     assert (
         f"site-2: expected a site that can take part, found samfed-monai: expected the server's {__version__}" in told
     )
-    assert f"found 0.0.9; {mend}" in told
+    assert f"found 0.0.9; {hint}" in told
     assert "site-1" not in told
 
 

@@ -30,7 +30,7 @@ def test_batch_guide_hands_over_its_key() -> None:
     assert BatchGuide()(batch, None) is batch["teacher"]  # type: ignore[arg-type]
 
 
-def test_a_batch_without_the_guides_key_is_refused_with_the_mend() -> None:
+def test_a_batch_without_the_guides_key_is_refused_with_the_hint() -> None:
     message = (
         r"guides#sam \(BatchGuide\) -> key: expected the key 'teacher', found an unlabelled batch with \['image'\]; "
         r"fill the soft-mask store and give store_dir and teacher_sha256 .* or disable guides#sam"

@@ -49,19 +49,19 @@ def test_files_that_nothing_says_an_inference_made_are_found_beforehand(tmp_path
         (tmp_path / name).write_bytes(b"label")
     folder = MaskFolder(tmp_path, MADE_WITH)
     expected = f"{tmp_path}: expected no file of a mask's name, or inference.json beside them, found "
-    mend = "; choose another --output (output_dir)"
-    assert told(folder, "a.png", "b.png") == [f"{expected}b.png{mend}"]
-    assert told(folder, "a.png", "b.png", "c.png") == [f"{expected}b.png and 1 more{mend}"]
+    hint = "; choose another --output (output_dir)"
+    assert told(folder, "a.png", "b.png") == [f"{expected}b.png{hint}"]
+    assert told(folder, "a.png", "b.png", "c.png") == [f"{expected}b.png and 1 more{hint}"]
     assert told(folder, "a.png") == []
 
 
 def test_masks_of_another_model_or_threshold_are_found_beforehand(tmp_path: Path) -> None:
     MaskFolder(tmp_path, MADE_WITH).write("a.png", b"mask")
     other = MaskFolder(tmp_path, {"model_sha256": "b" * 64, "threshold": 0.7})
-    mend = "choose another --output (output_dir), or delete this one"
+    hint = "choose another --output (output_dir), or delete this one"
     assert told(other, "new.png") == [
-        f"{tmp_path}/inference.json -> model_sha256: expected bbbbbbbbbbbb, as now, found aaaaaaaaaaaa; {mend}",
-        f"{tmp_path}/inference.json -> threshold: expected 0.7, as now, found 0.5; {mend}",
+        f"{tmp_path}/inference.json -> model_sha256: expected bbbbbbbbbbbb, as now, found aaaaaaaaaaaa; {hint}",
+        f"{tmp_path}/inference.json -> threshold: expected 0.7, as now, found 0.5; {hint}",
     ]
 
 

@@ -321,9 +321,9 @@ def test_all_else_that_is_wrong_is_refused_together():
         f"an optimizer without 1 of the {count} shared tensors",
         "1 steps with a share of 0.5",
     ]
-    mend = json.loads(refused.value.problems[1].mend.removeprefix("let its params be "))
-    assert mend == {"_target_": "samfed_monai.bundle.parameters_of", "network": "@network"}
-    assert strict_problems({"optimizer": {"params": mend}}, file=True) == []
+    hint = json.loads(refused.value.problems[1].hint.removeprefix("let its params be "))
+    assert hint == {"_target_": "samfed_monai.bundle.parameters_of", "network": "@network"}
+    assert strict_problems({"optimizer": {"params": hint}}, file=True) == []
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, "half", True])

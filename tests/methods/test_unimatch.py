@@ -175,7 +175,7 @@ def test_two_strong_views_of_one_weak_view_and_a_real_network() -> None:
     assert trainer.state.terms["unimatch"].item() > 0
 
 
-def test_a_missing_view_is_refused_with_the_mend() -> None:
+def test_a_missing_view_is_refused_with_the_hint() -> None:
     guidance = given()
     del guidance.batch["image_strong2"]  # type: ignore[attr-defined]
     message = (

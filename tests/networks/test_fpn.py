@@ -163,7 +163,7 @@ def test_a_size_that_pads_windows_is_told_with_the_nearest_that_fit():
     assert told == "image_size 256 pads the windows of MobileSamFPN, which costs time; 224 or 448 px fit exactly"
     assert "224 px fit" in size_advice(network, 96)[0]
     (problem,) = size_problems(network, height=100)
-    assert problem.mend == "set image_size to 96 or 128"
+    assert problem.hint == "set image_size to 96 or 128"
 
 
 @given(widths=st.lists(st.integers(1, 5), min_size=1, max_size=4), side=st.sampled_from([8, 12, 16]))

@@ -46,7 +46,7 @@ def test_useless_patterns_and_names_of_both_parts_are_refused_together():
 def test_what_is_no_list_of_patterns_is_told_what_one_looks_like(patterns):
     problems = Problems()
     assert not check_patterns(patterns, "toy", problems, example="head.*")
-    assert [(problem.found, problem.mend) for problem in problems] == [(repr(patterns), 'for instance ["head.*"]')]
+    assert [(problem.found, problem.hint) for problem in problems] == [(repr(patterns), 'for instance ["head.*"]')]
 
 
 def test_lists_of_patterns_fit_even_an_empty_one():

@@ -8,8 +8,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "results-schema.md"
 
 
 def test_the_page_is_the_schema_s():
-    mend = "run `python -m samfed_monai.results.schema_docs docs/results-schema.md`"
-    assert PAGE.read_text(encoding="utf-8") == schema_markdown(), mend
+    hint = "run `python -m samfed_monai.results.schema_docs docs/results-schema.md`"
+    assert PAGE.read_text(encoding="utf-8") == schema_markdown(), hint
 
 
 def test_the_page_names_units_and_every_level():

@@ -60,7 +60,7 @@ def swapped(folder: Path, images: Sequence[Path], masks: Sequence[Path]) -> Prob
         str(folder),
         found="masks in the folder 'images', and pictures in the folder 'masks'",
         expected="pictures in 'images', masks in 'masks'",
-        mend="the two folders are swapped: exchange their names",
+        hint="the two folders are swapped: exchange their names",
     )
 
 

@@ -43,16 +43,16 @@ def find_folders(
     root = Path(root)
     names = sorted(path.parent.name for path in root.glob("*/images") if path.is_dir()) if root.is_dir() else []
     if not names or (public is not None and public not in names):
-        mend = f"name one of {names} with --public" if names else "expected is DIR/<site>/images and DIR/<site>/masks"
+        hint = f"name one of {names} with --public" if names else "expected is DIR/<site>/images and DIR/<site>/masks"
         missed = {site: near_miss(root / site, "images") for site in _folders(root) if public in (None, site)}
-        mend = "; ".join(f"rename {site}/{near} to {site}/images" for site, near in missed.items() if near) or mend
+        hint = "; ".join(f"rename {site}/{near} to {site}/images" for site, near in missed.items() if near) or hint
         where = root / (public or "<site>") / "images"
-        raise Refused([Problem(str(where), found="no such folder", expected="images", mend=mend)])
+        raise Refused([Problem(str(where), found="no such folder", expected="images", hint=hint)])
     others = passed_over(root, names, output=output)
     if len(names) < 2 and not alone:
-        mend = "; ".join(others) or "put each site's images into a folder of its own: DIR/<site>/images"
+        hint = "; ".join(others) or "put each site's images into a folder of its own: DIR/<site>/images"
         raise Refused(
-            [Problem(str(root), found=f"only {names[0]!r}", expected="at least one site beside it", mend=mend)]
+            [Problem(str(root), found=f"only {names[0]!r}", expected="at least one site beside it", hint=hint)]
         )
     problems = Problems()
     found: dict[str, list[Found]] = {}
@@ -64,8 +64,8 @@ def find_folders(
         if near is None or not list_images(root / name / near):
             continue
         if name == public:
-            place, mend = f"{root / name / 'masks'}", f"rename {name}/{near} to {name}/masks"
-            problems.add(place, found=f"no such folder, but {near!r}", expected="the public images' masks", mend=mend)
+            place, hint = f"{root / name / 'masks'}", f"rename {name}/{near} to {name}/masks"
+            problems.add(place, found=f"no such folder, but {near!r}", expected="the public images' masks", hint=hint)
         else:
             others.append(
                 f"{name} has no folder 'masks', and {name}/{near} was not read: if it holds {name}'s masks, rename it "
@@ -83,7 +83,7 @@ def _folders(root: Path) -> list[str]:
 def without_mask(found: list[Found]) -> list[Problem]:
     """A problem for every image that needs a mask and has none (fault 1)."""
     return [
-        Problem(one.image, found="no mask", expected="a mask, as every public image", mend="add it, or move the image")
+        Problem(one.image, found="no mask", expected="a mask, as every public image", hint="add it, or move the image")
         for one in found
         if one.label is None
     ]

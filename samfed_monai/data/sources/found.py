@@ -64,8 +64,8 @@ def pair_up(folder: Path, root: Path, origin: str) -> list[Found]:
     """
     images = list_images(folder / "images")
     if not images:
-        expected, mend = "images (" + ", ".join(sorted(SUFFIXES)) + ")", "put the site's images there"
-        raise Refused([Problem(str(folder / "images"), found="no images", expected=expected, mend=mend)])
+        expected, hint = "images (" + ", ".join(sorted(SUFFIXES)) + ")", "put the site's images there"
+        raise Refused([Problem(str(folder / "images"), found="no images", expected=expected, hint=hint)])
     stems = {stem(path.name) for path in images}
     masks: dict[str, Path] = {}
     problems = Problems()
@@ -76,8 +76,8 @@ def pair_up(folder: Path, root: Path, origin: str) -> list[Found]:
     for path in drawn:
         there = masks.setdefault(mask_stem(path), path)
         if there != path and mask_stem(path) in stems:
-            found, mend = f"the same image's mask in {relative(there, root)}", "delete or rename one of them"
-            problems.add(relative(path, root), found=found, expected="one mask for each image", mend=mend)
+            found, hint = f"the same image's mask in {relative(there, root)}", "delete or rename one of them"
+            problems.add(relative(path, root), found=found, expected="one mask for each image", hint=hint)
     problems.refuse_if_any()
     warn_of_lonely(folder / "masks", [path for name, path in masks.items() if name not in stems])
     return [
@@ -131,10 +131,10 @@ def passed_over(root: Path, sites: Collection[str], *, output: str | Path | None
         image = _first_image(folder)
         if image is not None:
             near = near_miss(folder, "images")
-            mend = f"rename {folder.name}/{near}" if near else "move them"
+            hint = f"rename {folder.name}/{near}" if near else "move them"
             sentences.append(
                 f"{folder.name} holds images, such as {relative(image, root)}, but no folder 'images', and was not "
-                f"read: if it is a site, {mend} to {folder.name}/images"
+                f"read: if it is a site, {hint} to {folder.name}/images"
             )
     return sentences
 
@@ -185,14 +185,14 @@ def unpack(archive: str | Path, folder: str | Path) -> list[Path]:
                     reason = f"the link {member.filename!r}"
                 if reason is not None:
                     where, expected = f"{archive.name} -> {member.filename}", "members inside the archive's own folder"
-                    problems.add(where, found=reason, expected=expected, mend="do not use this archive")
+                    problems.add(where, found=reason, expected=expected, hint="do not use this archive")
             if sum(member.file_size for member in members) > MAX_BYTES:
                 problems.add(archive.name, found="more than 64 GiB unpacked", expected="at most 64 GiB")
             problems.refuse_if_any()
             folder.mkdir(parents=True, exist_ok=True)
             opened.extractall(folder)
     except UNREADABLE as error:
-        mend = "download it again, or unpack it with another program"
+        hint = "download it again, or unpack it with another program"
         found = str(error) or "a member that ends too early"
-        raise Refused([Problem(str(archive), found=found, expected="a zip archive", mend=mend)]) from None
+        raise Refused([Problem(str(archive), found=found, expected="a zip archive", hint=hint)]) from None
     return [folder / member.filename for member in members if not member.is_dir()]

@@ -33,11 +33,11 @@ def find_isic(root: str | Path) -> list[Found]:
     problems.refuse_if_any()
     if not images:
         archives = sorted(path.name for path in root.glob("*.zip"))
-        mend = (
+        hint = (
             "unpack them with --unpack" if archives else "for images/ and masks/ folders use `samfed prepare folders`"
         )
         found = f"no ISIC image, but the archives {archives}" if archives else "no file such as ISIC_0000000.jpg"
-        raise Refused([Problem(str(root), found=found, expected="the official layout, unpacked", mend=mend)])
+        raise Refused([Problem(str(root), found=found, expected="the official layout, unpacked", hint=hint)])
     return [
         Found(
             relative(path, root),
@@ -57,8 +57,8 @@ def _by_id(files: list[Path], pattern: re.Pattern[str], root: Path, problems: Pr
         name = match[1].upper().replace("_DOWNSAMPLED", "_downsampled")
         there = found.setdefault(name, path)
         if there != path:
-            mend = "give the folder of one year's archives only"
+            hint = "give the folder of one year's archives only"
             problems.add(
-                relative(path, root), found=f"{name} also as {relative(there, root)}", expected="each once", mend=mend
+                relative(path, root), found=f"{name} also as {relative(there, root)}", expected="each once", hint=hint
             )
     return found

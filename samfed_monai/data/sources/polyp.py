@@ -218,8 +218,8 @@ def find_polyps(root: str | Path) -> Polyps:
             continue
         there = chosen.setdefault(collection.name, folder)
         if there != folder:
-            mend = "move one of them elsewhere"
-            problems.add(folder.name, found=f"{collection.name} also as {there.name}", expected="it once", mend=mend)
+            hint = "move one of them elsewhere"
+            problems.add(folder.name, found=f"{collection.name} also as {there.name}", expected="it once", hint=hint)
     sites: dict[str, list[Found]] = {}
     for collection in COLLECTIONS:
         if collection.name in chosen:
@@ -229,9 +229,9 @@ def find_polyps(root: str | Path) -> Polyps:
     if not sites:
         archives = sorted(path.name for path in root.glob("*") if path.suffix.lower() in (".zip", ".rar", ".7z"))
         found = f"only the archives {archives}" if archives else f"the folders {[path.name for path in folders]}"
-        mend = "unpack them, zip files with --unpack" if archives else "rename each collection's folder to its name"
+        hint = "unpack them, zip files with --unpack" if archives else "rename each collection's folder to its name"
         names = [collection.name for collection in COLLECTIONS]
-        raise Refused([Problem(str(root), found=found, expected=f"a folder for some of {names}", mend=mend)])
+        raise Refused([Problem(str(root), found=found, expected=f"a folder for some of {names}", hint=hint)])
     thresholds = [one.threshold for one in COLLECTIONS if one.name in chosen and one.threshold is not None]
     unknown = tuple(folder.name for folder in folders if folder.name[0] != "." and not collection_of(folder.name))
     return Polyps(sites, max(thresholds, default=None), unknown)
@@ -274,10 +274,10 @@ def find_collection(collection: Collection, folder: Path, root: Path) -> dict[st
                 used.add((site, group))
                 sites.setdefault(site, []).extend(found)
     if not sites:
-        mend = "see the layouts in the documentation, or make it images/ and masks/ with equal stems"
+        hint = "see the layouts in the documentation, or make it images/ and masks/ with equal stems"
         expected = f"{collection.name} as it was released"
         below = [relative(path, folder) for path in places[1:6]]
-        raise Refused([Problem(str(folder), found=f"the folders {below}", expected=expected, mend=mend)])
+        raise Refused([Problem(str(folder), found=f"the folders {below}", expected=expected, hint=hint)])
     return dict(sorted(sites.items()))
 
 
@@ -331,8 +331,8 @@ def _keys(folder: Path, pattern: str, root: Path) -> dict[str, Path]:
             continue
         there = found.setdefault(match[1], path)
         if there != path:
-            mend = "delete or rename one of them"
-            problems.add(relative(path, root), found=f"the key of {there.name}", expected="one file each", mend=mend)
+            hint = "delete or rename one of them"
+            problems.add(relative(path, root), found=f"the key of {there.name}", expected="one file each", hint=hint)
     problems.refuse_if_any()
     return dict(sorted(found.items()))
 

@@ -94,8 +94,8 @@ def find_published(split: str | Path, root: str | Path, *, folders: dict[str, st
                 site = "" if target is Split.PUBLIC else client
                 places.setdefault((site, target), []).extend(at_hand)
     if not places:
-        mend = "expected is ROOT/images with ROOT/masks, or one such folder per client; name odd ones with --folder"
-        raise Refused([Problem(str(root), found=f"none of the images of {path.name}", expected="some", mend=mend)])
+        hint = "expected is ROOT/images with ROOT/masks, or one such folder per client; name odd ones with --folder"
+        raise Refused([Problem(str(root), found=f"none of the images of {path.name}", expected="some", hint=hint)])
     digest = sha256_file(path)
     verified = digest in KNOWN.values()
     known = next((name for name, expected in KNOWN.items() if expected == digest), None)
@@ -109,18 +109,18 @@ def _list_file(split: str | Path, root: Path) -> Path:
         return path
     candidates = [root / f"{split}.json", root / "splits" / f"{split}.json"]
     if str(split) not in KNOWN:
-        mend = f"give the path of a JSON file, or one of {sorted(KNOWN)}"
-        raise Refused([Problem(str(split), found="no such file", expected="a published list", mend=mend)])
+        hint = f"give the path of a JSON file, or one of {sorted(KNOWN)}"
+        raise Refused([Problem(str(split), found="no such file", expected="a published list", hint=hint)])
     for candidate in candidates:
         if candidate.is_file():
             digest = sha256_file(candidate)
             if digest != KNOWN[str(split)]:
                 found, expected = f"SHA-256 {digest[:12]}…", f"the published {KNOWN[str(split)][:12]}…"
-                mend = "restore the published file, or give the path of the changed one with --split"
-                raise Refused([Problem(str(candidate), found=found, expected=expected, mend=mend)])
+                hint = "restore the published file, or give the path of the changed one with --split"
+                raise Refused([Problem(str(candidate), found=found, expected=expected, hint=hint)])
             return candidate
-    mend = f"put {split}.json (SHA-256 {KNOWN[str(split)][:12]}…) into {root / 'splits'}, or give its path"
-    raise Refused([Problem(str(split), found="not at hand", expected="the published list", mend=mend)])
+    hint = f"put {split}.json (SHA-256 {KNOWN[str(split)][:12]}…) into {root / 'splits'}, or give its path"
+    raise Refused([Problem(str(split), found="not at hand", expected="the published list", hint=hint)])
 
 
 def _read(path: Path) -> dict[str, dict[str, list[str]]]:
@@ -185,9 +185,9 @@ def _refuse_twins(found: list[Found]) -> None:
     stems = [stem(one.image) for one in found]
     twice = [one for one in found if stems.count(stem(one.image)) > 1] if len(set(stems)) < len(stems) else []
     if twice:
-        mend = "delete or rename one of each"
+        hint = "delete or rename one of each"
         raise Refused(
-            [Problem(one.image, found="a stem that stands twice", expected="once", mend=mend) for one in twice]
+            [Problem(one.image, found="a stem that stands twice", expected="once", hint=hint) for one in twice]
         )
 
 

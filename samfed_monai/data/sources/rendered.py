@@ -58,8 +58,8 @@ def draw_coco(
         for site in sites
     }
     if not any(files.values()):
-        expected, mend = "COCO annotations of a site", "put them into DIR/<site>/annotations, beside DIR/<site>/images"
-        raise Refused([Problem(f"{root}/<site>/annotations/*.json", found="no file", expected=expected, mend=mend)])
+        expected, hint = "COCO annotations of a site", "put them into DIR/<site>/annotations, beside DIR/<site>/images"
+        raise Refused([Problem(f"{root}/<site>/annotations/*.json", found="no file", expected=expected, hint=hint)])
     masks: dict[Path, bytes] = {}
     sentences = []
     for site in [site for site in sites if files[site]]:
@@ -76,9 +76,9 @@ def draw_coco(
                 if not one.segmentations and not blank_is_empty:
                     blank += 1
                 elif place in masks:
-                    mend = "keep one of them"
+                    hint = "keep one of them"
                     raise Refused(
-                        [Problem(str(one.where), f"{one.file_name} a second time", "each picture once", mend)]
+                        [Problem(str(one.where), f"{one.file_name} a second time", "each picture once", hint)]
                     )
                 else:
                     masks[place] = _mask_png(one.mask())
@@ -134,11 +134,11 @@ def cut_nifti(
     """
     root, slices, problems = Path(root), Path(slices), Problems()
     if slices.resolve().is_relative_to(root.resolve()):
-        expected, mend = f"a folder outside of {root}", "choose another folder"
-        problems.add("--slices", found=str(slices), expected=expected, mend=mend)
+        expected, hint = f"a folder outside of {root}", "choose another folder"
+        problems.add("--slices", found=str(slices), expected=expected, hint=hint)
     if classes and labels and len(labels) != len(classes):
         found, expected = f"{len(labels)} values", f"one for each of {list(classes)}, in their order"
-        problems.add("--label", found=found, expected=expected, mend="give it once for each class, or leave it out")
+        problems.add("--label", found=found, expected=expected, hint="give it once for each class, or leave it out")
     pairs, sentences = _pairs(root, slices, problems)
     for _, _, path, drawn in progress_bar(pairs, desc="looking", unit="volume", show=progress):
         with problems.collected():
@@ -178,8 +178,8 @@ def _pairs(root: Path, slices: Path, problems: Problems) -> tuple[list[tuple[Pat
             {mask_stem(Path(f"{name}.nii")): path for name, path in _volumes(site / "masks")},
         )
         if not volumes:
-            expected, mend = "NIfTI volumes (.nii, .nii.gz)", "put them there, or move the site elsewhere"
-            problems.add(str(site / "images"), found="none", expected=expected, mend=mend)
+            expected, hint = "NIfTI volumes (.nii, .nii.gz)", "put them there, or move the site elsewhere"
+            problems.add(str(site / "images"), found="none", expected=expected, hint=hint)
         for name, path in volumes:
             where = slices / (site.resolve().name if single else site.name)
             if any(name == other and where == there for there, other, _, _ in pairs):
@@ -191,8 +191,8 @@ def _pairs(root: Path, slices: Path, problems: Problems) -> tuple[list[tuple[Pat
                 f"{len(masks)} mask(s) of {site.name} belong to no volume and are left out, such as {told}"
             )
     if not sites:
-        expected, mend = "NIfTI volumes (.nii, .nii.gz)", "expected is DIR/<site>/images and DIR/<site>/masks"
-        problems.add(f"{root}/<site>/images", found="none", expected=expected, mend=mend)
+        expected, hint = "NIfTI volumes (.nii, .nii.gz)", "expected is DIR/<site>/images and DIR/<site>/masks"
+        problems.add(f"{root}/<site>/images", found="none", expected=expected, hint=hint)
     return pairs, sentences
 
 
@@ -232,11 +232,11 @@ class _Images:
         if len(found) != 1:
             told = "no such image" if not found else f"{len(found)} images of that name"
             expected = f"one image of that name in {self.site / 'images'}"
-            raise Refused([Problem(where, found=told, expected=expected, mend="add it, or take its entry out")])
+            raise Refused([Problem(where, found=told, expected=expected, hint="add it, or take its entry out")])
         height, width = read_image(found[0]).shape[:2]
         if (height, width) != (one.height, one.width):
-            expected, mend = f"{one.width} x {one.height}, as annotated", "annotate the image that lies here"
-            raise Refused([Problem(where, found=f"{width} x {height} pixels", expected=expected, mend=mend)])
+            expected, hint = f"{one.width} x {one.height}, as annotated", "annotate the image that lies here"
+            raise Refused([Problem(where, found=f"{width} x {height} pixels", expected=expected, hint=hint)])
         return found[0]
 
 
@@ -252,10 +252,10 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
 
 def _write_new(files: Mapping[Path, bytes]) -> None:
     """Writes what is not there yet; refuses all of it where a file has another content."""
-    problems, mend = Problems(), "move it away, or do without what it would be drawn of"
+    problems, hint = Problems(), "move it away, or do without what it would be drawn of"
     for path, content in files.items():
         if path.exists() and path.read_bytes() != content:
-            problems.add(str(path), found="another file", expected="none, or the very one to be drawn", mend=mend)
+            problems.add(str(path), found="another file", expected="none, or the very one to be drawn", hint=hint)
     problems.refuse_if_any()
     for path, content in files.items():
         if not path.exists():

@@ -106,8 +106,8 @@ def statistics_problems(allowed: Allowed, least_images: int) -> list[Problem]:
     if behind >= least_images:
         return []
     expected = f"at least {least_images} images behind them, as privacy -> least_images says"
-    mend = "a larger batch_size, or a smaller momentum of the network's normalisation layers"
-    return [Problem("running statistics", found=f"those of {behind:.3g}", expected=expected, mend=mend)]
+    hint = "a larger batch_size, or a smaller momentum of the network's normalisation layers"
+    return [Problem("running statistics", found=f"those of {behind:.3g}", expected=expected, hint=hint)]
 
 
 def allowed_of(client: Any, *, personal: Sequence[str] | None = None) -> Allowed:
@@ -188,8 +188,8 @@ def undeclared(reply: Message, method: Method | None) -> list[Problem]:
     parts = [WORDS.get(Kind(reply.kind), Kind(reply.kind).value)] if reply.tensors else []
     parts += ["scores"] if reply.metrics.keys() - EFFORT else []
     expected = f"what {method.name} declares, {', '.join(method.leaves_site) or 'nothing'}"
-    mend = "add it there if the method is meant to send it"
-    return [Problem(method.where, part, expected, mend) for part in parts if part not in method.leaves_site]
+    hint = "add it there if the method is meant to send it"
+    return [Problem(method.where, part, expected, hint) for part in parts if part not in method.leaves_site]
 
 
 def statistic_problems(
@@ -222,8 +222,8 @@ def statistic_problems(
             problems.add(f"{where} -> {name}", found="another shape or dtype", expected=expected)
     if rule is not None and own.images(rule.least_images) < rule.least_images:
         expected = f"entries of at least {rule.least_images} images each"
-        mend = "join with another site, or agree on another least_images"
-        problems.add(where, found="fewer", expected=expected, mend=mend)
+        hint = "join with another site, or agree on another least_images"
+        problems.add(where, found="fewer", expected=expected, hint=hint)
     return list(problems)
 
 
@@ -239,13 +239,13 @@ def forbidden_problems(kind: StatisticKind, privacy: Privacy, method: Method | N
     if leaves is not None and kind.value not in leaves:
         name = method.name if method is not None else ""
         expected = f"what {name} declares, {', '.join(leaves) or 'nothing'}"
-        mend = "add it there if the method is meant to send it, or name a method that does (samfed variants)"
+        hint = "add it there if the method is meant to send it, or name a method that does (samfed variants)"
         where = (method.where if method is not None else "") or "_method#leaves_site"
-        return [Problem(where, found=kind.value, expected=expected, mend=mend)]
+        return [Problem(where, found=kind.value, expected=expected, hint=hint)]
     if privacy.rule(kind) is None:
         found = f"{kind.words}, which the method sends and the policy forbids"
-        mend = "choose a variant that sends none, or let the plan, and `statistics` of this site's file, allow it"
-        return [Problem(f"{WHERE} -> statistics -> {kind.value}", found, "a method without them", mend)]
+        hint = "choose a variant that sends none, or let the plan, and `statistics` of this site's file, allow it"
+        return [Problem(f"{WHERE} -> statistics -> {kind.value}", found, "a method without them", hint)]
     return []
 
 
@@ -273,8 +273,8 @@ def require_public_images(sharing: Any, public: Callable[[], Records]) -> None:
     if not others and all(image in rest for image in shown):  # `in` steps on: those of `own`, some left out
         return
     found = f"{others} other images" if others else "another order"
-    expected, mend = "images of this site's own public list alone", "leave the data of sharing#plain to the variant"
-    raise MessageRefused([Problem("images that masks are exchanged of", found=found, expected=expected, mend=mend)])
+    expected, hint = "images of this site's own public list alone", "leave the data of sharing#plain to the variant"
+    raise MessageRefused([Problem("images that masks are exchanged of", found=found, expected=expected, hint=hint)])
 
 
 def _records(dataset: Any) -> Records:
@@ -284,8 +284,8 @@ def _records(dataset: Any) -> Records:
     records: Any = getattr(dataset, "data", None)
     if not isinstance(records, list) or not all(isinstance(record, Mapping) for record in records):
         found, expected = f"a {type(dataset).__name__}", "a data set whose records are to be seen"
-        mend = "leave sharing#plain to the variant"
-        raise MessageRefused([Problem("images that masks are exchanged of", found=found, expected=expected, mend=mend)])
+        hint = "leave sharing#plain to the variant"
+        raise MessageRefused([Problem("images that masks are exchanged of", found=found, expected=expected, hint=hint)])
     return records
 
 

@@ -103,13 +103,13 @@ def read_audit(path: str | Path) -> list[dict[str, Any]]:
     """
     path = Path(path)
     if not path.is_file():
-        mend = f"name a site's {FILE_NAME}"
-        raise Refused([Problem(str(path), found="no such file", expected="an audit file", mend=mend)])
+        hint = f"name a site's {FILE_NAME}"
+        raise Refused([Problem(str(path), found="no such file", expected="an audit file", hint=hint)])
     records = []
     for number, record in enumerate(_lines(path), start=1):
         if record is None:
-            mend = "a line that was cut off: what it was about had not left when the machine stopped"
-            raise Refused([Problem(f"{path}, line {number}", found="no record", expected="JSON", mend=mend)])
+            hint = "a line that was cut off: what it was about had not left when the machine stopped"
+            raise Refused([Problem(f"{path}, line {number}", found="no record", expected="JSON", hint=hint)])
         records.append(record)
     return records
 

@@ -205,5 +205,5 @@ def require_budget(settings: CentralPrivacy | None, rounds: int) -> None:
     while epsilon(enough, rounds, settings.delta) > settings.epsilon and enough < 1e6:
         enough *= 1.05
     where, expected = f"{WHERE} -> central_differential_privacy -> epsilon", f"at most {settings.epsilon:g}"
-    mend = f"noise_multiplier {enough:.3g}, fewer rounds, or a larger epsilon"
-    raise Refused([Problem(where, found=f"{spent:.3g} after {rounds} rounds", expected=expected, mend=mend)])
+    hint = f"noise_multiplier {enough:.3g}, fewer rounds, or a larger epsilon"
+    raise Refused([Problem(where, found=f"{spent:.3g} after {rounds} rounds", expected=expected, hint=hint)])

@@ -123,16 +123,16 @@ def require_plain_network(client: Any) -> None:
     if client.trainer is None or parser is None or in_catalogue(parser):
         return
     size = parser.get("image_size") if "image_size" in parser else 64
-    mend = "name a network of the catalogue, or install it at the site as a package that registers it"
+    hint = "name a network of the catalogue, or install it at the site as a package that registers it"
     try:
         found = reading_layers(client.trainer.network, (3, size, size))
     except Exception:  # of a stranger's network, whatever it raises
         expected = "one that takes an image of this size"
         problem = Problem(
-            "plan -> network_def", found="a network that cannot be looked at", expected=expected, mend=mend
+            "plan -> network_def", found="a network that cannot be looked at", expected=expected, hint=hint
         )
         raise MessageRefused([problem]) from None
     if found:
         expected = "no layer with a weight for each place of an image: its update would hold the image"
-        problem = Problem("plan -> network_def", found=f"{len(found)} such", expected=expected, mend=mend)
+        problem = Problem("plan -> network_def", found=f"{len(found)} such", expected=expected, hint=hint)
         raise MessageRefused([problem])

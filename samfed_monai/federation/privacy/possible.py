@@ -75,15 +75,15 @@ def _require_kept(privacy: Privacy, strategy: Strategy, method: Method | None, g
         return
     if kind is not None and kind is not StatisticKind.PROTOTYPES:
         found, expected = f"weights with noise, and {kind.words} beside them", "weights alone"
-        mend = "choose a variant that sends no statistic of images, or differential_privacy: null"
-        raise Refused([Problem(f"{WHERE} -> differential_privacy", found=found, expected=expected, mend=mend)])
+        hint = "choose a variant that sends no statistic of images, or differential_privacy: null"
+        raise Refused([Problem(f"{WHERE} -> differential_privacy", found=found, expected=expected, hint=hint)])
     exchange = strategy.exchange
     unlike = exchange.answer is Kind.WEIGHTS and exchange.own_networks
     if exchange.answer not in (Kind.WEIGHTS, Kind.SOFT_MASKS) or unlike:
         found = "weights of networks that sites keep" if unlike else f"an exchange of {exchange.word}"
         expected = "weights of one network, or predictions"
-        mend = "choose a variant that exchanges those, or differential_privacy: null"
-        raise Refused([Problem(f"{WHERE} -> differential_privacy", found=found, expected=expected, mend=mend)])
+        hint = "choose a variant that exchanges those, or differential_privacy: null"
+        raise Refused([Problem(f"{WHERE} -> differential_privacy", found=found, expected=expected, hint=hint)])
     require_accountant()
 
 
@@ -101,19 +101,19 @@ def require_mean(strategy: Strategy, where: str) -> None:
         return
     found = f"{type(strategy).__name__}, which has to see each site's answer"
     expected = "a strategy that takes the mean of the sites' weights, as FedAvg does"
-    mend = f"choose a variant that averages, such as samfed, or {where.rpartition(' ')[2]}: null"
-    raise Refused([Problem(where, found=found, expected=expected, mend=mend)])
+    hint = f"choose a variant that averages, such as samfed, or {where.rpartition(' ')[2]}: null"
+    raise Refused([Problem(where, found=found, expected=expected, hint=hint)])
 
 
 def _require_blind(guard: UpdateGuard | None, where: str) -> None:
     problems = Problems()
     expected = "nothing that looks at each update, as the server sees their sum alone"
     if guard is not None and guard.largest_share is not None:
-        mend = "largest_share: null, or secure_aggregation: null"
-        problems.add(where, found="job#update_guard#largest_share", expected=expected, mend=mend)
+        hint = "largest_share: null, or secure_aggregation: null"
+        problems.add(where, found="job#update_guard#largest_share", expected=expected, hint=hint)
     if guard is not None and guard.action is Action.SKIP:
-        mend = "'clip', which then shortens the step of the mean, or secure_aggregation: null"
-        problems.add(where, found="job#update_guard#action 'skip'", expected=expected, mend=mend)
+        hint = "'clip', which then shortens the step of the mean, or secure_aggregation: null"
+        problems.add(where, found="job#update_guard#action 'skip'", expected=expected, hint=hint)
     problems.refuse_if_any()
 
 
@@ -148,5 +148,5 @@ def too_few_images(images: int, privacy: Privacy, strategy: Strategy) -> list[Pr
     if images >= least or strategy.exchange.answer is Kind.METRICS:
         return []
     expected = f"at least {least} images to train on, as privacy -> {where} says"
-    mend = "join with another site, or agree on another least_images"
-    return [Problem("images", found="fewer", expected=expected, mend=mend)]
+    hint = "join with another site, or agree on another least_images"
+    return [Problem("images", found="fewer", expected=expected, hint=hint)]

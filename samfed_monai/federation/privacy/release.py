@@ -174,10 +174,10 @@ class ReleaseFilter:
             problems.add("message -> round", found="one that the plan does not have", expected=f"{self.rounds} rounds")
         if task == Task.EVALUATE and self.evaluations[request.round] >= MOST_EVALUATIONS:
             expected = f"at most {MOST_EVALUATIONS} in a round"
-            problems.add("evaluations", found="one more", expected=expected, mend="start a new run under another name")
+            problems.add("evaluations", found="one more", expected=expected, hint="start a new run under another name")
         if task == Task.TRAIN and self.trainings[request.round] >= MOST_TRAININGS:
             expected = f"at most {MOST_TRAININGS} in a round"
-            problems.add("trainings", found="one more", expected=expected, mend="start a new run under another name")
+            problems.add("trainings", found="one more", expected=expected, hint="start a new run under another name")
         weights, statistics = _parted(reply)
         problems.extend(tensor_problems(replace(reply, tensors=weights) if statistics else reply, allowed))
         word = request.extra.get(STATISTICS)
@@ -189,8 +189,8 @@ class ReleaseFilter:
             seen = reply.metrics.get("iterations", 0) * (allowed.batch or 1)
             if 0 < seen < self.least_seen:  # a round in which nothing is trained tells nothing new
                 expected = f"at least {self.least_seen} images trained on in a round, as this site's file says"
-                mend = "more local_steps, or a larger batch_size"
-                problems.add("round", found=f"{seen}", expected=expected, mend=mend)
+                hint = "more local_steps, or a larger batch_size"
+                problems.add("round", found=f"{seen}", expected=expected, hint=hint)
         found = list(problems) or undeclared(reply, self.method)
         if found:
             raise MessageRefused(found)
@@ -236,8 +236,8 @@ class ReleaseFilter:
         if reply.n >= max(rule.least_images, 1) or reply.n < self.privacy.least_images:  # the latter: withhold_small
             return []
         expected = f"prototypes of at least {rule.least_images} images"
-        mend = "join with another site, or agree on another least_images"
-        return [Problem("message -> n", found="fewer", expected=expected, mend=mend)]
+        hint = "join with another site, or agree on another least_images"
+        return [Problem("message -> n", found="fewer", expected=expected, hint=hint)]
 
     def _limited(
         self, reply: Message, noise: dict[str, Any] | None, allowed: Allowed

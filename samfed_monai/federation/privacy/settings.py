@@ -70,8 +70,8 @@ def _analysis() -> Any:
             warnings.simplefilter("ignore")
             from opacus.accountants.analysis import rdp
     except ImportError:
-        where, mend = "federate.json -> privacy -> differential_privacy", "pip install samfed-monai[privacy]"
-        raise Refused([Problem(where, found="no Opacus", expected="its accountant", mend=mend)]) from None
+        where, hint = "federate.json -> privacy -> differential_privacy", "pip install samfed-monai[privacy]"
+        raise Refused([Problem(where, found="no Opacus", expected="its accountant", hint=hint)]) from None
     return rdp
 
 
@@ -97,8 +97,8 @@ def withhold_small(message: Message, least_images: int) -> Message:
         return _without_few(message, least_images)
     if message.tensors:
         found, expected = "fewer", f"tensors of at least {least_images} images"
-        mend = "join with another site, or agree on another least_images"
-        raise MessageRefused([Problem("message -> n", found=found, expected=expected, mend=mend)])
+        hint = "join with another site, or agree on another least_images"
+        raise MessageRefused([Problem("message -> n", found=found, expected=expected, hint=hint)])
     statistics = message.metrics.keys() - EFFORT
     if message.kind != Kind.METRICS or not (message.n or statistics):
         return message
@@ -226,8 +226,8 @@ class SecureAggregation:
                 f"{WHERE} -> secure_aggregation -> threshold",
                 f"from {least} to {sites}, of {sites} sites",
             )
-            mend = "null takes the least" if sites >= least else "at least two sites; alone none is hidden in a sum"
-            raise Refused([Problem(where, found=str(threshold), expected=expected, mend=mend)])
+            hint = "null takes the least" if sites >= least else "at least two sites; alone none is hidden in a sum"
+            raise Refused([Problem(where, found=str(threshold), expected=expected, hint=hint)])
 
 
 @dataclass(frozen=True)
@@ -278,12 +278,12 @@ class Privacy:
             )
             if "central_differential_privacy" in parts:
                 found, expected = "secure_aggregation and central_differential_privacy", "one of the two"
-                mend = "the server cannot clip what it does not see: take differential_privacy, at the sites"
-                problems.add(where, found=found, expected=expected, mend=mend)
+                hint = "the server cannot clip what it does not see: take differential_privacy, at the sites"
+                problems.add(where, found=found, expected=expected, hint=hint)
         if _PARTS.keys() <= parts.keys():
             found, expected = "noise at the sites and at the server", "one of the two"
-            mend = "leave central_differential_privacy null where the server is not trusted, else differential_privacy"
-            problems.add(where, found=found, expected=expected, mend=mend)
+            hint = "leave central_differential_privacy null where the server is not trusted, else differential_privacy"
+            problems.add(where, found=found, expected=expected, hint=hint)
         statistics = read_rules(given.get("statistics"), f"{where} -> statistics", problems)
         problems.refuse_if_any()
         return cls(least, **parts, statistics=statistics)
@@ -318,9 +318,9 @@ class PrivacyFloor:
         """
         least, noise = max(self.least_images, privacy.least_images), privacy.differential_privacy
         if self.epsilon is not None and noise is None:
-            expected, mend = "noise: this site's file has an epsilon", "set it in federate.json, or leave this site out"
+            expected, hint = "noise: this site's file has an epsilon", "set it in federate.json, or leave this site out"
             where = f"{WHERE} -> differential_privacy"
-            raise MessageRefused([Problem(where, found="none", expected=expected, mend=mend)])
+            raise MessageRefused([Problem(where, found="none", expected=expected, hint=hint)])
         if self.epsilon is not None and noise is not None:
             epsilon = min(self.epsilon, noise.epsilon or math.inf)
             noise = replace(noise, epsilon=epsilon, delta=min(noise.delta, DifferentialPrivacy.delta))
@@ -364,8 +364,8 @@ def _part(content: Any, kind: type, where: str, problems: Problems) -> Any:
     counted = sound and found.get("quantile") is not None and found["count_noise"] is not None
     if counted and found["count_noise"] <= found["noise_multiplier"] / 2:
         expected = f"more than half of noise_multiplier, {found['noise_multiplier'] / 2:g}"
-        mend = "null takes one that fits; less would spend more than the whole epsilon on the quantile alone"
-        problems.add(f"{where} -> count_noise", found=repr(found["count_noise"]), expected=expected, mend=mend)
+        hint = "null takes one that fits; less would spend more than the whole epsilon on the quantile alone"
+        problems.add(f"{where} -> count_noise", found=repr(found["count_noise"]), expected=expected, hint=hint)
     return kind(**found)
 
 
@@ -379,7 +379,7 @@ def _object(content: Any, kind: Any, where: str, problems: Problems) -> Mapping[
     for name in content:
         if name not in known:
             expected = f"one of {', '.join(known)}"
-            problems.add(where, found=repr(name), expected=expected, mend=did_you_mean(str(name), known))
+            problems.add(where, found=repr(name), expected=expected, hint=did_you_mean(str(name), known))
     return content
 
 

@@ -18,7 +18,7 @@ from samfed_monai.networks.sam.build import PromptFreeSam
 from samfed_monai.networks.sam.lora import LoRATargets, apply_lora
 
 _FORMAT = "samfed-adapter-1"
-_MEND = "fit a new adapter with `samfed teach`, or name the adapter that was made for this teacher"
+_HINT = "fit a new adapter with `samfed teach`, or name the adapter that was made for this teacher"
 
 
 class Adapt(str, Enum):
@@ -110,10 +110,10 @@ def read_header(path: str | Path) -> Adapter:
         with safe_open(Path(path), framework="pt") as stream:
             metadata = stream.metadata() or {}
     except FileNotFoundError:
-        mend = "check the path, or make it with `samfed teach`"
-        raise Refused([Problem(str(path), found="no such file", expected="a teacher's adapter", mend=mend)]) from None
+        hint = "check the path, or make it with `samfed teach`"
+        raise Refused([Problem(str(path), found="no such file", expected="a teacher's adapter", hint=hint)]) from None
     except (SafetensorError, OSError) as error:
-        raise Refused([Problem(str(path), found=str(error), expected="a teacher's adapter", mend=_MEND)]) from None
+        raise Refused([Problem(str(path), found=str(error), expected="a teacher's adapter", hint=_HINT)]) from None
     try:
         if "adapter" not in metadata:
             raise ValueError("no adapter header")
@@ -122,7 +122,7 @@ def read_header(path: str | Path) -> Adapter:
             raise ValueError("another format")
         return Adapter(**fields | {"adapt": Adapt(fields["adapt"])})
     except (KeyError, TypeError, ValueError) as error:
-        raise Refused([Problem(str(path), found=str(error), expected=f"format {_FORMAT!r}", mend=_MEND)]) from None
+        raise Refused([Problem(str(path), found=str(error), expected=f"format {_FORMAT!r}", hint=_HINT)]) from None
 
 
 def load_adapter(
@@ -154,7 +154,7 @@ def load_adapter(
     for key, value in expected.items():
         if value is not None and value != getattr(header, key):
             found = repr(getattr(header, key))
-            problems.add(f"{path} -> {key}", found=found, expected=repr(value), mend=_mend(header, key))
+            problems.add(f"{path} -> {key}", found=found, expected=repr(value), hint=_hint(header, key))
     problems.refuse_if_any()
     if header.outputs > 1:
         sam.tell_apart(header.outputs)
@@ -164,17 +164,17 @@ def load_adapter(
     problems.extend(check_tensors(tensors, like=like, where=Path(path).name))
     problems.refuse_if_any()
     if header.checksum and checksum(tensors) != header.checksum:
-        mend = f"copy it again from where it was made, or {_MEND}"
-        raise Refused([Problem(str(path), found="other bytes", expected="the tensors that were written", mend=mend)])
+        hint = f"copy it again from where it was made, or {_HINT}"
+        raise Refused([Problem(str(path), found="other bytes", expected="the tensors that were written", hint=hint)])
     sam.load_state_dict(tensors, strict=False)
     return header
 
 
-def _mend(header: Adapter, key: str) -> str:
+def _hint(header: Adapter, key: str) -> str:
     """What to do about an adapter whose ``key`` is another one."""
     if key in ("base", "size"):
         value = getattr(header, key)
-        return f"set {key} of teacher.json to {value} (in a federation --teacher#{key} {value}), or {_MEND}"
+        return f"set {key} of teacher.json to {value} (in a federation --teacher#{key} {value}), or {_HINT}"
     if key == "base_sha256":
-        return f"put the weights of SAM in place that it was fitted on (`samfed weights`), or {_MEND}"
-    return _MEND
+        return f"put the weights of SAM in place that it was fitted on (`samfed weights`), or {_HINT}"
+    return _HINT

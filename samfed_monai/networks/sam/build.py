@@ -207,11 +207,11 @@ def check_size(size: Any, where: str = "teacher -> size", expected: str = "") ->
     if type(size) is int and size % STRIDE == 0 and LEAST_SIZE <= size <= LARGEST_SIZE:
         return
     allowed = f"a multiple of {STRIDE} from {LEAST_SIZE} to {LARGEST_SIZE} pixels{expected}"
-    mend = ""
+    hint = ""
     if type(size) is int:
         nearest = min(range(LEAST_SIZE, LARGEST_SIZE + 1, STRIDE), key=lambda side: abs(side - size))
-        mend = f"the nearest is {nearest}; {WINDOW} and {2 * WINDOW} fill the windows of the encoder's attention"
-    raise Refused([Problem(where, found=repr(size), expected=allowed, mend=mend)])
+        hint = f"the nearest is {nearest}; {WINDOW} and {2 * WINDOW} fill the windows of the encoder's attention"
+    raise Refused([Problem(where, found=repr(size), expected=allowed, hint=hint)])
 
 
 @cache  # told once a process
@@ -328,7 +328,7 @@ def _load(sam: PromptFreeSam, name: str, checkpoint: Path) -> None:
         if len(found) > 5:
             shown.add(checkpoint.name, found=f"{len(found) - 5} more such tensors", expected=expected)
         shown.add(
-            str(checkpoint), found="another network's weights", expected=expected, mend="name the base that they are of"
+            str(checkpoint), found="another network's weights", expected=expected, hint="name the base that they are of"
         )
         shown.refuse_if_any()
     with torch.no_grad():

@@ -98,9 +98,9 @@ def sam_outputs(prediction: Tensor) -> SamOutputs:
     """
     outputs = getattr(prediction, "sam_outputs", None)
     if outputs is None:
-        mend = "set network_name to sam_vit_t, or disable the terms that need its two paths"
+        hint = "set network_name to sam_vit_t, or disable the terms that need its two paths"
         expected = "the prediction of a sam_vit network in train mode"
-        raise Refused([Problem("network", found="a prediction without paths", expected=expected, mend=mend)])
+        raise Refused([Problem("network", found="a prediction without paths", expected=expected, hint=hint)])
     return outputs
 
 
@@ -269,9 +269,9 @@ def require_experts(network: Any, where: str) -> None:
     """
     problems = Problems()
     if not isinstance(network, SamNetwork):
-        mend = "set network_name to sam_vit_t, sam_vit_b, sam_vit_l or sam_vit_h"
-        problems.add(where, found=type(network).__name__, expected="a SAM network with experts", mend=mend)
+        hint = "set network_name to sam_vit_t, sam_vit_b, sam_vit_l or sam_vit_h"
+        problems.add(where, found=type(network).__name__, expected="a SAM network with experts", hint=hint)
     elif not network.expert_layers:
-        mend = f"set network_def#experts to 4, or disable {where}"
-        problems.add(where, found="a SAM network without experts", expected="one with experts", mend=mend)
+        hint = f"set network_def#experts to 4, or disable {where}"
+        problems.add(where, found="a SAM network without experts", expected="one with experts", hint=hint)
     problems.refuse_if_any()

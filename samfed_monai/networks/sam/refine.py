@@ -115,9 +115,9 @@ class Refinement:
             with problems.collected():
                 check_size(size, "teacher -> refine_size", ", or null")
         if size is not None and self.refine_with == RefineWith.ADAPTED:
-            mend = "set refine_size to null: the adapted SAM has the size that it was adapted at"
+            hint = "set refine_size to null: the adapted SAM has the size that it was adapted at"
             problems.add(
-                "teacher -> refine_size", found=repr(size), expected="null with refine_with 'adapted'", mend=mend
+                "teacher -> refine_size", found=repr(size), expected="null with refine_with 'adapted'", hint=hint
             )
         for name in ("refine_least_iou", "refine_least_agreement"):
             least = getattr(self, name)

@@ -80,8 +80,8 @@ class Teacher(nn.Module):
         super().__init__()
         check_peak(peak)
         if sam.outputs > 1 and (peak is not None or refiner is not None):
-            found, mend = "a peak or a refinement", "set peak to null and refine to none"
-            raise Refused([Problem("teacher -> adapter", found, expected="neither with several classes", mend=mend)])
+            found, hint = "a peak or a refinement", "set peak to null and refine to none"
+            raise Refused([Problem("teacher -> adapter", found, expected="neither with several classes", hint=hint)])
         if views not in VIEWS:
             raise Refused([Problem("teacher -> views", found=repr(views), expected=f"one of {sorted(VIEWS)}")])
         self.sam, self.refiner, self.more = sam, refiner, nn.ModuleList(more)

@@ -54,8 +54,8 @@ def test_fault_01_all_public_images_without_masks_are_told(tmp_path):
     site(tmp_path, "public", 3, 1)
     site(tmp_path, "a", 1, 0)
     told = [str(problem) for problem in find_folders(tmp_path, public="public").problems]
-    mend = "expected a mask, as every public image, found no mask; add it, or move the image"
-    assert told == [f"public/images/public_{number}.png: {mend}" for number in ("001", "002")]
+    hint = "expected a mask, as every public image, found no mask; add it, or move the image"
+    assert told == [f"public/images/public_{number}.png: {hint}" for number in ("001", "002")]
 
 
 def test_an_unknown_public_folder_is_refused_with_those_that_exist(tmp_path):

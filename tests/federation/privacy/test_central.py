@@ -238,7 +238,7 @@ def test_too_many_rounds_for_the_budget_are_refused_with_a_multiplier_that_does(
     settings = CentralPrivacy(noise_multiplier=1.0, epsilon=5.0)
     with pytest.raises(Refused, match=r"epsilon: expected at most 5, found 19\S* after 10 rounds; noise_mul") as error:
         require_budget(settings, 10)
-    told = float(error.value.problems[0].mend.split()[1].rstrip(","))
+    told = float(error.value.problems[0].hint.split()[1].rstrip(","))
     require_budget(CentralPrivacy(noise_multiplier=told * 1.01, epsilon=5.0), 10)
     require_budget(CentralPrivacy(noise_multiplier=1.0), 10)
     require_budget(None, 10)

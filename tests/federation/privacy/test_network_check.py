@@ -166,7 +166,7 @@ def test_a_kernel_may_have_so_many_places_and_no_more(kernel, found):
 
 
 def test_refusals_in_full():
-    mend = "name a network of the catalogue, or install it at the site as a package that registers it"
+    hint = "name a network of the catalogue, or install it at the site as a package that registers it"
     for shape, problem in (
         ((3, 32, 32), "one that takes an image of this size, found a network that cannot be looked at"),
         (
@@ -178,4 +178,4 @@ def test_refusals_in_full():
         client.trainer.network = nets.Generator(**{**PLANTED, "latent_shape": shape})
         with pytest.raises(MessageRefused) as error:
             require_plain_network(client)
-        assert [str(each) for each in error.value.problems] == [f"plan -> network_def: expected {problem}; {mend}"]
+        assert [str(each) for each in error.value.problems] == [f"plan -> network_def: expected {problem}; {hint}"]

@@ -134,16 +134,16 @@ def test_a_site_with_too_few_images_is_told_so_before_round_0():
     def problems(images: int, strategy, **options) -> list[str]:
         return [str(problem) for problem in too_few_images(images, Privacy(**options), strategy)]
 
-    mend = "found fewer; join with another site, or agree on another least_images"
+    hint = "found fewer; join with another site, or agree on another least_images"
     assert problems(5, FedAvg()) == problems(1, Scores()) == problems(5, Sending()) == []
     assert problems(4, FedAvg()) == [
-        f"images: expected at least 5 images to train on, as privacy -> least_images says, {mend}"
+        f"images: expected at least 5 images to train on, as privacy -> least_images says, {hint}"
     ]
     rules = {StatisticKind.SPECTRUM: StatisticRule(least_images=9)}
     assert problems(8, FedAvg(), statistics=rules) == problems(9, Sending(), statistics=rules) == []
     assert problems(8, Sending(), statistics=rules) == [
         "images: expected at least 9 images to train on, as privacy -> statistics -> spectrum -> least_images says, "
-        f"{mend}"
+        f"{hint}"
     ]
     assert problems(8, Sending(), statistics=rules, least_images=10)[0].startswith(
         "images: expected at least 10 images to train on, as privacy -> least_images says"

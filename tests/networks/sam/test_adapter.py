@@ -101,10 +101,10 @@ def test_fault_29_an_adapter_of_another_base_size_rank_or_public_set_is_refused(
     for key in other:
         assert f"{path} -> {key}: expected" in str(refused.value)
     assert "fit a new adapter with `samfed teach`" in str(refused.value)
-    mends = {problem.where.rpartition(" ")[2]: problem.mend for problem in refused.value.problems}
-    assert mends["size"].startswith("set size of teacher.json to 256 (in a federation --teacher#size 256), or fit")
-    assert mends["base"].startswith("set base of teacher.json to vit_t (in a federation --teacher#base vit_t), or fit")
-    assert mends["base_sha256"].startswith("put the weights of SAM in place that it was fitted on (`samfed weights`)")
+    hints = {problem.where.rpartition(" ")[2]: problem.hint for problem in refused.value.problems}
+    assert hints["size"].startswith("set size of teacher.json to 256 (in a federation --teacher#size 256), or fit")
+    assert hints["base"].startswith("set base of teacher.json to vit_t (in a federation --teacher#base vit_t), or fit")
+    assert hints["base_sha256"].startswith("put the weights of SAM in place that it was fitted on (`samfed weights`)")
 
 
 def test_fault_28_a_missing_adapter_is_refused(tmp_path):
