@@ -50,6 +50,13 @@ def test_the_gap_is_that_of_the_numbers_as_they_are_shown(run, student, told):
     assert told in verdict(run)
 
 
+def test_the_gap_of_two_rounded_numbers_adds_up(run):
+    run.results["average"]["test"]["dice"] = 0.8004
+    for site in run.results["sites"]:
+        run.results["teacher"]["sites"][site]["test"]["dice"] = 0.7796
+    assert "a Dice of 0.800 on 28 test images, 0.020 above its teacher (0.780)" in verdict(run)
+
+
 def test_without_a_teacher_or_a_second_site_nothing_is_compared(run):
     run.results["teacher"] = None
     run.results["sites"] = {"Porto": run.results["sites"]["Porto"]}
