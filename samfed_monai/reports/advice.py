@@ -11,6 +11,7 @@ from typing import Any
 from samfed_monai.config.bundles import bundle_of_command
 from samfed_monai.reports.compare import teacher_alone
 from samfed_monai.reports.run_data import RunData, series
+from samfed_monai.reports.style import counted
 
 LOW = 0.5
 """Dice below which more of two masks is apart than together."""
@@ -37,7 +38,31 @@ class Advice:
 
 def advice_on(run: RunData) -> list[Advice]:
     """Advice on a run, the most urgent first; none where nothing is out of order."""
-    return [*_weak_teacher(run), *_student_behind(run), *_teacher_is_better(run), *_nobody_knows(run)]
+    return [
+        *_sites_away(run),
+        *_weak_teacher(run),
+        *_student_behind(run),
+        *_teacher_is_better(run),
+        *_nobody_knows(run),
+    ]
+
+
+def _sites_away(run: RunData) -> list[Advice]:
+    """Sites whose update was left out in the last round, or in half of all rounds."""
+    rounds = run.results["rounds"]
+    away: dict[str, list[int]] = {}
+    for update in run.skipped:
+        away.setdefault(update["site"], []).append(update["round"])
+    much = {site: found for site, found in away.items() if max(found) == rounds - 1 or 2 * len(found) >= rounds}
+    if not much:
+        return []
+    told = ", ".join(f"{site} in {len(found)} of {counted(rounds, 'round')}" for site, found in much.items())
+    return [
+        Advice(
+            f"Updates were left out: {told}. The model has learned little there, or long ago; the reasons stand below "
+            "under skipped updates."
+        )
+    ]
 
 
 def _weak_teacher(run: RunData) -> list[Advice]:

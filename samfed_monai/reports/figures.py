@@ -17,6 +17,7 @@ from samfed_monai.reports.style import (
     picture,
     png,
     quiet,
+    shortened,
     spread_labels,
     subplots,
 )
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 Lines = dict[str, list[tuple[int, float]]]
 
 EXPERT = "expert_"
+LABEL = 0.24
+"""Inches from one label to the next."""
 TRUST = {
     "reliability": "Reliability of the teacher",
     "agreement": "Share of pixels that agree",
@@ -50,16 +53,20 @@ def curves(run: RunData) -> Picture | None:
     best = run.results["models"].get("best", {}).get("round")
 
     def draw(theme: Theme) -> Figure:
-        figure, (ax,) = subplots(theme, height=3.9)
+        figure, (ax,) = subplots(theme, height=_height(3.9, lines, theme))
         _site_lines(ax, lines, run.sites, theme, labels=True)
         average = _average(lines, {site: run.results["sites"][site]["validation"]["n"] for site in run.sites})
-        ax.plot(*zip(*average, strict=True), color=theme.ink, linewidth=2.6, zorder=4, solid_capstyle="round")
+        marker = "o" if len(average) == 1 else None
+        ax.plot(
+            *zip(*average, strict=True), color=theme.ink, linewidth=2.6, marker=marker, zorder=4, solid_capstyle="round"
+        )
         if best is not None:
             ax.axvline(best + 1, color=theme.faint, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)
             ax.annotate(
-                f" best: round {best + 1}",
+                f" best: round {best + 1} ",
                 (best + 1, 0.02),
                 xycoords=("data", "axes fraction"),
+                ha="right" if 2 * (best + 1) > sum(ax.get_xlim()) else "left",
                 color=theme.faint,
                 fontsize=9,
             )
@@ -84,12 +91,12 @@ def progress(rows: list[RoundRow], rounds: int) -> bytes | None:
         ``None`` where there is nothing to draw yet.
     """
     terms = dict.fromkeys(name for row in rows for name in row.terms)
-    titles = {"dice": "Validation Dice", **TRUST, **{name: name.replace("_", " ") for name in terms}}
+    titles = {"dice": "Validation Dice", **TRUST, **{name: _title(name) for name in terms}}
     name, lines = next(((name, lines) for name in titles if (lines := series(rows, name))), ("", {}))
     if not lines:
         return None
     theme = replace(LIGHT, narrow=True)
-    figure, (ax,) = subplots(theme, height=3.9)
+    figure, (ax,) = subplots(theme, height=_height(3.9, lines, theme))
     _site_lines(ax, lines, list(lines), theme, labels=True)
     images = {row.site: int(row.values.get("images", 1)) for row in rows}
     ax.plot(*zip(*_average(lines, images), strict=True), color=theme.ink, linewidth=2.6, zorder=4)
@@ -106,7 +113,8 @@ def reliability(run: RunData) -> Picture | None:
         return None
 
     def draw(theme: Theme) -> Figure:
-        figure, axes = subplots(theme, len(panels), height=3.2)
+        height = max(_height(3.2, lines, theme) for lines in panels.values())
+        figure, axes = subplots(theme, len(panels), height=height)
         for ax, (name, lines) in zip(axes, panels.items(), strict=True):
             _site_lines(ax, lines, run.sites, theme, labels=True)
             title = TRUST[name] if theme.narrow else fill(TRUST[name], width=max(16, 88 // len(panels)))
@@ -127,7 +135,7 @@ def loss_terms(run: RunData) -> Picture | None:
     def draw(theme: Theme) -> Figure:
         return _panels(panels, run.sites, theme)
 
-    text = "Means over a round, before weights and ramps; colours are the sites of the figures above."
+    text = "Means over a round, before weights and ramps."
     return picture("losses", "Loss terms", text, draw)
 
 
@@ -153,20 +161,54 @@ def _panels(panels: dict[str, Lines], sites: list[str], theme: Theme, *, top: fl
     figure, axes = subplots(theme, len(panels), height=2.5, width=max(8.6, 2.2 * len(panels)), abreast=2)
     for ax, (name, lines) in zip(axes, panels.items(), strict=True):
         _site_lines(ax, lines, sites, theme)
-        ax.set_title(name.replace("_", " "), loc="left", fontsize=10, color=theme.ink)
+        ax.set_title(_title(name), loc="left", fontsize=10, color=theme.ink)
         ax.set_ylim(0, top)
+    shown = [site for site in sites if any(site in lines for lines in panels.values())]
+    if len(shown) > 1:
+        _legend(figure, shown, sites, theme)
     return figure
+
+
+def _legend(figure: Figure, shown: list[str], sites: list[str], theme: Theme) -> None:
+    """The sites' colours and dashes below a figure whose panels have no room for names."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], **line_style(sites.index(site), theme), linewidth=1.6) for site in shown]
+    figure.legend(
+        handles,
+        shortened(shown, 16 if theme.narrow else 22),
+        loc="outside lower left",
+        ncols=2 if theme.narrow else 4,
+        frameon=False,
+        fontsize=9,
+        labelcolor=theme.ink,
+    )
+
+
+def _title(name: str) -> str:
+    """A column's name for people: ``sam_distillation`` is SAM distillation."""
+    return " ".join("SAM" if word == "sam" else word for word in name.split("_"))
+
+
+def _height(least: float, lines: Lines, theme: Theme) -> float:
+    """Inches that a row of axes needs for the names of its lines, one below the other."""
+    need = LABEL * len(lines) + 0.8
+    return max(least, need / 0.8 if theme.narrow else need)  # a phone's rows are that much lower
 
 
 def _site_lines(ax: Axes, lines: Lines, sites: list[str], theme: Theme, *, labels: bool = False) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    order = [site for site in sites if site in lines] + [site for site in lines if site not in sites]
-    for index, site in enumerate(order):
+    every = sites + [site for site in lines if site not in sites]
+    order = [site for site in every if site in lines]
+    look = {site: line_style(every.index(site), theme) for site in order}
+    for site in order:
         rounds, values = zip(*((number + 1, value) for number, value in lines[site]), strict=True)
         marker = "o" if len(rounds) == 1 else None
-        ax.plot(rounds, values, **line_style(index, theme), linewidth=1.6, marker=marker, markersize=4)
+        ax.plot(rounds, values, **look[site], linewidth=1.6, marker=marker, markersize=4)
     ax.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
+    if len({number for line in lines.values() for number, _ in line}) == 1:
+        ax.set_xticks([number + 1 for number, _ in lines[order[0]]])
     ax.set_xlabel("round", fontsize=9)
     ax.margins(x=0.02)
     if not labels:
@@ -175,13 +217,14 @@ def _site_lines(ax: Axes, lines: Lines, sites: list[str], theme: Theme, *, label
     ends = [lines[site][-1][1] for site in order]
     rows = ax.get_subplotspec().get_gridspec().nrows  # type: ignore[union-attr]
     height = ax.figure.get_size_inches()[1] / rows  # type: ignore[union-attr]
-    places = spread_labels(ends, gap=(high - low) * 0.24 / height, top=high)
-    for index, (site, place) in enumerate(zip(order, places, strict=True)):
+    places = spread_labels(ends, gap=(high - low) * LABEL / height, top=high)
+    names = shortened(order, 12 if theme.narrow else 22)
+    for site, name, end, place in zip(order, names, ends, places, strict=True):
         ax.annotate(
-            f"{site}  {ends[index]:.3f}",
+            f"{name}  {end:.3f}",
             (1.01, place),
             xycoords=("axes fraction", "data"),
-            color=line_style(index, theme)["color"],
+            color=look[site]["color"],
             va="center",
             fontsize=9,
             annotation_clip=False,

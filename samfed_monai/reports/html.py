@@ -22,6 +22,7 @@ from samfed_monai.reports.overlays import GIVE, OUTLINES, PLACES, Overlay, OwnIm
 from samfed_monai.reports.rows import title_of
 from samfed_monai.reports.run_data import RunData
 from samfed_monai.reports.style import CAVEATS, Picture
+from samfed_monai.reports.verdict import verdict
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -129,8 +130,10 @@ def render(
             or any(splits for splits in (results.get("teacher") or {}).get("average", {}).values()),
             caveats=[*CAVEATS, *results.get("caveats", []), *([PRIVACY] if overlays or own else [])],
             command=results.get("command") or run.setting("command"),
+            verdict=verdict(run),
             headlines=headlines(run),
             advice=advice_on(run),
+            skipped=skipped_rounds(run),
             costs=costs_of(results),
             networks=results.get("networks", {}),
             exchange=EXCHANGES.get(results.get("exchange", "")),
@@ -200,6 +203,14 @@ def _headlines_so_far(run: RunData) -> list[tuple[str, str, str]]:
     found.append(("Time", style.as_seconds(results["seconds"]["total"]), "in rounds"))
     traffic = results["traffic"]["up_bytes"] + results["traffic"]["down_bytes"]
     return [*found, ("Traffic", style.as_bytes(traffic), "both directions")]
+
+
+def skipped_rounds(run: RunData) -> list[tuple[str, str, str]]:
+    """Updates that were left out: rounds counted from 1 (``6, 8–10``), site, reason; one row for each reason."""
+    rounds: dict[tuple[str, str], list[int]] = {}
+    for update in run.skipped:
+        rounds.setdefault((update["site"], update["reason"]), []).append(update["round"] + 1)
+    return [(style.as_ranges(found), site, reason) for (site, reason), found in rounds.items()]
 
 
 def environment() -> Environment:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,34 @@ def as_seconds(seconds: float) -> str:
 def counted(count: int, what: str) -> str:
     """A number of things: ``1 seed``, ``3 seeds``."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def as_ranges(numbers: Iterable[int]) -> str:
+    """Whole numbers with those in a row as a range: ``1, 3–5``."""
+    spans: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in spans)
+
+
+def shortened(names: Sequence[str], most: int) -> list[str]:
+    """Names of at most ``most`` characters for the labels of a figure, the middle of a longer one left out.
+
+    Args:
+        names: all that stand in one figure.
+        most: characters; as many more as it takes to keep different names different.
+    """
+    for room in range(most, max(map(len, names), default=0)):
+        head = -(-(room - 1) // 2)
+        short = [
+            name if len(name) <= room else f"{name[:head]}…{name[len(name) - (room - 1 - head) :]}" for name in names
+        ]
+        if len(set(short)) == len(set(names)):
+            return short
+    return list(names)
 
 
 def as_percent(value: float | None) -> str:
@@ -135,8 +163,8 @@ def picture(name: str, title: str, text: str, draw: Callable[[Theme], Figure], *
     return Picture(name, title, text, *(png(draw(theme), theme) for theme in themes))
 
 
-PHONE = 4.3
-"""Inches of a figure for a phone: at 390 px, less the margins of the page, its 9-point writing has 9 to 10 px."""
+PHONE = 3.7
+"""Inches of a figure for a phone: at 390 px, less the margins of the page, its 9-point writing has some 11 px."""
 
 
 def subplots(

@@ -118,3 +118,15 @@ def test_costs_add_up_to_the_whole(run):
     small = {"parameters": 750_000, "milliseconds": 30.0}
     run.results["costs"] = {"older": small, "small": {**small, "memory_bytes": 15_391_372}}
     assert [row["memory_bytes"] for row in costs_of(run.results)["images"]] == [None, 15_391_372]
+
+
+def test_sites_whose_updates_were_left_out_in_the_end_or_half_of_the_time_are_told(run):
+    def skip(site, *rounds):
+        return [{"round": number, "site": site, "reason": "no answer"} for number in rounds]
+
+    assert run.results["rounds"] == 16
+    run.results["skipped"] = skip("Porto", *range(7)) + skip("Basel", 3)
+    assert told(run) == []
+    run.results["skipped"] += skip("Porto", 7) + skip("Basel", 15)
+    (text,) = told(run)
+    assert text.startswith("Updates were left out: Porto in 8 of 16 rounds, Basel in 2 of 16 rounds.")

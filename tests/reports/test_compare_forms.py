@@ -172,7 +172,14 @@ def test_it_writes_every_form(runs, tmp_path):
     ]
     assert read_json(path.parent / "comparison.json")["command"] == "samfed compare B"
     page = path.read_text(encoding="utf-8")
-    for text in ("<h1>Skin</h1>", "samfed compare B", *CAVEATS, "+0.060", "60 %", "d" * 64):
+    for text in (
+        "<h1>Skin</h1>",
+        "<span>samfed</span> <span>compare</span> <span>B</span>",
+        *CAVEATS,
+        "+0.060",
+        "60 %",
+        "d" * 64,
+    ):
         assert text in page
     assert (
         (path.parent / "comparison.md").read_text(encoding="utf-8").startswith("# Skin\n\n```\nsamfed compare B\n```\n")

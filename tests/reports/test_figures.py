@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from PIL import Image
 
 from samfed_monai.reports import RunData, comparison_table, figures
-from samfed_monai.reports.figures import curves, run_figures
-from samfed_monai.reports.style import DARK, LIGHT, PHONE, line_style, spread_labels
+from samfed_monai.reports.figures import _panels, _site_lines, curves, run_figures
+from samfed_monai.reports.style import DARK, LIGHT, PHONE, line_style, spread_labels, subplots
 from tests.reports.runs import write_run
 
 
@@ -50,6 +52,41 @@ def test_labels_keep_their_distance_and_their_order():
     assert places[2] == pytest.approx(0.9)
     assert spread_labels([], gap=0.1) == []
     assert max(spread_labels([0.94, 0.95], gap=0.1, top=0.95)) <= 0.95 + 1e-9
+
+
+def test_a_site_keeps_its_colour_where_another_has_no_values():
+    _, (ax,) = subplots(LIGHT)
+    _site_lines(ax, {"b": [(0, 0.5), (1, 0.6)]}, ["a", "b"], LIGHT)
+    assert [line.get_color() for line in ax.lines] == [LIGHT.palette[1]]
+
+
+def test_one_round_has_one_tick():
+    _, (ax,) = subplots(LIGHT)
+    _site_lines(ax, {"a": [(0, 0.5)], "b": [(0, 0.4)]}, ["a", "b"], LIGHT)
+    assert list(ax.get_xticks()) == [1]
+
+
+def test_small_panels_say_below_them_which_line_is_which_site():
+    lines = {site: [(0, 0.5), (1, 0.4)] for site in ("b", "c")}
+    figure = _panels({"sam_distillation": lines}, ["a", "b", "c"], LIGHT)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["b", "c"]
+    assert [line.get_color() for line in legend.get_lines()] == [LIGHT.palette[1], LIGHT.palette[2]]
+    assert figure.axes[0].get_title(loc="left") == "SAM distillation"
+
+
+def test_many_long_names_are_whole_and_apart_on_a_phone():
+    narrow = replace(LIGHT, narrow=True)
+    sites = [f"Universitätsklinikum, {'Abteilung für ' * 4} {number:02d}" for number in range(20)]
+    figure, (ax,) = subplots(narrow, height=figures._height(3.9, {site: [] for site in sites}, narrow))
+    _site_lines(ax, {site: [(0, 0.5), (1, 0.6)] for site in sites}, sites, narrow, labels=True)
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert len(boxes) == 20
+    assert max(box.x1 for box in boxes) <= figure.bbox.x1
+    assert min(box.y0 for box in boxes) >= ax.bbox.y0 - 2
+    ordered = sorted(boxes, key=lambda box: box.y0)
+    assert all(low.y1 <= high.y0 + 1 for low, high in pairwise(ordered))
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])

@@ -65,7 +65,7 @@ def test_it_shows_the_numbers_of_the_results(page, written):
         "Teacher alone",
         "10 min 51 s",
         "6.31 GB",
-        "samfed federate",
+        "<span>samfed</span> <span>federate</span>",
         "NaN or infinity",
         "4be1" * 16,
     ):
@@ -170,6 +170,20 @@ def test_what_an_image_costs_has_its_memory_where_a_run_measured_it(run_folder, 
     page = Report(tmp_path).write().read_text(encoding="utf-8")
     assert "<td>large</td><td>5.2 M</td><td>99 ms</td><td>34.7 MB</td></tr>" in page
     assert "<td>small</td><td>0.7 M</td><td>30 ms</td><td>–</td></tr>" in page
+
+
+def test_the_verdict_comes_first_then_test_scores_before_validation(page):
+    places = [page.index(text) for text in ('<p class="verdict">', "<h2>Scores</h2>", ">Test</th>", ">Validation</th>")]
+    assert places == sorted(places)
+    assert page.index('<p class="verdict">') < page.index('<dl class="headlines">')
+
+
+def test_rounds_of_one_reason_share_a_row(run_folder, tmp_path):
+    results = read_json(run_folder / "results.json")
+    results["skipped"] = [{"round": number, "site": "Porto", "reason": "no answer"} for number in (5, 6, 7, 9)]
+    write_json(tmp_path / "results.json", results)
+    page = Report(tmp_path).write().read_text(encoding="utf-8")
+    assert '<tr><td>Porto</td><td class="left">6–8, 10</td><td class="left warn">no answer</td></tr>' in page
 
 
 def test_advice_stands_on_top_and_ends_the_command(run_folder, tmp_path, caplog):

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from samfed_monai.reports.style import as_bytes, as_difference, as_percent, as_pixels, as_score, as_seconds
+from samfed_monai.reports.style import (
+    as_bytes,
+    as_difference,
+    as_percent,
+    as_pixels,
+    as_ranges,
+    as_score,
+    as_seconds,
+    shortened,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,3 +40,17 @@ def test_what_is_missing_is_a_dash():
 def test_differences_have_a_sign_and_nothing_is_not_negative():
     assert [as_difference(value) for value in (0.04, -0.04, -0.0004, 0.0)] == ["+0.040", "-0.040", "+0.000", "+0.000"]
     assert as_difference(-1.26, 1) == "-1.3"
+
+
+def test_rounds_in_a_row_are_a_range():
+    assert as_ranges([16, 6, 8, 9, 10, 9]) == "6, 8–10, 16"
+    assert as_ranges([]) == ""
+
+
+def test_long_names_lose_their_middle_and_stay_apart():
+    assert shortened(["Oslo", "Universitätsklinikum"], 9) == ["Oslo", "Univ…ikum"]
+    middle = ["north_of_a_clinic", "north_of_b_clinic"]
+    assert shortened(middle, 7) == middle, "only their middle tells them apart"
+    ends = ["Universitätsklinikum 1", "Universitätsklinikum 2"]
+    assert shortened(ends, 3) == ["U…1", "U…2"]
+    assert shortened([], 5) == []
