@@ -367,7 +367,7 @@ def test_the_variant_trains_once_it_has_windows(build, small_federation, variant
     means = again.trainer.state.term_means
     assert means["episode"] > 0
     assert means["episode_contrast"] >= 0
-    assert not again.parser.get_parsed_content("terms#episode")._features._head._forward_pre_hooks
+    assert not again.parser.get_parsed_content("terms#episode")._features._part._forward_pre_hooks
 
 
 @pytest.mark.slow

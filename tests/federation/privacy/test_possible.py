@@ -124,7 +124,7 @@ def test_what_leaves_of_images_is_said_before_a_run():
     rules = {StatisticKind.SPECTRUM: StatisticRule(clip=2.0, noise_multiplier=0.5, least_images=9)}
     assert statistics_notice(Privacy(statistics=rules), Sending(), "elcfs") == (
         "elcfs: every site sends amplitude-spectrum windows of its images, each of at least 9 images, clipped to a "
-        "norm of 2, noise multiplier 0.5 (privacy -> statistics -> spectrum; docs/privacy.md says what that tells of "
+        "norm of 2, noise multiplier 0.5 (privacy -> statistics -> spectrum; docs/privacy.md says what that reveals of "
         "them)"
     )
     assert statistics_notice(Privacy(statistics={StatisticKind.SPECTRUM: None}), Sending(), "elcfs") is None
