@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from ignite.engine import Events
-from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -371,12 +369,9 @@ class EpisodicTerm(Term):
         self._features = LastFeatures(network)
 
     def attach(self, engine: Any) -> None:
-        """Binds the term; it listens for one iteration at a time, since guides copy the network between them."""
         super().attach(engine)
         say_read(engine, ("weak",))
-        engine.add_event_handler(Events.ITERATION_STARTED, self._features.listen)
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._features.stop)
-        engine.add_event_handler(Events.STARTED, self._features.stop)
+        self._features.attach(engine)
 
     def __call__(self, engine: Any) -> None:
         """Adds the term, once there are windows."""

@@ -7,8 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from ignite.engine import Events
-from monai.engines.utils import IterationEvents
 from torch import Tensor
 
 from samfed_monai.core.errors import Problem, Problems, Refused
@@ -226,11 +224,8 @@ class TreeEnergyTerm(Term):
         self.sigma, self.step, self._features = sigma, step, LastFeatures(network)
 
     def attach(self, engine: Any) -> None:
-        """Binds the term; it listens within iterations alone, since guides copy the network between them."""
         super().attach(engine)
-        engine.add_event_handler(Events.ITERATION_STARTED, self._features.listen)
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._features.stop)
-        engine.add_event_handler(Events.STARTED, self._features.stop)
+        self._features.attach(engine)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The tree energy."""
@@ -322,11 +317,8 @@ class SiteContrastTerm(Term):
         self._features = LastFeatures(network, self.selection)
 
     def attach(self, engine: Any) -> None:
-        """Binds the term; it listens within iterations alone, since guides copy the network between them."""
         super().attach(engine)
-        engine.add_event_handler(Events.ITERATION_STARTED, self._features.listen)
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._features.stop)
-        engine.add_event_handler(Events.STARTED, self._features.stop)
+        self._features.attach(engine)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The mean squared distance to the other sites' channel weights, negative."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from ignite.engine import Events
-from monai.engines.utils import IterationEvents
 from monai.networks.utils import eval_mode
 from torch.nn import functional
 
@@ -256,9 +255,7 @@ class DropoutAlignmentTerm(Term):
 
     def attach(self, engine: Any) -> None:
         super().attach(engine)
-        engine.add_event_handler(Events.ITERATION_STARTED, self._features.listen)
-        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._features.stop)
-        engine.add_event_handler(Events.STARTED, self._features.stop)
+        self._features.attach(engine)
 
     def value(self, guidance: Guidance, engine: Any) -> Tensor:
         """The mean squared difference."""

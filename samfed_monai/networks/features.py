@@ -86,7 +86,7 @@ class LastFeatures:
     """Keeps the input of a network's head, or of another part of it, in each call that trains, while it listens.
 
     Listen for one iteration at a time: guides copy the network between iterations, and would copy the hook with it.
-    Both methods are event handlers, too, and take the engine that they do not need.
+    ``listen`` and ``stop`` are event handlers, too, and take the engine that they do not need.
 
     Args:
         network: whose features.
@@ -100,6 +100,15 @@ class LastFeatures:
         self.kept: list[Tensor] = []
         self._part = head_of(network) if part is None else part
         self._hook: Handle | None = None
+
+    def attach(self, engine: Any) -> None:
+        """Listens in each iteration of a trainer until its loss is there: to what terms attached before this read."""
+        from ignite.engine import Events
+        from monai.engines.utils import IterationEvents
+
+        engine.add_event_handler(Events.ITERATION_STARTED, self.listen)
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.stop)
+        engine.add_event_handler(Events.STARTED, self.stop)
 
     def listen(self, engine: object = None) -> None:
         """Begins anew."""
