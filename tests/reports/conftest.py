@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
 from pathlib import Path
@@ -14,6 +15,7 @@ from samfed_monai.core.io import sha256_file, write_json
 from samfed_monai.data.datalist import DataList, Item, Site
 from samfed_monai.handlers.evaluation import write_scores
 from samfed_monai.metrics import segmentation_scores
+from samfed_monai.reports import RunData
 from samfed_monai.results import build_results
 
 from .runs import DICE, write_run
@@ -160,6 +162,17 @@ def run_folder(tmp_path_factory) -> Path:
     """One finished run, shared: tests that write into it copy it first."""
     base = tmp_path_factory.mktemp("run")
     return make_run(base / "R", base / "data")
+
+
+@pytest.fixture
+def run(run_folder, tmp_path) -> RunData:
+    """That run with its student 0.8 and its teacher 0.78 everywhere, in a folder without anything else."""
+    results = copy.deepcopy(RunData.read(run_folder).results)
+    for site in results["sites"]:
+        results["sites"][site]["test"]["dice"] = 0.8
+        results["teacher"]["sites"][site]["test"]["dice"] = 0.78
+    results["average"]["test"]["dice"] = 0.8
+    return RunData(tmp_path, results)
 
 
 @pytest.fixture

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 
 from samfed_monai.reports import RunData
 from samfed_monai.reports.advice import advice_on
 from samfed_monai.reports.costs import costs_of
 from samfed_monai.reports.run_data import RoundRow
-
-
-@pytest.fixture
-def run(run_folder, tmp_path):
-    """A run of four sites, its student 0.8 and its teacher 0.78 everywhere, in a folder without anything else."""
-    run = RunData.read(run_folder)
-    results = copy.deepcopy(run.results)
-    for site in results["sites"]:
-        results["sites"][site]["test"]["dice"] = 0.8
-        results["teacher"]["sites"][site]["test"]["dice"] = 0.78
-    results["average"]["test"]["dice"] = 0.8
-    return RunData(tmp_path, results)
 
 
 def told(run: RunData) -> list[str]:

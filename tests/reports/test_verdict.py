@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import pytest
@@ -12,16 +11,11 @@ from samfed_monai.reports.verdict import verdict
 
 
 @pytest.fixture
-def run(run_folder, tmp_path):
-    """Four sites, the student 0.8 and its teacher 0.78 everywhere, in a folder without scores of single images."""
-    run = RunData.read(run_folder)
-    results = copy.deepcopy(run.results)
-    for site in results["sites"]:
-        results["sites"][site]["test"]["dice"] = 0.8
-        results["teacher"]["sites"][site]["test"]["dice"] = 0.78
-    results["average"]["test"] |= {"dice": 0.8, "n": 28, "empty": {"both": 0, "prediction": 0, "label": 0}}
-    results["worst"]["test"] |= {"site": "Porto", "dice": 0.7}
-    return RunData(tmp_path, results)
+def run(run):
+    """The even run with 28 images, none of them empty, and a worst site."""
+    run.results["average"]["test"] |= {"n": 28, "empty": {"both": 0, "prediction": 0, "label": 0}}
+    run.results["worst"]["test"] |= {"site": "Porto", "dice": 0.7}
+    return run
 
 
 def scores(run: RunData, *dices: float) -> None:
