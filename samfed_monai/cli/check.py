@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.config.strict import strict_bundle_problems, strict_problems
     from samfed_monai.config.variants import known_variants, own_variants
     from samfed_monai.data.datalist import DataList, cannot_be_scored
+    from samfed_monai.reports.style import counted
 
     root = find_bundle(arguments.bundle)
     overrides = overrides_of(arguments.extra)
@@ -79,8 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     if problems:  # one place is told about once
         raise Refused(problem for problem in problems if strict.get(problem.where, problem) is problem)
     fit = [variant for variant in variants if variant not in unfit]
-    number = f"{len(fit)} variant{'s' * (len(fit) != 1)}"
-    sys.stdout.write(f"{root.name}: no problems in {', '.join(workflows)} and {number}\n")
+    sys.stdout.write(f"{root.name}: no problems in {', '.join(workflows)} and {counted(len(fit), 'variant')}\n")
     if fit:
         sys.stdout.write(textwrap.fill(", ".join(fit), _WIDTH, initial_indent="  ", subsequent_indent="  ") + "\n")
     unscored = cannot_be_scored(DataList.load(arguments.datalist)) if arguments.datalist else None

@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.output = absolute(arguments.output)
     adapter = trained_model.is_adapter(arguments)
     models = run_or_file(arguments.model)
-    exported = Path(arguments.model).suffix.lower() == trained_model.ONNX
+    exported = trained_model.is_onnx(models)
     if arguments.runtime and not exported:
         hint = "leave it out, or export the network with `samfed export --to onnx` and name that file"
         raise Refused([Problem("--runtime", found=str(arguments.model), expected="an ONNX file to run", hint=hint)])

@@ -67,6 +67,7 @@ def watch(report: Report, seconds: float = 2.0) -> int:
     Raises:
         Refused: there is no such folder.
     """
+    from samfed_monai.reports.style import counted
     from samfed_monai.reports.unfinished import stored_rounds
 
     folder, written = report.run_folder, 0
@@ -78,7 +79,7 @@ def watch(report: Report, seconds: float = 2.0) -> int:
             if rounds != written:  # fewer, too: a run may be begun anew
                 written = rounds
                 if rounds:
-                    sys.stdout.write(f"{rounds} round{'s' if rounds != 1 else ''}: {report.write()}\n")
+                    sys.stdout.write(f"{counted(rounds, 'round')}: {report.write()}\n")
                     sys.stdout.flush()
             time.sleep(seconds)
         sys.stdout.write(f"finished: {report.write()}\n")

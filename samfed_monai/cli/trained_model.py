@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 from urllib.parse import quote
 
 from samfed_monai.cli.arguments import absolute
@@ -26,10 +26,14 @@ if TYPE_CHECKING:
 
 
 MODEL_HELP = "a finished run's folder, a weights file, or the adapter of a fitted teacher"
-ONNX = ".onnx"
 SCORED_AS = ("label_resize", "validate#scores#pooled", "validate#scores#skip_empty", "validate#inferer#enabled")
 """Ids of ``train.json`` that decide how images are scored, and may differ from the bundle's in a run."""
 _WORDS = ("area", "nearest", "auto")
+
+
+def is_onnx(models: RunModels | Path) -> TypeGuard[Path]:
+    """Whether what :func:`run_or_file` gave is an exported ONNX file, by its name."""
+    return isinstance(models, Path) and models.suffix.lower() == ".onnx"
 
 
 def run_or_file(model: str | Path) -> RunModels | Path:
@@ -80,7 +84,7 @@ def weights_file(models: RunModels | Path, site: str, scratch: str | Path) -> Pa
     Raises:
         Refused: there is no such model here; an ONNX file, which holds none to build.
     """
-    if isinstance(models, Path) and models.suffix.lower() == ONNX:
+    if is_onnx(models):
         hint = "name the weights that it was exported from"
         expected = "a run or weights: an ONNX file is run by `samfed infer` alone"
         raise Refused([Problem("--model", found=models.name, expected=expected, hint=hint)])
@@ -243,7 +247,7 @@ def classes_of(arguments: argparse.Namespace, models: RunModels | Path) -> list[
     given = overrides_of(arguments.extra).get("classes")
     if given is not None and not class_problems(given, "--classes"):
         names = list(given)
-    elif isinstance(models, Path) and models.suffix.lower() == ONNX:
+    elif is_onnx(models):
         from samfed_monai.networks.onnx_network import OnnxNetwork
 
         names = OnnxNetwork(models).classes
@@ -314,7 +318,7 @@ def infer_onnx(arguments: argparse.Namespace) -> None:
         images=given["dataset_dir"],
         model=file,
         image_size=height,
-        runtime=runtime if runtime != "onnxruntime" else "",
+        runtime=runtime,
         classes=network.classes,
     )
     set_track_meta(True)  # as the bundle's own `initialize` does

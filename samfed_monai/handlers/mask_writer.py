@@ -193,7 +193,7 @@ class MaskWriter:
         problems.unless(0 < threshold < 1, "MaskWriter#threshold", threshold, "a number in (0, 1)")
         self.probabilities, self.threshold = probabilities, threshold
         made_with: dict[str, Any] = {"image_size": image_size, "threshold": threshold, **({"amp": amp} if amp else {})}
-        made_with |= {"runtime": runtime} if runtime else {}
+        made_with |= {} if runtime in ("", "onnxruntime") else {"runtime": runtime}
         made_with |= {"classes": self.classes} if self.classes else {}
         made_by = sha256_file(model) if model else model_sha256
         self.masks = MaskFolder(output_dir, {"model_sha256": made_by, **made_with} if made_by else None)

@@ -11,7 +11,7 @@ from typing import Any
 from samfed_monai.config.bundles import bundle_of_command
 from samfed_monai.reports.compare import teacher_alone
 from samfed_monai.reports.run_data import RunData, series
-from samfed_monai.reports.style import counted
+from samfed_monai.reports.style import counted, uncapitalised
 
 LOW = 0.5
 """Dice below which more of two masks is apart than together."""
@@ -151,14 +151,9 @@ def _nobody_knows(run: RunData) -> list[Advice]:
         Advice(
             f"Student and teacher draw different masks where no mask says who is right (Dice between them {named}): "
             f"look at these sites' images in the report before you use either.{say} Where it is the teacher that is "
-            f"wrong: {_lower(_hints(run.results.get('teacher') or {}))}"
+            f"wrong: {uncapitalised(_hints(run.results.get('teacher') or {}))}"
         )
     ]
-
-
-def _lower(sentence: str) -> str:
-    """A sentence to stand behind a colon; names such as SAM keep their letters."""
-    return sentence if sentence[1:2].isupper() else sentence[:1].lower() + sentence[1:]
 
 
 AVERAGE = "on average"

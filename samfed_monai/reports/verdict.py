@@ -8,7 +8,7 @@ from typing import Any
 from samfed_monai.reports.advice import LOW
 from samfed_monai.reports.compare import teacher_alone
 from samfed_monai.reports.run_data import RunData
-from samfed_monai.reports.style import as_difference, as_score, counted
+from samfed_monai.reports.style import as_difference, as_score, counted, uncapitalised
 
 
 def verdict(run: RunData) -> str:
@@ -25,7 +25,7 @@ def verdict(run: RunData) -> str:
     if run.planned is not None:
         if not average["validation"]["n"]:
             return "The run goes on; no mask says yet how good the model is."
-        return f"The run goes on. So far {who[0].lower()}{who[1:]} {_reached(average['validation'], 'validation')}."
+        return f"The run goes on. So far {uncapitalised(who)} {_reached(average['validation'], 'validation')}."
     if average["test"]["n"]:
         return " ".join([f"{who} {_reached(average['test'], 'test')}{_beside(run)}.", *_worst(run), *_failures(run)])
     if average["validation"]["n"]:
