@@ -329,7 +329,7 @@ related: related-prepared related-plan
 related-plan: $(VENV)/.package
 	@$(BIN)/python -m study related-plan --records "$(RECORDS)" --parts "$(RELATED_PARTS)" --seeds "$(RELATED_SEEDS)" $(related-rows)
 
-# Scribbles are written beside the images that they are of: beside links to them, as SAMFED_DATA may be read alone.
+# Scribbles are written beside the images that they are of: beside copies, as SAMFED_DATA may be read-only, and a link may not lead out of the data root.
 related-prepared: $(VENV)/.package
 	$(call needs-data,$(POLYP_DATA),data/polyp)
 	@$(BIN)/samfed weights mobile_sam --from "$(CHECKPOINT)"
@@ -339,7 +339,7 @@ related-prepared: $(VENV)/.package
 	@test -f "$(RELATED_RUN)/polyp.safetensors" || $(BIN)/samfed teach samfed_polyp --datalist "$(RELATED_RUN)/polyp.json" \
 	    --data-root "$(POLYP_DATA)" --output "$(RELATED_RUN)/polyp.safetensors"
 	@case ",$(RELATED_PARTS)," in *,weak,*) ;; *) exit 0 ;; esac; test -f "$(RELATED_RUN)/polyp-scribbles.json" || { \
-	    for folder in "$(abspath $(POLYP_DATA))"/*/; do ln -sfn "$${folder%/}" "$(RELATED_RUN)/weak-data/"; done; \
+	    cp -RL "$(POLYP_DATA)/." "$(RELATED_RUN)/weak-data/" && chmod -R u+w "$(RELATED_RUN)/weak-data"; \
 	    $(BIN)/samfed prepare weak "$(RELATED_RUN)/polyp.json" --data-root "$(RELATED_RUN)/weak-data" --kind scribble \
 	        --output "$(RELATED_RUN)/polyp-scribbles.json"; }
 	@case ",$(RELATED_PARTS)," in *,skin,*) ;; *) exit 0 ;; esac; test -f "$(RELATED_RUN)/skin.json" || $(BIN)/samfed prepare list \
