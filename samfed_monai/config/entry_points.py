@@ -118,20 +118,6 @@ def _require_object(point: EntryPoint) -> None:
         raise Refused([Problem("value", found=repr(point.value), expected="package.module:name")])
 
 
-def outside_modules() -> dict[str, str]:
-    """Modules whose components a bundle may name as ``_target_``, each with its owner: of methods and of terms."""
-    from samfed_monai.config.variants import outside_methods
-
-    points = [*outside_methods().values(), *brought("terms").points.values()]
-    return {point.module: owner_of(point) for point in points}
-
-
-def owner_of_target(target: str) -> str:
-    """Who brings the module that a ``_target_`` names; empty where no entry point does."""
-    owners = (owner for module, owner in outside_modules().items() if target.startswith(f"{module}."))
-    return next(owners, "")
-
-
 def not_installed(target: str) -> str:
     """How to make a package of the current folder importable, where a ``_target_`` names one; else empty.
 

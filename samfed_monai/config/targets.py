@@ -13,7 +13,8 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-from samfed_monai.config.entry_points import not_installed, outside_modules, owner_of_target
+from samfed_monai.config.entry_points import brought, not_installed, owner_of
+from samfed_monai.config.variants import outside_methods
 from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean
 
 ALLOWED_PREFIXES = ("samfed_monai.", "monai.", "torch.", "ignite.")
@@ -55,6 +56,18 @@ def allowed_prefixes() -> tuple[str, ...]:
         *(prefix for prefix in os.environ.get("SAMFED_ALLOW", "").split(",") if prefix),
     )
     return (*ALLOWED_PREFIXES, *(prefix.strip().rstrip(".") + "." for prefix in added))
+
+
+def outside_modules() -> dict[str, str]:
+    """Modules whose components a bundle may name as ``_target_``, each with its owner: of methods and of terms."""
+    points = [*outside_methods().values(), *brought("terms").points.values()]
+    return {point.module: owner_of(point) for point in points}
+
+
+def owner_of_target(target: str) -> str:
+    """Who brings the module that a ``_target_`` names; empty where no entry point does."""
+    owners = (owner for module, owner in outside_modules().items() if target.startswith(f"{module}."))
+    return next(owners, "")
 
 
 def resolve_target(target: Any, where: str) -> Any:

