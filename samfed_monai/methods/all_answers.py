@@ -87,8 +87,7 @@ class AllAnswers(Strategy):
 
 def sorted_values(answers: Iterable[Answer], name: str) -> Tensor:
     """(S, …) values of one tensor at all sites, ascending entry by entry; half precision as float32."""
-    values = torch.stack([answer.tensors[name] for answer in answers])
-    return (values.float() if values.dtype in (torch.float16, torch.bfloat16) else values).sort(dim=0).values
+    return _single(torch.stack([answer.tensors[name] for answer in answers])).sort(dim=0).values
 
 
 def middle_count(answers: Iterable[Answer], name: str) -> Tensor:
@@ -98,12 +97,16 @@ def middle_count(answers: Iterable[Answer], name: str) -> Tensor:
 
 
 def mean_of(values: Iterable[Tensor], weights: Iterable[float]) -> Tensor:
-    """The weighted mean, kept as it grows, so that equal values stay equal to the last bit."""
+    """The weighted mean, kept as it grows: equal values stay equal to the last bit; of half precision in float32."""
     mean, total = torch.empty(0), 0.0
-    for value, weight in zip(values, weights, strict=True):
+    for value, weight in zip(map(_single, values), weights, strict=True):
         total += weight
         mean = value.clone() if total == weight else torch.lerp(mean, value, weight / total)
     return mean
+
+
+def _single(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def squared_distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:

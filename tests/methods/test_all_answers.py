@@ -36,6 +36,14 @@ def test_each_site_is_sent_the_weights_of_the_round():
         assert message.tensors["w"].tolist() == [0.5]
 
 
+def test_answers_are_taken_whether_or_not_a_round_was_begun():
+    strategy = attached()
+    for site in "abc":
+        strategy.accept(0, site, sent(site, 2.0))
+    strategy.finish(0)
+    assert strategy.global_weights["w"].tolist() == [6.0]
+
+
 def test_answers_are_combined_in_the_order_of_names_when_the_round_ends():
     strategy = attached()
     strategy.configure(0)
@@ -115,6 +123,9 @@ def test_means_by_hand():
     first = torch.tensor([0.0])
     assert mean_of([first, torch.tensor([8.0])], [1, 3]).tolist() == [6.0]
     assert mean_of([first, torch.tensor([8.0]), torch.tensor([2.0])], [1, 1, 2]).tolist() == [3.0]
+    halves = [torch.tensor([value], dtype=torch.bfloat16) for value in (256.0, 1.0, 1.0, 2.0)]
+    found = mean_of(halves, [1] * 4)  # step by step in bfloat16 it is 64.5
+    assert (found.dtype, found.tolist()) == (torch.float32, [65.0])
     mean_of([first], [1]).add_(1)
     assert first.item() == 0.0, "what comes is not changed"
     with pytest.raises(ValueError, match=r"zip\(\) argument 2 is shorter"):

@@ -97,6 +97,15 @@ def test_the_given_weights_are_not_changed():
     assert start["w"][0, 0].item() == 1.0
 
 
+def test_answers_are_taken_whether_or_not_a_round_was_begun():
+    strategy = FedAvg().attach(Server(["a"], 1, weights=weights(1.0)))
+    strategy.finish(0)
+    assert strategy.global_weights["w"][0, 0].item() == 1.0
+    strategy.accept(0, "a", Message(Kind.WEIGHTS, "a", 0, 1, n=1, tensors=weights(5.0)))
+    strategy.finish(0)
+    assert strategy.global_weights["w"][0, 0].item() == 5.0
+
+
 def test_a_round_without_updates_keeps_the_weights():
     strategy = FedAvg().attach(Server(["a"], 1, weights=weights(1.0)))
     strategy.configure(0)

@@ -34,10 +34,12 @@ def test_krum_is_the_best_site_and_multi_krum_the_mean_of_all_but_the_faulty():
     assert combined(Krum(), answers) == [2.5, 0.0, 0.0]
 
 
-def test_integers_are_those_of_the_best_site():
-    start = {"w": torch.zeros(1), "count": torch.tensor(0)}
-    answers = [{"w": torch.tensor([w]), "count": torch.tensor(c)} for c, w in enumerate(LINE.values())]
-    assert answered(attached(Krum(), 5, start), answers)["count"].item() == 1
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_integers_are_those_of_the_best_site_and_types_stay(dtype):
+    start = {"w": torch.zeros(1, dtype=dtype), "count": torch.tensor(0)}
+    answers = [{"w": torch.tensor([w], dtype=dtype), "count": torch.tensor(c)} for c, w in enumerate(LINE.values())]
+    after = answered(attached(Krum(), 5, start), answers)
+    assert (after["count"].item(), after["w"].item(), after["w"].dtype) == (1, 2.5, dtype)
 
 
 @settings(max_examples=60, deadline=None)

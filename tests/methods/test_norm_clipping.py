@@ -21,9 +21,10 @@ def test_longer_steps_are_shortened_to_the_lower_median():
 
 def test_images_weigh_as_in_fedavg_and_integers_are_those_in_the_middle():
     assert combined(NormClipping(), [[1.0, 0, 0], [0, 1.0, 0]], counts=[1, 3]) == [0.25, 0.75, 0.0]
-    start = {"w": torch.zeros(1), "count": torch.tensor(0)}
-    answers = [{"w": torch.ones(1), "count": torch.tensor(count)} for count in (3, 10**9, 4)]
-    assert answered(attached(NormClipping(), 3, start), answers)["count"].item() == 4
+    start = {"w": torch.zeros(1, dtype=torch.float16), "count": torch.tensor(0)}
+    answers = [{"w": torch.ones(1, dtype=torch.float16), "count": torch.tensor(count)} for count in (3, 10**9, 4)]
+    after = answered(attached(NormClipping(), 3, start), answers)
+    assert (after["count"].item(), after["w"].item(), after["w"].dtype) == (4, 1.0, torch.float16)
 
 
 def test_the_median_runs_over_rounds_and_a_run_that_goes_on_has_it():

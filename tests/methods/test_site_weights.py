@@ -59,6 +59,7 @@ def test_a_first_round_is_averaged_by_images_and_who_did_not_answer_says_what_ot
     assert one_round(strategy, said("a", 0.0, 1.0, 1), said("b", 8.0, 5.0, 3)) == 6.0
     [(round, weights, numbers)] = strategy.asked
     assert round == 0
+    assert strategy.configure(3)["b"].round == 3
     assert weights.tolist() == [1 / 6, 3 / 6, 2 / 6]
     assert numbers.tolist() == [1.0, 5.0, 3.0]
     assert weights.dtype is numbers.dtype is torch.float64

@@ -25,11 +25,11 @@ def test_the_rest_is_averaged():
     assert combined(TrimmedMean(), answers) == [4.0, 3.0, 0.0]
 
 
-def test_integers_are_those_in_the_middle():
-    start = {"w": torch.zeros(1), "count": torch.tensor(0)}
-    answers = [{"w": torch.tensor([float(c)]), "count": torch.tensor(c)} for c in (7, 10**9, 9, 8)]
+def test_integers_are_those_in_the_middle_and_types_stay():
+    start = {"w": torch.zeros(1, dtype=torch.bfloat16), "count": torch.tensor(0)}
+    answers = [{"w": torch.tensor([c], dtype=torch.bfloat16), "count": torch.tensor(c)} for c in (7, 10**9, 9, 8)]
     after = answered(attached(TrimmedMean(), 4, start), answers)
-    assert (after["w"].item(), after["count"].item()) == (8.5, 8)
+    assert (after["w"].item(), after["w"].dtype, after["count"].item()) == (8.5, torch.bfloat16, 8)
 
 
 @settings(max_examples=60, deadline=None)

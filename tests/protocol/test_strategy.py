@@ -73,7 +73,7 @@ def test_the_flags_of_version_0_1_are_still_read():
             personal, answer_kind, exchange_name = True, Kind.PROTOTYPES, "prototypes"
             has_model = False
 
-    assert told[0].filename != "<frozen abc>", "where the class stands, not where it is made"
+    assert told[0].filename == __file__, "where the class stands, not where it is made"
     assert Old.exchange == Exchange(Kind.PROTOTYPES, own_networks=True, alike=False, server_model=False)
     with pytest.warns(FutureWarning, match="Mean: personal will go"):
 
@@ -94,6 +94,12 @@ def test_the_flags_of_version_0_1_are_still_read():
             exchange_name = "predictions"
 
     assert (Named.exchange.answer, Named.exchange.alike) == (Kind.SOFT_MASKS, False)
+    with pytest.warns(FutureWarning, match="Answered: answer_kind"):
+
+        class Answered(Silent):
+            answer_kind = Kind.PROTOTYPES
+
+    assert Answered.exchange.answer is Kind.PROTOTYPES
 
 
 class Noting(Strategy):
