@@ -235,12 +235,10 @@ def forbidden_problems(kind: StatisticKind, privacy: Privacy, method: Method | N
         privacy: the plan's settings, at a site under its own floor.
         method: as :func:`undeclared` takes it; one of version 0.1, which declares nothing, declares no statistic.
     """
-    leaves = (method.leaves_site or ()) if method is not None else None
-    if leaves is not None and kind.value not in leaves:
-        name = method.name if method is not None else ""
-        expected = f"what {name} declares, {', '.join(leaves) or 'nothing'}"
+    if method is not None and kind.value not in (leaves := method.leaves_site or ()):
+        expected = f"what {method.name} declares, {', '.join(leaves) or 'nothing'}"
         hint = "add it there if the method is meant to send it, or name a method that does (samfed variants)"
-        where = (method.where if method is not None else "") or "_method#leaves_site"
+        where = method.where or "_method#leaves_site"
         return [Problem(where, found=kind.value, expected=expected, hint=hint)]
     if privacy.rule(kind) is None:
         found = f"{kind.words}, which the method sends and the policy forbids"

@@ -420,12 +420,11 @@ def privacy_account(
         "secure_aggregation": asdict(privacy.secure_aggregation) if privacy.secure_aggregation is not None else None,
     }
     noise = privacy.differential_privacy
-    rule = privacy.rule(statistic) if statistic is not None else None
     releases: dict[str, int] = {}
     for record in records:
         for site, entry in record["sites"].items():
             releases[site] = max(releases.get(site, 0), int(entry.get("releases") or 0))
-    if statistic is not None and rule is not None:
+    if statistic is not None and (rule := privacy.rule(statistic)) is not None:
         multiplier, delta = rule.noise_multiplier, DifferentialPrivacy.delta
         account["statistics"] = {
             "kind": statistic.value,

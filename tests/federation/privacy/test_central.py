@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -190,7 +191,9 @@ def test_a_run_ends_before_the_release_that_would_spend_too_much(tmp_path):
     settings = fixed(epsilon=epsilon(1.0, 2, 1e-5))
     with pytest.raises(Stopped, match=r"epsilon would be \S+ after one more mean, of at most"):
         run(tmp_path, settings, 3)
-    assert len((tmp_path / "privacy.jsonl").read_text().splitlines()) == 2
+    lines = [json.loads(line) for line in (tmp_path / "privacy.jsonl").read_text().splitlines()]
+    assert [(line["round"], line["noise_multiplier"]) for line in lines] == [(0, 1.0), (1, 1.0)]
+    assert [datetime.fromisoformat(line["time"]).utcoffset() for line in lines] == [timedelta(0)] * 2
     assert not (tmp_path / "rounds/002").exists()
 
 

@@ -79,6 +79,17 @@ def test_a_threshold_that_nobody_reaches_is_told_beside_the_rest():
     ]
 
 
+def test_a_budget_that_the_rounds_would_spend_is_told_beside_the_rest():
+    pytest.importorskip("opacus", reason="the accountant is an extra")
+    # one release of noise 1 at delta 1e-5 is 4.7, two are 7.1
+    privacy = Privacy(central_differential_privacy=CentralPrivacy(epsilon=5.0))
+    require_possible(privacy, FedAvg(), rounds=1)
+    require_possible(privacy, FedAvg())
+    budget, mean = told(privacy, Prototypes(), rounds=2)
+    assert budget.startswith(f"{WHERE} -> central_differential_privacy -> epsilon: expected at most 5, found 7.")
+    assert mean.startswith(f"{WHERE} -> central_differential_privacy: expected a strategy that takes the mean")
+
+
 def test_noise_at_the_server_takes_a_mean():
     assert told(Privacy(central_differential_privacy=CentralPrivacy()), Prototypes()) == [
         f"{WHERE} -> central_differential_privacy: expected a strategy that takes the mean of the sites' weights, as "

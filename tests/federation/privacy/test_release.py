@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.data import Dataset
 from torch.utils.data import Subset
 
@@ -577,6 +578,17 @@ def test_refusals_in_full(task, fields, problem):
     assert str(error.value.problems[0]) == problem
 
 
+def test_a_message_that_is_mostly_header_is_refused_by_its_size():
+    like = {"n" * 1024**2: torch.zeros(3)}  # a mebibyte is for names and numbers
+    answer, most = reply(tensors=like, metrics={}), 1024**2 + 12
+    with pytest.raises(MessageRefused) as error:
+        ReleaseFilter("Basel", allowed=lambda: Allowed({Kind.WEIGHTS: like}))(Task.TRAIN, request(), answer)
+    size = len(to_bytes(answer))
+    assert [str(each) for each in error.value.problems] == [
+        f"message: expected at most {most} bytes, found {size} bytes"
+    ]
+
+
 def test_a_request_to_another_site_is_not_answered():
     with pytest.raises(MessageRefused) as error:
         release()(Task.TRAIN, request(site="Bern"), reply(site="Bern"))
@@ -643,6 +655,17 @@ def test_a_site_s_filter_by_default_asks_for_no_number_of_images_in_a_round(tmp_
     assert filtered.rounds is filtered.ledger is filtered.method is None
     assert filtered.audit.path == tmp_path / "sites" / "Basel" / "audit.jsonl"
     assert site_release("a/b", lambda: algo, Privacy(1), tmp_path).audit.path.parent.name == "a%2Fb"
+
+
+def test_the_private_images_are_those_of_the_unlabelled_stream_where_there_is_one():
+    def loader(**workflow: Any) -> Any:
+        client = SimpleNamespace(
+            train_workflow=SimpleNamespace(**workflow), trainer=SimpleNamespace(data_loader="labelled")
+        )
+        return allowed_module._private_loader(client)
+
+    assert loader(parser=ConfigParser({"unlabelled": {"dataloader": "stream"}})) == "stream"
+    assert loader(parser=ConfigParser({"unlabelled": None})) == loader() == "labelled"
 
 
 def test_what_a_loader_does_not_say_of_its_batches_is_not_known():

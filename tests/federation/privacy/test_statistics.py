@@ -76,6 +76,7 @@ def test_what_the_method_declares_leaves_as_it_is_with_an_audit_line(tmp_path):
     assert gate(folder=tmp_path)(Task.TRAIN, ASKED, answer) is answer
     plain = reply({})
     assert gate()(Task.TRAIN, request(), plain) is plain
+    assert gate(measured=Windows(5))(Task.TRAIN, ASKED, answer) is answer, "as many images as are asked for"
     (line,) = read_audit(tmp_path / "audit.jsonl")
     assert line["statistics"] == {"kind": "spectrum", "images": 9, "clip": None, "noise_multiplier": 0.0}
     assert (line["tensors"], line["noise"]) == (2, None)
@@ -122,9 +123,15 @@ def test_entries_are_clipped_and_noise_is_counted(tmp_path):
             ASKED,
             {"method": replace(METHOD, leaves_site=("weights", "scores"))},
             OWN,
-            "leaves_site: expected what styles declares, weights, scores, found spectrum; add it there",
+            "- styles.json -> _method#leaves_site: expected what styles declares, weights, scores, found "
+            "spectrum; add it there",
         ),
-        (ASKED, {"method": Method("old")}, OWN, "expected what old declares, nothing, found spectrum"),
+        (
+            ASKED,
+            {"method": Method("old")},
+            OWN,
+            "- _method#leaves_site: expected what old declares, nothing, found spectrum",
+        ),
     ],
 )
 def test_anything_else_is_refused_with_what_to_do(asked, options, given, told):
