@@ -101,7 +101,6 @@ class Inbox:
     ) -> None:
         self.round, self.like, self.kind = round, like, kind
         self._asked = frozenset(sites)
-        self._open = set(self._asked)
         self._answered: set[str] = set()
 
     def max_bytes(self, sender: str) -> int:
@@ -121,7 +120,7 @@ class Inbox:
         """
         if sender in self._answered:
             raise _refusal("a second answer", "one answer per site and round")
-        if sender not in self._open:
+        if sender not in self._asked:
             raise _refusal("an unknown sender", "a site of this federation")
         if self.kind is not None and message.kind != self.kind:
             raise _refusal(Kind(message.kind).value, f"{self.kind.value}, which this round exchanges")
@@ -130,7 +129,6 @@ class Inbox:
         if size > limit:
             raise _refusal(f"{size} bytes", f"at most {limit} bytes")
         message.check(up=True, like=like, site=sender, round=self.round)
-        self._open.discard(sender)
         self._answered.add(sender)
 
 

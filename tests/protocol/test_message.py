@@ -372,7 +372,7 @@ def test_fault_89_a_variance_below_zero_is_refused():
 def test_fault_79_soft_masks_are_inflated_up_to_what_their_reader_expects_and_others_do_not_ask():
     payload = forged(PACKED, {"masks": [48]})
     assert from_bytes(payload, max_inflated=lambda: 48).tensors["masks"].numel() == 48
-    with pytest.raises(MessageRefused, match="expected at most 47 bytes, found 48 bytes once inflated"):
+    with pytest.raises(MessageRefused, match="message -> tensors: expected at most 47 bytes, found 48 bytes once"):
         from_bytes(payload, max_inflated=lambda: 47)
 
     def asked() -> int:

@@ -69,7 +69,9 @@ def test_fault_79_an_answer_is_inflated_up_to_what_its_site_was_asked_for_whatev
     refused = received("a", bomb, inbox.check, max_bytes=inbox.max_bytes("a"))
     assert refused.reason.endswith("expected at most 1050624 bytes, found 3000000 bytes once inflated")
     small = to_bytes(Message(Kind.SOFT_MASKS, "a", 0, 1, n=1, tensors=asked))
-    assert received("a", small, inbox.check, max_bytes=inbox.max_bytes("a")).n == 1
+    taken = received("a", small, inbox.check, max_bytes=inbox.max_bytes("a"))
+    assert (taken.n, taken.tensors) == (1, {}), "what was handed on is let go"
+    assert received("a", small, None).tensors.keys() == {"masks"}
 
 
 def test_numbers_only_when_only_numbers_were_asked_for():
