@@ -67,14 +67,18 @@ class UpdateGuard:
         Args:
             images: site to number of images that it trains on.
         """
-        most = 1.0 if self.largest_share is None else self.largest_share
+        most = self.largest_share
+        if most is None:
+            return dict(images)
         counts = sorted(images.values(), reverse=True)
         for above in range(len(counts)):
             room = 1 - above * most
-            limit = most * sum(counts[above:]) / room if room > 0 else 0.0
+            if room <= 0:
+                break
+            limit = most * sum(counts[above:]) / room
             if counts[above] <= limit:  # these are below it, and those above it are brought down to it
-                return dict(images) if above == 0 else {site: max(1, min(n, int(limit))) for site, n in images.items()}
-        return dict.fromkeys(images, 1)
+                return {site: min(n, max(1, int(limit))) for site, n in images.items()}
+        return {site: min(n, 1) for site, n in images.items()}
 
     def share(self, update: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
         """How much of the step from ``reference`` to ``update`` may be taken, in (0, 1].
@@ -181,13 +185,11 @@ class Counts:
             MessageRefused: the number differs from the one before, or there was none before and weights are capped.
         """
         known = self.said.get(site)
-        capped = self.guard is not None and self.guard.largest_share is not None
-        if known is None and not capped and update.n:
+        cap = self.guard if self.guard is not None and self.guard.largest_share is not None else None
+        if known is None and cap is None and update.n:
             self.said[site] = known = update.n
         if update.n != (known or 0):
             before = "none" if known is None else str(known)
             expected, hint = f"{before}, as this site said before", "start a new run where a site's images have changed"
             raise MessageRefused([Problem("message -> n", found=str(update.n), expected=expected, hint=hint)])
-        if not capped or self.guard is None:
-            return update
-        return replace(update, n=self.guard.counted(self.said)[site]) if known else update
+        return replace(update, n=cap.counted(self.said)[site]) if cap is not None and known else update

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Stopped
-from samfed_monai.core.io import atomic_write, sha256_bytes
+from samfed_monai.core.io import atomic_write, read_json, sha256_bytes, write_json
 from samfed_monai.core.model_file import read_header
 from samfed_monai.federation import RoundStore
 from samfed_monai.federation.round_store import state_file
@@ -59,6 +59,22 @@ def test_fault_52_a_torn_round_gives_way_to_the_one_before(store, caplog, name, 
     assert "round 2 is damaged" in caplog.text
     assert "set aside as 002.torn, going back one round" in caplog.text
     assert store.rounds() == [0, 1]
+
+
+@pytest.mark.parametrize(("kept", "latest", "left"), [({1, 2}, 1, [0, 1]), ({0, 2}, None, [0, 1])])
+def test_fault_52_it_goes_back_one_round_and_not_past_one_whose_model_was_let_go(store, kept, latest, left):
+    store.prune(keep_models=kept, keep_states=set())
+    for number in range(3):  # whose states were let go as well
+        path = store.folder / f"{number:03d}" / "round.json"
+        record = read_json(path)
+        write_json(path, {**record, "files": {"global.safetensors": record["files"]["global.safetensors"]}})
+    (store.folder / "002" / "global.safetensors").write_bytes(b"")
+    if latest is None:
+        with pytest.raises(Stopped, match="no intact round is left"):
+            store.latest()
+    else:
+        assert store.latest().round == latest
+    assert store.rounds() == left, "what was let go is not damaged"
 
 
 def test_fault_52_without_an_intact_round_it_stops_rather_than_start_over(store):

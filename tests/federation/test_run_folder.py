@@ -207,8 +207,8 @@ def test_a_finished_run_keeps_the_best_and_the_last_model_and_is_still_intact(tm
         assert len(folder.store.records(3)) == 4
 
 
-@pytest.mark.parametrize(("keep_best_states", "states"), [(False, [4, 5]), (True, [1, 4, 5])])
-def test_a_running_run_keeps_two_rounds_and_the_best_as_of_each(tmp_path, keep_best_states, states):
+@pytest.mark.parametrize(("options", "states"), [({}, [4, 5]), ({"keep_best_states": True}, [1, 4, 5])])
+def test_a_running_run_keeps_two_rounds_and_the_best_as_of_each(tmp_path, options, states):
     def save_state(folder):
         save_tensors(folder / "a.safetensors", {"x": torch.ones(1)})
         return {"a.safetensors": sha256_file(folder / "a.safetensors")}
@@ -218,7 +218,7 @@ def test_a_running_run_keeps_two_rounds_and_the_best_as_of_each(tmp_path, keep_b
     records = [record(number, value) for number, value in enumerate(dice)]
     with RunFolder(tmp_path).open(CONFIG) as folder:
         for last in range(1, len(dice) + 1):
-            folder.write_round({"w": torch.ones(2)}, records[:last], save_state, keep_best_states=keep_best_states)
+            folder.write_round({"w": torch.ones(2)}, records[:last], save_state, **options)
         kept = [r for r in range(len(dice)) if (folder.store.folder / f"{r:03d}" / "global.safetensors").exists()]
         assert kept == [1, 4, 5]
         assert [r for r in range(len(dice)) if list(folder.store.clients(r).glob("*"))] == states
@@ -280,6 +280,7 @@ def test_the_best_round_is_found_as_rounds_come_and_anew_where_some_are_gone():
         bests.follow(records[:last])
         found.append((bests.before, bests.now))
     assert found == [(0, 0), (0, 1), (1, 1), (1, 3), (3, 3), (3, 3)]
+    assert (Bests().before, Bests().now, best_round([])) == (0, 0, 0)
     bests.follow(records[:3])
     assert (bests.before, bests.now) == (1, 1)
 
@@ -426,8 +427,12 @@ def test_a_lock_is_given_back_once(tmp_path):
     lock.acquire()
     assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
     other.release()  # it does not hold it
-    with pytest.raises(Refused, match=rf"another run is at work in it \(process {os.getpid()}\)"):
+    with pytest.raises(Refused) as caught:
         other.acquire()
+    assert str(caught.value.problems[0]) == (
+        f"{tmp_path}: expected a folder of its own, found another run is at work in it (process {os.getpid()}); "
+        "wait for it, stop it, or choose another output_dir"
+    )
     lock.release()
     other.acquire()
     lock.release()  # not its own any more

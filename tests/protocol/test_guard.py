@@ -9,7 +9,7 @@ import torch
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.protocol import Exchange, Kind, Message, MessageRefused, Server, Strategy, UpdateGuard
-from samfed_monai.protocol.guard import Counts
+from samfed_monai.protocol.guard import Counts, shortened
 
 
 class Foreign(Strategy):
@@ -57,6 +57,7 @@ def test_names_that_the_reference_has_not_are_no_part_of_the_step():
 
 def test_fault_39_a_huge_step_is_skipped_when_told_to():
     guard = UpdateGuard(limit=2.0, action="skip")
+    assert guard.share({"w": torch.tensor([3.0, 14.0])}, {"w": torch.tensor([3.0, 4.0])}) == 1.0, "10 of 2 * 5"
     with pytest.raises(MessageRefused, match=r"expected at most 10, found a step of norm 1e\+06"):
         guard.share({"w": torch.tensor([3.0, 4.0, 1e6])}, {"w": torch.tensor([3.0, 4.0, 0.0])})
 
@@ -96,6 +97,9 @@ def test_an_update_is_clipped_from_any_reference_and_its_integers_stay():
         (0.5, {"a": 9}, {"a": 1}),
         (1.0, {"a": 9}, {"a": 9}),
         (0.5, {}, {}),
+        (0.5, {"a": 4, "b": 4, "c": 0}, {"a": 4, "b": 4, "c": 0}),
+        (0.5, {"a": 9, "b": 4, "c": 0}, {"a": 4, "b": 4, "c": 0}),
+        (1 / 3, {"a": 5, "b": 5, "c": 1, "d": 0}, {"a": 1, "b": 1, "c": 1, "d": 0}),  # three thirds leave no room
     ],
 )
 def test_a_site_counts_as_no_more_than_its_share_of_all(share, images, counted):
@@ -138,6 +142,19 @@ def test_the_step_counts_and_not_the_length_of_the_update() -> None:
     assert guard.share({"w": torch.tensor([-10.5])}, one) == pytest.approx(10 / 11.5)
 
 
+def test_a_step_whose_square_leaves_single_precision_has_a_length_still() -> None:
+    far, one = {"w": torch.tensor([3e30, 4e30])}, {"w": torch.tensor([1.0, 0.0])}
+    assert UpdateGuard(limit=10.0).share(far, one) == pytest.approx(2e-30)
+
+
+def test_a_step_is_shortened_in_the_answers_own_precision_and_a_whole_one_is_the_answer() -> None:
+    old, new = torch.tensor([1.0], dtype=torch.float64), torch.tensor([3.0])
+    half = shortened(old, new, 0.5)
+    assert (half.item(), half.dtype) == (2.0, torch.float32)
+    assert shortened(old, new, 1.0) is new
+    assert shortened(torch.tensor(1), count := torch.tensor(3), 0.5) is count
+
+
 def test_from_weights_of_zero_hardly_a_step_may_be_taken() -> None:
     zero = {"w": torch.zeros(1)}
     assert UpdateGuard(limit=10.0).share({"w": torch.ones(1)}, zero) == pytest.approx(1e-11)
@@ -177,7 +194,8 @@ def test_fault_77_where_shares_are_capped_a_number_counts_as_what_is_left_of_it(
     with pytest.raises(MessageRefused, match="expected none, as this site said before, found 7"):
         counts.counted("c", weighing(7, "c"))
     assert counts.counted("c", weighing(0, "c")).n == 0
-    assert Counts({"a": 90}, UpdateGuard()).counted("a", weighing(90)).n == 90
+    update = weighing(90)
+    assert Counts({"a": 90}, UpdateGuard()).counted("a", update) is update, "nothing is capped"
 
 
 def test_what_stored_rounds_counted_is_what_a_site_said() -> None:

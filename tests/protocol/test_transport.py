@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,29 @@ def test_answers_wait_on_the_disk_without_a_name_and_their_space_is_given_back(t
     waiting.clear()
     assert spool.size == 0
     assert spool.put(b"").read() == b""
-    assert spool.put(b"again").read() == b"again"
+    again = spool.put(b"again")
+    assert (again.read(), spool.size) == (b"again", 5)
+
+
+def test_what_waits_when_a_process_ends_goes_with_the_file_and_is_not_let_go_of_one_by_one(tmp_path, monkeypatch):
+    made, finalize = [], weakref.finalize
+    with monkeypatch.context() as patch:
+        patch.setattr(weakref, "finalize", lambda *arguments: made.append(finalize(*arguments)) or made[-1])
+        waiting = Spool(tmp_path).put(b"1")
+    assert waiting.read() == b"1"
+    assert [each.atexit for each in made] == [True, False], "the file, the answer"
+
+
+def test_an_answer_that_is_refused_or_cannot_be_taken_in_is_its_site_s_failure_and_told(caplog):
+    def full(site, reply):
+        raise OSError(errno.ENOSPC, SECRET)
+
+    reason = "message: expected safetensors with a samfed header, found bytes that are not (ValueError)"
+    assert received("a", b"bytes", None) == Failure("a", reason)
+    failed = received("b", to_bytes(message()), full)
+    assert failed.site == "b"
+    assert failed.reason.startswith("OSError (No space left on device) in samfed_monai.protocol.transport, line ")
+    assert caplog.messages == [f"a: its message was refused: {reason}", "b: its message could not be taken in"]
 
 
 def test_an_answer_that_was_cut_off_on_the_disk_is_not_read(tmp_path):
