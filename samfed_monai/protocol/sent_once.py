@@ -71,5 +71,4 @@ class HeldWeights:
             self._tensors = {}
             raise MessageRefused([_MISSING])
         words = {name: word for name, word in message.extra.items() if name != HELD}
-        tensors = with_statistics(self._tensors, statistics) if statistics else self._tensors
-        return replace(message, tensors=tensors, extra=words)
+        return replace(message, tensors=with_statistics(self._tensors, statistics), extra=words)

@@ -85,6 +85,18 @@ def test_fault_76_a_number_out_of_its_range_can_neither_choose_a_round_nor_overf
         check(up(metrics={name: value}))
 
 
+def test_numbers_and_counts_may_be_as_small_and_as_large_as_their_range():
+    check(up(n=10_000_000, metrics={"dice": 0.0, "iou": 1.0}))
+    with pytest.raises(MessageRefused, match="from 1 to 10000000, found 10000001"):
+        check(up(n=10_000_001))
+
+
+@pytest.mark.parametrize("other", [torch.ones(3), torch.ones(2, dtype=torch.float64)], ids=["shape", "dtype"])
+def test_where_every_tensor_is_another_all_are_refused(other):
+    with pytest.raises(MessageRefused, match="message -> w: expected"):
+        up(tensors={"w": other}).check(up=True, like={"w": torch.ones(2)})
+
+
 def test_fault_35_wrong_dtype_is_refused():
     with pytest.raises(MessageRefused, match=r"message -> w: expected torch.float32, found torch.float64"):
         check(up(tensors={**weights(), "w": torch.ones(2, 3, dtype=torch.float64)}))
@@ -360,13 +372,16 @@ def test_fault_79_a_decompression_bomb_is_not_inflated():
 
 
 def test_fault_89_a_variance_below_zero_is_refused():
-    like = {"norm.running_var": torch.ones(2), "norm.running_mean": torch.zeros(2)}
-    sent = {"norm.running_var": torch.tensor([1.0, 0.0]), "norm.running_mean": torch.tensor([-1.0, 0.0])}
+    like = {"1.norm.running_var": torch.ones(2), "1.norm.running_mean": torch.zeros(2)}
+    sent = {"1.norm.running_var": torch.tensor([1.0, 0.0]), "1.norm.running_mean": torch.tensor([-1.0, 0.0])}
     found = Message(Kind.WEIGHTS, "a", 0, 1, n=3, tensors=sent)
     found.check(up=True, like=like)
-    found.tensors["norm.running_var"] = torch.tensor([1.0, -1e-9])
-    with pytest.raises(MessageRefused, match="expected variances of at least 0, found 1 with values below 0"):
+    found.tensors["1.norm.running_var"] = torch.tensor([1.0, -1e-9])
+    with pytest.raises(MessageRefused) as refused:
         found.check(up=True, like=like)
+    assert [str(problem) for problem in refused.value.problems] == [
+        "message -> tensors: expected variances of at least 0, found 1 with values below 0"
+    ]
 
 
 def test_fault_79_soft_masks_are_inflated_up_to_what_their_reader_expects_and_others_do_not_ask():

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samfed_monai.core.tensor_file import checksum
 from samfed_monai.protocol.message import Kind, Message, MessageRefused, from_bytes, to_bytes, wire_size
 from samfed_monai.protocol.sent_once import NOT_HELD, HeldWeights, SentWeights
 from samfed_monai.protocol.statistics import with_statistics
@@ -82,8 +83,12 @@ def test_what_is_no_weights_travels_as_it_is():
     for each in (masks, masks, Message(Kind.METRICS, "a", 0, 1), Message(Kind.METRICS, "a", 0, 1)):
         assert sent.shortened("a", each) is each
     held.complete(masks)
-    with pytest.raises(MessageRefused):  # masks are not weights that a message could name
-        held.complete(replace(message({}), extra={"held": "0" * 32}))
+    for named in (
+        checksum(masks.tensors),
+        checksum({}),
+    ):  # masks are not weights that a message could name, nor nothing
+        with pytest.raises(MessageRefused):
+            held.complete(replace(message({}), extra={"held": named}))
 
 
 def test_a_site_that_holds_nothing_others_or_changed_ones_says_so_in_words_the_server_knows():
@@ -104,7 +109,14 @@ def test_a_message_that_names_weights_and_carries_some_is_refused():
     held = HeldWeights()
     held.complete(message())
     with pytest.raises(MessageRefused, match="not held here"):
-        held.complete(replace(message(), extra={"held": "0" * 32}))
+        held.complete(replace(message(), extra={"held": checksum(WEIGHTS)}))
+
+
+def test_a_message_without_weights_leaves_those_that_are_held():
+    held = HeldWeights()
+    held.complete(message())
+    held.complete(message({}))
+    assert held.complete(replace(message({}), extra={"held": checksum(WEIGHTS)})).tensors.keys() == WEIGHTS.keys()
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 2), st.booleans()), max_size=30))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from samfed_monai.core.errors import Problem, Refused, Stopped, is_out_of_memory
-from samfed_monai.protocol import Inbox, Kind, Message, MessageRefused, scrub, to_bytes
+from samfed_monai.protocol import Inbox, Kind, Message, MessageRefused, scrub, to_bytes, wire_size
 from samfed_monai.protocol.transport import Failure, Spool, received, take_in_order
 from tests.federation.toys import weights
 
@@ -59,6 +59,24 @@ def test_fault_37_more_than_twice_the_bytes_and_a_header_are_refused(inbox):
     allowed = 1024**2 + 2 * sum(tensor.numel() * tensor.element_size() for tensor in weights().values())
     with pytest.raises(MessageRefused, match=f"message: expected at most {allowed} bytes"):
         inbox.check("a", message(tensors={"w": torch.zeros(allowed // 4)}))
+
+
+def test_fault_37_an_answer_may_be_as_large_as_that_and_no_larger(inbox, monkeypatch):
+    size = wire_size(message())
+    monkeypatch.setattr(inbox, "max_bytes", lambda site: size - 1)
+    with pytest.raises(MessageRefused) as refused:
+        inbox.check("a", message())
+    assert str(refused.value.problems[0]) == f"message: expected at most {size - 1} bytes, found {size} bytes"
+    monkeypatch.setattr(inbox, "max_bytes", lambda site: size)
+    inbox.check("a", message())
+
+
+def test_each_site_is_measured_by_what_it_was_asked_for():
+    asked = {"a": weights(), "b": {"x": torch.zeros(5)}}
+    inbox = Inbox(round=2, sites=["a", "b"], like=asked.get)
+    assert [inbox.max_bytes(site) for site in ("b", "nobody")] == [2 * 5 * 4 + 1024**2, 1024**2]
+    inbox.check("a", message())
+    inbox.check("b", message(site="b", tensors={"x": torch.ones(5)}))
 
 
 def test_fault_79_an_answer_is_inflated_up_to_what_its_site_was_asked_for_whatever_shapes_it_names():
@@ -143,6 +161,8 @@ def test_refused_messages_keep_their_reason():
     problems = [Problem(f"message -> {name}", found="NaN", expected="finite values") for name in "abcdefg"]
     assert scrub(MessageRefused(problems)).startswith("message -> a: expected finite values, found NaN; message -> b")
     assert scrub(MessageRefused(problems)).endswith("; and 2 more")
+    assert scrub(MessageRefused(problems[:6])).endswith("; and 1 more")
+    assert scrub(MessageRefused(problems[:5])).endswith("; message -> e: expected finite values, found NaN")
 
 
 def test_answers_wait_on_the_disk_without_a_name_and_their_space_is_given_back(tmp_path):
