@@ -417,7 +417,7 @@ def _check_shapes(shapes: Any, tensors: Mapping[str, Tensor], max_bytes: int) ->
 
 def _header(payload: bytes) -> tuple[Any, Any]:
     length = int.from_bytes(payload[:8], "little")
-    if not 2 <= length <= len(payload) - 8:
+    if length > len(payload) - 8:
         raise ValueError("header length")
     if length > MAX_HEADER:
         found, expected = f"a header of {length} bytes", f"one of at most {MAX_HEADER} bytes"

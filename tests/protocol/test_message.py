@@ -181,6 +181,19 @@ def test_there_and_back():
     assert all(torch.equal(received.tensors[name], sent.tensors[name]) for name in sent.tensors)
 
 
+def test_bytes_are_the_same_whatever_the_order_of_numbers_and_hold_no_nan():
+    numbers = {"iou": 0.5, "dice": 0.25}
+    assert to_bytes(message(metrics=numbers)) == to_bytes(message(metrics=dict(sorted(numbers.items()))))
+    with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
+        to_bytes(message(metrics={"dice": math.nan}))
+
+
+def test_the_size_of_a_message_that_came_is_that_of_its_bytes_however_they_were_written():
+    payload = save(weights(), {"samfed": json.dumps(message().header(), indent=4)})
+    received = from_bytes(payload, max_bytes=len(payload))
+    assert wire_size(received) == len(payload) > len(to_bytes(received))
+
+
 def test_bytes_are_a_safetensors_file():
     assert torch.equal(load(to_bytes(message()))["w"], weights(0.5)["w"])
 
@@ -262,7 +275,10 @@ def test_a_truncated_message_is_refused():
         ({"path": "/data"}, "message -> header: expected version, kind"),
         ({"n": "4"}, "message -> n: expected int, found str"),
         ({"round": True}, "message -> round: expected int, found bool"),
-        ({"kind": "pixels"}, "message -> kind: expected weights, soft_masks, prototypes, adapter, secure, metrics"),
+        (
+            {"kind": "pixels"},
+            "message -> kind: expected weights, soft_masks, prototypes, adapter, secure, metrics, found another kind",
+        ),
     ],
 )
 def test_another_header_is_refused(change, reason):
@@ -294,6 +310,20 @@ def test_smooth_masks_shrink_and_noise_grows_by_little():
     assert len(to_bytes(masks_message(ramp))) < 1200 < 10 * 64 * 64
     noise = torch.randint(0, 256, (10, 1, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert len(to_bytes(masks_message(noise))) < 1.02 * noise.numel() + 1024
+
+
+def test_masks_are_deflated_once_and_fast_and_others_in_their_place_anew(monkeypatch):
+    from samfed_monai.protocol import message as module
+
+    deflated, deflate = [], module._deflate
+    monkeypatch.setattr(module, "_deflate", lambda masks: deflated.append(masks) or deflate(masks))
+    sent = masks_message()
+    first = to_bytes(sent)
+    assert (wire_size(sent), to_bytes(sent), len(deflated)) == (len(first), first, 1)
+    assert load(first)["masks"][:2].tolist() == [0x78, 0x01], "RFC 1950: a window of 32 KiB, the fastest level"
+    sent.tensors["masks"] = other = torch.full((2, 2), 9, dtype=torch.uint8)
+    assert torch.equal(from_bytes(to_bytes(sent)).tensors["masks"], other)
+    assert len(deflated) == 2
 
 
 def test_other_kinds_travel_as_they_are():
@@ -345,6 +375,17 @@ PACKED = zlib.compress(bytes(48))
 def test_a_deflated_tensor_that_is_not_what_its_shape_says_is_refused(content, shapes):
     with pytest.raises(MessageRefused, match="message: expected safetensors with a samfed header"):
         from_bytes(forged(content, shapes))
+
+
+@pytest.mark.parametrize(
+    "shape", [[-1, 48], [-6, -8], [True, 48], [48.0], 48, "48", {}, [1] * 9, None], ids=lambda shape: str(shape)
+)
+def test_fault_79_nothing_is_inflated_whose_shape_is_none(shape, monkeypatch):
+    from samfed_monai.protocol import message as module
+
+    monkeypatch.setattr(module.zlib, "decompressobj", lambda: pytest.fail("inflated"))
+    with pytest.raises(MessageRefused, match=r"found bytes that are not \(ValueError\)"):
+        from_bytes(forged(PACKED, {"masks": shape}))
 
 
 def test_shapes_beyond_the_largest_message_are_refused_before_anything_is_inflated():
@@ -569,7 +610,7 @@ def test_a_header_with_other_fields_is_refused_in_full():
         ]
 
 
-@pytest.mark.parametrize("shape", [(), (3,), (2, 1, 1), (2, 0, 4)])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 1, 1), (2, 0, 4), (1, 1, 1, 1, 1, 1, 1, 2)])
 def test_masks_that_came_are_memory_of_their_own(shape):
     sent = masks_message(torch.full(shape, 7, dtype=torch.uint8))
     with warnings.catch_warnings():
