@@ -55,7 +55,6 @@ class NormClipping(AllAnswers):
         problems.unless(type(window) is int and window >= 1, "strategy#window", window, "a whole number of rounds >= 1")
         problems.refuse_if_any()
         self.factor, self.window = float(factor), window
-        self._medians: list[float] = []
 
     @property
     def least_sites(self) -> int:
@@ -64,7 +63,7 @@ class NormClipping(AllAnswers):
 
     def attach(self, server: Server) -> NormClipping:
         super().attach(server)
-        self._medians = []
+        self._medians: list[float] = []
         return self
 
     def combine(self, answers: Mapping[str, Answer]) -> dict[str, Tensor]:

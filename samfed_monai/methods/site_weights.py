@@ -55,9 +55,6 @@ class LearnedWeights(FedAvg):
     def __init__(self, *, number: str, alike: bool) -> None:
         super().__init__()
         self.number, self.alike = number, alike
-        self._weights: dict[str, float] = {}
-        self._images: dict[str, int] = {}
-        self._numbers: dict[str, float] = {}
 
     @abstractmethod
     def moved(self, round: int, weights: Tensor, numbers: Tensor) -> Tensor | None:
@@ -73,9 +70,9 @@ class LearnedWeights(FedAvg):
 
     def attach(self, server: Server) -> LearnedWeights:
         super().attach(server)
-        self._weights, self._images, self._numbers = {}, {}, {}
-        if self.alike:
-            self._weights = dict.fromkeys(server.sites, 1 / len(server.sites))
+        self._weights: dict[str, float] = dict.fromkeys(server.sites, 1 / len(server.sites)) if self.alike else {}
+        self._images: dict[str, int] = {}
+        self._numbers: dict[str, float] = {}
         return self
 
     @property

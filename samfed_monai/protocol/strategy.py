@@ -263,8 +263,8 @@ _FLAGS = ("answer_kind", "exchange_name", "has_model", "one_network", "personal"
 
 
 def _of_flags(flags: Mapping[str, Any], base: Exchange) -> Exchange:
-    kinds = {word: kind for kind, word in WORDS.items()}
-    answer = flags.get("answer_kind") or kinds.get(flags.get("exchange_name", ""), base.answer)
+    kinds: dict[str | None, Kind] = {word: kind for kind, word in WORDS.items()}
+    answer = flags.get("answer_kind") or kinds.get(flags.get("exchange_name"), base.answer)
     own = flags.get("personal", base.own_networks)
     alike = flags.get("one_network", base.alike if own == base.own_networks else not own)
     model = flags.get("has_model", base.server_model)

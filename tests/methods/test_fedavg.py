@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samfed_monai.methods.fedavg import FedAvg
+from samfed_monai.methods.fedavg import FedAvg, PersonalFedAvg
 from samfed_monai.protocol import Kind, Message, Server, UpdateGuard
 from tests.federation.toys import weights
 
@@ -95,6 +95,15 @@ def test_the_given_weights_are_not_changed():
     start = weights(1.0)
     average([(1, weights(5.0))] * 2, start=start)
     assert start["w"][0, 0].item() == 1.0
+
+
+def test_each_site_is_sent_the_weights_and_is_told_to_learn_from_them_where_it_keeps_a_network():
+    for strategy, words in ((FedAvg(), {}), (PersonalFedAvg(), {"purpose": "distil"})):
+        messages = strategy.attach(Server(["a", "b"], 3, 7, weights=weights(1.0))).configure(2)
+        assert list(messages) == ["a", "b"]
+        sent = messages["b"]
+        assert sent == Message(Kind.WEIGHTS, "b", 2, 3, 7, tensors=sent.tensors, extra=words)
+        assert torch.equal(sent.tensors["w"], weights(1.0)["w"])
 
 
 def test_answers_are_taken_whether_or_not_a_round_was_begun():

@@ -37,6 +37,8 @@ def test_the_median_runs_over_rounds_and_a_run_that_goes_on_has_it():
     for each in (strategy, again):
         assert answered(each, [[10.0, 0, 0], [10.0, 0, 0]], round=2)["w"].tolist() == [3.0, 0.0, 0.0]
     assert strategy.state_dict()["median_lengths"].tolist() == [1.0, 1.0, 8.0]
+    again.load_state_dict(strategy.global_weights, {})
+    assert again.state_dict()["median_lengths"].tolist() == [], "those of a run without are none"
     fresh = attached(strategy, 2)
     assert answered(fresh, [[10.0, 0, 0], [10.0, 0, 0]])["w"].tolist() == [10.0, 0.0, 0.0], "a new run begins anew"
 
@@ -80,6 +82,10 @@ def test_options_out_of_their_range_are_refused(options, problem):
     assert [str(each) for each in caught.value.problems] == [problem]
     with pytest.raises(Refused, match="refused: 2 problems"):
         NormClipping(factor=0, window=0)
+
+
+def test_a_median_may_be_of_one_round_and_is_of_five_by_default():
+    assert (NormClipping().factor, NormClipping().window, NormClipping(window=1).window) == (1.0, 5, 1)
 
 
 def test_one_site_is_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,6 +53,21 @@ def test_the_nearest_point_of_the_simplex_by_hand(point, nearest):
     found = onto_simplex(torch.tensor(point))
     assert found.tolist() == nearest
     assert found.dtype is torch.float64
+
+
+def test_no_weight_is_above_1_where_a_threshold_is_rounded():
+    large = torch.tensor([2.0**53 + 2], dtype=torch.float64)  # less 1 it is 2^53, as near as there is
+    assert onto_simplex(large).tolist() == [1.0]
+
+
+def test_integers_are_those_of_the_first_by_name_where_weights_are_alike():
+    start = {"w": torch.zeros(1), "count": torch.tensor(0)}
+    strategy = Told(alike=True).attach(Server(["a", "b"], 5, weights=start))
+    strategy.configure(0)
+    for site, count in (("b", 2), ("a", 1)):
+        strategy.accept(0, site, replace(said(site, 0.0, 1.0, 1), tensors={**start, "count": torch.tensor(count)}))
+    strategy.finish(0)
+    assert strategy.global_weights["count"].item() == 1
 
 
 def test_a_first_round_is_averaged_by_images_and_who_did_not_answer_says_what_others_say_on_average():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -102,6 +103,12 @@ def test_the_flags_of_version_0_1_are_still_read():
             answer_kind = Kind.PROTOTYPES
 
     assert Answered.exchange.answer is Kind.PROTOTYPES
+    with pytest.warns(FutureWarning, match="Without: has_model"):
+
+        class Without(PersonalFedAvg):
+            has_model = False
+
+    assert Without.exchange == replace(PersonalFedAvg.exchange, server_model=False), "the rest is its base's"
 
 
 class Noting(Strategy):
@@ -203,5 +210,11 @@ def test_a_server_without_a_network_of_its_own_says_which_variant_has_one():
         "strategy: expected a PublicMaskSharing, found no sharing in the bundle; "
         "use a variant that has one, for instance fedmd"
     )
-    with pytest.warns(FutureWarning, match="Server.open_bench is make_sharing now; the old name goes"):
+    with pytest.warns(FutureWarning, match="Server.open_bench is make_sharing now; the old name goes") as told:
         assert Server(["a"], 1, sharing=lambda: made).open_bench("fedmd") is made
+    with (
+        pytest.warns(FutureWarning, match="open_bench"),
+        pytest.raises(Refused, match="use a variant that has one, for instance fedmd"),
+    ):
+        Server(["a"], 1).open_bench("fedmd")
+    assert told[0].filename != inspect.getfile(Server), "where it is called"
