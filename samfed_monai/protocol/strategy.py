@@ -202,8 +202,7 @@ class Strategy(ABC):
         Raises:
             MessageRefused: this answer is not used; what was accepted before it stays.
         """
-        reference = self.reference(site) if self.server.guard else None
-        if self.server.guard and reference:
+        if self.server.guard and (reference := self.reference(site)):
             update = self.server.guard.limited(update, reference)
         self.accept(round, site, update)
 

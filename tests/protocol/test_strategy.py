@@ -164,6 +164,15 @@ def test_a_step_that_is_too_long_is_shortened_before_a_strategy_sees_it():
     assert [call[3] for call in strategy.calls] == [[3.0], [101.0], [101.0], [101.0]]
 
 
+def test_each_site_s_step_is_measured_from_its_own_reference():
+    references = {"a": {"w": torch.tensor([100.0])}, "b": {"w": torch.tensor([1.0])}}
+    strategy = Noting().attach(Server(["a", "b"], 9, guard=UpdateGuard(limit=2.0)))
+    strategy.reference = references.get
+    for site in "ab":
+        strategy.take(0, site, Message(Kind.WEIGHTS, site, 0, 9, n=1, tensors={"w": torch.tensor([101.0])}))
+    assert [call[3] for call in strategy.calls] == [[101.0], [3.0]]
+
+
 def test_what_is_expected_evaluated_and_gone_on_from_by_default():
     strategy = Noting().attach(Server(["a"], 9, weights={"w": torch.ones(1)}))
     assert strategy.expected("a") is strategy.global_weights is strategy.evaluation("a")
