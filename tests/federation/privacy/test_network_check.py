@@ -152,7 +152,9 @@ class _Both(nn.Module):
 
 
 def test_a_layer_may_read_so_many_values_and_no_more():
-    assert reading_layers(Wide(768), SHAPE) == []
+    network, state = Wide(768), torch.get_rng_state()
+    assert reading_layers(network, SHAPE) == []
+    assert torch.equal(torch.get_rng_state(), state), "its random weights are not of the numbers that training draws"
     assert reading_layers(Wide(769), SHAPE) == ["linear"]
 
 

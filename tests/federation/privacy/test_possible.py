@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from samfed_monai.core.errors import Refused
@@ -128,6 +130,15 @@ def test_noise_at_sites_takes_what_it_is_made_for(strategy, problem):
     require_possible(Privacy(differential_privacy=DifferentialPrivacy()), FedAvg())
     found = told(Privacy(differential_privacy=DifferentialPrivacy()), strategy())
     assert found == [f"{WHERE} -> differential_privacy: {problem}"]
+
+
+def test_noise_on_a_statistic_takes_an_accountant(monkeypatch):
+    monkeypatch.setitem(sys.modules, "opacus.accountants.analysis", None)
+    require_possible(Privacy(), Sending())
+    rules = {StatisticKind.SPECTRUM: StatisticRule(clip=1.0, noise_multiplier=0.5)}
+    assert told(Privacy(statistics=rules), Sending()) == [
+        f"{WHERE} -> differential_privacy: expected its accountant, found no Opacus; pip install samfed-monai[privacy]"
+    ]
 
 
 def test_what_leaves_of_images_is_said_before_a_run():

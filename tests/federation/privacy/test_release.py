@@ -528,8 +528,12 @@ def test_a_sites_own_least_images_is_what_it_trains_on_in_a_round_as_well():
     metrics = {"iterations": 3}
     allowed = replace(ALLOWED, batch=2)
     filtered = ReleaseFilter("Basel", allowed=lambda: allowed, least_seen=7)
-    with pytest.raises(MessageRefused, match="round: expected at least 7 images trained on in a round"):
+    with pytest.raises(MessageRefused) as error:
         filtered(Task.TRAIN, request(), reply(metrics=metrics))
+    assert [str(problem) for problem in error.value.problems] == [
+        "round: expected at least 7 images trained on in a round, as this site's file says, found 6; "
+        "more local_steps, or a larger batch_size"
+    ]
     ReleaseFilter("Basel", allowed=lambda: allowed, least_seen=6)(Task.TRAIN, request(), reply(metrics=metrics))
 
 
@@ -555,6 +559,11 @@ def test_a_sites_own_least_images_is_what_it_trains_on_in_a_round_as_well():
             Task.TRAIN,
             {"tensors": {**WEIGHTS, "w": WEIGHTS["w"].double()}},
             "message -> w: expected torch.float32, found another dtype",
+        ),
+        (
+            Task.TRAIN,
+            {"kind": Kind.SOFT_MASKS, "tensors": {"masks": MASKS - 1}},
+            "message -> masks: expected the site's own on the public images, found other values",
         ),
         (Task.EVALUATE, {}, "message -> tensors: expected numbers only, found tensors that were not trained"),
         (Task.TRAIN, {"n": -1}, "message -> n: expected a whole number >= 0, found another value"),

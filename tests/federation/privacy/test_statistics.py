@@ -43,6 +43,7 @@ class Windows(Statistic):
         return {"windows": torch.zeros(2, 2)}
 
     def images(self, least_images: int) -> int:
+        self.asked = least_images
         return self.count
 
     def measured(self, least_images: int):
@@ -76,7 +77,10 @@ def test_what_the_method_declares_leaves_as_it_is_with_an_audit_line(tmp_path):
     assert gate(folder=tmp_path)(Task.TRAIN, ASKED, answer) is answer
     plain = reply({})
     assert gate()(Task.TRAIN, request(), plain) is plain
-    assert gate(measured=Windows(5))(Task.TRAIN, ASKED, answer) is answer, "as many images as are asked for"
+    measured = Windows(6)
+    six = gate({"spectrum": {"least_images": 6}}, measured=measured)
+    assert six(Task.TRAIN, ASKED, answer) is answer, "as many images as are asked for"
+    assert measured.asked == 6
     (line,) = read_audit(tmp_path / "audit.jsonl")
     assert line["statistics"] == {"kind": "spectrum", "images": 9, "clip": None, "noise_multiplier": 0.0}
     assert (line["tensors"], line["noise"]) == (2, None)
