@@ -46,7 +46,7 @@ def reading_layers(network: nn.Module, shape: Sequence[int]) -> list[str]:
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in probe.parameters():
-            spread = math.sqrt(math.prod(parameter.shape[1:]) or 1) if parameter.ndim > 1 else 1.0
+            spread = math.sqrt(math.prod(parameter.shape[1:]))  # of a bias 1, the product of nothing
             parameter.copy_(torch.randn(parameter.shape, generator=random) / spread)
     found = [
         name

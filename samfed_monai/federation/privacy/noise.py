@@ -112,7 +112,7 @@ def noisy_masks(
         step = mask.double() / 255 - old
         share = min(1.0, clip / max(_length(step), 1e-300))
         drawn = torch.from_numpy(noise(mask.numel())).reshape(mask.shape)
-        sent[index] = ((old + share * step + deviation * drawn).clamp(0, 1) * 255).round().to(torch.uint8)
+        sent[index] = ((old + share * step + deviation * drawn).clamp(0, 1) * 255).round()
     return sent
 
 

@@ -68,8 +68,8 @@ def test_answers_are_counted_by_task_and_round_as_far_as_they_are_gone(tmp_path)
 def test_a_table_in_full():
     records = [
         {"time": "t", **SENT, "tensors": 3, "metrics": [], "noise": {"deviation": 0.12345, "release": 2}},
-        {"time": "u", **SENT, "outcome": "refused", "bytes": None, "problems": ["a: b", "c"]},
         {"time": "v", **SENT, "outcome": "declared", "statistics": {"kind": "graph", "images": 7}},
+        {"time": "u", **SENT, "outcome": "refused", "bytes": None, "problems": ["a: b", "c"]},
     ]
     heads, *rows = [line.split("  ") for line in audit_table(records).splitlines()]
     assert [each.strip() for each in heads if each.strip()] == [
@@ -78,8 +78,8 @@ def test_a_table_in_full():
     ]  # fmt: skip
     assert [[each.strip() for each in row if each.strip()] for row in rows] == [
         ["t", "Basel", "0", "train", "sent", "weights", "3", "100", "40", "sd 0.123, release 2", "-", "-", "-"],
-        ["u", "Basel", "0", "train", "refused", "weights", "-", "-", "40", "-", "-", "a: b, c", "-"],
         ["v", "Basel", "0", "train", "declared", "weights", "-", "100", "40", "-", "-", "-", "graph of 7 images"],
+        ["u", "Basel", "0", "train", "refused", "weights", "-", "-", "40", "-", "-", "a: b, c", "-"],
         [],
         ["refused weights: 1 messages, 0 bytes"],
         ["sent weights: 1 messages, 100 bytes"],

@@ -158,6 +158,14 @@ def test_a_layer_may_read_so_many_values_and_no_more():
     assert reading_layers(Wide(769), SHAPE) == ["linear"]
 
 
+def test_a_layer_that_no_pixel_moves_is_let_alone():
+    class Constant(Wide):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.linear(torch.linspace(0, 1, 769)[None])
+
+    assert reading_layers(Constant(769), SHAPE) == []
+
+
 def test_of_several_maps_that_a_layer_gives_each_is_looked_at():
     assert "linear" in reading_layers(Twice(), SHAPE)
 

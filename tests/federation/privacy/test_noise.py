@@ -39,6 +39,16 @@ def test_masks_are_clipped_one_by_one_and_noised_all_together():
     received = torch.full_like(masks, 51)  # 0.2
     sent = noisy_masks(masks, received, clip=0.1, noise_multiplier=0.25, noise=ones)
     assert sent.flatten().tolist() == [51, 102, 51, 51]  # 0.2 -+ 0.1, and 2 * 0.1 * sqrt(4) * 0.25 = 0.1 of noise
+    assert sent.dtype is torch.uint8
+    white = torch.full((1, 1, 1, 1), 255, dtype=torch.uint8)
+    assert noisy_masks(0 * white, white, clip=0.2, noise_multiplier=1.0, noise=nothing).item() == 204  # 1 - 0.2
+
+
+@pytest.mark.parametrize(("sign", "left"), [(-1, 0), (1, 255)])
+def test_a_mask_with_noise_is_a_probability_still(sign, left):
+    masks = torch.full((1, 1, 1, 1), 128, dtype=torch.uint8)
+    sent = noisy_masks(masks, masks, clip=1.0, noise_multiplier=1.0, noise=lambda count: sign * np.ones(count))
+    assert sent.item() == left, "0.5 -+ 2"
 
 
 def test_masks_of_another_shape_are_no_reference():

@@ -75,6 +75,8 @@ def test_a_threshold_that_nobody_reaches_is_told_beside_the_rest():
         f"{WHERE} -> secure_aggregation -> threshold: expected from 3 to 4, of 4 sites, found 5; null takes the least"
     )
     assert len(found) == 2
+    [two] = told(Privacy(secure_aggregation=SecureAggregation(5)), FedAvg(), sites=2)
+    assert two.endswith("expected from 2 to 2, of 2 sites, found 5; null takes the least")
     assert told(Privacy(secure_aggregation=SecureAggregation()), FedAvg(), sites=1) == [
         f"{WHERE} -> secure_aggregation -> threshold: expected from 2 to 1, of 1 sites, found 2; "
         "at least two sites; alone none is hidden in a sum"

@@ -421,6 +421,7 @@ def test_a_sharing_that_makes_no_masks_is_not_asked():
         ([*PUBLIC, PRIVATE], "1 other images"),
         ([FORGED, PRIVATE], "2 other images"),
         ([{**PUBLIC[0], "image": ["/data/a.png"]}, {}], "2 other images"),
+        ([{**PUBLIC[0], "image": np.zeros(2)}], "1 other images"),  # which is equal to a path in no single way
         (PUBLIC[::-1], "another order"),
         ([PUBLIC[0], PUBLIC[0]], "another order"),
     ],

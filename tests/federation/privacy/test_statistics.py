@@ -220,8 +220,12 @@ def test_prototypes_are_under_the_policy_and_leave_as_they_did(tmp_path):
     assert clipped.tensors["counts"].item() == 300
     with pytest.raises(MessageRefused, match="found one mean feature per class, which the method sends and the policy"):
         prototype_gate({"prototypes": None})(Task.TRAIN, request(), prototypes())
-    with pytest.raises(MessageRefused, match="expected prototypes of at least 50 images, found fewer"):
+    with pytest.raises(MessageRefused) as refused:
         prototype_gate({"prototypes": {"least_images": 50}})(Task.TRAIN, request(), prototypes())
+    assert [str(problem) for problem in refused.value.problems] == [
+        "message -> n: expected prototypes of at least 50 images, found fewer; "
+        "join with another site, or agree on another least_images"
+    ]
 
 
 @needs("fedproto")
