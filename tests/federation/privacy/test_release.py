@@ -658,6 +658,13 @@ def test_a_line_about_each_message_in_full(tmp_path):
     }
 
 
+@pytest.mark.parametrize("kept", [{"personal": ("p",), "frozen": ()}, {"personal": (), "frozen": ("f",)}])
+def test_a_network_of_which_something_stays_is_declared(kept, tmp_path):
+    release(folder=tmp_path).declare(KeySplit(shared=("a",), **kept))
+    [line] = read_audit(tmp_path / "audit.jsonl")
+    assert (line["outcome"], line["personal"] + line["frozen"]) == ("declared", 1)
+
+
 def test_a_site_s_filter_by_default_asks_for_no_number_of_images_in_a_round(tmp_path):
     algo = toy_algo()
     filtered = site_release("Basel", lambda: algo, Privacy(1), tmp_path)
