@@ -315,9 +315,9 @@ def test_fault_85_a_new_name_of_the_run_gives_a_site_no_new_budget(tmp_path):
     assert [json.loads(line)["run"] for line in gate.ledger.path.read_text().splitlines()] == ["run-1", "run-2"]
 
 
-def test_soft_masks_are_noised_around_those_that_were_received():
+def test_soft_masks_are_noised_around_those_that_were_received(tmp_path):
     received = torch.full_like(MASKS, 100)
-    gate = noisy(clip=1e-6, noise_multiplier=1e-6)
+    gate = noisy(tmp_path, clip=1e-6, noise_multiplier=1e-6)
     sent = gate(
         Task.TRAIN,
         request(kind=Kind.SOFT_MASKS, tensors={"masks": received}),
@@ -326,6 +326,8 @@ def test_soft_masks_are_noised_around_those_that_were_received():
     assert torch.equal(sent.tensors["masks"], received)  # clipped to nothing, hardly any noise
     assert sent.tensors["masks"].dtype == torch.uint8
     assert replace(sent, tensors={}).n == 40
+    [line] = read_audit(tmp_path / "audit.jsonl")
+    assert line["noise"]["deviation"] == pytest.approx(2 * 1e-6 * 1e-6 * 2**0.5)  # two masks may change at once
 
 
 PARAMETERS = {"0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias"}

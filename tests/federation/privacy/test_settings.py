@@ -143,6 +143,7 @@ def scores(n: int = 40, **counts: float) -> Message:
         ({"empty_both": 5, "empty_prediction": 0}, {"dice", "hd95", "empty_both", "empty_prediction"}),
         ({"empty_both": 30, "empty_label": 5}, {"dice", "hd95", "empty_both", "empty_label"}),  # 5 have neither empty
         ({"empty_both": 30, "empty_label": 6}, {"dice", "empty_both", "empty_label"}),  # 4 have
+        ({"empty_both": 30, "empty_label": 9}, {"dice", "empty_both", "empty_label"}),  # one has
         ({"empty_both": 36, "empty_label": 4}, {"dice", "empty_both"}),
         ({}, {"dice", "hd95"}),
     ],
@@ -168,13 +169,14 @@ def test_fault_59_a_count_that_was_left_out_is_null_and_not_none_of_them():
 
 def test_fault_59_scores_of_classes_that_few_images_hold_are_left_out_each():
     classes = {
-        **{f"{name}_class_{number}": 0.5 for name in ("dice", "iou", "hd95") for number in range(1, 6)},
+        **{f"{name}_class_{number}": 0.5 for name in ("dice", "iou", "hd95") for number in range(1, 7)},
         **{"images_class_1": 4, "images_class_2": 5, "images_class_3": 1, "images_class_4": 36, "images_class_5": 0},
+        "images_class_6": 39,
     }
     sent = withhold_small(scores(**classes), 5).metrics
     kept = {name for name in sent if "_class_" in name}
-    shown = {f"{name}_class_{number}" for name in ("dice", "iou", "hd95") for number in (2, 4, 5)}
-    # of 40 images 36 hold class 4: that 4 do not is as few as that 4 do
+    shown = {f"{name}_class_{number}" for name in ("dice", "iou", "hd95") for number in (2, 4, 5, 6)}
+    # of 40 images 36 hold class 4, and 39 class 6: that 4, or one, do not is as few as that 4 do
     assert kept == shown | {"images_class_2", "images_class_5"}
     assert {name: sent[name] for name in ("dice", "hd95", "iterations")} == {"dice": 0.5, "hd95": 3.0, "iterations": 7}
 
