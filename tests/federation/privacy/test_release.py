@@ -500,8 +500,12 @@ def test_fault_87_scores_of_a_round_leave_so_often_and_no_more_restarts_included
     for _ in range(MOST_EVALUATIONS // 2):
         here(Task.EVALUATE, request(), numbers())
     for again in (here, release(folder=tmp_path)):
-        with pytest.raises(MessageRefused, match=f"evaluations: expected at most {MOST_EVALUATIONS} in a round"):
+        with pytest.raises(MessageRefused) as error:
             again(Task.EVALUATE, request(), numbers())
+        assert [str(problem) for problem in error.value.problems] == [
+            f"evaluations: expected at most {MOST_EVALUATIONS} in a round, found one more; "
+            "start a new run under another name"
+        ]
     here(Task.EVALUATE, request(round=4), numbers(round=4))
     here(Task.TRAIN, request(), reply())
 
@@ -514,8 +518,12 @@ def test_fault_96_updates_of_a_round_leave_so_often_and_no_more_restarts_include
     for _ in range(MOST_TRAININGS // 2):
         here(Task.TRAIN, request(), reply())
     for again in (here, release(folder=tmp_path, privacy=settings)):
-        with pytest.raises(MessageRefused, match=f"trainings: expected at most {MOST_TRAININGS} in a round, found one"):
+        with pytest.raises(MessageRefused) as error:
             again(Task.TRAIN, request(), reply())
+        assert [str(problem) for problem in error.value.problems] == [
+            f"trainings: expected at most {MOST_TRAININGS} in a round, found one more; "
+            "start a new run under another name"
+        ]
     here(Task.TRAIN, request(round=4), reply(round=4))
     here(Task.EVALUATE, request(), numbers())
 
@@ -658,6 +666,13 @@ def test_a_line_about_each_message_in_full(tmp_path):
         "personal": 1,
         "frozen": 2,
     }
+
+
+def test_weights_that_go_on_under_a_mask_are_masked_in_the_log_and_numbers_are_sent(tmp_path):
+    here = release(folder=tmp_path, privacy=Privacy(secure_aggregation=SecureAggregation()))
+    here(Task.TRAIN, request(), reply())
+    here(Task.EVALUATE, request(), numbers())
+    assert [line["outcome"] for line in read_audit(tmp_path / "audit.jsonl")] == ["masked", "sent"]
 
 
 @pytest.mark.parametrize("kept", [{"personal": ("p",), "frozen": ()}, {"personal": (), "frozen": ("f",)}])
