@@ -16,6 +16,20 @@ def test_lines_are_appended_and_read_back(tmp_path):
     assert log.noised() == {2.0: 1}
 
 
+def test_a_line_is_logged_as_it_is_written_and_holds_no_nan(tmp_path, caplog):
+    caplog.set_level("INFO")
+    log = AuditLog(tmp_path)
+    log.write(SENT)
+    assert caplog.messages == (tmp_path / "audit.jsonl").read_text().splitlines()
+    with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
+        log.write({"deviation": float("nan")})
+
+
+def test_of_lines_that_were_cut_off_alone_each_counts_as_one_of_noise_1(tmp_path):
+    (tmp_path / "audit.jsonl").write_text('{"time": "2026')
+    assert AuditLog(tmp_path).noised() == {1.0: 1}
+
+
 def test_a_table_has_a_row_per_message_and_the_sums():
     records = [
         {"time": "t", **SENT, "metrics": ["dice", "iou"]},

@@ -116,6 +116,7 @@ def test_what_cannot_be_looked_at_is_refused():
 
 def test_a_site_that_only_evaluates_is_let_alone():
     require_plain_network(SimpleNamespace(train_workflow=None, trainer=None))
+    require_plain_network(SimpleNamespace(train_workflow=None, trainer=object()))  # nor one whose network no plan names
 
 
 class Wide(nn.Module):
@@ -156,6 +157,11 @@ def test_a_layer_may_read_so_many_values_and_no_more():
     assert reading_layers(network, SHAPE) == []
     assert torch.equal(torch.get_rng_state(), state), "its random weights are not of the numbers that training draws"
     assert reading_layers(Wide(769), SHAPE) == ["linear"]
+
+
+def test_a_row_of_numbers_that_a_layer_gives_is_no_map():
+    pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 900), nn.Linear(900, 1))
+    assert reading_layers(pooled, SHAPE) == []
 
 
 def test_a_layer_that_no_pixel_moves_is_let_alone():
