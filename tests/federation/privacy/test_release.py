@@ -327,7 +327,7 @@ def test_soft_masks_are_noised_around_those_that_were_received(tmp_path):
     assert sent.tensors["masks"].dtype == torch.uint8
     assert replace(sent, tensors={}).n == 40
     [line] = read_audit(tmp_path / "audit.jsonl")
-    assert line["noise"]["deviation"] == pytest.approx(2 * 1e-6 * 1e-6 * 2**0.5)  # two masks may change at once
+    assert line["noise"]["deviation"] == pytest.approx(2e-12 * 2**0.5, rel=1e-9, abs=0)  # of two masks
 
 
 PARAMETERS = {"0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias"}
