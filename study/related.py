@@ -12,11 +12,12 @@ from typing import Any
 
 from samfed_monai.config.variants import methods
 from samfed_monai.core.io import write_bytes, write_text
+from samfed_monai.core.words import counted
 from samfed_monai.metrics import pool
 from samfed_monai.reports.compare_forms import Block, block_markdown
 from samfed_monai.reports.rows import CEILING, FLOOR, Cell, place_of, title_of
 from samfed_monai.reports.run_data import RunData
-from samfed_monai.reports.style import CAVEATS, MISSING, as_difference, counted
+from samfed_monai.reports.style import CAVEATS, MISSING, as_difference
 from study.ranks import ALPHA, Ranking, ranks_figure
 from study.related_plan import BEST, NO_ROW, PARTS, ranked_rows, rows_of, runs_of, share_of, site_scores
 

@@ -9,9 +9,9 @@ from statistics import fmean
 
 from samfed_monai.config.variants import Method, methods
 from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.words import counted
 from samfed_monai.reports.rows import CEILING, place_of
 from samfed_monai.reports.run_data import RunData
-from samfed_monai.reports.style import counted
 from study.ranks import Ranking, ranking
 from study.record import SUFFIX, read_record
 

@@ -16,6 +16,7 @@ from samfed_monai.attacks.target import PUBLIC, Images, Target
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.words import counted
 from samfed_monai.losses import ClassSums, class_sums
 from samfed_monai.networks.input_size import head_of
 
@@ -132,7 +133,7 @@ def attack_prototypes(target: Target, options: Options) -> Finding:
         nearest = images[int(psnr(found.expand_as(images), images).argmax())][None]
         scores = against_blank(found, nearest, target.blank)
         rows.append({"behind": count, "numbers": sent.sums.numel() + sent.counts.numel(), **scores})
-        caption = f"Prototypes of {count} image(s): the most alike of them, what was rebuilt, the blank image."
+        caption = f"Prototypes of {counted(count, 'image')}: the most alike of them, what was rebuilt, the blank image."
         strip = {"truth": nearest, "reconstruction": found, "blank": target.blank[None]}
         shown.append(Shown(f"prototypes-{count}", caption, strip))
     one = rows[0]

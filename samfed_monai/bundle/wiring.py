@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.device import best_device as best_device
 from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.handlers.batch_bar import BatchBar
 from samfed_monai.handlers.handler_group import HandlerGroup
 from samfed_monai.handlers.model_loader import BestWeightsSaver
 from samfed_monai.handlers.records import TermTable
@@ -137,7 +138,6 @@ class SiteAlone(HandlerGroup):
     """
 
     def __init__(self, *, evaluator: SupervisedEvaluator, output_dir: str | Path, interval: int = 1) -> None:
-        from ignite.handlers import ProgressBar
         from monai.handlers import ValidationHandler
 
         super().__init__(
@@ -145,6 +145,6 @@ class SiteAlone(HandlerGroup):
                 ValidationHandler(interval, evaluator),
                 BestWeightsSaver(evaluator=evaluator, path=Path(output_dir) / "best.safetensors"),
                 TermTable(evaluator=evaluator, path=Path(output_dir) / "terms.csv"),
-                ProgressBar(persist=True),
+                BatchBar(what="training"),
             ]
         )

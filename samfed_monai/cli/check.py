@@ -45,8 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     from samfed_monai.config.check import check_bundle, overruled, unlike_networks, workflows_of
     from samfed_monai.config.strict import strict_bundle_problems, strict_problems
     from samfed_monai.config.variants import known_variants, own_variants
+    from samfed_monai.core.words import counted
     from samfed_monai.data.datalist import DataList, cannot_be_scored
-    from samfed_monai.reports.style import counted
 
     root = find_bundle(arguments.bundle)
     overrides = overrides_of(arguments.extra)

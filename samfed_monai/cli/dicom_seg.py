@@ -196,7 +196,7 @@ def segmentation_of(
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         found, expected = f"{type(error).__name__}: {error}", "an object that highdicom takes"
         if "FrameOfReferenceUID" in content and not placed:
-            found, expected = "a frame of reference alone", f"where in it each of its {frames} frame(s) lies"
+            found, expected = "a frame of reference alone", f"where in it each of its frames ({frames}) lies"
         raise _refused(source, found, expected, _INSTEAD) from None
     if not placed:
         made.SharedFunctionalGroupsSequence[0].pop("PixelMeasuresSequence", None)

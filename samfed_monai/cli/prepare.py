@@ -444,7 +444,7 @@ def _synthetic(sources: Any) -> None:
     parser.add_argument("--scene", choices=SCENES, default="skin", help=about)
     parser.add_argument("--sites", type=int, default=SITES, metavar="N", help="number of sites (default: 4)")
     parser.add_argument("--labelled", action="store_true", help="give unlabelled images masks, too (for the oracle)")
-    parser.add_argument("--images-per-site", type=int, metavar="N", help="images, or volumes, of each site")
+    parser.add_argument("--images-per-site", type=int, metavar="N", help="unlabelled images, or volumes, of each site")
     parser.add_argument("--public", type=int, metavar="N", help="public images, or volumes")
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="pixels of each image (default: 192 256)"

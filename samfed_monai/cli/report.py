@@ -67,7 +67,7 @@ def watch(report: Report, seconds: float = 2.0) -> int:
     Raises:
         Refused: there is no such folder.
     """
-    from samfed_monai.reports.style import counted
+    from samfed_monai.core.words import counted
     from samfed_monai.reports.unfinished import stored_rounds
 
     folder, written = report.run_folder, 0

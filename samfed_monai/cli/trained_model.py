@@ -161,7 +161,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from samfed_monai.core.device import best_device
     from samfed_monai.core.io import write_json
-    from samfed_monai.handlers import SiteEvaluation
+    from samfed_monai.handlers import BatchBar, SiteEvaluation
     from samfed_monai.teacher.inference import TeacherNetwork
 
     given = {
@@ -181,7 +181,7 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, Any]:
             val_data_loader=[],
             network=TeacherNetwork(teacher),
             prepare_batch=_with_size,
-            val_handlers=[scores, _bar("scoring")],
+            val_handlers=[scores, BatchBar(what="scoring")],
             decollate=False,
         ),
         scores=scores,
@@ -203,6 +203,7 @@ def infer(arguments: argparse.Namespace) -> None:
 
     from samfed_monai.core.device import best_device
     from samfed_monai.data.image_folder import image_folder
+    from samfed_monai.handlers import BatchBar
     from samfed_monai.handlers.mask_writer import MaskWriter
     from samfed_monai.teacher.inference import TeacherNetwork
 
@@ -228,7 +229,7 @@ def infer(arguments: argparse.Namespace) -> None:
         device=best_device(),
         val_data_loader=DataLoader(Dataset(records, _native), batch_size=1),
         network=TeacherNetwork(teacher),
-        val_handlers=[writer, _bar("segmenting")],
+        val_handlers=[writer, BatchBar(what="segmenting")],
         decollate=False,
     )
     evaluator.run()
@@ -280,6 +281,7 @@ def infer_onnx(arguments: argparse.Namespace) -> None:
     from samfed_monai.config.knobs import whole_groups
     from samfed_monai.core.errors import Problems
     from samfed_monai.federation.workflow import WorkflowConfig
+    from samfed_monai.handlers import BatchBar
     from samfed_monai.handlers.mask_writer import MaskWriter
     from samfed_monai.networks.onnx_network import OnnxNetwork
 
@@ -329,7 +331,7 @@ def infer_onnx(arguments: argparse.Namespace) -> None:
         network=network,
         inferer=inferer,
         postprocessing=postprocessing,
-        val_handlers=[writer, _bar("segmenting")],
+        val_handlers=[writer, BatchBar(what="segmenting")],
         decollate=True,
     )
     evaluator.run()
@@ -395,9 +397,3 @@ def _with_size(
     """An evaluator's ``prepare_batch`` that tells the network how large the label is."""
     image, label = (batch[name].to(device, non_blocking=non_blocking) for name in ("image", "label"))
     return image, label, (), {"size": tuple(label.shape[-2:])}
-
-
-def _bar(what: str) -> Any:
-    from ignite.handlers import ProgressBar
-
-    return ProgressBar(persist=True, desc=what)

@@ -19,6 +19,7 @@ from PIL import Image
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import sha256_bytes
 from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.words import counted
 from samfed_monai.data.classes import decode_classes
 from samfed_monai.data.datalist import SERVER_NAMES, DataList, Item, Split, confine
 from samfed_monai.data.reading import ORIENTATION, Picture, decode_image, decode_mask, misfit, read_bytes
@@ -227,13 +228,16 @@ def warnings(datalist: DataList) -> list[str]:
         counts[site, digest] += 1
         if item.group:
             groups.setdefault(item.group, set()).add((site, split))
-    sentences = [
-        f"{count} image(s) stand both at {one} and at {other}" for (one, other), count in shared(places).items()
-    ]
+    sentences = []
+    for (one, other), count in shared(places).items():
+        who = counted(count, "image stands", "images stand")
+        sentences.append(f"{who} both at {one} and at {other}")
     for site in ["", *datalist.sites]:
         twice = sum(count - 1 for (place, _), count in counts.items() if place == site and count > 1)
         if twice:
-            sentences.append(f"{twice} image(s) of {site or 'the public set'} repeat the bytes of another one there")
+            place = site or "the public set"
+            who = counted(twice, f"image of {place} repeats", f"images of {place} repeat")
+            sentences.append(f"{who} the bytes of another one there")
     leaky = sum(1 for where in groups.values() if len(where) > 1 and any(split in MEASURING for _, split in where))
     if leaky:
         sentences.append(

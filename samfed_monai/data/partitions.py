@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.words import counted
 from samfed_monai.data.checks import Facts
 from samfed_monai.data.datalist import SITE_SPLITS, Split
 from samfed_monai.data.grouping import clusters, draw
@@ -332,13 +333,14 @@ def make_unseen(places: Places, facts: Mapping[str, Facts], names: Sequence[str]
         labelled = [one for one in everything if one.label is not None]
         new = [one for one in labelled if facts[one.image].sha256 not in hashes]
         kept = [one for one in new if one.group not in groups]
-        for count, why in (
-            (len(everything) - len(labelled), "have no mask and are left out"),
-            (len(labelled) - len(new), "also stand elsewhere and are left out: it is to be unseen"),
-            (len(new) - len(kept), "share a patient or video with others and are left out: it is to be unseen"),
+        for count, one, many, why in (
+            (len(everything) - len(labelled), "has", "have", "no mask"),
+            (len(labelled) - len(new), "also stands", "also stand", "elsewhere, and the site is to be unseen"),
+            (len(new) - len(kept), "shares", "share", "a patient or video with others, and the site is to be unseen"),
         ):
             if count:
-                sentences.append(f"{count} image(s) of {name} {why}")
+                who = counted(count, f"image of {name} {one}", f"images of {name} {many}")
+                sentences.append(f"{who} {why}: left out")
         if not kept:
             hint = "give masks of images that stand nowhere else, or leave it out of --unseen"
             problems.add(f"--unseen {name}", found="no image to measure with", expected="some with masks", hint=hint)
@@ -385,7 +387,7 @@ def divide_sites(
             problems.add(f"--divide {parts}: {site}", found=found, expected=expected, hint="rename the site")
         together = clusters([facts[one.image].sha256 for _, one in mine], [one.group for _, one in mine])
         if len(together) < parts:
-            found = f"{len(together)} independent group(s) of images"
+            found = f"{counted(len(together), 'independent group')} of images"
             hint = "ask for fewer parts, or leave the site whole"
             problems.add(f"--divide {parts}: {site}", found=found, expected=f"at least {parts}", hint=hint)
             continue

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.words import counted
 from samfed_monai.data.checks import Facts, problems_of, repeated_stems, survey, warnings
 from samfed_monai.data.classes import class_problems
 from samfed_monai.data.datalist import DataList, Item, Site, Split, cannot_be_scored, freeze, require_free
@@ -30,8 +30,6 @@ from samfed_monai.data.sources.isic import find_isic
 from samfed_monai.data.sources.polyp import Polyps, collection_of, find_polyps
 from samfed_monai.data.sources.published import Coverage, find_published
 from samfed_monai.data.sources.rendered import volumes_of
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -190,8 +188,6 @@ def finish(
     unscored = cannot_be_scored(datalist)
     sentences = [*([unscored] if unscored else []), *warnings(datalist), *doubts(datalist, kept)]
     sentences += [*reshaped, *ungrouped, *caveats]
-    for sentence in sentences:
-        logger.info("%s: %s", output.name, sentence)
     page = output.with_suffix(".report.html") if options.report else None
     if page is not None:
         write_report(datalist, kept, root, page, warnings=sentences, coverage=coverage)
@@ -301,7 +297,8 @@ def prepare_to_test(root: str | Path, *, options: Options, caveats: Sequence[str
     for site, ones in found.items():
         labelled = [one for one in ones if one.label is not None]
         if len(labelled) < len(ones):
-            others.append(f"{len(ones) - len(labelled)} image(s) of {site} have no mask and are left out")
+            who = counted(len(ones) - len(labelled), f"image of {site} has", f"images of {site} have")
+            others.append(f"{who} no mask: left out")
         if labelled:
             places[site, Split.TEST] = labelled
     if not places:

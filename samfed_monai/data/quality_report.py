@@ -16,6 +16,7 @@ from PIL import Image
 from samfed_monai import __version__
 from samfed_monai.core.io import write_text
 from samfed_monai.core.table import to_csv
+from samfed_monai.core.words import counted
 from samfed_monai.data.checks import Facts, survey_list
 from samfed_monai.data.checks import warnings as duplicate_warnings
 from samfed_monai.data.classes import colour_of, read_classes
@@ -118,7 +119,7 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
         masks = [by_image[item.image] for item in items if item.label is not None]
         empty, full = sum(fact.foreground == 0 for fact in masks), sum(fact.foreground == 1 for fact in masks)
         if empty or full:
-            sentences.append(f"{name} has {empty} empty and {full} full mask(s); scores count them apart")
+            sentences.append(f"{name} has {empty} empty and {counted(full, 'full mask')}; scores count them apart")
         sentences += _cut_to_nothing(name, masks, datalist.mask_threshold)
         sentences += _lacking(name, masks, datalist.classes)
         inverted = [fact for fact in masks if (fact.border or 0) >= RIM and (fact.foreground or 0) < 1]
@@ -131,8 +132,8 @@ def doubts(datalist: DataList, facts: Sequence[Facts]) -> list[str]:
         turned = sum(fact.turned for fact in masks)
         if turned:
             sentences.append(
-                f"{turned} labelled image(s) of {name} carry an EXIF orientation, which is applied; "
-                "look whether their masks follow it"
+                f"{counted(turned, f'labelled image of {name} carries', f'labelled images of {name} carry')} an EXIF "
+                "orientation, which is applied; look whether the masks follow it"
             )
         square = [fact for fact in masks if fact.misfit]
         better = sum(fact.misfit > 0.02 for fact in square)

@@ -11,6 +11,7 @@ import numpy as np
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.words import counted
 from samfed_monai.data.datalist import DataList, Item, Split, confine, freeze
 from samfed_monai.data.grouping import clusters, draw, subset
 
@@ -159,7 +160,7 @@ def split_public(records: list[Record], fraction: float = 0.1, seed: int = 0) ->
         raise Refused([Problem("public", found="none", expected="public images with masks", hint=hint)])
     together = clusters([r["image_sha256"] for r in records], [r.get("group") for r in records])
     if fraction > 0 and len(together) < 2:
-        found = f"{len(together)} independent group(s) of images"
+        found = f"{counted(len(together), 'independent group')} of images"
         hint = "add public images of other groups, or set the held-out fraction to 0"
         raise Refused([Problem("public", found=found, expected="at least 2, one of them to hold out", hint=hint)])
     random = np.random.default_rng(derive_seed(seed, "held-out"))

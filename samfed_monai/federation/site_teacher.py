@@ -57,7 +57,7 @@ class SiteMasks:
             with single_writer(self.folder / f"{site}.complete"):
                 store = SoftMaskStore(self.store_dir(site), teacher_sha256=teacher.sha256)
                 for split in splits:
-                    computed += fill_store(teacher, self.records(site, split), store)
+                    computed += fill_store(teacher, self.records(site, split), store, whose=f"{site} {split}")
         return computed
 
     def teacher_scores(

@@ -1,5 +1,6 @@
 """Ignite handlers: guides, terms, the unlabelled stream, rounds, records, scores, models and masks."""
 
+from .batch_bar import BatchBar
 from .evaluation import ScoreHandler, SiteEvaluation
 from .guide import BatchGuide, EmaGuide, GlobalGuide, Guidance, Guide
 from .handler_group import HandlerGroup
@@ -15,6 +16,7 @@ __all__ = [
     "LEARNING_RATE_SCHEDULES",
     "SCHEDULES",
     "AgreedTerm",
+    "BatchBar",
     "BatchGuide",
     "BestWeightsSaver",
     "DivergenceGuard",

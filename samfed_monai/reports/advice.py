@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.bundles import bundle_of_command
+from samfed_monai.core.words import counted, uncapitalised
 from samfed_monai.reports.compare import teacher_alone
 from samfed_monai.reports.run_data import RunData, series
-from samfed_monai.reports.style import counted, uncapitalised
 
 LOW = 0.5
 """Dice below which more of two masks is apart than together."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from samfed_monai.core.io import write_bytes, write_json, write_text
 from samfed_monai.core.table import to_csv as csv_text
+from samfed_monai.core.words import counted
 from samfed_monai.reports.compare import Runs, Table, comparison_table
 from samfed_monai.reports.figures import comparison_figure
 from samfed_monai.reports.html import environment
@@ -16,7 +17,7 @@ from samfed_monai.reports.paired import LEVEL as CONFIDENCE
 from samfed_monai.reports.paired import READING as READING_PAIRED
 from samfed_monai.reports.paired import PairedTest, PairedTests, as_p, told_test
 from samfed_monai.reports.rows import OWN_TEACHER, TEACHER, VARIANTS, Cell, Group, Row
-from samfed_monai.reports.style import CAVEATS, MISSING, as_difference, as_percent, counted, told_convention
+from samfed_monai.reports.style import CAVEATS, MISSING, as_difference, as_percent, told_convention
 
 LEADS, LEVEL, TRAILS = "leads", "within the spread", "trails"
 

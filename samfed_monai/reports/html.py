@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from samfed_monai.config.variants import EXCHANGES
 from samfed_monai.core.io import write_bytes, write_text
 from samfed_monai.core.run_log import RunLog
+from samfed_monai.core.words import counted
 from samfed_monai.data.classes import colour_of
 from samfed_monai.reports import style
 from samfed_monai.reports.advice import advice_on
@@ -150,20 +151,20 @@ def headlines(run: RunData) -> list[tuple[str, str, str]]:
     average, worst = results["average"]["test"], results["worst"]["test"]
     found = _between(run) if not average["n"] else []
     if not found:
-        found.append(("Dice, average", style.as_score(average["dice"]), style.counted(average["n"], "test image")))
+        found.append(("Dice, average", style.as_score(average["dice"]), counted(average["n"], "test image")))
     if worst:
         found.append(
             (
                 "Dice, worst site",
                 style.as_score(worst["dice"]),
-                f"{worst['site']}, {style.counted(worst['n'], 'image')}",
+                f"{worst['site']}, {counted(worst['n'], 'image')}",
             )
         )
     if average["n"]:
         found.append(("HD95, average", f"{style.as_pixels(average['hd95'])} px", "lower is better"))
     if alone := teacher_alone(results):
         found.append(("Dice, teacher alone", style.as_score(alone["average"]["test"]["dice"]), "same test images"))
-    found.append(("Time", style.as_seconds(results["seconds"]["total"]), style.counted(results["rounds"], "round")))
+    found.append(("Time", style.as_seconds(results["seconds"]["total"]), counted(results["rounds"], "round")))
     traffic = results["traffic"]["up_bytes"] + results["traffic"]["down_bytes"]
     found.append(("Traffic", style.as_bytes(traffic), "both directions"))
     for name, splits in results.get("unseen", {}).items():
@@ -182,7 +183,7 @@ def _between(run: RunData) -> list[tuple[str, str, str]]:
     lowest = min(dices, key=dices.__getitem__)
     what = "Dice, student and teacher"
     return [
-        (what, style.as_score(fmean(every)), f"between them, {style.counted(len(every), 'image')} without masks"),
+        (what, style.as_score(fmean(every)), f"between them, {counted(len(every), 'image')} without masks"),
         (f"{what}, lowest", style.as_score(dices[lowest]), lowest),
     ]
 
@@ -190,14 +191,14 @@ def _between(run: RunData) -> list[tuple[str, str, str]]:
 def _headlines_so_far(run: RunData) -> list[tuple[str, str, str]]:
     results = run.results
     average, worst = results["average"]["validation"], results["worst"]["validation"]
-    best = f"round {results['models']['best']['round'] + 1}, {style.counted(average['n'], 'validation image')}"
+    best = f"round {results['models']['best']['round'] + 1}, {counted(average['n'], 'validation image')}"
     found = _between(run) if not average["n"] else [("Best Dice so far", style.as_score(average["dice"]), best)]
     if worst:
         found.append(
             (
                 "Dice, worst site",
                 style.as_score(worst["dice"]),
-                f"{worst['site']}, {style.counted(worst['n'], 'image')}",
+                f"{worst['site']}, {counted(worst['n'], 'image')}",
             )
         )
     found.append(("Time", style.as_seconds(results["seconds"]["total"]), "in rounds"))
@@ -233,7 +234,7 @@ def environment() -> Environment:
         data_url=data_url,
         variant_title=title_of,
     )
-    made.globals |= {"counted": style.counted, "colour_of": colour_of}
+    made.globals |= {"counted": counted, "colour_of": colour_of}
     return made
 
 

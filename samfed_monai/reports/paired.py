@@ -9,9 +9,10 @@ from statistics import fmean
 
 import numpy as np
 
+from samfed_monai.core.words import counted
 from samfed_monai.reports.rows import TEACHER, Group, Row
 from samfed_monai.reports.run_data import RunData
-from samfed_monai.reports.style import as_difference, counted
+from samfed_monai.reports.style import as_difference
 
 LEAST = 6
 """Images that a test needs: with five, even five differences of one sign have p = 2 / 2^5 > 0.05."""
@@ -212,19 +213,23 @@ def as_p(value: float) -> str:
 
 def told_test(test: PairedTest) -> str:
     """A test per image, in words."""
+    pair = f"{test.row.title} and {test.other.title} on the same {counted(test.images, 'test image')}"
+    if not (test.better or test.worse):
+        return f"{pair}: Dice is the same on every image."
     seeds = f", each the mean of {test.seeds} seeds" if test.seeds > 1 else ""
     p = as_p(test.holm)
     p = p if p.startswith("<") else f"= {p}"
-    word = "higher" if test.difference > 0 else "lower"
+    size = f"{abs(test.difference):.3f}"
+    word = f"{'higher' if test.difference > 0 else 'lower'} by {size}" if float(size) else "equal to three decimals"
     means = (
         "Chance among images alone seldom makes such a difference"
         if test.told_apart
         else "These images do not tell the two apart"
     )
     return (
-        f"{test.row.title} and {test.other.title} on the same {counted(test.images, 'test image')}{seeds}: Dice is "
-        f"{word} by {abs(test.difference):.3f} on average ({100 * LEVEL:.0f} % interval {as_difference(test.low)} "
-        f"to {as_difference(test.high)}), higher on {counted(test.better, 'image')} and lower on {test.worse}. "
+        f"{pair}{seeds}: Dice is {word} on average "
+        f"({100 * LEVEL:.0f} % interval {as_difference(test.low)} to {as_difference(test.high)}), "
+        f"higher on {counted(test.better, 'image')} and lower on {test.worse}. "
         f"{means} (p {p})."
     )
 

@@ -63,16 +63,6 @@ def as_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def counted(count: int, what: str) -> str:
-    """A number of things: ``1 seed``, ``3 seeds``."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
-def uncapitalised(sentence: str) -> str:
-    """A sentence to stand behind a colon, or its beginning behind other words; names such as SAM keep their letters."""
-    return sentence if sentence[1:2].isupper() else sentence[:1].lower() + sentence[1:]
-
-
 def as_ranges(numbers: Iterable[int]) -> str:
     """Whole numbers with those in a row as a range: ``1, 3–5``."""
     spans: list[list[int]] = []

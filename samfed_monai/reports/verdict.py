@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from samfed_monai.core.words import counted, uncapitalised
 from samfed_monai.reports.advice import LOW
 from samfed_monai.reports.compare import teacher_alone
 from samfed_monai.reports.run_data import RunData
-from samfed_monai.reports.style import as_difference, as_score, counted, uncapitalised
+from samfed_monai.reports.style import as_difference, as_score
 
 
 def verdict(run: RunData) -> str:

@@ -23,7 +23,14 @@ class Store(Protocol):
     def put(self, image_sha256: str, probabilities: Tensor) -> None: ...
 
 
-def fill_store(teacher: Teacher, records: Sequence[dict[str, Any]], store: Store, *, progress: bool = True) -> int:
+def fill_store(
+    teacher: Teacher,
+    records: Sequence[dict[str, Any]],
+    store: Store,
+    *,
+    progress: bool = True,
+    whose: str = "",
+) -> int:
     """Computes the soft masks that ``store`` lacks; repeating it, also after a kill, computes only what is missing.
 
     The stored mask covers exactly the image: its longer side has ``teacher.size / 4`` pixels and its aspect is the
@@ -34,13 +41,15 @@ def fill_store(teacher: Teacher, records: Sequence[dict[str, Any]], store: Store
         records: dicts with ``image`` (path) and ``image_sha256``; labels are not read.
         store: where to put ``(C, h, w)`` float in [0, 1].
         progress: show a bar with the time left.
+        whose: images these are, behind the bar's name.
 
     Returns:
         How many masks were computed.
     """
     by_hash = {record["image_sha256"]: record for record in records}
     missing = store.missing(list(by_hash))
-    with progress_bar(total=len(missing), desc="soft masks", unit="image", show=progress and bool(missing)) as bar:
+    what = f"soft masks, {whose}" if whose else "soft masks"
+    with progress_bar(total=len(missing), desc=what, unit="image", show=progress and bool(missing)) as bar:
         for sha256 in missing:
             image = read_image_tensor(by_hash[sha256]).float() / 255
             store.put(sha256, teacher.probabilities(image).cpu()[0])

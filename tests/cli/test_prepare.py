@@ -165,7 +165,7 @@ def test_coco_files_become_a_list(tmp_path, capsys):
     assert run(*words, "--category", "polyp", "--test", 0.25, "--validation", 0) == 0
     said = capsys.readouterr().out
     assert "a: 3 unlabelled, 0 validation, 1 test" in said
-    assert "worth a look: 2 picture(s) of a have no annotation and are taken as unlabelled" in said
+    assert "worth a look: 2 pictures of a have no annotation: taken as unlabelled" in said
     [tested] = DataList.load(tmp_path / "list.json").sites["a"].test
     assert (tested.image, tested.label) == ("a/images/a_001.png", "a/masks/a_001.png")
     with pytest.raises(Refused, match="no category 'lesion'; name one with --category"):

@@ -88,7 +88,7 @@ def test_fault_16_the_same_image_at_two_sites_is_a_warning(tmp_path):
     sites = {name: Site([item(tmp_path, f"{name}/{name}.png")]) for name in ("a", "b")}
     datalist = DataList("list", [], sites)
     assert told(datalist, tmp_path) == []
-    assert warnings(datalist) == ["1 image(s) stand both at a and at b"]
+    assert warnings(datalist) == ["1 image stands both at a and at b"]
 
 
 def test_fault_16_hashes_are_compared_salted():
@@ -148,7 +148,7 @@ def test_repeated_bytes_and_straddling_groups_are_warnings(tmp_path):
         save(tmp_path / f"m{name}.png", disc())
     one, two = (item(tmp_path, f"{name}.png", f"m{name}.png", "sequence") for name in ("2", "3"))
     assert warnings(DataList("list", [one, two])) == [
-        "1 image(s) of the public set repeat the bytes of another one there"
+        "1 image of the public set repeats the bytes of another one there"
     ]
     other = item(tmp_path, "1.png", "m1.png", "sequence")
     (sentence,) = warnings(DataList("list", [one], {"a": Site(test=[other])}))

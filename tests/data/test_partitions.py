@@ -227,8 +227,8 @@ def test_an_unseen_site_only_measures():
     assert {one.image for one in changed["b", T]} == {"b/1", "b/2", "b/4"}
     assert ("b", U) not in changed
     assert changed["a", U] == places["a", U]
-    assert sentences[0] == "1 image(s) of b have no mask and are left out"
-    assert sentences[1].startswith("1 image(s) of b also stand elsewhere")
+    assert sentences[0] == "1 image of b has no mask: left out"
+    assert sentences[1].startswith("1 image of b also stands elsewhere")
 
 
 def test_an_unseen_site_does_not_measure_on_videos_that_others_have():
@@ -237,7 +237,7 @@ def test_an_unseen_site_does_not_measure_on_videos_that_others_have():
     places["b", U] = [Found("b/0", "m/0", "b", shared), *places["b", U][1:]]
     changed, sentences = make_unseen(places, facts_of(places), ["b"])
     assert {one.image for one in changed["b", T]} == {"b/1", "b/2"}
-    assert sentences == ["1 image(s) of b share a patient or video with others and are left out: it is to be unseen"]
+    assert sentences == ["1 image of b shares a patient or video with others, and the site is to be unseen: left out"]
 
 
 def test_unseen_sites_are_not_cut():

@@ -100,7 +100,7 @@ def test_fault_16_17_an_image_that_stands_twice_is_never_drawn_to_measure_with(t
         site(root, name, 8, 8, first=100)  # the same pictures at both sites
     made = prepare_folders(root, public="public", options=options(tmp_path), validation=0.3, test=0.3)
     assert sizes(made.datalist) == {"a": [8, 0, 0], "b": [8, 0, 0]}
-    assert "8 image(s) stand both at a and at b" in made.warnings
+    assert "8 images stand both at a and at b" in made.warnings
 
 
 def test_all_bad_files_are_refused_at_once_and_nothing_is_written(tmp_path):
@@ -155,7 +155,7 @@ def test_fault_14_15_empty_and_full_masks_are_kept_and_counted(tmp_path):
     save(root / "public" / "masks" / "public_000.png", disc(radius=0))
     save(root / "public" / "masks" / "public_001.png", disc(radius=99))
     made = prepare_folders(root, public="public", options=options(tmp_path))
-    assert "the public set has 1 empty and 1 full mask(s); scores count them apart" in made.warnings
+    assert "the public set has 1 empty and 1 full mask; scores count them apart" in made.warnings
 
 
 def test_fault_15_a_full_mask_keeps_its_place_in_the_list_and_passes_the_check(tmp_path):
@@ -238,7 +238,7 @@ def test_the_published_polyp_list_keeps_its_groups_and_warns(tmp_path, samfed_da
     made = prepare_list(data / "splits" / "polyp_hssf.json", data / "polyp", options=chosen)
     assert sizes(made.datalist) == {"CVC-ClinicDB": [489, 61, 62], "Kvasir": [800, 100, 100]}
     assert len({item.group for item in made.datalist.public}) == 15
-    assert made.warnings[0] == "34 image(s) of the public set repeat the bytes of another one there"
+    assert made.warnings[0] == "34 images of the public set repeat the bytes of another one there"
     assert "groups have images in a validation or test split and elsewhere" in made.warnings[1]
 
 
@@ -349,7 +349,7 @@ def test_duplicates_among_public_polyps_are_reported(tmp_path, root):
     (first.parent / "40.bmp").write_bytes(first.read_bytes())
     (first.parent / "p40.bmp").write_bytes((first.parent / "p1.bmp").read_bytes())
     made = prepare_polyp(root, options=options(tmp_path))
-    assert "1 image(s) of the public set repeat the bytes of another one there" in made.warnings
+    assert "1 image of the public set repeats the bytes of another one there" in made.warnings
 
 
 def test_public_images_without_masks_are_refused_together_with_bad_files(tmp_path, root):
@@ -413,6 +413,6 @@ def test_the_real_collections(tmp_path, samfed_data):
     made = prepare_polyp(samfed_data / "data" / "polyp", options=options(tmp_path, limit_per_site=50), validation=0.1)
     assert len(made.datalist.public) == 379
     assert list(made.datalist.sites) == ["CVC-ClinicDB", "Kvasir-SEG"]
-    assert made.warnings == ["34 image(s) of the public set repeat the bytes of another one there"]
+    assert made.warnings == ["34 images of the public set repeat the bytes of another one there"]
     assert len({item.group for item in made.datalist.public}) == 15
     assert all(len(where) == 1 for group, where in places(made.datalist).items() if group)

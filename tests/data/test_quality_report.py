@@ -67,7 +67,7 @@ def test_fault_03_square_masks_that_mostly_fit_better_when_turned_are_told():
 
 def test_fault_08_labelled_images_with_an_orientation_are_told():
     (sentence,) = doubts(DataList("list", [item("1", "a")]), [fact("1", 0.3, turned=True)])
-    assert sentence.startswith("1 labelled image(s) of the public set carry an EXIF orientation, which is applied")
+    assert sentence.startswith("1 labelled image of the public set carries an EXIF orientation, which is applied")
 
 
 CANARY = "Jane Doe, Room 7"
@@ -96,7 +96,7 @@ def test_the_page_is_self_contained_and_escaped(made):
     assert "A &amp; &lt;B&gt;" in html
     assert "<B>" not in html
     assert made.datalist.hash in html
-    assert "the public set has 1 empty and 0 full mask(s)" in html
+    assert "the public set has 1 empty and 0 full masks" in html
     assert "is the mask the right way round?" in html
 
 

@@ -109,6 +109,19 @@ def test_what_does_not_tell_rows_apart_is_said_so(tmp_path):
     assert "These images do not tell the two apart (p = " in to_text(table)
 
 
+@pytest.mark.parametrize(
+    ("mine", "told"),
+    [
+        ([0.8] * 6, "the same on every image."),
+        ([0.7996, 0.8, 0.8006, 0.8, 0.8, 0.8], "equal to three decimals on average (95 % interval"),
+    ],
+)
+def test_a_difference_of_nothing_is_neither_higher_nor_lower(tmp_path, mine, told):
+    said = to_text(comparison_table(pair(tmp_path, mine, [0.8] * 6)))
+    assert f"SAM-Fed and Public set only on the same 6 test images: Dice is {told}" in " ".join(said.split())
+    assert "by 0.000" not in said
+
+
 def test_tests_of_several_rows_are_corrected_together(tmp_path):
     runs = [*pair(tmp_path, BETTER, [0.8] * 6), with_images(tmp_path / "C", "no_sam", [0.8] * 6)]
     tests = comparison_table(runs).paired[0].tests

@@ -43,3 +43,11 @@ def test_masks_of_images_of_any_size_keep_their_aspect(teacher, tmp_path):
     for record in records:
         mask = filled.get(record["image_sha256"])
         assert mask.shape == ((1, 64, 64) if "/a/" in record["image"] else (1, 48, 64))
+
+
+def test_the_bar_says_whose_images_these_are(tmp_path, teacher, capsys):
+    records = fake_records(tmp_path, 1)
+    fill_store(teacher, records, store(tmp_path / "named"), whose="site-1 test")
+    fill_store(teacher, records, store(tmp_path / "unnamed"))
+    heads = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines() if "100%" in line]
+    assert heads == ["soft masks, site-1 test", "soft masks"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.words import counted
 from samfed_monai.data.checks import stem
 from samfed_monai.data.datalist import unsafe
 from samfed_monai.data.reading import SUFFIXES
@@ -92,7 +93,8 @@ def warn_of_lonely(folder: Path, masks: Sequence[Path]) -> None:
     """Logs how many masks of a folder belong to no image, and what the first two are called."""
     if masks:
         names = " and ".join(sorted(path.name for path in masks)[:2])
-        logger.warning("%s: %d mask(s) belong to no image and are left out, such as %s", folder, len(masks), names)
+        who = counted(len(masks), "mask belongs", "masks belong")
+        logger.warning("%s: %s to no image; left out, such as %s", folder, who, names)
 
 
 def mask_stem(path: Path) -> str:

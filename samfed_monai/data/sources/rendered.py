@@ -14,6 +14,7 @@ from PIL import Image
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import read_json, write_bytes, write_json
 from samfed_monai.core.progress import progress_bar
+from samfed_monai.core.words import counted
 from samfed_monai.data.checks import stem
 from samfed_monai.data.coco import Annotated, read_coco, require_pycocotools
 from samfed_monai.data.reading import read_image
@@ -83,7 +84,8 @@ def draw_coco(
                 else:
                     masks[place] = _mask_png(one.mask())
         if blank:
-            sentences.append(f"{blank} picture(s) of {site.name} have no annotation and are taken as unlabelled")
+            who = counted(blank, f"picture of {site.name} has", f"pictures of {site.name} have")
+            sentences.append(f"{who} no annotation: taken as unlabelled")
     problems.refuse_if_any()
     _write_new(masks)
     return sentences
@@ -187,9 +189,8 @@ def _pairs(root: Path, slices: Path, problems: Problems) -> tuple[list[tuple[Pat
             pairs.append((where, name, path, masks.pop(name, None)))
         if masks:
             told = " and ".join(sorted(path.name for path in masks.values())[:2])
-            sentences.append(
-                f"{len(masks)} mask(s) of {site.name} belong to no volume and are left out, such as {told}"
-            )
+            who = counted(len(masks), f"mask of {site.name} belongs", f"masks of {site.name} belong")
+            sentences.append(f"{who} to no volume; left out, such as {told}")
     if not sites:
         expected, hint = "NIfTI volumes (.nii, .nii.gz)", "expected is DIR/<site>/images and DIR/<site>/masks"
         problems.add(f"{root}/<site>/images", found="none", expected=expected, hint=hint)

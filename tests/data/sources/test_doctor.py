@@ -142,13 +142,13 @@ def test_a_list_that_only_measures(root: Path, tmp_path: Path) -> None:
     assert [(place, split.value) for place, split, _ in made.datalist.items()] == [("a", "test")] * 5 + [
         ("b", "test")
     ] * 3
-    assert made.warnings == ["1 image(s) of a have no mask and are left out"]
+    assert made.warnings == ["1 image of a has no mask: left out"]
     assert check_datalist(DataList.load(made.path), root, progress=False) == []
     one = prepare_to_test(root / "a", options=options(tmp_path / "one"))
     assert [(name, len(of.test)) for name, of in one.datalist.sites.items()] == [("a", 5)]
     for path in (root / "a" / "masks").iterdir():
         path.unlink()
-    with pytest.raises(Refused, match=r"images with masks to measure with, found 6 image\(s\) of a have no mask"):
+    with pytest.raises(Refused, match=r"images with masks to measure with, found 6 images of a have no mask"):
         prepare_to_test(root / "a", options=options(tmp_path / "two"))
 
 

@@ -40,7 +40,7 @@ def test_masks_of_no_image_are_left_out_and_the_first_two_named(tmp_path, caplog
     for name in ("d.png", "b.png", "b.bmp", "c_mask.png"):
         save(tmp_path / "a" / "masks" / name, disc())
     assert find_folders(tmp_path, public="public").sites["a"][0].label is None
-    assert "3 mask(s) belong to no image and are left out, such as b.bmp and c_mask.png" in caplog.text
+    assert "3 masks belong to no image; left out, such as b.bmp and c_mask.png" in caplog.text
 
 
 def test_hidden_files_are_not_images(tmp_path):

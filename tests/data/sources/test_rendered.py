@@ -44,7 +44,7 @@ class TestCoco:
         self.site(tmp_path, "b", [second], file="b.json")
         save(tmp_path / "c" / "images" / "0.png", picture(9))  # a site without annotations is left alone
         said = draw_coco(tmp_path, output=tmp_path / "list.json", progress=False)
-        assert said == ["1 picture(s) of a have no annotation and are taken as unlabelled"]
+        assert said == ["1 picture of a has no annotation: taken as unlabelled"]
         assert np.array_equal(mask_at(tmp_path / "a/masks/0.png"), first)
         assert np.array_equal(mask_at(tmp_path / "a/masks/1.png"), ring)
         assert np.array_equal(mask_at(tmp_path / "b/masks/0.png"), second)
@@ -117,7 +117,7 @@ class TestNifti:
         self.volume(tmp_path / "in/a/masks/gone.nii", np.zeros((2, 2, 2), np.uint8))
         self.volume(tmp_path / "in/b/images/sub/p1.nii", data[..., :1])
         said = cut_nifti(tmp_path / "in", tmp_path / "out", progress=False)
-        assert said == ["1 mask(s) of a belong to no volume and are left out, such as gone.nii"]
+        assert said == ["1 mask of a belongs to no volume; left out, such as gone.nii"]
         files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")}
         names = [f"p1/p1_000{number}.png" for number in (1, 2, 3)]
         assert files == {f"a/{kind}/{name}" for kind in ("images", "masks") for name in names} | {

@@ -1,0 +1,45 @@
+"""The bar over an engine's batches: in a log, the first state and the last one, a line each."""
+
+from __future__ import annotations
+
+import pytest
+from ignite.engine import Engine
+
+from samfed_monai.handlers import BatchBar
+
+
+def run(batches: int, epochs: int = 1, stop_at: int = 0, fail_at: int = 0) -> None:
+    def step(engine: Engine, batch: int) -> None:
+        if engine.state.iteration == stop_at:
+            engine.terminate()
+        if engine.state.iteration == fail_at:
+            raise OSError("no room")
+
+    engine = Engine(step)
+    BatchBar(what="segmenting").attach(engine)
+    engine.run(range(batches), max_epochs=epochs)
+
+
+def shown(capsys) -> list[str]:
+    return [line.partition(" [")[0].replace(" ", "") for line in capsys.readouterr().err.splitlines()]
+
+
+def test_a_log_has_two_lines_of_an_evaluation(capsys):
+    run(4)
+    assert shown(capsys) == ["segmenting:0%||0/4", "segmenting:100%|##########|4/4"]
+
+
+def test_each_epoch_of_a_training_has_its_own(capsys):
+    run(2, epochs=2)
+    heads = [line.partition(":")[0] for line in shown(capsys)]
+    assert heads == ["segmenting,epoch1of2"] * 2 + ["segmenting,epoch2of2"] * 2
+
+
+def test_what_was_stopped_says_where(capsys):
+    run(4, stop_at=3)
+    assert shown(capsys)[-1] == "segmenting:75%|#######5|3/4"
+
+
+def test_an_error_goes_through(capsys):
+    with pytest.raises(OSError, match="no room"):
+        run(4, fail_at=2)
