@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
-from samfed_monai.core.io import read_json, write_bytes, write_json
+from samfed_monai.core.io import read_json, require_writable, write_bytes, write_json
 
 if TYPE_CHECKING:
     from samfed_monai.attacks.finding import Finding, Options
@@ -19,12 +19,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ATTACKS = {
-    "membership": ("samfed_monai.attacks.membership", "attack_membership", "was an image trained on? by its loss"),
+    "membership": (
+        "samfed_monai.attacks.membership",
+        "attack_membership",
+        "was an image in the training set? by its loss",
+    ),
     "lira": ("samfed_monai.attacks.lira", "attack_lira", "the same, by shadow models (slow)"),
-    "inversion": ("samfed_monai.attacks.inversion", "attack_inversion", "images out of a gradient or an update"),
-    "soft_masks": ("samfed_monai.attacks.predictions", "attack_soft_masks", "what masks of public images tell"),
-    "prototypes": ("samfed_monai.attacks.predictions", "attack_prototypes", "images out of mean features"),
-    "planted": ("samfed_monai.attacks.planted", "attack_planted", "a server's planted layer, and what stops it"),
+    "inversion": (
+        "samfed_monai.attacks.inversion",
+        "attack_inversion",
+        "image reconstruction from a gradient or an update",
+    ),
+    "soft_masks": ("samfed_monai.attacks.predictions", "attack_soft_masks", "what soft masks of public images reveal"),
+    "prototypes": ("samfed_monai.attacks.predictions", "attack_prototypes", "image reconstruction from mean features"),
+    "planted": (
+        "samfed_monai.attacks.planted",
+        "attack_planted",
+        "a layer planted by the server, and the defences against it",
+    ),
 }
 """Name to module, function ``(target, options) -> Finding``, and a few words for the command line's help."""
 
@@ -67,6 +79,7 @@ def run_audit(target: Target, names: Sequence[str], options: Options, folder: st
         Refused: by one of the attacks; those before it are written.
     """
     folder = Path(folder)
+    require_writable(folder)
     for number, name in enumerate(names, start=1):
         module, function, _ = ATTACKS[name]
         logger.info("attack %d of %d: %s", number, len(names), name)

@@ -48,7 +48,7 @@ def attack_inversion(target: Target, options: Options) -> Finding:
     masks = target.masks_of(truth, count)
     rows: list[dict[str, Any]] = []
     shown: list[Shown] = []
-    for start, make in (("released model", target.copy), ("random numbers", lambda: target.fresh().train())):
+    for start, make in (("released model", target.copy), ("random weights", lambda: target.fresh().train())):
         network = make()
         moving = bool(_norms(network))
         for what, images, steps in (("gradient", 1, 0), ("gradient", count, 0), ("update", count, 4)):
@@ -64,39 +64,35 @@ def attack_inversion(target: Target, options: Options) -> Finding:
                 found = in_order_of_truth(found, image)
                 words = {
                     "network": start,
-                    "seen": f"{what} of {images}" + (f", {steps} steps of AdamW" if steps else ""),
+                    "observed": f"{what} of {images}" + (f", {steps} steps of AdamW" if steps else ""),
                 }
-                known = "with" if with_statistics else "without" if moving else "none that move"
+                known = "with" if with_statistics else "without" if moving else "no running ones"
                 rows.append({**words, "statistics": known, **against_blank(found, image, target.blank)})
                 blank = target.blank[None].expand_as(image)
                 name = f"inversion-{len(rows)}"
                 caption = (
-                    f"{start}, {words['seen']}, batch norm statistics: {known}. Truth, reconstruction, blank image."
+                    f"{start}, {words['observed']}, batch norm statistics: {known}. Truth, reconstruction, blank image."
                 )
                 shown.append(Shown(name, caption, {"truth": image, "reconstruction": found, "blank": blank}))
     hit = [row for row in rows if row["reconstructed"]]
     verdict = [
-        f"Of {len(rows)} attempts {len(hit)} came nearer to an image than the blank one ({GAIN_DB:g} dB, or structure)"
-        + (f", the best at {max(row['psnr'] for row in hit):.1f} dB." if hit else "; nothing was rebuilt.")
+        f"Of {len(rows)} attempts {len(hit)} came nearer to an image than the blank image is ({GAIN_DB:g} dB, or SSIM)"
+        + (f", the best at {max(row['psnr'] for row in hit):.1f} dB." if hit else ".")
     ]
     verdict += [
-        "Masks were taken as known, which helps the attacker; views, jitter and the unlabelled terms of a "
-        "real round, which "
-        "hinder, were left out: a bound from the attacker's side for this optimizer and so many steps, not a "
-        "proof of safety.",
-        "What helps: more images and more steps in a round (a site's own `least_images` counts them), "
-        "normalisation by group "
-        "instead of by batch, predictions instead of weights, differential privacy. The release filter alone does not.",
+        "The setting favours the attacker: masks are known, and a real round's augmentation and unlabelled terms are "
+        "left out. The result holds for this optimiser and number of steps; it is no proof of safety.",
+        "Effective: more images and more steps per round (a site's own `least_images` counts them), group instead of "
+        "batch normalisation, predictions instead of weights, differential privacy. The release filter alone is not.",
     ]
     return Finding(
         "inversion",
-        "Images out of an update",
-        "Changes noise until its gradient points where the site's did (cosine loss and total variation, "
-        f"{options.steps} "
-        "steps of Adam; Geiping et al. 2020), with the batch statistics where a network has some that move "
-        "(Yin et al. 2021).",
-        "The network before the round and after it, and the loss; here the masks as well.",
-        ("network", "seen", "statistics", "psnr", "blank_psnr", "ssim", "blank_ssim", "reconstructed", "of"),
+        "Image reconstruction from an update",
+        "Optimises an image until its gradient matches the site's (cosine distance and total variation, "
+        f"{options.steps} steps of Adam; Geiping et al. 2020), and its batch statistics where the network has running "
+        "ones (Yin et al. 2021).",
+        "The network before and after the round, and the loss; here the masks as well.",
+        ("network", "observed", "statistics", "psnr", "blank_psnr", "ssim", "blank_ssim", "reconstructed", "of"),
         rows,
         verdict,
         shown,

@@ -51,39 +51,44 @@ def attack_lira(target: Target, options: Options, folder: str | Path | None = No
     signals, inside = shadow_signals(target, pool, options, folder)
     own = signal(image_losses(target.network, pool)[:, 0])
     released = likelihood_ratio(own, signals, inside)
-    rows = [{"model": "the released one", **separation(released[member], released[~member], seed=options.seed)}]
+    rows = [{"model": "released model", **separation(released[member], released[~member], seed=options.seed)}]
     each = [
         likelihood_ratio(signals[k], np.delete(signals, k, 0), np.delete(inside, k, 0)) for k in range(len(signals))
     ]
     scores, truth = np.concatenate(each), inside.ravel()
     rows.append(
-        {"model": "shadow models, each by the others", **separation(scores[truth], scores[~truth], seed=options.seed)}
+        {
+            "model": "shadow models, each attacked with the others",
+            **separation(scores[truth], scores[~truth], seed=options.seed),
+        }
     )
     return Finding(
         "lira",
-        "Membership by shadow models (LiRA)",
+        "Membership inference by shadow models (LiRA)",
         f"Trains {options.shadows} shadow models on random halves of {len(pool)} images "
         f"({options.shadow_steps} steps each), "
-        "and asks of each image whether the attacked model's loss is rather one of a model that saw it, or of "
-        "one that did "
-        "not (Carlini et al. 2022; one variance for all images, as they advise for few shadow models).",
-        "The released model; the image and its mask; many images of the same kind, and a day of computing.",
-        ("model", "members", "others", "auc", "interval", "tpr"),
+        "and compares each image's loss with those of models trained with and without it (Carlini et al. 2022; one "
+        "variance for all images, as they advise for few shadow models).",
+        "The released model, the image and its mask, many similar images, and a day of computing.",
+        ("model", "members", "non_members", "auc", "interval", "tpr"),
         rows,
         [_sentence(row) for row in rows]
         + [
-            "The second row has no shift between members and others, and its shadow models were trained just like the "
-            "attacked one: it is what this network remembers of so few images at the worst.",
-            "What helps: differential privacy; more images a site; fewer steps. Nothing else here does.",
+            "In the second row, members and non-members are drawn from the same images, and the shadow models are "
+            "trained like the attacked one: an upper estimate of what this network memorises of so few images.",
+            "Effective: differential privacy, more images per site, fewer steps.",
         ],
     )
 
 
 def _sentence(row: dict[str, Any]) -> str:
     low, high = row["interval"]
-    verb = "is told apart from chance" if low > 0.5 else "is chance"
+    verb = "is above chance" if low > 0.5 else "does not differ from chance"
     who = row["model"].capitalize()
-    return f"{who}: AUC {row['auc']:.2f} ({low:.2f} to {high:.2f}) {verb}; {row['tpr']:.0%} found at 1 % false alarms."
+    return (
+        f"{who}: AUC {row['auc']:.2f} ({low:.2f} to {high:.2f}) {verb}; true-positive rate {row['tpr']:.0%} at 1 % "
+        "false positives."
+    )
 
 
 def signal(losses: np.ndarray) -> np.ndarray:

@@ -32,33 +32,33 @@ def attack_membership(target: Target, options: Options) -> Finding:
         beside = others if own.name == PUBLIC else [each for each in others if each.name == own.name] or others
         if not beside:
             continue
-        told = own.labels is not None and all(each.labels is not None for each in beside)
-        column = 0 if told else 1
+        masks = own.labels is not None and all(each.labels is not None for each in beside)
+        column = 0 if masks else 1
         unseen = np.concatenate([losses[id(each)][:, column] for each in beside])
         found = separation(-losses[id(own)][:, column], -unseen, seed=options.seed)
         blind = blind_auc(own, beside, seed=options.seed)
-        words = {"images": own.name, "by": "loss" if told else "confidence"}
+        words = {"images": own.name, "signal": "loss" if masks else "confidence"}
         compared = "test images of " + ("all sites" if beside is others else own.name)
-        rows.append({**words, "compared": compared, **found, "blind_auc": blind})
+        rows.append({**words, "compared_with": compared, **found, "auc_without_model": blind})
     return Finding(
         "membership",
-        "Membership by loss",
-        "Asks of an image whether the model was trained on it: the smaller the loss, the likelier (Yeom et al. 2018).",
-        "The released model; an image, and its mask where `by` says loss (without masks: how sure the model is).",
-        ("images", "by", "compared", "members", "others", "auc", "interval", "tpr", "blind_auc"),
+        "Membership inference by loss",
+        "Was an image in the training set? The lower its loss, the more likely (Yeom et al. 2018).",
+        "The released model and an image, with its mask where `signal` is the loss; without masks the signal is the "
+        "model's confidence.",
+        ("images", "signal", "compared_with", "members", "non_members", "auc", "interval", "tpr", "auc_without_model"),
         rows,
         [*(_sentence(row) for row in rows), *_GENERAL],
     )
 
 
 _GENERAL = (
-    "AUC 0.5 is chance. `tpr` is the share of members found while at most 1 % of the others are called members; with "
-    "fewer than 100 others that is none of them. `interval` is of the AUC, 95 %, by drawing images again.",
-    "`blind_auc` separates the same two groups without any model, by colour, contrast and the mask's area: where it is "
-    "high, members and others are different pictures, and the AUC beside it says little of what was remembered.",
-    "What helps: fewer passes over an image, and differential privacy, which bounds every such attack; the "
-    "release filter "
-    "does not. Who may have the released model is a matter of the agreement.",
+    "An AUC of 0.5 is chance. `tpr` is the true-positive rate at a false-positive rate of at most 1 %; with fewer than "
+    "100 non-members that means no false positive. `interval` is the 95 % bootstrap interval of the AUC over images.",
+    "`auc without model` separates the same two groups by colour, contrast and the mask's area alone: where it is "
+    "high, the groups differ in their images, and the AUC says little about memorisation.",
+    "Effective: fewer passes over each image, and differential privacy, which bounds every such attack. The release "
+    "filter is not. Who receives the released model is a matter of the agreement between the sites.",
 )
 
 
@@ -66,13 +66,13 @@ def _sentence(row: Mapping[str, Any]) -> str:
     low, high = row["interval"]
     if low <= 0.5:
         return (
-            f"{row['images']}: not told apart from {row['compared']} (AUC {row['auc']:.2f}, {low:.2f} to {high:.2f})."
+            f"{row['images']}: membership is not detected against {row['compared_with']} (AUC {row['auc']:.2f}, "
+            f"{low:.2f} to {high:.2f})."
         )
-    shift = " But they can be told apart without the model as well." if row["blind_auc"] > 0.6 else ""
+    shift = " The two groups also differ without the model." if row["auc_without_model"] > 0.6 else ""
     return (
-        f"{row['images']}: an attacker who has an image says better than chance whether it was trained on (AUC "
-        f"{row['auc']:.2f}, {low:.2f} to {high:.2f}); of the members {row['tpr']:.0%} are found at 1 % false "
-        f"alarms.{shift}"
+        f"{row['images']}: membership of an image is detected better than by chance (AUC {row['auc']:.2f}, "
+        f"{low:.2f} to {high:.2f}); true-positive rate {row['tpr']:.0%} at 1 % false positives.{shift}"
     )
 
 
@@ -122,7 +122,7 @@ def separation(members: np.ndarray, others: np.ndarray, *, seed: int = 0) -> dic
     drawn = [auc(random.choice(members, len(members)), random.choice(others, len(others))) for _ in range(_DRAWS)]
     low, high = np.quantile(drawn, (0.025, 0.975))
     value = round(auc(members, others), 3)
-    counts = {"members": len(members), "others": len(others)}
+    counts = {"members": len(members), "non_members": len(others)}
     return {
         **counts,
         "auc": value,

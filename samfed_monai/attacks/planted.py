@@ -113,12 +113,12 @@ def attack_planted(target: Target, options: Options) -> Finding:
         rows.append({"defence": defence, "stopped": False, **against_blank(found, truth, blank)})
         rows[-1]["stopped"] = not rows[-1]["reconstructed"]
         strip = {"truth": truth, "reconstruction": found, "blank": blank[None].expand_as(truth)}
-        caption = f"Defence: {defence}. Truth, what the update gave away, the blank image."
+        caption = f"Defence: {defence}. Truth, reconstruction from the update, blank image."
         shown.append(Shown(f"planted-{len(rows)}", caption, strip))
     sent = {"client": {"network_def": planted_definition(size)}}
     refused = {
         "strict check of what is sent (no class is forbidden)": bool(strict_problems(sent, "plan")),
-        "the site's look at the network, before it trains": bool(reading_layers(network, (3, size, size))),
+        "the site's network inspection, before training": bool(reading_layers(network, (3, size, size))),
     }
     nothing: dict[str, Any] = dict.fromkeys(("psnr", "blank_psnr", "ssim", "blank_ssim", "reconstructed"), None)
     for defence, stopped in refused.items():
@@ -128,25 +128,20 @@ def attack_planted(target: Target, options: Options) -> Finding:
     open_ones = [row["defence"] for row in rows if not row["stopped"] and row["defence"] != "none"]
     return Finding(
         "planted",
-        "A planted layer",
-        "The plan names a network whose first layer has a weight from each pixel to each logit, and the "
-        "server sends weights "
-        "with which the gradient at a logit is the image whose mask has that pixel (Fowl et al. 2022; on "
-        "medical images "
+        "A layer planted by the server",
+        "The plan names a network whose first layer connects every pixel to every logit, and the server sends weights "
+        "for which a logit's gradient is the image whose mask contains that pixel (Fowl et al. 2022; on medical images "
         "MedLeak, Shi et al. 2024).",
-        f"One update of a batch of {count}, {size} px; the network is of MONAI's own classes.",
+        f"One update of a batch of {count}, {size} px; the network consists of MONAI's own classes.",
         ("defence", "stopped", "psnr", "blank_psnr", "ssim", "blank_ssim", "reconstructed", "of"),
         rows,
         [
-            f"Without a defence {best['reconstructed']} of {best['of']} images were read out of one update, "
-            "the best at "
-            f"{best['psnr']:.1f} dB (blank image {best['blank_psnr']:.1f}).",
-            "The site's look at the network refuses it before any image is shown. "
+            f"Without a defence {best['reconstructed']} of {best['of']} images were reconstructed from one update, "
+            f"the best at {best['psnr']:.1f} dB (blank image {best['blank_psnr']:.1f}).",
+            "The site's network inspection refuses it before any image is shown. "
             + (f"Not stopped by: {'; '.join(open_ones)}." if open_ones else ""),
-            "What remains: a thumbnail of 16 x 16 pixels, what several small layers do together, and weights "
-            "planted in a "
-            "network of the catalogue, which give away no whole image by themselves but make the inversion "
-            "above easier.",
+            "Not covered: a thumbnail of 16 x 16 pixels, several small layers in combination, and weights planted in a "
+            "network of the catalogue, which reveal no whole image but make reconstruction from an update easier.",
         ],
         shown,
     )

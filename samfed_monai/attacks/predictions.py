@@ -38,9 +38,7 @@ def attack_soft_masks(target: Target, options: Options) -> Finding:
     """
     public = target.group(PUBLIC, member=True)
     if public is None:
-        raise Refused(
-            [Problem("soft_masks", found="no public images", expected="some: masks of them are what travels")]
-        )
+        raise Refused([Problem("soft_masks", found="no public images", expected="some: their masks are what is sent")])
     eight_bit = soft_masks(target.network, public)
     seed = derive_seed(options.seed, "copy")
     own = train(target, public, np.arange(len(public)), steps=options.shadow_steps, seed=seed, labels=eight_bit)
@@ -50,7 +48,7 @@ def attack_soft_masks(target: Target, options: Options) -> Finding:
         if members is None or others is None:
             continue
         column = 0 if members.labels is not None and others.labels is not None else 1
-        row: dict[str, Any] = {"site": site, "alike": round(overlap(own, target.network, members), 3)}
+        row: dict[str, Any] = {"site": site, "agreement_dice": round(overlap(own, target.network, members), 3)}
         for name, network in (("weights", target.network), ("masks", own)):
             one, two = (-image_losses(network, each)[:, column] for each in (members, others))
             found = separation(one, two, seed=options.seed)
@@ -62,26 +60,22 @@ def attack_soft_masks(target: Target, options: Options) -> Finding:
         "soft_masks",
         "Soft masks of the public images",
         f"Trains a copy of the network on {len(public)} public images and their masks ({options.shadow_steps} "
-        "steps), and asks "
-        "the copy, by its loss, which of a site's images were trained on.",
-        f"{len(public)} masks of {pixels} pixels with 8 bits each, of images that the attacker has anyway; no "
-        "pixel of a "
-        "private image, no weight. They are bit for bit what the site's network says (the filter sees to it).",
-        ("site", "alike", "auc_weights", "interval_weights", "auc_masks", "interval_masks"),
+        "steps), and applies membership inference by loss to the copy.",
+        f"{len(public)} masks of {pixels} pixels with 8 bits each, of images that the attacker has anyway; no pixel of "
+        "a private image, no weight. The release filter checks that they are exactly the network's output.",
+        ("site", "agreement_dice", "auc_weights", "interval_weights", "auc_masks", "interval_masks"),
         rows,
         [
             *(_told_by_masks(row) for row in rows),
-            "`alike` is the Dice of copy and network on the site's training images: the copy answers for the "
-            "network, so what "
-            "the network shows to everybody who may ask it, the masks show.",
-            "What helps: nothing is needed against reconstruction; against membership, differential privacy "
-            "on the masks "
-            "(`privacy -> differential_privacy`), which costs most of their use.",
+            "`agreement dice` is the Dice between copy and network on the site's training images: masks reveal as much "
+            "as the copy does, at most what access to the network itself reveals.",
+            "Against reconstruction no defence is needed; against membership inference, differential privacy of the "
+            "masks (`privacy -> differential_privacy`), at the price of most of their use.",
         ],
         [
             Shown(
                 "soft-masks",
-                "Public images, and the masks of them that travel: all that an attacker gets.",
+                "Public images and their masks: all that an attacker receives.",
                 {"public": public.images[shown], "masks": eight_bit[shown]},
             )
         ],
@@ -90,7 +84,7 @@ def attack_soft_masks(target: Target, options: Options) -> Finding:
 
 def _told_by_masks(row: dict[str, Any]) -> str:
     low = row["interval_masks"][0]
-    words = "tells members from others" if low > 0.5 else "does not tell members from others"
+    words = "separates members from non-members" if low > 0.5 else "does not separate members from non-members"
     return (
         f"{row['site']}: a copy made from the masks {words} (AUC {row['auc_masks']:.2f}; the weights themselves "
         f"{row['auc_weights']:.2f})."
@@ -132,8 +126,10 @@ def attack_prototypes(target: Target, options: Options) -> Finding:
         found = from_prototypes(target.network, sent, images[:1].shape, options, start=target.blank)
         nearest = images[int(psnr(found.expand_as(images), images).argmax())][None]
         scores = against_blank(found, nearest, target.blank)
-        rows.append({"behind": count, "numbers": sent.sums.numel() + sent.counts.numel(), **scores})
-        caption = f"Prototypes of {counted(count, 'image')}: the most alike of them, what was rebuilt, the blank image."
+        rows.append({"images": count, "numbers": sent.sums.numel() + sent.counts.numel(), **scores})
+        caption = (
+            f"Prototypes of {counted(count, 'image')}: the most similar of them, its reconstruction, the blank image."
+        )
         strip = {"truth": nearest, "reconstruction": found, "blank": target.blank[None]}
         shown.append(Shown(f"prototypes-{count}", caption, strip))
     one = rows[0]
@@ -142,22 +138,20 @@ def attack_prototypes(target: Target, options: Options) -> Finding:
     return Finding(
         "prototypes",
         "Prototypes",
-        "Changes a picture and its mask until their mean features per class are those that were sent "
+        "Optimises an image and its mask until their mean features per class match those that were sent "
         f"({options.steps} steps).",
-        f"{one['numbers']} numbers for all images of a round together (an image has {pixels}): the mean "
-        "feature of each class "
-        "and its number of pixels. Here the network that made them as well, which FedProto leaves at its site.",
-        ("behind", "numbers", "psnr", "blank_psnr", "ssim", "blank_ssim", "reconstructed", "of"),
+        f"{one['numbers']} numbers for all images of a round together (an image has {pixels}): each class's mean "
+        "feature and number of pixels. Here also the network that computed them, which FedProto keeps at its site.",
+        ("images", "numbers", "psnr", "blank_psnr", "ssim", "blank_ssim", "reconstructed", "of"),
         rows,
         [
-            f"Of one image's prototypes {'a likeness was' if rebuilt else 'no likeness was'} rebuilt "
+            f"Of one image's prototypes {'the image was' if rebuilt else 'no image was'} reconstructed "
             f"({one['psnr']:.1f} dB; the "
             f"blank image has {one['blank_psnr']:.1f}); those of all images are a mean, in which no single one "
-            "stands out "
-            f"({rows[-1]['psnr']:.1f} dB to the most alike; blank {rows[-1]['blank_psnr']:.1f}).",
-            "Prototypes tell the mean colour and texture of lesion and surroundings at a site, and how large "
-            "lesions are.",
-            "What helps: `least_images`, which refuses prototypes of few images; the network staying at its site.",
+            "can be seen "
+            f"({rows[-1]['psnr']:.1f} dB to the most similar; blank {rows[-1]['blank_psnr']:.1f}).",
+            "Prototypes reveal the mean colour and texture of lesion and background at a site, and lesion size.",
+            "Effective: `least_images`, which refuses prototypes of few images, and keeping the network at its site.",
         ],
         shown,
     )

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samfed_monai.core.words import counted
+
 if TYPE_CHECKING:
     from samfed_monai.data.datalist import DataList
     from samfed_monai.data.prepare import Options, Prepared
@@ -258,7 +260,9 @@ def _tell(prepared: Prepared, *, shares: tuple[float, float] | None = None, root
         root: the data root of a list that only measures.
     """
     datalist = prepared.datalist
-    lines = [f"{datalist.name}: {len(datalist.public)} public images, {len(datalist.sites)} sites"]
+    lines = [
+        f"{datalist.name}: {counted(len(datalist.public), 'public image')}, {counted(len(datalist.sites), 'site')}"
+    ]
     for name, site in datalist.sites.items():
         counts = ", ".join(f"{len(items)} {split.value}" for split, items in site.splits())
         lines.append(f"  {name}: {counts}")

@@ -185,11 +185,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+DRIVE_GONE = frozenset({errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOTCONN, errno.EHOSTDOWN})
+_TOO_MANY_OPEN = frozenset({errno.EMFILE, errno.ENFILE})
 _AGAIN = "then type the same command again"
 _PLACES = {
     errno.EACCES: "a place that this user may read and write",
     errno.EPERM: "a place that this user may read and write",
     errno.EROFS: "a place that can be written to",
+    errno.ENOENT: "a path that exists, or can be made",
+    errno.EEXIST: "a folder, or nothing",
     errno.ELOOP: "a path whose symbolic links lead somewhere",
     errno.ENAMETOOLONG: "a shorter name",
     errno.ENOTDIR: "a folder",
@@ -203,7 +207,8 @@ _COPY = re.compile(r"\[Errno (\d+)\] [^:]*: '[^']*' -> '([^']*)'")
 
 
 def machine_failure(error: BaseException) -> SamFedError | None:
-    """What the machine could not do, where that is no mistake of anybody's code: disk, memory, rights, a closed pipe.
+    """What the machine could not do, where that is no mistake of anybody's code: disk, memory, rights, a closed pipe,
+    a drive that went away.
 
     Args:
         error: as it was raised, by whatever command.
@@ -221,10 +226,15 @@ def machine_failure(error: BaseException) -> SamFedError | None:
         return None
     if isinstance(error, shutil.Error) and (copied := _COPY.search(str(error))):
         return machine_failure(OSError(int(copied[1]), "", copied[2]))
-    place = str(error.filename or "")
+    place = str(error.filename2 or error.filename or "")  # of a copy, the second is where it goes
     if error.errno in DISK_FULL:
         where = f" ({place})" if place else ""
         return Stopped(f"the disk is full{where}; what was complete is kept", f"make room, {_AGAIN}")
+    if error.errno in DRIVE_GONE and place:
+        reason = f"{place} answers with {os.strerror(error.errno or 0)!r}; what was complete is kept"
+        return Stopped(reason, f"see that its drive is connected, {_AGAIN}")
+    if error.errno in _TOO_MANY_OPEN:
+        return Stopped("too many files are open at once", f"raise the limit (ulimit -n 4096), {_AGAIN}")
     if error.errno in _PLACES and place:
         return Refused([Problem(place, found=os.strerror(error.errno), expected=_PLACES[error.errno])])
     return None

@@ -33,9 +33,10 @@ def atomic_write(path: str | Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
         mode: permission bits of the new file (private soft masks use ``0o600``).
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # not named after the file: a name may be as long as the file system allows
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # not named after the file: a name may be as long as the file system allows
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
@@ -59,8 +60,9 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         path: folder that is not there, or is empty; the one that it lies in is created.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix="."))
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix="."))
     try:
         yield temporary
         temporary.chmod(0o755)
@@ -68,6 +70,33 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What cannot be made on the way to ``path`` is told as ``path``: nobody knows the name of a temporary file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+def require_writable(path: str | Path) -> None:
+    """Fails now where a file or folder could not be written after hours of work; leaves nothing behind.
+
+    A disk that has room now may be full then.
+
+    Args:
+        path: what will be written; folders that it lies in may be missing.
+
+    Raises:
+        OSError: with ``path`` as its file name.
+    """
+    path = Path(path).absolute()
+    there = path if path.is_dir() else next(folder for folder in path.parents if folder.exists())
+    with _named(path), tempfile.TemporaryFile(dir=there):
+        pass
 
 
 def append_line(path: str | Path, line: str, *, mode: int = 0o600) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
-from samfed_monai.core.errors import SamFedError, Terminated
+from samfed_monai.core.errors import SamFedError, Terminated, machine_failure
 
 NAME = "run.log"
 PACKAGE = "samfed_monai"
@@ -25,9 +25,11 @@ def is_news(record: logging.LogRecord) -> bool:
     """A filter of records: false for what Ignite's engines say of an error that ends a command in a sentence anyway.
 
     An engine logs "Engine run is terminating due to exception" for whatever passes through it: Ctrl-C, SIGTERM, a
-    refusal. Of an error that nobody foresaw it is kept.
+    refusal, a full disk. Of an error that nobody foresaw it is kept.
     """
-    return not (record.name.startswith("ignite.engine.") and isinstance(sys.exc_info()[1], _TOLD))
+    error = sys.exc_info()[1]
+    told = isinstance(error, _TOLD) or (error is not None and machine_failure(error) is not None)
+    return not (told and record.name.startswith("ignite.engine."))
 
 
 class RunLog:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from samfed_monai.core.errors import Problem, Problems, Refused, did_you_mean
-from samfed_monai.core.io import canonical_hash, read_json, write_json
+from samfed_monai.core.io import canonical_hash, read_json, require_writable, write_json
 
 
 def unsafe(relative: str) -> str | None:
@@ -453,7 +453,9 @@ def require_free(path: str | Path, *, name: str) -> None:
 
     Raises:
         Refused: another file, or another list, is in the way.
+        OSError: nothing can be written there.
     """
+    require_writable(path)
     there = _there(path)
     if there is not None and there.name != name:
         expected = f"no file, or the list {name!r}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import DISK_FULL, Problem, Problems, Refused
 from samfed_monai.core.io import append_line, read_json, write_json, write_text
 from samfed_monai.core.moved import comparable, config_hash, first_spelling, variant_of
 from samfed_monai.core.table import to_csv
@@ -319,6 +319,8 @@ class RunFolder:
             with tempfile.TemporaryFile(dir=self.path) as stream:
                 stream.write(b"0")
         except OSError as error:
+            if error.errno in DISK_FULL:
+                raise
             found = f"it cannot be written ({os.strerror(error.errno) if error.errno else error})"
             hint = "choose another output_dir, or fix its permissions"
             raise Refused([Problem(str(self.path), found=found, expected="a folder for the run", hint=hint)]) from None

@@ -15,7 +15,7 @@ from ignite.engine import Events
 from PIL import Image
 
 from samfed_monai.core.errors import Problem, Refused
-from samfed_monai.core.io import atomic_write, write_bytes, write_json
+from samfed_monai.core.io import atomic_write, require_writable, write_bytes, write_json
 from samfed_monai.core.model_file import trained_otherwise
 from samfed_monai.core.table import to_csv
 from samfed_monai.data.classes import several
@@ -320,6 +320,7 @@ class SiteEvaluation:
 
     def run(self) -> dict[str, Any]:
         """Evaluates and returns the content of ``metrics.json``."""
+        require_writable(self.output_dir)
         records = self._records()
         network = self.evaluator.network
         if not self.loaded:

@@ -111,7 +111,11 @@ class MaskFolder:
                 pass
             (self.folder / ".writable").unlink()
         except OSError as error:
-            return [Problem(str(self.folder), found=str(error), expected="a folder that can be written to")]
+            return [
+                Problem(
+                    str(self.folder), found=error.strerror or str(error), expected="a folder that can be written to"
+                )
+            ]
         return []
 
 

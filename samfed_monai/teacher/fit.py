@@ -13,7 +13,7 @@ import torch
 
 from samfed_monai.core.device import best_device
 from samfed_monai.core.errors import Problems, Refused, did_you_mean
-from samfed_monai.core.io import canonical_hash, read_json, sha256_file, write_json
+from samfed_monai.core.io import canonical_hash, read_json, require_writable, sha256_file, write_json
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.networks import find_checkpoint
@@ -196,6 +196,7 @@ class TeacherFit:
             written to ``output`` with the suffix ``.fit.json``.
         """
         started = time.perf_counter()
+        require_writable(self.output)
         self.base_sha256 = sha256_file(self.checkpoint)
         self.public_hash = public_hash(self.records["train"] + self.records["held_out"])
         hashes = {"fit": self._fit_hash(), "exam": self._exam_hash()}

@@ -66,7 +66,7 @@ def test_a_run_is_attacked_from_the_command_line(small_federation, tmp_path, cap
     assert "expected one, found no word of bundle; give --bundle" in capsys.readouterr().err
     assert main(["audit", *words, "--bundle", "samfed_skin", *places]) == 0
     told = capsys.readouterr().out
-    assert told.startswith("Membership by loss\n  - public: ")
+    assert told.startswith("Membership inference by loss\n  - public: ")
     assert Path(told.splitlines()[-1]) == run / "audit" / "audit.html"
     content = json.loads((run / "audit" / "audit.json").read_text())
     assert content["about"]["network"] == "basic_unet"

@@ -79,14 +79,14 @@ def test_running_statistics_give_the_batchs_own_away():
 
 def test_every_kind_of_update_is_tried_and_shown():
     found = attack_inversion(target(norm_net, count=3), QUICK.__class__(steps=2, batch=2, bar=False))
-    seen = [(row["network"], row["seen"], row["statistics"]) for row in found.rows]
+    seen = [(row["network"], row["observed"], row["statistics"]) for row in found.rows]
     assert ("released model", "gradient of 1", "with") in seen
-    assert ("random numbers", "gradient of 2", "without") in seen
+    assert ("random weights", "gradient of 2", "without") in seen
     assert ("released model", "update of 2, 4 steps of AdamW", "without") in seen
     assert len(found.shown) == len(found.rows) == 10
     assert found.shown[0].png().startswith(b"\x89PNG")
     none = attack_inversion(target(plain_net, count=3), QUICK.__class__(steps=2, batch=2, bar=False))
-    assert {row["statistics"] for row in none.rows} == {"none that move"}
+    assert {row["statistics"] for row in none.rows} == {"no running ones"}
     assert len(none.rows) == 6
 
 

@@ -1,4 +1,4 @@
-"""Membership by loss: an overfitted model is found out, an untrained one is not."""
+"""Membership inference by loss: an overfitted model is found out, an untrained one is not."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def test_auc_and_detections_by_hand():
 def test_an_overfitted_model_is_found_out():
     found = attack_membership(target(memory, steps=150), QUICK)
     row = next(row for row in found.rows if row["images"] == "Basel")
-    assert row["by"] == "loss"
+    assert row["signal"] == "loss"
     assert row["auc"] > 0.8
     assert row["interval"][0] > 0.5
-    assert "better than chance" in found.verdict[1]
+    assert "better than by chance" in found.verdict[1]
 
 
 def test_an_untrained_model_tells_nothing():
@@ -50,7 +50,7 @@ def test_without_masks_it_goes_by_confidence():
     whole = target(memory, steps=150)
     blind = [dataclasses.replace(each, labels=None) for each in whole.groups]
     found = attack_membership(dataclasses.replace(whole, groups=blind), QUICK)
-    assert {row["by"] for row in found.rows} == {"confidence"}
+    assert {row["signal"] for row in found.rows} == {"confidence"}
     assert found.rows[1]["auc"] > 0.8
 
 
@@ -61,7 +61,7 @@ def test_other_pictures_are_called_other_pictures():
     darker = dataclasses.replace(others, images=0.5 * others.images)
     assert blind_auc(own, [darker]) > 0.9
     found = attack_membership(dataclasses.replace(whole, groups=[own, darker]), QUICK)
-    assert found.rows[0]["blind_auc"] > 0.9
+    assert found.rows[0]["auc_without_model"] > 0.9
 
 
 def test_the_interval_holds_the_value_and_comes_back():
@@ -70,7 +70,7 @@ def test_the_interval_holds_the_value_and_comes_back():
     found = separation(one, two)
     assert found["interval"][0] < found["auc"] < found["interval"][1]
     assert found == separation(one, two)
-    assert (found["members"], found["others"]) == (50, 50)
+    assert (found["members"], found["non_members"]) == (50, 50)
 
 
 def test_the_process_random_numbers_are_left_alone():

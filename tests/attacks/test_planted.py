@@ -50,7 +50,7 @@ def test_the_page_says_what_leaked_and_what_stopped_it():
     assert not rows["none"]["stopped"]
     assert rows["differential privacy"]["stopped"]
     assert not rows["strict check of what is sent"]["stopped"]
-    assert rows["the site's look at the network"]["stopped"]
+    assert rows["the site's network inspection"]["stopped"]
     assert "refuses it before any image is shown" in found.verdict[1]
 
 

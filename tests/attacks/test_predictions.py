@@ -39,13 +39,13 @@ def test_a_copy_is_like_the_network_and_knows_no_more_members_than_it_does():
     assert row["auc_weights"] > 0.8
     assert row["auc_masks"] < row["auc_weights"]
     untaught = attack_soft_masks(toy, dataclasses.replace(QUICK, shadow_steps=0)).rows[0]
-    assert row["alike"] > untaught["alike"]
+    assert row["agreement_dice"] > untaught["agreement_dice"]
 
 
 def test_without_public_images_there_is_nothing_to_attack():
     toy = target()
     with pytest.raises(
-        Refused, match="soft_masks: expected some: masks of them are what travels, found no public images"
+        Refused, match="soft_masks: expected some: their masks are what is sent, found no public images"
     ):
         attack_soft_masks(dataclasses.replace(toy, groups=toy.groups[1:]), QUICK)
 
@@ -76,7 +76,7 @@ def test_the_prototype_of_an_even_colour_gives_the_colour():
 
 def test_prototypes_of_one_image_and_of_all_are_tried():
     found = attack_prototypes(target(count=3), dataclasses.replace(QUICK, steps=3))
-    assert [row["behind"] for row in found.rows] == [1, 3]
+    assert [row["images"] for row in found.rows] == [1, 3]
     assert found.rows[0]["numbers"] == 2 * 16 + 2
     assert [each.name for each in found.shown] == ["prototypes-1", "prototypes-3"]
     unknown = target(lambda: nn.Sequential(nn.Conv2d(3, 1, 1)), count=3)

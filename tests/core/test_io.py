@@ -27,6 +27,7 @@ from samfed_monai.core.io import (
     check_tensors,
     locked,
     read_json,
+    require_writable,
     safe_load,
     save_tensors,
     sha256_bytes,
@@ -44,6 +45,24 @@ def test_atomic_write_replaces_the_file_and_leaves_nothing_beside_it(tmp_path: P
             stream.write(content)
     assert path.read_bytes() == b"new"
     assert os.listdir(path.parent) == ["a file"]
+
+
+def test_a_file_in_a_folders_place_is_named_by_what_was_to_be_written(tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    target = tmp_path / "file" / "list.json"
+    for attempt in (write_text, lambda path, _: require_writable(path)):
+        with pytest.raises(OSError, match=r"exists|Not a directory") as caught:
+            attempt(target, "{}")
+        assert caught.value.filename == str(target)
+    with pytest.raises(OSError, match=r"exists|Not a directory") as caught, atomic_folder(target):
+        pass
+    assert caught.value.filename == str(target)
+
+
+def test_a_place_that_can_be_written_is_left_as_it_was(tmp_path: Path):
+    require_writable(tmp_path)
+    require_writable(tmp_path / "new" / "deep" / "list.json")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_name_as_long_as_the_file_system_allows_is_written(tmp_path: Path):
