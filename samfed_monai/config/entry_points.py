@@ -15,7 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from samfed_monai.core.errors import Problem, Refused, did_you_mean
+from samfed_monai.core.errors import Problem, Refused, did_you_mean, is_out_of_memory
 from samfed_monai.core.registry import Elsewhere
 
 GROUPS = {
@@ -89,6 +89,8 @@ def sorted_out(kind: str, require: Callable[[EntryPoint], object]) -> Brought:
             everything.found[point.name] = Elsewhere(f"{point.module}.{point.attr}".rstrip("."), owner)
             everything.points[point.name] = point
         except Exception as error:  # of another package: its import may raise anything
+            if is_out_of_memory(error):
+                raise
             reasons = error.problems if isinstance(error, Refused) else [f"{type(error).__name__}: {error}"]
             package = owner.partition(" ")[0] if point.dist else owner
             everything.broken[point.name] = Problem(

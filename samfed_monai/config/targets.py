@@ -15,7 +15,7 @@ from typing import Any
 
 from samfed_monai.config.entry_points import brought, not_installed, owner_of
 from samfed_monai.config.variants import outside_methods
-from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean
+from samfed_monai.core.errors import Problem, Refused, closest, did_you_mean, is_out_of_memory
 
 ALLOWED_PREFIXES = ("samfed_monai.", "monai.", "torch.", "ignite.")
 """Packages whose components a bundle may name. A bundle's own ``scripts`` folder is not among them: code that comes
@@ -90,6 +90,8 @@ def resolve_target(target: Any, where: str) -> Any:
     except Refused:
         raise
     except Exception as error:  # of another package: its import may raise anything
+        if is_out_of_memory(error):
+            raise
         found = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         owner = owner_of_target(path).partition(" ")[0]
         hint = f"update or uninstall {owner}, which brings it" if owner else ""

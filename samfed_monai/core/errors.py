@@ -172,6 +172,7 @@ def _alike(one: str, other: str) -> int:
 # torch has no class of its own for this on the CPU ("DefaultCPUAllocator: can't allocate memory: ... Error code 12
 # (Cannot allocate memory)"); on a GPU it says "out of memory"
 _NO_MEMORY = re.compile("cannot allocate memory|can't allocate memory|out of memory|bad_alloc", re.IGNORECASE)
+_NOT_MAPPED = re.compile("failed to map segment from shared object$")  # a library that did not fit, while it is loaded
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -180,6 +181,8 @@ def is_out_of_memory(error: BaseException) -> bool:
         return error.errno == errno.ENOMEM
     if isinstance(error, SamFedError):
         return False
+    if isinstance(error, ImportError):
+        return (_NOT_MAPPED.search(str(error)) or _NO_MEMORY.search(str(error))) is not None
     said = isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
     return said or isinstance(error, MemoryError)
 

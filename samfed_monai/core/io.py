@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from samfed_monai.core.errors import Problem, Problems, Refused
+from samfed_monai.core.errors import Problem, Problems, Refused, is_out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -319,9 +319,13 @@ def safe_load(
         problem = Problem(str(path), found="no such file", expected="a weights file", hint="check the path")
         raise Refused([problem]) from error
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
         found = (str(error).splitlines() or [type(error).__name__])[0]
         raise Refused([Problem(str(path), found=found, expected="a readable weights file")]) from error
     except Exception as error:  # pickle.UnpicklingError and whatever a hostile pickle provokes
+        if is_out_of_memory(error):
+            raise
         raise Refused(
             [Problem(str(path), found=type(error).__name__, expected="tensors only", hint="never unpickle this file")]
         ) from None

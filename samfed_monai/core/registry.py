@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from samfed_monai.core.errors import Problem, Refused, did_you_mean
+from samfed_monai.core.errors import Problem, Refused, did_you_mean, is_out_of_memory
 
 T = TypeVar("T")
 
@@ -37,6 +37,8 @@ class Elsewhere:
         try:
             return getattr(importlib.import_module(module), name)
         except Exception as error:  # of another package: its import may raise anything
+            if is_out_of_memory(error):
+                raise
             found = f"{self.place}, which fails: {type(error).__name__}: {error}"
             owner = self.owner or module.partition(".")[0]
             hint = f"update or uninstall {owner.partition(' ')[0]}"

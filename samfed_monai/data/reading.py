@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from samfed_monai.core.errors import Problem, Refused
+from samfed_monai.core.errors import Problem, Refused, is_out_of_memory
 
 END, START_OF_SCAN = 0xD9, 0xDA
 STANDALONE = {0x01, *range(0xD0, 0xD9)}
@@ -223,6 +223,8 @@ def _decode(content: bytes, name: str) -> Image.Image:
         expected = "one of " + ", ".join(FORMATS)
         raise _refusal(name, found=found, expected=expected, hint="whatever its name says; replace the file") from None
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
+        if is_out_of_memory(error):
+            raise
         raise _refusal(name, found=f"a damaged file ({error})", expected="an image that decodes", hint=RECOPY) from None
     if fault is not None:
         raise _refusal(name, found=fault, expected="an image that decodes", hint=RECOPY)
@@ -237,6 +239,8 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
     try:
         turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception as error:  # damaged EXIF makes Pillow's parser raise nearly anything
+        if is_out_of_memory(error):
+            raise
         hint = "save it upright, without EXIF"
         raise _refusal(name, found=f"damaged EXIF ({error})", expected="EXIF that can be read", hint=hint) from None
     return image if turn is None else image.transpose(turn)

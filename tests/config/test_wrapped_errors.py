@@ -7,6 +7,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.utils import instantiate
 
+from samfed_monai.config.targets import resolve_target
 from samfed_monai.config.wrapped_errors import component_refusal, unwrap, unwrapped
 from samfed_monai.core.errors import Problem, Refused
 
@@ -116,3 +117,12 @@ def test_a_refusal_is_told_however_deep_it_was_wrapped():
 def test_a_fault_that_happened_while_a_refusal_was_dealt_with_is_not_told_as_one():
     assert unwrap(raised_beside(REFUSED)) is None
     assert unwrap(ValueError("none of ours")) is None
+
+
+def test_fault_50_memory_that_runs_out_while_a_target_is_imported_is_no_fault_of_the_bundle(monkeypatch):
+    def locate(*_: object) -> None:
+        raise ImportError("libtorch_cpu.so: failed to map segment from shared object")
+
+    monkeypatch.setattr("samfed_monai.config.targets._locate", locate)
+    with pytest.raises(ImportError, match="failed to map segment"):
+        resolve_target("torch.nn.Conv2d", "train.json -> network_def#_target_")

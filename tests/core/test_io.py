@@ -507,3 +507,16 @@ def test_a_lock_is_held_for_the_time_of_its_block(tmp_path):
 def _enter(path, told):
     with locked(path, waiting=lambda: told.append("waiting")):
         told.append("entered")
+
+
+def test_fault_50_memory_that_runs_out_is_no_fault_of_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "model.pt").write_bytes(b"x")
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+
+        def load(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(torch, "load", load)
+        with pytest.raises(type(error)) as caught:
+            safe_load(tmp_path / "model.pt")
+        assert caught.value is error

@@ -263,3 +263,14 @@ def test_it_says_nothing_about_other_shapes_or_trivial_masks():
     picture = np.zeros((8, 8, 3), np.uint8)
     assert misfit(picture, np.zeros((8, 8), np.uint8)) == misfit(picture, np.ones((8, 8), np.uint8)) == 0
     assert misfit(picture[:6], np.eye(8, dtype=np.uint8)[:6]) == 0
+
+
+def test_fault_50_memory_that_runs_out_damages_no_file(tmp_path, monkeypatch):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+
+    def load(_: Image.Image) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    with pytest.raises(MemoryError):
+        read_image(tmp_path / "a.png")

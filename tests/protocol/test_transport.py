@@ -136,6 +136,7 @@ def test_fault_58_paths_and_names_stay_behind():
         OSError(12, "Cannot allocate memory", SECRET),
         RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."),
         RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
     ],
 )
 def test_fault_50_out_of_memory_is_told_in_plain_words(error):
@@ -143,7 +144,15 @@ def test_fault_50_out_of_memory_is_told_in_plain_words(error):
     assert scrub(error) == "out of memory"
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left"), RuntimeError(SECRET), Stopped("out of memory")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left"),
+        RuntimeError(SECRET),
+        Stopped("out of memory"),
+        ImportError("libx.so: failed to map segment from shared object: Operation not permitted"),
+    ],
+)
 def test_other_errors_are_not_taken_for_it(error):
     assert not is_out_of_memory(error)
 
