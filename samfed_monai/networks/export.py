@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, Problems, Refused, machine_failure
-from samfed_monai.core.io import read_json, write_json, write_text
+from samfed_monai.core.io import read_json, require_writable, write_json, write_text
 from samfed_monai.networks.autocast import AutocastInferer, bf16_gains
 from samfed_monai.networks.input_size import size_problems
 from samfed_monai.networks.onnx_network import CLASSES, OnnxNetwork
@@ -205,7 +205,7 @@ def table_of(rows: Sequence[Measured]) -> list[str]:
     cells = [
         (
             row.name,
-            f"{row.megabytes:.1f}",
+            f"{row.megabytes:.1f}" if row.megabytes >= 1 else f"{row.megabytes:.3f}",
             f"{row.images_per_second:.1f}",
             *((f"{row.difference:.1e}", f"{100 * row.pixels:.3f} %", f"{row.dice:.4f}") if index else ("-", "-", "-")),
         )
@@ -220,6 +220,7 @@ def table_of(rows: Sequence[Measured]) -> list[str]:
 @contextmanager
 def _beside(output: Path) -> Iterator[Path]:
     """A folder on the same disk that is gone afterwards, whatever happens."""
+    require_writable(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=output.parent, prefix=".export."))
     try:

@@ -174,6 +174,6 @@ def test_the_readme_carries_the_marks_of_a_re_implementation_and_names_what_is_p
     text = (bundle / "docs" / "README.md").read_text()
     assert "a re-implementation of SAM-Fed; the agreement rule is our reading of it" in " ".join(text.split())
     assert "**Not a medical device**" in text
-    assert "\n## What is particular to " in text
+    assert "\n## Settings specific to " in text
     for other in BUNDLES:
         assert other == bundle or f"samfed_{other.name.removeprefix('samfed_')}" not in text
