@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from samfed_monai import __version__
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import sha256_bytes
+from samfed_monai.data.volumes import read_object
 
 PROPERTIES = {"skin lesion": "SkinLesion", "polyp of colon": "PolypOfColon", "neoplasm": "Neoplasm", "nodule": "Nodule"}
 """What a bundle's ``channel_def`` may call the foreground to be coded so (SNOMED CT, keywords of pydicom's
@@ -56,7 +57,6 @@ def refusals_of(objects: Sequence[tuple[Path, int]], labels: Sequence[str] = ("e
         objects: DICOM objects, and how many pictures were read of each.
         labels: of the segments.
     """
-    import pydicom
 
     problems = Problems()
     if not objects:
@@ -65,7 +65,7 @@ def refusals_of(objects: Sequence[tuple[Path, int]], labels: Sequence[str] = ("e
     for group in series_of([path for path, _ in objects]):
         with problems.collected():
             paths, frames = [objects[index][0] for index in group], sum(objects[index][1] for index in group)
-            content = pydicom.dcmread(paths[0], stop_before_pixels=True)
+            content = read_object(paths[0], pixels=False)
             empty = np.zeros((frames, content.Rows, content.Columns), np.uint8)
             segmentation_of(paths, list(empty), labels=labels, model="none")
     return list(problems)
@@ -85,11 +85,10 @@ def series_of(paths: Sequence[Path]) -> list[list[int]]:
         Numbers of objects, each in one group, in the order of the first of them; slices by their place along the normal
         of the image plane (from feet to head where slices are axial).
     """
-    import pydicom
 
     groups: dict[object, list[tuple[float, int]]] = {}
     for index, path in enumerate(paths):
-        content = pydicom.dcmread(path, stop_before_pixels=True)
+        content = read_object(path, pixels=False)
         key: object = index
         along = 0.0
         if _placed(content) and all(content.get(name) for name in ("ImagePositionPatient", "ImageOrientationPatient")):
@@ -111,7 +110,7 @@ def identity_of(segmentation: str | Path | BinaryIO) -> str:
     import pydicom
 
     try:
-        return str(pydicom.dcmread(segmentation, stop_before_pixels=True).get("SOPInstanceUID", ""))
+        return str(read_object(segmentation, pixels=False).get("SOPInstanceUID", ""))
     except pydicom.errors.InvalidDicomError:
         return ""
 
@@ -142,10 +141,9 @@ def segmentation_of(
         Refused: another number of masks than frames; an object without identity, or one that highdicom refuses.
     """
     import highdicom
-    import pydicom
     from pydicom.sr.codedict import codes
 
-    source, contents = sources[0], [pydicom.dcmread(each, stop_before_pixels=True) for each in sources]
+    source, contents = sources[0], [read_object(each, pixels=False) for each in sources]
     content = contents[0]
     frames = sum(int(each.get("NumberOfFrames", 1) or 1) for each in contents)
     if frames != len(masks):

@@ -6,7 +6,8 @@ import argparse
 import io
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,26 @@ def segment_all(
     if pictures:
         segment(pictures, arguments.output)
         also.of_images(pictures, Path(arguments.output))
-    segment(str(stack.folder), str(scratch / "masks"))
+    with _of_slices():
+        segment(str(stack.folder), str(scratch / "masks"))
     stack.write_masks(scratch / "masks", arguments.output, also)
     also.write()
     number = (
         f"{len(volumes)} volume or DICOM object" if len(volumes) == 1 else f"{len(volumes)} volumes and DICOM objects"
     )
     logger.info("masks of %s in %s", number, arguments.output)
+
+
+@contextmanager
+def _of_slices() -> Iterator[None]:
+    """Nothing is told of masks of single slices, whose folder is gone afterwards."""
+    told = logging.getLogger("samfed_monai.handlers.mask_writer")
+    before = told.level
+    told.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        told.setLevel(before)
 
 
 class SliceStack:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -224,15 +225,31 @@ def _scaled(numbers: NDArray[Any], low: float, high: float) -> Picture:
     return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
 
 
+def read_object(path: str | Path | BinaryIO, *, pixels: bool = True) -> Any:
+    """A DICOM object; of what pydicom mends as it reads (a wrong transfer syntax, odd lengths) nothing is said.
+
+    Args:
+        path: its file.
+        pixels: whether to read what lies behind the header, too.
+
+    Raises:
+        Exception: of pydicom's many kinds, for what is no such object.
+    """
+    import pydicom
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return pydicom.dcmread(path, stop_before_pixels=not pixels)
+
+
 def _dicom(path: Path) -> Slices:
     if importlib.util.find_spec("pydicom") is None:
         hint = "pip install 'samfed-monai[dicom]'"
         raise Refused([Problem(str(path), found="a DICOM file", expected="pydicom to read it with", hint=hint)])
-    import pydicom
     from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
     try:
-        content = pydicom.dcmread(path)
+        content = read_object(path)
     except Exception as error:
         raise _refused(path, f"{type(error).__name__}: {error}", "a DICOM object") from None
     if "PixelData" not in content:

@@ -40,6 +40,14 @@ def infer(given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     return run
 
 
+def test_what_is_told_of_a_volume_is_where_its_mask_is(
+    infer: Callable[..., int], given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert infer(str(given / "scan.nii.gz")) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "mask" in line and "|" not in line]
+    assert told == [f"masks of 1 volume or DICOM object in {tmp_path / 'masks'}"]
+
+
 def test_a_folder_of_both(infer: Callable[..., int], given: Path, tmp_path: Path) -> None:
     words = [str(given), "--overlays", "looks", "--geojson", "polygons", "--areas", "areas.csv"]
     assert infer(*words) == 0

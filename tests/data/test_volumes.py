@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import warnings
 from pathlib import Path
 
 import nibabel
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data.volumes import kind_of, nifti_of, read_mask_slices, read_slices, stem_of, volumes_in
+from samfed_monai.data.volumes import kind_of, nifti_of, read_mask_slices, read_object, read_slices, stem_of, volumes_in
 
 AFFINE = np.array([[0.5, 0, 0, 1], [0, 0.25, 0, 2], [0, 0, 3, 4], [0, 0, 0, 1.0]])
 
@@ -202,6 +203,11 @@ class TestDicom:
         from pydicom.data import get_testdata_file
 
         return Path(str(get_testdata_file(name)))
+
+    def test_of_what_pydicom_mends_nothing_is_said(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of an implicit VR where the header says explicit
+            assert read_object(self.object("SC_rgb_jpeg.dcm"), pixels=False).Rows == 256
 
     @pytest.mark.parametrize(
         ("name", "shape", "colours"),
