@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-_LOADED = ["samfed_monai.federation.client", "samfed_monai.federation.job_run"]
+#: The last is what torch imports where it makes an optimizer.
+_LOADED = ["samfed_monai.federation.client", "samfed_monai.federation.job_run", "torch._dynamo"]
 
 
 def forking() -> ForkServerContext:
