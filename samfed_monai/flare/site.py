@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samfed_monai.config import find_bundle
 from samfed_monai.config.bundles import packaged_bundle
@@ -15,11 +15,13 @@ from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.io import atomic_write, read_json, safe_load
 from samfed_monai.federation.plan import Places, Plan
 from samfed_monai.federation.privacy.settings import PrivacyFloor
-from samfed_monai.federation.site import FederatedSite
 from samfed_monai.flare.site_file import KEPT_RUNS, REMOVED, SiteFile
 from samfed_monai.protocol.message import MessageRefused
 from samfed_monai.protocol.statistics import StatisticKind
 from samfed_monai.protocol.transport import Task
+
+if TYPE_CHECKING:
+    from samfed_monai.federation.site import FederatedSite
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ def federated_site(settings: dict[str, Any], files: SiteFile) -> FederatedSite:
     Raises:
         Refused: a plan that is or could become code, or that is not one; a bundle that is not here.
     """
+    from samfed_monai.federation.site import FederatedSite  # MONAI: not before there is something to build
+
     plan = read_plan(settings["plan"])
     allowed = None if files.statistics is None else tuple(map(StatisticKind, files.statistics))
     floor = PrivacyFloor(files.least_images or 1, files.epsilon, allowed)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-_IMPORTS = "import nvflare, samfed_monai.federation.client"
+_IMPORTS = "import nvflare, samfed_monai.flare.site, samfed_monai.flare.worker"
 
 
 def patience(least: float, *, imports: float = 10.0) -> float:
@@ -14,8 +14,9 @@ def patience(least: float, *, imports: float = 10.0) -> float:
 
     Args:
         least: what suits an idle machine.
-        imports: so many times what a process that trains needs for its imports now. Where one may have to be started
-            before it answers, it takes little more than once that; where all of them run, a small part of it.
+        imports: so many times what the process of ``tests.flare.toy_worker`` needs for its imports now.
+            Where one may have to be started before it answers, it takes little more than once that; where all of them
+            run, a small part of it.
 
     Returns:
         Whichever is more.

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
+from samfed_monai.cli.main import main
 from samfed_monai.core.io import read_json
 from samfed_monai.flare.local import MARK, Poc, Processes, run_poc
 from tests.flare.patience import patience
-from tests.flare.test_equality import free_port, three_sites, words
+from tests.flare.test_equality import free_port, words
 from tests.flare.test_faults import THREE, model, unbroken
 from tests.flare.toys import REPO, toy_job, toy_site_files
+from tests.forking import start
 
 pytestmark = pytest.mark.slow
-__all__ = ["three_sites"]
 
 
 def below(pid: int) -> list[psutil.Process]:
@@ -36,8 +35,10 @@ def registered(log: Path) -> int:
 
 
 def test_fault_41_a_whole_site_killed_costs_one_deadline_and_the_others_go_on(tmp_path):
-    run, whole = tmp_path / "run", patience(45)
-    deadline = whole / 1.5  # waited for once in full, and three trainers import beside each other within it
+    run, deadline = (
+        tmp_path / "run",
+        patience(12, imports=7),
+    )  # waited for once in full, and three trainers import beside each other within it
     log = run / "flare" / "site-3.log"
 
     def kill_site_3(poc: Poc, processes: Processes, job_id: str) -> None:
@@ -51,7 +52,6 @@ def test_fault_41_a_whole_site_killed_costs_one_deadline_and_the_others_go_on(tm
         threading.Thread(target=watch, daemon=True).start()
 
     faults = {site: {"round": 1, "what": "sleep", "seconds": 2} for site in THREE}  # it is killed while it works
-    started = time.monotonic()
     run_poc(
         toy_job(tmp_path / "job", rounds=4, quorum=2, timeout=deadline, faults=faults),
         sites=THREE,
@@ -59,36 +59,39 @@ def test_fault_41_a_whole_site_killed_costs_one_deadline_and_the_others_go_on(tm
         run_folder=run,
         site_files=toy_site_files(tmp_path / "sites", THREE, run),
         port=free_port(),
-        timeout=max(240, 5 * whole),
+        timeout=max(240, 8 * deadline),
         more_classes=["tests."],
         environment={"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
         on_start=kill_site_3,
     )
-    assert time.monotonic() - started < 4 * whole
     records = [read_json(run / "rounds" / f"{number:03d}" / "round.json") for number in range(4)]
     assert [record["sites"]["site-3"]["status"] for record in records] == ["ok", "skipped", "skipped", "skipped"]
     assert [record["sites"]["site-1"]["status"] for record in records] == ["ok"] * 4
+    assert deadline <= records[1]["seconds"]["training"] < 2 * deadline
     assert sum(sum(record["seconds"].values()) for record in records[2:]) < deadline, "nobody waits for it again"
     assert registered(log) == 2
     absent = {"site-3": range(1, 4)}
     assert model(run, 3) == unbroken(tmp_path / "whole", rounds=4, sites=THREE, absent=absent)
 
 
+def typed(words: list[str], folder: Path) -> None:
+    """The command, in a process of its own with ``folder`` for what is temporary."""
+    os.environ["TMPDIR"] = str(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
+    sys.exit(main(words))
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 3)])
-def test_nothing_is_left_behind_when_the_command_is_ended(three_sites, tmp_path, number, code):
-    command = [sys.executable, "-m", "samfed_monai", "flare", "simulate"]
-    options = words(three_sites, tmp_path / "run", variant="no_sam", rounds=50)
-    environment = os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores Ctrl-C
-    process = subprocess.Popen(
-        [*command, *options], env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heard
-    )
+def test_nothing_is_left_behind_when_the_command_is_ended(two_sites, tmp_path, number, code):
+    options = words(two_sites, tmp_path / "run", variant="no_sam", rounds=50, **{"privacy#least_images": 1})
+    process = start(typed, ["flare", "simulate", *options], tmp_path, errors=tmp_path / "errors")
     deadline = time.monotonic() + 300
     while not (tmp_path / "run" / "rounds" / "000").is_dir() and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(number)
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == code, told[-2000:]
+    os.kill(process.pid, number)
+    process.join(120)
+    told = (tmp_path / "errors").read_text()
+    assert process.exitcode == code, told[-2000:]
     assert "type the same command again" in told or number == signal.SIGINT
     assert list(tmp_path.glob("samfed-flare-*")) == []
     assert [each.pid for each in psutil.process_iter() if _of(each, tmp_path)] == []

@@ -1,4 +1,7 @@
-"""The process that trains, with a toy client in it, which can be told to fail in a round (``faults`` of the plan)."""
+"""The process that trains, with a client of one number, which can be told to fail in a round (``faults`` of the plan).
+
+It imports no MONAI: what is tested is what becomes of processes, and one that starts late is waited for.
+"""
 
 from __future__ import annotations
 
@@ -6,41 +9,67 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from samfed_monai.core.io import read_json
 from samfed_monai.flare.worker import serve
+from samfed_monai.protocol.message import Kind, Message
+from samfed_monai.protocol.transport import Task
 
 
-class ToyNode:
-    """Answers as ``LocalTransport`` has a client answer."""
+class Stepper:
+    """Adds to every weight what it has kept since the last round, and the round and its own number.
 
-    def __init__(self, site: str, plan: dict[str, Any], output: Path, state: Path) -> None:
-        from tests.federation.toys import toy_algo
+    So a client that loses its state, or keeps that of a round which never counted, comes to another model.
 
-        self.client = toy_algo(site, output_dir=output / "evaluation")
-        self.fault = plan.get("faults", {}).get(site, {})
-        self.once = state / "fault-done"
+    Args:
+        site: ``site-1`` and so on; the number is that of its images, too.
+    """
 
-    def state_dict(self) -> Any:
-        return self.client.state_dict()
+    def __init__(self, site: str) -> None:
+        self.number = int(site.rpartition("-")[2])
+        self.kept = torch.zeros(1)
 
-    def load_state_dict(self, state: Any) -> None:
-        self.client.load_state_dict(state)
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {"kept": self.kept.clone()}
 
-    def answer(self, task: Any, message: Any) -> Any:
-        from samfed_monai.federation.exchange_object import call_extra, from_exchange_object, to_exchange_object
-        from samfed_monai.protocol.message import Kind
-        from samfed_monai.protocol.transport import Task
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.kept = state["kept"].clone()
 
-        data, extra = to_exchange_object(message), call_extra(message)
+    def answer(self, task: Task, message: Message) -> Message:
+        answer = replace(message, kind=Kind.METRICS, tensors={}, extra={})
         if task == Task.CHECK:
-            return replace(message, kind=Kind.METRICS, tensors={}, extra={})
+            return answer
         if task == Task.EVALUATE:
-            return from_exchange_object(self.client.evaluate(data, extra), request=message)
-        self.client.train(data, extra)
+            return replace(answer, n=self.number, metrics={"dice": 0.5, "iou": 0.25, "hd95": 2.0, "empty_both": 1})
+        self.kept = self.kept / 2 + self.number + message.round
+        trained = {
+            name: tensor + self.kept if tensor.is_floating_point() else tensor + 1
+            for name, tensor in message.tensors.items()
+        }
+        return replace(answer, kind=Kind.WEIGHTS, n=self.number, tensors=trained, metrics={"seconds": 0.0})
+
+
+class ToyNode(Stepper):
+    """Fails once, after it has trained.
+
+    Args:
+        site: its name.
+        fault: ``round``, ``what`` and, of a ``sleep``, ``seconds``.
+        state: folder in which it notes that it has failed.
+    """
+
+    def __init__(self, site: str, fault: Mapping[str, Any], state: Path) -> None:
+        super().__init__(site)
+        self.fault, self.once = fault, state / "fault-done"
+
+    def answer(self, task: Task, message: Message) -> Message:
+        answer = super().answer(task, message)
         if task == Task.TRAIN and message.round == self.fault.get("round") and not self.once.exists():
             self.once.touch()
             if self.fault["what"] == "kill":
@@ -49,12 +78,12 @@ class ToyNode:
                 time.sleep(self.fault["seconds"])
             if self.fault["what"] == "memory":
                 bytearray(8 * 1024**3)
-        return from_exchange_object(self.client.get_weights(extra), request=message)
+        return answer
 
 
 def make(settings: dict[str, Any], files: Any) -> ToyNode:
-    plan = read_json(settings["plan"])
-    return ToyNode(settings["site"], plan, Path(settings["run_folder"]), Path(settings["state"]))
+    fault = read_json(settings["plan"]).get("faults", {}).get(settings["site"], {})
+    return ToyNode(settings["site"], fault, Path(settings["state"]))
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ from samfed_monai.flare.controller import FederationController
 from samfed_monai.flare.transport import FlareTransport
 from samfed_monai.methods.fedavg import FedAvg
 from samfed_monai.protocol import Message, Server
-from tests.federation.toys import QUIET, toy_weights
+from tests.federation.toys import QUIET, weights
 
 REPO = Path(__file__).parents[2]
 
 
 class ToyController(FederationController):
-    """Rounds of FedAvg over the toy bundle, as ``tests.federation.toys.run_toy`` has them in one process."""
+    """Rounds of FedAvg over the toy bundle, with the clients of ``tests.flare.toy_worker``."""
 
     def federate(self, folder: Path) -> None:
         plan = read_json(self.job_config() / "samfed_plan.json")
@@ -26,7 +26,7 @@ class ToyController(FederationController):
         )
         with RunFolder(folder).open({"rounds": plan["rounds"]}, seeds={"seed": 0}) as run:
             strategy = FedAvg()
-            strategy.attach(Server(self.transport.sites, plan["rounds"], weights=toy_weights()))
+            strategy.attach(Server(self.transport.sites, plan["rounds"], weights=weights()))
             RoundController(
                 transport=self.transport,
                 strategy=strategy,
