@@ -1,4 +1,4 @@
-"""Executors of the tests: this package's, with another process that trains."""
+"""An executor of the tests: this package's, with another process that trains."""
 
 from __future__ import annotations
 
@@ -7,11 +7,3 @@ from samfed_monai.flare.executor import SiteExecutor
 
 class ToyExecutor(SiteExecutor):
     worker = "tests.flare.toy_worker"
-
-
-class TinySamExecutor(SiteExecutor):
-    worker = "tests.flare.tiny_sam"
-
-
-class HalfTeacherExecutor(SiteExecutor):
-    worker = "tests.flare.half_teacher"

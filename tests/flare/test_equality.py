@@ -1,4 +1,9 @@
-"""One federation, three ways: in one process, in FLARE's simulator and on a whole FLARE system of this machine."""
+"""One federation, three ways: in one process, in FLARE's simulator and on a whole FLARE system of this machine.
+
+What is particular to a method runs in one process and *carried* (:mod:`tests.flare.carried`): by all of our part of
+FLARE, and real processes at the sites. What FLARE itself adds, the bytes of a message from here to there, is the same
+for all.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +16,11 @@ import pytest
 import torch
 
 from samfed_monai.cli.main import main
-from samfed_monai.core.io import read_json, safe_load, sha256_file, write_json
+from samfed_monai.core.io import read_json, safe_load, write_json
 from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.data.synthetic_scene.volumes import CLASSES, render_volumes
 from samfed_monai.results import validate_results
+from tests.flare.carried import hashes, in_both
 from tests.methods import needs, present
 
 pytestmark = pytest.mark.slow
@@ -26,9 +32,10 @@ OPTIONS = {
     "local_steps": 2,
     "network_name": "basic_unet",
     "warm_start_steps": 2,
-    "client#amp": "false",
-    "overlays": "false",
+    "client#amp": False,
+    "overlays": False,
 }
+TWO_ROUNDS = {**OPTIONS, "rounds": 2}
 
 
 @pytest.fixture(scope="module")
@@ -58,26 +65,6 @@ def words(folder: Path, output: Path, **options: Any) -> list[str]:
     return ["samfed_skin", *data, "--output-dir", str(output), *pairs]
 
 
-def hashes(run: Path) -> dict[str, str]:
-    """SHA-256 of every round's model, as recorded when it was written; those that are still there have it."""
-    records = sorted(run.glob("rounds/*/round.json"))
-    digests = {path.parent.name: read_json(path)["files"]["global.safetensors"] for path in records}
-    for path in run.glob("rounds/*/global.safetensors"):
-        assert sha256_file(path) == digests[path.parent.name]
-    return digests
-
-
-def in_both(folder: Path, output: Path, **options: Any) -> tuple[Path, Path]:
-    """A run of two rounds in one process and one in the simulator, whose models have the same bits."""
-    local, simulated = output / "local", output / "simulated"
-    assert main(["federate", *words(folder, local, rounds=2, **options)]) == 0
-    on_flare = ["--threads", "1", "--stop-after", "240"]
-    assert main(["flare", "simulate", *words(folder, simulated, rounds=2, **options), *on_flare]) == 0
-    assert list(hashes(local)) == ["000", "001"]
-    assert hashes(local) == hashes(simulated)
-    return local, simulated
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -103,13 +90,13 @@ def test_averaged_networks_have_the_same_bits_in_one_process_the_simulator_and_p
     assert lists == [], "what was made for the sites is removed"
 
 
-def test_updates_added_under_masks_have_the_same_bits_in_one_process_and_the_simulator(three_sites, tmp_path):
+def test_updates_added_under_masks_have_the_same_bits_in_one_process_and_carried(three_sites, tmp_path):
     """Masks are drawn anew in each, and leave no trace: the sum is of whole numbers."""
     pytest.importorskip("cryptography", reason="keys and ciphers are an extra")
-    masked = {"privacy#secure_aggregation": "{'threshold': 3}"}
-    _, simulated = in_both(three_sites, tmp_path, variant="no_sam", **masked)
-    assert read_json(simulated / "results.json")["privacy"]["secure_aggregation"]["threshold"] == 3
-    (audit,) = simulated.glob("**/sites/site-2/audit.jsonl")
+    masked = {"privacy#secure_aggregation": {"threshold": 3}}
+    _, carried = in_both(three_sites, tmp_path, {**TWO_ROUNDS, "variant": "no_sam", **masked})
+    assert read_json(carried / "results.json")["privacy"]["secure_aggregation"]["threshold"] == 3
+    (audit,) = carried.glob("**/sites/site-2/audit.jsonl")
     assert audit.read_text().count('"outcome": "masked"') == 2
 
 
@@ -122,46 +109,44 @@ STATEFUL: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("variant", present(*STATEFUL))
-def test_methods_that_keep_more_than_weights_have_the_same_bits_in_one_process_and_the_simulator(
+def test_methods_that_keep_more_than_weights_have_the_same_bits_in_one_process_and_carried(
     three_sites, tmp_path, variant
 ):
-    runs = in_both(three_sites, tmp_path, variant=variant, **STATEFUL[variant])
+    runs = in_both(three_sites, tmp_path, {**TWO_ROUNDS, "variant": variant, **STATEFUL[variant]})
     kept = [read_json(run / "rounds/001/round.json")["files"].get("server.safetensors") for run in runs]
     assert kept[0] == kept[1], "what the server starts the next round from"
     scores = [read_json(run / "results.json")["models"]["last"]["sites"] for run in runs]
     assert scores[0] == scores[1]
 
 
-def test_two_classes_have_the_same_bits_in_one_process_and_the_simulator(tmp_path):
+def test_two_classes_have_the_same_bits_in_one_process_and_carried(tmp_path):
     organs, slices = tmp_path / "organs", tmp_path / "slices"
     render_volumes(organs, volumes=3, public=2, size=(32, 32), depth=6)
     made = ["--slices", str(slices), "--public", "public", "--classes", ",".join(CLASSES), "--no-report"]
     made += ["--validation", "0.3", "--test", "0.3", "--output", str(slices / "list.json")]
     assert main(["prepare", "nifti", str(organs), *made]) == 0
-    runs = in_both(slices, tmp_path, variant="no_sam", classes=str(list(CLASSES)))
+    runs = in_both(slices, tmp_path, {**TWO_ROUNDS, "variant": "no_sam", "classes": list(CLASSES)})
     scores = [read_json(run / "results.json")["models"]["last"]["sites"] for run in runs]
     assert scores[0] == scores[1]
     assert list(scores[1]["mr"]["test"]["classes"]) == list(CLASSES)
 
 
-def test_unlike_networks_have_the_same_bits_in_one_process_and_the_simulator(three_sites, tmp_path):
-    mixed = {"client#mixed_networks": "['basic_unet','flexible_unet_resnet18']", "client#server_network": "basic_unet"}
-    options = {"variant": "hssf", "client#public_steps": 1, "network_name": None, **mixed}
-    local, simulated = in_both(three_sites, tmp_path, **options)
-    assert read_json(simulated / "results.json")["exchange"] == "predictions"
-    (state,) = simulated.glob("cache/sites/site-2/state/*/site-2/001.safetensors")
+def test_unlike_networks_have_the_same_bits_in_one_process_and_carried(three_sites, tmp_path):
+    mixed = {"client#mixed_networks": ["basic_unet", "flexible_unet_resnet18"], "client#server_network": "basic_unet"}
+    options = {name: value for name, value in TWO_ROUNDS.items() if name != "network_name"}
+    options |= {"variant": "hssf", "client#public_steps": 1, **mixed}
+    local, carried = in_both(three_sites, tmp_path, options)
+    assert read_json(carried / "results.json")["exchange"] == "predictions"
+    (state,) = carried.glob("cache/sites/site-2/state/*/site-2/001.safetensors")
     there, here = safe_load(state), safe_load(local / "rounds" / "001" / "clients" / "site-2.safetensors")
     assert there.keys() == here.keys()
     assert all(torch.equal(there[name], here[name]) for name in here), "a site's own network and its optimizer"
 
 
 @needs("elcfs")
-def test_statistics_beside_weights_have_the_same_bits_in_one_process_and_the_simulator(
-    three_sites, tmp_path, caplog, capsys
-):
-    runs = in_both(three_sites, tmp_path, variant="elcfs")
-    told = caplog.text + capsys.readouterr().err  # one or the other, as the logger passes on or not
-    assert told.count("elcfs: every site sends amplitude-spectrum windows") >= 2
+def test_statistics_beside_weights_have_the_same_bits_in_one_process_and_carried(three_sites, tmp_path, caplog):
+    runs = in_both(three_sites, tmp_path, {**TWO_ROUNDS, "variant": "elcfs"})
+    assert "elcfs: every site sends amplitude-spectrum windows" in caplog.text
     servers = [safe_load(run / "rounds" / "001" / "server.safetensors") for run in runs]
     assert servers[0].keys() == servers[1].keys() == {f"statistics.windows@site-{number}" for number in (1, 2, 3)}
     assert all(torch.equal(servers[0][name], servers[1][name]) for name in servers[0])

@@ -1,25 +1,20 @@
-"""Renewed soft masks: the same bits in one process and in FLARE's simulator, whose sites remove them, too."""
+"""Renewed soft masks: the same bits in one process and carried to sites, which remove them, too."""
 
 from __future__ import annotations
 
-import pytest
-
 from samfed_monai.core.io import read_json, safe_load
 from tests.federation import half_teacher
-from tests.flare.test_equality import hashes, one_thread
-from tests.flare.test_personal import SITES, SMALL, run_both_ways
+from tests.flare.carried import in_both
+from tests.flare.test_equality import one_thread
+from tests.flare.test_personal import SITES, SMALL
 
-pytestmark = pytest.mark.slow
 __all__ = ["one_thread"]
 
 
-def test_renewed_masks_give_the_same_bits_in_one_process_and_the_simulator(two_sites, tmp_path, monkeypatch):
+def test_renewed_masks_give_the_same_bits_in_one_process_and_carried(two_sites, tmp_path, monkeypatch):
     adapter = str(half_teacher.install(monkeypatch.setattr))
     renewal = {"renewal#after": [1], "renewal#views": 2}
-    job = {"controller": "tests.flare.half_teacher_controller.HalfTeacherController"}
-    job |= {"executor": "tests.flare.executors.HalfTeacherExecutor"}
-    here, there = run_both_ways(two_sites, tmp_path, {**SMALL, **renewal, "adapter": adapter}, **job)
-    assert hashes(here) == hashes(there) != {}
+    _, there = in_both(two_sites, tmp_path, {**SMALL, **renewal, "adapter": adapter}, worker="tests.flare.half_teacher")
     assert read_json(there / "results.json")["teacher"]["renewed_after"] == [1]
     for site in SITES:
         (state,) = (there / "cache" / "sites" / site / "state").glob(f"*/{site}/001.safetensors")

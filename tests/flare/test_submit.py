@@ -16,7 +16,8 @@ from samfed_monai.core.io import read_json, write_json
 from samfed_monai.data import DataList
 from samfed_monai.flare.local import Poc, Processes
 from samfed_monai.flare.session import open_session
-from tests.flare.test_equality import OPTIONS, free_port, hashes, one_thread, three_sites, words
+from tests.flare.carried import hashes
+from tests.flare.test_equality import OPTIONS, free_port, one_thread, three_sites, words
 from tests.flare.test_system import below, registered
 
 pytestmark = pytest.mark.slow

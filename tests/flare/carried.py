@@ -1,0 +1,111 @@
+"""A run on FLARE with all of it but FLARE itself: a job, site files, the server's part, clients, processes that train.
+
+What FLARE does, carrying bytes both ways, this process does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samfed_monai.config import find_bundle
+from samfed_monai.core.io import read_json, sha256_file
+from samfed_monai.federation.job_run import JobRun
+from samfed_monai.flare.client import WORKER, Site
+from samfed_monai.flare.controller import run_server
+from samfed_monai.flare.job import Planned, export_job, planned
+from samfed_monai.flare.local import write_site_files
+from samfed_monai.flare.site_file import VARIABLE, read_site_file
+from samfed_monai.flare.transport import Request
+from tests.forking import fork_workers
+
+NAME = "carried"
+
+
+class Carrier:
+    """Has a site's client answer each request at once.
+
+    Args:
+        clients: what FLARE starts at each site.
+    """
+
+    def __init__(self, clients: Mapping[str, Site]) -> None:
+        self.clients = clients
+
+    def send(self, request: Request) -> None:
+        words = {"task": request.task, "run_name": NAME, **request.words}
+        content, failure = self.clients[request.site].answer(words, request.payload)
+        request.answered(request.site, failure or content)
+
+    def cancel(self, ticket: Any) -> None:
+        raise AssertionError("every request was answered")
+
+    def check_stop(self) -> None:
+        return None
+
+
+def run_carried(run: Planned, output: Path, folder: Path, *, worker: str = WORKER) -> None:
+    """Runs what was planned, with a real process for each site, forked from one that has torch.
+
+    Args:
+        run: the plan and the places of this machine.
+        output: the run's folder.
+        folder: of the job and the site files.
+        worker: module of the processes that train.
+    """
+    assert run.datalist is not None
+    files = write_site_files(folder / "files", run.datalist, run.places, run.sites, threads=1)
+    app = export_job(folder / "job", run.plan.to_json(), run_name=NAME) / "app"
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as clients:
+        fork_workers(patch)
+        patch.setenv(VARIABLE, str(files))
+        sites = {site: Site(site, read_site_file(app, site), app, worker=worker) for site in run.sites}
+        for site in sites.values():
+            clients.enter_context(closing(site))
+        run_server(output, kit=folder, job_config=app / "config", post=Carrier(sites), opened=lambda transport: None)
+
+
+def run_here(folder: Path, local: Path, there: Path, options: Mapping[str, Any]) -> Planned:
+    """Runs in this process, into ``local``, what is planned for the folder ``there``; returns the plan.
+
+    Args:
+        folder: of ``list.json`` and the images.
+        options: ids of ``federate.json`` and their values.
+    """
+    places = {"datalist": str(folder / "list.json"), "data_root": str(folder), "output_dir": str(there)}
+    run = planned(find_bundle("samfed_skin"), {**options, **places}, here=False)
+    JobRun(run.plan, replace(run.places, output_dir=local)).run()
+    return run
+
+
+def in_both(folder: Path, output: Path, options: Mapping[str, Any], *, worker: str = WORKER) -> tuple[Path, Path]:
+    """A run of the skin bundle in one process and one that is carried; the models of all rounds have the same bits.
+
+    Args:
+        folder, options: as for :func:`run_here`.
+        output: gets a folder for each run.
+        worker: module of the processes that train.
+
+    Returns:
+        The two runs' folders; in the second, ``cache/sites`` has what each site keeps.
+    """
+    local, carried = output / "local", output / "carried"
+    run = run_here(folder, local, carried, options)
+    run_carried(run, carried, output, worker=worker)
+    assert [int(name) for name in hashes(local)] == list(range(run.plan.rounds))
+    assert hashes(local) == hashes(carried)
+    return local, carried
+
+
+def hashes(run: Path) -> dict[str, str]:
+    """SHA-256 of every round's model, as recorded when it was written; those that are still there have it."""
+    records = sorted(run.glob("rounds/*/round.json"))
+    digests = {path.parent.name: read_json(path)["files"]["global.safetensors"] for path in records}
+    for path in run.glob("rounds/*/global.safetensors"):
+        assert sha256_file(path) == digests[path.parent.name]
+    return digests
