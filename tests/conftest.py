@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.hastened import hasten
+
 # Before torch is imported: the tests' networks are tiny, and threads that wait for each other cost more than they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -36,6 +38,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     )
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group_of(item.path)))
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_waited_for() -> None:
+    """Once a test has imported MONAI, its parsers are made fast; see :func:`tests.hastened.hasten`."""
+    hasten()
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,12 @@ from typing import Any
 
 import pytest
 
-#: The last is what torch imports where it makes an optimizer.
-_LOADED = ["samfed_monai.federation.client", "samfed_monai.federation.job_run", "torch._dynamo"]
+_LOADED = [
+    "samfed_monai.federation.client",
+    "samfed_monai.federation.job_run",
+    "torch._dynamo",  # which torch imports where it makes an optimizer
+    "tests.hastened",
+]
 
 
 def forking() -> ForkServerContext:
