@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from functools import cache
 
 
-def hasten() -> None:
-    """Has this process neither wait for its disk nor search MONAI for its classes more than once; call it any time.
+def flushed(descriptor: int) -> None:
+    """In place of ``os.fsync``: only a power failure would show the difference.
 
-    Only a power failure shows whether a file was flushed: tests that it *is* flushed put a function of their own there.
-    MONAI's ``ConfigParser`` looks through all its modules, each parser anew; here one does for all.
+    Tests that a file *is* flushed put a function of their own there.
     """
-    os.fsync = _flushed
-    parsing = sys.modules.get("monai.bundle.config_item")  # importing it takes seconds, and many tests need no MONAI
+
+
+def search_once() -> None:
+    """MONAI's ``ConfigParser`` looks through all its modules, each parser anew; here one does for all.
+
+    It does nothing while MONAI is not imported: that takes seconds, and many tests need none.
+    """
+    parsing = sys.modules.get("monai.bundle.config_item")
     if parsing is not None and parsing.ComponentLocator._find_classes_or_functions is not _classes:
         _search.append(parsing.ComponentLocator._find_classes_or_functions)
         parsing.ComponentLocator._find_classes_or_functions = _classes
 
 
 _search: list = []
-
-
-def _flushed(descriptor: int) -> None:
-    """Instead of ``os.fsync``."""
 
 
 def _classes(locator: object, names: list[str]) -> dict[str, list[str]]:
@@ -37,4 +37,4 @@ def _of_modules(names: tuple[str, ...]) -> dict[str, list[str]]:
     return found
 
 
-hasten()
+search_once()  # for processes that import this module once they have MONAI: tests/forking.py

@@ -12,7 +12,7 @@ from tests import hastened
 
 
 def test_monais_classes_are_found_where_its_own_search_finds_them_and_new_modules_count(monkeypatch):
-    hastened.hasten()
+    hastened.search_once()
     locator = ComponentLocator(excludes=["monai.networks"])
     names = locator._find_module_names()
     assert locator._find_classes_or_functions(names) == hastened._search[0](locator, names)
@@ -25,7 +25,7 @@ def test_monais_classes_are_found_where_its_own_search_finds_them_and_new_module
 
 
 def test_one_search_is_made_for_all_parsers_of_the_same_modules(monkeypatch):
-    hastened.hasten()
+    hastened.search_once()
     monkeypatch.setattr(hastened, "_search", [lambda locator, names: searched.append(names) or {"A": ["monai.a"]}])
     searched: list[tuple[str, ...]] = []
     for _ in range(2):
@@ -35,4 +35,4 @@ def test_one_search_is_made_for_all_parsers_of_the_same_modules(monkeypatch):
 
 
 def test_no_disk_is_waited_for():
-    assert os.fsync is hastened._flushed
+    assert os.fsync is hastened.flushed
