@@ -1,13 +1,16 @@
-"""Jobs of methods that keep more than weights: stopped in their second round, they go on to the same bits."""
+"""Jobs of methods that keep more than weights: killed in their second round, they go on to the same bits.
+
+What a killed run would leave is copied while the run goes on, which so is the whole one, too.
+"""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from samfed_monai.core.errors import Stopped
 from samfed_monai.core.io import read_json
 from samfed_monai.protocol import Strategy
 from tests.federation.test_job import CLIENT, job
@@ -28,25 +31,24 @@ CLIENTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("variant", present(*CLIENTS))
-def test_a_run_that_was_stopped_goes_on_to_the_same_bits(small_federation, tmp_path, monkeypatch, variant) -> None:
+def test_what_a_killed_run_leaves_goes_on_to_the_same_bits(small_federation, tmp_path, monkeypatch, variant) -> None:
     options = {"variant": variant, "client": {**CLIENT, **CLIENTS[variant]}, "cache_dir": tmp_path / "cache"}
 
     def files(run: Path) -> dict[str, str]:
         found: dict[str, str] = read_json(run / "rounds" / "001" / "round.json")["files"]
         return found
 
-    job(small_federation, tmp_path / "whole", **options).run()
     take = Strategy.take
 
-    def stop(self, round, site, update) -> None:
-        if round == 1:
-            raise Stopped("enough")
+    def copied(self, round, site, update) -> None:
+        if round == 1 and not (tmp_path / "cut").exists():
+            shutil.copytree(tmp_path / "whole", tmp_path / "cut")
         take(self, round, site, update)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Strategy, "take", stop)
-        with pytest.raises(Stopped):
-            job(small_federation, tmp_path / "cut", **options).run()
+        patched.setattr(Strategy, "take", copied)
+        job(small_federation, tmp_path / "whole", **options).run()
+    assert (tmp_path / "cut" / "rounds" / "000").is_dir()
     assert not (tmp_path / "cut" / "rounds" / "001").exists()
     job(small_federation, tmp_path / "cut", **options).run()
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
