@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import samfed_monai.networks.fpn
 import samfed_monai.teacher.fit  # noqa: F401 - both take read_header by name: before it is patched, not while
@@ -20,12 +21,11 @@ from samfed_monai.federation import FederatedJob, FederatedSite, Plan, job_run
 from samfed_monai.federation.teacher import TeacherStage
 from samfed_monai.networks.sam import adapter as adapters
 from samfed_monai.networks.sam.adapter import Adapt
-from samfed_monai.networks.sam.build import build_sam
+from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam, vit_encoder
 from samfed_monai.results import validate_results
 from tests.federation.test_job import CLIENT, job
 from tests.federation.test_site_teacher import Half
 from tests.federation.wired import Children, Homes
-from tests.networks.fakes import fake_checkpoint
 
 SITES = ("site-1", "site-2", "site-3")
 UNLIKE = {
@@ -119,14 +119,19 @@ def test_the_server_sends_the_adapter_and_sites_make_their_own_masks(three_sites
 
 
 def test_a_site_trains_the_same_teacher_of_its_own_apart_and_in_one_process(three_sites, tmp_path, monkeypatch):
-    checkpoint, adapter = fake_checkpoint(tmp_path / "sam.pt"), tmp_path / "given.safetensors"
-    sam = build_sam("vit_t", checkpoint, 256)
+    checkpoint, adapter = tmp_path / "sam.pt", tmp_path / "given.safetensors"
+    small = {"width": 16, "depth": 2, "heads": 2, "global_blocks": (1,)}
+    monkeypatch.setitem(SAM_BUILDERS._entries, "vit_toy", lambda size: vit_encoder(size, **small))
+    torch.manual_seed(0)
+    torch.save(build_sam("vit_toy", None, 256).state_dict(), checkpoint)
+    sam = build_sam("vit_toy", checkpoint, 256)
     adapters.prepare(sam, Adapt.LORA, 1)
-    about = adapters.Adapter("vit_t", sha256_file(checkpoint), Adapt.LORA, 1, 256, "public")
+    about = adapters.Adapter("vit_toy", sha256_file(checkpoint), Adapt.LORA, 1, 256, "public")
     adapters.save_adapter(adapter, sam, about)
     monkeypatch.setattr(TeacherStage, "checkpoint", lambda self: checkpoint)
     ours = {"variant": "samfed", "rounds": 1, "privacy": {"least_images": 1}, "adapter": adapter}
-    ours["teacher"] = {"size": 256, "views": 1, "peak": 0.5, "progress": False, "self_training#epochs": 1}
+    ours["teacher"] = {"base": "vit_toy", "size": 256, "views": 1, "peak": 0.5, "progress": False}
+    ours["teacher"]["self_training#epochs"] = 1
     together = job(three_sites, tmp_path / "together", **ours).run()
     homes = Homes(three_sites, tmp_path / "homes")
     apart = at_server(three_sites, homes, tmp_path / "apart", **ours).run(homes)
