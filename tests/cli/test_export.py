@@ -29,11 +29,13 @@ MISSING = [name for name in export.PACKAGES if importlib.util.find_spec(name) is
 needs_onnx = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (extra export)")
 ORGANS = ["kidney", "spleen"]
 WITHOUT_US = """
-import sys
+import os, sys
 sys.modules["samfed_monai"] = None  # an import of it fails
 from monai.bundle import run
-run(config_file="configs/inference.json", meta_file="configs/metadata.json", bundle_root=".", **dict(zip(
-    ("dataset_dir", "output_dir"), sys.argv[1:])))
+for bundle, images, masks in zip(*[iter(sys.argv[1:])] * 3):
+    os.chdir(bundle)
+    run(config_file="configs/inference.json", meta_file="configs/metadata.json", bundle_root=".", dataset_dir=images,
+        output_dir=masks)
 """
 
 
@@ -49,10 +51,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "images"
-    (folder / "deep").mkdir(parents=True)
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "deep").mkdir()
     generator = np.random.default_rng(0)
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -164,14 +166,24 @@ def test_a_run_is_exported_with_its_own_bundle_where_that_lies_here(tmp_path, mo
         assert _named(named)[1].name == folder
 
 
-def test_a_bundle_runs_without_this_package_and_gives_the_masks_of_infer(model, tmp_path, images):
-    folder, masks = tmp_path / "mine", tmp_path / "masks"
-    assert main(["export", str(model), "--to", "bundle", "--output", str(folder)]) == 0
-    assert not (folder / "LICENSE").exists(), "whose network it is, nobody knows here"
+@pytest.fixture(scope="module")
+def without_us(model, organs, images, tmp_path_factory) -> dict[str, Path]:
+    """Folders of two exported bundles, each with the masks that MONAI alone draws by it, in one process for both."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("one", "organs")}
+    words: list[str] = []
+    for folder, network in zip(folders.values(), (model, organs), strict=True):
+        assert main(["export", str(network), "--to", "bundle", "--output", str(folder / "bundle")]) == 0
+        words += [str(folder / "bundle"), str(images), str(folder / "masks")]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, "-W", "ignore", "-c", WITHOUT_US, str(images), str(masks)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-W", "ignore", "-c", WITHOUT_US, *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+    return folders
+
+
+def test_a_bundle_runs_without_this_package_and_gives_the_masks_of_infer(model, without_us, tmp_path, images):
+    folder, masks = without_us["one"] / "bundle", without_us["one"] / "masks"
+    assert not (folder / "LICENSE").exists(), "whose network it is, nobody knows here"
     assert (
         main(["infer", "samfed_skin", str(images), "--model", str(model), "--output-dir", str(tmp_path / "ours")]) == 0
     )
@@ -195,28 +207,30 @@ def organs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_bundle_of_classes_gives_their_values_as_infer_does(organs, tmp_path, images):
-    folder, ours = tmp_path / "mine", tmp_path / "ours"
-    assert main(["export", str(organs), "--to", "bundle", "--output", str(folder)]) == 0
-    command = [sys.executable, "-W", "ignore", "-c", WITHOUT_US, str(images), str(tmp_path / "masks")]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_a_bundle_of_classes_gives_their_values_as_infer_does(organs, without_us, tmp_path, images):
+    folder, ours = without_us["organs"], tmp_path / "ours"
     assert main(["infer", "samfed_skin", str(images), "--model", str(organs), "--output-dir", str(ours)]) == 0
     for name in ("a.png", "deep/b.png"):
-        theirs, expected = (np.asarray(Image.open(masks / name)) for masks in (tmp_path / "masks", ours))
+        theirs, expected = (np.asarray(Image.open(masks / name)) for masks in (folder / "masks", ours))
         assert set(np.unique(expected)) == {0, 1, 2}
         assert np.array_equal(theirs, expected)
-    described = json.loads((folder / "configs/metadata.json").read_text())["network_data_format"]["outputs"]["pred"]
+    described = json.loads((folder / "bundle/configs/metadata.json").read_text())["network_data_format"]["outputs"][
+        "pred"
+    ]
     assert (described["num_channels"], described["channel_def"]["2"]) == (3, "spleen")
-    assert "One PNG mask (0 background, 1 kidney, 2 spleen)" in (folder / "docs/README.md").read_text()
+    assert "One PNG mask (0 background, 1 kidney, 2 spleen)" in (folder / "bundle/docs/README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def organs_onnx(organs, tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("organs") / "organs.onnx"
+    assert main(["export", str(organs), "--to", "onnx", "--output", str(file)]) == 0
+    return file
 
 
 @needs_onnx
-def test_an_onnx_file_of_classes_holds_their_names_and_infer_takes_it(organs, tmp_path, images, capsys):
-    output = tmp_path / "organs.onnx"
-    assert main(["export", str(organs), "--to", "onnx", "--output", str(output)]) == 0
-    for model, folder in ((output, "by_onnx"), (organs, "by_torch")):
+def test_an_onnx_file_of_classes_holds_their_names_and_infer_takes_it(organs, organs_onnx, tmp_path, images, capsys):
+    for model, folder in ((organs_onnx, "by_onnx"), (organs, "by_torch")):
         words = [
             "--model",
             str(model),
@@ -231,25 +245,24 @@ def test_an_onnx_file_of_classes_holds_their_names_and_infer_takes_it(organs, tm
     assert (masks[0] != masks[1]).mean() < 0.001
     assert (tmp_path / "by_onnx.csv").read_text().splitlines()[1].endswith("kidney")
     capsys.readouterr()
-    again = ["--model", str(output), "--output-dir", str(tmp_path / "x"), "--classes", "['a', 'b']"]
+    again = ["--model", str(organs_onnx), "--output-dir", str(tmp_path / "x"), "--classes", "['a', 'b']"]
     assert main(["infer", "samfed_skin", str(images), *again]) == 2
     assert "--classes: expected nothing: organs.onnx has settled it" in capsys.readouterr().err
 
 
 @needs_onnx
-def test_openvino_runs_an_onnx_file_and_the_masks_say_so(organs, tmp_path, images, capsys):
+def test_openvino_runs_an_onnx_file_and_the_masks_say_so(organs, organs_onnx, tmp_path, images, capsys):
     pytest.importorskip("openvino", reason="openvino is not installed (extra openvino)")
-    file, command = tmp_path / "organs.onnx", ["infer", "samfed_skin", str(images), "--output-dir"]
-    assert main(["export", str(organs), "--to", "onnx", "--output", str(file)]) == 0
+    command = ["infer", "samfed_skin", str(images), "--output-dir"]
     for runtime in ("openvino", "onnxruntime"):
-        assert main([*command, str(tmp_path / runtime), "--model", str(file), "--runtime", runtime]) == 0
+        assert main([*command, str(tmp_path / runtime), "--model", str(organs_onnx), "--runtime", runtime]) == 0
     ours, theirs = (np.asarray(Image.open(tmp_path / name / "a.png")) for name in ("openvino", "onnxruntime"))
     assert set(np.unique(ours)) == {0, 1, 2}
     assert (ours != theirs).mean() < 0.01
     capsys.readouterr()
     assert json.loads((tmp_path / "openvino" / "inference.json").read_text())["runtime"] == "openvino"
     assert "runtime" not in json.loads((tmp_path / "onnxruntime" / "inference.json").read_text())
-    assert main([*command, str(tmp_path / "openvino"), "--model", str(file)]) == 2
+    assert main([*command, str(tmp_path / "openvino"), "--model", str(organs_onnx)]) == 2
     assert "expected none, or the same mask" in capsys.readouterr().err
     assert main([*command, str(tmp_path / "x"), "--model", str(organs), "--runtime", "openvino"]) == 2
     assert "--runtime: expected an ONNX file to run" in capsys.readouterr().err
