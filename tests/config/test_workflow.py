@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +14,34 @@ import pytest
 from samfed_monai.config import require_checked, run_or_exit
 from samfed_monai.core.errors import Problem, Refused, Stopped
 from tests.config.conftest import Write
+from tests.forking import start
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def monai_run(bundle: Path, *words: str, config: str | None = None) -> subprocess.CompletedProcess[str]:
-    config = config or str(bundle / "configs" / "train.json")
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--config_file", config, *words]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+def words_of(bundle: Path, *words: str, config: str | None = None) -> list[str]:
+    return ["run", "--config_file", config or str(bundle / "configs" / "train.json"), *words]
+
+
+def as_typed(words: list[str]) -> None:
+    """``python -m monai.bundle`` with these words, in this process."""
+    import monai.bundle
+
+    command = str(Path(monai.bundle.__file__).with_name("__main__.py"))
+    sys.argv = [command, *words]
+    try:
+        runpy.run_path(command, run_name="__main__")
+    except Exception as error:  # what the interpreter does with one that nobody caught, and multiprocessing does not
+        sys.excepthook(type(error), error, error.__traceback__)
+        sys.exit(1)
+
+
+def monai_run(bundle: Path, *words: str, config: str | None = None) -> tuple[int | None, str]:
+    """Exit code and standard error of MONAI's command, in a forked process: importing MONAI takes seconds."""
+    errors = bundle / "errors"
+    process = start(as_typed, words_of(bundle, *words, config=config), errors=errors)
+    process.join(120)
+    return process.exitcode, errors.read_text()
 
 
 def test_inside_python_the_refusal_is_an_exception(bundle, rewrite: Write):
@@ -81,34 +102,34 @@ def test_under_monai_an_unknown_error_stays_what_it_is(monkeypatch):
 
 @pytest.mark.slow
 def test_fault_23_misspelt_override_given_to_monai_is_refused_with_code_2(bundle):
-    done = monai_run(bundle, "--rtae", "0.2", "--amp", "True")
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle"]
+    words = words_of(bundle, "--rtae", "0.2", "--amp", "True")
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([*command, *words], capture_output=True, text=True, env=environment)
     assert done.returncode == 2
     assert "command line -> rtae: expected an id that this workflow has" in done.stderr
     assert "did you mean 'rate'?" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
 def test_under_monai_a_component_that_refuses_is_told_with_its_id(bundle, rewrite: Write):
     broken = {"_target_": "torch.nn.Dropout", "p": 2.0}
     rewrite("train.json", {"run": ["$@parts"], "parts": {"fine": {"_target_": "torch.nn.Dropout"}, "broken": broken}})
-    done = monai_run(bundle)
-    assert done.returncode == 2, done.stderr
-    assert "- parts#broken: expected values that torch.nn.Dropout takes, found 'dropout probability" in done.stderr
-    assert "Traceback" not in done.stderr
+    code, told = monai_run(bundle)
+    assert code == 2, told
+    assert "- parts#broken: expected values that torch.nn.Dropout takes, found 'dropout probability" in told
+    assert "Traceback" not in told
 
 
-@pytest.mark.slow
 def test_under_monai_a_good_bundle_runs_with_a_variant(bundle):
     files = [str(bundle / "configs" / name) for name in ("train.json", "variants/gentle.json")]
-    done = monai_run(bundle, "--rate", "0.3", config=json.dumps(files).replace('"', "'"))
-    assert done.returncode == 0, done.stderr
+    code, told = monai_run(bundle, "--rate", "0.3", config=json.dumps(files).replace('"', "'"))
+    assert code == 0, told
 
 
-@pytest.mark.slow
 def test_under_monai_what_a_component_refuses_ends_with_code_2(bundle, rewrite: Write):
     rewrite("train.json", {"run": ["$@train#trainer", "$@broken"], "broken": {"_target_": "tests.config.toys.refuse"}})
-    done = monai_run(bundle)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.rstrip().endswith("  - toy: expected nothing, found a toy")
-    assert "Traceback" not in done.stderr
+    code, told = monai_run(bundle)
+    assert code == 2, told
+    assert told.rstrip().endswith("  - toy: expected nothing, found a toy")
+    assert "Traceback" not in told

@@ -62,7 +62,7 @@ def training(sites, weights, round: int = 0) -> dict[str, Message]:
 
 
 @pytest.mark.parametrize(
-    ("variant", "client"), [("no_sam", STEPS), pytest.param("hssf", UNLIKE, marks=pytest.mark.slow)]
+    ("variant", "client"), [pytest.param("no_sam", STEPS, marks=pytest.mark.slow), ("hssf", UNLIKE)]
 )
 def test_models_scores_and_states_are_the_same_bits_as_one_site_after_the_other(
     small_federation, tmp_path, monkeypatch, variant, client
