@@ -404,7 +404,7 @@ def test_the_command(root, tmp_path, capsys):
     output = tmp_path / "polyp.json"
     assert run("polyp", root, "--output", output, "--no-report", "--leave-out", "kvasir", "--test", 0.2) == 0
     said = capsys.readouterr().out
-    assert "polyp: 4 public images, 1 sites" in said
+    assert "polyp: 4 public images, 1 site\n" in said
     assert "CVC-ClinicDB: " in said
 
 

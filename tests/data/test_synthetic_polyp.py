@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -88,13 +86,6 @@ def test_further_sites_vary_the_four():
 def test_the_command_takes_the_scene_and_unknown_ones_are_refused(tmp_path, capsys):
     words = ("--sites", 1, "--images-per-site", 1, "--public", 1, "--size", 64, 64, "--no-report")
     assert run("synthetic", tmp_path, "--scene", "polyp", *words, "--output", tmp_path / "list.json") == 0
-    assert "synthetic-polyp-0: 1 public images, 1 sites" in capsys.readouterr().out
+    assert "synthetic-polyp-0: 1 public image, 1 site\n" in capsys.readouterr().out
     with pytest.raises(Refused, match=r"scene: expected one of \['skin', 'polyp'\], found 'lung'"):
         render_synthetic(tmp_path, scene="lung")
-
-
-def test_tens_of_images_per_second():
-    start = time.process_time()
-    for index in range(10):
-        render_colon(np.random.default_rng(index), (192, 256), SITES[index % 4])
-    assert (time.process_time() - start) / 10 < 0.08  # 0.018 here; four times that leaves room for slow machines
