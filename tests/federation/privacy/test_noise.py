@@ -19,6 +19,9 @@ def test_an_update_is_clipped_over_all_tensors_together():
     new = {"a": torch.tensor([4.0]), "b": torch.tensor([[6.0]])}  # a step of (3, 4): norm 5
     sent = noisy_update(new, old, learned=["a", "b"], clip=2.5, noise_multiplier=1.0, noise=nothing)
     assert (sent["a"].item(), sent["b"].item()) == (2.5, 4.0)
+    short = {"a": old["a"] + 0.5, "b": old["b"]}
+    sent = noisy_update(short, old, learned=["a", "b"], clip=0.25, noise_multiplier=1.0, noise=nothing)
+    assert sent["a"].item() == 1.25
     sent = noisy_update(new, old, learned=["a", "b"], clip=50.0, noise_multiplier=1.0, noise=nothing)
     assert (sent["a"].item(), sent["b"].item()) == (4.0, 6.0)
 

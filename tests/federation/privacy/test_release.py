@@ -668,6 +668,14 @@ def test_a_line_about_each_message_in_full(tmp_path):
     }
 
 
+def test_numbers_by_name_come_before_those_of_classes_and_as_many_as_terms_may_leave_do(tmp_path):
+    here = release(folder=tmp_path)
+    here(Task.EVALUATE, request(), numbers(metrics={"dice_class_1": 0.5, "seconds": 1.0}))
+    here(Task.TRAIN, request(), reply(metrics={f"term_a{number}": 0.0 for number in range(64)}))
+    named, many = read_audit(tmp_path / "audit.jsonl")
+    assert (named["metrics"], len(many["metrics"])) == (["seconds", "dice_class_1"], 64)
+
+
 def test_weights_that_go_on_under_a_mask_are_masked_in_the_log_and_numbers_are_sent(tmp_path):
     here = release(folder=tmp_path, privacy=Privacy(secure_aggregation=SecureAggregation()))
     here(Task.TRAIN, request(), reply())

@@ -49,6 +49,10 @@ def test_every_problem_is_listed_at_once():
 def test_something_else_than_an_object_is_refused():
     with pytest.raises(Refused, match=r"federate\.json -> privacy: expected an object, found str"):
         Privacy.from_json("strict")
+    with pytest.raises(
+        Refused, match=r"- federate\.json -> privacy -> statistics: expected an object of kinds, found int"
+    ):
+        Privacy.from_json({"statistics": 3})
 
 
 NOISE = DifferentialPrivacy(noise_multiplier=2.0, delta=1e-3, epsilon=8.0)
