@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from samfed_monai.config.bundles import bundle_of_command
+from samfed_monai.config.targets import CATALOGUE
 from samfed_monai.core.words import counted, uncapitalised
+from samfed_monai.networks.weights import starts_from
 from samfed_monai.reports.compare import teacher_alone
 from samfed_monai.reports.run_data import RunData, series
 
@@ -18,6 +20,8 @@ LOW = 0.5
 BEHIND = 0.05
 """How far below its teacher a student is taken to have learned too little: at no site of docs/results/light.md is it
 farther than 0.03."""
+MEANS = ("average", "trusted_average")
+"""Rules of agreement by which SAM and the students' network share each label."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +110,31 @@ def _student_behind(run: RunData) -> list[Advice]:
     named = ", ".join(f"{_score(student)} and {_score(teacher)} {name}" for name, (student, teacher) in gaps.items())
     return [
         Advice(
-            f"The student stays far behind its teacher (test Dice {named}). It may need more steps (--rounds, "
-            "--local_steps), larger images (--image_size) or a larger network (--network_name); the report's figure of "
-            "trust shows whether it learns from SAM at all."
+            f"The student stays far behind its teacher (test Dice {named}). {_from_random_numbers(run)}It may need "
+            "more steps (--rounds, --local_steps), larger images (--image_size) or a larger network (--network_name); "
+            "the report's figure of trust shows whether it learns from SAM at all."
         )
     ]
+
+
+def _from_random_numbers(run: RunData) -> str:
+    """What a network that began with random numbers lacks, where it had a say in its own labels; else ""."""
+    client = run.run.get("config", {}).get("client", {})
+    if client.get("agreement", {}).get("rule") not in MEANS or not _began_with_random_numbers(client):
+        return ""
+    return (
+        "Its network began with random numbers, and the rule of agreement gives it a say in its own labels: let SAM "
+        "decide alone (--client#agreement#rule teacher), with the full colour augmentation "
+        "(--client#strong_view#strength 1.0). "
+    )
+
+
+def _began_with_random_numbers(client: Mapping[str, Any]) -> bool:
+    """Whether the network of a ``train.json`` is one of the catalogue that no file of weights was read into."""
+    name = client.get("network_name", "")
+    if client.get("network_def", {}).get("_target_") != CATALOGUE or name.startswith("sam_"):  # SAM is a checkpoint
+        return False
+    return starts_from(name, client.get("encoder_weights")) is None
 
 
 def _teacher_is_better(run: RunData) -> list[Advice]:

@@ -49,6 +49,37 @@ def test_a_student_more_than_0_05_behind_is_told(run, teacher, told_so):
     assert ("far behind its teacher (test Dice 0.800 and 0.851 at Basel)" in texts) is told_so
 
 
+@pytest.mark.parametrize(
+    ("rule", "network", "weights", "told_so"),
+    [
+        ("trusted_average", "deeplabv3plus_resnet18", None, True),
+        ("average", "deeplabv3plus_resnet18", "teacher", True),  # which has no weights of its own
+        ("trusted_average", "mobile_sam_fpn", None, True),
+        ("trusted_average", "mobile_sam_fpn", "teacher", False),
+        ("trusted_average", "lite0_fpn", "pretrained", False),
+        ("trusted_average", "sam_vit_t", None, False),
+        ("trusted_average", "deeplabv3plus_resnet18", "resnet18.pth", False),
+        ("teacher", "deeplabv3plus_resnet18", None, False),
+    ],
+)
+def test_a_student_from_random_numbers_that_shares_its_labels_is_told_of_sams_alone(
+    run, rule, network, weights, told_so
+):
+    client = {"agreement": {"rule": rule}, "network_name": network, "encoder_weights": weights}
+    client["network_def"] = {"_target_": "samfed_monai.networks.client_network"}
+    run.run["config"] = {"client": client}
+    assert told(run) == []
+    set_teacher(run, Basel=0.851)
+
+    def told_of_the_rule() -> bool:
+        (text,) = [text for text in told(run) if "far behind" in text]
+        return "(--client#agreement#rule teacher), with the full colour" in text
+
+    assert told_of_the_rule() is told_so
+    client["network_def"]["_target_"] = "another_package.Network"  # of whose start nothing is known
+    assert not told_of_the_rule()
+
+
 def test_a_better_teacher_can_be_run_and_the_command_says_how(run):
     set_teacher(run, **dict.fromkeys(run.results["sites"], 0.81))
     run.results["teacher"].update(milliseconds=409.4, parameters=9_830_000)
