@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hastened import flushed, search_once
+from tests.speedups import flushed, search_once
 
 # Before torch is imported: the tests' networks are tiny, and threads that wait for each other cost more than they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -20,7 +20,7 @@ _LOADED = [
     "samfed_monai.federation.client",
     "samfed_monai.federation.job_run",
     "torch._dynamo",  # which torch imports where it makes an optimizer
-    "tests.hastened",
+    "tests.speedups",
 ]
 
 

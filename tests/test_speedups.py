@@ -8,14 +8,14 @@ from types import ModuleType
 
 from monai.bundle.config_item import ComponentLocator
 
-from tests import hastened
+from tests import speedups
 
 
 def test_monais_classes_are_found_where_its_own_search_finds_them_and_new_modules_count(monkeypatch):
-    hastened.search_once()
+    speedups.search_once()
     locator = ComponentLocator(excludes=["monai.networks"])
     names = locator._find_module_names()
-    assert locator._find_classes_or_functions(names) == hastened._search[0](locator, names)
+    assert locator._find_classes_or_functions(names) == speedups._search[0](locator, names)
     assert locator.get_component_module_name("Compose") == "monai.transforms.compose"
     assert locator.get_component_module_name("UNet") is None
     new = ModuleType("monai_of_a_test")
@@ -25,8 +25,8 @@ def test_monais_classes_are_found_where_its_own_search_finds_them_and_new_module
 
 
 def test_one_search_is_made_for_all_parsers_of_the_same_modules(monkeypatch):
-    hastened.search_once()
-    monkeypatch.setattr(hastened, "_search", [lambda locator, names: searched.append(names) or {"A": ["monai.a"]}])
+    speedups.search_once()
+    monkeypatch.setattr(speedups, "_search", [lambda locator, names: searched.append(names) or {"A": ["monai.a"]}])
     searched: list[tuple[str, ...]] = []
     for _ in range(2):
         assert ComponentLocator(excludes=["of this test alone"]).get_component_module_name("A") in ("monai.a", None)
@@ -35,4 +35,4 @@ def test_one_search_is_made_for_all_parsers_of_the_same_modules(monkeypatch):
 
 
 def test_no_disk_is_waited_for():
-    assert os.fsync is hastened.flushed
+    assert os.fsync is speedups.flushed
