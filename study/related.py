@@ -154,8 +154,7 @@ def told_help(cells: Mapping[str, Mapping[str, Cell]], runs: Sequence[RunData]) 
     if not dice:
         return "No other row has been run yet."
     mean = base["dice"].mean
-    parts = [f"Beside {_name(YARDSTICK)} (Dice {_number(mean, 3)}):"]
-    parts += [f"{text}." for text in _by_trait(gains, runs)]
+    parts = [f"Beside {_name(YARDSTICK)} (Dice {_number(mean, 3)}): {'; '.join(_by_trait(gains, runs))}."]
     best = max(dice, key=lambda row: dice[row])
     ahead = sum(gain > 0 for gain in dice.values())
     parts.append(
