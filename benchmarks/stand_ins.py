@@ -73,7 +73,7 @@ def _changed(change: Callable[[Message], Message]) -> Callable[[Message], bytes]
 
 def _poisoned(value: float) -> Callable[[Message], Message]:
     def change(answer: Message) -> Message:
-        name = next(iter(answer.tensors))
+        name = next(name for name, tensor in answer.tensors.items() if tensor.is_floating_point())
         bad = answer.tensors[name].clone()
         bad.view(-1)[0] = value
         return replace(answer, tensors={**answer.tensors, name: bad})

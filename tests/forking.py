@@ -32,21 +32,25 @@ def forking() -> ForkServerContext:
 
 
 def start(work: Callable[..., Any], *arguments: Any, errors: Path | None = None) -> ForkServerProcess:
-    """Starts ``work(*arguments)`` in a process and a session of its own, with one thread of torch.
+    """Starts ``work(*arguments)`` in a process and a session of its own, with this one's environment and one thread.
 
     Args:
         work: a function of a module; the code of a ``SystemExit`` in it is the process's exit code.
         *arguments: for it, all picklable.
         errors: file of its standard error; ``None`` drops it.
     """
-    process = forking().Process(target=_run, args=(work, arguments, str(errors or os.devnull)), daemon=True)
+    process = forking().Process(
+        target=_run, args=(work, arguments, dict(os.environ), str(errors or os.devnull)), daemon=True
+    )
     process.start()
     return process
 
 
-def _run(work: Callable[..., Any], arguments: tuple[Any, ...], errors: str) -> None:
+def _run(work: Callable[..., Any], arguments: tuple[Any, ...], environment: dict[str, str], errors: str) -> None:
     import torch
 
+    os.environ.clear()
+    os.environ.update(environment)  # that of the test, not of the first test that forked anything
     os.setsid()
     with open(errors, "w") as stream:
         os.dup2(stream.fileno(), sys.stderr.fileno())

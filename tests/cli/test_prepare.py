@@ -30,7 +30,7 @@ def test_folders(tmp_path, capsys):
     output = tmp_path / "list.json"
     assert run("folders", tmp_path, "--public", "public", "--output", output, "--limit-per-site", 4) == 0
     said = capsys.readouterr().out
-    assert "list: 2 public images, 1 sites" in said
+    assert "list: 2 public images, 1 site\n" in said
     assert "a: 4 unlabelled, 1 validation, 1 test" in said
     assert DataList.load(output).hash[:12] in said
     assert (tmp_path / "list.report.html").is_file()
@@ -183,7 +183,7 @@ def test_slices_of_one_volume_stay_in_one_split(tmp_path, capsys):
                 nibabel.save(nibabel.Nifti1Image(numbers, np.eye(4)), path)
     words = ("nifti", tmp_path / "in", "--slices", tmp_path / "out", "--output", tmp_path / "list.json", "--no-report")
     assert run(*words, "--public", "public", "--test", 0.3, "--validation", 0.3) == 0
-    assert "list: 4 public images, 1 sites" in capsys.readouterr().out
+    assert "list: 4 public images, 1 site\n" in capsys.readouterr().out
     site_a = DataList.load(tmp_path / "list.json").sites["a"]
     volumes = [{item.image.split("/")[2] for item in items} for _, items in site_a.splits()]
     assert sorted(name for names in volumes for name in names) == [f"a{number}" for number in range(6)]
