@@ -187,9 +187,9 @@ def _by_trait(gains: Mapping[str, Mapping[str, float | None]], runs: Sequence[Ru
     rest = gains.keys() - guided - own - {FLOOR}
     told = []
     for what, rows in (
-        ("rows that SAM guides", guided & gains.keys()),
-        ("rows without SAM whose sites keep a network, or a part of one", own & gains.keys()),
-        ("other rows without SAM", rest),
+        ("rows with soft masks of a SAM teacher", guided & gains.keys()),
+        ("rows without them whose sites keep a network, or a part of one", own & gains.keys()),
+        ("other rows", rest),
     ):
         said = [
             f"{word} {as_difference(fmean(values))}"
