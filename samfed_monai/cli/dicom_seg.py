@@ -57,7 +57,6 @@ def refusals_of(objects: Sequence[tuple[Path, int]], labels: Sequence[str] = ("e
         objects: DICOM objects, and how many pictures were read of each.
         labels: of the segments.
     """
-
     problems = Problems()
     if not objects:
         expected, hint = "DICOM objects to refer to", "leave it out, or name DICOM objects"
@@ -85,7 +84,6 @@ def series_of(paths: Sequence[Path]) -> list[list[int]]:
         Numbers of objects, each in one group, in the order of the first of them; slices by their place along the normal
         of the image plane (from feet to head where slices are axial).
     """
-
     groups: dict[object, list[tuple[float, int]]] = {}
     for index, path in enumerate(paths):
         content = read_object(path, pixels=False)

@@ -78,7 +78,8 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename, error.filename2 = str(path), None
+        if error.errno is not None:  # without a number its words are all there is, and a name would hide them
+            error.filename, error.filename2 = str(path), None
         raise
 
 
@@ -95,8 +96,8 @@ def require_writable(path: str | Path) -> None:
     """
     path = Path(path).absolute()
     there = path if path.is_dir() else next(folder for folder in path.parents if folder.exists())
-    with _named(path), tempfile.TemporaryFile(dir=there):
-        pass
+    with _named(path), tempfile.TemporaryFile(dir=there) as stream:
+        stream.write(b"0")
 
 
 def append_line(path: str | Path, line: str, *, mode: int = 0o600) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from samfed_monai.core.errors import DISK_FULL, Problem, Problems, Refused
-from samfed_monai.core.io import append_line, read_json, write_json, write_text
+from samfed_monai.core.io import append_line, read_json, require_writable, write_json, write_text
 from samfed_monai.core.moved import comparable, config_hash, first_spelling, variant_of
 from samfed_monai.core.table import to_csv
 from samfed_monai.federation.round_store import RoundStore, StoredRound
@@ -316,8 +315,7 @@ class RunFolder:
     def _refuse_if_read_only(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.path) as stream:
-                stream.write(b"0")
+            require_writable(self.path)
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise

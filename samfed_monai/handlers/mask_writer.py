@@ -18,7 +18,7 @@ from PIL import Image
 from torch.nn import functional
 
 from samfed_monai.core.errors import Problem, Problems, Refused
-from samfed_monai.core.io import atomic_write, read_json, sha256_file, write_bytes, write_json
+from samfed_monai.core.io import read_json, require_writable, sha256_file, write_bytes, write_json
 from samfed_monai.data.classes import several
 from samfed_monai.data.image_folder import Sources, image_names
 
@@ -107,15 +107,11 @@ class MaskFolder:
 
     def _unwritable(self) -> list[Problem]:
         try:
-            with atomic_write(self.folder / ".writable"):
-                pass
-            (self.folder / ".writable").unlink()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            require_writable(self.folder)
         except OSError as error:
-            return [
-                Problem(
-                    str(self.folder), found=error.strerror or str(error), expected="a folder that can be written to"
-                )
-            ]
+            found = error.strerror or str(error)
+            return [Problem(str(self.folder), found=found, expected="a folder that can be written to")]
         return []
 
 

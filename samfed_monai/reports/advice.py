@@ -11,7 +11,6 @@ from typing import Any
 from samfed_monai.config.bundles import bundle_of_command
 from samfed_monai.config.targets import CATALOGUE
 from samfed_monai.core.words import counted, uncapitalised
-from samfed_monai.networks.weights import starts_from
 from samfed_monai.reports.compare import teacher_alone
 from samfed_monai.reports.run_data import RunData, series
 
@@ -131,6 +130,8 @@ def _from_random_numbers(run: RunData) -> str:
 
 def _began_with_random_numbers(client: Mapping[str, Any]) -> bool:
     """Whether the network of a ``train.json`` is one of the catalogue that no file of weights was read into."""
+    from samfed_monai.networks.weights import starts_from  # torch: not where nothing lags behind
+
     name = client.get("network_name", "")
     if client.get("network_def", {}).get("_target_") != CATALOGUE or name.startswith("sam_"):  # SAM is a checkpoint
         return False

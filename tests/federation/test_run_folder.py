@@ -417,7 +417,7 @@ def test_fault_54_the_refusal_names_the_folder_and_the_system_s_reason(tmp_path,
     def without_number(*_, **__):
         raise OSError("the share went away")
 
-    monkeypatch.setattr("samfed_monai.federation.run_folder.tempfile.TemporaryFile", without_number)
+    monkeypatch.setattr("samfed_monai.core.io.tempfile.TemporaryFile", without_number)
     with pytest.raises(Refused, match=r"it cannot be written \(the share went away\)"):
         RunFolder(tmp_path / "new").open(CONFIG)
 
