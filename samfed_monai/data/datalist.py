@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -421,7 +421,7 @@ class DataList:
 
 
 def _item_json(item: Item) -> dict[str, Any]:
-    return {key: value for key, value in asdict(item).items() if value is not None}
+    return {key: value for key, value in vars(item).items() if value is not None}
 
 
 def _read(content: Any, where: str) -> DataList:

@@ -26,6 +26,16 @@ def test_a_check_that_passed_is_remembered_until_a_file_changes(small_federation
     assert len(calls) == 1
 
 
+def test_the_list_is_hashed_a_fixed_number_of_times_not_once_for_each_file(
+    small_federation, small_list, tmp_path, monkeypatch
+):
+    data_check.check_data(small_list, small_federation, cache_dir=tmp_path)
+    own, looks = type(small_list).hash, []
+    monkeypatch.setattr(type(small_list), "hash", property(lambda each: looks.append(1) or own.fget(each)))
+    data_check.check_data(small_list, small_federation, cache_dir=tmp_path)
+    assert len(looks) == 2
+
+
 def flip(path):
     """One bit of a file's last byte, its size and date as they were."""
     status, content = path.stat(), bytearray(path.read_bytes())
