@@ -206,7 +206,7 @@ class Prototypes(Strategy):
         for site, width in widths.items():
             if width != widths[first]:
                 found = f"{widths[first]} channels at {first}, {width} at {site}"
-                hint = "choose networks of one decoder width (all deeplabv3plus_* have 256), or another variant"
+                hint = "choose networks of one width (mobile_sam_fpn and lite0_fpn_96: 96, deeplabv3plus_*: 256)"
                 raise Refused([Problem("sites", found=found, expected="features of one width", hint=hint)])
         self._like = {MEANS: torch.zeros(self.classes, widths[first]), COUNTS: torch.zeros(self.classes)}
         self.means: dict[str, Tensor] = {}

@@ -46,6 +46,7 @@ def client_network(
 
     Args:
         name: a name in ``CLIENT_NETWORKS``: ``mobile_sam_fpn`` (MobileSAM's trunk), ``lite0_fpn`` (0.8 M parameters),
+            ``lite0_fpn_96`` (the same with features as wide as those of ``mobile_sam_fpn``),
             ``deeplabv3plus_resnet18``, ``deeplabv3plus_resnet34``,
             ``deeplabv3plus_efficientnet_lite0``, ``flexible_unet_resnet18``, ``basic_unet``; what methods bring
             (``hssf_resnet18``, ``hssf_resnet34``, ``hssf_resnet101``); and SAM itself with
@@ -90,6 +91,7 @@ def client_network(
 
 CLIENT_NETWORKS.register("mobile_sam_fpn")(mobile_sam_fpn)
 CLIENT_NETWORKS.register("lite0_fpn")(lite0_fpn)
+CLIENT_NETWORKS.register("lite0_fpn_96")(partial(lite0_fpn, width=96))  # features as wide as mobile_sam_fpn's
 
 
 def _deeplabv3plus(encoder: str, in_channels: int, out_channels: int, **kwargs: Any) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,11 +10,17 @@ import torch
 from monai.engines import SupervisedTrainer
 from torch import nn
 
+from samfed_monai.config.variants import variant_files
 from samfed_monai.core.errors import Refused
+from samfed_monai.federation.workflow import WorkflowConfig
 from samfed_monai.losses import ClassSums
 from samfed_monai.methods.fedproto import Prototypes, PrototypeSharing, PrototypeTerm, prototype_loss
+from samfed_monai.networks import client_network
+from samfed_monai.networks.input_size import feature_width
 from samfed_monai.protocol import Kind, Message, MessageRefused, Server, UpdateGuard
 from tests.federation.unlike import server_sharing
+
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 
 
 def test_the_loss_is_the_mean_squared_distance_over_classes_that_both_have():
@@ -230,3 +237,12 @@ def test_state_there_and_back():
 def test_features_of_two_widths_are_refused_with_both_sites():
     with pytest.raises(Refused, match=r"sites: expected features of one width, found 2 channels at a, 3 at b"):
         strategy(a=2, b=3)
+
+
+@pytest.mark.parametrize("bundle", ["samfed_polyp", "samfed_skin"])
+def test_the_networks_that_sites_take_by_default_have_features_of_one_width(bundle):
+    root = BUNDLES / bundle
+    files = [str(path) for path in variant_files(root, "fedproto")]
+    config = WorkflowConfig(root, ("configs/train.json", *files))
+    widths = {feature_width(client_network(name)) for name in config.value("mixed_networks")}
+    assert (len(config.value("mixed_networks")), len(widths)) == (2, 1)

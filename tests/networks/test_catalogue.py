@@ -23,6 +23,7 @@ SIZES = {
     "basic_unet": (33, 50),
     "mobile_sam_fpn": (64, 96),
     "lite0_fpn": (48, 32),
+    "lite0_fpn_96": (32, 48),
 }
 
 
