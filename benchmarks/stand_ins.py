@@ -82,7 +82,7 @@ def _poisoned(value: float) -> Callable[[Message], Message]:
 
 
 def _reshaped(answer: Message) -> Message:
-    name = next(iter(answer.tensors))
+    name = next(name for name, tensor in answer.tensors.items() if tensor.numel() > 1)  # one number has no other shape
     return replace(answer, tensors={**answer.tensors, name: answer.tensors[name].reshape(-1)[:1]})
 
 
