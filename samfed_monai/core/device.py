@@ -38,3 +38,15 @@ def best_device() -> torch.device:
         expected, hint = f"a device of this machine: {', '.join(here)}", "leave it out for the first GPU, else the CPU"
         raise Refused([Problem(f"--device ({VARIABLE})", found=repr(asked), expected=expected, hint=hint)]) from None
     return device
+
+
+def device_name(device: torch.device | str | None = None) -> str:
+    """How results name a device: a GPU by its model, another one by its type.
+
+    Args:
+        device: ``None`` is :func:`best_device`.
+    """
+    import torch
+
+    device = best_device() if device is None else torch.device(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from samfed_monai.config.parse import MISSING, flat, follow
 from samfed_monai.config.variants import declared
 from samfed_monai.core.allocator import peak_memory
+from samfed_monai.core.device import device_name
 from samfed_monai.core.errors import Problems
 from samfed_monai.core.io import canonical_hash, sha256_file, write_json
 from samfed_monai.core.run_log import RunLog
@@ -219,7 +220,11 @@ class JobRun:
                 versions=versions(),
                 seeds=seeds,
                 convention=participants.config.parser().get_parsed_content("validate#scores").convention,
-                process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time()},
+                process={
+                    "memory_bytes": peak_memory(),
+                    "processor_seconds": time.process_time(),
+                    "device": device_name(places.client.get("device")),
+                },
                 command=shlex.join(sys.argv),
             )
             write_json(places.output_dir / "results.json", results)

@@ -75,7 +75,7 @@ def build_results(
         preparation: ``up_bytes`` and ``down_bytes`` before round 0: checks, adapter, first weights.
         convention: ``hd95`` (``max of directed`` or ``pooled``) and ``empty`` (``diagonal`` or ``skipped``).
         privacy: ``least_images``, ``withheld`` and ``differential_privacy``.
-        process: ``memory_bytes`` and ``processor_seconds`` of the process that ran the federation.
+        process: ``memory_bytes``, ``processor_seconds`` and ``device`` of the process that ran the federation.
 
     What of these eleven is ``None`` has no key in the result.
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from samfed_monai.cli.main import main
-from samfed_monai.core.device import VARIABLE, best_device
+from samfed_monai.core.device import VARIABLE, best_device, device_name
 from samfed_monai.core.errors import Refused
 
 
@@ -23,6 +23,13 @@ def test_the_cpu_can_be_asked_for_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv(VARIABLE, "cpu")
     assert best_device() == torch.device("cpu")
+
+
+def test_results_name_a_gpu_by_its_model_and_another_device_by_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Model of {device}")
+    assert device_name("cuda:1") == "Model of cuda:1"
+    monkeypatch.setenv(VARIABLE, "cpu")
+    assert device_name() == device_name("cpu") == "cpu"
 
 
 @pytest.mark.parametrize("asked", ["gpu", "cuda:99", "meta", "cpu:x"])

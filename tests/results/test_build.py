@@ -66,7 +66,7 @@ def test_times_that_were_not_needed_are_zero_and_their_sum_is_the_total():
 
 
 def test_what_the_process_took_is_told_where_it_was_measured():
-    took = {"memory_bytes": None, "processor_seconds": 1.5}
+    took = {"memory_bytes": None, "processor_seconds": 1.5, "device": "cpu"}
     assert build(process=took)["process"] == took
     assert "process" not in build()
 
