@@ -5,6 +5,7 @@ All text is computed from records (``study.record``), so that a group can run a 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +20,18 @@ from samfed_monai.reports.rows import CEILING, FLOOR, Cell, place_of, title_of
 from samfed_monai.reports.run_data import RunData
 from samfed_monai.reports.style import CAVEATS, MISSING, as_difference
 from study.ranks import ALPHA, Ranking, ranks_figure
-from study.related_plan import BEST, NO_ROW, PARTS, ranked_rows, rows_of, runs_of, share_of, site_scores
+from study.related_plan import (
+    BEST,
+    NO_ROW,
+    PARTS,
+    device_of,
+    on_cpu,
+    ranked_rows,
+    rows_of,
+    runs_of,
+    share_of,
+    site_scores,
+)
 
 TITLE = "The related systems"
 YARDSTICK = "no_sam"
@@ -47,7 +59,8 @@ def figures_of(runs: Sequence[RunData], unseen: Sequence[RunData] = ()) -> dict[
         unseen: runs of the same rows in which a hospital took no part: only that hospital's Dice is taken of them.
 
     ``seconds`` are wall-clock seconds of a round (training, server, aggregation), ``processor`` seconds on processors
-    of the whole run, ``memory`` the most megabytes of the run's process above the yardstick's with the same seed.
+    of the whole run, ``memory`` the most megabytes of the run's process above the yardstick's with the same seed; all
+    three of runs on a CPU alone (:func:`~study.related_plan.on_cpu`).
     """
     table: dict[str, dict[str, dict[int, float | None]]] = {}
     for run in runs:
@@ -73,13 +86,16 @@ def _values(results: Mapping[str, Any]) -> dict[str, float | None]:
     each, rounds = ("up_bytes_per_round", "down_bytes_per_round"), results["rounds"]
     working = seconds["training"] + seconds.get("server", 0.0) + seconds["controller"]
     memory = process.get("memory_bytes")
+    measured = {
+        "seconds": working / rounds if rounds else None,
+        "processor": process.get("processor_seconds"),
+        "memory": None if memory is None else memory / 1e6,
+    }
     return {
         "dice": results["average"]["test"]["dice"],
         "worst": (results["worst"]["test"] or {}).get("dice"),
         "megabytes": sum(traffic[key] for key in each) / 1e6 if all(key in traffic for key in each) else None,
-        "seconds": working / rounds if rounds else None,
-        "processor": process.get("processor_seconds"),
-        "memory": None if memory is None else memory / 1e6,
+        **(measured if on_cpu(results) else dict.fromkeys(measured)),
     }
 
 
@@ -308,9 +324,9 @@ READING = (
     "mean ± sample standard deviation over seeds. *MB a round*: both ways, all sites. *s a round*: wall-clock seconds "
     "of training, server and aggregation, which other work on the machine lengthens; *processor s a run*: seconds on "
     "processors, with start, all scores, and what the run made first for others (soft masks, warm start). *extra MB*: "
-    f"the most memory of the run's process above that of `{YARDSTICK}`, all sites in one process. Sites of one seed "
-    "share a network, and seeds of one site its images, so blocks are not independent, and the test errs on the side "
-    "of a difference."
+    f"the most memory of the run's process above that of `{YARDSTICK}`, all sites in one process. Seconds and memory "
+    "are of runs on a CPU; runs on a GPU count in all other columns. Sites of one seed share a network, and seeds of "
+    "one site its images, so blocks are not independent, and the test errs on the side of a difference."
 )
 
 
@@ -344,6 +360,9 @@ def _provenance(found: Mapping[str, Sequence[RunData]]) -> list[str]:
         lines += [f"- {PARTS[part]}: data list `{datalist}` (SHA-256)" for datalist in lists]
         lines += [f"- {PARTS[part]}: adapter `{', '.join(adapters)}`"] if adapters else []
     everything = [run for runs in found.values() for run in runs]
+    devices = Counter(device_of(run.results) for run in everything)
+    told = (f"{device} ({counted(number, 'run')})" for device, number in sorted(devices.items()))
+    lines.append(f"- device: {', '.join(told)}")
     for name in sorted({name for run in everything for name in run.results["versions"]}):
         values = sorted({run.results["versions"].get(name, "unknown") for run in everything})
         lines.append(f"- {name}: {', '.join(values)}")

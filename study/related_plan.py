@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from samfed_monai.config.variants import Method, methods
 from samfed_monai.core.errors import Problem, Refused
@@ -99,6 +100,16 @@ def runs_of(part: str, records: str | Path | None) -> list[RunData]:
     return read_record(path) if records is not None and path.is_file() else []
 
 
+def device_of(results: Mapping[str, Any]) -> str:
+    """What computed a run; results of before it was noted are of a CPU."""
+    return str(results.get("process", {}).get("device", "cpu"))
+
+
+def on_cpu(results: Mapping[str, Any]) -> bool:
+    """Whether its seconds and memory stand in the table: a GPU's say nothing of a clinic's machine."""
+    return device_of(results) == "cpu"
+
+
 def site_scores(runs: Iterable[RunData]) -> dict[str, dict[tuple[str, int], float]]:
     """Row to (site, seed) to test Dice: the blocks of the ranks; a site that gave no scores has none."""
     found: dict[str, dict[tuple[str, int], float]] = {}
@@ -123,7 +134,7 @@ class Share:
         part: one of :data:`PARTS`.
         rows, seeds: what is asked for.
         done: rows and seeds of the record that are asked for.
-        took: row to mean processor seconds of its runs in the record.
+        took: row to mean processor seconds of its runs on a CPU in the record.
     """
 
     part: str
@@ -149,6 +160,8 @@ def share_of(part: str, rows: Sequence[str], seeds: Sequence[int], records: str 
     """What of a part is done, and how long its rows took."""
     runs, took = runs_of(part, records), dict[str, list[float]]()
     for run in runs:
+        if not on_cpu(run.results):
+            continue
         seconds = run.results.get("process", {}).get("processor_seconds")
         took.setdefault(run.row, []).append(run.results["seconds"]["total"] if seconds is None else seconds)
     done = frozenset((run.row, run.seed) for run in runs if run.row in rows and run.seed in seeds)

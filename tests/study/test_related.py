@@ -69,6 +69,30 @@ def test_figures_of_a_row(records):
     assert "unseen" not in cells["ditto"]
 
 
+def test_seconds_and_memory_are_of_runs_on_a_cpu_and_a_gpus_run_counts_elsewhere(records, tmp_path):
+    write_row(
+        tmp_path / "gpu" / "samfed" / "seed-2",
+        "samfed",
+        "samfed",
+        2,
+        0.83,
+        rounds=4,
+        process={**process(9000, 1.0), "device": "H100"},
+        rounds_traffic=ONE_ROUND,
+        seconds={"training": 0.1, "controller": 0.1},
+    )
+    add_to_record(records / "related-polyp.jsonl", [tmp_path / "gpu" / "samfed" / "seed-2"])
+    cells = figures_of(runs_of("polyp", records))["samfed"]
+    assert [cells[key].by_seed for key in ("seconds", "processor", "memory")] == [
+        {0: 2.0, 1: 2.0},
+        {0: 72.0, 1: 72.0},
+        {0: 100.0, 1: 100.0},
+    ]
+    assert cells["dice"].by_seed[2] == pytest.approx(0.83)
+    assert share_of("polyp", ["samfed"], [0, 1, 2], records).took["samfed"] == 72.0
+    assert "- device: H100 (1 run), cpu (10 runs)" in related_page(records, [0, 1, 2])[0]
+
+
 def test_blocks_are_sites_and_seeds_and_the_oracle_is_not_ranked(records):
     scores = site_scores(runs_of("polyp", records))
     assert scores["ditto"] == pytest.approx({("a", 0): 0.77, ("b", 0): 0.73, ("a", 1): 0.78, ("b", 1): 0.74})
