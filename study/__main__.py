@@ -61,6 +61,11 @@ def build_parser() -> argparse.ArgumentParser:
     listed.add_argument("--seed", type=int, metavar="N", help="leave out rows whose run with this seed is recorded")
     _add_only(listed)
     listed.set_defaults(run=related_rows)
+
+    chosen = commands.add_parser("related-options", help="print what a row is given beside what all rows are")
+    chosen.add_argument("row", help="name of a method")
+    chosen.add_argument("--local-steps", type=int, metavar="N", required=True, help="steps of a site in a round")
+    chosen.set_defaults(run=related_options)
     return parser
 
 
@@ -159,6 +164,13 @@ def related_rows(args: argparse.Namespace) -> None:
     _parts_of([f"{args.part}="], "PART", "")
     rows = rows_to_run(args.part, args.records, only=_names_of(args.only), seed=args.seed)
     sys.stdout.write("".join(f"{row}\n" for row in rows))
+
+
+def related_options(args: argparse.Namespace) -> None:
+    """Prints the words that a row's command line has beside those of all rows."""
+    from study.related_plan import options_of
+
+    sys.stdout.write(" ".join(options_of(args.row, local_steps=args.local_steps)) + "\n")
 
 
 def _names_of(text: str) -> list[str]:

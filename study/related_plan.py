@@ -84,6 +84,21 @@ def rows_of(part: str, *, records: str | Path | None = None) -> list[str]:
     return [*unlabelled, CEILING] if part == "polyp" else unlabelled
 
 
+def options_of(row: str, *, local_steps: int) -> list[str]:
+    """What a row is given beside what all rows are, as words of the command line.
+
+    Where sites have networks of their own, they and the server learn from the public set, too: as many steps a round as
+    a site takes on its own images. One pass, the default, is four times as many here.
+
+    Args:
+        row: name of a method.
+        local_steps: of a site in a round.
+    """
+    method = methods()[row]
+    own = method.kind == "heterogeneous" and method.exchange != "none"
+    return ["--client#public_steps", str(local_steps)] if own else []
+
+
 def _weak(name: str, known: Mapping[str, Method]) -> bool:
     """Whether a method learns from weak labels: ``weak_labels``, and what builds on it and asks for labels."""
     method: Method | None = known[name]

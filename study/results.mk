@@ -297,7 +297,8 @@ RELATED_PARTS ?= polyp,labelled,weak,unseen,skin
 RELATED_SEEDS ?= 0,1,2
 RELATED_ROWS ?=
 RELATED_IMAGES := 96
-RELATED_PLAN := --rounds 5 --local_steps 24 --overlays false
+RELATED_STEPS := 24
+RELATED_PLAN := --rounds 5 --local_steps $(RELATED_STEPS) --overlays false
 RELATED_UNSEEN := --unseen "['Kvasir-1','Kvasir-2']"
 related-rows = $(if $(RELATED_ROWS),--only "$(RELATED_ROWS)")
 # $(1) part, $(2) bundle, $(3) list and adapter, $(4) folder of the images, $(5) further options
@@ -306,7 +307,8 @@ define related-run
 	for seed in $(subst $(comma), ,$(RELATED_SEEDS)); do \
 	    for row in $$($(BIN)/python -m study related-rows $(1) --records "$(RECORDS)" --seed $$seed $(related-rows)); do \
 	        $(BIN)/samfed compare samfed_$(2) --variants $$row --seeds $$seed --datalist "$(RELATED_RUN)/$(3).json" --data-root "$(4)" \
-	            --cache-dir "$(RELATED_RUN)/cache" --adapter "$(RELATED_RUN)/$(2).safetensors" --output-dir "$(RELATED_RUN)/$(1)" $(RELATED_PLAN) $(5) \
+	            --cache-dir "$(RELATED_RUN)/cache" --adapter "$(RELATED_RUN)/$(2).safetensors" --output-dir "$(RELATED_RUN)/$(1)" $(RELATED_PLAN) \
+            $$($(BIN)/python -m study related-options $$row --local-steps $(RELATED_STEPS)) $(5) \
 	        && $(BIN)/python -m study record "$(RELATED_RUN)/$(1)" --to "$(RECORDS)/related-$(1).jsonl"; code=$$?; \
 	        test $$code -ne 130 && test $$code -ne 143 || exit $$code; \
 	        test $$code -eq 0 || echo "$(1): $$row, seed $$seed" >> "$(RELATED_RUN)/failed.txt"; \
@@ -332,7 +334,7 @@ related-plan: $(VENV)/.package
 # Scribbles are written beside the images that they are of: beside copies, as SAMFED_DATA may be read-only, and a link may not lead out of the data root.
 related-prepared: $(VENV)/.package
 	$(call needs-data,$(POLYP_DATA),data/polyp)
-	@$(BIN)/samfed weights mobile_sam --from "$(CHECKPOINT)"
+	$(weights)
 	@mkdir -p "$(RELATED_RUN)/weak-data"
 	@test -f "$(RELATED_RUN)/polyp.json" || $(BIN)/samfed prepare list $(call related-list,polyp) \
 	    --data-root "$(POLYP_DATA)" --by-sequence --divide 2 --output "$(RELATED_RUN)/polyp.json"
@@ -359,7 +361,7 @@ define related-write
 	    --part-command "weak=samfed compare samfed_polyp $(RELATED_PLAN)  (of a list with scribbles)" \
 	    --part-command "skin=samfed compare samfed_skin $(RELATED_PLAN)" \
 	    --caveat "Short on purpose: the bundles' defaults, but 5 rounds of 24 steps after a warm start of up to 60, and at most $(RELATED_IMAGES) unlabelled images a site, which a student sees some five times in these steps. A method whose gain needs many rounds (personal weights, moving averages, clusters) has only begun." \
-	    --caveat "Every row has the bundle's client network mobile_sam_fpn (5.2 M parameters) at 224 px, starts from the trunk of one adapted SAM and from one warm start, unless its own method says otherwise (unadapted_sam from SAM's own trunk; fedca trains its encoder first; hssf_compat has the networks of its code)." \
+	    --caveat "Every row has the bundle's client network mobile_sam_fpn (5.2 M parameters) at 224 px, starts from the trunk of one adapted SAM and from one warm start, unless its own method says otherwise (unadapted_sam from SAM's own trunk; fedca trains its encoder first; hssf_compat has the networks of its code). Where sites have networks of their own (heterogeneous, hssf, fedmd, fedproto, local_only) they are mobile_sam_fpn and a small one in turn, and sites and server take $(RELATED_STEPS) steps a round on the public set, too, where the method has any (--client\#public_steps $(RELATED_STEPS))." \
 	    --caveat "Rows are run where and when a processor is free, and may be paused: seconds a round compare nothing here, processor seconds do." \
 	    --caveat "Sites are the halves of two collections, cut by sequence: ClinicDB and Kvasir. ColonDB is public. A hospital that took no part is Kvasir, in runs that train with the halves of ClinicDB alone."
 endef

@@ -11,7 +11,7 @@ from study.__main__ import main
 from study.ranks import ranking
 from study.record import add_to_record
 from study.related import figures_of, related_page, told_help, told_ranks
-from study.related_plan import NO_ROW, plan_text, rows_of, rows_to_run, runs_of, share_of, site_scores
+from study.related_plan import NO_ROW, options_of, plan_text, rows_of, rows_to_run, runs_of, share_of, site_scores
 from tests.reports.runs import write_row
 
 DICE = {"no_sam": [0.70, 0.72], "samfed": [0.80, 0.80], "ditto": [0.75, 0.76], "oracle": [0.90, 0.90]}
@@ -91,6 +91,20 @@ def test_seconds_and_memory_are_of_runs_on_a_cpu_and_a_gpus_run_counts_elsewhere
     assert cells["dice"].by_seed[2] == pytest.approx(0.83)
     assert share_of("polyp", ["samfed"], [0, 1, 2], records).took["samfed"] == 72.0
     assert "- device: H100 (1 run), cpu (10 runs)" in related_page(records, [0, 1, 2])[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "options"),
+    [
+        ("samfed", []),
+        ("semifl", []),  # takes as many by itself
+        ("local_only", []),
+        ("heterogeneous", ["--client#public_steps", "7"]),
+        ("fedproto", ["--client#public_steps", "7"]),
+    ],
+)
+def test_sites_of_unlike_networks_take_as_many_public_steps_as_steps_of_their_own(row, options):
+    assert options_of(row, local_steps=7) == options
 
 
 def test_blocks_are_sites_and_seeds_and_the_oracle_is_not_ranked(records):
@@ -203,6 +217,8 @@ def test_the_commands(records, tmp_path, capsys):
     told = capsys.readouterr().out
     assert "polyp     1 row x 1 seed, 1 done, 0 to run: 0.0 core-hours\n" in told
     assert "skin      10 rows x 1 seed, 0 done, 10 to run: 0.1 core-hours, a guess" in told
+    assert main(["related-options", "hssf", "--local-steps", "24"]) == 0
+    assert capsys.readouterr().out == "--client#public_steps 24\n"
 
 
 @pytest.mark.parametrize(
