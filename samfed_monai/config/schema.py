@@ -39,7 +39,12 @@ _NAMES: dict[Any, str] = {
 }
 _ANY = {"$ref": "#/$defs/any"}
 _MADE: list[Schema] = [{"type": "string", "pattern": "^[@$%]"}, {"type": "object"}]  # by reference, or a component
-_OTHERS: Schema = {"allOf": [{"anyOf": [*_MADE, {"type": "array"}]}, _ANY]}  # a component of one's own, no unknown knob
+_OTHERS: Schema = {  # a component of one's own, no unknown knob; VS Code and Monaco know ``errorMessage``
+    "type": ["array", "object", "string"],
+    "pattern": "^[@$%]",
+    "allOf": [_ANY],
+    "errorMessage": 'Unknown knob. Names of your own are those of components, lists of them, and references ("@...").',
+}
 _OWN_KEYS: Schema = {"^_(target|disabled|requires|desc|mode)_$": {}}  # of COMPONENT_KEYS
 _IDS: Schema = {r"^(_|\+)|#|::": _ANY}  # notes, and ids of parts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -86,6 +87,7 @@ def test_every_misspelt_knob_and_argument_of_ours_is_underlined(file, root, vali
         ("train.json", {"terms": {"own": {"_target_": "samfed_monai.handlers.EmaGuide", "name": "ema", "decya": 0.9}}}),
         ("teacher.json", {"size": 225}),
         ("teacher.json", {"adapt": "of"}),
+        ("train.json", {"label_resize": "aera"}),
         ("federate.json", {"variant": "samefd"}),
         ("federate.json", {"client": {"local_stesp": 36}}),
         ("federate.json", {"client": {"local_steps": "36"}}),
@@ -97,6 +99,19 @@ def test_every_misspelt_knob_and_argument_of_ours_is_underlined(file, root, vali
 )
 def test_a_value_that_does_not_fit_is_underlined(file, change, root, validators):
     assert misfits(validators[file], read_json(root / "configs" / file) | change)
+
+
+@pytest.mark.parametrize("value", [192, 0.5, True, None, "area"])
+@pytest.mark.parametrize(
+    ("file", "group"), [("train.json", ()), ("federate.json", ("client",)), ("federate.json", ("sites", "hospital-1"))]
+)
+def test_an_unknown_knob_is_called_one_by_an_editor_and_not_a_wrong_type(file, group, value, validators):
+    change = {"image_sise": value}
+    for name in reversed(group):
+        change = {name: change}
+    (error,) = validators[file].iter_errors(change)
+    assert error.absolute_path == deque([*group, "image_sise"])
+    assert error.schema["errorMessage"].startswith("Unknown knob.")
 
 
 @pytest.mark.parametrize(
