@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
 
@@ -16,14 +19,15 @@ def _is_bundle(folder: Path) -> bool:
     return (folder / "configs" / "metadata.json").is_file()
 
 
-def packaged_bundles() -> dict[str, Path]:
+@functools.cache
+def packaged_bundles() -> Mapping[str, Path]:
     """Names and folders of the bundles that come with the package; the wheel's come before a checkout's."""
     found: dict[str, Path] = {}
     for shelf in _SHELVES:
         for folder in sorted(shelf.iterdir()) if shelf.is_dir() else []:
             if _is_bundle(folder):
                 found.setdefault(folder.name, folder)
-    return found
+    return MappingProxyType(found)
 
 
 def packaged_bundle(name: str) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +142,7 @@ class BundleConfig:
         self.content: dict[str, Any] = {}
         self.layers: list[tuple[str, dict[str, Any]]] = []
         self.problems: list[Problem] = []
+        self._below: dict[int, dict[str, Any]] = {}
         for path in files:
             self._read(path)
         self.source = source
@@ -173,15 +173,13 @@ class BundleConfig:
         self.layers.append((name, pairs))
 
     def below(self, layer: int) -> dict[str, Any]:
-        """The configuration as it stands without the layer of that index and those above it."""
-        content: dict[str, Any] = {}
-        for _, pairs in self.layers[:layer]:
-            _merge(content, pairs)
-        return content
-
-    @cached_property
-    def _after(self) -> list[dict[str, Any]]:
-        return [self.below(index + 1) for index in range(len(self.layers))]
+        """The configuration as it stands without the layer of that index and those above it; merged once, to read."""
+        if layer not in self._below:
+            content: dict[str, Any] = {}
+            for _, pairs in self.layers[:layer]:
+                _merge(content, pairs)
+            self._below[layer] = content
+        return self._below[layer]
 
     def where(self, parts: Sequence[str]) -> str:
         """``file -> id`` of an id, where the file is the topmost layer that says something about it."""
@@ -200,7 +198,7 @@ class BundleConfig:
         for index, (_, pairs) in enumerate(self.layers):
             keys = ((key, value, split_id(key)) for key, value in pairs.items())
             here = any(_says(key, value, parts) or own[: len(parts)] == parts for key, value, own in keys)
-            value = lookup(self._after[index], parts)
+            value = lookup(self.below(index + 1), parts)
             if value is MISSING:
                 said.clear()
             elif here:

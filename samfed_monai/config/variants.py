@@ -179,7 +179,12 @@ def packaged_methods() -> dict[str, Path]:
     Those that are broken are left out, see :func:`broken_methods`.
     """
     files = {name: _file_of(point) for name, point in outside_methods().items()}
-    return files | {path.stem: path for path in PACKAGED.glob("*.json")}
+    return files | _of_this_package()
+
+
+@functools.cache
+def _of_this_package() -> dict[str, Path]:
+    return {path.stem: path for path in PACKAGED.glob("*.json")}
 
 
 def outside_methods() -> dict[str, EntryPoint]:
