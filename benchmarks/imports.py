@@ -1,14 +1,16 @@
-"""Import of the package and the help of its command, against importing torch alone; each in a fresh interpreter."""
+"""Imports and short commands against importing torch, or MONAI, alone; each in a fresh interpreter."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 
-from common import Figure, record, side_by_side
+from common import BUNDLE, Figure, record, side_by_side
 
 TORCH = "import torch"
+MONAI = "import monai"
 PACKAGE = "import samfed_monai"
 HELP = (
     "import contextlib, io\n"
@@ -16,10 +18,24 @@ HELP = (
     "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
     "    main(['--help'])\n"
 )
+CHECK = (
+    "import contextlib, io\n"
+    "from samfed_monai.cli.main import main\n"
+    "with contextlib.redirect_stdout(io.StringIO()):\n"
+    f"    raise SystemExit(main(['check', {str(BUNDLE)!r}]))\n"
+)
 
 
 def interpreter(code: str):
-    return lambda: subprocess.run([sys.executable, "-c", code], check=True)
+    """Runs code in an interpreter of its own; modules are compiled before what is timed, as an installed package's."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return lambda: subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def processor_seconds() -> float:
+    """Seconds that the interpreters have taken of the processor so far."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def main() -> None:
@@ -30,6 +46,9 @@ def main() -> None:
     for what, code in (("`import samfed_monai`", PACKAGE), ("`samfed --help`", HELP)):
         times = side_by_side(interpreter(TORCH), interpreter(code), repeats=repeats)
         figures.append(Figure(f"{what} against `import torch`", times["ratio"], bound=1.2, details=times))
+    times = side_by_side(interpreter(MONAI), interpreter(CHECK), repeats=repeats, clock=processor_seconds)
+    what = f"`samfed check {BUNDLE.name}` against `import monai`, time of the processor"
+    figures.append(Figure(what, times["ratio"], bound=1.5, details=times))
     record(__file__, figures)
 
 
