@@ -42,7 +42,7 @@ def build_results(
     preparation: Mapping[str, int] | None = None,
     convention: Mapping[str, str] | None = None,
     privacy: Mapping[str, Any] | None = None,
-    process: Mapping[str, float | None] | None = None,
+    process: Mapping[str, float | str | None] | None = None,
 ) -> dict[str, Any]:
     """The content of ``results.json`` (``docs/results-schema.md`` has every key and unit).
 
