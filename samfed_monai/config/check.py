@@ -25,6 +25,7 @@ from samfed_monai.config.knobs import (
     check_override_ids,
     check_references,
     check_unread_knobs,
+    is_value,
     routed,
     said_twice,
     shipped,
@@ -123,6 +124,32 @@ def check_networks(config: BundleConfig) -> Iterator[Problem]:
                     continue
                 expected, hint = f"one of {known}", did_you_mean(name, known)
                 yield Problem(config.where(parts), found=repr(name), expected=expected, hint=hint)
+
+
+def check_agreement(config: BundleConfig) -> Iterator[Problem]:
+    """Rules of agreement that are unknown, and thresholds of one that are no part of the whole, each where it is set.
+
+    No rule is judged where ``imports`` are: they may add some.
+    """
+    used = [(parts, value) for parts, value in walk(config.content) if isinstance(value, dict) and "rule" in value]
+    used = [(parts, value) for parts, value in used if str(value.get("_target_", "")).startswith("samfed_monai.")]
+    if not used:
+        return
+    from samfed_monai.losses.agreement import AgreementSettings
+
+    kinds: dict[str, Any] = {"tau": (int, float), "delta": (int, float), "least_agreement": (int, float)}
+    kinds |= {} if config.content.get("imports") else {"rule": str}
+    for parts, component in used:
+        set_at = {name: follow(config.content, (*parts, name), component[name]) for name in kinds if name in component}
+        given = {
+            name: value for name, (_, value) in set_at.items() if is_value(value) and isinstance(value, kinds[name])
+        }
+        try:
+            AgreementSettings(**given)
+        except Refused as refused:
+            for problem in refused.problems:
+                place, _ = set_at[problem.where.rpartition("#")[2]]
+                yield replace(problem, where=config.where(place))
 
 
 def _given(content: Mapping[str, Any], name: str) -> Path | None:
@@ -315,6 +342,7 @@ def _problems(config: BundleConfig, root: Path, base_layers: int, ready: bool) -
         components.problems,
         lambda: check_override_kinds(config, base_layers, components.judged),
         lambda: check_networks(config),
+        lambda: check_agreement(config),
         lambda: check_ranges(config, base_layers),
         lambda: check_files(config, root, ready=ready),
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -210,6 +211,26 @@ def test_fault_24_a_name_where_a_list_of_names_belongs():
         "write --unseen \"['hospital_a']\"",
         'write ["a"]',
     ]
+
+
+@pytest.mark.parametrize(
+    ("file", "override", "message"),
+    [
+        ("train", {"agreement#rule": "averag"}, r"agreement#rule: expected one of .*'averag'; did you mean 'average'"),
+        ("train", {"agreement#tau": 1.4}, r"agreement#tau: expected a number in \[0, 1\], found 1.4"),
+        ("train", {"terms#sam_kd#rule": "avg"}, r"terms#sam_kd#rule: expected one of .*'avg'"),
+        ("federate", {"client#agreement#delta": -0.1}, r"client#agreement#delta: expected a number in \[0, 1\]"),
+    ],
+)
+def test_fault_24_an_unknown_rule_or_an_impossible_threshold_is_told_once_where_it_is_set(file, override, message):
+    (problem,) = check_bundle(find_bundle("samfed_skin"), file, overrides=override, ready=False)
+    assert re.search(rf"command line -> {message}", str(problem))
+
+
+def test_a_rule_may_be_one_that_the_imports_register():
+    own = {"agreement#rule": "both_sure", "agreement#tau": 1.4, "imports": ["$import math"]}
+    problems = check_bundle(find_bundle("samfed_skin"), "train", overrides=own, ready=False)
+    assert [problem.where for problem in problems if "agreement" in problem.where] == ["command line -> agreement#tau"]
 
 
 def test_fault_25_unknown_component(bundle, rewrite: Write):
