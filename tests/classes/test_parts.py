@@ -363,10 +363,10 @@ def test_a_bundle_of_one_class_counts_as_the_one_before_there_were_several():
 @pytest.mark.parametrize("workflow", ["train", "federate"])
 def test_a_method_of_one_class_refuses_several_by_name(workflow):
     overrides = {"classes": ORGANS}
-    told = [str(each) for each in check_bundle(SKIN, workflow, variant="fedproto", overrides=overrides, ready=False)]
-    (said,) = [each for each in told if "'fedproto'" in each]
+    told = [str(each) for each in check_bundle(SKIN, workflow, variant="hssf", overrides=overrides, ready=False)]
+    (said,) = [each for each in told if "'hssf'" in each]
     assert "'samfed'" in said
-    assert "which learn 2 classes, found 'fedproto'; or make a list of one class" in said
+    assert "which learn 2 classes, found 'hssf'; or make a list of one class" in said
     fine = check_bundle(SKIN, workflow, variant="samfed", overrides=overrides, ready=False)
     assert not [each for each in fine if "classes" in str(each)]
 

@@ -201,7 +201,7 @@ def test_an_unknown_network_is_told_once_where_it_stands(mine, capsys):
     (problem,) = check_bundle(mine, "federate", overrides={"sites": {"a": {"network": "basicunet"}}}, ready=False)
     assert problem.where == "command line -> sites#a#network"
     given = {"client#mixed_networks": ["lite0_fpn", "basicunet"], "client#server_network": "lite0_fpn"}
-    (problem,) = check_bundle(mine, "federate", variant="fedproto", overrides=given, ready=False)
+    (problem,) = check_bundle(mine, "federate", variant="heterogeneous", overrides=given, ready=False)
     assert (problem.where, problem.found) == ("command line -> client#mixed_networks", "'basicunet'")
 
 

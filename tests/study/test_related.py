@@ -97,10 +97,9 @@ def test_seconds_and_memory_are_of_runs_on_a_cpu_and_a_gpus_run_counts_elsewhere
     ("row", "options"),
     [
         ("samfed", []),
-        ("semifl", []),  # takes as many by itself
         ("local_only", []),
         ("heterogeneous", ["--client#public_steps", "7"]),
-        ("fedproto", ["--client#public_steps", "7"]),
+        ("hssf", ["--client#public_steps", "7"]),
     ],
 )
 def test_sites_of_unlike_networks_take_as_many_public_steps_as_steps_of_their_own(row, options):
