@@ -40,6 +40,7 @@ from samfed_monai.methods.see import (
 from samfed_monai.networks import build_sam
 from samfed_monai.networks.views import VIEWS, mean_of_views
 from tests.federation.test_job import CLIENT, job
+from tests.methods import needs
 from tests.methods.personal import files
 from tests.methods.stopped import stopped_before
 
@@ -309,6 +310,7 @@ def small_sam(monkeypatch):
 SMALL = {"terms#see#checkpoint": "somewhere", "terms#see#sam_size": 64, "terms#see#views": 2, "terms#see#relative": 1.0}
 
 
+@needs("see_few")
 def test_sites_without_labels_learn_from_refined_masks(build, small_sam, tmp_path):
     workflow = build("see_few", **SMALL, output_dir=str(tmp_path), epochs=1)
     workflow.run()
@@ -330,6 +332,7 @@ def weak_places(tmp_path_factory) -> dict[str, Any]:
     return {"datalist": str(folder / "list.json"), "data_root": str(folder), "site": "site-1"}
 
 
+@needs("see")
 def test_sites_with_points_keep_the_best_pseudo_labels_over_rounds(build, small_sam, weak_places, tmp_path):
     workflow = build("see", **SMALL, **weak_places, output_dir=str(tmp_path), epochs=1)
     workflow.run()
@@ -394,6 +397,7 @@ def test_a_round_that_is_repeated_begins_with_the_store_of_the_round_before(monk
     assert found == [0.6, 0.902, 0.8]
 
 
+@needs("see")
 def test_a_site_without_sam_is_refused_before_it_trains_without_a_path(build, weak_places, tmp_path, monkeypatch):
     monkeypatch.setenv("SAMFED_WEIGHTS", str(tmp_path / "nothing"))
     monkeypatch.delenv("SAMFED_DATA", raising=False)
@@ -407,6 +411,7 @@ def test_a_site_without_sam_is_refused_before_it_trains_without_a_path(build, we
 
 
 @pytest.mark.slow
+@needs("see_few")
 def test_a_job_that_was_stopped_goes_on_with_its_pseudo_labels_to_the_same_bits(small_federation, small_sam, tmp_path):
     options = {"variant": "see_few", "rounds": 3, "client": {**CLIENT, **SMALL, "local_steps": 1}}
     job(small_federation, tmp_path / "whole", **options).run()
