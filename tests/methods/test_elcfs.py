@@ -35,6 +35,7 @@ from samfed_monai.protocol.statistics import split_statistics, with_statistics
 from samfed_monai.reports import Report
 from samfed_monai.results import validate_results
 from tests.federation.test_job import CLIENT, job
+from tests.methods import needs, present
 from tests.methods.personal import files
 from tests.methods.stopped import stopped_before
 
@@ -350,7 +351,7 @@ def test_own_images_count_where_the_student_is_sure():
     torch.testing.assert_close(value, (nn.BCEWithLogitsLoss()(logits[:2], label) + expected) / 2)
 
 
-@pytest.mark.parametrize("variant", ["elcfs", "elcfs_labelled"])
+@pytest.mark.parametrize("variant", present("elcfs", "elcfs_labelled"))
 def test_the_variant_trains_once_it_has_windows(build, small_federation, variant):
     places = {"datalist": str(small_federation / "list.json"), "data_root": str(small_federation), "site": "site-1"}
     labels = places if variant == "elcfs_labelled" else {}
@@ -397,6 +398,7 @@ def test_a_job_exchanges_windows_says_so_and_goes_on_to_the_same_bits(small_fede
     assert files(tmp_path / "cut", 2) == files(tmp_path / "whole", 2)
 
 
+@needs("elcfs")
 def test_a_policy_that_forbids_it_is_refused_before_any_work(small_federation, tmp_path):
     settings_ = {"least_images": 2, "statistics": {"spectrum": None}}
     with pytest.raises(Refused, match=r"statistics -> spectrum: expected a method without them.*choose a variant"):
