@@ -37,7 +37,7 @@ def completions(line: str, answer: Path) -> set[str]:
         ("samfed federate samfed_p", {"samfed_polyp"}),
         ("samfed federate samfed_skin --out", {"--output-dir"}),
         ("samfed federate samfed_skin --learning", {"--learning_rate"}),
-        ("samfed federate samfed_skin --variant no_sam_", {"no_sam_kd"}),
+        ("samfed federate samfed_skin --variant no_sa", {"no_sam"}),
         ("samfed check samfed_skin --workflow fed", {"federate"}),
         ("samfed teach samfed_skin --adapt lo", {"lora"}),
     ],

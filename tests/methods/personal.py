@@ -84,9 +84,10 @@ def six_trainer(network: nn.Module, optimizer: Any, handlers: Sequence[Any], tar
 def personal_algo(site: str, name: str, *, output_dir: Path | None = None, **overrides: Any) -> SamFedAlgo:
     """A client on the toy bundle with one of :data:`SHARINGS`."""
     common = {"network": "@network", "optimizer": "@optimizer", "site": "@site"}
-    bundle: dict[str, Any] = {"site": site, "ditto": TERM, "sharing": {**SHARINGS[name], **common}}
+    bundle: dict[str, Any] = {"site": site, "sharing": {**SHARINGS[name], **common}}
+    bundle |= {"ditto": TERM} if name == "ditto" else {}
     bundle["train#handlers"] = [
-        "@ditto",
+        *(["@ditto"] if name == "ditto" else []),
         "@sharing",
         {"_target_": "tests.federation.toys.ToyTerms", "fail_in_round": "@fail_in_round"},
     ]
