@@ -50,12 +50,13 @@ def check_data(datalist: DataList, data_root: str | Path, *, cache_dir: str | Pa
     Raises:
         Refused: with every problem of every file.
     """
-    seal, list_hash = _seal(datalist, Path(data_root)), datalist.hash
+    seal = _seal(datalist, Path(data_root))
+    list_hash = datalist.hash  # once: every look at it writes out the whole list
     memory = Path(cache_dir) / "checked" / f"{list_hash[:16]}.json"
     known = read_json(memory) if memory.is_file() else {}
     looks = known.get("looks", 0)
     if known.get("seal") == seal and not verify:
-        problems = _changed(datalist, Path(data_root), looks)
+        problems = _changed(datalist, list_hash, Path(data_root), looks)
         logger.info("data list %s was checked before and no file has changed", list_hash[:12])
     else:
         problems, looks = check_datalist(datalist, data_root), -1
@@ -65,11 +66,10 @@ def check_data(datalist: DataList, data_root: str | Path, *, cache_dir: str | Pa
     write_json(memory, {"datalist": list_hash, "seal": seal, "looks": looks + 1})
 
 
-def _changed(datalist: DataList, data_root: Path, looks: int) -> list[Problem]:
+def _changed(datalist: DataList, list_hash: str, data_root: Path, looks: int) -> list[Problem]:
     """Files whose bytes are not those that were listed, among the :data:`SAMPLE` whose turn it is."""
     files = {item.image: item.sha256 for _, _, item in datalist.items()}
     files |= {item.label: item.label_sha256 for _, _, item in datalist.items() if item.label and item.label_sha256}
-    list_hash = datalist.hash  # once: every look at it writes out the whole list
     order = sorted(files, key=lambda name: derive_seed(0, list_hash, name))
     turn = [order[(looks * SAMPLE + place) % len(order)] for place in range(min(SAMPLE, len(order)))]
     problems = Problems()
