@@ -162,7 +162,10 @@ class JobRun:
     def _run(self, transport: Callable[[Plan], Transport] | None, log: RunLog) -> dict[str, Any]:
         started = time.perf_counter()
         plan, places = self.plan, self.places
-        if transport is not None:
+        process: dict[str, float | str | None] = {}
+        if transport is None:
+            process["device"] = device_name(places.client.get("device"))
+        else:
             require_no_places_of_sites(places)
         store = mlflow_store(places.mlflow, places.output_dir)
         datalist = DataList.load(places.datalist)
@@ -220,11 +223,7 @@ class JobRun:
                 versions=versions(),
                 seeds=seeds,
                 convention=participants.config.parser().get_parsed_content("validate#scores").convention,
-                process={
-                    "memory_bytes": peak_memory(),
-                    "processor_seconds": time.process_time(),
-                    "device": device_name(places.client.get("device")),
-                },
+                process={"memory_bytes": peak_memory(), "processor_seconds": time.process_time(), **process},
                 command=shlex.join(sys.argv),
             )
             write_json(places.output_dir / "results.json", results)

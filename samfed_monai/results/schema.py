@@ -276,12 +276,12 @@ RESULTS_SCHEMA: Schema = {
         process=_object(
             "the process that ran the federation, with server and those sites that are in it; the last one where the "
             "run was resumed",
-            ("memory_bytes", "processor_seconds"),  # results of older versions do not have the device
+            ("memory_bytes", "processor_seconds"),  # older results have no device, nor has a server's
             memory_bytes=_count(
                 "most memory at one time, libraries too, no GPU's; null where the system does not report it", none=True
             ),
             processor_seconds=_number("time on processors, seconds: other work on the machine does not count"),
-            device=_text("what computed: `cpu`, or the model of a GPU"),
+            device=_text("what computes for the sites in it: `cpu`, or the model of a GPU"),
         ),
         hashes=_map(
             "SHA-256 by name: `datalist`, `config`, `best`, `last`, `teacher`, …",

@@ -14,6 +14,7 @@ import torch
 import samfed_monai.networks.fpn
 import samfed_monai.teacher.fit  # noqa: F401 - both take read_header by name: before it is patched, not while
 from samfed_monai import __version__
+from samfed_monai.core.device import device_name
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.data import DataList, render_synthetic
@@ -78,6 +79,7 @@ def test_apart_and_in_one_process_the_models_are_the_same_bits(three_sites, tmp_
         assert apart[part] == together[part], part
     assert apart["traffic"]["down_bytes"] == together["traffic"]["down_bytes"]
     assert (apart["skipped"], apart["seconds"]["server"] > 0) == ([], True)
+    assert (together["process"]["device"], "device" in apart["process"]) == (device_name(), False), "sites compute"
     assert not (tmp_path / "apart" / "evaluation").exists(), "tables of images are at the sites"
     assert (tmp_path / "homes/site-3/evaluation/best/site-3/test/scores.csv").is_file()
     asked = homes.transport.asked
