@@ -131,15 +131,15 @@ def check_agreement(config: BundleConfig) -> Iterator[Problem]:
 
     No rule is judged where ``imports`` are: they may add some.
     """
-    used = [(parts, value) for parts, value in walk(config.content) if isinstance(value, dict) and "rule" in value]
-    used = [(parts, value) for parts, value in used if str(value.get("_target_", "")).startswith("samfed_monai.")]
-    if not used:
-        return
     from samfed_monai.losses.agreement import AgreementSettings
 
     kinds: dict[str, Any] = {"tau": (int, float), "delta": (int, float), "least_agreement": (int, float)}
     kinds |= {} if config.content.get("imports") else {"rule": str}
-    for parts, component in used:
+    for parts, component in walk(config.content):
+        if not isinstance(component, dict) or "rule" not in component:
+            continue
+        if not str(component.get("_target_", "")).startswith("samfed_monai."):
+            continue
         set_at = {name: follow(config.content, (*parts, name), component[name]) for name in kinds if name in component}
         given = {
             name: value for name, (_, value) in set_at.items() if is_value(value) and isinstance(value, kinds[name])
