@@ -330,6 +330,7 @@ class JobRun:
             return "none"
         own: str = participants.config.value("teacher_adapt")
         plain = WorkflowConfig(self.places.bundle_root, ("configs/train.json",), participants.config.overrides)
+        plain = plain.without_lost()  # knobs of what only this variant has
         adapt = own if own != "off" else str(plain.optional("teacher_adapt"))
         if adapt != "none" and self.teacher.base != BASE:
             logger.info(

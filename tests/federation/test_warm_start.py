@@ -98,9 +98,12 @@ def adapter(tmp_path, monkeypatch) -> Path:
     return path
 
 
-@pytest.mark.parametrize("variant", ["dp_only", "no_sam"])
-def test_rows_without_sam_start_from_the_adapted_trunk_too(variant, adapter, small_federation, tmp_path):
-    client = {**CLIENT, "image_size": 64, "network_name": "mobile_sam_fpn", "local_steps": 1}
+@pytest.mark.parametrize(
+    ("variant", "own"),
+    [("dp_only", {}), ("no_sam", {}), ("hssf", {"sharing#mask_size": 8, "mixed_networks": None, "public_steps": 1})],
+)
+def test_rows_without_sam_start_from_the_adapted_trunk_too(variant, own, adapter, small_federation, tmp_path):
+    client = {**CLIENT, "image_size": 64, "network_name": "mobile_sam_fpn", "local_steps": 1, **own}
     run = job(
         small_federation,
         tmp_path / "run",
