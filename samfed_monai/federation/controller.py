@@ -18,6 +18,7 @@ from samfed_monai.core.errors import DISK_FULL, Problem, Problems, Stopped, is_o
 from samfed_monai.federation.evaluation import Evaluation
 from samfed_monai.federation.privacy.central import CentralNoise
 from samfed_monai.federation.progress import Clock, Progress
+from samfed_monai.federation.round_store import RoundRecords
 from samfed_monai.federation.run_folder import (
     RunFolder,
     best_round,
@@ -98,7 +99,7 @@ class RunResult:
     Args:
         models: ``best`` and ``last``, each ``{"round", "sha256", "sites": {site: {split: scores}}, "unseen": {site:
             {split: scores}}}``.
-        records: ``round.json`` of every round.
+        records: ``round.json`` of every round, read from disk when asked for.
         traffic: ``up_bytes`` and ``down_bytes`` of all rounds and of the evaluation.
         seconds: ``training``, ``server`` (what a server trains itself), ``controller`` and ``evaluation``, over all
             rounds and the evaluation.
@@ -106,7 +107,7 @@ class RunResult:
     """
 
     models: dict[str, dict[str, Any]]
-    records: list[dict[str, Any]]
+    records: RoundRecords
     traffic: dict[str, int]
     seconds: dict[str, float]
     withheld: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -210,7 +211,7 @@ class RoundController:
                 self.counts.log_shares()
                 with self.progress.rounds(self.rounds, len(records)) as bar:
                     for round in range(len(records), self.rounds):
-                        records.append(self._round(round, records, termination))
+                        self._round(round, records, termination)
                         self.on_round(records)
                         bar.update()
                 return self._result(records)
@@ -237,10 +238,10 @@ class RoundController:
         going_on = bool(self.folder.store.rounds())
         ask_all(self.transport, Task.CHECK, messages, least=self.quorum if going_on else None)
 
-    def _resume(self) -> list[dict[str, Any]]:
+    def _resume(self) -> RoundRecords:
         stored = self.folder.store.latest()
         if stored is None:
-            return []
+            return RoundRecords(self.folder.store)
         self._load_round(stored.round)
         logger.info("going on after round %d of %d", stored.round + 1, self.rounds)
         return self.folder.store.records(stored.round)
@@ -253,8 +254,8 @@ class RoundController:
             self.central.load_state_dict(state)
         self.transport.load_state(store.clients(round))
 
-    def _round(self, round: int, records: list[dict[str, Any]], termination: Termination) -> dict[str, Any]:
-        """One round, from what sites are sent to its record on disk.
+    def _round(self, round: int, records: RoundRecords, termination: Termination) -> None:
+        """One round, from what sites are sent to its record on disk, which is added to ``records``.
 
         The strategy writes a message for each site; sites train, and each answer is checked and taken in as it comes;
         the strategy makes the mean and may train at the server; sites score the new model on their validation images.
@@ -305,14 +306,14 @@ class RoundController:
                 started = time.perf_counter()
                 stored = self.folder.write_round(
                     self.strategy.global_weights,
-                    [*records, record],
+                    records,
+                    record,
                     self.transport.save_state,
                     server_state={**self.strategy.state_dict(), **(self.central.state_dict() if self.central else {})},
                     keep_best_states=self.strategy.keeps_states,
                 )
                 self._writing = time.perf_counter() - started
                 logger.info("%s", round_line(stored.record))
-                return stored.record
 
     def _require_quorum(self, round: int, asked: int, failures: Mapping[str, str]) -> None:
         came = asked - len(failures)
@@ -344,7 +345,7 @@ class RoundController:
         clock.seconds["controller"], self._writing = self._writing, 0.0
         return clock
 
-    def _result(self, records: list[dict[str, Any]]) -> RunResult:
+    def _result(self, records: RoundRecords) -> RunResult:
         clock = self._clock()
         rounds = {"best": best_round(records), "last": len(records) - 1}
         with clock("evaluation"):
@@ -362,7 +363,7 @@ class RoundController:
         }
         return RunResult(models, records, traffic, seconds, dict(self.evaluation.withheld))
 
-    def _model(self, name: str, round: int, records: list[dict[str, Any]]) -> dict[str, Any]:
+    def _model(self, name: str, round: int, records: RoundRecords) -> dict[str, Any]:
         self._load_round(round)
         stored = {"round": round, "sha256": records[round]["files"]["global.safetensors"]}
         entries = records[round]["sites"].items()

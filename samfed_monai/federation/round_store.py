@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import quote
 
 from samfed_monai.core import tensor_file
@@ -40,6 +40,55 @@ class StoredRound:
     round: int
     folder: Path
     record: dict[str, Any]
+
+
+class RoundRecords(Sequence[dict[str, Any]]):
+    """``round.json`` of a run's rounds, each read when it is asked for: memory is flat however long the run is.
+
+    The last one is kept, which is looked at several times while the next round runs.
+
+    Args:
+        store: where they lie.
+        count: of rounds that are there, from round 0 on.
+    """
+
+    def __init__(self, store: RoundStore, count: int = 0) -> None:
+        self._store, self._count = store, count
+        self._last: tuple[int, dict[str, Any]] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        """A record, or a list of them.
+
+        Raises:
+            IndexError: there is no such round.
+            Stopped: it is missing or damaged.
+        """
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(self._count))]
+        number = range(self._count)[index]
+        if self._last is not None and self._last[0] == number:
+            return self._last[1]
+        record = self._store.record(number)
+        if number == self._count - 1:
+            self._last = number, record
+        return record
+
+    def append(self, stored: StoredRound) -> None:
+        """Adds the round after the last one, which was stored.
+
+        Raises:
+            ValueError: it is another round.
+        """
+        if stored.round != self._count:
+            raise ValueError(f"round {stored.round} does not follow {self._count} rounds")
+        self._count, self._last = self._count + 1, (stored.round, stored.record)
 
 
 class RoundStore:
@@ -137,21 +186,42 @@ class RoundStore:
             raise Stopped(f"no intact round is left in {self.folder}", "start again in another output_dir")
         return None
 
-    def records(self, last: int) -> list[dict[str, Any]]:
-        """``round.json`` of rounds 0 to ``last``, in order.
+    def records(self, last: int) -> RoundRecords:
+        """``round.json`` of rounds 0 to ``last``, in order; -1: none.
 
         Raises:
             Stopped: one of them is missing or damaged; every one that is, is named (fault 83).
         """
-        records, damaged = [], []
+        damaged = []
         for number in range(last + 1):
             try:
-                records.append(self._record(number))
+                self.record(number)
             except Stopped as stopped:
                 damaged.append(stopped.reason)
         if damaged:
             raise Stopped("; ".join(damaged), _RESTORE)
-        return records
+        return RoundRecords(self, last + 1)
+
+    def record(self, number: int) -> dict[str, Any]:
+        """``round.json`` of a round.
+
+        Raises:
+            Stopped: it is missing or damaged.
+        """
+        path = self._path(number) / "round.json"
+        try:
+            record = read_json(path)
+        except Refused as refused:
+            found = "; ".join(f"{problem.where}: {problem.found}" for problem in refused.problems)
+            raise Stopped(f"the record of round {number} cannot be read ({path}: {found})", _RESTORE) from None
+        if (
+            not isinstance(record, dict)
+            or not isinstance(record.get("files"), dict)
+            or not all(isinstance(digest, str) for digest in record["files"].values())
+            or record.get("round", number) != number
+        ):
+            raise Stopped(f"the record of round {number} is not one ({path})", _RESTORE)
+        return record
 
     def weights(self, round: int) -> dict[str, Tensor]:
         """The stored model of a round, checked against its SHA-256.
@@ -202,7 +272,7 @@ class RoundStore:
     def delete_states(self) -> None:
         """Removes the sites' states of every round: nobody goes on from them any more. Rounds stay intact."""
         for number in self.rounds():
-            path, record = self._path(number) / "round.json", self._record(number)
+            path, record = self._path(number) / "round.json", self.record(number)
             files = {name: digest for name, digest in record["files"].items() if not name.startswith(f"{CLIENTS}/")}
             if files != record["files"]:
                 write_json(path, {**record, "files": files})
@@ -213,30 +283,14 @@ class RoundStore:
         for number in self.rounds():
             folder = self._path(number) / CLIENTS
             if folder.is_dir() and not any(folder.iterdir()):
-                write_json(self._path(number) / "round.json", {**self._record(number), STATES: AT_SITES})
+                write_json(self._path(number) / "round.json", {**self.record(number), STATES: AT_SITES})
 
     def _path(self, round: int) -> Path:
         return self.folder / f"{round:03d}"
 
-    def _record(self, number: int) -> dict[str, Any]:
-        path = self._path(number) / "round.json"
-        try:
-            record = read_json(path)
-        except Refused as refused:
-            found = "; ".join(f"{problem.where}: {problem.found}" for problem in refused.problems)
-            raise Stopped(f"the record of round {number} cannot be read ({path}: {found})", _RESTORE) from None
-        if (
-            not isinstance(record, dict)
-            or not isinstance(record.get("files"), dict)
-            or not all(isinstance(digest, str) for digest in record["files"].values())
-            or record.get("round", number) != number
-        ):
-            raise Stopped(f"the record of round {number} is not one ({path})", _RESTORE)
-        return record
-
     def _require_intact(self, round: int, name: str, what: str) -> None:
         path = self._path(round) / name
-        expected = self._record(round)["files"].get(name)
+        expected = self.record(round)["files"].get(name)
         if expected is None or not path.is_file() or tensor_file.digest_like(path, expected) != expected:
             raise Stopped(f"{what} of round {round} is missing or damaged ({path})", "run again in a new output_dir")
 

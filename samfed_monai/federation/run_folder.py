@@ -13,7 +13,7 @@ from samfed_monai.core.errors import DISK_FULL, Problem, Problems, Refused
 from samfed_monai.core.io import append_line, read_json, require_writable, write_json, write_text
 from samfed_monai.core.moved import comparable, config_hash, first_spelling, variant_of
 from samfed_monai.core.table import to_csv
-from samfed_monai.federation.round_store import RoundStore, StoredRound
+from samfed_monai.federation.round_store import RoundRecords, RoundStore, StoredRound
 from samfed_monai.metrics import pool, worst
 from samfed_monai.protocol.message import Message
 from samfed_monai.protocol.transport import Failure, Traffic
@@ -259,20 +259,22 @@ class RunFolder:
     def write_round(
         self,
         weights: Mapping[str, Tensor],
-        records: Sequence[Mapping[str, Any]],
+        records: RoundRecords,
+        record: Mapping[str, Any],
         save_state: Callable[[Path], dict[str, str]] | None = None,
         *,
         server_state: Mapping[str, Tensor] | None = None,
         keep_best_states: bool = False,
     ) -> StoredRound:
-        """Stores the last of ``records`` as its round, adds it to ``federation.csv`` and removes what is not needed.
+        """Stores a round after those of ``records``, adds it to them and to ``federation.csv``, removes what is over.
 
         What stays: the models of the last two rounds and of the best round as of each of them, so that going back one
         round finds everything; the sites' states of the last two rounds, and with ``keep_best_states`` of those best
         rounds (where a site's state holds its own network); every ``round.json``.
         """
-        last = len(records) - 1
-        stored = self.store.write(last, weights, records[-1], save_state, server_state)
+        last = len(records)
+        stored = self.store.write(last, weights, record, save_state, server_state)
+        records.append(stored)
         self.write_table(records)
         recent = {last, max(last - 1, 0)}
         self._bests.follow(records)
@@ -306,10 +308,11 @@ class RunFolder:
         if self._told and self._told == len(records) - 1 and known and path.is_file():
             text = to_csv([*COLUMNS, *self._terms], rows)
             append_line(path, text.partition("\n")[2].rstrip("\n"), mode=0o644)
-        else:
-            rows = [row for record in records for row in _rows(record)]
-            self._terms = sorted({name for row in rows for name in row if name not in COLUMNS})
-            write_text(path, to_csv([*COLUMNS, *self._terms], rows))
+        else:  # records are read twice, and never held all at once
+            found = {name for record in records for row in _rows(record) for name in row}
+            self._terms = sorted(found.difference(COLUMNS))
+            rows_of_all = (row for record in records for row in _rows(record))
+            write_text(path, to_csv([*COLUMNS, *self._terms], rows_of_all))
         self._told = len(records)
 
     def _refuse_if_read_only(self) -> None:
@@ -361,8 +364,8 @@ class Bests:
         """Looks at those of ``records`` that were not looked at; they begin with those that were, or it begins anew."""
         if len(records) < self._seen:
             vars(self).update(vars(Bests()))
-        for record in records[self._seen :]:
-            self._add(record)
+        for number in range(self._seen, len(records)):
+            self._add(records[number])
 
     def _add(self, record: Mapping[str, Any]) -> None:
         scored = {site: entry["validation"] for site, entry in record["sites"].items() if entry["validation"]}

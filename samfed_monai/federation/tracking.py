@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
+import time
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +26,7 @@ TENSORBOARD = "tensorboard"
 EXPERIMENT = "samfed"
 """The name of the experiment that runs stand under in MLflow."""
 DATABASE = "mlflow.db"
+_DRAWING = 0.05  # of a run's time, at the most: a picture holds all rounds, and takes longer with each
 _LONGEST = 500  # characters of a parameter that every version of MLflow takes
 
 
@@ -85,7 +88,8 @@ class Tracking:
     TensorBoard and MLflow are written by MONAI's own handlers, of an engine whose epochs are the rounds, from 1.
 
     Args:
-        folder: the run's folder; ``progress.png`` is replaced, ``tensorboard/`` is added to.
+        folder: the run's folder; ``progress.png`` is replaced, ``tensorboard/`` is added to. The picture
+            leaves short rounds out, so that drawing takes at most a twentieth of the time, but never the last.
         mlflow: address of MLflow's store (:func:`mlflow_store`); ``None`` writes nothing there. A run that goes on
             after a stop goes on there, too.
 
@@ -100,6 +104,7 @@ class Tracking:
         self._writer: Any = None
         self._tracker: Any = None
         self._failed: set[str] = set()
+        self._due = -math.inf  # when the next picture is due, in monotonic seconds
 
     def __enter__(self) -> Tracking:
         return self
@@ -126,9 +131,14 @@ class Tracking:
         from samfed_monai.reports.figures import progress
         from samfed_monai.reports.run_data import read_federation
 
-        picture = progress(read_federation(self.folder / "federation.csv"), records[-1]["rounds"])
+        last, started = records[-1], time.monotonic()
+        if started < self._due and last["round"] + 1 < last["rounds"]:
+            return
+        picture = progress(read_federation(self.folder / "federation.csv"), last["rounds"])
         if picture is not None:
             write_bytes(self.folder / PICTURE, picture)
+        ended = time.monotonic()
+        self._due = ended + (ended - started) / _DRAWING
 
     def _write_scalars(self, records: Sequence[Mapping[str, Any]]) -> None:
         package = find_spec(TENSORBOARD)

@@ -40,6 +40,31 @@ def test_there_and_back(store):
     assert [record["round"] for record in store.records(2)] == [0, 1, 2]
 
 
+def test_records_are_read_when_they_are_asked_for_and_only_the_last_is_kept(store, monkeypatch):
+    records = store.records(2)
+    read = []
+    look = store.record
+    monkeypatch.setattr(store, "record", lambda number: read.append(number) or look(number))
+    assert (len(records), read) == (3, [])
+    assert [records[0]["round"], records[-1]["round"], records[2]["round"], records[1]["round"]] == [0, 2, 2, 1]
+    assert read == [0, 2, 1], "the last one once"
+    assert [record["round"] for record in records[1:]] == [1, 2]
+    records.append(store.write(3, weights(), {"round": 3}, state))
+    del read[:]
+    assert (len(records), records[-1]["round"], read) == (4, 3, [])
+    assert [record["round"] for record in records] == [0, 1, 2, 3]
+    assert records[-1]["files"].keys() == {"global.safetensors", "clients/a.safetensors"}
+    for beyond in (4, -5):
+        with pytest.raises(IndexError):
+            records[beyond]
+    with pytest.raises(ValueError, match="round 3 does not follow 4 rounds"):
+        records.append(store.write(3, weights(), {"round": 3}, state))
+
+
+def test_there_can_be_no_record_yet(tmp_path):
+    assert list(RoundStore(tmp_path / "rounds").records(-1)) == []
+
+
 def test_no_rounds_at_all(tmp_path):
     assert RoundStore(tmp_path / "rounds").latest() is None
 

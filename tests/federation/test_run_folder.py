@@ -198,9 +198,10 @@ def test_a_finished_run_keeps_the_best_and_the_last_model_and_is_still_intact(tm
 
     records = [record(0, 0.5), record(1, 0.9), record(2, 0.6), record(3, 0.7)]
     with RunFolder(tmp_path).open(CONFIG) as folder:
-        for last in range(1, 5):
-            folder.write_round({"w": torch.ones(2)}, records[:last], save_state, keep_best_states=True)
-        folder.finish(records, keep_states=keep_states)
+        stored = folder.store.records(-1)
+        for each in records:
+            folder.write_round({"w": torch.ones(2)}, stored, each, save_state, keep_best_states=True)
+        folder.finish(stored, keep_states=keep_states)
         assert [r for r in range(4) if (folder.store.folder / f"{r:03d}" / "global.safetensors").exists()] == [1, 3]
         assert [r for r in range(4) if list(folder.store.clients(r).glob("*"))] == clients
         assert folder.store.latest().round == 3
@@ -217,8 +218,9 @@ def test_a_running_run_keeps_two_rounds_and_the_best_as_of_each(tmp_path, option
     dice = [0.1, 0.5, 0.4, 0.3, 0.2, 0.9]
     records = [record(number, value) for number, value in enumerate(dice)]
     with RunFolder(tmp_path).open(CONFIG) as folder:
-        for last in range(1, len(dice) + 1):
-            folder.write_round({"w": torch.ones(2)}, records[:last], save_state, **options)
+        stored = folder.store.records(-1)
+        for each in records:
+            folder.write_round({"w": torch.ones(2)}, stored, each, save_state, **options)
         kept = [r for r in range(len(dice)) if (folder.store.folder / f"{r:03d}" / "global.safetensors").exists()]
         assert kept == [1, 4, 5]
         assert [r for r in range(len(dice)) if list(folder.store.clients(r).glob("*"))] == states
@@ -443,7 +445,8 @@ def test_a_lock_is_given_back_once(tmp_path):
 
 def test_a_round_is_stored_with_the_server_s_state(tmp_path):
     with RunFolder(tmp_path).open(CONFIG) as folder:
-        stored = folder.write_round({"w": torch.ones(2)}, [record(0, 0.5)], server_state={"sum": torch.ones(3)})
+        before, state = folder.store.records(-1), {"sum": torch.ones(3)}
+        stored = folder.write_round({"w": torch.ones(2)}, before, record(0, 0.5), server_state=state)
         assert folder.store.server_state(0)["sum"].tolist() == [1.0, 1.0, 1.0]
         assert (stored.round, stored.folder) == (0, tmp_path / "rounds/000")
 

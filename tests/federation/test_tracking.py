@@ -112,6 +112,20 @@ def test_each_round_is_written_once_and_the_picture_replaced(tmp_path, installed
     assert Writer.made[1].purge_step == 3
 
 
+def test_drawing_takes_a_twentieth_of_the_time_and_the_last_round_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    clock, drawn = iter([0.0, 1.0, 20.9, 21.0, 22.0, 23.0, 24.0]), []  # a picture takes 1 s: the next is due at 21
+    monkeypatch.setattr(tracking, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(tracking, "write_bytes", lambda path, _: drawn.append(len(records)))
+    records = []
+    with Tracking(tmp_path) as show:
+        for number in range(4):
+            records.append({**record(number), "rounds": 4})
+            RunFolder(tmp_path).write_table(records)
+            show(records)
+    assert drawn == [1, 3, 4]
+
+
 @pytest.mark.parametrize("found", [None, SimpleNamespace(origin=None)])  # nothing, or a run's own folder
 def test_where_it_is_not_installed_nothing_happens(tmp_path, monkeypatch, caplog, found):
     monkeypatch.setattr(tracking, "find_spec", lambda name: found)
