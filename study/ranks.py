@@ -92,6 +92,12 @@ def complete_blocks(scores: Scores) -> tuple[list[str], list[Hashable]]:
     return rows, [block for block in scores[rows[0]] if all(block in scores[row] for row in rows)]
 
 
+def of_every_block(scores: Scores) -> dict[str, Mapping[Any, float]]:
+    """The rows that were measured on every block that any of them was; fewer rows, and the most blocks."""
+    every = {block for of in scores.values() for block in of}
+    return {row: of for row, of in scores.items() if every <= of.keys()}
+
+
 def mean_ranks(table: np.ndarray) -> list[float]:
     """Mean rank of every column; the highest score of a line has rank 1, equal ones the mean of their ranks.
 

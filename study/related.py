@@ -27,6 +27,7 @@ from study.related_plan import (
     device_of,
     on_cpu,
     ranked_rows,
+    ranked_with_all_seeds,
     rows_of,
     runs_of,
     share_of,
@@ -150,6 +151,15 @@ def told_ranks(ranked: Ranking) -> str:
     if ranked.missing:
         text += f" Not ranked, as runs in common are missing: {_names(ranked.missing)}."
     return text
+
+
+def _with_all_seeds(runs: Sequence[RunData]) -> list[str]:
+    """Where rows of one seed are ranked among the others: those with more seeds once more, by themselves, on all."""
+    every, common = ranked_with_all_seeds(runs), ranked_rows(runs)
+    if len(every.ranks) < 3 or len(every.blocks) <= len(common.blocks):
+        return []
+    order = ", ".join(f"{_name(row)} {rank:.2f}" for row, rank in every.ranks.items())
+    return [f"**Rows with every seed alone.** {told_ranks(every)} Their mean ranks: {order}.", ""]
 
 
 def _as_p(p: float) -> str:
@@ -293,6 +303,7 @@ def related_page(
         parts += ["```", *dict.fromkeys((commands or {}).values()), "```", ""] if commands else []
     if found["polyp"]:
         parts += ["**How sure it is.** " + told_ranks(ranked_rows(found["polyp"])), ""]
+        parts += _with_all_seeds(found["polyp"])
         parts += ["**What helps when.** " + told_help(cells, found["polyp"]), ""]
     for part, runs in found.items():
         if part == "unseen" or not runs:  # its column stands in the first table

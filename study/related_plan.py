@@ -13,7 +13,7 @@ from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.words import counted
 from samfed_monai.reports.rows import CEILING, place_of
 from samfed_monai.reports.run_data import RunData
-from study.ranks import Ranking, ranking
+from study.ranks import Ranking, of_every_block, ranking
 from study.record import SUFFIX, read_record
 
 PARTS = {
@@ -138,7 +138,16 @@ def site_scores(runs: Iterable[RunData]) -> dict[str, dict[tuple[str, int], floa
 
 def ranked_rows(runs: Iterable[RunData]) -> Ranking:
     """Ranks of all rows but the ceiling, which no hospital has."""
-    return ranking({row: of for row, of in site_scores(runs).items() if row != CEILING})
+    return ranking(_hospitals(runs))
+
+
+def ranked_with_all_seeds(runs: Iterable[RunData]) -> Ranking:
+    """Ranks of those rows that have every site and seed that any has, on all of these."""
+    return ranking(of_every_block(_hospitals(runs)))
+
+
+def _hospitals(runs: Iterable[RunData]) -> dict[str, dict[tuple[str, int], float]]:
+    return {row: of for row, of in site_scores(runs).items() if row != CEILING}
 
 
 @dataclass(frozen=True)

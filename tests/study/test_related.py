@@ -120,6 +120,21 @@ def test_blocks_are_sites_and_seeds_and_the_oracle_is_not_ranked(records):
     assert [line.rpartition("(")[2] for line in lines[2:6]] == ["`samfed`)", "`fedper`)", "`no_sam`)", "`oracle`)"]
 
 
+def test_a_row_of_one_seed_is_ranked_among_all_and_those_of_more_seeds_by_themselves_too(records, tmp_path):
+    assert "Rows with every seed alone" not in related_page(records, [0, 1])[0], "all have the same seeds"
+    add_to_record(
+        records / "related-polyp.jsonl",
+        [write_row(tmp_path / "late" / "seed-0", "fedprox", "fedprox", 0, 0.9, rounds=4)],
+    )
+    text, _ = related_page(records, [0, 1])
+    assert "`fedprox` has the best mean rank of 4 rows over 2 blocks." in text
+    alone = (
+        "**Rows with every seed alone.** `samfed` has the best mean rank of 3 rows over 4 blocks. Friedman's χ² is 8.0"
+    )
+    assert alone in text
+    assert "Their mean ranks: `samfed` 1.00, `fedper` 2.00, `no_sam` 3.00." in text
+
+
 def test_what_the_ranks_do_not_show_is_not_said():
     level = told_ranks(ranking({"a": {0: 1.0, 1: 0.0}, "b": {0: 0.0, 1: 1.0}, "c": {0: 0.5, 1: 0.5}}))
     assert "chance alone orders rows as much as this" in level
