@@ -16,6 +16,7 @@ import torch
 from common import Figure, record, side_by_side
 from teacher_precision import checkpoint
 from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from samfed_monai.networks import CLIENT_NETWORKS, Teacher, build_sam, client_network
 from samfed_monai.networks.autocast import autocast
@@ -61,6 +62,35 @@ def megabytes(name: str, size: int) -> float:
     return (whole - bare) / 1024
 
 
+def planes(network: nn.Module) -> nn.Module:
+    """The same network computing in planes of channels, which is how images come, instead of channels last."""
+    network.encoder.conv_stem.register_forward_pre_hook(lambda _, given: (given[0].contiguous(),))
+    return network
+
+
+def train_step(network: nn.Module, images: Tensor, masks: Tensor) -> None:
+    with autocast("cpu", "auto"):
+        logits = network(images)
+    binary_cross_entropy_with_logits(logits.float(), masks).backward()
+
+
+def layouts(repeats: int) -> list[Figure]:
+    """What channels last is worth to ``lite0_fpn``, in training and at inference."""
+    images, figures = torch.rand(8, 3, 224, 224), []
+    masks = (torch.rand(8, 1, 224, 224) > 0.5).float()
+    for what, work in (
+        ("a training step of 8 images", partial(train_step, images=images, masks=masks)),
+        ("inference on 8 images", partial(segment, image=images)),
+    ):
+        both = [client_network("lite0_fpn").train(work.func is train_step) for _ in range(2)]
+        times = side_by_side(
+            partial(work, planes(both[0])), partial(work, both[1]), repeats=repeats, clock=time.process_time
+        )
+        text = f"lite0_fpn, 224 px, {what}: channels last against planes of channels"
+        figures.append(Figure(text, times["ratio"], bound=1.0, details=times))
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=15)
@@ -99,7 +129,7 @@ def main() -> None:
         what = f"teacher, {TEACHER_SIZE} px, {views} view{'s' if views > 1 else ''}: its time against {STUDENT}'s"
         figures += [Figure(f"{what.partition(':')[0]}: milliseconds an image", 1000 * times["second"], unit="ms")]
         figures += [Figure(what, times["ratio"], details=times)]
-    record(__file__, figures)
+    record(__file__, [*figures, *layouts(options.repeats)])
 
 
 if __name__ == "__main__":
