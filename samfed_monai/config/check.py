@@ -20,6 +20,7 @@ from samfed_monai.config.entry_points import brought
 from samfed_monai.config.knobs import (
     GIVEN,
     GROUPS,
+    MONAI_IDS,
     SITES,
     check_knobs,
     check_override_ids,
@@ -127,14 +128,15 @@ def check_networks(config: BundleConfig) -> Iterator[Problem]:
 
 
 def check_agreement(config: BundleConfig) -> Iterator[Problem]:
-    """Rules of agreement that are unknown, and thresholds of one that are no part of the whole, each where it is set.
+    """Rules of agreement and guides that are unknown, thresholds that are no part of the whole, each where it is set.
 
-    No rule is judged where ``imports`` are: they may add some.
+    Neither rules nor guides are judged where ``imports`` are: they may add some.
     """
     from samfed_monai.losses.agreement import AgreementSettings
 
     kinds: dict[str, Any] = {"tau": (int, float), "delta": (int, float), "least_agreement": (int, float)}
     kinds |= {} if config.content.get("imports") else {"rule": str}
+    yield from _unknown_guides(config)
     for parts, component in walk(config.content):
         if not isinstance(component, dict) or "rule" not in component:
             continue
@@ -150,6 +152,24 @@ def check_agreement(config: BundleConfig) -> Iterator[Problem]:
             for problem in refused.problems:
                 place, _ = set_at[problem.where.rpartition("#")[2]]
                 yield replace(problem, where=config.where(place))
+
+
+def _unknown_guides(config: BundleConfig) -> Iterator[Problem]:
+    """Who plays teacher or student in an agreement that is in use, and is neither a guide nor a view of the student."""
+    from samfed_monai.handlers.guide import OWN_VIEWS, unknown_guide
+
+    runs = reached(config.content, MONAI_IDS)
+    terms, guides = runs.get("terms"), runs.get("guides")
+    if config.content.get("imports") or not isinstance(terms, dict) or not isinstance(guides, dict):
+        return
+    names = [guide.get("name", key) for key, guide in guides.items() if isinstance(guide, dict)]
+    for parts, component in walk(terms):
+        if not isinstance(component, dict) or "rule" not in component:
+            continue
+        for role in ("teacher", "student"):
+            place, value = follow(config.content, ("terms", *parts, role), component.get(role))
+            if isinstance(value, str) and is_value(value) and value not in (*names, *OWN_VIEWS):
+                yield unknown_guide(value, names, config.where(place))
 
 
 def _given(content: Mapping[str, Any], name: str) -> Path | None:

@@ -220,11 +220,27 @@ def test_fault_24_a_name_where_a_list_of_names_belongs():
         ("train", {"agreement#tau": 1.4}, r"agreement#tau: expected a number in \[0, 1\], found 1.4"),
         ("train", {"terms#sam_kd#rule": "avg"}, r"terms#sam_kd#rule: expected one of .*'avg'"),
         ("federate", {"client#agreement#delta": -0.1}, r"client#agreement#delta: expected a number in \[0, 1\]"),
+        (
+            "train",
+            {"agreement#student": "globl"},
+            r"agreement#student: expected one of .*'globl'; did you mean 'global'",
+        ),
+        ("train", {"terms#sam_kd#teacher": "ema"}, r"terms#sam_kd#teacher: expected one of \['global', 'sam', .*'ema'"),
     ],
 )
-def test_fault_24_an_unknown_rule_or_an_impossible_threshold_is_told_once_where_it_is_set(file, override, message):
+def test_fault_24_an_unknown_rule_guide_or_threshold_is_told_once_where_it_is_set(file, override, message):
     (problem,) = check_bundle(find_bundle("samfed_skin"), file, overrides=override, ready=False)
     assert re.search(rf"command line -> {message}", str(problem))
+
+
+def test_a_guide_is_one_that_is_not_disabled_and_terms_that_nobody_runs_ask_nobody():
+    def told(**overrides: object) -> list:
+        ids = {name.replace("__", "#"): value for name, value in overrides.items()}
+        return check_bundle(find_bundle("samfed_skin"), "train", overrides=ids, ready=False)
+
+    assert told(agreement__student="ema", guides__ema___disabled_=False) == []
+    assert told(agreement__student="mine", terms__pseudo_label___disabled_=True, terms__sam_kd___disabled_=True) == []
+    assert told(agreement__student="weak") == []
 
 
 def test_a_rule_may_be_one_that_the_imports_register():
