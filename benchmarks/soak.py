@@ -28,6 +28,7 @@ from stand_ins import Behaviour, StandIns, honest, images_of, model, resident, s
 
 from samfed_monai.core.io import append_line
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.words import counted
 from samfed_monai.federation import Progress, RoundController, RunFolder
 from samfed_monai.flare.transport import FlareTransport
 from samfed_monai.methods.fedavg import FedAvg
@@ -203,15 +204,15 @@ def main() -> None:
     left_out = sum(line["left_out"] for line in lines)
     servers = len({line["process"] for line in lines})
     size = f"{options.network} MB" if options.network.isdecimal() else options.network
-    what = f"{options.sites} stand-in sites of {size}, {options.rounds} rounds, {servers} servers"
+    what = f"{options.sites} stand-in sites of {size}, {options.rounds} rounds, {counted(servers, 'server')}"
     figures = [
         Figure(f"{what}: rounds lost or not the mean of what counted", 0.0, bound=0.0, unit="rounds"),
         Figure(f"{what}: updates left out, each as its site deserved", float(left_out), unit="updates"),
         Figure(f"{what}: time", sum(line["seconds"] for line in lines) / 60, unit="minutes"),
         Figure(f"{what}: highest memory after a round", max(line["MiB"] for line in lines), unit="MiB"),
-        Figure(f"{what}: memory that a round adds (its record)", growth(lines), unit="MiB"),
+        Figure(f"{what}: memory that a round adds", growth(lines), bound=0.05, unit="MiB"),
     ]
-    record(__file__, figures)
+    record(__file__, figures, part=f"{options.sites} sites, {options.rounds} rounds")
 
 
 if __name__ == "__main__":
