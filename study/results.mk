@@ -41,6 +41,9 @@ LIGHT_POLYP_UNSEEN := --unseen "['Kvasir-1','Kvasir-2']"
 LIGHT_SKIN_UNSEEN := --unseen "['domain1']"
 # Students of unadapted_sam start from SAM's own trunk, since there is no adapted one: the row without SAM from there, to stand beside it.
 LIGHT_SAMS_TRUNK := $(LIGHT) --client\#encoder_weights pretrained
+# A teacher of eight public images, fitted by the run itself; students start from its trunk in both rows.
+LIGHT_EIGHT := $(LIGHT) --teacher\#public_limit 8
+LIGHT_EIGHT_ROWS ?= samfed,no_sam
 # A network of 0.7 M parameters, from ImageNet: nothing of SAM in its start.
 LIGHT_IMAGENET := $(LIGHT) --network_name lite0_fpn --client\#encoder_weights pretrained
 LIGHT_IMAGENET_ROWS ?= samfed,dp_only,no_sam
@@ -51,7 +54,7 @@ LIGHT_MIXED_ROWS := --rows study/rows/mixed.rows.json
 LIGHT_TWICE := --rounds 10 --local_steps 72 --overlays false
 LIGHT_TWICE_ROWS ?= samfed,dp_only
 light-compare = @$(BIN)/samfed compare samfed_$(1) --variants $(4) --seeds $(LIGHT_SEEDS) --jobs $(LIGHT_JOBS) \
-    --datalist "$(LIGHT_RUN)/$(or $(6),$(1)).json" --data-root "$(2)" --cache-dir "$(LIGHT_RUN)/cache" --adapter "$(LIGHT_RUN)/$(1).safetensors" \
+    --datalist "$(LIGHT_RUN)/$(or $(6),$(1)).json" --data-root "$(2)" --cache-dir "$(LIGHT_RUN)/cache" $(if $(7),,--adapter "$(LIGHT_RUN)/$(1).safetensors") \
     --output-dir "$(LIGHT_RUN)/$(1)$(5)" $(3) $(call record,light-$(1)$(5),$(LIGHT_RUN)/$(1)$(5))
 light-section = $(call section,$(1),light-$(2)$(5),make $(7) SAMFED_DATA=DATA  -> samfed compare samfed_$(2) --variants $(4) --seeds $(LIGHT_SEEDS) $(subst ",,$(3)))
 light-now = $(call light-section,$(1),$(2),$(3),$(4),$(5),,light)
@@ -64,6 +67,7 @@ light: light-teachers
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT) $(LIGHT_POLYP_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen,polyp-halves)
 	$(call light-compare,skin,$(SKIN_DATA),$(LIGHT) $(LIGHT_SKIN_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_SAMS_TRUNK),no_sam,-encoder-sams-trunk)
+	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_EIGHT),$(LIGHT_EIGHT_ROWS),-encoder-eight,,no adapter)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_IMAGENET),$(LIGHT_IMAGENET_ROWS),-encoder-imagenet)
 	$(call light-compare,polyp,$(POLYP_DATA),$(LIGHT_MIXED) $(LIGHT_MIXED_ROWS),heterogeneous,-encoder-mixed)
 	@$(MAKE) light-page
@@ -95,6 +99,7 @@ light-page: $(VENV)/.package
 	    $(call light-now,Skin: four sites of ISIC 2017,skin,$(LIGHT),$(LIGHT_ROWS),-encoder) \
 	    $(call light-now,Polyps with half of the steps,polyp,$(LIGHT),$(LIGHT_ROWS),-encoder) \
 	    $(call light-now,Polyps: without SAM from its own trunk,polyp,$(LIGHT_SAMS_TRUNK),no_sam,-encoder-sams-trunk) \
+	    $(call light-now,Polyps: a teacher of eight images,polyp,$(LIGHT_EIGHT),$(LIGHT_EIGHT_ROWS),-encoder-eight) \
 	    $(call light-now,Polyps: 0.7 M parameters from ImageNet,polyp,$(LIGHT_IMAGENET),$(LIGHT_IMAGENET_ROWS),-encoder-imagenet) \
 	    $(call light-now,Polyps: unlike networks,polyp,$(LIGHT_MIXED) $(LIGHT_MIXED_ROWS),heterogeneous,-encoder-mixed) \
 	    $(call light-now,Polyps: trained without Kvasir,polyp,$(LIGHT) $(LIGHT_POLYP_UNSEEN),$(LIGHT_UNSEEN_ROWS),-encoder-unseen) \
