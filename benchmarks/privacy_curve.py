@@ -1,8 +1,10 @@
-"""Dice against epsilon: pFedSAM's LoRA, 0.03 M numbers, with noise at the server or at the sites, on real images.
+"""Dice against epsilon on real images: pFedSAM's LoRA, 0.03 M numbers, or predictions (``--of predictions``).
 
-One run of ``samfed federate`` for each noise multiplier, one seed; a run that is there is not computed again, so the
-command goes on where it was stopped (``--most N`` computes N runs at the most). Written as a table in Markdown. It is
-small on purpose and says how noise compares with none and with sites alone, not what a hospital would get.
+LoRA has noise at the server or at the sites, predictions at the sites: soft masks of a few public images, by which
+SAM-Fed's unlike networks (``heterogeneous``) and FedMD's learn from each other. One run of ``samfed federate`` for each
+noise multiplier, one seed; a run that is there is not computed again, so the command goes on where it was stopped
+(``--most N`` computes N runs at the most). Written as a table in Markdown. It is small on purpose and says how noise
+compares with none and with sites alone, not what a hospital would get.
 """
 
 from __future__ import annotations
@@ -11,42 +13,103 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SCALE = {
-    "image_size": 128,
-    "client#network_def#size": 128,
-    "batch_size": 4,
-    "warm_start_steps": 60,
-    "client#limit": 12,
-    "privacy#least_images": 1,
-    "overlays": "false",
-}
+import numpy as np
+import torch
+from torch.nn.functional import adaptive_avg_pool2d
+
+from samfed_monai.data import load_records, read_mask
+from samfed_monai.federation.privacy.noise import SeededNoise, noisy_masks
+from samfed_monai.losses.channels import dice_of_labels
+
+SCALE = {"batch_size": 4, "warm_start_steps": 60, "client#limit": 12, "privacy#least_images": 1, "overlays": "false"}
+SAM_AT = {"image_size": 128, "client#network_def#size": 128}  # where SAM itself is what sites train
+FEW_MASKS = {"image_size": 224, "client#public_images": 16, "client#public_steps": 6, "client#sharing#mask_size": 8}
 
 
-def settings(multipliers: list[float], clip: float) -> dict[str, tuple[str, str | None]]:
-    """Name of a run to its variant and its noise, as the command line takes them."""
-    runs: dict[str, tuple[str, str | None]] = {"local": ("local_sam", None), "none": ("pfedsam_joint", None)}
+@dataclass(frozen=True)
+class Setting:
+    """One run of a curve.
+
+    Args:
+        variant: what is run.
+        noise: where and how much, as the command line takes it; ``None``: none.
+        knobs: its scale.
+        told: what the table calls it, and its noise multiplier.
+    """
+
+    variant: str
+    told: tuple[str, str]
+    knobs: Mapping[str, object]
+    noise: str | None = None
+
+
+def lora(multipliers: Sequence[float], clip: float) -> dict[str, Setting]:
+    """Name of a run's folder to what is run: LoRA with noise at the server, or at the sites."""
+    runs = {
+        "local": Setting("local_sam", ("none: every site alone", "–"), SAM_AT),
+        "none": Setting("pfedsam_joint", ("none", "–"), SAM_AT),
+    }
     for multiplier in multipliers:
-        fixed = {"clip": clip, "noise_multiplier": multiplier}
-        server = {**fixed, "quantile": None}
-        runs[f"server-{multiplier:g}"] = ("pfedsam_joint", f"central_differential_privacy={server}")
-        runs[f"sites-{multiplier:g}"] = ("pfedsam_joint", f"differential_privacy={fixed}")
+        fixed, told = {"clip": clip, "noise_multiplier": multiplier}, f"{multiplier:g}"
+        server = f"central_differential_privacy={ {**fixed, 'quantile': None} }"
+        sites = f"differential_privacy={fixed}"
+        runs[f"server-{told}"] = Setting("pfedsam_joint", ("server", told), SAM_AT, server)
+        runs[f"sites-{told}"] = Setting("pfedsam_joint", ("sites", told), SAM_AT, sites)
     return runs
 
 
-def command(options: argparse.Namespace, folder: Path, variant: str, noise: str | None) -> list[str]:
+def predictions(multipliers: Sequence[float], clip: float) -> dict[str, Setting]:
+    """Name of a run's folder to what is run: two methods that exchange predictions, with noise at the sites."""
+    runs = {}
+    for variant in ("heterogeneous", "fedmd"):
+        runs[variant] = Setting(variant, (f"`{variant}`, none", "–"), FEW_MASKS)
+        for multiplier in multipliers:
+            noise = f"differential_privacy={ {'clip': clip, 'noise_multiplier': multiplier} }"
+            told = f"{multiplier:g}"
+            runs[f"{variant}-{told}"] = Setting(variant, (f"`{variant}`, sites", told), FEW_MASKS, noise)
+    return {"alone": Setting("local_only", ("none: every site alone", "–"), FEW_MASKS), **runs}
+
+
+CURVES = {"lora": lora, "predictions": predictions}
+
+
+def what_is_left(options: argparse.Namespace, setting: Setting) -> list[str]:
+    """Mean Dice of true masks of the exchanged public images after the noise: of one site, and of all sites' mean.
+
+    That is the best that can come of it: each site is taken to have predicted the true masks.
+    """
+    if setting.noise is None:
+        return ["–", "–"]
+    multiplier = float(setting.told[1])
+    side, count = FEW_MASKS["client#sharing#mask_size"], FEW_MASKS["client#public_images"]
+    records = load_records(options.output / "list.json", options.data / "data/polyp", split="public", limit=count)
+    planes = [torch.from_numpy(np.array(read_mask(record["label"]))).double()[None, None] for record in records]
+    masks = torch.cat([(adaptive_avg_pool2d(plane, side) * 255).round().byte() for plane in planes])
+    sites = [
+        noisy_masks(masks, None, clip=options.clip, noise_multiplier=multiplier, noise=SeededNoise(site))
+        for site in range(2 * options.divide)
+    ]
+    seen = sites[0], torch.stack([each.double() for each in sites]).mean(0)
+    return [f"{float(dice_of_labels((each > 127).long(), (masks > 127).long()).mean()):.3f}" for each in seen]
+
+
+def command(options: argparse.Namespace, folder: Path, setting: Setting) -> list[str]:
     given = {
         **SCALE,
+        **setting.knobs,
         "rounds": options.rounds,
         "local_steps": options.steps,
-        "variant": variant,
+        "variant": setting.variant,
         "cache_dir": options.output / "cache",
     }
     pairs = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    if noise is not None:
-        name, _, value = noise.partition("=")
+    if setting.noise is not None:
+        name, _, value = setting.noise.partition("=")
         pairs += [f"--privacy#{name}", value]
     places = [
         "--datalist",
@@ -62,25 +125,22 @@ def command(options: argparse.Namespace, folder: Path, variant: str, noise: str 
 SAMFED = [sys.executable, "-c", "import sys; from samfed_monai.cli.main import main; sys.exit(main())"]
 
 
-def row(name: str, results: dict[str, Any]) -> str:
+def row(setting: Setting, results: dict[str, Any], more: Sequence[str]) -> str:
     account = results.get("privacy") or {}
     server, sites = account.get("central_differential_privacy"), account.get("differential_privacy")
-    spent = "–"
-    if server is not None:
-        spent = f"{server['epsilon_replaced']:.3g}"
-    elif sites is not None:
-        spent = f"{sites['epsilon_total']:.3g}"
+    epsilon = server["epsilon_replaced"] if server else sites["epsilon_total"] if sites else None
+    spent = "–" if epsilon is None else f"{epsilon:.3g}" if epsilon < 100 else f"{epsilon:,.0f}"
     last = results["models"]["last"]
-    place, _, multiplier = name.partition("-")
-    where = {"server": "server", "sites": "sites"}.get(place, "none: every site alone" if place == "local" else "none")
     scores = [last["average"]["test"]["dice"], last["worst"]["test"]["dice"]]
-    return f"| {where} | {multiplier or '–'} | {spent} | {scores[0]:.3f} | {scores[1]:.3f} |"
+    told = [*setting.told, spent, *(f"{value:.3f}" for value in scores), *more]
+    return f"| {' | '.join(told)} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with data/polyp and data/splits (SAMFED_DATA)")
     parser.add_argument("--output", type=Path, default=Path("runs/privacy-curve"))
+    parser.add_argument("--of", choices=list(CURVES), default="lora", help="what travels")
     parser.add_argument("--multipliers", type=float, nargs="+", default=[0.5, 2.0, 8.0])
     parser.add_argument("--clip", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=3)
@@ -95,16 +155,18 @@ def main() -> None:
         where = ["--data-root", str(options.data / "data/polyp"), "--output", str(options.output / "list.json")]
         subprocess.run([*SAMFED, "prepare", "list", *words, *where, "--no-report"], check=True)
     computed, rows = 0, []
-    for name, (variant, noise) in settings(options.multipliers, options.clip).items():
+    for name, setting in CURVES[options.of](options.multipliers, options.clip).items():
         folder = options.output / name
         if not (folder / "results.json").is_file():
             if options.most is not None and computed >= options.most:
                 continue
-            subprocess.run(command(options, folder, variant, noise), check=True)
+            subprocess.run(command(options, folder, setting), check=True)
             computed += 1
-        rows.append(row(name, json.loads((folder / "results.json").read_text())))
-    print("| noise at | multiplier | epsilon | Dice | worst site |\n| --- | --- | --- | --- | --- |")
-    print("\n".join(rows))
+        more = what_is_left(options, setting) if options.of == "predictions" else []
+        rows.append(row(setting, json.loads((folder / "results.json").read_text()), more))
+    heads = ["noise at", "multiplier", "epsilon", "Dice", "worst site"]
+    heads += ["masks after noise: a site's", "all sites' mean"] if options.of == "predictions" else []
+    print("\n".join([f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}", *rows]))
 
 
 if __name__ == "__main__":
