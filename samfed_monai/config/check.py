@@ -156,20 +156,23 @@ def check_agreement(config: BundleConfig) -> Iterator[Problem]:
 
 def _unknown_guides(config: BundleConfig) -> Iterator[Problem]:
     """Who plays teacher or student in an agreement that is in use, and is neither a guide nor a view of the student."""
-    from samfed_monai.handlers.guide import OWN_VIEWS, unknown_guide
+    from samfed_monai.handlers.guide import OWN_VIEWS
 
-    runs = reached(config.content, MONAI_IDS)
+    runs, given = reached(config.content, MONAI_IDS), config.content.get("guides")
     terms, guides = runs.get("terms"), runs.get("guides")
-    if config.content.get("imports") or not isinstance(terms, dict) or not isinstance(guides, dict):
+    if config.content.get("imports") or not (isinstance(terms, dict) and isinstance(guides, dict)):
         return
-    names = [guide.get("name", key) for key, guide in guides.items() if isinstance(guide, dict)]
+    names = [str(guide.get("name", key)) for key, guide in guides.items() if isinstance(guide, dict)]
+    known = sorted({*OWN_VIEWS, *names})
     for parts, component in walk(terms):
         if not isinstance(component, dict) or "rule" not in component:
             continue
         for role in ("teacher", "student"):
             place, value = follow(config.content, ("terms", *parts, role), component.get(role))
-            if isinstance(value, str) and is_value(value) and value not in (*names, *OWN_VIEWS):
-                yield unknown_guide(value, names, config.where(place))
+            if isinstance(value, str) and is_value(value) and value not in known:
+                hint = did_you_mean(value, known) or "add a guide of that name"
+                hint = f"guides#{value}#_disabled_ false enables it" if value in (given or {}) else hint
+                yield Problem(config.where(place), found=f"the guide {value!r}", expected=f"one of {known}", hint=hint)
 
 
 def _given(content: Mapping[str, Any], name: str) -> Path | None:
