@@ -34,6 +34,7 @@ from samfed_monai.config.knobs import (
     without_said_twice,
 )
 from samfed_monai.config.parse import (
+    DISABLED,
     MISSING,
     WORKFLOWS,
     BundleConfig,
@@ -158,7 +159,7 @@ def _unknown_guides(config: BundleConfig) -> Iterator[Problem]:
     """Who plays teacher or student in an agreement that is in use, and is neither a guide nor a view of the student."""
     from samfed_monai.handlers.guide import OWN_VIEWS
 
-    runs, given = reached(config.content, MONAI_IDS), config.content.get("guides")
+    runs = reached(config.content, MONAI_IDS)
     terms, guides = runs.get("terms"), runs.get("guides")
     if config.content.get("imports") or not (isinstance(terms, dict) and isinstance(guides, dict)):
         return
@@ -171,7 +172,8 @@ def _unknown_guides(config: BundleConfig) -> Iterator[Problem]:
             place, value = follow(config.content, ("terms", *parts, role), component.get(role))
             if isinstance(value, str) and is_value(value) and value not in known:
                 hint = did_you_mean(value, known) or "add a guide of that name"
-                hint = f"guides#{value}#_disabled_ false enables it" if value in (given or {}) else hint
+                if lookup(config.content, ("guides", value, DISABLED)) is True:
+                    hint = f"guides#{value}#_disabled_ false enables it"
                 yield Problem(config.where(place), found=f"the guide {value!r}", expected=f"one of {known}", hint=hint)
 
 
