@@ -25,6 +25,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from samfed_monai.data import load_records, read_mask
 from samfed_monai.federation.privacy.noise import SeededNoise, noisy_masks
 from samfed_monai.losses.channels import dice_of_labels
+from samfed_monai.methods.heterogeneous import evenly_spaced
 
 SCALE = {"batch_size": 4, "warm_start_steps": 60, "client#limit": 12, "privacy#least_images": 1, "overlays": "false"}
 SAM_AT = {"image_size": 128, "client#network_def#size": 128}  # where SAM itself is what sites train
@@ -87,8 +88,9 @@ def what_is_left(options: argparse.Namespace, setting: Setting) -> list[str]:
         return ["–", "–"]
     multiplier = float(setting.told[1])
     side, count = FEW_MASKS["client#sharing#mask_size"], FEW_MASKS["client#public_images"]
-    records = load_records(options.output / "list.json", options.data / "data/polyp", split="public", limit=count)
-    planes = [torch.from_numpy(np.array(read_mask(record["label"]))).double()[None, None] for record in records]
+    records = load_records(options.output / "list.json", options.data / "data/polyp", split="public")
+    labels = [records[index]["label"] for index in evenly_spaced(len(records), count) or range(len(records))]
+    planes = [torch.from_numpy(np.array(read_mask(label))).double()[None, None] for label in labels]
     masks = torch.cat([(adaptive_avg_pool2d(plane, side) * 255).round().byte() for plane in planes])
     sites = [
         noisy_masks(masks, None, clip=options.clip, noise_multiplier=multiplier, noise=SeededNoise(site))

@@ -153,9 +153,8 @@ def told_ranks(ranked: Ranking) -> str:
     return text
 
 
-def _with_all_seeds(runs: Sequence[RunData]) -> list[str]:
+def _with_all_seeds(every: Ranking, common: Ranking) -> list[str]:
     """Where rows of one seed are ranked among the others: those with more seeds once more, by themselves, on all."""
-    every, common = ranked_with_all_seeds(runs), ranked_rows(runs)
     if len(every.ranks) < 3 or len(every.blocks) <= len(common.blocks):
         return []
     order = ", ".join(f"{_name(row)} {rank:.2f}" for row, rank in every.ranks.items())
@@ -298,17 +297,18 @@ def related_page(
     parts, pictures = [f"# {title}", ""], {}
     parts += ["```", command, "```", ""] if command else []
     cells = figures_of(found["polyp"], found["unseen"])
+    ranks = {part: ranked_rows(runs) for part, runs in found.items()}
     if not any(found.values()):
         parts += ["**Nothing has been run yet**: the command above runs the rows below, and writes their tables.", ""]
         parts += ["```", *dict.fromkeys((commands or {}).values()), "```", ""] if commands else []
     if found["polyp"]:
-        parts += ["**How sure it is.** " + told_ranks(ranked_rows(found["polyp"])), ""]
-        parts += _with_all_seeds(found["polyp"])
+        parts += ["**How sure it is.** " + told_ranks(ranks["polyp"]), ""]
+        parts += _with_all_seeds(ranked_with_all_seeds(found["polyp"]), ranks["polyp"])
         parts += ["**What helps when.** " + told_help(cells, found["polyp"]), ""]
     for part, runs in found.items():
         if part == "unseen" or not runs:  # its column stands in the first table
             continue
-        ranked = ranked_rows(runs)
+        ranked = ranks[part]
         of = cells if part == "polyp" else figures_of(runs)
         count = {row: len({run.seed for run in runs if run.row == row}) for row in of}
         parts += [f"## {PARTS[part]}", ""]

@@ -157,24 +157,25 @@ def check_agreement(config: BundleConfig) -> Iterator[Problem]:
 
 def _unknown_guides(config: BundleConfig) -> Iterator[Problem]:
     """Who plays teacher or student in an agreement that is in use, and is neither a guide nor a view of the student."""
-    from samfed_monai.handlers.guide import OWN_VIEWS
+    from samfed_monai.handlers.guide import OWN_VIEWS, unknown_guide
 
     runs = reached(config.content, MONAI_IDS)
     terms, guides = runs.get("terms"), runs.get("guides")
     if config.content.get("imports") or not (isinstance(terms, dict) and isinstance(guides, dict)):
         return
     names = [str(guide.get("name", key)) for key, guide in guides.items() if isinstance(guide, dict)]
-    known = sorted({*OWN_VIEWS, *names})
+    told = dict[str, Problem]()  # by place: a knob that several terms read is told once
     for parts, component in walk(terms):
         if not isinstance(component, dict) or "rule" not in component:
             continue
         for role in ("teacher", "student"):
             place, value = follow(config.content, ("terms", *parts, role), component.get(role))
-            if isinstance(value, str) and is_value(value) and value not in known:
-                hint = did_you_mean(value, known) or "add a guide of that name"
+            if isinstance(value, str) and is_value(value) and value not in (*OWN_VIEWS, *names):
+                problem = replace(unknown_guide(value, names, join_id(("terms", *parts))), where=config.where(place))
                 if lookup(config.content, ("guides", value, DISABLED)) is True:
-                    hint = f"guides#{value}#_disabled_ false enables it"
-                yield Problem(config.where(place), found=f"the guide {value!r}", expected=f"one of {known}", hint=hint)
+                    problem = replace(problem, hint=f"guides#{value}#_disabled_ false enables it")
+                told.setdefault(problem.where, problem)
+    yield from told.values()
 
 
 def _given(content: Mapping[str, Any], name: str) -> Path | None:

@@ -357,10 +357,9 @@ class RoundController:
             scored = len(self.sites) - len(failed)
             raise self._too_few(f"{scored} of {len(self.sites)} sites scored the models", failed)
         traffic = total_traffic(records, self.transport.take_traffic().values())
-        seconds = {
-            name: sum(record["seconds"].get(name, 0.0) for record in records) + clock.seconds.get(name, 0.0)
-            for name in ACTIVITIES
-        }
+        seconds = dict.fromkeys(ACTIVITIES, 0.0)
+        for each in (*(record["seconds"] for record in records), clock.seconds):  # a record is a file: once for all
+            seconds = {name: spent + each.get(name, 0.0) for name, spent in seconds.items()}
         return RunResult(models, records, traffic, seconds, dict(self.evaluation.withheld))
 
     def _model(self, name: str, round: int, records: RoundRecords) -> dict[str, Any]:

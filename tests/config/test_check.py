@@ -227,6 +227,11 @@ def test_fault_24_a_name_where_a_list_of_names_belongs():
         ),
         (
             "train",
+            {"agreement#student": "zzz"},
+            r"agreement#student: .*'zzz'; add a guide of that name, or disable terms",
+        ),
+        (
+            "train",
             {"terms#sam_kd#teacher": "ema"},
             r"terms#sam_kd#teacher: .*'ema'; guides#ema#_disabled_ false enables it",
         ),
