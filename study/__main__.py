@@ -47,6 +47,11 @@ def build_parser() -> argparse.ArgumentParser:
     systems.add_argument("--caveat", metavar="TEXT", action="append", default=[], help="what its reader must know")
     systems.set_defaults(run=related)
 
+    listing = commands.add_parser("methods", help="write the page of methods, with what was measured of each")
+    listing.add_argument("page", type=Path, metavar="FILE.md", help="the page")
+    listing.add_argument("--records", type=Path, metavar="DIR", required=True, help="folder of related-<part>.jsonl")
+    listing.set_defaults(run=methods)
+
     planned = commands.add_parser("related-plan", help="print what is left to run, and the core-hours that it takes")
     _add_related_arguments(planned)
     _add_only(planned)
@@ -139,6 +144,17 @@ def related(args: argparse.Namespace) -> None:
     commands = _parts_of(args.part_command, "--part-command", "TEXT")
     text, pictures = related_page(args.records, _seeds_of(args.seeds), commands=commands, **told)
     write_related(args.page, text, pictures)
+    sys.stdout.write(f"{args.page}\n")
+
+
+def methods(args: argparse.Namespace) -> None:
+    """Writes the page of methods."""
+    from samfed_monai.config.methods_page import methods_page
+    from samfed_monai.config.variants import methods
+    from samfed_monai.core.io import write_text
+    from study.measured import measured
+
+    write_text(args.page, methods_page(methods().values(), measured(args.records)))
     sys.stdout.write(f"{args.page}\n")
 
 

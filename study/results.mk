@@ -6,6 +6,7 @@ comma := ,
 # A section of a page of results, where there is a record of it: title, name of the record, command.
 RECORDS ?= study/records
 PAGES ?= docs/results
+METHODS_PAGE ?= docs/methods.md
 section = $(if $(wildcard $(RECORDS)/$(2).jsonl),--section "$(1)=$(RECORDS)/$(2).jsonl" --section-command "$(1)=$(3)")
 # Stands behind a comparison: its record, and its folder. What has finished is recorded also where another run failed.
 record = ; code=$$?; $(BIN)/python -m study record "$(2)" --to "$(RECORDS)/$(1).jsonl" && exit $$code
@@ -369,4 +370,5 @@ define related-write
 	    --caveat "Every row has the bundle's client network mobile_sam_fpn (5.2 M parameters) at 224 px, starts from the trunk of one adapted SAM and from one warm start, unless its own method says otherwise (unadapted_sam from SAM's own trunk; fedca trains its encoder first; hssf_compat has the networks of its code). Where sites have networks of their own (heterogeneous, hssf, fedmd, fedproto, local_only) they are mobile_sam_fpn and a small one in turn, and sites and server take $(RELATED_STEPS) steps a round on the public set, too, where the method has any (--client\#public_steps $(RELATED_STEPS))." \
 	    --caveat "Rows are run where and when a processor is free, and may be paused: seconds a round compare nothing here, processor seconds do." \
 	    --caveat "Sites are the halves of two collections, cut by sequence: ClinicDB and Kvasir. ColonDB is public. A hospital that took no part is Kvasir, in runs that train with the halves of ClinicDB alone."
+	@$(BIN)/python -m study methods "$(METHODS_PAGE)" --records "$(RECORDS)"
 endef

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +33,9 @@ def add_variants_parser(subparsers: argparse._SubParsersAction) -> argparse.Argu
         help="a bundle's folder, or the name of a packaged one; or a variant, whose file is printed",
     )
     parser.add_argument("--path", metavar="NAME", help="only say where the file of this variant is")
-    parser.add_argument("--markdown", action="store_true", help="write the page docs/methods.md")
+    parser.add_argument(
+        "--markdown", action="store_true", help="write the page of methods, without what was measured of them"
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -53,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
 
     if arguments.markdown:
+        from samfed_monai.config.methods_page import methods_page
+
         sys.stdout.write(methods_page(methods().values()))
         return int(ExitCode.DONE)
     if arguments.bundle in (FEDAVG, *known_variants()) and not Path(arguments.bundle).is_dir():
@@ -82,66 +85,3 @@ def _described(method: Method, width: int) -> str:
         declared += "; several classes" if method.classes == "several" else ""
         lines += textwrap.wrap(declared, 100, initial_indent=indent, subsequent_indent=indent)
     return "\n".join(lines) + "\n"
-
-
-def methods_page(methods: Iterable[Method]) -> str:
-    """``docs/methods.md``: what each method declares, a row each; the same declarations give the same bytes."""
-    from samfed_monai.config.variants import CLASSES, EXCHANGES, LABELS, LEAVES_SITE
-
-    rows = [
-        f"| `{method.name}` | {method.title} | {'; '.join(filter(None, (method.note, method.use)))} "
-        f"| {method.exchange} | {method.labels} | {method.classes} | {', '.join(method.leaves_site or ())} "
-        f"| {method.source} |"
-        for method in methods
-    ]
-    words = [
-        *(f"| exchange | `{word}` | {text} |" for word, text in EXCHANGES.items()),
-        *(f"| labels | `{word}` | {text} |" for word, text in LABELS.items()),
-        *(f"| classes | `{word}` | {text} |" for word, text in CLASSES.items()),
-        *(f"| leaves a site | `{word}` | {text} |" for word, text in LEAVES_SITE.items()),
-    ]
-    return _PAGE.format(rows="\n".join(rows), words="\n".join(words))
-
-
-_PAGE = """# Methods
-
-What `--variant` can name: SAM-Fed, its ablations, baselines, published methods. Each is a JSON file in
-`samfed_monai/methods/`, with its code beside it if it has any; `samfed variants NAME` prints one. This page is made of
-their blocks `_method` by `samfed variants --markdown`. What a method does not declare does not
-[leave a site](privacy.md). How to write one: [a method of your own](extending.md#a-method-of-your-own).
-
-| variant | title | what it is | exchange | labels | classes | leaves a site | source |
-| --- | --- | --- | --- | --- | --- | --- | --- |
-{rows}
-
-Two knobs change what the table says: with `exchange` of the heterogeneous methods `weights` travel instead of
-predictions, and `personal` keeps part of a network at its site.
-
-| column | word | means |
-| --- | --- | --- |
-{words}
-
-Number of images, seconds and steps leave a site under every method; failures leave as one line without paths.
-
-## Sites that lie: what so many sites allow
-
-FedAvg, and every method above that averages, believes each site. Four rules do not, each for so many sites that may
-send what they like, together if they wish; they keep all answers of a round in memory, where FedAvg keeps two models.
-
-| sites | `coordinate_median` | `trimmed_mean` (a quarter) | `krum` | `norm_clipping` |
-| --- | --- | --- | --- | --- |
-| 2 | refused | refused | refused | steps of one length |
-| 3 | 1 | 1 | refused | steps of one length |
-| 4 | 1 | 1 | refused | steps of one length |
-| 5, 6 | 2 | 2 | 1 | steps of one length |
-| 7, 8 | 3 | 2 | 2 (`faulty` 2), else 1 | steps of one length |
-
-- **Two sites**: nothing can tell which of the two is wrong. Clipping takes away what a longer step gains, and
-  `job#update_guard#largest_share` what a larger number of images gains; a wrong step of ordinary length is half of
-  the model.
-- **Four sites**, as in most federations of hospitals: one that lies is outvoted number by number by median or trimmed
-  mean, two are not, and Krum needs a fifth. The number may still be the most harmful one that an honest site sent.
-- `norm_clipping` stops scaled updates alone: flipped signs or labels at ordinary length keep their share of the mean.
-- None of them is a proof against a backdoor, which can lie within what honest sites differ by; and the less alike
-  honest sites are, the more an honest one looks like a liar and is left out.
-"""

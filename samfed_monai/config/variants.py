@@ -68,6 +68,7 @@ class Method:
         title: its name in tables.
         note: what it is, in one line.
         source: paper or code that it follows.
+        inferred: what of it is not in the source, left out, or other than there: our reading or our choice.
         base: variant that it builds on.
         kind: one of :data:`KINDS`.
         place: tables show variants in this order.
@@ -87,6 +88,7 @@ class Method:
     title: str = ""
     note: str = ""
     source: str = ""
+    inferred: str = ""
     base: str | None = None
     kind: str = "baseline"
     place: int = LAST
@@ -102,7 +104,9 @@ class Method:
 _OWN = {"kind": KINDS, "classes": tuple(CLASSES)}
 _INHERITED = {"exchange": EXCHANGES, "labels": LABELS, "leaves_site": LEAVES_SITE}
 _TYPES: dict[str, Any] = {
-    **dict.fromkeys(("title", "note", "source", "base", "kind", "use", "exchange", "labels", "classes"), str),
+    **dict.fromkeys(
+        ("title", "note", "source", "inferred", "base", "kind", "use", "exchange", "labels", "classes"), str
+    ),
     "place": int,
     "leaves_site": list,
     "networks": dict,

@@ -145,7 +145,7 @@ def test_the_docs_explain_every_knob_and_give_its_default(bundle, file):
 
 def test_the_docs_name_every_variant_of_the_package():
     table = (REPOSITORY / "docs" / "methods.md").read_text().partition("| column | word |")[0]
-    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == known_variants()
+    assert sorted(re.findall(r"^\| \[`(\w+)`\]", table, re.MULTILINE)) == known_variants()
 
 
 def on_top(content: dict) -> dict:

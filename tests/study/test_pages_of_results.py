@@ -53,9 +53,13 @@ def test_a_page_is_what_its_command_writes_from_the_records(page: str, tmp_path:
     missing = [f"{row} in {record}.jsonl" for record, row in NEEDED[page].items() if row not in rows_of(record)]
     assert not missing, f"the records of {page}.md are gone"
     installed = ["--old-file", ".venv/.package"]  # whatever runs this test is installed, wherever that is
-    words = ["make", "--silent", *installed, f"{page}-page", f"BIN={Path(sys.executable).parent}", f"PAGES={tmp_path}"]
+    places = [f"BIN={Path(sys.executable).parent}", f"PAGES={tmp_path}", f"METHODS_PAGE={tmp_path / 'methods.md'}"]
+    words = ["make", "--silent", *installed, f"{page}-page", *places]
     subprocess.run(words, cwd=REPOSITORY, check=True, capture_output=True, timeout=120)
     assert (tmp_path / f"{page}.md").read_text(encoding="utf-8") == (RESULTS / f"{page}.md").read_text(encoding="utf-8")
+    if page == "related":  # whose records the page of methods tells of, too
+        standing = (RESULTS.parent / "methods.md").read_text(encoding="utf-8")
+        assert (tmp_path / "methods.md").read_text(encoding="utf-8") == standing
 
 
 def test_records_are_kept_with_the_pages() -> None:

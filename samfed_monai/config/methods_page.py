@@ -1,0 +1,113 @@
+"""The page of methods, ``docs/methods.md``, from what their files declare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from samfed_monai.config.variants import CLASSES, EXCHANGES, LABELS, LEAVES_SITE, variant_files
+from samfed_monai.core.io import read_json
+
+if TYPE_CHECKING:
+    from samfed_monai.config.variants import Method
+
+_OWN_LABELS = ("train#dataset#split", "labelled")
+"""What a method's file sets, or one of its bases', whose local step takes labels of the site's own images alone."""
+
+
+def methods_page(methods: Iterable[Method], measured: Mapping[str, str] | None = None) -> str:
+    """The page in Markdown; the same declarations give the same bytes.
+
+    Args:
+        methods: in the order of the page.
+        measured: name to a sentence about what was measured of it; a method without one has none.
+    """
+    methods, measured = list(methods), measured or {}
+    rows = [f"| [`{m.name}`](#{m.name}) | {m.note} | {m.exchange} | {m.labels} | {m.classes} |" for m in methods]
+    words = [
+        *(f"| exchange | `{word}` | {text} |" for word, text in EXCHANGES.items()),
+        *(f"| labels | `{word}` | {text} |" for word, text in LABELS.items()),
+        *(f"| classes | `{word}` | {text} |" for word, text in CLASSES.items()),
+        *(f"| leaves a site | `{word}` | {text} |" for word, text in LEAVES_SITE.items()),
+    ]
+    sections = [_section(method, measured.get(method.name)) for method in methods]
+    return _PAGE.format(rows="\n".join(rows), words="\n".join(words), sections="\n".join(sections))
+
+
+def _section(method: Method, measured: str | None) -> str:
+    source = f" Source: {method.source}." if method.source else ""
+    leaves = ", ".join(method.leaves_site or ()) or "nothing"
+    said = {
+        "Needs": _needs(method),
+        "Use": method.use,
+        "Leaves a site": leaves,
+        "Inferred": method.inferred,
+        "Measured": measured,
+    }
+    lines = [f"- *{what}*: {text}." for what, text in said.items() if text]
+    return "\n".join([f"### `{method.name}`", "", f"**{method.title}**: {method.note}.{source}", "", *lines, ""])
+
+
+def _needs(method: Method) -> str:
+    own = "masks of a site's own images" if method.labels == "masks" else "no label of a site's own"
+    if _learns_from_public_labels(method.name):
+        return f"public images with masks; {own}"
+    return f"{own}; public ones only for a warm start, if there are any"
+
+
+def _learns_from_public_labels(name: str) -> bool:
+    key, own = _OWN_LABELS
+    return not any(read_json(path).get(key) == own for path in variant_files(None, name))
+
+
+_PAGE = """# Methods
+
+What `--variant` can name: SAM-Fed, its ablations, baselines, published methods. Each is a JSON file in
+`samfed_monai/methods/`, with its code beside it if it has any; `samfed variants NAME` prints one. This page is made of
+their blocks `_method` (`samfed variants --markdown`) and of the records of finished runs (`make related-page`). What a
+method does not declare does not [leave a site](privacy.md). How to write one:
+[a method of your own](extending.md#a-method-of-your-own).
+
+| variant | what it is | exchange | labels | classes |
+| --- | --- | --- | --- | --- |
+{rows}
+
+Two knobs change what the table says: with `exchange` of the heterogeneous methods `weights` travel instead of
+predictions, and `personal` keeps part of a network at its site.
+
+| column | word | means |
+| --- | --- | --- |
+{words}
+
+Number of images, seconds and steps leave a site under every method; failures leave as one line without paths.
+
+## Sites that lie: what so many sites allow
+
+FedAvg, and every method above that averages, believes each site. Four rules do not, each for so many sites that may
+send what they like, together if they wish; they keep all answers of a round in memory, where FedAvg keeps two models.
+
+| sites | `coordinate_median` | `trimmed_mean` (a quarter) | `krum` | `norm_clipping` |
+| --- | --- | --- | --- | --- |
+| 2 | refused | refused | refused | steps of one length |
+| 3 | 1 | 1 | refused | steps of one length |
+| 4 | 1 | 1 | refused | steps of one length |
+| 5, 6 | 2 | 2 | 1 | steps of one length |
+| 7, 8 | 3 | 2 | 2 (`faulty` 2), else 1 | steps of one length |
+
+- **Two sites**: nothing can tell which of the two is wrong. Clipping takes away what a longer step gains, and
+  `job#update_guard#largest_share` what a larger number of images gains; a wrong step of ordinary length is half of
+  the model.
+- **Four sites**, as in most federations of hospitals: one that lies is outvoted number by number by median or trimmed
+  mean, two are not, and Krum needs a fifth. The number may still be the most harmful one that an honest site sent.
+- `norm_clipping` stops scaled updates alone: flipped signs or labels at ordinary length keep their share of the mean.
+- None of them is a proof against a backdoor, which can lie within what honest sites differ by; and the less alike
+  honest sites are, the more an honest one looks like a liar and is left out.
+
+## One by one
+
+*Inferred*: what is not in the source, left out, or other than there: our reading or our choice; [Method](method.md),
+[Personalised strategies](personalised.md) and [SAM as a client network](pfedsam.md) have it in full. *Measured*: test
+Dice of short runs on polyps, beside the same runs of another method: where it gained and where it lost
+([all of them](results/related.md)).
+
+{sections}"""

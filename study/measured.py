@@ -1,0 +1,55 @@
+"""What was measured of each method on the data of the related systems, a sentence each, for the page of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+
+from samfed_monai.core.words import counted
+from samfed_monai.reports.rows import FLOOR
+from samfed_monai.reports.style import as_difference
+from study.related_plan import runs_of, site_scores
+
+BESIDE = {"polyp": "no_sam", "labelled": "supervised", "weak": "weak_labels"}
+"""Part of the related systems to the method that its others are put beside; that one, beside the public set alone."""
+
+_OF = {"polyp": "sites without labels", "labelled": "sites with masks", "weak": "sites with scribbles"}
+
+
+def measured(records: str | Path) -> dict[str, str]:
+    """Name of a method to its Dice and where, beside another method, it gained and lost; those that ran alone.
+
+    Args:
+        records: folder of ``related-<part>.jsonl``.
+
+    Raises:
+        Refused: a record that cannot be read.
+    """
+    told: dict[str, list[str]] = {}
+    for part, yardstick in BESIDE.items():
+        scores = site_scores(runs_of(part, records))
+        for row, blocks in scores.items():
+            other = yardstick if row != yardstick else FLOOR
+            told.setdefault(row, []).append(f"{_OF[part]}, {_beside(blocks, scores.get(other, {}), other)}")
+    return {row: "; ".join(texts) for row, texts in told.items()}
+
+
+def _beside(blocks: Mapping[tuple[str, int], float], others: Mapping[tuple[str, int], float], other: str) -> str:
+    """One row, over sites and seeds that it has in common with the other: each site counts alike."""
+    seeds = {seed for _, seed in blocks}
+    text = f"{counted(len(seeds), 'seed')}: mean of the sites {fmean(blocks.values()):.3f}"
+    gains: dict[str, list[float]] = {}
+    for block in blocks.keys() & others.keys():
+        gains.setdefault(block[0], []).append(blocks[block] - others[block])
+    if not gains:
+        return text
+    mean = {site: fmean(values) for site, values in sorted(gains.items())}
+    text += f", {as_difference(fmean(mean.values()))} beside `{other}`"
+    for word, of in (
+        ("gained", {site: gain for site, gain in mean.items() if round(gain, 3) > 0}),
+        ("lost", {site: gain for site, gain in mean.items() if round(gain, 3) < 0}),
+    ):
+        where = ", ".join(f"{site} {as_difference(of[site])}" for site in sorted(of, key=lambda site: -abs(of[site])))
+        text += f"; {word} {f'at {where}' if where else 'nowhere'}"
+    return text

@@ -1,0 +1,59 @@
+"""The sentence about what was measured of a method: beside which other, where it gained, where it lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from samfed_monai.core.io import read_json, write_json
+from study.measured import measured
+from study.record import add_to_record
+from tests.reports.runs import write_row
+
+
+def run_of(folder, row, seed, sites):
+    """A run of a row, with a test Dice of each site."""
+    run = write_row(folder / row / f"seed-{seed}", row, row, seed, 0.5)
+    results = read_json(run / "results.json")
+    for site, dice in sites.items():
+        results["sites"][site]["test"]["dice"] = dice
+    write_json(run / "results.json", results)
+    return run
+
+
+@pytest.fixture
+def records(tmp_path):
+    folder = tmp_path / "records"
+    runs = [
+        run_of(tmp_path, "dp_only", 0, {"a": 0.6, "b": 0.6}),
+        run_of(tmp_path, "no_sam", 0, {"a": 0.5, "b": 0.7}),
+        run_of(tmp_path, "no_sam", 1, {"a": 0.5, "b": 0.5}),
+        run_of(tmp_path, "ditto", 0, {"a": 0.75, "b": 0.6}),
+        run_of(tmp_path, "ditto", 1, {"a": 0.65, "b": 0.3}),
+        run_of(tmp_path, "ditto", 2, {"a": 0.9, "b": 0.9}),
+    ]
+    add_to_record(folder / "related-polyp.jsonl", runs)
+    add_to_record(folder / "related-labelled.jsonl", [run_of(tmp_path / "own", "fedsam", 0, {"a": 0.4, "b": 0.8})])
+    return folder
+
+
+def test_gains_and_losses_are_over_the_seeds_in_common_and_the_larger_ones_come_first(records):
+    assert measured(records)["ditto"] == (
+        "sites without labels, 3 seeds: mean of the sites 0.683, +0.025 beside `no_sam`; "
+        "gained at a +0.200; lost at b -0.150"
+    )
+
+
+def test_the_yardstick_itself_stands_beside_the_public_set_alone(records):
+    assert measured(records)["no_sam"] == (
+        "sites without labels, 2 seeds: mean of the sites 0.550, +0.000 beside `dp_only`; "
+        "gained at b +0.100; lost at a -0.100"
+    )
+    assert measured(records)["dp_only"].endswith("+0.000 beside `no_sam`; gained at a +0.100; lost at b -0.100")
+
+
+def test_a_row_without_its_yardstick_says_its_dice_alone(records):
+    assert measured(records)["fedsam"] == "sites with masks, 1 seed: mean of the sites 0.600"
+
+
+def test_without_records_nothing_was_measured(tmp_path):
+    assert measured(tmp_path) == {}
