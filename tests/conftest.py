@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -15,7 +16,8 @@ from tests.speedups import flushed, search_once
 
 # Before torch is imported: the tests' networks are tiny, and threads that wait for each other cost more than they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
+# Objects of torch and MONAI, half a million, live as long as the process: seldom looked through, tests take less.
+gc.set_threshold(50_000, 20, 20)
 
 FLARE = Path(__file__).parent / "flare"
 # Their sites are killed, and the others wait for a deadline: long, and hardly any work for a processor.
