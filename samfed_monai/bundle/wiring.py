@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ignite.engine import Events
+
 from samfed_monai.core.device import best_device as best_device
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.handlers.batch_bar import BatchBar
@@ -132,6 +134,9 @@ class SiteAlone(HandlerGroup):
         output_dir: receives ``best.safetensors`` and ``terms.csv``.
         interval: epochs from one validation to the next.
 
+    Raises:
+        Refused: at ``STARTED``, without an image to train on: an epoch of no step would end as if it had trained.
+
     Example::
 
         {"_target_": "samfed_monai.bundle.SiteAlone", "evaluator": "@validate#evaluator", "output_dir": "@output_dir"}
@@ -148,3 +153,14 @@ class SiteAlone(HandlerGroup):
                 BatchBar(what="training"),
             ]
         )
+
+    def attach(self, engine: Any) -> None:
+        """Binds to a trainer."""
+        engine.add_event_handler(Events.STARTED, _require_images)
+        super().attach(engine)
+
+
+def _require_images(engine: Any) -> None:
+    if not len(engine.data_loader.dataset):
+        hint = "list public images with masks, or choose a variant that learns from the site's own images alone"
+        raise Refused([Problem("train#dataset", found="no image", expected="images to train on", hint=hint)])

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Events
-from torch import Tensor
+from torch import Tensor, nn
 
 from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.handlers.guide import Guidance
@@ -147,6 +147,22 @@ class StyleSwapTerm(Term):
         if features.shape[-1] * self.stride < images.shape[-1] or min(features.shape[-2:]) < 2 * self.side:
             return features
         return swap_styles(features, torch.randperm(len(features) * self.side**2), self.side)
+
+
+class NoLabels(nn.Module):
+    """The trainer's own loss where a site has no labelled image at all: 0, and so is its gradient.
+
+    MONAI's ``SupervisedTrainer`` asks its loss for every batch; of batches of the site's own images there is nothing
+    to compare with, and all that is learned comes from the terms.
+
+    Example::
+
+        "loss": {"_target_": "samfed_monai.methods.cpss.NoLabels"}
+    """
+
+    def forward(self, logits: Tensor, label: Tensor | None = None) -> Tensor:
+        """A scalar 0 on the graph of ``logits``, of any shape; ``label`` is not looked at."""
+        return 0.0 * logits.sum()
 
 
 class AdaptFrom:

@@ -145,6 +145,15 @@ def test_warm_start_at_the_server_on_public_images_alone(build: Build, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_site_alone_without_an_image_to_train_on_is_refused(build: Build) -> None:
+    off = {f"terms#{name}#_disabled_": True for name in ("pseudo_label", "sam_kd", "global_kd")}
+    split = {"train#dataset#split": "unlabelled"}  # of which the server has none
+    workflow = build(site="", local_steps=1, epochs=1, **off, **split, **{"stream#_disabled_": True})
+    with pytest.raises(RuntimeError) as caught:
+        workflow.run()
+    assert "train#dataset: expected images to train on, found no image" in str(root_of(caught.value))
+
+
 def test_one_pass_over_the_unlabelled_images_is_a_round(build: Build) -> None:
     assert build(local_steps=None, batch_size=4, **NO_SAM).trainer.state.epoch_length == 2  # 6 images
 

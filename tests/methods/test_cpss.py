@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,9 +13,10 @@ from torch import nn
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import save_tensors
+from samfed_monai.data.datalist import DataList
 from samfed_monai.handlers import Guidance, TermLogger
 from samfed_monai.losses import weighted_pseudo_label_loss
-from samfed_monai.methods.cpss import AdaptFrom, StyleSwapTerm, patches_of, swap_styles
+from samfed_monai.methods.cpss import AdaptFrom, NoLabels, StyleSwapTerm, patches_of, swap_styles
 from tests.handlers.toy import next_round, same, toy_network, toy_trainer, weights
 from tests.methods import needs
 
@@ -147,6 +149,27 @@ def test_a_new_site_begins_with_the_given_model_and_learns_from_its_own_images(b
     moved = build("cpss_adapt", **{**still, "learning_rate": 0.01})
     moved.run()
     assert not same(given_model, weights(moved.trainer.network))
+
+
+@needs("cpss_adapt")
+def test_a_new_site_needs_no_public_image(build, tmp_path):
+    first = build("cpss", epochs=1)
+    given_model = weights(first.trainer.network)
+    save_tensors(tmp_path / "model.safetensors", given_model, {})
+    replace(DataList.load(first.parser["datalist"]), public=[]).save(tmp_path / "list.json")
+    adapted = build("cpss_adapt", datalist=str(tmp_path / "list.json"), model=str(tmp_path / "model.safetensors"))
+    adapted.run()
+    assert adapted.trainer.state.iteration == 2
+    assert adapted.trainer.state.term_means["supervised"] == 0.0
+    assert not same(given_model, weights(adapted.trainer.network))
+
+
+def test_without_labels_the_loss_and_its_gradient_are_zero():
+    logits = torch.tensor([[[[3.0, -1.0]]]], requires_grad=True)
+    value = NoLabels()(logits, None)
+    value.backward()
+    assert value.item() == 0.0
+    assert torch.equal(logits.grad, torch.zeros(1, 1, 1, 2))
 
 
 def test_in_a_federation_the_servers_model_is_the_start(tmp_path):

@@ -38,11 +38,16 @@ def require_possible(
         sites: that train, of which a sum under masks needs its threshold; ``None`` is not asked.
 
     Raises:
-        Refused: a statistic that the method does not declare or the policy forbids; differential privacy with one, or
-            with an exchange that it is not made for; noise without Opacus; secure aggregation with a strategy or a
-            guard that has to see each answer, or without ``cryptography``; a budget or a threshold that cannot be met.
+        Refused: a method of one site alone; a statistic that the method does not declare or the policy forbids;
+            differential privacy with one, or with an exchange that it is not made for; noise without Opacus; secure
+            aggregation with a strategy or a guard that has to see each answer, or without ``cryptography``; a budget or
+            a threshold that cannot be met.
     """
     problems = Problems()
+    if method is not None and method.leaves_site is not None and not method.leaves_site:
+        hint = "run its train.json at that site (docs/methods.md), or choose another variant"
+        expected = "a method of a federation; of this one nothing leaves a site"
+        problems.add("variant", found=repr(method.name), expected=expected, hint=hint)
     if rounds is not None:
         with problems.collected():
             require_budget(privacy.central_differential_privacy, rounds)

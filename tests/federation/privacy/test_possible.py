@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from samfed_monai.config.variants import Method
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation.privacy.possible import require_possible, statistics_notice, too_few_images
 from samfed_monai.federation.privacy.settings import (
@@ -45,6 +46,14 @@ def told(privacy: Privacy, strategy, **options) -> list[str]:
 def test_what_can_be_kept_passes():
     require_possible(Privacy(), Sending())
     require_possible(Privacy(), FedAvg(), rounds=3, sites=1)
+
+
+def test_a_method_of_one_site_alone_is_no_federation():
+    assert told(Privacy(), FedAvg(), method=Method("mine", leaves_site=())) == [
+        "variant: expected a method of a federation; of this one nothing leaves a site, found 'mine'; "
+        "run its train.json at that site (docs/methods.md), or choose another variant"
+    ]
+    require_possible(Privacy(), FedAvg(), Method("mine", leaves_site=("scores",)))
 
 
 @pytest.mark.parametrize("strategy", [Sending, Prototypes])
