@@ -158,34 +158,52 @@ def _with_all_seeds(every: Ranking, common: Ranking) -> list[str]:
     if len(every.ranks) < 3 or len(every.blocks) <= len(common.blocks):
         return []
     order = ", ".join(f"{_name(row)} {rank:.2f}" for row, rank in every.ranks.items())
-    return [f"**Rows with every seed alone.** {told_ranks(every)} Their mean ranks: {order}.", ""]
+    return [f"**How sure, rows with every seed.** {told_ranks(every)} Their mean ranks: {order}.", ""]
 
 
 def _as_p(p: float) -> str:
     return "below 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def told_help(cells: Mapping[str, Mapping[str, Cell]], runs: Sequence[RunData]) -> str:
-    """What helps when: against the yardstick, by what the rows have in common, by site, and what it costs."""
+GROUPS = {
+    "method": "SAM-Fed, with one rule of averaging or another",
+    "ablation": "SAM-Fed without a part, or with another in its place",
+    "personalised": "rows whose sites keep a part of the network",
+    "heterogeneous": "rows of unlike networks, every second one small",
+    "baseline": "other rows",
+}
+"""What rows of a kind (``_method -> kind``) have in common, in words."""
+
+
+def told_help(cells: Mapping[str, Mapping[str, Cell]]) -> str:
+    """What helps: gains over the yardstick, by what kind of method a row is, and against the public set alone."""
     base = cells.get(YARDSTICK)
     if base is None:
         return f"{_name(YARDSTICK)} has not been run, so that there is nothing to measure the others against."
-    gains = {
-        row: {key: of.get(key, Cell()).minus(base.get(key, Cell())).mean for key in ("dice", "worst", "unseen")}
-        for row, of in cells.items()
-        if row not in (YARDSTICK, CEILING)
-    }
+    gains = _gains(cells)
     dice = {row: gain for row, of in gains.items() if (gain := of["dice"]) is not None}
     if not dice:
         return "No other row has been run yet."
-    mean = base["dice"].mean
-    parts = [f"Beside {_name(YARDSTICK)} (Dice {_number(mean, 3)}): {'; '.join(_by_trait(gains, runs))}."]
-    best = max(dice, key=lambda row: dice[row])
-    ahead = sum(gain > 0 for gain in dice.values())
-    parts.append(
-        f"{ahead} of {counted(len(dice), 'row')} {'has' if ahead == 1 else 'have'} a higher Dice; "
-        f"the most {_name(best)} ({as_difference(dice[best])})."
-    )
+    best, ahead = max(dice, key=lambda row: dice[row]), sum(gain > 0 for gain in dice.values())
+    parts = [
+        f"{ahead} of {counted(len(dice), 'row')} {'has' if ahead == 1 else 'have'} a higher Dice than "
+        f"{_name(YARDSTICK)} ({_number(base['dice'].mean, 3)}), the most {_name(best)} ({as_difference(dice[best])})."
+    ]
+    if grouped := _by_kind({row: gains[row] for row in dice if row != FLOOR}):
+        parts.append(f"On average over rows: {'; '.join(grouped)}.")
+    floor = cells.get(FLOOR, {}).get("dice", Cell())
+    over = {row: gap for row in dice if row != FLOOR and (gap := cells[row]["dice"].minus(floor).mean) is not None}
+    if over:
+        above, below = ([row for row, gap in over.items() if (gap >= 0) is wanted] for wanted in (True, False))
+        word, listed = ("At or above", above) if len(above) <= len(below) else ("Below", below)
+        told = _names(listed) if listed else "none"
+        parts.append(f"{word} the public set alone ({_number(floor.mean, 3)}), over the seeds in common: {told}.")
+    return " ".join(parts)
+
+
+def told_when(cells: Mapping[str, Mapping[str, Cell]], runs: Sequence[RunData]) -> str:
+    """When it helps: at the worst site, at a hospital that took no part, site by site, and what few bytes cost."""
+    gains, parts = _gains(cells), []
     for key, where in (("worst", "At the worst site"), ("unseen", "At the hospital that took no part")):
         found = {row: gain for row, of in gains.items() if (gain := of[key]) is not None}
         if found:
@@ -195,34 +213,32 @@ def told_help(cells: Mapping[str, Mapping[str, Cell]], runs: Sequence[RunData]) 
                 f"{_name(last)} least ({as_difference(found[last])})."
             )
     parts += _by_site(runs)
-    floor = cells.get(FLOOR, {}).get("dice", Cell())
-    lost = [
-        row for row in dice if row != FLOOR and (gap := cells[row]["dice"].minus(floor).mean) is not None and gap < 0
-    ]
-    if floor.n and lost:
-        parts.append(f"Below the public set alone ({_number(floor.mean, 3)}): {_names(lost)}.")
-    parts += _cheap(cells, dice[best] + (mean or 0.0))
+    parts += _cheap(cells) if YARDSTICK in cells else []
     return " ".join(parts)
 
 
-def _by_trait(gains: Mapping[str, Mapping[str, float | None]], runs: Sequence[RunData]) -> list[str]:
-    """Mean gains of rows that have something in common."""
-    guided = {run.row for run in runs if run.results["teacher"] is not None}
-    own = {run.row for run in runs if run.own_models} - guided
-    rest = gains.keys() - guided - own - {FLOOR}
-    told = []
-    for what, rows in (
-        ("rows with soft masks of a SAM teacher", guided & gains.keys()),
-        ("rows without them whose sites keep a network, or a part of one", own & gains.keys()),
-        ("other rows", rest),
-    ):
+def _gains(cells: Mapping[str, Mapping[str, Cell]]) -> dict[str, dict[str, float | None]]:
+    """Of every row but the yardstick and the ceiling, what it gains over the yardstick, paired by seed."""
+    base = cells.get(YARDSTICK, {})
+    return {
+        row: {key: of.get(key, Cell()).minus(base.get(key, Cell())).mean for key in ("dice", "worst", "unseen")}
+        for row, of in cells.items()
+        if row not in (YARDSTICK, CEILING)
+    }
+
+
+def _by_kind(gains: Mapping[str, Mapping[str, float | None]]) -> list[str]:
+    """Mean gains of rows of one kind."""
+    known, told = methods(), []
+    for kind, what in GROUPS.items():
+        rows = [row for row in gains if row in known and known[row].kind == kind]
         said = [
             f"{word} {as_difference(fmean(values))}"
             for key, word in (("dice", "Dice"), ("worst", "worst site"), ("unseen", "unseen hospital"))
             if (values := [gain for row in rows if (gain := gains[row][key]) is not None])
         ]
         if said:
-            told.append(f"{what} ({len(rows)}) have on average {', '.join(said)}")
+            told.append(f"{what} ({len(rows)}) {', '.join(said)}")
     return told
 
 
@@ -244,8 +260,8 @@ def _by_site(runs: Sequence[RunData]) -> list[str]:
     return [f"By site, where {_name(YARDSTICK)} stands and who gains most: {'; '.join(told)}."] if told else []
 
 
-def _cheap(cells: Mapping[str, Mapping[str, Cell]], best: float) -> list[str]:
-    """Rows that send at most half of the yardstick's bytes, with their distance to the best Dice."""
+def _cheap(cells: Mapping[str, Mapping[str, Cell]]) -> list[str]:
+    """Rows that send at most half of the yardstick's bytes, with their distance to its Dice."""
     sent = cells[YARDSTICK].get("megabytes", Cell()).mean
     if not sent:
         return []
@@ -257,10 +273,11 @@ def _cheap(cells: Mapping[str, Mapping[str, Cell]], best: float) -> list[str]:
         and mean <= sent / 2
     }
     told = [
-        f"{_name(row)} ({mean:.2f} MB, Dice {as_difference((cells[row]['dice'].mean or 0.0) - best)} to the best)"
+        f"{_name(row)} ({mean:.2f} MB, Dice {as_difference(gap)})"
         for row, mean in few.items()
+        if (gap := cells[row]["dice"].minus(cells[YARDSTICK]["dice"]).mean) is not None
     ]
-    return [f"At most half of its {sent:.0f} MB a round: {'; '.join(told)}."] if told else []
+    return [f"At most half of its {sent:.0f} MB a round, with the Dice beside it: {'; '.join(told)}."] if told else []
 
 
 def _name(row: str) -> str:
@@ -302,9 +319,9 @@ def related_page(
         parts += ["**Nothing has been run yet**: the command above runs the rows below, and writes their tables.", ""]
         parts += ["```", *dict.fromkeys((commands or {}).values()), "```", ""] if commands else []
     if found["polyp"]:
-        parts += ["**How sure it is.** " + told_ranks(ranks["polyp"]), ""]
+        parts += ["**What helps.** " + told_help(cells), "", "**When.** " + told_when(cells, found["polyp"]), ""]
         parts += _with_all_seeds(ranked_with_all_seeds(found["polyp"]), ranks["polyp"])
-        parts += ["**What helps when.** " + told_help(cells, found["polyp"]), ""]
+        parts += ["**How sure, all rows on the blocks in common.** " + told_ranks(ranks["polyp"]), ""]
     for part, runs in found.items():
         if part == "unseen" or not runs:  # its column stands in the first table
             continue

@@ -6,11 +6,12 @@ import pytest
 
 from samfed_monai.config.variants import methods
 from samfed_monai.core.errors import Refused
+from samfed_monai.reports.rows import Cell
 from study import related
 from study.__main__ import main
 from study.ranks import ranking
 from study.record import add_to_record
-from study.related import figures_of, related_page, told_help, told_ranks
+from study.related import figures_of, related_page, told_help, told_ranks, told_when
 from study.related_plan import NO_ROW, options_of, plan_text, rows_of, rows_to_run, runs_of, share_of, site_scores
 from tests.methods import present
 from tests.reports.runs import write_row
@@ -121,7 +122,7 @@ def test_blocks_are_sites_and_seeds_and_the_oracle_is_not_ranked(records):
 
 
 def test_a_row_of_one_seed_is_ranked_among_all_and_those_of_more_seeds_by_themselves_too(records, tmp_path):
-    assert "Rows with every seed alone" not in related_page(records, [0, 1])[0], "all have the same seeds"
+    assert "rows with every seed" not in related_page(records, [0, 1])[0], "all have the same seeds"
     add_to_record(
         records / "related-polyp.jsonl",
         [write_row(tmp_path / "late" / "seed-0", "fedprox", "fedprox", 0, 0.9, rounds=4)],
@@ -129,7 +130,7 @@ def test_a_row_of_one_seed_is_ranked_among_all_and_those_of_more_seeds_by_themse
     text, _ = related_page(records, [0, 1])
     assert "`fedprox` has the best mean rank of 4 rows over 2 blocks." in text
     alone = (
-        "**Rows with every seed alone.** `samfed` has the best mean rank of 3 rows over 4 blocks. Friedman's χ² is 8.0"
+        "**How sure, rows with every seed.** `samfed` has the best mean rank of 3 rows over 4 blocks. Friedman's χ² is 8.0"
     )
     assert alone in text
     assert "Their mean ranks: `samfed` 1.00, `fedper` 2.00, `no_sam` 3.00." in text
@@ -146,27 +147,32 @@ def test_what_the_ranks_do_not_show_is_not_said():
 
 def test_what_helps_is_measured_against_federated_averaging_without_sam(records):
     runs = runs_of("polyp", records)
-    text = told_help(figures_of(runs, runs_of("unseen", records)), runs)
-    assert "Beside `no_sam` (Dice 0.710)" in text
+    cells = figures_of(runs, runs_of("unseen", records))
+    text = told_help(cells)
+    assert text.startswith("2 of 2 rows have a higher Dice than `no_sam` (0.710), the most `samfed` (+0.090).")
     gains = "Dice +0.090, worst site +0.090, unseen hospital +0.060; "
-    assert f"rows with soft masks of a SAM teacher (1) have on average {gains}" in text
-    assert "rows without them whose sites keep a network, or a part of one (1) have on average Dice +0.045" in text
-    assert "2 of 2 rows have a higher Dice; the most `samfed` (+0.090)." in text
-    assert "a 0.730, most `samfed` +0.090; b 0.690, most `samfed` +0.090" in text
-    alone = told_help({row: of for row, of in figures_of(runs).items() if row != "no_sam"}, runs)
-    assert "has not been run" in alone
+    assert f"SAM-Fed, with one rule of averaging or another (1) {gains}" in text
+    assert "rows whose sites keep a part of the network (1) Dice +0.045, worst site +0.045." in text
+    when = told_when(cells, runs)
+    assert when.startswith("At the worst site `samfed` gains most (+0.090), `fedper` least (+0.045).")
+    assert "a 0.730, most `samfed` +0.090; b 0.690, most `samfed` +0.090" in when
+    assert "has not been run" in told_help({row: of for row, of in cells.items() if row != "no_sam"})
 
 
-def test_rows_below_the_floor_and_cheap_rows_are_named(tmp_path):
+def test_rows_beside_the_floor_and_cheap_rows_are_named(tmp_path):
     rows = {"no_sam": (0.7, ONE_ROUND), "dp_only": (0.72, ONE_ROUND), "fedmd": (0.71, [dict.fromkeys(ONE_ROUND[0], 9)])}
     runs = [
         write_row(tmp_path / row, row, row, 0, dice, rounds_traffic=traffic) for row, (dice, traffic) in rows.items()
     ]
     add_to_record(tmp_path / "related-polyp.jsonl", runs)
     read = runs_of("polyp", tmp_path)
-    text = told_help(figures_of(read), read)
-    assert "Below the public set alone (0.720): `fedmd`." in text
-    assert "At most half of its 4 MB a round: `fedmd` (0.00 MB, Dice -0.010 to the best)." in text
+    cells = figures_of(read)
+    assert "At or above the public set alone (0.720), over the seeds in common: none." in told_help(cells)
+    assert "At most half of its 4 MB a round, with the Dice beside it: `fedmd` (0.00 MB, Dice +0.010)." in told_when(
+        cells, read
+    )
+    cells["fedprox"] = cells["drflm"] = {"dice": Cell({0: 0.73}), "worst": Cell({0: 0.6})}
+    assert "Below the public set alone (0.720), over the seeds in common: `fedmd`." in told_help(cells)
 
 
 def told_weak() -> str:
