@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from samfed_monai.protocol.strategy import Server
+
+logger = logging.getLogger(__name__)
 
 _WEIGHTS, _IMAGES = "site_weights", "site_images"
 _WHOLE = 2**40  # a weight of 1 in whole numbers, as which FedAvg counts; a millionth of a millionth is lost
@@ -45,7 +48,8 @@ class LearnedWeights(FedAvg):
     A round is averaged with the weights that the rounds before have led to, so that answers need not wait for each
     other and two models stay the whole of the memory; what sites say in it moves the weights of the next
     (:meth:`moved`). They begin as shares of all images, or alike. A site that did not answer is taken to say what the
-    others say on average. It believes what sites say: one that overstates its number gains weight.
+    others say on average. It believes what sites say: one that overstates its number gains weight, up to the
+    ``largest_share`` of the guard (:meth:`.UpdateGuard.capped`), which is off by default.
 
     Args:
         number: the mean of a term of the bundle, by its name, that decides.
@@ -103,7 +107,7 @@ class LearnedWeights(FedAvg):
         numbers = torch.tensor([self._numbers.get(site, mean) for site in sites], dtype=torch.float64)
         weights = self.moved(round, self._now(), numbers)
         if weights is not None:
-            self._weights = dict(zip(sites, weights.tolist(), strict=True))
+            self._weights = self._capped(dict(zip(sites, weights.tolist(), strict=True)))
 
     def state_dict(self) -> dict[str, Tensor]:
         sites, state = self.server.sites, super().state_dict()
@@ -121,6 +125,16 @@ class LearnedWeights(FedAvg):
         self._images = {site: count for site, count in pairs if count}
         if learned is not None:
             self._weights = dict(zip(sites, learned.tolist(), strict=True))
+
+    def _capped(self, learned: dict[str, float]) -> dict[str, float]:
+        if self.server.guard is None:
+            return learned
+        weights = self.server.guard.capped(learned)
+        text = "%s has learned a weight of %.3g and counts as %.3g in the mean (job#update_guard#largest_share)"
+        for site, weight in weights.items():
+            if weight < learned[site]:
+                logger.info(text, site, learned[site], weight)
+        return weights
 
     def _now(self) -> Tensor:
         sites, images = self.server.sites, self._images

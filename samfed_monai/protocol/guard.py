@@ -32,7 +32,9 @@ class UpdateGuard:
 
     The norm is limited by ``|update - global| <= limit * |global|``, over all floating-point tensors. The weight is the
     site's share of all training images, by the number that it reports: the server cannot count them, and a site that
-    reports ten million would dominate the mean.
+    reports ten million would dominate the mean. Or it is learned from a loss or a gap that the site reports
+    (:class:`~samfed_monai.methods.site_weights.LearnedWeights`), which could be overstated as well. It is of all sites
+    that train: where some do not answer in a round, the others have more of that round's mean.
 
     Args:
         limit: largest ratio of the two L2 norms. An honest round moves weights by a fraction of their norm; 10 leaves
@@ -67,18 +69,28 @@ class UpdateGuard:
         Args:
             images: site to number of images that it trains on.
         """
-        most = self.largest_share
-        if most is None:
+        if self.largest_share is None:
             return dict(images)
-        counts = sorted(images.values(), reverse=True)
-        for above in range(len(counts)):
-            room = 1 - above * most
-            if room <= 0:
-                break
-            limit = most * sum(counts[above:]) / room
-            if counts[above] <= limit:  # these are below it, and those above it are brought down to it
-                return {site: min(n, max(1, int(limit))) for site, n in images.items()}
-        return {site: min(n, 1) for site, n in images.items()}
+        most = max(1, int(_largest(images.values(), self.largest_share)))
+        return {site: min(n, most) for site, n in images.items()}
+
+    def capped(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """Weights of which none is above ``largest_share``; what they had above it goes to the others in proportion.
+
+        Where there are too few sites for that, all weigh alike, as in :meth:`counted`. Others that all weigh nothing
+        have equal parts of it.
+
+        Args:
+            weights: site to weight >= 0; their sum is 1. Where none is too large they are returned as they are.
+        """
+        most = self.largest_share
+        if most is None or all(weight <= most for weight in weights.values()):
+            return dict(weights)
+        weights = {site: max(weight, _LEAST_WEIGHT) for site, weight in weights.items()}
+        limit = _largest(weights.values(), most)
+        lowered = {site: min(weight, limit) if limit else 1.0 for site, weight in weights.items()}
+        whole = sum(lowered.values())
+        return {site: weight / whole for site, weight in lowered.items()}
 
     def share(self, update: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> float:
         """How much of the step from ``reference`` to ``update`` may be taken, in (0, 1].
@@ -141,6 +153,26 @@ def norm(tensors: Mapping[str, Tensor]) -> float:
     return math.sqrt(sum(float(torch.dot(values, values)) for values in flat))  # a dot is 2x faster than vector_norm
 
 
+#: What a weight of 0 counts as where it is given a part of another's; as small as what FedAvg counts such a site as.
+_LEAST_WEIGHT = 2.0**-40
+
+
+def _largest(counts: Iterable[float], share: float) -> float:
+    """What the largest of ``counts`` are brought down to, so that none is more than ``share`` of the new sum.
+
+    0 where there are too few of them for that.
+    """
+    ordered = sorted(counts, reverse=True)
+    for above, count in enumerate(ordered):
+        room = 1 - above * share
+        if room <= 0:
+            break
+        limit = share * sum(ordered[above:]) / room
+        if count <= limit:  # this and what follows is below it, and those before are brought down to it
+            return limit
+    return 0.0
+
+
 #: A site that reports more than nine times as many images as all others together is named in the log.
 _DOMINANT_SHARE = 0.9
 
@@ -173,7 +205,8 @@ class Counts:
         capped = self.guard.counted(self.said) if self.guard else dict(self.said)
         for site, n in sorted(self.said.items()):
             if capped[site] < n:
-                logger.info("%s says it trains on %d images and counts as %d in the mean", site, n, capped[site])
+                text = "%s says it trains on %d images and counts as %d where the mean goes by images"
+                logger.info(text, site, n, capped[site])
             elif len(self.said) > 1 and n > _DOMINANT_SHARE * whole:
                 hint = "if that is not so, job#update_guard#largest_share caps what it counts as"
                 logger.warning("%s says it trains on %d images, %.0f %% of all; %s", site, n, 100 * n / whole, hint)

@@ -459,4 +459,4 @@ def test_fault_77_a_share_that_is_capped_weighs_with_what_is_left(tmp_path, capl
         result = controller(folder, liar, rounds=1, counts=said, guard=guard).run()
     assert first_weight(tmp_path, 0) == pytest.approx(1 + (2 * 1 + 2 * 1 + 4 * 7) / 8)
     assert result.records[0]["sites"]["c"]["n"] == 10_000_000, "the record has what was said"
-    assert "c says it trains on 10000000 images and counts as 4 in the mean" in caplog.text
+    assert "c says it trains on 10000000 images and counts as 4 where the mean goes by images" in caplog.text

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from samfed_monai.methods.drflm import DistributionallyRobust
+from samfed_monai.methods.fedsemidg import GeneralisationAware
 from samfed_monai.methods.site_weights import LearnedWeights, onto_simplex
 from samfed_monai.protocol import Kind, Message, Server
+from samfed_monai.protocol.guard import UpdateGuard
 from samfed_monai.protocol.message import MessageRefused
 
 SERVER = Server(["a", "b", "c"], 5, 7, weights={"w": torch.zeros(1)})
@@ -172,3 +175,49 @@ def test_a_state_of_another_number_of_sites_is_not_taken():
     strategy.to = [0.5, 0.5]
     with pytest.raises(ValueError, match=r"zip\(\) argument 2 is shorter"):
         one_round(strategy, said("a", 0.0, 1.0, 1))
+
+
+@pytest.mark.parametrize(
+    ("share", "counts"),
+    [(None, [1.0, 0.0, 0.0]), (0.5, [0.5, 0.25, 0.25]), (0.4, [0.4, 0.3, 0.3]), (0.1, [1 / 3, 1 / 3, 1 / 3])],
+)
+def test_the_guards_cap_holds_for_learned_weights(share, counts, caplog):
+    guard = UpdateGuard(largest_share=share)
+    strategy = Told([1.0, 0.0, 0.0], alike=True).attach(replace(SERVER, guard=guard))
+    with caplog.at_level("INFO"):
+        one_round(strategy, *(said(site, 0.0, 1.0, 1) for site in "abc"))
+    assert list(strategy.weights.values()) == pytest.approx(counts, abs=1e-12)
+    told = "a has learned a weight of 1 and counts as 0.5 in the mean (job#update_guard#largest_share)"
+    assert (told in caplog.messages) == (share == 0.5)
+    # a alone has other weights than the model: what is left of them is a's part of the mean
+    answers = [said("a", 4.0, 1.0, 1), said("b", 0.0, 1.0, 1), said("c", 0.0, 1.0, 1)]
+    found = one_round(strategy, *answers, round=1)
+    assert found == pytest.approx(4 * counts[0], rel=1e-6)
+    assert strategy.asked[1][1].tolist() == list(strategy.weights.values()), "it goes on from what counted"
+
+
+@pytest.mark.parametrize(
+    "strategy", [DistributionallyRobust(number="gap", step=1e6), GeneralisationAware(step=1e6)], ids=["drflm", "gap"]
+)
+def test_a_site_that_overstates_its_number_does_not_become_the_mean(strategy):
+    found = {}
+    for share in (None, 0.5):
+        strategy.attach(replace(SERVER, guard=UpdateGuard(largest_share=share)))
+        for round in (0, 1):
+            answers = [said(site, 4.0 * (site == "a"), 1e6 * (site == "a"), 1) for site in "abc"]
+            for answer in answers:
+                answer.metrics["term_generalisation_gap"] = answer.metrics["term_gap"]
+            found[share] = one_round(strategy, *answers, round=round)
+    assert found[None] > 2.3, "without a cap it is"
+    assert found[0.5] == pytest.approx(2.0, rel=1e-6)
+
+
+def test_without_a_cap_and_where_no_weight_is_above_it_bits_are_those_without_a_guard():
+    weights, found = [0.7, 0.1, 0.2], []
+    for guard in (None, UpdateGuard(), UpdateGuard(largest_share=0.7)):
+        strategy = Told(weights).attach(replace(SERVER, guard=guard))
+        for round in (0, 1):
+            one_round(strategy, *(said(site, ord(site) / 7, 1.0, 3) for site in "abc"), round=round)
+        found.append((strategy.global_weights["w"].item(), list(strategy.weights.values())))
+    assert found[0] == found[1] == found[2]
+    assert found[0][1] == weights

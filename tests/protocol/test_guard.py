@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.protocol import Exchange, Kind, Message, MessageRefused, Server, Strategy, UpdateGuard
@@ -211,7 +214,7 @@ def test_a_capped_site_and_one_that_would_be_the_mean_are_told(caplog: pytest.Lo
         Counts({"a": 91, "b": 9}).log_shares()
         Counts({"a": 90, "b": 10}).log_shares()
     assert [record.message for record in caplog.records] == [
-        "a says it trains on 90 images and counts as 10 in the mean",
+        "a says it trains on 90 images and counts as 10 where the mean goes by images",
         "a says it trains on 91 images, 91 % of all; if that is not so, job#update_guard#largest_share caps what it "
         "counts as",
     ]
@@ -244,3 +247,42 @@ def test_shares_that_leave_no_room_weigh_all_alike():
     assert UpdateGuard(largest_share=0.5).counted({"a": 9, "b": 4}) == {"a": 4, "b": 4}
     assert UpdateGuard(largest_share=0.25).counted({"a": 9, "b": 4}) == {"a": 1, "b": 1}
     assert UpdateGuard(largest_share=0.25).counted({"a": 9, "b": 4, "c": 2, "d": 1}) == dict.fromkeys("abcd", 1)
+
+
+@pytest.mark.parametrize(
+    ("share", "weights", "capped"),
+    [
+        (0.5, [0.8, 0.1, 0.1], [0.5, 0.25, 0.25]),
+        (0.5, [0.6, 0.3, 0.1], [0.5, 0.375, 0.125]),
+        (0.5, [1.0, 0.0, 0.0], [0.5, 0.25, 0.25]),
+        (0.4, [0.6, 0.35, 0.05], [0.4, 0.4, 0.2]),  # b would have 0.525 of a's excess: it is brought down, too
+        (0.4, [1.0, 0.0, 0.0], [0.4, 0.3, 0.3]),
+        (0.4, [0.9, 0.1], [0.5, 0.5]),
+        (0.1, [0.7, 0.2, 0.1], [1 / 3, 1 / 3, 1 / 3]),
+    ],
+)
+def test_what_a_weight_has_above_the_cap_goes_to_the_others_in_proportion(share, weights, capped) -> None:
+    found = UpdateGuard(largest_share=share).capped(dict(zip("abc", weights, strict=False)))
+    assert list(found.values()) == pytest.approx(capped, abs=1e-12)
+
+
+@pytest.mark.parametrize("share", [None, 0.7, 1])
+def test_weights_below_the_cap_keep_their_bits(share: float | None) -> None:
+    weights = {"a": 0.7, "b": 0.1, "c": 0.2}  # whose sum is not 1 to the last bit
+    assert UpdateGuard(largest_share=share).capped(weights) == weights
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9).filter(any), st.floats(0.01, 1))
+def test_capped_weights_stay_on_the_simplex_and_below_the_cap_where_that_is_possible(weights, share) -> None:
+    given_ = {f"s{at}": weight / sum(weights) for at, weight in enumerate(weights)}
+    capped = UpdateGuard(largest_share=share).capped(given_)
+    assert capped.keys() == given_.keys()
+    assert min(capped.values()) >= 0
+    assert sum(capped.values()) == pytest.approx(1, abs=1e-9)
+    if share * len(weights) >= 1:
+        assert max(capped.values()) <= share + 1e-9
+    else:
+        assert list(capped.values()) == pytest.approx([1 / len(weights)] * len(weights))
+    ranked = sorted(given_, key=given_.__getitem__)
+    assert all(capped[low] <= capped[high] + 1e-9 for low, high in pairwise(ranked))
