@@ -32,7 +32,10 @@ GAP = "generalisation_gap"
 def moved_by_gaps(weights: Tensor, gaps: Tensor, round: int, rounds: int, *, step: float = 0.05) -> Tensor:
     """``a_k += (step / 3) (1 - r / R) g_k / max |g|``, cut to [0, 1] and divided by their sum (FGASL's code, GAA).
 
-    Gaps that are all equal return ``weights`` themselves: what is added to all alike is divided out again.
+    Gaps that are all equal return ``weights`` themselves. That case is ours: no site's gap then speaks for more weight,
+    but the formula, which adds the same to all and divides by the new sum, would bring uneven weights nearer to one
+    another. It does so for gaps that are merely almost equal: with a step of 0.05 and gaps of 1, 1 and 1.0001, weights
+    of 0.5, 0.3 and 0.2 become 0.492, 0.302 and 0.206.
 
     Args:
         weights: (N,) float, on the simplex.

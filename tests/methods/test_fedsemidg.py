@@ -40,6 +40,9 @@ def test_equal_gaps_keep_the_weights_to_the_bit():
     start = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     for gap in (0.0, 0.7, 1e-9):
         assert torch.equal(moved_by_gaps(start, torch.full((3,), gap), 0, 10), start)
+    # almost equal ones are moved by the published formula, as the docstring says
+    almost = moved_by_gaps(start, torch.tensor([1.0, 1.0, 1.0001]), 0, 10, step=0.05)
+    assert almost.tolist() == pytest.approx([0.492, 0.302, 0.206], abs=5e-4)
 
 
 @settings(max_examples=100, deadline=None)
