@@ -458,7 +458,9 @@ class FederatedSite:
         """The local epoch; statistics beside weights go to, and come from, the bundle's ``statistics``."""
         weights, received = split_statistics(message.tensors) if message.kind == Kind.WEIGHTS else ({}, {})
         asked = message.extra.get(STATISTICS)
-        if not received and asked is None and self._client().client.statistic is None:
+        if not received and asked is None:  # nothing leaves: what the policy says of the bundle's kind does not matter
+            if (statistic := self._client().client.statistic) is not None:
+                statistic.receive({})
             return self._client().answer(Task.TRAIN, message)
         own = self._statistic(asked)
         own.receive(received)

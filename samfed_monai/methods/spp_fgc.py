@@ -132,8 +132,9 @@ class ClusteredFedAvg(FedAvg):
     joins them into one graph of K connected parts. Here *sites* are clustered, for models: a site's descriptor is a
     graph between intensities (:class:`ColourGraph`), one for all its images, and the server's graph has the sites as
     nodes (:func:`grouped`). Descriptors leave under the policy for statistics of images (``privacy -> statistics ->
-    graph``). It clips them and adds noise where it is given both numbers, and ``results.json`` then has their epsilon;
-    unless it is, they leave as they are.
+    graph``). The paper's are clipped and noised; here they leave as they are unless that rule has a ``clip`` and a
+    ``noise_multiplier``, and then ``results.json`` has their epsilon. It is no default: noise that means anything for a
+    whole site makes clusters of a few sites random (docs/personalised.md).
 
     A round: the first is FedAvg's, and brings the descriptors; so are the next, as long as too few sites have sent one
     for so many clusters. From then on a site is sent its cluster's model, and averages with its cluster alone; who
@@ -143,7 +144,10 @@ class ClusteredFedAvg(FedAvg):
 
     Args:
         clusters: at the most, >= 1.
-        least: sites of a cluster, at the least. With 1 a site may be alone, and is told so: its model is its own.
+        least: sites of a cluster, at the least. 1 permits a site alone, whose model is then its own and which has
+            nothing of the others from then on; the log says so. With 2 and more no cluster has a single site, and too
+            few sites for that are refused before any work; where the others of a cluster do not answer in a round, its
+            model is nevertheless that of the one that does.
         levels: nodes of the descriptor's graph for each colour, in [2, 32].
 
     Raises:

@@ -163,6 +163,42 @@ def test_one_cluster_is_fedavg_to_the_bit_and_asks_for_nothing(tmp_path: Path) -
     assert all("statistics" not in message.extra for message in strategy.configure(1).values())
 
 
+def test_one_cluster_runs_where_the_policy_forbids_what_it_does_not_send(tmp_path: Path) -> None:
+    counts: dict[str, Any] = {"images_per_site": 2, "public": 2, "validation": 1, "test": 1, "size": (64, 64)}
+    render_synthetic(tmp_path, sites=2, **counts).save(tmp_path / "list.json")
+    rules = {"least_images": 1, "statistics": {"graph": None}}
+    options: dict[str, Any] = {"rounds": 1, "warm_start_steps": 0, "privacy": rules}
+    client = {**CLIENT, "strategy#clusters": 1}
+    job(tmp_path, tmp_path / "one", variant="spp_fgc", client=client, **options).run()
+    job(tmp_path, tmp_path / "plain", variant="no_sam", **options).run()
+    one, plain = (safe_load(tmp_path / name / "rounds/000/global.safetensors") for name in ("one", "plain"))
+    assert all(torch.equal(one[name], plain[name]) for name in plain)
+    lines = read_audit(tmp_path / "one/sites/site-1/audit.jsonl")
+    assert not any("statistics" in line for line in lines)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.floats(0, 1, width=32), min_size=4, max_size=8),
+    st.lists(st.integers(0, 3), min_size=8, max_size=8),
+    st.integers(2, 3),
+)
+def test_no_site_is_ever_alone_unless_least_is_1_whenever_sites_answer_first(
+    places: list[float], first: list[int], clusters: int
+) -> None:
+    graphs = {f"s{at}": place for at, place in enumerate(places)}
+    strategy = ClusteredFedAvg(levels=2, clusters=clusters).attach(server(tuple(graphs)))
+    for round in range(4):
+        strategy.configure(round)
+        here = [site for at, site in enumerate(graphs) if first[at] <= round]
+        own = {site: graphs[site] if first[at] == round else None for at, site in enumerate(graphs) if site in here}
+        strategy.aggregate(round, {site: answer(site, 1.0, place=own[site], round=round) for site in here})
+        found = list(strategy.places.values())  # type: ignore[attr-defined]
+        assert all(found.count(place) >= 2 for place in set(found))
+    assert len(found) in (0, len(graphs))
+    assert (found == []) == (len(graphs) < 2 * clusters)
+
+
 def test_a_cluster_of_one_site_is_refused_or_told(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(Refused, match=r"expected 2 clusters of at least 2, found 3 sites; lower strategy#clusters, or"):
         ClusteredFedAvg().require_sites(["a", "b", "c"])
