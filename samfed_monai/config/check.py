@@ -50,8 +50,8 @@ from samfed_monai.config.parse import (
 )
 from samfed_monai.config.ranges import check_ranges
 from samfed_monai.config.spelling import corrected, misspelt
-from samfed_monai.config.targets import CATALOGUE
-from samfed_monai.config.variants import find_variant, methods, read_method, variant_files
+from samfed_monai.config.targets import CATALOGUE, parameters_of, resolve_target
+from samfed_monai.config.variants import find_variant, methods, networks_elsewhere, read_method, variant_files
 from samfed_monai.core.errors import Problem, Refused, did_you_mean
 from samfed_monai.core.io import read_json, sha256_file
 
@@ -126,6 +126,73 @@ def check_networks(config: BundleConfig) -> Iterator[Problem]:
                     continue
                 expected, hint = f"one of {known}", did_you_mean(name, known)
                 yield Problem(config.where(parts), found=repr(name), expected=expected, hint=hint)
+
+
+def check_sam_arguments(config: BundleConfig) -> Iterator[Problem]:
+    """Another network where ``network_def`` has arguments that SAM alone takes, as ``fedsam`` and its kin have them.
+
+    Neither where ``imports`` are, nor of networks that other packages bring: those say themselves what they take.
+    """
+    definition = lookup(config.content, ("network_def",))
+    if lookup(definition, ("_target_",)) != CATALOGUE or config.content.get("imports"):
+        return
+    from samfed_monai.networks import CLIENT_NETWORKS
+    from samfed_monai.networks.sam.network import SamNetwork
+
+    named = parameters_of(SamNetwork)[0].items()
+    own = [name for name, parameter in named if parameter.kind is parameter.KEYWORD_ONLY and name in definition]
+    place, network = follow(config.content, ("network_def", "name"), definition.get("name"))
+    if not own or not isinstance(network, str) or network not in CLIENT_NETWORKS:
+        return
+    known, elsewhere = [name for name in CLIENT_NETWORKS if name.startswith("sam_")], networks_elsewhere()
+    outside = network in elsewhere and elsewhere[network].owner != "samfed_monai"
+    if network not in known and not outside:
+        expected = f"one of {known}, which alone take network_def#{', #'.join(own)}"
+        hint = "the variant supervised takes other networks"
+        yield Problem(config.where(place), found=repr(network), expected=expected, hint=hint)
+
+
+def check_deciding_term(config: BundleConfig) -> Iterator[Problem]:
+    """A strategy whose weights a term's mean decides (:class:`.LearnedWeights`), and no such term that is on.
+
+    Not where ``imports`` are: they may add some.
+    """
+    from samfed_monai.handlers.records import SUPERVISED
+    from samfed_monai.methods.site_weights import LearnedWeights
+
+    strategy, terms = lookup(config.content, ("strategy",)), reached(config.content, MONAI_IDS).get("terms")
+    if config.content.get("imports") or not (isinstance(strategy, dict) and isinstance(terms, dict)):
+        return
+    target = _target_of(strategy)
+    if not (isinstance(target, type) and issubclass(target, LearnedWeights)):
+        return
+    default = parameters_of(target)[0].get("number")
+    if default is None:  # what decides is no option of this one
+        return
+    place, number = follow(config.content, ("strategy", "number"), strategy.get("number", default.default))
+    names = [_term_name(config, key, term) for key, term in terms.items() if isinstance(term, dict)]
+    if not isinstance(number, str) or not is_value(number) or number in (*names, SUPERVISED):
+        return
+    expected = f"the term whose mean decides what a site weighs, one of {sorted({*names, SUPERVISED})}"
+    hint = did_you_mean(number, names)
+    if lookup(config.content, ("terms", number, DISABLED)) is True:
+        hint = f"terms#{number}#_disabled_ false enables it"
+    yield Problem(config.where(place), found=repr(number), expected=expected, hint=hint)
+
+
+def _target_of(component: Mapping[str, Any]) -> Any:
+    """What a component names; ``None`` where that cannot be used, which is told elsewhere."""
+    try:
+        return resolve_target(component.get("_target_"), "")
+    except Refused:
+        return None
+
+
+def _term_name(config: BundleConfig, key: str, term: Mapping[str, Any]) -> str:
+    """Under which name a term is logged."""
+    default = parameters_of(_target_of(term))[0].get("name")
+    own = term.get("name", default.default if default is not None else key)
+    return str(follow(config.content, ("terms", key, "name"), own)[1])
 
 
 def check_agreement(config: BundleConfig) -> Iterator[Problem]:
@@ -368,7 +435,9 @@ def _problems(config: BundleConfig, root: Path, base_layers: int, ready: bool) -
         components.problems,
         lambda: check_override_kinds(config, base_layers, components.judged),
         lambda: check_networks(config),
+        lambda: check_sam_arguments(config),
         lambda: check_agreement(config),
+        lambda: check_deciding_term(config),
         lambda: check_ranges(config, base_layers),
         lambda: check_files(config, root, ready=ready),
     ):

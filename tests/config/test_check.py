@@ -252,6 +252,80 @@ def test_a_guide_is_one_that_is_not_disabled_and_terms_that_nobody_runs_ask_nobo
     assert told(agreement__student="weak") == []
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            {"client#strategy#number": "local_mixpu"},
+            "command line -> client#strategy#number: expected the term whose mean decides what a site weighs, one of "
+            "['local_mixup', 'pseudo_label', 'supervised'], found 'local_mixpu'; did you mean 'local_mixup'?",
+        ),
+        (
+            {"client#terms#local_mixup#_disabled_": True},
+            "drflm.json -> strategy#number: expected the term whose mean decides what a site weighs, one of "
+            "['pseudo_label', 'supervised'], found 'local_mixup'; terms#local_mixup#_disabled_ false enables it",
+        ),
+        (
+            {"client#terms#local_mixup#name": "mine"},
+            "drflm.json -> strategy#number: expected the term whose mean decides what a site weighs, one of "
+            "['mine', 'pseudo_label', 'supervised'], found 'local_mixup'",
+        ),
+    ],
+)
+def test_the_term_that_decides_weights_is_one_of_the_bundle_that_is_on(override, message):
+    (problem,) = check_bundle(find_bundle("samfed_skin"), "federate", variant="drflm", overrides=override, ready=False)
+    assert str(problem) == message
+
+
+@pytest.mark.parametrize(
+    ("variant", "override"),
+    [
+        ("drflm", {"strategy#number": "supervised"}),
+        ("drflm", {"strategy#number": "pseudo_label"}),
+        ("drflm", {"strategy": {"_target_": "samfed_monai.methods.drflm.DistributionallyRobust"}}),
+        ("fedsemidg", {"strategy#step": 0.1}),  # whose number is no option
+        ("samfed", {"strategy": {"_target_": "samfed_monai.methods.nobodys.Strategy", "number": "x"}}),
+    ],
+)
+def test_other_numbers_and_strategies_are_left_alone(variant, override):
+    problems = check_bundle(find_bundle("samfed_skin"), "train", variant=variant, overrides=override, ready=False)
+    assert [problem for problem in problems if "decides" in problem.expected] == []
+
+
+@pytest.mark.parametrize("variant", ["fedsam", "zero_shot", "pfedsam"])
+@pytest.mark.parametrize(
+    ("overrides", "place"),
+    [
+        ({"network_name": "basic_unet"}, "client#network_name"),
+        ({"sites": {"a": {"network": "basic_unet"}}}, "sites#a#network"),
+    ],
+)
+def test_a_variant_of_sam_takes_no_other_network(variant, overrides, place):
+    (problem,) = check_bundle(find_bundle("samfed_skin"), "federate", variant=variant, overrides=overrides, ready=False)
+    assert str(problem) == (
+        f"command line -> {place}: expected one of ['sam_vit_b', 'sam_vit_h', 'sam_vit_l', 'sam_vit_t'], which alone "
+        "take network_def#experts, #decoder, #checkpointing, found 'basic_unet'; the variant supervised takes other "
+        "networks"
+    )
+
+
+def test_a_variant_of_sam_takes_every_sam_and_what_another_package_brings(monkeypatch):
+    from samfed_monai.config import check
+    from samfed_monai.core.registry import Elsewhere
+    from samfed_monai.networks import CLIENT_NETWORKS
+
+    def told(network: str) -> list:
+        given = {"network_name": network}
+        return check_bundle(find_bundle("samfed_skin"), "train", variant="fedsam", overrides=given, ready=False)
+
+    assert told("sam_vit_b") == []
+    assert len(told("hssf_resnet18")) == 1, "a method of this package brings it"
+    brought = {"theirs": Elsewhere("their.networks.build", "theirs 1.0")}
+    monkeypatch.setattr(check, "networks_elsewhere", lambda: brought)
+    monkeypatch.setattr(CLIENT_NETWORKS, "elsewhere", lambda: brought)
+    assert told("theirs") == []
+
+
 def test_a_rule_may_be_one_that_the_imports_register():
     own = {"agreement#rule": "both_sure", "agreement#tau": 1.4, "imports": ["$import math"]}
     problems = check_bundle(find_bundle("samfed_skin"), "train", overrides=own, ready=False)
