@@ -74,9 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.datalist:
         problems |= dict.fromkeys(_check_data(arguments.datalist, arguments.data_root))
     tried = "federate" in workflows and not code  # a check runs nobody's code
+    chosen = {**overrides, **({"variant": arguments.variant} if arguments.variant else {})}
     if tried and not problems:
-        chosen = {"variant": arguments.variant} if arguments.variant else {}
-        problems |= dict.fromkeys(_check_job(root, {**overrides, **chosen}, arguments.datalist))
+        problems |= dict.fromkeys(_check_job(root, chosen, arguments.datalist))
     if problems:  # one place is told about once
         raise Refused(problem for problem in problems if strict.get(problem.where, problem) is problem)
     fit = [variant for variant in variants if variant not in unfit]
@@ -87,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     if unscored:
         sys.stdout.write(f"  note: {unscored}\n")
     notes = [*(overruled(root) if "federate" in workflows else ()), *unlike_networks(root)]
+    notes += _job_notes(root, chosen, arguments.datalist) if tried else []
     for problem in notes:
         sys.stdout.write(f"  note: {problem}\n")
     if "federate" in workflows and not tried:
@@ -103,6 +104,13 @@ def _check_job(root: Path, overrides: dict[str, Any], datalist: str | None) -> l
     from samfed_monai.federation.job import check_job
 
     return check_job(root, overrides, DataList.load(datalist) if datalist else None)
+
+
+def _job_notes(root: Path, overrides: dict[str, Any], datalist: str | None) -> list[Problem]:
+    from samfed_monai.data import DataList
+    from samfed_monai.federation.job import job_notes
+
+    return job_notes(root, overrides, DataList.load(datalist) if datalist else None)
 
 
 def _check_data(datalist: str, data_root: str | None) -> list[Problem]:

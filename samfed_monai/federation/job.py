@@ -17,7 +17,7 @@ from samfed_monai.federation.fingerprint import is_sam
 from samfed_monai.federation.job_run import JobRun
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan, split_places
-from samfed_monai.federation.privacy import Privacy, require_possible
+from samfed_monai.federation.privacy import Privacy, require_possible, unsent_rules
 from samfed_monai.federation.renewal import Renewal
 from samfed_monai.federation.run_folder import variant_of_run
 from samfed_monai.federation.teacher import TeacherStage
@@ -62,9 +62,7 @@ def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: D
         job = job_of(federate_parser(Path(bundle_root), overrides))
     except Refused as refused:
         return refused.problems
-    plan, problems = job.plan, Problems()
-    if datalist is None and not plan.sites:
-        plan = plan.with_sites({"a site": {}}, plan.unseen)
+    plan, problems = _of_somebody(job.plan, datalist), Problems()
     config = client_config(job.places.bundle_root, plan.variant, {**plan.client, **job.places.overrides()})
     privacy = Privacy()
     with problems.collected():
@@ -88,6 +86,26 @@ def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: D
     with problems.collected():
         TeacherStage.of(plan, job.places).dry_run(config.value("teacher_adapt"))
     return list(problems)
+
+
+def job_notes(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: DataList | None) -> list[Problem]:
+    """What a run would not heed: rules for statistics that its variant does not send. They are no mistakes.
+
+    Args:
+        bundle_root, overrides, datalist: of a job in which :func:`check_job` found no problem.
+    """
+    job = job_of(federate_parser(Path(bundle_root), overrides))
+    privacy = Privacy.from_json(job.plan.privacy)
+    if not privacy.statistics:
+        return []
+    plan = _of_somebody(job.plan, datalist)
+    participants = Participants.of(plan, job.places, datalist or DataList("", []))
+    return unsent_rules(privacy, participants.strategy, plan.variant)
+
+
+def _of_somebody(plan: Plan, datalist: DataList | None) -> Plan:
+    """``plan``, with a site where neither it nor a list names one."""
+    return plan if datalist is not None or plan.sites else plan.with_sites({"a site": {}}, plan.unseen)
 
 
 class FederatedJob:

@@ -36,6 +36,7 @@ from samfed_monai.federation.privacy import (
     require_possible,
     settings_of,
     statistics_notice,
+    unsent_rules,
 )
 from samfed_monai.federation.process_transport import ProcessTransport, workers_of
 from samfed_monai.federation.renewal import Renewal
@@ -237,6 +238,8 @@ class JobRun:
         require_possible(self.privacy, strategy, method, self.guard, rounds=plan.rounds, sites=len(sites))
         if notice := statistics_notice(self.privacy, strategy, plan.variant):
             logger.warning("%s", notice)
+        for unsent in unsent_rules(self.privacy, strategy, plan.variant):
+            logger.warning("%s", unsent)
         problems = Problems()
         problems.extend(no_public_images(datalist, supervised=participants.supervised))
         problems.extend(class_problems(datalist, participants.config, self.teacher))

@@ -77,7 +77,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
         Refused: with every problem of the bundle, the overrides or the list.
     """
     from samfed_monai.federation.participants import Participants
-    from samfed_monai.federation.privacy import Privacy, require_possible, statistics_notice
+    from samfed_monai.federation.privacy import Privacy, require_possible, statistics_notice, unsent_rules
 
     root = find_bundle(bundle)
     problems = check_bundle(root, "federate", overrides=dict(overrides), ready=here)
@@ -99,6 +99,8 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     require_possible(privacy, participants.strategy, method, guard, **asked)
     if notice := statistics_notice(privacy, participants.strategy, job.plan.variant):
         logger.warning("%s", notice)
+    for unsent in unsent_rules(privacy, participants.strategy, job.plan.variant):
+        logger.warning("%s", unsent)
     plan = participants.settled(job.plan)
     return Planned(
         plan=plan,

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from samfed_monai.cli.main import main
 from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.federation import FederatedJob
 from samfed_monai.federation.evaluation import Evaluation
-from samfed_monai.federation.job import check_job
+from samfed_monai.federation.job import check_job, job_notes
 from samfed_monai.results import validate_results
 from tests.forking import start
 from tests.methods import needs, present
@@ -203,6 +204,25 @@ def test_a_good_bundle_has_nothing_to_refuse_with_a_list_and_without(small):
     assert told() == []
     assert told(small, variant="heterogeneous") == []
     assert told(variant="pfedsam") == [], "SAM itself is not built: its weights need not be here"
+
+
+@needs("drflm")
+def test_a_rule_for_a_statistic_that_is_not_sent_is_noted_by_check_and_by_a_run(small, tmp_path, caplog, capsys):
+    rule = {"least_images": 1, "statistics": {"spectrum": {"clip": 1.0}}}
+    note = "federate.json -> privacy -> statistics -> spectrum: expected none: drflm sends no statistics, found a rule"
+    small.save(tmp_path / "list.json")
+    run = job(tmp_path, tmp_path / "run", variant="drflm", privacy=rule, quorum=9)  # refused after the notes
+    with caplog.at_level(logging.WARNING), pytest.raises(Refused, match="quorum"):
+        run.run()
+    assert any(message.startswith(note) for message in caplog.messages)
+    root = tmp_path / "mine"
+    shutil.copytree(find_bundle("samfed_skin"), root)
+    path = root / "configs" / "federate.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "privacy": rule}))
+    assert main(["check", str(root), "--workflow", "federate", "--variant", "drflm"]) == 0
+    assert f"  note: {note}" in capsys.readouterr().out
+    assert [str(each).startswith(note) for each in job_notes(root, {"variant": "drflm"}, small)] == [True]
+    assert job_notes(find_bundle("samfed_skin"), {"variant": "drflm"}, None) == []
 
 
 def test_a_plan_out_of_range():

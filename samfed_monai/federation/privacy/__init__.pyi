@@ -4,7 +4,7 @@ from .allowed import Allowed
 from .audit import AuditLog, audit_table, read_audit
 from .central import CentralNoise, require_budget
 from .noise import SeededNoise, SystemNoise
-from .possible import require_possible, statistics_notice, too_few_images
+from .possible import require_possible, statistics_notice, too_few_images, unsent_rules
 from .release import ReleaseFilter, site_release
 from .settings import (
     CentralPrivacy,
@@ -37,4 +37,5 @@ __all__ = [
     "site_release",
     "statistics_notice",
     "too_few_images",
+    "unsent_rules",
 ]

@@ -138,6 +138,26 @@ def statistics_notice(privacy: Privacy, strategy: Strategy, name: str) -> str | 
     return f"{text} (privacy -> statistics -> {kind.value}; docs/privacy.md says what that reveals of them)"
 
 
+def unsent_rules(privacy: Privacy, strategy: Strategy, name: str) -> list[Problem]:
+    """Rules for kinds of statistics that a run does not send; they are no mistakes, and do nothing.
+
+    A ``null`` is not among them: it forbids a kind whatever the variant.
+
+    Args:
+        privacy: the run's settings.
+        strategy: says which kind it sends, if any.
+        name: of the variant.
+    """
+    sent = strategy.statistic
+    expected = f"a rule for {sent.value}, the kind that {name} sends" if sent else f"none: {name} sends no statistics"
+    found, hint = "a rule for a kind that it does not send", "leave it out, or choose a variant that sends it"
+    return [
+        Problem(f"{WHERE} -> statistics -> {kind.value}", found=found, expected=expected, hint=hint)
+        for kind, rule in privacy.statistics.items()
+        if rule is not None and kind is not sent
+    ]
+
+
 def too_few_images(images: int, privacy: Privacy, strategy: Strategy) -> list[Problem]:
     """What keeps a site from taking part before round 0: its messages would be refused in every round.
 

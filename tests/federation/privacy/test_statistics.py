@@ -20,6 +20,7 @@ from samfed_monai.federation.privacy import (
     require_possible,
     statistics_notice,
     too_few_images,
+    unsent_rules,
 )
 from samfed_monai.federation.privacy.settings import PrivacyFloor
 from samfed_monai.methods.fedavg import FedAvg
@@ -239,3 +240,17 @@ def test_fedproto_says_so_and_can_be_forbidden():
     assert "one mean feature per class" in (statistics_notice(Privacy(), Prototypes(), "fedproto") or "")
     with pytest.raises(Refused, match="statistics -> prototypes"):
         require_possible(Privacy.from_json({"statistics": {"prototypes": None}}), Prototypes(), method)
+
+
+def test_a_rule_for_a_kind_that_is_not_sent_is_told_and_a_ban_is_not():
+    rules = Privacy.from_json({"statistics": {"spectrum": {"clip": 1.0}, "features": {}, "graph": None}})
+    where = "federate.json -> privacy -> statistics ->"
+    found, hint = "a rule for a kind that it does not send", "leave it out, or choose a variant that sends it"
+    assert [str(problem) for problem in unsent_rules(rules, Styles(), "elcfs")] == [
+        f"{where} features: expected a rule for spectrum, the kind that elcfs sends, found {found}; {hint}"
+    ]
+    none = "expected none: drflm sends no statistics"
+    assert [str(problem) for problem in unsent_rules(rules, FedAvg(), "drflm")] == [
+        f"{where} {kind}: {none}, found {found}; {hint}" for kind in ("spectrum", "features")
+    ]
+    assert unsent_rules(Privacy(), FedAvg(), "drflm") == []
