@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from samfed_monai.config.variants import declared, known_variants
+from samfed_monai.config.variants import declared, known_variants, methods
 from samfed_monai.data import DataList
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.workflow import client_config
@@ -21,3 +21,12 @@ def test_a_method_exchanges_and_needs_what_it_declares(name: str) -> None:
     assert participants.exchange == method.exchange
     own_labels = participants.supervised or participants.config.optional("oracle") is True
     assert own_labels == (method.labels == "masks")
+
+
+def test_every_variant_has_a_place_of_its_own_in_tables() -> None:
+    places: dict[int, str] = {}
+    for method in methods().values():
+        assert places.setdefault(method.place, method.name) == method.name
+    order = list(methods())
+    for one, other in (("elcfs", "fedca"), ("fedca", "see_few"), ("elcfs_labelled", "fedicra"), ("fedicra", "see")):
+        assert order.index(other) == order.index(one) + 1
