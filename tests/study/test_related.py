@@ -129,10 +129,7 @@ def test_a_row_of_one_seed_is_ranked_among_all_and_those_of_more_seeds_by_themse
     )
     text, _ = related_page(records, [0, 1])
     assert "`fedprox` has the best mean rank of 4 rows over 2 blocks." in text
-    alone = (
-        "**How sure, rows with every seed.** `samfed` has the best mean rank of 3 rows over 4 blocks. Friedman's χ² is 8.0"
-    )
-    assert alone in text
+    assert "**How sure, rows with every seed.** `samfed` has the best mean rank of 3 rows over 4 blocks." in text
     assert "Their mean ranks: `samfed` 1.00, `fedper` 2.00, `no_sam` 3.00." in text
 
 
