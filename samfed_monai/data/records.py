@@ -128,16 +128,25 @@ def load_records(
         if item.group is not None:
             record["group"] = item.group
         records.append(record)
-    weak = [record["label_kind"] for record in records if "label_kind" in record]
-    if weak and not weak_labels:
-        problems.add(
-            f"{datalist.name} -> {site or 'public'} -> {split}",
-            found=f"{len(weak)} weak labels ({', '.join(sorted(set(weak)))})",
-            expected="masks, which is all that this method can use",
-            hint="take a method that learns from weak labels (`--variant weak_labels`), or a list of masks",
-        )
+    if not weak_labels:
+        kinds = [record["label_kind"] for record in records if "label_kind" in record]
+        problems.extend(masks_only(kinds, f"{datalist.name} -> {site or 'public'} -> {split}"))
     problems.refuse_if_any()
     return records
+
+
+def masks_only(kinds: Sequence[str], where: str) -> list[Problem]:
+    """The problem of weak labels where only masks can be used; none where there are none.
+
+    Args:
+        kinds: of every weak label there.
+        where: the place in the list, for the message.
+    """
+    if not kinds:
+        return []
+    found = f"{counted(len(kinds), 'weak label')} ({', '.join(sorted(set(kinds)))})"
+    hint = "take a method that learns from weak labels (`--variant weak_labels`), or a list of masks"
+    return [Problem(where, found, "masks, which is all that this method can use", hint)]
 
 
 def split_public(records: list[Record], fraction: float = 0.1, seed: int = 0) -> tuple[list[Record], list[Record]]:

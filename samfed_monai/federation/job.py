@@ -17,6 +17,7 @@ from samfed_monai.federation.fingerprint import is_sam
 from samfed_monai.federation.job_run import JobRun
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan, split_places
+from samfed_monai.federation.preparation import label_problems
 from samfed_monai.federation.privacy import Privacy, require_possible, unsent_rules
 from samfed_monai.federation.renewal import Renewal
 from samfed_monai.federation.run_folder import variant_of_run
@@ -77,6 +78,7 @@ def check_job(bundle_root: str | Path, overrides: Mapping[str, Any], datalist: D
             guard = UpdateGuard(**plan.update_guard)
             require_possible(privacy, participants.strategy, method, guard, rounds=plan.rounds, sites=known)
         if datalist is not None:
+            problems.extend(label_problems(datalist, participants, datalist.name))
             sites, alone = len(participants.sites), plan.allow_single_site
             problems.extend(quorum_problems(sites, plan.quorum, allow_single_site=alone))
             with problems.collected():

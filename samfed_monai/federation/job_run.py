@@ -28,7 +28,13 @@ from samfed_monai.federation.fingerprint import list_fingerprint, shared_fingerp
 from samfed_monai.federation.local_transport import LocalTransport
 from samfed_monai.federation.participants import Participants, Start, require_starts
 from samfed_monai.federation.plan import Places, Plan
-from samfed_monai.federation.preparation import Preparation, check_data, class_problems, no_public_images
+from samfed_monai.federation.preparation import (
+    Preparation,
+    check_data,
+    class_problems,
+    label_problems,
+    no_public_images,
+)
 from samfed_monai.federation.privacy import (
     CentralNoise,
     Privacy,
@@ -243,6 +249,7 @@ class JobRun:
         problems = Problems()
         problems.extend(no_public_images(datalist, supervised=participants.supervised))
         problems.extend(class_problems(datalist, participants.config, self.teacher))
+        problems.extend(label_problems(datalist, participants, datalist.name))
         problems.extend(quorum_problems(len(sites), plan.quorum, allow_single_site=plan.allow_single_site))
         with problems.collected():
             strategy.require_sites(sites)

@@ -282,6 +282,15 @@ class Participants:
         declared = train.get("dataset") if isinstance(train, Mapping) else None
         return isinstance(declared, Mapping) and declared.get("split") == "labelled"
 
+    def needs_masks(self, site: str) -> bool:
+        """Whether a site reads labels of its own images of which only masks will do; weak ones it cannot use."""
+        config = self.config.with_overrides(self.overrides.get(site, {}))
+        if not isinstance(config.parser().get().get("images"), Mapping):
+            return False  # images of the bundle's own, which refuse what they cannot read
+        if self.supervised:
+            return not config.optional("images#weak_labels")
+        return config.optional("oracle") is True
+
     def start(self, network: str, warm: Mapping[str, Tensor], seed: int) -> Start:
         """What a network of this run begins with, once it is warmed up."""
         personal = self.config.optional("personal") or ()

@@ -14,6 +14,7 @@ from samfed_monai.core.seeds import derive_seed
 from samfed_monai.data import DataList, check_datalist
 from samfed_monai.data.classes import other_classes, several
 from samfed_monai.data.datalist import confine
+from samfed_monai.data.records import masks_only
 from samfed_monai.federation.controller import ask_all
 from samfed_monai.federation.evaluation import log_unscored, site_scores
 from samfed_monai.federation.privacy.settings import withheld_reason
@@ -23,6 +24,7 @@ from samfed_monai.protocol.transport import Failure, Inbox, Task, Transport
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from samfed_monai.federation.participants import Participants
     from samfed_monai.federation.teacher import TeacherStage
     from samfed_monai.federation.workflow import WorkflowConfig
 
@@ -115,6 +117,22 @@ def no_public_images(datalist: DataList, *, supervised: bool) -> list[Problem]:
     found, expected = "none", "public images with masks: this variant learns from them"
     hint = "list some with `samfed prepare ... --public`, or choose a variant that learns from the sites' own labels"
     return [Problem(f"{datalist.name} -> public", found, expected, f"{hint}, for instance pfedsam")]
+
+
+def label_problems(datalist: DataList, participants: Participants, where: str) -> list[Problem]:
+    """Problems of weak labels at sites whose method learns from masks alone, every site's at once.
+
+    Args:
+        datalist: the frozen list, or one end's part of it; sites that it does not have are not looked at.
+        participants: of the run.
+        where: the list, for the messages.
+    """
+    problems = Problems()
+    for site in filter(datalist.sites.__contains__, participants.sites):
+        kinds = [str(item.label_kind) for item in datalist.sites[site].unlabelled if item.weak]
+        if kinds and participants.needs_masks(site):
+            problems.extend(masks_only(kinds, f"{where} -> {site} -> unlabelled"))
+    return list(problems)
 
 
 def class_problems(datalist: DataList, config: WorkflowConfig, teacher: TeacherStage | None) -> list[Problem]:

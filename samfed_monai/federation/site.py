@@ -26,7 +26,7 @@ from samfed_monai.federation.fingerprint import differences, own_fingerprints, s
 from samfed_monai.federation.own_network import split_state
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.plan import Places, Plan
-from samfed_monai.federation.preparation import image_problems, no_labels
+from samfed_monai.federation.preparation import image_problems, label_problems, no_labels
 from samfed_monai.federation.privacy.allowed import forbidden_problems, require_public_images
 from samfed_monai.federation.privacy.ledger import PrivacyLedger
 from samfed_monai.federation.privacy.network_check import require_plain_network
@@ -489,7 +489,9 @@ class FederatedSite:
         return task in (Task.TRAIN, Task.EVALUATE) and bool(self._client().client.parts)
 
     def _check(self, message: Message) -> Message:
-        reply, problems = numeric_reply(message), []
+        reply = numeric_reply(message)
+        problems: list[Problem] = []
+        unfit: list[Problem] = []  # of a list on which no client can be built
         if "plan" in message.extra:
             self._refused = ""
             sam = self.components.sam_fingerprint() if "base_sam" in message.extra else {}
@@ -497,7 +499,9 @@ class FederatedSite:
                 self.plan, self.components.places.bundle_root, self.components.listed(), self.site, sam
             )
             problems += differences(message.extra, own)
-            problems += self._other_classes()
+            listed, participants = self.components.listed(), self.components.participants
+            unfit = self._other_classes() + label_problems(listed, participants, "data list")
+            problems += unfit
             if self.components.trains:
                 images = self.components.training_images()
                 problems += no_labels(images) if self.components.participants.supervised else []
@@ -514,7 +518,7 @@ class FederatedSite:
             early = (
                 "plan" in message.extra and self.components.trains and self.components.teacher is None
             )  # needs no soft masks
-            if early or "public" in message.extra:
+            if not unfit and (early or "public" in message.extra):
                 reply = self._client().answer(Task.CHECK, message)
         except MessageRefused as error:
             problems += error.problems

@@ -77,6 +77,7 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
         Refused: with every problem of the bundle, the overrides or the list.
     """
     from samfed_monai.federation.participants import Participants
+    from samfed_monai.federation.preparation import label_problems
     from samfed_monai.federation.privacy import Privacy, require_possible, statistics_notice, unsent_rules
 
     root = find_bundle(bundle)
@@ -95,6 +96,8 @@ def planned(bundle: str | Path, overrides: Mapping[str, Any], *, here: bool = Tr
     _require_names(participants)
     privacy = Privacy.from_json(job.plan.privacy)
     method, guard = declared(root, job.plan.variant), UpdateGuard(**job.plan.update_guard)
+    if datalist is not None and (problems := label_problems(datalist, participants, datalist.name)):
+        raise Refused(problems)
     asked: dict[str, int] = {"rounds": job.plan.rounds, "sites": len(participants.sites)}
     require_possible(privacy, participants.strategy, method, guard, **asked)
     if notice := statistics_notice(privacy, participants.strategy, job.plan.variant):

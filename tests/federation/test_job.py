@@ -17,6 +17,7 @@ from samfed_monai.config import find_bundle
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import sha256_file
 from samfed_monai.data import DataList, render_synthetic
+from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.federation import FederatedJob
 from samfed_monai.federation.evaluation import Evaluation
 from samfed_monai.federation.job import check_job, job_notes
@@ -262,6 +263,45 @@ def test_names_that_the_list_does_not_have(small):
     assert unseen.startswith("federate.json -> unseen: expected a site of the list, one of ['site-1', 'site-2']")
     [site] = told(small, sites={"site-9": {}})
     assert site.startswith("federate.json -> sites#site-9: expected one of")
+
+
+@pytest.fixture(scope="module")
+def weak(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``list.json``: boxes at one of two sites, points at the other."""
+    folder = tmp_path_factory.mktemp("weak")
+    counts = {"images_per_site": 2, "public": 1, "validation": 1, "test": 1}
+    masks = render_synthetic(folder, sites=2, labelled=True, size=(64, 64), **counts)
+    weaken_list(masks, folder, {"site-1": "box", "site-2": "points"}, progress=False).save(folder / "list.json")
+    return folder
+
+
+MASKS = "expected masks, which is all that this method can use"
+
+
+@pytest.mark.parametrize("variant", ["supervised", "oracle"])
+def test_weak_labels_of_all_sites_are_refused_where_masks_are_needed_before_anything_is_written(
+    weak, variant, tmp_path
+):
+    listed = DataList.load(weak / "list.json")
+    [first, second] = told(listed, variant=variant)
+    assert first.startswith(f"synthetic-0 -> site-1 -> unlabelled: {MASKS}, found 2 weak labels (box); take a method")
+    assert second.startswith(f"synthetic-0 -> site-2 -> unlabelled: {MASKS}, found 2 weak labels (points); take a")
+    with pytest.raises(Refused) as caught:
+        job(weak, tmp_path / "run", variant=variant).run()
+    assert [str(problem) for problem in caught.value.problems] == [first, second]
+    assert not (tmp_path / "run").exists()
+    alone = {"unseen": ["site-2"], "job#allow_single_site": True}
+    assert told(listed, variant=variant, **alone) == [first], "the other site does not train"
+
+
+def test_weak_labels_are_no_problem_where_they_are_learned_from_or_not_read(weak):
+    listed = DataList.load(weak / "list.json")
+    for variant in ("weak_labels", "fedicra", "samfed", "dp_only"):
+        assert told(listed, variant=variant) == []
+    able = {"images#weak_labels": True}
+    [problem] = told(listed, variant="supervised", sites={"site-1": able})
+    assert problem.startswith("synthetic-0 -> site-2"), "the other site says that it can"
+    assert told(listed, variant="supervised", client=able) == []
 
 
 def test_too_few_sites_for_the_quorum(small):

@@ -9,13 +9,14 @@ from dataclasses import replace
 import pytest
 
 from samfed_monai.core.errors import Refused
-from samfed_monai.data import DataList
+from samfed_monai.data import DataList, render_synthetic
 from samfed_monai.data.records import write_site_lists
+from samfed_monai.data.weak_labels import weaken_list
 from samfed_monai.federation import ClientAlgoExecutor, FederatedSite, Plan
 from samfed_monai.federation.fingerprint import own_fingerprints
 from samfed_monai.federation.participants import Participants
 from samfed_monai.federation.privacy.settings import PrivacyFloor
-from samfed_monai.protocol import Kind, Message, MessageRefused, Task
+from samfed_monai.protocol import Kind, Message, MessageRefused, Task, scrub
 from tests.federation.test_job import CLIENT
 from tests.federation.toys import FixedClient, weights
 from tests.federation.wired import places
@@ -69,6 +70,24 @@ def test_a_list_without_this_site_is_refused_in_words_that_name_nothing(lists, s
         wrong.answer(Task.CHECK, message(extra={"plan": "0" * 64}))
     assert "site-2" not in str(caught.value)
     assert r"expected one of ['site-2'], found 'site-1'" in caplog.text
+
+
+def test_weak_labels_where_masks_are_needed_are_told_whole(tmp_path):
+    counts = {"images_per_site": 2, "public": 1, "validation": 1, "test": 1}
+    masks = render_synthetic(tmp_path, sites=2, labelled=True, size=(64, 64), **counts)
+    weaken_list(masks, tmp_path, dict.fromkeys(masks.sites, "box"), progress=False).save(tmp_path / "list.json")
+    own = write_site_lists(DataList.load(tmp_path / "list.json"), tmp_path / "lists")["site-1"]
+    node = FederatedSite("site-1", replace(ALIKE, variant="supervised"), places(tmp_path, own, tmp_path / "home"))
+    same = own_fingerprints(node.plan, *fingerprints(node))
+    told = (
+        "data list -> site-1 -> unlabelled: expected masks, which is all that this method can use, found 2 weak labels "
+        "(box); take a method that learns from weak labels (`--variant weak_labels`), or a list of masks"
+    )
+    with pytest.raises(MessageRefused) as caught:
+        node.answer(Task.CHECK, message(extra=same))
+    assert scrub(caught.value) == told
+    [line] = [json.loads(line) for line in next(tmp_path.rglob("audit.jsonl")).read_text().splitlines()]
+    assert told in json.dumps(line)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.core.io import read_json, write_json
+from samfed_monai.data import DataList
+from samfed_monai.data.datalist import Item, Site
 from samfed_monai.flare.controller import FederationController
 from samfed_monai.flare.job import NEEDED, allow_list_snippet, export_job, merge_allow_list, planned
 
@@ -76,3 +79,13 @@ def test_fault_69_a_name_that_flare_cannot_carry_is_refused_with_one_that_it_can
     )
     with pytest.raises(Refused, match=told):
         planned("samfed_skin", {"rounds": 1, "sites": {name: {}, "b-2_C": {}}}, here=False)
+
+
+def test_a_list_that_the_method_cannot_use_is_refused_before_flare_starts(tmp_path):
+    item = Item("a.png", "0" * 64, "a_label.png", "1" * 64, label_kind="box")
+    sites = {"site-1": Site([item]), "site-2": Site([replace(item, image="b.png")])}
+    DataList("own", [], sites).save(tmp_path / "list.json")
+    given = {"rounds": 1, "datalist": str(tmp_path / "list.json"), "data_root": str(tmp_path)}
+    with pytest.raises(Refused, match=r"(?s)own -> site-1 -> unlabelled: .*own -> site-2 -> unlabelled: .*\(box\)"):
+        planned("samfed_skin", {**given, "variant": "supervised"}, here=False)
+    assert planned("samfed_skin", {**given, "variant": "weak_labels"}, here=False).sites == ("site-1", "site-2")
