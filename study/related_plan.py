@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from samfed_monai.config.variants import Method, methods
+from samfed_monai.config.variants import methods
 from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.words import counted
 from samfed_monai.reports.rows import CEILING, place_of
@@ -77,10 +77,10 @@ def rows_of(part: str, *, records: str | Path | None = None) -> list[str]:
             raise Refused([Problem("skin", found="no record of polyps", expected="a table to choose from", hint=hint)])
         return [row for row in ranked_rows(found).ranks if row in known][:BEST]
     if part == "weak":
-        return [name for name in named if _weak(name, known)]
+        return [name for name in named if known[name].labels == "weak"]
     if part == "labelled":
-        return [name for name in named if known[name].labels == "masks" and name != CEILING and not _weak(name, known)]
-    unlabelled = [name for name in named if known[name].labels != "masks"]
+        return [name for name in named if known[name].labels == "masks" and name != CEILING]
+    unlabelled = [name for name in named if known[name].labels not in ("masks", "weak")]
     return [*unlabelled, CEILING] if part == "polyp" else unlabelled
 
 
@@ -97,16 +97,6 @@ def options_of(row: str, *, local_steps: int) -> list[str]:
     method = methods()[row]
     own = method.kind == "heterogeneous" and method.exchange != "none"
     return ["--client#public_steps", str(local_steps)] if own else []
-
-
-def _weak(name: str, known: Mapping[str, Method]) -> bool:
-    """Whether a method learns from weak labels: ``weak_labels``, and what builds on it and asks for labels."""
-    method: Method | None = known[name]
-    if known[name].labels != "masks":
-        return False
-    while method is not None and method.name != "weak_labels":
-        method = known.get(method.base or "")
-    return method is not None
 
 
 def runs_of(part: str, records: str | Path | None) -> list[RunData]:

@@ -11,8 +11,18 @@ from samfed_monai.core.io import read_json
 if TYPE_CHECKING:
     from samfed_monai.config.variants import Method
 
-_OWN_LABELS = ("train#dataset#split", "labelled")
-"""What a method's file sets, or one of its bases', whose local step takes labels of the site's own images alone."""
+_PUBLIC = {
+    "public": "public images with masks; {own}",
+    "labelled": "{own}; public ones only for a warm start, if there are any",
+    "unlabelled": "{own}, and no public images",
+}
+"""What a method needs, by the split of images that its trainer takes its steps over (``train#dataset#split``)."""
+
+_OWN = {
+    "masks": "masks of a site's own images",
+    "weak": "weak labels (scribbles, points, boxes or blocks) of a site's own images, or masks",
+}
+"""What labels a site needs of its own, by the word that a method declares."""
 
 
 def methods_page(methods: Iterable[Method], measured: Mapping[str, str] | None = None) -> str:
@@ -49,15 +59,10 @@ def _section(method: Method, measured: str | None) -> str:
 
 
 def _needs(method: Method) -> str:
-    own = "masks of a site's own images" if method.labels == "masks" else "no label of a site's own"
-    if _learns_from_public_labels(method.name):
-        return f"public images with masks; {own}"
-    return f"{own}; public ones only for a warm start, if there are any"
-
-
-def _learns_from_public_labels(name: str) -> bool:
-    key, own = _OWN_LABELS
-    return not any(read_json(path).get(key) == own for path in variant_files(None, name))
+    files = [read_json(path) for path in variant_files(None, method.name)]
+    splits = [content[key] for content in files if (key := "train#dataset#split") in content]
+    own = _OWN.get(method.labels or "", "no label of a site's own")
+    return _PUBLIC[splits[-1] if splits else "public"].format(own=own)
 
 
 _PAGE = """# Methods

@@ -38,7 +38,11 @@ EXCHANGES = {
 }
 """What a round can exchange."""
 
-LABELS = {"none": "none of its own images: those of the public set suffice", "masks": "masks of its own images"}
+LABELS = {
+    "none": "none of its own images: those of the public set suffice",
+    "masks": "masks of its own images",
+    "weak": "weak labels of its own images (scribbles, points, boxes or blocks), or masks",
+}
 """What labels of its own images a site can need, beside the public set's."""
 
 LEAVES_SITE = {

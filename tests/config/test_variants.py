@@ -24,6 +24,7 @@ from samfed_monai.config.variants import (
 )
 from samfed_monai.core.errors import Refused
 from samfed_monai.federation.workflow import client_config
+from tests.methods import present
 
 from .conftest import Write
 
@@ -93,14 +94,14 @@ def test_a_variant_of_version_0_1_declares_nothing_of_its_own(bundle, rewrite: W
             {},
             r"_method#exchange: expected one of \['weights', .*'none'\], found nothing; say it, or name a base",
         ),
-        ({}, r"_method#labels: expected one of \['none', 'masks'\], found nothing"),
+        ({}, r"_method#labels: expected one of \['none', 'masks', 'weak'\], found nothing"),
         (
             {},
             r"_method#leaves_site: expected one of \['weights', .*, 'graph', 'scores'\], found nothing",
         ),
         ({"exchange": "wieghts"}, r"_method#exchange: expected one of .*, found 'wieghts'; did you mean 'weights'"),
         ({"exchange": ["weights"]}, r"_method#exchange: expected a value of type str, found \['weights'\]"),
-        ({"labels": "boxes"}, r"_method#labels: expected one of \['none', 'masks'\], found 'boxes'"),
+        ({"labels": "boxes"}, r"_method#labels: expected one of \['none', 'masks', 'weak'\], found 'boxes'"),
         ({"leaves_site": "scores"}, "_method#leaves_site: expected a list, found 'scores'"),
         ({"leaves_site": ["scores", "images"]}, "_method#leaves_site: expected one of .*, found 'images'"),
         ({"networks": ["a"]}, r"_method#networks: expected an object, found \['a'\]"),
@@ -159,6 +160,16 @@ def test_the_page_says_what_a_method_needs_infers_and_was_measured():
     oracle = text.partition("### `oracle`")[2]
     assert "- *Needs*: public images with masks; masks of a site's own images.\n" in oracle
     assert "Inferred" not in oracle
+
+
+@pytest.mark.parametrize("name", present("weak_labels", "fedicra", "see"))
+def test_the_page_says_that_weak_labels_will_do_where_they_will(name):
+    method = declared(None, name)
+    own = "weak labels (scribbles, points, boxes or blocks) of a site's own images, or masks"
+    text = methods_page([method])
+    assert f"- *Needs*: {own}; public ones only for a warm start, if there are any.\n" in text
+    assert f"| {method.note} | weights | weak | one |\n" in text
+    assert f"labels | `weak` | {LABELS['weak']} |" in text
 
 
 def test_every_published_method_says_what_of_it_is_inferred():
