@@ -38,8 +38,13 @@ def _options(arguments: argparse.Namespace) -> Options:
 
 
 def run_folders(arguments: argparse.Namespace, caveats: Sequence[str] = ()) -> int:
+    from samfed_monai.core.errors import Problem, Refused
     from samfed_monai.data.prepare import prepare_folders, prepare_to_test
 
+    kinds = _by_site(getattr(arguments, "label_kind", ()), "--label-kind")
+    if arguments.test_only and kinds:
+        found, hint = "it beside --test-only", "leave it out: what is measured with needs masks"
+        raise Refused([Problem("--label-kind", found=found, expected="one of the two", hint=hint)])
     if arguments.test_only:
         prepared = prepare_to_test(arguments.root, options=_options(arguments), caveats=caveats)
         return _tell(prepared, root=arguments.root)
@@ -50,6 +55,7 @@ def run_folders(arguments: argparse.Namespace, caveats: Sequence[str] = ()) -> i
         validation=arguments.validation,
         test=arguments.test,
         by_folder=getattr(arguments, "by_folder", False),
+        label_kinds=kinds,
         caveats=caveats,
     )
     return _tell(prepared, shares=(arguments.validation, arguments.test))
@@ -162,25 +168,31 @@ def run_split(arguments: argparse.Namespace) -> int:
 
 
 def run_weak(arguments: argparse.Namespace) -> int:
-    from samfed_monai.core.errors import Problems
     from samfed_monai.data.datalist import DataList, require_free
     from samfed_monai.data.weak_labels import weaken_list
 
     datalist = DataList.load(arguments.datalist)
-    given: dict[str, str] = {}  # "" is every site that is not named
-    problems = Problems()
-    for word in arguments.kind:
-        site, _, kind = word.rpartition("=")
-        if site in given:
-            problems.add("--kind", found=f"two kinds for {site or 'all sites'}", expected="one for each site")
-        given[site] = kind
-    problems.refuse_if_any()
+    given = _by_site(arguments.kind, "--kind")
     kinds = (dict.fromkeys(datalist.sites, given.pop("")) if "" in given else {}) | given
     require_free(arguments.output, name=datalist.name)
     drawn = weaken_list(
         datalist, arguments.data_root, kinds, seed=arguments.seed, points=arguments.points, width=arguments.width
     )
     return _freeze(drawn, arguments.data_root, arguments)
+
+
+def _by_site(words: Sequence[str], option: str) -> dict[str, str]:
+    """What ``[SITE=]KIND`` says, by site; ``""`` is every site that is not named."""
+    from samfed_monai.core.errors import Problems
+
+    problems, given = Problems(), dict[str, str]()
+    for word in words:
+        site, _, kind = word.rpartition("=")
+        if site in given:
+            problems.add(option, found=f"two kinds for {site or 'all sites'}", expected="one for each site")
+        given[site] = kind
+    problems.refuse_if_any()
+    return given
 
 
 def run_synthetic(arguments: argparse.Namespace) -> int:
@@ -326,6 +338,11 @@ def add_prepare_parser(subparsers: Any) -> argparse.ArgumentParser:
 def _folders(sources: Any) -> None:
     parser = _source(sources, "folders", "DIR/<site>/{images,masks}; masks may be missing except for the public one")
     parser.add_argument("root", metavar="DIR", type=Path, help="folder of sites; becomes the data root")
+    about = (
+        "labels of all sites, or of one, are scribble, points, box or block (0 background, 1 foreground, 255 not "
+        "labelled), or mask; may be repeated"
+    )
+    parser.add_argument("--label-kind", action="append", default=[], metavar="[SITE=]KIND", help=about)
     _of_sites(parser)
     parser.set_defaults(run=run_folders)
 

@@ -515,7 +515,8 @@ LEAST_IMAGES = 5
 def few_to_measure(datalist: DataList, least: int) -> list[str]:
     """Sites with masks of which a validation or test split holds fewer than ``least`` images.
 
-    A site without any mask has nothing to measure, and one without images to train on is tested only.
+    A site without any mask, or with weak labels alone, has nothing to measure, and one without images to train on is
+    tested only.
 
     Args:
         datalist: the list.
@@ -524,7 +525,7 @@ def few_to_measure(datalist: DataList, least: int) -> list[str]:
     names = []
     for name, site in datalist.sites.items():
         measuring = [site.validation, site.test] if site.unlabelled else [site.test]
-        has_masks = any(item.label is not None for _, items in site.splits() for item in items)
+        has_masks = any(item.label is not None and not item.weak for _, items in site.splits() for item in items)
         if has_masks and any(len(items) < least for items in measuring):
             names.append(name)
     return names

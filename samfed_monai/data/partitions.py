@@ -265,7 +265,8 @@ def draw_measuring(
 ) -> Places:
     """Draws each site's validation and test images; the rest is unlabelled.
 
-    What also stands elsewhere, by its bytes or its group, stays among the unlabelled, so that no score can leak.
+    What also stands elsewhere, by its bytes or its group, stays among the unlabelled, so that no score can leak; so
+    does what has a weak label.
 
     Args:
         by_site: images of each site.
@@ -284,9 +285,7 @@ def draw_measuring(
     for site, ones in by_site.items():
         hashes = [facts[one.image].sha256 for one in ones]
         own = [
-            one.label is not None
-            and len(owners[digest]) == 1
-            and (one.group is None or len(owners[f"group {one.group}"]) == 1)
+            one.has_mask and len(owners[digest]) == 1 and (one.group is None or len(owners[f"group {one.group}"]) == 1)
             for one, digest in zip(ones, hashes, strict=True)
         ]
         groups = [one.group for one in ones]

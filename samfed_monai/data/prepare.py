@@ -30,6 +30,7 @@ from samfed_monai.data.sources.isic import find_isic
 from samfed_monai.data.sources.polyp import Polyps, collection_of, find_polyps
 from samfed_monai.data.sources.published import Coverage, find_published
 from samfed_monai.data.sources.rendered import volumes_of
+from samfed_monai.data.sources.weak import declare_kinds
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,9 @@ def look_at(
     with problems.collected():
         _ungrouped(found, options)
     pairs = list(dict.fromkeys((one.image, one.label) for one in found))
-    facts = survey(pairs, root, threshold=options.mask_threshold, classes=options.classes, progress=options.progress)
+    weak = {str(one.label) for one in found if one.label_kind is not None}
+    how: dict[str, Any] = {"threshold": options.mask_threshold, "weak": weak, "classes": options.classes}
+    facts = survey(pairs, root, **how, progress=options.progress)
     for fact in facts:
         problems.extend(fact.problems)
     problems.extend(repeated_stems((site, one.image) for site, ones in sites.items() for one in ones))
@@ -217,6 +220,7 @@ def _item(one: Found, fact: Facts, split: Split, options: Options, notes: Mappin
         sha256=fact.sha256,
         label=one.label if labelled else None,
         label_sha256=fact.label_sha256 if labelled else None,
+        label_kind=one.label_kind if labelled else None,
         group=one.group,
         volume=note.get("volume"),
         slice=int(number) if note and number.isdigit() else None,
@@ -235,6 +239,7 @@ def prepare_folders(
     validation: float = 0.1,
     test: float = 0.1,
     by_folder: bool = False,
+    label_kinds: Mapping[str, str] | None = None,
     caveats: Sequence[str] = (),
 ) -> Prepared:
     """Makes a list from ``root/<site>/{images,masks}``.
@@ -247,21 +252,51 @@ def prepare_folders(
             only unlabelled images.
         test: likewise, to test on.
         by_folder: whether images in one folder below ``images`` are a group, as the slices of a volume are.
+        label_kinds: site to the kind of its labels, ``""`` is every site that trains; see
+            :func:`~.sources.weak.declare_kinds`. Weak labels stay with the images to train on; what is measured with
+            is drawn from masks.
         caveats: sentences for the report, of whatever made the folders.
 
     Raises:
         Refused: with everything that is wrong with the folders, the files and the list.
     """
     check_first(options, validation=validation, test=test)
+    if label_kinds:
+        _check_kinds(options)
     root = Path(root)
     folders = find_folders(root, public=public, output=options.output)
     sites = {site: [_by_folder(one) if by_folder else one for one in ones] for site, ones in folders.sites.items()}
     found = {site: grouped(ones, options, known=by_folder) for site, ones in sites.items()}
+    spared = dict.fromkeys(options.unseen, "images of a site of --unseen are measured with")
+    spared |= {public: "they are the public images"} if public is not None else {}
+    found, wrong = declare_kinds(found, label_kinds or {}, root, spared=spared)
     everything = [one for ones in found.values() for one in ones]
-    facts = look_at(everything, root, options, sites=found, known=folders.problems)
+    facts = look_at(everything, root, options, sites=found, known=[*folders.problems, *wrong])
     places: Places = {("", Split.PUBLIC): found.pop(public) if public is not None else []}
     places |= draw_measuring(found, facts, validation, test, beside=places["", Split.PUBLIC], seed=options.seed)
-    return finish(places, facts, root, options, caveats=[*folders.passed_over, *caveats])
+    others = [*folders.passed_over, *_only_weak(found), *caveats]
+    return finish(places, facts, root, options, caveats=others)
+
+
+def _check_kinds(options: Options) -> None:
+    problems = Problems()
+    if options.classes:
+        hint = "leave it out: weak labels are of one class"
+        problems.add("--label-kind", found="it beside --classes", expected="one of the two", hint=hint)
+    if options.drop_unlabelled_labels:
+        hint = "leave it out: the labels that would be dropped are the weak ones"
+        problems.add("--drop-unlabelled-labels", found="it beside --label-kind", expected="one of the two", hint=hint)
+    problems.refuse_if_any()
+
+
+def _only_weak(found: Mapping[str, Sequence[Found]]) -> list[str]:
+    """A sentence on every site that has weak labels and no mask."""
+    return [
+        f"{site} has weak labels and no mask, so that nothing is measured there: give masks, of 0 and 1 alone, of some "
+        "of its images"
+        for site, ones in found.items()
+        if any(one.label_kind is not None for one in ones) and not any(one.has_mask for one in ones)
+    ]
 
 
 def _by_folder(one: Found) -> Found:

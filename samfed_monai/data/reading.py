@@ -175,7 +175,7 @@ def decode_mask(content: bytes, name: str, threshold: int | None) -> tuple[Pictu
             name,
             found=f"a mask with {len(values)} grey levels ({shown})",
             expected="a binary mask, {0, 1} or {0, 255}",
-            hint=_threshold_for(grey),
+            hint=_threshold_for(grey, lossy=raw.format in LOSSY),
         )
     grey = _to_8_bit(grey)
     return (grey >= threshold).astype(np.uint8), _levels(grey), raw
@@ -190,8 +190,16 @@ def decode_grey(content: bytes, name: str) -> Picture:
     return np.array(_upright(raw, name).convert("L"))
 
 
-def _threshold_for(grey: NDArray[Any]) -> str:
-    """What to do about a mask that is not binary, so that something is left in it (fault 65)."""
+def _threshold_for(grey: NDArray[Any], *, lossy: bool) -> str:
+    """What to do about a mask that is not binary, so that something is left in it (fault 65).
+
+    One of 0, 1 and 255 may be a weak label, whose 255 no threshold may make foreground.
+    """
+    if not lossy and grey.dtype == np.uint8 and {1, 255} <= set(_levels(grey)) <= {0, 1, 255}:
+        return (
+            "if 255 is what was not labelled, say so: `samfed prepare folders … --label-kind [SITE=]KIND` with "
+            "scribble, points, box or block; if 1 and 255 are both foreground, declare `--mask-threshold 1`"
+        )
     levels = _levels(_to_8_bit(grey))
     highest = max(levels)
     if highest == 0:

@@ -12,7 +12,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import canonical_hash, sha256_file
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.words import counted
-from samfed_monai.data.datalist import DataList, Item, Split, confine, freeze
+from samfed_monai.data.datalist import DataList, Item, LabelKind, Split, confine, freeze
 from samfed_monai.data.grouping import clusters, draw, subset
 
 
@@ -94,8 +94,9 @@ def load_records(
 
     Returns:
         One dictionary per image with ``image``, ``id`` (the file's stem), ``image_sha256`` and ``site`` (``""`` if
-        public); public ones have their place among those returned as ``index``; ``label``, ``label_kind``, ``group``,
-        ``mask_threshold`` and ``classes`` (how many, where the labels have several) where there are any.
+        public); public ones have their place among those returned as ``index``; ``label``, ``mask_threshold`` and
+        ``classes`` (how many, where the labels have several) where there are any. Where one image has a ``group`` or a
+        weak label, all say theirs: ``""`` is no group, and the ``label_kind`` of a mask is ``mask``.
 
     Raises:
         Refused: unknown site or split, missing files, paths out of the data root, or weak labels that the caller cannot
@@ -129,9 +130,13 @@ def load_records(
             record["group"] = item.group
         records.append(record)
     if not weak_labels:
-        kinds = [record["label_kind"] for record in records if "label_kind" in record]
+        kinds = [str(item.label_kind) for item in items if with_labels and item.weak]
         problems.extend(masks_only(kinds, f"{datalist.name} -> {site or 'public'} -> {split}"))
     problems.refuse_if_any()
+    for key, nothing in (("group", ""), ("label_kind", LabelKind.MASK.value)):
+        if any(key in record for record in records):  # a batch is made of equal keys
+            for record in records:
+                record.setdefault(key, nothing)
     return records
 
 

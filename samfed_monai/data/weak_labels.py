@@ -15,6 +15,7 @@ from samfed_monai.core.errors import Problem, Problems, Refused
 from samfed_monai.core.io import atomic_write, sha256_bytes
 from samfed_monai.core.progress import progress_bar
 from samfed_monai.core.seeds import derive_seed
+from samfed_monai.core.words import counted
 from samfed_monai.data.datalist import DataList, Item, LabelKind, Site, confine
 from samfed_monai.data.reading import Picture, decode_grey, read_bytes, read_mask
 
@@ -184,16 +185,16 @@ def weaken_list(
     mask is empty or full. Images without a mask stay without a label.
 
     Args:
-        datalist: of masks.
+        datalist: of masks at the sites in ``kinds``.
         data_root: folder that the list's paths are relative to; it is written to.
-        kinds: site to kind; a site that is not named keeps its masks.
+        kinds: site to kind; a site that is not named keeps its labels, weak ones as well.
         seed: of everything drawn.
         points, width: as in :func:`weaken`.
         progress: whether to show a progress bar.
 
     Raises:
-        Refused: a site that the list lacks, an unknown kind, no training image with a mask, a file that cannot be
-            read or written.
+        Refused: a site that the list lacks, or whose labels are weak already, an unknown kind, no training image with
+            a mask, a file that cannot be read or written.
     """
     problems = Problems()
     if datalist.classes:
@@ -206,6 +207,11 @@ def weaken_list(
             problems.add("--kind", found=f"the site {site!r}", expected=f"one of {sorted(datalist.sites)}")
         elif kind not in names:
             problems.add(f"--kind of {site}", found=repr(str(kind)), expected=f"one of {names}")
+        elif weak := [str(item.label_kind) for item in datalist.sites[site].unlabelled if item.weak]:
+            found = f"{counted(len(weak), 'weak label')} ({', '.join(sorted(set(weak)))})"
+            hint = "take the list with masks; a site that --kind does not name keeps the labels that it has"
+            expected = "masks, from which weak labels are made"
+            problems.add(f"sites -> {site} -> unlabelled", found=found, expected=expected, hint=hint)
         elif not any(item.label for item in datalist.sites[site].unlabelled):
             hint = "make the list with masks of the sites' own images, without --drop-unlabelled-labels"
             problems.add(f"sites -> {site} -> unlabelled", found="no masks", expected="some to derive from", hint=hint)
@@ -229,7 +235,7 @@ def weaken_list(
 
 
 def _weak_item(item: Item, kind: LabelKind, datalist: DataList, root: Path, seed: int, points: int, width: int) -> Item:
-    if item.label is None or item.weak:
+    if item.label is None:
         return item
     mask = read_mask(confine(root, item.label, where=item.label), datalist.mask_threshold)
     if mask.all() or not mask.any():

@@ -81,12 +81,13 @@ def read_label(record: Mapping[Any, Any], key: Hashable = "label") -> NDArray[np
         Refused: the file cannot be read, or is no label of that kind.
     """
     from samfed_monai.data.classes import planes_of, read_classes
+    from samfed_monai.data.datalist import LabelKind
     from samfed_monai.data.reading import read_mask
     from samfed_monai.data.weak_labels import read_weak_label
 
     if record.get("classes") is not None:
         return planes_of(read_classes(record[key], int(record["classes"])), int(record["classes"]))
-    if record.get("label_kind") is not None:
+    if record.get("label_kind", LabelKind.MASK) != LabelKind.MASK:
         return read_weak_label(record[key])[None]
     return read_mask(record[key], record.get("mask_threshold"))[None]
 

@@ -240,6 +240,7 @@ def test_sites_with_a_small_split_to_measure_on_are_named():
         "few to test": Site(items("u", 3), items("v", 5), items("t", 4)),
         "none drawn": Site(items("u", 3), [], []),
         "no masks": Site(items("u", 3, masks=False), [], []),
+        "weak labels": Site([replace(one, label_kind="box") for one in items("u", 3)], [], []),
         "unseen": Site([], [], items("t", 5)),
         "few unseen": Site([], [], items("t", 4)),
     }

@@ -147,6 +147,19 @@ def test_fault_13_grey_mask_is_refused_unless_a_threshold_is_declared(tmp_path):
     assert read_mask(path, 128).tolist() == [[0, 0, 1, 1]]
 
 
+@pytest.mark.parametrize("values", [(0, 1, 255), (1, 255)])
+def test_a_mask_that_could_be_a_weak_label_is_not_to_be_cut_in_the_middle(tmp_path, values):
+    path = save(tmp_path / "m.png", Image.fromarray(np.array([values], dtype=np.uint8)))
+    told = (
+        r"if 255 is what was not labelled, .*--label-kind \[SITE=\]KIND` with scribble, .* declare `--mask-threshold 1`"
+    )
+    with pytest.raises(Refused, match=told) as caught:
+        read_mask(path)
+    assert "128" not in str(caught.value)
+    with pytest.raises(Refused, match="--mask-threshold 128"):  # of 16 bits, 255 is no weak label's
+        read_mask(save(tmp_path / "m.png", Image.fromarray(np.array([[0, 257, 65535]], dtype=np.uint16))))
+
+
 @pytest.mark.parametrize(
     ("values", "shown", "hint"),
     [

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from monai.data.utils import list_data_collate
+from PIL import Image
 
 from samfed_monai.core.errors import Refused
 from samfed_monai.data import public_hash
 from samfed_monai.data.datalist import DataList, Site
 from samfed_monai.data.records import load_records, split_public
 from samfed_monai.teacher.exam import public_hash as hash_of_adapters
+from samfed_monai.transforms.loading import read_label
 from tests.data.making import disc, item, pair, save, small_list
 
 
@@ -31,6 +36,29 @@ def test_records_hold_absolute_paths_and_hashes(tmp_path):
     }
     assert (second["id"], second["index"]) == ("p1", 1)
     assert "index" not in load_records(datalist, tmp_path, split="test", site="site-1")[0]
+
+
+def test_images_with_and_without_a_group_are_of_one_batch(tmp_path):
+    datalist = small_list(tmp_path)
+    datalist.public[0] = replace(datalist.public[0], group="patient")
+    records = load_records(datalist, tmp_path, split="public")
+    assert [record["group"] for record in records] == ["patient", ""]
+    assert list_data_collate(records)["group"] == ["patient", ""]
+    train, held_out = split_public([*records, *records], 0.5)  # images without a group are apart
+    assert {record["group"] for record in train} != {record["group"] for record in held_out}
+
+
+def test_masks_and_weak_labels_of_one_site_are_of_one_batch(tmp_path):
+    pairs = [pair(tmp_path, name, seed) for seed, name in enumerate("abc")]
+    save(tmp_path / "masks" / "b.png", Image.fromarray(np.array([[0, 1], [255, 1]], np.uint8)))
+    items = [pairs[0], replace(pairs[1], label_kind="points"), replace(pairs[2], label_kind="mask")]
+    datalist = DataList("mixed", [], {"a": Site(items)})
+    records = load_records(datalist, tmp_path, split="unlabelled", site="a", with_labels=True, weak_labels=True)
+    assert list_data_collate(records)["label_kind"] == ["mask", "points", "mask"]
+    values = [set(np.unique(read_label(record)).tolist()) for record in records]
+    assert values == [{0, 1}, {0, 1, 255}, {0, 1}], "255 of a mask is foreground"
+    with pytest.raises(Refused, match=r"found 1 weak label \(points\)"):
+        load_records(datalist, tmp_path, split="unlabelled", site="a", with_labels=True)
 
 
 def test_labels_of_unlabelled_images_must_be_asked_for(tmp_path):

@@ -167,6 +167,24 @@ def test_what_cannot_be_drawn_is_told_before_any_is(masks: tuple[Path, DataList]
         weaken_list(listed, root, {"site-9": "box", "site-1": "lines"}, progress=False)
 
 
+def test_weak_labels_are_drawn_from_masks_and_not_from_weak_labels(masks: tuple[Path, DataList]) -> None:
+    root, listed = masks
+    first, second = sorted(listed.sites)
+    mixed = weaken_list(listed, root, {first: "points"}, progress=False)
+    message = (
+        f"sites -> {first} -> unlabelled: expected masks, from which weak labels are made, found 5 weak labels "
+        r"\(points\); take the list with masks; a site that --kind does not name keeps the labels that it has"
+    )
+    with pytest.raises(Refused, match=message) as caught:
+        weaken_list(mixed, root, dict.fromkeys(listed.sites, "box"), progress=False)
+    assert len(caught.value.problems) == 1
+    with pytest.raises(Refused, match=message):
+        weaken_list(mixed, root, {first: "points"}, progress=False)
+    both = weaken_list(mixed, root, {second: "box"}, progress=False)
+    assert both.sites[first] == mixed.sites[first]
+    assert {item.label_kind for item in both.sites[second].unlabelled} == {"box"}
+
+
 def test_the_command_draws_a_kind_for_each_site(
     masks: tuple[Path, DataList], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,15 +33,25 @@ class Found:
         label: its mask, or ``None``.
         origin: folder it was found under (site, or part of an archive), for partitions by folder.
         group: sequence or patient, if known.
+        label_kind: of a weak label, one of :class:`~samfed_monai.data.datalist.LabelKind`; ``None`` is a mask.
     """
 
     image: str
     label: str | None = None
     origin: str = ""
     group: str | None = None
+    label_kind: str | None = None
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether it can be measured with."""
+        return self.label is not None and self.label_kind is None
 
     def with_group(self, group: str | None) -> Found:
         return replace(self, group=group)
+
+    def with_kind(self, kind: str) -> Found:
+        return replace(self, label_kind=kind)
 
 
 def list_images(folder: Path) -> list[Path]:

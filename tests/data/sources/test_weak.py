@@ -1,0 +1,166 @@
+"""Folders whose labels are declared to be scribbles and the like: which are masks, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samfed_monai.core.errors import Refused
+from samfed_monai.data.checks import check_datalist
+from samfed_monai.data.datalist import DataList
+from samfed_monai.data.prepare import Options, Prepared, prepare_folders
+from tests.cli.test_prepare import run
+from tests.data.making import disc, save, site
+
+
+def options(tmp_path: Path, **kwargs: object) -> Options:
+    return Options(output=tmp_path / "list.json", progress=False, **{"report": False, **kwargs})
+
+
+def prepared(tmp_path: Path, kinds: dict[str, str], **kwargs: object) -> Prepared:
+    return prepare_folders(tmp_path / "data", public="public", options=options(tmp_path, **kwargs), label_kinds=kinds)
+
+
+def scribble(path: Path, values: tuple[int, ...] = (0, 1, 255)) -> None:
+    """A label that is the last of the values but for its first row, which has the others."""
+    label = np.full((24, 32), values[-1], np.uint8)
+    label[0, : len(values)] = values
+    save(path, Image.fromarray(label))
+
+
+def hospital(root: Path, name: str, images: int, masks: int, first: int) -> None:
+    """A site of masks of 0 and 1, then scribbles."""
+    site(root, name, images, 0, first=first)
+    for number in range(images):
+        path = root / name / "masks" / f"{name}_{number:03d}.png"
+        save(path, disc(value=1, radius=3 + number % 6)) if number < masks else scribble(path)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Public masks; ``a`` has 4 masks and 16 scribbles, ``b`` 10 scribbles, ``c`` masks of 0 and 255, ``d`` nothing."""
+    root = tmp_path / "data"
+    site(root, "public", 3, 3)
+    hospital(root, "a", 20, 4, 100)
+    hospital(root, "b", 10, 0, 200)
+    site(root, "c", 10, 10, first=300)
+    site(root, "d", 2, 0, first=400)
+    return root
+
+
+def kinds_of(datalist: DataList, name: str) -> list[str | None]:
+    return [item.label_kind for item in datalist.sites[name].unlabelled]
+
+
+def test_weak_labels_stay_with_training_images_and_masks_measure(root, tmp_path):
+    made = prepared(tmp_path, {"": "scribble", "b": "points", "c": "mask"}, report=True)
+    listed = DataList.load(made.path)
+    # a tenth of 20 images twice, drawn from the 4 masks: nothing but scribbles is left to train on
+    assert kinds_of(listed, "a") == ["scribble"] * 16
+    assert [len(items) for _, items in listed.sites["a"].splits()] == [16, 2, 2]
+    assert kinds_of(listed, "b") == ["points"] * 10
+    assert kinds_of(listed, "c") == [None] * 8, "they are masks of 0 and 255"
+    assert kinds_of(listed, "d") == [None] * 2
+    assert {item.label_kind for item in listed.public} == {None}
+    assert check_datalist(listed, root, progress=False) == []
+    [told] = [sentence for sentence in made.warnings if "no mask" in sentence]
+    assert told == (
+        "b has weak labels and no mask, so that nothing is measured there: give masks, of 0 and 1 alone, of some of "
+        "its images"
+    )
+    assert "scribble, 0% labelled" in made.report.read_text()
+
+
+def test_a_site_that_is_not_named_has_masks(root, tmp_path):
+    with pytest.raises(Refused) as caught:
+        prepared(tmp_path, {"a": "scribble"})
+    assert {problem.where.partition("/")[0] for problem in caught.value.problems} == {"b"}
+    assert all("--label-kind [SITE=]KIND" in str(problem) for problem in caught.value.problems)
+
+
+def test_what_could_be_a_mask_or_scribbles_without_foreground_is_refused_once_a_site(root, tmp_path):
+    scribble(root / "a" / "masks" / "a_019.png", (0, 255))
+    with pytest.raises(Refused) as caught:
+        prepared(tmp_path, {"": "scribble"})
+    assert [str(problem) for problem in caught.value.problems] == [
+        "--label-kind of a: expected 0 background, 1 foreground, 255 not labelled, in masks as in weak labels, found 1 "
+        "label has the values 0 and 255 alone, such as a/masks/a_019.png: masks, or weak labels without foreground; "
+        "write foreground as 1, that of masks, too; if a has masks alone, give --label-kind a=mask",
+        "--label-kind of c: expected 0 background, 1 foreground, 255 not labelled, in masks as in weak labels, found "
+        "10 labels have the values 0 and 255 alone, such as c/masks/c_000.png: masks, or weak labels without "
+        "foreground; write foreground as 1, that of masks, too; if c has masks alone, give --label-kind c=mask",
+    ]
+    assert not (tmp_path / "list.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ((1, 255), r"a_019\.png: .*found foreground without background"),
+        ((0, 1, 2), r"a_019\.png: .*found other values \(2\); save it without loss"),
+        ((0, 1, 2, 255), r"a_019\.png: .*found other values \(2\)"),
+    ],
+)
+def test_a_file_that_is_no_weak_label_is_refused_as_such(root, tmp_path, values, told):
+    scribble(root / "a" / "masks" / "a_019.png", values)
+    with pytest.raises(Refused, match=told):
+        prepared(tmp_path, {"": "scribble", "c": "mask"})
+
+
+def test_a_label_in_colours_is_no_weak_label(root, tmp_path):
+    Image.new("RGB", (32, 24)).save(root / "a" / "masks" / "a_019.png")
+    with pytest.raises(Refused, match=r"a_019\.png: expected 8-bit grey without loss, found PNG with 'RGB' pixels"):
+        prepared(tmp_path, {"": "scribble", "c": "mask"})
+
+
+def test_labels_of_0_and_1_alone_may_have_0_for_what_is_not_labelled_and_are_refused(root, tmp_path):
+    hospital(root, "c", 10, 10, 300)
+    with pytest.raises(Refused, match=r"of c: .*found 10 labels without any 255: masks alone; write what is not lab"):
+        prepared(tmp_path, {"": "scribble"})
+    assert kinds_of(prepared(tmp_path, {"": "scribble", "c": "mask"}).datalist, "c") == [None] * 8
+
+
+@pytest.mark.parametrize(
+    ("kinds", "chosen", "told"),
+    [
+        ({"e": "box"}, {}, r"--label-kind: expected one of \['a', 'b', 'c', 'd', 'public'\], found the site 'e'"),
+        ({"": "scribbles"}, {}, r"--label-kind of all sites: expected one of .*'scribbles'; did you mean 'scribble'"),
+        ({"public": "box"}, {}, "--label-kind of public: expected masks: they are the public images, found 'box'"),
+        ({"b": "box"}, {"unseen": ["b"]}, "--label-kind of b: expected masks: images of a site of --unseen are meas"),
+        ({"d": "box"}, {}, "--label-kind of d: expected some of the kind box, found no labels"),
+        ({"": "box"}, {"classes": ["one", "two"]}, "--label-kind: expected one of the two, found it beside --classes"),
+        ({"": "box"}, {"drop_unlabelled_labels": True}, "--drop-unlabelled-labels: expected one of the two, found it"),
+    ],
+)
+def test_a_declaration_that_cannot_be_is_refused(root, tmp_path, kinds, chosen, told):
+    with pytest.raises(Refused, match=told):
+        prepared(tmp_path, kinds, **chosen)
+
+
+def test_all_sites_are_those_that_train(root, tmp_path):
+    site(root, "b", 10, 10, first=200)
+    made = prepared(tmp_path, {"": "block", "c": "mask"}, unseen=["b"])
+    assert [len(items) for _, items in made.datalist.sites["b"].splits()] == [0, 0, 10]
+    assert kinds_of(made.datalist, "a") == ["block"] * 16
+
+
+def test_parts_of_a_site_keep_its_kind(root, tmp_path):
+    made = prepared(tmp_path, {"": "box", "c": "mask"}, divide=2)
+    assert kinds_of(made.datalist, "b-1") + kinds_of(made.datalist, "b-2") == ["box"] * 10
+
+
+def test_the_command(root, tmp_path, capsys):
+    words = ["folders", root, "--output", tmp_path / "list.json", "--no-report"]
+    chosen = ["--public", "public", "--label-kind", "scribble", "--label-kind", "c=mask"]
+    assert run(*words, *chosen) == 0
+    assert kinds_of(DataList.load(tmp_path / "list.json"), "a") == ["scribble"] * 16
+    said = capsys.readouterr().out
+    assert "worth a look: b has weak labels and no mask" in said
+    assert "few to measure with: a, c:" in said, "more of b's images cannot be measured with"
+    with pytest.raises(Refused, match="--label-kind: expected one for each site, found two kinds for all sites"):
+        run(*words, *chosen, "--label-kind", "box")
+    with pytest.raises(Refused, match="--label-kind: expected one of the two, found it beside --test-only"):
+        run(*words, "--test-only", "--label-kind", "box")
