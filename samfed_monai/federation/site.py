@@ -18,7 +18,7 @@ from samfed_monai.core.errors import Problem, Refused
 from samfed_monai.core.seeds import derive_seed
 from samfed_monai.core.training_state import own_random_state
 from samfed_monai.data import DataList, SoftMaskStore, load_records
-from samfed_monai.data.classes import other_classes
+from samfed_monai.data.classes import other_classes, several
 from samfed_monai.federation.client import SamFedAlgo
 from samfed_monai.federation.disagreement import Disagreement
 from samfed_monai.federation.exchange_object import call_extra, from_exchange_object, to_exchange_object
@@ -533,7 +533,10 @@ class FederatedSite:
         problems = other_classes(listed.classes, classes, "data list -> classes")
         for problem in problems:
             logger.error("%s: %s", self.site, problem)
-        return [replace(problem, found="others, which this site's log names") for problem in problems]
+        unnamed: dict[str, str] = {"found": "others, which this site's log names"}
+        if not several(classes):  # the hint names them, too
+            unnamed["hint"] = "make the list with a single --label"
+        return [replace(problem, **unnamed) for problem in problems]
 
     def _prepare(self, message: Message) -> Message:
         started, shown = time.perf_counter(), 0

@@ -90,6 +90,19 @@ def test_weak_labels_where_masks_are_needed_are_told_whole(tmp_path):
     assert told in json.dumps(line)
 
 
+def test_classes_of_another_run_are_told_where_no_client_can_be_built_on_them(small_federation, lists, tmp_path):
+    replace(DataList.load(lists["site-1"]), classes=["liver", "spleen"]).save(tmp_path / "own.json")
+    plan = replace(ALIKE, variant="supervised")
+    node = FederatedSite("site-1", plan, places(small_federation, tmp_path / "own.json", tmp_path / "home"))
+    told = (
+        r"data list -> classes: expected \['foreground'\], the classes of this run, found others, which this site's "
+        "log names; make the list with a single --label"
+    )
+    with pytest.raises(MessageRefused, match=told) as caught:
+        node.answer(Task.CHECK, message(extra=own_fingerprints(node.plan, *fingerprints(node))))
+    assert "liver" not in scrub(caught.value), "its own names do not leave a site"
+
+
 @pytest.mark.parametrize(
     ("adapt", "epochs", "site", "has_one"),
     [
