@@ -1,0 +1,25 @@
+"""The process that trains, with the plan that is called as the run is, and a small SAM as ViT-B."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from samfed_monai.flare.client import PLAN
+from samfed_monai.flare.site_file import SiteFile
+from samfed_monai.flare.worker import make_federated_site, serve
+from samfed_monai.networks.sam.build import SAM_BUILDERS
+from tests.flare.tiny_sam import encoder
+
+
+def make_site(settings: dict[str, Any], files: SiteFile) -> Any:
+    """The run's site, of the plan in the folder of its name where the job has one."""
+    plan = Path(settings["plan"])
+    named = plan.parent / Path(settings["run_folder"]).name / PLAN
+    return make_federated_site({**settings, "plan": str(named if named.is_file() else plan)}, files)
+
+
+if __name__ == "__main__":
+    SAM_BUILDERS._entries["vit_b"] = encoder
+    sys.exit(serve(make_site))

@@ -1,0 +1,166 @@
+"""The related systems, all of which keep or send more than weights: one process, carried, and FLARE's simulator.
+
+One job of the simulator holds all of them (:mod:`tests.flare.many_plans`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from samfed_monai.core.io import read_json, safe_load, write_json
+from samfed_monai.data import DataList
+from samfed_monai.data.weak_labels import weaken_list
+from samfed_monai.flare.client import PLAN
+from samfed_monai.flare.job import Planned, export_job
+from samfed_monai.flare.local import simulate, write_site_files
+from samfed_monai.networks.sam.build import SAM_BUILDERS, build_sam
+from tests.flare.carried import hashes, run_carried, run_here
+from tests.flare.test_equality import one_thread
+from tests.flare.test_personal import SITES, SMALL
+from tests.flare.tiny_sam import encoder
+from tests.flare.toys import REPO
+from tests.methods import present
+
+pytestmark = pytest.mark.slow
+__all__ = ["one_thread"]
+
+WORKER = "tests.flare.many_plans_worker"
+SURE = {"client#agreement#tau": 0.5}
+REFINED = {
+    f"client#terms#see#{name}": value
+    for name, value in {"base": "vit_b", "sam_size": 64, "views": 1, "absolute": 1.0, "relative": 1.0}.items()
+}
+#: Variant to what makes it do something in two short rounds, and a number of the second that is above 0 if it does.
+RELATED: dict[str, tuple[dict[str, Any], str]] = {
+    "cpss": (SURE, "style_swap"),
+    "drflm": ({**SURE, "client#strategy#step": 5.0}, "local_mixup"),
+    "elcfs": ({"privacy#least_images": 2}, "episode"),
+    "fedca": ({**SURE, "client#terms#contrast#rounds": 1}, "pseudo_label"),
+    "fedda": ({"client#terms#domain#weight": 1.0}, "domain"),
+    "fedda_cyclic": ({"client#terms#domain#weight": 1.0}, "domain"),
+    "fedgin": (SURE, "pseudo_label"),
+    "fedicra": (
+        {
+            **{"client#sharing#after": 0, "client#sharing#batches": 1, "client#sharing#first_batches": 2},
+            **{"client#before#parts#share": 0.5, "client#local_steps": 2},
+        },
+        "tree",
+    ),
+    "fedsemidg": ({"client#after#gap#batches": 1, "client#strategy#step": 5.0}, "generalisation_gap"),
+    "see": (REFINED, "see_labelled"),
+    "see_few": (REFINED, "see_labelled"),
+    "spp_fgc": ({**SURE, "client#strategy#least": 1}, "pseudo_label"),
+}
+#: Those whose sites keep a part of the network, or a file of pseudo-labels.
+PARTS, PSEUDO_LABELS = ("fedgin", "fedicra"), ("see", "see_few")
+#: Those of which ``tests/flare/test_equality.py`` has a carried run.
+CARRIED_THERE = ("elcfs", "fedca", "fedda_cyclic", "spp_fgc")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_sam(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of weights in which ViT-B is a small SAM, here as in the processes that train."""
+    folder = tmp_path_factory.mktemp("weights")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SAM_BUILDERS._entries, "vit_b", encoder)
+        patch.setenv("SAMFED_WEIGHTS", str(folder))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            torch.save(build_sam("vit_b", None, 64).state_dict(), folder / "sam_vit_b_01ec64.pth")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def weak_sites(two_sites: Path) -> Path:
+    """A folder as of ``two_sites``, whose sites have points for labels."""
+    kinds = dict.fromkeys(SITES, "points")
+    weaken_list(DataList.load(two_sites / "list.json"), two_sites, kinds, progress=False).save(two_sites / "list.json")
+    return two_sites
+
+
+Here = Callable[[str], tuple[Planned, Path]]
+
+
+@pytest.fixture(scope="module")
+def here(weak_sites: Path, tmp_path_factory: pytest.TempPathFactory) -> Here:
+    """Of a variant the plan, and the folder of its run in this process."""
+    folder = tmp_path_factory.mktemp("here")
+
+    @cache
+    def run(variant: str) -> tuple[Planned, Path]:
+        options = {**SMALL, **RELATED[variant][0], "variant": variant}
+        return run_here(weak_sites, folder / variant, folder / "there", options), folder / variant
+
+    return run
+
+
+def assert_same(local: Path, other: Path, cache: Path, variant: str) -> None:
+    """The models of all rounds, what server and sites go on from, what sites said of their work, and the scores."""
+    assert list(hashes(local)) == ["000", "001"]
+    assert hashes(local) == hashes(other)
+    records = [read_json(run / "rounds" / "001" / "round.json") for run in (local, other)]
+    kept = [record["files"].get("server.safetensors") for record in records]
+    assert kept[0] == kept[1]
+    for site in SITES:
+        terms = [record["sites"][site]["terms"] for record in records]
+        assert terms[0] == terms[1]
+        assert terms[0][RELATED[variant][1]] > 0
+        if variant in PARTS:
+            state = cache / "sites" / site / "state" / read_json(other / "flare.run.json")["run"] / site
+            there = safe_load(state / "001.safetensors")
+            here = safe_load(local / "rounds" / "001" / "clients" / f"{site}.safetensors")
+            assert there.keys() == here.keys()
+            assert [name for name in here if not torch.equal(there[name], here[name])] == []
+        if variant in PSEUDO_LABELS:
+            labels = [run / "pseudo_labels" / site / "0001.safetensors" for run in (local, other)]
+            assert labels[0].read_bytes() == labels[1].read_bytes()
+    scores = [read_json(run / "results.json")["models"]["last"]["sites"] for run in (local, other)]
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("variant", [name for name in present(*RELATED) if name not in CARRIED_THERE])
+def test_one_process_and_carried_have_the_same_bits(here, tmp_path, variant):
+    run, local = here(variant)
+    places = replace(run.places, output_dir=tmp_path / "carried")
+    run_carried(replace(run, places=places), tmp_path / "carried", tmp_path, worker=WORKER)
+    assert_same(local, tmp_path / "carried", tmp_path / "carried" / "cache", variant)
+
+
+@pytest.mark.skipif(not present(*RELATED), reason="none of these methods is here")
+def test_one_process_and_the_simulator_have_the_same_bits(here, small_sam, tmp_path):
+    runs, plans = tmp_path / "runs", {variant: here(variant)[0] for variant in present(*RELATED)}
+    first = next(iter(plans.values()))
+    assert first.datalist is not None
+    files = write_site_files(
+        tmp_path / "files", first.datalist, replace(first.places, output_dir=runs), SITES, threads=1, weights=small_sam
+    )
+    for site in SITES:
+        content = read_json(files / f"{site}.json")
+        content["runs_dir"] = content.pop("output_dir")
+        write_json(files / f"{site}.json", content)
+    classes = {"controller": "tests.flare.many_plans.ManyController", "executor": "tests.flare.executors.ManyExecutor"}
+    job = export_job(tmp_path / "job", first.plan.to_json(), run_name="all", min_clients=2, **classes)
+    config = job / "app" / "config"
+    for variant, run in plans.items():
+        write_json(config / variant / PLAN, run.plan.to_json())
+    server = config / "config_fed_server.json"
+    write_json(server, {**read_json(server), "server": {"task_request_interval": 0.05}})  # of many short tasks
+    simulate(
+        job,
+        sites=SITES,
+        workspace=tmp_path / "workspace",
+        run_folder=runs,
+        site_files=files,
+        timeout=900,
+        more_classes=["tests."],
+        environment={"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"},
+    )
+    for variant in plans:
+        assert_same(here(variant)[1], runs / variant, runs / "cache", variant)
